@@ -1,0 +1,56 @@
+"""What a user can mend: one exception type, and the ways its message is built. Costs nothing to import."""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+
+__all__ = ["MissingExtra", "SubquadError", "raise_mistakes", "require", "unknown"]
+
+
+class SubquadError(Exception):
+    """A user can mend this: the message says what was wrong, where, and what to do. The command line exits with 2."""
+
+
+class MissingExtra(SubquadError):  # noqa: N818 (it is what is missing)
+    """A package of an optional extra is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Return the imported module, or say which extra of subquad brings it.
+
+    Raises:
+        MissingExtra: the module, or one that it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        raise MissingExtra(f"{missing} is not installed; it comes with: pip install 'subquad[{extra}]'") from error
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
+    """Return the error for a name that is not among the known ones; the nearest stand first."""
+    names = [str(name) for name in known]
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    rest = [name for name in names if name not in near]
+    shown = [*near, *rest][:12]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    listed = f"there are: {', '.join(shown)}{more}" if names else "there are none"
+    if near:
+        return SubquadError(f"no {kind} {given!r}; did you mean {near[0]!r}? T{listed[1:]}")
+    return SubquadError(f"no {kind} {given!r} ({listed})")
+
+
+def raise_mistakes(title: str, mistakes: Sequence[str], *, most: int = 20) -> None:
+    """Raise all mistakes of one input at once, or do nothing where there are none.
+
+    Raises:
+        SubquadError: there is at least one mistake; the first `most` are listed, the rest counted.
+    """
+    if not mistakes:
+        return
+    lines = [f"  {mistake}" for mistake in mistakes[:most]]
+    if len(mistakes) > most:
+        lines.append(f"  … and {len(mistakes) - most} more")
+    raise SubquadError("\n".join([title, *lines]))

@@ -1,0 +1,84 @@
+"""What a person sees while long work runs: a bar with the time left on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["Advance", "say", "track"]
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Advance(Protocol):
+    """Called with the number of steps done since the last call, and the figures to show."""
+
+    def __call__(self, steps: int = 1, **figures: float) -> None:
+        """Move the bar."""
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """Print one line for the user on standard error, where progress goes too."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def track(title: str, total: int, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
+    """Yield the function that moves a progress bar of `total` steps, of which `done` were done before."""
+    if quiet:
+        yield _silent
+    elif sys.stderr.isatty():
+        with _bar(title, total, done) as advance:
+            yield advance
+    else:
+        yield _lines(title, total, done)
+
+
+def _silent(steps: int = 1, **figures: float) -> None:
+    pass
+
+
+@contextmanager
+def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, completed=done, figures="")
+
+        def advance(steps: int = 1, **figures: float) -> None:
+            progress.update(task, advance=steps, figures=_show(figures))
+
+        yield advance
+
+
+def _lines(title: str, total: int, done: int) -> Advance:
+    began = last = time.monotonic()
+    count = done
+
+    def advance(steps: int = 1, **figures: float) -> None:
+        nonlocal last, count
+        count += steps
+        now = time.monotonic()
+        if now - last < SECONDS_BETWEEN_LINES and count < total:
+            return
+        last = now
+        left = (now - began) * (total - count) / max(count - done, 1)
+        say(f"{title}: {count}/{total}, {now - began:.0f} s, {left:.0f} s left {_show(figures)}".rstrip())
+
+    return advance
+
+
+def _show(figures: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in figures.items())

@@ -1,0 +1,131 @@
+"""One HTML page that needs nothing beside it: headings, paragraphs, tables and pictures."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jinja2
+from matplotlib.figure import Figure
+
+__all__ = ["Picture", "Section", "Table", "page", "picture", "show"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside the page."""
+
+    source: str
+    """A data URI."""
+    caption: str
+    """What it shows, and how to read it."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a header; the winner stands out."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | float | int | None]]
+    caption: str = ""
+    winner: int | None = None
+    """Index of the row that is marked as best."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it: paragraphs, tables, pictures."""
+
+    title: str
+    blocks: Sequence[str | Table | Picture] = field(default_factory=list)
+
+
+def picture(figure: Figure, caption: str) -> Picture:
+    """Return a matplotlib figure as a picture of the page."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
+    return Picture("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), caption)
+
+
+def show(value: str | float | int | None) -> str:
+    """Return a table's entry as people write it."""
+    match value:
+        case None:
+            return "–"
+        case bool() | str():
+            return str(value)
+        case int():
+            return f"{value:,}"
+        case _:
+            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
+    """Return the page as HTML; all text is escaped, all pictures are inside."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["show"] = show
+    environment.tests["table"] = lambda block: isinstance(block, Table)
+    environment.tests["picture"] = lambda block: isinstance(block, Picture)
+    return environment.from_string(_PAGE).render(title=title, lead=lead, sections=sections)
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { --ink: #1c2330; --soft: #5b6474; --line: #dfe3ea; --mark: #e8f3ec; --accent: #1f6f54; }
+body { font: 16px/1.55 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; color: var(--ink);
+  max-width: 980px; margin: 2.5rem auto; padding: 0 1.25rem; background: #fff; }
+h1 { font-size: 1.8rem; margin: 0 0 .4rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 2px solid var(--accent); }
+p { margin: .6rem 0; }
+p.lead { font-size: 1.08rem; color: var(--soft); }
+div.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
+caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: .88rem; padding-top: .4rem; }
+th, td { padding: .34rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: .3rem; }
+th { color: var(--soft); font-weight: 600; }
+tr.winner td { background: var(--mark); font-weight: 600; }
+figure { margin: 1.1rem 0; }
+figure img { max-width: 100%; height: auto; }
+figcaption { color: var(--soft); font-size: .9rem; }
+nav a { margin-right: 1.2rem; color: var(--accent); }
+@media print { body { margin: 0; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p class="lead">{{ lead }}</p>
+{% if sections | length > 2 %}
+<nav>{% for section in sections %}<a href="#s{{ loop.index }}">{{ section.title }}</a>{% endfor %}</nav>
+{% endif %}
+{% for section in sections %}
+<section id="s{{ loop.index }}">
+<h2>{{ section.title }}</h2>
+{% for block in section.blocks %}
+{% if block is table %}
+<div class="wide"><table>
+{% if block.caption %}<caption>{{ block.caption }}</caption>{% endif %}
+<thead><tr>{% for name in block.header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in block.rows %}
+<tr{% if loop.index0 == block.winner %} class="winner"{% endif %}>
+{% for cell in row %}<td>{{ cell | show }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% elif block is picture %}
+<figure><img src="{{ block.source }}" alt="{{ block.caption }}"><figcaption>{{ block.caption }}</figcaption></figure>
+{% else %}
+<p>{{ block }}</p>
+{% endif %}
+{% endfor %}
+</section>
+{% endfor %}
+</body>
+</html>
+"""

@@ -1,0 +1,26 @@
+"""Messages for users."""
+
+import pytest
+
+from subquad.errors import MissingExtra, SubquadError, raise_mistakes, require, unknown
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    error = unknown("column", "sequnce", ["target", "sequence", "split"])
+    assert str(error) == "no column 'sequnce'; did you mean 'sequence'? There are: sequence, target, split"
+
+
+def test_a_name_near_to_none_lists_all():
+    assert str(unknown("preset", "zzz", ["auto", "paper"])) == "no preset 'zzz' (there are: auto, paper)"
+
+
+def test_a_missing_package_names_its_extra():
+    with pytest.raises(MissingExtra, match=r"no_such_package is not installed; .*pip install 'subquad\[hep\]'"):
+        require("no_such_package", extra="hep")
+
+
+def test_all_mistakes_are_raised_at_once():
+    with pytest.raises(SubquadError) as caught:
+        raise_mistakes("a.csv:", [f"row {row}" for row in range(23)], most=3)
+    assert str(caught.value) == "a.csv:\n  row 0\n  row 1\n  row 2\n  … and 20 more"
+    raise_mistakes("a.csv:", [])

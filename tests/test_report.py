@@ -1,0 +1,45 @@
+"""The HTML page."""
+
+from html.parser import HTMLParser
+
+from matplotlib.figure import Figure
+
+from subquad.report import Section, Table, page, picture, show
+
+
+def test_the_page_holds_everything_and_escapes_text():
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    text = page(
+        "Run <1>",
+        lead="A & B",
+        sections=[
+            Section("One", ["a <script>", Table(["model", "score"], [["net", 0.5], ["ridge", None]], winner=0)]),
+            Section("Two", [picture(figure, "A line")]),
+        ],
+    )
+    assert "<script>" not in text
+    assert "Run &lt;1&gt;" in text
+    assert "A &amp; B" in text
+    assert text.count('class="winner"') == 1
+    assert 'src="data:image/png;base64,' in text
+    assert "http" not in text
+
+    opened = []
+
+    class Check(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            if tag not in ("meta", "img"):
+                opened.append(tag)
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    Check().feed(text)
+    assert opened == []
+
+
+def test_numbers_are_shown_as_people_write_them():
+    assert [show(value) for value in (None, "x", True, 12345, 0.12345, 12.345, 1234.5)] == [
+        "–", "x", "True", "12,345", "0.123", "12.3", "1,234",
+    ]  # fmt: skip

@@ -1,0 +1,131 @@
+"""Run folders: what is written, what is refused, and that nothing is left half-written."""
+
+import json
+
+import pytest
+import torch
+
+from subquad.errors import SubquadError
+from subquad.train.artifact import (
+    FORMAT,
+    atomic,
+    fingerprint,
+    load_config,
+    load_tensors,
+    open_run,
+    read_json,
+    read_tensors,
+    write_json,
+)
+
+
+def finish(out, **settings):
+    run = open_run(out, kind="bio", settings=settings)
+    run.finish(
+        config={"model": {"width": 7}},
+        tensors={"w": torch.arange(3.0)},
+        metrics={"test": 0.5},
+        card="# Card",
+        report="<html></html>",
+    )
+
+
+def test_a_finished_folder_holds_its_files_and_loads_again(tmp_path):
+    finish(tmp_path / "run", seed=3)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "README.md",
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+        "report.html",
+    ]
+    config = load_config(tmp_path / "run", "bio")
+    assert config["model"] == {"width": 7}
+    assert (config["subquad"]["format"], config["subquad"]["settings"]) == (FORMAT, {"seed": 3})
+    assert torch.equal(load_tensors(tmp_path / "run")["w"], torch.arange(3.0))
+
+
+def test_a_finished_run_is_not_overwritten_without_force(tmp_path):
+    finish(tmp_path, seed=3)
+    with pytest.raises(SubquadError, match="holds a finished run; name another folder with --out, or replace it"):
+        open_run(tmp_path, kind="bio", settings={"seed": 3})
+    assert not open_run(tmp_path, kind="bio", settings={"seed": 4}, force=True).is_resumed
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_an_unfinished_run_goes_on_with_the_same_settings_only(tmp_path):
+    assert not open_run(tmp_path, kind="bio", settings={"seed": 3, "rate": 0.1}).is_resumed
+    assert open_run(tmp_path, kind="bio", settings={"seed": 3, "rate": 0.1}).is_resumed
+    with pytest.raises(SubquadError, match=r"other settings \(seed was 3 and is 4\); give the same ones to go on"):
+        open_run(tmp_path, kind="bio", settings={"seed": 4, "rate": 0.1})
+    with pytest.raises(SubquadError, match="an unfinished run of subquad bio"):
+        open_run(tmp_path, kind="hep", settings={"seed": 3, "rate": 0.1})
+
+
+def test_a_folder_of_somebody_else_is_never_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(SubquadError, match="not empty, and not written by subquad"):
+            open_run(tmp_path, kind="bio", settings={}, force=force)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(SubquadError, match=r"its config.json was not written by subquad"):
+        open_run(tmp_path, kind="bio", settings={}, force=True)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    target = tmp_path / "a.json"
+    write_json(target, {"old": 1})
+
+    def cut_short():
+        with atomic(target) as temporary:
+            temporary.write_text("half of i")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        cut_short()
+    assert read_json(target) == {"old": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "text"),
+    [
+        (lambda run: (run / "metrics.json").unlink(), "this run is not finished"),
+        (lambda run: (run / "model.safetensors").unlink(), r"no model.safetensors in it; the weights are missing"),
+        (lambda run: (run / "config.json").unlink(), r"no config.json in it; give the folder that --out"),
+        (lambda run: (run / "config.json").write_text("{"), "this is not JSON"),
+        (lambda run: (run / "config.json").write_text("{}"), "was not written by subquad"),
+        (
+            lambda run: (run / "config.json").write_text(json.dumps({"subquad": {"kind": "bio", "format": 99}})),
+            "format 99 is newer than this subquad",
+        ),
+    ],
+)
+def test_a_broken_model_folder_is_refused_with_its_reason(tmp_path, break_it, text):
+    finish(tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(SubquadError, match=text):
+        load_config(tmp_path, "bio")
+
+
+def test_a_folder_of_another_field_or_none_is_refused(tmp_path):
+    finish(tmp_path)
+    with pytest.raises(SubquadError, match="holds a model of `subquad bio`, not of `subquad hep`"):
+        load_config(tmp_path, "hep")
+    with pytest.raises(SubquadError, match="no such model folder"):
+        load_config(tmp_path / "nowhere", "bio")
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    finish(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    with pytest.raises(SubquadError, match="not a safetensors file, or cut short"):
+        read_tensors(weights)
+
+
+def test_the_fingerprint_changes_with_any_part(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    assert fingerprint(tmp_path / "a", "x") == fingerprint(tmp_path / "a", b"x")
+    assert len({fingerprint(tmp_path / "a"), fingerprint(tmp_path / "a", "x"), fingerprint("x"), fingerprint()}) == 4

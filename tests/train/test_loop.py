@@ -1,0 +1,251 @@
+"""The training loop: it learns, stops at the best weights, and a killed run ends as if it had not been killed."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from subquad.errors import SubquadError
+from subquad.train.loop import LoopSettings, train
+from subquad.train.optim import schedule
+
+ROWS, WIDTH = 61, 7
+
+
+def problem(seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(ROWS, WIDTH, generator=generator)
+    y = x @ torch.randn(WIDTH, 1, generator=generator) + 0.1 * torch.randn(ROWS, 1, generator=generator)
+    return x, y
+
+
+def network(seed=5):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(WIDTH, 11), nn.BatchNorm1d(11), nn.Dropout(0.2), nn.Linear(11, 1))
+
+
+def run(model, *, steps=53, directory=None, stop_at=None, **settings):
+    x, y = problem()
+
+    def batches(epoch):
+        order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(epoch))
+        return order.split(13)
+
+    calls = 0
+
+    def step(module, rows, backward):
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            raise KeyboardInterrupt
+        loss = nn.functional.mse_loss(module(x[rows]), y[rows])
+        backward(loss)
+        return {"loss": loss}
+
+    return train(
+        model,
+        batches=batches,
+        step=step,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=0.03),
+        schedule=schedule("one_cycle"),
+        validate=lambda module: {"loss": nn.functional.mse_loss(module(x), y).item()},
+        settings=LoopSettings(steps=steps, save_seconds=0, **{"evaluate_every": 5, **settings}),
+        directory=directory,
+        quiet=True,
+    )
+
+
+def test_the_loss_falls_and_the_model_holds_the_best_weights():
+    model, (x, y) = network(), problem()
+    outcome = run(model)
+    with torch.no_grad():
+        after = nn.functional.mse_loss(model.eval()(x), y).item()
+    assert after == pytest.approx(outcome.best["loss"], abs=1e-6)
+    assert after < 0.3 * y.var().item()
+    assert outcome.steps == 53
+
+
+@pytest.mark.parametrize("stop_at", [2, 17, 40])
+def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_and_history(tmp_path, stop_at):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir(), stopped.mkdir()
+    model = network()
+    run(model, directory=whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(network(), directory=stopped, stop_at=stop_at)
+    again = network()
+    run(again, directory=stopped)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+    def lines(folder):
+        entries = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+
+    assert lines(whole) == lines(stopped)
+
+
+def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
+        import subquad.train.loop as loop
+        import test_loop
+        save, count = loop._Trainer.save, 0
+        def save_and_die(trainer):
+            global count
+            save(trainer)
+            count += 1
+            if count == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+        loop._Trainer.save = save_and_die
+        from pathlib import Path
+        test_loop.run(test_loop.network(), directory=Path({str(tmp_path)!r}))
+        """
+    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert killed.returncode == -9, killed.stderr
+    again, model = network(), network()
+    outcome = run(again, directory=tmp_path)
+    run(model)
+    assert outcome.steps == 53
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_a_part_that_had_ended_returns_at_once_with_its_weights(tmp_path):
+    model, again = network(), network(seed=7)
+    first = run(model, directory=tmp_path)
+    second = run(again, directory=tmp_path, stop_at=1)
+    assert first == second
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_accumulated_batches_equal_one_large_batch():
+    x, y = problem()
+    weights = []
+    for accumulation, pieces in ((1, [torch.arange(60)]), (3, list(torch.arange(60).split(20)))):
+        torch.manual_seed(2)
+        model = nn.Linear(WIDTH, 1)
+
+        def step(module, rows, backward):
+            loss = nn.functional.mse_loss(module(x[rows]), y[rows])
+            backward(loss)
+            return {"loss": loss}
+
+        train(
+            model,
+            batches=lambda epoch, pieces=pieces: pieces,
+            step=step,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
+            settings=LoopSettings(steps=7, accumulation=accumulation, clip=None),
+            quiet=True,
+        )
+        weights.append(model.weight.detach())
+    assert torch.allclose(*weights, atol=1e-6)
+
+
+def test_patience_ends_a_run_that_gets_no_better():
+    x, y = problem()
+    model = network()
+    figures = iter([1.0, 0.5, 0.7, 0.6, 0.4, 0.45, 0.41, 0.42, 0.1])
+
+    def step(module, rows, backward):
+        loss = nn.functional.mse_loss(module(x[rows]), y[rows])
+        backward(loss)
+        return {"loss": loss}
+
+    outcome = train(
+        model,
+        batches=lambda epoch: [torch.arange(ROWS)],
+        step=step,
+        optimizer=torch.optim.AdamW(model.parameters(), lr=0.01),
+        settings=LoopSettings(steps=90, evaluate_every=2, patience=3),
+        validate=lambda module: {"score": next(figures)},
+        monitor="score",
+        quiet=True,
+    )
+    assert (outcome.stopped_early, outcome.steps, outcome.best_step) == (True, 16, 10)
+    assert outcome.best == {"score": 0.4}
+
+
+def test_a_plateau_halves_the_rate():
+    x, y = problem()
+    model = nn.Linear(WIDTH, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.08)
+    seen = []
+
+    def step(module, rows, backward):
+        seen.append(optimizer.param_groups[0]["lr"])
+        loss = nn.functional.mse_loss(module(x), y)
+        backward(loss)
+        return {"loss": loss}
+
+    train(
+        model,
+        batches=lambda epoch: [0],
+        step=step,
+        optimizer=optimizer,
+        settings=LoopSettings(steps=7, evaluate_every=1, plateau=2),
+        validate=lambda module: {"loss": 1.0},
+        quiet=True,
+    )
+    assert seen == [0.08, 0.08, 0.08, 0.04, 0.04, 0.02, 0.02]
+
+
+def test_frozen_parameters_stay_and_are_not_in_the_checkpoint(tmp_path):
+    model = network()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    run(model, directory=tmp_path)
+    assert torch.equal(model[0].weight, before)
+    from safetensors.torch import load_file
+
+    names = load_file(tmp_path / "checkpoint-fit.safetensors").keys()
+    assert "model.3.weight" in names
+    assert "model.0.weight" not in names
+
+
+def test_bf16_keeps_the_weights_in_float32_and_learns():
+    model = network()
+    outcome = run(model, precision="bf16")
+    assert model[0].weight.dtype == torch.float32
+    assert outcome.best["loss"] < 0.3 * problem()[1].var().item()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy():
+    model = nn.Linear(WIDTH, 1)
+
+    def step(module, rows, backward):
+        loss = module(torch.ones(1, WIDTH)).sum() * float("nan")
+        backward(loss)
+        return {"loss": loss}
+
+    with pytest.raises(SubquadError, match=r"fit: the loss is nan after 1 steps; try a smaller learning rate"):
+        train(
+            model,
+            batches=lambda epoch: [0],
+            step=step,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            settings=LoopSettings(steps=3),
+            quiet=True,
+        )
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(network(), directory=tmp_path)
+    other = nn.Sequential(nn.Linear(WIDTH, 17), nn.BatchNorm1d(17), nn.Dropout(0.2), nn.Linear(17, 1))
+    with pytest.raises(SubquadError, match="was written for another model"):
+        run(other, directory=tmp_path)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        LoopSettings(steps=0)
