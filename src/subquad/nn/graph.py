@@ -1,0 +1,169 @@
+"""Particle Chebyshev network (PCN, arXiv:2309.08630): filters on each jet's own kNN graph, O(K E P H) per layer.
+
+Axes: B jets, P particles (padded to the longest jet), D coordinates of the graph, E neighbours, H channels in,
+F channels out, K terms, J observers of the jet as a whole. `mask` is true where a particle is real; padded rows are 0
+after every layer.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from subquad.ops.chebyshev import Neighbours, chebyshev_gather, knn_adjacency, neighbours, scaled_laplacian
+
+__all__ = ["PCN", "ChebConv", "EdgeConv", "knn_graph", "masked_max", "masked_mean"]
+
+
+def knn_graph(
+    points: Float[Tensor, "B P D"], mask: Bool[Tensor, "B P"], k: int, *, periodic: Sequence[int] = ()
+) -> Neighbours:
+    """Return the scaled Laplacian of each jet's symmetrised graph of k nearest neighbours, as neighbour lists."""
+    return neighbours(scaled_laplacian(knn_adjacency(points, mask, k, periodic=periodic), mask))
+
+
+def masked_mean(x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B H"]:
+    """Return the mean over the real particles; 0 for an empty jet."""
+    count = mask.sum(-1, keepdim=True).clamp(min=1)
+    return torch.where(mask[..., None], x, 0).sum(1) / count
+
+
+def masked_max(x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B H"]:
+    """Return the largest value over the real particles; 0 for an empty jet."""
+    if x.shape[1] == 0:
+        return x.sum(1)
+    largest = x.masked_fill(~mask[..., None], -torch.inf).amax(1)
+    return torch.where(mask.any(-1, keepdim=True), largest, 0)
+
+
+class ChebConv(nn.Module):
+    r"""One filter, $\sum_{k<K} T_k(\tilde L)\, x\, W_k + b$: the sum inside Eq. (1) of arXiv:2309.08630."""
+
+    def __init__(self, features_in: int, features_out: int, terms: int) -> None:
+        super().__init__()
+        bound = (terms * features_in) ** -0.5
+        self.weight = nn.Parameter(torch.empty(terms, features_in, features_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(features_out).uniform_(-bound, bound))
+
+    def forward(
+        self, x: Float[Tensor, "B P H"], graph: Neighbours, mask: Bool[Tensor, "B P"]
+    ) -> Float[Tensor, "B P F"]:
+        """Return the filtered particles; rows of padded ones are 0."""
+        x = torch.where(mask[..., None], x, 0)
+        return torch.where(mask[..., None], chebyshev_gather(x, self.weight, graph) + self.bias, 0)
+
+
+class EdgeConv(nn.Module):
+    r"""$\max_{j \in N(i)} \Theta (x_j - x_i) + \Phi x_i$ (arXiv:1801.07829): between the second variant's filters."""
+
+    def __init__(self, features_in: int, features_out: int) -> None:
+        super().__init__()
+        self.theta = nn.Linear(features_in, features_out)
+        self.phi = nn.Linear(features_in, features_out)
+
+    def forward(
+        self, x: Float[Tensor, "B P H"], graph: Neighbours, mask: Bool[Tensor, "B P"]
+    ) -> Float[Tensor, "B P F"]:
+        """Return the particles after they looked at their neighbours; an isolated one keeps its own part."""
+        of_neighbour = self.theta(x)
+        B, P, F = of_neighbour.shape
+        E = graph.place.shape[-1]
+        seen = of_neighbour.gather(1, graph.place.reshape(B, P * E, 1).expand(-1, -1, F)).reshape(B, P, E, F)
+        is_edge = graph.value != 0
+        largest = seen.masked_fill(~is_edge[..., None], -torch.inf).amax(2) - of_neighbour
+        has_edge = is_edge.any(-1, keepdim=True)
+        return torch.where(mask[..., None], torch.where(has_edge, largest, 0) + self.phi(x), 0)
+
+
+class PCN(nn.Module):
+    """Jet classifier: a kNN graph, Chebyshev layers on it, pooling over particles, a head.
+
+    The defaults are the published net (`PCN.paper`); the arguments beside them are ours.
+
+    Args:
+        features: numbers that describe a particle.
+        classes: numbers that come out for a jet.
+        observers: numbers that describe the jet as a whole and join the pooled particles before the head.
+        width: channels of every layer.
+        terms: K of every filter.
+        layers: filters.
+        k: neighbours that each particle chooses.
+        periodic: which coordinates of `points` are angles.
+        has_edges: an `EdgeConv` after each filter but the last: the paper's second variant.
+        is_normalised: layer norm of the inputs of each filter but the first.
+        is_residual: each filter but the first adds to its input.
+        pool: what is kept of the particles.
+        hidden: width of the head's hidden layer; 0: none, as published.
+        dropout: probability in the head.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        *,
+        observers: int = 0,
+        width: int = 64,
+        terms: int = 16,
+        layers: int = 3,
+        k: int = 3,
+        periodic: Sequence[int] = (),
+        has_edges: bool = False,
+        is_normalised: bool = False,
+        is_residual: bool = False,
+        pool: Literal["mean", "mean_max"] = "mean",
+        hidden: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.classes = classes
+        self.k, self.periodic, self.pool, self.is_residual = k, tuple(periodic), pool, is_residual
+        self.filters = nn.ModuleList(ChebConv(width if i else features, width, terms) for i in range(layers))
+        self.edges = nn.ModuleList(EdgeConv(width, width) for _ in range(layers - 1)) if has_edges else None
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers - 1)) if is_normalised else None
+        pooled = width * (2 if pool == "mean_max" else 1) + observers
+        self.observers = observers
+        self.head = (
+            nn.Sequential(
+                nn.LayerNorm(pooled) if is_normalised else nn.Identity(),
+                nn.Linear(pooled, hidden),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden, classes),
+            )
+            if hidden
+            else nn.Linear(pooled, classes)
+        )
+
+    @classmethod
+    def paper(cls, features: int, classes: int, *, has_edges: bool = False) -> "PCN":
+        """Return the published net: three filters of 16 terms and 64 channels, ReLU, mean over particles, linear."""
+        return cls(features, classes, has_edges=has_edges)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B P H"],
+        points: Float[Tensor, "B P D"],
+        mask: Bool[Tensor, "B P"],
+        *,
+        observers: Float[Tensor, "B J"] | None = None,
+    ) -> Float[Tensor, "B F"]:
+        """Return the logits of each jet, from its particles' features and the coordinates its graph is made in."""
+        if (0 if observers is None else observers.shape[-1]) != self.observers:
+            raise ValueError(f"this PCN takes {self.observers} observers of the jet")
+        graph = knn_graph(points, mask, self.k, periodic=self.periodic)
+        for i, layer in enumerate(self.filters):
+            into = self.norms[i - 1](x) if self.norms is not None and i else x
+            out = functional.relu(layer(into, graph, mask))
+            if self.edges is not None and i < len(self.edges):
+                out = functional.relu(self.edges[i](out, graph, mask))
+            x = x + out if self.is_residual and i else out
+        pooled = [masked_mean(x, mask)]
+        if self.pool == "mean_max":
+            pooled.append(masked_max(x, mask))
+        if observers is not None:
+            pooled.append(observers)
+        return self.head(torch.cat(pooled, dim=-1))

@@ -1,0 +1,156 @@
+"""Lyra (arXiv:2503.16351): projected gated convolutions, then a diagonal state space; O(T log T) in the length.
+
+Written from the paper's formulas. Where the paper is silent we follow S4D (arXiv:2206.11893).
+
+Axes: B sequences, T positions, H channels, N modes of the state, A letters. Layers take and give `B T H`. `mask` is
+True where a position is real; a padded position changes nothing, in no layer and not in the mean over positions.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from subquad.ops.s4d import s4d, s4d_lin
+
+__all__ = ["PGC", "S4D", "Lyra", "masked_mean"]
+
+Mask = Bool[Tensor, "B T"] | None
+
+
+def masked_mean(x: Float[Tensor, "B T H"], mask: Mask = None) -> Float[Tensor, "B H"]:
+    """Return the mean over the real positions; 0 where a sequence has none."""
+    if mask is None:
+        return x.mean(1)
+    return _masked(x, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(x.dtype)
+
+
+class S4D(nn.Module):
+    r"""One state space a channel with a skip, $\mathrm{SSM}(u) + Du$, then GELU, dropout, linear mix and gate (GLU).
+
+    Starts as S4D-Lin: $A_n = -\tfrac12 + i\pi n$, $\log \Delta \sim U(\log 10^{-3}, \log 10^{-1})$, C normal.
+    """
+
+    state_space_parameters = ("log_dt", "log_A_real", "A_imag")
+    """These want a rate of at most 1e-3 and no weight decay."""
+
+    def __init__(
+        self,
+        width: int,
+        modes: int = 32,
+        dropout: float = 0.0,
+        *,
+        is_bidirectional: bool = False,
+        dt: tuple[float, float] = (1e-3, 1e-1),
+    ) -> None:
+        super().__init__()
+        low, high = math.log(dt[0]), math.log(dt[1])
+        A = s4d_lin(modes)
+        self.log_dt = nn.Parameter(low + (high - low) * torch.rand(width))
+        self.log_A_real = nn.Parameter((-A.real).log().repeat(width, 1))
+        self.A_imag = nn.Parameter(A.imag.repeat(width, 1))
+        # complex numbers as pairs of real ones: optimisers, safetensors and ONNX all take those
+        self.C = nn.Parameter(torch.randn(width, modes, 2) * 0.5**0.5)
+        self.C_reverse = nn.Parameter(torch.randn(width, modes, 2) * 0.5**0.5) if is_bidirectional else None
+        self.D = nn.Parameter(torch.randn(width))
+        self.mix = nn.Linear(width, 2 * width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, u: Float[Tensor, "B T H"], mask: Mask = None) -> Float[Tensor, "B T H"]:
+        """Return the layer's output; the residual is the caller's."""
+        A = torch.complex(-self.log_A_real.exp(), self.A_imag)
+        C_reverse = None if self.C_reverse is None else torch.view_as_complex(self.C_reverse)
+        y = s4d(
+            u.transpose(1, 2),
+            A,
+            torch.view_as_complex(self.C),
+            dt=self.log_dt.exp(),
+            C_reverse=C_reverse,
+            mask=mask,
+        ).transpose(1, 2)
+        y = self.dropout(nn.functional.gelu(y + self.D * u))
+        return _masked(nn.functional.glu(self.mix(y), dim=-1), mask)
+
+
+class PGC(nn.Module):
+    r"""Projected gated convolution, $\mathrm{norm}(W_2 (v \odot \mathrm{conv}_3(x)))$.
+
+    $x$ and $v$ are the halves of $\mathrm{norm}(W_1 u)$; the convolution is depthwise, over three neighbours.
+    No activation in the gate and no residual around it: the product of the halves is what makes pairs of letters count.
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, 2 * inner)
+        self.inner_norm = nn.RMSNorm(2 * inner)
+        self.conv = nn.Conv1d(inner, inner, 3, padding=1, groups=inner)
+        self.back = nn.Linear(inner, width)
+        self.norm = nn.RMSNorm(width)
+
+    def forward(self, u: Float[Tensor, "B T H"], mask: Mask = None) -> Float[Tensor, "B T H"]:
+        """Return the gated, convolved sequence."""
+        x, v = self.inner_norm(self.project(u)).chunk(2, dim=-1)
+        # masked before the convolution: the projection's bias has made padded positions non-zero
+        x = self.conv(_masked(x, mask).transpose(1, 2)).transpose(1, 2)
+        return _masked(self.norm(self.back(v * x)), mask)
+
+
+class Lyra(nn.Module):
+    """Letters to outputs: linear encoder, PGCs, one S4D block with a residual, mean over positions, linear head.
+
+    With `positions`, a learned embedding of each place is added after the encoder: fixed-length libraries need it.
+    """
+
+    def __init__(
+        self,
+        letters: int,
+        outputs: int,
+        *,
+        width: int = 64,
+        gates: Sequence[int] = (16, 128),
+        modes: int = 32,
+        dropout: float = 0.2,
+        positions: int = 0,
+        is_bidirectional: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encode = nn.Linear(letters, width)
+        self.position = nn.Parameter(0.02 * torch.randn(positions, width)) if positions else None
+        self.gates = nn.ModuleList(PGC(width, inner) for inner in gates)
+        self.norm = nn.RMSNorm(width)
+        self.state_space = S4D(width, modes, dropout, is_bidirectional=is_bidirectional)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, outputs)
+
+    @classmethod
+    def paper(cls, letters: int, outputs: int) -> "Lyra":
+        """Return the net as published: 47,169 parameters for 20 letters and one output."""
+        return cls(letters, outputs)
+
+    def embed(self, x: Float[Tensor, "B T A"], mask: Mask = None) -> Float[Tensor, "B T H"]:
+        """Return what the net knows about each position, before the mean.
+
+        Raises:
+            ValueError: the sequences are longer than the learned positions.
+        """
+        u = self.encode(x)
+        if self.position is not None:
+            T, known = x.shape[1], self.position.shape[0]
+            if known < T:
+                raise ValueError(f"sequences of {T} positions, but the net has learned {known}")
+            u = u + self.position[:T]
+        u = _masked(u, mask)
+        for gate in self.gates:
+            u = gate(u, mask)
+        return u + self.dropout(self.state_space(self.norm(u), mask))
+
+    def forward(self, x: Float[Tensor, "B T A"], mask: Mask = None) -> Float[Tensor, "B O"]:
+        """Return the outputs of each sequence."""
+        return self.head(masked_mean(self.embed(x, mask), mask))
+
+
+def _masked(x: Float[Tensor, "B T H"], mask: Mask) -> Float[Tensor, "B T H"]:
+    # where, not a product: a padded NaN must not survive
+    return x if mask is None else torch.where(mask[:, :, None], x, 0.0)

@@ -1,0 +1,211 @@
+r"""Chebyshev filter on a kNN graph of particles: O(K E P H) on neighbours in place of all P² pairs.
+
+$y = \sum_{k=0}^{K-1} T_k(\tilde L)\, x\, W_k$ (PCN, arXiv:2309.08630, after Eq. (4) of arXiv:1606.09375), where
+$\tilde L = 2L/\lambda_{max} - I$ is the rescaled normalised Laplacian of one jet.
+
+Axes: B jets, P particles (padded to the longest jet), D coordinates, E neighbours (padded to the largest degree),
+H channels in, F channels out, K terms. `mask` is true where a particle is real; a padded particle has no edge.
+
+Where we differ from the paper's code: $\lambda_{max}$ is its bound 2, the same for every jet, and never an eigenvalue
+of the whole batch, so that a jet's result cannot depend on the others in its batch. Neighbours at equal distance are
+taken in the order in which they stand, so that padding cannot change the graph.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+__all__ = [
+    "Neighbours",
+    "chebyshev",
+    "chebyshev_direct",
+    "chebyshev_gather",
+    "chebyshev_terms",
+    "knn_adjacency",
+    "neighbours",
+    "scaled_laplacian",
+]
+
+
+class Neighbours(NamedTuple):
+    r"""The rows of $\tilde L$ without zeros: `value[b, i, e]` stands in column `place[b, i, e]`; spare ones are 0."""
+
+    place: Int[Tensor, "B P E"]
+    value: Float[Tensor, "B P E"]
+
+
+def knn_adjacency(
+    points: Float[Tensor, "B P D"], mask: Bool[Tensor, "B P"], k: int, *, periodic: Sequence[int] = ()
+) -> Float[Tensor, "B P P"]:
+    r"""Return the symmetric 0/1 matrix of edges: i and j are joined when either is among the other's k nearest.
+
+    Costs O(D P²) for the distances. A jet of fewer than k + 1 particles is fully joined.
+
+    Args:
+        points: coordinates of the particles; those of padded ones are ignored.
+        mask: true where a particle is real.
+        k: neighbours that each particle chooses; after symmetrisation it may have more.
+        periodic: which of the D coordinates are angles, compared modulo $2\pi$.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    points = points.detach().masked_fill(~mask[..., None], 0)
+    B, P, D = points.shape
+    distance = points.new_zeros(B, P, P)
+    # one coordinate after the other: a [B, P, P, D] tensor would be the largest of the whole model
+    for d in range(D):
+        x = points[..., d]
+        difference = x[:, :, None] - x[:, None, :]
+        if d in periodic:
+            difference = torch.remainder(difference + math.pi, 2 * math.pi) - math.pi
+        distance.addcmul_(difference, difference)
+    joined = mask[:, :, None] & mask[:, None, :]
+    joined = joined & ~torch.eye(P, dtype=torch.bool, device=points.device)
+    distance.masked_fill_(~joined, math.inf)
+    adjacency = torch.zeros_like(distance)
+    # one argmin after the other, which takes the first of equal distances, and not topk, which among equal ones takes
+    # whatever the row's length makes convenient
+    for _ in range(min(k, P - 1)):
+        nearest = distance.argmin(dim=-1, keepdim=True)
+        adjacency.scatter_(-1, nearest, 1)
+        distance.scatter_(-1, nearest, math.inf)
+    adjacency = torch.maximum(adjacency, adjacency.mT)
+    return adjacency.masked_fill(~joined, 0)
+
+
+def scaled_laplacian(adjacency: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B P P"]:
+    r"""Return $\tilde L = 2L/\lambda_{max} - I$ with $L = I - D^{-1/2} A D^{-1/2}$ and $\lambda_{max} = 2$.
+
+    So $\tilde L = -D^{-1/2} A D^{-1/2}$, whose eigenvalues lie in [-1, 1]. The rows and columns of isolated and of
+    padded particles are 0. Edge weights may be any symmetric, non-negative matrix; its gradient is finite everywhere.
+    """
+    joined = mask[:, :, None] & mask[:, None, :]
+    adjacency = adjacency.masked_fill(~joined, 0)
+    degree = adjacency.sum(-1)
+    # the inner `where` keeps 1/sqrt(0) out of the backward pass
+    has_edge = degree > 0
+    scale = torch.where(has_edge, torch.where(has_edge, degree, 1).rsqrt(), 0)
+    return -scale[:, :, None] * adjacency * scale[:, None, :]
+
+
+def neighbours(laplacian: Float[Tensor, "B P P"]) -> Neighbours:
+    """Return the same matrix as padded lists of neighbours, as long as the largest degree of the batch (at least 1)."""
+    if not laplacian.numel():
+        return Neighbours(laplacian.new_zeros((*laplacian.shape[:2], 1), dtype=torch.long), laplacian[..., :1])
+    E = max(1, int((laplacian != 0).sum(-1).max()))
+    index = laplacian.detach().abs().topk(E, dim=-1, sorted=False).indices
+    return Neighbours(index, laplacian.gather(-1, index))
+
+
+def chebyshev_direct(
+    x: Float[Tensor, "B P H"], weight: Float[Tensor, "K H F"], laplacian: Float[Tensor, "B P P"]
+) -> Float[Tensor, "B P F"]:
+    r"""The definition, $\sum_k T_k(\tilde L) x W_k$, every $T_k$ as the polynomial in the powers of $\tilde L$.
+
+    $T_0 = 1$, $T_k(z) = \frac{k}{2} \sum_{m=0}^{\lfloor k/2 \rfloor} (-1)^m \frac{(k-m-1)!}{m!\,(k-2m)!} (2z)^{k-2m}$.
+    O(K P³); float64 for more than a few terms, since the coefficients grow as $2^k$ and cancel.
+    """
+    power = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand_as(laplacian)
+    powers = [power]
+    for _ in range(1, weight.shape[0]):
+        powers.append(powers[-1] @ (2 * laplacian))
+    y = x @ weight[0]
+    for k in range(1, weight.shape[0]):
+        T_k = torch.zeros_like(laplacian)
+        for m in range(k // 2 + 1):
+            coefficient = k / 2 * math.factorial(k - m - 1) / (math.factorial(m) * math.factorial(k - 2 * m))
+            T_k = T_k + (-1) ** m * coefficient * powers[k - 2 * m]
+        y = y + T_k @ x @ weight[k]
+    return y
+
+
+def chebyshev_terms(
+    x: Float[Tensor, "B P H"], K: int, laplacian: Float[Tensor, "B P P"]
+) -> list[Float[Tensor, "B P H"]]:
+    r"""Return $T_0(\tilde L)x, …, T_{K-1}(\tilde L)x$ by $T_k = 2 \tilde L T_{k-1} - T_{k-2}$: O(K P² H)."""
+    terms = [x]
+    if K > 1:
+        terms.append(torch.bmm(laplacian, x))
+    for _ in range(2, K):
+        terms.append(torch.baddbmm(terms[-2], laplacian, terms[-1], beta=-1, alpha=2))
+    return terms
+
+
+def chebyshev(
+    x: Float[Tensor, "B P H"], weight: Float[Tensor, "K H F"], laplacian: Float[Tensor, "B P P"]
+) -> Float[Tensor, "B P F"]:
+    r"""Equal `chebyshev_direct`, by the three-term recurrence with dense batched products: O(K P² min(H, F)).
+
+    Where the filter narrows (H > F) the sum is folded from its far end (Clenshaw), on F channels in place of H:
+    $b_k = x W_k + 2 \tilde L b_{k+1} - b_{k+2}$, $y = x W_0 + \tilde L b_1 - b_2$.
+    """
+    K, H, F = weight.shape
+    if H <= F:
+        terms = torch.cat(chebyshev_terms(x, K, laplacian), dim=-1)
+        return terms @ weight.reshape(K * H, F)
+    b = (x @ weight.permute(1, 0, 2).reshape(H, K * F)).split(F, dim=-1)
+    after, last = torch.zeros_like(b[0]), torch.zeros_like(b[0])
+    for k in range(K - 1, 0, -1):
+        after, last = torch.baddbmm(b[k] - last, laplacian, after, alpha=2), after
+    return torch.baddbmm(b[0] - last, laplacian, after)
+
+
+class _Hop(torch.autograd.Function):
+    """The product of a symmetric matrix, given by its neighbour lists, with a table of all particles."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, index, value)
+        return functional.embedding_bag(index, x, mode="sum", per_sample_weights=value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, *gradients: Tensor
+    ) -> tuple[Tensor | None, None, Tensor | None]:
+        x, index, value = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        of_x = of_value = None
+        if ctx.needs_input_grad[0]:
+            # the matrix is its own transpose: the way back visits the same neighbours, with no scattered additions
+            of_x = functional.embedding_bag(index, gradient, mode="sum", per_sample_weights=value)
+        if ctx.needs_input_grad[2]:
+            of_value = torch.einsum("neh,nh->ne", x[index], gradient)
+        return of_x, None, of_value
+
+
+def chebyshev_gather(
+    x: Float[Tensor, "B P H"], weight: Float[Tensor, "K H F"], graph: Neighbours
+) -> Float[Tensor, "B P F"]:
+    """Equal `chebyshev_direct`, the recurrence visiting each particle's neighbours only: O(K E P min(H, F)).
+
+    The matrix must be symmetric, as `scaled_laplacian` makes it; the backward pass relies on it.
+    """
+    K, H, F = weight.shape
+    B, P, E = graph.place.shape
+    # all jets in one table of B·P rows, each row of neighbours shifted to its own jet
+    shift = torch.arange(B, device=x.device)[:, None, None] * P
+    index = (graph.place + shift).reshape(B * P, E)
+    once = graph.value.reshape(B * P, E)
+    twice = 2 * once
+    x = x.reshape(B * P, H)
+
+    def hop(u: Tensor, value: Tensor) -> Tensor:
+        return cast(Tensor, _Hop.apply(u, index, value))
+
+    if H <= F:
+        terms = [x]
+        for k in range(1, K):
+            terms.append(hop(x, once) if k == 1 else hop(terms[-1], twice) - terms[-2])
+        return (torch.cat(terms, dim=-1) @ weight.reshape(K * H, F)).reshape(B, P, F)
+    b = (x @ weight.permute(1, 0, 2).reshape(H, K * F)).split(F, dim=-1)
+    after, last = torch.zeros_like(b[0]), torch.zeros_like(b[0])
+    for k in range(K - 1, 0, -1):
+        after, last = b[k] - last + hop(after, twice), after
+    return (b[0] - last + hop(after, once)).reshape(B, P, F)

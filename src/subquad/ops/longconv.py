@@ -1,0 +1,168 @@
+r"""Convolution with a kernel as long as the sequence: O(T log T) in place of the O(T²) definition.
+
+$$ y_t = \sum_{s \le t} k_{t-s}\, u_s \;+\; \sum_{s \ge t} r_{s-t}\, u_s $$
+
+`k` looks back and `r` (the argument `reverse`) looks ahead; without `reverse` the operator is causal. Both kernels
+count the position itself, so the weight of $u_t$ in $y_t$ is $k_0 + r_0$. One channel has one kernel (depthwise).
+
+Axes: B sequences, H channels, T positions.
+
+| form                 | multiplications a channel | memory beside u | use                                       |
+|----------------------|---------------------------|-----------------|-------------------------------------------|
+| `longconv_direct`    | B T²                      | H T²            | the definition                            |
+| `longconv_toeplitz`  | B T²                      | H T²            | short sequences: one matrix product       |
+| `longconv`           | B T log T                 | B H T           | everything else; takes Toeplitz when short |
+| `longconv_frozen`    | 8 B T²                    | 8 T²            | export: real numbers, no FFT              |
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["TOEPLITZ_LENGTH", "longconv", "longconv_direct", "longconv_frozen", "longconv_toeplitz"]
+
+TOEPLITZ_LENGTH = 128
+"""Up to this many positions `longconv` multiplies by the Toeplitz matrix: there it is faster than the FFT."""
+
+
+def longconv_direct(
+    u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
+) -> Float[Tensor, "B H T"]:
+    r"""Return the definition, term by term: $y_t = \sum_{s \le t} k_{t-s} u_s + \sum_{s \ge t} r_{s-t} u_s$."""
+    t = torch.arange(u.shape[-1], device=u.device)
+    lag = t[:, None] - t[None, :]
+    # [H, T, T]: row t, column s
+    M = torch.where(lag >= 0, k[:, lag.clamp(min=0)], 0.0)
+    if reverse is not None:
+        M = M + torch.where(lag <= 0, reverse[:, (-lag).clamp(min=0)], 0.0)
+    return torch.einsum("hts,bhs->bht", M, u)
+
+
+def longconv_toeplitz(
+    u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
+) -> Float[Tensor, "B H T"]:
+    """Equal `longconv_direct`, as one batched product with a Toeplitz matrix, backward by hand."""
+    # every lag from T-1 down to -(T-1), so that each row of the matrix is a window of it
+    centre = k[:, :1] if reverse is None else k[:, :1] + reverse[:, :1]
+    ahead = torch.zeros_like(k[:, 1:]) if reverse is None else reverse[:, 1:]
+    lags = torch.cat([k[:, 1:].flip(-1), centre, ahead], dim=-1)
+    return _Toeplitz.apply(_wide(u), _wide(lags)).to(u.dtype)
+
+
+def longconv(
+    u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
+) -> Float[Tensor, "B H T"]:
+    """Equal `longconv_direct`, by FFT; by the Toeplitz matrix where T is at most `TOEPLITZ_LENGTH`.
+
+    Half-precision input is transformed in float32. The backward is written by hand and cannot be differentiated again.
+    """
+    T = u.shape[-1]
+    if T <= TOEPLITZ_LENGTH:
+        return longconv_toeplitz(u, k, reverse)
+    return _FFTConvolution.apply(_wide(u), _wide(_circular(k, reverse, _fast_length(2 * T - 1)))).to(u.dtype)
+
+
+def longconv_frozen(
+    u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
+) -> Float[Tensor, "B H T"]:
+    """Equal `longconv_direct`, by products with real Fourier matrices: no complex tensor, no FFT, for export.
+
+    The matrices depend on T alone and are shared by all channels; an exporter folds them into constants.
+    """
+    T, n = u.shape[-1], 2 * u.shape[-1]
+    f = torch.arange(n // 2 + 1, device=u.device)
+    t = torch.arange(n, device=u.device)
+    # the product is reduced before it becomes an angle: large angles lose digits
+    angle = (t[:, None] * f[None, :] % n).to(k.dtype) * (2 * torch.pi / n)
+    cos, sin = angle.cos(), angle.sin()
+    U_re, U_im = u @ cos[:T], -(u @ sin[:T])
+    kernel = _circular(k, reverse, n)
+    K_re, K_im = kernel @ cos, -(kernel @ sin)
+    Y_re, Y_im = U_re * K_re - U_im * K_im, U_re * K_im + U_im * K_re
+    # the first and the last frequency stand for themselves, the others also for their conjugates
+    weight = torch.where((f == 0) | (f == n // 2), 1.0, 2.0).to(k.dtype) / n
+    return (Y_re * weight) @ cos[:T].T - (Y_im * weight) @ sin[:T].T
+
+
+def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _circular(k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None, n: int) -> Float[Tensor, "H n"]:
+    """Return both kernels on one circle of n ≥ 2T - 1 places: lag d at place d, lag -d at place n - d."""
+    T = k.shape[-1]
+    if reverse is None:
+        return nn.functional.pad(k, (0, n - T))
+    gap = k.new_zeros(k.shape[0], n - 2 * T + 1)
+    return torch.cat([k[:, :1] + reverse[:, :1], k[:, 1:], gap, reverse[:, 1:].flip(-1)], dim=-1)
+
+
+def _fast_length(least: int) -> int:
+    """Return the smallest even number ≥ least whose prime factors are 2, 3 and 5: FFTs are fast there."""
+    n = least + least % 2
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return n
+        n += 2
+
+
+class _Toeplitz(torch.autograd.Function):
+    """y = M u with M[t, s] = lags[T-1 - (t-s)]."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Float[Tensor, "B H T"], lags: Float[Tensor, "H L"]) -> Float[Tensor, "B H T"]:
+        T = u.shape[-1]
+        # window i holds row T-1-i of M; copies, since a batched product of strided matrices takes twice as long
+        windows = lags.unfold(-1, T, 1).flip(1)
+        by_channel = u.transpose(0, 1).contiguous()
+        ctx.save_for_backward(by_channel, windows)
+        return torch.bmm(by_channel, windows.transpose(1, 2)).transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Float[Tensor, "B H T"]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        by_channel, windows = ctx.saved_tensors
+        g = gradients[0].transpose(0, 1).contiguous()
+        for_u = torch.bmm(g, windows).transpose(0, 1) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return for_u, None
+        # the gradient of a lag is the sum along its diagonal; rows one place longer put diagonals into columns
+        for_M = torch.bmm(g.transpose(1, 2), by_channel).flip(1)
+        H, T, _ = for_M.shape
+        skewed = nn.functional.pad(for_M, (0, T)).reshape(H, 2 * T * T)[:, : T * (2 * T - 1)].reshape(H, T, 2 * T - 1)
+        return for_u, skewed.sum(1)
+
+
+class _FFTConvolution(torch.autograd.Function):
+    """Circular convolution on as many places as the kernel has; four real FFTs of u's size, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Float[Tensor, "B H T"], kernel: Float[Tensor, "H n"]) -> Float[Tensor, "B H T"]:
+        n = kernel.shape[-1]
+        U: Complex[Tensor, "B H f"] = torch.fft.rfft(u, n=n)
+        K: Complex[Tensor, "H f"] = torch.fft.rfft(kernel, n=n)
+        ctx.save_for_backward(U, K)
+        ctx.sizes = (u.shape[-1], n)
+        return torch.fft.irfft(U * K, n=n)[..., : u.shape[-1]]
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Float[Tensor, "B H T"]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        U, K = ctx.saved_tensors
+        T, n = ctx.sizes
+        G = torch.fft.rfft(gradients[0], n=n)
+        for_u = torch.fft.irfft(G * K.conj(), n=n)[..., :T] if ctx.needs_input_grad[0] else None
+        # summed over the batch while still a spectrum: one small inverse transform in place of B
+        for_k = torch.fft.irfft((G * U.conj()).sum(0), n=n) if ctx.needs_input_grad[1] else None
+        return for_u, for_k

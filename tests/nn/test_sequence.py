@@ -1,0 +1,102 @@
+import math
+
+import pytest
+import torch
+
+from subquad.nn.sequence import PGC, S4D, Lyra, masked_mean
+
+WAYS = [{}, {"positions": 17}, {"is_bidirectional": True}]
+
+
+def small(seed=0, **options):
+    torch.manual_seed(seed)
+    return Lyra(5, 3, width=7, gates=(2, 11), modes=3, **options).double().eval()
+
+
+def letters(B, T, seed=0):
+    index = torch.randint(0, 5, (B, T), generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.one_hot(index, 5).double()
+
+
+def test_the_papers_net_has_47169_parameters():
+    assert sum(p.numel() for p in Lyra.paper(20, 1).parameters()) == 47_169
+
+
+def test_positions_add_one_row_of_the_width_each():
+    count = sum(p.numel() for p in Lyra(20, 1, positions=30).parameters())
+    assert count == 47_169 + 1_920
+
+
+def test_state_space_parameters_are_named_for_the_optimiser():
+    layer = S4D(5, 3)
+    assert {name for name, _ in layer.named_parameters()} >= set(layer.state_space_parameters)
+    assert layer.log_dt.min() >= math.log(1e-3)
+    assert layer.log_dt.max() <= math.log(1e-1)
+
+
+@pytest.mark.parametrize("options", WAYS)
+def test_padding_changes_nothing_in_value_or_gradient(options):
+    net = small(**options)
+    x = letters(3, 11)
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 6), value=1.0)
+    mask = (torch.arange(17) < 11).expand(3, -1)
+    plain = net(x)
+    gradients = torch.autograd.grad(plain.square().sum(), net.parameters())
+    masked = net(padded, mask)
+    torch.testing.assert_close(masked, plain)
+    for a, b in zip(torch.autograd.grad(masked.square().sum(), net.parameters()), gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("options", WAYS)
+def test_a_sequence_does_not_depend_on_its_neighbours_in_the_batch(options):
+    net, x = small(**options), letters(5, 13)
+    mask = torch.arange(13) < torch.tensor([[13], [7], [2], [11], [1]])
+    together = net(x, mask)
+    for row, length in enumerate([13, 7, 2, 11, 1]):
+        torch.testing.assert_close(together[row : row + 1], net(x[row : row + 1, :length]))
+
+
+@pytest.mark.parametrize("layer", [PGC(7, 3), S4D(7, 3), S4D(7, 3, is_bidirectional=True)])
+def test_every_layer_gives_zero_at_padded_positions_and_ignores_what_stands_there(layer):
+    x, mask = torch.randn(2, 11, 7), (torch.arange(11) < 5).expand(2, -1)
+    y = layer(x, mask)
+    assert (y[:, 5:] == 0).all()
+    other = torch.where(mask[:, :, None], x, 3.0)
+    torch.testing.assert_close(layer(other, mask), y)
+
+
+def test_an_empty_sequence_has_the_mean_zero():
+    x, mask = torch.randn(2, 5, 3), torch.tensor([[True] * 5, [False] * 5])
+    assert (masked_mean(x, mask)[1] == 0).all()
+    torch.testing.assert_close(masked_mean(x, mask)[0], x[0].mean(0))
+
+
+def test_the_causal_net_sees_only_the_neighbours_of_a_position_ahead():
+    net, x = small(), letters(1, 13)
+    changed = x.clone()
+    changed[:, 9:] = letters(1, 4, seed=1)
+    # two gates look one position ahead each
+    torch.testing.assert_close(net.embed(changed)[:, :7], net.embed(x)[:, :7])
+
+
+def test_sequences_longer_than_the_positions_are_refused():
+    with pytest.raises(ValueError, match="sequences of 19 positions, but the net has learned 17"):
+        small(positions=17)(letters(1, 19))
+
+
+def test_learns_products_of_letters_that_no_additive_model_can():
+    torch.manual_seed(0)
+    index = torch.randint(0, 5, (512, 11))
+    y = ((index[:, 2] < 2) ^ (index[:, 3] < 2)).float()[:, None]
+    x = torch.nn.functional.one_hot(index, 5).float()
+    net = Lyra(5, 1, width=16, gates=(16, 16), modes=4, dropout=0.0, positions=11)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = (net(x[:400]) - y[:400]).square().mean()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = ((net(x[400:]) > 0.5) == (y[400:] > 0.5)).float().mean()
+    assert right > 0.9
