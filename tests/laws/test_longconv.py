@@ -40,10 +40,13 @@ def test_the_definition_is_the_formula_written_as_loops(is_bidirectional):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_number_that_is_checked_by_hand(form):
-    u = torch.tensor([[[1.0, 2.0, 3.0]]])
-    k, reverse = torch.tensor([[10.0, 1.0, 0.1]]), torch.tensor([[0.0, 100.0, 1000.0]])
-    torch.testing.assert_close(form(u, k), torch.tensor([[[10.0, 21.0, 32.1]]]))
-    torch.testing.assert_close(form(u, k, reverse), torch.tensor([[[3210.0, 321.0, 32.1]]]))
+    u = torch.tensor([[[1.0, 2.0, 3.0]]], dtype=torch.float64)
+    k, reverse = (
+        torch.tensor([[10.0, 1.0, 0.1]], dtype=torch.float64),
+        torch.tensor([[0.0, 100.0, 1000.0]], dtype=torch.float64),
+    )
+    torch.testing.assert_close(form(u, k), torch.tensor([[[10.0, 21.0, 32.1]]], dtype=torch.float64))
+    torch.testing.assert_close(form(u, k, reverse), torch.tensor([[[3210.0, 321.0, 32.1]]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("has_fft_only", [False, True])

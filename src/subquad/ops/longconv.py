@@ -25,7 +25,10 @@ from torch.autograd.function import once_differentiable
 __all__ = ["TOEPLITZ_LENGTH", "longconv", "longconv_direct", "longconv_frozen", "longconv_toeplitz"]
 
 TOEPLITZ_LENGTH = 128
-"""Up to this many positions `longconv` multiplies by the Toeplitz matrix: there it is faster than the FFT."""
+"""Up to this many positions `longconv` multiplies by the Toeplitz matrix: there it is faster than the FFT.
+
+Not where there are fewer than T / 2 sequences: gathering the gradient of the kernel costs H T² whatever B is.
+"""
 
 
 def longconv_direct(
@@ -55,12 +58,12 @@ def longconv_toeplitz(
 def longconv(
     u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
 ) -> Float[Tensor, "B H T"]:
-    """Equal `longconv_direct`, by FFT; by the Toeplitz matrix where T is at most `TOEPLITZ_LENGTH`.
+    """Equal `longconv_direct`, by FFT; by the Toeplitz matrix where T is at most `TOEPLITZ_LENGTH` and B at least T / 2.
 
     Half-precision input is transformed in float32. The backward is written by hand and cannot be differentiated again.
     """
     T = u.shape[-1]
-    if T <= TOEPLITZ_LENGTH:
+    if T <= TOEPLITZ_LENGTH and 2 * u.shape[0] >= T:
         return longconv_toeplitz(u, k, reverse)
     return _FFTConvolution.apply(_wide(u), _wide(_circular(k, reverse, _fast_length(2 * T - 1)))).to(u.dtype)
 

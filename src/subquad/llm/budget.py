@@ -1,0 +1,148 @@
+"""How much to train and evaluate: the user's tokens, or the tokens that fit into a time by the speed of a few steps.
+
+Decided once and written into the run's folder, so that a run that is started again trains on the same tokens.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import PreTrainedModel
+
+from subquad.llm.data import Text
+from subquad.llm.evaluate import perplexity
+from subquad.llm.finetune import add_updates, finetune_step
+from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
+from subquad.llm.transfer import learnt_in_transfer, transfer_step
+from subquad.train.artifact import read_json, write_json
+
+__all__ = ["EVALUATIONS", "Plan", "plan_for"]
+
+PLAN = "plan.json"
+EVALUATIONS = ("softmax", "window_only", "swapped", "transferred", "tuned", "tuned_without_linear")
+
+# shares of the time that is left after loading
+EVALUATION_SHARE, TRANSFER_SHARE = 0.25, 0.4
+# writing the model, text samples and errors of the layers, in evaluations of one sequence
+OTHER_SEQUENCES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the run does."""
+
+    precision: str
+    """Type of the matrix products in training."""
+    evaluation_sequences: int
+    """Held-out sequences that perplexities are measured on."""
+    transfer_tokens: int
+    """Tokens of stage 1."""
+    lora_tokens: int
+    """Tokens of stage 2."""
+    seconds_per_sequence: dict[str, float] = field(default_factory=dict)
+    """What was measured: `evaluate`, `transfer`, `tune`; nothing where the user gave the tokens."""
+
+
+def plan_for(
+    model: PreTrainedModel, text: Text, settings: LinearizeSettings, *, directory: Path, spent: float, seed: int
+) -> Plan:
+    """Return the plan in the folder, or make one and write it.
+
+    Args:
+        model: The converted model; its weights stay as they are.
+        text: Training and held-out sequences.
+        settings: Tokens or minutes.
+        directory: The run's folder.
+        spent: Seconds that went by before.
+        seed: Of the trial's low-rank updates.
+    """
+    path = directory / PLAN
+    if path.is_file():
+        return Plan(**read_json(path))
+    precision = settings.precision if settings.precision != "auto" else _faster_precision(model)
+    sequences = min(len(text.held_out), max(1, settings.evaluation_tokens // settings.length))
+    if settings.transfer_tokens is not None and settings.lora_tokens is not None:
+        plan = Plan(
+            precision=precision,
+            evaluation_sequences=sequences,
+            transfer_tokens=settings.transfer_tokens,
+            lora_tokens=settings.lora_tokens,
+        )
+    else:
+        began = time.monotonic()
+        seconds = _measure(model, text.train[: settings.batch], settings, precision, seed)
+        left = (settings.minutes or DEFAULT_MINUTES) * 60 - spent - (time.monotonic() - began)
+        plan = divide(left, seconds, settings, precision=precision, sequences=sequences)
+    write_json(path, asdict(plan))
+    return plan
+
+
+def divide(
+    left: float, seconds: dict[str, float], settings: LinearizeSettings, *, precision: str, sequences: int
+) -> Plan:
+    """Return the plan for `left` seconds: evaluations first, then the stages by their shares; each at least once."""
+    rounds = len(EVALUATIONS)
+    fitting = int(left * EVALUATION_SHARE / (rounds * seconds["evaluate"]))
+    sequences = max(1, min(sequences, fitting))
+    rest = left - (rounds * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
+
+    def tokens(share: float, stage: str) -> int:
+        return max(settings.batch, int(rest * share / seconds[stage])) * settings.length
+
+    return Plan(
+        precision=precision,
+        evaluation_sequences=sequences,
+        transfer_tokens=tokens(TRANSFER_SHARE, "transfer"),
+        lora_tokens=tokens(1 - TRANSFER_SHARE, "tune"),
+        seconds_per_sequence={name: round(value, 4) for name, value in seconds.items()},
+    )
+
+
+def _measure(
+    model: PreTrainedModel, ids: Tensor, settings: LinearizeSettings, precision: str, seed: int
+) -> dict[str, float]:
+    device = next(model.parameters()).device
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    seconds = {"evaluate": _seconds(lambda: perplexity(model, ids[:1]), device)}
+    learnt_in_transfer(model)
+    with autocast:
+        seconds["transfer"] = _seconds(lambda: transfer_step(model, ids, torch.Tensor.backward), device) / len(ids)
+    model.zero_grad(set_to_none=True)
+    tuned = add_updates(model, settings, seed=seed)
+    with autocast:
+        seconds["tune"] = _seconds(lambda: finetune_step(tuned, ids, torch.Tensor.backward), device) / len(ids)
+    tuned.unload()
+    model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    # the first call also sets up memory and kernels
+    work()
+    _wait(device)
+    began = time.monotonic()
+    work()
+    _wait(device)
+    return time.monotonic() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.no_grad()
+def _faster_precision(model: PreTrainedModel) -> str:
+    """Return `bf16` where a matrix product of the model's size is clearly faster in it than in float32."""
+    weight = model.get_input_embeddings().weight
+    width = weight.shape[1]
+
+    def trial(dtype: torch.dtype) -> float:
+        a = torch.ones(512, width, dtype=dtype, device=weight.device)
+        b = torch.ones(width, 4 * width, dtype=dtype, device=weight.device)
+        return min(_seconds(lambda: a @ b, weight.device) for _ in range(3))
+
+    return "bf16" if trial(torch.bfloat16) < 0.8 * trial(torch.float32) else "no"

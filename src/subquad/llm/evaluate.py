@@ -1,0 +1,58 @@
+"""Perplexity on held-out text, and how far a layer is from its teacher; one forward pass a sequence, in float32.
+
+Axes: N sequences, T positions.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from subquad.llm.modeling import Mode, attention_layers, using
+from subquad.progress import track
+
+__all__ = ["perplexity", "transfer_errors"]
+
+
+@torch.no_grad()
+def perplexity(
+    model: nn.Module, sequences: Int[Tensor, "N T"], *, mode: Mode = "hybrid", title: str = "", quiet: bool = True
+) -> float:
+    """Return exp of the mean negative log-likelihood of every token but each sequence's first."""
+    device = next(model.parameters()).device
+    total = 0.0
+    was_training = model.training
+    model.eval()
+    with using(model, mode), track(f"perplexity {title or mode}", len(sequences), quiet=quiet) as advance:
+        for row in sequences:
+            ids = row[None].to(device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            total += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            advance(1)
+    model.train(was_training)
+    tokens = sequences.shape[0] * (sequences.shape[1] - 1)
+    return float(torch.tensor(total / tokens).exp())
+
+
+@torch.no_grad()
+def transfer_errors(model: nn.Module, sequences: Int[Tensor, "N T"]) -> list[float]:
+    r"""Return $\|y - \hat y\|^2 / \|y\|^2$ of each layer, given the teacher's inputs (0 is perfect)."""
+    layers = attention_layers(model)
+    errors, sizes = torch.zeros(len(layers)), torch.zeros(len(layers))
+
+    def compare(layer: int, given: Tensor, wanted: Tensor) -> None:
+        errors[layer] += (given.detach().float() - wanted.float()).square().sum().cpu()
+        sizes[layer] += wanted.float().square().sum().cpu()
+
+    run_teacher(model, sequences, compare)
+    return (errors / sizes).tolist()
+
+
+def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: Callable[[int, Tensor, Tensor], None]) -> None:
+    """Run the softmax model over `ids` without gradients; each layer hands its two outputs to `compare`."""
+    device = next(model.parameters()).device
+    with using(model, "transfer", compare), torch.no_grad():
+        # the body alone: stage 1 needs no words
+        model.base_model(input_ids=ids.to(device), use_cache=False)

@@ -1,0 +1,79 @@
+"""A linearized model from its folder, and text from it; each new token costs the same, however long the text is."""
+
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
+from transformers.modeling_utils import PreTrainedModel
+
+from subquad.errors import SubquadError
+from subquad.llm.convert import open_folder
+from subquad.llm.settings import GenerateSettings
+
+__all__ = ["continue_text", "generate", "load"]
+
+
+def load(directory: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model and the tokenizer of a folder that `linearize` wrote, ready for transformers' `generate`.
+
+    Raises:
+        SubquadError: the folder is missing, unfinished or not of this kind.
+    """
+    return open_folder(directory)
+
+
+def generate(
+    directory: Path | str,
+    prompt: str,
+    settings: GenerateSettings = GenerateSettings(),
+    *,
+    seed: int = 0,
+    is_printed: bool = False,
+) -> str:
+    """Return the prompt's continuation by the model in `directory`; where `is_printed`, it is printed as it grows.
+
+    Raises:
+        SubquadError: the folder is no finished model, or the prompt has no token in it.
+    """
+    model, tokenizer = load(directory)
+    return continue_text(model, tokenizer, prompt, settings, seed=seed, is_printed=is_printed)
+
+
+def continue_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    settings: GenerateSettings = GenerateSettings(),
+    *,
+    seed: int = 0,
+    is_printed: bool = False,
+) -> str:
+    """Return the prompt's continuation by a model, in whatever mode its attention is."""
+    device = next(model.parameters()).device
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(device).long()
+    if not ids.shape[1]:
+        raise SubquadError("--prompt: there is no text to continue in it")
+    is_sampled = settings.temperature > 0
+    base = model.generation_config
+    config = GenerationConfig(
+        max_new_tokens=settings.max_new_tokens,
+        do_sample=is_sampled,
+        temperature=settings.temperature if is_sampled else None,
+        top_k=0 if is_sampled else None,
+        bos_token_id=base.bos_token_id,
+        eos_token_id=base.eos_token_id,
+        # the first ending token, where the model has no padding of its own: one text needs no padding
+        pad_token_id=base.pad_token_id if base.pad_token_id is not None else _first(base.eos_token_id),
+    )
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(seed)
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if is_printed else None
+        given = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer
+        )
+    return tokenizer.decode(given[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def _first(token: int | list[int] | None) -> int | None:
+    return token[0] if isinstance(token, list) else token

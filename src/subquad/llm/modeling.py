@@ -1,0 +1,277 @@
+"""Hybrid attention inside a Hugging Face decoder: projections and rotary embedding stay the model's own.
+
+Decoding keeps a state of constant size per layer, so a token costs the same after ten tokens and after a million.
+
+Axes: B sequences, T positions, Hq query heads, Hkv key and value heads, K head width, D model width.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
+from transformers.modeling_utils import PreTrainedModel
+
+from subquad.llm.settings import AttentionSettings
+from subquad.nn.attention import HybridAttention
+from subquad.ops.linattn import HybridState
+
+__all__ = ["IMPLEMENTATION", "PROJECTIONS", "HybridLayer", "HybridSelfAttention", "Mode", "attention_layers", "using"]
+
+Mode = Literal["hybrid", "window", "softmax", "transfer"]
+"""What the attention layers compute: Eq. (7), its window alone, the teacher's softmax, or stage 1."""
+
+Transfer = Callable[[int, Tensor, Tensor], None]
+"""Called in stage 1 with a layer's index, the hybrid output and the softmax output, each [B, Hq, T, K]."""
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+NORMS = ("q_norm", "k_norm")
+ROTARY = "apply_rotary_pos_emb"
+IMPLEMENTATION = "subquad"
+
+
+class HybridSelfAttention(nn.Module):
+    """Takes the place of `self_attn`: the same projections under the same names, hybrid attention between them."""
+
+    def __init__(self, original: nn.Module, settings: AttentionSettings):
+        """Take over the projections of the original attention.
+
+        Args:
+            original: The decoder's own `self_attn`.
+            settings: The hybrid attention.
+        """
+        super().__init__()
+        self.layer_idx: int = original.layer_idx
+        self.head_dim: int = original.head_dim
+        self.scaling: float = original.scaling
+        for name in (*PROJECTIONS, *NORMS):
+            if getattr(original, name, None) is not None:
+                setattr(self, name, getattr(original, name))
+        self.hybrid = HybridAttention(
+            heads=self.q_proj.out_features // self.head_dim,
+            kv_heads=self.k_proj.out_features // self.head_dim,
+            head_width=self.head_dim,
+            feature_map=settings.feature_map,
+            window=settings.window,
+            window_shape=settings.window_shape,
+            feature_heads=settings.feature_heads,
+            scale=self.scaling,
+        ).to(self.q_proj.weight.device)
+        # the model's own rotary function, from the file that defines its attention
+        self._rotate = getattr(sys.modules[type(original).__module__], ROTARY)
+        self.mode: Mode = "hybrid"
+        self.on_transfer: Transfer | None = None
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "B T D"],
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Bool[Tensor, "B T"] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Float[Tensor, "B T D"], None]:
+        """Return the layer's output, and None where transformers may return attention weights.
+
+        Args:
+            hidden_states: The normed input of the block.
+            position_embeddings: Cosines and sines of the positions.
+            attention_mask: True where a token is real.
+            **kwargs: The cache stands here, under one of the two names that transformers 5 gave it.
+        """
+        q, k, v = self._project(hidden_states, position_embeddings)
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        match self.mode:
+            case "softmax":
+                y = self._softmax(q, k, v, attention_mask, cache)
+            case "transfer":
+                y = self._transfer(q, k, v, attention_mask)
+            case _:
+                y = self._hybrid(q, k, v, attention_mask, cache)
+        return self.o_proj(y.to(v.dtype).transpose(1, 2).flatten(2)), None
+
+    def _project(self, x: Tensor, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self._normed("q_proj", "q_norm", x), self._normed("k_proj", "k_norm", x), self._heads(self.v_proj(x))
+        return *self._rotate(q, k, *position_embeddings), v
+
+    def _normed(self, projection: str, norm: str, x: Tensor) -> Tensor:
+        y, normalise = getattr(self, projection)(x), getattr(self, norm, None)
+        if normalise is None:
+            return self._heads(y)
+        # some models norm each head, some all heads at once; the weight's size tells which
+        if normalise.weight.shape[-1] == self.head_dim:
+            return normalise(y.unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
+        return self._heads(normalise(y))
+
+    def _heads(self, y: Tensor) -> Tensor:
+        return y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _hybrid(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        use_linear = self.mode == "hybrid"
+        if cache is None:
+            return self.hybrid(q, k, v, mask=mask, use_linear=use_linear)
+        layer = _hybrid_layer(cache, self.layer_idx)
+        if layer.state is not None and q.shape[2] == 1:
+            y, layer.state = self.hybrid.step(q, k, v, layer.state, mask=mask, use_linear=use_linear)
+        else:
+            y, layer.state = self.hybrid(
+                q, k, v, mask=mask, state=layer.state, return_state=True, use_linear=use_linear
+            )
+        layer.seen += q.shape[2]
+        return y
+
+    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        T, before = q.shape[2], 0
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
+            before = k.shape[2] - T
+        allowed = None
+        if mask is not None or (before and T > 1):
+            allowed = torch.ones(T, before + T, dtype=torch.bool, device=q.device).tril(before)[None, None]
+            if mask is not None:
+                if before:
+                    raise ValueError(
+                        "softmax attention with a cache takes no padding; continue the texts one at a time"
+                    )
+                # a padded query sees itself, since a softmax over nothing is not a number
+                allowed = allowed & mask[:, None, None] | torch.eye(T, dtype=torch.bool, device=q.device)
+        is_causal = allowed is None and T > 1
+        grouped = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=is_causal, scale=self.scaling, enable_gqa=grouped
+        )
+
+    def _transfer(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if self.on_transfer is None:
+            raise ValueError("mode 'transfer' needs a function to call with both outputs")
+        with torch.no_grad():
+            target = self._softmax(q, k, v, mask, None)
+        with torch.enable_grad():
+            y = self.hybrid(q.detach(), k.detach(), v.detach(), mask=mask)
+            self.on_transfer(self.layer_idx, y, target)
+        return target
+
+
+class HybridLayer(CacheLayerMixin):
+    """The cache of one layer for transformers' `generate`: a state of constant size in place of keys and values."""
+
+    is_compileable = False
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: HybridState | None = None
+        self.seen = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: the first forward makes the state."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Refuse, since there are no keys to give back.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("this cache holds the state of hybrid attention; softmax attention needs a new cache")
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return how many tokens a mask covers, and where it starts."""
+        return self.seen + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Return the tokens seen, padding among them."""
+        return self.seen
+
+    def get_max_length(self) -> int:
+        """Return -1: there is no largest length."""
+        return -1
+
+    # the name it had in the first releases of transformers 5
+    get_max_cache_shape = get_max_length
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self.state, self.seen = None, 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Give each beam the state of the beam it goes on from."""
+        self._each(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        self._each(lambda tensor: tensor.repeat_interleave(repeats, 0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows."""
+        self._each(lambda tensor: tensor[indices])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.state is not None:
+            self.state = HybridState(*(change(tensor) for tensor in self.state))
+
+
+def _hybrid_layer(cache: Cache, index: int) -> HybridLayer:
+    # transformers makes a cache of its own where none is given; its empty layers are exchanged at first use
+    while len(cache.layers) <= index:
+        cache.layers.append(HybridLayer())
+    layer = cache.layers[index]
+    if not isinstance(layer, HybridLayer):
+        if layer.get_seq_length():
+            raise ValueError("this cache was filled by softmax attention; hybrid attention needs a new one")
+        layer = cache.layers[index] = HybridLayer()
+    return layer
+
+
+def attention_layers(model: nn.Module) -> list[HybridSelfAttention]:
+    """Return the model's hybrid attention layers, first to last."""
+    return [module for module in model.modules() if isinstance(module, HybridSelfAttention)]
+
+
+@contextmanager
+def using(model: PreTrainedModel | nn.Module, mode: Mode, on_transfer: Transfer | None = None) -> Iterator[None]:
+    """Let all attention layers compute `mode` for a while."""
+    layers = attention_layers(model)
+    before = [(layer.mode, layer.on_transfer) for layer in layers]
+    for layer in layers:
+        layer.mode, layer.on_transfer = mode, on_transfer
+    try:
+        yield
+    finally:
+        for layer, (old_mode, old_function) in zip(layers, before, strict=True):
+            layer.mode, layer.on_transfer = old_mode, old_function
+
+
+def _padding_mask(  # noqa: PLR0917 (transformers' signature)
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor | None:
+    """Return which of the new tokens are real, None where all are: hybrid attention is causal by itself."""
+    if mask_function is not causal_mask_function:
+        raise ValueError(
+            "hybrid attention takes a padding mask alone; give sequences one a row, without positions that start over"
+        )
+    if attention_mask is None:
+        return None
+    new = attention_mask[:, attention_mask.shape[1] - q_length :].bool()
+    return None if new.all() else new
+
+
+def _refuse_unconverted(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+    raise ValueError(f"layer {getattr(module, 'layer_idx', '?')} was not converted to hybrid attention")
+
+
+# transformers asks by this name how to make a mask; the entry changes nothing for other models
+AttentionMaskInterface.register(IMPLEMENTATION, _padding_mask)
+AttentionInterface.register(IMPLEMENTATION, _refuse_unconverted)

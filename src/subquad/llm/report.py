@@ -1,0 +1,221 @@
+"""The report and the card of a linearized model, from the figures that the run left. Plots only, no model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from subquad.report import Picture, Section, Table, page, picture
+from subquad.train.artifact import read_json
+
+__all__ = ["WORDS", "card", "history", "sections", "whole_page"]
+
+WORDS = {
+    "softmax": "softmax (the model as it was)",
+    "window_only": "window only, untrained",
+    "swapped": "linear + window, untrained",
+    "transferred": "after attention transfer",
+    "tuned": "after low-rank tuning",
+    "tuned_without_linear": "tuned, linear branch removed",
+}
+MEANINGS = {
+    "softmax": "all pairs: the teacher, and the mark to reach",
+    "window_only": "softmax over the window alone: what forgetting all else costs",
+    "swapped": "new attention with maps as they start",
+    "transferred": "stage 1: maps trained to give the teacher's attention outputs",
+    "tuned": "stage 2: low-rank updates of q, k, v and o; this model is saved",
+    "tuned_without_linear": "the saved model without its linear branch: what that branch does",
+}
+COLOURS = {"softmax": "#5b6474", "tuned": "#1f6f54"}
+OTHER_COLOUR = "#b9c4d4"
+
+
+def sections(directory: Path | str) -> list[Section]:
+    """Return the sections of a finished run's report, from its folder; the first stands by itself."""
+    directory = Path(directory)
+    metrics, facts = (read_json(directory / name) for name in ("metrics.json", "evaluations.json"))
+    return _sections(metrics, facts, history(directory))
+
+
+def whole_page(metrics: Mapping[str, Any], facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return the page.
+
+    Args:
+        metrics: Contents of `metrics.json`.
+        facts: Contents of `evaluations.json`.
+        lines: Lines of `history.jsonl`.
+    """
+    return page(
+        f"{facts['about']['model']} with linear attention",
+        lead=_lead(metrics, facts["about"]),
+        sections=_sections(metrics, facts, lines),
+    )
+
+
+def _sections(
+    metrics: Mapping[str, Any], facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
+) -> list[Section]:
+    about, values = facts["about"], metrics["perplexity"]
+    names = list(WORDS)
+    table = Table(
+        ["attention", "perplexity", "what it is"],
+        [[WORDS[name], values[name], MEANINGS[name]] for name in names],
+        caption=f"Lower is better. All on the same {about['evaluation_tokens']:,} tokens: {about['held_out']}, "
+        "never trained on, in float32.",
+        winner=names.index("tuned"),
+    )
+    return [
+        Section(
+            "Perplexity",
+            [_how(metrics, about), _verdict(values), table, picture(_bars(values), "Perplexity, logarithmic axis.")],
+        ),
+        Section("Training", _training(facts, lines)),
+        Section("A sample", _sample(facts["samples"], about)),
+        Section("How it was done", _method(metrics, about)),
+    ]
+
+
+def history(directory: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's `history.jsonl`."""
+    path = directory / "history.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def card(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Return the `README.md` of the model folder."""
+    rows = "\n".join(f"| {WORDS[name]} | {value:.2f} |" for name, value in metrics["perplexity"].items())
+    return f"""# {about["model"]} with linear attention
+
+{_lead(metrics, about)}
+
+| attention | perplexity |
+|---|---|
+{rows}
+
+Perplexity on {about["evaluation_tokens"]:,} tokens of {about["held_out"]}.
+{_how(metrics, about)}
+
+```python
+import subquad.llm
+
+model, tokenizer = subquad.llm.load("this folder")
+```
+
+`report.html` shows the figures. Method: LoLCATs, arXiv:2410.10254.
+The licence of the weights is that of {about["model"]}.
+"""
+
+
+def _lead(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    return (
+        f"Softmax attention in all {about['layers']} layers was replaced by linear attention with a softmax window of "
+        f"{about['window']} tokens ({about['window_shape']}). A new token costs the same however long the text is: "
+        f"each layer keeps {about['state_numbers']:,} numbers, as much as a key-value cache of "
+        f"{about['state_as_tokens']:,} tokens."
+    )
+
+
+def _verdict(values: Mapping[str, float]) -> str:
+    tuned, window = values["tuned"], values["window_only"]
+    is_better = "below" if tuned < window else "not below"
+    does = "worse" if values["tuned_without_linear"] > tuned else "no worse"
+    return (
+        f"The tuned model has perplexity {tuned:.1f}, against {values['softmax']:.1f} with softmax: "
+        f"{is_better} the {window:.1f} of the window alone. Without its linear branch it is {does} "
+        f"({values['tuned_without_linear']:.1f}), so the branch "
+        f"{'carries what lies before the window' if does == 'worse' else 'carries nothing on this text'}. "
+        "Tuning also fits the model to the text, which the untuned rows have not had."
+    )
+
+
+def _bars(values: Mapping[str, float]) -> Figure:
+    figure = Figure(figsize=(7.5, 3.1))
+    axes = figure.subplots()
+    names = list(WORDS)[::-1]
+    axes.barh(
+        [WORDS[name] for name in names],
+        [values[name] for name in names],
+        color=[COLOURS.get(name, OTHER_COLOUR) for name in names],
+    )
+    for place, name in enumerate(names):
+        axes.annotate(
+            f"{values[name]:.1f}", (values[name], place), xytext=(4, 0), textcoords="offset points", va="center"
+        )
+    axes.set_xscale("log")
+    low, high = min(values.values()), max(values.values())
+    axes.set_xlim(low / 1.6, high * 1.6)
+    axes.set_xlabel("perplexity")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _training(facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str | Table | Picture]:
+    stages = (("transfer", "attention transfer: mean squared error"), ("tune", "tuning: next-token loss"))
+    figure = Figure(figsize=(9, 3))
+    for axes, (part, title) in zip(figure.subplots(1, 2), stages, strict=True):
+        for key, style in (("loss", "-"), ("validation_loss", "o")):
+            points = [(line["step"], line[key]) for line in lines if line["part"] == part and key in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, color="#1f6f54", label=key.replace("_", " "))
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_yscale("log")
+    figure.tight_layout()
+    return [
+        picture(figure, "Loss of the two stages, each point a mean over the steps since the last."),
+        picture(
+            _layers(facts["errors"]),
+            "How far each layer's attention output is from the teacher's, given the teacher's inputs: squared error "
+            "over squared size, on one held-out sequence. 0 is perfect.",
+        ),
+    ]
+
+
+def _layers(errors: Mapping[str, Sequence[float]]) -> Figure:
+    figure = Figure(figsize=(7.5, 2.8))
+    axes = figure.subplots()
+    for name, colour in (("swapped", OTHER_COLOUR), ("transferred", "#1f6f54")):
+        axes.plot(range(len(errors[name])), errors[name], "o-", color=colour, label=WORDS[name], markersize=4)
+    axes.set_yscale("log")
+    axes.set_xlabel("layer")
+    axes.set_ylabel("relative error")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _sample(samples: Mapping[str, str], about: Mapping[str, Any]) -> list[str | Table | Picture]:
+    return [
+        f"Both continue the same held-out text, {about['sample']}, with the same seed. "
+        "One sample shows style, not quality.",
+        f"Prompt: {samples['prompt']}",
+        f"Softmax: {samples['softmax']}",
+        f"Linear: {samples['tuned']}",
+    ]
+
+
+def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[str | Table | Picture]:
+    seconds = metrics["seconds"]
+    return [
+        "Stage 1 compares attention outputs before the output projection, layer by layer, on the softmax model's own "
+        "hidden states, and trains the feature maps and mixing terms alone. Stage 2 trains low-rank updates "
+        "of q, k, v and o by next-token loss; they are merged into the saved weights.",
+        Table(
+            ["part", "seconds"],
+            [[name, value] for name, value in seconds.items()],
+            caption=f"On {about['machine']}; matrix products of training in "
+            f"{'bfloat16' if about['precision'] == 'bf16' else 'float32'}.",
+        ),
+    ]
+
+
+def _how(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    tokens, trained = metrics["tokens"], metrics["trainable_parameters"]
+    return (
+        f"Trained on {about['text']} in sequences of {about['length']:,} tokens: {tokens['transfer']:,} tokens of "
+        f"attention transfer ({trained['transfer']:,} of {about['parameters']:,} parameters) and "
+        f"{tokens['lora']:,} tokens of low-rank tuning ({trained['lora']:,} parameters)."
+    )

@@ -1,0 +1,104 @@
+"""What a user can set for language models. Imports the standard library only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from subquad.errors import SubquadError
+
+__all__ = ["AttentionSettings", "GenerateSettings", "LinearizeSettings"]
+
+DEFAULT_MINUTES = 10.0
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _at_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise SubquadError(f"{_flag(name)} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionSettings:
+    """The attention that takes the place of softmax attention; it is kept in the saved model."""
+
+    feature_map: Literal["hedgehog", "t2r"] = "hedgehog"
+    """Learned feature map of queries and keys: [softmax(Wx), softmax(-Wx)], or relu(Wx + b)."""
+    window: int = 64
+    """Tokens that softmax attention keeps."""
+    window_shape: Literal["terrace", "sliding"] = "terrace"
+    """Blocks of that many tokens, of which a token sees its own and the last; or its last so many tokens."""
+    feature_heads: Literal["query", "kv"] = "query"
+    """One feature map of keys for each query head, or one for each key head (a smaller state)."""
+
+    def __post_init__(self) -> None:
+        _at_least("window", self.window, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearizeSettings:
+    """How a model is linearized."""
+
+    attention: AttentionSettings = AttentionSettings()
+    """The attention that takes the place of softmax attention."""
+    length: int = 1024
+    """Tokens of one training or evaluation sequence."""
+    minutes: float | None = None
+    """Time for the whole run, turned into tokens by the speed of the first steps (10 where nothing is said)."""
+    transfer_tokens: int | None = None
+    """Tokens of stage 1, attention transfer; with `lora_tokens`, in place of `minutes`."""
+    lora_tokens: int | None = None
+    """Tokens of stage 2, low-rank tuning; with `transfer_tokens`, in place of `minutes`."""
+    batch: int = 1
+    """Sequences in one training step."""
+    transfer_rate: float = 3e-2
+    """Learning rate of stage 1; falls linearly to nothing."""
+    lora_rate: float = 1e-3
+    """Learning rate of stage 2; falls linearly to nothing."""
+    lora_rank: int = 8
+    """Rank of the updates of q, k, v and o."""
+    lora_alpha: float = 16.0
+    """The updates are scaled by alpha / rank."""
+    tune_features: bool = False
+    """Train the feature maps in stage 2 too."""
+    evaluation_tokens: int = 8192
+    """Held-out tokens that every perplexity is measured on, at most; fewer where `minutes` is short."""
+    validate_every: int | None = None
+    """Steps between two validations on text put aside from the training text; the best weights are kept."""
+    text_key: str = "text"
+    """The key of a JSON object under which its text stands."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """Type of the matrix products in training; auto takes bfloat16 where a trial shows it to be faster."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("length", 2), ("batch", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
+            _at_least(name, getattr(self, name), least)
+        for name in ("transfer_tokens", "lora_tokens", "validate_every"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("minutes", "transfer_rate", "lora_rate", "lora_alpha"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SubquadError(f"{_flag(name)} must be above 0, got {value}")
+        if (self.transfer_tokens is None) != (self.lora_tokens is None):
+            given, missing = ("transfer_tokens", "lora_tokens")
+            if self.transfer_tokens is None:
+                given, missing = missing, given
+            raise SubquadError(f"{_flag(given)} needs {_flag(missing)} beside it; or give --minutes alone")
+        if self.minutes is not None and self.transfer_tokens is not None:
+            raise SubquadError("--minutes and --transfer-tokens exclude each other: give the time or the tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """How text is continued."""
+
+    max_new_tokens: int = 100
+    """Tokens to add, at most; the model may end earlier."""
+    temperature: float = 0.7
+    """0 takes the likeliest token each time; higher is more varied."""
+
+    def __post_init__(self) -> None:
+        _at_least("max_new_tokens", self.max_new_tokens, 1)
+        if self.temperature < 0:
+            raise SubquadError(f"--temperature must be at least 0, got {self.temperature}")

@@ -1,0 +1,106 @@
+r"""Stage 1, attention transfer: each layer's hybrid attention learns the output of its softmax attention.
+
+The loss of a layer is $\frac{1}{H T K} \sum_{h,t} \|y_{h,t} - \hat y_{h,t}\|^2$ over heads and positions, before the
+output projection, as in Section 3.2 of arXiv:2410.10254. All layers see the softmax model's hidden states, so none
+waits for another. Each goes backward at once: memory is the softmax model's forward pass and the graph of one layer.
+
+Axes: N sequences, T positions.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from subquad.llm.convert import feature_parameters
+from subquad.llm.data import order
+from subquad.llm.evaluate import run_teacher, transfer_errors
+from subquad.llm.settings import LinearizeSettings
+from subquad.train.loop import Backward, LoopSettings, Outcome, train
+from subquad.train.optim import parameter_groups, schedule
+
+__all__ = ["learnt_in_transfer", "transfer", "transfer_step"]
+
+
+def learnt_in_transfer(model: nn.Module) -> int:
+    """Freeze all but feature maps and mixing terms, and return how many numbers those are."""
+    model.requires_grad_(False)
+    parameters = feature_parameters(model)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def transfer_step(model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward) -> Mapping[str, Tensor | float]:
+    """Compute one batch's loss, going backward layer by layer; returns the mean over layers."""
+    losses: list[Tensor] = []
+
+    def learn(layer: int, given: Tensor, wanted: Tensor) -> None:
+        loss = F.mse_loss(given.float(), wanted.float())
+        backward(loss)
+        losses.append(loss.detach())
+
+    run_teacher(model, ids, learn)
+    return {"loss": torch.stack(losses).mean()}
+
+
+def transfer(
+    model: nn.Module,
+    sequences: Int[Tensor, "N T"],
+    settings: LinearizeSettings,
+    *,
+    tokens: int,
+    precision: str,
+    validation: Int[Tensor, "M T"] | None = None,
+    directory: Path | None = None,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Outcome:
+    """Train the feature maps of a converted model in place.
+
+    Args:
+        model: The converted model.
+        sequences: Training sequences.
+        settings: Rate and batch.
+        tokens: Tokens to learn from; the text is read again where it is shorter.
+        precision: `no` or `bf16`.
+        validation: Sequences that choose the best weights, where validation is asked for.
+        directory: Where checkpoints go.
+        seed: Of the order of the sequences.
+        quiet: No progress bar.
+    """
+    learnt_in_transfer(model)
+
+    def batches(epoch: int) -> Sequence[Tensor]:
+        return order(len(sequences), batch=settings.batch, seed=seed, epoch=epoch)
+
+    def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
+        return transfer_step(net, sequences[rows], backward)
+
+    def validate(net: nn.Module) -> Mapping[str, float]:
+        errors = transfer_errors(net, validation)
+        return {"loss": sum(errors) / len(errors)}
+
+    return train(
+        model,
+        batches=batches,
+        step=step,
+        optimizer=torch.optim.AdamW(parameter_groups(model, learning_rate=settings.transfer_rate), weight_decay=0.0),
+        settings=LoopSettings(
+            steps=steps_for(tokens, settings), precision=precision, evaluate_every=settings.validate_every
+        ),
+        schedule=schedule("linear"),
+        validate=validate if settings.validate_every else None,
+        directory=directory,
+        name="transfer",
+        seed=seed,
+        quiet=quiet,
+    )
+
+
+def steps_for(tokens: int, settings: LinearizeSettings) -> int:
+    """Return the steps that read at least `tokens`."""
+    return max(1, -(-tokens // (settings.batch * settings.length)))

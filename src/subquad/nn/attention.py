@@ -1,0 +1,204 @@
+r"""Learned feature maps and the hybrid of linear and window attention: what LoLCATs puts in the place of softmax.
+
+Eqs. (5)-(7) of arXiv:2410.10254. A map works on queries and keys after the rotary embedding; its weights are few and
+stay float32. Cost: O(T · window) in training, O(1) per token in decoding; see `subquad.ops.linattn`.
+
+Axes: B rows, T positions, H heads, Hq query heads, Hkv key and value heads, K head width, V value width.
+"""
+
+from typing import Any, Literal, overload
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from subquad.ops.linattn import HybridState, WindowShape, hybrid_chunked, hybrid_prefill, hybrid_state, hybrid_step
+
+__all__ = ["T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
+
+FeatureMap = Literal["hedgehog", "t2r"]
+
+
+class Hedgehog(nn.Module):
+    r"""$\phi(x) = [\text{softmax}(xW), \text{softmax}(-xW)]$, one W per head; W starts as the identity.
+
+    With more or fewer features than the head is wide, W starts as the identity repeated or cut.
+    """
+
+    def __init__(self, heads: int, head_width: int, *, features: int | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(_identity(heads, head_width, head_width if features is None else features))
+
+    @property
+    def width(self) -> int:
+        """Features that come out of one head."""
+        return 2 * self.weight.shape[-1]
+
+    def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
+        """Return the features, all positive, in the weights' dtype; a head of x may serve several heads of W."""
+        z = _project(x, self.weight)
+        return torch.cat((z.softmax(-1), (-z).softmax(-1)), -1)
+
+
+class T2R(nn.Module):
+    r"""$\phi(x) = \text{relu}(xW + b)$, one W and b per head; W starts as the identity, b as 0."""
+
+    def __init__(self, heads: int, head_width: int, *, features: int | None = None):
+        super().__init__()
+        self.weight = nn.Parameter(_identity(heads, head_width, head_width if features is None else features))
+        self.bias = nn.Parameter(torch.zeros(heads, 1, self.weight.shape[-1]))
+
+    @property
+    def width(self) -> int:
+        """Features that come out of one head."""
+        return self.weight.shape[-1]
+
+    def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
+        """Return the features, none negative, in the weights' dtype; a head of x may serve several heads of W."""
+        return torch.relu(_project(x, self.weight) + self.bias)
+
+
+_MAPS = {"hedgehog": Hedgehog, "t2r": T2R}
+
+
+class HybridAttention(nn.Module):
+    """Softmax over a window and linear attention over all earlier tokens, with everything LoLCATs learns in stage 1.
+
+    Parameters: the feature maps of queries and keys, and ln γ of each query head.
+    """
+
+    def __init__(
+        self,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_width: int,
+        feature_map: FeatureMap = "hedgehog",
+        features: int | None = None,
+        window: int = 64,
+        window_shape: WindowShape = "terrace",
+        feature_heads: Literal["query", "kv"] = "query",
+        scale: float | None = None,
+        gamma: float = 1.0,
+    ):
+        """Set up the maps; see `subquad.ops.linattn` for the window shapes.
+
+        Args:
+            heads: Query heads.
+            kv_heads: Key and value heads; they divide the query heads.
+            head_width: Width of queries and keys.
+            feature_map: `hedgehog` or `t2r`.
+            features: Columns of the map's matrix; None for the head's width. Hedgehog gives twice as many.
+            window: Tokens of the window or block.
+            window_shape: `sliding` or `terrace`.
+            feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
+            scale: Factor on the scores; None for 1/√head_width.
+            gamma: Where the mixing term γ, the weight of the softmax terms, starts.
+        """
+        super().__init__()
+        if heads % kv_heads:
+            raise ValueError(f"{heads} query heads are no multiple of {kv_heads} key heads")
+        if feature_map not in _MAPS:
+            raise ValueError(f"feature_map must be one of {', '.join(_MAPS)}, not {feature_map!r}")
+        if feature_heads not in ("query", "kv"):
+            raise ValueError(f"feature_heads must be 'query' or 'kv', not {feature_heads!r}")
+        if not gamma > 0:
+            raise ValueError(f"gamma must be positive, not {gamma}")
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads, head_width
+        self.window = window
+        self.window_shape: WindowShape = window_shape
+        self.scale = scale
+        self.map_q = _MAPS[feature_map](heads, head_width, features=features)
+        self.map_k = _MAPS[feature_map](heads if feature_heads == "query" else kv_heads, head_width, features=features)
+        self.mix = nn.Parameter(torch.full((heads,), gamma).log())
+
+    @overload
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, state: None = None,
+        return_state: Literal[False] = False, use_linear: bool = True,
+    ) -> Tensor: ...  # fmt: skip
+    @overload
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, state: HybridState | None = None,
+        return_state: Literal[True], use_linear: bool = True,
+    ) -> tuple[Tensor, HybridState]: ...  # fmt: skip
+
+    def forward(
+        self,
+        q: Float[Tensor, "B Hq T K"],
+        k: Float[Tensor, "B Hkv T K"],
+        v: Float[Tensor, "B Hkv T V"],
+        *,
+        mask: Bool[Tensor, "B T"] | None = None,
+        state: HybridState | None = None,
+        return_state: bool = False,
+        use_linear: bool = True,
+    ) -> Float[Tensor, "B Hq T V"] | tuple[Float[Tensor, "B Hq T V"], HybridState]:
+        """Return the attention's output, with `return_state` also the state after the last token.
+
+        Args:
+            q: Queries, after the rotary embedding.
+            k: Keys, after the rotary embedding.
+            v: Values.
+            mask: True where a token is real.
+            state: What came before; None for nothing.
+            return_state: Whether to return the state too.
+            use_linear: False for the window alone.
+        """
+        if state is None and not return_state:
+            return hybrid_chunked(q, k, v, **self._arguments(q, k), mask=mask, use_linear=use_linear)
+        if state is None:
+            state = self.empty_state(q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1])
+        y, state = hybrid_prefill(q, k, v, **self._arguments(q, k), mask=mask, use_linear=use_linear, state=state)
+        return (y, state) if return_state else y
+
+    def step(
+        self,
+        q: Float[Tensor, "B Hq 1 K"],
+        k: Float[Tensor, "B Hkv 1 K"],
+        v: Float[Tensor, "B Hkv 1 V"],
+        state: HybridState,
+        *,
+        mask: Bool[Tensor, "B 1"] | None = None,
+        use_linear: bool = True,
+    ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
+        """Return the output for one more token per row and the state after it; without gradients written in place."""
+        return hybrid_step(q, k, v, **self._arguments(q, k), state=state, mask=mask, use_linear=use_linear)
+
+    def empty_state(
+        self,
+        batch: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        *,
+        value_width: int | None = None,
+    ) -> HybridState:
+        """Return the state before the first token."""
+        return hybrid_state(
+            batch, kv_heads=self.kv_heads, key_width=self.head_width,
+            value_width=self.head_width if value_width is None else value_width,
+            feature_heads=self.map_k.weight.shape[0], features=self.map_k.width,
+            window=self.window, window_shape=self.window_shape, dtype=dtype, device=device,
+        )  # fmt: skip
+
+    def _arguments(self, q: Tensor, k: Tensor) -> dict[str, Any]:
+        return {
+            "phi_q": self.map_q(q), "phi_k": self.map_k(k), "mix": self.mix,
+            "window": self.window, "window_shape": self.window_shape, "scale": self.scale,
+        }  # fmt: skip
+
+
+def _project(x: Float[Tensor, "B Hx T K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H T C"]:
+    """Return x W for each head of W, in W's dtype under autocast too."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.to(weight.dtype)
+        if x.shape[1] == weight.shape[0]:
+            return x @ weight
+        # the matrices that share a head of x stand side by side, so that x is not repeated
+        beside = weight.unflatten(0, (x.shape[1], -1)).transpose(1, 2).flatten(2)
+        return (x @ beside).unflatten(3, (-1, weight.shape[2])).transpose(2, 3).flatten(1, 2)
+
+
+def _identity(heads: int, rows: int, columns: int) -> Tensor:
+    weight = (torch.arange(columns) % rows == torch.arange(rows)[:, None]).float()
+    return weight.repeat(heads, 1, 1)

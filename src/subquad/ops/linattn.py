@@ -1,0 +1,316 @@
+r"""Hybrid attention of LoLCATs: softmax over a window, linear attention over all that is earlier, under one normaliser.
+
+Eq. (7) of arXiv:2410.10254. For query $t$ let $W_t$ be the keys that its window shows, $L_t$ all earlier ones, and
+$c_t = \max_{s \in W_t} q_t \cdot k_s \cdot \text{scale}$:
+
+$$y_t = \frac{\gamma \sum_{s \in W_t} e^{q_t \cdot k_s \cdot \text{scale} - c_t} v_s
+              + \sum_{s \in L_t} \phi_q(q_t) \cdot \phi_k(k_s)\, v_s}
+             {\gamma \sum_{s \in W_t} e^{q_t \cdot k_s \cdot \text{scale} - c_t}
+              + \sum_{s \in L_t} \phi_q(q_t) \cdot \phi_k(k_s)}$$
+
+The mixing term $\gamma > 0$ is learnt, one per query head; `mix` is $\ln \gamma$. Weights that split it into
+$\sigma(g)$ for softmax and $1 - \sigma(g)$ for linear terms give the same function with $\ln \gamma = g$, since the
+fraction keeps only their ratio. $c_t$ does not cancel against the linear terms: it belongs to the formula, and the
+gradient goes through it.
+
+Window shapes, with $p$ the position of a token in its row:
+
+- `sliding`: $W_t$ holds the last `window` tokens, $t$ itself included.
+- `terrace`: positions are cut into blocks of `window`; $W_t$ holds the block of $t$ up to $t$ and the whole block
+  before it, as in the authors' kernels: between `window + 1` and `2 window` keys, once there are as many.
+
+Positions count the real tokens of a row, so padding, on whichever side, moves no block edge: each row gives what it
+would give alone and without padding. A padded key changes nothing, a padded query gives 0.
+
+Forms: `hybrid_quadratic`, the definition, O(T²); `hybrid_chunked` for training and `hybrid_prefill` for prompts,
+O(T · window); `hybrid_step`, one token, O(1), on a `HybridState` whose size does not depend on T. All accumulate in
+float32 (float64 for float64 inputs), under autocast too.
+
+Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
+H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, R slots of the state's ring.
+Inside: N blocks, G query heads per key head, w positions of a block.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from subquad.ops.linattn_blocks import hybrid_blocks
+from subquad.ops.linattn_state import (
+    HybridState,
+    WindowShape,
+    beside,
+    hide,
+    hybrid_state,
+    locate,
+    positions,
+    push,
+    ring_slots,
+    store,
+    sum_of,
+    take,
+    widen,
+)
+
+__all__ = [
+    "HybridState",
+    "WindowShape",
+    "hybrid_chunked",
+    "hybrid_prefill",
+    "hybrid_quadratic",
+    "hybrid_state",
+    "hybrid_step",
+]
+
+
+def hybrid_quadratic(
+    q: Float[Tensor, "B Hq T K"],
+    k: Float[Tensor, "B Hkv T K"],
+    v: Float[Tensor, "B Hkv T V"],
+    *,
+    phi_q: Float[Tensor, "B Hq T F"],
+    phi_k: Float[Tensor, "B H T F"],
+    mix: Float[Tensor, " Hq"],
+    window: int = 64,
+    window_shape: WindowShape = "terrace",
+    mask: Bool[Tensor, "B T"] | None = None,
+    scale: float | None = None,
+    use_linear: bool = True,
+) -> Float[Tensor, "B Hq T V"]:
+    """Return the definition: Eq. (7) of arXiv:2410.10254 with its T × T weights written out.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        phi_q: Feature map of the queries, not negative.
+        phi_k: Feature map of the keys, one per query head or one per key head.
+        mix: ln γ of each query head; larger means more softmax.
+        window: Tokens of the window (`sliding`) or of a block (`terrace`).
+        window_shape: `sliding` or `terrace`.
+        mask: True where a token is real; None where all are.
+        scale: Factor on the scores; None for 1/√K.
+        use_linear: False leaves the linear terms out: plain softmax over the window.
+    """
+    _check(q, k, phi_k, window=window, window_shape=window_shape)
+    heads, dtype = q.shape[1], q.dtype
+    real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
+    q, k, v, phi_q, phi_k = (hide(x, mask) for x in (q, k, v, phi_q, phi_k))
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, v, phi_q, phi_k, mix = widen(q, k, v, phi_q, phi_k, mix)
+        k, v, phi_k = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v, phi_k))
+        position = real.cumsum(-1) - 1
+        ahead = position[:, :, None] - position[:, None, :]
+        causal = (ahead >= 0) & real[:, :, None] & real[:, None, :]
+        near = _is_near(position[:, :, None], position[:, None, :], window=window, window_shape=window_shape)
+        softmax, linear = (causal & near)[:, None], (causal & ~near)[:, None]  # [B, 1, T, T]
+
+        scores = (q @ k.mT * _scale(q, scale)).masked_fill(~softmax, -torch.inf)
+        weights = (scores - _finite(scores.max(-1, keepdim=True).values)).exp()
+        if use_linear:
+            weights = mix.exp()[:, None, None] * weights
+            weights = weights + (phi_q @ phi_k.mT).masked_fill(~linear, 0.0)
+        return _divide(weights @ v, weights.sum(-1, keepdim=True)).to(dtype)
+
+
+def hybrid_chunked(
+    q: Float[Tensor, "B Hq T K"],
+    k: Float[Tensor, "B Hkv T K"],
+    v: Float[Tensor, "B Hkv T V"],
+    *,
+    phi_q: Float[Tensor, "B Hq T F"],
+    phi_k: Float[Tensor, "B H T F"],
+    mix: Float[Tensor, " Hq"],
+    window: int = 64,
+    window_shape: WindowShape = "terrace",
+    mask: Bool[Tensor, "B T"] | None = None,
+    scale: float | None = None,
+    use_linear: bool = True,
+) -> Float[Tensor, "B Hq T V"]:
+    """Equal `hybrid_quadratic` in O(T · window), block by block; for training."""
+    _check(q, k, phi_k, window=window, window_shape=window_shape)
+    if mask is not None:
+        empty = _empty_like(k, v, phi_k, window=window, window_shape=window_shape)
+        place = locate(empty.seen, mask, window=window, slots=empty.keys.shape[2])
+        keys, values, features = (
+            take(beside(ring, new), place.keys) for ring, new in zip(empty[:3], (k, v, phi_k), strict=True)
+        )
+        queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
+    else:
+        behind = -q.shape[2] % window
+        whole = [functional.pad(x, (0, 0, 0, behind)) if behind else x for x in (q, k, v, phi_q, phi_k)]
+        queries, keys, values, maps, features = whole
+        place = None
+    y = _attend(
+        queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
+        scale=_scale(q, scale), use_linear=use_linear,
+    )  # fmt: skip
+    y = y[:, :, : q.shape[2]] if place is None else hide(take(y, place.back), mask)
+    return y.to(q.dtype)
+
+
+def hybrid_prefill(
+    q: Float[Tensor, "B Hq T K"],
+    k: Float[Tensor, "B Hkv T K"],
+    v: Float[Tensor, "B Hkv T V"],
+    *,
+    phi_q: Float[Tensor, "B Hq T F"],
+    phi_k: Float[Tensor, "B H T F"],
+    mix: Float[Tensor, " Hq"],
+    state: HybridState,
+    window: int = 64,
+    window_shape: WindowShape = "terrace",
+    mask: Bool[Tensor, "B T"] | None = None,
+    scale: float | None = None,
+    use_linear: bool = True,
+) -> tuple[Float[Tensor, "B Hq T V"], HybridState]:
+    """Return what `hybrid_quadratic` gives for tokens that follow those in `state`, and the state after them.
+
+    Prompts may come in pieces of any length; the state given is left as it is.
+    """
+    _check(q, k, phi_k, window=window, window_shape=window_shape, state=state)
+    if mask is None:
+        mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
+    slots = state.keys.shape[2]
+    place = locate(state.seen, mask, window=window, slots=slots)
+    sources = [beside(ring, new) for ring, new in zip(state[:3], (k, v, phi_k), strict=True)]
+    keys, values, features = (take(x, place.keys) for x in sources)
+    queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
+
+    held = positions(state.seen, slots)
+    # a terrace in the middle of a block still holds the rest of the block before last, which is linear by now
+    stale = (held >= 0) & (held < place.start[:, None])
+    y = _attend(
+        queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
+        scale=_scale(q, scale), use_linear=use_linear,
+        total=state.total + sum_of(state.features, state.values, stale), has_past=place.start >= 0,
+    )  # fmt: skip
+    y = hide(take(y, place.back), mask).to(q.dtype)
+    return y, store(state, k, v, phi_k, mask=mask, order=place.order)
+
+
+def hybrid_step(
+    q: Float[Tensor, "B Hq 1 K"],
+    k: Float[Tensor, "B Hkv 1 K"],
+    v: Float[Tensor, "B Hkv 1 V"],
+    *,
+    phi_q: Float[Tensor, "B Hq 1 F"],
+    phi_k: Float[Tensor, "B H 1 F"],
+    mix: Float[Tensor, " Hq"],
+    state: HybridState,
+    window: int = 64,
+    window_shape: WindowShape = "terrace",
+    mask: Bool[Tensor, "B 1"] | None = None,
+    scale: float | None = None,
+    use_linear: bool = True,
+) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
+    """Return the output for one more token per row, and the state after it; O(1) in the number of tokens before.
+
+    Without gradients the state's tensors are written in place; with them (`torch.is_grad_enabled()`) on a copy.
+    """
+    _check(q, k, phi_k, window=window, window_shape=window_shape, state=state)
+    if torch.is_grad_enabled():
+        state = HybridState(*(x.clone() for x in state))
+    push(state, k, v, phi_k, mask=mask)
+    slots, groups = state.keys.shape[2], q.shape[1] // k.shape[1]
+    held = positions(state.seen, slots)
+    near = _is_near(state.seen[:, None] - 1, held, window=window, window_shape=window_shape)
+    softmax, linear = (x[:, None, None] for x in ((held >= 0) & near, (held >= 0) & ~near))  # [B, 1, 1, R]
+    with torch.autocast(q.device.type, enabled=False):
+        # the query heads that share a key head lie in the place of the positions: [B, Hkv, G, ...]
+        wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
+        queries = wide.unflatten(1, (-1, groups)).squeeze(3)
+        scores = (queries @ keys.mT * _scale(q, scale)).masked_fill(~softmax, -torch.inf)
+        weights = (scores - _finite(scores.max(-1, keepdim=True).values)).exp()
+        if use_linear:
+            weights = mix.exp().view(-1, groups, 1) * weights
+            shared = maps.unflatten(1, (state.total.shape[1], -1)).squeeze(3)  # [B, H, Hq/H, F]
+            if window_shape == "terrace":
+                far = (shared @ state.features.to(shared.dtype).mT).reshape(weights.shape)
+                weights = weights + far.masked_fill(~linear, 0.0)
+            past = (shared @ state.total).reshape(*weights.shape[:3], -1)
+        else:
+            past = values.new_zeros(*weights.shape[:3], values.shape[-1] + 1)
+        top = weights @ values + past[..., :-1]
+        y = _divide(top, weights.sum(-1, keepdim=True) + past[..., -1:])
+    return hide(y.reshape(q.shape[0], q.shape[1], 1, -1), mask).to(q.dtype), state
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, phi_k: Tensor, mix: Tensor, window: int,
+    window_shape: WindowShape, scale: float, use_linear: bool, total: Tensor | None = None,
+    has_past: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Call `hybrid_blocks` with the masks of the window's shape, in the dtype to accumulate in."""
+    softmax, linear = _pair_masks(
+        q.shape[2] // window, window=window, window_shape=window_shape, device=q.device, has_past=has_past
+    )
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, v, phi_q, phi_k, mix = widen(q, k, v, phi_q, phi_k, mix)
+        return hybrid_blocks(
+            q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, softmax=softmax, linear=linear, scale=scale,
+            use_linear=use_linear, total=total,
+        )  # fmt: skip
+
+
+def _pair_masks(
+    blocks: int, *, window: int, window_shape: WindowShape, device: torch.device, has_past: Bool[Tensor, " B"] | None
+) -> tuple[Bool[Tensor, "#B N w J"], Bool[Tensor, "w w"] | None]:
+    """Return which keys of the block before and its own each query sees by softmax, and which of the first by features.
+
+    The first block of a row without `has_past` has none before it.
+    """
+    row = torch.arange(window, device=device)[:, None]
+    column = torch.arange(2 * window, device=device) - window
+    # both are moved by a window, for the sake of blocks that start at 0
+    near = _is_near(row + window, column + window, window=window, window_shape=window_shape)
+    softmax = ((column <= row) & near).repeat(1 if has_past is None else has_past.shape[0], blocks, 1, 1)
+    softmax[:, 0] &= column >= 0 if has_past is None else (column >= 0) | has_past[:, None, None]
+    return softmax, ~near[:, :window] if window_shape == "sliding" else None
+
+
+def _empty_like(k: Tensor, v: Tensor, phi_k: Tensor, *, window: int, window_shape: WindowShape) -> HybridState:
+    return hybrid_state(
+        k.shape[0], kv_heads=k.shape[1], key_width=k.shape[3], value_width=v.shape[3], feature_heads=phi_k.shape[1],
+        features=phi_k.shape[3], window=window, window_shape=window_shape, dtype=k.dtype, device=k.device,
+    )  # fmt: skip
+
+
+def _check(
+    q: Tensor, k: Tensor, phi_k: Tensor, *, window: int, window_shape: str, state: HybridState | None = None
+) -> None:
+    if window_shape not in ("sliding", "terrace"):
+        raise ValueError(f"window_shape must be 'sliding' or 'terrace', not {window_shape!r}")
+    if window < 1:
+        raise ValueError(f"window must be at least 1, not {window}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads")
+    if phi_k.shape[1] not in (q.shape[1], k.shape[1]):
+        raise ValueError(
+            f"phi_k has {phi_k.shape[1]} heads; it needs one per query head ({q.shape[1]}) or key head ({k.shape[1]})"
+        )
+    if state is not None and state.keys.shape[2] != ring_slots(window, window_shape):
+        raise ValueError(
+            f"the state has {state.keys.shape[2]} slots, but a {window_shape} window of {window} needs "
+            f"{ring_slots(window, window_shape)}: make it with the same window and window_shape"
+        )
+
+
+def _is_near(query: Tensor, key: Tensor, *, window: int, window_shape: WindowShape) -> Tensor:
+    """Return where the window of a query at one position reaches a key at another, not later, position."""
+    if window_shape == "sliding":
+        return query - key < window
+    return query // window - key // window <= 1
+
+
+def _finite(x: Tensor) -> Tensor:
+    return x.masked_fill(x == -torch.inf, 0.0)
+
+
+def _divide(top: Tensor, bottom: Tensor) -> Tensor:
+    return top / bottom.masked_fill(bottom == 0, 1.0)
+
+
+def _scale(q: Tensor, scale: float | None) -> float:
+    return q.shape[-1] ** -0.5 if scale is None else scale

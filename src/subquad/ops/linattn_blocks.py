@@ -1,0 +1,258 @@
+r"""The heart of hybrid attention's fast forms: whole blocks of positions, with a backward written by hand.
+
+A block's queries look at the block before and their own by softmax (or, where a `sliding` window has passed, by their
+features), and at the sum over everything earlier. O(T · window) operations. Kept for the backward: the inputs, the
+output and its normaliser; the weights are made again, so the memory between the passes is O(T).
+
+Axes: B rows, L positions of queries, Hq query heads, Hkv key heads, H heads of the keys' features (Hq or Hkv), K key
+width, V value width, V1 = V + 1, F features. Inside: N blocks of queries, w positions of a block, J = 2w positions of a
+block and the one before it, M rows of a product: the w positions of all query heads that share what they look at.
+"""
+
+import itertools
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+__all__ = ["hybrid_blocks", "with_ones"]
+
+
+def hybrid_blocks(
+    q: Float[Tensor, "B Hq L K"],
+    k: Float[Tensor, "B Hkv S K"],
+    v: Float[Tensor, "B Hkv S V"],
+    *,
+    phi_q: Float[Tensor, "B Hq L F"],
+    phi_k: Float[Tensor, "B H S F"],
+    mix: Float[Tensor, " Hq"],
+    softmax: Bool[Tensor, "#B N w J"],
+    linear: Bool[Tensor, "w w"] | None,
+    scale: float,
+    use_linear: bool,
+    total: Float[Tensor, "B H F V1"] | None = None,
+) -> Float[Tensor, "B Hq L V"]:
+    """Return the attention of blocks of queries.
+
+    All tensors have one dtype, the one to accumulate in; the gradient can be taken once.
+
+    Args:
+        q: Queries, whole blocks.
+        k: Keys of the same positions, S = L; or with the block before them in front, S = w + L.
+        v: Values of the keys' tokens.
+        phi_q: Feature map of the queries.
+        phi_k: Feature map of the keys.
+        mix: ln γ of each query head.
+        softmax: Which keys of its own block and the one before each query sees by softmax: at least one.
+        linear: Which keys of the block before each query sees by features; None for none.
+        scale: Factor on the scores.
+        use_linear: False leaves all linear terms out.
+        total: Sum of φ(k) [v, 1] over the tokens before the first key; None for none.
+    """
+    y = _HybridBlocks.apply(q, k, v, phi_q, phi_k, mix, total, softmax, linear, scale, use_linear)
+    return cast(Tensor, y)
+
+
+class _HybridBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        q, k, v, phi_q, phi_k, mix, total, softmax, linear, scale, use_linear = inputs
+        window, heads = softmax.shape[2], q.shape[1]
+        if not use_linear:
+            # γ cancels
+            mix = torch.zeros_like(mix)
+        weights = _weights(_fold(q, k.shape[1], window), _pairs(k, q.shape[2], window), mix, softmax, scale=scale)
+        y = _unfold(weights @ _pairs(v, q.shape[2], window), heads)
+        bottom = _unfold(weights.sum(-1, keepdim=True), heads)
+        if use_linear:
+            past = _unfold(_linear(*_maps(phi_q, phi_k, v, window), total=total, linear=linear), heads)
+            y += past[..., :-1]
+            bottom += past[..., -1:]
+        y /= bottom
+        ctx.save_for_backward(q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom)
+        ctx.scale, ctx.use_linear = scale, use_linear
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        dy = gradients[0]
+        q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom = ctx.saved_tensors
+        window, heads = softmax.shape[2], q.shape[1]
+        with torch.autocast(q.device.type, enabled=False):
+            # of the numerator, and behind it of the normaliser: as if it were one value more
+            dsum = torch.cat((dy, -(dy * y).sum(-1, keepdim=True)), -1).div_(bottom)
+            # attention transfer trains the maps alone: half of this is then left out
+            needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
+            dq, dk, dv, dmix = _softmax_backward(
+                q,
+                k,
+                v,
+                mix,
+                dsum,
+                softmax=softmax,
+                scale=ctx.scale,
+                needs_values=needs_v,
+                needs_keys=needs_q or needs_k,
+            )
+            dphi_q, dphi_k, dtotal = None, None, None
+            if ctx.use_linear:
+                folded = _fold(dsum, phi_k.shape[1], window)
+                maps = _maps(phi_q, phi_k, v, window)
+                dphi_q, dphi_k, dones, dtotal = _linear_backward(
+                    *maps, folded, total=total, linear=linear, needs_values=needs_v
+                )
+                dphi_q, dphi_k = _unfold(dphi_q, heads), dphi_k.flatten(2, 3)
+                if dv is not None and dones is not None:
+                    dv += dones[..., :-1].flatten(2, 3).unflatten(1, (k.shape[1], -1)).sum(2)
+        return dq, dk, dv, dphi_q, dphi_k, dmix if ctx.use_linear else None, dtotal, None, None, None, None
+
+
+def _weights(
+    q: Float[Tensor, "B Hkv N M K"], k: Float[Tensor, "B Hkv N J K"], mix: Tensor, softmax: Tensor, *, scale: float
+) -> Float[Tensor, "B Hkv N M J"]:
+    """Return γ exp(score - largest score of the row), 0 where a query does not see a key."""
+    scores = (q @ (k * scale).mT).unflatten(3, (-1, softmax.shape[2]))
+    scores.masked_fill_(~softmax[:, None, :, None], -torch.inf)
+    largest = scores.amax(-1, keepdim=True) - mix.view(q.shape[1], 1, -1, 1, 1)
+    return scores.sub_(largest).exp_().flatten(3, 4)
+
+
+def _softmax_backward(
+    q: Tensor, k: Tensor, v: Tensor, mix: Tensor, dsum: Tensor, *, softmax: Tensor, scale: float,
+    needs_values: bool, needs_keys: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:  # fmt: skip
+    """Return the gradients of queries, keys, values and ln γ through the window."""
+    window, heads, length = softmax.shape[2], k.shape[1], q.shape[2]
+    folded, pairs = _fold(q, heads, window), _pairs(k, length, window)
+    weights = _weights(folded, pairs, mix, softmax, scale=scale)
+    dtop, dbottom = _fold(dsum[..., :-1], heads, window), _fold(dsum[..., -1:], heads, window)
+    dv = _unpair(weights.mT @ dtop, v) if needs_values else None
+    dscores = (dtop @ _pairs(v, length, window).mT).add_(dbottom).mul_(weights)
+    rows = dscores.sum(-1, keepdim=True)
+    dmix = _unfold(rows, q.shape[1]).sum((0, 2, 3))
+    if not needs_keys:
+        return None, None, dv, dmix
+    # the largest score, which was taken off, has a gradient too: it goes to the key that it belongs to
+    dscores.scatter_add_(-1, weights.argmax(-1, keepdim=True), -rows)
+    dq = _unfold(dscores @ pairs, q.shape[1]).mul_(scale)
+    dk = _unpair(dscores.mT @ folded, k).mul_(scale)
+    return dq, dk, dv, dmix
+
+
+def _linear(
+    phi_q: Float[Tensor, "B H N M F"], phi_k: Float[Tensor, "B H NS w F"], ones: Float[Tensor, "B H NS w V1"],
+    *, total: Tensor | None, linear: Tensor | None,
+) -> Float[Tensor, "B H N M V1"]:  # fmt: skip
+    """Return numerator and normaliser of the linear terms; NS is N, or N + 1 with a block in front."""
+    past = phi_q @ _before(phi_k, ones, blocks=phi_q.shape[2], total=total)
+    if linear is not None:
+        past += _near(phi_q, _last(phi_k, phi_q.shape[2]), linear) @ _last(ones, phi_q.shape[2])
+    return past
+
+
+def _linear_backward(
+    phi_q: Tensor, phi_k: Tensor, ones: Tensor, dpast: Tensor, *, total: Tensor | None, linear: Tensor | None,
+    needs_values: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """Return the gradients of `_linear`: both feature maps, the values with their ones, the total."""
+    blocks = phi_q.shape[2]
+    dphi_q = dpast @ _before(phi_k, ones, blocks=blocks, total=total).mT
+    dbefore = phi_q.mT @ dpast  # [B, H, N, F, V1]
+    _add_up(dbefore, is_reversed=True)
+    lag = 2 - (phi_k.shape[2] - blocks)
+    dsums = functional.pad(dbefore[:, :, lag:], (0, 0, 0, 0, 0, phi_k.shape[2] - max(blocks - lag, 0)))
+    dphi_k = ones @ dsums.mT
+    dones = phi_k @ dsums if needs_values else None
+    if linear is not None:
+        keys, values = _last(phi_k, blocks), _last(ones, blocks)
+        dnear = _near(dpast, values, linear)
+        dphi_q += dnear @ keys
+        _add_last(dphi_k, dnear.mT @ phi_q)
+        if dones is not None:
+            _add_last(dones, _near(phi_q, keys, linear).mT @ dpast)
+    return dphi_q, dphi_k, dones, None if total is None else dbefore[:, :, 0]
+
+
+def _near(x: Float[Tensor, "B H N M C"], y: Float[Tensor, "B H N w C"], linear: Tensor) -> Float[Tensor, "B H N M w"]:
+    """Return x @ yᵀ where a query sees the block before by features, else 0."""
+    return (x @ y.mT).unflatten(3, (-1, linear.shape[0])).mul_(linear).flatten(3, 4)
+
+
+def _last(x: Float[Tensor, "B H NS w C"], blocks: int) -> Float[Tensor, "B H N w C"]:
+    """Return, for each block of queries, the block of keys or values before it."""
+    return functional.pad(x[:, :, :-1], (0, 0, 0, 0, 1, 0)) if x.shape[2] == blocks else x[:, :, :-1]
+
+
+def _add_last(dx: Tensor, dlast: Tensor) -> None:
+    """Add the gradient of `_last`."""
+    dx[:, :, :-1] += dlast[:, :, dlast.shape[2] - dx.shape[2] + 1 :]
+
+
+def _before(phi_k: Tensor, ones: Tensor, *, blocks: int, total: Tensor | None) -> Float[Tensor, "B H N F V1"]:
+    """Return, for each block of queries, the sum of φ(k) [v, 1] over all before the block before it."""
+    # the last two blocks serve nobody, but leaving them out would copy all others
+    sums = phi_k.mT @ ones
+    lag = 2 - (phi_k.shape[2] - blocks)
+    before = functional.pad(sums[:, :, : max(blocks - lag, 0)], (0, 0, 0, 0, min(lag, blocks), 0))
+    if total is not None:
+        before[:, :, 0] += total
+    _add_up(before)
+    return before
+
+
+def _add_up(x: Tensor, *, is_reversed: bool = False) -> None:
+    # in place and over whole blocks: several times as fast as cumsum along an outer axis
+    blocks = x.unbind(2)[:: -1 if is_reversed else 1]
+    for one, following in itertools.pairwise(blocks):
+        following.add_(one)
+
+
+def _maps(phi_q: Tensor, phi_k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both feature maps and the values, with their ones, cut into blocks."""
+    heads = phi_k.shape[1]
+    ones = with_ones(v)
+    if heads != v.shape[1]:
+        ones = ones.repeat_interleave(heads // v.shape[1], 1)
+    return _fold(phi_q, heads, window), phi_k.unflatten(2, (-1, window)), ones.unflatten(2, (-1, window))
+
+
+def _fold(x: Tensor, heads: int, window: int) -> Tensor:
+    """Return [B, Hq, L, C] as [B, heads, N, M, C]."""
+    blocks = x.unflatten(2, (-1, window))
+    return blocks if x.shape[1] == heads else blocks.unflatten(1, (heads, -1)).transpose(2, 3).flatten(3, 4)
+
+
+def _unfold(x: Tensor, heads: int) -> Tensor:
+    """Return [B, H, N, M, C] as [B, heads, L, C]."""
+    if x.shape[1] == heads:
+        return x.flatten(2, 3)
+    return x.unflatten(3, (heads // x.shape[1], -1)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def _led(x: Tensor, length: int, window: int) -> Tensor:
+    return functional.pad(x, (0, 0, window, 0)) if x.shape[2] == length else x
+
+
+def _pairs(x: Tensor, length: int, window: int) -> Tensor:
+    """Return keys or values [B, Hkv, S, C] as [B, Hkv, N, J, C]: each block behind the one before it."""
+    blocks = _led(x, length, window).unflatten(2, (-1, window))
+    return torch.cat((blocks[:, :, :-1], blocks[:, :, 1:]), 3)
+
+
+def _unpair(dpairs: Tensor, like: Tensor) -> Tensor:
+    """Return the gradient of `_pairs`: what each position got in its two places."""
+    window = dpairs.shape[3] // 2
+    dx = functional.pad(dpairs[..., :window, :], (0, 0, 0, 0, 0, 1))
+    dx[:, :, 1:] += dpairs[..., window:, :]
+    return dx.flatten(2, 3)[:, :, -like.shape[2] :]
+
+
+def with_ones(v: Tensor) -> Tensor:
+    """Return [v, 1]: the normaliser is the attention to a value that is 1 everywhere."""
+    return functional.pad(v, (0, 1), value=1.0)

@@ -1,0 +1,174 @@
+"""What decoding with hybrid attention remembers, and where its tokens lie: a ring of the latest, a sum of all others.
+
+The size does not depend on how many tokens were seen. A row's positions count its real tokens alone.
+
+Axes: B rows, T new tokens, Hkv key and value heads, H heads of the keys' feature map, K key width, V value width,
+V1 = V + 1, F features, R slots of the ring, L places of the queries once cut into blocks, S places of their keys.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from subquad.ops.linattn_blocks import with_ones
+
+__all__ = ["HybridState", "WindowShape", "hybrid_state"]
+
+WindowShape = Literal["sliding", "terrace"]
+
+
+class HybridState(NamedTuple):
+    """What decoding remembers: the latest tokens in a ring, all earlier ones as one sum. Its size is constant."""
+
+    keys: Float[Tensor, "B Hkv R K"]
+    """Keys of the latest tokens; position p lies in slot p mod R. Empty slots are 0."""
+    values: Float[Tensor, "B Hkv R V"]
+    """Values of the same tokens."""
+    features: Float[Tensor, "B H R F"]
+    """Feature maps of the same keys; float32 at least."""
+    total: Float[Tensor, "B H F V1"]
+    r"""Tokens that left the ring: $\sum_s \phi_k(k_s) [v_s, 1]$, so V1 = V + 1; float32 at least."""
+    seen: Int[Tensor, " B"]
+    """Real tokens seen by each row."""
+
+
+def hybrid_state(
+    batch: int,
+    *,
+    kv_heads: int,
+    key_width: int,
+    value_width: int,
+    feature_heads: int,
+    features: int,
+    window: int = 64,
+    window_shape: WindowShape = "terrace",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> HybridState:
+    """Return the state before the first token: `window` slots for `sliding`, twice as many for `terrace`."""
+    slots = ring_slots(window, window_shape)
+    wide = accumulator(dtype)
+    return HybridState(
+        keys=torch.zeros(batch, kv_heads, slots, key_width, dtype=dtype, device=device),
+        values=torch.zeros(batch, kv_heads, slots, value_width, dtype=dtype, device=device),
+        features=torch.zeros(batch, feature_heads, slots, features, dtype=wide, device=device),
+        total=torch.zeros(batch, feature_heads, features, value_width + 1, dtype=wide, device=device),
+        seen=torch.zeros(batch, dtype=torch.long, device=device),
+    )
+
+
+def ring_slots(window: int, window_shape: WindowShape) -> int:
+    """Return how many tokens the ring holds: all that a window may show."""
+    return window if window_shape == "sliding" else 2 * window
+
+
+class Place(NamedTuple):
+    """Where the tokens of ring and input lie once each row is cut into blocks at its own positions."""
+
+    start: Int[Tensor, " B"]
+    """Position of the first key, a multiple of the window; negative where nothing lies before the first block."""
+    order: Int[Tensor, "B T"]
+    """Real tokens of the input first, in their order."""
+    keys: Int[Tensor, "B W+L"]
+    """Index of each key into (ring, input, one zero)."""
+    queries: Int[Tensor, "B L"]
+    """Index of each query into (input, one zero)."""
+    back: Int[Tensor, "B T"]
+    """Index of each token of the input into the queries."""
+
+
+def locate(count: Int[Tensor, " B"], mask: Bool[Tensor, "B T"], *, window: int, slots: int) -> Place:
+    """Return where tokens lie when rows that have seen `count` tokens get those that `mask` says are real."""
+    length = mask.shape[1]
+    order = torch.argsort(~mask, dim=1, stable=True)
+    start = count // window * window - window
+    total = -(-(2 * window - 1 + length) // window) * window
+    position = start[:, None] + torch.arange(total, device=mask.device)
+    rank = position - count[:, None]
+    new = order.gather(1, rank.clamp(0, length - 1))
+    is_new = (rank >= 0) & (rank < mask.sum(-1, keepdim=True))
+    is_held = (rank < 0) & (rank >= -slots) & (position >= 0)
+    keys = torch.where(is_new, slots + new, torch.where(is_held, position % slots, slots + length))
+    queries = torch.where(is_new, new, length)[:, window:]
+    back = (count - start)[:, None] + mask.cumsum(-1) - 1 - window
+    return Place(start=start, order=order, keys=keys, queries=queries, back=back.clamp(min=0))
+
+
+def push(
+    state: HybridState, k: Float[Tensor, "B Hkv 1 K"], v: Float[Tensor, "B Hkv 1 V"], phi_k: Float[Tensor, "B H 1 F"],
+    *, mask: Bool[Tensor, "B 1"] | None,
+) -> None:  # fmt: skip
+    """Write one token per row into the ring; what lay in its slot goes into the sum."""
+    rows = torch.arange(k.shape[0], device=k.device)
+    slot = state.seen % state.keys.shape[2]
+    is_real = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask[:, 0]
+    out = (state.features[rows, :, slot] * is_real[:, None, None]).to(state.total.dtype)
+    left = with_ones(state.values[rows, :, slot].to(out.dtype))
+    groups = out.shape[1] // left.shape[1]
+    state.total.add_(out[..., None] * left.repeat_interleave(groups, 1)[:, :, None])
+    for ring, token in zip(state[:3], (k, v, phi_k), strict=True):
+        ring[rows, :, slot] = torch.where(is_real[:, None, None], token[:, :, 0].to(ring.dtype), ring[rows, :, slot])
+    state.seen.add_(is_real)
+
+
+def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B R"]:
+    """Return the position of the token in each slot of the ring; negative where there is none."""
+    last = count[:, None] - 1
+    return last - (last - torch.arange(slots, device=count.device)) % slots
+
+
+def store(
+    state: HybridState, k: Float[Tensor, "B Hkv T K"], v: Float[Tensor, "B Hkv T V"], phi_k: Float[Tensor, "B H T F"],
+    *, mask: Bool[Tensor, "B T"], order: Int[Tensor, "B T"],
+) -> HybridState:  # fmt: skip
+    """Return the state after many tokens; `order` puts the real ones of each row first."""
+    slots, before = state.keys.shape[2], state.seen[:, None]
+    count = state.seen + mask.sum(-1)
+    oldest = (count - slots)[:, None]
+    was, now = positions(state.seen, slots), positions(count, slots)
+    total = state.total + sum_of(state.features, state.values, (was >= 0) & (was < oldest))
+    total = total + sum_of(phi_k, v, mask & (before + mask.cumsum(-1) - 1 < oldest))
+    new = slots + order.gather(1, (now - before).clamp(0, mask.shape[1] - 1))
+    index = torch.where(now >= before, new, torch.arange(slots, device=mask.device))
+    keys, values, features = (
+        take(beside(ring, x), index).to(ring.dtype) for ring, x in zip(state[:3], (k, v, phi_k), strict=True)
+    )
+    return HybridState(keys=keys, values=values, features=features, total=total, seen=count)
+
+
+def sum_of(
+    phi_k: Float[Tensor, "B H S F"], v: Float[Tensor, "B Hkv S V"], chosen: Bool[Tensor, "B S"]
+) -> Float[Tensor, "B H F V1"]:
+    """Return the sum of φ(k) [v, 1] over the chosen tokens."""
+    with torch.autocast(v.device.type, enabled=False):
+        phi_k, v = widen(hide(phi_k, chosen), hide(v, chosen))
+        grouped = phi_k.unflatten(1, (v.shape[1], -1)).mT.flatten(2, 3)  # [B, Hkv, G * F, S]
+        return (grouped @ with_ones(v)).reshape(*phi_k.shape[:2], phi_k.shape[3], -1)
+
+
+def take(x: Float[Tensor, "B H S C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B H L C"]:
+    """Return the positions of `index`, those of each row its own."""
+    return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+
+
+def beside(ring: Tensor | None, new: Tensor) -> Tensor:
+    """Return the ring, the new tokens and one zero, one behind the other."""
+    zero = new.new_zeros(*new.shape[:2], 1, new.shape[3])
+    return torch.cat((new, zero) if ring is None else (ring.to(new.dtype), new, zero), 2)
+
+
+def hide(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return x [B, H, T, C] with 0 where the mask [B, T] is False, whatever stood there."""
+    return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0.0)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to sum in: float64 for float64, float32 for all others."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def widen(*tensors: Tensor) -> list[Tensor]:
+    """Return all tensors in the dtype that the first is summed in."""
+    return [x.to(accumulator(tensors[0].dtype)) for x in tensors]

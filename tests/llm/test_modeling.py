@@ -1,0 +1,193 @@
+"""Hybrid attention inside Hugging Face decoders: the same model where it should be, and the same text step by step."""
+
+import pytest
+import torch
+from conftest import tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subquad.errors import SubquadError
+from subquad.llm.convert import convert
+from subquad.llm.modeling import attention_layers, using
+from subquad.llm.settings import AttentionSettings
+
+KINDS = ["llama", "qwen2", "qwen3"]
+
+
+def converted(kind, *, window=5, window_shape="terrace", feature_map="hedgehog", feature_heads="query", **changes):
+    model = tiny_model(kind, **changes).double()
+    return convert(
+        model,
+        AttentionSettings(
+            window=window, window_shape=window_shape, feature_map=feature_map, feature_heads=feature_heads
+        ),
+    )
+
+
+def tokens(*shape, seed=0):
+    return torch.randint(2, 151, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_softmax_mode_is_the_model_as_it_was(kind):
+    model, ids = tiny_model(kind).double(), tokens(2, 31)
+    expected = model(ids).logits
+    convert(model, AttentionSettings())
+    with using(model, "softmax"):
+        torch.testing.assert_close(model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ["terrace", "sliding"])
+@torch.no_grad()
+def test_a_window_as_long_as_the_text_gives_the_teacher(kind, shape):
+    model, ids = converted(kind, window=31, window_shape=shape), tokens(2, 31)
+    with using(model, "softmax"):
+        expected = model(ids).logits
+    for mode in ("window", "hybrid"):
+        with using(model, mode):
+            torch.testing.assert_close(model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "window"])
+@given(
+    kind=st.sampled_from(KINDS),
+    attention=st.fixed_dictionaries(
+        {
+            "window_shape": st.sampled_from(["terrace", "sliding"]),
+            "feature_map": st.sampled_from(["hedgehog", "t2r"]),
+            "feature_heads": st.sampled_from(["query", "kv"]),
+            "window": st.integers(1, 7),
+        }
+    ),
+    cuts=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    seed=st.integers(0, 2**31),
+)
+@settings(deadline=None, max_examples=20)
+@torch.no_grad()
+def test_prefill_and_steps_equal_the_whole_text_at_once(mode, kind, attention, cuts, seed):
+    model = converted(kind, **attention, seed=seed)
+    ids = tokens(2, sum(cuts) + 5, seed=seed)
+    with using(model, mode):
+        expected = model(ids).logits
+        cache, logits = None, []
+        for part in ids.split([*cuts, 1, 1, 1, 1, 1], dim=1):
+            given = model(part, use_cache=True, **({} if cache is None else {"cache": cache}))
+            cache = given.cache
+            logits.append(given.logits)
+    # these models' norms compute in float32 whatever the weights are
+    torch.testing.assert_close(torch.cat(logits, dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_generate_takes_the_token_that_the_full_forward_prefers():
+    model, ids = converted("llama"), tokens(1, 17)
+    made = model.generate(ids, max_new_tokens=19, do_sample=False, eos_token_id=None, pad_token_id=1)
+    for _ in range(19):
+        ids = torch.cat((ids, model(ids).logits[:, -1:].argmax(-1)), dim=1)
+    assert made.tolist() == ids.tolist()
+
+
+@torch.no_grad()
+def test_the_state_of_decoding_does_not_grow():
+    model = converted("llama")
+
+    def state_size(length):
+        cache = model(tokens(1, length), use_cache=True).cache
+        return [sum(tensor.numel() for tensor in layer.state) for layer in cache.layers]
+
+    assert state_size(3) == state_size(97)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_a_padded_text_gives_what_it_gives_alone(side):
+    model, ids = converted("qwen3"), tokens(2, 23)
+    alone = model(ids[1:, :13]).logits
+    mask = torch.ones(2, 23, dtype=torch.long)
+    if side == "right":
+        mask[1, 13:] = 0
+        given = model(ids, attention_mask=mask).logits[1:, :13]
+    else:
+        ids[1, 10:] = ids[1, :13].clone()
+        mask[1, :10] = 0
+        given = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[1:, 10:]
+    torch.testing.assert_close(given, alone)
+
+
+@torch.no_grad()
+def test_no_position_sees_a_later_one():
+    model, ids = converted("llama"), tokens(1, 29)
+    changed = ids.clone()
+    changed[0, 19] = (changed[0, 19] + 1) % 151
+    before, after = model(ids).logits, model(changed).logits
+    torch.testing.assert_close(before[:, :19], after[:, :19])
+    assert not torch.allclose(before[:, 19:], after[:, 19:])
+
+
+def test_the_projections_keep_their_names():
+    model = tiny_model("qwen3")
+    names = set(model.state_dict())
+    convert(model, AttentionSettings())
+    new = set(model.state_dict()) - names
+    assert names <= set(model.state_dict())
+    assert all(".self_attn.hybrid." in name for name in new)
+    assert len(attention_layers(model)) == 2
+
+
+def test_a_cache_of_softmax_attention_is_refused():
+    model, ids = converted("llama"), tokens(1, 7)
+    with using(model, "softmax"):
+        cache = model(ids, use_cache=True).cache
+    with pytest.raises(ValueError, match="filled by softmax attention"):
+        model(ids, use_cache=True, cache=cache)
+
+
+def test_several_sequences_in_one_row_are_refused():
+    model = converted("llama")
+    with pytest.raises(ValueError, match="one a row"):
+        model(tokens(1, 7), position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2]]), use_cache=False)
+
+
+def test_sliding_window_layers_are_refused_by_name():
+    model = tiny_model("qwen2", use_sliding_window=True, sliding_window=7, max_window_layers=1)
+    with pytest.raises(SubquadError, match="has layers of type sliding_attention"):
+        convert(model, AttentionSettings())
+
+
+def test_attention_without_the_projections_is_refused_with_what_was_looked_for():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=10, n_head=2, vocab_size=31))
+    with pytest.raises(SubquadError, match=r"0 of its 2 layers have a self_attn .*q_proj, k_proj, v_proj, o_proj"):
+        convert(model, AttentionSettings())
+
+
+def test_fused_projections_are_refused_with_what_is_there():
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    model = Phi3ForCausalLM(
+        Phi3Config(
+            vocab_size=31,
+            hidden_size=12,
+            intermediate_size=13,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            pad_token_id=0,
+            sliding_window=None,
+        )
+    )
+    with pytest.raises(SubquadError, match=r"has o_proj, qkv_proj; what can be linearized has q_proj"):
+        convert(model, AttentionSettings())
+
+
+def test_attention_that_computes_something_else_is_refused():
+    model = tiny_model("llama")
+    original = model.model.layers[1].self_attn
+    # as in models with a gate on the output, or layers without rotary positions
+    forward = original.forward
+    original.forward = lambda **inputs: (forward(**inputs)[0] * 1.01, None)
+    with pytest.raises(SubquadError, match="layer 1 does more in its LlamaAttention"):
+        convert(model, AttentionSettings())
