@@ -58,7 +58,7 @@ def longconv_toeplitz(
 def longconv(
     u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
 ) -> Float[Tensor, "B H T"]:
-    """Equal `longconv_direct`, by FFT; by the Toeplitz matrix where T is at most `TOEPLITZ_LENGTH` and B at least T / 2.
+    """Equal `longconv_direct`, by FFT; by the Toeplitz matrix for T ≤ `TOEPLITZ_LENGTH` and B ≥ T / 2.
 
     Half-precision input is transformed in float32. The backward is written by hand and cannot be differentiated again.
     """

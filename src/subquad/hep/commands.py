@@ -1,0 +1,128 @@
+"""`subquad hep`: its commands. The heavy rooms are opened when a command runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from subquad.hep.settings import FitSettings, PredictSettings
+from subquad.hep.simulate_settings import SimulateSettings
+
+__all__ = ["app"]
+
+app = App(name="hep", help="Tag jets in ROOT files with a particle Chebyshev network (PCN).")
+
+
+@app.command
+def fit(
+    files: list[str],
+    /,
+    settings: Annotated[FitSettings, Parameter(name="*")] = FitSettings(),
+    *,
+    test: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    out: Path,
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Fit a tagger on labelled jets and measure it on others, beside gradient boosting.
+
+    For example:
+
+        subquad hep fit 'jets/*.root' --out tagger
+
+    Args:
+        files: ROOT files in JetClass's branch layout: names, or patterns in quotes.
+        test: Files to measure on; without it a part of the jets, of each class alike, drawn by the seed.
+        out: The folder to write. An unfinished run in it goes on.
+        seed: Of the split, the first weights and the order of the jets.
+        force: Replace what is in the folder.
+        quiet: Print nothing.
+    """
+    from subquad.hep.tasks import fit as run
+
+    metrics = run(files, settings, test=test or (), out=out, seed=seed, force=force, quiet=quiet)
+    if not quiet:
+        _show(metrics, out)
+
+
+@app.command
+def predict(
+    model: Path,
+    files: list[str],
+    /,
+    settings: Annotated[PredictSettings, Parameter(name="*")] = PredictSettings(),
+    *,
+    out: Path,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Score jets with a fitted tagger: one ROOT file with a branch per class, in the order of the input.
+
+    For example:
+
+        subquad hep predict tagger 'more/*.root' --out scores.root
+
+    Args:
+        model: The folder that `subquad hep fit` wrote.
+        files: ROOT files in JetClass's branch layout: names, or patterns in quotes.
+        out: The ROOT file to write; its tree is `Events`.
+        force: Replace it, where it is there.
+        quiet: Print nothing.
+    """
+    from subquad.hep.tasks import predict as run
+
+    path = run(model, files, settings, out=out, force=force, quiet=quiet)
+    if not quiet:
+        print(f"Wrote {path}. Next: python -c \"import uproot; uproot.open('{path}')['Events'].show()\"")
+
+
+@app.command
+def simulate(
+    settings: Annotated[SimulateSettings, Parameter(name="*")] = SimulateSettings(),
+    *,
+    out: Path,
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Make labelled jets of JetClass's ten classes with Pythia 8 and FastJet, in JetClass's branch layout.
+
+    For example:
+
+        subquad hep simulate --out jets --jets-per-class 1000
+
+    Args:
+        out: The folder to write. Files that are whole already are kept.
+        seed: Of the collisions and of the detector.
+        force: Make all files anew.
+        quiet: Print nothing.
+    """
+    from subquad.hep.simulate import simulate as run
+
+    files = run(out, settings, seed=seed, force=force, quiet=quiet)
+    if not quiet:
+        print(f"Wrote {len(files)} files to {out}. Next: subquad hep fit '{out}/*.root' --out tagger")
+
+
+def _show(metrics: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from subquad.hep.report import comparison, winner
+
+    shown = comparison(metrics)
+    table = Table(*shown.header, title=f"{metrics['jets']['test']:,} test jets")
+    for i, row in enumerate(shown.rows):
+        cells = [cell if isinstance(cell, str) else "–" if cell is None else f"{cell:.4f}" for cell in row]
+        table.add_row(*cells, style="bold" if i == shown.winner else None)
+    console = Console()
+    console.print(table)
+    best = {"net": "the net", "boosting": "boosting"}[winner(metrics)]
+    console.print(
+        f"Better by top-1 accuracy: {best}. Training took {metrics['seconds']['training']:.0f} s. "
+        f"Wrote {out}; look at {out / 'report.html'}.",
+        f"Next: subquad hep predict {out} more.root --out scores.root",
+        sep="\n",
+        soft_wrap=True,
+    )

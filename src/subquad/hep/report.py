@@ -1,0 +1,172 @@
+"""The page of a fitted tagger: figures beside the simple rival, pictures, how it was made. Some seconds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subquad.hep.plots import confusion_figure, history_figure, observables_figure, roc_figure, scores_figure
+from subquad.report import Section, Table, picture
+from subquad.train.artifact import CONFIG, HISTORY, METRICS, read_json, read_tensors
+
+__all__ = ["SCORES", "card", "comparison", "history_of", "sections", "sections_of", "verdict", "winner"]
+
+SCORES = "test_scores.safetensors"
+"""Probabilities and labels of the test jets, in the folder of a run: what the pictures are drawn from."""
+
+
+def sections(run: Path) -> list[Section]:
+    """Return the sections of a finished run; the first one says how good the tagger is."""
+    scores = {name: tensor.numpy() for name, tensor in read_tensors(run / SCORES).items()}
+    return sections_of(read_json(run / METRICS), read_json(run / CONFIG), scores, history_of(run))
+
+
+def history_of(run: Path) -> list[dict[str, float]]:
+    """Return the lines of the run's history."""
+    path = run / HISTORY
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def winner(metrics: Mapping[str, Any]) -> str:
+    """Return which model has the better top-1 accuracy on the test jets: `net` or `boosting`."""
+    rival = metrics.get("test_boosting")
+    return "boosting" if rival and rival["accuracy"] > metrics["test"]["accuracy"] else "net"
+
+
+def verdict(metrics: Mapping[str, Any], classes: int) -> str:
+    """Return in a sentence or two who wins, and by how much."""
+    ours, rival = metrics["test"], metrics.get("test_boosting")
+    jets = metrics["jets"]["test"]
+    error = (ours["accuracy"] * (1 - ours["accuracy"]) / jets) ** 0.5
+    begin = f"On {jets:,} test jets the net names the right class of {classes} in {100 * ours['accuracy']:.1f} %"
+    begin += f" (± {100 * error:.1f}; chance is {100 / classes:.0f} %)."
+    if not rival:
+        return begin
+    gap = 100 * (ours["accuracy"] - rival["accuracy"])
+    if winner(metrics) == "boosting":
+        end = f"Gradient boosting on jet-level observers is better, by {-gap:.1f} points; use more jets or more epochs."
+    else:
+        end = (
+            f"Gradient boosting on jet-level observers gets {100 * rival['accuracy']:.1f} %: the net wins by {gap:.1f}."
+        )
+    return f"{begin} {end}"
+
+
+def comparison(metrics: Mapping[str, Any]) -> Table:
+    """Return the net beside its rival."""
+    header = ["model", "top-1 accuracy", "AUC, ovo", "AUC, ovr", "accuracy, ovr"]
+    keys = ("accuracy", "auc_ovo", "auc_ovr", "accuracy_ovr_macro")
+    rows: list[list[str | float | int | None]] = [["PCN", *(metrics["test"][key] for key in keys)]]
+    if "test_boosting" in metrics:
+        rows.append(["boosting on jet-level observers", *(metrics["test_boosting"][key] for key in keys)])
+    return Table(
+        header,
+        rows,
+        caption="The last column is what the PCN paper calls accuracy; always answering no scores high there.",
+        winner=["net", "boosting"].index(winner(metrics)),
+    )
+
+
+def _rejections(metrics: Mapping[str, Any], background: str) -> Table:
+    def interval(entry: Mapping[str, float | None]) -> str:
+        if entry["low"] is None:
+            return "–"
+        if entry["value"] is None:
+            return f"> {entry['low']:,.0f}"
+        return f"{entry['value']:,.1f}  [{entry['low']:,.1f}, {entry['high']:,.1f}]"
+
+    models = {"PCN": metrics["test"], **({"boosting": metrics["test_boosting"]} if "test_boosting" in metrics else {})}
+    rows: list[list[str | float | int | None]] = [
+        [name, f"{100 * entry['efficiency']:g} %", *(interval(model["rejection"][name]) for model in models.values())]
+        for name, entry in metrics["test"]["rejection"].items()
+    ]
+    return Table(
+        ["signal", "efficiency", *models],
+        rows,
+        caption=f"Rejection of {background}, 1/ε_B, with its 68 % interval; more is better.",
+    )
+
+
+def sections_of(
+    metrics: Mapping[str, Any],
+    config: Mapping[str, Any],
+    scores: Mapping[str, np.ndarray],
+    history: Sequence[Mapping[str, float]],
+) -> list[Section]:
+    """Return the sections from what the run holds."""
+    classes, background = config["classes"], config["background"]
+    probabilities, labels = scores["probabilities"], scores["labels"]
+    jets, seconds, speed = metrics["jets"], metrics["seconds"], metrics["jets_per_second"]
+    observers = {"soft-drop mass [GeV]": scores["sdmass"], "number of particles": scores["particles"]}
+    return [
+        Section(
+            "How good it is",
+            [
+                verdict(metrics, len(classes)),
+                comparison(metrics),
+                picture(
+                    roc_figure(probabilities, labels, classes, background),
+                    f"Rejection of {background} against the efficiency of each signal; up and to the right is better. "
+                    "Each curve ends where no background jet of the sample passes.",
+                ),
+            ],
+        ),
+        Section("Background rejection", [_rejections(metrics, background)]),
+        Section(
+            "What is taken for what",
+            [
+                picture(
+                    confusion_figure(probabilities, labels, classes),
+                    "In each row the jets of one class, in per cent, by the class of the largest score.",
+                ),
+                picture(
+                    scores_figure(probabilities, labels, classes, background),
+                    "The score of each signal, among its own jets and among those of the background.",
+                ),
+            ],
+        ),
+        Section(
+            "The jets",
+            [
+                f"{jets['train']:,} jets to learn from, {jets['validation']:,} that chose the best epoch, "
+                f"{jets['test']:,} that all figures above are measured on. {config['split']}.",
+                picture(
+                    observables_figure(observers, labels, classes), "Two observers of the test jets, class by class."
+                ),
+            ],
+        ),
+        Section(
+            "How it was made",
+            [
+                f"Preset {config['preset']}, {metrics['parameters']:,} parameters, {metrics['steps']:,} steps; the "
+                f"best validation was at step {metrics['best_step']:,}. Training {seconds['training']:.0f} s "
+                f"({speed['train']:,.0f} jets per second), scoring {speed['predict']:,.0f} jets per second"
+                + (f", boosting {seconds['boosting']:.0f} s." if "boosting" in seconds else "."),
+                picture(history_figure(history), "Loss and accuracy over the steps."),
+            ],
+        ),
+    ]
+
+
+def card(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return the model card."""
+    return "\n".join(
+        [
+            "# Jet tagger (subquad, PCN)",
+            "",
+            f"Tells {len(config['classes'])} classes of jets apart: {', '.join(config['classes'])}.",
+            verdict(metrics, len(config["classes"])),
+            "",
+            f"Fitted on {metrics['jets']['train']:,} jets, preset `{config['preset']}`, seed {config['seed']}; "
+            "figures in `metrics.json`, pictures in `report.html`, all settings in `config.json`.",
+            "",
+            "```",
+            "subquad hep predict THIS_FOLDER jets.root --out scores.root",
+            "```",
+            "",
+            "Particle Chebyshev network: arXiv:2309.08630.",
+            "",
+        ]
+    )

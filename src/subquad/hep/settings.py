@@ -1,0 +1,123 @@
+"""What a user can set for jets. Imports the standard library only, so that the command line starts fast."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from subquad.errors import SubquadError
+
+__all__ = ["PRESETS", "FitSettings", "NetSettings", "PredictSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSettings:
+    """What a net sees of a jet, and its shape; kept in the saved model."""
+
+    features: Literal["raw", "standard"] = "standard"
+    """Particle features: the 16 raw ones of the paper in GeV and mm, or standardised ones as JetClass's nets take."""
+    graph: Literal["features", "angles"] = "angles"
+    """Where neighbours are near: in all features, as published, or in Δη and Δφ."""
+    has_observers: bool = True
+    """The jet-level observers join the pooled particles before the head."""
+    k: int = 7
+    """Neighbours that each particle chooses."""
+    terms: int = 8
+    """Chebyshev terms of each filter."""
+    width: int = 64
+    """Channels of each filter."""
+    layers: int = 3
+    """Filters."""
+    most_particles: int = 128
+    """Particles of a jet that are looked at, those of highest pT."""
+    is_normalised: bool = True
+    """Layer norm before each filter but the first."""
+    is_residual: bool = True
+    """Each filter but the first adds to its input."""
+    pool: Literal["mean", "mean_max"] = "mean_max"
+    """What is kept of the particles."""
+    hidden: int = 64
+    """Width of the head's hidden layer; 0: none."""
+    dropout: float = 0.1
+    """In the head."""
+    has_edges: bool = False
+    """Edge convolutions between the filters: the paper's second variant."""
+
+
+PRESETS: dict[str, NetSettings] = {
+    "standard": NetSettings(),
+    "paper": NetSettings(
+        features="raw",
+        graph="features",
+        has_observers=False,
+        k=3,
+        terms=16,
+        is_normalised=False,
+        is_residual=False,
+        pool="mean",
+        hidden=0,
+        dropout=0.0,
+    ),
+}
+"""`standard`, and `paper`: the net, its inputs and its graph exactly as published (arXiv:2309.08630)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How a tagger is fitted."""
+
+    preset: Literal["standard", "paper"] = "standard"
+    """Inputs, graph and shape of the net."""
+    epochs: int = 15
+    """Times that every jet is seen."""
+    batch: int = 64
+    """Jets in one step."""
+    learning_rate: float | None = None
+    """Peak of the learning rate; without it 3e-3, and 1e-3 for `paper`."""
+    weight_decay: float = 0.01
+    """Of AdamW, on matrices."""
+    validation_part: float = 0.1
+    """Part of the jets, of each class, that chooses the best epoch."""
+    test_part: float = 0.2
+    """Part of the jets, of each class, that is kept for the figures where no --test is given."""
+    tree: str = "tree"
+    """Name of the TTree in the files."""
+    background: str | None = None
+    """Class that the others are told from; without it QCD, where there is one, else the first."""
+    net_alone: bool = False
+    """No gradient boosting on jet-level observers beside the net."""
+    precision: Literal["no", "bf16"] = "no"
+    """Type of the matrix products."""
+    threads: int = 1
+    """Of one step on a CPU. Steps are small: on a busy machine more threads wait for each other most of the time."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("epochs", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise SubquadError(f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("validation_part", "test_part"):
+            if not 0 < getattr(self, name) < 0.5:
+                raise SubquadError(f"{name} is {getattr(self, name)}; give a part between 0 and 0.5")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            raise SubquadError(f"learning_rate is {self.learning_rate}; give more than 0")
+        if self.weight_decay < 0:
+            raise SubquadError(f"weight_decay is {self.weight_decay}; give 0 or more")
+
+    @property
+    def rate(self) -> float:
+        """The peak of the learning rate."""
+        return self.learning_rate or (1e-3 if self.preset == "paper" else 3e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """How jets are scored."""
+
+    batch: int = 256
+    """Jets at a time."""
+    tree: str = "tree"
+    """Name of the TTree in the files."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.batch < 1:
+            raise SubquadError(f"batch is {self.batch}; give 1 or more")

@@ -1,0 +1,249 @@
+"""A detector like CMS without pile-up: particles in, energy-flow candidates out, about 1 ms per event.
+
+Axes: P particles, T tracks, C candidates. Units: GeV, mm; angles of candidates are seen from the beams' crossing.
+
+The emulation behind JetClass, Delphes (arXiv:1307.6346), is followed in its physics: tracks with an efficiency and
+smeared momenta and impact parameters; towers of an electromagnetic and a hadronic calorimeter with log-normal smearing;
+energy flow by subtraction. A significant excess of a tower over its tracks becomes a neutral candidate; otherwise the
+tower measures the energy of its tracks. Tracks do not weigh in that measurement, as they do not in JetClass.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from subquad.hep.simulation.generator import Events
+from subquad.hep.simulation.towers import ECAL, HCAL, Calorimeter
+
+__all__ = ["CHARGED_HADRON", "ELECTRON", "MUON", "NEUTRAL_HADRON", "PHOTON", "Candidates", "detect"]
+
+CHARGED_HADRON, NEUTRAL_HADRON, PHOTON, ELECTRON, MUON = range(5)
+
+# the solenoid: field in tesla, radius and half length of the tracker in mm
+_FIELD, _RADIUS, _HALF_LENGTH = 3.8, 1290.0, 3000.0
+# pT in GeV that a unit charge needs per mm of radius of its circle
+_BEND = 2.99792458e-4 * _FIELD
+
+_TRACKER_ETA = 2.5
+# |η| of the barrel's end, then per region: efficiency below and above 1 GeV, by kind
+_ENDCAP_ETA = 1.5
+_EFFICIENCY = {
+    CHARGED_HADRON: ((0.70, 0.95), (0.60, 0.85)),
+    ELECTRON: ((0.73, 0.95), (0.50, 0.83)),
+    MUON: ((0.75, 0.99), (0.70, 0.98)),
+}
+_LEAST_TRACK_PT = 0.1
+
+# |η| of the tracker's regions, then per region a and b of the relative error of pT, a ⊕ b pT
+_MOMENTUM_ETA = (0.5, 1.5)
+_MOMENTUM_ERROR = {
+    # coarse, as in JetClass: what a hadron scatters and an electron radiates in the material counts here
+    CHARGED_HADRON: ((0.06, 1.3e-3), (0.10, 1.7e-3), (0.25, 3.1e-3)),
+    ELECTRON: ((0.03, 1.3e-3), (0.05, 1.7e-3), (0.15, 3.1e-3)),
+    MUON: ((0.010, 1.0e-4), (0.015, 1.5e-4), (0.025, 3.5e-4)),
+}
+
+# per region of |η|: the error is a ⊕ b / pT^c mm
+_IMPACT_ETA = (0.9, 1.4)
+_TRANSVERSE_ERROR = np.array([(0.0106, 0.0837, 0.75), (0.0093, 0.0982, 0.75), (0.0140, 0.1613, 0.90)])
+_LONGITUDINAL_ERROR = np.array([(0.0305, 0.1152, 0.75), (0.0342, 0.1993, 0.80), (0.0782, 0.6464, 0.85)])
+_LEAST_IMPACT_PT = 0.2
+
+# particles that live long enough to reach the calorimeters but are no tracks: the share that the first one sees
+_LONG_LIVED = (310, 3122)
+_ELECTROMAGNETIC_SHARE = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What energy flow makes of a batch of events, one candidate after the other."""
+
+    event: Int[np.ndarray, " C"]
+    """The event of each, ascending."""
+    momentum: Float[np.ndarray, "C 4"]
+    """px, py, pz, E."""
+    kind: Int[np.ndarray, " C"]
+    """`CHARGED_HADRON`, `NEUTRAL_HADRON`, `PHOTON`, `ELECTRON` or `MUON`."""
+    charge: Int[np.ndarray, " C"]
+    """Charges in units of e."""
+    impact: Float[np.ndarray, "C 4"]
+    """d0, its error, dz, its error in mm; zero for what has no track."""
+
+
+def detect(events: Events, random: np.random.Generator) -> Candidates:
+    """Return the energy-flow candidates of a batch of events."""
+    kind = _kinds(events)
+    position = _at_calorimeter(events)
+    is_track = _is_tracked(events, kind, random)
+    # for tracks what the tracker says, for all others the truth
+    momentum = _scaled(events.momentum, np.where(is_track, _momentum_scale(events, kind, random), 1.0))
+    impact = _impact(events, momentum, is_track, random)
+
+    hadronic, electromagnetic = _shares(events, kind)
+    # energy that the calorimeters measure for each track, over what the tracker says
+    scale = np.ones(len(kind))
+    neutral = []
+    for calorimeter, share, made in ((ECAL, electromagnetic, PHOTON), (HCAL, hadronic, NEUTRAL_HADRON)):
+        event, flow = _flow(
+            calorimeter,
+            events,
+            momentum,
+            position=position,
+            share=share,
+            is_track=is_track,
+            scale=scale,
+            random=random,
+        )
+        neutral.append((event, flow, np.full(len(event), made)))
+
+    tracks = np.flatnonzero(is_track & (scale > 0))
+    rows = {"event": events.event[tracks], "kind": kind[tracks], "charge": events.charge[tracks]}
+    measured = _scaled(momentum[tracks], scale[tracks])
+    blank = np.zeros(sum(len(event) for event, _, _ in neutral), dtype=np.int64)
+    event = np.concatenate([rows["event"], *(part[0] for part in neutral)])
+    order = np.argsort(event, kind="stable")
+    return Candidates(
+        event=event[order],
+        momentum=np.concatenate([measured, *(part[1] for part in neutral)])[order],
+        kind=np.concatenate([rows["kind"], *(part[2] for part in neutral)])[order],
+        charge=np.concatenate([rows["charge"], blank])[order],
+        impact=np.concatenate([impact[tracks], np.zeros((len(blank), 4))])[order],
+    )
+
+
+def _kinds(events: Events) -> Int[np.ndarray, " P"]:
+    pdg = np.abs(events.pdg)
+    kind = np.where(events.charge != 0, CHARGED_HADRON, NEUTRAL_HADRON)
+    for code, value in ((11, ELECTRON), (13, MUON), (22, PHOTON)):
+        kind[pdg == code] = value
+    return kind
+
+
+def _shares(events: Events, kind: Int[np.ndarray, " P"]) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """Return the shares of each particle's energy that the hadronic and the electromagnetic calorimeter see."""
+    electromagnetic = np.where((kind == PHOTON) | (kind == ELECTRON), 1.0, 0.0)
+    electromagnetic[np.isin(np.abs(events.pdg), _LONG_LIVED)] = _ELECTROMAGNETIC_SHARE
+    hadronic = np.where(kind == MUON, 0.0, 1.0 - electromagnetic)
+    return hadronic, electromagnetic
+
+
+def _at_calorimeter(events: Events) -> Float[np.ndarray, "P 2"]:
+    """Return η and φ of the places where the particles leave the tracker's cylinder, on helices or straight lines.
+
+    Starting points are taken to be the crossing: what moves them is some mm, and a tower is some cm wide.
+    """
+    px, py, pz, _ = events.momentum.T
+    pt = np.maximum(np.hypot(px, py), 1e-12)
+    slope = pz / pt
+    # the path in the transverse plane until the barrel, for a circle that gets that far, and until the end
+    curvature = _BEND * np.abs(events.charge) / pt
+    half_angle = np.arcsin(np.minimum(0.5 * _RADIUS * curvature, 1.0))
+    is_straight = curvature < 1e-12
+    barrel = np.where(is_straight, _RADIUS, 2 * half_angle / np.where(is_straight, 1.0, curvature))
+    barrel[0.5 * _RADIUS * curvature >= 1.0] = np.inf
+    end = _HALF_LENGTH / np.maximum(np.abs(slope), 1e-12)
+    path = np.minimum(barrel, end)
+    # the chord of that path, and the direction of the chord
+    turn = 0.5 * path * curvature
+    chord = np.where(is_straight, path, 2 * np.abs(np.sin(turn)) / np.where(is_straight, 1.0, curvature))
+    flip = np.where(np.sin(turn) < 0, np.pi, 0.0)
+    azimuth = np.arctan2(py, px) - np.sign(events.charge) * turn + flip
+    eta = np.arcsinh(slope * path / np.maximum(chord, 1e-9))
+    return np.stack([eta, np.mod(azimuth + np.pi, 2 * np.pi) - np.pi], axis=1)
+
+
+def _is_tracked(events: Events, kind: Int[np.ndarray, " P"], random: np.random.Generator) -> Bool[np.ndarray, " P"]:
+    px, py, pz, _ = events.momentum.T
+    pt = np.hypot(px, py)
+    eta = np.abs(np.arcsinh(pz / np.maximum(pt, 1e-12)))
+    table = np.zeros((5, 2, 2))
+    for name, values in _EFFICIENCY.items():
+        table[name] = values
+    efficiency = table[kind, (eta > _ENDCAP_ETA).astype(int), (pt > 1.0).astype(int)]
+    inside = (events.charge != 0) & (eta < _TRACKER_ETA) & (pt > _LEAST_TRACK_PT)
+    return inside & (random.random(len(pt)) < efficiency)
+
+
+def _momentum_scale(
+    events: Events, kind: Int[np.ndarray, " P"], random: np.random.Generator
+) -> Float[np.ndarray, " P"]:
+    """Return measured over true momentum of each particle, were it a track: log-normal."""
+    px, py, pz, _ = events.momentum.T
+    pt = np.hypot(px, py)
+    region = np.searchsorted(_MOMENTUM_ETA, np.abs(np.arcsinh(pz / np.maximum(pt, 1e-12))), side="right")
+    table = np.zeros((5, 3, 2))
+    for name, values in _MOMENTUM_ERROR.items():
+        table[name] = values
+    constant, rate = table[kind, region].T
+    variance = np.log1p(constant**2 + (rate * pt) ** 2)
+    return np.exp(np.sqrt(variance) * random.standard_normal(len(pt)) - 0.5 * variance)
+
+
+def _impact(
+    events: Events, momentum: Float[np.ndarray, "P 4"], is_track: Bool[np.ndarray, " P"], random: np.random.Generator
+) -> Float[np.ndarray, "P 4"]:
+    """Return d0, its error, dz, its error of each track: measured at the helix's point nearest to the beam."""
+    rows = np.flatnonzero(is_track)
+    px, py, pz, _ = events.momentum[rows].T
+    x, y, z = events.vertex[rows].T
+    pt = np.hypot(px, py)
+    # signed radius, and the circle's centre
+    radius = pt / (_BEND * events.charge[rows])
+    u, v = x + radius * py / pt, y - radius * px / pt
+    # positive where the beam lies to the track's left, as JetClass has it
+    d0 = np.sign(radius) * (np.hypot(u, v) - np.abs(radius))
+    # the nearest point lies from the centre towards the beam; the angle from there to the vertex, counter-clockwise
+    angle = np.arctan2(v * (x - u) - u * (y - v), -u * (x - u) - v * (y - v))
+    dz = z + pz / pt * radius * angle
+
+    pt = np.hypot(momentum[rows, 0], momentum[rows, 1])
+    eta = np.abs(np.arcsinh(momentum[rows, 2] / pt))
+    region = np.searchsorted(_IMPACT_ETA, eta, side="right")
+    impact = np.zeros((len(is_track), 4))
+    for column, value, table in ((0, d0, _TRANSVERSE_ERROR), (2, dz, _LONGITUDINAL_ERROR)):
+        floor, rate, power = table[region].T
+        error = np.hypot(floor, rate * np.maximum(pt, _LEAST_IMPACT_PT) ** -power)
+        impact[rows, column] = value + error * random.standard_normal(len(rows))
+        impact[rows, column + 1] = error
+    return impact
+
+
+def _flow(
+    calorimeter: Calorimeter,
+    events: Events,
+    momentum: Float[np.ndarray, "P 4"],
+    *,
+    position: Float[np.ndarray, "P 2"],
+    share: Float[np.ndarray, " P"],
+    is_track: Bool[np.ndarray, " P"],
+    scale: Float[np.ndarray, " P"],
+    random: np.random.Generator,
+) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, "N 4"]]:
+    """Return event and momentum of one calorimeter's neutral candidates; `scale` of its tracks is set in place."""
+    hits = np.flatnonzero((share > 0) & (np.abs(position[:, 0]) < calorimeter.reach))
+    cell, eta, phi = calorimeter.cells(position[hits], random)
+    _, first, inverse = np.unique(events.event[hits] * calorimeter.count + cell, return_index=True, return_inverse=True)
+    energy = events.momentum[hits, 3] * share[hits]
+    deposited = np.bincount(inverse, energy)
+    tracked = np.bincount(inverse, momentum[hits, 3] * share[hits] * is_track[hits])
+    eta, phi = eta[first], phi[first]
+
+    measured = calorimeter.measure(deposited, eta, random)
+    excess = np.maximum(measured - tracked, 0.0)
+    is_neutral = excess > calorimeter.significance * calorimeter.resolution(measured, eta)
+    # no significant excess: the tower says what its tracks have, even nothing
+    ratio = np.where(is_neutral | (tracked == 0), 1.0, measured / np.where(tracked == 0, 1.0, tracked))
+    scale[hits] *= np.where(is_track[hits], ratio[inverse], 1.0)
+
+    energy, eta, phi = excess[is_neutral], eta[is_neutral], phi[is_neutral]
+    pt = energy / np.cosh(eta)
+    neutral = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), energy], axis=1)
+    return events.event[hits][first][is_neutral], neutral
+
+
+def _scaled(momentum: Float[np.ndarray, "T 4"], scale: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T 4"]:
+    """Return momenta times `scale` with the same mass."""
+    square = np.maximum(momentum[:, 3] ** 2 - (momentum[:, :3] ** 2).sum(axis=1), 0.0)
+    three = momentum[:, :3] * scale[:, None]
+    return np.concatenate([three, np.sqrt((three**2).sum(axis=1) + square)[:, None]], axis=1)

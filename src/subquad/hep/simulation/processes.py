@@ -1,0 +1,151 @@
+"""The ten classes of JetClass as commands to Pythia, and how a decay is read as a label. Costs nothing.
+
+Class, branching and truth codes follow JetClass (arXiv:2202.03772): a jet belongs to a class when all quarks and
+charged leptons of the decay lie within ΔR < 0.8 of its axis.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["COMMON", "PROCESSES", "Process", "is_neutrino"]
+
+COMMON = (
+    "Print:quiet = on",
+    "Beams:eCM = 13000.",
+    # above the jets' upper edge
+    "PhaseSpace:pTHatMax = 1150.",
+    # what flies further than a beam pipe's radius reaches the detector whole
+    "ParticleDecays:limitTau0 = on",
+    "ParticleDecays:tau0Max = 10.",
+    "25:m0 = 125.",
+    "WeakZ0:gmZmode = 2",
+)
+
+_INVISIBLE_Z = ("23:onMode = off", "23:onIfAny = 12 14 16")
+_HADRONIC_W = ("24:onMode = off", "24:onIfAny = 1 2 3 4 5")
+_HADRONIC_Z = ("23:onMode = off", "23:onIfAny = 1 2 3 4 5")
+_HIGGS = ("HiggsSM:ffbar2HZ = on", *_INVISIBLE_Z, "25:onMode = off")
+_TOPS = ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on")
+
+Flavours = Sequence[int]
+
+
+def is_neutrino(pdg: int) -> bool:
+    """No detector sees it."""
+    return abs(pdg) in (12, 14, 16)
+
+
+def _charged_leptons(flavours: Flavours) -> list[int]:
+    return [abs(pdg) for pdg in flavours if abs(pdg) in (11, 13)]
+
+
+def _quarks(flavours: Flavours) -> list[int]:
+    return [abs(pdg) for pdg in flavours if abs(pdg) <= 6]
+
+
+def _always(code: int) -> Callable[[Flavours], int | None]:
+    return lambda flavours: code
+
+
+def _semileptonic_higgs(flavours: Flavours) -> int | None:
+    return 46 if len(_charged_leptons(flavours)) == 1 and len(_quarks(flavours)) == 2 else None
+
+
+def _w_boson(flavours: Flavours) -> int:
+    return 21 if 4 in _quarks(flavours) else 22
+
+
+def _z_boson(flavours: Flavours) -> int:
+    return {5: 31, 4: 32}.get(_quarks(flavours)[0], 33)
+
+
+def _hadronic_top(flavours: Flavours) -> int:
+    return 11 if 4 in _quarks(flavours) else 12
+
+
+def _leptonic_top(flavours: Flavours) -> int:
+    return 15 if 11 in _charged_leptons(flavours) else 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """How the jets of one class come about."""
+
+    label: str
+    """The branch that is set for these jets."""
+    commands: tuple[str, ...]
+    """What Pythia is told besides `COMMON`."""
+    resonance: int | None
+    """The PDG code whose decay makes the jet; none for the jets of light quarks and gluons."""
+    code: Callable[[Flavours], int | None]
+    """JetClass's `aux_truth_match` by the flavours of the decay; None: this decay does not belong to the class."""
+    least_pt: float = 480.0
+    """Lower edge of the hard process's pT in GeV: below the jets' own, since radiation adds to it, and higher where a
+    neutrino takes its share. It costs the jets of the softest hard processes, some per cent."""
+
+
+PROCESSES = {
+    "ZJetsToNuNu": Process(
+        label="label_QCD",
+        commands=("WeakBosonAndParton:qqbar2gmZg = on", "WeakBosonAndParton:qg2gmZq = on", *_INVISIBLE_Z),
+        resonance=None,
+        code=_always(50),
+    ),
+    "HToBB": Process(
+        label="label_Hbb",
+        commands=(*_HIGGS, "25:onIfMatch = 5 -5"),
+        resonance=25,
+        code=_always(41),
+    ),
+    "HToCC": Process(
+        label="label_Hcc",
+        commands=(*_HIGGS, "25:onIfMatch = 4 -4"),
+        resonance=25,
+        code=_always(42),
+    ),
+    "HToGG": Process(
+        label="label_Hgg",
+        commands=(*_HIGGS, "25:onIfMatch = 21 21"),
+        resonance=25,
+        code=_always(44),
+    ),
+    "HToWW4Q": Process(
+        label="label_H4q",
+        commands=(*_HIGGS, "25:onIfMatch = 24 -24", *_HADRONIC_W),
+        resonance=25,
+        code=_always(45),
+    ),
+    "HToWW2Q1L": Process(
+        label="label_Hqql",
+        commands=(*_HIGGS, "25:onIfMatch = 24 -24", "24:onMode = off", "24:onIfAny = 1 2 3 4 5 11 13"),
+        resonance=25,
+        code=_semileptonic_higgs,
+        least_pt=520.0,
+    ),
+    "ZToQQ": Process(
+        label="label_Zqq",
+        commands=("WeakDoubleBoson:ffbar2gmZgmZ = on", *_HADRONIC_Z),
+        resonance=23,
+        code=_z_boson,
+    ),
+    "WToQQ": Process(
+        label="label_Wqq",
+        commands=("WeakDoubleBoson:ffbar2ZW = on", *_INVISIBLE_Z, *_HADRONIC_W),
+        resonance=24,
+        code=_w_boson,
+    ),
+    "TTBar": Process(
+        label="label_Tbqq",
+        commands=(*_TOPS, *_HADRONIC_W),
+        resonance=6,
+        code=_hadronic_top,
+    ),
+    "TTBarLep": Process(
+        label="label_Tbl",
+        commands=(*_TOPS, "24:onMode = off", "24:onIfAny = 11 13"),
+        resonance=6,
+        code=_leptonic_top,
+        least_pt=560.0,
+    ),
+}
+"""The ten classes, in the order of JetClass's labels."""

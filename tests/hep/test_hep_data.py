@@ -1,0 +1,132 @@
+"""Reading jets: what comes out, and what a user is told about files that cannot be used."""
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+from subquad.errors import SubquadError
+from subquad.hep import data
+from subquad.hep.data import OBSERVERS, PARTICLES, expand, read, read_pieces, selected
+
+
+def spoilt(array, jet, value):
+    lists = ak.to_list(array)
+    lists[jet][-1] = value
+    return ak.values_astype(ak.Array(lists), "float32")
+
+
+def test_jets_come_out_in_order_with_the_hardest_particle_first(jets):
+    read_jets = read(jets)
+    assert len(read_jets) == 3 * 47
+    assert read_jets.classes == ("QCD", "Hbb", "Tbqq")
+    assert np.bincount(read_jets.labels).tolist() == [47, 47, 47]
+    with uproot.open(jets[1]) as file:
+        arrays = file["tree"].arrays(["part_px", "part_py", "jet_sdmass"])
+    assert read_jets.observers[47:94, OBSERVERS.index("jet_sdmass")].tolist() == arrays["jet_sdmass"].to_list()
+    pt = np.hypot(read_jets.particles[:, 0], read_jets.particles[:, 1])
+    of_jet = pt[read_jets.first[50] : read_jets.first[51]]
+    assert of_jet.tolist() == sorted(of_jet.tolist(), reverse=True)
+    expected = np.hypot(arrays["part_px"][3], arrays["part_py"][3])
+    assert sorted(of_jet.tolist()) == pytest.approx(sorted(expected.tolist()))
+
+
+def test_pieces_are_the_whole(jets, monkeypatch):
+    whole = read(jets)
+    monkeypatch.setattr(data, "ENTRIES_AT_A_TIME", 11)
+    pieces = list(read_pieces(jets))
+    assert len(pieces) == 15
+    assert np.array_equal(np.concatenate([piece.particles for piece in pieces]), whole.particles)
+
+
+def test_selected_jets_keep_their_own_particles(jets):
+    whole = read(jets)
+    some = selected(whole, np.array([70, 3, 3]))
+    assert some.lengths.tolist() == whole.lengths[[70, 3, 3]].tolist()
+    assert np.array_equal(
+        some.particles[some.first[1] : some.first[2]], whole.particles[whole.first[3] : whole.first[4]]
+    )
+    assert some.labels.tolist() == whole.labels[[70, 3, 3]].tolist()
+
+
+def test_patterns_are_expanded_and_all_missing_files_are_named(jets, tmp_path):
+    assert expand([jets[0].parent / "*.root"]) == sorted(jets)
+    assert expand([jets[0], jets[0]]) == [jets[0]]
+    with pytest.raises(SubquadError, match=r"(?s)none\.root: no such file.*no\*: no file has such a name"):
+        expand([tmp_path / "none.root", f"{tmp_path}/no*"])
+
+
+def test_a_file_without_the_tree_names_the_trees_it_has(tables, tmp_path):
+    columns, write = tables
+    path = write(tmp_path / "a.root", columns("QCD"), tree="Jets")
+    with pytest.raises(SubquadError, match=r"a\.root: no tree 'tree' in it; its trees are Jets; name one with --tree"):
+        read([path])
+    assert len(read([path], tree="Jets")) == 23
+
+
+def test_all_files_that_cannot_be_used_are_told_at_once(tables, tmp_path):
+    columns, write = tables
+    lacking = columns("QCD")
+    del lacking["part_d0val"], lacking["jet_tau3"]
+    unlabelled = {name: value for name, value in columns("QCD").items() if not name.startswith("label_")}
+    paths = [write(tmp_path / "good.root", columns("Hbb"))]
+    paths.append(write(tmp_path / "lacking.root", lacking))
+    paths.append(write(tmp_path / "unlabelled.root", unlabelled))
+    (tmp_path / "text.root").write_text("no ROOT file")
+    paths.append(tmp_path / "text.root")
+    with pytest.raises(SubquadError) as caught:
+        read(paths)
+    text = str(caught.value)
+    assert "lacking.root: tree 'tree' lacks the branches part_d0val, jet_tau3" in text
+    assert "unlabelled.root: tree 'tree' has no branch label_*" in text
+    assert "text.root: is no ROOT file, or is damaged or cut short" in text
+    assert "good.root" not in text
+
+
+def test_other_labels_in_another_file_are_refused(tables, tmp_path):
+    columns, write = tables
+    one = write(tmp_path / "one.root", columns("QCD"))
+    other = write(tmp_path / "other.root", columns("QCD", classes=("QCD", "Wqq")))
+    with pytest.raises(
+        SubquadError, match=r"other\.root: its label branches are not those of .*one\.root \(Hbb, Tbqq, Wqq\)"
+    ):
+        read([one, other])
+
+
+def test_bad_jets_are_told_with_entry_and_branch(tables, tmp_path):
+    columns, write = tables
+    table = columns("QCD")
+    table["part_dzerr"] = spoilt(table["part_dzerr"], 5, np.nan)
+    table["jet_tau2"][[7, 9]] = np.inf
+    table["label_Hbb"][11] = True
+    table["label_QCD"][13] = False
+    lists = {name: ak.to_list(table[name]) for name in PARTICLES}
+    for name in PARTICLES:
+        lists[name][17] = []
+        table[name] = ak.values_astype(ak.Array(lists[name]), "float32")
+    with pytest.raises(SubquadError) as caught:
+        read([write(tmp_path / "bad.root", table)])
+    text = str(caught.value)
+    assert "bad.root: entry 5: part_dzerr of particle" in text
+    assert "is nan; drop such jets" in text
+    assert "bad.root: entry 7: jet_tau2 is inf (and 1 more jets like it)" in text
+    assert "bad.root: entry 11: label_QCD = 1, label_Hbb = 1 (and 1 more jets like it); exactly one label" in text
+    assert "bad.root: entry 17: the jet has no particles" in text
+
+
+@pytest.mark.parametrize("part", [0.2, 0.6, 0.9])
+def test_a_file_that_is_cut_short_is_told(tables, tmp_path, part):
+    columns, write = tables
+    path = write(tmp_path / "whole.root", columns("QCD", jets=211))
+    content = path.read_bytes()
+    cut = tmp_path / "cut.root"
+    cut.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(SubquadError, match=r"cut\.root: is no ROOT file, or is damaged or cut short"):
+        read([cut])
+
+
+def test_an_empty_tree_is_refused(tables, tmp_path):
+    columns, write = tables
+    table = {name: value[:0] for name, value in columns("QCD").items()}
+    with pytest.raises(SubquadError, match=r"tree 'tree' is empty; leave this file out"):
+        read([write(tmp_path / "empty.root", table)])

@@ -1,0 +1,204 @@
+"""From ROOT files to a tagger to scores in a ROOT file, in Python and on the command line."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import uproot
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.hep import FitSettings, fit, predict
+from subquad.hep.data import PARTICLES, read, read_pieces
+from subquad.hep.features import JET_FEATURES, RAW_FEATURES, STANDARD_FEATURES, jet_features, particle_features
+from subquad.hep.report import sections
+from subquad.hep.settings import PRESETS
+from subquad.hep.tagger import Scale, build, collate, epoch_plan, inputs_of, logits
+
+SMALL = FitSettings(epochs=13, batch=17)
+
+
+@pytest.fixture(scope="module")
+def fitted(jets, tmp_path_factory):
+    out = tmp_path_factory.mktemp("fit") / "run"
+    return out, fit(jets, SMALL, out=out, seed=3, quiet=True)
+
+
+def test_a_tagger_learns_made_up_jets_and_leaves_all_its_files(fitted):
+    out, metrics = fitted
+    assert metrics["test"]["accuracy"] > 0.7
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
+    assert set(metrics["test"]) == {"accuracy", "auc_ovo", "auc_ovr", "accuracy_ovr_macro", "rejection"}
+    assert set(metrics["test"]["rejection"]["Hbb"]) == {"efficiency", "value", "low", "high"}
+    assert set(metrics["test_boosting"]) == set(metrics["test"])
+    assert metrics["jets"] == {"train": 99, "validation": 15, "test": 27}
+    assert set(metrics["jets_per_second"]) == {"train", "predict"}
+    assert metrics["seconds"]["total"] > 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["classes"] == ["QCD", "Hbb", "Tbqq"]
+    assert config["background"] == "QCD"
+    for name in ("model.safetensors", "README.md", "history.jsonl", "report.html"):
+        assert (out / name).stat().st_size > 0
+    assert sections(out)[0].title == "How good it is"
+    text = (out / "report.html").read_text()
+    assert "Gradient boosting on jet-level observers" in text
+    assert "nan" not in text[: text.index("data:image")]
+
+
+def test_scores_come_back_in_the_order_of_the_entries(fitted, jets, tmp_path):
+    out, _ = fitted
+    path = predict(out, [jets[2], jets[0]], out=tmp_path / "scores.root", quiet=True)
+    with uproot.open(path) as file:
+        scores = file["Events"].arrays(library="np")
+    assert len(scores["score_QCD"]) == 94
+    total = sum(scores[f"score_{name}"] for name in ("QCD", "Hbb", "Tbqq"))
+    assert total == pytest.approx(np.ones(94), abs=1e-5)
+    read_jets = read([jets[2], jets[0]])
+    assert scores["jet_sdmass"].tolist() == read_jets.observers[:, 5].tolist()
+    assert scores["label_Tbqq"].tolist() == [1] * 47 + [0] * 47
+    chosen = np.stack([scores[f"score_{name}"] for name in ("QCD", "Hbb", "Tbqq")]).argmax(0)
+    assert (chosen == read_jets.labels).mean() > 0.7
+
+
+def test_a_jet_scores_the_same_alone_and_among_others(fitted, jets, tmp_path, tables):
+    columns, write = tables
+    out, _ = fitted
+    table = {name: value[5:6] for name, value in columns("Hbb", jets=47).items() if not name.startswith("label_")}
+    alone = predict(out, write(tmp_path / "one.root", table), out=tmp_path / "alone.root", quiet=True)
+    among = predict(out, jets[1], out=tmp_path / "among.root", quiet=True)
+    with uproot.open(alone) as one, uproot.open(among) as other:
+        assert "label_Hbb" not in one["Events"]
+        for name in ("score_QCD", "score_Hbb", "score_Tbqq"):
+            expected = other["Events"][name].array(library="np")[5]
+            assert one["Events"][name].array(library="np")[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_bad_jet_leaves_no_half_written_scores(fitted, tmp_path, tables):
+    columns, write = tables
+    table = columns("QCD")
+    table["jet_tau1"][3] = np.nan
+    with pytest.raises(SubquadError, match="entry 3: jet_tau1 is nan"):
+        predict(fitted[0], write(tmp_path / "bad.root", table), out=tmp_path / "scores.root", quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.root"]
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monkeypatch):
+    settings = FitSettings(epochs=3, batch=17, net_alone=True)
+    whole = fit(jets, settings, out=tmp_path / "whole", quiet=True)
+    steps = 0
+
+    class StoppedError(Exception):
+        pass
+
+    from subquad.hep import tasks
+
+    def stopping(*args, **kwargs):
+        nonlocal steps
+        steps += 1
+        if steps == 9:
+            raise StoppedError
+        return collate(*args, **kwargs)
+
+    loop = tasks.LoopSettings
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "collate", stopping)
+        patch.setattr(tasks, "LoopSettings", lambda **given: loop(**given, save_seconds=0.0))
+        with pytest.raises(StoppedError):
+            fit(jets, settings, out=tmp_path / "stopped", quiet=True)
+    again = fit(jets, settings, out=tmp_path / "stopped", quiet=True)
+    assert again["test"] == whole["test"]
+    one, other = (tmp_path / name / "model.safetensors" for name in ("whole", "stopped"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_test_files_of_their_own_are_used_whole(jets, tables, tmp_path):
+    columns, write = tables
+    held = [write(tmp_path / f"{label}.root", columns(label, jets=11, seed=5)) for label in ("QCD", "Tbqq")]
+    settings = FitSettings(epochs=1, preset="paper", net_alone=True, background="Tbqq")
+    metrics = fit(jets, settings, test=held, out=tmp_path / "run", quiet=True)
+    assert metrics["jets"] == {"train": 126, "validation": 15, "test": 22}
+    # a class without test jets has no area and no rejection
+    assert metrics["test"]["auc_ovo"] is None
+    assert metrics["test"]["rejection"]["Hbb"] == {"efficiency": 0.5, "value": None, "low": None, "high": None}
+    assert "test_boosting" not in metrics
+
+
+def test_what_cannot_be_fitted_is_told_before_anything_is_written(jets, tables, tmp_path):
+    columns, write = tables
+    with pytest.raises(SubquadError, match=r"all 47 jets of .* are QCD; a tagger needs two classes or more"):
+        fit(jets[0], SMALL, out=tmp_path / "run", quiet=True)
+    few = write(tmp_path / "few.root", columns("Hbb", jets=3))
+    with pytest.raises(SubquadError, match="too few jets: Hbb has 3; a class needs 5 or more, or none"):
+        fit([jets[0], few], SMALL, out=tmp_path / "run", quiet=True)
+    with pytest.raises(SubquadError, match="the test files have jets of Tbqq, and the files to fit on have none"):
+        fit(jets[:2], SMALL, test=jets[2], out=tmp_path / "run", quiet=True)
+    with pytest.raises(SubquadError, match=r"no class 'Hb'; did you mean 'Hbb'\?"):
+        fit(jets, FitSettings(background="Hb"), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsys):
+    files, run, scores = str(jets[0].parent / "*.root"), str(tmp_path / "run"), str(tmp_path / "s.root")
+    assert main(["hep", "fit", files, "--out", run, "--epochs", "1", "--batch", "17"]) == 0
+    assert "Next: subquad hep predict" in capsys.readouterr().out
+    assert main(["hep", "predict", run, files, "--out", scores, "--quiet"]) == 0
+    assert main(["hep", "predict", run, files, "--out", scores]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["hep", "fit", files, "--out", run]) == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    assert main(["hep", "fit", str(tmp_path / "none.root"), "--out", str(tmp_path / "new")]) == 2
+    assert "none.root: no such file" in capsys.readouterr().err
+    assert main(["hep", "predict", str(tmp_path / "none"), files, "--out", str(tmp_path / "t.root")]) == 2
+    assert "no such model folder" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "t.root").exists()
+
+
+def test_features_are_named_finite_and_as_many_as_said(jets):
+    read_jets = read(jets)
+    assert len(RAW_FEATURES) == 16
+    for kind, names in (("raw", RAW_FEATURES), ("standard", STANDARD_FEATURES)):
+        table = particle_features(read_jets, kind)
+        assert table.shape == (len(read_jets.particles), len(names))
+        assert np.isfinite(table).all()
+    observers = jet_features(read_jets)
+    assert observers.shape == (141, len(JET_FEATURES))
+    assert np.isfinite(observers).all()
+    # by hand, for one jet
+    j = 60
+    rows = read_jets.particles[read_jets.first[j] : read_jets.first[j + 1]].astype(np.float64)
+    px, py, pz, energy = (rows[:, PARTICLES.index(f"part_{name}")].sum() for name in ("px", "py", "pz", "energy"))
+    mass = np.sqrt(energy**2 - px**2 - py**2 - pz**2)
+    assert observers[j, JET_FEATURES.index("log mass")] == pytest.approx(np.log1p(mass), rel=1e-4)
+    pt = np.hypot(rows[:, 0], rows[:, 1])
+    assert observers[j, JET_FEATURES.index("leading")] == pytest.approx(pt.max() / pt.sum(), rel=1e-5)
+
+
+def test_an_epoch_holds_every_jet_once_and_is_the_same_when_asked_again(jets):
+    inputs = inputs_of(read(jets), PRESETS["paper"], None)
+    rows = np.arange(len(inputs))
+    plan = epoch_plan(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2)
+    again = epoch_plan(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2)
+    assert sorted(torch.cat(plan).tolist()) == rows.tolist()
+    assert torch.equal(torch.cat(plan), torch.cat(again))
+    padding = sum(len(batch) * int(inputs.lengths[batch].max()) for batch in plan) / int(inputs.lengths.sum())
+    assert padding < 1.35
+
+
+@pytest.mark.data
+def test_simulated_jets_are_read_and_scored():
+    folder = os.environ.get("SUBQUAD_DATA")
+    if not folder or not (Path(folder) / "hep" / "sim").is_dir():
+        pytest.skip("SUBQUAD_DATA names no folder with hep/sim")
+    path = Path(folder) / "hep" / "sim" / "TTBar_000.root"
+    read_jets = next(read_pieces([path]))
+    assert read_jets.classes[8] == "Tbqq"
+    assert (read_jets.labels == 8).all()
+    mass = np.expm1(jet_features(read_jets)[:, JET_FEATURES.index("log mass")])
+    assert 160 < np.median(mass) < 185
+    settings = PRESETS["standard"]
+    inputs = inputs_of(read_jets, settings, Scale.of(jet_features(read_jets)))
+    assert logits(build(settings, 10), inputs, settings).isfinite().all()

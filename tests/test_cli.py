@@ -1,0 +1,108 @@
+"""The command line: quick to start, helpful, and clear about mistakes."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from subquad.cli import app, main
+
+README = Path(__file__).parent.parent / "README.md"
+COMMANDS = [
+    "bio fit",
+    "bio predict",
+    "llm linearize",
+    "llm generate",
+    "hep fit",
+    "hep predict",
+    "hep simulate",
+    "demo",
+]
+
+
+def shown(capsys, *arguments):
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_help_is_there_without_anything_heavy():
+    code = "import sys, subquad.cli; subquad.cli.main(['--help']); print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+    for field in ("bio", "llm", "hep", "demo"):
+        assert f" {field} " in done.stdout
+
+
+def test_help_takes_no_longer_than_python_needs_for_a_few_imports():
+    def seconds(code):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    ours = min(seconds("import subquad.cli; subquad.cli.main(['--help'])") for _ in range(3))
+    bare = min(seconds("import cyclopts, rich.console, rich.markdown, yaml") for _ in range(3))
+    # a ratio, since absolute times mean nothing on a shared machine
+    assert ours < 5 * bare
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(capsys, command):
+    text = shown(capsys, *command.split(), "--help")
+    assert "For example:" in text
+    assert re.search(rf"subquad {command} ", text)
+
+
+def test_no_command_is_missing_here():
+    names = [name for name in app if not name.startswith("-")]
+    found = []
+    for name in names:
+        children = [child for child in app[name] if not child.startswith("-")]
+        found += [f"{name} {child}" for child in children] if children else [name]
+    assert sorted(found) == sorted(COMMANDS)
+
+
+def readme_commands():
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.startswith("subquad ")]
+
+
+def test_the_readme_shows_every_command():
+    shown_commands = {" ".join(line.split()[1:3]) for line in readme_commands()}
+    assert {command for command in COMMANDS if command != "demo"} <= shown_commands
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_every_command_of_the_readme_is_understood(line):
+    command, bound, _ = app.parse_args(shlex.split(line)[1:], exit_on_error=False, print_error=False)
+    assert command.__module__.startswith("subquad.")
+    assert bound.arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["bio", "fot"], 'Unknown command "fot". Did you mean "fit"?'),
+        (["bio", "fit"], "requires an argument"),
+        (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], 'Did you mean "--seed"?'),
+        (["bio", "fit", "a.csv", "--out", "x", "--config", "no.yaml"], "no.yaml: no such file (--config)"),
+    ],
+)
+def test_a_wrong_call_is_answered_on_one_line_with_status_2(capsys, arguments, text):
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert text in message
+    assert "Traceback" not in message
+
+
+def test_settings_come_from_a_file_and_flags_win(tmp_path, capsys):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"out: {tmp_path / 'run'}\nseed: many\n")
+    assert main(["bio", "fit", "a.csv", "--config", str(settings)]) == 2
+    assert "seed" in capsys.readouterr().err
+    assert main(["bio", "fit", "a.csv", "--config", str(settings), "--seed", "3"]) == 2
+    assert "a.csv: no such file" in capsys.readouterr().err

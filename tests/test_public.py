@@ -1,0 +1,68 @@
+"""Public names: those in `__all__` and in the documentation, and nothing heavy on import."""
+
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import subquad
+
+API = Path(__file__).parent.parent / "docs" / "api.md"
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(subquad.__path__, "subquad.")
+    if not any(part.startswith("_") for part in module.name.split("."))
+)
+
+
+def documented():
+    names = {}
+    for module, listed in re.findall(
+        r"^### `(subquad[\w.]*)`\n(.*?)(?=^#|\Z)", API.read_text(), re.DOTALL | re.MULTILINE
+    ):
+        names[module] = sorted(re.findall(r"^- `(\w+)`", listed, re.MULTILINE))
+    return names
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_names_in_all_exist(name):
+    module = importlib.import_module(name)
+    for public in getattr(module, "__all__", []):
+        assert hasattr(module, public), public
+
+
+@pytest.mark.parametrize("name", ["subquad.bio", "subquad.llm", "subquad.hep"])
+def test_the_documented_names_are_the_public_ones(name):
+    assert documented()[name] == sorted(importlib.import_module(name).__all__)
+
+
+@pytest.mark.parametrize(
+    "name", [module for module in MODULES if re.fullmatch(r"subquad\.(ops|nn|train)\.\w+", module)]
+)
+def test_the_documented_operators_are_the_public_ones(name):
+    assert documented()[name] == sorted(importlib.import_module(name).__all__)
+
+
+@pytest.mark.parametrize("name", ["subquad", "subquad.bio", "subquad.llm", "subquad.hep"])
+def test_importing_a_field_imports_nothing_heavy(name):
+    heavy = {"torch", "pandas", "transformers", "uproot", "numpy"}
+    code = f"import sys, {name}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["subquad.ops", "subquad.nn"])
+def test_operators_need_torch_and_jaxtyping_only(name):
+    code = (
+        "import importlib, pkgutil, sys\n"
+        f"import {name} as package\n"
+        "for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print(sorted({'pandas', 'sklearn', 'transformers', 'uproot', 'accelerate', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
