@@ -6,8 +6,9 @@ TEXT ?=
 
 .PHONY: demo test lint format clean
 
+# passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
 demo: .venv/.ready
-	$(BIN)/subquad demo --out demo $(if $(TEXT),--text $(TEXT))
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/subquad demo --out demo $(if $(TEXT),--text $(TEXT))
 
 test: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal

@@ -21,9 +21,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from subquad.hep.simulate import simulate
 from subquad.hep.simulate_settings import SimulateSettings
 from subquad.hep.simulation.writer import read_columns
+from subquad.hep.simulator import simulate
 
 KINDS = ("ChargedHadron", "NeutralHadron", "Photon", "Electron", "Muon")
 

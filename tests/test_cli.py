@@ -88,7 +88,7 @@ def test_every_command_of_the_readme_is_understood(line):
     [
         (["bio", "fot"], 'Unknown command "fot". Did you mean "fit"?'),
         (["bio", "fit"], "requires an argument"),
-        (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], 'Did you mean "--seed"?'),
+        (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], "Did you mean --seed?"),
         (["bio", "fit", "a.csv", "--out", "x", "--config", "no.yaml"], "no.yaml: no such file (--config)"),
     ],
 )

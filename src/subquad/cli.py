@@ -34,7 +34,20 @@ app = App(
 app.command("subquad.bio.commands:app", name="bio", help="Lyra: sequences with measurements (proteins, DNA, RNA).")
 app.command("subquad.llm.commands:app", name="llm", help="LoLCATs: a softmax language model made linear.")
 app.command("subquad.hep.commands:app", name="hep", help="PCN: jets in ROOT files, tagged.")
-app.command("subquad.demo:demo", name="demo", help="Run the main job of all three on real input; ends in one page.")
+app.command(
+    "subquad.demo:demo",
+    name="demo",
+    help="""Run the main job of all three on real input, and write one page about it.
+
+    A biologist's job: Lyra on the deep mutational scan of TDP-43, beside ridge and boosting. An engineer's:
+    SmolLM2-135M-Instruct made linear. A physicist's: jets from Pythia, tagged by PCN. Stopped and started again, it
+    goes on.
+
+    For example:
+
+        subquad demo --out demo
+    """,
+)
 
 
 @app.meta.default

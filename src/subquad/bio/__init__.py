@@ -1,7 +1,8 @@
 """Biological sequences with measurements (Lyra, arXiv:2503.16351). Importing this loads nothing heavy."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
     from subquad.bio.datasets import example
@@ -17,12 +18,4 @@ _HOMES = {
     "predict": "subquad.bio.tasks",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'subquad.bio' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -98,7 +98,7 @@ def simulate(
         force: Make all files anew.
         quiet: Print nothing.
     """
-    from subquad.hep.simulate import simulate as run
+    from subquad.hep.simulator import simulate as run
 
     files = run(out, settings, seed=seed, force=force, quiet=quiet)
     if not quiet:

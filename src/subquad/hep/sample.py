@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from subquad.errors import SubquadError, require
-from subquad.hep.simulate import simulate
 from subquad.hep.simulate_settings import SimulateSettings
 from subquad.hep.simulation.writer import joined, read_columns, shuffled, write_jets
+from subquad.hep.simulator import simulate
 
 __all__ = ["JETS_PER_CLASS", "make_sample", "sample_path"]
 

@@ -1,7 +1,8 @@
 """Linear attention in trained language models (LoLCATs, arXiv:2410.10254). Importing this loads nothing heavy."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
     from subquad.llm.generation import generate, load
@@ -18,15 +19,4 @@ _HOMES = {
     "load": "subquad.llm.generation",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'subquad.llm' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    # importing subquad.llm.generation puts the module under this name; the call is what is meant
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,1 +1,1 @@
-"""The chain behind `subquad.hep.simulate`: hard process and shower, detector, jets, file. One file per link."""
+"""The chain behind `subquad.hep.simulator`: hard process and shower, detector, jets, file. One file per link."""
