@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 from matplotlib.figure import Figure
 
-from subquad.report import Section, Table, page, picture, show
+from subquad.report import Link, Section, Table, page, picture, show
 
 
 def test_the_page_holds_everything_and_escapes_text():
@@ -15,7 +15,7 @@ def test_the_page_holds_everything_and_escapes_text():
         lead="A & B",
         sections=[
             Section("One", ["a <script>", Table(["model", "score"], [["net", 0.5], ["ridge", None]], winner=0)]),
-            Section("Two", [picture(figure, "A line")]),
+            Section("Two", [picture(figure, "A line"), Link("More", "a/b.html")]),
         ],
     )
     assert "<script>" not in text
@@ -23,6 +23,7 @@ def test_the_page_holds_everything_and_escapes_text():
     assert "A &amp; B" in text
     assert text.count('class="winner"') == 1
     assert 'src="data:image/png;base64,' in text
+    assert '<a href="a/b.html">More</a>' in text
     assert "http" not in text
 
     opened = []

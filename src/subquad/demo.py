@@ -10,7 +10,7 @@ from rich.table import Table
 
 from subquad.errors import MissingExtra, SubquadError
 from subquad.progress import say
-from subquad.report import Section, page
+from subquad.report import Link, Section, page
 from subquad.train.artifact import METRICS, REPORT, atomic, read_json
 
 __all__ = ["demo"]
@@ -72,8 +72,8 @@ def demo(*, out: Path = Path("demo"), text: Path | None = None, seed: int = 0, q
 
 def _section(part: _Part, run: Path) -> Section:
     seconds = read_json(run / METRICS)["seconds"]["total"]
-    closing = f"This took {seconds / 60:.1f} minutes. The whole page of this run: {run.name}/{REPORT}"
-    return Section(part.title, [*part.blocks(run).blocks, closing])
+    closing = [f"This took {seconds / 60:.1f} minutes.", Link("The whole page of this run", f"{run.name}/{REPORT}")]
+    return Section(part.title, [*part.blocks(run).blocks, *closing])
 
 
 def _page(sections: list[Section]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import jinja2
 from matplotlib.figure import Figure
 
-__all__ = ["Picture", "Section", "Table", "page", "picture", "show"]
+__all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,21 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A paragraph that leads to another page."""
+
+    text: str
+    """What stands there."""
+    target: str
+    """A path from this page."""
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it: paragraphs, tables, pictures."""
+    """A heading and what stands under it: paragraphs, tables, pictures, links."""
 
     title: str
-    blocks: Sequence[str | Table | Picture] = field(default_factory=list)
+    blocks: Sequence[str | Table | Picture | Link] = field(default_factory=list)
 
 
 def picture(figure: Figure, caption: str) -> Picture:
@@ -65,6 +75,9 @@ def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["show"] = show
     environment.tests["table"] = lambda block: isinstance(block, Table)
+    # sentences read from the left, figures and their intervals from the right
+    environment.tests["sentence"] = lambda cell: isinstance(cell, str) and len(cell) > 24
+    environment.tests["link"] = lambda block: isinstance(block, Link)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
     return environment.from_string(_PAGE).render(title=title, lead=lead, sections=sections)
 
@@ -82,18 +95,20 @@ body { font: 16px/1.55 system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-seri
 h1 { font-size: 1.8rem; margin: 0 0 .4rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 2px solid var(--accent); }
 p { margin: .6rem 0; }
+a { color: var(--accent); }
 p.lead { font-size: 1.08rem; color: var(--soft); }
 div.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: .88rem; padding-top: .4rem; }
 th, td { padding: .34rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th.text, td.text { text-align: left; white-space: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: .3rem; }
 th { color: var(--soft); font-weight: 600; }
 tr.winner td { background: var(--mark); font-weight: 600; }
 figure { margin: 1.1rem 0; }
 figure img { max-width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .9rem; }
-nav a { margin-right: 1.2rem; color: var(--accent); }
+nav a { margin-right: 1.2rem; }
 @media print { body { margin: 0; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 </style>
 </head>
@@ -110,16 +125,21 @@ nav a { margin-right: 1.2rem; color: var(--accent); }
 {% if block is table %}
 <div class="wide"><table>
 {% if block.caption %}<caption>{{ block.caption }}</caption>{% endif %}
-<thead><tr>{% for name in block.header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for name in block.header %}
+<th{% if block.rows and block.rows[0][loop.index0] is sentence %} class="text"{% endif %}>{{ name }}</th>
+{% endfor %}</tr></thead>
 <tbody>
 {% for row in block.rows %}
 <tr{% if loop.index0 == block.winner %} class="winner"{% endif %}>
-{% for cell in row %}<td>{{ cell | show }}</td>{% endfor %}</tr>
+{% for cell in row %}<td{% if cell is sentence %} class="text"{% endif %}>{{ cell | show }}</td>
+{% endfor %}</tr>
 {% endfor %}
 </tbody>
 </table></div>
 {% elif block is picture %}
 <figure><img src="{{ block.source }}" alt="{{ block.caption }}"><figcaption>{{ block.caption }}</figcaption></figure>
+{% elif block is link %}
+<p><a href="{{ block.target }}">{{ block.text }}</a></p>
 {% else %}
 <p>{{ block }}</p>
 {% endif %}

@@ -63,7 +63,7 @@ def _sections(
         ["attention", "perplexity", "what it is"],
         [[WORDS[name], values[name], MEANINGS[name]] for name in names],
         caption=f"Lower is better. All on the same {about['evaluation_tokens']:,} tokens: {about['held_out']}, "
-        "never trained on, in float32.",
+        "never trained on, in float32. The marked row is the model that is saved.",
         winner=names.index("tuned"),
     )
     return [
