@@ -2,10 +2,11 @@
 
 import difflib
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
-__all__ = ["MissingExtra", "SubquadError", "raise_mistakes", "require", "unknown"]
+__all__ = ["MissingExtra", "SubquadError", "all_of", "raise_mistakes", "require", "unknown"]
 
 
 class SubquadError(Exception):
@@ -54,3 +55,20 @@ def raise_mistakes(title: str, mistakes: Sequence[str], *, most: int = 20) -> No
     if len(mistakes) > most:
         lines.append(f"  … and {len(mistakes) - most} more")
     raise SubquadError("\n".join([title, *lines]))
+
+
+def all_of(*checks: Callable[[], Any]) -> list[Any]:
+    """Return what each check returns, or raise all that they have to say as one error.
+
+    Raises:
+        SubquadError: one or more of the checks raised it; the messages stand one under the other.
+    """
+    results, messages = [], []
+    for check in checks:
+        try:
+            results.append(check())
+        except SubquadError as error:
+            messages.append(str(error))
+    if messages:
+        raise SubquadError("\n".join(messages))
+    return results

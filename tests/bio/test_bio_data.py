@@ -107,7 +107,7 @@ def test_the_alphabet_is_the_smallest_that_fits(sequences, name):
 def test_words_among_measurements_are_all_said():
     column = pd.Series(["1.5", "high", "", "2.5", "n.d.", "nan", "3"], name="score")
     assert said(read_measurements, "t.csv", column, "auto").splitlines() == [
-        "t.csv: 2 measurements in column 'score' are no numbers; mend or empty them",
+        "t.csv: not all measurements in column 'score' are numbers (2); mend or empty them",
         "  row 2: 'high'",
         "  row 5: 'n.d.'",
     ]

@@ -9,6 +9,7 @@ from subquad.bio import FitSettings, fit, predict, tasks, training
 from subquad.bio.commands import fit as fit_command
 from subquad.bio.commands import predict as predict_command
 from subquad.bio.report import sections
+from subquad.cli import main
 from subquad.errors import SubquadError
 
 SHORT = {"epochs": 2.0, "boosting_iterations": 10, "batch": 31}
@@ -156,3 +157,14 @@ def test_predictions_want_the_length_of_the_fit_and_say_what_they_never_saw(tmp_
     shutil.move(tmp_path / "run" / "model.safetensors", tmp_path / "weights")
     with pytest.raises(SubquadError, match=r"no model\.safetensors in it; the weights are missing"):
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "q.csv")
+
+
+def test_wrong_letters_and_wrong_measurements_are_shown_at_once(tmp_path, capsys):
+    table = tmp_path / "a.csv"
+    table.write_text("sequence,target\nACDEB1,1.0\nACDEFG,x\nAC?EFG,2\nACDEFK,3\n")
+    assert main(["bio", "fit", str(table), "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    message = capsys.readouterr().err
+    assert "row 2: 'x'" in message
+    assert "row 1: 'B' at position 5 is no letter of the protein alphabet" in message
+    assert "row 3: '?' at position 3 is no letter of the protein alphabet" in message
+    assert not (tmp_path / "run").exists()

@@ -83,7 +83,8 @@ def find_sequences(path: Path | str, frame: pd.DataFrame, name: str | None) -> C
     if name is not None:
         return Column(name=_known(path, frame, name, "--sequence"), is_guessed=False)
     likely = [column for column in frame.columns if _looks_like_sequences(frame[column])]
-    named = [column for usual in SEQUENCE_NAMES for column in likely if column.lower() == usual]
+    # where none does, the name counts, so that wrong letters are shown and not hidden behind the column
+    named = [column for usual in SEQUENCE_NAMES for column in likely or frame.columns if column.lower() == usual]
     if named:
         return Column(name=named[0], is_guessed=True)
     if len(likely) == 1:
@@ -149,7 +150,7 @@ def read_measurements(path: Path | str, column: pd.Series, task: str) -> tuple[n
     if task == "regression":
         wrong = np.flatnonzero(has_target & ~is_number)
         raise_mistakes(
-            f"{path}: {len(wrong)} measurements in column {column.name!r} are no numbers; mend or empty them",
+            f"{path}: not all measurements in column {column.name!r} are numbers ({len(wrong)}); mend or empty them",
             [f"row {row + 1}: {column.iloc[row]!r}" for row in wrong],
         )
         return numbers, task, [], has_target

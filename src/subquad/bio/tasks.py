@@ -17,7 +17,7 @@ from subquad.bio.net import BioNet
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.bio.split import PARTS, find_split, given_split, random_split
 from subquad.bio.training import member_scores, scores, steps_for, train_member
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, all_of
 from subquad.progress import say
 from subquad.train.artifact import (
     Run,
@@ -159,10 +159,12 @@ def _read(table: Path, settings: FitSettings, *, seed: int, quiet: bool) -> _Rea
     taken = [name for name in (sequence.name, split_name) if name is not None]
     target = find_target(table, frame, settings.target, taken)
     frame[sequence.name] = frame[sequence.name].str.strip().str.upper()
-    y, task, classes, has_target = read_measurements(table, frame[target.name], settings.task)
     sequences = frame[sequence.name].tolist()
     alphabet, is_guessed = letters_of(sequences, settings.alphabet)
-    codes = encode(table, sequences, alphabet)
+    (y, task, classes, has_target), codes = all_of(
+        lambda: read_measurements(table, frame[target.name], settings.task),
+        lambda: encode(table, sequences, alphabet),
+    )
     for what, name, guessed in (
         ("sequences", f"column {sequence.name!r}", sequence.is_guessed),
         ("target", f"column {target.name!r}, a {task}", target.is_guessed or settings.task == "auto"),
