@@ -15,6 +15,12 @@ README = Path(__file__).parent.parent / "README.md"
 COMMANDS = [
     "bio fit",
     "bio predict",
+    "bio report",
+    "bio scan",
+    "bio epistasis",
+    "bio design",
+    "bio guides",
+    "bio bench",
     "llm linearize",
     "llm generate",
     "hep fit",

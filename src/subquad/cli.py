@@ -1,5 +1,6 @@
 """The command line: names only. A field, and all that is heavy, is loaded when one of its commands is called."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,8 @@ def _settings_file(path: Path) -> Yaml:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status: 0, 2 for what the user can mend, 130 when stopped by the user."""
+    # threads that spin while they wait make a step ten times slower beside one other busy process
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app.meta(arguments, exit_on_error=False, print_error=False)
     except (SubquadError, CycloptsError) as error:

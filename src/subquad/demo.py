@@ -102,7 +102,7 @@ def _bio() -> _Part:
         fit(example("tdp43"), out=run, seed=seed, quiet=quiet)
 
     def blocks(run: Path) -> Section:
-        from subquad.bio.report import sections
+        from subquad.bio.looking.report import sections
 
         return sections(run)[0]
 

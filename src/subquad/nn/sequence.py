@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from subquad.ops.mix import mix
+from subquad.ops.pgc import PGCWeights, pgc
 from subquad.ops.s4d import s4d, s4d_lin
 
 __all__ = ["PGC", "S4D", "Lyra", "masked_mean"]
@@ -68,10 +70,11 @@ class S4D(nn.Module):
             torch.view_as_complex(self.C),
             dt=self.log_dt.exp(),
             C_reverse=C_reverse,
+            D=self.D,
             mask=mask,
         ).transpose(1, 2)
-        y = self.dropout(nn.functional.gelu(y + self.D * u))
-        return _masked(nn.functional.glu(self.mix(y), dim=-1), mask)
+        kept, scale = _draw(y, self.dropout)
+        return _masked(mix(y, self.mix.weight, self.mix.bias, kept=kept, scale=scale), mask)
 
 
 class PGC(nn.Module):
@@ -91,10 +94,17 @@ class PGC(nn.Module):
 
     def forward(self, u: Float[Tensor, "B T H"], mask: Mask = None) -> Float[Tensor, "B T H"]:
         """Return the gated, convolved sequence."""
-        x, v = self.inner_norm(self.project(u)).chunk(2, dim=-1)
-        # masked before the convolution: the projection's bias has made padded positions non-zero
-        x = self.conv(_masked(x, mask).transpose(1, 2)).transpose(1, 2)
-        return _masked(self.norm(self.back(v * x)), mask)
+        weights = PGCWeights(
+            self.project.weight,
+            self.project.bias,
+            self.inner_norm.weight,
+            self.conv.weight,
+            self.conv.bias,
+            self.back.weight,
+            self.back.bias,
+            self.norm.weight,
+        )
+        return pgc(u, weights, mask)
 
 
 class Lyra(nn.Module):
@@ -144,11 +154,26 @@ class Lyra(nn.Module):
         u = _masked(u, mask)
         for gate in self.gates:
             u = gate(u, mask)
-        return u + self.dropout(self.state_space(self.norm(u), mask))
+        return u + _drop(self.state_space(self.norm(u), mask), self.dropout)
 
     def forward(self, x: Float[Tensor, "B T A"], mask: Mask = None) -> Float[Tensor, "B O"]:
         """Return the outputs of each sequence."""
         return self.head(masked_mean(self.embed(x, mask), mask))
+
+
+def _draw(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> tuple[Bool[Tensor, "B T H"] | None, float]:
+    """Return what `dropout` leaves and the factor on it; a byte a number, so that its probability is rounded to 1/256."""
+    bar = round(256 * dropout.p)
+    if not dropout.training or bar == 0:
+        return None, 1.0
+    # eight numbers from one draw: drawing would take longer than all else that dropout does
+    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    return draws.view(torch.uint8)[: x.numel()].view(x.shape) >= bar, 256 / max(256 - bar, 1)
+
+
+def _drop(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> Float[Tensor, "B T H"]:
+    kept, scale = _draw(x, dropout)
+    return x if kept is None else x * kept.to(x.dtype).mul_(scale)
 
 
 def _masked(x: Float[Tensor, "B T H"], mask: Mask) -> Float[Tensor, "B T H"]:

@@ -1,0 +1,83 @@
+"""Time and memory of Lyra from 1,024 to 65,536 positions, one sequence at a time: they grow about linearly.
+
+Run: python benchmarks/bio_growth.py [--threads 2] [--quick]
+
+First the fast form is compared with the usual one. Times are medians over rounds in which every length takes its turn;
+memory is the peak of a process of its own, with all that its imports take. The exponent is the slope of the logarithm
+of the time over the logarithm of the length, fitted from 4,096 positions on: 1 is linear, 2 is attention. The last line
+is JSON.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+
+import torch
+from bio_speed import check, data, forward, interleaved, nets, peak, step
+
+FITTED_FROM = 4096
+
+
+def memory(what, T):
+    command = [sys.executable, __file__, "--memory-of", what, "--lengths", str(T)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def print_memory_of(what, T):
+    net = nets()["ours"]
+    x, y = data(1, T)
+    if what == "step":
+        step(net, torch.optim.AdamW(net.parameters()), x, y)
+    elif what == "forward":
+        forward(net.eval(), x)
+    print(peak())
+
+
+def exponent(lengths, values):
+    points = [(math.log(T), math.log(value)) for T, value in zip(lengths, values, strict=True) if T >= FITTED_FROM]
+    return round(statistics.linear_regression(*zip(*points, strict=True)).slope, 3)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[2**n for n in range(10, 17)])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--quick", action="store_true", help="up to 8,192 positions, three repeats")
+    parser.add_argument("--memory-of", choices=["imports", "forward", "step"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print_memory_of(options.memory_of, options.lengths[0])
+        return
+    lengths, repeats = ([4096, 8192], 3) if options.quick else (options.lengths, 9)
+    check(1031, 1)
+    net = nets()["ours"]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    inputs = {T: data(1, T) for T in lengths}
+    steps = interleaved([lambda T=T: step(net, optimizer, *inputs[T]) for T in lengths], repeats)
+    net.eval()
+    forwards = interleaved([lambda T=T: forward(net, inputs[T][0]) for T in lengths], repeats)
+    imports = memory("imports", 1)
+    peaks = {what: [memory(what, T) for T in lengths] for what in ("forward", "step")}
+    print(f"positions  forward: ms   peak MiB    step: ms   peak MiB    (imports alone: {imports:.0f} MiB)")
+    for row in zip(lengths, forwards, peaks["forward"], steps, peaks["step"], strict=True):
+        T, forward_s, forward_mib, step_s, step_mib = row
+        print(f"{T:9d} {1e3 * forward_s:12.1f} {forward_mib:10.0f} {1e3 * step_s:11.1f} {step_mib:10.0f}")
+    exponents = {
+        "forward_time": exponent(lengths, forwards),
+        "step_time": exponent(lengths, steps),
+        "forward_memory": exponent(lengths, [max(mib - imports, 1.0) for mib in peaks["forward"]]),
+        "step_memory": exponent(lengths, [max(mib - imports, 1.0) for mib in peaks["step"]]),
+    }
+    print("exponents from 4,096 on: " + ", ".join(f"{name.replace('_', ' ')} {e}" for name, e in exponents.items()))
+    result = {"benchmark": "bio_growth", "threads": options.threads, "torch": torch.__version__, "exponents": exponents}
+    result["seconds"] = {T: [round(a, 4), round(b, 4)] for T, a, b in zip(lengths, forwards, steps, strict=True)}
+    result["peak_mib"] = {T: [round(a), round(b)] for T, a, b in zip(lengths, *peaks.values(), strict=True)}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

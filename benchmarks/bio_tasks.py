@@ -1,0 +1,230 @@
+"""The published marks on their own test rows: what the net, its rivals and their stack reach, over several seeds.
+
+Run: SUBQUAD_DATA=DATA python benchmarks/bio_tasks.py --out marks [--only cas13a,azimuth] [--seeds 0,1,2] [--jobs 2]
+
+Each mark is one or several tasks of `subquad bio bench`, so the same command goes on where it was stopped.
+
+- fluorescence: TAPE's split, Spearman.
+- cpp: the 192 peptides of KELM's independent test, accuracy.
+- cas13a: ADAPT's held-out guides, AUROC over its 51,980 rows: 5,197 guide-target pairs, each with ten resampled
+  measurements, of which those above log k = -4 are active. Learned from pairs with one measurement each.
+- idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task a function.
+- ncrna: nRC's 13 classes, accuracy on the test rows whose sequence is not in training.
+- azimuth: 17 genes, each predicted by models of the others; Spearman of all rows together, and its mean over genes.
+
+The last line is JSON: for each mark the published one, what is reached by each model (mean over seeds) and its spread
+(standard deviation over seeds).
+"""
+
+import argparse
+import gzip
+import json
+import os
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from subquad.bio.benching.bench import bench
+from subquad.bio.benching.bench_settings import BenchSettings
+from subquad.train.artifact import read_json
+
+ADAPT = "raw/adapt_published_predictions/classify__test.tsv.gz"
+AZIMUTH = "raw/azimuth_FC_plus_RES_withPredictions.csv.gz"
+DP93 = "raw/disoflag_DP93.txt.gz"
+
+# name, task of the suite, figure, published mark
+SHIPPED = [
+    ("fluorescence", "dms/tape_fluorescence", "spearman", 0.68),
+    ("cpp", "pep/cpp_plm4cpps", "accuracy", 0.90),
+    ("ncrna", "rna/ncrna_13class_nrc", "accuracy", 0.857),
+]
+# function, line of a record after its header, best published AUROC on DP94 (fIDPnn, DeepDISOBind) and DP93 (DisoFLAG)
+FUNCTIONS = [
+    ("disorder", 2, 0.829, 0.855),
+    ("protein_binding", 3, 0.857, 0.839),
+    ("DNA_binding", 4, 0.895, 0.896),
+    ("RNA_binding", 5, 0.950, 0.908),
+    ("flexible_linker", 8, 0.725, 0.897),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", default="", help="marks to run, with commas between")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--letters", type=int, default=5_000_000)
+    parser.add_argument("--presets", default="auto,paper")
+    parser.add_argument("--settings", default="{}", help="JSON of further settings of the fit, such as members")
+    options = parser.parse_args()
+    if "SUBQUAD_DATA" not in os.environ:
+        parser.error("SUBQUAD_DATA must say where the data are")
+    data = Path(os.environ["SUBQUAD_DATA"]) / "bio"
+    asked = [word for word in options.only.split(",") if word]
+    marks = [mark for mark in all_marks() if not asked or any(mark["name"].startswith(word) for word in asked)]
+    tasks = write_tasks(marks, data, options.out, json.loads(options.settings))
+    settings = BenchSettings(
+        seeds=options.seeds, jobs=options.jobs, rows=options.rows, letters=options.letters, presets=options.presets
+    )
+    results = bench(tasks, settings, out=options.out)
+    reached = {mark["name"]: reach(mark, results, options.out) for mark in marks}
+    for name, mark in reached.items():
+        print(name, json.dumps(mark))
+    failed = [f"{run['id']}, seed {run['seed']}: {run['message']}" for run in results["failed"]]
+    print(
+        json.dumps(
+            {
+                "benchmark": "bio_tasks",
+                "date": results["date"],
+                "machine": results["machine"],
+                "seeds": settings.seed_numbers,
+                "letters": options.letters,
+                "core_hours": round(results["core_hours"], 3),
+                "marks": reached,
+                "failed": failed,
+            }
+        )
+    )
+    raise SystemExit(1 if failed else 0)
+
+
+def all_marks():
+    marks = [{"name": name, "ids": [task], "figure": figure, "mark": mark} for name, task, figure, mark in SHIPPED]
+    marks.append({"name": "cas13a", "ids": ["marks/cas13a"], "figure": "auroc", "mark": 0.866})
+    for name, _, dp94, dp93 in FUNCTIONS:
+        marks.append({"name": f"idr_DP94_{name}", "ids": [f"idr/{name}"], "figure": "auroc", "mark": dp94})
+        marks.append({"name": f"idr_DP93_{name}", "ids": [f"marks/DP93_{name}"], "figure": "auroc", "mark": dp93})
+    marks.append({"name": "azimuth", "ids": [], "figure": "spearman", "mark": 0.476})
+    return marks
+
+
+def write_tasks(marks, data, out, settings):
+    """Write the tables that are not shipped as they are needed, and the list of tasks; return its path."""
+    shipped = {task["id"]: task for task in read_json(data / "tasks.json")}
+    folder = (out / "tables" / "marks").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for mark in marks:
+        if mark["name"] == "azimuth":
+            own = azimuth_tasks(data, folder)
+            mark["ids"] = [task["id"] for task in own]
+        elif mark["name"] == "cas13a":
+            own = [cas13a_task(data, folder)]
+        elif mark["name"].startswith("idr_DP93"):
+            own = [dp93_task(data, folder, mark["name"].removeprefix("idr_DP93_"))]
+        else:
+            task = shipped[mark["ids"][0]]
+            own = [{**task, "file": str((data / task["file"]).resolve())}]
+        entries += [{**task, "settings": {**task.get("settings", {}), **settings}} for task in own]
+    path = out / "marks.json"
+    path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    return path
+
+
+def write_table(frame, path):
+    # no time in it: the same rows make the same file, and finished runs are known again
+    frame.to_csv(path, index=False, compression={"method": "gzip", "mtime": 0})
+    return {"file": str(path), "rows": len(frame)}
+
+
+def cas13a_task(data, folder):
+    """Learn from the shipped training pairs; the test rows are ADAPT's, each with its own measurement."""
+    shipped = pd.read_csv(data / "crispr/cas13a_active.csv.gz", dtype=str)
+    rows = pd.read_csv(data / ADAPT, sep="\t")
+    print(f"cas13a: ADAPT's own scores reach {roc_auc_score(rows['true_activity'], rows['predicted_activity']):.4f}")
+    test = pd.DataFrame({"guide": rows["guide"], "context": rows["target"]})
+    test["target"] = rows["true_activity"].astype(int).astype(str)
+    test["split"] = "test"
+    learned = shipped[shipped["split"].isin(["train", "validation"])]
+    shared = set(learned["guide"]) & set(test["guide"])
+    assert not shared, f"{len(shared)} test guides are learned from"
+    table = write_table(pd.concat([learned, test]), folder / "cas13a.csv.gz")
+    return {"id": "marks/cas13a", "kind": "bin", "alphabet": "ACGT", "length": [48, 48], **table}
+
+
+def dp93_records(data):
+    """Return the records of the DP93 file: header, sequence, and a line of 0 and 1 for disorder and each function."""
+    with gzip.open(data / DP93, "rt", encoding="ascii") as file:
+        lines = file.read().splitlines()
+    records = [lines[start : start + 9] for start in range(0, len(lines), 9)]
+    assert all(record[0].startswith(">") and len({len(line) for line in record[1:]}) == 1 for record in records)
+    return records
+
+
+def dp93_task(data, folder, name):
+    line = next(line for function, line, *_ in FUNCTIONS if function == name)
+    records = dp93_records(data)
+    test = pd.DataFrame({"sequence": [r[1] for r in records], "target": [r[line] for r in records], "split": "test"})
+    shipped = pd.read_csv(data / f"idr/{name}.csv.gz", dtype=str)
+    learned = shipped[shipped["split"].isin(["train", "validation"]) & ~shipped["sequence"].isin(test["sequence"])]
+    table = write_table(pd.concat([learned, test]), folder / f"DP93_{name}.csv.gz")
+    lengths = [int(learned["sequence"].str.len().mean())] * 2
+    task = {"id": f"marks/DP93_{name}", "kind": "perres_bin", "alphabet": "ACDEFGHIKLMNPQRSTVWXYZ", "length": lengths}
+    return {**task, **table}
+
+
+def azimuth_tasks(data, folder):
+    """Return one task a gene: it is the test, some of the other genes the validation, all else is learned from."""
+    frame = pd.read_csv(data / AZIMUTH)
+    frame = pd.DataFrame(
+        {
+            "sequence": frame["30mer"],
+            "target": frame["score_drug_gene_rank"].map(repr),
+            "group": frame["Target gene"],
+        }
+    )
+    sizes = frame["group"].value_counts()
+    tasks = []
+    for gene in sorted(sizes.index):
+        others = sizes.drop(gene)
+        # a gene with a fifth of all rows would be missed in training
+        order = [name for name in sorted(others.index) if others[name] < 0.2 * others.sum()]
+        chosen, order = [], list(np.random.default_rng(len(tasks)).permutation(order))
+        while others[chosen].sum() < 0.12 * others.sum():
+            chosen.append(order.pop())
+        parts = {name: "validation" if name in chosen else "train" for name in others.index} | {gene: "test"}
+        table = write_table(frame.assign(split=frame["group"].map(parts)), folder / f"azimuth_{gene}.csv.gz")
+        tasks.append({"id": f"marks/azimuth_{gene}", "kind": "reg", "alphabet": "ACGT", "length": [30, 30], **table})
+    return tasks
+
+
+def reach(mark, results, out):
+    """Return the published mark, and what each model reaches over the seeds that are finished."""
+    entries = [entry for entry in results["tasks"] if entry["id"] in mark["ids"]]
+    seeds = [seed for seed in entries[0]["seeds"] if all("test" in entry["seeds"][seed] for entry in entries)]
+    if mark["name"] == "azimuth":
+        per_seed = [azimuth_figures(mark["ids"], seed, out) for seed in seeds]
+    else:
+        runs = [entries[0]["seeds"][seed]["test"] for seed in seeds]
+        per_seed = [{model: figures[mark["figure"]] for model, figures in run.items()} for run in runs]
+    models = list(per_seed[0]) if per_seed else []
+    return {
+        "mark": mark["mark"],
+        "figure": mark["figure"],
+        "reached": {model: round(fmean(run[model] for run in per_seed), 4) for model in models},
+        "spread": {model: round(stdev(run[model] for run in per_seed), 4) for model in models if len(per_seed) > 1},
+        "seeds": len(per_seed),
+    }
+
+
+def azimuth_figures(ids, seed, out):
+    """Return the Spearman of each model, of all rows together and as a mean over the genes."""
+    frames = [pd.read_csv(out / "runs" / name / str(seed) / "test.csv") for name in ids]
+    models = [name for name in ("net", "paper", "ridge", "boosting", "stack") if name in frames[0]]
+    figures = {}
+    for model in models:
+        pooled = pd.concat(frames)
+        figures[f"{model}, pooled"] = float(spearmanr(pooled["measured"], pooled[model]).statistic)
+        genes = [float(spearmanr(frame["measured"], frame[model]).statistic) for frame in frames]
+        figures[f"{model}, mean of genes"] = fmean(genes)
+    return figures
+
+
+if __name__ == "__main__":
+    main()

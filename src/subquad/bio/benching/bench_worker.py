@@ -1,0 +1,76 @@
+"""One task in a process of its own, so that its peak of memory is its own.
+
+It is run as `python -m subquad.bio.benching.bench_worker JOB.json`.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from subquad.errors import SubquadError
+
+__all__ = ["main"]
+
+
+def main(job: Path) -> None:
+    """Do what a job file says, and write `NAME.done.json` beside the run's folder: message, seconds, memory."""
+    asked = json.loads(job.read_text(encoding="utf-8"))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    began, message = time.monotonic(), None
+    from subquad.bio.settings import FitSettings
+    from subquad.bio.tasks import fit
+
+    lists = ("target", "extra")
+    settings = {key: tuple(value) if key in lists else value for key, value in asked["settings"].items()}
+    try:
+        fit(
+            asked["table"],
+            FitSettings(**settings),
+            out=asked["out"],
+            presets=asked["presets"],
+            seed=asked["seed"],
+            force=asked["force"],
+            quiet=True,
+        )
+    except SubquadError as error:
+        message = str(error)
+    record = {"message": message, "seconds": round(time.monotonic() - began, 2), "memory_mb": peak_memory()}
+    out = Path(asked["out"])
+    whole = out.with_name(f"{out.name}.done.json")
+    part = out.with_name(f"{out.name}.done.json.part")
+    part.write_text(json.dumps(record), encoding="utf-8")
+    os.replace(part, whole)
+
+
+def peak_memory() -> int | None:
+    """Return the most memory that this process or one that it started has held, in MiB; None where it is not known."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        # there is none such on Windows
+        return None
+    divisor = 2**20 if sys.platform == "darwin" else 2**10
+    own, children = (
+        resource.getrusage(who).ru_maxrss / divisor for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # on Linux getrusage starts with the peak of the process that started this one
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
+        own = int(lines["VmHWM"].split()[0]) / 2**10 if "VmHWM" in lines else own
+    return round(max(own, children))
+
+
+def _end_with_parent() -> None:
+    # the pipe ends with the process that holds its other end, however that was ended; else this would go on beside
+    # the one that a second start of the same command begins. Read past Python's buffer, whose lock a thread that waits
+    # would still hold when the interpreter ends
+    os.read(0, 1)
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""New variants and CRISPR guides from a fitted model."""

@@ -1,0 +1,1 @@
+"""The nets, their training, the stack of all models, and scikit-learn estimators."""

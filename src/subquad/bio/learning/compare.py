@@ -1,0 +1,299 @@
+"""Every model on one problem: rivals, nets, and the stack of them, with figures, intervals and times.
+
+What is fitted is kept in the run's folder, so that a run that was killed goes on where it was.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subquad.bio.learning.models import Nets, average, fit_nets, narrow, scale_for
+from subquad.bio.learning.stack import Stack, fit_stack
+from subquad.bio.measures.conformal import fit_conformal
+from subquad.bio.measures.metrics import MAIN, difference, intervals, score
+from subquad.bio.problem import Problem
+from subquad.bio.rivals.baselines import Linear, Rival, fit_ridge, fit_rivals, rivals_of
+from subquad.bio.settings import FitSettings
+from subquad.errors import SubquadError
+from subquad.progress import say
+from subquad.train.artifact import read_json, write_json
+
+__all__ = ["Compared", "compare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """All models of one problem, fitted."""
+
+    net: Nets
+    """Of the preset that is saved."""
+    stack: Stack
+    predictions: dict[str, Any]
+    """Of the test rows, by model: net, other presets, rivals, stack."""
+    spread: np.ndarray | None
+    """Of the net's members on the test rows."""
+    metrics: dict[str, Any]
+    """Figures on the test rows, and how they came to be: the contents of `metrics.json`."""
+    chosen: dict[str, Any]
+    """What was decided on the validation rows."""
+
+
+def compare(
+    problem: Problem, settings: FitSettings, *, presets: Sequence[str], directory: Path, seed: int, quiet: bool
+) -> Compared:
+    """Fit the rivals, the nets and the stack, and measure all of them on the same test rows.
+
+    Args:
+        problem: what to learn.
+        settings: how.
+        presets: of the nets; the first is the one that is saved, and called `net`.
+        directory: where what is fitted is kept.
+        seed: of everything random.
+        quiet: no progress and no remarks.
+
+    Raises:
+        SubquadError: there is nothing to learn from.
+    """
+    _refuse_hopeless(problem)
+    kind, main = problem.target.kind, MAIN[problem.target.kind]
+    narrowed, positions = narrow(problem)
+    if positions is not None:
+        say(f"{len(positions)} of {problem.inputs.codes.shape[1]} positions vary and are looked at", quiet=quiet)
+    seconds: dict[str, float] = {}
+    rivals = {}
+    for name in rivals_of(kind):
+        say(f"fitting {name} ({len(problem.split['train']):,} rows) …", quiet=quiet)
+        rivals[name], seconds[name] = _kept(directory, name, lambda name=name: _rival(name, narrowed, settings, seed))
+        say(f"{name}: validation {main} {rivals[name].chosen.get('validation', np.nan):.3f}", quiet=quiet)
+    held: dict[str, dict[str, Any]] = {}
+    for part in ("validation", "test"):
+        own = narrowed.inputs.take(problem.split[part])
+        held[part] = {name: rival.predict(own) for name, rival in rivals.items()}
+    nets, spreads = {}, {}
+    for place, preset in enumerate(presets):
+        name = "net" if place == 0 else preset
+        own_settings = replace(settings, preset=preset)
+        began = time.monotonic()
+        nets[name] = _nets(
+            problem, narrowed, own_settings, rivals, positions, directory=directory, seed=seed, quiet=quiet
+        )
+        seconds[name] = nets[name].seconds or time.monotonic() - began
+        for part, into in held.items():
+            members = nets[name].members(problem.inputs.take(problem.split[part]))
+            into[name] = average(members)
+            spreads[name, part] = _spread(kind, members)
+    validation, test = held["validation"], held["test"]
+    stacked = [name for name in validation if name == "net" or name in rivals]
+    stack, seconds["stack"] = _stack(problem, narrowed, settings, validation, stacked, directory=directory, seed=seed)
+    test["stack"] = stack.predict({name: test[name] for name in stacked})
+    metrics = _figures(problem, test, rivals, seconds)
+    metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
+    metrics["members"] = len(nets["net"].nets)
+    metrics["stack"] = stack.plain()
+    if settings.learning_curve:
+        metrics["learning_curve"] = _learning_curve(
+            problem, settings, metrics, directory=directory, seed=seed, quiet=quiet
+        )
+    conformal = _conformal(problem, validation["net"], test["net"], spreads)
+    chosen = {name: rival.chosen for name, rival in rivals.items()} | {name: own.facts for name, own in nets.items()}
+    if conformal is not None:
+        metrics["conformal"], chosen["conformal"] = conformal
+    return Compared(
+        net=nets["net"],
+        stack=stack,
+        predictions=test,
+        spread=spreads["net", "test"],
+        metrics=metrics,
+        chosen=chosen,
+    )
+
+
+def _learning_curve(
+    problem: Problem, settings: FitSettings, metrics: Mapping[str, Any], *, directory: Path, seed: int, quiet: bool
+) -> list[dict[str, Any]]:
+    """Return the main figure on the test rows of models that learned from fewer rows: half of them, and so on."""
+    main, names = metrics["main"], ("net", *rivals_of(metrics["kind"]))
+    order = np.random.default_rng(seed).permutation(problem.split["train"])
+    points = [{"rows": len(order), **{name: metrics["test"][name][main] for name in names}}]
+    fewer = replace(settings, learning_curve=0, stack_folds=1)
+    for halving in range(1, settings.learning_curve + 1):
+        size = len(order) // 2**halving
+        if size < 10:
+            break
+        say(f"learning curve: {size:,} rows", quiet=quiet)
+        # the smaller sets are parts of the larger ones
+        own = replace(problem, split={**problem.split, "train": np.sort(order[:size])})
+        folder = directory / f"rows-{size}"
+        folder.mkdir(exist_ok=True)
+        try:
+            found = compare(own, fewer, presets=(settings.preset,), directory=folder, seed=seed, quiet=True)
+        except SubquadError as error:
+            say(f"learning curve: no further, {error}", quiet=quiet)
+            break
+        points.insert(0, {"rows": size, **{name: found.metrics["test"][name][main] for name in names}})
+    return points
+
+
+def _refuse_hopeless(problem: Problem) -> None:
+    target = problem.target
+    if target.kind not in ("binary", "multiclass"):
+        return
+    present = np.unique(target.y[problem.split["train"]])
+    absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
+    if absent:
+        raise SubquadError(f"no training row of class {', '.join(absent)}; there is nothing to learn from")
+
+
+def _rival(name: str, problem: Problem, settings: FitSettings, seed: int) -> Rival:
+    return fit_rivals(problem, (name,), seed=seed, iterations=settings.boosting_iterations)[name]
+
+
+def _kept(directory: Path, name: str, make: Callable[[], Rival]) -> tuple[Rival, float]:
+    """Return a fitted rival, from the run's folder where it is there, and the seconds that it took."""
+    model, facts = directory / f"{name}.skops", directory / f"{name}.json"
+    if not facts.is_file():
+        began = time.monotonic()
+        make().save(model)
+        write_json(facts, {"seconds": time.monotonic() - began})
+    # read back also when just fitted, so that a resumed run sees the very same numbers
+    return Rival.load(model), read_json(facts)["seconds"]
+
+
+def _nets(
+    problem: Problem,
+    narrowed: Problem,
+    settings: FitSettings,
+    rivals: Mapping[str, Rival],
+    positions: np.ndarray | None,
+    *,
+    directory: Path | None,
+    seed: int,
+    quiet: bool,
+) -> Nets:
+    is_auto = settings.preset == "auto"
+    own = narrowed if is_auto else problem
+    start = None
+    if is_auto and "ridge" in rivals:
+        start = _start(own, rivals["ridge"], settings)
+    return fit_nets(
+        own,
+        settings,
+        start,
+        positions=positions if is_auto else None,
+        seed=seed,
+        directory=directory,
+        quiet=quiet,
+    )
+
+
+def _start(problem: Problem, ridge: Rival, settings: FitSettings) -> Rival:
+    """Return ridge on the scale of learning: moved there, or fitted there where that scale is not linear."""
+    if problem.target.kind != "regression":
+        return ridge
+    scale = scale_for(problem, settings)
+    if any(column.values is not None for column in scale.columns):
+        target = replace(problem.target, y=scale.forward(problem.target.y))
+        return fit_ridge(replace(problem, target=target))
+    mean = np.array([column.mean for column in scale.columns])
+    spread = np.array([column.spread for column in scale.columns])
+    linear = ridge.linear
+    moved = Linear(weight=linear.weight / spread[:, None], bias=(linear.bias - mean) / spread, scale=linear.scale)
+    return replace(ridge, linear=moved)
+
+
+def _spread(kind: str, members: list[Any]) -> np.ndarray | None:
+    return np.std(members, axis=0, ddof=1) if len(members) > 1 and kind != "pairs" else None
+
+
+def _stack(
+    problem: Problem,
+    narrowed: Problem,
+    settings: FitSettings,
+    validation: dict[str, Any],
+    names: Sequence[str],
+    *,
+    directory: Path,
+    seed: int,
+) -> tuple[Stack, float]:
+    began = time.monotonic()
+    if settings.stack_folds == 1:
+        _, truth = problem.part("validation")
+        return fit_stack(truth, {name: validation[name] for name in names}), time.monotonic() - began
+    rows, found = [], {name: [] for name in names}
+    for number, (learnt, held) in enumerate(_folds(problem.split["train"], settings.stack_folds, seed)):
+        split = {**problem.split, "train": learnt}
+        inner, inner_narrow = replace(problem, split=split), replace(narrowed, split=split)
+        inputs = inner_narrow.inputs.take(held)
+        fold = directory / f"fold-{number}"
+        fold.mkdir(exist_ok=True)
+        own = {
+            name: _kept(fold, name, lambda name=name: _rival(name, inner_narrow, settings, seed))[0]  # noqa: B023
+            for name in names
+            if name != "net"
+        }
+        for name, rival in own.items():
+            found[name].append(rival.predict(inputs))
+        nets = _nets(
+            inner, inner_narrow, replace(settings, members=1), own, None, directory=fold, seed=seed, quiet=True
+        )
+        found["net"].append(nets.predict(inputs))
+        rows.append(held)
+    joined = {name: _join(parts) for name, parts in found.items()}
+    return fit_stack(problem.target.take(np.concatenate(rows)), joined), time.monotonic() - began
+
+
+def _folds(rows: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    parts = np.array_split(np.random.default_rng(seed).permutation(rows), count)
+    return [(np.concatenate([p for p in parts if p is not held]), held) for held in parts]
+
+
+def _join(parts: list[Any]) -> Any:
+    return [x for part in parts for x in part] if isinstance(parts[0], list) else np.concatenate(parts)
+
+
+def _figures(
+    problem: Problem, test: Mapping[str, Any], rivals: Mapping[str, Rival], seconds: dict[str, float]
+) -> dict[str, Any]:
+    _, truth = problem.part("test")
+    figures = {name: score(truth, values) for name, values in test.items()}
+    main = MAIN[truth.kind]
+    single = [name for name in test if name in (*rivals, "net")]
+    best = max(single, key=lambda name: figures[name][main])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {
+        "kind": truth.kind,
+        "main": main,
+        "test": figures,
+        "intervals": {name: intervals(truth, values, 200) for name, values in test.items()},
+        "above": {name: difference(truth, test["net"], test[name]) for name in test if name != "net"},
+        "stack_above_best": {"best": best, **difference(truth, test["stack"], test[best])},
+        "rows": {part: len(rows) for part, rows in problem.split.items()},
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "memory_mb": round(peak),
+    }
+
+
+def _conformal(
+    problem: Problem, validation: np.ndarray, test: np.ndarray, spreads: Mapping[tuple[str, str], np.ndarray | None]
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the coverage of the intervals on the test rows, and what makes them."""
+    _, truth = problem.part("validation")
+    if truth.kind != "regression" or len(truth.names) > 1:
+        return None
+    _, held = problem.part("test")
+    own, other = spreads["net", "validation"], spreads["net", "test"]
+    conformal = fit_conformal(truth.y[:, 0], validation[:, 0], None if own is None else own[:, 0])
+    covered = {}
+    for level in conformal.levels:
+        low, high = conformal.interval(test[:, 0], None if other is None else other[:, 0], level)
+        covered[str(level)] = {
+            "coverage": float(((held.y[:, 0] >= low) & (held.y[:, 0] <= high)).mean()),
+            "width": float(np.median(high - low)),
+        }
+    return covered, conformal.plain()

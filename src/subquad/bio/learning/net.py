@@ -1,0 +1,284 @@
+r"""The nets of this field: Lyra as published, or beside an additive path that starts as ridge, under one output curve.
+
+$$ \hat y = g\Big(w \cdot f(x) + b + \mathrm{MLP}(f(x)) + \mathrm{Lyra}(x)\Big) $$
+
+$w$ starts at ridge's coefficients; the last layers of Lyra and of the MLP start at 0 and the monotone curve $g$ at the
+identity, so that training begins exactly at ridge. The curve is the usual global epistasis: mutations add up on a
+hidden scale that the assay bends. The MLP sees far-apart letters together, whatever their order. Residues start at the
+ridge of their windows, pairs of bases at a thermodynamic model's probabilities.
+
+Axes: B sequences, T positions, A letters, F features, E further numbers, H channels, O outputs.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from subquad.bio.problem import ANY, PAD
+from subquad.nn.sequence import Lyra, masked_mean
+
+__all__ = ["BioNet", "NetSpec", "one_hot"]
+
+MANY_FEATURES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSpec:
+    """All that a net is built from."""
+
+    kind: str
+    letters: int
+    outputs: int
+    preset: str = "auto"
+    positions: int = 0
+    """Length of all sequences where they are aligned, else 0."""
+    has_sequence: bool = True
+    has_second: bool = False
+    features: int = 0
+    """Of the additive path; 0: there is none."""
+    has_prior: bool = False
+    """Residues and pairs start at another model's logits."""
+    extra: int = 0
+    hidden: int = 64
+    dropout: float = 0.2
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as what JSON can hold."""
+        return asdict(self)
+
+
+def one_hot(codes: Int[Tensor, "B T"], letters: int) -> tuple[Float[Tensor, "B T A"], Bool[Tensor, "B T"]]:
+    """Return codes as vectors, zero in the padding, equal parts where any letter may stand, and the mask of letters."""
+    table = torch.cat([torch.eye(letters), torch.full((1, letters), 1 / letters), torch.zeros(1, letters)])
+    # -1, the padding, is the last row and -2, any letter, the one before it
+    index = torch.where(codes < 0, codes.long() + letters + 2, codes.long())
+    return nn.functional.embedding(index, table.to(codes.device)), codes != PAD
+
+
+class _Additive(nn.Module):
+    """A linear map that starts at ridge; weight decay pulls it back there."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("start", torch.zeros(outputs, inputs))
+        self.register_buffer("start_bias", torch.zeros(outputs))
+        self.change = nn.Parameter(torch.zeros(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
+        return nn.functional.linear(f * self.scale, self.start + self.change, self.start_bias + self.bias)
+
+    def at_start(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
+        return nn.functional.linear(f * self.scale, self.start, self.start_bias)
+
+
+class _Interactions(nn.Module):
+    """A small MLP on the features, seen from their mean, so that the commonest sequence is near zero; starts at 0."""
+
+    def __init__(self, inputs: int, outputs: int, *, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(inputs))
+        self.register_buffer("spread", torch.ones(inputs))
+        # many features say the same thing more than once: a third of them is left out at each step
+        self.layers = nn.Sequential(
+            nn.Dropout(0.3 if inputs > MANY_FEATURES else 0.0),
+            nn.Linear(inputs, hidden),
+            nn.GELU(),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+        )
+        self.last = nn.Linear(hidden, outputs)
+        _start_at_zero(self.last)
+
+    def forward(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
+        return self.last(self.layers((f - self.center) * self.spread))
+
+
+class _Curve(nn.Module):
+    r"""$g(z) = e^a (z + \frac{\rho}{K} \sum_k \tanh(c_k) \tanh(s_k (z - m_k)) / s_k) + b$; its slope is positive."""
+
+    def __init__(self, outputs: int, bends: int = 8, most: float = 0.98) -> None:
+        super().__init__()
+        self.most = most
+        self.height = nn.Parameter(torch.zeros(outputs, bends))
+        self.log_steepness = nn.Parameter(torch.zeros(outputs, bends))
+        self.place = nn.Parameter(torch.linspace(-3, 3, bends).repeat(outputs, 1))
+        self.log_slope = nn.Parameter(torch.zeros(outputs))
+        self.shift = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, z: Float[Tensor, "B O"]) -> Float[Tensor, "B O"]:
+        steepness = self.log_steepness.exp()
+        bends = self.height.tanh() * torch.tanh(steepness * (z[:, :, None] - self.place)) / steepness
+        return self.log_slope.exp() * (z + self.most * bends.mean(2)) + self.shift
+
+
+class _Readout(nn.Module):
+    """Sequence to vector: the mean, and beside it what each position says (aligned) or what attention picks out."""
+
+    def __init__(self, width: int, positions: int) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.zeros(positions, width)) if positions else None
+        self.attention = None if positions else nn.Linear(width, 4)
+
+    def forward(self, u: Float[Tensor, "B T H"], mask: Tensor) -> Float[Tensor, "B D"]:
+        mean = masked_mean(u, mask)
+        if self.place is not None:
+            return torch.cat([mean, torch.einsum("bth,th->bh", u, self.place[: u.shape[1]])], dim=1)
+        weights = self.attention(u).masked_fill(~mask[:, :, None], -torch.inf).softmax(1)
+        return torch.cat([mean, torch.einsum("bth,btk->bkh", u, weights).flatten(1)], dim=1)
+
+    def size(self, width: int) -> int:
+        """Return the length of the vector."""
+        return 2 * width if self.place is not None else 5 * width
+
+
+class _Pairs(nn.Module):
+    """Every two positions: what they know of each other, as a logit; the pair of letters counts for itself."""
+
+    def __init__(self, width: int, letters: int, *, has_prior: bool, rank: int = 32) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(width, rank), nn.Linear(width, rank)
+        self.letters = nn.Parameter(torch.zeros(letters, letters))
+        # a stem is a run of pairs along the anti-diagonal: a small convolution sees it
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 5, padding=2), nn.GELU(), nn.Conv2d(8, 8, 5, padding=2), nn.GELU(), nn.Conv2d(8, 1, 1)
+        )
+        _start_at_zero(self.stem[-1])
+        # few of all pairs of positions are paired
+        self.bias = nn.Parameter(torch.tensor(0.0 if has_prior else -4.0))
+        self.trust = nn.Parameter(torch.tensor(1.0))
+        _start_at_zero(self.left)
+
+    def forward(
+        self, u: Float[Tensor, "B T H"], x: Float[Tensor, "B T A"], prior: Float[Tensor, "B T T"]
+    ) -> Float[Tensor, "B T T"]:
+        known = torch.einsum("bik,bjk->bij", self.left(u), self.right(u)) / self.left.out_features**0.5
+        bases = torch.einsum("bia,ac,bjc->bij", x, self.letters, x)
+        z = known + bases + self.bias
+        z = (z + z.transpose(1, 2)) / 2
+        # canonical pairs, for the convolution: where letters could pair at all
+        could = torch.einsum("bia,ac,bjc->bij", x, _canonical(x), x)
+        seen = self.stem(torch.stack([z, prior / 5, could], dim=1))[:, 0]
+        return z + self.trust * prior + (seen + seen.transpose(1, 2)) / 2
+
+
+def _canonical(x: Tensor) -> Tensor:
+    """Return 1 where two of A, C, G, U pair: AU, CG, GU."""
+    table = torch.zeros(x.shape[-1], x.shape[-1], device=x.device)
+    for i, j in ((0, 3), (1, 2), (2, 3)):
+        table[i, j] = table[j, i] = 1.0
+    return table
+
+
+class BioNet(nn.Module):
+    """Inputs to outputs on the scale of learning: standardised measurements or logits.
+
+    Args:
+        spec: what it is built from.
+        features: makes the additive path's features of a batch, where `spec.features` says there are any.
+    """
+
+    def __init__(self, spec: NetSpec, features: Any = None) -> None:
+        super().__init__()
+        self.spec, self.features = spec, features
+        is_auto, is_row = spec.preset == "auto", not spec.kind.startswith("residue") and spec.kind != "pairs"
+        self.lyra, self.additive, self.mlp, self.curve, self.readout = None, None, None, None, None
+        channels = spec.letters * (2 if spec.has_second else 1)
+        width = 64
+        if spec.has_sequence:
+            self.lyra = (
+                Lyra(
+                    channels,
+                    spec.outputs,
+                    positions=spec.positions,
+                    dropout=spec.dropout,
+                    is_bidirectional=not spec.positions,
+                )
+                if is_auto
+                else Lyra.paper(channels, spec.outputs)
+            )
+        if is_row and is_auto and spec.has_sequence:
+            self.readout = _Readout(width, spec.positions)
+            self.lyra.head = nn.Linear(self.readout.size(width), spec.outputs)
+            _start_at_zero(self.lyra.head)
+        elif spec.kind.startswith("residue") and is_auto:
+            self.lyra.head = nn.Linear(2 * width, spec.outputs)
+            _start_at_zero(self.lyra.head)
+        elif spec.kind == "pairs":
+            self.lyra.head = nn.Identity()
+            self.pairs = _Pairs(width, channels, has_prior=spec.has_prior)
+        self.trust = nn.Parameter(torch.ones(())) if spec.has_prior and spec.kind != "pairs" else None
+        if spec.features:
+            self.additive = _Additive(spec.features, spec.outputs)
+        if spec.features and is_row:
+            self.mlp = _Interactions(spec.features, spec.outputs, hidden=spec.hidden)
+        if is_auto and spec.kind == "regression":
+            self.curve = _Curve(spec.outputs)
+        self.register_buffer("blend", torch.ones(()))
+
+    def start_at(self, weight: Tensor, bias: Tensor, scale: Tensor) -> None:
+        """Put a linear model, on features times `scale`, into the additive path."""
+        self.additive.start.copy_(weight)
+        self.additive.start_bias.copy_(bias)
+        self.additive.scale.copy_(scale)
+
+    def center_at(self, center: Tensor, spread: Tensor) -> None:
+        """Tell the MLP the mean of the features and the inverse of their spread."""
+        if self.mlp is not None:
+            self.mlp.center.copy_(center)
+            self.mlp.spread.copy_(spread)
+
+    def embed(self, codes: Int[Tensor, "B T"], second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the net knows about each position, the letters as vectors, and the mask."""
+        x, mask = one_hot(codes, self.spec.letters)
+        if self.spec.has_second:
+            x = torch.cat([x, one_hot(second, self.spec.letters)[0]], dim=2)
+        return self.lyra.embed(x, None if self.spec.positions else mask), x, mask
+
+    def forward(
+        self,
+        codes: Int[Tensor, "B T"],
+        second: Int[Tensor, "B T"] | None = None,
+        extra: Float[Tensor, "B E"] | None = None,
+        prior: Tensor | None = None,
+    ) -> Tensor:
+        """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs."""
+        spec = self.spec
+        z = 0.0
+        if spec.has_sequence:
+            u, x, mask = self.embed(codes, second)
+            if spec.kind == "pairs":
+                return self.pairs(u, x, prior)
+            z = self.lyra.head(self._read(u, mask))
+            if self.trust is not None:
+                return z + self.trust * prior
+        if self.additive is None:
+            return z
+        f = self.features.torch_matrix(codes, second, extra)
+        start = self.additive.at_start(f)
+        z = z + self.additive(f)
+        if self.mlp is not None:
+            z = z + self.mlp(f)
+        if self.curve is not None:
+            z = self.curve(z)
+        return start + self.blend * (z - start)
+
+    def _read(self, u: Tensor, mask: Tensor) -> Tensor:
+        if self.spec.kind.startswith("residue"):
+            if self.spec.preset == "paper":
+                return u
+            return torch.cat([u, masked_mean(u, mask)[:, None].expand_as(u)], dim=2)
+        return masked_mean(u, mask) if self.readout is None else self.readout(u, mask)
+
+
+def _start_at_zero(layer: nn.Module) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+assert (ANY, PAD) == (-2, -1), "one_hot counts on it"

@@ -1,0 +1,346 @@
+"""The net's training: what a step is, how many there are, what is kept. Costs about a minute for 5 million letters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+from scipy.stats import rankdata
+from torch import Tensor, nn
+
+from subquad.bio.learning.net import BioNet
+from subquad.bio.learning.scale import Scale
+from subquad.bio.measures.metrics import MAIN, score
+from subquad.bio.problem import Inputs, Problem, Target
+from subquad.bio.settings import FitSettings
+from subquad.train.loop import LoopSettings, Outcome, train
+from subquad.train.optim import parameter_groups, schedule
+
+__all__ = ["Priors", "affordable_epochs", "members_for", "outputs", "train_member"]
+
+LEAST_EPOCHS, MOST_EPOCHS, MOST_MEMBERS = 0.3, 40.0, 5
+LOOKING = 0.15
+"""Part of the time of training that validation may take."""
+MOST_JUDGES = 5000
+"""Validation rows that one net's choices are made on."""
+BLENDS, DRAWS, MANY = (0.0, 0.25, 0.5, 0.75, 1.0), 50, 3000
+PATH_RATE = 0.1
+"""Factor on the rate of the additive path: it starts where it should nearly end."""
+PADDED_LETTERS, PADDED_PAIRS = 40_000, 600_000
+"""Most letters, or pairs of letters, of one batch with its padding: long sequences come in smaller batches."""
+
+Priors = Sequence[np.ndarray] | None
+"""Where the net starts, a row: `(L, L)` logits of pairs, or `(L, O)` of residues on the scale of learning."""
+
+
+def affordable_epochs(problem: Problem, settings: FitSettings) -> float:
+    """Return the passes over the training rows: what `epochs` says, else what `letters` allows."""
+    if settings.epochs is not None:
+        return settings.epochs
+    rows = problem.split["train"]
+    letters = max(int(problem.inputs.lengths[rows].sum()), len(rows))
+    return float(min(max(settings.letters / letters, LEAST_EPOCHS), MOST_EPOCHS))
+
+
+def members_for(problem: Problem, settings: FitSettings) -> int:
+    """Return the number of nets: what `members` says, else as many as `letters` allows, at most five."""
+    if settings.members is not None:
+        return settings.members
+    if settings.preset == "paper":
+        return 1
+    rows = problem.split["train"]
+    letters = max(int(problem.inputs.lengths[rows].sum()), len(rows)) * affordable_epochs(problem, settings)
+    return int(min(max(settings.letters / letters, 1), MOST_MEMBERS))
+
+
+def train_member(
+    net: BioNet,
+    problem: Problem,
+    settings: FitSettings,
+    *,
+    scale: Scale,
+    priors: Priors,
+    name: str,
+    seed: int,
+    directory: Path | None,
+    quiet: bool,
+) -> tuple[Outcome, dict[str, Any]]:
+    """Train one net in place; return how it went, and what was decided on the validation rows."""
+    rows = problem.split["train"]
+    epochs = affordable_epochs(problem, settings)
+    plan = _plan(problem.inputs, rows, kind=problem.target.kind, batch=settings.batch, seed=seed)
+    steps = max(1, round(epochs * len(plan(0))))
+    judges = _some(problem.split["validation"], MOST_JUDGES, seed)
+    inputs, truth = problem.inputs.take(judges), problem.target.take(judges)
+    own_priors = None if priors is None else [priors[row] for row in judges]
+
+    def figures(model: nn.Module) -> dict[str, float]:
+        return score(truth, outputs(model, inputs, kind=truth.kind, scale=scale, priors=own_priors))
+
+    main = MAIN[truth.kind]
+    has_start = net.additive is not None or net.spec.has_prior
+    start = figures(net)[main] if has_start else -np.inf
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    outcome = train(
+        net,
+        batches=plan,
+        step=_step(problem, scale, priors),
+        optimizer=torch.optim.AdamW(_groups(net, settings)),
+        settings=LoopSettings(steps=steps, evaluate_every=max(1, steps // _looks(problem, inputs, epochs))),
+        schedule=schedule("one_cycle"),
+        validate=figures,
+        monitor=main,
+        maximize=True,
+        directory=directory,
+        name=name,
+        seed=seed,
+        quiet=quiet,
+    )
+    net.cpu()
+    if outcome.best[main] < start and net.additive is None:
+        net.load_state_dict(before)
+        return outcome, {"steps": steps, "best_step": 0, "blend": 1.0, "validation": start}
+    chosen = {"steps": steps, "best_step": outcome.best_step, "blend": 1.0, "validation": outcome.best[main]}
+    if net.additive is not None:
+        chosen |= _blend(net, inputs, truth, scale=scale, seed=seed)
+    return outcome, chosen
+
+
+def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
+def _looks(problem: Problem, validation: Inputs, epochs: float) -> int:
+    """Return how often the validation rows are looked at: they must not take much of the time of the training."""
+    learned = epochs * problem.inputs.lengths[problem.split["train"]].sum()
+    # a forward pass takes a third of a step's time
+    return int(np.clip(LOOKING * 3 * learned / max(validation.lengths.sum(), 1), 3, 12))
+
+
+def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: Scale, seed: int) -> dict[str, float]:
+    """Go back towards ridge as far as the validation rows want it; return how far and what it gives.
+
+    The step taken is the mean of the best ones in bootstrap samples of the rows: where few rows speak, half way.
+    """
+    ends = []
+    for blend in (0.0, 1.0):
+        net.blend.fill_(blend)
+        ends.append(np.stack(_raw(net, inputs, kind=truth.kind, priors=None)))
+    random, main, best = np.random.default_rng(seed), MAIN[truth.kind], []
+
+    def between(blend: float) -> np.ndarray:
+        return _finished(ends[0] + blend * (ends[1] - ends[0]), truth.kind, scale)
+
+    found = [between(blend) for blend in BLENDS]
+    for _ in range(DRAWS if len(truth) < MANY else 1):
+        rows = random.integers(len(truth), size=len(truth)) if len(truth) < MANY else np.arange(len(truth))
+        own = truth.take(rows)
+        best.append(BLENDS[int(np.argmax([main_figure(own, prediction[rows]) for prediction in found]))])
+    chosen = float(np.mean(best))
+    net.blend.fill_(chosen)
+    return {"blend": round(chosen, 4), "validation": score(truth, between(chosen))[main]}
+
+
+def main_figure(truth: Target, prediction: np.ndarray) -> float:
+    """Return what choices are made by, without all the rest: rank agreement, area under ROC, or accuracy."""
+    if truth.kind == "regression":
+        columns = range(truth.y.shape[1])
+        return float(np.nanmean([_rank_agreement(truth.y[:, k], prediction[:, k]) for k in columns]))
+    if truth.kind == "binary":
+        ranks, positive = rankdata(prediction[:, 0]), truth.y == 1
+        n = int(positive.sum())
+        both = n * (len(positive) - n)
+        return float((ranks[positive].sum() - n * (n + 1) / 2) / both) if both else 0.5
+    if truth.kind == "multiclass":
+        return float((prediction.argmax(1) == truth.y).mean())
+    return score(truth, prediction)[MAIN[truth.kind]]
+
+
+def _rank_agreement(y: np.ndarray, p: np.ndarray) -> float:
+    known = np.isfinite(y)
+    a, b = rankdata(y[known]), rankdata(p[known])
+    a, b = a - a.mean(), b - b.mean()
+    size = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / size) if size else 0.0
+
+
+@torch.no_grad()
+def _forward(net: nn.Module, inputs: Inputs, rows: np.ndarray, priors: Priors, *, length: int, kind: str) -> Tensor:
+    """Return the net's outputs for some rows, cut to a length."""
+    device = next(net.parameters()).device
+    return net(*_arguments(inputs, rows, priors, length=length, kind=kind, device=device)).float().cpu()
+
+
+def outputs(net: nn.Module, inputs: Inputs, *, kind: str, scale: Scale, priors: Priors = None) -> Any:
+    """Return a net's predictions, in the target's units or as probabilities; see `Target.outputs` for their shapes."""
+    found = [_finished(z, kind, scale) for z in _raw(net, inputs, kind=kind, priors=priors)]
+    if kind == "pairs":
+        return found
+    if not kind.startswith("residue"):
+        return np.stack(found)
+    wide = np.zeros((len(found), inputs.codes.shape[1], found[0].shape[1]))
+    for row, values in enumerate(found):
+        wide[row, : len(values)] = values
+    return wide
+
+
+def _raw(net: nn.Module, inputs: Inputs, *, kind: str, priors: Priors) -> list[np.ndarray]:
+    """Return a net's outputs of each row, on the scale of learning and without padding."""
+    was_training = net.training
+    net.eval()
+    lengths = np.maximum(inputs.lengths, 1)
+    # neighbours in length share a batch, so that little is padded; the order is put back at the end
+    order = np.argsort(-lengths, kind="stable")
+    found: list[Any] = [None] * len(order)
+    for rows in _cut(order, lengths, kind=kind, batch=512):
+        z = _forward(net, inputs, rows, priors, length=int(lengths[rows].max()), kind=kind).double().numpy()
+        for k, row in enumerate(rows):
+            if kind == "pairs":
+                found[row] = z[k, : lengths[row], : lengths[row]]
+            else:
+                found[row] = z[k, : lengths[row]] if kind.startswith("residue") else z[k]
+    net.train(was_training)
+    return found
+
+
+def _finished(z: np.ndarray, kind: str, scale: Scale) -> np.ndarray:
+    if kind.endswith("regression"):
+        return scale.back(z)
+    return softmax(z, axis=-1) if kind.endswith("multiclass") else expit(z)
+
+
+def _arguments(
+    inputs: Inputs, rows: np.ndarray, priors: Priors, *, length: int, kind: str, device: torch.device
+) -> tuple[Tensor | None, ...]:
+    codes = torch.from_numpy(inputs.codes[rows, :length]).to(device)
+    second = None if inputs.second is None else torch.from_numpy(inputs.second[rows, :length]).to(device)
+    extra = torch.from_numpy(inputs.extra[rows]).float().to(device)
+    prior = None
+    if priors is not None:
+        wide = length if kind == "pairs" else priors[rows[0]].shape[1]
+        padded = np.zeros((len(rows), length, wide), dtype=np.float32)
+        for k, row in enumerate(rows):
+            own = priors[row]
+            padded[k, : own.shape[0], : own.shape[1]] = own
+        prior = torch.from_numpy(padded).to(device)
+    return codes, second, extra, prior
+
+
+def _cut(order: np.ndarray, lengths: np.ndarray, *, kind: str, batch: int) -> list[np.ndarray]:
+    """Return rows, already in an order of like lengths, in batches that are not too large with their padding."""
+    parts, begin, longest = [], 0, 0
+    for end, row in enumerate(order):
+        longer = max(longest, int(lengths[row]))
+        count = end - begin + 1
+        is_full = count * longer > PADDED_LETTERS or (kind == "pairs" and count * longer**2 > PADDED_PAIRS)
+        if count > 1 and (count > batch or is_full):
+            parts.append(order[begin:end])
+            begin, longer = end, int(lengths[row])
+        longest = longer
+    return [*parts, order[begin:]]
+
+
+def _plan(
+    inputs: Inputs, rows: np.ndarray, *, kind: str, batch: int, seed: int
+) -> Callable[[int], Sequence[np.ndarray]]:
+    lengths = np.maximum(inputs.lengths, 1)
+    batch = min(batch, len(rows))
+    is_even = bool((lengths[rows] == lengths[rows[0]]).all())
+
+    def batches(epoch: int) -> list[np.ndarray]:
+        random = np.random.default_rng((seed, epoch))
+        order = rows[random.permutation(len(rows))]
+        if not is_even:
+            # within a pool of 32 batches the rows are sorted by length, so that little is padded
+            pools = np.array_split(order, max(1, len(order) // (32 * batch)))
+            order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+        cut = _cut(order, lengths, kind=kind, batch=batch)
+        # a rest of a few rows would be a noisy step; they come in another epoch
+        whole = [part for part in cut if 2 * len(part) > min(map(len, cut[:-1] or cut))]
+        return [whole[i] for i in random.permutation(len(whole))]
+
+    return batches
+
+
+def _step(problem: Problem, scale: Scale, priors: Priors) -> Callable[..., Mapping[str, Tensor]]:
+    target, inputs = problem.target, problem.inputs
+    lengths = np.maximum(inputs.lengths, 1)
+    loss = _loss(target, scale)
+    weight = None if problem.weight is None else torch.from_numpy(problem.weight).float()
+
+    def step(model: nn.Module, rows: np.ndarray, backward: Callable[[Tensor], None]) -> Mapping[str, Tensor]:
+        device = next(model.parameters()).device
+        length = int(lengths[rows].max())
+        z = model(*_arguments(inputs, rows, priors, length=length, kind=target.kind, device=device))
+        each, known = loss(z, rows, length)
+        if weight is not None:
+            known = known * weight[rows].to(device).view(-1, *[1] * (known.ndim - 1))
+        value = (each * known).sum() / known.sum().clamp(min=1e-6)
+        backward(value)
+        return {"loss": value}
+
+    return step
+
+
+def _loss(target: Target, scale: Scale) -> Callable[[Tensor, np.ndarray, int], tuple[Tensor, Tensor]]:
+    """Return what gives the loss of each value of a batch, and which values are known."""
+    kind = target.kind
+    if kind == "pairs":
+        return _pair_loss(target)
+    if kind.endswith("regression"):
+        y = scale.forward(target.y[..., None] if target.is_residue else target.y)
+        values, known = torch.from_numpy(np.nan_to_num(y)).float(), torch.from_numpy(np.isfinite(y)).float()
+        each = nn.functional.mse_loss
+    elif kind == "multilabel":
+        values = torch.from_numpy(np.nan_to_num(target.y)).float()
+        known = torch.from_numpy(np.isfinite(target.y)).float()
+        each = nn.functional.binary_cross_entropy_with_logits
+    elif kind.endswith("binary"):
+        values = torch.from_numpy(np.maximum(target.y, 0)).float()[..., None]
+        known = torch.from_numpy(target.y >= 0).float()[..., None]
+        each = nn.functional.binary_cross_entropy_with_logits
+    else:
+        values, known = torch.from_numpy(np.maximum(target.y, 0)).long(), torch.from_numpy(target.y >= 0).float()
+        each = _cross_entropy
+
+    def loss(z: Tensor, rows: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+        own, there = values[rows], known[rows]
+        if target.is_residue:
+            own, there = own[:, :length], there[:, :length]
+        return each(z, own.to(z.device), reduction="none"), there.to(z.device)
+
+    return loss
+
+
+def _cross_entropy(z: Tensor, y: Tensor, *, reduction: str) -> Tensor:
+    return nn.functional.cross_entropy(z.movedim(-1, 1), y, reduction=reduction)
+
+
+def _pair_loss(target: Target) -> Callable[[Tensor, np.ndarray, int], tuple[Tensor, Tensor]]:
+    def loss(z: Tensor, rows: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+        y = torch.zeros(len(rows), length, length)
+        for k, row in enumerate(rows):
+            pairs = torch.from_numpy(target.y[row])
+            y[k, pairs[:, 0], pairs[:, 1]] = 1.0
+            y[k, pairs[:, 1], pairs[:, 0]] = 1.0
+        each = nn.functional.binary_cross_entropy_with_logits(z, y.to(z.device), reduction="none")
+        return each, torch.ones_like(each).triu(1)
+
+    return loss
+
+
+def _groups(net: BioNet, settings: FitSettings) -> list[dict]:
+    slow = [] if net.additive is None else [net.additive]
+    plain = [] if net.curve is None else [net.curve]
+    rest = [module for module in net.children() if module not in (*slow, *plain)]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    groups = []
+    for module in rest:
+        groups += parameter_groups(module, learning_rate=rate, weight_decay=decay)
+    for module in slow:
+        groups += parameter_groups(module, learning_rate=rate * PATH_RATE, weight_decay=decay)
+    for module in plain:
+        groups.append({"params": list(module.parameters()), "lr": rate, "weight_decay": 0.0})
+    return groups

@@ -1,0 +1,104 @@
+"""Base pairs: from probabilities to a structure, and how well two structures agree. O(L² + L·C) for C likely pairs.
+
+Axes: L letters, p pairs. Pairs are places from 0, the first below the second.
+"""
+
+import numpy as np
+
+__all__ = ["agreement", "decode_pairs"]
+
+
+def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3, is_nested: bool = True) -> np.ndarray:
+    r"""Return the structure, `(p, 2)`, that probabilities of pairs speak for.
+
+    Args:
+        P: `(L, L)` probability of each pair, symmetric.
+        threshold: pairs at most so likely are never taken.
+        min_loop: least letters between the two of a pair.
+        is_nested: no two pairs cross, and the sum of $P_{ij} - \theta$ over the pairs is the highest there is: the
+            $\gamma$-centroid of Hamada et al., Bioinformatics 25 (2009) 465, with $\theta = 1/(\gamma+1)$, by the
+            recursion of Nussinov. Else each pair whose letters are each other's likeliest partner is taken, crossing
+            or not.
+
+    Raises:
+        ValueError: P is not square.
+    """
+    P = np.asarray(P, dtype=np.float64)
+    if P.ndim != 2 or P.shape[0] != P.shape[1]:
+        raise ValueError(f"probabilities of pairs must be square, got {P.shape}")
+    gain = np.triu(P - threshold, min_loop + 1)
+    first, second = np.nonzero(gain > 0)
+    both = np.concatenate([first, second])
+    if not is_nested:
+        return _mutual(gain, first, second)
+    if len(np.unique(both)) == len(both) and not _crosses(first, second):
+        return np.stack([first, second], axis=1)
+    return _nested(gain, first, second)
+
+
+def _mutual(gain: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    likeliest = (gain + gain.T).argmax(1) if len(gain) else np.zeros(0, dtype=np.int64)
+    is_mutual = (likeliest[first] == second) & (likeliest[second] == first)
+    return np.stack([first[is_mutual], second[is_mutual]], axis=1)
+
+
+def _crosses(first: np.ndarray, second: np.ndarray) -> bool:
+    inside = (first[:, None] < first[None]) & (first[None] < second[:, None])
+    return bool((inside & (second[None] > second[:, None])).any())
+
+
+def _nested(gain: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    length = len(gain)
+    # best[i, j] of the letters from i up to j, j not among them; all j at once
+    best = np.zeros((length + 2, length + 2))
+    partner = np.full((length, length + 1), -1, dtype=np.int32)
+    ends = np.searchsorted(first, np.arange(length + 1))
+    for i in range(length - 1, -1, -1):
+        row = best[i + 1].copy()
+        for k in second[ends[i] : ends[i + 1]]:
+            with_pair = gain[i, k] + best[i + 1, k] + best[k + 1, k + 1 : length + 1]
+            is_better = with_pair > row[k + 1 : length + 1]
+            row[k + 1 : length + 1][is_better] = with_pair[is_better]
+            partner[i, k + 1 :][is_better] = k
+        best[i] = row
+    pairs, open_parts = [], [(0, length)]
+    while open_parts:
+        i, j = open_parts.pop()
+        while i < j:
+            k = int(partner[i, j])
+            if k < 0:
+                i += 1
+                continue
+            pairs.append((i, k))
+            open_parts.append((k + 1, j))
+            i, j = i + 1, k
+    return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
+
+
+def agreement(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    """Return precision, recall and F1 of found pairs, and F1 where a partner may be one place beside (`f1_shifted`).
+
+    Two structures without pairs agree fully. The shift is that of Mathews, BMC Bioinformatics 20 Suppl (2019): pair
+    (i, j) is right where (i, j), (i ± 1, j) or (i, j ± 1) is true.
+    """
+    truth, found = _unique(truth), _unique(found)
+    if not truth or not found:
+        return dict.fromkeys(("precision", "recall", "f1", "f1_shifted"), float(not truth and not found))
+    right = len(truth & found)
+    precision = sum(bool(_beside(pair) & truth) for pair in found) / len(found)
+    recall = sum(bool(_beside(pair) & found) for pair in truth) / len(truth)
+    return {
+        "precision": right / len(found),
+        "recall": right / len(truth),
+        "f1": 2 * right / (len(found) + len(truth)),
+        "f1_shifted": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
+    }
+
+
+def _unique(pairs: np.ndarray) -> set[tuple[int, int]]:
+    return {(min(i, j), max(i, j)) for i, j in np.asarray(pairs).reshape(-1, 2).tolist()}
+
+
+def _beside(pair: tuple[int, int]) -> set[tuple[int, int]]:
+    i, j = pair
+    return {(i, j), (i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)}

@@ -1,0 +1,120 @@
+"""What every model of this field is given: sequences, targets, and which rows are for what. Arrays only.
+
+Axes: n rows, T positions, A letters, K columns of measurements, O outputs. `codes` are letters as their places in the
+alphabet; `PAD` after the end of a sequence, `ANY` where a letter stands for several (N, X): equal parts of all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+__all__ = ["ANY", "KINDS", "PAD", "PARTS", "Inputs", "Kind", "Problem", "Target"]
+
+PAD, ANY = -1, -2
+PARTS = ("train", "validation", "test")
+
+Kind = Literal[
+    "regression",
+    "binary",
+    "multiclass",
+    "multilabel",
+    "residue_regression",
+    "residue_binary",
+    "residue_multiclass",
+    "pairs",
+]
+KINDS: tuple[Kind, ...] = Kind.__args__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a model sees of the rows."""
+
+    codes: np.ndarray
+    """`(n, T)` int8. T is 0 where there are no sequences."""
+    letters: int
+    """Of the alphabet."""
+    second: np.ndarray | None = None
+    """`(n, T)` int8: a second channel, each letter beside the one of `codes` that it pairs with (a guide on its
+    target); `PAD` where it has none."""
+    extra: np.ndarray
+    """`(n, E)` float64, finite: further numbers of each row, as measured."""
+    is_aligned: bool
+    """Position t means the same place in all rows, and all have T letters."""
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Letters of each row."""
+        return (self.codes != PAD).sum(1)
+
+    def take(self, rows: np.ndarray) -> "Inputs":
+        """Return some of the rows."""
+        second = None if self.second is None else self.second[rows]
+        return replace(self, codes=self.codes[rows], second=second, extra=self.extra[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What is to be predicted of the rows."""
+
+    kind: Kind
+    y: Any
+    """By kind:
+
+    - regression: `(n, K)` float64, NaN where not measured (never a whole row)
+    - binary, multiclass: `(n,)` int64, place in `classes`
+    - multilabel: `(n, K)` float64, 0, 1 or NaN
+    - residue_binary, residue_multiclass: `(n, T)` int16, -1 where unknown and in the padding
+    - residue_regression: `(n, T)` float64, NaN where unknown and in the padding
+    - pairs: a list of n int64 arrays `(p, 2)`: paired positions from 0, first below second
+    """
+    classes: Sequence[str] = ()
+    """Names of the classes of binary, multiclass, residue_binary and residue_multiclass; binary has two, the second is
+    the one looked for."""
+    names: Sequence[str] = ("target",)
+    """Columns of the table: K in regression and multilabel, else one."""
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def outputs(self) -> int:
+        """O, columns of a prediction.
+
+        Predictions are `(n, O)` for rows, `(n, T, O)` for residues (what stands in the padding means nothing), and a
+        list of n symmetric `(L, L)` arrays of probabilities for pairs. Values are measurements, or probabilities: of the
+        second class in binary, one a class in multiclass, one a label in multilabel.
+        """
+        if self.kind in ("multiclass", "residue_multiclass"):
+            return len(self.classes)
+        return len(self.names) if self.kind in ("regression", "multilabel") else 1
+
+    @property
+    def is_residue(self) -> bool:
+        """One value a residue."""
+        return self.kind.startswith("residue")
+
+    def take(self, rows: np.ndarray) -> "Target":
+        """Return some of the rows."""
+        return replace(self, y=[self.y[row] for row in rows] if self.kind == "pairs" else self.y[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is learned from, what choices are made on, and what the test is."""
+
+    inputs: Inputs
+    target: Target
+    split: dict[str, np.ndarray]
+    """Row numbers of `train`, `validation` and `test`; rows in none of them are left out."""
+    weight: np.ndarray | None = None
+    """`(n,)` how much each row counts in learning; mean 1 over the training rows."""
+
+    def part(self, name: str) -> tuple[Inputs, Target]:
+        """Return the inputs and targets of one part."""
+        return self.inputs.take(self.split[name]), self.target.take(self.split[name])

@@ -1,0 +1,1 @@
+"""From a file to inputs and targets: tables, variants, letters, columns."""

@@ -1,0 +1,202 @@
+"""What a model sees of a table: sequences, variants, a second channel, further numbers; read first, or read again.
+
+Axes: n rows, T positions, E extra columns.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subquad.bio.problem import PAD, Inputs
+from subquad.bio.reading.alphabet import encode, letters_of, normalise, refuse_mixed
+from subquad.bio.reading.channels import align_guides
+from subquad.bio.reading.construct import Construct, from_both, from_sequences, from_variants, read_wild_type
+from subquad.bio.reading.data import read_numbers
+from subquad.bio.reading.variants import Variants, parse_variants
+from subquad.bio.settings import ALPHABETS
+from subquad.errors import SubquadError, all_of, raise_mistakes, unknown
+
+__all__ = ["Ask", "Read", "read_extra", "read_inputs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """How the inputs of a table are to be read."""
+
+    sequence: str | None
+    """Columns."""
+    mutant: str | None
+    second: str | None
+    alphabet: str
+    ambiguity: str
+    wild_type: str | None
+    """Letters, or a FASTA file."""
+    offset: int | None
+    is_named: bool = False
+    """The user named the column of variants."""
+    is_again: bool = False
+    """A model stands already: nothing new is found out of the table."""
+    length: int | None = None
+    """That all sequences must have."""
+    laid: dict[str, Any] | None = None
+    """How guides were laid on their contexts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """The inputs of a table, what they were made of, and how to make them again."""
+
+    inputs: Inputs
+    construct: Construct
+    about: dict[str, Any]
+    remarks: list[str] = field(default_factory=list)
+
+
+def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
+    """Return the inputs of all rows, without extra columns.
+
+    Raises:
+        SubquadError: wrong letters, variants that do not fit the wild type, guides longer than their context, or no
+            wild type; each with its row.
+    """
+    wild = ask.wild_type
+    if wild is not None and not ask.is_again:
+        wild = read_wild_type(wild)
+    texts, blanks = (None, []) if ask.sequence is None else _upper(frame[ask.sequence])
+    if texts is None and wild is None:
+        raise SubquadError(
+            f"{path}: column {ask.mutant!r} holds variants; say of what, with --wild-type LETTERS or a FASTA file"
+        )
+    alphabet, is_guessed = letters_of(texts if texts is not None else [wild or ""], ask.alphabet)
+    remarks = blanks
+    if is_guessed and texts is not None:
+        remarks = blanks + refuse_mixed(path, texts, alphabet)
+    construct, said = _construct(path, frame, ask, texts, wild=wild, alphabet=alphabet)
+    if is_guessed and texts is None:
+        # the variants may bring a stop, and DNA may have been translated
+        alphabet = letters_of(construct.sequences, "auto")[0]
+    if is_guessed:
+        remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (guessed; --alphabet names another)")
+    remarks += said
+    codes, second, laid, said = _codes(path, frame, ask, construct, alphabet)
+    remarks += construct.remarks + said
+    if second is not None:
+        guides = normalise(_upper(frame[ask.second])[0], alphabet)[0]
+        pairs = [f"{guide}|{context}" for guide, context in zip(guides, construct.sequences, strict=True)]
+        construct = Construct(sequences=pairs)
+    is_aligned = bool((codes[:, -1] != PAD).all())
+    about = {
+        **{"sequence": ask.sequence, "mutant": ask.mutant, "second": ask.second},
+        **{"alphabet": alphabet, "ambiguity": ask.ambiguity, "laid": laid},
+        **{"wild_type": construct.wild_type, "offset": construct.offset},
+        **{"is_aligned": is_aligned, "length": codes.shape[1] if is_aligned else None},
+    }
+    none = np.zeros((len(codes), 0))
+    inputs = Inputs(codes=codes, letters=len(ALPHABETS[alphabet]), second=second, extra=none, is_aligned=is_aligned)
+    return Read(inputs=inputs, construct=construct, about=about, remarks=remarks)
+
+
+def _codes(
+    path: Path | str, frame: pd.DataFrame, ask: Ask, construct: Construct, alphabet: str
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any] | None, list[str]]:
+    """Return the codes of both channels, how guides were laid, and remarks."""
+
+    def sequences() -> tuple[np.ndarray, list[str]]:
+        return encode(path, construct.sequences, alphabet, ambiguity=ask.ambiguity, length=ask.length)
+
+    if ask.second is None:
+        codes, said = sequences()
+        return codes, None, None, said
+    guides = normalise(_upper(frame[ask.second])[0], alphabet)[0]
+    (codes, said), (short, more) = all_of(
+        sequences, lambda: encode(path, guides, alphabet, ambiguity=ask.ambiguity, what=str(ask.second))
+    )
+    if alphabet not in ("dna", "rna"):
+        raise SubquadError(f"{path}: column {ask.second!r} pairs with DNA or RNA only, but the sequences are proteins")
+    second, laid, how = align_guides(path, codes, short, known=ask.laid)
+    return codes, second, laid, said + more + how
+
+
+def _construct(
+    path: Path | str, frame: pd.DataFrame, ask: Ask, texts: list[str] | None, *, wild: str | None, alphabet: str
+) -> tuple[Construct, list[str]]:
+    """Return the sequences, and remarks on their letters; those of the construct stand in it."""
+    sequences, remarks = (None, []) if texts is None else normalise(texts, alphabet)
+    wild = None if wild is None else normalise([wild], alphabet)[0][0]
+    if sequences is not None and ask.second is not None:
+        return Construct(sequences=sequences), remarks
+    variants, said = _variants(path, frame, ask, alphabet, is_needed=sequences is None or ask.is_named)
+    remarks += said
+    if sequences is None:
+        assert variants is not None, "without sequences there are variants"
+        return from_variants(path, variants, wild or "", offset=ask.offset), remarks
+    if variants is not None:
+        column = str(ask.mutant)
+        construct = from_both(
+            path, sequences, variants, wild_type=wild, offset=ask.offset, column=column, is_named=ask.is_named
+        )
+        if construct.mutants is not None:
+            return construct, remarks
+        remarks += construct.remarks
+    if wild is None and ask.is_again:
+        return Construct(sequences=sequences), remarks
+    return from_sequences(sequences, wild_type=wild), remarks
+
+
+def _variants(
+    path: Path | str, frame: pd.DataFrame, ask: Ask, alphabet: str, *, is_needed: bool
+) -> tuple[Variants | None, list[str]]:
+    if ask.mutant is None:
+        return None, []
+    try:
+        variants, said = parse_variants(path, frame[ask.mutant])
+    except SubquadError:
+        # full sequences stand without them
+        if is_needed:
+            raise
+        return None, [f"column {ask.mutant!r} holds more than substitutions and is left aside (--mutant shows where)"]
+    if alphabet in ("dna", "rna"):
+        variants = variants.translated("U", "T") if alphabet == "dna" else variants.translated("T", "U")
+    return variants, said
+
+
+def _upper(column: pd.Series) -> tuple[list[str], list[str]]:
+    """Return sequences in upper case, without the blanks of blocks of ten letters, and remarks."""
+    texts = column.str.strip().str.upper().tolist()
+    blocks = [row for row, text in enumerate(texts) if " " in text]
+    for row in blocks:
+        texts[row] = "".join(texts[row].split())
+    remark = f"blanks inside {len(blocks):,} sequences of column {column.name!r} are left out"
+    return texts, [remark] if blocks else []
+
+
+def read_extra(
+    path: Path | str, frame: pd.DataFrame, names: tuple[str, ...], fill: dict[str, float] | None
+) -> tuple[np.ndarray, dict[str, float], list[str]]:
+    """Return the extra columns `(n, E)`, what missing values of each are filled with, and remarks."""
+    missing = [name for name in names if name not in frame.columns]
+    raise_mistakes(
+        f"{path}: the model also learned from columns that are not here; add them",
+        [str(unknown("column", name, frame.columns)) for name in missing],
+    )
+    read = all_of(*(lambda name=name: read_numbers(path, frame[name], "extra values") for name in names))
+    values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
+    remarks = [remark for _, said in read for remark in said]
+    is_empty = np.isnan(values).all(0)
+    if fill is None:
+        raise_mistakes(
+            f"{path}: extra columns without a number; leave them out of --extra",
+            [repr(name) for name, empty in zip(names, is_empty, strict=True) if empty],
+        )
+        fill = {name: float(np.nanmedian(values[:, k])) for k, name in enumerate(names)}
+    for k, name in enumerate(names):
+        holes = np.isnan(values[:, k])
+        if holes.any():
+            values[holes, k] = fill[name]
+            remarks.append(
+                f"column {name!r}: {int(holes.sum()):,} missing values are filled with {fill[name]:.4g}, the median"
+            )
+    return values, fill, remarks

@@ -1,0 +1,1 @@
+"""The simple models that a net has to beat, and what they see of a sequence."""

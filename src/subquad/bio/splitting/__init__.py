@@ -1,0 +1,1 @@
+"""Which rows are learned from, which decide, and which are the test."""

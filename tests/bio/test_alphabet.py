@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from subquad.bio.reading import alphabet
+from subquad.bio.reading.alphabet import encode, flatten, letters_of, normalise, refuse_mixed
+from subquad.errors import SubquadError
+
+PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def said(call, *arguments, **options) -> str:
+    with pytest.raises(SubquadError) as error:
+        call(*arguments, **options)
+    return str(error.value)
+
+
+def test_every_wrong_letter_is_said_with_its_row_and_position():
+    message = said(encode, "t.csv", ["ACD", "A1D", "", "A.D,"], "protein")
+    assert message.splitlines() == [
+        "t.csv: 3 of 4 rows cannot be read; mend or remove them",
+        f"  row 2: '1' at position 2 is no letter of the protein alphabet ({PROTEIN})",
+        "  row 3: the sequence is empty",
+        f"  row 4: '.' at position 2 is no letter of the protein alphabet ({PROTEIN}) (and 1 more in this row)",
+    ]
+    assert "row 1: 'é' at position 2" in said(encode, "t.csv", ["Aé"], "protein")
+    assert said(encode, "t.csv", ["ACD", "AC"], "protein", length=3).endswith(
+        "row 2: 2 letters, but the model was fitted on sequences of 3"
+    )
+
+
+def test_codes_are_places_in_the_alphabet_padded_with_minus_one():
+    codes, remarks = encode("t.csv", ["GAT", "C"], "dna")
+    assert codes.tolist() == [[2, 0, 3], [1, -1, -1]]
+    assert codes.dtype == np.int8
+    assert remarks == []
+    assert encode("t.csv", ["GAT", "CCC"], "dna")[0].tolist() == [[2, 0, 3], [1, 1, 1]]
+
+
+def test_letters_that_stand_for_several_follow_the_policy():
+    codes, remarks = encode("t.csv", ["ACX-", "BCUO"], "protein")
+    assert codes.tolist() == [[0, 1, -2, -2], [-2, 1, 1, 8]]
+    assert remarks == [
+        "letters that stand for several (- for a gap) count as equal parts of all: B 1, X 1, - 1 of 8 letters "
+        "(--ambiguity refuse calls them mistakes)",
+        "U is read as C, the nearest standard amino acid (1 letters)",
+        "O is read as K, the nearest standard amino acid (1 letters)",
+    ]
+    assert encode("t.csv", ["ACNR-"], "dna")[0].tolist() == [[0, 1, -2, -2, -2]]
+    message = said(encode, "t.csv", ["ACGT", "ANGT"], "dna", ambiguity="refuse")
+    assert message.splitlines() == [
+        "t.csv: 1 of 2 rows cannot be read; mend or remove them (--ambiguity any takes letters that stand for several)",
+        "  row 2: 'N' at position 2 is no letter of the DNA alphabet (ACGT)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "name"),
+    [
+        (["ACGT", "GGGA"], "dna"),
+        (["ACGU", "GGGA"], "rna"),
+        (["ACGU", "GGGU", "ACGT"], "rna"),
+        (["ACDE", "KLMN"], "protein"),
+        (["ACDE", "KL*N"], "protein_stop"),
+        (["ACGT" * 20, "ACGN" * 1], "dna"),
+        (["ACGT" * 20, "ACGQ" * 1], "dna"),
+    ],
+)
+def test_the_alphabet_is_the_smallest_that_fits(sequences, name):
+    assert letters_of(sequences, "auto") == (name, True)
+    assert letters_of(sequences, "protein") == ("protein", False)
+
+
+def test_t_and_u_are_the_same_letter():
+    assert normalise(["ACGU", "ACGT"], "dna") == (["ACGT", "ACGT"], ["U is read as T in 1 of 2 sequences (DNA)"])
+    assert normalise(["ACGU", "ACGT"], "rna")[0] == ["ACGU", "ACGU"]
+    assert normalise(["ACGU"], "protein") == (["ACGU"], [])
+
+
+def test_mixed_alphabets_name_the_fewer_rows():
+    dna = ["ACGTACGTACGTA", "GGCATTACGACGA", "TTGACCATGACGA"]
+    assert said(refuse_mixed, "t.csv", [*dna, "MKVLIFEQPW"], "dna").splitlines() == [
+        "t.csv: most sequences are DNA or RNA, but 1 of 4 look like proteins; "
+        "keep one kind in a table, or say --alphabet",
+        "  row 4: 'MKVLIFEQPW'",
+    ]
+    proteins = ["MKVLIFEQPW", "MKVLIFEQPY", "GAGAGAGAGAGAGAG", "AAAA"]
+    assert said(refuse_mixed, "t.csv", [dna[0], *proteins], "protein").splitlines() == [
+        "t.csv: most sequences are proteins, but 1 of 5 look like DNA or RNA; "
+        "keep one kind in a table, or say --alphabet",
+        "  row 1: 'ACGTACGTACGTA'",
+    ]
+    assert "most sequences are DNA or RNA, but 1 of 4" in said(refuse_mixed, "t.csv", [*dna, proteins[0]], "protein")
+    # degenerate oligonucleotides are DNA, and one oddity in hundreds is said and read
+    assert refuse_mixed("t.csv", [*dna, "NNKNNKNNKNNK"], "dna") == []
+    assert refuse_mixed("t.csv", [*proteins * 29, dna[0]], "protein")[0].startswith("1 sequences look like DNA")
+
+
+def test_one_sequence_of_100000_letters_is_said_and_refused_where_it_would_fill_the_memory(monkeypatch):
+    codes, remarks = encode("t.csv", ["ACDEF"] * 10 + ["ACDEF" * 20_000], "protein")
+    assert codes.shape == (11, 100_000)
+    assert remarks == [
+        "row 11 has 100,000 letters and the median 5: all rows are padded to it, which takes time and memory; "
+        "leave it out if it is a mistake"
+    ]
+    monkeypatch.setattr(alphabet, "MOST_CODES", 1_000_000)
+    assert said(encode, "t.csv", ["ACDEF"] * 10 + ["ACDEF" * 20_000], "protein") == (
+        "t.csv: row 11 has 100,000 letters; padding 11 rows to it would take 0 GB (the median is 5 letters); "
+        "cut or remove the longest rows"
+    )
+
+
+def test_letters_come_out_in_one_piece():
+    flat, lengths = flatten(["AC", "", "Gé"])
+    assert flat.tobytes() == b"ACG?"
+    assert lengths.tolist() == [2, 0, 2]

@@ -1,0 +1,347 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from subquad.bio.benching.bench import bench
+from subquad.bio.benching.bench_jobs import is_done, jobs_of
+from subquad.bio.benching.bench_settings import BenchSettings
+from subquad.bio.benching.bench_tasks import read_tasks
+from subquad.bio.commands import bench as bench_command
+from subquad.errors import SubquadError
+
+DATA = os.environ.get("SUBQUAD_DATA")
+
+FAKE = """
+import json, pathlib, sys, time, types
+
+def fit(table, settings, *, out, presets, seed, force, quiet):
+    from subquad.errors import SubquadError
+    out = pathlib.Path(out)
+    with open(pathlib.Path(table).parent / "calls.txt", "a") as file:
+        file.write(f"{out.parent.name} {seed} {settings.train_rows} {','.join(settings.target)}\\n")
+    text = pathlib.Path(table).read_text()
+    if "slow" in text:
+        (out).mkdir(parents=True, exist_ok=True)
+        (out / "config.json").write_text("{}")
+        time.sleep(30 if not (out / "begun").exists() else 0)
+    if "wrong" in text:
+        raise SubquadError("row 3: 'J' is no letter of the dna alphabet")
+    if "crash" in text:
+        raise ValueError("a bug")
+    names = ["net", "ridge", "boosting", "stack"] + [name for name in presets if name != settings.preset]
+    values = {name: 0.5 + 0.07 * k + 0.01 * seed for k, name in enumerate(reversed(names))}
+    gap = lambda name: {"value": values["net"] - values[name], "low": -0.03, "high": 0.11}
+    metrics = {
+        "test": {name: {"spearman": value, "pearson": value / 2} for name, value in values.items()},
+        "intervals": {name: {"spearman": [value - 0.1, value + 0.1]} for name, value in values.items()},
+        "above": {name: gap(name) for name in names[1:]},
+        "stack_above_best": {"best": "net", "value": -0.01, "low": -0.02, "high": 0.03},
+        "rows": {"train": 41, "validation": 7, "test": 23},
+        "seconds": {name: 1.5 for name in names},
+        "memory_mb": 5, "parameters": 47,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").write_text(json.dumps(metrics))
+
+room = types.ModuleType("subquad.bio.tasks")
+room.fit = fit
+sys.modules["subquad.bio.tasks"] = room
+"""
+
+
+@pytest.fixture
+def fake_fit(tmp_path, monkeypatch):
+    """Put a stand-in for the fit before the processes that do the tasks; return the lines that it leaves."""
+    room = tmp_path / "fake"
+    room.mkdir()
+    (room / "sitecustomize.py").write_text(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(room))
+    calls = tmp_path / "calls.txt"
+    return lambda: calls.read_text().split("\n")[:-1] if calls.is_file() else []
+
+
+def write_tasks(folder, texts, **more):
+    entries = []
+    for name, word in texts.items():
+        file = f"{name.replace('/', '_')}.csv"
+        (folder / file).write_text(f"sequence,target,split\n{word},1,train\n")
+        entries.append({"id": name, "file": file, "kind": "reg", "metric": "Pearson", "alphabet": "ACGT", **more})
+    (folder / "tasks.json").write_text(json.dumps(entries))
+    return folder / "tasks.json"
+
+
+def test_finished_runs_are_not_done_again_and_failed_ones_are(tmp_path, fake_fit):
+    tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/two": "ACGTACGT", "b/bad": "wrong", "b/bug": "crash"})
+    results = bench(tasks, BenchSettings(seeds="0,1"), out=tmp_path / "out", quiet=True)
+    assert len(fake_fit()) == 8
+    # largest table first
+    assert fake_fit()[0].startswith("two")
+    assert {(run["id"], run["seed"]) for run in results["failed"]} == {
+        (b, s) for b in ("b/bad", "b/bug") for s in (0, 1)
+    }
+    failed = json.loads((tmp_path / "out" / "failed.json").read_text())
+    assert failed[0]["message"] == "row 3: 'J' is no letter of the dna alphabet"
+    assert "the process ended with status 1: ValueError: a bug (see " in failed[-1]["message"]
+    again = bench(tasks, BenchSettings(seeds="0,1"), out=tmp_path / "out", quiet=True)
+    assert len(fake_fit()) == 12
+    assert again["tasks"] == results["tasks"]
+    (tmp_path / "b_bad.csv").write_text("sequence,target,split\nACGT,1,train\n")
+    (tmp_path / "b_bug.csv").write_text("sequence,target,split\nACGT,1,train\n")
+    assert bench(tasks, BenchSettings(seeds="0,1"), out=tmp_path / "out", quiet=True)["failed"] == []
+    assert not (tmp_path / "out" / "failed.json").exists()
+    for name in ("results.json", "results.csv", "results.html", "results.md"):
+        assert (tmp_path / "out" / name).is_file()
+    frame = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert len(frame) == 4 * 2 * 5 * 2
+    assert frame["memory_mb"].between(5, 500).all()
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_table(tmp_path, fake_fit):
+    tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/slow": "slow"})
+    call = f"bench({str(tasks)!r}, out={str(tmp_path / 'out')!r}, quiet=True)"
+    code = f"from subquad.bio import bench; {call}"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    folder = tmp_path / "out" / "runs" / "a"
+    until = time.monotonic() + 20
+    while not (folder / "one" / "0" / "metrics.json").is_file() or not (folder / "slow" / "0").is_dir():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    worker = str(folder / "slow" / "0.job.json")
+    until = time.monotonic() + 5
+    while worker in subprocess.run(["ps", "-ax", "-o", "args"], capture_output=True, text=True, check=True).stdout:
+        assert time.monotonic() < until, "the task's process goes on without the one that began it"
+        time.sleep(0.05)
+    (folder / "slow" / "0" / "begun").touch()
+    results = bench(tasks, out=tmp_path / "out", quiet=True)
+    assert sorted(fake_fit()) == ["one 0 20000 target", "slow 0 20000 target", "slow 0 20000 target"]
+    assert results["failed"] == []
+    fresh = tmp_path / "fresh"
+    (fresh / "runs" / "a" / "slow" / "0").mkdir(parents=True)
+    (fresh / "runs" / "a" / "slow" / "0" / "begun").touch()
+    whole = bench(tasks, out=fresh, quiet=True)
+    assert [entry["values"] for entry in whole["tasks"]] == [entry["values"] for entry in results["tasks"]]
+
+
+def test_a_task_that_takes_too_long_is_ended_and_said(tmp_path, fake_fit):
+    tasks = write_tasks(tmp_path, {"a/slow": "slow"})
+    results = bench(tasks, BenchSettings(seconds=1.3), out=tmp_path / "out", quiet=True)
+    assert results["failed"][0]["message"].startswith("took longer than 1.3 seconds (--seconds) and was ended")
+    assert results["tasks"][0]["state"] == "failed"
+
+
+def test_other_settings_are_refused_unless_forced(tmp_path, fake_fit):
+    tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
+    bench(tasks, out=tmp_path / "out", quiet=True)
+    with pytest.raises(SubquadError, match=r"a/one, seed 0: train_rows was 20000 and is 53") as caught:
+        bench(tasks, BenchSettings(rows=53), out=tmp_path / "out", quiet=True)
+    assert "name another folder with --out, or run these again with --force" in str(caught.value)
+    bench(tasks, BenchSettings(rows=53), out=tmp_path / "out", force=True, quiet=True)
+    assert fake_fit() == ["one 0 20000 target", "one 0 53 target"]
+    (tmp_path / "a_one.csv").write_text("sequence,target,split\nTTTT,1,train\n")
+    with pytest.raises(SubquadError, match="the table has changed"):
+        bench(tasks, BenchSettings(rows=53), out=tmp_path / "out", quiet=True)
+
+
+def test_the_command_says_who_wins_and_what_failed(tmp_path, fake_fit, capsys):
+    tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/bad": "wrong"})
+    with pytest.raises(SubquadError, match="a/bad, seed 0: row 3: 'J' is no letter"):
+        bench_command(tasks, out=tmp_path / "out")
+    shown = capsys.readouterr()
+    assert "all: 1 scored; above paper 1 of 1 (100 %); above rivals 1 of 1 (100 %)" in shown.out
+    assert "tasks: 2/2" in shown.err
+    assert "a/bad:0 failed: row 3" in shown.err
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/two": "ACGTT", "a/bad": "wrong"})
+    # in a process of its own: Ray changes handlers and leaves sockets open
+    code = f"""
+        from subquad.bio.benching.bench import bench
+        from subquad.bio.benching.bench_settings import BenchSettings
+        found = bench({str(tasks)!r}, BenchSettings(ray=True), out={str(tmp_path / "out")!r}, quiet=True)
+        print("failed:", [run["id"] for run in found["failed"]])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert "failed: ['a/bad']" in done.stdout, done.stderr
+    assert not list((tmp_path / "out").glob(".shared*"))
+    here = bench(tasks, out=tmp_path / "here", quiet=True)
+    there = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [entry.get("values") for entry in there["tasks"]] == [entry.get("values") for entry in here["tasks"]]
+
+
+def test_a_machine_without_the_folder_sends_the_files_back(tmp_path, fake_fit):
+    from subquad.bio.benching.bench_ray import _keep, _run_there
+
+    tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
+    settings = BenchSettings()
+    job = jobs_of(read_tasks(tasks, settings, tmp_path), settings, tmp_path / "out", force=False)[0]
+    outcome, files = _run_there(job, str(tmp_path / "no such mark"), Path(job["table"]).read_bytes(), None)
+    assert outcome["message"] is None
+    assert set(files) == {"metrics.json"}
+    assert not is_done(job)
+    _keep(job, outcome, files)
+    assert is_done(job)
+
+
+BAD = [
+    ("{}", "must hold a list of tasks"),
+    ("[3]", "task 1 is 3, not an object with id, file and kind"),
+    ('[{"id": "../x", "file": "t.csv", "kind": "reg"}]', "task 1: its id is '../x'; use letters, digits"),
+    ('[{"id": "x", "file": "u.csv", "kind": "reg"}]', r"x: .*u\.csv: no such file"),
+    ('[{"id": "x", "kind": "reg"}]', "x: file is None; name the table, relative to this file"),
+    ('[{"id": "x", "file": "t.csv", "kind": "regg"}]', "x: kind is 'regg'; there are: regression, binary"),
+    (
+        '[{"id": "x", "file": "t.csv", "kind": "reg", "settings": {"epoch": 3}}]',
+        "no setting 'epoch'; did you mean 'epochs'",
+    ),
+    (
+        '[{"id": "x", "file": "t.csv", "kind": "reg", "settings": {"batch": 0}}]',
+        "x: settings: --batch must be at least 1",
+    ),
+    ('[{"id": "x", "file": "t.csv", "kind": "reg", "train_on": "y"}]', "x: no task 'y'"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_what_is_wrong_in_the_file_is_said(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text("sequence,target\nAC,1\n")
+    (tmp_path / "tasks.json").write_text(text)
+    with pytest.raises(SubquadError, match=message):
+        read_tasks(tmp_path / "tasks.json", BenchSettings(), tmp_path)
+
+
+def test_all_mistakes_of_a_file_are_said_at_once(tmp_path):
+    (tmp_path / "t.csv").write_text("sequence,target\nAC,1\n")
+    good = {"id": "x", "file": "t.csv", "kind": "bin"}
+    (tmp_path / "tasks.json").write_text(json.dumps([good, good, {**good, "id": 7}, {**good, "kind": "mulit3"}]))
+    with pytest.raises(SubquadError) as caught:
+        read_tasks(tmp_path / "tasks.json", BenchSettings(), tmp_path)
+    assert [word in str(caught.value) for word in ("2 times", "its id is 7", "'mulit3'")] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": "0,0"}, "different whole numbers with commas between"),
+        ({"seeds": "a"}, "different whole numbers with commas between"),
+        ({"presets": "auto,papr"}, "no preset 'papr'; did you mean 'paper'"),
+        ({"presets": ","}, "--presets takes different names"),
+        ({"jobs": 0}, "--jobs must be at least 1, got 0"),
+        ({"seconds": 0.0}, "--seconds must be above 0"),
+        ({"train_on": "a"}, "--train-on takes TASK=TASK"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(given, message):
+    with pytest.raises(SubquadError, match=message):
+        BenchSettings(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"only": "z/*"}, r"--only: no task 'z/\*'"),
+        ({"kinds": "binry"}, "--kinds: no kind 'binry'; did you mean 'binary'"),
+        ({"kinds": "pairs"}, "no task is left by --only and --kinds together"),
+        ({"train_on": "q=a/one"}, "--train-on: no task 'q'"),
+    ],
+)
+def test_a_choice_of_nothing_is_refused(tmp_path, given, message):
+    tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
+    with pytest.raises(SubquadError, match=message):
+        read_tasks(tasks, BenchSettings(**given), tmp_path)
+
+
+def test_columns_kinds_and_alphabets_become_settings(tmp_path):
+    (tmp_path / "pairs.tsv").write_text("guide\tcontext\ttarget\tsplit\tgroup\n")
+    (tmp_path / "own.csv").write_text("seq,y,split\n")
+    entries = [
+        {"id": "p", "file": "pairs.tsv", "kind": "multi13", "alphabet": "ACGNRT|", "rows": 31, "length": [7, 11]},
+        {
+            "id": "q",
+            "file": "own.csv",
+            "kind": "perres_bin",
+            "settings": {"target": "y", "letters": 97},
+            "alphabet": "*AEF",
+        },
+        {"id": "r", "file": "own.csv", "kind": "residue_multiclass", "alphabet": "ACGU", "anything": 3},
+    ]
+    (tmp_path / "tasks.json").write_text(json.dumps(entries))
+    p, q, r = read_tasks(tmp_path / "tasks.json", BenchSettings(rows=29), tmp_path)
+    assert (p.kind, p.settings["sequence"], p.settings["second"], p.settings["alphabet"]) == (
+        "multiclass",
+        "context",
+        "guide",
+        "dna",
+    )
+    assert (p.settings["group"], p.settings["split"], p.settings["target"]) == ("group", "split", ("target",))
+    assert p.size == 29 * 9
+    assert (q.kind, q.settings["target"], q.settings["letters"], q.settings["alphabet"]) == (
+        "residue_binary",
+        ("y",),
+        97,
+        "protein_stop",
+    )
+    assert "sequence" not in q.settings
+    assert (r.kind, r.settings["alphabet"], r.family) == ("residue_multiclass", "rna", "tasks")
+
+
+def test_a_task_without_training_rows_takes_those_of_another(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "sequence,target,split\nAAA,010,train\nCCC,000,validation\nGGG,111,test\nTTT,1-1,train\n"
+    )
+    (tmp_path / "b.csv").write_text("sequence,target,split\nTTT,1-0,test\nGGG,110,test\n")
+    entries = [
+        {"id": "a", "file": "a.csv", "kind": "perres_bin", "splits": {"train": 2}},
+        {"id": "b", "file": "b.csv", "kind": "perres_bin", "splits": {"test": 2}},
+    ]
+    (tmp_path / "tasks.json").write_text(json.dumps(entries))
+    a, b = read_tasks(tmp_path / "tasks.json", BenchSettings(), tmp_path / "out")
+    assert (a.has_training, b.has_training) == (True, False)
+    settings = BenchSettings(train_on="b*=a")
+    a, b = read_tasks(tmp_path / "tasks.json", settings, tmp_path / "out")
+    frame = pd.read_csv(b.table, dtype=str)
+    # TTT is tested, so it is not learned from
+    assert frame.to_numpy().tolist() == [
+        ["AAA", "010", "train"],
+        ["CCC", "000", "validation"],
+        ["TTT", "1-0", "test"],
+        ["GGG", "110", "test"],
+    ]
+    assert b.has_training
+    before = b.table.read_bytes()
+    read_tasks(tmp_path / "tasks.json", settings, tmp_path / "out")
+    assert b.table.read_bytes() == before
+    assert [job["id"] for job in jobs_of([a, b], settings, tmp_path / "out", force=False)] == ["a", "b"]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(DATA is None, reason="SUBQUAD_DATA does not say where the files are")
+def test_the_tasks_of_the_paper_are_read(tmp_path):
+    path = Path(DATA) / "bio" / "tasks.json"
+    tasks = read_tasks(path, BenchSettings(), tmp_path)
+    assert len(tasks) == 121
+    assert [task.id for task in tasks if not task.has_training] == [
+        f"idr/caid2_{name}" for name in ("disorder_pdb", "disorder_nox", "binding", "linker")
+    ]
+    by_id = {task.id: task for task in tasks}
+    assert by_id["crispr/cas13a_active"].settings["second"] == "guide"
+    assert by_id["dna/splice_uci"].settings["alphabet"] == "dna"
+    assert by_id["pep/ttca"].settings["alphabet"] == "protein"
+    only = read_tasks(
+        path, BenchSettings(only="idr/caid2_linker", train_on="idr/caid2_linker=idr/flexible_linker"), tmp_path
+    )
+    counts = pd.read_csv(only[0].table)["split"].value_counts().to_dict()
+    assert counts == {"train": 589, "validation": 148, "test": 40}

@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pytest
+
+from subquad.bio.benching.bench_figures import rows_of, summary, table
+from subquad.bio.benching.bench_jobs import jobs_of
+from subquad.bio.benching.bench_page import markdown, render, summary_lines
+from subquad.bio.benching.bench_settings import BenchSettings
+from subquad.bio.benching.bench_tasks import Task
+
+
+def fake_entry(name, random, *, rivals=("ridge", "boosting"), rows=211, seeds=(0,)):
+    """Return a run's metrics such as a fit leaves."""
+    models = ("net", "paper", *rivals, "stack")
+    base = random.uniform(0.4, 0.9)
+    runs = {}
+    for seed in seeds:
+        values = {model: base + random.normal(0, 0.03) for model in models}
+        values["stack"] = max(values.values()) + random.normal(0.003, 0.004)
+        best = max((v, k) for k, v in values.items() if k != "stack")[1]
+        half = 0.6 / rows**0.5
+
+        def gap(model, other, values=values, half=half):
+            value = values[model] - values[other]
+            return {"value": value, "low": value - half, "high": value + half}
+
+        runs[seed] = {
+            "test": {
+                model: {"spearman": v, "pearson": v + 0.013, "r2": v**2, "accuracy": v, "f1": v}
+                for model, v in values.items()
+            },
+            "intervals": {model: {"spearman": [v - half, v + half]} for model, v in values.items()},
+            "above": {model: gap("net", model) for model in models[1:]},
+            "stack_above_best": {"best": best, **gap("stack", best)},
+            "rows": {"train": 1009, "validation": 101, "test": rows},
+            "seconds": dict.fromkeys(models, random.uniform(1, 60)),
+            "memory_mb": int(random.uniform(300, 900)),
+            "parameters": 47169,
+        }
+    return name, runs
+
+
+def written(folder, entries, kinds):
+    tasks, settings = [], BenchSettings(seeds=",".join(str(seed) for seed in entries[0][1]))
+    (folder / "t.csv").write_text("sequence,target\nAC,1\n")
+    for (name, runs), kind in zip(entries, kinds, strict=True):
+        tasks.append(
+            Task(id=name, table=folder / "t.csv", kind=kind, metric="Pearson (paper)", published="Transformer 0.68")
+        )
+        for seed, metrics in runs.items():
+            out = folder / "runs" / name / str(seed)
+            out.mkdir(parents=True)
+            (out / "metrics.json").write_text(json.dumps(metrics))
+    return tasks, jobs_of(tasks, settings, folder, force=False)
+
+
+def test_wins_are_counted_with_their_intervals(tmp_path):
+    random = np.random.default_rng(3)
+    entries = [fake_entry(f"a/{k}", random, seeds=(0, 1, 2)) for k in range(5)]
+    entries[4] = fake_entry("a/4", random, rows=19, seeds=(0, 1, 2))
+    gaps = [(0.05, 0.01, 0.09), (0.02, -0.01, 0.05), (-0.02, -0.05, 0.01), (-0.05, -0.09, -0.01)]
+    for (_, runs), (value, low, high) in zip(entries, gaps, strict=False):
+        for seed, run in runs.items():
+            for model, figures in run["test"].items():
+                figures["spearman"] = {"ridge": 0.6, "boosting": 0.7, "paper": 0.8}.get(model, 0.7 + value)
+                figures["spearman"] += 0.01 * seed
+            run["above"] = {
+                "ridge": {"value": 1.0, "low": 1.0, "high": 1.0},
+                "boosting": {"value": value, "low": low, "high": high},
+                "paper": {"value": -value, "low": -high, "high": -low},
+            }
+            run["stack_above_best"] = {"best": "net", "value": -value, "low": -high, "high": -low}
+    tasks, jobs = written(tmp_path, entries, ["regression"] * 5)
+    found = table([*tasks, Task(id="b/none", table=tmp_path / "t.csv", kind="pairs", has_training=False)], jobs)
+    counts = summary(found)
+    assert counts["a"]["rival"] == {"of": 4, "above": 2, "clearly_above": 1, "within_or_above": 3}
+    assert counts["all"]["paper"] == {"of": 4, "above": 2, "clearly_above": 1, "within_or_above": 3}
+    assert counts["all"]["stack"] == {"of": 4, "above": 2, "within_or_above": 3}
+    assert (counts["all"]["scored"], counts["all"]["small"], counts["all"]["no training rows"]) == (4, 1, 1)
+    assert counts["b"]["rival"]["of"] == 0
+    first = found[0]
+    assert first["best_rival"] == "boosting"
+    assert first["values"]["net"] == pytest.approx(0.76)
+    assert first["spread"]["net"] == pytest.approx(0.01)
+    # the task is measured by Pearson elsewhere, so that is shown too
+    assert first["other"] == "pearson"
+    assert len(rows_of(found)) == 5 * 3 * 5 * 5
+
+
+def test_the_page_and_the_text_hold_every_task(tmp_path):
+    random = np.random.default_rng(5)
+    entries = [fake_entry(f"dms/task_{k}", random) for k in range(3)]
+    entries += [fake_entry("rna/fold", random, rivals=("vienna", "vienna_bpp")), fake_entry("rna/few", random, rows=7)]
+    tasks, jobs = written(tmp_path, entries, ["regression"] * 3 + ["pairs", "multiclass"])
+    found = table(tasks, jobs)
+    results = {
+        "tasks_file": "tasks.json",
+        "date": "2026-01-01T00:00",
+        "machine": {"processor": "a processor", "cores": 2, "memory_gb": 7.5, "system": "Linux"},
+        "versions": {"python": "3.11"},
+        "settings": {"presets": "auto,paper", "rows": 20000, "letters": 31, "boosting_iterations": 7, "seeds": "0"},
+        "core_hours": 0.25,
+        "summary": summary(found),
+        "failed": [],
+        "tasks": found,
+    }
+    html, text = render(results), markdown(results)
+    for word in ("task_0", "task_2", "fold", "rna/few", "Vienna MFE", "Transformer 0.68", "fewer than 20 test rows"):
+        assert word in html, word
+        assert word in text, word
+    assert html.count("<img") == 3
+    assert "http" not in html.replace("http-equiv", "")
+    assert text.startswith(
+        "# tasks.json: 5 tasks\n\n4 of 5 tasks are scored; Lyra, auto is above the published net on "
+    )
+    assert summary_lines(results)[-1].startswith("all: 4 scored; above paper ")

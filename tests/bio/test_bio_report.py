@@ -1,0 +1,272 @@
+import json
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from subquad.bio.looking.audit import audit, nearest
+from subquad.bio.looking.report import card, render, report, sections, winner
+from subquad.bio.measures.metrics import MAIN, by_group, difference, intervals, score
+from subquad.bio.problem import PAD, Inputs, Target
+from subquad.bio.reading.table import Table
+from subquad.bio.settings import ALPHABETS
+from subquad.errors import SubquadError
+from subquad.train.artifact import open_run, write_json
+
+ROWS, LENGTH = 67, 23
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures take most of the time, and some tests read words only."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **how: buffer.write(b"picture"))
+
+
+def noisy(random, y, size):
+    return y + random.normal(0, size, np.shape(y))
+
+
+def target_and_predictions(kind, random):
+    """Return a target and predictions of four models, the net's the best."""
+    noise = {"net": 0.3, "ridge": 0.7, "boosting": 0.5, "stack": 0.4}
+    if kind == "pairs":
+        y = [np.array([[0, 11], [1, 10], [2, 9]]) for _ in range(ROWS)]
+        square = []
+        for row in range(ROWS):
+            P = np.zeros((LENGTH, LENGTH))
+            for i, j in y[row][: 1 + row % 3]:
+                P[i, j] = P[j, i] = 0.9
+            square.append(P)
+        return Target(kind=kind, y=y), dict.fromkeys(("net", "vienna", "stack"), square)
+    if kind == "regression":
+        y = random.normal(size=(ROWS, 1))
+        return Target(kind=kind, y=y, names=("score",)), {m: noisy(random, y, s) for m, s in noise.items()}
+    if kind == "residue_regression":
+        y = random.normal(size=(ROWS, LENGTH))
+        y[:, -3:] = np.nan
+        predicted = {m: noisy(random, np.nan_to_num(y), s)[..., None] for m, s in noise.items()}
+        return Target(kind=kind, y=y, names=("order",)), predicted
+    if kind == "multilabel":
+        y = (random.random((ROWS, 2)) < 0.4).astype(float)
+        predicted = {m: np.clip(noisy(random, 0.2 + 0.6 * y, s / 2), 0, 1) for m, s in noise.items()}
+        return Target(kind=kind, y=y, names=("liver", "brain")), predicted
+    shape = (ROWS, LENGTH) if kind.startswith("residue") else (ROWS,)
+    count = 3 if kind.endswith("multiclass") else 2
+    y = random.integers(0, count, shape)
+    predicted = {}
+    for model, size in noise.items():
+        logits = noisy(random, 2.0 * np.eye(count)[y], 3 * size)
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        predicted[model] = p if count > 2 else p[..., 1:]
+    dtype = np.int16 if kind.startswith("residue") else np.int64
+    return Target(kind=kind, y=y.astype(dtype), classes=("no", "yes", "very")[:count]), predicted
+
+
+def finished(kind, seed=0):
+    """Return metrics, facts, rows and history of a run, as the files have them."""
+    random = np.random.default_rng(seed)
+    target, predictions = target_and_predictions(kind, random)
+    metrics = {
+        "kind": kind,
+        "main": MAIN[kind],
+        "test": {name: score(target, p) for name, p in predictions.items()},
+        "intervals": {name: intervals(target, p, 20) for name, p in predictions.items()},
+        "above": {name: difference(target, predictions["net"], p) for name, p in predictions.items() if name != "net"},
+        "rows": {"train": 500, "validation": 50, "test": ROWS},
+        "seconds": dict.fromkeys(predictions, 1.0),
+        "parameters": 47_169,
+        "memory_mb": 512,
+        "stack": {"weights": {"net": 0.7, "ridge": 0.3}},
+        "leaks": {"exact": 2, "near": 5, "near_within": 1, "removed": 7, "marked": 0},
+    }
+    rivals = [name for name in predictions if name not in ("net", "stack")]
+    stack = difference(target, predictions["stack"], predictions[rivals[0]])
+    metrics["stack_above_best"] = {"best": rivals[0], **stack}
+    facts = {
+        "table": {"alphabet": "protein", "wild_type": None},
+        "file": "assay.csv",
+        "target": {"kind": kind, "classes": list(target.classes), "names": list(target.names)},
+        "split": {"how": "at random", "rows": metrics["rows"]},
+        "chosen": {"ridge": {"penalty": 10.0}, "net": [{"best_step": 41, "steps": 100}]},
+        "settings": {"preset": "auto", "seed": seed, "fingerprint": "0123456789abcdef"},
+    }
+    history = [{"part": "net", "step": k, "loss": 1 / k} for k in range(1, 31)]
+    history += [{"part": "net", "step": k, f"validation_{MAIN[kind]}": k / 30} for k in (10, 20, 30)]
+    sequences = ["".join(random.choice(list(ALPHABETS["protein"]), LENGTH)) for _ in range(ROWS)]
+    return metrics, facts, rows_of(target, predictions, sequences), history
+
+
+def rows_of(target, predictions, sequences):
+    kind = target.kind
+    if kind.startswith("residue") or kind == "pairs":
+        rows = []
+        for k, sequence in enumerate(sequences):
+            own = {"row": k + 1, "sequence": sequence}
+            if kind == "pairs":
+                own["measured"] = target.y[k].tolist()
+                own |= {m: np.argwhere(np.triu(p[k]) > 0.5).tolist() for m, p in predictions.items()}
+            else:
+                own["measured"] = [None if np.isnan(y) else float(y) for y in target.y[k].astype(float)]
+                own |= {m: p[k].tolist() for m, p in predictions.items()}
+            rows.append(own)
+        return rows
+    frame = pd.DataFrame({"row": np.arange(ROWS) + 1, "sequence": sequences, "mutations": np.arange(ROWS) % 3})
+    many = target.classes if kind == "multiclass" else target.names if kind == "multilabel" else ()
+    if target.classes:
+        frame["measured"] = np.asarray(target.classes)[target.y]
+    else:
+        for k, name in enumerate(target.names):
+            frame[f"measured:{name}" if many else "measured"] = target.y[:, k]
+    for model, p in predictions.items():
+        for k in range(p.shape[1]):
+            frame[f"{model}:{many[k]}" if many else model] = p[:, k]
+    return frame
+
+
+def folder(directory, kind):
+    metrics, facts, rows, history = finished(kind)
+    run = open_run(directory, kind="bio", settings=facts["settings"], force=False)
+    if isinstance(rows, list):
+        write_json(run.directory / "test.json", rows)
+    else:
+        rows.to_csv(run.directory / "test.csv", index=False)
+    (run.directory / "history.jsonl").write_text("\n".join(map(json.dumps, history)))
+    told = {name: value for name, value in facts.items() if name != "settings"}
+    tensors = {"w": torch.zeros(1)}
+    run.finish(config=told, tensors=tensors, metrics=metrics, card=card(metrics, facts), report="")
+    return metrics, facts, rows, history
+
+
+class Whole(HTMLParser):
+    """Checks that all that is opened is closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.opened = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img"):
+            self.opened.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.opened.pop() == tag
+
+
+@pytest.mark.parametrize("kind", list(MAIN))
+def test_every_kind_has_a_page_of_its_own_that_needs_nothing_else(tmp_path, kind):
+    folder(tmp_path / "run", kind)
+    page = report(tmp_path / "run").read_text()
+    whole = Whole()
+    whole.feed(page)
+    assert whole.opened == []
+    assert "http" not in page
+    assert "the winner is: net (Lyra)" in page or kind == "pairs"
+    assert page.count("data:image/png") >= 4
+    assert "How to read this page" in page
+    assert "further test rows within 1 substitutions of one" in page
+    assert "nan" not in re.sub(r'src="[^"]*"', "", page)
+    assert "The net's lead in" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_the_page_of_the_folder_is_that_of_the_run(tmp_path, undrawn):
+    told = folder(tmp_path / "run", "regression")
+    page = render(*told)
+    assert report(tmp_path / "run", out=tmp_path / "page.html").read_text() == page
+    assert (tmp_path / "run" / "report.html").read_text() == ""
+    assert sections(tmp_path / "run")[0].title == "Result"
+
+
+def test_a_level_race_is_won_by_the_simpler_model():
+    test = {name: {"spearman": 0.7} for name in ("net", "stack", "boosting", "ridge")}
+    assert winner({"kind": "regression", "main": "spearman", "test": test}) == "ridge"
+    test["stack"]["spearman"] = 0.8
+    assert winner({"kind": "regression", "main": "spearman", "test": test}) == "stack"
+
+
+def test_the_verdict_names_the_best_single_model_beside_the_stack_and_says_what_is_not_clear(undrawn):
+    metrics, facts, rows, history = finished("regression")
+    metrics["test"]["stack"]["spearman"] = 0.99
+    metrics["above"]["ridge"] = {"value": 0.01, "low": -0.02, "high": 0.04}
+    text = render(metrics, facts, rows, history)
+    assert "the winner is: stack of all" in text
+    assert "Of the single models it is: net (Lyra)." in text
+    assert "over ridge +0.0100 (95 % interval -0.0200 to +0.0400, no clear difference)" in text
+    assert "not clearly better than all simple models" in text
+
+
+def test_groups_a_learning_curve_and_coverage_are_shown_where_they_are_known(undrawn):
+    metrics, facts, rows, history = finished("regression")
+    assert "Learning curve" not in render(metrics, facts, rows, history)
+    target = Target(kind="regression", y=rows[["measured"]].to_numpy(), names=("score",))
+    names = np.array(["a gene", "b gene"])[np.arange(ROWS) % 2]
+    found = {model: by_group(target, rows[[model]].to_numpy(), names) for model in metrics["test"]}
+    metrics["groups"] = {group: {model: found[model][group] for model in found} for group in found["net"]}
+    metrics["learning_curve"] = [{"rows": n, "net": 0.5 + n / 1e4, "ridge": 0.5} for n in (50, 200, 800)]
+    metrics["conformal"] = {"0.8": {"coverage": 0.79, "width": 1.25}, "0.9": {"coverage": 0.93, "width": 1.75}}
+    text = render(metrics, facts, rows, history)
+    assert "a gene (34)" in text
+    assert re.search(r"The net is first in \d of 2\.", text)
+    assert "Still rising at the end: measure more." in text
+    assert "79.0 %" in text
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path):
+    with pytest.raises(SubquadError, match=str(tmp_path)):
+        report(tmp_path)
+
+
+def made_table(codes, y, **more):
+    sequences = ["".join("ACGT"[k] for k in row if k >= 0) for row in codes]
+    inputs = Inputs(codes=codes, letters=4, extra=np.zeros((len(codes), 0)), is_aligned=bool((codes >= 0).all()))
+    told = {"path": "t.csv", "frame": pd.DataFrame(), "inputs": inputs, "sequences": sequences, "mutants": None}
+    told |= {"target": Target(kind="regression", y=y, names=("score",)), "wild_type": None, "weight": None}
+    told |= {"groups": None, "has_target": np.isfinite(y[:, 0]), "about": {"alphabet": "dna"}, "remarks": []}
+    return Table(**(told | more))
+
+
+def test_the_audit_counts_what_is_there():
+    codes = np.array([[0, 1, 2], [0, 1, 2], [0, 1, 3], [3, 1, 3], [0, 2, 2]], dtype=np.int8)
+    y = np.array([[1.0], [1.5], [2.0], [np.nan], [1.0]])
+    groups = np.array(["a", "a", "b", "b", "a"], dtype=object)
+    mutants = ["", "", "G3T", "A1T:G3T", "C2G"]
+    table = made_table(codes, y, wild_type="ACG", mutants=mutants, groups=groups)
+    found = audit(table, SimpleNamespace(parts={"train": [0, 1], "validation": [4], "test": [2]}))
+    assert (found["rows"], found["measured"], found["varying"]) == (5, 4, 3)
+    assert found["duplicates"] == {"rows": 1, "spread": 0.5}
+    assert found["mutations"] == {"0": 2, "1": 2, "2": 1}
+    assert found["letters"] == {"A": 4, "C": 4, "G": 4, "T": 3}
+    assert found["groups"] == {"count": 2, "largest": [["a", 3], ["b", 1]]}
+    assert found["nearest"]["measure"] == "substitutions"
+    assert found["nearest"]["counts"] == [0, 1]
+    assert sum(found["target"]["score"]["train"]) == 2
+    assert found["target"]["score"]["lowest"] == 0.5
+    # without a column of variants they are counted from the wild type
+    assert audit(
+        made_table(codes, y, wild_type="ACG"), SimpleNamespace(parts={"train": [0], "validation": [4], "test": [2]})
+    )["mutations"] == {"0": 2, "1": 2, "2": 1}
+
+
+def test_neighbours_of_unequal_length_are_told_by_their_words():
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 20, (11, 31)).astype(np.int8)
+    codes[10] = codes[3]
+    codes[10, 20:] = PAD
+    inputs = Inputs(codes=codes, letters=20, extra=np.zeros((11, 0)), is_aligned=False)
+    found = nearest(inputs, np.arange(10), np.array([10]))
+    assert (found["measure"], found["median"]) == ("words missing", 0.0)
+    assert nearest(inputs, np.arange(5), np.array([6]))["median"] > 0.9
+
+
+def test_neighbours_are_those_of_the_definition():
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 4, (53, 7)).astype(np.int8)
+    inputs = Inputs(codes=codes, letters=4, extra=np.zeros((53, 0)), is_aligned=True)
+    train, test = np.arange(37), np.arange(37, 53)
+    wanted = (codes[test][:, None] != codes[train][None]).sum(2).min(1)
+    found = nearest(inputs, train, test)
+    assert found["counts"] == np.bincount(wanted).tolist()

@@ -1,0 +1,397 @@
+import json
+import re
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subquad.bio.designing.design import COLUMNS, design
+from subquad.bio.designing.design_rules import read_rules
+from subquad.bio.designing.design_search import ALL, Tried, choose, search
+from subquad.bio.designing.design_settings import DesignSettings
+from subquad.bio.designing.judge import open_model
+from subquad.bio.designing.plates import plate_map
+from subquad.cli import main
+from subquad.errors import SubquadError
+
+AMINO = "ACDEFGHIKLMNPQRSTVWY"
+
+
+class Landscape:
+    """Effects of letters, and of neighbours where it is rugged: what a model would be, with a known best variant."""
+
+    kind, names, classes = "regression", ["fitness"], []
+
+    def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **about):
+        random = np.random.default_rng(seed)
+        self.alphabet, self.about = letters, {"length": length, **about}
+        self.config = {"seen": [list(range(len(letters)))] * length}
+        self.effects = random.normal(size=(length, len(letters)))
+        self.members = self.effects + spread * random.normal(size=(members, length, len(letters)))
+        self.pairs = coupling * random.normal(size=(length - 1, len(letters), len(letters)))
+        self.wild_type = "".join(letters[k] for k in random.integers(0, len(letters), length))
+
+    def members_of_sequences(self, sequences):
+        codes = np.array([[self.alphabet.index(letter) for letter in text] for text in sequences])
+        place = np.arange(codes.shape[1])
+        joint = self.pairs[place[:-1], codes[:, :-1], codes[:, 1:]].sum(1)
+        return np.stack([own[place, codes].sum(1) + joint for own in self.members])[..., None]
+
+    def best_gain(self, changes):
+        own = [self.alphabet.index(letter) for letter in self.wild_type]
+        gain = (self.effects - self.effects[np.arange(len(own)), own][:, None]).max(1)
+        return np.sort(gain)[::-1][:changes].clip(min=0).sum()
+
+
+def made(model, tmp_path, name="out", seed=0, **settings):
+    chosen = DesignSettings(**{"rounds": 7, "population": 61, **settings})
+    return design(model, out=tmp_path / name, settings=chosen, seed=seed, quiet=True)
+
+
+def rules_of(model, **settings):
+    settings = DesignSettings(**settings)
+    judge = open_model(model)
+    seen = ["".join(model.alphabet[k] for k in own) for own in model.config["seen"]]
+    return read_rules(model.wild_type, model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide)
+
+
+def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):
+    model = Landscape()
+    frame = made(model, tmp_path, number=7, max_mutations=4)
+    own = model.members_of_sequences([model.wild_type])[0, 0, 0]
+    assert frame["prediction"][0] == pytest.approx(own + model.best_gain(4))
+    assert tuple(frame.columns) == COLUMNS
+    assert frame["name"].tolist() == [f"D{k}" for k in range(1, 8)]
+    for row in frame.to_dict("records"):
+        text = list(model.wild_type)
+        for mutant in row["mutants"].split(":"):
+            place = int(mutant[1:-1]) - 1
+            assert text[place] == mutant[0]
+            text[place] = mutant[-1]
+        assert "".join(text) == row["sequence"]
+        assert row["mutations"] == len(row["mutants"].split(":")) <= 4
+    assert frame["ucb"].is_monotonic_decreasing
+
+
+def test_the_best_of_a_rugged_landscape_that_is_too_large_to_try_all_is_found(tmp_path):
+    model = Landscape(length=9, letters="ACGT", coupling=1.0, seed=5)
+    settings = {"number": 5, "max_mutations": 6, "diversity": 0.0, "rounds": 30, "population": 200}
+    rules = rules_of(model, **settings)
+    assert rules.variants(10**9) == 27 + 324 + 2268 + 10206 + 30618 + 61236
+    codes = np.stack(np.meshgrid(*[np.arange(4)] * 9, indexing="ij"), -1).reshape(-1, 9).astype(np.int8)
+    own = np.array([model.alphabet.index(letter) for letter in model.wild_type])
+    codes = codes[(codes != own).sum(1) <= 6]
+    place = np.arange(9)
+    values = model.effects[place, codes].sum(1) + model.pairs[place[:-1], codes[:, :-1], codes[:, 1:]].sum(1)
+    frame = made(model, tmp_path, **settings)
+    assert frame["prediction"][0] == pytest.approx(values.max())
+    assert frame["prediction"].tolist() == pytest.approx(np.sort(values)[::-1][:5].tolist())
+
+
+@given(st.integers(2, 7), st.integers(1, 4), st.integers(0, 99))
+def test_variants_are_counted_as_they_are_made(length, most, seed):
+    model = Landscape(length=length, letters="ACGT", members=1, seed=seed)
+    tried = search(rules_of(model, max_mutations=most, forbid_letters="C"), open_model(model), DesignSettings(), seed=0)
+    assert len(tried) == rules_of(model, max_mutations=most, forbid_letters="C").variants(ALL)
+    assert len({row.tobytes() for row in tried.codes}) == len(tried)
+
+
+def test_the_bound_is_the_mean_and_beta_times_the_spread(tmp_path):
+    model = Landscape(spread=0.5)
+    for goal, sign in (("max", 1), ("min", -1)):
+        frame = made(model, tmp_path, goal, goal=goal, number=11, beta=2.0)
+        np.testing.assert_allclose(frame["ucb"], frame["prediction"] + sign * 2 * frame["spread"])
+        members = model.members_of_sequences(frame["sequence"].tolist())[..., 0]
+        np.testing.assert_allclose(frame["prediction"], members.mean(0))
+        np.testing.assert_allclose(frame["spread"], members.std(0, ddof=1))
+        assert (sign * frame["ucb"]).is_monotonic_decreasing
+    alone = made(Landscape(members=1), tmp_path, "alone", number=3)
+    assert alone["spread"].isna().all()
+    np.testing.assert_allclose(alone["ucb"], alone["prediction"])
+
+
+def test_the_same_seed_gives_the_same_designs(tmp_path):
+    model = Landscape(coupling=0.5, spread=0.3)
+    first, second = (made(model, tmp_path, name, seed=3, number=17) for name in ("a", "b"))
+    pd.testing.assert_frame_equal(first, second)
+    for name in ("designs.csv", "designs.fasta", "plates.csv", "design.html", "design.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_more_diversity_makes_designs_share_less(tmp_path):
+    def likeness(diversity):
+        frame = made(Landscape(), tmp_path, str(diversity), number=23, diversity=diversity)
+        sets = [set(text.split(":")) for text in frame["mutants"]]
+        return np.mean([len(a & b) / len(a | b) for k, a in enumerate(sets) for b in sets[:k]])
+
+    values = [likeness(diversity) for diversity in (0.0, 0.2, 0.5)]
+    assert all(high > low for high, low in pairwise(values))
+
+
+def test_all_constraints_on_letters_hold(tmp_path):
+    model = Landscape()
+    settings = {"fixed": "1-5,9", "allow": "11=AG, 12=KR", "forbid_letters": "C,M", "number": 41, "max_mutations": 3}
+    frame = made(model, tmp_path, **settings)
+    for mutants in frame["mutants"]:
+        for mutant in mutants.split(":"):
+            place, letter = int(mutant[1:-1]), mutant[-1]
+            assert place not in (1, 2, 3, 4, 5, 9)
+            assert letter not in "CM"
+            assert place != 11 or letter in "AG"
+            assert place != 12 or letter in "KR"
+    only = made(model, tmp_path, "only", only="7-8", number=400)
+    assert len(only) == 19 + 19 + 19 * 19 == 399
+    assert {mutant[1:-1] for text in only["mutants"] for mutant in text.split(":")} == {"7", "8"}
+
+
+def test_a_stop_is_designed_only_where_it_is_asked_for():
+    model = Landscape(letters=AMINO + "*")
+    assert not rules_of(model).options[:, -1].any()
+    assert np.flatnonzero(rules_of(model, allow="7=*A").options[:, -1]).tolist() == [6]
+
+
+def test_gc_and_forbidden_sites_hold_on_both_strands(tmp_path):
+    model = Landscape(length=43, letters="ACGT")
+    settings = {"gc": "0.4-0.5", "forbid_sites": "BsaI,GAATTC,ggncc", "max_mutations": 9, "number": 53}
+    frame = made(model, tmp_path, **settings)
+    assert len(frame) == 53
+    for text in frame["sequence"]:
+        assert 0.4 <= sum(letter in "GC" for letter in text) / 43 <= 0.5
+        assert not re.search("GGTCTC|GAGACC|GAATTC|GG.CC", text)
+    free = made(model, tmp_path, "free", max_mutations=9, number=53)
+    assert not all(0.4 <= sum(letter in "GC" for letter in text) / 43 <= 0.5 for text in free["sequence"])
+
+
+def test_a_site_of_the_start_is_designed_away(tmp_path):
+    model = Landscape(length=29, letters="ACGU")
+    model.wild_type = "AAAA" + "GAAUUC" + "A" * 19
+    # all gains lie elsewhere
+    model.effects[:] = model.members[:] = 0
+    model.members[:, 20:] = np.arange(4)
+    frame = made(model, tmp_path, forbid_sites="EcoRI", max_mutations=3, number=13)
+    assert not frame["sequence"].str.contains("GAAUUC").any()
+    assert frame["prediction"][0] == pytest.approx(6.0)
+
+
+def test_only_letters_that_training_had_are_proposed(tmp_path, capsys):
+    model = Landscape()
+    model.config = {"seen": [[0, -2, 1, 2] if place % 2 else [k] for place, k in enumerate([3] * 31)]}
+    frame = made(model, tmp_path, number=29)
+    for text in frame["mutants"]:
+        for mutant in text.split(":"):
+            assert mutant[-1] in ("ACD" if int(mutant[1:-1]) % 2 == 0 else "E")
+    design(model, out=tmp_path / "all", settings=DesignSettings(unseen=True, number=3))
+    assert "the model cannot know what they do" in capsys.readouterr().err
+    with pytest.raises(SubquadError, match="--allow: no training sequence has KR at position 2"):
+        made(model, tmp_path, "none", allow="2=KR")
+
+
+def test_measured_variants_are_not_designed_again_unless_asked(tmp_path, monkeypatch):
+    model = Landscape()
+    first = made(model, tmp_path, "first", number=19)
+    measured = [*first["sequence"][:11], model.wild_type]
+    monkeypatch.setattr("subquad.bio.reading.table.read_again", lambda path, about: pd.Series({"sequences": measured}))
+    settings = DesignSettings(rounds=7, population=61, number=19)
+    second = design(model, out=tmp_path / "second", settings=settings, table=tmp_path / "t.csv", quiet=True)
+    assert not set(second["sequence"]) & set(measured)
+    for row in second.to_dict("records"):
+        far = min(sum(a != b for a, b in zip(row["sequence"], text, strict=True)) for text in measured)
+        assert row["distance"] == far
+    settings = DesignSettings(rounds=7, population=61, number=19, repeat=True)
+    third = design(model, out=tmp_path / "third", settings=settings, table=tmp_path / "t.csv", quiet=True)
+    assert third["sequence"].tolist() == first["sequence"].tolist()
+    assert third["distance"][0] == 0
+
+
+def test_all_mistakes_in_constraints_are_said_at_once(tmp_path):
+    settings = {
+        "start": "ACDEFGHIKLMNPQRSTVWYACDEFGHIKLZ",
+        "fixed": "3-5,40,b",
+        "allow": "4=AC,7=XA,7=G,9",
+        "forbid_letters": "C?",
+        "gc": "0.4-0.6",
+        "forbid_sites": "EcoRI",
+    }
+    with pytest.raises(SubquadError) as error:
+        made(Landscape(), tmp_path, **settings)
+    assert str(error.value).splitlines() == [
+        "these constraints cannot be met; change them",
+        "  start: 'Z' at position 31 is no letter of the model (ACDEFGHIKLMNPQRSTVWY)",
+        "  --fixed: 40 is outside the sequence, which has positions 1 to 31",
+        "  --fixed: 'b' is no position and no range such as 1-10",
+        "  --forbid-letters: '?' is no letter of the model (ACDEFGHIKLMNPQRSTVWY)",
+        "  --allow 7=XA: 'X' is no letter of the model (ACDEFGHIKLMNPQRSTVWY)",
+        "  --allow: position 7 stands there twice",
+        "  --allow: '9' names no letters; write POSITION=LETTERS, such as 24=AGS",
+        "  --allow: position 4 may change, but --fixed keeps it",
+        "  --allow: C at position 4, but --forbid-letters forbids it",
+        "  --gc is for DNA and RNA, and the model reads proteins",
+        "  --forbid-sites is for DNA and RNA, and the model reads proteins",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gc": "60"}, "--gc: '60' is no range of parts such as 0.4-0.6"),
+        ({"gc": "0.7-0.6"}, "--gc: '0.7-0.6' is no range of parts such as 0.4-0.6"),
+        ({"forbid_sites": "EcoRX"}, "--forbid-sites: 'EcoRX' is neither a sequence nor an enzyme that Biopython knows"),
+        ({"forbid_sites": "NNN"}, "--forbid-sites: 'NNN' forbids every sequence"),
+        ({"fixed": "1-23"}, "no position may change, with the letters that training had; --unseen allows others"),
+        ({"gc": "1-1"}, "satisfy --gc and --forbid-sites"),
+        ({"start": "ACGT"}, "the start has 4 letters, and the model was fitted on sequences of 23"),
+    ],
+)
+def test_constraints_that_nothing_satisfies_are_refused(tmp_path, settings, message):
+    with pytest.raises(SubquadError) as error:
+        made(Landscape(length=23, letters="ACGT"), tmp_path, **{"rounds": 2, "max_mutations": 3, **settings})
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "pairs"}, "the model predicts pairs, not one value a sequence"),
+        ({"kind": "multiclass", "classes": ["a", "b", "c"]}, "say which one with --of (a, b, c)"),
+        ({"wild_type": None}, "the model knows no wild type; say what to start from with --start"),
+        ({"about": {"length": 31, "second": "guide"}}, "the model reads pairs of sequences"),
+        ({"about": {"length": 31, "extra": {"ESM1": 0.1, "EVE": 0.2}}}, "reads the columns ESM1, EVE beside the"),
+    ],
+)
+def test_models_that_cannot_judge_a_variant_are_refused(tmp_path, change, message):
+    model = Landscape()
+    for name, value in change.items():
+        setattr(model, name, value)
+    with pytest.raises(SubquadError) as error:
+        made(model, tmp_path)
+    assert message in str(error.value)
+
+
+def test_one_of_several_targets_is_designed_for():
+    model = Landscape()
+    model.names = ["binding", "expression"]
+    assert open_model(model, of="expression").column == 1
+    with pytest.raises(SubquadError, match="no target or class 'expresion'; did you mean 'expression'"):
+        open_model(model, of="expresion")
+    model.kind, model.classes = "binary", ["dead", "alive"]
+    assert open_model(model).name == "probability of alive"
+
+
+def test_a_batch_takes_the_best_first_and_its_twins_last():
+    model = Landscape(length=11, members=1)
+    tried = Tried(rules_of(model), open_model(model), 1, 0.0)
+    tried.add(search(rules_of(model, max_mutations=2), open_model(model), DesignSettings(), seed=0).codes)
+    rows = np.arange(len(tried))
+    alone = choose(tried, rows, DesignSettings(number=1, diversity=9.0), start=0.0)
+    assert alone.tolist() == [tried.value.argmax()]
+    wide = choose(tried, rows, DesignSettings(number=11, diversity=9.0), start=0.0)
+    changes = [set(own) for own in tried.rules.mutants(tried.codes[wide])]
+    # eleven places are free, so that no two need to share a change
+    assert not any(a & b for k, a in enumerate(changes) for b in changes[:k])
+    top = choose(tried, rows, DesignSettings(number=29, diversity=0.0), start=0.0)
+    assert top.tolist() == np.argsort(-tried.value)[:29].tolist()
+
+
+@pytest.mark.parametrize(("count", "wells", "controls"), [(92, 96, 4), (101, 96, 4), (7, 384, 1), (13, 96, 0)])
+def test_plates_are_filled_by_rows_with_controls_spread_over_them(count, wells, controls):
+    names = [f"D{k}" for k in range(count)]
+    plates = plate_map(names, wells=wells, controls=controls)
+    assert plates.loc[~plates["is_control"], "name"].tolist() == names
+    assert not plates.duplicated(["plate", "well"]).any()
+    columns = {96: 12, 384: 24}[wells]
+    for _, own in plates.groupby("plate"):
+        assert len(own) <= wells
+        assert own["is_control"].sum() == controls
+        place = (own["row"] - 1) * columns + own["column"] - 1
+        assert place.tolist() == list(range(len(own)))
+        assert own["well"].tolist() == [f"{chr(64 + r)}{c:02d}" for r, c in zip(own["row"], own["column"], strict=True)]
+    if controls == 4:
+        assert plates.loc[plates["is_control"], "well"].head(4).tolist() == ["A01", "C09", "F04", "H12"]
+    with pytest.raises(SubquadError, match="plates have 96 or 384 wells, got 48"):
+        plate_map(names, wells=48)
+
+
+def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
+    model = Landscape(spread=0.2)
+    frame = made(model, tmp_path, number=103)
+    folder = tmp_path / "out"
+    pd.testing.assert_frame_equal(
+        pd.read_csv(folder / "designs.csv")[["name", "sequence"]], frame[["name", "sequence"]]
+    )
+    plates = pd.read_csv(folder / "plates.csv", keep_default_na=False)
+    assert plates["plate"].max() == 2
+    controls = plates[plates["is_control"]]
+    assert set(controls["sequence"]) == {model.wild_type}
+    assert len(controls) == 8
+    merged = frame.merge(plates, on=["plate", "well"])
+    assert (merged["sequence_x"] == merged["sequence_y"]).all()
+    assert (folder / "designs.fasta").read_text().startswith(f">D001 {frame['mutants'][0]}\n{frame['sequence'][0]}\n")
+    record = json.loads((folder / "design.json").read_text())
+    assert (record["designs"], record["settings"]["number"], record["start"]) == (103, 103, model.wild_type)
+    page = (folder / "design.html").read_text()
+    assert page.count("<img") == 4
+    with pytest.raises(
+        SubquadError, match="holds designs; name another folder with --out, or replace them with --force"
+    ):
+        made(model, tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
+    with pytest.raises(SubquadError, match="not empty, and no designs of subquad"):
+        made(model, tmp_path, "taken")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"number": 0}, "--number must be at least 1, got 0"),
+        ({"max_mutations": 0}, "--max-mutations must be at least 1, got 0"),
+        ({"controls": 96}, "--controls must leave wells for designs: below 96, got 96"),
+        ({"fixed": "1", "only": "2"}, "--fixed and --only both say which positions stay; give one of them"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(SubquadError) as error:
+        DesignSettings(**settings)
+    assert str(error.value) == message
+
+
+def test_the_command_designs_from_a_fitted_run(tmp_path, capsys):
+    from subquad.bio import FitSettings, fit
+
+    random = np.random.default_rng(0)
+    wild = "MKTAYIAKQRQ"
+    rows = []
+    for _ in range(211):
+        text = list(wild)
+        for place in random.choice(len(wild), 2, replace=False):
+            text[place] = random.choice(list("ACDW"))
+        rows.append("".join(text))
+    frame = pd.DataFrame({"sequence": rows})
+    # W is good wherever it stands
+    frame["score"] = frame["sequence"].str.count("W") + random.normal(scale=0.05, size=len(rows))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    fit(
+        tmp_path / "t.csv",
+        FitSettings(epochs=3.0, boosting_iterations=7, wild_type=wild),
+        out=tmp_path / "run",
+        quiet=True,
+    )
+    out = tmp_path / "designs"
+    arguments = ["bio", "design", str(tmp_path / "run"), "--out", str(out), "--number", "11", "--forbid-letters", "C"]
+    assert main([*arguments, "--max-mutations", "3", "--fixed", "1"]) == 0
+    assert f"Next: open {out}/design.html" in capsys.readouterr().out
+    designs = pd.read_csv(out / "designs.csv")
+    assert len(designs) == 11
+    assert not set(designs["sequence"]) & set(rows)
+    assert designs["distance"].min() >= 1
+    assert designs["sequence"].str.startswith("M").all()
+    letters = {mutant[-1] for text in designs["mutants"] for mutant in text.split(":")}
+    assert "W" in letters
+    assert letters <= set("ADW") | set(wild)
+    assert main(["bio", "design", str(tmp_path / "run"), "--out", str(out), "--gc", "0.1-0.2", "--force"]) == 2
+    assert "--gc is for DNA and RNA, and the model reads proteins" in capsys.readouterr().err

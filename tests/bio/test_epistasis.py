@@ -1,0 +1,276 @@
+import itertools
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_explain import Fake
+
+from subquad.bio.looking import epistasis as room
+from subquad.bio.looking.cycles import (
+    additive_fit,
+    beyond_curve,
+    letters_of,
+    measured_cycles,
+    predicted_cycles,
+    summary,
+)
+from subquad.bio.looking.epistasis import epistasis, find_measured, find_predicted
+from subquad.bio.looking.orders import find_library, order_kernels, variance_by_order, walsh
+from subquad.errors import SubquadError
+
+DATA = os.environ.get("SUBQUAD_DATA")
+WILD = "ACGTACG"
+
+
+def codes_of(sequences, wild_type=WILD):
+    return letters_of(sequences), np.frombuffer(wild_type.encode(), np.uint8)
+
+
+def change(*changes, wild_type=WILD):
+    letters = list(wild_type)
+    for place, letter in changes:
+        letters[place - 1] = letter
+    return "".join(letters)
+
+
+def all_doubles(effect, extra=lambda a, b: 0.0, wild_type=WILD):
+    """Return all single and double mutants with their values, effects added up, and what pairs add."""
+    singles = [(t + 1, c) for t, own in enumerate(wild_type) for c in "ACGT" if c != own]
+    rows = {wild_type: 0.0}
+    rows |= {change(a, wild_type=wild_type): effect(*a) for a in singles}
+    for a, b in itertools.combinations(singles, 2):
+        if a[0] != b[0]:
+            rows[change(a, b, wild_type=wild_type)] = effect(*a) + effect(*b) + extra(a, b)
+    return list(rows), np.array(list(rows.values()))
+
+
+def test_a_cycle_is_the_value_of_the_double_less_the_sum_of_both_singles():
+    rows = {WILD: 10.0, change((1, "C")): 9.0, change((3, "T")): 8.0, change((1, "C"), (3, "T")): 4.0}
+    found = measured_cycles(*codes_of(list(rows)), np.array(list(rows.values())))
+    assert len(found.frame) == 1
+    row = found.frame.iloc[0]
+    assert (row["first"], row["second"], row["i"], row["j"]) == ("A1C", "G3T", 1, 3)
+    # 4 - 9 - 8 + 10
+    assert row["epistasis"] == -3
+    assert found.how == "the measured singles and wild type"
+
+
+def test_repeated_rows_are_averaged():
+    names = [WILD, change((1, "C")), change((3, "T")), change((1, "C"), (3, "T")), change((1, "C"), (3, "T"))]
+    found = measured_cycles(*codes_of(names), np.array([0.0, 1.0, 2.0, 5.0, 7.0]))
+    assert found.frame["epistasis"].tolist() == [3.0]
+
+
+def test_without_the_wild_type_its_value_closes_half_of_the_cycles():
+    names, y = all_doubles(lambda place, letter: place)
+    found = measured_cycles(*codes_of(names[1:]), y[1:] + 2.0)
+    np.testing.assert_allclose(found.frame["epistasis"], 0, atol=1e-9)
+    assert "the wild type is not in the table" in found.how
+
+
+def test_without_singles_an_additive_fit_finds_the_pair_that_does_not_add_up():
+    pair = {(2, "G"), (5, "T")}
+    names, y = all_doubles(lambda place, letter: -place / 5, lambda a, b: 3.0 * ({a, b} == pair))
+    letters, own = codes_of(names)
+    is_double = (letters != own).sum(1) == 2
+    found = measured_cycles(letters[is_double], own, y[is_double])
+    assert "the least-squares fit of an additive model" in found.how
+    first = found.frame.loc[found.frame["epistasis"].idxmax()]
+    assert (first["first"], first["second"]) == ("C2G", "A5T")
+    assert first["epistasis"] > 2
+    assert summary(found.frame).iloc[0][["i", "j"]].tolist() == [2, 5]
+
+
+def test_the_additive_fit_takes_rows_of_few_changes_and_predicts_all():
+    names, y = all_doubles(lambda place, letter: place)
+    letters, own = codes_of([*names, change((1, "C"), (2, "A"), (3, "A"))])
+    fitted = additive_fit(letters, own, np.append(y, 1e6))
+    # the row of three changes, which is far off, is not learned from
+    assert np.abs(fitted[:-1] - y).max() < 0.5
+    assert fitted[-1] == pytest.approx(6, abs=0.5)
+
+
+def test_a_curve_takes_what_comes_from_the_scale_and_leaves_what_belongs_to_a_pair():
+    random = np.random.default_rng(0)
+    value = random.normal(size=701)
+    frame = pd.DataFrame({"expected": value, "f_ij": np.maximum(value, -0.5), "i": 1, "j": 2})
+    frame["epistasis"] = frame["f_ij"] - frame["expected"]
+    left, _ = beyond_curve(frame)
+    assert frame["epistasis"].abs().max() > 1
+    assert np.abs(left).max() < 1e-9
+    frame.loc[7, "f_ij"] += 5
+    assert np.abs(beyond_curve(frame)[0]).argmax() == 7
+
+
+def test_an_additive_model_has_no_epistasis_and_a_product_has_its_own():
+    class Product(Fake):
+        def value(self, sequence):
+            # letters 2 and 5 count only together
+            return (sequence[1] == "G") * (sequence[4] == "T") + 0.25 * (sequence[0] == "C")
+
+    plain = predicted_cycles(Fake(nets=1), WILD).frame
+    assert len(plain) == 21 * 9
+    np.testing.assert_allclose(plain["epistasis"], 0, atol=1e-9)
+    found = predicted_cycles(Product(nets=1), WILD).frame
+    assert found["epistasis"].sum() == 1
+    assert found.loc[found["epistasis"].idxmax(), "first"] == "C2G"
+
+
+def test_a_model_of_classes_is_seen_in_log_odds():
+    found = predicted_cycles(Fake("binary", classes=("no", "yes"), nets=1), WILD)
+    np.testing.assert_allclose(found.frame["epistasis"], 0, atol=1e-6)
+
+
+def test_few_doubles_are_drawn_evenly_and_said_to_be():
+    found = predicted_cycles(Fake(nets=1), WILD, most=43)
+    assert found.frame.groupby(["i", "j"]).size().tolist() == [2] * 21
+    assert "42 of 189 doubles were predicted" in found.how
+    # fewer than there are pairs of positions: those with the largest effects, which are the last ones
+    few = predicted_cycles(Fake(nets=1), "AAAAAAA", most=3).frame
+    assert set(few["i"]) | set(few["j"]) == {5, 6, 7}
+
+
+def test_asked_doubles_are_those_that_are_predicted():
+    doubles = [((0, "C"), (2, "T")), ((1, "G"), (4, "T"))]
+    found = predicted_cycles(Fake(nets=1), WILD, doubles=doubles).frame
+    assert found["second"].tolist() == ["G3T", "A5T"]
+
+
+def landscape(S, terms, letters="AC"):
+    """Return all combinations of two letters at S sites, and the sum of products of signs, +1 for the first letter."""
+    choices = np.array(list(itertools.product((0, 1), repeat=S)))
+    signs = 1 - 2 * choices
+    y = sum(weight * signs[:, list(sites)].prod(1) for sites, weight in terms.items())
+    return ["".join(letters[k] for k in row) for row in choices], np.asarray(y, dtype=float)
+
+
+TERMS = {(): 5.0, (0,): 2.0, (1, 2): 1.0, (0, 3, 4): 1.0}
+
+
+def test_walsh_coefficients_are_those_of_the_definition():
+    y = np.random.default_rng(0).normal(size=8)
+    wanted = [np.mean([y[x] * (-1.0) ** (s & x).bit_count() for x in range(8)]) for s in range(8)]
+    np.testing.assert_allclose(walsh(y), wanted)
+
+
+def test_variance_by_order_of_a_complete_library_is_exact():
+    names, y = landscape(5, TERMS)
+    library = find_library(*codes_of(names, "AAAAA"), y)
+    assert library.is_complete
+    found = variance_by_order(library)
+    # 4, 1 and 1 of 6
+    np.testing.assert_allclose(found.share, [4 / 6, 1 / 6, 1 / 6, 0, 0], atol=1e-12)
+    assert found.is_exact
+    # a change of site 1 costs twice its coefficient, a cycle is four times it
+    assert found.terms[0] == (("A1C",), -4.0, pytest.approx(4 / 6))
+    assert {sites: effect for sites, effect, _ in found.terms[1:3]} == {
+        ("A2C", "A3C"): 4.0,
+        ("A1C", "A4C", "A5C"): -8.0,
+    }
+    assert found.pairs[1, 2] == 4.0
+    assert found.held_out[2] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_a_landscape_of_one_order_is_seen_as_that_also_with_rows_missing(order):
+    random = np.random.default_rng(order)
+    terms = {sites: random.normal() for sites in itertools.combinations(range(7), order)}
+    names, y = landscape(7, terms)
+    kept = np.sort(random.permutation(128)[:113])
+    found = variance_by_order(find_library(*codes_of([names[k] for k in kept], "A" * 7), y[kept]))
+    assert not found.is_exact
+    assert found.share.argmax() == order - 1
+    assert found.share[order - 1] > 0.97
+    assert found.share.min() >= 0
+
+
+def test_noise_has_no_order():
+    random = np.random.default_rng(0)
+    names, _ = landscape(7, {(): 0.0})
+    kept = random.permutation(128)[:101]
+    found = variance_by_order(find_library(*codes_of([names[k] for k in kept], "A" * 7), random.normal(size=101)))
+    assert found.held_out.max() < 0.1
+
+
+def test_kernels_of_an_order_are_sums_over_sets_of_sites():
+    random = np.random.default_rng(0)
+    letters = (2, 3, 4)
+    choices = np.stack([random.integers(0, q, 11) for q in letters], axis=1)
+    E = order_kernels(choices, choices, letters, 3)
+    own = [q * (choices[:, s, None] == choices[None, :, s]) - 1.0 for s, q in enumerate(letters)]
+    np.testing.assert_allclose(E[2], own[0] * own[1] + own[0] * own[2] + own[1] * own[2])
+    np.testing.assert_allclose(E[3], own[0] * own[1] * own[2])
+
+
+def test_positions_that_always_change_together_are_one_site():
+    names, y = landscape(3, {(0,): 1.0, (1, 2): 1.0})
+    names = [name[0] + name for name in names]
+    library = find_library(*codes_of(names, "AAAA"), y)
+    assert library.sites == ["A1C+A2C", "A3C", "A4C"]
+    assert room._sequences(library, "AAAA") == sorted(names)
+
+
+def test_a_scan_of_single_and_double_mutants_is_no_library():
+    names, y = all_doubles(lambda place, letter: place)
+    assert find_library(*codes_of(names), y) is None
+
+
+def test_rows_without_doubles_or_combinations_are_refused():
+    names = [WILD, change((1, "C")), change((2, "T"))]
+    with pytest.raises(SubquadError, match="there is no row with exactly two changes from the wild type"):
+        find_measured(names, np.arange(3.0), WILD)
+
+
+def test_sequences_of_other_lengths_are_left_out_and_said_to_be():
+    names, y = all_doubles(lambda place, letter: place)
+    found, remarks = find_measured([*names, "ACG"], np.append(y, 1.0), None)
+    assert found.wild_type == WILD
+    assert remarks[0] == "1 rows of another length, or without a measurement, are left out"
+    assert remarks[1].startswith("wild type: the commonest letter at each position")
+
+
+def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
+    names, y = landscape(5, TERMS)
+    measured, _ = find_measured(names, y, "AAAAA")
+    found = find_predicted(Fake(nets=1, wild_type="AAAAA"), "AAAAA", measured=measured)
+    assert set(found.cycles) == {"measured", "predicted"}
+    np.testing.assert_allclose(found.orders["predicted"].share[:2], [1, 0], atol=1e-9)
+    pairs = room._write(found, tmp_path / "out", Path("run"))
+    assert len(pairs) == 10
+    assert {"rms", "predicted_rms"} <= set(pairs)
+    cycles = pd.read_csv(tmp_path / "out" / "cycles.csv.gz")
+    assert {"epistasis", "predicted_epistasis"} <= set(cycles)
+    orders = pd.read_csv(tmp_path / "out" / "orders.csv")
+    assert orders.groupby("from")["share"].sum().round(6).tolist() == [1.0, 1.0]
+    text = (tmp_path / "out" / "epistasis.html").read_text()
+    assert "Measured and predicted have colours of their own" in text
+    assert "Exact, by the Walsh-Hadamard transform" in text
+    assert "http" not in text
+    for name in ("pairs.png", "pairs.pdf", "orders.png", "orders.pdf"):
+        assert (tmp_path / "out" / name).stat().st_size > 1000, name
+
+
+def test_a_table_is_read_and_mapped(tmp_path):
+    names, y = all_doubles(lambda place, letter: place / 7, lambda a, b: float(a[0] == 1 and b[0] == 7))
+    pd.DataFrame({"sequence": names, "score": y}).to_csv(tmp_path / "t.csv", index=False)
+    pairs = epistasis(tmp_path / "t.csv", out=tmp_path / "out", quiet=True)
+    assert pairs.iloc[0][["i", "j"]].tolist() == [1, 7]
+    assert pairs.iloc[0]["rms"] == pytest.approx(1)
+    assert pairs.iloc[1]["rms"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(DATA is None, reason="SUBQUAD_DATA is not set")
+def test_half_a_million_doubles_of_gb1_are_mapped_in_under_a_minute(tmp_path):
+    began = time.process_time()
+    table = pd.read_csv(Path(DATA) / "bio" / "dms" / "gb1_double_olson2014.csv.gz")
+    found, _ = find_measured(table["sequence"].tolist(), table["target"].to_numpy(), None)
+    pairs = room._write(found, tmp_path / "out", Path("gb1"))
+    assert time.process_time() - began < 60
+    assert len(pairs) == 55 * 54 / 2
+    # Gly41 and Val54 of the protein, whose first residue is not in the construct
+    top = pairs.sort_values("rms_beyond", ascending=False).head(10)
+    assert [40, 53] in top[["i", "j"]].to_numpy().tolist()

@@ -1,0 +1,414 @@
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from subquad.bio.learning.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
+from subquad.bio.learning.models import BioModel
+from subquad.bio.learning.samples import held_out
+from subquad.bio.problem import Inputs
+from subquad.bio.tasks import predict
+from subquad.errors import SubquadError
+
+SHORT = {"epochs": 3.0, "members": 1, "random_state": 0}
+
+EXCEPTIONS = {
+    "check_sample_weight_equivalence_on_dense_data": (
+        "a weight scales a row's part of the loss, repeated rows come in other batches and may be held out: alike in "
+        "the mean, not to the last digit; weight 0 is tested below"
+    )
+}
+
+
+@parametrize_with_checks(
+    [LyraRegressor(**SHORT), LyraClassifier(**SHORT)], expected_failed_checks=lambda estimator: EXCEPTIONS
+)
+def test_scikit_learn_agrees_that_it_is_an_estimator(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("kind", [LyraTagger, LyraPairing])
+def test_what_of_the_contract_applies_to_other_targets_holds(kind):
+    # `check_estimator` fits numbers on one value a row, which these two do not learn
+    estimator = kind(members=2, random_state=3)
+    copy = clone(estimator)
+    assert copy.get_params() == estimator.get_params()
+    assert repr(estimator) == f"{kind.__name__}(members=2, random_state=3)"
+    assert copy.set_params(batch=7).batch == 7
+    with pytest.raises(NotFittedError, match=f"This {kind.__name__} instance is not fitted yet"):
+        estimator.predict(["ACGU"])
+    with pytest.raises(SubquadError, match="this learns from sequences"):
+        estimator.fit(np.ones((3, 2)), ["((", "..", ".."])
+
+
+def assay(rows=211, length=7, seed=0, letters="ACGT"):
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, len(letters), (rows, length))
+    y = random.normal(size=len(letters))[codes[:, 2]] + random.normal(size=len(letters))[codes[:, 3]]
+    return ["".join(letters[k] for k in row) for row in codes], y + 0.1 * random.normal(size=rows)
+
+
+def test_a_list_a_series_an_array_and_a_table_of_sequences_are_the_same():
+    X, y = assay()
+    expected = LyraRegressor(**SHORT).fit(X, y).predict(X)
+    assert np.corrcoef(expected, y)[0, 1] ** 2 > 0.9
+    forms = [
+        pd.Series(X, index=range(5, 5 + len(X))),
+        np.array(X),
+        np.array(X, dtype=object),
+        np.array(X, dtype=object)[:, None],
+        pd.DataFrame({"guide": X}),
+    ]
+    for form in forms:
+        model = LyraRegressor(**SHORT).fit(form, y)
+        assert model.n_features_in_ == 1
+        np.testing.assert_array_equal(model.predict(form), expected)
+        # what it was fitted with does not bind what it predicts for
+        np.testing.assert_array_equal(model.predict(X), expected)
+
+
+def test_numbers_and_a_second_channel_stand_beside_the_sequences():
+    X, y = assay(rows=101, length=13)
+    random = np.random.default_rng(1)
+    extra = random.normal(size=101)
+    frame = pd.DataFrame({"score": extra, "guide": [x[3:8] for x in X], "context": X})
+    model = LyraRegressor(**SHORT).fit(frame, y + 2 * extra)
+    assert model.feature_names_in_.tolist() == ["score", "guide", "context"]
+    assert model._about["sequence"] == "context"
+    assert model._about["second"] == "guide"
+    assert model.score(frame, y + 2 * extra) > 0.7
+    np.testing.assert_array_equal(model.predict(frame[["context", "guide", "score"]]), model.predict(frame))
+    with pytest.raises(SubquadError, match="learned from columns that are not here; add them\n  no column 'guide'"):
+        model.predict(frame[["context", "score"]])
+    with pytest.raises(SubquadError, match=r"no finite numbers.*\n  row 3: nan in column 'score'"):
+        model.predict(frame.assign(score=frame["score"].where(frame.index != 2)))
+
+
+def test_inputs_of_the_library_are_taken_as_they_are():
+    X, y = assay(rows=61)
+    codes = np.array([["ACGT".index(letter) for letter in x] for x in X], dtype=np.int8)
+    inputs = Inputs(codes=codes, letters=4, extra=np.zeros((61, 0)), is_aligned=True)
+    model = LyraRegressor(**SHORT).fit(inputs, y)
+    np.testing.assert_array_equal(model.predict(inputs), LyraRegressor(**SHORT).fit(X, y).predict(X))
+    with pytest.raises(ValueError, match="5 positions, but the fit had"):
+        model.predict(Inputs(codes=codes[:, :5], letters=4, extra=np.zeros((61, 0)), is_aligned=True))
+
+
+def test_sequences_of_several_lengths_are_learned_from():
+    random = np.random.default_rng(0)
+    X = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), random.integers(5, 17))) for _ in range(307)]
+    y = [x.count("K") + x.count("R") for x in X]
+    model = LyraRegressor(**SHORT).fit(X, y)
+    assert model.score(X, y) > 0.6
+    assert model.predict(["KKKKK", "EEEEEEE"]).tolist() == sorted(model.predict(["KKKKK", "EEEEEEE"]), reverse=True)
+
+
+def test_a_row_does_not_hang_on_the_others_that_are_predicted():
+    X, y = assay(rows=83)
+    model = LyraRegressor(epochs=11.0, members=1, random_state=0).fit(X, y)
+    model.nets_.nets[0].blend.fill_(1.0)
+    alone = np.concatenate([model.predict([x]) for x in X])
+    np.testing.assert_allclose(alone, model.predict(X), atol=1e-5)
+
+
+def test_members_give_a_spread_and_one_has_none():
+    X, y = assay(rows=61)
+    model = LyraRegressor(epochs=1.0, members=2, random_state=0).fit(X, y)
+    mean, spread = model.predict(X, return_std=True)
+    assert mean.shape == spread.shape == (61,)
+    assert (spread >= 0).all()
+    with pytest.raises(SubquadError, match="one member has no spread; fit with members=2"):
+        LyraRegressor(**SHORT).fit(X, y).predict(X, return_std=True)
+
+
+def test_measurements_come_back_in_the_shape_that_they_had():
+    X, y = assay(rows=61)
+    for form in (y, y.tolist(), y[:, None], np.stack([y, -y], axis=1)):
+        assert LyraRegressor(**SHORT).fit(X, form).predict(X).shape == np.shape(form)
+    # of several measurements some may be missing
+    two = np.stack([y, -y], axis=1)
+    two[::3, 1] = np.nan
+    model = LyraRegressor(**SHORT).fit(X, pd.DataFrame(two, columns=["up", "down"]))
+    assert model._target["names"] == ["up", "down"]
+    assert np.corrcoef(model.predict(X)[:, 1], -y)[0, 1] > 0.9
+    two[4] = np.nan
+    with pytest.raises(ValueError, match="contains NaN in all of row 5; leave the row out"):
+        LyraRegressor().fit(X, two)
+
+
+def test_predictions_are_as_large_as_the_measurements():
+    # ridge's penalty is chosen by ranks, which do not see size
+    X, y = assay(rows=307, length=11, seed=5)
+    y = 3 * y + np.random.default_rng(2).normal(size=307)
+    model = LyraRegressor(**SHORT).fit(X[:200], y[:200])
+    assert 0.7 < np.polyfit(model.predict(X[200:]), y[200:], 1)[0] < 1.4
+
+
+def test_classes_and_labels_are_told():
+    X, y = assay()
+    names = np.array(["low", "mid", "high"])[np.digitize(y, np.quantile(y, [0.3, 0.7]))]
+    model = LyraClassifier(**SHORT).fit(X, names)
+    assert model.classes_.tolist() == ["high", "low", "mid"]
+    assert model.score(X, names) > 0.8
+    np.testing.assert_allclose(model.predict_proba(X).sum(1), 1)
+    two = LyraClassifier(**SHORT).fit(X, y > 0)
+    assert two.predict(X).dtype == bool
+    assert two.predict_proba(X).shape == (211, 2)
+    assert two.score(X, y > 0) > 0.8
+    labels = np.stack([y > 0, y > 1, y < 0.5], axis=1).astype(int)
+    expected = LyraClassifier(**SHORT).fit(X, labels)
+    assert expected.predict_proba(X).shape == (211, 3)
+    assert (expected.predict(X) == labels).mean() > 0.8
+    sparse = LyraClassifier(**SHORT).fit(X, csr_matrix(labels))
+    np.testing.assert_array_equal(sparse.predict(X), expected.predict(X))
+
+
+@pytest.mark.parametrize("kind", [LyraRegressor, LyraClassifier])
+def test_a_row_of_weight_zero_is_no_row(kind):
+    X, y = assay(rows=67)
+    y = y if kind is LyraRegressor else (y > 0).astype(int)
+    weight = np.random.default_rng(0).integers(0, 3, 67).astype(float)
+    kept = np.flatnonzero(weight)
+    expected = kind(**SHORT).fit([X[row] for row in kept], y[kept], sample_weight=weight[kept]).predict(X)
+    np.testing.assert_array_equal(kind(**SHORT).fit(X, y, sample_weight=weight).predict(X), expected)
+    with pytest.raises(ValueError, match="sample_weight must not be negative"):
+        kind(**SHORT).fit(X, y, sample_weight=-weight)
+
+
+def test_a_fit_is_repeatable_and_leaves_the_generators_alone():
+    X, y = assay(rows=61)
+    torch.manual_seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first = LyraRegressor(epochs=5.0, members=1, random_state=7).fit(X, y).predict(X)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    torch.rand(3)
+    np.testing.assert_array_equal(LyraRegressor(epochs=5.0, members=1, random_state=7).fit(X, y).predict(X), first)
+    assert not np.array_equal(LyraRegressor(epochs=5.0, members=1, random_state=8).fit(X, y).predict(X), first)
+
+
+def test_it_works_in_searches_cross_validation_and_pipelines():
+    X, y = assay(rows=97)
+    assert cross_val_score(LyraRegressor(**SHORT), X, y, cv=3).mean() > 0.5
+    groups = np.arange(97) // 10
+    scores = cross_val_score(LyraClassifier(**SHORT), X, y > 0, groups=groups, cv=GroupKFold(2))
+    assert scores.mean() > 0.6
+    search = GridSearchCV(LyraRegressor(**SHORT), {"learning_rate": [1e-3, 3e-3]}, cv=2).fit(pd.Series(X), y)
+    assert search.best_score_ > 0.5
+    numbers = np.random.default_rng(0).normal(size=(53, 3))
+    scaled = make_pipeline(StandardScaler(), LyraRegressor(**SHORT)).fit(numbers, numbers[:, 1])
+    assert scaled.score(numbers, numbers[:, 1]) > 0.8
+    tags = ["".join("H" if letter in "AC" else "C" for letter in x) for x in X]
+    assert cross_val_score(LyraTagger(**SHORT), X, tags, cv=2).mean() > 0.9
+
+
+@pytest.mark.parametrize("form", ["text", "lists", "arrays"])
+def test_residues_are_told_in_the_form_that_they_had(form):
+    X, _ = assay(rows=61, length=11, letters="ACDEFGHIKLMNPQRSTVWY")
+    X[0] = X[0][:7]
+    y = ["".join("H" if letter < "G" else "E" if letter < "P" else "C" for letter in x) for x in X]
+    y[1] = "-?" + y[1][2:]
+    if form == "lists":
+        y = [[None if label in "-?" else label for label in own] for own in y]
+    if form == "arrays":
+        y = [np.array([np.nan if label in "-?" else "CEH".index(label) for label in own]) for own in y]
+    model = LyraTagger(**SHORT).fit(X, y)
+    assert model.classes_.tolist() == ([0, 1, 2] if form == "arrays" else ["C", "E", "H"])
+    assert model.score(X, y) > 0.9
+    predicted = model.predict(X)
+    assert [len(own) for own in predicted] == [len(x) for x in X]
+    assert isinstance(predicted[0], str if form == "text" else np.ndarray)
+    assert model.predict_proba(X)[0].shape == (7, 3)
+    np.testing.assert_allclose(model.predict_proba(X)[0].sum(1), 1)
+
+
+def test_residues_have_numbers_too():
+    X, _ = assay(rows=61, length=11, letters="ACDEFGHIKLMNPQRSTVWY")
+    y = [[0.5 * "ACDEFGHIKLMNPQRSTVWY".index(letter) for letter in x] for x in X]
+    y[0][3] = None
+    model = LyraTagger(**SHORT).fit(X, y)
+    assert model.score(X, y) > 0.9
+    assert model.predict(X)[0].shape == (11,)
+    with pytest.raises(SubquadError, match="predicts numbers, which have no probabilities"):
+        model.predict_proba(X)
+    whole = [[float(round(value or 0)) for value in own] for own in y]
+    assert LyraTagger(values="numbers", **SHORT).fit(X, whole)._target["kind"] == "residue_regression"
+    with pytest.raises(SubquadError, match="no values 'number'; did you mean 'numbers'"):
+        LyraTagger(values="number").fit(X, y)
+    with pytest.raises(SubquadError, match="each row must have one value a letter\n  row 2: 10 values for 11 letters"):
+        LyraTagger().fit(X, [y[0], y[1][:10], *y[2:]])
+
+
+def hairpins(rows=23, seed=0):
+    random = np.random.default_rng(seed)
+    stems = ["".join(random.choice(list("ACGU"), 5)) for _ in range(rows)]
+    pair = str.maketrans("ACGU", "UGCA")
+    loops = ["".join(random.choice(list("AC"), random.integers(4, 7))) for _ in range(rows)]
+    X = [stem + loop + stem.translate(pair)[::-1] for stem, loop in zip(stems, loops, strict=True)]
+    return X, ["(((((" + "." * len(loop) + ")))))" for loop in loops]
+
+
+def test_base_pairs_are_told_in_the_form_that_they_had():
+    pytest.importorskip("RNA")
+    X, y = hairpins()
+    model = LyraPairing(**SHORT).fit(X, y)
+    assert model.score(X, y) > 0.8
+    predicted = model.predict(X)
+    assert {len(own) for own in predicted} == {len(x) for x in X}
+    assert set("".join(predicted)) == set("(.)")
+    probability = model.predict_proba(X[:1])[0]
+    assert probability.shape == (len(X[0]),) * 2
+    np.testing.assert_allclose(probability, probability.T, atol=1e-6)
+    pairs = [[(k, len(x) - 1 - k) for k in range(5)] for x in X]
+    listed = LyraPairing(**SHORT).fit(X, pairs)
+    assert listed.predict(X)[0].tolist() == [[k, at] for k, at in enumerate(range(len(X[0]) - 1, -1, -1))][:5]
+    assert listed.score(X, y) == model.score(X, y)
+    with pytest.raises(SubquadError, match=r"base pairs cannot be read\n  row 1: a pair is two different positions"):
+        LyraPairing().fit(X, [[(0, 99)], *pairs[1:]])
+    with pytest.raises(SubquadError, match="base pairs are of RNA or DNA, but these are proteins"):
+        LyraPairing().fit(["MKTAYIAK"] * 3, ["((....))"] * 3)
+
+
+def fitted(name, rows=41):
+    X, y = assay(rows=rows)
+    match name:
+        case "regressor":
+            return LyraRegressor(**SHORT).fit(X, y), X
+        case "rank":
+            return LyraRegressor(target_transform="rank", **SHORT).fit(X, y), X
+        case "classifier":
+            return LyraClassifier(**SHORT).fit(X, np.where(y > 0, "on", "off")), X
+        case "paper":
+            return LyraClassifier(preset="paper", **SHORT).fit(X, (y > 0).astype(int)), X
+        case "numbers":
+            numbers = pd.DataFrame(np.random.default_rng(0).normal(size=(rows, 2)), columns=["a", "b"])
+            return LyraRegressor(**SHORT).fit(numbers, y), numbers
+        case "tagger":
+            return LyraTagger(**SHORT).fit(X, ["".join("01"[letter in "AC"] for letter in x) for x in X]), X
+    X, y = hairpins(rows=13)
+    return LyraPairing(**SHORT).fit(X, y), X
+
+
+@pytest.mark.parametrize("name", ["regressor", "rank", "classifier", "paper", "numbers", "tagger", "pairing"])
+def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
+    if name == "pairing":
+        pytest.importorskip("RNA")
+    model, X = fitted(name)
+    model.save(tmp_path / "model")
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} <= {
+        ".json",
+        ".safetensors",
+        ".md",
+        ".html",
+        ".skops",
+    }
+    opened = type(model).load(tmp_path / "model")
+    assert opened.get_params() == model.get_params()
+    for other in (opened, pickle.loads(pickle.dumps(model))):
+        for a, b in zip(other.predict(X), model.predict(X), strict=True):
+            np.testing.assert_array_equal(a, b)
+    if name in ("regressor", "classifier", "pairing"):
+        assert BioModel.load(tmp_path / "model").kind == model._target["kind"]
+
+
+@pytest.mark.parametrize("name", ["regressor", "classifier", "tagger"])
+def test_the_command_predicts_with_a_saved_estimator(name, tmp_path):
+    model, X = fitted(name)
+    model.save(tmp_path / "model")
+    pd.DataFrame({"sequence": X}).to_csv(tmp_path / "t.csv", index=False)
+    got = predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
+    if name == "regressor":
+        np.testing.assert_allclose(got["prediction"], model.predict(X))
+    elif name == "classifier":
+        assert got["prediction_class"].tolist() == model.predict(X).tolist()
+    else:
+        expected = [np.round(own[:, 1], 4).tolist() for own in model.predict_proba(X)]
+        np.testing.assert_allclose([json.loads(own) for own in got["prediction"]], expected, atol=1e-3)
+
+
+def test_folders_of_others_are_refused(tmp_path):
+    model, _ = fitted("regressor")
+    model.save(tmp_path / "model")
+    with pytest.raises(SubquadError, match=r"open it with LyraRegressor\.load"):
+        LyraClassifier.load(tmp_path / "model")
+    with pytest.raises(SubquadError, match="holds a finished run"):
+        model.save(tmp_path / "model")
+    model.save(tmp_path / "model", force=True)
+    with pytest.raises(NotFittedError):
+        LyraRegressor().save(tmp_path / "other")
+
+
+def test_mistakes_are_named_with_their_rows():
+    X, y = assay(rows=41)
+    with pytest.raises(SubquadError, match="row 3: 'J' at position 2 is no letter of the DNA alphabet"):
+        LyraRegressor().fit([*X[:2], "AJACACA", *X[3:]], y)
+    with pytest.raises(SubquadError, match="1 of 41 rows have no sequence; leave them out\n  row 2: None"):
+        LyraRegressor().fit([X[0], None, *X[2:]], y)
+    with pytest.raises(SubquadError, match="3 columns hold text"):
+        LyraRegressor().fit(pd.DataFrame({"a": X, "b": X, "c": X}), y)
+    model = LyraRegressor(**SHORT).fit(X, y)
+    with pytest.raises(SubquadError, match="row 1: 5 letters, but the model was fitted on sequences of 7"):
+        model.predict(["ACGTA"])
+    with pytest.raises(SubquadError, match="the model learned from sequences, and there are none here"):
+        model.predict(np.ones((3, 1)))
+    with pytest.raises(SubquadError, match="learned from numbers alone, and there are sequences here"):
+        LyraRegressor(**SHORT).fit(np.arange(20.0)[:, None], np.arange(20.0)).predict(X)
+    with pytest.raises(ValueError, match="y has one class only"):
+        LyraClassifier().fit(X, np.ones(41))
+    with pytest.raises(SubquadError, match="this learns from sequences"):
+        LyraRegressor(preset="paper").fit(np.ones((41, 2)), y)
+    with pytest.raises(ValueError, match="validation must be 41 of bool, got int64"):
+        LyraRegressor(**SHORT).fit(X, y, validation=np.arange(41))
+
+
+def held(X, strata=None, groups=None, fraction=0.2):
+    numbers = np.asarray(X, dtype=float)[:, None]
+    inputs = Inputs(codes=np.zeros((len(X), 0), dtype=np.int8), letters=4, extra=numbers, is_aligned=True)
+    strata = np.zeros(len(X)) if strata is None else strata
+    return held_out(inputs, strata, groups, fraction=fraction, random=np.random.default_rng(0))
+
+
+def test_equal_rows_and_whole_groups_are_held_out_together_within_each_class():
+    X = np.arange(211) // 3
+    out = held(X)
+    assert 0.15 < out.mean() < 0.3
+    assert all(len(set(out[value == X])) == 1 for value in np.unique(X))
+    groups = np.arange(211) // 11
+    out = held(np.arange(211), groups=groups)
+    assert all(len(set(out[group == groups])) == 1 for group in np.unique(groups))
+    strata = (np.arange(211) < 23).astype(int)
+    out = held(np.arange(211), strata=strata)
+    assert (out[strata == 1].sum(), out[strata == 0].sum()) == (5, 38)
+    # a class of one row is learned from
+    assert not held(np.arange(31), strata=(np.arange(31) == 7))[7]
+
+
+def test_few_rows_and_one_group_are_all_learned_from():
+    assert not held(np.arange(9)).any()
+    assert not held(np.ones(31)).any()
+    # of a few more a quarter is held out, since less would say nothing
+    assert held(np.arange(41), fraction=0.02).sum() == 11
+    X, y = assay(rows=7)
+    assert LyraRegressor(**SHORT).fit(X, y).predict(X).shape == (7,)
+
+
+def test_the_rows_that_choices_are_made_on_can_be_given():
+    X, y = assay(rows=61)
+    mask = np.arange(61) < 13
+    model = LyraRegressor(**SHORT).fit(X, y, validation=mask)
+    # a measurement that is only judged by does not move what is learned: it is the scale that would show it
+    wrong = np.where(mask, y + 1000, y)
+    assert LyraRegressor(**SHORT).fit(X, wrong, validation=mask).predict(X).max() < 100
+    assert LyraRegressor(**SHORT).fit(X, wrong, validation=~mask).predict(X).min() > 100
+    assert model.predict(X).max() < 100

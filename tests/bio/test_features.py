@@ -1,0 +1,179 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subquad.bio.problem import ANY, PAD, Inputs
+from subquad.bio.rivals.amino_acids import PROPERTIES, properties
+from subquad.bio.rivals.features import Features, words_of
+from subquad.bio.rivals.residue_features import ResidueFeatures
+from subquad.bio.settings import ALPHABETS
+
+
+def coded(text, alphabet):
+    return [alphabet.index(letter) if letter in alphabet else ANY for letter in text]
+
+
+def inputs(texts, alphabet, *, second=None, extra=None, is_aligned=True):
+    T = max(map(len, texts))
+    codes = np.full((len(texts), T), PAD, dtype=np.int8)
+    for row, text in enumerate(texts):
+        codes[row, : len(text)] = coded(text, alphabet)
+    other = None
+    if second is not None:
+        other = np.array([[PAD if letter == "." else coded(letter, alphabet)[0] for letter in text] for text in second])
+    extra = np.zeros((len(texts), 0)) if extra is None else np.array(extra, dtype=np.float64)
+    return Inputs(codes=codes, letters=len(alphabet), second=other, extra=extra, is_aligned=is_aligned)
+
+
+def drawn(letters, *, is_aligned, has_second, seed, rows=13, length=11):
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, letters, (rows, length)).astype(np.int8)
+    codes[random.random(codes.shape) < 0.07] = ANY
+    second = np.where(random.random(codes.shape) < 0.7, codes, random.integers(0, letters, codes.shape))
+    second[:, :3] = PAD
+    if not is_aligned:
+        for row in range(rows):
+            codes[row, random.integers(0, length + 1) :] = PAD
+        second[codes == PAD] = PAD
+    extra = random.normal(100, 7, (rows, 2))
+    return Inputs(
+        codes=codes,
+        letters=letters,
+        second=second.astype(np.int8) if has_second else None,
+        extra=extra,
+        is_aligned=is_aligned,
+    )
+
+
+def shown(features, x, row, alphabet, extra=None):
+    values = features.matrix(x).toarray()[row]
+    return {name: value for name, value in zip(features.names(alphabet, extra), values, strict=True) if value}
+
+
+def test_aligned_letters_and_their_pairs_stand_at_their_places():
+    x = inputs(["ACG", "AGG", "ATT"], "ACGT")
+    got = shown(Features.for_inputs(x), x, 0, "ACGT")
+    # A1 is the same in all rows and says nothing
+    assert got == {"C2": 1, "G3": 1, "AC1": 1, "CG2": 1}
+    assert "A1" not in Features.for_inputs(x).names()
+    protein = inputs(["AK", "AR", "GK"], ALPHABETS["protein"])
+    assert shown(Features.for_inputs(protein), protein, 1, ALPHABETS["protein"]) == {"A1": 1, "R2": 1}
+
+
+def test_a_guide_on_its_target_shows_where_and_how_they_differ():
+    x = inputs(["ACGT", "ACGA", "TCGT"], "ACGT", second=[".CGT", ".CAA", ".AGT"])
+    features = Features.for_inputs(x)
+    got = shown(features, x, 1, "ACGT")
+    assert {"second A3", "mismatch 3", "mismatch G3A", "mismatches"} <= set(got)
+    assert got["mismatches"] == 1
+    assert "second A2" in features.names("ACGT")
+    assert "mismatches" not in shown(features, x, 0, "ACGT")
+
+
+def test_composition_is_in_frequencies_and_ends_in_places():
+    x = inputs(["KRKR", "AAA"], ALPHABETS["protein"], is_aligned=False)
+    got = shown(Features.for_inputs(x), x, 0, ALPHABETS["protein"])
+    assert (got["K"], got["R"]) == (0.5, 0.5)
+    assert got["dipeptide KR"] == pytest.approx(2 / 3)
+    assert got["dipeptide RK"] == pytest.approx(1 / 3)
+    assert (got["K1"], got["R-1"], got["K-2"]) == (1, 1, 1)
+    assert got["length"] == pytest.approx(0.04)
+    assert got["net charge"] == 4
+    assert got["mean hydropathy"] == pytest.approx(-4.2)
+    dna = inputs(["GCGCA", "TTT"], "ACGT", is_aligned=False)
+    got = shown(Features.for_inputs(dna), dna, 0, "ACGT")
+    assert got["GC"] == pytest.approx(0.8)
+    assert got["trinucleotide GCG"] == pytest.approx(1 / 3)
+
+
+def test_any_letter_is_equal_parts_of_all_and_padding_is_nothing():
+    rows, positions, words, shares = words_of([np.array([[0, ANY, PAD]]), np.array([[ANY, ANY, 1]])], 2)
+    assert rows.tolist() == [0] * 6
+    assert positions.tolist() == [0, 0, 1, 1, 1, 1]
+    assert words.tolist() == [0, 1, 0, 1, 2, 3]
+    assert shares.tolist() == [0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
+    x = inputs(["AN", "CG", "GT", "TA", "AC"], "ACGT")
+    got = shown(Features.for_inputs(x), x, 0, "ACGT")
+    assert [got[f"{letter}2"] for letter in "ACGT"] == [0.25] * 4
+
+
+def test_extra_columns_are_standardised_by_the_training_rows():
+    x = inputs(["AC", "CA", "AA"], "ACGT", extra=[[1, 5], [3, 5], [5, 5]])
+    features = Features.for_inputs(x)
+    assert features.names("ACGT", ["EVE", "ESM"])[-1] == "EVE"
+    assert features.matrix(x)[:, [-1]].toarray().ravel() == pytest.approx([-1.2247449, 0, 1.2247449])
+    new = inputs(["AC"], "ACGT", extra=[[7, 6]])
+    assert features.matrix(new)[0, features.count - 1] == pytest.approx(2.4494897)
+
+
+def test_rows_without_sequences_have_their_extra_columns_only():
+    x = Inputs(codes=np.zeros((5, 0), np.int8), letters=20, extra=np.arange(10.0).reshape(5, 2) ** 2, is_aligned=False)
+    features = Features.for_inputs(x)
+    assert features.matrix(x).shape == (5, 2)
+    got = features.torch_matrix(torch.from_numpy(x.codes), None, torch.from_numpy(x.extra))
+    np.testing.assert_allclose(got, features.matrix(x).toarray(), atol=1e-6)
+
+
+@given(
+    letters=st.sampled_from([4, 20, 21]), is_aligned=st.booleans(), has_second=st.booleans(), seed=st.integers(0, 2**16)
+)
+def test_the_tensor_has_the_numbers_of_the_matrix(letters, is_aligned, has_second, seed):
+    x = drawn(letters, is_aligned=is_aligned, has_second=has_second, seed=seed)
+    features = Features.from_dict(json.loads(json.dumps(Features.for_inputs(x).as_dict())))
+    assert features == Features.for_inputs(x)
+    tensors = torch.from_numpy(x.codes), torch.from_numpy(x.second) if has_second else None, torch.from_numpy(x.extra)
+    matrix = features.matrix(x)
+    assert matrix.shape == (13, features.count) == (13, len(features.names())) == (13, len(features.is_unit))
+    np.testing.assert_allclose(features.torch_matrix(*tensors), matrix.toarray(), atol=1e-4)
+    residues = ResidueFeatures.from_dict(json.loads(json.dumps(ResidueFeatures.for_inputs(x).as_dict())))
+    rows, positions = np.nonzero(x.codes != PAD)
+    mixed = np.random.default_rng(seed).permutation(len(rows))
+    rows, positions = rows[mixed], positions[mixed]
+    matrix = residues.matrix(x, rows, positions)
+    assert matrix.shape == (len(rows), residues.count) == (len(rows), len(residues.names()))
+    np.testing.assert_allclose(residues.torch_matrix(*tensors)[rows, positions], matrix.toarray(), atol=1e-5)
+    assert residues.numbers(x, rows, positions).shape == (len(rows), residues.numbers_count)
+
+
+def test_padding_that_is_cut_off_changes_nothing():
+    x = drawn(20, is_aligned=False, has_second=False, seed=3)
+    features = Features.for_inputs(x)
+    short = np.argsort(x.lengths)[:5]
+    cut = torch.from_numpy(x.codes[short, : x.lengths[short].max()])
+    got = features.torch_matrix(cut, None, torch.from_numpy(x.extra[short]))
+    np.testing.assert_allclose(got, features.matrix(x.take(short)).toarray(), atol=1e-6)
+
+
+def test_a_residue_sees_its_neighbours_and_its_place():
+    x = inputs(["ACDEF", "GG"], ALPHABETS["protein"], is_aligned=False)
+    features = ResidueFeatures.for_inputs(x)
+    values = features.matrix(x, np.array([1, 0]), np.array([1, 2])).toarray()
+    names = features.names()
+    first, second = ({n: v for n, v in zip(names, row, strict=True) if v} for row in values)
+    assert [first[name] for name in ("G-1", "G+0", "G of all", "G ±15", "place")] == [1] * 5
+    assert {"A-2", "C-1", "D+0", "E+1", "F+2"} <= set(second)
+    assert second["A of all"] == pytest.approx(0.2)
+    assert second["place"] == 0.5
+    assert second["to the start"] == second["to the end"] == pytest.approx(2 / 50)
+
+
+def test_local_averages_reach_fifteen_residues():
+    text = "A" * 15 + "W" * 37
+    x = inputs([text], ALPHABETS["protein"], is_aligned=False)
+    features = ResidueFeatures.for_inputs(x)
+    names = features.names()
+    values = features.matrix(x, np.array([0, 0, 0]), np.array([29, 30, 0])).toarray()
+    assert values[:, names.index("A ±15")] == pytest.approx([1 / 31, 0, 15 / 16])
+    assert values[:, names.index("A ±50")] == pytest.approx([15 / 52, 15 / 52, 15 / 51])
+
+
+def test_properties_stand_in_the_order_of_the_alphabet():
+    table = properties(21)
+    assert table.shape == (21, len(PROPERTIES))
+    assert table[ALPHABETS["protein"].index("K"), 1] == 1
+    assert table[ALPHABETS["protein"].index("I"), 0] == 4.5
+    assert not table[20].any()

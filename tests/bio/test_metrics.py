@@ -1,0 +1,299 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn import metrics as sk
+
+from subquad.bio.measures import metrics
+from subquad.bio.measures.basepairs import agreement, decode_pairs
+from subquad.bio.measures.metrics import MAIN, by_group, difference, intervals, score, title
+from subquad.bio.problem import KINDS, Target
+
+CLASSES = ("helix", "sheet", "coil")
+
+
+def numbers(rows=101, seed=0, columns=1):
+    random = np.random.default_rng(seed)
+    y = random.normal(size=(rows, columns))
+    # rounded, so that there are ties on both sides
+    return y.round(1), (y + random.normal(size=(rows, columns))).round(1)
+
+
+def binary(rows=101, seed=0):
+    y, p = numbers(rows, seed)
+    return Target(kind="binary", y=(y[:, 0] > 0.5).astype(int), classes=("no", "yes")), 1 / (1 + np.exp(-p))
+
+
+def residues(kind, rows=23, length=17, seed=0):
+    random = np.random.default_rng(seed)
+    if kind == "residue_regression":
+        y = random.normal(size=(rows, length))
+        p = (y + random.normal(size=y.shape))[..., None]
+        y[random.random(y.shape) < 0.2] = np.nan
+        return Target(kind=kind, y=y), p
+    count = 2 if kind == "residue_binary" else 3
+    y = random.integers(0, count, (rows, length)).astype(np.int16)
+    p = random.random((rows, length, count)) + 0.7 * np.eye(count)[y]
+    p /= p.sum(-1, keepdims=True)
+    y[random.random(y.shape) < 0.2] = -1
+    return Target(kind=kind, y=y, classes=CLASSES[:count]), p[..., 1:] if count == 2 else p
+
+
+def pairs(rows=19, length=29, seed=0):
+    random = np.random.default_rng(seed)
+    truth, predictions = [], []
+    for _ in range(rows):
+        own = np.array([[2, 23], [3, 22], [4, 21]])[: random.integers(1, 4)]
+        P = np.triu(random.random((length, length)) ** 5, 1)
+        P[own[:, 0], own[:, 1]] = 0.9
+        truth.append(own)
+        predictions.append(P + P.T)
+    return Target(kind="pairs", y=truth), predictions
+
+
+def every_kind():
+    y, p = numbers(columns=2)
+    y[::7, 1] = np.nan
+    yield Target(kind="regression", y=y, names=("brightness", "stability")), p
+    yield binary()
+    random = np.random.default_rng(3)
+    z = random.integers(0, 3, 101)
+    yield Target(kind="multiclass", y=z, classes=CLASSES), random.dirichlet(np.ones(3), 101) * 0.7 + 0.3 * np.eye(3)[z]
+    labels = (y > 0).astype(float)
+    labels[np.isnan(y)] = np.nan
+    yield Target(kind="multilabel", y=labels, names=("binds", "folds")), 1 / (1 + np.exp(-p))
+    for kind in ("residue_regression", "residue_binary", "residue_multiclass"):
+        yield residues(kind)
+    yield pairs()
+
+
+def take(prediction, rows):
+    return [prediction[row] for row in rows] if isinstance(prediction, list) else prediction[rows]
+
+
+def test_measurements_have_the_figures_of_scipy_and_sklearn():
+    y, p = numbers()
+    got = score(Target(kind="regression", y=y), p)
+    assert got["spearman"] == pytest.approx(spearmanr(y[:, 0], p[:, 0]).statistic, abs=1e-12)
+    assert got["pearson"] == pytest.approx(np.corrcoef(y[:, 0], p[:, 0])[0, 1], abs=1e-12)
+    assert got["r2"] == pytest.approx(sk.r2_score(y, p), abs=1e-12)
+    assert got["rmse"] == pytest.approx(sk.root_mean_squared_error(y, p), abs=1e-12)
+    gains = (y - y.min()) / np.ptp(y)
+    assert got["ndcg"] == pytest.approx(sk.ndcg_score(gains.T, p.T, k=10), abs=0.02)
+    # the column may be left out where there is one
+    assert score(Target(kind="regression", y=y), p[:, 0]) == got
+
+
+def test_ndcg_without_ties_is_that_of_the_ten_best_of_a_hundred():
+    random = np.random.default_rng(5)
+    y, p = random.permutation(101)[:, None] * 1.0, random.permutation(101)[:, None] * 1.0
+    got = score(Target(kind="regression", y=y), p)
+    assert got["ndcg"] == pytest.approx(sk.ndcg_score(y.T / 100, p.T, k=10), abs=1e-12)
+    best = set(np.argsort(-y[:, 0])[:10]) & set(np.argsort(-p[:, 0])[:10])
+    assert got["top10_recall"] == pytest.approx(len(best) / 10)
+
+
+def test_a_constant_prediction_is_worth_nothing_and_never_nan():
+    y = np.sort(numbers()[0], axis=0)
+    got = score(Target(kind="regression", y=y), np.full_like(y, 0.1))
+    assert got["spearman"] == got["pearson"] == 0
+    # though the rows are sorted by the truth
+    assert got["top10_recall"] == pytest.approx(10 / 101)
+    target, p = binary()
+    got = score(target, np.full_like(p, 0.2))
+    assert (got["auroc"], got["mcc"], got["f1"]) == (0.5, 0, 0)
+    for kind in (target, Target(kind="regression", y=np.full_like(y, 2.0))):
+        assert np.isfinite(list(score(kind, np.full(len(kind), 0.5)).values())).all()
+
+
+def test_one_class_alone_gives_neutral_figures():
+    target = Target(kind="binary", y=np.ones(7, dtype=int), classes=("no", "yes"))
+    got = score(target, np.linspace(0, 1, 7))
+    assert got["auroc"] == 0.5
+    assert np.isfinite(list(got.values())).all()
+    assert intervals(target, np.linspace(0, 1, 7), 11)["auroc"] == (0.5, 0.5)
+
+
+def test_two_classes_have_the_figures_of_sklearn():
+    target, p = binary()
+    got, said = score(target, p), p[:, 0] > 0.5
+    want = {
+        "auroc": sk.roc_auc_score(target.y, p[:, 0]),
+        "ap": sk.average_precision_score(target.y, p[:, 0]),
+        "mcc": sk.matthews_corrcoef(target.y, said),
+        "accuracy": sk.accuracy_score(target.y, said),
+        "f1": sk.f1_score(target.y, said),
+        "brier": sk.brier_score_loss(target.y, p[:, 0]),
+    }
+    assert got == pytest.approx(want, abs=1e-12)
+
+
+def test_three_classes_have_the_figures_of_sklearn():
+    target, p = next(pair for pair in every_kind() if pair[0].kind == "multiclass")
+    said = p.argmax(1)
+    want = {
+        "accuracy": sk.accuracy_score(target.y, said),
+        "balanced_accuracy": sk.balanced_accuracy_score(target.y, said),
+        "mcc": sk.matthews_corrcoef(target.y, said),
+        "auroc": sk.roc_auc_score(target.y, p, multi_class="ovr"),
+        "ap": sk.average_precision_score(target.y, p),
+    }
+    assert score(target, p) == pytest.approx(want, abs=1e-12)
+
+
+def test_several_columns_are_averaged_over_what_was_measured():
+    target, p = next(every_kind())
+    got = score(target, p)
+    known = ~np.isnan(target.y[:, 1])
+    assert got["spearman:stability"] == pytest.approx(spearmanr(target.y[known, 1], p[known, 1]).statistic, abs=1e-12)
+    assert got["spearman"] == pytest.approx((got["spearman:brightness"] + got["spearman:stability"]) / 2)
+    target, p = next(pair for pair in every_kind() if pair[0].kind == "multilabel")
+    got = score(target, p)
+    known = ~np.isnan(target.y)
+    assert got["f1_micro"] == pytest.approx(sk.f1_score(target.y[known], p[known] > 0.5), abs=1e-12)
+    assert got["auroc:binds"] == pytest.approx(sk.roc_auc_score(target.y[:, 0], p[:, 0]), abs=1e-12)
+
+
+def test_residues_are_pooled_where_they_are_known():
+    target, p = residues("residue_binary")
+    known = target.y >= 0
+    y, scores = target.y[known], p[known][:, 0]
+    got = score(target, p)
+    assert got["auroc"] == pytest.approx(sk.roc_auc_score(y, scores), abs=1e-12)
+    precision, recall, _ = sk.precision_recall_curve(y, scores)
+    assert got["fmax"] == pytest.approx((2 * precision * recall / (precision + recall)).max(), abs=1e-12)
+    own = [sk.roc_auc_score(row[row >= 0], p[k, row >= 0, 0]) for k, row in enumerate(target.y)]
+    assert got["auroc_per_sequence"] == pytest.approx(np.mean(own), abs=1e-12)
+    target, p = residues("residue_multiclass")
+    y, said = target.y[target.y >= 0], p[target.y >= 0].argmax(1)
+    got = score(target, p)
+    assert got["f1_macro"] == pytest.approx(sk.f1_score(y, said, average="macro"), abs=1e-12)
+    assert got["q:sheet"] == pytest.approx((said[y == 1] == 1).mean())
+    target, p = residues("residue_regression")
+    known = ~np.isnan(target.y)
+    assert score(target, p)["r2"] == pytest.approx(sk.r2_score(target.y[known], p[known][:, 0]), abs=1e-12)
+    # what stands in the padding means nothing
+    p[~known] = np.nan
+    assert np.isfinite(score(target, p)["r2"])
+
+
+def test_every_kind_has_its_main_figure_and_counts_equal_rows_written_out(monkeypatch):
+    rows = np.random.default_rng(1).integers(0, 19, 19)
+    seen = set()
+    for target, p in every_kind():
+        seen.add(target.kind)
+        some, own = target.take(np.arange(19)), take(p, np.arange(19))
+        W = np.bincount(rows, minlength=19)[None].astype(float)
+        drawn = {name: figure(W)[0] for name, figure in metrics._figures(some, own).items()}
+        want = score(some.take(rows), take(own, rows))
+        assert MAIN[target.kind] in want
+        # gains are scaled once, by the whole table
+        names = [name for name in want if not name.startswith("ndcg")]
+        assert {name: drawn[name] for name in names} == pytest.approx({name: want[name] for name in names}, abs=1e-9)
+        whole = intervals(some, own, 31)
+        monkeypatch.setattr(metrics, "CELLS", 1)
+        # samples one at a time are other samples, of the same distribution
+        assert set(intervals(some, own, 7)) == set(whole)
+        monkeypatch.undo()
+        assert all(low <= high for low, high in whole.values())
+        assert all(title(name) for name in whole)
+    assert seen == set(KINDS)
+
+
+def test_the_interval_of_a_difference_is_paired():
+    y, p = numbers(499)
+    target = Target(kind="regression", y=y)
+    random = np.random.default_rng(2)
+    same = difference(target, p, p * 2 + 1)
+    assert same == {"value": 0, "low": 0, "high": 0}
+    worse = difference(target, p, random.normal(size=p.shape))
+    assert 0 < worse["low"] < worse["value"] < worse["high"]
+    lone = intervals(target, p, names=["spearman"])["spearman"]
+    near = difference(target, p, p + 0.1 * random.normal(size=p.shape))
+    assert near["high"] - near["low"] < (lone[1] - lone[0]) / 2
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        y = random.normal(size=(211, 1))
+        p = 0.6 * y + 0.8 * random.normal(size=y.shape)
+        low, high = intervals(Target(kind="regression", y=y), p, 100, names=["pearson"], seed=seed)["pearson"]
+        covered += low <= 0.6 <= high
+    assert covered >= 52
+
+
+def test_groups_are_scored_apart():
+    target, p = binary()
+    groups = np.where(np.arange(101) < 41, "BRCA1", "TP53")
+    got = by_group(target, p, groups)
+    assert list(got) == ["BRCA1", "TP53"]
+    assert got["BRCA1"] == {"rows": 41, **score(target.take(np.arange(41)), p[:41])}
+
+
+def test_wrong_shapes_and_numbers_are_refused():
+    target, p = binary()
+    with pytest.raises(ValueError, match=r"predictions of binary must have the shape \(101, 1\), got \(101, 2\)"):
+        score(target, np.hstack([1 - p, p]))
+    p[3] = np.nan
+    with pytest.raises(ValueError, match="predictions must be finite numbers"):
+        score(target, p)
+    with pytest.raises(ValueError, match="there are no rows to score"):
+        score(target.take(np.arange(0)), p[:0])
+    with pytest.raises(ValueError, match="predictions of 2 rows for targets of 19"):
+        score(pairs()[0], pairs()[1][:2])
+
+
+def structures(places, min_loop):
+    """All nested structures of places, by the definition."""
+    if not places:
+        yield ()
+        return
+    first, *rest = places
+    yield from structures(rest, min_loop)
+    for k, other in enumerate(rest):
+        if other - first > min_loop:
+            for inside, outside in itertools.product(
+                structures(rest[:k], min_loop), structures(rest[k + 1 :], min_loop)
+            ):
+                yield ((first, other), *inside, *outside)
+
+
+@pytest.mark.parametrize(("threshold", "min_loop", "seed"), [(0.3, 1, 0), (0.5, 3, 1), (0.1, 0, 2), (0.0, 2, 3)])
+def test_the_decoded_structure_is_the_best_of_all_nested_ones(threshold, min_loop, seed):
+    P = np.triu(np.random.default_rng(seed).random((9, 9)), 1)
+    P += P.T
+    best = max(
+        sum(P[i, j] - threshold for i, j in pairs if P[i, j] > threshold) for pairs in structures(range(9), min_loop)
+    )
+    got = decode_pairs(P, threshold=threshold, min_loop=min_loop)
+    assert sum(P[i, j] - threshold for i, j in got) == pytest.approx(best)
+    assert len(set(got.ravel())) == 2 * len(got)
+    assert (got[:, 1] - got[:, 0] > min_loop).all()
+
+
+def test_crossing_pairs_are_kept_on_demand():
+    P = np.zeros((13, 13))
+    for i, j, value in ((0, 7, 0.9), (3, 11, 0.8), (3, 10, 0.7)):
+        P[i, j] = P[j, i] = value
+    assert decode_pairs(P).tolist() == [[0, 7]]
+    assert decode_pairs(P, is_nested=False).tolist() == [[0, 7], [3, 11]]
+    for L in (0, 1, 5):
+        assert decode_pairs(np.zeros((L, L))).shape == (0, 2)
+    with pytest.raises(ValueError, match=r"must be square, got \(3, 2\)"):
+        decode_pairs(np.zeros((3, 2)))
+
+
+def test_structures_agree_as_counted_by_hand():
+    truth = np.array([[0, 19], [1, 18], [2, 17]])
+    got = agreement(truth, np.array([[0, 19], [1, 17], [5, 11], [6, 10]]))
+    assert got["precision"] == 1 / 4
+    assert got["recall"] == 1 / 3
+    assert got["f1"] == pytest.approx(2 / 7)
+    # (1, 17) is beside two true pairs: precision 2/4, recall 3/3
+    assert got["f1_shifted"] == pytest.approx(2 * 0.5 / 1.5)
+    none = np.zeros((0, 2), dtype=int)
+    assert agreement(none, none)["f1"] == 1
+    assert agreement(none, truth)["f1"] == agreement(truth, none)["f1_shifted"] == 0

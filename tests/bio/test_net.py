@@ -1,0 +1,188 @@
+"""The net: where it starts, what it is independent of, and that it learns every kind of target."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from subquad.bio.learning.compare import _start
+from subquad.bio.learning.models import Nets, fit_nets, narrow
+from subquad.bio.learning.net import BioNet, NetSpec, one_hot
+from subquad.bio.learning.training import members_for
+from subquad.bio.measures.metrics import MAIN, score
+from subquad.bio.problem import PAD, Inputs, Problem, Target
+from subquad.bio.rivals.baselines import fit_ridge
+from subquad.bio.settings import FitSettings
+
+SPLIT = {"train": np.arange(151), "validation": np.arange(151, 181), "test": np.arange(181, 211)}
+
+
+def inputs(*, length=7, is_aligned=True, extra=0, has_second=False, rows=211, seed=0):
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, 4, (rows, length)).astype(np.int8)
+    if not is_aligned:
+        codes[np.arange(length) >= random.integers(3, length + 1, (rows, 1))] = PAD
+    second = None
+    if has_second:
+        second = np.where(random.random(codes.shape) < 0.2, random.integers(0, 4, codes.shape), codes).astype(np.int8)
+        second[:, :2] = PAD
+    return Inputs(codes=codes, letters=4, second=second, extra=random.normal(size=(rows, extra)), is_aligned=is_aligned)
+
+
+def signal(own, seed=1):
+    random = np.random.default_rng(seed)
+    effects = random.normal(size=(2, 4))
+    return effects[0][own.codes[:, 1]] + effects[1][own.codes[:, 2]]
+
+
+def problem(kind="regression", **options):
+    own = inputs(**options)
+    y = signal(own)
+    match kind:
+        case "regression":
+            target = Target(kind=kind, y=y[:, None])
+        case "binary":
+            target = Target(kind=kind, y=(y > 0).astype(np.int64), classes=("no", "yes"))
+        case "multiclass":
+            target = Target(kind=kind, y=np.digitize(y, [-0.5, 0.5]).astype(np.int64), classes=("a", "b", "c"))
+        case "multilabel":
+            target = Target(kind=kind, y=np.stack([y > 0, y > 0.5], axis=1).astype(float), names=("x", "y"))
+        case "residue_binary":
+            values = np.where(own.codes == PAD, -1, own.codes % 2).astype(np.int16)
+            target = Target(kind=kind, y=values, classes=("0", "1"))
+        case "residue_multiclass":
+            target = Target(kind=kind, y=own.codes.astype(np.int16), classes=tuple("ACGU"))
+        case "residue_regression":
+            target = Target(kind=kind, y=np.where(own.codes == PAD, np.nan, own.codes * 3.0 + 100))
+    return Problem(inputs=own, target=target, split=SPLIT)
+
+
+def fitted(own, **settings):
+    settings = FitSettings(**{"epochs": 12.0, "members": 1, "batch": 31, **settings})
+    narrowed, positions = narrow(own)
+    start = _start(narrowed, fit_ridge(narrowed), settings)
+    return fit_nets(narrowed, settings, start, positions=positions, seed=0, directory=None, quiet=True)
+
+
+def test_padding_is_zero_any_letter_is_equal_parts_and_the_mask_knows_both():
+    x, mask = one_hot(torch.tensor([[2, 0, -1, -2]], dtype=torch.int8), 4)
+    assert x.tolist() == [[[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0.25] * 4]]
+    assert mask.tolist() == [[True, True, False, True]]
+
+
+@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+@pytest.mark.parametrize("has_second", [True, False])
+def test_the_net_starts_exactly_at_ridge(kind, has_second):
+    own = problem(kind, extra=2, has_second=has_second)
+    ridge = fit_ridge(own)
+    # one step at a rate of nothing: what is left is the start
+    nets = fitted(own, learning_rate=1e-12, epochs=0.01, transform="none")
+    test, _ = own.part("test")
+    np.testing.assert_allclose(nets.predict(test), ridge.predict(test), rtol=2e-3, atol=2e-3)
+
+
+def test_the_output_curve_never_falls():
+    spec = NetSpec(kind="regression", letters=4, outputs=3, positions=7)
+    net = BioNet(spec)
+    with torch.no_grad():
+        net.curve.height.copy_(torch.linspace(-9, 9, 8))
+        net.curve.log_steepness.copy_(torch.linspace(2, -1, 8))
+        values = net.curve(torch.linspace(-6, 6, 1001)[:, None].expand(-1, 3))
+    assert (values.diff(dim=0) > 0).all()
+
+
+def test_the_paper_preset_is_lyra_alone():
+    net = BioNet(NetSpec(kind="regression", letters=20, outputs=1, preset="paper"))
+    assert sum(p.numel() for p in net.parameters()) == 47_169
+
+
+@pytest.mark.parametrize("preset", ["auto", "paper"])
+@pytest.mark.parametrize("kind", ["regression", "residue_multiclass"])
+def test_padding_changes_no_prediction(preset, kind):
+    net = BioNet(NetSpec(kind=kind, letters=4, outputs=3, preset=preset)).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    codes = torch.randint(0, 4, (5, 11))
+    with torch.no_grad():
+        padded = net(torch.nn.functional.pad(codes, (0, 6), value=PAD))
+        torch.testing.assert_close(padded[:, :11] if kind != "regression" else padded, net(codes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("regression", 0.9),
+        ("binary", 0.9),
+        ("multiclass", 0.6),
+        ("multilabel", 0.9),
+        ("residue_binary", 0.95),
+        ("residue_multiclass", 0.95),
+        ("residue_regression", 0.9),
+    ],
+)
+@pytest.mark.parametrize("is_aligned", [True, False])
+def test_every_kind_of_target_is_learned_and_kept(kind, least, is_aligned):
+    own = problem(kind, is_aligned=is_aligned)
+    nets = fitted(own)
+    test, truth = own.part("test")
+    prediction = nets.predict(test)
+    value = score(truth, prediction)[MAIN[kind]]
+    # without places, composition alone says less
+    assert value > (least if is_aligned or truth.is_residue else 0.4)
+    again = Nets.of(nets.plain(), nets.tensors(), nets.prior)
+    np.testing.assert_array_equal(again.predict(test), prediction)
+
+
+def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
+    pytest.importorskip("RNA")
+    random = np.random.default_rng(3)
+    codes = random.integers(0, 4, (211, 23)).astype(np.int8)
+    # a rule that no energy knows: the first letter pairs with the last
+    pairs = [np.array([[0, 22]]) for _ in codes]
+    own = Problem(
+        inputs=Inputs(codes=codes, letters=4, extra=np.zeros((211, 0)), is_aligned=False),
+        target=Target(kind="pairs", y=pairs),
+        split=SPLIT,
+    )
+    settings = FitSettings(epochs=6.0, members=1, batch=13)
+    nets = fit_nets(own, settings, None, positions=None, seed=0, directory=None, quiet=True)
+    test, _ = own.part("test")
+    prediction = nets.predict(test)
+    assert np.mean([values[0, 22] for values in prediction]) > 0.5
+    assert all(np.allclose(values, values.T, atol=1e-6) for values in prediction)
+
+
+def test_further_numbers_are_learned_from_even_without_sequences():
+    own = inputs(extra=3, length=0)
+    target = Target(kind="regression", y=(own.extra[:, :1] - own.extra[:, 2:]) * 2 + 5)
+    bare = Problem(inputs=own, target=target, split=SPLIT)
+    test, truth = bare.part("test")
+    assert score(truth, fitted(bare).predict(test))["r2"] > 0.95
+
+
+def test_rows_of_weight_zero_teach_nothing():
+    own = problem()
+    wrong = own.target.y.copy()
+    wrong[:75] = -wrong[:75]
+    weight = np.where(np.arange(211) < 75, 0.0, 1.0)
+    bent = replace(own, target=replace(own.target, y=wrong), weight=weight)
+    test, truth = own.part("test")
+    assert score(truth, fitted(bent).predict(test))["spearman"] > 0.9
+
+
+def test_positions_that_never_vary_are_cut_away_and_named():
+    own = problem()
+    codes = own.inputs.codes.copy()
+    codes[:, 4:6] = 1
+    narrowed, positions = narrow(replace(own, inputs=replace(own.inputs, codes=codes)))
+    assert positions.tolist() == [0, 1, 2, 3, 6]
+    assert narrowed.inputs.codes.shape[1] == 5
+
+
+def test_few_data_get_several_nets_and_many_get_one():
+    own = problem()
+    assert members_for(own, FitSettings()) == 5
+    assert members_for(own, FitSettings(letters=50_000)) == 1
+    assert members_for(own, FitSettings(preset="paper")) == 1
+    assert members_for(own, FitSettings(members=3)) == 3

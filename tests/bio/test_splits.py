@@ -1,0 +1,397 @@
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from subquad.bio.problem import PARTS, Inputs, Target
+from subquad.bio.reading.table import Table
+from subquad.bio.settings import FitSettings
+from subquad.bio.splitting.clusters import cluster
+from subquad.bio.splitting.mutated import Mutated
+from subquad.bio.splitting.similar import equal_sequences, near_sequences
+from subquad.bio.splitting.splits import find_split, folds, make_split
+from subquad.errors import SubquadError
+
+LETTERS = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def inputs(sequences):
+    length = max(map(len, sequences))
+    codes = np.full((len(sequences), length), -1, dtype=np.int8)
+    for row, sequence in enumerate(sequences):
+        codes[row, : len(sequence)] = [LETTERS.index(letter) for letter in sequence]
+    return Inputs(codes=codes, letters=20, extra=np.zeros((len(codes), 0)), is_aligned=(codes >= 0).all())
+
+
+def table(sequences, *, y=None, classes=(), mutants=None, groups=None, **columns):
+    y = np.arange(len(sequences), dtype=float)[:, None] if y is None else np.asarray(y)
+    target = Target(kind="binary" if classes else "regression", y=y, classes=classes)
+    known = ~np.isnan(y).any(1) if y.ndim == 2 else np.ones(len(y), dtype=bool)
+    return Table(
+        path=Path("assay.csv"),
+        frame=pd.DataFrame({"sequence": sequences, **columns}, dtype=str),
+        inputs=inputs(sequences),
+        target=target,
+        sequences=list(sequences),
+        mutants=mutants,
+        wild_type=None,
+        weight=None,
+        groups=None if groups is None else np.asarray(groups, dtype=object),
+        has_target=known,
+        about={"alphabet": "protein"},
+        remarks=[],
+    )
+
+
+def random_sequences(rows, length=17, seed=0):
+    codes = np.random.default_rng(seed).integers(0, 20, (rows, length))
+    return ["".join(LETTERS[k] for k in row) for row in codes]
+
+
+def variants(rows=499, length=31, most=3, seed=0):
+    """Variants of a protein of alanines with 0 to `most` mutations."""
+    random, sequences, mutants = np.random.default_rng(seed), [], []
+    for row in range(rows):
+        places = np.sort(random.choice(length, row % (most + 1), replace=False))
+        letters = ["A"] * length
+        for place in places:
+            letters[place] = LETTERS[random.integers(1, 20)]
+        sequences.append("".join(letters))
+        mutants.append(":".join(f"A{place + 1}{letters[place]}" for place in places))
+    return table(sequences, mutants=mutants)
+
+
+def positions(own, rows):
+    return {int(change[1:-1]) for row in rows for change in own.mutants[row].split(":") if change}
+
+
+def check(split, rows):
+    """No row is in two parts, all parts have rows, and rows rise."""
+    together = np.concatenate(list(split.parts.values()))
+    assert list(split.parts) == list(PARTS)
+    assert len(np.unique(together)) == len(together) <= rows
+    assert all(len(part) and (np.diff(part) > 0).all() for part in split.parts.values())
+
+
+def test_random_rows_keep_equal_sequences_together_and_the_proportions_of_the_classes():
+    sequences = random_sequences(307)
+    sequences += sequences[:101]
+    y = np.tile([0, 0, 0, 1], 102)
+    y[307:] = y[:101]
+    own = table(sequences, y=y, classes=("no", "yes"))
+    split = make_split(own, FitSettings(), seed=3)
+    check(split, 408)
+    assert split.leaks["exact"] == split.leaks["validation_exact"] == split.leaks["left_out"] == 0
+    assert split.leaks["replicated"] == 101
+    assert len(split.parts["test"]) == pytest.approx(0.15 * 408, abs=15)
+    assert y[split.parts["test"]].mean() == pytest.approx(y.mean(), abs=0.06)
+    assert make_split(own, FitSettings(), seed=3).parts["test"].tolist() == split.parts["test"].tolist()
+    assert make_split(own, FitSettings(), seed=5).parts["test"].tolist() != split.parts["test"].tolist()
+    assert split.how.startswith("random rows, equal sequences together; ")
+    assert f"{len(split.parts['test'])} test" in split.how
+
+
+def test_rows_without_a_measurement_are_in_no_part():
+    y = np.arange(101.0)[:, None]
+    y[::7] = np.nan
+    split = make_split(table(random_sequences(101), y=y), FitSettings(), seed=0)
+    check(split, 86)
+    assert not np.isin(np.arange(0, 101, 7), np.concatenate(list(split.parts.values()))).any()
+
+
+@pytest.mark.parametrize("way", ["random", "group", "homology", "mutations", "position", "modulo", "contiguous"])
+def test_the_folds_of_a_cross_validation_test_each_row_at_most_once(way):
+    own = variants(most=1 if way in ("modulo", "contiguous", "position") else 3)
+    if way in ("group", "homology"):
+        kinds = random_sequences(11, length=43)
+        rng = np.random.default_rng(1)
+        sequences = []
+        for k in range(211):
+            letters = list(kinds[k % 11])
+            letters[rng.integers(43)] = LETTERS[rng.integers(20)]
+            sequences.append("".join(letters))
+        own = table(sequences, groups=[f"gene {k % 11}" for k in range(211)])
+    settings = FitSettings(split_by=way, group="gene" if way == "group" else None)
+    splits = list(folds(own, settings, 3, seed=7))
+    assert len(splits) == 3
+    for fold, split in enumerate(splits):
+        check(split, len(own.sequences))
+        assert f"fold {fold} of 3" in split.how
+    tested = np.concatenate([split.parts["test"] for split in splits])
+    assert len(np.unique(tested)) == len(tested)
+    if way in ("random", "group", "homology"):
+        assert len(tested) == len(own.sequences)
+
+
+@pytest.mark.parametrize("fold", [None, 1])
+def test_groups_stay_whole(fold):
+    groups = np.random.default_rng(0).integers(0, 13, 211).astype(str)
+    own = table(random_sequences(211), groups=groups)
+    split = make_split(own, FitSettings(split_by="group", group="gene", fold=fold), seed=1)
+    check(split, 211)
+    parts = [set(groups[rows]) for rows in split.parts.values()]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    assert "whole groups of 'gene' (13)" in split.how
+
+
+def test_clusters_of_similar_proteins_stay_whole():
+    rng = np.random.default_rng(0)
+    kinds, sequences, family = random_sequences(17, length=53), [], []
+    for k in range(163):
+        letters = list(kinds[k % 17])
+        for place in rng.choice(53, 7, replace=False):
+            letters[place] = LETTERS[rng.integers(20)]
+        sequences.append("".join(letters)[: 47 + k % 7])
+        family.append(k % 17)
+    family = np.array(family)
+    split = make_split(table(sequences), FitSettings(split_by="homology", identity=0.6), seed=0)
+    check(split, 163)
+    parts = [set(family[rows]) for rows in split.parts.values()]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+    assert "MMseqs2 clusters at 60% identity (17)" in split.how
+
+
+def test_short_peptides_and_guides_are_compared_letter_by_letter():
+    labels, words = cluster(["ACDEFGHI", "ACDEFGHK", "CDEFGHI", "WWWWYYYY", "WWWWYYY", "MMMM"], 0.7)
+    assert [len(set(labels[:3])), len(set(labels[3:5])), len(set(labels))] == [1, 1, 3]
+    assert words == "clusters of 6 short sequences compared without gaps at 70% identity"
+    guides = ["ACGTACGTACGTACGTACGTAGG", "ACGTACGTACGTACGTACGTTGG", "TTTTTTCCCCCCGGGGGGAATGG"]
+    labels, _ = cluster(guides, 0.9, is_nucleotide=True)
+    assert labels[0] == labels[1] != labels[2]
+
+
+def test_more_short_sequences_than_one_block_find_their_first_one():
+    kinds = random_sequences(331, length=11)
+    labels, _ = cluster([*kinds, *kinds, *(kind[:-1] + "A" for kind in kinds)], 0.85)
+    assert (labels[:331] == labels[331:662]).all()
+    assert (labels[:331] == labels[662:]).all()
+    assert len(np.unique(labels)) == 331
+
+
+def test_long_nucleotides_are_clustered_by_mmseqs():
+    rng = np.random.default_rng(0)
+    kinds = ["".join(rng.choice(list("ACGU"), 97)) for _ in range(5)]
+    sequences = []
+    for k in range(29):
+        letters = list(kinds[k % 5])
+        for place in rng.choice(97, 5, replace=False):
+            letters[place] = rng.choice(list("ACGU"))
+        sequences.append("".join(letters))
+    labels, words = cluster(sequences, 0.8, is_nucleotide=True)
+    assert len(np.unique(labels)) == 5
+    assert all(len(set(labels[k::5])) == 1 for k in range(5))
+    assert words == "MMseqs2 clusters at 80% identity"
+
+
+def test_variants_with_more_mutations_are_the_test():
+    own = variants()
+    count = np.array([len(mutant.split(":")) if mutant else 0 for mutant in own.mutants])
+    split = make_split(own, FitSettings(split_by="mutations"), seed=0)
+    check(split, 499)
+    assert count[split.parts["test"]].min() == 3
+    assert count[split.parts["train"]].max() == 2
+    # and of the others the most mutated are chosen on
+    assert count[split.parts["validation"]].min() == 2
+    assert "variants with up to 2 mutations to learn from, with 3 or more as test" in split.how
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_held_out_positions_are_mutated_in_one_part_only(most):
+    own = variants(most=most, rows=997)
+    split = make_split(own, FitSettings(split_by="position"), seed=0)
+    check(split, 997)
+    found = [positions(own, rows) for rows in split.parts.values()]
+    assert all(not a & b for a, b in ((found[0], found[1]), (found[0], found[2]), (found[1], found[2])))
+    assert (split.leaks["left_out"] > 0) == (most == 2)
+    assert len(split.parts["test"]) / (997 - split.leaks["left_out"]) == pytest.approx(0.15, abs=0.08)
+
+
+def test_modulo_and_contiguous_positions_are_those_of_proteingym():
+    own = variants(most=1, rows=997)
+    modulo = make_split(own, FitSettings(split_by="modulo", fold=2, folds=5), seed=0)
+    assert {place % 5 for place in positions(own, modulo.parts["test"])} == {2}
+    assert 2 not in {place % 5 for part in ("train", "validation") for place in positions(own, modulo.parts[part])}
+    block = make_split(own, FitSettings(split_by="contiguous", fold=1, folds=5), seed=0)
+    tested = sorted(positions(own, block.parts["test"]))
+    # 31 positions in five stretches: 7 and four times 6
+    assert tested == list(range(8, 14))
+    chosen = sorted(positions(own, block.parts["validation"]))
+    left = [place for place in range(1, 32) if place not in tested]
+    gaps = sum(b != a + 1 for a, b in pairwise(left.index(place) for place in chosen))
+    assert gaps <= 1
+    assert "contiguous positions as in ProteinGym" in block.how
+    both = make_split(variants(most=2, rows=997), FitSettings(split_by="modulo"), seed=0)
+    assert both.leaks["left_out"] > 0
+    assert "fold 0 of 5" in both.how
+
+
+def test_a_column_gives_the_split_and_its_duplicates_stay_out():
+    sequences = random_sequences(23)
+    sequences[20] = sequences[1]
+    words = ["train"] * 11 + ["Validation"] * 3 + ["test"] * 7 + ["test_duplicate", "unused"]
+    own = table(sequences, split=words)
+    assert find_split(own) == "split"
+    split = make_split(own, FitSettings(), seed=0)
+    assert split.parts["train"].tolist() == list(range(11))
+    assert split.parts["test"].tolist() == list(range(14, 20))
+    assert split.leaks | {"near": 0} == {
+        "exact": 1,
+        "near": 0,
+        "near_within": 0,
+        "removed": 1,
+        "validation_exact": 0,
+        "replicated": 1,
+        "conflicts": 1,
+        "marked": 1,
+        "left_out": 3,
+    }
+    assert "1 test rows left out that are in training or validation too; " in split.how
+    kept = make_split(own, FitSettings(keep_duplicates=True), seed=0)
+    assert kept.parts["test"].tolist() == list(range(14, 21))
+    assert (kept.leaks["exact"], kept.leaks["removed"]) == (1, 0)
+    # asked for another way, the column counts no more
+    assert make_split(own, FitSettings(fold=0, folds=3), seed=0).how.startswith("random rows")
+
+
+def test_without_validation_rows_some_are_drawn_from_training():
+    sequences = random_sequences(101)
+    words = ["train"] * 83 + ["test"] * 18
+    split = make_split(table(sequences, split=words), FitSettings(), seed=0)
+    assert len(split.parts["validation"]) == pytest.approx(8, abs=1)
+    assert split.parts["validation"].max() < 83
+    groups = [str(k % 8) for k in range(83)] + ["other"] * 18
+    split = make_split(table(sequences, split=words, groups=groups), FitSettings(), seed=0)
+    assert "whole groups of training as validation" in split.how
+    own = np.array(groups)
+    assert not set(own[split.parts["validation"]]) & set(own[split.parts["train"]])
+
+
+def test_a_column_of_fold_numbers_gives_a_cross_validation():
+    own = table(random_sequences(101), fold_random_5=[str(k % 5) for k in range(101)])
+    settings = FitSettings(split="fold_random_5")
+    tested = [split.parts["test"] for split in folds(own, settings, 5, seed=0)]
+    assert [rows[0] for rows in tested] == [0, 1, 2, 3, 4]
+    assert sum(map(len, tested)) == 101
+    with pytest.raises(SubquadError, match="column 'fold_random_5' has 5 folds with measured rows, no fold 6"):
+        make_split(own, FitSettings(split="fold_random_5", fold=6, folds=7), seed=0)
+
+
+def test_few_training_rows_are_part_of_more_and_the_test_stays():
+    own = table(random_sequences(503))
+    few, more, all_rows = (make_split(own, FitSettings(train_rows=count), seed=2) for count in (24, 96, 1000))
+    assert (len(few.parts["train"]), len(more.parts["train"])) == (24, 96)
+    assert set(few.parts["train"]) < set(more.parts["train"]) < set(all_rows.parts["train"])
+    assert (len(few.parts["validation"]), len(more.parts["validation"])) == (10, 24)
+    assert set(few.parts["validation"]) < set(more.parts["validation"])
+    assert few.parts["test"].tolist() == more.parts["test"].tolist() == all_rows.parts["test"].tolist()
+    assert "24 of 3" in few.how
+    assert "fewer than the 1,000 of --train-rows" in all_rows.how
+
+
+@pytest.mark.parametrize("within", [1, 2, 3])
+def test_near_sequences_are_those_of_the_definition(within):
+    rng = np.random.default_rng(within)
+    codes = rng.integers(0, 3, (211, 7)).astype(np.int8)
+    codes[::3, 6:] = -1
+    own = Inputs(codes=codes, letters=4, extra=np.zeros((211, 0)), is_aligned=False)
+    rows, others = np.arange(101), np.arange(101, 107)
+    distance = (codes[rows][:, None] != codes[others][None]).sum(2)
+    same_length = (codes[rows][:, None, 6] < 0) == (codes[others][None, :, 6] < 0)
+    want = ((distance <= within) & same_length).any(1)
+    assert 0 < want.sum() < 101
+    assert near_sequences(own, rows, others, within).tolist() == want.tolist()
+
+
+def test_equal_sequences_are_equal_in_both_channels():
+    codes = np.array([[0, 1], [0, 1], [0, 1], [0, -1]], dtype=np.int8)
+    own = Inputs(codes=codes, letters=4, extra=np.zeros((4, 0)), is_aligned=False)
+    assert len(np.unique(equal_sequences(own))) == 2
+    second = np.array([[2, 2], [2, 2], [2, 3], [2, 2]], dtype=np.int8)
+    both = equal_sequences(Inputs(codes=codes, letters=4, second=second, extra=np.zeros((4, 0)), is_aligned=False))
+    assert both[0] == both[1] != both[2]
+    none = Inputs(codes=codes[:, :0], letters=4, extra=np.ones((4, 1)), is_aligned=True)
+    assert len(np.unique(equal_sequences(none))) == 4
+
+
+def test_near_test_rows_are_left_out_where_asked():
+    sequences = ["A" * 12, "A" * 11 + "C", "CDEFGHIKLMNP", "ACACACACACAC", "WWWWWWWWWWWW", "YWWWWWWWWWWW", "M" * 12]
+    words = ["train", "test", "test", "validation", "train", "test", "test"]
+    split = make_split(table(sequences, split=words), FitSettings(near=1), seed=0)
+    assert split.parts["test"].tolist() == [2, 6]
+    assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (0, 2, 2)
+
+
+def test_mutations_are_read_from_canonical_variants():
+    own = Mutated.of(["", "A24G", "A24G:K130*"])
+    assert own.count.tolist() == [0, 1, 2]
+    assert own.position.tolist() == [24, 24, 130]
+    assert [part.tolist() for part in own.inside(np.array([24]))] == [[False, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "message"),
+    [
+        (table(random_sequences(31)), {"split": "fold"}, "no column 'fold'"),
+        (
+            table(random_sequences(3), split=["train", "tset", "test"]),
+            {},
+            r"column 'split' must say train, validation or test \(or unused\)\n  row 2: 'tset'",
+        ),
+        (table(random_sequences(3), set=["train"] * 3), {}, "no measured row of column 'set' says test"),
+        (
+            table(random_sequences(31), split=["train"] * 20 + ["test"] * 11),
+            {"split": "split", "fold": 1},
+            "column 'split' says which rows are the test; leave out --fold, or --split",
+        ),
+        (
+            table(random_sequences(31), groups=["one"] * 31),
+            {"split_by": "group", "group": "gene"},
+            "the measured rows are in 1 group; three are needed",
+        ),
+        (
+            table(random_sequences(31), groups=["a", "b", "c"] * 10 + ["c"]),
+            {"split_by": "group", "group": "gene", "fold": 0},
+            "there are 3 groups, fewer than the 5 parts to make; take fewer --folds",
+        ),
+        (
+            table([random_sequences(1, 40)[0] + letter for letter in LETTERS]),
+            {"split_by": "homology"},
+            r"the measured rows are in 1 cluster at --identity 0.5 \(they are all alike; raise it\); three are needed",
+        ),
+        (
+            table(random_sequences(31)),
+            {"split_by": "position"},
+            "--split-by position needs variants of one wild type; name their column with --mutant, or give --wild-type",
+        ),
+        (
+            table(random_sequences(5), mutants=["A1C"] * 5),
+            {"split_by": "mutations"},
+            "all variants have 1 mutation; a split by their number needs",
+        ),
+        (
+            table(random_sequences(5), mutants=["A1C"] * 5),
+            {"split_by": "position"},
+            "variants are mutated at 1 position only, and 2 are needed",
+        ),
+        (
+            table(random_sequences(5), mutants=["A1C", "A2C", "A3C", "A4C", ""]),
+            {"split_by": "contiguous"},
+            "variants are mutated at 4 positions only, fewer than the 5 --folds",
+        ),
+        (table(random_sequences(2)), {}, "no (test|validation) rows in the split of 2 rows; give more rows"),
+        (
+            table(["ACD", "ACD", "CDE"], split=["train", "test", "validation"]),
+            {},
+            "all 1 test rows have sequences of training or validation rows, or near ones, and none is left",
+        ),
+    ],
+)
+def test_what_cannot_be_split_says_why(own, settings, message):
+    with pytest.raises(SubquadError, match=message) as caught:
+        make_split(own, FitSettings(**settings), seed=1)
+    assert "assay.csv" in str(caught.value)

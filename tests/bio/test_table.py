@@ -1,0 +1,350 @@
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from subquad.bio.problem import PAD
+from subquad.bio.reading.table import read_again, read_table
+from subquad.bio.settings import FitSettings
+from subquad.errors import SubquadError
+
+DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "bio"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs SUBQUAD_DATA")
+
+
+def proteins(rows=13, length=17, seed=0):
+    random = np.random.default_rng(seed)
+    return ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for _ in range(rows)]
+
+
+def write(path, **columns):
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def said(call, *arguments, **options) -> str:
+    with pytest.raises(SubquadError) as error:
+        call(*arguments, **options)
+    return str(error.value)
+
+
+def again(path, table, **options):
+    """Read with what a saved model would hold."""
+    return read_again(path, json.loads(json.dumps(table.about)), **options)
+
+
+def assert_same_inputs(first, second):
+    np.testing.assert_array_equal(first.inputs.codes, second.inputs.codes)
+    np.testing.assert_array_equal(first.inputs.extra, second.inputs.extra)
+    assert first.sequences == second.sequences
+    assert first.mutants == second.mutants
+    assert first.inputs.is_aligned == second.inputs.is_aligned
+    if first.inputs.second is not None:
+        np.testing.assert_array_equal(first.inputs.second, second.inputs.second)
+
+
+def test_columns_are_guessed_by_name_and_looks_and_said(tmp_path):
+    values = [f"{k / 7:.3f}" for k in range(13)]
+    path = write(
+        tmp_path / "t.csv", name=[f"v{k}" for k in range(13)], variant=proteins(), measured=values, set="train"
+    )
+    table = read_table(path, FitSettings())
+    assert table.remarks == [
+        "sequences: column 'variant' (guessed; --sequence names another)",
+        "target: column 'measured' (guessed; --target names another)",
+        "alphabet: protein (ACDEFGHIKLMNPQRSTVWY) (guessed; --alphabet names another)",
+        "what to predict: regression (guessed; --kind says otherwise)",
+    ]
+    assert table.inputs.codes.shape == (13, 17)
+    assert table.inputs.is_aligned
+    assert table.about["split"] == "set"
+    assert table.target.names == ("measured",)
+    assert_same_inputs(table, again(path, table))
+
+
+def test_what_cannot_be_guessed_is_asked_for_and_what_is_named_wrongly_is_said_at_once(tmp_path):
+    path = write(tmp_path / "t.csv", a=proteins(), b=proteins(seed=1), p=list(range(13)), q=list(range(13)))
+    assert said(read_table, path, FitSettings()) == (
+        f"{path}: several columns may be the sequences (a, b); name it with --sequence"
+    )
+    assert said(read_table, path, FitSettings(sequence="a")) == (
+        f"{path}: several columns may be the measurements (p, q); name it with --target"
+    )
+    message = said(read_table, path, FitSettings(sequence="c", target=("r",), weight="w", extra=("x*",)))
+    assert [line.split(";")[0].split(" (there")[0] for line in message.splitlines()] == [
+        f"{path}: no column 'w'",
+        f"{path}: no column 'r'",
+        f"{path}: no column 'x*'",
+        f"{path}: no column 'c'",
+    ]
+    assert "column 'a' is named twice" in said(read_table, path, FitSettings(sequence="a", target=("a",)))
+
+
+def test_an_index_column_is_no_target(tmp_path):
+    frame = pd.DataFrame({"sequence": proteins(), "amount": np.arange(13) / 3})
+    frame.to_csv(tmp_path / "t.csv")
+    assert read_table(tmp_path / "t.csv", FitSettings()).target.names == ("amount",)
+
+
+def test_all_mistakes_of_a_table_are_said_at_once(tmp_path):
+    sequences, values = proteins(), [str(k / 3) for k in range(13)]
+    sequences[1], values[4] = "ACD1", "inf"
+    path = write(tmp_path / "t.csv", sequence=sequences, y=values, w=["-1", *["2"] * 12], e=[*["3"] * 12, "high"])
+    settings = FitSettings(weight="w", extra=("e",), target=("y",))
+    assert said(read_table, path, settings).splitlines() == [
+        f"{path}: 1 of 13 rows cannot be read; mend or remove them",
+        "  row 2: '1' at position 4 is no letter of the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
+        f"{path}: not all measurements in column 'y' are finite numbers (1); mend or empty them",
+        "  row 5: 'inf'",
+        f"{path}: not all extra values in column 'e' are finite numbers (1); mend or empty them",
+        "  row 13: 'high'",
+        f"{path}: weights in column 'w' must be above 0; mend 1 rows or leave them out",
+        "  row 1: '-1'",
+    ]
+
+
+def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
+    path = write(tmp_path / "t.csv", sequence=proteins(), y=["", "NaN", *[str(k) for k in range(11)]])
+    table = read_table(path, FitSettings())
+    assert table.has_target.tolist() == [False, False, *[True] * 11]
+    assert len(table.inputs) == len(table.target) == 13
+    assert "2 of 13 rows have no measurement and are left out" in table.remarks
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["1.5"] * 13, "there is nothing to learn from: column 'y' has the same value (1.5) in all rows"),
+        (["1"] * 13, "there is nothing to learn from: column 'y' has one class only ('1')"),
+        (["toxic"] * 13, "there is nothing to learn from: column 'y' has one class only ('toxic')"),
+        (["0" * 17] * 13, "there is nothing to learn from: column 'y' has one class only ('0')"),
+        (["1", "2", *[""] * 11], "2 rows with a measurement in 'y'; at least 10 are needed to learn from"),
+    ],
+)
+def test_a_target_that_teaches_nothing_is_refused(tmp_path, values, message):
+    path = write(tmp_path / "t.csv", sequence=proteins(), y=values)
+    kind = "residue_binary" if len(values[0]) == 17 else "auto"
+    assert said(read_table, path, FitSettings(target=("y",), kind=kind)) == f"{path}: {message}"
+
+
+def test_a_table_of_ten_rows_is_read_and_one_of_nine_is_not(tmp_path):
+    path = write(tmp_path / "t.csv", sequence=proteins(10), y=list(range(10)))
+    assert len(read_table(path, FitSettings()).inputs) == 10
+    path = write(tmp_path / "t.csv", sequence=proteins(9), y=list(range(9)))
+    assert said(read_table, path, FitSettings()).endswith("at least 10 are needed to learn from")
+
+
+def test_mixed_alphabets_are_refused_unless_the_alphabet_is_named(tmp_path):
+    sequences = proteins()
+    sequences[3] = "ACGTTGCAACGTGTACA"
+    path = write(tmp_path / "t.csv", sequence=sequences, y=list(range(13)))
+    assert said(read_table, path, FitSettings()).splitlines() == [
+        f"{path}: most sequences are proteins, but 1 of 13 look like DNA or RNA; "
+        "keep one kind in a table, or say --alphabet",
+        "  row 4: 'ACGTTGCAACGTGTACA'",
+    ]
+    assert read_table(path, FitSettings(alphabet="protein")).about["alphabet"] == "protein"
+
+
+def test_semicolons_decimal_commas_and_a_byte_order_mark_are_read(tmp_path):
+    rows = "".join(f"{sequence};{k},25\r\n" for k, sequence in enumerate(proteins()))
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfsequence;y\r\n" + rows.encode())
+    table = read_table(tmp_path / "t.csv", FitSettings())
+    assert table.target.y[:3, 0].tolist() == [0.25, 1.25, 2.25]
+    assert "commas in column 'y' are read as decimal points (0,25)" in table.remarks
+
+
+def test_blocks_lower_case_and_other_lengths_are_read(tmp_path):
+    sequences = [sequence.lower() for sequence in proteins()]
+    sequences[2] = f"{sequences[2][:10]} {sequences[2][10:13]}"
+    table = read_table(write(tmp_path / "t.csv", sequence=sequences, y=list(range(13))), FitSettings())
+    assert table.inputs.lengths.tolist() == [17, 17, 13, *[17] * 10]
+    assert not table.inputs.is_aligned
+    assert table.inputs.codes[2, 13] == PAD
+    assert table.remarks[3] == "blanks inside 1 sequences of column 'sequence' are left out"
+
+
+def test_extra_columns_are_filled_with_the_median_of_the_first_table(tmp_path):
+    scores = ["", *[str(k) for k in range(12)]]
+    path = write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13)), ESM1=scores, ESM2=list(range(13)), b="x")
+    table = read_table(path, FitSettings(extra=("ESM*",)))
+    assert table.inputs.extra.shape == (13, 2)
+    assert table.inputs.extra[0].tolist() == [5.5, 0]
+    assert "extra columns: ESM1, ESM2" in table.remarks
+    assert "column 'ESM1': 1 missing values are filled with 5.5, the median" in table.remarks
+    other = write(tmp_path / "o.csv", sequence=proteins(3), ESM1=["", "9", "9"], ESM2=["1", "2", "3"])
+    assert again(other, table).inputs.extra.tolist() == [[5.5, 1], [9, 2], [9, 3]]
+    lacking = write(tmp_path / "l.csv", sequence=proteins(3), ESM1=["1", "9", "9"])
+    assert said(again, lacking, table).splitlines()[0] == (
+        f"{lacking}: the model also learned from columns that are not here; add them"
+    )
+
+
+def test_standard_errors_and_weights_have_mean_one_over_rows_with_a_target(tmp_path):
+    errors = ["0.5", *["1"] * 11, "not known"]
+    path = write(tmp_path / "t.csv", sequence=proteins(), y=[*range(12), ""], se=["0.5", *["1"] * 11, ""], bad=errors)
+    table = read_table(path, FitSettings(error="se", target=("y",)))
+    assert table.weight[:12].mean() == pytest.approx(1)
+    assert table.weight[0] / table.weight[1] == pytest.approx(4)
+    table = read_table(path, FitSettings(weight="se", target=("y",)))
+    assert table.weight[0] / table.weight[1] == pytest.approx(0.5)
+    assert "row 13: 'not known'" in said(read_table, path, FitSettings(weight="bad", target=("y",)))
+
+
+def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
+    wild = proteins(1, 29)[0]
+    words = [f"{wild[k]}{k + 5}A:{wild[k + 3]}{k + 8}W" for k in range(23)]
+    path = write(tmp_path / "t.csv", mutant=words, score=list(range(23)))
+    assert said(read_table, path, FitSettings()) == (
+        f"{path}: column 'mutant' holds variants; say of what, with --wild-type LETTERS or a FASTA file"
+    )
+    table = read_table(path, FitSettings(wild_type=wild))
+    assert table.about["offset"] == 4
+    assert "positions of the variants: offset 4 fits all 23 rows" in table.remarks
+    assert table.sequences[0][0] == "A"
+    assert table.sequences[0][3] == "W"
+    assert table.wild_type == wild
+    assert_same_inputs(table, again(path, table))
+    full = write(tmp_path / "full.csv", sequence=table.sequences)
+    assert_same_inputs(table, again(full, table))
+    assert said(again, write(tmp_path / "bad.csv", mutant=["C5A", f"{wild[1]}6A"]), table).splitlines() == [
+        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type; mend or remove them",
+        f"  row 1: expected C at 5, found {wild[0]}; offset 4 fits 1 of 2 rows",
+    ]
+
+
+def test_a_stop_in_the_variants_widens_the_alphabet(tmp_path):
+    words = [f"p.{'Met' if k == 0 else 'Ala'}{k + 1}{'Ter' if k == 3 else 'Trp'}" for k in range(13)]
+    path = write(tmp_path / "t.csv", hgvs_pro=words, score=list(range(13)))
+    table = read_table(path, FitSettings(wild_type="M" + "A" * 16))
+    assert table.about["alphabet"] == "protein_stop"
+    assert table.sequences[3] == "MAA*" + "A" * 13
+
+
+def test_sequences_of_another_length_are_refused_where_positions_are_fixed(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
+    other = write(tmp_path / "o.csv", protein=["ACDEF", *proteins(12)])
+    message = said(again, other, table)
+    assert message.endswith("row 1: 5 letters, but the model was fitted on sequences of 17")
+    assert again(write(tmp_path / "o.csv", other=proteins(), z="1"), table, sequence="other").inputs.codes.shape == (
+        13,
+        17,
+    )
+
+
+def pairs(rows=37, *, offsets=(11,), seed=0, is_reverse=False):
+    random = np.random.default_rng(seed)
+    contexts, guides = [], []
+    for row in range(rows):
+        context = random.choice(list("ACGT"), 47)
+        start = offsets[row % len(offsets)]
+        guide = context[start : start + 19].copy()
+        guide[7] = "A"
+        contexts.append("".join(context))
+        text = "".join(guide)
+        guides.append(text[::-1].translate(str.maketrans("ACGT", "TGCA")) if is_reverse else text)
+    return contexts, guides
+
+
+def test_guides_lie_beside_their_contexts(tmp_path):
+    contexts, guides = pairs()
+    path = write(tmp_path / "t.csv", guide=guides, context=contexts, target=np.arange(37) / 7)
+    table = read_table(path, FitSettings())
+    assert table.remarks[0] == "contexts: column 'context', guides: column 'guide' (guessed; --sequence, --second)"
+    assert table.about["laid"] == {"offset": 11, "commonest": 11, "reverse": False}
+    second, codes = table.inputs.second, table.inputs.codes
+    assert (second[:, :11] == PAD).all()
+    assert (second[:, 30:] == PAD).all()
+    assert ((second == codes)[:, 11:30].sum(1) >= 18).all()
+    assert table.sequences[0] == f"{guides[0]}|{contexts[0]}"
+    assert table.mutants is None
+    assert_same_inputs(table, again(path, table))
+    # a single pair with as many mismatches as matches still goes to the known place
+    one = write(tmp_path / "one.csv", guide=["A" * 19], context=[contexts[0]])
+    assert (again(one, table).inputs.second[0, 11:30] == 0).all()
+
+
+def test_guides_of_the_other_strand_and_of_many_places_are_found(tmp_path):
+    contexts, guides = pairs(is_reverse=True)
+    path = write(tmp_path / "t.csv", spacer=guides, window=contexts, score=np.arange(37) / 7)
+    table = read_table(path, FitSettings(sequence="window", second="spacer"))
+    assert table.about["laid"]["reverse"]
+    assert ((table.inputs.second == table.inputs.codes)[:, 11:30].sum(1) >= 18).all()
+    contexts, guides = pairs(offsets=(3, 11, 17))
+    path = write(tmp_path / "t.csv", spacer=guides, window=contexts, score=np.arange(37) / 7)
+    table = read_table(path, FitSettings(sequence="window", second="spacer"))
+    assert table.about["laid"]["offset"] is None
+    assert (table.inputs.second != PAD).argmax(1).tolist() == [(3, 11, 17)[k % 3] for k in range(37)]
+    assert_same_inputs(table, again(path, table))
+
+
+def test_guides_longer_than_their_context_are_refused(tmp_path):
+    contexts, guides = pairs()
+    path = write(tmp_path / "t.csv", a=contexts, b=guides, score=np.arange(37) / 7)
+    message = said(read_table, path, FitSettings(sequence="b", second="a"))
+    assert message.splitlines()[:2] == [
+        f"{path}: 37 guides are longer than their context; mend them, or swap --sequence and --second",
+        "  row 1: a guide of 47 letters, a context of 19",
+    ]
+
+
+@pytest.mark.data
+@needs_data
+def test_a_proteingym_assay_is_read_with_scores_of_other_models():
+    table = read_table(DATA / "raw" / "proteingym_SYUA_HUMAN_Newberry_2020.csv.gz", FitSettings(extra=("ESM*",)))
+    assert table.target.names == ("DMS_score",)
+    assert table.inputs.codes.shape == (2497, 140)
+    assert table.inputs.extra.shape[1] > 2
+    assert table.mutants[:2] == ["M1Y", "M1A"]
+    assert table.wild_type.startswith("MDVYMKGLSKAKEGVVAAAEKTKQGVAEAAGKTKEGV")
+    assert any("offset 0 fits all 2,497 rows" in remark for remark in table.remarks)
+
+
+@pytest.mark.data
+@needs_data
+def test_tables_of_metl_and_ecnet_are_read_with_their_wild_types():
+    raw = DATA / "raw"
+    table = read_table(raw / "ecnet_RRM_double.tsv.gz", FitSettings(wild_type=str(raw / "ecnet_RRM.fasta.gz")))
+    assert table.mutants[0] == "G1V:N2S"
+    assert table.sequences[0].startswith("VSIFIKNLHP")
+    tasks = {task["id"]: task for task in json.loads((DATA / "tasks.json").read_text())}
+    wild = tasks["dms/metl_tem-1"]["wild_type"]
+    table = read_table(raw / "metl_tem-1.tsv.gz", FitSettings(wild_type=wild))
+    assert table.about["offset"] == -1
+    assert table.mutants[0] == "M1I:S2G"
+    # the same rows with full sequences
+    full = read_table(DATA / "dms" / "metl_tem-1.csv.gz", FitSettings())
+    assert full.wild_type == wild
+    assert sorted(full.mutants) == sorted(table.mutants)
+
+
+@pytest.mark.data
+@needs_data
+def test_tables_of_guides_and_of_disorder_are_read():
+    azimuth = DATA / "raw" / "azimuth_FC_plus_RES_withPredictions.csv.gz"
+    assert "score_drug_gene_rank" in said(read_table, azimuth, FitSettings())
+    settings = FitSettings(target=("score_drug_gene_rank",), group="Target gene", extra=("Percent Peptide",))
+    table = read_table(azimuth, settings)
+    assert table.inputs.codes.shape == (5310, 30)
+    assert len(set(table.groups)) == 17
+    table = read_table(DATA / "raw" / "disoflag_DP93.txt.gz", FitSettings(target=("target_1",)))
+    assert table.target.kind == "residue_binary"
+    table = read_table(
+        DATA / "raw" / "adapt_published_predictions" / "classify__test.tsv.gz", FitSettings(target=("true_activity",))
+    )
+    assert table.target.kind == "binary"
+    assert table.about["laid"]["offset"] == 10
+
+
+@pytest.mark.data
+@needs_data
+def test_a_hundred_thousand_rows_are_read_in_seconds():
+    began = time.process_time()
+    table = read_table(DATA / "dms" / "nn4dms_ube4b.csv.gz", FitSettings())
+    assert table.inputs.codes.shape == (98_297, 102)
+    assert table.wild_type.startswith("IEKFKLLAEKVEEIVAKNARAEIDYSDAPD")
+    assert time.process_time() - began < 10

@@ -1,0 +1,237 @@
+"""From a table to a saved model and back: every kind of target, kills and mistakes."""
+
+import gzip
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from subquad.bio import BioModel, FitSettings, fit, predict
+from subquad.bio.commands import fit as fit_command
+from subquad.bio.commands import predict as predict_command
+from subquad.bio.learning import compare, training
+from subquad.cli import main
+from subquad.errors import SubquadError
+
+SHORT = {"epochs": 2.0, "boosting_iterations": 10, "batch": 31, "members": 1}
+DATA = os.environ.get("SUBQUAD_DATA")
+needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the data folder is not here")
+
+
+def table(path, rows=211, length=7, seed=0):
+    random = np.random.default_rng(seed)
+    codes = random.integers(0, 4, (rows, length))
+    y = random.normal(size=4)[codes[:, 2]] + random.normal(size=4)[codes[:, 3]]
+    frame = pd.DataFrame({"sequence": ["".join("ACGT"[k] for k in row) for row in codes]})
+    frame["score"] = y.round(4)
+    frame["active"] = (y > 0).astype(int)
+    frame["class"] = np.array(["low", "mid", "high"])[np.digitize(y, np.quantile(y, [0.3, 0.7]))]
+    frame["residues"] = ["".join(str(k % 2) for k in row) for row in codes]
+    frame["profile"] = [json.dumps((row * 1.5).tolist()) for row in codes]
+    frame.to_csv(path, index=False)
+    return frame
+
+
+def settings(**more):
+    return FitSettings(**{**SHORT, "sequence": "sequence", "target": ("score",), **more})
+
+
+def test_the_commands_fit_and_predict(tmp_path, capsys):
+    frame = table(tmp_path / "t.csv")
+    fit_command(tmp_path / "t.csv", settings(members=2), out=tmp_path / "run", presets=("paper",))
+    shown = capsys.readouterr()
+    assert "alphabet: dna (ACGT) (guessed" in shown.err
+    assert "← wins" in shown.out
+    assert "Next: subquad bio predict" in " ".join(shown.out.split())
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics["test"]) == {"net", "paper", "ridge", "boosting", "stack"}
+    assert metrics["main"] == "spearman"
+    assert sum(metrics["rows"].values()) <= 211
+    assert metrics["test"]["net"]["spearman"] > 0.9
+    assert {"low", "high", "value"} <= set(metrics["above"]["ridge"])
+    for name in ("config.json", "history.jsonl", "report.html", "README.md", "model.safetensors", "test.csv"):
+        assert (tmp_path / "run" / name).is_file(), name
+    predict_command(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv.gz")
+    got = pd.read_csv(tmp_path / "p.csv.gz")
+    added = [name for name in got.columns if name not in frame.columns]
+    assert added == ["prediction", "prediction_std", "prediction_low", "prediction_high"]
+    assert (got["prediction_low"] <= got["prediction_high"]).all()
+    test = pd.read_csv(tmp_path / "run" / "test.csv")
+    # what was measured in the fit is what the saved net predicts
+    np.testing.assert_allclose(got["prediction"][test["row"] - 1], test["net"], atol=1e-5)
+    assert got["sequence"].tolist() == frame["sequence"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "names"),
+    [
+        (("active",), "binary", ["prediction", "prediction_class"]),
+        (("class",), "multiclass", ["prediction", "probability_high", "probability_low", "probability_mid"]),
+        (("score", "active"), "regression", ["prediction_score", "prediction_active"]),
+        (("residues",), "residue_binary", ["prediction"]),
+        (("profile",), "residue_regression", ["prediction"]),
+    ],
+)
+@pytest.mark.parametrize("is_aligned", [True, False])
+def test_every_kind_of_target_from_a_table_and_back(tmp_path, target, kind, names, is_aligned):
+    frame = table(tmp_path / "t.csv")
+    if not is_aligned:
+        lengths = [4 + row % 4 for row in range(len(frame))]
+        for column in ("sequence", "residues"):
+            frame[column] = [text[:length] for text, length in zip(frame[column], lengths, strict=True)]
+        frame["profile"] = [
+            json.dumps(json.loads(text)[:length]) for text, length in zip(frame["profile"], lengths, strict=True)
+        ]
+        frame.to_csv(tmp_path / "t.csv", index=False)
+    metrics = fit(tmp_path / "t.csv", settings(target=target, kind=kind), out=tmp_path / "run", quiet=True)
+    assert set(metrics["test"]) == {"net", "ridge", "boosting", "stack"}
+    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.tsv", quiet=True)
+    added = [name for name in got.columns if name not in frame.columns]
+    assert [name for name in added if name not in ("prediction_low", "prediction_high")] == names
+    if kind.startswith("residue"):
+        values = [json.loads(text) for text in got["prediction"]]
+        assert [len(own) for own in values] == frame["sequence"].str.len().tolist()
+    assert (tmp_path / "run" / ("test.json" if kind.startswith("residue") else "test.csv")).is_file()
+
+
+def test_base_pairs_from_a_table_and_back(tmp_path):
+    pytest.importorskip("RNA")
+    random = np.random.default_rng(2)
+    stem = ["".join(random.choice(list("ACGU"), 5)) for _ in range(41)]
+    other = {"A": "U", "U": "A", "C": "G", "G": "C"}
+    frame = pd.DataFrame({"sequence": [s + "GAAA" + "".join(other[x] for x in s[::-1]) for s in stem]})
+    frame["structure"] = "(((((....)))))"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    metrics = fit(tmp_path / "t.csv", FitSettings(**SHORT), out=tmp_path / "run", quiet=True)
+    assert set(metrics["test"]) == {"net", "vienna", "vienna_bpp", "stack"}
+    assert metrics["test"]["net"]["f1"] > 0.5
+    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
+    assert set(got["prediction"].str.len()) == {14}
+
+
+def test_variants_of_a_wild_type_are_learned_without_sequences(tmp_path):
+    random = np.random.default_rng(7)
+    wild = "".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 23))
+    rows = []
+    for _ in range(157):
+        place = random.integers(23)
+        new = random.choice([x for x in "ACDEFGHIKLMNPQRSTVWY" if x != wild[place]])
+        rows.append((f"{wild[place]}{place + 101}{new}", place + 0.1 * random.normal()))
+    pd.DataFrame(rows, columns=["mutant", "score"]).to_csv(tmp_path / "t.csv", index=False)
+    own = FitSettings(**SHORT, wild_type=wild, split_by="position")
+    metrics = fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
+    assert metrics["rows"]["test"] > 5
+    model = BioModel.load(tmp_path / "run")
+    assert model.wild_type == wild
+    assert model.predict_sequences([wild, wild]).shape == (2, 1)
+    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
+    assert got["prediction"].notna().all()
+
+
+def test_the_paper_preset_is_fitted_alone(tmp_path):
+    table(tmp_path / "t.csv")
+    metrics = fit(tmp_path / "t.csv", settings(preset="paper"), out=tmp_path / "run", quiet=True)
+    assert metrics["parameters"] == 47_169 - 16 * 64
+    predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
+
+
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
+    table(tmp_path / "t.csv")
+    own = settings(members=2)
+    whole = fit(tmp_path / "t.csv", own, out=tmp_path / "whole", quiet=True)
+    real, calls = training.train, []
+
+    def killed(*arguments, **options):
+        calls.append(options["name"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(training, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
+    monkeypatch.setattr(training, "train", real)
+    monkeypatch.setattr(compare, "fit_rivals", None)
+    with pytest.raises(SubquadError, match="an unfinished run with other settings \\(seed was 0 and is 1\\)"):
+        fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
+    again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
+    assert again["test"] == whole["test"]
+    assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
+    table(tmp_path / "t.csv")
+    own = settings(learning_curve=2, stack_folds=2)
+    metrics = fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
+    curve = metrics["learning_curve"]
+    assert [point["rows"] for point in curve] == sorted(point["rows"] for point in curve)
+    assert len(curve) == 3
+    assert set(curve[0]) == {"rows", "net", "ridge", "boosting"}
+    assert sum(metrics["stack"]["weights"].values()) == pytest.approx(1)
+
+
+def test_mistakes_are_said_before_anything_is_written(tmp_path):
+    frame = table(tmp_path / "t.csv")
+    frame.loc[[3, 17], "sequence"] = ["AC1TACG", "ACGTAC!"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(SubquadError) as error:
+        fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
+    text = str(error.value)
+    assert "row 4: '1' at position 3" in text
+    assert "row 18: '!' at position 7" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_with_predictions_in_it_is_not_overwritten(tmp_path):
+    frame = table(tmp_path / "t.csv")
+    fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
+    frame.assign(prediction=1.0).to_csv(tmp_path / "again.csv", index=False)
+    with pytest.raises(SubquadError, match="has a column 'prediction' already"):
+        predict(tmp_path / "run", tmp_path / "again.csv", out=tmp_path / "p.csv", quiet=True)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    table(tmp_path / "t.csv")
+    fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["model"]["spec"]["hidden"] = 3
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SubquadError, match=r"the weights do not fit its config\.json; fit again"):
+        BioModel.load(tmp_path / "run")
+
+
+@needs_data
+@pytest.mark.data
+def test_real_files_are_fitted_from_the_command_line(tmp_path, capsys):
+    raw = Path(DATA) / "bio" / "raw"
+    short = ["--letters", "20000", "--boosting-iterations", "10", "--quiet"]
+    syua = raw / "proteingym_SYUA_HUMAN_Newberry_2020.csv.gz"
+    extra = [
+        "--target",
+        "DMS_score",
+        "--extra",
+        "EVE_single",
+        "--extra",
+        "ESM1v_*",
+        "--split-by",
+        "modulo",
+        "--fold",
+        "1",
+    ]
+    assert main(["bio", "fit", str(syua), *extra, *short, "--out", str(tmp_path / "syua")]) == 0
+    assert json.loads((tmp_path / "syua" / "config.json").read_text())["table"]["extra"].keys() >= {"EVE_single"}
+    # a table of variants with its wild type in a FASTA file
+    with gzip.open(raw / "ecnet_RRM.fasta.gz") as source, (tmp_path / "rrm.fasta").open("wb") as target:
+        shutil.copyfileobj(source, target)
+    with gzip.open(raw / "ecnet_RRM_double.tsv.gz", "rt") as source:
+        lines = [next(source) for _ in range(1500)]
+    (tmp_path / "rrm.tsv").write_text("".join(lines))
+    wild = ["--wild-type", str(tmp_path / "rrm.fasta")]
+    assert main(["bio", "fit", str(tmp_path / "rrm.tsv"), *wild, *short, "--out", str(tmp_path / "rrm")]) == 0
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,200 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from subquad.bio.reading.construct import from_both, from_sequences, from_variants, read_wild_type
+from subquad.bio.reading.variants import canonical, looks_like_variants, parse_variants
+from subquad.errors import SubquadError
+
+WILD = "MKAEFGHIKLW"
+
+
+def said(call, *arguments, **options) -> str:
+    with pytest.raises(SubquadError) as error:
+        call(*arguments, **options)
+    return str(error.value)
+
+
+def parse(*words):
+    return parse_variants("t.csv", pd.Series(words, name="mutant"))[0]
+
+
+def made(*words, wild=WILD, **options):
+    return from_variants("t.csv", parse(*words), wild, **options)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "A3G:K9R",
+        "A3G,K9R",
+        "A3G; K9R",
+        "k9r a3g",
+        "p.[Ala3Gly;Lys9Arg]",
+        "p.Ala3Gly;p.Lys9Arg",
+        "p.(Ala3Gly);p.(Lys9Arg)",
+        "Ala3Gly/Lys9Arg",
+        "p.[Lys9Arg;Ala3Gly]",
+        "A3G:E4=:K9R",
+    ],
+)
+def test_all_ways_to_write_a_variant_are_one(written):
+    construct = made(written, "M1M")
+    assert construct.sequences[0] == "MKGEFGHIRLW"
+    assert construct.mutants == ["A3G:K9R", ""]
+
+
+@pytest.mark.parametrize("word", ["_wt", "WT", "wt", "wild-type", "p.=", "p.(=)", "=", "_sy", "c.=", ""])
+def test_words_for_the_wild_type(word):
+    assert made(word, "A3G").sequences == [WILD, "MKGEFGHIKLW"]
+
+
+def test_empty_words_are_counted():
+    assert parse_variants("t.csv", pd.Series(["A3G", "", ""], name="m"))[1] == [
+        "2 rows without a word in column 'm' are taken as the wild type"
+    ]
+
+
+def test_a_stop_and_bases_are_substitutions():
+    assert made("p.Trp11Ter", "W11*").sequences == ["MKAEFGHIKL*"] * 2
+    assert made("c.2C>T", "n.[1A>T;2C>G]", "3G>A", "A1C", wild="ACGT").sequences == ["ATGT", "TGGT", "ACAT", "CCGT"]
+
+
+def test_what_changes_the_length_is_refused_by_its_row():
+    words = ["A3G", "p.Ala3del", "p.Lys2_Ala3insGln", "p.Arg78fs", "p.Ala3_Glu4dup", "c.1_2delinsTTT", "A3", "A3_del"]
+    lines = said(parse, *words).splitlines()
+    assert lines[0] == "t.csv: 7 of 8 variants in column 'mutant' cannot be read; mend or remove them"
+    end = "; only substitutions can be read with a wild type, give such rows as full sequences"
+    assert lines[1:] == [
+        f"  row 2: 'p.Ala3del' is a deletion{end}",
+        f"  row 3: 'p.Lys2_Ala3insGln' is an insertion{end}",
+        f"  row 4: 'p.Arg78fs' is a frameshift{end}",
+        f"  row 5: 'p.Ala3_Glu4dup' is a duplication{end}",
+        f"  row 6: 'c.1_2delinsTTT' replaces letters by another number of letters{end}",
+        "  row 7: 'A3' is no variant such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G",
+        f"  row 8: 'A3_del' is a deletion{end}",
+    ]
+
+
+def test_the_offset_is_found_and_said():
+    words = [f"{letter}{place + 23}{'V' if letter != 'V' else 'A'}" for place, letter in enumerate(WILD, 1)]
+    construct = made(*words)
+    assert construct.offset == 23
+    assert construct.remarks == ["positions of the variants: offset 23 fits all 11 rows"]
+    assert construct.mutants[2] == "A3V"
+    # positions that are counted from 0
+    assert made("M0I,K1G", "A2G").offset == -1
+    assert made("M0I,K1G", "A2G").sequences == ["IGAEFGHIKLW", "MKGEFGHIKLW"]
+
+
+def test_two_offsets_that_fit_are_both_said():
+    construct = made("K2R")
+    assert construct.offset == 0
+    assert construct.remarks[0].endswith("offset 0 fits all 1 rows, and so does -7; say --offset if 0 is wrong")
+    assert made("K2R", offset=-7).sequences == ["MKAEFGHIRLW"]
+
+
+def test_a_wrong_wild_type_letter_is_said_with_row_and_offset():
+    message = said(made, "M24I", "K25G", "A26G", "E27G", "G28A", "Y50A", "L33I:L33V")
+    assert message.splitlines() == [
+        "t.csv: 3 of 7 rows do not fit the wild type; mend or remove them",
+        "  row 5: expected G at 28, found F; offset 23 fits 5 of 7 rows",
+        "  row 6: 50 is outside the wild type, which has the positions 24 to 34; offset 23 fits 5 of 7 rows",
+        "  row 7: two variants at 33 (L33I:L33V)",
+    ]
+
+
+def test_no_offset_that_fits_is_an_error_with_the_best_three():
+    message = said(made, "M1I", "W2A", "W5G", "C6G", "D8A", "N9A", wild="MKAEF")
+    assert message.startswith(
+        "t.csv: no offset puts the variants on the wild type of 5 letters; the best are 0 (1 of 6"
+    )
+    assert message.endswith("check --wild-type, or say --offset")
+    assert "the best are none" in said(made, "C6G", "D8A", wild="MKAEF")
+
+
+def test_dna_is_translated_where_the_variants_are_of_its_protein():
+    construct = made("M1I", "K2R", "E3D", wild="ATGAAAGAA")
+    assert construct.wild_type == "MKE"
+    assert construct.sequences == ["IKE", "MRE", "MKD"]
+    assert construct.remarks[0] == "the wild type is DNA, the variants are of its protein: translated (3 residues)"
+
+
+def test_variants_and_sequences_agree_and_give_the_wild_type():
+    words = ["M24I", "K25G:A26G", "_wt", "W34F"]
+    sequences = ["IKAEFGHIKLW", "MGGEFGHIKLW", WILD, "MKAEFGHIKLF"]
+    construct = from_both("t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    assert (construct.wild_type, construct.offset) == (WILD, 23)
+    assert construct.mutants == ["M1I", "K2G:A3G", "", "W11F"]
+    assert construct.remarks == [
+        "positions of the variants: offset 23 fits all 3 rows, and the sequences agree; "
+        "undoing them gives a wild type of 11 letters"
+    ]
+    given = from_both("t.csv", sequences, parse(*words), wild_type=WILD, offset=23, column="mutant", is_named=False)
+    assert given.mutants == construct.mutants
+
+
+def test_variants_that_disagree_with_their_sequences_are_said_by_row():
+    words = ["M1I", "K2G", "A3G", "E4G", "F5G", "_wt", "W11F", "L10A"]
+    sequences = [
+        *("IKAEFGHIKLW", "MRAEFGHIKLW", "MKGEFGHIKLY", "MKAGFGHIKLW", "MKAEGGHIKLW", "MKAEFGHIKLV", "MKAEFGHIKLF"),
+        "MKAEFGHIKAW",
+    ]
+    message = said(from_both, "t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    assert message.splitlines() == [
+        "t.csv: variants and sequences disagree in 3 of 8 rows (offset 0)",
+        "  row 2: K2G puts G at 2, but the sequence has R",
+        "  row 3: the sequence has Y at 11, the wild type W, and 'A3G' does not say so",
+        "  row 6: the sequence has V at 11, the wild type W, and '_wt' does not say so",
+    ]
+
+
+def test_a_guessed_column_that_does_not_fit_is_left_aside_and_a_named_one_refused():
+    sequences, words = ["ACDEFGH", "KLMNPQR", "STVWYAC"], ["A3G", "K3R", "S1T"]
+    aside = from_both("t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    assert aside.mutants is None
+    assert aside.remarks == ["column 'mutant' does not fit the sequences and is left aside (--mutant mutant shows why)"]
+    assert "disagree in 3 of 3 rows" in said(
+        from_both, "t.csv", sequences, parse(*words), column="mutant", is_named=True
+    )
+    lengths = said(from_both, "t.csv", [*sequences[:2], "ACD"], parse(*words), column="mutant", is_named=True)
+    assert lengths.splitlines()[1] == "  row 3: 3 letters"
+
+
+def test_a_scan_of_one_sequence_gives_variants_and_unrelated_sequences_do_not():
+    random = np.random.default_rng(0)
+    wild = "".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 61))
+    scan = [wild[:k] + "A" + wild[k + 1 :] for k in range(61)]
+    construct = from_sequences(scan)
+    assert construct.wild_type == wild
+    assert construct.mutants[0] == f"{wild[0]}1A"
+    assert construct.remarks[0].startswith("the wild type is taken from the commonest letters; half of the rows")
+    others = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 61)) for _ in range(61)]
+    assert from_sequences(others).mutants is None
+    assert from_sequences([*scan, wild[:-1]]).mutants is None
+    assert from_sequences(scan, wild_type=scan[0]).mutants[0] == ""
+    assert from_sequences(["ACG", "ACT", "TCG"] * 7).mutants is None
+
+
+def test_the_wild_type_is_letters_or_a_file_with_one_record(tmp_path):
+    assert read_wild_type(" mkaef ") == "MKAEF"
+    assert read_wild_type("MKAEF" * 1001) == "MKAEF" * 1001
+    path = tmp_path / "wt.fasta"
+    path.write_text(">wt\nMKA\nEF\n")
+    assert read_wild_type(str(path)) == "MKAEF"
+    path.write_text(">wt\nMKA\n>other\nMKC\n")
+    assert said(read_wild_type, str(path)) == (f"{path}: holds 2 sequences; give a FASTA file with the wild type alone")
+    assert said(read_wild_type, "no.fasta") == "no.fasta: no such file"
+
+
+def test_columns_of_variants_are_seen_and_others_not():
+    assert looks_like_variants(pd.Series(["A24G:K30R", "_wt", "M1L"]))
+    assert looks_like_variants(pd.Series(["p.Ala24Gly", "p.=", "p.Trp3Ter"]))
+    for values in (["ACDEF", "ACDEG"], ["1.5", "2"], ["train", "test"], ["", "WT"], ["CD5", "NF1", "NF2"], []):
+        assert not looks_like_variants(pd.Series(values, dtype=str))
+
+
+def test_canonical_variants_are_sorted_and_leave_out_what_is_equal():
+    row, place = np.array([2, 2, 0, 2]), np.array([11, 1, 3, 4])
+    old, new = np.frombuffer(b"AKWC", dtype=np.uint8), np.frombuffer(b"GRWS", dtype=np.uint8)
+    assert canonical(row, place, old, new, rows=4) == ["", "", "K2R:C5S:A12G", ""]
