@@ -1,6 +1,6 @@
 """Sequences per second of Lyra and of an ESM-2 of 650 million parameters, both with random weights, at 256 letters.
 
-Run: python benchmarks/bio_esm.py [--length 256] [--threads 2] [--quick]
+Run: python benchmarks/bio_esm.py [--length 256] [--threads 1] [--quick]
 
 ESM-2 (33 layers, width 1,280, 20 heads) comes from transformers, in float32 and in bfloat16. Lyra goes from letters to
 outputs, one-hot encoding included: as published (`paper`), and with positions, both directions and wider gates (`auto`).
@@ -11,6 +11,7 @@ last line is JSON: ratios are Lyra's sequences per second over the faster ESM-2'
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -123,7 +124,7 @@ def print_memory_of(name, length, is_quick):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="an ESM of two narrow layers, one round")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -145,7 +146,13 @@ def main():
         print(f"{name:18}{rate:12.2f}{batch:7d}{rate / rates['ESM-2 float32'][0]:11.0f}{rate / faster:16.0f}")
     for name, parameters in list(count.items())[:3]:
         print(f"{name:18}{parameters:12,} parameters, {mib[name.removesuffix(' float32')]:.0f} MiB")
-    result = {"benchmark": "bio_esm", "length": options.length, "threads": options.threads, "torch": torch.__version__}
+    result = {
+        "benchmark": "bio_esm",
+        "length": options.length,
+        "threads": options.threads,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }
     result["sequences_per_second"] = {name: round(rate, 3) for name, (rate, _) in rates.items()}
     for key, base in (("ratio_to_float32", rates["ESM-2 float32"][0]), ("ratio_to_faster", faster)):
         result[key] = {name: round(rate / base) for name, (rate, _) in rates.items() if not name.startswith("ESM")}

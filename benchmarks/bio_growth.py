@@ -1,6 +1,6 @@
 """Time and memory of Lyra from 1,024 to 65,536 positions, one sequence at a time: they grow about linearly.
 
-Run: python benchmarks/bio_growth.py [--threads 2] [--quick]
+Run: python benchmarks/bio_growth.py [--threads 1] [--quick]
 
 First the fast form is compared with the usual one. Times are medians over rounds in which every length takes its turn;
 memory is the peak of a process of its own, with all that its imports take. The exponent is the slope of the logarithm
@@ -11,6 +11,7 @@ is JSON.
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def exponent(lengths, values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[2**n for n in range(10, 17)])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="up to 8,192 positions, three repeats")
     parser.add_argument("--memory-of", choices=["imports", "forward", "step"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -73,7 +74,13 @@ def main():
         "step_memory": exponent(lengths, [max(mib - imports, 1.0) for mib in peaks["step"]]),
     }
     print("exponents from 4,096 on: " + ", ".join(f"{name.replace('_', ' ')} {e}" for name, e in exponents.items()))
-    result = {"benchmark": "bio_growth", "threads": options.threads, "torch": torch.__version__, "exponents": exponents}
+    result = {
+        "benchmark": "bio_growth",
+        "threads": options.threads,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "exponents": exponents,
+    }
     result["seconds"] = {T: [round(a, 4), round(b, 4)] for T, a, b in zip(lengths, forwards, steps, strict=True)}
     result["peak_mib"] = {T: [round(a), round(b)] for T, a, b in zip(lengths, *peaks.values(), strict=True)}
     print(json.dumps(result))

@@ -1,6 +1,6 @@
 """A training step and a forward pass of Lyra against the usual form: the same numbers first, then ratios of time.
 
-Run: python benchmarks/bio_speed.py [--lengths 20 64 256 1024 4096] [--batches 1 64] [--threads 2] [--quick]
+Run: python benchmarks/bio_speed.py [--lengths 20 64 256 1024 4096] [--batches 1 64] [--threads 1] [--quick]
 
 The usual form is the same net with the same weights as one would write it from the paper: PyTorch's layers one after
 another, the kernel of the state space by the naive Vandermonde matrix, the convolution by rfft, all gradients by
@@ -10,6 +10,7 @@ measured in a process of its own. The last line is JSON: ratios above 1 mean tha
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -181,7 +182,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[20, 64, 256, 1024, 4096])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="two short lengths, three repeats, no memory")
     parser.add_argument("--memory-of", choices=["ours", "usual"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -190,7 +191,7 @@ def main():
         print_memory_of(options.memory_of, options.lengths[0], options.batches[0])
         return
     lengths, batches = ([20, 64], [1, 8]) if options.quick else (options.lengths, options.batches)
-    result = {"benchmark": "bio_speed", "threads": options.threads, "torch": torch.__version__}
+    result = {"benchmark": "bio_speed", "threads": options.threads, "cores": os.cpu_count(), "torch": torch.__version__}
     result |= {"step": {}, "forward": {}, "memory": {}, "seconds": {}}
     print("positions  batch   step: ms usual    ms ours  ratio   forward: ratio   memory of a step: MiB usual  ours")
     for batch in batches:

@@ -9,6 +9,7 @@ import torch
 from subquad.bio.learning.compare import _start
 from subquad.bio.learning.models import Nets, fit_nets, narrow
 from subquad.bio.learning.net import BioNet, NetSpec, one_hot
+from subquad.bio.learning.path import Path
 from subquad.bio.learning.training import members_for
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import PAD, Inputs, Problem, Target
@@ -83,12 +84,11 @@ def test_the_net_starts_exactly_at_ridge(kind, has_second):
 
 
 def test_the_output_curve_never_falls():
-    spec = NetSpec(kind="regression", letters=4, outputs=3, positions=7)
-    net = BioNet(spec)
+    curve = Path(5, 3, hidden=7, is_curved=True).curve
     with torch.no_grad():
-        net.curve.height.copy_(torch.linspace(-9, 9, 8))
-        net.curve.log_steepness.copy_(torch.linspace(2, -1, 8))
-        values = net.curve(torch.linspace(-6, 6, 1001)[:, None].expand(-1, 3))
+        curve.height.copy_(torch.linspace(-9, 9, 8))
+        curve.log_steepness.copy_(torch.linspace(2, -1, 8))
+        values = curve(torch.linspace(-6, 6, 1001)[:, None].expand(-1, 3))
     assert (values.diff(dim=0) > 0).all()
 
 

@@ -87,8 +87,8 @@ class Target:
         """O, columns of a prediction.
 
         Predictions are `(n, O)` for rows, `(n, T, O)` for residues (what stands in the padding means nothing), and a
-        list of n symmetric `(L, L)` arrays of probabilities for pairs. Values are measurements, or probabilities: of the
-        second class in binary, one a class in multiclass, one a label in multilabel.
+        list of n symmetric `(L, L)` arrays for pairs. Values are measurements, or probabilities: of the second class in
+        binary, one a class in multiclass, one a label in multilabel, and of each pair.
         """
         if self.kind in ("multiclass", "residue_multiclass"):
             return len(self.classes)

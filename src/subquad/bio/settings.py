@@ -1,11 +1,11 @@
 """What a user can set for sequences with measurements. Imports the standard library only, to start fast."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin
 
 from subquad.errors import SubquadError
 
-__all__ = ["ALPHABETS", "SPLITS", "FitSettings"]
+__all__ = ["ALPHABETS", "PRESETS", "FitSettings", "refuse_other_words"]
 
 ALPHABETS = {
     "dna": "ACGT",
@@ -15,8 +15,20 @@ ALPHABETS = {
 }
 """Name and letters; `protein_stop` has `*`, a stop codon, as a letter of its own."""
 
-SPLITS = ("random", "group", "homology", "mutations", "position", "modulo", "contiguous")
-"""Ways to split a table that has no column for it."""
+PRESETS = ("auto", "paper")
+"""Nets there are."""
+
+
+def refuse_other_words(settings: Any) -> None:
+    """Check the fields of a settings class that take one of several words; Python itself takes any.
+
+    Raises:
+        SubquadError: a word that is none of them.
+    """
+    for field in fields(settings):
+        words, value = get_args(field.type) if get_origin(field.type) is Literal else (), getattr(settings, field.name)
+        if words and value not in words:
+            raise SubquadError(f"--{_flag(field.name)} must be one of {', '.join(words)}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +118,7 @@ class FitSettings:
     """Folds of the training rows whose held-out predictions weigh the models of the stack; 1: the validation rows."""
 
     def __post_init__(self) -> None:
+        refuse_other_words(self)
         for name in ("test_fraction", "validation_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise SubquadError(f"--{_flag(name)} must be between 0 and 1, got {getattr(self, name)}")

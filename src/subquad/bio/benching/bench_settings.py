@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
+from subquad.bio.settings import PRESETS
 from subquad.errors import SubquadError, unknown
 
 __all__ = ["BenchSettings"]
-
-PRESETS = ("auto", "paper")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from subquad.bio.settings import refuse_other_words
 from subquad.errors import SubquadError
 
 __all__ = ["DesignSettings"]
@@ -56,6 +57,7 @@ class DesignSettings:
     """Wells of each plate with the start."""
 
     def __post_init__(self) -> None:
+        refuse_other_words(self)
         least = {
             "number": 1,
             "max_mutations": 1,

@@ -1,8 +1,9 @@
-"""Nucleases, what their guides look like, and what a user can set. Imports the standard library only, to start fast."""
+"""Nucleases, what their guides look like, and what a user can set. Imports nothing heavy, to start fast."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from subquad.bio.settings import refuse_other_words
 from subquad.errors import SubquadError
 
 __all__ = ["NUCLEASES", "GuideSettings", "Nuclease", "Window"]
@@ -89,8 +90,7 @@ class GuideSettings:
     """Guides of each gene on the page and on the screen; the file holds all."""
 
     def __post_init__(self) -> None:
-        if self.nuclease not in NUCLEASES:
-            raise SubquadError(f"--nuclease must be one of {', '.join(NUCLEASES)}, got {self.nuclease!r}")
+        refuse_other_words(self)
         strange = sorted(set((self.pam or "").upper()) - set(IUPAC))
         if strange or self.pam == "":
             raise SubquadError(f"--pam must be letters of {IUPAC}, got {self.pam!r}")

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path as Folder
 from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from subquad.bio.learning.net import BioNet, NetSpec
+from subquad.bio.learning.path import Path, train_path
 from subquad.bio.learning.scale import Scale
 from subquad.bio.learning.training import Priors, members_for, outputs, train_member
 from subquad.bio.problem import PAD, Inputs, Problem
@@ -110,7 +112,7 @@ class BioModel:
     config: dict[str, Any]
 
     @classmethod
-    def load(cls, directory: Path | str) -> "BioModel":
+    def load(cls, directory: Folder | str) -> "BioModel":
         """Return the model that `subquad bio fit` wrote into a folder.
 
         Raises:
@@ -120,7 +122,7 @@ class BioModel:
         try:
             spec = config["model"]["spec"]
             starts_at_ridge = spec["has_prior"] and spec["kind"] != "pairs"
-            prior = Rival.load(Path(directory) / "ridge.skops") if starts_at_ridge else None
+            prior = Rival.load(Folder(directory) / "ridge.skops") if starts_at_ridge else None
             nets = Nets.of(config["model"], load_tensors(directory), prior)
         except (KeyError, RuntimeError, TypeError) as error:
             raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
@@ -248,7 +250,7 @@ def fit_nets(
     *,
     positions: np.ndarray | None,
     seed: int,
-    directory: Path | None,
+    directory: Folder | None,
     quiet: bool,
 ) -> Nets:
     """Train the nets of one preset.
@@ -270,26 +272,21 @@ def fit_nets(
     priors = priors_of(problem.inputs, spec, scale, prior)
     nets, facts, seconds = [], [], 0.0
     count = members_for(problem, settings)
+    matrices = {}
+    if features is not None:
+        matrices = {part: features.matrix(problem.part(part)[0]) for part in ("train", "validation")}
     for member in range(count):
         own_seed = seed + 1000 * member
-        net = _new_net(spec, features, own_seed)
-        if features is not None:
-            _start(net, problem, ridge)
+        net, chosen = _new_net(spec, features, own_seed), {}
         name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
-        outcome, chosen = train_member(
-            net,
-            problem,
-            settings,
-            scale=scale,
-            priors=priors,
-            name=name,
-            seed=own_seed,
-            directory=directory,
-            quiet=quiet,
-        )
+        how = {"scale": scale, "seed": own_seed, "directory": directory, "quiet": quiet}
+        if features is not None:
+            _start(net.path, problem, ridge, matrices["train"])
+            chosen = train_path(net.path, problem, settings, matrices, name=f"{name} features", **how)
+        outcome, decided = train_member(net, problem, settings, priors=priors, name=name, **how)
         nets.append(net.eval())
-        facts.append(chosen)
-        seconds += outcome.seconds
+        facts.append(chosen | decided)
+        seconds += outcome.seconds + chosen.get("path_seconds", 0.0)
     return Nets(
         spec=spec,
         nets=nets,
@@ -376,20 +373,16 @@ def _new_net(spec: NetSpec, features: Features | None, seed: int) -> BioNet:
         return BioNet(spec, features)
 
 
-def _start(net: BioNet, problem: Problem, ridge: Rival) -> None:
+def _start(path: Path, problem: Problem, ridge: Rival, train: sparse.csr_matrix) -> None:
     linear = ridge.linear
-    net.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
-    if net.mlp is None:
-        return
-    train = problem.inputs.take(problem.split["train"])
-    matrix = ridge.features.matrix(train)
-    mean = np.asarray(matrix.mean(0)).ravel()
-    square = np.asarray(matrix.multiply(matrix).mean(0)).ravel()
+    path.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
+    mean = np.asarray(train.mean(0)).ravel()
+    square = np.asarray(train.multiply(train).mean(0)).ravel()
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
     # one-hot features of rare letters must not blow up: at least what a letter of one row in a hundred has
     spread = 1 / np.maximum(deviation, 0.1 if problem.inputs.is_aligned else 1e-3)
     spread[deviation == 0] = 0.0
-    # words of several letters are left to the linear path: the MLP makes them itself of few data's worth of letters
+    # words of several letters are left to the linear path: the MLP makes them itself of single letters
     shown = [np.full(width, kind not in COMPOUND) for kind, width, _ in ridge.features.layout]
     spread *= np.concatenate(shown)[ridge.features.columns]
-    net.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
+    path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())

@@ -17,12 +17,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from subquad.bio.learning.path import Path
 from subquad.bio.problem import ANY, PAD
 from subquad.nn.sequence import Lyra, masked_mean
 
 __all__ = ["BioNet", "NetSpec", "one_hot"]
-
-MANY_FEATURES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,65 +55,6 @@ def one_hot(codes: Int[Tensor, "B T"], letters: int) -> tuple[Float[Tensor, "B T
     # -1, the padding, is the last row and -2, any letter, the one before it
     index = torch.where(codes < 0, codes.long() + letters + 2, codes.long())
     return nn.functional.embedding(index, table.to(codes.device)), codes != PAD
-
-
-class _Additive(nn.Module):
-    """A linear map that starts at ridge; weight decay pulls it back there."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(inputs))
-        self.register_buffer("start", torch.zeros(outputs, inputs))
-        self.register_buffer("start_bias", torch.zeros(outputs))
-        self.change = nn.Parameter(torch.zeros(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
-        return nn.functional.linear(f * self.scale, self.start + self.change, self.start_bias + self.bias)
-
-    def at_start(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
-        return nn.functional.linear(f * self.scale, self.start, self.start_bias)
-
-
-class _Interactions(nn.Module):
-    """A small MLP on the features, seen from their mean, so that the commonest sequence is near zero; starts at 0."""
-
-    def __init__(self, inputs: int, outputs: int, *, hidden: int) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(inputs))
-        self.register_buffer("spread", torch.ones(inputs))
-        # many features say the same thing more than once: a third of them is left out at each step
-        self.layers = nn.Sequential(
-            nn.Dropout(0.3 if inputs > MANY_FEATURES else 0.0),
-            nn.Linear(inputs, hidden),
-            nn.GELU(),
-            nn.Dropout(0.5),
-            nn.Linear(hidden, hidden),
-            nn.GELU(),
-        )
-        self.last = nn.Linear(hidden, outputs)
-        _start_at_zero(self.last)
-
-    def forward(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
-        return self.last(self.layers((f - self.center) * self.spread))
-
-
-class _Curve(nn.Module):
-    r"""$g(z) = e^a (z + \frac{\rho}{K} \sum_k \tanh(c_k) \tanh(s_k (z - m_k)) / s_k) + b$; its slope is positive."""
-
-    def __init__(self, outputs: int, bends: int = 8, most: float = 0.98) -> None:
-        super().__init__()
-        self.most = most
-        self.height = nn.Parameter(torch.zeros(outputs, bends))
-        self.log_steepness = nn.Parameter(torch.zeros(outputs, bends))
-        self.place = nn.Parameter(torch.linspace(-3, 3, bends).repeat(outputs, 1))
-        self.log_slope = nn.Parameter(torch.zeros(outputs))
-        self.shift = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, z: Float[Tensor, "B O"]) -> Float[Tensor, "B O"]:
-        steepness = self.log_steepness.exp()
-        bends = self.height.tanh() * torch.tanh(steepness * (z[:, :, None] - self.place)) / steepness
-        return self.log_slope.exp() * (z + self.most * bends.mean(2)) + self.shift
 
 
 class _Readout(nn.Module):
@@ -187,7 +127,7 @@ class BioNet(nn.Module):
         super().__init__()
         self.spec, self.features = spec, features
         is_auto, is_row = spec.preset == "auto", not spec.kind.startswith("residue") and spec.kind != "pairs"
-        self.lyra, self.additive, self.mlp, self.curve, self.readout = None, None, None, None, None
+        self.lyra, self.path, self.readout = None, None, None
         channels = spec.letters * (2 if spec.has_second else 1)
         width = 64
         if spec.has_sequence:
@@ -214,24 +154,7 @@ class BioNet(nn.Module):
             self.pairs = _Pairs(width, channels, has_prior=spec.has_prior)
         self.trust = nn.Parameter(torch.ones(())) if spec.has_prior and spec.kind != "pairs" else None
         if spec.features:
-            self.additive = _Additive(spec.features, spec.outputs)
-        if spec.features and is_row:
-            self.mlp = _Interactions(spec.features, spec.outputs, hidden=spec.hidden)
-        if is_auto and spec.kind == "regression":
-            self.curve = _Curve(spec.outputs)
-        self.register_buffer("blend", torch.ones(()))
-
-    def start_at(self, weight: Tensor, bias: Tensor, scale: Tensor) -> None:
-        """Put a linear model, on features times `scale`, into the additive path."""
-        self.additive.start.copy_(weight)
-        self.additive.start_bias.copy_(bias)
-        self.additive.scale.copy_(scale)
-
-    def center_at(self, center: Tensor, spread: Tensor) -> None:
-        """Tell the MLP the mean of the features and the inverse of their spread."""
-        if self.mlp is not None:
-            self.mlp.center.copy_(center)
-            self.mlp.spread.copy_(spread)
+            self.path = Path(spec.features, spec.outputs, hidden=spec.hidden, is_curved=spec.kind == "regression")
 
     def embed(self, codes: Int[Tensor, "B T"], second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the net knows about each position, the letters as vectors, and the mask."""
@@ -257,16 +180,9 @@ class BioNet(nn.Module):
             z = self.lyra.head(self._read(u, mask))
             if self.trust is not None:
                 return z + self.trust * prior
-        if self.additive is None:
+        if self.path is None:
             return z
-        f = self.features.torch_matrix(codes, second, extra)
-        start = self.additive.at_start(f)
-        z = z + self.additive(f)
-        if self.mlp is not None:
-            z = z + self.mlp(f)
-        if self.curve is not None:
-            z = self.curve(z)
-        return start + self.blend * (z - start)
+        return self.path(self.features.torch_matrix(codes, second, extra), z)
 
     def _read(self, u: Tensor, mask: Tensor) -> Tensor:
         if self.spec.kind.startswith("residue"):

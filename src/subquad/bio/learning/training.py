@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import expit, softmax
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from subquad.bio.learning.losses import loss_of
 from subquad.bio.learning.net import BioNet
+from subquad.bio.learning.path import finished, path_groups
 from subquad.bio.learning.scale import Scale
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import Inputs, Problem, Target
@@ -27,7 +28,7 @@ MOST_JUDGES = 5000
 """Validation rows that one net's choices are made on."""
 BLENDS, DRAWS, MANY = (0.0, 0.25, 0.5, 0.75, 1.0), 50, 3000
 PATH_RATE = 0.1
-"""Factor on the rate of the additive path: it starts where it should nearly end."""
+"""Factor on the rate of what starts where it should nearly end."""
 PADDED_LETTERS, PADDED_PAIRS = 40_000, 600_000
 """Most letters, or pairs of letters, of one batch with its padding: long sequences come in smaller batches."""
 
@@ -80,7 +81,7 @@ def train_member(
         return score(truth, outputs(model, inputs, kind=truth.kind, scale=scale, priors=own_priors))
 
     main = MAIN[truth.kind]
-    has_start = net.additive is not None or net.spec.has_prior
+    has_start = net.path is not None or net.spec.has_prior
     start = figures(net)[main] if has_start else -np.inf
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     outcome = train(
@@ -99,11 +100,12 @@ def train_member(
         quiet=quiet,
     )
     net.cpu()
-    if outcome.best[main] < start and net.additive is None:
+    if outcome.best[main] < start:
         net.load_state_dict(before)
-        return outcome, {"steps": steps, "best_step": 0, "blend": 1.0, "validation": start}
-    chosen = {"steps": steps, "best_step": outcome.best_step, "blend": 1.0, "validation": outcome.best[main]}
-    if net.additive is not None:
+        chosen = {"steps": steps, "best_step": 0, "blend": 1.0, "validation": start}
+    else:
+        chosen = {"steps": steps, "best_step": outcome.best_step, "blend": 1.0, "validation": outcome.best[main]}
+    if net.path is not None:
         chosen |= _blend(net, inputs, truth, scale=scale, seed=seed)
     return outcome, chosen
 
@@ -126,12 +128,12 @@ def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: Scale, seed: in
     """
     ends = []
     for blend in (0.0, 1.0):
-        net.blend.fill_(blend)
+        net.path.blend.fill_(blend)
         ends.append(np.stack(_raw(net, inputs, kind=truth.kind, priors=None)))
     random, main, best = np.random.default_rng(seed), MAIN[truth.kind], []
 
     def between(blend: float) -> np.ndarray:
-        return _finished(ends[0] + blend * (ends[1] - ends[0]), truth.kind, scale)
+        return finished(ends[0] + blend * (ends[1] - ends[0]), truth.kind, scale)
 
     found = [between(blend) for blend in BLENDS]
     for _ in range(DRAWS if len(truth) < MANY else 1):
@@ -139,7 +141,7 @@ def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: Scale, seed: in
         own = truth.take(rows)
         best.append(BLENDS[int(np.argmax([main_figure(own, prediction[rows]) for prediction in found]))])
     chosen = float(np.mean(best))
-    net.blend.fill_(chosen)
+    net.path.blend.fill_(chosen)
     return {"blend": round(chosen, 4), "validation": score(truth, between(chosen))[main]}
 
 
@@ -175,7 +177,7 @@ def _forward(net: nn.Module, inputs: Inputs, rows: np.ndarray, priors: Priors, *
 
 def outputs(net: nn.Module, inputs: Inputs, *, kind: str, scale: Scale, priors: Priors = None) -> Any:
     """Return a net's predictions, in the target's units or as probabilities; see `Target.outputs` for their shapes."""
-    found = [_finished(z, kind, scale) for z in _raw(net, inputs, kind=kind, priors=priors)]
+    found = [finished(z, kind, scale) for z in _raw(net, inputs, kind=kind, priors=priors)]
     if kind == "pairs":
         return found
     if not kind.startswith("residue"):
@@ -203,12 +205,6 @@ def _raw(net: nn.Module, inputs: Inputs, *, kind: str, priors: Priors) -> list[n
                 found[row] = z[k, : lengths[row]] if kind.startswith("residue") else z[k]
     net.train(was_training)
     return found
-
-
-def _finished(z: np.ndarray, kind: str, scale: Scale) -> np.ndarray:
-    if kind.endswith("regression"):
-        return scale.back(z)
-    return softmax(z, axis=-1) if kind.endswith("multiclass") else expit(z)
 
 
 def _arguments(
@@ -265,82 +261,27 @@ def _plan(
 
 
 def _step(problem: Problem, scale: Scale, priors: Priors) -> Callable[..., Mapping[str, Tensor]]:
-    target, inputs = problem.target, problem.inputs
-    lengths = np.maximum(inputs.lengths, 1)
-    loss = _loss(target, scale)
-    weight = None if problem.weight is None else torch.from_numpy(problem.weight).float()
+    kind, inputs = problem.target.kind, problem.inputs
+    lengths, loss = np.maximum(inputs.lengths, 1), loss_of(problem, scale)
 
     def step(model: nn.Module, rows: np.ndarray, backward: Callable[[Tensor], None]) -> Mapping[str, Tensor]:
         device = next(model.parameters()).device
         length = int(lengths[rows].max())
-        z = model(*_arguments(inputs, rows, priors, length=length, kind=target.kind, device=device))
-        each, known = loss(z, rows, length)
-        if weight is not None:
-            known = known * weight[rows].to(device).view(-1, *[1] * (known.ndim - 1))
-        value = (each * known).sum() / known.sum().clamp(min=1e-6)
+        value = loss(model(*_arguments(inputs, rows, priors, length=length, kind=kind, device=device)), rows)
         backward(value)
         return {"loss": value}
 
     return step
 
 
-def _loss(target: Target, scale: Scale) -> Callable[[Tensor, np.ndarray, int], tuple[Tensor, Tensor]]:
-    """Return what gives the loss of each value of a batch, and which values are known."""
-    kind = target.kind
-    if kind == "pairs":
-        return _pair_loss(target)
-    if kind.endswith("regression"):
-        y = scale.forward(target.y[..., None] if target.is_residue else target.y)
-        values, known = torch.from_numpy(np.nan_to_num(y)).float(), torch.from_numpy(np.isfinite(y)).float()
-        each = nn.functional.mse_loss
-    elif kind == "multilabel":
-        values = torch.from_numpy(np.nan_to_num(target.y)).float()
-        known = torch.from_numpy(np.isfinite(target.y)).float()
-        each = nn.functional.binary_cross_entropy_with_logits
-    elif kind.endswith("binary"):
-        values = torch.from_numpy(np.maximum(target.y, 0)).float()[..., None]
-        known = torch.from_numpy(target.y >= 0).float()[..., None]
-        each = nn.functional.binary_cross_entropy_with_logits
-    else:
-        values, known = torch.from_numpy(np.maximum(target.y, 0)).long(), torch.from_numpy(target.y >= 0).float()
-        each = _cross_entropy
-
-    def loss(z: Tensor, rows: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
-        own, there = values[rows], known[rows]
-        if target.is_residue:
-            own, there = own[:, :length], there[:, :length]
-        return each(z, own.to(z.device), reduction="none"), there.to(z.device)
-
-    return loss
-
-
-def _cross_entropy(z: Tensor, y: Tensor, *, reduction: str) -> Tensor:
-    return nn.functional.cross_entropy(z.movedim(-1, 1), y, reduction=reduction)
-
-
-def _pair_loss(target: Target) -> Callable[[Tensor, np.ndarray, int], tuple[Tensor, Tensor]]:
-    def loss(z: Tensor, rows: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
-        y = torch.zeros(len(rows), length, length)
-        for k, row in enumerate(rows):
-            pairs = torch.from_numpy(target.y[row])
-            y[k, pairs[:, 0], pairs[:, 1]] = 1.0
-            y[k, pairs[:, 1], pairs[:, 0]] = 1.0
-        each = nn.functional.binary_cross_entropy_with_logits(z, y.to(z.device), reduction="none")
-        return each, torch.ones_like(each).triu(1)
-
-    return loss
-
-
 def _groups(net: BioNet, settings: FitSettings) -> list[dict]:
-    slow = [] if net.additive is None else [net.additive]
-    plain = [] if net.curve is None else [net.curve]
-    rest = [module for module in net.children() if module not in (*slow, *plain)]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    groups = []
-    for module in rest:
-        groups += parameter_groups(module, learning_rate=rate, weight_decay=decay)
-    for module in slow:
-        groups += parameter_groups(module, learning_rate=rate * PATH_RATE, weight_decay=decay)
-    for module in plain:
-        groups.append({"params": list(module.parameters()), "lr": rate, "weight_decay": 0.0})
+    rate, decay, groups = settings.learning_rate, settings.weight_decay, []
+    for module in net.children():
+        if module is net.path:
+            # it has been trained already
+            groups += path_groups(net.path, rate=rate * PATH_RATE, decay=decay)
+        else:
+            groups += parameter_groups(module, learning_rate=rate, weight_decay=decay)
+    if net.trust is not None:
+        groups.append({"params": [net.trust], "lr": rate, "weight_decay": 0.0})
     return groups

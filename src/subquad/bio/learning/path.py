@@ -1,0 +1,228 @@
+"""What a net makes of the features of a sequence: an additive path from ridge, a small MLP, a monotone curve over all.
+
+Axes: B sequences, F features, O outputs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path as Folder
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import sparse
+from scipy.special import expit, softmax
+from torch import Tensor, nn
+
+from subquad.bio.learning.losses import loss_of
+from subquad.bio.learning.scale import Scale
+from subquad.bio.measures.metrics import MAIN, score
+from subquad.bio.problem import Problem
+from subquad.bio.settings import FitSettings
+from subquad.train.loop import LoopSettings, train
+from subquad.train.optim import parameter_groups, schedule
+
+__all__ = ["Path", "finished", "path_groups", "train_path"]
+
+MANY_FEATURES = 50
+ADDITIVE_RATE = 0.1
+"""Factor on the rate of the additive path: it starts at ridge."""
+PRODUCTS = 4e10
+"""Multiplications that training may take: some seconds."""
+LEAST_EPOCHS, MOST_EPOCHS = 2, 60
+
+
+class _Additive(nn.Module):
+    """A linear map that starts at ridge; weight decay pulls it back there."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(inputs))
+        self.register_buffer("start", torch.zeros(outputs, inputs))
+        self.register_buffer("start_bias", torch.zeros(outputs))
+        self.change = nn.Parameter(torch.zeros(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
+        return nn.functional.linear(f * self.scale, self.start + self.change, self.start_bias + self.bias)
+
+    def at_start(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
+        return nn.functional.linear(f * self.scale, self.start, self.start_bias)
+
+
+class _Interactions(nn.Module):
+    """A small MLP on the features, seen from their mean, so that the commonest sequence is near zero; starts at 0."""
+
+    def __init__(self, inputs: int, outputs: int, *, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(inputs))
+        self.register_buffer("spread", torch.ones(inputs))
+        # many features say the same thing more than once: a third of them is left out at each step
+        self.layers = nn.Sequential(
+            nn.Dropout(0.3 if inputs > MANY_FEATURES else 0.0),
+            nn.Linear(inputs, hidden),
+            nn.GELU(),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+        )
+        self.last = nn.Linear(hidden, outputs)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
+        return self.last(self.layers((f - self.center) * self.spread))
+
+
+class _Curve(nn.Module):
+    r"""$g(z) = e^a (z + \frac{\rho}{K} \sum_k \tanh(c_k) \tanh(s_k (z - m_k)) / s_k) + b$; its slope is positive."""
+
+    def __init__(self, outputs: int, bends: int = 8, most: float = 0.98) -> None:
+        super().__init__()
+        self.most = most
+        self.height = nn.Parameter(torch.zeros(outputs, bends))
+        self.log_steepness = nn.Parameter(torch.zeros(outputs, bends))
+        self.place = nn.Parameter(torch.linspace(-3, 3, bends).repeat(outputs, 1))
+        self.log_slope = nn.Parameter(torch.zeros(outputs))
+        self.shift = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, z: Float[Tensor, "B O"]) -> Float[Tensor, "B O"]:
+        steepness = self.log_steepness.exp()
+        bends = self.height.tanh() * torch.tanh(steepness * (z[:, :, None] - self.place)) / steepness
+        return self.log_slope.exp() * (z + self.most * bends.mean(2)) + self.shift
+
+
+class Path(nn.Module):
+    """Features, and what a sequence net adds to them, to outputs; starts exactly at ridge.
+
+    Args:
+        inputs: F.
+        outputs: O.
+        hidden: width of the MLP.
+        is_curved: it ends in the curve.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, hidden: int, is_curved: bool) -> None:
+        super().__init__()
+        self.additive = _Additive(inputs, outputs)
+        self.mlp = _Interactions(inputs, outputs, hidden=hidden)
+        self.curve = _Curve(outputs) if is_curved else None
+        self.register_buffer("blend", torch.ones(()))
+
+    def start_at(self, weight: Float[Tensor, "O F"], bias: Float[Tensor, " O"], scale: Float[Tensor, " F"]) -> None:
+        """Put a linear model, on features times `scale`, into the additive path."""
+        self.additive.start.copy_(weight)
+        self.additive.start_bias.copy_(bias)
+        self.additive.scale.copy_(scale)
+
+    def center_at(self, center: Float[Tensor, " F"], spread: Float[Tensor, " F"]) -> None:
+        """Tell the MLP the mean of the features and the inverse of their spread."""
+        self.mlp.center.copy_(center)
+        self.mlp.spread.copy_(spread)
+
+    def forward(self, f: Float[Tensor, "B F"], more: Tensor | float = 0.0) -> Float[Tensor, "B O"]:
+        """Return the outputs; `more` is what the sequence net says, before the curve."""
+        start = self.additive.at_start(f)
+        z = self.additive(f) + self.mlp(f) + more
+        if self.curve is not None:
+            z = self.curve(z)
+        return start + self.blend * (z - start)
+
+
+def train_path(
+    path: Path,
+    problem: Problem,
+    settings: FitSettings,
+    matrices: Mapping[str, sparse.csr_matrix],
+    *,
+    scale: Scale,
+    name: str,
+    seed: int,
+    directory: Folder | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train the path alone, in place, before a sequence net is put beside it; return what was decided on validation.
+
+    Features are made once and not at each step, so that many more passes over the rows fit into the time.
+
+    Args:
+        path: starts at ridge.
+        problem: what to learn.
+        settings: batch, rate and decay.
+        matrices: features of the `train` and the `validation` rows.
+        scale: of the measurements that are learned.
+        name: of the part, in the history.
+        seed: of the order of the rows.
+        directory: where checkpoints go.
+        quiet: no progress bar.
+    """
+    rows, main = problem.split["train"], MAIN[problem.target.kind]
+    X, V = matrices["train"], matrices["validation"]
+    loss, (_, truth) = loss_of(problem, scale), problem.part("validation")
+    batch = min(settings.batch, len(rows))
+    products = 6 * len(rows) * X.shape[1] * path.mlp.last.in_features
+    epochs = float(np.clip(PRODUCTS / products, LEAST_EPOCHS, MOST_EPOCHS))
+    if settings.epochs is not None:
+        epochs = min(epochs, settings.epochs)
+    steps = max(1, round(epochs * (len(rows) // batch)))
+
+    def batches(epoch: int) -> Sequence[np.ndarray]:
+        order = np.random.default_rng((seed, epoch)).permutation(len(rows))
+        return [order[begin : begin + batch] for begin in range(0, len(order) - batch + 1, batch)]
+
+    def step(model: nn.Module, own: np.ndarray, backward: Callable[[Tensor], None]) -> Mapping[str, Tensor]:
+        value = loss(model(_dense(X[own], model)), rows[own])
+        backward(value)
+        return {"loss": value}
+
+    def figures(model: nn.Module) -> dict[str, float]:
+        z = [model(_dense(V[begin : begin + 4096], model)).cpu() for begin in range(0, V.shape[0], 4096)]
+        return score(truth, finished(torch.cat(z).double().numpy(), truth.kind, scale))
+
+    with torch.no_grad():
+        start = figures(path.eval())[main]
+    before = {key: tensor.clone() for key, tensor in path.state_dict().items()}
+    outcome = train(
+        path.train(),
+        batches=batches,
+        step=step,
+        optimizer=torch.optim.AdamW(path_groups(path, rate=settings.learning_rate, decay=settings.weight_decay)),
+        settings=LoopSettings(steps=steps, evaluate_every=max(1, steps // 12)),
+        schedule=schedule("one_cycle"),
+        validate=figures,
+        monitor=main,
+        maximize=True,
+        directory=directory,
+        name=name,
+        seed=seed,
+        quiet=quiet,
+    )
+    path.cpu()
+    is_better = outcome.best[main] > start
+    if not is_better:
+        path.load_state_dict(before)
+    return {
+        "path_steps": steps,
+        "path_best_step": outcome.best_step if is_better else 0,
+        "path_seconds": outcome.seconds,
+    }
+
+
+def path_groups(path: Path, *, rate: float, decay: float) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: the additive path slow and drawn to ridge, the curve without decay."""
+    groups = parameter_groups(path.additive, learning_rate=rate * ADDITIVE_RATE, weight_decay=decay)
+    groups += parameter_groups(path.mlp, learning_rate=rate, weight_decay=decay)
+    if path.curve is not None:
+        groups.append({"params": list(path.curve.parameters()), "lr": rate, "weight_decay": 0.0})
+    return groups
+
+
+def finished(z: np.ndarray, kind: str, scale: Scale) -> np.ndarray:
+    """Return outputs on the scale of learning as measurements or probabilities."""
+    if kind.endswith("regression"):
+        return scale.back(z)
+    return softmax(z, axis=-1) if kind.endswith("multiclass") else expit(z)
+
+
+def _dense(X: sparse.csr_matrix, model: nn.Module) -> Tensor:
+    return torch.from_numpy(X.toarray()).float().to(next(model.parameters()).device)
