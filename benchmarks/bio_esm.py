@@ -3,21 +3,21 @@
 Run: python benchmarks/bio_esm.py [--length 256] [--threads 1] [--quick]
 
 ESM-2 (33 layers, width 1,280, 20 heads) comes from transformers, in float32 and in bfloat16. Lyra goes from letters to
-outputs, one-hot encoding included: as published (`paper`), and with positions, both directions and wider gates (`auto`).
-Each takes the batch that is best for it. First Lyra's outputs and
-gradients are compared with the usual form. Memory is the peak of a process of its own over what its imports take. The
-last line is JSON: ratios are Lyra's sequences per second over the faster ESM-2's.
+outputs, one-hot encoding included: as published (`paper`), and with positions, both directions and a wider gate
+(`auto`). Each takes the batch that is best for it. First Lyra's outputs and gradients are compared with the usual form.
+Memory is the peak of a process of its own over what its imports take, that of ESM-2 with its float32 weights. The last
+line is JSON: ratios are Lyra's sequences per second over the faster ESM-2's.
 """
 
 import argparse
 import json
-import os
+import math
 import subprocess
 import sys
 import time
 
 import torch
-from bio_speed import check, peak
+from bio_speed import check, machine, peak
 from torch import nn
 
 from subquad.nn.sequence import Lyra
@@ -104,18 +104,18 @@ def per_second(models, length, rounds):
     return {name: max((rate, batch) for batch, rate in of.items()) for name, of in medians.items()}
 
 
-def memory(name, length, is_quick):
-    command = [sys.executable, __file__, "--memory-of", name, "--length", str(length)] + ["--quick"] * is_quick
+def memory(name, length):
+    command = [sys.executable, __file__, "--memory-of", name, "--length", str(length)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def print_memory_of(name, length, is_quick):
+def print_memory_of(name, length):
     """Print the MiB that a model and one forward of 16 sequences (ESM-2: one) take beside the imports."""
     if name == "ESM-2":
         import transformers.models.esm.modeling_esm  # noqa: F401
     before = peak()
     if name == "ESM-2":
-        run_esm(esm(is_quick), codes(1, length))
+        run_esm(esm(False), codes(1, length))
     else:
         run_lyra(lyra(name, length), codes(16, length), "outputs")
     print(peak() - before)
@@ -126,12 +126,12 @@ def main():
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="an ESM of two narrow layers, one round")
+    parser.add_argument("--quick", action="store_true", help="an ESM of two narrow layers, one round, no memory")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
-        print_memory_of(options.memory_of, options.length, options.quick)
+        print_memory_of(options.memory_of, options.length)
         return
     check(options.length, 2)
     rival = esm(options.quick)
@@ -140,18 +140,17 @@ def main():
     models["ESM-2 bfloat16"] = esm(options.quick).to(torch.bfloat16)
     rates = per_second(models, options.length, 1 if options.quick else options.rounds)
     faster = max(rates["ESM-2 float32"][0], rates["ESM-2 bfloat16"][0])
-    mib = {name: memory(name, options.length, options.quick) for name in ("paper", "auto", "ESM-2")}
+    measured = () if options.quick else ("paper", "auto", "ESM-2")
+    mib = {name: memory(name, options.length) for name in measured}
     print(f"{'':18}{'sequences/s':>12}{'batch':>7}{'× float32':>11}{'× faster ESM-2':>16}")
     for name, (rate, batch) in rates.items():
         print(f"{name:18}{rate:12.2f}{batch:7d}{rate / rates['ESM-2 float32'][0]:11.0f}{rate / faster:16.0f}")
     for name, parameters in list(count.items())[:3]:
-        print(f"{name:18}{parameters:12,} parameters, {mib[name.removesuffix(' float32')]:.0f} MiB")
+        print(f"{name:18}{parameters:12,} parameters, {mib.get(name.removesuffix(' float32'), math.nan):.0f} MiB")
     result = {
         "benchmark": "bio_esm",
         "length": options.length,
-        "threads": options.threads,
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
+        **machine(options.threads),
     }
     result["sequences_per_second"] = {name: round(rate, 3) for name, (rate, _) in rates.items()}
     for key, base in (("ratio_to_float32", rates["ESM-2 float32"][0]), ("ratio_to_faster", faster)):

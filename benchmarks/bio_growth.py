@@ -11,13 +11,12 @@ is JSON.
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
 
 import torch
-from bio_speed import check, data, forward, interleaved, nets, peak, step
+from bio_speed import check, data, forward, interleaved, machine, nets, peak, step
 
 FITTED_FROM = 4096
 
@@ -46,14 +45,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[2**n for n in range(10, 17)])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="up to 8,192 positions, three repeats")
+    parser.add_argument("--quick", action="store_true", help="4,096 and 5,003 positions, three repeats")
     parser.add_argument("--memory-of", choices=["imports", "forward", "step"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_of:
         print_memory_of(options.memory_of, options.lengths[0])
         return
-    lengths, repeats = ([4096, 8192], 3) if options.quick else (options.lengths, 9)
+    lengths, repeats = ([4096, 5003], 3) if options.quick else (options.lengths, 9)
     check(1031, 1)
     net = nets()["ours"]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
@@ -76,9 +75,7 @@ def main():
     print("exponents from 4,096 on: " + ", ".join(f"{name.replace('_', ' ')} {e}" for name, e in exponents.items()))
     result = {
         "benchmark": "bio_growth",
-        "threads": options.threads,
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
+        **machine(options.threads),
         "exponents": exponents,
     }
     result["seconds"] = {T: [round(a, 4), round(b, 4)] for T, a, b in zip(lengths, forwards, steps, strict=True)}

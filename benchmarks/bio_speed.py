@@ -26,6 +26,8 @@ LETTERS, OUTPUTS = 20, 1
 
 
 class UsualPGC(nn.Module):
+    """The gate, layer after layer."""
+
     def __init__(self, width, inner):
         super().__init__()
         self.project = nn.Linear(width, 2 * inner)
@@ -34,12 +36,14 @@ class UsualPGC(nn.Module):
         self.back = nn.Linear(inner, width)
         self.norm = nn.RMSNorm(width)
 
-    def forward(self, u):
+    def forward(self, u):  # noqa: D102
         x, v = self.inner_norm(self.project(u)).chunk(2, dim=-1)
         return self.norm(self.back(v * self.conv(x.transpose(1, 2)).transpose(1, 2)))
 
 
 class UsualS4D(nn.Module):
+    """The state space, by the naive kernel and rfft."""
+
     def __init__(self, width, modes, dropout):
         super().__init__()
         self.log_dt, self.D = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
@@ -48,7 +52,7 @@ class UsualS4D(nn.Module):
         self.mix = nn.Linear(width, 2 * width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, u):
+    def forward(self, u):  # noqa: D102
         u = u.transpose(1, 2)
         A = torch.complex(-self.log_A_real.exp(), self.A_imag)
         k = naive_kernel(A, torch.view_as_complex(self.C), self.log_dt.exp(), length=u.shape[-1])
@@ -68,7 +72,7 @@ class UsualLyra(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, OUTPUTS)
 
-    def forward(self, x):
+    def forward(self, x):  # noqa: D102
         u = self.encode(x)
         for gate in self.gates:
             u = gate(u)
@@ -155,6 +159,11 @@ def measure(T, batch, repeats):
     return steps, interleaved([lambda net=net: forward(net, x) for net in both.values()], repeats)
 
 
+def machine(threads):
+    """Return what the ratios depend on, for the JSON line."""
+    return {"threads": threads, "cores": os.cpu_count(), "torch": torch.__version__}
+
+
 def peak():
     """Return the largest memory of this process so far, in MiB; of Linux, since `getrusage` counts the parent's too."""
     status = Path("/proc/self/status").read_text()
@@ -191,13 +200,13 @@ def main():
         print_memory_of(options.memory_of, options.lengths[0], options.batches[0])
         return
     lengths, batches = ([20, 64], [1, 8]) if options.quick else (options.lengths, options.batches)
-    result = {"benchmark": "bio_speed", "threads": options.threads, "cores": os.cpu_count(), "torch": torch.__version__}
+    result = {"benchmark": "bio_speed", **machine(options.threads)}
     result |= {"step": {}, "forward": {}, "memory": {}, "seconds": {}}
     print("positions  batch   step: ms usual    ms ours  ratio   forward: ratio   memory of a step: MiB usual  ours")
     for batch in batches:
         for T in lengths:
             check(T, min(batch, 3))
-            repeats = 3 if options.quick else 5 if batch * T > 2**16 else 15
+            repeats = 3 if options.quick else 5 if batch * T > 2**16 else 25 if batch * T > 2**12 else 75
             (ours, usual), (ours_forward, usual_forward) = measure(T, batch, repeats)
             key = f"{batch}x{T}"
             result["step"][key] = round(usual / ours, 2)

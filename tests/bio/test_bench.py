@@ -183,16 +183,16 @@ def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
 
 
 def test_a_machine_without_the_folder_sends_the_files_back(tmp_path, fake_fit):
-    from subquad.bio.benching.bench_ray import _keep, _run_there
+    from subquad.bio.benching.bench_ray import keep, run_there
 
     tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
     settings = BenchSettings()
     job = jobs_of(read_tasks(tasks, settings, tmp_path), settings, tmp_path / "out", force=False)[0]
-    outcome, files = _run_there(job, str(tmp_path / "no such mark"), Path(job["table"]).read_bytes(), None)
+    outcome, files = run_there(job, str(tmp_path / "no such mark"), Path(job["table"]).read_bytes(), None)
     assert outcome["message"] is None
     assert set(files) == {"metrics.json"}
     assert not is_done(job)
-    _keep(job, outcome, files)
+    keep(job, outcome, files)
     assert is_done(job)
 
 

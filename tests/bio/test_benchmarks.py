@@ -1,4 +1,4 @@
-"""Each benchmark of the field runs to its JSON line; what it measures is not looked at here, what it checks first is."""
+"""Each benchmark of the field passes its own checks and runs to its JSON line; what it measures is not looked at."""
 
 import json
 import os

@@ -279,7 +279,9 @@ def test_one_of_several_targets_is_designed_for():
     with pytest.raises(SubquadError, match="no target or class 'expresion'; did you mean 'expression'"):
         open_model(model, of="expresion")
     model.kind, model.classes = "binary", ["dead", "alive"]
-    assert open_model(model).name == "probability of alive"
+    assert open_model(model).name == open_model(model, of="alive").name == "probability of alive"
+    with pytest.raises(SubquadError, match=r"no target or class 'dead' \(there are: alive\)"):
+        open_model(model, of="dead")
 
 
 def test_a_batch_takes_the_best_first_and_its_twins_last():

@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from subquad.bio.learning.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
 from subquad.bio.learning.models import BioModel
 from subquad.bio.learning.samples import held_out
+from subquad.bio.looking.report import report
 from subquad.bio.problem import Inputs
 from subquad.bio.tasks import predict
 from subquad.errors import SubquadError
@@ -116,7 +117,7 @@ def test_sequences_of_several_lengths_are_learned_from():
 def test_a_row_does_not_hang_on_the_others_that_are_predicted():
     X, y = assay(rows=83)
     model = LyraRegressor(epochs=11.0, members=1, random_state=0).fit(X, y)
-    model.nets_.nets[0].blend.fill_(1.0)
+    model.nets_.nets[0].path.blend.fill_(1.0)
     alone = np.concatenate([model.predict([x]) for x in X])
     np.testing.assert_allclose(alone, model.predict(X), atol=1e-5)
 
@@ -320,6 +321,12 @@ def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
             np.testing.assert_array_equal(a, b)
     if name in ("regressor", "classifier", "pairing"):
         assert BioModel.load(tmp_path / "model").kind == model._target["kind"]
+    with pytest.raises(SubquadError, match="an estimator was saved here, without test rows"):
+        report(tmp_path / "model")
+    if name == "numbers":
+        X.to_csv(tmp_path / "t.csv", index=False)
+        with pytest.raises(SubquadError, match=r"no column looks like sequences or variants \(a, b\)"):
+            predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
 
 
 @pytest.mark.parametrize("name", ["regressor", "classifier", "tagger"])

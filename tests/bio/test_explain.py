@@ -190,7 +190,7 @@ def test_a_fasta_file_with_one_sequence_is_taken(run, tmp_path):
     frame = scan(folder, out=tmp_path / "scan", sequence=str(tmp_path / "one.fa"), quiet=True)
     assert "".join(frame.drop_duplicates("position")["from"]) == "ACTACG"
     (tmp_path / "two.fa").write_text(">x\nACG\n>y\nACG\n")
-    with pytest.raises(SubquadError, match="has 2 headers that begin with '>', and one sequence is needed"):
+    with pytest.raises(SubquadError, match="holds 2 sequences, and --sequence takes one"):
         scan(folder, out=tmp_path / "scan", sequence=str(tmp_path / "two.fa"), quiet=True)
 
 

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from subquad.bio.learning.compare import _start
+from subquad.bio.learning.compare import start_from
+from subquad.bio.learning.losses import loss_of
 from subquad.bio.learning.models import Nets, fit_nets, narrow
-from subquad.bio.learning.net import BioNet, NetSpec, one_hot
+from subquad.bio.learning.net import BioNet, NetSpec
 from subquad.bio.learning.path import Path
+from subquad.bio.learning.scale import Scale
 from subquad.bio.learning.training import members_for
 from subquad.bio.measures.metrics import MAIN, score
-from subquad.bio.problem import PAD, Inputs, Problem, Target
+from subquad.bio.problem import ANY, PAD, Inputs, Problem, Target
 from subquad.bio.rivals.baselines import fit_ridge
+from subquad.bio.rivals.features_torch import soft_one_hot
 from subquad.bio.settings import FitSettings
 
 SPLIT = {"train": np.arange(151), "validation": np.arange(151, 181), "test": np.arange(181, 211)}
@@ -62,14 +65,13 @@ def problem(kind="regression", **options):
 def fitted(own, **settings):
     settings = FitSettings(**{"epochs": 12.0, "members": 1, "batch": 31, **settings})
     narrowed, positions = narrow(own)
-    start = _start(narrowed, fit_ridge(narrowed), settings)
+    start = start_from(narrowed, fit_ridge(narrowed), settings)
     return fit_nets(narrowed, settings, start, positions=positions, seed=0, directory=None, quiet=True)
 
 
-def test_padding_is_zero_any_letter_is_equal_parts_and_the_mask_knows_both():
-    x, mask = one_hot(torch.tensor([[2, 0, -1, -2]], dtype=torch.int8), 4)
+def test_padding_is_zero_and_any_letter_is_equal_parts():
+    x = soft_one_hot(torch.tensor([[2, 0, PAD, ANY]], dtype=torch.int8), 4)
     assert x.tolist() == [[[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0.25] * 4]]
-    assert mask.tolist() == [[True, True, False, True]]
 
 
 @pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
@@ -95,6 +97,23 @@ def test_the_output_curve_never_falls():
 def test_the_paper_preset_is_lyra_alone():
     net = BioNet(NetSpec(kind="regression", letters=20, outputs=1, preset="paper"))
     assert sum(p.numel() for p in net.parameters()) == 47_169
+
+
+def test_padding_changes_no_prediction_and_no_loss_of_pairs():
+    net = BioNet(NetSpec(kind="pairs", letters=4, outputs=1, has_prior=True)).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    codes, prior = torch.randint(0, 4, (3, 11)).to(torch.int8), torch.randn(3, 11, 11)
+    with torch.no_grad():
+        alone = net(codes, prior=prior)
+        wider = torch.nn.functional.pad(codes, (0, 6), value=PAD)
+        padded = net(wider, prior=torch.nn.functional.pad(prior, (0, 6, 0, 6)))
+    torch.testing.assert_close(padded[:, :11, :11], alone)
+    inputs = Inputs(codes=codes.numpy(), letters=4, extra=np.zeros((3, 0)), is_aligned=False)
+    target = Target(kind="pairs", y=[np.array([[0, 9], [1, 8]]), np.zeros((0, 2), dtype=np.int64), np.array([[2, 7]])])
+    loss = loss_of(Problem(inputs=inputs, target=target, split={}), Scale.none(1))
+    rows = np.array([2, 0, 1])
+    torch.testing.assert_close(loss(padded[rows], rows), loss(alone[rows], rows))
 
 
 @pytest.mark.parametrize("preset", ["auto", "paper"])

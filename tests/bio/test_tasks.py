@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.commands import fit as fit_command
 from subquad.bio.commands import predict as predict_command
-from subquad.bio.learning import compare, training
+from subquad.bio.learning import compare, models, training
 from subquad.cli import main
 from subquad.errors import SubquadError
 
@@ -186,6 +187,53 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path):
     assert "row 4: '1' at position 3" in text
     assert "row 18: '!' at position 7" in text
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"presets": ("papr",)}, "no preset 'papr'; did you mean 'paper'?"),
+        ({"out": "t.csv"}, "t.csv: --out names a folder, and this is a file"),
+        ({"target": ("score", "late")}, "no training row has a value in column 'late'; leave it out"),
+        ({"sequence": "same"}, "all training sequences are the same; there is nothing to learn from"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_before_a_folder_is_there(tmp_path, more, message):
+    frame = table(tmp_path / "t.csv")
+    frame["split"] = np.resize(["train", "train", "validation", "test"], len(frame))
+    frame["late"] = frame["score"].where(frame["split"] != "train")
+    frame["same"] = "ACGTAC" + frame["sequence"].str[0].where(frame["split"] != "train", "A")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    named = {name: value for name, value in more.items() if name in ("target", "sequence")}
+    own = settings(**named, keep_duplicates=True)
+    out = tmp_path / more.get("out", "run")
+    with pytest.raises(SubquadError, match=re.escape(message)):
+        fit(tmp_path / "t.csv", own, out=out, presets=more.get("presets", ()), quiet=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
+
+
+def test_intervals_that_few_rows_cannot_promise_are_null_in_the_figures(tmp_path):
+    table(tmp_path / "t.csv", rows=83)
+    metrics = fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
+    assert metrics["conformal"]["0.95"] == {"coverage": 1.0, "width": None}
+    for name in ("metrics.json", "config.json"):
+        json.loads((tmp_path / "run" / name).read_text(), parse_constant=pytest.fail)
+
+
+def test_the_published_net_sees_all_positions_in_the_folds_of_a_stack(tmp_path, monkeypatch):
+    frame = table(tmp_path / "t.csv", rows=101)
+    frame["sequence"] = "AAC" + frame["sequence"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    seen, whole = [], training.outputs
+
+    def outputs(net, inputs, **more):
+        seen.append(inputs.codes.shape[1])
+        return whole(net, inputs, **more)
+
+    for module in (training, models):
+        monkeypatch.setattr(module, "outputs", outputs)
+    fit(tmp_path / "t.csv", settings(preset="paper", stack_folds=2), out=tmp_path / "run", quiet=True)
+    assert set(seen) == {10}
 
 
 def test_a_table_with_predictions_in_it_is_not_overwritten(tmp_path):

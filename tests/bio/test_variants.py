@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.reading.construct import from_both, from_sequences, from_variants, read_wild_type
+from subquad.bio.reading.construct import from_both, from_sequences, from_variants
+from subquad.bio.reading.fasta import read_sequence
 from subquad.bio.reading.variants import canonical, looks_like_variants, parse_variants
 from subquad.errors import SubquadError
 
@@ -176,15 +177,20 @@ def test_a_scan_of_one_sequence_gives_variants_and_unrelated_sequences_do_not():
     assert from_sequences(["ACG", "ACT", "TCG"] * 7).mutants is None
 
 
-def test_the_wild_type_is_letters_or_a_file_with_one_record(tmp_path):
-    assert read_wild_type(" mkaef ") == "MKAEF"
-    assert read_wild_type("MKAEF" * 1001) == "MKAEF" * 1001
+def test_a_sequence_is_letters_or_a_file_with_one_record(tmp_path):
+    def read(text):
+        return read_sequence(text, "--wild-type")
+
+    assert read(" mka ef ") == "MKAEF"
+    assert read("MKAEF" * 1001) == "MKAEF" * 1001
+    assert read("acg|acgu") == "ACG|ACGU"
     path = tmp_path / "wt.fasta"
-    path.write_text(">wt\nMKA\nEF\n")
-    assert read_wild_type(str(path)) == "MKAEF"
+    path.write_text(">wt\nMKA\nef\n")
+    assert read(str(path)) == "MKAEF"
     path.write_text(">wt\nMKA\n>other\nMKC\n")
-    assert said(read_wild_type, str(path)) == (f"{path}: holds 2 sequences; give a FASTA file with the wild type alone")
-    assert said(read_wild_type, "no.fasta") == "no.fasta: no such file"
+    assert said(read, str(path)) == f"{path}: holds 2 sequences, and --wild-type takes one"
+    for name in ("no.fasta", "A1" * 400, ""):
+        assert said(read, name) == f"{name}: no such file (--wild-type takes letters, or a FASTA file)"
 
 
 def test_columns_of_variants_are_seen_and_others_not():

@@ -72,6 +72,20 @@ def test_equals_the_definition_in_value_and_gradient(fast, has_fft_only, *, B, H
         torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("numbers", [1, 1100, 2**19])
+def test_channels_transformed_one_or_several_at_a_time_give_the_same(monkeypatch, numbers):
+    monkeypatch.setattr(module, "NUMBERS_AT_ONCE", numbers)
+    inputs, weight = draw(2, 5, 131, 7, True)
+    y, expected = longconv(*inputs), longconv_direct(*inputs)
+    torch.testing.assert_close(y, expected)
+    for a, b in zip(
+        torch.autograd.grad((y * weight).sum(), inputs),
+        torch.autograd.grad((expected * weight).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("T", [128, 129, 257])
 def test_both_sides_of_the_switch_agree_with_the_definition(T):
     inputs, _ = draw(2, 3, T, 1, True)

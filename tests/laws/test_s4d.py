@@ -78,6 +78,18 @@ def test_equals_the_definition_in_value_and_gradient(fast, *, B, H, T, N, seed, 
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_skip_adds_each_input_to_its_own_output(form):
+    u, A, C, dt, C_reverse, mask = draw(2, 3, 11, 5, 4)
+    D = torch.tensor([2.0, -3.0, 5.0], dtype=torch.float64, requires_grad=True)
+    options = {"dt": dt, "C_reverse": C_reverse, "mask": mask}
+    expected = form(u, A, C, **options) + torch.where(mask[:, None], D[:, None] * u, 0.0)
+    got = form(u, A, C, D=D, **options)
+    torch.testing.assert_close(got, expected)
+    right = torch.where(mask[:, None], u, 0.0).sum((0, 2))
+    torch.testing.assert_close(torch.autograd.grad(got.sum(), D)[0], right)
+
+
 def test_one_step_at_a_time_gives_the_convolution():
     u, A, C, dt, _, _ = draw(2, 3, 11, 5, 0)
     state, y = torch.zeros(2, 3, 5, dtype=torch.complex128), []

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from subquad.nn.sequence import PGC, S4D, Lyra, masked_mean
+from subquad.nn.sequence import PGC, S4D, Lyra, _drop, masked_mean
 
 WAYS = [{}, {"positions": 17}, {"is_bidirectional": True}]
 
@@ -64,6 +64,30 @@ def test_every_layer_gives_zero_at_padded_positions_and_ignores_what_stands_ther
     assert (y[:, 5:] == 0).all()
     other = torch.where(mask[:, :, None], x, 3.0)
     torch.testing.assert_close(layer(other, mask), y)
+
+
+def test_dropout_leaves_its_share_scales_it_and_is_gone_in_evaluation():
+    torch.manual_seed(0)
+    x, dropout = torch.ones(31, 101, 67), torch.nn.Dropout(0.2)
+    y = _drop(x, dropout)
+    torch.testing.assert_close(y.unique(), torch.tensor([0.0, 256 / 205]))
+    assert abs(float(y.mean()) - 1) < 0.01
+    # eight numbers come from one draw: each of the eight must be as often kept
+    kept = (y.flatten()[: y.numel() // 8 * 8].view(-1, 8) > 0).double().mean(0)
+    assert (kept - 205 / 256).abs().max() < 0.01
+    assert (_drop(x, dropout) != y).any()
+    assert _drop(x, dropout.eval()) is x
+    assert _drop(x, torch.nn.Dropout(0.0)) is x
+    assert (_drop(x, torch.nn.Dropout(1.0)) == 0).all()
+
+
+def test_dropout_repeats_with_the_seed_and_its_gradient_is_what_it_left():
+    x, dropout = torch.ones(2, 3, 5, requires_grad=True), torch.nn.Dropout(0.5)
+    torch.manual_seed(3)
+    y = _drop(x, dropout)
+    torch.manual_seed(3)
+    assert (_drop(x, dropout) == y).all()
+    assert (torch.autograd.grad(y.sum(), x)[0] == y).all()
 
 
 def test_an_empty_sequence_has_the_mean_zero():

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["ANY", "KINDS", "PAD", "PARTS", "Inputs", "Kind", "Problem", "Target"]
+__all__ = ["ANY", "KINDS", "PAD", "PARTS", "ROW_KINDS", "Inputs", "Kind", "Problem", "Target"]
 
 PAD, ANY = -1, -2
 PARTS = ("train", "validation", "test")
@@ -26,6 +26,8 @@ Kind = Literal[
     "pairs",
 ]
 KINDS: tuple[Kind, ...] = Kind.__args__
+ROW_KINDS: tuple[Kind, ...] = ("regression", "binary", "multiclass", "multilabel")
+"""One prediction a row; the others have one a residue, or pairs of bases."""
 
 
 @dataclass(frozen=True, kw_only=True)

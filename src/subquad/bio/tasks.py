@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.learning.compare import Compared, compare
+from subquad.bio.learning.compare import Compared, compare, refuse_hopeless
 from subquad.bio.learning.models import BioModel
 from subquad.bio.looking import report
 from subquad.bio.looking.audit import audit
-from subquad.bio.problem import PARTS, Problem
+from subquad.bio.problem import PARTS, ROW_KINDS, Problem
+from subquad.bio.reading.data import separator_of
 from subquad.bio.reading.table import Table, read_again, read_table
-from subquad.bio.settings import FitSettings
+from subquad.bio.settings import PRESETS, FitSettings
 from subquad.bio.splitting.splits import Split, make_split
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, unknown
 from subquad.progress import say
-from subquad.train.artifact import Run, atomic, fingerprint, open_run, plain, write_json
+from subquad.train.artifact import Run, as_file, atomic, fingerprint, open_run, plain, write_json
 
 __all__ = ["fit", "predict"]
 
@@ -52,20 +53,25 @@ def fit(
     """
     began = time.monotonic()
     settings, path = settings or FitSettings(), Path(table)
+    for preset in presets:
+        if preset not in PRESETS:
+            raise unknown("preset", preset, PRESETS)
     read = read_table(path, settings)
     for remark in read.remarks:
         say(remark, quiet=quiet)
     split = make_split(read, settings, seed=seed)
     say(f"split: {split.how}", quiet=quiet)
     seconds = time.monotonic() - began
-    presets = (settings.preset, *(preset for preset in presets if preset != settings.preset))
+    presets = tuple(dict.fromkeys((settings.preset, *presets)))
     asked = {**plain(settings), "presets": list(presets), "seed": seed, "table": path.name}
     asked["fingerprint"] = fingerprint(path)
-    run = open_run(out, kind="bio", settings=asked, force=force)
-    if run.is_resumed:
-        say(f"{run.directory}: going on with an unfinished run", quiet=quiet)
-    problem = Problem(inputs=read.inputs, target=read.target, split=split.parts, weight=read.weight)
+    weight = None if read.weight is None else read.weight / read.weight[split.parts["train"]].mean()
+    problem = Problem(inputs=read.inputs, target=read.target, split=split.parts, weight=weight)
     try:
+        refuse_hopeless(problem)
+        run = open_run(out, kind="bio", settings=asked, force=force)
+        if run.is_resumed:
+            say(f"{run.directory}: going on with an unfinished run", quiet=quiet)
         compared = compare(problem, settings, presets=presets, directory=run.directory, seed=seed, quiet=quiet)
     except SubquadError as error:
         raise SubquadError(f"{path}: {error}") from error
@@ -106,7 +112,7 @@ def predict(
     """
     from subquad.bio.written import with_predictions
 
-    model, out, path = BioModel.load(directory), Path(out), Path(table)
+    model, out, path = BioModel.load(directory), as_file(out), Path(table)
     read = read_again(path, model.about, sequence=sequence)
     taken = [name for name in read.frame.columns if name.startswith(("prediction", "probability_"))]
     if taken:
@@ -114,10 +120,9 @@ def predict(
     for remark in [*read.remarks, *model.unseen(read.inputs)]:
         say(remark, quiet=quiet)
     frame = with_predictions(read, model)
-    separator = "\t" if ".tsv" in out.suffixes else ","
     # the compression is that of the name, which the temporary file shares
     with atomic(out) as temporary:
-        frame.to_csv(temporary, index=False, sep=separator)
+        frame.to_csv(temporary, index=False, sep=separator_of(out))
     return frame
 
 
@@ -136,13 +141,13 @@ def _finish(run: Run, read: Table, split: Split, problem: Problem, compared: Com
     from subquad.bio.written import test_examples, test_frame
 
     rows = problem.split["test"]
-    if problem.target.is_residue or problem.target.kind == "pairs":
-        examples = test_examples(read, rows, compared.predictions, most=SHOWN)
-        write_json(run.directory / "test.json", examples)
-    else:
+    if problem.target.kind in ROW_KINDS:
         examples = test_frame(read, rows, compared.predictions)
         with atomic(run.directory / "test.csv") as temporary:
             examples.to_csv(temporary, index=False)
+    else:
+        examples = test_examples(read, rows, compared.predictions, most=SHOWN)
+        write_json(run.directory / "test.json", examples)
     train = problem.inputs.codes[problem.split["train"]]
     facts = {
         "table": read.about,

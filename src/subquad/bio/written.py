@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.learning.models import BioModel, average
-from subquad.bio.measures.basepairs import decode_pairs
+from subquad.bio.measures.basepairs import decode_pairs, dot_bracket
 from subquad.bio.measures.conformal import Conformal
 from subquad.bio.problem import Target
 from subquad.bio.reading.table import Table
@@ -119,6 +119,4 @@ def _brackets(values: np.ndarray) -> str:
     crosses = any(i < k < j < m for i, j in pairs for k, m in pairs)
     if crosses:
         return json.dumps((pairs + 1).tolist())
-    letters = np.full(len(values), ".")
-    letters[pairs[:, 0]], letters[pairs[:, 1]] = "(", ")"
-    return "".join(letters)
+    return dot_bracket(pairs, len(values))

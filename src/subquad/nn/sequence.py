@@ -8,6 +8,7 @@ True where a position is real; a padded position changes nothing, in no layer an
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -99,7 +100,7 @@ class PGC(nn.Module):
             self.project.bias,
             self.inner_norm.weight,
             self.conv.weight,
-            self.conv.bias,
+            cast("Tensor", self.conv.bias),
             self.back.weight,
             self.back.bias,
             self.norm.weight,
@@ -162,13 +163,14 @@ class Lyra(nn.Module):
 
 
 def _draw(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> tuple[Bool[Tensor, "B T H"] | None, float]:
-    """Return what `dropout` leaves and the factor on it; a byte a number, so that its probability is rounded to 1/256."""
+    """Return what `dropout` leaves and the factor on it; a byte a number: its probability is rounded to 1/256."""
     bar = round(256 * dropout.p)
     if not dropout.training or bar == 0:
         return None, 1.0
     # eight numbers from one draw: drawing would take longer than all else that dropout does
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    return draws.view(torch.uint8)[: x.numel()].view(x.shape) >= bar, 256 / max(256 - bar, 1)
+    # not `>= bar`: 256 is no byte and would be taken for 0
+    return draws.view(torch.uint8)[: x.numel()].view(x.shape) > bar - 1, 256 / max(256 - bar, 1)
 
 
 def _drop(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> Float[Tensor, "B T H"]:

@@ -1,7 +1,7 @@
 r"""$y = W x + b$ in float32 through oneDNN: O(H F) a position, on some processors in half the time of PyTorch's own.
 
-PyTorch takes MKL for float32, which leaves the wide vectors of processors that are not Intel's unused; oneDNN takes what
-the processor has. Where there is no oneDNN, or the type is another, this is `nn.functional.linear`.
+PyTorch takes MKL for float32, which leaves the wide vectors of processors that are not Intel's unused; oneDNN takes
+what the processor has. Where there is no oneDNN, or the type is another, this is `nn.functional.linear`.
 
 Axes: H channels in, F channels out.
 """

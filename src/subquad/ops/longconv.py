@@ -15,6 +15,7 @@ Axes: B sequences, H channels, T positions.
 | `longconv_frozen`    | 8 B T²                    | 8 T²            | export: real numbers, no FFT              |
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ TOEPLITZ_LENGTH = 128
 
 Not where there are fewer than T / 2 sequences: gathering the gradient of the kernel costs H T² whatever B is.
 """
+
+
+NUMBERS_AT_ONCE = 2**19
+"""Places of all sequences that `longconv` transforms at once."""
 
 
 def longconv_direct(
@@ -150,22 +155,41 @@ class _FFTConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Float[Tensor, "B H T"], kernel: Float[Tensor, "H n"]) -> Float[Tensor, "B H T"]:
-        n = kernel.shape[-1]
-        U: Complex[Tensor, "B H f"] = torch.fft.rfft(u, n=n)
-        K: Complex[Tensor, "H f"] = torch.fft.rfft(kernel, n=n)
-        ctx.save_for_backward(U, K)
-        ctx.sizes = (u.shape[-1], n)
-        return torch.fft.irfft(U * K, n=n)[..., : u.shape[-1]]
+        T, n = u.shape[-1], kernel.shape[-1]
+        u = u.contiguous()
+        result, spectra = torch.empty_like(u), []
+        for part in _channels(u, n):
+            U: Complex[Tensor, "B h f"] = torch.fft.rfft(u[:, part], n=n)
+            K: Complex[Tensor, "h f"] = torch.fft.rfft(kernel[part], n=n)
+            result[:, part] = torch.fft.irfft(U * K, n=n)[..., :T]
+            if any(ctx.needs_input_grad):
+                spectra += [U, K]
+        ctx.save_for_backward(*spectra)
+        ctx.places = n
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Float[Tensor, "B H T"]
     ) -> tuple[Tensor | None, Tensor | None]:
-        U, K = ctx.saved_tensors
-        T, n = ctx.sizes
-        G = torch.fft.rfft(gradients[0], n=n)
-        for_u = torch.fft.irfft(G * K.conj(), n=n)[..., :T] if ctx.needs_input_grad[0] else None
-        # summed over the batch while still a spectrum: one small inverse transform in place of B
-        for_k = torch.fft.irfft((G * U.conj()).sum(0), n=n) if ctx.needs_input_grad[1] else None
+        spectra = ctx.saved_tensors
+        g = gradients[0].contiguous()
+        (_, H, T), n = g.shape, ctx.places
+        for_u = torch.empty_like(g) if ctx.needs_input_grad[0] else None
+        for_k = g.new_empty(H, n) if ctx.needs_input_grad[1] else None
+        for part, U, K in zip(_channels(g, n), spectra[::2], spectra[1::2], strict=True):
+            G = torch.fft.rfft(g[:, part], n=n)
+            if for_u is not None:
+                for_u[:, part] = torch.fft.irfft(G * K.conj(), n=n)[..., :T]
+            if for_k is not None:
+                # summed over the batch while still a spectrum: one small inverse transform in place of B
+                for_k[part] = torch.fft.irfft((G * U.conj()).sum(0), n=n)
         return for_u, for_k
+
+
+def _channels(u: Float[Tensor, "B H T"], n: int) -> Iterator[slice]:
+    """Yield some of the channels at a time, so that their spectra stay in the cache."""
+    size = max(1, NUMBERS_AT_ONCE // max(1, len(u) * n))
+    for begin in range(0, u.shape[1], size):
+        yield slice(begin, begin + size)

@@ -1,4 +1,4 @@
-r"""What follows Lyra's state space at each position, $\mathrm{GLU}(W (d \odot \mathrm{GELU}(y)) + b)$: O(H²) a position.
+r"""What follows Lyra's state space, $\mathrm{GLU}(W (d \odot \mathrm{GELU}(y)) + b)$: O(H²) at each position.
 
 `kept` is what dropout leaves, `scale` what it multiplies that by: $d$ is `scale` where `kept`, else 0.
 
@@ -7,7 +7,7 @@ Axes: B sequences, T positions, H channels.
 | form         | numbers kept for backward, a position | use            |
 |--------------|---------------------------------------|----------------|
 | `mix_direct` | 7 H                                   | the definition; GPU, autocast |
-| `mix`        | H                                     | CPU: a few positions at a time, so that what lies between stays in the cache |
+| `mix`        | H                                     | CPU: a few positions at a time, all in the cache |
 """
 
 from collections.abc import Iterator
@@ -49,10 +49,10 @@ def mix(
     kept: Bool[Tensor, "B T H"] | None = None,
     scale: float = 1.0,
 ) -> Float[Tensor, "B T H"]:
-    """Equal `mix_direct`, a few positions at a time, all computed again for backward: it cannot be differentiated again."""
+    """Equal `mix_direct`, a few positions at a time, backward by hand: it cannot be differentiated again."""
     if y.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return mix_direct(y, weight, bias, kept=kept, scale=scale)
-    return _Mix.apply(y, weight, bias, kept, scale)
+    return _Mix.apply(y, weight, bias, (kept, scale))
 
 
 class _Mix(torch.autograd.Function):
@@ -62,15 +62,14 @@ class _Mix(torch.autograd.Function):
         y: Float[Tensor, "B T H"],
         weight: Float[Tensor, "2*H H"],
         bias: Float[Tensor, " 2*H"],
-        kept: Bool[Tensor, "B T H"] | None,
-        scale: float,
+        dropped: tuple[Bool[Tensor, "B T H"] | None, float],
     ) -> Float[Tensor, "B T H"]:
+        kept, ctx.scale = dropped
         ctx.save_for_backward(y, weight, bias, kept)
-        ctx.scale = scale
         result = torch.empty_like(y, memory_format=torch.contiguous_format)
         for window in _windows(y):
             here = None if kept is None else kept[window]
-            result[window] = mix_direct(y[window].contiguous(), weight, bias, kept=here, scale=scale)
+            result[window] = mix_direct(y[window].contiguous(), weight, bias, kept=here, scale=ctx.scale)
         return result
 
     @staticmethod
@@ -94,7 +93,7 @@ class _Mix(torch.autograd.Function):
             if factor is not None:
                 g *= factor
             for_y[window] = torch.ops.aten.gelu_backward(g, here).view_as(for_y[window])
-        return for_y, *sums, None, None
+        return for_y, *sums, None
 
 
 def _windows(y: Float[Tensor, "B T H"]) -> Iterator[tuple[slice, slice]]:

@@ -9,8 +9,8 @@ Axes: B sequences, T positions, H channels, M channels of the gate.
 
 | form         | multiplications a position | memory kept for backward | use            |
 |--------------|----------------------------|--------------------------|----------------|
-| `pgc_direct` | 3 H M + 4 M                | 9 M + 4 H                | the definition; GPU, autocast |
-| `pgc`        | 3 H M + 4 M                | H                        | CPU: a few sequences at a time, so that what lies between stays in the cache |
+| `pgc_direct` | 3 H M + 4 M                | 9 M + 4 H                | the definition; GPU |
+| `pgc`        | 3 H M + 4 M                | H                        | CPU: a window at a time, in the cache |
 """
 
 from collections.abc import Iterator, Sequence
@@ -60,7 +60,7 @@ def pgc_direct(
 def pgc(
     u: Float[Tensor, "B T H"], weights: PGCWeights, mask: Bool[Tensor, "B T"] | None = None
 ) -> Float[Tensor, "B T H"]:
-    """Equal `pgc_direct`, a few sequences at a time, backward by hand: it cannot be differentiated again."""
+    """Equal `pgc_direct`, a few positions at a time, backward by hand: it cannot be differentiated again."""
     w, M = weights, len(weights.kernel)
     is_plain = u.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     if u.device.type != "cpu" or not is_plain or u.shape[0] * u.shape[1] * 2 * M <= FEW_NUMBERS:
@@ -103,7 +103,7 @@ class _PGC(torch.autograd.Function):
             g = nn.functional.pad(gradients[0][rows, inside], (0, 0, *around))
             g_u, *more = _backward(g if hidden is None else g.masked_fill(hidden, 0.0), u[rows, seen], hidden, weights)
             for_u[rows, seen] += g_u
-            torch._foreach_add_(sums, more)
+            sums = [total + part for total, part in zip(sums, more, strict=True)]
         return for_u, None, *sums
 
 

@@ -21,6 +21,8 @@ from subquad.errors import SubquadError
 __all__ = [
     "FORMAT",
     "Run",
+    "as_file",
+    "as_folder",
     "atomic",
     "fingerprint",
     "load_config",
@@ -56,6 +58,28 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary = Path(folder) / path.name
         yield temporary
         os.replace(temporary, path)
+
+
+def as_folder(out: Path | str) -> Path:
+    """Return `out`, which is to become a folder, as a path.
+
+    Raises:
+        SubquadError: there is a file.
+    """
+    if Path(out).is_file():
+        raise SubquadError(f"{out}: --out names a folder, and this is a file")
+    return Path(out)
+
+
+def as_file(out: Path | str) -> Path:
+    """Return `out`, which is to become a file, as a path.
+
+    Raises:
+        SubquadError: there is a folder.
+    """
+    if Path(out).is_dir():
+        raise SubquadError(f"{out}: names a file, and this is a folder")
+    return Path(out)
 
 
 def plain(value: Any) -> Any:
@@ -171,7 +195,7 @@ class Run:
                 temporary.write_text(text, encoding="utf-8")
         write_json(self.directory / CONFIG, {**config, "subquad": _stamp(self.kind, self.settings)})
         write_json(self.directory / METRICS, metrics)
-        for checkpoint in self.directory.glob("checkpoint-*.safetensors"):
+        for checkpoint in self.directory.rglob("checkpoint-*.safetensors"):
             checkpoint.unlink()
 
 
@@ -185,10 +209,7 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
     Raises:
         SubquadError: `out` is finished and `force` is off, holds other things, or was begun with other settings.
     """
-    directory = Path(out)
-    wanted = plain(settings)
-    if directory.exists() and not directory.is_dir():
-        raise SubquadError(f"{directory}: --out names a folder, and this is a file")
+    directory, wanted = as_folder(out), plain(settings)
     if directory.is_dir() and any(directory.iterdir()):
         _check_begun(directory, kind, wanted, force)
     is_resumed = (directory / CONFIG).is_file() and not force

@@ -130,6 +130,9 @@ def train(
         SubquadError: the loss is no longer finite, or the checkpoint does not fit the model.
         ValueError: an epoch without batches, or `validate` does not return `monitor`.
     """
+    # glibc returns large freed blocks to the system, and the next step pays for each page anew, a quarter of its time;
+    # once a block of nearly 32 MB has been freed, it keeps them
+    torch.empty(2**23 - 4096)
     # accelerate remembers the first precision of the process, and each part of a run may have its own
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(mixed_precision=settings.precision, gradient_accumulation_steps=settings.accumulation)

@@ -22,9 +22,8 @@ from subquad.bio.benching.bench_jobs import Job, is_done, jobs_of, outcome_of, r
 from subquad.bio.benching.bench_page import markdown, render
 from subquad.bio.benching.bench_settings import BenchSettings
 from subquad.bio.benching.bench_tasks import read_tasks
-from subquad.errors import SubquadError
 from subquad.progress import Advance, say, track
-from subquad.train.artifact import atomic, write_json
+from subquad.train.artifact import as_folder, atomic, write_json
 
 __all__ = ["bench"]
 
@@ -54,9 +53,7 @@ def bench(
     Raises:
         SubquadError: the file is not as it must be, or the folder holds runs made with other settings.
     """
-    settings, folder = settings or BenchSettings(), Path(out)
-    if folder.is_file():
-        raise SubquadError(f"{folder}: --out names a folder, and this is a file")
+    settings, folder = settings or BenchSettings(), as_folder(out)
     chosen = read_tasks(tasks, settings, folder)
     jobs = jobs_of(chosen, settings, folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)

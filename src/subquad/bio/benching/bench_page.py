@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from subquad.bio.benching.bench_figures import MODELS, SMALL, STATES
+from subquad.bio.looking.pictures import GREEN, GREY, INK, OCHRE
 from subquad.bio.measures.metrics import TITLES
 from subquad.report import Picture, Section, Table, page, picture, show
 
@@ -20,11 +21,11 @@ WORDS = {
     "vienna_bpp": "Vienna bpp",
     "stack": "stack",
 }
-COLOURS = {"net": "#1f6f54", "auto": "#7fb6a0", "paper": "#7fb6a0", "ridge": "#8a94a6", "boosting": "#c08a3e"}
-COLOURS |= {"vienna": "#8a94a6", "vienna_bpp": "#c08a3e", "stack": "#1c2330"}
+COLOURS = {"net": GREEN, "auto": "#7fb6a0", "paper": "#7fb6a0", "ridge": GREY, "boosting": OCHRE}
+COLOURS |= {"vienna": GREY, "vienna_bpp": OCHRE, "stack": INK}
 MARKERS = {"net": "o", "auto": "s", "paper": "s", "ridge": "|", "boosting": "|", "vienna": "|", "vienna_bpp": "|"}
 MARKERS |= {"stack": "D"}
-INK, CLEAR, LEVEL, BEHIND = "#1c2330", "#1f6f54", "#9aa5b5", "#b4532a"
+CLEAR, LEVEL, BEHIND = GREEN, "#9aa5b5", "#b4532a"
 
 Results = Mapping[str, Any]
 Block = str | Table | Picture

@@ -16,7 +16,7 @@ from subquad.bio.benching.bench_settings import BenchSettings
 from subquad.errors import require
 from subquad.train.artifact import atomic, write_json
 
-__all__ = ["run_on_ray"]
+__all__ = ["keep", "run_on_ray", "run_there"]
 
 
 def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> Iterator[tuple[Job, dict[str, Any]]]:
@@ -32,7 +32,7 @@ def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> It
     mark = folder.resolve() / f".shared-{uuid.uuid4().hex}"
     mark.touch()
     try:
-        remote = ray.remote(num_cpus=1)(_run_there)
+        remote = ray.remote(num_cpus=1)(run_there)
         waiting = {}
         for job in jobs:
             table = Path(job["table"])
@@ -42,7 +42,7 @@ def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> It
             for reference in ready:
                 job = waiting.pop(reference)
                 outcome, files = ray.get(reference)
-                _keep(job, outcome, files)
+                keep(job, outcome, files)
                 yield job, outcome
     finally:
         mark.unlink(missing_ok=True)
@@ -50,9 +50,17 @@ def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> It
             ray.shutdown()
 
 
-def _run_there(
+def run_there(
     job: Job, mark: str, table: bytes, seconds: float | None
 ) -> tuple[dict[str, Any], dict[str, bytes] | None]:
+    """Run a job, and return its outcome; where the mark is not seen also the files of the run, as bytes.
+
+    Args:
+        job: what is asked.
+        mark: a file in the output folder of the machine that asks.
+        table: contents of the table.
+        seconds: longest time.
+    """
     if Path(mark).is_file():
         return run_one(job, seconds), None
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +71,8 @@ def _run_there(
         return outcome, {name: path.read_bytes() for name, path in whole.items() if path.is_file()}
 
 
-def _keep(job: Job, outcome: dict[str, Any], files: dict[str, bytes] | None) -> None:
+def keep(job: Job, outcome: dict[str, Any], files: dict[str, bytes] | None) -> None:
+    """Write what came back of a job that another machine ran; nothing where it wrote here itself."""
     if files is None:
         return
     write_json(beside(job, "job.json"), job)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from subquad.bio.benching.bench_settings import BenchSettings
 from subquad.bio.problem import KINDS, Kind
+from subquad.bio.reading.data import separator_of
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, raise_mistakes, unknown
 from subquad.train.artifact import atomic, read_json
@@ -135,7 +136,8 @@ def _task(folder: Path, entry: Any, number: int, asked: BenchSettings, mistakes:
     }
     try:
         FitSettings(**settings)
-    except SubquadError as error:
+    except (SubquadError, TypeError) as error:
+        # JSON may hold a word where a number is needed
         mistakes.append(f"{name}: settings: {error}")
         return None
     splits = entry.get("splits")
@@ -185,12 +187,11 @@ def _columns(table: Path) -> dict[str, Any]:
 
 
 def _header(table: Path) -> set[str]:
-    separator = {".csv": ",", ".tsv": "\t"}.get(Path(table.name.removesuffix(".gz")).suffix)
-    if separator is None:
+    if Path(table.name.removesuffix(".gz")).suffix not in (".csv", ".tsv"):
         return set()
     opened = gzip.open if table.suffix == ".gz" else open
     with opened(table, "rt", encoding="utf-8-sig") as file:
-        return set(next(csv.reader(file, delimiter=separator), ()))
+        return set(next(csv.reader(file, delimiter=separator_of(table)), ()))
 
 
 def _alphabet(letters: Any) -> dict[str, str]:
@@ -279,5 +280,4 @@ def _missing(names: set[str]) -> Iterator[str]:
 
 
 def _read(table: Path) -> pd.DataFrame:
-    separator = "\t" if ".tsv" in table.suffixes else ","
-    return pd.read_csv(table, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig")
+    return pd.read_csv(table, dtype=str, keep_default_na=False, sep=separator_of(table), encoding="utf-8-sig")

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from subquad.bio.measures.memory import peak_memory
 from subquad.errors import SubquadError
 
 __all__ = ["main"]
@@ -20,8 +21,10 @@ def main(job: Path) -> None:
     asked = json.loads(job.read_text(encoding="utf-8"))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     began, message = time.monotonic(), None
+    from subquad.bio.benching.bench_jobs import beside
     from subquad.bio.settings import FitSettings
     from subquad.bio.tasks import fit
+    from subquad.train.artifact import write_json
 
     lists = ("target", "extra")
     settings = {key: tuple(value) if key in lists else value for key, value in asked["settings"].items()}
@@ -38,30 +41,7 @@ def main(job: Path) -> None:
     except SubquadError as error:
         message = str(error)
     record = {"message": message, "seconds": round(time.monotonic() - began, 2), "memory_mb": peak_memory()}
-    out = Path(asked["out"])
-    whole = out.with_name(f"{out.name}.done.json")
-    part = out.with_name(f"{out.name}.done.json.part")
-    part.write_text(json.dumps(record), encoding="utf-8")
-    os.replace(part, whole)
-
-
-def peak_memory() -> int | None:
-    """Return the most memory that this process or one that it started has held, in MiB; None where it is not known."""
-    try:
-        import resource
-    except ModuleNotFoundError:
-        # there is none such on Windows
-        return None
-    divisor = 2**20 if sys.platform == "darwin" else 2**10
-    own, children = (
-        resource.getrusage(who).ru_maxrss / divisor for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # on Linux getrusage starts with the peak of the process that started this one
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
-        own = int(lines["VmHWM"].split()[0]) / 2**10 if "VmHWM" in lines else own
-    return round(max(own, children))
+    write_json(beside(asked, "done.json"), record)
 
 
 def _end_with_parent() -> None:

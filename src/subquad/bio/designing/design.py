@@ -11,12 +11,12 @@ import pandas as pd
 from subquad.bio.designing.design_rules import Rules, read_rules
 from subquad.bio.designing.design_search import Tried, choose, search
 from subquad.bio.designing.design_settings import DesignSettings
-from subquad.bio.designing.guide_sites import read_fasta
 from subquad.bio.designing.judge import Judge, open_model
 from subquad.bio.designing.plates import plate_map
+from subquad.bio.reading.fasta import read_sequence
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.train.artifact import atomic, fingerprint, plain, write_json
+from subquad.train.artifact import as_folder, atomic, fingerprint, plain, write_json
 
 __all__ = ["COLUMNS", "design"]
 
@@ -66,7 +66,7 @@ def design(
         SubquadError: constraints that contradict each other or that nothing satisfies, a model that has no one value a
             sequence, a folder that is taken; nothing has been written then.
     """
-    settings, out = settings or DesignSettings(), Path(out)
+    settings, out = settings or DesignSettings(), as_folder(out)
     _check_folder(out, force)
     judge = open_model(run, of=settings.of)
     start = _start(judge, settings)
@@ -80,7 +80,7 @@ def design(
     picked = choose(tried, rows, settings, start=float(tried.merit(*own)[0]))
     if len(picked) < settings.number:
         say(f"only {len(picked):,} variants satisfy the constraints; {settings.number:,} were asked for", quiet=quiet)
-    frame = _frame(tried, picked, measured, settings)
+    frame = _frame(tried, picked, measured)
     plates = plate_map(frame["name"].tolist(), wells=int(settings.wells), controls=settings.controls)
     frame = frame.merge(plates[["name", "plate", "well"]], on="name", how="left")[list(COLUMNS)]
     plates = _fill(plates, frame, start, own)
@@ -107,8 +107,6 @@ class _Measured:
 
 
 def _check_folder(out: Path, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise SubquadError(f"{out}: --out names a folder, and this is a file")
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / RECORD).is_file():
@@ -128,17 +126,12 @@ def _start(judge: Judge, settings: DesignSettings) -> str:
             raise SubquadError(
                 "the model knows no wild type; say what to start from with --start LETTERS or a FASTA file"
             )
-    elif Path(start).suffix or "/" in start or Path(start).is_file():
-        records = list(read_fasta(Path(start)))
-        if len(records) != 1:
-            raise SubquadError(f"{start}: {len(records)} sequences, and --start takes one")
-        start = records[0][1]
-    start = judge.normal("".join(start.split()))
+    else:
+        start = read_sequence(start, "--start")
+    start = judge.normal(start)
     length = model.about.get("length")
     if length is not None and len(start) != length:
         raise SubquadError(f"the start has {len(start)} letters, and the model was fitted on sequences of {length}")
-    if not start:
-        raise SubquadError("the start has no letters; give some with --start")
     return start
 
 
@@ -206,7 +199,7 @@ def _candidates(tried: Tried, measured: set[str], settings: DesignSettings) -> n
     return np.flatnonzero(meets & is_new)
 
 
-def _frame(tried: Tried, picked: np.ndarray, measured: _Measured, settings: DesignSettings) -> pd.DataFrame:
+def _frame(tried: Tried, picked: np.ndarray, measured: _Measured) -> pd.DataFrame:
     codes = tried.codes[picked]
     mutants = tried.rules.mutants(codes)
     width = len(str(len(picked)))

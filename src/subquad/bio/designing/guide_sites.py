@@ -4,18 +4,13 @@ Axes: S sites, W letters of a window. Letters are codes A 0, C 1, G 2, T and U 3
 place that a guide pairs with, written as its own strand reads; for DNA it has the guide's letters.
 """
 
-import gzip
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from subquad.bio.designing.guide_settings import NUCLEASES, GuideSettings, Window
-from subquad.errors import SubquadError, require
 
-__all__ = ["Sites", "as_codes", "complement", "find_sites", "letters", "longest_stem", "read_fasta", "windows_of"]
+__all__ = ["AMBIGUITY", "Sites", "as_codes", "complement", "find_sites", "letters", "longest_stem", "windows_of"]
 
 AMBIGUITY = {"A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC"}
 AMBIGUITY |= {"B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"}
@@ -55,33 +50,6 @@ class Sites:
     def take(self, rows: slice) -> "Sites":
         """Return some of them."""
         return Sites(self.start[rows], self.is_reverse[rows], self.spacer)
-
-
-def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield name and sequence of each record of a FASTA file, plain or gzipped, one record in memory at a time.
-
-    Raises:
-        SubquadError: no such file, nothing in it, or it is no FASTA.
-    """
-    parser = require("Bio.SeqIO.FastaIO", extra="bio").SimpleFastaParser
-    if not path.is_file():
-        raise SubquadError(f"{path}: no such file")
-    opener = gzip.open if path.suffix == ".gz" else open
-    found = False
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-            first = file.read(1)
-            if first != ">":
-                what = f"starts with {first!r}" if first else "is empty"
-                raise SubquadError(f"{path}: {what}; a FASTA file starts with > and a name")
-            file.seek(0)
-            for title, sequence in parser(file):
-                found = True
-                yield (title.split() or ["unnamed"])[0], sequence
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SubquadError(f"{path}: no gzip file, or cut short ({error})") from error
-    if not found:
-        raise SubquadError(f"{path}: no sequences in it")
 
 
 def as_codes(sequence: str) -> np.ndarray:

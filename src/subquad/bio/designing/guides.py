@@ -4,6 +4,7 @@ The file is read twice, one sequence at a time; what stays in memory is one sequ
 """
 
 import gzip
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,14 +22,15 @@ from subquad.bio.designing.guide_sites import (
     find_sites,
     letters,
     longest_stem,
-    read_fasta,
     windows_of,
 )
 from subquad.bio.designing.judge import Judge, open_model
 from subquad.bio.designing.offtargets import count_near, pack
+from subquad.bio.reading.data import separator_of
+from subquad.bio.reading.fasta import read_fasta
 from subquad.errors import SubquadError, raise_mistakes
 from subquad.progress import say, track
-from subquad.train.artifact import atomic
+from subquad.train.artifact import as_file, atomic
 
 __all__ = ["COLUMNS", "find_guides", "guides"]
 
@@ -108,7 +110,8 @@ def guides(
         SubquadError: the file is no FASTA of nucleotides, or the model reads no window of the nuclease; nothing has
             been written then.
     """
-    settings, fasta, out = settings or GuideSettings(), Path(fasta), Path(out)
+    settings, fasta, out = settings or GuideSettings(), Path(fasta), as_file(out)
+    page = None if page is None else as_file(page)
     judge = None if model is None else open_model(model, of=settings.of)
     window = _window(judge, settings)
     _say_window(window, settings, judge, quiet=quiet)
@@ -116,7 +119,7 @@ def guides(
     total = len(similar[0])
     best, maps, begin = [], [], 0
     with _open(out) as file, track("guides", total, quiet=quiet) as advance:
-        separator = "\t" if ".tsv" in out.suffixes else ","
+        separator = separator_of(out)
         file.write(separator.join(COLUMNS) + "\n")
         for name, sequence in read_fasta(fasta):
             gene = _Gene(name, as_codes(sequence), sequence, settings, window)
@@ -309,11 +312,12 @@ def _open(out: Path) -> Iterator[TextIO]:
     with atomic(out) as temporary:
         if out.suffix == ".gz":
             # no time and no name inside, so that the same guides give the same bytes
-            with temporary.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-                import io
-
-                with io.TextIOWrapper(packed, encoding="utf-8", newline="") as file:
-                    yield file
+            with (
+                temporary.open("wb") as raw,
+                gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+                io.TextIOWrapper(packed, encoding="utf-8", newline="") as file,
+            ):
+                yield file
         else:
             with temporary.open("w", encoding="utf-8", newline="") as file:
                 yield file

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from subquad.bio.problem import ROW_KINDS
 from subquad.errors import SubquadError, unknown
 
 __all__ = ["NUCLEOTIDES", "Judge", "open_model"]
@@ -67,7 +68,7 @@ def open_model(model: Any, *, of: str | None = None) -> Judge:
         from subquad.bio.learning.models import BioModel
 
         model = BioModel.load(Path(model))
-    if model.kind not in ("regression", "binary", "multiclass", "multilabel"):
+    if model.kind not in ROW_KINDS:
         raise SubquadError(
             f"the model predicts {model.kind.replace('_', ' ')}, not one value a sequence; fit it on a column with one "
             "measurement or class in each row"
@@ -80,10 +81,12 @@ def open_model(model: Any, *, of: str | None = None) -> Judge:
         )
     names = [str(name) for name in (model.names if model.kind in ("regression", "multilabel") else model.classes)]
     if model.kind == "binary":
-        return Judge(model, 0, f"probability of {names[1]}")
+        # the one output is the probability of the second class
+        names = names[1:]
     if of is not None and of not in names:
         raise unknown("target or class", of, names)
     if of is None and model.kind == "multiclass":
         raise SubquadError(f"the model tells {len(names)} classes apart; say which one with --of ({', '.join(names)})")
     column = 0 if of is None else names.index(of)
-    return Judge(model, column, f"probability of {names[column]}" if model.kind == "multiclass" else names[column])
+    is_class = model.kind in ("binary", "multiclass")
+    return Judge(model, column, f"probability of {names[column]}" if is_class else names[column])

@@ -3,8 +3,6 @@
 What is fitted is kept in the run's folder, so that a run that was killed goes on where it was.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +13,17 @@ import numpy as np
 
 from subquad.bio.learning.models import Nets, average, fit_nets, narrow, scale_for
 from subquad.bio.learning.stack import Stack, fit_stack
-from subquad.bio.measures.conformal import fit_conformal
+from subquad.bio.measures.conformal import coverage, fit_conformal
+from subquad.bio.measures.memory import peak_memory
 from subquad.bio.measures.metrics import MAIN, difference, intervals, score
-from subquad.bio.problem import Problem
+from subquad.bio.problem import PARTS, Problem
 from subquad.bio.rivals.baselines import Linear, Rival, fit_ridge, fit_rivals, rivals_of
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.train.artifact import read_json, write_json
 
-__all__ = ["Compared", "compare"]
+__all__ = ["Compared", "compare", "refuse_hopeless", "start_from"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +35,6 @@ class Compared:
     stack: Stack
     predictions: dict[str, Any]
     """Of the test rows, by model: net, other presets, rivals, stack."""
-    spread: np.ndarray | None
-    """Of the net's members on the test rows."""
     metrics: dict[str, Any]
     """Figures on the test rows, and how they came to be: the contents of `metrics.json`."""
     chosen: dict[str, Any]
@@ -60,7 +57,7 @@ def compare(
     Raises:
         SubquadError: there is nothing to learn from.
     """
-    _refuse_hopeless(problem)
+    refuse_hopeless(problem)
     kind, main = problem.target.kind, MAIN[problem.target.kind]
     narrowed, positions = narrow(problem)
     if positions is not None:
@@ -90,7 +87,9 @@ def compare(
             spreads[name, part] = _spread(kind, members)
     validation, test = held["validation"], held["test"]
     stacked = [name for name in validation if name == "net" or name in rivals]
-    stack, seconds["stack"] = _stack(problem, narrowed, settings, validation, stacked, directory=directory, seed=seed)
+    stack, seconds["stack"] = _stack(
+        problem, narrowed, settings, validation, stacked, positions=positions, directory=directory, seed=seed
+    )
     test["stack"] = stack.predict({name: test[name] for name in stacked})
     metrics = _figures(problem, test, rivals, seconds)
     metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
@@ -108,7 +107,6 @@ def compare(
         net=nets["net"],
         stack=stack,
         predictions=test,
-        spread=spreads["net", "test"],
         metrics=metrics,
         chosen=chosen,
     )
@@ -140,14 +138,34 @@ def _learning_curve(
     return points
 
 
-def _refuse_hopeless(problem: Problem) -> None:
+def refuse_hopeless(problem: Problem) -> None:
+    """Check that there is something to learn from, before anything is fitted or written.
+
+    Raises:
+        SubquadError: all training sequences are the same, no training row has some class, or a part of the rows has no
+            measurement at all of some column.
+    """
+    narrow(problem)
     target = problem.target
-    if target.kind not in ("binary", "multiclass"):
+    if target.kind in ("binary", "multiclass"):
+        present = np.unique(target.y[problem.split["train"]])
+        absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
+        if absent:
+            raise SubquadError(f"no training row of class {', '.join(absent)}; there is nothing to learn from")
         return
-    present = np.unique(target.y[problem.split["train"]])
-    absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
-    if absent:
-        raise SubquadError(f"no training row of class {', '.join(absent)}; there is nothing to learn from")
+    if target.kind == "pairs":
+        return
+    is_known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
+    # of several columns those without a test row have no figure of their own
+    for part in PARTS if target.is_residue else PARTS[:2]:
+        own = is_known[problem.split[part]]
+        known = [own.any()] if target.is_residue else own.any(0)
+        names = [repr(name) for name, there in zip(target.names, known, strict=True) if not there]
+        if names:
+            raise SubquadError(
+                f"no {'training' if part == 'train' else part} row has a value in column {', '.join(names)}; leave it "
+                "out, or split another way"
+            )
 
 
 def _rival(name: str, problem: Problem, settings: FitSettings, seed: int) -> Rival:
@@ -180,7 +198,7 @@ def _nets(
     own = narrowed if is_auto else problem
     start = None
     if is_auto and "ridge" in rivals:
-        start = _start(own, rivals["ridge"], settings)
+        start = start_from(own, rivals["ridge"], settings)
     return fit_nets(
         own,
         settings,
@@ -192,7 +210,7 @@ def _nets(
     )
 
 
-def _start(problem: Problem, ridge: Rival, settings: FitSettings) -> Rival:
+def start_from(problem: Problem, ridge: Rival, settings: FitSettings) -> Rival:
     """Return ridge on the scale of learning: moved there, or fitted there where that scale is not linear."""
     if problem.target.kind != "regression":
         return ridge
@@ -218,6 +236,7 @@ def _stack(
     validation: dict[str, Any],
     names: Sequence[str],
     *,
+    positions: np.ndarray | None,
     directory: Path,
     seed: int,
 ) -> tuple[Stack, float]:
@@ -240,9 +259,10 @@ def _stack(
         for name, rival in own.items():
             found[name].append(rival.predict(inputs))
         nets = _nets(
-            inner, inner_narrow, replace(settings, members=1), own, None, directory=fold, seed=seed, quiet=True
+            inner, inner_narrow, replace(settings, members=1), own, positions, directory=fold, seed=seed, quiet=True
         )
-        found["net"].append(nets.predict(inputs))
+        # the net cuts positions away itself, if at all
+        found["net"].append(nets.predict(inner.inputs.take(held)))
         rows.append(held)
     joined = {name: _join(parts) for name, parts in found.items()}
     return fit_stack(problem.target.take(np.concatenate(rows)), joined), time.monotonic() - began
@@ -265,7 +285,6 @@ def _figures(
     main = MAIN[truth.kind]
     single = [name for name in test if name in (*rivals, "net")]
     best = max(single, key=lambda name: figures[name][main])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     return {
         "kind": truth.kind,
         "main": main,
@@ -275,7 +294,7 @@ def _figures(
         "stack_above_best": {"best": best, **difference(truth, test["stack"], test[best])},
         "rows": {part: len(rows) for part, rows in problem.split.items()},
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "memory_mb": round(peak),
+        "memory_mb": peak_memory(),
     }
 
 
@@ -292,8 +311,10 @@ def _conformal(
     covered = {}
     for level in conformal.levels:
         low, high = conformal.interval(test[:, 0], None if other is None else other[:, 0], level)
+        width = float(np.median(high - low))
+        # few validation rows promise nothing: JSON knows no infinity
         covered[str(level)] = {
-            "coverage": float(((held.y[:, 0] >= low) & (held.y[:, 0] <= high)).mean()),
-            "width": float(np.median(high - low)),
+            "coverage": coverage(held.y[:, 0], low, high),
+            "width": width if np.isfinite(width) else None,
         }
     return covered, conformal.plain()

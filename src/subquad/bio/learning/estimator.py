@@ -84,7 +84,7 @@ class Estimator(BaseEstimator):
         settings = self._settings()
         check_consistent_length(X, y, groups, validation)
         inputs, about = read_X(self, X, None, alphabet=self.alphabet, ambiguity=self.ambiguity)
-        self._refuse(inputs, about)
+        self._refuse(inputs)
         weight = weights_of(sample_weight, len(inputs))
         if weight is not None and not weight.all():
             rows = np.flatnonzero(weight)
@@ -145,7 +145,7 @@ class Estimator(BaseEstimator):
         # no row is kept for a test: that is cross-validation's work
         return FitSettings(**given, test_fraction=0.01)
 
-    def _refuse(self, inputs: Inputs, about: dict[str, Any]) -> None:
+    def _refuse(self, inputs: Inputs) -> None:
         # tags say which estimators can do with numbers alone
         needs = self.preset == "paper" or not self.__sklearn_tags__().input_tags.two_d_array
         if needs and not inputs.codes.shape[1]:

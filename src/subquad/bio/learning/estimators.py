@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.learning.estimator import Estimator
 from subquad.bio.learning.models import average
 from subquad.bio.learning.samples import is_known, pairs_of, residue_labels, residues_of
-from subquad.bio.measures.basepairs import agreement, decode_pairs
+from subquad.bio.measures.basepairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.problem import Inputs, Target
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, unknown
@@ -307,7 +307,7 @@ class LyraPairing(Estimator):
         pairs = [decode_pairs(probability) for probability in found]
         if self._form == "lists":
             return pairs
-        return [_brackets(own, len(probability)) for own, probability in zip(pairs, found, strict=True)]
+        return [dot_bracket(own, len(probability)) for own, probability in zip(pairs, found, strict=True)]
 
     def predict_proba(self, X: Any) -> list[np.ndarray]:
         """Return the probability of each pair, one symmetric `(L, L)` a row."""
@@ -342,12 +342,6 @@ def _of_classes(probability: np.ndarray) -> np.ndarray:
 
 def _cut(values: np.ndarray, inputs: Inputs) -> list[np.ndarray]:
     return [own[:length] for own, length in zip(values, inputs.lengths, strict=True)]
-
-
-def _brackets(pairs: np.ndarray, length: int) -> str:
-    signs = np.full(length, ".")
-    signs[pairs[:, 0]], signs[pairs[:, 1]] = "(", ")"
-    return "".join(signs)
 
 
 def _of_sequences(tags: Any) -> Any:

@@ -22,7 +22,7 @@ def loss_of(problem: Problem, scale: Scale) -> Callable[[Tensor, np.ndarray], Te
         problem: its rows count as its weights say.
         scale: of the measurements that are learned.
     """
-    each_of = _of_pairs(problem.target) if problem.target.kind == "pairs" else _of_values(problem.target, scale)
+    each_of = _of_pairs(problem) if problem.target.kind == "pairs" else _of_values(problem.target, scale)
     weight = None if problem.weight is None else torch.from_numpy(problem.weight).float()
 
     def loss(z: Tensor, rows: np.ndarray) -> Tensor:
@@ -67,7 +67,9 @@ def _cross_entropy(z: Tensor, y: Tensor, *, reduction: str) -> Tensor:
     return nn.functional.cross_entropy(z.movedim(-1, 1), y, reduction=reduction)
 
 
-def _of_pairs(target: Target) -> Callable[[Tensor, np.ndarray], tuple[Tensor, Tensor]]:
+def _of_pairs(problem: Problem) -> Callable[[Tensor, np.ndarray], tuple[Tensor, Tensor]]:
+    target, lengths = problem.target, torch.from_numpy(problem.inputs.lengths)
+
     def each_of(z: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         y = torch.zeros(z.shape)
         for k, row in enumerate(rows):
@@ -75,6 +77,8 @@ def _of_pairs(target: Target) -> Callable[[Tensor, np.ndarray], tuple[Tensor, Te
             y[k, pairs[:, 0], pairs[:, 1]] = 1.0
             y[k, pairs[:, 1], pairs[:, 0]] = 1.0
         each = nn.functional.binary_cross_entropy_with_logits(z, y.to(z.device), reduction="none")
-        return each, torch.ones_like(each).triu(1)
+        # what stands in the padding is no pair that could be there
+        is_letter = torch.arange(z.shape[1]) < lengths[rows][:, None]
+        return each, (is_letter[:, :, None] & is_letter[:, None]).to(each).triu(1)
 
     return each_of

@@ -20,10 +20,12 @@ from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError
 from subquad.train.artifact import load_config, load_tensors
 
-__all__ = ["BioModel", "Nets", "fit_nets", "narrow"]
+__all__ = ["BioModel", "Nets", "average", "fit_nets", "narrow", "scale_for"]
 
 COMPOUND = ("word 2", "word 3", "pairs", "type")
 """Blocks of features that are made of several letters."""
+ROWS_A_FEATURE = 5
+"""Where there are so many rows a feature, the MLP sees words of several letters too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -382,6 +384,9 @@ def _start(path: Path, problem: Problem, ridge: Rival, train: sparse.csr_matrix)
     # one-hot features of rare letters must not blow up: at least what a letter of one row in a hundred has
     spread = 1 / np.maximum(deviation, 0.1 if problem.inputs.is_aligned else 1e-3)
     spread[deviation == 0] = 0.0
+    if len(problem.split["train"]) > ROWS_A_FEATURE * len(spread):
+        path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
+        return
     # words of several letters are left to the linear path: the MLP makes them itself of single letters
     shown = [np.full(width, kind not in COMPOUND) for kind, width, _ in ridge.features.layout]
     spread *= np.concatenate(shown)[ridge.features.columns]

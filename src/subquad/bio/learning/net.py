@@ -18,10 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from subquad.bio.learning.path import Path
-from subquad.bio.problem import ANY, PAD
+from subquad.bio.problem import PAD
+from subquad.bio.rivals.features_torch import soft_one_hot
 from subquad.nn.sequence import Lyra, masked_mean
 
-__all__ = ["BioNet", "NetSpec", "one_hot"]
+__all__ = ["BioNet", "NetSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +42,13 @@ class NetSpec:
     has_prior: bool = False
     """Residues and pairs start at another model's logits."""
     extra: int = 0
-    hidden: int = 64
+    hidden: int = 128
+    """Width of the MLP of the features."""
     dropout: float = 0.2
 
     def plain(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
         return asdict(self)
-
-
-def one_hot(codes: Int[Tensor, "B T"], letters: int) -> tuple[Float[Tensor, "B T A"], Bool[Tensor, "B T"]]:
-    """Return codes as vectors, zero in the padding, equal parts where any letter may stand, and the mask of letters."""
-    table = torch.cat([torch.eye(letters), torch.full((1, letters), 1 / letters), torch.zeros(1, letters)])
-    # -1, the padding, is the last row and -2, any letter, the one before it
-    index = torch.where(codes < 0, codes.long() + letters + 2, codes.long())
-    return nn.functional.embedding(index, table.to(codes.device)), codes != PAD
 
 
 class _Readout(nn.Module):
@@ -95,7 +89,11 @@ class _Pairs(nn.Module):
         _start_at_zero(self.left)
 
     def forward(
-        self, u: Float[Tensor, "B T H"], x: Float[Tensor, "B T A"], prior: Float[Tensor, "B T T"]
+        self,
+        u: Float[Tensor, "B T H"],
+        x: Float[Tensor, "B T A"],
+        prior: Float[Tensor, "B T T"],
+        mask: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T T"]:
         known = torch.einsum("bik,bjk->bij", self.left(u), self.right(u)) / self.left.out_features**0.5
         bases = torch.einsum("bia,ac,bjc->bij", x, self.letters, x)
@@ -103,7 +101,11 @@ class _Pairs(nn.Module):
         z = (z + z.transpose(1, 2)) / 2
         # canonical pairs, for the convolution: where letters could pair at all
         could = torch.einsum("bia,ac,bjc->bij", x, _canonical(x), x)
-        seen = self.stem(torch.stack([z, prior / 5, could], dim=1))[:, 0]
+        inside, seen = (mask[:, :, None] & mask[:, None])[:, None], torch.stack([z, prior / 5, could], dim=1)
+        for layer in self.stem:
+            # no convolution looks into the padding, which is another in each batch
+            seen = layer(seen * inside)
+        seen = seen[:, 0]
         return z + self.trust * prior + (seen + seen.transpose(1, 2)) / 2
 
 
@@ -158,9 +160,9 @@ class BioNet(nn.Module):
 
     def embed(self, codes: Int[Tensor, "B T"], second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the net knows about each position, the letters as vectors, and the mask."""
-        x, mask = one_hot(codes, self.spec.letters)
+        x, mask = soft_one_hot(codes, self.spec.letters), codes != PAD
         if self.spec.has_second:
-            x = torch.cat([x, one_hot(second, self.spec.letters)[0]], dim=2)
+            x = torch.cat([x, soft_one_hot(second, self.spec.letters)], dim=2)
         return self.lyra.embed(x, None if self.spec.positions else mask), x, mask
 
     def forward(
@@ -176,7 +178,7 @@ class BioNet(nn.Module):
         if spec.has_sequence:
             u, x, mask = self.embed(codes, second)
             if spec.kind == "pairs":
-                return self.pairs(u, x, prior)
+                return self.pairs(u, x, prior, mask)
             z = self.lyra.head(self._read(u, mask))
             if self.trust is not None:
                 return z + self.trust * prior
@@ -195,6 +197,3 @@ class BioNet(nn.Module):
 def _start_at_zero(layer: nn.Module) -> None:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-
-
-assert (ANY, PAD) == (-2, -1), "one_hot counts on it"

@@ -27,7 +27,7 @@ __all__ = ["Path", "finished", "path_groups", "train_path"]
 MANY_FEATURES = 50
 ADDITIVE_RATE = 0.1
 """Factor on the rate of the additive path: it starts at ridge."""
-PRODUCTS = 4e10
+PRODUCTS = 8e10
 """Multiplications that training may take: some seconds."""
 LEAST_EPOCHS, MOST_EPOCHS = 2, 60
 
@@ -62,7 +62,7 @@ class _Interactions(nn.Module):
             nn.Dropout(0.3 if inputs > MANY_FEATURES else 0.0),
             nn.Linear(inputs, hidden),
             nn.GELU(),
-            nn.Dropout(0.5),
+            nn.Dropout(0.5 if inputs > MANY_FEATURES else 0.2),
             nn.Linear(hidden, hidden),
             nn.GELU(),
         )
@@ -182,11 +182,12 @@ def train_path(
     with torch.no_grad():
         start = figures(path.eval())[main]
     before = {key: tensor.clone() for key, tensor in path.state_dict().items()}
+    groups = path_groups(path, rate=settings.learning_rate, decay=settings.weight_decay)
     outcome = train(
         path.train(),
         batches=batches,
         step=step,
-        optimizer=torch.optim.AdamW(path_groups(path, rate=settings.learning_rate, decay=settings.weight_decay)),
+        optimizer=torch.optim.AdamW(groups, fused=True),
         settings=LoopSettings(steps=steps, evaluate_every=max(1, steps // 12)),
         schedule=schedule("one_cycle"),
         validate=figures,

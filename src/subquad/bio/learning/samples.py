@@ -20,6 +20,8 @@ __all__ = ["held_out", "is_known", "pairs_of", "read_X", "residue_labels", "resi
 
 WHERE = "X"
 """The table's name in messages."""
+OF_A_TABLE = dict.fromkeys(("sequence", "mutant", "wild_type", "offset", "group", "laid")) | {"ambiguity": "any"}
+"""What is known of a table that was read from a file, so that a saved model is used like one that was fitted there."""
 FEW_ROWS, LEAST_HELD, MOST_HELD = 10, 20, 0.25
 """Fewer rows are all learned from and chosen on; else at least so many are held out, but not more than this part."""
 
@@ -60,7 +62,12 @@ def _given(estimator: Any, X: Inputs, about: dict[str, Any] | None) -> tuple[Inp
         estimator.n_features_in_ = (T > 0) + (X.second is not None) + E
         alphabet = next(name for name, letters in ALPHABETS.items() if len(letters) == X.letters)
         length = T if X.is_aligned else None
-        return X, own | {"form": "inputs", "alphabet": alphabet, "is_aligned": X.is_aligned, "length": length}
+        return X, OF_A_TABLE | own | {
+            "form": "inputs",
+            "alphabet": alphabet,
+            "is_aligned": X.is_aligned,
+            "length": length,
+        }
     known = {"letters": len(ALPHABETS[about["alphabet"]]), "second": about["second"], "extra": list(about["extra"])}
     counts = own | {"extra": E, "second": X.second is not None}
     expected = known | {"extra": len(known["extra"]), "second": known["second"] is not None}
@@ -105,7 +112,8 @@ def _numbers(estimator: Any, X: Any, about: dict[str, Any] | None) -> tuple[Inpu
     inputs = Inputs(codes=codes, letters=len(ALPHABETS["dna"]), extra=values, is_aligned=True)
     names = [str(name) for name in getattr(estimator, "feature_names_in_", range(values.shape[1]))]
     # the alphabet of no sequences, so that a saved model has all its entries
-    return inputs, about or {"form": "numbers", "alphabet": "dna", "length": 0, "extra": names, "second": None}
+    alone = {"form": "numbers", "alphabet": "dna", "is_aligned": True, "length": None, "extra": names, "second": None}
+    return inputs, about or OF_A_TABLE | alone
 
 
 def _sort_columns(frame: pd.DataFrame) -> dict[str, Any]:
@@ -167,9 +175,8 @@ def _sequences(
     inputs = Inputs(codes=codes, letters=len(ALPHABETS[name]), second=second, extra=extra, is_aligned=is_aligned)
     if about is not None:
         return inputs, about
-    # as of a table that was read from a file, so that a saved model is used like one that was fitted there
-    return inputs, columns | {
-        **{"form": "sequences", "mutant": None, "wild_type": None, "offset": None, "group": None},
+    return inputs, OF_A_TABLE | columns | {
+        "form": "sequences",
         **{"alphabet": name, "ambiguity": ambiguity, "laid": laid, "is_aligned": is_aligned},
         **{"length": codes.shape[1] if is_aligned else None},
         "extra": {own: float(np.median(extra[:, k])) for k, own in enumerate(columns["extra"])},

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from subquad.bio.learning.losses import loss_of
 from subquad.bio.learning.net import BioNet
 from subquad.bio.learning.path import finished, path_groups
 from subquad.bio.learning.scale import Scale
-from subquad.bio.measures.metrics import MAIN, score
+from subquad.bio.measures.metrics import MAIN, bootstrap, score
 from subquad.bio.problem import Inputs, Problem, Target
 from subquad.bio.settings import FitSettings
 from subquad.train.loop import LoopSettings, Outcome, train
@@ -88,7 +87,7 @@ def train_member(
         net,
         batches=plan,
         step=_step(problem, scale, priors),
-        optimizer=torch.optim.AdamW(_groups(net, settings)),
+        optimizer=torch.optim.AdamW(_groups(net, settings), fused=True),
         settings=LoopSettings(steps=steps, evaluate_every=max(1, steps // _looks(problem, inputs, epochs))),
         schedule=schedule("one_cycle"),
         validate=figures,
@@ -130,42 +129,21 @@ def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: Scale, seed: in
     for blend in (0.0, 1.0):
         net.path.blend.fill_(blend)
         ends.append(np.stack(_raw(net, inputs, kind=truth.kind, priors=None)))
-    random, main, best = np.random.default_rng(seed), MAIN[truth.kind], []
+    main = MAIN[truth.kind]
 
     def between(blend: float) -> np.ndarray:
         return finished(ends[0] + blend * (ends[1] - ends[0]), truth.kind, scale)
 
     found = [between(blend) for blend in BLENDS]
-    for _ in range(DRAWS if len(truth) < MANY else 1):
-        rows = random.integers(len(truth), size=len(truth)) if len(truth) < MANY else np.arange(len(truth))
-        own = truth.take(rows)
-        best.append(BLENDS[int(np.argmax([main_figure(own, prediction[rows]) for prediction in found]))])
-    chosen = float(np.mean(best))
+    if len(truth) < MANY:
+        figures = np.stack([bootstrap(truth, values, main, draws=DRAWS, seed=seed) for values in found])
+    else:
+        figures = np.array([[score(truth, values)[main]] for values in found])
+    # a sample of one class alone speaks for none
+    best = np.nan_to_num(figures, nan=-np.inf).argmax(0)
+    chosen = float(np.mean(np.array(BLENDS)[best]))
     net.path.blend.fill_(chosen)
     return {"blend": round(chosen, 4), "validation": score(truth, between(chosen))[main]}
-
-
-def main_figure(truth: Target, prediction: np.ndarray) -> float:
-    """Return what choices are made by, without all the rest: rank agreement, area under ROC, or accuracy."""
-    if truth.kind == "regression":
-        columns = range(truth.y.shape[1])
-        return float(np.nanmean([_rank_agreement(truth.y[:, k], prediction[:, k]) for k in columns]))
-    if truth.kind == "binary":
-        ranks, positive = rankdata(prediction[:, 0]), truth.y == 1
-        n = int(positive.sum())
-        both = n * (len(positive) - n)
-        return float((ranks[positive].sum() - n * (n + 1) / 2) / both) if both else 0.5
-    if truth.kind == "multiclass":
-        return float((prediction.argmax(1) == truth.y).mean())
-    return score(truth, prediction)[MAIN[truth.kind]]
-
-
-def _rank_agreement(y: np.ndarray, p: np.ndarray) -> float:
-    known = np.isfinite(y)
-    a, b = rankdata(y[known]), rankdata(p[known])
-    a, b = a - a.mean(), b - b.mean()
-    size = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / size) if size else 0.0
 
 
 @torch.no_grad()

@@ -12,7 +12,16 @@ import pandas as pd
 from subquad.bio.looking.explain import Model, values_of
 from subquad.errors import SubquadError
 
-__all__ = ["Cycles", "additive_fit", "beyond_curve", "letters_of", "measured_cycles", "predicted_cycles", "summary"]
+__all__ = [
+    "Cycles",
+    "Double",
+    "additive_fit",
+    "beyond_curve",
+    "letters_of",
+    "measured_cycles",
+    "predicted_cycles",
+    "summary",
+]
 
 Double = tuple[tuple[int, str], tuple[int, str]]
 """Two places, from 0, and their new letters."""

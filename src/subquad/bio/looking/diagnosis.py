@@ -9,6 +9,7 @@ import pandas as pd
 from subquad.bio.looking import examples, plots
 from subquad.bio.looking.finished import WORDS, Finished
 from subquad.bio.measures.conformal import reliability
+from subquad.bio.problem import ROW_KINDS
 from subquad.report import Picture, Section, Table, picture
 
 __all__ = ["main_pictures", "sections"]
@@ -31,7 +32,7 @@ LEAKS = {
 
 def sections(run: Finished) -> list[Section]:
     """Return the sections between the figures and the choices; those without content are empty."""
-    is_rows = not run.kind.startswith("residue") and run.kind != "pairs"
+    is_rows = run.kind in ROW_KINDS
     return [
         Section("Data", _data(run)),
         Section("Split and leaks", _split(run)),

@@ -13,11 +13,12 @@ from subquad.bio.looking.explain import Model, chosen_output, fitted, measuremen
 from subquad.bio.looking.landscape import MEASURED, PREDICTED, Found, lead, pairs_of, sections
 from subquad.bio.looking.orders import Library, find_library, variance_by_order
 from subquad.bio.looking.pictures import save
+from subquad.bio.problem import ROW_KINDS
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.report import page
-from subquad.train.artifact import atomic
+from subquad.train.artifact import as_folder, atomic
 
 __all__ = ["epistasis", "find_measured", "find_predicted"]
 
@@ -52,7 +53,7 @@ def epistasis(
         SubquadError: the source cannot be read, or has neither double mutants nor combinations of letters at few sites;
             nothing has been written then.
     """
-    source, out = Path(source), Path(out)
+    source, out = Path(source), as_folder(out)
     if source.is_dir():
         found = _of_run(source, table, of=of, most=most, seed=seed, quiet=quiet)
     else:
@@ -156,7 +157,7 @@ def _of_table(path: Path, settings: FitSettings, *, seed: int, quiet: bool) -> F
 
 def _of_run(run: Path, table: Path | str | None, *, of: str | None, most: int, seed: int, quiet: bool) -> Found:
     model, places = fitted(run)
-    if model.kind.startswith("residue") or model.kind == "pairs":
+    if model.kind not in ROW_KINDS:
         raise SubquadError(f"{run}: epistasis needs one value a sequence, and this model predicts {model.kind}")
     if model.wild_type is None:
         raise SubquadError(

@@ -53,7 +53,7 @@ def main_pictures(run: Finished) -> list[Block]:
     """Return the picture under the first table: all residues of the examples together."""
     if run.kind == "pairs":
         return []
-    pairs = [_known(run, example, "net") for example in run.rows]
+    pairs = [_known(example, "net") for example in run.rows]
     y, p = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     some = f"residues of {len(run.rows):,} test sequences"
     if run.kind == "residue_regression":
@@ -72,7 +72,7 @@ def figure_of(run: Finished, example: Mapping[str, Any], model: str) -> float:
     if run.kind == "pairs":
         truth, said = (_pairs(example[key]) for key in ("measured", model))
         return float(agreement(truth, said)["f1"])
-    y, p = _known(run, example, model)
+    y, p = _known(example, model)
     if len(y) < 2 or (run.kind != "residue_multiclass" and y.min() == y.max()):
         return float("nan")
     is_class = run.kind != "residue_regression"
@@ -84,7 +84,7 @@ def figure_of(run: Finished, example: Mapping[str, Any], model: str) -> float:
     return score(target, p[None])[FIGURES[run.kind]]
 
 
-def _known(run: Finished, example: Mapping[str, Any], model: str) -> tuple[np.ndarray, np.ndarray]:
+def _known(example: Mapping[str, Any], model: str) -> tuple[np.ndarray, np.ndarray]:
     """Return measured values `(k,)` and predictions `(k, O)` of the residues that were measured."""
     y = np.array([np.nan if value is None else value for value in example["measured"]], dtype=float)
     p = np.asarray(example[model], dtype=float).reshape(len(y), -1)

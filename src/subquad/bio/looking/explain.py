@@ -12,10 +12,12 @@ import pandas as pd
 
 from subquad.bio.looking import pictures
 from subquad.bio.looking.scan_page import write_profile, write_scan
-from subquad.bio.settings import ALPHABETS
+from subquad.bio.problem import ROW_KINDS
+from subquad.bio.reading.alphabet import normalise
+from subquad.bio.reading.fasta import read_sequence
 from subquad.errors import SubquadError, raise_mistakes, unknown
 from subquad.progress import track
-from subquad.train.artifact import METRICS, read_json
+from subquad.train.artifact import METRICS, as_folder, read_json
 
 __all__ = [
     "Model",
@@ -80,9 +82,9 @@ def scan(
         SubquadError: there is no such run or sequence, the sequence has letters that the model does not know, or `of`
             names nothing; nothing has been written then.
     """
-    (model, places), out = fitted(run), Path(out)
+    (model, places), out = fitted(run), as_folder(out)
     sequence = _given(sequence, model)
-    if model.kind.startswith("residue") or model.kind == "pairs":
+    if model.kind not in ROW_KINDS:
         frame, figure, caption = (_draw_pairs if model.kind == "pairs" else _draw_residues)(model, sequence)
         write_profile(frame, figure, out, caption=caption, length=len(sequence))
         return frame
@@ -193,15 +195,8 @@ def _given(sequence: str | None, model: Model) -> str:
         if model.wild_type is None:
             raise SubquadError("this run knows no wild type; name the sequence with --sequence LETTERS or a FASTA file")
         return model.wild_type
-    # long letters are no name of a file, and asking for one that long is an error
-    if "." in sequence or "/" in sequence or (len(sequence) < 200 and Path(sequence).is_file()):
-        sequence = _fasta(Path(sequence))
-    sequence = sequence.strip().upper()
     letters = model.alphabet
-    if letters == ALPHABETS["rna"]:
-        sequence = sequence.replace("T", "U")
-    elif letters == ALPHABETS["dna"]:
-        sequence = sequence.replace("U", "T")
+    sequence = normalise([read_sequence(sequence, "--sequence")], model.about["alphabet"])[0][0]
     raise_mistakes(
         f"--sequence does not fit the model's alphabet, {model.about['alphabet']} ({letters}):",
         [
@@ -211,16 +206,6 @@ def _given(sequence: str | None, model: Model) -> str:
         ],
     )
     return sequence
-
-
-def _fasta(path: Path) -> str:
-    if not path.is_file():
-        raise SubquadError(f"{path}: no such file (--sequence takes letters, or a FASTA file)")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    heads = sum(line.startswith(">") for line in lines)
-    if heads != 1:
-        raise SubquadError(f"{path}: has {heads} headers that begin with '>', and one sequence is needed")
-    return "".join(line.strip() for line in lines if not line.startswith(">"))
 
 
 def chosen_output(model: Model, of: str | None, sequence: str) -> str:
@@ -242,7 +227,10 @@ def chosen_output(model: Model, of: str | None, sequence: str) -> str:
 def measurements(run: Path | str, table: Path | str | None, model: Model, name: str) -> dict[str, float]:
     """Return the mean measurement of each sequence that has one."""
     if table is None:
-        frame = pd.read_csv(Path(run) / "test.csv", dtype=str)
+        if not (Path(run) / "test.csv").is_file():
+            # an estimator that was saved keeps no rows
+            return {}
+        frame = pd.read_csv(Path(run) / "test.csv", dtype=str, keep_default_na=False, na_values=[""])
         column = "measured" if "measured" in frame.columns else f"measured:{name}"
         sequences, texts = frame["sequence"], frame[column]
     else:

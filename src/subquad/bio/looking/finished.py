@@ -1,5 +1,6 @@
 """What a finished run left, as its report reads it: figures, facts, and test rows or sequences. Reads files only."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.measures.metrics import MAIN, title
+from subquad.bio.problem import ROW_KINDS
+from subquad.errors import SubquadError
 from subquad.train.artifact import HISTORY, load_config, read_json
 
-__all__ = ["WORDS", "Finished", "read_history", "read_run"]
+__all__ = ["WORDS", "Finished", "read_history", "read_run", "winner"]
 
 WORDS = {
     "net": "net (Lyra)",
@@ -110,8 +113,6 @@ def winner(metrics: Mapping[str, Any]) -> str:
 
 def read_history(directory: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's history."""
-    import json
-
     path = directory / HISTORY
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
@@ -126,7 +127,9 @@ def read_run(directory: Path | str) -> Finished:
     config = load_config(directory, "bio")
     facts = {**config, "settings": config["subquad"]["settings"]}
     metrics = read_json(directory / "metrics.json")
-    if metrics["kind"].startswith("residue") or metrics["kind"] == "pairs":
+    if "test" not in metrics:
+        raise SubquadError(f"{directory}: an estimator was saved here, without test rows that a report could be of")
+    if metrics["kind"] not in ROW_KINDS:
         rows = read_json(directory / "test.json")
     else:
         text = dict.fromkeys(("sequence", "group", "mutant"), str)

@@ -16,19 +16,26 @@ from subquad.errors import require
 from subquad.train.artifact import atomic
 
 __all__ = [
+    "BLUE",
     "BY_PROPERTY",
+    "GREEN",
+    "GREY",
+    "INK",
+    "OCHRE",
     "along",
     "heat_map",
     "logo",
     "order_bars",
     "pair_map",
     "profile",
+    "save",
     "scatter",
     "structure",
     "tidy",
 ]
 
 INK, GREEN, GREY, OCHRE, BLUE = "#1c2330", "#1f6f54", "#8a94a6", "#c08a3e", "#2f6db3"
+"""The colours of all pages of this field."""
 BY_PROPERTY = "KRHDENQSTCGPAVILMFYW*"
 """Amino acids as biologists sort them: charged, polar, small, hydrophobic, aromatic; then the stop."""
 CELL = 0.145

@@ -7,8 +7,9 @@ from typing import Any
 from subquad.bio.looking import diagnosis, plots
 from subquad.bio.looking.finished import WORDS, Finished, read_history, read_run, winner
 from subquad.bio.measures.metrics import LOWER_IS_BETTER, title
+from subquad.bio.problem import ROW_KINDS
 from subquad.report import Picture, Section, Table, page, picture
-from subquad.train.artifact import REPORT, atomic
+from subquad.train.artifact import REPORT, as_file, atomic
 
 __all__ = ["WORDS", "card", "read_history", "render", "report", "sections", "winner"]
 
@@ -28,7 +29,7 @@ def report(directory: Path | str, *, out: Path | str | None = None) -> Path:
         SubquadError: there is no finished run.
     """
     run = read_run(directory)
-    out = Path(directory) / REPORT if out is None else Path(out)
+    out = Path(directory) / REPORT if out is None else as_file(out)
     with atomic(out) as temporary:
         temporary.write_text(_page(run), encoding="utf-8")
     return out
@@ -108,13 +109,21 @@ def _verdict(run: Finished) -> str:
 def _winner(run: Finished) -> str:
     values = {name: figures[run.main] for name, figures in run.metrics["test"].items()}
     best, single = run.winner, run.best_single
-    unit = "sequences" if run.kind.startswith("residue") or run.kind == "pairs" else "rows"
+    unit = "rows" if run.kind in ROW_KINDS else "sequences"
     others = ", ".join(f"{WORDS.get(name, name)} {value:.3f}" for name, value in values.items() if name != best)
     said = f"On {run.metrics['rows']['test']:,} test {unit} the winner is: {WORDS.get(best, best)}, {run.title} "
     said += f"{values[best]:.3f} ({others})."
     if best == "stack":
         said += f" Of the single models it is: {WORDS.get(single, single)}."
+    if single == "net":
+        leads = run.metrics["above"].items()
+        level = [WORDS.get(name, name) for name, gap in leads if name != "stack" and _is_level(gap)]
+        said += f" These rows do not tell it from {' and '.join(level)}, which is simpler." if level else ""
     return said
+
+
+def _is_level(gap: Mapping[str, float]) -> bool:
+    return gap["low"] <= 0 <= gap["high"]
 
 
 def _leads(run: Finished) -> str:
@@ -130,8 +139,7 @@ def _leads(run: Finished) -> str:
 
 
 def _gap(gap: Mapping[str, float]) -> str:
-    is_real = gap["low"] > 0 or gap["high"] < 0
-    rest = "" if is_real else ", no clear difference"
+    rest = ", no clear difference" if _is_level(gap) else ""
     return f"{gap['value']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}{rest})"
 
 
@@ -196,7 +204,7 @@ def _training(run: Finished) -> list[Block]:
     said += f" in {members} nets whose predictions are averaged. " if members > 1 else ". "
     total = sum(value for name, value in metrics["seconds"].items() if name != "total")
     said += f"All of it took {total:,.0f} seconds"
-    said += f" and {metrics['memory_mb']:,} MB of memory at most. " if "memory_mb" in metrics else ". "
+    said += f" and {metrics['memory_mb']:,} MB of memory at most. " if metrics.get("memory_mb") else ". "
     said += f"Seed {settings['seed']}, data fingerprint {settings['fingerprint']}."
     blocks: list[Block] = [said]
     weights = metrics.get("stack", {}).get("weights")

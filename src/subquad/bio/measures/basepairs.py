@@ -5,7 +5,7 @@ Axes: L letters, p pairs. Pairs are places from 0, the first below the second.
 
 import numpy as np
 
-__all__ = ["agreement", "decode_pairs"]
+__all__ = ["agreement", "decode_pairs", "dot_bracket"]
 
 
 def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3, is_nested: bool = True) -> np.ndarray:
@@ -73,6 +73,13 @@ def _nested(gain: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
             open_parts.append((k + 1, j))
             i, j = i + 1, k
     return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
+
+
+def dot_bracket(pairs: np.ndarray, length: int) -> str:
+    """Return pairs, none of which cross, as dots and brackets."""
+    signs = np.full(length, ".")
+    signs[pairs[:, 0]], signs[pairs[:, 1]] = "(", ")"
+    return "".join(signs)
 
 
 def agreement(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:

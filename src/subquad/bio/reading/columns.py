@@ -138,7 +138,7 @@ def _guess_sequence(path: Path | str, left: list[str], likely: list[str], mutant
 
 
 def _guess_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
-    left = [name for name in frame.columns if name not in taken and not _is_no_target(frame, name)]
+    left = [name for name in frame.columns if name not in taken and not _is_no_target(name)]
     named = _named(TARGET_NAMES, left)
     some = frame[left].head(SOME)
     numbers = [
@@ -156,7 +156,7 @@ def _guess_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
     raise SubquadError(f"{path}: {what} ({shown}); name it with --target")
 
 
-def _is_no_target(frame: pd.DataFrame, name: str) -> bool:
+def _is_no_target(name: str) -> bool:
     """Say whether a column numbers the rows, names them, or is one of several splits."""
     lower = name.lower()
     return lower in ("", "index", "id", "name", "unnamed: 0", *SPLIT_NAMES) or lower.startswith("split_")

@@ -4,7 +4,6 @@ Axes: n rows, T positions. A place is a position in the wild type, from 0; a tab
 are bytes (ASCII) here.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from subquad.bio.reading.alphabet import flatten
-from subquad.bio.reading.data import read_frame
 from subquad.bio.reading.variants import Variants, canonical, differences
 from subquad.errors import SubquadError, raise_mistakes
 
-__all__ = ["Construct", "from_both", "from_sequences", "from_variants", "read_wild_type"]
+__all__ = ["Construct", "from_both", "from_sequences", "from_variants"]
 
 SOME = 500
 MOST = 1000
@@ -32,22 +30,6 @@ class Construct:
     wild_type: str | None = None
     offset: int = 0
     remarks: list[str] = field(default_factory=list)
-
-
-def read_wild_type(given: str) -> str:
-    """Return the letters of a wild type that was given as letters, or as a FASTA file with one record.
-
-    Raises:
-        SubquadError: no such file, or several records in it.
-    """
-    text = given.strip()
-    # no file has a name as long as most proteins
-    if re.fullmatch(r"[A-Za-z*-]+", text) and (len(text) > 200 or not Path(text).is_file()):
-        return text.upper()
-    frame = read_frame(text)
-    if "sequence" not in frame.columns or len(frame) != 1:
-        raise SubquadError(f"{given}: holds {len(frame)} sequences; give a FASTA file with the wild type alone")
-    return frame["sequence"].iloc[0].strip().upper()
 
 
 def from_variants(path: Path | str, variants: Variants, wild_type: str, *, offset: int | None = None) -> Construct:
@@ -98,11 +80,11 @@ def _offset_of(path: Path | str, variants: Variants, wild: np.ndarray, given: in
     total = len(np.unique(variants.row))
     if given is not None or not total:
         return given or 0, []
-    pairs, counts = np.unique(np.stack([variants.position, variants.old]), axis=1, return_counts=True)
-    votes = _votes(pairs[0], pairs[1], counts, wild)
-    best = sorted(votes, key=lambda offset: (-votes[offset], abs(offset), offset))[:3]
+    votes = _votes(variants, wild)
+    best = _ranked(votes)[:3]
     fits = {offset: _rows_that_fit(variants, wild, offset) for offset in best}
     if not best or fits[best[0]] < total / 2:
+        best.sort(key=lambda offset: -fits[offset])
         shown = ", ".join(f"{offset} ({fits[offset]:,} of {total:,} rows)" for offset in best) or "none"
         raise SubquadError(
             f"{path}: no offset puts the variants on the wild type of {len(wild)} letters; the best are {shown}; "
@@ -116,8 +98,13 @@ def _offset_of(path: Path | str, variants: Variants, wild: np.ndarray, given: in
     return first, [remark]
 
 
-def _votes(position: np.ndarray, letter: np.ndarray, counts: np.ndarray, wild: np.ndarray) -> dict[int, int]:
+def _ranked(votes: dict[int, int]) -> list[int]:
+    return sorted(votes, key=lambda offset: (-votes[offset], abs(offset), offset))
+
+
+def _votes(variants: Variants, wild: np.ndarray) -> dict[int, int]:
     """Return how many letters agree with the wild type at each offset."""
+    (position, letter), counts = np.unique(np.stack([variants.position, variants.old]), axis=1, return_counts=True)
     offsets, weights = [], []
     for byte in np.unique(letter):
         places, chosen = np.flatnonzero(wild == byte), letter == byte
@@ -155,8 +142,13 @@ def _check(path: Path | str, variants: Variants, wild: np.ndarray, place: np.nda
     for k in order[1:][twice]:
         row = int(variants.row[k])
         mistakes.setdefault(row, f"row {row + 1}: two variants at {variants.position[k]} ({variants.text[row]})")
+    remedy = "mend or remove them"
+    if fit < total / 2:
+        best = next(iter(_ranked(_votes(variants, wild))), offset)
+        better = _rows_that_fit(variants, wild, best)
+        remedy = f"--offset {best} fits {better:,} of {total:,} rows" if better > total / 2 else "check --wild-type"
     raise_mistakes(
-        f"{path}: {len(mistakes):,} of {variants.rows:,} rows do not fit the wild type; mend or remove them",
+        f"{path}: {len(mistakes):,} of {variants.rows:,} rows do not fit the wild type; {remedy}",
         [mistakes[row] for row in sorted(mistakes)],
     )
 

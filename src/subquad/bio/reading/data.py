@@ -20,7 +20,7 @@ import pandas as pd
 from subquad.bio.reading.fasta import parse_fasta
 from subquad.errors import SubquadError, raise_mistakes, require, unknown
 
-__all__ = ["MISSING", "is_missing", "read_frame", "read_numbers"]
+__all__ = ["MISSING", "is_missing", "read_frame", "read_numbers", "separator_of"]
 
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Words, in lower case, that mean: not measured."""
@@ -60,6 +60,11 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     if not len(frame):
         raise SubquadError(f"{path}: no rows under the header")
     return frame
+
+
+def separator_of(path: Path) -> str:
+    """Return what stands between the columns of a table that is written: tabs in a `.tsv`, commas in all others."""
+    return "\t" if ".tsv" in path.suffixes else ","
 
 
 def _with_sheet(path: Path | str) -> tuple[Path, str | None]:

@@ -1,13 +1,66 @@
-"""FASTA as a table: one row a record, what stands in the headers as columns. Costs one pass over the text."""
+"""FASTA: as a table, one row a record; record by record; or one sequence alone. Costs one pass over the text."""
 
+import gzip
 import io
+import os
+import re
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from subquad.errors import SubquadError, raise_mistakes, require
 
-__all__ = ["parse_fasta"]
+__all__ = ["parse_fasta", "read_fasta", "read_sequence"]
+
+
+def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield name and sequence of each record of a FASTA file, plain or gzipped, one record in memory at a time.
+
+    Raises:
+        SubquadError: no such file, nothing in it, or it is no FASTA.
+    """
+    parser = require("Bio.SeqIO.FastaIO", extra="bio").SimpleFastaParser
+    if not path.is_file():
+        raise SubquadError(f"{path}: no such file")
+    found = False
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+            first = file.read(1)
+            if first != ">":
+                what = f"starts with {first!r}" if first else "is empty"
+                raise SubquadError(f"{path}: {what}; a FASTA file starts with > and a name")
+            file.seek(0)
+            for title, sequence in parser(file):
+                found = True
+                yield (title.split() or ["unnamed"])[0], sequence
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SubquadError(f"{path}: no gzip file, or cut short ({error})") from error
+    if not found:
+        raise SubquadError(f"{path}: no sequences in it")
+
+
+def read_sequence(given: str, flag: str) -> str:
+    """Return the letters that were given, or those of a FASTA file with one record, in upper case.
+
+    Args:
+        given: letters, with `|` between the two channels of a pair, or the name of a file.
+        flag: that they were given with, for messages.
+
+    Raises:
+        SubquadError: no such file, or several records in it.
+    """
+    text = "".join(given.split())
+    # no file has a name as long as most proteins
+    if re.fullmatch(r"[A-Za-z*|-]+", text) and (len(text) > 200 or not os.path.isfile(text)):
+        return text.upper()
+    if not os.path.isfile(given):
+        raise SubquadError(f"{given}: no such file ({flag} takes letters, or a FASTA file)")
+    records = list(read_fasta(Path(given)))
+    if len(records) != 1:
+        raise SubquadError(f"{given}: holds {len(records)} sequences, and {flag} takes one")
+    return records[0][1].upper()
 
 
 def parse_fasta(path: Path | str, text: str) -> pd.DataFrame:

@@ -13,8 +13,9 @@ import pandas as pd
 from subquad.bio.problem import PAD, Inputs
 from subquad.bio.reading.alphabet import encode, letters_of, normalise, refuse_mixed
 from subquad.bio.reading.channels import align_guides
-from subquad.bio.reading.construct import Construct, from_both, from_sequences, from_variants, read_wild_type
+from subquad.bio.reading.construct import Construct, from_both, from_sequences, from_variants
 from subquad.bio.reading.data import read_numbers
+from subquad.bio.reading.fasta import read_sequence
 from subquad.bio.reading.variants import Variants, parse_variants
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, all_of, raise_mistakes, unknown
@@ -64,7 +65,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
     """
     wild = ask.wild_type
     if wild is not None and not ask.is_again:
-        wild = read_wild_type(wild)
+        wild = read_sequence(wild, "--wild-type")
     texts, blanks = (None, []) if ask.sequence is None else _upper(frame[ask.sequence])
     if texts is None and wild is None:
         raise SubquadError(

@@ -15,7 +15,7 @@ from subquad.bio.problem import Kind, Target
 from subquad.bio.reading.alphabet import flatten
 from subquad.errors import SubquadError, raise_mistakes
 
-__all__ = ["looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
+__all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
 
 UNKNOWN = "-?"
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", **{chr(k): chr(k + 32) for k in range(ord("A"), ord("Z") + 1)}}

@@ -17,7 +17,7 @@ from subquad.bio.problem import ANY, PAD, Inputs
 from subquad.bio.rivals.amino_acids import properties
 from subquad.bio.settings import ALPHABETS
 
-__all__ = ["Features", "spell", "words_of"]
+__all__ = ["HELIX", "NUCLEOTIDES", "Features", "spell", "words_of"]
 
 PAIRS_UP_TO = 120
 """Aligned DNA and RNA of so many positions at most also show each pair of neighbours at its place."""

@@ -16,7 +16,7 @@ from subquad.bio.rivals.amino_acids import properties
 from subquad.bio.rivals.features import NUCLEOTIDES, words_of
 from subquad.bio.settings import ALPHABETS
 
-__all__ = ["ResidueFeatures", "letter_table"]
+__all__ = ["NEAR", "ResidueFeatures", "letter_table"]
 
 WINDOW = 7
 """Letters on either side that are seen at their place."""
