@@ -178,7 +178,7 @@ class _Job:
                 "transfer": first.steps * settings.batch * settings.length,
                 "lora": second.steps * settings.batch * settings.length,
             },
-            "seconds": {key: round(value, 1) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
+            "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
             "trainable_parameters": trained,
         }
         self.finish(merged, metrics, about)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from subquad.bio.learning.net import BioNet, NetSpec
-from subquad.bio.learning.path import Path, train_path
+from subquad.bio.learning.path import start_path, stepped_of, train_path
 from subquad.bio.learning.scale import Scale
 from subquad.bio.learning.training import Priors, members_for, outputs, train_member
 from subquad.bio.problem import PAD, Inputs, Problem
@@ -21,11 +20,6 @@ from subquad.errors import SubquadError
 from subquad.train.artifact import load_config, load_tensors
 
 __all__ = ["BioModel", "Nets", "average", "fit_nets", "narrow", "scale_for"]
-
-COMPOUND = ("word 2", "word 3", "pairs", "type")
-"""Blocks of features that are made of several letters."""
-ROWS_A_FEATURE = 5
-"""Where there are so many rows a feature, the MLP sees words of several letters too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +277,7 @@ def fit_nets(
         name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
         how = {"scale": scale, "seed": own_seed, "directory": directory, "quiet": quiet}
         if features is not None:
-            _start(net.path, problem, ridge, matrices["train"])
+            start_path(net.path, problem, ridge, matrices["train"])
             chosen = train_path(net.path, problem, settings, matrices, name=f"{name} features", **how)
         outcome, decided = train_member(net, problem, settings, priors=priors, name=name, **how)
         nets.append(net.eval())
@@ -325,6 +319,7 @@ def spec_for(problem: Problem, preset: str, features: Features | None) -> NetSpe
         has_sequence=T > 0,
         has_second=inputs.second is not None,
         features=0 if features is None else features.count,
+        stepped=0 if features is None else len(stepped_of(features)),
         has_prior=preset == "auto" and (target.kind == "pairs" or target.is_residue),
         extra=inputs.extra.shape[1],
     )
@@ -373,21 +368,3 @@ def _new_net(spec: NetSpec, features: Features | None, seed: int) -> BioNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return BioNet(spec, features)
-
-
-def _start(path: Path, problem: Problem, ridge: Rival, train: sparse.csr_matrix) -> None:
-    linear = ridge.linear
-    path.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
-    mean = np.asarray(train.mean(0)).ravel()
-    square = np.asarray(train.multiply(train).mean(0)).ravel()
-    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-    # one-hot features of rare letters must not blow up: at least what a letter of one row in a hundred has
-    spread = 1 / np.maximum(deviation, 0.1 if problem.inputs.is_aligned else 1e-3)
-    spread[deviation == 0] = 0.0
-    if len(problem.split["train"]) > ROWS_A_FEATURE * len(spread):
-        path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
-        return
-    # words of several letters are left to the linear path: the MLP makes them itself of single letters
-    shown = [np.full(width, kind not in COMPOUND) for kind, width, _ in ridge.features.layout]
-    spread *= np.concatenate(shown)[ridge.features.columns]
-    path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())

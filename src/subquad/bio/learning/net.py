@@ -39,6 +39,8 @@ class NetSpec:
     has_second: bool = False
     features: int = 0
     """Of the additive path; 0: there is none."""
+    stepped: int = 0
+    """Features that the MLP also sees as steps."""
     has_prior: bool = False
     """Residues and pairs start at another model's logits."""
     extra: int = 0
@@ -156,7 +158,13 @@ class BioNet(nn.Module):
             self.pairs = _Pairs(width, channels, has_prior=spec.has_prior)
         self.trust = nn.Parameter(torch.ones(())) if spec.has_prior and spec.kind != "pairs" else None
         if spec.features:
-            self.path = Path(spec.features, spec.outputs, hidden=spec.hidden, is_curved=spec.kind == "regression")
+            self.path = Path(
+                spec.features,
+                spec.outputs,
+                hidden=spec.hidden,
+                is_curved=spec.kind == "regression",
+                stepped=spec.stepped,
+            )
 
     def embed(self, codes: Int[Tensor, "B T"], second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the net knows about each position, the letters as vectors, and the mask."""

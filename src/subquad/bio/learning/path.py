@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import sparse
 from scipy.special import expit, softmax
 from torch import Tensor, nn
@@ -18,18 +18,25 @@ from subquad.bio.learning.losses import loss_of
 from subquad.bio.learning.scale import Scale
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import Problem
+from subquad.bio.rivals.baselines import Rival
+from subquad.bio.rivals.features import Features
 from subquad.bio.settings import FitSettings
 from subquad.train.loop import LoopSettings, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["Path", "finished", "path_groups", "train_path"]
+__all__ = ["Path", "finished", "path_groups", "start_path", "stepped_of", "train_path"]
 
 MANY_FEATURES = 50
+STEPS = 8
 ADDITIVE_RATE = 0.1
 """Factor on the rate of the additive path: it starts at ridge."""
-PRODUCTS = 8e10
+PRODUCTS = 2e11
 """Multiplications that training may take: some seconds."""
 LEAST_EPOCHS, MOST_EPOCHS = 2, 60
+COMPOUND = ("word 2", "word 3", "pairs", "type")
+"""Blocks of features that are made of several letters."""
+ROWS_A_FEATURE = 5
+"""Where there are so many rows a feature, the MLP sees words of several letters too."""
 
 
 class _Additive(nn.Module):
@@ -51,16 +58,22 @@ class _Additive(nn.Module):
 
 
 class _Interactions(nn.Module):
-    """A small MLP on the features, seen from their mean, so that the commonest sequence is near zero; starts at 0."""
+    """A small MLP on the features, seen from their mean, so that the commonest sequence is near zero; starts at 0.
 
-    def __init__(self, inputs: int, outputs: int, *, hidden: int) -> None:
+    Features that are not 0 or 1 also come as steps: how far a value has gone through each eighth of the training rows'
+    values. With these an MLP bends where trees split (piecewise linear encoding of arXiv:2203.05556).
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, hidden: int, stepped: int) -> None:
         super().__init__()
+        self.register_buffer("stepped", torch.zeros(stepped, dtype=torch.int64))
+        self.register_buffer("edges", torch.arange(STEPS + 1.0).repeat(stepped, 1))
         self.register_buffer("center", torch.zeros(inputs))
         self.register_buffer("spread", torch.ones(inputs))
         # many features say the same thing more than once: a third of them is left out at each step
         self.layers = nn.Sequential(
             nn.Dropout(0.3 if inputs > MANY_FEATURES else 0.0),
-            nn.Linear(inputs, hidden),
+            nn.Linear(inputs + STEPS * stepped, hidden),
             nn.GELU(),
             nn.Dropout(0.5 if inputs > MANY_FEATURES else 0.2),
             nn.Linear(hidden, hidden),
@@ -71,7 +84,12 @@ class _Interactions(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
-        return self.last(self.layers((f - self.center) * self.spread))
+        x = (f - self.center) * self.spread
+        if len(self.stepped):
+            low, high = self.edges[:, :-1], self.edges[:, 1:]
+            steps = ((f[:, self.stepped, None] - low) / (high - low)).clamp(0, 1)
+            x = torch.cat([x, steps.flatten(1) - 0.5], dim=1)
+        return self.last(self.layers(x))
 
 
 class _Curve(nn.Module):
@@ -100,12 +118,13 @@ class Path(nn.Module):
         outputs: O.
         hidden: width of the MLP.
         is_curved: it ends in the curve.
+        stepped: how many features the MLP also sees as steps.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, hidden: int, is_curved: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, hidden: int, is_curved: bool, stepped: int = 0) -> None:
         super().__init__()
         self.additive = _Additive(inputs, outputs)
-        self.mlp = _Interactions(inputs, outputs, hidden=hidden)
+        self.mlp = _Interactions(inputs, outputs, hidden=hidden, stepped=stepped)
         self.curve = _Curve(outputs) if is_curved else None
         self.register_buffer("blend", torch.ones(()))
 
@@ -120,6 +139,14 @@ class Path(nn.Module):
         self.mlp.center.copy_(center)
         self.mlp.spread.copy_(spread)
 
+    def step_at(self, stepped: Int[Tensor, " S"], values: Float[Tensor, "n S"]) -> None:
+        """Tell the MLP which features come as steps, and their values in the training rows, which place the steps."""
+        edges = torch.quantile(values, torch.linspace(0, 1, STEPS + 1, dtype=values.dtype), dim=0).T
+        # steps that many equal values have made empty keep a little width
+        least = 1e-6 * (edges[:, -1:] - edges[:, :1]).clamp(min=1e-9)
+        self.mlp.stepped.copy_(stepped)
+        self.mlp.edges.copy_(edges + least * torch.arange(STEPS + 1))
+
     def forward(self, f: Float[Tensor, "B F"], more: Tensor | float = 0.0) -> Float[Tensor, "B O"]:
         """Return the outputs; `more` is what the sequence net says, before the curve."""
         start = self.additive.at_start(f)
@@ -127,6 +154,33 @@ class Path(nn.Module):
         if self.curve is not None:
             z = self.curve(z)
         return start + self.blend * (z - start)
+
+
+def stepped_of(features: Features) -> np.ndarray:
+    """Return the features that the MLP also sees as steps: frequencies of letters, lengths, charges, extra columns."""
+    return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, COMPOUND))
+
+
+def start_path(path: Path, problem: Problem, ridge: Rival, train: sparse.csr_matrix) -> None:
+    """Put a path at ridge, and tell it how the features of the training rows lie."""
+    linear = ridge.linear
+    path.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
+    stepped = stepped_of(ridge.features)
+    if len(stepped):
+        path.step_at(torch.from_numpy(stepped), torch.from_numpy(train[:, stepped].toarray().astype(np.float64)))
+    mean = np.asarray(train.mean(0)).ravel()
+    square = np.asarray(train.multiply(train).mean(0)).ravel()
+    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+    # one-hot features of rare letters must not blow up: at least what a letter of one row in a hundred has
+    spread = 1 / np.maximum(deviation, 0.1 if problem.inputs.is_aligned else 1e-3)
+    spread[deviation == 0] = 0.0
+    if len(problem.split["train"]) > ROWS_A_FEATURE * len(spread):
+        path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
+        return
+    # words of several letters are left to the linear path: the MLP makes them itself of single letters
+    shown = [np.full(width, kind not in COMPOUND) for kind, width, _ in ridge.features.layout]
+    spread *= np.concatenate(shown)[ridge.features.columns]
+    path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
 
 
 def train_path(
