@@ -51,6 +51,7 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["test"]) == {"net", "paper", "ridge", "boosting", "stack"}
     assert metrics["main"] == "spearman"
+    assert metrics["seconds"]["total"] >= metrics["seconds"]["net"] > 0
     assert sum(metrics["rows"].values()) <= 211
     assert metrics["test"]["net"]["spearman"] > 0.9
     assert {"low", "high", "value"} <= set(metrics["above"]["ridge"])

@@ -77,6 +77,7 @@ def fit(
         raise SubquadError(f"{path}: {error}") from error
     metrics = compared.metrics
     metrics["seconds"]["read"] = round(seconds, 2)
+    metrics["seconds"]["total"] = round(sum(metrics["seconds"].values()), 2)
     metrics["leaks"], metrics["audit"] = split.leaks, audit(read, split)
     if read.groups is not None:
         metrics["groups"] = _by_group(compared, problem, read.groups)

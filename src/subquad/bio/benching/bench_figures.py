@@ -164,7 +164,7 @@ def _means(entry: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[
     rivals = [name for name in RIVALS if name in values]
     best = max(rivals, key=values.__getitem__, default=None)
     stacks = [run["stack"] for run in runs if run["stack"]]
-    seconds = [run["task_seconds"] or sum(run["seconds"].values()) for run in runs]
+    seconds = [run["task_seconds"] or run["seconds"].get("total", 0.0) for run in runs]
     memory = [run["memory_mb"] for run in runs if run["memory_mb"]]
     return {
         "rows": runs[0]["rows"],
