@@ -112,3 +112,12 @@ def test_settings_come_from_a_file_and_flags_win(tmp_path, capsys):
     assert "seed" in capsys.readouterr().err
     assert main(["bio", "fit", "a.csv", "--config", str(settings), "--seed", "3"]) == 2
     assert "a.csv: no such file" in capsys.readouterr().err
+
+
+def test_the_next_call_does_not_inherit_the_settings_of_a_file(tmp_path, capsys):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("seed: many\n")
+    assert main(["bio", "fit", "a.csv", "--out", str(tmp_path / "run"), "--config", str(settings)]) == 2
+    capsys.readouterr()
+    assert main(["bio", "fit", "a.csv", "--out", str(tmp_path / "run")]) == 2
+    assert "a.csv: no such file" in capsys.readouterr().err

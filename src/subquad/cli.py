@@ -56,8 +56,8 @@ def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     config: Annotated[Path | None, Parameter(help="YAML file whose keys are the command's flags.")] = None,
 ) -> None:
-    if config is not None:
-        app.config = (_settings_file(config),)
+    # always set: a call in the same process must not inherit an earlier one's file
+    app.config = () if config is None else (_settings_file(config),)
     app(tokens, exit_on_error=False, print_error=False)
 
 
