@@ -6,26 +6,18 @@ alphabet; `PAD` after the end of a sequence, `ANY` where a letter stands for sev
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
+
+from subquad.bio.settings import Kind
 
 __all__ = ["ANY", "KINDS", "PAD", "PARTS", "ROW_KINDS", "Inputs", "Kind", "Problem", "Target"]
 
 PAD, ANY = -1, -2
 PARTS = ("train", "validation", "test")
 
-Kind = Literal[
-    "regression",
-    "binary",
-    "multiclass",
-    "multilabel",
-    "residue_regression",
-    "residue_binary",
-    "residue_multiclass",
-    "pairs",
-]
-KINDS: tuple[Kind, ...] = Kind.__args__
+KINDS: tuple[Kind, ...] = get_args(Kind)
 ROW_KINDS: tuple[Kind, ...] = ("regression", "binary", "multiclass", "multilabel")
 """One prediction a row; the others have one a residue, or pairs of bases."""
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from subquad.errors import SubquadError
 
-__all__ = ["ALPHABETS", "PRESETS", "FitSettings", "refuse_other_words"]
+__all__ = ["ALPHABETS", "PRESETS", "FitSettings", "Kind", "refuse_other_words"]
 
 ALPHABETS = {
     "dna": "ACGT",
@@ -29,6 +29,19 @@ def refuse_other_words(settings: Any) -> None:
         words, value = get_args(field.type) if get_origin(field.type) is Literal else (), getattr(settings, field.name)
         if words and value not in words:
             raise SubquadError(f"--{_flag(field.name)} must be one of {', '.join(words)}, got {value!r}")
+
+
+Kind = Literal[
+    "regression",
+    "binary",
+    "multiclass",
+    "multilabel",
+    "residue_regression",
+    "residue_binary",
+    "residue_multiclass",
+    "pairs",
+]
+"""Of a target; see `subquad.bio.problem.Target`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +70,7 @@ class FitSettings:
     """Column of groups (gene, family) that are kept together in a split by group, and told apart in the report."""
     split: str | None = None
     """Column of train, validation and test; a column called split or set is taken."""
-    kind: Literal[
-        "auto",
-        "regression",
-        "binary",
-        "multiclass",
-        "multilabel",
-        "residue_regression",
-        "residue_binary",
-        "residue_multiclass",
-        "pairs",
-    ] = "auto"
+    kind: Literal["auto", Kind] = "auto"
     """What the target is; seen from the column where it is not said."""
     alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = "auto"
     """Auto: the smallest alphabet that holds all letters."""

@@ -321,7 +321,6 @@ def spec_for(problem: Problem, preset: str, features: Features | None) -> NetSpe
         features=0 if features is None else features.count,
         stepped=0 if features is None else len(stepped_of(features)),
         has_prior=preset == "auto" and (target.kind == "pairs" or target.is_residue),
-        extra=inputs.extra.shape[1],
     )
 
 

@@ -43,7 +43,6 @@ class NetSpec:
     """Features that the MLP also sees as steps."""
     has_prior: bool = False
     """Residues and pairs start at another model's logits."""
-    extra: int = 0
     hidden: int = 128
     """Width of the MLP of the features."""
     dropout: float = 0.2
