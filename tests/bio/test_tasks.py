@@ -68,6 +68,22 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
     assert got["sequence"].tolist() == frame["sequence"].tolist()
 
 
+@pytest.mark.parametrize("preset", ["auto", "paper"])
+def test_a_rival_or_the_stack_predicts_what_it_was_measured_with(tmp_path, preset):
+    frame = table(tmp_path / "t.csv")
+    # the rivals, and not the net as published, leave out what never varies
+    frame["sequence"] = "AC" + frame["sequence"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    fit(tmp_path / "t.csv", settings(preset=preset), out=tmp_path / "run", quiet=True)
+    test = pd.read_csv(tmp_path / "run" / "test.csv")
+    for model in ("net", "ridge", "boosting", "stack"):
+        got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / f"{model}.csv", model=model, quiet=True)
+        np.testing.assert_allclose(got["prediction"][test["row"] - 1], test[model], atol=1e-5)
+        assert ("prediction_low" in got) == (model == "net")
+    with pytest.raises(SubquadError, match="no model 'lyra'.*net, ridge, boosting, stack"):
+        predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyra", quiet=True)
+
+
 @pytest.mark.parametrize(
     ("target", "kind", "names"),
     [
@@ -97,6 +113,8 @@ def test_every_kind_of_target_from_a_table_and_back(tmp_path, target, kind, name
     if kind.startswith("residue"):
         values = [json.loads(text) for text in got["prediction"]]
         assert [len(own) for own in values] == frame["sequence"].str.len().tolist()
+        stacked = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "s.tsv", model="stack", quiet=True)
+        assert [len(json.loads(own)) for own in stacked["prediction"]] == [len(own) for own in values]
     assert (tmp_path / "run" / ("test.json" if kind.startswith("residue") else "test.csv")).is_file()
 
 
@@ -112,6 +130,8 @@ def test_base_pairs_from_a_table_and_back(tmp_path):
     assert set(metrics["test"]) == {"net", "vienna", "vienna_bpp", "stack"}
     assert metrics["test"]["net"]["f1"] > 0.5
     got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
+    assert set(got["prediction"].str.len()) == {14}
+    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "s.csv", model="stack", quiet=True)
     assert set(got["prediction"].str.len()) == {14}
 
 

@@ -55,10 +55,11 @@ def predict(
     /,
     *,
     out: Path,
+    model: str = "net",
     sequence: str | None = None,
     quiet: bool = False,
 ) -> None:
-    """Predict the sequences of a table with a fitted net; all columns of the table are kept.
+    """Predict the sequences of a table with a fitted model; all columns of the table are kept.
 
     For example:
 
@@ -68,12 +69,14 @@ def predict(
         directory: The folder that `subquad bio fit` wrote.
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
         out: The file to write; .tsv and .gz at its end say how.
+        model: The net, a rival (ridge, boosting; of base pairs vienna, vienna_bpp), or the stack of all. The report says
+            which was best.
         sequence: Column of the sequences; by default the one of the fit, else guessed.
         quiet: Print nothing.
     """
     from subquad.bio.tasks import predict as run
 
-    frame = run(directory, table, out=out, sequence=sequence, quiet=quiet)
+    frame = run(directory, table, out=out, model=model, sequence=sequence, quiet=quiet)
     if not quiet:
         _show_predictions(frame, out)
 

@@ -104,8 +104,8 @@ class FitSettings:
     """Passes over the training rows; by default what `letters` allows, at least 0.3 and at most 40."""
     letters: int = 5_000_000
     """Letters that training goes over where `epochs` is not given; about a minute."""
-    batch: int = 128
-    """Sequences in a step."""
+    batch: int | None = None
+    """Sequences in a step; by default few enough for 2,000 steps, at most 128."""
     learning_rate: float = 3e-3
     """The highest rate of the cycle."""
     weight_decay: float = 0.3

@@ -90,21 +90,23 @@ def predict(
     table: Path | str,
     *,
     out: Path | str,
+    model: str = "net",
     sequence: str | None = None,
     quiet: bool = False,
 ) -> pd.DataFrame:
-    """Write the table with the net's predictions beside its columns, and return it.
+    """Write the table with a model's predictions beside its columns, and return it.
 
     A regression adds `prediction`; several add `prediction_NAME` each, as do several labels. Two classes add
     `prediction`, the probability of the second one, and `prediction_class`; more classes add `prediction`, the
     likeliest, and one `probability_CLASS` each. Residues add `prediction`, a JSON list (of classes: a string or list of
     names), and base pairs a dot-bracket or a JSON list of pairs. `prediction_std` is the spread of the members and
-    `prediction_low`, `prediction_high` the 90 % interval, where the model has them.
+    `prediction_low`, `prediction_high` the 90 % interval, where the net has them.
 
     Args:
         directory: the folder that `fit` wrote.
         table: a table with sequences, or with variants where the model learned from variants.
         out: the file to write; `.tsv` and `.gz` at its end say how.
+        model: `net`, a rival (`ridge`, `boosting`; of base pairs `vienna`, `vienna_bpp`), or the `stack` of all.
         sequence: column of the sequences; by default the one of the fit, else guessed.
         quiet: no remarks.
 
@@ -113,14 +115,14 @@ def predict(
     """
     from subquad.bio.written import with_predictions
 
-    model, out, path = BioModel.load(directory), as_file(out), Path(table)
-    read = read_again(path, model.about, sequence=sequence)
+    fitted, out, path = BioModel.load(directory), as_file(out), Path(table)
+    read = read_again(path, fitted.about, sequence=sequence)
     taken = [name for name in read.frame.columns if name.startswith(("prediction", "probability_"))]
     if taken:
         raise SubquadError(f"{path}: has a column {taken[0]!r} already; rename it, so that it is not overwritten")
-    for remark in [*read.remarks, *model.unseen(read.inputs)]:
+    for remark in [*read.remarks, *fitted.unseen(read.inputs)]:
         say(remark, quiet=quiet)
-    frame = with_predictions(read, model)
+    frame = with_predictions(read, fitted, model)
     # the compression is that of the name, which the temporary file shares
     with atomic(out) as temporary:
         frame.to_csv(temporary, index=False, sep=separator_of(out))
@@ -158,6 +160,7 @@ def _finish(run: Run, read: Table, split: Split, problem: Problem, compared: Com
         "split": {"how": split.how, "rows": {part: len(problem.split[part]) for part in PARTS}},
         "model": compared.net.plain(),
         "stack": compared.stack.plain(),
+        "positions": None if compared.positions is None else compared.positions.tolist(),
         "chosen": compared.chosen,
     }
     said = {**facts, "settings": run.settings}

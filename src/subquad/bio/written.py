@@ -18,10 +18,10 @@ __all__ = ["test_examples", "test_frame", "with_predictions"]
 INTERVAL = 0.9
 
 
-def with_predictions(read: Table, model: BioModel) -> pd.DataFrame:
-    """Return the table with the model's predictions in further columns."""
-    members = model.nets.members(read.inputs)
-    prediction, frame = average(members), read.frame.copy()
+def with_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
+    """Return the table with predictions of the net, a rival or the stack in further columns."""
+    members = model.nets.members(read.inputs) if by == "net" else []
+    prediction, frame = average(members) if members else model.predict_by(by, read.inputs), read.frame.copy()
     classes, names = model.classes, model.names
     match model.kind:
         case "regression" if len(names) == 1:
@@ -97,6 +97,9 @@ def _columns(target: Target, model: str) -> list[str]:
 
 
 def _add_spread(frame: pd.DataFrame, members: list[np.ndarray], model: BioModel, prediction: np.ndarray) -> None:
+    """Add the members' spread and the interval, which only the net has."""
+    if not members:
+        return
     spread = np.std(members, axis=0, ddof=1)[:, 0] if len(members) > 1 else None
     if spread is not None:
         frame["prediction_std"] = spread

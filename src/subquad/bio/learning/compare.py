@@ -39,6 +39,8 @@ class Compared:
     """Figures on the test rows, and how they came to be: the contents of `metrics.json`."""
     chosen: dict[str, Any]
     """What was decided on the validation rows."""
+    positions: np.ndarray | None
+    """That the rivals look at; None: all."""
 
 
 def compare(
@@ -109,6 +111,7 @@ def compare(
         predictions=test,
         metrics=metrics,
         chosen=chosen,
+        positions=positions,
     )
 
 

@@ -42,7 +42,7 @@ class Estimator(BaseEstimator):
         members: int | None = FitSettings.members,
         epochs: float | None = FitSettings.epochs,
         letters: int = FitSettings.letters,
-        batch: int = FitSettings.batch,
+        batch: int | None = FitSettings.batch,
         learning_rate: float = FitSettings.learning_rate,
         weight_decay: float = FitSettings.weight_decay,
         alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,

@@ -11,15 +11,19 @@ import torch
 from subquad.bio.learning.net import BioNet, NetSpec
 from subquad.bio.learning.path import start_path, stepped_of, train_path
 from subquad.bio.learning.scale import Scale
+from subquad.bio.learning.stack import Stack
 from subquad.bio.learning.training import Priors, members_for, outputs, train_member
 from subquad.bio.problem import PAD, Inputs, Problem
-from subquad.bio.rivals.baselines import Rival
+from subquad.bio.rivals.baselines import Rival, rivals_of
 from subquad.bio.rivals.features import Features
 from subquad.bio.settings import ALPHABETS, FitSettings
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, unknown
 from subquad.train.artifact import load_config, load_tensors
 
 __all__ = ["BioModel", "Nets", "average", "fit_nets", "narrow", "scale_for"]
+
+PATHS = 4
+"""Of features with an MLP, over all members: their mean is better than one, and they cost seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +105,13 @@ class BioModel:
         nets: what predicts.
         about: what `config.json` says of the table: columns, alphabet, wild type, offset.
         config: all of `config.json`.
+        directory: its folder.
     """
 
     nets: Nets
     about: dict[str, Any]
     config: dict[str, Any]
+    directory: Folder
 
     @classmethod
     def load(cls, directory: Folder | str) -> "BioModel":
@@ -122,7 +128,7 @@ class BioModel:
             nets = Nets.of(config["model"], load_tensors(directory), prior)
         except (KeyError, RuntimeError, TypeError) as error:
             raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
-        return cls(nets=nets, about=config["table"], config=config)
+        return cls(nets=nets, about=config["table"], config=config, directory=Folder(directory))
 
     @property
     def kind(self) -> str:
@@ -152,6 +158,24 @@ class BioModel:
     def predict(self, inputs: Inputs) -> Any:
         """Return the mean prediction of the nets, in the target's units; see `Target.outputs` for the shapes."""
         return self.nets.predict(inputs)
+
+    def predict_by(self, name: str, inputs: Inputs) -> Any:
+        """Return the prediction of the net, a rival or the stack of them, as `predict` does.
+
+        Raises:
+            SubquadError: there is no such model.
+        """
+        names = ("net", *rivals_of(self.kind), "stack")
+        if name not in names:
+            raise unknown("model", name, names)
+        if name == "net":
+            return self.predict(inputs)
+        if name == "stack":
+            stack = Stack.of(self.config["stack"])
+            return stack.predict({own: self.predict_by(own, inputs) for own, weight in stack.weights.items() if weight})
+        positions = self.config["positions"]
+        own = inputs if positions is None else _cut(inputs, np.asarray(positions, dtype=np.int64))
+        return Rival.load(self.directory / f"{name}.skops").predict(own)
 
     def members(self, inputs: Inputs) -> np.ndarray:
         """Return the prediction of each net: `(members, …)`."""
@@ -263,11 +287,11 @@ def fit_nets(
     scale = scale_for(problem, settings)
     is_residue = problem.target.is_residue
     features = None if ridge is None or is_residue else ridge.features
-    spec = spec_for(problem, settings.preset, features)
+    count = members_for(problem, settings)
+    spec = spec_for(problem, settings.preset, features, paths=-(-PATHS // count))
     prior = ridge if spec.has_prior and is_residue else None
     priors = priors_of(problem.inputs, spec, scale, prior)
     nets, facts, seconds = [], [], 0.0
-    count = members_for(problem, settings)
     matrices = {}
     if features is not None:
         matrices = {part: features.matrix(problem.part(part)[0]) for part in ("train", "validation")}
@@ -277,12 +301,17 @@ def fit_nets(
         name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
         how = {"scale": scale, "seed": own_seed, "directory": directory, "quiet": quiet}
         if features is not None:
-            start_path(net.path, problem, ridge, matrices["train"])
-            chosen = train_path(net.path, problem, settings, matrices, name=f"{name} features", **how)
-        outcome, decided = train_member(net, problem, settings, priors=priors, name=name, **how)
+            chosen["paths"] = []
+            for k, path in enumerate(net.mlp_paths):
+                start_path(path, problem, ridge, matrices["train"])
+                own = {**how, "name": f"{name} MLP {k + 1}", "seed": own_seed + k}
+                chosen["paths"].append(train_path(path, problem, settings, matrices, **own))
+            if net.lyra_path is not None:
+                start_path(net.lyra_path, problem, ridge, matrices["train"])
+        own_seconds, decided = train_member(net, problem, settings, priors=priors, name=name, **how)
         nets.append(net.eval())
         facts.append(chosen | decided)
-        seconds += outcome.seconds + chosen.get("path_seconds", 0.0)
+        seconds += own_seconds + sum(path["seconds"] for path in chosen.get("paths", ()))
     return Nets(
         spec=spec,
         nets=nets,
@@ -306,7 +335,7 @@ def scale_for(problem: Problem, settings: FitSettings) -> Scale:
     return Scale.fit(train, "none" if settings.preset == "paper" else settings.transform)
 
 
-def spec_for(problem: Problem, preset: str, features: Features | None) -> NetSpec:
+def spec_for(problem: Problem, preset: str, features: Features | None, *, paths: int) -> NetSpec:
     """Return what a net for the problem is built from."""
     inputs, target = problem.inputs, problem.target
     T = inputs.codes.shape[1]
@@ -319,6 +348,7 @@ def spec_for(problem: Problem, preset: str, features: Features | None) -> NetSpe
         has_sequence=T > 0,
         has_second=inputs.second is not None,
         features=0 if features is None else features.count,
+        paths=paths,
         stepped=0 if features is None else len(stepped_of(features)),
         has_prior=preset == "auto" and (target.kind == "pairs" or target.is_residue),
     )

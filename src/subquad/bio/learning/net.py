@@ -1,11 +1,15 @@
-r"""The nets of this field: Lyra as published, or beside an additive path that starts as ridge, under one output curve.
+r"""The nets of this field: Lyra as published, or on an additive path that starts as ridge, beside MLPs on others.
 
-$$ \hat y = g\Big(w \cdot f(x) + b + \mathrm{MLP}(f(x)) + \mathrm{Lyra}(x)\Big) $$
+$$ \hat y = r(x) + \alpha \big(g_1(w_1 \cdot f(x) + \mathrm{MLP}(f(x))) - r(x)\big)
+   + \beta \big(g_2(w_2 \cdot f(x) + \mathrm{Lyra}(x)) - r(x)\big) $$
 
-$w$ starts at ridge's coefficients; the last layers of Lyra and of the MLP start at 0 and the monotone curve $g$ at the
-identity, so that training begins exactly at ridge. The curve is the usual global epistasis: mutations add up on a
-hidden scale that the assay bends. The MLP sees far-apart letters together, whatever their order. Residues start at the
-ridge of their windows, pairs of bases at a thermodynamic model's probabilities.
+$r$ is ridge; of the MLP's term there are several, whose mean counts. $w_1$ and $w_2$ start at ridge's coefficients; the
+last layers of Lyra and of the MLP start at 0 and the monotone curves $g$ at the identity, so that training begins
+exactly at ridge. A curve is the usual global epistasis: mutations add up on a hidden scale that the assay bends. The
+MLP sees far-apart letters together, whatever their order, Lyra motifs wherever they stand. Each is trained alone: on
+what one leaves over that has fitted the training rows closely, the other would learn nothing. $\alpha$ and $\beta$ are
+chosen on the validation rows. Residues start at the ridge of their windows, pairs of bases at a thermodynamic model's
+probabilities.
 
 Axes: B sequences, T positions, A letters, F features, E further numbers, H channels, O outputs.
 """
@@ -38,7 +42,9 @@ class NetSpec:
     has_sequence: bool = True
     has_second: bool = False
     features: int = 0
-    """Of the additive path; 0: there is none."""
+    """Of the additive paths; 0: there is none."""
+    paths: int = 1
+    """With an MLP; their mean counts."""
     stepped: int = 0
     """Features that the MLP also sees as steps."""
     has_prior: bool = False
@@ -130,7 +136,7 @@ class BioNet(nn.Module):
         super().__init__()
         self.spec, self.features = spec, features
         is_auto, is_row = spec.preset == "auto", not spec.kind.startswith("residue") and spec.kind != "pairs"
-        self.lyra, self.path, self.readout = None, None, None
+        self.lyra, self.readout, self.mlp_paths, self.lyra_path = None, None, None, None
         channels = spec.letters * (2 if spec.has_second else 1)
         width = 64
         if spec.has_sequence:
@@ -157,13 +163,12 @@ class BioNet(nn.Module):
             self.pairs = _Pairs(width, channels, has_prior=spec.has_prior)
         self.trust = nn.Parameter(torch.ones(())) if spec.has_prior and spec.kind != "pairs" else None
         if spec.features:
-            self.path = Path(
-                spec.features,
-                spec.outputs,
-                hidden=spec.hidden,
-                is_curved=spec.kind == "regression",
-                stepped=spec.stepped,
+            shape = {"inputs": spec.features, "outputs": spec.outputs, "is_curved": spec.kind == "regression"}
+            self.mlp_paths = nn.ModuleList(
+                Path(**shape, hidden=spec.hidden, stepped=spec.stepped) for _ in range(spec.paths)
             )
+            self.lyra_path = Path(**shape, hidden=0) if spec.has_sequence else None
+            self.register_buffer("blend", torch.tensor([0.0, 1.0] if spec.has_sequence else [1.0, 0.0]))
 
     def embed(self, codes: Int[Tensor, "B T"], second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the net knows about each position, the letters as vectors, and the mask."""
@@ -179,7 +184,10 @@ class BioNet(nn.Module):
         extra: Float[Tensor, "B E"] | None = None,
         prior: Tensor | None = None,
     ) -> Tensor:
-        """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs."""
+        """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs.
+
+        In training they are those of Lyra's path alone.
+        """
         spec = self.spec
         z = 0.0
         if spec.has_sequence:
@@ -189,9 +197,14 @@ class BioNet(nn.Module):
             z = self.lyra.head(self._read(u, mask))
             if self.trust is not None:
                 return z + self.trust * prior
-        if self.path is None:
+        if self.mlp_paths is None:
             return z
-        return self.path(self.features.torch_matrix(codes, second, extra), z)
+        f = self.features.torch_matrix(codes, second, extra)
+        if self.training and self.lyra_path is not None:
+            return self.lyra_path(f, z)
+        start = self.mlp_paths[0].at_start(f)
+        found = start + self.blend[0] * (sum(path(f) for path in self.mlp_paths) / len(self.mlp_paths) - start)
+        return found if self.lyra_path is None else found + self.blend[1] * (self.lyra_path(f, z) - start)
 
     def _read(self, u: Tensor, mask: Tensor) -> Tensor:
         if self.spec.kind.startswith("residue"):

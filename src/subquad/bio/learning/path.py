@@ -1,4 +1,4 @@
-"""What a net makes of the features of a sequence: an additive path from ridge, a small MLP, a monotone curve over all.
+"""What a net makes of features: an additive path from ridge, what is added to it, a monotone curve over all.
 
 Axes: B sequences, F features, O outputs.
 """
@@ -30,9 +30,11 @@ MANY_FEATURES = 50
 STEPS = 8
 ADDITIVE_RATE = 0.1
 """Factor on the rate of the additive path: it starts at ridge."""
-PRODUCTS = 2e11
+PRODUCTS = 1e11
 """Multiplications that training may take: some seconds."""
-LEAST_EPOCHS, MOST_EPOCHS = 2, 60
+LEAST_EPOCHS, MOST_EPOCHS = 2, 150
+BATCH = 128
+"""Rows of a step, where the settings do not say."""
 COMPOUND = ("word 2", "word 3", "pairs", "type")
 """Blocks of features that are made of several letters."""
 ROWS_A_FEATURE = 5
@@ -111,12 +113,12 @@ class _Curve(nn.Module):
 
 
 class Path(nn.Module):
-    """Features, and what a sequence net adds to them, to outputs; starts exactly at ridge.
+    """Features, and what an MLP or a sequence net adds to them, to outputs; starts exactly at ridge.
 
     Args:
         inputs: F.
         outputs: O.
-        hidden: width of the MLP.
+        hidden: width of the MLP; 0: there is none.
         is_curved: it ends in the curve.
         stepped: how many features the MLP also sees as steps.
     """
@@ -124,9 +126,8 @@ class Path(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, hidden: int, is_curved: bool, stepped: int = 0) -> None:
         super().__init__()
         self.additive = _Additive(inputs, outputs)
-        self.mlp = _Interactions(inputs, outputs, hidden=hidden, stepped=stepped)
+        self.mlp = _Interactions(inputs, outputs, hidden=hidden, stepped=stepped) if hidden else None
         self.curve = _Curve(outputs) if is_curved else None
-        self.register_buffer("blend", torch.ones(()))
 
     def start_at(self, weight: Float[Tensor, "O F"], bias: Float[Tensor, " O"], scale: Float[Tensor, " F"]) -> None:
         """Put a linear model, on features times `scale`, into the additive path."""
@@ -147,13 +148,16 @@ class Path(nn.Module):
         self.mlp.stepped.copy_(stepped)
         self.mlp.edges.copy_(edges + least * torch.arange(STEPS + 1))
 
+    def at_start(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
+        """Return what ridge says."""
+        return self.additive.at_start(f)
+
     def forward(self, f: Float[Tensor, "B F"], more: Tensor | float = 0.0) -> Float[Tensor, "B O"]:
         """Return the outputs; `more` is what the sequence net says, before the curve."""
-        start = self.additive.at_start(f)
-        z = self.additive(f) + self.mlp(f) + more
-        if self.curve is not None:
-            z = self.curve(z)
-        return start + self.blend * (z - start)
+        z = self.additive(f) + more
+        if self.mlp is not None:
+            z = z + self.mlp(f)
+        return z if self.curve is None else self.curve(z)
 
 
 def stepped_of(features: Features) -> np.ndarray:
@@ -165,6 +169,8 @@ def start_path(path: Path, problem: Problem, ridge: Rival, train: sparse.csr_mat
     """Put a path at ridge, and tell it how the features of the training rows lie."""
     linear = ridge.linear
     path.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
+    if path.mlp is None:
+        return
     stepped = stepped_of(ridge.features)
     if len(stepped):
         path.step_at(torch.from_numpy(stepped), torch.from_numpy(train[:, stepped].toarray().astype(np.float64)))
@@ -195,7 +201,7 @@ def train_path(
     directory: Folder | None,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Train the path alone, in place, before a sequence net is put beside it; return what was decided on validation.
+    """Train the path of the MLP, in place; return what was decided on validation.
 
     Features are made once and not at each step, so that many more passes over the rows fit into the time.
 
@@ -213,7 +219,7 @@ def train_path(
     rows, main = problem.split["train"], MAIN[problem.target.kind]
     X, V = matrices["train"], matrices["validation"]
     loss, (_, truth) = loss_of(problem, scale), problem.part("validation")
-    batch = min(settings.batch, len(rows))
+    batch = min(settings.batch or BATCH, len(rows))
     products = 6 * len(rows) * X.shape[1] * path.mlp.last.in_features
     epochs = float(np.clip(PRODUCTS / products, LEAST_EPOCHS, MOST_EPOCHS))
     if settings.epochs is not None:
@@ -257,16 +263,18 @@ def train_path(
     if not is_better:
         path.load_state_dict(before)
     return {
-        "path_steps": steps,
-        "path_best_step": outcome.best_step if is_better else 0,
-        "path_seconds": outcome.seconds,
+        "steps": steps,
+        "best_step": outcome.best_step if is_better else 0,
+        "validation": max(outcome.best[main], start),
+        "seconds": outcome.seconds,
     }
 
 
 def path_groups(path: Path, *, rate: float, decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: the additive path slow and drawn to ridge, the curve without decay."""
     groups = parameter_groups(path.additive, learning_rate=rate * ADDITIVE_RATE, weight_decay=decay)
-    groups += parameter_groups(path.mlp, learning_rate=rate, weight_decay=decay)
+    if path.mlp is not None:
+        groups += parameter_groups(path.mlp, learning_rate=rate, weight_decay=decay)
     if path.curve is not None:
         groups.append({"params": list(path.curve.parameters()), "lr": rate, "weight_decay": 0.0})
     return groups

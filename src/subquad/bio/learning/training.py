@@ -15,19 +15,21 @@ from subquad.bio.learning.scale import Scale
 from subquad.bio.measures.metrics import MAIN, bootstrap, score
 from subquad.bio.problem import Inputs, Problem, Target
 from subquad.bio.settings import FitSettings
-from subquad.train.loop import LoopSettings, Outcome, train
+from subquad.train.loop import LoopSettings, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["Priors", "affordable_epochs", "members_for", "outputs", "train_member"]
+__all__ = ["Priors", "affordable_epochs", "batch_for", "members_for", "outputs", "train_member"]
 
 LEAST_EPOCHS, MOST_EPOCHS, MOST_MEMBERS = 0.3, 40.0, 5
 LOOKING = 0.15
 """Part of the time of training that validation may take."""
 MOST_JUDGES = 5000
 """Validation rows that one net's choices are made on."""
-BLENDS, DRAWS, MANY = (0.0, 0.25, 0.5, 0.75, 1.0), 50, 3000
-PATH_RATE = 0.1
-"""Factor on the rate of what starts where it should nearly end."""
+SHARES = [(mlp / 4, lyra / 4) for mlp in range(5) for lyra in range(5 - mlp)]
+"""Of the MLPs' and of Lyra's path that are tried; the rest is ridge."""
+DRAWS, MANY = 50, 3000
+STEPS, LETTERS_A_STEP, MOST_A_STEP = 2000, 1500, 128
+"""Wanted at least; below so many letters a step is no faster; most sequences of one."""
 PADDED_LETTERS, PADDED_PAIRS = 40_000, 600_000
 """Most letters, or pairs of letters, of one batch with its padding: long sequences come in smaller batches."""
 
@@ -55,6 +57,19 @@ def members_for(problem: Problem, settings: FitSettings) -> int:
     return int(min(max(settings.letters / letters, 1), MOST_MEMBERS))
 
 
+def batch_for(problem: Problem, settings: FitSettings) -> int:
+    """Return the sequences of a step: what `batch` says, else few enough for many steps, with letters enough for each.
+
+    Many small steps learn more from so many letters than few large ones do.
+    """
+    if settings.batch is not None:
+        return settings.batch
+    rows = problem.split["train"]
+    seen = affordable_epochs(problem, settings) * len(rows)
+    least = LETTERS_A_STEP * len(rows) / max(int(problem.inputs.lengths[rows].sum()), len(rows))
+    return int(np.clip(seen / STEPS, max(least, 1), MOST_A_STEP))
+
+
 def train_member(
     net: BioNet,
     problem: Problem,
@@ -66,21 +81,23 @@ def train_member(
     seed: int,
     directory: Path | None,
     quiet: bool,
-) -> tuple[Outcome, dict[str, Any]]:
-    """Train one net in place; return how it went, and what was decided on the validation rows."""
-    rows = problem.split["train"]
-    epochs = affordable_epochs(problem, settings)
-    plan = _plan(problem.inputs, rows, kind=problem.target.kind, batch=settings.batch, seed=seed)
-    steps = max(1, round(epochs * len(plan(0))))
+) -> tuple[float, dict[str, Any]]:
+    """Train one net in place, all but the paths of the MLPs; return the seconds, and what validation rows decided."""
     judges = _some(problem.split["validation"], MOST_JUDGES, seed)
     inputs, truth = problem.inputs.take(judges), problem.target.take(judges)
+    if net.mlp_paths is not None and net.lyra_path is None:
+        # without sequences there is nothing else
+        return 0.0, _blend(net, inputs, truth, scale=scale, seed=seed)
+    epochs, batch = affordable_epochs(problem, settings), batch_for(problem, settings)
+    plan = _plan(problem.inputs, problem.split["train"], kind=problem.target.kind, batch=batch, seed=seed)
+    steps = max(1, round(epochs * len(plan(0))))
     own_priors = None if priors is None else [priors[row] for row in judges]
 
     def figures(model: nn.Module) -> dict[str, float]:
         return score(truth, outputs(model, inputs, kind=truth.kind, scale=scale, priors=own_priors))
 
     main = MAIN[truth.kind]
-    has_start = net.path is not None or net.spec.has_prior
+    has_start = net.lyra_path is not None or net.spec.has_prior
     start = figures(net)[main] if has_start else -np.inf
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     outcome = train(
@@ -99,14 +116,14 @@ def train_member(
         quiet=quiet,
     )
     net.cpu()
-    if outcome.best[main] < start:
+    is_better = outcome.best[main] >= start
+    if not is_better:
         net.load_state_dict(before)
-        chosen = {"steps": steps, "best_step": 0, "blend": 1.0, "validation": start}
-    else:
-        chosen = {"steps": steps, "best_step": outcome.best_step, "blend": 1.0, "validation": outcome.best[main]}
-    if net.path is not None:
+    chosen = {"steps": steps, "batch": batch, "best_step": outcome.best_step if is_better else 0}
+    chosen["validation"] = max(outcome.best[main], start)
+    if net.mlp_paths is not None:
         chosen |= _blend(net, inputs, truth, scale=scale, seed=seed)
-    return outcome, chosen
+    return outcome.seconds, chosen
 
 
 def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -120,30 +137,31 @@ def _looks(problem: Problem, validation: Inputs, epochs: float) -> int:
     return int(np.clip(LOOKING * 3 * learned / max(validation.lengths.sum(), 1), 3, 12))
 
 
-def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: Scale, seed: int) -> dict[str, float]:
-    """Go back towards ridge as far as the validation rows want it; return how far and what it gives.
+def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: Scale, seed: int) -> dict[str, Any]:
+    """Choose how much of the MLPs' and of Lyra's path there is beside ridge; return that and what it gives.
 
-    The step taken is the mean of the best ones in bootstrap samples of the rows: where few rows speak, half way.
+    The shares are the mean of the best ones in bootstrap samples of the rows: where few rows speak, some of each.
     """
     ends = []
-    for blend in (0.0, 1.0):
-        net.path.blend.fill_(blend)
+    for blend in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        net.blend.copy_(torch.tensor(blend))
         ends.append(np.stack(_raw(net, inputs, kind=truth.kind, priors=None)))
-    main = MAIN[truth.kind]
+    main, start = MAIN[truth.kind], ends[0]
+    shares = SHARES if net.lyra_path is not None else [own for own in SHARES if not own[1]]
 
-    def between(blend: float) -> np.ndarray:
-        return finished(ends[0] + blend * (ends[1] - ends[0]), truth.kind, scale)
+    def mixed(own: Sequence[float]) -> np.ndarray:
+        return finished(start + own[0] * (ends[1] - start) + own[1] * (ends[2] - start), truth.kind, scale)
 
-    found = [between(blend) for blend in BLENDS]
+    found = [mixed(own) for own in shares]
     if len(truth) < MANY:
         figures = np.stack([bootstrap(truth, values, main, draws=DRAWS, seed=seed) for values in found])
     else:
         figures = np.array([[score(truth, values)[main]] for values in found])
     # a sample of one class alone speaks for none
     best = np.nan_to_num(figures, nan=-np.inf).argmax(0)
-    chosen = float(np.mean(np.array(BLENDS)[best]))
-    net.path.blend.fill_(chosen)
-    return {"blend": round(chosen, 4), "validation": score(truth, between(chosen))[main]}
+    chosen = np.array(shares)[best].mean(0)
+    net.blend.copy_(torch.from_numpy(chosen))
+    return {"blend": [round(float(own), 4) for own in chosen], "validation": score(truth, mixed(chosen))[main]}
 
 
 @torch.no_grad()
@@ -255,10 +273,10 @@ def _step(problem: Problem, scale: Scale, priors: Priors) -> Callable[..., Mappi
 def _groups(net: BioNet, settings: FitSettings) -> list[dict]:
     rate, decay, groups = settings.learning_rate, settings.weight_decay, []
     for module in net.children():
-        if module is net.path:
-            # it has been trained already
-            groups += path_groups(net.path, rate=rate * PATH_RATE, decay=decay)
-        else:
+        if module is net.lyra_path:
+            groups += path_groups(module, rate=rate, decay=decay)
+        elif module is not net.mlp_paths:
+            # those have been trained by themselves
             groups += parameter_groups(module, learning_rate=rate, weight_decay=decay)
     if net.trust is not None:
         groups.append({"params": [net.trust], "lr": rate, "weight_decay": 0.0})

@@ -16,6 +16,7 @@ from subquad.bio.reading.channels import align_guides
 from subquad.bio.reading.construct import Construct, from_both, from_sequences, from_variants
 from subquad.bio.reading.data import read_numbers
 from subquad.bio.reading.fasta import read_sequence
+from subquad.bio.reading.truncated import with_stops
 from subquad.bio.reading.variants import Variants, parse_variants
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, all_of, raise_mistakes, unknown
@@ -72,6 +73,10 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
             f"{path}: column {ask.mutant!r} holds variants; say of what, with --wild-type LETTERS or a FASTA file"
         )
     alphabet, is_guessed = letters_of(texts if texts is not None else [wild or ""], ask.alphabet)
+    if texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or not ask.is_again):
+        texts, ends = with_stops(texts, wild)
+        alphabet = "protein_stop" if ends else alphabet
+        blanks = blanks + ends
     remarks = blanks
     if is_guessed and texts is not None:
         remarks = blanks + refuse_mixed(path, texts, alphabet)

@@ -1,0 +1,64 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from subquad.bio import fit, predict
+from subquad.bio.reading.table import read_table
+from subquad.bio.reading.truncated import with_stops
+from subquad.bio.settings import FitSettings
+from subquad.errors import SubquadError
+
+WILD = "MKTAYIAKQRQISFVKSHFSRQ"
+
+
+def variants(random: np.random.Generator, count: int) -> list[str]:
+    rows = []
+    for _ in range(count):
+        place = random.integers(len(WILD))
+        rows.append(WILD[:place] + random.choice(list("ADEGKLRSTV")) + WILD[place + 1 :])
+    return rows
+
+
+def test_a_beginning_of_the_wild_type_is_read_as_a_stop():
+    full = variants(np.random.default_rng(0), 60)
+    written, remarks = with_stops([*full, WILD[:7], WILD[:-1]])
+    assert written[:-2] == full
+    assert written[-2:] == [WILD[:7] + "*" + WILD[8:], WILD[:-1] + "*"]
+    assert "2 sequences" in remarks[0]
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        ["AAAA"],
+        [WILD + "A", WILD[:5]],
+        ["", WILD[:5]],
+        [WILD[:5]] * 30,
+    ],
+)
+def test_other_lengths_are_left_alone(strange):
+    sequences = [*variants(np.random.default_rng(0), 60), *strange]
+    assert with_stops(sequences) == (sequences, [])
+
+
+def test_a_table_with_early_ends_is_aligned_and_its_model_reads_them_again(tmp_path):
+    random = np.random.default_rng(1)
+    sequences = variants(random, 120) + [WILD[:k] for k in range(1, len(WILD), 2)]
+    table = pd.DataFrame({"sequence": sequences, "score": random.normal(size=len(sequences))})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    read = read_table(tmp_path / "t.csv", FitSettings())
+    assert read.about["alphabet"] == "protein_stop"
+    assert read.inputs.is_aligned
+    assert any("ending early" in remark for remark in read.remarks)
+    fit(
+        tmp_path / "t.csv",
+        FitSettings(epochs=1.0, members=1, boosting_iterations=5),
+        out=tmp_path / "m",
+        quiet=True,
+    )
+    pd.DataFrame({"sequence": [WILD, WILD[:9]]}).to_csv(tmp_path / "new.csv", index=False)
+    found = predict(tmp_path / "m", tmp_path / "new.csv", out=tmp_path / "p.csv", quiet=True)
+    assert np.isfinite(found["prediction"]).all()
+    pd.DataFrame({"sequence": [WILD, "AAAA"]}).to_csv(tmp_path / "bad.csv", index=False)
+    with pytest.raises(SubquadError, match="row 2"):
+        predict(tmp_path / "m", tmp_path / "bad.csv", out=tmp_path / "p2.csv", quiet=True)
