@@ -12,7 +12,7 @@ from subquad.bio.learning.models import Nets, fit_nets, narrow
 from subquad.bio.learning.net import BioNet, NetSpec
 from subquad.bio.learning.path import Path
 from subquad.bio.learning.scale import Scale
-from subquad.bio.learning.training import members_for
+from subquad.bio.learning.training import batch_for, members_for
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import ANY, PAD, Inputs, Problem, Target
 from subquad.bio.rivals.baselines import fit_ridge
@@ -205,3 +205,38 @@ def test_few_data_get_several_nets_and_many_get_one():
     assert members_for(own, FitSettings(letters=50_000)) == 1
     assert members_for(own, FitSettings(preset="paper")) == 1
     assert members_for(own, FitSettings(members=3)) == 3
+
+
+def test_a_budget_is_spent_in_many_steps_of_few_sequences():
+    # 151 training rows of 7 letters
+    own = problem()
+    assert batch_for(own, FitSettings(batch=17)) == 17
+    assert batch_for(own, FitSettings()) == 128
+    longer = problem(length=77)
+    # a step has letters enough: 1,500 of 77 a row
+    assert batch_for(longer, FitSettings(letters=100_000)) == 19
+    assert batch_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
+
+
+def test_several_mlps_stand_beside_one_lyra_and_fewer_where_there_are_several_nets():
+    own = problem()
+    for members, paths in ((1, 4), (2, 2), (5, 1)):
+        nets = fitted(own, members=members, epochs=0.1).nets
+        assert [len(net.mlp_paths) for net in nets] == [paths] * members
+    assert all(0 <= share <= 1 for net in nets for share in net.blend.tolist())
+    assert all(net.blend.sum() <= 1 + 1e-6 for net in nets)
+
+
+def test_a_motif_anywhere_is_learned_by_lyra_and_gets_the_larger_share():
+    random = np.random.default_rng(5)
+    codes = random.integers(0, 4, (1211, 31)).astype(np.int8)
+    split = {"train": np.arange(811), "validation": np.arange(811, 1011), "test": np.arange(1011, 1211)}
+    own = Inputs(codes=codes, letters=4, extra=np.zeros((1211, 0)), is_aligned=True)
+    found = ((codes[:, :-2] == 0) & (codes[:, 1:-1] == 3) & (codes[:, 2:] == 2)).sum(1)[:, None] * 1.0
+    motif = Problem(inputs=own, target=Target(kind="regression", y=found), split=split)
+    nets = fitted(motif, epochs=20.0)
+    mlps, lyra = nets.nets[0].blend.tolist()
+    assert lyra > mlps
+    inputs, truth = motif.part("test")
+    ridge = fit_ridge(motif)
+    assert score(truth, nets.predict(inputs))["r2"] > score(truth, ridge.predict(inputs))["r2"] + 0.2
