@@ -80,7 +80,7 @@ def test_a_rival_or_the_stack_predicts_what_it_was_measured_with(tmp_path, prese
         got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / f"{model}.csv", model=model, quiet=True)
         np.testing.assert_allclose(got["prediction"][test["row"] - 1], test[model], atol=1e-5)
         assert ("prediction_low" in got) == (model == "net")
-    with pytest.raises(SubquadError, match="no model 'lyra'.*net, ridge, boosting, stack"):
+    with pytest.raises(SubquadError, match=r"no model 'lyra'.*net, ridge, boosting, stack"):
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyra", quiet=True)
 
 
