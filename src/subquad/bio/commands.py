@@ -69,8 +69,8 @@ def predict(
         directory: The folder that `subquad bio fit` wrote.
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
         out: The file to write; .tsv and .gz at its end say how.
-        model: The net, a rival (ridge, boosting; of base pairs vienna, vienna_bpp), or the stack of all. The report says
-            which was best.
+        model: The net, a rival (ridge, boosting; of base pairs vienna, vienna_bpp), or the stack of all; the report
+            says which was best.
         sequence: Column of the sequences; by default the one of the fit, else guessed.
         quiet: Print nothing.
     """
