@@ -7,11 +7,8 @@ import pytest
 from subquad.bio.measures.conformal import (
     LEVELS,
     Conformal,
-    PredictionSets,
-    calibration_error,
     coverage,
     fit_conformal,
-    fit_sets,
     reliability,
 )
 
@@ -21,13 +18,6 @@ def noisy(rows, seed=0):
     random = np.random.default_rng(seed)
     truth, spread = random.normal(size=rows), random.uniform(0.1, 2, rows)
     return truth, truth + 3 * spread * random.normal(size=rows), spread
-
-
-def classes(rows, seed=0):
-    random = np.random.default_rng(seed)
-    probability = random.dirichlet(np.ones(5), rows)
-    truth = (probability.cumsum(1) > random.random((rows, 1))).argmax(1)
-    return truth, probability
 
 
 @pytest.mark.parametrize("has_spread", [False, True])
@@ -75,29 +65,6 @@ def test_it_survives_json():
     for conformal in (fit_conformal(truth, prediction, spread), fit_conformal(truth[:3], prediction[:3])):
         text = json.dumps(conformal.plain(), allow_nan=False)
         assert Conformal.of(json.loads(text)) == conformal
-    sets = fit_sets(*classes(7))
-    assert PredictionSets.of(json.loads(json.dumps(sets.plain(), allow_nan=False))) == sets
-
-
-@pytest.mark.parametrize("method", ["lac", "aps"])
-def test_sets_hold_the_true_class_as_often_as_said(method):
-    sets = fit_sets(*classes(1009), method=method)
-    truth, probability = classes(5003, seed=1)
-    for level in LEVELS:
-        inside = sets.sets(probability, level)
-        assert inside[np.arange(len(truth)), truth].mean() == pytest.approx(level, abs=0.03)
-        assert inside.sum(1).mean() < 5
-    # with too few rows every class is possible
-    assert fit_sets(*classes(3), method=method).sets(probability, 0.95).all()
-
-
-def test_the_second_of_two_classes_alone_is_enough():
-    random = np.random.default_rng(0)
-    p = random.random(1009)
-    truth = (random.random(1009) < p).astype(int)
-    both = np.stack([1 - p, p], axis=1)
-    assert fit_sets(truth, p[:, None]) == fit_sets(truth, both) == fit_sets(truth, p)
-    assert fit_sets(truth, p).sets(p).shape == (1009, 2)
 
 
 def test_reliability_shows_how_often_it_was_so():
@@ -106,11 +73,6 @@ def test_reliability_shows_how_often_it_was_so():
     assert table[1] == pytest.approx(
         {"rows": 2, "predicted": 0.13, "observed": 0.5, "low": 0.0945, "high": 0.9055}, abs=1e-3
     )
-    assert calibration_error([0, 1, 1, 1, 0], [0.11, 0.15, 1.0, 0.95, 0.0]) == pytest.approx((0.37 * 2 + 0.025 * 2) / 5)
-    random = np.random.default_rng(0)
-    p = random.random(20_011)
-    y = random.random(len(p)) < p
-    assert calibration_error(y, p) < 0.02 < calibration_error(y, p**3)
 
 
 def test_what_cannot_be_calibrated_is_refused():
@@ -125,5 +87,3 @@ def test_what_cannot_be_calibrated_is_refused():
         fit_conformal([1.0, 2.0], [0.0])
     with pytest.raises(ValueError, match=r"a level must be between 0 and 1, got 1\.0"):
         fit_conformal([1.0], [0.0], levels=(1.0,))
-    with pytest.raises(ValueError, match="at least one row of known class"):
-        fit_sets([], np.zeros((0, 2)))

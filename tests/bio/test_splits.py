@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from subquad.bio.settings import FitSettings
 from subquad.bio.splitting.clusters import cluster
 from subquad.bio.splitting.mutated import Mutated
 from subquad.bio.splitting.similar import equal_sequences, near_sequences
-from subquad.bio.splitting.splits import find_split, folds, make_split
+from subquad.bio.splitting.splits import find_split, make_split
 from subquad.errors import SubquadError
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -114,7 +115,7 @@ def test_the_folds_of_a_cross_validation_test_each_row_at_most_once(way):
             sequences.append("".join(letters))
         own = table(sequences, groups=[f"gene {k % 11}" for k in range(211)])
     settings = FitSettings(split_by=way, group="gene" if way == "group" else None)
-    splits = list(folds(own, settings, 3, seed=7))
+    splits = [make_split(own, replace(settings, folds=3, fold=fold), seed=7) for fold in range(3)]
     assert len(splits) == 3
     for fold, split in enumerate(splits):
         check(split, len(own.sequences))
@@ -273,8 +274,8 @@ def test_without_validation_rows_some_are_drawn_from_training():
 
 def test_a_column_of_fold_numbers_gives_a_cross_validation():
     own = table(random_sequences(101), fold_random_5=[str(k % 5) for k in range(101)])
-    settings = FitSettings(split="fold_random_5")
-    tested = [split.parts["test"] for split in folds(own, settings, 5, seed=0)]
+    settings = [FitSettings(split="fold_random_5", folds=5, fold=fold) for fold in range(5)]
+    tested = [make_split(own, each, seed=0).parts["test"] for each in settings]
     assert [rows[0] for rows in tested] == [0, 1, 2, 3, 4]
     assert sum(map(len, tested)) == 101
     with pytest.raises(SubquadError, match="column 'fold_random_5' has 5 folds with measured rows, no fold 6"):

@@ -1,4 +1,4 @@
-r"""How far off a prediction may be: intervals and sets that hold the truth as often as they say. Costs one sort.
+r"""How far off a prediction may be: intervals that hold the truth as often as they say. Costs one sort.
 
 Split-conformal prediction (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Lei et al.,
 JASA 113 (2018) 1094; Angelopoulos and Bates, arXiv:2107.07511): with scores $s_1 … s_n$ of rows that were not learned
@@ -6,24 +6,21 @@ from, the $\lceil (n+1)(1-α) \rceil$-th smallest is above the score of a new ro
 whatever the model, where the new row is drawn like the n. Sequences unlike them (a new protein, more mutations) are
 not, and rows that early stopping or a penalty was chosen on are a little too kind: measure `coverage` on the test rows.
 
-Axes: n rows, K classes.
+Axes: n rows.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 __all__ = [
     "LEVELS",
     "Conformal",
-    "PredictionSets",
-    "calibration_error",
     "coverage",
     "fit_conformal",
-    "fit_sets",
     "reliability",
 ]
 
@@ -117,70 +114,6 @@ def coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
     return float(((truth >= low) & (truth <= high))[known].mean()) if known.any() else math.nan
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictionSets:
-    """Sets of classes that hold the true one."""
-
-    method: Literal["lac", "aps"]
-    levels: tuple[float, ...]
-    quantiles: tuple[float, ...]
-    """Of the scores, one a level; infinite where there were too few rows: the set is then of all classes."""
-    rows: int
-
-    def sets(self, probability: np.ndarray, level: float = 0.9) -> np.ndarray:
-        """Return which classes are in the set of each row, `(n, K)` bool.
-
-        Args:
-            probability: `(n, K)`, or `(n, 1)` or `(n,)` of the second of two classes.
-            level: one of `levels`.
-
-        Raises:
-            ValueError: another level.
-        """
-        scores = _set_scores(_of_classes(probability), self.method)
-        # rounding must not cost the class whose score is the quantile itself
-        return scores <= _at(self.levels, self.quantiles, level) + 1e-12
-
-    def plain(self) -> dict[str, Any]:
-        """Return what JSON knows; an infinite quantile is null."""
-        quantiles = [None if math.isinf(value) else value for value in self.quantiles]
-        return {"method": self.method, "levels": list(self.levels), "quantiles": quantiles, "rows": self.rows}
-
-    @classmethod
-    def of(cls, said: Mapping[str, Any]) -> "PredictionSets":
-        """Return it from what `plain` gave."""
-        quantiles = tuple(math.inf if value is None else value for value in said["quantiles"])
-        return cls(method=said["method"], levels=tuple(said["levels"]), quantiles=quantiles, rows=said["rows"])
-
-
-def fit_sets(
-    truth: np.ndarray,
-    probability: np.ndarray,
-    *,
-    method: Literal["lac", "aps"] = "lac",
-    levels: Sequence[float] = LEVELS,
-) -> PredictionSets:
-    """Return sets of classes calibrated on rows that were not learned from.
-
-    Args:
-        truth: `(n,)` place of the true class.
-        probability: `(n, K)`, or `(n, 1)` or `(n,)` of the second of two classes.
-        method: lac gives the smallest sets (Sadinle et al., JASA 114 (2019) 223), some of them empty where no class is
-            likely; aps (Romano et al., arXiv:2006.02544, with half a class's own probability
-            in place of the random part) takes classes from the likeliest on, and is larger for difficult rows.
-        levels: how often the true class is to be inside.
-
-    Raises:
-        ValueError: no rows.
-    """
-    truth = np.asarray(truth)
-    if not len(truth):
-        raise ValueError("sets need at least one row of known class")
-    scores = _set_scores(_of_classes(probability), method)[np.arange(len(truth)), truth]
-    quantiles = tuple(_quantile(scores, level) for level in levels)
-    return PredictionSets(method=method, levels=tuple(levels), quantiles=quantiles, rows=len(truth))
-
-
 def reliability(is_positive: np.ndarray, probability: np.ndarray, *, bins: int = 10) -> list[dict[str, float]]:
     """Return how often it was so where it was called so likely: one entry a bin of equal width that has rows.
 
@@ -201,12 +134,6 @@ def reliability(is_positive: np.ndarray, probability: np.ndarray, *, bins: int =
     return table
 
 
-def calibration_error(is_positive: np.ndarray, probability: np.ndarray, *, bins: int = 10) -> float:
-    """Return the mean distance of predicted and observed share over the rows, bin by bin (ECE)."""
-    table = reliability(is_positive, probability, bins=bins)
-    return sum(b["rows"] * abs(b["predicted"] - b["observed"]) for b in table) / max(sum(b["rows"] for b in table), 1)
-
-
 def _quantile(scores: np.ndarray, level: float) -> float:
     if not 0 < level < 1:
         raise ValueError(f"a level must be between 0 and 1, got {level}")
@@ -220,26 +147,6 @@ def _at(levels: Sequence[float], quantiles: Sequence[float], level: float) -> fl
         if math.isclose(known, level):
             return value
     raise ValueError(f"no level {level}; calibrated are {', '.join(map(str, levels))}")
-
-
-def _of_classes(probability: np.ndarray) -> np.ndarray:
-    probability = np.asarray(probability, dtype=np.float64)
-    if probability.ndim == 1 or probability.shape[1] == 1:
-        second = probability.reshape(-1)
-        return np.stack([1 - second, second], axis=1)
-    return probability
-
-
-def _set_scores(probability: np.ndarray, method: str) -> np.ndarray:
-    """Return how strange each class would be, `(n, K)`."""
-    if method == "lac":
-        return 1 - probability
-    order = np.argsort(-probability, axis=1, kind="stable")
-    own = np.take_along_axis(probability, order, axis=1)
-    reached = np.cumsum(own, axis=1) - own / 2
-    scores = np.empty_like(reached)
-    np.put_along_axis(scores, order, reached, axis=1)
-    return scores
 
 
 def _wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -4,8 +4,8 @@ The validation rows are held out of what the test leaves in the same way as the 
 positions, so that early stopping is as honest as the test. Costs one look at each row; clusters are MMseqs2's.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from subquad.bio.splitting.held import Hold, hold_random, hold_units
 from subquad.bio.splitting.similar import equal_sequences, near_sequences
 from subquad.errors import SubquadError, raise_mistakes, unknown
 
-__all__ = ["Split", "find_split", "folds", "make_split"]
+__all__ = ["Split", "find_split", "make_split"]
 
 WORDS = {
     "train": "train",
@@ -80,21 +80,6 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     if column is not None:
         return _given(table, settings, column, seed=seed)
     return _made(table, settings, _way(table, settings), seed=seed)
-
-
-def folds(table: Table, settings: FitSettings, k: int, seed: int) -> Iterator[Split]:
-    """Yield the k splits of a cross-validation: each has another part of the rows as its test.
-
-    The rows are split as `settings.split_by` says, or by a column of fold numbers that `settings.split` names.
-
-    Raises:
-        SubquadError: fewer groups, clusters or positions than folds, or what `make_split` raises.
-    """
-    settings = replace(settings, fold=0, folds=k)
-    way = None if settings.split is not None else _way(table, settings)
-    for fold in range(k):
-        own = replace(settings, fold=fold)
-        yield _given(table, own, settings.split, seed=seed) if way is None else _made(table, own, way, seed=seed)
 
 
 def find_split(table: Table) -> str | None:
