@@ -341,6 +341,11 @@ def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
         SubquadError, match="holds designs; name another folder with --out, or replace them with --force"
     ):
         made(model, tmp_path)
+    # killed before the last file was written: made again
+    (folder / "design.json").unlink()
+    (folder / ".design.json.x7f").mkdir()
+    made(model, tmp_path)
+    assert (folder / "design.json").is_file()
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("years of work")
     with pytest.raises(SubquadError, match="not empty, and no designs of subquad"):

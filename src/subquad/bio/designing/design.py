@@ -35,6 +35,8 @@ COLUMNS = (
 """Of designs.csv; distance is the number of letters to the nearest measured variant."""
 
 RECORD = "design.json"
+"""Written last: without it the folder is unfinished."""
+FILES = ("designs.csv", "plates.csv", "designs.fasta", "design.html", RECORD)
 
 
 def design(
@@ -110,6 +112,9 @@ def _check_folder(out: Path, force: bool) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     if not (out / RECORD).is_file():
+        # a file is written beside its place, in a hidden folder that has its name
+        if all(own.name.removeprefix(".").startswith(FILES) for own in out.iterdir()):
+            return
         raise SubquadError(f"{out}: not empty, and no designs of subquad; name another folder with --out")
     if not force:
         raise SubquadError(f"{out}: holds designs; name another folder with --out, or replace them with --force")
