@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from subquad.bio.learning.compare import start_from
 from subquad.bio.learning.losses import loss_of
 from subquad.bio.learning.models import Nets, fit_nets, narrow
 from subquad.bio.learning.net import BioNet, NetSpec
-from subquad.bio.learning.path import Path
+from subquad.bio.learning.path import Path, finished
 from subquad.bio.learning.scale import Scale
+from subquad.bio.learning.start import start_from
 from subquad.bio.learning.training import batch_for, members_for
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import ANY, PAD, Inputs, Problem, Target
@@ -76,13 +76,15 @@ def test_padding_is_zero_and_any_letter_is_equal_parts():
 
 @pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
 @pytest.mark.parametrize("has_second", [True, False])
-def test_the_net_starts_exactly_at_ridge(kind, has_second):
+def test_the_net_starts_exactly_at_a_linear_model(kind, has_second):
     own = problem(kind, extra=2, has_second=has_second)
-    ridge = fit_ridge(own)
+    settings = {"learning_rate": 1e-12, "epochs": 0.01}
+    start = start_from(own, fit_ridge(own), FitSettings(**settings))
     # one step at a rate of nothing: what is left is the start
-    nets = fitted(own, learning_rate=1e-12, epochs=0.01, transform="none")
+    nets = fitted(own, **settings)
     test, _ = own.part("test")
-    np.testing.assert_allclose(nets.predict(test), ridge.predict(test), rtol=2e-3, atol=2e-3)
+    expected = finished(start.linear(start.features.matrix(test)), kind, nets.scale)
+    np.testing.assert_allclose(nets.predict(test), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_the_output_curve_never_falls():

@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from subquad.bio.learning.models import Nets, average, fit_nets, narrow, scale_for
+from subquad.bio.learning.models import Nets, average, fit_nets, narrow
 from subquad.bio.learning.stack import Stack, fit_stack
+from subquad.bio.learning.start import start_from
 from subquad.bio.measures.conformal import coverage, fit_conformal
 from subquad.bio.measures.memory import peak_memory
 from subquad.bio.measures.metrics import MAIN, difference, intervals, score
 from subquad.bio.problem import PARTS, Problem
-from subquad.bio.rivals.baselines import Linear, Rival, fit_ridge, fit_rivals, rivals_of
+from subquad.bio.rivals.baselines import Rival, fit_rivals, rivals_of
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.train.artifact import read_json, write_json
 
-__all__ = ["Compared", "compare", "refuse_hopeless", "start_from"]
+__all__ = ["Compared", "compare", "refuse_hopeless"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,7 @@ def _nets(
     own = narrowed if is_auto else problem
     start = None
     if is_auto and "ridge" in rivals:
-        start = start_from(own, rivals["ridge"], settings)
+        start = start_from(own, rivals["ridge"], settings, seed=seed)
     return fit_nets(
         own,
         settings,
@@ -211,21 +212,6 @@ def _nets(
         directory=directory,
         quiet=quiet,
     )
-
-
-def start_from(problem: Problem, ridge: Rival, settings: FitSettings) -> Rival:
-    """Return ridge on the scale of learning: moved there, or fitted there where that scale is not linear."""
-    if problem.target.kind != "regression":
-        return ridge
-    scale = scale_for(problem, settings)
-    if any(column.values is not None for column in scale.columns):
-        target = replace(problem.target, y=scale.forward(problem.target.y))
-        return fit_ridge(replace(problem, target=target))
-    mean = np.array([column.mean for column in scale.columns])
-    spread = np.array([column.spread for column in scale.columns])
-    linear = ridge.linear
-    moved = Linear(weight=linear.weight / spread[:, None], bias=(linear.bias - mean) / spread, scale=linear.scale)
-    return replace(ridge, linear=moved)
 
 
 def _spread(kind: str, members: list[Any]) -> np.ndarray | None:

@@ -278,7 +278,7 @@ def fit_nets(
     Args:
         problem: what to learn; with the positions that are looked at only.
         settings: how.
-        ridge: where the nets start; of rows on the scale of learning. None: they start at nothing.
+        ridge: where the nets start; see `start_from`. None: they start at nothing.
         positions: which positions of the table's sequences the problem has; None: all.
         seed: of the start and the order of the rows.
         directory: where checkpoints go.
@@ -301,7 +301,7 @@ def fit_nets(
         name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
         how = {"scale": scale, "seed": own_seed, "directory": directory, "quiet": quiet}
         if features is not None:
-            chosen["paths"] = []
+            chosen = {"start": ridge.chosen, "paths": []}
             for k, path in enumerate(net.mlp_paths):
                 start_path(path, problem, ridge, matrices["train"])
                 own = {**how, "name": f"{name} MLP {k + 1}", "seed": own_seed + k}

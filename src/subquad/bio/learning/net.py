@@ -1,15 +1,15 @@
-r"""The nets of this field: Lyra as published, or on an additive path that starts as ridge, beside MLPs on others.
+r"""The nets of this field: Lyra as published, or on an additive path that starts at ridge, beside MLPs on others.
 
 $$ \hat y = r(x) + \alpha \big(g_1(w_1 \cdot f(x) + \mathrm{MLP}(f(x))) - r(x)\big)
    + \beta \big(g_2(w_2 \cdot f(x) + \mathrm{Lyra}(x)) - r(x)\big) $$
 
-$r$ is ridge; of the MLP's term there are several, whose mean counts. $w_1$ and $w_2$ start at ridge's coefficients; the
-last layers of Lyra and of the MLP start at 0 and the monotone curves $g$ at the identity, so that training begins
-exactly at ridge. A curve is the usual global epistasis: mutations add up on a hidden scale that the assay bends. The
-MLP sees far-apart letters together, whatever their order, Lyra motifs wherever they stand. Each is trained alone: on
-what one leaves over that has fitted the training rows closely, the other would learn nothing. $\alpha$ and $\beta$ are
-chosen on the validation rows. Residues start at the ridge of their windows, pairs of bases at a thermodynamic model's
-probabilities.
+$r$ is linear in the features $f$: ridge, or between it and a model of few features. Of the MLP's term there are
+several, whose mean counts. $w_1$ and $w_2$ start at $r$; the last layers of Lyra and of the MLP start at 0 and the
+monotone curves $g$ at the identity, so that training begins exactly at $r$. A curve is the usual global epistasis:
+mutations add up on a hidden scale that the assay bends. The MLP sees far-apart letters together, whatever their order,
+Lyra motifs wherever they stand. Each is trained alone: on what one leaves over that has fitted the training rows
+closely, the other would learn nothing. $\alpha$ and $\beta$ are chosen on the validation rows. Residues start at the
+ridge of their windows, pairs of bases at a thermodynamic model's probabilities.
 
 Axes: B sequences, T positions, A letters, F features, E further numbers, H channels, O outputs.
 """

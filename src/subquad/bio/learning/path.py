@@ -1,4 +1,4 @@
-"""What a net makes of features: an additive path from ridge, what is added to it, a monotone curve over all.
+"""What a net makes of features: an additive path from a linear model, what is added to it, a monotone curve over all.
 
 Axes: B sequences, F features, O outputs.
 """
@@ -29,7 +29,7 @@ __all__ = ["Path", "finished", "path_groups", "start_path", "stepped_of", "train
 MANY_FEATURES = 50
 STEPS = 8
 ADDITIVE_RATE = 0.1
-"""Factor on the rate of the additive path: it starts at ridge."""
+"""Factor on the rate of the additive path: it starts at a fitted model."""
 PRODUCTS = 1e11
 """Multiplications that training may take: some seconds."""
 LEAST_EPOCHS, MOST_EPOCHS = 2, 150
@@ -42,7 +42,7 @@ ROWS_A_FEATURE = 5
 
 
 class _Additive(nn.Module):
-    """A linear map that starts at ridge; weight decay pulls it back there."""
+    """A linear map that starts at a fitted one; weight decay pulls it back there."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class _Curve(nn.Module):
 
 
 class Path(nn.Module):
-    """Features, and what an MLP or a sequence net adds to them, to outputs; starts exactly at ridge.
+    """Features, and what an MLP or a sequence net adds to them, to outputs; starts exactly at a linear model.
 
     Args:
         inputs: F.
@@ -149,7 +149,7 @@ class Path(nn.Module):
         self.mlp.edges.copy_(edges + least * torch.arange(STEPS + 1))
 
     def at_start(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
-        """Return what ridge says."""
+        """Return what the linear model says that it starts at."""
         return self.additive.at_start(f)
 
     def forward(self, f: Float[Tensor, "B F"], more: Tensor | float = 0.0) -> Float[Tensor, "B O"]:
@@ -165,13 +165,13 @@ def stepped_of(features: Features) -> np.ndarray:
     return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, COMPOUND))
 
 
-def start_path(path: Path, problem: Problem, ridge: Rival, train: sparse.csr_matrix) -> None:
-    """Put a path at ridge, and tell it how the features of the training rows lie."""
-    linear = ridge.linear
+def start_path(path: Path, problem: Problem, start: Rival, train: sparse.csr_matrix) -> None:
+    """Put a path at a linear model, and tell it how the features of the training rows lie."""
+    linear = start.linear
     path.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
     if path.mlp is None:
         return
-    stepped = stepped_of(ridge.features)
+    stepped = stepped_of(start.features)
     if len(stepped):
         path.step_at(torch.from_numpy(stepped), torch.from_numpy(train[:, stepped].toarray().astype(np.float64)))
     mean = np.asarray(train.mean(0)).ravel()
@@ -184,8 +184,8 @@ def start_path(path: Path, problem: Problem, ridge: Rival, train: sparse.csr_mat
         path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
         return
     # words of several letters are left to the linear path: the MLP makes them itself of single letters
-    shown = [np.full(width, kind not in COMPOUND) for kind, width, _ in ridge.features.layout]
-    spread *= np.concatenate(shown)[ridge.features.columns]
+    shown = [np.full(width, kind not in COMPOUND) for kind, width, _ in start.features.layout]
+    spread *= np.concatenate(shown)[start.features.columns]
     path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
 
 
@@ -206,7 +206,7 @@ def train_path(
     Features are made once and not at each step, so that many more passes over the rows fit into the time.
 
     Args:
-        path: starts at ridge.
+        path: at its start.
         problem: what to learn.
         settings: batch, rate and decay.
         matrices: features of the `train` and the `validation` rows.
@@ -271,7 +271,7 @@ def train_path(
 
 
 def path_groups(path: Path, *, rate: float, decay: float) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: the additive path slow and drawn to ridge, the curve without decay."""
+    """Return the optimizer's groups: the additive path slow and drawn to its start, the curve without decay."""
     groups = parameter_groups(path.additive, learning_rate=rate * ADDITIVE_RATE, weight_decay=decay)
     if path.mlp is not None:
         groups += parameter_groups(path.mlp, learning_rate=rate, weight_decay=decay)

@@ -12,7 +12,8 @@ from subquad.bio.learning.losses import loss_of
 from subquad.bio.learning.net import BioNet
 from subquad.bio.learning.path import finished, path_groups
 from subquad.bio.learning.scale import Scale
-from subquad.bio.measures.metrics import MAIN, bootstrap, score
+from subquad.bio.learning.shares import best_shares
+from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import Inputs, Problem, Target
 from subquad.bio.settings import FitSettings
 from subquad.train.loop import LoopSettings, train
@@ -27,9 +28,10 @@ MOST_JUDGES = 5000
 """Validation rows that one net's choices are made on."""
 SHARES = [(mlp / 4, lyra / 4) for mlp in range(5) for lyra in range(5 - mlp)]
 """Of the MLPs' and of Lyra's path that are tried; the rest is ridge."""
-DRAWS, MANY = 50, 3000
 STEPS, LETTERS_A_STEP, MOST_A_STEP = 2000, 1500, 128
 """Wanted at least; below so many letters a step is no faster; most sequences of one."""
+PAIRS_A_LETTER = 16
+"""Pairs of positions that cost as much as a letter."""
 PADDED_LETTERS, PADDED_PAIRS = 40_000, 600_000
 """Most letters, or pairs of letters, of one batch with its padding: long sequences come in smaller batches."""
 
@@ -41,9 +43,7 @@ def affordable_epochs(problem: Problem, settings: FitSettings) -> float:
     """Return the passes over the training rows: what `epochs` says, else what `letters` allows."""
     if settings.epochs is not None:
         return settings.epochs
-    rows = problem.split["train"]
-    letters = max(int(problem.inputs.lengths[rows].sum()), len(rows))
-    return float(min(max(settings.letters / letters, LEAST_EPOCHS), MOST_EPOCHS))
+    return float(min(max(settings.letters / _letters(problem), LEAST_EPOCHS), MOST_EPOCHS))
 
 
 def members_for(problem: Problem, settings: FitSettings) -> int:
@@ -52,8 +52,7 @@ def members_for(problem: Problem, settings: FitSettings) -> int:
         return settings.members
     if settings.preset == "paper":
         return 1
-    rows = problem.split["train"]
-    letters = max(int(problem.inputs.lengths[rows].sum()), len(rows)) * affordable_epochs(problem, settings)
+    letters = _letters(problem) * affordable_epochs(problem, settings)
     return int(min(max(settings.letters / letters, 1), MOST_MEMBERS))
 
 
@@ -64,10 +63,17 @@ def batch_for(problem: Problem, settings: FitSettings) -> int:
     """
     if settings.batch is not None:
         return settings.batch
-    rows = problem.split["train"]
-    seen = affordable_epochs(problem, settings) * len(rows)
-    least = LETTERS_A_STEP * len(rows) / max(int(problem.inputs.lengths[rows].sum()), len(rows))
-    return int(np.clip(seen / STEPS, max(least, 1), MOST_A_STEP))
+    rows = len(problem.split["train"])
+    least = LETTERS_A_STEP * rows / _letters(problem)
+    return int(np.clip(affordable_epochs(problem, settings) * rows / STEPS, max(least, 1), MOST_A_STEP))
+
+
+def _letters(problem: Problem) -> float:
+    """Return the letters of the training rows, with what else costs as much."""
+    lengths = problem.inputs.lengths[problem.split["train"]].astype(np.float64)
+    if problem.target.kind == "pairs":
+        lengths += lengths**2 / PAIRS_A_LETTER
+    return float(max(lengths.sum(), len(lengths)))
 
 
 def train_member(
@@ -138,10 +144,7 @@ def _looks(problem: Problem, validation: Inputs, epochs: float) -> int:
 
 
 def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: Scale, seed: int) -> dict[str, Any]:
-    """Choose how much of the MLPs' and of Lyra's path there is beside ridge; return that and what it gives.
-
-    The shares are the mean of the best ones in bootstrap samples of the rows: where few rows speak, some of each.
-    """
+    """Choose how much of the MLPs' and of Lyra's path there is beside ridge; return that and what it gives."""
     ends = []
     for blend in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
         net.blend.copy_(torch.tensor(blend))
@@ -152,14 +155,7 @@ def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: Scale, seed: in
     def mixed(own: Sequence[float]) -> np.ndarray:
         return finished(start + own[0] * (ends[1] - start) + own[1] * (ends[2] - start), truth.kind, scale)
 
-    found = [mixed(own) for own in shares]
-    if len(truth) < MANY:
-        figures = np.stack([bootstrap(truth, values, main, draws=DRAWS, seed=seed) for values in found])
-    else:
-        figures = np.array([[score(truth, values)[main]] for values in found])
-    # a sample of one class alone speaks for none
-    best = np.nan_to_num(figures, nan=-np.inf).argmax(0)
-    chosen = np.array(shares)[best].mean(0)
+    chosen = best_shares(truth, [mixed(own) for own in shares], shares, seed=seed)
     net.blend.copy_(torch.from_numpy(chosen))
     return {"blend": [round(float(own), 4) for own in chosen], "validation": score(truth, mixed(chosen))[main]}
 

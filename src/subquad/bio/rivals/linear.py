@@ -21,7 +21,7 @@ from scipy.special import expit, log_softmax, softmax
 
 from subquad.bio.problem import Kind
 
-__all__ = ["PENALTIES", "Linear", "logistic_path", "ridge_path", "scale_of"]
+__all__ = ["PENALTIES", "Linear", "Rows", "logistic_path", "ridge_path", "scale_of", "unit_scale"]
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Of ridge and of logistic regression, for features of unit spread."""
@@ -61,12 +61,17 @@ class Linear:
 
 def scale_of(X: sparse.csr_matrix, is_unit: np.ndarray) -> np.ndarray:
     """Return `(F,)`: 1 where a feature is 0 or 1, else one over its spread; 0 where it never changes."""
+    return np.where(is_unit, 1.0, unit_scale(X))
+
+
+def unit_scale(X: sparse.csr_matrix) -> np.ndarray:
+    """Return `(F,)`: one over the spread of each feature; 0 where it never changes."""
     mean = np.asarray(X.mean(0, dtype=np.float64)).ravel()
     square = np.asarray(X.multiply(X).mean(0, dtype=np.float64)).ravel()
     spread = np.sqrt(np.maximum(square - mean**2, 0.0))
     # what is left of a constant is rounding
     varies = spread > 1e-6 * np.sqrt(square)
-    return np.where(is_unit, 1.0, np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0))
+    return np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
 
 
 def ridge_path(
@@ -76,7 +81,7 @@ def ridge_path(
 
     Up to `MOST_DENSE` features the normal equations are solved, above them conjugate gradients go over the rows.
     """
-    rows = _Rows.centred(X, weight, scale)
+    rows = Rows.centred(X, weight, scale)
     centre = rows.weight @ Y / rows.weight.sum()
     product = np.asarray(rows.Z.T @ (rows.weight[:, None] * (Y - centre))) * scale[:, None]
     is_whole = X.shape[1] <= MOST_DENSE
@@ -105,7 +110,7 @@ def logistic_path(
     """
     there, y = np.unique(y, return_inverse=True)
     outputs = 1 if classes == 2 else len(there)
-    rows = _Rows.centred(X, weight, scale)
+    rows = Rows.centred(X, weight, scale)
     times, back = rows.products()
     shares = np.bincount(y, rows.weight) / rows.weight.sum()
     # the log loss curves like the squares of the features times the variance of a class
@@ -128,7 +133,7 @@ def logistic_path(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rows:
+class Rows:
     """Features less their most common row, and what must still be taken off to centre them."""
 
     Z: sparse.csr_matrix
@@ -140,7 +145,8 @@ class _Rows:
     weight: np.ndarray
 
     @classmethod
-    def centred(cls, X: sparse.csr_matrix, weight: np.ndarray | None, scale: np.ndarray) -> "_Rows":
+    def centred(cls, X: sparse.csr_matrix, weight: np.ndarray | None, scale: np.ndarray) -> "Rows":
+        """Return the rows of `X` in this form; they count as `weight` says, or equally."""
         weight = np.ones(X.shape[0]) if weight is None else weight
         # the same after centring, and almost nothing is left of a variant of a protein
         common = ((_mean(X, weight) > 0.5) & (X.max(0).toarray().ravel() == 1)).astype(X.dtype)
@@ -214,7 +220,7 @@ def _solved(gram: np.ndarray, product: np.ndarray, penalty: float) -> np.ndarray
     return cho_solve(cho_factor(system, overwrite_a=True, check_finite=False), product, check_finite=False)
 
 
-def _by_gradients(rows: _Rows, product: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:
+def _by_gradients(rows: Rows, product: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:
     times, back = rows.products()
     size = (len(product), len(product))
 

@@ -1,0 +1,95 @@
+"""Where nets start: between ridge and a linear model of few features, as the validation rows want it. Costs seconds."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from subquad.bio.learning.models import scale_for
+from subquad.bio.learning.path import finished
+from subquad.bio.learning.scale import Scale
+from subquad.bio.learning.shares import best_shares
+from subquad.bio.measures.metrics import MAIN, score
+from subquad.bio.problem import Problem
+from subquad.bio.rivals.baselines import Linear, Rival, fit_ridge
+from subquad.bio.rivals.stagewise import stagewise_path
+from subquad.bio.settings import FitSettings
+
+__all__ = ["start_from"]
+
+STEPS = 2000
+"""Of the path of few features."""
+MOST_JUDGES = 5000
+SHARES = [(share / 4,) for share in range(5)]
+"""Of the model of few features that are tried; the rest is ridge."""
+
+
+def start_from(problem: Problem, ridge: Rival, settings: FitSettings, *, seed: int = 0) -> Rival:
+    """Return a linear model on the scale of learning: of residues ridge, else between ridge and one of few features.
+
+    Args:
+        problem: what to learn.
+        ridge: fitted to it.
+        settings: the transform of measurements.
+        seed: of rows that are drawn.
+    """
+    if problem.target.is_residue:
+        return ridge
+    scale = scale_for(problem, settings)
+    start = _on_scale(problem, ridge, scale)
+    rows = problem.split["validation"]
+    if len(rows) > MOST_JUDGES:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_JUDGES, replace=False))
+    truth, V = problem.target.take(rows), start.features.matrix(problem.inputs.take(rows))
+    main, best, found = MAIN[truth.kind], -np.inf, None
+    X = start.features.matrix(problem.inputs.take(problem.split["train"]))
+    path = stagewise_path(X, *_values(problem, scale), kind=truth.kind, steps=STEPS, seed=seed)
+    for linear in path:
+        value = score(truth, finished(linear(V), truth.kind, scale))[main]
+        if value > best:
+            best, found = value, linear
+    assert found is not None, "a path has models"
+    ends = start.linear(V), found(V)
+    mixed = [finished(ends[0] + share * (ends[1] - ends[0]), truth.kind, scale) for (share,) in SHARES]
+    share = float(best_shares(truth, mixed, SHARES, seed=seed)[0])
+    chosen = {"few": round(share, 4), "features": int((found.weight != 0).any(0).sum()), "validation": best}
+    return replace(start, linear=_between(start.linear, found, share), chosen=chosen)
+
+
+def _on_scale(problem: Problem, ridge: Rival, scale: Scale) -> Rival:
+    """Return ridge on the scale of learning: moved there, or fitted there where that scale is not linear."""
+    if problem.target.kind != "regression":
+        return ridge
+    if any(column.values is not None for column in scale.columns):
+        target = replace(problem.target, y=scale.forward(problem.target.y))
+        return fit_ridge(replace(problem, target=target))
+    mean = np.array([column.mean for column in scale.columns])
+    spread = np.array([column.spread for column in scale.columns])
+    linear = ridge.linear
+    moved = Linear(weight=linear.weight / spread[:, None], bias=(linear.bias - mean) / spread, scale=linear.scale)
+    return replace(ridge, linear=moved)
+
+
+def _values(problem: Problem, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each output of the training rows is to be, and how much it counts."""
+    rows, target = problem.split["train"], problem.target
+    y = target.y[rows]
+    match target.kind:
+        case "regression":
+            values = scale.forward(y)
+        case "multilabel":
+            values = y
+        case "binary":
+            values = y[:, None].astype(np.float64)
+        case _:
+            values = np.eye(target.outputs)[y]
+    weight = np.isfinite(values).astype(np.float64)
+    if problem.weight is not None:
+        weight *= problem.weight[rows][:, None]
+    return np.nan_to_num(values), weight
+
+
+def _between(ridge: Linear, few: Linear, share: float) -> Linear:
+    """Return the linear model between two, in the scale of the first."""
+    back = few.scale / np.where(ridge.scale > 0, ridge.scale, 1.0)
+    weight = (1 - share) * ridge.weight + share * few.weight * back
+    return Linear(weight=weight, bias=(1 - share) * ridge.bias + share * few.bias, scale=ridge.scale)
