@@ -9,8 +9,8 @@ import torch
 from subquad.bio.learning.losses import loss_of
 from subquad.bio.learning.models import Nets, fit_nets, narrow
 from subquad.bio.learning.net import BioNet, NetSpec
-from subquad.bio.learning.path import Path, finished
-from subquad.bio.learning.scale import Scale
+from subquad.bio.learning.path import Path
+from subquad.bio.learning.scale import Scale, finished
 from subquad.bio.learning.start import start_from
 from subquad.bio.learning.training import batch_for, members_for
 from subquad.bio.measures.metrics import MAIN, score
@@ -65,8 +65,7 @@ def problem(kind="regression", **options):
 def fitted(own, **settings):
     settings = FitSettings(**{"epochs": 12.0, "members": 1, "batch": 31, **settings})
     narrowed, positions = narrow(own)
-    start = start_from(narrowed, fit_ridge(narrowed), settings)
-    return fit_nets(narrowed, settings, start, positions=positions, seed=0, directory=None, quiet=True)
+    return fit_nets(narrowed, settings, fit_ridge(narrowed), positions=positions, seed=0, directory=None, quiet=True)
 
 
 def test_padding_is_zero_and_any_letter_is_equal_parts():

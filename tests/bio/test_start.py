@@ -7,9 +7,9 @@ import pytest
 from scipy import sparse
 from sklearn.linear_model import lars_path
 
-from subquad.bio.learning.scale import Scale
+from subquad.bio.learning.scale import finished
 from subquad.bio.learning.shares import best_shares
-from subquad.bio.learning.start import start_from
+from subquad.bio.learning.start import scale_for, start_from
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import Inputs, Problem, Target
 from subquad.bio.rivals.baselines import fit_ridge
@@ -84,11 +84,9 @@ def test_few_letters_that_count_are_found_where_ridge_spreads_out(kind):
     ridge, settings = fit_ridge(own), FitSettings(transform="none")
     start = start_from(own, ridge, settings)
     assert start.chosen["few"] > 0.5
-    assert start.chosen["features"] < ridge.features.count / 2
+    assert start.chosen["features"] == start.is_few.sum() < ridge.features.count / 2
     test, truth = own.part("test")
-    found = start.predict(test)
-    if kind == "regression":
-        found = Scale.fit(own.target.y[own.split["train"]], "none").back(found)
+    found = finished(start.linear(start.features.matrix(test)), kind, scale_for(own, settings))
     main = MAIN[kind]
     assert score(truth, found)[main] > score(truth, ridge.predict(test))[main]
 

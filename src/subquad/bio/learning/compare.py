@@ -13,7 +13,6 @@ import numpy as np
 
 from subquad.bio.learning.models import Nets, average, fit_nets, narrow
 from subquad.bio.learning.stack import Stack, fit_stack
-from subquad.bio.learning.start import start_from
 from subquad.bio.measures.conformal import coverage, fit_conformal
 from subquad.bio.measures.memory import peak_memory
 from subquad.bio.measures.metrics import MAIN, difference, intervals, score
@@ -199,14 +198,10 @@ def _nets(
     quiet: bool,
 ) -> Nets:
     is_auto = settings.preset == "auto"
-    own = narrowed if is_auto else problem
-    start = None
-    if is_auto and "ridge" in rivals:
-        start = start_from(own, rivals["ridge"], settings, seed=seed)
     return fit_nets(
-        own,
+        narrowed if is_auto else problem,
         settings,
-        start,
+        rivals.get("ridge") if is_auto else None,
         positions=positions if is_auto else None,
         seed=seed,
         directory=directory,

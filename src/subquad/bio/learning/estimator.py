@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from subquad.bio.learning.models import Nets, fit_nets, narrow, scale_for
+from subquad.bio.learning.models import Nets, fit_nets, narrow
 from subquad.bio.learning.samples import held_out, read_X, take, weights_of
 from subquad.bio.problem import Inputs, Problem, Target
 from subquad.bio.rivals.baselines import Rival, fit_ridge
@@ -178,13 +178,10 @@ def _fit(problem: Problem, settings: FitSettings, seed: int) -> Nets:
     positions, ridge, target = None, None, problem.target
     if settings.preset == "auto":
         problem, positions = narrow(problem)
-        there = problem
-        if target.kind == "regression":
-            there = replace(problem, target=replace(target, y=scale_for(problem, settings).forward(target.y)))
         if target.kind != "pairs":
-            ridge = fit_ridge(there, seed=seed)
+            ridge = fit_ridge(problem, seed=seed)
         if target.kind in ("regression", "binary", "multilabel"):
-            ridge = _to_size(ridge, there)
+            ridge = _to_size(ridge, problem)
     return fit_nets(problem, settings, ridge, positions=positions, seed=seed, directory=None, quiet=True)
 
 

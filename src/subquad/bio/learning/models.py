@@ -12,6 +12,7 @@ from subquad.bio.learning.net import BioNet, NetSpec
 from subquad.bio.learning.path import start_path, stepped_of, train_path
 from subquad.bio.learning.scale import Scale
 from subquad.bio.learning.stack import Stack
+from subquad.bio.learning.start import scale_for, start_from
 from subquad.bio.learning.training import Priors, members_for, outputs, train_member
 from subquad.bio.problem import PAD, Inputs, Problem
 from subquad.bio.rivals.baselines import Rival, rivals_of
@@ -20,7 +21,7 @@ from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, unknown
 from subquad.train.artifact import load_config, load_tensors
 
-__all__ = ["BioModel", "Nets", "average", "fit_nets", "narrow", "scale_for"]
+__all__ = ["BioModel", "Nets", "average", "fit_nets", "narrow"]
 
 PATHS = 4
 """Of features with an MLP, over all members: their mean is better than one, and they cost seconds."""
@@ -278,7 +279,7 @@ def fit_nets(
     Args:
         problem: what to learn; with the positions that are looked at only.
         settings: how.
-        ridge: where the nets start; see `start_from`. None: they start at nothing.
+        ridge: that the nets start at or near; None: they start at nothing.
         positions: which positions of the table's sequences the problem has; None: all.
         seed: of the start and the order of the rows.
         directory: where checkpoints go.
@@ -292,8 +293,9 @@ def fit_nets(
     prior = ridge if spec.has_prior and is_residue else None
     priors = priors_of(problem.inputs, spec, scale, prior)
     nets, facts, seconds = [], [], 0.0
-    matrices = {}
+    matrices, start = {}, None
     if features is not None:
+        start = start_from(problem, ridge, settings, seed=seed)
         matrices = {part: features.matrix(problem.part(part)[0]) for part in ("train", "validation")}
     for member in range(count):
         own_seed = seed + 1000 * member
@@ -301,13 +303,14 @@ def fit_nets(
         name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
         how = {"scale": scale, "seed": own_seed, "directory": directory, "quiet": quiet}
         if features is not None:
-            chosen = {"start": ridge.chosen, "paths": []}
+            chosen = {"start": start.chosen, "paths": []}
             for k, path in enumerate(net.mlp_paths):
-                start_path(path, problem, ridge, matrices["train"])
+                # every second MLP sees few features: alone neither way is best everywhere
+                start_path(path, problem, start, matrices["train"], sees_few=(member + k) % 2 == 1)
                 own = {**how, "name": f"{name} MLP {k + 1}", "seed": own_seed + k}
                 chosen["paths"].append(train_path(path, problem, settings, matrices, **own))
             if net.lyra_path is not None:
-                start_path(net.lyra_path, problem, ridge, matrices["train"])
+                start_path(net.lyra_path, problem, start, matrices["train"])
         own_seconds, decided = train_member(net, problem, settings, priors=priors, name=name, **how)
         nets.append(net.eval())
         facts.append(chosen | decided)
@@ -322,17 +325,6 @@ def fit_nets(
         facts=facts,
         seconds=seconds,
     )
-
-
-def scale_for(problem: Problem, settings: FitSettings) -> Scale:
-    """Return the map of the measurements to the scale of learning, from the training rows."""
-    kind, y = problem.target.kind, problem.target.y
-    if not kind.endswith("regression"):
-        return Scale.none(1)
-    train = y[problem.split["train"]]
-    if problem.target.is_residue:
-        return Scale.fit(train.reshape(-1, 1), "none" if settings.transform == "auto" else settings.transform)
-    return Scale.fit(train, "none" if settings.preset == "paper" else settings.transform)
 
 
 def spec_for(problem: Problem, preset: str, features: Features | None, *, paths: int) -> NetSpec:

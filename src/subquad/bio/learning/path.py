@@ -11,20 +11,19 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy import sparse
-from scipy.special import expit, softmax
 from torch import Tensor, nn
 
 from subquad.bio.learning.losses import loss_of
-from subquad.bio.learning.scale import Scale
+from subquad.bio.learning.scale import Scale, finished
+from subquad.bio.learning.start import Start
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import Problem
-from subquad.bio.rivals.baselines import Rival
 from subquad.bio.rivals.features import Features
 from subquad.bio.settings import FitSettings
 from subquad.train.loop import LoopSettings, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["Path", "finished", "path_groups", "start_path", "stepped_of", "train_path"]
+__all__ = ["Path", "path_groups", "start_path", "stepped_of", "train_path"]
 
 MANY_FEATURES = 50
 STEPS = 8
@@ -37,6 +36,8 @@ BATCH = 128
 """Rows of a step, where the settings do not say."""
 COMPOUND = ("word 2", "word 3", "pairs", "type")
 """Blocks of features that are made of several letters."""
+FEW_DROPOUT = 0.1
+"""Of the features that an MLP sees, where they have been chosen already."""
 ROWS_A_FEATURE = 5
 """Where there are so many rows a feature, the MLP sees words of several letters too."""
 
@@ -165,8 +166,16 @@ def stepped_of(features: Features) -> np.ndarray:
     return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, COMPOUND))
 
 
-def start_path(path: Path, problem: Problem, start: Rival, train: sparse.csr_matrix) -> None:
-    """Put a path at a linear model, and tell it how the features of the training rows lie."""
+def start_path(path: Path, problem: Problem, start: Start, train: sparse.csr_matrix, *, sees_few: bool = False) -> None:
+    """Put a path at a linear model, and tell it how the features of the training rows lie.
+
+    Args:
+        path: to be put there.
+        problem: what to learn.
+        start: the linear model.
+        train: features of the training rows.
+        sees_few: the MLP sees the features of the model of few alone.
+    """
     linear = start.linear
     path.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
     if path.mlp is None:
@@ -180,12 +189,12 @@ def start_path(path: Path, problem: Problem, start: Rival, train: sparse.csr_mat
     # one-hot features of rare letters must not blow up: at least what a letter of one row in a hundred has
     spread = 1 / np.maximum(deviation, 0.1 if problem.inputs.is_aligned else 1e-3)
     spread[deviation == 0] = 0.0
-    if len(problem.split["train"]) > ROWS_A_FEATURE * len(spread):
-        path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
-        return
-    # words of several letters are left to the linear path: the MLP makes them itself of single letters
-    shown = [np.full(width, kind not in COMPOUND) for kind, width, _ in start.features.layout]
-    spread *= np.concatenate(shown)[start.features.columns]
+    if len(problem.split["train"]) <= ROWS_A_FEATURE * len(spread):
+        # words of several letters are left to the linear path: the MLP makes them itself of single letters
+        spread[np.isin(start.features.blocks, COMPOUND)] = 0.0
+    if sees_few and (spread[start.is_few] > 0).any():
+        spread[~start.is_few] = 0.0
+        path.mlp.layers[0].p = FEW_DROPOUT
     path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
 
 
@@ -278,13 +287,6 @@ def path_groups(path: Path, *, rate: float, decay: float) -> list[dict[str, Any]
     if path.curve is not None:
         groups.append({"params": list(path.curve.parameters()), "lr": rate, "weight_decay": 0.0})
     return groups
-
-
-def finished(z: np.ndarray, kind: str, scale: Scale) -> np.ndarray:
-    """Return outputs on the scale of learning as measurements or probabilities."""
-    if kind.endswith("regression"):
-        return scale.back(z)
-    return softmax(z, axis=-1) if kind.endswith("multiclass") else expit(z)
 
 
 def _dense(X: sparse.csr_matrix, model: nn.Module) -> Tensor:

@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import expit, ndtri, softmax
 from scipy.stats import skew
 
-__all__ = ["Scale"]
+__all__ = ["Scale", "finished"]
 
 KNOTS = 201
 FAR_FROM_NORMAL = 2.0
@@ -61,6 +61,13 @@ class Scale:
     def back(self, z: np.ndarray) -> np.ndarray:
         """Return values on the scale of learning `(…, K)` as measurements."""
         return np.stack([_back(column, z[..., k]) for k, column in enumerate(self.columns)], axis=-1)
+
+
+def finished(z: np.ndarray, kind: str, scale: Scale) -> np.ndarray:
+    """Return outputs on the scale of learning as measurements or probabilities."""
+    if kind.endswith("regression"):
+        return scale.back(z)
+    return softmax(z, axis=-1) if kind.endswith("multiclass") else expit(z)
 
 
 def _column(y: np.ndarray, transform: str) -> _Column:

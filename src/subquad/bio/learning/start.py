@@ -1,20 +1,20 @@
 """Where nets start: between ridge and a linear model of few features, as the validation rows want it. Costs seconds."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from subquad.bio.learning.models import scale_for
-from subquad.bio.learning.path import finished
-from subquad.bio.learning.scale import Scale
+from subquad.bio.learning.scale import Scale, finished
 from subquad.bio.learning.shares import best_shares
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import Problem
 from subquad.bio.rivals.baselines import Linear, Rival, fit_ridge
+from subquad.bio.rivals.features import Features
 from subquad.bio.rivals.stagewise import stagewise_path
 from subquad.bio.settings import FitSettings
 
-__all__ = ["start_from"]
+__all__ = ["Start", "scale_for", "start_from"]
 
 STEPS = 2000
 """Of the path of few features."""
@@ -23,17 +23,38 @@ SHARES = [(share / 4,) for share in range(5)]
 """Of the model of few features that are tried; the rest is ridge."""
 
 
-def start_from(problem: Problem, ridge: Rival, settings: FitSettings, *, seed: int = 0) -> Rival:
-    """Return a linear model on the scale of learning: of residues ridge, else between ridge and one of few features.
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A linear model on the scale of learning."""
+
+    features: Features
+    linear: Linear
+    is_few: np.ndarray
+    """`(F,)`: which features the model of few has."""
+    chosen: dict[str, Any]
+    """How much of that model counts (`few`), its number of features, and its figure on the validation rows."""
+
+
+def scale_for(problem: Problem, settings: FitSettings) -> Scale:
+    """Return the map of the measurements to the scale of learning, from the training rows."""
+    kind, y = problem.target.kind, problem.target.y
+    if not kind.endswith("regression"):
+        return Scale.none(1)
+    train = y[problem.split["train"]]
+    if problem.target.is_residue:
+        return Scale.fit(train.reshape(-1, 1), "none" if settings.transform == "auto" else settings.transform)
+    return Scale.fit(train, "none" if settings.preset == "paper" else settings.transform)
+
+
+def start_from(problem: Problem, ridge: Rival, settings: FitSettings, *, seed: int = 0) -> Start:
+    """Return a linear model between ridge and one of few features.
 
     Args:
-        problem: what to learn.
+        problem: what to learn, of rows.
         ridge: fitted to it.
         settings: the transform of measurements.
         seed: of rows that are drawn.
     """
-    if problem.target.is_residue:
-        return ridge
     scale = scale_for(problem, settings)
     start = _on_scale(problem, ridge, scale)
     rows = problem.split["validation"]
@@ -51,8 +72,13 @@ def start_from(problem: Problem, ridge: Rival, settings: FitSettings, *, seed: i
     ends = start.linear(V), found(V)
     mixed = [finished(ends[0] + share * (ends[1] - ends[0]), truth.kind, scale) for (share,) in SHARES]
     share = float(best_shares(truth, mixed, SHARES, seed=seed)[0])
-    chosen = {"few": round(share, 4), "features": int((found.weight != 0).any(0).sum()), "validation": best}
-    return replace(start, linear=_between(start.linear, found, share), chosen=chosen)
+    is_few = (found.weight != 0).any(0)
+    return Start(
+        features=start.features,
+        linear=_between(start.linear, found, share),
+        is_few=is_few,
+        chosen={"few": round(share, 4), "features": int(is_few.sum()), "validation": best},
+    )
 
 
 def _on_scale(problem: Problem, ridge: Rival, scale: Scale) -> Rival:

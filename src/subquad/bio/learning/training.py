@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from subquad.bio.learning.losses import loss_of
 from subquad.bio.learning.net import BioNet
-from subquad.bio.learning.path import finished, path_groups
-from subquad.bio.learning.scale import Scale
+from subquad.bio.learning.path import path_groups
+from subquad.bio.learning.scale import Scale, finished
 from subquad.bio.learning.shares import best_shares
 from subquad.bio.measures.metrics import MAIN, score
 from subquad.bio.problem import Inputs, Problem, Target
