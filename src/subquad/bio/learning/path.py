@@ -29,8 +29,8 @@ MANY_FEATURES = 50
 STEPS = 8
 ADDITIVE_RATE = 0.1
 """Factor on the rate of the additive path: it starts at a fitted model."""
-PRODUCTS = 1e11
-"""Multiplications that training may take: some seconds."""
+PRODUCTS_A_LETTER = 80_000
+"""Multiplications that training may take for each letter of the budget: four paths cost about what Lyra costs."""
 LEAST_EPOCHS, MOST_EPOCHS = 2, 150
 BATCH = 128
 """Rows of a step, where the settings do not say."""
@@ -230,7 +230,7 @@ def train_path(
     loss, (_, truth) = loss_of(problem, scale), problem.part("validation")
     batch = min(settings.batch or BATCH, len(rows))
     products = 6 * len(rows) * X.shape[1] * path.mlp.last.in_features
-    epochs = float(np.clip(PRODUCTS / products, LEAST_EPOCHS, MOST_EPOCHS))
+    epochs = float(np.clip(PRODUCTS_A_LETTER * settings.letters / products, LEAST_EPOCHS, MOST_EPOCHS))
     if settings.epochs is not None:
         epochs = min(epochs, settings.epochs)
     steps = max(1, round(epochs * (len(rows) // batch)))
