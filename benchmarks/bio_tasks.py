@@ -8,7 +8,8 @@ Each mark is one or several tasks of `subquad bio bench`, so the same command go
 - cpp: the 192 peptides of KELM's independent test, accuracy.
 - cas13a: ADAPT's held-out guides, AUROC over its 51,980 rows: 5,197 guide-target pairs, each with ten resampled
   measurements, of which those above log k = -4 are active. Learned from pairs with one measurement each.
-- idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task a function.
+- idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task a function, with the
+  proteins of both as its test: no DP93 protein is in training.
 - ncrna: nRC's 13 classes, accuracy on the test rows whose sequence is not in training.
 - azimuth: 17 genes, each predicted by models of the others; Spearman of all rows together, and its mean over genes.
 
@@ -60,7 +61,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--letters", type=int, default=5_000_000)
-    parser.add_argument("--presets", default="auto,paper")
+    parser.add_argument("--presets", default="auto")
     parser.add_argument("--settings", default="{}", help="JSON of further settings of the fit, such as members")
     options = parser.parse_args()
     if "SUBQUAD_DATA" not in os.environ:
@@ -97,9 +98,10 @@ def main():
 def all_marks():
     marks = [{"name": name, "ids": [task], "figure": figure, "mark": mark} for name, task, figure, mark in SHIPPED]
     marks.append({"name": "cas13a", "ids": ["marks/cas13a"], "figure": "auroc", "mark": 0.866})
-    for name, _, dp94, dp93 in FUNCTIONS:
-        marks.append({"name": f"idr_DP94_{name}", "ids": [f"idr/{name}"], "figure": "auroc", "mark": dp94})
-        marks.append({"name": f"idr_DP93_{name}", "ids": [f"marks/DP93_{name}"], "figure": "auroc", "mark": dp93})
+    for name, _, *published in FUNCTIONS:
+        for group, mark in zip(("DP94", "DP93"), published, strict=True):
+            own = {"ids": [f"marks/idr_{name}"], "group": group, "figure": "auroc", "mark": mark}
+            marks.append({"name": f"idr_{group}_{name}", **own})
     marks.append({"name": "azimuth", "ids": [], "figure": "spearman", "mark": 0.476})
     return marks
 
@@ -111,13 +113,15 @@ def write_tasks(marks, data, out, settings):
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for mark in marks:
+        if any(task["id"] in mark["ids"] for task in entries):
+            continue
         if mark["name"] == "azimuth":
             own = azimuth_tasks(data, folder)
             mark["ids"] = [task["id"] for task in own]
         elif mark["name"] == "cas13a":
             own = [cas13a_task(data, folder)]
-        elif mark["name"].startswith("idr_DP93"):
-            own = [dp93_task(data, folder, mark["name"].removeprefix("idr_DP93_"))]
+        elif mark["name"].startswith("idr_"):
+            own = [idr_task(data, folder, mark["ids"][0].removeprefix("marks/idr_"))]
         else:
             task = shipped[mark["ids"][0]]
             own = [{**task, "file": str((data / task["file"]).resolve())}]
@@ -157,15 +161,20 @@ def dp93_records(data):
     return records
 
 
-def dp93_task(data, folder, name):
+def idr_task(data, folder, name):
+    """Learn from the shipped training proteins; the test are those of DP94 and of DP93, told apart by their group."""
     line = next(line for function, line, *_ in FUNCTIONS if function == name)
     records = dp93_records(data)
-    test = pd.DataFrame({"sequence": [r[1] for r in records], "target": [r[line] for r in records], "split": "test"})
+    dp93 = pd.DataFrame({"sequence": [r[1] for r in records], "target": [r[line] for r in records], "split": "test"})
     shipped = pd.read_csv(data / f"idr/{name}.csv.gz", dtype=str)
-    learned = shipped[shipped["split"].isin(["train", "validation"]) & ~shipped["sequence"].isin(test["sequence"])]
-    table = write_table(pd.concat([learned, test]), folder / f"DP93_{name}.csv.gz")
-    lengths = [int(learned["sequence"].str.len().mean())] * 2
-    task = {"id": f"marks/DP93_{name}", "kind": "perres_bin", "alphabet": "ACDEFGHIKLMNPQRSTVWXYZ", "length": lengths}
+    shipped = shipped[shipped["split"].isin(["train", "validation", "test"])]
+    shared = set(shipped.loc[shipped["split"] != "test", "sequence"]) & set(dp93["sequence"])
+    assert not shared, f"{len(shared)} proteins of DP93 are learned from"
+    table = write_table(
+        pd.concat([shipped.assign(group="DP94"), dp93.assign(group="DP93")]), folder / f"idr_{name}.csv.gz"
+    )
+    lengths = [int(shipped["sequence"].str.len().mean())] * 2
+    task = {"id": f"marks/idr_{name}", "kind": "perres_bin", "alphabet": "ACDEFGHIKLMNPQRSTVWXYZ", "length": lengths}
     return {**task, **table}
 
 
@@ -200,6 +209,10 @@ def reach(mark, results, out):
     seeds = [seed for seed in entries[0]["seeds"] if all("test" in entry["seeds"][seed] for entry in entries)]
     if mark["name"] == "azimuth":
         per_seed = [azimuth_figures(mark["ids"], seed, out) for seed in seeds]
+    elif "group" in mark:
+        folders = [out / "runs" / mark["ids"][0] / str(seed) for seed in seeds]
+        groups = [read_json(folder / "metrics.json")["groups"][mark["group"]] for folder in folders]
+        per_seed = [{model: figures[mark["figure"]] for model, figures in own.items()} for own in groups]
     else:
         runs = [entries[0]["seeds"][seed]["test"] for seed in seeds]
         per_seed = [{model: figures[mark["figure"]] for model, figures in run.items()} for run in runs]
