@@ -1,11 +1,14 @@
-"""Public names of a package that are imported when they are first used, so that importing the package costs nothing."""
+"""Importing a package costs nothing: public names are imported when first used, and followers after their leaders."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Any
 
-__all__ = ["lazy_names"]
+__all__ = ["import_after", "lazy_names"]
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -19,3 +22,33 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
         return value
 
     return get, lambda: sorted(homes)
+
+
+def import_after(leader: str, follower: str) -> None:
+    """Import the module `follower` as soon as `leader` is imported; at once where it is already."""
+    if leader in sys.modules:
+        import_module(follower)
+    else:
+        sys.meta_path.insert(0, _After(leader, follower))
+
+
+class _After(MetaPathFinder):
+    def __init__(self, leader: str, follower: str) -> None:
+        self.leader, self.follower = leader, follower
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != self.leader:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_both(module: ModuleType) -> None:
+                execute(module)
+                import_module(self.follower)
+
+            spec.loader.exec_module = execute_both
+        return spec

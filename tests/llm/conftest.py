@@ -13,6 +13,18 @@ from transformers import (
     Qwen3Config,
 )
 
+import subquad.llm
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+
+SMALL = LinearizeSettings(
+    attention=AttentionSettings(window=3),
+    length=31,
+    transfer_tokens=31 * 7,
+    lora_tokens=31 * 5,
+    evaluation_tokens=31 * 3,
+    precision="no",
+)
+
 WORDS = ["the", "a", "green", "old", "bird", "river", "house", "sings", "falls", "under", "over", "quickly", "seen"]
 
 
@@ -77,3 +89,11 @@ def folder(tmp_path_factory, tokenizer):
     tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def run(folder, text, tmp_path_factory):
+    """Return the folder of a finished run."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    subquad.llm.linearize(folder, text, SMALL, out=out, quiet=True)
+    return out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model, write_text
+from conftest import SMALL, tiny_model, write_text
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -18,23 +18,6 @@ from subquad.llm.modeling import using
 from subquad.llm.settings import AttentionSettings, GenerateSettings, LinearizeSettings
 from subquad.llm.transfer import transfer
 from subquad.train.artifact import read_tensors
-
-SMALL = LinearizeSettings(
-    attention=AttentionSettings(window=3),
-    length=31,
-    transfer_tokens=31 * 7,
-    lora_tokens=31 * 5,
-    evaluation_tokens=31 * 3,
-    precision="no",
-)
-
-
-@pytest.fixture(scope="module")
-def run(folder, text, tmp_path_factory):
-    """Return the folder of a finished run."""
-    out = tmp_path_factory.mktemp("run") / "out"
-    subquad.llm.linearize(folder, text, SMALL, out=out, quiet=True)
-    return out
 
 
 def test_the_metrics_have_the_promised_keys(run):
@@ -52,7 +35,7 @@ def test_the_folder_is_in_hugging_faces_layout(run):
     assert {"metrics.json", "history.jsonl", "report.html"} <= names
     assert not [name for name in names if name.startswith("checkpoint-")]
     config = json.loads((run / "config.json").read_text())
-    assert config["model_type"] == "subquad_llama"
+    assert config["model_type"] == "subquad"
     assert config["base_model_type"] == "llama"
     assert config["hidden_size"] == 30
     assert config["subquad"]["settings"]["seed"] == 0

@@ -1,8 +1,11 @@
-"""Linear attention in trained language models (LoLCATs, arXiv:2410.10254). Importing this loads nothing heavy."""
+"""Linear attention in trained language models (LoLCATs, arXiv:2410.10254). Importing this loads nothing heavy.
+
+After it, `AutoModelForCausalLM` of transformers opens the folders of linearized models.
+"""
 
 from typing import TYPE_CHECKING
 
-from subquad.lazy import lazy_names
+from subquad.lazy import import_after, lazy_names
 
 if TYPE_CHECKING:
     from subquad.llm.generation import generate, load
@@ -19,4 +22,5 @@ _HOMES = {
     "load": "subquad.llm.generation",
 }
 
+import_after("transformers.models.auto.modeling_auto", "subquad.llm.auto")
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

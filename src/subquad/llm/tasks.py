@@ -235,7 +235,7 @@ class _Job:
         self.tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
         self.run.finish(
-            config=saved_config(model, self.settings.attention),
+            config=saved_config(model),
             tensors=saved_tensors(model),
             metrics=metrics,
             card=card(metrics, about),

@@ -1,0 +1,115 @@
+"""Linearized models as models of transformers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import tiny_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import subquad.llm
+from subquad.errors import SubquadError
+from subquad.llm.convert import convert, locate, open_checkpoint
+from subquad.llm.modeling import attention_layers
+from subquad.llm.settings import AttentionSettings
+
+KINDS = ["llama", "qwen2", "qwen3"]
+IDS = torch.arange(2 * 23).reshape(2, 23) % 151
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_saved_model_opens_to_the_same_numbers(kind, tmp_path):
+    settings = AttentionSettings(window=5, window_shape="sliding", feature_map="t2r", feature_heads="kv")
+    model = convert(tiny_model(kind), settings)
+    for layer in attention_layers(model):
+        torch.nn.init.normal_(layer.hybrid.map_q.weight)
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(opened(IDS).logits, model(IDS).logits)
+    assert type(opened) is type(model)
+    # and once more, from what was opened
+    opened.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+def test_the_config_says_what_the_model_is(tmp_path):
+    convert(tiny_model("qwen3"), AttentionSettings(window=7)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == "subquad"
+    assert config["base_model_type"] == "qwen3"
+    assert config["architectures"] == ["SubquadQwen3ForCausalLM"]
+    assert config["hybrid_attention"]["window"] == 7
+
+
+def test_feature_maps_stay_float32_in_a_model_of_halves(tmp_path):
+    convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    (layer, _) = attention_layers(model)
+    assert layer.q_proj.weight.dtype == torch.bfloat16
+    assert layer.hybrid.map_k.weight.dtype == layer.hybrid.mix.dtype == torch.float32
+    assert model(IDS).logits.dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_what_linearize_wrote_opens_with_transformers(run):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    ours, own_tokenizer = subquad.llm.load(run)
+    ids = tokenizer("the green bird", return_tensors="pt")["input_ids"]
+    assert ids.tolist() == own_tokenizer("the green bird", return_tensors="pt")["input_ids"].tolist()
+    assert torch.equal(model(ids).logits, ours(ids).logits)
+
+
+def test_a_tuned_and_saved_model_is_one_of_ours_again(run, tmp_path):
+    model, tokenizer = subquad.llm.load(run)
+    model.train()
+    # the older name warns where there is the newer one
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)()
+    model(IDS % 97, labels=IDS % 97).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=1e-2).step()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    opened, _ = subquad.llm.load(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(opened(IDS % 97).logits, model.eval()(IDS % 97).logits)
+
+
+def test_a_missing_feature_map_is_not_made_up(tmp_path):
+    convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.self_attn.hybrid.map_q.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SubquadError, match=r"1 weights are missing or unknown, such as model\.layers\.1\.self_attn"):
+        subquad.llm.load(tmp_path)
+
+
+def test_a_base_model_that_is_not_known_is_named(tmp_path):
+    convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"base_model_type": "llama"', '"base_model_type": "lama"'))
+    with pytest.raises(SubquadError, match="no base_model_type 'lama'; did you mean 'llama'"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("order", ["subquad.llm, transformers", "transformers, subquad.llm"])
+def test_transformers_knows_the_models_whichever_is_imported_first(order, tmp_path):
+    convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
+    code = f"import {order}; print(type(transformers.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "SubquadLlamaForCausalLM"
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_model_from_gguf_is_saved_as_plain_weights(tmp_path):
+    model, tokenizer = open_checkpoint(locate("smollm2"))
+    convert(model, AttentionSettings(), check=False).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    opened, again = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ids = again("The capital of France is", return_tensors="pt")["input_ids"]
+    assert torch.equal(opened(ids).logits, model(ids).logits)
