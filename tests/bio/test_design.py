@@ -55,7 +55,10 @@ def rules_of(model, **settings):
     settings = DesignSettings(**settings)
     judge = open_model(model)
     seen = ["".join(model.alphabet[k] for k in own) for own in model.config["seen"]]
-    return read_rules(model.wild_type, model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide)
+    offset = model.about.get("offset", 0)
+    return read_rules(
+        model.wild_type, model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide, offset=offset
+    )
 
 
 def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):

@@ -12,6 +12,7 @@ from subquad.bio.measures.basepairs import decode_pairs, dot_bracket
 from subquad.bio.measures.conformal import Conformal
 from subquad.bio.problem import Target
 from subquad.bio.reading.table import Table
+from subquad.bio.reading.variants import renumbered
 
 __all__ = ["test_examples", "test_frame", "with_predictions"]
 
@@ -54,7 +55,8 @@ def test_frame(read: Table, rows: np.ndarray, predictions: Mapping[str, np.ndarr
     if read.groups is not None:
         frame["group"] = read.groups[rows]
     if read.mutants is not None:
-        frame["mutant"] = [read.mutants[row] for row in rows]
+        offset = read.about["offset"] or 0
+        frame["mutant"] = [renumbered(read.mutants[row], offset) for row in rows]
         frame["mutations"] = [len(read.mutants[row].split(":")) if read.mutants[row] else 0 for row in rows]
     if target.kind in ("binary", "multiclass"):
         frame["measured"] = np.asarray(target.classes, dtype=object)[target.y]

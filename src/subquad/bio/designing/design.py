@@ -75,7 +75,14 @@ def design(
     measured = _measured(run, judge, table, quiet=quiet)
     seen = _seen(measured, judge, start)
     _say_unseen(seen, judge, settings, quiet=quiet)
-    rules = read_rules(start, judge.model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide)
+    rules = read_rules(
+        start,
+        judge.model.alphabet,
+        settings,
+        seen=seen,
+        is_nucleotide=judge.is_nucleotide,
+        offset=judge.model.about.get("offset") or 0,
+    )
     tried = search(rules, judge, settings, seed=seed, quiet=quiet)
     rows = _candidates(tried, set(measured.sequences), settings)
     own = judge.scores([start])

@@ -106,7 +106,9 @@ def _changes(tried: Tried, frame: pd.DataFrame, start: str) -> Picture | str:
     own = [(x, ordered.index(start[place])) for x, place in enumerate(kept)]
     axes.scatter(*zip(*own, strict=True), s=5, color=INK, linewidths=0)
     axes.set_yticks(range(len(ordered)), ordered, fontsize=7, family="monospace")
-    axes.set_xticks(range(len(kept)), [f"{start[place]}{place + 1}" for place in kept], rotation=90, fontsize=7)
+    axes.set_xticks(
+        range(len(kept)), [f"{start[place]}{place + 1 + tried.rules.offset}" for place in kept], rotation=90, fontsize=7
+    )
     axes.tick_params(length=0)
     axes.grid(which="minor", color="#eceef2", linewidth=0.5)
     axes.set_xticks(np.arange(len(kept) + 1) - 0.5, minor=True)

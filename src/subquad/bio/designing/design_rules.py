@@ -25,6 +25,8 @@ class Rules:
 
     start: np.ndarray
     """`(L,)` int8."""
+    offset: int
+    """Positions are numbered from 1 and this."""
     letters: str
     """The alphabet."""
     options: np.ndarray
@@ -85,14 +87,24 @@ class Rules:
 
     def mutants(self, codes: np.ndarray) -> list[list[str]]:
         """Return the changes of each design, as A24G."""
+        first = 1 + self.offset
         return [
-            [f"{self.letters[self.start[p]]}{p + 1}{self.letters[row[p]]}" for p in np.flatnonzero(row != self.start)]
+            [
+                f"{self.letters[self.start[p]]}{p + first}{self.letters[row[p]]}"
+                for p in np.flatnonzero(row != self.start)
+            ]
             for row in codes
         ]
 
 
 def read_rules(
-    start: str, letters: str, settings: DesignSettings, *, seen: Sequence[str] | None, is_nucleotide: bool
+    start: str,
+    letters: str,
+    settings: DesignSettings,
+    *,
+    seen: Sequence[str] | None,
+    is_nucleotide: bool,
+    offset: int = 0,
 ) -> Rules:
     """Return what the settings allow to change in `start`.
 
@@ -102,24 +114,25 @@ def read_rules(
         settings: with the constraints as the user wrote them.
         seen: letters that each position had in training; None where that is not known.
         is_nucleotide: the letters are DNA or RNA.
+        offset: positions are numbered from 1 and this, in the constraints too.
 
     Raises:
         SubquadError: all mistakes in the constraints, at once.
     """
     mistakes: list[str] = [
         f"start: {letter!r} at position {place} is no letter of the model ({letters})"
-        for place, letter in enumerate(start, start=1)
+        for place, letter in enumerate(start, start=1 + offset)
         if letter not in letters
     ]
-    length = len(start)
-    options = np.ones((length, len(letters)), dtype=bool)
-    fixed = _positions(settings.fixed, "--fixed", length, mistakes)
-    only = _positions(settings.only, "--only", length, mistakes)
+    numbers = range(1 + offset, len(start) + 1 + offset)
+    options = np.ones((len(start), len(letters)), dtype=bool)
+    fixed = _positions(settings.fixed, "--fixed", numbers, mistakes)
+    only = _positions(settings.only, "--only", numbers, mistakes)
     if settings.only is not None:
-        fixed = set(range(1, length + 1)) - only
+        fixed = set(numbers) - only
     forbidden = settings.forbid_letters or ""
     forbidden = _letters(forbidden.replace(",", ""), "--forbid-letters", letters, is_nucleotide, mistakes)
-    allowed = _allowed(settings, length, letters, is_nucleotide, mistakes)
+    allowed = _allowed(settings, numbers, letters, is_nucleotide, mistakes)
     for position, choices in allowed.items():
         if position in fixed:
             kept = "--fixed keeps it" if settings.only is None else "--only leaves it out"
@@ -127,49 +140,49 @@ def read_rules(
         both = sorted(set(choices) & set(forbidden))
         if both:
             mistakes.append(f"--allow: {''.join(both)} at position {position}, but --forbid-letters forbids it")
-        options[position - 1] = [letter in choices for letter in letters]
+        options[numbers.index(position)] = [letter in choices for letter in letters]
     gc = _range(settings.gc, is_nucleotide, mistakes)
     sites = _sites(settings.forbid_sites, is_nucleotide, mistakes)
     raise_mistakes("these constraints cannot be met; change them", mistakes)
-    options[[position - 1 for position in fixed]] = False
+    options[[numbers.index(position) for position in fixed]] = False
     options[:, [letters.index(letter) for letter in forbidden]] = False
-    _leave_out_stops(options, letters, allowed)
+    _leave_out_stops(options, letters, [numbers.index(position) for position, own in allowed.items() if "*" in own])
     if seen is not None and not settings.unseen:
         known = np.array([[letter in own for letter in letters] for own in seen])
-        unknown = [p for p, choices in allowed.items() if not (options[p - 1] & known[p - 1]).any()]
+        unknown = [p for p in allowed if not (options & known)[numbers.index(p)].any()]
         options &= known
         raise_mistakes(
             "these constraints leave nothing that the model knows; change them, or allow more with --unseen",
             [f"--allow: no training sequence has {allowed[p]} at position {p}" for p in sorted(unknown)],
         )
     codes = np.array([letters.index(letter) for letter in start], dtype=np.int8)
-    options[np.arange(length), codes] = False
+    options[np.arange(len(codes)), codes] = False
     if not options.any():
         more = "" if settings.unseen or seen is None else ", with the letters that training had; --unseen allows others"
         raise_mistakes("no variant satisfies the constraints", [f"no position may change{more}"])
     most = min(settings.max_mutations, int(options.any(1).sum()))
-    return Rules(start=codes, letters=letters, options=options, max_mutations=most, gc=gc, sites=sites)
+    return Rules(start=codes, offset=offset, letters=letters, options=options, max_mutations=most, gc=gc, sites=sites)
 
 
-def _leave_out_stops(options: np.ndarray, letters: str, allowed: dict[int, str]) -> None:
+def _leave_out_stops(options: np.ndarray, letters: str, asked: Sequence[int]) -> None:
     """Allow stops only where they were asked for: nobody else wants a cut protein, however well it is predicted."""
     if "*" in letters:
-        asked = [position - 1 for position, choices in allowed.items() if "*" in choices]
         options[np.setdiff1d(np.arange(len(options)), asked), letters.index("*")] = False
 
 
-def _positions(text: str | None, flag: str, length: int, mistakes: list[str]) -> set[int]:
+def _positions(text: str | None, flag: str, numbers: range, mistakes: list[str]) -> set[int]:
     found: set[int] = set()
     for part in (text or "").replace(";", ",").split(","):
         if not part.strip():
             continue
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(-?\d+)(?:\s*-\s*(-?\d+))?\s*", part)
         if match is None:
             mistakes.append(f"{flag}: {part.strip()!r} is no position and no range such as 1-10")
             continue
         low, high = int(match[1]), int(match[2] or match[1])
-        if low < 1 or high > length or low > high:
-            mistakes.append(f"{flag}: {part.strip()} is outside the sequence, which has positions 1 to {length}")
+        if low > high or low not in numbers or high not in numbers:
+            ends = f"{numbers[0]} to {numbers[-1]}"
+            mistakes.append(f"{flag}: {part.strip()} is outside the sequence, which has positions {ends}")
             continue
         found |= set(range(low, high + 1))
     return found
@@ -184,7 +197,7 @@ def _letters(given: str, flag: str, letters: str, is_nucleotide: bool, mistakes:
 
 
 def _allowed(
-    settings: DesignSettings, length: int, letters: str, is_nucleotide: bool, mistakes: list[str]
+    settings: DesignSettings, numbers: range, letters: str, is_nucleotide: bool, mistakes: list[str]
 ) -> dict[int, str]:
     allowed: dict[int, str] = {}
     for part in (settings.allow or "").replace(";", ",").split(","):
@@ -195,7 +208,7 @@ def _allowed(
             mistakes.append(f"--allow: {part.strip()!r} names no letters; write POSITION=LETTERS, such as 24=AGS")
             continue
         given = _letters(choices, f"--allow {part.strip()}", letters, is_nucleotide, mistakes)
-        for place in _positions(position or "none", "--allow", length, mistakes):
+        for place in _positions(position or "none", "--allow", numbers, mistakes):
             if place in allowed:
                 mistakes.append(f"--allow: position {place} stands there twice")
             allowed[place] = given

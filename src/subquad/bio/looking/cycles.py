@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from subquad.bio.looking.explain import Model, values_of
+from subquad.bio.looking.explain import Model, offset_of, values_of
 from subquad.errors import SubquadError
 
 __all__ = [
@@ -35,7 +35,8 @@ class Cycles:
     """Double mutants beside what their two changes would add up to."""
 
     frame: pd.DataFrame
-    """`first`, `second` (A24G), `i`, `j` (positions from 1), `f_ij`, `expected` (with no interaction), `epistasis`."""
+    """`first`, `second` (A24G), `i`, `j` (positions, as the table numbers them), `f_ij`, `expected` (with no
+    interaction), `epistasis`."""
     how: str
     """Where the single effects are from."""
 
@@ -56,7 +57,7 @@ def letters_of(sequences: Sequence[str]) -> np.ndarray:
     return joined.reshape(len(sequences), int(lengths[0]))
 
 
-def measured_cycles(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray) -> Cycles:
+def measured_cycles(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray, *, offset: int = 0) -> Cycles:
     """Return the cycles of a table's double mutants.
 
     Single effects are the measured ones where both are there for at least half of the doubles. Else they are those of
@@ -67,6 +68,7 @@ def measured_cycles(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarr
         letters: `(n, L)` of the sequences.
         wild_type: `(L,)`.
         values: `(n,)` measurements, finite.
+        offset: positions are numbered from 1 and this.
 
     Raises:
         SubquadError: no row has two changes.
@@ -94,7 +96,7 @@ def measured_cycles(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarr
         expected = additive_fit(letters, wild_type, values)[doubles]
         how = "the least-squares fit of an additive model, as most singles are not in the table"
     known = np.isfinite(expected)
-    frame = _frame(place[known], new[known], wild_type, f_ij=f_ij[known], expected=expected[known])
+    frame = _frame(place[known], new[known], wild_type, f_ij=f_ij[known], expected=expected[known], offset=offset)
     # the same double measured twice is one cycle
     names = ["first", "second", "i", "j"]
     if frame.duplicated(names).any():
@@ -173,7 +175,8 @@ def predicted_cycles(
     how = "the model's own predictions of the singles"
     if len(doubles) < full:
         how += f"; {len(doubles):,} of {full:,} doubles were predicted, drawn at random"
-    return Cycles(frame=_frame(place, new, own, f_ij=f_ij, expected=expected), how=how)
+    frame = _frame(place, new, own, f_ij=f_ij, expected=expected, offset=offset_of(model))
+    return Cycles(frame=frame, how=how)
 
 
 def beyond_curve(cycles: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -212,12 +215,19 @@ def _wild_type_value(measured: np.ndarray, f_ij: np.ndarray, both: np.ndarray) -
 
 
 def _frame(
-    place: np.ndarray, new: np.ndarray, wild_type: np.ndarray, *, f_ij: np.ndarray, expected: np.ndarray
+    place: np.ndarray,
+    new: np.ndarray,
+    wild_type: np.ndarray,
+    *,
+    f_ij: np.ndarray,
+    expected: np.ndarray,
+    offset: int,
 ) -> pd.DataFrame:
+    first = 1 + offset
     # names by category: there are few changes and many pairs of them
     own = [
         pd.Categorical.from_codes(
-            code.ravel(), [f"{chr(wild_type[k // 256])}{k // 256 + 1}{chr(k % 256)}" for k in keys]
+            code.ravel(), [f"{chr(wild_type[k // 256])}{k // 256 + first}{chr(k % 256)}" for k in keys]
         )
         for keys, code in (
             np.unique(place[:, side] * 256 + new[:, side].astype(np.int64), return_inverse=True) for side in (0, 1)
@@ -227,8 +237,8 @@ def _frame(
         {
             "first": own[0],
             "second": own[1],
-            "i": place[:, 0] + 1,
-            "j": place[:, 1] + 1,
+            "i": place[:, 0] + first,
+            "j": place[:, 1] + first,
             "f_ij": f_ij,
             "expected": expected,
             "epistasis": f_ij - expected,

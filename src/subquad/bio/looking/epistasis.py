@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.looking.cycles import Double, letters_of, measured_cycles, predicted_cycles
-from subquad.bio.looking.explain import Model, chosen_output, fitted, measurements, outputs, values_of
+from subquad.bio.looking.explain import Model, chosen_output, fitted, measurements, offset_of, outputs, values_of
 from subquad.bio.looking.landscape import MEASURED, PREDICTED, Found, lead, pairs_of, sections
 from subquad.bio.looking.orders import Library, find_library, variance_by_order
 from subquad.bio.looking.pictures import save
@@ -62,7 +62,13 @@ def epistasis(
 
 
 def find_measured(
-    sequences: list[str], values: np.ndarray, wild_type: str | None, *, name: str = "target", seed: int = 0
+    sequences: list[str],
+    values: np.ndarray,
+    wild_type: str | None,
+    *,
+    name: str = "target",
+    offset: int = 0,
+    seed: int = 0,
 ) -> tuple[Found, list[str]]:
     """Return what measurements tell, and remarks.
 
@@ -71,6 +77,7 @@ def find_measured(
         values: measurements.
         wild_type: letters; the commonest letter of each position by default.
         name: of the target.
+        offset: positions are numbered from 1 and this.
         seed: of rows drawn at random.
 
     Raises:
@@ -89,8 +96,8 @@ def find_measured(
     own = np.frombuffer(wild_type.encode(), dtype=np.uint8)
     cycles = {}
     if ((letters != own).sum(1) == 2).any():
-        cycles[MEASURED] = measured_cycles(letters, own, values)
-    library = find_library(letters, own, values)
+        cycles[MEASURED] = measured_cycles(letters, own, values, offset=offset)
+    library = find_library(letters, own, values, offset=offset)
     orders = {} if library is None else {MEASURED: variance_by_order(library, seed=seed)}
     if not cycles and not orders:
         raise SubquadError(
@@ -98,7 +105,9 @@ def find_measured(
             "epistasis is seen in those only"
         )
     floor = float((values == values.min()).mean())
-    found = Found(wild_type=wild_type, cycles=cycles, orders=orders, library=library, floor=floor, name=name)
+    found = Found(
+        wild_type=wild_type, offset=offset, cycles=cycles, orders=orders, library=library, floor=floor, name=name
+    )
     return found, remarks
 
 
@@ -114,7 +123,8 @@ def find_predicted(
     quiet: bool = True,
 ) -> Found:
     """Return what a model tells, beside what was measured: of the same double mutants and the same combinations."""
-    doubles = None if measured is None or not measured.cycles else _doubles(measured.cycles[MEASURED].frame)
+    offset = offset_of(model)
+    doubles = None if measured is None or not measured.cycles else _doubles(measured.cycles[MEASURED].frame, offset)
     own = predicted_cycles(
         model, wild_type, column=column, places=places, doubles=doubles, most=most, seed=seed, quiet=quiet
     )
@@ -126,6 +136,7 @@ def find_predicted(
         orders[PREDICTED] = variance_by_order(same, seed=seed)
     return Found(
         wild_type=wild_type,
+        offset=offset,
         cycles={**({} if measured is None else measured.cycles), PREDICTED: own},
         orders=orders,
         library=library,
@@ -148,7 +159,12 @@ def _of_table(path: Path, settings: FitSettings, *, seed: int, quiet: bool) -> F
         say(remark, quiet=quiet)
     rows = np.flatnonzero(table.has_target & np.isfinite(y))
     found, remarks = find_measured(
-        [table.sequences[row] for row in rows], y[rows], table.wild_type, name=table.target.names[0], seed=seed
+        [table.sequences[row] for row in rows],
+        y[rows],
+        table.wild_type,
+        name=table.target.names[0],
+        offset=table.about["offset"] or 0,
+        seed=seed,
     )
     for remark in remarks:
         say(remark, quiet=quiet)
@@ -169,7 +185,12 @@ def _of_run(run: Path, table: Path | str | None, *, of: str | None, most: int, s
         name = outputs(model)[column]
         known = measurements(run, table, model, name)
         measured, remarks = find_measured(
-            list(known), np.array(list(known.values())), model.wild_type, name=name, seed=seed
+            list(known),
+            np.array(list(known.values())),
+            model.wild_type,
+            name=name,
+            offset=offset_of(model),
+            seed=seed,
         )
         for remark in remarks:
             say(remark, quiet=quiet)
@@ -185,9 +206,10 @@ def _of_run(run: Path, table: Path | str | None, *, of: str | None, most: int, s
     )
 
 
-def _doubles(frame: pd.DataFrame) -> list[Double]:
+def _doubles(frame: pd.DataFrame, offset: int) -> list[Double]:
     first, second = frame["first"].astype(str).str[-1], frame["second"].astype(str).str[-1]
-    return [((i - 1, a), (j - 1, b)) for i, a, j, b in zip(frame["i"], first, frame["j"], second, strict=True)]
+    i, j = (frame[side] - 1 - offset for side in ("i", "j"))
+    return list(zip(zip(i, first, strict=True), zip(j, second, strict=True), strict=True))
 
 
 def _sequences(library: Library, wild_type: str) -> list[str]:

@@ -24,6 +24,7 @@ __all__ = [
     "chosen_output",
     "fitted",
     "measurements",
+    "offset_of",
     "outputs",
     "scan",
     "scan_table",
@@ -66,8 +67,9 @@ def scan(
 ) -> pd.DataFrame:
     """Write the predictions of all single mutants of a sequence as table, heat map, logo and page; return the table.
 
-    Differences are those to the wild type, in units of the target; of classes, in probability. A model that predicts
-    one value a residue, or base pairs, shows its prediction along the sequence instead.
+    Differences are those to the wild type, in units of the target; of classes, in probability. Positions have the
+    numbers that the table of the fit gave them. A model that predicts one value a residue, or base pairs, shows its
+    prediction along the sequence instead.
 
     Args:
         run: the folder that `fit` wrote.
@@ -92,9 +94,8 @@ def scan(
     name = outputs(model)[column]
     measured = measurements(run, table, model, name)
     frame = scan_table(model, sequence, column=column, places=places, measured=measured, quiet=quiet)
-    write_scan(
-        frame, sequence, out, letters=model.alphabet, name=name, run=Path(run), kind=model.kind, caution=_caution(run)
-    )
+    about = {"letters": model.alphabet, "name": name, "run": Path(run), "kind": model.kind, "caution": _caution(run)}
+    write_scan(frame, sequence, out, offset=offset_of(model), **about)
     return frame
 
 
@@ -132,18 +133,18 @@ def scan_table(
 ) -> pd.DataFrame:
     """Return a row for each single mutant, in the order of positions, at `places` (from 0) or at all.
 
-    Columns: `mutant` (A24G; positions from 1), `position`, `from`, `to`, `prediction`, `difference` (to the wild type's
-    prediction), `spread` (standard deviation of the difference over the model's nets; empty with one net) and
-    `measured` (empty where the sequence was not measured).
+    Columns: `mutant` (A24G, numbered as in the table of the fit), `position`, `from`, `to`, `prediction`, `difference`
+    (to the wild type's prediction), `spread` (standard deviation of the difference over the model's nets; empty with
+    one net) and `measured` (empty where the sequence was not measured).
     """
     mutants = single_mutants(sequence, model.alphabet, places)
     sequences = [sequence] + [sequence[:place] + letter + sequence[place + 1 :] for place, letter in mutants]
     predicted, spread = values_of(model, sequences, column=column, title="single mutants", quiet=quiet)
-    known = measured or {}
+    known, first = measured or {}, 1 + offset_of(model)
     return pd.DataFrame(
         {
-            "mutant": [f"{sequence[place]}{place + 1}{letter}" for place, letter in mutants],
-            "position": [place + 1 for place, _ in mutants],
+            "mutant": [f"{sequence[place]}{place + first}{letter}" for place, letter in mutants],
+            "position": [place + first for place, _ in mutants],
             "from": [sequence[place] for place, _ in mutants],
             "to": [letter for _, letter in mutants],
             "prediction": predicted[1:],
@@ -168,6 +169,11 @@ def values_of(
     if len(members) == 1:
         return members[0], None
     return members.mean(0), (members - members[:, :1]).std(0, ddof=1)
+
+
+def offset_of(model: Model) -> int:
+    """Return what the table of the fit adds to a position of the sequence, from 1."""
+    return model.about.get("offset") or 0
 
 
 def outputs(model: Model) -> list[str]:

@@ -28,6 +28,8 @@ class Found:
     """What is known of a landscape, by where it is from: measured, predicted."""
 
     wild_type: str
+    offset: int
+    """Positions are numbered from 1 and this."""
     cycles: Mapping[str, Cycles]
     orders: Mapping[str, Orders]
     library: Library | None
@@ -108,7 +110,11 @@ def sections(found: Found, pairs: pd.DataFrame, cycles: pd.DataFrame | None) -> 
 
 def _places(found: Found, pairs: pd.DataFrame) -> tuple[list[int], list[str]]:
     known = sorted({*pairs["i"].astype(int), *pairs["j"].astype(int)})
-    return known, [f"{found.wild_type[place - 1]}{place}" for place in known]
+    return known, [_site(found, position) for position in known]
+
+
+def _site(found: Found, position: int) -> str:
+    return f"{found.wild_type[position - 1 - found.offset]}{position}"
 
 
 def _panels(
@@ -155,7 +161,8 @@ def _row(found: Found, pairs: pd.DataFrame) -> tuple[list[Block], dict[str, Figu
     """Return the pairs along the sequence, where they are too few for a map."""
     shown = {name: pairs["rms" if k == 0 else f"{name}_rms"].to_numpy() for k, name in enumerate(found.cycles)}
     middle = (pairs["i"].to_numpy() + pairs["j"].to_numpy()) / 2
-    figure = pictures.along(middle, shown, length=len(found.wild_type), label="epistasis, root mean square")
+    label = "epistasis, root mean square"
+    figure = pictures.along(middle, shown, length=len(found.wild_type), label=label, offset=found.offset)
     apart = pairs["j"] - pairs["i"]
     far = f"{apart.min():,}" if apart.min() == apart.max() else f"{apart.min():,} to {apart.max():,}"
     said = (
@@ -222,7 +229,7 @@ def _strongest_pairs(found: Found, pairs: pd.DataFrame) -> Table:
     for _, row in pairs.dropna(subset=["rms"]).head(15).iterrows():
         i, j = int(row["i"]), int(row["j"])
         cells = [int(row[name]) if name == "cycles" else _number(row[name]) for name in names]
-        rows.append([f"{found.wild_type[i - 1]}{i} – {found.wild_type[j - 1]}{j}", *cells])
+        rows.append([f"{_site(found, i)} – {_site(found, j)}", *cells])
     return Table(["positions", *(titles[name] for name in names)], rows, caption="All pairs are in pairs.csv.")
 
 

@@ -67,7 +67,7 @@ class Orders:
     mean double-mutant cycle), and share of the variance."""
 
 
-def find_library(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray) -> Library | None:
+def find_library(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray, *, offset: int = 0) -> Library | None:
     """Return rows as a combinatorial library, or None where they are not one.
 
     They are one where at most `MOST_SITES` sites vary, some rows change three of them or all, and at least one in a
@@ -77,6 +77,7 @@ def find_library(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray)
         letters: `(n, L)` of sequences of one length.
         wild_type: `(L,)`.
         values: `(n,)` measurements; of equal rows the mean is taken.
+        offset: positions are numbered from 1 and this.
     """
     varying = np.flatnonzero((letters != wild_type).any(0))
     if not 2 <= len(varying) <= 4 * MOST_SITES:
@@ -88,7 +89,7 @@ def find_library(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray)
         place = np.searchsorted(others, letters[:, position]) + 1
         own = np.where(letters[:, position] == wild_type[position], 0, place)
         end = chr(others[0]) if len(others) == 1 else ""
-        name = f"{chr(wild_type[position])}{position + 1}{end}"
+        name = f"{chr(wild_type[position])}{position + 1 + offset}{end}"
         same = next((k for k, column in enumerate(columns) if np.array_equal(column, own)), None)
         if same is None:
             names.append(name)

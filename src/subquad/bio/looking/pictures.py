@@ -56,7 +56,7 @@ def rows_of(length: int, widest: int = WIDEST) -> list[range]:
     return [range(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str) -> Figure:
+def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, offset: int = 0) -> Figure:
     """Return the map of all single mutants, one column a position, wrapped into rows.
 
     Args:
@@ -64,6 +64,7 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str) -
         wild_type: L letters, written over the columns and marked by a dot in their cells.
         letters: the A letters of the rows.
         label: of the colours.
+        offset: positions are numbered from 1 and this.
     """
     ordered = sorted(range(len(letters)), key=lambda k: BY_PROPERTY.find(letters[k]) if len(letters) > 5 else k)
     effects, letters = effects[ordered], "".join(letters[k] for k in ordered)
@@ -88,7 +89,7 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str) -
         axes = figure.add_axes((left / width, base / height, size[2], len(letters) * CELL / height))
         image = axes.imshow(effects[:, row], cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
         _bare(axes, list(letters))
-        _number(axes, row)
+        _number(axes, row, offset)
         own = [(x, letters.find(wild_type[p])) for x, p in enumerate(row) if wild_type[p] in letters]
         axes.scatter(*zip(*own, strict=True), s=5, color=INK, linewidths=0)
     bar = CELL + 0.06 + len(letters) * CELL
@@ -106,7 +107,7 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str) -
     return figure
 
 
-def logo(heights: np.ndarray, letters: str, *, label: str) -> Figure:
+def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> Figure:
     """Return the sequence logo of `(L, A)` heights, wrapped as the heat map is.
 
     Raises:
@@ -135,7 +136,7 @@ def logo(heights: np.ndarray, letters: str, *, label: str) -> Figure:
         axes.spines["bottom"].set_visible(True)
         axes.tick_params(axis="y", labelsize=7)
         axes.set_ylabel(label, fontsize=8)
-        _number(axes, row)
+        _number(axes, row, offset)
     return figure
 
 
@@ -219,9 +220,9 @@ def pair_map(panels: Mapping[str, np.ndarray], *, labels: Sequence[str], axis: s
     return figure
 
 
-def along(places: np.ndarray, values: Mapping[str, np.ndarray], *, length: int, label: str) -> Figure:
-    """Return values at places of a sequence as stems, one panel a source, in rows of 150 positions."""
-    rows = rows_of(length, 150)
+def along(places: np.ndarray, values: Mapping[str, np.ndarray], *, length: int, label: str, offset: int = 0) -> Figure:
+    """Return values at positions of a sequence, numbered from 1 + `offset`, as stems; one panel a source and row."""
+    rows = [range(row.start + offset, row.stop + offset) for row in rows_of(length, 150)]
     figure = Figure(figsize=(10.5, 0.3 + 1.5 * len(rows) * len(values)), layout="constrained")
     panels = figure.subplots(len(rows) * len(values), 1, sharey=True, squeeze=False)[:, 0]
     for k, (axes, (row, name)) in enumerate(zip(panels, ((r, n) for r in rows for n in values), strict=True)):
@@ -320,7 +321,8 @@ def _bare(axes: Axes, names: Sequence[str]) -> None:
         side.set(linewidth=0.5, color=GREY)
 
 
-def _number(axes: Axes, row: range) -> None:
-    ticks = [x for x, position in enumerate(row) if (position + 1) % 10 == 0 or (x == 0 and (position + 1) % 10 == 1)]
-    axes.set_xticks(ticks, [str(row[x] + 1) for x in ticks], fontsize=7)
+def _number(axes: Axes, row: range, offset: int = 0) -> None:
+    numbers = [position + 1 + offset for position in row]
+    ticks = [x for x, number in enumerate(numbers) if number % 10 == 0 or (x == 0 and number % 10 == 1)]
+    axes.set_xticks(ticks, [str(numbers[x]) for x in ticks], fontsize=7)
     axes.tick_params(axis="x", length=2, pad=2)

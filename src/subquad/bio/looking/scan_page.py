@@ -15,11 +15,13 @@ from subquad.train.artifact import atomic
 __all__ = ["agreement", "grid_of", "preferences", "write_profile", "write_scan"]
 
 
-def grid_of(frame: pd.DataFrame, length: int, letters: str, column: str = "difference") -> np.ndarray:
-    """Return a column of a scan as `(A, L)`; NaN where it has no value."""
+def grid_of(
+    frame: pd.DataFrame, length: int, letters: str, column: str = "difference", *, offset: int = 0
+) -> np.ndarray:
+    """Return a column of a scan as `(A, L)`; NaN where it has no value. Positions are numbered from 1 + `offset`."""
     grid = np.full((len(letters), length), np.nan)
     row = frame["to"].map({letter: k for k, letter in enumerate(letters)})
-    grid[row.to_numpy(dtype=int), frame["position"].to_numpy() - 1] = frame[column]
+    grid[row.to_numpy(dtype=int), frame["position"].to_numpy() - 1 - offset] = frame[column]
     return grid
 
 
@@ -55,6 +57,7 @@ def write_scan(
     name: str,
     run: Path,
     kind: str,
+    offset: int = 0,
     caution: str | None = None,
 ) -> None:
     """Write table, pictures and page of all single mutants.
@@ -67,13 +70,14 @@ def write_scan(
         name: of the target or class.
         run: whose model it is.
         kind: of the target.
+        offset: positions are numbered from 1 and this.
         caution: what to say above the map, where the model knows little of the wild type.
     """
     out.mkdir(parents=True, exist_ok=True)
     what = f"{name}: difference to the wild type" if kind == "regression" else f"probability of {name}, difference"
-    grid = grid_of(frame, len(sequence), letters)
-    predicted = pictures.heat_map(grid, sequence, letters, label=what)
-    logo = pictures.logo(preferences(grid), letters, label="bits")
+    grid = grid_of(frame, len(sequence), letters, offset=offset)
+    predicted = pictures.heat_map(grid, sequence, letters, label=what, offset=offset)
+    logo = pictures.logo(preferences(grid), letters, label="bits", offset=offset)
     for stem, figure in (("heatmap", predicted), ("logo", logo)):
         save(figure, out / stem)
     with atomic(out / "scan.csv") as temporary:
@@ -84,7 +88,7 @@ def write_scan(
             [
                 *([caution] if caution else []),
                 picture(predicted, _HEAT),
-                *_measured_blocks(frame, sequence, letters, name),
+                *_measured_blocks(frame, sequence, letters, name=name, offset=offset),
             ],
         ),
         Section("Letters that the model prefers", [picture(logo, _LOGO)]),
@@ -95,6 +99,8 @@ def write_scan(
         f"{len(frame):,} single mutants of {len(sequence)} letters, predicted by the model in {run.name}; "
         "a prediction is no measurement: check those you build on."
     )
+    if offset:
+        lead += f" Positions are numbered as in its table: the first letter is {1 + offset}."
     with atomic(out / "scan.html") as temporary:
         temporary.write_text(page(title, lead=lead, sections=sections), encoding="utf-8")
 
@@ -125,15 +131,18 @@ _LOGO = (
 )
 
 
-def _measured_blocks(frame: pd.DataFrame, sequence: str, letters: str, name: str) -> list[str | Picture]:
+def _measured_blocks(
+    frame: pd.DataFrame, sequence: str, letters: str, *, name: str, offset: int
+) -> list[str | Picture]:
     known = frame[frame["measured"].notna()]
     if len(known) < 3:
         return ["No single mutant has a measurement to stand beside; --table names a table that has them."]
     blocks: list[str | Picture] = []
     if len(known) >= len(frame) / 5:
-        grid = grid_of(frame, len(sequence), letters, "measured")
+        grid = grid_of(frame, len(sequence), letters, "measured", offset=offset)
         centre = float(known["measured"].median())
-        shown = pictures.heat_map(grid - centre, sequence, letters, label=f"{name}: measured, less its median")
+        label = f"{name}: measured, less its median"
+        shown = pictures.heat_map(grid - centre, sequence, letters, label=label, offset=offset)
         blocks.append(
             picture(shown, f"The same map of the {len(known):,} mutants that were measured; grey: not measured.")
         )

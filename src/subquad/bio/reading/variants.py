@@ -15,7 +15,7 @@ import pandas as pd
 
 from subquad.errors import raise_mistakes, require
 
-__all__ = ["Variants", "canonical", "differences", "looks_like_variants", "parse_variants"]
+__all__ = ["Variants", "canonical", "differences", "looks_like_variants", "parse_variants", "renumbered"]
 
 WILD_WORDS = {"_WT", "WT", "_SY", "WILDTYPE", "WILD-TYPE", "WILD TYPE", "WILD_TYPE", "=", "REF", "REFERENCE"}
 LONGER_OR_SHORTER = {
@@ -174,6 +174,11 @@ def canonical(row: np.ndarray, place: np.ndarray, old: np.ndarray, new: np.ndarr
     written = [words[number] for number in inverse.tolist()]
     ends = np.searchsorted(row[keep], np.arange(rows), side="right").tolist()
     return [":".join(written[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def renumbered(mutants: str, offset: int) -> str:
+    """Return variants that count places from 1, such as `A24G:K30R`, in the numbers of a table."""
+    return re.sub(r"\d+", lambda number: str(int(number[0]) + offset), mutants) if offset else mutants
 
 
 def differences(letters: np.ndarray, wild_type: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
