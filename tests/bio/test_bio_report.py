@@ -207,7 +207,8 @@ def test_groups_a_learning_curve_and_coverage_are_shown_where_they_are_known(und
     found = {model: by_group(target, rows[[model]].to_numpy(), names) for model in metrics["test"]}
     metrics["groups"] = {group: {model: found[model][group] for model in found} for group in found["net"]}
     metrics["learning_curve"] = [{"rows": n, "net": 0.5 + n / 1e4, "ridge": 0.5} for n in (50, 200, 800)]
-    metrics["conformal"] = {"0.8": {"coverage": 0.79, "width": 1.25}, "0.9": {"coverage": 0.93, "width": 1.75}}
+    levels = {"0.8": {"coverage": 0.79, "width": 1.25}, "0.9": {"coverage": 0.93, "width": None}}
+    metrics["conformal"] = {"net": {"score": levels}, "stack": {"score": levels}}
     text = render(metrics, facts, rows, history)
     assert "a gene (34)" in text
     assert re.search(r"The net is first in \d of 2\.", text)

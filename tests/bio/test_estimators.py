@@ -59,6 +59,28 @@ def assay(rows=211, length=7, seed=0, letters="ACGT"):
     return ["".join(letters[k] for k in row) for row in codes], y + 0.1 * random.normal(size=rows)
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_regressor_says_what_its_measurements_are_within(columns, tmp_path):
+    X, y = assay(rows=401)
+    y = y if columns == 1 else np.stack([y, 10 * y], axis=1)
+    model = LyraRegressor(**SHORT, validation_fraction=0.4).fit(X[:300], y[:300])
+    low, high = model.predict_interval(X[300:], level=0.8)
+    assert low.shape == high.shape == y[300:].shape
+    assert 0.65 < ((low <= y[300:]) & (y[300:] <= high)).mean() < 0.95
+    assert (model.predict_interval(X[300:], level=0.95)[1] > high).all()
+    model.save(tmp_path / "saved")
+    again = LyraRegressor.load(tmp_path / "saved").predict_interval(X[300:], level=0.8)
+    np.testing.assert_array_equal(again, (low, high))
+    with pytest.raises(SubquadError, match=r"level must be one of 0\.5, 0\.8, 0\.9, 0\.95, got 0\.7"):
+        model.predict_interval(X, level=0.7)
+
+
+def test_without_held_out_rows_there_are_no_intervals():
+    X, y = assay(rows=7)
+    with pytest.raises(SubquadError, match="all rows were learned from, so that no errors are known"):
+        LyraRegressor(**SHORT).fit(X, y).predict_interval(X)
+
+
 def test_a_list_a_series_an_array_and_a_table_of_sequences_are_the_same():
     X, y = assay()
     expected = LyraRegressor(**SHORT).fit(X, y).predict(X)

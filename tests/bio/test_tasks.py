@@ -236,9 +236,40 @@ def test_what_cannot_be_learned_is_refused_before_a_folder_is_there(tmp_path, mo
 def test_intervals_that_few_rows_cannot_promise_are_null_in_the_figures(tmp_path):
     table(tmp_path / "t.csv", rows=83)
     metrics = fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
-    assert metrics["conformal"]["0.95"] == {"coverage": 1.0, "width": None}
+    assert set(metrics["conformal"]) == {"net", "ridge", "boosting", "stack"}
+    for found in metrics["conformal"].values():
+        assert found["score"]["0.95"] == {"coverage": 1.0, "width": None}
+        assert found["score"]["0.5"]["width"] > 0
     for name in ("metrics.json", "config.json"):
         json.loads((tmp_path / "run" / name).read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("columns", [("score",), ("score", "other")])
+def test_each_model_has_intervals_of_its_own_for_each_column(tmp_path, columns):
+    frame = table(tmp_path / "t.csv")
+    frame["other"] = 10 * frame["score"] + np.random.default_rng(1).normal(size=len(frame))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    metrics = fit(tmp_path / "t.csv", settings(target=columns), out=tmp_path / "run", quiet=True)
+    for model in ("net", "ridge", "boosting", "stack"):
+        got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / f"{model}.csv", model=model, quiet=True)
+        rows = pd.read_csv(tmp_path / "run" / "test.csv")["row"] - 1
+        for name in columns:
+            end = "" if len(columns) == 1 else f"_{name}"
+            low, high = got[f"prediction_low{end}"][rows], got[f"prediction_high{end}"][rows]
+            assert (low < got[f"prediction{end}"][rows]).all()
+            inside = ((frame[name][rows] >= low) & (frame[name][rows] <= high)).mean()
+            assert inside == pytest.approx(metrics["conformal"][model][name]["0.9"]["coverage"])
+
+
+def test_an_interval_that_too_few_rows_could_promise_is_left_empty_and_said(tmp_path, capsys):
+    frame = table(tmp_path / "t.csv", rows=83)
+    frame["split"] = ["train"] * 60 + ["validation"] * 8 + ["test"] * 15
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    fit(tmp_path / "t.csv", settings(keep_duplicates=True), out=tmp_path / "run", quiet=True)
+    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv")
+    assert got["prediction_low"].isna().all()
+    assert "there is no 90 % interval: it takes nine validation rows" in capsys.readouterr().err
+    assert "inf" not in (tmp_path / "p.csv").read_text()
 
 
 def test_the_published_net_sees_all_positions_in_the_folds_of_a_stack(tmp_path, monkeypatch):

@@ -100,7 +100,8 @@ def predict(
     `prediction`, the probability of the second one, and `prediction_class`; more classes add `prediction`, the
     likeliest, and one `probability_CLASS` each. Residues add `prediction`, a JSON list (of classes: a string or list of
     names), and base pairs a dot-bracket or a JSON list of pairs. `prediction_std` is the spread of the members and
-    `prediction_low`, `prediction_high` the 90 % interval, where the net has them.
+    `prediction_low`, `prediction_high` the 90 % interval (of several, `prediction_low_NAME` …); it is empty where too
+    few validation rows could promise it.
 
     Args:
         directory: the folder that `fit` wrote.
@@ -123,6 +124,8 @@ def predict(
     for remark in [*read.remarks, *fitted.unseen(read.inputs)]:
         say(remark, quiet=quiet)
     frame = with_predictions(read, fitted, model)
+    if any(name.startswith("prediction_low") and frame[name].isna().all() for name in frame):
+        say("there is no 90 % interval: it takes nine validation rows, and the fit had fewer", quiet=quiet)
     # the compression is that of the name, which the temporary file shares
     with atomic(out) as temporary:
         frame.to_csv(temporary, index=False, sep=separator_of(out))

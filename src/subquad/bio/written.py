@@ -23,18 +23,23 @@ def with_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
     """Return the table with predictions of the net, a rival or the stack in further columns."""
     members = model.nets.members(read.inputs) if by == "net" else []
     prediction, frame = average(members) if members else model.predict_by(by, read.inputs), read.frame.copy()
+    spread = np.std(members, axis=0, ddof=1) if len(members) > 1 and model.kind != "pairs" else None
     classes, names = model.classes, model.names
     match model.kind:
         case "regression" if len(names) == 1:
             frame["prediction"] = prediction[:, 0]
-            _add_spread(frame, members, model, prediction)
+            if spread is not None:
+                frame["prediction_std"] = spread[:, 0]
+            _add_intervals(frame, model, by, prediction, spread)
         case "regression" | "multilabel":
             for k, name in enumerate(names):
                 frame[f"prediction_{name}"] = prediction[:, k]
+            _add_intervals(frame, model, by, prediction, spread)
         case "binary":
             frame["prediction"] = prediction[:, 0]
             frame["prediction_class"] = np.asarray(classes, dtype=object)[(prediction[:, 0] > 0.5).astype(int)]
-            _add_spread(frame, members, model, prediction)
+            if spread is not None:
+                frame["prediction_std"] = spread[:, 0]
         case "multiclass":
             frame["prediction"] = np.asarray(classes, dtype=object)[prediction.argmax(1)]
             for k, name in enumerate(classes):
@@ -98,17 +103,19 @@ def _columns(target: Target, model: str) -> list[str]:
     return [model]
 
 
-def _add_spread(frame: pd.DataFrame, members: list[np.ndarray], model: BioModel, prediction: np.ndarray) -> None:
-    """Add the members' spread and the interval, which only the net has."""
-    if not members:
-        return
-    spread = np.std(members, axis=0, ddof=1)[:, 0] if len(members) > 1 else None
-    if spread is not None:
-        frame["prediction_std"] = spread
-    said = model.config["chosen"].get("conformal")
-    if said is not None:
-        low, high = Conformal.of(said).interval(prediction[:, 0], spread, INTERVAL)
-        frame["prediction_low"], frame["prediction_high"] = low, high
+def _add_intervals(
+    frame: pd.DataFrame, model: BioModel, by: str, prediction: np.ndarray, spread: np.ndarray | None
+) -> None:
+    """Add the interval of each column of measurements; empty where too few rows could promise one."""
+    for k, said in enumerate(model.config["chosen"].get("conformal", {}).get(by, ())):
+        if said is None:
+            continue
+        end = "" if len(model.names) == 1 else f"_{model.names[k]}"
+        own = None if spread is None else spread[:, k]
+        for side, values in zip(
+            ("low", "high"), Conformal.of(said).interval(prediction[:, k], own, INTERVAL), strict=True
+        ):
+            frame[f"prediction_{side}{end}"] = np.where(np.isfinite(values), values, np.nan)
 
 
 def _residues(values: np.ndarray, kind: str, classes: list[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from subquad.bio.learning.models import Nets, average, fit_nets, narrow
 from subquad.bio.learning.stack import Stack, fit_stack
-from subquad.bio.measures.conformal import coverage, fit_conformal
+from subquad.bio.measures.conformal import conformal_of, coverage
 from subquad.bio.measures.memory import peak_memory
 from subquad.bio.measures.metrics import MAIN, difference, intervals, score
 from subquad.bio.problem import PARTS, Problem
@@ -92,7 +92,8 @@ def compare(
     stack, seconds["stack"] = _stack(
         problem, narrowed, settings, validation, stacked, positions=positions, directory=directory, seed=seed
     )
-    test["stack"] = stack.predict({name: test[name] for name in stacked})
+    for own in held.values():
+        own["stack"] = stack.predict({name: own[name] for name in stacked})
     metrics = _figures(problem, test, rivals, seconds)
     metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
     metrics["members"] = len(nets["net"].nets)
@@ -101,10 +102,9 @@ def compare(
         metrics["learning_curve"] = _learning_curve(
             problem, settings, metrics, directory=directory, seed=seed, quiet=quiet
         )
-    conformal = _conformal(problem, validation["net"], test["net"], spreads)
     chosen = {name: rival.chosen for name, rival in rivals.items()} | {name: own.facts for name, own in nets.items()}
-    if conformal is not None:
-        metrics["conformal"], chosen["conformal"] = conformal
+    if kind == "regression":
+        metrics["conformal"], chosen["conformal"] = _conformal(problem, held, spreads)
     return Compared(
         net=nets["net"],
         stack=stack,
@@ -283,22 +283,34 @@ def _figures(
 
 
 def _conformal(
-    problem: Problem, validation: np.ndarray, test: np.ndarray, spreads: Mapping[tuple[str, str], np.ndarray | None]
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return the coverage of the intervals on the test rows, and what makes them."""
-    _, truth = problem.part("validation")
-    if truth.kind != "regression" or len(truth.names) > 1:
-        return None
-    _, held = problem.part("test")
-    own, other = spreads["net", "validation"], spreads["net", "test"]
-    conformal = fit_conformal(truth.y[:, 0], validation[:, 0], None if own is None else own[:, 0])
-    covered = {}
-    for level in conformal.levels:
-        low, high = conformal.interval(test[:, 0], None if other is None else other[:, 0], level)
-        width = float(np.median(high - low))
-        # few validation rows promise nothing: JSON knows no infinity
-        covered[str(level)] = {
-            "coverage": coverage(held.y[:, 0], low, high),
-            "width": width if np.isfinite(width) else None,
-        }
-    return covered, conformal.plain()
+    problem: Problem,
+    held: Mapping[str, Mapping[str, np.ndarray]],
+    spreads: Mapping[tuple[str, str], np.ndarray | None],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return coverage and width of the intervals on the test rows, and what makes them; by model and column."""
+    (_, known), (_, truth) = problem.part("validation"), problem.part("test")
+    covered: dict[str, Any] = {}
+    made: dict[str, Any] = {}
+    for model, predicted in held["test"].items():
+        own = conformal_of(known, held["validation"][model], spreads.get((model, "validation")))
+        made[model] = [None if conformal is None else conformal.plain() for conformal in own]
+        covered[model] = {}
+        for k, (name, conformal) in enumerate(zip(truth.names, own, strict=True)):
+            if conformal is None or not np.isfinite(truth.y[:, k]).any():
+                continue
+            spread = spreads.get((model, "test"))
+            covered[model][name] = {
+                str(level): _covered(truth.y[:, k], *conformal.interval(predicted[:, k], _column(spread, k), level))
+                for level in conformal.levels
+            }
+    return covered, made
+
+
+def _column(spread: np.ndarray | None, k: int) -> np.ndarray | None:
+    return None if spread is None else spread[:, k]
+
+
+def _covered(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, float | None]:
+    width = float(np.median(high - low))
+    # few validation rows promise nothing: JSON knows no infinity
+    return {"coverage": coverage(truth, low, high), "width": width if np.isfinite(width) else None}

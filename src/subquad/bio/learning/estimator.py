@@ -14,8 +14,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from subquad.bio.learning.models import Nets, fit_nets, narrow
+from subquad.bio.learning.models import Nets, average, fit_nets, narrow
 from subquad.bio.learning.samples import held_out, read_X, take, weights_of
+from subquad.bio.measures.conformal import conformal_of
 from subquad.bio.problem import Inputs, Problem, Target
 from subquad.bio.rivals.baselines import Rival, fit_ridge
 from subquad.bio.settings import FitSettings
@@ -28,7 +29,7 @@ __all__ = ["Estimator"]
 TRUST, LEAST_FACTOR = 5, 0.1
 
 PRIOR = "ridge.skops"
-FITTED = ("n_features_in_", "feature_names_in_", "classes_", "_about", "_target", "_form")
+FITTED = ("n_features_in_", "feature_names_in_", "classes_", "_about", "_target", "_form", "_intervals")
 """What a fit leaves in an estimator beside its nets."""
 
 
@@ -97,6 +98,7 @@ class Estimator(BaseEstimator):
             weight = weight / weight[split["train"]].mean()
         problem = Problem(inputs=inputs, target=target, split=split, weight=weight)
         self.nets_ = _fit(problem, settings, seed)
+        self._intervals = _intervals(problem, self.nets_)
         self._about = about
         self._target = {"kind": target.kind, "classes": list(target.classes), "names": list(target.names)}
         return self
@@ -185,6 +187,18 @@ def _fit(problem: Problem, settings: FitSettings, seed: int) -> Nets:
     return fit_nets(problem, settings, ridge, positions=positions, seed=seed, directory=None, quiet=True)
 
 
+def _intervals(problem: Problem, nets: Nets) -> list[dict[str, Any] | None] | None:
+    """Return the intervals of each column of measurements; None where no rows were held out to see the errors of."""
+    split = problem.split
+    if problem.target.kind != "regression" or np.array_equal(split["train"], split["validation"]):
+        return None
+    inputs, truth = problem.part("validation")
+    members = nets.members(inputs)
+    spread = np.std(members, axis=0, ddof=1) if len(members) > 1 else None
+    found = conformal_of(truth, average(members), spread)
+    return [None if conformal is None else conformal.plain() for conformal in found]
+
+
 def _to_size(ridge: Rival, problem: Problem) -> Rival:
     """Return ridge with predictions or logits as large as the held out rows ask for.
 
@@ -248,7 +262,7 @@ def _write(estimator: Estimator, folder: Path | str, *, force: bool) -> None:
             "table": estimator._about,
             "target": estimator._target,
             "seen": None,
-            "chosen": {},
+            "chosen": {} if estimator._intervals is None else {"conformal": {"net": estimator._intervals}},
             "model": nets.plain(),
         },
         tensors=nets.tensors(),

@@ -19,6 +19,7 @@ from subquad.bio.learning.estimator import Estimator
 from subquad.bio.learning.models import average
 from subquad.bio.learning.samples import is_known, pairs_of, residue_labels, residues_of
 from subquad.bio.measures.basepairs import agreement, decode_pairs, dot_bracket
+from subquad.bio.measures.conformal import LEVELS, Conformal
 from subquad.bio.problem import Inputs, Target
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, unknown
@@ -39,6 +40,7 @@ class LyraRegressor(RegressorMixin, Estimator):
 
     model = LyraRegressor(random_state=0).fit(["ACGTA", "ACGTC", …], [0.3, 1.2, …])
     value, spread = model.predict(["ACGTG"], return_std=True)
+    low, high = model.predict_interval(["ACGTG"], level=0.9)
     ```
 
     It passes scikit-learn's `check_estimator` but for `check_sample_weight_equivalence_on_dense_data`: a weight scales
@@ -94,6 +96,33 @@ class LyraRegressor(RegressorMixin, Estimator):
         shape = (-1,) if self._form == "flat" else members[0].shape
         mean = average(members).reshape(shape)
         return (mean, np.std(members, axis=0, ddof=1).reshape(shape)) if return_std else mean
+
+    def predict_interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower and the upper end of what the measurements are within, each of the shape of y.
+
+        Split-conformal, from the errors on the held out rows: of new rows like those, `level` are inside. Infinite
+        where too few were held out to say so (90 % takes nine).
+
+        Args:
+            X: as for `predict`.
+            level: 0.5, 0.8, 0.9 or 0.95.
+
+        Raises:
+            SubquadError: X does not fit the model, no rows were held out, or there is no such level.
+        """
+        _, members = self._members(X)
+        if self._intervals is None:
+            raise SubquadError("all rows were learned from, so that no errors are known; give ten rows or more")
+        if level not in LEVELS:
+            raise SubquadError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
+        mean, spread = average(members), np.std(members, axis=0, ddof=1) if len(members) > 1 else None
+        ends = np.full((2, *mean.shape), [[[-np.inf]], [[np.inf]]])
+        for k, said in enumerate(self._intervals):
+            if said is not None:
+                own = None if spread is None else spread[:, k]
+                ends[:, :, k] = Conformal.of(said).interval(mean[:, k], own, level)
+        shape = (-1,) if self._form == "flat" else mean.shape
+        return ends[0].reshape(shape), ends[1].reshape(shape)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -186,21 +186,33 @@ def _split(run: Finished) -> list[Block]:
     return blocks
 
 
+def _mean_of(columns: Mapping[str, Mapping[str, Any]], level: str, name: str) -> float | None:
+    values = [own[level][name] for own in columns.values()]
+    return None if None in values else float(np.mean(values))
+
+
 def _calibration(run: Finished) -> list[Block]:
     blocks: list[Block] = []
     conformal = run.metrics.get("conformal")
-    if conformal:
-        levels = [float(level) for level in conformal]
-        measured = [entry["coverage"] if isinstance(entry, Mapping) else np.mean(entry) for entry in conformal.values()]
-        rows = [
-            [f"{100 * level:.0f} %", f"{100 * share:.1f} %", entry.get("width") if isinstance(entry, Mapping) else None]
-            for level, share, entry in zip(levels, measured, conformal.values(), strict=True)
-        ]
+    if conformal and conformal["net"]:
+        levels = list(next(iter(conformal["net"].values())))
+        measured = [_mean_of(conformal["net"], level, "coverage") for level in levels]
         said = (
-            "Intervals of the predictions, from errors on the validation rows: on the dashed line they keep their word."
+            "Intervals of the net's predictions, from errors on the validation rows: on the dashed line they keep "
+            "their word."
         )
-        blocks.append(picture(plots.coverage(levels, measured, run.metrics["rows"]["test"]), said))
-        blocks.append(Table(["promised", "inside, test rows", "median width"], rows))
+        numbers = [float(level) for level in levels]
+        blocks.append(picture(plots.coverage(numbers, measured, run.metrics["rows"]["test"]), said))
+        rows = []
+        for model in conformal:
+            for level in levels:
+                share, width = (_mean_of(conformal[model], level, name) for name in ("coverage", "width"))
+                rows.append([WORDS[model], f"{100 * float(level):.0f} %", f"{100 * share:.1f} %", width])
+        several = "; means over the columns" if len(run.names) > 1 else ""
+        said = (
+            f"The stack and the rivals have intervals of their own: the narrower of two that hold is better{several}."
+        )
+        blocks.append(Table(["model", "promised", "inside, test rows", "median width"], rows, caption=said))
     if run.kind in ("binary", "multiclass", "multilabel"):
         tables = {model: _reliability(run, model) for model in run.models}
         said = (

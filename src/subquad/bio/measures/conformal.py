@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from subquad.bio.problem import Target
+
 __all__ = [
     "LEVELS",
     "Conformal",
+    "conformal_of",
     "coverage",
     "fit_conformal",
     "reliability",
@@ -105,6 +108,22 @@ def fit_conformal(
             scores = scores / (own + offset)
     quantiles = tuple(_quantile(scores, level) for level in levels)
     return Conformal(levels=tuple(levels), quantiles=quantiles, offset=offset, rows=len(scores))
+
+
+def conformal_of(target: Target, prediction: np.ndarray, spread: np.ndarray | None = None) -> list[Conformal | None]:
+    """Return the intervals of each column of measurements; None where no row has a measurement in it.
+
+    Args:
+        target: measurements of rows that were not learned from.
+        prediction: `(n, K)` of these rows.
+        spread: `(n, K)` standard deviation of the members.
+    """
+    return [
+        fit_conformal(target.y[:, k], prediction[:, k], None if spread is None else spread[:, k])
+        if np.isfinite(target.y[:, k]).any()
+        else None
+        for k in range(target.y.shape[1])
+    ]
 
 
 def coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
