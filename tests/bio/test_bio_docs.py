@@ -16,6 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "bio.md"
 STEPS = re.findall(r"^```(sh|python|json)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 SHORT = {
     "fit": "--epochs 0.3 --boosting-iterations 5 --train-rows 211 --members 1",
+    "cross-validate": "--epochs 0.3 --boosting-iterations 5 --train-rows 53 --members 1",
     "bench": "--letters 20000 --boosting-iterations 5 --rows 50 --jobs 1",
     "design": "--rounds 3 --population 50",
 }

@@ -7,6 +7,7 @@ from subquad.lazy import lazy_names
 if TYPE_CHECKING:
     from subquad.bio.benching.bench import bench
     from subquad.bio.benching.bench_settings import BenchSettings
+    from subquad.bio.crossval import cross_validate
     from subquad.bio.datasets import example
     from subquad.bio.designing.design import design
     from subquad.bio.designing.design_settings import DesignSettings
@@ -33,6 +34,7 @@ __all__ = [
     "LyraRegressor",
     "LyraTagger",
     "bench",
+    "cross_validate",
     "design",
     "epistasis",
     "example",
@@ -57,6 +59,7 @@ _HOMES = {
     "LyraRegressor": "subquad.bio.learning.estimators",
     "LyraTagger": "subquad.bio.learning.estimators",
     "bench": "subquad.bio.benching.bench",
+    "cross_validate": "subquad.bio.crossval",
     "design": "subquad.bio.designing.design",
     "epistasis": "subquad.bio.looking.epistasis",
     "example": "subquad.bio.datasets",

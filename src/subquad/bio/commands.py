@@ -49,6 +49,39 @@ def fit(
 
 
 @app.command
+def cross_validate(
+    table: Path,
+    /,
+    settings: Annotated[FitSettings, Parameter(name="*")] = FitSettings(),
+    *,
+    out: Path,
+    presets: tuple[str, ...] = (),
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Fit all models on each fold in turn, so that every row is predicted by models that never saw it.
+
+    For example, each gene from all others:
+
+        subquad bio cross-validate guides.csv --split-by group --group gene --folds 17 --out genes
+
+    Args:
+        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped: full sequences, or variants, and measurements.
+        out: The folder to write, with one folder for each fold. An unfinished run in it goes on.
+        presets: Further nets to fit for comparison only, such as paper.
+        seed: Of the folds, the order of the rows and the start of the nets.
+        force: Replace what is in the folder.
+        quiet: Print nothing.
+    """
+    from subquad.bio.crossval import cross_validate as run
+
+    metrics = run(table, settings, out=out, presets=presets, seed=seed, force=force, quiet=quiet)
+    if not quiet:
+        _show_folds(metrics, out)
+
+
+@app.command
 def predict(
     directory: Path,
     table: Path,
@@ -100,6 +133,25 @@ def _show(metrics: dict, out: Path) -> None:
     console.print(table)
     console.print(f"Wrote {out}/ (report.html, metrics.json, the test rows, the models).", soft_wrap=True)
     console.print(f"Next: subquad bio predict {out} TABLE.csv --out predictions.csv", soft_wrap=True)
+
+
+def _show_folds(metrics: dict, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from subquad.bio.looking.report import WORDS
+    from subquad.bio.measures.metrics import title
+
+    mean, spread = metrics["mean"], metrics["spread"]
+    names = [name for name in mean["net"] if ":" not in name][:6]
+    table = Table("model", *map(title, names), "first", title=f"mean and spread of {len(metrics['rows'])} folds")
+    for model, own in mean.items():
+        cells = [f"{own[name]:.3f} ± {spread[model][name]:.3f}" for name in names]
+        table.add_row(WORDS[model], *cells, str(metrics["first"][model]))
+    console = Console()
+    console.print(table)
+    console.print(f"Wrote {out}/ (report.html, metrics.json, predictions.csv, a folder for each fold).", soft_wrap=True)
+    console.print(f"Next: subquad bio predict {out}/fold-0 TABLE.csv --out predictions.csv", soft_wrap=True)
 
 
 def _show_predictions(frame, out: Path) -> None:

@@ -20,7 +20,7 @@ from subquad.bio.splitting.held import Hold, hold_random, hold_units
 from subquad.bio.splitting.similar import equal_sequences, near_sequences
 from subquad.errors import SubquadError, raise_mistakes, unknown
 
-__all__ = ["Split", "find_split", "make_split"]
+__all__ = ["Split", "count_folds", "find_split", "make_split"]
 
 WORDS = {
     "train": "train",
@@ -335,3 +335,24 @@ def _replicates(target: Target | None, equal: np.ndarray, rows: np.ndarray) -> t
         is_same = (y[own] == y[other]) | ((y[own] != y[own]) & (y[other] != y[other]))
         differs = ~is_same.reshape(len(own), -1).all(1)
     return int((counts > 1).sum()), len(np.unique(unit[several[differs]]))
+
+
+def count_folds(table: Table, settings: FitSettings) -> int:
+    """Return how many folds there are: those of a column of numbers, else `settings.folds`.
+
+    Raises:
+        SubquadError: the column of the split says which rows are the test, so that there is nothing to take in turn.
+    """
+    name = settings.split
+    if name is None:
+        return settings.folds
+    if name not in table.frame.columns:
+        raise SubquadError(f"{table.path}: {unknown('column', name, table.frame.columns)} (--split)")
+    words = table.frame[name].astype(str).str.strip()[np.asarray(table.has_target)]
+    numbers = words[words != ""]
+    if not len(numbers) or not numbers.str.fullmatch(r"\d+(\.0+)?").all():
+        raise SubquadError(
+            f"{table.path}: column {name!r} holds no numbers of folds ({', '.join(words.unique()[:3])} …); leave out "
+            "--split to have folds cut"
+        )
+    return int(pd.to_numeric(numbers).nunique())

@@ -1,0 +1,122 @@
+"""All folds in turn: every row predicted once, figures pooled and averaged, kills, and what has no folds."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+from test_tasks import settings, table
+
+from subquad.bio import crossval
+from subquad.bio.commands import cross_validate as command
+from subquad.bio.crossval import cross_validate
+from subquad.errors import SubquadError
+
+
+@pytest.fixture(scope="module")
+def genes(tmp_path_factory):
+    """Return a table with a gene for each row."""
+    path = tmp_path_factory.mktemp("genes") / "genes.csv"
+    frame = table(path, rows=331)
+    frame["gene"] = np.array(["brca", "egfr", "tp53"])[np.arange(len(frame)) % 3]
+    frame.drop_duplicates("sequence").to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(genes):
+    """Return the folder of a finished run over the genes, and its figures."""
+    out = genes.parent / "out"
+    return out, cross_validate(genes, by_gene(), out=out, quiet=True)
+
+
+def by_gene(**more):
+    return settings(split_by="group", group="gene", folds=3, **more)
+
+
+def test_each_row_is_predicted_once_by_models_of_the_other_genes(done, genes):
+    out, _ = done
+    predicted, given = pd.read_csv(out / "predictions.csv"), pd.read_csv(genes)
+    assert predicted["row"].tolist() == list(range(1, len(given) + 1))
+    assert predicted["measured"].tolist() == given["score"].tolist()
+    assert predicted.groupby("fold")["group"].nunique().tolist() == [1, 1, 1]
+    assert predicted["group"].tolist() == given["gene"].tolist()
+
+
+def test_the_figures_are_those_of_the_folds_and_of_all_rows(done):
+    out, metrics = done
+    predicted = pd.read_csv(out / "predictions.csv")
+    for model in ("net", "ridge", "boosting", "stack"):
+        own = [spearmanr(rows["measured"], rows[model]).statistic for _, rows in predicted.groupby("fold")]
+        assert metrics["folds"][model] == pytest.approx(own)
+        assert metrics["mean"][model]["spearman"] == pytest.approx(np.mean(own))
+        assert metrics["spread"][model]["spearman"] == pytest.approx(np.std(own, ddof=1))
+        whole = spearmanr(predicted["measured"], predicted[model]).statistic
+        assert metrics["pooled"][model]["spearman"] == pytest.approx(whole)
+    assert sum(metrics["first"].values()) == 3
+    gap = metrics["above"]["ridge"]
+    assert gap["low"] <= gap["value"] <= gap["high"]
+    page = (out / "report.html").read_text()
+    assert "As the mean of 3 folds the winner is" in page
+    assert "fold-2/report.html" in page
+
+
+def test_a_stopped_run_goes_on_at_the_fold_where_it_was(done, genes, tmp_path, monkeypatch):
+    whole, calls = crossval.fit, []
+
+    def stop(*arguments, **more):
+        calls.append(more["out"].name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(*arguments, **more)
+
+    monkeypatch.setattr(crossval, "fit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(genes, by_gene(), out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    with pytest.raises(SubquadError, match="folds was 3 and is 2"):
+        cross_validate(genes, settings(split_by="group", group="gene", folds=2), out=tmp_path / "out", quiet=True)
+    metrics = cross_validate(genes, by_gene(), out=tmp_path / "out", quiet=True)
+    assert calls == ["fold-0", "fold-1", "fold-1", "fold-2"]
+    assert metrics["folds"] == done[1]["folds"]
+
+
+def test_a_column_of_numbers_says_the_folds_and_the_command_shows_them(tmp_path, capsys):
+    frame = table(tmp_path / "t.csv", rows=101).drop_duplicates("sequence")
+    frame["part"] = np.arange(len(frame)) % 2 + 5
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    command(tmp_path / "t.csv", settings(split="part", target=("active",)), out=tmp_path / "out")
+    shown = capsys.readouterr().out
+    assert "mean and spread of 2 folds" in shown
+    assert "±" in shown
+    predicted = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert (predicted["fold"] + 5).tolist() == frame["part"].tolist()
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["main"] == "auroc"
+
+
+def test_residues_have_the_mean_of_the_folds_alone(tmp_path):
+    table(tmp_path / "t.csv", rows=41)
+    metrics = cross_validate(
+        tmp_path / "t.csv", settings(target=("residues",), folds=2), out=tmp_path / "out", quiet=True
+    )
+    assert "pooled" not in metrics
+    assert not (tmp_path / "out" / "predictions.csv").exists()
+    assert len(metrics["folds"]["net"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"fold": 1}, "leave out --fold"),
+        ({"split": "words"}, r"column 'words' holds no numbers of folds \(train, test …\); leave out --split"),
+        ({"split": "word"}, "no column 'word'; did you mean 'words'"),
+    ],
+)
+def test_what_has_no_folds_is_said(tmp_path, more, message):
+    frame = table(tmp_path / "t.csv", rows=41)
+    frame["words"] = np.where(np.arange(41) % 2, "test", "train")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(SubquadError, match=message):
+        cross_validate(tmp_path / "t.csv", settings(**more), out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
