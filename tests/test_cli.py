@@ -20,6 +20,7 @@ COMMANDS = [
     "bio epistasis",
     "bio design",
     "bio guides",
+    "bio cross-validate",
     "bio bench",
     "llm linearize",
     "llm generate",

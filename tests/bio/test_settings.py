@@ -29,6 +29,8 @@ from subquad.errors import SubquadError
         (FitSettings, {"boosting_iterations": 0}, "--boosting-iterations must be at least 1, got 0"),
         (FitSettings, {"stack_folds": 0}, "--stack-folds must be at least 1, got 0"),
         (FitSettings, {"learning_curve": -1}, "--learning-curve must be at least 0, got -1"),
+        (FitSettings, {"learning_repeats": 0}, "--learning-repeats must be at least 1, got 0"),
+        (FitSettings, {"learning_sizes": "24,9"}, "--learning-sizes takes numbers of rows, 10 or more"),
         (FitSettings, {"near": -1}, "--near must be at least 0, got -1"),
         (FitSettings, {"train_rows": 9}, "--train-rows must be at least 10, got 9"),
         (FitSettings, {"folds": 1}, "--folds must be at least 2, got 1"),

@@ -198,6 +198,19 @@ def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
     assert sum(metrics["stack"]["weights"].values()) == pytest.approx(1)
 
 
+def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
+    table(tmp_path / "t.csv")
+    own = settings(learning_sizes="48, 12,5000", learning_repeats=3)
+    metrics = fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
+    few, some, whole = metrics["learning_curve"]
+    assert [few["rows"], some["rows"], whole["rows"]] == [12, 48, metrics["rows"]["train"]]
+    assert set(few["spread"]) == {"net", "ridge", "boosting"}
+    assert few["spread"]["ridge"] > 0
+    assert few["ridge"] < some["ridge"] < whole["ridge"]
+    assert "spread" not in whole
+    assert "Means over drawings of the rows" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_mistakes_are_said_before_anything_is_written(tmp_path):
     frame = table(tmp_path / "t.csv")
     frame.loc[[3, 17], "sequence"] = ["AC1TACG", "ACGTAC!"]

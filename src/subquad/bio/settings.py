@@ -15,6 +15,8 @@ ALPHABETS = {
 }
 """Name and letters; `protein_stop` has `*`, a stop codon, as a letter of its own."""
 
+FEWEST = 10
+"""Training rows of a point of a learning curve, at least."""
 PRESETS = ("auto", "paper")
 """Nets there are."""
 
@@ -117,6 +119,10 @@ class FitSettings:
     """Most trees of the boosting; by default what keeps it to about a minute, at most 300."""
     learning_curve: int = 0
     """Also fit all models on a half, a quarter … of the training rows, so many times: would more rows help?"""
+    learning_sizes: str | None = None
+    """Training rows of the learning curve in place of halves, with commas between, such as 24,48,96: would few do?"""
+    learning_repeats: int = 1
+    """Drawings of each size of the learning curve: the mean is shown, with their spread."""
     stack_folds: int = 1
     """Folds of the training rows whose held-out predictions weigh the models of the stack; 1: the validation rows."""
 
@@ -128,11 +134,12 @@ class FitSettings:
         if self.test_fraction + self.validation_fraction >= 0.9:
             raise SubquadError("--test-fraction and --validation-fraction leave less than a tenth of the rows to learn")
         least = {"members": 1, "batch": 1, "boosting_iterations": 1, "letters": 1, "stack_folds": 1, "folds": 2}
-        least |= {"learning_curve": 0, "near": 0, "fold": 0, "train_rows": 10}
+        least |= {"learning_curve": 0, "learning_repeats": 1, "near": 0, "fold": 0, "train_rows": 10}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise SubquadError(f"--{_flag(name)} must be at least {bound}, got {value}")
+        _ = self.learning_numbers
         if self.fold is not None and self.fold >= self.folds:
             raise SubquadError(f"--fold must be below --folds ({self.folds}), got {self.fold}")
         if not 0 < self.identity <= 1:
@@ -149,6 +156,17 @@ class FitSettings:
             raise SubquadError("--split names a column and --split-by a way to split; give one of them")
         if self.split_by == "group" and self.group is None:
             raise SubquadError("--split-by group needs the column of the groups; name it with --group")
+
+    @property
+    def learning_numbers(self) -> tuple[int, ...]:
+        """The sizes of the learning curve as numbers, from the largest down; none where halves are asked for."""
+        words = [word.strip() for word in (self.learning_sizes or "").split(",") if word.strip()]
+        if not all(word.isdecimal() and int(word) >= FEWEST for word in words):
+            raise SubquadError(
+                f"--learning-sizes takes numbers of rows, {FEWEST} or more, with commas between, such as 24,48,96; got "
+                f"{self.learning_sizes!r}"
+            )
+        return tuple(sorted({int(word) for word in words}, reverse=True))
 
 
 def _flag(name: str) -> str:

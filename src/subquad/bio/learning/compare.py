@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from subquad.bio.measures.memory import peak_memory
 from subquad.bio.measures.metrics import MAIN, difference, intervals, score
 from subquad.bio.problem import PARTS, Problem
 from subquad.bio.rivals.baselines import Rival, fit_rivals, rivals_of
-from subquad.bio.settings import FitSettings
+from subquad.bio.settings import FEWEST, FitSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.train.artifact import read_json, write_json
@@ -98,7 +99,7 @@ def compare(
     metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
     metrics["members"] = len(nets["net"].nets)
     metrics["stack"] = stack.plain()
-    if settings.learning_curve:
+    if settings.learning_curve or settings.learning_numbers:
         metrics["learning_curve"] = _learning_curve(
             problem, settings, metrics, directory=directory, seed=seed, quiet=quiet
         )
@@ -118,27 +119,46 @@ def compare(
 def _learning_curve(
     problem: Problem, settings: FitSettings, metrics: Mapping[str, Any], *, directory: Path, seed: int, quiet: bool
 ) -> list[dict[str, Any]]:
-    """Return the main figure on the test rows of models that learned from fewer rows: half of them, and so on."""
+    """Return the main figure on the test rows of models that learned from fewer rows, and its spread over drawings."""
     main, names = metrics["main"], ("net", *rivals_of(metrics["kind"]))
-    order = np.random.default_rng(seed).permutation(problem.split["train"])
-    points = [{"rows": len(order), **{name: metrics["test"][name][main] for name in names}}]
-    fewer = replace(settings, learning_curve=0, stack_folds=1)
-    for halving in range(1, settings.learning_curve + 1):
-        size = len(order) // 2**halving
-        if size < 10:
-            break
-        say(f"learning curve: {size:,} rows", quiet=quiet)
-        # the smaller sets are parts of the larger ones
-        own = replace(problem, split={**problem.split, "train": np.sort(order[:size])})
-        folder = directory / f"rows-{size}"
-        folder.mkdir(exist_ok=True)
-        try:
-            found = compare(own, fewer, presets=(settings.preset,), directory=folder, seed=seed, quiet=True)
-        except SubquadError as error:
-            say(f"learning curve: no further, {error}", quiet=quiet)
-            break
-        points.insert(0, {"rows": size, **{name: found.metrics["test"][name][main] for name in names}})
+    count, validation = (len(problem.split[part]) for part in ("train", "validation"))
+    points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
+    halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
+    fewer = replace(settings, learning_curve=0, learning_sizes=None, stack_folds=1)
+    for size in settings.learning_numbers or halves:
+        if not FEWEST <= size < count:
+            continue
+        found = []
+        for repeat in range(settings.learning_repeats):
+            say(f"learning curve: {size:,} rows, drawing {repeat + 1} of {settings.learning_repeats}", quiet=quiet)
+            # one order for all sizes, so that the smaller sets are parts of the larger ones
+            orders = [
+                np.random.default_rng([seed, repeat, k]).permutation(n) for k, n in enumerate((count, validation))
+            ]
+            # who has few rows to learn from has few to choose on
+            sizes = {"train": size, "validation": max(size // 4, FEWEST)}
+            drawn = {
+                part: np.sort(problem.split[part][order[: sizes[part]]])
+                for part, order in zip(("train", "validation"), orders, strict=True)
+            }
+            folder = directory / f"rows-{size}-{repeat}"
+            folder.mkdir(exist_ok=True)
+            own = replace(problem, split={**problem.split, **drawn})
+            try:
+                one = compare(own, fewer, presets=(settings.preset,), directory=folder, seed=seed + repeat, quiet=True)
+            except SubquadError as error:
+                say(f"learning curve: left out, {error}", quiet=quiet)
+                continue
+            found.append({name: one.metrics["test"][name][main] for name in names})
+        if found:
+            points.insert(0, _point(size, found))
     return points
+
+
+def _point(size: int, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    values = {name: [one[name] for one in found] for name in found[0]}
+    point: dict[str, Any] = {"rows": size, **{name: fmean(own) for name, own in values.items()}}
+    return point | ({"spread": {name: stdev(own) for name, own in values.items()}} if len(found) > 1 else {})
 
 
 def refuse_hopeless(problem: Problem) -> None:

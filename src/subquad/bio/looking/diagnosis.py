@@ -332,9 +332,18 @@ def _learning(run: Finished) -> list[Block]:
     models = [model for model in run.models if model in curve[0]]
     x = [point["rows"] for point in curve]
     values = {model: [point[model] for point in curve] for model in models}
-    figure = plots.lines(x, values, axis="training rows", label=run.title, words=WORDS)
+    spread = {model: [point.get("spread", {}).get(model, 0.0) for point in curve] for model in models}
+    figure = plots.lines(x, values, spread, axis="training rows", label=run.title, words=WORDS)
     said = (
         "How the figure of the same test rows grows with the rows learned from. Still rising at the end: measure more."
     )
-    rows = [[point["rows"], *(point[model] for model in models)] for point in curve]
+    if any("spread" in point for point in curve):
+        said += " Means over drawings of the rows; bands and ± are their standard deviation."
+    rows = [
+        [
+            point["rows"],
+            *(f"{point[m]:.3f} ± {point['spread'][m]:.3f}" if "spread" in point else point[m] for m in models),
+        ]
+        for point in curve
+    ]
     return [picture(figure, said), Table(["training rows", *(WORDS.get(model, model) for model in models)], rows)]

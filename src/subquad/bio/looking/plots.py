@@ -236,13 +236,22 @@ def groups(
 
 
 def lines(
-    x: Sequence[float], values: Mapping[str, Sequence[float]], *, axis: str, label: str, words: Mapping[str, str]
+    x: Sequence[float],
+    values: Mapping[str, Sequence[float]],
+    spread: Mapping[str, Sequence[float]],
+    *,
+    axis: str,
+    label: str,
+    words: Mapping[str, str],
 ) -> Figure:
-    """Return a learning curve: one line a model over the training rows, which grow by factors."""
+    """Return a learning curve: one line a model over the training rows, which grow by factors, with a band of spread."""
     figure = Figure(figsize=(5.8, 3.5), layout="constrained")
     axes = figure.add_subplot()
     for model, own in values.items():
         axes.plot(x, own, "o-", color=colour(model), markersize=4, linewidth=1.5, label=words.get(model, model))
+        middle, half = np.asarray(own), np.asarray(spread[model])
+        if half.any():
+            axes.fill_between(x, middle - half, middle + half, color=colour(model), alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     axes.set(xlabel=axis, ylabel=label)
     axes.legend(frameon=False, fontsize=8)
