@@ -244,7 +244,7 @@ def lines(
     label: str,
     words: Mapping[str, str],
 ) -> Figure:
-    """Return a learning curve: one line a model over the training rows, which grow by factors, with a band of spread."""
+    """Return a learning curve: a line a model over the training rows, which grow by factors, with a band of spread."""
     figure = Figure(figsize=(5.8, 3.5), layout="constrained")
     axes = figure.add_subplot()
     for model, own in values.items():
