@@ -215,6 +215,13 @@ def test_groups_a_learning_curve_and_coverage_are_shown_where_they_are_known(und
     assert "79.0 %" in text
 
 
+def test_a_figure_of_nought_is_above_a_negative_one_in_a_group(undrawn):
+    metrics, facts, rows, history = finished("regression")
+    figures = {"net": -0.3, "ridge": 0.0, "boosting": -0.5, "stack": -0.4}
+    metrics["groups"] = {"a gene": {model: {"rows": 31, "spearman": value} for model, value in figures.items()}}
+    assert "The net is first in 0 of 1." in render(metrics, facts, rows, history)
+
+
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(SubquadError, match=str(tmp_path)):
         report(tmp_path)

@@ -299,18 +299,22 @@ def _groups(run: Finished) -> list[Block]:
 
     ordered = sorted(groups, key=lambda name: -size(groups[name]))[:MOST_GROUPS]
     models = [model for model in run.models if model in groups[ordered[0]]]
+    known = {name: {model: value(groups[name], model) for model in models} for name in groups}
     values = {
-        model: [np.nan if value(groups[name], model) is None else value(groups[name], model) for name in ordered]
-        for model in models
+        model: [np.nan if known[name][model] is None else known[name][model] for name in ordered] for model in models
     }
     names = [f"{name} ({size(groups[name]):,})" for name in ordered]
-    wins = sum(max(models, key=lambda m: value(groups[name], m) or -np.inf) == "net" for name in groups)
+    wins = sum(_first(own) == "net" for own in known.values())
     said = f"{run.title} within each group of test rows (rows in brackets"
     said += f"; the {MOST_GROUPS} largest of {len(groups):,}). " if len(groups) > MOST_GROUPS else "). "
     said += f"The net is first in {wins:,} of {len(groups):,}. Small groups jump."
     figure = plots.groups(names, values, label=run.title, words=WORDS)
     rows = [[name, *(own[k] for own in values.values())] for k, name in enumerate(names)]
     return [picture(figure, said), Table(["group", *(WORDS.get(model, model) for model in models)], rows)]
+
+
+def _first(figures: Mapping[str, float | None]) -> str:
+    return max(figures, key=lambda model: -np.inf if figures[model] is None else figures[model])
 
 
 def _learning(run: Finished) -> list[Block]:
