@@ -166,6 +166,59 @@ def test_short_peptides_and_guides_are_compared_letter_by_letter():
     assert labels[0] == labels[1] != labels[2]
 
 
+def mutated(rng, sequence, letters, most):
+    """Return it with up to so many letters replaced, cut at one of its ends, or longer there."""
+    changed = list(sequence)
+    for place in rng.choice(len(changed), rng.integers(most + 1), replace=False):
+        changed[place] = letters[rng.integers(len(letters))]
+    changed = "".join(changed)
+    end = "".join(rng.choice(list(letters), 3))
+    return [changed, changed[3:], changed[:-2], end + changed, changed + end][rng.integers(5)]
+
+
+def shared(one, other):
+    """Return the share of the longer's letters that both have in common, wherever one lies on the other."""
+    most = 0
+    for shift in range(-len(other) + 1, len(one)):
+        start, back = max(shift, 0), max(-shift, 0)
+        most = max(most, sum(a == b for a, b in zip(one[start:], other[back:], strict=False)))
+    return most / max(len(one), len(other))
+
+
+@pytest.mark.parametrize(
+    ("letters", "lengths", "identity", "border"), [(LETTERS, (9, 19), 0.6, 14), ("ACGT", (31, 47), 0.8, 40)]
+)
+def test_a_short_sequence_shares_too_few_letters_with_all_of_other_clusters(letters, lengths, identity, border):
+    rng = np.random.default_rng(0)
+    sequences = []
+    for _ in range(13):
+        sequences.append("".join(rng.choice(list(letters), rng.integers(*lengths))))
+        sequences += [mutated(rng, sequences[-1], letters, 4) for _ in range(11)]
+    labels, _ = cluster(sequences, identity, is_nucleotide=letters == "ACGT")
+    assert len(np.unique(labels)) > 5
+    is_short = np.array([len(sequence) < border for sequence in sequences])
+    assert 20 < is_short.sum() < 140
+    pairs = [(a, b) for a in range(len(sequences)) for b in range(a) if is_short[a] or is_short[b]]
+    across = [shared(sequences[a], sequences[b]) for a, b in pairs if labels[a] != labels[b]]
+    assert max(across) < identity
+    # and a short one is joined to a long one where it is most of it
+    assert any(labels[a] == labels[b] and is_short[a] != is_short[b] for a, b in pairs)
+
+
+def test_a_chain_of_short_sequences_is_one_cluster_from_end_to_end():
+    chain = ["ACDEFGHI", "ACDEFGWW", "ACDEYYWW", "ACKKYYWW", "LLKKYYWW"]
+    assert shared(chain[0], chain[-1]) == 0
+    assert len(set(cluster([*chain, "MMMMMMMM"], 0.75)[0])) == 2
+
+
+def test_a_cluster_of_most_rows_is_said():
+    own = table([*(["ACDEFGHI"[:k] + "W" * (8 - k) for k in range(9)]), "MMMMMMMM", "PPPPPPPP", "TTTTTTTT"])
+    assert (
+        "at 50% identity (4, the largest with 75% of the rows); "
+        in make_split(own, FitSettings(split_by="homology"), seed=0).how
+    )
+
+
 def test_more_short_sequences_than_one_block_find_their_first_one():
     kinds = random_sequences(331, length=11)
     labels, _ = cluster([*kinds, *kinds, *(kind[:-1] + "A" for kind in kinds)], 0.85)

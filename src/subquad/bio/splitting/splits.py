@@ -148,7 +148,8 @@ def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
         sequences = [table.sequences[row] for row in rows]
         is_nucleotide = table.about.get("alphabet") in ("dna", "rna")
         units[rows], words = cluster(sequences, settings.identity, is_nucleotide=is_nucleotide)
-    count = len(np.unique(units[rows]))
+    sizes = np.unique(units[rows], return_counts=True)[1]
+    count = len(sizes)
     if count < 3:
         what = "groups" if settings.split_by == "group" else "clusters"
         remedy = "" if what == "groups" else f" at --identity {settings.identity} (they are all alike; raise it)"
@@ -156,7 +157,8 @@ def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
             f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}; three are "
             "needed for training, validation and test; take another --split-by"
         )
-    return units, f"{words} ({count:,})"
+    largest = f", the largest with {sizes.max() / len(rows):.0%} of the rows" if sizes.max() > len(rows) / 2 else ""
+    return units, f"{words} ({count:,}{largest})"
 
 
 def _by_number(changes: mutated.Mutated) -> _Way:
