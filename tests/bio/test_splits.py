@@ -10,6 +10,7 @@ from subquad.bio.problem import PARTS, Inputs, Target
 from subquad.bio.reading.table import Table
 from subquad.bio.settings import FitSettings
 from subquad.bio.splitting.clusters import cluster
+from subquad.bio.splitting.held import hold_random
 from subquad.bio.splitting.mutated import Mutated
 from subquad.bio.splitting.similar import equal_sequences, near_sequences
 from subquad.bio.splitting.splits import find_split, make_split
@@ -92,6 +93,28 @@ def test_random_rows_keep_equal_sequences_together_and_the_proportions_of_the_cl
     assert make_split(own, FitSettings(), seed=5).parts["test"].tolist() != split.parts["test"].tolist()
     assert split.how.startswith("random rows, equal sequences together; ")
     assert f"{len(split.parts['test'])} test" in split.how
+
+
+@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("fractions", [(0.15, 0.1), (0.5, 0.3)])
+def test_a_class_of_three_rows_has_one_in_each_part(seed, fractions):
+    y = np.zeros(31, dtype=int)
+    y[[3, 11, 29]] = 1
+    settings = FitSettings(test_fraction=fractions[0], validation_fraction=fractions[1])
+    split = make_split(table(random_sequences(31), y=y, classes=("no", "yes")), settings, seed=seed)
+    check(split, 31)
+    assert [y[rows].sum() for rows in split.parts.values()] == [1, 1, 1]
+    assert split.leaks["left_out"] == 0
+
+
+def test_a_rare_class_moves_no_row_of_a_split_that_a_column_gave():
+    y, words = np.zeros(31, dtype=int), ["train"] * 23 + ["test"] * 8
+    y[:2] = 1
+    own = table(random_sequences(31), y=y, classes=("no", "yes"), split=words)
+    hold = hold_random(equal_sequences(own.inputs), y)
+    for seed in range(7):
+        drawn, _ = hold(np.arange(23), fraction=0.1, fold=None, random=np.random.default_rng(seed))
+        assert make_split(own, FitSettings(), seed=seed).parts["validation"].tolist() == drawn.tolist()
 
 
 def test_rows_without_a_measurement_are_in_no_part():

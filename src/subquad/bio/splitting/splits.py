@@ -115,8 +115,8 @@ def _made(table: Table, settings: FitSettings, way: _Way, *, seed: int) -> Split
 def _way(table: Table, settings: FitSettings) -> _Way:
     way = settings.split_by
     if way == "random":
-        hold = _random(table)
-        return _Way(hold, hold, lambda _: "random rows, equal sequences together")
+        # a rare class has one row in each part, so that all of them can tell it from the others
+        return _Way(_random(table, keeps=2), _random(table, keeps=1), lambda _: "random rows, equal sequences together")
     if way in ("group", "homology"):
         units, words = _units(table, settings)
         hold = hold_units(units, "groups" if way == "group" else "clusters")
@@ -130,10 +130,10 @@ def _way(table: Table, settings: FitSettings) -> _Way:
     return _by_number(changes) if way == "mutations" else _by_position(changes, settings)
 
 
-def _random(table: Table) -> Hold:
+def _random(table: Table, *, keeps: int = 0) -> Hold:
     target = table.target
     classes = target.y if target is not None and target.kind in ("binary", "multiclass") else None
-    return hold_random(equal_sequences(table.inputs), classes)
+    return hold_random(equal_sequences(table.inputs), classes, keeps=keeps)
 
 
 def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
