@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from subquad.bio.looking.audit import audit, nearest
 from subquad.bio.looking.report import card, render, report, sections, winner
-from subquad.bio.measures.metrics import MAIN, by_group, difference, intervals, score
+from subquad.bio.measures.metrics import MAIN, SMALL, by_group, difference, intervals, score, unmeasured
 from subquad.bio.problem import PAD, Inputs, Target
 from subquad.bio.reading.table import Table
 from subquad.bio.settings import ALPHABETS
@@ -183,9 +183,39 @@ def test_the_page_of_the_folder_is_that_of_the_run(tmp_path, undrawn):
 
 def test_a_level_race_is_won_by_the_simpler_model():
     test = {name: {"spearman": 0.7} for name in ("net", "stack", "boosting", "ridge")}
-    assert winner({"kind": "regression", "main": "spearman", "test": test}) == "ridge"
+    metrics = {"kind": "regression", "main": "spearman", "rows": {"test": 23}, "test": test}
+    assert winner(metrics) == "ridge"
     test["stack"]["spearman"] = 0.8
-    assert winner({"kind": "regression", "main": "spearman", "test": test}) == "stack"
+    assert winner(metrics) == "stack"
+
+
+def test_below_twenty_test_rows_no_winner_is_named(undrawn):
+    metrics, facts, rows, history = finished("regression")
+    metrics["rows"]["test"] = SMALL
+    assert "On 20 test rows the winner is: net (Lyra)" in render(metrics, facts, rows, history)
+    metrics["rows"]["test"] = SMALL - 1
+    assert winner(metrics) is None
+    for text in (render(metrics, facts, rows, history), card(metrics, facts)):
+        assert "No winner is named, with 19 test rows only: fewer than 20 tell no model from another." in text
+        assert "the winner is" not in text
+        assert "The net's lead" not in text
+        assert "decides who wins" not in text
+        assert 'class="winner"' not in text
+
+
+@pytest.mark.parametrize(("measured", "lacking"), [(0, "no positive"), (1, "no negative")])
+def test_one_class_among_the_test_rows_is_said_and_no_figure_of_two_is_shown(undrawn, measured, lacking):
+    metrics, facts, rows, history = finished("binary")
+    target = Target(kind="binary", y=np.full(ROWS, measured), classes=("no", "yes"))
+    metrics["test"] = {model: score(target, rows[model].to_numpy()) for model in metrics["test"]}
+    metrics["unmeasured"] = unmeasured(target)
+    rows["measured"] = target.classes[measured]
+    page = render(metrics, facts, rows, history)
+    for text in (page, card(metrics, facts)):
+        assert f"No winner is named, with {lacking} among the {ROWS} test rows: AUROC cannot be measured." in text
+        assert "0.500" not in text
+    assert f"–: {lacking} among them, nothing to measure." in page
+    assert re.search(r"\| net \(Lyra\) \| – \| ", card(metrics, facts))
 
 
 def test_the_verdict_names_the_best_single_model_beside_the_stack_and_says_what_is_not_clear(undrawn):

@@ -233,9 +233,13 @@ def test_what_cannot_be_learned_is_refused_before_a_folder_is_there(tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
 
 
-def test_intervals_that_few_rows_cannot_promise_are_null_in_the_figures(tmp_path):
+def test_intervals_that_few_rows_cannot_promise_are_null_in_the_figures_and_no_winner_is_named(tmp_path, capsys):
     table(tmp_path / "t.csv", rows=83)
-    metrics = fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
+    fit_command(tmp_path / "t.csv", settings(), out=tmp_path / "run")
+    shown = capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert f"No winner is named, with {metrics['rows']['test']} test rows only" in " ".join(shown.split())
+    assert "←" not in shown
     assert metrics["conformal"]["0.95"] == {"coverage": 1.0, "width": None}
     for name in ("metrics.json", "config.json"):
         json.loads((tmp_path / "run" / name).read_text(), parse_constant=pytest.fail)

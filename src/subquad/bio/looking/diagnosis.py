@@ -49,6 +49,9 @@ def main_pictures(run: Finished) -> list[Block]:
     match run.kind:
         case "regression":
             return [_measured_predicted(run)]
+        case "binary" if run.main in run.unmeasured:
+            # there is one class only to be drawn
+            return []
         case "binary":
             figure = plots.two_classes(run.measured_classes() == 1, run.probabilities("net")[:, 1], run.classes)
             return [picture(figure, "What the net says of the test rows of each class; the further apart, the better.")]
@@ -287,7 +290,7 @@ def _named(run: Finished, row: int) -> list[Any]:
 
 def _groups(run: Finished) -> list[Block]:
     groups = run.metrics.get("groups")
-    if not groups:
+    if not groups or run.main in run.unmeasured:
         return []
 
     def value(of: Mapping[str, Any], model: str) -> float | None:
@@ -319,7 +322,7 @@ def _first(figures: Mapping[str, float | None]) -> str:
 
 def _learning(run: Finished) -> list[Block]:
     curve = run.metrics.get("learning_curve")
-    if not curve:
+    if not curve or run.main in run.unmeasured:
         return []
     models = [model for model in run.models if model in curve[0]]
     x = [point["rows"] for point in curve]
