@@ -82,7 +82,7 @@ def finished(kind, seed=0):
         "parameters": 47_169,
         "memory_mb": 512,
         "stack": {"weights": {"net": 0.7, "ridge": 0.3}},
-        "leaks": {"exact": 2, "near": 5, "near_within": 1, "removed": 7, "marked": 0},
+        "leaks": {"exact": 2, "near": 5, "near_how": "up to 1 substitution", "removed": 7, "marked": 0},
     }
     rivals = [name for name in predictions if name not in ("net", "stack")]
     stack = difference(target, predictions["stack"], predictions[rivals[0]])
@@ -168,7 +168,7 @@ def test_every_kind_has_a_page_of_its_own_that_needs_nothing_else(tmp_path, kind
     assert "the winner is: net (Lyra)" in page or kind == "pairs"
     assert page.count("data:image/png") >= 4
     assert "How to read this page" in page
-    assert "further test rows within 1 substitutions of one" in page
+    assert "further test rows that are nearly one of those: up to 1 substitution" in page
     assert "nan" not in re.sub(r'src="[^"]*"', "", page)
     assert "The net's lead in" in (tmp_path / "run" / "README.md").read_text()
 
@@ -250,6 +250,18 @@ def test_a_figure_of_nought_is_above_a_negative_one_in_a_group(undrawn):
     figures = {"net": -0.3, "ridge": 0.0, "boosting": -0.5, "stack": -0.4}
     metrics["groups"] = {"a gene": {model: {"rows": 31, "spearman": value} for model, value in figures.items()}}
     assert "The net is first in 0 of 1." in render(metrics, facts, rows, history)
+
+
+def test_near_copies_that_stay_are_said_and_so_are_rows_that_were_not_looked_at(undrawn):
+    metrics, facts, rows, history = finished("regression")
+    assert "--near 1" not in render(metrics, facts, rows, history)
+    metrics["leaks"] |= {"near_kept": "a column gave the split", "looked": 20_011, "unseen": 1_003}
+    text = render(metrics, facts, rows, history)
+    assert "are counted and stay in the test: a column gave the split. --near 1 leaves them out." in text
+    assert "Near copies were looked for in 20,011 of 21,014 rows, drawn at random." in text
+    # as older versions wrote it
+    del metrics["leaks"]["near_how"]
+    assert "nearly one of those: few letters differ" in render(metrics, facts, rows, history)
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):

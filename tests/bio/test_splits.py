@@ -1,5 +1,5 @@
+import itertools
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,16 @@ import pytest
 from subquad.bio.problem import PARTS, Inputs, Target
 from subquad.bio.reading.table import Table
 from subquad.bio.settings import FitSettings
+from subquad.bio.splitting import leaks
 from subquad.bio.splitting.clusters import cluster
 from subquad.bio.splitting.held import hold_random
 from subquad.bio.splitting.mutated import Mutated
-from subquad.bio.splitting.similar import equal_sequences, near_sequences
+from subquad.bio.splitting.similar import (
+    edited_sequences,
+    equal_sequences,
+    near_sequences,
+    reversed_sequences,
+)
 from subquad.bio.splitting.splits import find_split, make_split
 from subquad.errors import SubquadError
 
@@ -299,7 +305,7 @@ def test_modulo_and_contiguous_positions_are_those_of_proteingym():
     assert tested == list(range(8, 14))
     chosen = sorted(positions(own, block.parts["validation"]))
     left = [place for place in range(1, 32) if place not in tested]
-    gaps = sum(b != a + 1 for a, b in pairwise(left.index(place) for place in chosen))
+    gaps = sum(b != a + 1 for a, b in itertools.pairwise(left.index(place) for place in chosen))
     assert gaps <= 1
     assert "contiguous positions as in ProteinGym" in block.how
     both = make_split(variants(most=2, rows=997), FitSettings(split_by="modulo"), seed=0)
@@ -316,10 +322,13 @@ def test_a_column_gives_the_split_and_its_duplicates_stay_out():
     split = make_split(own, FitSettings(), seed=0)
     assert split.parts["train"].tolist() == list(range(11))
     assert split.parts["test"].tolist() == list(range(14, 20))
-    assert split.leaks | {"near": 0} == {
+    assert split.leaks == {
         "exact": 1,
         "near": 0,
-        "near_within": 0,
+        "near_how": "up to 1 substitution",
+        "near_kept": "a column gave the split",
+        "looked": 14,
+        "unseen": 0,
         "removed": 1,
         "validation_exact": 0,
         "replicated": 1,
@@ -401,6 +410,97 @@ def test_near_test_rows_are_left_out_where_asked():
     split = make_split(table(sequences, split=words), FitSettings(near=1), seed=0)
     assert split.parts["test"].tolist() == [2, 6]
     assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (0, 2, 2)
+
+
+def with_copies(count, length=17):
+    """Return random proteins, and each once more with another letter."""
+    sequences = random_sequences(count, length)
+    return sequences + [("W" if one[7] != "W" else "Y").join([one[:7], one[8:]]) for one in sequences]
+
+
+@pytest.mark.parametrize(
+    ("more", "is_kept"),
+    [({}, False), ({"near": 2}, False), ({"near": 0}, True), ({"keep_duplicates": True}, True)],
+)
+def test_near_copies_leave_the_test_of_random_rows_unless_it_is_said(more, is_kept):
+    own = table(with_copies(101))
+    split = make_split(own, FitSettings(**more), seed=0)
+    check(split, 202)
+    copies = [(row + 101) % 202 for row in range(202)]
+    seen = set(split.parts["train"]) | set(split.parts["validation"])
+    assert split.leaks["near"] > 10
+    assert any(copies[row] in seen for row in split.parts["test"]) == is_kept
+    assert split.leaks["removed"] == (0 if is_kept else split.leaks["near"])
+    assert bool(split.leaks["near_kept"]) == is_kept
+    assert ("test rows left out that are in training or validation too, or nearly so" in split.how) != is_kept
+
+
+def test_keeping_equal_rows_keeps_no_near_ones_where_both_are_asked_for():
+    words = ["train"] * 7 + ["validation"] * 2 + ["test"] * 5
+    near = with_copies(1)[1]
+    sequences = [*random_sequences(9), random_sequences(9)[0], near, *random_sequences(3, seed=1)]
+    split = make_split(table(sequences, split=words), FitSettings(keep_duplicates=True, near=1), seed=0)
+    assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (1, 1, 1)
+    assert split.parts["test"].tolist() == [9, 11, 12, 13]
+
+
+def test_near_copies_of_a_column_are_counted_and_move_no_row():
+    own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
+    split, asked = (make_split(own, FitSettings(near=near), seed=3) for near in (None, 0))
+    assert split.leaks["near"] == 31
+    assert split.leaks["near_kept"] == "a column gave the split"
+    assert {part: rows.tolist() for part, rows in split.parts.items()} == {
+        part: rows.tolist() for part, rows in asked.parts.items()
+    }
+    assert split.how == asked.how
+
+
+def test_near_copies_are_the_data_of_a_library_and_stay():
+    split = make_split(variants(), FitSettings(), seed=0)
+    assert split.leaks["near"] > split.leaks["removed"] == split.leaks["exact"]
+    cube = ["".join(letters) for letters in itertools.product("ACDE", repeat=4)]
+    split = make_split(table(cube), FitSettings(), seed=0)
+    assert split.leaks["near"] == len(split.parts["test"]) > 20
+    assert split.leaks["near_kept"].startswith("the table is a library of variants")
+
+
+def test_sequences_with_one_letter_more_or_less_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(["A", "C"], rng.integers(1, 8))) for _ in range(157)]
+    rows, others = np.arange(101), np.arange(101, 109)
+
+    def shorter(text):
+        return {text[:k] + text[k + 1 :] for k in range(len(text))}
+
+    pairs = [[(sequences[a], sequences[b]) for b in others] for a in rows]
+    want = [any(one in shorter(other) or other in shorter(one) for one, other in own) for own in pairs]
+    assert 0 < sum(want) < 101
+    assert edited_sequences(inputs(sequences), rows, others).tolist() == want
+
+
+def test_reverse_complements_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(list("ACGT"), rng.integers(3, 6))) for _ in range(211)]
+    codes = np.full((211, 5), -1, dtype=np.int8)
+    for row, sequence in enumerate(sequences):
+        codes[row, : len(sequence)] = ["ACGT".index(letter) for letter in sequence]
+    own = Inputs(codes=codes, letters=4, extra=np.zeros((211, 0)), is_aligned=False)
+    other = {"A": "T", "C": "G", "G": "C", "T": "A"}
+    known = set(sequences[101:])
+    want = ["".join(other[letter] for letter in reversed(one)) in known for one in sequences[:101]]
+    assert 0 < sum(want) < 101
+    assert reversed_sequences(own, np.arange(101), np.arange(101, 211)).tolist() == want
+    dna = replace(table(["A" * 5] * 211, split=["train"] * 101 + ["test"] * 110), inputs=own, about={"alphabet": "dna"})
+    how = "up to 1 substitution, or one insertion or deletion, or its reverse complement"
+    assert make_split(dna, FitSettings(), seed=0).leaks["near_how"] == how
+
+
+def test_rows_that_are_too_many_to_look_at_are_counted(monkeypatch):
+    own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
+    monkeypatch.setattr(leaks, "MOST_LETTERS", 17 * (31 + 11))
+    found = make_split(own, FitSettings(), seed=0).leaks
+    assert (found["looked"], found["unseen"]) == (11, 20)
+    assert found["near"] == 11
 
 
 def test_mutations_are_read_from_canonical_variants():

@@ -19,7 +19,7 @@ WORST = 15
 MOST_GROUPS = 25
 LEAKS = {
     "exact": "test rows whose sequence is in training or validation too",
-    "near": "further test rows within {near_within} substitutions of one",
+    "near": "further test rows that are nearly one of those: {near_how}",
     "removed": "of both, left out of the test",
     "marked": "rows that the table itself calls duplicates of the test",
     "validation_exact": "validation rows whose sequence is in training too",
@@ -169,11 +169,14 @@ def _split(run: Finished) -> list[Block]:
         f"choice, and {rows['test']:,} were kept for the test."
     ]
     leaks = run.metrics.get("leaks") or {}
-    told = [[words.format(**leaks), leaks[key]] for key, words in LEAKS.items() if leaks.get(key)]
+    # runs of older versions do not say it
+    near_how = leaks.get("near_how", "few letters differ")
+    told = [[words.format(near_how=near_how), leaks[key]] for key, words in LEAKS.items() if leaks.get(key)]
     if told:
         blocks.append(Table(["what the training could give away", "rows"], told))
     elif leaks:
         blocks.append("No test sequence is in training or validation too, and no sequence has several rows.")
+    blocks += _near(run, leaks)
     near = audit.get("nearest")
     if near:
         is_whole = near["measure"] == "substitutions"
@@ -187,6 +190,16 @@ def _split(run: Finished) -> list[Block]:
         largest = ", ".join(f"{name} ({count:,})" for name, count in groups["largest"])
         blocks.append(f"{groups['count']:,} groups; the largest are {largest}.")
     return blocks
+
+
+def _near(run: Finished, leaks: Mapping[str, Any]) -> list[Block]:
+    said = []
+    if leaks.get("near") and leaks.get("near_kept"):
+        said.append(f"Near copies are counted and stay in the test: {leaks['near_kept']}. --near 1 leaves them out.")
+    if leaks.get("unseen"):
+        every = leaks["unseen"] + leaks["looked"]
+        said.append(f"Near copies were looked for in {leaks['looked']:,} of {every:,} rows, drawn at random.")
+    return [" ".join(said)] if said else []
 
 
 def _calibration(run: Finished) -> list[Block]:
