@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from subquad.bio.looking.audit import audit, nearest
 from subquad.bio.looking.report import card, render, report, sections, winner
-from subquad.bio.measures.metrics import MAIN, by_group, difference, intervals, score
+from subquad.bio.measures.metrics import MAIN, SMALL, by_group, difference, intervals, score, unmeasured
 from subquad.bio.problem import PAD, Inputs, Target
 from subquad.bio.reading.table import Table
 from subquad.bio.settings import ALPHABETS
@@ -82,7 +82,7 @@ def finished(kind, seed=0):
         "parameters": 47_169,
         "memory_mb": 512,
         "stack": {"weights": {"net": 0.7, "ridge": 0.3}},
-        "leaks": {"exact": 2, "near": 5, "near_within": 1, "removed": 7, "marked": 0},
+        "leaks": {"exact": 2, "near": 5, "near_how": "up to 1 substitution", "removed": 7, "marked": 0},
     }
     rivals = [name for name in predictions if name not in ("net", "stack")]
     stack = difference(target, predictions["stack"], predictions[rivals[0]])
@@ -168,7 +168,7 @@ def test_every_kind_has_a_page_of_its_own_that_needs_nothing_else(tmp_path, kind
     assert "the winner is: net (Lyra)" in page or kind == "pairs"
     assert page.count("data:image/png") >= 4
     assert "How to read this page" in page
-    assert "further test rows within 1 substitutions of one" in page
+    assert "further test rows that are nearly one of those: up to 1 substitution" in page
     assert "nan" not in re.sub(r'src="[^"]*"', "", page)
     assert "The net's lead in" in (tmp_path / "run" / "README.md").read_text()
 
@@ -183,9 +183,39 @@ def test_the_page_of_the_folder_is_that_of_the_run(tmp_path, undrawn):
 
 def test_a_level_race_is_won_by_the_simpler_model():
     test = {name: {"spearman": 0.7} for name in ("net", "stack", "boosting", "ridge")}
-    assert winner({"kind": "regression", "main": "spearman", "test": test}) == "ridge"
+    metrics = {"kind": "regression", "main": "spearman", "rows": {"test": 23}, "test": test}
+    assert winner(metrics) == "ridge"
     test["stack"]["spearman"] = 0.8
-    assert winner({"kind": "regression", "main": "spearman", "test": test}) == "stack"
+    assert winner(metrics) == "stack"
+
+
+def test_below_twenty_test_rows_no_winner_is_named(undrawn):
+    metrics, facts, rows, history = finished("regression")
+    metrics["rows"]["test"] = SMALL
+    assert "On 20 test rows the winner is: net (Lyra)" in render(metrics, facts, rows, history)
+    metrics["rows"]["test"] = SMALL - 1
+    assert winner(metrics) is None
+    for text in (render(metrics, facts, rows, history), card(metrics, facts)):
+        assert "No winner is named, with 19 test rows only: fewer than 20 tell no model from another." in text
+        assert "the winner is" not in text
+        assert "The net's lead" not in text
+        assert "decides who wins" not in text
+        assert 'class="winner"' not in text
+
+
+@pytest.mark.parametrize(("measured", "lacking"), [(0, "no positive"), (1, "no negative")])
+def test_one_class_among_the_test_rows_is_said_and_no_figure_of_two_is_shown(undrawn, measured, lacking):
+    metrics, facts, rows, history = finished("binary")
+    target = Target(kind="binary", y=np.full(ROWS, measured), classes=("no", "yes"))
+    metrics["test"] = {model: score(target, rows[model].to_numpy()) for model in metrics["test"]}
+    metrics["unmeasured"] = unmeasured(target)
+    rows["measured"] = target.classes[measured]
+    page = render(metrics, facts, rows, history)
+    for text in (page, card(metrics, facts)):
+        assert f"No winner is named, with {lacking} among the {ROWS} test rows: AUROC cannot be measured." in text
+        assert "0.500" not in text
+    assert f"–: {lacking} among them, nothing to measure." in page
+    assert re.search(r"\| net \(Lyra\) \| – \| ", card(metrics, facts))
 
 
 def test_the_verdict_names_the_best_single_model_beside_the_stack_and_says_what_is_not_clear(undrawn):
@@ -214,6 +244,25 @@ def test_groups_a_learning_curve_and_coverage_are_shown_where_they_are_known(und
     assert re.search(r"The net is first in \d of 2\.", text)
     assert "Still rising at the end: measure more." in text
     assert "79.0 %" in text
+
+
+def test_a_figure_of_nought_is_above_a_negative_one_in_a_group(undrawn):
+    metrics, facts, rows, history = finished("regression")
+    figures = {"net": -0.3, "ridge": 0.0, "boosting": -0.5, "stack": -0.4}
+    metrics["groups"] = {"a gene": {model: {"rows": 31, "spearman": value} for model, value in figures.items()}}
+    assert "The net is first in 0 of 1." in render(metrics, facts, rows, history)
+
+
+def test_near_copies_that_stay_are_said_and_so_are_rows_that_were_not_looked_at(undrawn):
+    metrics, facts, rows, history = finished("regression")
+    assert "--near 1" not in render(metrics, facts, rows, history)
+    metrics["leaks"] |= {"near_kept": "a column gave the split", "looked": 20_011, "unseen": 1_003}
+    text = render(metrics, facts, rows, history)
+    assert "are counted and stay in the test: a column gave the split. --near 1 leaves them out." in text
+    assert "Near copies were looked for in 20,011 of 21,014 rows, drawn at random." in text
+    # as older versions wrote it
+    del metrics["leaks"]["near_how"]
+    assert "nearly one of those: few letters differ" in render(metrics, facts, rows, history)
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from subquad.bio.looking.cycles import (
     summary,
 )
 from subquad.bio.looking.epistasis import epistasis, find_measured, find_predicted
-from subquad.bio.looking.orders import find_library, order_kernels, variance_by_order, walsh
+from subquad.bio.looking.orders import by_order, find_library, order_kernels, variance_by_order, walsh
 from subquad.errors import SubquadError
 
 DATA = os.environ.get("SUBQUAD_DATA")
@@ -174,6 +174,34 @@ def test_variance_by_order_of_a_complete_library_is_exact():
     assert found.held_out[2] == pytest.approx(1)
 
 
+def test_what_each_order_adds_is_what_its_kernel_gives():
+    letters = (2, 3, 5)
+    choices = np.array(list(itertools.product(*map(range, letters))))
+    y = np.random.default_rng(0).normal(size=30)
+    wanted = order_kernels(choices, choices, letters, 3) @ y / 30
+    found = by_order(y, letters).reshape(4, 30)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    np.testing.assert_allclose(found @ found.T, np.diag((found**2).sum(1)), atol=1e-12)
+
+
+def test_variance_by_order_of_a_complete_library_of_three_letters_is_that_of_the_analysis_of_variance():
+    names = ["".join(letters) for letters in itertools.product("ACD", repeat=3)]
+    effect = {"A": 0.0, "C": 1.0, "D": -1.0}
+    y = np.array([sum(map(effect.get, name)) + 2.0 * name.startswith("CC") for name in names])
+    found = variance_by_order(find_library(*codes_of(names, "AAA"), y))
+    cube = y.reshape(3, 3, 3)
+    means = [cube.mean(axis=tuple(site for site in range(3) if site != own)) - y.mean() for own in range(3)]
+    singles = sum((mean**2).mean() for mean in means) / y.var()
+    np.testing.assert_allclose(found.share, [singles, 1 - singles, 0], atol=1e-12)
+    assert (found.is_exact, found.pairs, found.terms) == (True, None, [])
+    # each of 27 rows left out of a fit of one constant and six single terms
+    columns = [[name[site] == letter for name in names] for site in range(3) for letter in "CD"]
+    X = np.column_stack([np.ones(27), *columns]).astype(float)
+    H = X @ np.linalg.pinv(X)
+    error = ((y - H @ y) / (1 - H.diagonal())) ** 2
+    assert found.held_out[0] == pytest.approx(1 - error.mean() / y.var())
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_a_landscape_of_one_order_is_seen_as_that_also_with_rows_missing(order):
     random = np.random.default_rng(order)
@@ -247,7 +275,7 @@ def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
     assert orders.groupby("from")["share"].sum().round(6).tolist() == [1.0, 1.0]
     text = (tmp_path / "out" / "epistasis.html").read_text()
     assert "Measured and predicted have colours of their own" in text
-    assert "Exact, by the Walsh-Hadamard transform" in text
+    assert "Exact, for all combinations are there." in text
     assert "http" not in text
     for name in ("pairs.png", "pairs.pdf", "orders.png", "orders.pdf"):
         assert (tmp_path / "out" / name).stat().st_size > 1000, name

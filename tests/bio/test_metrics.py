@@ -7,7 +7,7 @@ from sklearn import metrics as sk
 
 from subquad.bio.measures import metrics
 from subquad.bio.measures.basepairs import agreement, decode_pairs
-from subquad.bio.measures.metrics import MAIN, by_group, difference, intervals, score, title
+from subquad.bio.measures.metrics import MAIN, by_group, difference, intervals, score, title, unmeasured
 from subquad.bio.problem import KINDS, Target
 
 CLASSES = ("helix", "sheet", "coil")
@@ -297,3 +297,23 @@ def test_structures_agree_as_counted_by_hand():
     none = np.zeros((0, 2), dtype=int)
     assert agreement(none, none)["f1"] == 1
     assert agreement(none, truth)["f1"] == agreement(truth, none)["f1_shifted"] == 0
+
+
+def test_what_rows_of_one_class_cannot_measure_is_named():
+    both, none, all_ = (np.array(y) for y in ([0, 1, 1], [0, 0, 0], [1, 1, 1]))
+    classes = ("no", "yes")
+    assert unmeasured(Target(kind="binary", y=both, classes=classes)) == {}
+    found = unmeasured(Target(kind="binary", y=none, classes=classes))
+    assert set(found) >= {"auroc", "ap", "f1", "mcc"}
+    assert set(found.values()) == {"no positive"}
+    assert unmeasured(Target(kind="binary", y=all_, classes=classes))["auroc"] == "no negative"
+    residues = Target(kind="residue_binary", y=np.array([[0, 0, -1], [0, -1, -1]], dtype=np.int16), classes=classes)
+    assert unmeasured(residues)["auroc_per_sequence"] == "no positive"
+    assert unmeasured(Target(kind="multiclass", y=none, classes=("a", "b", "c"))).keys() == {"auroc", "ap", "mcc"}
+    labels = np.array([[0.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])
+    found = unmeasured(Target(kind="multilabel", y=labels, names=("liver", "brain")))
+    assert found["auroc:liver"] == found["ap:liver"] == "no positive"
+    assert not {"auroc", "auroc:brain"} & set(found)
+    assert "auroc" in unmeasured(Target(kind="multilabel", y=labels[:, [0, 0]], names=("liver", "heart")))
+    assert unmeasured(Target(kind="regression", y=np.ones((3, 1)))) == {}
+    assert unmeasured(Target(kind="pairs", y=[np.zeros((0, 2), dtype=np.int64)])) == {}

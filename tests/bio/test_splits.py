@@ -1,5 +1,5 @@
+import itertools
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,16 @@ import pytest
 from subquad.bio.problem import PARTS, Inputs, Target
 from subquad.bio.reading.table import Table
 from subquad.bio.settings import FitSettings
+from subquad.bio.splitting import leaks
 from subquad.bio.splitting.clusters import cluster
+from subquad.bio.splitting.held import hold_random
 from subquad.bio.splitting.mutated import Mutated
-from subquad.bio.splitting.similar import equal_sequences, near_sequences
+from subquad.bio.splitting.similar import (
+    edited_sequences,
+    equal_sequences,
+    near_sequences,
+    reversed_sequences,
+)
 from subquad.bio.splitting.splits import find_split, make_split
 from subquad.errors import SubquadError
 
@@ -94,6 +101,28 @@ def test_random_rows_keep_equal_sequences_together_and_the_proportions_of_the_cl
     assert f"{len(split.parts['test'])} test" in split.how
 
 
+@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("fractions", [(0.15, 0.1), (0.5, 0.3)])
+def test_a_class_of_three_rows_has_one_in_each_part(seed, fractions):
+    y = np.zeros(31, dtype=int)
+    y[[3, 11, 29]] = 1
+    settings = FitSettings(test_fraction=fractions[0], validation_fraction=fractions[1])
+    split = make_split(table(random_sequences(31), y=y, classes=("no", "yes")), settings, seed=seed)
+    check(split, 31)
+    assert [y[rows].sum() for rows in split.parts.values()] == [1, 1, 1]
+    assert split.leaks["left_out"] == 0
+
+
+def test_a_rare_class_moves_no_row_of_a_split_that_a_column_gave():
+    y, words = np.zeros(31, dtype=int), ["train"] * 23 + ["test"] * 8
+    y[:2] = 1
+    own = table(random_sequences(31), y=y, classes=("no", "yes"), split=words)
+    hold = hold_random(equal_sequences(own.inputs), y)
+    for seed in range(7):
+        drawn, _ = hold(np.arange(23), fraction=0.1, fold=None, random=np.random.default_rng(seed))
+        assert make_split(own, FitSettings(), seed=seed).parts["validation"].tolist() == drawn.tolist()
+
+
 def test_rows_without_a_measurement_are_in_no_part():
     y = np.arange(101.0)[:, None]
     y[::7] = np.nan
@@ -166,6 +195,59 @@ def test_short_peptides_and_guides_are_compared_letter_by_letter():
     assert labels[0] == labels[1] != labels[2]
 
 
+def mutated(rng, sequence, letters, most):
+    """Return it with up to so many letters replaced, cut at one of its ends, or longer there."""
+    changed = list(sequence)
+    for place in rng.choice(len(changed), rng.integers(most + 1), replace=False):
+        changed[place] = letters[rng.integers(len(letters))]
+    changed = "".join(changed)
+    end = "".join(rng.choice(list(letters), 3))
+    return [changed, changed[3:], changed[:-2], end + changed, changed + end][rng.integers(5)]
+
+
+def shared(one, other):
+    """Return the share of the longer's letters that both have in common, wherever one lies on the other."""
+    most = 0
+    for shift in range(-len(other) + 1, len(one)):
+        start, back = max(shift, 0), max(-shift, 0)
+        most = max(most, sum(a == b for a, b in zip(one[start:], other[back:], strict=False)))
+    return most / max(len(one), len(other))
+
+
+@pytest.mark.parametrize(
+    ("letters", "lengths", "identity", "border"), [(LETTERS, (9, 19), 0.6, 14), ("ACGT", (31, 47), 0.8, 40)]
+)
+def test_a_short_sequence_shares_too_few_letters_with_all_of_other_clusters(letters, lengths, identity, border):
+    rng = np.random.default_rng(0)
+    sequences = []
+    for _ in range(13):
+        sequences.append("".join(rng.choice(list(letters), rng.integers(*lengths))))
+        sequences += [mutated(rng, sequences[-1], letters, 4) for _ in range(11)]
+    labels, _ = cluster(sequences, identity, is_nucleotide=letters == "ACGT")
+    assert len(np.unique(labels)) > 5
+    is_short = np.array([len(sequence) < border for sequence in sequences])
+    assert 20 < is_short.sum() < 140
+    pairs = [(a, b) for a in range(len(sequences)) for b in range(a) if is_short[a] or is_short[b]]
+    across = [shared(sequences[a], sequences[b]) for a, b in pairs if labels[a] != labels[b]]
+    assert max(across) < identity
+    # and a short one is joined to a long one where it is most of it
+    assert any(labels[a] == labels[b] and is_short[a] != is_short[b] for a, b in pairs)
+
+
+def test_a_chain_of_short_sequences_is_one_cluster_from_end_to_end():
+    chain = ["ACDEFGHI", "ACDEFGWW", "ACDEYYWW", "ACKKYYWW", "LLKKYYWW"]
+    assert shared(chain[0], chain[-1]) == 0
+    assert len(set(cluster([*chain, "MMMMMMMM"], 0.75)[0])) == 2
+
+
+def test_a_cluster_of_most_rows_is_said():
+    own = table([*(["ACDEFGHI"[:k] + "W" * (8 - k) for k in range(9)]), "MMMMMMMM", "PPPPPPPP", "TTTTTTTT"])
+    assert (
+        "at 50% identity (4, the largest with 75% of the rows); "
+        in make_split(own, FitSettings(split_by="homology"), seed=0).how
+    )
+
+
 def test_more_short_sequences_than_one_block_find_their_first_one():
     kinds = random_sequences(331, length=11)
     labels, _ = cluster([*kinds, *kinds, *(kind[:-1] + "A" for kind in kinds)], 0.85)
@@ -223,7 +305,7 @@ def test_modulo_and_contiguous_positions_are_those_of_proteingym():
     assert tested == list(range(8, 14))
     chosen = sorted(positions(own, block.parts["validation"]))
     left = [place for place in range(1, 32) if place not in tested]
-    gaps = sum(b != a + 1 for a, b in pairwise(left.index(place) for place in chosen))
+    gaps = sum(b != a + 1 for a, b in itertools.pairwise(left.index(place) for place in chosen))
     assert gaps <= 1
     assert "contiguous positions as in ProteinGym" in block.how
     both = make_split(variants(most=2, rows=997), FitSettings(split_by="modulo"), seed=0)
@@ -240,10 +322,13 @@ def test_a_column_gives_the_split_and_its_duplicates_stay_out():
     split = make_split(own, FitSettings(), seed=0)
     assert split.parts["train"].tolist() == list(range(11))
     assert split.parts["test"].tolist() == list(range(14, 20))
-    assert split.leaks | {"near": 0} == {
+    assert split.leaks == {
         "exact": 1,
         "near": 0,
-        "near_within": 0,
+        "near_how": "up to 1 substitution",
+        "near_kept": "a column gave the split",
+        "looked": 14,
+        "unseen": 0,
         "removed": 1,
         "validation_exact": 0,
         "replicated": 1,
@@ -325,6 +410,97 @@ def test_near_test_rows_are_left_out_where_asked():
     split = make_split(table(sequences, split=words), FitSettings(near=1), seed=0)
     assert split.parts["test"].tolist() == [2, 6]
     assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (0, 2, 2)
+
+
+def with_copies(count, length=17):
+    """Return random proteins, and each once more with another letter."""
+    sequences = random_sequences(count, length)
+    return sequences + [("W" if one[7] != "W" else "Y").join([one[:7], one[8:]]) for one in sequences]
+
+
+@pytest.mark.parametrize(
+    ("more", "is_kept"),
+    [({}, False), ({"near": 2}, False), ({"near": 0}, True), ({"keep_duplicates": True}, True)],
+)
+def test_near_copies_leave_the_test_of_random_rows_unless_it_is_said(more, is_kept):
+    own = table(with_copies(101))
+    split = make_split(own, FitSettings(**more), seed=0)
+    check(split, 202)
+    copies = [(row + 101) % 202 for row in range(202)]
+    seen = set(split.parts["train"]) | set(split.parts["validation"])
+    assert split.leaks["near"] > 10
+    assert any(copies[row] in seen for row in split.parts["test"]) == is_kept
+    assert split.leaks["removed"] == (0 if is_kept else split.leaks["near"])
+    assert bool(split.leaks["near_kept"]) == is_kept
+    assert ("test rows left out that are in training or validation too, or nearly so" in split.how) != is_kept
+
+
+def test_keeping_equal_rows_keeps_no_near_ones_where_both_are_asked_for():
+    words = ["train"] * 7 + ["validation"] * 2 + ["test"] * 5
+    near = with_copies(1)[1]
+    sequences = [*random_sequences(9), random_sequences(9)[0], near, *random_sequences(3, seed=1)]
+    split = make_split(table(sequences, split=words), FitSettings(keep_duplicates=True, near=1), seed=0)
+    assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (1, 1, 1)
+    assert split.parts["test"].tolist() == [9, 11, 12, 13]
+
+
+def test_near_copies_of_a_column_are_counted_and_move_no_row():
+    own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
+    split, asked = (make_split(own, FitSettings(near=near), seed=3) for near in (None, 0))
+    assert split.leaks["near"] == 31
+    assert split.leaks["near_kept"] == "a column gave the split"
+    assert {part: rows.tolist() for part, rows in split.parts.items()} == {
+        part: rows.tolist() for part, rows in asked.parts.items()
+    }
+    assert split.how == asked.how
+
+
+def test_near_copies_are_the_data_of_a_library_and_stay():
+    split = make_split(variants(), FitSettings(), seed=0)
+    assert split.leaks["near"] > split.leaks["removed"] == split.leaks["exact"]
+    cube = ["".join(letters) for letters in itertools.product("ACDE", repeat=4)]
+    split = make_split(table(cube), FitSettings(), seed=0)
+    assert split.leaks["near"] == len(split.parts["test"]) > 20
+    assert split.leaks["near_kept"].startswith("the table is a library of variants")
+
+
+def test_sequences_with_one_letter_more_or_less_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(["A", "C"], rng.integers(1, 8))) for _ in range(157)]
+    rows, others = np.arange(101), np.arange(101, 109)
+
+    def shorter(text):
+        return {text[:k] + text[k + 1 :] for k in range(len(text))}
+
+    pairs = [[(sequences[a], sequences[b]) for b in others] for a in rows]
+    want = [any(one in shorter(other) or other in shorter(one) for one, other in own) for own in pairs]
+    assert 0 < sum(want) < 101
+    assert edited_sequences(inputs(sequences), rows, others).tolist() == want
+
+
+def test_reverse_complements_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(list("ACGT"), rng.integers(3, 6))) for _ in range(211)]
+    codes = np.full((211, 5), -1, dtype=np.int8)
+    for row, sequence in enumerate(sequences):
+        codes[row, : len(sequence)] = ["ACGT".index(letter) for letter in sequence]
+    own = Inputs(codes=codes, letters=4, extra=np.zeros((211, 0)), is_aligned=False)
+    other = {"A": "T", "C": "G", "G": "C", "T": "A"}
+    known = set(sequences[101:])
+    want = ["".join(other[letter] for letter in reversed(one)) in known for one in sequences[:101]]
+    assert 0 < sum(want) < 101
+    assert reversed_sequences(own, np.arange(101), np.arange(101, 211)).tolist() == want
+    dna = replace(table(["A" * 5] * 211, split=["train"] * 101 + ["test"] * 110), inputs=own, about={"alphabet": "dna"})
+    how = "up to 1 substitution, or one insertion or deletion, or its reverse complement"
+    assert make_split(dna, FitSettings(), seed=0).leaks["near_how"] == how
+
+
+def test_rows_that_are_too_many_to_look_at_are_counted(monkeypatch):
+    own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
+    monkeypatch.setattr(leaks, "MOST_LETTERS", 17 * (31 + 11))
+    found = make_split(own, FitSettings(), seed=0).leaks
+    assert (found["looked"], found["unseen"]) == (11, 20)
+    assert found["near"] == 11
 
 
 def test_mutations_are_read_from_canonical_variants():

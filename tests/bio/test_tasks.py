@@ -79,7 +79,7 @@ def test_a_rival_or_the_stack_predicts_what_it_was_measured_with(tmp_path, prese
     for model in ("net", "ridge", "boosting", "stack"):
         got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / f"{model}.csv", model=model, quiet=True)
         np.testing.assert_allclose(got["prediction"][test["row"] - 1], test[model], atol=1e-5)
-        assert ("prediction_low" in got) == (model == "net")
+        assert (got["prediction_low"] < got["prediction_high"]).all()
     with pytest.raises(SubquadError, match=r"no model 'lyra'.*net, ridge, boosting, stack"):
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyra", quiet=True)
 
@@ -246,9 +246,13 @@ def test_what_cannot_be_learned_is_refused_before_a_folder_is_there(tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
 
 
-def test_intervals_that_few_rows_cannot_promise_are_null_in_the_figures(tmp_path):
+def test_intervals_that_few_rows_cannot_promise_are_null_in_the_figures_and_no_winner_is_named(tmp_path, capsys):
     table(tmp_path / "t.csv", rows=83)
-    metrics = fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
+    fit_command(tmp_path / "t.csv", settings(), out=tmp_path / "run")
+    shown = capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert f"No winner is named, with {metrics['rows']['test']} test rows only" in " ".join(shown.split())
+    assert "←" not in shown
     assert set(metrics["conformal"]) == {"net", "ridge", "boosting", "stack"}
     for found in metrics["conformal"].values():
         assert found["score"]["0.95"] == {"coverage": 1.0, "width": None}

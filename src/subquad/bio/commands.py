@@ -118,7 +118,7 @@ def _show(metrics: dict, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from subquad.bio.looking.report import WORDS, winner
+    from subquad.bio.looking.report import WORDS, silence, winner
     from subquad.bio.measures.metrics import title
 
     test = metrics["test"]
@@ -128,9 +128,12 @@ def _show(metrics: dict, out: Path) -> None:
     table = Table("model", *map(title, names), title=f"{metrics['rows']['test']:,} test rows")
     for name, figures in test.items():
         mark = " ← wins" if name == best else ""
-        table.add_row(WORDS[name] + mark, *(f"{figures[one]:.3f}" for one in names))
+        shown = ("–" if one in metrics["unmeasured"] else f"{figures[one]:.3f}" for one in names)
+        table.add_row(WORDS[name] + mark, *shown)
     console = Console()
     console.print(table)
+    if best is None:
+        console.print(f"No winner is named, with {silence(metrics)}.", soft_wrap=True)
     console.print(f"Wrote {out}/ (report.html, metrics.json, the test rows, the models).", soft_wrap=True)
     console.print(f"Next: subquad bio predict {out} TABLE.csv --out predictions.csv", soft_wrap=True)
 

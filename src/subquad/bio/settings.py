@@ -94,9 +94,12 @@ class FitSettings:
     train_rows: int | None = None
     """Learn from so many rows only, drawn at random from the training rows."""
     keep_duplicates: bool = False
-    """Keep test rows whose sequence is in training too; else they are counted, reported and left out of the test."""
-    near: int = 0
-    """Also leave out test rows within so many substitutions of a training row."""
+    """Keep test rows whose sequence is in training too, and near copies unless `near` says otherwise; else they are
+    counted, reported and left out of the test."""
+    near: int | None = None
+    """Leave out near copies: test rows within so many substitutions of a training row (or one insertion or deletion, or
+    its reverse complement); 0 keeps them. By default they are left out within 1, but counted only where a column gave
+    the split, and in libraries of variants, whose rows are near copies of each other."""
     preset: Literal["auto", "paper"] = "auto"
     """Auto: Lyra with positions beside an additive path started from ridge. Paper: the net as published, alone."""
     members: int | None = None

@@ -9,19 +9,16 @@ from typing import Any
 
 from subquad.bio.benching.bench_jobs import Job, outcome_of
 from subquad.bio.benching.bench_tasks import Task
-from subquad.bio.measures.metrics import MAIN
+from subquad.bio.measures.metrics import MAIN, SMALL
 from subquad.train.artifact import read_json
 
-__all__ = ["MODELS", "SMALL", "STATES", "rows_of", "summary", "table"]
+__all__ = ["MODELS", "STATES", "rows_of", "summary", "table"]
 
 MODELS = ("net", "auto", "paper", "ridge", "boosting", "vienna", "vienna_bpp", "stack")
 """In the order of the tables."""
 
 RIVALS = ("ridge", "boosting", "vienna", "vienna_bpp")
 """What a net has to beat; the two of ViennaRNA take the place of the other two where base pairs are predicted."""
-
-SMALL = 20
-"""Test rows below which a task says nothing: it is run, and counted apart."""
 
 STATES = {
     "scored": "scored",

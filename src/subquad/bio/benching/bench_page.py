@@ -5,9 +5,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from subquad.bio.benching.bench_figures import MODELS, SMALL, STATES
+from subquad.bio.benching.bench_figures import MODELS, STATES
 from subquad.bio.looking.pictures import GREEN, GREY, INK, OCHRE
-from subquad.bio.measures.metrics import TITLES
+from subquad.bio.measures.metrics import SMALL, TITLES
 from subquad.report import Picture, Section, Table, page, picture, show
 
 __all__ = ["markdown", "render", "summary_lines"]

@@ -16,7 +16,7 @@ from subquad.bio.learning.models import Nets, average, fit_nets, narrow
 from subquad.bio.learning.stack import Stack, fit_stack
 from subquad.bio.measures.conformal import conformal_of, coverage
 from subquad.bio.measures.memory import peak_memory
-from subquad.bio.measures.metrics import MAIN, difference, intervals, score
+from subquad.bio.measures.metrics import MAIN, difference, intervals, score, unmeasured
 from subquad.bio.problem import PARTS, Problem
 from subquad.bio.rivals.baselines import Rival, fit_rivals, rivals_of
 from subquad.bio.settings import FEWEST, FitSettings
@@ -293,6 +293,7 @@ def _figures(
         "kind": truth.kind,
         "main": main,
         "test": figures,
+        "unmeasured": unmeasured(truth),
         "intervals": {name: intervals(truth, values, 200) for name, values in test.items()},
         "above": {name: difference(truth, test["net"], test[name]) for name in test if name != "net"},
         "stack_above_best": {"best": best, **difference(truth, test["stack"], test[best])},

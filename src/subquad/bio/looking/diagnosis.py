@@ -19,7 +19,7 @@ WORST = 15
 MOST_GROUPS = 25
 LEAKS = {
     "exact": "test rows whose sequence is in training or validation too",
-    "near": "further test rows within {near_within} substitutions of one",
+    "near": "further test rows that are nearly one of those: {near_how}",
     "removed": "of both, left out of the test",
     "marked": "rows that the table itself calls duplicates of the test",
     "validation_exact": "validation rows whose sequence is in training too",
@@ -49,6 +49,9 @@ def main_pictures(run: Finished) -> list[Block]:
     match run.kind:
         case "regression":
             return [_measured_predicted(run)]
+        case "binary" if run.main in run.unmeasured:
+            # there is one class only to be drawn
+            return []
         case "binary":
             figure = plots.two_classes(run.measured_classes() == 1, run.probabilities("net")[:, 1], run.classes)
             return [picture(figure, "What the net says of the test rows of each class; the further apart, the better.")]
@@ -166,11 +169,14 @@ def _split(run: Finished) -> list[Block]:
         f"choice, and {rows['test']:,} were kept for the test."
     ]
     leaks = run.metrics.get("leaks") or {}
-    told = [[words.format(**leaks), leaks[key]] for key, words in LEAKS.items() if leaks.get(key)]
+    # runs of older versions do not say it
+    near_how = leaks.get("near_how", "few letters differ")
+    told = [[words.format(near_how=near_how), leaks[key]] for key, words in LEAKS.items() if leaks.get(key)]
     if told:
         blocks.append(Table(["what the training could give away", "rows"], told))
     elif leaks:
         blocks.append("No test sequence is in training or validation too, and no sequence has several rows.")
+    blocks += _near(run, leaks)
     near = audit.get("nearest")
     if near:
         is_whole = near["measure"] == "substitutions"
@@ -189,6 +195,16 @@ def _split(run: Finished) -> list[Block]:
 def _mean_of(columns: Mapping[str, Mapping[str, Any]], level: str, name: str) -> float | None:
     values = [own[level][name] for own in columns.values()]
     return None if None in values else float(np.mean(values))
+
+
+def _near(run: Finished, leaks: Mapping[str, Any]) -> list[Block]:
+    said = []
+    if leaks.get("near") and leaks.get("near_kept"):
+        said.append(f"Near copies are counted and stay in the test: {leaks['near_kept']}. --near 1 leaves them out.")
+    if leaks.get("unseen"):
+        every = leaks["unseen"] + leaks["looked"]
+        said.append(f"Near copies were looked for in {leaks['looked']:,} of {every:,} rows, drawn at random.")
+    return [" ".join(said)] if said else []
 
 
 def _calibration(run: Finished) -> list[Block]:
@@ -299,7 +315,7 @@ def _named(run: Finished, row: int) -> list[Any]:
 
 def _groups(run: Finished) -> list[Block]:
     groups = run.metrics.get("groups")
-    if not groups:
+    if not groups or run.main in run.unmeasured:
         return []
 
     def value(of: Mapping[str, Any], model: str) -> float | None:
@@ -311,12 +327,12 @@ def _groups(run: Finished) -> list[Block]:
 
     ordered = sorted(groups, key=lambda name: -size(groups[name]))[:MOST_GROUPS]
     models = [model for model in run.models if model in groups[ordered[0]]]
+    known = {name: {model: value(groups[name], model) for model in models} for name in groups}
     values = {
-        model: [np.nan if value(groups[name], model) is None else value(groups[name], model) for name in ordered]
-        for model in models
+        model: [np.nan if known[name][model] is None else known[name][model] for name in ordered] for model in models
     }
     names = [f"{name} ({size(groups[name]):,})" for name in ordered]
-    wins = sum(max(models, key=lambda m: value(groups[name], m) or -np.inf) == "net" for name in groups)
+    wins = sum(_first(own) == "net" for own in known.values())
     said = f"{run.title} within each group of test rows (rows in brackets"
     said += f"; the {MOST_GROUPS} largest of {len(groups):,}). " if len(groups) > MOST_GROUPS else "). "
     said += f"The net is first in {wins:,} of {len(groups):,}. Small groups jump."
@@ -325,9 +341,13 @@ def _groups(run: Finished) -> list[Block]:
     return [picture(figure, said), Table(["group", *(WORDS.get(model, model) for model in models)], rows)]
 
 
+def _first(figures: Mapping[str, float | None]) -> str:
+    return max(figures, key=lambda model: -np.inf if figures[model] is None else figures[model])
+
+
 def _learning(run: Finished) -> list[Block]:
     curve = run.metrics.get("learning_curve")
-    if not curve:
+    if not curve or run.main in run.unmeasured:
         return []
     models = [model for model in run.models if model in curve[0]]
     x = [point["rows"] for point in curve]

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.measures.metrics import MAIN, title
+from subquad.bio.measures.metrics import MAIN, SMALL, title
 from subquad.bio.problem import ROW_KINDS
 from subquad.errors import SubquadError
 from subquad.train.artifact import HISTORY, load_config, read_json
 
-__all__ = ["WORDS", "Finished", "read_history", "read_run", "winner"]
+__all__ = ["WORDS", "Finished", "best", "read_history", "read_run", "silence", "winner"]
 
 WORDS = {
     "net": "net (Lyra)",
@@ -75,14 +75,23 @@ class Finished:
         return [name for name in self.metrics["test"][self.models[0]] if ":" not in name]
 
     @property
-    def winner(self) -> str:
-        """Who has the best main figure; the simpler one where two are level."""
+    def unmeasured(self) -> Mapping[str, str]:
+        """Figures that the test rows cannot measure, and what is lacking."""
+        return self.metrics.get("unmeasured", {})
+
+    @property
+    def winner(self) -> str | None:
+        """Who has the best main figure; None where the test rows name no winner."""
         return winner(self.metrics)
 
     @property
     def best_single(self) -> str:
         """Who has the best main figure, the stack aside."""
-        return winner({**self.metrics, "test": {k: v for k, v in self.metrics["test"].items() if k != "stack"}})
+        return best({**self.metrics, "test": {k: v for k, v in self.metrics["test"].items() if k != "stack"}})
+
+    def figure(self, model: str, name: str) -> float | None:
+        """Return a figure of the test rows; None where they cannot measure it."""
+        return None if name in self.unmeasured else self.metrics["test"][model].get(name)
 
     def column(self, model: str, name: str) -> np.ndarray:
         """Return measured or predicted numbers of the test rows."""
@@ -103,7 +112,23 @@ class Finished:
         return self.rows["measured"].astype(str).map(place).to_numpy(dtype=int)
 
 
-def winner(metrics: Mapping[str, Any]) -> str:
+def silence(metrics: Mapping[str, Any]) -> str:
+    """Return why the test rows name no winner, in words; nothing where they name one."""
+    rows, main = metrics["rows"]["test"], metrics.get("main", MAIN[metrics["kind"]])
+    unit = "row" if metrics["kind"] in ROW_KINDS else "sequence"
+    unit = f"{rows:,} test {unit}{'s' if rows != 1 else ''}"
+    lacking = metrics.get("unmeasured", {}).get(main)
+    if lacking:
+        return f"{lacking} among the {unit}: {title(main)} cannot be measured"
+    return f"{unit} only: fewer than {SMALL} tell no model from another" if rows < SMALL else ""
+
+
+def winner(metrics: Mapping[str, Any]) -> str | None:
+    """Return the `best`; None where there are too few test rows to say so, or what decides cannot be measured."""
+    return None if silence(metrics) else best(metrics)
+
+
+def best(metrics: Mapping[str, Any]) -> str:
     """Return who has the best main figure on the test rows; the simpler one where two are level."""
     test = metrics["test"]
     main = metrics.get("main") or next(name for name in MAIN.values() if name in test["net"])

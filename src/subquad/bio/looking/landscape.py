@@ -254,7 +254,10 @@ def _orders(found: Found) -> tuple[list[Block], dict[str, Figure]]:
     shares = {name: own.share for name, own in found.orders.items()}
     figure = pictures.order_bars(shares, label="% of the variance")
     if first.is_exact:
-        said = "Exact, by the Walsh-Hadamard transform of the complete library; noise is spread over all orders alike."
+        said = (
+            "Exact, for all combinations are there. Noise is spread over all terms alike, so that orders with many "
+            "terms hold most of it."
+        )
     else:
         said = (
             f"What each order adds to the R² of rows left out of the fit ({first.rows:,} rows); noise cannot raise it."

@@ -1,8 +1,9 @@
 r"""How much of a landscape single letters, pairs, triples … explain: its variance by order of interaction.
 
-Axes: n rows, S sites, o order. With two letters a site and all $2^S$ combinations measured, the Walsh-Hadamard
-transform gives it exactly in `S 2^S` steps (Weinreich et al. 2013; Poelwijk et al. 2016, "The context-dependence of
-mutations"). Else it is a least-squares fit of all terms up to an order, through a kernel, of at most `MOST_ROWS` rows:
+Axes: n rows, S sites, o order. Where all combinations are measured, the means over the letters of one site after the
+other give it exactly, in `S^2 n` steps. With two letters a site each term is known too, by the Walsh-Hadamard
+transform in `S 2^S` steps (Weinreich et al. 2013; Poelwijk et al. 2016, "The context-dependence of mutations"). Of
+other libraries it is a least-squares fit of all terms up to an order, through a kernel, of at most `MOST_ROWS` rows:
 `n^3` steps.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Library", "Orders", "find_library", "order_kernels", "variance_by_order", "walsh"]
+__all__ = ["Library", "Orders", "by_order", "find_library", "order_kernels", "variance_by_order", "walsh"]
 
 MOST_SITES = 16
 MOST_ROWS = 1500
@@ -45,8 +46,8 @@ class Library:
 
     @property
     def is_complete(self) -> bool:
-        """All combinations of two letters a site are measured."""
-        return set(self.letters) == {2} and len(self.values) == self.combinations
+        """All combinations are measured."""
+        return len(self.values) == self.combinations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +62,11 @@ class Orders:
     rows: int
     """That were looked at."""
     pairs: np.ndarray | None
-    """`(S, S)` mean double-mutant cycle over all backgrounds, where exact; NaN on the diagonal."""
+    """`(S, S)` mean double-mutant cycle over all backgrounds, where exact and of two letters a site; NaN on the
+    diagonal."""
     terms: list[tuple[tuple[str, ...], float, float]]
-    """Single effects and interactions by size, where exact: sites, mean effect over all backgrounds (of two sites, the
-    mean double-mutant cycle), and share of the variance."""
+    """Single effects and interactions by size, where `pairs` are known: sites, mean effect over all backgrounds (of two
+    sites, the mean double-mutant cycle), and share of the variance."""
 
 
 def find_library(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray, *, offset: int = 0) -> Library | None:
@@ -140,12 +142,28 @@ def order_kernels(choices: np.ndarray, others: np.ndarray, letters: Sequence[int
     return E
 
 
+def by_order(values: np.ndarray, letters: Sequence[int]) -> np.ndarray:
+    r"""Return what each order adds to a landscape of all combinations, `(S + 1, *letters)`; the orders are orthogonal.
+
+    Order o is $E_o y / n$, with the kernel of `order_kernels`: site by site, the mean over its letters stays where it
+    is, and what differs from the mean goes one order up.
+    """
+    parts = np.zeros((len(letters) + 1, *letters))
+    parts[0] = values.reshape(letters)
+    for site in range(len(letters)):
+        mean = parts.mean(axis=site + 1, keepdims=True)
+        up = (parts - mean)[:-1]
+        parts = np.repeat(mean, letters[site], axis=site + 1)
+        parts[1:] += up
+    return parts
+
+
 def variance_by_order(library: Library, *, most_rows: int = MOST_ROWS, seed: int = 0) -> Orders:
     """Return how much of the variance each order explains.
 
-    Complete libraries of two letters a site: exact for all orders, with the R² of leaving one row out beside it up to
-    order four. Others: by that R² alone, which measurement noise cannot raise, up to order four; of more than
-    `most_rows` rows so many are drawn at random with `seed`.
+    Complete libraries: exact for all orders, with the R² of leaving one row out beside it up to order four. Others: by
+    that R² alone, which measurement noise cannot raise, up to order four; of more than `most_rows` rows so many are
+    drawn at random with `seed`.
     """
     most = min(ORDERS, len(library.sites))
     if library.is_complete:
@@ -159,33 +177,50 @@ def variance_by_order(library: Library, *, most_rows: int = MOST_ROWS, seed: int
 
 
 def _exact(library: Library, most: int) -> Orders:
+    n, letters = library.combinations, tuple(library.letters)
+    y = np.empty(n)
+    y[np.ravel_multi_index(tuple(library.choices.T), letters)] = library.values
+    variance = (by_order(y, letters)[1:].reshape(len(letters), n) ** 2).mean(1)
+    share = variance / (variance.sum() or 1.0)
+    # all terms are orthogonal, so that each row's leverage is terms / rows
+    leverage = np.cumsum(_terms_by_order(letters))[1 : most + 1] / n
+    left = 1 - np.cumsum(share)[:most]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        held_out = np.where(leverage < 1, 1 - left / (1 - leverage) ** 2, np.nan)
+    pairs, terms = _effects(library) if set(letters) == {2} else (None, [])
+    return Orders(share=share, held_out=held_out, is_exact=True, rows=n, pairs=pairs, terms=terms)
+
+
+def _terms_by_order(letters: Sequence[int]) -> np.ndarray:
+    """Return how many terms each order has, `(S + 1,)`: one less than its letters for each site in it, multiplied."""
+    count = np.zeros(len(letters) + 1)
+    count[0] = 1.0
+    for q in letters:
+        count[1:] += (q - 1) * count[:-1]
+    return count
+
+
+def _effects(library: Library) -> tuple[np.ndarray, list[tuple[tuple[str, ...], float, float]]]:
+    """Return the pairs and terms of `Orders`, of a complete library of two letters a site."""
     S = len(library.sites)
     y = np.empty(2**S)
     y[library.choices @ (1 << np.arange(S))] = library.values
     c = walsh(y)
-    order = np.array([index.bit_count() for index in range(2**S)])
-    variance = np.bincount(order, c**2)[1:]
-    total = variance.sum() or 1.0
-    share = variance / total
-    # all terms are orthogonal, so that each row's leverage is terms / rows
-    leverage = np.cumsum([math.comb(S, k) for k in range(most + 1)])[1:] / 2**S
-    left = 1 - np.cumsum(share)[:most]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        held_out = np.where(leverage < 1, 1 - left / (1 - leverage) ** 2, np.nan)
+    total = (c[1:] ** 2).sum() or 1.0
     pairs = np.full((S, S), np.nan)
     for i in range(S):
         for j in range(i):
             pairs[i, j] = pairs[j, i] = _effect(c[(1 << i) | (1 << j)], 2)
-    strongest = [index for index in np.argsort(-np.abs(c)) if index][:40]
+    strongest = [int(index) for index in np.argsort(-np.abs(c)) if index][:40]
     terms = [
         (
             tuple(library.sites[site] for site in range(S) if index >> site & 1),
-            float(_effect(c[index], order[index])),
+            float(_effect(c[index], index.bit_count())),
             float(c[index] ** 2 / total),
         )
         for index in strongest
     ]
-    return Orders(share=share, held_out=held_out, is_exact=True, rows=len(y), pairs=pairs, terms=terms)
+    return pairs, terms
 
 
 def _effect(coefficient: float, order: int) -> float:

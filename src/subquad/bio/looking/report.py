@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from subquad.bio.looking import diagnosis, plots
-from subquad.bio.looking.finished import WORDS, Finished, read_history, read_run, winner
+from subquad.bio.looking.finished import WORDS, Finished, read_history, read_run, silence, winner
 from subquad.bio.measures.metrics import LOWER_IS_BETTER, title
 from subquad.bio.problem import ROW_KINDS
 from subquad.report import Picture, Section, Table, page, picture
 from subquad.train.artifact import REPORT, as_file, atomic
 
-__all__ = ["WORDS", "card", "read_history", "render", "report", "sections", "winner"]
+__all__ = ["WORDS", "card", "read_history", "render", "report", "sections", "silence", "winner"]
 
 Block = str | Table | Picture
 MOST_COLUMNS = 7
@@ -66,8 +66,10 @@ def card(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         "| model | " + " | ".join(title(name) for name in run.figures) + " |",
         "|---|" + "---|" * len(run.figures),
     ]
-    for model, figures in metrics["test"].items():
-        lines.append(f"| {WORDS.get(model, model)} | " + " | ".join(f"{figures[n]:.3f}" for n in run.figures) + " |")
+    for model in run.models:
+        values = (run.figure(model, name) for name in run.figures)
+        cells = " | ".join("–" if value is None else f"{value:.3f}" for value in values)
+        lines.append(f"| {WORDS.get(model, model)} | {cells} |")
     lines += [
         "",
         f"Figures of {rows['test']:,} test rows; choices were made on {rows['validation']:,} validation rows, and "
@@ -103,10 +105,12 @@ def _sections(run: Finished) -> list[Section]:
 
 
 def _verdict(run: Finished) -> str:
-    return f"{_winner(run)} {_leads(run)}"
+    return _winner(run) if run.winner is None else f"{_winner(run)} {_leads(run)}"
 
 
 def _winner(run: Finished) -> str:
+    if run.winner is None:
+        return f"No winner is named, with {silence(run.metrics)}."
     values = {name: figures[run.main] for name, figures in run.metrics["test"].items()}
     best, single = run.winner, run.best_single
     unit = "rows" if run.kind in ROW_KINDS else "sequences"
@@ -147,19 +151,35 @@ def _result(run: Finished) -> list[Block]:
     names = run.figures[:MOST_COLUMNS]
     seconds = run.metrics["seconds"]
     rows = [
-        [WORDS.get(model, model), *(run.metrics["test"][model][name] for name in names), seconds.get(model)]
+        [WORDS.get(model, model), *(run.figure(model, name) for name in names), seconds.get(model)]
         for model in run.models
     ]
+    said = "Figures on test rows, which no model and no choice has seen"
+    said += "." if run.winner is None else f"; {run.title} decides who wins."
+    lacking = {run.unmeasured[name] for name in names if name in run.unmeasured}
+    said += f" –: {lacking.pop()} among them, nothing to measure." if lacking else ""
     table = Table(
         header=["model", *(title(name) for name in names), "seconds"],
         rows=rows,
-        caption=f"Figures on test rows, which no model and no choice has seen; {run.title} decides who wins.",
-        winner=run.models.index(run.winner),
+        caption=said,
+        winner=None if run.winner is None else run.models.index(run.winner),
     )
     return [_verdict(run), table, *diagnosis.main_pictures(run)]
 
 
 def _figures(run: Finished) -> list[Block]:
+    blocks = [] if run.main in run.unmeasured else _intervals(run)
+    header = ["figure", *(WORDS.get(model, model) for model in run.models)]
+    cells = [[_named(name), *(_with_interval(run, model, name) for model in run.models)] for name in run.figures]
+    blocks.append(Table(header, cells, caption="All figures; in brackets their 95 % intervals."))
+    more = [name for name in run.metrics["test"][run.models[0]] if ":" in name]
+    if more:
+        rows = [[_named(name), *(run.figure(model, name) for model in run.models)] for name in more[:60]]
+        blocks.append(Table(header, rows, caption="By column or class."))
+    return blocks
+
+
+def _intervals(run: Finished) -> list[Block]:
     intervals = run.metrics.get("intervals", {})
     rows, test = [], run.metrics["test"]
     for model in run.models:
@@ -177,13 +197,6 @@ def _figures(run: Finished) -> list[Block]:
         )
         said += "hard for both. An interval across nought is no clear difference."
         blocks.append(picture(plots.forest(gaps, label=f"difference in {run.title}", zero=True), said))
-    header = ["figure", *(WORDS.get(model, model) for model in run.models)]
-    cells = [[_named(name), *(_with_interval(run, model, name) for model in run.models)] for name in run.figures]
-    blocks.append(Table(header, cells, caption="All figures; in brackets their 95 % intervals."))
-    more = [name for name in test[run.models[0]] if ":" in name]
-    if more:
-        rows_ = [[_named(name), *(test[model].get(name) for model in run.models)] for name in more[:60]]
-        blocks.append(Table(header, rows_, caption="By column or class."))
     return blocks
 
 
@@ -192,7 +205,9 @@ def _named(name: str) -> str:
 
 
 def _with_interval(run: Finished, model: str, name: str) -> str:
-    value = run.metrics["test"][model][name]
+    value = run.figure(model, name)
+    if value is None:
+        return "–"
     ends = run.metrics.get("intervals", {}).get(model, {}).get(name)
     return f"{value:.3f}" if ends is None else f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})"
 
@@ -245,7 +260,10 @@ def _reading(run: Finished) -> list[Block]:
         "expect of new sequences only if these are like the rows of the table: the section on the split says how "
         "near they are.",
         "The winner is named by one figure, for the others may disagree. Where the interval of a difference contains "
-        "nought, take the simpler model: ridge says why it predicts what it does, and costs a second.",
+        "nought, take the simpler model: ridge says why it predicts what it does, and costs a second."
+        if run.winner is not None
+        else "Where no winner is named, ridge is the cautious choice until there are more test rows: measure more, or "
+        "look at all folds (--fold) together.",
         _FIGURES_IN_WORDS[run.kind],
     ]
     if "conformal" in run.metrics:
@@ -254,7 +272,7 @@ def _reading(run: Finished) -> list[Block]:
             "these, on average; for unusual sequences they are too narrow."
         )
     leads = [gap["low"] > 0 for name, gap in run.metrics["above"].items() if name in ("ridge", "boosting")]
-    if leads and not all(leads):
+    if run.winner is not None and leads and not all(leads):
         words.append(
             "The net is not clearly better than all simple models here. That is a result too: the letters act nearly "
             "one by one, or the rows are too few or too noisy to learn more."

@@ -17,6 +17,7 @@ from subquad.bio.problem import Kind, Target
 __all__ = [
     "LOWER_IS_BETTER",
     "MAIN",
+    "SMALL",
     "TITLES",
     "bootstrap",
     "by_group",
@@ -25,6 +26,7 @@ __all__ = [
     "intervals",
     "score",
     "title",
+    "unmeasured",
 ]
 
 MAIN: dict[Kind, str] = {
@@ -38,6 +40,9 @@ MAIN: dict[Kind, str] = {
     "pairs": "f1",
 }
 """The figure that choices are made by and the winner is named by; higher is better."""
+
+SMALL = 20
+"""Test rows below which figures tell no model from another."""
 
 LOWER_IS_BETTER = ("rmse", "brier")
 
@@ -72,6 +77,9 @@ Figure = Callable[[np.ndarray], np.ndarray]
 """From counts of rows, `(D, n)`, to the figure of each sample, `(D,)`; NaN where it has nothing to measure it on."""
 NOTHING = {"auroc": 0.5, "auroc_per_sequence": 0.5}
 """What a figure is where there is nothing to measure it on; 0 for all others."""
+OF_BOTH_CLASSES = ("auroc", "auroc_per_sequence", "mcc")
+OF_POSITIVES = ("ap", "f1", "fmax")
+"""Figures that one class alone, or negatives alone, cannot measure."""
 
 
 def title(name: str) -> str:
@@ -99,6 +107,36 @@ def score(target: Target, prediction: Any) -> dict[str, float]:
     everyone = np.ones((1, len(target)))
     figures = _figures(target, prediction)
     return {name: _settled(name, figure(everyone)[0]) for name, figure in figures.items()}
+
+
+def unmeasured(target: Target) -> dict[str, str]:
+    """Return the figures that the rows cannot measure, whatever is predicted, and what is lacking: `no positive`.
+
+    Of several labels it is said for each, `auroc:NAME`, and for the mean where it holds for all.
+    """
+    y = np.asarray(target.y) if target.kind != "pairs" else None
+    match target.kind:
+        case "binary":
+            return _lacking(y == 1)
+        case "residue_binary":
+            return _lacking(y[y >= 0] == 1)
+        case "multiclass" if len(np.unique(y)) == 1:
+            return dict.fromkeys(("auroc", "ap", "mcc"), "one class only")
+        case "multilabel":
+            labels = [_lacking(column[np.isfinite(column)] == 1) for column in y.T]
+            everywhere = {name: said for name, said in labels[0].items() if all(name in own for own in labels)}
+            if len(labels) == 1:
+                return everywhere
+            columns = zip(target.names, labels, strict=True)
+            return everywhere | {f"{name}:{label}": said for label, own in columns for name, said in own.items()}
+        case _:
+            return {}
+
+
+def _lacking(is_positive: np.ndarray) -> dict[str, str]:
+    if not is_positive.any():
+        return dict.fromkeys((*OF_BOTH_CLASSES, *OF_POSITIVES), "no positive")
+    return dict.fromkeys(OF_BOTH_CLASSES, "no negative") if is_positive.all() else {}
 
 
 def difference(

@@ -15,12 +15,14 @@ __all__ = ["Hold", "hold_random", "hold_units"]
 Hold = Callable[..., tuple[np.ndarray, np.ndarray]]
 
 
-def hold_random(equal: np.ndarray, classes: np.ndarray | None = None) -> Hold:
+def hold_random(equal: np.ndarray, classes: np.ndarray | None = None, *, keeps: int = 0) -> Hold:
     """Return the way that holds out random sequences, with all their rows.
 
     Args:
         equal: `(n,)` number of the sequence of each row.
         classes: `(n,)` class of each row, to be held out in the same proportions; None where there are none.
+        keeps: of each class with more sequences than so many, one at least is held out, and so many at least are kept;
+            0: as the proportions have it. Folds are always as they have it, for each row is in one of them.
     """
 
     def hold(
@@ -39,10 +41,23 @@ def hold_random(equal: np.ndarray, classes: np.ndarray | None = None) -> Hold:
         else:
             start = random.random()
             is_held = np.floor((place + 1) * fraction + start) > np.floor(place * fraction + start)
+            if classes is not None and keeps:
+                is_held[order] = _of_each_class(is_held[order], classes[rows[first[order]]], keeps)
         is_held = is_held[unit.reshape(-1)]
         return rows[is_held], rows[~is_held]
 
     return hold
+
+
+def _of_each_class(is_held: np.ndarray, classes: np.ndarray, keeps: int) -> np.ndarray:
+    """Return which are held; sequences are class by class, and in random order within a class."""
+    is_held = is_held.copy()
+    for own in np.split(np.arange(len(classes)), np.flatnonzero(np.diff(classes)) + 1):
+        most = len(own) - keeps
+        if most > 0:
+            is_held[own[0]] |= not is_held[own].any()
+            is_held[own[is_held[own]][most:]] = False
+    return is_held
 
 
 def hold_units(units: np.ndarray, what: str) -> Hold:

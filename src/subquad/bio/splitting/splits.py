@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.problem import PARTS, Target
+from subquad.bio.problem import PARTS
 from subquad.bio.reading.table import Table
 from subquad.bio.settings import FitSettings
 from subquad.bio.splitting import mutated
 from subquad.bio.splitting.clusters import cluster
 from subquad.bio.splitting.held import Hold, hold_random, hold_units
-from subquad.bio.splitting.similar import equal_sequences, near_sequences
+from subquad.bio.splitting.leaks import find_leaks
+from subquad.bio.splitting.similar import equal_sequences
 from subquad.errors import SubquadError, raise_mistakes, unknown
 
 __all__ = ["Split", "count_folds", "find_split", "make_split"]
@@ -49,10 +50,8 @@ class Split:
     how: str
     """In a sentence."""
     leaks: dict[str, Any]
-    """JSON-able: `exact`, test rows whose sequence is in training or validation too; `near`, further ones within
-    `near_within` substitutions; `removed` of both from the test; `marked`, test rows that the table calls
-    test_duplicate; `validation_exact`, validation rows whose sequence is in training; `replicated`, sequences with
-    several rows; `conflicts`, those of them with different targets; `left_out`, measured rows in no part."""
+    """Those of `find_leaks`, and `marked`, test rows that the table calls test_duplicate; `left_out`, measured rows in
+    no part."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,8 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     A column called split or set with the word train in it is taken where nothing else is asked for. `settings.fold` is
     the part of `settings.folds` that is the test. With `settings.train_rows` only so many training rows are kept, the
     same ones and more for a larger number, and at most a fourth as many validation rows (ten at least); the test is the
-    same for all. Test rows whose sequence is in training or validation are left out, unless `settings.keep_duplicates`.
+    same for all. Test rows whose sequence is in training or validation are left out, unless `settings.keep_duplicates`;
+    near copies too, as `settings.near` says.
 
     Raises:
         SubquadError: no such column, strange words in it, what the way to split needs is missing, or a part is empty.
@@ -109,14 +109,14 @@ def _made(table: Table, settings: FitSettings, way: _Way, *, seed: int) -> Split
         raise SubquadError(f"{table.path}: {error}") from error
     which = "" if fold is None else f", fold {fold[0]} of {fold[1]}"
     parts = {"train": train, "validation": validation, "test": test}
-    return _finished(table, settings, parts, f"{way.tell(parts)}{which}", marked=0, seed=seed)
+    return _finished(table, settings, parts, f"{way.tell(parts)}{which}", is_given=False, seed=seed)
 
 
 def _way(table: Table, settings: FitSettings) -> _Way:
     way = settings.split_by
     if way == "random":
-        hold = _random(table)
-        return _Way(hold, hold, lambda _: "random rows, equal sequences together")
+        # a rare class has one row in each part, so that all of them can tell it from the others
+        return _Way(_random(table, keeps=2), _random(table, keeps=1), lambda _: "random rows, equal sequences together")
     if way in ("group", "homology"):
         units, words = _units(table, settings)
         hold = hold_units(units, "groups" if way == "group" else "clusters")
@@ -130,10 +130,10 @@ def _way(table: Table, settings: FitSettings) -> _Way:
     return _by_number(changes) if way == "mutations" else _by_position(changes, settings)
 
 
-def _random(table: Table) -> Hold:
+def _random(table: Table, *, keeps: int = 0) -> Hold:
     target = table.target
     classes = target.y if target is not None and target.kind in ("binary", "multiclass") else None
-    return hold_random(equal_sequences(table.inputs), classes)
+    return hold_random(equal_sequences(table.inputs), classes, keeps=keeps)
 
 
 def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
@@ -148,7 +148,8 @@ def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
         sequences = [table.sequences[row] for row in rows]
         is_nucleotide = table.about.get("alphabet") in ("dna", "rna")
         units[rows], words = cluster(sequences, settings.identity, is_nucleotide=is_nucleotide)
-    count = len(np.unique(units[rows]))
+    sizes = np.unique(units[rows], return_counts=True)[1]
+    count = len(sizes)
     if count < 3:
         what = "groups" if settings.split_by == "group" else "clusters"
         remedy = "" if what == "groups" else f" at --identity {settings.identity} (they are all alike; raise it)"
@@ -156,7 +157,8 @@ def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
             f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}; three are "
             "needed for training, validation and test; take another --split-by"
         )
-    return units, f"{words} ({count:,})"
+    largest = f", the largest with {sizes.max() / len(rows):.0%} of the rows" if sizes.max() > len(rows) / 2 else ""
+    return units, f"{words} ({count:,}{largest})"
 
 
 def _by_number(changes: mutated.Mutated) -> _Way:
@@ -218,7 +220,7 @@ def _given(table: Table, settings: FitSettings, name: str, *, seed: int) -> Spli
     if not len(parts["validation"]):
         parts["train"], parts["validation"], said = _validation_of(table, settings, parts, seed)
         how += f", {said}"
-    return _finished(table, settings, parts, how, marked=int((part == "duplicate").sum()), seed=seed)
+    return _finished(table, settings, parts, how, is_given=True, marked=int((part == "duplicate").sum()), seed=seed)
 
 
 def _given_folds(table: Table, settings: FitSettings, name: str, words: pd.Series, *, seed: int) -> Split:
@@ -232,7 +234,7 @@ def _given_folds(table: Table, settings: FitSettings, name: str, words: pd.Serie
     parts |= {"validation": np.zeros(0, dtype=np.int64), "test": np.flatnonzero(numbers == known[fold])}
     parts["train"], parts["validation"], said = _validation_of(table, settings, parts, seed)
     how = f"column {name!r}, fold {known[fold]:.0f} of {len(known)} as test, {said}"
-    return _finished(table, settings, parts, how, marked=0, seed=seed)
+    return _finished(table, settings, parts, how, is_given=True, seed=seed)
 
 
 def _validation_of(
@@ -250,21 +252,28 @@ def _validation_of(
 
 
 def _finished(
-    table: Table, settings: FitSettings, parts: dict[str, np.ndarray], how: str, *, marked: int, seed: int
+    table: Table,
+    settings: FitSettings,
+    parts: dict[str, np.ndarray],
+    how: str,
+    *,
+    is_given: bool,
+    marked: int = 0,
+    seed: int,
 ) -> Split:
     """Return the split with what leaks taken out, few training rows where asked for, and all parts seen to be there."""
     _refuse_empty(table, parts)
-    leaks, test = _leaks(table, settings, parts)
+    leaks, test = find_leaks(table, settings, parts, is_given=is_given)
     leaks["marked"] = marked
     said = [how]
     if len(test) < len(parts["test"]):
-        near = f", or are within {settings.near} substitutions of such a row" if leaks["near"] else ""
+        near = f", or nearly so ({leaks['near_how']})" if leaks["near"] and not leaks["near_kept"] else ""
         said.append(f"{leaks['removed']:,} test rows left out that are in training or validation too{near}")
     if not len(test):
         raise SubquadError(
             f"{table.path}: all {len(parts['test']):,} test rows have sequences of training or validation rows, or "
-            "near ones, and none is left to test on; mark others as test, keep them with --keep-duplicates, or lower "
-            "--near"
+            "near ones, and none is left to test on; mark others as test, keep near ones with --near 0, or all with "
+            "--keep-duplicates"
         )
     parts = {**parts, "test": test}
     if settings.train_rows is not None:
@@ -296,45 +305,6 @@ def _refuse_empty(table: Table, parts: dict[str, np.ndarray]) -> None:
         if not len(parts[part]):
             measured = int(table.has_target.sum())
             raise SubquadError(f"{table.path}: no {part} rows in the split of {measured} rows; {remedy[part]}")
-
-
-def _leaks(table: Table, settings: FitSettings, parts: dict[str, np.ndarray]) -> tuple[dict[str, Any], np.ndarray]:
-    """Return what is on both sides of the split, and the test rows that stay."""
-    equal, test = equal_sequences(table.inputs), parts["test"]
-    seen = np.concatenate([parts["train"], parts["validation"]])
-    is_exact = np.isin(equal[test], equal[seen])
-    is_near = np.zeros(len(test), dtype=bool)
-    if settings.near:
-        is_near = near_sequences(table.inputs, test, seen, settings.near) & ~is_exact
-    is_removed = is_near | (is_exact & (not settings.keep_duplicates))
-    replicated, conflicts = _replicates(table.target, equal, np.concatenate([seen, test]))
-    leaks = {
-        "exact": int(is_exact.sum()),
-        "near": int(is_near.sum()),
-        "near_within": settings.near,
-        "removed": int(is_removed.sum()),
-        "validation_exact": int(np.isin(equal[parts["validation"]], equal[parts["train"]]).sum()),
-        "replicated": replicated,
-        "conflicts": conflicts,
-    }
-    return leaks, test[~is_removed]
-
-
-def _replicates(target: Target | None, equal: np.ndarray, rows: np.ndarray) -> tuple[int, int]:
-    """Return how many sequences have several rows, and how many of those have different targets."""
-    _, first, unit, counts = np.unique(equal[rows], return_index=True, return_inverse=True, return_counts=True)
-    unit = unit.reshape(-1)
-    several = np.flatnonzero((counts > 1)[unit])
-    if target is None or not len(several):
-        return int((counts > 1).sum()), 0
-    own, other = rows[several], rows[first[unit[several]]]
-    if target.kind == "pairs":
-        differs = np.array([not np.array_equal(target.y[a], target.y[b]) for a, b in zip(own, other, strict=True)])
-    else:
-        y = np.asarray(target.y)
-        is_same = (y[own] == y[other]) | ((y[own] != y[own]) & (y[other] != y[other]))
-        differs = ~is_same.reshape(len(own), -1).all(1)
-    return int((counts > 1).sum()), len(np.unique(unit[several[differs]]))
 
 
 def count_folds(table: Table, settings: FitSettings) -> int:
