@@ -12,7 +12,7 @@ import numpy as np
 
 from subquad.bio.settings import Kind
 
-__all__ = ["ANY", "KINDS", "PAD", "PARTS", "ROW_KINDS", "Inputs", "Kind", "Problem", "Target"]
+__all__ = ["ANY", "KINDS", "PAD", "PARTS", "ROW_KINDS", "Inputs", "Kind", "Problem", "Target", "with_both_strands"]
 
 PAD, ANY = -1, -2
 PARTS = ("train", "validation", "test")
@@ -37,6 +37,8 @@ class Inputs:
     """`(n, E)` float64, finite: further numbers of each row, as measured."""
     is_aligned: bool
     """Position t means the same place in all rows, and all have T letters."""
+    is_double: bool = False
+    """Double-stranded DNA that may be read from either side: a prediction is the mean of those of both strands."""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -50,6 +52,15 @@ class Inputs:
         """Return some of the rows."""
         second = None if self.second is None else self.second[rows]
         return replace(self, codes=self.codes[rows], second=second, extra=self.extra[rows])
+
+    def other_strand(self) -> "Inputs":
+        """Return the reverse complements, each from its first letter on, as single strands."""
+        T = self.codes.shape[1]
+        place = self.lengths[:, None] - 1 - np.arange(T)
+        turned = np.take_along_axis(self.codes, np.maximum(place, 0), axis=1)
+        # A and T, C and G stand opposite in the alphabet; what stands for several stays so
+        turned = np.where(turned >= 0, self.letters - 1 - turned, turned)
+        return replace(self, codes=np.where(place >= 0, turned, PAD).astype(self.codes.dtype), is_double=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +119,28 @@ class Problem:
     """Row numbers of `train`, `validation` and `test`; rows in none of them are left out."""
     weight: np.ndarray | None = None
     """`(n,)` how much each row counts in learning; mean 1 over the training rows."""
+    units: np.ndarray | None = None
+    """`(n,)` number of what each row belongs to (sequence, group, cluster, position), as the split held it together."""
 
     def part(self, name: str) -> tuple[Inputs, Target]:
         """Return the inputs and targets of one part."""
         return self.inputs.take(self.split[name]), self.target.take(self.split[name])
+
+
+def with_both_strands(problem: Problem) -> Problem:
+    """Return the problem with the other strand of each training row as a further training row, in the same unit."""
+    inputs, rows, n = problem.inputs, problem.split["train"], len(problem.inputs)
+    other = inputs.take(rows).other_strand()
+
+    def joined(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else np.concatenate([values, values[rows]])
+
+    return Problem(
+        inputs=replace(
+            inputs, codes=np.concatenate([inputs.codes, other.codes]), extra=np.concatenate([inputs.extra, other.extra])
+        ),
+        target=replace(problem.target, y=np.concatenate([problem.target.y, problem.target.y[rows]])),
+        split={**problem.split, "train": np.concatenate([rows, n + np.arange(len(rows))])},
+        weight=joined(problem.weight),
+        units=joined(problem.units),
+    )

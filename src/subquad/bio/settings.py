@@ -100,6 +100,9 @@ class FitSettings:
     """Leave out near copies: test rows within so many substitutions of a training row (or one insertion or deletion, or
     its reverse complement); 0 keeps them. By default they are left out within 1, but counted only where a column gave
     the split, and in libraries of variants, whose rows are near copies of each other."""
+    strands: Literal["one", "both"] = "one"
+    """Both: double-stranded DNA that may be read from either side (enhancers, binding sites); all models also learn the
+    reverse complements, and predict the mean of both. One: guides, promoters, all whose strand is known."""
     preset: Literal["auto", "paper"] = "auto"
     """Auto: Lyra with positions beside an additive path started from ridge. Paper: the net as published, alone."""
     members: int | None = None

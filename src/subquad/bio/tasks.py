@@ -66,7 +66,7 @@ def fit(
     asked = {**plain(settings), "presets": list(presets), "seed": seed, "table": path.name}
     asked["fingerprint"] = fingerprint(path)
     weight = None if read.weight is None else read.weight / read.weight[split.parts["train"]].mean()
-    problem = Problem(inputs=read.inputs, target=read.target, split=split.parts, weight=weight)
+    problem = Problem(inputs=read.inputs, target=read.target, split=split.parts, weight=weight, units=split.units)
     try:
         refuse_hopeless(problem)
         run = open_run(out, kind="bio", settings=asked, force=force)

@@ -17,9 +17,10 @@ from subquad.bio.learning.stack import Stack, fit_stack
 from subquad.bio.measures.conformal import conformal_of, coverage
 from subquad.bio.measures.memory import peak_memory
 from subquad.bio.measures.metrics import MAIN, difference, intervals, score, unmeasured
-from subquad.bio.problem import PARTS, Problem
+from subquad.bio.problem import PARTS, Problem, with_both_strands
 from subquad.bio.rivals.baselines import Rival, fit_rivals, rivals_of
 from subquad.bio.settings import FEWEST, FitSettings
+from subquad.bio.splitting.held import hold_units
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.train.artifact import read_json, write_json
@@ -61,7 +62,9 @@ def compare(
         SubquadError: there is nothing to learn from.
     """
     refuse_hopeless(problem)
-    kind, main = problem.target.kind, MAIN[problem.target.kind]
+    kind, main, given = problem.target.kind, MAIN[problem.target.kind], problem
+    if problem.inputs.is_double:
+        problem = with_both_strands(problem)
     narrowed, positions = narrow(problem)
     if positions is not None:
         say(f"{len(positions)} of {problem.inputs.codes.shape[1]} positions vary and are looked at", quiet=quiet)
@@ -95,13 +98,13 @@ def compare(
     )
     for own in held.values():
         own["stack"] = stack.predict({name: own[name] for name in stacked})
-    metrics = _figures(problem, test, rivals, seconds)
+    metrics = _figures(given, test, rivals, seconds)
     metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
     metrics["members"] = len(nets["net"].nets)
     metrics["stack"] = stack.plain()
     if settings.learning_curve or settings.learning_numbers:
         metrics["learning_curve"] = _learning_curve(
-            problem, settings, metrics, directory=directory, seed=seed, quiet=quiet
+            given, settings, metrics, directory=directory, seed=seed, quiet=quiet
         )
     chosen = {name: rival.chosen for name, rival in rivals.items()} | {name: own.facts for name, own in nets.items()}
     if kind == "regression":
@@ -249,7 +252,7 @@ def _stack(
         _, truth = problem.part("validation")
         return fit_stack(truth, {name: validation[name] for name in names}), time.monotonic() - began
     rows, found = [], {name: [] for name in names}
-    for number, (learnt, held) in enumerate(_folds(problem.split["train"], settings.stack_folds, seed)):
+    for number, (learnt, held) in enumerate(_folds(problem, settings.stack_folds, seed)):
         split = {**problem.split, "train": learnt}
         inner, inner_narrow = replace(problem, split=split), replace(narrowed, split=split)
         inputs = inner_narrow.inputs.take(held)
@@ -272,9 +275,13 @@ def _stack(
     return fit_stack(problem.target.take(np.concatenate(rows)), joined), time.monotonic() - began
 
 
-def _folds(rows: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    parts = np.array_split(np.random.default_rng(seed).permutation(rows), count)
-    return [(np.concatenate([p for p in parts if p is not held]), held) for held in parts]
+def _folds(problem: Problem, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return learned and held rows of each fold of the training rows, what the split held together on one side."""
+    rows = problem.split["train"]
+    units = np.arange(len(problem.inputs)) if problem.units is None else problem.units
+    hold = hold_units(units, "groups of training rows for --stack-folds")
+    folds = (hold(rows, fraction=0.0, fold=(k, count), random=np.random.default_rng(seed)) for k in range(count))
+    return [(kept, held) for held, kept in folds]
 
 
 def _join(parts: list[Any]) -> Any:

@@ -17,7 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.learning.models import Nets, average, fit_nets, narrow
 from subquad.bio.learning.samples import held_out, read_X, take, weights_of
 from subquad.bio.measures.conformal import conformal_of
-from subquad.bio.problem import Inputs, Problem, Target
+from subquad.bio.problem import Inputs, Problem, Target, with_both_strands
+from subquad.bio.reading.inputs import on_strands
 from subquad.bio.rivals.baselines import Rival, fit_ridge
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -48,6 +49,7 @@ class Estimator(BaseEstimator):
         weight_decay: float = FitSettings.weight_decay,
         alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
         ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
+        strands: Literal["one", "both"] = FitSettings.strands,
         validation_fraction: float = FitSettings.validation_fraction,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -60,6 +62,7 @@ class Estimator(BaseEstimator):
         self.weight_decay = weight_decay
         self.alphabet = alphabet
         self.ambiguity = ambiguity
+        self.strands = strands
         self.validation_fraction = validation_fraction
         self.random_state = random_state
 
@@ -92,6 +95,8 @@ class Estimator(BaseEstimator):
             inputs, y, weight = inputs.take(rows), take(y, rows), weight[rows]
             groups, validation = (None if each is None else take(each, rows) for each in (groups, validation))
         target = self._learn_target(y, inputs)
+        inputs = on_strands(inputs, self.strands, alphabet=about["alphabet"], kind=target.kind)
+        about["strands"] = self.strands
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         split = self._split(inputs, target, groups, validation=validation, seed=seed)
         if weight is not None:
@@ -172,12 +177,15 @@ class Estimator(BaseEstimator):
     def _members(self, X: Any) -> tuple[Inputs, list[Any]]:
         check_is_fitted(self, "nets_")
         inputs, _ = read_X(self, X, self._about, alphabet=self.alphabet, ambiguity=self.ambiguity)
+        inputs = replace(inputs, is_double=self._about["strands"] == "both")
         return inputs, self.nets_.members(inputs)
 
 
 def _fit(problem: Problem, settings: FitSettings, seed: int) -> Nets:
     """Return the nets, started from ridge where they can."""
     positions, ridge, target = None, None, problem.target
+    if problem.inputs.is_double:
+        problem = with_both_strands(problem)
     if settings.preset == "auto":
         problem, positions = narrow(problem)
         if target.kind != "pairs":

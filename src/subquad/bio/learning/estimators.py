@@ -66,6 +66,7 @@ class LyraRegressor(RegressorMixin, Estimator):
         target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
         alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
         ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
+        strands: Literal["one", "both"] = FitSettings.strands,
         validation_fraction: float = FitSettings.validation_fraction,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class LyraRegressor(RegressorMixin, Estimator):
             weight_decay=weight_decay,
             alphabet=alphabet,
             ambiguity=ambiguity,
+            strands=strands,
             validation_fraction=validation_fraction,
             random_state=random_state,
         )

@@ -45,6 +45,9 @@ class Nets:
 
     def members(self, inputs: Inputs, priors: Priors = None) -> list[Any]:
         """Return the prediction of each net; see `Target.outputs` for the shapes."""
+        if inputs.is_double:
+            strands = (replace(inputs, is_double=False), inputs.other_strand())
+            return [average(both) for both in zip(*(self.members(each) for each in strands), strict=True)]
         own = inputs if self.positions is None else _cut(inputs, self.positions)
         kind = self.spec.kind
         if priors is None:
@@ -229,7 +232,8 @@ class BioModel:
             length=about["length"],
             laid=about["laid"],
         )
-        return read_inputs("the sequences", pd.DataFrame(columns), ask).inputs
+        inputs = read_inputs("the sequences", pd.DataFrame(columns), ask).inputs
+        return replace(inputs, is_double=about.get("strands") == "both")
 
     def predict_sequences(self, sequences: Sequence[str]) -> Any:
         """Return the mean prediction for sequences."""
@@ -247,7 +251,8 @@ def narrow(problem: Problem) -> tuple[Problem, np.ndarray | None]:
         SubquadError: all training sequences are the same.
     """
     inputs = problem.inputs
-    if not inputs.is_aligned or not inputs.codes.shape[1]:
+    # the other strand has its letters elsewhere: where one never varies the other may
+    if not inputs.is_aligned or not inputs.codes.shape[1] or inputs.is_double:
         return problem, None
     train = inputs.take(problem.split["train"])
     varies = (train.codes != train.codes[0]).any(0)

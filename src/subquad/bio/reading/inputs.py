@@ -3,25 +3,25 @@
 Axes: n rows, T positions, E extra columns.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from subquad.bio.problem import PAD, Inputs
-from subquad.bio.reading.alphabet import encode, letters_of, normalise, refuse_mixed
+from subquad.bio.problem import PAD, ROW_KINDS, Inputs
+from subquad.bio.reading.alphabet import NAMES_OF, encode, letters_of, normalise, refuse_mixed
 from subquad.bio.reading.channels import align_guides
 from subquad.bio.reading.construct import Construct, from_both, from_sequences, from_variants
 from subquad.bio.reading.data import read_numbers
 from subquad.bio.reading.fasta import read_sequence
 from subquad.bio.reading.truncated import with_stops
 from subquad.bio.reading.variants import Variants, parse_variants
-from subquad.bio.settings import ALPHABETS
+from subquad.bio.settings import ALPHABETS, Kind
 from subquad.errors import SubquadError, all_of, raise_mistakes, unknown
 
-__all__ = ["Ask", "Read", "read_extra", "read_inputs"]
+__all__ = ["Ask", "Read", "on_strands", "read_extra", "read_inputs"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +206,21 @@ def read_extra(
                 f"column {name!r}: {int(holes.sum()):,} missing values are filled with {fill[name]:.4g}, the median"
             )
     return values, fill, remarks
+
+
+def on_strands(inputs: Inputs, strands: str, *, alphabet: str, kind: Kind) -> Inputs:
+    """Return the inputs as those of one strand or of both.
+
+    Raises:
+        SubquadError: both are asked for, of what has one only.
+    """
+    why = None
+    if alphabet != "dna":
+        why = f"these are letters of the {NAMES_OF[alphabet]}"
+    elif inputs.second is not None:
+        why = "a guide and its target have a strand each"
+    elif kind not in ROW_KINDS:
+        why = "the target has values along the sequence"
+    if strands == "both" and why:
+        raise SubquadError(f"strands both: it is for double-stranded DNA, and {why}; leave it out")
+    return replace(inputs, is_double=strands == "both")

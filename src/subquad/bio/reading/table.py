@@ -14,7 +14,7 @@ import pandas as pd
 from subquad.bio.problem import Inputs, Target
 from subquad.bio.reading.columns import Columns, find_columns, find_inputs
 from subquad.bio.reading.data import is_missing, read_frame, read_numbers
-from subquad.bio.reading.inputs import Ask, Read, read_extra, read_inputs
+from subquad.bio.reading.inputs import Ask, Read, on_strands, read_extra, read_inputs
 from subquad.bio.reading.targets import read_target
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, all_of, raise_mistakes, unknown
@@ -98,10 +98,15 @@ def read_table(path: Path | str, settings: FitSettings) -> Table:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
     about = made.about | {"extra": fill, "target": list(columns.target), "kind": aims.kind}
     about |= {"weight": columns.weight, "error": columns.error, "group": columns.group, "split": columns.split}
+    about |= {"strands": settings.strands}
+    try:
+        stranded = on_strands(made.inputs, settings.strands, alphabet=about["alphabet"], kind=aims.kind)
+    except SubquadError as error:
+        raise SubquadError(f"{path}: --{error}") from error
     return Table(
         path=Path(path),
         frame=frame,
-        inputs=replace(made.inputs, extra=extra),
+        inputs=replace(stranded, extra=extra),
         target=aims,
         sequences=made.construct.sequences,
         mutants=made.construct.mutants,
@@ -156,7 +161,7 @@ def read_again(path: Path | str, about: dict[str, Any], *, sequence: str | None 
     return Table(
         path=Path(path),
         frame=frame,
-        inputs=replace(made.inputs, extra=extra),
+        inputs=replace(made.inputs, extra=extra, is_double=about.get("strands") == "both"),
         target=None,
         sequences=made.construct.sequences,
         mutants=made.construct.mutants,

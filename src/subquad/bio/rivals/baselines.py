@@ -58,6 +58,8 @@ class Rival:
 
     def predict(self, inputs: Inputs) -> Any:
         """Return the predictions of new rows: see `Target.outputs`."""
+        if inputs.is_double:
+            return (self.predict(replace(inputs, is_double=False)) + self.predict(inputs.other_strand())) / 2
         if self.kind == "pairs":
             from subquad.bio.rivals.vienna import predict_pairs
 

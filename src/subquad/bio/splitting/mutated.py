@@ -43,6 +43,13 @@ class Mutated:
         order = np.argsort(own[own >= 0], kind="stable")
         return Mutated(own[own >= 0][order], self.position[own >= 0][order], self.count[rows])
 
+    def first(self) -> np.ndarray:
+        """Return the position of each row's first mutation, `(n,)`; 0 of the wild type."""
+        place = np.zeros(len(self.count), dtype=np.int64)
+        # the last write counts, so the mutations of a row from its end on
+        place[self.row[::-1]] = self.position[::-1]
+        return place
+
     def inside(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which rows have all, and which have none, of their mutations at the positions; bool each."""
         there = np.bincount(self.row, np.isin(self.position, positions), minlength=len(self.count))

@@ -49,6 +49,8 @@ class Split:
     """Row numbers, rising, of `train`, `validation` and `test`."""
     how: str
     """In a sentence."""
+    units: np.ndarray
+    """`(n,)` number of what each row belongs to, and is held out with: sequence, group, cluster, first position."""
     leaks: dict[str, Any]
     """Those of `find_leaks`, and `marked`, test rows that the table calls test_duplicate; `left_out`, measured rows in
     no part."""
@@ -62,6 +64,8 @@ class _Way:
     hold_validation: Hold
     tell: Callable[[dict[str, np.ndarray]], str]
     """From the parts to the way in words."""
+    units: np.ndarray
+    """See `Split`."""
 
 
 def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
@@ -109,25 +113,30 @@ def _made(table: Table, settings: FitSettings, way: _Way, *, seed: int) -> Split
         raise SubquadError(f"{table.path}: {error}") from error
     which = "" if fold is None else f", fold {fold[0]} of {fold[1]}"
     parts = {"train": train, "validation": validation, "test": test}
-    return _finished(table, settings, parts, f"{way.tell(parts)}{which}", is_given=False, seed=seed)
+    how = f"{way.tell(parts)}{which}"
+    return _finished(table, settings, parts, how, units=way.units, is_given=False, seed=seed)
 
 
 def _way(table: Table, settings: FitSettings) -> _Way:
     way = settings.split_by
     if way == "random":
         # a rare class has one row in each part, so that all of them can tell it from the others
-        return _Way(_random(table, keeps=2), _random(table, keeps=1), lambda _: "random rows, equal sequences together")
+        test, validation = _random(table, keeps=2), _random(table, keeps=1)
+        units = equal_sequences(table.inputs)
+        return _Way(test, validation, lambda _: "random rows, equal sequences together", units)
     if way in ("group", "homology"):
         units, words = _units(table, settings)
         hold = hold_units(units, "groups" if way == "group" else "clusters")
-        return _Way(hold, hold, lambda _: words)
+        return _Way(hold, hold, lambda _: words, units)
     if table.mutants is None:
         raise SubquadError(
             f"{table.path}: --split-by {way} needs variants of one wild type; name their column with --mutant, "
             "or give --wild-type"
         )
     changes = mutated.Mutated.of(table.mutants)
-    return _by_number(changes) if way == "mutations" else _by_position(changes, settings)
+    if way == "mutations":
+        return _by_number(changes, equal_sequences(table.inputs))
+    return _by_position(changes, settings)
 
 
 def _random(table: Table, *, keeps: int = 0) -> Hold:
@@ -161,7 +170,7 @@ def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
     return units, f"{words} ({count:,}{largest})"
 
 
-def _by_number(changes: mutated.Mutated) -> _Way:
+def _by_number(changes: mutated.Mutated, units: np.ndarray) -> _Way:
     def hold_test(rows: np.ndarray, **asked: Any) -> tuple[np.ndarray, np.ndarray]:
         return mutated.by_number(changes, rows, **asked)
 
@@ -176,7 +185,7 @@ def _by_number(changes: mutated.Mutated) -> _Way:
         few = f"variants with up to {most} mutation{'s' if most != 1 else ''} to learn from"
         return f"{few}, with {least} or more as test"
 
-    return _Way(hold_test, hold_validation, tell)
+    return _Way(hold_test, hold_validation, tell, units)
 
 
 def _by_position(changes: mutated.Mutated, settings: FitSettings) -> _Way:
@@ -194,7 +203,7 @@ def _by_position(changes: mutated.Mutated, settings: FitSettings) -> _Way:
     if settings.split_by != "position":
         first = "" if settings.fold is not None else f", fold 0 of {settings.folds}"
         words = f"{settings.split_by} positions as in ProteinGym, variants across folds in none{first}"
-    return _Way(hold_test, hold_validation, lambda _: words)
+    return _Way(hold_test, hold_validation, lambda _: words, changes.first())
 
 
 def _given(table: Table, settings: FitSettings, name: str, *, seed: int) -> Split:
@@ -216,11 +225,12 @@ def _given(table: Table, settings: FitSettings, name: str, *, seed: int) -> Spli
     for word in ("train", "test"):
         if not len(parts[word]):
             raise SubquadError(f"{table.path}: no measured row of column {name!r} says {word}; mark some rows so")
-    how = f"column {name!r}"
+    how, groups, marked = f"column {name!r}", _own_groups(table, parts), int((part == "duplicate").sum())
     if not len(parts["validation"]):
-        parts["train"], parts["validation"], said = _validation_of(table, settings, parts, seed)
+        parts["train"], parts["validation"], said = _validation_of(table, settings, parts["train"], groups, seed)
         how += f", {said}"
-    return _finished(table, settings, parts, how, is_given=True, marked=int((part == "duplicate").sum()), seed=seed)
+    units = equal_sequences(table.inputs) if groups is None else groups
+    return _finished(table, settings, parts, how, units=units, is_given=True, marked=marked, seed=seed)
 
 
 def _given_folds(table: Table, settings: FitSettings, name: str, words: pd.Series, *, seed: int) -> Split:
@@ -232,20 +242,29 @@ def _given_folds(table: Table, settings: FitSettings, name: str, words: pd.Serie
         raise SubquadError(f"{table.path}: column {name!r} has {len(known)} folds with measured rows, no fold {fold}")
     parts = {"train": np.flatnonzero(~np.isnan(numbers) & (numbers != known[fold]))}
     parts |= {"validation": np.zeros(0, dtype=np.int64), "test": np.flatnonzero(numbers == known[fold])}
-    parts["train"], parts["validation"], said = _validation_of(table, settings, parts, seed)
+    groups = _own_groups(table, parts)
+    parts["train"], parts["validation"], said = _validation_of(table, settings, parts["train"], groups, seed)
     how = f"column {name!r}, fold {known[fold]:.0f} of {len(known)} as test, {said}"
-    return _finished(table, settings, parts, how, is_given=True, seed=seed)
+    units = equal_sequences(table.inputs) if groups is None else groups
+    return _finished(table, settings, parts, how, units=units, is_given=True, seed=seed)
+
+
+def _own_groups(table: Table, parts: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Return the number of each row's group, where the test has groups of its own; else None."""
+    if table.groups is None:
+        return None
+    groups = np.unique(np.asarray(table.groups).astype(str), return_inverse=True)[1].reshape(-1)
+    learned = groups[parts["train"]]
+    return groups if len(np.unique(learned)) > 1 and not np.isin(groups[parts["test"]], learned).any() else None
 
 
 def _validation_of(
-    table: Table, settings: FitSettings, parts: dict[str, np.ndarray], seed: int
+    table: Table, settings: FitSettings, rows: np.ndarray, groups: np.ndarray | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return training and validation rows of the training rows, whole groups where the test has groups of its own."""
-    rows, hold, said = parts["train"], _random(table), "validation rows drawn from training"
-    if table.groups is not None:
-        groups = np.unique(np.asarray(table.groups).astype(str), return_inverse=True)[1].reshape(-1)
-        if len(np.unique(groups[rows])) > 1 and not np.isin(groups[parts["test"]], groups[rows]).any():
-            hold, said = hold_units(groups, "groups"), "whole groups of training as validation"
+    """Return training and validation rows of the training rows, whole groups where there are any."""
+    hold, said = _random(table), "validation rows drawn from training"
+    if groups is not None:
+        hold, said = hold_units(groups, "groups"), "whole groups of training as validation"
     random = np.random.default_rng(seed)
     validation, train = hold(rows, fraction=settings.validation_fraction, fold=None, random=random)
     return train, validation, said
@@ -257,6 +276,7 @@ def _finished(
     parts: dict[str, np.ndarray],
     how: str,
     *,
+    units: np.ndarray,
     is_given: bool,
     marked: int = 0,
     seed: int,
@@ -282,7 +302,7 @@ def _finished(
     used = sum(len(rows) for rows in parts.values())
     leaks["left_out"] = int(table.has_target.sum()) - used
     said.append(", ".join(f"{len(parts[part]):,} {part}" for part in PARTS))
-    return Split(parts=parts, how="; ".join(said), leaks=leaks)
+    return Split(parts=parts, how="; ".join(said), units=units, leaks=leaks)
 
 
 def _few(parts: dict[str, np.ndarray], count: int, seed: int) -> tuple[dict[str, np.ndarray], str]:
