@@ -87,7 +87,8 @@ def read_table(path: Path | str, settings: FitSettings) -> Table:
         lengths = read[0].inputs.lengths if read else None
         if lengths is None and columns.sequence is not None:
             lengths = frame[columns.sequence].str.strip().str.len().to_numpy(dtype=np.int64)
-        found = read_target(path, frame, columns.target, lengths, kind=settings.kind)
+        codes = read[0].inputs.codes if read and read[0].about["alphabet"] in ("dna", "rna") else None
+        found = read_target(path, frame, columns.target, lengths, kind=settings.kind, codes=codes)
         _refuse_nothing_to_learn(path, found[0], found[1])
         return found
 

@@ -24,7 +24,13 @@ MOST_CLASSES = 100
 
 
 def read_target(
-    path: Path | str, frame: pd.DataFrame, columns: Sequence[str], lengths: np.ndarray | None, *, kind: str = "auto"
+    path: Path | str,
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    lengths: np.ndarray | None,
+    *,
+    kind: str = "auto",
+    codes: np.ndarray | None = None,
 ) -> tuple[Target, np.ndarray, list[str]]:
     """Return the target of all rows, which rows have one, and remarks. Rows without one hold NaN, -1 or no pairs.
 
@@ -34,6 +40,7 @@ def read_target(
         columns: of the target; several are several measurements, or labels where all are 0 or 1.
         lengths: letters of each sequence; None where they cannot be read, so that residues cannot be checked.
         kind: of the target, or `auto`.
+        codes: `(n, T)` of DNA or RNA; see `read_pairs`.
 
     Raises:
         SubquadError: values that do not fit the kind, each with its row, or columns that are empty.
@@ -62,7 +69,7 @@ def read_target(
         case "binary" | "multiclass":
             target, more = _classes(path, column, has, chosen)
         case "pairs":
-            pairs, more = read_pairs(path, column, lengths, has)
+            pairs, more = read_pairs(path, column, lengths, has, codes=codes)
             target = Target(kind="pairs", y=pairs, names=tuple(columns))
         case _:
             target, more = read_residues(path, column, lengths, has, kind=chosen)
