@@ -168,6 +168,26 @@ def test_blocks_lower_case_and_other_lengths_are_read(tmp_path):
     assert table.remarks[3] == "blanks inside 1 sequences of column 'sequence' are left out"
 
 
+def test_a_few_sequences_of_another_length_are_named_since_positions_are_lost_by_them(tmp_path):
+    sequences = proteins(41, 16)
+    sequences[16] = sequences[16][:5] + sequences[16][6:]
+    table = read_table(write(tmp_path / "t.csv", sequence=sequences, y=list(range(41))), FitSettings())
+    assert not table.inputs.is_aligned
+    assert (
+        "1 of 41 sequences has 15 letters, the others 16 (row 17): positions are not used; leave it out to have them"
+    ) in table.remarks
+    several = [*sequences, *proteins(61, 16, seed=1), "ACDEF", "ACDEFG", "ACD"]
+    table = read_table(write(tmp_path / "t.csv", sequence=several, y=list(range(105))), FitSettings())
+    assert (
+        "4 of 105 sequences have 3 to 15 letters, the others 16 (rows 17, 103, 104, …): positions are not used; "
+        "leave them out to have them"
+    ) in table.remarks
+    # a tenth of other lengths is a library of several
+    mixed = [*proteins(37, 16), *proteins(4, 13)]
+    table = read_table(write(tmp_path / "t.csv", sequence=mixed, y=list(range(41))), FitSettings())
+    assert not any("positions are not used" in remark for remark in table.remarks)
+
+
 def test_extra_columns_are_filled_with_the_median_of_the_first_table(tmp_path):
     scores = ["", *[str(k) for k in range(12)]]
     path = write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13)), ESM1=scores, ESM2=list(range(13)), b="x")

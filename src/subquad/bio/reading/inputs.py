@@ -23,6 +23,9 @@ from subquad.errors import SubquadError, all_of, raise_mistakes, unknown
 
 __all__ = ["Ask", "Read", "read_extra", "read_inputs"]
 
+FEW_OTHERS = 0.05
+"""Of the sequences, that have another length than all others: rather a mistake, or a deletion, than a mixed library."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ask:
@@ -94,6 +97,8 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
         pairs = [f"{guide}|{context}" for guide, context in zip(guides, construct.sequences, strict=True)]
         construct = Construct(sequences=pairs)
     is_aligned = bool((codes[:, -1] != PAD).all())
+    if not (is_aligned or ask.is_again):
+        remarks += _few_of_another_length((codes != PAD).sum(1))
     about = {
         **{"sequence": ask.sequence, "mutant": ask.mutant, "second": ask.second},
         **{"alphabet": alphabet, "ambiguity": ask.ambiguity, "laid": laid},
@@ -103,6 +108,22 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
     none = np.zeros((len(codes), 0))
     inputs = Inputs(codes=codes, letters=len(ALPHABETS[alphabet]), second=second, extra=none, is_aligned=is_aligned)
     return Read(inputs=inputs, construct=construct, about=about, remarks=remarks)
+
+
+def _few_of_another_length(lengths: np.ndarray) -> list[str]:
+    """Return a remark where nearly all sequences have one length, and a few keep positions from being used."""
+    most = int(np.bincount(lengths).argmax())
+    others = np.flatnonzero(lengths != most)
+    if len(others) > FEW_OTHERS * len(lengths):
+        return []
+    least, longest = lengths[others].min(), lengths[others].max()
+    letters = f"{least}" if least == longest else f"{least} to {longest}"
+    rows = ", ".join(f"{row + 1}" for row in others[:3]) + (", …" if len(others) > 3 else "")
+    has, row, it = ("has", "row", "it") if len(others) == 1 else ("have", "rows", "them")
+    return [
+        f"{len(others):,} of {len(lengths):,} sequences {has} {letters} letters, the others {most} ({row} {rows}): "
+        f"positions are not used; leave {it} out to have them"
+    ]
 
 
 def _codes(
