@@ -24,7 +24,11 @@ AMBIGUOUS = {"dna": "NRYSWKMBDHV-", "rna": "NRYSWKMBDHV-", "protein": "BZXJ-", "
 """Letters that stand for several, and the gap of an alignment, which stands for any."""
 NEAREST = {"U": "C", "O": "K"}
 """Selenocysteine and pyrrolysine, read as the standard amino acids they are closest to."""
-MOST_CODES = 2_000_000_000
+MOST_CODES = 500_000_000
+"""Of all rows, padded to the longest. Reading takes two bytes for one in the padding and eight for a letter: at most
+4 GB, half of what a laptop has."""
+SOME, ROWS = 1_000_000, 1000
+"""Letters that are counted, and rows that are looked at, at a time: both make eight bytes and more of a letter."""
 WRONG = -3
 FEW = 0.01
 
@@ -44,7 +48,7 @@ def letters_of(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
     """
     if alphabet != "auto":
         return alphabet, False
-    counts = np.bincount(flatten(sequences)[0], minlength=256)
+    counts = _counts(flatten(sequences)[0])
     nucleotides = _mask("ACGTUN")
     # a few wrong letters in DNA are mistakes to be shown, and no reason to take it for a protein
     if counts[~nucleotides].sum() <= 0.02 * max(counts.sum(), 1):
@@ -52,6 +56,14 @@ def letters_of(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
     else:
         name = "protein_stop" if counts[ord("*")] else "protein"
     return name, True
+
+
+def _counts(flat: np.ndarray) -> np.ndarray:
+    """Return how often each byte occurs, `(256,)`; some are counted at a time, since that makes eight bytes of each."""
+    counts = np.zeros(256, dtype=np.int64)
+    for start in range(0, len(flat), SOME):
+        counts += np.bincount(flat[start : start + SOME], minlength=256)
+    return counts
 
 
 def _mask(letters: str) -> np.ndarray:
@@ -66,10 +78,8 @@ def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str) -> l
     Raises:
         SubquadError: proteins among DNA, or more than one in a hundred rows DNA among proteins; the fewer are named.
     """
-    flat, lengths = flatten(sequences)
-    ends = np.cumsum(lengths)
-    so_far = np.concatenate([[0], np.cumsum(_mask("ACGTUN")[flat])])
-    share = (so_far[ends] - so_far[ends - lengths]) / np.maximum(lengths, 1)
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    share = np.concatenate([_share_of_bases(sequences[row : row + ROWS]) for row in range(0, len(sequences), ROWS)])
     if alphabet in ("dna", "rna"):
         # degenerate DNA has many letters outside ACGT too, but none of these
         rows = [row for row in np.flatnonzero((lengths >= 5) & (share <= 0.7)) if set(sequences[row]) & set("EFILPQ")]
@@ -93,6 +103,13 @@ def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str) -> l
         shown,
     )
     return []
+
+
+def _share_of_bases(sequences: Sequence[str]) -> np.ndarray:
+    flat, lengths = flatten(sequences)
+    ends = np.cumsum(lengths)
+    so_far = np.concatenate([[0], np.cumsum(_mask("ACGTUN")[flat])])
+    return (so_far[ends] - so_far[ends - lengths]) / np.maximum(lengths, 1)
 
 
 def _shortened(sequence: str) -> str:
@@ -151,7 +168,7 @@ def encode(
     if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
         title += " (--ambiguity any takes letters that stand for several)"
     raise_mistakes(title, mistakes)
-    return _rectangle(flat_codes, lengths), _remarks(np.bincount(flat, minlength=256), alphabet, lengths)
+    return _rectangle(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
 
 
 def _refuse_huge(path: Path | str, lengths: np.ndarray) -> None:
@@ -159,8 +176,9 @@ def _refuse_huge(path: Path | str, lengths: np.ndarray) -> None:
     if size > MOST_CODES:
         row = int(lengths.argmax())
         raise SubquadError(
-            f"{path}: row {row + 1} has {lengths[row]:,} letters; padding {len(lengths):,} rows to it would take "
-            f"{size / 1e9:.0f} GB (the median is {int(np.median(lengths)):,} letters); cut or remove the longest rows"
+            f"{path}: row {row + 1} has {lengths[row]:,} letters; padding {len(lengths):,} rows to it makes "
+            f"{size / 1e6:,.0f} million, and {MOST_CODES / 1e6:,.0f} million is the most (the median is "
+            f"{int(np.median(lengths)):,} letters a row); cut or remove the longest rows"
         )
 
 

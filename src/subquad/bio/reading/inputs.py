@@ -117,11 +117,11 @@ def _few_of_another_length(lengths: np.ndarray) -> list[str]:
     if len(others) > FEW_OTHERS * len(lengths):
         return []
     least, longest = lengths[others].min(), lengths[others].max()
-    letters = f"{least}" if least == longest else f"{least} to {longest}"
+    letters = f"{least:,}" if least == longest else f"{least:,} to {longest:,}"
     rows = ", ".join(f"{row + 1}" for row in others[:3]) + (", …" if len(others) > 3 else "")
     has, row, it = ("has", "row", "it") if len(others) == 1 else ("have", "rows", "them")
     return [
-        f"{len(others):,} of {len(lengths):,} sequences {has} {letters} letters, the others {most} ({row} {rows}): "
+        f"{len(others):,} of {len(lengths):,} sequences {has} {letters} letters, the others {most:,} ({row} {rows}): "
         f"positions are not used; leave {it} out to have them"
     ]
 

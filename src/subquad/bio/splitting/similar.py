@@ -3,6 +3,8 @@
 Axes: n rows, T positions. With a second channel, letters of both count.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import sparse
 
@@ -12,6 +14,8 @@ __all__ = ["equal_sequences", "near_sequences"]
 
 CELLS = 20_000_000
 """Pairs of rows that are compared at a time."""
+PLACES, ROWS = 256, 4096
+"""Of codes that are looked up at a time, so that what is beside the codes does not grow with them."""
 
 
 def equal_sequences(inputs: Inputs) -> np.ndarray:
@@ -19,7 +23,7 @@ def equal_sequences(inputs: Inputs) -> np.ndarray:
     codes = _letters(inputs)
     if not codes.shape[1]:
         return np.arange(len(codes))
-    return np.unique(_terms(codes).sum(1, dtype=np.uint64), return_inverse=True)[1].reshape(-1)
+    return np.unique(_sums(codes), return_inverse=True)[1].reshape(-1)
 
 
 def near_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray, within: int) -> np.ndarray:
@@ -37,7 +41,7 @@ def near_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray, within:
         a, b = codes[rows[own]], codes[theirs]
         varies = (b != b[0]).any(0) | (a != b[0]).any(0)
         a, b = a[:, varies], b[:, varies]
-        found = _within_one(a, b) if within else np.isin(_terms(a).sum(1), _terms(b).sum(1))
+        found = _within_one(a, b) if within else np.isin(_sums(a), _sums(b))
         if within > 1:
             rest = np.flatnonzero(~found)
             found[rest] = _within(a[rest], b, within)
@@ -49,23 +53,34 @@ def _letters(inputs: Inputs) -> np.ndarray:
     return inputs.codes if inputs.second is None else np.concatenate([inputs.codes, inputs.second], axis=1)
 
 
-def _terms(codes: np.ndarray) -> np.ndarray:
-    """Return a random number of 64 bits for each letter and place; their sum tells sequences apart."""
+def _terms(places: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield, for some places at a time, the first and the terms of all letters there: random numbers of 64 bits."""
     random = np.random.default_rng(0)
-    table = random.integers(0, 2**64, (codes.shape[1], 130), dtype=np.uint64)
-    return table[np.arange(codes.shape[1]), codes.astype(np.int64) + 2]
+    for start in range(0, places, PLACES):
+        yield start, random.integers(0, 2**64, (min(PLACES, places - start), 130), dtype=np.uint64)
+
+
+def _sums(codes: np.ndarray) -> np.ndarray:
+    """Return the sum of the terms of each row's letters, `(n,)`, which tells sequences apart."""
+    sums = np.zeros(len(codes), dtype=np.uint64)
+    for start, terms in _terms(codes.shape[1]):
+        own, places = codes[:, start : start + PLACES], np.arange(len(terms))
+        for row in range(0, len(codes), ROWS):
+            sums[row : row + ROWS] += terms[places, own[row : row + ROWS].astype(np.int64) + 2].sum(1)
+    return sums
 
 
 def _within_one(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if not a.shape[1]:
         return np.ones(len(a), dtype=bool)
-    a_terms, b_terms = _terms(a), _terms(b)
-    a_sum, b_sum = a_terms.sum(1, dtype=np.uint64), b_terms.sum(1, dtype=np.uint64)
+    a_sum, b_sum = _sums(a), _sums(b)
     found = np.zeros(len(a), dtype=bool)
     # equal but for one place: equal without that place
-    for place in range(a.shape[1]):
-        rest = np.flatnonzero(~found)
-        found[rest] = np.isin(a_sum[rest] - a_terms[rest, place], b_sum - b_terms[:, place])
+    for start, terms in _terms(a.shape[1]):
+        for place, own in enumerate(terms, start=start):
+            rest = np.flatnonzero(~found)
+            a_rest, b_rest = a[rest, place].astype(np.int64), b[:, place].astype(np.int64)
+            found[rest] = np.isin(a_sum[rest] - own[a_rest + 2], b_sum - own[b_rest + 2])
     return found
 
 
@@ -77,7 +92,7 @@ def _within(a: np.ndarray, b: np.ndarray, most: int) -> np.ndarray:
     """
     if not len(a):
         return np.zeros(0, dtype=bool)
-    commonest = np.array([np.bincount(column + 2).argmax() - 2 for column in b.T.astype(np.int64)])
+    commonest = np.array([np.bincount(column.astype(np.int64) + 2).argmax() - 2 for column in b.T])
     A, B = _changes(a, commonest), _changes(b, commonest)
     a_count, b_count = (a != commonest).sum(1), (b != commonest).sum(1)
     # pairs without a place in common need no look
