@@ -72,8 +72,14 @@ def _mask(letters: str) -> np.ndarray:
     return mask
 
 
-def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str) -> list[str]:
+def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str, *, flag: str = "--alphabet") -> list[str]:
     """Return remarks on a few rows that are DNA among many proteins.
+
+    Args:
+        path: the table, for messages.
+        sequences: one of each row, in upper case.
+        alphabet: its name.
+        flag: that names another alphabet, for messages.
 
     Raises:
         SubquadError: proteins among DNA, or more than one in a hundred rows DNA among proteins; the fewer are named.
@@ -99,7 +105,7 @@ def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str) -> l
         ]
     raise_mistakes(
         f"{path}: most sequences are {most}, but {len(rows):,} of {len(sequences):,} look like {others}; "
-        "keep one kind in a table, or say --alphabet",
+        f"keep one kind in a table, or say {flag}",
         shown,
     )
     return []
@@ -136,6 +142,7 @@ def encode(
     ambiguity: str = "any",
     length: int | None = None,
     what: str = "sequence",
+    flag: str = "--ambiguity any",
 ) -> tuple[np.ndarray, list[str]]:
     """Return the codes of the sequences as `(n, T)` int8, and remarks on letters that are not taken as they are.
 
@@ -148,6 +155,7 @@ def encode(
         ambiguity: `any` or `refuse`: whether letters that stand for several are mistakes.
         length: all must have this length, where it is given.
         what: they are, for messages.
+        flag: that takes letters that stand for several, for messages.
 
     Raises:
         SubquadError: letters outside the alphabet, empty sequences or wrong lengths, each with its row; or a sequence
@@ -166,7 +174,7 @@ def encode(
     mistakes = _mistakes(sequences, lengths, flat_codes == WRONG, alphabet=alphabet, length=length, what=what)
     title = f"{path}: {len(mistakes):,} of {len(sequences):,} rows cannot be read; mend or remove them"
     if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
-        title += " (--ambiguity any takes letters that stand for several)"
+        title += f" ({flag} takes letters that stand for several)"
     raise_mistakes(title, mistakes)
     return _rectangle(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
 

@@ -3,6 +3,7 @@
 Axes: n rows, T positions, E extra columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from subquad.bio.reading.variants import Variants, parse_variants
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, all_of, raise_mistakes, unknown
 
-__all__ = ["Ask", "Read", "read_extra", "read_inputs"]
+__all__ = ["Ask", "Read", "fill_missing", "read_extra", "read_inputs"]
 
 FEW_OTHERS = 0.05
 """Of the sequences, that have another length than all others: rather a mistake, or a deletion, than a mixed library."""
@@ -212,13 +213,33 @@ def read_extra(
     read = all_of(*(lambda name=name: read_numbers(path, frame[name], "extra values") for name in names))
     values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
     remarks = [remark for _, said in read for remark in said]
-    is_empty = np.isnan(values).all(0)
+    values, fill, filled = fill_missing(path, values, names, fill, flag="--extra")
+    return values, fill, remarks + filled
+
+
+def fill_missing(
+    path: Path | str, values: np.ndarray, names: Sequence[str], fill: dict[str, float] | None, *, flag: str
+) -> tuple[np.ndarray, dict[str, float], list[str]]:
+    """Return numbers `(n, E)` with the gaps filled, what each column is filled with, and remarks.
+
+    Args:
+        path: the table, for messages.
+        values: `(n, E)`, NaN where there is none.
+        names: of the columns.
+        fill: of the table that was learned from; None: this is it, and the median is taken.
+        flag: that the columns were named with, for messages.
+
+    Raises:
+        SubquadError: columns without a number, where there is no other table.
+    """
     if fill is None:
+        is_empty = np.isnan(values).all(0)
         raise_mistakes(
-            f"{path}: extra columns without a number; leave them out of --extra",
+            f"{path}: extra columns without a number; leave them out of {flag}",
             [repr(name) for name, empty in zip(names, is_empty, strict=True) if empty],
         )
         fill = {name: float(np.nanmedian(values[:, k])) for k, name in enumerate(names)}
+    values, remarks = values.copy(), []
     for k, name in enumerate(names):
         holes = np.isnan(values[:, k])
         if holes.any():
