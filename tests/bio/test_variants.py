@@ -37,6 +37,10 @@ def made(*words, wild=WILD, **options):
         "Ala3Gly/Lys9Arg",
         "p.[Lys9Arg;Ala3Gly]",
         "A3G:E4=:K9R",
+        "NP_000537.3:p.[Ala3Gly;Lys9Arg]",
+        "NP_000537.3(TP53):p.Ala3Gly;p.Lys9Arg",
+        "p.Ala3Gly:p.Lys9Arg",
+        "A3G:p.Lys9Arg",
     ],
 )
 def test_all_ways_to_write_a_variant_are_one(written):
@@ -45,7 +49,7 @@ def test_all_ways_to_write_a_variant_are_one(written):
     assert construct.mutants == ["A3G:K9R", ""]
 
 
-@pytest.mark.parametrize("word", ["_wt", "WT", "wt", "wild-type", "p.=", "p.(=)", "=", "_sy", "c.=", ""])
+@pytest.mark.parametrize("word", ["_wt", "WT", "wt", "wild-type", "p.=", "p.(=)", "=", "_sy", "c.=", "NP_1.3:p.=", ""])
 def test_words_for_the_wild_type(word):
     assert made(word, "A3G").sequences == [WILD, "MKGEFGHIKLW"]
 
@@ -62,6 +66,7 @@ def test_a_stop_and_bases_are_substitutions():
 
 
 def test_what_changes_the_length_is_refused_by_its_row():
+    assert "'NP_1.2:p.Ala3del' is a deletion;" in said(parse, "A3G", "NP_1.2:p.Ala3del")
     words = ["A3G", "p.Ala3del", "p.Lys2_Ala3insGln", "p.Arg78fs", "p.Ala3_Glu4dup", "c.1_2delinsTTT", "A3", "A3_del"]
     lines = said(parse, *words).splitlines()
     assert lines[0] == "t.csv: 7 of 8 variants in column 'mutant' cannot be read; mend or remove them"
@@ -196,6 +201,7 @@ def test_a_sequence_is_letters_or_a_file_with_one_record(tmp_path):
 def test_columns_of_variants_are_seen_and_others_not():
     assert looks_like_variants(pd.Series(["A24G:K30R", "_wt", "M1L"]))
     assert looks_like_variants(pd.Series(["p.Ala24Gly", "p.=", "p.Trp3Ter"]))
+    assert looks_like_variants(pd.Series(["ENSP00000269305.4:p.Ala24Gly", "ENSP00000269305.4:p.="]))
     for values in (["ACDEF", "ACDEG"], ["1.5", "2"], ["train", "test"], ["", "WT"], ["CD5", "NF1", "NF2"], []):
         assert not looks_like_variants(pd.Series(values, dtype=str))
 

@@ -1,7 +1,8 @@
 """Variants of a wild type, in the ways that people write them. Costs one look at each row.
 
 Read are `A24G:K30R` (also with commas, semicolons or spaces), `p.Ala24Gly`, `p.[Ala24Gly;Lys30Arg]`, `p.Trp24Ter`,
-`p.=`, `c.12A>G`, and words for the wild type. Only substitutions: what changes the length is refused by its row.
+`p.=`, `c.12A>G`, and words for the wild type; an accession before them (`NP_000537.3:p.Ala24Gly`) is left out. Only
+substitutions: what changes the length is refused by its row.
 """
 
 import re
@@ -27,6 +28,7 @@ LONGER_OR_SHORTER = {
     "ext": "is an extension",
 }
 PREFIX = re.compile(r"^[pcngmr]\.")
+ACCESSION = re.compile(r"^([^\s:;,]+):(?=[pcngmr]\.)")
 BETWEEN = re.compile(r"[:;,\s+/&|]+")
 ONE_LETTER = re.compile(r"([A-Z*])(-?\d+)([A-Z*=])")
 THREE_LETTERS = re.compile(r"([A-Za-z]{3})(-?\d+)([A-Za-z]{3}|=|\*)")
@@ -104,13 +106,20 @@ def parse_variants(path: Path | str, column: pd.Series) -> tuple[Variants, list[
 
 
 def _parts(text: str) -> list[str]:
-    text = text.strip()
-    body = PREFIX.sub("", text)
+    body = PREFIX.sub("", _without_accession(text.strip()))
     if body[:1] in ("[", "("):
         body = body.strip("[]()")
     if not body or body.upper() in WILD_WORDS:
         return []
     return [PREFIX.sub("", part).strip("()") for part in BETWEEN.split(body) if part]
+
+
+def _without_accession(text: str) -> str:
+    before = ACCESSION.match(text)
+    # a variant may stand there too
+    if before is None or PREFIX.match(text) or _substitution(before[1]) is not None:
+        return text
+    return text[before.end() :]
 
 
 @lru_cache(maxsize=1 << 20)
@@ -141,6 +150,7 @@ def _one_letter() -> dict[str, str]:
 def _why(text: str) -> str:
     """Return what is wrong with a variant that is no substitution."""
     kinds: Sequence[str] = ()
+    text = _without_accession(text)
     if PREFIX.match(text):
         hgvs = require("mavehgvs", extra="bio")
         try:
