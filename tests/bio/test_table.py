@@ -107,6 +107,20 @@ def test_all_mistakes_of_a_table_are_said_at_once(tmp_path):
     ]
 
 
+def test_rows_of_mistakes_are_counted_as_the_message_says(tmp_path):
+    rows = [f"{sequence},{k}" for k, sequence in enumerate(proteins())]
+    above = ["# from a spreadsheet", "sequence,y", *rows[:5], "", ""]
+    (tmp_path / "t.csv").write_text("\n".join([*above, "AC1,5", *rows[5:]]))
+    assert said(read_table, tmp_path / "t.csv", FitSettings()).splitlines()[1:] == [
+        "  row 6: '1' at position 3 is no letter of the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
+        "rows are counted below the header, without 2 blank lines (the first is below row 5)",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join([*above, *rows[5:]]))
+    table = read_table(tmp_path / "t.csv", FitSettings())
+    assert table.sequences == proteins()
+    assert table.remarks[0] == "1 lines before the header begin with # and are left out ('# from a spreadsheet')"
+
+
 def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
     path = write(tmp_path / "t.csv", sequence=proteins(), y=["", "NaN", *[str(k) for k in range(11)]])
     table = read_table(path, FitSettings())

@@ -41,6 +41,12 @@ def test_numbers_are_a_regression_and_rows_without_one_are_counted():
     ]
 
 
+def test_numbers_with_the_minus_of_print_are_a_regression():
+    target, _, _ = read(["−1.5", "−2", "−0.25"])
+    assert target.kind == "regression"
+    assert target.y[:, 0].tolist() == [-1.5, -2, -0.25]
+
+
 def test_infinite_numbers_and_words_are_said_by_row():
     assert said(["1.5", "inf", "2", "-Infinity", "3", "n.d."]).splitlines() == [
         "t.csv: not all measurements in column 'y' are finite numbers (3); mend or empty them",

@@ -94,7 +94,8 @@ def read_table(path: Path | str, settings: FitSettings) -> Table:
 
     checks: list[Callable[[], Any]] = [inputs, target, lambda: read_extra(path, frame, columns.extra, None)]
     checks.append(lambda: _weight(path, frame, columns))
-    made, (aims, has, said), (extra, fill, filled), (weight, weighed) = all_of(*checks)
+    note = frame.attrs.get("note", "")
+    made, (aims, has, said), (extra, fill, filled), (weight, weighed) = all_of(*checks, note=note)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
     about = made.about | {"extra": fill, "target": list(columns.target), "kind": aims.kind}
@@ -152,6 +153,7 @@ def read_again(path: Path | str, about: dict[str, Any], *, sequence: str | None 
     made, (extra, _, filled) = all_of(
         lambda: read_inputs(path, frame, ask),
         lambda: read_extra(path, frame, tuple(about["extra"]), about["extra"]),
+        note=frame.attrs.get("note", ""),
     )
     group = about["group"] if about["group"] in frame.columns else None
     return Table(

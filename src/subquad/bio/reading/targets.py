@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.problem import Kind, Target
-from subquad.bio.reading.data import is_missing, read_numbers
+from subquad.bio.reading.data import is_missing, read_numbers, with_hyphens
 from subquad.bio.reading.residues import (
     looks_like_pairs,
     looks_like_residues,
@@ -87,7 +87,7 @@ def _guess(
         return "pairs"
     if lengths is not None and (kind := looks_like_residues(text, lengths[has])) is not None:
         return kind
-    numbers = pd.to_numeric(text.str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
+    numbers = pd.to_numeric(with_hyphens(text).str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
     is_number = np.isfinite(numbers)
     if is_number.all() and set(np.unique(numbers)) in ({0.0, 1.0}, {-1.0, 1.0}, {0.0}, {1.0}):
         return "binary"
