@@ -237,7 +237,7 @@ def test_a_column_gives_the_split_and_its_duplicates_stay_out():
     sequences[20] = sequences[1]
     words = ["train"] * 11 + ["Validation"] * 3 + ["test"] * 7 + ["test_duplicate", "unused"]
     own = table(sequences, split=words)
-    assert find_split(own) == "split"
+    assert find_split(own.frame) == "split"
     split = make_split(own, FitSettings(), seed=0)
     assert split.parts["train"].tolist() == list(range(11))
     assert split.parts["test"].tolist() == list(range(14, 20))

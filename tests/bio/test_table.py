@@ -107,6 +107,45 @@ def test_all_mistakes_of_a_table_are_said_at_once(tmp_path):
     ]
 
 
+def test_variants_that_cannot_be_read_hide_no_wrong_letters_of_the_wild_type(tmp_path):
+    wild = proteins(1, 29)[0]
+    words = [f"{letter}{place}{'A' if letter != 'A' else 'C'}" for place, letter in enumerate(wild, start=1)]
+    words[4], words[7] = "p.Ala5del", f"{'A' if wild[7] != 'A' else 'C'}8W"
+    path = write(tmp_path / "t.csv", mutant=words, score=["high", *range(1, 29)])
+    assert said(read_table, path, FitSettings(wild_type=wild)).splitlines() == [
+        f"{path}: 1 of 29 variants in column 'mutant' cannot be read; mend or remove them",
+        "  row 5: 'p.Ala5del' is a deletion; only substitutions can be read with a wild type, give such rows as full "
+        "sequences",
+        f"{path}: 1 of 29 rows do not fit the wild type; mend or remove them",
+        f"  row 8: expected {words[7][0]} at 8, found {wild[7]}; offset 0 fits 27 of 28 rows",
+        f"{path}: not all measurements in column 'score' are finite numbers (1); mend or empty them",
+        "  row 1: 'high'",
+    ]
+
+
+def test_variants_that_disagree_with_their_sequences_hide_no_wrong_letters(tmp_path):
+    wild = proteins(1, 23)[0]
+    sequences = [f"{wild[:k]}{'W' if wild[k] != 'W' else 'Y'}{wild[k + 1 :]}" for k in range(23)]
+    words = [f"{wild[k]}{k + 1}{sequences[k][k]}" for k in range(23)]
+    sequences[2] = f"{sequences[2][:9]}1{sequences[2][10:]}"
+    words[5], words[11] = words[6], "A12_del"
+    path = write(tmp_path / "t.csv", sequence=sequences, mutant=words, score=list(range(23)))
+    lines = said(read_table, path, FitSettings(mutant="mutant")).splitlines()
+    # row 3 is said for its letter and row 12 for its variant, and not again because they disagree
+    assert [line[:24] for line in lines if line.startswith("  ")] == [
+        "  row 12: 'A12_del' is a",
+        "  row 6: " + f"{words[6]} puts {words[6][-1]} at 7"[:15],
+        "  row 3: '1' at position",
+    ]
+
+
+def test_what_follows_from_blanks_in_a_sequence_is_no_second_mistake(tmp_path):
+    sequences = [f"{sequence[:10]} {sequence[10:]}" for sequence in proteins()]
+    sequences[4] = f"1{sequences[4][1:]}"
+    path = write(tmp_path / "t.csv", sequence=sequences, y=["01" * 8 + "0"] * 13)
+    assert len(said(read_table, path, FitSettings(kind="residue_binary")).splitlines()) == 2
+
+
 def test_rows_of_mistakes_are_counted_as_the_message_says(tmp_path):
     rows = [f"{sequence},{k}" for k, sequence in enumerate(proteins())]
     above = ["# from a spreadsheet", "sequence,y", *rows[:5], "", ""]

@@ -4,7 +4,7 @@ import pytest
 
 from subquad.bio.reading.construct import from_both, from_sequences, from_variants
 from subquad.bio.reading.fasta import read_sequence
-from subquad.bio.reading.variants import canonical, looks_like_variants, parse_variants
+from subquad.bio.reading.variants import canonical, looks_like_variants, parse_variants, refuse_unread
 from subquad.errors import SubquadError
 
 WILD = "MKAEFGHIKLW"
@@ -17,7 +17,14 @@ def said(call, *arguments, **options) -> str:
 
 
 def parse(*words):
-    return parse_variants("t.csv", pd.Series(words, name="mutant"))[0]
+    variants = parse_variants(pd.Series(words, name="mutant"))[0]
+    refuse_unread("t.csv", variants, "mutant")
+    return variants
+
+
+def both(sequences, words, **options):
+    options = {"column": "mutant", "is_named": False, "alphabet": "protein"} | options
+    return from_both("t.csv", sequences, parse(*words), **options)
 
 
 def made(*words, wild=WILD, **options):
@@ -55,7 +62,7 @@ def test_words_for_the_wild_type(word):
 
 
 def test_empty_words_are_counted():
-    assert parse_variants("t.csv", pd.Series(["A3G", "", ""], name="m"))[1] == [
+    assert parse_variants(pd.Series(["A3G", "", ""], name="m"))[1] == [
         "2 rows without a word in column 'm' are taken as the wild type"
     ]
 
@@ -129,14 +136,14 @@ def test_dna_is_translated_where_the_variants_are_of_its_protein():
 def test_variants_and_sequences_agree_and_give_the_wild_type():
     words = ["M24I", "K25G:A26G", "_wt", "W34F"]
     sequences = ["IKAEFGHIKLW", "MGGEFGHIKLW", WILD, "MKAEFGHIKLF"]
-    construct = from_both("t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    construct = both(sequences, words)
     assert (construct.wild_type, construct.offset) == (WILD, 23)
     assert construct.mutants == ["M1I", "K2G:A3G", "", "W11F"]
     assert construct.remarks == [
         "positions of the variants: offset 23 fits all 3 rows, and the sequences agree; "
         "undoing them gives a wild type of 11 letters"
     ]
-    given = from_both("t.csv", sequences, parse(*words), wild_type=WILD, offset=23, column="mutant", is_named=False)
+    given = both(sequences, words, wild_type=WILD, offset=23)
     assert given.mutants == construct.mutants
 
 
@@ -146,7 +153,7 @@ def test_variants_that_disagree_with_their_sequences_are_said_by_row():
         *("IKAEFGHIKLW", "MRAEFGHIKLW", "MKGEFGHIKLY", "MKAGFGHIKLW", "MKAEGGHIKLW", "MKAEFGHIKLV", "MKAEFGHIKLF"),
         "MKAEFGHIKAW",
     ]
-    message = said(from_both, "t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    message = said(both, sequences, words)
     assert message.splitlines() == [
         "t.csv: variants and sequences disagree in 3 of 8 rows (offset 0)",
         "  row 2: K2G puts G at 2, but the sequence has R",
@@ -157,13 +164,11 @@ def test_variants_that_disagree_with_their_sequences_are_said_by_row():
 
 def test_a_guessed_column_that_does_not_fit_is_left_aside_and_a_named_one_refused():
     sequences, words = ["ACDEFGH", "KLMNPQR", "STVWYAC"], ["A3G", "K3R", "S1T"]
-    aside = from_both("t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    aside = both(sequences, words)
     assert aside.mutants is None
     assert aside.remarks == ["column 'mutant' does not fit the sequences and is left aside (--mutant mutant shows why)"]
-    assert "disagree in 3 of 3 rows" in said(
-        from_both, "t.csv", sequences, parse(*words), column="mutant", is_named=True
-    )
-    lengths = said(from_both, "t.csv", [*sequences[:2], "ACD"], parse(*words), column="mutant", is_named=True)
+    assert "disagree in 3 of 3 rows" in said(both, sequences, words, is_named=True)
+    lengths = said(both, [*sequences[:2], "ACD"], words, is_named=True)
     assert lengths.splitlines()[1] == "  row 3: 3 letters"
 
 

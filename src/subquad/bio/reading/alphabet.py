@@ -12,7 +12,7 @@ from subquad.bio.problem import ANY, PAD
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_mistakes
 
-__all__ = ["AMBIGUOUS", "NAMES_OF", "encode", "flatten", "letters_of", "normalise", "refuse_mixed"]
+__all__ = ["AMBIGUOUS", "NAMES_OF", "are_wrong", "encode", "flatten", "letters_of", "normalise", "refuse_mixed"]
 
 NAMES_OF = {
     "dna": "DNA alphabet",
@@ -163,6 +163,17 @@ def encode(
     """
     flat, lengths = flatten(sequences)
     _refuse_huge(path, lengths)
+    flat_codes = _table(alphabet, ambiguity)[flat]
+    mistakes = _mistakes(sequences, lengths, flat_codes == WRONG, alphabet=alphabet, length=length, what=what)
+    title = f"{path}: {len(mistakes):,} of {len(sequences):,} rows cannot be read; mend or remove them"
+    if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
+        title += f" ({flag} takes letters that stand for several)"
+    raise_mistakes(title, mistakes)
+    return _rectangle(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
+
+
+def _table(alphabet: str, ambiguity: str) -> np.ndarray:
+    """Return the code of each byte, `(256,)`."""
     table = np.full(256, WRONG, dtype=np.int8)
     letters = ALPHABETS[alphabet]
     table[[ord(letter) for letter in letters]] = np.arange(len(letters))
@@ -170,13 +181,12 @@ def encode(
         table[[ord(letter) for letter in AMBIGUOUS[alphabet]]] = ANY
     if alphabet.startswith("protein"):
         table[[ord(letter) for letter in NEAREST]] = [letters.index(letter) for letter in NEAREST.values()]
-    flat_codes = table[flat]
-    mistakes = _mistakes(sequences, lengths, flat_codes == WRONG, alphabet=alphabet, length=length, what=what)
-    title = f"{path}: {len(mistakes):,} of {len(sequences):,} rows cannot be read; mend or remove them"
-    if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
-        title += f" ({flag} takes letters that stand for several)"
-    raise_mistakes(title, mistakes)
-    return _rectangle(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
+    return table
+
+
+def are_wrong(letters: np.ndarray, alphabet: str, ambiguity: str) -> np.ndarray:
+    """Return which letters (bytes, of any shape) `encode` would refuse."""
+    return _table(alphabet, ambiguity)[letters] == WRONG
 
 
 def _refuse_huge(path: Path | str, lengths: np.ndarray) -> None:

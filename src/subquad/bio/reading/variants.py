@@ -6,8 +6,8 @@ substitutions: what changes the length is refused by its row.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from subquad.errors import raise_mistakes, require
 
-__all__ = ["Variants", "canonical", "differences", "looks_like_variants", "parse_variants"]
+__all__ = ["Variants", "canonical", "differences", "looks_like_variants", "parse_variants", "refuse_unread"]
 
 WILD_WORDS = {"_WT", "WT", "_SY", "WILDTYPE", "WILD-TYPE", "WILD TYPE", "WILD_TYPE", "=", "REF", "REFERENCE"}
 LONGER_OR_SHORTER = {
@@ -51,6 +51,8 @@ class Variants:
     """Letter in its place, as a byte."""
     text: Sequence[str]
     """Of each row, as in the table."""
+    unread: Mapping[int, str] = field(default_factory=dict)
+    """Rows with words that are no substitutions, from 0, and what is wrong with each."""
 
     def translated(self, old: str, new: str) -> "Variants":
         """Return the variants with one letter for another."""
@@ -70,27 +72,18 @@ def looks_like_variants(column: pd.Series) -> bool:
     return found > 0 and found >= 0.7 * sum(map(bool, parts))
 
 
-def parse_variants(path: Path | str, column: pd.Series) -> tuple[Variants, list[str]]:
-    """Return the substitutions in a column, and remarks.
-
-    Raises:
-        SubquadError: words that are no substitutions, each with its row.
-    """
+def parse_variants(column: pd.Series) -> tuple[Variants, list[str]]:
+    """Return the substitutions in a column, and remarks; words that are none stand in `unread`."""
     texts = column.str.strip().tolist()
-    rows, found, mistakes = [], [], []
+    rows, found, unread = [], [], {}
     for row, text in enumerate(texts):
         for part in _parts(text):
             substitution = _substitution(part)
             if substitution is None:
-                mistakes.append(f"row {row + 1}: {text!r} {_why(text)}")
-                break
+                unread[row] = f"{text!r} {_why(text)}"
+                continue
             rows.append(row)
             found.append(substitution)
-    raise_mistakes(
-        f"{path}: {len(mistakes):,} of {len(texts):,} variants in column {column.name!r} cannot be read; "
-        "mend or remove them",
-        mistakes,
-    )
     numbers = np.array(found, dtype=np.int64).reshape(len(found), 3)
     variants = Variants(
         rows=len(texts),
@@ -99,10 +92,29 @@ def parse_variants(path: Path | str, column: pd.Series) -> tuple[Variants, list[
         old=numbers[:, 0].astype(np.uint8),
         new=numbers[:, 2].astype(np.uint8),
         text=texts,
+        unread=unread,
     )
     empty = texts.count("")
     remarks = [f"{empty:,} rows without a word in column {column.name!r} are taken as the wild type"] if empty else []
     return variants, remarks
+
+
+def refuse_unread(path: Path | str, variants: Variants, column: str) -> None:
+    """Raise where there are words that are no substitutions.
+
+    Args:
+        path: the table, for messages.
+        variants: of all rows.
+        column: that they stand in, for messages.
+
+    Raises:
+        SubquadError: such words, each with its row.
+    """
+    raise_mistakes(
+        f"{path}: {len(variants.unread):,} of {variants.rows:,} variants in column {column!r} cannot be read; "
+        "mend or remove them",
+        [f"row {row + 1}: {mistake}" for row, mistake in variants.unread.items()],
+    )
 
 
 def _parts(text: str) -> list[str]:
