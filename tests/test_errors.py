@@ -33,3 +33,5 @@ def test_what_several_checks_say_is_raised_together():
     assert all_of(lambda: 3, lambda: 5) == [3, 5]
     with pytest.raises(SubquadError, match=r"^first\nthird$"):
         all_of(lambda: wrong("first"), lambda: 5, lambda: wrong("third"))
+    with pytest.raises(SubquadError, match=r"^first\nrows are counted from 1$"):
+        all_of(lambda: wrong("first"), note="rows are counted from 1")

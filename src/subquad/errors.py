@@ -57,11 +57,11 @@ def raise_mistakes(title: str, mistakes: Sequence[str], *, most: int = 20) -> No
     raise SubquadError("\n".join([title, *lines]))
 
 
-def all_of(*checks: Callable[[], Any]) -> list[Any]:
+def all_of(*checks: Callable[[], Any], note: str = "") -> list[Any]:
     """Return what each check returns, or raise all that they have to say as one error.
 
     Raises:
-        SubquadError: one or more of the checks raised it; the messages stand one under the other.
+        SubquadError: one or more of the checks raised it; the messages stand one under the other, and the note below.
     """
     results, messages = [], []
     for check in checks:
@@ -70,5 +70,5 @@ def all_of(*checks: Callable[[], Any]) -> list[Any]:
         except SubquadError as error:
             messages.append(str(error))
     if messages:
-        raise SubquadError("\n".join(messages))
+        raise SubquadError("\n".join([*messages, note] if note else messages))
     return results

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from subquad.bio.reading import alphabet
 from subquad.bio.reading.alphabet import encode, flatten, letters_of, normalise, refuse_mixed
 from subquad.errors import SubquadError
 
@@ -95,17 +94,17 @@ def test_mixed_alphabets_name_the_fewer_rows():
     assert refuse_mixed("t.csv", [*proteins * 29, dna[0]], "protein")[0].startswith("1 sequences look like DNA")
 
 
-def test_one_sequence_of_100000_letters_is_said_and_refused_where_it_would_fill_the_memory(monkeypatch):
+def test_one_sequence_of_100000_letters_is_said_and_refused_where_it_would_fill_the_memory():
     codes, remarks = encode("t.csv", ["ACDEF"] * 10 + ["ACDEF" * 20_000], "protein")
     assert codes.shape == (11, 100_000)
     assert remarks == [
         "row 11 has 100,000 letters and the median 5: all rows are padded to it, which takes time and memory; "
         "leave it out if it is a mistake"
     ]
-    monkeypatch.setattr(alphabet, "MOST_CODES", 1_000_000)
-    assert said(encode, "t.csv", ["ACDEF"] * 10 + ["ACDEF" * 20_000], "protein") == (
-        "t.csv: row 11 has 100,000 letters; padding 11 rows to it would take 0 GB (the median is 5 letters); "
-        "cut or remove the longest rows"
+    # refused before any of it is padded
+    assert said(encode, "t.csv", ["ACDEF"] * 5_020 + ["ACDEF" * 20_000], "protein") == (
+        "t.csv: row 5021 has 100,000 letters; padding 5,021 rows to it makes 502 million, and 500 million is the most "
+        "(the median is 5 letters a row); cut or remove the longest rows"
     )
 
 

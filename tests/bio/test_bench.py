@@ -298,6 +298,13 @@ def test_columns_kinds_and_alphabets_become_settings(tmp_path):
     assert (r.kind, r.settings["alphabet"], r.family) == ("residue_multiclass", "rna", "tasks")
 
 
+def test_a_header_of_windows_is_read(tmp_path):
+    (tmp_path / "own.csv").write_bytes("sequence,größe,target\n".encode("cp1252"))
+    (tmp_path / "tasks.json").write_text(json.dumps([{"id": "p", "file": "own.csv", "kind": "reg"}]))
+    (task,) = read_tasks(tmp_path / "tasks.json", BenchSettings(), tmp_path)
+    assert (task.settings["sequence"], task.settings["target"]) == ("sequence", ("target",))
+
+
 def test_a_task_without_training_rows_takes_those_of_another(tmp_path):
     (tmp_path / "a.csv").write_text(
         "sequence,target,split\nAAA,010,train\nCCC,000,validation\nGGG,111,test\nTTT,1-1,train\n"

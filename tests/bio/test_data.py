@@ -106,6 +106,54 @@ def test_a_sheet_is_chosen_and_all_digits_of_numbers_are_kept(tmp_path):
     assert read_frame(tmp_path / "b.parquet").iloc[0].tolist() == ["ACDEF", "0.1234567890123456", "[1.5, null]"]
 
 
+def test_a_file_of_windows_is_read_and_said(tmp_path):
+    text = "\n".join(["sequence;größe", *ROWS]).replace(",", ";")
+    (tmp_path / "w.csv").write_bytes(text.encode("cp1252"))
+    frame = read_frame(tmp_path / "w.csv")
+    assert list(frame.columns) == ["sequence", "größe"]
+    assert frame.attrs["remarks"] == [
+        "not in UTF-8, read as Windows-1252, as in 'größe'; if that is wrong, save the file in UTF-8"
+    ]
+    for data in (bytes(range(256)) * 3, b"sequence,score\nACDEF,1\n\x01\xff", b"\xfc\xdf\xe4" * 5 + b"abc"):
+        (tmp_path / "b.csv").write_bytes(data)
+        assert said(read_frame, tmp_path / "b.csv").endswith("not a text file in UTF-8; export the table as CSV")
+
+
+def test_empty_rows_and_comments_before_the_header_are_left_out(tmp_path):
+    book = openpyxl.Workbook()
+    for row in ([], [None, None], ["sequence", "score"], ["ACDEF", 1]):
+        book.active.append(row)
+    book.save(tmp_path / "e.xlsx")
+    assert read_frame(tmp_path / "e.xlsx").to_dict("list") == {"sequence": ["ACDEF"], "score": ["1"]}
+    book.active.delete_rows(1, 9)
+    book.save(tmp_path / "e.xlsx")
+    assert "sheet 'Sheet' is empty; a header and one row a sequence are needed" in said(read_frame, tmp_path / "e.xlsx")
+    path = write(tmp_path / "c.csv", "", ["# Accession: urn, 1, 2", "# Licence: CC0", "", "sequence,score", *ROWS])
+    frame = read_frame(path)
+    assert frame["score"].tolist() == ["0.5", "1.5", "2.5", "3.5", "4.5"]
+    assert frame.attrs["remarks"] == [
+        "2 lines before the header begin with # and are left out ('# Accession: urn, 1, 2')"
+    ]
+    # names that begin with # are names
+    path = write(tmp_path / "n.csv", "#sequence,score", ROWS)
+    assert list(read_frame(path).columns) == ["#sequence", "score"]
+    assert read_frame(path).attrs["remarks"] == []
+    path = write(tmp_path / "n.csv", "# measured twice", ["#sequence,score", *ROWS])
+    assert list(read_frame(path).columns) == ["#sequence", "score"]
+
+
+def test_blank_lines_are_no_rows_and_a_message_with_rows_says_so(tmp_path):
+    path = write(tmp_path / "t.csv", "sequence,score", ["ACDEF,1", "", "  ", "ACDEG,2", ",", "", "ACDEF,3,4", "", ""])
+    assert said(read_frame, path).splitlines() == [
+        f"{path}: the header has 2 names, but 1 rows have more values; mend them",
+        "  row 4: 'ACDEF, 3, 4' …",
+        "rows are counted below the header, without 3 blank lines (the first is below row 1)",
+    ]
+    frame = read_frame(write(tmp_path / "t.csv", "sequence,score", ["", *ROWS]))
+    assert frame.attrs["note"].endswith("without 1 blank lines (the first is below the header)")
+    assert read_frame(write(tmp_path / "t.csv", "sequence,score", [*ROWS, "", ""])).attrs["note"] == ""
+
+
 def test_headers_of_fasta_become_columns(tmp_path):
     path = tmp_path / "a.fa"
     path.write_text(">p1|1 SET=train human\nACD\nEFG\n\n>p2|0 SET=test mouse\nACD\n")
@@ -142,6 +190,20 @@ def test_missing_words_are_no_numbers_and_infinite_ones_are_mistakes():
         "  row 2: 'high'",
         "  row 5: 'n.d.'",
         "  row 7: 'inf'",
+    ]
+
+
+def test_the_minus_of_print_is_one_and_a_limit_says_what_to_write():
+    numbers, _ = read_numbers("t.csv", pd.Series(["−3.5", " −1e-3", "2"], name="y"), "measurements")
+    assert numbers.tolist() == [-3.5, -0.001, 2]
+    assert read_numbers("t.csv", pd.Series(["−0,5", "2,25"], name="y"), "measurements")[0].tolist() == [-0.5, 2.25]
+    limits = pd.Series(["<0.1", "> 10", "≤ −2", "<LOD"], name="y")
+    assert said(read_numbers, "t.csv", limits, "measurements").splitlines() == [
+        "t.csv: not all measurements in column 'y' are finite numbers (4); mend or empty them",
+        "  row 1: '<0.1' is a limit: write 0.1, or leave the cell empty",
+        "  row 2: '> 10' is a limit: write 10, or leave the cell empty",
+        "  row 3: '≤ −2' is a limit: write -2, or leave the cell empty",
+        "  row 4: '<LOD'",
     ]
 
 

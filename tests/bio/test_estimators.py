@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subquad.bio.learning.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
 from subquad.bio.learning.models import BioModel
-from subquad.bio.learning.samples import held_out
+from subquad.bio.learning.samples import held_out, read_X
 from subquad.bio.looking.report import report
 from subquad.bio.problem import Inputs
 from subquad.bio.tasks import predict
@@ -113,8 +113,40 @@ def test_numbers_and_a_second_channel_stand_beside_the_sequences():
     np.testing.assert_array_equal(model.predict(frame[["context", "guide", "score"]]), model.predict(frame))
     with pytest.raises(SubquadError, match="learned from columns that are not here; add them\n  no column 'guide'"):
         model.predict(frame[["context", "score"]])
-    with pytest.raises(SubquadError, match=r"no finite numbers.*\n  row 3: nan in column 'score'"):
-        model.predict(frame.assign(score=frame["score"].where(frame.index != 2)))
+    with pytest.raises(SubquadError, match=r"no finite numbers; mend or empty them\n  row 3: inf in column 'score'"):
+        model.predict(frame.assign(score=frame["score"].where(frame.index != 2, np.inf)))
+
+
+def test_gaps_beside_the_sequences_are_filled_with_the_median_of_the_fit():
+    X, y = assay(rows=41)
+    frame = pd.DataFrame({"guide": X, "score": np.r_[np.nan, np.arange(40.0)], "other": [None, *range(40)]})
+    estimator = LyraRegressor(**SHORT)
+    inputs, about = read_X(estimator, frame, None, alphabet="auto", ambiguity="any")
+    assert inputs.extra[:2].tolist() == [[19.5, 19.5], [0, 0]]
+    assert about["extra"] == {"score": 19.5, "other": 19.5}
+    again, _ = read_X(estimator, frame[:1], about, alphabet="auto", ambiguity="any")
+    assert again.extra.tolist() == [[19.5, 19.5]]
+    frame["none"] = np.nan
+    with pytest.raises(SubquadError, match=r"X: extra columns without a number; leave them out of X\n  'none'"):
+        estimator.fit(frame, y)
+
+
+def test_blanks_inside_sequences_are_left_out():
+    X, y = assay(rows=41)
+    model = LyraRegressor(**SHORT).fit([f" {x[:3]} {x[3:].lower()}\n" for x in X], y)
+    np.testing.assert_array_equal(model.predict(X), LyraRegressor(**SHORT).fit(X, y).predict(X))
+
+
+def test_what_to_say_in_python_is_said_as_python():
+    X, y = assay(rows=41, length=23)
+    with pytest.raises(SubquadError, match="keep one kind in a table, or say alphabet=\n  row 41: 'MKVLIFEQPW'"):
+        LyraRegressor().fit([*X[:40], "MKVLIFEQPW"], y)
+    with pytest.raises(SubquadError, match=r'\(ambiguity="any" takes letters that stand for several\)\n  row 1'):
+        LyraRegressor(ambiguity="refuse").fit(["N" + X[0][1:], *X[1:]], y)
+    with pytest.raises(ValueError, match=r"y has one class only \('a'\)"):
+        LyraClassifier().fit(X, ["a"] * 41)
+    with pytest.raises(ValueError, match=r"y has one class only \('H'\)"):
+        LyraTagger().fit(X, ["H" * 23] * 41)
 
 
 def test_inputs_of_the_library_are_taken_as_they_are():

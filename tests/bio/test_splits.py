@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -318,7 +319,7 @@ def test_a_column_gives_the_split_and_its_duplicates_stay_out():
     sequences[20] = sequences[1]
     words = ["train"] * 11 + ["Validation"] * 3 + ["test"] * 7 + ["test_duplicate", "unused"]
     own = table(sequences, split=words)
-    assert find_split(own) == "split"
+    assert find_split(own.frame) == "split"
     split = make_split(own, FitSettings(), seed=0)
     assert split.parts["train"].tolist() == list(range(11))
     assert split.parts["test"].tolist() == list(range(14, 20))
@@ -402,6 +403,31 @@ def test_equal_sequences_are_equal_in_both_channels():
     assert both[0] == both[1] != both[2]
     none = Inputs(codes=codes[:, :0], letters=4, extra=np.ones((4, 1)), is_aligned=True)
     assert len(np.unique(equal_sequences(none))) == 4
+
+
+@pytest.mark.parametrize("shape", [(211, 100_003), (100_003, 211)])
+def test_equal_sequences_are_found_with_little_memory_beside_the_codes(shape):
+    codes = np.zeros(shape, dtype=np.int8)
+    codes[1::2, -1], codes[::3, 0] = 3, -1
+    own = Inputs(codes=codes, letters=4, extra=np.zeros((shape[0], 0)), is_aligned=False)
+    tracemalloc.start()
+    number = equal_sequences(own)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    kind = np.arange(shape[0]) % 6
+    assert len(np.unique(number)) == 4
+    assert len(set(zip(number, (kind % 2) + 2 * (kind % 3 == 0), strict=True))) == 4
+    # 21 million codes; with eight bytes of each it would be 169 MB
+    assert most < 60_000_000
+
+
+def test_sums_of_some_codes_at_a_time_are_those_of_all_at_once():
+    codes = np.random.default_rng(0).integers(-2, 20, (4099, 521)).astype(np.int8)
+    terms = np.random.default_rng(0).integers(0, 2**64, (521, 130), dtype=np.uint64)
+    # the order of the numbers says which rows a split draws
+    expected = np.unique(terms[np.arange(521), codes.astype(np.int64) + 2].sum(1), return_inverse=True)[1]
+    own = Inputs(codes=codes, letters=20, extra=np.zeros((4099, 0)), is_aligned=True)
+    np.testing.assert_array_equal(equal_sequences(own), expected)
 
 
 def test_near_test_rows_are_left_out_where_asked():

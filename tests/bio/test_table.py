@@ -107,6 +107,59 @@ def test_all_mistakes_of_a_table_are_said_at_once(tmp_path):
     ]
 
 
+def test_variants_that_cannot_be_read_hide_no_wrong_letters_of_the_wild_type(tmp_path):
+    wild = proteins(1, 29)[0]
+    words = [f"{letter}{place}{'A' if letter != 'A' else 'C'}" for place, letter in enumerate(wild, start=1)]
+    words[4], words[7] = "p.Ala5del", f"{'A' if wild[7] != 'A' else 'C'}8W"
+    path = write(tmp_path / "t.csv", mutant=words, score=["high", *range(1, 29)])
+    assert said(read_table, path, FitSettings(wild_type=wild)).splitlines() == [
+        f"{path}: 1 of 29 variants in column 'mutant' cannot be read; mend or remove them",
+        "  row 5: 'p.Ala5del' is a deletion; only substitutions can be read with a wild type, give such rows as full "
+        "sequences",
+        f"{path}: 1 of 29 rows do not fit the wild type; mend or remove them",
+        f"  row 8: expected {words[7][0]} at 8, found {wild[7]}; offset 0 fits 27 of 28 rows",
+        f"{path}: not all measurements in column 'score' are finite numbers (1); mend or empty them",
+        "  row 1: 'high'",
+    ]
+
+
+def test_variants_that_disagree_with_their_sequences_hide_no_wrong_letters(tmp_path):
+    wild = proteins(1, 23)[0]
+    sequences = [f"{wild[:k]}{'W' if wild[k] != 'W' else 'Y'}{wild[k + 1 :]}" for k in range(23)]
+    words = [f"{wild[k]}{k + 1}{sequences[k][k]}" for k in range(23)]
+    sequences[2] = f"{sequences[2][:9]}1{sequences[2][10:]}"
+    words[5], words[11] = words[6], "A12_del"
+    path = write(tmp_path / "t.csv", sequence=sequences, mutant=words, score=list(range(23)))
+    lines = said(read_table, path, FitSettings(mutant="mutant")).splitlines()
+    # row 3 is said for its letter and row 12 for its variant, and not again because they disagree
+    assert [line[:24] for line in lines if line.startswith("  ")] == [
+        "  row 12: 'A12_del' is a",
+        "  row 6: " + f"{words[6]} puts {words[6][-1]} at 7"[:15],
+        "  row 3: '1' at position",
+    ]
+
+
+def test_what_follows_from_blanks_in_a_sequence_is_no_second_mistake(tmp_path):
+    sequences = [f"{sequence[:10]} {sequence[10:]}" for sequence in proteins()]
+    sequences[4] = f"1{sequences[4][1:]}"
+    path = write(tmp_path / "t.csv", sequence=sequences, y=["01" * 8 + "0"] * 13)
+    assert len(said(read_table, path, FitSettings(kind="residue_binary")).splitlines()) == 2
+
+
+def test_rows_of_mistakes_are_counted_as_the_message_says(tmp_path):
+    rows = [f"{sequence},{k}" for k, sequence in enumerate(proteins())]
+    above = ["# from a spreadsheet", "sequence,y", *rows[:5], "", ""]
+    (tmp_path / "t.csv").write_text("\n".join([*above, "AC1,5", *rows[5:]]))
+    assert said(read_table, tmp_path / "t.csv", FitSettings()).splitlines()[1:] == [
+        "  row 6: '1' at position 3 is no letter of the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
+        "rows are counted below the header, without 2 blank lines (the first is below row 5)",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join([*above, *rows[5:]]))
+    table = read_table(tmp_path / "t.csv", FitSettings())
+    assert table.sequences == proteins()
+    assert table.remarks[0] == "1 lines before the header begin with # and are left out ('# from a spreadsheet')"
+
+
 def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
     path = write(tmp_path / "t.csv", sequence=proteins(), y=["", "NaN", *[str(k) for k in range(11)]])
     table = read_table(path, FitSettings())
@@ -166,6 +219,26 @@ def test_blocks_lower_case_and_other_lengths_are_read(tmp_path):
     assert not table.inputs.is_aligned
     assert table.inputs.codes[2, 13] == PAD
     assert table.remarks[3] == "blanks inside 1 sequences of column 'sequence' are left out"
+
+
+def test_a_few_sequences_of_another_length_are_named_since_positions_are_lost_by_them(tmp_path):
+    sequences = proteins(41, 16)
+    sequences[16] = sequences[16][:5] + sequences[16][6:]
+    table = read_table(write(tmp_path / "t.csv", sequence=sequences, y=list(range(41))), FitSettings())
+    assert not table.inputs.is_aligned
+    assert (
+        "1 of 41 sequences has 15 letters, the others 16 (row 17): positions are not used; leave it out to have them"
+    ) in table.remarks
+    several = [*sequences, *proteins(61, 16, seed=1), "ACDEF", "ACDEFG", "ACD"]
+    table = read_table(write(tmp_path / "t.csv", sequence=several, y=list(range(105))), FitSettings())
+    assert (
+        "4 of 105 sequences have 3 to 15 letters, the others 16 (rows 17, 103, 104, …): positions are not used; "
+        "leave them out to have them"
+    ) in table.remarks
+    # a tenth of other lengths is a library of several
+    mixed = [*proteins(37, 16), *proteins(4, 13)]
+    table = read_table(write(tmp_path / "t.csv", sequence=mixed, y=list(range(41))), FitSettings())
+    assert not any("positions are not used" in remark for remark in table.remarks)
 
 
 def test_extra_columns_are_filled_with_the_median_of_the_first_table(tmp_path):

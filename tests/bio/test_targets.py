@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.reading.residues import order_of_classes
+from subquad.bio.reading.residues import order_of_classes, read_pairs
 from subquad.bio.reading.table import read_table
 from subquad.bio.reading.targets import read_target
 from subquad.bio.settings import FitSettings
@@ -39,6 +39,12 @@ def test_numbers_are_a_regression_and_rows_without_one_are_counted():
         "what to predict: regression (guessed; --kind says otherwise)",
         "2 of 5 rows have no measurement and are left out",
     ]
+
+
+def test_numbers_with_the_minus_of_print_are_a_regression():
+    target, _, _ = read(["−1.5", "−2", "−0.25"])
+    assert target.kind == "regression"
+    assert target.y[:, 0].tolist() == [-1.5, -2, -0.25]
 
 
 def test_infinite_numbers_and_words_are_said_by_row():
@@ -152,10 +158,54 @@ def test_dot_brackets_and_lists_give_the_same_pairs():
     # from 1 in the table; a base may have several partners
     lists, _, remarks = read(["[[7, 1], [2, 6], [2, 5], [2, 6]]", "[]"], [7, 4])
     assert [pairs.tolist() for pairs in lists.y] == [[[0, 6], [1, 4], [1, 5]], []]
-    assert len(remarks) == 1
+    assert remarks[1] == "pairs are counted from 1 (one of them is the length)"
     zero, _, remarks = read(["[[0, 6], [1, 5]]", "[[2, 3]]"], [7, 4])
     assert zero.y[0].tolist() == [[0, 6], [1, 5]]
-    assert remarks[1] == "pairs are counted from 0 in this table (one of them is 0, and none reaches the length)"
+    assert remarks[1] == "pairs are counted from 0 (one of them is 0)"
+
+
+def hairpins(tmp_path, first, rows=13, stem="GGAUC"):
+    """A table of hairpins between unpaired ends, with lists of pairs that call the first base 0 or 1."""
+    random = np.random.default_rng(0)
+    sequences, structures = [], []
+    for _ in range(rows):
+        own = "".join(random.permutation(list(stem)))
+        sequences.append(f"A{own}GAAA{own.translate(str.maketrans('ACGU', 'UGCA'))[::-1]}A")
+        structures.append(json.dumps([[k + first, 15 - k + first] for k in range(1, 6)]))
+    pd.DataFrame({"sequence": sequences, "structure": structures}).to_csv(tmp_path / "t.csv", index=False)
+    return read_table(tmp_path / "t.csv", FitSettings(target=("structure",)))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_pairs_are_counted_from_where_their_bases_pair_and_it_is_said(tmp_path, first):
+    table = hairpins(tmp_path, first)
+    assert all(pairs.tolist() == [[k, 15 - k] for k in range(1, 6)] for pairs in table.target.y)
+    said = next(remark for remark in table.remarks if remark.startswith("pairs are counted from"))
+    assert said.startswith(f"pairs are counted from {first}: 100% of them are A-U, G-C or G-U; from {1 - first} it")
+    assert not any(remark.startswith("fewer than half") for remark in table.remarks)
+
+
+def test_pairs_of_bases_that_do_not_pair_are_counted_from_1_and_remarked(tmp_path):
+    codes = np.zeros((2, 17), dtype=np.int8)
+    column = pd.Series(["[[2, 9], [3, 8]]", "[[4, 11]]"], name="y")
+    pairs, remarks = read_pairs("t.csv", column, np.array([17, 17]), np.ones(2, dtype=bool), codes=codes)
+    assert [own.tolist() for own in pairs] == [[[1, 8], [2, 7]], [[3, 10]]]
+    assert remarks == [
+        "pairs are counted from 1: 0% of them are A-U, G-C or G-U; from 0 it would be 0%",
+        "fewer than half of the pairs are A-U, G-C or G-U: are these structures of these sequences?",
+    ]
+
+
+def test_pairs_that_are_counted_from_0_in_some_rows_and_from_1_in_others_are_a_mistake():
+    title = "t.csv: 1 structures in column 'y' cannot be read; mend or empty them (pairs are counted from 0 in"
+    assert said(["[[0, 6]]", "[[0, 5]]", "[[1, 7]]"], [7, 7, 7], kind="pairs").splitlines() == [
+        f"{title} 2 rows and from 1 in 1; count them alike)",
+        "  row 3: position 7 of a pair is outside the sequence (0 to 6)",
+    ]
+    assert said(["[[0, 6]]", "[[1, 5]]", "[[1, 7]]"], [7, 7, 7], kind="pairs").splitlines() == [
+        f"{title} 1 rows and from 1 in 1; count them alike)",
+        "  row 1: position 0 of a pair is outside the sequence (1 to 7)",
+    ]
 
 
 def test_structures_that_are_wrong_are_said_by_row():

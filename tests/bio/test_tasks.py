@@ -223,6 +223,21 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_words_of_the_split_are_mistakes_like_all_others(tmp_path):
+    frame = table(tmp_path / "t.csv", rows=31)
+    frame["split"] = ["train", "trian", *["test"] * 29]
+    frame.loc[4, "sequence"] = "ACG1ACG"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(SubquadError) as error:
+        fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
+    assert str(error.value).splitlines() == [
+        f"{tmp_path}/t.csv: 1 of 31 rows cannot be read; mend or remove them",
+        "  row 5: '1' at position 4 is no letter of the DNA alphabet (ACGT)",
+        f"{tmp_path}/t.csv: column 'split' must say train, validation or test (or unused)",
+        "  row 2: 'trian'",
+    ]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

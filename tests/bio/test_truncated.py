@@ -27,10 +27,20 @@ def test_a_beginning_of_the_wild_type_is_read_as_a_stop():
     assert "2 sequences" in remarks[0]
 
 
+def test_a_beginning_with_a_written_stop_is_read_as_one_without():
+    full = variants(np.random.default_rng(0), 60)
+    early = [WILD[:7], WILD[:-2]]
+    assert with_stops([*full, *(f"{own}*" for own in early)]) == with_stops([*full, *early])
+    # where the stop of the whole protein is written too, it stays the last letter
+    ended = [f"{own}*" for own in [*full, WILD[:7]]]
+    assert with_stops(ended)[0] == [*ended[:-1], f"{WILD[:7]}*{WILD[8:]}*"]
+
+
 @pytest.mark.parametrize(
     "strange",
     [
         ["AAAA"],
+        [WILD[:3] + "W*"],
         [WILD + "A", WILD[:5]],
         ["", WILD[:5]],
         [WILD[:5]] * 30,

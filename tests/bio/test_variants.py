@@ -4,7 +4,7 @@ import pytest
 
 from subquad.bio.reading.construct import from_both, from_sequences, from_variants
 from subquad.bio.reading.fasta import read_sequence
-from subquad.bio.reading.variants import canonical, looks_like_variants, parse_variants
+from subquad.bio.reading.variants import canonical, looks_like_variants, parse_variants, refuse_unread
 from subquad.errors import SubquadError
 
 WILD = "MKAEFGHIKLW"
@@ -17,7 +17,14 @@ def said(call, *arguments, **options) -> str:
 
 
 def parse(*words):
-    return parse_variants("t.csv", pd.Series(words, name="mutant"))[0]
+    variants = parse_variants(pd.Series(words, name="mutant"))[0]
+    refuse_unread("t.csv", variants, "mutant")
+    return variants
+
+
+def both(sequences, words, **options):
+    options = {"column": "mutant", "is_named": False, "alphabet": "protein"} | options
+    return from_both("t.csv", sequences, parse(*words), **options)
 
 
 def made(*words, wild=WILD, **options):
@@ -37,6 +44,10 @@ def made(*words, wild=WILD, **options):
         "Ala3Gly/Lys9Arg",
         "p.[Lys9Arg;Ala3Gly]",
         "A3G:E4=:K9R",
+        "NP_000537.3:p.[Ala3Gly;Lys9Arg]",
+        "NP_000537.3(TP53):p.Ala3Gly;p.Lys9Arg",
+        "p.Ala3Gly:p.Lys9Arg",
+        "A3G:p.Lys9Arg",
     ],
 )
 def test_all_ways_to_write_a_variant_are_one(written):
@@ -45,13 +56,13 @@ def test_all_ways_to_write_a_variant_are_one(written):
     assert construct.mutants == ["A3G:K9R", ""]
 
 
-@pytest.mark.parametrize("word", ["_wt", "WT", "wt", "wild-type", "p.=", "p.(=)", "=", "_sy", "c.=", ""])
+@pytest.mark.parametrize("word", ["_wt", "WT", "wt", "wild-type", "p.=", "p.(=)", "=", "_sy", "c.=", "NP_1.3:p.=", ""])
 def test_words_for_the_wild_type(word):
     assert made(word, "A3G").sequences == [WILD, "MKGEFGHIKLW"]
 
 
 def test_empty_words_are_counted():
-    assert parse_variants("t.csv", pd.Series(["A3G", "", ""], name="m"))[1] == [
+    assert parse_variants(pd.Series(["A3G", "", ""], name="m"))[1] == [
         "2 rows without a word in column 'm' are taken as the wild type"
     ]
 
@@ -62,6 +73,7 @@ def test_a_stop_and_bases_are_substitutions():
 
 
 def test_what_changes_the_length_is_refused_by_its_row():
+    assert "'NP_1.2:p.Ala3del' is a deletion;" in said(parse, "A3G", "NP_1.2:p.Ala3del")
     words = ["A3G", "p.Ala3del", "p.Lys2_Ala3insGln", "p.Arg78fs", "p.Ala3_Glu4dup", "c.1_2delinsTTT", "A3", "A3_del"]
     lines = said(parse, *words).splitlines()
     assert lines[0] == "t.csv: 7 of 8 variants in column 'mutant' cannot be read; mend or remove them"
@@ -124,14 +136,14 @@ def test_dna_is_translated_where_the_variants_are_of_its_protein():
 def test_variants_and_sequences_agree_and_give_the_wild_type():
     words = ["M24I", "K25G:A26G", "_wt", "W34F"]
     sequences = ["IKAEFGHIKLW", "MGGEFGHIKLW", WILD, "MKAEFGHIKLF"]
-    construct = from_both("t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    construct = both(sequences, words)
     assert (construct.wild_type, construct.offset) == (WILD, 23)
     assert construct.mutants == ["M1I", "K2G:A3G", "", "W11F"]
     assert construct.remarks == [
         "positions of the variants: offset 23 fits all 3 rows, and the sequences agree; "
         "undoing them gives a wild type of 11 letters"
     ]
-    given = from_both("t.csv", sequences, parse(*words), wild_type=WILD, offset=23, column="mutant", is_named=False)
+    given = both(sequences, words, wild_type=WILD, offset=23)
     assert given.mutants == construct.mutants
 
 
@@ -141,7 +153,7 @@ def test_variants_that_disagree_with_their_sequences_are_said_by_row():
         *("IKAEFGHIKLW", "MRAEFGHIKLW", "MKGEFGHIKLY", "MKAGFGHIKLW", "MKAEGGHIKLW", "MKAEFGHIKLV", "MKAEFGHIKLF"),
         "MKAEFGHIKAW",
     ]
-    message = said(from_both, "t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    message = said(both, sequences, words)
     assert message.splitlines() == [
         "t.csv: variants and sequences disagree in 3 of 8 rows (offset 0)",
         "  row 2: K2G puts G at 2, but the sequence has R",
@@ -152,13 +164,11 @@ def test_variants_that_disagree_with_their_sequences_are_said_by_row():
 
 def test_a_guessed_column_that_does_not_fit_is_left_aside_and_a_named_one_refused():
     sequences, words = ["ACDEFGH", "KLMNPQR", "STVWYAC"], ["A3G", "K3R", "S1T"]
-    aside = from_both("t.csv", sequences, parse(*words), column="mutant", is_named=False)
+    aside = both(sequences, words)
     assert aside.mutants is None
     assert aside.remarks == ["column 'mutant' does not fit the sequences and is left aside (--mutant mutant shows why)"]
-    assert "disagree in 3 of 3 rows" in said(
-        from_both, "t.csv", sequences, parse(*words), column="mutant", is_named=True
-    )
-    lengths = said(from_both, "t.csv", [*sequences[:2], "ACD"], parse(*words), column="mutant", is_named=True)
+    assert "disagree in 3 of 3 rows" in said(both, sequences, words, is_named=True)
+    lengths = said(both, [*sequences[:2], "ACD"], words, is_named=True)
     assert lengths.splitlines()[1] == "  row 3: 3 letters"
 
 
@@ -196,6 +206,7 @@ def test_a_sequence_is_letters_or_a_file_with_one_record(tmp_path):
 def test_columns_of_variants_are_seen_and_others_not():
     assert looks_like_variants(pd.Series(["A24G:K30R", "_wt", "M1L"]))
     assert looks_like_variants(pd.Series(["p.Ala24Gly", "p.=", "p.Trp3Ter"]))
+    assert looks_like_variants(pd.Series(["ENSP00000269305.4:p.Ala24Gly", "ENSP00000269305.4:p.="]))
     for values in (["ACDEF", "ACDEG"], ["1.5", "2"], ["train", "test"], ["", "WT"], ["CD5", "NF1", "NF2"], []):
         assert not looks_like_variants(pd.Series(values, dtype=str))
 

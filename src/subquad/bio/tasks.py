@@ -16,7 +16,7 @@ from subquad.bio.problem import PARTS, ROW_KINDS, Problem
 from subquad.bio.reading.data import separator_of
 from subquad.bio.reading.table import Table, read_again, read_table
 from subquad.bio.settings import PRESETS, FitSettings
-from subquad.bio.splitting.splits import Split, make_split
+from subquad.bio.splitting.splits import Split, make_split, refuse_strange_words
 from subquad.errors import SubquadError, unknown
 from subquad.progress import say
 from subquad.train.artifact import Run, as_file, atomic, fingerprint, open_run, plain, write_json
@@ -56,7 +56,7 @@ def fit(
     for preset in presets:
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
-    read = read_table(path, settings)
+    read = read_table(path, settings, check=lambda frame: refuse_strange_words(path, frame, settings))
     for remark in read.remarks:
         say(remark, quiet=quiet)
     split = make_split(read, settings, seed=seed)

@@ -190,7 +190,8 @@ def _header(table: Path) -> set[str]:
     if Path(table.name.removesuffix(".gz")).suffix not in (".csv", ".tsv"):
         return set()
     opened = gzip.open if table.suffix == ".gz" else open
-    with opened(table, "rt", encoding="utf-8-sig") as file:
+    # the names that are looked for are ASCII in every code page
+    with opened(table, "rt", encoding="utf-8-sig", errors="replace") as file:
         return set(next(csv.reader(file, delimiter=separator_of(table)), ()))
 
 

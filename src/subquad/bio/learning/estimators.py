@@ -199,7 +199,7 @@ class LyraClassifier(ClassifierMixin, Estimator):
         self.classes_, places = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs two classes, and y has one class only ({self.classes_[0]!r})"
+                f"{type(self).__name__} needs two classes, and y has one class only ({self.classes_.tolist()[0]!r})"
             )
         kind = "binary" if len(self.classes_) == 2 else "multiclass"
         return Target(kind=kind, y=places.astype(np.int64), classes=[str(name) for name in self.classes_])
@@ -310,7 +310,7 @@ class LyraTagger(Estimator):
             return residues_of(rows, inputs, None)
         self.classes_ = np.unique(np.array(labels))
         if len(self.classes_) < 2:
-            raise ValueError(f"LyraTagger needs two classes, and y has one class only ({self.classes_[0]!r})")
+            raise ValueError(f"LyraTagger needs two classes, and y has one class only ({self.classes_.tolist()[0]!r})")
         return residues_of(rows, inputs, self.classes_)
 
 

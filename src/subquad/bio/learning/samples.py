@@ -12,6 +12,7 @@ import pandas as pd
 from subquad.bio.problem import PAD, Inputs, Target
 from subquad.bio.reading.alphabet import encode, letters_of, normalise, refuse_mixed
 from subquad.bio.reading.channels import align_guides
+from subquad.bio.reading.inputs import fill_missing
 from subquad.bio.reading.residues import UNKNOWN, read_pairs
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_mistakes, unknown
@@ -39,8 +40,9 @@ def read_X(
         ambiguity: `any` or `refuse`.
 
     Raises:
-        SubquadError: wrong letters or lengths, each with its row from 1, or columns that are not there.
-        ValueError: numbers that are not finite, or of other columns than in the fit.
+        SubquadError: wrong letters or lengths, or words among numbers, each with its row from 1; or columns that are
+            not there.
+        ValueError: numbers alone that are not finite, or of other columns than in the fit.
     """
     if isinstance(X, Inputs):
         return _given(estimator, X, about)
@@ -57,13 +59,14 @@ def read_X(
 
 def _given(estimator: Any, X: Inputs, about: dict[str, Any] | None) -> tuple[Inputs, dict[str, Any]]:
     T, E = X.codes.shape[1], X.extra.shape[1]
-    own = {"letters": X.letters, "second": None if X.second is None else "second", "extra": [str(k) for k in range(E)]}
+    own = {"letters": X.letters, "second": None if X.second is None else "second"}
     if about is None:
         estimator.n_features_in_ = (T > 0) + (X.second is not None) + E
         alphabet = next(name for name, letters in ALPHABETS.items() if len(letters) == X.letters)
         length = T if X.is_aligned else None
         return X, OF_A_TABLE | own | {
             "form": "inputs",
+            "extra": {str(k): float(np.median(X.extra[:, k])) for k in range(E)},
             "alphabet": alphabet,
             "is_aligned": X.is_aligned,
             "length": length,
@@ -161,16 +164,17 @@ def _sequences(
     length, laid = (None, None) if about is None else (about["length"], about.get("laid"))
     name, is_guessed = letters_of(sequences, alphabet if about is None else about["alphabet"])
     if is_guessed and about is None:
-        refuse_mixed(WHERE, sequences, name)
-    codes, _ = encode(WHERE, normalise(sequences, name)[0], name, ambiguity=ambiguity, length=length)
+        refuse_mixed(WHERE, sequences, name, flag="alphabet=")
+    asked = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
+    codes, _ = encode(WHERE, normalise(sequences, name)[0], name, length=length, **asked)
     second = None
     if columns["second"] is not None:
         if name not in ("dna", "rna"):
             raise SubquadError(f"{WHERE}: column {columns['second']!r} pairs with DNA or RNA only, not with proteins")
         texts = normalise(_texts(frame[columns["second"]]), name)[0]
-        guides, _ = encode(WHERE, texts, name, ambiguity=ambiguity, what=columns["second"])
+        guides, _ = encode(WHERE, texts, name, what=columns["second"], **asked)
         second, laid, _ = align_guides(WHERE, codes, guides, known=laid)
-    extra = _extra(frame, columns["extra"])
+    extra, fill = _extra(frame, columns["extra"], None if about is None else about["extra"])
     is_aligned = bool((codes[:, -1] != PAD).all()) if about is None else about["is_aligned"]
     inputs = Inputs(codes=codes, letters=len(ALPHABETS[name]), second=second, extra=extra, is_aligned=is_aligned)
     if about is not None:
@@ -179,7 +183,7 @@ def _sequences(
         "form": "sequences",
         **{"alphabet": name, "ambiguity": ambiguity, "laid": laid, "is_aligned": is_aligned},
         **{"length": codes.shape[1] if is_aligned else None},
-        "extra": {own: float(np.median(extra[:, k])) for k, own in enumerate(columns["extra"])},
+        "extra": fill,
     }
 
 
@@ -189,18 +193,22 @@ def _texts(column: pd.Series) -> list[str]:
         f"row {row + 1}: {value!r} is no sequence" for row, value in enumerate(values) if not isinstance(value, str)
     ]
     raise_mistakes(f"{WHERE}: {len(mistakes):,} of {len(values):,} rows have no sequence; leave them out", mistakes)
-    return [value.strip().upper() for value in values]
+    # sequences may be written in blocks of ten letters
+    return ["".join(value.split()).upper() for value in values]
 
 
-def _extra(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+def _extra(
+    frame: pd.DataFrame, names: Sequence[str], fill: dict[str, float] | None
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Return the further numbers `(n, E)`, and what fills the gaps of each column: the median of the fit."""
     columns = [pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64) for name in names]
     values = np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
-    wrong = np.argwhere(~np.isfinite(values))
+    wrong = np.argwhere(frame[list(names)].notna().to_numpy(dtype=bool) & ~np.isfinite(values))
     raise_mistakes(
-        f"{WHERE}: {len(wrong):,} entries beside the sequences are no finite numbers; fill them or leave the rows out",
+        f"{WHERE}: {len(wrong):,} entries beside the sequences are no finite numbers; mend or empty them",
         [f"row {row + 1}: {frame[names[k]].iloc[row]} in column {names[k]!r}" for row, k in wrong],
     )
-    return values
+    return fill_missing(WHERE, values, names, fill, flag="X")[:2]
 
 
 def take(values: Any, rows: np.ndarray) -> Any:

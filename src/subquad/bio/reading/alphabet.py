@@ -12,7 +12,7 @@ from subquad.bio.problem import ANY, PAD
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_mistakes
 
-__all__ = ["AMBIGUOUS", "NAMES_OF", "encode", "flatten", "letters_of", "normalise", "refuse_mixed"]
+__all__ = ["AMBIGUOUS", "NAMES_OF", "are_wrong", "encode", "flatten", "letters_of", "normalise", "refuse_mixed"]
 
 NAMES_OF = {
     "dna": "DNA alphabet",
@@ -24,7 +24,11 @@ AMBIGUOUS = {"dna": "NRYSWKMBDHV-", "rna": "NRYSWKMBDHV-", "protein": "BZXJ-", "
 """Letters that stand for several, and the gap of an alignment, which stands for any."""
 NEAREST = {"U": "C", "O": "K"}
 """Selenocysteine and pyrrolysine, read as the standard amino acids they are closest to."""
-MOST_CODES = 2_000_000_000
+MOST_CODES = 500_000_000
+"""Of all rows, padded to the longest. Reading takes two bytes for one in the padding and eight for a letter: at most
+4 GB, half of what a laptop has."""
+SOME, ROWS = 1_000_000, 1000
+"""Letters that are counted, and rows that are looked at, at a time: both make eight bytes and more of a letter."""
 WRONG = -3
 FEW = 0.01
 
@@ -44,7 +48,7 @@ def letters_of(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
     """
     if alphabet != "auto":
         return alphabet, False
-    counts = np.bincount(flatten(sequences)[0], minlength=256)
+    counts = _counts(flatten(sequences)[0])
     nucleotides = _mask("ACGTUN")
     # a few wrong letters in DNA are mistakes to be shown, and no reason to take it for a protein
     if counts[~nucleotides].sum() <= 0.02 * max(counts.sum(), 1):
@@ -54,22 +58,34 @@ def letters_of(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
     return name, True
 
 
+def _counts(flat: np.ndarray) -> np.ndarray:
+    """Return how often each byte occurs, `(256,)`; some are counted at a time, since that makes eight bytes of each."""
+    counts = np.zeros(256, dtype=np.int64)
+    for start in range(0, len(flat), SOME):
+        counts += np.bincount(flat[start : start + SOME], minlength=256)
+    return counts
+
+
 def _mask(letters: str) -> np.ndarray:
     mask = np.zeros(256, dtype=bool)
     mask[[ord(letter) for letter in letters]] = True
     return mask
 
 
-def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str) -> list[str]:
+def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str, *, flag: str = "--alphabet") -> list[str]:
     """Return remarks on a few rows that are DNA among many proteins.
+
+    Args:
+        path: the table, for messages.
+        sequences: one of each row, in upper case.
+        alphabet: its name.
+        flag: that names another alphabet, for messages.
 
     Raises:
         SubquadError: proteins among DNA, or more than one in a hundred rows DNA among proteins; the fewer are named.
     """
-    flat, lengths = flatten(sequences)
-    ends = np.cumsum(lengths)
-    so_far = np.concatenate([[0], np.cumsum(_mask("ACGTUN")[flat])])
-    share = (so_far[ends] - so_far[ends - lengths]) / np.maximum(lengths, 1)
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    share = np.concatenate([_share_of_bases(sequences[row : row + ROWS]) for row in range(0, len(sequences), ROWS)])
     if alphabet in ("dna", "rna"):
         # degenerate DNA has many letters outside ACGT too, but none of these
         rows = [row for row in np.flatnonzero((lengths >= 5) & (share <= 0.7)) if set(sequences[row]) & set("EFILPQ")]
@@ -89,10 +105,17 @@ def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str) -> l
         ]
     raise_mistakes(
         f"{path}: most sequences are {most}, but {len(rows):,} of {len(sequences):,} look like {others}; "
-        "keep one kind in a table, or say --alphabet",
+        f"keep one kind in a table, or say {flag}",
         shown,
     )
     return []
+
+
+def _share_of_bases(sequences: Sequence[str]) -> np.ndarray:
+    flat, lengths = flatten(sequences)
+    ends = np.cumsum(lengths)
+    so_far = np.concatenate([[0], np.cumsum(_mask("ACGTUN")[flat])])
+    return (so_far[ends] - so_far[ends - lengths]) / np.maximum(lengths, 1)
 
 
 def _shortened(sequence: str) -> str:
@@ -119,6 +142,7 @@ def encode(
     ambiguity: str = "any",
     length: int | None = None,
     what: str = "sequence",
+    flag: str = "--ambiguity any",
 ) -> tuple[np.ndarray, list[str]]:
     """Return the codes of the sequences as `(n, T)` int8, and remarks on letters that are not taken as they are.
 
@@ -131,6 +155,7 @@ def encode(
         ambiguity: `any` or `refuse`: whether letters that stand for several are mistakes.
         length: all must have this length, where it is given.
         what: they are, for messages.
+        flag: that takes letters that stand for several, for messages.
 
     Raises:
         SubquadError: letters outside the alphabet, empty sequences or wrong lengths, each with its row; or a sequence
@@ -138,6 +163,17 @@ def encode(
     """
     flat, lengths = flatten(sequences)
     _refuse_huge(path, lengths)
+    flat_codes = _table(alphabet, ambiguity)[flat]
+    mistakes = _mistakes(sequences, lengths, flat_codes == WRONG, alphabet=alphabet, length=length, what=what)
+    title = f"{path}: {len(mistakes):,} of {len(sequences):,} rows cannot be read; mend or remove them"
+    if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
+        title += f" ({flag} takes letters that stand for several)"
+    raise_mistakes(title, mistakes)
+    return _rectangle(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
+
+
+def _table(alphabet: str, ambiguity: str) -> np.ndarray:
+    """Return the code of each byte, `(256,)`."""
     table = np.full(256, WRONG, dtype=np.int8)
     letters = ALPHABETS[alphabet]
     table[[ord(letter) for letter in letters]] = np.arange(len(letters))
@@ -145,13 +181,12 @@ def encode(
         table[[ord(letter) for letter in AMBIGUOUS[alphabet]]] = ANY
     if alphabet.startswith("protein"):
         table[[ord(letter) for letter in NEAREST]] = [letters.index(letter) for letter in NEAREST.values()]
-    flat_codes = table[flat]
-    mistakes = _mistakes(sequences, lengths, flat_codes == WRONG, alphabet=alphabet, length=length, what=what)
-    title = f"{path}: {len(mistakes):,} of {len(sequences):,} rows cannot be read; mend or remove them"
-    if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
-        title += " (--ambiguity any takes letters that stand for several)"
-    raise_mistakes(title, mistakes)
-    return _rectangle(flat_codes, lengths), _remarks(np.bincount(flat, minlength=256), alphabet, lengths)
+    return table
+
+
+def are_wrong(letters: np.ndarray, alphabet: str, ambiguity: str) -> np.ndarray:
+    """Return which letters (bytes, of any shape) `encode` would refuse."""
+    return _table(alphabet, ambiguity)[letters] == WRONG
 
 
 def _refuse_huge(path: Path | str, lengths: np.ndarray) -> None:
@@ -159,8 +194,9 @@ def _refuse_huge(path: Path | str, lengths: np.ndarray) -> None:
     if size > MOST_CODES:
         row = int(lengths.argmax())
         raise SubquadError(
-            f"{path}: row {row + 1} has {lengths[row]:,} letters; padding {len(lengths):,} rows to it would take "
-            f"{size / 1e9:.0f} GB (the median is {int(np.median(lengths)):,} letters); cut or remove the longest rows"
+            f"{path}: row {row + 1} has {lengths[row]:,} letters; padding {len(lengths):,} rows to it makes "
+            f"{size / 1e6:,.0f} million, and {MOST_CODES / 1e6:,.0f} million is the most (the median is "
+            f"{int(np.median(lengths)):,} letters a row); cut or remove the longest rows"
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from subquad.bio.reading.data import is_missing
+from subquad.bio.reading.data import is_missing, with_hyphens
 from subquad.bio.reading.variants import looks_like_variants
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, all_of, unknown
@@ -144,7 +144,7 @@ def _guess_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
     numbers = [
         name
         for name in left
-        if pd.to_numeric(some[name].str.replace(",", "."), errors="coerce").notna().sum()
+        if pd.to_numeric(with_hyphens(some[name]).str.replace(",", "."), errors="coerce").notna().sum()
         > 0.9 * (~is_missing(some[name])).sum()
     ]
     for candidate in (named, left[0] if len(left) == 1 else None, numbers[0] if len(numbers) == 1 else None):

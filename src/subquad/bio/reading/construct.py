@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from subquad.bio.reading.alphabet import flatten
+from subquad.bio.reading.alphabet import are_wrong, flatten
 from subquad.bio.reading.variants import Variants, canonical, differences
 from subquad.errors import SubquadError, raise_mistakes
 
@@ -162,6 +162,8 @@ def from_both(
     offset: int | None = None,
     column: str,
     is_named: bool,
+    alphabet: str,
+    ambiguity: str = "any",
 ) -> Construct:
     """Return the construct of a table with full sequences and variants, after checking that they agree.
 
@@ -173,21 +175,26 @@ def from_both(
         offset: what to take off a position; found from the letters where it is not given.
         column: of the variants, for messages.
         is_named: the user named the column; else it is left aside where it does not fit most rows.
+        alphabet: of the sequences.
+        ambiguity: `any` or `refuse`: whether letters that stand for several are mistakes.
 
     Raises:
-        SubquadError: sequences that are not the wild type with the variants, each with its row.
+        SubquadError: sequences that are not the wild type with the variants, each with its row. Of rows that are a
+            mistake in themselves (letters, variants that cannot be read) nothing more is said.
     """
     aside = Construct(
         sequences=list(sequences),
         remarks=[f"column {column!r} does not fit the sequences and is left aside (--mutant {column} shows why)"],
     )
     flat, lengths = flatten(sequences)
-    width = len(wild_type) if wild_type else int(lengths[0])
+    width = len(wild_type) if wild_type else int(np.bincount(lengths).argmax())
+    is_read = lengths > 0
+    is_read[list(variants.unread)] = False
     if not len(variants.row):
         return Construct(sequences=list(sequences))
     if (lengths != width).any():
         if is_named:
-            _refuse_lengths(path, lengths, width, column)
+            _refuse_lengths(path, lengths, width, column, np.flatnonzero((lengths != width) & is_read))
         return aside
     letters = flat.reshape(len(sequences), width)
     if offset is None:
@@ -199,7 +206,8 @@ def from_both(
     is_bad[variants.row[~has_new]] = True
     if is_bad.mean() > 0.5 and not is_named:
         return aside
-    bad = np.flatnonzero(is_bad)
+    bad = np.flatnonzero(is_bad & is_read)
+    bad = bad[~are_wrong(letters[bad], alphabet, ambiguity).any(1)]
     raise_mistakes(
         f"{path}: variants and sequences disagree in {len(bad):,} of {len(letters):,} rows (offset {offset})",
         [f"row {row + 1}: {_disagreement(variants, letters[row], wild, row, offset)}" for row in bad[:MOST]],
@@ -215,8 +223,7 @@ def from_both(
     )
 
 
-def _refuse_lengths(path: Path | str, lengths: np.ndarray, width: int, column: str) -> None:
-    wrong = np.flatnonzero(lengths != width)
+def _refuse_lengths(path: Path | str, lengths: np.ndarray, width: int, column: str, wrong: np.ndarray) -> None:
     raise_mistakes(
         f"{path}: {len(wrong):,} sequences are not as long as the wild type ({width} letters), so the variants in "
         f"column {column!r} cannot have made them; remove them, or leave out --mutant",

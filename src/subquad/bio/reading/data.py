@@ -7,10 +7,12 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,24 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.reading.fasta import parse_fasta
-from subquad.errors import SubquadError, raise_mistakes, require, unknown
+from subquad.errors import SubquadError, all_of, raise_mistakes, require, unknown
 
-__all__ = ["MISSING", "is_missing", "read_frame", "read_numbers", "separator_of"]
+__all__ = ["MISSING", "is_missing", "read_frame", "read_numbers", "separator_of", "with_hyphens"]
 
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Words, in lower case, that mean: not measured."""
+LEAST_ASCII = 0.9
+"""Of the bytes of a text in Windows' code page."""
+LIMIT = re.compile(r"[<>≤≥]=?\s*([+-]?\d[\d.,]*([eE][+-]?\d+)?)")
 
 
 def read_frame(path: Path | str) -> pd.DataFrame:
-    """Return a table as text, one row a sequence.
+    """Return a table as text, one row a sequence; in its `attrs`, `remarks`, and a `note` on how rows are counted.
 
     Args:
         path: CSV or TSV (commas, semicolons or tabs), Excel (`file.xlsx` or `file.xlsx#Sheet`), Parquet or FASTA, plain
-            or gzipped. What is in the file counts, not its name.
+            or gzipped. What is in the file counts, not its name. Text is UTF-8, UTF-16 or Windows-1252; lines before
+            the header that begin with # are left out, and so are blank ones.
 
     Raises:
         SubquadError: no such file, no table, no rows, a column twice, or rows longer than the header.
@@ -54,8 +60,9 @@ def read_frame(path: Path | str) -> pd.DataFrame:
     elif data[:4] == b"\xd0\xcf\x11\xe0":
         raise SubquadError(f"{path}: an Excel file of before 2007; save it as .xlsx or CSV")
     else:
-        text = _decoded(path, data)
+        text, said = _decoded(path, data)
         frame = parse_fasta(path, text) if text.lstrip()[:1] == ">" else _from_text(path, text)
+        frame.attrs["remarks"] = said + frame.attrs.get("remarks", [])
     frame = _without_empty_end(_named(frame))
     if not len(frame):
         raise SubquadError(f"{path}: no rows under the header")
@@ -75,21 +82,36 @@ def _with_sheet(path: Path | str) -> tuple[Path, str | None]:
     return path, None
 
 
-def _decoded(path: Path, data: bytes) -> str:
+def _decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
     # Excel's "Unicode text" is UTF-16 with a byte-order mark
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding, remarks = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", []
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
-        raise SubquadError(f"{path}: not a text file in UTF-8; export the table as CSV") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        text = _from_windows(path, data)
+        word = re.search(r"\w*[^\W\x00-\x7f]\w*|[^\x00-\x7f]", text)[0]
+        remarks = [f"not in UTF-8, read as Windows-1252, as in {word!r}; if that is wrong, save the file in UTF-8"]
+    return text.replace("\r\n", "\n").replace("\r", "\n"), remarks
+
+
+def _from_windows(path: Path, data: bytes) -> str:
+    """Return the text of a file in the code page in which Excel saves CSV in western Europe and America."""
+    try:
+        text = data.decode("cp1252")
+    except UnicodeDecodeError:
+        text = ""
+    # what is no text has signs that steer a terminal, or few letters of ASCII
+    if re.search(r"[\x00-\x08\x0e-\x1f]", text) or len(text.encode("ascii", "ignore")) < LEAST_ASCII * len(data):
+        raise SubquadError(f"{path}: not a text file in UTF-8; export the table as CSV")
+    return text
 
 
 def _from_text(path: Path, text: str) -> pd.DataFrame:
+    text, remarks = _from_header_on(text)
     head = text.split("\n", 1)[0]
     if not head.strip():
         raise SubquadError(f"{path}: empty; a header line and one row a sequence are needed")
-    separator = max("\t,;", key=head.count)
+    separator = _separator_in(head)
     stream = io.StringIO(text)
     options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "header": None}
     try:
@@ -103,13 +125,49 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
         _refuse_twice(path, header)
         stream.seek(start)
         # one name more than there are columns catches rows that are too long
-        frame = pd.read_csv(stream, names=range(len(header) + 1), index_col=False, **options).fillna("")
+        options |= {"names": range(len(header) + 1), "index_col": False}
+        frame = pd.read_csv(stream, **options).fillna("")
+        note = _note_on_blank_lines(text[start:].rstrip(), options)
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=header)
     except (csv.Error, pd.errors.ParserError) as error:
         raise SubquadError(f"{path}: not a table ({str(error).strip()})") from error
-    _refuse_long_rows(path, frame, header)
-    return frame.iloc[:, : len(header)].set_axis(header, axis=1)
+    all_of(lambda: _refuse_long_rows(path, frame, header), note=note)
+    frame = frame.iloc[:, : len(header)].set_axis(header, axis=1)
+    frame.attrs |= {"remarks": remarks, "note": note}
+    return frame
+
+
+def _separator_in(head: str) -> str:
+    return max("\t,;", key=head.count)
+
+
+def _from_header_on(text: str) -> tuple[str, list[str]]:
+    """Return the text without blank lines and comments before the header, and a remark on comments."""
+    before = re.match(r"(?:[ \t]*(?:#[^\n]*)?\n)*", text)[0]
+    text, comments = text[len(before) :], [line.strip() for line in before.split("\n") if line.strip()]
+    head = text.split("\n", 1)[0]
+    separator = _separator_in(head)
+    # a line with as many names as there are values below is a header that begins with #
+    if comments and comments[-1].count(separator) == head.count(separator):
+        text = f"{comments.pop()}\n{text}"
+    remark = f"{len(comments):,} lines before the header begin with # and are left out"
+    return text, [f"{remark} ({comments[0][:60]!r})"] if comments else []
+
+
+def _note_on_blank_lines(body: str, options: dict[str, Any]) -> str:
+    """Return how rows are counted where blank lines stand between them, as they are not counted; else nothing."""
+    if not re.search(r"(?:\A|\n)[ \t]*\n", body):
+        return ""
+    kept, every = (
+        pd.read_csv(io.StringIO(body), skip_blank_lines=skips, **options).fillna("") for skips in (True, False)
+    )
+    count = len(every) - len(kept)
+    if not count:
+        return ""
+    first = int((every.iloc[: len(kept)].to_numpy() != kept.to_numpy()).any(1).argmax())
+    place = f"row {first}" if first else "the header"
+    return f"rows are counted below the header, without {count:,} blank lines (the first is below {place})"
 
 
 def _refuse_long_rows(path: Path, frame: pd.DataFrame, header: Sequence[str]) -> None:
@@ -155,8 +213,9 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
     if sheet is not None and sheet not in book.sheetnames:
         raise SubquadError(f"{path}: {unknown('sheet', sheet, book.sheetnames)}")
     chosen = book[sheet or book.sheetnames[0]]
-    rows = [list(map(_as_text, row)) for row in chosen.iter_rows(values_only=True)]
-    if not rows or not any(rows[0]):
+    read = (list(map(_as_text, row)) for row in chosen.iter_rows(values_only=True))
+    rows = list(dropwhile(lambda row: not any(row), read))
+    if not rows:
         raise SubquadError(f"{path}: sheet {chosen.title!r} is empty; a header and one row a sequence are needed")
     width = max(place + 1 for row in rows for place, value in enumerate(row) if value)
     header = [name.strip() for name in rows[0][:width]]
@@ -198,6 +257,11 @@ def is_missing(column: pd.Series) -> np.ndarray:
     return column.str.strip().str.lower().isin(MISSING).to_numpy(dtype=bool)
 
 
+def with_hyphens(text: pd.Series) -> pd.Series:
+    """Return a column with the sign that numbers have in code in place of the longer one of print (U+2212)."""
+    return text.str.replace("\u2212", "-", regex=False)
+
+
 def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.ndarray, list[str]]:
     """Return a column as float64, NaN where nothing was measured, and remarks.
 
@@ -209,7 +273,7 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
     Raises:
         SubquadError: words or infinite numbers, each with its row.
     """
-    text, missing, remarks = column.str.strip(), is_missing(column), []
+    text, missing, remarks = with_hyphens(column.str.strip()), is_missing(column), []
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
     wrong = ~np.isfinite(numbers) & ~missing
     if wrong.any() and _has_decimal_commas(text[~missing], text[wrong]):
@@ -220,9 +284,14 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
     count = int(wrong.sum())
     raise_mistakes(
         f"{path}: not all {what} in column {column.name!r} are finite numbers ({count:,}); mend or empty them",
-        [f"row {row + 1}: {column.iloc[row]!r}" for row in np.flatnonzero(wrong)],
+        [f"row {row + 1}: {column.iloc[row]!r}{_what_to_do(text.iloc[row])}" for row in np.flatnonzero(wrong)],
     )
     return numbers, remarks
+
+
+def _what_to_do(text: str) -> str:
+    limit = LIMIT.fullmatch(text)
+    return f" is a limit: write {limit[1]}, or leave the cell empty" if limit else ""
 
 
 def _has_decimal_commas(values: pd.Series, wrong: pd.Series) -> bool:

@@ -3,6 +3,7 @@
 Axes: n rows, T positions, E extra columns.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from subquad.bio.reading.construct import Construct, from_both, from_sequences, 
 from subquad.bio.reading.data import read_numbers
 from subquad.bio.reading.fasta import read_sequence
 from subquad.bio.reading.truncated import with_stops
-from subquad.bio.reading.variants import Variants, parse_variants
+from subquad.bio.reading.variants import Variants, parse_variants, refuse_unread
 from subquad.bio.settings import ALPHABETS, Kind
 from subquad.errors import SubquadError, all_of, raise_mistakes, unknown
 
-__all__ = ["Ask", "Read", "on_strands", "read_extra", "read_inputs"]
+__all__ = ["Ask", "Read", "fill_missing", "on_strands", "read_extra", "read_inputs"]
+
+FEW_OTHERS = 0.05
+"""Of the sequences, that have another length than all others: rather a mistake, or a deletion, than a mixed library."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +84,29 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
     remarks = blanks
     if is_guessed and texts is not None:
         remarks = blanks + refuse_mixed(path, texts, alphabet)
-    construct, said = _construct(path, frame, ask, texts, wild=wild, alphabet=alphabet)
-    if is_guessed and texts is None:
-        # the variants may bring a stop, and DNA may have been translated
-        alphabet = letters_of(construct.sequences, "auto")[0]
+    if texts is None:
+        construct, said = _construct(path, frame, ask, None, wild=wild, alphabet=alphabet)
+        if is_guessed:
+            # the variants may bring a stop, and DNA may have been translated
+            alphabet = letters_of(construct.sequences, "auto")[0]
+        codes, second, laid, more = _codes(path, frame, ask, construct.sequences, alphabet)
+    else:
+        sequences, changed = normalise(texts, alphabet)
+        (construct, said), (codes, second, laid, more) = all_of(
+            lambda: _construct(path, frame, ask, sequences, wild=wild, alphabet=alphabet),
+            lambda: _codes(path, frame, ask, sequences, alphabet),
+        )
+        said = changed + said
     if is_guessed:
         remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (guessed; --alphabet names another)")
-    remarks += said
-    codes, second, laid, said = _codes(path, frame, ask, construct, alphabet)
-    remarks += construct.remarks + said
+    remarks += said + construct.remarks + more
     if second is not None:
         guides = normalise(_upper(frame[ask.second])[0], alphabet)[0]
         pairs = [f"{guide}|{context}" for guide, context in zip(guides, construct.sequences, strict=True)]
         construct = Construct(sequences=pairs)
     is_aligned = bool((codes[:, -1] != PAD).all())
+    if not (is_aligned or ask.is_again):
+        remarks += _few_of_another_length((codes != PAD).sum(1))
     about = {
         **{"sequence": ask.sequence, "mutant": ask.mutant, "second": ask.second},
         **{"alphabet": alphabet, "ambiguity": ask.ambiguity, "laid": laid},
@@ -105,13 +118,29 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
     return Read(inputs=inputs, construct=construct, about=about, remarks=remarks)
 
 
+def _few_of_another_length(lengths: np.ndarray) -> list[str]:
+    """Return a remark where nearly all sequences have one length, and a few keep positions from being used."""
+    most = int(np.bincount(lengths).argmax())
+    others = np.flatnonzero(lengths != most)
+    if len(others) > FEW_OTHERS * len(lengths):
+        return []
+    least, longest = lengths[others].min(), lengths[others].max()
+    letters = f"{least:,}" if least == longest else f"{least:,} to {longest:,}"
+    rows = ", ".join(f"{row + 1}" for row in others[:3]) + (", …" if len(others) > 3 else "")
+    has, row, it = ("has", "row", "it") if len(others) == 1 else ("have", "rows", "them")
+    return [
+        f"{len(others):,} of {len(lengths):,} sequences {has} {letters} letters, the others {most:,} ({row} {rows}): "
+        f"positions are not used; leave {it} out to have them"
+    ]
+
+
 def _codes(
-    path: Path | str, frame: pd.DataFrame, ask: Ask, construct: Construct, alphabet: str
+    path: Path | str, frame: pd.DataFrame, ask: Ask, texts: list[str], alphabet: str
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any] | None, list[str]]:
     """Return the codes of both channels, how guides were laid, and remarks."""
 
     def sequences() -> tuple[np.ndarray, list[str]]:
-        return encode(path, construct.sequences, alphabet, ambiguity=ask.ambiguity, length=ask.length)
+        return encode(path, texts, alphabet, ambiguity=ask.ambiguity, length=ask.length)
 
     if ask.second is None:
         codes, said = sequences()
@@ -127,42 +156,51 @@ def _codes(
 
 
 def _construct(
-    path: Path | str, frame: pd.DataFrame, ask: Ask, texts: list[str] | None, *, wild: str | None, alphabet: str
+    path: Path | str, frame: pd.DataFrame, ask: Ask, sequences: list[str] | None, *, wild: str | None, alphabet: str
 ) -> tuple[Construct, list[str]]:
-    """Return the sequences, and remarks on their letters; those of the construct stand in it."""
-    sequences, remarks = (None, []) if texts is None else normalise(texts, alphabet)
+    """Return the sequences with what they are variants of, and remarks; those of the construct stand in it."""
     wild = None if wild is None else normalise([wild], alphabet)[0][0]
     if sequences is not None and ask.second is not None:
-        return Construct(sequences=sequences), remarks
-    variants, said = _variants(path, frame, ask, alphabet, is_needed=sequences is None or ask.is_named)
-    remarks += said
-    if sequences is None:
-        assert variants is not None, "without sequences there are variants"
-        return from_variants(path, variants, wild or "", offset=ask.offset), remarks
+        return Construct(sequences=sequences), []
+    variants, remarks = _variants(frame, ask, alphabet, is_needed=sequences is None or ask.is_named)
     if variants is not None:
-        column = str(ask.mutant)
-        construct = from_both(
-            path, sequences, variants, wild_type=wild, offset=ask.offset, column=column, is_named=ask.is_named
+        _, construct = all_of(
+            lambda: refuse_unread(path, variants, str(ask.mutant)),
+            lambda: _of_variants(path, ask, sequences, variants, wild=wild, alphabet=alphabet),
         )
         if construct.mutants is not None:
             return construct, remarks
         remarks += construct.remarks
+    assert sequences is not None, "without sequences there are variants"
     if wild is None and ask.is_again:
         return Construct(sequences=sequences), remarks
     return from_sequences(sequences, wild_type=wild), remarks
 
 
-def _variants(
-    path: Path | str, frame: pd.DataFrame, ask: Ask, alphabet: str, *, is_needed: bool
-) -> tuple[Variants | None, list[str]]:
+def _of_variants(
+    path: Path | str, ask: Ask, sequences: list[str] | None, variants: Variants, *, wild: str | None, alphabet: str
+) -> Construct:
+    if sequences is None:
+        return from_variants(path, variants, wild or "", offset=ask.offset)
+    return from_both(
+        path,
+        sequences,
+        variants,
+        wild_type=wild,
+        offset=ask.offset,
+        column=str(ask.mutant),
+        is_named=ask.is_named,
+        alphabet=alphabet,
+        ambiguity=ask.ambiguity,
+    )
+
+
+def _variants(frame: pd.DataFrame, ask: Ask, alphabet: str, *, is_needed: bool) -> tuple[Variants | None, list[str]]:
     if ask.mutant is None:
         return None, []
-    try:
-        variants, said = parse_variants(path, frame[ask.mutant])
-    except SubquadError:
+    variants, said = parse_variants(frame[ask.mutant])
+    if variants.unread and not is_needed:
         # full sequences stand without them
-        if is_needed:
-            raise
         return None, [f"column {ask.mutant!r} holds more than substitutions and is left aside (--mutant shows where)"]
     if alphabet in ("dna", "rna"):
         variants = variants.translated("U", "T") if alphabet == "dna" else variants.translated("T", "U")
@@ -191,13 +229,33 @@ def read_extra(
     read = all_of(*(lambda name=name: read_numbers(path, frame[name], "extra values") for name in names))
     values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
     remarks = [remark for _, said in read for remark in said]
-    is_empty = np.isnan(values).all(0)
+    values, fill, filled = fill_missing(path, values, names, fill, flag="--extra")
+    return values, fill, remarks + filled
+
+
+def fill_missing(
+    path: Path | str, values: np.ndarray, names: Sequence[str], fill: dict[str, float] | None, *, flag: str
+) -> tuple[np.ndarray, dict[str, float], list[str]]:
+    """Return numbers `(n, E)` with the gaps filled, what each column is filled with, and remarks.
+
+    Args:
+        path: the table, for messages.
+        values: `(n, E)`, NaN where there is none.
+        names: of the columns.
+        fill: of the table that was learned from; None: this is it, and the median is taken.
+        flag: that the columns were named with, for messages.
+
+    Raises:
+        SubquadError: columns without a number, where there is no other table.
+    """
     if fill is None:
+        is_empty = np.isnan(values).all(0)
         raise_mistakes(
-            f"{path}: extra columns without a number; leave them out of --extra",
+            f"{path}: extra columns without a number; leave them out of {flag}",
             [repr(name) for name, empty in zip(names, is_empty, strict=True) if empty],
         )
         fill = {name: float(np.nanmedian(values[:, k])) for k, name in enumerate(names)}
+    values, remarks = values.copy(), []
     for k, name in enumerate(names):
         holes = np.isnan(values[:, k])
         if holes.any():

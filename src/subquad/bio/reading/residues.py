@@ -21,6 +21,8 @@ UNKNOWN = "-?"
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", **{chr(k): chr(k + 32) for k in range(ord("A"), ord("Z") + 1)}}
 UNPAIRED = ".-_:,~"
 MOST_LABELS = 30
+LEAST_SHARE, CLEAR_LEAD = 0.5, 0.2
+"""Of the pairs that count from 0, and how many more than from 1, at least; of any two bases three in eight pair."""
 NEGATIVE = ("non", "not", "neg", "no_", "no-", "no ", "false", "decoy", "control", "random", "wt", "low", "unbound")
 
 
@@ -216,62 +218,105 @@ def order_of_classes(names: Sequence[str]) -> list[str]:
 
 
 def read_pairs(
-    path: Path | str, column: pd.Series, lengths: np.ndarray | None, has: np.ndarray
+    path: Path | str,
+    column: pd.Series,
+    lengths: np.ndarray | None,
+    has: np.ndarray,
+    *,
+    codes: np.ndarray | None = None,
 ) -> tuple[list[np.ndarray], list[str]]:
     """Return the paired positions of each row from 0, `(p, 2)` with the first below the second, and remarks.
 
     Args:
         path: the table, for messages.
-        column: dot-brackets, with `[]{}<>` and `Aa` … for knots, or lists of pairs counted from 1.
+        column: dot-brackets, with `[]{}<>` and `Aa` … for knots, or lists of pairs counted from 1 or from 0.
         lengths: letters of each sequence; None where they cannot be read.
         has: which rows have a target.
+        codes: `(n, T)` of DNA or RNA, by which lists are seen to count from 0 or from 1; None where there are none.
 
     Raises:
-        SubquadError: brackets without a partner, or pairs outside the sequence, each with its row.
+        SubquadError: brackets without a partner, or pairs outside the sequence, each with its row; where some lists
+            count from 0 and some from 1, these are the fewer ones.
     """
-    pairs, mistakes, is_json = [], [], np.zeros(len(column), dtype=bool)
+    pairs, mistakes, is_list = [], [], np.zeros(len(column), dtype=bool)
     for row, value in enumerate(column.tolist()):
         length = None if lengths is None else int(lengths[row])
         found: np.ndarray | str = np.zeros((0, 2), dtype=np.int64)
         if has[row]:
-            is_json[row] = value.startswith("[") and (value[1:].strip()[:1] in ("[", "]"))
-            found = _from_json(value) if is_json[row] else _from_brackets(value, length)
+            is_list[row] = value.startswith("[") and (value[1:].strip()[:1] in ("[", "]"))
+            found = _from_list(value) if is_list[row] else _from_brackets(value, length)
         if isinstance(found, str):
             mistakes.append(f"row {row + 1}: {found}")
             found = np.zeros((0, 2), dtype=np.int64)
         pairs.append(found)
-    remarks = _count_from_zero(pairs, is_json, lengths)
-    for row in np.flatnonzero(is_json):
+    listed = [row for row in np.flatnonzero(is_list) if len(pairs[row])]
+    first, remarks = _first_position({row: pairs[row] for row in listed}, lengths, codes)
+    for row in listed:
         length = np.inf if lengths is None else lengths[row]
+        pairs[row] = pairs[row] - first
         bad = (pairs[row] < 0) | (pairs[row] >= length)
         if bad.any():
-            first = int(pairs[row][bad.any(1)][0][bad[bad.any(1)][0]][0]) + 1
-            mistakes.append(f"row {row + 1}: position {first} of a pair is outside the sequence (1 to {length})")
+            mistakes.append(
+                f"row {row + 1}: position {pairs[row][bad][0] + first} of a pair is outside the sequence "
+                f"({first} to {length - 1 + first})"
+            )
         elif (pairs[row][:, 0] == pairs[row][:, 1]).any():
             mistakes.append(f"row {row + 1}: a base is paired with itself")
     title = f"{path}: {len(mistakes):,} structures in column {column.name!r} cannot be read; mend or empty them"
+    title += f" ({remarks[0]})" if remarks else ""
     raise_mistakes(title, sorted(mistakes, key=lambda mistake: int(mistake.split()[1].rstrip(":"))))
     return [np.unique(np.sort(found, axis=1), axis=0) for found in pairs], remarks
 
 
-def _from_json(value: str) -> np.ndarray | str:
+def _from_list(value: str) -> np.ndarray | str:
     try:
-        numbers = np.array(json.loads(value), dtype=np.int64).reshape(-1, 2)
+        return np.array(json.loads(value), dtype=np.int64).reshape(-1, 2)
     except (json.JSONDecodeError, ValueError, TypeError, OverflowError):
         return f"{value[:40]!r} is no list of pairs such as [[1, 9], [2, 8]]"
-    return numbers - 1
 
 
-def _count_from_zero(pairs: list[np.ndarray], is_json: np.ndarray, lengths: np.ndarray | None) -> list[str]:
-    """Shift pairs that were counted from 0: some position is 0 and none is the length."""
-    rows = [row for row in np.flatnonzero(is_json) if len(pairs[row])]
-    if lengths is None or not any(pairs[row].min() < 0 for row in rows):
-        return []
-    if any(pairs[row].min() < -1 or pairs[row].max() + 1 >= lengths[row] for row in rows):
-        return []
-    for row in rows:
-        pairs[row] = pairs[row] + 1
-    return ["pairs are counted from 0 in this table (one of them is 0, and none reaches the length)"]
+def _first_position(
+    written: dict[int, np.ndarray], lengths: np.ndarray | None, codes: np.ndarray | None
+) -> tuple[int, list[str]]:
+    """Return what the lists call the first base, 0 or 1, and remarks.
+
+    A position 0 says 0, and one as large as the length says 1; where rows disagree the more of them count. Where there
+    is neither, it is 1, unless far more pairs are of bases that pair when counted from 0.
+
+    Args:
+        written: the pairs of each row that has some, as they stand there.
+        lengths: letters of each sequence; None where they cannot be read.
+        codes: `(n, T)` of DNA or RNA; None where there are none.
+    """
+    if not written:
+        return 1, []
+    zero = sum((pairs == 0).any() for pairs in written.values())
+    end = 0 if lengths is None else sum((pairs == lengths[row]).any() for row, pairs in written.items())
+    if zero and end:
+        return int(zero <= end), [f"pairs are counted from 0 in {zero:,} rows and from 1 in {end:,}; count them alike"]
+    why = " (one of them is 0)" if zero else " (one of them is the length)" if end else ""
+    if codes is None:
+        return int(not zero), [f"pairs are counted from {int(not zero)}{why}"]
+    shares = [_share_that_pair(written, codes, first) for first in (0, 1)]
+    is_told = shares[0] >= LEAST_SHARE and shares[0] - shares[1] >= CLEAR_LEAD
+    first = 0 if zero or (is_told and not end) else 1
+    remarks = [
+        f"pairs are counted from {first}{why}: {shares[first]:.0%} of them are A-U, G-C or G-U; "
+        f"from {1 - first} it would be {shares[1 - first]:.0%}"
+    ]
+    if max(shares) < LEAST_SHARE:
+        remarks.append("fewer than half of the pairs are A-U, G-C or G-U: are these structures of these sequences?")
+    return first, remarks
+
+
+def _share_that_pair(written: dict[int, np.ndarray], codes: np.ndarray, first: int) -> float:
+    """Return the part of pairs that are of bases that pair, where the first base is called 0 or 1."""
+    row = np.repeat(list(written), [len(pairs) for pairs in written.values()])
+    places = np.concatenate(list(written.values())) - first
+    is_inside = ((places >= 0) & (places < codes.shape[1])).all(1)
+    # in ACGT and ACGU these are the places of A-U, C-G and G-U; what lies outside pairs with nothing
+    bases = np.sort(codes[row[is_inside, None], places[is_inside]], axis=1)
+    return float(sum((bases == pair).all(1).sum() for pair in ((0, 3), (1, 2), (2, 3))) / len(row))
 
 
 def _from_brackets(value: str, length: int | None) -> np.ndarray | str:

@@ -53,13 +53,16 @@ class Table:
     """What was guessed or changed, to be said aloud."""
 
 
-def read_table(path: Path | str, settings: FitSettings) -> Table:
+def read_table(
+    path: Path | str, settings: FitSettings, *, check: Callable[[pd.DataFrame], None] = lambda frame: None
+) -> Table:
     """Return a table with its targets.
 
     Args:
         path: the file; see `read_frame`.
         settings: which columns are what, wild type and offset, kind, alphabet, and the policy for letters that stand
             for several. What is not said is guessed, and remarked.
+        check: a further look at the columns, whose mistakes are said with all others.
 
     Raises:
         SubquadError: the file cannot be read, columns are not found, or values are wrong; all that is wrong with
@@ -86,14 +89,16 @@ def read_table(path: Path | str, settings: FitSettings) -> Table:
     def target() -> tuple[Target, np.ndarray, list[str]]:
         lengths = read[0].inputs.lengths if read else None
         if lengths is None and columns.sequence is not None:
-            lengths = frame[columns.sequence].str.strip().str.len().to_numpy(dtype=np.int64)
-        found = read_target(path, frame, columns.target, lengths, kind=settings.kind)
+            lengths = frame[columns.sequence].str.replace(r"\s", "", regex=True).str.len().to_numpy(dtype=np.int64)
+        codes = read[0].inputs.codes if read and read[0].about["alphabet"] in ("dna", "rna") else None
+        found = read_target(path, frame, columns.target, lengths, kind=settings.kind, codes=codes)
         _refuse_nothing_to_learn(path, found[0], found[1])
         return found
 
     checks: list[Callable[[], Any]] = [inputs, target, lambda: read_extra(path, frame, columns.extra, None)]
-    checks.append(lambda: _weight(path, frame, columns))
-    made, (aims, has, said), (extra, fill, filled), (weight, weighed) = all_of(*checks)
+    checks += [lambda: _weight(path, frame, columns), lambda: check(frame)]
+    note = frame.attrs.get("note", "")
+    made, (aims, has, said), (extra, fill, filled), (weight, weighed), _ = all_of(*checks, note=note)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
     about = made.about | {"extra": fill, "target": list(columns.target), "kind": aims.kind}
@@ -156,6 +161,7 @@ def read_again(path: Path | str, about: dict[str, Any], *, sequence: str | None 
     made, (extra, _, filled) = all_of(
         lambda: read_inputs(path, frame, ask),
         lambda: read_extra(path, frame, tuple(about["extra"]), about["extra"]),
+        note=frame.attrs.get("note", ""),
     )
     group = about["group"] if about["group"] in frame.columns else None
     return Table(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.problem import Kind, Target
-from subquad.bio.reading.data import is_missing, read_numbers
+from subquad.bio.reading.data import is_missing, read_numbers, with_hyphens
 from subquad.bio.reading.residues import (
     looks_like_pairs,
     looks_like_residues,
@@ -24,7 +24,13 @@ MOST_CLASSES = 100
 
 
 def read_target(
-    path: Path | str, frame: pd.DataFrame, columns: Sequence[str], lengths: np.ndarray | None, *, kind: str = "auto"
+    path: Path | str,
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    lengths: np.ndarray | None,
+    *,
+    kind: str = "auto",
+    codes: np.ndarray | None = None,
 ) -> tuple[Target, np.ndarray, list[str]]:
     """Return the target of all rows, which rows have one, and remarks. Rows without one hold NaN, -1 or no pairs.
 
@@ -34,6 +40,7 @@ def read_target(
         columns: of the target; several are several measurements, or labels where all are 0 or 1.
         lengths: letters of each sequence; None where they cannot be read, so that residues cannot be checked.
         kind: of the target, or `auto`.
+        codes: `(n, T)` of DNA or RNA; see `read_pairs`.
 
     Raises:
         SubquadError: values that do not fit the kind, each with its row, or columns that are empty.
@@ -62,7 +69,7 @@ def read_target(
         case "binary" | "multiclass":
             target, more = _classes(path, column, has, chosen)
         case "pairs":
-            pairs, more = read_pairs(path, column, lengths, has)
+            pairs, more = read_pairs(path, column, lengths, has, codes=codes)
             target = Target(kind="pairs", y=pairs, names=tuple(columns))
         case _:
             target, more = read_residues(path, column, lengths, has, kind=chosen)
@@ -80,7 +87,7 @@ def _guess(
         return "pairs"
     if lengths is not None and (kind := looks_like_residues(text, lengths[has])) is not None:
         return kind
-    numbers = pd.to_numeric(text.str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
+    numbers = pd.to_numeric(with_hyphens(text).str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
     is_number = np.isfinite(numbers)
     if is_number.all() and set(np.unique(numbers)) in ({0.0, 1.0}, {-1.0, 1.0}, {0.0}, {1.0}):
         return "binary"

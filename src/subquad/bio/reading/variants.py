@@ -1,12 +1,13 @@
 """Variants of a wild type, in the ways that people write them. Costs one look at each row.
 
 Read are `A24G:K30R` (also with commas, semicolons or spaces), `p.Ala24Gly`, `p.[Ala24Gly;Lys30Arg]`, `p.Trp24Ter`,
-`p.=`, `c.12A>G`, and words for the wild type. Only substitutions: what changes the length is refused by its row.
+`p.=`, `c.12A>G`, and words for the wild type; an accession before them (`NP_000537.3:p.Ala24Gly`) is left out. Only
+substitutions: what changes the length is refused by its row.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +16,15 @@ import pandas as pd
 
 from subquad.errors import raise_mistakes, require
 
-__all__ = ["Variants", "canonical", "differences", "looks_like_variants", "parse_variants", "renumbered"]
+__all__ = [
+    "Variants",
+    "canonical",
+    "differences",
+    "looks_like_variants",
+    "parse_variants",
+    "refuse_unread",
+    "renumbered",
+]
 
 WILD_WORDS = {"_WT", "WT", "_SY", "WILDTYPE", "WILD-TYPE", "WILD TYPE", "WILD_TYPE", "=", "REF", "REFERENCE"}
 LONGER_OR_SHORTER = {
@@ -27,6 +36,7 @@ LONGER_OR_SHORTER = {
     "ext": "is an extension",
 }
 PREFIX = re.compile(r"^[pcngmr]\.")
+ACCESSION = re.compile(r"^([^\s:;,]+):(?=[pcngmr]\.)")
 BETWEEN = re.compile(r"[:;,\s+/&|]+")
 ONE_LETTER = re.compile(r"([A-Z*])(-?\d+)([A-Z*=])")
 THREE_LETTERS = re.compile(r"([A-Za-z]{3})(-?\d+)([A-Za-z]{3}|=|\*)")
@@ -49,6 +59,8 @@ class Variants:
     """Letter in its place, as a byte."""
     text: Sequence[str]
     """Of each row, as in the table."""
+    unread: Mapping[int, str] = field(default_factory=dict)
+    """Rows with words that are no substitutions, from 0, and what is wrong with each."""
 
     def translated(self, old: str, new: str) -> "Variants":
         """Return the variants with one letter for another."""
@@ -68,27 +80,18 @@ def looks_like_variants(column: pd.Series) -> bool:
     return found > 0 and found >= 0.7 * sum(map(bool, parts))
 
 
-def parse_variants(path: Path | str, column: pd.Series) -> tuple[Variants, list[str]]:
-    """Return the substitutions in a column, and remarks.
-
-    Raises:
-        SubquadError: words that are no substitutions, each with its row.
-    """
+def parse_variants(column: pd.Series) -> tuple[Variants, list[str]]:
+    """Return the substitutions in a column, and remarks; words that are none stand in `unread`."""
     texts = column.str.strip().tolist()
-    rows, found, mistakes = [], [], []
+    rows, found, unread = [], [], {}
     for row, text in enumerate(texts):
         for part in _parts(text):
             substitution = _substitution(part)
             if substitution is None:
-                mistakes.append(f"row {row + 1}: {text!r} {_why(text)}")
-                break
+                unread[row] = f"{text!r} {_why(text)}"
+                continue
             rows.append(row)
             found.append(substitution)
-    raise_mistakes(
-        f"{path}: {len(mistakes):,} of {len(texts):,} variants in column {column.name!r} cannot be read; "
-        "mend or remove them",
-        mistakes,
-    )
     numbers = np.array(found, dtype=np.int64).reshape(len(found), 3)
     variants = Variants(
         rows=len(texts),
@@ -97,20 +100,46 @@ def parse_variants(path: Path | str, column: pd.Series) -> tuple[Variants, list[
         old=numbers[:, 0].astype(np.uint8),
         new=numbers[:, 2].astype(np.uint8),
         text=texts,
+        unread=unread,
     )
     empty = texts.count("")
     remarks = [f"{empty:,} rows without a word in column {column.name!r} are taken as the wild type"] if empty else []
     return variants, remarks
 
 
+def refuse_unread(path: Path | str, variants: Variants, column: str) -> None:
+    """Raise where there are words that are no substitutions.
+
+    Args:
+        path: the table, for messages.
+        variants: of all rows.
+        column: that they stand in, for messages.
+
+    Raises:
+        SubquadError: such words, each with its row.
+    """
+    raise_mistakes(
+        f"{path}: {len(variants.unread):,} of {variants.rows:,} variants in column {column!r} cannot be read; "
+        "mend or remove them",
+        [f"row {row + 1}: {mistake}" for row, mistake in variants.unread.items()],
+    )
+
+
 def _parts(text: str) -> list[str]:
-    text = text.strip()
-    body = PREFIX.sub("", text)
+    body = PREFIX.sub("", _without_accession(text.strip()))
     if body[:1] in ("[", "("):
         body = body.strip("[]()")
     if not body or body.upper() in WILD_WORDS:
         return []
     return [PREFIX.sub("", part).strip("()") for part in BETWEEN.split(body) if part]
+
+
+def _without_accession(text: str) -> str:
+    before = ACCESSION.match(text)
+    # a variant may stand there too
+    if before is None or PREFIX.match(text) or _substitution(before[1]) is not None:
+        return text
+    return text[before.end() :]
 
 
 @lru_cache(maxsize=1 << 20)
@@ -141,6 +170,7 @@ def _one_letter() -> dict[str, str]:
 def _why(text: str) -> str:
     """Return what is wrong with a variant that is no substitution."""
     kinds: Sequence[str] = ()
+    text = _without_accession(text)
     if PREFIX.match(text):
         hgvs = require("mavehgvs", extra="bio")
         try:

@@ -21,8 +21,8 @@ BITS = 20
 """Of a sum, that a first look is at."""
 ODD = np.uint64(0x9E3779B97F4A7C15)
 """Lengths times this tell a sequence from one that is longer, whichever letter is left out of them."""
-LETTERS = 130
-"""Codes that a letter can have, from -2."""
+LETTERS, PLACES = 130, 256
+"""Codes that a letter can have, from -2; places whose numbers are drawn at a time."""
 
 
 def equal_sequences(inputs: Inputs) -> np.ndarray:
@@ -82,8 +82,8 @@ class _Sums:
     def __init__(self, columns: np.ndarray) -> None:
         self.columns = columns
         """`(T, n)`, from 0: positions first, so that each look runs along a row of memory."""
-        random = np.random.default_rng(0)
-        self.numbers = random.integers(0, 2**64, (len(columns), LETTERS), dtype=np.uint64)
+        self.numbers = _numbers(len(columns), int(columns.max(initial=PAD + 2)) + 1)
+        """`(T, letters)`."""
         self.lengths = (columns != PAD + 2).sum(0)
         self.whole = np.zeros(columns.shape[1], dtype=np.uint64)
         for place in range(len(columns)):
@@ -110,6 +110,17 @@ class _Sums:
             before += self.term(place, place)
             if place < last:
                 behind -= self.term(place + 1, place)
+
+
+def _numbers(places: int, letters: int) -> np.ndarray:
+    """Return a random number for each place and letter; those of letters that there are none of are not kept."""
+    random = np.random.default_rng(0)
+    # some places at a time, since all numbers of a long sequence are more than the codes of many
+    parts = [
+        random.integers(0, 2**64, (min(PLACES, places - start), LETTERS), dtype=np.uint64)[:, :letters].copy()
+        for start in range(0, places, PLACES)
+    ]
+    return np.concatenate(parts)
 
 
 def _among(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -140,7 +151,7 @@ def _within(a: np.ndarray, b: np.ndarray, most: int) -> np.ndarray:
     """
     if not len(a):
         return np.zeros(0, dtype=bool)
-    commonest = np.array([np.bincount(column + 2).argmax() - 2 for column in b.T.astype(np.int64)])
+    commonest = np.array([np.bincount(column.astype(np.int64) + 2).argmax() - 2 for column in b.T])
     A, B = _changes(a, commonest), _changes(b, commonest)
     a_count, b_count = (a != commonest).sum(1), (b != commonest).sum(1)
     # pairs without a place in common need no look

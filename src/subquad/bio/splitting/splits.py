@@ -6,6 +6,7 @@ positions, so that early stopping is as honest as the test. Costs one look at ea
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from subquad.bio.splitting.leaks import find_leaks
 from subquad.bio.splitting.similar import equal_sequences
 from subquad.errors import SubquadError, raise_mistakes, unknown
 
-__all__ = ["Split", "count_folds", "find_split", "make_split"]
+__all__ = ["Split", "count_folds", "find_split", "make_split", "refuse_strange_words"]
 
 WORDS = {
     "train": "train",
@@ -80,26 +81,51 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     Raises:
         SubquadError: no such column, strange words in it, what the way to split needs is missing, or a part is empty.
     """
-    column = _column(table, settings)
+    column = _column(table.frame, settings)
     if column is not None:
         return _given(table, settings, column, seed=seed)
     return _made(table, settings, _way(table, settings), seed=seed)
 
 
-def find_split(table: Table) -> str | None:
+def refuse_strange_words(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> None:
+    """Raise where the column that says the parts has words that are none, before anything else of the table is read.
+
+    Raises:
+        SubquadError: such words, each with its row.
+    """
+    name = _column(frame, settings)
+    if name is None or name not in frame.columns:
+        return
+    words = _words(frame, name)
+    strange = np.flatnonzero(~words.isin(list(WORDS)))
+    raise_mistakes(
+        f"{path}: column {name!r} must say train, validation or test (or unused)",
+        [] if _are_folds(words) else [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in strange],
+    )
+
+
+def find_split(frame: pd.DataFrame) -> str | None:
     """Return the column that tells train from test: one called split or set, with the word train in it."""
-    for column in table.frame.columns:
+    for column in frame.columns:
         if str(column).lower() in ("split", "set"):
-            words = set(table.frame[column].astype(str).str.strip().str.lower())
+            words = set(frame[column].astype(str).str.strip().str.lower())
             if words & {"train", "training"}:
                 return str(column)
     return None
 
 
-def _column(table: Table, settings: FitSettings) -> str | None:
+def _words(frame: pd.DataFrame, name: str) -> pd.Series:
+    return frame[name].astype(str).str.strip().str.lower().reset_index(drop=True)
+
+
+def _are_folds(words: pd.Series) -> bool:
+    return bool(words[words != ""].str.fullmatch(r"\d+(\.0+)?").all() and (words != "").any())
+
+
+def _column(frame: pd.DataFrame, settings: FitSettings) -> str | None:
     if settings.split is not None:
         return settings.split
-    return find_split(table) if settings.split_by == "random" and settings.fold is None else None
+    return find_split(frame) if settings.split_by == "random" and settings.fold is None else None
 
 
 def _made(table: Table, settings: FitSettings, way: _Way, *, seed: int) -> Split:
@@ -210,16 +236,12 @@ def _given(table: Table, settings: FitSettings, name: str, *, seed: int) -> Spli
     frame = table.frame
     if name not in frame.columns:
         raise SubquadError(f"{table.path}: {unknown('column', name, frame.columns)} (--split)")
-    words = frame[name].astype(str).str.strip().str.lower().reset_index(drop=True)
-    if words[words != ""].str.fullmatch(r"\d+(\.0+)?").all() and (words != "").any():
+    words = _words(frame, name)
+    if _are_folds(words):
         return _given_folds(table, settings, name, words, seed=seed)
     if settings.fold is not None:
         raise SubquadError(f"{table.path}: column {name!r} says which rows are the test; leave out --fold, or --split")
-    strange = words[~words.isin(list(WORDS))]
-    raise_mistakes(
-        f"{table.path}: column {name!r} must say train, validation or test (or unused)",
-        [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in strange.index],
-    )
+    refuse_strange_words(table.path, frame, settings)
     part = np.where(table.has_target, words.map(WORDS).to_numpy(), "")
     parts = {word: np.flatnonzero(part == word) for word in PARTS}
     for word in ("train", "test"):
