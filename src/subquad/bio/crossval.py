@@ -44,8 +44,8 @@ def cross_validate(
     """Fit all models on each fold, write the predictions of all rows, and return the figures of `metrics.json`.
 
     The folder gets `fold-0`, `fold-1` …, each as `fit` writes it, `predictions.csv` (of row kinds: measured and
-    predicted, each row by models that did not see it), `metrics.json` and `report.html`. A run that was stopped goes on
-    at the fold where it was.
+    predicted, each row by models that did not see it, but for copies of training rows), `metrics.json` and
+    `report.html`. A run that was stopped goes on at the fold where it was.
 
     Args:
         table: as for `fit`.
