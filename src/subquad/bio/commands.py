@@ -62,7 +62,7 @@ def cross_validate(
 ) -> None:
     """Fit all models on each fold in turn, so that every row is predicted by models that never saw it.
 
-    For example, each gene from all others:
+    As many folds as groups predict each group from all others. For example:
 
         subquad bio cross-validate guides.csv --split-by group --group gene --folds 17 --out genes
 
