@@ -83,14 +83,15 @@ def test_every_command_of_the_page_ends_well(ran):
 def test_the_page_shows_every_command(ran):
     _, status = ran
     shown = {line.split()[2] for line in status}
-    assert shown == {"fit", "predict", "report", "scan", "epistasis", "design", "guides", "bench"}
+    own = {"fit", "predict", "report", "scan", "epistasis", "design", "guides", "cross-validate", "bench"}
+    assert shown == own
 
 
 @pytest.mark.parametrize(
     "name",
     [
         *(f"syua/{name}" for name in ("report.html", "metrics.json", "test.csv", "model.safetensors", "config.json")),
-        *(f"{run}/report.html" for run in ("tem1", "cas13", "syua_scores", "disorder", "guide_model", "rrm")),
+        *(f"{run}/report.html" for run in ("tem1", "cas13", "syua_scores", "disorder", "guide_model", "genes", "rrm")),
         *(f"scan/{name}" for name in ("scan.csv", "scan.html")),
         *(f"pairs/{name}" for name in ("pairs.csv", "cycles.csv.gz", "epistasis.html")),
         "pairs_of_net/epistasis.html",
