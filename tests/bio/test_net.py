@@ -241,3 +241,10 @@ def test_a_motif_anywhere_is_learned_by_lyra_and_gets_the_larger_share():
     inputs, truth = motif.part("test")
     ridge = fit_ridge(motif)
     assert score(truth, nets.predict(inputs))["r2"] > score(truth, ridge.predict(inputs))["r2"] + 0.2
+
+
+def test_steps_between_large_values_that_hardly_differ_are_finite():
+    path = Path(inputs=1, outputs=1, hidden=7, is_curved=False, stepped=1)
+    lengths = torch.tensor([1701.0] * 50 + [1702.0, 1704.0])[:, None]
+    path.step_at(torch.tensor([0]), lengths.double())
+    assert torch.isfinite(path(lengths)).all()

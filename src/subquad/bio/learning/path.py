@@ -90,7 +90,9 @@ class _Interactions(nn.Module):
         x = (f - self.center) * self.spread
         if len(self.stepped):
             low, high = self.edges[:, :-1], self.edges[:, 1:]
-            steps = ((f[:, self.stepped, None] - low) / (high - low)).clamp(0, 1)
+            # of large values that hardly differ, float32 may see no width at all between two edges
+            width = (high - low).clamp(min=torch.finfo(f.dtype).tiny)
+            steps = ((f[:, self.stepped, None] - low) / width).clamp(0, 1)
             x = torch.cat([x, steps.flatten(1) - 0.5], dim=1)
         return self.last(self.layers(x))
 

@@ -65,10 +65,7 @@ def edited_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np
 
 def reversed_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return which of the rows are the reverse complement of one of the others; of DNA, ACGT, in one channel: bool."""
-    codes = inputs.codes[rows]
-    place = (codes != PAD).sum(1)[:, None] - 1 - np.arange(codes.shape[1])
-    other = np.where(codes >= 0, inputs.letters - 1 - codes, codes)
-    turned = np.where(place >= 0, np.take_along_axis(other, np.maximum(place, 0), axis=1), PAD)
+    turned = inputs.take(rows).other_strand().codes
     return _among(_Sums.of(turned).whole, _Sums.of(inputs.codes[others]).whole)
 
 

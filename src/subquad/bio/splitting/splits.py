@@ -360,11 +360,10 @@ def count_folds(table: Table, settings: FitSettings) -> int:
         return settings.folds
     if name not in table.frame.columns:
         raise SubquadError(f"{table.path}: {unknown('column', name, table.frame.columns)} (--split)")
-    words = table.frame[name].astype(str).str.strip()[np.asarray(table.has_target)]
-    numbers = words[words != ""]
-    if not len(numbers) or not numbers.str.fullmatch(r"\d+(\.0+)?").all():
+    words = _words(table.frame, name)[np.asarray(table.has_target)]
+    if not _are_folds(words):
         raise SubquadError(
             f"{table.path}: column {name!r} holds no numbers of folds ({', '.join(words.unique()[:3])} …); leave out "
             "--split to have folds cut"
         )
-    return int(pd.to_numeric(numbers).nunique())
+    return int(pd.to_numeric(words[words != ""]).nunique())
