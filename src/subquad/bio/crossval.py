@@ -18,10 +18,10 @@ from subquad.bio.looking.finished import WORDS
 from subquad.bio.measures.metrics import difference, score, title
 from subquad.bio.problem import Kind, Target
 from subquad.bio.reading.table import read_table
-from subquad.bio.settings import PRESETS, FitSettings
+from subquad.bio.settings import FitSettings, refuse_other_presets
 from subquad.bio.splitting.splits import count_folds
 from subquad.bio.tasks import fit
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.report import Link, Section, Table, page, picture
 from subquad.train.artifact import atomic, fingerprint, open_run, plain, read_json
@@ -62,9 +62,7 @@ def cross_validate(
     settings, path = settings or FitSettings(), Path(table)
     if settings.fold is not None:
         raise SubquadError("cross-validation takes each fold in turn; leave out --fold")
-    for preset in presets:
-        if preset not in PRESETS:
-            raise unknown("preset", preset, PRESETS)
+    refuse_other_presets(presets)
     count = count_folds(read_table(path, settings), settings)
     asked = {**plain(settings), "presets": list(presets), "seed": seed, "table": path.name}
     run = open_run(out, kind="bio folds", settings={**asked, "fingerprint": fingerprint(path)}, force=force)

@@ -1,11 +1,12 @@
 """What a user can set for sequences with measurements. Imports the standard library only, to start fast."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, unknown
 
-__all__ = ["ALPHABETS", "PRESETS", "FitSettings", "Kind", "refuse_other_words"]
+__all__ = ["ALPHABETS", "PRESETS", "FitSettings", "Kind", "refuse_other_presets", "refuse_other_words"]
 
 ALPHABETS = {
     "dna": "ACGT",
@@ -19,6 +20,17 @@ FEWEST = 10
 """Training rows of a point of a learning curve, at least."""
 PRESETS = ("auto", "paper")
 """Nets there are."""
+
+
+def refuse_other_presets(presets: Iterable[str]) -> None:
+    """Check names of presets.
+
+    Raises:
+        SubquadError: one that is none of them.
+    """
+    for preset in presets:
+        if preset not in PRESETS:
+            raise unknown("preset", preset, PRESETS)
 
 
 def refuse_other_words(settings: Any) -> None:

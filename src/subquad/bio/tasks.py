@@ -15,9 +15,9 @@ from subquad.bio.looking.audit import audit
 from subquad.bio.problem import PARTS, ROW_KINDS, Problem
 from subquad.bio.reading.data import separator_of
 from subquad.bio.reading.table import Table, read_again, read_table
-from subquad.bio.settings import PRESETS, FitSettings
+from subquad.bio.settings import FitSettings, refuse_other_presets
 from subquad.bio.splitting.splits import Split, make_split, refuse_strange_words
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.train.artifact import Run, as_file, atomic, fingerprint, open_run, plain, write_json
 
@@ -53,9 +53,7 @@ def fit(
     """
     began = time.monotonic()
     settings, path = settings or FitSettings(), Path(table)
-    for preset in presets:
-        if preset not in PRESETS:
-            raise unknown("preset", preset, PRESETS)
+    refuse_other_presets(presets)
     read = read_table(path, settings, check=lambda frame: refuse_strange_words(path, frame, settings))
     for remark in read.remarks:
         say(remark, quiet=quiet)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from subquad.bio.settings import PRESETS
-from subquad.errors import SubquadError, unknown
+from subquad.bio.settings import PRESETS, refuse_other_presets
+from subquad.errors import SubquadError
 
 __all__ = ["BenchSettings"]
 
@@ -61,9 +61,7 @@ class BenchSettings:
     def preset_names(self) -> tuple[str, ...]:
         """The presets by name."""
         words = _words(self.presets)
-        for word in words:
-            if word not in PRESETS:
-                raise unknown("preset", word, PRESETS)
+        refuse_other_presets(words)
         if not words or len(set(words)) < len(words):
             raise SubquadError(
                 f"--presets takes different names with commas between ({','.join(PRESETS)}); got {self.presets!r}"

@@ -13,6 +13,7 @@ from subquad.bio.designing.design_search import Tried, choose, search
 from subquad.bio.designing.design_settings import DesignSettings
 from subquad.bio.designing.judge import Judge, open_model
 from subquad.bio.designing.plates import plate_map
+from subquad.bio.looking.explain import offset_of
 from subquad.bio.reading.fasta import read_sequence
 from subquad.errors import SubquadError
 from subquad.progress import say
@@ -81,7 +82,7 @@ def design(
         settings,
         seen=seen,
         is_nucleotide=judge.is_nucleotide,
-        offset=judge.model.about.get("offset") or 0,
+        offset=offset_of(judge.model),
     )
     tried = search(rules, judge, settings, seed=seed, quiet=quiet)
     rows = _candidates(tried, set(measured.sequences), settings)
