@@ -10,7 +10,7 @@ from test_tasks import settings, table
 
 from subquad.bio import crossval
 from subquad.bio.commands import cross_validate as command
-from subquad.bio.crossval import cross_validate
+from subquad.bio.crossval import _is_level, cross_validate
 from subquad.errors import SubquadError
 
 
@@ -120,3 +120,8 @@ def test_what_has_no_folds_is_said(tmp_path, more, message):
     with pytest.raises(SubquadError, match=message):
         cross_validate(tmp_path / "t.csv", settings(**more), out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_lead_that_the_folds_do_not_agree_on_is_no_lead():
+    assert _is_level([0.5, 0.3, 0.6], [0.4, 0.5, 0.3])
+    assert not _is_level([0.5, 0.3, 0.6], [0.4, 0.2, 0.5])

@@ -144,15 +144,23 @@ def _verdict(metrics: Mapping[str, Any]) -> str:
     best = max(mean, key=lambda model: mean[model][main])
     others = ", ".join(f"{WORDS[model]} {own[main]:.3f}" for model, own in mean.items() if model != best)
     count = len(metrics["rows"])
+    level = [WORDS[model] for model, own in metrics["folds"].items() if _is_level(metrics["folds"][best], own)]
+    unclear = f" The folds do not tell it from {', '.join(level)}." if level else ""
     return (
         f"As the mean of {count} folds the winner is: {WORDS[best]}, {title(main)} {mean[best][main]:.3f} ± "
-        f"{spread[best][main]:.3f} ({others}); it is first in {metrics['first'][best]} of {count}."
+        f"{spread[best][main]:.3f} ({others}); it is first in {metrics['first'][best]} of {count}.{unclear}"
     )
+
+
+def _is_level(best: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether the mean lead over the folds is within two standard errors of nought."""
+    leads = np.subtract(best, other)
+    return bool(leads.any()) and leads.mean() <= 2 * leads.std(ddof=1) / len(leads) ** 0.5
 
 
 def _sections(metrics: Mapping[str, Any], how: str) -> list[Section]:
     main, mean, spread, folds = metrics["main"], metrics["mean"], metrics["spread"], metrics["folds"]
-    names = [name for name in mean["net"] if ":" not in name][:6]
+    names = [name for name in mean["net"] if ":" not in name][:4]
     best = max(mean, key=lambda model: mean[model][main])
     rows = [
         [WORDS[model], *(f"{own[name]:.3f} ± {spread[model][name]:.3f}" for name in names), metrics["first"][model]]
