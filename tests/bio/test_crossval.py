@@ -10,7 +10,8 @@ from test_tasks import settings, table
 
 from subquad.bio import crossval
 from subquad.bio.commands import cross_validate as command
-from subquad.bio.crossval import _is_level, cross_validate
+from subquad.bio.crossval import cross_validate
+from subquad.bio.looking.folds_page import is_level
 from subquad.errors import SubquadError
 
 
@@ -123,5 +124,5 @@ def test_what_has_no_folds_is_said(tmp_path, more, message):
 
 
 def test_a_lead_that_the_folds_do_not_agree_on_is_no_lead():
-    assert _is_level([0.5, 0.3, 0.6], [0.4, 0.5, 0.3])
-    assert not _is_level([0.5, 0.3, 0.6], [0.4, 0.2, 0.5])
+    assert is_level([0.5, 0.3, 0.6], [0.4, 0.5, 0.3])
+    assert not is_level([0.5, 0.3, 0.6], [0.4, 0.2, 0.5])

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.looking import plots
-from subquad.bio.looking.finished import WORDS
-from subquad.bio.measures.metrics import difference, score, title
+from subquad.bio.looking.folds_page import render, verdict
+from subquad.bio.measures.metrics import difference, score
 from subquad.bio.problem import Kind, Target
 from subquad.bio.reading.table import read_table
 from subquad.bio.settings import FitSettings, refuse_other_presets
@@ -23,7 +22,6 @@ from subquad.bio.splitting.splits import count_folds
 from subquad.bio.tasks import fit
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.report import Link, Section, Table, page, picture
 from subquad.train.artifact import atomic, fingerprint, open_run, plain, read_json
 
 __all__ = ["cross_validate"]
@@ -81,8 +79,9 @@ def cross_validate(
     facts = read_json(run.directory / "fold-0" / "config.json")
     metrics = _metrics(folds, frame, facts["target"])
     name = f"{', '.join(facts['target']['names'][:3])} from sequence, {count} folds: {path.name}"
-    html = page(name, lead=_verdict(metrics), sections=_sections(metrics, facts["split"]["how"]))
-    run.finish(config={}, tensors=None, metrics=metrics, card=f"# {name}\n\n{_verdict(metrics)}\n", report=html)
+    card = f"# {name}\n\n{verdict(metrics)}\n"
+    html = render(metrics, name, how=facts["split"]["how"])
+    run.finish(config={}, tensors=None, metrics=metrics, card=card, report=html)
     return metrics
 
 
@@ -137,63 +136,3 @@ def _pooled(frame: pd.DataFrame, models: Sequence[str], kind: Kind, classes: Seq
             model: difference(truth, predicted["net"], own) for model, own in predicted.items() if model != "net"
         },
     }
-
-
-def _verdict(metrics: Mapping[str, Any]) -> str:
-    main, mean, spread = metrics["main"], metrics["mean"], metrics["spread"]
-    best = max(mean, key=lambda model: mean[model][main])
-    others = ", ".join(f"{WORDS[model]} {own[main]:.3f}" for model, own in mean.items() if model != best)
-    count = len(metrics["rows"])
-    level = [WORDS[model] for model, own in metrics["folds"].items() if _is_level(metrics["folds"][best], own)]
-    unclear = f" The folds do not tell it from {', '.join(level)}." if level else ""
-    return (
-        f"As the mean of {count} folds the winner is: {WORDS[best]}, {title(main)} {mean[best][main]:.3f} ± "
-        f"{spread[best][main]:.3f} ({others}); it is first in {metrics['first'][best]} of {count}.{unclear}"
-    )
-
-
-def _is_level(best: Sequence[float], other: Sequence[float]) -> bool:
-    """Return whether the mean lead over the folds is within two standard errors of nought."""
-    leads = np.subtract(best, other)
-    return bool(leads.any()) and leads.mean() <= 2 * leads.std(ddof=1) / len(leads) ** 0.5
-
-
-def _sections(metrics: Mapping[str, Any], how: str) -> list[Section]:
-    main, mean, spread, folds = metrics["main"], metrics["mean"], metrics["spread"], metrics["folds"]
-    names = [name for name in mean["net"] if ":" not in name][:4]
-    best = max(mean, key=lambda model: mean[model][main])
-    rows = [
-        [WORDS[model], *(f"{own[name]:.3f} ± {spread[model][name]:.3f}" for name in names), metrics["first"][model]]
-        for model, own in mean.items()
-    ]
-    said = "Mean and standard deviation over the folds; in how many folds a model is first."
-    blocks: list[Any] = [
-        Table(["model", *map(title, names), "first"], rows, caption=said, winner=list(mean).index(best)),
-        picture(
-            plots.groups(
-                [f"fold {k}" for k in range(len(metrics["rows"]))],
-                folds,
-                label=f"{title(main)}, test rows",
-                words=WORDS,
-            ),
-            "Each fold: where all models move together the folds differ, not the models.",
-        ),
-    ]
-    if "pooled" in metrics:
-        rows = [
-            [WORDS[model], own[main], *([_gap(metrics["above"][model])] if model != "net" else ["–"])]
-            for model, own in metrics["pooled"].items()
-        ]
-        said = (
-            "All rows together, each predicted by models that did not see it. Where folds have levels of their own "
-            "(genes, proteins), this can be far below the mean of the folds."
-        )
-        blocks.append(Table(["model", title(main), "net above it, 95 % interval"], rows, caption=said))
-    links = [
-        Link(f"fold {k}: {own['test']:,} test rows", f"fold-{k}/report.html") for k, own in enumerate(metrics["rows"])
-    ]
-    return [Section("Result", blocks), Section("Folds", [f"The first fold: {how}.", *links])]
-
-
-def _gap(gap: Mapping[str, float]) -> str:
-    return f"{gap['value']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})"
