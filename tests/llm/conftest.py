@@ -7,7 +7,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
+    MistralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -15,6 +18,15 @@ from transformers import (
 
 import subquad.llm
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
+
+CONFIGS = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "mistral": MistralConfig,
+    "gemma3": Gemma3TextConfig,
+    "phi3": Phi3Config,
+}
 
 SMALL = LinearizeSettings(
     attention=AttentionSettings(window=3),
@@ -47,9 +59,23 @@ def tiny_config(kind, **changes):
         "bos_token_id": 0,
         "eos_token_id": 1,
         "pad_token_id": 1,
-        **changes,
     }
-    return {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[kind](**sizes)
+    own = {
+        "mistral": {"sliding_window": None},
+        # two rotations, two kinds of layers
+        "gemma3": {
+            "num_hidden_layers": 3,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 13,
+        },
+        # projections in one, and a part of each head without a rotation
+        "phi3": {
+            "sliding_window": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.4},
+        },
+    }
+    return CONFIGS[kind](**{**sizes, **own.get(kind, {}), **changes})
 
 
 def tiny_model(kind, *, seed=0, spread=0.25, **changes):

@@ -16,7 +16,7 @@ from subquad.llm.convert import convert, locate, open_checkpoint
 from subquad.llm.modeling import attention_layers
 from subquad.llm.settings import AttentionSettings
 
-KINDS = ["llama", "qwen2", "qwen3"]
+KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]
 IDS = torch.arange(2 * 23).reshape(2, 23) % 151
 
 

@@ -8,18 +8,33 @@ from hypothesis import strategies as st
 
 from subquad.errors import SubquadError
 from subquad.llm.convert import convert
+from subquad.llm.finetune import add_updates, finetune_step
 from subquad.llm.modeling import attention_layers, using
-from subquad.llm.settings import AttentionSettings
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.transfer import learnt_in_transfer, transfer_step
 
-KINDS = ["llama", "qwen2", "qwen3"]
+KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]
 
 
-def converted(kind, *, window=5, window_shape="terrace", feature_map="hedgehog", feature_heads="query", **changes):
+def converted(
+    kind,
+    *,
+    window=5,
+    window_shape="terrace",
+    feature_map="hedgehog",
+    feature_heads="query",
+    softmax_layers=(),
+    **changes,
+):
     model = tiny_model(kind, **changes).double()
     return convert(
         model,
         AttentionSettings(
-            window=window, window_shape=window_shape, feature_map=feature_map, feature_heads=feature_heads
+            window=window,
+            window_shape=window_shape,
+            feature_map=feature_map,
+            feature_heads=feature_heads,
+            softmax_layers=softmax_layers,
         ),
     )
 
@@ -150,10 +165,84 @@ def test_several_sequences_in_one_row_are_refused():
         model(tokens(1, 7), position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2]]), use_cache=False)
 
 
-def test_sliding_window_layers_are_refused_by_name():
-    model = tiny_model("qwen2", use_sliding_window=True, sliding_window=7, max_window_layers=1)
-    with pytest.raises(SubquadError, match="has layers of type sliding_attention"):
+def test_layers_with_a_sliding_window_stay_as_they_are():
+    model = tiny_model("gemma3")
+    sliding = model.model.layers[0].self_attn
+    convert(model, AttentionSettings())
+    assert model.model.layers[0].self_attn is sliding
+    assert [layer.layer_idx for layer in attention_layers(model)] == [1, 2]
+
+
+@torch.no_grad()
+def test_chosen_layers_stay_softmax_in_the_text_and_in_generation():
+    model, ids = converted("llama", softmax_layers=(1,), num_hidden_layers=3), tokens(2, 23)
+    assert [layer.layer_idx for layer in attention_layers(model)] == [0, 2]
+    cache = model(ids[:, :17], use_cache=True).cache
+    given = model(ids[:, 17:], use_cache=True, cache=cache).logits
+    torch.testing.assert_close(given, model(ids).logits[:, 17:], rtol=1e-4, atol=1e-5)
+    assert cache.layers[1].keys.shape[2] == 23
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ((0, 5), r"softmax-layers: 5, but LlamaForCausalLM has layers 0 to 1"),
+        ((0, 1), "no layer is left to be linearized"),
+        ((-1,), "-1; layers are counted from 0"),
+    ],
+)
+def test_layers_that_are_not_there_cannot_stay(chosen, message):
+    with pytest.raises(SubquadError, match=message):
+        convert(tiny_model("llama"), AttentionSettings(softmax_layers=chosen))
+
+
+def test_a_window_in_all_layers_is_refused_with_what_to_do():
+    with pytest.raises(SubquadError, match=r"all its layers .*\(sliding_window = 7 in its config\).*set it to null"):
+        convert(tiny_model("mistral", sliding_window=7), AttentionSettings())
+
+
+def test_a_window_as_long_as_all_positions_is_none():
+    model = convert(tiny_model("mistral", sliding_window=211), AttentionSettings())
+    assert len(attention_layers(model)) == 2
+
+
+def test_capped_scores_are_refused_by_name():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {"vocab_size": 31, "hidden_size": 12, "intermediate_size": 13, "num_hidden_layers": 2, "head_dim": 6}
+    model = Gemma2ForCausalLM(Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1))
+    with pytest.raises(SubquadError, match=r"a soft cap on attention scores \(attn_logit_softcapping = 50\.0"):
         convert(model, AttentionSettings())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_batch_with_padding_on_the_left_generates_what_each_text_does_alone(kind):
+    model, texts = converted(kind, softmax_layers=(1,)), [tokens(1, n, seed=n) for n in (5, 19, 12)]
+    options = {"max_new_tokens": 11, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
+    alone = [model.generate(ids, **options)[0, ids.shape[1] :].tolist() for ids in texts]
+    together = torch.cat([torch.nn.functional.pad(ids, (19 - ids.shape[1], 0), value=1) for ids in texts])
+    mask = torch.stack([(torch.arange(19) >= 19 - ids.shape[1]).long() for ids in texts])
+    made = model.generate(together, attention_mask=mask, **options)
+    assert made[:, 19:].tolist() == alone
+
+
+@torch.no_grad()
+def test_beams_and_samples_are_those_of_the_full_forward():
+    model, ids = converted("llama"), tokens(2, 17)
+    options = {"max_new_tokens": 7, "eos_token_id": None, "pad_token_id": 1}
+    for how in ({"num_beams": 3, "do_sample": False}, {"do_sample": True, "num_return_sequences": 2}):
+        made = []
+        for use_cache in (True, False):
+            torch.manual_seed(0)
+            made.append(model.generate(ids, **options, **how, use_cache=use_cache).tolist())
+        assert made[0] == made[1]
+
+
+def test_drafts_of_another_model_are_refused_by_transformers():
+    model = converted("llama")
+    with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
+        model.generate(tokens(1, 7), assistant_model=tiny_model("llama"), max_new_tokens=3)
 
 
 def test_attention_without_the_projections_is_refused_with_what_was_looked_for():
@@ -164,23 +253,36 @@ def test_attention_without_the_projections_is_refused_with_what_was_looked_for()
         convert(model, AttentionSettings())
 
 
-def test_fused_projections_are_refused_with_what_is_there():
-    from transformers import Phi3Config, Phi3ForCausalLM
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_family_learns_in_both_stages(kind):
+    model = convert(tiny_model(kind), AttentionSettings(window=3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-    model = Phi3ForCausalLM(
-        Phi3Config(
-            vocab_size=31,
-            hidden_size=12,
-            intermediate_size=13,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            pad_token_id=0,
-            sliding_window=None,
-        )
-    )
-    with pytest.raises(SubquadError, match=r"has o_proj, qkv_proj; what can be linearized has q_proj"):
-        convert(model, AttentionSettings())
+    def learnt(rate, step, net):
+        optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=rate)
+        losses = []
+        for _ in range(6):
+            optimizer.zero_grad()
+            losses.append(float(step(net, tokens(2, 23), torch.Tensor.backward)["loss"]))
+            optimizer.step()
+        return losses
+
+    learnt_in_transfer(model)
+    first = learnt(3e-2, transfer_step, model)
+    assert first[-1] < first[0]
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if ".hybrid." in name}
+    second = learnt(1e-2, finetune_step, add_updates(model, LinearizeSettings(), seed=0))
+    assert second[-1] < second[0]
+
+
+def test_projections_in_one_are_taken_apart():
+    model = tiny_model("phi3")
+    fused = model.model.layers[0].self_attn.qkv_proj.weight.clone()
+    layer, _ = attention_layers(convert(model, AttentionSettings()))
+    parts = [projection.weight for projection in (layer.q_proj, layer.k_proj, layer.v_proj)]
+    assert [len(part) for part in parts] == [60, 20, 20]
+    assert torch.equal(torch.cat(parts), fused)
 
 
 def test_attention_that_computes_something_else_is_refused():

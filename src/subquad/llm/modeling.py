@@ -8,7 +8,7 @@ Axes: B sequences, T positions, Hq query heads, Hkv key and value heads, K head 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +16,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import HybridAttention
 from subquad.ops.linattn import HybridState
 
-__all__ = ["IMPLEMENTATION", "PROJECTIONS", "HybridLayer", "HybridSelfAttention", "Mode", "attention_layers", "using"]
+__all__ = [
+    "FUSED",
+    "IMPLEMENTATION",
+    "PROJECTIONS",
+    "HybridLayer",
+    "HybridSelfAttention",
+    "Mode",
+    "Padding",
+    "attention_layers",
+    "using",
+]
 
 Mode = Literal["hybrid", "window", "softmax", "transfer"]
 """What the attention layers compute: Eq. (7), its window alone, the teacher's softmax, or stage 1."""
@@ -32,9 +43,20 @@ Transfer = Callable[[int, Tensor, Tensor], None]
 """Called in stage 1 with a layer's index, the hybrid output and the softmax output, each [B, Hq, T, K]."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+FUSED = "qkv_proj"
+"""The three projections in one, as some models have them; they are taken apart."""
 NORMS = ("q_norm", "k_norm")
 ROTARY = "apply_rotary_pos_emb"
 IMPLEMENTATION = "subquad"
+
+
+class Padding(NamedTuple):
+    """Which tokens are real."""
+
+    new: Bool[Tensor, "B T"] | None
+    """The tokens that come in now; None: all are real."""
+    all: Bool[Tensor, "B S"]
+    """They and all before them."""
 
 
 class HybridSelfAttention(nn.Module):
@@ -51,6 +73,8 @@ class HybridSelfAttention(nn.Module):
         self.layer_idx: int = original.layer_idx
         self.head_dim: int = original.head_dim
         self.scaling: float = original.scaling
+        if hasattr(original, FUSED):
+            self.q_proj, self.k_proj, self.v_proj = _taken_apart(original)
         for name in (*PROJECTIONS, *NORMS):
             if getattr(original, name, None) is not None:
                 setattr(self, name, getattr(original, name))
@@ -73,7 +97,7 @@ class HybridSelfAttention(nn.Module):
         self,
         hidden_states: Float[Tensor, "B T D"],
         position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Bool[Tensor, "B T"] | None = None,
+        attention_mask: Padding | None = None,
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "B T D"], None]:
         """Return the layer's output, and None where transformers may return attention weights.
@@ -81,18 +105,24 @@ class HybridSelfAttention(nn.Module):
         Args:
             hidden_states: The normed input of the block.
             position_embeddings: Cosines and sines of the positions.
-            attention_mask: True where a token is real.
+            attention_mask: Which tokens are real; None: all.
             **kwargs: The cache stands here, under one of the two names that transformers 5 gave it.
         """
         q, k, v = self._project(hidden_states, position_embeddings)
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        if isinstance(attention_mask, Tensor):
+            raise ValueError(
+                "hybrid attention takes a padding mask alone; give sequences one a row, without positions that start "
+                "over"
+            )
+        mask = None if attention_mask is None else attention_mask.new
         match self.mode:
             case "softmax":
                 y = self._softmax(q, k, v, attention_mask, cache)
             case "transfer":
                 y = self._transfer(q, k, v, attention_mask)
             case _:
-                y = self._hybrid(q, k, v, attention_mask, cache)
+                y = self._hybrid(q, k, v, mask, cache)
         return self.o_proj(y.to(v.dtype).transpose(1, 2).flatten(2)), None
 
     def _project(self, x: Tensor, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,36 +155,54 @@ class HybridSelfAttention(nn.Module):
         layer.seen += q.shape[2]
         return y
 
-    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        T, before = q.shape[2], 0
+    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, padding: Padding | None, cache: Cache | None) -> Tensor:
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx)
-            before = k.shape[2] - T
-        allowed = None
-        if mask is not None or (before and T > 1):
-            allowed = torch.ones(T, before + T, dtype=torch.bool, device=q.device).tril(before)[None, None]
-            if mask is not None:
-                if before:
-                    raise ValueError(
-                        "softmax attention with a cache takes no padding; continue the texts one at a time"
-                    )
-                # a padded query sees itself, since a softmax over nothing is not a number
-                allowed = allowed & mask[:, None, None] | torch.eye(T, dtype=torch.bool, device=q.device)
-        is_causal = allowed is None and T > 1
+        allowed = _allowed(padding, q.shape[2], k)
+        is_causal = allowed is None and q.shape[2] > 1
         grouped = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, is_causal=is_causal, scale=self.scaling, enable_gqa=grouped
         )
 
-    def _transfer(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _transfer(self, q: Tensor, k: Tensor, v: Tensor, padding: Padding | None) -> Tensor:
         if self.on_transfer is None:
             raise ValueError("mode 'transfer' needs a function to call with both outputs")
         with torch.no_grad():
-            target = self._softmax(q, k, v, mask, None)
+            target = self._softmax(q, k, v, padding, None)
         with torch.enable_grad():
+            mask = None if padding is None else padding.new
             y = self.hybrid(q.detach(), k.detach(), v.detach(), mask=mask)
             self.on_transfer(self.layer_idx, y, target)
         return target
+
+
+def _taken_apart(attention: nn.Module) -> list[nn.Linear]:
+    """Return the projections of queries, keys and values that stand one below the other in a fused one."""
+    fused, queries = attention.qkv_proj, attention.o_proj.in_features
+    keys = (fused.out_features - queries) // 2
+    sizes, has_bias, made = (queries, keys, keys), fused.bias is not None, []
+    biases = fused.bias.split(sizes) if has_bias else [None] * 3
+    for weight, bias in zip(fused.weight.split(sizes), biases, strict=True):
+        linear = nn.Linear(fused.in_features, len(weight), bias=has_bias, device="meta")
+        linear.weight = nn.Parameter(weight.detach().clone())
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.detach().clone())
+        made.append(linear)
+    return made
+
+
+def _allowed(padding: Padding | None, queries: int, k: Tensor) -> Bool[Tensor, "#B 1 T S"] | None:
+    """Return which keys, the queries' own last, each query sees; None: all not later than itself."""
+    keys = k.shape[2]
+    if padding is None and (queries in (1, keys)):
+        return None
+    allowed = torch.ones(queries, keys, dtype=torch.bool, device=k.device).tril(keys - queries)[None, None]
+    if padding is None:
+        return allowed
+    # a padded query sees itself, since a softmax over nothing is not a number
+    own = torch.eye(queries, dtype=torch.bool, device=k.device)
+    return allowed & padding.all[:, None, None] | F.pad(own, (keys - queries, 0))
 
 
 class HybridLayer(CacheLayerMixin):
@@ -247,7 +295,7 @@ def using(model: PreTrainedModel | nn.Module, mode: Mode, on_transfer: Transfer 
             layer.mode, layer.on_transfer = old_mode, old_function
 
 
-def _padding_mask(  # noqa: PLR0917 (transformers' signature)
+def _padding(  # noqa: PLR0917 (transformers' signature)
     batch_size: int,
     q_length: int,
     kv_length: int,
@@ -256,22 +304,29 @@ def _padding_mask(  # noqa: PLR0917 (transformers' signature)
     mask_function: Callable = causal_mask_function,
     attention_mask: Tensor | None = None,
     **kwargs: Any,
-) -> Tensor | None:
-    """Return which of the new tokens are real, None where all are: hybrid attention is causal by itself."""
+) -> Padding | Tensor | None:
+    """Return which tokens are real, None where all are; for layers that are more than causal what they need."""
     if mask_function is not causal_mask_function:
-        raise ValueError(
-            "hybrid attention takes a padding mask alone; give sequences one a row, without positions that start over"
-        )
+        kwargs["allow_is_causal_skip"] = False
+        return sdpa_mask(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, **kwargs)
     if attention_mask is None:
         return None
-    new = attention_mask[:, attention_mask.shape[1] - q_length :].bool()
-    return None if new.all() else new
+    mask = attention_mask.bool()
+    if mask.all():
+        return None
+    new = mask[:, mask.shape[1] - q_length :]
+    return Padding(None if new.all() else new, mask)
 
 
-def _refuse_unconverted(module: nn.Module, *args: Any, **kwargs: Any) -> None:
-    raise ValueError(f"layer {getattr(module, 'layer_idx', '?')} was not converted to hybrid attention")
+def _softmax_layer(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, attention_mask: Padding | Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Compute a layer that stays as it was."""
+    is_padding = attention_mask is None or isinstance(attention_mask, Padding)
+    mask = _allowed(attention_mask, q.shape[2], k) if is_padding else attention_mask
+    return sdpa_attention_forward(module, q, k, v, mask, **kwargs)
 
 
-# transformers asks by this name how to make a mask; the entry changes nothing for other models
-AttentionMaskInterface.register(IMPLEMENTATION, _padding_mask)
-AttentionInterface.register(IMPLEMENTATION, _refuse_unconverted)
+# transformers asks by this name for masks, and for the attention of layers that were not converted
+AttentionMaskInterface.register(IMPLEMENTATION, _padding)
+AttentionInterface.register(IMPLEMENTATION, _softmax_layer)

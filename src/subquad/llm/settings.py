@@ -31,9 +31,15 @@ class AttentionSettings:
     """Blocks of that many tokens, of which a token sees its own and the last; or its last so many tokens."""
     feature_heads: Literal["query", "kv"] = "query"
     """One feature map of keys for each query head, or one for each key head (a smaller state)."""
+    softmax_layers: tuple[int, ...] = ()
+    """Layers, counted from 0, that stay as they are; their keys and values grow with the text."""
 
     def __post_init__(self) -> None:
         _at_least("window", self.window, 1)
+        # from a file it comes as a list
+        object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
+        if self.softmax_layers and self.softmax_layers[0] < 0:
+            raise SubquadError(f"--attention.softmax-layers: {self.softmax_layers[0]}; layers are counted from 0")
 
 
 @dataclass(frozen=True, kw_only=True)
