@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state, hybrid_step
 
-FORMS = [hybrid_quadratic, hybrid_chunked]
 SHAPES = ["sliding", "terrace"]
 few = settings(deadline=None, max_examples=25)
 K, V, F = 5, 7, 3
+NO_TOKENS = ("mix", "w")
 
 
 def draw(B, T, *, kv_heads=2, groups=3, has_own_maps=True, seed=0, dtype=torch.float64):
@@ -28,21 +28,39 @@ def draw(B, T, *, kv_heads=2, groups=3, has_own_maps=True, seed=0, dtype=torch.f
         "k": normal(B, kv_heads, T, K),
         "v": normal(B, kv_heads, T, V),
         "phi_q": normal(B, heads, T, F).abs(),
-        "phi_k": normal(B, heads if has_own_maps else kv_heads, T, F).abs(),
+        # the map of keys is |k w|, with a w for each of its heads
+        "w": normal(heads if has_own_maps else kv_heads, K, F),
         "mix": normal(heads),
     }
     return {name: x.requires_grad_() for name, x in inputs.items()}
 
 
+def map_of(w):
+    return lambda k: (k.repeat_interleave(len(w) // k.shape[1], 1) @ w).abs()
+
+
+def with_features(form):
+    """The form of features as one of their map."""
+
+    def whole(*, w, **inputs):
+        return form(**inputs, phi_k=map_of(w)(inputs["k"]))
+
+    return whole
+
+
+quadratic, chunked = with_features(hybrid_quadratic), with_features(hybrid_chunked)
+FORMS = [quadratic, chunked]
+
+
 def empty(inputs, *, window, window_shape, batch=None):
-    q, k, v, phi_k = (inputs[name] for name in ("q", "k", "v", "phi_k"))
+    q, k, v, w = (inputs[name] for name in ("q", "k", "v", "w"))
     return hybrid_state(
         q.shape[0] if batch is None else batch,
         kv_heads=k.shape[1],
         key_width=K,
         value_width=v.shape[3],
-        feature_heads=phi_k.shape[1],
-        features=phi_k.shape[3],
+        feature_heads=w.shape[0],
+        features=w.shape[2],
         window=window,
         window_shape=window_shape,
         dtype=q.dtype,
@@ -50,20 +68,21 @@ def empty(inputs, *, window, window_shape, batch=None):
 
 
 def part(inputs, start, stop):
-    return {name: x if name == "mix" else x[:, :, start:stop] for name, x in inputs.items()}
+    return {name: x if name in NO_TOKENS else x[:, :, start:stop] for name, x in inputs.items()}
 
 
 def in_pieces(sizes):
     """The form that reads a row in pieces; pieces of one token by `hybrid_step`."""
 
     def form(*, mask=None, use_linear=True, window, window_shape, **inputs):
-        state = empty(inputs, window=window, window_shape=window_shape)
+        state, map_k = empty(inputs, window=window, window_shape=window_shape), map_of(inputs.pop("w"))
         outputs, start = [], 0
         while start < inputs["q"].shape[2]:
             stop = min(start + sizes[len(outputs) % len(sizes)], inputs["q"].shape[2])
             step = hybrid_step if stop == start + 1 else hybrid_prefill
             y, state = step(
                 **part(inputs, start, stop),
+                map_k=map_k,
                 state=state,
                 window=window,
                 window_shape=window_shape,
@@ -78,7 +97,7 @@ def in_pieces(sizes):
 
 
 def assert_equal_in_value_and_gradient(form, inputs, **options):
-    expected, got = hybrid_quadratic(**inputs, **options), form(**inputs, **options)
+    expected, got = quadratic(**inputs, **options), form(**inputs, **options)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
     weight = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).reshape(expected.shape)
     leaves = list(inputs.values())
@@ -97,8 +116,9 @@ def test_a_number_that_is_checked_by_hand(form, window_shape):
     # scores 0, so each key of the window weighs γ = 3; features 2, so each earlier one weighs 4
     # the last of four tokens: a window of 1 shows itself (sliding) or itself and the one before (terrace)
     v = torch.tensor([1.0, 10.0, 100.0, 1000.0]).view(1, 1, 4, 1)
-    q, phi = torch.zeros(1, 1, 4, K), torch.full((1, 1, 4, 1), 2.0)
-    inputs = {"q": q, "k": q, "v": v, "phi_q": phi, "phi_k": phi, "mix": torch.tensor([math.log(3)])}
+    q, k, phi = torch.zeros(1, 1, 4, K), torch.ones(1, 1, 4, K), torch.full((1, 1, 4, 1), 2.0)
+    w = torch.full((1, K, 1), 2 / K)
+    inputs = {"q": q, "k": k, "v": v, "phi_q": phi, "w": w, "mix": torch.tensor([math.log(3)])}
     y = form(**inputs, window=1, window_shape=window_shape)[0, 0, :, 0]
     if window_shape == "sliding":
         expected = [1.0, (30 + 4) / 7, (300 + 44) / 11, (3000 + 444) / 15]
@@ -131,7 +151,7 @@ def mask_of(real, B, T, seed):
 def test_chunks_equal_the_definition_in_value_and_gradient(window_shape, *, B, T, window, use_linear, real, **heads):
     options = {"window": window, "window_shape": window_shape, "use_linear": use_linear}
     mask = mask_of(real, B, T, heads["seed"])
-    assert_equal_in_value_and_gradient(hybrid_chunked, draw(B, T, **heads), mask=mask, **options)
+    assert_equal_in_value_and_gradient(chunked, draw(B, T, **heads), mask=mask, **options)
 
 
 @pytest.mark.parametrize("window_shape", SHAPES)
@@ -146,11 +166,11 @@ def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(
 
 
 @pytest.mark.parametrize("window_shape", SHAPES)
-@pytest.mark.parametrize("frozen", [("q", "k", "v"), ("v",), ("q",), ("phi_q", "phi_k", "mix")])
+@pytest.mark.parametrize("frozen", [("q", "k", "v"), ("v",), ("q",), ("phi_q", "w", "mix")])
 def test_what_is_frozen_takes_nothing_from_the_gradient_of_the_rest(frozen, window_shape):
     inputs = draw(2, 13)
     part_of = {name: x.detach() if name in frozen else x for name, x in inputs.items()}
-    y = [hybrid_chunked(**x, window=3, window_shape=window_shape) for x in (inputs, part_of)]
+    y = [chunked(**x, window=3, window_shape=window_shape) for x in (inputs, part_of)]
     rest = [x for name, x in inputs.items() if name not in frozen]
     for a, b in zip(*(torch.autograd.grad(x.square().sum(), rest) for x in y), strict=True):
         torch.testing.assert_close(a, b)
@@ -161,7 +181,7 @@ def test_the_gradient_is_that_of_finite_differences(window_shape):
     inputs = draw(1, 7, kv_heads=1, groups=2)
 
     def form(*tensors):
-        return hybrid_chunked(**dict(zip(inputs, tensors, strict=True)), window=2, window_shape=window_shape)
+        return chunked(**dict(zip(inputs, tensors, strict=True)), window=2, window_shape=window_shape)
 
     assert torch.autograd.gradcheck(form, tuple(inputs.values()))
 
@@ -183,7 +203,7 @@ def test_a_window_over_all_tokens_is_softmax_attention(form, window_shape):
 def test_no_position_sees_a_later_one(window_shape, *, T, window, cut, seed):
     inputs = draw(2, T, seed=seed)
     changed = {
-        name: x if name == "mix" else torch.cat((x[:, :, :cut], x[:, :, cut:] + 1), 2) for name, x in inputs.items()
+        name: x if name in NO_TOKENS else torch.cat((x[:, :, :cut], x[:, :, cut:] + 1), 2) for name, x in inputs.items()
     }
     for form in FORMS:
         y, other = (form(**x, window=window, window_shape=window_shape) for x in (inputs, changed))
@@ -202,12 +222,12 @@ def test_no_position_sees_a_later_one(window_shape, *, T, window, cut, seed):
 def test_padding_on_either_side_changes_nothing_whatever_stands_in_it(window_shape, *, T, window, left, right, seed):
     inputs = {name: x.detach() for name, x in draw(2, T, seed=seed).items()}
     padded = {
-        name: x if name == "mix" else functional.pad(x, (0, 0, left, right), value=math.nan)
+        name: x if name in NO_TOKENS else functional.pad(x, (0, 0, left, right), value=math.nan)
         for name, x in inputs.items()
     }
     mask = torch.zeros(2, left + T + right, dtype=torch.bool)
     mask[:, left : left + T] = True
-    expected = hybrid_quadratic(**inputs, window=window, window_shape=window_shape)
+    expected = quadratic(**inputs, window=window, window_shape=window_shape)
     for form in [*FORMS, in_pieces([1]), in_pieces([5, 1, 2])]:
         y = form(**padded, window=window, window_shape=window_shape, mask=mask)
         torch.testing.assert_close(y[:, :, left : left + T], expected)
@@ -221,7 +241,7 @@ def test_a_row_does_not_depend_on_its_neighbours_in_the_batch(form, window_shape
     mask = torch.arange(17) < torch.tensor([17, 3, 11, 0, 16])[:, None]
     options = {"window": 3, "window_shape": window_shape}
     whole = form(**inputs, **options, mask=mask)
-    alone = {name: x if name == "mix" else x[2:3] for name, x in inputs.items()}
+    alone = {name: x if name in NO_TOKENS else x[2:3] for name, x in inputs.items()}
     torch.testing.assert_close(whole[2:3], form(**alone, **options, mask=mask[2:3]))
 
 
@@ -239,20 +259,22 @@ def test_a_row_of_padding_gives_zeros_and_a_finite_gradient(form, window_shape):
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_without_gradients_a_step_writes_into_the_state_that_it_got(window_shape):
     inputs, options = draw(2, 11), {"window": 3, "window_shape": window_shape}
-    state = empty(inputs, **options)
+    state, map_k = empty(inputs, **options), map_of(inputs["w"])
+    rest = {name: x for name, x in inputs.items() if name != "w"}
     places = [x.data_ptr() for x in state]
     outputs = []
     with torch.no_grad():
         for t in range(11):
-            y, state = hybrid_step(**part(inputs, t, t + 1), state=state, **options)
+            y, state = hybrid_step(**part(rest, t, t + 1), map_k=map_k, state=state, **options)
             outputs.append(y)
     assert [x.data_ptr() for x in state] == places
-    torch.testing.assert_close(torch.cat(outputs, 2), hybrid_quadratic(**inputs, **options))
+    torch.testing.assert_close(torch.cat(outputs, 2), quadratic(**inputs, **options))
 
 
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_bfloat16_under_autocast_is_summed_in_float32(window_shape):
     inputs = {name: x.detach() for name, x in draw(2, 1009, dtype=torch.bfloat16).items()}
+    inputs["phi_k"] = map_of(inputs.pop("w"))(inputs["k"])
     wide = {name: x.double() for name, x in inputs.items()}
     options = {"window": 31, "window_shape": window_shape}
     expected = hybrid_quadratic(**wide, **options)
@@ -272,13 +294,16 @@ def test_large_scores_do_not_overflow(form):
 
 def test_what_does_not_fit_together_is_refused():
     inputs = draw(1, 5)
+    given = {name: x for name, x in inputs.items() if name != "w"} | {"phi_k": inputs["phi_q"]}
     with pytest.raises(ValueError, match="'sliding' or 'terrace', not 'round'"):
-        inspect.unwrap(hybrid_quadratic)(**inputs, window_shape="round")
+        inspect.unwrap(hybrid_quadratic)(**given, window_shape="round")
     with pytest.raises(ValueError, match="window must be at least 1, not 0"):
-        hybrid_chunked(**inputs, window=0)
+        hybrid_chunked(**given, window=0)
     with pytest.raises(ValueError, match="6 query heads are no multiple of 4 key heads"):
-        hybrid_chunked(**{**inputs, "k": inputs["k"].repeat(1, 2, 1, 1), "v": inputs["v"].repeat(1, 2, 1, 1)})
+        hybrid_chunked(**{**given, "k": given["k"].repeat(1, 2, 1, 1), "v": given["v"].repeat(1, 2, 1, 1)})
     with pytest.raises(ValueError, match=r"phi_k has 3 heads; it needs one per query head \(6\) or key head \(2\)"):
-        hybrid_chunked(**{**inputs, "phi_k": inputs["phi_k"][:, :3]})
+        hybrid_chunked(**{**given, "phi_k": given["phi_k"][:, :3]})
+    del given["phi_k"]
+    state = empty(inputs, window=3, window_shape="sliding")
     with pytest.raises(ValueError, match="3 slots, but a terrace window of 3 needs 6"):
-        hybrid_prefill(**inputs, window=3, state=empty(inputs, window=3, window_shape="sliding"))
+        hybrid_prefill(**given, map_k=map_of(inputs["w"]), window=3, state=state)

@@ -115,6 +115,31 @@ def test_the_state_of_decoding_does_not_grow():
     assert state_size(3) == state_size(97)
 
 
+@torch.no_grad()
+def test_generation_behind_32_thousand_tokens_keeps_the_size_of_its_state():
+    model, ids = convert(tiny_model("llama", max_position_embeddings=40_000), AttentionSettings()), tokens(1, 32_768)
+    start = model(ids[:, :7], use_cache=True).cache
+    made = model.generate(
+        ids,
+        max_new_tokens=131,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=1,
+        prefill_chunk_size=4_096,
+        return_dict_in_generate=True,
+    )
+    # a name from before transformers 5.20 or so
+    cache = getattr(made, "cache", None) or made.past_key_values
+    sizes = [
+        [(layer.state[i].shape, layer.state[i].dtype) for i in range(4)] for layer in (*start.layers, *cache.layers)
+    ]
+    assert all(size == sizes[0] for size in sizes)
+    # the last token made has not been read
+    assert cache.get_seq_length() == 32_768 + 130
+    whole = model(made.sequences[:, :-1], use_cache=False).logits[0, -131:].argmax(-1)
+    assert (whole == made.sequences[0, -131:]).float().mean() > 0.99
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
 def test_a_padded_text_gives_what_it_gives_alone(side):

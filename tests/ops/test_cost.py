@@ -118,10 +118,13 @@ def test_state_and_operations_of_a_step_are_those_of_the_tensors(dtype, window_s
     expected = cost.hybrid_step(**sizes, w=11, window_shape=window_shape, itemsize=dtype.itemsize)
     assert expected.state == sum(x.numel() * x.element_size() for x in state)
     inputs = {name: x.to(dtype) for name, x in attention_inputs(1, feature_heads).items()}
-    # the outer product that adds a token to the sum is no matrix product
-    outer = 2 * 2 * feature_heads * 3 * 8
-    assert expected.operations - outer == counted(
-        lambda: linattn.hybrid_step(**inputs, state=state, window=11, window_shape=window_shape)
+    features = inputs.pop("phi_k")
+    # nothing leaves the window at the first token
+    leaving = 2 * 2 * feature_heads * 3 * 8
+    assert expected.operations - leaving == counted(
+        lambda: linattn.hybrid_step(
+            **inputs, map_k=lambda _: features, state=state, window=11, window_shape=window_shape
+        )
     )
 
 
@@ -141,7 +144,7 @@ def test_a_filter_on_few_neighbours_is_cheaper_than_on_all_pairs():
 def test_the_state_of_hybrid_attention_is_smaller_than_a_cache_of_many_tokens():
     smollm = {"B": 1, "Hq": 9, "Hkv": 3, "K": 64, "V": 64}
     state = cost.hybrid_step(**smollm, Hf=9, F=128).state
-    assert cost.softmax_step(**smollm, T=512).state < state < cost.softmax_step(**smollm, T=1024).state
+    assert cost.softmax_step(**smollm, T=256).state < state < cost.softmax_step(**smollm, T=512).state
 
 
 def test_costs_add_up():

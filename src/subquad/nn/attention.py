@@ -146,10 +146,12 @@ class HybridAttention(nn.Module):
             use_linear: False for the window alone.
         """
         if state is None and not return_state:
-            return hybrid_chunked(q, k, v, **self._arguments(q, k), mask=mask, use_linear=use_linear)
+            phi_k = self.map_k(k)
+            return hybrid_chunked(q, k, v, phi_k=phi_k, **self._arguments(q), mask=mask, use_linear=use_linear)
         if state is None:
             state = self.empty_state(q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1])
-        y, state = hybrid_prefill(q, k, v, **self._arguments(q, k), mask=mask, use_linear=use_linear, state=state)
+        how = {"map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state}
+        y, state = hybrid_prefill(q, k, v, **self._arguments(q), **how)
         return (y, state) if return_state else y
 
     def step(
@@ -163,7 +165,8 @@ class HybridAttention(nn.Module):
         use_linear: bool = True,
     ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
         """Return the output for one more token per row and the state after it; without gradients written in place."""
-        return hybrid_step(q, k, v, **self._arguments(q, k), state=state, mask=mask, use_linear=use_linear)
+        how = {"map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state}
+        return hybrid_step(q, k, v, **self._arguments(q), **how)
 
     def empty_state(
         self,
@@ -181,9 +184,9 @@ class HybridAttention(nn.Module):
             window=self.window, window_shape=self.window_shape, dtype=dtype, device=device,
         )  # fmt: skip
 
-    def _arguments(self, q: Tensor, k: Tensor) -> dict[str, Any]:
+    def _arguments(self, q: Tensor) -> dict[str, Any]:
         return {
-            "phi_q": self.map_q(q), "phi_k": self.map_k(k), "mix": self.mix,
+            "phi_q": self.map_q(q), "mix": self.mix,
             "window": self.window, "window_shape": self.window_shape, "scale": self.scale,
         }  # fmt: skip
 

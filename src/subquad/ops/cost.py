@@ -154,12 +154,11 @@ def hybrid_step(
 ) -> Cost:  # fmt: skip
     """Return the cost of hybrid attention for one token: the same after any number of tokens."""
     slots = w if window_shape == "sliding" else 2 * w
-    far = F if window_shape == "terrace" else 0
-    read = 2 * B * Hq * (slots * (K + V + far) + F * (V + 1))
+    read = 2 * B * Hq * (slots * (K + V) + F * (V + 1))
+    # one token leaves the window, in the mean
     write = 2 * B * Hf * F * (V + 1)
-    # features and sums are float32 at least, and each row has one 8-byte counter
-    wide = max(itemsize, 4)
-    state = B * (itemsize * Hkv * slots * (K + V) + wide * Hf * (slots * F + F * (V + 1)) + 8)
+    # sums are float32 at least, and each row has one 8-byte counter
+    state = B * (itemsize * Hkv * slots * (K + V) + max(itemsize, 4) * Hf * F * (V + 1) + 8)
     one = _attention_bytes(B=B, Hq=Hq, Hkv=Hkv, Hf=Hf, T=1, K=K, V=V, F=F, itemsize=itemsize)
     return Cost(operations=read + write, bytes=one + state, state=state)
 

@@ -23,8 +23,9 @@ Positions count the real tokens of a row, so padding, on whichever side, moves n
 would give alone and without padding. A padded key changes nothing, a padded query gives 0.
 
 Forms: `hybrid_quadratic`, the definition, O(T²); `hybrid_chunked` for training and `hybrid_prefill` for prompts,
-O(T · window); `hybrid_step`, one token, O(1), on a `HybridState` whose size does not depend on T. All accumulate in
-float32 (float64 for float64 inputs), under autocast too.
+O(T · window); `hybrid_step`, one token, O(1), on a `HybridState` whose size does not depend on T. The last two take
+the feature map of keys itself, for keys that leave the window. All accumulate in float32 (float64 for float64 inputs),
+under autocast too.
 
 Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
 H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, R slots of the state's ring.
@@ -39,6 +40,7 @@ from torch.nn import functional
 from subquad.ops.linattn_blocks import hybrid_blocks
 from subquad.ops.linattn_state import (
     HybridState,
+    MapOfKeys,
     WindowShape,
     beside,
     hide,
@@ -49,6 +51,7 @@ from subquad.ops.linattn_state import (
     ring_slots,
     store,
     sum_of,
+    summed,
     take,
     widen,
 )
@@ -131,11 +134,11 @@ def hybrid_chunked(
     """Equal `hybrid_quadratic` in O(T · window), block by block; for training."""
     _check(q, k, phi_k, window=window, window_shape=window_shape)
     if mask is not None:
-        empty = _empty_like(k, v, phi_k, window=window, window_shape=window_shape)
-        place = locate(empty.seen, mask, window=window, slots=empty.keys.shape[2])
-        keys, values, features = (
-            take(beside(ring, new), place.keys) for ring, new in zip(empty[:3], (k, v, phi_k), strict=True)
-        )
+        none = torch.zeros(q.shape[0], dtype=torch.long, device=q.device)
+        place = locate(none, mask, window=window, slots=window)
+        # a ring of nothing in front
+        padded = (functional.pad(new, (0, 0, window, 0)) for new in (k, v, phi_k))
+        keys, values, features = (take(beside(None, x), place.keys) for x in padded)
         queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
     else:
         behind = -q.shape[2] % window
@@ -156,7 +159,7 @@ def hybrid_prefill(
     v: Float[Tensor, "B Hkv T V"],
     *,
     phi_q: Float[Tensor, "B Hq T F"],
-    phi_k: Float[Tensor, "B H T F"],
+    map_k: MapOfKeys,
     mix: Float[Tensor, " Hq"],
     state: HybridState,
     window: int = 64,
@@ -169,25 +172,32 @@ def hybrid_prefill(
 
     Prompts may come in pieces of any length; the state given is left as it is.
     """
+    k = hide(k, mask)
+    phi_k, phi_ring = map_k(k), map_k(state.keys.to(k.dtype))
     _check(q, k, phi_k, window=window, window_shape=window_shape, state=state)
     if mask is None:
         mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
     slots = state.keys.shape[2]
     place = locate(state.seen, mask, window=window, slots=slots)
-    sources = [beside(ring, new) for ring, new in zip(state[:3], (k, v, phi_k), strict=True)]
+    sources = [beside(*both) for both in ((state.keys, k), (state.values, v), (phi_ring, phi_k))]
     keys, values, features = (take(x, place.keys) for x in sources)
     queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
 
     held = positions(state.seen, slots)
-    # a terrace in the middle of a block still holds the rest of the block before last, which is linear by now
-    stale = (held >= 0) & (held < place.start[:, None])
+    first = summed(state.seen, window=window, window_shape=window_shape)
+    # at the end of a block the ring of a terrace still holds the block before it, which is linear for the next token
+    stale = (held >= first[:, None]) & (held < place.start[:, None])
     y = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
         scale=_scale(q, scale), use_linear=use_linear,
-        total=state.total + sum_of(state.features, state.values, stale), has_past=place.start >= 0,
+        total=state.total + sum_of(phi_ring, state.values, stale), has_past=place.start >= 0,
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
-    return y, store(state, k, v, phi_k, mask=mask, order=place.order)
+    after = store(
+        state, k, v, phi_k=phi_k, phi_ring=phi_ring, window=window, window_shape=window_shape, mask=mask,
+        order=place.order,
+    )  # fmt: skip
+    return y, after
 
 
 def hybrid_step(
@@ -196,7 +206,7 @@ def hybrid_step(
     v: Float[Tensor, "B Hkv 1 V"],
     *,
     phi_q: Float[Tensor, "B Hq 1 F"],
-    phi_k: Float[Tensor, "B H 1 F"],
+    map_k: MapOfKeys,
     mix: Float[Tensor, " Hq"],
     state: HybridState,
     window: int = 64,
@@ -209,31 +219,27 @@ def hybrid_step(
 
     Without gradients the state's tensors are written in place; with them (`torch.is_grad_enabled()`) on a copy.
     """
-    _check(q, k, phi_k, window=window, window_shape=window_shape, state=state)
+    _check(q, k, state.total, window=window, window_shape=window_shape, state=state)
     if torch.is_grad_enabled():
         state = HybridState(*(x.clone() for x in state))
-    push(state, k, v, phi_k, mask=mask)
+    push(state, k, v, map_k=map_k, window=window, window_shape=window_shape, mask=mask)
     slots, groups = state.keys.shape[2], q.shape[1] // k.shape[1]
     held = positions(state.seen, slots)
-    near = _is_near(state.seen[:, None] - 1, held, window=window, window_shape=window_shape)
-    softmax, linear = (x[:, None, None] for x in ((held >= 0) & near, (held >= 0) & ~near))  # [B, 1, 1, R]
+    first = summed(state.seen, window=window, window_shape=window_shape)
+    unseen = (held < first[:, None])[:, None, None]  # [B, 1, 1, R]
     with torch.autocast(q.device.type, enabled=False):
         # the query heads that share a key head lie in the place of the positions: [B, Hkv, G, ...]
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
-        queries = wide.unflatten(1, (-1, groups)).squeeze(3)
-        scores = (queries @ keys.mT * _scale(q, scale)).masked_fill(~softmax, -torch.inf)
-        weights = (scores - _finite(scores.max(-1, keepdim=True).values)).exp()
+        queries = wide.unflatten(1, (-1, groups)).squeeze(3) * _scale(q, scale)
+        scores = (queries @ keys.mT).masked_fill(unseen, -torch.inf)
+        weights = (scores - _finite(scores.amax(-1, keepdim=True))).exp()
+        top, bottom = weights @ values, weights.sum(-1, keepdim=True)
         if use_linear:
-            weights = mix.exp().view(-1, groups, 1) * weights
+            gamma = mix.exp().view(-1, groups, 1)
             shared = maps.unflatten(1, (state.total.shape[1], -1)).squeeze(3)  # [B, H, Hq/H, F]
-            if window_shape == "terrace":
-                far = (shared @ state.features.to(shared.dtype).mT).reshape(weights.shape)
-                weights = weights + far.masked_fill(~linear, 0.0)
-            past = (shared @ state.total).reshape(*weights.shape[:3], -1)
-        else:
-            past = values.new_zeros(*weights.shape[:3], values.shape[-1] + 1)
-        top = weights @ values + past[..., :-1]
-        y = _divide(top, weights.sum(-1, keepdim=True) + past[..., -1:])
+            past = (shared @ state.total).reshape(*bottom.shape[:3], -1)
+            top, bottom = gamma * top + past[..., :-1], gamma * bottom + past[..., -1:]
+        y = _divide(top, bottom)
     return hide(y.reshape(q.shape[0], q.shape[1], 1, -1), mask).to(q.dtype), state
 
 
@@ -268,13 +274,6 @@ def _pair_masks(
     softmax = ((column <= row) & near).repeat(1 if has_past is None else has_past.shape[0], blocks, 1, 1)
     softmax[:, 0] &= column >= 0 if has_past is None else (column >= 0) | has_past[:, None, None]
     return softmax, ~near[:, :window] if window_shape == "sliding" else None
-
-
-def _empty_like(k: Tensor, v: Tensor, phi_k: Tensor, *, window: int, window_shape: WindowShape) -> HybridState:
-    return hybrid_state(
-        k.shape[0], kv_heads=k.shape[1], key_width=k.shape[3], value_width=v.shape[3], feature_heads=phi_k.shape[1],
-        features=phi_k.shape[3], window=window, window_shape=window_shape, dtype=k.dtype, device=k.device,
-    )  # fmt: skip
 
 
 def _check(

@@ -1,11 +1,14 @@
 """What decoding with hybrid attention remembers, and where its tokens lie: a ring of the latest, a sum of all others.
 
-The size does not depend on how many tokens were seen. A row's positions count its real tokens alone.
+The size does not depend on how many tokens were seen. A row's positions count its real tokens alone. Feature maps are
+not kept: they are made from the keys when those leave the window, one token at a time (`sliding`) or a block at a time
+(`terrace`, when the next block but one begins).
 
 Axes: B rows, T new tokens, Hkv key and value heads, H heads of the keys' feature map, K key width, V value width,
 V1 = V + 1, F features, R slots of the ring, L places of the queries once cut into blocks, S places of their keys.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,6 +21,9 @@ __all__ = ["HybridState", "WindowShape", "hybrid_state"]
 
 WindowShape = Literal["sliding", "terrace"]
 
+MapOfKeys = Callable[[Float[Tensor, "B Hkv R K"]], Float[Tensor, "B H R F"]]
+"""The feature map of keys, position by position."""
+
 
 class HybridState(NamedTuple):
     """What decoding remembers: the latest tokens in a ring, all earlier ones as one sum. Its size is constant."""
@@ -26,10 +32,8 @@ class HybridState(NamedTuple):
     """Keys of the latest tokens; position p lies in slot p mod R. Empty slots are 0."""
     values: Float[Tensor, "B Hkv R V"]
     """Values of the same tokens."""
-    features: Float[Tensor, "B H R F"]
-    """Feature maps of the same keys; float32 at least."""
     total: Float[Tensor, "B H F V1"]
-    r"""Tokens that left the ring: $\sum_s \phi_k(k_s) [v_s, 1]$, so V1 = V + 1; float32 at least."""
+    r"""Tokens that left the window: $\sum_s \phi_k(k_s) [v_s, 1]$, so V1 = V + 1; float32 at least."""
     seen: Int[Tensor, " B"]
     """Real tokens seen by each row."""
 
@@ -53,7 +57,6 @@ def hybrid_state(
     return HybridState(
         keys=torch.zeros(batch, kv_heads, slots, key_width, dtype=dtype, device=device),
         values=torch.zeros(batch, kv_heads, slots, value_width, dtype=dtype, device=device),
-        features=torch.zeros(batch, feature_heads, slots, features, dtype=wide, device=device),
         total=torch.zeros(batch, feature_heads, features, value_width + 1, dtype=wide, device=device),
         seen=torch.zeros(batch, dtype=torch.long, device=device),
     )
@@ -97,20 +100,41 @@ def locate(count: Int[Tensor, " B"], mask: Bool[Tensor, "B T"], *, window: int, 
 
 
 def push(
-    state: HybridState, k: Float[Tensor, "B Hkv 1 K"], v: Float[Tensor, "B Hkv 1 V"], phi_k: Float[Tensor, "B H 1 F"],
-    *, mask: Bool[Tensor, "B 1"] | None,
-) -> None:  # fmt: skip
-    """Write one token per row into the ring; what lay in its slot goes into the sum."""
-    rows = torch.arange(k.shape[0], device=k.device)
-    slot = state.seen % state.keys.shape[2]
-    is_real = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask[:, 0]
-    out = (state.features[rows, :, slot] * is_real[:, None, None]).to(state.total.dtype)
-    left = with_ones(state.values[rows, :, slot].to(out.dtype))
-    groups = out.shape[1] // left.shape[1]
-    state.total.add_(out[..., None] * left.repeat_interleave(groups, 1)[:, :, None])
-    for ring, token in zip(state[:3], (k, v, phi_k), strict=True):
-        ring[rows, :, slot] = torch.where(is_real[:, None, None], token[:, :, 0].to(ring.dtype), ring[rows, :, slot])
-    state.seen.add_(is_real)
+    state: HybridState,
+    k: Float[Tensor, "B Hkv 1 K"],
+    v: Float[Tensor, "B Hkv 1 V"],
+    *,
+    map_k: MapOfKeys,
+    window: int,
+    window_shape: WindowShape,
+    mask: Bool[Tensor, "B 1"] | None,
+) -> None:
+    """Write one token per row into the ring; what thereby leaves the window goes into the sum."""
+    slots = state.keys.shape[2]
+    rows, slot = torch.arange(k.shape[0], device=k.device), state.seen % slots
+    is_real = None if mask is None else mask[:, 0]
+    if window_shape == "sliding":
+        leaves = state.seen >= window if is_real is None else is_real & (state.seen >= window)
+        phi = map_k(state.keys[rows, :, slot][:, :, None])[:, :, 0].to(state.total.dtype) * leaves[:, None, None]
+        left = with_ones(state.values[rows, :, slot].to(phi.dtype))
+        state.total.add_(phi[..., None] * left.repeat_interleave(phi.shape[1] // left.shape[1], 1)[:, :, None])
+    else:
+        leaves = (state.seen % window == 0) & (state.seen >= slots)
+        leaves = leaves if is_real is None else is_real & leaves
+        # once in a window
+        if leaves.any():
+            is_old = (torch.arange(slots, device=k.device) - slot[:, None]) % slots < window
+            state.total.add_(sum_of(map_k(state.keys), state.values, leaves[:, None] & is_old))
+    for ring, token in zip(state[:2], (k, v), strict=True):
+        new = token[:, :, 0].to(ring.dtype)
+        ring[rows, :, slot] = new if is_real is None else torch.where(is_real[:, None, None], new, ring[rows, :, slot])
+    state.seen.add_(1 if is_real is None else is_real)
+
+
+def summed(count: Int[Tensor, " B"], *, window: int, window_shape: WindowShape) -> Int[Tensor, " B"]:
+    """Return how many tokens of each row have left the window, and are in the sum, once it has seen `count`."""
+    last = count - window if window_shape == "sliding" else ((count - 1) // window - 1) * window
+    return last.clamp(min=0)
 
 
 def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B R"]:
@@ -120,22 +144,28 @@ def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B R"]:
 
 
 def store(
-    state: HybridState, k: Float[Tensor, "B Hkv T K"], v: Float[Tensor, "B Hkv T V"], phi_k: Float[Tensor, "B H T F"],
-    *, mask: Bool[Tensor, "B T"], order: Int[Tensor, "B T"],
-) -> HybridState:  # fmt: skip
+    state: HybridState,
+    k: Float[Tensor, "B Hkv T K"],
+    v: Float[Tensor, "B Hkv T V"],
+    *,
+    phi_k: Float[Tensor, "B H T F"],
+    phi_ring: Float[Tensor, "B H R F"],
+    window: int,
+    window_shape: WindowShape,
+    mask: Bool[Tensor, "B T"],
+    order: Int[Tensor, "B T"],
+) -> HybridState:
     """Return the state after many tokens; `order` puts the real ones of each row first."""
     slots, before = state.keys.shape[2], state.seen[:, None]
     count = state.seen + mask.sum(-1)
-    oldest = (count - slots)[:, None]
+    first, behind = (summed(seen, window=window, window_shape=window_shape)[:, None] for seen in (state.seen, count))
     was, now = positions(state.seen, slots), positions(count, slots)
-    total = state.total + sum_of(state.features, state.values, (was >= 0) & (was < oldest))
-    total = total + sum_of(phi_k, v, mask & (before + mask.cumsum(-1) - 1 < oldest))
+    total = state.total + sum_of(phi_ring, state.values, (was >= first) & (was < behind))
+    total = total + sum_of(phi_k, v, mask & (before + mask.cumsum(-1) - 1 < behind))
     new = slots + order.gather(1, (now - before).clamp(0, mask.shape[1] - 1))
     index = torch.where(now >= before, new, torch.arange(slots, device=mask.device))
-    keys, values, features = (
-        take(beside(ring, x), index).to(ring.dtype) for ring, x in zip(state[:3], (k, v, phi_k), strict=True)
-    )
-    return HybridState(keys=keys, values=values, features=features, total=total, seen=count)
+    keys, values = (take(beside(ring, x), index).to(ring.dtype) for ring, x in zip(state[:2], (k, v), strict=True))
+    return HybridState(keys=keys, values=values, total=total, seen=count)
 
 
 def sum_of(
