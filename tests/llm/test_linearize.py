@@ -77,13 +77,13 @@ def test_the_report_shows_all_figures(run):
 def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
     from subquad.llm import finetune, tasks
 
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
     for place, name in ((tasks, "transfer_errors"), (finetune, "finetune_step"), (tasks, "continue_text")):
         with monkeypatch.context() as patch:
-            patch.setattr(place, name, stop if place is finetune else lambda *_, **__: stop())
+            patch.setattr(place, name, stop)
             with pytest.raises(KeyboardInterrupt):
                 subquad.llm.linearize(folder, text, SMALL, out=out, quiet=True)
         assert not (out / "metrics.json").exists()
@@ -109,11 +109,11 @@ def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, tex
         if stop_after:
             calls, real = [], stage.transfer_step
 
-            def counted(*arguments, calls=calls, real=real):
+            def counted(*arguments, calls=calls, real=real, **options):
                 calls.append(1)
                 if len(calls) > 3:
                     raise KeyboardInterrupt
-                return real(*arguments)
+                return real(*arguments, **options)
 
             with monkeypatch.context() as patch:
                 patch.setattr(stage, "transfer_step", counted)
@@ -149,7 +149,7 @@ def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text
 def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, text, tmp_path):
     how = LinearizeSettings(
         attention=AttentionSettings(window=3), length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,
-        evaluation_tokens=31, validate_every=2, precision="no", tune_features=True,
+        evaluation_tokens=31, validate_every=2, precision="no", feature_rate=1e-3,
     )  # fmt: skip
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]

@@ -113,7 +113,9 @@ def _measure(
     model.zero_grad(set_to_none=True)
     tuned = add_updates(model, settings, seed=seed)
     with autocast:
-        seconds["tune"] = _seconds(lambda: finetune_step(tuned, ids, torch.Tensor.backward), device) / len(ids)
+        seconds["tune"] = _seconds(
+            lambda: finetune_step(tuned, ids, torch.Tensor.backward, distill=settings.distill), device
+        ) / len(ids)
     tuned.unload()
     model.zero_grad(set_to_none=True)
     return seconds

@@ -1,39 +1,53 @@
-"""Stage 2: low-rank updates (LoRA) of q, k, v and o in all layers, by next-token loss on the hybrid model.
+"""Stage 2: low-rank updates (LoRA) of the hybrid model, by next-token loss, by the softmax model's words, or by both.
 
-As in Section 3.2 of arXiv:2410.10254: rank 8, alpha 16. One forward and one backward pass over the model a step.
+As in Section 3.2 of arXiv:2410.10254: rank 8, alpha 16, on q, k, v and o in all layers. One forward and one backward
+pass over the model a step; where the softmax model is asked, it is the same weights without updates, and one forward
+pass more.
 
 Axes: N sequences, T positions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from peft import LoraConfig, LoraModel
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.errors import SubquadError
 from subquad.llm.convert import feature_parameters
 from subquad.llm.data import order
 from subquad.llm.evaluate import perplexity
-from subquad.llm.modeling import PROJECTIONS, using
+from subquad.llm.modeling import using
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.transfer import steps_for
 from subquad.train.loop import Backward, LoopSettings, Outcome, train
-from subquad.train.optim import parameter_groups, schedule
+from subquad.train.optim import schedule
 
 __all__ = ["add_updates", "finetune", "finetune_step", "learnt_in_tuning"]
 
 
 def add_updates(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) -> LoraModel:
-    """Return the model with low-rank updates of nothing yet; its own weights are frozen."""
+    """Return the model with low-rank updates of nothing yet; its own weights are frozen.
+
+    Raises:
+        SubquadError: no layer's name ends in one of the targets.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        how = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=list(PROJECTIONS))
-        tuned = LoraModel(model, how, "default")
+        targets = list(settings.lora_targets)
+        how = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
+        try:
+            tuned = LoraModel(model, how, "default")
+        except ValueError as error:
+            raise SubquadError(f"--lora-targets {' '.join(targets)}: {error}") from error
     for parameter in feature_parameters(tuned):
-        parameter.requires_grad_(settings.tune_features)
+        parameter.requires_grad_(settings.feature_rate is not None)
     return tuned
 
 
@@ -42,12 +56,59 @@ def learnt_in_tuning(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def finetune_step(model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward) -> Mapping[str, Tensor | float]:
-    """Compute the next-token loss of one batch and go backward."""
+def finetune_step(
+    model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward, *, distill: float = 0.0
+) -> Mapping[str, Tensor | float]:
+    """Compute the loss of one batch and go backward; returns its parts.
+
+    Args:
+        model: What `add_updates` returned.
+        ids: The batch.
+        backward: Takes the loss.
+        distill: Part of the distance to the softmax model in the loss.
+    """
     ids = ids.to(next(model.parameters()).device)
-    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    if not distill:
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        backward(loss)
+        return {"loss": loss.detach()}
+    with torch.no_grad(), _as_it_was(model):
+        wanted = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    given = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    distance, next_token = _distance(given, wanted), F.cross_entropy(given.flatten(0, 1).float(), ids[:, 1:].flatten())
+    loss = distill * distance + (1 - distill) * next_token
     backward(loss)
-    return {"loss": loss.detach()}
+    return {"loss": loss.detach(), "distance": distance.detach(), "next_token": next_token.detach()}
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Let the model be the softmax model without updates for a while."""
+    tuned = next(module for module in model.modules() if isinstance(module, LoraModel))
+    tuned.disable_adapter_layers()
+    try:
+        with using(tuned, "softmax"):
+            yield
+    finally:
+        tuned.enable_adapter_layers()
+
+
+def _distance(given: Float[Tensor, "B T V"], wanted: Float[Tensor, "B T V"]) -> Float[Tensor, ""]:
+    """Return the mean over positions of KL(softmax model, hybrid model)."""
+    pair = (logits.flatten(0, 1).float().log_softmax(-1) for logits in (given, wanted))
+    return F.kl_div(*pair, log_target=True, reduction="batchmean")
+
+
+def _groups(model: nn.Module, settings: LinearizeSettings) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: updates at their rate, feature maps at theirs."""
+    maps = {id(parameter) for parameter in feature_parameters(model)}
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    updates = [parameter for parameter in learnt if id(parameter) not in maps]
+    groups = [{"params": updates, "lr": settings.lora_rate}]
+    if settings.feature_rate is not None:
+        own = [parameter for parameter in learnt if id(parameter) in maps]
+        groups.append({"params": own, "lr": settings.feature_rate})
+    return groups
 
 
 def finetune(
@@ -67,7 +128,7 @@ def finetune(
     Args:
         model: What `add_updates` returned.
         sequences: Training sequences.
-        settings: Rate and batch.
+        settings: Rates, batch and loss.
         tokens: Tokens to learn from; the text is read again where it is shorter.
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
@@ -81,7 +142,7 @@ def finetune(
         return order(len(sequences), batch=settings.batch, seed=seed + 1, epoch=epoch)
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
-        return finetune_step(net, sequences[rows], backward)
+        return finetune_step(net, sequences[rows], backward, distill=settings.distill)
 
     def validate(net: nn.Module) -> Mapping[str, float]:
         return {"loss": perplexity(net, validation)}
@@ -91,7 +152,7 @@ def finetune(
             model,
             batches=batches,
             step=step,
-            optimizer=torch.optim.AdamW(parameter_groups(model, learning_rate=settings.lora_rate), weight_decay=0.0),
+            optimizer=torch.optim.AdamW(_groups(model, settings), weight_decay=0.0),
             settings=LoopSettings(
                 steps=steps_for(tokens, settings), precision=precision, evaluate_every=settings.validate_every
             ),

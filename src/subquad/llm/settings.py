@@ -66,8 +66,15 @@ class LinearizeSettings:
     """Rank of the updates of q, k, v and o."""
     lora_alpha: float = 16.0
     """The updates are scaled by alpha / rank."""
-    tune_features: bool = False
-    """Train the feature maps in stage 2 too."""
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Linear layers that get an update, by the end of their names."""
+    feature_rate: float | None = None
+    """Learning rate of the feature maps in stage 2; without one they stay as stage 1 left them."""
+    distill: float = 0.0
+    """Part of stage 2's loss that is the distance to the softmax model's next-token probabilities (KL); the rest is
+    the loss of the text's own next tokens."""
+    transfer_loss: Literal["mse", "relative"] = "mse"
+    """Of stage 1: squared distance of a layer's outputs, or that over the outputs' mean square."""
     evaluation_tokens: int = 8192
     """Held-out tokens that every perplexity is measured on, at most; fewer where `minutes` is short."""
     validate_every: int | None = None
@@ -82,7 +89,13 @@ class LinearizeSettings:
             _at_least(name, getattr(self, name), least)
         for name in ("transfer_tokens", "lora_tokens", "validate_every"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("minutes", "transfer_rate", "lora_rate", "lora_alpha"):
+        # from a file it comes as a list
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
+        if not self.lora_targets:
+            raise SubquadError("--lora-targets: at least one is needed")
+        if not 0 <= self.distill <= 1:
+            raise SubquadError(f"--distill must be from 0 to 1, got {self.distill}")
+        for name in ("minutes", "transfer_rate", "lora_rate", "lora_alpha", "feature_rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SubquadError(f"{_flag(name)} must be above 0, got {value}")

@@ -1,7 +1,8 @@
 r"""Stage 1, attention transfer: each layer's hybrid attention learns the output of its softmax attention.
 
 The loss of a layer is $\frac{1}{H T K} \sum_{h,t} \|y_{h,t} - \hat y_{h,t}\|^2$ over heads and positions, before the
-output projection, as in Section 3.2 of arXiv:2410.10254. All layers see the softmax model's hidden states, so none
+output projection, as in Section 3.2 of arXiv:2410.10254; or, since layers differ a hundredfold in scale, that over the
+mean square of $y$. All layers see the softmax model's hidden states, so none
 waits for another. Each goes backward at once: memory is the softmax model's forward pass and the graph of one layer.
 
 Axes: N sequences, T positions.
@@ -34,12 +35,16 @@ def learnt_in_transfer(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def transfer_step(model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward) -> Mapping[str, Tensor | float]:
+def transfer_step(
+    model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward, *, is_relative: bool = False
+) -> Mapping[str, Tensor | float]:
     """Compute one batch's loss, going backward layer by layer; returns the mean over layers."""
     losses: list[Tensor] = []
 
     def learn(layer: int, given: Tensor, wanted: Tensor) -> None:
         loss = F.mse_loss(given.float(), wanted.float())
+        if is_relative:
+            loss = loss / wanted.float().square().mean()
         backward(loss)
         losses.append(loss.detach())
 
@@ -78,7 +83,8 @@ def transfer(
         return order(len(sequences), batch=settings.batch, seed=seed, epoch=epoch)
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
-        return transfer_step(net, sequences[rows], backward)
+        is_relative = settings.transfer_loss == "relative"
+        return transfer_step(net, sequences[rows], backward, is_relative=is_relative)
 
     def validate(net: nn.Module) -> Mapping[str, float]:
         errors = transfer_errors(net, validation)

@@ -1,0 +1,87 @@
+"""What stage 2 learns from, and what it leaves alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_model
+
+from subquad.errors import SubquadError
+from subquad.llm.convert import convert
+from subquad.llm.finetune import add_updates, finetune, finetune_step
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+
+IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
+
+
+def tuned(window=3, **settings):
+    model = convert(tiny_model("llama"), AttentionSettings(window=window))
+    return add_updates(model, LinearizeSettings(**settings), seed=0)
+
+
+def figures(model, **options):
+    return finetune_step(model, IDS, torch.Tensor.backward, **options)
+
+
+def test_a_window_over_the_whole_text_is_at_no_distance_to_the_softmax_model():
+    assert float(figures(tuned(window=23), distill=1.0)["loss"]) == pytest.approx(0.0, abs=1e-5)
+    assert float(figures(tuned(window=3), distill=1.0)["loss"]) > 1e-2
+
+
+def test_the_distance_is_that_to_the_model_before_it_was_converted():
+    expected = tiny_model("llama")(IDS).logits[:, :-1].log_softmax(-1).detach()
+    model = tuned()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    found = model(input_ids=IDS).logits[:, :-1].log_softmax(-1).detach()
+    distance = (expected.exp() * (expected - found)).sum(-1).mean()
+    assert float(figures(model, distill=1.0)["distance"]) == pytest.approx(float(distance), rel=1e-4)
+
+
+def test_both_parts_of_the_loss_count_as_asked():
+    model = tuned()
+    parts = figures(model, distill=0.25)
+    with torch.no_grad():
+        next_token = F.cross_entropy(model(input_ids=IDS).logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
+    assert float(parts["next_token"]) == pytest.approx(float(next_token), rel=1e-5)
+    assert float(parts["loss"]) == pytest.approx(0.25 * float(parts["distance"]) + 0.75 * float(next_token), rel=1e-5)
+    assert float(figures(model)["loss"]) == pytest.approx(float(next_token), rel=1e-5)
+
+
+def test_after_asking_the_softmax_model_the_updates_learn_on():
+    model = tuned()
+    figures(model, distill=0.5)
+    assert all(parameter.grad is not None for name, parameter in model.named_parameters() if "lora_" in name)
+
+
+@pytest.mark.parametrize("rate", [None, 1e-2])
+def test_the_feature_maps_learn_at_their_own_rate_or_not_at_all(rate):
+    model = tuned(feature_rate=rate)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    settings = LinearizeSettings(batch=2, length=23, feature_rate=rate, lora_rate=1e-5)
+    finetune(model, IDS, settings, tokens=46 * 3, precision="no", quiet=True)
+    moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
+    maps = [moved[name] for name in moved if ".hybrid.map_" in name]
+    # a step of AdamW is about as long as its rate
+    assert max(moved[name] for name in moved if "lora_" in name) < 1e-4
+    assert (max(maps) > 1e-3) == (rate is not None)
+
+
+def test_updates_go_where_they_are_asked_to():
+    model = tuned(lora_targets=("up_proj", "v_proj"))
+    names = {name.split(".lora_")[0].split(".")[-1] for name, _ in model.named_parameters() if "lora_" in name}
+    assert names == {"up_proj", "v_proj"}
+
+
+def test_a_target_that_no_layer_has_is_named():
+    with pytest.raises(SubquadError, match=r"--lora-targets q_prij: .*q_prij"):
+        tuned(lora_targets=("q_prij",))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"distill": 1.5}, "--distill must be from 0 to 1, got 1.5"), ({"lora_targets": ()}, "at least one is needed")],
+)
+def test_what_cannot_be_meant_is_refused(change, message):
+    with pytest.raises(SubquadError, match=message):
+        LinearizeSettings(**change)
