@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from subquad.lazy import import_after, lazy_names
 
 if TYPE_CHECKING:
-    from subquad.llm.generation import generate, load
+    from subquad.llm.generation import generate, load, merge
     from subquad.llm.settings import GenerateSettings, LinearizeSettings
     from subquad.llm.tasks import linearize
 
-__all__ = ["GenerateSettings", "LinearizeSettings", "generate", "linearize", "load"]
+__all__ = ["GenerateSettings", "LinearizeSettings", "generate", "linearize", "load", "merge"]
 
 _HOMES = {
     "GenerateSettings": "subquad.llm.settings",
@@ -20,6 +20,7 @@ _HOMES = {
     "generate": "subquad.llm.generation",
     "linearize": "subquad.llm.tasks",
     "load": "subquad.llm.generation",
+    "merge": "subquad.llm.generation",
 }
 
 import_after("transformers.models.auto.modeling_auto", "subquad.llm.auto")

@@ -74,6 +74,26 @@ def generate(
     continue_text(model, tokenizer, prompt, settings, seed=seed, is_printed=True)
 
 
+@app.command
+def merge(adapter: Path, /, *, out: Path, base: str | None = None, force: bool = False) -> None:
+    """Put an adapter on its checkpoint, and write the whole model.
+
+    For example:
+
+        subquad llm merge adapter --out linear
+
+    Args:
+        adapter: The folder that `subquad llm linearize --save adapter` wrote.
+        out: The folder to write.
+        base: The checkpoint that the adapter belongs to, where it is not where it was.
+        force: Replace what is in the folder.
+    """
+    from subquad.llm.generation import merge as run
+
+    run(adapter, out, base=base, force=force)
+    print(f"Wrote {out}.")
+
+
 def _show(metrics: dict, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table

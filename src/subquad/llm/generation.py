@@ -1,5 +1,6 @@
 """A linearized model from its folder, and text from it; each new token costs the same, however long the text is."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -7,19 +8,55 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
+from subquad.llm.adapter import ADAPTER_TYPE, open_adapter
 from subquad.llm.convert import open_folder
 from subquad.llm.settings import GenerateSettings
+from subquad.train.artifact import as_folder, load_config, read_json
 
-__all__ = ["continue_text", "generate", "load"]
+__all__ = ["continue_text", "generate", "load", "merge"]
 
 
-def load(directory: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model and the tokenizer of a folder that `linearize` wrote, ready for transformers' `generate`.
 
+    Args:
+        directory: The folder of a model, or of an adapter.
+        base: The checkpoint that an adapter belongs to; None for the place where it was.
+
     Raises:
-        SubquadError: the folder is missing, unfinished or not of this kind.
+        SubquadError: the folder is missing, unfinished or not of this kind, or the checkpoint is another one.
     """
+    path = Path(directory) / "config.json"
+    if path.is_file() and read_json(path).get("model_type") == ADAPTER_TYPE:
+        return open_adapter(Path(directory), load_config(directory, "llm"), base=base)
+    if base is not None:
+        raise SubquadError(f"{directory}: a whole model and no adapter; it needs no --base")
     return open_folder(directory)
+
+
+def merge(adapter: Path | str, out: Path | str, *, base: str | Path | None = None, force: bool = False) -> None:
+    """Write the whole model of an adapter, a folder as `save_pretrained` writes it.
+
+    Args:
+        adapter: The folder of the adapter.
+        out: A new folder.
+        base: The checkpoint; None for the place where it was.
+        force: Replace what is in the folder.
+
+    Raises:
+        SubquadError: as `load` does, or the folder is not empty.
+    """
+    out = as_folder(out)
+    if out.exists() and any(out.iterdir()) and not force:
+        raise SubquadError(f"{out}: not empty; name another folder with --out, or replace it with --force")
+    model, tokenizer = load(adapter, base=base)
+    temporary = out.with_name(f".{out.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    if out.exists():
+        shutil.rmtree(out)
+    temporary.rename(out)
 
 
 def generate(

@@ -81,6 +81,8 @@ class LinearizeSettings:
     """Steps between two validations on text put aside from the training text; the best weights are kept."""
     text_key: str = "text"
     """The key of a JSON object under which its text stands."""
+    save: Literal["model", "adapter"] = "model"
+    """Write the whole model, or what was learnt alone: an adapter, to be put on the same checkpoint."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """Type of the matrix products in training; auto takes bfloat16 where a trial shows it to be faster."""
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
+from subquad.llm.adapter import adapter_config, adapter_tensors
 from subquad.llm.budget import EVALUATIONS, Plan, plan_for
 from subquad.llm.convert import (
     convert,
@@ -166,6 +167,7 @@ class _Job:
         tuned = add_updates(model, settings, seed=self.seed)
         trained["lora"] = learnt_in_tuning(tuned)
         second = finetune(tuned, self.text.train, settings, tokens=plan.lora_tokens, **stage)
+        adapter = adapter_tensors(tuned) if settings.save == "adapter" else None
         merged: PreTrainedModel = tuned.merge_and_unload()
         merged.requires_grad_(False).eval()
         self.measure("tuned", merged, held_out, "hybrid")
@@ -181,7 +183,7 @@ class _Job:
             "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
             "trainable_parameters": trained,
         }
-        self.finish(merged, metrics, about)
+        self.finish(merged, metrics, about, adapter)
         return metrics
 
     def sample(self, name: str, model: PreTrainedModel, mode: Mode) -> None:
@@ -228,15 +230,21 @@ class _Job:
             quiet=self.quiet,
         )
 
-    def finish(self, model: PreTrainedModel, metrics: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """Write the model folder."""
+    def finish(
+        self,
+        model: PreTrainedModel,
+        metrics: Mapping[str, Any],
+        about: Mapping[str, Any],
+        adapter: Mapping[str, Tensor] | None,
+    ) -> None:
+        """Write the folder of the model, or of the adapter."""
         directory = self.run.directory
         write_json(directory / NOTES, self.notes)
         self.tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
         self.run.finish(
-            config=saved_config(model),
-            tensors=saved_tensors(model),
+            config=saved_config(model) if adapter is None else adapter_config(about["model"], self.settings),
+            tensors=saved_tensors(model) if adapter is None else adapter,
             metrics=metrics,
             card=card(metrics, about),
             report=whole_page(metrics, self.notes, history(directory)),

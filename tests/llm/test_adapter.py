@@ -1,0 +1,76 @@
+"""What was learnt in a small folder of its own, put on its checkpoint again."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import SMALL, tiny_model
+from transformers import AutoModelForCausalLM
+
+import subquad.llm
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.train.artifact import read_tensors
+
+IDS = torch.arange(2 * 23).reshape(2, 23) % 97
+
+
+@pytest.fixture(scope="module")
+def adapter(folder, text, tmp_path_factory):
+    out = tmp_path_factory.mktemp("adapter") / "out"
+    settings = replace(SMALL, save="adapter", lora_targets=("q_proj", "down_proj"), lora_rank=3)
+    subquad.llm.linearize(folder, text, settings, out=out, quiet=True)
+    return out
+
+
+def test_an_adapter_on_its_checkpoint_is_the_model_that_was_tuned(adapter, folder, text, tmp_path):
+    settings = replace(SMALL, lora_targets=("q_proj", "down_proj"), lora_rank=3)
+    subquad.llm.linearize(folder, text, settings, out=tmp_path / "whole", quiet=True)
+    (given, tokenizer), (expected, _) = subquad.llm.load(adapter), subquad.llm.load(tmp_path / "whole")
+    with torch.no_grad():
+        torch.testing.assert_close(given(IDS).logits, expected(IDS).logits)
+    assert tokenizer("the green bird")["input_ids"]
+
+
+def test_an_adapter_holds_what_was_learnt_and_nothing_else(adapter):
+    names = read_tensors(adapter / "model.safetensors")
+    assert names
+    assert all(".lora_" in name or ".hybrid." in name for name in names)
+    assert json.loads((adapter / "config.json").read_text())["model_type"] == "subquad_adapter"
+
+
+@torch.no_grad()
+def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path):
+    assert main(["llm", "merge", str(adapter), "--out", str(tmp_path / "whole")]) in (0, None)
+    opened, expected = AutoModelForCausalLM.from_pretrained(tmp_path / "whole"), subquad.llm.load(adapter)[0]
+    assert torch.equal(opened(IDS).logits, expected(IDS).logits)
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(SubquadError, match="not empty"):
+        subquad.llm.merge(adapter, tmp_path / "whole")
+
+
+def test_an_adapter_of_another_checkpoint_is_refused(adapter, folder, tmp_path, tokenizer):
+    tiny_model("llama", vocab_size=len(tokenizer), num_hidden_layers=3).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(SubquadError, match=r"belongs to another checkpoint than .*with --base"):
+        subquad.llm.load(adapter, base=tmp_path)
+
+
+def test_a_checkpoint_that_moved_is_found_where_base_says(adapter, folder, tmp_path):
+    moved = tmp_path / "moved"
+    moved.symlink_to(folder)
+    path = adapter / "config.json"
+    config = path.read_text()
+    try:
+        path.write_text(config.replace(str(folder), str(tmp_path / "gone")))
+        with pytest.raises(SubquadError, match="gone: no such file or folder"):
+            subquad.llm.load(adapter)
+        assert subquad.llm.load(adapter, base=moved)
+    finally:
+        path.write_text(config)
+
+
+def test_a_whole_model_needs_no_base(run, folder):
+    with pytest.raises(SubquadError, match="a whole model and no adapter"):
+        subquad.llm.load(run, base=folder)
