@@ -41,7 +41,8 @@ def transfer_step(model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward)
     def learn(layer: int, given: Tensor, wanted: Tensor) -> None:
         loss = F.mse_loss(given.float(), wanted.float())
         backward(loss)
-        losses.append(loss.detach())
+        # a copy: the mean still owns the memory of all squares that it was taken of
+        losses.append(loss.detach().clone())
 
     run_teacher(model, ids, learn)
     return {"loss": torch.stack(losses).mean()}
