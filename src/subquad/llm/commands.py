@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from subquad.llm.settings import GenerateSettings, LinearizeSettings
+from subquad.llm.sizing_settings import SizingSettings
 
 __all__ = ["app"]
 
@@ -92,6 +93,37 @@ def merge(adapter: Path, /, *, out: Path, base: str | None = None, force: bool =
 
     run(adapter, out, base=base, force=force)
     print(f"Wrote {out}.")
+
+
+@app.command
+def plan(
+    configs: list[str],
+    /,
+    settings: Annotated[SizingSettings, Parameter(name="*")] = SizingSettings(),
+    *,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> None:
+    """Count what linearizing a model costs: memory, GPUs, disk, time, and the state of generation; loads no weights.
+
+    For example:
+
+        subquad llm plan llama-3.1-8b llama-3.1-70b llama-3.1-405b --checkpointing
+
+    Args:
+        configs: The config.json of a Hugging Face model or its folder, or one of the words llama-3.1-8b,
+            llama-3.1-70b, llama-3.1-405b, llama-3-8b, mistral-7b, smollm2-135m; several stand side by side.
+        as_json: Print all figures as JSON, with one entry for each config.
+    """
+    import json
+
+    from subquad.llm.sizing import plans
+    from subquad.llm.sizing_table import show
+
+    found = plans(configs, settings)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found, settings)
 
 
 def _show(metrics: dict, out: Path) -> None:

@@ -46,7 +46,8 @@ def transfer_step(
         if is_relative:
             loss = loss / wanted.float().square().mean()
         backward(loss)
-        losses.append(loss.detach())
+        # a copy: the mean still owns the memory of all squares that it was taken of
+        losses.append(loss.detach().clone())
 
     run_teacher(model, ids, learn)
     return {"loss": torch.stack(losses).mean()}

@@ -1,0 +1,370 @@
+"""What linearizing a model costs: counts against real models, estimates against what real models do."""
+
+import json
+import math
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_config, tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.llm.architecture import KNOWN, sizes_of
+from subquad.llm.convert import convert, feature_parameters, replace_attention
+from subquad.llm.finetune import add_updates, finetune_step, learnt_in_tuning
+from subquad.llm.modeling import attention_layers, using
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.sizing import STAGES, kept_in_lora, kept_in_transfer, memory, plan
+from subquad.llm.sizing_settings import SizingSettings
+from subquad.llm.transfer import learnt_in_transfer, transfer_step
+
+ATTENTIONS = [
+    AttentionSettings(feature_map="hedgehog", feature_heads="query", window=5, window_shape="terrace"),
+    AttentionSettings(feature_map="hedgehog", feature_heads="kv", window=5, window_shape="sliding"),
+    AttentionSettings(feature_map="t2r", feature_heads="query", window=5, window_shape="sliding"),
+    AttentionSettings(feature_map="t2r", feature_heads="kv", window=5, window_shape="terrace"),
+]
+# wide enough that what grows with the width outweighs what does not
+MIDDLE: dict[str, Any] = {
+    "hidden_size": 192,
+    "intermediate_size": 523,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 1009,
+}
+TOKENS = 256
+
+
+def write_config(folder, kind="llama", **changes):
+    folder.mkdir(exist_ok=True)
+    tiny_config(kind, **changes).save_pretrained(folder)
+    return folder / "config.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-70b", 70_553_706_496),
+        ("llama-3.1-405b", 405_853_388_800),
+        ("llama-3-8b", 8_030_261_248),
+        ("mistral-7b", 7_241_732_096),
+        ("smollm2-135m", 134_515_008),
+    ],
+)
+def test_the_known_models_have_as_many_weights_as_their_makers_say(name, parameters):
+    assert sizes_of(name).parameters == parameters
+    assert name in KNOWN
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_the_counts_are_those_of_a_converted_model(tmp_path, kind, attention):
+    config = write_config(tmp_path, kind)
+    sizes = sizes_of(config, attention, lora_rank=3)
+    model = tiny_model(kind)
+    assert sizes.parameters == sum(parameter.numel() for parameter in model.parameters())
+    convert(model, attention, check=False)
+    assert sizes.trained_in_transfer == learnt_in_transfer(model)
+    assert sizes.trained_in_lora == learnt_in_tuning(add_updates(model, LinearizeSettings(lora_rank=3), seed=0))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_the_state_has_the_bytes_of_a_real_one(tmp_path, attention, dtype):
+    found = plan(write_config(tmp_path), SizingSettings(attention=attention, dtype=dtype, length=31))["generation"]
+    layers = attention_layers(convert(tiny_model("llama"), attention, check=False))
+    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    real = sum(tensor.nbytes for layer in layers for tensor in layer.hybrid.empty_state(1, kind))
+    state = found["state"][attention.feature_heads]
+    assert state["bytes"] == real
+    assert state["bytes"] > found["state"]["kv"]["bytes"] or attention.feature_heads == "kv"
+    # two layers, keys and values of two heads of width 10
+    a_token = 2 * 2 * 2 * 10 * kind.itemsize
+    assert found["cache_bytes"]["4096"] == 4096 * a_token
+    assert (state["crossover"] - 1) * a_token <= real < state["crossover"] * a_token
+
+
+def kept_bytes(model, work):
+    """Return the bytes that autograd keeps in `work` beside the weights and buffers."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            # held, so that no other tensor gets its place
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        work()
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make while they live."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.now, self.most = 0, 0
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        own = (*model.parameters(), *model.buffers(), *gradients)
+        self.living = {tensor.untyped_storage()._cdata for tensor in own}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(given):
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor.untyped_storage())
+        return given
+
+    def _see(self, storage):
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.living:
+            return
+        self.living.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key, size):
+        self.living.discard(key)
+        self.now -= size
+
+
+def real_model(attention, dtype, layers):
+    model = tiny_model("llama", spread=0.05, num_hidden_layers=layers, max_position_embeddings=TOKENS, **MIDDLE)
+    model = model.to({"bf16": torch.bfloat16, "fp32": torch.float32}[dtype])
+    replace_attention(model, attention, check=False)
+    return model
+
+
+def in_transfer(model, ids):
+    learnt_in_transfer(model)
+    return model, lambda: transfer_step(model, ids, torch.Tensor.backward)
+
+
+def in_lora(model, ids):
+    tuned = add_updates(model, LinearizeSettings(), seed=0)
+
+    def work():
+        with using(tuned, "hybrid"):
+            finetune_step(tuned, ids, torch.Tensor.backward)
+
+    return tuned, work
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize(("stage", "formula"), [(in_transfer, kept_in_transfer), (in_lora, kept_in_lora)])
+def test_a_layer_keeps_what_the_formula_says(tmp_path, stage, formula, attention, dtype):
+    attention = replace(attention, window=16)
+    settings = SizingSettings(attention=attention, dtype=dtype, length=TOKENS)
+    ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    one, three = (kept_bytes(*stage(real_model(attention, dtype, layers), ids)) for layers in (1, 3))
+    sizes = sizes_of(write_config(tmp_path, max_position_embeddings=TOKENS, **MIDDLE), attention)
+    assert formula(sizes, settings) * TOKENS == pytest.approx((three - one) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize(("stage", "name"), [(in_transfer, "transfer"), (in_lora, "lora")])
+def test_the_peak_of_a_step_is_near_the_estimate(tmp_path, stage, name, attention):
+    attention = replace(attention, window=16)
+    settings = SizingSettings(attention=attention, dtype="fp32", length=TOKENS)
+    ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    model, work = stage(real_model(attention, "fp32", 3), ids)
+    with Peak(model) as peak:
+        work()
+    sizes = sizes_of(write_config(tmp_path, max_position_embeddings=TOKENS, num_hidden_layers=3, **MIDDLE), attention)
+    parts = memory(sizes, settings, name)
+    assert parts["activations"] + parts["gradients"] == pytest.approx(peak.most, rel=0.1)
+
+
+def test_the_memory_of_stage_1_does_not_grow_with_the_layers():
+    attention = AttentionSettings(window=16)
+    ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    peaks = []
+    for layers in (2, 7):
+        model, work = in_transfer(real_model(attention, "fp32", layers), ids)
+        for parameter in feature_parameters(model):
+            parameter.grad = torch.zeros_like(parameter)
+        with Peak(model) as peak:
+            work()
+        peaks.append(peak.most)
+    assert peaks[1] < 1.02 * peaks[0]
+
+
+def test_weights_and_moments_are_those_of_what_is_trained():
+    found = plan("llama-3.1-8b", SizingSettings(lora_rank=16))
+    trained, parts = found["parameters"]["trained_in_transfer"], found["memory"]["transfer"]
+    assert trained == 32 * (2 * 32 * 128 * 128 + 32)
+    assert parts["weights"] == 2 * 8_030_261_248 + 4 * trained
+    assert (parts["gradients"], parts["optimizer"], parts["gathered"]) == (4 * trained, 8 * trained, 0)
+    updates, parts = found["parameters"]["trained_in_lora"], found["memory"]["lora"]
+    assert updates == 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024))
+    assert parts["weights"] == 2 * 8_030_261_248 + 4 * (trained + updates)
+    assert (parts["gradients"], parts["optimizer"]) == (4 * updates, 8 * updates)
+    assert parts["total"] == sum(parts[name] for name in list(parts)[: list(parts).index("total")])
+
+
+@pytest.fixture(scope="module")
+def giant():
+    return sizes_of("llama-3.1-405b")
+
+
+@given(
+    gpu_memory=st.floats(5, 2000),
+    batch=st.integers(1, 17),
+    checkpointing=st.booleans(),
+    dtype=st.sampled_from(["bf16", "fp32"]),
+    stage=st.sampled_from(STAGES),
+)
+def test_the_fewest_gpus_fit_and_one_less_does_not(giant, stage, **options):
+    fewest = memory(giant, SizingSettings(**options), stage)["fewest_gpus"]
+    if fewest is None:
+        assert not any(memory(giant, SizingSettings(gpus=n, **options), stage)["fits"] for n in (1, 2, 1000, 10**6))
+        return
+    assert memory(giant, SizingSettings(gpus=fewest, **options), stage)["fits"]
+    assert fewest == 1 or not memory(giant, SizingSettings(gpus=fewest - 1, **options), stage)["fits"]
+
+
+def test_a_block_of_the_largest_model_fits_where_the_whole_does_not(giant):
+    settings = SizingSettings()
+    assert memory(giant, settings, "transfer_in_blocks")["fits"]
+    assert not memory(giant, settings, "transfer")["fits"]
+    assert memory(giant, settings, "lora")["fewest_gpus"] is None
+    assert memory(giant, SizingSettings(checkpointing=True), "lora")["fewest_gpus"] > 10
+
+
+def test_a_block_of_all_layers_needs_what_all_layers_need_but_the_embeddings(tmp_path):
+    config = write_config(tmp_path)
+    stages = plan(config, SizingSettings(block_layers=99, length=31, dtype="fp32"))["memory"]
+    outer = sizes_of(config).outer_parameters
+    assert stages["transfer"]["total"] - stages["transfer_in_blocks"]["total"] == 4 * outer > 0
+
+
+def test_the_disk_of_block_wise_transfer_is_that_of_the_states_at_the_edges():
+    found = plan("llama-3.1-405b")
+    assert found["blocks"] == 14
+    assert found["disk_bytes"] == 2 * 20_000_000 * 16384 * 126 // 9
+    assert plan("llama-3.1-8b", SizingSettings(block_layers=5, transfer_tokens=7))["disk_bytes"] == 2 * 7 * 4096 * 7
+
+
+def test_a_measured_rate_takes_the_place_of_the_estimate():
+    settings = SizingSettings(gpus=3, tokens_per_second_transfer=1000.0, flops=1e15, lora_tokens=7_200_000)
+    time = plan("llama-3.1-8b", settings)["time"]
+    first, second = time["transfer"], time["lora"]
+    assert first["hours"] == pytest.approx(20_000 / 3600)
+    assert first["gpu_hours"] == pytest.approx(3 * 20_000 / 3600)
+    assert (first["is_estimate"], second["is_estimate"]) == (False, True)
+    # forward and backward through 7.5 B frozen weights, and a little attention
+    assert second["tokens_per_second"] == pytest.approx(3 * 1e15 / (4 * 7.5e9), rel=0.1)
+
+
+def test_checkpointing_costs_about_half_as_much_time_again():
+    plain, again = (
+        plan("llama-3.1-8b", SizingSettings(checkpointing=value))["time"]["lora"]["hours"] for value in (False, True)
+    )
+    assert again / plain == pytest.approx(1.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": None}, r"the sizes of the model are not all in it\n  hidden_size: None is no whole number"),
+        ({"vocab_size": 0, "head_dim": -2}, r"vocab_size: 0 is no whole number above 0\n  head_dim: -2 is no whole"),
+        ({"num_hidden_layers": "two"}, "num_hidden_layers: 'two' is no whole number above 0"),
+        ({"num_attention_heads": True}, "num_attention_heads: True is no whole number above 0"),
+        ({"intermediate_size": ...}, "intermediate_size: missing"),
+        ({"model_type": ...}, "no model_type in it; it is not the config of a transformers model"),
+        ({"model_type": "llamma"}, "no causal language model of type 'llamma'; did you mean 'llama'"),
+        ({"model_type": "subquad"}, "subquad wrote this model; give the config.json of the one it was made from"),
+        ({"num_attention_heads": 14}, "transformers makes no model of this config: .*not a multiple"),
+        ({"num_key_value_heads": 4}, "6 query heads are no multiple of 4 key heads"),
+        ({"hidden_act": "sillu"}, "transformers makes no model of this config: .*sillu"),
+        ({"num_local_experts": 8}, r"a mixture of experts \(num_local_experts = 8\)"),
+        ({"model_type": "mistral", "sliding_window": 17}, "config.json: Mistral.* are linear already"),
+    ],
+)
+def test_a_config_that_will_not_do_is_refused_with_its_place(tmp_path, changes, message):
+    path = write_config(tmp_path)
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
+    with pytest.raises(SubquadError, match=message) as caught:
+        sizes_of(path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.gguf", b"GGUF", "holds weights, .* give the config.json of the model that it was made from"),
+        ("model.safetensors", b"", "holds weights, .*llama-3.1-8b"),
+        ("config.json", b"{", "this is not JSON"),
+        ("config.json", b"[1]", "holds a list; the config of a model is a JSON object"),
+        ("notes.txt", b"a model", "this is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SubquadError, match=message):
+        plan(path)
+
+
+def test_what_is_not_there_is_refused_with_the_nearest_word(tmp_path):
+    with pytest.raises(SubquadError, match=r"llama-3.1-8: no file, .* did you mean 'llama-3.1-8b'\?"):
+        plan("llama-3.1-8")
+    with pytest.raises(SubquadError, match=r"no config.json in it; CONFIG is a Hugging Face folder"):
+        plan(tmp_path)
+
+
+def test_settings_that_cannot_work_are_refused():
+    wrong: dict[str, Any]
+    for name in ("gpus", "batch", "block_layers", "lora_rank", "transfer_tokens", "lora_tokens"):
+        wrong = {name: 0}
+        with pytest.raises(SubquadError, match=f"--{name.replace('_', '-')} must be at least 1, got 0"):
+            SizingSettings(**wrong)
+    for name in ("gpu_memory", "tokens_per_second_transfer", "tokens_per_second_lora", "flops"):
+        for value in (0.0, -1.0, math.inf, math.nan):
+            wrong = {name: value}
+            with pytest.raises(SubquadError, match=f"--{name.replace('_', '-')} must be a number above 0"):
+                SizingSettings(**wrong)
+    with pytest.raises(SubquadError, match="--length must be at least 2, got 1"):
+        SizingSettings(length=1)
+    with pytest.raises(SubquadError, match="--length 8193: llama-3-8b was made for at most 8192 tokens"):
+        plan("llama-3-8b", SizingSettings(length=8193))
+
+
+def test_the_command_shows_all_figures(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["llm", "plan", "llama-3.1-8b", "llama-3.1-405b", "--gpus", "2"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("Memory of each of 2 GPUs in GB", "8.03 B", "406 B", "33.6 M", "9.18 TB", "1 of 14 blocks"):
+        assert words in shown
+    assert "none: what GPUs do not share is more than --gpu-memory 80 GB; try --checkpointing" in shown
+
+
+def test_the_command_takes_a_folder_and_the_flags_of_the_attention(tmp_path, capsys):
+    folder = write_config(tmp_path).parent
+    flags = ["--attention.feature-map", "t2r", "--attention.feature-heads", "kv", "--attention.window", "7"]
+    assert main(["llm", "plan", str(folder), "--json", "--length", "31", *flags]) == 0
+    found = json.loads(capsys.readouterr().out)[str(folder)]
+    assert list(found) == ["parameters", "memory", "blocks", "disk_bytes", "time", "generation"]
+    # maps of six query heads and two key heads, each 10 × 10 with a bias, and six mixing terms
+    assert found["parameters"]["trained_in_transfer"] == 2 * (8 * (10 * 10 + 10) + 6)
+
+
+def test_a_mistake_ends_the_command_with_status_2(tmp_path, capsys):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    assert main(["llm", "plan", str(tmp_path / "model.gguf")]) == 2
+    assert "give the config.json" in capsys.readouterr().err
