@@ -27,13 +27,16 @@ from subquad.llm.settings import AttentionSettings
 from subquad.train.artifact import fingerprint, load_config, read_json
 
 __all__ = [
+    "check_known",
     "convert",
     "feature_parameters",
+    "layers_to_replace",
     "locate",
     "model_fingerprint",
     "open_checkpoint",
     "open_folder",
     "replace_attention",
+    "replace_in_layer",
     "saved_config",
     "saved_tensors",
 ]
@@ -104,7 +107,7 @@ def open_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     is_file = path.is_file()
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
     if not is_file:
-        _check_known(path, read_json(path / "config.json"))
+        check_known(path, read_json(path / "config.json"))
     try:
         with _without_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
@@ -149,7 +152,8 @@ def _plain_generation(model: PreTrainedModel) -> Any:
     return type(config)(**{name: getattr(config, name) for name in names})
 
 
-def _check_known(path: Path, config: Mapping[str, Any]) -> None:
+def check_known(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise where transformers knows no causal language model of a config's type."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise SubquadError(f"{path / 'config.json'}: no model_type in it; it is not the config of a transformers model")
@@ -179,21 +183,36 @@ def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool 
 
 def replace_attention(model: PreTrainedModel, settings: AttentionSettings, *, check: bool) -> None:
     """Put hybrid attention into every layer, and nothing more; see `convert`."""
+    for layer in layers_to_replace(model):
+        replace_in_layer(model, layer, settings, check=check)
+    model.config._attn_implementation = IMPLEMENTATION
+
+
+def layers_to_replace(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the decoder layers, first to last, each with a `self_attn` to replace; needs no weights.
+
+    Raises:
+        SubquadError: not every layer has one.
+    """
     config, name = model.config, type(model).__name__
     _check_config(name, config)
-    places = [(parent, parent.self_attn) for parent in model.modules() if hasattr(parent, "self_attn")]
-    if len(places) != config.num_hidden_layers:
+    layers = [module for module in model.modules() if hasattr(module, "self_attn")]
+    if len(layers) != config.num_hidden_layers:
         raise SubquadError(
-            f"{name}: {len(places)} of its {config.num_hidden_layers} layers have a self_attn (looked for, with "
+            f"{name}: {len(layers)} of its {config.num_hidden_layers} layers have a self_attn (looked for, with "
             f"{', '.join(PROJECTIONS)} in it); only models with softmax attention in every layer can be linearized"
         )
-    for parent, original in places:
-        _check_attention(name, original)
-        replacement = HybridSelfAttention(original, settings)
-        if check:
-            _compare(name, model, original, replacement)
-        parent.self_attn = replacement
-    config._attn_implementation = IMPLEMENTATION
+    for layer in layers:
+        _check_attention(name, layer.self_attn)
+    return layers
+
+
+def replace_in_layer(model: PreTrainedModel, layer: nn.Module, settings: AttentionSettings, *, check: bool) -> None:
+    """Put hybrid attention into one layer, and nothing more; see `convert`."""
+    replacement = HybridSelfAttention(layer.self_attn, settings)
+    if check:
+        _compare(type(model).__name__, model, layer.self_attn, replacement)
+    layer.self_attn = replacement
 
 
 def _check_config(name: str, config: PreTrainedConfig) -> None:

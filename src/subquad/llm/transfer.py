@@ -22,7 +22,7 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.train.loop import Backward, LoopSettings, Outcome, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["learnt_in_transfer", "transfer", "transfer_step"]
+__all__ = ["learnt_in_transfer", "steps_for", "transfer", "transfer_step"]
 
 
 def learnt_in_transfer(model: nn.Module) -> int:
@@ -56,6 +56,7 @@ def transfer(
     precision: str,
     validation: Int[Tensor, "M T"] | None = None,
     directory: Path | None = None,
+    name: str = "transfer",
     seed: int = 0,
     quiet: bool = False,
 ) -> Outcome:
@@ -69,6 +70,7 @@ def transfer(
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
         directory: Where checkpoints go.
+        name: Of this part of the run.
         seed: Of the order of the sequences.
         quiet: No progress bar.
     """
@@ -95,7 +97,7 @@ def transfer(
         schedule=schedule("linear"),
         validate=validate if settings.validate_every else None,
         directory=directory,
-        name="transfer",
+        name=name,
         seed=seed,
         quiet=quiet,
     )
