@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 from conftest import SMALL, tiny_model
 from safetensors.torch import save_file
 
+import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm import blockwise, states
+from subquad.llm import blockwise, states, tasks
 from subquad.llm import transfer as stage
 from subquad.llm.blockwise import put_maps, transfer_blockwise
 from subquad.llm.convert import convert, open_checkpoint
@@ -279,3 +281,38 @@ def test_a_packed_file_and_a_block_of_nothing_are_refused(llama, sequences, tmp_
         transfer_blockwise(tmp_path / "model.gguf", sequences, SMALL, block=2, directory=tmp_path, **HOW)
     with pytest.raises(SubquadError, match="--block must be at least 1, got 0"):
         transfer_blockwise(llama, sequences, SMALL, block=0, directory=tmp_path, **HOW)
+
+
+def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monkeypatch):
+    settings, out = replace(SMALL, block=1), tmp_path / "out"
+    for place, name in ((blockwise.Block, "forward"), (tasks, "put_maps")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                subquad.llm.linearize(folder, text, settings, out=out, quiet=True)
+        assert not (out / "metrics.json").exists()
+    metrics = subquad.llm.linearize(folder, text, settings, out=out, quiet=True)
+    whole = json.loads((run / "metrics.json").read_text())
+    for name in ("softmax", "window_only", "swapped"):
+        assert metrics["perplexity"][name] == whole["perplexity"][name]
+    # clipping and the rounding of states differ
+    for name in ("transferred", "tuned"):
+        assert metrics["perplexity"][name] == pytest.approx(whole["perplexity"][name], rel=0.05)
+        assert metrics["perplexity"][name] != metrics["perplexity"]["swapped"]
+    assert metrics["tokens"] == whole["tokens"]
+    assert metrics["trainable_parameters"] == whole["trainable_parameters"]
+    assert {path.name for path in out.iterdir()} == {path.name for path in run.iterdir()}
+    parts = {json.loads(line)["part"] for line in (out / "history.jsonl").read_text().splitlines()}
+    assert parts == {"transfer-0", "transfer-1", "tune"}
+    assert isinstance(subquad.llm.generate(out, "the green bird"), str)
+
+
+def test_a_model_that_no_block_can_be_read_from_is_refused_and_nothing_is_written(text, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(SubquadError, match="give a Hugging Face folder, or leave --block away"):
+        subquad.llm.linearize(tmp_path / "model.gguf", text, replace(SMALL, block=2), out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SubquadError, match="--block needs --transfer-tokens and --lora-tokens"):
+        LinearizeSettings(block=2)
+    with pytest.raises(SubquadError, match="--block must be at least 1, got 0"):
+        replace(SMALL, block=0)

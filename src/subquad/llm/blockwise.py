@@ -65,6 +65,11 @@ class Blockwise:
         """Steps that each block took."""
         return max(outcome.steps for outcome in self.outcomes)
 
+    def remove(self) -> None:
+        """Delete the file of maps and what tells their settings, when a model holds them."""
+        for name in (MAPS, NOTES):
+            (self.maps.parent / name).unlink(missing_ok=True)
+
 
 class _LearntError(Exception):
     """The last layer of a block has learnt; what lies behind it is not needed."""

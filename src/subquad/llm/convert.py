@@ -35,6 +35,7 @@ __all__ = [
     "model_fingerprint",
     "open_checkpoint",
     "open_folder",
+    "open_tokenizer",
     "replace_attention",
     "replace_in_layer",
     "saved_config",
@@ -130,6 +131,18 @@ def open_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         del model.config.quantization_config
     model.generation_config = _plain_generation(model)
     return model.eval(), tokenizer
+
+
+def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a checkpoint's folder.
+
+    Raises:
+        SubquadError: it is missing.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise SubquadError(f"{path}: transformers cannot open its tokenizer: {error}") from error
 
 
 @contextmanager

@@ -52,6 +52,8 @@ class LinearizeSettings:
     """Tokens of stage 2, low-rank tuning; with `transfer_tokens`, in place of `minutes`."""
     batch: int = 1
     """Sequences in one training step."""
+    block: int | None = None
+    """Layers that stage 1 trains at a time, read from the disk, for models larger than memory; else all at once."""
     transfer_rate: float = 3e-2
     """Learning rate of stage 1; falls linearly to nothing."""
     lora_rate: float = 1e-3
@@ -74,7 +76,7 @@ class LinearizeSettings:
     def __post_init__(self) -> None:
         for name, least in (("length", 2), ("batch", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
             _at_least(name, getattr(self, name), least)
-        for name in ("transfer_tokens", "lora_tokens", "validate_every"):
+        for name in ("transfer_tokens", "lora_tokens", "validate_every", "block"):
             _at_least(name, getattr(self, name), 1)
         for name in ("minutes", "transfer_rate", "lora_rate", "lora_alpha"):
             value = getattr(self, name)
@@ -87,6 +89,11 @@ class LinearizeSettings:
             raise SubquadError(f"{_flag(given)} needs {_flag(missing)} beside it; or give --minutes alone")
         if self.minutes is not None and self.transfer_tokens is not None:
             raise SubquadError("--minutes and --transfer-tokens exclude each other: give the time or the tokens")
+        if self.block is not None and self.transfer_tokens is None:
+            raise SubquadError(
+                "--block needs --transfer-tokens and --lora-tokens: the speed of a model that is not opened as a whole "
+                "cannot be measured"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

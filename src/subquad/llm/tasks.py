@@ -16,12 +16,14 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
-from subquad.llm.budget import EVALUATIONS, Plan, plan_for
+from subquad.llm.blockwise import Blockwise, put_maps, transfer_blockwise
+from subquad.llm.budget import EVALUATIONS, Plan, plan_for, plan_of_tokens
 from subquad.llm.convert import (
     convert,
     locate,
     model_fingerprint,
     open_checkpoint,
+    open_tokenizer,
     saved_config,
     saved_tensors,
 )
@@ -32,9 +34,11 @@ from subquad.llm.generation import continue_text
 from subquad.llm.modeling import Mode, attention_layers, using
 from subquad.llm.report import card, history, whole_page
 from subquad.llm.settings import GenerateSettings, LinearizeSettings
+from subquad.llm.skeleton import open_skeleton
 from subquad.llm.transfer import learnt_in_transfer, steps_for, transfer
 from subquad.progress import say
 from subquad.train.artifact import Run, fingerprint, open_run, plain, read_json, write_json
+from subquad.train.loop import Outcome
 
 __all__ = ["linearize"]
 
@@ -85,7 +89,8 @@ def linearize(
     is_begun = not force and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir()))
     run = open_run(out, kind="llm", settings=asked) if is_begun else None
     say(f"opening {path.name}", quiet=quiet)
-    net, tokenizer = open_checkpoint(path)
+    is_whole = settings.block is None
+    net, tokenizer = open_checkpoint(path) if is_whole else (open_skeleton(path).model, open_tokenizer(path))
     prepared = prepare(
         tokenizer,
         files,
@@ -95,10 +100,14 @@ def linearize(
         has_validation=settings.validate_every is not None,
     )
     _check_length(net, settings)
-    convert(net, settings.attention).to(PartialState().device)
+    if is_whole:
+        convert(net, settings.attention).to(PartialState().device)
     run = run or open_run(out, kind="llm", settings=asked, force=force)
     job = _Job(run=run, settings=settings, text=prepared, tokenizer=tokenizer, seed=seed, quiet=quiet)
     job.note("seconds", "load", lambda: time.monotonic() - clock)
+    if not is_whole:
+        job.transfer_blockwise(path, net)
+        net = convert(open_checkpoint(path)[0], settings.attention).to(PartialState().device)
     return job.do(net, name=str(model), spent=time.monotonic() - clock)
 
 
@@ -120,6 +129,7 @@ class _Job:
     tokenizer: PreTrainedTokenizerBase
     seed: int
     quiet: bool
+    blockwise: Blockwise | None = None
 
     def __post_init__(self) -> None:
         path = self.run.directory / NOTES
@@ -141,12 +151,32 @@ class _Job:
         """Keep a perplexity."""
         self.note("perplexity", name, lambda: perplexity(model, held_out, mode=mode, title=name, quiet=self.quiet))
 
+    def transfer_blockwise(self, path: Path, skeleton: PreTrainedModel) -> None:
+        """Do stage 1 with the checkpoint on disk, before the model is opened as a whole."""
+        settings, directory = self.settings, self.run.directory
+        width = skeleton.get_input_embeddings().weight.shape[1]
+        plan = plan_of_tokens(self.text, settings, directory=directory, width=width, device=PartialState().device)
+        self.tell(plan, self.text.held_out[: plan.evaluation_sequences])
+        self.blockwise = transfer_blockwise(
+            path, self.text.train, settings, block=settings.block or 1, tokens=plan.transfer_tokens,
+            precision=plan.precision, validation=self.text.validation, directory=directory, seed=self.seed,
+            quiet=self.quiet,
+        )  # fmt: skip
+
+    def first_stage(self, model: PreTrainedModel, plan: Plan, stage: Mapping[str, Any]) -> Outcome | Blockwise:
+        """Train the maps of the model, or put on those that were trained block by block."""
+        if self.blockwise is None:
+            return transfer(model, self.text.train, self.settings, tokens=plan.transfer_tokens, **stage)
+        put_maps(model, self.blockwise.maps)
+        return self.blockwise
+
     def do(self, model: PreTrainedModel, *, name: str, spent: float) -> dict[str, Any]:
         """Evaluate, transfer, evaluate, tune, evaluate, write; return the metrics."""
         directory, settings = self.run.directory, self.settings
         plan = plan_for(model, self.text, settings, directory=directory, spent=spent, seed=self.seed)
         held_out = self.text.held_out[: plan.evaluation_sequences]
-        self.tell(plan, held_out)
+        if self.blockwise is None:
+            self.tell(plan, held_out)
         about = self.about(model, name, plan, held_out)
         self.measure("softmax", model, held_out, "softmax")
         self.sample("softmax", model, "softmax")
@@ -159,7 +189,7 @@ class _Job:
             "precision": plan.precision, "validation": self.text.validation, "directory": directory,
             "seed": self.seed, "quiet": self.quiet,
         }  # fmt: skip
-        first = transfer(model, self.text.train, settings, tokens=plan.transfer_tokens, **stage)
+        first = self.first_stage(model, plan, stage)
         self.measure("transferred", model, held_out, "hybrid")
         self.note("errors", "transferred", lambda: transfer_errors(model, held_out[:1]))
 
@@ -241,6 +271,8 @@ class _Job:
             card=card(metrics, about),
             report=whole_page(metrics, self.notes, history(directory)),
         )
+        if self.blockwise is not None:
+            self.blockwise.remove()
 
 
 def _machine(model: nn.Module) -> str:
