@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import SMALL, tiny_model
+from conftest import SMALL, tiny_config, tiny_model
 from safetensors.torch import save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -93,6 +94,21 @@ def test_blocks_learn_the_maps_of_the_joint_form(checkpoint, sequences, tmp_path
     assert found.steps == 11
     assert len(found.outcomes) == -(-LAYERS // block)
     assert {path.name for path in tmp_path.iterdir()} == {"maps.safetensors", "blockwise.json", "history.jsonl"}
+
+
+@pytest.mark.parametrize("kind", ["gemma", "granite", "olmo2"])
+def test_models_that_scale_embeddings_or_norm_elsewhere_learn_the_same_too(sequences, tmp_path, monkeypatch, kind):
+    unclipped(monkeypatch)
+    scales = {"embedding_multiplier": 7.0, "residual_multiplier": 0.3} if kind == "granite" else {}
+    config = CONFIG_MAPPING[kind](**{**tiny_config("llama", num_hidden_layers=3).to_diff_dict(), **scales})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / kind)
+    found = transfer_blockwise(tmp_path / kind, sequences, SMALL, block=2, directory=tmp_path / "out", **EXACT)
+    convert(model.eval(), SMALL.attention)
+    transfer(model, sequences, SMALL, **HOW)
+    assert distance(maps_of(model), read_tensors(found.maps)) < 1e-5
 
 
 def test_one_block_of_all_layers_is_the_joint_form_with_its_clipping(llama, sequences, tmp_path):
