@@ -163,13 +163,12 @@ def transfer_blockwise(
         "model_fingerprint": model_fingerprint(path),
         "text_fingerprint": fingerprint(sequences.numpy().tobytes(), validation.numpy().tobytes()),
         **{"block": block, "tokens": tokens, "precision": precision, "states": str(states), "seed": seed},
-        **{key: getattr(settings, key) for key in ("batch", "length", "transfer_rate", "validate_every")},
-        "attention": plain(settings.attention),
     }
-    notes = _begin(directory, asked)
+    notes = _begin(directory, {**asked, **_of_settings(settings)})
     if not (directory / MAPS).is_file():
-        rows = _rows_read(len(sequences), steps_for(tokens, settings), batch=settings.batch, seed=seed)
-        numbers = torch.cat((rows, torch.arange(len(sequences), len(sequences) + len(validation))))
+        steps = steps_for(tokens, settings)
+        numbers = _numbers_read(len(sequences), steps, batch=settings.batch, seed=seed)
+        numbers = torch.cat((numbers, torch.arange(len(sequences), len(sequences) + len(validation))))
         _, length, width = skeleton.first_states(sequences[:1])[0].shape
         _Job(
             skeleton=skeleton,
@@ -186,6 +185,11 @@ def transfer_blockwise(
     header = read_tensors_and_metadata(directory / MAPS)[1]
     outcomes = [Outcome(**outcome) for outcome in json.loads(header["outcomes"])]
     return Blockwise(maps=directory / MAPS, outcomes=outcomes, seconds=float(header["seconds"]))
+
+
+def _of_settings(settings: LinearizeSettings) -> dict[str, Any]:
+    names = ("attention", "batch", "length", "transfer_rate", "validate_every")
+    return {name: plain(getattr(settings, name)) for name in names}
 
 
 def _begin(directory: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +210,7 @@ def _begin(directory: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return notes
 
 
-def _rows_read(sequences: int, steps: int, *, batch: int, seed: int) -> Int[Tensor, " N"]:
+def _numbers_read(sequences: int, steps: int, *, batch: int, seed: int) -> Int[Tensor, " N"]:
     """Return the numbers of the sequences that so many steps read, smallest first."""
     read: list[Tensor] = []
     epoch = 0

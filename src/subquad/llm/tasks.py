@@ -76,15 +76,7 @@ def linearize(
     path, files, evaluation_files = locate(model), _files(text), _files(eval_text)
     for file in (*files, *evaluation_files):
         next(read_documents(file, settings.text_key))
-    asked = {
-        "model": str(model),
-        "model_fingerprint": model_fingerprint(path),
-        "text": [file.name for file in files],
-        "text_fingerprint": fingerprint(*files, *evaluation_files),
-        "eval_text": [file.name for file in evaluation_files],
-        "seed": seed,
-        **plain(settings),
-    }
+    asked = _asked(model, path, files=files, evaluation_files=evaluation_files, settings=settings, seed=seed)
     # a folder that will not do is refused before the model is opened, a new one made after all else was found good
     is_begun = not force and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir()))
     run = open_run(out, kind="llm", settings=asked) if is_begun else None
@@ -113,6 +105,26 @@ def linearize(
 
 def _files(text: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(text)] if isinstance(text, str | Path) else [Path(file) for file in text]
+
+
+def _asked(
+    model: str | Path,
+    path: Path,
+    *,
+    files: list[Path],
+    evaluation_files: list[Path],
+    settings: LinearizeSettings,
+    seed: int,
+) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        "model_fingerprint": model_fingerprint(path),
+        "text": [file.name for file in files],
+        "text_fingerprint": fingerprint(*files, *evaluation_files),
+        "eval_text": [file.name for file in evaluation_files],
+        "seed": seed,
+        **plain(settings),
+    }
 
 
 def _check_length(model: PreTrainedModel, settings: LinearizeSettings) -> None:
