@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state, hybrid_step
 
-SHAPES = ["sliding", "terrace"]
+WINDOWS = ["sliding", "terrace"]
+SHAPES = [*WINDOWS, "none"]
 few = settings(deadline=None, max_examples=25)
 K, V, F = 5, 7, 3
 NO_TOKENS = ("mix", "w")
@@ -122,6 +123,8 @@ def test_a_number_that_is_checked_by_hand(form, window_shape):
     y = form(**inputs, window=1, window_shape=window_shape)[0, 0, :, 0]
     if window_shape == "sliding":
         expected = [1.0, (30 + 4) / 7, (300 + 44) / 11, (3000 + 444) / 15]
+    elif window_shape == "none":
+        expected = [1.0, 11 / 2, 111 / 3, 1111 / 4]
     else:
         expected = [1.0, 11 / 2, (330 + 4) / 10, (3300 + 44) / 14]
     torch.testing.assert_close(y, torch.tensor(expected))
@@ -149,6 +152,8 @@ def mask_of(real, B, T, seed):
 @given(**shapes)
 @few
 def test_chunks_equal_the_definition_in_value_and_gradient(window_shape, *, B, T, window, use_linear, real, **heads):
+    # without a window and without linear terms there is nothing
+    use_linear = use_linear or window_shape == "none"
     options = {"window": window, "window_shape": window_shape, "use_linear": use_linear}
     mask = mask_of(real, B, T, heads["seed"])
     assert_equal_in_value_and_gradient(chunked, draw(B, T, **heads), mask=mask, **options)
@@ -160,6 +165,8 @@ def test_chunks_equal_the_definition_in_value_and_gradient(window_shape, *, B, T
 def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(
     window_shape, *, B, T, window, use_linear, real, sizes, **heads
 ):
+    # without a window and without linear terms there is nothing
+    use_linear = use_linear or window_shape == "none"
     options = {"window": window, "window_shape": window_shape, "use_linear": use_linear}
     mask = mask_of(real, B, T, heads["seed"])
     assert_equal_in_value_and_gradient(in_pieces(sizes), draw(B, T, **heads), mask=mask, **options)
@@ -172,7 +179,8 @@ def test_what_is_frozen_takes_nothing_from_the_gradient_of_the_rest(frozen, wind
     part_of = {name: x.detach() if name in frozen else x for name, x in inputs.items()}
     y = [chunked(**x, window=3, window_shape=window_shape) for x in (inputs, part_of)]
     rest = [x for name, x in inputs.items() if name not in frozen]
-    for a, b in zip(*(torch.autograd.grad(x.square().sum(), rest) for x in y), strict=True):
+    options = {"allow_unused": True, "materialize_grads": True}
+    for a, b in zip(*(torch.autograd.grad(x.square().sum(), rest, **options) for x in y), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -187,7 +195,7 @@ def test_the_gradient_is_that_of_finite_differences(window_shape):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("window_shape", SHAPES)
+@pytest.mark.parametrize("window_shape", WINDOWS)
 def test_a_window_over_all_tokens_is_softmax_attention(form, window_shape):
     inputs = draw(2, 13)
     y = form(**inputs, window=13, window_shape=window_shape)
@@ -252,7 +260,7 @@ def test_a_row_of_padding_gives_zeros_and_a_finite_gradient(form, window_shape):
     mask = torch.tensor([[False], [True]]).expand(-1, 7)
     y = form(**inputs, window=2, window_shape=window_shape, mask=mask)
     assert (y[0] == 0).all()
-    for gradient in torch.autograd.grad(y.sum(), list(inputs.values())):
+    for gradient in torch.autograd.grad(y.sum(), list(inputs.values()), allow_unused=True, materialize_grads=True):
         assert gradient.isfinite().all()
 
 
@@ -295,7 +303,7 @@ def test_large_scores_do_not_overflow(form):
 def test_what_does_not_fit_together_is_refused():
     inputs = draw(1, 5)
     given = {name: x for name, x in inputs.items() if name != "w"} | {"phi_k": inputs["phi_q"]}
-    with pytest.raises(ValueError, match="'sliding' or 'terrace', not 'round'"):
+    with pytest.raises(ValueError, match="'sliding', 'terrace' or 'none', not 'round'"):
         inspect.unwrap(hybrid_quadratic)(**given, window_shape="round")
     with pytest.raises(ValueError, match="window must be at least 1, not 0"):
         hybrid_chunked(**given, window=0)

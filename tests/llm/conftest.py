@@ -60,12 +60,13 @@ def tiny_config(kind, **changes):
         "eos_token_id": 1,
         "pad_token_id": 1,
     }
+    layers = changes.get("num_hidden_layers", 3)
     own = {
         "mistral": {"sliding_window": None},
         # two rotations, two kinds of layers
         "gemma3": {
-            "num_hidden_layers": 3,
-            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+            "num_hidden_layers": layers,
+            "layer_types": ["sliding_attention"] + ["full_attention"] * (layers - 1),
             "sliding_window": 5,
             "query_pre_attn_scalar": 13,
         },

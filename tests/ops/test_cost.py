@@ -87,7 +87,7 @@ def attention_inputs(T, feature_heads):
 
 @pytest.mark.parametrize("T", [1, 13, 41])
 @pytest.mark.parametrize("feature_heads", [6, 2])
-@pytest.mark.parametrize("window_shape", ["sliding", "terrace"])
+@pytest.mark.parametrize("window_shape", ["sliding", "terrace", "none"])
 def test_operations_of_hybrid_attention_are_those_that_torch_counts(window_shape, feature_heads, T):
     sizes, shape = {**HEADS, "Hf": feature_heads}, {"window_shape": window_shape}
     inputs = attention_inputs(T, feature_heads)

@@ -18,8 +18,9 @@ from subquad.llm.finetune import add_updates, finetune_step
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
 from subquad.llm.transfer import learnt_in_transfer, transfer_step
 from subquad.train.artifact import read_json, write_json
+from subquad.train.processes import processes
 
-__all__ = ["EVALUATIONS", "Plan", "plan_for"]
+__all__ = ["EVALUATIONS", "Plan", "plan_for", "plan_of_tokens"]
 
 PLAN = "plan.json"
 EVALUATIONS = ("softmax", "window_only", "swapped", "transferred", "tuned", "tuned_without_linear")
@@ -62,22 +63,49 @@ def plan_for(
     path = directory / PLAN
     if path.is_file():
         return Plan(**read_json(path))
-    precision = settings.precision if settings.precision != "auto" else _faster_precision(model)
-    sequences = min(len(text.held_out), max(1, settings.evaluation_tokens // settings.length))
-    if settings.transfer_tokens is not None and settings.lora_tokens is not None:
-        plan = Plan(
-            precision=precision,
-            evaluation_sequences=sequences,
-            transfer_tokens=settings.transfer_tokens,
-            lora_tokens=settings.lora_tokens,
-        )
-    else:
-        began = time.monotonic()
-        seconds = _measure(model, text.train[: settings.batch], settings, precision, seed)
-        left = (settings.minutes or DEFAULT_MINUTES) * 60 - spent - (time.monotonic() - began)
-        plan = divide(left, seconds, settings, precision=precision, sequences=sequences)
+    weight = model.get_input_embeddings().weight
+    if settings.transfer_tokens is not None:
+        return plan_of_tokens(text, settings, directory=directory, width=weight.shape[1], device=weight.device)
+    precision = (
+        settings.precision if settings.precision != "auto" else _faster_precision(weight.shape[1], weight.device)
+    )
+    began = time.monotonic()
+    seconds = _measure(model, text.train[: settings.batch], settings, precision, seed)
+    left = (settings.minutes or DEFAULT_MINUTES) * 60 - spent - (time.monotonic() - began)
+    plan = divide(left, seconds, settings, precision=precision, sequences=_evaluation_sequences(text, settings))
     write_json(path, asdict(plan))
     return plan
+
+
+def plan_of_tokens(
+    text: Text, settings: LinearizeSettings, *, directory: Path, width: int, device: torch.device
+) -> Plan:
+    """Return the plan in the folder, or make and write that of the user's tokens, which needs no model.
+
+    Args:
+        text: Training and held-out sequences.
+        settings: Tokens of both stages.
+        directory: The run's folder.
+        width: Of the model's hidden states.
+        device: Where the model will run.
+    """
+    path = directory / PLAN
+    if path.is_file():
+        return Plan(**read_json(path))
+    if settings.transfer_tokens is None or settings.lora_tokens is None:
+        raise ValueError("this plan needs the tokens of both stages")
+    plan = Plan(
+        precision=settings.precision if settings.precision != "auto" else _faster_precision(width, device),
+        evaluation_sequences=_evaluation_sequences(text, settings),
+        transfer_tokens=settings.transfer_tokens,
+        lora_tokens=settings.lora_tokens,
+    )
+    write_json(path, asdict(plan))
+    return plan
+
+
+def _evaluation_sequences(text: Text, settings: LinearizeSettings) -> int:
+    return min(len(text.held_out), max(1, settings.evaluation_tokens // settings.length))
 
 
 def divide(
@@ -90,7 +118,8 @@ def divide(
     rest = left - (rounds * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
 
     def tokens(share: float, stage: str) -> int:
-        return max(settings.batch, int(rest * share / seconds[stage])) * settings.length
+        sequences = max(settings.batch, int(rest * share / seconds[stage]))
+        return sequences * settings.length * processes().num_processes
 
     return Plan(
         precision=precision,
@@ -137,14 +166,12 @@ def _wait(device: torch.device) -> None:
 
 
 @torch.no_grad()
-def _faster_precision(model: PreTrainedModel) -> str:
+def _faster_precision(width: int, device: torch.device) -> str:
     """Return `bf16` where a matrix product of the model's size is clearly faster in it than in float32."""
-    weight = model.get_input_embeddings().weight
-    width = weight.shape[1]
 
     def trial(dtype: torch.dtype) -> float:
-        a = torch.ones(512, width, dtype=dtype, device=weight.device)
-        b = torch.ones(width, 4 * width, dtype=dtype, device=weight.device)
-        return min(_seconds(lambda: a @ b, weight.device) for _ in range(3))
+        a = torch.ones(512, width, dtype=dtype, device=device)
+        b = torch.ones(width, 4 * width, dtype=dtype, device=device)
+        return min(_seconds(lambda: a @ b, device) for _ in range(3))
 
     return "bf16" if trial(torch.bfloat16) < 0.8 * trial(torch.float32) else "no"

@@ -42,9 +42,10 @@ def linearize(
         quiet: Print nothing.
     """
     from subquad.llm.tasks import linearize as run
+    from subquad.train.processes import processes
 
     metrics = run(model, text, settings, eval_text=eval_text or (), out=out, seed=seed, force=force, quiet=quiet)
-    if not quiet:
+    if not quiet and processes().is_main_process:
         _show(metrics, out)
 
 

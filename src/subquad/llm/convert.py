@@ -36,13 +36,18 @@ from subquad.llm.settings import AttentionSettings
 from subquad.train.artifact import fingerprint, load_config, read_json
 
 __all__ = [
+    "check_known",
     "convert",
+    "decoder_layers",
     "feature_parameters",
+    "layers_to_replace",
     "locate",
     "model_fingerprint",
     "open_checkpoint",
     "open_folder",
+    "open_tokenizer",
     "replace_attention",
+    "replace_in_layer",
     "saved_config",
     "saved_tensors",
 ]
@@ -114,7 +119,7 @@ def open_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     is_file = path.is_file()
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
     if not is_file:
-        _check_known(path, read_json(path / "config.json"))
+        check_known(path, read_json(path / "config.json"))
     try:
         with _without_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
@@ -139,6 +144,18 @@ def open_checkpoint(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     return model.eval(), tokenizer
 
 
+def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a checkpoint's folder.
+
+    Raises:
+        SubquadError: it is missing.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise SubquadError(f"{path}: transformers cannot open its tokenizer: {error}") from error
+
+
 @contextmanager
 def _without_bars() -> Iterator[None]:
     is_shown = logging.is_progress_bar_enabled()
@@ -159,7 +176,8 @@ def _plain_generation(model: PreTrainedModel) -> Any:
     return type(config)(**{name: getattr(config, name) for name in names})
 
 
-def _check_known(path: Path, config: Mapping[str, Any]) -> None:
+def check_known(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise where transformers knows no causal language model of a config's type."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise SubquadError(f"{path / 'config.json'}: no model_type in it; it is not the config of a transformers model")
@@ -189,26 +207,50 @@ def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool 
 
 def replace_attention(model: PreTrainedModel, settings: AttentionSettings, *, check: bool) -> None:
     """Put hybrid attention into the layers that are to have it, and nothing more; see `convert`."""
-    config, name = model.config, type(model).__name__
-    places = [(parent, parent.self_attn) for parent in model.modules() if hasattr(parent, "self_attn")]
-    if len(places) != config.num_hidden_layers:
+    for layer in layers_to_replace(model, settings):
+        replace_in_layer(model, layer, settings, check=check)
+    model.config._attn_implementation = IMPLEMENTATION
+
+
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the decoder layers, first to last; needs no weights.
+
+    Raises:
+        SubquadError: not every layer has a `self_attn`.
+    """
+    config = model.config
+    layers = [module for module in model.modules() if hasattr(module, "self_attn")]
+    if len(layers) != config.num_hidden_layers:
         raise SubquadError(
-            f"{name}: {len(places)} of its {config.num_hidden_layers} layers have a self_attn (looked for, with "
-            f"{', '.join(PROJECTIONS)} in it); only models with softmax attention in every layer can be linearized"
+            f"{type(model).__name__}: {len(layers)} of its {config.num_hidden_layers} layers have a self_attn (looked "
+            f"for, with {', '.join(PROJECTIONS)} in it); only models with softmax attention in every layer can be "
+            "linearized"
         )
-    chosen = _chosen_layers(name, config, settings)
-    for number, (parent, original) in enumerate(places):
-        if number not in chosen:
-            continue
-        _check_attention(name, original)
-        replacement = HybridSelfAttention(original, settings)
-        if check:
-            _compare(name, model, original, replacement)
-        parent.self_attn = replacement
-    config._attn_implementation = IMPLEMENTATION
+    return layers
 
 
-def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSettings) -> set[int]:
+def layers_to_replace(model: PreTrainedModel, settings: AttentionSettings) -> list[nn.Module]:
+    """Return the decoder layers whose `self_attn` is to be replaced, first to last; needs no weights.
+
+    Raises:
+        SubquadError: the attention is of another kind, or no layer is left.
+    """
+    layers, name = decoder_layers(model), type(model).__name__
+    chosen = [layers[number] for number in _chosen_layers(name, model.config, settings)]
+    for layer in chosen:
+        _check_attention(name, layer.self_attn)
+    return chosen
+
+
+def replace_in_layer(model: PreTrainedModel, layer: nn.Module, settings: AttentionSettings, *, check: bool) -> None:
+    """Put hybrid attention into one layer, and nothing more; see `convert`."""
+    replacement = HybridSelfAttention(layer.self_attn, settings)
+    if check:
+        _compare(type(model).__name__, model, layer.self_attn, replacement)
+    layer.self_attn = replacement
+
+
+def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSettings) -> list[int]:
     """Return which layers are to be linear.
 
     Raises:
@@ -242,7 +284,7 @@ def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSetti
     wrong = [layer for layer in settings.softmax_layers if layer >= count]
     if wrong:
         raise SubquadError(f"--attention.softmax-layers: {wrong[0]}, but {name} has layers 0 to {count - 1}")
-    chosen = {i for i, kind in enumerate(types) if kind != KEPT} - set(settings.softmax_layers)
+    chosen = [i for i, kind in enumerate(types) if kind != KEPT and i not in settings.softmax_layers]
     if not chosen:
         raise SubquadError(f"{name}: no layer is left to be linearized; give fewer --attention.softmax-layers")
     return chosen

@@ -39,13 +39,14 @@ def perplexity(
 @torch.no_grad()
 def transfer_errors(model: nn.Module, sequences: Int[Tensor, "N T"]) -> list[float]:
     r"""Return $\|y - \hat y\|^2 / \|y\|^2$ of each layer, given the teacher's inputs (0 is perfect)."""
-    places = {layer.layer_idx: place for place, layer in enumerate(attention_layers(model))}
-    errors, sizes = torch.zeros(len(places)), torch.zeros(len(places))
+    layers = attention_layers(model)
+    errors, sizes = torch.zeros(len(layers)), torch.zeros(len(layers))
+    # part of a model's layers may stand here, under the numbers that they have in the model
+    places = {layer.layer_idx: place for place, layer in enumerate(layers)}
 
-    def compare(number: int, given: Tensor, wanted: Tensor) -> None:
-        layer = places[number]
-        errors[layer] += (given.detach().float() - wanted.float()).square().sum().cpu()
-        sizes[layer] += wanted.float().square().sum().cpu()
+    def compare(layer: int, given: Tensor, wanted: Tensor) -> None:
+        errors[places[layer]] += (given.detach().float() - wanted.float()).square().sum().cpu()
+        sizes[places[layer]] += wanted.float().square().sum().cpu()
 
     run_teacher(model, sequences, compare)
     return (errors / sizes).tolist()

@@ -1,5 +1,6 @@
 """The report and the card of a linearized model, from the figures that the run left. Plots only, no model."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,8 +155,10 @@ def _bars(values: Mapping[str, float]) -> Figure:
 def _training(facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str | Table | Picture]:
     stages = (("transfer", "attention transfer: mean squared error"), ("tune", "tuning: next-token loss"))
     figure = Figure(figsize=(9, 3))
-    for axes, (part, title) in zip(figure.subplots(1, 2), stages, strict=True):
-        for key, style in (("loss", "-"), ("validation_loss", "o")):
+    for axes, (stage, title) in zip(figure.subplots(1, 2), stages, strict=True):
+        # block by block there are `transfer-0`, `transfer-1` and so on, a curve each
+        parts = dict.fromkeys(line["part"] for line in lines if line["part"].split("-")[0] == stage)
+        for part, (key, style) in itertools.product(parts, (("loss", "-"), ("validation_loss", "o"))):
             points = [(line["step"], line[key]) for line in lines if line["part"] == part and key in line]
             if points:
                 axes.plot(*zip(*points, strict=True), style, color="#1f6f54", label=key.replace("_", " "))

@@ -27,8 +27,8 @@ class AttentionSettings:
     """Learned feature map of queries and keys: [softmax(Wx), softmax(-Wx)], or relu(Wx + b)."""
     window: int = 64
     """Tokens that softmax attention keeps."""
-    window_shape: Literal["terrace", "sliding"] = "terrace"
-    """Blocks of that many tokens, of which a token sees its own and the last; or its last so many tokens."""
+    window_shape: Literal["terrace", "sliding", "none"] = "terrace"
+    """Blocks of that many tokens, of which a token sees its own and the last; or its last so many tokens; or none."""
     feature_heads: Literal["query", "kv"] = "query"
     """One feature map of keys for each query head, or one for each key head (a smaller state)."""
     softmax_layers: tuple[int, ...] = ()
@@ -58,6 +58,8 @@ class LinearizeSettings:
     """Tokens of stage 2, low-rank tuning; with `transfer_tokens`, in place of `minutes`."""
     batch: int = 1
     """Sequences in one training step."""
+    block: int | None = None
+    """Layers that stage 1 trains at a time, read from the disk, for models larger than memory; else all at once."""
     transfer_rate: float = 3e-2
     """Learning rate of stage 1; falls linearly to nothing."""
     lora_rate: float = 1e-3
@@ -89,7 +91,7 @@ class LinearizeSettings:
     def __post_init__(self) -> None:
         for name, least in (("length", 2), ("batch", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
             _at_least(name, getattr(self, name), least)
-        for name in ("transfer_tokens", "lora_tokens", "validate_every"):
+        for name in ("transfer_tokens", "lora_tokens", "validate_every", "block"):
             _at_least(name, getattr(self, name), 1)
         # from a file it comes as a list
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
@@ -108,6 +110,11 @@ class LinearizeSettings:
             raise SubquadError(f"{_flag(given)} needs {_flag(missing)} beside it; or give --minutes alone")
         if self.minutes is not None and self.transfer_tokens is not None:
             raise SubquadError("--minutes and --transfer-tokens exclude each other: give the time or the tokens")
+        if self.block is not None and self.transfer_tokens is None:
+            raise SubquadError(
+                "--block needs --transfer-tokens and --lora-tokens: the speed of a model that is not opened as a whole "
+                "cannot be measured"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,8 +166,8 @@ def _attention_written(sizes: Sizes, attention: AttentionSettings) -> float:
     written = (Hq + H) * F + 2 * H * F * (K + 1) / attention.window + 2 * Hq * (K + 1)
     if Hq != H:
         written += Hq * (F + K + 1)
-    if attention.window_shape == "sliding":
-        written += Hq * attention.window + 2 * H * F + H * (K + 1)
+    by_features = {"terrace": 0, "sliding": 1, "none": 2}[attention.window_shape]
+    written += by_features * (Hq * attention.window + 2 * H * F + H * (K + 1))
     return 4 * written
 
 

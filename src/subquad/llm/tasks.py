@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.adapter import adapter_config, adapter_tensors
-from subquad.llm.budget import EVALUATIONS, Plan, plan_for
+from subquad.llm.blockwise import Blockwise, put_maps, transfer_blockwise
+from subquad.llm.budget import EVALUATIONS, Plan, plan_for, plan_of_tokens
 from subquad.llm.convert import (
     convert,
     locate,
     model_fingerprint,
     open_checkpoint,
+    open_tokenizer,
     saved_config,
     saved_tensors,
 )
@@ -33,9 +34,12 @@ from subquad.llm.generation import continue_text
 from subquad.llm.modeling import Mode, attention_layers, using
 from subquad.llm.report import card, history, whole_page
 from subquad.llm.settings import GenerateSettings, LinearizeSettings
-from subquad.llm.transfer import learnt_in_transfer, steps_for, transfer
+from subquad.llm.skeleton import open_skeleton
+from subquad.llm.transfer import learnt_in_transfer, steps_for, tokens_per_step, transfer
 from subquad.progress import say
 from subquad.train.artifact import Run, fingerprint, open_run, plain, read_json, write_json
+from subquad.train.loop import Outcome
+from subquad.train.processes import processes
 
 __all__ = ["linearize"]
 
@@ -69,24 +73,27 @@ def linearize(
     Raises:
         SubquadError: the model, the text or the folder cannot be used; says why.
     """
-    clock = time.monotonic()
+    clock, group = time.monotonic(), processes()
+    # the first process speaks and writes for all
+    quiet = quiet or not group.is_main_process
     path, files, evaluation_files = locate(model), _files(text), _files(eval_text)
     for file in (*files, *evaluation_files):
         next(read_documents(file, settings.text_key))
-    asked = {
-        "model": str(model),
-        "model_fingerprint": model_fingerprint(path),
-        "text": [file.name for file in files],
-        "text_fingerprint": fingerprint(*files, *evaluation_files),
-        "eval_text": [file.name for file in evaluation_files],
-        "seed": seed,
-        **plain(settings),
-    }
+    asked = _asked(model, path, files=files, evaluation_files=evaluation_files, settings=settings, seed=seed)
     # a folder that will not do is refused before the model is opened, a new one made after all else was found good
     is_begun = not force and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir()))
+    group.wait_for_everyone()
     run = open_run(out, kind="llm", settings=asked) if is_begun else None
     say(f"opening {path.name}", quiet=quiet)
-    net, tokenizer = open_checkpoint(path)
+    is_whole = settings.block is None
+    net, tokenizer = (
+        open_checkpoint(path)
+        if is_whole
+        else (
+            open_skeleton(path, settings.attention).model,
+            open_tokenizer(path),
+        )
+    )
     prepared = prepare(
         tokenizer,
         files,
@@ -96,15 +103,40 @@ def linearize(
         has_validation=settings.validate_every is not None,
     )
     _check_length(net, settings)
-    convert(net, settings.attention).to(PartialState().device)
-    run = run or open_run(out, kind="llm", settings=asked, force=force)
+    if is_whole:
+        convert(net, settings.attention).to(processes().device)
+    with group.main_process_first():
+        run = run or open_run(out, kind="llm", settings=asked, force=force and group.is_main_process)
     job = _Job(run=run, settings=settings, text=prepared, tokenizer=tokenizer, seed=seed, quiet=quiet)
     job.note("seconds", "load", lambda: time.monotonic() - clock)
+    if not is_whole:
+        job.transfer_blockwise(path, net)
+        net = convert(open_checkpoint(path)[0], settings.attention).to(processes().device)
     return job.do(net, name=str(model), spent=time.monotonic() - clock)
 
 
 def _files(text: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(text)] if isinstance(text, str | Path) else [Path(file) for file in text]
+
+
+def _asked(
+    model: str | Path,
+    path: Path,
+    *,
+    files: list[Path],
+    evaluation_files: list[Path],
+    settings: LinearizeSettings,
+    seed: int,
+) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        "model_fingerprint": model_fingerprint(path),
+        "text": [file.name for file in files],
+        "text_fingerprint": fingerprint(*files, *evaluation_files),
+        "eval_text": [file.name for file in evaluation_files],
+        "seed": seed,
+        **plain(settings),
+    }
 
 
 def _check_length(model: PreTrainedModel, settings: LinearizeSettings) -> None:
@@ -121,6 +153,7 @@ class _Job:
     tokenizer: PreTrainedTokenizerBase
     seed: int
     quiet: bool
+    blockwise: Blockwise | None = None
 
     def __post_init__(self) -> None:
         path = self.run.directory / NOTES
@@ -135,19 +168,41 @@ class _Job:
             if kind != "seconds":
                 seconds = self.notes.setdefault("seconds", {})
                 seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.monotonic() - began
-            write_json(self.run.directory / NOTES, self.notes)
+            if processes().is_main_process:
+                write_json(self.run.directory / NOTES, self.notes)
         return notes[name]
 
     def measure(self, name: str, model: nn.Module, held_out: Tensor, mode: Mode) -> None:
         """Keep a perplexity."""
         self.note("perplexity", name, lambda: perplexity(model, held_out, mode=mode, title=name, quiet=self.quiet))
 
+    def transfer_blockwise(self, path: Path, skeleton: PreTrainedModel) -> None:
+        """Do stage 1 with the checkpoint on disk, before the model is opened as a whole."""
+        settings, directory = self.settings, self.run.directory
+        width = skeleton.get_input_embeddings().weight.shape[1]
+        plan = plan_of_tokens(self.text, settings, directory=directory, width=width, device=processes().device)
+        self.tell(plan, self.text.held_out[: plan.evaluation_sequences])
+        self.blockwise = transfer_blockwise(
+            path, self.text.train, settings, block=settings.block or 1, tokens=plan.transfer_tokens,
+            precision=plan.precision, validation=self.text.validation, directory=directory, seed=self.seed,
+            quiet=self.quiet,
+        )  # fmt: skip
+
+    def first_stage(self, model: PreTrainedModel, plan: Plan, stage: Mapping[str, Any]) -> Outcome | Blockwise:
+        """Train the maps of the model, or put on those that were trained block by block."""
+        if self.blockwise is None:
+            return transfer(model, self.text.train, self.settings, tokens=plan.transfer_tokens, **stage)
+        put_maps(model, self.blockwise.maps)
+        return self.blockwise
+
     def do(self, model: PreTrainedModel, *, name: str, spent: float) -> dict[str, Any]:
         """Evaluate, transfer, evaluate, tune, evaluate, write; return the metrics."""
         directory, settings = self.run.directory, self.settings
-        plan = plan_for(model, self.text, settings, directory=directory, spent=spent, seed=self.seed)
+        with processes().main_process_first():
+            plan = plan_for(model, self.text, settings, directory=directory, spent=spent, seed=self.seed)
         held_out = self.text.held_out[: plan.evaluation_sequences]
-        self.tell(plan, held_out)
+        if self.blockwise is None:
+            self.tell(plan, held_out)
         about = self.about(model, name, plan, held_out)
         self.measure("softmax", model, held_out, "softmax")
         self.sample("softmax", model, "softmax")
@@ -160,7 +215,7 @@ class _Job:
             "precision": plan.precision, "validation": self.text.validation, "directory": directory,
             "seed": self.seed, "quiet": self.quiet,
         }  # fmt: skip
-        first = transfer(model, self.text.train, settings, tokens=plan.transfer_tokens, **stage)
+        first = self.first_stage(model, plan, stage)
         self.measure("transferred", model, held_out, "hybrid")
         self.note("errors", "transferred", lambda: transfer_errors(model, held_out[:1]))
 
@@ -177,13 +232,15 @@ class _Job:
         metrics = {
             "perplexity": {key: self.notes["perplexity"][key] for key in EVALUATIONS},
             "tokens": {
-                "transfer": first.steps * settings.batch * settings.length,
-                "lora": second.steps * settings.batch * settings.length,
+                "transfer": first.steps * tokens_per_step(settings),
+                "lora": second.steps * tokens_per_step(settings),
             },
             "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
             "trainable_parameters": trained,
         }
-        self.finish(merged, metrics, about, adapter)
+        if processes().is_main_process:
+            self.finish(merged, metrics, about, adapter)
+        processes().wait_for_everyone()
         return metrics
 
     def sample(self, name: str, model: PreTrainedModel, mode: Mode) -> None:
@@ -249,6 +306,8 @@ class _Job:
             card=card(metrics, about),
             report=whole_page(metrics, self.notes, history(directory)),
         )
+        if self.blockwise is not None:
+            self.blockwise.remove()
 
 
 def _machine(model: nn.Module) -> str:

@@ -22,8 +22,9 @@ from subquad.llm.evaluate import run_teacher, transfer_errors
 from subquad.llm.settings import LinearizeSettings
 from subquad.train.loop import Backward, LoopSettings, Outcome, train
 from subquad.train.optim import parameter_groups, schedule
+from subquad.train.processes import processes
 
-__all__ = ["learnt_in_transfer", "transfer", "transfer_step"]
+__all__ = ["learnt_in_transfer", "steps_for", "tokens_per_step", "transfer", "transfer_step"]
 
 
 def learnt_in_transfer(model: nn.Module) -> int:
@@ -62,6 +63,7 @@ def transfer(
     precision: str,
     validation: Int[Tensor, "M T"] | None = None,
     directory: Path | None = None,
+    name: str = "transfer",
     seed: int = 0,
     quiet: bool = False,
 ) -> Outcome:
@@ -75,6 +77,7 @@ def transfer(
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
         directory: Where checkpoints go.
+        name: Of this part of the run.
         seed: Of the order of the sequences.
         quiet: No progress bar.
     """
@@ -102,12 +105,17 @@ def transfer(
         schedule=schedule("linear"),
         validate=validate if settings.validate_every else None,
         directory=directory,
-        name="transfer",
+        name=name,
         seed=seed,
         quiet=quiet,
     )
 
 
 def steps_for(tokens: int, settings: LinearizeSettings) -> int:
-    """Return the steps that read at least `tokens`."""
-    return max(1, -(-tokens // (settings.batch * settings.length)))
+    """Return the steps that read at least `tokens`, in all processes together."""
+    return max(1, -(-tokens // tokens_per_step(settings)))
+
+
+def tokens_per_step(settings: LinearizeSettings) -> int:
+    """Return the tokens of one step, in all processes together."""
+    return settings.batch * settings.length * processes().num_processes

@@ -90,7 +90,7 @@ class HybridAttention(nn.Module):
             feature_map: `hedgehog` or `t2r`.
             features: Columns of the map's matrix; None for the head's width. Hedgehog gives twice as many.
             window: Tokens of the window or block.
-            window_shape: `sliding` or `terrace`.
+            window_shape: `sliding`, `terrace` or `none`.
             feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
             scale: Factor on the scores; None for 1/√head_width.
             gamma: Where the mixing term γ, the weight of the softmax terms, starts.

@@ -138,10 +138,12 @@ def hybrid_chunked(
     """Return the cost of hybrid attention in blocks: linear in T."""
     blocks = -(-T // w)
     L = blocks * w
-    window = 2 * B * Hq * L * 2 * w * (K + V)
+    window = 0 if window_shape == "none" else 2 * B * Hq * L * 2 * w * (K + V)
     past = 2 * B * (Hf + Hq) * L * F * (V + 1)
-    near = 2 * B * Hq * L * w * (F + V + 1) if window_shape == "sliding" else 0
-    between = B * Hq * L * (3 * w if near else 2 * w) + B * Hf * blocks * F * (V + 1)
+    # blocks of which keys are seen by features: that before one's own (`sliding`), or that and one's own
+    by_features = {"terrace": 0, "sliding": 1, "none": 2}[window_shape]
+    near = 2 * B * Hq * L * by_features * w * (F + V + 1)
+    between = B * Hq * L * (by_features + (2 if window else 0)) * w + B * Hf * blocks * F * (V + 1)
     return Cost(
         operations=window + past + near,
         bytes=_attention_bytes(B=B, Hq=Hq, Hkv=Hkv, Hf=Hf, T=T, K=K, V=V, F=F, itemsize=itemsize) + itemsize * between,
@@ -153,7 +155,7 @@ def hybrid_step(
     window_shape: str = "terrace", itemsize: int = 4,
 ) -> Cost:  # fmt: skip
     """Return the cost of hybrid attention for one token: the same after any number of tokens."""
-    slots = w if window_shape == "sliding" else 2 * w
+    slots = {"sliding": w, "terrace": 2 * w, "none": 0}[window_shape]
     read = 2 * B * Hq * (slots * (K + V) + F * (V + 1))
     # one token leaves the window, in the mean
     write = 2 * B * Hf * F * (V + 1)

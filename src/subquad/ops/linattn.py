@@ -18,6 +18,8 @@ Window shapes, with $p$ the position of a token in its row:
 - `sliding`: $W_t$ holds the last `window` tokens, $t$ itself included.
 - `terrace`: positions are cut into blocks of `window`; $W_t$ holds the block of $t$ up to $t$ and the whole block
   before it, as in the authors' kernels: between `window + 1` and `2 window` keys, once there are as many.
+- `none`: $W_t$ is empty, $L_t$ holds $t$ and all before it: linear attention alone. Without softmax terms
+  $\gamma$ counts for nothing, and `window` is the size of the blocks that it is computed in.
 
 Positions count the real tokens of a row, so padding, on whichever side, moves no block edge: each row gives what it
 would give alone and without padding. A padded key changes nothing, a padded query gives 0.
@@ -90,8 +92,8 @@ def hybrid_quadratic(
         phi_q: Feature map of the queries, not negative.
         phi_k: Feature map of the keys, one per query head or one per key head.
         mix: ln γ of each query head; larger means more softmax.
-        window: Tokens of the window (`sliding`) or of a block (`terrace`).
-        window_shape: `sliding` or `terrace`.
+        window: Tokens of the window (`sliding`) or of a block (`terrace`, `none`).
+        window_shape: `sliding`, `terrace` or `none`.
         mask: True where a token is real; None where all are.
         scale: Factor on the scores; None for 1/√K.
         use_linear: False leaves the linear terms out: plain softmax over the window.
@@ -136,9 +138,7 @@ def hybrid_chunked(
     if mask is not None:
         none = torch.zeros(q.shape[0], dtype=torch.long, device=q.device)
         place = locate(none, mask, window=window, slots=window)
-        # a ring of nothing in front
-        padded = (functional.pad(new, (0, 0, window, 0)) for new in (k, v, phi_k))
-        keys, values, features = (take(beside(None, x), place.keys) for x in padded)
+        keys, values, features = (take(_behind_nothing(x, window), place.keys) for x in (k, v, phi_k))
         queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
     else:
         behind = -q.shape[2] % window
@@ -178,8 +178,13 @@ def hybrid_prefill(
     if mask is None:
         mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
     slots = state.keys.shape[2]
-    place = locate(state.seen, mask, window=window, slots=slots)
-    sources = [beside(*both) for both in ((state.keys, k), (state.values, v), (phi_ring, phi_k))]
+    if slots:
+        place = locate(state.seen, mask, window=window, slots=slots)
+        sources = [beside(*both) for both in ((state.keys, k), (state.values, v), (phi_ring, phi_k))]
+    else:
+        # all before is in the sum, so blocks may begin anywhere
+        place = locate(torch.zeros_like(state.seen), mask, window=window, slots=window)
+        sources = [_behind_nothing(x, window) for x in (k, v, phi_k)]
     keys, values, features = (take(x, place.keys) for x in sources)
     queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
 
@@ -231,9 +236,12 @@ def hybrid_step(
         # the query heads that share a key head lie in the place of the positions: [B, Hkv, G, ...]
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
         queries = wide.unflatten(1, (-1, groups)).squeeze(3) * _scale(q, scale)
-        scores = (queries @ keys.mT).masked_fill(unseen, -torch.inf)
-        weights = (scores - _finite(scores.amax(-1, keepdim=True))).exp()
-        top, bottom = weights @ values, weights.sum(-1, keepdim=True)
+        if slots:
+            scores = (queries @ keys.mT).masked_fill(unseen, -torch.inf)
+            weights = (scores - _finite(scores.amax(-1, keepdim=True))).exp()
+            top, bottom = weights @ values, weights.sum(-1, keepdim=True)
+        else:
+            top, bottom = (queries.new_zeros(*queries.shape[:3], width) for width in (values.shape[-1], 1))
         if use_linear:
             gamma = mix.exp().view(-1, groups, 1)
             shared = maps.unflatten(1, (state.total.shape[1], -1)).squeeze(3)  # [B, H, Hq/H, F]
@@ -255,32 +263,40 @@ def _attend(
     with torch.autocast(q.device.type, enabled=False):
         q, k, v, phi_q, phi_k, mix = widen(q, k, v, phi_q, phi_k, mix)
         return hybrid_blocks(
-            q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, softmax=softmax, linear=linear, scale=scale,
+            q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, softmax=softmax, linear=linear, scale=scale,
             use_linear=use_linear, total=total,
         )  # fmt: skip
 
 
 def _pair_masks(
     blocks: int, *, window: int, window_shape: WindowShape, device: torch.device, has_past: Bool[Tensor, " B"] | None
-) -> tuple[Bool[Tensor, "#B N w J"], Bool[Tensor, "w w"] | None]:
-    """Return which keys of the block before and its own each query sees by softmax, and which of the first by features.
+) -> tuple[Bool[Tensor, "#B N w J"] | None, Bool[Tensor, "w J"] | None]:
+    """Return which keys of the block before and its own each query sees by softmax, and which by features.
 
-    The first block of a row without `has_past` has none before it.
+    The first block of a row without `has_past` has none before it. None where there are no such keys.
     """
     row = torch.arange(window, device=device)[:, None]
     column = torch.arange(2 * window, device=device) - window
+    causal = column <= row
+    if window_shape == "none":
+        return None, causal
     # both are moved by a window, for the sake of blocks that start at 0
     near = _is_near(row + window, column + window, window=window, window_shape=window_shape)
-    softmax = ((column <= row) & near).repeat(1 if has_past is None else has_past.shape[0], blocks, 1, 1)
+    softmax = (causal & near).repeat(1 if has_past is None else has_past.shape[0], blocks, 1, 1)
     softmax[:, 0] &= column >= 0 if has_past is None else (column >= 0) | has_past[:, None, None]
-    return softmax, ~near[:, :window] if window_shape == "sliding" else None
+    return softmax, causal & ~near if window_shape == "sliding" else None
+
+
+def _behind_nothing(x: Float[Tensor, "B H T C"], window: int) -> Float[Tensor, "B H S C"]:
+    """Return what `locate` counts on, where the ring in front is empty."""
+    return beside(None, functional.pad(x, (0, 0, window, 0)))
 
 
 def _check(
     q: Tensor, k: Tensor, phi_k: Tensor, *, window: int, window_shape: str, state: HybridState | None = None
 ) -> None:
-    if window_shape not in ("sliding", "terrace"):
-        raise ValueError(f"window_shape must be 'sliding' or 'terrace', not {window_shape!r}")
+    if window_shape not in ("sliding", "terrace", "none"):
+        raise ValueError(f"window_shape must be 'sliding', 'terrace' or 'none', not {window_shape!r}")
     if window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
     if q.shape[1] % k.shape[1]:
@@ -298,6 +314,8 @@ def _check(
 
 def _is_near(query: Tensor, key: Tensor, *, window: int, window_shape: WindowShape) -> Tensor:
     """Return where the window of a query at one position reaches a key at another, not later, position."""
+    if window_shape == "none":
+        return torch.zeros_like(query - key, dtype=torch.bool)
     if window_shape == "sliding":
         return query - key < window
     return query // window - key // window <= 1

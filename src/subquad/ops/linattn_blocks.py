@@ -10,6 +10,7 @@ block and the one before it, M rows of a product: the w positions of all query h
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -29,8 +30,9 @@ def hybrid_blocks(
     phi_q: Float[Tensor, "B Hq L F"],
     phi_k: Float[Tensor, "B H S F"],
     mix: Float[Tensor, " Hq"],
-    softmax: Bool[Tensor, "#B N w J"],
-    linear: Bool[Tensor, "w w"] | None,
+    window: int,
+    softmax: Bool[Tensor, "#B N w J"] | None,
+    linear: Bool[Tensor, "w J"] | None,
     scale: float,
     use_linear: bool,
     total: Float[Tensor, "B H F V1"] | None = None,
@@ -46,34 +48,39 @@ def hybrid_blocks(
         phi_q: Feature map of the queries.
         phi_k: Feature map of the keys.
         mix: ln γ of each query head.
-        softmax: Which keys of its own block and the one before each query sees by softmax: at least one.
-        linear: Which keys of the block before each query sees by features; None for none.
+        window: Positions of a block.
+        softmax: Which keys of the block before and its own each query sees by softmax, at least one; None for none.
+        linear: Which of the same keys each query sees by features; None for none.
         scale: Factor on the scores.
         use_linear: False leaves all linear terms out.
         total: Sum of φ(k) [v, 1] over the tokens before the first key; None for none.
     """
-    y = _HybridBlocks.apply(q, k, v, phi_q, phi_k, mix, total, softmax, linear, scale, use_linear)
+    y = _HybridBlocks.apply(q, k, v, phi_q, phi_k, mix, total, window, softmax, linear, scale, use_linear)
     return cast(Tensor, y)
 
 
 class _HybridBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        q, k, v, phi_q, phi_k, mix, total, softmax, linear, scale, use_linear = inputs
-        window, heads = softmax.shape[2], q.shape[1]
-        if not use_linear:
-            # γ cancels
-            mix = torch.zeros_like(mix)
-        weights = _weights(_fold(q, k.shape[1], window), _pairs(k, q.shape[2], window), mix, softmax, scale=scale)
-        y = _unfold(weights @ _pairs(v, q.shape[2], window), heads)
-        bottom = _unfold(weights.sum(-1, keepdim=True), heads)
+        q, k, v, phi_q, phi_k, mix, total, window, softmax, linear, scale, use_linear = inputs
+        heads, length = q.shape[1], q.shape[2]
+        y, bottom = v.new_zeros(*q.shape[:3], v.shape[3]), v.new_zeros(*q.shape[:3], 1)
+        if softmax is not None:
+            # without linear terms γ cancels
+            gamma = mix if use_linear else torch.zeros_like(mix)
+            weights = _weights(_fold(q, k.shape[1], window), _pairs(k, length, window), gamma, softmax, scale=scale)
+            y = _unfold(weights @ _pairs(v, length, window), heads)
+            bottom = _unfold(weights.sum(-1, keepdim=True), heads)
         if use_linear:
             past = _unfold(_linear(*_maps(phi_q, phi_k, v, window), total=total, linear=linear), heads)
             y += past[..., :-1]
             bottom += past[..., -1:]
+        if softmax is None:
+            # features may all be 0, and then so is what they weigh
+            bottom.masked_fill_(bottom == 0, 1.0)
         y /= bottom
         ctx.save_for_backward(q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom)
-        ctx.scale, ctx.use_linear = scale, use_linear
+        ctx.window, ctx.scale, ctx.use_linear = window, scale, use_linear
         return y
 
     @staticmethod
@@ -83,23 +90,26 @@ class _HybridBlocks(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         dy = gradients[0]
         q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom = ctx.saved_tensors
-        window, heads = softmax.shape[2], q.shape[1]
+        window, heads = ctx.window, q.shape[1]
         with torch.autocast(q.device.type, enabled=False):
             # of the numerator, and behind it of the normaliser: as if it were one value more
             dsum = torch.cat((dy, -(dy * y).sum(-1, keepdim=True)), -1).div_(bottom)
             # attention transfer trains the maps alone: half of this is then left out
             needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
-            dq, dk, dv, dmix = _softmax_backward(
-                q,
-                k,
-                v,
-                mix,
-                dsum,
-                softmax=softmax,
-                scale=ctx.scale,
-                needs_values=needs_v,
-                needs_keys=needs_q or needs_k,
-            )
+            dq, dk, dv, dmix = None, None, torch.zeros_like(v) if needs_v else None, torch.zeros_like(mix)
+            if softmax is not None:
+                gamma = mix if ctx.use_linear else torch.zeros_like(mix)
+                dq, dk, dv, dmix = _softmax_backward(
+                    q,
+                    k,
+                    v,
+                    gamma,
+                    dsum,
+                    softmax=softmax,
+                    scale=ctx.scale,
+                    needs_values=needs_v,
+                    needs_keys=needs_q or needs_k,
+                )
             dphi_q, dphi_k, dtotal = None, None, None
             if ctx.use_linear:
                 folded = _fold(dsum, phi_k.shape[1], window)
@@ -110,7 +120,7 @@ class _HybridBlocks(torch.autograd.Function):
                 dphi_q, dphi_k = _unfold(dphi_q, heads), dphi_k.flatten(2, 3)
                 if dv is not None and dones is not None:
                     dv += dones[..., :-1].flatten(2, 3).unflatten(1, (k.shape[1], -1)).sum(2)
-        return dq, dk, dv, dphi_q, dphi_k, dmix if ctx.use_linear else None, dtotal, None, None, None, None
+        return dq, dk, dv, dphi_q, dphi_k, dmix if ctx.use_linear else None, dtotal, *(None,) * 5
 
 
 def _weights(
@@ -151,8 +161,8 @@ def _linear(
 ) -> Float[Tensor, "B H N M V1"]:  # fmt: skip
     """Return numerator and normaliser of the linear terms; NS is N, or N + 1 with a block in front."""
     past = phi_q @ _before(phi_k, ones, blocks=phi_q.shape[2], total=total)
-    if linear is not None:
-        past += _near(phi_q, _last(phi_k, phi_q.shape[2]), linear) @ _last(ones, phi_q.shape[2])
+    for side, seen in _seen_parts(linear):
+        past += _near(phi_q, side(phi_k, phi_q.shape[2]), seen) @ side(ones, phi_q.shape[2])
     return past
 
 
@@ -169,24 +179,42 @@ def _linear_backward(
     dsums = functional.pad(dbefore[:, :, lag:], (0, 0, 0, 0, 0, phi_k.shape[2] - max(blocks - lag, 0)))
     dphi_k = ones @ dsums.mT
     dones = phi_k @ dsums if needs_values else None
-    if linear is not None:
-        keys, values = _last(phi_k, blocks), _last(ones, blocks)
-        dnear = _near(dpast, values, linear)
+    for side, seen in _seen_parts(linear):
+        add = _add_last if side is _last else _add_own
+        keys, values = side(phi_k, blocks), side(ones, blocks)
+        dnear = _near(dpast, values, seen)
         dphi_q += dnear @ keys
-        _add_last(dphi_k, dnear.mT @ phi_q)
+        add(dphi_k, dnear.mT @ phi_q)
         if dones is not None:
-            _add_last(dones, _near(phi_q, keys, linear).mT @ dpast)
+            add(dones, _near(phi_q, keys, seen).mT @ dpast)
     return dphi_q, dphi_k, dones, None if total is None else dbefore[:, :, 0]
 
 
+def _seen_parts(linear: Tensor | None) -> list[tuple[Callable[[Tensor, int], Tensor], Tensor]]:
+    """Return what a query sees by features of the block before its own and of its own, where it sees any of it."""
+    if linear is None:
+        return []
+    return [(side, seen) for side, seen in zip((_last, _own), linear.chunk(2, 1), strict=True) if seen.any()]
+
+
 def _near(x: Float[Tensor, "B H N M C"], y: Float[Tensor, "B H N w C"], linear: Tensor) -> Float[Tensor, "B H N M w"]:
-    """Return x @ yᵀ where a query sees the block before by features, else 0."""
+    """Return x @ yᵀ where a query sees a block by features, else 0."""
     return (x @ y.mT).unflatten(3, (-1, linear.shape[0])).mul_(linear).flatten(3, 4)
 
 
 def _last(x: Float[Tensor, "B H NS w C"], blocks: int) -> Float[Tensor, "B H N w C"]:
     """Return, for each block of queries, the block of keys or values before it."""
     return functional.pad(x[:, :, :-1], (0, 0, 0, 0, 1, 0)) if x.shape[2] == blocks else x[:, :, :-1]
+
+
+def _own(x: Float[Tensor, "B H NS w C"], blocks: int) -> Float[Tensor, "B H N w C"]:
+    """Return, for each block of queries, its own block of keys or values."""
+    return x[:, :, -blocks:]
+
+
+def _add_own(dx: Tensor, down: Tensor) -> None:
+    """Add the gradient of `_own`."""
+    dx[:, :, -down.shape[2] :] += down
 
 
 def _add_last(dx: Tensor, dlast: Tensor) -> None:

@@ -19,7 +19,7 @@ from subquad.ops.linattn_blocks import with_ones
 
 __all__ = ["HybridState", "WindowShape", "hybrid_state"]
 
-WindowShape = Literal["sliding", "terrace"]
+WindowShape = Literal["sliding", "terrace", "none"]
 
 MapOfKeys = Callable[[Float[Tensor, "B Hkv R K"]], Float[Tensor, "B H R F"]]
 """The feature map of keys, position by position."""
@@ -51,7 +51,7 @@ def hybrid_state(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> HybridState:
-    """Return the state before the first token: `window` slots for `sliding`, twice as many for `terrace`."""
+    """Return the state before the first token: `window` slots for `sliding`, twice as many for `terrace`, else none."""
     slots = ring_slots(window, window_shape)
     wide = accumulator(dtype)
     return HybridState(
@@ -64,7 +64,7 @@ def hybrid_state(
 
 def ring_slots(window: int, window_shape: WindowShape) -> int:
     """Return how many tokens the ring holds: all that a window may show."""
-    return window if window_shape == "sliding" else 2 * window
+    return {"sliding": window, "terrace": 2 * window, "none": 0}[window_shape]
 
 
 class Place(NamedTuple):
@@ -110,9 +110,13 @@ def push(
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
     """Write one token per row into the ring; what thereby leaves the window goes into the sum."""
-    slots = state.keys.shape[2]
+    slots, is_real = state.keys.shape[2], None if mask is None else mask[:, 0]
+    if not slots:
+        mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
+        state.total.add_(sum_of(map_k(hide(k, mask)), v, mask))
+        state.seen.add_(mask[:, 0])
+        return
     rows, slot = torch.arange(k.shape[0], device=k.device), state.seen % slots
-    is_real = None if mask is None else mask[:, 0]
     if window_shape == "sliding":
         leaves = state.seen >= window if is_real is None else is_real & (state.seen >= window)
         phi = map_k(state.keys[rows, :, slot][:, :, None])[:, :, 0].to(state.total.dtype) * leaves[:, None, None]
@@ -133,6 +137,8 @@ def push(
 
 def summed(count: Int[Tensor, " B"], *, window: int, window_shape: WindowShape) -> Int[Tensor, " B"]:
     """Return how many tokens of each row have left the window, and are in the sum, once it has seen `count`."""
+    if window_shape == "none":
+        return count
     last = count - window if window_shape == "sliding" else ((count - 1) // window - 1) * window
     return last.clamp(min=0)
 
@@ -140,6 +146,8 @@ def summed(count: Int[Tensor, " B"], *, window: int, window_shape: WindowShape) 
 def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B R"]:
     """Return the position of the token in each slot of the ring; negative where there is none."""
     last = count[:, None] - 1
+    if not slots:
+        return last[:, :0]
     return last - (last - torch.arange(slots, device=count.device)) % slots
 
 

@@ -15,12 +15,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
 from subquad.train.artifact import HISTORY, read_tensors_and_metadata, write_tensors
 from subquad.train.optim import Schedule, schedule
+from subquad.train.processes import has_accelerator
 
 __all__ = ["Backward", "LoopSettings", "Outcome", "train"]
 
@@ -108,6 +110,9 @@ def train(
 ) -> Outcome:
     """Train `model` in place and leave the best weights by validation in it (the last ones without `validate`).
 
+    Of several processes (`accelerate launch`, `torchrun`) each computes its share of the batches, and all take the same
+    steps, on the mean of their gradients.
+
     Args:
         model: what is trained: its parameters that require a gradient.
         batches: the plan of an epoch, a sequence of cheap items (index tensors); the same each time it is asked.
@@ -135,13 +140,14 @@ def train(
     torch.empty(2**23 - 4096)
     # accelerate remembers the first precision of the process, and each part of a run may have its own
     AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(mixed_precision=settings.precision, gradient_accumulation_steps=settings.accumulation)
-    core = model.to(accelerator.device)
+    accelerator = Accelerator(
+        mixed_precision=settings.precision,
+        gradient_accumulation_steps=settings.accumulation,
+        cpu=not has_accelerator(),
+    )
     trainer = _Trainer(
         accelerator=accelerator,
-        core=core,
-        # a single process needs no wrapper; `autocast` is entered around each step
-        model=accelerator.prepare_model(core) if accelerator.num_processes > 1 else core,
+        model=model.to(accelerator.device),
         optimizer=accelerator.prepare_optimizer(optimizer),
         peaks=[group["lr"] for group in optimizer.param_groups],
         batches=batches,
@@ -175,7 +181,6 @@ def train(
 @dataclass(kw_only=True)
 class _Trainer:
     accelerator: Accelerator
-    core: nn.Module
     model: nn.Module
     optimizer: AcceleratedOptimizer
     peaks: list[float]
@@ -234,7 +239,7 @@ class _Trainer:
     def take_best(self) -> None:
         """Put the best weights into the model."""
         if self.best_weights:
-            _load(self.core, self.best_weights)
+            _load(self.model, self.best_weights)
 
     def _plan(self, epoch: int) -> Sequence[Any]:
         items, world = self.batches(epoch), self.accelerator.num_processes
@@ -254,14 +259,19 @@ class _Trainer:
         return {key: value.detach() if isinstance(value, Tensor) else value for key, value in figures.items()}
 
     def _update(self) -> None:
+        learnt = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if self.accelerator.num_processes > 1:
+            # no wrapper averages them during the backward pass, so that a step may go backward as often as it likes
+            for parameter in learnt:
+                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(own, "mean")
         if self.settings.clip is not None:
-            learnt = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             self.accelerator.clip_grad_norm_(learnt, self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def _log(self, sums: Mapping[str, Tensor | float], count: int) -> dict[str, float]:
-        figures = {key: float(value) / count for key, value in sums.items()}
+        figures = self._mean({key: float(value) / count for key, value in sums.items()})
         if not math.isfinite(figures.get("loss", 0.0)):
             raise SubquadError(
                 f"{self.name}: the loss is {figures['loss']} after {self.state.step} steps; "
@@ -270,11 +280,22 @@ class _Trainer:
         self._record(figures)
         return figures
 
+    def _mean(self, figures: dict[str, float]) -> dict[str, float]:
+        """Return the figures' means over the processes."""
+        if self.accelerator.num_processes == 1:
+            return figures
+        values = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(figures, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+
     @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
         state, settings = self.state, self.settings
+        if self.accelerator.num_processes > 1:
+            # what layers count over their batches is each process's own; all decide by the first one's
+            for buffer in self.model.buffers():
+                broadcast(buffer)
         self.model.eval()
-        figures = {key: float(value) for key, value in self.validate(self.core).items()}
+        figures = {key: float(value) for key, value in self.validate(self.model).items()}
         self.model.train()
         if self.monitor not in figures:
             raise ValueError(f"validate returned {sorted(figures)}, and monitor is {self.monitor!r}")
@@ -282,7 +303,7 @@ class _Trainer:
         is_better = not state.best or value < self.sign * state.best[self.monitor]
         if is_better and (math.isfinite(value) or not state.best):
             state.best, state.best_step, state.since_best, state.since_halved = figures, state.step, 0, 0
-            self.best_weights = {key: tensor.detach().clone() for key, tensor in _learnt(self.core).items()}
+            self.best_weights = {key: tensor.detach().clone() for key, tensor in _learnt(self.model).items()}
         else:
             state.since_best, state.since_halved = state.since_best + 1, state.since_halved + 1
         if settings.plateau and state.since_halved >= settings.plateau:
@@ -309,7 +330,7 @@ class _Trainer:
         history = self._checkpoint.with_name(HISTORY)
         self.state.history_bytes = history.stat().st_size if history.exists() else 0
         numbers, tensors = _pack_optimizer(self.optimizer.state_dict()["state"])
-        tensors |= {f"model.{key}": tensor for key, tensor in _learnt(self.core).items()}
+        tensors |= {f"model.{key}": tensor for key, tensor in _learnt(self.model).items()}
         tensors |= {f"best.{key}": tensor for key, tensor in self.best_weights.items()}
         tensors["rng"] = torch.get_rng_state()
         if self.accelerator.device.type == "cuda":
@@ -329,7 +350,7 @@ class _Trainer:
         tensors, header = read_tensors_and_metadata(self._checkpoint)
         self.state = _State(**json.loads(header["state"]))
         try:
-            _load(self.core, _under("model.", tensors))
+            _load(self.model, _under("model.", tensors))
         except (KeyError, RuntimeError) as error:
             raise SubquadError(
                 f"{self._checkpoint}: was written for another model ({error}); start anew with --force"

@@ -1,0 +1,346 @@
+"""Stage 1 block by block: the maps of the joint form, kills, shards, and what cannot be read layer by layer."""
+
+import json
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from conftest import SMALL, tiny_config, tiny_model
+from safetensors.torch import save_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+import subquad.llm
+from subquad.errors import SubquadError
+from subquad.llm import blockwise, states, tasks
+from subquad.llm import transfer as stage
+from subquad.llm.blockwise import put_maps, transfer_blockwise
+from subquad.llm.convert import convert, open_checkpoint
+from subquad.llm.data import prepare
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.transfer import transfer
+from subquad.train import loop
+from subquad.train.artifact import read_tensors
+
+LAYERS, TOKENS = 5, 31 * 11
+HOW = {"tokens": TOKENS, "precision": "no", "quiet": True}
+EXACT = {**HOW, "states": torch.float32}
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gemma3", "phi3"])
+def checkpoint(request, tmp_path_factory, tokenizer):
+    """Return the folder of a checkpoint of five layers."""
+    return written(tmp_path_factory.mktemp(request.param), request.param, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory, tokenizer):
+    """Return the same for one family."""
+    return written(tmp_path_factory.mktemp("one"), "llama", tokenizer)
+
+
+@pytest.fixture(scope="module")
+def sequences(tokenizer, text):
+    """Return thirteen sequences, more than a run of TOKENS reads at first."""
+    return prepare(tokenizer, [text], length=31).train[:13]
+
+
+def written(path, kind, tokenizer, **how):
+    model = tiny_model(kind, vocab_size=len(tokenizer), num_hidden_layers=LAYERS, spread=0.17)
+    model.save_pretrained(path, **how)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def joint(path, sequences, settings=SMALL, **how):
+    model = convert(open_checkpoint(path)[0], settings.attention)
+    transfer(model, sequences, settings, **{**HOW, **how})
+    return maps_of(model)
+
+
+def maps_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if ".hybrid." in name}
+
+
+def distance(a, b):
+    """Return how far two sets of maps are apart, as a part of how far the first went from where maps start."""
+    assert a.keys() == b.keys()
+    moved = sum((tensor - start(name, tensor)).square().sum() for name, tensor in a.items()).sqrt()
+    return float(sum((a[name] - b[name]).square().sum() for name in a).sqrt() / moved)
+
+
+def start(name, tensor):
+    return torch.zeros_like(tensor) if name.endswith("mix") else torch.eye(tensor.shape[-1]).expand_as(tensor)
+
+
+def unclipped(monkeypatch):
+    monkeypatch.setattr(stage, "LoopSettings", partial(loop.LoopSettings, clip=None))
+
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_blocks_learn_the_maps_of_the_joint_form(checkpoint, sequences, tmp_path, monkeypatch, block):
+    # gradients are clipped by the norm over all layers that learn together, so they agree without clipping alone
+    unclipped(monkeypatch)
+    expected = joint(checkpoint, sequences)
+    found = transfer_blockwise(checkpoint, sequences, SMALL, block=block, directory=tmp_path, **EXACT)
+    given = read_tensors(found.maps)
+    assert distance(expected, given) < 1e-5
+    assert found.steps == 11
+    assert len(found.outcomes) == -(-LAYERS // block)
+    assert {path.name for path in tmp_path.iterdir()} == {"maps.safetensors", "blockwise.json", "history.jsonl"}
+
+
+@pytest.mark.parametrize("kind", ["gemma", "granite", "olmo2"])
+def test_models_that_scale_embeddings_or_norm_elsewhere_learn_the_same_too(sequences, tmp_path, monkeypatch, kind):
+    unclipped(monkeypatch)
+    scales = {"embedding_multiplier": 7.0, "residual_multiplier": 0.3} if kind == "granite" else {}
+    config = CONFIG_MAPPING[kind](**{**tiny_config("llama", num_hidden_layers=3).to_diff_dict(), **scales})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / kind)
+    found = transfer_blockwise(tmp_path / kind, sequences, SMALL, block=2, directory=tmp_path / "out", **EXACT)
+    convert(model.eval(), SMALL.attention)
+    transfer(model, sequences, SMALL, **HOW)
+    assert distance(maps_of(model), read_tensors(found.maps)) < 1e-5
+
+
+def test_layers_that_stay_are_passed_through(llama, sequences, tmp_path, monkeypatch):
+    unclipped(monkeypatch)
+    attention = AttentionSettings(window=3, softmax_layers=(0, 3))
+    settings = LinearizeSettings(attention=attention, length=31)
+    found = transfer_blockwise(llama, sequences, settings, block=1, directory=tmp_path, **EXACT)
+    assert distance(joint(llama, sequences, settings), read_tensors(found.maps)) < 1e-5
+    assert [outcome.steps > 0 for outcome in found.outcomes] == [False, True, True, False, True]
+
+
+def test_one_block_of_all_layers_is_the_joint_form_with_its_clipping(llama, sequences, tmp_path):
+    settings = LinearizeSettings(attention=AttentionSettings(window=3, feature_map="t2r"), length=31, batch=2)
+    found = transfer_blockwise(llama, sequences, settings, block=LAYERS, directory=tmp_path, **EXACT)
+    expected, given = joint(llama, sequences, settings), read_tensors(found.maps)
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+
+
+def test_states_in_bfloat16_change_the_maps_little(llama, sequences, tmp_path, monkeypatch):
+    unclipped(monkeypatch)
+    found = transfer_blockwise(llama, sequences, SMALL, block=1, directory=tmp_path, **HOW)
+    assert 0 < distance(joint(llama, sequences), read_tensors(found.maps)) < 0.05
+
+
+def test_the_maps_fit_the_converted_model_and_no_other(llama, sequences, tmp_path):
+    found = transfer_blockwise(llama, sequences, SMALL, block=2, directory=tmp_path, **HOW)
+    model = convert(open_checkpoint(llama)[0], SMALL.attention)
+    put_maps(model, found.maps)
+    maps = read_tensors(found.maps)
+    assert maps.keys() == maps_of(model).keys()
+    assert all(torch.equal(tensor, maps[name]) for name, tensor in maps_of(model).items())
+    other = convert(open_checkpoint(llama)[0], AttentionSettings(window=3, feature_heads="kv"))
+    with pytest.raises(SubquadError, match=r"5 of its maps do not fit the model, .*model.layers.0.*\[6, 10, 10\]"):
+        put_maps(other, found.maps)
+
+
+@pytest.mark.parametrize("base_only", [False, True])
+def test_weights_are_found_in_shards_and_without_the_name_of_the_body(sequences, tokenizer, llama, tmp_path, base_only):
+    shards = tmp_path / "shards"
+    if base_only:
+        shutil.copytree(llama, shards)
+        tensors = read_tensors(llama / "model.safetensors")
+        save_file(
+            {name.removeprefix("model."): tensor for name, tensor in tensors.items()}, shards / "model.safetensors"
+        )
+    else:
+        written(shards, "llama", tokenizer, max_shard_size="30KB")
+        assert len(list(shards.glob("model-*.safetensors"))) > LAYERS
+    for name, path in (("one", llama), ("other", shards)):
+        transfer_blockwise(path, sequences, SMALL, block=2, directory=tmp_path / name, **HOW)
+    expected, given = (read_tensors(tmp_path / name / "maps.safetensors") for name in ("one", "other"))
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+
+
+def test_a_killed_transfer_goes_on_to_the_same_maps(llama, sequences, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    run = partial(transfer_blockwise, llama, sequences, SMALL, block=2, **HOW)
+    expected = read_tensors(run(directory=tmp_path / "whole").maps)
+    out, read, calls = tmp_path / "out", states.Edges.read, []
+
+    def killed_at(count):
+        def counted(*arguments):
+            calls.append(1)
+            if len(calls) == count:
+                stop()
+            return read(*arguments)
+
+        calls.clear()
+        return counted
+
+    kills = (
+        # while the first edge is written, in the middle of a block, and while the states behind it are written
+        (blockwise.Block, "forward", stop, ["blockwise.json", "states-0.bin"]),
+        (states.Edges, "read", killed_at(4), ["checkpoint-transfer-0.safetensors", "states-0.bin"]),
+        (states.Edges, "read", killed_at(8 + 5), ["maps-0.safetensors", "states-0.bin"]),
+        # when a block's maps are written, and when all are put together
+        (blockwise, "asdict", stop, ["checkpoint-transfer-1.safetensors", "maps-0.safetensors", "states-1.bin"]),
+        (blockwise._Job, "gather", stop, ["maps-0.safetensors", "maps-1.safetensors", "maps-2.safetensors"]),
+    )
+    for place, name, killer, left in kills:
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killer)
+            with pytest.raises(KeyboardInterrupt):
+                run(directory=out)
+        names = {path.name for path in out.iterdir()}
+        assert set(left) <= names
+        assert "maps.safetensors" not in names
+    given = read_tensors(run(directory=out).maps)
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+    assert not list(out.glob("*states-*"))
+    # a finished one returns at once
+    with monkeypatch.context() as patch:
+        patch.setattr(blockwise, "_Job", stop)
+        assert run(directory=out).steps == 11
+
+
+def test_states_that_were_lost_are_made_again(llama, sequences, tmp_path, monkeypatch):
+    run = partial(transfer_blockwise, llama, sequences, SMALL, block=1, **HOW)
+    expected = read_tensors(run(directory=tmp_path / "whole").maps)
+    with monkeypatch.context() as patch:
+        patch.setattr(blockwise._Job, "gather", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(directory=tmp_path / "out")
+    (tmp_path / "out" / "maps-2.safetensors").unlink()
+    (tmp_path / "out" / ".states-3.bin.left").mkdir()
+    given = read_tensors(run(directory=tmp_path / "out").maps)
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+    assert not (tmp_path / "out" / ".states-3.bin.left").exists()
+
+
+def test_validation_keeps_the_best_weights_of_each_block(llama, sequences, tmp_path):
+    settings = LinearizeSettings(attention=AttentionSettings(window=3), length=31, validate_every=2)
+    found = transfer_blockwise(
+        llama, sequences, settings, block=LAYERS, directory=tmp_path / "all", validation=sequences[:2], **EXACT
+    )
+    expected = joint(llama, sequences, settings, validation=sequences[:2])
+    assert all(torch.equal(expected[name], tensor) for name, tensor in read_tensors(found.maps).items())
+    found = transfer_blockwise(
+        llama, sequences, settings, block=2, directory=tmp_path / "two", validation=sequences[:2], **EXACT
+    )
+    assert all(0 < outcome.best["loss"] < 1 for outcome in found.outcomes)
+    lines = [json.loads(line) for line in (tmp_path / "two" / "history.jsonl").read_text().splitlines()]
+    assert [line["part"] for line in lines if line.get("step") == 11 and "loss" in line] == [
+        f"transfer-{number}" for number in range(3)
+    ]
+
+
+def test_the_states_of_texts_that_are_not_read_are_not_stored(llama, sequences, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(blockwise.Block, "forward", stop)
+        with pytest.raises(KeyboardInterrupt):
+            transfer_blockwise(llama, sequences, SMALL, block=2, directory=tmp_path, **HOW)
+    assert (tmp_path / "states-0.bin").stat().st_size == 11 * 31 * 30 * 2
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_computed(llama, sequences, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: usage(99_999, 99_000, 999))
+    needed = 2 * 2 * TOKENS * 30
+    with pytest.raises(SubquadError, match=rf"341 tokens take {needed:,} bytes .* {needed - 999:,} bytes are missing"):
+        transfer_blockwise(llama, sequences, SMALL, block=2, directory=tmp_path, **HOW)
+    assert [path.name for path in tmp_path.iterdir()] == ["blockwise.json"]
+
+
+def test_a_folder_begun_with_other_settings_is_refused(llama, sequences, tmp_path):
+    transfer_blockwise(llama, sequences, SMALL, block=3, directory=tmp_path, **HOW)
+    with pytest.raises(SubquadError, match=r"other settings \(block was 3 and is 2; text_fingerprint was"):
+        transfer_blockwise(llama, sequences[1:], SMALL, block=2, directory=tmp_path, **HOW)
+
+
+def changed_config(**changes):
+    def change(path):
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return change
+
+
+def without(name):
+    def change(path):
+        tensors = read_tensors(path / "model.safetensors")
+        save_file({key: tensor for key, tensor in tensors.items() if key != name}, path / "model.safetensors")
+
+    return change
+
+
+def with_index(path):
+    index = {"weight_map": dict.fromkeys(read_tensors(path / "model.safetensors"), "model-00001-of-00007.safetensors")}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed_config(quantization_config={"quant_method": "fp8"}), "its weights are quantized"),
+        (
+            changed_config(layer_types=["sliding_attention"] * LAYERS, model_type="qwen3"),
+            "no layer is left to be linearized",
+        ),
+        (changed_config(intermediate_size=41), r"model.layers.0.mlp.gate_proj.weight has shape \[37, 30\], and"),
+        (without("model.layers.0.mlp.up_proj.weight"), "no model.layers.0.mlp.up_proj.weight in its safetensors"),
+        (with_index, "1 of its files are missing, such as model-00001-of-00007.safetensors"),
+        (lambda path: (path / "model.safetensors").write_bytes(b"{}"), "not a safetensors file, or cut short"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_layer_by_layer_is_refused(llama, sequences, tmp_path, change, message):
+    copy = tmp_path / "copy"
+    shutil.copytree(llama, copy)
+    change(copy)
+    with pytest.raises(SubquadError, match=message):
+        transfer_blockwise(copy, sequences, SMALL, block=2, directory=tmp_path / "out", **HOW)
+
+
+def test_a_packed_file_and_a_block_of_nothing_are_refused(llama, sequences, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(SubquadError, match=r"model.gguf: layers are read one by one from safetensors"):
+        transfer_blockwise(tmp_path / "model.gguf", sequences, SMALL, block=2, directory=tmp_path, **HOW)
+    with pytest.raises(SubquadError, match="--block must be at least 1, got 0"):
+        transfer_blockwise(llama, sequences, SMALL, block=0, directory=tmp_path, **HOW)
+
+
+def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monkeypatch):
+    settings, out = replace(SMALL, block=1), tmp_path / "out"
+    for place, name in ((blockwise.Block, "forward"), (tasks, "put_maps")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                subquad.llm.linearize(folder, text, settings, out=out, quiet=True)
+        assert not (out / "metrics.json").exists()
+    metrics = subquad.llm.linearize(folder, text, settings, out=out, quiet=True)
+    whole = json.loads((run / "metrics.json").read_text())
+    for name in ("softmax", "window_only", "swapped"):
+        assert metrics["perplexity"][name] == whole["perplexity"][name]
+    # clipping and the rounding of states differ
+    for name in ("transferred", "tuned"):
+        assert metrics["perplexity"][name] == pytest.approx(whole["perplexity"][name], rel=0.05)
+        assert metrics["perplexity"][name] != metrics["perplexity"]["swapped"]
+    assert metrics["tokens"] == whole["tokens"]
+    assert metrics["trainable_parameters"] == whole["trainable_parameters"]
+    assert {path.name for path in out.iterdir()} == {path.name for path in run.iterdir()}
+    parts = {json.loads(line)["part"] for line in (out / "history.jsonl").read_text().splitlines()}
+    assert parts == {"transfer-0", "transfer-1", "tune"}
+    assert isinstance(subquad.llm.generate(out, "the green bird"), str)
+
+
+def test_a_model_that_no_block_can_be_read_from_is_refused_and_nothing_is_written(text, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(SubquadError, match="give a Hugging Face folder, or leave --block away"):
+        subquad.llm.linearize(tmp_path / "model.gguf", text, replace(SMALL, block=2), out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SubquadError, match="--block needs --transfer-tokens and --lora-tokens"):
+        LinearizeSettings(block=2)
+    with pytest.raises(SubquadError, match="--block must be at least 1, got 0"):
+        replace(SMALL, block=0)
