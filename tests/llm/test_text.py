@@ -13,22 +13,6 @@ from subquad.errors import SubquadError
 from subquad.llm.data import order, prepare, read_documents
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.txt", "one\ntwo"),
-        ("a.jsonl", '{"text": "one"}\n\n{"text": "two"}\n'),
-        ("a.json", json.dumps([{"text": "one"}, {"text": "two"}])),
-        ("b.json", json.dumps([{"text": "one"}, {"text": "two"}], indent=2)),
-    ],
-)
-@pytest.mark.parametrize("is_packed", [False, True])
-def test_each_kind_of_file_is_read_plain_and_packed(tmp_path, name, content, is_packed):
-    path = tmp_path / (name + ".gz" * is_packed)
-    path.write_bytes(gzip.compress(content.encode()) if is_packed else content.encode())
-    assert list(read_documents(path)) == (["one\ntwo"] if name == "a.txt" else ["one", "two"])
-
-
 def test_the_last_tenth_is_held_out_and_not_learnt_from(tokenizer, text):
     made = prepare(tokenizer, [text], length=17)
     together = torch.cat((made.train.flatten(), made.held_out.flatten()))
@@ -82,31 +66,3 @@ def test_held_out_text_shorter_than_one_sequence_is_refused(tokenizer, text, tmp
     path.write_text("the bird sings")
     with pytest.raises(SubquadError, match=r"short.txt: \d+ held-out tokens, shorter than one sequence of 64"):
         prepare(tokenizer, [text], [path], length=64)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.txt", b"  \n", "a.txt: the file is empty"),
-        ("a.txt", b"caf\xe9 noir", "a.txt: byte 3 is not UTF-8"),
-        ("a.csv", b"text", r"text comes as .txt, .md, .jsonl, .json, each also as .gz; this ends in .csv"),
-        ("a.txt.gz", b"no gzip", "a.txt.gz: no gzip file"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": ', "a.jsonl, line 2: this is not JSON"),
-        (
-            "a.jsonl",
-            b'{"text": "one"}\n{"body": "two"}',
-            "row 2: no text under 'text'; it holds 'body' .see --text-key.",
-        ),
-        ("a.json", b'["one"]', "row 1: str where an object with 'text' is wanted"),
-    ],
-)
-def test_a_file_that_will_not_do_is_refused_with_its_place(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(SubquadError, match=message):
-        list(read_documents(path))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SubquadError, match=r"none.txt: no such file"):
-        list(read_documents(tmp_path / "none.txt"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.convert import feature_parameters
-from subquad.llm.data import order
+from subquad.llm.data import Mixture, order
 from subquad.llm.evaluate import perplexity
 from subquad.llm.modeling import PROJECTIONS, using
 from subquad.llm.settings import LinearizeSettings
@@ -44,7 +44,7 @@ def learnt_in_tuning(model: nn.Module) -> int:
 
 def finetune_step(model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward) -> Mapping[str, Tensor | float]:
     """Compute the next-token loss of one batch and go backward."""
-    ids = ids.to(next(model.parameters()).device)
+    ids = ids.to(next(model.parameters()).device).long()
     loss = model(input_ids=ids, labels=ids, use_cache=False).loss
     backward(loss)
     return {"loss": loss.detach()}
@@ -58,6 +58,7 @@ def finetune(
     tokens: int,
     precision: str,
     validation: Int[Tensor, "M T"] | None = None,
+    mixture: Mixture | None = None,
     directory: Path | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -71,6 +72,7 @@ def finetune(
         tokens: Tokens to learn from; the text is read again where it is shorter.
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
+        mixture: In what proportion the sequences of several files are drawn.
         directory: Where checkpoints go.
         seed: Of the order of the sequences.
         quiet: No progress bar.
@@ -78,7 +80,7 @@ def finetune(
 
     def batches(epoch: int) -> Sequence[Tensor]:
         # another order than in stage 1, so that a short stage sees other sequences
-        return order(len(sequences), batch=settings.batch, seed=seed + 1, epoch=epoch)
+        return order(len(sequences), batch=settings.batch, seed=seed + 1, epoch=epoch, mixture=mixture)
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
         return finetune_step(net, sequences[rows], backward)

@@ -25,7 +25,7 @@ from subquad.llm.convert import (
     saved_config,
     saved_tensors,
 )
-from subquad.llm.data import Text, prepare, read_documents
+from subquad.llm.data import Text, check, prepare
 from subquad.llm.evaluate import perplexity, transfer_errors
 from subquad.llm.finetune import add_updates, finetune, learnt_in_tuning
 from subquad.llm.generation import continue_text
@@ -70,8 +70,7 @@ def linearize(
     """
     clock = time.monotonic()
     path, files, evaluation_files = locate(model), _files(text), _files(eval_text)
-    for file in (*files, *evaluation_files):
-        next(read_documents(file, settings.text_key))
+    check(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
     asked = {
         "model": str(model),
         "model_fingerprint": model_fingerprint(path),
@@ -93,7 +92,12 @@ def linearize(
         length=settings.length,
         text_key=settings.text_key,
         has_validation=settings.validate_every is not None,
+        weights=settings.text_weights,
+        learn=settings.learn,
+        quiet=quiet,
     )
+    for words in prepared.read_as:
+        say(words, quiet=quiet)
     _check_length(net, settings)
     convert(net, settings.attention).to(PartialState().device)
     run = run or open_run(out, kind="llm", settings=asked, force=force)
@@ -157,7 +161,7 @@ class _Job:
         trained = {"transfer": learnt_in_transfer(model)}
         stage = {
             "precision": plan.precision, "validation": self.text.validation, "directory": directory,
-            "seed": self.seed, "quiet": self.quiet,
+            "mixture": self.text.mixture, "seed": self.seed, "quiet": self.quiet,
         }  # fmt: skip
         first = transfer(model, self.text.train, settings, tokens=plan.transfer_tokens, **stage)
         self.measure("transferred", model, held_out, "hybrid")

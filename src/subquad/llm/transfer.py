@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from subquad.llm.convert import feature_parameters
-from subquad.llm.data import order
+from subquad.llm.data import Mixture, order
 from subquad.llm.evaluate import run_teacher, transfer_errors
 from subquad.llm.settings import LinearizeSettings
 from subquad.train.loop import Backward, LoopSettings, Outcome, train
@@ -55,6 +55,7 @@ def transfer(
     tokens: int,
     precision: str,
     validation: Int[Tensor, "M T"] | None = None,
+    mixture: Mixture | None = None,
     directory: Path | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -68,6 +69,7 @@ def transfer(
         tokens: Tokens to learn from; the text is read again where it is shorter.
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
+        mixture: In what proportion the sequences of several files are drawn.
         directory: Where checkpoints go.
         seed: Of the order of the sequences.
         quiet: No progress bar.
@@ -75,7 +77,7 @@ def transfer(
     learnt_in_transfer(model)
 
     def batches(epoch: int) -> Sequence[Tensor]:
-        return order(len(sequences), batch=settings.batch, seed=seed, epoch=epoch)
+        return order(len(sequences), batch=settings.batch, seed=seed, epoch=epoch, mixture=mixture)
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
         return transfer_step(net, sequences[rows], backward)
