@@ -13,7 +13,7 @@ from transformers import ByT5Tokenizer
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.chat import render
+from subquad.llm.conversations import render
 from subquad.llm.data import check, prepare
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.tokens import tokenise

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError, all_of
-from subquad.llm.chat import Rendered
+from subquad.llm.conversations import Rendered
 from subquad.llm.reading import open_documents, read_documents
 from subquad.llm.tokens import Learn, Tokens, tokenise
 
@@ -25,6 +25,10 @@ __all__ = ["Mixture", "Packed", "Text", "check", "order", "prepare", "read_docum
 HELD_OUT = 0.1
 VALIDATION_SEQUENCES = 8
 REMEDY = "give more text, or a smaller --length"
+LAST_TENTH = "the last tenth of"
+
+Named = tuple[str, Tokens]
+"""Tokens and the names of their files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,34 +174,24 @@ def prepare(
     shares = tuple(map(float, weights)) or (1.0,)
     if learn == "answers" and not any(stream.has_answers for _, stream in streams):
         raise SubquadError(f"--learn answers: {_names(files)} holds text alone, no questions with answers")
-    words = [word for _, stream in streams for word in stream.words]
     if evaluation_files:
-        names, stream = _names(evaluation_files), read(evaluation_files)
-        words += stream.words
-        learnt, held_out, held_out_from = streams, [(names, stream)], names
-        of_held_out: tuple[float, ...] = (1.0,)
+        learnt, held_out = streams, [(_names(evaluation_files), read(evaluation_files))]
+        held_out_from, part = held_out[0][0], ""
     else:
-        parts = [(names, *_cut(stream, length)) for names, stream in streams]
-        learnt = [(names, before) for names, before, _ in parts]
-        held_out = [(_last_tenth(names), after) for names, _, after in parts]
-        held_out_from = _last_tenth(f"each of {_names(files)}" if len(streams) > 1 else _names(files))
-        of_held_out = shares
-    for names, stream in learnt:
-        part = "" if evaluation_files else " (after the last tenth was held out)"
-        _check_length(names, stream, f"tokens to learn from{part}", length)
-    for names, stream in held_out:
-        _check_length(names, stream, "held-out tokens", length)
-    training = [_pack(stream, length) for _, stream in learnt]
+        learnt, held_out = _divide(streams, length)
+        names = f"each of {_names(files)}" if len(streams) > 1 else _names(files)
+        held_out_from, part = f"{LAST_TENTH} {names}", " (after the last tenth was held out)"
+    training = [_pack(*named, f"tokens to learn from{part}", length) for named in learnt]
     training, put_aside = _put_aside(training, shares, names=_names(files), has_validation=has_validation)
-    measured = [_pack(stream, length) for _, stream in held_out]
-    mixed = _in_turn([len(packed) for packed in measured], of_held_out)
+    measured = [_pack(*named, "held-out tokens", length) for named in held_out]
+    read_as = [words for _, stream in streams for words in stream.words]
     return Text(
         training=_together(training),
         put_aside=put_aside,
-        measured=_together(measured)[mixed] if len(measured) > 1 else measured[0],
+        measured=_together(measured)[_in_turn(_sizes(measured), shares)] if len(measured) > 1 else measured[0],
         held_out_from=held_out_from,
-        mixture=Mixture(sizes=tuple(len(packed) for packed in training), weights=shares) if weights else None,
-        read_as=tuple(words),
+        mixture=Mixture(sizes=tuple(_sizes(training)), weights=shares) if weights else None,
+        read_as=(*read_as, *(held_out[0][1].words if evaluation_files else ())),
     )
 
 
@@ -246,7 +240,7 @@ def _put_aside(
 ) -> tuple[list[Packed], Packed]:
     """Return training sequences without some at each file's end, and those."""
     sizes = [len(packed) // 10 for packed in training]
-    total = sum(len(packed) for packed in training)
+    total = sum(_sizes(training))
     most = min(VALIDATION_SEQUENCES, total // 10) if has_validation else 0
     taken = _in_turn(sizes, shares)[:most]
     if has_validation and not len(taken):
@@ -260,25 +254,27 @@ def _put_aside(
     return kept, _together([packed[cut:] for packed, cut in zip(training, cuts, strict=True)])
 
 
-def _cut(tokens: Tokens, length: int) -> tuple[Tokens, Tokens]:
-    cut = len(tokens) - max(int(len(tokens) * HELD_OUT), min(length, len(tokens) // 2))
-    return tokens.part(0, cut), tokens.part(cut, len(tokens))
-
-
-def _check_length(names: str, tokens: Tokens, what: str, length: int) -> None:
-    if len(tokens) < length:
-        raise SubquadError(f"{names}: {len(tokens)} {what}, shorter than one sequence of {length}; {REMEDY}")
+def _divide(streams: Sequence[Named], length: int) -> tuple[list[Named], list[Named]]:
+    """Return the beginning of each stream, and its last tenth but no less than a sequence."""
+    before, after = [], []
+    for names, tokens in streams:
+        cut = len(tokens) - max(int(len(tokens) * HELD_OUT), min(length, len(tokens) // 2))
+        before.append((names, tokens.part(0, cut)))
+        after.append((f"{LAST_TENTH} {names}", tokens.part(cut, len(tokens))))
+    return before, after
 
 
 def _names(files: Sequence[Path]) -> str:
     return ", ".join(path.name for path in files)
 
 
-def _last_tenth(names: str) -> str:
-    return f"the last tenth of {names}"
+def _sizes(parts: Sequence[Packed]) -> list[int]:
+    return [len(part) for part in parts]
 
 
-def _pack(tokens: Tokens, length: int) -> Packed:
+def _pack(names: str, tokens: Tokens, what: str, length: int) -> Packed:
+    if len(tokens) < length:
+        raise SubquadError(f"{names}: {len(tokens)} {what}, shorter than one sequence of {length}; {REMEDY}")
     count = len(tokens) // length
     whole = count * length
     is_start = torch.zeros(whole, dtype=torch.bool)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, raise_mistakes, require
-from subquad.llm.chat import Message, Rendered, render_plain
+from subquad.llm.conversations import Message, Rendered, render_plain
 from subquad.llm.rows import KNOWN, Form, form_of, text_form
 
 __all__ = ["Document", "Source", "open_documents", "read_documents"]

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from subquad.errors import SubquadError
-from subquad.llm.chat import Message
+from subquad.llm.conversations import Message
 
 __all__ = ["KNOWN", "Form", "form_of", "text_form"]
 

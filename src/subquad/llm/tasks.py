@@ -85,6 +85,27 @@ def linearize(
     run = open_run(out, kind="llm", settings=asked) if is_begun else None
     say(f"opening {path.name}", quiet=quiet)
     net, tokenizer = open_checkpoint(path)
+    prepared = _prepare(tokenizer, files, evaluation_files, settings, quiet=quiet)
+    _check_length(net, settings)
+    convert(net, settings.attention).to(PartialState().device)
+    run = run or open_run(out, kind="llm", settings=asked, force=force)
+    job = _Job(run=run, settings=settings, text=prepared, tokenizer=tokenizer, seed=seed, quiet=quiet)
+    job.note("seconds", "load", lambda: time.monotonic() - clock)
+    return job.do(net, name=str(model), spent=time.monotonic() - clock)
+
+
+def _files(text: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(text)] if isinstance(text, str | Path) else [Path(file) for file in text]
+
+
+def _prepare(
+    tokenizer: PreTrainedTokenizerBase,
+    files: Sequence[Path],
+    evaluation_files: Sequence[Path],
+    settings: LinearizeSettings,
+    *,
+    quiet: bool,
+) -> Text:
     prepared = prepare(
         tokenizer,
         files,
@@ -98,16 +119,7 @@ def linearize(
     )
     for words in prepared.read_as:
         say(words, quiet=quiet)
-    _check_length(net, settings)
-    convert(net, settings.attention).to(PartialState().device)
-    run = run or open_run(out, kind="llm", settings=asked, force=force)
-    job = _Job(run=run, settings=settings, text=prepared, tokenizer=tokenizer, seed=seed, quiet=quiet)
-    job.note("seconds", "load", lambda: time.monotonic() - clock)
-    return job.do(net, name=str(model), spent=time.monotonic() - clock)
-
-
-def _files(text: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(text)] if isinstance(text, str | Path) else [Path(file) for file in text]
+    return prepared
 
 
 def _check_length(model: PreTrainedModel, settings: LinearizeSettings) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
-from subquad.llm.chat import render
+from subquad.llm.conversations import render
 from subquad.llm.reading import Document, Source, open_documents
 from subquad.progress import Advance, track
 
