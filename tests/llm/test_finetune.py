@@ -48,6 +48,18 @@ def test_both_parts_of_the_loss_count_as_asked():
     assert float(figures(model)["loss"]) == pytest.approx(float(next_token), rel=1e-5)
 
 
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_the_loss_is_of_the_tokens_that_are_learnt(distill):
+    model, is_learnt = tuned(), torch.zeros(2, 23, dtype=torch.bool)
+    is_learnt[0, 7:11] = True
+    alone = figures(model, is_learnt=is_learnt, distill=distill)
+    with torch.no_grad():
+        expected = F.cross_entropy(model(input_ids=IDS).logits[0, 6:10], IDS[0, 7:11])
+    assert float(alone.get("next_token", alone["loss"])) == pytest.approx(float(expected), rel=1e-5)
+    nothing = figures(model, is_learnt=torch.zeros(2, 23, dtype=torch.bool), distill=distill)
+    assert float(nothing["loss"]) == 0.0
+
+
 def test_after_asking_the_softmax_model_the_updates_learn_on():
     model = tuned()
     figures(model, distill=0.5)

@@ -1,32 +1,23 @@
-"""Text files as sequences: what is read, what is held out, and what is said about a file that will not do."""
+"""Documents as sequences: their tokens, what is held out, and in what proportion files are drawn."""
 
-import gzip
 import json
+import math
+from functools import cache
 
 import pytest
 import torch
-from conftest import write_text
+from conftest import WORDS, write_text
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from subquad.errors import SubquadError
-from subquad.llm.data import order, prepare, read_documents
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.txt", "one\ntwo"),
-        ("a.jsonl", '{"text": "one"}\n\n{"text": "two"}\n'),
-        ("a.json", json.dumps([{"text": "one"}, {"text": "two"}])),
-        ("b.json", json.dumps([{"text": "one"}, {"text": "two"}], indent=2)),
-    ],
-)
-@pytest.mark.parametrize("is_packed", [False, True])
-def test_each_kind_of_file_is_read_plain_and_packed(tmp_path, name, content, is_packed):
-    path = tmp_path / (name + ".gz" * is_packed)
-    path.write_bytes(gzip.compress(content.encode()) if is_packed else content.encode())
-    assert list(read_documents(path)) == (["one\ntwo"] if name == "a.txt" else ["one", "two"])
+from subquad.llm.commands import app
+from subquad.llm.data import Mixture, check, order, prepare
+from subquad.llm.reading import Document
+from subquad.llm.settings import LinearizeSettings
+from subquad.llm.tokens import _pieces, _Stream, tokenise
 
 
 def test_the_last_tenth_is_held_out_and_not_learnt_from(tokenizer, text):
@@ -52,13 +43,88 @@ def test_documents_end_with_the_token_of_the_end(tokenizer, tmp_path):
     assert int((made.train == tokenizer.eos_token_id).sum()) >= 30
 
 
-def test_a_long_text_is_tokenised_as_if_in_one_piece(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("subquad.llm.data.PIECE", 50)
-    path = tmp_path / "lines.txt"
-    path.write_text("the bird sings\n\nover the house\nunder the river. \n" * 30)
-    made = prepare(tokenizer, [path], [path], length=13)
-    whole = [*tokenizer(path.read_text())["input_ids"], tokenizer.eos_token_id]
-    assert made.train.flatten().tolist() == whole[: made.train.numel()]
+@cache
+def metaspace_tokenizer():
+    """Return a tokenizer of SentencePiece's kind: a space before any text, and no division into words."""
+    core = Tokenizer(models.BPE(byte_fallback=False, unk_token="<unk>"))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trainer = trainers.BpeTrainer(vocab_size=89, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    core.train_from_iterator([" ".join(WORDS).replace(" ", "▁") + ".\n"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "metaspace"])
+@given(
+    words=st.lists(st.sampled_from(WORDS), min_size=60, max_size=90),
+    separators=st.lists(
+        st.sampled_from([" ", "\n", "\n\n", " \n ", ". ", "  ", "\n\n\n", ".\n"]), min_size=1, max_size=7
+    ),
+)
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(tokenizer, kind, words, separators):
+    used = tokenizer if kind == "byte-level" else metaspace_tokenizer()
+    text = "".join(word + separators[number % len(separators)] for number, word in enumerate(words))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subquad.llm.tokens.PIECE", 40)
+        blocks = [text[start : start + 7] for start in range(0, len(text), 7)]
+        stream = _Stream(used, "all")
+        stream.add(Document(blocks=blocks))
+        pieces = len(stream.waiting)
+        stream.flush()
+    # without words of its own the second kind can be cut at the ends of lines alone
+    assert pieces > 1 or (kind == "metaspace" and "\n" not in text)
+    assert stream.tokens((), has_answers=False).ids.tolist() == [
+        *used(text, add_special_tokens=False)["input_ids"],
+        used.eos_token_id,
+    ]
+
+
+def test_a_text_that_can_be_cut_nowhere_stays_whole(tokenizer, monkeypatch):
+    monkeypatch.setattr("subquad.llm.tokens.PIECE", 5)
+    assert list(_pieces(tokenizer, ["bird"] * 23)) == [("", "bird" * 23, True)]
+
+
+def test_many_documents_are_tokenised_in_several_batches(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.llm.tokens.BATCH_TEXTS", 7)
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps({"text": f"the {word}"}) + "\n" for word in WORDS * 3))
+    expected = [[*tokenizer(f"the {word}")["input_ids"], tokenizer.eos_token_id] for word in WORDS * 3]
+    made = tokenise(tokenizer, [path])
+    assert made.ids.tolist() == [token for ids in expected for token in ids]
+    assert made.starts.tolist() == [sum(map(len, expected[:number])) for number in range(len(expected))]
+
+
+def test_tokens_take_four_bytes_and_their_documents_two(tokenizer, text):
+    made = prepare(tokenizer, [text], length=17)
+    assert (made.train.dtype, made.documents.dtype) == (torch.int32, torch.int16)
+    # what is learnt where nobody asks is one value for all
+    assert made.is_learnt.all()
+    assert made.is_learnt.untyped_storage().nbytes() == 1
+
+
+def test_one_document_has_one_number(tokenizer, text):
+    made = prepare(tokenizer, [text], length=17)
+    assert not made.documents.any()
+    assert not made.measured.documents.any()
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=8, max_size=23), length=st.sampled_from([3, 5, 7]))
+def test_documents_are_numbered_anew_in_each_sequence(tokenizer, tmp_path_factory, sizes, length):
+    path = tmp_path_factory.mktemp("numbers") / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": " bird" * size}) + "\n" for size in sizes))
+    made = prepare(tokenizer, [path], [path], length=length).training if sum(sizes) else None
+    if made is None:
+        return
+    owners = [number for number, size in enumerate(sizes) for _ in range(len(tokenizer(" bird" * size).input_ids) + 1)]
+    for row, numbers in enumerate(made.documents.tolist()):
+        own = owners[row * length : (row + 1) * length]
+        assert numbers == [sorted(set(own)).index(owner) for owner in own]
+
+
+def test_each_file_begins_a_document(tokenizer, text, tmp_path):
+    other = write_text(tmp_path / "other.txt", words=53, seed=1)
+    made = prepare(tokenizer, [other, text], [text], length=1_009)
+    second = len(tokenizer(other.read_text())["input_ids"]) + 1
+    assert made.documents[0].tolist() == [0] * second + [1] * (1_009 - second)
 
 
 @given(sequences=st.integers(1, 40), batch=st.integers(1, 7), seed=st.integers(0, 99), epoch=st.integers(0, 5))
@@ -68,6 +134,123 @@ def test_the_order_of_an_epoch_is_a_shuffle_that_comes_again(sequences, batch, s
     assert [rows.tolist() for rows in plan] == [rows.tolist() for rows in again]
     seen = torch.cat(plan).tolist()
     assert len(set(seen)) == len(seen) >= max(1, sequences - batch + 1) or len(plan) == 1
+
+
+def test_an_order_without_weights_is_the_plain_shuffle():
+    generator = torch.Generator().manual_seed(3 * 1_000_003 + 2)
+    shuffled = torch.randperm(17, generator=generator)
+    assert torch.equal(torch.cat(order(17, batch=1, seed=3, epoch=2)), shuffled)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    parts=st.lists(st.integers(1, 9), min_size=4, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_any_beginning_of_an_epoch_has_the_files_in_their_proportion(sizes, parts, seed):
+    mixture = Mixture(sizes=tuple(sizes), weights=tuple(map(float, parts[: len(sizes)])))
+    total, ends = sum(sizes), torch.tensor(sizes).cumsum(0)
+    plan = order(total, batch=1, seed=seed, epoch=0, mixture=mixture)
+    assert [rows.tolist() for rows in plan] == [
+        rows.tolist() for rows in order(total, batch=1, seed=seed, epoch=0, mixture=mixture)
+    ]
+    drawn = torch.cat(plan)
+    files = torch.searchsorted(ends, drawn, right=True)
+    assert len(drawn) == total
+    for stop in range(1, total + 1):
+        for number, weight in enumerate(mixture.weights):
+            expected = stop * weight / sum(mixture.weights)
+            assert abs(int((files[:stop] == number).sum()) - expected) <= 2
+    for number, size in enumerate(sizes):
+        # no sequence comes again before all of its file have come
+        counts = torch.bincount(drawn[files == number] - (ends[number] - size), minlength=size)
+        assert int(counts.max() - counts.min()) <= 1
+
+
+def test_a_file_of_small_weight_gives_other_sequences_in_each_epoch():
+    mixture = Mixture(sizes=(1, 997), weights=(9.0, 1.0))
+    seen = [set(torch.cat(order(998, batch=1, seed=0, epoch=epoch, mixture=mixture)).tolist()) for epoch in range(3)]
+    assert all(90 < len(rows) < 110 for rows in seen)
+    assert len(set.union(*seen)) > 250
+
+
+def two_files(tmp_path):
+    """Return files of one word each, of which the second is three times as long, and those words."""
+    paths = [tmp_path / "bird.txt", tmp_path / "river.txt"]
+    for path, word, count in zip(paths, ("bird", "river"), (401, 1_201), strict=True):
+        path.write_text(f" {word}" * count)
+    return paths
+
+
+def test_files_with_weights_are_packed_and_held_out_each_for_itself(tokenizer, tmp_path):
+    files = two_files(tmp_path)
+    made = prepare(tokenizer, files, length=7, weights=(3, 1), has_validation=True)
+    first = tokenizer(" bird")["input_ids"][0]
+    assert made.mixture.weights == (3.0, 1.0)
+    assert sum(made.mixture.sizes) == len(made.train)
+    cut = made.mixture.sizes[0]
+    assert all(first in row.tolist() for row in made.train[:cut])
+    assert first not in made.train[cut:].flatten().tolist()
+    of_first = [first in row.tolist() for row in made.held_out]
+    assert of_first[:7] == [True, True, False, True, True, True, False]
+    assert 0 < of_first.count(True) < of_first.count(False)
+    assert len(made.validation) == 8
+    assert sum(first in row.tolist() for row in made.validation) == 5
+    assert made.held_out_from == "the last tenth of each of bird.txt, river.txt"
+
+
+def test_validation_is_the_end_of_the_training_text(tokenizer, text):
+    with_it, without = (prepare(tokenizer, [text], length=17, has_validation=flag) for flag in (True, False))
+    assert len(with_it.validation) == 8
+    assert torch.equal(torch.cat((with_it.train, with_it.validation)), without.train)
+
+
+def test_weights_are_one_a_file_and_above_nothing(tokenizer, tmp_path):
+    files = two_files(tmp_path)
+    with pytest.raises(SubquadError, match=r"--text-weights: 3 weights for 2 files \(bird.txt, river.txt\)"):
+        prepare(tokenizer, files, length=7, weights=(1, 2, 3))
+    for value in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(SubquadError, match="--text-weights must all be above 0 and finite, got 1 "):
+            LinearizeSettings(text_weights=(1.0, value))
+    with pytest.raises(SubquadError, match="--text: no file to learn from"):
+        prepare(tokenizer, [], length=7)
+
+
+def test_the_command_takes_a_weight_for_each_file(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        "subquad.llm.tasks.linearize", lambda model, text, settings, **_: given.update(text=text, settings=settings)
+    )
+    files = [str(path) for path in two_files(tmp_path)]
+    app(
+        [
+            "linearize",
+            "m",
+            "--text",
+            *files,
+            "--text-weights",
+            "3",
+            "1.5",
+            "--learn",
+            "answers",
+            "--out",
+            "o",
+            "--quiet",
+        ],
+        result_action="return_value",
+    )
+    assert [str(path) for path in given["text"]] == files
+    assert given["settings"].text_weights == (3.0, 1.5)
+    assert given["settings"].learn == "answers"
+
+
+def test_all_files_that_cannot_be_used_are_said_before_a_model_is_opened(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "one"}')
+    with pytest.raises(SubquadError) as caught:
+        check([tmp_path / "a.jsonl", tmp_path / "b.txt"], [tmp_path / "c.csv"])
+    assert "no text under 'text'; it holds 'body'" in str(caught.value)
+    assert "b.txt: no such file" in str(caught.value)
+    assert "c.csv: no such file" in str(caught.value)
 
 
 def test_text_shorter_than_one_sequence_is_refused(tokenizer, tmp_path):
@@ -82,31 +265,3 @@ def test_held_out_text_shorter_than_one_sequence_is_refused(tokenizer, text, tmp
     path.write_text("the bird sings")
     with pytest.raises(SubquadError, match=r"short.txt: \d+ held-out tokens, shorter than one sequence of 64"):
         prepare(tokenizer, [text], [path], length=64)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.txt", b"  \n", "a.txt: the file is empty"),
-        ("a.txt", b"caf\xe9 noir", "a.txt: byte 3 is not UTF-8"),
-        ("a.csv", b"text", r"text comes as .txt, .md, .jsonl, .json, each also as .gz; this ends in .csv"),
-        ("a.txt.gz", b"no gzip", "a.txt.gz: no gzip file"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": ', "a.jsonl, line 2: this is not JSON"),
-        (
-            "a.jsonl",
-            b'{"text": "one"}\n{"body": "two"}',
-            "row 2: no text under 'text'; it holds 'body' .see --text-key.",
-        ),
-        ("a.json", b'["one"]', "row 1: str where an object with 'text' is wanted"),
-    ],
-)
-def test_a_file_that_will_not_do_is_refused_with_its_place(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(SubquadError, match=message):
-        list(read_documents(path))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SubquadError, match=r"none.txt: no such file"):
-        list(read_documents(tmp_path / "none.txt"))

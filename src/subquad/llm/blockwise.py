@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.llm.convert import locate, model_fingerprint, replace_in_layer
-from subquad.llm.data import order
+from subquad.llm.data import Mixture, order
 from subquad.llm.modeling import HybridSelfAttention, attention_layers, using
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.skeleton import Call, Skeleton, open_skeleton
@@ -129,6 +129,7 @@ def transfer_blockwise(
     directory: Path,
     precision: str = "no",
     validation: Int[Tensor, "M T"] | None = None,
+    mixture: Mixture | None = None,
     states: torch.dtype = torch.bfloat16,
     seed: int = 0,
     quiet: bool = False,
@@ -146,6 +147,7 @@ def transfer_blockwise(
         directory: Where hidden states, checkpoints and maps go.
         precision: `no` or `bf16`.
         validation: Sequences that choose each block's best weights, where validation is asked for.
+        mixture: In what proportion the sequences of several files are drawn.
         states: How hidden states are stored.
         seed: Of the order of the sequences.
         quiet: Print nothing.
@@ -166,12 +168,13 @@ def transfer_blockwise(
     asked = {
         "model_fingerprint": model_fingerprint(path),
         "text_fingerprint": fingerprint(sequences.numpy().tobytes(), validation.numpy().tobytes()),
+        "mixture": None if mixture is None else asdict(mixture),
         **{"block": block, "tokens": tokens, "precision": precision, "states": str(states), "seed": seed},
     }
     notes = _begin(directory, {**asked, **_of_settings(settings)})
     if not (directory / MAPS).is_file():
         steps = steps_for(tokens, settings)
-        numbers = _numbers_read(len(sequences), steps, batch=settings.batch, seed=seed)
+        numbers = _numbers_read(len(sequences), steps, batch=settings.batch, seed=seed, mixture=mixture)
         numbers = torch.cat((numbers, torch.arange(len(sequences), len(sequences) + len(validation))))
         _, length, width = skeleton.first_states(sequences[:1])[0].shape
         _Job(
@@ -182,7 +185,7 @@ def transfer_blockwise(
             learnt=len(sequences),
             settings=settings,
             block=block,
-            how={"tokens": tokens, "precision": precision, "seed": seed},
+            how={"tokens": tokens, "precision": precision, "mixture": mixture, "seed": seed},
             notes=notes,
             quiet=quiet,
         ).do()
@@ -204,7 +207,7 @@ def _begin(directory: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
         write_json(path, notes)
         return notes
     notes = read_json(path)
-    changed = sorted(name for name in asked if notes["asked"].get(name) != asked[name])
+    changed = sorted(name for name in asked if notes["asked"].get(name) != plain(asked[name]))
     if changed:
         lines = "; ".join(f"{name} was {notes['asked'].get(name)!r} and is {asked[name]!r}" for name in changed)
         raise SubquadError(
@@ -214,12 +217,12 @@ def _begin(directory: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return notes
 
 
-def _numbers_read(sequences: int, steps: int, *, batch: int, seed: int) -> Int[Tensor, " N"]:
+def _numbers_read(sequences: int, steps: int, *, batch: int, seed: int, mixture: Mixture | None) -> Int[Tensor, " N"]:
     """Return the numbers of the sequences that so many steps read, smallest first."""
     read: list[Tensor] = []
     epoch = 0
     while len(read) < steps:
-        read += order(sequences, batch=batch, seed=seed, epoch=epoch)[: steps - len(read)]
+        read += order(sequences, batch=batch, seed=seed, epoch=epoch, mixture=mixture)[: steps - len(read)]
         epoch += 1
     return torch.cat(read).unique()
 

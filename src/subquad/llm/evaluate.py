@@ -27,7 +27,7 @@ def perplexity(
     model.eval()
     with using(model, mode), track(f"perplexity {title or mode}", len(sequences), quiet=quiet) as advance:
         for row in sequences:
-            ids = row[None].to(device)
+            ids = row[None].to(device).long()
             logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
             total += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
             advance(1)

@@ -4,7 +4,7 @@ As in Section 3.2 of arXiv:2410.10254: rank 8, alpha 16, on q, k, v and o in all
 pass over the model a step; where the softmax model is asked, it is the same weights without updates, and one forward
 pass more.
 
-Axes: N sequences, T positions.
+Axes: N sequences, B of a batch, T positions, L tokens that are learnt, V words.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, LoraModel
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.convert import feature_parameters
-from subquad.llm.data import order
+from subquad.llm.data import Mixture, order
 from subquad.llm.evaluate import perplexity
 from subquad.llm.modeling import using
 from subquad.llm.settings import LinearizeSettings
@@ -57,7 +57,12 @@ def learnt_in_tuning(model: nn.Module) -> int:
 
 
 def finetune_step(
-    model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward, *, distill: float = 0.0
+    model: nn.Module,
+    ids: Int[Tensor, "B T"],
+    backward: Backward,
+    *,
+    is_learnt: Bool[Tensor, "B T"] | None = None,
+    distill: float = 0.0,
 ) -> Mapping[str, Tensor | float]:
     """Compute the loss of one batch and go backward; returns its parts.
 
@@ -65,17 +70,23 @@ def finetune_step(
         model: What `add_updates` returned.
         ids: The batch.
         backward: Takes the loss.
+        is_learnt: Which tokens the loss is of; None for all.
         distill: Part of the distance to the softmax model in the loss.
     """
-    ids = ids.to(next(model.parameters()).device)
-    if not distill:
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        backward(loss)
-        return {"loss": loss.detach()}
-    with torch.no_grad(), _as_it_was(model):
-        wanted = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    given = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    distance, next_token = _distance(given, wanted), F.cross_entropy(given.flatten(0, 1).float(), ids[:, 1:].flatten())
+    ids = ids.to(next(model.parameters()).device).long()
+    counts = torch.ones_like(ids[:, 1:], dtype=torch.bool) if is_learnt is None else is_learnt[:, 1:].to(ids.device)
+    wanted = None
+    if distill:
+        with torch.no_grad(), _as_it_was(model):
+            wanted = model(input_ids=ids, use_cache=False).logits[:, :-1][counts]
+    given = model(input_ids=ids, use_cache=False).logits[:, :-1][counts].float()
+    # a batch may hold no token that is learnt
+    number = max(len(given), 1)
+    next_token = F.cross_entropy(given, ids[:, 1:][counts], reduction="sum") / number
+    if wanted is None:
+        backward(next_token)
+        return {"loss": next_token.detach()}
+    distance = _distance(given, wanted.float()) / number
     loss = distill * distance + (1 - distill) * next_token
     backward(loss)
     return {"loss": loss.detach(), "distance": distance.detach(), "next_token": next_token.detach()}
@@ -93,10 +104,9 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
         tuned.enable_adapter_layers()
 
 
-def _distance(given: Float[Tensor, "B T V"], wanted: Float[Tensor, "B T V"]) -> Float[Tensor, ""]:
-    """Return the mean over positions of KL(softmax model, hybrid model)."""
-    pair = (logits.flatten(0, 1).float().log_softmax(-1) for logits in (given, wanted))
-    return F.kl_div(*pair, log_target=True, reduction="batchmean")
+def _distance(given: Float[Tensor, "L V"], wanted: Float[Tensor, "L V"]) -> Float[Tensor, ""]:
+    """Return the sum over positions of KL(softmax model, hybrid model)."""
+    return F.kl_div(given.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="sum")
 
 
 def _groups(model: nn.Module, settings: LinearizeSettings) -> list[dict[str, Any]]:
@@ -119,6 +129,8 @@ def finetune(
     tokens: int,
     precision: str,
     validation: Int[Tensor, "M T"] | None = None,
+    mixture: Mixture | None = None,
+    is_learnt: Bool[Tensor, "N T"] | None = None,
     directory: Path | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -132,6 +144,8 @@ def finetune(
         tokens: Tokens to learn from; the text is read again where it is shorter.
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
+        mixture: In what proportion the sequences of several files are drawn.
+        is_learnt: Which tokens the loss is of; None for all.
         directory: Where checkpoints go.
         seed: Of the order of the sequences.
         quiet: No progress bar.
@@ -139,10 +153,11 @@ def finetune(
 
     def batches(epoch: int) -> Sequence[Tensor]:
         # another order than in stage 1, so that a short stage sees other sequences
-        return order(len(sequences), batch=settings.batch, seed=seed + 1, epoch=epoch)
+        return order(len(sequences), batch=settings.batch, seed=seed + 1, epoch=epoch, mixture=mixture)
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
-        return finetune_step(net, sequences[rows], backward, distill=settings.distill)
+        learnt = None if is_learnt is None else is_learnt[rows]
+        return finetune_step(net, sequences[rows], backward, is_learnt=learnt, distill=settings.distill)
 
     def validate(net: nn.Module) -> Mapping[str, float]:
         return {"loss": perplexity(net, validation)}

@@ -1,5 +1,6 @@
 """What a user can set for language models. Imports the standard library only."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,10 +82,14 @@ class LinearizeSettings:
     """Held-out tokens that every perplexity is measured on, at most; fewer where `minutes` is short."""
     validate_every: int | None = None
     """Steps between two validations on text put aside from the training text; the best weights are kept."""
-    text_key: str = "text"
-    """The key of a JSON object under which its text stands."""
     save: Literal["model", "adapter"] = "model"
     """Write the whole model, or what was learnt alone: an adapter, to be put on the same checkpoint."""
+    text_key: str = "text"
+    """The key or column of a row's text; where there is no `text`, questions and answers are looked for."""
+    text_weights: tuple[float, ...] = ()
+    """The share of each file of `text` in the tokens learnt from, in any unit; without any, its length."""
+    learn: Literal["all", "answers"] = "all"
+    """The tokens of stage 2's loss: all, or the answers alone where rows hold questions and answers."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """Type of the matrix products in training; auto takes bfloat16 where a trial shows it to be faster."""
 
@@ -103,6 +108,9 @@ class LinearizeSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SubquadError(f"{_flag(name)} must be above 0, got {value}")
+        if not all(0 < weight < math.inf for weight in self.text_weights):
+            shown = " ".join(f"{weight:g}" for weight in self.text_weights)
+            raise SubquadError(f"--text-weights must all be above 0 and finite, got {shown}")
         if (self.transfer_tokens is None) != (self.lora_tokens is None):
             given, missing = ("transfer_tokens", "lora_tokens")
             if self.transfer_tokens is None:

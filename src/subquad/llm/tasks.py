@@ -27,7 +27,7 @@ from subquad.llm.convert import (
     saved_config,
     saved_tensors,
 )
-from subquad.llm.data import Text, prepare, read_documents
+from subquad.llm.data import Text, check, prepare
 from subquad.llm.evaluate import perplexity, transfer_errors
 from subquad.llm.finetune import add_updates, finetune, learnt_in_tuning
 from subquad.llm.generation import continue_text
@@ -77,8 +77,7 @@ def linearize(
     # the first process speaks and writes for all
     quiet = quiet or not group.is_main_process
     path, files, evaluation_files = locate(model), _files(text), _files(eval_text)
-    for file in (*files, *evaluation_files):
-        next(read_documents(file, settings.text_key))
+    check(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
     asked = _asked(model, path, files=files, evaluation_files=evaluation_files, settings=settings, seed=seed)
     # a folder that will not do is refused before the model is opened, a new one made after all else was found good
     is_begun = not force and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir()))
@@ -94,14 +93,7 @@ def linearize(
             open_tokenizer(path),
         )
     )
-    prepared = prepare(
-        tokenizer,
-        files,
-        evaluation_files,
-        length=settings.length,
-        text_key=settings.text_key,
-        has_validation=settings.validate_every is not None,
-    )
+    prepared = _prepare(tokenizer, files, evaluation_files, settings, quiet=quiet)
     _check_length(net, settings)
     if is_whole:
         convert(net, settings.attention).to(processes().device)
@@ -137,6 +129,30 @@ def _asked(
         "seed": seed,
         **plain(settings),
     }
+
+
+def _prepare(
+    tokenizer: PreTrainedTokenizerBase,
+    files: Sequence[Path],
+    evaluation_files: Sequence[Path],
+    settings: LinearizeSettings,
+    *,
+    quiet: bool,
+) -> Text:
+    prepared = prepare(
+        tokenizer,
+        files,
+        evaluation_files,
+        length=settings.length,
+        text_key=settings.text_key,
+        has_validation=settings.validate_every is not None,
+        weights=settings.text_weights,
+        learn=settings.learn,
+        quiet=quiet,
+    )
+    for words in prepared.read_as:
+        say(words, quiet=quiet)
+    return prepared
 
 
 def _check_length(model: PreTrainedModel, settings: LinearizeSettings) -> None:
@@ -184,8 +200,8 @@ class _Job:
         self.tell(plan, self.text.held_out[: plan.evaluation_sequences])
         self.blockwise = transfer_blockwise(
             path, self.text.train, settings, block=settings.block or 1, tokens=plan.transfer_tokens,
-            precision=plan.precision, validation=self.text.validation, directory=directory, seed=self.seed,
-            quiet=self.quiet,
+            precision=plan.precision, validation=self.text.validation, mixture=self.text.mixture,
+            directory=directory, seed=self.seed, quiet=self.quiet,
         )  # fmt: skip
 
     def first_stage(self, model: PreTrainedModel, plan: Plan, stage: Mapping[str, Any]) -> Outcome | Blockwise:
@@ -213,7 +229,7 @@ class _Job:
         trained = {"transfer": learnt_in_transfer(model)}
         stage = {
             "precision": plan.precision, "validation": self.text.validation, "directory": directory,
-            "seed": self.seed, "quiet": self.quiet,
+            "mixture": self.text.mixture, "seed": self.seed, "quiet": self.quiet,
         }  # fmt: skip
         first = self.first_stage(model, plan, stage)
         self.measure("transferred", model, held_out, "hybrid")
@@ -221,7 +237,8 @@ class _Job:
 
         tuned = add_updates(model, settings, seed=self.seed)
         trained["lora"] = learnt_in_tuning(tuned)
-        second = finetune(tuned, self.text.train, settings, tokens=plan.lora_tokens, **stage)
+        is_learnt = self.text.is_learnt if settings.learn == "answers" else None
+        second = finetune(tuned, self.text.train, settings, tokens=plan.lora_tokens, is_learnt=is_learnt, **stage)
         adapter = adapter_tensors(tuned) if settings.save == "adapter" else None
         merged: PreTrainedModel = tuned.merge_and_unload()
         merged.requires_grad_(False).eval()

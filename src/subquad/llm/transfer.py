@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from subquad.llm.convert import feature_parameters
-from subquad.llm.data import order
+from subquad.llm.data import Mixture, order
 from subquad.llm.evaluate import run_teacher, transfer_errors
 from subquad.llm.settings import LinearizeSettings
 from subquad.train.loop import Backward, LoopSettings, Outcome, train
@@ -62,6 +62,7 @@ def transfer(
     tokens: int,
     precision: str,
     validation: Int[Tensor, "M T"] | None = None,
+    mixture: Mixture | None = None,
     directory: Path | None = None,
     name: str = "transfer",
     seed: int = 0,
@@ -76,6 +77,7 @@ def transfer(
         tokens: Tokens to learn from; the text is read again where it is shorter.
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
+        mixture: In what proportion the sequences of several files are drawn.
         directory: Where checkpoints go.
         name: Of this part of the run.
         seed: Of the order of the sequences.
@@ -84,7 +86,7 @@ def transfer(
     learnt_in_transfer(model)
 
     def batches(epoch: int) -> Sequence[Tensor]:
-        return order(len(sequences), batch=settings.batch, seed=seed, epoch=epoch)
+        return order(len(sequences), batch=settings.batch, seed=seed, epoch=epoch, mixture=mixture)
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
         is_relative = settings.transfer_loss == "relative"

@@ -1,0 +1,214 @@
+"""Conversations as tokens: what the chat template writes, which tokens are answers, and what cannot be told."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL
+from tokenizers import processors
+from transformers import ByT5Tokenizer
+
+import subquad.llm
+from subquad.errors import SubquadError
+from subquad.llm.conversations import render
+from subquad.llm.data import check, prepare
+from subquad.llm.settings import LinearizeSettings
+from subquad.llm.tokens import tokenise
+
+DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "llm" / "instruct"
+
+PLAIN = "{% for m in messages %}{{ m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+ASKING = "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
+# as in Llama 3: the template writes the mark of the beginning
+WITH_BEGINNING = "<s>" + PLAIN + ASKING
+# as in Qwen 3: a thought stands before the last answer alone, and answers are trimmed
+WITH_THOUGHT = (
+    "{% for m in messages %}{{ m['role'] + '\n' }}{% if m['role'] == 'assistant' and loop.last %}{{ 'a thought. ' }}"
+    "{% endif %}{{ m['content'].strip() + '</s>\n' }}{% endfor %}" + ASKING
+)
+STRICT = "{% for m in messages %}{% if m['role'] == 'bird' %}{{ raise_exception('no birds') }}{% endif %}{% endfor %}"
+# the prompt is written in other words once it has its answer
+CHANGING = "{% if add_generation_prompt %}{{ 'house' }}{% else %}{{ 'river ' + messages[-1]['content'] }}{% endif %}"
+
+TURNS = [
+    {"role": "user", "content": "the river"},
+    {"role": "assistant", "content": " sings "},
+    {"role": "user", "content": "the green river"},
+    {"role": "assistant", "content": "falls"},
+]
+
+
+def with_template(tokenizer, template):
+    made = copy.deepcopy(tokenizer)
+    made.chat_template = template
+    return made
+
+
+def write(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def learnt(tokenizer, tokens):
+    return tokenizer.decode(tokens.ids[tokens.is_learnt])
+
+
+@pytest.mark.parametrize(
+    ("template", "written", "answers"),
+    [
+        (
+            PLAIN + ASKING,
+            "user\nthe river</s>\nassistant\n sings </s>\nuser\nthe green river</s>\nassistant\nfalls</s>\n",
+            [" sings </s>", "falls</s>"],
+        ),
+        (
+            WITH_THOUGHT,
+            "user\nthe river</s>\nassistant\nsings</s>\nuser\nthe green river</s>\nassistant\na thought. falls</s>\n",
+            ["sings</s>", "a thought. falls</s>"],
+        ),
+        (None, "the river\n\nsings\n\nthe green river\n\nfalls", ["sings", "falls"]),
+    ],
+)
+def test_answers_stand_where_the_model_is_asked_up_to_the_mark_that_ends_them(tokenizer, template, written, answers):
+    made = render(with_template(tokenizer, template), TURNS, has_answers=True)
+    assert made.text == written
+    assert [written[start:stop] for start, stop in made.answers] == answers
+
+
+def test_an_answer_that_is_a_word_of_the_template_is_found_in_its_own_turn(tokenizer):
+    turns = [{"role": "user", "content": "user"}, {"role": "assistant", "content": "user"}]
+    made = render(with_template(tokenizer, PLAIN + ASKING), turns, has_answers=True)
+    assert made.text[: made.answers[0][0]] == "user\nuser</s>\nassistant\n"
+    assert [made.text[start:stop] for start, stop in made.answers] == ["user</s>"]
+
+
+def test_what_stands_first_answers_nothing(tokenizer):
+    made = render(with_template(tokenizer, PLAIN + ASKING), TURNS[1:], has_answers=True)
+    assert [made.text[start:stop] for start, stop in made.answers] == ["falls</s>"]
+
+
+def test_a_template_that_writes_all_marks_gets_none_beside_them(tokenizer, tmp_path):
+    used = with_template(tokenizer, WITH_BEGINNING)
+    path = write(tmp_path / "a.jsonl", [{"messages": TURNS[:2]}] * 3)
+    made = tokenise(used, [path], learn="answers")
+    whole = used.apply_chat_template(TURNS[:2], return_dict=False)
+    assert made.ids.tolist() == whole * 3
+    assert made.starts.tolist() == [0, len(whole), 2 * len(whole)]
+    assert learnt(used, made) == " sings </s>" * 3
+
+
+def test_a_beginning_is_put_before_a_text_and_not_before_what_a_template_wrote(tokenizer, tmp_path):
+    used = with_template(tokenizer, None)
+    used.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    rows = [{"question": "the river", "answer": "the bird"}] * 2
+    made = tokenise(used, [write(tmp_path / "a.jsonl", rows)], learn="answers")
+    assert used.decode(made.ids) == "<s>the river\n\nthe bird</s>" * 2
+    assert learnt(used, made) == "the bird</s>" * 2
+    used.chat_template = WITH_BEGINNING
+    made = tokenise(used, [tmp_path / "a.jsonl"], learn="answers")
+    assert used.decode(made.ids) == "<s>user\nthe river</s>\nassistant\nthe bird</s>\n" * 2
+    assert learnt(used, made) == "the bird</s>" * 2
+
+
+def test_with_no_template_the_end_is_put_after_an_answer_and_learnt(tokenizer, tmp_path):
+    rows = [{"instruction": "the river", "input": "falls", "output": "the bird"}, {"instruction": "a", "output": ""}]
+    made = tokenise(tokenizer, [write(tmp_path / "a.jsonl", rows)], learn="answers")
+    assert tokenizer.decode(made.ids) == "the river\n\nfalls\n\nthe bird</s>a</s>"
+    assert learnt(tokenizer, made) == "the bird</s>"
+
+
+def test_a_conversation_that_ends_with_a_question_does_not_teach_to_stop_there(tokenizer, tmp_path):
+    made = tokenise(tokenizer, [write(tmp_path / "a.jsonl", [{"messages": TURNS[:3]}])], learn="answers")
+    assert learnt(tokenizer, made) == "sings"
+    assert made.ids[-1] == tokenizer.eos_token_id
+
+
+def test_what_is_learnt_goes_with_its_tokens_into_the_sequences(tokenizer, text, tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 101)
+    made = prepare(tokenizer, [path], [text], length=7, learn="answers")
+    whole = prepare(tokenizer, [path], [text], length=7)
+    assert torch.equal(made.train, whole.train)
+    assert torch.equal(made.documents, whole.documents)
+    assert tokenizer.decode(made.train[made.is_learnt]).startswith("the old bird</s>" * 9)
+    assert 0 < made.is_learnt.sum() < made.is_learnt.numel()
+    # a text is no answer: all of it counts
+    assert made.measured.is_learnt.all()
+    assert whole.is_learnt.all()
+
+
+def test_a_mixture_keeps_answers_and_documents_with_their_sequences(tokenizer, text, tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 101)
+    made = prepare(tokenizer, [text, path], length=7, weights=(1, 1), learn="answers")
+    cut = made.mixture.sizes[0]
+    assert made.is_learnt[:cut].all()
+    assert not made.documents[:cut].any()
+    assert not made.is_learnt[cut:].all()
+    assert made.documents[cut:].any()
+
+
+def test_how_each_file_was_read_is_said(tokenizer, text, tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the bird"}] * 41)
+    how = "a.jsonl: 'question' as the question, 'answer' as the answer, "
+    assert prepare(tokenizer, [path], [text], length=7).read_as == (
+        how + "with blank lines between, since the model's tokenizer has no chat template",
+        "words.txt: plain text, one document",
+    )
+    used = with_template(tokenizer, PLAIN + ASKING)
+    assert prepare(used, [path], length=7).read_as == (how + "in the chat template of the model's tokenizer",)
+
+
+def test_turns_that_a_template_refuses_are_mistakes_of_their_rows(tokenizer, tmp_path):
+    rows = [{"messages": [{"role": role, "content": "la"}]} for role in ("user", "bird", "bird")]
+    path = write(tmp_path / "a.jsonl", rows)
+    # whether a role is known is for the tokenizer to say
+    check([path])
+    with pytest.raises(SubquadError, match=r"2 of 3 rows(?s:.)*line 2: .*template refuses the turns bird: no birds"):
+        tokenise(with_template(tokenizer, STRICT), [path])
+    with pytest.raises(SubquadError, match="line 3: the role 'bird' is none of system, user, assistant"):
+        tokenise(tokenizer, [path])
+
+
+def test_answers_that_cannot_be_told_from_the_rest_are_refused(tokenizer, text, tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"messages": TURNS[:2]}])
+    used = with_template(tokenizer, CHANGING)
+    with pytest.raises(SubquadError, match=r"line 1: answer 2 cannot be told from the rest .*use --learn all"):
+        tokenise(used, [path], learn="answers")
+    assert used.decode(tokenise(used, [path]).ids) == "river  sings </s>"
+    with pytest.raises(SubquadError, match=r"--learn answers: words.txt holds text alone"):
+        prepare(tokenizer, [text], length=7, learn="answers")
+
+
+def test_a_tokenizer_that_does_not_place_its_tokens_learns_all_or_nothing(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"question": "caf\xe9?", "answer": "noir"}])
+    used = ByT5Tokenizer()
+    assert used.decode(tokenise(used, [path]).ids) == "caf\xe9?\n\nnoir</s>"
+    with pytest.raises(SubquadError, match="--learn answers: the model's tokenizer does not say where its tokens"):
+        tokenise(used, [path], learn="answers")
+
+
+def test_a_run_learns_from_a_mixture_and_says_how_it_read_it(folder, text, tmp_path, capsys):
+    path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 211)
+    changes = {name: getattr(SMALL, name) for name in ("attention", "length", "transfer_tokens", "lora_tokens")}
+    how = LinearizeSettings(**changes, evaluation_tokens=31, precision="no", text_weights=(1, 2))
+    out = tmp_path / "out"
+    metrics = subquad.llm.linearize(folder, [text, path], how, out=out)
+    assert metrics["perplexity"]["tuned"] > 1
+    said = capsys.readouterr().err
+    assert "a.jsonl: 'question' as the question, 'answer' as the answer, with blank lines between" in said
+    assert json.loads((out / "config.json").read_text())["subquad"]["settings"]["text_weights"] == [1, 2]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="SUBQUAD_DATA is not set: the instruction files are not here")
+def test_published_instructions_are_learnt_by_their_answers(tokenizer):
+    used = with_template(tokenizer, PLAIN + ASKING)
+    path = DATA / "selfinstruct" / "seed_tasks.jsonl"
+    made = tokenise(used, [path], learn="answers")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    answers = [row["instances"][0]["output"].strip() + "</s>" for row in rows]
+    assert len(made.starts) == 175
+    # the tokenizer knows few letters, so only those are compared
+    assert learnt(used, made) == used.decode([token for answer in answers for token in used(answer)["input_ids"]])

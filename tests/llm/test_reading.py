@@ -1,0 +1,271 @@
+"""Files as documents: what each kind of file and of row is read as, and what is said where one will not do."""
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from subquad.errors import SubquadError
+from subquad.llm.reading import open_documents, read_documents
+
+DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "llm" / "instruct"
+
+TURNS = [
+    {"role": "system", "content": "be short"},
+    {"role": "user", "content": "who sings?"},
+    {"role": "assistant", "content": "the bird"},
+]
+
+
+def write(path, content):
+    data = content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def write_rows(path, rows):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+        return path
+    return write(path, json.dumps(rows) if ".json" in path.suffixes else "\n".join(map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "one\ntwo"),
+        ("a.md", "one\r\ntwo"),
+        ("a.jsonl", '{"text": "one"}\n\n{"text": "two"}\n'),
+        ("a.json", json.dumps([{"text": "one"}, {"text": "two"}])),
+        ("b.json", json.dumps([{"text": "one"}, {"text": "two"}], indent=2)),
+        ("c.json", '{"text": "one"}\n{"text": "two"}\n'),
+        ("d.jsonl", '\ufeff{"text": "one"}\r\n{"text": "two"}\r\n'),
+    ],
+)
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_each_kind_of_file_is_read_plain_and_packed(tmp_path, name, content, is_packed):
+    path = write(tmp_path / (name + ".gz" * is_packed), content)
+    assert list(read_documents(path)) == (["one\ntwo"] if path.suffixes[0] in (".txt", ".md") else ["one", "two"])
+
+
+def test_a_parquet_file_is_read_in_order_over_its_row_groups(tmp_path):
+    rows = [{"number": number, "text": f"text {number}"} for number in range(7)]
+    path = write_rows(tmp_path / "a.parquet", rows)
+    assert pq.ParquetFile(path).num_row_groups == 4
+    assert list(read_documents(path)) == [row["text"] for row in rows]
+
+
+def test_one_object_over_many_lines_is_one_document(tmp_path):
+    path = write(tmp_path / "a.json", json.dumps({"text": "one\ntwo"}, indent=2))
+    assert list(read_documents(path)) == ["one\ntwo"]
+
+
+def test_a_text_longer_than_a_block_loses_no_character(tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.llm.reading.BLOCK", 7)
+    content = "caf\xe9 \u2028 \U0001f426\r\nnoir\rend\n" * 11
+    path = write(tmp_path / "a.txt", content)
+    assert list(read_documents(path)) == [content.replace("\r\n", "\n").replace("\r", "\n")]
+
+
+def test_lines_of_json_end_where_the_line_does_and_not_at_other_separators(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "one\u2028\x85two"}\n{"text": "three"}')
+    assert list(read_documents(path)) == ["one\u2028\x85two", "three"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+@pytest.mark.parametrize(
+    ("row", "text", "words"),
+    [
+        ({"text": "one", "instruction": "x", "output": "y"}, "one", "text under 'text'"),
+        ({"messages": TURNS}, "be short\n\nwho sings?\n\nthe bird", "conversations under 'messages'"),
+        (
+            {"conversations": [{"from": "human", "value": "who?"}, {"from": "gpt", "value": "me"}]},
+            "who?\n\nme",
+            "conversations under 'conversations'",
+        ),
+        (
+            {"instruction": "Sing.", "input": "a tune", "output": "la"},
+            "Sing.\n\na tune\n\nla",
+            "'instruction' with 'input' as the question, 'output' as the answer",
+        ),
+        ({"instruction": "Sing.", "input": "", "response": "la"}, "Sing.\n\nla", "'response' as the answer"),
+        ({"instruction": "Sing.", "context": "a tune", "response": "la"}, "Sing.\n\na tune\n\nla", "with 'context'"),
+        ({"prompt": "Sing.\n", "completion": " la<|endoftext|>"}, "Sing.\n\nla", "'prompt' as the question"),
+        ({"question": "1 + 1?", "answer": "2"}, "1 + 1?\n\n2", "'question' as the question, 'answer' as the answer"),
+        (
+            {"instruction": "Sing.", "instances": [{"input": "a tune", "output": "la"}]},
+            "Sing.\n\na tune\n\nla",
+            "one of each in 'instances'",
+        ),
+    ],
+)
+def test_what_a_row_holds_is_guessed_by_its_keys_and_said(tmp_path, name, row, text, words):
+    path = write_rows(tmp_path / name, [row, row, row])
+    source = open_documents(path)
+    assert words in source.words
+    assert source.is_conversation == ("text under" not in words)
+    assert ["".join(document.blocks) for document in source.documents] == [text] * 3
+
+
+def test_each_instance_of_an_instruction_is_a_document(tmp_path):
+    instances = [{"input": "", "output": "la"}, {"input": "low", "output": "lo"}]
+    path = write_rows(tmp_path / "a.json", [{"instruction": "Sing.", "instances": instances}])
+    assert list(read_documents(path)) == ["Sing.\n\nla", "Sing.\n\nlow\n\nlo"]
+
+
+def test_a_key_that_is_named_is_read_whatever_else_is_there(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "one", "question": "why?", "answer": "so"}])
+    assert list(read_documents(path, "answer")) == ["so"]
+    with pytest.raises(SubquadError, match="no text under 'body'; it holds 'text', 'question', 'answer'"):
+        list(read_documents(path, "body"))
+
+
+def test_a_row_may_lack_what_goes_with_the_question(tmp_path):
+    rows = [{"instruction": "Sing.", "output": "la"}, {"instruction": "Sing.", "input": "low", "output": "lo"}]
+    expected = ["Sing.\n\nla", "Sing.\n\nlow\n\nlo"]
+    for name in ("a.jsonl", "b.jsonl"):
+        assert list(read_documents(write_rows(tmp_path / name, rows))) == expected
+        rows, expected = rows[::-1], expected[::-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"  \n", "a.txt: the file is empty"),
+        ("a.txt", b"", "a.txt: the file is empty"),
+        ("a.txt.gz", b" \n", "a.txt.gz: the file is empty"),
+        ("a.jsonl", b"\n \n", "a.jsonl: the file is empty"),
+        ("a.json", b"[]", "a.json: the file is empty"),
+        ("a.txt", b"caf\xe9 noir", "a.txt: byte 3 is not UTF-8; save the text as UTF-8"),
+        ("a.txt", b"x" * 65_535 + b"\xc3\xc3", "a.txt: byte 65535 is not UTF-8"),
+        ("a.txt", b"end \xc3", "a.txt: byte 4 is not UTF-8"),
+        ("a.txt", b"PK\0\0", "a.txt: NUL characters in it; a binary file"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": "\xe9"}', "a.jsonl, line 2: byte 10 of the line is not UTF-8"),
+        ("a.json", b'[\n{"text": "\xe9"}]', "a.json, line 2: bytes that are not UTF-8"),
+        ("a.csv", b"text", r"comes as .txt, .md, .jsonl, .json, each also as .gz, or as .parquet; this ends in .csv"),
+        ("text", b"text", "this ends in nothing"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": ', "a.jsonl, line 2: this is not JSON"),
+        ("a.json", b'[\n{"text": "one"},\n{"text" "two"}]', "a.json, line 3: this is not JSON"),
+        ("a.json", b'{\n"text": "one"\n', "a.json, line 3: this is not JSON"),
+        (
+            "a.jsonl",
+            b'{"text": "one"}\n{"body": "two"}',
+            "1 of 2 rows cannot be used\n.*line 2: no text under 'text'; it holds 'body' .see --text-key.",
+        ),
+        ("a.jsonl", b'{"body": "two"}', "1 of 1 rows cannot be used; rows may hold 'text', 'messages', 'instruction'"),
+        ("a.json", b'["one"]', "row 1: str where an object with 'text' is wanted"),
+        ("a.json", b'[{"text": 7}]', "row 1: no text under 'text', but a value of type int"),
+        ("a.json", b'[{"text": null}]', "row 1: no text under 'text', but nothing"),
+        ("a.json", b'[{"instruction": "", "output": "la"}]', "row 1: nothing is asked: 'instruction' is empty"),
+        ("a.json", b'[{"question": "1?", "answer": 1}]', "row 1: no text under 'answer', but a value of type int"),
+        ("a.json", b'[{"instruction": "x", "instances": []}]', "row 1: 'instances' is no list of objects"),
+        ("a.json", b'[{"messages": []}]', "'messages' is no list of messages with 'role' and 'content', but nothing"),
+        ("a.json", b'[{"messages": ["hi"]}]', "row 1: message 1 is a value of type str, not an object"),
+        ("a.json", b'[{"messages": [{"role": "user"}]}]', "row 1: message 1 has no text under 'content', but nothing"),
+        (
+            "a.json",
+            b'[{"messages": [{"role": "bird", "content": "la"}]}]',
+            "row 1: the role 'bird' is none of system, user, assistant; others need a tokenizer with a chat template",
+        ),
+        ("a.parquet", b"PAR1 and no more", "a.parquet: not a Parquet file, or cut short"),
+    ],
+)
+def test_a_file_that_will_not_do_is_refused_with_its_place(tmp_path, name, content, message):
+    path = write(tmp_path / name, content)
+    with pytest.raises(SubquadError, match=message):
+        list(read_documents(path))
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.json.gz"])
+def test_a_packed_file_that_is_cut_short_or_damaged_is_refused(tmp_path, name):
+    text = "".join(f'{{"text": "{number * 7919 % 10_007}"}}\n' for number in range(3_001))
+    data = gzip.compress(text.encode())
+    damaged = data[:5_000] + bytes(255 - byte for byte in data[5_000:5_100]) + data[5_100:]
+    for content in (data[:-3_000], b"no gzip", damaged):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(SubquadError, match=rf"{name}: no gzip file, or cut short"):
+            list(read_documents(path))
+
+
+def test_a_parquet_file_without_the_column_says_which_it_has(tmp_path):
+    path = write_rows(tmp_path / "a.parquet", [{"body": "one", "score": 1}])
+    with pytest.raises(SubquadError, match=r"no column 'text'; its columns are 'body', 'score' .see --text-key."):
+        list(read_documents(path))
+    assert list(read_documents(path, "body")) == ["one"]
+    with pytest.raises(SubquadError, match="row 1: no text under 'score', but a value of type int"):
+        list(read_documents(path, "score"))
+
+
+def test_a_parquet_file_without_rows_is_empty(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    with pytest.raises(SubquadError, match=r"a.parquet: the file is empty"):
+        list(read_documents(path))
+
+
+def test_a_parquet_file_damaged_in_its_middle_is_refused(tmp_path):
+    path = write_rows(tmp_path / "a.parquet", [{"text": f"{number} sings"} for number in range(6)])
+    data = bytearray(path.read_bytes())
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
+    data[start : start + 30] = bytes(30)
+    path.write_bytes(data)
+    with pytest.raises(SubquadError, match="damaged after row 2"):
+        list(read_documents(path))
+
+
+def test_all_mistakes_of_a_file_are_said_at_once_and_no_more_than_a_page_of_them(tmp_path):
+    lines = ['{"text": "one"}', '{"text": 2}', '{"text" 3}', "[4]", '{"text": "five"}'] * 11
+    with pytest.raises(SubquadError) as caught:
+        list(read_documents(write(tmp_path / "a.jsonl", "\n".join(lines))))
+    said = str(caught.value).splitlines()
+    assert said[0].endswith("a.jsonl: 33 of 55 rows cannot be used")
+    assert [line.rpartition(" of type ")[2] for line in said if "line 2:" in line] == ["int (see --text-key)"]
+    assert len([line for line in said if "cannot be used" not in line]) == 21
+    assert said[-1] == "  … and 13 more"
+
+
+def test_a_file_of_nothing_but_mistakes_is_not_read_to_its_end(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"body": "one"}\n' * 5_003)
+    with pytest.raises(SubquadError, match="1000 of the first 1000 rows cannot be used"):
+        list(read_documents(path))
+
+
+def test_nothing_is_read_ahead_of_what_is_asked_for(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"text": "one two three four"}\n' * 30_011)
+    seen = []
+    next(open_documents(path, seen=seen.append).documents)
+    assert 0 < max(seen) < path.stat().st_size / 4
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SubquadError, match=r"none.txt: no such file"):
+        list(read_documents(tmp_path / "none.txt"))
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="SUBQUAD_DATA is not set: the instruction files are not here")
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("gpteacher/roleplay.json", 3146),
+        ("gsm8k/gsm8k_train.json", 7473),
+        ("selfinstruct/seed_tasks.jsonl", 175),
+        ("selfinstruct/user_oriented_instructions.jsonl", 252),
+        ("t0/samsum_Given_the_above_dialogue_write_a_summary.jsonl", 200),
+    ],
+)
+def test_published_instructions_are_read_as_questions_and_answers(name, count):
+    source = open_documents(DATA / name)
+    documents = list(source.documents)
+    assert source.is_conversation
+    assert len(documents) == count
+    for document in documents:
+        (text,) = document.blocks
+        ((start, stop),) = document.answers
+        assert 0 < start < stop == len(text)
+        assert "<|endoftext|>" not in text
