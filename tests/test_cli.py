@@ -24,6 +24,8 @@ COMMANDS = [
     "bio bench",
     "llm linearize",
     "llm generate",
+    "llm chat",
+    "llm serve",
     "hep fit",
     "hep predict",
     "hep simulate",
