@@ -140,7 +140,9 @@ class Engine:
 
     def cancel(self, job: Job) -> None:
         """Free what a job holds; nothing happens where it is done."""
-        self._inbox.put(lambda: self._forget(job))
+        with self._lock:
+            if not self._is_closed:
+                self._inbox.put(lambda: self._forget(job))
 
     def work(self) -> bool:
         """Read one chunk of a prompt and add one token to every text; return whether there is more to do."""

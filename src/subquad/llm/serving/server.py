@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import copy
+import os
 import socket
 import threading
 import time
@@ -60,8 +61,10 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as problem:
+        # Python writes the address into the words; names that lead nowhere have negative numbers and words of their own
+        why = os.strerror(problem.errno) if problem.errno and problem.errno > 0 else problem.strerror
         raise SubquadError(
-            f"cannot listen on port {port} of {host} ({problem.strerror}); choose others with --host and --port, "
+            f"cannot listen on port {port} of {host} ({why}); choose others with --host and --port, "
             "--port 0 takes a free one"
         ) from problem
 
@@ -159,10 +162,11 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, problem: RequestValidationError) -> Response:
-        first = problem.errors()[0]
-        if first["type"] == "json_invalid":
-            return reply(f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}")
-        # behind the field stand the branches of its type, which mean nothing to a client
+        errors = problem.errors()
+        if errors[0]["type"] == "json_invalid":
+            return reply(f"the body is not JSON: {errors[0].get('ctx', {}).get('error', errors[0]['msg'])}")
+        # of a field's possible types, the one that the value came nearest to
+        first = max((one for one in errors if one["loc"][:2] == errors[0]["loc"][:2]), key=lambda one: len(one["loc"]))
         field = str(first["loc"][1]) if len(first["loc"]) > 1 else None
         where = f"{field}: " if field else ""
         got = "" if first["type"] == "missing" else f", got {str(first.get('input'))[:100]}"
