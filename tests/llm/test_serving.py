@@ -48,7 +48,7 @@ class Server:
         self.thread.join()
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=100):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
