@@ -5,6 +5,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from subquad.errors import require
+from subquad.llm.serving.settings import ChatSettings, ServeSettings
 from subquad.llm.settings import GenerateSettings, LinearizeSettings
 from subquad.llm.sizing_settings import SizingSettings
 
@@ -127,6 +129,47 @@ def plan(
         print(json.dumps(found, indent=2))
     else:
         show(found, settings)
+
+
+@app.command
+def chat(
+    directory: Path,
+    /,
+    settings: Annotated[ChatSettings, Parameter(name="*")] = ChatSettings(),
+    *,
+    seed: int = 0,
+) -> None:
+    """Talk with a linearized model; a turn costs its own tokens, however long the talk is.
+
+    For example:
+
+        subquad llm chat linear --system "Answer in one sentence."
+
+    Args:
+        directory: The folder that `subquad llm linearize` wrote.
+        seed: Of the choice among likely tokens.
+    """
+    from subquad.llm.serving.chat import chat as run
+
+    run(directory, settings, seed=seed)
+
+
+@app.command
+def serve(directory: Path, /, settings: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings()) -> None:
+    """Answer many requests at once over HTTP, as OpenAI's servers do (completions and chats, whole or as streams).
+
+    For example:
+
+        subquad llm serve linear --port 8000
+
+    Args:
+        directory: The folder that `subquad llm linearize` wrote.
+    """
+    for module in ("fastapi", "uvicorn"):
+        require(module, "serve")
+    from subquad.llm.serving.server import serve as run
+
+    run(directory, settings)
 
 
 def _show(metrics: dict, out: Path) -> None:

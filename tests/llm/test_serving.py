@@ -1,0 +1,352 @@
+"""A real server on a free port, asked by OpenAI's own client and by hand."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+import uvicorn
+from linear_models import byte_tokenizer, linear_model
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.llm.serving.server import make_app
+from subquad.llm.serving.settings import ServeSettings
+
+CONTEXT = 50_000
+
+
+class Server:
+    """An application on a port of its own."""
+
+    def __init__(self, app):
+        self.app, self.engine = app, app.state.engine
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
+        self.thread.start()
+        wait_for(lambda: self.server.started)
+
+    def client(self):
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.should_exit = True
+        self.thread.join()
+
+
+def wait_for(condition, seconds=100):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def bytewise(tmp_path_factory):
+    return byte_tokenizer(tmp_path_factory.mktemp("bytewise"))
+
+
+@pytest.fixture(scope="module")
+def server(bytewise):
+    settings = ServeSettings(max_batch=4, max_context=CONTEXT, chunk=16)
+    with Server(make_app(linear_model(), bytewise, settings, name="tiny")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as client:
+        yield client
+
+
+def completion(client, prompt="the green bird", **how):
+    return client.completions.create(**{"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 23, **how})
+
+
+def chat(client, said="the river", **how):
+    messages = [{"role": "system", "content": "old"}, {"role": "user", "content": said}]
+    return client.chat.completions.create(
+        **{"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 23, **how}
+    )
+
+
+def ask(server, path, body=None):
+    """Return the status and the body of a reply, without a client's help."""
+    data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    request = urllib.request.Request(f"{server.url}{path}", data, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def test_the_server_tells_what_it_has(server, client):
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").owned_by == "subquad"
+    assert ask(server, "/health") == (200, {"status": "ok", "active": 0, "waiting": 0})
+    with pytest.raises(openai.NotFoundError, match="no model 'huge'; this server has 'tiny'"):
+        client.models.retrieve("huge")
+
+
+def test_a_completion_is_the_models_greedy_text(client, bytewise):
+    reply = completion(client)
+    ids = bytewise("the green bird", return_tensors="pt")["input_ids"]
+    made = linear_model().generate(ids, max_new_tokens=23, do_sample=False, eos_token_id=None, pad_token_id=1)
+    (choice,) = reply.choices
+    assert choice.text == bytewise.decode(made[0, ids.shape[1] :])
+    assert choice.finish_reason == "length"
+    assert reply.usage.prompt_tokens == ids.shape[1]
+    assert reply.usage.completion_tokens == 23
+    assert reply.usage.total_tokens == ids.shape[1] + 23
+    assert completion(client, ids[0].tolist()).choices[0].text == choice.text
+    assert completion(client, max_tokens=openai.NOT_GIVEN).usage.completion_tokens == 16
+
+
+def test_a_chat_goes_through_the_models_template(client):
+    reply = chat(client)
+    same = completion(client, "<|system|>old</s><|user|>the river</s><|assistant|>")
+    assert reply.choices[0].message.role == "assistant"
+    assert reply.choices[0].message.content == same.choices[0].text
+    assert reply.usage == same.usage
+    parts = [{"type": "text", "text": "the "}, {"type": "text", "text": "river"}]
+    messages = [{"role": "developer", "content": "old"}, {"role": "user", "content": parts}]
+    assert chat(client, messages=messages).choices[0].message.content == reply.choices[0].message.content
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0}, {"temperature": 1.2, "seed": 7, "n": 3, "stop": ["e", "r"]}])
+def test_a_stream_is_the_whole_text_in_pieces(client, how):
+    whole = completion(client, **how)
+    texts, finishes, last = ["", "", ""], {}, None
+    for event in completion(client, **how, stream=True, stream_options={"include_usage": True}):
+        for choice in event.choices:
+            texts[choice.index] += choice.text
+            if choice.finish_reason:
+                finishes[choice.index] = choice.finish_reason
+        last = event
+    assert texts[: len(whole.choices)] == [choice.text for choice in whole.choices]
+    assert finishes == {choice.index: choice.finish_reason for choice in whole.choices}
+    assert last.usage == whole.usage
+    assert not last.choices
+
+
+def test_a_stream_of_a_chat_says_once_who_speaks(client):
+    events = list(chat(client, stream=True, n=2))
+    deltas = [choice for event in events for choice in event.choices]
+    assert sorted(choice.index for choice in deltas if choice.delta.role == "assistant") == [0, 1]
+    whole = chat(client, n=2)
+    for index in (0, 1):
+        text = "".join(choice.delta.content or "" for choice in deltas if choice.index == index)
+        assert text == whole.choices[index].message.content
+    assert {event.object for event in events} == {"chat.completion.chunk"}
+    assert all(event.usage is None for event in events)
+
+
+def test_a_stop_string_is_left_out_and_ends_the_text(client):
+    text = completion(client, max_tokens=61).choices[0].text
+    stop = text[len(text) // 2 :][:3]
+    reply = completion(client, max_tokens=61, stop=stop)
+    assert reply.choices[0].text == text[: text.index(stop)]
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage.completion_tokens < 61
+
+
+def test_a_seed_gives_the_same_texts_again_and_another_gives_others(client):
+    def texts(**how):
+        return [choice.text for choice in completion(client, temperature=1.5, **how).choices]
+
+    first = texts(seed=5, n=2)
+    assert first == texts(seed=5, n=2)
+    assert first[0] == texts(seed=5)[0]
+    assert first[0] != first[1]
+    assert first[0] != texts(seed=6)[0]
+    assert texts()[0] != texts()[0]
+
+
+def test_requests_at_the_same_time_get_what_they_get_alone(server):
+    prompts = [f"the old house {'falls over ' * place}" for place in range(6)]
+
+    def answer(place):
+        with server.client() as client:
+            how = {"temperature": 1.1 * (place % 2), "seed": place, "max_tokens": 11 + 7 * place}
+            return completion(client, prompts[place], **how).choices[0].text
+
+    alone = [answer(place) for place in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        # two more than the batch holds
+        assert list(pool.map(answer, range(6))) == alone
+
+
+def test_several_prompts_in_one_request_are_answered_in_their_order(client):
+    reply = completion(client, ["the bird", "a river"], n=2)
+    assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
+    for place, prompt in enumerate(["the bird", "a river"]):
+        assert reply.choices[2 * place].text == completion(client, prompt).choices[0].text
+    assert reply.usage.completion_tokens == 4 * 23
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message"),
+    [
+        ({"prompt": ""}, "prompt", "no text to continue"),
+        ({"prompt": [[5, 283]]}, "prompt", "283 is no token; the model has 283"),
+        ({"prompt": "bird " * 60_000}, "prompt", r"more than the 50000 that this server takes \(--max-context\)"),
+        ({"max_tokens": CONTEXT}, "prompt", "and 50000 of the answer are more than the 50000"),
+        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1, got 0"),
+        ({"temperature": 2.5}, "temperature", "less than or equal to 2, got 2.5"),
+        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"n": 5}, "n", "less than or equal to 4"),
+        ({"stop": ["a", ""]}, "stop", "at least 1 character"),
+        ({"logprobs": 0}, "logprobs", "logprobs is not supported; leave it out"),
+        ({"echo": True}, "echo", "echo is not supported"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "logit_bias is not supported"),
+        ({"temprature": 0.5}, "temprature", "no field 'temprature'; did you mean 'temperature'?"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "needs stream: true"),
+        ({"prompt": None}, "prompt", "valid string"),
+    ],
+)
+def test_a_request_that_will_not_do_is_refused_with_the_fields_name(server, change, field, message):
+    status, body = ask(server, "/v1/completions", {"model": "tiny", "prompt": "the", "max_tokens": 3, **change})
+    assert status == 400
+    error = body["error"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", field)
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(error["message"])
+
+
+def test_fields_that_ask_for_nothing_are_no_mistake(server):
+    body = {"model": "tiny", "prompt": "the", "user": "me", "echo": False, "best_of": 1, "logprobs": None, "seed": None}
+    assert ask(server, "/v1/completions", {**body, "stop": None, "temperature": None, "max_tokens": 2})[0] == 200
+
+
+def test_what_is_no_request_is_refused_in_the_same_shape(server):
+    assert ask(server, "/v1/completions", b"{")[1]["error"]["message"].startswith("the body is not JSON")
+    status, body = ask(server, "/v1/embeddings", {})
+    assert (status, body["error"]["message"]) == (404, "POST /v1/embeddings: Not Found")
+    status, body = ask(server, "/v1/completions", {"model": "huge", "prompt": "the"})
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_chat_that_the_template_refuses_is_a_mistake_of_the_request(server, client):
+    with pytest.raises(openai.BadRequestError, match="template refuses the messages: no nonsense"):
+        chat(client, messages=[{"role": "system", "content": "nonsense"}])
+    with pytest.raises(openai.BadRequestError, match="messages"):
+        chat(client, messages=[{"role": "tool", "content": "x", "tool_call_id": "1"}])
+    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+        chat(client, tools=[{"type": "function", "function": {"name": "f"}}])
+    assert server.engine.active == 0
+
+
+def test_a_client_that_leaves_frees_its_row(server, client):
+    stream = completion(client, max_tokens=40_000, stream=True, n=2)
+    next(iter(stream))
+    wait_for(lambda: server.engine.active == 2)
+    stream.close()
+    wait_for(lambda: server.engine.active == 0)
+    # and one that waits for a whole reply
+    with pytest.raises(openai.APITimeoutError):
+        completion(client, max_tokens=40_000, timeout=0.5)
+    wait_for(lambda: server.engine.active == 0)
+
+
+def test_where_too_many_wait_a_request_is_told_to_come_again(bytewise):
+    settings = ServeSettings(max_batch=4, max_waiting=2)
+    with Server(make_app(linear_model(), bytewise, settings, name="tiny")) as server, server.client() as client:
+        streams = [completion(client, max_tokens=40_000, stream=True, n=4)]
+        wait_for(lambda: server.engine.active == 4)
+        streams += [completion(client, max_tokens=40_000, stream=True) for _ in range(2)]
+        wait_for(lambda: server.engine.waiting == 2)
+        with pytest.raises(openai.RateLimitError, match="2 requests wait already"):
+            completion(client)
+        assert ask(server, "/health") == (200, {"status": "ok", "active": 4, "waiting": 2})
+        for stream in streams:
+            stream.close()
+        wait_for(lambda: server.engine.active == server.engine.waiting == 0)
+        assert completion(client).choices
+
+
+def test_a_model_without_a_chat_template_says_so_and_completes(tmp_path):
+    app = make_app(linear_model(), byte_tokenizer(tmp_path, template=None), name="tiny")
+    with Server(app) as server, server.client() as client:
+        with pytest.raises(openai.BadRequestError, match="has no chat template"):
+            chat(client)
+        assert completion(client, max_tokens=2).usage.completion_tokens == 2
+
+
+def test_an_engine_that_stopped_is_told_to_those_who_read_and_ask(bytewise):
+    with Server(make_app(linear_model(), bytewise, name="tiny")) as server, server.client() as client:
+        stream = completion(client, max_tokens=40_000, stream=True)
+        next(iter(stream))
+        server.engine.stop()
+        with pytest.raises(openai.APIError, match="the server was stopped"):
+            list(stream)
+        with pytest.raises(openai.InternalServerError, match="was stopped"):
+            completion(client)
+        with pytest.raises(openai.APIError, match="was stopped"):
+            list(completion(client, stream=True))
+        assert ask(server, "/health") == (503, {"status": "failed", "active": 0, "waiting": 0})
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, bytewise):
+    folder = tmp_path_factory.mktemp("served") / "small"
+    linear_model().save_pretrained(folder)
+    bytewise.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_told_to_stop(served, how):
+    command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]
+    arguments = ["llm", "serve", str(served), "--port", "0", "--max-batch", "2", "--precision", "bfloat16"]
+    process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
+    with process:
+        line = process.stderr.readline()
+        assert line.startswith("small at http://127.0.0.1:"), line + process.stderr.read()
+        assert "(2 texts at once, " in line
+        with openai.OpenAI(base_url=line.split()[2], api_key="none", max_retries=5) as client:
+            stream = completion(client, model="small", max_tokens=300, stream=True)
+            next(iter(stream))
+            os.kill(process.pid, how)
+            # what was begun is ended
+            assert [event.choices[0].finish_reason for event in stream][-1] == "length"
+        message = process.stderr.read()
+    assert process.returncode == (0 if how == signal.SIGINT else -how)
+    assert "Traceback" not in message
+
+
+def test_a_port_that_is_taken_is_a_mistake_that_is_said(served, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["llm", "serve", str(served), "--port", port]) == 2
+    assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use)" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_linear_is_sent_to_linearize(folder, capsys):
+    for model in (str(folder), "smollm2", "some/model.gguf"):
+        assert main(["llm", "serve", model, "--port", "0"]) == 2
+        assert f"make it linear first: subquad llm linearize {model} " in capsys.readouterr().err
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(SubquadError, match="--max-batch must be at least 1, got 0"):
+        ServeSettings(max_batch=0)
+    with pytest.raises(SubquadError, match="--port must be from 0 to 65535"):
+        ServeSettings(port=70_000)
+    with pytest.raises(SubquadError, match="--precision must be float32 or bfloat16"):
+        ServeSettings(precision="int8")  # pyright: ignore[reportArgumentType]
