@@ -1,0 +1,219 @@
+"""Evaluation of linearized models: every figure for the model and its controls, kept as it comes, and a page."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from subquad import __version__
+from subquad.errors import SubquadError
+from subquad.llm.data import read_documents
+from subquad.llm.evaluating.contenders import Nets, Subject, subjects_of
+from subquad.llm.evaluating.controls import compare
+from subquad.llm.evaluating.figures import Figures, Row
+from subquad.llm.evaluating.plans import Part, parts_of, task_list
+from subquad.llm.evaluating.probes import bins
+from subquad.llm.evaluating.settings import EvaluateSettings
+from subquad.progress import say
+from subquad.train.artifact import atomic, plain, write_json
+
+__all__ = ["METRIC", "evaluate"]
+
+METRIC = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm"}
+"""The metric that papers report of a task, where it is not plain accuracy: it weighs an answer by its length."""
+
+Rows = Mapping[str, Mapping[str, list[tuple[Part, list[Row]]]]]
+"""By kind of figure and role, the parts with their rows."""
+
+
+def evaluate(
+    folders: str | Path | Sequence[str | Path],
+    settings: EvaluateSettings = EvaluateSettings(),
+    *,
+    out: str | Path,
+    text: Sequence[str | Path] = (),
+    data: str | Path | None = None,
+    teacher: str | Path | None = None,
+    window_tuned: Sequence[str | Path] = (),
+    force: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure linearized models and their controls, write `evaluation.json` and `report.html`, and return the former.
+
+    Args:
+        folders: Folders that `linearize` wrote.
+        settings: What is measured, and on how much.
+        out: The folder to write; figures that are there are not measured again.
+        text: Held-out texts.
+        data: The folder of the tasks' files.
+        teacher: The softmax model that the folders were made from, where it is no longer where it was.
+        window_tuned: A folder tuned with the window alone on as many tokens: one for all, or one each.
+        force: Measure all again.
+        quiet: Print nothing.
+
+    Raises:
+        SubquadError: a model, a text, a task's files or the output folder cannot be used; says why.
+    """
+    given = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    texts, place = [Path(path) for path in text], None if data is None else Path(data)
+    if not given:
+        raise SubquadError("no model folder to evaluate")
+    if not texts and place is None and not settings.contexts:
+        raise SubquadError("nothing to measure: give --text, --data or --passkey")
+    if len({path.name for path in texts}) != len(texts):
+        raise SubquadError("--text: two files have the same name")
+    for path in texts:
+        next(read_documents(path, settings.text_key))
+    tasks, absent = task_list(place, settings)
+    for line in absent:
+        say(f"left out: {line}", quiet=quiet)
+    subjects = subjects_of(given, teacher=teacher, window_tuned=[Path(folder) for folder in window_tuned])
+    parts = [parts_of(subject, settings, text=texts, data=place, tasks=tasks) for subject in subjects]
+    figures, nets = Figures(out, force=force, quiet=quiet), Nets()
+    results = [
+        _summary(subject, _measure(subject, own, figures, nets), settings)
+        for subject, own in zip(subjects, parts, strict=True)
+    ]
+    evaluation = {
+        "subquad": {"kind": "llm evaluation", "version": __version__, "settings": plain(settings)},
+        "texts": [path.name for path in texts],
+        "left_out": absent,
+        "machine": _machine(),
+        "models": results,
+    }
+    _write(figures.directory, evaluation)
+    return evaluation
+
+
+def _write(directory: Path, evaluation: Mapping[str, Any]) -> None:
+    from subquad.llm.evaluating.page import whole_page
+
+    with atomic(directory / "report.html") as temporary:
+        temporary.write_text(whole_page(evaluation), encoding="utf-8")
+    write_json(directory / "evaluation.json", evaluation)
+
+
+def _measure(subject: Subject, parts: Sequence[Part], figures: Figures, nets: Nets) -> Rows:
+    """Return the rows of all parts, contender by contender, so that each model is opened once."""
+    found: dict[str, dict[str, list[tuple[Part, list[Row]]]]] = defaultdict(lambda: defaultdict(list))
+    for contender in subject.contenders:
+        for part in parts:
+            if contender.role not in part.roles:
+                continue
+
+            def compute(start: int, stop: int, part: Part = part, contender: Any = contender) -> list[Row]:
+                return part.compute(nets.open(contender), contender.mode, start, stop)
+
+            rows = figures.rows(
+                f"{contender.key}.{part.file}", part.asked, part.total, compute,
+                step=part.step, title=f"{contender.role} {part.kind} {part.name}",
+            )  # fmt: skip
+            found[part.kind][contender.role].append((part, rows))
+    return found
+
+
+def _summary(subject: Subject, rows: Rows, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return all figures of one model and its controls."""
+    return {
+        "about": {**subject.about, "shown": subject.shown, "longest": subject.longest},
+        "perplexity": _perplexities(rows.get("perplexity", {}), settings),
+        "tasks": _tasks(rows.get("tasks", {}), subject, settings),
+        "passkey": _passkeys(rows.get("passkey", {}), subject, settings),
+        "speed": {role: [row for _, own in parts for row in own] for role, parts in rows.get("speed", {}).items()},
+    }
+
+
+def _perplexities(rows: Mapping[str, list[tuple[Part, list[Row]]]], settings: EvaluateSettings) -> dict[str, Any]:
+    edges = bins(settings.length)
+    widths = [high - low for low, high in zip(edges, edges[1:], strict=False)]
+    result = {}
+    for place, (part, _) in enumerate(next(iter(rows.values()), [])):
+        losses = {role: [row["losses"] for row in parts[place][1]] for role, parts in rows.items()}
+        whole = {role: [sum(sums) / sum(widths) for sums in own] for role, own in losses.items()}
+        positions = []
+        for at, (low, width) in enumerate(zip(edges, widths, strict=False)):
+            own = {role: [sums[at] / width for sums in table] for role, table in losses.items()}
+            positions.append({"from": low, "to": low + width - 1, **_as_perplexity(own, settings)})
+        result[part.name] = {
+            **_as_perplexity(whole, settings),
+            "tokens": part.total * settings.length,
+            "positions": positions,
+        }
+    return result
+
+
+def _as_perplexity(losses: Mapping[str, Sequence[float]], settings: EvaluateSettings) -> dict[str, Any]:
+    """Return what `compare` says of mean losses, the models' as perplexities; differences stay in nats."""
+    found = compare(losses, resamples=settings.resamples)
+    found["models"] = {
+        role: {name: None if value is None else math.exp(value) for name, value in estimate.items()}
+        for role, estimate in found["models"].items()
+    }
+    return found
+
+
+def _tasks(
+    rows: Mapping[str, list[tuple[Part, list[Row]]]], subject: Subject, settings: EvaluateSettings
+) -> dict[str, Any]:
+    items: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for role, parts in rows.items():
+        for part, own in parts:
+            items[part.name][role] += own
+    result = {}
+    for task, own in items.items():
+        first = next(iter(own.values()))
+        beyond = [index for index, row in enumerate(first) if row["tokens"] > subject.shown]
+        metric = METRIC.get(task, "acc")
+        result[task] = {
+            "metric": metric,
+            "metrics": {
+                name: compare({role: [row[name] for row in table] for role, table in own.items()}, resamples=settings.resamples)
+                for name in ("acc", "acc_norm")
+                if name in first[0]
+            },
+            "beyond_window": {"items": len(beyond), "share": len(beyond) / len(first)},
+            "tokens": sorted(row["tokens"] for row in first)[len(first) // 2],
+        }
+        if beyond:
+            result[task]["beyond_window"] |= compare(
+                {role: [table[index][metric] for index in beyond] for role, table in own.items()},
+                resamples=settings.resamples,
+            )
+    return result
+
+
+def _passkeys(
+    rows: Mapping[str, list[tuple[Part, list[Row]]]], subject: Subject, settings: EvaluateSettings
+) -> dict[str, Any]:
+    result = {}
+    for place, (part, first) in enumerate(next(iter(rows.values()), [])):
+        right = {role: [row["right"] for row in parts[place][1]] for role, parts in rows.items()}
+        by_depth = {
+            role: {
+                str(depth): _mean([row["right"] for row in parts[place][1] if row["depth"] == depth])
+                for depth in settings.depths
+            }
+            for role, parts in rows.items()
+        }
+        result[part.name] = {
+            **compare(right, resamples=settings.resamples),
+            "tokens_read": max(row["read"] for row in first),
+            "is_beyond_training": bool(subject.longest and max(row["read"] for row in first) > subject.longest),
+            "by_depth": by_depth,
+        }
+    return result
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _machine() -> str:
+    device = PartialState().device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{torch.get_num_threads()} CPU threads"

@@ -1,0 +1,121 @@
+"""What pages and terminals say of the figures: names of models and tasks, numbers with their intervals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from subquad.llm.evaluating.controls import ROLES, STUDENT
+
+__all__ = ["MODELS", "NOT_TRAINED", "TASK_WORDS", "columns", "gap_rows", "percent", "perplexity_cell", "task_rows"]
+
+MODELS = {
+    "softmax": "softmax",
+    "window_only": "window only",
+    "window_tuned": "window only, tuned",
+    "tuned_without_linear": "linear removed",
+    "tuned": "linear + window",
+}
+NOT_TRAINED = "not trained"
+TASK_WORDS = {
+    "piqa": "PIQA",
+    "arc_easy": "ARC easy",
+    "arc_challenge": "ARC challenge",
+    "hellaswag": "HellaSwag",
+    "winogrande": "WinoGrande",
+    "mmlu": "MMLU, 5 examples",
+}
+
+
+def columns() -> list[str]:
+    """Return the heads of the models' columns, the student last."""
+    return [MODELS[role] for role in ROLES]
+
+
+def perplexity_cell(estimate: Mapping[str, float | None] | None) -> str:
+    """Return a perplexity with its interval."""
+    if estimate is None:
+        return NOT_TRAINED
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if low is None or high is None:
+        return _short(value)
+    return f"{_short(value)} ({_short(low)}–{_short(high)})"
+
+
+def percent(estimate: Mapping[str, float | None] | None) -> str:
+    """Return a share in percent with half its interval's width."""
+    if estimate is None:
+        return NOT_TRAINED
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if value is None:
+        return "–"
+    spread = "" if low is None or high is None else f" ± {50 * (high - low):.1f}"
+    return f"{100 * value:.1f}{spread}"
+
+
+def signed(estimate: Mapping[str, float | None] | None, *, scale: float = 100, digits: int = 1) -> str:
+    """Return a difference with its interval."""
+    if estimate is None:
+        return NOT_TRAINED
+    value, low, high = (None if estimate[name] is None else scale * estimate[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    if low is None or high is None:
+        return f"{value:+.{digits}f}"
+    return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def task_rows(tasks: Mapping[str, Any]) -> list[list[str | int]]:
+    """Return a row for each task and metric: items, share beyond the window, and each model's percent."""
+    rows: list[list[str | int]] = []
+    for task, figures in tasks.items():
+        for metric, compared in figures["metrics"].items():
+            name = TASK_WORDS[task] + (", by length" if metric == "acc_norm" else "")
+            rows.append(
+                [
+                    name,
+                    compared["items"],
+                    f"{100 * figures['beyond_window']['share']:.0f} %",
+                    *(percent(compared["models"].get(role)) for role in ROLES),
+                ]
+            )
+    return rows
+
+
+def compared_figures(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], float, int]]:
+    """Return each headline figure: its name, what `compare` said of it, and the scale and digits to show it with."""
+    found: list[tuple[str, Mapping[str, Any], float, int]] = [
+        (f"loss on {name}", figures, 1, 3) for name, figures in model["perplexity"].items()
+    ]
+    for task, figures in model["tasks"].items():
+        metric = figures["metric"]
+        suffix = ", by length" if metric == "acc_norm" else ""
+        found.append((TASK_WORDS[task] + suffix, figures["metrics"][metric], 100, 1))
+        beyond = figures["beyond_window"]
+        if 0 < beyond["items"] < figures["metrics"][metric]["items"]:
+            found.append((f"{TASK_WORDS[task]}{suffix}, beyond the window", beyond, 100, 1))
+    found += [(f"passkey at {int(name):,} tokens", figures, 100, 1) for name, figures in model["passkey"].items()]
+    return found
+
+
+def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each headline figure: the student less each control, and the share of the gap it closes."""
+    rows = []
+    for name, compared, scale, digits in compared_figures(model):
+        gap = compared["gap_closed"]
+        closed = signed(gap, digits=0).replace("+", "") + " %" if gap["value"] is not None else "–"
+        differences = [
+            signed(compared["differences"].get(role), scale=scale, digits=digits) for role in ROLES if role != STUDENT
+        ]
+        rows.append([name, *differences, closed])
+    return rows
+
+
+def reasons(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return why some gaps have no number, each reason once."""
+    found = [gap["why"] for model in models for _, c, _, _ in compared_figures(model) if "why" in (gap := c["gap_closed"])]
+    return list(dict.fromkeys(found))
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
