@@ -24,6 +24,7 @@ COMMANDS = [
     "bio bench",
     "llm linearize",
     "llm generate",
+    "llm evaluate",
     "hep fit",
     "hep predict",
     "hep simulate",

@@ -1,4 +1,4 @@
-"""Who is measured: a linearized model, and the controls that tell what its linear branch does. One is open at a time."""
+"""Who is measured: a linearized model, and controls that tell what its linear branch does; one is open at a time."""
 
 import gc
 from collections.abc import Mapping, Sequence
@@ -104,9 +104,11 @@ def subjects_of(
         raise SubquadError(
             f"--window-tuned: {len(window_tuned)} folders for {len(folders)} models; give one for all, or one each"
         )
-    tuned: list[Path | None] = [*window_tuned] if len(window_tuned) == len(folders) else [
-        window_tuned[0] if window_tuned else None
-    ] * len(folders)
+    tuned: list[Path | None] = (
+        [*window_tuned]
+        if len(window_tuned) == len(folders)
+        else [window_tuned[0] if window_tuned else None] * len(folders)
+    )
     return [_subject(Path(folder), teacher, other) for folder, other in zip(folders, tuned, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Figures that are kept as they come: rows in small JSON files, so that a killed evaluation loses minutes, not hours."""
+"""Figures, kept as they come: rows in small JSON files, so that a killed evaluation loses minutes and not hours."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ class Figures:
         self.directory = as_folder(out)
         self.quiet = quiet
         names = {path.name for path in self.directory.iterdir()} if self.directory.is_dir() else set()
-        if names and FOLDER not in names or names - OWN - {name for name in names if name.startswith(".")}:
+        if (names and FOLDER not in names) or names - OWN - {name for name in names if name.startswith(".")}:
             raise SubquadError(f"{out}: holds other things than an evaluation; name another folder with --out")
         (self.directory / FOLDER).mkdir(parents=True, exist_ok=True)
         if force:

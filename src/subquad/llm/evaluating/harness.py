@@ -89,7 +89,7 @@ class HarnessModel(TemplateLM):
     def _score(
         self, batch: Sequence[tuple[int, ...]], wanted: Sequence[Sequence[list[int]]]
     ) -> Iterator[list[tuple[float, bool]]]:
-        """Yield, for each input, log-likelihood of each continuation and whether each of its tokens is the likeliest."""
+        """Yield, for each input, the log-likelihood of each continuation, and whether it is likeliest at each token."""
         device, longest = next(self.model.parameters()).device, len(batch[0])
         # padding stands behind, where no position sees it
         ids = torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for tokens in batch], device=device)

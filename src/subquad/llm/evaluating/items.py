@@ -32,9 +32,7 @@ FILES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("hellaswag/hellaswag_val_full.txt",),
     ),
     "winogrande": (("winogrande/dev.jsonl",),),
-    **{
-        task: ((f"arc/ARC-{name}-Test.jsonl",), (f"arc/ARC-{name}.test.json",)) for task, name in ARC.items()
-    },
+    **{task: ((f"arc/ARC-{name}-Test.jsonl",), (f"arc/ARC-{name}.test.json",)) for task, name in ARC.items()},
 }
 """The files of a task under the data folder; the first that are there are read."""
 
@@ -183,7 +181,11 @@ def _unwrap(row: Any) -> Item:
         raise ValueError(f"its answers are not Answer1 to Answer{count}")
     labels = list(LABELS[:count])
     answer = labels[_index(int(row["answer"].removeprefix("answer")) - 1, count)]
-    return {"question": found["question"], "choices": {"text": list(texts.groups()), "label": labels}, "answerKey": answer}
+    return {
+        "question": found["question"],
+        "choices": {"text": list(texts.groups()), "label": labels},
+        "answerKey": answer,
+    }
 
 
 def _hellaswag(row: Any) -> Item:

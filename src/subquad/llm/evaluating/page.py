@@ -72,8 +72,8 @@ def _gaps(model: Mapping[str, Any]) -> list[Block]:
             ["figure", *heads, "gap closed"],
             rows,
             caption="The model with linear attention less each control, on the same items, with 95 % intervals: losses "
-            "in nats a token (below 0 is better), all else in percent points (above 0 is better). Gap closed: (linear + "
-            "window - window only) / (softmax - window only); 100 % is as good as softmax, 0 % no better than the window.",
+            "in nats a token (below 0 is better), all else in percent points (above 0 is better). Gap closed: (linear "
+            "+ window - window only) / (softmax - window only); 100 % is as good as softmax, 0 % as the window alone.",
         )
     ]
     return blocks + [f"Where there is –: {reason}." for reason in reasons([model])]
@@ -89,7 +89,7 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
             [name, own["tokens"], *(perplexity_cell(own["models"].get(role)) for role in ROLES)]
             for name, own in figures.items()
         ],
-        caption="Lower is better; 95 % intervals over sequences. The intervals of differences above are narrower, since "
+        caption="Lower is better; 95 % intervals over sequences. Those of the differences above are narrower, since "
         "all models read the same sequences.",
     )
     return [
@@ -97,8 +97,8 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
         *(
             picture(
                 _by_position(own["positions"], model["about"]["shown"]),
-                f"{name}: perplexity by how many tokens stand before. Left of the dashed line the window shows all, and "
-                "models with the same weights are one; what rises to its right has lost what lies before its window.",
+                f"{name}: perplexity by how many tokens stand before. Left of the dashed line the window shows all, "
+                "and models with the same weights are one; right of it they differ by what lies before the window.",
             )
             for name, own in figures.items()
         ),
@@ -137,10 +137,10 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
         Table(
             ["task", "items", "beyond window", *columns()],
             task_rows(model["tasks"]),
-            caption="Percent right, ± half of the 95 % interval over items; prompts and metrics are lm-eval's. By length: "
-            "an answer's log-likelihood is divided by its letters, as papers do for ARC challenge and HellaSwag. Beyond "
-            f"window: items longer than the {model['about']['shown']} tokens that the window shows; on all others linear "
-            "+ window and linear removed compute the same.",
+            caption="Percent right, ± half of the 95 % interval over items; prompts and metrics are lm-eval's. By "
+            "length: an answer's log-likelihood is divided by its letters, as papers do for ARC challenge and HellaSwag. "
+            f"Beyond window: items longer than the {model['about']['shown']} tokens that the window shows; on all others "
+            "linear + window and linear removed compute the same.",
         )
     ]
 
@@ -195,7 +195,13 @@ def _speed(model: Mapping[str, Any], machine: str) -> list[Block]:
         return []
     names = {TEACHER: "softmax, key-value cache", STUDENT: "linear + window, state"}
     rows = [
-        [names[role], row["tokens"], round(row["read_per_second"]), round(row["written_per_second"], 1), _size(row["bytes"])]
+        [
+            names[role],
+            row["tokens"],
+            round(row["read_per_second"]),
+            round(row["written_per_second"], 1),
+            _size(row["bytes"]),
+        ]
         for role in (TEACHER, STUDENT)
         for row in figures.get(role, [])
     ]
@@ -204,8 +210,8 @@ def _speed(model: Mapping[str, Any], machine: str) -> list[Block]:
         Table(
             ["attention", "tokens before", "read a second", "written a second", "kept"],
             rows,
-            caption=f"On {machine}, in float32. Read: the whole text at once. Written: one token at a time after it. Kept: "
-            "keys and values of all tokens, or the state of hybrid attention, of all layers.",
+            caption=f"On {machine}, in float32. Read: the whole text at once. Written: one token at a time after it. "
+            "Kept: keys and values of all tokens, or the state of hybrid attention, of all layers.",
         ),
     ]
 
@@ -265,8 +271,8 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
     if evaluation["left_out"]:
         blocks.append(f"Left out, since there are no files: {'; '.join(evaluation['left_out'])}.")
     blocks.append(
-        f"Intervals are of {settings['resamples']:,} bootstrap resamples of sequences or items, the same for all models. "
-        f"Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in float32."
+        f"Intervals are of {settings['resamples']:,} bootstrap resamples of sequences or items, the same for all "
+        f"models. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in float32."
     )
     return blocks
 

@@ -90,9 +90,7 @@ def parts_of(
     return parts
 
 
-def _text_part(
-    subject: Subject, tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, path: Path
-) -> Part:
+def _text_part(subject: Subject, tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, path: Path) -> Part:
     length = settings.length
     if subject.longest and length > subject.longest:
         raise SubquadError(f"--length {length}: {subject.folder} was made for at most {subject.longest} tokens")
@@ -135,9 +133,11 @@ def _task_part(
         name=task,
         file=f"task-{task}" + (f"-{name}" if name else ""),
         asked={
-            "files": fingerprint(*files), "examples": SHOTS.get(task, 0), "version": made.VERSION,
+            "files": fingerprint(*files),
+            "examples": SHOTS.get(task, 0),
+            "version": made.VERSION,
             "lm_eval": version("lm_eval"),
-        },  # fmt: skip
+        },
         total=len(asked),
         step=ITEMS_AT_A_TIME,
         compute=compute,
@@ -177,7 +177,10 @@ def _speed_part(context: int) -> Part:
         kind="speed",
         name=str(context),
         file=f"speed-{context}",
-        asked={"threads": torch.get_num_threads(), "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"},
+        asked={
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        },
         total=1,
         step=1,
         compute=compute,

@@ -7,6 +7,7 @@ import re
 import statistics
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Int
@@ -42,22 +43,18 @@ def bins(length: int) -> list[int]:
     return [*(edge for edge in edges if edge < length), length]
 
 
-def loss_rows(
-    model: nn.Module, sequences: Int[Tensor, "N T"], edges: Sequence[int], *, mode: Mode
-) -> list[Row]:
+def loss_rows(model: nn.Module, sequences: Int[Tensor, "N T"], edges: Sequence[int], *, mode: Mode) -> list[Row]:
     """Return, for each sequence, the sum of the losses of its tokens in each bin of positions."""
     rows = []
     for sequence in sequences:
         # the loss of position p stands at p - 1
         losses = token_losses(model, sequence, mode=mode).double().cpu()
-        sums = [float(losses[low - 1 : high - 1].sum()) for low, high in zip(edges, edges[1:], strict=False)]
+        sums = [float(losses[low - 1 : high - 1].sum()) for low, high in pairwise(edges)]
         rows.append({"losses": sums})
     return rows
 
 
-def passkey_prompt(
-    tokenizer: PreTrainedTokenizerBase, *, tokens: int, depth: float, key: int
-) -> Int[Tensor, " T"]:
+def passkey_prompt(tokenizer: PreTrainedTokenizerBase, *, tokens: int, depth: float, key: int) -> Int[Tensor, " T"]:
     """Return a text of at most `tokens` tokens that hides a number among sentences of no meaning.
 
     The probe of arXiv:2305.16300, Appendix B.

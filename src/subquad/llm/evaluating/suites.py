@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
+from subquad.errors import unknown
 from subquad.llm.evaluating.figures import Row
 from subquad.llm.evaluating.harness import HarnessModel
 from subquad.llm.evaluating.items import Splits, read
@@ -39,11 +40,14 @@ def build(folder: Path, task: str, subject: str | None = None) -> ConfigurableTa
     """Return lm-eval's task over the files in `folder`; of one subject of mmlu.
 
     Raises:
-        SubquadError: the files are missing, or have rows that cannot be read.
+        SubquadError: the files are missing, or have rows that cannot be read; lm-eval knows no such subject.
     """
     splits, name = read(folder, task, subject), task if subject is None else f"{task}_{subject}"
     home = Path(lm_eval.tasks.__file__).parent
     manager = TaskManager(include_defaults=False, include_path=[home / part for part in _FOLDERS])
+    if name not in manager.all_subtasks:
+        known = [known.removeprefix("mmlu_") for known in manager.all_subtasks if known.startswith("mmlu_")]
+        raise unknown("subject of mmlu", str(subject), known)
     changes = {"task": name, "custom_dataset": _local(splits), "num_fewshot": SHOTS.get(task, 0)}
     # a group of one is lm-eval's way to change entries of a task that it knows
     with redirect_stderr(io.StringIO()):

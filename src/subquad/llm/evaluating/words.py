@@ -1,11 +1,15 @@
 """What pages and terminals say of the figures: names of models and tasks, numbers with their intervals."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
 
 from subquad.llm.evaluating.controls import ROLES, STUDENT
 
-__all__ = ["MODELS", "NOT_TRAINED", "TASK_WORDS", "columns", "gap_rows", "percent", "perplexity_cell", "task_rows"]
+__all__ = ["MODELS", "NOT_TRAINED", "columns", "gap_rows", "perplexity_cell", "reasons", "show", "task_rows"]
 
 MODELS = {
     "softmax": "softmax",
@@ -15,7 +19,7 @@ MODELS = {
     "tuned": "linear + window",
 }
 NOT_TRAINED = "not trained"
-TASK_WORDS = {
+TASKS = {
     "piqa": "PIQA",
     "arc_easy": "ARC easy",
     "arc_challenge": "ARC challenge",
@@ -40,7 +44,7 @@ def perplexity_cell(estimate: Mapping[str, float | None] | None) -> str:
     return f"{_short(value)} ({_short(low)}–{_short(high)})"
 
 
-def percent(estimate: Mapping[str, float | None] | None) -> str:
+def _percent(estimate: Mapping[str, float | None] | None) -> str:
     """Return a share in percent with half its interval's width."""
     if estimate is None:
         return NOT_TRAINED
@@ -51,11 +55,12 @@ def percent(estimate: Mapping[str, float | None] | None) -> str:
     return f"{100 * value:.1f}{spread}"
 
 
-def signed(estimate: Mapping[str, float | None] | None, *, scale: float = 100, digits: int = 1) -> str:
+def _signed(estimate: Mapping[str, float | None] | None, *, scale: float = 100, digits: int = 1) -> str:
     """Return a difference with its interval."""
     if estimate is None:
         return NOT_TRAINED
-    value, low, high = (None if estimate[name] is None else scale * estimate[name] for name in ("value", "low", "high"))
+    given = (estimate[name] for name in ("value", "low", "high"))
+    value, low, high = (None if number is None else scale * number for number in given)
     if value is None:
         return "–"
     if low is None or high is None:
@@ -68,19 +73,19 @@ def task_rows(tasks: Mapping[str, Any]) -> list[list[str | int]]:
     rows: list[list[str | int]] = []
     for task, figures in tasks.items():
         for metric, compared in figures["metrics"].items():
-            name = TASK_WORDS[task] + (", by length" if metric == "acc_norm" else "")
+            name = TASKS[task] + (", by length" if metric == "acc_norm" else "")
             rows.append(
                 [
                     name,
                     compared["items"],
                     f"{100 * figures['beyond_window']['share']:.0f} %",
-                    *(percent(compared["models"].get(role)) for role in ROLES),
+                    *(_percent(compared["models"].get(role)) for role in ROLES),
                 ]
             )
     return rows
 
 
-def compared_figures(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], float, int]]:
+def _compared(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], float, int]]:
     """Return each headline figure: its name, what `compare` said of it, and the scale and digits to show it with."""
     found: list[tuple[str, Mapping[str, Any], float, int]] = [
         (f"loss on {name}", figures, 1, 3) for name, figures in model["perplexity"].items()
@@ -88,10 +93,10 @@ def compared_figures(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, A
     for task, figures in model["tasks"].items():
         metric = figures["metric"]
         suffix = ", by length" if metric == "acc_norm" else ""
-        found.append((TASK_WORDS[task] + suffix, figures["metrics"][metric], 100, 1))
+        found.append((TASKS[task] + suffix, figures["metrics"][metric], 100, 1))
         beyond = figures["beyond_window"]
         if 0 < beyond["items"] < figures["metrics"][metric]["items"]:
-            found.append((f"{TASK_WORDS[task]}{suffix}, beyond the window", beyond, 100, 1))
+            found.append((f"{TASKS[task]}{suffix}, beyond the window", beyond, 100, 1))
     found += [(f"passkey at {int(name):,} tokens", figures, 100, 1) for name, figures in model["passkey"].items()]
     return found
 
@@ -99,11 +104,11 @@ def compared_figures(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, A
 def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each headline figure: the student less each control, and the share of the gap it closes."""
     rows = []
-    for name, compared, scale, digits in compared_figures(model):
+    for name, compared, scale, digits in _compared(model):
         gap = compared["gap_closed"]
-        closed = signed(gap, digits=0).replace("+", "") + " %" if gap["value"] is not None else "–"
+        closed = _signed(gap, digits=0).replace("+", "") + " %" if gap["value"] is not None else "–"
         differences = [
-            signed(compared["differences"].get(role), scale=scale, digits=digits) for role in ROLES if role != STUDENT
+            _signed(compared["differences"].get(role), scale=scale, digits=digits) for role in ROLES if role != STUDENT
         ]
         rows.append([name, *differences, closed])
     return rows
@@ -111,7 +116,7 @@ def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
 
 def reasons(models: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return why some gaps have no number, each reason once."""
-    found = [gap["why"] for model in models for _, c, _, _ in compared_figures(model) if "why" in (gap := c["gap_closed"])]
+    found = [gap["why"] for model in models for _, c, _, _ in _compared(model) if "why" in (gap := c["gap_closed"])]
     return list(dict.fromkeys(found))
 
 
@@ -119,3 +124,38 @@ def _short(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def show(evaluation: Mapping[str, Any], out: Path) -> None:
+    """Print the tables of an evaluation."""
+    console = Console()
+    for model in evaluation["models"]:
+        folder = model["about"]["folder"]
+        if model["perplexity"]:
+            table = _table(f"{folder}: perplexity (lower is better)", ["text", *columns()])
+            for name, figures in model["perplexity"].items():
+                table.add_row(name, *(perplexity_cell(figures["models"].get(role)) for role in ROLES))
+            console.print(table)
+        if model["tasks"] or model["passkey"]:
+            table = _table(f"{folder}: percent right", ["task", "items", "beyond window", *columns()])
+            for row in task_rows(model["tasks"]):
+                table.add_row(*map(str, row))
+            for name, figures in model["passkey"].items():
+                cells = (_percent(figures["models"].get(role)) for role in ROLES)
+                table.add_row(f"passkey at {int(name):,} tokens", str(figures["items"]), "–", *cells)
+            console.print(table)
+        table = _table(f"{folder}: gap closed, from window only to softmax", ["figure", "percent"])
+        for row in gap_rows(model):
+            table.add_row(row[0], row[-1])
+        if table.row_count:
+            console.print(table)
+    for reason in reasons(evaluation["models"]):
+        console.print(f"–: {reason}", soft_wrap=True)
+    console.print(f"Wrote {out}; look at {out / 'report.html'}.", soft_wrap=True)
+
+
+def _table(title: str, heads: Sequence[str]) -> RichTable:
+    table = RichTable(title=title)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="right" if place else "left")
+    return table
