@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 from subquad.lazy import import_after, lazy_names
 
 if TYPE_CHECKING:
-    from subquad.llm.evaluating.job import evaluate
+    from subquad.llm.evaluating.job import measure
     from subquad.llm.evaluating.settings import EvaluateSettings
     from subquad.llm.generation import generate, load
     from subquad.llm.settings import GenerateSettings, LinearizeSettings
     from subquad.llm.tasks import linearize
 
-__all__ = ["EvaluateSettings", "GenerateSettings", "LinearizeSettings", "evaluate", "generate", "linearize", "load"]
+__all__ = ["EvaluateSettings", "GenerateSettings", "LinearizeSettings", "generate", "linearize", "load", "measure"]
 
 _HOMES = {
     "EvaluateSettings": "subquad.llm.evaluating.settings",
     "GenerateSettings": "subquad.llm.settings",
     "LinearizeSettings": "subquad.llm.settings",
-    "evaluate": "subquad.llm.evaluating.job",
     "generate": "subquad.llm.generation",
     "linearize": "subquad.llm.tasks",
     "load": "subquad.llm.generation",
+    "measure": "subquad.llm.evaluating.job",
 }
 
 import_after("transformers.models.auto.modeling_auto", "subquad.llm.auto")

@@ -106,10 +106,10 @@ def evaluate(
         force: Measure all again.
         quiet: Print nothing.
     """
-    from subquad.llm.evaluating.job import evaluate as run
+    from subquad.llm.evaluating.job import measure
     from subquad.llm.evaluating.words import show
 
-    found = run(
+    found = measure(
         folders, settings, out=out, text=text or (), data=data, teacher=teacher,
         window_tuned=window_tuned or (), force=force, quiet=quiet,
     )  # fmt: skip

@@ -21,12 +21,11 @@ Row = dict[str, Any]
 class Figures:
     """The figures of one output folder."""
 
-    def __init__(self, out: Path | str, *, force: bool = False, quiet: bool = False):
-        """Open a folder of figures, or make one.
+    def __init__(self, out: Path | str, *, quiet: bool = False):
+        """Look into an output folder; it is made when the first figure is written.
 
         Args:
             out: The output folder.
-            force: Forget the figures that are there.
             quiet: Show no progress.
 
         Raises:
@@ -37,10 +36,11 @@ class Figures:
         names = {path.name for path in self.directory.iterdir()} if self.directory.is_dir() else set()
         if (names and FOLDER not in names) or names - OWN - {name for name in names if name.startswith(".")}:
             raise SubquadError(f"{out}: holds other things than an evaluation; name another folder with --out")
-        (self.directory / FOLDER).mkdir(parents=True, exist_ok=True)
-        if force:
-            for path in (self.directory / FOLDER).glob("*.json"):
-                path.unlink()
+
+    def forget(self) -> None:
+        """Remove all figures."""
+        for path in (self.directory / FOLDER).glob("*.json"):
+            path.unlink()
 
     def rows(
         self,

@@ -19,10 +19,10 @@ from subquad.llm.evaluating.summary import Rows, summary
 from subquad.progress import say
 from subquad.train.artifact import atomic, plain, write_json
 
-__all__ = ["evaluate"]
+__all__ = ["measure"]
 
 
-def evaluate(
+def measure(
     folders: str | Path | Sequence[str | Path],
     settings: EvaluateSettings = EvaluateSettings(),
     *,
@@ -54,20 +54,22 @@ def evaluate(
     texts, place = [Path(path) for path in text], None if data is None else Path(data)
     if not given:
         raise SubquadError("no model folder to evaluate")
+    tasks, absent = task_list(place, settings)
     if not texts and place is None and not settings.contexts:
         raise SubquadError("nothing to measure: give --text, --data or --passkey")
     if len({path.name for path in texts}) != len(texts):
         raise SubquadError("--text: two files have the same name")
     for path in texts:
         next(read_documents(path, settings.text_key))
-    tasks, absent = task_list(place, settings)
+    figures, nets = Figures(out, quiet=quiet), Nets()
     for line in absent:
         say(f"left out: {line}", quiet=quiet)
     subjects = subjects_of(given, teacher=teacher, window_tuned=[Path(folder) for folder in window_tuned])
     parts = [parts_of(subject, settings, text=texts, data=place, tasks=tasks) for subject in subjects]
-    figures, nets = Figures(out, force=force, quiet=quiet), Nets()
+    if force:
+        figures.forget()
     results = [
-        summary(subject, _measure(subject, own, figures, nets), settings)
+        summary(subject, _all_rows(subject, own, figures, nets), settings)
         for subject, own in zip(subjects, parts, strict=True)
     ]
     evaluation = {
@@ -89,7 +91,7 @@ def _write(directory: Path, evaluation: Mapping[str, Any]) -> None:
     write_json(directory / "evaluation.json", evaluation)
 
 
-def _measure(subject: Subject, parts: Sequence[Part], figures: Figures, nets: Nets) -> Rows:
+def _all_rows(subject: Subject, parts: Sequence[Part], figures: Figures, nets: Nets) -> Rows:
     """Return the rows of all parts, contender by contender, so that each model is opened once."""
     found: dict[str, dict[str, list[tuple[Part, list[Row]]]]] = defaultdict(lambda: defaultdict(list))
     for contender in subject.contenders:
@@ -112,4 +114,5 @@ def _machine() -> str:
     device = PartialState().device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads"
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}"

@@ -138,9 +138,9 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
             ["task", "items", "beyond window", *columns()],
             task_rows(model["tasks"]),
             caption="Percent right, ± half of the 95 % interval over items; prompts and metrics are lm-eval's. By "
-            "length: an answer's log-likelihood is divided by its letters, as papers do for ARC challenge and HellaSwag. "
-            f"Beyond window: items longer than the {model['about']['shown']} tokens that the window shows; on all others "
-            "linear + window and linear removed compute the same.",
+            "length: an answer's log-likelihood is divided by its letters, as papers do for ARC challenge and "
+            f"HellaSwag. Beyond window: items longer than the {model['about']['shown']} tokens that the window shows; "
+            "on all others linear + window and linear removed compute the same.",
         )
     ]
 
