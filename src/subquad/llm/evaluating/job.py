@@ -111,7 +111,7 @@ def _all_rows(subject: Subject, parts: Sequence[Part], figures: Figures, nets: N
 
 
 def _machine() -> str:
-    device = PartialState().device
+    device = torch.device(PartialState().device or "cpu")
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

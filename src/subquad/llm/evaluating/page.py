@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from subquad.llm.evaluating.controls import ROLES, STUDENT, TEACHER
 from subquad.llm.evaluating.words import (
@@ -57,7 +58,7 @@ def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one
         ("A hidden number", _passkey(model)),
         ("Speed and memory", _speed(model, evaluation["machine"])),
         ("Training", _training(Path(model["about"]["folder"]))),
-        ("How it was measured", _method(model, evaluation)),
+        ("Method", _method(model, evaluation)),
     ]
     return [Section(prefix + title, blocks) for title, blocks in made if blocks]
 
@@ -66,14 +67,13 @@ def _gaps(model: Mapping[str, Any]) -> list[Block]:
     rows = gap_rows(model)
     if not rows:
         return []
-    heads = [f"less {MODELS[role]}" for role in ROLES if role != STUDENT]
     blocks: list[Block] = [
         Table(
-            ["figure", *heads, "gap closed"],
+            ["figure", "gap closed", *columns()[:-1]],
             rows,
-            caption="The model with linear attention less each control, on the same items, with 95 % intervals: losses "
-            "in nats a token (below 0 is better), all else in percent points (above 0 is better). Gap closed: (linear "
-            "+ window - window only) / (softmax - window only); 100 % is as good as softmax, 0 % as the window alone.",
+            caption="Linear + window less each control, on the same items, ± half of the 95 % interval: losses in nats "
+            "a token (below 0 is better), all else in percent points (above 0 is better). Gap closed: (linear + window "
+            "- window only) / (softmax - window only); 100 % is as good as softmax, 0 % as the window alone.",
         )
     ]
     return blocks + [f"Where there is –: {reason}." for reason in reasons([model])]
@@ -89,8 +89,8 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
             [name, own["tokens"], *(perplexity_cell(own["models"].get(role)) for role in ROLES)]
             for name, own in figures.items()
         ],
-        caption="Lower is better; 95 % intervals over sequences. Those of the differences above are narrower, since "
-        "all models read the same sequences.",
+        caption="Lower is better; ± half of the 95 % interval over sequences. Those of the differences above are "
+        "narrower, since all models read the same sequences.",
     )
     return [
         table,
@@ -121,6 +121,7 @@ def _by_position(positions: Sequence[Mapping[str, Any]], shown: int) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("position in the sequence")
@@ -135,11 +136,11 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
         return []
     return [
         Table(
-            ["task", "items", "beyond window", *columns()],
+            ["task", "items", "beyond", *columns()],
             task_rows(model["tasks"]),
             caption="Percent right, ± half of the 95 % interval over items; prompts and metrics are lm-eval's. By "
             "length: an answer's log-likelihood is divided by its letters, as papers do for ARC challenge and "
-            f"HellaSwag. Beyond window: items longer than the {model['about']['shown']} tokens that the window shows; "
+            f"HellaSwag. Beyond: items longer than the {model['about']['shown']} tokens that the window shows; "
             "on all others linear + window and linear removed compute the same.",
         )
     ]

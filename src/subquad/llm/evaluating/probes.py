@@ -101,7 +101,7 @@ def passkey_row(
     )
     with using(model, mode), torch.no_grad():
         made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    answer = tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    answer = str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
     found = re.search(r"\d+", answer)
     is_right = found is not None and found[0] == str(key)
     return {
@@ -156,5 +156,5 @@ def cache_bytes(cache: Cache) -> int:
     tensors: list[Tensor] = []
     for layer in cache.layers:
         state = getattr(layer, "state", None)
-        tensors += state if state is not None else [layer.keys, layer.values]
+        tensors += state if state is not None else [getattr(layer, name) for name in ("keys", "values")]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

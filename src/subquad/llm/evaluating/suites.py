@@ -73,7 +73,7 @@ def questions(task: ConfigurableTask, limit: int | None = None) -> list[Question
         task.build_all_requests(limit=limit)
     together = groupby(task.instances, key=lambda instance: instance.doc_id)
     return [
-        Question(row=asked[0].doc, pairs=[instance.args for instance in asked])
+        Question(row=asked[0].doc, pairs=[(str(instance.args[0]), str(instance.args[1])) for instance in asked])
         for asked in (list(part) for _, part in together)
     ]
 

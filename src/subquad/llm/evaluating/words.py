@@ -1,6 +1,6 @@
 """What pages and terminals say of the figures: names of models and tasks, numbers with their intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ __all__ = ["MODELS", "NOT_TRAINED", "columns", "gap_rows", "perplexity_cell", "r
 MODELS = {
     "softmax": "softmax",
     "window_only": "window only",
-    "window_tuned": "window only, tuned",
+    "window_tuned": "window tuned",
     "tuned_without_linear": "linear removed",
     "tuned": "linear + window",
 }
@@ -35,37 +35,23 @@ def columns() -> list[str]:
 
 
 def perplexity_cell(estimate: Mapping[str, float | None] | None) -> str:
-    """Return a perplexity with its interval."""
-    if estimate is None:
-        return NOT_TRAINED
-    value, low, high = estimate["value"], estimate["low"], estimate["high"]
-    if low is None or high is None:
-        return _short(value)
-    return f"{_short(value)} ({_short(low)}–{_short(high)})"
+    """Return a perplexity with half its interval's width."""
+    return _figure(estimate, _short, "")
 
 
 def _percent(estimate: Mapping[str, float | None] | None) -> str:
-    """Return a share in percent with half its interval's width."""
+    return _figure(estimate, lambda value: f"{100 * value:.1f}", "")
+
+
+def _figure(estimate: Mapping[str, float | None] | None, write: Callable[[float], str], sign: str) -> str:
+    """Return a figure with half its interval's width; what was not trained has none."""
     if estimate is None:
         return NOT_TRAINED
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None:
         return "–"
-    spread = "" if low is None or high is None else f" ± {50 * (high - low):.1f}"
-    return f"{100 * value:.1f}{spread}"
-
-
-def _signed(estimate: Mapping[str, float | None] | None, *, scale: float = 100, digits: int = 1) -> str:
-    """Return a difference with its interval."""
-    if estimate is None:
-        return NOT_TRAINED
-    given = (estimate[name] for name in ("value", "low", "high"))
-    value, low, high = (None if number is None else scale * number for number in given)
-    if value is None:
-        return "–"
-    if low is None or high is None:
-        return f"{value:+.{digits}f}"
-    return f"{value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    shown = (sign if value >= 0 else "") + write(value)
+    return shown if low is None or high is None else f"{shown} ± {write((high - low) / 2)}"
 
 
 def task_rows(tasks: Mapping[str, Any]) -> list[list[str | int]]:
@@ -102,15 +88,17 @@ def _compared(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], fl
 
 
 def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
-    """Return a row for each headline figure: the student less each control, and the share of the gap it closes."""
+    """Return a row for each headline figure: the share of the gap it closes, and the student less each control."""
     rows = []
     for name, compared, scale, digits in _compared(model):
+
+        def write(value: float, scale: float = scale, digits: int = digits) -> str:
+            return f"{scale * value:.{digits}f}"
+
         gap = compared["gap_closed"]
-        closed = _signed(gap, digits=0).replace("+", "") + " %" if gap["value"] is not None else "–"
-        differences = [
-            _signed(compared["differences"].get(role), scale=scale, digits=digits) for role in ROLES if role != STUDENT
-        ]
-        rows.append([name, *differences, closed])
+        closed = "–" if gap["value"] is None else _figure(gap, lambda value: f"{100 * value:.0f}", "") + " %"
+        differences = [_figure(compared["differences"].get(role), write, "+") for role in ROLES if role != STUDENT]
+        rows.append([name, closed, *differences])
     return rows
 
 
@@ -120,9 +108,7 @@ def reasons(models: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _short(value: float | None) -> str:
-    if value is None:
-        return "–"
+def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
 
 
@@ -146,7 +132,7 @@ def show(evaluation: Mapping[str, Any], out: Path) -> None:
             console.print(table)
         table = _table(f"{folder}: gap closed, from window only to softmax", ["figure", "percent"])
         for row in gap_rows(model):
-            table.add_row(row[0], row[-1])
+            table.add_row(row[0], row[1])
         if table.row_count:
             console.print(table)
     for reason in reasons(evaluation["models"]):
