@@ -127,7 +127,7 @@ def test_the_page_shows_all_figures_and_says_what_was_not_trained(evaluated):
         "gap closed",
         "not trained",
         "PIQA",
-        "passkey at 331 tokens",
+        "passkey 331",
         "KiB",
         "Loss of the two stages",
         "words.txt",

@@ -42,7 +42,7 @@ def whole_page(evaluation: Mapping[str, Any]) -> str:
 
 def _lead(about: Mapping[str, Any]) -> str:
     return (
-        f"A model with linear attention is held against the softmax model that it was made from, and against what it "
+        f"A model with hybrid attention, linear and window, is held against the softmax model that it was made from, and against what it "
         f"would be with its window alone: untrained, tuned that way, and with its linear branch taken out. The window "
         f"({about['window']} tokens, {about['window_shape']}) shows all of a text of up to {about['shown']} tokens; "
         "only beyond can the linear branch do anything."
@@ -71,8 +71,8 @@ def _gaps(model: Mapping[str, Any]) -> list[Block]:
         Table(
             ["figure", "gap closed", *columns()[:-1]],
             rows,
-            caption="Linear + window less each control, on the same items, ± half of the 95 % interval: losses in nats "
-            "a token (below 0 is better), all else in percent points (above 0 is better). Gap closed: (linear + window "
+            caption="Hybrid less each control, on the same items, ± half of the 95 % interval: losses in nats "
+            "a token (below 0 is better), all else in percent points (above 0 is better). Gap closed: (hybrid "
             "- window only) / (softmax - window only); 100 % is as good as softmax, 0 % as the window alone.",
         )
     ]
@@ -138,10 +138,10 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
         Table(
             ["task", "items", "beyond", *columns()],
             task_rows(model["tasks"]),
-            caption="Percent right, ± half of the 95 % interval over items; prompts and metrics are lm-eval's. By "
-            "length: an answer's log-likelihood is divided by its letters, as papers do for ARC challenge and "
-            f"HellaSwag. Beyond: items longer than the {model['about']['shown']} tokens that the window shows; "
-            "on all others linear + window and linear removed compute the same.",
+            caption="Percent right, ± half of the 95 % interval over items; prompts and metrics are lm-eval's. Norm: "
+            "an answer's log-likelihood is divided by its letters, as papers do for ARC-c and HellaSwag. MMLU has five "
+            f"examples before each question. Beyond: items longer than the {model['about']['shown']} tokens that the "
+            "window shows; on all others hybrid and no linear compute the same.",
         )
     ]
 
@@ -170,7 +170,7 @@ def _passkey(model: Mapping[str, Any]) -> list[Block]:
 def _heat_maps(figures: Mapping[str, Any], roles: Sequence[str]) -> Figure:
     contexts = list(figures)
     depths = list(next(iter(figures.values()))["by_depth"][roles[0]])
-    figure = Figure(figsize=(2.1 * len(roles) + 0.9, 0.42 * len(depths) + 1.25))
+    figure = Figure(figsize=(1.55 * len(roles) + 0.7, 0.36 * len(depths) + 1.15))
     for place, (axes, role) in enumerate(zip(figure.subplots(1, len(roles), squeeze=False)[0], roles, strict=True)):
         shares = [[figures[context]["by_depth"][role][depth] for context in contexts] for depth in depths]
         axes.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="auto")
@@ -194,7 +194,7 @@ def _speed(model: Mapping[str, Any], machine: str) -> list[Block]:
     figures = model["speed"]
     if not figures:
         return []
-    names = {TEACHER: "softmax, key-value cache", STUDENT: "linear + window, state"}
+    names = {TEACHER: "softmax, key-value cache", STUDENT: "hybrid, state"}
     rows = [
         [
             names[role],
@@ -261,7 +261,7 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
                 [MODELS["softmax"], f"{about['teacher']}, the model that was linearized, as it was"],
                 [MODELS["window_only"], "the same weights with softmax over the window alone, never trained for it"],
                 [MODELS["window_tuned"], _tuned(about)],
-                [MODELS["tuned_without_linear"], "the model with linear attention, its linear branch switched off"],
+                [MODELS["tuned_without_linear"], "hybrid with its linear branch switched off"],
                 [MODELS["tuned"], f"{about['folder']}, {_tokens(about['tokens'])}"],
             ],
         )

@@ -15,17 +15,17 @@ MODELS = {
     "softmax": "softmax",
     "window_only": "window only",
     "window_tuned": "window tuned",
-    "tuned_without_linear": "linear removed",
-    "tuned": "linear + window",
+    "tuned_without_linear": "no linear",
+    "tuned": "hybrid",
 }
 NOT_TRAINED = "not trained"
 TASKS = {
     "piqa": "PIQA",
-    "arc_easy": "ARC easy",
-    "arc_challenge": "ARC challenge",
+    "arc_easy": "ARC-e",
+    "arc_challenge": "ARC-c",
     "hellaswag": "HellaSwag",
     "winogrande": "WinoGrande",
-    "mmlu": "MMLU, 5 examples",
+    "mmlu": "MMLU",
 }
 
 
@@ -59,7 +59,7 @@ def task_rows(tasks: Mapping[str, Any]) -> list[list[str | int]]:
     rows: list[list[str | int]] = []
     for task, figures in tasks.items():
         for metric, compared in figures["metrics"].items():
-            name = TASKS[task] + (", by length" if metric == "acc_norm" else "")
+            name = TASKS[task] + (" norm" if metric == "acc_norm" else "")
             rows.append(
                 [
                     name,
@@ -78,12 +78,12 @@ def _compared(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], fl
     ]
     for task, figures in model["tasks"].items():
         metric = figures["metric"]
-        suffix = ", by length" if metric == "acc_norm" else ""
+        suffix = " norm" if metric == "acc_norm" else ""
         found.append((TASKS[task] + suffix, figures["metrics"][metric], 100, 1))
         beyond = figures["beyond_window"]
         if 0 < beyond["items"] < figures["metrics"][metric]["items"]:
             found.append((f"{TASKS[task]}{suffix}, beyond the window", beyond, 100, 1))
-    found += [(f"passkey at {int(name):,} tokens", figures, 100, 1) for name, figures in model["passkey"].items()]
+    found += [(f"passkey {int(name):,}", figures, 100, 1) for name, figures in model["passkey"].items()]
     return found
 
 
@@ -123,12 +123,12 @@ def show(evaluation: Mapping[str, Any], out: Path) -> None:
                 table.add_row(name, *(perplexity_cell(figures["models"].get(role)) for role in ROLES))
             console.print(table)
         if model["tasks"] or model["passkey"]:
-            table = _table(f"{folder}: percent right", ["task", "items", "beyond window", *columns()])
+            table = _table(f"{folder}: percent right", ["task", "items", "beyond", *columns()])
             for row in task_rows(model["tasks"]):
                 table.add_row(*map(str, row))
             for name, figures in model["passkey"].items():
                 cells = (_percent(figures["models"].get(role)) for role in ROLES)
-                table.add_row(f"passkey at {int(name):,} tokens", str(figures["items"]), "–", *cells)
+                table.add_row(f"passkey {int(name):,}", str(figures["items"]), "–", *cells)
             console.print(table)
         table = _table(f"{folder}: gap closed, from window only to softmax", ["figure", "percent"])
         for row in gap_rows(model):
