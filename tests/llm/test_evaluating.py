@@ -198,6 +198,18 @@ def test_a_window_tuned_model_stands_beside_the_others(linear, text, tmp_path):
         subquad.llm.measure(linear, quick, out=tmp_path / "2", text=[text], window_tuned=[narrow], quiet=True)
 
 
+def test_several_models_stand_on_one_page_each_with_its_controls(linear, text, tmp_path):
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(linear, other)
+    quick = EvaluateSettings(length=31, evaluation_tokens=31 * 3, speed="0", resamples=100)
+    found = subquad.llm.measure([linear, other], quick, out=out, text=[text], quiet=True)["models"]
+    assert [model["about"]["folder"] for model in found] == [str(linear), str(other)]
+    assert found[0]["perplexity"] == found[1]["perplexity"]
+    page = (out / "report.html").read_text()
+    assert "linear: Perplexity" in page
+    assert "other: Perplexity" in page
+
+
 def test_the_command_prints_figures_beside_their_controls(linear, text, tmp_path, capsys):
     flags = ["--length", "31", "--evaluation-tokens", "93", "--speed", "0", "--quiet", "--resamples", "100"]
     command = ["llm", "evaluate", str(linear), "--text", str(text), "--out", str(tmp_path / "out"), *flags]

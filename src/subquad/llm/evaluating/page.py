@@ -42,10 +42,10 @@ def whole_page(evaluation: Mapping[str, Any]) -> str:
 
 def _lead(about: Mapping[str, Any]) -> str:
     return (
-        f"A model with hybrid attention, linear and window, is held against the softmax model that it was made from, and against what it "
-        f"would be with its window alone: untrained, tuned that way, and with its linear branch taken out. The window "
-        f"({about['window']} tokens, {about['window_shape']}) shows all of a text of up to {about['shown']} tokens; "
-        "only beyond can the linear branch do anything."
+        "A model with hybrid attention, linear and window, is held against the softmax model that it was made from, "
+        "and against what it would be with its window alone: untrained, tuned that way, and with its linear branch "
+        f"taken out. The window ({about['window']} tokens, {about['window_shape']}) shows all of a text of up to "
+        f"{about['shown']} tokens; only beyond can the linear branch do anything."
     )
 
 
