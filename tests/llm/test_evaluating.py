@@ -16,7 +16,7 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.convert import convert
 from subquad.llm.evaluate import perplexity, token_losses
-from subquad.llm.evaluating.controls import NO_LEAD, compare
+from subquad.llm.evaluating.controls import NO_LEAD, TOO_FEW, compare
 from subquad.llm.evaluating.figures import Figures
 from subquad.llm.evaluating.probes import bins, cache_bytes, loss_rows, passkey_prompt, passkey_row, speed_row
 from subquad.llm.evaluating.settings import EvaluateSettings
@@ -234,7 +234,9 @@ def test_no_gap_is_closed_where_there_is_none():
     same = {role: draw.normal(size=60) for role in ("softmax", "window_only", "tuned")}
     assert compare(same, resamples=200)["gap_closed"] == {"value": None, "why": NO_LEAD}
     one = compare({role: values[:1] for role, values in same.items()}, resamples=200)
-    assert one["gap_closed"]["value"] is None
+    assert one["gap_closed"] == {"value": None, "why": TOO_FEW}
+    always = compare({"softmax": [1.0] * 3, "window_only": [0.0] * 3, "tuned": [0.5] * 3}, resamples=200)
+    assert always["gap_closed"] == {"value": None, "why": TOO_FEW}
     assert one["models"]["tuned"] == {"value": same["tuned"][0], "low": None, "high": None}
 
 

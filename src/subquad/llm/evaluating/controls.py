@@ -17,7 +17,8 @@ ROLES = (TEACHER, WINDOW, "window_tuned", "tuned_without_linear", STUDENT)
 
 COVERED = (2.5, 97.5)
 NO_LEAD = "softmax and window only are within noise of each other: there is no gap to close"
-ONE_ITEM = "one item has no interval; measure more"
+FEWEST = 4
+TOO_FEW = f"fewer than {FEWEST} items or sequences tell no gap from noise; measure more"
 
 
 def compare(values: Mapping[str, Sequence[float]], *, resamples: int, seed: int = 0) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def gap_closed(
         drawn: Means of the resamples by role.
         items: How many items stand behind a mean.
     """
-    if items < 2:
-        return {"value": None, "why": ONE_ITEM}
+    if items < FEWEST:
+        return {"value": None, "why": TOO_FEW}
     low, high = np.percentile(drawn[TEACHER] - drawn[WINDOW], COVERED)
     if low <= 0 <= high:
         return {"value": None, "why": NO_LEAD}
