@@ -28,6 +28,7 @@ COMMANDS = [
     "llm plan",
     "llm chat",
     "llm serve",
+    "llm evaluate",
     "hep fit",
     "hep predict",
     "hep simulate",

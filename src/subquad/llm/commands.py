@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from subquad.errors import require
+from subquad.llm.evaluating.settings import EvaluateSettings
 from subquad.llm.serving.settings import ChatSettings, ServeSettings
 from subquad.llm.settings import GenerateSettings, LinearizeSettings
 from subquad.llm.sizing_settings import SizingSettings
@@ -170,6 +171,48 @@ def serve(directory: Path, /, settings: Annotated[ServeSettings, Parameter(name=
     from subquad.llm.serving.server import serve as run
 
     run(directory, settings)
+
+
+@app.command
+def evaluate(
+    *folders: Path,
+    settings: Annotated[EvaluateSettings, Parameter(name="*")] = EvaluateSettings(),
+    out: Path,
+    text: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    data: Path | None = None,
+    teacher: str | None = None,
+    window_tuned: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Measure linearized models beside their controls: softmax, the window alone, and no linear branch.
+
+    Perplexity by position, tasks of lm-eval from local files, a hidden number, speed and memory; stopped and started
+    again, it goes on.
+
+    For example:
+
+        subquad llm evaluate linear --text held_out.txt --data eval --tasks piqa,arc_easy --limit 100 --out evaluation
+
+    Args:
+        folders: Folders that `subquad llm linearize` wrote.
+        out: The folder to write. Figures that are in it are not measured again.
+        text: Held-out text: .txt, .jsonl or .json with a key `text`, also as .gz.
+        data: The folder of the tasks' files: piqa, arc, hellaswag, winogrande, mmlu.
+        teacher: The softmax model that the folders were made from, where it is no longer where it was.
+        window_tuned: A folder tuned with the window alone on as many tokens: one for all, or one each.
+        force: Measure all again.
+        quiet: Print nothing.
+    """
+    from subquad.llm.evaluating.job import measure
+    from subquad.llm.evaluating.words import show
+
+    found = measure(
+        folders, settings, out=out, text=text or (), data=data, teacher=teacher,
+        window_tuned=window_tuned or (), force=force, quiet=quiet,
+    )  # fmt: skip
+    if not quiet:
+        show(found, out)
 
 
 def _show(metrics: dict, out: Path) -> None:

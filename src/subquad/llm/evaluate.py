@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from subquad.llm.modeling import Mode, attention_layers, using
 from subquad.progress import track
 
-__all__ = ["perplexity", "transfer_errors"]
+__all__ = ["perplexity", "token_losses", "transfer_errors"]
 
 
 @torch.no_grad()
@@ -21,19 +21,25 @@ def perplexity(
     model: nn.Module, sequences: Int[Tensor, "N T"], *, mode: Mode = "hybrid", title: str = "", quiet: bool = True
 ) -> float:
     """Return exp of the mean negative log-likelihood of every token but each sequence's first."""
-    device = next(model.parameters()).device
     total = 0.0
     was_training = model.training
     model.eval()
-    with using(model, mode), track(f"perplexity {title or mode}", len(sequences), quiet=quiet) as advance:
+    with track(f"perplexity {title or mode}", len(sequences), quiet=quiet) as advance:
         for row in sequences:
-            ids = row[None].to(device).long()
-            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            total += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            total += float(token_losses(model, row, mode=mode).sum())
             advance(1)
     model.train(was_training)
     tokens = sequences.shape[0] * (sequences.shape[1] - 1)
     return float(torch.tensor(total / tokens).exp())
+
+
+@torch.no_grad()
+def token_losses(model: nn.Module, sequence: Int[Tensor, " T"], *, mode: Mode = "hybrid") -> Float[Tensor, " T-1"]:
+    """Return the negative log-likelihood of every token but the first, each given all tokens before it."""
+    ids = sequence[None].to(next(model.parameters()).device).long()
+    with using(model, mode):
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    return F.cross_entropy(logits, ids[0, 1:], reduction="none")
 
 
 @torch.no_grad()

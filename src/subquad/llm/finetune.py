@@ -160,9 +160,9 @@ def finetune(
         return finetune_step(net, sequences[rows], backward, is_learnt=learnt, distill=settings.distill)
 
     def validate(net: nn.Module) -> Mapping[str, float]:
-        return {"loss": perplexity(net, validation)}
+        return {"loss": perplexity(net, validation, mode=settings.tune_mode)}
 
-    with using(model, "hybrid"):
+    with using(model, settings.tune_mode):
         return train(
             model,
             batches=batches,

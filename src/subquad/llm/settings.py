@@ -76,6 +76,8 @@ class LinearizeSettings:
     distill: float = 0.0
     """Part of stage 2's loss that is the distance to the softmax model's next-token probabilities (KL); the rest is
     the loss of the text's own next tokens."""
+    tune_mode: Literal["hybrid", "window"] = "hybrid"
+    """What stage 2 tunes: the linearized model; or, as a control for `evaluate`, the window alone."""
     transfer_loss: Literal["mse", "relative"] = "mse"
     """Of stage 1: squared distance of a layer's outputs, or that over the outputs' mean square."""
     evaluation_tokens: int = 8192

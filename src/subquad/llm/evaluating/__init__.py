@@ -1,0 +1,1 @@
+"""What linear attention costs a language model, always beside its controls. Importing this loads nothing heavy."""

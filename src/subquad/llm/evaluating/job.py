@@ -1,0 +1,118 @@
+"""Evaluation of linearized models: every figure for the model and its controls, kept as it comes, and a page."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from subquad import __version__
+from subquad.errors import SubquadError
+from subquad.llm.data import read_documents
+from subquad.llm.evaluating.contenders import Nets, Subject, subjects_of
+from subquad.llm.evaluating.figures import Figures, Row
+from subquad.llm.evaluating.plans import Part, parts_of, task_list
+from subquad.llm.evaluating.settings import EvaluateSettings
+from subquad.llm.evaluating.summary import Rows, summary
+from subquad.progress import say
+from subquad.train.artifact import atomic, plain, write_json
+
+__all__ = ["measure"]
+
+
+def measure(
+    folders: str | Path | Sequence[str | Path],
+    settings: EvaluateSettings = EvaluateSettings(),
+    *,
+    out: str | Path,
+    text: Sequence[str | Path] = (),
+    data: str | Path | None = None,
+    teacher: str | Path | None = None,
+    window_tuned: Sequence[str | Path] = (),
+    force: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measure linearized models and their controls, write `evaluation.json` and `report.html`, and return the former.
+
+    Args:
+        folders: Folders that `linearize` wrote.
+        settings: What is measured, and on how much.
+        out: The folder to write; figures that are there are not measured again.
+        text: Held-out texts.
+        data: The folder of the tasks' files.
+        teacher: The softmax model that the folders were made from, where it is no longer where it was.
+        window_tuned: A folder tuned with the window alone on as many tokens: one for all, or one each.
+        force: Measure all again.
+        quiet: Print nothing.
+
+    Raises:
+        SubquadError: a model, a text, a task's files or the output folder cannot be used; says why.
+    """
+    given = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    texts, place = [Path(path) for path in text], None if data is None else Path(data)
+    if not given:
+        raise SubquadError("no model folder to evaluate")
+    tasks, absent = task_list(place, settings)
+    if not texts and place is None and not settings.contexts:
+        raise SubquadError("nothing to measure: give --text, --data or --passkey")
+    if len({path.name for path in texts}) != len(texts):
+        raise SubquadError("--text: two files have the same name")
+    for path in texts:
+        next(read_documents(path, settings.text_key))
+    figures, nets = Figures(out, quiet=quiet), Nets()
+    for line in absent:
+        say(f"left out: {line}", quiet=quiet)
+    subjects = subjects_of(given, teacher=teacher, window_tuned=[Path(folder) for folder in window_tuned])
+    parts = [parts_of(subject, settings, text=texts, data=place, tasks=tasks) for subject in subjects]
+    if force:
+        figures.forget()
+    results = [
+        summary(subject, _all_rows(subject, own, figures, nets), settings)
+        for subject, own in zip(subjects, parts, strict=True)
+    ]
+    evaluation = {
+        "subquad": {"kind": "llm evaluation", "version": __version__, "settings": plain(settings)},
+        "texts": [path.name for path in texts],
+        "left_out": absent,
+        "machine": _machine(),
+        "models": results,
+    }
+    _write(figures.directory, evaluation)
+    return evaluation
+
+
+def _write(directory: Path, evaluation: Mapping[str, Any]) -> None:
+    from subquad.llm.evaluating.page import whole_page
+
+    with atomic(directory / "report.html") as temporary:
+        temporary.write_text(whole_page(evaluation), encoding="utf-8")
+    write_json(directory / "evaluation.json", evaluation)
+
+
+def _all_rows(subject: Subject, parts: Sequence[Part], figures: Figures, nets: Nets) -> Rows:
+    """Return the rows of all parts, contender by contender, so that each model is opened once."""
+    found: dict[str, dict[str, list[tuple[Part, list[Row]]]]] = defaultdict(lambda: defaultdict(list))
+    for contender in subject.contenders:
+        for part in parts:
+            if contender.role not in part.roles:
+                continue
+
+            def compute(start: int, stop: int, part: Part = part, contender: Any = contender) -> list[Row]:
+                return part.compute(nets.open(contender), contender.mode, start, stop)
+
+            rows = figures.rows(
+                f"{contender.key}.{part.file}", part.asked, part.total, compute,
+                step=part.step, title=f"{contender.role} {part.kind} {part.name}",
+            )  # fmt: skip
+            found[part.kind][contender.role].append((part, rows))
+    return found
+
+
+def _machine() -> str:
+    device = torch.device(PartialState().device or "cpu")
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' * (threads > 1)}"

