@@ -335,7 +335,7 @@ def test_a_task_without_training_rows_takes_those_of_another(tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="SUBQUAD_DATA does not say where the files are")
+@pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA does not say where the files are")
 def test_the_tasks_of_the_paper_are_read(tmp_path):
     path = Path(DATA) / "bio" / "tasks.json"
     tasks = read_tasks(path, BenchSettings(), tmp_path)

@@ -291,7 +291,7 @@ def test_a_table_is_read_and_mapped(tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(DATA is None, reason="SUBQUAD_DATA is not set")
+@pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set")
 def test_half_a_million_doubles_of_gb1_are_mapped_in_under_a_minute(tmp_path):
     began = time.process_time()
     table = pd.read_csv(Path(DATA) / "bio" / "dms" / "gb1_double_olson2014.csv.gz")

@@ -66,7 +66,7 @@ def test_the_files_have_the_names_and_the_branches_of_jetclass(made):
 @pytest.mark.data
 def test_the_branches_are_those_of_the_reference_sample():
     folder = os.environ.get("SUBQUAD_DATA")
-    if folder is None:
+    if not folder:
         pytest.skip("SUBQUAD_DATA does not point to the reference data")
     with uproot.open(Path(folder) / "hep" / "sim" / "HToBB_000.root") as file:
         reference = {branch.name: branch.typename for branch in file["tree"].branches}
