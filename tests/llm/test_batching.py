@@ -188,6 +188,11 @@ def test_jobs_are_told_when_the_engine_fails_or_is_stopped(model, tokenizer):
     assert heard.finishes() == {0: "closed"}
 
 
+def test_a_model_with_softmax_layers_is_refused_in_a_batch():
+    with pytest.raises(SubquadError, match="only 1 of the model's 2 layers are linear, and texts with growing caches"):
+        Rows(linear_model(softmax_layers=(0,)), 3)
+
+
 def test_positions_that_depend_on_the_batch_are_refused_in_a_batch(monkeypatch):
     model = linear_model()
     monkeypatch.setattr(model.model.rotary_emb, "rope_type", "dynamic")

@@ -66,7 +66,9 @@ def test_an_answer_is_what_the_model_says_after_the_template(model, bytewise):
     assert talk.messages[-1]["content"] == "".join(pieces)
 
 
-def test_a_later_turn_reads_its_own_tokens_only_and_knows_all_before(model, bytewise):
+@pytest.mark.parametrize("kept", [(), (1,)])
+def test_a_later_turn_reads_its_own_tokens_only_and_knows_all_before(bytewise, kept):
+    model = linear_model(softmax_layers=kept)
     talk = Talk(model, bytewise, GREEDY)
     list(talk.answer("the bird sings " * 20))
     second = "".join(talk.answer("a river"))

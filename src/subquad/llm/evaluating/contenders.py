@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
@@ -16,6 +15,7 @@ from subquad.llm.modeling import Mode
 from subquad.llm.settings import AttentionSettings
 from subquad.ops.linattn_state import ring_slots
 from subquad.train.artifact import fingerprint, read_json
+from subquad.train.processes import processes
 
 __all__ = ["Contender", "Nets", "Subject", "subjects_of"]
 
@@ -80,7 +80,7 @@ class Nets:
             else:
                 model, _ = open_checkpoint(contender.path)
                 convert(model, contender.attention)
-            self._model, self._key = model.to(PartialState().device).requires_grad_(False).eval(), key
+            self._model, self._key = model.to(processes().device).requires_grad_(False).eval(), key
         return self._model
 
 
@@ -116,7 +116,8 @@ def _subject(folder: Path, teacher: str | Path | None, window_tuned: Path | None
     config = _config(folder)
     attention = AttentionSettings(**config["hybrid_attention"])
     name, path = _teacher(folder, config, teacher)
-    origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}"
+    kept = "".join(f"-{layer}" for layer in attention.softmax_layers)
+    origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}{kept}"
     own = _weights(folder)
     contenders = [
         Contender("softmax", path, "softmax", attention, f"softmax-{model_fingerprint(path)}"),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from subquad import __version__
 from subquad.errors import SubquadError
@@ -18,6 +17,7 @@ from subquad.llm.evaluating.settings import EvaluateSettings
 from subquad.llm.evaluating.summary import Rows, summary
 from subquad.progress import say
 from subquad.train.artifact import atomic, plain, write_json
+from subquad.train.processes import processes
 
 __all__ = ["measure"]
 
@@ -111,7 +111,7 @@ def _all_rows(subject: Subject, parts: Sequence[Part], figures: Figures, nets: N
 
 
 def _machine() -> str:
-    device = torch.device(PartialState().device or "cpu")
+    device = torch.device(processes().device or "cpu")
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.auto import MODEL_TYPE
-from subquad.llm.convert import open_folder
+from subquad.llm.generation import load
 from subquad.llm.modeling import HybridLayer, attention_layers
 from subquad.ops.linattn import HybridState
 from subquad.train.artifact import read_json
+from subquad.train.processes import processes
 
 __all__ = ["Rows", "ending_tokens", "forward", "new_cache", "open_linear"]
 
@@ -43,12 +43,12 @@ def open_linear(directory: Path | str, precision: str = "float32") -> tuple[PreT
             f"{directory}: a checkpoint with softmax attention; make it linear first: "
             f"subquad llm linearize {directory} --text TEXT --out linear, then give the folder linear"
         )
-    model, tokenizer = open_folder(path)
+    model, tokenizer = load(path)
     if precision != "float32":
         for name, parameter in model.named_parameters():
             if ".hybrid." not in name:
                 parameter.data = parameter.data.to(getattr(torch, precision))
-    return model.to(PartialState().device), tokenizer  # pyright: ignore[reportArgumentType] (its decorated `to`)
+    return model.to(processes().device), tokenizer  # pyright: ignore[reportArgumentType] (its decorated `to`)
 
 
 def _is_softmax(path: Path) -> bool:
@@ -66,7 +66,15 @@ def ending_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 def new_cache(model: PreTrainedModel) -> Cache:
     """Return the state before the first token."""
+    if has_softmax_layers(model):
+        # layers that are linear take their place in it at the first token
+        return DynamicCache(config=model.config)
     return Cache(layers=[HybridLayer() for _ in attention_layers(model)])
+
+
+def has_softmax_layers(model: PreTrainedModel) -> bool:
+    """Return whether some layers stayed softmax, so that what is kept of a text grows with it."""
+    return len(attention_layers(model)) < model.config.num_hidden_layers
 
 
 @torch.no_grad()
@@ -96,8 +104,13 @@ class Rows:
             size: Texts that there is room for.
 
         Raises:
-            SubquadError: the model's rotary positions would let texts disturb each other.
+            SubquadError: the model keeps softmax layers, or its rotary positions would let texts disturb each other.
         """
+        if has_softmax_layers(model):
+            raise SubquadError(
+                f"only {len(attention_layers(model))} of the model's {model.config.num_hidden_layers} layers are linear, "
+                "and texts with growing caches cannot share a batch; use `subquad llm chat`, or linearize all layers"
+            )
         kind = getattr(getattr(model.base_model, "rotary_emb", None), "rope_type", "default")
         if size > 1 and kind in CHANGING_ROTARY:
             raise SubquadError(
