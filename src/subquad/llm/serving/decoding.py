@@ -107,8 +107,9 @@ class Rows:
             SubquadError: the model keeps softmax layers, or its rotary positions would let texts disturb each other.
         """
         if has_softmax_layers(model):
+            linear, layers = len(attention_layers(model)), model.config.num_hidden_layers
             raise SubquadError(
-                f"only {len(attention_layers(model))} of the model's {model.config.num_hidden_layers} layers are linear, "
+                f"only {linear} of the model's {layers} layers are linear, "
                 "and texts with growing caches cannot share a batch; use `subquad llm chat`, or linearize all layers"
             )
         kind = getattr(getattr(model.base_model, "rotary_emb", None), "rope_type", "default")
