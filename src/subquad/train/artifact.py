@@ -1,6 +1,7 @@
 """Folders that subquad writes, as JSON and safetensors only, each file renamed into place when it is whole."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -128,7 +129,13 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
     # clones: safetensors refuses tensors that share memory, as tied weights and views do
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
-        save_file(owned, temporary, metadata=dict(metadata or {}))
+        try:
+            save_file(owned, temporary, metadata=dict(metadata or {}))
+        except safetensors.SafetensorError as error:
+            # it hides which error of the system it was
+            if f"os error {errno.ENOSPC}" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
