@@ -210,8 +210,8 @@ def test_weights_and_moments_are_those_of_what_is_trained():
     assert parts["weights"] == 2 * 8_030_261_248 + 4 * trained
     assert (parts["gradients"], parts["optimizer"], parts["gathered"]) == (4 * trained, 8 * trained, 0)
     updates, parts = found["parameters"]["trained_in_lora"], found["memory"]["lora"]
-    assert updates == 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024))
-    assert parts["weights"] == 2 * 8_030_261_248 + 4 * (trained + updates)
+    assert updates == trained + 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
+    assert parts["weights"] == 2 * 8_030_261_248 + 4 * updates
     assert (parts["gradients"], parts["optimizer"]) == (4 * updates, 8 * updates)
     assert parts["total"] == sum(parts[name] for name in list(parts)[: list(parts).index("total")])
 

@@ -23,7 +23,7 @@ FLAGS = [
 def both(folder, text, tmp_path_factory):
     """Return the folders of the same run in one process and in two."""
     path = tmp_path_factory.mktemp("processes")
-    settings = replace(SMALL, batch=2, transfer_tokens=31 * 8, lora_tokens=31 * 6, validate_every=2, feature_rate=None)
+    settings = replace(SMALL, batch=2, transfer_tokens=31 * 8, lora_tokens=31 * 6, validate_every=2)
     subquad.llm.linearize(folder, text, settings, out=path / "one", quiet=True)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command = [

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from subquad.errors import SubquadError, raise_mistakes, unknown
 from subquad.llm.auto import MODEL_TYPE
 from subquad.llm.convert import feature_parameters, replace_attention
-from subquad.llm.modeling import PROJECTIONS, attention_layers
+from subquad.llm.modeling import attention_layers
 from subquad.llm.settings import AttentionSettings
 from subquad.train.artifact import read_json
 
@@ -72,7 +73,7 @@ class Sizes:
     trained_in_transfer: int
     """Feature maps and mixing terms of all layers."""
     trained_in_lora: int
-    """Low-rank updates of q, k, v and o in all layers."""
+    """Low-rank updates of all linear layers of the decoder, and the feature maps."""
     layers: int
     """Layers."""
     width: int
@@ -186,13 +187,14 @@ def sizes_of(config: str | Path, attention: AttentionSettings = AttentionSetting
         raise SubquadError(f"{config}: {error}") from error
     layers = attention_layers(model)
     first = layers[0].hybrid
-    projections = [getattr(layer, name) for layer in layers for name in PROJECTIONS]
+    linear = [module for place in places for module in place.modules() if isinstance(module, nn.Linear)]
+    maps = sum(parameter.numel() for parameter in feature_parameters(model))
     return Sizes(
         parameters=parameters,
         layer_parameters=max(in_layers),
         outer_parameters=parameters - sum(in_layers),
-        trained_in_transfer=sum(parameter.numel() for parameter in feature_parameters(model)),
-        trained_in_lora=sum(lora_rank * (one.in_features + one.out_features) for one in projections),
+        trained_in_transfer=maps,
+        trained_in_lora=maps + sum(lora_rank * (one.in_features + one.out_features) for one in linear),
         layers=len(layers),
         width=found.hidden_size,
         inner=found.intermediate_size,

@@ -26,7 +26,7 @@ PLAN = "plan.json"
 EVALUATIONS = ("softmax", "window_only", "swapped", "transferred", "tuned", "tuned_without_linear")
 
 # shares of the time that is left after loading
-EVALUATION_SHARE, TRANSFER_SHARE = 0.25, 0.4
+EVALUATION_SHARE, TRANSFER_SHARE = 0.25, 0.25
 # writing the model, text samples and errors of the layers, in evaluations of one sequence
 OTHER_SEQUENCES = 12
 

@@ -63,16 +63,16 @@ class LinearizeSettings:
     """Layers that stage 1 trains at a time, read from the disk, for models larger than memory; else all at once."""
     transfer_rate: float = 3e-2
     """Learning rate of stage 1; falls linearly to nothing."""
-    lora_rate: float = 1e-3
+    lora_rate: float = 2e-3
     """Learning rate of stage 2; falls linearly to nothing."""
-    lora_rank: int = 8
-    """Rank of the updates of q, k, v and o."""
-    lora_alpha: float = 16.0
+    lora_rank: int = 16
+    """Rank of the updates."""
+    lora_alpha: float = 32.0
     """The updates are scaled by alpha / rank."""
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Linear layers that get an update, by the end of their names."""
-    feature_rate: float | None = None
-    """Learning rate of the feature maps in stage 2; without one they stay as stage 1 left them."""
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """Linear layers that get an update, by the end of their names; `all-linear` stands for all in the decoder."""
+    feature_rate: float = 3e-3
+    """Learning rate of the feature maps in stage 2; with 0 they stay as stage 1 left them."""
     distill: float = 0.0
     """Part of stage 2's loss that is the distance to the softmax model's next-token probabilities (KL); the rest is
     the loss of the text's own next tokens."""
@@ -106,7 +106,9 @@ class LinearizeSettings:
             raise SubquadError("--lora-targets: at least one is needed")
         if not 0 <= self.distill <= 1:
             raise SubquadError(f"--distill must be from 0 to 1, got {self.distill}")
-        for name in ("minutes", "transfer_rate", "lora_rate", "lora_alpha", "feature_rate"):
+        if not self.feature_rate >= 0:
+            raise SubquadError(f"--feature-rate must be at least 0, got {self.feature_rate}")
+        for name in ("minutes", "transfer_rate", "lora_rate", "lora_alpha"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SubquadError(f"{_flag(name)} must be above 0, got {value}")

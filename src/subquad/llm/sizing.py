@@ -17,8 +17,9 @@ libraries, and for holes in what they hold. Fused softmax kernels are taken for 
   output and of the maps' inputs, and of the forward pass $b (2 D + 2 (H_q + H_{kv}) K)$; or the MLP's
   $b (2 D + 3 I) + 8 D$, if that is more. How many layers there are does not matter.
 - Stage 2 keeps for each layer $A$, two norms in float32, the inputs of the low-rank updates and of the MLP's
-  products: $A + 8 D + b (D + H_q K + 3 I)$, and at the end the larger of $12$ bytes a word of the vocabulary and $W$.
-  With checkpointing it keeps $b D$ a layer, and all else of one layer alone.
+  products: $A + 8 D + b (2 D + H_q K + 4 I)$, where $b < 4$ the float32 copy of the maps' inputs, and at the end the
+  larger of $3 b$ bytes a word of the vocabulary and $W$. With checkpointing it keeps $b D$ a layer, and all else of one
+  layer alone.
 
 **Disk.** Block-wise transfer keeps the hidden states at the edges of blocks of $k$ layers: $2 T D \lceil L/k \rceil$
 bytes in bfloat16 for $T$ tokens (with Eq. (8) of arXiv:2410.10254).
@@ -133,7 +134,8 @@ def _parts(sizes: Sizes, settings: SizingSettings, stage: str, *, gpus: int) -> 
         gathered += sizes.outer_parameters * b
     per_token = _activations_in_lora(sizes, settings) if stage == "lora" else _activations_in_transfer(sizes, settings)
     parts = {
-        "weights": (frozen * b + 4 * maps + (4 * trained if stage == "lora" else 0)) / gpus,
+        # maps are trained in both stages
+        "weights": (frozen * b + 4 * max(maps, trained)) / gpus,
         "gradients": 4 * trained / gpus,
         "optimizer": 8 * trained / gpus,
         "activations": per_token * settings.batch * settings.length,
@@ -171,17 +173,22 @@ def _attention_written(sizes: Sizes, attention: AttentionSettings) -> float:
     return 4 * written
 
 
+def _copies_for_maps(sizes: Sizes, settings: SizingSettings) -> float:
+    """Return the bytes a token of a layer's queries and keys in float32, in which the maps work."""
+    Hq, Hkv, _, K, _ = _letters(sizes)
+    return 0 if settings.itemsize == 4 else 4 * (Hq + Hkv) * K
+
+
 def kept_in_transfer(sizes: Sizes, settings: SizingSettings) -> float:
     """Return the bytes a token that one layer keeps between forward and backward of stage 1."""
-    Hq, Hkv, _, K, _ = _letters(sizes)
-    copies = 0 if settings.itemsize == 4 else (Hq + Hkv) * K + Hq * K
-    return _attention_kept(sizes) + 4 * (Hq * K + copies)
+    outputs = (1 if settings.itemsize == 4 else 2) * 4 * sizes.heads * sizes.head_width
+    return _attention_kept(sizes) + _copies_for_maps(sizes, settings) + outputs
 
 
 def kept_in_lora(sizes: Sizes, settings: SizingSettings) -> float:
     """Return the bytes a token that one layer keeps between forward and backward of stage 2."""
-    inputs = sizes.width + sizes.heads * sizes.head_width + 3 * sizes.inner
-    return _attention_kept(sizes) + 8 * sizes.width + settings.itemsize * inputs
+    inputs = 2 * sizes.width + sizes.heads * sizes.head_width + 4 * sizes.inner
+    return _attention_kept(sizes) + _copies_for_maps(sizes, settings) + 8 * sizes.width + settings.itemsize * inputs
 
 
 def _activations_in_transfer(sizes: Sizes, settings: SizingSettings) -> float:
@@ -195,7 +202,7 @@ def _activations_in_transfer(sizes: Sizes, settings: SizingSettings) -> float:
 
 
 def _activations_in_lora(sizes: Sizes, settings: SizingSettings) -> float:
-    layer, words = kept_in_lora(sizes, settings), 12 * sizes.vocabulary
+    layer, words = kept_in_lora(sizes, settings), 3 * settings.itemsize * sizes.vocabulary
     written = _attention_written(sizes, settings.attention)
     if settings.checkpointing:
         return sizes.layers * settings.itemsize * sizes.width + max(words, layer + written)

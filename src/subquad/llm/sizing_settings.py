@@ -32,8 +32,8 @@ class SizingSettings:
     """Stage 2 keeps the inputs of layers alone and computes the rest again: less memory, half as much time again."""
     block_layers: int = 9
     """Layers of one block in block-wise transfer, at most all (9 in the paper for the model of 405B)."""
-    lora_rank: int = 8
-    """Rank of the updates of q, k, v and o."""
+    lora_rank: int = 16
+    """Rank of the updates of all linear layers."""
     transfer_tokens: int = 20_000_000
     """Tokens of stage 1, attention transfer."""
     lora_tokens: int = 20_000_000
