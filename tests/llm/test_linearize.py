@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,24 @@ def test_the_report_shows_all_figures(run):
     ):
         assert words in page
     assert page.count("data:image/png") == 3
+
+
+def test_documents_apart_are_learnt_from_apart_in_both_stages(folder, text, tmp_path):
+    words = text.read_text().split()
+    lines = [" ".join(words[start : start + 7]) for start in range(0, len(words), 7)]
+    path = tmp_path / "lines.jsonl"
+    path.write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    losses = []
+    for documents in ("joined", "apart"):
+        out = tmp_path / documents
+        subquad.llm.linearize(folder, path, replace(SMALL, documents=documents), out=out, quiet=True)
+        history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+        losses.append({row["part"]: row["loss"] for row in reversed(history)})
+    assert set(losses[0]) == {"transfer", "tune"}
+    # the first loss of each stage
+    assert all(losses[0][name] != losses[1][name] for name in losses[0])
+    with pytest.raises(SubquadError, match="--documents apart"):
+        replace(SMALL, documents="apart", block=1)
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):

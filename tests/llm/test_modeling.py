@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from subquad.errors import SubquadError
 from subquad.llm.convert import convert
 from subquad.llm.finetune import add_updates, finetune_step
-from subquad.llm.modeling import attention_layers, using
+from subquad.llm.modeling import apart, attention_layers, using
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.transfer import learnt_in_transfer, transfer_step
 
@@ -154,6 +154,49 @@ def test_a_padded_text_gives_what_it_gives_alone(side):
         mask[1, :10] = 0
         given = model(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[1:, 10:]
     torch.testing.assert_close(given, alone)
+
+
+DOCUMENTS = torch.tensor([[0] * 11 + [1] * 2 + [2] * 10, [0] * 1 + [1] * 22])
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("llama", ()), ("llama", (1,)), ("phi3", ()), ("gemma3", ())])
+@pytest.mark.parametrize("mode", ["hybrid", "window", "softmax"])
+@torch.no_grad()
+def test_documents_apart_give_what_each_gives_alone(kind, kept, mode):
+    model, ids = converted(kind, window=3, softmax_layers=kept), tokens(2, 23)
+    with using(model, mode):
+        with apart(model, DOCUMENTS):
+            given = model(ids, use_cache=False).logits
+        for row, first, end in ((0, 0, 11), (0, 11, 13), (0, 13, 23), (1, 0, 1), (1, 1, 23)):
+            places = torch.arange(first, end)[None]
+            alone = model(ids[row : row + 1, first:end], position_ids=places, use_cache=False).logits[0]
+            torch.testing.assert_close(given[row, first:end], alone, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(model(ids, use_cache=False).logits[0, 11:], given[0, 11:])
+
+
+@pytest.mark.parametrize(("step", "counts"), [(transfer_step, (11, 13)), (finetune_step, (10, 12))])
+def test_stages_learn_from_documents_apart_as_from_each_alone(step, counts):
+    # without rotation, since it tells the maps where a document stands
+    model = converted("llama", window=3)
+    for layer in attention_layers(model):
+        layer._rotate = lambda q, k, *_: (q, k)
+    alone = (tokens(1, 11), tokens(1, 13, seed=1))
+    if step is transfer_step:
+        learnt_in_transfer(model)
+    else:
+        model = add_updates(model, LinearizeSettings(), seed=0)
+
+    def gradients(ids, factor=1.0, **how):
+        step(model, ids, lambda loss: (factor * loss).backward(), **how)
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad()
+        return found
+
+    given = gradients(torch.cat(alone, 1), documents=torch.tensor([[0] * 11 + [1] * 13]))
+    parts = [gradients(ids, count / sum(counts)) for ids, count in zip(alone, counts, strict=True)]
+    assert any(float(gradient.abs().max()) > 1e-4 for gradient in given.values())
+    for name, gradient in given.items():
+        torch.testing.assert_close(gradient, parts[0][name] + parts[1][name], rtol=1e-4, atol=1e-8)
 
 
 @torch.no_grad()

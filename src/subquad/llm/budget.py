@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.data import Text
@@ -70,7 +69,7 @@ def plan_for(
         settings.precision if settings.precision != "auto" else _faster_precision(weight.shape[1], weight.device)
     )
     began = time.monotonic()
-    seconds = _measure(model, text.train[: settings.batch], settings, precision, seed)
+    seconds = _measure(model, text, settings, precision, seed)
     left = (settings.minutes or DEFAULT_MINUTES) * 60 - spent - (time.monotonic() - began)
     plan = divide(left, seconds, settings, precision=precision, sequences=_evaluation_sequences(text, settings))
     write_json(path, asdict(plan))
@@ -131,19 +130,24 @@ def divide(
 
 
 def _measure(
-    model: PreTrainedModel, ids: Tensor, settings: LinearizeSettings, precision: str, seed: int
+    model: PreTrainedModel, text: Text, settings: LinearizeSettings, precision: str, seed: int
 ) -> dict[str, float]:
+    ids = text.train[: settings.batch]
+    documents = text.documents[: settings.batch] if settings.documents == "apart" else None
     device = next(model.parameters()).device
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
     seconds = {"evaluate": _seconds(lambda: perplexity(model, ids[:1]), device)}
     learnt_in_transfer(model)
     with autocast:
-        seconds["transfer"] = _seconds(lambda: transfer_step(model, ids, torch.Tensor.backward), device) / len(ids)
+        seconds["transfer"] = _seconds(
+            lambda: transfer_step(model, ids, torch.Tensor.backward, documents=documents), device
+        ) / len(ids)
     model.zero_grad(set_to_none=True)
     tuned = add_updates(model, settings, seed=seed)
     with autocast:
         seconds["tune"] = _seconds(
-            lambda: finetune_step(tuned, ids, torch.Tensor.backward, distill=settings.distill), device
+            lambda: finetune_step(tuned, ids, torch.Tensor.backward, documents=documents, distill=settings.distill),
+            device,
         ) / len(ids)
     tuned.unload()
     model.zero_grad(set_to_none=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from peft import LoraConfig, LoraModel
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from subquad.llm.convert import feature_parameters
 from subquad.llm.data import Mixture, order
 from subquad.llm.evaluate import perplexity
 from subquad.llm.losses import word_loss
-from subquad.llm.modeling import using
+from subquad.llm.modeling import apart, using
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.transfer import steps_for
 from subquad.train.loop import Backward, LoopSettings, Outcome, train
@@ -65,6 +66,7 @@ def finetune_step(
     backward: Backward,
     *,
     is_learnt: Bool[Tensor, "B T"] | None = None,
+    documents: Int[Tensor, "B T"] | None = None,
     distill: float = 0.0,
 ) -> Mapping[str, Tensor | float]:
     """Compute the loss of one batch and go backward; returns its parts.
@@ -74,18 +76,24 @@ def finetune_step(
         ids: The batch.
         backward: Takes the loss.
         is_learnt: Which tokens the loss is of; None for all.
+        documents: The number of each token's document, where none is to see another; what a document begins with is
+            not learnt then.
         distill: Part of the distance to the softmax model in the loss.
     """
     ids = ids.to(next(model.parameters()).device).long()
-    wanted = None
-    if distill:
-        with torch.no_grad(), _as_it_was(model):
-            wanted = model(input_ids=ids, use_cache=False).logits
-    given = model(input_ids=ids, use_cache=False).logits
-    loss, next_token, distance = word_loss(given, ids, is_learnt=is_learnt, wanted=wanted, distill=distill)
-    # the loss has what it needs of both
-    del given, wanted
-    backward(loss)
+    if documents is not None:
+        goes_on = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
+        is_learnt = goes_on if is_learnt is None else is_learnt & goes_on
+    with apart(model, documents):
+        wanted = None
+        if distill:
+            with torch.no_grad(), _as_it_was(model):
+                wanted = model(input_ids=ids, use_cache=False).logits
+        given = model(input_ids=ids, use_cache=False).logits
+        loss, next_token, distance = word_loss(given, ids, is_learnt=is_learnt, wanted=wanted, distill=distill)
+        # the loss has what it needs of both
+        del given, wanted
+        backward(loss)
     if not distill:
         return {"loss": loss.detach()}
     return {"loss": loss.detach(), "distance": distance, "next_token": next_token}
@@ -125,6 +133,7 @@ def finetune(
     validation: Int[Tensor, "M T"] | None = None,
     mixture: Mixture | None = None,
     is_learnt: Bool[Tensor, "N T"] | None = None,
+    documents: Int[Tensor, "N T"] | None = None,
     directory: Path | None = None,
     seed: int = 0,
     quiet: bool = False,
@@ -140,6 +149,7 @@ def finetune(
         validation: Sequences that choose the best weights, where validation is asked for.
         mixture: In what proportion the sequences of several files are drawn.
         is_learnt: Which tokens the loss is of; None for all.
+        documents: The number of each token's document, where none is to see another.
         directory: Where checkpoints go.
         seed: Of the order of the sequences.
         quiet: No progress bar.
@@ -151,7 +161,10 @@ def finetune(
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
         learnt = None if is_learnt is None else is_learnt[rows]
-        return finetune_step(net, sequences[rows], backward, is_learnt=learnt, distill=settings.distill)
+        numbers = None if documents is None else documents[rows]
+        return finetune_step(
+            net, sequences[rows], backward, is_learnt=learnt, documents=numbers, distill=settings.distill
+        )
 
     def validate(net: nn.Module) -> Mapping[str, float]:
         return {"loss": perplexity(net, validation, mode=settings.tune_mode)}

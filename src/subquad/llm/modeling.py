@@ -6,13 +6,13 @@ Axes: B sequences, T positions, Hq query heads, Hkv key and value heads, K head 
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -32,6 +32,7 @@ __all__ = [
     "HybridSelfAttention",
     "Mode",
     "Padding",
+    "apart",
     "attention_layers",
     "using",
 ]
@@ -41,6 +42,9 @@ Mode = Literal["hybrid", "window", "softmax", "transfer"]
 
 Transfer = Callable[[int, Tensor, Tensor], None]
 """Called in stage 1 with a layer's index, the hybrid output and the softmax output, each [B, Hq, T, K]."""
+
+Pieces = Sequence[Sequence[tuple[int, int]]]
+"""Of each sequence the first position of its documents and the one behind the last."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FUSED = "qkv_proj"
@@ -92,6 +96,7 @@ class HybridSelfAttention(nn.Module):
         self._rotate = getattr(sys.modules[type(original).__module__], ROTARY)
         self.mode: Mode = "hybrid"
         self.on_transfer: Transfer | None = None
+        self.documents: Pieces | None = None
 
     def forward(
         self,
@@ -118,12 +123,17 @@ class HybridSelfAttention(nn.Module):
         mask = None if attention_mask is None else attention_mask.new
         match self.mode:
             case "softmax":
-                y = self._softmax(q, k, v, attention_mask, cache)
+                y = self._each_document(lambda *qkv: self._softmax(*qkv, attention_mask, cache), q, k, v)
             case "transfer":
                 y = self._transfer(q, k, v, attention_mask)
             case _:
-                y = self._hybrid(q, k, v, mask, cache)
+                y = self._each_document(lambda *qkv: self._hybrid(*qkv, mask, cache), q, k, v)
         return self.o_proj(y.to(v.dtype).transpose(1, 2).flatten(2)), None
+
+    def _each_document(self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.documents is None:
+            return attend(q, k, v)
+        return _each(self.documents, lambda row, part: attend(q[row, :, part], k[row, :, part], v[row, :, part]), 2)
 
     def _project(self, x: Tensor, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self._normed("q_proj", "q_norm", x), self._normed("k_proj", "k_norm", x), self._heads(self.v_proj(x))
@@ -169,12 +179,22 @@ class HybridSelfAttention(nn.Module):
         if self.on_transfer is None:
             raise ValueError("mode 'transfer' needs a function to call with both outputs")
         with torch.no_grad():
-            target = self._softmax(q, k, v, padding, None)
+            target = self._each_document(lambda *qkv: self._softmax(*qkv, padding, None), q, k, v)
         with torch.enable_grad():
             mask = None if padding is None else padding.new
-            y = self.hybrid(q.detach(), k.detach(), v.detach(), mask=mask)
+            taken = (q.detach(), k.detach(), v.detach())
+            y = self._each_document(lambda *qkv: self.hybrid(*qkv, mask=mask), *taken)
             self.on_transfer(self.layer_idx, y, target)
         return target
+
+
+def _each(documents: Pieces, attend: Callable[[slice, slice], Tensor], axis: int) -> Tensor:
+    """Return the outputs of documents that stand end to end, each computed for itself, along the axis of positions."""
+    rows = [
+        torch.cat([attend(slice(row, row + 1), slice(*ends)) for ends in pieces], axis)
+        for row, pieces in enumerate(documents)
+    ]
+    return torch.cat(rows)
 
 
 def _taken_apart(attention: nn.Module) -> list[nn.Linear]:
@@ -295,6 +315,31 @@ def using(model: PreTrainedModel | nn.Module, mode: Mode, on_transfer: Transfer 
             layer.mode, layer.on_transfer = old_mode, old_function
 
 
+@contextmanager
+def apart(model: nn.Module, documents: Int[Tensor, "B T"] | None) -> Iterator[None]:
+    """Let no token see another document for a while; with gradients, until they are computed.
+
+    Args:
+        model: A converted model, without padding or cache.
+        documents: The number of each token's document, which does not fall; None leaves all as it is.
+    """
+    pieces = None if documents is None else [_pieces(row) for row in documents]
+    # layers that stay softmax look here too
+    layers = [module for module in model.modules() if hasattr(module, "o_proj") and hasattr(module, "layer_idx")]
+    for layer in layers:
+        layer.documents = pieces
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.documents = None
+
+
+def _pieces(documents: Int[Tensor, " T"]) -> list[tuple[int, int]]:
+    ends = documents.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
+    return list(zip([0, *ends], ends, strict=False))
+
+
 def _padding(  # noqa: PLR0917 (transformers' signature)
     batch_size: int,
     q_length: int,
@@ -322,6 +367,17 @@ def _softmax_layer(
     module: nn.Module, q: Tensor, k: Tensor, v: Tensor, attention_mask: Padding | Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Compute a layer that stays as it was."""
+    documents = getattr(module, "documents", None)
+    if documents is not None:
+        # a layer that slides brings a mask
+        seen = attention_mask.expand(len(q), -1, -1, -1) if isinstance(attention_mask, Tensor) else None
+
+        def alone(row: slice, part: slice) -> Tensor:
+            mask = None if seen is None else seen[row, :, part, part]
+            taken = (x[row, :, part] for x in (q, k, v))
+            return sdpa_attention_forward(module, *taken, mask, **kwargs)[0]
+
+        return _each(documents, alone, 1), None
     is_padding = attention_mask is None or isinstance(attention_mask, Padding)
     mask = _allowed(attention_mask, q.shape[2], k) if is_padding else attention_mask
     return sdpa_attention_forward(module, q, k, v, mask, **kwargs)

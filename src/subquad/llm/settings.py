@@ -92,6 +92,9 @@ class LinearizeSettings:
     """The share of each file of `text` in the tokens learnt from, in any unit; without any, its length."""
     learn: Literal["all", "answers"] = "all"
     """The tokens of stage 2's loss: all, or the answers alone where rows hold questions and answers."""
+    documents: Literal["joined", "apart"] = "joined"
+    """Whether a token sees the documents that stand before its own in a training sequence; positions go on in either
+    case, and in evaluation it does."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """Type of the matrix products in training; auto takes bfloat16 where a trial shows it to be faster."""
 
@@ -122,6 +125,8 @@ class LinearizeSettings:
             raise SubquadError(f"{_flag(given)} needs {_flag(missing)} beside it; or give --minutes alone")
         if self.minutes is not None and self.transfer_tokens is not None:
             raise SubquadError("--minutes and --transfer-tokens exclude each other: give the time or the tokens")
+        if self.block is not None and self.documents == "apart":
+            raise SubquadError("--block: takes documents joined alone; leave --documents apart away")
         if self.block is not None and self.transfer_tokens is None:
             raise SubquadError(
                 "--block needs --transfer-tokens and --lora-tokens: the speed of a model that is not opened as a whole "

@@ -241,6 +241,7 @@ class _Job:
         stage = {
             "precision": plan.precision, "validation": self.text.validation, "directory": directory,
             "mixture": self.text.mixture, "seed": self.seed, "quiet": self.quiet,
+            "documents": self.text.documents if settings.documents == "apart" else None,
         }  # fmt: skip
         first = self.first_stage(model, plan, stage)
         self.measure("transferred", model, held_out, "hybrid")

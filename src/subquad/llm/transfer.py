@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from subquad.llm.convert import feature_parameters
 from subquad.llm.data import Mixture, order
 from subquad.llm.evaluate import run_teacher, transfer_errors
+from subquad.llm.modeling import apart
 from subquad.llm.settings import LinearizeSettings
 from subquad.train.loop import Backward, LoopSettings, Outcome, train
 from subquad.train.optim import parameter_groups, schedule
@@ -37,9 +38,22 @@ def learnt_in_transfer(model: nn.Module) -> int:
 
 
 def transfer_step(
-    model: nn.Module, ids: Int[Tensor, "B T"], backward: Backward, *, is_relative: bool = False
+    model: nn.Module,
+    ids: Int[Tensor, "B T"],
+    backward: Backward,
+    *,
+    is_relative: bool = False,
+    documents: Int[Tensor, "B T"] | None = None,
 ) -> Mapping[str, Tensor | float]:
-    """Compute one batch's loss, going backward layer by layer; returns the mean over layers."""
+    """Compute one batch's loss, going backward layer by layer; returns the mean over layers.
+
+    Args:
+        model: The converted model.
+        ids: The batch.
+        backward: Takes the loss of a layer.
+        is_relative: Whether each layer's loss is over the mean square of its outputs.
+        documents: The number of each token's document, where none is to see another.
+    """
     losses: list[Tensor] = []
 
     def learn(layer: int, given: Tensor, wanted: Tensor) -> None:
@@ -50,7 +64,8 @@ def transfer_step(
         # a copy: the mean still owns the memory of all squares that it was taken of
         losses.append(loss.detach().clone())
 
-    run_teacher(model, ids, learn)
+    with apart(model, documents):
+        run_teacher(model, ids, learn)
     return {"loss": torch.stack(losses).mean()}
 
 
@@ -63,6 +78,7 @@ def transfer(
     precision: str,
     validation: Int[Tensor, "M T"] | None = None,
     mixture: Mixture | None = None,
+    documents: Int[Tensor, "N T"] | None = None,
     directory: Path | None = None,
     name: str = "transfer",
     seed: int = 0,
@@ -78,6 +94,7 @@ def transfer(
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
         mixture: In what proportion the sequences of several files are drawn.
+        documents: The number of each token's document, where none is to see another.
         directory: Where checkpoints go.
         name: Of this part of the run.
         seed: Of the order of the sequences.
@@ -90,7 +107,8 @@ def transfer(
 
     def step(net: nn.Module, rows: Tensor, backward: Backward) -> Mapping[str, Tensor | float]:
         is_relative = settings.transfer_loss == "relative"
-        return transfer_step(net, sequences[rows], backward, is_relative=is_relative)
+        numbers = None if documents is None else documents[rows]
+        return transfer_step(net, sequences[rows], backward, is_relative=is_relative, documents=numbers)
 
     def validate(net: nn.Module) -> Mapping[str, float]:
         errors = transfer_errors(net, validation)
