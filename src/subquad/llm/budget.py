@@ -138,7 +138,9 @@ def _measure(
     seconds = {"evaluate": _seconds(lambda: perplexity(model, ids[:1]), device)}
     learnt_in_transfer(model)
     with autocast:
-        seconds["transfer"] = _seconds(lambda: transfer_step(model, ids, torch.Tensor.backward), device) / len(ids)
+        seconds["transfer"] = _seconds(
+            lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings), device
+        ) / len(ids)
     model.zero_grad(set_to_none=True)
     tuned = add_updates(model, settings, seed=seed)
     with autocast:

@@ -32,6 +32,8 @@ __all__ = [
     "HybridSelfAttention",
     "Mode",
     "Padding",
+    "Transfer",
+    "Weights",
     "attention_layers",
     "using",
 ]
@@ -39,8 +41,12 @@ __all__ = [
 Mode = Literal["hybrid", "window", "softmax", "transfer"]
 """What the attention layers compute: Eq. (7), its window alone, the teacher's softmax, or stage 1."""
 
-Transfer = Callable[[int, Tensor, Tensor], None]
-"""Called in stage 1 with a layer's index, the hybrid output and the softmax output, each [B, Hq, T, K]."""
+Weights = Callable[[], tuple[Tensor, Tensor]]
+"""Computes the weights of the hybrid attention and of the softmax attention, each [B, Hq, T, T]; padding's are 0."""
+
+Transfer = Callable[[int, Tensor, Tensor, Weights], None]
+"""Called in stage 1 with a layer's index, the hybrid output and the softmax output, each [B, Hq, T, K], and with what
+computes both attentions' weights, for those who need them."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FUSED = "qkv_proj"
@@ -171,9 +177,9 @@ class HybridSelfAttention(nn.Module):
         with torch.no_grad():
             target = self._softmax(q, k, v, padding, None)
         with torch.enable_grad():
-            mask = None if padding is None else padding.new
-            y = self.hybrid(q.detach(), k.detach(), v.detach(), mask=mask)
-            self.on_transfer(self.layer_idx, y, target)
+            mask, q, k = None if padding is None else padding.new, q.detach(), k.detach()
+            y = self.hybrid(q, k, v.detach(), mask=mask)
+            self.on_transfer(self.layer_idx, y, target, lambda: self.hybrid.weights(q, k, mask=mask))
         return target
 
 
