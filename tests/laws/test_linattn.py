@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state, hybrid_step
+from subquad.ops.linattn import (
+    hybrid_chunked,
+    hybrid_prefill,
+    hybrid_quadratic,
+    hybrid_state,
+    hybrid_step,
+    hybrid_weights,
+)
 
 WINDOWS = ["sliding", "terrace"]
 SHAPES = [*WINDOWS, "none"]
@@ -50,6 +57,7 @@ def with_features(form):
 
 
 quadratic, chunked = with_features(hybrid_quadratic), with_features(hybrid_chunked)
+weights_of = with_features(hybrid_weights)
 FORMS = [quadratic, chunked]
 
 
@@ -279,6 +287,51 @@ def test_without_gradients_a_step_writes_into_the_state_that_it_got(window_shape
     torch.testing.assert_close(torch.cat(outputs, 2), quadratic(**inputs, **options))
 
 
+@pytest.mark.parametrize(
+    ("window_shape", "expected"), [("sliding", [4, 4, 4, 3]), ("terrace", [4, 4, 3, 3]), ("none", [4, 4, 4, 4])]
+)
+def test_the_weights_are_those_checked_by_hand(window_shape, expected):
+    # as above: each key of the window weighs γ = 3, each earlier one 4
+    q, k, phi = torch.zeros(1, 1, 4, K), torch.ones(1, 1, 4, K), torch.full((1, 1, 4, 1), 2.0)
+    given = hybrid_weights(
+        q, k, phi_q=phi, phi_k=phi, mix=torch.tensor([math.log(3)]), window=1, window_shape=window_shape
+    )
+    torch.testing.assert_close(given[0, 0, -1], torch.tensor(expected) / sum(expected))
+    assert not given.triu(1).any()
+
+
+@pytest.mark.parametrize("window_shape", SHAPES)
+@few
+@given(
+    T=st.integers(1, 29),
+    window=st.integers(1, 11),
+    has_own_maps=st.booleans(),
+    has_padding=st.booleans(),
+    use_linear=st.booleans(),
+)
+def test_the_weights_sum_to_1_and_give_the_output(window_shape, T, window, *, has_own_maps, has_padding, use_linear):
+    inputs = draw(2, T, has_own_maps=has_own_maps, seed=T)
+    mask = torch.rand(2, T, generator=torch.Generator().manual_seed(T)) < 0.7 if has_padding else None
+    how = {"window": window, "window_shape": window_shape, "mask": mask, "use_linear": use_linear}
+    given = weights_of(**{name: x for name, x in inputs.items() if name != "v"}, **how)
+    real = torch.ones(2, T, dtype=torch.bool) if mask is None else mask
+    # without linear terms and without a window there is nothing to see
+    sums = real * float(use_linear or window_shape != "none")
+    torch.testing.assert_close(given.sum(-1), sums[:, None].expand(-1, 6, -1).double())
+    assert not given.masked_fill(real[:, None, None], 0.0).any()
+    values = inputs["v"].repeat_interleave(3, 1)
+    torch.testing.assert_close(given @ values, chunked(**inputs, **how), rtol=1e-9, atol=1e-9)
+
+
+def test_features_that_never_meet_give_no_weight_and_no_nan():
+    inputs = draw(1, 7)
+    del inputs["v"]
+    given = weights_of(**{**inputs, "phi_q": 0.0 * inputs["phi_q"]}, window=3, window_shape="none")
+    assert not given.any()
+    gradients = torch.autograd.grad(given.sum(), list(inputs.values()), materialize_grads=True, allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_bfloat16_under_autocast_is_summed_in_float32(window_shape):
     inputs = {name: x.detach() for name, x in draw(2, 1009, dtype=torch.bfloat16).items()}
@@ -304,7 +357,7 @@ def test_what_does_not_fit_together_is_refused():
     inputs = draw(1, 5)
     given = {name: x for name, x in inputs.items() if name != "w"} | {"phi_k": inputs["phi_q"]}
     with pytest.raises(ValueError, match="'sliding', 'terrace' or 'none', not 'round'"):
-        inspect.unwrap(hybrid_quadratic)(**given, window_shape="round")
+        inspect.unwrap(hybrid_weights)(**{name: x for name, x in given.items() if name != "v"}, window_shape="round")
     with pytest.raises(ValueError, match="window must be at least 1, not 0"):
         hybrid_chunked(**given, window=0)
     with pytest.raises(ValueError, match="6 query heads are no multiple of 4 key heads"):

@@ -96,6 +96,24 @@ def test_blocks_learn_the_maps_of_the_joint_form(checkpoint, sequences, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"maps.safetensors", "blockwise.json", "history.jsonl"}
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"transfer_loss": "relative"},
+        {"transfer_loss": "weights"},
+        {"transfer_loss": "weights", "transfer_weights_share": 0.9, "warmup": 0.3, "batch": 2},
+    ],
+)
+def test_blocks_learn_the_maps_of_the_joint_form_from_every_loss(llama, sequences, tmp_path, monkeypatch, how):
+    unclipped(monkeypatch)
+    settings = replace(SMALL, **how)
+    expected = joint(llama, sequences, settings)
+    found = transfer_blockwise(llama, sequences, settings, block=2, directory=tmp_path, **EXACT)
+    assert distance(expected, read_tensors(found.maps)) < 1e-5
+    # the loss is another one than without the setting
+    assert distance(expected, joint(llama, sequences)) > 1e-2
+
+
 @pytest.mark.parametrize("kind", ["gemma", "granite", "olmo2"])
 def test_models_that_scale_embeddings_or_norm_elsewhere_learn_the_same_too(sequences, tmp_path, monkeypatch, kind):
     unclipped(monkeypatch)
@@ -258,6 +276,13 @@ def test_a_folder_begun_with_other_settings_is_refused(llama, sequences, tmp_pat
     transfer_blockwise(llama, sequences, SMALL, block=3, directory=tmp_path, **HOW)
     with pytest.raises(SubquadError, match=r"other settings \(block was 3 and is 2; text_fingerprint was"):
         transfer_blockwise(llama, sequences[1:], SMALL, block=2, directory=tmp_path, **HOW)
+    other = replace(
+        SMALL, transfer_loss="weights", transfer_weights_share=0.25, warmup=0.1, schedule="plateau", patience=3,
+        validate_every=2,
+    )  # fmt: skip
+    changes = r"patience was None.*schedule was.*transfer_loss was.*transfer_weights_share was 0.5.*warmup was None"
+    with pytest.raises(SubquadError, match=changes):
+        transfer_blockwise(llama, sequences, other, block=3, directory=tmp_path, **HOW)
 
 
 def changed_config(**changes):

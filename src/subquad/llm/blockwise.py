@@ -5,7 +5,8 @@ the steps, the rates and the order of texts of `transfer`. Memory is one block's
 hidden states at a block's two edges. Compute is one more forward pass over the text than in the joint form.
 
 Two things differ from the joint form: states are rounded where they are stored, and gradients are clipped by the norm
-over a block's layers, not all. With `validate_every` each block keeps its own best step.
+over a block's layers, not all. With `validate_every` each block keeps its own best step, halves its own rate and stops
+by itself.
 
 Axes: B sequences of a batch, N training and M validation sequences, T positions, D model width.
 """
@@ -64,8 +65,13 @@ class Blockwise:
 
     @property
     def steps(self) -> int:
-        """Steps that each block took."""
+        """Steps that each block took; where some stopped early, those of the longest."""
         return max(outcome.steps for outcome in self.outcomes)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether any block did."""
+        return any(outcome.stopped_early for outcome in self.outcomes)
 
     def remove(self) -> None:
         """Delete the file of maps and what tells their settings, when a model holds them."""
@@ -141,7 +147,7 @@ def transfer_blockwise(
     Args:
         checkpoint: A Hugging Face folder with safetensors.
         sequences: Training sequences.
-        settings: Attention, rate and batch.
+        settings: Attention, loss, batch, rate and when to stop.
         block: Layers trained at a time.
         tokens: Tokens to learn from; the text is read again where it is shorter.
         directory: Where hidden states, checkpoints and maps go.
@@ -195,7 +201,10 @@ def transfer_blockwise(
 
 
 def _of_settings(settings: LinearizeSettings) -> dict[str, Any]:
-    names = ("attention", "batch", "length", "transfer_rate", "transfer_loss", "validate_every")
+    names = (
+        "attention", "batch", "length", "transfer_rate", "transfer_loss", "transfer_weights_share", "validate_every",
+        "warmup", "schedule", "patience",
+    )  # fmt: skip
     return {name: plain(getattr(settings, name)) for name in names}
 
 

@@ -140,7 +140,7 @@ def _measure(
     learnt_in_transfer(model)
     with autocast:
         seconds["transfer"] = _seconds(
-            lambda: transfer_step(model, ids, torch.Tensor.backward, documents=documents), device
+            lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings, documents=documents), device
         ) / len(ids)
     model.zero_grad(set_to_none=True)
     tuned = add_updates(model, settings, seed=seed)

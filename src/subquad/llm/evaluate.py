@@ -3,14 +3,12 @@
 Axes: N sequences, T positions.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from subquad.llm.modeling import Mode, attention_layers, using
+from subquad.llm.modeling import Mode, Transfer, Weights, attention_layers, using
 from subquad.progress import track
 
 __all__ = ["perplexity", "token_losses", "transfer_errors"]
@@ -50,7 +48,7 @@ def transfer_errors(model: nn.Module, sequences: Int[Tensor, "N T"]) -> list[flo
     # part of a model's layers may stand here, under the numbers that they have in the model
     places = {layer.layer_idx: place for place, layer in enumerate(layers)}
 
-    def compare(layer: int, given: Tensor, wanted: Tensor) -> None:
+    def compare(layer: int, given: Tensor, wanted: Tensor, _: Weights) -> None:
         errors[places[layer]] += (given.detach().float() - wanted.float()).square().sum().cpu()
         sizes[places[layer]] += wanted.float().square().sum().cpu()
 
@@ -58,7 +56,7 @@ def transfer_errors(model: nn.Module, sequences: Int[Tensor, "N T"]) -> list[flo
     return (errors / sizes).tolist()
 
 
-def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: Callable[[int, Tensor, Tensor], None]) -> None:
+def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: Transfer) -> None:
     """Run the softmax model over `ids` without gradients; each layer hands its two outputs to `compare`."""
     device = next(model.parameters()).device
     with using(model, "transfer", compare), torch.no_grad():

@@ -27,9 +27,8 @@ from subquad.llm.evaluate import perplexity
 from subquad.llm.losses import word_loss
 from subquad.llm.modeling import apart, using
 from subquad.llm.settings import LinearizeSettings
-from subquad.llm.transfer import steps_for
-from subquad.train.loop import Backward, LoopSettings, Outcome, train
-from subquad.train.optim import schedule
+from subquad.llm.transfer import pace
+from subquad.train.loop import Backward, Outcome, train
 
 __all__ = ["add_updates", "finetune", "finetune_step", "learnt_in_tuning"]
 
@@ -143,7 +142,7 @@ def finetune(
     Args:
         model: What `add_updates` returned.
         sequences: Training sequences.
-        settings: Rates, batch and loss.
+        settings: Loss, batch, rates and when to stop.
         tokens: Tokens to learn from; the text is read again where it is shorter.
         precision: `no` or `bf16`.
         validation: Sequences that choose the best weights, where validation is asked for.
@@ -175,10 +174,7 @@ def finetune(
             batches=batches,
             step=step,
             optimizer=torch.optim.AdamW(_groups(model, settings), weight_decay=0.0),
-            settings=LoopSettings(
-                steps=steps_for(tokens, settings), precision=precision, evaluate_every=settings.validate_every
-            ),
-            schedule=schedule("linear", warmup=0.1),
+            **pace(settings, tokens=tokens, precision=precision, warmup=0.1),
             validate=validate if settings.validate_every else None,
             directory=directory,
             name="tune",

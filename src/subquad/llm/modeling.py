@@ -32,6 +32,8 @@ __all__ = [
     "HybridSelfAttention",
     "Mode",
     "Padding",
+    "Transfer",
+    "Weights",
     "apart",
     "attention_layers",
     "using",
@@ -40,8 +42,12 @@ __all__ = [
 Mode = Literal["hybrid", "window", "softmax", "transfer"]
 """What the attention layers compute: Eq. (7), its window alone, the teacher's softmax, or stage 1."""
 
-Transfer = Callable[[int, Tensor, Tensor], None]
-"""Called in stage 1 with a layer's index, the hybrid output and the softmax output, each [B, Hq, T, K]."""
+Weights = Callable[[], tuple[Tensor, Tensor]]
+"""Computes the weights of the hybrid attention and of the softmax attention, each [B, Hq, T, T]; padding's are 0."""
+
+Transfer = Callable[[int, Tensor, Tensor, Weights], None]
+"""Called in stage 1 with a layer's index, the hybrid output and the softmax output, each [B, Hq, T, K], and with what
+computes both attentions' weights, for those who need them."""
 
 Pieces = Sequence[Sequence[tuple[int, int]]]
 """Of each sequence the first position of its documents and the one behind the last."""
@@ -181,10 +187,9 @@ class HybridSelfAttention(nn.Module):
         with torch.no_grad():
             target = self._each_document(lambda *qkv: self._softmax(*qkv, padding, None), q, k, v)
         with torch.enable_grad():
-            mask = None if padding is None else padding.new
-            taken = (q.detach(), k.detach(), v.detach())
-            y = self._each_document(lambda *qkv: self.hybrid(*qkv, mask=mask), *taken)
-            self.on_transfer(self.layer_idx, y, target)
+            mask, q, k, v = None if padding is None else padding.new, q.detach(), k.detach(), v.detach()
+            y = self._each_document(lambda *qkv: self.hybrid(*qkv, mask=mask), q, k, v)
+            self.on_transfer(self.layer_idx, y, target, lambda: self.hybrid.weights(q, k, mask=mask))
         return target
 
 

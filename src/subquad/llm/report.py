@@ -29,6 +29,11 @@ MEANINGS = {
     "tuned": "stage 2: low-rank updates of q, k, v and o; this model is saved",
     "tuned_without_linear": "the saved model without its linear branch: what that branch does",
 }
+LOSSES = {
+    "mse": "mean squared error",
+    "relative": "squared error over squared size",
+    "weights": "squared error and cross-entropy",
+}
 COLOURS = {"softmax": "#5b6474", "tuned": "#1f6f54"}
 OTHER_COLOUR = "#b9c4d4"
 
@@ -153,7 +158,8 @@ def _bars(values: Mapping[str, float]) -> Figure:
 
 
 def _training(facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str | Table | Picture]:
-    stages = (("transfer", "attention transfer: mean squared error"), ("tune", "tuning: next-token loss"))
+    loss = LOSSES[facts["about"].get("transfer_loss", "mse")]
+    stages = (("transfer", f"attention transfer: {loss}"), ("tune", "tuning: next-token loss"))
     figure = Figure(figsize=(9, 3))
     for axes, (stage, title) in zip(figure.subplots(1, 2), stages, strict=True):
         # block by block there are `transfer-0`, `transfer-1` and so on, a curve each
@@ -217,8 +223,11 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[str | 
 
 def _how(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     tokens, trained = metrics["tokens"], metrics["trainable_parameters"]
+    names = {"transfer": "attention transfer", "lora": "low-rank tuning"}
+    early = [names[stage] for stage, is_early in metrics.get("stopped_early", {}).items() if is_early]
+    words = f" Ended before its last step, since validation got no better: {', '.join(early)}." if early else ""
     return (
         f"Trained on {about['text']} in sequences of {about['length']:,} tokens: {tokens['transfer']:,} tokens of "
         f"attention transfer ({trained['transfer']:,} of {about['parameters']:,} parameters) and "
-        f"{tokens['lora']:,} tokens of low-rank tuning ({trained['lora']:,} parameters)."
+        f"{tokens['lora']:,} tokens of low-rank tuning ({trained['lora']:,} parameters).{words}"
     )

@@ -9,6 +9,8 @@ from subquad.errors import SubquadError
 __all__ = ["AttentionSettings", "GenerateSettings", "LinearizeSettings"]
 
 DEFAULT_MINUTES = 10.0
+PLATEAU = 2
+"""Validations in a row without a new best after which a rate that follows them is halved."""
 
 
 def _flag(name: str) -> str:
@@ -62,9 +64,15 @@ class LinearizeSettings:
     block: int | None = None
     """Layers that stage 1 trains at a time, read from the disk, for models larger than memory; else all at once."""
     transfer_rate: float = 3e-2
-    """Learning rate of stage 1; falls linearly to nothing."""
+    """Learning rate of stage 1."""
     lora_rate: float = 2e-3
-    """Learning rate of stage 2; falls linearly to nothing."""
+    """Learning rate of stage 2."""
+    warmup: float | None = None
+    """Share of a stage's steps over which its rates rise from nothing; else 0 in stage 1 and 0.1 in stage 2."""
+    schedule: Literal["linear", "plateau"] = "linear"
+    """Then the rates of both stages fall linearly to nothing; or are halved after 2 validations without a new best."""
+    patience: int | None = None
+    """Validations in a row without a new best after which a stage, or a block of its layers, ends; else never."""
     lora_rank: int = 16
     """Rank of the updates."""
     lora_alpha: float = 32.0
@@ -78,8 +86,11 @@ class LinearizeSettings:
     the loss of the text's own next tokens."""
     tune_mode: Literal["hybrid", "window"] = "hybrid"
     """What stage 2 tunes: the linearized model; or, as a control for `evaluate`, the window alone."""
-    transfer_loss: Literal["mse", "relative"] = "mse"
-    """Of stage 1: squared distance of a layer's outputs, or that over the outputs' mean square."""
+    transfer_loss: Literal["mse", "relative", "weights"] = "mse"
+    """Of stage 1: squared distance of a layer's outputs; that over the outputs' mean square; or the first and the
+    cross-entropy of the attention weights, whose memory and time grow with the square of `length`."""
+    transfer_weights_share: float = 0.5
+    """Part of the cross-entropy in the loss `weights`; the rest is the squared distance of the outputs."""
     evaluation_tokens: int = 8192
     """Held-out tokens that every perplexity is measured on, at most; fewer where `minutes` is short."""
     validate_every: int | None = None
@@ -101,14 +112,16 @@ class LinearizeSettings:
     def __post_init__(self) -> None:
         for name, least in (("length", 2), ("batch", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
             _at_least(name, getattr(self, name), least)
-        for name in ("transfer_tokens", "lora_tokens", "validate_every", "block"):
+        for name in ("transfer_tokens", "lora_tokens", "validate_every", "block", "patience"):
             _at_least(name, getattr(self, name), 1)
         # from a file it comes as a list
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
         if not self.lora_targets:
             raise SubquadError("--lora-targets: at least one is needed")
-        if not 0 <= self.distill <= 1:
-            raise SubquadError(f"--distill must be from 0 to 1, got {self.distill}")
+        for name in ("distill", "transfer_weights_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SubquadError(f"{_flag(name)} must be from 0 to 1, got {getattr(self, name)}")
+        self._check_pace()
         if not self.feature_rate >= 0:
             raise SubquadError(f"--feature-rate must be at least 0, got {self.feature_rate}")
         for name in ("minutes", "transfer_rate", "lora_rate", "lora_alpha"):
@@ -125,6 +138,8 @@ class LinearizeSettings:
             raise SubquadError(f"{_flag(given)} needs {_flag(missing)} beside it; or give --minutes alone")
         if self.minutes is not None and self.transfer_tokens is not None:
             raise SubquadError("--minutes and --transfer-tokens exclude each other: give the time or the tokens")
+        if self.documents == "apart" and self.transfer_loss == "weights":
+            raise SubquadError("--documents apart: goes with --transfer-loss mse or relative alone")
         if self.block is not None and self.documents == "apart":
             raise SubquadError("--block: takes documents joined alone; leave --documents apart away")
         if self.block is not None and self.transfer_tokens is None:
@@ -132,6 +147,21 @@ class LinearizeSettings:
                 "--block needs --transfer-tokens and --lora-tokens: the speed of a model that is not opened as a whole "
                 "cannot be measured"
             )
+
+    def _check_pace(self) -> None:
+        if self.warmup is not None and not 0 <= self.warmup < 1:
+            raise SubquadError(f"--warmup must be at least 0 and below 1, a share of the steps, got {self.warmup}")
+        needs = "needs --validate-every N, the steps between two validations"
+        if self.patience is not None and self.validate_every is None:
+            raise SubquadError(f"--patience {self.patience} {needs}: it counts validations without a new best")
+        if self.schedule == "plateau":
+            if self.validate_every is None:
+                raise SubquadError(f"--schedule plateau {needs}: the rates fall where those find no new best")
+            if self.patience is not None and self.patience <= PLATEAU:
+                raise SubquadError(
+                    f"--schedule plateau halves the rates after {PLATEAU} validations without a new best, and "
+                    f"--patience {self.patience} ends the stage by then; give --patience {PLATEAU + 1} or more"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -267,6 +267,8 @@ class _Job:
             "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
             "trainable_parameters": trained,
         }
+        if settings.patience is not None:
+            metrics["stopped_early"] = {"transfer": first.stopped_early, "lora": second.stopped_early}
         if processes().is_main_process:
             self.finish(merged, metrics, about, adapter)
         processes().wait_for_everyone()
@@ -296,6 +298,7 @@ class _Job:
             "evaluation_tokens": held_out.numel(),
             "length": self.settings.length,
             "precision": plan.precision,
+            "transfer_loss": self.settings.transfer_loss,
             "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {GenerateSettings().temperature}",
             "machine": _machine(model),
         }

@@ -12,7 +12,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from subquad.ops.linattn import HybridState, WindowShape, hybrid_chunked, hybrid_prefill, hybrid_state, hybrid_step
+from subquad.ops.linattn import (
+    HybridState,
+    WindowShape,
+    hybrid_chunked,
+    hybrid_prefill,
+    hybrid_state,
+    hybrid_step,
+    hybrid_weights,
+)
 
 __all__ = ["T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
 
@@ -153,6 +161,24 @@ class HybridAttention(nn.Module):
         how = {"map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state}
         y, state = hybrid_prefill(q, k, v, **self._arguments(q), **how)
         return (y, state) if return_state else y
+
+    def weights(
+        self,
+        q: Float[Tensor, "B Hq T K"],
+        k: Float[Tensor, "B Hkv T K"],
+        *,
+        mask: Bool[Tensor, "B T"] | None = None,
+    ) -> tuple[Float[Tensor, "B Hq T T"], Float[Tensor, "B Hq T T"]]:
+        """Return the attention's weights, and without gradients those of softmax attention over all; O(T²).
+
+        The weights of a real token sum to 1, those of padding are 0.
+        """
+        how = {**self._arguments(q), "phi_k": self.map_k(k), "mask": mask}
+        given = hybrid_weights(q, k, **how)
+        with torch.no_grad():
+            # a window that shows everything
+            how |= {"window": q.shape[2], "window_shape": "sliding"}
+            return given, hybrid_weights(q, k, **how, use_linear=False)
 
     def step(
         self,

@@ -24,10 +24,10 @@ Window shapes, with $p$ the position of a token in its row:
 Positions count the real tokens of a row, so padding, on whichever side, moves no block edge: each row gives what it
 would give alone and without padding. A padded key changes nothing, a padded query gives 0.
 
-Forms: `hybrid_quadratic`, the definition, O(T²); `hybrid_chunked` for training and `hybrid_prefill` for prompts,
-O(T · window); `hybrid_step`, one token, O(1), on a `HybridState` whose size does not depend on T. The last two take
-the feature map of keys itself, for keys that leave the window. All accumulate in float32 (float64 for float64 inputs),
-under autocast too.
+Forms: `hybrid_quadratic`, the definition, O(T²), by its `hybrid_weights`; `hybrid_chunked` for training and
+`hybrid_prefill` for prompts, O(T · window); `hybrid_step`, one token, O(1), on a `HybridState` whose size does not
+depend on T. The last two take the feature map of keys itself, for keys that leave the window. All accumulate in float32
+(float64 for float64 inputs), under autocast too.
 
 Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
 H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, R slots of the state's ring.
@@ -66,7 +66,59 @@ __all__ = [
     "hybrid_quadratic",
     "hybrid_state",
     "hybrid_step",
+    "hybrid_weights",
 ]
+
+
+def hybrid_weights(
+    q: Float[Tensor, "B Hq T K"],
+    k: Float[Tensor, "B Hkv T K"],
+    *,
+    phi_q: Float[Tensor, "B Hq T F"],
+    phi_k: Float[Tensor, "B H T F"],
+    mix: Float[Tensor, " Hq"],
+    window: int = 64,
+    window_shape: WindowShape = "terrace",
+    mask: Bool[Tensor, "B T"] | None = None,
+    scale: float | None = None,
+    use_linear: bool = True,
+) -> Float[Tensor, "B Hq T T"]:
+    """Return the T × T weights of Eq. (7) of arXiv:2410.10254, a query's in a row; in float32 at least.
+
+    The weights of a query sum to 1. They are all 0 where it is padding, and where no feature of it meets one of a key
+    and no window shows it anything (`none` with features that may be 0).
+
+    Args:
+        q: Queries.
+        k: Keys.
+        phi_q: Feature map of the queries, not negative.
+        phi_k: Feature map of the keys, one per query head or one per key head.
+        mix: ln γ of each query head; larger means more softmax.
+        window: Tokens of the window (`sliding`) or of a block (`terrace`, `none`).
+        window_shape: `sliding`, `terrace` or `none`.
+        mask: True where a token is real; None where all are.
+        scale: Factor on the scores; None for 1/√K.
+        use_linear: False leaves the linear terms out: plain softmax over the window.
+    """
+    _check(q, k, phi_k, window=window, window_shape=window_shape)
+    heads = q.shape[1]
+    real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
+    q, k, phi_q, phi_k = (hide(x, mask) for x in (q, k, phi_q, phi_k))
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, phi_q, phi_k, mix = widen(q, k, phi_q, phi_k, mix)
+        k, phi_k = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, phi_k))
+        position = real.cumsum(-1) - 1
+        ahead = position[:, :, None] - position[:, None, :]
+        causal = (ahead >= 0) & real[:, :, None] & real[:, None, :]
+        near = _is_near(position[:, :, None], position[:, None, :], window=window, window_shape=window_shape)
+        softmax, linear = (causal & near)[:, None], (causal & ~near)[:, None]  # [B, 1, T, T]
+
+        scores = (q @ k.mT * _scale(q, scale)).masked_fill(~softmax, -torch.inf)
+        weights = (scores - _finite(scores.max(-1, keepdim=True).values)).exp()
+        if use_linear:
+            weights = mix.exp()[:, None, None] * weights
+            weights = weights + (phi_q @ phi_k.mT).masked_fill(~linear, 0.0)
+        return _divide(weights, weights.sum(-1, keepdim=True))
 
 
 def hybrid_quadratic(
@@ -83,40 +135,14 @@ def hybrid_quadratic(
     scale: float | None = None,
     use_linear: bool = True,
 ) -> Float[Tensor, "B Hq T V"]:
-    """Return the definition: Eq. (7) of arXiv:2410.10254 with its T × T weights written out.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        phi_q: Feature map of the queries, not negative.
-        phi_k: Feature map of the keys, one per query head or one per key head.
-        mix: ln γ of each query head; larger means more softmax.
-        window: Tokens of the window (`sliding`) or of a block (`terrace`, `none`).
-        window_shape: `sliding`, `terrace` or `none`.
-        mask: True where a token is real; None where all are.
-        scale: Factor on the scores; None for 1/√K.
-        use_linear: False leaves the linear terms out: plain softmax over the window.
-    """
-    _check(q, k, phi_k, window=window, window_shape=window_shape)
-    heads, dtype = q.shape[1], q.dtype
-    real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
-    q, k, v, phi_q, phi_k = (hide(x, mask) for x in (q, k, v, phi_q, phi_k))
+    """Return the definition: the values v, summed with the weights of `hybrid_weights`."""
+    weights = hybrid_weights(
+        q, k, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, mask=mask, scale=scale,
+        use_linear=use_linear,
+    )  # fmt: skip
     with torch.autocast(q.device.type, enabled=False):
-        q, k, v, phi_q, phi_k, mix = widen(q, k, v, phi_q, phi_k, mix)
-        k, v, phi_k = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v, phi_k))
-        position = real.cumsum(-1) - 1
-        ahead = position[:, :, None] - position[:, None, :]
-        causal = (ahead >= 0) & real[:, :, None] & real[:, None, :]
-        near = _is_near(position[:, :, None], position[:, None, :], window=window, window_shape=window_shape)
-        softmax, linear = (causal & near)[:, None], (causal & ~near)[:, None]  # [B, 1, T, T]
-
-        scores = (q @ k.mT * _scale(q, scale)).masked_fill(~softmax, -torch.inf)
-        weights = (scores - _finite(scores.max(-1, keepdim=True).values)).exp()
-        if use_linear:
-            weights = mix.exp()[:, None, None] * weights
-            weights = weights + (phi_q @ phi_k.mT).masked_fill(~linear, 0.0)
-        return _divide(weights @ v, weights.sum(-1, keepdim=True)).to(dtype)
+        v = hide(v, mask).to(weights.dtype).repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        return (weights @ v).to(q.dtype)
 
 
 def hybrid_chunked(

@@ -295,7 +295,8 @@ class _Trainer:
             for buffer in self.model.buffers():
                 broadcast(buffer)
         self.model.eval()
-        figures = {key: float(value) for key, value in self.validate(self.model).items()}
+        # roundings may differ, and one process that stops alone would leave the others waiting
+        figures = self._mean({key: float(value) for key, value in self.validate(self.model).items()})
         self.model.train()
         if self.monitor not in figures:
             raise ValueError(f"validate returned {sorted(figures)}, and monitor is {self.monitor!r}")
@@ -308,7 +309,8 @@ class _Trainer:
             state.since_best, state.since_halved = state.since_best + 1, state.since_halved + 1
         if settings.plateau and state.since_halved >= settings.plateau:
             state.rate_factor, state.since_halved = state.rate_factor / 2, 0
-        state.stopped_early = settings.patience is not None and state.since_best >= settings.patience
+        is_patient = settings.patience is None or state.since_best < settings.patience
+        state.stopped_early = not is_patient and state.step < settings.steps
         self._record({f"validation_{key}": value for key, value in figures.items()})
         return {f"validation_{self.monitor}": figures[self.monitor]}
 

@@ -1,0 +1,205 @@
+"""How the rates of both stages change, and when a stage ends before its last step."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from conftest import SMALL, tiny_model
+
+import subquad.llm
+from subquad.errors import SubquadError
+from subquad.llm import finetune as second
+from subquad.llm import transfer as first
+from subquad.llm.blockwise import transfer_blockwise
+from subquad.llm.convert import convert
+from subquad.llm.data import prepare
+from subquad.llm.finetune import add_updates
+from subquad.llm.settings import LinearizeSettings
+from subquad.train import loop
+from subquad.train.artifact import read_tensors, read_tensors_and_metadata
+
+STEPS = 13
+TOKENS = {"transfer_tokens": 31 * STEPS, "lora_tokens": 31 * STEPS}
+STAGES = ["transfer", "tune"]
+
+
+def rates(monkeypatch, tokenizer, text, stage, validations=(), **how):
+    """Return the factor on the rates at each step of a stage whose validations find these losses, and its outcome."""
+    settings, seen, losses = replace(SMALL, **TOKENS, **how), [], iter(validations)
+    place, step = {"transfer": (first, "transfer_step"), "tune": (second, "finetune_step")}[stage]
+    real_train, real_step = place.train, getattr(place, step)
+
+    def watched_train(model, *, optimizer, **options):
+        peak = optimizer.param_groups[0]["lr"]
+
+        def watched_step(*arguments, **more):
+            seen.append(optimizer.param_groups[0]["lr"] / peak)
+            return real_step(*arguments, **more)
+
+        monkeypatch.setattr(place, step, watched_step)
+        return real_train(model, optimizer=optimizer, **options)
+
+    monkeypatch.setattr(place, "train", watched_train)
+    monkeypatch.setattr(first, "transfer_errors", lambda *_: [next(losses)])
+    monkeypatch.setattr(second, "perplexity", lambda *_, **__: next(losses))
+    made = prepare(tokenizer, [text], length=31)
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), settings.attention)
+    options = {"tokens": 31 * STEPS, "precision": "no", "validation": made.held_out[:1], "quiet": True}
+    if stage == "transfer":
+        return seen, first.transfer(model, made.train, settings, **options)
+    return seen, second.finetune(add_updates(model, settings, seed=0), made.train, settings, **options)
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("transfer", [1 - step / STEPS for step in range(STEPS)]),
+        ("tune", [0.0] + [(1 - step / STEPS) / 0.9 if step >= 1.3 else step / 1.3 for step in range(1, STEPS)]),
+    ],
+)
+def test_without_a_word_the_rates_are_each_stages_own(monkeypatch, tokenizer, text, stage, expected):
+    seen, outcome = rates(monkeypatch, tokenizer, text, stage)
+    assert seen == pytest.approx(expected)
+    assert (outcome.steps, outcome.stopped_early) == (STEPS, False)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_warmup_is_that_share_of_the_steps_in_both_stages(monkeypatch, tokenizer, text, stage):
+    seen, _ = rates(monkeypatch, tokenizer, text, stage, warmup=5 / STEPS)
+    rising, falling = [step / 5 for step in range(5)], [1 - step / 8 for step in range(8)]
+    assert seen == pytest.approx(rising + falling)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_plateau_halves_the_rates(monkeypatch, tokenizer, text, stage):
+    losses = [5.0, 4.0, 4.5, 4.5, 4.5, 4.5, 3.0]
+    seen, outcome = rates(monkeypatch, tokenizer, text, stage, losses, schedule="plateau", warmup=0.0, validate_every=2)
+    # two validations without a new best, after steps 8 and 12
+    assert seen == [1.0] * 8 + [0.5] * 4 + [0.25]
+    assert (outcome.best_step, outcome.best) == (STEPS, {"loss": 3.0})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_patience_ends_a_stage(monkeypatch, tokenizer, text, stage):
+    losses = [5.0, 4.0, 4.5, 4.2, 4.1, 1.0]
+    seen, outcome = rates(monkeypatch, tokenizer, text, stage, losses, patience=3, validate_every=2)
+    assert (len(seen), outcome.steps, outcome.best_step, outcome.stopped_early) == (10, 10, 4, True)
+
+
+def test_patience_that_runs_out_at_the_last_step_ended_nothing(monkeypatch, tokenizer, text):
+    losses = [4.0, 5.0]
+    _, outcome = rates(monkeypatch, tokenizer, text, "transfer", losses, patience=1, validate_every=STEPS - 1)
+    assert (outcome.steps, outcome.best_step, outcome.stopped_early) == (STEPS, STEPS - 1, False)
+
+
+def test_each_block_ends_by_itself(monkeypatch, folder, tokenizer, text, tmp_path):
+    settings = replace(SMALL, **TOKENS, patience=2, validate_every=2)
+    losses = iter([5.0, 6.0, 7.0, 5.0, 4.0, 3.0, 3.5, 3.6])
+    monkeypatch.setattr(first, "transfer_errors", lambda *_: [next(losses)])
+    made = prepare(tokenizer, [text], length=31)
+    found = transfer_blockwise(
+        folder, made.train, settings, block=1, tokens=31 * STEPS, directory=tmp_path, validation=made.held_out[:1],
+        quiet=True,
+    )  # fmt: skip
+    assert [(outcome.steps, outcome.best_step) for outcome in found.outcomes] == [(6, 2), (10, 6)]
+    assert (found.steps, found.stopped_early) == (10, True)
+
+
+@pytest.mark.parametrize("block", [None, 1])
+def test_the_metrics_and_the_report_have_the_steps_that_were_taken(monkeypatch, folder, text, tmp_path, block):
+    monkeypatch.setattr(first, "transfer_errors", lambda *_: [1.0])
+    monkeypatch.setattr(second, "perplexity", lambda *_, **__: 1.0)
+    settings = replace(SMALL, **TOKENS, patience=2, validate_every=2, block=block)
+    metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
+    assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["tokens"] == {"transfer": 31 * 6, "lora": 31 * 6}
+    assert metrics["stopped_early"] == {"transfer": True, "lora": True}
+    for name in ("report.html", "README.md"):
+        words = (tmp_path / "out" / name).read_text()
+        assert "186 tokens of attention transfer" in words
+        assert "validation got no better: attention transfer, low-rank tuning." in words
+
+
+@pytest.mark.parametrize("block", [None, 1])
+def test_a_killed_run_with_all_of_them_ends_with_the_same_weights(monkeypatch, folder, text, tmp_path, block):
+    # stage 1 learns so fast that it gets worse, and stage 2 is told that it does as soon as it learns
+    def size(net, *_, **__):
+        return sum(float(tensor.square().sum()) for name, tensor in net.named_parameters() if "lora_B" in name)
+
+    monkeypatch.setattr(second, "perplexity", size)
+    settings = replace(
+        SMALL, **TOKENS, schedule="plateau", warmup=0.1, patience=3, validate_every=1, block=block,
+        transfer_rate=1.0, transfer_loss="weights",
+    )  # fmt: skip
+    monkeypatch.setattr(first, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    run = partial(subquad.llm.linearize, folder, text, settings, quiet=True)
+    whole = run(out=tmp_path / "whole")
+    part = "transfer" if block is None else "transfer-0"
+    kills = (
+        # with one validation that was no best, and with two, after which the rate is halved
+        (first, "transfer_step", 3, part, 1),
+        (first, "transfer_step", 2, part, 2),
+        (second, "finetune_step", 3, "tune", 1),
+        (second, "finetune_step", 2, "tune", 2),
+    )
+    for place, name, last, checkpoint, since_best in kills:
+        calls, real = [], getattr(place, name)
+
+        def killed(*given, calls=calls, real=real, last=last, **how):
+            calls.append(1)
+            if len(calls) == last:
+                raise KeyboardInterrupt
+            return real(*given, **how)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(out=tmp_path / "out")
+        header = read_tensors_and_metadata(tmp_path / "out" / f"checkpoint-{checkpoint}.safetensors")[1]
+        state = json.loads(header["state"])
+        assert (state["since_best"], state["rate_factor"]) == (since_best, 1 / since_best)
+    metrics = run(out=tmp_path / "out")
+    assert metrics["tokens"] == whole["tokens"]
+    assert metrics["stopped_early"] == whole["stopped_early"] == {"transfer": True, "lora": True}
+    expected, given = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "out"))
+    assert expected.keys() == given.keys()
+    assert all(torch.equal(expected[name], given[name]) for name in expected)
+    lines = [
+        [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("whole", "out")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_they_are_flags(folder, text, tmp_path, capsys):
+    from subquad.cli import main
+
+    flags = [
+        "--warmup", "0.2", "--schedule", "plateau", "--patience", "2", "--validate-every", "3",
+        "--transfer-loss", "weights", "--transfer-weights-share", "0.3",
+    ]  # fmt: skip
+    command = ["llm", "linearize", str(folder), "--text", str(text), "--out", str(tmp_path / "out"), *flags]
+    assert main(command) == 2
+    assert "give --patience 3 or more" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"warmup": 1.0}, r"--warmup must be at least 0 and below 1, a share of the steps, got 1\.0"),
+        ({"warmup": float("nan")}, "--warmup must be at least 0 and below 1, a share of the steps, got nan"),
+        ({"patience": 0, "validate_every": 3}, "--patience must be at least 1, got 0"),
+        ({"patience": 3}, "--patience 3 needs --validate-every N, the steps between two validations"),
+        ({"schedule": "plateau"}, "--schedule plateau needs --validate-every N, the steps between two validations"),
+        (
+            {"schedule": "plateau", "validate_every": 5, "patience": 2},
+            "halves the rates after 2 .* --patience 2 ends the stage by then; give --patience 3 or more",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(change, message):
+    with pytest.raises(SubquadError, match=message):
+        LinearizeSettings(**change)

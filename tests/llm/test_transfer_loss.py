@@ -1,0 +1,159 @@
+"""Stage 1's loss of attention weights: what it is, where it is least, and what learns from it."""
+
+import math
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from subquad.errors import SubquadError
+from subquad.llm.convert import convert, feature_parameters
+from subquad.llm.data import prepare
+from subquad.llm.evaluate import run_teacher, transfer_errors
+from subquad.llm.modeling import using
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.transfer import learnt_in_transfer, transfer, transfer_step, weights_loss
+
+IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
+SHAPES = ["terrace", "sliding", "none"]
+
+
+def converted(**attention):
+    """Return a model in float64 whose stage 1 parameters are drawn."""
+    model = convert(tiny_model("llama").double(), AttentionSettings(**{"window": 5, **attention}))
+    learnt_in_transfer(model)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in feature_parameters(model):
+        parameter.data = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+    return model
+
+
+def figures(model, ids=IDS, **settings):
+    settings = LinearizeSettings(transfer_loss="weights", **settings)
+    return transfer_step(model, ids, torch.Tensor.backward, settings=settings)
+
+
+@torch.no_grad()
+def softmax_weights(ids=IDS):
+    """Return what the model's own attention computes, layer by layer."""
+    model = tiny_model("llama").double()
+    model.set_attn_implementation("eager")
+    return model(ids, output_attentions=True).attentions
+
+
+def entropy(weights):
+    return -torch.special.xlogy(weights, weights).sum(-1).mean()
+
+
+@pytest.mark.parametrize("window_shape", ["terrace", "sliding"])
+def test_a_window_over_all_gives_the_least_loss_the_entropy_of_the_softmax_weights(window_shape):
+    least = sum(entropy(weights) for weights in softmax_weights()) / 2
+    found = figures(converted(window=23, window_shape=window_shape))
+    # transformers computes this softmax in float32
+    torch.testing.assert_close(found["weights"], least.double(), rtol=1e-5, atol=0)
+    assert float(found["outputs"]) == pytest.approx(0.0, abs=1e-12)
+    assert float(figures(converted(window=3, window_shape=window_shape))["weights"]) > 1.01 * float(least)
+
+
+@pytest.mark.parametrize("feature_heads", ["query", "kv"])
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_the_loss_is_its_formula_over_the_models_own_weights(window_shape, feature_heads):
+    model = converted(window_shape=window_shape, feature_heads=feature_heads)
+    wanted, found = softmax_weights(), []
+
+    def compare(layer, given, target, weights):
+        ours, softmax = weights()
+        # transformers computes this softmax in float32
+        torch.testing.assert_close(softmax, wanted[layer].double(), rtol=1e-5, atol=1e-6)
+        assert not softmax.requires_grad
+        torch.testing.assert_close(ours.sum(-1), torch.ones_like(ours[..., 0]))
+        found.append(-torch.special.xlogy(wanted[layer], ours).tril().sum(-1).mean())
+
+    run_teacher(model, IDS, compare)
+    torch.testing.assert_close(figures(model)["weights"], sum(found) / 2, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_both_parts_count_by_their_share(share):
+    found = figures(converted(), transfer_weights_share=share)
+    torch.testing.assert_close(found["loss"], (1 - share) * found["outputs"] + share * found["weights"])
+    assert float(found["outputs"]) == pytest.approx(
+        float(transfer_step(converted(), IDS, torch.Tensor.backward)["loss"]), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("feature_map", ["hedgehog", "t2r"])
+@pytest.mark.parametrize("window_shape", SHAPES)
+def test_the_gradient_of_the_weights_reaches_every_map(window_shape, feature_map):
+    model = converted(window_shape=window_shape, feature_map=feature_map)
+    figures(model, transfer_weights_share=1.0)
+    for layer in model.model.layers:
+        for name, parameter in layer.self_attn.hybrid.named_parameters():
+            assert parameter.grad.isfinite().all()
+            # without softmax terms their share is of nothing
+            assert bool(parameter.grad.any()) == (name != "mix" or window_shape != "none"), name
+
+
+def test_the_slope_is_that_of_the_loss():
+    model = converted(window_shape="sliding")
+    figures(model, transfer_weights_share=1.0)
+    parameter = model.model.layers[1].self_attn.hybrid.map_k.weight
+    slope, step = parameter.grad[3, 5, 7].item(), 1e-6
+    values = []
+    for sign in (1, -1):
+        parameter.data[3, 5, 7] += sign * step
+        # the loss of one layer is that of all, over their number
+        values.append(2 * float(figures(model, transfer_weights_share=1.0)["loss"]))
+        parameter.data[3, 5, 7] -= sign * step
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-5)
+
+
+def test_maps_that_give_nothing_make_a_finite_loss_and_gradient():
+    model = converted(window_shape="none", feature_map="t2r")
+    for layer in model.model.layers:
+        # relu gives 0 for any query
+        layer.self_attn.hybrid.map_q.bias.data[:] = -1e3
+    found = figures(model, transfer_weights_share=1.0)
+    assert float(found["weights"]) == pytest.approx(-math.log(torch.finfo(torch.float64).eps))
+    assert all(parameter.grad.isfinite().all() for parameter in feature_parameters(model))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(side):
+    ids, pad = IDS[:1, :17], torch.full((1, 6), 1)
+    parts, real = ([ids, pad], [torch.ones_like(ids), torch.zeros_like(pad)])
+    if side == "left":
+        parts, real = parts[::-1], real[::-1]
+    found = []
+
+    def compare(layer, given, wanted, weights):
+        found.append(weights_loss(*weights()).detach())
+
+    model = converted()
+    run_teacher(model, ids, compare)
+    padded, mask = torch.cat(parts, 1), torch.cat(real, 1)
+    with using(model, "transfer", compare):
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        model.base_model(padded, attention_mask=mask, position_ids=positions, use_cache=False)
+    torch.testing.assert_close(torch.stack(found[:2]), torch.stack(found[2:]))
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_stage_1_learns_from_it(tokenizer, text, precision):
+    model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
+    made = prepare(tokenizer, [text], length=31)
+    settings = LinearizeSettings(length=31, transfer_loss="weights")
+    ids = made.held_out[:5]
+
+    def loss():
+        return float(transfer_step(model, ids, lambda _: None, settings=settings)["weights"])
+
+    before, errors = loss(), transfer_errors(model, ids)
+    transfer(model, made.train, settings, tokens=31 * 40, precision=precision, quiet=True)
+    assert loss() < 0.98 * before
+    assert all(new < old for new, old in zip(transfer_errors(model, ids), errors, strict=True))
+
+
+def test_a_share_beyond_the_whole_is_refused():
+    with pytest.raises(SubquadError, match=r"--transfer-weights-share must be from 0 to 1, got 1\.5"):
+        LinearizeSettings(transfer_loss="weights", transfer_weights_share=1.5)
