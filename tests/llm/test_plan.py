@@ -207,13 +207,26 @@ def test_weights_and_moments_are_those_of_what_is_trained():
     found = plan("llama-3.1-8b", SizingSettings(lora_rank=16))
     trained, parts = found["parameters"]["trained_in_transfer"], found["memory"]["transfer"]
     assert trained == 32 * (2 * 32 * 128 * 128 + 32)
-    assert parts["weights"] == 2 * 8_030_261_248 + 4 * trained
-    assert (parts["gradients"], parts["optimizer"], parts["gathered"]) == (4 * trained, 8 * trained, 0)
+    assert (parts["weights"], parts["gathered"]) == (2 * 8_030_261_248, 0)
+    assert (parts["trained"], parts["gradients"], parts["optimizer"]) == (4 * trained, 4 * trained, 8 * trained)
     updates, parts = found["parameters"]["trained_in_lora"], found["memory"]["lora"]
     assert updates == trained + 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
-    assert parts["weights"] == 2 * 8_030_261_248 + 4 * updates
-    assert (parts["gradients"], parts["optimizer"]) == (4 * updates, 8 * updates)
+    assert parts["weights"] == 2 * 8_030_261_248
+    assert (parts["trained"], parts["gradients"], parts["optimizer"]) == (4 * updates, 4 * updates, 8 * updates)
     assert parts["total"] == sum(parts[name] for name in list(parts)[: list(parts).index("total")])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_several_gpus_divide_the_frozen_weights_and_nothing_else(stage):
+    sizes = sizes_of("llama-3.1-8b")
+    one, four = (memory(sizes, SizingSettings(gpus=gpus), stage) for gpus in (1, 4))
+    is_shared = stage != "transfer_in_blocks"
+    # two layers and what lies around them, in two bytes a weight
+    gathered = 2 * (2 * 218_112_000 + 2 * 128_256 * 4096 + 4096)
+    assert four["weights"] == one["weights"] / (4 if is_shared else 1)
+    assert four["gathered"] == (gathered if is_shared else 0)
+    for name in ("trained", "gradients", "optimizer", "activations"):
+        assert four[name] == one[name] > 0
 
 
 @pytest.fixture(scope="module")

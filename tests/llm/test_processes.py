@@ -1,69 +1,128 @@
-"""Two processes learn what one learns from twice as many sequences a step."""
+"""Two processes learn what one learns from twice as many sequences a step, also where they share the weights."""
 
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import SMALL
 
 import subquad.llm
+from subquad.errors import SubquadError
+from subquad.llm.settings import LinearizeSettings
 from subquad.train.artifact import read_tensors
 
 FLAGS = [
     "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "no",
-    "--transfer-tokens", str(31 * 8), "--lora-tokens", str(31 * 6), "--validate-every", "2",
+    "--transfer-tokens", str(31 * 8), "--lora-tokens", str(31 * 6), "--validate-every", "2", "--distill", "0.25",
 ]  # fmt: skip
+HERE = Path(__file__).parent
+
+
+def launch(*command):
+    """Run a command of two processes."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", *command],
+        check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def both(folder, text, tmp_path_factory):
-    """Return the folders of the same run in one process and in two."""
-    path = tmp_path_factory.mktemp("processes")
-    settings = replace(SMALL, batch=2, transfer_tokens=31 * 8, lora_tokens=31 * 6, validate_every=2)
-    subquad.llm.linearize(folder, text, settings, out=path / "one", quiet=True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command = [
-        "-m",
-        "subquad",
-        "llm",
-        "linearize",
-        str(folder),
-        "--text",
-        str(text),
-        "--out",
-        str(path / "two"),
-        *FLAGS,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *command], check=False, capture_output=True, text=True, env=environment, timeout=240
-    )
+def command(folder, text):
+    return ["llm", "linearize", str(folder), "--text", str(text), *FLAGS]
+
+
+@pytest.fixture(scope="module")
+def one(folder, text, tmp_path_factory):
+    """Return the folder of the run in one process."""
+    path = tmp_path_factory.mktemp("processes") / "one"
+    settings = replace(SMALL, batch=2, transfer_tokens=31 * 8, lora_tokens=31 * 6, validate_every=2, distill=0.25)
+    subquad.llm.linearize(folder, text, settings, out=path, quiet=True)
+    return path
+
+
+@pytest.fixture(scope="module", params=["each whole", "shared"])
+def two(request, command, tmp_path_factory):
+    """Return the folder of the same run in two processes, and what they printed; where they share, it was killed."""
+    path = tmp_path_factory.mktemp("processes") / "two"
+    command = [*command, "--out", str(path)]
+    if request.param == "shared":
+        command.append("--shard")
+        assert launch(str(HERE / "stopped.py"), *command).returncode
+        assert (path / "checkpoint-tune.safetensors").is_file()
+    done = launch("-m", "subquad", *command)
     assert done.returncode == 0, done.stderr
-    return path / "one", path / "two", done.stdout
+    return path, done.stdout
+
+
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory):
+    """Return what each of two processes found that share a model."""
+    path = tmp_path_factory.mktemp("shares")
+    done = launch(str(HERE / "shares.py"), str(path))
+    assert done.returncode == 0, done.stderr
+    return [json.loads((path / f"{process}.json").read_text()) for process in (0, 1)]
 
 
 def losses(path):
     return [json.loads(line)["loss"] for line in (path / "history.jsonl").read_text().splitlines() if '"loss"' in line]
 
 
-def test_the_losses_are_those_of_one_process(both):
-    one, two, _ = both
+def test_the_losses_are_those_of_one_process(one, two):
     assert len(losses(one)) == 4 + 3
-    torch.testing.assert_close(torch.tensor(losses(two)), torch.tensor(losses(one)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(losses(two[0])), torch.tensor(losses(one)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_weights_are_those_of_one_process(both):
-    one, two = (read_tensors(path / "model.safetensors") for path in both[:2])
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
+def test_the_weights_are_those_of_one_process(one, two):
+    expected, given = (read_tensors(path / "model.safetensors") for path in (one, two[0]))
+    assert expected.keys() == given.keys()
+    for name in expected:
+        torch.testing.assert_close(given[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
-def test_one_process_speaks_and_writes(both):
-    *_, two, printed = both
+def test_one_process_speaks_and_writes(two):
+    path, printed = two
     assert printed.count("Perplexity on held-out text") == 1
-    assert json.loads((two / "metrics.json").read_text())["tokens"] == {"transfer": 31 * 8, "lora": 31 * 6}
+    assert json.loads((path / "metrics.json").read_text())["tokens"] == {"transfer": 31 * 8, "lora": 31 * 6}
+
+
+@pytest.mark.parametrize("kind", ["untied", "tied"])
+def test_a_process_holds_half_of_the_frozen_weights(shares, kind):
+    for found in (process[kind] for process in shares):
+        # what is trained, and a row of each weight that does not divide evenly
+        assert found["held"] < 0.51 * found["frozen"] + found["learnt"]
+        assert found["whole"] > found["frozen"] + found["learnt"]
+        # both stages leave no layer gathered; the sequences came in between
+        assert found["held_behind_both_stages"] - found["held"] < 0.01 * found["frozen"]
+
+
+@pytest.mark.parametrize("kind", ["untied", "tied"])
+def test_shared_weights_give_the_gradients_and_the_merged_model_of_whole_ones(shares, kind):
+    for process, found in enumerate(process[kind] for process in shares):
+        # losses of both stages, 6 parameters, twice these and 14 pairs of updates, logits, a text
+        assert len(found["errors"]) == 2 + 6 + 2 * (6 + 28) + 2 + (not process) * (27 - (kind == "tied"))
+        assert max(found["errors"].values()) < 1e-4
+
+
+def test_autograd_keeps_no_copy_of_a_shared_weight(shares):
+    for found in (process["untied"] for process in shares):
+        shared, alone = found["kept"]
+        assert shared == 0 < alone
+
+
+def test_processes_that_share_agree_on_what_fits_into_a_time(shares):
+    first, second = (process["untied"]["plan"] for process in shares)
+    assert first == second
+    assert first["seconds_per_sequence"].keys() == {"evaluate", "transfer", "tune"}
+
+
+def test_one_process_has_nobody_to_share_with(folder, text, tmp_path):
+    with pytest.raises(SubquadError, match=r"--shard: there is one process, .*torchrun --nproc-per-node 2"):
+        subquad.llm.linearize(folder, text, replace(SMALL, shard=True), out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SubquadError, match="--shard and --block exclude each other"):
+        LinearizeSettings(shard=True, block=1, transfer_tokens=5, lora_tokens=5)

@@ -17,7 +17,7 @@ from subquad.llm.finetune import add_updates, finetune_step
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
 from subquad.llm.transfer import learnt_in_transfer, transfer_step
 from subquad.train.artifact import read_json, write_json
-from subquad.train.processes import processes
+from subquad.train.processes import from_first, processes
 
 __all__ = ["EVALUATIONS", "Plan", "plan_for", "plan_of_tokens"]
 
@@ -49,7 +49,7 @@ class Plan:
 def plan_for(
     model: PreTrainedModel, text: Text, settings: LinearizeSettings, *, directory: Path, spent: float, seed: int
 ) -> Plan:
-    """Return the plan in the folder, or make one and write it.
+    """Return the plan in the folder, or make one and write it; of several processes all have to ask.
 
     Args:
         model: The converted model; its weights stay as they are.
@@ -59,27 +59,26 @@ def plan_for(
         spent: Seconds that went by before.
         seed: Of the trial's low-rank updates.
     """
-    path = directory / PLAN
-    if path.is_file():
-        return Plan(**read_json(path))
     weight = model.get_input_embeddings().weight
     if settings.transfer_tokens is not None:
         return plan_of_tokens(text, settings, directory=directory, width=weight.shape[1], device=weight.device)
-    precision = (
-        settings.precision if settings.precision != "auto" else _faster_precision(weight.shape[1], weight.device)
-    )
+    found = _planned(directory)
+    if found is not None:
+        return found
+    precision = _precision(settings, weight.shape[1], weight.device)
     began = time.monotonic()
     seconds = _measure(model, text, settings, precision, seed)
     left = (settings.minutes or DEFAULT_MINUTES) * 60 - spent - (time.monotonic() - began)
     plan = divide(left, seconds, settings, precision=precision, sequences=_evaluation_sequences(text, settings))
-    write_json(path, asdict(plan))
-    return plan
+    return _kept(plan, directory)
 
 
 def plan_of_tokens(
     text: Text, settings: LinearizeSettings, *, directory: Path, width: int, device: torch.device
 ) -> Plan:
     """Return the plan in the folder, or make and write that of the user's tokens, which needs no model.
+
+    Of several processes all have to ask.
 
     Args:
         text: Training and held-out sequences.
@@ -88,19 +87,37 @@ def plan_of_tokens(
         width: Of the model's hidden states.
         device: Where the model will run.
     """
-    path = directory / PLAN
-    if path.is_file():
-        return Plan(**read_json(path))
+    found = _planned(directory)
+    if found is not None:
+        return found
     if settings.transfer_tokens is None or settings.lora_tokens is None:
         raise ValueError("this plan needs the tokens of both stages")
     plan = Plan(
-        precision=settings.precision if settings.precision != "auto" else _faster_precision(width, device),
+        precision=_precision(settings, width, device),
         evaluation_sequences=_evaluation_sequences(text, settings),
         transfer_tokens=settings.transfer_tokens,
         lora_tokens=settings.lora_tokens,
     )
-    write_json(path, asdict(plan))
+    return _kept(plan, directory)
+
+
+def _planned(directory: Path) -> Plan | None:
+    """Return the plan in the folder; the first process looks for all, since it may write while others still look."""
+    path = directory / PLAN
+    return from_first(Plan(**read_json(path)) if path.is_file() else None)
+
+
+def _kept(plan: Plan, directory: Path) -> Plan:
+    """Return the first process's plan, and write it."""
+    plan = from_first(plan)
+    if processes().is_main_process:
+        write_json(directory / PLAN, asdict(plan))
     return plan
+
+
+def _precision(settings: LinearizeSettings, width: int, device: torch.device) -> str:
+    """Return the type of the matrix products, in all processes the same."""
+    return from_first(settings.precision if settings.precision != "auto" else _faster_precision(width, device))
 
 
 def _evaluation_sequences(text: Text, settings: LinearizeSettings) -> int:

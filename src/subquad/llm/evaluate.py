@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from subquad.llm.modeling import Mode, Transfer, Weights, attention_layers, using
 from subquad.progress import track
@@ -60,5 +61,9 @@ def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: Transfer) ->
     """Run the softmax model over `ids` without gradients; each layer hands its two outputs to `compare`."""
     device = next(model.parameters()).device
     with using(model, "transfer", compare), torch.no_grad():
-        # the body alone: stage 1 needs no words
-        model.base_model(input_ids=ids.to(device), use_cache=False)
+        if isinstance(model, FSDPModule):
+            # the whole model gathers the embeddings; words are asked for as few as can be
+            model(input_ids=ids.to(device), use_cache=False, logits_to_keep=1)
+        else:
+            # the body alone: stage 1 needs no words
+            model.base_model(input_ids=ids.to(device), use_cache=False)

@@ -83,12 +83,12 @@ def finetune_step(
     if documents is not None:
         goes_on = F.pad(documents[:, 1:] == documents[:, :-1], (1, 0))
         is_learnt = goes_on if is_learnt is None else is_learnt & goes_on
+    tuned, wanted = _called(model), None
     with apart(model, documents):
-        wanted = None
         if distill:
             with torch.no_grad(), _as_it_was(model):
-                wanted = model(input_ids=ids, use_cache=False).logits
-        given = model(input_ids=ids, use_cache=False).logits
+                wanted = tuned(input_ids=ids, use_cache=False).logits
+        given = tuned(input_ids=ids, use_cache=False).logits
         loss, next_token, distance = word_loss(given, ids, is_learnt=is_learnt, wanted=wanted, distill=distill)
         # the loss has what it needs of both
         del given, wanted
@@ -96,6 +96,11 @@ def finetune_step(
     if not distill:
         return {"loss": loss.detach()}
     return {"loss": loss.detach(), "distance": distance, "next_token": next_token}
+
+
+def _called(model: nn.Module) -> PreTrainedModel:
+    """Return what is to be called: peft's own `forward` may pass by the hooks that gather sharded weights."""
+    return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
 @contextmanager
@@ -166,7 +171,7 @@ def finetune(
         )
 
     def validate(net: nn.Module) -> Mapping[str, float]:
-        return {"loss": perplexity(net, validation, mode=settings.tune_mode)}
+        return {"loss": perplexity(_called(net), validation, mode=settings.tune_mode)}
 
     with using(model, settings.tune_mode):
         return train(

@@ -63,6 +63,8 @@ class LinearizeSettings:
     """Sequences in one training step."""
     block: int | None = None
     """Layers that stage 1 trains at a time, read from the disk, for models larger than memory; else all at once."""
+    shard: bool = False
+    """Share the frozen weights out among the processes that `torchrun` started: each keeps its part of every layer."""
     transfer_rate: float = 3e-2
     """Learning rate of stage 1."""
     lora_rate: float = 2e-3
@@ -146,6 +148,11 @@ class LinearizeSettings:
             raise SubquadError(
                 "--block needs --transfer-tokens and --lora-tokens: the speed of a model that is not opened as a whole "
                 "cannot be measured"
+            )
+        if self.shard and self.block is not None:
+            raise SubquadError(
+                "--shard and --block exclude each other: give --block where one process cannot hold the model, --shard "
+                "where several together can"
             )
 
     def _check_pace(self) -> None:

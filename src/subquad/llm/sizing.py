@@ -4,8 +4,9 @@ Counts of weights and of the state's bytes are exact. Memory of training and tim
 tokens (batch times length) in a step, $b$ bytes a weight, and what is trained in float32 (low-rank updates are
 multiplied in the type of the weights). Within 10 % of what steps on a CPU take, kernels' own memory aside.
 
-**Memory.** Weights, gradients and AdamW's two moments are shared out among the GPUs (FSDP). With more than one, each
-also gathers two layers, the one at work and the next, and what lies around the layers. `RUNTIME` is for CUDA and its
+**Memory.** Frozen weights are shared out among the GPUs (`linearize --shard`), but for those of a block; what is
+trained, its gradients and AdamW's two moments each GPU holds whole. With more than one, each also gathers two layers,
+the one at work and the next, and what lies around the layers. `RUNTIME` is for CUDA and its
 libraries, and for holes in what they hold. Fused softmax kernels are taken for granted. Activations, in bytes a token:
 
 - Maps and attention of one layer, between forward and backward, in float32: both feature maps (twice for Hedgehog,
@@ -55,7 +56,6 @@ STAGES = ("transfer", "transfer_in_blocks", "lora")
 CONTEXTS = (1024, 4096, 16384, 32768, 131072)
 RUNTIME = 2_000_000_000
 GB = 1_000_000_000
-SHARED_OUT = ("weights", "gradients", "optimizer")
 
 
 def plans(configs: Sequence[str | Path], settings: SizingSettings = SizingSettings()) -> dict[str, dict[str, Any]]:
@@ -129,17 +129,16 @@ def _parts(sizes: Sizes, settings: SizingSettings, stage: str, *, gpus: int) -> 
     frozen = layers * sizes.layer_parameters if is_block else sizes.parameters
     maps = sizes.trained_in_transfer * layers / sizes.layers
     trained = sizes.trained_in_lora if stage == "lora" else maps
-    gathered = 2 * (sizes.layer_parameters * b + 4 * sizes.trained_in_transfer / sizes.layers)
-    if not is_block:
-        gathered += sizes.outer_parameters * b
+    gathered = (2 * sizes.layer_parameters + sizes.outer_parameters) * b
+    is_shared = gpus > 1 and not is_block
     per_token = _activations_in_lora(sizes, settings) if stage == "lora" else _activations_in_transfer(sizes, settings)
     parts = {
-        # maps are trained in both stages
-        "weights": (frozen * b + 4 * max(maps, trained)) / gpus,
-        "gradients": 4 * trained / gpus,
-        "optimizer": 8 * trained / gpus,
+        "weights": frozen * b / (gpus if is_shared else 1),
+        "trained": 4 * trained,
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
         "activations": per_token * settings.batch * settings.length,
-        "gathered": gathered if gpus > 1 else 0,
+        "gathered": gathered if is_shared else 0,
         "runtime": RUNTIME,
     }
     return {name: math.ceil(value) for name, value in parts.items()}
@@ -147,14 +146,13 @@ def _parts(sizes: Sizes, settings: SizingSettings, stage: str, *, gpus: int) -> 
 
 def _fewest_gpus(sizes: Sizes, settings: SizingSettings, stage: str, *, limit: float) -> int | None:
     """Return the smallest number of GPUs that fits; None where what is not shared out is too much for any number."""
-    alone = _parts(sizes, settings, stage, gpus=1)
+    alone, halved = (_parts(sizes, settings, stage, gpus=gpus) for gpus in (1, 2))
     if sum(alone.values()) <= limit:
         return 1
-    shared = sum(alone[name] for name in SHARED_OUT)
-    fixed = sum(value for name, value in _parts(sizes, settings, stage, gpus=2).items() if name not in SHARED_OUT)
-    # a few bytes for what is rounded up in each share
-    left = limit - fixed - len(SHARED_OUT)
-    return max(2, math.ceil(shared / left)) if left > 0 else None
+    # a byte for what is rounded up in each share
+    left = limit - (sum(halved.values()) - halved["weights"]) - 1
+    is_shared = halved["weights"] < alone["weights"]
+    return max(2, math.ceil(alone["weights"] / left)) if is_shared and left > 0 else None
 
 
 def _attention_kept(sizes: Sizes) -> float:

@@ -19,7 +19,7 @@ class SizingSettings:
     attention: AttentionSettings = field(default_factory=AttentionSettings)
     """The attention that takes the place of softmax attention."""
     gpus: int = 1
-    """GPUs that share weights, gradients and AdamW's moments (FSDP)."""
+    """GPUs that share the frozen weights (`linearize --shard`); each holds what is trained whole."""
     gpu_memory: float = 80.0
     """Memory of one GPU in GB (10⁹ bytes)."""
     dtype: Literal["bf16", "fp32"] = "bf16"

@@ -57,7 +57,7 @@ def _memory(plans: Mapping[str, Mapping[str, Any]], settings: SizingSettings) ->
             parts = plan["memory"][stage]
             columns = (
                 parts["weights"],
-                parts["gradients"] + parts["optimizer"],
+                parts["trained"] + parts["gradients"] + parts["optimizer"],
                 parts["activations"],
                 parts["gathered"] + parts["runtime"],
                 parts["total"],
@@ -90,7 +90,8 @@ def _generation(plans: Mapping[str, Mapping[str, Any]]) -> Table:
 def _notes(plans: Mapping[str, Mapping[str, Any]], settings: SizingSettings) -> str:
     lines = [
         "Counts, disk and states are exact. Memory and time are estimates; the formulas stand in subquad.llm.sizing.",
-        "training: gradients and AdamW's moments. other: CUDA, and with several GPUs (FSDP) what each gathers.",
+        "weights: the frozen ones. training: what is trained, its gradients and AdamW's moments, in each GPU. other: "
+        "CUDA, and with several GPUs (--shard) what each gathers.",
         "less from: the tokens from which on the cache is larger than the state.",
         f"Time is for {_count(settings.transfer_tokens)} + {_count(settings.lora_tokens)} tokens at "
         f"{settings.speed:.1e} operations per second and GPU (--flops)"

@@ -34,6 +34,7 @@ from subquad.llm.generation import continue_text
 from subquad.llm.modeling import Mode, attention_layers, using
 from subquad.llm.report import card, history, whole_page
 from subquad.llm.settings import GenerateSettings, LinearizeSettings
+from subquad.llm.sharding import check_processes, gather, merge_updates, shard
 from subquad.llm.skeleton import open_skeleton
 from subquad.llm.transfer import learnt_in_transfer, steps_for, tokens_per_step, transfer
 from subquad.progress import say
@@ -76,6 +77,8 @@ def linearize(
     clock, group = time.monotonic(), processes()
     # the first process speaks and writes for all
     quiet = quiet or not group.is_main_process
+    if settings.shard:
+        check_processes()
     path, files, evaluation_files = locate(model), _files(text), _files(eval_text)
     check(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
     asked = _asked(model, path, files=files, evaluation_files=evaluation_files, settings=settings, seed=seed)
@@ -97,7 +100,8 @@ def linearize(
     _check_length(net, settings)
     _check_words(net, prepared, path)
     if is_whole:
-        convert(net, settings.attention).to(processes().device)
+        convert(net, settings.attention)
+        net = shard(net) if settings.shard else net.to(group.device)
     with group.main_process_first():
         run = run or open_run(out, kind="llm", settings=asked, force=force and group.is_main_process)
     job = _Job(run=run, settings=settings, text=prepared, tokenizer=tokenizer, seed=seed, quiet=quiet)
@@ -225,8 +229,7 @@ class _Job:
     def do(self, model: PreTrainedModel, *, name: str, spent: float) -> dict[str, Any]:
         """Evaluate, transfer, evaluate, tune, evaluate, write; return the metrics."""
         directory, settings = self.run.directory, self.settings
-        with processes().main_process_first():
-            plan = plan_for(model, self.text, settings, directory=directory, spent=spent, seed=self.seed)
+        plan = plan_for(model, self.text, settings, directory=directory, spent=spent, seed=self.seed)
         held_out = self.text.held_out[: plan.evaluation_sequences]
         if self.blockwise is None:
             self.tell(plan, held_out)
@@ -252,11 +255,10 @@ class _Job:
         is_learnt = self.text.is_learnt if settings.learn == "answers" else None
         second = finetune(tuned, self.text.train, settings, tokens=plan.lora_tokens, is_learnt=is_learnt, **stage)
         adapter = adapter_tensors(tuned) if settings.save == "adapter" else None
-        merged: PreTrainedModel = tuned.merge_and_unload()
-        merged.requires_grad_(False).eval()
-        self.measure("tuned", merged, held_out, "hybrid")
-        self.measure("tuned_without_linear", merged, held_out, "window")
-        self.sample("tuned", merged, "hybrid")
+        linear = merge_updates(tuned).requires_grad_(False).eval()
+        self.measure("tuned", linear, held_out, "hybrid")
+        self.measure("tuned_without_linear", linear, held_out, "window")
+        self.sample("tuned", linear, "hybrid")
         seconds = {**self.notes["seconds"], "transfer": first.seconds, "tune": second.seconds}
         metrics = {
             "perplexity": {key: self.notes["perplexity"][key] for key in EVALUATIONS},
@@ -269,8 +271,10 @@ class _Job:
         }
         if settings.patience is not None:
             metrics["stopped_early"] = {"transfer": first.stopped_early, "lora": second.stopped_early}
+        # all processes give their shares, the first one writes
+        tensors = gather(saved_tensors(linear)) if adapter is None else adapter
         if processes().is_main_process:
-            self.finish(merged, metrics, about, adapter)
+            self.finish(linear, metrics, about, tensors)
         processes().wait_for_everyone()
         return metrics
 
@@ -324,16 +328,16 @@ class _Job:
         model: PreTrainedModel,
         metrics: Mapping[str, Any],
         about: Mapping[str, Any],
-        adapter: Mapping[str, Tensor] | None,
+        tensors: Mapping[str, Tensor],
     ) -> None:
         """Write the folder of the model, or of the adapter."""
-        directory = self.run.directory
+        directory, is_adapter = self.run.directory, self.settings.save == "adapter"
         write_json(directory / NOTES, self.notes)
         self.tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
         self.run.finish(
-            config=saved_config(model) if adapter is None else adapter_config(about["model"], self.settings),
-            tensors=saved_tensors(model) if adapter is None else adapter,
+            config=adapter_config(about["model"], self.settings) if is_adapter else saved_config(model),
+            tensors=tensors,
             metrics=metrics,
             card=card(metrics, about),
             report=whole_page(metrics, self.notes, history(directory)),

@@ -1,9 +1,14 @@
 """The processes that train together: one alone, or those that `torchrun` or `accelerate launch` started."""
 
+from typing import TypeVar
+
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
-__all__ = ["has_accelerator", "processes"]
+__all__ = ["from_first", "has_accelerator", "processes"]
+
+Value = TypeVar("Value")
 
 
 def has_accelerator() -> bool:
@@ -15,3 +20,9 @@ def processes() -> PartialState:
     """Return how many processes there are, which of them this is, and its device."""
     # without being told, accelerate takes processes on CPUs for strangers to each other
     return PartialState(cpu=not has_accelerator())
+
+
+def from_first(value: Value) -> Value:
+    """Return in every process what the first one gave; all have to ask."""
+    processes()
+    return broadcast_object_list([value])[0]

@@ -1,0 +1,128 @@
+"""One of several processes that share a tiny model: `torchrun shares.py OUT` writes what each of them found."""
+
+import copy
+import gc
+import json
+import sys
+from pathlib import Path
+
+import torch
+from conftest import tiny_model
+
+from subquad.llm.budget import plan_for
+from subquad.llm.convert import convert, feature_parameters, saved_tensors
+from subquad.llm.data import Packed, Text
+from subquad.llm.finetune import add_updates, finetune_step
+from subquad.llm.modeling import using
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.sharding import gather, merge_updates, shard
+from subquad.llm.transfer import learnt_in_transfer, transfer_step
+from subquad.train.processes import from_first, processes
+
+SETTINGS = LinearizeSettings(attention=AttentionSettings(window=3), length=31, minutes=0.01, distill=0.25)
+
+
+def held():
+    """Return the bytes of all tensors that live in this process."""
+    gc.collect()
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in kinds:
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def size(tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def draw_updates(tuned):
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+
+
+def gradients_of_both_stages(model, ids):
+    """Return the gradients that a step of each stage makes, and the model with updates."""
+    learnt_in_transfer(model)
+    loss = transfer_step(model, ids, torch.Tensor.backward)["loss"]
+    found = {"transfer": loss, **{f"transfer {i}": p.grad for i, p in enumerate(feature_parameters(model))}}
+    model.zero_grad(set_to_none=True)
+    tuned = add_updates(model, SETTINGS, seed=0)
+    draw_updates(tuned)
+    with using(tuned, "hybrid"):
+        found["tune"] = finetune_step(tuned, ids, torch.Tensor.backward, distill=0.25)["loss"]
+    found |= {f"tune {name}": p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
+    tuned.zero_grad(set_to_none=True)
+    return found, tuned
+
+
+def step_in_halves(tuned, ids, weights):
+    """Return how many bytes in the form of frozen weights autograd keeps of a step in bfloat16, and its gradients."""
+    sizes, storages = {weight.shape for weight in weights}, {}
+    sizes |= {shape[::-1] for shape in sizes}
+
+    def pack(tensor):
+        if tensor.shape in sizes and tensor.dtype == torch.bfloat16:
+            storages[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        finetune_step(tuned, ids, torch.Tensor.backward)
+    gradients = {f"halves {name}": p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
+    tuned.zero_grad(set_to_none=True)
+    return sum(storages.values()), gradients
+
+
+def look(out, *, is_tied):
+    ids = torch.randint(0, 151, (2, 31), generator=torch.Generator().manual_seed(processes().process_index))
+    same = from_first(ids)
+    # once before counting: what autograd and the processes keep for good
+    convert(tiny_model("llama"), SETTINGS.attention)
+    before = held()
+    model = convert(tiny_model("llama", tie_word_embeddings=is_tied), SETTINGS.attention)
+    alone, learnt = copy.deepcopy(model), {id(parameter) for parameter in feature_parameters(model)}
+    frozen = size(parameter for parameter in model.parameters() if id(parameter) not in learnt)
+    double = held() - before
+    model = shard(model)
+    found = {"frozen": frozen, "learnt": size(feature_parameters(model)), "whole": double / 2}
+    found["held"] = held() - before - double / 2
+
+    packed = Packed(ids=same, documents=torch.zeros_like(same), is_learnt=torch.ones_like(same, dtype=torch.bool))
+    text = Text(training=packed, put_aside=packed, measured=packed, held_out_from="drawn")
+    found["plan"] = vars(plan_for(model, text, SETTINGS, directory=out, spent=0.0, seed=0))
+    found["held_behind_both_stages"] = held() - before - double / 2
+
+    (mine, tuned), (wanted, other) = (gradients_of_both_stages(net, ids) for net in (model, alone))
+    weights = [module.weight for name, module in other.named_modules() if name.endswith("base_layer")]
+    with using(tuned, "hybrid"), using(other, "hybrid"):
+        (kept, of_mine), (kept_alone, of_other) = (step_in_halves(net, ids, weights) for net in (tuned, other))
+    found["kept"] = [kept, kept_alone]
+    mine |= of_mine
+    wanted |= of_other
+    merged, expected = merge_updates(tuned), merge_updates(other)
+    with torch.no_grad():
+        mine["merged"], wanted["merged"] = merged(input_ids=same).logits, expected(input_ids=same).logits
+        # all go on until the last has ended
+        mine["text"], wanted["text"] = (net.generate(same[:1], max_new_tokens=5) for net in (merged, expected))
+    tensors, all_tensors = gather(saved_tensors(merged)), saved_tensors(expected)
+    if processes().is_main_process:
+        assert tensors.keys() == all_tensors.keys()
+        mine |= {f"saved {name}": tensor for name, tensor in tensors.items()}
+        wanted |= {f"saved {name}": tensor for name, tensor in all_tensors.items()}
+    assert mine.keys() == wanted.keys()
+    found["errors"] = {key: float((mine[key] - wanted[key]).abs().max()) for key in wanted}
+    return found
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    seen = {}
+    for is_tied in (False, True):
+        folder = place / f"plan_{is_tied}"
+        folder.mkdir(exist_ok=True)
+        seen["tied" if is_tied else "untied"] = look(folder, is_tied=is_tied)
+    (place / f"{processes().process_index}.json").write_text(json.dumps(seen))

@@ -1,0 +1,23 @@
+"""`subquad` that is killed in the middle of stage 2, behind a checkpoint: `torchrun stopped.py ARGUMENTS`."""
+
+import os
+import sys
+
+from subquad.cli import main
+from subquad.llm import finetune
+from subquad.train.loop import LoopSettings
+
+real, calls = finetune.finetune_step, []
+
+
+def step(*arguments, **options):
+    calls.append(1)
+    if len(calls) > 2:
+        os._exit(1)
+    return real(*arguments, **options)
+
+
+if __name__ == "__main__":
+    LoopSettings.__init__.__kwdefaults__["save_seconds"] = 0.0
+    finetune.finetune_step = step
+    sys.exit(main(sys.argv[1:]))
