@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,8 @@ def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, tex
     from subquad.llm import transfer as stage
     from subquad.train import loop
 
-    monkeypatch.setattr(loop.LoopSettings, "save_seconds", 0.0, raising=False)
+    # a checkpoint behind every step
+    monkeypatch.setattr(stage, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
     sequences = prepare(tokenizer, [text], length=31).train
     results = {}
     for name, stop_after in (("whole", None), ("stopped", 3)):
@@ -139,6 +141,7 @@ def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, tex
                 patch.setattr(stage, "transfer_step", counted)
                 with pytest.raises(KeyboardInterrupt):
                     transfer(model, sequences, SMALL, **how)
+            assert list((tmp_path / name).glob("checkpoint-*"))
             model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), AttentionSettings(window=3))
         transfer(model, sequences, SMALL, **how)
         results[name] = {key: tensor.clone() for key, tensor in model.state_dict().items()}
