@@ -52,7 +52,7 @@ def both_passes(form, net: HybridAttention, inputs: list[Tensor]) -> list[Tensor
 def check(window_shape: str) -> float:
     net, inputs = student(window_shape, torch.float64), [x.requires_grad_() for x in draw(331, torch.float64)]
     pairs = zip(both_passes(chunked, net, inputs), both_passes(quadratic, net, inputs), strict=True)
-    error = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+    error = max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
     if error > 1e-9:
         raise SystemExit(f"{window_shape}: chunked and quadratic differ by {error}")
     return error

@@ -22,7 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import HybridAttention
-from subquad.ops.linattn import HybridState
+from subquad.ops.linattn import HybridState, StepPlace, step_place
 
 __all__ = [
     "FUSED",
@@ -67,6 +67,16 @@ class Padding(NamedTuple):
     """The tokens that come in now; None: all are real."""
     all: Bool[Tensor, "B S"]
     """They and all before them."""
+
+
+class _Shared(NamedTuple):
+    """What the layers of a model find out together when they read one token; the cache keeps it."""
+
+    layer: int
+    """The last layer that read it."""
+    seen: int
+    """Tokens before it."""
+    place: StepPlace
 
 
 class HybridSelfAttention(nn.Module):
@@ -163,13 +173,27 @@ class HybridSelfAttention(nn.Module):
             return self.hybrid(q, k, v, mask=mask, use_linear=use_linear)
         layer = _hybrid_layer(cache, self.layer_idx)
         if layer.state is not None and q.shape[2] == 1:
-            y, layer.state = self.hybrid.step(q, k, v, layer.state, mask=mask, use_linear=use_linear)
+            place = self._place(cache, layer.state, layer.seen, mask)
+            y, layer.state = self.hybrid.step(q, k, v, layer.state, mask=mask, use_linear=use_linear, place=place)
         else:
             y, layer.state = self.hybrid(
                 q, k, v, mask=mask, state=layer.state, return_state=True, use_linear=use_linear
             )
         layer.seen += q.shape[2]
         return y
+
+    def _place(self, cache: Cache, state: HybridState, seen: int, mask: Tensor | None) -> StepPlace:
+        """Return where the next token lies: of the layers that read it the first finds it out for all."""
+        shared: _Shared | None = getattr(cache, _Shared.__name__, None)
+        # layers read a token in their order; one that does not come behind the last reads another
+        is_new = shared is None or self.layer_idx <= shared.layer or shared.seen != seen
+        if is_new or shared.place.slot.device != state.seen.device:
+            hybrid = self.hybrid
+            place = step_place(state.seen, window=hybrid.window, window_shape=hybrid.window_shape, mask=mask)
+        else:
+            place = shared.place
+        setattr(cache, _Shared.__name__, _Shared(self.layer_idx, seen, place))
+        return place
 
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, padding: Padding | None, cache: Cache | None) -> Tensor:
         if cache is not None:

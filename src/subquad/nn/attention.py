@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subquad.ops.linattn import (
     HybridState,
+    StepPlace,
     WindowShape,
     hybrid_chunked,
     hybrid_prefill,
@@ -21,6 +22,7 @@ from subquad.ops.linattn import (
     hybrid_step,
     hybrid_weights,
 )
+from subquad.ops.linattn_blocks import exactly
 
 __all__ = ["T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
 
@@ -189,9 +191,10 @@ class HybridAttention(nn.Module):
         *,
         mask: Bool[Tensor, "B 1"] | None = None,
         use_linear: bool = True,
+        place: StepPlace | None = None,
     ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
         """Return the output for one more token per row and the state after it; without gradients written in place."""
-        how = {"map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state}
+        how = {"map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state, "place": place}
         return hybrid_step(q, k, v, **self._arguments(q), **how)
 
     def empty_state(
@@ -219,10 +222,11 @@ class HybridAttention(nn.Module):
 
 def _project(x: Float[Tensor, "B Hx T K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H T C"]:
     """Return x W for each head of W, in W's dtype under autocast too."""
-    with torch.autocast(x.device.type, enabled=False):
+    with exactly(x.device.type):
         x = x.to(weight.dtype)
         if x.shape[1] == weight.shape[0]:
-            return x @ weight
+            # of one position a row, rows take the place of positions, so that the weight is not repeated for each
+            return (x.transpose(0, 2) @ weight).transpose(0, 2) if x.shape[2] == 1 else x @ weight
         # the matrices that share a head of x stand side by side, so that x is not repeated
         beside = weight.unflatten(0, (x.shape[1], -1)).transpose(1, 2).flatten(2)
         return (x @ beside).unflatten(3, (-1, weight.shape[2])).transpose(2, 3).flatten(1, 2)

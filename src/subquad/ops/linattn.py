@@ -39,10 +39,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from subquad.ops.linattn_blocks import hybrid_blocks
+from subquad.ops.linattn_blocks import exactly, hybrid_blocks
 from subquad.ops.linattn_state import (
     HybridState,
     MapOfKeys,
+    StepPlace,
     WindowShape,
     beside,
     hide,
@@ -51,6 +52,7 @@ from subquad.ops.linattn_state import (
     positions,
     push,
     ring_slots,
+    step_place,
     store,
     sum_of,
     summed,
@@ -60,6 +62,7 @@ from subquad.ops.linattn_state import (
 
 __all__ = [
     "HybridState",
+    "StepPlace",
     "WindowShape",
     "hybrid_chunked",
     "hybrid_prefill",
@@ -67,6 +70,7 @@ __all__ = [
     "hybrid_state",
     "hybrid_step",
     "hybrid_weights",
+    "step_place",
 ]
 
 
@@ -104,7 +108,7 @@ def hybrid_weights(
     heads = q.shape[1]
     real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
     q, k, phi_q, phi_k = (hide(x, mask) for x in (q, k, phi_q, phi_k))
-    with torch.autocast(q.device.type, enabled=False):
+    with exactly(q.device.type):
         q, k, phi_q, phi_k, mix = widen(q, k, phi_q, phi_k, mix)
         k, phi_k = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, phi_k))
         position = real.cumsum(-1) - 1
@@ -140,7 +144,7 @@ def hybrid_quadratic(
         q, k, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, mask=mask, scale=scale,
         use_linear=use_linear,
     )  # fmt: skip
-    with torch.autocast(q.device.type, enabled=False):
+    with exactly(q.device.type):
         v = hide(v, mask).to(weights.dtype).repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         return (weights @ v).to(q.dtype)
 
@@ -245,36 +249,40 @@ def hybrid_step(
     mask: Bool[Tensor, "B 1"] | None = None,
     scale: float | None = None,
     use_linear: bool = True,
+    place: StepPlace | None = None,
 ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
     """Return the output for one more token per row, and the state after it; O(1) in the number of tokens before.
 
     Without gradients the state's tensors are written in place; with them (`torch.is_grad_enabled()`) on a copy.
+    `place` is `step_place` of what the state has seen, for layers that share it; None finds it here.
     """
     _check(q, k, state.total, window=window, window_shape=window_shape, state=state)
     if torch.is_grad_enabled():
         state = HybridState(*(x.clone() for x in state))
-    push(state, k, v, map_k=map_k, window=window, window_shape=window_shape, mask=mask)
-    slots, groups = state.keys.shape[2], q.shape[1] // k.shape[1]
-    held = positions(state.seen, slots)
-    first = summed(state.seen, window=window, window_shape=window_shape)
-    unseen = (held < first[:, None])[:, None, None]  # [B, 1, 1, R]
-    with torch.autocast(q.device.type, enabled=False):
-        # the query heads that share a key head lie in the place of the positions: [B, Hkv, G, ...]
+    if place is None:
+        place = step_place(state.seen, window=window, window_shape=window_shape, mask=mask)
+    push(state, k, v, map_k=map_k, place=place, window_shape=window_shape, mask=mask)
+    rows, heads, groups = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
+    with exactly(q.device.type):
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
-        queries = wide.unflatten(1, (-1, groups)).squeeze(3) * _scale(q, scale)
-        if slots:
-            scores = (queries @ keys.mT).masked_fill(unseen, -torch.inf)
-            weights = (scores - _finite(scores.amax(-1, keepdim=True))).exp()
-            top, bottom = weights @ values, weights.sum(-1, keepdim=True)
+        # query heads that share a key head lie in the place of the positions, rows beside heads: [B * Hkv, G, ...]
+        queries = wide.reshape(rows * heads, groups, -1) * _scale(q, scale)
+        if keys.shape[2]:
+            # a number, since a padded row may see nothing; its output is hidden
+            scores = torch.bmm(queries, keys.flatten(0, 1).mT).unflatten(0, (rows, heads))
+            scores = scores.masked_fill_(place.hidden, torch.finfo(scores.dtype).min).flatten(0, 1)
+            weights = (scores - scores.amax(-1, keepdim=True)).exp()
+            top, bottom = torch.bmm(weights, values.flatten(0, 1)), weights.sum(-1, keepdim=True)
         else:
-            top, bottom = (queries.new_zeros(*queries.shape[:3], width) for width in (values.shape[-1], 1))
+            top, bottom = (queries.new_zeros(*queries.shape[:2], width) for width in (values.shape[-1], 1))
         if use_linear:
-            gamma = mix.exp().view(-1, groups, 1)
-            shared = maps.unflatten(1, (state.total.shape[1], -1)).squeeze(3)  # [B, H, Hq/H, F]
-            past = (shared @ state.total).reshape(*bottom.shape[:3], -1)
-            top, bottom = gamma * top + past[..., :-1], gamma * bottom + past[..., -1:]
+            gamma = mix.exp().view(heads, groups, 1).expand(rows, -1, -1, -1).reshape(rows * heads, groups, 1)
+            total = state.total.flatten(0, 1)
+            shared = maps.reshape(len(total), -1, maps.shape[-1])  # [B * H, Hq / H, F]
+            past = torch.bmm(shared, total).view(rows * heads, groups, -1)
+            top, bottom = past[..., :-1].addcmul(gamma, top), past[..., -1:].addcmul(gamma, bottom)
         y = _divide(top, bottom)
-    return hide(y.reshape(q.shape[0], q.shape[1], 1, -1), mask).to(q.dtype), state
+    return hide(y.view(rows, q.shape[1], 1, -1), mask).to(q.dtype), state
 
 
 def _attend(
@@ -286,7 +294,7 @@ def _attend(
     softmax, linear = _pair_masks(
         q.shape[2] // window, window=window, window_shape=window_shape, device=q.device, has_past=has_past
     )
-    with torch.autocast(q.device.type, enabled=False):
+    with exactly(q.device.type):
         q, k, v, phi_q, phi_k, mix = widen(q, k, v, phi_q, phi_k, mix)
         return hybrid_blocks(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, softmax=softmax, linear=linear, scale=scale,

@@ -11,6 +11,7 @@ block and the one before it, M rows of a product: the w positions of all query h
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["hybrid_blocks", "with_ones"]
+__all__ = ["exactly", "hybrid_blocks", "with_ones"]
 
 
 def hybrid_blocks(
@@ -91,7 +92,7 @@ class _HybridBlocks(torch.autograd.Function):
         dy = gradients[0]
         q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom = ctx.saved_tensors
         window, heads = ctx.window, q.shape[1]
-        with torch.autocast(q.device.type, enabled=False):
+        with exactly(q.device.type):
             # of the numerator, and behind it of the normaliser: as if it were one value more
             dsum = torch.cat((dy, -(dy * y).sum(-1, keepdim=True)), -1).div_(bottom)
             # attention transfer trains the maps alone: half of this is then left out
@@ -279,6 +280,11 @@ def _unpair(dpairs: Tensor, like: Tensor) -> Tensor:
     dx = functional.pad(dpairs[..., :window, :], (0, 0, 0, 0, 0, 1))
     dx[:, :, 1:] += dpairs[..., window:, :]
     return dx.flatten(2, 3)[:, :, -like.shape[2] :]
+
+
+def exactly(device: str) -> AbstractContextManager:
+    """Return a context without autocast; where there is none anyway, entering it costs nothing."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def with_ones(v: Tensor) -> Tensor:

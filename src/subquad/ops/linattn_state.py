@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from subquad.ops.linattn_blocks import with_ones
+from subquad.ops.linattn_blocks import exactly, with_ones
 
-__all__ = ["HybridState", "WindowShape", "hybrid_state"]
+__all__ = ["HybridState", "StepPlace", "WindowShape", "hybrid_state", "step_place"]
 
 WindowShape = Literal["sliding", "terrace", "none"]
 
@@ -99,40 +99,79 @@ def locate(count: Int[Tensor, " B"], mask: Bool[Tensor, "B T"], *, window: int, 
     return Place(start=start, order=order, keys=keys, queries=queries, back=back.clamp(min=0))
 
 
+class StepPlace(NamedTuple):
+    """Where one more token of each row lies, and what it meets; all layers of a model that reads the row share it."""
+
+    rows: Int[Tensor, " B"]
+    """0, 1, 2 and so on."""
+    slot: Int[Tensor, " B"]
+    """Slot of the ring that the token is written to."""
+    leaves: Bool[Tensor, "B R"] | None
+    """What leaves the window for the sum: for `sliding` the slot's own token; None: nothing does."""
+    hidden: Bool[Tensor, "B 1 1 R"]
+    """Slots that the token does not see, once it is written."""
+
+
+def step_place(
+    seen: Int[Tensor, " B"], *, window: int, window_shape: WindowShape, mask: Bool[Tensor, "B 1"] | None = None
+) -> StepPlace:
+    """Return where the next token of rows lies that have seen so many; where the mask is False a row gets none."""
+    slots = ring_slots(window, window_shape)
+    rows = torch.arange(len(seen), device=seen.device)
+    is_real = None if mask is None else mask[:, 0]
+    count = seen + 1 if is_real is None else seen + is_real
+    held = positions(count, slots)
+    hidden = (held < summed(count, window=window, window_shape=window_shape)[:, None])[:, None, None]
+    if not slots:
+        return StepPlace(rows, rows, None, hidden)
+    slot = seen % slots
+    if window_shape == "sliding":
+        leaves = seen >= window if is_real is None else is_real & (seen >= window)
+        leaves = leaves[:, None] & (torch.arange(slots, device=seen.device) == slot[:, None])
+    else:
+        # once in a window a whole block leaves
+        begins = (slot % window == 0) & (seen >= slots)
+        leaves = begins if is_real is None else is_real & begins
+        leaves = leaves[:, None] & ((torch.arange(slots, device=seen.device) - slot[:, None]) % slots < window)
+    return StepPlace(rows, slot, leaves if leaves.any() else None, hidden)
+
+
 def push(
     state: HybridState,
     k: Float[Tensor, "B Hkv 1 K"],
     v: Float[Tensor, "B Hkv 1 V"],
     *,
     map_k: MapOfKeys,
-    window: int,
+    place: StepPlace,
     window_shape: WindowShape,
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
     """Write one token per row into the ring; what thereby leaves the window goes into the sum."""
-    slots, is_real = state.keys.shape[2], None if mask is None else mask[:, 0]
-    if not slots:
+    rows, slot, leaves, _ = place
+    if not state.keys.shape[2]:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
         state.total.add_(sum_of(map_k(hide(k, mask)), v, mask))
-        state.seen.add_(mask[:, 0])
-        return
-    rows, slot = torch.arange(k.shape[0], device=k.device), state.seen % slots
-    if window_shape == "sliding":
-        leaves = state.seen >= window if is_real is None else is_real & (state.seen >= window)
-        phi = map_k(state.keys[rows, :, slot][:, :, None])[:, :, 0].to(state.total.dtype) * leaves[:, None, None]
+    elif leaves is not None and window_shape == "sliding":
+        phi = map_k(state.keys[rows, :, slot][:, :, None])[:, :, 0].to(state.total.dtype)
+        phi = phi * leaves.any(1)[:, None, None]
         left = with_ones(state.values[rows, :, slot].to(phi.dtype))
         state.total.add_(phi[..., None] * left.repeat_interleave(phi.shape[1] // left.shape[1], 1)[:, :, None])
+    elif leaves is not None:
+        state.total.add_(sum_of(map_k(state.keys), state.values, leaves))
+    if state.keys.shape[2]:
+        for ring, token in zip(state[:2], (k, v), strict=True):
+            _write(ring, token.to(ring.dtype), place, mask)
+    state.seen.add_(1 if mask is None else mask[:, 0])
+
+
+def _write(ring: Tensor, token: Tensor, place: StepPlace, mask: Tensor | None) -> None:
+    if mask is not None:
+        token = torch.where(mask[:, None, :, None], token, ring[place.rows, :, place.slot][:, :, None])
+    if len(ring) == 1:
+        # the same, in a third of the time
+        ring.index_copy_(2, place.slot, token)
     else:
-        leaves = (state.seen % window == 0) & (state.seen >= slots)
-        leaves = leaves if is_real is None else is_real & leaves
-        # once in a window
-        if leaves.any():
-            is_old = (torch.arange(slots, device=k.device) - slot[:, None]) % slots < window
-            state.total.add_(sum_of(map_k(state.keys), state.values, leaves[:, None] & is_old))
-    for ring, token in zip(state[:2], (k, v), strict=True):
-        new = token[:, :, 0].to(ring.dtype)
-        ring[rows, :, slot] = new if is_real is None else torch.where(is_real[:, None, None], new, ring[rows, :, slot])
-    state.seen.add_(1 if is_real is None else is_real)
+        ring[place.rows, :, place.slot] = token[:, :, 0]
 
 
 def summed(count: Int[Tensor, " B"], *, window: int, window_shape: WindowShape) -> Int[Tensor, " B"]:
@@ -180,7 +219,7 @@ def sum_of(
     phi_k: Float[Tensor, "B H S F"], v: Float[Tensor, "B Hkv S V"], chosen: Bool[Tensor, "B S"]
 ) -> Float[Tensor, "B H F V1"]:
     """Return the sum of φ(k) [v, 1] over the chosen tokens."""
-    with torch.autocast(v.device.type, enabled=False):
+    with exactly(v.device.type):
         phi_k, v = widen(hide(phi_k, chosen), hide(v, chosen))
         grouped = phi_k.unflatten(1, (v.shape[1], -1)).mT.flatten(2, 3)  # [B, Hkv, G * F, S]
         return (grouped @ with_ones(v)).reshape(*phi_k.shape[:2], phi_k.shape[3], -1)
