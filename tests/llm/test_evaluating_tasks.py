@@ -2,15 +2,19 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import SMALL, tiny_model
 
+import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.convert import convert, locate, open_checkpoint
 from subquad.llm.evaluating.items import find, read
+from subquad.llm.evaluating.job import measure
+from subquad.llm.evaluating.settings import EvaluateSettings
 from subquad.llm.modeling import using
 from subquad.llm.settings import AttentionSettings
 
@@ -198,6 +202,40 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
     theirs = evaluate(lm=harness, task_dict={"piqa": made}, bootstrap_iters=0, log_samples=False)["results"]["piqa"]
     for name in ("acc", "acc_norm"):
         assert sum(row[name] for row in rows) / len(rows) == theirs[f"{name},none"]
+
+
+def test_items_that_the_window_shows_are_computed_once_for_both_that_give_the_same(
+    folder, text, tokenizer, tmp_path, monkeypatch
+):
+    from subquad.llm.evaluating import suites
+
+    rows = [
+        {"goal": "See" + " the old bird" * repeats, "sol1": "the house", "sol2": "a river"}
+        for repeats in (1, 20, 1, 25)
+    ]
+    files = tmp_path / "data"
+    (files / "piqa").mkdir(parents=True)
+    (files / "piqa" / "valid.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (files / "piqa" / "valid-labels.lst").write_text("1\n0\n1\n0\n")
+    settings = replace(SMALL, attention=AttentionSettings(window=23))
+    subquad.llm.linearize(folder, text, settings, out=tmp_path / "linear", quiet=True)
+    real, counts = suites.item_rows, []
+
+    def counted(harness, task, asked):
+        counts.append((harness.mode, len(asked)))
+        return real(harness, task, asked)
+
+    monkeypatch.setattr(suites, "item_rows", counted)
+    how = EvaluateSettings(tasks="piqa", speed="0")
+    measure(tmp_path / "linear", how, data=files, out=tmp_path / "evaluation", quiet=True)
+    assert counts == [("softmax", 4), ("window", 2), ("window", 4), ("hybrid", 2)]
+    model, _ = subquad.llm.load(tmp_path / "linear")
+    made = build(files, "piqa")
+    (path,) = (tmp_path / "evaluation" / "figures").glob("hybrid-*task-piqa.json")
+    expected = real(HarnessModel(model, tokenizer), made, questions(made))
+    for found, wanted in zip(json.loads(path.read_text())["rows"], expected, strict=True):
+        assert found.pop("loglikelihoods") == pytest.approx(wanted.pop("loglikelihoods"), rel=1e-4)
+        assert found == wanted
 
 
 def test_a_context_that_is_too_long_loses_its_start(tokenizer):

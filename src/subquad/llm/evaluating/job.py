@@ -10,7 +10,7 @@ import torch
 from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.llm.data import read_documents
-from subquad.llm.evaluating.contenders import Nets, Subject, subjects_of
+from subquad.llm.evaluating.contenders import Contender, Nets, Subject, subjects_of
 from subquad.llm.evaluating.figures import Figures, Row
 from subquad.llm.evaluating.plans import Part, parts_of, task_list
 from subquad.llm.evaluating.settings import EvaluateSettings
@@ -20,6 +20,9 @@ from subquad.train.artifact import atomic, plain, write_json
 from subquad.train.processes import processes
 
 __all__ = ["measure"]
+
+SAME_INSIDE = {"window_only": "softmax", "tuned": "tuned_without_linear"}
+"""Who computes the same as whom of an item that the window shows all of; the second is measured first."""
 
 
 def measure(
@@ -99,8 +102,14 @@ def _all_rows(subject: Subject, parts: Sequence[Part], figures: Figures, nets: N
             if contender.role not in part.roles:
                 continue
 
-            def compute(start: int, stop: int, part: Part = part, contender: Any = contender) -> list[Row]:
-                return part.compute(nets.open(contender), contender.mode, start, stop)
+            inside = _inside(found[part.kind].get(SAME_INSIDE.get(contender.role, "")), part, subject.shown)
+
+            def compute(
+                start: int, stop: int, part: Part = part, contender: Contender = contender, inside: Any = inside
+            ) -> list[Row]:
+                left = [number for number in range(start, stop) if number not in inside]
+                made = iter(part.compute(nets.open(contender), contender.mode, left) if left else ())
+                return [inside[number] if number in inside else next(made) for number in range(start, stop)]
 
             rows = figures.rows(
                 f"{contender.key}.{part.file}", part.asked, part.total, compute,
@@ -108,6 +117,14 @@ def _all_rows(subject: Subject, parts: Sequence[Part], figures: Figures, nets: N
             )  # fmt: skip
             found[part.kind][contender.role].append((part, rows))
     return found
+
+
+def _inside(others: Sequence[tuple[Part, list[Row]]] | None, part: Part, shown: int) -> dict[int, Row]:
+    """Return a task's rows of another model that hold here too: of items of which the window shows all."""
+    if part.kind != "tasks" or not others:
+        return {}
+    rows = next(rows for other, rows in others if other is part)
+    return {number: row for number, row in enumerate(rows) if row["tokens"] <= shown}
 
 
 def _machine() -> str:

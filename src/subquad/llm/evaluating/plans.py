@@ -42,8 +42,8 @@ class Part:
     """How many rows there are."""
     step: int
     """Rows between two writes."""
-    compute: Callable[[PreTrainedModel, Mode, int, int], list[Row]]
-    """Returns rows of a model in a mode, from a start to a stop."""
+    compute: Callable[[PreTrainedModel, Mode, Sequence[int]], list[Row]]
+    """Returns the rows of a model in a mode that have these numbers."""
     roles: Sequence[str] = ROLES
     """Whom it is measured on."""
 
@@ -98,8 +98,8 @@ def _text_part(subject: Subject, tokenizer: PreTrainedTokenizerBase, settings: E
     sequences = packed[: max(1, settings.evaluation_tokens // length)]
     edges, digits = bins(length), fingerprint(path)
 
-    def compute(model: PreTrainedModel, mode: Mode, start: int, stop: int) -> list[Row]:
-        return loss_rows(model, sequences[start:stop], edges, mode=mode)
+    def compute(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
+        return loss_rows(model, sequences[list(numbers)], edges, mode=mode)
 
     return Part(
         kind="perplexity",
@@ -123,9 +123,9 @@ def _task_part(
     made = build(data, task, name)
     asked = questions(made, settings.limit)
 
-    def compute(model: PreTrainedModel, mode: Mode, start: int, stop: int) -> list[Row]:
+    def compute(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
         harness = HarnessModel(model, tokenizer, mode=mode, batch_tokens=settings.batch_tokens)
-        return item_rows(harness, made, asked[start:stop])
+        return item_rows(harness, made, [asked[number] for number in numbers])
 
     files = [data / "mmlu" / split / f"{name}_{split}.csv" for split in ("test", "dev")] if name else find(data, task)
     return Part(
@@ -152,10 +152,10 @@ def _passkey_part(tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings
     # too short a text is refused before a model is opened
     passkey_prompt(tokenizer, tokens=context, depth=0.5, key=keys[0])
 
-    def compute(model: PreTrainedModel, mode: Mode, start: int, stop: int) -> list[Row]:
+    def compute(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
         return [
-            passkey_row(model, tokenizer, tokens=context, depth=depth, key=key, mode=mode)
-            for (depth, _), key in zip(trials[start:stop], keys[start:stop], strict=True)
+            passkey_row(model, tokenizer, tokens=context, depth=trials[number][0], key=keys[number], mode=mode)
+            for number in numbers
         ]
 
     return Part(
@@ -170,7 +170,7 @@ def _passkey_part(tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings
 
 
 def _speed_part(context: int) -> Part:
-    def compute(model: PreTrainedModel, mode: Mode, start: int, stop: int) -> list[Row]:
+    def compute(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
         return [speed_row(model, tokens=context, mode=mode)]
 
     return Part(
