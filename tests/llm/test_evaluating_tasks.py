@@ -236,6 +236,11 @@ def test_items_that_the_window_shows_are_computed_once_for_both_that_give_the_sa
     for found, wanted in zip(json.loads(path.read_text())["rows"], expected, strict=True):
         assert found.pop("loglikelihoods") == pytest.approx(wanted.pop("loglikelihoods"), rel=1e-4)
         assert found == wanted
+    # in another precision all is measured anew
+    halves = replace(how, precision="bf16", passkey="300", passkey_trials=1, passkey_depths="0.5")
+    measure(tmp_path / "linear", halves, data=files, out=tmp_path / "evaluation", quiet=True)
+    assert counts[4:] == counts[:4]
+    assert "in bfloat16." in (tmp_path / "evaluation" / "report.html").read_text()
 
 
 def test_a_context_that_is_too_long_loses_its_start(tokenizer):

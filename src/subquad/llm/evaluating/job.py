@@ -72,7 +72,7 @@ def measure(
     if force:
         figures.forget()
     results = [
-        summary(subject, _all_rows(subject, own, figures, nets), settings)
+        summary(subject, _all_rows(subject, own, figures, nets, settings), settings)
         for subject, own in zip(subjects, parts, strict=True)
     ]
     evaluation = {
@@ -94,8 +94,12 @@ def _write(directory: Path, evaluation: Mapping[str, Any]) -> None:
     write_json(directory / "evaluation.json", evaluation)
 
 
-def _all_rows(subject: Subject, parts: Sequence[Part], figures: Figures, nets: Nets) -> Rows:
+def _all_rows(
+    subject: Subject, parts: Sequence[Part], figures: Figures, nets: Nets, settings: EvaluateSettings
+) -> Rows:
     """Return the rows of all parts, contender by contender, so that each model is opened once."""
+    is_half = settings.precision == "bf16"
+    half = {"precision": settings.precision} if is_half else {}
     found: dict[str, dict[str, list[tuple[Part, list[Row]]]]] = defaultdict(lambda: defaultdict(list))
     for contender in subject.contenders:
         for part in parts:
@@ -108,11 +112,13 @@ def _all_rows(subject: Subject, parts: Sequence[Part], figures: Figures, nets: N
                 start: int, stop: int, part: Part = part, contender: Contender = contender, inside: Any = inside
             ) -> list[Row]:
                 left = [number for number in range(start, stop) if number not in inside]
-                made = iter(part.compute(nets.open(contender), contender.mode, left) if left else ())
+                device = (processes().device or torch.device("cpu")).type
+                with torch.autocast(device, dtype=torch.bfloat16, enabled=is_half):
+                    made = iter(part.compute(nets.open(contender), contender.mode, left) if left else ())
                 return [inside[number] if number in inside else next(made) for number in range(start, stop)]
 
             rows = figures.rows(
-                f"{contender.key}.{part.file}", part.asked, part.total, compute,
+                f"{contender.key}.{part.file}", {**part.asked, **half}, part.total, compute,
                 step=part.step, title=f"{contender.role} {part.kind} {part.name}",
             )  # fmt: skip
             found[part.kind][contender.role].append((part, rows))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from subquad.errors import SubquadError, unknown
 
@@ -35,6 +36,8 @@ class EvaluateSettings:
     """Lengths of text to measure speed and memory at, in tokens, with commas between; 0 measures none."""
     batch_tokens: int = 4096
     """Tokens that a model reads at a time, padding among them; memory grows with it."""
+    precision: Literal["no", "bf16"] = "no"
+    """Type of the matrix products: float32, or bfloat16, which some processors do at twice the speed."""
     resamples: int = 2000
     """Resamples of an interval."""
 
