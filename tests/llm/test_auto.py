@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -77,6 +77,31 @@ def test_a_tuned_and_saved_model_is_one_of_ours_again(run, tmp_path):
     opened, _ = subquad.llm.load(tmp_path)
     with torch.no_grad():
         assert torch.equal(opened(IDS % 97).logits, model.eval()(IDS % 97).logits)
+
+
+@torch.no_grad()
+def test_layers_may_lie_on_several_devices_and_the_disk(run, tmp_path):
+    whole = AutoModelForCausalLM.from_pretrained(run)
+    ids = IDS[:1] % 97
+    expected = whole.generate(ids, max_new_tokens=19, do_sample=False, pad_token_id=1)
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    places |= {"model.layers.0": "cpu", "model.layers.1": "disk"}
+    spread = AutoModelForCausalLM.from_pretrained(run, device_map=places, offload_folder=tmp_path)
+    assert spread.hf_device_map["model.layers.1"] == "disk"
+    assert next(spread.model.layers[1].parameters()).device.type == "meta"
+    assert torch.equal(spread.generate(ids, max_new_tokens=19, do_sample=False, pad_token_id=1), expected)
+    # the whole model where accelerate puts it
+    placed = AutoModelForCausalLM.from_pretrained(run, device_map="auto")
+    assert torch.equal(placed.generate(ids, max_new_tokens=19, do_sample=False, pad_token_id=1), expected)
+
+
+@torch.no_grad()
+def test_a_streamer_gets_the_tokens_one_by_one(run):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    ids = IDS[:1] % 97
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
+    made = model.generate(ids, max_new_tokens=19, do_sample=False, pad_token_id=1, streamer=streamer)
+    assert "".join(streamer) == tokenizer.decode(made[0, 23:])
 
 
 def test_a_missing_feature_map_is_not_made_up(tmp_path):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from subquad.nn.attention import T2R, Hedgehog, HybridAttention
+from subquad.ops.linattn import step_place
 
 CHOICES = [
     {"feature_map": feature_map, "window_shape": shape, "feature_heads": heads}
@@ -69,7 +70,9 @@ def test_one_token_at_a_time_gives_what_the_whole_row_gives(choice):
         y, state = module(q[:, :, :7], k[:, :, :7], v[:, :, :7], return_state=True)
         outputs = [y]
         for t in range(7, 17):
-            y, state = module.step(*(x[:, :, t : t + 1] for x in (q, k, v)), state)
+            place = step_place(state.seen, window=module.window, window_shape=module.window_shape)
+            own = (x[:, :, t : t + 1] for x in (q, k, v))
+            y, state = module(*own, state=state, return_state=True, place=place)
             outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, 2), whole)
     assert state.seen.tolist() == [17, 17]

@@ -172,13 +172,11 @@ class HybridSelfAttention(nn.Module):
         if cache is None:
             return self.hybrid(q, k, v, mask=mask, use_linear=use_linear)
         layer = _hybrid_layer(cache, self.layer_idx)
-        if layer.state is not None and q.shape[2] == 1:
-            place = self._place(cache, layer.state, layer.seen, mask)
-            y, layer.state = self.hybrid.step(q, k, v, layer.state, mask=mask, use_linear=use_linear, place=place)
-        else:
-            y, layer.state = self.hybrid(
-                q, k, v, mask=mask, state=layer.state, return_state=True, use_linear=use_linear
-            )
+        is_step = layer.state is not None and q.shape[2] == 1
+        place = self._place(cache, layer.state, layer.seen, mask) if is_step else None
+        y, layer.state = self.hybrid(
+            q, k, v, mask=mask, state=layer.state, return_state=True, use_linear=use_linear, place=place
+        )
         layer.seen += q.shape[2]
         return y
 

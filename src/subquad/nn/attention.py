@@ -130,7 +130,7 @@ class HybridAttention(nn.Module):
     @overload
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, state: HybridState | None = None,
-        return_state: Literal[True], use_linear: bool = True,
+        return_state: Literal[True], use_linear: bool = True, place: StepPlace | None = None,
     ) -> tuple[Tensor, HybridState]: ...  # fmt: skip
 
     def forward(
@@ -143,6 +143,7 @@ class HybridAttention(nn.Module):
         state: HybridState | None = None,
         return_state: bool = False,
         use_linear: bool = True,
+        place: StepPlace | None = None,
     ) -> Float[Tensor, "B Hq T V"] | tuple[Float[Tensor, "B Hq T V"], HybridState]:
         """Return the attention's output, with `return_state` also the state after the last token.
 
@@ -154,14 +155,16 @@ class HybridAttention(nn.Module):
             state: What came before; None for nothing.
             return_state: Whether to return the state too.
             use_linear: False for the window alone.
+            place: Where one more token of each row lies, by `step_place`: the cheap form for one token, which without
+                gradients writes the state in place.
         """
         if state is None and not return_state:
             phi_k = self.map_k(k)
             return hybrid_chunked(q, k, v, phi_k=phi_k, **self._arguments(q), mask=mask, use_linear=use_linear)
         if state is None:
             state = self.empty_state(q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1])
-        how = {"map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state}
-        y, state = hybrid_prefill(q, k, v, **self._arguments(q), **how)
+        how = {**self._arguments(q), "map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state}
+        y, state = hybrid_prefill(q, k, v, **how) if place is None else hybrid_step(q, k, v, **how, place=place)
         return (y, state) if return_state else y
 
     def weights(
@@ -181,21 +184,6 @@ class HybridAttention(nn.Module):
             # a window that shows everything
             how |= {"window": q.shape[2], "window_shape": "sliding"}
             return given, hybrid_weights(q, k, **how, use_linear=False)
-
-    def step(
-        self,
-        q: Float[Tensor, "B Hq 1 K"],
-        k: Float[Tensor, "B Hkv 1 K"],
-        v: Float[Tensor, "B Hkv 1 V"],
-        state: HybridState,
-        *,
-        mask: Bool[Tensor, "B 1"] | None = None,
-        use_linear: bool = True,
-        place: StepPlace | None = None,
-    ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
-        """Return the output for one more token per row and the state after it; without gradients written in place."""
-        how = {"map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state, "place": place}
-        return hybrid_step(q, k, v, **self._arguments(q), **how)
 
     def empty_state(
         self,
