@@ -163,7 +163,7 @@ def sizes_of(config: str | Path, attention: AttentionSettings = AttentionSetting
     Args:
         config: A `config.json`, its folder, or a word of `KNOWN`.
         attention: The hybrid attention.
-        lora_rank: Rank of the updates of q, k, v and o.
+        lora_rank: Rank of the updates.
 
     Raises:
         SubquadError: the config cannot be read, or its model cannot be linearized; says why.

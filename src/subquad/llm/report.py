@@ -4,9 +4,11 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from subquad.report import Picture, Section, Table, page, picture
 from subquad.train.artifact import read_json
@@ -26,7 +28,7 @@ MEANINGS = {
     "window_only": "softmax over the window alone: what forgetting all else costs",
     "swapped": "new attention with maps as they start",
     "transferred": "stage 1: maps trained to give the teacher's attention outputs",
-    "tuned": "stage 2: low-rank updates of q, k, v and o; this model is saved",
+    "tuned": "stage 2: low-rank updates of the weights; this model is saved",
     "tuned_without_linear": "the saved model without its linear branch: what that branch does",
 }
 LOSSES = {
@@ -36,6 +38,8 @@ LOSSES = {
 }
 COLOURS = {"softmax": "#5b6474", "tuned": "#1f6f54"}
 OTHER_COLOUR = "#b9c4d4"
+SMOOTHED = 50
+"""Points of a curve from which on a running mean is drawn too."""
 
 
 def sections(directory: Path | str) -> list[Section]:
@@ -150,6 +154,9 @@ def _bars(values: Mapping[str, float]) -> Figure:
             f"{values[name]:.1f}", (values[name], place), xytext=(4, 0), textcoords="offset points", va="center"
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = min(values.values()), max(values.values())
     axes.set_xlim(low / 1.6, high * 1.6)
     axes.set_xlabel("perplexity")
@@ -158,23 +165,35 @@ def _bars(values: Mapping[str, float]) -> Figure:
 
 
 def _training(facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str | Table | Picture]:
-    loss = LOSSES[facts["about"].get("transfer_loss", "mse")]
-    stages = (("transfer", f"attention transfer: {loss}"), ("tune", "tuning: next-token loss"))
+    about = facts["about"]
+    loss, words = LOSSES[about.get("transfer_loss", "mse")], _tuning_loss(about)
+    stages = (("transfer", f"attention transfer: {loss}"), ("tune", f"tuning: {words}"))
     figure = Figure(figsize=(9, 3))
     for axes, (stage, title) in zip(figure.subplots(1, 2), stages, strict=True):
         # block by block there are `transfer-0`, `transfer-1` and so on, a curve each
         parts = dict.fromkeys(line["part"] for line in lines if line["part"].split("-")[0] == stage)
         for part, (key, style) in itertools.product(parts, (("loss", "-"), ("validation_loss", "o"))):
             points = [(line["step"], line[key]) for line in lines if line["part"] == part and key in line]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, color="#1f6f54", label=key.replace("_", " "))
+            if not points:
+                continue
+            steps, values = zip(*points, strict=True)
+            is_noisy = key == "loss" and len(values) >= SMOOTHED
+            axes.plot(steps, values, style, color=OTHER_COLOUR if is_noisy else "#1f6f54", label=key.replace("_", " "))
+            if is_noisy:
+                wide = len(values) // 10
+                smooth = [fmean(values[max(0, place - wide) : place + wide + 1]) for place in range(len(values))]
+                axes.plot(steps, smooth, color="#1f6f54")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_yscale("log")
     figure.tight_layout()
     return [
-        picture(figure, "Loss of the two stages, each point a mean over the steps since the last."),
+        picture(
+            figure,
+            "Loss of the two stages, each point a mean over the steps since the last; the dark line is the mean over a "
+            "fifth of the points around.",
+        ),
         picture(
             _layers(facts["errors"]),
             "How far each layer's attention output is from the teacher's, given the teacher's inputs: squared error "
@@ -210,8 +229,7 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[str | 
     seconds = metrics["seconds"]
     return [
         "Stage 1 compares attention outputs before the output projection, layer by layer, on the softmax model's own "
-        "hidden states, and trains the feature maps and mixing terms alone. Stage 2 trains low-rank updates "
-        "of q, k, v and o by next-token loss; they are merged into the saved weights.",
+        f"hidden states, and trains the feature maps and mixing terms alone. {_second_stage(about)}",
         Table(
             ["part", "seconds"],
             [[name, value] for name, value in seconds.items()],
@@ -219,6 +237,24 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[str | 
             f"{'bfloat16' if about['precision'] == 'bf16' else 'float32'}.",
         ),
     ]
+
+
+def _second_stage(about: Mapping[str, Any]) -> str:
+    targets = about.get("lora_targets", [])
+    where = "all linear layers" if targets == ["all-linear"] else ", ".join(targets) or "some layers"
+    maps = " and goes on with the feature maps" if about.get("feature_rate") else ""
+    return (
+        f"Stage 2 trains low-rank updates of {where}{maps}, by {_tuning_loss(about)}; the updates are merged into the "
+        "saved weights."
+    )
+
+
+def _tuning_loss(about: Mapping[str, Any]) -> str:
+    share = about.get("distill", 0.0)
+    if not share:
+        return "next-token loss"
+    distance = "distance to the softmax model's words"
+    return distance if share == 1 else f"{1 - share:.0%} next-token loss, {share:.0%} {distance}"
 
 
 def _how(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:

@@ -303,6 +303,9 @@ class _Job:
             "length": self.settings.length,
             "precision": plan.precision,
             "transfer_loss": self.settings.transfer_loss,
+            "lora_targets": list(self.settings.lora_targets),
+            "feature_rate": self.settings.feature_rate,
+            "distill": self.settings.distill,
             "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {GenerateSettings().temperature}",
             "machine": _machine(model),
         }
