@@ -3,10 +3,11 @@
 import difflib
 import importlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-__all__ = ["MissingExtra", "SubquadError", "all_of", "raise_mistakes", "require", "unknown"]
+__all__ = ["MissingExtra", "SubquadError", "all_of", "raise_mistakes", "refuse_other_words", "require", "unknown"]
 
 
 class SubquadError(Exception):
@@ -72,3 +73,15 @@ def all_of(*checks: Callable[[], Any], note: str = "") -> list[Any]:
     if messages:
         raise SubquadError("\n".join([*messages, note] if note else messages))
     return results
+
+
+def refuse_other_words(settings: Any) -> None:
+    """Check the fields of a settings class that take one of several words; Python itself takes any.
+
+    Raises:
+        SubquadError: a word that is none of them.
+    """
+    for field in fields(settings):
+        words, value = get_args(field.type) if get_origin(field.type) is Literal else (), getattr(settings, field.name)
+        if words and value not in words:
+            raise SubquadError(f"--{field.name.replace('_', '-')} must be one of {', '.join(words)}, got {value!r}")

@@ -50,6 +50,13 @@ def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path):
         subquad.llm.merge(adapter, tmp_path / "whole")
 
 
+def test_an_adapter_is_evaluated_as_a_merged_model_alone(adapter, text, tmp_path):
+    from subquad.llm.evaluating.job import measure
+
+    with pytest.raises(SubquadError, match="an adapter; make a model of it first with: subquad llm merge"):
+        measure(adapter, text=[text], out=tmp_path / "evaluation", quiet=True)
+
+
 def test_an_adapter_of_another_checkpoint_is_refused(adapter, folder, tmp_path, tokenizer):
     tiny_model("llama", vocab_size=len(tokenizer), num_hidden_layers=3).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

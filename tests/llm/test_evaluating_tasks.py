@@ -240,7 +240,7 @@ def test_items_that_the_window_shows_are_computed_once_for_both_that_give_the_sa
     halves = replace(how, precision="bf16", passkey="300", passkey_trials=1, passkey_depths="0.5")
     measure(tmp_path / "linear", halves, data=files, out=tmp_path / "evaluation", quiet=True)
     assert counts[4:] == counts[:4]
-    assert "in bfloat16." in (tmp_path / "evaluation" / "report.html").read_text()
+    assert "which are in bfloat16." in (tmp_path / "evaluation" / "report.html").read_text()
 
 
 def test_a_context_that_is_too_long_loses_its_start(tokenizer):

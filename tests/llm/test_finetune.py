@@ -118,3 +118,57 @@ def test_a_target_that_no_layer_has_is_named():
 def test_what_cannot_be_meant_is_refused(change, message):
     with pytest.raises(SubquadError, match=message):
         LinearizeSettings(**change)
+
+
+@pytest.mark.parametrize("documents", [None, torch.tensor([[0] * 9 + [1] * 14] * 2)])
+def test_checkpointing_changes_no_gradient(documents):
+    found = {}
+    for checkpointing in (False, True):
+        model = tuned(checkpointing=checkpointing).train()
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+        calls = []
+        layer = next(module for module in model.modules() if hasattr(module, "hybrid")).hybrid
+        layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        figures(model, distill=0.5, documents=documents)
+        found[checkpointing] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        # once more in the backward pass; documents apart are several calls
+        assert len(calls) % (1 + checkpointing) == 0
+        assert (len(calls) > (1 if documents is None else 4)) == checkpointing
+    for name, gradient in found[False].items():
+        torch.testing.assert_close(found[True][name], gradient)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transfer_loss": "wieghts"}, "--transfer-loss must be one of mse, relative, weights, got 'wieghts'"),
+        ({"precision": "fp8"}, "--precision must be one of"),
+        ({"lora_targets": ("all-linear", "lm_head")}, "all-linear stands alone"),
+        ({"attention": {"window_shape": "round"}}, "--window-shape must be one of"),
+    ],
+)
+def test_other_words_are_refused(changes, message):
+    with pytest.raises(SubquadError, match=message):
+        if "attention" in changes:
+            AttentionSettings(**changes["attention"])
+        LinearizeSettings(**changes)
+
+
+def test_a_head_that_shares_its_weight_gets_no_update():
+    model = convert(tiny_model("llama", tie_word_embeddings=True), AttentionSettings(window=3))
+    with pytest.raises(SubquadError, match="lm_head: its weight is that of the embedding too"):
+        add_updates(model, LinearizeSettings(lora_targets=("q_proj", "lm_head")), seed=0)
+    assert add_updates(
+        convert(tiny_model("llama"), AttentionSettings(window=3)), LinearizeSettings(lora_targets=("lm_head",)), seed=0
+    )
+
+
+def test_one_target_may_stand_without_a_list():
+    assert LinearizeSettings(lora_targets="q_proj").lora_targets == ("q_proj",)
+
+
+def test_a_distance_needs_something_to_be_far_from():
+    with pytest.raises(ValueError, match="no logits to learn from"):
+        losses.word_loss(torch.zeros(1, 3, 5), torch.zeros(1, 3, dtype=torch.long), distill=0.5)

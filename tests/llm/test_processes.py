@@ -51,7 +51,7 @@ def two(request, command, tmp_path_factory):
     path = tmp_path_factory.mktemp("processes") / "two"
     command = [*command, "--out", str(path)]
     if request.param == "shared":
-        command.append("--shard")
+        command += ["--shard", "--checkpointing"]
         assert launch(str(HERE / "stopped.py"), *command).returncode
         assert (path / "checkpoint-tune.safetensors").is_file()
     done = launch("-m", "subquad", *command)

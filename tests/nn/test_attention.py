@@ -132,3 +132,29 @@ def test_a_larger_gamma_brings_the_window_alone_nearer():
 def test_settings_that_cannot_work_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         attention(**change)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_gradients_flow_through_single_tokens_as_through_the_whole(choice):
+    module, given = attention(**choice), [x.requires_grad_() for x in inputs()]
+    learnt = [*module.parameters(), *given]
+    whole = torch.autograd.grad(module(*given).square().sum(), learnt)
+    y, state = module(*(x[:, :, :2] for x in given), return_state=True)
+    outputs = [y]
+    for t in range(2, 17):
+        place = step_place(state.seen, window=module.window, window_shape=module.window_shape)
+        y, state = module(*(x[:, :, t : t + 1] for x in given), state=state, return_state=True, place=place)
+        outputs.append(y)
+    found = torch.autograd.grad(torch.cat(outputs, 2).square().sum(), learnt)
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_batch_without_rows_has_no_output():
+    module, (q, k, v) = attention(), (x[:0] for x in inputs())
+    with torch.no_grad():
+        _, state = module(q[:, :, :7], k[:, :, :7], v[:, :, :7], return_state=True)
+        place = step_place(state.seen, window=module.window, window_shape=module.window_shape)
+        one = (x[:, :, 7:8] for x in (q, k, v))
+        y, state = module(*one, state=state, return_state=True, place=place)
+    assert y.shape == (0, 6, 1, v.shape[3])

@@ -1,12 +1,12 @@
 """What a user can set for sequences with measurements. Imports the standard library only, to start fast."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import dataclass
+from typing import Literal
 
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError, refuse_other_words, unknown
 
-__all__ = ["ALPHABETS", "PRESETS", "FitSettings", "Kind", "refuse_other_presets", "refuse_other_words"]
+__all__ = ["ALPHABETS", "PRESETS", "FitSettings", "Kind", "refuse_other_presets"]
 
 ALPHABETS = {
     "dna": "ACGT",
@@ -31,18 +31,6 @@ def refuse_other_presets(presets: Iterable[str]) -> None:
     for preset in presets:
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
-
-
-def refuse_other_words(settings: Any) -> None:
-    """Check the fields of a settings class that take one of several words; Python itself takes any.
-
-    Raises:
-        SubquadError: a word that is none of them.
-    """
-    for field in fields(settings):
-        words, value = get_args(field.type) if get_origin(field.type) is Literal else (), getattr(settings, field.name)
-        if words and value not in words:
-            raise SubquadError(f"--{_flag(field.name)} must be one of {', '.join(words)}, got {value!r}")
 
 
 Kind = Literal[

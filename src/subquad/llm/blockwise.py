@@ -75,8 +75,10 @@ class Blockwise:
 
     def remove(self) -> None:
         """Delete the file of maps and what tells their settings, when a model holds them."""
-        for name in (MAPS, NOTES):
-            (self.maps.parent / name).unlink(missing_ok=True)
+        folder = self.maps.parent
+        # what a stage that was killed at its end may have left stands among them
+        for path in (folder / MAPS, folder / NOTES, *folder.glob("maps-*.safetensors"), *folder.glob("states-*.bin")):
+            path.unlink(missing_ok=True)
 
 
 class _LearntError(Exception):

@@ -3,6 +3,7 @@
 Decided once and written into the run's folder, so that a run that is started again trains on the same tokens.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.data import Text
+from subquad.llm.data import VALIDATION_SEQUENCES, Text
 from subquad.llm.evaluate import perplexity
 from subquad.llm.finetune import add_updates, finetune_step
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
@@ -133,8 +134,12 @@ def divide(
     sequences = max(1, min(sequences, fitting))
     rest = left - (rounds * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
 
+    # a validation is spread over the training sequences before it
+    every = (settings.validate_every or math.inf) * settings.batch
+    validation = VALIDATION_SEQUENCES * seconds["evaluate"] / every
+
     def tokens(share: float, stage: str) -> int:
-        sequences = max(settings.batch, int(rest * share / seconds[stage]))
+        sequences = max(settings.batch, int(rest * share / (seconds[stage] + validation)))
         return sequences * settings.length * processes().num_processes
 
     return Plan(
@@ -160,13 +165,14 @@ def _measure(
             lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings, documents=documents), device
         ) / len(ids)
     model.zero_grad(set_to_none=True)
-    tuned = add_updates(model, settings, seed=seed)
+    tuned = add_updates(model, settings, seed=seed).train()
     with autocast:
         seconds["tune"] = _seconds(
             lambda: finetune_step(tuned, ids, torch.Tensor.backward, documents=documents, distill=settings.distill),
             device,
         ) / len(ids)
     tuned.unload()
+    model.eval()
     model.zero_grad(set_to_none=True)
     return seconds
 

@@ -26,24 +26,28 @@ from subquad.llm.data import Mixture, order
 from subquad.llm.evaluate import perplexity
 from subquad.llm.losses import word_loss
 from subquad.llm.modeling import apart, using
-from subquad.llm.settings import LinearizeSettings
+from subquad.llm.settings import ALL_LINEAR, LinearizeSettings
 from subquad.llm.transfer import pace
 from subquad.train.loop import Backward, Outcome, train
 
 __all__ = ["add_updates", "finetune", "finetune_step", "learnt_in_tuning"]
-
-ALL = ("all-linear",)
 
 
 def add_updates(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) -> LoraModel:
     """Return the model with low-rank updates of nothing yet; its own weights are frozen.
 
     Raises:
-        SubquadError: no layer's name ends in one of the targets.
+        SubquadError: no layer's name ends in one of the targets, or one is the head whose weight is also the embedding.
     """
+    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
+    if getattr(model.config, "tie_word_embeddings", False) and head.split(".")[-1] in settings.lora_targets:
+        raise SubquadError(
+            f"--lora-targets {head}: its weight is that of the embedding too, which an update would change along; leave "
+            "it away"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        targets = settings.lora_targets[0] if settings.lora_targets == ALL else list(settings.lora_targets)
+        targets = ALL_LINEAR if settings.lora_targets == (ALL_LINEAR,) else list(settings.lora_targets)
         how = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
         try:
             tuned = LoraModel(model, how, "default")
@@ -51,6 +55,10 @@ def add_updates(model: PreTrainedModel, settings: LinearizeSettings, *, seed: in
             raise SubquadError(f"--lora-targets {' '.join(settings.lora_targets)}: {error}") from error
     for parameter in feature_parameters(tuned):
         parameter.requires_grad_(settings.feature_rate > 0)
+    if settings.checkpointing:
+        # the older name warns where there is the newer one
+        begin = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        begin({"use_reentrant": False})
     return tuned
 
 

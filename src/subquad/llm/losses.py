@@ -80,8 +80,13 @@ def word_loss(
         ids: The tokens.
         is_learnt: Which tokens count; the first of a sequence, which nothing foretells, never does. None for all.
         wanted: Logits of the model to learn from.
-        distill: $d$, from 0 to 1; needs `wanted` if above 0.
+        distill: $d$, from 0 to 1.
+
+    Raises:
+        ValueError: `distill` is above 0 and `wanted` is not given.
     """
+    if distill and wanted is None:
+        raise ValueError(f"distill is {distill}, and there are no logits to learn from")
     counts = torch.ones_like(ids, dtype=torch.bool) if is_learnt is None else is_learnt.to(ids.device)
     # position t is asked for token t + 1; the last for none
     targets, counts = ids.roll(-1, 1), counts.roll(-1, 1)

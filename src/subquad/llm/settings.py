@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, refuse_other_words
 
 __all__ = ["AttentionSettings", "GenerateSettings", "LinearizeSettings"]
 
 DEFAULT_MINUTES = 10.0
+ALL_LINEAR = "all-linear"
 PLATEAU = 2
 """Validations in a row without a new best after which a rate that follows them is halved."""
 
@@ -38,6 +39,7 @@ class AttentionSettings:
     """Layers, counted from 0, that stay as they are; their keys and values grow with the text."""
 
     def __post_init__(self) -> None:
+        refuse_other_words(self)
         _at_least("window", self.window, 1)
         # from a file it comes as a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
@@ -63,6 +65,8 @@ class LinearizeSettings:
     """Sequences in one training step."""
     block: int | None = None
     """Layers that stage 1 trains at a time, read from the disk, for models larger than memory; else all at once."""
+    checkpointing: bool = False
+    """Stage 2 keeps the inputs of layers alone and computes the rest again: less memory, about a third slower."""
     shard: bool = False
     """Share the frozen weights out among the processes that `torchrun` started: each keeps its part of every layer."""
     transfer_rate: float = 3e-2
@@ -79,7 +83,7 @@ class LinearizeSettings:
     """Rank of the updates."""
     lora_alpha: float = 32.0
     """The updates are scaled by alpha / rank."""
-    lora_targets: tuple[str, ...] = ("all-linear",)
+    lora_targets: tuple[str, ...] = (ALL_LINEAR,)
     """Linear layers that get an update, by the end of their names; `all-linear` stands for all in the decoder."""
     feature_rate: float = 3e-3
     """Learning rate of the feature maps in stage 2; with 0 they stay as stage 1 left them."""
@@ -112,14 +116,18 @@ class LinearizeSettings:
     """Type of the matrix products in training; auto takes bfloat16 where a trial shows it to be faster."""
 
     def __post_init__(self) -> None:
+        refuse_other_words(self)
         for name, least in (("length", 2), ("batch", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
             _at_least(name, getattr(self, name), least)
         for name in ("transfer_tokens", "lora_tokens", "validate_every", "block", "patience"):
             _at_least(name, getattr(self, name), 1)
-        # from a file it comes as a list
-        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))
-        if not self.lora_targets:
+        # from a file it comes as a list, and one name alone as itself
+        targets = (self.lora_targets,) if isinstance(self.lora_targets, str) else tuple(self.lora_targets)
+        object.__setattr__(self, "lora_targets", targets)
+        if not targets:
             raise SubquadError("--lora-targets: at least one is needed")
+        if ALL_LINEAR in targets and len(targets) > 1:
+            raise SubquadError(f"--lora-targets {' '.join(targets)}: {ALL_LINEAR} stands alone; leave the others away")
         for name in ("distill", "transfer_weights_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SubquadError(f"{_flag(name)} must be from 0 to 1, got {getattr(self, name)}")

@@ -132,6 +132,7 @@ def _asked(
         "text_fingerprint": fingerprint(*files, *evaluation_files),
         "eval_text": [file.name for file in evaluation_files],
         "seed": seed,
+        "processes": processes().num_processes,
         **plain(settings),
     }
 

@@ -60,7 +60,12 @@ def transfer_step(
         backward: Takes the loss of one layer.
         settings: Which loss.
         documents: The number of each token's document, where none is to see another.
+
+    Raises:
+        ValueError: documents are given with the loss of weights, which knows none.
     """
+    if documents is not None and settings.transfer_loss == "weights":
+        raise ValueError("the loss of attention weights takes documents joined alone")
     found: dict[str, list[Tensor]] = {}
 
     def learn(layer: int, given: Tensor, wanted: Tensor, weights: Weights) -> None:

@@ -254,10 +254,11 @@ def hybrid_step(
     """Return the output for one more token per row, and the state after it; O(1) in the number of tokens before.
 
     Without gradients the state's tensors are written in place; with them (`torch.is_grad_enabled()`) on a copy.
-    `place` is `step_place` of what the state has seen, for layers that share it; None finds it here.
+    `place` is `step_place` of what the state has seen, with the same window, shape and mask, for layers that share it;
+    None finds it here.
     """
     _check(q, k, state.total, window=window, window_shape=window_shape, state=state)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or (state.total.is_inference() and not torch.is_inference_mode_enabled()):
         state = HybridState(*(x.clone() for x in state))
     if place is None:
         place = step_place(state.seen, window=window, window_shape=window_shape, mask=mask)
@@ -266,7 +267,7 @@ def hybrid_step(
     with exactly(q.device.type):
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
         # query heads that share a key head lie in the place of the positions, rows beside heads: [B * Hkv, G, ...]
-        queries = wide.reshape(rows * heads, groups, -1) * _scale(q, scale)
+        queries = wide.reshape(rows * heads, groups, q.shape[3]) * _scale(q, scale)
         if keys.shape[2]:
             # a number, since a padded row may see nothing; its output is hidden
             scores = torch.bmm(queries, keys.flatten(0, 1).mT).unflatten(0, (rows, heads))
@@ -278,11 +279,11 @@ def hybrid_step(
         if use_linear:
             gamma = mix.exp().view(heads, groups, 1).expand(rows, -1, -1, -1).reshape(rows * heads, groups, 1)
             total = state.total.flatten(0, 1)
-            shared = maps.reshape(len(total), -1, maps.shape[-1])  # [B * H, Hq / H, F]
-            past = torch.bmm(shared, total).view(rows * heads, groups, -1)
+            shared = maps.reshape(len(total), q.shape[1] // state.total.shape[1], maps.shape[3])  # [B * H, Hq / H, F]
+            past = torch.bmm(shared, total).view(rows * heads, groups, total.shape[2])
             top, bottom = past[..., :-1].addcmul(gamma, top), past[..., -1:].addcmul(gamma, bottom)
         y = _divide(top, bottom)
-    return hide(y.view(rows, q.shape[1], 1, -1), mask).to(q.dtype), state
+    return hide(y.view(rows, q.shape[1], 1, v.shape[3]), mask).to(q.dtype), state
 
 
 def _attend(

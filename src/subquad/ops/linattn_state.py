@@ -157,7 +157,9 @@ def push(
         left = with_ones(state.values[rows, :, slot].to(phi.dtype))
         state.total.add_(phi[..., None] * left.repeat_interleave(phi.shape[1] // left.shape[1], 1)[:, :, None])
     elif leaves is not None:
-        state.total.add_(sum_of(map_k(state.keys), state.values, leaves))
+        # the ring is written to below, and the gradient of the map needs it as it was
+        keys = state.keys.clone() if torch.is_grad_enabled() else state.keys
+        state.total.add_(sum_of(map_k(keys), state.values, leaves))
     if state.keys.shape[2]:
         for ring, token in zip(state[:2], (k, v), strict=True):
             _write(ring, token.to(ring.dtype), place, mask)
@@ -222,7 +224,7 @@ def sum_of(
     with exactly(v.device.type):
         phi_k, v = widen(hide(phi_k, chosen), hide(v, chosen))
         grouped = phi_k.unflatten(1, (v.shape[1], -1)).mT.flatten(2, 3)  # [B, Hkv, G * F, S]
-        return (grouped @ with_ones(v)).reshape(*phi_k.shape[:2], phi_k.shape[3], -1)
+        return (grouped @ with_ones(v)).reshape(*phi_k.shape[:2], phi_k.shape[3], v.shape[3] + 1)
 
 
 def take(x: Float[Tensor, "B H S C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B H L C"]:

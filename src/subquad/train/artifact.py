@@ -245,7 +245,12 @@ def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: b
     begun = stamp.get("settings", {})
     changed = sorted(name for name in {*begun, *wanted} if begun.get(name) != wanted.get(name))
     if changed:
-        lines = "; ".join(f"{name} was {begun.get(name)!r} and is {wanted.get(name)!r}" for name in changed)
+        if set(begun) != set(wanted):
+            raise SubquadError(
+                f"{directory}: an unfinished run of another version of subquad, which had other settings; finish it "
+                "with that version, or start anew with --force"
+            )
+        lines = "; ".join(f"{name} was {begun[name]!r} and is {wanted[name]!r}" for name in changed)
         raise SubquadError(
             f"{directory}: an unfinished run with other settings ({lines}); "
             "give the same ones to go on, or --force to start anew"

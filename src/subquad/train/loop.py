@@ -244,7 +244,10 @@ class _Trainer:
     def _plan(self, epoch: int) -> Sequence[Any]:
         items, world = self.batches(epoch), self.accelerator.num_processes
         if len(items) < world:
-            raise ValueError(f"epoch {epoch} has {len(items)} batches for {world} processes")
+            raise SubquadError(
+                f"{self.name}: {len(items)} batches are too few for {world} processes, which take one each; give more "
+                "data, smaller batches, or start fewer processes"
+            )
         # as many for each process, since the gradients are averaged at every step
         return items[self.accelerator.process_index : len(items) // world * world : world] if world > 1 else items
 

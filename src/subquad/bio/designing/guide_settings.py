@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.bio.settings import refuse_other_words
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, refuse_other_words
 
 __all__ = ["NUCLEASES", "GuideSettings", "Nuclease", "Window"]
 

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
+from subquad.llm.adapter import ADAPTER_TYPE
 from subquad.llm.convert import convert, locate, model_fingerprint, open_checkpoint, open_folder
 from subquad.llm.modeling import Mode
 from subquad.llm.settings import AttentionSettings
@@ -150,6 +151,10 @@ def _config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise SubquadError(f"{folder}: no such model folder; give the one that --out of `subquad llm linearize` wrote")
     config = read_json(folder / "config.json")
+    if config.get("model_type") == ADAPTER_TYPE:
+        raise SubquadError(
+            f"{folder}: an adapter; make a model of it first with: subquad llm merge {folder} --out linear"
+        )
     if not isinstance(config.get("hybrid_attention"), dict):
         raise SubquadError(
             f"{folder}: no linearized model that is finished; give the folder that --out of `subquad llm linearize` "

@@ -1,7 +1,7 @@
 """Evaluation of linearized models: every figure for the model and its controls, kept as it comes, and a page."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,31 +98,40 @@ def _all_rows(
     subject: Subject, parts: Sequence[Part], figures: Figures, nets: Nets, settings: EvaluateSettings
 ) -> Rows:
     """Return the rows of all parts, contender by contender, so that each model is opened once."""
-    is_half = settings.precision == "bf16"
-    half = {"precision": settings.precision} if is_half else {}
     found: dict[str, dict[str, list[tuple[Part, list[Row]]]]] = defaultdict(lambda: defaultdict(list))
     for contender in subject.contenders:
         for part in parts:
             if contender.role not in part.roles:
                 continue
 
+            # a token at a time, weights would be turned into halves for each
+            is_half = settings.precision == "bf16" and part.kind in ("perplexity", "tasks")
+            asked = {**part.asked, **({"precision": settings.precision} if is_half else {})}
             inside = _inside(found[part.kind].get(SAME_INSIDE.get(contender.role, "")), part, subject.shown)
-
-            def compute(
-                start: int, stop: int, part: Part = part, contender: Contender = contender, inside: Any = inside
-            ) -> list[Row]:
-                left = [number for number in range(start, stop) if number not in inside]
-                device = (processes().device or torch.device("cpu")).type
-                with torch.autocast(device, dtype=torch.bfloat16, enabled=is_half):
-                    made = iter(part.compute(nets.open(contender), contender.mode, left) if left else ())
-                return [inside[number] if number in inside else next(made) for number in range(start, stop)]
-
+            compute = _computing(part, contender, nets, inside=inside, is_half=is_half)
             rows = figures.rows(
-                f"{contender.key}.{part.file}", {**part.asked, **half}, part.total, compute,
+                f"{contender.key}.{part.file}", asked, part.total, compute,
                 step=part.step, title=f"{contender.role} {part.kind} {part.name}",
             )  # fmt: skip
             found[part.kind][contender.role].append((part, rows))
     return found
+
+
+def _computing(
+    part: Part, contender: Contender, nets: Nets, *, inside: Mapping[int, Row], is_half: bool
+) -> Callable[[int, int], list[Row]]:
+    """Return what computes a contender's rows from a start to a stop, but for those of `inside`, which are known."""
+
+    def compute(start: int, stop: int) -> list[Row]:
+        left = [number for number in range(start, stop) if number not in inside]
+        made: Iterator[Row] = iter(())
+        if left:
+            net = nets.open(contender)
+            with torch.autocast(net.device.type, dtype=torch.bfloat16, enabled=is_half):
+                made = iter(part.compute(net, contender.mode, left))
+        return [inside[number] if number in inside else next(made) for number in range(start, stop)]
+
+    return compute
 
 
 def _inside(others: Sequence[tuple[Part, list[Row]]] | None, part: Part, shown: int) -> dict[int, Row]:

@@ -272,10 +272,12 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         blocks.append(f"Of each task (of each subject of MMLU) the first {limit:,} items were measured, not all.")
     if evaluation["left_out"]:
         blocks.append(f"Left out, since there are no files: {'; '.join(evaluation['left_out'])}.")
-    products = "bfloat16" if settings["precision"] == "bf16" else "float32"
+    half = (
+        " but for matrix products of texts and tasks, which are in bfloat16" if settings["precision"] == "bf16" else ""
+    )
     blocks.append(
         f"Intervals are of {settings['resamples']:,} bootstrap resamples of sequences or items, the same for all "
-        f"models. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in {products}."
+        f"models. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in float32{half}."
     )
     return blocks
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError, refuse_other_words, unknown
 
 __all__ = ["TASKS", "EvaluateSettings"]
 
@@ -37,11 +37,13 @@ class EvaluateSettings:
     batch_tokens: int = 4096
     """Tokens that a model reads at a time, padding among them; memory grows with it."""
     precision: Literal["no", "bf16"] = "no"
-    """Type of the matrix products: float32, or bfloat16, which some processors do at twice the speed."""
+    """Type of the matrix products for texts and tasks: float32, or bfloat16, which some processors do at twice the
+    speed."""
     resamples: int = 2000
     """Resamples of an interval."""
 
     def __post_init__(self) -> None:
+        refuse_other_words(self)
         least = {
             "limit": 1, "length": 3, "evaluation_tokens": 3, "passkey_trials": 1, "batch_tokens": 1, "resamples": 100,
         }  # fmt: skip

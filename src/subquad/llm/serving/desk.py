@@ -22,7 +22,7 @@ __all__ = ["Desk"]
 COMPLETION_TOKENS = 16
 """Of an answer of /v1/completions where the request says nothing; OpenAI's number."""
 CLIENT_GONE = 499
-STOPPED = "the server was stopped"
+STOPPED = "the server was stopped, or has failed; /health and its log tell which"
 
 
 @dataclass(kw_only=True)
@@ -82,6 +82,10 @@ class Desk:
         if self.engine.waiting >= self.max_waiting:
             raise Refusal(f"{self.engine.waiting} requests wait already; come again later", status=429)
         asked = self._asked(body)
+        if len(asked.jobs) > self.max_waiting:
+            raise Refusal(
+                f"prompt: {len(asked.jobs)} texts in one request; {self.max_waiting} may wait", field="prompt"
+            )
         if body.stream:
             events = self._events(asked)
             return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
