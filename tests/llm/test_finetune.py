@@ -146,13 +146,11 @@ def test_checkpointing_changes_no_gradient(documents):
         ({"transfer_loss": "wieghts"}, "--transfer-loss must be one of mse, relative, weights, got 'wieghts'"),
         ({"precision": "fp8"}, "--precision must be one of"),
         ({"lora_targets": ("all-linear", "lm_head")}, "all-linear stands alone"),
-        ({"attention": {"window_shape": "round"}}, "--window-shape must be one of"),
+        ({"schedule": "cosine"}, "--schedule must be one of linear, plateau"),
     ],
 )
 def test_other_words_are_refused(changes, message):
     with pytest.raises(SubquadError, match=message):
-        if "attention" in changes:
-            AttentionSettings(**changes["attention"])
         LinearizeSettings(**changes)
 
 

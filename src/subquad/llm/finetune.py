@@ -42,8 +42,8 @@ def add_updates(model: PreTrainedModel, settings: LinearizeSettings, *, seed: in
     head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
     if getattr(model.config, "tie_word_embeddings", False) and head.split(".")[-1] in settings.lora_targets:
         raise SubquadError(
-            f"--lora-targets {head}: its weight is that of the embedding too, which an update would change along; leave "
-            "it away"
+            f"--lora-targets {head}: its weight is that of the embedding too, which an update would change along; "
+            "leave it away"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

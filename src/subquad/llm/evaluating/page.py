@@ -272,12 +272,11 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         blocks.append(f"Of each task (of each subject of MMLU) the first {limit:,} items were measured, not all.")
     if evaluation["left_out"]:
         blocks.append(f"Left out, since there are no files: {'; '.join(evaluation['left_out'])}.")
-    half = (
-        " but for matrix products of texts and tasks, which are in bfloat16" if settings["precision"] == "bf16" else ""
-    )
+    is_half, half = settings["precision"] == "bf16", " but for products of texts and tasks, which are in bfloat16"
     blocks.append(
         f"Intervals are of {settings['resamples']:,} bootstrap resamples of sequences or items, the same for all "
-        f"models. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in float32{half}."
+        f"models. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in "
+        f"float32{half * is_half}."
     )
     return blocks
 
