@@ -75,8 +75,12 @@ def all_of(*checks: Callable[[], Any], note: str = "") -> list[Any]:
     return results
 
 
-def refuse_other_words(settings: Any) -> None:
+def refuse_other_words(settings: Any, *, prefix: str = "") -> None:
     """Check the fields of a settings class that take one of several words; Python itself takes any.
+
+    Args:
+        settings: The settings.
+        prefix: Of their flags.
 
     Raises:
         SubquadError: a word that is none of them.
@@ -84,4 +88,6 @@ def refuse_other_words(settings: Any) -> None:
     for field in fields(settings):
         words, value = get_args(field.type) if get_origin(field.type) is Literal else (), getattr(settings, field.name)
         if words and value not in words:
-            raise SubquadError(f"--{field.name.replace('_', '-')} must be one of {', '.join(words)}, got {value!r}")
+            raise SubquadError(
+                f"--{prefix}{field.name.replace('_', '-')} must be one of {', '.join(words)}, got {value!r}"
+            )

@@ -1,11 +1,13 @@
 """What was learnt in a small folder of its own, put on its checkpoint again."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import SMALL, tiny_model
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 import subquad.llm
@@ -55,6 +57,23 @@ def test_an_adapter_is_evaluated_as_a_merged_model_alone(adapter, text, tmp_path
 
     with pytest.raises(SubquadError, match="an adapter; make a model of it first with: subquad llm merge"):
         measure(adapter, text=[text], out=tmp_path / "evaluation", quiet=True)
+
+
+def test_merge_replaces_no_folder_of_somebody_else(adapter, tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(SubquadError, match="holds other things than a linearized model"):
+        subquad.llm.merge(adapter, tmp_path, force=True)
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_a_fine_tune_with_the_same_config_is_another_checkpoint(adapter, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "tuned")
+    path = tmp_path / "tuned" / "model.safetensors"
+    tensors = read_tensors(path)
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    assert path.stat().st_size == (folder / "model.safetensors").stat().st_size
+    with pytest.raises(SubquadError, match="belongs to another checkpoint"):
+        subquad.llm.load(adapter, base=tmp_path / "tuned")
 
 
 def test_an_adapter_of_another_checkpoint_is_refused(adapter, folder, tmp_path, tokenizer):

@@ -113,6 +113,14 @@ def test_a_missing_feature_map_is_not_made_up(tmp_path):
         subquad.llm.load(tmp_path)
 
 
+def test_a_setting_that_is_not_known_is_named(tmp_path):
+    convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"window":', '"windows":'))
+    with pytest.raises(SubquadError, match="no setting of hybrid_attention 'windows'; did you mean 'window'"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
 def test_a_base_model_that_is_not_known_is_named(tmp_path):
     convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
     path = tmp_path / "config.json"

@@ -95,6 +95,27 @@ def test_documents_apart_are_learnt_from_apart_in_both_stages(folder, text, tmp_
         replace(SMALL, documents="apart", block=1)
 
 
+def test_a_text_of_fewer_sequences_than_a_batch_is_refused(folder, tmp_path):
+    text = write_text(tmp_path / "short.txt", words=60)
+    with pytest.raises(SubquadError, match=r"--batch 50: a step takes 50 sequences of 31 tokens, and there are \d+ to"):
+        subquad.llm.linearize(folder, text, replace(SMALL, batch=50), out=tmp_path / "out", quiet=True)
+
+
+def test_weights_may_be_halves_and_what_is_learnt_stays_whole(run, folder, text, tmp_path):
+    settings = replace(SMALL, weights="bfloat16", precision="auto")
+    halves = subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
+    tensors = read_tensors(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for name, tensor in tensors.items() if ".hybrid." in name} == {torch.float32}
+    assert {tensor.dtype for name, tensor in tensors.items() if ".hybrid." not in name} == {torch.bfloat16}
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["precision"] == "bf16"
+    whole = json.loads((run / "metrics.json").read_text())
+    for name, value in whole["perplexity"].items():
+        assert halves["perplexity"][name] == pytest.approx(value, rel=0.03)
+    assert "weights and products in bfloat16" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(SubquadError, match="--weights bfloat16"):
+        replace(settings, precision="no")
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
     from subquad.llm import finetune, tasks
 

@@ -53,6 +53,38 @@ def test_softmax_mode_is_the_model_as_it_was(kind):
         torch.testing.assert_close(model(ids).logits, expected)
 
 
+SCALED = {
+    "linear": {"factor": 3.0},
+    "yarn": {"factor": 3.0, "original_max_position_embeddings": 67},
+    "llama3": {
+        "factor": 3.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 67,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCALED)
+@torch.no_grad()
+def test_scaled_rotary_positions_hold(kind):
+    rotary = {"rope_type": kind, "rope_theta": 1e4, **SCALED[kind]}
+    plain, ids = tiny_model("llama").double(), tokens(2, 31)
+    model = tiny_model("llama", rope_parameters=rotary).double()
+    expected = model(ids).logits
+    assert not torch.allclose(plain(ids).logits, expected)
+    convert(model, AttentionSettings(window=31))
+    torch.testing.assert_close(model(ids).logits, expected)
+    narrow = converted("llama", window=3, rope_parameters=rotary)
+    made = narrow.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1)
+    assert torch.equal(narrow(made[:, :-1], use_cache=False).logits[:, 30:].argmax(-1), made[:, 31:])
+
+
+@pytest.mark.parametrize("feature_heads", ["query", "kv"])
+@torch.no_grad()
+def test_a_model_without_a_window_generates_what_one_pass_gives(feature_heads):
+    model, ids = converted("qwen3", window_shape="none", feature_heads=feature_heads), tokens(2, 31)
+    made = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1)
+    assert torch.equal(model(made[:, :-1], use_cache=False).logits[:, 30:].argmax(-1), made[:, 31:])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", ["terrace", "sliding"])
 @torch.no_grad()
@@ -359,5 +391,5 @@ def test_attention_that_computes_something_else_is_refused():
     # as in models with a gate on the output, or layers without rotary positions
     forward = original.forward
     original.forward = lambda **inputs: (forward(**inputs)[0] * 1.01, None)
-    with pytest.raises(SubquadError, match="layer 1 does more in its LlamaAttention"):
+    with pytest.raises(SubquadError, match="layer 1 computes something else in its LlamaAttention"):
         convert(model, AttentionSettings())

@@ -105,7 +105,10 @@ def kept_bytes(model, work):
             storages[storage.data_ptr()] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    # as in training, products of halves are in halves though what is learnt is not
+    is_half = next(model.parameters()).dtype == torch.bfloat16
+    half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half)
+    with half, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         work()
     return sum(storage.nbytes() for storage in storages.values())
 
@@ -172,7 +175,10 @@ def test_a_layer_keeps_what_the_formula_says(tmp_path, stage, formula, attention
     ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     one, three = (kept_bytes(*stage(real_model(attention, dtype, layers), ids)) for layers in (1, 3))
     sizes = sizes_of(write_config(tmp_path, max_position_embeddings=TOKENS, **MIDDLE), attention)
-    assert formula(sizes, settings) * TOKENS == pytest.approx((three - one) / 2, rel=0.05)
+    # with halves products keep a copy of the updates too, whatever the number of tokens
+    copies = 2 * (sizes.trained_in_lora - sizes.trained_in_transfer) / sizes.layers
+    is_copied = stage is in_lora and dtype == "bf16"
+    assert formula(sizes, settings) * TOKENS + is_copied * copies == pytest.approx((three - one) / 2, rel=0.05)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -212,7 +218,11 @@ def test_weights_and_moments_are_those_of_what_is_trained():
     updates, parts = found["parameters"]["trained_in_lora"], found["memory"]["lora"]
     assert updates == trained + 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
     assert parts["weights"] == 2 * 8_030_261_248
-    assert (parts["trained"], parts["gradients"], parts["optimizer"]) == (4 * updates, 4 * updates, 8 * updates)
+    assert (parts["trained"], parts["gradients"], parts["optimizer"]) == (
+        6 * updates - 2 * trained,
+        4 * updates,
+        8 * updates,
+    )
     assert parts["total"] == sum(parts[name] for name in list(parts)[: list(parts).index("total")])
 
 
@@ -265,11 +275,11 @@ def test_a_block_of_all_layers_needs_what_all_layers_need_but_the_embeddings(tmp
     assert stages["transfer"]["total"] - stages["transfer_in_blocks"]["total"] == 4 * outer > 0
 
 
-def test_the_disk_of_block_wise_transfer_is_that_of_the_states_at_the_edges():
+def test_the_disk_of_block_wise_transfer_is_that_of_two_edges():
     found = plan("llama-3.1-405b")
     assert found["blocks"] == 14
-    assert found["disk_bytes"] == 2 * 20_000_000 * 16384 * 126 // 9
-    assert plan("llama-3.1-8b", SizingSettings(block_layers=5, transfer_tokens=7))["disk_bytes"] == 2 * 7 * 4096 * 7
+    assert found["disk_bytes"] == 2 * 20_000_000 * 16384 * 2
+    assert plan("llama-3.1-8b", SizingSettings(block_layers=32, transfer_tokens=7))["disk_bytes"] == 2 * 7 * 4096
 
 
 def test_a_measured_rate_takes_the_place_of_the_estimate():
@@ -362,7 +372,7 @@ def test_the_command_shows_all_figures(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     assert main(["llm", "plan", "llama-3.1-8b", "llama-3.1-405b", "--gpus", "2"]) == 0
     shown = capsys.readouterr().out
-    for words in ("Memory of each of 2 GPUs in GB", "8.03 B", "406 B", "33.6 M", "9.18 TB", "1 of 14 blocks"):
+    for words in ("Memory of each of 2 GPUs in GB", "8.03 B", "406 B", "33.6 M", "1.31 TB", "1 of 14 blocks"):
         assert words in shown
     assert "none: what GPUs do not share is more than --gpu-memory 80 GB; try --checkpointing" in shown
 

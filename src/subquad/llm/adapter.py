@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.convert import SMOLLM2, convert, locate, model_fingerprint, open_checkpoint
 from subquad.llm.finetune import add_updates
-from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.settings import LinearizeSettings, attention_of
 from subquad.train.artifact import load_tensors, plain
 
 __all__ = ["ADAPTER_TYPE", "adapter_config", "adapter_tensors", "open_adapter"]
@@ -71,7 +71,7 @@ def open_adapter(
             f"({said['model']}) with --base"
         )
     model, tokenizer = open_checkpoint(path)
-    convert(model, AttentionSettings(**config["hybrid_attention"]), check=False)
+    convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)
     tuned = add_updates(model, LinearizeSettings(**config["lora"]), seed=0)
     tensors = load_tensors(directory)
     wanted = adapter_tensors(tuned)

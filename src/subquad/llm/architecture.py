@@ -157,7 +157,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def sizes_of(config: str | Path, attention: AttentionSettings = AttentionSettings(), *, lora_rank: int = 8) -> Sizes:
+def sizes_of(config: str | Path, attention: AttentionSettings = AttentionSettings(), *, lora_rank: int = 16) -> Sizes:
     """Return the sizes of a model and of what linearizing it trains.
 
     Args:

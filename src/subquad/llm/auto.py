@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from subquad.errors import SubquadError, unknown
-from subquad.llm.settings import AttentionSettings
+from subquad.llm.settings import AttentionSettings, attention_of
 from subquad.train.artifact import plain
 
 __all__ = ["MODEL_TYPE", "adopt"]
@@ -58,7 +58,7 @@ def _classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedModel], type[P
 
         if not isinstance(getattr(config, "hybrid_attention", None), dict):
             raise SubquadError(f"Subquad{base.__name__}: no hybrid_attention in its config")
-        replace_attention(self, AttentionSettings(**config.hybrid_attention), check=False)
+        replace_attention(self, attention_of(config.hybrid_attention, f"Subquad{base.__name__}"), check=False)
 
     model_class = type(
         f"Subquad{base.__name__}",

@@ -118,6 +118,8 @@ def _kept(plan: Plan, directory: Path) -> Plan:
 
 def _precision(settings: LinearizeSettings, width: int, device: torch.device) -> str:
     """Return the type of the matrix products, in all processes the same."""
+    if settings.weights == "bfloat16":
+        return "bf16"
     return from_first(settings.precision if settings.precision != "auto" else _faster_precision(width, device))
 
 

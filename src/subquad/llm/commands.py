@@ -197,7 +197,7 @@ def evaluate(
     Args:
         folders: Folders that `subquad llm linearize` wrote.
         out: The folder to write. Figures that are in it are not measured again.
-        text: Held-out text: .txt, .jsonl or .json with a key `text`, also as .gz.
+        text: Held-out text, of the kinds that `subquad llm linearize` learns from.
         data: The folder of the tasks' files: piqa, arc, hellaswag, winogrande, mmlu.
         teacher: The softmax model that the folders were made from, where it is no longer where it was.
         window_tuned: A folder tuned with the window alone on as many tokens: one for all, or one each.

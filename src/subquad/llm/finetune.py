@@ -1,9 +1,9 @@
 """Stage 2: low-rank updates (LoRA) of the hybrid model, by next-token loss, by the softmax model's words, or by both.
 
 Section 3.2 of arXiv:2410.10254 has rank 8 on q, k, v and o alone, and leaves the feature maps as stage 1 left them.
-Here all linear layers get updates of rank 16 and the maps learn on, which is worth more than twice the tokens
-(`benchmarks/llm_quality.py`). One forward and one backward pass over the model a step; where the softmax model is
-asked, it is the same weights without updates, and one forward pass more.
+Here all linear layers get updates of rank 16 and the maps learn on (`benchmarks/llm_quality.py` compares). One forward
+and one backward pass over the model a step; where the softmax model is asked, it is the same weights without updates,
+and one forward pass more.
 
 Axes: N sequences, B of a batch, T positions, L tokens that are learnt, V words.
 """
@@ -53,6 +53,10 @@ def add_updates(model: PreTrainedModel, settings: LinearizeSettings, *, seed: in
             tuned = LoraModel(model, how, "default")
         except ValueError as error:
             raise SubquadError(f"--lora-targets {' '.join(settings.lora_targets)}: {error}") from error
+    for name, parameter in tuned.named_parameters():
+        if ".lora_" in name:
+            # small steps would be lost in halves
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     for parameter in feature_parameters(tuned):
         parameter.requires_grad_(settings.feature_rate > 0)
     if settings.checkpointing:

@@ -9,6 +9,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.adapter import ADAPTER_TYPE, open_adapter
+from subquad.llm.auto import MODEL_TYPE
 from subquad.llm.convert import open_folder
 from subquad.llm.settings import GenerateSettings
 from subquad.train.artifact import as_folder, load_config, read_json
@@ -49,6 +50,8 @@ def merge(adapter: Path | str, out: Path | str, *, base: str | Path | None = Non
     out = as_folder(out)
     if out.exists() and any(out.iterdir()) and not force:
         raise SubquadError(f"{out}: not empty; name another folder with --out, or replace it with --force")
+    if out.exists() and any(out.iterdir()) and not _is_linear(out):
+        raise SubquadError(f"{out}: holds other things than a linearized model; name another folder with --out")
     model, tokenizer = load(adapter, base=base)
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -57,6 +60,11 @@ def merge(adapter: Path | str, out: Path | str, *, base: str | Path | None = Non
     if out.exists():
         shutil.rmtree(out)
     temporary.rename(out)
+
+
+def _is_linear(folder: Path) -> bool:
+    path = folder / "config.json"
+    return path.is_file() and read_json(path).get("model_type") in (MODEL_TYPE, ADAPTER_TYPE)
 
 
 def generate(

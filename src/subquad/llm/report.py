@@ -73,13 +73,18 @@ def _sections(
         ["attention", "perplexity", "what it is"],
         [[WORDS[name], values[name], MEANINGS[name]] for name in names],
         caption=f"Lower is better. All on the same {about['evaluation_tokens']:,} tokens: {about['held_out']}, "
-        "never trained on, in float32. The marked row is the model that is saved.",
+        "never trained on. The marked row is the model that is saved.",
         winner=names.index("tuned"),
     )
     return [
         Section(
             "Perplexity",
-            [_how(metrics, about), _verdict(values), table, picture(_bars(values), "Perplexity, logarithmic axis.")],
+            [
+                _how(metrics, about),
+                _verdict(values, about),
+                table,
+                picture(_bars(values), "Perplexity, logarithmic axis."),
+            ],
         ),
         Section("Training", _training(facts, lines)),
         Section("A sample", _sample(facts["samples"], about)),
@@ -119,15 +124,23 @@ The licence of the weights is that of {about["model"]}.
 
 
 def _lead(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    linear, layers = about["layers"], about.get("all_layers", about["layers"])
+    window = f"a softmax window of {about['window']} tokens ({about['window_shape']})"
+    cost = "A new token costs the same however long the text is: each"
     return (
-        f"Softmax attention in all {about['layers']} layers was replaced by linear attention with a softmax window of "
-        f"{about['window']} tokens ({about['window_shape']}). A new token costs the same however long the text is: "
-        f"each layer keeps {about['state_numbers']:,} numbers, as much as a key-value cache of "
-        f"{about['state_as_tokens']:,} tokens."
+        f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by linear "
+        f"attention with {'no softmax window' if about['window_shape'] == 'none' else window}. "
+        f"{cost if linear == layers else 'Each of these'} layer{'' if linear == layers else 's'} keeps "
+        f"{about['state_numbers']:,} numbers, as much as a key-value cache of {about['state_as_tokens']:,} tokens."
     )
 
 
-def _verdict(values: Mapping[str, float]) -> str:
+def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
+    if about.get("tune_mode") == "window":
+        return (
+            "This model is a control: it was tuned with its window alone, so the last row is what was tuned "
+            f"(perplexity {values['tuned_without_linear']:.1f}, against {values['softmax']:.1f} with softmax)."
+        )
     tuned, window = values["tuned"], values["window_only"]
     is_better = "below" if tuned < window else "not below"
     does = "worse" if values["tuned_without_linear"] > tuned else "no worse"
@@ -233,10 +246,15 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[str | 
         Table(
             ["part", "seconds"],
             [[name, value] for name, value in seconds.items()],
-            caption=f"On {about['machine']}; matrix products of training in "
-            f"{'bfloat16' if about['precision'] == 'bf16' else 'float32'}.",
+            caption=f"On {about['machine']}, {_types(about)}.",
         ),
     ]
+
+
+def _types(about: Mapping[str, Any]) -> str:
+    if about.get("weights") == "bfloat16":
+        return "weights and products in bfloat16"
+    return f"matrix products of training in {'bfloat16' if about['precision'] == 'bf16' else 'float32'}"
 
 
 def _second_stage(about: Mapping[str, Any]) -> str:

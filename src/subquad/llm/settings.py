@@ -1,12 +1,13 @@
 """What a user can set for language models. Imports the standard library only."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
-from subquad.errors import SubquadError, refuse_other_words
+from subquad.errors import SubquadError, refuse_other_words, unknown
 
-__all__ = ["AttentionSettings", "GenerateSettings", "LinearizeSettings"]
+__all__ = ["AttentionSettings", "GenerateSettings", "LinearizeSettings", "attention_of"]
 
 DEFAULT_MINUTES = 10.0
 ALL_LINEAR = "all-linear"
@@ -39,12 +40,29 @@ class AttentionSettings:
     """Layers, counted from 0, that stay as they are; their keys and values grow with the text."""
 
     def __post_init__(self) -> None:
-        refuse_other_words(self)
-        _at_least("window", self.window, 1)
+        refuse_other_words(self, prefix="attention.")
+        _at_least("attention.window", self.window, 1)
         # from a file it comes as a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
         if self.softmax_layers and self.softmax_layers[0] < 0:
             raise SubquadError(f"--attention.softmax-layers: {self.softmax_layers[0]}; layers are counted from 0")
+
+
+def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
+    """Return the settings that a saved model carries.
+
+    Args:
+        content: Of `hybrid_attention` in its config.
+        place: Where it was read, for the message.
+
+    Raises:
+        SubquadError: a setting that this version does not know, or a value that it does not take.
+    """
+    known = [field.name for field in fields(AttentionSettings)]
+    for name in content:
+        if name not in known:
+            raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', name, known)}")
+    return AttentionSettings(**content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +84,8 @@ class LinearizeSettings:
     block: int | None = None
     """Layers that stage 1 trains at a time, read from the disk, for models larger than memory; else all at once."""
     checkpointing: bool = False
-    """Stage 2 keeps the inputs of layers alone and computes the rest again: less memory, about a third slower."""
+    """Stage 2 keeps the inputs of layers alone and computes the rest again: less memory, half as many operations
+    more."""
     shard: bool = False
     """Share the frozen weights out among the processes that `torchrun` started: each keeps its part of every layer."""
     transfer_rate: float = 3e-2
@@ -112,6 +131,8 @@ class LinearizeSettings:
     documents: Literal["joined", "apart"] = "joined"
     """Whether a token sees the documents that stand before its own in a training sequence; positions go on in either
     case, and in evaluation it does."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Type that the frozen weights are held and saved in; what is learnt stays float32. Halves need half the memory."""
     precision: Literal["auto", "no", "bf16"] = "auto"
     """Type of the matrix products in training; auto takes bfloat16 where a trial shows it to be faster."""
 
@@ -157,6 +178,8 @@ class LinearizeSettings:
                 "--block needs --transfer-tokens and --lora-tokens: the speed of a model that is not opened as a whole "
                 "cannot be measured"
             )
+        if self.weights == "bfloat16" and self.precision == "no":
+            raise SubquadError("--weights bfloat16: its products are in bfloat16; leave --precision no away")
         if self.shard and self.block is not None:
             raise SubquadError(
                 "--shard and --block exclude each other: give --block where one process cannot hold the model, --shard "

@@ -18,12 +18,13 @@ libraries, and for holes in what they hold. Fused softmax kernels are taken for 
   output and of the maps' inputs, and of the forward pass $b (2 D + 2 (H_q + H_{kv}) K)$; or the MLP's
   $b (2 D + 3 I) + 8 D$, if that is more. How many layers there are does not matter.
 - Stage 2 keeps for each layer $A$, two norms in float32, the inputs of the low-rank updates and of the MLP's
-  products: $A + 8 D + b (2 D + H_q K + 4 I)$, where $b < 4$ the float32 copy of the maps' inputs, and at the end the
-  larger of $3 b$ bytes a word of the vocabulary and $W$. With checkpointing it keeps $b D$ a layer, and all else of one
-  layer alone.
+  products: $A + 8 D + b (2 D + H_q K + 4 I)$, where $b < 4$ with $5 D$ in place of $2 D$, since each product casts a
+  copy of its own, and the float32 copy of the maps' inputs; at the end the larger of $3 b$ bytes a word of the
+  vocabulary and $W$. With checkpointing it keeps $b D$ a layer, and all else of one layer alone.
 
-**Disk.** Block-wise transfer keeps the hidden states at the edges of blocks of $k$ layers: $2 T D \lceil L/k \rceil$
-bytes in bfloat16 for $T$ tokens (with Eq. (8) of arXiv:2410.10254).
+**Disk.** Block-wise transfer (Eq. (8) of arXiv:2410.10254) keeps the hidden states before and behind the block at work:
+$4 T D$ bytes in bfloat16 for $T$ tokens that differ, and $2 T D$ where there is one block. All edges at once, as the
+paper counts them, would be $2 T D \lceil L/k \rceil$.
 
 **Time.** A product with $P$ weights is $2 P$ operations a token. Stage 1 runs the layers of the softmax model, its
 attention ($2 H_q K T$ a token, half of all pairs), and forward and backward of the hybrid attention ($a$ operations a
@@ -85,7 +86,7 @@ def plan(config: str | Path, settings: SizingSettings = SizingSettings()) -> dic
         },
         "memory": {stage: memory(sizes, settings, stage) for stage in STAGES},
         "blocks": blocks,
-        "disk_bytes": 2 * settings.transfer_tokens * sizes.width * blocks,
+        "disk_bytes": 2 * settings.transfer_tokens * sizes.width * min(2, blocks),
         "time": {
             "transfer": _time(
                 settings.transfer_tokens,
@@ -134,7 +135,8 @@ def _parts(sizes: Sizes, settings: SizingSettings, stage: str, *, gpus: int) -> 
     per_token = _activations_in_lora(sizes, settings) if stage == "lora" else _activations_in_transfer(sizes, settings)
     parts = {
         "weights": frozen * b / (gpus if is_shared else 1),
-        "trained": 4 * trained,
+        # with halves, products take a copy of the low-rank updates, which are learnt in float32
+        "trained": 4 * trained + (2 * (trained - maps) if b < 4 else 0),
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
         "activations": per_token * settings.batch * settings.length,
@@ -185,7 +187,9 @@ def kept_in_transfer(sizes: Sizes, settings: SizingSettings) -> float:
 
 def kept_in_lora(sizes: Sizes, settings: SizingSettings) -> float:
     """Return the bytes a token that one layer keeps between forward and backward of stage 2."""
-    inputs = 2 * sizes.width + sizes.heads * sizes.head_width + 4 * sizes.inner
+    # autocast makes a copy of its own for each of q, k and v, gate and up
+    shared = 2 if settings.itemsize == 4 else 5
+    inputs = shared * sizes.width + sizes.heads * sizes.head_width + 4 * sizes.inner
     return _attention_kept(sizes) + _copies_for_maps(sizes, settings) + 8 * sizes.width + settings.itemsize * inputs
 
 

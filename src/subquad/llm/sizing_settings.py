@@ -29,7 +29,8 @@ class SizingSettings:
     length: int = 1024
     """Tokens of one training sequence."""
     checkpointing: bool = False
-    """Stage 2 keeps the inputs of layers alone and computes the rest again: less memory, half as much time again."""
+    """Stage 2 keeps the inputs of layers alone and computes the rest again: less memory, half as many operations
+    more."""
     block_layers: int = 9
     """Layers of one block in block-wise transfer, at most all (9 in the paper for the model of 405B)."""
     lora_rank: int = 16

@@ -89,7 +89,8 @@ def _generation(plans: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _notes(plans: Mapping[str, Mapping[str, Any]], settings: SizingSettings) -> str:
     lines = [
-        "Counts, disk and states are exact. Memory and time are estimates; the formulas stand in subquad.llm.sizing.",
+        "Counts, disk and states are exact where all layers become linear. Memory and time are estimates; the formulas "
+        "stand in subquad.llm.sizing.",
         "weights: the frozen ones. training: what is trained, its gradients and AdamW's moments, in each GPU. other: "
         "CUDA, and with several GPUs (--shard) what each gathers.",
         "less from: the tokens from which on the cache is larger than the state.",

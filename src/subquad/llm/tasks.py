@@ -89,7 +89,7 @@ def linearize(
     say(f"opening {path.name}", quiet=quiet)
     is_whole = settings.block is None
     net, tokenizer = (
-        open_checkpoint(path)
+        open_checkpoint(path, getattr(torch, settings.weights))
         if is_whole
         else (
             open_skeleton(path, settings.attention).model,
@@ -98,6 +98,7 @@ def linearize(
     )
     prepared = _prepare(tokenizer, files, evaluation_files, settings, quiet=quiet)
     _check_length(net, settings)
+    _check_batch(prepared, settings)
     _check_words(net, prepared, path)
     if is_whole:
         convert(net, settings.attention)
@@ -108,7 +109,9 @@ def linearize(
     job.note("seconds", "load", lambda: time.monotonic() - clock)
     if not is_whole:
         job.transfer_blockwise(path, net)
-        net = convert(open_checkpoint(path)[0], settings.attention).to(processes().device)
+        net = convert(open_checkpoint(path, getattr(torch, settings.weights))[0], settings.attention).to(
+            processes().device
+        )
     return job.do(net, name=str(model), spent=time.monotonic() - clock)
 
 
@@ -165,6 +168,15 @@ def _check_length(model: PreTrainedModel, settings: LinearizeSettings) -> None:
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest and settings.length > longest:
         raise SubquadError(f"--length {settings.length}: the model was made for at most {longest} tokens")
+
+
+def _check_batch(text: Text, settings: LinearizeSettings) -> None:
+    count, together = len(text.train), settings.batch * processes().num_processes
+    if count < together:
+        raise SubquadError(
+            f"--batch {settings.batch}: a step takes {together} sequences of {settings.length} tokens, and there are "
+            f"{count} to learn from; give more text, or a smaller --batch or --length"
+        )
 
 
 def _check_words(model: PreTrainedModel, text: Text, path: Path) -> None:
@@ -293,6 +305,8 @@ class _Job:
         about = {
             "model": name,
             "layers": len(attention_layers(model)),
+            "all_layers": model.config.num_hidden_layers,
+            "tune_mode": self.settings.tune_mode,
             "window": layer.window,
             "window_shape": layer.window_shape,
             "state_numbers": numbers,
@@ -307,6 +321,7 @@ class _Job:
             "lora_targets": list(self.settings.lora_targets),
             "feature_rate": self.settings.feature_rate,
             "distill": self.settings.distill,
+            "weights": self.settings.weights,
             "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {GenerateSettings().temperature}",
             "machine": _machine(model),
         }

@@ -13,7 +13,7 @@ from subquad.errors import SubquadError
 from subquad.llm.adapter import ADAPTER_TYPE
 from subquad.llm.convert import convert, locate, model_fingerprint, open_checkpoint, open_folder
 from subquad.llm.modeling import Mode
-from subquad.llm.settings import AttentionSettings
+from subquad.llm.settings import AttentionSettings, attention_of
 from subquad.ops.linattn_state import ring_slots
 from subquad.train.artifact import fingerprint, read_json
 from subquad.train.processes import processes
@@ -115,7 +115,7 @@ def subjects_of(
 
 def _subject(folder: Path, teacher: str | Path | None, window_tuned: Path | None) -> Subject:
     config = _config(folder)
-    attention = AttentionSettings(**config["hybrid_attention"])
+    attention = attention_of(config["hybrid_attention"], str(folder))
     name, path = _teacher(folder, config, teacher)
     kept = "".join(f"-{layer}" for layer in attention.softmax_layers)
     origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}{kept}"
@@ -193,7 +193,7 @@ def _check_same_model(path: Path, teacher: Mapping[str, Any], folder: Path, conf
 
 
 def _check_window(other: Path, folder: Path, attention: AttentionSettings) -> None:
-    given = AttentionSettings(**_config(other)["hybrid_attention"])
+    given = attention_of(_config(other)["hybrid_attention"], str(other))
     if (given.window, given.window_shape) != (attention.window, attention.window_shape):
         raise SubquadError(
             f"--window-tuned {other}: its window is {given.window} {given.window_shape}, and that of {folder} is "

@@ -44,8 +44,16 @@ def _lead(about: Mapping[str, Any]) -> str:
     return (
         "A model with hybrid attention, linear and window, is held against the softmax model that it was made from, "
         "and against what it would be with its window alone: untrained, tuned that way, and with its linear branch "
-        f"taken out. The window ({about['window']} tokens, {about['window_shape']}) shows all of a text of up to "
-        f"{about['shown']} tokens; only beyond can the linear branch do anything."
+        f"taken out. {_window(about)}"
+    )
+
+
+def _window(about: Mapping[str, Any]) -> str:
+    if about["window_shape"] == "none":
+        return "There is no window: without its linear branch the model sees nothing."
+    return (
+        f"The window ({about['window']} tokens, {about['window_shape']}) shows all of a text of up to {about['shown']} "
+        "tokens; only beyond can the linear branch do anything."
     )
 
 

@@ -25,7 +25,7 @@ class EvaluateSettings:
     evaluation_tokens: int = 32_768
     """Tokens of each text, at most."""
     text_key: str = "text"
-    """The key of a JSON object under which its text stands."""
+    """The key or column of a row's text; where there is no `text`, questions and answers are looked for."""
     passkey: str | None = None
     """Lengths of text to hide a number in, in tokens, with commas between: `1024,4096`; without it, none."""
     passkey_depths: str = "0.1,0.3,0.5,0.7,0.9"
