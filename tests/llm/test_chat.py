@@ -143,7 +143,7 @@ def talk_by_pipe(folder, lines, *flags):
         input="\n".join(lines),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
 
@@ -166,7 +166,7 @@ def test_lines_of_a_pipe_are_turns_and_commands(chatty, model, bytewise):
     assert "Traceback" not in done.stderr
 
 
-def read_until(terminal, pattern, seconds=150):
+def read_until(terminal, pattern, seconds=400):
     """Read what a program writes to its terminal, up to what a pattern describes."""
     seen, end = "", time.monotonic() + seconds
     while not re.search(pattern, seen, re.DOTALL):
