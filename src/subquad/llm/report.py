@@ -179,7 +179,8 @@ def _bars(values: Mapping[str, float]) -> Figure:
 
 def _training(facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> list[str | Table | Picture]:
     about = facts["about"]
-    loss, words = LOSSES[about.get("transfer_loss", "mse")], _tuning_loss(about)
+    loss = LOSSES[about.get("transfer_loss", "mse")]
+    words = "next-token loss and distance" if about.get("distill") else "next-token loss"
     stages = (("transfer", f"attention transfer: {loss}"), ("tune", f"tuning: {words}"))
     figure = Figure(figsize=(9, 3))
     for axes, (stage, title) in zip(figure.subplots(1, 2), stages, strict=True):
