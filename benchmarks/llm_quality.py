@@ -4,8 +4,8 @@ Run: SUBQUAD_DATA=DATA python benchmarks/llm_quality.py --out DIR [--tokens 4915
 
 SmolLM2-135M-Instruct learns from WikiText-2 (train) and GPTeacher's role-play, half and half, with as many tokens in
 stage 2 as in stage 1. It is measured on WikiText-2's test text and on the last tenth of the role-play, which is learnt
-from by nobody. `paper` has the rates of arXiv:2410.10254 (1e-2, then 1e-4) and its loss; `ours` the defaults, or what
-`--settings` says. Stopped and started again, it goes on. Ends in one line of JSON.
+from by nobody. `paper` has the rates of arXiv:2410.10254 (1e-2, then 1e-4), its rank, layers and loss; `ours` the
+defaults, or what `--settings` says. Stopped and started again, it goes on. Ends in one line of JSON.
 """
 
 import argparse
@@ -79,7 +79,15 @@ def main() -> None:
     # measured apart, so the run itself need not
     common = {"length": LENGTH, "text_weights": (1.0, 1.0), "evaluation_tokens": LENGTH}
     recipes = {
-        "paper": LinearizeSettings(**common, transfer_rate=1e-2, lora_rate=1e-4),
+        "paper": LinearizeSettings(
+            **common,
+            transfer_rate=1e-2,
+            lora_rate=1e-4,
+            lora_rank=8,
+            lora_alpha=16.0,
+            feature_rate=0.0,
+            lora_targets=("q_proj", "k_proj", "v_proj", "o_proj"),
+        ),
         "ours": LinearizeSettings(**common, **json.loads(options.settings)),
     }
     rows = []
