@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.llm.cache import hybrid_layer
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import HybridAttention
 from subquad.ops.linattn import HybridState, StepPlace, step_place
@@ -28,7 +29,6 @@ __all__ = [
     "FUSED",
     "IMPLEMENTATION",
     "PROJECTIONS",
-    "HybridLayer",
     "HybridSelfAttention",
     "Mode",
     "Padding",
@@ -171,7 +171,7 @@ class HybridSelfAttention(nn.Module):
         use_linear = self.mode == "hybrid"
         if cache is None:
             return self.hybrid(q, k, v, mask=mask, use_linear=use_linear)
-        layer = _hybrid_layer(cache, self.layer_idx)
+        layer = hybrid_layer(cache, self.layer_idx)
         is_step = layer.state is not None and q.shape[2] == 1
         place = self._place(cache, layer.state, layer.seen, mask) if is_step else None
         y, layer.state = self.hybrid(
@@ -250,77 +250,6 @@ def _allowed(padding: Padding | None, queries: int, k: Tensor) -> Bool[Tensor, "
     # a padded query sees itself, since a softmax over nothing is not a number
     own = torch.eye(queries, dtype=torch.bool, device=k.device)
     return allowed & padding.all[:, None, None] | F.pad(own, (keys - queries, 0))
-
-
-class HybridLayer(CacheLayerMixin):
-    """The cache of one layer for transformers' `generate`: a state of constant size in place of keys and values."""
-
-    is_compileable = False
-    is_sliding = False
-    supports_early_init = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.state: HybridState | None = None
-        self.seen = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: the first forward makes the state."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Refuse, since there are no keys to give back.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError("this cache holds the state of hybrid attention; softmax attention needs a new cache")
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return how many tokens a mask covers, and where it starts."""
-        return self.seen + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Return the tokens seen, padding among them."""
-        return self.seen
-
-    def get_max_length(self) -> int:
-        """Return -1: there is no largest length."""
-        return -1
-
-    # the name it had in the first releases of transformers 5
-    get_max_cache_shape = get_max_length
-
-    def reset(self) -> None:
-        """Forget all tokens."""
-        self.state, self.seen = None, 0
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Give each beam the state of the beam it goes on from."""
-        self._each(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row."""
-        self._each(lambda tensor: tensor.repeat_interleave(repeats, 0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
-        self._each(lambda tensor: tensor[indices])
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
-        if self.state is not None:
-            self.state = HybridState(*(change(tensor) for tensor in self.state))
-
-
-def _hybrid_layer(cache: Cache, index: int) -> HybridLayer:
-    # transformers makes a cache of its own where none is given; its empty layers are exchanged at first use
-    while len(cache.layers) <= index:
-        cache.layers.append(HybridLayer())
-    layer = cache.layers[index]
-    if not isinstance(layer, HybridLayer):
-        if layer.get_seq_length():
-            raise ValueError("this cache was filled by softmax attention; hybrid attention needs a new one")
-        layer = cache.layers[index] = HybridLayer()
-    return layer
 
 
 def attention_layers(model: nn.Module) -> list[HybridSelfAttention]:

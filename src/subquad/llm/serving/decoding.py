@@ -19,8 +19,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.auto import MODEL_TYPE
+from subquad.llm.cache import HybridLayer
 from subquad.llm.generation import load
-from subquad.llm.modeling import HybridLayer, attention_layers
+from subquad.llm.modeling import attention_layers
 from subquad.ops.linattn import HybridState
 from subquad.train.artifact import read_json
 from subquad.train.processes import processes
