@@ -89,12 +89,13 @@ def _likeness(
 
 @triton.jit
 @no_type_check
-def _is_key(offset, at, keys, past, row, W: tl.constexpr, HAS_PAST: tl.constexpr):
+def _is_key(offset, at, keys, past, row, W: tl.constexpr, LEAD: tl.constexpr, HAS_PAST: tl.constexpr):
     """Return which places of a pair of blocks hold a key: the block in front may be empty."""
-    is_key = (offset < 2 * W) & (at < keys) & (at >= 0)
+    is_key = (offset < 2 * W) & (at < keys)
     if HAS_PAST:
-        is_key = is_key & ((at >= W) | (tl.load(past + row) != 0))
-    return is_key
+        return is_key & (at >= 0) & ((at >= W) | (tl.load(past + row) != 0))
+    else:
+        return is_key & (at >= LEAD * W)
 
 
 @triton.jit
@@ -153,7 +154,7 @@ def forward(
         for tile in range((2 * W + BT - 1) // BT):
             offset = tile * BT + tl.arange(0, BT)
             at = (n + LEAD - 1) * W + offset
-            is_key = _is_key(offset, at, keys, past, row, W, HAS_PAST)
+            is_key = _is_key(offset, at, keys, past, row, W, LEAD, HAS_PAST)
             ahead = (place + LEAD * W)[:, None] - at[None, :]
             key = _rows(k + at_k * K, at, along, is_key, K)
             score = _scores(query, key, ahead, is_key, scale, W, SHAPE, PRECISION)
@@ -183,7 +184,7 @@ def forward(
             for tile in range((2 * W + BT - 1) // BT):
                 offset = tile * BT + tl.arange(0, BT)
                 at = (n + LEAD - 1) * W + offset
-                is_key = _is_key(offset, at, keys, past, row, W, HAS_PAST)
+                is_key = _is_key(offset, at, keys, past, row, W, LEAD, HAS_PAST)
                 weight = _likeness(
                     phi_q + at_q * F, phi_k + h * keys * F, place, at, is_query, is_key, W, F, BT, BF, LEAD, SHAPE,
                     PRECISION,
@@ -222,7 +223,7 @@ def queries_backward(
         for tile in range((2 * W + BT - 1) // BT):
             offset = tile * BT + tl.arange(0, BT)
             at = (n + LEAD - 1) * W + offset
-            is_key = _is_key(offset, at, keys, past, row, W, HAS_PAST)
+            is_key = _is_key(offset, at, keys, past, row, W, LEAD, HAS_PAST)
             ahead = (place + LEAD * W)[:, None] - at[None, :]
             key, value = _rows(k + at_k * K, at, along, is_key, K), _rows(v + at_k * V, at, across, is_key, V)
             weight = tl.exp(_scores(query, key, ahead, is_key, scale, W, SHAPE, PRECISION) - c[:, None])
@@ -246,7 +247,7 @@ def queries_backward(
                 for tile in range((2 * W + BT - 1) // BT):
                     offset = tile * BT + tl.arange(0, BT)
                     at = (n + LEAD - 1) * W + offset
-                    is_key = _is_key(offset, at, keys, past, row, W, HAS_PAST)
+                    is_key = _is_key(offset, at, keys, past, row, W, LEAD, HAS_PAST)
                     ahead = (place + LEAD * W)[:, None] - at[None, :]
                     value = _rows(v + at_k * V, at, across, is_key, V)
                     dweight = _product(down, tl.trans(value), PRECISION) + below[:, None]
@@ -272,7 +273,7 @@ def keys_backward(
     at_k = tl.program_id(1).to(tl.int64) * keys
     at, across, along = m * W + j, tl.arange(0, BV), tl.arange(0, BK)
     is_key = (j < W) & (at < keys)
-    is_seen = is_key & _is_key(j, at, keys, past, row, W, HAS_PAST)
+    is_seen = is_key & _is_key(j, at, keys, past, row, W, LEAD, HAS_PAST)
     key, value = _rows(k + at_k * K, at, along, is_key, K), _rows(v + at_k * V, at, across, is_key, V)
     dkey, dvalue = tl.zeros((BT, BK), tl.float32), tl.zeros((BT, BV), tl.float32)
     # the queries of the block that has this one for its own, and of the next, for all heads that share the keys
@@ -344,7 +345,7 @@ def maps_backward(
         dmaps += _product(value, tl.trans(dsum), PRECISION)
         dmaps += tl.load(dnorm + (h * blocks + behind) * F + features, mask=features < F, other=0.0)[None, :]
     if SHAPE != TERRACE:
-        is_seen = is_key & _is_key(j, at, keys, past, row, W, HAS_PAST)
+        is_seen = is_key & _is_key(j, at, keys, past, row, W, LEAD, HAS_PAST)
         reach: tl.constexpr = (2 * W + BT - 1) // BT
         for step in range(HQ // H * reach):
             at_q = (row * HQ + group * (HQ // H) + step // reach).to(tl.int64) * queries

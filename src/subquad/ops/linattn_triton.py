@@ -87,8 +87,9 @@ def hybrid_triton(
         raise TypeError("the kernel 'triton' sums in float32; for float64 tensors take kernel 'torch'")
     with exactly(q.device.type):
         y = _HybridTriton.apply(
-            q, k.to(q.dtype), v, phi_q, phi_k, mix, total, has_past, window, window_shape, scale, use_linear
-        )
+            q, k.to(q.dtype), v, phi_q, phi_k, mix, total, None if has_past is None else has_past.to(torch.int8),
+            window, window_shape, scale, use_linear,
+        )  # fmt: skip
     return cast(Tensor, y)
 
 
@@ -161,14 +162,17 @@ def _sizes(
     q: Tensor, k: Tensor, v: Tensor, phi_k: Tensor, *, window: int, window_shape: WindowShape, use_linear: bool
 ) -> dict[str, Any]:
     """Return what the kernels know when they are compiled."""
+    is_exact = torch.float32 in (q.dtype, v.dtype)
     widest = max(_tile(q.shape[3]), _tile(v.shape[3]))
+    # a program holds its rows of queries, keys, values and sums in registers and 99 KiB of shared memory, what the
+    # smaller cards have: larger tiles spill; exact products, which split what they multiply, sooner
+    rows = 64 if widest <= 64 and not is_exact else 32
     return {
         "HQ": q.shape[1], "HKV": k.shape[1], "H": phi_k.shape[1], "W": window, "K": q.shape[3], "V": v.shape[3],
-        "F": phi_k.shape[3], "BK": _tile(q.shape[3]), "BV": _tile(v.shape[3]),
-        "BT": min(_tile(window), 64 if widest <= 64 else 32),
-        "BF": min(_tile(phi_k.shape[3]), 64 if widest <= 128 else 32),
+        "F": phi_k.shape[3], "BT": min(_tile(window), rows), "BK": _tile(q.shape[3]), "BV": _tile(v.shape[3]),
+        "BF": min(_tile(phi_k.shape[3]), 64 if widest <= 64 else 32),
         "SHAPE": ("terrace", "sliding", "none").index(window_shape), "LEAD": int(k.shape[2] > q.shape[2]),
-        "USE_LINEAR": use_linear, "PRECISION": "tf32x3" if torch.float32 in (q.dtype, v.dtype) else "tf32",
+        "USE_LINEAR": use_linear, "PRECISION": "tf32x3" if is_exact else "tf32",
     }  # fmt: skip
 
 
