@@ -43,6 +43,7 @@ def _put(base, place, columns, is_real, x, WIDTH: tl.constexpr):
 @triton.jit
 @no_type_check
 def _product(a, b, PRECISION: tl.constexpr):
+    # halves too: TF32 holds them exactly, and the interpreter cannot multiply bfloat16
     return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=PRECISION)
 
 
@@ -67,8 +68,8 @@ def _features_see(ahead, W: tl.constexpr, SHAPE: tl.constexpr):
 @triton.jit
 @no_type_check
 def _scores(query, key, ahead, is_key, scale, W: tl.constexpr, SHAPE: tl.constexpr, PRECISION: tl.constexpr):
-    """Return the scores, -inf where the window shows nothing; halves are multiplied as they are."""
-    score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * scale
+    """Return the scores, -inf where the window shows nothing."""
+    score = _product(query, tl.trans(key), PRECISION) * scale
     return tl.where(_softmax_sees(ahead, W, SHAPE) & is_key[None, :], score, float("-inf"))
 
 
@@ -93,7 +94,8 @@ def _is_key(offset, at, keys, past, row, W: tl.constexpr, LEAD: tl.constexpr, HA
     """Return which places of a pair of blocks hold a key: the block in front may be empty."""
     is_key = (offset < 2 * W) & (at < keys)
     if HAS_PAST:
-        return is_key & (at >= 0) & ((at >= W) | (tl.load(past + row) != 0))
+        # one number, read by all places: the interpreter takes no mask that was widened
+        return is_key & (at >= 0) & ((at >= W) | (tl.load(past + row + 0 * at) != 0))
     else:
         return is_key & (at >= LEAD * W)
 

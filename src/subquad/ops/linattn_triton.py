@@ -164,9 +164,9 @@ def _sizes(
     """Return what the kernels know when they are compiled."""
     is_exact = torch.float32 in (q.dtype, v.dtype)
     widest = max(_tile(q.shape[3]), _tile(v.shape[3]))
-    # a program holds its rows of queries, keys, values and sums in registers and 99 KiB of shared memory, what the
-    # smaller cards have: larger tiles spill; exact products, which split what they multiply, sooner
-    rows = 64 if widest <= 64 and not is_exact else 32
+    # a program holds its rows of queries, keys, values and sums in registers and in 99 KiB of shared memory, as the
+    # smaller cards have it: larger tiles spill, those of exact products, which split what they multiply, sooner
+    rows = 16 if widest > 128 else 32 if widest > 64 or is_exact else 64
     return {
         "HQ": q.shape[1], "HKV": k.shape[1], "H": phi_k.shape[1], "W": window, "K": q.shape[3], "V": v.shape[3],
         "F": phi_k.shape[3], "BT": min(_tile(window), rows), "BK": _tile(q.shape[3]), "BV": _tile(v.shape[3]),
