@@ -1,4 +1,4 @@
-"""The Triton form of hybrid attention: on a GPU where there is one, else in Triton's interpreter, one program at a time."""
+"""The Triton form of hybrid attention: on a GPU where there is one, else in Triton's interpreter."""
 
 import importlib.util
 import math
@@ -15,20 +15,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ["sliding", "terrace", "none"]
 K, V, F = 5, 7, 3
 
-pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
-    # Triton 3.9 announces another default for what it compiles
-    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset"),
-]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreter():
-    """Let Triton interpret where it cannot compile; it looks when it is imported, by the first call."""
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE == "cpu":
-            patch.setenv("TRITON_INTERPRET", "1")
-        yield
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
 def draw(T, *, B=1, kv_heads=1, groups=2, has_own_maps=True, seed=0, dtype=torch.float32, widths=(K, V, F)):
@@ -176,7 +163,7 @@ def test_large_scores_do_not_overflow():
 def test_a_cpu_without_the_interpreter_is_refused(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     inputs = {name: x.detach().cpu() for name, x in draw(3).items()}
-    with pytest.raises(SubquadError, match=r"kernel 'triton' needs a CUDA GPU, but its tensors are on cpu: take kernel"):
+    with pytest.raises(SubquadError, match=r"'triton' needs a CUDA GPU, but its tensors are on cpu: take kernel"):
         triton(**inputs, window=2)
 
 
@@ -194,6 +181,4 @@ def test_compiled_for_the_heads_of_models_they_equal_the_definition(width, windo
     inputs |= {name: inputs[name].detach().softmax(-1).requires_grad_() for name in ("phi_q", "phi_k")}
     # products of halves are in TF32, which rounds features and weights to 2⁻¹¹
     tolerance = 1e-4 if dtype == torch.float32 else 2**-7
-    assert_equal_in_value_and_gradient(
-        triton, inputs, window=window, window_shape=window_shape, tolerance=tolerance
-    )
+    assert_equal_in_value_and_gradient(triton, inputs, window=window, window_shape=window_shape, tolerance=tolerance)

@@ -6,9 +6,9 @@ follows from how far it is ahead of them: `terrace` from 0 on, by softmax; `slid
 on by features; `none` from 0 on by features.
 
 Tensors are contiguous. Names in small letters have their meaning from `linattn_blocks`, those in capitals are known
-when a kernel is compiled: `W` positions of a block, `HQ`, `HKV` and `H` heads, `K`, `V` and `F` widths, `LEAD` blocks of
-keys in front of the first block of queries, and of the tiles `BT` positions, `BK`, `BV` and `BF` columns: powers of two
-from 16 on, as `tl.dot` wants them. Sums are in float32; `PRECISION` is that of a product of float32 tiles.
+when a kernel is compiled: `W` positions of a block, `HQ`, `HKV` and `H` heads, `K`, `V` and `F` widths, `LEAD` blocks
+of keys in front of the first block of queries, and of the tiles `BT` positions, `BK`, `BV` and `BF` columns: powers of
+two from 16 on, as `tl.dot` wants them. Sums are in float32; `PRECISION` is that of a product of float32 tiles.
 """
 
 from typing import no_type_check
@@ -35,9 +35,7 @@ def _rows(base, place, columns, is_real, WIDTH: tl.constexpr):
 @no_type_check
 def _put(base, place, columns, is_real, x, WIDTH: tl.constexpr):
     """Write what `_rows` reads."""
-    tl.store(
-        base + place[:, None] * WIDTH + columns[None, :], x, mask=is_real[:, None] & (columns < WIDTH)[None, :]
-    )
+    tl.store(base + place[:, None] * WIDTH + columns[None, :], x, mask=is_real[:, None] & (columns < WIDTH)[None, :])
 
 
 @triton.jit

@@ -303,7 +303,7 @@ def _attend(
     window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, total: Tensor | None = None,
     has_past: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window's shape, to accumulate in `widen`'s dtype."""
+    """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window's shape, in the dtype to sum in."""
     if kernel == "triton":
         return hybrid_triton(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,

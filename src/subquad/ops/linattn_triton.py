@@ -1,4 +1,4 @@
-r"""Hybrid attention's blocks by Triton kernels, for CUDA: the function `hybrid_blocks` of `linattn_blocks`, forward and back.
+r"""Hybrid attention's blocks by Triton kernels, for CUDA: what `hybrid_blocks` gives, forward and backward.
 
 Operations as there, O(T · window). No scores and no repeated keys are written to memory; the states of all blocks are
 (N · F · V numbers in float32 per head), and made again in the backward. Products take the inputs as they are and sum in
@@ -166,13 +166,15 @@ def _sizes(
     widest = max(_tile(q.shape[3]), _tile(v.shape[3]))
     # a program holds its rows of queries, keys, values and sums in registers and in 99 KiB of shared memory, as the
     # smaller cards have it: larger tiles spill, those of exact products, which split what they multiply, sooner
-    rows = 16 if widest > 128 else 32 if widest > 64 or is_exact else 64
+    rows = max(16, 64 >> (widest > 64) + (widest > 128) + is_exact)
     return {
         "HQ": q.shape[1], "HKV": k.shape[1], "H": phi_k.shape[1], "W": window, "K": q.shape[3], "V": v.shape[3],
         "F": phi_k.shape[3], "BT": min(_tile(window), rows), "BK": _tile(q.shape[3]), "BV": _tile(v.shape[3]),
         "BF": min(_tile(phi_k.shape[3]), 64 if widest <= 64 else 32),
         "SHAPE": ("terrace", "sliding", "none").index(window_shape), "LEAD": int(k.shape[2] > q.shape[2]),
         "USE_LINEAR": use_linear, "PRECISION": "tf32x3" if is_exact else "tf32",
+        # multiply-adds rounded once: Triton's default so far, which it warns of where nothing is said
+        "enable_fp_fusion": True,
     }  # fmt: skip
 
 
@@ -197,7 +199,7 @@ def _before(
             state[:, :, 0], norm[:, :, 0] = total[..., :-1], total[..., -1]
         lag = 2 - how["LEAD"]
         if blocks > lag:
-            _sum_up(phi_k, v, None, state, norm, how, count=blocks - lag, first=lag, step=1)
+            _sum_up(phi_k, v, None, out=state, norm=norm, how=how, count=blocks - lag, first=lag, step=1)
         torch.cumsum(state, 2, out=state)
         torch.cumsum(norm, 2, out=norm)
     return state, norm
@@ -210,18 +212,18 @@ def _behind(
     dstate = phi_q.new_zeros(len(phi_q), heads, blocks, phi_q.shape[3], dtop.shape[3], dtype=torch.float32)
     dnorm = phi_q.new_zeros(dstate.shape[:4], dtype=torch.float32)
     if how["USE_LINEAR"]:
-        _sum_up(phi_q, dtop, dbottom, dstate, dnorm, how, count=blocks, first=blocks - 1, step=-1)
+        _sum_up(phi_q, dtop, dbottom, out=dstate, norm=dnorm, how=how, count=blocks, first=blocks - 1, step=-1)
         torch.cumsum(dstate, 2, out=dstate)
         torch.cumsum(dnorm, 2, out=dnorm)
     return dstate, dnorm
 
 
 def _sum_up(
-    phi: Tensor, x: Tensor, weight: Tensor | None, out: Tensor, norm: Tensor, how: dict[str, Any], *, count: int,
+    phi: Tensor, x: Tensor, weight: Tensor | None, *, out: Tensor, norm: Tensor, how: dict[str, Any], count: int,
     first: int, step: int,
 ) -> None:  # fmt: skip
     """Write the sums over the first `count` blocks to the blocks `first`, `first + step` and so on."""
-    known = {name: how[name] for name in ("W", "V", "F", "BT", "BV", "BF", "PRECISION")}
+    known = {name: how[name] for name in ("W", "V", "F", "BT", "BV", "BF", "PRECISION", "enable_fp_fusion")}
     _kernels().sums[count, -(-how["F"] // how["BF"]), out.shape[0] * out.shape[1]](
         phi, x, weight, out, norm, phi.shape[2], out.shape[2], first, step, HP=phi.shape[1], HX=x.shape[1],
         H=out.shape[1], IS_WEIGHTED=weight is not None, **known,
