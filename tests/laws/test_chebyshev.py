@@ -69,6 +69,49 @@ def test_a_filter_equals_its_definition_in_value_and_gradient(form, *, is_weight
     torch.testing.assert_close(got[3][is_edge], expected[3][is_edge], rtol=1e-7, atol=1e-7)
 
 
+@forms
+@settings(deadline=None, max_examples=25)
+@given(has_input_gradient=st.booleans(), **drawn)
+def test_a_filter_on_a_fixed_graph_equals_its_definition(form, *, has_input_gradient, B, P, H, F, K, k, seed):
+    points, mask, generator = jets(B, P, seed)
+    laplacian = scaled_laplacian(knn_adjacency(points, mask, k), mask)
+    x = torch.randn(B, P, H, generator=generator, dtype=torch.float64) * mask[..., None]
+    weight = torch.randn(K, H, F, generator=generator, dtype=torch.float64)
+    outcomes = []
+    for one in (form, chebyshev_direct):
+        leaves = [weight.clone().requires_grad_(), *([x.clone().requires_grad_()] if has_input_gradient else [])]
+        y = one(leaves[-1] if has_input_gradient else x, leaves[0], laplacian)
+        target = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
+        outcomes.append([y, *torch.autograd.grad((y * target).sum(), leaves)])
+    for got, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-7)
+
+
+@forms
+def test_a_filter_on_a_fixed_graph_keeps_its_input_alone_for_the_way_back(form):
+    points, mask, generator = jets(3, 13, 5)
+    laplacian = scaled_laplacian(knn_adjacency(points, mask, 3), mask)
+    x = torch.randn(3, 13, 11, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(16, 11, 11, generator=generator, dtype=torch.float64, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
+        form(x, weight, laplacian)
+    assert kept == [(39, 11), (16, 11, 11)]
+
+
+@forms
+def test_autocast_keeps_the_type_that_it_chooses_for_products(form):
+    points, mask, generator = jets(3, 13, 5)
+    laplacian = scaled_laplacian(knn_adjacency(points.float(), mask, 3), mask)
+    x = torch.randn(3, 13, 7, generator=generator) * mask[..., None]
+    weight = torch.randn(5, 7, 11, generator=generator, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = form(x, weight, laplacian)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert weight.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("form", [chebyshev_direct, chebyshev, gathered])
 def test_two_particles_with_one_edge_can_be_checked_by_hand(form):
     mask = torch.tensor([[True, True, False]])
