@@ -8,7 +8,8 @@ comes with subquad). Both take the same graph: k = 3, 8, 16 nearest neighbours w
 terms with the paper's k = 3 and with our k = 7. PyTorch Geometric takes each batch of 64 as one graph of many parts,
 without padding, and computes its normalisation in each call; ours is made once per batch for all layers of a net, and
 its time stands beside (`graph_ms`). Ours takes padded batches: all padded to 128, random ones padded to their longest
-jet, and jets of like length together, by lists of neighbours (`gather`) and by dense products (`dense`).
+jet, and jets of like length together, by lists of neighbours (`gather`) and by dense products (`dense`); and, without
+padding either, the real particles of a random batch alone (`rows`).
 
 Times are medians of interleaved repetitions, of processor time on one thread, else of the clock. Ends in one line of
 JSON.
@@ -31,7 +32,16 @@ from subquad.hep.data import PARTICLES, expand, read
 from subquad.hep.sample import sample_path
 from subquad.hep.tagger import epoch_plan
 from subquad.nn.graph import ChebConv
-from subquad.ops.chebyshev import Neighbours, chebyshev, knn_adjacency, neighbours, scaled_laplacian
+from subquad.ops.chebyshev import (
+    Neighbours,
+    Rows,
+    chebyshev,
+    chebyshev_rows,
+    knn_adjacency,
+    neighbours,
+    rows,
+    scaled_laplacian,
+)
 
 try:
     from torch_geometric.nn import ChebConv as RivalConv
@@ -70,10 +80,11 @@ class Padded:
 
 @dataclass(frozen=True)
 class Joined:
-    """One batch as PyTorch Geometric takes it: the real particles of all jets, one after the other."""
+    """One batch as PyTorch Geometric and our `rows` take it: the real particles of all jets, one after the other."""
 
     x: Tensor
     edges: Tensor
+    graph: Rows
 
 
 def real_jets(patterns: Sequence[str], count: int) -> Jets:
@@ -103,7 +114,8 @@ def padded(jets: Jets, rows: Tensor, k: int, dtype: torch.dtype, most: int | Non
 def joined(batch: Padded) -> Joined:
     place = torch.cumsum(batch.mask.flatten(), 0).reshape(batch.mask.shape) - 1
     b, i, j = batch.adjacency.nonzero(as_tuple=True)
-    return Joined(batch.x.detach()[batch.mask].requires_grad_(), torch.stack([place[b, i], place[b, j]]))
+    edges = torch.stack([place[b, i], place[b, j]])
+    return Joined(batch.x.detach()[batch.mask].requires_grad_(), edges, rows(batch.laplacian, batch.mask))
 
 
 def layers(terms: int, dtype: torch.dtype) -> tuple[ChebConv, RivalConv]:
@@ -122,6 +134,10 @@ def gather(layer: ChebConv, batch: Padded) -> Tensor:
 
 def dense(layer: ChebConv, batch: Padded) -> Tensor:
     return torch.where(batch.mask[..., None], chebyshev(batch.x, layer.weight, batch.laplacian) + layer.bias, 0)
+
+
+def by_rows(layer: ChebConv, batch: Joined) -> Tensor:
+    return chebyshev_rows(batch.x, layer.weight, batch.graph) + layer.bias
 
 
 def pyg(layer: RivalConv, batch: Joined) -> Tensor:
@@ -145,9 +161,11 @@ def check(jets: Jets, k: int, terms: int) -> float:
     y, of_x, of_bias, *of_weights = both_passes(pyg, rival, joined(batch))
     expected = [y, of_x, torch.stack([gradient.T for gradient in of_weights]), of_bias]
     largest = 0.0
+    outcomes = [both_passes(by_rows, ours, joined(batch))]
     for form in (gather, dense):
         y, of_x, *of_parameters = both_passes(form, ours, batch)
-        got = [y[batch.mask], of_x[batch.mask], *of_parameters]
+        outcomes.append([y[batch.mask], of_x[batch.mask], *of_parameters])
+    for got in outcomes:
         for a, b in zip(got, expected, strict=True):
             largest = max(largest, ((a - b).abs().max() / b.abs().max()).item())
     if largest > 1e-10:
@@ -162,16 +180,17 @@ def graphs_made_anew(batch: Padded) -> Neighbours:
 def compare(jets: Jets, k: int, terms: int, *, repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     """Return milliseconds per jet, and what PyTorch Geometric's time is of ours, repetition by repetition."""
     ours, rival = layers(terms, torch.float32)
-    rows = torch.arange(len(jets.lengths))
-    random = [padded(jets, some, k, torch.float32) for some in rows.split(BATCH)]
+    every = torch.arange(len(jets.lengths))
+    random = [padded(jets, some, k, torch.float32) for some in every.split(BATCH)]
     contenders: dict[str, tuple[Callable, torch.nn.Module, Sequence[Padded | Joined]]] = {
-        "pyg": (pyg, rival, [joined(batch) for batch in random])
+        "pyg": (pyg, rival, [joined(batch) for batch in random]),
+        "rows": (by_rows, ours, [joined(batch) for batch in random]),
     }
     arrangements = {"": random}
     if int(jets.lengths.min()) < LONGEST:
-        bucketed = epoch_plan(rows, jets.lengths, BATCH, seed=0, epoch=0)
+        bucketed = epoch_plan(every, jets.lengths, BATCH, seed=0, epoch=0)
         arrangements = {
-            "_padded": [padded(jets, some, k, torch.float32, LONGEST) for some in rows.split(BATCH)],
+            "_padded": [padded(jets, some, k, torch.float32, LONGEST) for some in every.split(BATCH)],
             "_random": random,
             "_bucketed": [padded(jets, some, k, torch.float32) for some in bucketed],
         }
@@ -193,12 +212,13 @@ def compare(jets: Jets, k: int, terms: int, *, repeats: int, clock: Callable[[],
         if round_:
             for name, value in found.items():
                 times[name].append(value)
-    row = {f"{name}_ms": 1e3 * median(values) / len(rows) for name, values in times.items()}
+    row = {f"{name}_ms": 1e3 * median(values) / len(every) for name, values in times.items()}
 
     def ratio(slow: str, fast: str) -> float:
         return median(a / b for a, b in zip(times[slow], times[fast], strict=True))
 
     last = list(arrangements)[-1]
+    row["pyg_over_rows"] = ratio("pyg", "rows")
     row |= {f"pyg_over_{form}": ratio("pyg", f"{form}{last}") for form in ("gather", "dense")}
     if last:
         row |= {f"{form}_from_bucketing": ratio(f"{form}_padded", f"{form}_bucketed") for form in ("gather", "dense")}
@@ -219,17 +239,17 @@ def main() -> None:
     data = Path(os.environ.get("SUBQUAD_DATA", "none")) / "hep" / "sim"
     patterns = options.jets or ([str(data / "*.root")] if data.is_dir() else [str(sample_path())])
     samples = {"128": full_jets(max(BATCH, options.count // 4)), "real": real_jets(patterns, options.count)}
-    rows = []
+    table = []
     for name, jets in samples.items():
         for k, terms in CASES:
             error = check(jets, k, terms)
             row = {"particles": name, "k": k, "terms": terms, "largest_difference": error}
             row |= compare(jets, k, terms, repeats=options.repeats, clock=clock)
             print("  ".join(f"{key} {x:.3g}" if isinstance(x, float) else f"{key} {x}" for key, x in row.items()))
-            rows.append(row)
+            table.append(row)
     machine = {"cpu": platform.processor() or platform.machine(), "threads": options.threads}
     about = {"mean_particles": round(samples["real"].lengths.double().mean().item(), 1), "torch": torch.__version__}
-    print(json.dumps({"benchmark": "hep_chebconv", **machine, **about, "rows": rows}))
+    print(json.dumps({"benchmark": "hep_chebconv", **machine, **about, "rows": table}))
 
 
 if __name__ == "__main__":

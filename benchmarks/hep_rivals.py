@@ -49,7 +49,7 @@ from subquad.train.artifact import atomic
 from subquad.train.optim import parameter_groups, schedule
 
 RIVALS = ("particlenet", "part", "boosting", "published")
-RIVAL_RATES = {"particlenet": 5e-3, "part": 1e-3}
+RIVAL_RATES = {"particlenet": 3e-3, "part": 1e-3}
 VALIDATIONS = 10
 MOST = 128
 LEAST = 17
@@ -357,7 +357,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--test", nargs="+", help="folders of ROOT files to measure on, all of their jets")
     parser.add_argument("--most-jets", type=int, help="jets taken from --jets, at random")
     parser.add_argument("--arrange", choices=["bucketed", "random"], default="bucketed", help="batches of the rivals")
-    parser.add_argument("--rival-batch", type=int, default=128)
+    parser.add_argument("--rival-batch", type=int, default=64)
     parser.add_argument("--rival-rate", type=float, help=f"without it {RIVAL_RATES}")
     return parser.parse_args()
 

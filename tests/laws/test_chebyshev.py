@@ -11,8 +11,10 @@ from subquad.ops.chebyshev import (
     chebyshev,
     chebyshev_direct,
     chebyshev_gather,
+    chebyshev_rows,
     knn_adjacency,
     neighbours,
+    rows,
     scaled_laplacian,
 )
 
@@ -21,7 +23,13 @@ def gathered(x, weight, laplacian):
     return chebyshev_gather(x, weight, neighbours(laplacian))
 
 
-forms = pytest.mark.parametrize("form", [chebyshev, gathered])
+def by_rows(x, weight, laplacian):
+    B, P, H = x.shape
+    graph = rows(laplacian, torch.ones(B, P, dtype=torch.bool))
+    return chebyshev_rows(x.reshape(B * P, H), weight, graph).reshape(B, P, weight.shape[-1])
+
+
+forms = pytest.mark.parametrize("form", [chebyshev, gathered, by_rows])
 drawn = {
     "B": st.integers(1, 3),
     "P": st.sampled_from([1, 2, 5, 11, 13]),
@@ -112,7 +120,7 @@ def test_autocast_keeps_the_type_that_it_chooses_for_products(form):
     assert weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("form", [chebyshev_direct, chebyshev, gathered])
+@pytest.mark.parametrize("form", [chebyshev_direct, chebyshev, gathered, by_rows])
 def test_two_particles_with_one_edge_can_be_checked_by_hand(form):
     mask = torch.tensor([[True, True, False]])
     points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]]], dtype=torch.float64)
@@ -166,6 +174,17 @@ def test_padding_and_other_jets_change_nothing(form, *, B, P, H, F, K, k, seed):
         alone = run(points[b : b + 1, mask[b]], mask[b : b + 1, mask[b]], x[b : b + 1, mask[b]])
         torch.testing.assert_close(together[b, mask[b]], alone[0])
     assert not together[~mask].any()
+
+
+@settings(deadline=None, max_examples=15)
+@given(**drawn)
+def test_rows_of_the_real_particles_alone_give_what_padded_jets_give(*, B, P, H, F, K, k, seed):
+    points, mask, generator = jets(B, P, seed)
+    x = torch.randn(B, P, H, generator=generator, dtype=torch.float64) * mask[..., None]
+    weight = torch.randn(K, H, F, generator=generator, dtype=torch.float64)
+    laplacian = scaled_laplacian(knn_adjacency(points, mask, k), mask)
+    got = chebyshev_rows(x[mask], weight, rows(laplacian, mask))
+    torch.testing.assert_close(got, chebyshev(x, weight, laplacian)[mask])
 
 
 @forms
