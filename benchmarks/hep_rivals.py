@@ -18,7 +18,9 @@ falling over the last 30 %, as they were published. Batches hold jets of like le
 --arrange random gives the rivals batches of any jets, since batch norm sees of one batch the jets in it alone.
 
 One JSON file for each net and seed is written into --out, so the same command goes on where it was stopped, and pieces
-can run side by side. Prints a Markdown table; the last line is JSON.
+can run side by side. Prints a Markdown table, means and standard deviations over seeds; R is background rejection at
+JetClass's signal efficiencies, – where no background jet passed, so that the test jets only say that it is beyond their
+number. The last line is JSON.
 """
 
 import argparse
