@@ -32,7 +32,19 @@ _NUMPY = (
 _AWKWARD = (
     *("all", "any", "argmax", "argmin", "argsort", "broadcast_arrays", "concatenate", "count", "count_nonzero"),
     *("drop_none", "fill_none", "firsts", "flatten", "full_like", "isclose", "is_none", "local_index", "mask", "max"),
-    *("mean", "min", "moment", "nan_to_num", "nan_to_none", "num", "ones_like", "pad_none", "prod", "ravel", "run_lengths"),
+    *(
+        "mean",
+        "min",
+        "moment",
+        "nan_to_num",
+        "nan_to_none",
+        "num",
+        "ones_like",
+        "pad_none",
+        "prod",
+        "ravel",
+        "run_lengths",
+    ),
     *("singletons", "softmax", "sort", "std", "sum", "to_numpy", "unflatten", "values_astype", "var", "where"),
     *("zeros_like",),
 )
