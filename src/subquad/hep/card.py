@@ -113,7 +113,7 @@ class Card:
                 continue
             seen.add(name)
             if name in self.new_variables:
-                asked |= {part: f"new_variables: {name}" for part in self.new_variables[name].names}
+                asked |= dict.fromkeys(self.new_variables[name].names, f"new_variables: {name}")
             else:
                 found[name] = place
         return found

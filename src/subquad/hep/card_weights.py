@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from subquad.errors import SubquadError, unknown
 
-__all__ = ["Reweighting", "weights_of"]
+__all__ = ["Reweighting", "edges", "weights_of"]
 
 KEYS = (
     *("use_precomputed_weights", "weight_branches", "reweight_method", "reweight_basewgt", "reweight_vars"),
@@ -81,7 +82,7 @@ def edges(name: str, values: Any) -> tuple[float, ...]:
     """
     if not isinstance(values, Sequence) or not all(isinstance(v, int | float) for v in values) or len(values) < 2:
         raise SubquadError(f"{name}: {values!r} are no edges of bins; give two numbers or more")
-    if any(low >= high for low, high in zip(values[:-1], values[1:], strict=True)):
+    if any(low >= high for low, high in pairwise(values)):
         raise SubquadError(f"{name}: the edges of its bins must rise: {', '.join(f'{value:g}' for value in values)}")
     return tuple(map(float, values))
 

@@ -1,4 +1,4 @@
-"""Expressions of a weaver card, as `np.log(part_pt / jet_pt)`: parsed to a syntax tree of which a few nodes are allowed.
+"""Expressions of a weaver card, as `np.log(part_pt / jet_pt)`: syntax trees with nodes of some kinds only.
 
 Python's own evaluation is never asked: the tree is checked when the card is read, and walked when jets are.
 """
