@@ -81,6 +81,12 @@ class Card:
         """Whether something is still to be found among the training jets."""
         return any(variable.is_automatic for variable in (*self.features, *self.points, *self.vectors))
 
+    def branch(self, column: str) -> str:
+        """Return the branch in the files that holds a column."""
+        for piece, stands in self.branch_magic.items():
+            column = column.replace(piece, stands)
+        return column
+
     def per_jet(self, *, is_training: bool) -> tuple[str, ...]:
         """Return the columns with one number per jet that are read beside the labels."""
         names = list(self.observers)
@@ -92,15 +98,15 @@ class Card:
         """Return the columns with one number per particle, each once."""
         return tuple(dict.fromkeys(v.name for v in (*self.features, *self.points, *self.vectors)))
 
-    def branches(self, *, is_training: bool) -> dict[str, str]:
-        """Return the branches that must be in a file, each with the place in the card that asks for it."""
+    def branches(self, *, is_training: bool, has_labels: bool = True) -> dict[str, str]:
+        """Return the columns that must be in a file, each with the place in the card that asks for it."""
         asked: dict[str, str] = dict.fromkeys(self.per_particle(), "inputs")
         if self.mask:
             asked[self.mask] = "inputs"
         asked |= {
             name: "observers" if name in self.observers else "weights" for name in self.per_jet(is_training=is_training)
         }
-        expressions = [*(self.labels if is_training else ()), self.selection if is_training else self.test_selection]
+        expressions = [*(self.labels if has_labels else ()), self.selection if is_training else self.test_selection]
         expressions += [self.weights if is_training and isinstance(self.weights, Expression) else None]
         for expression in expressions:
             if expression is not None:

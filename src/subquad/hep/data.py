@@ -130,12 +130,12 @@ def read_pieces(
     yield from stream(sources, lambda source: names, piece, title=title, quiet=quiet)
 
 
-def look_into(files: Sequence[Path], tree: str | None) -> tuple[list[Source], list[str]]:
+def look_into(files: Sequence[Path], tree: str | None, *, otherwise: str = "tree") -> tuple[list[Source], list[str]]:
     """Return what is in the files, before any is read, and what is wrong with those that cannot be used."""
     mistakes, sources = [], []
     for file in files:
         try:
-            sources.append(look(file, tree))
+            sources.append(look(file, tree, otherwise=otherwise))
         except SubquadError as error:
             mistakes.append(str(error))
             continue

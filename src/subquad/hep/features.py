@@ -7,7 +7,16 @@ import numpy as np
 
 from subquad.hep.data import OBSERVERS, PARTICLES, Jets
 
-__all__ = ["JET_FEATURES", "RAW_FEATURES", "STANDARD_FEATURES", "jet_features", "particle_features"]
+__all__ = [
+    "JET_FEATURES",
+    "RAW_FEATURES",
+    "STANDARD_FEATURES",
+    "SUMS",
+    "angles_of",
+    "jet_features",
+    "particle_features",
+    "sums_of",
+]
 
 RAW_FEATURES = (
     *("px", "py", "pz", "energy", "pt", "deta", "dphi", "d0val", "d0err", "dzval", "dzerr"),
@@ -34,6 +43,12 @@ JET_FEATURES = (
     *("displaced tracks", "mean d0 significance", "lepton pt/jet", "lepton dr", "mass of displaced"),
 )
 """Observers of the jet as a whole, for gradient boosting and for the net's head."""
+
+SUMS = (
+    *("particles", "log pt", "|eta|", "log energy", "log mass", "width", "pt dispersion", "log e2"),
+    *("leading", "second", "third"),
+)
+"""Observers of the jet that need nothing but the momenta of its particles."""
 
 
 def _column(jets: Jets, name: str) -> np.ndarray:
@@ -125,6 +140,52 @@ def jet_features(jets: Jets) -> np.ndarray:
         lepton_pt / sum_pt,
         total(dr * is_first_lepton) / total(is_first_lepton).clip(1),
         np.log1p(_mass(jets, lambda values: total(values * displaced))),
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _of_jets(vectors: np.ndarray, jet: np.ndarray, jets: int) -> np.ndarray:
+    """[J, 4]: the sums of the particles' momenta."""
+    columns = [np.bincount(jet, weights=vectors[:, i].astype(np.float64), minlength=jets) for i in range(4)]
+    return np.stack(columns, axis=1)
+
+
+def angles_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [C, 2] float32: Δη and Δφ between each particle and its jet, from momenta [C, 4] in GeV."""
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+
+    def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
+
+    eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
+    eta_of_jet, phi_of_jet = eta_and_phi(*_of_jets(vectors, jet, len(lengths))[:, :3].T)
+    turn = (phi - phi_of_jet[jet] + np.pi) % (2 * np.pi) - np.pi
+    return np.stack([eta - eta_of_jet[jet], turn], axis=1).astype(np.float32)
+
+
+def sums_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [J, H] float32: the observers named in `SUMS`, from momenta [C, 4] in GeV."""
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    first = np.concatenate([[0], np.cumsum(lengths)])
+    pt = np.hypot(vectors[:, 0], vectors[:, 1]).astype(np.float64)
+    px, py, pz, energy = _of_jets(vectors, jet, len(lengths)).T
+    pt_of_jet = np.hypot(px, py).clip(1e-6)
+    dr = np.hypot(*angles_of(vectors, lengths).T)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(jet, weights=values, minlength=len(lengths))
+
+    sum_pt = total(pt).clip(1e-6)
+    columns = [
+        lengths,
+        np.log(pt_of_jet),
+        np.abs(np.arcsinh(pz / pt_of_jet)),
+        np.log(energy.clip(1e-6)),
+        np.log1p(np.sqrt((energy**2 - px**2 - py**2 - pz**2).clip(0))),
+        total(pt * dr) / sum_pt,
+        np.sqrt(total(pt**2)) / sum_pt,
+        np.log(total(pt * dr**2).clip(1e-6) / sum_pt),
+        *(_ranked(pt, jet, first, 3) / sum_pt[:, None]).T,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 

@@ -83,8 +83,8 @@ def _found(pattern: str) -> list[str]:
     return [name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
 
 
-def look(path: Path, tree: str | None) -> Source:
-    """Return what is in a file; of a ROOT file in `tree`, or in its only one where `tree` is None.
+def look(path: Path, tree: str | None, *, otherwise: str = "tree") -> Source:
+    """Return what is in a file; of a ROOT file in `tree`; where that is None, in its only one, or in `otherwise`.
 
     Raises:
         SubquadError: a file of no known kind, damaged, cut short, or without the tree.
@@ -93,7 +93,7 @@ def look(path: Path, tree: str | None) -> Source:
     with _damage_told(path, kind):
         match kind:
             case "ROOT":
-                return _look_into_root(path, tree)
+                return _look_into_root(path, tree, otherwise)
             case "Parquet":
                 with require("pyarrow.parquet", extra="hep").ParquetFile(path) as file:
                     columns, entries = tuple(file.schema_arrow.names), file.metadata.num_rows
@@ -151,19 +151,15 @@ def _kind(path: Path) -> str:
     return _BEGINNINGS[beginning]
 
 
-def _look_into_root(path: Path, tree: str | None) -> Source:
+def _look_into_root(path: Path, tree: str | None, otherwise: str) -> Source:
     with require("uproot", extra="hep").open(path) as root:
         names = {name.split(";")[0]: kind for name, kind in root.classnames().items()}
         trees = [name for name, kind in names.items() if kind in ("TTree", "ROOT::RNTuple")]
-        if tree is None and len(trees) == 1:
-            tree = trees[0]
-        if tree is None and trees:
-            raise SubquadError(
-                f"{path}: its trees are {', '.join(trees)}; name one with --tree, or as the card's treename"
-            )
+        if tree is None:
+            tree = trees[0] if len(trees) == 1 else otherwise
         if tree not in trees:
             there = f"its trees are {', '.join(trees)}; name one with --tree" if trees else "it has no tree"
-            raise SubquadError(f"{path}: no tree {tree or 'tree'!r} in it; {there}")
+            raise SubquadError(f"{path}: no tree {tree!r} in it; {there}")
         table = root[tree]
         columns = tuple(table.keys(recursive=False))
         return Source(path=path, kind="ROOT", tree=tree, entries=table.num_entries, columns=columns)
