@@ -317,7 +317,7 @@ def _train(
             "loss": (losses * share).sum().item(),
         }
 
-    steps_of_epoch = len(batches(0))
+    steps_of_epoch = max(1, len(batches(0)) // processes().num_processes)
     groups = parameter_groups(net, learning_rate=settings.rate, weight_decay=settings.weight_decay)
     with pool:
         return train(
