@@ -1,4 +1,4 @@
-"""One of two processes that fit a tagger: `torchrun ranks.py OUT ARGUMENTS` writes which jets each of them learnt from."""
+"""One of two processes that fit a tagger: `torchrun ranks.py OUT ARGUMENTS` writes which jets each learnt from."""
 
 import json
 import sys
