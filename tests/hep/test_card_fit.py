@@ -266,3 +266,22 @@ def test_a_card_of_jetclass_runs_unchanged_on_simulated_jets(kind):
     assert len(piece) == 3000
     assert (piece.labels == JETCLASS.index("Tbqq")).all()
     assert np.isfinite(piece.particles).all()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["top_landscape", "quark_gluon"])
+def test_a_card_of_public_jets_reads_their_arrays(name):
+    folder = os.environ.get("SUBQUAD_DATA")
+    if not folder or not (Path(folder) / "hep" / "real").is_dir():
+        pytest.skip("SUBQUAD_DATA names no folder with hep/real")
+    given = options("kin")
+    given["new_variables"] |= {"jet_is1": "label", "jet_is0": "1-label"}
+    given["labels"]["value"] = ["jet_is1", "jet_is0"]
+    given["observers"] = ["jet_pt", "jet_eta", "n_parts"]
+    (piece,) = read_pieces([Path(folder) / "hep" / "real" / f"{name}.npz"], card_of(given, "card.yaml"))
+    assert len(piece) == 2000
+    assert piece.classes == ("jet_is1", "jet_is0")
+    assert 900 < piece.labels.sum() < 1100
+    np.testing.assert_allclose(
+        np.log(piece.observers["jet_pt"]), piece.jet_features[:, SUMS.index("log pt")], rtol=1e-4
+    )

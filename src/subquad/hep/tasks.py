@@ -21,7 +21,7 @@ from subquad.hep.formats import expand
 from subquad.hep.layout import layout_of, layout_of_card
 from subquad.hep.metrics import scores_of
 from subquad.hep.pieces import Piece, pieces
-from subquad.hep.preparation import JETS, Prepared, plan_of, prepare, put_aside
+from subquad.hep.preparation import JETS, Prepared, plan_of, prepare, put_aside, wait_for
 from subquad.hep.report import SCORES, card, history_of, sections_of
 from subquad.hep.settings import PRESETS, FitSettings, NetSettings, PredictSettings
 from subquad.hep.tagger import Batch, Inputs, build, collate, epoch_plan, from_tensors, inputs_of_piece, logits
@@ -130,7 +130,7 @@ def fit(
                 seed=seed,
                 quiet=quiet,
             )
-    group.wait_for_everyone()
+    wait_for((run.directory / METRICS).is_file)
     return read_json(run.directory / METRICS)
 
 
