@@ -19,6 +19,7 @@ from subquad.hep.card import card_of, read_card
 from subquad.hep.features import JET_FEATURES, SUMS
 from subquad.hep.layout import layout_of_card
 from subquad.hep.pieces import pieces
+from subquad.hep.preparation import plan_of, prepare, put_aside
 from subquad.hep.settings import PRESETS
 from subquad.hep.tagger import collate, inputs_of_piece
 
@@ -28,12 +29,9 @@ NET = replace(PRESETS["standard"], has_observers=False)
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(jetclass):
     """Files of three of JetClass's ten classes."""
-    from conftest import columns, write
-
-    folder = tmp_path_factory.mktemp("jetclass")
-    return [write(folder / f"{name}.root", columns(name, jets=47, classes=JETCLASS)) for name in JETCLASS[:3]]
+    return jetclass
 
 
 def options(kind="full"):
@@ -241,6 +239,45 @@ def test_a_column_of_the_wrong_shape_is_told(files):
     given["new_variables"]["part_d0"] = "ak.sum(part_d0val)"
     with pytest.raises(SubquadError, match="part_d0 is of type float32; it must be a list"):
         read_pieces(files[:1], card_of(given, "card.yaml"))
+
+
+FLAT = {
+    **{"use_precomputed_weights": False, "reweight_method": "flat", "reweight_threshold": 0},
+    **{"reweight_vars": {"jet_sdmass": [0, 80, 400]}, "reweight_classes": ["label_QCD", "label_Hbb", "label_Hcc"]},
+}
+
+
+@pytest.mark.parametrize("weights", [FLAT, {"use_precomputed_weights": True, "weight_branches": ["jet_tau1", "2"]}])
+def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
+    settings = FitSettings(card=written(tmp_path / "card.yaml", {**options("kin"), "weights": weights}), net_alone=True)
+    plan = plan_of(files, [], NET, settings)
+    with put_aside(plan, settings, tmp_path / "run", quiet=True) as folder:
+        prepared = prepare(folder, plan, settings, seed=0)
+        parts = [prepared.parts[name] for name in ("train", "validation")]
+        found, labels = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("weights", "labels"))
+        assert parts[0].weights.mean().item() == pytest.approx(1, abs=1e-5)
+        values = {
+            name: prepared.store.observers[torch.cat([part.place for part in parts]), i].numpy()
+            for i, name in enumerate(prepared.layout.observers)
+        }
+    if weights is FLAT:
+        sums = np.stack(
+            [
+                np.histogram(values["jet_sdmass"][labels == i], [0, 80, 400], weights=found[labels == i])[0]
+                for i in range(3)
+            ]
+        )
+        filled = sums[sums > 0]
+        assert filled.min() > 0.3 * filled.max()
+        assert sums.sum(1) == pytest.approx(sums.sum(1).mean() * np.ones(3), rel=1e-4)
+    else:
+        assert found / found[0] == pytest.approx(values["jet_tau1"] / values["jet_tau1"][0], rel=1e-4)
+
+
+def test_a_negative_weight_is_told(files, tmp_path):
+    given = {**options("kin"), "weights": {"use_precomputed_weights": True, "weight_branches": ["jet_tau1 - 9"]}}
+    with pytest.raises(SubquadError, match=r"QCD\.root: entry 0: the weight is -8\.\d+ \(and 46 more jets like it\)"):
+        read_pieces(files, card_of(given, "card.yaml"))
 
 
 def test_the_command_line_takes_a_card(files, tmp_path, capsys):
