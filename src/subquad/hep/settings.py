@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from subquad.errors import SubquadError
+from subquad.hep.card_weights import Reweighting, edges
 
-__all__ = ["PRESETS", "FitSettings", "NetSettings", "PredictSettings"]
+__all__ = ["PRESETS", "FitSettings", "NetSettings", "PredictSettings", "reweighting_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,13 @@ class FitSettings:
     test_part: float = 0.2
     """Part of the jets, of each class, that is kept for the figures where no --test is given."""
     tree: str = "tree"
-    """Name of the TTree in the files."""
+    """Name of the TTree in the files, where neither a card says it nor there is only one for a card."""
+    card: str | None = None
+    """Weaver's data card (YAML): what the net takes of the jets. Without it JetClass's branches."""
+    reweight: Literal["none", "class"] = "none"
+    """In the loss: `class` lets all classes count the same."""
+    reweight_vars: tuple[str, ...] = ()
+    """Make each class flat in these observers: name:edge,edge,… each, such as jet_pt:500,600,800,1000."""
     background: str | None = None
     """Class that the others are told from; without it QCD, where there is one, else the first."""
     net_alone: bool = False
@@ -97,6 +104,7 @@ class FitSettings:
         for name in ("validation_part", "test_part"):
             if not 0 < getattr(self, name) < 0.5:
                 raise SubquadError(f"{name} is {getattr(self, name)}; give a part between 0 and 0.5")
+        reweighting_of(self.reweight_vars)
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise SubquadError(f"learning_rate is {self.learning_rate}; give more than 0")
         if self.weight_decay < 0:
@@ -121,3 +129,20 @@ class PredictSettings:
         """Refuse what cannot work."""
         if self.batch < 1:
             raise SubquadError(f"batch is {self.batch}; give 1 or more")
+
+
+def reweighting_of(words: tuple[str, ...]) -> Reweighting | None:
+    """Return what `--reweight-vars` says, or None where it says nothing.
+
+    Raises:
+        SubquadError: words that are no `name:edge,edge,…`.
+    """
+    bins = {}
+    for word in words:
+        name, _, numbers = word.partition(":")
+        try:
+            bins[name] = edges(name, [float(number) for number in numbers.split(",")])
+        except (ValueError, SubquadError) as error:
+            reason = error if isinstance(error, SubquadError) else "write it as jet_pt:500,600,800,1000"
+            raise SubquadError(f"--reweight-vars {word}: {reason}") from None
+    return Reweighting(bins=bins) if bins else None
