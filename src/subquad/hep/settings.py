@@ -71,8 +71,8 @@ PRESETS: dict[str, NetSettings] = {
     "paper": _PAPER,
     "paper-edges": replace(_PAPER, has_edges=True),
 }
-"""`auto`, ours; `standard`, PCN with standardised inputs; `epcn` (arXiv:2512.07420); `paper` and `paper-edges`, the nets,
-inputs and graph exactly as published (arXiv:2309.08630)."""
+"""`auto`, ours; `standard`, PCN with standardised inputs; `epcn` (arXiv:2512.07420); `paper` and `paper-edges`, both
+nets of arXiv:2309.08630 with inputs and graph exactly as published."""
 
 PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
 
