@@ -26,7 +26,7 @@ from subquad.train.artifact import atomic, fingerprint, load_config, load_tensor
 from subquad.train.loop import Backward, LoopSettings, Outcome, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["fit", "predict"]
+__all__ = ["fit", "listed", "predict", "using_threads"]
 
 Files = Path | str | Iterable[Path | str]
 
@@ -59,7 +59,7 @@ def fit(
         SubquadError: files or jets that cannot be used, or a folder that cannot be written to.
     """
     began = time.perf_counter()
-    paths, test_paths = expand(_listed(files)), expand(_listed(test)) if _listed(test) else []
+    paths, test_paths = expand(listed(files)), expand(listed(test)) if listed(test) else []
     jets = read(paths, tree=settings.tree, title="reading jets", quiet=quiet)
     held_out = read(test_paths, tree=settings.tree, title="reading test jets", quiet=quiet) if test_paths else None
     jets, held_out = _classes_there(jets, held_out, paths)
@@ -82,7 +82,7 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build(net_settings, len(jets.classes))
-    with _threads(settings.threads):
+    with using_threads(settings.threads):
         outcome = _train(net, inputs, settings, directory=run.directory, seed=seed, quiet=quiet)
     seconds["training"] = outcome.seconds
     began = time.perf_counter()
@@ -149,7 +149,7 @@ def predict(
     """
     out = Path(out)
     config = load_config(model, "hep")
-    paths = expand(_listed(files))
+    paths = expand(listed(files))
     if out.resolve() in {path.resolve() for path in paths}:
         raise SubquadError(f"{out}: is one of the files to read; give another --out")
     if out.exists() and not force:
@@ -169,7 +169,8 @@ def predict(
     return out
 
 
-def _listed(files: Files) -> Sequence[Path | str]:
+def listed(files: Files) -> Sequence[Path | str]:
+    """Return one file, or several, as several."""
     return [files] if isinstance(files, str | Path) else list(files)
 
 
@@ -270,7 +271,8 @@ def _train(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, and afterwards with as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -284,6 +286,7 @@ def _scores(probabilities: np.ndarray, rival: np.ndarray | None, jets: Jets) -> 
         "probabilities": probabilities.astype(np.float32),
         **({} if rival is None else {"probabilities_boosting": rival.astype(np.float32)}),
         "labels": jets.labels,
+        "pt": jets.observers[:, OBSERVERS.index("jet_pt")].copy(),
         "sdmass": jets.observers[:, OBSERVERS.index("jet_sdmass")].copy(),
         "particles": jets.lengths.astype(np.float32),
     }
