@@ -90,7 +90,7 @@ def normalised(probabilities: np.ndarray) -> np.ndarray:
 
 
 def wilson(passed: int | np.ndarray, total: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    r"""Return low and high of Wilson's interval, $(p + z²/2n \pm z\sqrt{p(1-p)/n + z²/4n²}) / (1 + z²/n)$ with z = 1."""
+    r"""Return Wilson's interval, $(p + z²/2n \pm z\sqrt{p(1-p)/n + z²/4n²}) / (1 + z²/n)$ with z = 1."""
     part = passed / np.maximum(total, 1)
     n = np.maximum(total, 1)
     half = np.sqrt(part * (1 - part) / n + 1 / (4 * n**2))

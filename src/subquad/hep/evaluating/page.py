@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
@@ -42,7 +41,7 @@ def _rejection(entry: Mapping[str, Any], signal: str) -> str:
             return f"> {one['low']:,.0f}"
         return f"{_round(one['value'])}  [{_round(one['low'])}, {_round(one['high'])}]"
     if around["median"] is None:
-        return "–" if around["least"] is None else f"≥ {_round(around['least'])}"
+        return f"> {_round(min(one['rejection'][signal]['low'] for one in entry['trainings']))}"
     most = "∞" if around["most"] is None else _round(around["most"])
     return f"{_round(around['median'])}  [{_round(around['least'])}, {most}]"
 
@@ -118,10 +117,7 @@ def _lead(evaluation: Mapping[str, Any]) -> str:
 def pdf(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:
     """Write `report.pdf`, a title page and one picture a page, and each picture under `figures`, numbered as there."""
     (folder / "figures").mkdir(parents=True)
-    with (
-        matplotlib.rc_context({"pdf.fonttype": 42}),
-        PdfPages(folder / "report.pdf", metadata={"Title": TITLE}) as pages,
-    ):
+    with PdfPages(folder / "report.pdf", metadata={"Title": TITLE}) as pages:
         pages.savefig(_title_page(evaluation))
         for number, drawing in enumerate(drawings, start=2):
             pages.savefig(drawing.figure)
