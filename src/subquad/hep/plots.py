@@ -48,7 +48,7 @@ def confusion_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Seq
     image = axes.imshow(table, cmap="Blues", vmin=0, vmax=1)
     for i, row in enumerate(table):
         for j, value in enumerate(row):
-            if value >= 0.005:
+            if round(100 * value) >= 1:
                 axes.text(
                     j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color="w" if value > 0.5 else "k"
                 )
@@ -74,7 +74,7 @@ def scores_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequen
     b = list(classes).index(background)
     for axes, (i, name) in zip(np.atleast_1d(grid).flat, signals, strict=False):
         score = discriminant(probabilities.astype(np.float64), i, b)
-        for label, colour, of in ((background, "tab:gray", labels == b), (name, "tab:blue", labels == i)):
+        for label, colour, of in ((background, "#717581", labels == b), (name, "#3f90da", labels == i)):
             histogram = Hist.new.Reg(25, 0, 1).Double().fill(score[of])
             counts = histogram.values() / max(1, of.sum())
             mplhep.histplot(

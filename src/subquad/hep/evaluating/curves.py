@@ -113,10 +113,13 @@ def against_pt(
     )
 
 
-def mass_edges(scored: Scored, background: int, *, bins: int = 30) -> np.ndarray | None:
+def mass_edges(scored: Scored, background: int) -> np.ndarray | None:
     """Return edges from 0 to the mass [GeV] that 1 in 200 background jets exceeds; None where there are too few."""
-    if scored.sdmass is None or (scored.labels == background).sum() < LEAST_JETS:
+    count = int((scored.labels == background).sum())
+    if scored.sdmass is None or count < LEAST_JETS:
         return None
+    # fewer jets, wider bins: one part in a hundred of them is to fill some still
+    bins = int(np.clip(count**0.4, 8, 30))
     high = float(np.quantile(scored.sdmass[scored.labels == background].astype(np.float64), 0.995))
     return np.linspace(0, high if high > 0 else 1.0, bins + 1)
 

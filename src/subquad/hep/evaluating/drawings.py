@@ -115,7 +115,8 @@ def _signal_by_signal(
                     section=section,
                     figure=ratio_figure(curves, reference=reference, jets=jets, **words),
                     caption=f"{name}: rejection of {background}, and below over that of {reference}. Bands: of several "
-                    "trainings from the least to the most around the median; of one, the 68 % interval.",
+                    "trainings from the least to the most around the median; of one, the 68 % interval. In the grey, "
+                    "fewer than ten background jets pass.",
                     is_half=True,
                 )
             )

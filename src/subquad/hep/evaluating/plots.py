@@ -45,7 +45,7 @@ def ratio_figure(
     """
     figure, (top, bottom) = panels(5.2, 4.9, rows=2, sharex=True, height_ratios=(3, 1.25))
     by = curves[reference].value
-    ratios = [1.0]
+    ratios, left = [1.0], efficiency
     for look, (name, curve) in zip(_looks(len(curves)), curves.items(), strict=True):
         for axes, divisor in ((top, 1.0), (bottom, by)):
             x, value, low, high = _finite(curve, divisor)
@@ -53,16 +53,21 @@ def ratio_figure(
             axes.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
             if axes is bottom:
                 ratios += [*value[x >= 0.2]]
+            elif len(x):
+                left = min(left, x[0])
     for axes in (top, bottom):
         axes.axvline(efficiency, color="0.6", linewidth=0.8, linestyle=":")
-    top.set(yscale="log", ylim=(1, max(jets, 2) * 1.5), xlim=(0, 1), ylabel=r"rejection $1/\varepsilon_B$")
+    top.axhspan(jets / 10, max(jets, 2) * 1.5, color="0.92", zorder=0)
+    # a curve begins where a first background jet passes
+    top.set(yscale="log", ylim=(1, max(jets, 2) * 1.5), xlim=(max(0.0, np.floor(10 * left - 0.5) / 10), 1))
+    top.set_ylabel(r"rejection $1/\varepsilon_B$")
     low, high = min(ratios), max(ratios)
     room = 0.15 * max(high - low, 0.2)
     bottom.set(ylim=(max(0.0, low - room), high + room), ylabel=f"over\n{_short(reference)}")
     bottom.set_xlabel(r"signal efficiency $\varepsilon_S$")
     bottom.yaxis.set_major_locator(MaxNLocator(4))
     top.set_title(f"{name_of(signal)} against {name_of(background)}", loc="left")
-    top.legend(loc="upper right", frameon=False)
+    top.legend(loc="lower left", frameon=False)
     return figure
 
 
@@ -143,7 +148,8 @@ def calibration_figure(models: Sequence[Model], classes: Sequence[str]) -> Figur
             label = f"{_short(model.name)}: {error:.3f}"
             axes.plot(x, value, marker="o", markersize=2.5, linewidth=1.2, label=label, **look)
             axes.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
-        axes.set(xlim=(0, 1), ylim=(0, 1.0 + 0.14 * (1 + len(models))))
+        axes.set(xlim=(0, 1), ylim=(0, 1.0 + 0.14 * (1 + len(models))), yticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
+        axes.minorticks_off()
         axes.set_title(name_of(name), loc="left", fontsize=10)
         axes.legend(frameon=False, loc="upper left", fontsize=8, handlelength=1.6)
     for axes in list(grid.flat)[len(there) :]:
