@@ -63,6 +63,8 @@ def in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             figure = draw(*args, **kwargs)
             # texts take their fonts when they are drawn
             figure.canvas.draw()
+        # the places are found; to find them again for every file takes longer than to draw
+        figure.set_layout_engine("none")
         return figure
 
     return drawn

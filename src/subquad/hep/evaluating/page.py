@@ -21,7 +21,7 @@ TITLE = "Jet taggers side by side"
 
 
 def _with_spread(entry: Mapping[str, Any], name: str) -> str:
-    """Return a figure with its uncertainty in units of the last digit: over trainings, or, of a single one, over jets."""
+    """Return a figure, in brackets its uncertainty in the last digits: over trainings, or, of a single one, jets."""
     around = entry["spread"].get(name)
     if around is None:
         return "–"
