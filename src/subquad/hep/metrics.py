@@ -123,11 +123,12 @@ def _areas(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, tuple[flo
             above = _part_below(probabilities[rows[i], i], columns[i][j])
             area = above.mean()
             below = 1 - _part_below(probabilities[rows[j], i], columns[i][i])
-            weights = np.array([1 / (C * (C - 1)), len(rows[j]) / (len(labels) - len(rows[i])) / C])
+            weights = np.array([1 / (C - 1), len(rows[j]) / (len(labels) - len(rows[i]))])
             value += weights * area
             effect[:, rows[i]] += weights[:, None] * (above - area) / len(rows[i])
             effect[:, rows[j]] += weights[:, None] * (below - area) / len(rows[j])
-    errors = np.sqrt((effect**2).sum(1))
+    # sums of rounded parts may be above 1 by the last digit
+    value, errors = (value / C).round(14), np.sqrt((effect**2).sum(1)) / C
     return {name: (float(value[k]), float(errors[k])) for k, name in enumerate(("auc_ovo", "auc_ovr"))}
 
 

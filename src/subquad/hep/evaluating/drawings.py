@@ -89,8 +89,8 @@ def _signal_by_signal(
     """Return ROC curves with ratios, and what depends on pT, of each signal."""
     section, background = "Signal by signal", evaluation["background"]
     drawings = []
-    if len(models) == 1:
-        shown = models[0].shown
+    shown = models[0].shown
+    if len(models) == 1 and any(roc([shown], i, b) is not None for i, _ in signals):
         drawings.append(
             Drawing(
                 name="roc",

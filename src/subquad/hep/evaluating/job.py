@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +80,15 @@ def evaluate(
     paths = expand(listed(files)) if listed(files) else []
     classes = _classes(configs)
     names = _names(configs)
+    # before the jets are scored, which may take long
+    others = _foreign(scores, {*names.values(), BOOSTING}, classes)
+    classes = classes or others[0][1]
+    background = _background(settings.background, configs, classes)
     if paths:
         scored = _scored(configs, names, paths, settings, classes, quiet=quiet)
     else:
         scored = [one for folder in folders for one in _own_test(folder, names[folder], configs[folder], classes)]
-    for given in scores:
-        name, _, path = given.rpartition("=")
-        other, found = foreign(Path(path), name or Path(path).stem, classes=classes or None)
-        if other.model in {*names.values(), BOOSTING}:
-            raise SubquadError(f"--scores {given}: a run has the name {other.model!r}; give the scores another")
-        classes = classes or found
-        scored.append(with_observers(other, scored[0]) if scored else other)
-    background = _background(settings.background, configs, classes)
+    scored += [with_observers(other, scored[0]) if scored else other for other, _ in others]
     evaluation = {
         "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
         "classes": list(classes),
@@ -230,6 +227,20 @@ def _own_test(folder: Path, name: str, config: Mapping[str, Any], classes: Seque
         for model, key in answers.items()
         if key in kept
     ]
+
+
+def _foreign(
+    scores: Sequence[str], taken: Container[str], classes: Sequence[str]
+) -> list[tuple[Scored, tuple[str, ...]]]:
+    """Return what others have scored; their classes are in the order of `classes`, or of the first file."""
+    others: list[tuple[Scored, tuple[str, ...]]] = []
+    for given in scores:
+        name, _, path = given.rpartition("=")
+        name = name or Path(path).stem
+        if name in taken:
+            raise SubquadError(f"--scores {given}: a run has the name {name!r}; give the scores another")
+        others.append(foreign(Path(path), name, classes=classes or (others[0][1] if others else None)))
+    return others
 
 
 def _background(given: str | None, configs: Mapping[Path, Mapping[str, Any]], classes: Sequence[str]) -> str:

@@ -88,12 +88,13 @@ def foreign(path: Path, name: str, *, classes: Sequence[str] | None = None) -> t
         raise SubquadError(f"{path}: no such file")
     try:
         with uproot.open(path) as file:
-            trees = list(dict.fromkeys(key.split(";")[0] for key, kind in file.classnames().items() if "TTree" in kind))
+            kinds = {key.split(";")[0]: kind for key, kind in file.classnames().items()}
+            trees = [key for key, kind in kinds.items() if kind in ("TTree", "ROOT::RNTuple")]
             tree = "Events" if "Events" in trees else trees[0] if len(trees) == 1 else None
             if tree is None:
                 there = f"it has {', '.join(trees)}" if trees else "it has none"
                 raise SubquadError(f"{path}: no tree 'Events' in it, nor one alone ({there})")
-            branches = file[tree].keys(recursive=False)
+            branches = list(file[tree].keys(recursive=False))
             names = classes or tuple(b.removeprefix("label_") for b in branches if b.startswith("label_"))
             wanted = _wanted(f"{path}: tree {tree!r}", branches, names)
             table = file[tree].arrays(list(wanted.values()), library="np")
