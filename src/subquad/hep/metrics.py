@@ -224,7 +224,7 @@ def spread(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     figures = {
         name: _around([training[name] for training in trainings])
         for name in FIGURES
-        if all(training[name] is not None for training in trainings)
+        if all(training.get(name) is not None for training in trainings)
     }
     return {"trainings": len(trainings), **figures, "rejection": rejections}
 

@@ -39,7 +39,7 @@ KIND = "hep evaluation"
 BOOSTING = "boosting"
 
 # what may differ between trainings of one model
-OF_A_TRAINING = ("seed", "threads", "files", "test")
+OF_A_TRAINING = ("seed", "threads", "files", "test", "background", "net_alone")
 
 
 def evaluate(

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from subquad.hep.evaluating.drawings import Drawing
-from subquad.hep.metrics import EFFICIENCIES, FIGURES
 from subquad.hep.style import in_style
+from subquad.hep.tables import figures_table, rejections_table
 from subquad.report import Section, Table, page, picture, show
 
 __all__ = ["pdf", "tables", "whole_page"]
@@ -20,74 +19,10 @@ __all__ = ["pdf", "tables", "whole_page"]
 TITLE = "Jet taggers side by side"
 
 
-def _with_spread(entry: Mapping[str, Any], name: str) -> str:
-    """Return a figure, in brackets its uncertainty in the last digits: over trainings, or, of a single one, jets."""
-    around = entry["spread"].get(name)
-    if around is None:
-        return "–"
-    error, interval = around["deviation"], entry["trainings"][0]["intervals"].get(name)
-    if error is None and interval:
-        error = (interval[1] - interval[0]) / 2
-    return f"{around['mean']:.4f}" + ("" if error is None else f"({1e4 * error:.0f})")
-
-
-def _rejection(entry: Mapping[str, Any], signal: str) -> str:
-    one = entry["trainings"][0]["rejection"][signal]
-    around = entry["spread"]["rejection"].get(signal)
-    if around is None:
-        return "–"
-    if len(entry["trainings"]) == 1:
-        if one["value"] is None:
-            return f"> {one['low']:,.0f}"
-        return f"{_round(one['value'])}  [{_round(one['low'])}, {_round(one['high'])}]"
-    if around["median"] is None:
-        return f"> {_round(min(one['rejection'][signal]['low'] for one in entry['trainings']))}"
-    most = "∞" if around["most"] is None else _round(around["most"])
-    return f"{_round(around['median'])}  [{_round(around['least'])}, {most}]"
-
-
-def _round(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
 def tables(evaluation: Mapping[str, Any]) -> tuple[Table, Table]:
     """Return the figures of all models, and their rejections."""
     entries = evaluation["models"]
-    best = max(range(len(entries)), key=lambda k: entries[k]["spread"]["accuracy"]["mean"])
-    has_times = any(one["milliseconds_per_jet"] is not None for entry in entries for one in entry["trainings"])
-    figures = Table(
-        ["model", "trainings", *FIGURES.values(), *(["ms per jet"] if has_times else [])],
-        [
-            [
-                entry["name"],
-                len(entry["trainings"]),
-                *(_with_spread(entry, name) for name in FIGURES),
-                *([_time(entry)] if has_times else []),
-            ]
-            for entry in entries
-        ],
-        caption="0.7417(52) is 0.7417 ± 0.0052, the standard deviation over trainings; of a single one, half the 68 % "
-        "interval over jets. "
-        "The PCN paper calls accuracy what is here accuracy, ovr: each class against the rest, where always answering "
-        f"no has {1 - 1 / len(evaluation['classes']):g}.",
-        winner=best if len(entries) > 1 else None,
-    )
-    signals = [name for name in evaluation["classes"] if name != evaluation["background"]]
-    rejections = Table(
-        ["signal", "efficiency", *(entry["name"] for entry in entries)],
-        [
-            [name, f"{100 * EFFICIENCIES.get(name, 0.5):g} %", *(_rejection(entry, name) for entry in entries)]
-            for name in signals
-        ],
-        caption=f"Rejection of {evaluation['background']}, 1/ε_B; more is better. Of several trainings the median with "
-        "the least and the most, of one the 68 % interval over jets.",
-    )
-    return figures, rejections
-
-
-def _time(entry: Mapping[str, Any]) -> str:
-    times = [one["milliseconds_per_jet"] for one in entry["trainings"] if one["milliseconds_per_jet"] is not None]
-    return f"{np.mean(times):.3g}" if times else "–"
+    return figures_table(entries), rejections_table(entries, evaluation["background"])
 
 
 def whole_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:

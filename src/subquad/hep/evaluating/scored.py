@@ -140,7 +140,8 @@ def _check(place: str, scores: np.ndarray, marks: np.ndarray) -> None:
         ("not exactly one label is 1", ((marks == 1).sum(1) != 1) | ((marks != 0).sum(1) != 1)),
     ):
         if bad.any():
-            mistakes.append(f"{place}: entry {int(bad.argmax())} and {int(bad.sum()) - 1} more: {what}")
+            more = f" (and {int(bad.sum()) - 1} more jets like it)" if bad.sum() > 1 else ""
+            mistakes.append(f"{place}: entry {int(bad.argmax())}: {what}{more}")
     if not len(scores):
         mistakes.append(f"{place}: holds no jet")
     raise_mistakes("Some scores cannot be used:", mistakes)
