@@ -3,7 +3,6 @@
 import json
 import re
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,16 +187,16 @@ def test_a_training_given_twice_is_refused(runs, tmp_path):
         evaluate([runs / "one", tmp_path / "copy"], out=tmp_path / "evaluation")
 
 
-def test_the_command_line_evaluates_and_replaces_only_when_told(runs, tmp_path, capsys):
-    out = tmp_path / "evaluation"
-    line = ["hep", "evaluate", str(runs / "one"), str(runs / "two"), "--out", str(out)]
+def test_the_command_line_evaluates_and_replaces_only_when_told(tmp_path, capsys):
+    scores, out = scores_of_others(tmp_path / "part.root", np.array([0, 1, 2, 2])), tmp_path / "evaluation"
+    line = ["hep", "evaluate", "--scores", f"ParT={scores}", "--out", str(out), "--background", "Hbb"]
     assert main(line) == 0
     printed = capsys.readouterr().out
-    assert "standard" in printed
+    assert "ParT" in printed
     assert "report.pdf" in printed.replace("\n", "")
     assert main(line) == 2
     assert "holds an evaluation; name another folder with --out, or replace it with --force" in capsys.readouterr().err
     before = (out / "metrics.json").stat().st_mtime_ns
     assert main([*line, "--force", "--quiet"]) == 0
     assert (out / "metrics.json").stat().st_mtime_ns > before
-    assert [path.name for path in Path(tmp_path).iterdir()] == ["evaluation"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["evaluation", "part.root"]

@@ -110,14 +110,17 @@ def observables_figure(values: Mapping[str, np.ndarray], labels: np.ndarray, cla
     mplhep = require("mplhep", extra="hep")
     figure, grid = panels(9.6, 3.4, columns=len(values))
     for axes, (name, value) in zip(np.atleast_1d(grid).flat, values.items(), strict=True):
-        high = float(np.quantile(value, 0.99))
+        low, high = (float(end) for end in np.quantile(value, [0, 0.99]))
+        # from 0, unless all lies far from it
+        low = low if low > high / 3 else 0.0
+        high = high if high > low else low + 1
         for i, (colour, label) in enumerate(zip(colours(len(classes)), classes, strict=True)):
             of = value[labels == i]
-            histogram = Hist.new.Reg(30, 0, high if high > 0 else 1).Double().fill(of)
+            histogram = Hist.new.Reg(30, low, high).Double().fill(of)
             counts = histogram.values() / max(1, len(of))
             edges, shown = histogram.axes[0].edges, {"color": colour, "label": name_of(label), "linewidth": 1.1}
             mplhep.histplot(counts, edges, ax=axes, histtype="step", **shown)
-        axes.set(xlabel=name, ylabel="part of the jets", xlim=(0, high if high > 0 else 1), ylim=(0, None))
+        axes.set(xlabel=name, ylabel="part of the jets", xlim=(low, high), ylim=(0, None))
     handles, names = np.atleast_1d(grid).flat[0].get_legend_handles_labels()
     figure.legend(handles, names, ncols=5, loc="outside upper center", frameon=False, fontsize=9)
     return figure
