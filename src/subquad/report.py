@@ -105,7 +105,7 @@ caption { caption-side: bottom; text-align: left; color: var(--soft); font-size:
 th, td { padding: .34rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th.text, td.text { text-align: left; white-space: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: .3rem; }
-th { color: var(--soft); font-weight: 600; }
+th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
 tr.winner td { background: var(--mark); font-weight: 600; }
 figure { margin: 1.1rem 0; }
 figure img { max-width: 100%; height: auto; }

@@ -127,8 +127,7 @@ def test_the_pictures_draw_these_arrays():
     top, bottom = pt_figure(pairs, **words).axes
     assert top.lines[0].get_ydata().tolist() == pairs["a"][0].value.tolist()
     kept = np.isfinite(pairs["b"][1].value)
-    line = next(line for line in bottom.lines if line.get_label() == "b")
-    assert line.get_ydata().tolist() == pairs["b"][1].value[kept].tolist()
+    assert bottom.containers[1][0].get_ydata().tolist() == pairs["b"][1].value[kept].tolist()
     panels = calibration_figure(models, ("QCD", "Hbb")).axes
     expected, error = reliability(models[0].shown, 1)
     assert panels[1].lines[1].get_ydata().tolist() == expected.value.tolist()

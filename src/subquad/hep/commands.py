@@ -146,10 +146,12 @@ def _show_models(evaluation: dict[str, Any], out: Path) -> None:
     from subquad.hep.evaluating.page import tables
 
     console = Console()
-    for shown in tables(evaluation):
-        table = Table(*shown.header)
-        for i, row in enumerate(shown.rows):
-            table.add_row(*(str(cell) for cell in row), style="bold" if i == shown.winner else None)
+    figures, rejections = tables(evaluation)
+    # models in columns, for a terminal is narrow
+    for header, *rows in (zip(figures.header, *figures.rows, strict=True), (rejections.header, *rejections.rows)):
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
         console.print(table)
     console.print(
         *evaluation["notes"], f"Wrote {out}; look at {out / 'report.html'} or {out / 'report.pdf'}.", sep="\n"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from subquad.errors import require
 from subquad.hep.evaluating.curves import Curve, Sculpted, reliability
@@ -62,10 +62,14 @@ def ratio_figure(
     top.set(yscale="log", ylim=(1, max(jets, 2) * 1.5), xlim=(max(0.0, np.floor(10 * left - 0.5) / 10), 1))
     top.set_ylabel(r"rejection $1/\varepsilon_B$")
     low, high = min(ratios), max(ratios)
-    room = 0.15 * max(high - low, 0.2)
-    bottom.set(ylim=(max(0.0, low - room), high + room), ylabel=f"over\n{_short(reference)}")
-    bottom.set_xlabel(r"signal efficiency $\varepsilon_S$")
-    bottom.yaxis.set_major_locator(MaxNLocator(4))
+    if high > 6 * low:
+        bottom.set(yscale="log", ylim=(low / 1.5, high * 1.5))
+        bottom.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        room = 0.15 * max(high - low, 0.2)
+        bottom.set_ylim(max(0.0, low - room), high + room)
+        bottom.yaxis.set_major_locator(MaxNLocator(4))
+    bottom.set(xlabel=r"signal efficiency $\varepsilon_S$", ylabel=f"over\n{_short(reference)}")
     top.set_title(f"{name_of(signal)} against {name_of(background)}", loc="left")
     top.legend(loc="lower left", frameon=False)
     return figure
@@ -80,21 +84,29 @@ def pt_figure(curves: Mapping[str, tuple[Curve, Curve]], *, signal: str, backgro
     """Return signal efficiency and background rejection against pT, as `curves.against_pt` gives them, per model."""
     figure, (top, bottom) = panels(5.2, 4.9, rows=2, sharex=True)
     lowest, largest = np.inf, 1.0
-    for look, (name, pair) in zip(_looks(len(curves)), curves.items(), strict=True):
-        for axes, curve in zip((top, bottom), pair, strict=True):
-            x, value, low, high = _finite(curve)
-            axes.plot(x, value, marker="o", markersize=3.5, label=name, **look)
-            axes.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
-        # where no background jet passes, an arrow from the lower limit
-        rejections = pair[1]
-        is_open = ~np.isfinite(rejections.value)
-        if is_open.any():
-            axes.plot(rejections.x[is_open], rejections.low[is_open], "^", color=look["color"], markersize=6)
-        ends = np.concatenate([rejections.low, rejections.high[np.isfinite(rejections.high)]])
-        lowest, largest = min(lowest, ends.min()), max(largest, ends.max())
+    ends = np.concatenate([curve.x for pair in curves.values() for curve in pair])
+    for k, (look, (name, pair)) in enumerate(zip(_looks(len(curves)), curves.items(), strict=True)):
+        x, value, low, high = _finite(pair[0])
+        top.plot(x, value, marker="o", markersize=3.5, label=name, **look)
+        top.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
+        # side by side, since points of models lie on each other
+        aside = (k - (len(curves) - 1) / 2) * 0.012 * np.ptp(ends)
+        x, value, low, high = _finite(pair[1])
+        errors = [value - low, high - value]
+        bottom.errorbar(
+            x + aside, value, errors, fmt="o", color=look["color"], markersize=3.5, linewidth=1.2, label=name
+        )
+        # where no background jet passes, from the lower limit upwards
+        is_open = ~np.isfinite(pair[1].value)
+        bottom.plot(pair[1].x[is_open] + aside, pair[1].low[is_open], "^", color=look["color"], markersize=6)
+        lowest = min(lowest, *pair[1].low)
+        largest = max(largest, *pair[1].low, *high)
     top.axhline(efficiency, color="0.6", linewidth=0.8, linestyle=":")
     top.set(ylabel=r"efficiency $\varepsilon_S$", ylim=(0, 1.32))
-    bottom.set(yscale="log", ylim=(max(0.8, lowest / 1.6), largest * 1.6), xlabel=r"jet $p_T$ [GeV]")
+    low = max(0.8, lowest / 1.6)
+    # two decades at least, so that there is a number on the axis
+    bottom.set(yscale="log", ylim=(low, max(largest * 1.6, 25 * low)), xlabel=r"jet $p_T$ [GeV]")
+    bottom.yaxis.set_minor_formatter(NullFormatter())
     bottom.set_ylabel(r"rejection $1/\varepsilon_B$")
     percent = f"{100 * efficiency:g} %"
     top.set_title(rf"{name_of(signal)} against {name_of(background)}, $\varepsilon_S$ = {percent} in all", loc="left")
