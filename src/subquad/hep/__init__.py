@@ -5,17 +5,20 @@ from typing import TYPE_CHECKING
 from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from subquad.hep.evaluating.job import evaluate
     from subquad.hep.sample import sample_path
-    from subquad.hep.settings import FitSettings, NetSettings, PredictSettings
+    from subquad.hep.settings import EvaluateSettings, FitSettings, NetSettings, PredictSettings
     from subquad.hep.simulate_settings import SimulateSettings
     from subquad.hep.simulator import simulate
     from subquad.hep.tasks import fit, predict
 
 __all__ = [
+    "EvaluateSettings",
     "FitSettings",
     "NetSettings",
     "PredictSettings",
     "SimulateSettings",
+    "evaluate",
     "fit",
     "predict",
     "sample_path",
@@ -23,10 +26,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "EvaluateSettings": "subquad.hep.settings",
     "FitSettings": "subquad.hep.settings",
     "NetSettings": "subquad.hep.settings",
     "PredictSettings": "subquad.hep.settings",
     "SimulateSettings": "subquad.hep.simulate_settings",
+    "evaluate": "subquad.hep.evaluating.job",
     "fit": "subquad.hep.tasks",
     "predict": "subquad.hep.tasks",
     "sample_path": "subquad.hep.sample",
