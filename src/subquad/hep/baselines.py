@@ -3,14 +3,34 @@
 import numpy as np
 
 from subquad.errors import require
-from subquad.hep.data import Jets
-from subquad.hep.features import jet_features
 
-__all__ = ["boosting"]
+__all__ = ["MOST_JETS", "boosting"]
+
+MOST_JETS = 500_000
+"""Jets that it is fitted on at most: more would take memory and hours, and it gains little from them."""
+
+AT_A_TIME = 100_000
 
 
-def boosting(fitted_on: Jets, asked_for: Jets, *, seed: int) -> np.ndarray:
-    """Return [J, C]: the probabilities that boosting gives the jets of `asked_for`."""
+def boosting(
+    features: np.ndarray,
+    labels: np.ndarray,
+    asked_for: np.ndarray,
+    *,
+    classes: int,
+    seed: int,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return [J, C]: the probabilities that boosting gives the jets of `asked_for`.
+
+    Args:
+        features: [N, F] of the jets to fit on.
+        labels: [N], numbers of their classes.
+        asked_for: [J, F]; may lie on the disk.
+        classes: how many.
+        seed: of the jets that say when to stop.
+        weights: [N] of the jets to fit on.
+    """
     ensemble = require("sklearn.ensemble", extra="hep")
     model = ensemble.HistGradientBoostingClassifier(
         learning_rate=0.08,
@@ -21,7 +41,9 @@ def boosting(fitted_on: Jets, asked_for: Jets, *, seed: int) -> np.ndarray:
         validation_fraction=0.1,
         random_state=seed,
     )
-    model.fit(jet_features(fitted_on), fitted_on.labels)
-    out = np.zeros((len(asked_for), len(fitted_on.classes)))
-    out[:, model.classes_] = model.predict_proba(jet_features(asked_for))
+    model.fit(features, labels, sample_weight=weights)
+    out = np.zeros((len(asked_for), classes))
+    for begin in range(0, len(asked_for), AT_A_TIME):
+        rows = slice(begin, begin + AT_A_TIME)
+        out[rows, model.classes_] = model.predict_proba(asked_for[rows])
     return out

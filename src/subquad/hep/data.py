@@ -1,25 +1,36 @@
-"""Jets from ROOT files in JetClass's branch layout (arXiv:2202.03772), read in pieces: about 2.6 kB of memory per jet.
+"""Jets in JetClass's layout (arXiv:2202.03772), from ROOT and the other formats, piece by piece.
 
-A whole file is never in memory as awkward arrays; what a net needs of it is kept, as flat float32 columns. So a million
-jets take about 2.6 GB, which is the limit of this reader.
+`read` keeps them all, 2.6 kB of memory per jet; `read_pieces` 10,000 jets at a time, however many there are.
 
 Axes: J jets, C particles of all jets, one jet after the other.
 """
 
-import glob
-import struct
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from subquad.errors import SubquadError, raise_mistakes, require
+from subquad.errors import SubquadError, raise_mistakes
+from subquad.hep.columns import Place, jet_table, label_numbers, particle_table
+from subquad.hep.formats import Source, chunks, expand, look
 from subquad.progress import track
 
-__all__ = ["OBSERVERS", "PARTICLES", "Jets", "expand", "read", "read_pieces", "selected"]
+__all__ = [
+    "OBSERVERS",
+    "PARTICLES",
+    "Jets",
+    "expand",
+    "jets_of",
+    "look_into",
+    "read",
+    "read_pieces",
+    "selected",
+    "stream",
+]
+
+Piece = TypeVar("Piece")
 
 PARTICLES = (
     *("part_px", "part_py", "part_pz", "part_energy", "part_deta", "part_dphi"),
@@ -76,30 +87,13 @@ def selected(jets: Jets, rows: np.ndarray) -> Jets:
     )
 
 
-def expand(patterns: Iterable[Path | str]) -> list[Path]:
-    """Return the files that the names and glob patterns stand for, each once, in the given order.
-
-    Raises:
-        SubquadError: a name or pattern stands for no file; all are listed.
-    """
-    files: list[Path] = []
-    mistakes = []
-    for pattern in map(str, patterns):
-        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
-        found = [name for name in found if Path(name).is_file()]
-        if not found:
-            has_wildcard = any(letter in pattern for letter in "*?[")
-            what = "no file has such a name" if has_wildcard else "no such file"
-            mistakes.append(f"{pattern}: {what}; looked in {Path(pattern).absolute().parent}")
-        files += [Path(name) for name in found]
-    raise_mistakes("Some files are not there:", mistakes)
-    if not files:
-        raise SubquadError("no files were given; name ROOT files, or a pattern such as 'jets/*.root'")
-    return list(dict.fromkeys(files))
-
-
 def read(
-    files: Sequence[Path], *, tree: str = "tree", needs_labels: bool = True, title: str = "reading", quiet: bool = True
+    files: Sequence[Path],
+    *,
+    tree: str | None = "tree",
+    needs_labels: bool = True,
+    title: str = "reading",
+    quiet: bool = True,
 ) -> Jets:
     """Return all jets of the files.
 
@@ -120,154 +114,105 @@ def read(
 def read_pieces(
     files: Sequence[Path],
     *,
-    tree: str = "tree",
+    tree: str | None = "tree",
     needs_labels: bool = True,
     title: str = "reading",
     quiet: bool = True,
 ) -> Iterator[Jets]:
     """Yield the jets of the files piece by piece, at most 10,000 at a time; the checks of `read` hold."""
-    classes, entries = _checked(files, tree, needs_labels)
+    sources, mistakes = look_into(files, tree)
+    classes = _classes(sources, mistakes, needs_labels)
+    names = [*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes)]
+
+    def piece(columns: Mapping[str, Any], source: Source, place: Place) -> Jets:
+        return jets_of(columns, classes, place)
+
+    yield from stream(sources, lambda source: names, piece, title=title, quiet=quiet)
+
+
+def look_into(files: Sequence[Path], tree: str | None, *, otherwise: str = "tree") -> tuple[list[Source], list[str]]:
+    """Return what is in the files, before any is read, and what is wrong with those that cannot be used."""
+    mistakes, sources = [], []
+    for file in files:
+        try:
+            sources.append(look(file, tree, otherwise=otherwise))
+        except SubquadError as error:
+            mistakes.append(str(error))
+            continue
+        if not sources[-1].entries:
+            mistakes.append(f"{file}: {sources[-1].words} is empty; leave this file out")
+    return sources, mistakes
+
+
+def stream(
+    sources: Sequence[Source],
+    names: Callable[[Source], Sequence[str]],
+    piece: Callable[[Mapping[str, Any], Source, Place], Piece],
+    *,
+    title: str,
+    quiet: bool,
+) -> Iterator[Piece]:
+    """Yield what `piece` makes of the columns of at most 10,000 jets at a time, file by file.
+
+    Nothing more is yielded once a mistake was found, but all files are read, so that all mistakes are told.
+
+    Raises:
+        SubquadError: files that are cut short, or jets that cannot be used; all are listed.
+    """
     mistakes: list[str] = []
-    with track(title, sum(entries), quiet=quiet) as advance:
-        for file in files:
+    with track(title, sum(source.entries for source in sources), quiet=quiet) as advance:
+        for source in sources:
             begin = 0
-            for arrays in _arrays(file, tree, [*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes)]):
-                jets = _jets(arrays, classes, f"{file}", begin, mistakes)
-                begin += len(arrays)
-                advance(len(arrays))
-                if not mistakes:
-                    yield jets
+            try:
+                for columns in chunks(source, names(source), ENTRIES_AT_A_TIME):
+                    count = len(next(iter(columns.values())))
+                    place = Place(file=f"{source.path}", entries=np.arange(begin, begin + count), mistakes=mistakes)
+                    begin += count
+                    made = piece(columns, source, place)
+                    advance(count)
+                    if not mistakes:
+                        yield made
+            except SubquadError as error:
+                mistakes.append(str(error))
     raise_mistakes("Some jets cannot be used:", mistakes)
 
 
-def _checked(files: Sequence[Path], tree: str, needs_labels: bool) -> tuple[tuple[str, ...], list[int]]:
-    """Look into every file, before any is read; return the classes and the entries of each file."""
-    mistakes: list[str] = []
-    entries = []
+def _classes(sources: Sequence[Source], mistakes: list[str], needs_labels: bool) -> tuple[str, ...]:
+    """Check that all files have what is needed; return the classes."""
     seen: list[tuple[str, ...]] = []
-    for file in files:
-        try:
-            with require("uproot", extra="hep").open(file) as root:
-                names = {name.split(";")[0]: kind for name, kind in root.classnames().items()}
-                trees = [name for name, kind in names.items() if kind == "TTree"]
-                if tree not in trees:
-                    there = f"its trees are {', '.join(trees)}; name one with --tree" if trees else "it has no tree"
-                    mistakes.append(f"{file}: no tree {tree!r} in it; {there}")
-                    continue
-                table = root[tree]
-                branches = table.keys(recursive=False)
-                entries.append(table.num_entries)
-        except _DAMAGE as error:
-            mistakes.append(_damaged(file, error))
-            continue
-        lacking = [name for name in (*PARTICLES, *OBSERVERS) if name not in branches]
+    for source in sources:
+        lacking = [name for name in (*PARTICLES, *OBSERVERS) if name not in source.columns]
         if lacking:
             mistakes.append(
-                f"{file}: tree {tree!r} lacks the branch{'es' * (len(lacking) > 1)} {', '.join(lacking)}; "
-                "the layout must be that of JetClass"
+                f"{source.path}: {source.words} lacks the branch{'es' * (len(lacking) > 1)} {', '.join(lacking)}; "
+                "the layout must be that of JetClass, or one that --card tells"
             )
-        labels = tuple(name.removeprefix(LABEL) for name in branches if name.startswith(LABEL))
+        labels = tuple(name.removeprefix(LABEL) for name in source.columns if name.startswith(LABEL))
         if needs_labels and not labels:
-            mistakes.append(f"{file}: tree {tree!r} has no branch label_*, so nobody knows what its jets are")
+            mistakes.append(f"{source.path}: {source.words} has no branch label_*, so nobody knows what its jets are")
         if needs_labels and labels and seen and set(labels) != set(seen[0]):
             differing = sorted(set(labels) ^ set(seen[0]))
             mistakes.append(
-                f"{file}: its label branches are not those of {files[0]} ({', '.join(differing)}); "
+                f"{source.path}: its label branches are not those of {sources[0].path} ({', '.join(differing)}); "
                 "give files of one kind"
             )
         seen.append(labels)
-        if not entries[-1]:
-            mistakes.append(f"{file}: tree {tree!r} is empty; leave this file out")
     raise_mistakes("Some files cannot be used:", mistakes)
     # where labels are only taken along, all files must have the same
-    return seen[0] if needs_labels or all(labels == seen[0] for labels in seen) else (), entries
+    return seen[0] if needs_labels or all(labels == seen[0] for labels in seen) else ()
 
 
-# what uproot raises for a file that is cut short, overwritten or no ROOT file at all
-_DAMAGE: tuple[type[Exception], ...] = (
-    *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError),
-    *(struct.error, zlib.error, RuntimeError, OverflowError, MemoryError, AssertionError),
-)
-
-
-def _damaged(file: Path, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"{file}: is no ROOT file, or is damaged or cut short ({reason[:160]}); copy it anew"
-
-
-def _arrays(file: Path, tree: str, branches: Sequence[str]) -> Iterator[Any]:
-    uproot = require("uproot", extra="hep")
-    begin = 0
-    try:
-        with uproot.open(file) as root:
-            for arrays in root[tree].iterate(list(branches), step_size=ENTRIES_AT_A_TIME, library="ak"):
-                begin += len(arrays)
-                yield arrays
-    except _DAMAGE as error:
-        raise SubquadError(f"{_damaged(file, error)}; the entries before {begin} could be read") from error
-
-
-def _jets(arrays: Any, classes: Sequence[str], file: str, begin: int, mistakes: list[str]) -> Jets:
-    ak = require("awkward", extra="hep")
-    lengths = ak.to_numpy(ak.num(arrays["part_px"], axis=1)).astype(np.int64)
-    first = np.concatenate([[0], np.cumsum(lengths)])
-    particles = np.empty((first[-1], len(PARTICLES)), np.float32)
+def jets_of(columns: Mapping[str, Any], classes: Sequence[str], place: Place) -> Jets:
+    """Return jets from columns with JetClass's names; what is wrong is noted."""
+    particles, lengths = particle_table(columns, PARTICLES, place)
     jet = np.repeat(np.arange(len(lengths)), lengths)
-    for column, name in enumerate(PARTICLES):
-        sizes = ak.to_numpy(ak.num(arrays[name], axis=1))
-        if (sizes != lengths).any():
-            j = int(np.argmax(sizes != lengths))
-            mistakes.append(
-                f"{file}: entry {begin + j}: {name} has {sizes[j]} particles and part_px has {lengths[j]}; "
-                "they must be of one length"
-            )
-            continue
-        particles[:, column] = ak.to_numpy(ak.flatten(arrays[name], axis=1))
-        bad = ~np.isfinite(particles[:, column])
-        if bad.any():
-            i = int(np.argmax(bad))
-            place = f"entry {begin + jet[i]}: {name} of particle {i - first[jet[i]]}"
-            mistakes.append(_not_finite(file, place, particles[i, column], len(np.unique(jet[bad]))))
-    observers = np.stack([ak.to_numpy(arrays[name]).astype(np.float32) for name in OBSERVERS], axis=1)
-    for column, name in enumerate(OBSERVERS):
-        bad = ~np.isfinite(observers[:, column])
-        if bad.any():
-            j = int(np.argmax(bad))
-            mistakes.append(_not_finite(file, f"entry {begin + j}: {name}", observers[j, column], int(bad.sum())))
-    if (lengths == 0).any():
-        j, count = int(np.argmax(lengths == 0)), int((lengths == 0).sum())
-        mistakes.append(f"{file}: entry {begin + j}: the jet has no particles{_more(count)}; drop such jets")
+    labels = [LABEL + name for name in classes]
     # hardest first, so that a cut keeps the hardest and the order in the file does not matter
     order = np.lexsort((-np.hypot(particles[:, 0], particles[:, 1]), jet))
     return Jets(
         particles=particles[order],
-        first=first,
-        observers=observers,
-        labels=_labels(arrays, classes, file, begin, mistakes),
+        first=np.concatenate([[0], np.cumsum(lengths)]),
+        observers=jet_table(columns, OBSERVERS, place),
+        labels=label_numbers(columns, labels, place) if labels else np.full(len(lengths), -1),
         classes=tuple(classes),
     )
-
-
-def _labels(arrays: Any, classes: Sequence[str], file: str, begin: int, mistakes: list[str]) -> np.ndarray:
-    if not classes:
-        return np.full(len(arrays), -1)
-    ak = require("awkward", extra="hep")
-    table = np.stack([ak.to_numpy(arrays[LABEL + name]).astype(np.float64) for name in classes], axis=1)
-    bad = (table == 1).sum(1) != 1
-    bad |= (table != 0).sum(1) != 1
-    if bad.any():
-        j = int(np.argmax(bad))
-        given = {LABEL + classes[i]: table[j, i].item() for i in np.flatnonzero(table[j])}
-        what = ", ".join(f"{name} = {value:g}" for name, value in given.items()) or "no label is 1"
-        mistakes.append(
-            f"{file}: entry {begin + j}: {what}{_more(int(bad.sum()))}; exactly one label of a jet must be 1"
-        )
-    return table.argmax(1)
-
-
-def _not_finite(file: str, place: str, value: float, count: int) -> str:
-    return f"{file}: {place} is {value}{_more(count)}; drop such jets"
-
-
-def _more(count: int) -> str:
-    return f" (and {count - 1} more jets like it)" if count > 1 else ""

@@ -7,7 +7,16 @@ import numpy as np
 
 from subquad.hep.data import OBSERVERS, PARTICLES, Jets
 
-__all__ = ["JET_FEATURES", "RAW_FEATURES", "STANDARD_FEATURES", "jet_features", "particle_features"]
+__all__ = [
+    "JET_FEATURES",
+    "RAW_FEATURES",
+    "STANDARD_FEATURES",
+    "SUMS",
+    "angles_of",
+    "jet_features",
+    "particle_features",
+    "sums_of",
+]
 
 RAW_FEATURES = (
     *("px", "py", "pz", "energy", "pt", "deta", "dphi", "d0val", "d0err", "dzval", "dzerr"),
@@ -34,6 +43,12 @@ JET_FEATURES = (
     *("displaced tracks", "mean d0 significance", "lepton pt/jet", "lepton dr", "mass of displaced"),
 )
 """Observers of the jet as a whole, for gradient boosting and for the net's head."""
+
+SUMS = (
+    *("particles", "log pt", "|eta|", "log energy", "log mass", "width", "pt dispersion", "log e2"),
+    *("leading", "second", "third"),
+)
+"""Observers of the jet that need nothing but the momenta of its particles."""
 
 
 def _column(jets: Jets, name: str) -> np.ndarray:
@@ -100,9 +115,9 @@ def jet_features(jets: Jets) -> np.ndarray:
     is_lepton = (_column(jets, "isElectron") + _column(jets, "isMuon")) > 0
     displaced = charged & (d0 > np.log1p(3.0))
     tau = [_observer(jets, f"tau{i}").clip(1e-6) for i in (1, 2, 3, 4)]
-    lepton_pt = _ranked(pt * is_lepton, jet, jets.first, 1)[:, 0]
+    lepton_pt = _ranked(pt * is_lepton, jets.first, 1)[:, 0]
     is_first_lepton = is_lepton & (pt == lepton_pt[jet])
-    fractions = _ranked(pt, jet, jets.first, 3) / sum_pt[:, None]
+    fractions = _ranked(pt, jets.first, 3) / sum_pt[:, None]
     columns = [
         np.log(_observer(jets, "pt").clip(1e-6)),
         np.abs(_observer(jets, "eta")),
@@ -118,8 +133,8 @@ def jet_features(jets: Jets) -> np.ndarray:
         *fractions.T,
         *(total(_column(jets, name)) for name in _TYPES),
         *(total(_column(jets, name) * pt) / sum_pt for name in _TYPES),
-        *_ranked(d0, jet, jets.first, 4).T,
-        *_ranked(dz, jet, jets.first, 3).T,
+        *_ranked(d0, jets.first, 4).T,
+        *_ranked(dz, jets.first, 3).T,
         total(displaced),
         total(d0 * charged) / total(charged).clip(1),
         lepton_pt / sum_pt,
@@ -129,16 +144,61 @@ def jet_features(jets: Jets) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def _of_jets(vectors: np.ndarray, jet: np.ndarray, jets: int) -> np.ndarray:
+    """[J, 4]: the sums of the particles' momenta."""
+    columns = [np.bincount(jet, weights=vectors[:, i].astype(np.float64), minlength=jets) for i in range(4)]
+    return np.stack(columns, axis=1)
+
+
+def angles_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [C, 2] float32: Δη and Δφ between each particle and its jet, from momenta [C, 4] in GeV."""
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+
+    def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
+
+    eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
+    eta_of_jet, phi_of_jet = eta_and_phi(*_of_jets(vectors, jet, len(lengths))[:, :3].T)
+    turn = (phi - phi_of_jet[jet] + np.pi) % (2 * np.pi) - np.pi
+    return np.stack([eta - eta_of_jet[jet], turn], axis=1).astype(np.float32)
+
+
+def sums_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [J, H] float32: the observers named in `SUMS`, from momenta [C, 4] in GeV."""
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    first = np.concatenate([[0], np.cumsum(lengths)])
+    pt = np.hypot(vectors[:, 0], vectors[:, 1]).astype(np.float64)
+    px, py, pz, energy = _of_jets(vectors, jet, len(lengths)).T
+    pt_of_jet = np.hypot(px, py).clip(1e-6)
+    dr = np.hypot(*angles_of(vectors, lengths).T)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(jet, weights=values, minlength=len(lengths))
+
+    sum_pt = total(pt).clip(1e-6)
+    columns = [
+        lengths,
+        np.log(pt_of_jet),
+        np.abs(np.arcsinh(pz / pt_of_jet)),
+        np.log(energy.clip(1e-6)),
+        np.log1p(np.sqrt((energy**2 - px**2 - py**2 - pz**2).clip(0))),
+        total(pt * dr) / sum_pt,
+        np.sqrt(total(pt**2)) / sum_pt,
+        np.log(total(pt * dr**2).clip(1e-6) / sum_pt),
+        *(_ranked(pt, first, 3) / sum_pt[:, None]).T,
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
 def _mass(jets: Jets, total) -> np.ndarray:
     px, py, pz, energy = (total(_column(jets, name).astype(np.float64)) for name in ("px", "py", "pz", "energy"))
     return np.sqrt((energy**2 - px**2 - py**2 - pz**2).clip(0))
 
 
-def _ranked(values: np.ndarray, jet: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
-    """[J, count]: the largest values of each jet, 0 where it has fewer."""
-    ordered = values[np.lexsort((-values, jet))]
-    places = first[:-1, None] + np.arange(count)
-    is_there = places < first[1:, None]
-    if not len(ordered):
-        return np.zeros(places.shape)
-    return np.where(is_there, ordered[np.minimum(places, len(ordered) - 1)], 0.0)
+def _ranked(values: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
+    """[J, count]: the largest of the values, none below 0, of each jet; 0 where it has fewer."""
+    lengths = np.diff(first)
+    places = max(count, int(lengths.max(initial=0)))
+    table = np.zeros((len(lengths), places))
+    table[np.arange(places) < lengths[:, None]] = values
+    return -np.sort(-np.partition(table, places - count, axis=1)[:, places - count :], axis=1)

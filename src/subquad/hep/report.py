@@ -96,7 +96,8 @@ def sections_of(
     classes, background = config["classes"], config["background"]
     probabilities, labels = scores["probabilities"], scores["labels"]
     jets, seconds, speed = metrics["jets"], metrics["seconds"], metrics["jets_per_second"]
-    observers = {"soft-drop mass [GeV]": scores["sdmass"], "number of particles": scores["particles"]}
+    masses = {"soft-drop mass [GeV]": scores["sdmass"]} if "sdmass" in scores else {}
+    observers = {**masses, "number of particles": scores["particles"]}
     return [
         Section(
             "How good it is",

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from subquad import __version__
 from subquad.errors import SubquadError, raise_mistakes, unknown
-from subquad.hep.data import OBSERVERS, Jets, expand, read_pieces, selected
 from subquad.hep.evaluating.drawings import draw
 from subquad.hep.evaluating.page import pdf, whole_page
 from subquad.hep.evaluating.scored import Scored, foreign, grouped, with_observers
+from subquad.hep.formats import expand
 from subquad.hep.metrics import scores_of, spread
+from subquad.hep.opened import opened
+from subquad.hep.pieces import Piece
 from subquad.hep.report import SCORES
-from subquad.hep.settings import EvaluateSettings, NetSettings
-from subquad.hep.tagger import from_tensors, inputs_of, logits, plan_by_length
+from subquad.hep.settings import EvaluateSettings
+from subquad.hep.tagger import logits, plan_by_length
 from subquad.hep.tasks import Files, listed, using_threads
 from subquad.progress import say
 from subquad.train.artifact import (
@@ -26,7 +29,6 @@ from subquad.train.artifact import (
     as_folder,
     atomic,
     load_config,
-    load_tensors,
     plain,
     read_json,
     read_tensors,
@@ -39,7 +41,7 @@ KIND = "hep evaluation"
 BOOSTING = "boosting"
 
 # what may differ between trainings of one model
-OF_A_TRAINING = ("seed", "threads", "files", "test", "background", "net_alone")
+OF_A_TRAINING = ("seed", "threads", "processes", "files", "test", "background", "net_alone")
 
 
 def evaluate(
@@ -85,7 +87,7 @@ def evaluate(
     classes = classes or others[0][1]
     background = _background(settings.background, configs, classes)
     if paths:
-        scored = _scored(configs, names, paths, settings, classes, quiet=quiet)
+        scored = [_scored(folder, names[folder], paths, settings, classes, quiet=quiet) for folder in folders]
     else:
         scored = [one for folder in folders for one in _own_test(folder, names[folder], configs[folder], classes)]
     scored += [with_observers(other, scored[0]) if scored else other for other, _ in others]
@@ -148,69 +150,62 @@ def _names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
 
 
 def _scored(
-    configs: Mapping[Path, Mapping[str, Any]],
-    names: Mapping[Path, str],
-    paths: Sequence[Path],
-    settings: EvaluateSettings,
-    classes: Sequence[str],
-    *,
-    quiet: bool,
-) -> list[Scored]:
-    """Score the jets of the files with all runs, piece by piece, on the clock."""
-    nets = {}
-    for folder, config in configs.items():
-        net_settings = NetSettings(**config["net"])
-        order = [config["classes"].index(name) for name in classes]
-        nets[folder] = (net_settings, order, *from_tensors(load_tensors(folder), net_settings, len(classes)))
-    probabilities: dict[Path, list[np.ndarray]] = {folder: [] for folder in nets}
-    batches: dict[Path, list[np.ndarray]] = {folder: [] for folder in nets}
-    labels, observers = [], []
+    folder: Path, name: str, paths: Sequence[Path], settings: EvaluateSettings, classes: Sequence[str], *, quiet: bool
+) -> Scored:
+    """Score the jets of the files with a run, piece by piece, on the clock."""
+    tagger = opened(folder)
+    order = [tagger.config["classes"].index(one) for one in classes]
+    probabilities, labels, lengths, batches = [], [], [], []
+    observers: dict[str, list[np.ndarray]] = {"pt": [], "sdmass": []}
     with using_threads(settings.threads):
-        for jets in read_pieces(paths, tree=settings.tree, title="scoring jets", quiet=quiet):
-            labels.append(_labels(jets, classes, paths))
-            observers.append(np.column_stack([jets.observers, jets.lengths]))
-            for folder, (net_settings, order, net, scale) in nets.items():
-                inputs = inputs_of(jets, net_settings, scale)
-                plan = plan_by_length(inputs.lengths, settings.batch)
-                if not batches[folder]:
-                    # what is done at the first call only is no time of a jet
-                    few = selected(jets, np.arange(min(settings.batch, len(jets))))
-                    logits(net, inputs_of(few, net_settings, scale), net_settings, settings.batch)
-                clock = [time.perf_counter()]
+        for piece in tagger.pieces(paths, tree=settings.tree, needs_labels=True, quiet=quiet):
+            if not len(piece):
+                continue
+            inputs = tagger.inputs(piece)
+            if not batches:
+                # what is done at the first call only is no time of a jet
+                few = inputs.part(torch.arange(min(settings.batch, len(inputs))))
+                logits(tagger.net, few, tagger.settings, settings.batch)
+            clock = [time.perf_counter()]
 
-                def stop(_: int, clock: list[float] = clock) -> None:
-                    clock.append(time.perf_counter())
+            def stop(_: int, clock: list[float] = clock) -> None:
+                clock.append(time.perf_counter())
 
-                answer = logits(net, inputs, net_settings, settings.batch, advance=stop)
-                probabilities[folder].append(answer.softmax(-1).numpy()[:, order])
-                sizes = [(inputs.lengths[rows].float().mean().item(), len(rows)) for rows in plan]
-                batches[folder].append(np.column_stack([sizes, np.diff(clock)]))
-    table = np.concatenate(observers)
-    columns = {name: table[:, OBSERVERS.index(f"jet_{name}")] for name in ("pt", "sdmass")}
-    return [
-        Scored(
-            model=names[folder],
-            source=str(folder),
-            seed=configs[folder]["seed"],
-            probabilities=np.concatenate(probabilities[folder]),
-            labels=np.concatenate(labels),
-            particles=table[:, -1],
-            batches=np.concatenate(batches[folder]),
-            **columns,
-        )
-        for folder in nets
-    ]
+            answered = logits(tagger.net, inputs, tagger.settings, settings.batch, advance=stop)
+            probabilities.append(answered.softmax(-1).numpy()[:, order])
+            plan = plan_by_length(inputs.lengths, settings.batch)
+            sizes = [(inputs.lengths[rows].float().mean().item(), len(rows)) for rows in plan]
+            batches.append(np.column_stack([sizes, np.diff(clock)]))
+            labels.append(_labels(piece, classes, paths))
+            lengths.append(piece.lengths)
+            for one, columns in observers.items():
+                if f"jet_{one}" in piece.observers:
+                    columns.append(piece.observers[f"jet_{one}"])
+    if not batches:
+        raise SubquadError(f"{paths[0]} …: the card of {folder} selects no jet")
+    return Scored(
+        model=name,
+        source=str(folder),
+        seed=tagger.config["seed"],
+        probabilities=np.concatenate(probabilities),
+        labels=np.concatenate(labels),
+        particles=np.concatenate(lengths),
+        batches=np.concatenate(batches),
+        **{one: np.concatenate(columns) for one, columns in observers.items() if columns},
+    )
 
 
-def _labels(jets: Jets, classes: Sequence[str], paths: Sequence[Path]) -> np.ndarray:
+def _labels(piece: Piece, classes: Sequence[str], paths: Sequence[Path]) -> np.ndarray:
     """Return the labels as indices into the taggers' classes."""
-    new = sorted({jets.classes[i] for i in np.unique(jets.labels)} - set(classes))
+    # classes that are numbers have no names in the files
+    names = piece.classes or tuple(str(number) for number in range(int(piece.labels.max()) + 1))
+    new = sorted({names[i] for i in np.unique(piece.labels)} - set(classes))
     if new:
         raise SubquadError(
             f"{paths[0]} …: jets of {', '.join(new)}, which the taggers do not know ({', '.join(classes)})"
         )
-    index = np.array([classes.index(name) if name in classes else -1 for name in jets.classes])
-    return index[jets.labels]
+    index = np.array([classes.index(name) if name in classes else -1 for name in names])
+    return index[piece.labels]
 
 
 def _own_test(folder: Path, name: str, config: Mapping[str, Any], classes: Sequence[str]) -> list[Scored]:
@@ -219,7 +214,7 @@ def _own_test(folder: Path, name: str, config: Mapping[str, Any], classes: Seque
     order = [config["classes"].index(one) for one in classes]
     shared = {
         **{"source": str(folder), "seed": config["seed"], "pt": kept.get("pt")},
-        **{"labels": np.argsort(order)[kept["labels"]], "sdmass": kept["sdmass"], "particles": kept["particles"]},
+        **{"labels": np.argsort(order)[kept["labels"]], "sdmass": kept.get("sdmass"), "particles": kept["particles"]},
     }
     answers = {name: "probabilities", BOOSTING: "probabilities_boosting"}
     return [

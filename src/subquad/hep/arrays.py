@@ -1,0 +1,202 @@
+"""Padded or flat arrays in HDF5 and NPZ as columns of jets, read from front to back.
+
+An array `[jets]` is a column. An array `[jets, places]` is a column of particles, of which those are real where the
+array `mask` is not 0, or as many as a count says (`npart`). With a count, particles of all jets may also stand one
+after the other. `vectors` `[jets, 4, places]` holds px, py, pz and energy, `points` `[jets, 2, places]` Δη and Δφ.
+
+Axes: J jets, P places, n jets of a piece.
+"""
+
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subquad.errors import SubquadError, require
+
+__all__ = ["PaddedTable", "hdf5", "npz"]
+
+MASKS = ("mask", "part_mask", "pf_mask", "valid")
+COUNTS = ("npart", "n_part", "n_parts", "nparticles", "n_particles", "num_particles", "jet_nparticles")
+PARTS = {
+    "vectors": ("part_px", "part_py", "part_pz", "part_energy"),
+    "points": ("part_deta", "part_dphi"),
+}
+"""What stands in the arrays that ParticleNet's and ParT's users keep."""
+
+OF_JET = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "n_parts", "jet_nparticles")
+"""Added where there are `vectors` and no such arrays: the sum of the particles."""
+
+
+@dataclass(frozen=True)
+class _Array:
+    """An array that is read from front to back."""
+
+    shape: tuple[int, ...]
+    take: Callable[[int], np.ndarray]
+    """Return the next so many rows."""
+
+
+class PaddedTable:
+    """Columns of the arrays of one file."""
+
+    def __init__(self, path: Path, arrays: Mapping[str, _Array]) -> None:
+        self._arrays = arrays
+        self._mask = next((name for name in MASKS if name in arrays and len(arrays[name].shape) > 1), None)
+        self._count = next((name for name in COUNTS if name in arrays and len(arrays[name].shape) == 1), None)
+        given = arrays[self._mask or self._count or next(iter(arrays))].shape if arrays else (0,)
+        self.entries = given[0]
+        places = math.prod(given[1:]) if self._mask else None
+        # the arrays that a column is cut from, and which part of it
+        self._homes: dict[str, tuple[str, int | None]] = {}
+        for name, array in arrays.items():
+            self._add(path, name, array.shape, places)
+        if "vectors" in arrays:
+            self._homes |= {name: ("vectors", None) for name in OF_JET if name not in self._homes}
+        self.columns = tuple(self._homes)
+
+    def _add(self, path: Path, name: str, shape: tuple[int, ...], places: int | None) -> None:
+        is_ragged = len(shape) == 1 and shape[0] != self.entries and self._count is not None
+        if len(shape) == 1 and (shape[0] == self.entries or is_ragged):
+            self._homes[name] = (name, None)
+            if name == "labels":
+                self._homes["label"] = (name, None)
+        elif shape[0] != self.entries or len(shape) > 3:
+            raise SubquadError(
+                f"{path}: array {name!r} has the shape {list(shape)}, and there are {self.entries} jets; arrays must "
+                "have a row per jet, or a count such as npart must tell the particles of each jet"
+            )
+        elif name in ("labels", "label") and len(shape) == 2:
+            self._homes |= {f"label_{i}": (name, i) for i in range(shape[1])}
+        elif self._mask is None and self._count is None:
+            raise SubquadError(
+                f"{path}: array {name!r} has places for particles, and nothing says which are real; add `mask` "
+                "[jets, places], or `npart` [jets]"
+            )
+        elif len(shape) == 2 or 1 in shape[1:]:
+            self._homes[name] = (name, 0)
+        else:
+            count = shape[1] if places is None or shape[2] == places else shape[2]
+            names = PARTS.get(name, ())
+            names = names if len(names) == count else tuple(f"{name}_{i}" for i in range(count))
+            self._homes |= {part: (name, i) for i, part in enumerate(names)}
+
+    def chunks(self, names: Sequence[str], entries: int) -> Iterator[Mapping[str, Any]]:
+        """Yield these columns, at most so many entries at a time."""
+        ak = require("awkward", extra="hep")
+        needed = {self._homes[name][0] for name in names} | {name for name in (self._mask, self._count) if name}
+        for begin in range(0, self.entries, entries):
+            n = min(entries, self.entries - begin)
+            counts = None if self._count is None else self._arrays[self._count].take(n)
+            taken = {}
+            for name in needed - {self._count}:
+                shape = self._arrays[name].shape
+                is_flat = len(shape) == 1 and shape[0] != self.entries
+                taken[name] = self._arrays[name].take(int(counts.sum()) if is_flat and counts is not None else n)
+            if self._count and counts is not None:
+                taken[self._count] = counts
+            is_real = self._real(taken, counts, n)
+            yield {name: ak.Array(self._column(name, taken, is_real, counts)) for name in names}
+
+    def _real(self, taken: Mapping[str, np.ndarray], counts: np.ndarray | None, n: int) -> np.ndarray | None:
+        if self._mask is not None:
+            return taken[self._mask].reshape(n, -1) != 0
+        places = max((array.shape[-1] for array in taken.values() if array.ndim == 2), default=0)
+        return None if counts is None else np.arange(places) < counts[:, None]
+
+    def _column(
+        self, name: str, taken: Mapping[str, np.ndarray], is_real: np.ndarray | None, counts: np.ndarray | None
+    ) -> Any:
+        ak = require("awkward", extra="hep")
+        home, part = self._homes[name]
+        array = taken[home]
+        if name in OF_JET and home == "vectors":
+            assert is_real is not None
+            return _of_jet(name, self._parts(array, is_real), is_real)
+        if array.ndim == 1:
+            is_flat = self._arrays[home].shape[0] != self.entries
+            return ak.unflatten(array, counts) if is_flat else array
+        if name.startswith("label"):
+            return array[:, part]
+        assert is_real is not None
+        if array.ndim == 3:
+            array = self._parts(array, is_real)[:, part]
+        return ak.unflatten(array[is_real], is_real.sum(1))
+
+    def _parts(self, array: np.ndarray, is_real: np.ndarray) -> np.ndarray:
+        """[n, parts, P]."""
+        return array if array.shape[2] == is_real.shape[1] else array.swapaxes(1, 2)
+
+
+def _of_jet(name: str, vectors: np.ndarray, is_real: np.ndarray) -> np.ndarray:
+    if name in ("n_parts", "jet_nparticles"):
+        return is_real.sum(1).astype(np.float32)
+    px, py, pz, energy = np.where(is_real[:, None], vectors, 0).sum(-1, dtype=np.float64).T
+    pt = np.hypot(px, py)
+    with np.errstate(all="ignore"):
+        values = {"jet_pt": pt, "jet_eta": np.arcsinh(pz / pt), "jet_phi": np.arctan2(py, px), "jet_energy": energy}
+    return values[name].astype(np.float32)
+
+
+@contextmanager
+def hdf5(path: Path) -> Iterator[PaddedTable]:
+    """Open the datasets at the root of an HDF5 file.
+
+    Raises:
+        SubquadError: arrays that are no columns of jets.
+    """
+    h5py = require("h5py", extra="hep")
+    with h5py.File(path) as file:
+
+        def array(dataset: Any) -> _Array:
+            place = 0
+
+            def take(rows: int) -> np.ndarray:
+                nonlocal place
+                place += rows
+                return dataset[place - rows : place]
+
+            return _Array(dataset.shape, take)
+
+        datasets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset) and item.shape}
+        yield PaddedTable(path, {name: array(item) for name, item in datasets.items() if item.dtype.kind in "biuf"})
+
+
+@contextmanager
+def npz(path: Path) -> Iterator[PaddedTable]:
+    """Open the arrays of an NPZ file; each is unpacked as it is read, never whole.
+
+    Raises:
+        SubquadError: arrays that are no columns of jets, or of Python objects, which could run a program when read.
+    """
+    with zipfile.ZipFile(path) as file, ExitStack() as opened:
+        arrays = {}
+        for entry in file.namelist():
+            name = entry.removesuffix(".npy")
+            stream = opened.enter_context(file.open(entry))
+            version = np.lib.format.read_magic(stream)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, is_fortran, dtype = header(stream)
+            if dtype.hasobject:
+                raise SubquadError(f"{path}: array {name!r} holds Python objects; save numbers only")
+            if is_fortran and len(shape) > 1:
+                raise SubquadError(f"{path}: array {name!r} is in Fortran's order; save it with np.ascontiguousarray")
+            if shape and dtype.kind in "biuf":
+                arrays[name] = _Array(shape, _reader(stream, shape, dtype))
+        yield PaddedTable(path, arrays)
+
+
+def _reader(stream: Any, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[int], np.ndarray]:
+    def take(rows: int) -> np.ndarray:
+        count = rows * math.prod(shape[1:])
+        content = stream.read(count * dtype.itemsize)
+        if len(content) < count * dtype.itemsize:
+            raise EOFError("an array ends too early")
+        return np.frombuffer(content, dtype).reshape(rows, *shape[1:])
+
+    return take
