@@ -102,7 +102,7 @@ p.lead { font-size: 1.08rem; color: var(--soft); }
 div.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
 caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: .88rem; padding-top: .4rem; }
-th, td { padding: .34rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .34rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th.text, td.text { text-align: left; white-space: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: .3rem; }
 th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }

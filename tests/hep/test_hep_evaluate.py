@@ -24,8 +24,8 @@ def runs(jets, tmp_path_factory):
     """Two trainings of one model, and one of another with boosting beside it."""
     folder = tmp_path_factory.mktemp("runs")
     for name, seed, given in (
-        ("one", 1, {"net_alone": True}),
-        ("two", 2, {"net_alone": True}),
+        ("one", 1, {"preset": "standard", "net_alone": True}),
+        ("two", 2, {"preset": "standard", "net_alone": True}),
         ("paper", 1, {"preset": "paper"}),
     ):
         fit(
@@ -179,7 +179,9 @@ def test_what_cannot_be_evaluated_is_told_before_anything_is_written(runs, held,
         evaluate(files=held, scores=["a=b.root"], out=out)
     with pytest.raises(SubquadError, match=r"no model 'ParT' \(there are: standard\)"):
         evaluate(runs / "one", EvaluateSettings(reference="ParT"), out=out, quiet=True)
-    other = fit(jets[:2], FitSettings(epochs=1, net_alone=True), out=tmp_path / "two classes", quiet=True)
+    other = fit(
+        jets[:2], FitSettings(preset="standard", epochs=1, net_alone=True), out=tmp_path / "two classes", quiet=True
+    )
     assert other["jets"]["test"] == 18
     with pytest.raises(SubquadError, match=r"two classes: Tbqq not in both it and .*one"):
         evaluate([runs / "one", tmp_path / "two classes"], out=out)

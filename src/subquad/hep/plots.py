@@ -27,7 +27,15 @@ def roc_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[
         is_seen = passed > 0
         axes.plot(efficiency[is_seen], total / passed[is_seen], color=colour, label=name_of(name))
     axes.axhspan(total / 10, max(total, 2) * 1.5, color="0.92", zorder=0)
-    axes.text(0.02, total / 8.5, "fewer than 10 background jets pass", fontsize=9, color="0.35", ha="left", va="bottom")
+    axes.text(
+        0.02,
+        max(total / 8.5, 1.1),
+        "fewer than 10 background jets pass",
+        fontsize=9,
+        color="0.35",
+        ha="left",
+        va="bottom",
+    )
     axes.set(
         yscale="log",
         xlim=(0, 1),
@@ -35,7 +43,8 @@ def roc_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[
         xlabel=r"signal efficiency $\varepsilon_S$",
         ylabel=rf"background rejection $1/\varepsilon_B$ ({name_of(background)})",
     )
-    axes.legend(ncols=2, loc="lower left", frameon=False)
+    if signals:
+        axes.legend(ncols=2, loc="lower left", frameon=False)
     return figure
 
 

@@ -167,6 +167,8 @@ def _scored(
         observers: dict[str, list[np.ndarray]] = {"jet_pt": [], "jet_sdmass": []}
         with using_threads(settings.threads):
             for piece in tagger.pieces(paths, tree=settings.tree, title=f"scoring jets: {name}", quiet=quiet):
+                if not len(piece):
+                    continue
                 inputs = tagger.inputs(piece)
                 if not batches:
                     # what is done at the first call only is no time of a jet
@@ -180,6 +182,8 @@ def _scored(
                 for observer, values in observers.items():
                     if observer in piece.observers:
                         values.append(piece.observers[observer].astype(np.float32))
+        if not batches:
+            raise SubquadError(f"{paths[0]} …: the card of {folder} selects no jet")
         scored.append(
             Scored(
                 model=name,
