@@ -70,16 +70,16 @@ def test_the_loss_falls_and_the_model_holds_the_best_weights():
     assert outcome.steps == 53
 
 
-@pytest.mark.parametrize("stop_at", [2, 17, 40])
-def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_and_history(tmp_path, stop_at):
+@pytest.mark.parametrize(("stop_at", "average"), [(2, None), (17, None), (40, None), (17, 0.8)])
+def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_and_history(tmp_path, stop_at, average):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole.mkdir(), stopped.mkdir()
     model = network()
-    run(model, directory=whole)
+    run(model, directory=whole, average=average)
     with pytest.raises(KeyboardInterrupt):
-        run(network(), directory=stopped, stop_at=stop_at)
+        run(network(), directory=stopped, stop_at=stop_at, average=average)
     again = network()
-    run(again, directory=stopped)
+    run(again, directory=stopped, average=average)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
@@ -88,6 +88,40 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_and_history(tmp_pa
         return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
 
     assert lines(whole) == lines(stopped)
+
+
+def test_the_average_of_the_weights_is_what_is_measured_and_kept():
+    x, y = problem()
+    model = nn.Linear(WIDTH, 1)
+    seen, expected, count = [], None, 0
+
+    def step(module, rows, backward):
+        nonlocal expected, count
+        # the weights after the step before
+        if count:
+            seen.append(module.weight.detach().clone())
+        count += 1
+        loss = nn.functional.mse_loss(module(x[rows]), y[rows])
+        backward(loss)
+        return {"loss": loss}
+
+    started = model.weight.detach().clone()
+    outcome = train(
+        model,
+        batches=lambda epoch: torch.arange(ROWS).split(13),
+        step=step,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        validate=lambda module: {"loss": nn.functional.mse_loss(module(x), y).item()},
+        settings=LoopSettings(steps=3, evaluate_every=2, average=0.9),
+        quiet=True,
+    )
+    assert outcome.steps == 3
+    # the two averages by hand, of which the better one was kept
+    expected = started.lerp(seen[0], 1 - 2 / 11).lerp(seen[1], 1 - 3 / 12)
+    if outcome.best_step == 2:
+        torch.testing.assert_close(model.weight, expected)
+    else:
+        assert (model.weight - expected).abs().max() < (seen[1] - started).abs().max()
 
 
 def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):

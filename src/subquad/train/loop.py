@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
 from subquad.train.artifact import HISTORY, read_tensors_and_metadata, write_tensors
+from subquad.train.average import Average
 from subquad.train.optim import Schedule, schedule
 from subquad.train.processes import has_accelerator
 
@@ -50,6 +51,8 @@ class LoopSettings:
     """Stop after so many validations in a row without a new best."""
     plateau: int | None = None
     """Halve the rate after so many validations in a row without a new best."""
+    average: float | None = None
+    """Decay of a moving average of the weights, which validations measure and the end keeps; None: the last weights."""
     save_seconds: float = 20.0
     """Least time between two checkpoints."""
 
@@ -58,6 +61,8 @@ class LoopSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"average must be between 0 and 1, got {self.average}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +168,8 @@ def train(
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
+        if settings.average is not None:
+            trainer.average = Average(_learnt(trainer.model), settings.average)
         trainer.restore()
         state = trainer.state
         if not state.has_ended:
@@ -195,6 +202,7 @@ class _Trainer:
     name: str
     state: _State = field(default_factory=_State)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    average: Average | None = None
 
     def run(self, advance: Advance) -> None:
         settings, state = self.settings, self.state
@@ -216,6 +224,8 @@ class _Trainer:
                 count += 1
             self._update()
             state.step += 1
+            if self.average is not None:
+                self.average.update(_learnt(self.model), state.step)
             now = time.monotonic()
             state.seconds, last_tick = state.seconds + now - last_tick, now
             is_last = state.step == settings.steps
@@ -234,6 +244,8 @@ class _Trainer:
         state.has_ended = True
         if self.validate is None:
             state.best_step = state.step
+            if self.average is not None:
+                self.best_weights = self.average.weights
         self.save()
 
     def take_best(self) -> None:
@@ -290,8 +302,14 @@ class _Trainer:
         values = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.accelerator.device)
         return dict(zip(figures, self.accelerator.reduce(values, "mean").tolist(), strict=True))
 
-    @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
+        if self.average is None:
+            return self._measure()
+        with self.average.inside(_learnt(self.model)):
+            return self._measure()
+
+    @torch.no_grad()
+    def _measure(self) -> dict[str, float]:
         state, settings = self.state, self.settings
         if self.accelerator.num_processes > 1:
             # what layers count over their batches is each process's own; all decide by the first one's
@@ -337,6 +355,8 @@ class _Trainer:
         numbers, tensors = _pack_optimizer(self.optimizer.state_dict()["state"])
         tensors |= {f"model.{key}": tensor for key, tensor in _learnt(self.model).items()}
         tensors |= {f"best.{key}": tensor for key, tensor in self.best_weights.items()}
+        if self.average is not None:
+            tensors |= {f"average.{key}": tensor for key, tensor in self.average.weights.items()}
         tensors["rng"] = torch.get_rng_state()
         if self.accelerator.device.type == "cuda":
             tensors["rng_cuda"] = torch.cuda.get_rng_state()
@@ -362,6 +382,8 @@ class _Trainer:
             ) from error
         device = self.accelerator.device
         self.best_weights = {key: tensor.to(device) for key, tensor in _under("best.", tensors).items()}
+        if self.average is not None:
+            self.average.weights = {key: x.to(device) for key, x in _under("average.", tensors).items()}
         entries = _unpack_optimizer(json.loads(header["optimizer"]), _under("optimizer.", tensors))
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["rng"])

@@ -1,0 +1,248 @@
+r"""PCN on kinematic graphs: edges of a jet's kNN graph weighted by powers of $\Delta R$, $k_T$, $z$ and $m^2$.
+
+`EPCN` is E-PCN (arXiv:2512.07420): four graphs, one per variable, a PCN on each, all four pooled together.
+`KinematicPCN` is ours: every layer has several graphs whose exponents are learnt, each filtering its own part of the
+channels, in residual blocks with a feed-forward part, and attention among what is pooled.
+
+Axes: B jets, P particles (padded to the longest jet), G graphs, H channels, K terms, J observers of the jet, C classes.
+`mask` is true where a particle is real; padded rows are 0 after every layer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from subquad.nn.graph import ChebConv, EdgeConv, masked_max, masked_mean
+from subquad.ops.chebyshev import Neighbours, chebyshev_terms, knn_adjacency, neighbours, scaled_laplacian
+from subquad.ops.kinematics import VARIABLES, kinematic_adjacency, pair_kinematics
+
+__all__ = ["EPCN", "AttentionPool", "KinematicBlock", "KinematicPCN", "kinematic_laplacians"]
+
+
+def kinematic_laplacians(
+    pairs: Float[Tensor, "B P P 4"],
+    adjacency: Float[Tensor, "B P P"],
+    exponents: Float[Tensor, "G 4"],
+    mask: Bool[Tensor, "B P"],
+) -> Float[Tensor, "B G P P"]:
+    """Return the scaled Laplacian of each weighted graph of each jet."""
+    weights = kinematic_adjacency(pairs, adjacency, exponents)
+    B, G, P, _ = weights.shape
+    flat = scaled_laplacian(weights.flatten(0, 1), mask.repeat_interleave(G, 0))
+    return flat.view(B, G, P, P)
+
+
+class _Branch(nn.Module):
+    """Filters on one graph, an edge convolution after each but the last."""
+
+    def __init__(self, features: int, width: int, terms: int, layers: int) -> None:
+        super().__init__()
+        self.filters = nn.ModuleList(ChebConv(width if i else features, width, terms) for i in range(layers))
+        self.edges = nn.ModuleList(EdgeConv(width, width) for _ in range(layers - 1))
+
+    def forward(self, x: Tensor, graph: Neighbours, mask: Tensor) -> Tensor:
+        for i, layer in enumerate(self.filters):
+            x = functional.relu(layer(x, graph, mask))
+            if i < len(self.edges):
+                x = functional.relu(self.edges[i](x, graph, mask))
+        return x
+
+
+class EPCN(nn.Module):
+    """Jet classifier on four kinematic graphs (arXiv:2512.07420): filters with edge convolutions between them on each.
+
+    Where we differ from the paper: an edge's weight is the variable itself and not its logarithm, which may be
+    negative and has no normalised Laplacian.
+
+    Args:
+        features: numbers that describe a particle.
+        classes: numbers that come out for a jet.
+        width: channels of every layer.
+        terms: K of every filter.
+        layers: filters on each graph.
+        k: neighbours that each particle chooses by angle.
+    """
+
+    def __init__(
+        self, features: int, classes: int, *, width: int = 64, terms: int = 16, layers: int = 3, k: int = 3
+    ) -> None:
+        super().__init__()
+        self.classes, self.observers, self.k = classes, 0, k
+        self.on_each = nn.ModuleList(_Branch(features, width, terms, layers) for _ in VARIABLES)
+        self.head = nn.Linear(len(VARIABLES) * width, classes)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B P H"],
+        points: Float[Tensor, "B P 2"],
+        mask: Bool[Tensor, "B P"],
+        *,
+        vectors: Float[Tensor, "B P 4"],
+        observers: None = None,
+    ) -> Float[Tensor, "B C"]:
+        """Return the logits of each jet; the arguments are those of `KinematicPCN`."""
+        return self.classify(self.branches(x, points, mask, vectors=vectors), mask)
+
+    def branches(
+        self,
+        x: Float[Tensor, "B P H"],
+        points: Float[Tensor, "B P 2"],
+        mask: Bool[Tensor, "B P"],
+        *,
+        vectors: Float[Tensor, "B P 4"],
+    ) -> list[Float[Tensor, "B P H2"]]:
+        """Return the particles after the last filter on each graph, in the order of `VARIABLES`."""
+        adjacency = knn_adjacency(points, mask, self.k, periodic=(1,))
+        exponents = torch.eye(len(VARIABLES), dtype=vectors.dtype, device=vectors.device)
+        laplacians = kinematic_laplacians(pair_kinematics(vectors, points, mask), adjacency, exponents, mask)
+        return [
+            branch(x, neighbours(laplacian), mask)
+            for laplacian, branch in zip(laplacians.unbind(1), self.on_each, strict=True)
+        ]
+
+    def classify(self, branches: Sequence[Float[Tensor, "B P H"]], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B C"]:
+        """Return the logits from what `branches` returns."""
+        return self.head(torch.cat([masked_mean(y, mask) for y in branches], dim=-1))
+
+
+class AttentionPool(nn.Module):
+    """Weighted means over a jet's particles; each head learns which ones count."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, heads)
+
+    def forward(self, x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B F"]:
+        """Return the means of all heads side by side; 0 for an empty jet."""
+        # a number and not -inf, of which a softmax over an empty jet is none
+        weights = self.score(x).masked_fill(~mask[..., None], torch.finfo(x.dtype).min).softmax(1)
+        weights = torch.where(mask[..., None], weights, 0)
+        return (weights.mT @ torch.where(mask[..., None], x, 0)).flatten(1)
+
+
+class KinematicBlock(nn.Module):
+    """A Chebyshev filter with a graph for each group of channels, then a feed-forward part; each adds to its input."""
+
+    def __init__(self, width: int, graphs: int, terms: int, *, hidden: int, dropout: float) -> None:
+        super().__init__()
+        if width % graphs:
+            raise ValueError(f"{width} channels are no multiple of {graphs} graphs")
+        self.graphs, self.terms = graphs, terms
+        self.norm, self.filter = nn.LayerNorm(width), nn.Linear(terms * width, width)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B P H"], laplacians: Float[Tensor, "B G P P"], mask: Bool[Tensor, "B P"]
+    ) -> Float[Tensor, "B P H"]:
+        """Return the particles after they looked at their neighbours; padded rows are 0."""
+        B, P, H = x.shape
+        G, K = self.graphs, self.terms
+        parts = torch.where(mask[..., None], self.norm(x), 0).view(B, P, G, H // G).transpose(1, 2)
+        terms = chebyshev_terms(parts.reshape(B * G, P, H // G), K, laplacians.flatten(0, 1))
+        side_by_side = torch.stack(terms, 1).view(B, G, K, P, H // G).permute(0, 3, 1, 2, 4).reshape(B, P, K * H)
+        x = x + self.filter(side_by_side)
+        return torch.where(mask[..., None], x + self.feed(x), 0)
+
+
+class KinematicPCN(nn.Module):
+    """Jet classifier on graphs whose edge weights are learnt powers of the pair's kinematics.
+
+    Args:
+        features: numbers that describe a particle.
+        classes: numbers that come out for a jet.
+        observers: numbers that describe the jet as a whole and join the pooled particles before the head.
+        width: channels of every layer.
+        graphs: weighted graphs of each layer; they share out the channels.
+        terms: K of every filter.
+        layers: blocks.
+        k: neighbours that each particle chooses by angle.
+        feed: width of the feed-forward parts, in widths.
+        pool_heads: weighted means that are taken of the particles, beside the mean and the largest.
+        dropout: probability in the blocks and in the head.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        *,
+        observers: int = 0,
+        width: int = 64,
+        graphs: int = 4,
+        terms: int = 4,
+        layers: int = 3,
+        k: int = 16,
+        feed: int = 2,
+        pool_heads: int = 4,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.classes, self.observers, self.k = classes, observers, k
+        self.embed = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width))
+        # half of E-PCN's powers, near ones and far ones in turn
+        start = torch.eye(len(VARIABLES)).repeat(-(-graphs // 4), 1)[:graphs] * -0.5
+        self.exponents = nn.Parameter(start.repeat(layers, 1, 1))
+        self.blocks = nn.ModuleList(
+            KinematicBlock(width, graphs, terms, hidden=feed * width, dropout=dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.attend = AttentionPool(width, pool_heads)
+        pooled = (pool_heads + 2) * width + observers
+        self.head = nn.Sequential(
+            nn.LayerNorm(pooled),
+            nn.Linear(pooled, 2 * width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, classes),
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "B P H"],
+        points: Float[Tensor, "B P 2"],
+        mask: Bool[Tensor, "B P"],
+        *,
+        vectors: Float[Tensor, "B P 4"],
+        observers: Float[Tensor, "B J"] | None = None,
+    ) -> Float[Tensor, "B C"]:
+        """Return the logits of each jet.
+
+        Args:
+            x: features of the particles.
+            points: Δη and Δφ in radians, in which neighbours are near.
+            mask: true where a particle is real.
+            vectors: px, py, pz and E in GeV, of which edges are weighted.
+            observers: numbers of the jet as a whole.
+
+        Raises:
+            ValueError: another number of observers than the net was made for.
+        """
+        if (0 if observers is None else observers.shape[-1]) != self.observers:
+            raise ValueError(f"this PCN takes {self.observers} observers of the jet")
+        pairs = pair_kinematics(vectors, points, mask)
+        adjacency = knn_adjacency(points, mask, self.k, periodic=(1,))
+        return self.classify(x, pairs, adjacency, mask, observers=observers)
+
+    def classify(
+        self,
+        x: Float[Tensor, "B P H"],
+        pairs: Float[Tensor, "B P P 4"],
+        adjacency: Float[Tensor, "B P P"],
+        mask: Bool[Tensor, "B P"],
+        *,
+        observers: Float[Tensor, "B J"] | None = None,
+    ) -> Float[Tensor, "B C"]:
+        """Return the logits from the pairs' variables and the edges, which `forward` makes of points and vectors."""
+        x = torch.where(mask[..., None], self.embed(torch.where(mask[..., None], x, 0)), 0)
+        graphs = self.exponents.shape[1]
+        laplacians = kinematic_laplacians(pairs, adjacency, self.exponents.flatten(0, 1), mask)
+        for block, of_layer in zip(self.blocks, laplacians.split(graphs, 1), strict=True):
+            x = block(x, of_layer, mask)
+        x = self.norm(x)
+        pooled = [self.attend(x, mask), masked_mean(x, mask), masked_max(x, mask)]
+        return self.head(torch.cat(pooled if observers is None else [*pooled, observers], dim=-1))

@@ -1,0 +1,173 @@
+"""PCN on kinematic graphs: its variables by hand, what it must not depend on, that it learns from pairs."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from subquad.nn.kinematic import EPCN, AttentionPool, KinematicPCN
+from subquad.ops.chebyshev import chebyshev_direct, knn_adjacency, scaled_laplacian
+from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
+
+nets = pytest.mark.parametrize("kind", ["epcn", "ours", "observers"])
+
+
+def net(kind, features=5, classes=7):
+    torch.manual_seed(3)
+    if kind == "epcn":
+        return EPCN(features, classes, width=11, terms=4, k=2).double().eval()
+    arguments = {"width": 12, "graphs": 3, "terms": 3, "layers": 2, "k": 2, "pool_heads": 2}
+    made = KinematicPCN(features, classes, observers=3 if kind == "observers" else 0, **arguments).double().eval()
+    with torch.no_grad():
+        made.exponents.add_(torch.randn_like(made.exponents))
+    return made
+
+
+def jets(B, P, seed, features=5):
+    """Features, Δη and Δφ, which particles are real, and their vectors; observers of each jet."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(B, P, features, generator=generator, dtype=torch.float64)
+    mask = torch.arange(P)[None] < torch.randint(0, P + 1, (B, 1), generator=generator)
+    pt = torch.randn(B, P, generator=generator, dtype=torch.float64).exp()
+    eta, phi = (0.4 * torch.randn(2, B, P, generator=generator, dtype=torch.float64)).unbind()
+    vectors = torch.stack([pt * phi.cos(), pt * phi.sin(), pt * eta.sinh(), pt * eta.cosh()], -1)
+    observers = torch.randn(B, 3, generator=generator, dtype=torch.float64)
+    return {"x": x, "points": torch.stack([eta, phi], -1), "mask": mask, "vectors": vectors}, observers, generator
+
+
+def answer(made, inputs, observers):
+    rest = {"observers": observers} if made.observers else {}
+    return made(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], **rest)
+
+
+def test_the_variables_of_a_pair_are_those_of_its_formulas():
+    # 3 GeV along x, 4 GeV along y: a right angle apart, both with η = 0
+    vectors = torch.tensor([[[3.0, 0, 0, 3], [0, 4, 0, 4]]])
+    points = torch.tensor([[[0.0, 0], [0, math.pi / 2]]])
+    pairs = pair_kinematics(vectors, points, torch.ones(1, 2, dtype=torch.bool)).exp()
+    expected = torch.tensor([math.pi / 2, 3 * math.pi / 2, 3 / 7, (3 + 4) ** 2 - (3**2 + 4**2)])
+    torch.testing.assert_close(pairs[0, 0, 1], expected)
+    torch.testing.assert_close(pairs[0, 1, 0], expected)
+
+
+def test_a_pair_across_the_seam_of_phi_is_near():
+    points = torch.tensor([[[0.0, math.pi - 0.1], [0, 0.1 - math.pi]]])
+    pairs = pair_kinematics(torch.ones(1, 2, 4), points, torch.ones(1, 2, dtype=torch.bool))
+    assert pairs[0, 0, 1, 0].exp().item() == pytest.approx(0.2, rel=1e-5)
+
+
+def test_weights_are_powers_up_to_a_factor_of_the_jet_and_edges_stay_edges():
+    inputs, _, _ = jets(3, 7, 5)
+    adjacency = knn_adjacency(inputs["points"], inputs["mask"], 2, periodic=(1,))
+    pairs = pair_kinematics(inputs["vectors"], inputs["points"], inputs["mask"])
+    exponents = torch.tensor([[0.0, 0, 0, 0], [0, 1, 0, 0], [-1.5, 0.5, 0, 2]], dtype=torch.float64)
+    weights = kinematic_adjacency(pairs, adjacency, exponents)
+    assert torch.equal(weights[:, 0], adjacency)
+    for g, power in enumerate(exponents):
+        expected = (pairs @ power).exp() * adjacency
+        for b in range(3):
+            if adjacency[b].any():
+                torch.testing.assert_close(weights[b, g], expected[b] / expected[b].max())
+    # a power that no number holds leaves every edge an edge
+    wild = kinematic_adjacency(pairs, adjacency, 900 * exponents)
+    assert wild.isfinite().all()
+    assert torch.equal(wild > 0, (adjacency > 0)[:, None].expand_as(wild))
+
+
+def test_each_group_of_channels_is_filtered_on_its_own_graph():
+    inputs, _, _ = jets(2, 7, 9)
+    mask = inputs["mask"] = torch.ones(2, 7, dtype=torch.bool)
+    made = net("ours")
+    block = made.blocks[0]
+    block.feed[-1].weight.data.zero_(), block.feed[-1].bias.data.zero_()
+    pairs = pair_kinematics(inputs["vectors"], inputs["points"], mask)
+    adjacency = knn_adjacency(inputs["points"], mask, 2, periodic=(1,))
+    weights = kinematic_adjacency(pairs, adjacency, made.exponents[0])
+    laplacians = torch.stack([scaled_laplacian(one, mask) for one in weights.unbind(1)], 1)
+    x = torch.randn(2, 7, 12, dtype=torch.float64)
+    given = block(x, laplacians, mask) - x
+    # the definition on each graph, with the part of the matrix that its four channels meet
+    matrices, expected = block.filter.weight.mT.view(3, 3, 4, 12), block.filter.bias
+    for g, matrix in enumerate(matrices):
+        expected = expected + chebyshev_direct(block.norm(x)[..., 4 * g : 4 * g + 4], matrix, laplacians[:, g])
+    torch.testing.assert_close(given, expected)
+
+
+@nets
+@settings(deadline=None, max_examples=15)
+@given(B=st.integers(1, 3), P=st.sampled_from([1, 3, 7, 13]), seed=st.integers(0, 2**31))
+def test_the_order_of_particles_changes_nothing(kind, B, P, seed):
+    inputs, observers, generator = jets(B, P, seed)
+    order = torch.randperm(P, generator=generator)
+    made = net(kind)
+    moved = {name: value[:, order] for name, value in inputs.items()}
+    torch.testing.assert_close(answer(made, inputs, observers), answer(made, moved, observers))
+
+
+@nets
+@settings(deadline=None, max_examples=15)
+@given(B=st.integers(1, 3), P=st.sampled_from([1, 3, 7, 13]), padding=st.integers(0, 5), seed=st.integers(0, 2**31))
+def test_padding_and_the_other_jets_change_nothing(kind, B, P, padding, seed):
+    inputs, observers, _ = jets(B, P, seed)
+    made = net(kind)
+    mask = torch.nn.functional.pad(inputs["mask"], (0, padding))
+    # garbage in padded places, also what no arithmetic survives
+    padded = {
+        name: torch.nn.functional.pad(value, (0, 0, 0, padding)).masked_fill(~mask[..., None], torch.nan)
+        for name, value in inputs.items()
+        if name != "mask"
+    }
+    together = answer(made, {**padded, "mask": mask}, observers)
+    for b in range(B):
+        alone = {name: value[b : b + 1] for name, value in inputs.items()}
+        torch.testing.assert_close(together[b : b + 1], answer(made, alone, observers[b : b + 1]))
+
+
+@nets
+def test_empty_and_single_particle_jets_and_particles_in_one_place_have_finite_gradients(kind):
+    inputs, observers, _ = jets(4, 7, 1)
+    inputs["mask"] = torch.arange(7)[None] < torch.tensor([[0], [1], [7], [7]])
+    inputs["points"][3], inputs["vectors"][3] = inputs["points"][3, 0], inputs["vectors"][3, 0]
+    made = net(kind)
+    answer(made, inputs, observers).square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in made.parameters())
+
+
+def test_attention_of_equal_scores_is_the_mean():
+    pool = AttentionPool(5, 3).double()
+    pool.score.weight.data.zero_()
+    x = torch.randn(2, 7, 5, dtype=torch.float64)
+    mask = torch.arange(7)[None] < torch.tensor([[4], [7]])
+    expected = torch.stack([x[0, :4].mean(0), x[1].mean(0)]).repeat(1, 3)
+    torch.testing.assert_close(pool(x, mask), expected)
+
+
+def test_a_net_without_features_learns_how_far_pairs_are_apart():
+    """All particles look alike; whether pairs are near or far is seen by the weights of the edges alone."""
+    generator = torch.Generator().manual_seed(1)
+    B, P = 128, 8
+    label = torch.arange(B) % 2
+    centre = torch.rand(B, P // 2, 1, 2, generator=generator)
+    apart = torch.where(label == 1, 0.2, 0.02)[:, None, None, None]
+    points = (centre + apart * torch.randn(B, P // 2, 2, 2, generator=generator)).flatten(1, 2)
+    vectors = torch.tensor([1.0, 0, 0, 1]).expand(B, P, 4)
+    x, mask = torch.ones(B, P, 1), torch.ones(B, P, dtype=torch.bool)
+    torch.manual_seed(5)
+    made = KinematicPCN(1, 2, width=16, graphs=2, terms=3, layers=2, k=3, dropout=0.0)
+    optimizer = torch.optim.AdamW(made.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(made(x, points, mask, vectors=vectors), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (made(x, points, mask, vectors=vectors).argmax(-1) == label).float().mean() > 0.9
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="13 channels are no multiple of 4 graphs"):
+        KinematicPCN(5, 7, width=13)
+    inputs, observers, _ = jets(2, 3, 1)
+    with pytest.raises(ValueError, match="takes 0 observers"):
+        net("ours")(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], observers=observers)
