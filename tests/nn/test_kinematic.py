@@ -84,7 +84,7 @@ def test_each_group_of_channels_is_filtered_on_its_own_graph():
     block.feed[-1].weight.data.zero_(), block.feed[-1].bias.data.zero_()
     pairs = pair_kinematics(inputs["vectors"], inputs["points"], mask)
     adjacency = knn_adjacency(inputs["points"], mask, 2, periodic=(1,))
-    weights = kinematic_adjacency(pairs, adjacency, made.exponents[0])
+    weights = kinematic_adjacency(pairs, adjacency, made.exponents)
     laplacians = torch.stack([scaled_laplacian(one, mask) for one in weights.unbind(1)], 1)
     x = torch.randn(2, 7, 12, dtype=torch.float64)
     given = block(x, laplacians, mask) - x

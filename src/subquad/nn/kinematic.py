@@ -1,8 +1,8 @@
 r"""PCN on kinematic graphs: edges of a jet's kNN graph weighted by powers of $\Delta R$, $k_T$, $z$ and $m^2$.
 
 `EPCN` is E-PCN (arXiv:2512.07420): four graphs, one per variable, a PCN on each, all four pooled together.
-`KinematicPCN` is ours: every layer has several graphs whose exponents are learnt, each filtering its own part of the
-channels, in residual blocks with a feed-forward part, and attention among what is pooled.
+`KinematicPCN` is ours: several graphs whose exponents are learnt, each filtering its own part of the channels, in
+residual blocks with a feed-forward part, and attention among what is pooled.
 
 Axes: B jets, P particles (padded to the longest jet), G graphs, H channels, K terms, J observers of the jet, C classes.
 `mask` is true where a particle is real; padded rows are 0 after every layer.
@@ -167,7 +167,7 @@ class KinematicPCN(nn.Module):
         classes: numbers that come out for a jet.
         observers: numbers that describe the jet as a whole and join the pooled particles before the head.
         width: channels of every layer.
-        graphs: weighted graphs of each layer; they share out the channels.
+        graphs: weighted graphs, the same in all layers; they share out the channels.
         terms: K of every filter.
         layers: blocks.
         k: neighbours that each particle chooses by angle.
@@ -194,9 +194,9 @@ class KinematicPCN(nn.Module):
         super().__init__()
         self.classes, self.observers, self.k = classes, observers, k
         self.embed = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width))
-        # half of E-PCN's powers, near ones and far ones in turn
+        # near, soft, uneven and light pairs weigh more
         start = torch.eye(len(VARIABLES)).repeat(-(-graphs // 4), 1)[:graphs] * -0.5
-        self.exponents = nn.Parameter(start.repeat(layers, 1, 1))
+        self.exponents = nn.Parameter(start)
         self.blocks = nn.ModuleList(
             KinematicBlock(width, graphs, terms, hidden=feed * width, dropout=dropout) for _ in range(layers)
         )
@@ -249,10 +249,9 @@ class KinematicPCN(nn.Module):
     ) -> Float[Tensor, "B C"]:
         """Return the logits from the pairs' variables and the edges, which `forward` makes of points and vectors."""
         x = torch.where(mask[..., None], self.embed(torch.where(mask[..., None], x, 0)), 0)
-        graphs = self.exponents.shape[1]
-        laplacians = kinematic_laplacians(pairs, adjacency, self.exponents.flatten(0, 1), mask)
-        for block, of_layer in zip(self.blocks, laplacians.split(graphs, 1), strict=True):
-            x = block(x, of_layer, mask)
+        laplacians = kinematic_laplacians(pairs, adjacency, self.exponents, mask)
+        for block in self.blocks:
+            x = block(x, laplacians, mask)
         x = self.norm(x)
         pooled = [self.attend(x, mask), masked_mean(x, mask), masked_max(x, mask)]
         return self.head(torch.cat(pooled if observers is None else [*pooled, observers], dim=-1))
