@@ -1,8 +1,8 @@
 """Padded or flat arrays in HDF5 and NPZ as columns of jets, read from front to back.
 
 An array `[jets]` is a column. An array `[jets, places]` is a column of particles, of which those are real where the
-array `mask` is not 0, or as many as a count says (`npart`). With a count, particles of all jets may also stand one after
-the other. `vectors` `[jets, 4, places]` holds px, py, pz and energy, `points` `[jets, 2, places]` Δη and Δφ.
+array `mask` is not 0, or as many as a count says (`npart`). With a count, particles of all jets may also stand one
+after the other. `vectors` `[jets, 4, places]` holds px, py, pz and energy, `points` `[jets, 2, places]` Δη and Δφ.
 
 Axes: J jets, P places, n jets of a piece.
 """

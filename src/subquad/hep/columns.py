@@ -34,14 +34,15 @@ class Place:
 
 
 def _numbers(column: Any, name: str, depth: int, place: Place) -> Any | None:
-    """Return the column without options, or None where it does not hold numbers in so many levels."""
+    """Return the column, or None where it does not hold numbers in so many levels, or one is missing."""
     ak = require("awkward", extra="hep")
-    missing = np.asarray(ak.any(ak.is_none(column, axis=-1), axis=-1) if column.ndim > 1 else ak.is_none(column))
-    if column.ndim <= 2 and missing.any():
+    missing = np.asarray(ak.is_none(column, axis=0))
+    if column.ndim == 2:
+        missing = missing | np.asarray(ak.fill_none(ak.any(ak.is_none(column, axis=1), axis=1), True))
+    if missing.any():
         place.tell(int(np.argmax(missing)), f"{name} has no value", int(missing.sum()))
         return None
-    column = ak.drop_none(column, axis=-1) if column.ndim > 1 else column
-    kind = str(ak.type(column).content).replace("?", "")
+    kind = str(ak.type(column).content)
     inner = kind.removeprefix("var * ")
     if column.ndim != depth or not inner.startswith(("bool", "int", "uint", "float")):
         wanted = "one number per jet" if depth == 1 else "a list of numbers per jet, one for each particle"

@@ -30,9 +30,10 @@ def fit(
     For example:
 
         subquad hep fit 'jets/*.root' --out tagger
+        subquad hep fit 'jets/*.root' --card JetClass_kin.yaml --out tagger
 
     Args:
-        files: ROOT files in JetClass's branch layout: names, or patterns in quotes.
+        files: ROOT, Parquet, HDF5 or NPZ files in JetClass's layout, or as --card says: names, or patterns in quotes.
         test: Files to measure on; without it a part of the jets, of each class alike, drawn by the seed.
         out: The folder to write. An unfinished run in it goes on.
         seed: Of the split, the first weights and the order of the jets.
@@ -65,7 +66,7 @@ def predict(
 
     Args:
         model: The folder that `subquad hep fit` wrote.
-        files: ROOT files in JetClass's branch layout: names, or patterns in quotes.
+        files: Files like those that the tagger was fitted on: names, or patterns in quotes.
         out: The ROOT file to write; its tree is `Events`.
         force: Replace it, where it is there.
         quiet: Print nothing.

@@ -6,6 +6,7 @@ A column has one number per jet, or a list of numbers per jet, one for each part
 import glob
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,11 @@ _DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError),
     *(struct.error, zlib.error, zipfile.BadZipFile, RuntimeError, OverflowError, MemoryError, AssertionError),
 )
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    uproot = sys.modules.get("uproot")
+    return (*_DAMAGE, uproot.deserialization.DeserializationError) if uproot else _DAMAGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +121,20 @@ def chunks(source: Source, names: Sequence[str], entries: int) -> Iterator[Mappi
             for arrays in pieces:
                 begin += len(arrays[names[0]])
                 yield {name: _plain(ak.Array(arrays[name])) for name in names}
-    except _DAMAGE as error:
+    except _damage() as error:
         raise SubquadError(
             f"{_damaged(source.path, source.kind, error)}; the entries before {begin} could be read"
         ) from error
 
 
 def _plain(array: Any) -> Any:
+    """Return lists as lists, of whatever length, and what may be missing and is not as what is there."""
     ak = require("awkward", extra="hep")
-    return ak.from_regular(array, axis=1) if array.ndim == 2 else array
+    array = ak.from_regular(array, axis=1) if array.ndim == 2 else array
+    for axis in range(min(array.ndim, 2)):
+        if "?" in str(array.type) or "option" in str(array.type):
+            array = array if ak.any(ak.is_none(array, axis=axis), axis=None) else ak.drop_none(array, axis=axis)
+    return array
 
 
 @contextmanager
@@ -169,7 +180,7 @@ def _look_into_root(path: Path, tree: str | None, otherwise: str) -> Source:
 def _damage_told(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except _DAMAGE as error:
+    except _damage() as error:
         raise SubquadError(_damaged(path, kind, error)) from error
 
 

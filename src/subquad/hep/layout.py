@@ -77,8 +77,8 @@ def layout_of(settings: NetSettings) -> Layout:
 def layout_of_card(card: Card, settings: NetSettings) -> Layout:
     """Return the layout that these settings take of a card's columns.
 
-    The jet-level numbers are JetClass's where the card itself asks for all of JetClass's branches; a card of fewer, such
-    as one of kinematics alone, gets sums of the momenta, so that nothing else comes in by the head or by boosting.
+    The jet-level numbers are JetClass's where the card itself asks for all of JetClass's branches; a card of fewer,
+    such as one of kinematics alone, gets sums of the momenta, so that nothing else comes in by the head or by boosting.
     """
     particles = card.per_particle()
     asked = card.branches(is_training=False, has_labels=False)

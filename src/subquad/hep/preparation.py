@@ -213,7 +213,7 @@ def _split(
 
 
 def _standardised(plan: Plan, store: Store, learnt: Tensor) -> Layout:
-    """Return the layout after center and scale were found: the median, and the farther one of the 16 % and 84 % points."""
+    """Return the layout with all centers and scales: the median, and the farther one of the 16 % and 84 % points."""
     card = plan.layout.card
     if card is None or not card.has_automatic:
         return plan.layout

@@ -1,8 +1,8 @@
 """The jets of a fit on the disk, drawn from in any order: memory stays bounded however many files there are.
 
 All jets are written once, piece by piece, as flat tables in the run's folder (about 2.3 times the size of compressed
-ROOT files), under another name until they are whole. Every process maps the same tables; pages that are not needed leave
-memory.
+ROOT files), under another name until they are whole. Every process maps the same tables; pages that are not needed
+leave memory.
 
 Axes: J jets, C particles of all jets, V columns.
 """

@@ -1,0 +1,144 @@
+"""Data cards: what they say, and what a user is told of those that cannot be used."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from subquad.errors import SubquadError
+from subquad.hep.card import card_of, read_card
+from subquad.hep.card_weights import Reweighting
+
+CARDS = Path(__file__).parent / "cards"
+FLAT = {
+    **{"reweight_method": "flat", "reweight_vars": {"jet_pt": [500, 1000]}},
+    **{"reweight_classes": ["label_QCD", "label_Hbb"]},
+}
+
+
+@pytest.fixture
+def options():
+    return yaml.safe_load((CARDS / "JetClass_full.yaml").read_text())
+
+
+@pytest.mark.parametrize(("kind", "features"), [("kin", 7), ("kinpid", 13), ("full", 17)])
+def test_a_card_of_jetclass_is_read(kind, features):
+    card = read_card(CARDS / f"JetClass_{kind}.yaml")
+    assert len(card.features) == features
+    assert [variable.name for variable in card.points] == ["part_deta", "part_dphi"]
+    assert [variable.name for variable in card.vectors] == ["part_px", "part_py", "part_pz", "part_energy"]
+    assert card.length == 128
+    assert card.classes == ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")
+    branches = card.branches(is_training=True)
+    assert branches["part_px"] == "inputs"
+    assert ("part_d0val" in branches) == (kind == "full")
+    assert not {"part_mask", "part_pt", "part_pt_log"} & branches.keys()
+    assert "label_Hbb" not in card.branches(is_training=False, has_labels=False)
+
+
+def test_numbers_behind_a_name_move_scale_and_clip(options):
+    card = card_of(options, "card.yaml")
+    first, charge, error = card.features[0], card.features[5], card.features[12]
+    assert (first.center, first.scale, first.low, first.high) == (1.7, 0.7, -5.0, 5.0)
+    assert charge.center is None
+    assert (error.name, error.center, error.low, error.high) == ("part_d0err", 0.0, 0.0, 1.0)
+
+
+def test_automatic_variables_are_those_without_numbers(options):
+    options["preprocess"] = {"method": "auto"}
+    options["inputs"]["pf_features"]["vars"][0] = "part_pt_log"
+    card = card_of(options, "card.yaml")
+    assert [v.name for v in card.features if v.is_automatic] == ["part_pt_log"]
+    found = card.standardised({"part_pt_log": (2.5, 0.25)})
+    assert not found.has_automatic
+    assert (found.features[0].center, found.features[0].scale) == (2.5, 0.25)
+    # what weaver writes behind its own look at the data is read again
+    again = card_of(yaml.safe_load(yaml.safe_dump(dict(found.options))), "card.auto.yaml")
+    assert again.features == found.features
+
+
+def test_weights_are_read(options):
+    options["weights"] = {
+        "use_precomputed_weights": False,
+        "reweight_method": "flat",
+        "reweight_vars": {"jet_pt": [500, 600, 1000], "jet_sdmass": [0, 50, 200]},
+        "reweight_classes": ["label_QCD", "label_Hbb"],
+        "class_weights": [1, 0.5],
+        "reweight_threshold": 15,
+    }
+    card = card_of(options, "card.yaml")
+    assert card.weights == Reweighting(
+        bins={"jet_pt": (500, 600, 1000), "jet_sdmass": (0, 50, 200)},
+        classes=("label_QCD", "label_Hbb"),
+        class_weights=(1.0, 0.5),
+        threshold=15.0,
+    )
+    assert "label_Hbb" in card.per_jet(is_training=True)
+    options["weights"] = {"use_precomputed_weights": True, "weight_branches": ["weight", "class_weight"]}
+    assert card_of(options, "card.yaml").weights.names == {"weight", "class_weight"}
+
+
+def test_all_mistakes_of_a_card_are_told_with_key_and_nearest_name(options):
+    options["input"] = {}
+    options["new_variables"] |= {"one": "two + 1", "two": "one", "three": "np.lg(part_px)"}
+    options["inputs"]["pf_maks"] = options["inputs"].pop("pf_mask")
+    options["inputs"]["pf_points"]["length"] = 64
+    options["inputs"]["pf_vectors"]["vars"].pop()
+    options["inputs"]["pf_features"]["vars"][0] = ["part_pt_log", "much"]
+    options["labels"] = {"type": "simpel", "value": []}
+    options["weights"] = {"use_precomputed_weights": False, "reweight_metod": "flat"}
+    options["observers"] = "jet_pt"
+    with pytest.raises(SubquadError) as caught:
+        card_of(options, "card.yaml")
+    text = str(caught.value)
+    for piece in (
+        "card.yaml: this data card cannot be used:",
+        "card.yaml: no key 'input'; did you mean 'inputs'?",
+        "card.yaml: new_variables: one → two → one: a variable cannot need itself",
+        "card.yaml: new_variables: three: no function of np 'lg'; did you mean 'log'?",
+        "card.yaml: inputs: no group 'pf_maks'; did you mean 'pf_mask'?",
+        "the lengths must be one whole number above 0 (pf_points: 64, pf_features: 128, pf_vectors: 128)",
+        "inputs: vectors has 3 variables; it takes px, py, pz and energy",
+        "inputs: pf_features: part_pt_log: ['part_pt_log', 'much']: what stands behind the name must be",
+        "labels: give type: simple with a list of two labels or more",
+        "weights: no key 'reweight_metod'; did you mean 'reweight_method'?",
+        "observers: 'jet_pt' is no list of names",
+    ):
+        assert piece in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": {}}, "no group of features, such as pf_features"),
+        ({"selection": "__import__('os')"}, r"card\.yaml: selection: no function '__import__'"),
+        ({"weights": {"use_precomputed_weights": True}}, "weight_branches must list one branch or more"),
+        ({"weights": {**FLAT, "reweight_vars": {"jet_pt": [3, 2]}}}, "edges of its bins must rise: 3, 2"),
+        ({"weights": {**FLAT, "class_weights": [1]}}, "class_weights has 1 numbers for 2 reweight_classes"),
+        ({"labels": {"type": "custom", "value": {"a": "x", "b": "y"}}}, "one `name: expression`"),
+        ({"preprocess": {"method": "magic"}}, "method is 'magic'; manual or auto"),
+    ],
+)
+def test_a_card_that_cannot_work_is_refused(options, changes, message):
+    with pytest.raises(SubquadError, match=message):
+        card_of({**options, **changes}, "card.yaml")
+
+
+def test_two_collections_of_particles_are_refused(options):
+    options["inputs"]["sv_features"] = options["inputs"]["pf_features"]
+    with pytest.raises(SubquadError, match="inputs: pf, sv: the nets here take one collection of particles"):
+        card_of(options, "card.yaml")
+
+
+def test_a_file_that_is_no_card_is_told(tmp_path):
+    with pytest.raises(SubquadError, match=r"none\.yaml: no such file \(--card\)"):
+        read_card(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(SubquadError, match=r"bad\.yaml: this is no YAML"):
+        read_card(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(SubquadError, match=r"list\.yaml: this is no data card"):
+        read_card(tmp_path / "list.yaml")
+    (tmp_path / "tag.yaml").write_text("!!python/object/apply:os.system ['true']")
+    with pytest.raises(SubquadError, match=r"tag\.yaml: this is no YAML"):
+        read_card(tmp_path / "tag.yaml")

@@ -1,0 +1,128 @@
+"""Expressions of data cards: equal to numpy's, and nothing but arithmetic."""
+
+import math
+
+import awkward as ak
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from subquad.errors import SubquadError
+from subquad.hep.expressions import parse
+
+LENGTHS = (3, 1, 0, 2)
+A = np.array([1.5, -2.0, 0.25, 3.0, 0.5, 7.0])
+B = np.array([2.0, 0.5, -1.0, 4.0, 3.0, 1.0])
+JET = np.array([10.0, 20.0, 30.0, 5.0])
+COLUMNS = {"a": ak.unflatten(A, LENGTHS), "b": ak.unflatten(B, LENGTHS), "jet": ak.Array(JET)}
+OF_PARTICLE = np.repeat(JET, LENGTHS)
+
+
+def value(text, columns=COLUMNS):
+    return parse(text, "card.yaml: new_variables: x")(columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("np.log(np.abs(a) / jet)", np.log(np.abs(A) / OF_PARTICLE)),
+        ("np.hypot(a, b)", np.hypot(A, B)),
+        ("np.arctanh(np.tanh(a))", np.arctanh(np.tanh(A))),
+        ("(np.abs(a)==2)+(a>1)*0.5", (np.abs(A) == 2) + (A > 1) * 0.5),
+        ("(a > 0) & ~(b < 1) | (a == 3)", (A > 0) & ~(B < 1) | (A == 3)),
+        ("-a ** 2 // 3 % 2 + +b", -(A**2) // 3 % 2 + B),
+        ("a / jet[:, np.newaxis]", A / OF_PARTICLE),
+        ("np.clip(a, -1, 1)", A.clip(-1, 1)),
+        ("_clip(a, 0, 2)", A.clip(0, 2)),
+        ("ak.where(a > 1, a, -1)", np.where(A > 1, A, -1)),
+        ("np.where(a > 1, b, 0)", np.where(A > 1, B, 0)),
+        ("ak.values_astype(a > 1, 'int32')", (A > 1).astype(int)),
+        ("ak.nan_to_num(np.sqrt(a))", np.nan_to_num(np.sqrt(A.clip(0)))),
+        ("a * math.pi", A * math.pi),
+        ("_p4_from_pxpypze(a, b, a, 9).pt", np.hypot(A, B)),
+        ("_p4_from_ptetaphim(b, a, a, 0).energy", np.abs(B) * np.cosh(A)),
+    ],
+)
+def test_an_expression_over_particles_equals_numpy(text, expected):
+    found = value(text)
+    assert ak.num(found).to_list() == list(LENGTHS)
+    np.testing.assert_allclose(ak.to_numpy(ak.flatten(found)), expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ak.num(a)", [3, 1, 0, 2]),
+        ("ak.sum(a, axis=1)", [-0.25, 3.0, 0.0, 7.5]),
+        ("np.sum(a, axis=1)", [-0.25, 3.0, 0.0, 7.5]),
+        ("ak.fill_none(ak.max(b, axis=1), 0)", [2.0, 4.0, 0.0, 3.0]),
+        ("1 - jet", [-9.0, -19.0, -29.0, -4.0]),
+        ("abs(jet - 12) < 9", [True, True, False, True]),
+        ("np.stack([jet, jet > 7], axis=1).argmax(1)", [0, 0, 0, 0]),
+        ("np.argmax(np.stack([jet - 15, 15 - jet], axis=1), axis=1)", [1, 0, 0, 1]),
+        ("ak.fill_none(ak.firsts(a), 0)", [1.5, 3.0, 0.0, 0.5]),
+    ],
+)
+def test_an_expression_over_jets_equals_what_is_written(text, expected):
+    assert ak.to_list(value(text)) == expected
+
+
+def test_padding_helpers_pad_and_repeat():
+    assert ak.to_list(value("_pad(a, 2)"))[1:] == [[3.0, 0.0], [0.0, 0.0], [0.5, 7.0]]
+    assert ak.to_list(value("_repeat_pad(a, 3)"))[1:] == [[3.0] * 3, [0.0] * 3, [0.5, 7.0, 0.5]]
+    assert ak.to_list(value("_concat([a, b], axis=1)"))[1] == [3.0, 4.0]
+    with pytest.raises(SubquadError, match="a padded length of 1000000000"):
+        value("_pad(a, 1000000000)")
+
+
+@given(st.floats(-50, 50), st.floats(0.1, 9))
+def test_numbers_are_numbers(x, y):
+    assert value(f"({x!r}) * {y!r} - 2 / {y!r}", {}) == pytest.approx(x * y - 2 / y)
+
+
+def test_names_of_columns_are_found():
+    found = parse("np.log(part_pt/jet_pt) + ak.num(part_px)", "card: x")
+    assert found.names == {"part_pt", "jet_pt", "part_px"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')", "a.__class__", "().__class__.__bases__[0]", "(lambda: 1)()",
+        "[x for x in a]", "{x: 1 for x in a}", "(x for x in a)", "'words'", "b'bytes'", "f'{a}'", "a if b else a",
+        "(a := 3)", "np.log(*a)", "np.log(**a)", "[1] * 10", "a @ b", "np", "a.tolist()", "np.log.at(a)",
+        "__builtins__", "a.px.__class__", "await a", "np.load('x')", "np.fromfile('x')", "ak.from_parquet('x')",
+        "np.core", "open('x')", "eval('1')", "getattr(a, b)", "a; b", "import os", "a = 1", "1" + "0" * 30, "a[", "",
+        None, "1 +",
+    ],
+)  # fmt: skip
+def test_what_is_no_arithmetic_is_refused_with_the_place(text):
+    with pytest.raises(SubquadError, match=r"card\.yaml: new_variables: x: "):
+        parse(text, "card.yaml: new_variables: x")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a and b", r"'a and b' is not allowed in an expression; write & and \|"),
+        ("not a", "write ~ for `not`"),
+        ("0 < a < 1", r"compare two things at a time: \(a < x\) & \(x < b\)"),
+        ("np.lg(a)", r"no function of np 'lg'; did you mean 'log'\?"),
+        ("_clp(a, 0, 1)", r"no function '_clp'; did you mean '_clip'\?"),
+        ("a.foo + 1", r"'a\.foo' is not allowed"),
+    ],
+)
+def test_a_refusal_names_the_piece_and_the_remedy(text, message):
+    with pytest.raises(SubquadError, match=message):
+        parse(text, "card.yaml: selection")
+
+
+def test_what_cannot_be_computed_is_told_with_its_place():
+    columns = {"a": ak.Array([[1.0, 2.0]]), "b": ak.Array([[1.0]] * 3)}
+    with pytest.raises(SubquadError, match=r"card\.yaml: new_variables: x: 'a \+ b' cannot be computed"):
+        value("a + b", columns)
+    with pytest.raises(SubquadError, match=r"\.px is a part of what _p4_from_… returns"):
+        value("a.px")
+    with pytest.raises(SubquadError, match="cannot be computed"):
+        value("9 ** 9 ** 9 ** 9", {})

@@ -1,0 +1,179 @@
+"""The same jets from ROOT, Parquet, HDF5 and NPZ, and what is told of files that cannot be read."""
+
+import os
+from pathlib import Path
+
+import awkward as ak
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import uproot
+
+from subquad.errors import SubquadError
+from subquad.hep import data
+from subquad.hep.data import read
+from subquad.hep.formats import chunks, expand, look
+
+
+def padded(table, places=16):
+    """The columns as arrays [jets, places], and the number of real particles."""
+    return {
+        name: ak.to_numpy(ak.fill_none(ak.pad_none(value, places, clip=True), 0)).astype(np.float32)
+        if isinstance(value, ak.Array)
+        else value
+        for name, value in table.items()
+    }
+
+
+def as_parquet(path, table):
+    arrays = {name: ak.to_arrow(ak.Array(value), extensionarray=False) for name, value in table.items()}
+    pq.write_table(pa.table(arrays), path, row_group_size=7)
+    return path
+
+
+def as_hdf5(path, table):
+    with h5py.File(path, "w") as file:
+        for name, value in padded(table).items():
+            file[name] = value
+    return path
+
+
+def as_flat_hdf5(path, table):
+    with h5py.File(path, "w") as file:
+        for name, value in table.items():
+            file[name] = ak.to_numpy(ak.flatten(value)) if isinstance(value, ak.Array) else value
+        file["npart"] = ak.to_numpy(ak.num(table["part_px"]))
+    return path
+
+
+def as_npz(path, table):
+    lengths = ak.to_numpy(ak.num(table["part_px"]))
+    np.savez(path, mask=(np.arange(16) < lengths[:, None]).astype(np.float32), **padded(table))
+    return path
+
+
+WRITERS = {"parquet": as_parquet, "h5": as_hdf5, "flat.h5": as_flat_hdf5, "npz": as_npz}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_format_gives_the_jets_of_root(kind, tables, tmp_path, monkeypatch):
+    columns, write = tables
+    table = columns("Hbb")
+    expected = read([write(tmp_path / "jets.root", table)])
+    monkeypatch.setattr(data, "ENTRIES_AT_A_TIME", 5)
+    found = read([WRITERS[kind](tmp_path / f"jets.{kind}", table)])
+    assert np.array_equal(found.particles, expected.particles)
+    assert np.array_equal(found.first, expected.first)
+    assert np.array_equal(found.observers, expected.observers)
+    assert [found.classes[i] for i in found.labels] == ["Hbb"] * 23
+
+
+def test_a_file_without_a_suffix_is_known_by_its_beginning(tables, tmp_path):
+    columns, write = tables
+    path = write(tmp_path / "jets.root", columns("Hbb")).rename(tmp_path / "jets")
+    assert len(read([path])) == 23
+    (tmp_path / "text").write_text("words")
+    with pytest.raises(SubquadError, match="text: is neither ROOT, Parquet, HDF5 nor NPZ"):
+        read([tmp_path / "text"])
+
+
+def test_the_name_of_a_sample_before_a_colon_is_left_out(jets):
+    assert expand([f"Higgs:{jets[0].parent}/H*.root"]) == [jets[1]]
+    with pytest.raises(SubquadError, match="Higgs:none: no such file"):
+        expand(["Higgs:none"])
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_of_any_format_that_is_cut_short_is_told(kind, tables, tmp_path):
+    columns, _ = tables
+    path = WRITERS[kind](tmp_path / f"jets.{kind}", columns("QCD", jets=211))
+    cut = tmp_path / f"cut.{kind}"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(SubquadError, match=rf"cut\.{kind}: is no \w+ file, or is damaged or cut short"):
+        read([cut])
+
+
+def test_files_that_break_off_in_the_middle_are_all_told_with_the_entry(tables, tmp_path, monkeypatch):
+    columns, write = tables
+    monkeypatch.setattr(data, "ENTRIES_AT_A_TIME", 50)
+    paths = []
+    for label in ("QCD", "Hbb"):
+        path = write(tmp_path / f"{label}.root", columns(label, jets=211))
+        with uproot.open(path) as file:
+            seek = file["tree"]["part_dzerr"].member("fBasketSeek")[0]
+        content = bytearray(path.read_bytes())
+        content[seek : seek + 500] = bytes(500)
+        path.write_bytes(content)
+        paths.append(path)
+    with pytest.raises(SubquadError) as caught:
+        read(paths)
+    for label in ("QCD", "Hbb"):
+        assert f"{label}.root: is no ROOT file, or is damaged or cut short" in str(caught.value)
+    assert str(caught.value).count("the entries before 0 could be read") == 2
+
+
+def test_a_branch_of_the_wrong_type_is_told(tables, tmp_path):
+    columns, write = tables
+    table = columns("QCD")
+    table["jet_tau1"] = table["part_px"]
+    table["part_charge"] = np.ones(23, np.float32)
+    with pytest.raises(SubquadError) as caught:
+        read([write(tmp_path / "types.root", table)])
+    text = str(caught.value)
+    assert "types.root: jet_tau1 is of type var * float32; it must be one number per jet" in text
+    assert "types.root: part_charge is of type float32; it must be a list of numbers per jet" in text
+
+
+def test_a_missing_value_in_parquet_is_told_with_its_entry(tables, tmp_path):
+    columns, _ = tables
+    table = columns("QCD")
+    values = table["jet_tau3"].tolist()
+    values[6] = None
+    table["jet_tau3"] = ak.Array(values)
+    with pytest.raises(SubquadError, match=r"none\.parquet: entry 6: jet_tau3 has no value; drop such jets"):
+        read([as_parquet(tmp_path / "none.parquet", table)])
+
+
+def test_arrays_that_cannot_be_columns_are_told(tmp_path):
+    np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object), mask=np.ones((1, 3)))
+    with pytest.raises(SubquadError, match=r"objects\.npz: array 'a' holds Python objects; save numbers only"):
+        look(tmp_path / "objects.npz", None)
+    np.savez(tmp_path / "bare.npz", part_px=np.ones((5, 3)))
+    with pytest.raises(
+        SubquadError, match=r"array 'part_px' has places for particles, and nothing says which are real"
+    ):
+        look(tmp_path / "bare.npz", None)
+    np.savez(tmp_path / "rows.npz", mask=np.ones((5, 3)), jet_pt=np.ones(4))
+    with pytest.raises(SubquadError, match=r"array 'jet_pt' has the shape \[4\], and there are 5 jets"):
+        look(tmp_path / "rows.npz", None)
+    np.savez(tmp_path / "turned.npz", mask=np.asfortranarray(np.ones((5, 3))))
+    with pytest.raises(SubquadError, match=r"array 'mask' is in Fortran's order"):
+        look(tmp_path / "turned.npz", None)
+
+
+def test_vectors_and_points_are_cut_into_columns_and_summed_to_the_jet(tmp_path):
+    vectors = np.zeros((2, 4, 3), np.float32)
+    vectors[0, :, 0], vectors[0, :, 1], vectors[1, :, 0] = (3, 4, 0, 5), (3, 4, 1, 9), (1, 0, 0, 1)
+    mask = np.array([[[1, 1, 0]], [[1, 0, 0]]], np.float32)
+    np.savez(tmp_path / "v.npz", vectors=vectors, points=vectors[:, :2], mask=mask, labels=np.array([1, 0]))
+    source = look(tmp_path / "v.npz", None)
+    (found,) = chunks(source, ["part_pz", "part_dphi", "jet_pt", "jet_energy", "n_parts", "label"], 10)
+    assert ak.to_list(found["part_pz"]) == [[0, 1], [0]]
+    assert ak.to_list(found["part_dphi"]) == [[4, 4], [0]]
+    assert ak.to_list(found["jet_pt"]) == [10, 1]
+    assert ak.to_list(found["jet_energy"]) == [14, 1]
+    assert ak.to_list(found["n_parts"]) == [2, 1]
+    assert ak.to_list(found["label"]) == [1, 0]
+
+
+@pytest.mark.data
+def test_public_jets_in_npz_are_read():
+    folder = os.environ.get("SUBQUAD_DATA")
+    if not folder or not (Path(folder) / "hep" / "real").is_dir():
+        pytest.skip("SUBQUAD_DATA names no folder with hep/real")
+    path = Path(folder) / "hep" / "real" / "top_landscape.npz"
+    (found,) = chunks(look(path, None), ["part_energy", "label", "jet_pt"], 2000)
+    assert 20 < ak.mean(ak.num(found["part_energy"])) < 80
+    assert 500 < ak.mean(found["jet_pt"]) < 700
