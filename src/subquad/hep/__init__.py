@@ -5,17 +5,22 @@ from typing import TYPE_CHECKING
 from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from subquad.hep.explaining.job import explain
+    from subquad.hep.export import export
     from subquad.hep.sample import sample_path
-    from subquad.hep.settings import FitSettings, NetSettings, PredictSettings
+    from subquad.hep.settings import ExplainSettings, FitSettings, NetSettings, PredictSettings
     from subquad.hep.simulate_settings import SimulateSettings
     from subquad.hep.simulator import simulate
     from subquad.hep.tasks import fit, predict
 
 __all__ = [
+    "ExplainSettings",
     "FitSettings",
     "NetSettings",
     "PredictSettings",
     "SimulateSettings",
+    "explain",
+    "export",
     "fit",
     "predict",
     "sample_path",
@@ -23,10 +28,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ExplainSettings": "subquad.hep.settings",
     "FitSettings": "subquad.hep.settings",
     "NetSettings": "subquad.hep.settings",
     "PredictSettings": "subquad.hep.settings",
     "SimulateSettings": "subquad.hep.simulate_settings",
+    "explain": "subquad.hep.explaining.job",
+    "export": "subquad.hep.export",
     "fit": "subquad.hep.tasks",
     "predict": "subquad.hep.tasks",
     "sample_path": "subquad.hep.sample",

@@ -6,7 +6,7 @@ from typing import Literal
 from subquad.errors import SubquadError
 from subquad.hep.card_weights import Reweighting, edges
 
-__all__ = ["PRESETS", "FitSettings", "NetSettings", "PredictSettings", "reweighting_of"]
+__all__ = ["PRESETS", "ExplainSettings", "FitSettings", "NetSettings", "PredictSettings", "reweighting_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,32 @@ class PredictSettings:
         """Refuse what cannot work."""
         if self.batch < 1:
             raise SubquadError(f"batch is {self.batch}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainSettings:
+    """How a tagger is looked into."""
+
+    jets: int = 2000
+    """Jets of the sample: the first ones of each file, of all files alike."""
+    repeats: int = 3
+    """Times that each number is shuffled."""
+    displays: int = 2
+    """Jets of each class that are drawn: so many of the best scored, and of those most surely taken for another."""
+    batch: int = 64
+    """Jets at a time."""
+    tree: str = "tree"
+    """Name of the TTree in the files."""
+    threads: int = 1
+    """Of the net, on a CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("jets", "repeats", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise SubquadError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.displays < 0:
+            raise SubquadError(f"displays is {self.displays}; give 0 or more")
 
 
 def reweighting_of(words: tuple[str, ...]) -> Reweighting | None:

@@ -131,7 +131,7 @@ def _seen(net: nn.Module, batch: Batch, x: Tensor, observers: Tensor | None) -> 
         activations, exponents = net.filtered(x, pairs, adjacency, mask), torch.eye(4)
         logits = net.classify(activations, mask)
     else:
-        activations, exponents = [], net.exponents.detach().flatten(0, 1)
+        activations, exponents = [], net.exponents.detach()
         logits = net.classify(x, pairs, adjacency, mask, observers=observers)
     weights = kinematic_adjacency(pairs.detach(), adjacency, exponents.to(pairs)).mean(1)
     return _Seen(logits=logits, relations=pairs, adjacency=adjacency, activations=activations, weights=weights)
@@ -140,7 +140,7 @@ def _seen(net: nn.Module, batch: Batch, x: Tensor, observers: Tensor | None) -> 
 def _of_edges(seen: _Seen, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return the importance of the edges, and of the variables of a kinematic net."""
     # an edge is written twice, and both ways of it move together
-    if seen.relations is not None and seen.relations.dim() == 3:
+    if seen.relations.dim() == 3:
         return ((gradient + gradient.mT) * seen.adjacency).abs(), None
     is_edge = (seen.adjacency > 0)[..., None]
     pairs = torch.where(is_edge, seen.relations.detach(), 0)

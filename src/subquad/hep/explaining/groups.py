@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-__all__ = ["GROUPS", "grouped", "group_of"]
+__all__ = ["GROUPS", "group_of", "grouped"]
 
 GROUPS = ("kinematics", "types", "impact parameters")
 

@@ -52,18 +52,14 @@ def table_figure(
 
 @in_style
 def exponents_figure(exponents: np.ndarray, variables: Sequence[str]) -> Figure:
-    """Return the learnt powers [layers, graphs, variables], a panel for each layer."""
-    layers, graphs, _ = exponents.shape
+    """Return the learnt powers [graphs, variables] of the edges' weights."""
     most = max(0.1, float(np.abs(exponents).max()))
-    figure, grid = panels(2.6 * layers + 1.2, 1.4 + 0.4 * graphs, columns=layers, sharey=True, squeeze=False)
-    image = None
-    for i, axes in enumerate(grid.flat):
-        words = [[f"{value:+.2f}" for value in row] for row in exponents[i]]
-        image = _cells(axes, exponents[i], words, cmap="RdBu_r", vmin=-most, vmax=most)
-        axes.set_xticks(range(len(variables)), variables)
-        axes.set_yticks(range(graphs), [f"graph {g + 1}" for g in range(graphs)])
-        axes.set_title(f"layer {i + 1}")
-    figure.colorbar(image, ax=list(grid.flat), label="exponent", shrink=0.9)
+    figure, axes = panels(5.4, 1.2 + 0.36 * len(exponents))
+    words = [[f"{value:+.2f}" for value in row] for row in exponents]
+    image = _cells(axes, exponents, words, cmap="RdBu_r", vmin=-most, vmax=most)
+    axes.set_xticks(range(len(variables)), variables)
+    axes.set_yticks(range(len(exponents)), [f"graph {g + 1}" for g in range(len(exponents))])
+    figure.colorbar(image, ax=axes, label="exponent")
     return figure
 
 

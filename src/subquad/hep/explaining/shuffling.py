@@ -53,9 +53,7 @@ def _figures(logits: Tensor, labels: Tensor, only: int | None) -> tuple[float, f
     return accuracy, area(logits.double().softmax(-1).numpy(), labels.numpy(), only)
 
 
-def _fallen(
-    whole: Tensor, again: Callable[[], Tensor], labels: Tensor, *, repeats: int, only: int | None
-) -> Fallen:
+def _fallen(whole: Tensor, again: Callable[[], Tensor], labels: Tensor, *, repeats: int, only: int | None) -> Fallen:
     accuracy, auc = _figures(whole, labels, only)
     losses = [_figures(again(), labels, only) for _ in range(repeats)]
     of_accuracy = np.array([accuracy - lost for lost, _ in losses])
