@@ -1,4 +1,4 @@
-"""A module and example inputs → an ONNX file, compared with torch in onnxruntime before it is handed on. About a minute."""
+"""A module and example inputs → an ONNX file, compared with torch in onnxruntime before it is handed on. A minute."""
 
 import warnings
 from collections.abc import Mapping, Sequence

@@ -105,7 +105,7 @@ def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuff
 def test_a_net_of_one_number_of_the_jet_has_all_its_importance_on_it(jets):
     settings = NetSettings(k=2)
     first = inputs_of(read(jets), NetSettings(has_observers=False), None)
-    inputs, batch = batch_of(jets, settings, Scale.of(first.jet_features.numpy()))
+    _, batch = batch_of(jets, settings, Scale.of(first.jet_features.numpy()))
     net = of_one_feature(observers=batch.observers.shape[1])
     found = attribute(net, batch, batch.labels, means_of(batch))
     assert found.observers[:, 1:].max() == 0

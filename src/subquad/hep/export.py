@@ -156,7 +156,7 @@ def _names(tagger: Tagger) -> list[str]:
 
 
 def preprocessing(tagger: Tagger) -> dict[str, Any]:
-    """Return how the inputs are made, as weaver's `preprocess.json` says it, and how each variable is made beside it."""
+    """Return how the inputs are made, as weaver's `preprocess.json` says it, and beside it of which branches."""
     layout, length = tagger.layout, tagger.settings.most_particles
     views = {"pf_points": layout.points, "pf_features": layout.features, "pf_vectors": layout.vectors}
     found: dict[str, Any] = {
@@ -194,10 +194,8 @@ def _infos(view: View, layout: Layout, *, is_standard: bool) -> dict[str, dict[s
         assert view.scale is not None
         assert view.low is not None
         assert view.high is not None
-        rows = zip(
-            view.names, *(column.tolist() for column in (view.center, view.scale, view.low, view.high)), strict=True
-        )
-        return {name: _info(*numbers) for name, *numbers in rows}
+        numbers = zip(*(column.tolist() for column in (view.center, view.scale, view.low, view.high)), strict=True)
+        return {name: _info(*given) for name, given in zip(view.names, numbers, strict=True)}
     if layout.card is None and is_standard:
         return {
             name: _info(*EXPRESSIONS[name][1:], -10.0, 10.0) if name in EXPRESSIONS else _info() for name in view.names

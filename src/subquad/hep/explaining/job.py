@@ -130,7 +130,8 @@ def look(
     counted = np.unique(labels) if number is None else np.array([number])
     of_classes = {classes[i]: labels == i for i in counted}
     names, of_jet = inputs.layout.features.names, inputs.layout.jet_features if inputs.scale is not None else ()
-    fallen, together = _shuffled(tagger, batches, (names, of_jet), settings, number, seed, quiet=quiet)
+    shuffles: dict[str, Any] = {"repeats": settings.repeats, "seed": seed, "only": number}
+    fallen, together = _shuffled(tagger, batches, (names, of_jet), **shuffles, quiet=quiet)
     is_counted = np.isin(labels, counted)
     found = {
         **{"classes": list(of_classes), "net": type(net).__name__, "jets": len(labels), "explained": is_counted.sum()},
@@ -178,15 +179,15 @@ def _shuffled(
     tagger: Tagger,
     batches: list[Batch],
     names: tuple[tuple[str, ...], tuple[str, ...]],
-    settings: ExplainSettings,
-    number: int | None,
-    seed: int,
     *,
+    repeats: int,
+    seed: int,
+    only: int | None,
     quiet: bool,
 ) -> tuple[dict[str, Fallen], dict[str, Fallen]]:
     """Return what is lost by each feature and each number of the jet, and by each group of them."""
     features, of_jet = names
-    how: dict[str, Any] = {"repeats": settings.repeats, "seed": seed, "only": number}
+    how: dict[str, Any] = {"repeats": repeats, "seed": seed, "only": only}
     singles, groups = {name: [i] for i, name in enumerate(features)}, grouped(features)
     with track("shuffling", len(singles) + len(groups), quiet=quiet) as advance:
         fallen = shuffled_features(tagger.net, batches, singles, advance=advance, **how)

@@ -154,8 +154,9 @@ def page_of(found: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
             [
                 f"Tagger: {found['run']} ({found['net']}). Files: {', '.join(found['files'][:5])}"
                 f"{' …' * (len(found['files']) > 5)}.",
-                f"{explained}; the first jets of each file. Shuffles: {found['subquad']['settings']['repeats']} of each "
-                f"number, seed {found['seed']}. The graph and its edges stay as they are when a feature is shuffled.",
+                f"{explained}; the first jets of each file. Shuffles: "
+                f"{found['subquad']['settings']['repeats']} of each number, seed {found['seed']}. The graph and its "
+                "edges stay as they are when a feature is shuffled.",
             ],
         ),
     ]

@@ -77,7 +77,7 @@ def shuffled_features(
     only: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Fallen]:
-    """Return what is lost when these columns of the features are shuffled among the particles, those of a name together.
+    """Return what is lost when columns of the features are shuffled among the particles, those of a name together.
 
     Args:
         net: in evaluation.
