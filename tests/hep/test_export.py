@@ -73,7 +73,7 @@ def test_the_dense_form_gives_the_scores_of_the_net_itself(kind):
 
 
 @pytest.mark.slow
-@kinds
+@pytest.mark.parametrize("kind", ["standard", "epcn", "kinematic"])
 def test_onnxruntime_gives_the_scores_of_torch_at_any_multiplicity(kind, tmp_path):
     made = tagger(kind)
     checked = export_tagger(made, tmp_path / "tagger.onnx")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from subquad.errors import require
 from subquad.hep.tagger import Batch
+from subquad.nn.kinematic import EPCN, KinematicPCN
 
 __all__ = ["Fallen", "answers", "area", "shuffled_features", "shuffled_observers"]
 
@@ -32,7 +33,7 @@ class Fallen:
 
 def answers(net: nn.Module, batch: Batch, x: Tensor | None = None) -> Tensor:
     """Return [B, C], the logits of a batch, with other features where they are given."""
-    vectors = {} if not hasattr(net, "exponents") and not hasattr(net, "on_each") else {"vectors": batch.vectors}
+    vectors = {"vectors": batch.vectors} if isinstance(net, EPCN | KinematicPCN) else {}
     return net(batch.x if x is None else x, batch.points, batch.mask, observers=batch.observers, **vectors)
 
 
