@@ -99,7 +99,7 @@ def explain(
 
     Args:
         run: The folder that `subquad hep fit` wrote.
-        files: Labelled jets: names, or patterns in quotes.
+        files: Labelled jets, best those that the tagger was not fitted on: names, or patterns in quotes.
         only: Explain this class alone; without it each jet's own class.
         out: The folder to write: report.html, explain.json and figures/.
         seed: Of the shuffles.
