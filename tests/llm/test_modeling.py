@@ -393,3 +393,11 @@ def test_attention_that_computes_something_else_is_refused():
     original.forward = lambda **inputs: (forward(**inputs)[0] * 1.01, None)
     with pytest.raises(SubquadError, match="layer 1 computes something else in its LlamaAttention"):
         convert(model, AttentionSettings())
+
+
+def test_the_kernel_of_the_settings_reaches_each_layer_and_is_refused_on_a_cpu(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    model = convert(tiny_model("llama"), AttentionSettings(kernel="triton"))
+    assert [layer.hybrid.kernel for layer in attention_layers(model)] == ["triton", "triton"]
+    with pytest.raises(SubquadError, match=r"'triton' needs a CUDA GPU.*--attention.kernel torch"):
+        model(tokens(1, 7))

@@ -107,6 +107,7 @@ class HybridSelfAttention(nn.Module):
             window_shape=settings.window_shape,
             feature_heads=settings.feature_heads,
             scale=self.scaling,
+            kernel=settings.kernel,
         ).to(self.q_proj.weight.device)
         # the model's own rotary function, from the file that defines its attention
         self._rotate = getattr(sys.modules[type(original).__module__], ROTARY)

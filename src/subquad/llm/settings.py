@@ -36,6 +36,8 @@ class AttentionSettings:
     """Blocks of that many tokens, of which a token sees its own and the last; or its last so many tokens; or none."""
     feature_heads: Literal["query", "kv"] = "query"
     """One feature map of keys for each query head, or one for each key head (a smaller state)."""
+    kernel: Literal["torch", "triton"] = "torch"
+    """What computes many tokens at a time: PyTorch's products anywhere, or kernels in Triton on a CUDA GPU."""
     softmax_layers: tuple[int, ...] = ()
     """Layers, counted from 0, that stay as they are; their keys and values grow with the text."""
 

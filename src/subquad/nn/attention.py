@@ -6,7 +6,7 @@ stay float32. Cost: O(T · window) in training, O(1) per token in decoding; see 
 Axes: B rows, T positions, H heads, Hq query heads, Hkv key and value heads, K head width, V value width.
 """
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from subquad.ops.linattn import (
     HybridState,
+    Kernel,
     StepPlace,
     WindowShape,
     hybrid_chunked,
@@ -90,6 +91,7 @@ class HybridAttention(nn.Module):
         feature_heads: Literal["query", "kv"] = "query",
         scale: float | None = None,
         gamma: float = 1.0,
+        kernel: Kernel = "torch",
     ):
         """Set up the maps; see `subquad.ops.linattn` for the window shapes.
 
@@ -104,6 +106,7 @@ class HybridAttention(nn.Module):
             feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
             scale: Factor on the scores; None for 1/√head_width.
             gamma: Where the mixing term γ, the weight of the softmax terms, starts.
+            kernel: What goes through the blocks of many tokens: `torch`, or on CUDA `triton`.
         """
         super().__init__()
         if heads % kv_heads:
@@ -112,12 +115,15 @@ class HybridAttention(nn.Module):
             raise ValueError(f"feature_map must be one of {', '.join(_MAPS)}, not {feature_map!r}")
         if feature_heads not in ("query", "kv"):
             raise ValueError(f"feature_heads must be 'query' or 'kv', not {feature_heads!r}")
+        if kernel not in get_args(Kernel):
+            raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, not {kernel!r}")
         if not gamma > 0:
             raise ValueError(f"gamma must be positive, not {gamma}")
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, head_width
         self.window = window
         self.window_shape: WindowShape = window_shape
         self.scale = scale
+        self.kernel: Kernel = kernel
         self.map_q = _MAPS[feature_map](heads, head_width, features=features)
         self.map_k = _MAPS[feature_map](heads if feature_heads == "query" else kv_heads, head_width, features=features)
         self.mix = nn.Parameter(torch.full((heads,), gamma).log())
@@ -159,12 +165,15 @@ class HybridAttention(nn.Module):
                 gradients writes the state in place.
         """
         if state is None and not return_state:
-            phi_k = self.map_k(k)
-            return hybrid_chunked(q, k, v, phi_k=phi_k, **self._arguments(q), mask=mask, use_linear=use_linear)
+            how = {**self._arguments(q), "phi_k": self.map_k(k), "mask": mask, "use_linear": use_linear}
+            return hybrid_chunked(q, k, v, **how, kernel=self.kernel)
         if state is None:
             state = self.empty_state(q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1])
         how = {**self._arguments(q), "map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state}
-        y, state = hybrid_prefill(q, k, v, **how) if place is None else hybrid_step(q, k, v, **how, place=place)
+        if place is None:
+            y, state = hybrid_prefill(q, k, v, **how, kernel=self.kernel)
+        else:
+            y, state = hybrid_step(q, k, v, **how, place=place)
         return (y, state) if return_state else y
 
     def weights(

@@ -27,12 +27,15 @@ would give alone and without padding. A padded key changes nothing, a padded que
 Forms: `hybrid_quadratic`, the definition, O(T²), by its `hybrid_weights`; `hybrid_chunked` for training and
 `hybrid_prefill` for prompts, O(T · window); `hybrid_step`, one token, O(1), on a `HybridState` whose size does not
 depend on T. The last two take the feature map of keys itself, for keys that leave the window. All accumulate in float32
-(float64 for float64 inputs), under autocast too.
+(float64 for float64 inputs), under autocast too. The two forms for many tokens go through their blocks by PyTorch's
+products (`kernel` `torch`) or, on CUDA, by kernels in Triton (`triton`), which are equal.
 
 Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
 H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, R slots of the state's ring.
 Inside: N blocks, G query heads per key head, w positions of a block.
 """
+
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -59,9 +62,11 @@ from subquad.ops.linattn_state import (
     take,
     widen,
 )
+from subquad.ops.linattn_triton import hybrid_triton
 
 __all__ = [
     "HybridState",
+    "Kernel",
     "StepPlace",
     "WindowShape",
     "hybrid_chunked",
@@ -72,6 +77,8 @@ __all__ = [
     "hybrid_weights",
     "step_place",
 ]
+
+Kernel = Literal["torch", "triton"]
 
 
 def hybrid_weights(
@@ -162,8 +169,12 @@ def hybrid_chunked(
     mask: Bool[Tensor, "B T"] | None = None,
     scale: float | None = None,
     use_linear: bool = True,
+    kernel: Kernel = "torch",
 ) -> Float[Tensor, "B Hq T V"]:
-    """Equal `hybrid_quadratic` in O(T · window), block by block; for training."""
+    """Equal `hybrid_quadratic` in O(T · window), block by block; for training.
+
+    `kernel` says by what: `torch`, or on CUDA `triton` (see `linattn_triton`, and for what it refuses).
+    """
     _check(q, k, phi_k, window=window, window_shape=window_shape)
     if mask is not None:
         none = torch.zeros(q.shape[0], dtype=torch.long, device=q.device)
@@ -171,13 +182,13 @@ def hybrid_chunked(
         keys, values, features = (take(_behind_nothing(x, window), place.keys) for x in (k, v, phi_k))
         queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
     else:
-        behind = -q.shape[2] % window
+        behind = -q.shape[2] % window if kernel == "torch" else 0
         whole = [functional.pad(x, (0, 0, 0, behind)) if behind else x for x in (q, k, v, phi_q, phi_k)]
         queries, keys, values, maps, features = whole
         place = None
     y = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
-        scale=_scale(q, scale), use_linear=use_linear,
+        scale=_scale(q, scale), use_linear=use_linear, kernel=kernel,
     )  # fmt: skip
     y = y[:, :, : q.shape[2]] if place is None else hide(take(y, place.back), mask)
     return y.to(q.dtype)
@@ -197,10 +208,11 @@ def hybrid_prefill(
     mask: Bool[Tensor, "B T"] | None = None,
     scale: float | None = None,
     use_linear: bool = True,
+    kernel: Kernel = "torch",
 ) -> tuple[Float[Tensor, "B Hq T V"], HybridState]:
     """Return what `hybrid_quadratic` gives for tokens that follow those in `state`, and the state after them.
 
-    Prompts may come in pieces of any length; the state given is left as it is.
+    Prompts may come in pieces of any length; the state given is left as it is. `kernel` is that of `hybrid_chunked`.
     """
     k = hide(k, mask)
     phi_k, phi_ring = map_k(k), map_k(state.keys.to(k.dtype))
@@ -224,7 +236,7 @@ def hybrid_prefill(
     stale = (held >= first[:, None]) & (held < place.start[:, None])
     y = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
-        scale=_scale(q, scale), use_linear=use_linear,
+        scale=_scale(q, scale), use_linear=use_linear, kernel=kernel,
         total=state.total + sum_of(phi_ring, state.values, stale), has_past=place.start >= 0,
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
@@ -288,10 +300,15 @@ def hybrid_step(
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, phi_k: Tensor, mix: Tensor, window: int,
-    window_shape: WindowShape, scale: float, use_linear: bool, total: Tensor | None = None,
+    window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, total: Tensor | None = None,
     has_past: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Call `hybrid_blocks` with the masks of the window's shape, in the dtype to accumulate in."""
+    """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window's shape, in the dtype to sum in."""
+    if kernel == "triton":
+        return hybrid_triton(
+            q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,
+            use_linear=use_linear, total=total, has_past=has_past,
+        )  # fmt: skip
     softmax, linear = _pair_masks(
         q.shape[2] // window, window=window, window_shape=window_shape, device=q.device, has_past=has_past
     )
