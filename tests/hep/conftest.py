@@ -8,6 +8,7 @@ import uproot
 from subquad.hep.data import OBSERVERS, PARTICLES
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
+JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")
 
 
 def columns(label, jets=23, seed=0, classes=CLASSES):
@@ -69,6 +70,14 @@ def jets(tmp_path_factory):
     """Three files, one per class."""
     folder = tmp_path_factory.mktemp("jets")
     return [write(folder / f"{label}.root", columns(label, jets=47)) for label in CLASSES]
+
+
+@pytest.fixture(scope="session")
+def jetclass(tmp_path_factory):
+    """Three files, of the first three of JetClass's ten classes."""
+    folder = tmp_path_factory.mktemp("jetclass")
+    names = JETCLASS[:3]
+    return [write(folder / f"{name}.root", columns(name, jets=47, classes=JETCLASS)) for name in names]
 
 
 @pytest.fixture

@@ -115,9 +115,9 @@ def jet_features(jets: Jets) -> np.ndarray:
     is_lepton = (_column(jets, "isElectron") + _column(jets, "isMuon")) > 0
     displaced = charged & (d0 > np.log1p(3.0))
     tau = [_observer(jets, f"tau{i}").clip(1e-6) for i in (1, 2, 3, 4)]
-    lepton_pt = _ranked(pt * is_lepton, jet, jets.first, 1)[:, 0]
+    lepton_pt = _ranked(pt * is_lepton, jets.first, 1)[:, 0]
     is_first_lepton = is_lepton & (pt == lepton_pt[jet])
-    fractions = _ranked(pt, jet, jets.first, 3) / sum_pt[:, None]
+    fractions = _ranked(pt, jets.first, 3) / sum_pt[:, None]
     columns = [
         np.log(_observer(jets, "pt").clip(1e-6)),
         np.abs(_observer(jets, "eta")),
@@ -133,8 +133,8 @@ def jet_features(jets: Jets) -> np.ndarray:
         *fractions.T,
         *(total(_column(jets, name)) for name in _TYPES),
         *(total(_column(jets, name) * pt) / sum_pt for name in _TYPES),
-        *_ranked(d0, jet, jets.first, 4).T,
-        *_ranked(dz, jet, jets.first, 3).T,
+        *_ranked(d0, jets.first, 4).T,
+        *_ranked(dz, jets.first, 3).T,
         total(displaced),
         total(d0 * charged) / total(charged).clip(1),
         lepton_pt / sum_pt,
@@ -185,7 +185,7 @@ def sums_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         total(pt * dr) / sum_pt,
         np.sqrt(total(pt**2)) / sum_pt,
         np.log(total(pt * dr**2).clip(1e-6) / sum_pt),
-        *(_ranked(pt, jet, first, 3) / sum_pt[:, None]).T,
+        *(_ranked(pt, first, 3) / sum_pt[:, None]).T,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -195,11 +195,10 @@ def _mass(jets: Jets, total) -> np.ndarray:
     return np.sqrt((energy**2 - px**2 - py**2 - pz**2).clip(0))
 
 
-def _ranked(values: np.ndarray, jet: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
-    """[J, count]: the largest values of each jet, 0 where it has fewer."""
-    ordered = values[np.lexsort((-values, jet))]
-    places = first[:-1, None] + np.arange(count)
-    is_there = places < first[1:, None]
-    if not len(ordered):
-        return np.zeros(places.shape)
-    return np.where(is_there, ordered[np.minimum(places, len(ordered) - 1)], 0.0)
+def _ranked(values: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
+    """[J, count]: the largest of the values, none below 0, of each jet; 0 where it has fewer."""
+    lengths = np.diff(first)
+    places = max(count, int(lengths.max(initial=0)))
+    table = np.zeros((len(lengths), places))
+    table[np.arange(places) < lengths[:, None]] = values
+    return -np.sort(-np.partition(table, places - count, axis=1)[:, places - count :], axis=1)

@@ -239,7 +239,9 @@ class _CardReader:
         if vectors is not None:
             return sums_of(vectors, lengths)
         jet = np.repeat(np.arange(len(lengths)), lengths)
-        means = [np.bincount(jet, weights=table[:, i], minlength=len(lengths)) for i in self.layout.features.columns]
+        # a logarithm of 0 counts nothing here
+        seen = np.nan_to_num(table[:, list(self.layout.features.columns)], posinf=0, neginf=0)
+        means = [np.bincount(jet, weights=column, minlength=len(lengths)) for column in seen.T]
         return np.stack([lengths, *(mean / lengths.clip(1) for mean in means)], axis=1).astype(np.float32)
 
     def _observers(self, columns: _Columns, place: Place) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@ One process reads; the others wait, and map what it wrote.
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from subquad.hep.weights import class_weights, kinematic_weights, normalised
 from subquad.train.artifact import fingerprint, plain
 from subquad.train.processes import processes
 
-__all__ = ["Plan", "Prepared", "plan_of", "prepare", "put_aside"]
+__all__ = ["Plan", "Prepared", "plan_of", "prepare", "put_aside", "wait_for"]
 
 JETS = "jets"
 """The store in the folder of a run that is not finished."""
@@ -118,13 +119,19 @@ def put_aside(plan: Plan, settings: FitSettings, out: Path, *, quiet: bool) -> I
         yield begun
         return
     try:
-        if group.is_main_process:
+        if group.is_main_process and open_store(beside, plan.key) is None:
             _write(beside, plan, settings, quiet=quiet)
-        group.wait_for_everyone()
+        wait_for(lambda: open_store(beside, plan.key) is not None)
         yield beside
     finally:
         if group.is_main_process:
             shutil.rmtree(beside, ignore_errors=True)
+
+
+def wait_for(is_there: Callable[[], bool]) -> None:
+    """Return when the first process has written something; a barrier would give up after some minutes."""
+    while not is_there():
+        time.sleep(0.2)
 
 
 def _write(folder: Path, plan: Plan, settings: FitSettings, *, quiet: bool) -> None:

@@ -7,9 +7,9 @@ leave memory.
 Axes: J jets, C particles of all jets, V columns.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,21 +85,23 @@ def write_store(folder: Path, layout: Layout, fitted: Iterator[Piece], measured:
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    writer = _Writer(folder, layout)
-    for piece in fitted:
-        writer.add(piece)
-    count = writer.jets
-    if not count:
-        raise SubquadError("the card's selection leaves no jet to fit on")
-    for piece in measured:
-        writer.add(piece)
-    writer.close(key=key, fitted=count)
+    with ExitStack() as opened:
+        writer = _Writer(folder, layout, opened)
+        for piece in fitted:
+            writer.add(piece)
+        count = writer.jets
+        if not count:
+            raise SubquadError("the card's selection leaves no jet to fit on")
+        for piece in measured:
+            writer.add(piece)
+    write_json(folder / INDEX, {"key": key, "fitted": count, **writer.index})
 
 
 class _Writer:
-    def __init__(self, folder: Path, layout: Layout) -> None:
-        self._folder, self._layout = folder, layout
-        self._files: dict[str, Any] = {name: (folder / name).open("wb") for name in (*TABLES, "lengths", "labels")}
+    def __init__(self, folder: Path, layout: Layout, opened: ExitStack) -> None:
+        self._layout = layout
+        names = (*TABLES, "lengths", "labels")
+        self._files: dict[str, Any] = {name: opened.enter_context((folder / name).open("wb")) for name in names}
         self._classes: list[str] = []
         self.jets = self.rows = 0
 
@@ -125,11 +127,10 @@ class _Writer:
         self._classes += [name for name in names if name not in self._classes]
         return np.array([self._classes.index(name) for name in names])[piece.labels]
 
-    def close(self, *, key: str, fitted: int) -> None:
-        for file in self._files.values():
-            file.close()
+    @property
+    def index(self) -> dict[str, Any]:
+        """What opens the tables again."""
         widths = (self._layout.particles, self._layout.jet_features, self._layout.observers)
         rows = (self.rows, self.jets, self.jets)
         shapes = {name: [count, len(width)] for name, count, width in zip(TABLES, rows, widths, strict=True)}
-        index = {"key": key, "fitted": fitted, "classes": self._classes, "shapes": shapes}
-        write_json(self._folder / INDEX, json.loads(json.dumps(index)))
+        return {"classes": self._classes, "shapes": shapes}

@@ -21,7 +21,7 @@ from subquad.hep.formats import expand
 from subquad.hep.layout import layout_of, layout_of_card
 from subquad.hep.metrics import scores_of
 from subquad.hep.pieces import Piece, pieces
-from subquad.hep.preparation import JETS, Prepared, plan_of, prepare, put_aside
+from subquad.hep.preparation import JETS, Plan, Prepared, plan_of, prepare, put_aside, wait_for
 from subquad.hep.report import SCORES, card, history_of, sections_of
 from subquad.hep.settings import PRESETS, FitSettings, NetSettings, PredictSettings
 from subquad.hep.tagger import Batch, Inputs, build, collate, epoch_plan, from_tensors, inputs_of_piece, logits
@@ -81,25 +81,7 @@ def fit(
     quiet = quiet or not group.is_main_process
     paths, test_paths = expand(_listed(files)), expand(_listed(test)) if _listed(test) else []
     plan = plan_of(paths, test_paths, PRESETS[settings.preset], settings)
-    asked = {
-        **dataclasses.asdict(settings),
-        **{"seed": seed, "data": plan.data, "processes": group.num_processes},
-        **{"files": [str(path) for path in paths], "test": [str(path) for path in test_paths]},
-    }
-    # a folder that will not do is refused before the jets are read, a new one made after all else was found good
-    is_begun = not force and out.exists() and (not out.is_dir() or any(out.iterdir()))
-    group.wait_for_everyone()
-    run = open_run(out, kind="hep", settings=asked) if is_begun else None
-    with put_aside(plan, settings, out, quiet=quiet) as folder:
-        prepared = prepare(folder, plan, settings, seed)
-        background = _background(settings.background, prepared.classes)
-        with group.main_process_first():
-            run = run or open_run(out, kind="hep", settings=asked, force=force and group.is_main_process)
-        # all have mapped the jets
-        group.wait_for_everyone()
-        if group.is_main_process and folder != run.directory / JETS:
-            shutil.rmtree(run.directory / JETS, ignore_errors=True)
-            folder.rename(run.directory / JETS)
+    run, prepared, background = _begin(plan, settings, out, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -130,8 +112,35 @@ def fit(
                 seed=seed,
                 quiet=quiet,
             )
-    group.wait_for_everyone()
+    wait_for((run.directory / METRICS).is_file)
     return read_json(run.directory / METRICS)
+
+
+def _begin(
+    plan: Plan, settings: FitSettings, out: Path, *, seed: int, force: bool, quiet: bool
+) -> tuple[Run, Prepared, str]:
+    """Return the run, its jets, and the class that the others are told from."""
+    group = processes()
+    asked = {
+        **dataclasses.asdict(settings),
+        **{"seed": seed, "data": plan.data, "processes": group.num_processes},
+        **{"files": [str(path) for path in plan.files], "test": [str(path) for path in plan.test]},
+    }
+    # a folder that will not do is refused before the jets are read, a new one made after all else was found good
+    is_begun = not force and out.exists() and (not out.is_dir() or any(out.iterdir()))
+    group.wait_for_everyone()
+    run = open_run(out, kind="hep", settings=asked) if is_begun else None
+    with put_aside(plan, settings, out, quiet=quiet) as folder:
+        prepared = prepare(folder, plan, settings, seed)
+        background = _background(settings.background, prepared.classes)
+        with group.main_process_first():
+            run = run or open_run(out, kind="hep", settings=asked, force=force and group.is_main_process)
+        # all have mapped the jets
+        group.wait_for_everyone()
+        if group.is_main_process and folder != run.directory / JETS:
+            shutil.rmtree(run.directory / JETS, ignore_errors=True)
+            folder.rename(run.directory / JETS)
+    return run, prepared, background
 
 
 def _finish(
@@ -317,7 +326,7 @@ def _train(
             "loss": (losses * share).sum().item(),
         }
 
-    steps_of_epoch = len(batches(0))
+    steps_of_epoch = max(1, len(batches(0)) // processes().num_processes)
     groups = parameter_groups(net, learning_rate=settings.rate, weight_decay=settings.weight_decay)
     with pool:
         return train(

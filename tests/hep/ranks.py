@@ -1,0 +1,23 @@
+"""One of two processes that fit a tagger: `torchrun ranks.py OUT ARGUMENTS` writes which jets each learnt from."""
+
+import json
+import sys
+from pathlib import Path
+
+from subquad.cli import main
+from subquad.hep import tasks
+from subquad.train.processes import processes
+
+real, seen = tasks.collate, []
+
+
+def collate(inputs, rows, *others):
+    seen.append(inputs.place[rows].tolist())
+    return real(inputs, rows, *others)
+
+
+if __name__ == "__main__":
+    tasks.collate = collate
+    status = main(sys.argv[2:])
+    Path(sys.argv[1], f"{processes().process_index}.json").write_text(json.dumps(seen))
+    sys.exit(status)

@@ -1,0 +1,22 @@
+"""`subquad` that is killed while it reads jets, after some of them: `python stopped.py ARGUMENTS`."""
+
+import os
+import sys
+
+from subquad.cli import main
+from subquad.hep import data, store
+
+real, calls = store._Writer.add, []
+
+
+def add(writer, piece):
+    calls.append(1)
+    if len(calls) > 4:
+        os._exit(9)
+    real(writer, piece)
+
+
+if __name__ == "__main__":
+    data.ENTRIES_AT_A_TIME = 20
+    store._Writer.add = add
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,324 @@
+"""Weaver's cards run unchanged: from files to a tagger to scores, and what is told of files that do not fit a card."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+import uproot
+import yaml
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.hep import FitSettings, fit, predict
+from subquad.hep.card import card_of, read_card
+from subquad.hep.features import JET_FEATURES, SUMS
+from subquad.hep.layout import layout_of_card
+from subquad.hep.pieces import pieces
+from subquad.hep.preparation import plan_of, prepare, put_aside
+from subquad.hep.settings import PRESETS
+from subquad.hep.tagger import collate, inputs_of_piece
+
+CARDS = Path(__file__).parent / "cards"
+JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")
+NET = replace(PRESETS["standard"], has_observers=False)
+
+
+@pytest.fixture(scope="module")
+def files(jetclass):
+    """Files of three of JetClass's ten classes."""
+    return jetclass
+
+
+def options(kind="full"):
+    return yaml.safe_load((CARDS / f"JetClass_{kind}.yaml").read_text())
+
+
+def written(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def read_pieces(files, card, *, is_training=True, needs_labels=True):
+    given = {"features": "standard", "tree": "tree", "title": "", "quiet": True}
+    return list(pieces(files, layout_of_card(card, NET), is_training=is_training, needs_labels=needs_labels, **given))
+
+
+def batch_of(files, card, rows=slice(None)):
+    """All jets of one file as a net sees them."""
+    (piece,) = read_pieces(files, card)
+    inputs = inputs_of_piece(piece, layout_of_card(card, NET), NET, None)
+    return collate(inputs, torch.arange(len(inputs))[rows], NET)
+
+
+@pytest.mark.parametrize(("kind", "observers"), [("kin", SUMS), ("kinpid", SUMS), ("full", JET_FEATURES)])
+def test_a_card_of_jetclass_is_fitted_and_predicts_from_the_model_alone(kind, observers, files, tmp_path):
+    card = tmp_path / "card.yaml"
+    card.write_text((CARDS / f"JetClass_{kind}.yaml").read_text())
+    run = tmp_path / "run"
+    metrics = fit(files, FitSettings(card=str(card), epochs=2, batch=17), out=run, quiet=True)
+    assert metrics["test"]["accuracy"] > 0.3
+    assert metrics["test_boosting"]["accuracy"] > 0.5
+    config = json.loads((run / "config.json").read_text())
+    assert config["classes"] == ["QCD", "Hbb", "Hcc"]
+    assert tuple(config["jet_features"]) == observers
+    assert not (run / "jets").exists()
+    card.unlink()
+    with uproot.open(predict(run, files[1], out=tmp_path / "scores.root", quiet=True)) as file:
+        scores = file["Events"].arrays(library="np")
+    with uproot.open(files[1]) as file:
+        mass = file["tree"]["jet_sdmass"].array(library="np")
+    assert scores["jet_sdmass"].tolist() == mass.tolist()
+    assert scores["label_Hbb"].tolist() == [1] * 47
+    assert sum(scores[f"score_{name}"] for name in config["classes"]) == pytest.approx(np.ones(47), abs=1e-5)
+
+
+def test_a_net_sees_what_the_card_says(files):
+    batch = batch_of(files[:1], read_card(CARDS / "JetClass_full.yaml"))
+    with uproot.open(files[0]) as file:
+        jets = file["tree"].arrays()
+    assert batch.mask.sum(1).tolist() == ak.num(jets["part_px"]).to_list()
+    j, particles = 3, len(jets["part_px"][3])
+    px, py = (np.asarray(jets[name][j], np.float64) for name in ("part_px", "part_py"))
+    expected = {
+        0: ((np.log(np.hypot(px, py)) - 1.7) * 0.7).clip(-5, 5),
+        2: ((np.log(np.hypot(px, py) / jets["jet_pt"][j]) + 4.7) * 0.7).clip(-5, 5),
+        11: np.tanh(np.asarray(jets["part_d0val"][j], np.float64)),
+        15: np.asarray(jets["part_deta"][j]),
+    }
+    for column, values in expected.items():
+        np.testing.assert_allclose(batch.x[j, :particles, column], values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(batch.points[j, :particles, 1], jets["part_dphi"][j])
+    np.testing.assert_allclose(batch.vectors[j, :particles, 3], jets["part_energy"][j])
+    assert not batch.x[j, particles:].any()
+    assert not batch.vectors[j, particles:].any()
+
+
+def test_the_length_cuts_and_the_mask_drops(files):
+    given = options()
+    for group in given["inputs"].values():
+        group["length"] = 3
+    given["new_variables"]["part_mask"] = "part_px > 0.5"
+    batch = batch_of(files[:1], card_of(given, "card.yaml"))
+    with uproot.open(files[0]) as file:
+        px = file["tree"]["part_px"].array()
+    assert batch.mask.sum(1).tolist() == ak.sum(px[:, :3] > 0.5, axis=1).to_list()
+
+
+def test_selections_choose_jets_by_their_entry(files):
+    given = {
+        **options(),
+        "selection": "jet_sdmass > 80",
+        "test_time_selection": "(jet_sdmass < 80) & (ak.num(part_px) > 2)",
+    }
+    card = card_of(given, "card.yaml")
+    with uproot.open(files[0]) as file:
+        jets = file["tree"].arrays(["jet_sdmass", "part_px"])
+    (learnt,) = read_pieces(files[:1], card)
+    (measured,) = read_pieces(files[:1], card, is_training=False)
+    assert learnt.observers["jet_sdmass"].tolist() == jets["jet_sdmass"][jets["jet_sdmass"] > 80].to_list()
+    assert len(measured) == ak.sum((jets["jet_sdmass"] < 80) & (ak.num(jets["part_px"]) > 2))
+    nothing = card_of({**options(), "selection": "jet_pt < 0"}, "card.yaml")
+    assert [len(piece) for piece in read_pieces(files[:1], nothing)] == [0]
+
+
+def test_without_points_the_graph_takes_the_angles_of_the_momenta(files):
+    given = options()
+    del given["inputs"]["pf_points"]
+    batch = batch_of(files[:1], card_of(given, "card.yaml"))
+    px, py, pz, energy = batch.vectors.double().sum(1).T
+    eta, phi = (pz / px.hypot(py)).asinh(), py.atan2(px)
+    p = batch.vectors[:, 0].double()
+    np.testing.assert_allclose(batch.points[:, 0, 0], (p[:, 2] / p[:, 0].hypot(p[:, 1])).asinh() - eta, atol=1e-5)
+    turn = torch.remainder(p[:, 1].atan2(p[:, 0]) - phi + np.pi, 2 * np.pi) - np.pi
+    np.testing.assert_allclose(batch.points[:, 0, 1], turn, atol=1e-5)
+    assert (energy > 0).all()
+
+
+def test_automatic_variables_are_scaled_by_the_jets_to_learn_from(files, tmp_path):
+    given = options("kin")
+    given["preprocess"] = {"method": "auto"}
+    given["inputs"]["pf_features"]["vars"] = ["part_pt_log", ["part_deta", None]]
+    settings = FitSettings(card=written(tmp_path / "auto.yaml", given), epochs=1, net_alone=True)
+    fit(files, settings, out=tmp_path / "run", quiet=True)
+    found = json.loads((tmp_path / "run" / "config.json").read_text())["card"]["options"]["preprocess"]["params"]
+    with uproot.open(files[0]) as file:
+        assert found["part_pt_log"]["center"] == pytest.approx(2.0, abs=0.2), file
+    assert found["part_pt_log"]["scale"] == pytest.approx(1.0, abs=0.15)
+    assert found["part_deta"]["center"] is None
+    predict(tmp_path / "run", files, out=tmp_path / "scores.root", quiet=True)
+
+
+def test_custom_labels_count_the_classes(files, tmp_path):
+    given = options("kin")
+    given["labels"] = {"type": "custom", "value": {"truth": "label_Hbb + 2 * label_Hcc"}}
+    settings = FitSettings(card=written(tmp_path / "custom.yaml", given), epochs=1, net_alone=True)
+    fit(files, settings, out=tmp_path / "run", quiet=True)
+    with uproot.open(predict(tmp_path / "run", files[2], out=tmp_path / "s.root", quiet=True)) as file:
+        scores = file["Events"].arrays(library="np")
+    assert scores["label_2"].tolist() == [1] * 47
+    assert {name for name in scores if name.startswith("score_")} == {"score_0", "score_1", "score_2"}
+    given["labels"]["value"] = {"truth": "label_Hbb * 0.5"}
+    with pytest.raises(
+        SubquadError, match=r"Hbb\.root: entry 0: label_Hbb \* 0\.5 is 0\.5 \(and 46 more .* whole numbers"
+    ):
+        fit(files, replace(settings, card=written(tmp_path / "half.yaml", given)), out=tmp_path / "half", quiet=True)
+
+
+def test_a_file_may_say_a_column_by_its_name_and_another_name_for_a_branch(files):
+    given = options("kin")
+    given["file_magic"] = {"is_higgs": {"Hbb|Hcc": 1, "QCD": 0}}
+    given["branch_magic"] = {"hardness": "pt"}
+    given["observers"] = ["is_higgs", "jet_hardness"]
+    found = read_pieces(files, card_of(given, "card.yaml"))
+    assert [piece.observers["is_higgs"].mean() for piece in found] == [0, 1, 1]
+    assert (found[0].observers["jet_hardness"] > 1).all()
+
+
+def test_missing_branches_are_told_with_the_key_and_the_nearest(files):
+    given = options()
+    given["new_variables"]["part_d0"] = "np.tanh(part_d0vl)"
+    given["observers"].append("jet_charge")
+    with pytest.raises(SubquadError) as caught:
+        read_pieces(files[:2], card_of(given, "card.yaml"))
+    for name in ("QCD.root", "Hbb.root"):
+        assert (
+            f"{name}: tree 'tree' lacks the branch part_d0vl, which card.yaml: new_variables: part_d0 asks for; "
+            "did you mean 'part_d0val'?"
+        ) in str(caught.value)
+        assert f"{name}: tree 'tree' lacks the branch jet_charge, which card.yaml: observers" in str(caught.value)
+
+
+def test_bad_jets_are_told_by_file_and_entry_and_selected_away(tables, tmp_path):
+    columns, write = tables
+    table = columns("QCD", classes=JETCLASS)
+    table["jet_tau1"][4] = np.nan
+    lists = ak.to_list(table["part_px"])
+    lists[6][-1] = np.inf
+    table["part_px"] = ak.values_astype(ak.Array(lists), "float32")
+    table["label_Hbb"][9] = True
+    path = write(tmp_path / "bad.root", table)
+    with pytest.raises(SubquadError) as caught:
+        read_pieces([path], card_of(options(), "card.yaml"))
+    assert "bad.root: entry 4: jet_tau1 is nan; drop such jets" in str(caught.value)
+    assert "bad.root: entry 6: part_px of particle" in str(caught.value)
+    chosen = {**options(), "selection": "(jet_tau1 > 0) & ak.all(part_px < 1e9, axis=1)"}
+    with pytest.raises(
+        SubquadError, match=r"entry 9: label_QCD = 1, label_Hbb = 1; exactly one label of a jet must be 1"
+    ):
+        read_pieces([path], card_of(chosen, "card.yaml"))
+    chosen["selection"] += " & ~(label_QCD & label_Hbb)"
+    (found,) = read_pieces([path], card_of(chosen, "card.yaml"))
+    assert len(found) == 20
+
+
+def test_a_variable_without_a_value_counts_as_0_and_is_said(files, capsys):
+    given = options()
+    given["new_variables"]["part_sig"] = "part_d0val / part_d0err"
+    given["inputs"]["pf_features"]["vars"].append(["part_sig", 0, 1])
+    card = card_of(given, "card.yaml")
+    layout = layout_of_card(card, NET)
+    list(pieces(files[:1], layout, features="standard", tree="tree", is_training=True, title="", quiet=False))
+    assert "card.yaml: part_sig has no value for" in capsys.readouterr().err
+    assert batch_of(files[:1], card).x.isfinite().all()
+    given["inputs"]["pf_features"]["vars"][-1] = ["part_sig", None]
+    given["new_variables"]["part_sig"] = "1 / part_d0err"
+    with pytest.raises(SubquadError, match=r"QCD\.root: entry \d+: part_sig is infinite"):
+        read_pieces(files[:1], card_of(given, "card.yaml"))
+
+
+def test_a_column_of_the_wrong_shape_is_told(files):
+    given = options()
+    given["new_variables"]["part_d0"] = "jet_pt"
+    with pytest.raises(SubquadError, match=r"QCD\.root: part_d0 is of type float32; it must be a list of numbers"):
+        read_pieces(files[:1], card_of(given, "card.yaml"))
+    given["new_variables"]["part_d0"] = "ak.sum(part_d0val)"
+    with pytest.raises(SubquadError, match="part_d0 is of type float32; it must be a list"):
+        read_pieces(files[:1], card_of(given, "card.yaml"))
+
+
+FLAT = {
+    **{"use_precomputed_weights": False, "reweight_method": "flat", "reweight_threshold": 0},
+    **{"reweight_vars": {"jet_sdmass": [0, 80, 400]}, "reweight_classes": ["label_QCD", "label_Hbb", "label_Hcc"]},
+}
+
+
+@pytest.mark.parametrize("weights", [FLAT, {"use_precomputed_weights": True, "weight_branches": ["jet_tau1", "2"]}])
+def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
+    settings = FitSettings(card=written(tmp_path / "card.yaml", {**options("kin"), "weights": weights}), net_alone=True)
+    plan = plan_of(files, [], NET, settings)
+    with put_aside(plan, settings, tmp_path / "run", quiet=True) as folder:
+        prepared = prepare(folder, plan, settings, seed=0)
+        parts = [prepared.parts[name] for name in ("train", "validation")]
+        found, labels = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("weights", "labels"))
+        assert parts[0].weights.mean().item() == pytest.approx(1, abs=1e-5)
+        values = {
+            name: prepared.store.observers[torch.cat([part.place for part in parts]), i].numpy()
+            for i, name in enumerate(prepared.layout.observers)
+        }
+    if weights is FLAT:
+        sums = np.stack(
+            [
+                np.histogram(values["jet_sdmass"][labels == i], [0, 80, 400], weights=found[labels == i])[0]
+                for i in range(3)
+            ]
+        )
+        filled = sums[sums > 0]
+        assert filled.min() > 0.3 * filled.max()
+        assert sums.sum(1) == pytest.approx(sums.sum(1).mean() * np.ones(3), rel=1e-4)
+    else:
+        assert found / found[0] == pytest.approx(values["jet_tau1"] / values["jet_tau1"][0], rel=1e-4)
+
+
+def test_a_negative_weight_is_told(files, tmp_path):
+    given = {**options("kin"), "weights": {"use_precomputed_weights": True, "weight_branches": ["jet_tau1 - 9"]}}
+    with pytest.raises(SubquadError, match=r"QCD\.root: entry 0: the weight is -8\.\d+ \(and 46 more jets like it\)"):
+        read_pieces(files, card_of(given, "card.yaml"))
+
+
+def test_the_command_line_takes_a_card(files, tmp_path, capsys):
+    names = [str(path) for path in files]
+    card = str(CARDS / "JetClass_kin.yaml")
+    flags = ["--out", str(tmp_path / "run"), "--epochs", "1", "--net-alone", "--reweight", "class", "--quiet"]
+    assert main(["hep", "fit", *names, "--card", card, "--reweight-vars", "jet_sdmass:0,100,500", *flags]) == 0
+    assert main(["hep", "fit", *names, "--card", str(tmp_path / "no.yaml"), "--out", str(tmp_path / "x")]) == 2
+    assert "no.yaml: no such file (--card)" in capsys.readouterr().err
+    assert main(["hep", "fit", *names, "--reweight-vars", "jet_sdmas:0,9", "--out", str(tmp_path / "x")]) == 2
+    assert "--reweight-vars: no observer 'jet_sdmas'; did you mean 'jet_sdmass'?" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("kind", ["kin", "kinpid", "full"])
+def test_a_card_of_jetclass_runs_unchanged_on_simulated_jets(kind):
+    folder = os.environ.get("SUBQUAD_DATA")
+    if not folder or not (Path(folder) / "hep" / "sim").is_dir():
+        pytest.skip("SUBQUAD_DATA names no folder with hep/sim")
+    card = read_card(CARDS / f"JetClass_{kind}.yaml")
+    (piece,) = read_pieces([Path(folder) / "hep" / "sim" / "TTBar_000.root"], card)
+    assert len(piece) == 3000
+    assert (piece.labels == JETCLASS.index("Tbqq")).all()
+    assert np.isfinite(piece.particles).all()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["top_landscape", "quark_gluon"])
+def test_a_card_of_public_jets_reads_their_arrays(name):
+    folder = os.environ.get("SUBQUAD_DATA")
+    if not folder or not (Path(folder) / "hep" / "real").is_dir():
+        pytest.skip("SUBQUAD_DATA names no folder with hep/real")
+    given = options("kin")
+    given["new_variables"] |= {"jet_is1": "label", "jet_is0": "1-label"}
+    given["labels"]["value"] = ["jet_is1", "jet_is0"]
+    given["observers"] = ["jet_pt", "jet_eta", "n_parts"]
+    (piece,) = read_pieces([Path(folder) / "hep" / "real" / f"{name}.npz"], card_of(given, "card.yaml"))
+    assert len(piece) == 2000
+    assert piece.classes == ("jet_is1", "jet_is0")
+    assert 900 < piece.labels.sum() < 1100
+    np.testing.assert_allclose(
+        np.log(piece.observers["jet_pt"]), piece.jet_features[:, SUMS.index("log pt")], rtol=1e-4
+    )

@@ -1,0 +1,152 @@
+"""The store of a fit: the same jets as in memory, made again where it was not finished, shared by processes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from subquad.errors import SubquadError
+from subquad.hep import FitSettings, data, fit, preparation, tasks
+from subquad.hep.ahead import Ahead, Waiting
+from subquad.hep.data import read
+from subquad.hep.preparation import plan_of, prepare, put_aside
+from subquad.hep.settings import PRESETS
+from subquad.hep.store import open_store
+from subquad.hep.tagger import collate, inputs_of
+
+HERE = Path(__file__).parent
+SETTINGS = FitSettings(epochs=1, batch=11, net_alone=True)
+NET = PRESETS["standard"]
+
+
+@pytest.mark.parametrize("preset", ["standard", "paper"])
+def test_a_net_sees_in_the_store_what_it_sees_in_memory(preset, jets, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "ENTRIES_AT_A_TIME", 13)
+    settings, net = replace(SETTINGS, preset=preset), PRESETS[preset]
+    plan = plan_of(jets, [], net, settings)
+    with put_aside(plan, settings, tmp_path / "run", quiet=True) as folder:
+        prepared = prepare(folder, plan, settings, seed=1)
+        part = prepared.parts["test"]
+        whole = inputs_of(read(jets), net, part.scale)
+        some = torch.tensor([3, 0, 7])
+        found, expected = collate(part, some, net), collate(whole, part.place[some], net)
+        for name in ("x", "points", "mask", "vectors", "observers", "labels"):
+            one, other = getattr(found, name), getattr(expected, name)
+            assert (one is None and other is None) or torch.equal(one, other), name
+        rows = torch.cat([inputs.place for inputs in prepared.parts.values()])
+        assert rows.sort().values.tolist() == list(range(141))
+    assert not any(tmp_path.iterdir())
+
+
+def test_momenta_are_in_gev_and_padded_with_0(jets):
+    found = read(jets)
+    batch = collate(inputs_of(found, PRESETS["paper"], None), torch.arange(5), PRESETS["paper"])
+    for j, length in enumerate(found.lengths[:5]):
+        expected = found.particles[found.first[j] : found.first[j + 1], :4]
+        assert np.array_equal(batch.vectors[j, :length], expected)
+        assert not batch.vectors[j, length:].any()
+
+
+def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
+    plan = plan_of(jets, [], NET, SETTINGS)
+    with put_aside(plan, SETTINGS, tmp_path / "run", quiet=True) as folder:
+        assert open_store(folder, plan.key) is not None
+        assert open_store(folder, plan_of(jets[:2], [], NET, SETTINGS).key) is None
+        assert open_store(folder, plan_of(jets, [], PRESETS["paper"], SETTINGS).key) is None
+        (folder / "index.json").unlink()
+        assert open_store(folder, plan.key) is None
+
+
+def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path):
+    files = [str(path) for path in jets]
+    flags = ["--epochs", "1", "--batch", "11", "--net-alone", "--quiet"]
+    command = [sys.executable, str(HERE / "stopped.py"), "hep", "fit", *files, "--out", str(tmp_path / "run"), *flags]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 9, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".run.jets"]
+    metrics = fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
+    assert metrics["test"] == fit(jets, SETTINGS, out=tmp_path / "whole", quiet=True)["test"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    assert not (tmp_path / "run" / "jets").exists()
+
+
+def test_a_fit_that_is_stopped_while_it_learns_does_not_read_again(jets, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "logits", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "jets" / "index.json").is_file()
+    monkeypatch.setattr(preparation, "write_store", stop)
+    assert fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)["steps"] == 9
+
+
+def test_what_cannot_be_used_leaves_nothing_behind(jets, tables, tmp_path):
+    columns, write = tables
+    table = columns("QCD")
+    table["jet_tau1"][3] = np.nan
+    bad = write(tmp_path / "bad.root", table)
+    with pytest.raises(SubquadError, match=r"bad\.root: entry 3: jet_tau1 is nan"):
+        fit([*jets, bad], SETTINGS, out=tmp_path / "run", quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.root"]
+
+
+def test_a_folder_that_will_not_do_is_refused_before_jets_are_read(jets, tmp_path, monkeypatch):
+    (tmp_path / "note.txt").write_text("mine")
+    monkeypatch.setattr(preparation, "write_store", None)
+    with pytest.raises(SubquadError, match="not empty, and not written by subquad"):
+        fit(jets, SETTINGS, out=tmp_path, quiet=True)
+
+
+def test_weights_enter_the_loss(jets, tmp_path):
+    settings = replace(SETTINGS, reweight="class", reweight_vars=("jet_sdmass:0,100,140,300",))
+    plan = plan_of(jets[:2] * 1, [], NET, settings)
+    with put_aside(plan, settings, tmp_path / "run", quiet=True) as folder:
+        prepared = prepare(folder, plan, settings, seed=1)
+        part = prepared.parts["train"]
+        both = torch.cat([part.weights, prepared.parts["validation"].weights])
+        labels = torch.cat([part.labels, prepared.parts["validation"].labels])
+        assert part.weights.mean().item() == pytest.approx(1, abs=1e-5)
+        assert part.weights.std() > 0.05
+        assert both[labels == 0].sum().item() == pytest.approx(both[labels == 1].sum().item(), rel=1e-4)
+        assert torch.equal(collate(part, torch.tensor([5, 2]), NET).weights, part.weights[[5, 2]])
+    metrics = fit(jets, settings, out=tmp_path / "run", quiet=True)
+    assert metrics["jets"]["train"] == 99
+
+
+def test_items_are_made_ahead_in_their_order_once_each():
+    from concurrent.futures import ThreadPoolExecutor
+
+    made = []
+    with ThreadPoolExecutor(1) as pool:
+        plan = Ahead(list(range(10)), lambda item: made.append(item) or 10 * item, pool, Waiting())[1::2]
+        assert [plan[i] for i in range(len(plan))] == [10, 30, 50, 70, 90]
+        assert plan[0] == 10
+    assert made[:5] == [1, 3, 5, 7, 9]
+
+
+def test_two_processes_share_all_jets_out(jets, tmp_path):
+    flags = ["--epochs", "1", "--batch", "11", "--net-alone", "--quiet", "--out", str(tmp_path / "two")]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+        *(str(HERE / "ranks.py"), str(tmp_path), "hep", "fit", *map(str, jets[:2]), *flags),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, env=environment)
+    assert done.returncode == 0, done.stderr
+    mine, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    # 66 jets in 6 batches
+    assert [len(mine), len(other)] == [3, 3]
+    rows = [row for batch in mine + other for row in batch]
+    metrics = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert len(rows) == len(set(rows)) == metrics["jets"]["train"] == 66
+    assert metrics["steps"] == 3
+    assert not (tmp_path / "two" / "jets").exists()

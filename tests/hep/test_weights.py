@@ -1,0 +1,98 @@
+"""Weights by which classes count alike, or look alike in some variables."""
+
+import numpy as np
+import pytest
+
+from subquad.errors import SubquadError
+from subquad.hep import FitSettings
+from subquad.hep.card_weights import Reweighting
+from subquad.hep.weights import class_weights, kinematic_weights, normalised
+
+EDGES = (0.0, 1.0, 2.0, 3.0)
+
+
+def drawn(seed=0, jets=3001):
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(2, jets, p=[0.8, 0.2])
+    pt = np.where(labels == 0, 3 * generator.beta(1, 3, jets), 3 * generator.beta(3, 2, jets))
+    return {"pt": pt, "mass": generator.uniform(0, 3, jets), "is0": 1 - labels, "is1": labels}, labels
+
+
+def sums(weights, columns, labels):
+    return np.stack([np.histogram(columns["pt"][labels == i], EDGES, weights=weights[labels == i])[0] for i in (0, 1)])
+
+
+def test_classes_of_unequal_number_count_the_same():
+    _, labels = drawn()
+    weights = class_weights(np.ones(len(labels)), labels, 3)
+    assert np.bincount(labels, weights) == pytest.approx([1, 1])
+
+
+def test_by_hand():
+    columns = {"pt": np.array([0.5, 0.5, 0.5, 1.5])}
+    found = kinematic_weights(Reweighting(bins={"pt": (0.0, 1.0, 2.0)}, threshold=0), columns, np.zeros(4, int), 1)
+    # flat: the three jets of the first bin together count as the one of the second; all together 1
+    assert found == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+@pytest.mark.parametrize("names", [(), ("is0", "is1")])
+def test_flat_makes_every_class_flat(names):
+    columns, labels = drawn()
+    found = kinematic_weights(Reweighting(bins={"pt": EDGES}, classes=names, threshold=0), columns, labels, 2)
+    assert sums(found, columns, labels) == pytest.approx(np.full((2, 3), 1 / 3))
+
+
+def test_ref_makes_every_class_like_the_first():
+    columns, labels = drawn()
+    found = kinematic_weights(Reweighting(bins={"pt": EDGES}, method="ref", threshold=0), columns, labels, 2)
+    first, second = sums(found, columns, labels)
+    assert second == pytest.approx(first)
+    counts = np.histogram(columns["pt"][labels == 0], EDGES)[0]
+    assert first == pytest.approx(counts / counts.sum())
+
+
+def test_two_variables_shares_and_base_weights():
+    columns, labels = drawn()
+    columns["base"] = np.linspace(0.5, 2, len(labels))
+    reweighting = Reweighting(
+        bins={"pt": EDGES, "mass": EDGES}, classes=("is0", "is1"), class_weights=(1, 0.25), base="base", threshold=0
+    )
+    found = kinematic_weights(reweighting, columns, labels, 2)
+    assert sums(found, columns, labels) == pytest.approx(np.array([[1 / 3] * 3, [1 / 12] * 3]))
+
+
+def test_jets_outside_of_the_bins_count_nothing_or_as_the_nearest():
+    columns, labels = drawn()
+    bins = {"pt": (0.5, 1.0, 2.0)}
+    outside = (columns["pt"] < 0.5) | (columns["pt"] > 2)
+    dropped = kinematic_weights(Reweighting(bins=bins), columns, labels, 2)
+    kept = kinematic_weights(Reweighting(bins=bins, drops_outside=False), columns, labels, 2)
+    assert not dropped[outside].any()
+    assert (kept > 0).all()
+
+
+def test_a_threshold_bounds_the_weights():
+    columns, labels = drawn()
+    sharp = kinematic_weights(Reweighting(bins={"pt": EDGES}, threshold=0), columns, labels, 2)
+    mild = kinematic_weights(Reweighting(bins={"pt": EDGES}, threshold=50), columns, labels, 2)
+    of_first = labels == 0
+    assert mild[of_first].max() / mild[of_first].min() < sharp[of_first].max() / sharp[of_first].min()
+
+
+def test_weights_have_a_mean_of_1_among_the_jets_to_learn_from():
+    found = normalised(np.array([1.0, 3.0, 8.0]), 2)
+    assert found.tolist() == [0.5, 1.5, 4.0]
+    with pytest.raises(SubquadError, match="all jets to learn from have the weight 0"):
+        normalised(np.array([0.0, 0.0, 1.0]), 2)
+
+
+def test_a_class_without_jets_in_the_bins_is_told():
+    columns, labels = drawn()
+    with pytest.raises(SubquadError, match=r"no jet of is0 lies inside of the bins of pt; give wider ones"):
+        kinematic_weights(Reweighting(bins={"pt": (7.0, 8.0)}, classes=("is0", "is1")), columns, labels, 2)
+
+
+@pytest.mark.parametrize("words", ["jet_pt", "jet_pt:", "jet_pt:1", "jet_pt:2,1", "jet_pt:a,b"])
+def test_words_that_are_no_bins_are_refused(words):
+    with pytest.raises(SubquadError, match=f"--reweight-vars {words}: "):
+        FitSettings(reweight_vars=(words,))
