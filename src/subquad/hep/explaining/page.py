@@ -13,7 +13,7 @@ from subquad.report import Section, Table, page, picture
 
 __all__ = ["figures_of", "page_of", "sentence"]
 
-COLUMNS = 24
+COLUMNS = 20
 """Most features in the table by class."""
 
 
@@ -126,8 +126,8 @@ def page_of(found: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
         for label in found["classes"]
         if f"jets_{label}" in figures
     ]
-    of = "its own class" if found["class"] is None else found["class"]
-    explained = f"{found['explained']:,} of {found['jets']:,} jets; the logit of {of} is explained"
+    of = "each jet's own class" if found["class"] is None else f"{found['class']}, of its own jets"
+    explained = f"Explained is the logit of {of}: {found['explained']:,} of {found['jets']:,} jets"
     sections = [
         Section("In short", [sentence(found), _groups(found)]),
         *_of_graphs(found, figures),
@@ -160,9 +160,8 @@ def page_of(found: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
             ],
         ),
     ]
-    return page("What the tagger looks at", lead=f"{name_words(found)}: {explained}.", sections=sections)
+    return page("What the tagger looks at", lead=f"{_words(found)} {explained}.", sections=sections)
 
 
-def name_words(found: Mapping[str, Any]) -> str:
-    """Return the tagger's name and how good it is on these jets."""
-    return f"{found['run']} names the right class of {100 * found['accuracy']:.1f} % of these jets"
+def _words(found: Mapping[str, Any]) -> str:
+    return f"{found['run']} names the right class of these jets in {100 * found['accuracy']:.1f} %."

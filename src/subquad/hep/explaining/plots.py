@@ -10,6 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from subquad.hep.explaining.displays import TYPES, Display
 from subquad.hep.style import colours, in_style, name_of, panels
@@ -38,7 +39,7 @@ def table_figure(
     tables: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequence[str], *, is_wide: bool = False
 ) -> Figure:
     """Return shares as per cent, a panel for each table [rows, columns]; NaN stays empty."""
-    height, width = 1.3 + 0.36 * len(rows) + is_wide, (0.62 if is_wide else 0.9) * len(columns) + 0.6
+    height, width = 1.3 + 0.36 * len(rows) + is_wide, (0.42 if is_wide else 0.9) * len(columns) + 0.6
     figure, grid = panels(1.3 + width * len(tables), height, columns=len(tables), sharey=True, squeeze=False)
     for axes, (title, table) in zip(grid.flat, tables.items(), strict=True):
         words = [["" if np.isnan(value) else f"{100 * value:.0f}" for value in row] for row in table]
@@ -99,9 +100,11 @@ def features_figure(rows: Mapping[str, Mapping[str, Any]], measure: str) -> Figu
 def displays_figure(displays: Sequence[Display]) -> Figure:
     """Return jets as they lie in Δη and Δφ, two in a row; the legend says what is what."""
     rows = -(-len(displays) // 2)
-    figure, grid = panels(9.6, 4.6 * rows + 0.8, rows=rows, columns=2, squeeze=False)
+    figure, grid = panels(9.6, 4.3 * rows + 0.6, rows=rows, columns=2, squeeze=False)
     for axes, display in zip(grid.flat, displays, strict=False):
         _draw(axes, display)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(r"$\Delta\phi$")
     for axes in list(grid.flat)[len(displays) :]:
         axes.set_axis_off()
     names = [name for name in TYPES.values() if any(name in display.types for display in displays)]
@@ -123,7 +126,7 @@ def displays_figure(displays: Sequence[Display]) -> Figure:
 
 
 def _looks() -> list[tuple[str, str, str]]:
-    return list(zip(MARKERS, (colours(10)[i] for i in (0, 3, 1, 4, 9)), TYPES.values(), strict=True))
+    return list(zip(MARKERS, (colours(10)[i] for i in (0, 3, 4, 6, 9)), TYPES.values(), strict=True))
 
 
 def _draw(axes: Axes, display: Display) -> None:
@@ -149,7 +152,9 @@ def _draw(axes: Axes, display: Display) -> None:
         looks = {key: value[of] for key, value in ring.items()}
         axes.scatter(eta[of], phi[of], s=area[of], marker=marker, color=fill, **looks, zorder=3)
     reach = max(0.2, 1.12 * float(np.abs(display.points).max(initial=0)))
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=r"$\Delta\eta$", ylabel=r"$\Delta\phi$")
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel=r"$\Delta\eta$")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
     is_right = display.label == display.taken
     words = f"{name_of(display.label)}, score {display.probability:.2f}"
     if not is_right:
