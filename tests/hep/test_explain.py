@@ -1,6 +1,7 @@
 """What a tagger looks at: nets that by construction look at one thing, and the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from subquad.hep.data import read
 from subquad.hep.explaining.displays import chosen, display_of
 from subquad.hep.explaining.gradients import Means, attribute, grad_cam
 from subquad.hep.explaining.groups import group_of
-from subquad.hep.explaining.shuffling import Fallen, answers, area, shuffled_features, shuffled_observers
+from subquad.hep.explaining.shuffling import Fallen, area, shuffled_features, shuffled_observers
 from subquad.hep.features import STANDARD_FEATURES
 from subquad.hep.settings import NetSettings
-from subquad.hep.tagger import Scale, collate, inputs_of
+from subquad.hep.tagger import Scale, answer, collate, inputs_of
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import knn_adjacency
@@ -96,7 +97,7 @@ def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuff
     batches = [collate(inputs, rows, SETTINGS) for rows in torch.arange(len(inputs)).split(50)]
     # what it says itself is the truth, so that it can only lose
     with torch.no_grad():
-        scores = [answers(net, one).double().softmax(-1)[:, 0] for one in batches]
+        scores = [answer(net, one).double().softmax(-1)[:, 0] for one in batches]
     for one, score in zip(batches, scores, strict=True):
         one.labels.copy_(score <= torch.cat(scores).median())
     columns = {"unused": [0], "used": [3], "both": [0, 3]}
@@ -119,7 +120,7 @@ def test_a_net_of_one_number_of_the_jet_has_all_its_importance_on_it(jets):
     with torch.no_grad():
         moved = batch.observers.clone()
         moved[:, 1:3] = 0
-        torch.testing.assert_close(answers(net, batch), net(batch.x, batch.points, batch.mask, observers=moved))
+        torch.testing.assert_close(answer(net, batch), net(batch.x, batch.points, batch.mask, observers=moved))
 
 
 def test_first_order_importance_is_what_the_logit_changes_by_in_a_linear_net(jets):
@@ -136,11 +137,11 @@ def test_first_order_importance_is_what_the_logit_changes_by_in_a_linear_net(jet
     x = batch.x.clone()
     x[row, particle, feature] = means.features[feature]
     with torch.no_grad():
-        change = (answers(net, batch) - answers(net, batch, x))[row, batch.labels[row]].abs()
+        change = (answer(net, batch) - answer(net, replace(batch, x=x)))[row, batch.labels[row]].abs()
     one = torch.zeros_like(batch.x)
     one[row, particle, feature] = 1
     x = batch.x.clone().requires_grad_()
-    answers(net, batch, x)[row, batch.labels[row]].backward()
+    answer(net, replace(batch, x=x))[row, batch.labels[row]].backward()
     expected = (x.grad * (batch.x - means.features) * one).abs().sum()
     assert change.item() == pytest.approx(expected.item(), abs=2e-4)
     assert found.features[row, feature] >= expected - 1e-5
@@ -190,7 +191,7 @@ def test_features_are_grouped_by_their_names():
 @pytest.fixture(scope="module")
 def fitted(jets, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tagger"
-    fit(jets, FitSettings(epochs=2, batch=16, net_alone=True), out=out, quiet=True)
+    fit(jets, FitSettings(preset="standard", epochs=2, batch=16, net_alone=True), out=out, quiet=True)
     return out
 
 

@@ -63,6 +63,16 @@ def test_scores_come_back_in_the_order_of_the_entries(fitted, jets, tmp_path):
     assert (chosen == read_jets.labels).mean() > 0.7
 
 
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_is_fitted_and_opened_again_with_the_same_scores(preset, jets, tmp_path):
+    settings = FitSettings(preset=preset, epochs=1, batch=31, net_alone=True)
+    metrics = fit(jets, settings, test=jets, out=tmp_path / "run", quiet=True)
+    path = predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
+    with uproot.open(path) as file:
+        scores = np.stack([file["Events"][f"score_{name}"].array(library="np") for name in ("QCD", "Hbb", "Tbqq")])
+    assert (scores.argmax(0) == np.repeat(range(3), 47)).mean() == pytest.approx(metrics["test"]["accuracy"])
+
+
 def test_a_jet_scores_the_same_alone_and_among_others(fitted, jets, tmp_path, tables):
     columns, write = tables
     out, _ = fitted

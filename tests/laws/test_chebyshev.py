@@ -11,8 +11,10 @@ from subquad.ops.chebyshev import (
     chebyshev,
     chebyshev_direct,
     chebyshev_gather,
+    chebyshev_rows,
     knn_adjacency,
     neighbours,
+    rows,
     scaled_laplacian,
 )
 
@@ -21,7 +23,13 @@ def gathered(x, weight, laplacian):
     return chebyshev_gather(x, weight, neighbours(laplacian))
 
 
-forms = pytest.mark.parametrize("form", [chebyshev, gathered])
+def by_rows(x, weight, laplacian):
+    B, P, H = x.shape
+    graph = rows(laplacian, torch.ones(B, P, dtype=torch.bool))
+    return chebyshev_rows(x.reshape(B * P, H), weight, graph).reshape(B, P, weight.shape[-1])
+
+
+forms = pytest.mark.parametrize("form", [chebyshev, gathered, by_rows])
 drawn = {
     "B": st.integers(1, 3),
     "P": st.sampled_from([1, 2, 5, 11, 13]),
@@ -69,7 +77,50 @@ def test_a_filter_equals_its_definition_in_value_and_gradient(form, *, is_weight
     torch.testing.assert_close(got[3][is_edge], expected[3][is_edge], rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("form", [chebyshev_direct, chebyshev, gathered])
+@forms
+@settings(deadline=None, max_examples=25)
+@given(has_input_gradient=st.booleans(), **drawn)
+def test_a_filter_on_a_fixed_graph_equals_its_definition(form, *, has_input_gradient, B, P, H, F, K, k, seed):
+    points, mask, generator = jets(B, P, seed)
+    laplacian = scaled_laplacian(knn_adjacency(points, mask, k), mask)
+    x = torch.randn(B, P, H, generator=generator, dtype=torch.float64) * mask[..., None]
+    weight = torch.randn(K, H, F, generator=generator, dtype=torch.float64)
+    outcomes = []
+    for one in (form, chebyshev_direct):
+        leaves = [weight.clone().requires_grad_(), *([x.clone().requires_grad_()] if has_input_gradient else [])]
+        y = one(leaves[-1] if has_input_gradient else x, leaves[0], laplacian)
+        target = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).reshape(y.shape)
+        outcomes.append([y, *torch.autograd.grad((y * target).sum(), leaves)])
+    for got, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-7)
+
+
+@forms
+def test_a_filter_on_a_fixed_graph_keeps_its_input_alone_for_the_way_back(form):
+    points, mask, generator = jets(3, 13, 5)
+    laplacian = scaled_laplacian(knn_adjacency(points, mask, 3), mask)
+    x = torch.randn(3, 13, 11, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(16, 11, 11, generator=generator, dtype=torch.float64, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
+        form(x, weight, laplacian)
+    assert kept == [(39, 11), (16, 11, 11)]
+
+
+@forms
+def test_autocast_keeps_the_type_that_it_chooses_for_products(form):
+    points, mask, generator = jets(3, 13, 5)
+    laplacian = scaled_laplacian(knn_adjacency(points.float(), mask, 3), mask)
+    x = torch.randn(3, 13, 7, generator=generator) * mask[..., None]
+    weight = torch.randn(5, 7, 11, generator=generator, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = form(x, weight, laplacian)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("form", [chebyshev_direct, chebyshev, gathered, by_rows])
 def test_two_particles_with_one_edge_can_be_checked_by_hand(form):
     mask = torch.tensor([[True, True, False]])
     points = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]]], dtype=torch.float64)
@@ -123,6 +174,17 @@ def test_padding_and_other_jets_change_nothing(form, *, B, P, H, F, K, k, seed):
         alone = run(points[b : b + 1, mask[b]], mask[b : b + 1, mask[b]], x[b : b + 1, mask[b]])
         torch.testing.assert_close(together[b, mask[b]], alone[0])
     assert not together[~mask].any()
+
+
+@settings(deadline=None, max_examples=15)
+@given(**drawn)
+def test_rows_of_the_real_particles_alone_give_what_padded_jets_give(*, B, P, H, F, K, k, seed):
+    points, mask, generator = jets(B, P, seed)
+    x = torch.randn(B, P, H, generator=generator, dtype=torch.float64) * mask[..., None]
+    weight = torch.randn(K, H, F, generator=generator, dtype=torch.float64)
+    laplacian = scaled_laplacian(knn_adjacency(points, mask, k), mask)
+    got = chebyshev_rows(x[mask], weight, rows(laplacian, mask))
+    torch.testing.assert_close(got, chebyshev(x, weight, laplacian)[mask])
 
 
 @forms

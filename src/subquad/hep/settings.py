@@ -1,18 +1,28 @@
 """What a user can set for jets. Imports the standard library only, so that the command line starts fast."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from subquad.errors import SubquadError
 from subquad.hep.card_weights import Reweighting, edges
 
-__all__ = ["PRESETS", "ExplainSettings", "FitSettings", "NetSettings", "PredictSettings", "reweighting_of"]
+__all__ = [
+    "PRESETS",
+    "ExplainSettings",
+    "FitSettings",
+    "NetSettings",
+    "PredictSettings",
+    "PresetName",
+    "reweighting_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetSettings:
     """What a net sees of a jet, and its shape; kept in the saved model."""
 
+    kind: Literal["pcn", "epcn", "kinematic"] = "pcn"
+    """PCN on one graph; E-PCN on four, weighted by ΔR, kT, z and m²; or PCN on graphs whose weights are learnt."""
     features: Literal["raw", "standard"] = "standard"
     """Particle features: the 16 raw ones of the paper in GeV and mm, or standardised ones as JetClass's nets take."""
     graph: Literal["features", "angles"] = "angles"
@@ -41,38 +51,56 @@ class NetSettings:
     """In the head."""
     has_edges: bool = False
     """Edge convolutions between the filters: the paper's second variant."""
+    graphs: int = 4
+    """Weighted graphs of a `kinematic` net; they share out the channels."""
+    feed: int = 2
+    """Width of the feed-forward parts of a `kinematic` net, in widths."""
+    pool_heads: int = 4
+    """Weighted means of the particles that a `kinematic` net takes, beside the mean and the largest."""
 
+
+_PAPER = NetSettings(
+    features="raw",
+    graph="features",
+    has_observers=False,
+    k=3,
+    terms=16,
+    is_normalised=False,
+    is_residual=False,
+    pool="mean",
+    hidden=0,
+    dropout=0.0,
+)
 
 PRESETS: dict[str, NetSettings] = {
+    "auto": NetSettings(kind="kinematic", k=8, terms=4),
     "standard": NetSettings(),
-    "paper": NetSettings(
-        features="raw",
-        graph="features",
-        has_observers=False,
-        k=3,
-        terms=16,
-        is_normalised=False,
-        is_residual=False,
-        pool="mean",
-        hidden=0,
-        dropout=0.0,
-    ),
+    "epcn": NetSettings(kind="epcn", has_observers=False, k=3, terms=16, dropout=0.0),
+    "paper": _PAPER,
+    "paper-edges": replace(_PAPER, has_edges=True),
 }
-"""`standard`, and `paper`: the net, its inputs and its graph exactly as published (arXiv:2309.08630)."""
+"""`auto`, ours; `standard`, PCN with standardised inputs; `epcn` (arXiv:2512.07420); `paper` and `paper-edges`, both
+nets of arXiv:2309.08630 with inputs and graph exactly as published."""
+
+PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
+
+_RATES = {"auto": 2e-3, "standard": 3e-3}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """How a tagger is fitted."""
 
-    preset: Literal["standard", "paper"] = "standard"
+    preset: PresetName = "auto"
     """Inputs, graph and shape of the net."""
     epochs: int = 15
     """Times that every jet is seen."""
-    batch: int = 64
+    batch: int = 128
     """Jets in one step."""
     learning_rate: float | None = None
-    """Peak of the learning rate; without it 3e-3, and 1e-3 for `paper`."""
+    """Peak of the learning rate; without it 2e-3 for `auto`, 3e-3 for `standard`, and 1e-3 for what was published."""
+    average: float | None = None
+    """Decay of a moving average of the weights, which is what is kept; without it 0.998 for `auto`, none for others."""
     weight_decay: float = 0.01
     """Of AdamW, on matrices."""
     validation_part: float = 0.1
@@ -107,13 +135,25 @@ class FitSettings:
         reweighting_of(self.reweight_vars)
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise SubquadError(f"learning_rate is {self.learning_rate}; give more than 0")
+        if self.average is not None and not 0 < self.average < 1:
+            raise SubquadError(f"average is {self.average}; give a decay between 0 and 1, such as 0.998")
         if self.weight_decay < 0:
             raise SubquadError(f"weight_decay is {self.weight_decay}; give 0 or more")
 
     @property
     def rate(self) -> float:
         """The peak of the learning rate."""
-        return self.learning_rate or (1e-3 if self.preset == "paper" else 3e-3)
+        return self.learning_rate or _RATES.get(self.preset, 1e-3)
+
+    @property
+    def decay(self) -> float | None:
+        """The decay of the average; None: no average."""
+        return 0.998 if self.average is None and self.preset == "auto" else self.average
+
+    @property
+    def schedule(self) -> tuple[Literal["cosine", "one_cycle", "constant"], float]:
+        """How the rate changes, and the part of the steps in which it rises first."""
+        return {"auto": ("cosine", 0.05), "standard": ("one_cycle", 0.0)}.get(self.preset, ("constant", 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

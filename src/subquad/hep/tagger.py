@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from subquad.errors import SubquadError
 from subquad.hep.data import Jets
 from subquad.hep.layout import Layout, View, layout_of
 from subquad.hep.pieces import Piece, piece_of
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
+from subquad.nn.kinematic import EPCN, KinematicPCN
 
 __all__ = [
     "Batch",
     "Inputs",
+    "Net",
     "Scale",
+    "answer",
     "build",
     "collate",
     "epoch_plan",
@@ -31,6 +35,8 @@ __all__ = [
     "logits",
     "plan_by_length",
 ]
+
+Net = PCN | EPCN | KinematicPCN
 
 
 @dataclass(frozen=True)
@@ -101,17 +107,39 @@ class Batch:
         return Batch(**{name: value if value is None else value.to(device) for name, value in moved.items()})
 
 
-def build(settings: NetSettings, classes: int, layout: Layout | None = None) -> PCN:
-    """Return a net with fresh weights, for jets in JetClass's layout or another one."""
+def build(settings: NetSettings, classes: int, layout: Layout | None = None) -> Net:
+    """Return a net with fresh weights, for jets in JetClass's layout or another one.
+
+    Raises:
+        SubquadError: the net weighs edges by momenta, and the layout has none.
+    """
     layout = layout or layout_of(settings)
+    features, observers = len(layout.features.names), len(layout.jet_features) if settings.has_observers else 0
+    shape = {"width": settings.width, "terms": settings.terms, "layers": settings.layers, "k": settings.k}
+    if settings.kind != "pcn" and layout.vectors is None:
+        raise SubquadError(
+            "this preset weighs the edges by the particles' momenta, and the card has no pf_vectors; "
+            "add them (px, py, pz and energy), or take --preset standard"
+        )
+    match settings.kind:
+        case "epcn":
+            return EPCN(features, classes, **shape)
+        case "kinematic":
+            return KinematicPCN(
+                features,
+                classes,
+                observers=observers,
+                **shape,
+                graphs=settings.graphs,
+                feed=settings.feed,
+                pool_heads=settings.pool_heads,
+                dropout=settings.dropout,
+            )
     return PCN(
-        len(layout.features.names),
+        features,
         classes,
-        observers=len(layout.jet_features) if settings.has_observers else 0,
-        width=settings.width,
-        terms=settings.terms,
-        layers=settings.layers,
-        k=settings.k,
+        observers=observers,
+        **shape,
         periodic=(1,) if settings.graph == "angles" else (),
         has_edges=settings.has_edges,
         is_normalised=settings.is_normalised,
@@ -120,6 +148,12 @@ def build(settings: NetSettings, classes: int, layout: Layout | None = None) -> 
         hidden=settings.hidden,
         dropout=settings.dropout,
     )
+
+
+def answer(net: nn.Module, batch: Batch) -> Float[Tensor, "B F"]:
+    """Return the logits of a batch; nets that weigh edges get the momenta."""
+    rest = {} if isinstance(net, PCN) else {"vectors": batch.vectors}
+    return net(batch.x, batch.points, batch.mask, observers=batch.observers, **rest)
 
 
 def inputs_of(jets: Jets, settings: NetSettings, scale: Scale | None) -> Inputs:
@@ -198,7 +232,7 @@ def plan_by_length(lengths: Tensor, batch: int) -> Sequence[Tensor]:
 
 
 @torch.no_grad()
-def logits(net: PCN, inputs: Inputs, settings: NetSettings, batch: int = 256, *, advance: Any = None) -> Tensor:
+def logits(net: Net, inputs: Inputs, settings: NetSettings, batch: int = 256, *, advance: Any = None) -> Tensor:
     """Return [J, C], in the order of the jets."""
     device = next(net.parameters()).device
     out = torch.zeros(len(inputs), net.classes)
@@ -206,7 +240,7 @@ def logits(net: PCN, inputs: Inputs, settings: NetSettings, batch: int = 256, *,
     net.eval()
     for rows in plan_by_length(inputs.lengths, batch) if len(inputs) else ():
         jets = collate(inputs, rows, settings, device)
-        out[rows] = net(jets.x, jets.points, jets.mask, observers=jets.observers).float().cpu()
+        out[rows] = answer(net, jets).float().cpu()
         if advance is not None:
             advance(len(rows))
     net.train(was_training)
@@ -215,7 +249,7 @@ def logits(net: PCN, inputs: Inputs, settings: NetSettings, batch: int = 256, *,
 
 def from_tensors(
     tensors: Mapping[str, Tensor], settings: NetSettings, classes: int, layout: Layout | None = None
-) -> tuple[PCN, Scale | None]:
+) -> tuple[Net, Scale | None]:
     """Return the net and the scale of a saved model."""
     tensors = dict(tensors)
     mean, deviation = tensors.pop("scale.mean", None), tensors.pop("scale.deviation", None)

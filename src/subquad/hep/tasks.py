@@ -24,8 +24,18 @@ from subquad.hep.pieces import Piece, pieces
 from subquad.hep.preparation import JETS, Plan, Prepared, plan_of, prepare, put_aside, wait_for
 from subquad.hep.report import SCORES, card, history_of, sections_of
 from subquad.hep.settings import PRESETS, FitSettings, NetSettings, PredictSettings
-from subquad.hep.tagger import Batch, Inputs, build, collate, epoch_plan, from_tensors, inputs_of_piece, logits
-from subquad.nn.graph import PCN
+from subquad.hep.tagger import (
+    Batch,
+    Inputs,
+    Net,
+    answer,
+    build,
+    collate,
+    epoch_plan,
+    from_tensors,
+    inputs_of_piece,
+    logits,
+)
 from subquad.progress import say
 from subquad.report import page
 from subquad.train.artifact import (
@@ -145,7 +155,7 @@ def _begin(
 
 def _finish(
     run: Run,
-    net: PCN,
+    net: Net,
     prepared: Prepared,
     *,
     net_settings: NetSettings,
@@ -291,7 +301,7 @@ def _split_words(settings: FitSettings, seed: int, *, is_given: bool) -> str:
 
 
 def _train(
-    net: PCN,
+    net: Net,
     parts: dict[str, Inputs],
     settings: FitSettings,
     *,
@@ -310,24 +320,24 @@ def _train(
 
     def step(model: torch.nn.Module, item: Batch, backward: Backward) -> dict[str, Tensor | float]:
         batch = item.to(next(model.parameters()).device)
-        answer = model(batch.x, batch.points, batch.mask, observers=batch.observers)
-        losses = torch.nn.functional.cross_entropy(answer, batch.labels, reduction="none")
+        answered = answer(model, batch)
+        losses = torch.nn.functional.cross_entropy(answered, batch.labels, reduction="none")
         loss = (losses * batch.weights).mean()
         backward(loss)
-        return {"loss": loss, "accuracy": (answer.detach().argmax(-1) == batch.labels).float().mean()}
+        return {"loss": loss, "accuracy": (answered.detach().argmax(-1) == batch.labels).float().mean()}
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
-        assert isinstance(model, PCN)
-        answer = logits(model, held, net_settings)
+        answered = logits(model, held, net_settings)
         share = held.weights / held.weights.sum().clamp(min=1e-12)
-        losses = torch.nn.functional.cross_entropy(answer, held.labels, reduction="none")
+        losses = torch.nn.functional.cross_entropy(answered, held.labels, reduction="none")
         return {
-            "accuracy": ((answer.argmax(-1) == held.labels) * share).sum().item(),
+            "accuracy": ((answered.argmax(-1) == held.labels) * share).sum().item(),
             "loss": (losses * share).sum().item(),
         }
 
     steps_of_epoch = max(1, len(batches(0)) // processes().num_processes)
     groups = parameter_groups(net, learning_rate=settings.rate, weight_decay=settings.weight_decay)
+    name, warmup = settings.schedule
     with pool:
         return train(
             net,
@@ -335,10 +345,12 @@ def _train(
             step=step,
             optimizer=torch.optim.AdamW(groups),
             settings=LoopSettings(
-                steps=steps_of_epoch * settings.epochs, evaluate_every=steps_of_epoch, precision=settings.precision
+                steps=steps_of_epoch * settings.epochs,
+                evaluate_every=steps_of_epoch,
+                precision=settings.precision,
+                average=settings.decay,
             ),
-            # the paper trains at one rate
-            schedule=schedule("constant" if settings.preset == "paper" else "one_cycle"),
+            schedule=schedule(name, warmup=warmup),
             validate=validate,
             monitor="accuracy",
             maximize=True,

@@ -4,7 +4,8 @@ $y = \sum_{k=0}^{K-1} T_k(\tilde L)\, x\, W_k$ (PCN, arXiv:2309.08630, after Eq.
 $\tilde L = 2L/\lambda_{max} - I$ is the rescaled normalised Laplacian of one jet.
 
 Axes: B jets, P particles (padded to the longest jet), D coordinates, E neighbours (padded to the largest degree),
-H channels in, F channels out, K terms. `mask` is true where a particle is real; a padded particle has no edge.
+H channels in, F channels out, K terms; C real particles of all jets, N entries that are not 0. `mask` is true where a
+particle is real; a padded particle has no edge.
 
 Where we differ from the paper's code: $\lambda_{max}$ is its bound 2, the same for every jet, and never an eigenvalue
 of the whole batch, so that a jet's result cannot depend on the others in its batch. Neighbours at equal distance are
@@ -12,7 +13,7 @@ taken in the order in which they stand, so that padding cannot change the graph.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -23,12 +24,15 @@ from torch.nn import functional
 
 __all__ = [
     "Neighbours",
+    "Rows",
     "chebyshev",
     "chebyshev_direct",
     "chebyshev_gather",
+    "chebyshev_rows",
     "chebyshev_terms",
     "knn_adjacency",
     "neighbours",
+    "rows",
     "scaled_laplacian",
 ]
 
@@ -38,6 +42,18 @@ class Neighbours(NamedTuple):
 
     place: Int[Tensor, "B P E"]
     value: Float[Tensor, "B P E"]
+
+
+class Rows(NamedTuple):
+    r"""The rows of $\tilde L$ of all jets' real particles, one jet after the other, without zeros and without padding.
+
+    `value[n]` stands in row `row[n]` and column `column[n]`; the entries of row c begin at `start[c]`.
+    """
+
+    row: Int[Tensor, " N"]
+    column: Int[Tensor, " N"]
+    value: Float[Tensor, " N"]
+    start: Int[Tensor, " C"]
 
 
 def knn_adjacency(
@@ -103,6 +119,14 @@ def neighbours(laplacian: Float[Tensor, "B P P"]) -> Neighbours:
     return Neighbours(index, laplacian.gather(-1, index))
 
 
+def rows(laplacian: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"]) -> Rows:
+    """Return the same matrix as one list of entries, for tables `x[mask]` of the real particles alone."""
+    place = (mask.flatten().cumsum(0) - 1).reshape(mask.shape)
+    b, i, j = laplacian.detach().nonzero(as_tuple=True)
+    degree = (laplacian.detach() != 0).sum(-1)[mask]
+    return Rows(place[b, i], place[b, j], laplacian[b, i, j], degree.cumsum(0) - degree)
+
+
 def chebyshev_direct(
     x: Float[Tensor, "B P H"], weight: Float[Tensor, "K H F"], laplacian: Float[Tensor, "B P P"]
 ) -> Float[Tensor, "B P F"]:
@@ -146,6 +170,16 @@ def chebyshev(
     $b_k = x W_k + 2 \tilde L b_{k+1} - b_{k+2}$, $y = x W_0 + \tilde L b_1 - b_2$.
     """
     K, H, F = weight.shape
+    if _is_fixed(laplacian):
+        B, P, _ = x.shape
+
+        def dense_hop(u: Tensor, before: Tensor | None) -> Tensor:
+            jets = u.reshape(B, P, u.shape[-1])
+            if before is None:
+                return torch.bmm(laplacian, jets).reshape(u.shape)
+            return torch.baddbmm(before.reshape(jets.shape), laplacian, jets, beta=-1, alpha=2).reshape(u.shape)
+
+        return cast(Tensor, _Filter.apply(x.reshape(B * P, H), weight, dense_hop)).reshape(B, P, F)
     if H <= F:
         terms = torch.cat(chebyshev_terms(x, K, laplacian), dim=-1)
         return terms @ weight.reshape(K * H, F)
@@ -154,6 +188,66 @@ def chebyshev(
     for k in range(K - 1, 0, -1):
         after, last = torch.baddbmm(b[k] - last, laplacian, after, alpha=2), after
     return torch.baddbmm(b[0] - last, laplacian, after)
+
+
+_HopForm = Callable[[Tensor, Tensor | None], Tensor]
+r"""From $u$ and None to $\tilde L u$; from $u$ and $v$ to $2 \tilde L u - v$. On tables [B·P, H] of all particles."""
+
+
+def _recurrence(x: Tensor, K: int, hop: _HopForm) -> Iterator[Tensor]:
+    before, last = None, x
+    yield last
+    for _ in range(1, K):
+        before, last = last, hop(last, before)
+        yield last
+
+
+class _Filter(torch.autograd.Function):
+    r"""The filter on a graph without gradient, keeping its input alone where autograd would keep all K terms.
+
+    The filter is its own adjoint: with $S_k = T_k(\tilde L)\, \partial y$ the gradient of $x$ is $\sum_k S_k W_k^T$ and
+    that of $W_k$ is $x^T S_k$, so the way back is the same recurrence. One term after the other stays in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, hop: _HopForm) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.hop = hop
+        K, H, F = weight.shape
+        if K == 1 or H <= F:
+            y = x @ weight[0]
+            for k, term in enumerate(_recurrence(x, K, hop)):
+                if k:
+                    y.addmm_(term, weight[k])
+            return y
+        after, last = x @ weight[K - 1], None
+        for k in range(K - 2, 0, -1):
+            # the first hop is of twice the matrix too, with nothing to take from it
+            folded = hop(after, torch.zeros_like(after) if last is None else last)
+            after, last = folded.addmm_(x, weight[k]), after
+        y = hop(after, None).addmm_(x, weight[0])
+        return y if last is None else y.sub_(last)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, *gradients: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        K, gradient = weight.shape[0], gradients[0].contiguous()
+        if not ctx.needs_input_grad[0]:
+            # as in the first layer: on the channels that come in, which are fewer
+            return None, torch.stack([term.T @ gradient for term in _recurrence(x, K, ctx.hop)]), None
+        of_x, of_weight = torch.zeros_like(x), []
+        for k, term in enumerate(_recurrence(gradient, K, ctx.hop)):
+            of_x.addmm_(term, weight[k].T)
+            of_weight.append(x.T @ term)
+        return of_x, torch.stack(of_weight), None
+
+
+def _is_fixed(matrix: Tensor) -> bool:
+    # autocast chooses the type of single products, and would choose none inside `_Filter`
+    return not matrix.requires_grad and not torch.is_autocast_enabled(matrix.device.type)
 
 
 class _Hop(torch.autograd.Function):
@@ -195,6 +289,14 @@ def chebyshev_gather(
     once = graph.value.reshape(B * P, E)
     twice = 2 * once
     x = x.reshape(B * P, H)
+    if _is_fixed(graph.value):
+
+        def sparse_hop(u: Tensor, before: Tensor | None) -> Tensor:
+            if before is None:
+                return functional.embedding_bag(index, u, mode="sum", per_sample_weights=once)
+            return functional.embedding_bag(index, u, mode="sum", per_sample_weights=twice).sub_(before)
+
+        return cast(Tensor, _Filter.apply(x, weight, sparse_hop)).reshape(B, P, F)
 
     def hop(u: Tensor, value: Tensor) -> Tensor:
         return cast(Tensor, _Hop.apply(u, index, value))
@@ -209,3 +311,25 @@ def chebyshev_gather(
     for k in range(K - 1, 0, -1):
         after, last = b[k] - last + hop(after, twice), after
     return (b[0] - last + hop(after, once)).reshape(B, P, F)
+
+
+def chebyshev_rows(x: Float[Tensor, "C H"], weight: Float[Tensor, "K H F"], graph: Rows) -> Float[Tensor, "C F"]:
+    """Equal `chebyshev_direct` on the real particles alone: O(K N min(H, F)), whatever the lengths of the jets.
+
+    The matrix must be symmetric, as `scaled_laplacian` makes it; the backward pass relies on it.
+    """
+    K, H, F = weight.shape
+    twice, is_fixed = 2 * graph.value, _is_fixed(graph.value)
+
+    def hop(u: Tensor, before: Tensor | None) -> Tensor:
+        value = graph.value if before is None else twice
+        if is_fixed:
+            moved = functional.embedding_bag(graph.column, u, graph.start, mode="sum", per_sample_weights=value)
+        else:
+            parts = value[:, None] * u[graph.column]
+            moved = parts.new_zeros(u.shape).index_add(0, graph.row, parts)
+        return moved if before is None else moved - before
+
+    if is_fixed:
+        return cast(Tensor, _Filter.apply(x, weight, hop))
+    return torch.cat(list(_recurrence(x, K, hop)), dim=-1) @ weight.reshape(K * H, F)

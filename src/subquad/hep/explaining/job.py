@@ -20,11 +20,11 @@ from subquad.hep.explaining.gradients import Attribution, Means, attribute
 from subquad.hep.explaining.groups import grouped
 from subquad.hep.explaining.page import figures_of, page_of
 from subquad.hep.explaining.sample import sample_of
-from subquad.hep.explaining.shuffling import Fallen, answers, area, shuffled_features, shuffled_observers
+from subquad.hep.explaining.shuffling import Fallen, area, shuffled_features, shuffled_observers
 from subquad.hep.formats import expand
 from subquad.hep.opened import Tagger, open_tagger
 from subquad.hep.settings import ExplainSettings
-from subquad.hep.tagger import Batch, Inputs, collate, plan_by_length
+from subquad.hep.tagger import Batch, Inputs, answer, collate, plan_by_length
 from subquad.nn.kinematic import KinematicPCN
 from subquad.ops.kinematics import VARIABLES
 from subquad.progress import say, track
@@ -122,7 +122,7 @@ def look(
     if number is not None and not (labels == number).any():
         raise SubquadError(f"none of the {len(labels)} jets is {only}; give files with such jets, or more --jets")
     with torch.no_grad():
-        probabilities = torch.cat([answers(net, batch) for batch in batches]).double().softmax(-1).numpy()
+        probabilities = torch.cat([answer(net, batch) for batch in batches]).double().softmax(-1).numpy()
     particles = torch.cat([batch.x[batch.mask] for batch in batches])
     observers = None if inputs.scale is None else torch.cat([b.observers for b in batches if b.observers is not None])
     means = Means(features=particles.mean(0), observers=None if observers is None else observers.mean(0))

@@ -7,17 +7,16 @@ Axes: J jets, B jets of a batch, P particles, H features, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from subquad.errors import require
-from subquad.hep.tagger import Batch
-from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.hep.tagger import Batch, answer
 
-__all__ = ["Fallen", "answers", "area", "shuffled_features", "shuffled_observers"]
+__all__ = ["Fallen", "area", "shuffled_features", "shuffled_observers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +28,6 @@ class Fallen:
     auc: float | None
     """None where a class has no jet."""
     auc_deviation: float | None
-
-
-def answers(net: nn.Module, batch: Batch, x: Tensor | None = None) -> Tensor:
-    """Return [B, C], the logits of a batch, with other features where they are given."""
-    vectors = {"vectors": batch.vectors} if isinstance(net, EPCN | KinematicPCN) else {}
-    return net(batch.x if x is None else x, batch.points, batch.mask, observers=batch.observers, **vectors)
 
 
 def area(probabilities: np.ndarray, labels: np.ndarray, only: int | None) -> float | None:
@@ -90,7 +83,7 @@ def shuffled_features(
         advance: called after each name.
     """
     labels = torch.cat([batch.labels for batch in batches])
-    whole = torch.cat([answers(net, batch) for batch in batches])
+    whole = torch.cat([answer(net, batch) for batch in batches])
     particles = torch.cat([batch.x[batch.mask] for batch in batches])
     counts = [int(batch.mask.sum()) for batch in batches]
     generator = torch.Generator().manual_seed(seed)
@@ -105,7 +98,7 @@ def shuffled_features(
             for batch, part in zip(batches, moved.split(counts), strict=True):
                 x = batch.x.clone()
                 x[batch.mask] = part
-                out.append(answers(net, batch, x))
+                out.append(answer(net, replace(batch, x=x)))
             return torch.cat(out)
 
         found[name] = _fallen(whole, again, labels, repeats=repeats, only=only)
@@ -128,7 +121,7 @@ def shuffled_observers(
     labels, heads = torch.cat([batch.labels for batch in batches]), []
     hook = net.head.register_forward_pre_hook(lambda _, given: heads.append(given[0]))
     try:
-        whole = torch.cat([answers(net, batch) for batch in batches])
+        whole = torch.cat([answer(net, batch) for batch in batches])
     finally:
         hook.remove()
     # they are the last that the head takes

@@ -1,0 +1,223 @@
+"""How time and memory of a filter and of the `standard` net grow with particles, 16 … 1,024, and with jets.
+
+    python benchmarks/hep_growth.py [--repeats 5] [--most 1024] [--threads 1]
+
+Forward + backward, per jet. One filter (64 to 64 channels, 8 terms): on lists of the k = 7 nearest (`sparse`), on the
+same graph by dense products (`dense`), and on the fully connected graph, all pairs joined, as lists of every other
+particle (`all_pairs`, up to 256 particles; in batches of 1 to 64 jets, about 2,048 particles). The `net` and the
+`graph` of its angles, which is made once per net and compares all pairs of particles, are timed alone as well. With
+jets, the net goes through 1, 4, 16 … batches of 64 jets of 40 particles: time and memory of scoring and of training
+steps.
+
+The exponent is the slope of the logarithm of the cost over that of the particles, from 64 on: 1 is linear, 2 is all
+pairs. Memory is what a pass adds to the peak of a process of its own (Linux). Times are medians of interleaved
+repetitions, of processor time on one thread, else of the clock. Sparse and dense are checked to be equal first. Ends in
+one line of JSON.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import linear_regression, median
+
+import torch
+from torch import Tensor
+
+from subquad.hep.features import JET_FEATURES, STANDARD_FEATURES
+from subquad.hep.settings import PRESETS
+from subquad.hep.tagger import build
+from subquad.nn.graph import knn_graph
+from subquad.ops.chebyshev import chebyshev, chebyshev_gather, knn_adjacency, neighbours, scaled_laplacian
+
+WIDTH, TERMS, NEAREST = 64, 8, 7
+PARTICLES_OF_A_BATCH = 2048
+ALL_PAIRS_UP_TO = 256
+FITTED_FROM = 64
+BATCH, MEAN_LENGTH = 64, 40
+
+
+def jets(P: int, B: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return angles and mask of a batch of jets of P particles each."""
+    B = B or max(1, PARTICLES_OF_A_BATCH // P)
+    points = 0.3 * torch.randn(B, P, 2, generator=torch.Generator().manual_seed(P))
+    return points, torch.ones(B, P, dtype=torch.bool)
+
+
+def filter_pass(form: str, P: int, dtype: torch.dtype = torch.float32) -> Callable[[], list[Tensor]]:
+    """Return a function that runs one filter there and back."""
+    points, mask = jets(P)
+    if form == "all_pairs":
+        adjacency = (1 - torch.eye(P)).expand(len(points), P, P).contiguous()
+    else:
+        adjacency = knn_adjacency(points, mask, NEAREST, periodic=(1,))
+    laplacian = scaled_laplacian(adjacency.to(dtype), mask)
+    graph = neighbours(laplacian)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*mask.shape, WIDTH, generator=generator, dtype=dtype, requires_grad=True)
+    weight = torch.randn(TERMS, WIDTH, WIDTH, generator=generator, dtype=dtype, requires_grad=True)
+
+    def run() -> list[Tensor]:
+        y = chebyshev(x, weight, laplacian) if form == "dense" else chebyshev_gather(x, weight, graph)
+        return [y, *torch.autograd.grad(y.square().sum(), [x, weight])]
+
+    return run
+
+
+def graph_pass(P: int) -> Callable[[], object]:
+    points, mask = jets(P)
+    return lambda: knn_graph(points, mask, NEAREST, periodic=(1,))
+
+
+def net_pass(P: int, *, batches: int = 1, B: int | None = None, is_training: bool = True) -> Callable[[], object]:
+    """Return a function that takes the net through some batches, there and back where it trains."""
+    points, mask = jets(P, B)
+    torch.manual_seed(0)
+    net = build(PRESETS["standard"], 10).train(is_training)
+    x = torch.randn(*mask.shape, len(STANDARD_FEATURES))
+    observers = torch.randn(len(x), len(JET_FEATURES))
+
+    def run() -> None:
+        with torch.set_grad_enabled(is_training):
+            for _ in range(batches):
+                y = net(x, points, mask, observers=observers)
+                if is_training:
+                    net.zero_grad()
+                    y.square().sum().backward()
+
+    return run
+
+
+def passes(P: int) -> dict[str, Callable[[], Callable[[], object]]]:
+    """Return what is measured at a number of particles; each is set up when it is called."""
+    found = {form: lambda form=form: filter_pass(form, P) for form in ("sparse", "dense")}
+    if P <= ALL_PAIRS_UP_TO:
+        found["all_pairs"] = lambda: filter_pass("all_pairs", P)
+    return {**found, "graph": lambda: graph_pass(P), "net": lambda: net_pass(P)}
+
+
+def check() -> float:
+    error = max(
+        ((a - b).abs().max() / b.abs().max()).item()
+        for a, b in zip(
+            filter_pass("sparse", 67, torch.float64)(), filter_pass("dense", 67, torch.float64)(), strict=True
+        )
+    )
+    if error > 1e-10:
+        raise SystemExit(f"sparse and dense differ by {error}")
+    return error
+
+
+def peak_mib() -> float:
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def added_mib(prepare: Callable[[], Callable[[], object]]) -> float | None:
+    """Return what a pass adds to the peak of a process of its own; None where the system does not tell."""
+    if not Path("/proc/self/status").is_file():
+        return None
+    into, out = os.pipe()
+    child = os.fork()
+    if not child:
+        run = prepare()
+        before = peak_mib()
+        run()
+        os.write(out, str(peak_mib() - before).encode())
+        os._exit(0)
+    os.close(out)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(into) as pipe:
+        text = pipe.read()
+    if status or not text:
+        raise SystemExit(f"a measurement of memory ended with status {status}")
+    return float(text)
+
+
+def milliseconds(runs: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(repeats + 1):
+        for name, run in runs.items():
+            begin = clock()
+            run()
+            # the first round sets up memory
+            if round_:
+                times[name].append(1e3 * (clock() - begin))
+    return {name: median(values) for name, values in times.items()}
+
+
+def exponent(points: Sequence[tuple[int, float]]) -> float | None:
+    """Return the slope of log cost over log size; None for fewer than two sizes."""
+    logs = [(math.log(size), math.log(max(cost, 1e-6))) for size, cost in points]
+    return round(linear_regression(*zip(*logs, strict=True)).slope, 3) if len(logs) > 1 else None
+
+
+def with_particles(
+    options: argparse.Namespace, clock: Callable[[], float], memory: dict[int, dict[str, float | None]]
+) -> dict[str, object]:
+    rows = []
+    for P, added in memory.items():
+        B = len(jets(P)[0])
+        found = milliseconds({name: prepare() for name, prepare in passes(P).items()}, options.repeats, clock)
+        row = {"P": P} | {f"{name}_ms": value / B for name, value in found.items()}
+        row |= {f"{name}_mib": value / B for name, value in added.items() if value is not None}
+        print("  ".join(f"{key} {x:.3g}" if isinstance(x, float) else f"{key} {x}" for key, x in row.items()))
+        rows.append(row)
+    names = [key for key in rows[0] if key != "P"]
+    exponents = {
+        name: exponent([(row["P"], row[name]) for row in rows if row["P"] >= FITTED_FROM and name in row])
+        for name in names
+    }
+    print(f"exponents from {FITTED_FROM} particles on: {exponents}")
+    return {"particles": rows, "exponents": exponents}
+
+
+def passes_of_jets(batches: int) -> dict[str, Callable[[], Callable[[], object]]]:
+    def prepare(is_training: bool) -> Callable[[], object]:
+        return net_pass(MEAN_LENGTH, batches=batches, B=BATCH, is_training=is_training)
+
+    return {"scoring": lambda: prepare(False), "training": lambda: prepare(True)}
+
+
+def with_jets(
+    options: argparse.Namespace, clock: Callable[[], float], memory: dict[int, dict[str, float | None]]
+) -> dict[str, object]:
+    rows = []
+    for batches, added in memory.items():
+        count = batches * BATCH
+        runs = {name: prepare() for name, prepare in passes_of_jets(batches).items()}
+        found = milliseconds(runs, options.repeats, clock)
+        row = {"jets": count} | {f"{name}_ms": value for name, value in found.items()}
+        row |= {f"{name}_jets_per_second": 1e3 * count / value for name, value in found.items()}
+        row |= {f"{name}_mib": value for name, value in added.items() if value is not None}
+        print("  ".join(f"{key} {x:.4g}" if isinstance(x, float) else f"{key} {x}" for key, x in row.items()))
+        rows.append(row)
+    exponents = {name: exponent([(row["jets"], row[name]) for row in rows]) for name in ("scoring_ms", "training_ms")}
+    print(f"exponents with jets: {exponents}")
+    return {"jets": rows, "exponents_with_jets": exponents}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--most", type=int, default=1024, help="particles of the longest jets")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    # processor time does not count what else runs, and adds up over threads
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    sizes = [2**n for n in range(4, 11) if 2**n <= options.most]
+    # before anything is timed: what a process has freed, its children use again, and their peak would not show it
+    of_particles = {P: {name: added_mib(prepare) for name, prepare in passes(P).items()} for P in sizes}
+    of_jets = {n: {name: added_mib(prepare) for name, prepare in passes_of_jets(n).items()} for n in (1, 4, 16)}
+    result = {"largest_difference": check()}
+    result |= {**with_particles(options, clock, of_particles), **with_jets(options, clock, of_jets)}
+    machine = {"cpu": platform.processor() or platform.machine(), "threads": options.threads}
+    print(json.dumps({"benchmark": "hep_growth", **machine, "torch": torch.__version__, **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,399 @@
+"""Our taggers against ParticleNet, Particle Transformer and boosting: same jets, same split, same CPU time or epochs.
+
+    pip install --no-deps weaver-core
+    SUBQUAD_DATA=DATA python benchmarks/hep_rivals.py --out marks --seconds 1800 [--seeds 0 1 2]
+    SUBQUAD_DATA=DATA python benchmarks/hep_rivals.py --out marks_epochs --epochs 5
+    python benchmarks/hep_rivals.py --out marks --seconds 1800 --jets sim more --test held_out --presets standard paper
+
+`particlenet` and `part` are weaver-core's nets in the configurations of JetClass (arXiv:2202.03772), on its 17
+features; `published` is ParticleNet with the weights that were trained on 100 million jets ($SUBQUAD_DATA/hep/rivals),
+which is not fitted here: the ceiling. `boosting` is scikit-learn's on our jet-level observers, and takes the time it
+takes.
+
+All nets: one thread, float32, the same jets for training, validation and test, drawn once for all seeds (80 %, 10 % of
+the rest, 20 %, of each class alike; or the jets of --test). The budget is processor time of the training steps, the
+making of batches included; ten validations of no charge choose the weights that are kept. The learning rate follows
+the part of the budget that is used: ours one cycle of AdamW, as in `subquad hep fit`; the rivals' Ranger, flat and then
+falling over the last 30 %, as they were published. Batches hold jets of like length, padded to the longest of them;
+--arrange random gives the rivals batches of any jets, since batch norm sees of one batch the jets in it alone.
+
+One JSON file for each net and seed is written into --out, so the same command goes on where it was stopped, and pieces
+can run side by side. Prints a Markdown table, means and standard deviations over seeds; R is background rejection at
+JetClass's signal efficiencies, – where no background jet passed, so that the test jets only say that it is beyond their
+number. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from subquad.hep.baselines import boosting
+from subquad.hep.data import PARTICLES, Jets, expand, read, selected
+from subquad.hep.features import jet_features, particle_features
+from subquad.hep.metrics import scores_of
+from subquad.hep.sample import sample_path
+from subquad.hep.settings import PRESETS, FitSettings
+from subquad.hep.tagger import Scale, build, collate, epoch_plan, inputs_of, logits, plan_by_length
+from subquad.train.artifact import atomic
+from subquad.train.optim import parameter_groups, schedule
+
+RIVALS = ("particlenet", "part", "boosting", "published")
+RIVAL_RATES = {"particlenet": 3e-3, "part": 1e-3}
+VALIDATIONS = 10
+MOST = 128
+LEAST = 17
+"""Places of a rival's batch: ParticleNet takes 16 neighbours of each particle, padded ones where others lack."""
+
+# JetClass's 17 in the order of its files, as columns of `STANDARD_FEATURES`
+COLUMNS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 0, 1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A net with all that a fit needs of it."""
+
+    net: nn.Module
+    answer: Callable[[str, Tensor], Tensor]
+    """Logits of some jets of a part: `train`, `validation` or `test`."""
+    predict: Callable[[str], Tensor]
+    """Logits of all jets of a part, without gradient."""
+    plan: Callable[[int], Sequence[Tensor]]
+    """The batches of an epoch."""
+    optimizer: Any
+    rate: Callable[[float], float]
+    """Factor on the learning rates, from the part of the budget that is used."""
+    clip: float | None
+
+
+def ours(name: str, parts: dict[str, Jets], seed: int) -> Contender:
+    settings, fit = PRESETS[name], FitSettings(preset=name)
+    scale = Scale.of(jet_features(parts["train"])) if settings.has_observers else None
+    inputs = {part: inputs_of(jets, settings, scale) for part, jets in parts.items()}
+    net = build(settings, len(parts["train"].classes))
+    rows = torch.arange(len(inputs["train"]))
+
+    def answer(part: str, rows: Tensor) -> Tensor:
+        batch = collate(inputs[part], rows, settings)
+        return net(batch.x, batch.points, batch.mask, observers=batch.observers)
+
+    return Contender(
+        net=net,
+        answer=answer,
+        predict=lambda part: logits(net, inputs[part], settings),
+        plan=lambda epoch: epoch_plan(rows, inputs["train"].lengths, fit.batch, seed=seed, epoch=epoch),
+        optimizer=torch.optim.AdamW(parameter_groups(net, learning_rate=fit.rate, weight_decay=fit.weight_decay)),
+        rate=schedule("constant" if name == "paper" else "one_cycle"),
+        clip=1.0,
+    )
+
+
+@dataclass(frozen=True)
+class RivalInputs:
+    """Features, four-vectors and places of all particles, as flat tables."""
+
+    features: Tensor
+    vectors: Tensor
+    first: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, jets: Jets) -> "RivalInputs":
+        """Return what the rivals see of the jets; weaver ends standardised features at 5."""
+        vectors = [PARTICLES.index(f"part_{name}") for name in ("px", "py", "pz", "energy")]
+        return cls(
+            torch.from_numpy(particle_features(jets, "standard")[:, COLUMNS].clip(-5, 5)),
+            torch.from_numpy(jets.particles[:, vectors].copy()),
+            torch.from_numpy(jets.first[:-1]),
+            torch.from_numpy(np.minimum(jets.lengths, MOST)),
+        )
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features [B, 17, P], four-vectors [B, 4, P] and mask [B, 1, P], padded to the longest jet."""
+        lengths = self.lengths[rows]
+        places = torch.arange(max(LEAST, int(lengths.max())))
+        mask = places < lengths[:, None]
+        index = (self.first[rows, None] + places).masked_fill(~mask, 0)
+        tables = [(table[index] * mask[..., None]).mT.contiguous() for table in (self.features, self.vectors)]
+        return tables[0], tables[1], mask[:, None]
+
+
+def rival_net(name: str, classes: int) -> nn.Module:
+    if name == "part":
+        from weaver.nn.model.ParticleTransformer import ParticleTransformer
+
+        return ParticleTransformer(
+            input_dim=len(COLUMNS),
+            num_classes=classes,
+            pair_input_dim=4,
+            use_pre_activation_pair=False,
+            embed_dims=(128, 512, 128),
+            pair_embed_dims=(64, 64, 64),
+            num_heads=8,
+            num_layers=8,
+            num_cls_layers=2,
+            fc_params=(),
+            trim=False,
+        )
+    from weaver.nn.model.ParticleNet import ParticleNet
+
+    return ParticleNet(
+        len(COLUMNS),
+        classes,
+        conv_params=[(16, (64, 64, 64)), (16, (128, 128, 128)), (16, (256, 256, 256))],
+        fc_params=[(256, 0.1)],
+        use_fusion=False,
+        use_fts_bn=True,
+        use_counts=True,
+        trim=False,
+    )
+
+
+def flat_then_falling(progress: float) -> float:
+    return 0.01 ** (max(0.0, min(progress, 1.0) - 0.7) / 0.3)
+
+
+def rival(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Contender:
+    from weaver.utils.nn.optimizer.ranger import Ranger
+
+    net = rival_net(name, len(parts["train"].classes))
+    if name == "published":
+        net.load_state_dict(load_file(data_folder() / "rivals" / "ParticleNet_full.safetensors"))
+    inputs = {part: RivalInputs.of(jets) for part, jets in parts.items()}
+    rows, lengths = torch.arange(len(parts["train"])), inputs["train"].lengths
+
+    def answer(part: str, rows: Tensor) -> Tensor:
+        features, vectors, mask = inputs[part].batch(rows)
+        if name == "part":
+            return net(features, v=vectors, mask=mask)
+        # the last two features are the angles, in which the first graph is made
+        return net(features[:, -2:], features, mask=mask)
+
+    @torch.no_grad()
+    def predict(part: str) -> Tensor:
+        net.eval()
+        out = torch.zeros(len(parts[part]), len(parts[part].classes))
+        for some in plan_by_length(inputs[part].lengths, 256):
+            out[some] = answer(part, some)
+        net.train()
+        return out
+
+    def plan(epoch: int) -> Sequence[Tensor]:
+        if options.arrange == "bucketed":
+            return epoch_plan(rows, lengths, options.rival_batch, seed=seed, epoch=epoch)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        return rows[torch.randperm(len(rows), generator=generator)].split(options.rival_batch)
+
+    learning_rate = options.rival_rate or RIVAL_RATES.get(name, 1e-3)
+    return Contender(
+        net=net,
+        answer=answer,
+        predict=predict,
+        plan=plan,
+        optimizer=Ranger(net.parameters(), lr=learning_rate),
+        rate=flat_then_falling,
+        clip=None,
+    )
+
+
+def endless(contender: Contender) -> Iterator[Tensor]:
+    epoch = 0
+    while True:
+        yield from contender.plan(epoch)
+        epoch += 1
+
+
+def trained(contender: Contender, parts: dict[str, Jets], options: argparse.Namespace) -> dict[str, Any]:
+    """Fit the net, leave it at its best weights, and return what that took."""
+    net, optimizer = contender.net.train(), contender.optimizer
+    rates = [group["lr"] for group in optimizer.param_groups]
+    labels = {part: torch.from_numpy(jets.labels) for part, jets in parts.items()}
+    used, steps, seen = 0.0, 0, 0
+    best, best_at, best_weights = -1.0, 0.0, {}
+    all_steps = options.epochs * len(contender.plan(0)) if options.epochs else None
+    validated = 0
+    batches = endless(contender)
+    while True:
+        progress = steps / all_steps if all_steps else used / options.seconds
+        if progress >= 1 or progress * VALIDATIONS >= validated + 1:
+            validated = int(progress * VALIDATIONS)
+            accuracy = (contender.predict("validation").argmax(-1) == labels["validation"]).float().mean().item()
+            if accuracy > best:
+                best, best_at = accuracy, progress
+                best_weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+            print(f"  {100 * progress:.0f} %: {steps} steps, {used:.0f} s, validation {accuracy:.4f}", flush=True)
+        if progress >= 1:
+            break
+        begin = time.process_time()
+        rows = next(batches)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * contender.rate(progress)
+        loss = nn.functional.cross_entropy(contender.answer("train", rows), labels["train"][rows])
+        optimizer.zero_grad()
+        loss.backward()
+        if contender.clip:
+            nn.utils.clip_grad_norm_(net.parameters(), contender.clip)
+        optimizer.step()
+        used += time.process_time() - begin
+        steps, seen = steps + 1, seen + len(rows)
+    net.load_state_dict(best_weights)
+    return {
+        **{"cpu_seconds": used, "steps": steps, "epochs": seen / len(parts["train"]), "best_at": best_at},
+        **{"validation": best, "jets_per_cpu_second": seen / max(used, 1e-9)},
+    }
+
+
+def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Fit and measure one model."""
+    test = parts["test"]
+    training: dict[str, Any] = {}
+    if name == "boosting":
+        begin = time.process_time()
+        probabilities = boosting(parts["train"], test, seed=seed)
+        training, parameters, scoring = {"cpu_seconds": time.process_time() - begin}, None, None
+    else:
+        torch.manual_seed(seed)
+        contender = ours(name, parts, seed) if name in PRESETS else rival(name, parts, seed, options)
+        parameters = sum(p.numel() for p in contender.net.parameters())
+        if name != "published":
+            training = trained(contender, parts, options)
+        begin = time.process_time()
+        probabilities = contender.predict("test").double().softmax(-1).numpy()
+        scoring = len(test) / (time.process_time() - begin)
+    background = "QCD" if "QCD" in test.classes else test.classes[0]
+    return {
+        **{"parameters": parameters, "training": training, "inference_jets_per_cpu_second": scoring},
+        "scores": scores_of(probabilities, test.labels, test.classes, background),
+    }
+
+
+def data_folder() -> Path:
+    return Path(os.environ.get("SUBQUAD_DATA", "none")) / "hep"
+
+
+def split(options: argparse.Namespace) -> dict[str, Jets]:
+    """Return train, validation and test: the same for all seeds."""
+    folders = options.jets or ([str(data_folder() / "sim")] if (data_folder() / "sim").is_dir() else [])
+    jets = read(expand(f"{folder}/*.root" for folder in folders) if folders else [sample_path()])
+    if options.most_jets:
+        order = np.random.default_rng(0).permutation(len(jets))[: options.most_jets]
+        jets = selected(jets, np.sort(order))
+    held_out = read(expand(f"{folder}/*.root" for folder in options.test)) if options.test else None
+    if held_out is not None and held_out.classes != jets.classes:
+        index = np.array([jets.classes.index(label) for label in held_out.classes])
+        held_out = replace(held_out, labels=index[held_out.labels], classes=jets.classes)
+    generator = np.random.default_rng(0)
+    part = np.zeros(len(jets), np.int64)
+    for label in range(len(jets.classes)):
+        rows = generator.permutation(np.flatnonzero(jets.labels == label))
+        test = 0 if held_out is not None else len(rows) // 5
+        part[rows[:test]] = 2
+        part[rows[test : test + (len(rows) - test) // 10]] = 1
+    parts = {name: selected(jets, np.flatnonzero(part == i)) for i, name in enumerate(("train", "validation", "test"))}
+    return parts if held_out is None else {**parts, "test": held_out}
+
+
+def figures_of(result: dict[str, Any]) -> dict[str, float | None]:
+    """Return the columns of the table."""
+    scores, training = result["scores"], result["training"]
+    rejections = {f"R {name}": entry["value"] for name, entry in scores["rejection"].items()}
+    return {
+        **{"top-1": scores["accuracy"], "AUC": scores["auc_ovo"], **rejections},
+        **{"epochs": training.get("epochs"), "training jets/s": training.get("jets_per_cpu_second")},
+        **{"scoring jets/s": result["inference_jets_per_cpu_second"], "CPU s": training.get("cpu_seconds")},
+    }
+
+
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Return the mean and the standard deviation over seeds of each figure; None where a seed has none."""
+    found = {}
+    columns = [figures_of(result) for result in results]
+    for name in columns[0]:
+        values = [column[name] for column in columns]
+        known = [value for value in values if value is not None]
+        is_known = len(known) == len(values)
+        found[name] = {
+            "mean": fmean(known) if is_known else None,
+            "sd": stdev(known) if is_known and len(known) > 1 else None,
+        }
+    return found
+
+
+def cell(figure: dict[str, float | None]) -> str:
+    mean, sd = figure["mean"], figure["sd"]
+    if mean is None:
+        return "–"
+    digits = 4 if mean < 1 else 1 if mean < 100 else 0
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
+
+
+def table(summaries: dict[str, dict[str, dict[str, float | None]]]) -> str:
+    columns = list(next(iter(summaries.values())))
+    lines = [f"| model | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    lines += [f"| {name} | {' | '.join(cell(found[key]) for key in columns)} |" for name, found in summaries.items()]
+    return "\n".join(lines)
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--presets", nargs="*", default=["standard"], choices=PRESETS)
+    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), choices=RIVALS)
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--seconds", type=float, help="processor time of training, for each net and seed")
+    budget.add_argument("--epochs", type=int)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--jets", nargs="+", help="folders of ROOT files in JetClass's layout")
+    parser.add_argument("--test", nargs="+", help="folders of ROOT files to measure on, all of their jets")
+    parser.add_argument("--most-jets", type=int, help="jets taken from --jets, at random")
+    parser.add_argument("--arrange", choices=["bucketed", "random"], default="bucketed", help="batches of the rivals")
+    parser.add_argument("--rival-batch", type=int, default=64)
+    parser.add_argument("--rival-rate", type=float, help=f"without it {RIVAL_RATES}")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    # what two runs must have in common to stand in one table
+    settings = {key: value for key, value in vars(options).items() if key not in ("out", "presets", "rivals", "seeds")}
+    parts = None
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in options.seeds:
+        for name in (*options.presets, *options.rivals):
+            # what is not fitted has no seed
+            if name == "published" and name in results:
+                continue
+            file = options.out / f"{name}_{seed}.json"
+            if not file.is_file():
+                parts = parts or split(options)
+                print(f"{name}, seed {seed}", flush=True)
+                with threadpool_limits(1):
+                    result = run(name, parts, seed, options)
+                with atomic(file) as temporary:
+                    temporary.write_text(json.dumps({"model": name, "seed": seed, "settings": settings, **result}))
+            result = json.loads(file.read_text())
+            if result["settings"] != settings:
+                raise SystemExit(f"{file}: was made with other settings ({result['settings']}); give another --out")
+            results.setdefault(name, []).append(result)
+    summaries = {name: summary(found) for name, found in results.items()}
+    print(table(summaries))
+    machine = {"cpu": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
+    print(json.dumps({"benchmark": "hep_rivals", **machine, "settings": settings, "models": summaries}))
+
+
+if __name__ == "__main__":
+    main()

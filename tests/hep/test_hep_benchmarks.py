@@ -1,0 +1,46 @@
+"""The benchmarks of jets run to their JSON line and go on where they stopped; what they measure is not looked at."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+# the sample that comes with the package, whatever else is there
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "SUBQUAD_DATA"} | {"OMP_NUM_THREADS": "1"}
+
+
+def run(name, *arguments):
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+def result_of(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_growth_ends_in_one_line_of_json():
+    result = result_of(run("hep_growth", "--most", 128, "--repeats", 1))
+    assert result["exponents"].keys() >= {"sparse_ms", "dense_ms", "all_pairs_ms", "graph_ms", "net_ms"}
+    assert [row["P"] for row in result["particles"]] == [16, 32, 64, 128]
+
+
+def test_the_filter_is_measured_beside_pytorch_geometrics():
+    pytest.importorskip("torch_geometric.nn", reason="needs PyTorch Geometric: pip install torch_geometric")
+    result = result_of(run("hep_chebconv", "--quick", "--count", 64, "--repeats", 1))
+    assert {row["particles"] for row in result["rows"]} == {"128", "real"}
+
+
+def test_rivals_have_the_same_budget_and_a_second_run_takes_what_is_there(tmp_path):
+    arguments = ["--out", tmp_path, "--rivals", "boosting", "--epochs", 1, "--most-jets", 230]
+    models = result_of(run("hep_rivals", *arguments))["models"]
+    assert models.keys() == {"standard", "boosting"}
+    assert models["standard"]["epochs"]["mean"] == 1
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert {file.name for file in written} == {"standard_0.json", "boosting_0.json"}
+    assert result_of(run("hep_rivals", *arguments))["models"] == models
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == written
