@@ -21,6 +21,7 @@ from subquad.hep.tagger import Scale, answer, collate, inputs_of
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import knn_adjacency
+from subquad.ops.kinematics import VARIABLES
 
 SETTINGS = NetSettings(has_observers=False, k=2)
 H = len(STANDARD_FEATURES)
@@ -191,7 +192,7 @@ def test_features_are_grouped_by_their_names():
 @pytest.fixture(scope="module")
 def fitted(jets, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tagger"
-    fit(jets, FitSettings(preset="standard", epochs=2, batch=16, net_alone=True), out=out, quiet=True)
+    fit(jets, FitSettings(epochs=2, batch=32, net_alone=True), out=out, quiet=True)
     return out
 
 
@@ -206,9 +207,11 @@ def test_the_command_writes_page_figures_and_numbers(fitted, jets, tmp_path, cap
     assert sum(entry["gradient"] for entry in found["features"].values()) == pytest.approx(1)
     assert sum(entry["gradient"] for entry in found["groups"].values()) == pytest.approx(1)
     assert sum(found["by_class"]["Hbb"].values()) == pytest.approx(1)
-    assert found["graphs"] is found["exponents"] is None
+    assert found["graphs"] is None
+    assert np.shape(found["exponents"]) == (4, 4)
+    assert sum(found["variables"]["all"][name] for name in VARIABLES) == pytest.approx(1)
     names = {path.name for path in (out / "figures").iterdir()}
-    assert {"features.pdf", "features_by_class.pdf", "jets_Hbb.pdf"} <= names
+    assert {"graphs.pdf", "exponents.pdf", "features.pdf", "features_by_class.pdf", "jets_Hbb.pdf"} <= names
     text = (out / "report.html").read_text()
     assert "Most rests on" in text
     assert "nan" not in text[: text.index("data:image")]

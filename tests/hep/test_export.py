@@ -1,6 +1,7 @@
 """Taggers as ONNX: onnxruntime gives torch's scores at any multiplicity; what is written beside it."""
 
 import json
+from dataclasses import replace
 
 import awkward as ak
 import numpy as np
@@ -17,50 +18,33 @@ from subquad.hep.expressions import parse
 from subquad.hep.features import STANDARD_FEATURES, particle_features
 from subquad.hep.layout import layout_of
 from subquad.hep.opened import Tagger
-from subquad.hep.settings import PRESETS, NetSettings
+from subquad.hep.settings import PRESETS
 from subquad.hep.tagger import Scale, build
-from subquad.nn.kinematic import EPCN, KinematicPCN
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
-H = len(STANDARD_FEATURES)
-SMALL = NetSettings(k=2, terms=3, layers=2, width=4, hidden=5)
-PAPER = NetSettings(
-    **{
-        **PRESETS["paper"].__dict__,
-        "k": 2,
-        "terms": 3,
-        "layers": 2,
-        "width": 4,
-        "has_edges": True,
-        "has_observers": False,
-    }
-)
+SMALL = {"k": 2, "terms": 3, "layers": 2, "width": 4, "graphs": 2, "pool_heads": 1}
 
 
-def tagger(kind):
+def tagger(preset):
+    """A preset's net, but small, with weights that are drawn."""
     torch.manual_seed(4)
-    settings = {"standard": SMALL, "paper": PAPER}.get(kind, NetSettings(k=2, has_observers=kind == "kinematic"))
+    settings = replace(PRESETS[preset], **SMALL)
     layout = layout_of(settings)
     J = len(layout.jet_features)
-    if kind == "epcn":
-        net = EPCN(H, 3, width=4, terms=3, layers=2, k=2)
-    elif kind == "kinematic":
-        net = KinematicPCN(H, 3, observers=J, width=4, graphs=2, terms=3, layers=1, k=2, pool_heads=1)
-    else:
-        net = build(settings, 3, layout)
-    scale = Scale(np.zeros(J, np.float32), np.full(J, 2, np.float32)) if settings.has_observers else None
-    config = {"classes": CLASSES}
     return Tagger(
-        path="run", config=config, net=net.eval(), settings=settings, layout=layout, scale=scale, classes=CLASSES
+        path="run",
+        config={"classes": CLASSES},
+        net=build(settings, 3, layout).eval(),
+        settings=settings,
+        layout=layout,
+        scale=Scale(np.zeros(J, np.float32), np.full(J, 2, np.float32)) if settings.has_observers else None,
+        classes=CLASSES,
     )
 
 
-kinds = pytest.mark.parametrize("kind", ["standard", "paper", "epcn", "kinematic"])
-
-
-@kinds
-def test_the_dense_form_gives_the_scores_of_the_net_itself(kind):
-    made = tagger(kind)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_dense_form_gives_the_scores_of_the_net_itself(preset):
+    made = tagger(preset)
     names = preprocessing(made)["input_names"]
     scorer = Scorer(made.net, is_on_features=made.settings.graph == "features")
     for given in examples(made.layout, names, 0 if made.scale is None else len(made.scale.mean)):
@@ -73,9 +57,9 @@ def test_the_dense_form_gives_the_scores_of_the_net_itself(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["standard", "epcn", "kinematic"])
-def test_onnxruntime_gives_the_scores_of_torch_at_any_multiplicity(kind, tmp_path):
-    made = tagger(kind)
+@pytest.mark.parametrize("preset", ["auto", "epcn", "paper-edges"])
+def test_onnxruntime_gives_the_scores_of_torch_at_any_multiplicity(preset, tmp_path):
+    made = tagger(preset)
     checked = export_tagger(made, tmp_path / "tagger.onnx")
     assert [(one["jets"], one["particles"]) for one in checked] == [(B, P) for B in (1, 3) for P in (1, 2, 7, 40, 128)]
     assert max(one["difference"] for one in checked) < 1e-5
@@ -97,7 +81,7 @@ def test_the_expressions_make_the_standard_features(jets):
 
 
 def test_what_stands_beside_the_model_says_how_its_inputs_are_made():
-    found = preprocessing(tagger("kinematic"))
+    found = preprocessing(tagger("auto"))
     assert found["output_names"] == ["label_QCD", "label_Hbb", "label_Tbqq"]
     assert found["input_names"] == ["pf_points", "pf_features", "pf_vectors", "pf_mask", "jet_features"]
     assert set(found["input_names"]) < set(found)
@@ -150,7 +134,7 @@ def test_the_command_refuses_what_it_cannot_write(tmp_path, capsys):
 def test_the_command_writes_model_and_preprocessing(jets, tmp_path, capsys):
     from subquad.hep import FitSettings, fit
 
-    fit(jets, FitSettings(epochs=1, preset="paper", net_alone=True), out=tmp_path / "run", quiet=True)
+    fit(jets, FitSettings(epochs=1, preset="standard", net_alone=True), out=tmp_path / "run", quiet=True)
     out = tmp_path / "onnx" / "tagger.onnx"
     assert main(["hep", "export", str(tmp_path / "run"), "--out", str(out)]) == 0
     assert "differ by at most" in capsys.readouterr().out
