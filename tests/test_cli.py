@@ -29,6 +29,7 @@ COMMANDS = [
     "llm chat",
     "llm serve",
     "llm evaluate",
+    "hep evaluate",
     "hep fit",
     "hep predict",
     "hep simulate",

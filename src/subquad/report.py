@@ -19,6 +19,8 @@ class Picture:
     """A data URI."""
     caption: str
     """What it shows, and how to read it."""
+    is_half: bool = False
+    """Two of them stand side by side, where there is room."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Section:
     blocks: Sequence[str | Table | Picture | Link] = field(default_factory=list)
 
 
-def picture(figure: Figure, caption: str) -> Picture:
+def picture(figure: Figure, caption: str, *, is_half: bool = False) -> Picture:
     """Return a matplotlib figure as a picture of the page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
-    return Picture("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), caption)
+    return Picture("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), caption, is_half)
 
 
 def show(value: str | float | int | None) -> str:
@@ -103,10 +105,11 @@ caption { caption-side: bottom; text-align: left; color: var(--soft); font-size:
 th, td { padding: .34rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th.text, td.text { text-align: left; white-space: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: .3rem; }
-th { color: var(--soft); font-weight: 600; }
+th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
 tr.winner td { background: var(--mark); font-weight: 600; }
 figure { margin: 1.1rem 0; }
 figure img { max-width: 100%; height: auto; }
+figure.half { display: inline-block; vertical-align: top; width: 49%; min-width: 320px; }
 figcaption { color: var(--soft); font-size: .9rem; }
 nav a { margin-right: 1.2rem; }
 @media print { body { margin: 0; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
@@ -137,7 +140,8 @@ nav a { margin-right: 1.2rem; }
 </tbody>
 </table></div>
 {% elif block is picture %}
-<figure><img src="{{ block.source }}" alt="{{ block.caption }}"><figcaption>{{ block.caption }}</figcaption></figure>
+<figure{% if block.is_half %} class="half"{% endif %}><img src="{{ block.source }}" alt="{{ block.caption }}">
+<figcaption>{{ block.caption }}</figcaption></figure>
 {% elif block is link %}
 <p><a href="{{ block.target }}">{{ block.text }}</a></p>
 {% else %}

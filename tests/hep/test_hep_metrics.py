@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from subquad.hep.metrics import confusion, rejection, scores_of
+from subquad.hep.metrics import calibration_error, clopper_pearson, confusion, rejection, scores_of, spread, wilson
 
 
 def test_rejection_counts_background_above_the_signals_threshold():
@@ -48,3 +49,65 @@ def test_two_classes_have_an_area_too():
 def test_rows_of_the_confusion_add_up_to_one():
     table = confusion(np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), np.array([0, 0, 1]))
     assert table.tolist() == [[0.5, 0.5], [0.0, 1.0]]
+
+
+def made_up(jets, classes=5, seed=0):
+    generator = np.random.default_rng(seed)
+    labels = generator.permutation(np.arange(jets) % classes)
+    # with few values, so that scores are often equal
+    scores = np.round(generator.normal(0, 1, (jets, classes)), 1)
+    scores[np.arange(jets), labels] += 1
+    return np.exp(scores) / np.exp(scores).sum(1, keepdims=True), labels
+
+
+def test_areas_equal_those_of_scikit_learn():
+    probabilities, labels = made_up(331)
+    got = scores_of(probabilities, labels, "abcde", "a")
+    for name in ("ovo", "ovr"):
+        assert got[f"auc_{name}"] == pytest.approx(roc_auc_score(labels, probabilities, multi_class=name), abs=1e-12)
+    assert got["aupr_macro"] == pytest.approx(average_precision_score(np.eye(5)[labels], probabilities), abs=1e-12)
+
+
+def test_intervals_are_as_wide_as_the_figures_differ_from_sample_to_sample():
+    names = ("accuracy", "auc_ovo", "auc_ovr", "aupr_macro")
+    found = [scores_of(*made_up(307, classes=3, seed=seed), "abc", "a") for seed in range(60)]
+    for name in names:
+        halves = [(one["intervals"][name][1] - one["intervals"][name][0]) / 2 for one in found]
+        # 60 samples know a standard deviation to 9 %
+        assert np.mean(halves) == pytest.approx(np.std([one[name] for one in found]), rel=0.3)
+
+
+def test_intervals_of_parts_by_hand():
+    low, high = wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.64908, abs=1e-5), pytest.approx(0.89638, abs=1e-5))
+    low, high = clopper_pearson(np.array([0, 3, 7]), 7)
+    assert low[0] == 0
+    assert high[2] == 1
+    assert high[0] == pytest.approx(1 - 0.15865 ** (1 / 7))
+    assert low[1] < 3 / 7 < high[1]
+
+
+def test_the_calibration_error_by_hand():
+    # 0.9 twice, one right: off by 0.4; 0.3 twice, none right: off by 0.3; each is half of the jets
+    got = calibration_error(np.array([0.9, 0.9, 0.3, 0.3]), np.array([True, False, False, False]))
+    assert got == pytest.approx(0.5 * 0.4 + 0.5 * 0.3)
+
+
+def test_the_spread_over_trainings_is_mean_and_deviation_and_the_median_of_rejections():
+    def training(accuracy, value):
+        figures = {"auc_ovo": None, "auc_ovr": None, "aupr_macro": None, "accuracy_ovr_macro": 0.5}
+        entry = {"efficiency": 0.5, "value": value, "low": 3.0, "high": value}
+        absent = {"efficiency": 0.5, "value": None, "low": None, "high": None}
+        rejections = {"Hbb": entry, "Hcc": absent}
+        return {"accuracy": accuracy, "calibration_error": 0.1, **figures, "rejection": rejections}
+
+    got = spread([training(0.5, 10.0), training(0.7, 40.0), training(0.6, 20.0)])
+    expected = {"mean": pytest.approx(0.6), "deviation": pytest.approx(0.1), "least": 0.5, "most": 0.7}
+    assert got["accuracy"] == expected
+    assert got["rejection"]["Hbb"]["median"] == 20
+    assert "auc_ovo" not in got
+    assert "Hcc" not in got["rejection"]
+    assert spread([training(0.5, 10.0)])["accuracy"]["deviation"] is None
+    # where no background jet passes, the rejection has no upper end
+    without = spread([training(0.5, 10.0), training(0.7, 40.0), training(0.6, None)])["rejection"]["Hbb"]
+    assert without == {"median": 40.0, "deviation": None, "least": 10.0, "most": None}

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from subquad.hep.settings import ExplainSettings, FitSettings, PredictSettings
+from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, PredictSettings
 from subquad.hep.simulate_settings import SimulateSettings
 
 __all__ = ["app"]
@@ -76,6 +76,40 @@ def predict(
     path = run(model, files, settings, out=out, force=force, quiet=quiet)
     if not quiet:
         print(f"Wrote {path}. Next: python -c \"import uproot; uproot.open('{path}')['Events'].show()\"")
+
+
+@app.command
+def evaluate(
+    *runs: Path,
+    settings: Annotated[EvaluateSettings, Parameter(name="*")] = EvaluateSettings(),
+    files: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    scores: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    out: Path,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Measure taggers side by side: figures with their intervals and spread, ROC curves, pT, mass, calibration, time.
+
+    Runs that differ in the seed alone are trainings of one model.
+
+    For example:
+
+        subquad hep evaluate tagger --out evaluation
+        subquad hep evaluate seed_1 seed_2 --files 'test/*.root' --scores ParT=part.root --out evaluation
+
+    Args:
+        runs: Folders that `subquad hep fit` wrote.
+        files: ROOT files of labelled jets; without them each run is measured on its own test jets.
+        scores: Of taggers that others ran, as name=scores.root with the branches score_<class> and label_<class>.
+        out: The folder to write: report.html, report.pdf, metrics.json and figures/.
+        force: Replace the evaluation that is there.
+        quiet: Print nothing.
+    """
+    from subquad.hep.evaluating.job import evaluate as run
+
+    found = run(runs, settings, files=files or (), scores=scores or (), out=out, force=force, quiet=quiet)
+    if not quiet:
+        _show_models(found, out)
 
 
 @app.command
@@ -168,6 +202,25 @@ def simulate(
     files = run(out, settings, seed=seed, force=force, quiet=quiet)
     if not quiet:
         print(f"Wrote {len(files)} files to {out}. Next: subquad hep fit '{out}/*.root' --out tagger")
+
+
+def _show_models(evaluation: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from subquad.hep.evaluating.page import tables
+
+    console = Console()
+    figures, rejections = tables(evaluation)
+    # models in columns, for a terminal is narrow
+    for header, *rows in (zip(figures.header, *figures.rows, strict=True), (rejections.header, *rejections.rows)):
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
+        console.print(table)
+    console.print(
+        *evaluation["notes"], f"Wrote {out}; look at {out / 'report.html'} or {out / 'report.pdf'}.", sep="\n"
+    )
 
 
 def _show(metrics: dict[str, Any], out: Path) -> None:

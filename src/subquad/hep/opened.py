@@ -1,5 +1,6 @@
 """A saved tagger, opened: the net, and how jets are made ready for it."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from torch import nn
 
 from subquad.hep.card import card_of
 from subquad.hep.layout import Layout, layout_of, layout_of_card
+from subquad.hep.pieces import Piece, pieces
 from subquad.hep.settings import NetSettings
-from subquad.hep.tagger import Scale, from_tensors
+from subquad.hep.tagger import Inputs, Scale, from_tensors, inputs_of_piece
 from subquad.train.artifact import load_config, load_tensors
 
 __all__ = ["Tagger", "open_tagger"]
@@ -29,6 +31,31 @@ class Tagger:
     scale: Scale | None
     """Of the jet-level numbers; None: the net takes none."""
     classes: tuple[str, ...]
+
+    def pieces(
+        self,
+        files: Sequence[Path],
+        *,
+        tree: str = "tree",
+        needs_labels: bool = True,
+        title: str = "scoring jets",
+        quiet: bool = True,
+    ) -> Iterator[Piece]:
+        """Yield the jets of files piece by piece, read as the tagger's own were; see `subquad.hep.pieces.pieces`."""
+        return pieces(
+            files,
+            self.layout,
+            features=self.settings.features,
+            tree=tree,
+            is_training=False,
+            needs_labels=needs_labels,
+            title=title,
+            quiet=quiet,
+        )
+
+    def inputs(self, piece: Piece) -> Inputs:
+        """Return what the net takes of a piece."""
+        return inputs_of_piece(piece, self.layout, self.settings, self.scale)
 
 
 def open_tagger(path: Path | str) -> Tagger:

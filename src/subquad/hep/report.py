@@ -7,7 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from subquad.hep.evaluating.plots import calibration_figure
+from subquad.hep.evaluating.scored import Model, Scored, grouped
+from subquad.hep.metrics import spread
 from subquad.hep.plots import confusion_figure, history_figure, observables_figure, roc_figure, scores_figure
+from subquad.hep.tables import figures_table, rejections_table
 from subquad.report import Section, Table, picture
 from subquad.train.artifact import CONFIG, HISTORY, METRICS, read_json, read_tensors
 
@@ -57,38 +61,28 @@ def verdict(metrics: Mapping[str, Any], classes: int) -> str:
     return f"{begin} {end}"
 
 
-def comparison(metrics: Mapping[str, Any]) -> Table:
-    """Return the net beside its rival."""
-    header = ["model", "top-1 accuracy", "AUC, ovo", "AUC, ovr", "accuracy, ovr"]
-    keys = ("accuracy", "auc_ovo", "auc_ovr", "accuracy_ovr_macro")
-    rows: list[list[str | float | int | None]] = [["PCN", *(metrics["test"][key] for key in keys)]]
-    if "test_boosting" in metrics:
-        rows.append(["boosting on jet-level observers", *(metrics["test_boosting"][key] for key in keys)])
-    return Table(
-        header,
-        rows,
-        caption="The last column is what the PCN paper calls accuracy; always answering no scores high there.",
-        winner=["net", "boosting"].index(winner(metrics)),
-    )
-
-
-def _rejections(metrics: Mapping[str, Any], background: str) -> Table:
-    def interval(entry: Mapping[str, float | None]) -> str:
-        if entry["low"] is None:
-            return "–"
-        if entry["value"] is None:
-            return f"> {entry['low']:,.0f}"
-        return f"{entry['value']:,.1f}  [{entry['low']:,.1f}, {entry['high']:,.1f}]"
-
-    models = {"PCN": metrics["test"], **({"boosting": metrics["test_boosting"]} if "test_boosting" in metrics else {})}
-    rows: list[list[str | float | int | None]] = [
-        [name, f"{100 * entry['efficiency']:g} %", *(interval(model["rejection"][name]) for model in models.values())]
-        for name, entry in metrics["test"]["rejection"].items()
+def _models(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = {"test": "PCN", "test_boosting": "boosting"}
+    return [
+        {"name": name, "trainings": [metrics[key]], "spread": spread([metrics[key]])}
+        for key, name in names.items()
+        if key in metrics
     ]
-    return Table(
-        ["signal", "efficiency", *models],
-        rows,
-        caption=f"Rejection of {background}, 1/ε_B, with its 68 % interval; more is better.",
+
+
+def comparison(metrics: Mapping[str, Any]) -> Table:
+    """Return the net beside its rival, gradient boosting on jet-level observers."""
+    return figures_table(_models(metrics))
+
+
+def _scored(scores: Mapping[str, np.ndarray]) -> list[Model]:
+    answers = {"PCN": "probabilities", "boosting": "probabilities_boosting"}
+    return grouped(
+        [
+            Scored(model=name, source="test", probabilities=scores[key], labels=scores["labels"])
+            for name, key in answers.items()
+            if key in scores
+        ]
     )
 
 
@@ -117,7 +111,7 @@ def sections_of(
                 ),
             ],
         ),
-        Section("Background rejection", [_rejections(metrics, background)]),
+        Section("Background rejection", [rejections_table(_models(metrics), background)]),
         Section(
             "What is taken for what",
             [
@@ -129,6 +123,13 @@ def sections_of(
                     scores_figure(probabilities, labels, classes, background),
                     "The score of each signal, among its own jets and among those of the background.",
                 ),
+                picture(
+                    calibration_figure(_scored(scores), classes),
+                    "Of the jets that were given a probability, the part that is of the class, and the calibration "
+                    "error of each class; on the diagonal the probabilities are true.",
+                ),
+                "`subquad hep evaluate` draws more: every signal beside the rival, against pT, and the mass of the "
+                "background after cuts.",
             ],
         ),
         Section(

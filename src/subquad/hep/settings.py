@@ -8,6 +8,7 @@ from subquad.hep.card_weights import Reweighting, edges
 
 __all__ = [
     "PRESETS",
+    "EvaluateSettings",
     "ExplainSettings",
     "FitSettings",
     "NetSettings",
@@ -169,6 +170,28 @@ class PredictSettings:
         """Refuse what cannot work."""
         if self.batch < 1:
             raise SubquadError(f"batch is {self.batch}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """How taggers are measured side by side."""
+
+    batch: int = 256
+    """Jets at a time."""
+    tree: str = "tree"
+    """Name of the TTree in the files."""
+    background: str | None = None
+    """Class that the others are told from; without it that of the first run, or QCD, or the first class."""
+    reference: str | None = None
+    """Name of the model that the ratios of the ROC curves are taken to; without it the first."""
+    threads: int = 1
+    """Of the net, on a CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("batch", "threads"):
+            if getattr(self, name) < 1:
+                raise SubquadError(f"{name} is {getattr(self, name)}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,7 +62,7 @@ def in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         with matplotlib.rc_context({key: value for key, value in parameters.items() if key in matplotlib.rcParams}):
             figure = draw(*args, **kwargs)
             # texts take their fonts when they are drawn
-            figure.canvas.draw()
+            figure.draw_without_rendering()
         # the places are found; to find them again for every file takes longer than to draw
         figure.set_layout_engine("none")
         return figure

@@ -16,11 +16,10 @@ from torch import Tensor
 from subquad.errors import SubquadError, require, unknown
 from subquad.hep.ahead import Ahead, Waiting
 from subquad.hep.baselines import MOST_JETS, boosting
-from subquad.hep.card import card_of
 from subquad.hep.formats import expand
-from subquad.hep.layout import layout_of, layout_of_card
 from subquad.hep.metrics import scores_of
-from subquad.hep.pieces import Piece, pieces
+from subquad.hep.opened import open_tagger
+from subquad.hep.pieces import Piece
 from subquad.hep.preparation import JETS, Plan, Prepared, plan_of, prepare, put_aside, wait_for
 from subquad.hep.report import SCORES, card, history_of, sections_of
 from subquad.hep.settings import PRESETS, FitSettings, NetSettings, PredictSettings
@@ -32,8 +31,6 @@ from subquad.hep.tagger import (
     build,
     collate,
     epoch_plan,
-    from_tensors,
-    inputs_of_piece,
     logits,
 )
 from subquad.progress import say
@@ -42,8 +39,6 @@ from subquad.train.artifact import (
     METRICS,
     Run,
     atomic,
-    load_config,
-    load_tensors,
     open_run,
     plain,
     read_json,
@@ -53,7 +48,7 @@ from subquad.train.loop import Backward, LoopSettings, Outcome, train
 from subquad.train.optim import parameter_groups, schedule
 from subquad.train.processes import processes
 
-__all__ = ["fit", "predict"]
+__all__ = ["fit", "listed", "predict", "using_threads"]
 
 Files = Path | str | Iterable[Path | str]
 
@@ -89,14 +84,14 @@ def fit(
     began, out, group = time.perf_counter(), Path(out), processes()
     # the first process speaks and writes for all
     quiet = quiet or not group.is_main_process
-    paths, test_paths = expand(_listed(files)), expand(_listed(test)) if _listed(test) else []
+    paths, test_paths = expand(listed(files)), expand(listed(test)) if listed(test) else []
     plan = plan_of(paths, test_paths, PRESETS[settings.preset], settings)
     run, prepared, background = _begin(plan, settings, out, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build(plan.net, len(prepared.classes), prepared.layout)
-    with _threads(settings.threads):
+    with using_threads(settings.threads):
         waiting = Waiting()
         outcome = _train(
             net,
@@ -246,42 +241,26 @@ def predict(
     Raises:
         SubquadError: no such model, files that cannot be used, or `out` is there and `force` is off.
     """
-    out = Path(out)
-    config = load_config(model, "hep")
-    paths = expand(_listed(files))
+    out, tagger = Path(out), open_tagger(model)
+    paths = expand(listed(files))
     if out.resolve() in {path.resolve() for path in paths}:
         raise SubquadError(f"{out}: is one of the files to read; give another --out")
     if out.exists() and not force:
         raise SubquadError(f"{out}: is there already; give another --out, or replace it with --force")
-    net_settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
-    layout = layout_of(net_settings)
-    if config.get("card"):
-        layout = layout_of_card(card_of(config["card"]["options"], config["card"]["name"]), net_settings)
-    net, scale = from_tensors(load_tensors(model), net_settings, len(classes), layout)
-    read = pieces(
-        paths,
-        layout,
-        features=net_settings.features,
-        tree=settings.tree,
-        is_training=False,
-        needs_labels=False,
-        title="scoring jets",
-        quiet=quiet,
-    )
     uproot = require("uproot", extra="hep")
     with atomic(out) as temporary, uproot.recreate(temporary) as file:
         tree = None
-        for piece in read:
-            inputs = inputs_of_piece(piece, layout, net_settings, scale)
-            out_of_net = logits(net, inputs, net_settings, settings.batch)
-            columns = _columns(out_of_net.softmax(-1).numpy(), classes, piece)
+        for piece in tagger.pieces(paths, tree=settings.tree, needs_labels=False, quiet=quiet):
+            out_of_net = logits(tagger.net, tagger.inputs(piece), tagger.settings, settings.batch)
+            columns = _columns(out_of_net.softmax(-1).numpy(), tagger.classes, piece)
             if tree is None:
                 tree = file.mktree("Events", {name: column.dtype for name, column in columns.items()})
             tree.extend(columns)
     return out
 
 
-def _listed(files: Files) -> Sequence[Path | str]:
+def listed(files: Files) -> Sequence[Path | str]:
+    """Return one file, or several, as several."""
     return [files] if isinstance(files, str | Path) else list(files)
 
 
@@ -362,7 +341,8 @@ def _train(
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, and afterwards with as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -372,12 +352,13 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _scores(probabilities: np.ndarray, rival: np.ndarray | None, prepared: Prepared) -> dict[str, np.ndarray]:
-    test, mass = prepared.parts["test"], prepared.columns("test", "jet_sdmass")
+    test = prepared.parts["test"]
+    observed = {name: prepared.columns("test", f"jet_{name}") for name in ("pt", "sdmass")}
     return {
         "probabilities": probabilities.astype(np.float32),
         **({} if rival is None else {"probabilities_boosting": rival.astype(np.float32)}),
         "labels": test.labels.numpy(),
-        **({} if mass is None else {"sdmass": mass}),
+        **{name: column for name, column in observed.items() if column is not None},
         "particles": test.lengths.numpy().astype(np.float32),
     }
 

@@ -4,8 +4,7 @@ Axes: J jets, C classes, H features of a particle, G = 4 variables of a pair.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from subquad.hep.formats import expand
 from subquad.hep.opened import Tagger, open_tagger
 from subquad.hep.settings import ExplainSettings
 from subquad.hep.tagger import Batch, Inputs, answer, collate, plan_by_length
+from subquad.hep.tasks import using_threads
 from subquad.nn.kinematic import KinematicPCN
 from subquad.ops.kinematics import VARIABLES
 from subquad.progress import say, track
@@ -70,7 +70,7 @@ def explain(
         raise unknown("class", only, tagger.classes)
     paths = expand([files] if isinstance(files, str | Path) else files)
     inputs = sample_of(tagger, paths, settings, quiet=quiet)
-    with _threads(settings.threads):
+    with using_threads(settings.threads):
         found, displays = look(tagger, inputs, settings, only=only, seed=seed, quiet=quiet)
     found = {
         "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
@@ -88,16 +88,6 @@ def explain(
         if out.is_dir():
             shutil.rmtree(out)
     return found
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_free(out: Path, force: bool) -> None:

@@ -108,7 +108,7 @@ def _of_graphs(found: Mapping[str, Any], figures: Mapping[str, Figure]) -> list[
         blocks.append(
             picture(
                 figures["exponents"],
-                "The learnt powers: an edge weighs ΔR^a kT^b z^c (m²)^d; near 0 a graph does not look at a variable.",
+                "The learnt powers: an edge weighs ΔR^a kT^b z^c (m²)^d; near 0 it does not depend on the variable.",
             )
         )
     return [Section("The graphs", blocks)] if blocks else []

@@ -8,9 +8,9 @@ import numpy as np
 
 from subquad.errors import SubquadError
 from subquad.hep.opened import Tagger
-from subquad.hep.pieces import Piece, pieces
+from subquad.hep.pieces import Piece
 from subquad.hep.settings import ExplainSettings
-from subquad.hep.tagger import Inputs, inputs_of_piece
+from subquad.hep.tagger import Inputs
 from subquad.progress import say
 
 __all__ = ["sample_of"]
@@ -26,16 +26,7 @@ def sample_of(tagger: Tagger, files: Sequence[Path], settings: ExplainSettings, 
     others, left = 0, settings.jets
     for i, path in enumerate(files):
         quota = -(-left // (len(files) - i))
-        read = pieces(
-            [path],
-            tagger.layout,
-            features=tagger.settings.features,
-            tree=settings.tree,
-            is_training=False,
-            title="reading jets",
-            quiet=True,
-        )
-        for piece in read:
+        for piece in tagger.pieces([path], tree=settings.tree):
             labels = _labels(piece, tagger.classes)
             rows = np.flatnonzero(labels >= 0)
             others += len(labels) - len(rows)
@@ -48,7 +39,7 @@ def sample_of(tagger: Tagger, files: Sequence[Path], settings: ExplainSettings, 
         raise SubquadError(f"{files[0]} …: no jet of {', '.join(tagger.classes)}, the classes of {tagger.path}")
     if others:
         say(f"{others:,} jets of classes that {tagger.path} does not know are left out", quiet=quiet)
-    return inputs_of_piece(_joined(taken), tagger.layout, tagger.settings, tagger.scale)
+    return tagger.inputs(_joined(taken))
 
 
 def _labels(piece: Piece, classes: Sequence[str]) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Taggers side by side: scores of ours and of others, their figures, pictures, and the page."""

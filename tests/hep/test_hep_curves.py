@@ -1,0 +1,161 @@
+"""What the pictures show, as arrays that can be checked by hand, and as drawn."""
+
+import numpy as np
+import pytest
+
+from subquad.hep.evaluating.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
+from subquad.hep.evaluating.drawings import draw
+from subquad.hep.evaluating.plots import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
+from subquad.hep.evaluating.scored import Model, Scored, grouped
+from subquad.hep.metrics import rejection
+
+
+def scored(score, labels, name="net", **given):
+    score = np.asarray(score, float)
+    return Scored(
+        model=name, source="made up", probabilities=np.stack([1 - score, score], 1), labels=np.array(labels), **given
+    )
+
+
+def random(jets=407, name="net", seed=0, strength=0.2):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(jets) % 2
+    score = (0.2 + strength * labels + generator.uniform(0, 0.5, jets)).clip(0, 1)
+    return scored(
+        score,
+        labels,
+        name,
+        pt=generator.uniform(500, 1000, jets),
+        sdmass=generator.uniform(0, 200, jets),
+        particles=generator.integers(5, 90, jets).astype(float),
+        batches=np.array([[10.0, 7, 0.007], [50.0, 7, 0.021]]),
+    )
+
+
+def test_a_roc_curve_goes_through_the_rejection_of_the_table():
+    one = random()
+    curve = roc([one], 1, 0)
+    assert len(curve.x) == 200
+    expected = rejection(one.probabilities, one.labels, 1, 0, 0.5)
+    at = np.flatnonzero(curve.x == 0.5)[0]
+    got = {"value": curve.value[at], "low": curve.low[at], "high": curve.high[at]}
+    assert got == pytest.approx({name: expected[name] for name in got})
+    assert curve.value[-1] >= 1
+    assert not np.isnan([curve.value, curve.low, curve.high]).any()
+
+
+def test_several_trainings_give_the_median_from_the_least_to_the_most():
+    trainings = [random(seed=seed) for seed in range(3)]
+    each = np.stack([roc([one], 1, 0).value for one in trainings])
+    together = roc(trainings, 1, 0)
+    assert together.value.tolist() == np.median(each, 0).tolist()
+    assert (together.low <= together.value).all()
+    assert together.high.tolist() == each.max(0).tolist()
+    # a class without jets has no curve
+    assert roc([scored([0.1, 0.2], [0, 0])], 1, 0) is None
+
+
+def test_parts_against_pt_by_hand():
+    # at the threshold 0.8 half of the signal passes: both of the low bin, none of the high one
+    score = [0.9, 0.8, 0.3, 0.2, 0.85, 0.1, 0.1, 0.1]
+    pt = np.array([500.0, 510, 700, 710, 505, 500, 705, 700])
+    one = scored(score, [1, 1, 1, 1, 0, 0, 0, 0], pt=pt)
+    efficiency, rejected = against_pt(one, 1, 0, efficiency=0.5, edges=np.array([500.0, 600, 710]))
+    assert efficiency.x.tolist() == [550, 655]
+    assert efficiency.value.tolist() == [1, 0]
+    assert rejected.value.tolist() == [2, np.inf]
+    assert 1 < rejected.low[0] < 2 < rejected.high[0]
+    # no one of two passes: above 1 / (1 - 15.9 %^(1/2)), without an end
+    assert rejected.low[1] == pytest.approx(1 / (1 - 0.15865**0.5), rel=1e-3)
+    assert rejected.high[1] == np.inf
+    # bins without jets are left out
+    far, _ = against_pt(one, 1, 0, efficiency=0.5, edges=np.array([400.0, 450, 600, 710]))
+    assert far.x.tolist() == [525, 655]
+    assert against_pt(scored([0.1, 0.9], [0, 1]), 1, 0, efficiency=0.5, edges=np.array([0.0, 1])) is None
+
+
+def test_bins_of_pt_hold_all_jets_and_are_one_where_jets_are_few():
+    one = random(jets=1201)
+    edges = pt_edges([one])
+    assert len(edges) == 9
+    assert edges[0] == one.pt.min()
+    assert edges[-1] == one.pt.max()
+    assert len(pt_edges([random(jets=53)])) == 2
+    assert len(pt_edges([scored([0.1, 0.2], [0, 1], pt=np.array([500.0, 500.0]))])) == 2
+
+
+def test_a_score_that_is_the_mass_sculpts_it_and_one_that_knows_nothing_does_not():
+    generator = np.random.default_rng(0)
+    mass = generator.uniform(0, 200, 3001)
+    labels = np.r_[np.ones(1), np.zeros(3000)].astype(int)
+    one = scored(mass / 201, labels, sdmass=mass)
+    edges = mass_edges(one, 0)
+    before, after = sculpting(one, 1, 0, edges=edges)
+    assert before.sum() == pytest.approx(1)
+    assert [cut.part for cut in after] == [0.5, 0.1, 0.01]
+    assert [cut.jets for cut in after] == [1500, 300, 30]
+    # half of the bins are empty: KL is log2 of 3/4 and so on, half a bit's well-known 0.311 in the mean
+    assert after[0].distance == pytest.approx(0.3113**0.5, abs=0.02)
+    assert after[0].distance < after[1].distance < after[2].distance < 1
+    blind = scored(generator.uniform(0, 1, 3001), labels, sdmass=mass)
+    for cut in sculpting(blind, 1, 0, edges=edges)[1]:
+        assert cut.distance < 2 * cut.by_chance
+    assert mass_edges(scored([0.1] * 3, [0, 0, 1], sdmass=np.ones(3)), 0) is None
+
+
+def test_reliability_by_hand():
+    score = [0.05] * 10 + [0.85] * 20 + [0.55]
+    labels = [0] * 10 + [1] * 15 + [0] * 5 + [1]
+    curve, error = reliability(scored(score, labels), 1)
+    # the one jet at 0.55 counts in the error and is not drawn
+    assert curve.x.tolist() == pytest.approx([0.05, 0.85])
+    assert curve.value.tolist() == [0, 0.75]
+    assert error == pytest.approx((10 * 0.05 + 20 * 0.1 + 0.45) / 31)
+
+
+def test_the_pictures_draw_these_arrays():
+    models = [Model(name=name, trainings=[random(name=name, strength=s)]) for name, s in (("a", 0.2), ("b", 0.1))]
+    curves = {model.name: roc(model.trainings, 1, 0) for model in models}
+    words = {"signal": "Hbb", "background": "QCD", "efficiency": 0.5}
+    top, bottom = ratio_figure(curves, reference="a", jets=204, **words).axes
+    assert [text.get_text() for text in top.get_legend().get_texts()] == ["a", "b"]
+    is_drawn = np.isfinite(curves["b"].value)
+    assert top.lines[1].get_ydata().tolist() == curves["b"].value[is_drawn].tolist()
+    assert set(bottom.lines[0].get_ydata().tolist()) == {1.0}
+    edges = pt_edges([model.shown for model in models])
+    pairs = {model.name: against_pt(model.shown, 1, 0, efficiency=0.5, edges=edges) for model in models}
+    top, bottom = pt_figure(pairs, **words).axes
+    assert top.lines[0].get_ydata().tolist() == pairs["a"][0].value.tolist()
+    kept = np.isfinite(pairs["b"][1].value)
+    assert bottom.containers[1][0].get_ydata().tolist() == pairs["b"][1].value[kept].tolist()
+    panels = calibration_figure(models, ("QCD", "Hbb")).axes
+    expected, error = reliability(models[0].shown, 1)
+    assert panels[1].lines[1].get_ydata().tolist() == expected.value.tolist()
+    assert panels[1].get_legend().get_texts()[0].get_text() == f"a: {error:.3f}"
+    edges = mass_edges(models[0].shown, 0)
+    before, after = sculpting(models[0].shown, 1, 0, edges=edges)
+    texts = mass_figure({"Hbb": (before, after)}, edges=edges, background="QCD").axes[0].get_legend().get_texts()
+    assert [text.get_text()[:4] for text in texts] == ["all", "50 %", "10 %"]
+    assert f"{after[0].distance:.2f}" in texts[1].get_text()
+    axes = time_figure(models).axes[0]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([1.0, 3.0])
+    assert "2 ms" in axes.get_legend().get_texts()[0].get_text()
+
+
+def test_classes_without_jets_and_scores_without_observers_are_drawn_without_them():
+    score = np.array([0.1, 0.2, 0.3])
+    probabilities = np.stack([1 - score, score / 2, score / 2], 1)
+    one = Scored(model="few", source="made up", probabilities=probabilities, labels=np.array([0, 1, 1]))
+    evaluation = {"classes": ["QCD", "Hbb", "Hcc"], "background": "QCD", "reference": "few", "threads": 1}
+    drawings, measured = draw(evaluation, grouped([one]))
+    assert [drawing.name for drawing in drawings] == ["roc", "roc_Hbb", "confusion", "scores", "calibration"]
+    assert measured == {"few": {"against_pt": {}, "mass": {}}}
+    # nothing but the background
+    alone = Scored(model="few", source="made up", probabilities=probabilities, labels=np.zeros(3, int), pt=score)
+    names = [drawing.name for drawing in draw(evaluation, grouped([alone]))[0]]
+    assert names == ["confusion", "scores", "calibration"]
+
+
+def test_the_training_shown_is_the_one_of_median_accuracy():
+    trainings = [scored([0.1, 0.9, 0.9], labels) for labels in ([0, 1, 1], [1, 0, 0], [0, 1, 0])]
+    assert Model(name="net", trainings=trainings).shown is trainings[2]

@@ -1,0 +1,216 @@
+"""Taggers side by side: from runs and from ROOT files of scores to a page, a PDF and figures."""
+
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+import uproot
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit
+from subquad.hep.data import read
+from subquad.hep.evaluating import job
+from subquad.hep.evaluating.scored import foreign
+from subquad.train.artifact import read_tensors
+
+CLASSES = ("QCD", "Hbb", "Tbqq")
+
+
+@pytest.fixture(scope="module")
+def runs(jets, tmp_path_factory):
+    """Two trainings of one model, and one of another with boosting beside it."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, seed, given in (
+        ("one", 1, {"net_alone": True}),
+        ("two", 2, {"net_alone": True}),
+        ("paper", 1, {"preset": "paper"}),
+    ):
+        fit(
+            jets,
+            FitSettings(**{"preset": "standard", **given}, epochs=1, batch=37),
+            out=folder / name,
+            seed=seed,
+            quiet=True,
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    from conftest import columns, write
+
+    folder = tmp_path_factory.mktemp("held")
+    return [write(folder / f"{label}.root", columns(label, jets=41, seed=7)) for label in CLASSES]
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave the pictures out, which take most of the time; the title page is drawn."""
+    monkeypatch.setattr(job, "draw", lambda _, models: ([], {model.name: {} for model in models}))
+
+
+def scores_of_others(path, labels, order=(2, 0, 1), *, prefix="score_", without=(), tree="Events"):
+    """A file whose branches stand in another order than the classes: right about every jet but the first."""
+    table = {}
+    for i in order:
+        wrong = np.where(np.arange(len(labels)) == 0, (labels + 1) % 3, labels)
+        table[prefix + CLASSES[i]] = np.where(wrong == i, 0.8, 0.1).astype(np.float32)
+        table[f"label_{CLASSES[i]}"] = labels == i
+    table = {name: column for name, column in table.items() if name not in without}
+    with uproot.recreate(path) as file:
+        file.mktree(tree, {name: column.dtype for name, column in table.items()}).extend(table)
+    return path
+
+
+def pages_of(path):
+    """Count the pages of a PDF, those in compressed streams too."""
+    content = path.read_bytes()
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", content, re.DOTALL):
+        try:
+            content += zlib.decompress(stream)
+        except zlib.error:
+            continue
+    return len(re.findall(rb"/Type\s*/Page\b", content))
+
+
+def test_trainings_of_one_model_give_its_spread_and_others_stand_beside(runs, held, tmp_path):
+    labels = read(held).labels
+    other = scores_of_others(tmp_path / "other.root", labels)
+    out = tmp_path / "evaluation"
+    got = evaluate([runs / "one", runs / "two"], files=held, scores=[f"ParT={other}"], out=out, quiet=True)
+    assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(got))
+    ours, theirs = got["models"]
+    assert [ours["name"], theirs["name"]] == ["standard", "ParT"]
+    accuracies = [training["accuracy"] for training in ours["trainings"]]
+    assert [training["seed"] for training in ours["trainings"]] == [1, 2]
+    assert ours["spread"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert ours["spread"]["accuracy"]["deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert ours["trainings"][0]["jets"] == dict.fromkeys(CLASSES, 41)
+    assert ours["trainings"][0]["milliseconds_per_jet"] > 0
+    # right about all jets but one, whatever the order of the branches
+    assert theirs["trainings"][0]["accuracy"] == pytest.approx(122 / 123)
+    assert theirs["trainings"][0]["milliseconds_per_jet"] is None
+    # the observers of the jets are those of the files, since the jets are the same
+    assert set(theirs["against_pt"]) == {"Hbb", "Tbqq"}
+    assert got["notes"] == []
+    # a title page; ROC and pT of two signals; confusion, scores and mass of two models; calibration, time and jets
+    figures = sorted(path.name for path in (out / "figures").iterdir())
+    assert len(figures) == 2 * 2 + 2 * 3 + 3
+    assert figures[0] == "02_roc_Hbb.pdf"
+    assert pages_of(out / "report.pdf") == 1 + len(figures)
+    assert all(pages_of(out / "figures" / name) == 1 for name in figures)
+    text = (out / "report.html").read_text()
+    assert "AUPR, macro" in text
+    assert text.count("data:image/png") == len(figures)
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", text)
+    assert sorted(path.name for path in out.iterdir()) == ["figures", "metrics.json", "report.html", "report.pdf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation", "other.root"]
+
+
+def test_without_files_each_run_has_its_own_test_jets_and_its_boosting(runs, tmp_path, no_pictures):
+    out = tmp_path / "evaluation"
+    settings = EvaluateSettings(reference="boosting")
+    got = evaluate([runs / "one", runs / "paper"], settings, out=out, quiet=True)
+    assert [model["name"] for model in got["models"]] == ["standard", "paper", "boosting"]
+    kept = read_tensors(runs / "one" / "test_scores.safetensors")
+    expected = (kept["probabilities"].argmax(-1) == kept["labels"]).float().mean().item()
+    assert got["models"][0]["trainings"][0]["accuracy"] == pytest.approx(expected)
+    metrics = json.loads((runs / "paper" / "metrics.json").read_text())
+    assert got["models"][2]["trainings"][0]["accuracy"] == metrics["test_boosting"]["accuracy"]
+    assert got["reference"] == "boosting"
+    assert pages_of(out / "report.pdf") == 1
+
+
+def test_jets_that_were_learnt_from_are_told(runs, jets, tmp_path, no_pictures):
+    got = evaluate(runs / "one", files=jets[0], out=tmp_path / "evaluation", quiet=True)
+    assert len(got["notes"]) == 1
+    assert "has learnt from jets of 1 of the 1 files: its figures are too good" in got["notes"][0]
+    # a background alone has no rejection and no area
+    assert got["models"][0]["spread"]["rejection"] == {}
+    assert got["models"][0]["trainings"][0]["auc_ovo"] is None
+
+
+def test_scores_of_others_are_read_in_any_order_and_under_weavers_names(tmp_path, no_pictures):
+    labels = np.array([0, 1, 2, 2])
+    ours = scores_of_others(tmp_path / "ours.root", labels)
+    weavers = scores_of_others(tmp_path / "weaver.root", labels, (1, 2, 0), prefix="score_label_", tree="tree")
+    expected = np.array([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]])
+    for path in (ours, weavers):
+        scored, classes = foreign(path, "other", classes=CLASSES)
+        assert classes == CLASSES
+        assert scored.labels.tolist() == [0, 1, 2, 2]
+        assert scored.probabilities == pytest.approx(expected, abs=1e-6)
+    # without runs the order is the file's
+    assert foreign(ours, "other")[1] == ("Tbqq", "QCD", "Hbb")
+    got = evaluate(scores=[str(ours)], out=tmp_path / "evaluation", quiet=True)
+    assert got["background"] == "QCD"
+    assert got["models"][0]["name"] == "ours"
+
+
+def test_scores_of_others_that_cannot_be_used_are_told(tmp_path):
+    labels = np.array([0, 1, 2, 2])
+    path = scores_of_others(tmp_path / "lacking.root", labels, without=("score_Hbb", "label_Tbqq"))
+    with pytest.raises(
+        SubquadError, match=r"lacking.root: tree 'Events' lacks the branches score_Hbb, label_Tbqq; every class needs"
+    ):
+        foreign(path, "other", classes=CLASSES)
+    with pytest.raises(SubquadError, match=r"none.root: no such file"):
+        foreign(tmp_path / "none.root", "other")
+    text = tmp_path / "text.root"
+    text.write_text("no jets")
+    with pytest.raises(SubquadError, match=r"text.root: is no ROOT file, or is damaged or cut short"):
+        foreign(text, "other")
+    bad = scores_of_others(tmp_path / "bad.root", np.array([0, 7, 2]))
+    with pytest.raises(SubquadError, match=r"bad.root: entry 1: not exactly one label is 1"):
+        foreign(bad, "other", classes=CLASSES)
+    names = scores_of_others(tmp_path / "names.root", labels, without=[f"label_{name}" for name in CLASSES])
+    with pytest.raises(SubquadError, match=r"has no branch label_\*, so nobody knows what its jets are"):
+        foreign(names, "other")
+
+
+def test_what_cannot_be_evaluated_is_told_before_anything_is_written(runs, held, jets, tmp_path):
+    out = tmp_path / "evaluation"
+    with pytest.raises(SubquadError, match=r"nothing to evaluate; give folders that `subquad hep fit` wrote"):
+        evaluate(out=out)
+    with pytest.raises(SubquadError, match=r"--files are jets for runs to score, and no run is given"):
+        evaluate(files=held, scores=["a=b.root"], out=out)
+    with pytest.raises(SubquadError, match=r"no model 'ParT' \(there are: standard\)"):
+        evaluate(runs / "one", EvaluateSettings(reference="ParT"), out=out, quiet=True)
+    other = fit(jets[:2], FitSettings(epochs=1, net_alone=True), out=tmp_path / "two classes", quiet=True)
+    assert other["jets"]["test"] == 18
+    with pytest.raises(SubquadError, match=r"two classes: Tbqq not in both it and .*one"):
+        evaluate([runs / "one", tmp_path / "two classes"], out=out)
+    with pytest.raises(SubquadError, match=r"jets of Tbqq, which the taggers do not know \(QCD, Hbb\)"):
+        evaluate(tmp_path / "two classes", files=held, out=out, quiet=True)
+    scores = scores_of_others(tmp_path / "standard.root", np.array([0, 1, 2, 2]))
+    with pytest.raises(SubquadError, match=r"a run has the name 'standard'; give the scores another"):
+        evaluate(runs / "one", scores=[str(scores)], out=out)
+    assert not out.exists()
+    with pytest.raises(SubquadError, match=r"not empty, and no evaluation is in it; name another folder"):
+        evaluate(runs / "one", out=runs / "two", force=True)
+
+
+def test_a_training_given_twice_is_refused(runs, tmp_path):
+    import shutil
+
+    shutil.copytree(runs / "one", tmp_path / "copy")
+    with pytest.raises(SubquadError, match=r"copy: the same training as .*one \(seed 1\); the spread over trainings"):
+        evaluate([runs / "one", tmp_path / "copy"], out=tmp_path / "evaluation")
+
+
+def test_the_command_line_evaluates_and_replaces_only_when_told(tmp_path, capsys, no_pictures):
+    scores, out = scores_of_others(tmp_path / "part.root", np.array([0, 1, 2, 2])), tmp_path / "evaluation"
+    line = ["hep", "evaluate", "--scores", f"ParT={scores}", "--out", str(out), "--background", "Hbb"]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "ParT" in printed
+    assert "report.pdf" in printed.replace("\n", "")
+    assert main(line) == 2
+    assert "holds an evaluation; name another folder with --out, or replace it with --force" in capsys.readouterr().err
+    before = (out / "metrics.json").stat().st_mtime_ns
+    assert main([*line, "--force", "--quiet"]) == 0
+    assert (out / "metrics.json").stat().st_mtime_ns > before
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["evaluation", "part.root"]
