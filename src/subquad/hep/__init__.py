@@ -6,19 +6,24 @@ from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
     from subquad.hep.evaluating.job import evaluate
+    from subquad.hep.explaining.job import explain
+    from subquad.hep.export import export
     from subquad.hep.sample import sample_path
-    from subquad.hep.settings import EvaluateSettings, FitSettings, NetSettings, PredictSettings
+    from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, NetSettings, PredictSettings
     from subquad.hep.simulate_settings import SimulateSettings
     from subquad.hep.simulator import simulate
     from subquad.hep.tasks import fit, predict
 
 __all__ = [
     "EvaluateSettings",
+    "ExplainSettings",
     "FitSettings",
     "NetSettings",
     "PredictSettings",
     "SimulateSettings",
     "evaluate",
+    "explain",
+    "export",
     "fit",
     "predict",
     "sample_path",
@@ -27,11 +32,14 @@ __all__ = [
 
 _HOMES = {
     "EvaluateSettings": "subquad.hep.settings",
+    "ExplainSettings": "subquad.hep.settings",
     "FitSettings": "subquad.hep.settings",
     "NetSettings": "subquad.hep.settings",
     "PredictSettings": "subquad.hep.settings",
     "SimulateSettings": "subquad.hep.simulate_settings",
     "evaluate": "subquad.hep.evaluating.job",
+    "explain": "subquad.hep.explaining.job",
+    "export": "subquad.hep.export",
     "fit": "subquad.hep.tasks",
     "predict": "subquad.hep.tasks",
     "sample_path": "subquad.hep.sample",

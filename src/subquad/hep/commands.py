@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from subquad.hep.settings import EvaluateSettings, FitSettings, PredictSettings
+from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, PredictSettings
 from subquad.hep.simulate_settings import SimulateSettings
 
 __all__ = ["app"]
@@ -110,6 +110,70 @@ def evaluate(
     found = run(runs, settings, files=files or (), scores=scores or (), out=out, force=force, quiet=quiet)
     if not quiet:
         _show_models(found, out)
+
+
+@app.command
+def explain(
+    run: Path,
+    /,
+    settings: Annotated[ExplainSettings, Parameter(name="*")] = ExplainSettings(),
+    *,
+    files: Annotated[list[str], Parameter(consume_multiple=True)],
+    only: Annotated[str | None, Parameter(name="--class")] = None,
+    out: Path,
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Say what a tagger looks at: graphs, features, particles and edges; with pictures of single jets.
+
+    For example:
+
+        subquad hep explain tagger --files 'jets/*.root' --out explained
+
+    Args:
+        run: The folder that `subquad hep fit` wrote.
+        files: Labelled jets, best those that the tagger was not fitted on: names, or patterns in quotes.
+        only: Explain this class alone; without it each jet's own class.
+        out: The folder to write: report.html, explain.json and figures/.
+        seed: Of the shuffles.
+        force: Replace what an earlier call wrote.
+        quiet: Print nothing.
+    """
+    from subquad.hep.explaining.job import explain as look
+    from subquad.hep.explaining.page import sentence
+
+    found = look(run, settings, files=[*files], out=out, only=only, seed=seed, force=force, quiet=quiet)
+    if not quiet:
+        print(sentence(found), f"Wrote {out}; look at {out / 'report.html'}.", sep="\n")
+
+
+@app.command
+def export(run: Path, /, *, out: Path, force: bool = False, quiet: bool = False) -> None:
+    """Write a tagger as ONNX, checked in onnxruntime, with weaver's preprocess.json beside it.
+
+    For example:
+
+        subquad hep export tagger --out tagger.onnx
+
+    Args:
+        run: The folder that `subquad hep fit` wrote.
+        out: The file to write; preprocess.json is written into its folder.
+        force: Replace both, where they are there.
+        quiet: Print nothing.
+    """
+    from subquad.hep.export import export as write
+
+    found = write(run, out=out, force=force, quiet=quiet)
+    if not quiet:
+        sizes = found["checked"]["sizes"]
+        print(
+            f"Wrote {out} and {out.parent / 'preprocess.json'}: inputs {', '.join(found['input_names'])}; scores of "
+            f"{', '.join(found['output_names'])}.",
+            f"onnxruntime and torch differ by at most {found['checked']['largest_difference']:.1g} at "
+            f"{len(sizes)} sizes, of 1 to {max(one['particles'] for one in sizes)} particles.",
+            sep="\n",
+        )
 
 
 @app.command

@@ -9,6 +9,7 @@ from subquad.hep.card_weights import Reweighting, edges
 __all__ = [
     "PRESETS",
     "EvaluateSettings",
+    "ExplainSettings",
     "FitSettings",
     "NetSettings",
     "PredictSettings",
@@ -191,6 +192,32 @@ class EvaluateSettings:
         for name in ("batch", "threads"):
             if getattr(self, name) < 1:
                 raise SubquadError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainSettings:
+    """How a tagger is looked into."""
+
+    jets: int = 2000
+    """Jets of the sample: the first ones of each file, of all files alike."""
+    repeats: int = 3
+    """Times that each number is shuffled."""
+    displays: int = 2
+    """Jets of each class that are drawn: so many of the best scored, and of those most surely taken for another."""
+    batch: int = 64
+    """Jets at a time."""
+    tree: str = "tree"
+    """Name of the TTree in the files."""
+    threads: int = 1
+    """Of the net, on a CPU."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("jets", "repeats", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise SubquadError(f"{name} is {getattr(self, name)}; give 1 or more")
+        if self.displays < 0:
+            raise SubquadError(f"displays is {self.displays}; give 0 or more")
 
 
 def reweighting_of(words: tuple[str, ...]) -> Reweighting | None:

@@ -154,7 +154,17 @@ class PCN(nn.Module):
         """Return the logits of each jet, from its particles' features and the coordinates its graph is made in."""
         if (0 if observers is None else observers.shape[-1]) != self.observers:
             raise ValueError(f"this PCN takes {self.observers} observers of the jet")
-        graph = knn_graph(points, mask, self.k, periodic=self.periodic)
+        return self.classify(x, knn_graph(points, mask, self.k, periodic=self.periodic), mask, observers=observers)
+
+    def classify(
+        self,
+        x: Float[Tensor, "B P H"],
+        graph: Neighbours,
+        mask: Bool[Tensor, "B P"],
+        *,
+        observers: Float[Tensor, "B J"] | None = None,
+    ) -> Float[Tensor, "B F"]:
+        """Return the logits from the graph, which `forward` makes of the points."""
         for i, layer in enumerate(self.filters):
             into = self.norms[i - 1](x) if self.norms is not None and i else x
             out = functional.relu(layer(into, graph, mask))

@@ -96,8 +96,18 @@ class EPCN(nn.Module):
     ) -> list[Float[Tensor, "B P H2"]]:
         """Return the particles after the last filter on each graph, in the order of `VARIABLES`."""
         adjacency = knn_adjacency(points, mask, self.k, periodic=(1,))
-        exponents = torch.eye(len(VARIABLES), dtype=vectors.dtype, device=vectors.device)
-        laplacians = kinematic_laplacians(pair_kinematics(vectors, points, mask), adjacency, exponents, mask)
+        return self.filtered(x, pair_kinematics(vectors, points, mask), adjacency, mask)
+
+    def filtered(
+        self,
+        x: Float[Tensor, "B P H"],
+        pairs: Float[Tensor, "B P P 4"],
+        adjacency: Float[Tensor, "B P P"],
+        mask: Bool[Tensor, "B P"],
+    ) -> list[Float[Tensor, "B P H2"]]:
+        """Return what `branches` returns, from the pairs' variables and the edges."""
+        exponents = torch.eye(len(VARIABLES), dtype=pairs.dtype, device=pairs.device)
+        laplacians = kinematic_laplacians(pairs, adjacency, exponents, mask)
         return [
             branch(x, neighbours(laplacian), mask)
             for laplacian, branch in zip(laplacians.unbind(1), self.on_each, strict=True)

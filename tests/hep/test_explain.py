@@ -1,0 +1,236 @@
+"""What a tagger looks at: nets that by construction look at one thing, and the command."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.hep import ExplainSettings, FitSettings, explain, fit
+from subquad.hep.data import read
+from subquad.hep.explaining.displays import chosen, display_of
+from subquad.hep.explaining.gradients import Means, attribute, grad_cam
+from subquad.hep.explaining.groups import group_of
+from subquad.hep.explaining.shuffling import Fallen, area, shuffled_features, shuffled_observers
+from subquad.hep.features import STANDARD_FEATURES
+from subquad.hep.settings import NetSettings
+from subquad.hep.tagger import Scale, answer, collate, inputs_of
+from subquad.nn.graph import PCN
+from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.ops.chebyshev import knn_adjacency
+from subquad.ops.kinematics import VARIABLES
+
+SETTINGS = NetSettings(has_observers=False, k=2)
+H = len(STANDARD_FEATURES)
+
+
+def batch_of(jets, settings=SETTINGS, scale=None):
+    """All jets of the three files, and the first eleven of the second one as a batch."""
+    inputs = inputs_of(read(jets), settings, scale)
+    return inputs, collate(inputs, torch.arange(47, 58), settings)
+
+
+def means_of(batch):
+    observers = None if batch.observers is None else batch.observers.mean(0)
+    return Means(features=batch.x[batch.mask].mean(0), observers=observers)
+
+
+def test_grad_cam_is_that_of_its_formula():
+    activations = torch.tensor([[[1.0, 2], [3, -1], [9, 9]]])
+    gradients = torch.tensor([[[2.0, 1], [0, 1], [9, 9]]])
+    mask = torch.tensor([[True, True, False]])
+    # alpha = (1, 1); particles 1·1 + 1·2 = 3 and 1·3 - 1·1 = 2
+    assert grad_cam(activations, gradients, mask).tolist() == [5.0]
+    # alpha = (-1, -1): nothing speaks for the class
+    assert grad_cam(activations, -gradients, mask).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("graph", [0, 2])
+def test_a_kinematic_net_of_one_variable_has_all_importance_on_it(jets, graph):
+    _, batch = batch_of(jets)
+    torch.manual_seed(2)
+    net = KinematicPCN(H, 3, width=8, graphs=2, terms=3, layers=1, k=2, pool_heads=1).eval()
+    with torch.no_grad():
+        net.exponents.zero_()[:, graph] = 0.7
+    variables = attribute(net, batch, batch.labels, means_of(batch)).variables
+    # of jets with one edge or none nothing differs from the mean
+    has_some = batch.mask.sum(1) > 2
+    assert variables.isnan().any(1).tolist() == (~has_some).tolist()
+    torch.testing.assert_close(variables[has_some], torch.eye(4)[graph].expand(int(has_some.sum()), 4))
+
+
+def test_an_epcn_that_pools_one_graph_has_all_importance_on_it(jets):
+    _, batch = batch_of(jets)
+    torch.manual_seed(2)
+    net = EPCN(H, 3, width=5, terms=3, layers=2, k=2).eval()
+    with torch.no_grad():
+        net.head.weight[:, 5:] = 0
+        # what comes out of a ReLU speaks for every class
+        net.head.weight[:, :5] = 1
+    found = attribute(net, batch, batch.labels, means_of(batch))
+    assert found.branches[:, 1:].nan_to_num().max() == 0
+    assert (found.branches[:, 0] == 1).all()
+    # the pairs of the one graph are weighted by ΔR alone
+    assert found.variables[:, 1:].nan_to_num().max() == 0
+
+
+def of_one_feature(observers=0, feature=3):
+    torch.manual_seed(2)
+    net = PCN(H, 3, observers=observers, width=7, terms=3, layers=2, k=2, periodic=(1,), hidden=5).eval()
+    with torch.no_grad():
+        net.filters[0].weight[:, [i for i in range(H) if i != feature]] = 0
+        # the second layer's half of the head sees nothing of the jet but one of its numbers
+        if observers:
+            net.head[1].weight[:, 8:] = 0
+    return net
+
+
+def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuffling(jets):
+    inputs, batch = batch_of(jets)
+    net = of_one_feature()
+    found = attribute(net, batch, batch.labels, means_of(batch))
+    assert found.features[:, 3].min() > 0
+    assert torch.cat([found.features[:, :3], found.features[:, 4:]], 1).max() == 0
+    torch.testing.assert_close(found.features.sum(1), found.particles.sum(1))
+    batches = [collate(inputs, rows, SETTINGS) for rows in torch.arange(len(inputs)).split(50)]
+    # what it says itself is the truth, so that it can only lose
+    with torch.no_grad():
+        scores = [answer(net, one).double().softmax(-1)[:, 0] for one in batches]
+    for one, score in zip(batches, scores, strict=True):
+        one.labels.copy_(score <= torch.cat(scores).median())
+    columns = {"unused": [0], "used": [3], "both": [0, 3]}
+    fallen = shuffled_features(net, batches, columns, repeats=2, seed=1, only=0)
+    assert fallen["unused"] == Fallen(accuracy=0, accuracy_deviation=0, auc=0, auc_deviation=0)
+    assert fallen["used"].auc > 0.05
+    assert fallen["both"].auc > 0.05
+
+
+def test_a_net_of_one_number_of_the_jet_has_all_its_importance_on_it(jets):
+    settings = NetSettings(k=2)
+    first = inputs_of(read(jets), NetSettings(has_observers=False), None)
+    _, batch = batch_of(jets, settings, Scale.of(first.jet_features.numpy()))
+    net = of_one_feature(observers=batch.observers.shape[1])
+    found = attribute(net, batch, batch.labels, means_of(batch))
+    assert found.observers[:, 1:].max() == 0
+    assert found.observers[:, 0].max() > 0
+    fallen = shuffled_observers(net, [batch], {"used": [0], "unused": [1, 2]}, repeats=2, seed=1)
+    assert fallen["unused"].accuracy == 0
+    with torch.no_grad():
+        moved = batch.observers.clone()
+        moved[:, 1:3] = 0
+        torch.testing.assert_close(answer(net, batch), net(batch.x, batch.points, batch.mask, observers=moved))
+
+
+def test_first_order_importance_is_what_the_logit_changes_by_in_a_linear_net(jets):
+    _, batch = batch_of(jets)
+    torch.manual_seed(5)
+    net = EPCN(H, 3, width=5, terms=2, layers=1, k=2).eval()
+    with torch.no_grad():
+        for branch in net.on_each:
+            # no particle is cut off by the ReLU
+            branch.filters[0].bias.add_(100)
+    means = means_of(batch)
+    found = attribute(net, batch, batch.labels, means)
+    row, feature, particle = 4, 6, 1
+    x = batch.x.clone()
+    x[row, particle, feature] = means.features[feature]
+    with torch.no_grad():
+        change = (answer(net, batch) - answer(net, replace(batch, x=x)))[row, batch.labels[row]].abs()
+    one = torch.zeros_like(batch.x)
+    one[row, particle, feature] = 1
+    x = batch.x.clone().requires_grad_()
+    answer(net, replace(batch, x=x))[row, batch.labels[row]].backward()
+    expected = (x.grad * (batch.x - means.features) * one).abs().sum()
+    assert change.item() == pytest.approx(expected.item(), abs=2e-4)
+    assert found.features[row, feature] >= expected - 1e-5
+
+
+def test_a_display_has_the_edges_of_the_graph_and_marks_displaced_tracks(jets):
+    inputs, _ = batch_of(jets)
+    row = int(inputs.lengths.argmax())
+    batch = collate(inputs, torch.tensor([row]), SETTINGS)
+    net = of_one_feature()
+    attribution = attribute(net, batch, torch.tensor([1]), means_of(batch))
+    first, P = int(inputs.first[row]), int(inputs.lengths[row])
+    table = inputs.particles[first : first + P].numpy()
+    display = display_of(table, inputs.layout, attribution, label="Hbb", taken="QCD", probability=0.7)
+    adjacency = knn_adjacency(batch.points, batch.mask, 2, periodic=(1,))[0].numpy()
+    assert {tuple(edge) for edge in display.edges.tolist()} == set(zip(*np.nonzero(np.triu(adjacency)), strict=True))
+    assert display.importance.max() == display.particles.max() == 1
+    significance = table[:, STANDARD_FEATURES.index("d0 significance")]
+    assert display.displaced.tolist() == (np.abs(significance) > np.log(4)).tolist()
+    charged = table[:, STANDARD_FEATURES.index("isChargedHadron")] > 0
+    assert [name == "charged hadron" for name in display.types] == charged.tolist()
+    assert display.pt.sum() == pytest.approx(1)
+
+
+def test_the_best_scored_jets_come_first_then_those_most_surely_wrong():
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]])
+    labels = np.array([0, 0, 0, 0, 1])
+    assert chosen(probabilities, labels, 0, 1).tolist() == [0, 2]
+    assert chosen(probabilities, labels, 0, 5).tolist() == [0, 1, 2, 3]
+
+
+def test_the_area_of_a_class_that_is_not_there_is_none():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
+    assert area(probabilities, np.array([0, 1]), None) == 1
+    assert area(probabilities, np.array([0, 0]), 0) is None
+
+
+def test_features_are_grouped_by_their_names():
+    groups = {name: group_of(name) for name in (*STANDARD_FEATURES, "part_d0", "part_isMuon", "part_pt_log")}
+    assert {name for name, group in groups.items() if group == "impact parameters"} == {
+        *("tanh d0", "d0err", "tanh dz", "dzerr", "d0 significance", "dz significance", "part_d0")
+    }
+    assert groups["charge"] == groups["part_isMuon"] == groups["isPhoton"] == "types"
+    assert groups["deta"] == groups["part_pt_log"] == groups["log pt/jet"] == "kinematics"
+
+
+@pytest.fixture(scope="module")
+def fitted(jets, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tagger"
+    fit(jets, FitSettings(epochs=2, batch=32, net_alone=True), out=out, quiet=True)
+    return out
+
+
+def test_the_command_writes_page_figures_and_numbers(fitted, jets, tmp_path, capsys):
+    out = tmp_path / "explained"
+    files = [str(path) for path in jets]
+    arguments = ["hep", "explain", str(fitted), "--files", *files, "--out", str(out), "--jets", "60", "--repeats", "2"]
+    assert main([*arguments, "--displays", "1"]) == 0
+    assert f"Wrote {out}" in capsys.readouterr().out
+    found = json.loads((out / "explain.json").read_text())
+    assert found["jets"] == found["explained"] == 60
+    assert sum(entry["gradient"] for entry in found["features"].values()) == pytest.approx(1)
+    assert sum(entry["gradient"] for entry in found["groups"].values()) == pytest.approx(1)
+    assert sum(found["by_class"]["Hbb"].values()) == pytest.approx(1)
+    assert found["graphs"] is None
+    assert np.shape(found["exponents"]) == (4, 4)
+    assert sum(found["variables"]["all"][name] for name in VARIABLES) == pytest.approx(1)
+    names = {path.name for path in (out / "figures").iterdir()}
+    assert {"graphs.pdf", "exponents.pdf", "features.pdf", "features_by_class.pdf", "jets_Hbb.pdf"} <= names
+    text = (out / "report.html").read_text()
+    assert "Most rests on" in text
+    assert "nan" not in text[: text.index("data:image")]
+    assert main(arguments) == 2
+    assert "holds an explanation" in capsys.readouterr().err
+    assert main([*arguments, "--class", "Hbb", "--force", "--displays", "0", "--quiet"]) == 0
+    assert json.loads((out / "explain.json").read_text())["classes"] == ["Hbb"]
+
+
+def test_what_cannot_be_explained_is_said(fitted, jets, tmp_path):
+    with pytest.raises(SubquadError, match="nowhere: no such model folder"):
+        explain(tmp_path / "nowhere", files=jets, out=tmp_path / "out", quiet=True)
+    with pytest.raises(SubquadError, match="no class 'Hb'; did you mean 'Hbb'"):
+        explain(fitted, files=jets, out=tmp_path / "out", only="Hb", quiet=True)
+    with pytest.raises(SubquadError, match="none of the 47 jets is Hbb"):
+        explain(fitted, files=jets[0], out=tmp_path / "out", only="Hbb", quiet=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(SubquadError, match="not empty"):
+        explain(fitted, files=jets, out=tmp_path / "full", quiet=True)
+    with pytest.raises(SubquadError, match="repeats is 0"):
+        ExplainSettings(repeats=0)

@@ -1,0 +1,143 @@
+"""Taggers as ONNX: onnxruntime gives torch's scores at any multiplicity; what is written beside it."""
+
+import json
+from dataclasses import replace
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.export import export_onnx
+from subquad.hep import export
+from subquad.hep.data import OBSERVERS, PARTICLES, read
+from subquad.hep.export import EXPRESSIONS, Scorer, examples, export_tagger, preprocessing
+from subquad.hep.expressions import parse
+from subquad.hep.features import STANDARD_FEATURES, particle_features
+from subquad.hep.layout import layout_of
+from subquad.hep.opened import Tagger
+from subquad.hep.settings import PRESETS
+from subquad.hep.tagger import Scale, build
+
+CLASSES = ("QCD", "Hbb", "Tbqq")
+SMALL = {"k": 2, "terms": 3, "layers": 2, "width": 4, "graphs": 2, "pool_heads": 1}
+
+
+def tagger(preset):
+    """A preset's net, but small, with weights that are drawn."""
+    torch.manual_seed(4)
+    settings = replace(PRESETS[preset], **SMALL)
+    layout = layout_of(settings)
+    J = len(layout.jet_features)
+    return Tagger(
+        path="run",
+        config={"classes": CLASSES},
+        net=build(settings, 3, layout).eval(),
+        settings=settings,
+        layout=layout,
+        scale=Scale(np.zeros(J, np.float32), np.full(J, 2, np.float32)) if settings.has_observers else None,
+        classes=CLASSES,
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_dense_form_gives_the_scores_of_the_net_itself(preset):
+    made = tagger(preset)
+    names = preprocessing(made)["input_names"]
+    scorer = Scorer(made.net, is_on_features=made.settings.graph == "features")
+    for given in examples(made.layout, names, 0 if made.scale is None else len(made.scale.mean)):
+        x, mask = given["pf_features"].mT, given["pf_mask"][:, 0] > 0
+        points = given["pf_points"].mT if "pf_points" in given else x
+        rest = {"vectors": given["pf_vectors"].mT} if "pf_vectors" in given else {}
+        with torch.no_grad():
+            expected = made.net(x, points, mask, observers=given.get("jet_features"), **rest).softmax(-1)
+            torch.testing.assert_close(scorer(**given), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["auto", "epcn", "paper-edges"])
+def test_onnxruntime_gives_the_scores_of_torch_at_any_multiplicity(preset, tmp_path):
+    made = tagger(preset)
+    checked = export_tagger(made, tmp_path / "tagger.onnx")
+    assert [(one["jets"], one["particles"]) for one in checked] == [(B, P) for B in (1, 3) for P in (1, 2, 7, 40, 128)]
+    assert max(one["difference"] for one in checked) < 1e-5
+
+
+def test_the_expressions_make_the_standard_features(jets):
+    given = read(jets)
+    columns = {name: ak.unflatten(given.particles[:, i], given.lengths) for i, name in enumerate(PARTICLES)} | {
+        name: given.observers[:, i] for i, name in enumerate(OBSERVERS)
+    }
+    assert set(EXPRESSIONS) == set(STANDARD_FEATURES)
+    expected = particle_features(given, "standard")
+    infos = preprocessing(tagger("standard"))["pf_features"]["var_infos"]
+    for i, name in enumerate(STANDARD_FEATURES):
+        value = np.asarray(ak.flatten(parse(EXPRESSIONS[name][0], name)(columns)), np.float64)
+        info = infos[name]
+        value = ((value - info["median"]) * info["norm_factor"]).clip(info["lower_bound"], info["upper_bound"])
+        np.testing.assert_allclose(value, expected[:, i], atol=2e-5, err_msg=name)
+
+
+def test_what_stands_beside_the_model_says_how_its_inputs_are_made():
+    found = preprocessing(tagger("auto"))
+    assert found["output_names"] == ["label_QCD", "label_Hbb", "label_Tbqq"]
+    assert found["input_names"] == ["pf_points", "pf_features", "pf_vectors", "pf_mask", "jet_features"]
+    assert set(found["input_names"]) < set(found)
+    assert found["pf_features"]["var_length"] == 128
+    assert found["pf_features"]["var_infos"]["log pt"] == {
+        **{"median": 1.7, "norm_factor": 0.7, "replace_inf_value": 0, "lower_bound": -10, "upper_bound": 10, "pad": 0}
+    }
+    assert found["pf_vectors"]["var_infos"]["px"]["upper_bound"] == 1e32
+    assert found["jet_features"]["var_infos"]["width"]["norm_factor"] == 0.5
+    assert found["expressions"]["px"] == "part_px"
+    paper = preprocessing(tagger("paper"))
+    assert paper["input_names"] == ["pf_features", "pf_mask"]
+    assert paper["expressions"]["pt"] == "np.hypot(part_px, part_py)"
+
+
+class _Sum(torch.nn.Module):
+    """Adds a number, and another one while it is followed."""
+
+    def __init__(self, off):
+        super().__init__()
+        self.off = off
+
+    def forward(self, x):
+        return x + (0.0 if torch.compiler.is_exporting() else self.off)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.5])
+def test_a_model_that_onnxruntime_computes_otherwise_is_refused(off, tmp_path):
+    how = {"inputs": {"x": torch.ones(2, 3)}, "axes": {"x": {0: "rows"}}, "output": "y"}
+    given = [{"x": torch.randn(rows, 3)} for rows in (1, 5)]
+    if not off:
+        assert export_onnx(_Sum(off).eval(), tmp_path / "sum.onnx", **how, examples=given) == [0, 0]
+        return
+    with pytest.raises(SubquadError, match=r"differ by 0.5 .* for x \(1, 3\)"):
+        export_onnx(_Sum(off).eval(), tmp_path / "sum.onnx", **how, examples=given)
+
+
+def test_the_command_refuses_what_it_cannot_write(tmp_path, capsys):
+    assert main(["hep", "export", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a.onnx")]) == 2
+    assert "nowhere: no such model folder" in capsys.readouterr().err
+    with pytest.raises(SubquadError, match=r"must end in \.onnx"):
+        export(tmp_path, out=tmp_path / "tagger.pt")
+    (tmp_path / "preprocess.json").write_text("{}")
+    with pytest.raises(SubquadError, match=r"preprocess.json: is there already"):
+        export(tmp_path, out=tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx").exists()
+
+
+@pytest.mark.slow
+def test_the_command_writes_model_and_preprocessing(jets, tmp_path, capsys):
+    from subquad.hep import FitSettings, fit
+
+    fit(jets, FitSettings(epochs=1, preset="standard", net_alone=True), out=tmp_path / "run", quiet=True)
+    out = tmp_path / "onnx" / "tagger.onnx"
+    assert main(["hep", "export", str(tmp_path / "run"), "--out", str(out)]) == 0
+    assert "differ by at most" in capsys.readouterr().out
+    found = json.loads((out.parent / "preprocess.json").read_text())
+    assert found["checked"]["largest_difference"] < 1e-4
+    assert sorted(path.name for path in out.parent.iterdir()) == ["preprocess.json", "tagger.onnx"]
