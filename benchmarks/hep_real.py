@@ -1,7 +1,8 @@
 """Simulated H→bb jets against real JetClass ones, by their four-vectors alone: about two minutes of one core.
 
     SUBQUAD_DATA=DATA python benchmarks/hep_real.py --out real [--simulated FILE...]
-    pip install --no-deps weaver-core     # for --particlenet: score both with ParticleNet's published weights
+    pip install --no-deps weaver-core
+    SUBQUAD_DATA=DATA python benchmarks/hep_real.py --out real --particlenet
 
 Real: the 2,000 jets of $SUBQUAD_DATA/hep/real/jetclass_hbb_kin.npz; simulated: files of `subquad hep simulate`, without
 --simulated $SUBQUAD_DATA/hep/sim/HToBB_000.root. The same code makes the observers of both from px, py, pz, E of at
@@ -10,8 +11,9 @@ most 128 particles, the hardest first, which is where the real sample ends.
 For each observer: the Kolmogorov–Smirnov distance with its p-value, and as the yardstick the distance that random
 halves of the real sample stay below in 95 % of 200 draws. Over all: the AUC of gradient boosting that tells real from
 simulated (five folds, two draws of them; mean ± the standard error over the folds), with all observers, with groups of
-them, and with weights that give the simulated jets the real ones' spectrum of pT and |η|. Figures go to --out as PDF
-and PNG; prints a Markdown table; the last line is JSON.
+them, and with weights that give the simulated jets the real ones' spectrum of pT and |η|. --particlenet compares the
+scores that ParticleNet with its published weights for kinematic features gives to both. Figures go to --out as PDF and
+PNG; prints a Markdown table; the last line is JSON.
 """
 
 import argparse
@@ -359,43 +361,53 @@ def higgs(mass: np.ndarray) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in figures.items()}
 
 
+def by_particlenet(samples: Sequence[Sample], weights: Path, out: Path) -> dict[str, object]:
+    """Return how far ParticleNet's scores of H→bb lie apart, and the parts that it takes for H→bb."""
+    scores = [particlenet(sample, weights) for sample in samples]
+    hbb = [{"score": score[:, 1]} for score in scores]
+    save(observers_figure(*hbb, {"score": (0, 1, "ParticleNet's score of H→bb")}), out / "particlenet")
+    found = compared(hbb[0]["score"], hbb[1]["score"], np.random.default_rng(0))
+    return {**found, "taken_for_hbb": [float(np.mean(score.argmax(axis=1) == 1)) for score in scores]}
+
+
+def by_observers(samples: Sequence[Sample], out: Path) -> dict[str, object]:
+    """Return all comparisons of the observers; the table is printed."""
+    tables = [observers(sample) for sample in samples]
+    flat = [{name: values for group in table.values() for name, values in group.items()} for table in tables]
+    random = np.random.default_rng(0)
+    distances = {name: compared(flat[0][name], flat[1][name], random) for name in flat[0]}
+    print(
+        "| observer | real | simulated | error of the difference | KS | 95 % of halves | p |\n|---|---|---|---|---|---|---|"
+    )
+    for name, row in distances.items():
+        cells = [f"{row[key]:.4g}" for key in ("real", "simulated", "error")]
+        cells += [f"{row['ks']:.3f}", f"{row['yardstick']:.3f}", f"{row['p']:.1g}"]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    save(observers_figure(*flat, SHOWN), out / "observers")
+    save(flow_figure(*samples), out / "flow")
+    return {
+        **{name: [higgs(table[name]) for table in flat] for name in ("mass", "soft-drop mass")},
+        "ks": {name: [round(row["ks"], 4), round(row["yardstick"], 4)] for name, row in distances.items()},
+        **classifiers(*samples, tables),
+    }
+
+
 def main() -> None:
     data = Path(os.environ.get("SUBQUAD_DATA", "none")) / "hep"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--simulated", type=Path, nargs="+", default=[data / "sim" / "HToBB_000.root"])
-    parser.add_argument("--particlenet", action="store_true", help="score both with weaver-core's ParticleNet")
+    parser.add_argument("--particlenet", action="store_true", help="compare ParticleNet's scores, and nothing else")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    real, simulated = real_jets(data / "real" / "jetclass_hbb_kin.npz"), simulated_jets(options.simulated)
-    random = np.random.default_rng(0)
-    tables = [observers(sample) for sample in (real, simulated)]
-    flat = [{name: values for group in table.values() for name, values in group.items()} for table in tables]
-    distances = {name: compared(flat[0][name], flat[1][name], random) for name in flat[0]}
-    print("| observer | real | simulated | error of the difference | KS | 95 % of halves | p |")
-    print("|---|---|---|---|---|---|---|")
-    for name, row in distances.items():
-        cells = [f"{row[key]:.4g}" for key in ("real", "simulated", "error")]
-        cells += [f"{row['ks']:.3f}", f"{row['yardstick']:.3f}", f"{row['p']:.1g}"]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    result: dict[str, object] = {"real": len(real.axis), "simulated": len(simulated.axis)}
-    result["most_particles"] = [int((sample.pt > 0).sum(axis=1).max()) for sample in (real, simulated)]
-    for name in ("mass", "soft-drop mass"):
-        result[name] = {"real": higgs(flat[0][name]), "simulated": higgs(flat[1][name])}
+    samples = [real_jets(data / "real" / "jetclass_hbb_kin.npz"), simulated_jets(options.simulated)]
     with matplotlib.rc_context(STYLE):
-        save(observers_figure(*flat, SHOWN), options.out / "observers")
-        save(flow_figure(real, simulated), options.out / "flow")
-        result["classifiers"] = classifiers(real, simulated, tables)
         if options.particlenet:
-            weights = data / "rivals" / "ParticleNet_kin.safetensors"
-            scores = [particlenet(sample, weights) for sample in (real, simulated)]
-            hbb = [{"score": score[:, 1]} for score in scores]
-            shown = {"score": (0, 1, "ParticleNet's score of H→bb")}
-            save(observers_figure(*hbb, shown), options.out / "particlenet")
-            found = compared(hbb[0]["score"], hbb[1]["score"], random)
-            result["particlenet"] = {**found, "taken_for_hbb": [np.mean(s.argmax(axis=1) == 1) for s in scores]}
-    ks = {name: [round(row["ks"], 4), round(row["yardstick"], 4)] for name, row in distances.items()}
-    print(json.dumps({**result, "ks": ks, "machine": platform.processor() or platform.machine()}))
+            result = by_particlenet(samples, data / "rivals" / "ParticleNet_kin.safetensors", options.out)
+        else:
+            result = by_observers(samples, options.out)
+    sizes = {"jets": [len(s.axis) for s in samples], "most_particles": [int((s.pt > 0).sum(1).max()) for s in samples]}
+    print(json.dumps({**sizes, **result, "machine": platform.processor() or platform.machine()}))
 
 
 if __name__ == "__main__":
