@@ -245,11 +245,8 @@ def observers_figure(real: dict[str, np.ndarray], simulated: dict[str, np.ndarra
     figure, panels = ratio_panels(min(4, len(shown)), -(-len(shown) // 4))
     for (name, (low, high, label)), (upper, lower) in zip(shown.items(), panels, strict=True):
         edges = np.linspace(low, high, 26)
-        sizes = [len(found[name]) for found in (real, simulated)]
-        parts = [
-            np.histogram(found[name], edges)[0] / size for found, size in zip((real, simulated), sizes, strict=True)
-        ]
-        draw(upper, lower, [(part, np.sqrt(part / size)) for part, size in zip(parts, sizes, strict=True)], edges)
+        counts = [(np.histogram(found[name], edges)[0], len(found[name])) for found in (real, simulated)]
+        draw(upper, lower, [(count / size, np.sqrt(count) / size) for count, size in counts], edges)
         lower.set_xlabel(label)
     panels[0][0].legend()
     figure.supylabel("part of the jets")
@@ -283,9 +280,8 @@ def particlenet(sample: Sample, weights: Path) -> np.ndarray:
     from weaver.nn.model.ParticleNet import ParticleNet
 
     shape = {"conv_params": [(16, (c, c, c)) for c in (64, 128, 256)], "fc_params": [(256, 0.1)]}
-    net = ParticleNet(7, 10, **shape, use_fusion=False, use_fts_bn=True, use_counts=True)
+    net = ParticleNet(7, 10, **shape, use_fusion=False, use_fts_bn=True, use_counts=True).eval()
     net.load_state_dict(load_file(weights))
-    net.eval()
     pt, energy, mask = sample.pt, sample.momentum[..., 3], sample.pt > 0
     log_pt, log_energy = np.log(np.where(mask, pt, 1.0)), np.log(np.where(mask, energy, 1.0))
     # JetClass's standardisation (arXiv:2202.03772)
@@ -293,8 +289,7 @@ def particlenet(sample: Sample, weights: Path) -> np.ndarray:
     features.append((log_energy - np.log(sample.axis[:, 3])[:, None] + 4.7) * 0.7)
     features += [(np.hypot(sample.deta, sample.dphi) - 0.2) * 4.0, sample.deta, sample.dphi]
     x = torch.from_numpy((np.stack(features, axis=1).clip(-5, 5) * mask[:, None]).astype(np.float32))
-    sizes = mask.sum(axis=1)
-    found = np.zeros((len(sizes), 10))
+    sizes, found = mask.sum(axis=1), np.zeros((len(mask), 10))
     with torch.no_grad():
         # jets of like length together, since the time goes with the longest
         for rows in np.array_split(np.argsort(sizes), len(sizes) // 50):
