@@ -1,4 +1,4 @@
-"""Simulated H→bb jets against real JetClass ones, by their four-vectors alone: about two minutes of one core.
+"""Simulated H→bb jets against real JetClass ones, by their four-vectors alone: about a minute of one core.
 
     SUBQUAD_DATA=DATA python benchmarks/hep_real.py --out real [--simulated FILE...]
     pip install --no-deps weaver-core
