@@ -30,6 +30,8 @@ COMMANDS = [
     "llm serve",
     "llm evaluate",
     "hep evaluate",
+    "hep explain",
+    "hep export",
     "hep fit",
     "hep predict",
     "hep simulate",
