@@ -28,7 +28,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from subquad.hep.data import PARTICLES, expand, read
+from subquad.hep.data import PARTICLES, read
+from subquad.hep.formats import expand
 from subquad.hep.sample import sample_path
 from subquad.hep.tagger import epoch_plan
 from subquad.nn.graph import ChebConv

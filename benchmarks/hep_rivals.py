@@ -13,9 +13,10 @@ takes.
 All nets: one thread, float32, the same jets for training, validation and test, drawn once for all seeds (80 %, 10 % of
 the rest, 20 %, of each class alike; or the jets of --test). The budget is processor time of the training steps, the
 making of batches included; ten validations of no charge choose the weights that are kept. The learning rate follows
-the part of the budget that is used: ours one cycle of AdamW, as in `subquad hep fit`; the rivals' Ranger, flat and then
-falling over the last 30 %, as they were published. Batches hold jets of like length, padded to the longest of them;
---arrange random gives the rivals batches of any jets, since batch norm sees of one batch the jets in it alone.
+the part of the budget that is used: ours AdamW as in `subquad hep fit`, with its average of weights; the rivals'
+Ranger, flat and then falling over the last 30 %, as they were published. Batches hold jets of like length, padded to
+the longest of them; --arrange random gives the rivals batches of any jets, since batch norm sees of one batch the jets
+in it alone.
 
 One JSON file for each net and seed is written into --out, so the same command goes on where it was stopped, and pieces
 can run side by side. Prints a Markdown table, means and standard deviations over seeds; R is background rejection at
@@ -29,6 +30,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -41,13 +43,15 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from subquad.hep.baselines import boosting
-from subquad.hep.data import PARTICLES, Jets, expand, read, selected
+from subquad.hep.data import PARTICLES, Jets, read, selected
 from subquad.hep.features import jet_features, particle_features
+from subquad.hep.formats import expand
 from subquad.hep.metrics import scores_of
 from subquad.hep.sample import sample_path
 from subquad.hep.settings import PRESETS, FitSettings
-from subquad.hep.tagger import Scale, build, collate, epoch_plan, inputs_of, logits, plan_by_length
+from subquad.hep.tagger import Scale, answer, build, collate, epoch_plan, inputs_of, logits, plan_by_length
 from subquad.train.artifact import atomic
+from subquad.train.average import Average
 from subquad.train.optim import parameter_groups, schedule
 
 RIVALS = ("particlenet", "part", "boosting", "published")
@@ -76,6 +80,8 @@ class Contender:
     rate: Callable[[float], float]
     """Factor on the learning rates, from the part of the budget that is used."""
     clip: float | None
+    average: Average | None = None
+    """Of the weights, which then stands for the net."""
 
 
 def ours(name: str, parts: dict[str, Jets], seed: int) -> Contender:
@@ -85,18 +91,16 @@ def ours(name: str, parts: dict[str, Jets], seed: int) -> Contender:
     net = build(settings, len(parts["train"].classes))
     rows = torch.arange(len(inputs["train"]))
 
-    def answer(part: str, rows: Tensor) -> Tensor:
-        batch = collate(inputs[part], rows, settings)
-        return net(batch.x, batch.points, batch.mask, observers=batch.observers)
-
+    name, warmup = fit.schedule
     return Contender(
         net=net,
-        answer=answer,
+        answer=lambda part, rows: answer(net, collate(inputs[part], rows, settings)),
         predict=lambda part: logits(net, inputs[part], settings),
         plan=lambda epoch: epoch_plan(rows, inputs["train"].lengths, fit.batch, seed=seed, epoch=epoch),
         optimizer=torch.optim.AdamW(parameter_groups(net, learning_rate=fit.rate, weight_decay=fit.weight_decay)),
-        rate=schedule("constant" if name == "paper" else "one_cycle"),
+        rate=schedule(name, warmup=warmup),
         clip=1.0,
+        average=Average(net.state_dict(), fit.decay) if fit.decay else None,
     )
 
 
@@ -229,10 +233,12 @@ def trained(contender: Contender, parts: dict[str, Jets], options: argparse.Name
         progress = steps / all_steps if all_steps else used / options.seconds
         if progress >= 1 or progress * VALIDATIONS >= validated + 1:
             validated = int(progress * VALIDATIONS)
-            accuracy = (contender.predict("validation").argmax(-1) == labels["validation"]).float().mean().item()
-            if accuracy > best:
-                best, best_at = accuracy, progress
-                best_weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+            average = contender.average
+            with nullcontext() if average is None else average.inside(net.state_dict()):
+                accuracy = (contender.predict("validation").argmax(-1) == labels["validation"]).float().mean().item()
+                if accuracy > best:
+                    best, best_at = accuracy, progress
+                    best_weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
             print(f"  {100 * progress:.0f} %: {steps} steps, {used:.0f} s, validation {accuracy:.4f}", flush=True)
         if progress >= 1:
             break
@@ -246,6 +252,8 @@ def trained(contender: Contender, parts: dict[str, Jets], options: argparse.Name
         if contender.clip:
             nn.utils.clip_grad_norm_(net.parameters(), contender.clip)
         optimizer.step()
+        if contender.average is not None:
+            contender.average.update(net.state_dict(), steps + 1)
         used += time.process_time() - begin
         steps, seen = steps + 1, seen + len(rows)
     net.load_state_dict(best_weights)
@@ -261,7 +269,10 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
     training: dict[str, Any] = {}
     if name == "boosting":
         begin = time.process_time()
-        probabilities = boosting(parts["train"], test, seed=seed)
+        features = (jet_features(parts[part]) for part in ("train", "test"))
+        probabilities = boosting(
+            next(features), parts["train"].labels, next(features), classes=len(test.classes), seed=seed
+        )
         training, parameters, scoring = {"cpu_seconds": time.process_time() - begin}, None, None
     else:
         torch.manual_seed(seed)
