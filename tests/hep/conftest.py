@@ -80,7 +80,7 @@ def jetclass(tmp_path_factory):
     return [write(folder / f"{name}.root", columns(name, jets=47, classes=JETCLASS)) for name in names]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tables():
     """The columns of a small file, to be spoilt, and the function that writes them."""
     return columns, write

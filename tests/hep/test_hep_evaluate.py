@@ -39,9 +39,8 @@ def runs(jets, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory):
-    from conftest import columns, write
-
+def held(tables, tmp_path_factory):
+    columns, write = tables
     folder = tmp_path_factory.mktemp("held")
     return [write(folder / f"{label}.root", columns(label, jets=41, seed=7)) for label in CLASSES]
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 
 import pytest
 import torch
@@ -178,12 +177,15 @@ def read_until(terminal, pattern, seconds=400):
 
 def interrupt_until(process, terminal, pattern):
     """Press Ctrl-C; once more where it came in the moment before a line is waited for, in which Python loses it."""
+    seen = ""
     for _ in range(9):
         os.kill(process.pid, signal.SIGINT)
-        with suppress(AssertionError):
+        try:
             read_until(terminal, pattern, seconds=15)
             return
-    raise AssertionError(f"no {pattern} after nine times Ctrl-C")
+        except AssertionError as error:
+            seen += str(error)
+    raise AssertionError(f"no {pattern} after nine times Ctrl-C: {seen!r}")
 
 
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
