@@ -22,6 +22,7 @@ from subquad.errors import SubquadError
 from subquad.progress import Advance, track
 from subquad.train.artifact import HISTORY, read_tensors_and_metadata, write_tensors
 from subquad.train.average import Average
+from subquad.train.checkpoint import learnt, load, pack_optimizer, under, unpack_optimizer
 from subquad.train.optim import Schedule, schedule
 from subquad.train.processes import has_accelerator
 
@@ -169,7 +170,7 @@ def train(
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         if settings.average is not None:
-            trainer.average = Average(_learnt(trainer.model), settings.average)
+            trainer.average = Average(learnt(trainer.model), settings.average)
         trainer.restore()
         state = trainer.state
         if not state.has_ended:
@@ -225,7 +226,7 @@ class _Trainer:
             self._update()
             state.step += 1
             if self.average is not None:
-                self.average.update(_learnt(self.model), state.step)
+                self.average.update(learnt(self.model), state.step)
             now = time.monotonic()
             state.seconds, last_tick = state.seconds + now - last_tick, now
             is_last = state.step == settings.steps
@@ -251,7 +252,7 @@ class _Trainer:
     def take_best(self) -> None:
         """Put the best weights into the model."""
         if self.best_weights:
-            _load(self.model, self.best_weights)
+            load(self.model, self.best_weights)
 
     def _plan(self, epoch: int) -> Sequence[Any]:
         items, world = self.batches(epoch), self.accelerator.num_processes
@@ -274,14 +275,14 @@ class _Trainer:
         return {key: value.detach() if isinstance(value, Tensor) else value for key, value in figures.items()}
 
     def _update(self) -> None:
-        learnt = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if self.accelerator.num_processes > 1:
             # no wrapper averages them during the backward pass, so that a step may go backward as often as it likes
-            for parameter in learnt:
+            for parameter in parameters:
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(own, "mean")
         if self.settings.clip is not None:
-            self.accelerator.clip_grad_norm_(learnt, self.settings.clip)
+            self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -305,7 +306,7 @@ class _Trainer:
     def _evaluate(self) -> dict[str, float]:
         if self.average is None:
             return self._measure()
-        with self.average.inside(_learnt(self.model)):
+        with self.average.inside(learnt(self.model)):
             return self._measure()
 
     @torch.no_grad()
@@ -325,7 +326,7 @@ class _Trainer:
         is_better = not state.best or value < self.sign * state.best[self.monitor]
         if is_better and (math.isfinite(value) or not state.best):
             state.best, state.best_step, state.since_best, state.since_halved = figures, state.step, 0, 0
-            self.best_weights = {key: tensor.detach().clone() for key, tensor in _learnt(self.model).items()}
+            self.best_weights = {key: tensor.detach().clone() for key, tensor in learnt(self.model).items()}
         else:
             state.since_best, state.since_halved = state.since_best + 1, state.since_halved + 1
         if settings.plateau and state.since_halved >= settings.plateau:
@@ -352,8 +353,8 @@ class _Trainer:
             return
         history = self._checkpoint.with_name(HISTORY)
         self.state.history_bytes = history.stat().st_size if history.exists() else 0
-        numbers, tensors = _pack_optimizer(self.optimizer.state_dict()["state"])
-        tensors |= {f"model.{key}": tensor for key, tensor in _learnt(self.model).items()}
+        numbers, tensors = pack_optimizer(self.optimizer.state_dict()["state"])
+        tensors |= {f"model.{key}": tensor for key, tensor in learnt(self.model).items()}
         tensors |= {f"best.{key}": tensor for key, tensor in self.best_weights.items()}
         if self.average is not None:
             tensors |= {f"average.{key}": tensor for key, tensor in self.average.weights.items()}
@@ -375,16 +376,16 @@ class _Trainer:
         tensors, header = read_tensors_and_metadata(self._checkpoint)
         self.state = _State(**json.loads(header["state"]))
         try:
-            _load(self.model, _under("model.", tensors))
+            load(self.model, under("model.", tensors))
         except (KeyError, RuntimeError) as error:
             raise SubquadError(
                 f"{self._checkpoint}: was written for another model ({error}); start anew with --force"
             ) from error
         device = self.accelerator.device
-        self.best_weights = {key: tensor.to(device) for key, tensor in _under("best.", tensors).items()}
+        self.best_weights = {key: tensor.to(device) for key, tensor in under("best.", tensors).items()}
         if self.average is not None:
-            self.average.weights = {key: x.to(device) for key, x in _under("average.", tensors).items()}
-        entries = _unpack_optimizer(json.loads(header["optimizer"]), _under("optimizer.", tensors))
+            self.average.weights = {key: x.to(device) for key, x in under("average.", tensors).items()}
+        entries = unpack_optimizer(json.loads(header["optimizer"]), under("optimizer.", tensors))
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["rng"])
         if "rng_cuda" in tensors and device.type == "cuda":
@@ -396,39 +397,3 @@ class _Trainer:
             with history.open("r+b") as file:
                 file.truncate(self.state.history_bytes)
         self.accelerator.wait_for_everyone()
-
-
-def _learnt(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: parameters with a gradient, and the buffers that are saved."""
-    frozen = {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
-
-
-@torch.no_grad()
-def _load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    into = model.state_dict()
-    for name, tensor in tensors.items():
-        into[name].copy_(tensor)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _pack_optimizer(entries: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    numbers, tensors = {}, {}
-    for index, entry in entries.items():
-        for key, value in entry.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value
-            else:
-                numbers[f"{index}.{key}"] = value
-    return numbers, tensors
-
-
-def _unpack_optimizer(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
-    entries: dict[int, dict[str, Any]] = {}
-    for name, value in {**numbers, **tensors}.items():
-        index, key = name.split(".", 1)
-        entries.setdefault(int(index), {})[key] = value
-    return entries
