@@ -1,4 +1,4 @@
-"""Labelled jets of JetClass's ten classes from Pythia 8, in JetClass's branch layout: 70 jets per second and core.
+"""Labelled jets of JetClass's ten classes from Pythia 8, in JetClass's branch layout: 90 jets per second and core.
 
 Collisions come from Pythia 8 (arXiv:2203.11601), go through an emulation of a detector like CMS without pile-up, and
 are clustered by FastJet into anti-kT jets of radius 0.8 with 500 < pT < 1000 GeV and |η| < 2, matched to the decays
