@@ -5,7 +5,7 @@
     SUBQUAD_DATA=DATA python benchmarks/hep_real.py --out real --particlenet
 
 Real: the 2,000 jets of $SUBQUAD_DATA/hep/real/jetclass_hbb_kin.npz; simulated: files of `subquad hep simulate`, without
---simulated $SUBQUAD_DATA/hep/sim/HToBB_000.root, which is of version 1 of the simulated physics. The same code makes the
+--simulated $SUBQUAD_DATA/hep/sim/HToBB_000.root, which is of version 1 of the simulated physics. One code makes the
 observers of both from px, py, pz, E of at most 128 particles, the hardest first, which is where the real sample ends.
 
 For each observer: the Kolmogorov–Smirnov distance with its p-value, and as the yardstick the distance that random
