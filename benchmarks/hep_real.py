@@ -5,8 +5,8 @@
     SUBQUAD_DATA=DATA python benchmarks/hep_real.py --out real --particlenet
 
 Real: the 2,000 jets of $SUBQUAD_DATA/hep/real/jetclass_hbb_kin.npz; simulated: files of `subquad hep simulate`, without
---simulated $SUBQUAD_DATA/hep/sim/HToBB_000.root. The same code makes the observers of both from px, py, pz, E of at
-most 128 particles, the hardest first, which is where the real sample ends.
+--simulated $SUBQUAD_DATA/hep/sim/HToBB_000.root, which is of version 1 of the simulated physics. One code makes the
+observers of both from px, py, pz, E of at most 128 particles, the hardest first, which is where the real sample ends.
 
 For each observer: the Kolmogorov–Smirnov distance with its p-value, and as the yardstick the distance that random
 halves of the real sample stay below in 95 % of 100 draws. Over all: the AUC of gradient boosting that tells real from

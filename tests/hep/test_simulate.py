@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from subquad.hep.simulation.jets import ETA_MAX, PT_RANGE
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.shard import make_jets
 from subquad.hep.simulation.writer import BRANCHES, read_columns
-from subquad.hep.simulator import simulate
+from subquad.hep.simulator import PHYSICS, RECORD, simulate
 
 pytest.importorskip("awkward")
 uproot = pytest.importorskip("uproot")
@@ -155,6 +156,27 @@ def test_a_folder_with_jets_of_another_seed_is_refused_until_forced(tmp_path):
     assert _all_equal(read_columns(path), first)
     simulate(tmp_path, settings, seed=2, force=True, quiet=True)
     assert not _all_equal(read_columns(path), first)
+
+
+@needs_pythia
+@pytest.mark.parametrize("version", [None, 1])
+def test_a_folder_with_jets_of_another_version_of_the_physics_is_refused_until_forced(tmp_path, version):
+    settings = SimulateSettings(jets_per_class=1, classes=("TTBar",), workers=1)
+    (path,) = simulate(tmp_path, settings, seed=1, quiet=True)
+    record = tmp_path / RECORD
+    asked = json.loads(record.read_text(encoding="utf-8"))
+    assert asked.pop("physics") == PHYSICS == 2
+    before = asked if version is None else {"physics": version, **asked}
+    record.write_text(json.dumps(before), encoding="utf-8")
+    # even where a file is missing that could be made now
+    path.unlink()
+    message = r"holds jets of version 1 of the simulated physics, and this is version 2; take another folder.*--force"
+    with pytest.raises(SubquadError, match=message):
+        simulate(tmp_path, settings, seed=1, quiet=True)
+    assert not path.exists()
+    simulate(tmp_path, settings, seed=1, force=True, quiet=True)
+    assert path.exists()
+    assert json.loads(record.read_text(encoding="utf-8")) == {"physics": PHYSICS, **asked}
 
 
 @needs_pythia

@@ -76,11 +76,13 @@ def test_a_neutral_particle_flies_straight_and_a_charged_one_bends_to_its_side()
 
     pion = 0.13957
     events = _particles((22, 0, 5, 0.7, 1.0, 0), (211, 1, 5, 0.7, 1.0, pion), (-211, -1, 5, 0.7, 1.0, pion))
-    eta, phi = _at_calorimeter(events).T
+    place, turned = _at_calorimeter(events)
+    eta, phi = place.T
     assert (eta[0], phi[0]) == pytest.approx((0.7, 1.0))
     # by hand: r = pT / (0.3 B) = 4.39 m, and sin of the turn = 1.29 m / 2r
     turn = math.asin(1.29 / 2 / (5 / (0.299792458 * 3.8)))
     assert phi[1:] == pytest.approx([1.0 - turn, 1.0 + turn])
+    assert turned == pytest.approx([0, 2 * turn, 2 * turn])
     assert eta[1] == pytest.approx(eta[2])
     # the path along the arc is longer than the chord
     assert eta[1] == pytest.approx(math.asinh(math.sinh(0.7) * turn / math.sin(turn)))
@@ -90,12 +92,56 @@ def test_a_slow_charged_particle_curls_up_to_the_endcap():
     from subquad.hep.simulation.detector import _at_calorimeter
 
     events = _particles((211, 1, 0.3, 0.4, 2.0, 0.13957))
-    ((eta, phi),) = _at_calorimeter(events)
+    ((eta, phi),), (turned,) = _at_calorimeter(events)
     radius = 0.3 / (0.299792458e-3 * 3.8)
     turn = 3000 / math.sinh(0.4) / radius
     x, y = radius * math.sin(turn), radius * (1 - math.cos(turn))
     assert abs(eta) == pytest.approx(math.asinh(3000 / math.hypot(x, y)))
     assert math.cos(phi - (2.0 - math.atan2(y, x))) == pytest.approx(1)
+    assert turned == pytest.approx(turn)
+
+
+@pytest.mark.parametrize("charge", [1, -1, 0])
+@pytest.mark.parametrize(("pt", "eta"), [(0.4, 0.9), (0.9, 0.3), (3.0, -1.9), (40.0, 0.2)])
+def test_a_particle_from_a_far_decay_leaves_the_tracker_where_small_steps_lead(charge, pt, eta):
+    from subquad.hep.simulation.detector import _BEND, _HALF_LENGTH, _RADIUS, _at_calorimeter
+
+    events = _particles(*[(211, charge, pt, eta, phi, 0.13957, (-310.0, 570.0, 730.0)) for phi in range(-3, 4)])
+    place, turn = _at_calorimeter(events)
+    for row in range(7):
+        # exact chords of 1 mm, until the cylinder's end
+        bend, direction = _BEND * charge / pt, float(row - 3)
+        x, y, z = events.vertex[row]
+        steps = 0
+        while math.hypot(x, y) < _RADIUS and abs(z) < _HALF_LENGTH:
+            x, y = x + math.cos(direction - bend / 2), y + math.sin(direction - bend / 2)
+            z, direction, steps = z + math.sinh(eta), direction - bend, steps + 1
+        assert place[row, 0] == pytest.approx(math.asinh(z / math.hypot(x, y)), abs=0.01)
+        assert math.cos(place[row, 1] - math.atan2(y, x)) == pytest.approx(1, abs=1e-5)
+        assert turn[row] == pytest.approx(steps * abs(bend), abs=1.01 * abs(bend) + 1e-9)
+
+
+def test_what_turns_by_more_than_half_a_circle_in_the_tracker_is_no_track():
+    # by hand: 3 m / sinh η over the radius of pT / (0.3 B), so that 0.3 GeV turn by 3.1 at η = 2.01 and by 3.4 at 1.93
+    for eta, is_there in ((2.01, True), (1.93, False)):
+        found = detect(_particles(*[(13, -1, 0.3, eta, 0.3 * k, 0.10566) for k in range(17)]), np.random.default_rng(1))
+        assert (len(found.kind) > 0) == is_there
+    # what reaches the barrel turns by less
+    assert len(detect(_particles((13, -1, 0.8, 0.1, 0.3, 0.10566)), np.random.default_rng(1)).kind) == 1
+
+
+@pytest.mark.parametrize(("vertex", "is_there"), [((1280, 0, 0), True), ((1300, 0, 0), False), ((0, 0, 3010), False)])
+def test_what_is_made_outside_the_tracker_leaves_neither_track_nor_energy(vertex, is_there):
+    products = _particles((22, 0, 40, 0.1, 0.0, 0, vertex), (211, 1, 60, 0.1, 0.5, 0.13957, vertex))
+    found = detect(products, np.random.default_rng(0))
+    assert set(found.kind.tolist()) >= ({PHOTON} if is_there else set())
+    assert (len(found.kind) > 0) == is_there
+
+
+@needs_pythia
+def test_no_short_lived_hadron_reaches_the_detector():
+    final = set(np.abs(Generator(PROCESSES["HToBB"], seed=3).batch(11).pdg).tolist())
+    assert final <= {11, 13, 22, 130, 211, 321, 2112, 2212}
 
 
 @pytest.mark.parametrize("charge", [1, -1])

@@ -1,4 +1,4 @@
-"""Labelled jets of JetClass's ten classes from Pythia 8, in JetClass's branch layout: 70 jets per second and core.
+"""Labelled jets of JetClass's ten classes from Pythia 8, in JetClass's branch layout: 90 jets per second and core.
 
 Collisions come from Pythia 8 (arXiv:2203.11601), go through an emulation of a detector like CMS without pile-up, and
 are clustered by FastJet into anti-kT jets of radius 0.8 with 500 < pT < 1000 GeV and |η| < 2, matched to the decays
@@ -29,6 +29,10 @@ __all__ = ["simulate"]
 
 RECORD = "simulation.json"
 """What was asked for; with it in the folder, a stopped simulation goes on."""
+
+PHYSICS = 2
+"""The version of collisions and detector: another one makes other jets of the same seed. Version 1, which records do
+not name, kept K⁰S and hyperons whole and counted particles that curl up in the field among the tracks."""
 
 # kinds of a worker's message
 _JETS, _DONE, _FAILED = "jets", "done", "failed"
@@ -63,7 +67,8 @@ def simulate(
 
     Raises:
         MissingExtra: Pythia, FastJet or uproot is not installed.
-        SubquadError: `out` holds jets that were asked for otherwise, and `force` is off.
+        SubquadError: `out` holds jets that were asked for otherwise, or of another version of the physics, and `force`
+            is off.
     """
     settings = settings or SimulateSettings()
     if seed < 0:
@@ -97,7 +102,7 @@ def _jobs(out: Path, settings: SimulateSettings, seed: int) -> list[_Job]:
 
 def _open(out: Path, jobs: Sequence[_Job], settings: SimulateSettings, *, seed: int, force: bool) -> None:
     """Check that what is in the folder was asked for in the same way, or clear it away."""
-    asked = {"seed": seed, **dataclasses.asdict(settings), "classes": list(settings.classes)}
+    asked = {"physics": PHYSICS, "seed": seed, **dataclasses.asdict(settings), "classes": list(settings.classes)}
     del asked["workers"]
     if out.exists() and not out.is_dir():
         raise SubquadError(f"{out}: a file is in the way; --out names a folder")
@@ -105,6 +110,11 @@ def _open(out: Path, jobs: Sequence[_Job], settings: SimulateSettings, *, seed: 
     there = [job.path for job in jobs if job.path.exists()]
     before = _read(record)
     if before != asked and not force:
+        if before is not None and (version := before.get("physics", 1)) != PHYSICS:
+            raise SubquadError(
+                f"{out}: holds jets of version {version} of the simulated physics, and this is version {PHYSICS}; "
+                "take another folder, so that one does not hold both, or --force to make them anew"
+            )
         if before is not None:
             changed = ", ".join(
                 f"{key} {before.get(key)!r} → {value!r}" for key, value in asked.items() if before.get(key) != value

@@ -14,9 +14,7 @@ COMMON = (
     "Beams:eCM = 13000.",
     # above the jets' upper edge
     "PhaseSpace:pTHatMax = 1150.",
-    # what flies further than a beam pipe's radius reaches the detector whole
-    "ParticleDecays:limitTau0 = on",
-    "ParticleDecays:tau0Max = 10.",
+    # no limit on lifetimes: as in JetClass, K⁰S and hyperons decay, however far they fly
     "25:m0 = 125.",
     "WeakZ0:gmZmode = 2",
 )
