@@ -186,12 +186,14 @@ def _training(facts: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> l
     for axes, (stage, title) in zip(figure.subplots(1, 2), stages, strict=True):
         # block by block there are `transfer-0`, `transfer-1` and so on, a curve each
         parts = dict.fromkeys(line["part"] for line in lines if line["part"].split("-")[0] == stage)
-        for part, (key, style) in itertools.product(parts, (("loss", "-"), ("validation_loss", "o"))):
+        for part, (key, shape) in itertools.product(parts, (("loss", "-"), ("validation_loss", "o"))):
             points = [(line["step"], line[key]) for line in lines if line["part"] == part and key in line]
             if not points:
                 continue
             steps, values = zip(*points, strict=True)
             is_noisy = key == "loss" and len(values) >= SMOOTHED
+            # a single point has no line
+            style = "o" if len(steps) == 1 else shape
             axes.plot(steps, values, style, color=OTHER_COLOUR if is_noisy else "#1f6f54", label=key.replace("_", " "))
             if is_noisy:
                 wide = len(values) // 10
