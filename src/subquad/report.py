@@ -110,6 +110,7 @@ tr.winner td { background: var(--mark); font-weight: 600; }
 figure { margin: 1.1rem 0; }
 figure img { max-width: 100%; height: auto; }
 figure.half { display: inline-block; vertical-align: top; width: 49%; min-width: 320px; }
+figure.half figcaption { padding-right: 1.2rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
 nav a { margin-right: 1.2rem; }
 @media print { body { margin: 0; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
