@@ -12,7 +12,8 @@ takes.
 
 All nets: one thread, float32, the same jets for training, validation and test, drawn once for all seeds (80 %, 10 % of
 the rest, 20 %, of each class alike; or the jets of --test). The budget is processor time of the training steps, the
-making of batches included; ten validations of no charge choose the weights that are kept. The learning rate follows
+making of batches included; ten validations of no charge choose the weights that are kept, on at most --most-validation
+jets. The learning rate follows
 the part of the budget that is used: ours AdamW as in `subquad hep fit`, with its average of weights; the rivals'
 Ranger, flat and then falling over the last 30 %, as they were published. Batches hold jets of like length, padded to
 the longest of them; --arrange random gives the rivals batches of any jets, since batch norm sees of one batch the jets
@@ -21,7 +22,7 @@ in it alone.
 One JSON file for each net and seed is written into --out, so the same command goes on where it was stopped, and pieces
 can run side by side. Prints a Markdown table, means and standard deviations over seeds; R is background rejection at
 JetClass's signal efficiencies, – where no background jet passed, so that the test jets only say that it is beyond their
-number. The last line is JSON.
+number; with --background it is counted on those jets of the background instead. The last line is JSON.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from subquad.hep.baselines import boosting
 from subquad.hep.data import PARTICLES, Jets, read, selected
 from subquad.hep.features import jet_features, particle_features
 from subquad.hep.formats import expand
-from subquad.hep.metrics import scores_of
+from subquad.hep.metrics import EFFICIENCIES, rejection, scores_of
 from subquad.hep.sample import sample_path
 from subquad.hep.settings import PRESETS, FitSettings
 from subquad.hep.tagger import Scale, answer, build, collate, epoch_plan, inputs_of, logits, plan_by_length
@@ -71,7 +72,7 @@ class Contender:
 
     net: nn.Module
     answer: Callable[[str, Tensor], Tensor]
-    """Logits of some jets of a part: `train`, `validation` or `test`."""
+    """Logits of some jets of a part: `train`, `validation`, `test` or `background`."""
     predict: Callable[[str], Tensor]
     """Logits of all jets of a part, without gradient."""
     plan: Callable[[int], Sequence[Tensor]]
@@ -265,14 +266,15 @@ def trained(contender: Contender, parts: dict[str, Jets], options: argparse.Name
 
 def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Fit and measure one model."""
-    test = parts["test"]
+    test, measured = parts["test"], [part for part in ("test", "background") if part in parts]
     training: dict[str, Any] = {}
     if name == "boosting":
         begin = time.process_time()
-        features = (jet_features(parts[part]) for part in ("train", "test"))
-        probabilities = boosting(
-            next(features), parts["train"].labels, next(features), classes=len(test.classes), seed=seed
+        learnt, *features = (jet_features(parts[part]) for part in ("train", *measured))
+        all_of_them = boosting(
+            learnt, parts["train"].labels, np.concatenate(features), classes=len(test.classes), seed=seed
         )
+        answers = dict(zip(measured, np.split(all_of_them, [len(test)]), strict=True))
         training, parameters, scoring = {"cpu_seconds": time.process_time() - begin}, None, None
     else:
         torch.manual_seed(seed)
@@ -281,12 +283,22 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
         if name != "published":
             training = trained(contender, parts, options)
         begin = time.process_time()
-        probabilities = contender.predict("test").double().softmax(-1).numpy()
-        scoring = len(test) / (time.process_time() - begin)
+        answers = {part: contender.predict(part).double().softmax(-1).numpy() for part in measured}
+        scoring = sum(len(parts[part]) for part in measured) / (time.process_time() - begin)
     background = "QCD" if "QCD" in test.classes else test.classes[0]
+    scores = scores_of(answers["test"], test.labels, test.classes, background)
+    if "background" in answers:
+        is_signal = test.labels != test.classes.index(background)
+        both = np.concatenate([answers["test"][is_signal], answers["background"]])
+        labels = np.concatenate([test.labels[is_signal], parts["background"].labels])
+        scores["rejection"] = {
+            name: rejection(both, labels, i, test.classes.index(background), EFFICIENCIES.get(name, 0.5))
+            for i, name in enumerate(test.classes)
+            if name != background
+        }
     return {
         **{"parameters": parameters, "training": training, "inference_jets_per_cpu_second": scoring},
-        "scores": scores_of(probabilities, test.labels, test.classes, background),
+        "scores": scores,
     }
 
 
@@ -301,19 +313,30 @@ def split(options: argparse.Namespace) -> dict[str, Jets]:
     if options.most_jets:
         order = np.random.default_rng(0).permutation(len(jets))[: options.most_jets]
         jets = selected(jets, np.sort(order))
-    held_out = read(expand(f"{folder}/*.root" for folder in options.test)) if options.test else None
-    if held_out is not None and held_out.classes != jets.classes:
-        index = np.array([jets.classes.index(label) for label in held_out.classes])
-        held_out = replace(held_out, labels=index[held_out.labels], classes=jets.classes)
+    others = {
+        part: labelled_alike(read(expand(f"{folder}/*.root" for folder in folders)), jets.classes)
+        for part, folders in (("test", options.test), ("background", options.background))
+        if folders
+    }
     generator = np.random.default_rng(0)
     part = np.zeros(len(jets), np.int64)
     for label in range(len(jets.classes)):
         rows = generator.permutation(np.flatnonzero(jets.labels == label))
-        test = 0 if held_out is not None else len(rows) // 5
+        test = 0 if "test" in others else len(rows) // 5
         part[rows[:test]] = 2
         part[rows[test : test + (len(rows) - test) // 10]] = 1
     parts = {name: selected(jets, np.flatnonzero(part == i)) for i, name in enumerate(("train", "validation", "test"))}
-    return parts if held_out is None else {**parts, "test": held_out}
+    held = len(parts["validation"])
+    if options.most_validation and held > options.most_validation:
+        rows = generator.permutation(held)[: options.most_validation]
+        parts["validation"] = selected(parts["validation"], np.sort(rows))
+    return {**parts, **others}
+
+
+def labelled_alike(jets: Jets, classes: Sequence[str]) -> Jets:
+    """Return the jets with labels that count other classes."""
+    index = np.array([classes.index(label) for label in jets.classes])
+    return replace(jets, labels=index[jets.labels], classes=tuple(classes))
 
 
 def figures_of(result: dict[str, Any]) -> dict[str, float | None]:
@@ -368,7 +391,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jets", nargs="+", help="folders of ROOT files in JetClass's layout")
     parser.add_argument("--test", nargs="+", help="folders of ROOT files to measure on, all of their jets")
+    parser.add_argument("--background", nargs="+", help="folders of ROOT files of the background, for the rejections")
     parser.add_argument("--most-jets", type=int, help="jets taken from --jets, at random")
+    parser.add_argument("--most-validation", type=int, help="jets that choose the weights, at random")
     parser.add_argument("--arrange", choices=["bucketed", "random"], default="bucketed", help="batches of the rivals")
     parser.add_argument("--rival-batch", type=int, default=64)
     parser.add_argument("--rival-rate", type=float, help=f"without it {RIVAL_RATES}")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from subquad.nn.kinematic import EPCN, AttentionPool, KinematicPCN
 from subquad.ops.chebyshev import chebyshev_direct, knn_adjacency, scaled_laplacian
-from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
+from subquad.ops.kinematics import kinematic_adjacency, kinematic_laplacians, pair_kinematics
 
 nets = pytest.mark.parametrize("kind", ["epcn", "ours", "observers"])
 
@@ -76,6 +76,25 @@ def test_weights_are_powers_up_to_a_factor_of_the_jet_and_edges_stay_edges():
     assert torch.equal(wild > 0, (adjacency > 0)[:, None].expand_as(wild))
 
 
+def test_the_laplacians_in_one_go_are_those_of_the_weighted_graphs_with_their_gradients():
+    inputs, _, generator = jets(4, 9, 11)
+    mask = inputs["mask"] = torch.arange(9)[None] < torch.tensor([[0], [1], [5], [9]])
+    adjacency = knn_adjacency(inputs["points"], mask, 2, periodic=(1,))
+    pairs = pair_kinematics(inputs["vectors"], inputs["points"], mask).requires_grad_()
+    exponents = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    given = kinematic_laplacians(pairs, adjacency, exponents)
+    weights = kinematic_adjacency(pairs, adjacency, exponents)
+    expected = torch.stack([scaled_laplacian(one, mask) for one in weights.unbind(1)], 1)
+    torch.testing.assert_close(given, expected)
+    cotangent = torch.randn(given.shape, generator=generator, dtype=torch.float64)
+    of_given, of_expected = (
+        torch.autograd.grad((laplacians * cotangent).sum(), [pairs, exponents]) for laplacians in (given, expected)
+    )
+    torch.testing.assert_close(of_given, of_expected)
+    # a power that no number holds
+    assert kinematic_laplacians(pairs.float(), adjacency.float(), 900 * exponents.float()).isfinite().all()
+
+
 def test_each_group_of_channels_is_filtered_on_its_own_graph():
     inputs, _, _ = jets(2, 7, 9)
     mask = inputs["mask"] = torch.ones(2, 7, dtype=torch.bool)
@@ -87,7 +106,7 @@ def test_each_group_of_channels_is_filtered_on_its_own_graph():
     weights = kinematic_adjacency(pairs, adjacency, made.exponents)
     laplacians = torch.stack([scaled_laplacian(one, mask) for one in weights.unbind(1)], 1)
     x = torch.randn(2, 7, 12, dtype=torch.float64)
-    given = block(x, laplacians, mask) - x
+    given = block(x, laplacians) - x
     # the definition on each graph, with the part of the matrix that its four channels meet
     matrices, expected = block.filter.weight.mT.view(3, 3, 4, 12), block.filter.bias
     for g, matrix in enumerate(matrices):

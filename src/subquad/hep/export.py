@@ -20,9 +20,9 @@ from subquad.hep.features import STANDARD_FEATURES
 from subquad.hep.layout import Layout, View
 from subquad.hep.opened import Tagger, open_tagger
 from subquad.nn.graph import PCN, ChebConv
-from subquad.nn.kinematic import EPCN, KinematicPCN, kinematic_laplacians
+from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import Neighbours, chebyshev, knn_adjacency, scaled_laplacian
-from subquad.ops.kinematics import VARIABLES, pair_kinematics
+from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 from subquad.progress import say
 from subquad.train.artifact import as_file, atomic, write_json
 
@@ -113,7 +113,7 @@ class Scorer(nn.Module):
             assert pf_vectors is not None
             adjacency = knn_adjacency(points, mask, net.k, periodic=(1,))
             pairs = pair_kinematics(pf_vectors.mT, points, mask)
-            laplacians = kinematic_laplacians(pairs, adjacency, torch.eye(len(VARIABLES)), mask)
+            laplacians = kinematic_laplacians(pairs, adjacency, torch.eye(len(VARIABLES)))
             parts = zip(laplacians.unbind(1), net.on_each, strict=True)
             return net.classify([part(x, _dense(matrix), mask) for matrix, part in parts], mask).softmax(-1)
         adjacency = knn_adjacency(points, mask, net.k, periodic=net.periodic)

@@ -5,7 +5,7 @@ r"""PCN on kinematic graphs: edges of a jet's kNN graph weighted by powers of $\
 residual blocks with a feed-forward part, and attention among what is pooled.
 
 Axes: B jets, P particles (padded to the longest jet), G graphs, H channels, K terms, J observers of the jet, C classes.
-`mask` is true where a particle is real; padded rows are 0 after every layer.
+`mask` is true where a particle is real; padded rows are finite and nobody sees them.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.nn.graph import ChebConv, EdgeConv, masked_max, masked_mean
-from subquad.ops.chebyshev import Neighbours, chebyshev_terms, knn_adjacency, neighbours, scaled_laplacian
-from subquad.ops.kinematics import VARIABLES, kinematic_adjacency, pair_kinematics
+from subquad.ops.chebyshev import Neighbours, chebyshev_terms, knn_adjacency, neighbours
+from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 
-__all__ = ["EPCN", "AttentionPool", "KinematicBlock", "KinematicPCN", "kinematic_laplacians"]
-
-
-def kinematic_laplacians(
-    pairs: Float[Tensor, "B P P 4"],
-    adjacency: Float[Tensor, "B P P"],
-    exponents: Float[Tensor, "G 4"],
-    mask: Bool[Tensor, "B P"],
-) -> Float[Tensor, "B G P P"]:
-    """Return the scaled Laplacian of each weighted graph of each jet."""
-    weights = kinematic_adjacency(pairs, adjacency, exponents)
-    B, G, P, _ = weights.shape
-    flat = scaled_laplacian(weights.flatten(0, 1), mask.repeat_interleave(G, 0))
-    return flat.view(B, G, P, P)
+__all__ = ["EPCN", "AttentionPool", "KinematicBlock", "KinematicPCN"]
 
 
 class _Branch(nn.Module):
@@ -107,7 +94,7 @@ class EPCN(nn.Module):
     ) -> list[Float[Tensor, "B P H2"]]:
         """Return what `branches` returns, from the pairs' variables and the edges."""
         exponents = torch.eye(len(VARIABLES), dtype=pairs.dtype, device=pairs.device)
-        laplacians = kinematic_laplacians(pairs, adjacency, exponents, mask)
+        laplacians = kinematic_laplacians(pairs, adjacency, exponents)
         return [
             branch(x, neighbours(laplacian), mask)
             for laplacian, branch in zip(laplacians.unbind(1), self.on_each, strict=True)
@@ -126,11 +113,10 @@ class AttentionPool(nn.Module):
         self.score = nn.Linear(width, heads)
 
     def forward(self, x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B F"]:
-        """Return the means of all heads side by side; 0 for an empty jet."""
+        """Return the means of all heads side by side; 0 for an empty jet. Padded rows must be finite."""
         # a number and not -inf, of which a softmax over an empty jet is none
         weights = self.score(x).masked_fill(~mask[..., None], torch.finfo(x.dtype).min).softmax(1)
-        weights = torch.where(mask[..., None], weights, 0)
-        return (weights.mT @ torch.where(mask[..., None], x, 0)).flatten(1)
+        return (torch.where(mask[..., None], weights, 0).mT @ x).flatten(1)
 
 
 class KinematicBlock(nn.Module):
@@ -146,17 +132,15 @@ class KinematicBlock(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
 
-    def forward(
-        self, x: Float[Tensor, "B P H"], laplacians: Float[Tensor, "B G P P"], mask: Bool[Tensor, "B P"]
-    ) -> Float[Tensor, "B P H"]:
-        """Return the particles after they looked at their neighbours; padded rows are 0."""
+    def forward(self, x: Float[Tensor, "B P H"], laplacians: Float[Tensor, "B G P P"]) -> Float[Tensor, "B P H"]:
+        """Return the particles after they looked at their neighbours; padded ones have none."""
         B, P, H = x.shape
         G, K = self.graphs, self.terms
-        parts = torch.where(mask[..., None], self.norm(x), 0).view(B, P, G, H // G).transpose(1, 2)
+        parts = self.norm(x).view(B, P, G, H // G).transpose(1, 2)
         terms = chebyshev_terms(parts.reshape(B * G, P, H // G), K, laplacians.flatten(0, 1))
-        side_by_side = torch.stack(terms, 1).view(B, G, K, P, H // G).permute(0, 3, 1, 2, 4).reshape(B, P, K * H)
-        x = x + self.filter(side_by_side)
-        return torch.where(mask[..., None], x + self.feed(x), 0)
+        side_by_side = torch.cat([term.view(B, G, P, H // G).transpose(1, 2) for term in terms], dim=-1)
+        x = x + self.filter(side_by_side.view(B, P, K * H))
+        return x + self.feed(x)
 
 
 class KinematicPCN(nn.Module):
@@ -248,10 +232,10 @@ class KinematicPCN(nn.Module):
         observers: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B C"]:
         """Return the logits from the pairs' variables and the edges, which `forward` makes of points and vectors."""
-        x = torch.where(mask[..., None], self.embed(torch.where(mask[..., None], x, 0)), 0)
-        laplacians = kinematic_laplacians(pairs, adjacency, self.exponents, mask)
+        x = self.embed(torch.where(mask[..., None], x, 0))
+        laplacians = kinematic_laplacians(pairs, adjacency, self.exponents)
         for block in self.blocks:
-            x = block(x, laplacians, mask)
+            x = block(x, laplacians)
         x = self.norm(x)
         pooled = [self.attend(x, mask), masked_mean(x, mask), masked_max(x, mask)]
         return self.head(torch.cat(pooled if observers is None else [*pooled, observers], dim=-1))

@@ -81,9 +81,9 @@ def knn_adjacency(
         if d in periodic:
             difference = torch.remainder(difference + math.pi, 2 * math.pi) - math.pi
         distance.addcmul_(difference, difference)
-    joined = mask[:, :, None] & mask[:, None, :]
-    joined = joined & ~torch.eye(P, dtype=torch.bool, device=points.device)
-    distance.masked_fill_(~joined, math.inf)
+    is_real = mask.to(points.dtype)
+    joined = is_real[:, :, None] * is_real[:, None, :] * (1 - torch.eye(P, dtype=points.dtype, device=points.device))
+    distance.masked_fill_(joined == 0, math.inf)
     adjacency = torch.zeros_like(distance)
     # one argmin after the other, which takes the first of equal distances, and not topk, which among equal ones takes
     # whatever the row's length makes convenient
@@ -91,8 +91,7 @@ def knn_adjacency(
         nearest = distance.argmin(dim=-1, keepdim=True)
         adjacency.scatter_(-1, nearest, 1)
         distance.scatter_(-1, nearest, math.inf)
-    adjacency = torch.maximum(adjacency, adjacency.mT)
-    return adjacency.masked_fill(~joined, 0)
+    return torch.maximum(adjacency, adjacency.mT) * joined
 
 
 def scaled_laplacian(adjacency: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B P P"]:

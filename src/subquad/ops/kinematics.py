@@ -8,42 +8,47 @@ Axes: B jets, P particles, G graphs. `mask` is true where a particle is real.
 """
 
 import math
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-__all__ = ["VARIABLES", "kinematic_adjacency", "pair_kinematics"]
+__all__ = ["VARIABLES", "kinematic_adjacency", "kinematic_laplacians", "pair_kinematics"]
 
 VARIABLES = ("ΔR", "kT", "z", "m²")
 """The variables of a pair, in the order of the last axis."""
 
 # where the logarithms end: angles that a calorimeter cannot tell apart, GeV that no particle has
 _LEAST_ANGLE, _LEAST_PT, _LEAST_MASS = 1e-4, 1e-6, 1e-2
+# and where logarithms of weights do: float32 holds their exponentials, and the sums of those
+_STRONGEST = 40
 
 
 def pair_kinematics(
     vectors: Float[Tensor, "B P 4"], points: Float[Tensor, "B P 2"], mask: Bool[Tensor, "B P"]
 ) -> Float[Tensor, "B P P 4"]:
-    r"""Return $\ln \Delta R$, $\ln k_T$, $\ln z$ and $\ln m^2$ of every pair; 0 where one of both is padding.
+    r"""Return $\ln \Delta R$, $\ln k_T$, $\ln z$ and $\ln m^2$ of every pair; some numbers where one is padding.
 
     Args:
         vectors: px, py, pz and E in GeV.
         points: Δη and Δφ in radians; φ is compared modulo 2π.
         mask: true where a particle is real.
     """
-    joined = (mask[:, :, None] & mask[:, None, :])[..., None]
     vectors, points = (x.masked_fill(~mask[..., None], 0) for x in (vectors, points))
     eta, phi = points.unbind(-1)
     across = torch.remainder(phi[:, :, None] - phi[:, None, :] + math.pi, 2 * math.pi) - math.pi
-    angle = torch.hypot(eta[:, :, None] - eta[:, None, :], across).clamp(min=_LEAST_ANGLE).log()
+    squared = (eta[:, :, None] - eta[:, None, :]).square().addcmul(across, across)
+    angle = squared.clamp(min=_LEAST_ANGLE**2).log() / 2
     pt = torch.hypot(vectors[..., 0], vectors[..., 1]).clamp(min=_LEAST_PT)
     softer = torch.minimum(pt[:, :, None], pt[:, None, :]).log()
     shared = softer - (pt[:, :, None] + pt[:, None, :]).log()
     # 2 (E E' - p p'), as one product for all pairs
     product = 2 * torch.bmm(vectors * vectors.new_tensor([-1, -1, -1, 1]), vectors.mT)
     mass = product.clamp(min=_LEAST_MASS**2).log()
-    return torch.stack([angle, softer + angle, shared, mass], dim=-1).masked_fill(~joined, 0)
+    # in memory one variable lies after the other
+    return torch.stack([angle, softer + angle, shared, mass], dim=1).movedim(1, -1)
 
 
 def kinematic_adjacency(
@@ -62,8 +67,53 @@ def kinematic_adjacency(
         exponents: a, b, c and d of each graph; 0 leaves edges of weight 1, unit vectors are E-PCN's four graphs.
     """
     is_edge = (adjacency > 0)[:, None]
-    power = (pairs @ exponents.mT).permute(0, 3, 1, 2)
+    power = _powers(pairs, exponents)
     largest = power.detach().masked_fill(~is_edge, -math.inf).amax((2, 3), keepdim=True)
     # the floor keeps a weak edge an edge; a jet without any has no largest
     power = (power - largest.masked_fill(largest == -math.inf, 0)).clamp(min=-20, max=0)
-    return torch.where(is_edge, power.exp(), 0)
+    return power.exp() * is_edge
+
+
+def kinematic_laplacians(
+    pairs: Float[Tensor, "B P P 4"],
+    adjacency: Float[Tensor, "B P P"],
+    exponents: Float[Tensor, "G 4"],
+) -> Float[Tensor, "B G P P"]:
+    r"""Return `scaled_laplacian` of each of the graphs of `kinematic_adjacency`, in half of its time.
+
+    Only weights beyond $e^{\pm 40}$ are another: they end there, and not by what the jet's largest is.
+    """
+    return cast(Tensor, _Laplacians.apply(_powers(pairs, exponents), adjacency))
+
+
+def _powers(pairs: Float[Tensor, "B P P 4"], exponents: Float[Tensor, "G 4"]) -> Float[Tensor, "B G P P"]:
+    return (exponents @ pairs.movedim(-1, 1).flatten(2)).unflatten(-1, pairs.shape[1:3])
+
+
+class _Laplacians(torch.autograd.Function):
+    r"""From $\ln a_{ij}$ to $\tilde L_{ij} = -a_{ij} (D_i D_j)^{-1/2}$, where $D_i = \sum_j a_{ij}$ over the edges.
+
+    $d \ln(-\tilde L_{ij}) = d \ln a_{ij} - \frac12 (d \ln D_i + d \ln D_j)$ and
+    $d \ln D_i = \sum_j \frac{a_{ij}}{D_i} d \ln a_{ij}$.
+    """
+
+    @staticmethod
+    def forward(ctx, powers: Tensor, adjacency: Tensor) -> Tensor:
+        weights = powers.clamp(-_STRONGEST, _STRONGEST).exp_().mul_(adjacency[:, None])
+        degree = weights.sum(-1)
+        scale = torch.where(degree > 0, degree.rsqrt(), 0)
+        laplacians = weights.mul_(-scale[..., :, None]).mul_(scale[..., None, :])
+        ctx.save_for_backward(laplacians, scale)
+        return laplacians
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx, *gradients: Tensor
+    ) -> tuple[Tensor, None]:
+        laplacians, scale = ctx.saved_tensors
+        of_logarithm = gradients[0] * laplacians
+        half = (of_logarithm.sum(-1) + of_logarithm.sum(-2)) / 2
+        # a_ij / D_i = - L_ij s_i / s_j with s = D^(-1/2)
+        inverse = torch.where(scale > 0, 1 / scale, 0)
+        return of_logarithm.addcmul_(laplacians, (half * scale)[..., :, None] * inverse[..., None, :]), None
