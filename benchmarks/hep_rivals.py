@@ -44,7 +44,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from subquad.hep.baselines import boosting
-from subquad.hep.data import PARTICLES, Jets, read, selected
+from subquad.hep.data import PARTICLES, Jets, read
 from subquad.hep.features import jet_features, particle_features
 from subquad.hep.formats import expand
 from subquad.hep.metrics import EFFICIENCIES, rejection, scores_of
@@ -312,7 +312,7 @@ def split(options: argparse.Namespace) -> dict[str, Jets]:
     jets = read(expand(f"{folder}/*.root" for folder in folders) if folders else [sample_path()])
     if options.most_jets:
         order = np.random.default_rng(0).permutation(len(jets))[: options.most_jets]
-        jets = selected(jets, np.sort(order))
+        jets = jets[np.sort(order)]
     others = {
         part: labelled_alike(read(expand(f"{folder}/*.root" for folder in folders)), jets.classes)
         for part, folders in (("test", options.test), ("background", options.background))
@@ -325,11 +325,11 @@ def split(options: argparse.Namespace) -> dict[str, Jets]:
         test = 0 if "test" in others else len(rows) // 5
         part[rows[:test]] = 2
         part[rows[test : test + (len(rows) - test) // 10]] = 1
-    parts = {name: selected(jets, np.flatnonzero(part == i)) for i, name in enumerate(("train", "validation", "test"))}
+    parts = {name: jets[np.flatnonzero(part == i)] for i, name in enumerate(("train", "validation", "test"))}
     held = len(parts["validation"])
     if options.most_validation and held > options.most_validation:
         rows = generator.permutation(held)[: options.most_validation]
-        parts["validation"] = selected(parts["validation"], np.sort(rows))
+        parts["validation"] = parts["validation"][np.sort(rows)]
     return {**parts, **others}
 
 

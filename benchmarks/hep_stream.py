@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from subquad.hep import FitSettings, tasks
+from subquad.hep import training as loop
 from subquad.hep.formats import look
 from subquad.train.loop import LoopSettings, Outcome
 
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--boosting", action="store_true")
     parser.add_argument("--folder", type=Path, default=None, help="where the copies and the run are kept")
     given = parser.parse_args()
-    watch, store, train = Watch(), [0], tasks._train
+    watch, store, train = Watch(), [0], tasks.fit_net
 
     def training(*positional: Any, directory: Path, **named: Any) -> Outcome:
         store[0], watch.part = drop_pages(directory / tasks.JETS), "training"
@@ -80,8 +81,8 @@ def main() -> None:
         watch.part = "measuring"
         return outcome
 
-    tasks._train = training
-    tasks.LoopSettings = lambda **asked: LoopSettings(**{**asked, "steps": given.steps, "evaluate_every": None})
+    tasks.fit_net = training
+    loop.LoopSettings = lambda **asked: LoopSettings(**{**asked, "steps": given.steps, "evaluate_every": None})
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         files = copies(Path(os.environ["SUBQUAD_DATA"]) / "hep" / "sim", Path(name), given.gigabytes * 1e9)
         size, jets = sum(file.stat().st_size for file in files), sum(look(file, "tree").entries for file in files)

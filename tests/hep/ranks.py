@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from subquad.cli import main
-from subquad.hep import tasks
+from subquad.hep import training
 from subquad.train.processes import processes
 
-real, seen = tasks.collate, []
+real, seen = training.collate, []
 
 
 def collate(inputs, rows, *others):
@@ -17,7 +17,7 @@ def collate(inputs, rows, *others):
 
 
 if __name__ == "__main__":
-    tasks.collate = collate
+    training.collate = collate
     status = main(sys.argv[2:])
     Path(sys.argv[1], f"{processes().process_index}.json").write_text(json.dumps(seen))
     sys.exit(status)

@@ -7,7 +7,7 @@ import uproot
 
 from subquad.errors import SubquadError
 from subquad.hep import data
-from subquad.hep.data import OBSERVERS, PARTICLES, expand, read, read_pieces, selected
+from subquad.hep.data import OBSERVERS, PARTICLES, expand, read, read_pieces
 
 
 def spoilt(array, jet, value):
@@ -41,7 +41,7 @@ def test_pieces_are_the_whole(jets, monkeypatch):
 
 def test_selected_jets_keep_their_own_particles(jets):
     whole = read(jets)
-    some = selected(whole, np.array([70, 3, 3]))
+    some = whole[np.array([70, 3, 3])]
     assert some.lengths.tolist() == whole.lengths[[70, 3, 3]].tolist()
     assert np.array_equal(
         some.particles[some.first[1] : some.first[2]], whole.particles[whole.first[3] : whole.first[4]]

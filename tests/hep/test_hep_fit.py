@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monk
     class StoppedError(Exception):
         pass
 
-    from subquad.hep import tasks
+    from subquad.hep import training
 
     def stopping(*args, **kwargs):
         nonlocal steps
@@ -113,10 +113,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monk
             raise StoppedError
         return collate(*args, **kwargs)
 
-    loop = tasks.LoopSettings
+    loop = training.LoopSettings
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "collate", stopping)
-        patch.setattr(tasks, "LoopSettings", lambda **given: loop(**given, save_seconds=0.0))
+        patch.setattr(training, "collate", stopping)
+        patch.setattr(training, "LoopSettings", lambda **given: loop(**given, save_seconds=0.0))
         with pytest.raises(StoppedError):
             fit(jets, settings, out=tmp_path / "stopped", quiet=True)
     again = fit(jets, settings, out=tmp_path / "stopped", quiet=True)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from subquad.hep.data import Jets, as_jets, read
+    from subquad.hep.estimator import PCNTagger
     from subquad.hep.evaluating.job import evaluate
     from subquad.hep.explaining.job import explain
     from subquad.hep.export import export
@@ -18,14 +20,18 @@ __all__ = [
     "EvaluateSettings",
     "ExplainSettings",
     "FitSettings",
+    "Jets",
     "NetSettings",
+    "PCNTagger",
     "PredictSettings",
     "SimulateSettings",
+    "as_jets",
     "evaluate",
     "explain",
     "export",
     "fit",
     "predict",
+    "read",
     "sample_path",
     "simulate",
 ]
@@ -34,14 +40,18 @@ _HOMES = {
     "EvaluateSettings": "subquad.hep.settings",
     "ExplainSettings": "subquad.hep.settings",
     "FitSettings": "subquad.hep.settings",
+    "Jets": "subquad.hep.data",
     "NetSettings": "subquad.hep.settings",
+    "PCNTagger": "subquad.hep.estimator",
     "PredictSettings": "subquad.hep.settings",
     "SimulateSettings": "subquad.hep.simulate_settings",
+    "as_jets": "subquad.hep.data",
     "evaluate": "subquad.hep.evaluating.job",
     "explain": "subquad.hep.explaining.job",
     "export": "subquad.hep.export",
     "fit": "subquad.hep.tasks",
     "predict": "subquad.hep.tasks",
+    "read": "subquad.hep.data",
     "sample_path": "subquad.hep.sample",
     "simulate": "subquad.hep.simulator",
 }

@@ -5,14 +5,14 @@
 Axes: J jets, C particles of all jets, one jet after the other.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from subquad.errors import SubquadError, raise_mistakes
+from subquad.errors import SubquadError, raise_mistakes, require
 from subquad.hep.columns import Place, jet_table, label_numbers, particle_table
 from subquad.hep.formats import Source, chunks, expand, look
 from subquad.progress import track
@@ -21,12 +21,12 @@ __all__ = [
     "OBSERVERS",
     "PARTICLES",
     "Jets",
+    "as_jets",
     "expand",
     "jets_of",
     "look_into",
     "read",
     "read_pieces",
-    "selected",
     "stream",
 ]
 
@@ -51,7 +51,10 @@ ENTRIES_AT_A_TIME = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Jets:
-    """Jets as flat columns; the particles of jet j are the rows `first[j]:first[j + 1]`, hardest first."""
+    """Jets as flat columns; the particles of jet j are the rows `first[j]:first[j + 1]`, hardest first.
+
+    `jets[rows]` are some of them, in the order of `rows`: numbers, a slice, or one bool per jet.
+    """
 
     particles: np.ndarray
     """[C, 16] float32, columns as `PARTICLES`."""
@@ -68,39 +71,57 @@ class Jets:
         return len(self.first) - 1
 
     @property
+    def shape(self) -> tuple[int]:
+        """Number of jets, as scikit-learn asks of what it takes rows of."""
+        return (len(self),)
+
+    @property
     def lengths(self) -> np.ndarray:
         """[J]: the number of particles of each jet."""
         return np.diff(self.first)
 
+    @property
+    def names(self) -> np.ndarray:
+        """[J]: the name of each jet's class.
 
-def selected(jets: Jets, rows: np.ndarray) -> Jets:
-    """Return some of the jets, in the order of `rows`."""
-    lengths = jets.lengths[rows]
-    first = np.concatenate([[0], np.cumsum(lengths)])
-    places = np.repeat(jets.first[rows] - first[:-1], lengths) + np.arange(first[-1])
-    return Jets(
-        particles=jets.particles[places],
-        first=first,
-        observers=jets.observers[rows],
-        labels=jets.labels[rows],
-        classes=jets.classes,
-    )
+        Raises:
+            SubquadError: jets without labels.
+        """
+        if not self.classes:
+            raise SubquadError("these jets have no labels (branches label_*)")
+        return np.array(self.classes)[self.labels]
+
+    def __getitem__(self, rows: Any) -> "Jets":
+        # scikit-learn says that it means rows
+        rows = rows[0] if isinstance(rows, tuple) else rows
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        lengths = self.lengths[rows]
+        first = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.repeat(self.first[rows] - first[:-1], lengths) + np.arange(first[-1])
+        return Jets(
+            particles=self.particles[places],
+            first=first,
+            observers=self.observers[rows],
+            labels=self.labels[rows],
+            classes=self.classes,
+        )
 
 
 def read(
-    files: Sequence[Path],
+    files: Path | str | Iterable[Path | str],
     *,
     tree: str | None = "tree",
     needs_labels: bool = True,
     title: str = "reading",
     quiet: bool = True,
 ) -> Jets:
-    """Return all jets of the files.
+    """Return all jets of the files: names, or patterns such as `jets/*.root`.
 
     Raises:
         SubquadError: a file without the tree or a branch, cut short, or with values that no jet has; all are listed.
     """
-    pieces = list(read_pieces(files, tree=tree, needs_labels=needs_labels, title=title, quiet=quiet))
+    files = [files] if isinstance(files, str | Path) else files
+    pieces = list(read_pieces(expand(files), tree=tree, needs_labels=needs_labels, title=title, quiet=quiet))
     first = np.concatenate([[0], np.cumsum(np.concatenate([piece.lengths for piece in pieces]))])
     return Jets(
         particles=np.concatenate([piece.particles for piece in pieces]),
@@ -200,6 +221,35 @@ def _classes(sources: Sequence[Source], mistakes: list[str], needs_labels: bool)
     raise_mistakes("Some files cannot be used:", mistakes)
     # where labels are only taken along, all files must have the same
     return seen[0] if needs_labels or all(labels == seen[0] for labels in seen) else ()
+
+
+def as_jets(given: Any) -> Jets:
+    """Return jets from what is in memory: an awkward array, or a mapping, of JetClass's branches.
+
+    Such is `uproot.open(file)["tree"].arrays()`. Labels are not asked for.
+
+    Raises:
+        SubquadError: branches that lack, or jets that cannot be used; all are listed.
+    """
+    if isinstance(given, Jets):
+        return given
+    fields = getattr(given, "fields", given)
+    if isinstance(given, list | tuple | np.ndarray) or not isinstance(fields, Iterable):
+        raise SubquadError(
+            f"jets cannot be made of {type(given).__name__}; give what subquad.hep.read returns, or an awkward array "
+            "of JetClass's branches (subquad.hep.as_jets makes jets of it, which scikit-learn can divide)"
+        )
+    there = list(fields)
+    lacking = [name for name in (*PARTICLES, *OBSERVERS) if name not in there]
+    raise_mistakes("Some branches of JetClass are not there:", lacking)
+    ak = require("awkward", extra="hep")
+    classes = tuple(name.removeprefix(LABEL) for name in there if name.startswith(LABEL))
+    names = [*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes)]
+    columns = {name: ak.Array(given[name]) for name in names}
+    place = Place(file="the array", entries=np.arange(len(columns["jet_pt"])), mistakes=[])
+    jets = jets_of(columns, classes, place)
+    raise_mistakes("Some jets cannot be used:", place.mistakes)
+    return jets
 
 
 def jets_of(columns: Mapping[str, Any], classes: Sequence[str], place: Place) -> Jets:

@@ -3,18 +3,15 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from subquad.errors import SubquadError, require, unknown
-from subquad.hep.ahead import Ahead, Waiting
+from subquad.hep.ahead import Waiting
 from subquad.hep.baselines import MOST_JETS, boosting
 from subquad.hep.formats import expand
 from subquad.hep.metrics import scores_of
@@ -23,32 +20,15 @@ from subquad.hep.pieces import Piece
 from subquad.hep.preparation import JETS, Plan, Prepared, plan_of, prepare, put_aside, wait_for
 from subquad.hep.report import SCORES, card, history_of, sections_of
 from subquad.hep.settings import PRESETS, FitSettings, NetSettings, PredictSettings
-from subquad.hep.tagger import (
-    Batch,
-    Inputs,
-    Net,
-    answer,
-    build,
-    collate,
-    epoch_plan,
-    logits,
-)
+from subquad.hep.tagger import Inputs, Net, build, logits
+from subquad.hep.training import fit_net, using_threads
 from subquad.progress import say
 from subquad.report import page
-from subquad.train.artifact import (
-    METRICS,
-    Run,
-    atomic,
-    open_run,
-    plain,
-    read_json,
-    write_tensors,
-)
-from subquad.train.loop import Backward, LoopSettings, Outcome, train
-from subquad.train.optim import parameter_groups, schedule
+from subquad.train.artifact import METRICS, Run, atomic, open_run, plain, read_json, write_tensors
+from subquad.train.loop import Outcome
 from subquad.train.processes import processes
 
-__all__ = ["fit", "listed", "predict", "using_threads"]
+__all__ = ["fit", "listed", "predict"]
 
 Files = Path | str | Iterable[Path | str]
 
@@ -93,7 +73,7 @@ def fit(
         net = build(plan.net, len(prepared.classes), prepared.layout)
     with using_threads(settings.threads):
         waiting = Waiting()
-        outcome = _train(
+        outcome = fit_net(
             net,
             prepared.parts,
             settings,
@@ -277,78 +257,6 @@ def _split_words(settings: FitSettings, seed: int, *, is_given: bool) -> str:
             f"Test jets from files of their own; of the others {validation}, of each class alike, drawn by seed {seed}"
         )
     return f"Of each class {100 * settings.test_part:g} % for the test and {validation}, drawn by seed {seed}"
-
-
-def _train(
-    net: Net,
-    parts: dict[str, Inputs],
-    settings: FitSettings,
-    *,
-    net_settings: NetSettings,
-    waiting: Waiting,
-    directory: Path,
-    seed: int,
-    quiet: bool,
-) -> Outcome:
-    learnt, held = parts["train"], parts["validation"]
-    rows, pool = torch.arange(len(learnt)), ThreadPoolExecutor(1)
-
-    def batches(epoch: int) -> Sequence[Batch]:
-        plan = epoch_plan(rows, learnt.lengths, settings.batch, seed=seed, epoch=epoch)
-        return Ahead(plan, lambda item: collate(learnt, item, net_settings), pool, waiting)
-
-    def step(model: torch.nn.Module, item: Batch, backward: Backward) -> dict[str, Tensor | float]:
-        batch = item.to(next(model.parameters()).device)
-        answered = answer(model, batch)
-        losses = torch.nn.functional.cross_entropy(answered, batch.labels, reduction="none")
-        loss = (losses * batch.weights).mean()
-        backward(loss)
-        return {"loss": loss, "accuracy": (answered.detach().argmax(-1) == batch.labels).float().mean()}
-
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        answered = logits(model, held, net_settings)
-        share = held.weights / held.weights.sum().clamp(min=1e-12)
-        losses = torch.nn.functional.cross_entropy(answered, held.labels, reduction="none")
-        return {
-            "accuracy": ((answered.argmax(-1) == held.labels) * share).sum().item(),
-            "loss": (losses * share).sum().item(),
-        }
-
-    steps_of_epoch = max(1, len(batches(0)) // processes().num_processes)
-    groups = parameter_groups(net, learning_rate=settings.rate, weight_decay=settings.weight_decay)
-    name, warmup = settings.schedule
-    with pool:
-        return train(
-            net,
-            batches=batches,
-            step=step,
-            optimizer=torch.optim.AdamW(groups),
-            settings=LoopSettings(
-                steps=steps_of_epoch * settings.epochs,
-                evaluate_every=steps_of_epoch,
-                precision=settings.precision,
-                average=settings.decay,
-            ),
-            schedule=schedule(name, warmup=warmup),
-            validate=validate,
-            monitor="accuracy",
-            maximize=True,
-            directory=directory,
-            name="fit",
-            seed=seed,
-            quiet=quiet,
-        )
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Compute with so many threads, and afterwards with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _scores(probabilities: np.ndarray, rival: np.ndarray | None, prepared: Prepared) -> dict[str, np.ndarray]:

@@ -21,7 +21,8 @@ from subquad.hep.pieces import Piece
 from subquad.hep.report import SCORES
 from subquad.hep.settings import EvaluateSettings
 from subquad.hep.tagger import Inputs, logits, plan_by_length
-from subquad.hep.tasks import Files, listed, using_threads
+from subquad.hep.tasks import Files, listed
+from subquad.hep.training import using_threads
 from subquad.progress import say
 from subquad.train.artifact import (
     METRICS,
@@ -221,6 +222,8 @@ def _labels(piece: Piece, own: Sequence[str], classes: Sequence[str], paths: Seq
 
 def _own_test(folder: Path, name: str, config: Mapping[str, Any], classes: Sequence[str]) -> list[Scored]:
     """Return what the run kept of its test jets: the net's answers, and those of boosting where it was fitted."""
+    if not (folder / SCORES).is_file():
+        raise SubquadError(f"{folder}: keeps no test jets of its own; give --files")
     kept = {key: tensor.numpy() for key, tensor in read_tensors(folder / SCORES).items()}
     order = [config["classes"].index(one) for one in classes]
     shared = {

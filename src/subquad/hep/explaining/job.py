@@ -24,7 +24,7 @@ from subquad.hep.formats import expand
 from subquad.hep.opened import Tagger, open_tagger
 from subquad.hep.settings import ExplainSettings
 from subquad.hep.tagger import Batch, Inputs, answer, collate, plan_by_length
-from subquad.hep.tasks import using_threads
+from subquad.hep.training import using_threads
 from subquad.nn.kinematic import KinematicPCN
 from subquad.ops.kinematics import VARIABLES
 from subquad.progress import say, track

@@ -1,0 +1,112 @@
+"""PCNTagger as scikit-learn's tools use it, on jets of made-up classes that can be learnt."""
+
+import awkward as ak
+import numpy as np
+import pytest
+import torch
+import uproot
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+from subquad.errors import SubquadError
+from subquad.hep import PCNTagger, as_jets, evaluate, predict, read
+
+
+@pytest.fixture
+def files(jets):
+    return jets
+
+
+SHORT = {"preset": "standard", "epochs": 3, "batch": 16, "random_state": 0}
+
+
+def test_the_parameters_are_scikit_learn_s():
+    estimator = PCNTagger(epochs=7)
+    assert is_classifier(estimator)
+    assert clone(estimator).get_params() == estimator.get_params()
+    assert repr(estimator) == "PCNTagger(epochs=7)"
+    with pytest.raises(NotFittedError, match="This PCNTagger instance is not fitted yet"):
+        estimator.predict([])
+
+
+def test_it_learns_the_same_from_files_and_from_awkward_arrays(files):
+    jets = read(files)
+    model = PCNTagger(**SHORT).fit(jets, jets.names)
+    assert list(model.classes_) == sorted(jets.classes)
+    assert model.score(jets, jets.names) > 0.6
+    probabilities = model.predict_proba(jets)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert (model.classes_[probabilities.argmax(1)] == model.predict(jets)).all()
+    arrays = ak.concatenate([uproot.open(file)["tree"].arrays() for file in files])
+    again = PCNTagger(**SHORT).fit(arrays, jets.names)
+    np.testing.assert_array_equal(again.predict_proba(arrays), probabilities)
+
+
+def test_cross_validation_and_searches_divide_jets(files):
+    jets = read(files)
+    found = cross_val_score(PCNTagger(**SHORT), jets, jets.labels, cv=2)
+    assert found.shape == (2,)
+    assert (found > 1 / 3).all()
+    search = GridSearchCV(PCNTagger(**SHORT), {"epochs": [1, 2]}, cv=2, refit=False).fit(jets, jets.names)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
+    jets = read(files)
+    model = PCNTagger(**SHORT).fit(jets, jets.names)
+    model.save(tmp_path / "tagger")
+    again = PCNTagger.load(tmp_path / "tagger")
+    assert again.get_params() == model.get_params()
+    assert again.validation_ == model.validation_
+    probabilities = model.predict_proba(jets)
+    np.testing.assert_array_equal(again.predict_proba(jets), probabilities)
+    predict(tmp_path / "tagger", files, out=tmp_path / "scores.root", quiet=True)
+    scores = uproot.open(tmp_path / "scores.root")["Events"].arrays(library="np")
+    for i, name in enumerate(model.classes_):
+        np.testing.assert_allclose(scores[f"score_{name}"], probabilities[:, i], atol=1e-6)
+    with pytest.raises(SubquadError, match="keeps no test jets of its own; give --files"):
+        evaluate([tmp_path / "tagger"], out=tmp_path / "evaluated", quiet=True)
+    evaluated = evaluate([tmp_path / "tagger"], files=files, out=tmp_path / "evaluated", quiet=True)
+    accuracy = evaluated["models"][0]["trainings"][0]["accuracy"]
+    assert accuracy == pytest.approx(model.score(jets, jets.names))
+    with pytest.raises(SubquadError, match="holds a finished run"):
+        model.save(tmp_path / "tagger")
+
+
+def test_jets_of_weight_0_teach_nothing(files):
+    jets = read(files)
+    is_wrong = np.random.default_rng(0).random(len(jets)) < 0.4
+    names = np.where(is_wrong, np.roll(jets.names, 29), jets.names)
+    told = PCNTagger(**SHORT).fit(jets, names, sample_weight=1.0 - is_wrong)
+    fooled = PCNTagger(**SHORT).fit(jets, names)
+    assert told.score(jets, jets.names) > fooled.score(jets, jets.names)
+
+
+def test_the_random_numbers_of_others_are_left_alone(files):
+    jets = read(files)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    PCNTagger(**{**SHORT, "epochs": 1}).fit(jets, jets.names)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_is_wrong_with_the_jets_is_said(files):
+    jets = read(files)
+    with pytest.raises(SubquadError, match="too few jets: lonely has 1; a tagger needs two classes or more"):
+        PCNTagger(**SHORT).fit(jets, ["lonely", *jets.names[1:]])
+    with pytest.raises(SubquadError, match="all are one"):
+        PCNTagger(**SHORT).fit(jets, ["one"] * len(jets))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        PCNTagger(**SHORT).fit(jets, jets.names[1:])
+    with pytest.raises(ValueError, match="sample_weight must be finite, not below 0"):
+        PCNTagger(**SHORT).fit(jets, jets.names, sample_weight=-np.ones(len(jets)))
+    arrays = uproot.open(files[0])["tree"].arrays()
+    with pytest.raises(SubquadError, match=r"(?s)not there:.*part_px.*jet_pt"):
+        as_jets(arrays[[name for name in arrays.fields if name not in ("part_px", "jet_pt")]])
+    arrays["jet_pt"] = np.where(np.arange(len(arrays)) == 3, np.nan, arrays["jet_pt"])
+    with pytest.raises(SubquadError, match="entry 3: jet_pt is nan"):
+        as_jets(arrays)
+    with pytest.raises(SubquadError, match="jets cannot be made of ndarray"):
+        PCNTagger(**SHORT).fit(np.ones((7, 3)), np.arange(7))
