@@ -274,7 +274,8 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
         all_of_them = boosting(
             learnt, parts["train"].labels, np.concatenate(features), classes=len(test.classes), seed=seed
         )
-        answers = dict(zip(measured, np.split(all_of_them, [len(test)]), strict=True))
+        ends = np.cumsum([len(parts[part]) for part in measured])
+        answers = dict(zip(measured, np.split(all_of_them, ends[:-1]), strict=True))
         training, parameters, scoring = {"cpu_seconds": time.process_time() - begin}, None, None
     else:
         torch.manual_seed(seed)
