@@ -197,6 +197,12 @@ def test_an_epoch_holds_every_jet_once_and_is_the_same_when_asked_again(jets):
     assert torch.equal(torch.cat(plan), torch.cat(again))
     padding = sum(len(batch) * int(inputs.lengths[batch].max()) for batch in plan) / int(inputs.lengths.sum())
     assert padding < 1.35
+    # what two processes work on at a time is of like length, and everything is still there
+    pairs = epoch_plan(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2, together=2)
+    assert sorted(torch.cat(pairs).tolist()) == rows.tolist()
+    longest = torch.tensor([inputs.lengths[batch].max() for batch in pairs[: len(pairs) // 2 * 2]]).view(-1, 2)
+    alone = torch.tensor([inputs.lengths[batch].max() for batch in plan[: len(plan) // 2 * 2]]).view(-1, 2)
+    assert longest.diff().abs().sum() < alone.diff().abs().sum()
 
 
 @pytest.mark.data

@@ -212,18 +212,22 @@ def _seen(table: Float[Tensor, "B P V"], mask: Bool[Tensor, "B P"], view: View) 
     return torch.where(mask[..., None], ((x - center) * scale).clamp(low, high), 0)
 
 
-def epoch_plan(rows: Tensor, lengths: Tensor, batch: int, *, seed: int, epoch: int) -> list[Tensor]:
+def epoch_plan(rows: Tensor, lengths: Tensor, batch: int, *, seed: int, epoch: int, together: int = 1) -> list[Tensor]:
     """Return the batches of an epoch: all rows in random order, but jets of like length together.
 
     Rows are shuffled, cut into stretches of 32 batches, and sorted by length inside each stretch; inside of a batch
-    they stand as on the disk.
+    they stand as on the disk. So many batches as are worked on `together`, one by each process, are of like length too,
+    or the processes would wait for that of the longest jets.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     shuffled = rows[torch.randperm(len(rows), generator=generator)]
     batches: list[Tensor] = []
     for stretch in shuffled.split(32 * batch):
         batches += [part.sort().values for part in stretch[lengths[stretch].argsort(stable=True)].split(batch)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    # a remainder stands alone, at the end
+    groups = [batches[i : i + together] for i in range(0, len(batches) - together + 1, together)]
+    order = torch.randperm(len(groups), generator=generator).tolist()
+    return [one for i in order for one in groups[i]] + batches[len(groups) * together :]
 
 
 def plan_by_length(lengths: Tensor, batch: int) -> Sequence[Tensor]:

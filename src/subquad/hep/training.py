@@ -45,7 +45,8 @@ def fit_net(
     rows, pool = torch.arange(len(learnt)), ThreadPoolExecutor(1)
 
     def batches(epoch: int) -> Sequence[Batch]:
-        plan = epoch_plan(rows, learnt.lengths, settings.batch, seed=seed, epoch=epoch)
+        world = processes().num_processes
+        plan = epoch_plan(rows, learnt.lengths, settings.batch, seed=seed, epoch=epoch, together=world)
         return Ahead(plan, lambda item: collate(learnt, item, net_settings), pool, waiting)
 
     def step(model: torch.nn.Module, item: Batch, backward: Backward) -> dict[str, Tensor | float]:

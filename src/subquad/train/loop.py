@@ -277,14 +277,24 @@ class _Trainer:
     def _update(self) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if self.accelerator.num_processes > 1:
-            # no wrapper averages them during the backward pass, so that a step may go backward as often as it likes
-            for parameter in parameters:
-                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = self.accelerator.reduce(own, "mean")
+            self._share(parameters)
         if self.settings.clip is not None:
             self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _share(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Put the mean of the processes' gradients in their place.
+
+        No wrapper does it during the backward pass, so that a step may go backward as often as it likes; and one message
+        takes all, since each makes the processes wait for each other.
+        """
+        for kind in {parameter.dtype for parameter in parameters}:
+            alike = [parameter for parameter in parameters if parameter.dtype == kind]
+            own = [torch.zeros_like(one) if one.grad is None else one.grad for one in alike]
+            mean = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in own]), "mean")
+            for one, part in zip(alike, mean.split([one.numel() for one in alike]), strict=True):
+                one.grad = part.view_as(one)
 
     def _log(self, sums: Mapping[str, Tensor | float], count: int) -> dict[str, float]:
         figures = self._mean({key: float(value) / count for key, value in sums.items()})
