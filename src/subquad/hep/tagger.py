@@ -236,7 +236,7 @@ def plan_by_length(lengths: Tensor, batch: int) -> Sequence[Tensor]:
 
 
 @torch.no_grad()
-def logits(net: Net, inputs: Inputs, settings: NetSettings, batch: int = 256, *, advance: Any = None) -> Tensor:
+def logits(net: Net, inputs: Inputs, settings: NetSettings, batch: int = 64, *, advance: Any = None) -> Tensor:
     """Return [J, C], in the order of the jets."""
     device = next(net.parameters()).device
     out = torch.zeros(len(inputs), net.classes)
