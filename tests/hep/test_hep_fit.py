@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from subquad.hep.features import JET_FEATURES, RAW_FEATURES, STANDARD_FEATURES, 
 from subquad.hep.metrics import FIGURES
 from subquad.hep.report import sections
 from subquad.hep.settings import PRESETS
-from subquad.hep.tagger import Scale, build, collate, epoch_plan, inputs_of, logits
+from subquad.hep.tagger import Scale, build, collate, epoch_plan, inputs_of, logits, using_threads
 
 SMALL = FitSettings(epochs=13, batch=17)
 
@@ -203,6 +204,23 @@ def test_an_epoch_holds_every_jet_once_and_is_the_same_when_asked_again(jets):
     longest = torch.tensor([inputs.lengths[batch].max() for batch in pairs[: len(pairs) // 2 * 2]]).view(-1, 2)
     alone = torch.tensor([inputs.lengths[batch].max() for batch in plan[: len(plan) // 2 * 2]]).view(-1, 2)
     assert longest.diff().abs().sum() < alone.diff().abs().sum()
+
+
+def test_threads_score_jets_as_one_does(jets):
+    settings = PRESETS["auto"]
+    table = read(jets)
+    inputs = inputs_of(table, settings, Scale.of(jet_features(table)))
+    net = build(settings, 3)
+    with using_threads(1):
+        alone = logits(net, inputs, settings, 13)
+    with using_threads(2):
+        together = logits(net, inputs, settings, 13)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(IndexError):
+            logits(net, replace(inputs, particles=inputs.particles[:5]), settings, 13)
+        assert torch.get_num_threads() == 2
+    assert torch.equal(alone, together)
+    assert net.training
 
 
 @pytest.mark.data

@@ -23,8 +23,8 @@ from subquad.hep.layout import layout_of
 from subquad.hep.opened import Tagger, open_tagger
 from subquad.hep.preparation import LEAST_JETS
 from subquad.hep.settings import PRESETS, FitSettings, PresetName
-from subquad.hep.tagger import Scale, build, inputs_of, logits
-from subquad.hep.training import fit_net, using_threads
+from subquad.hep.tagger import Scale, build, inputs_of, logits, using_threads
+from subquad.hep.training import fit_net
 from subquad.report import page
 from subquad.train.artifact import METRICS, open_run, read_json
 

@@ -3,7 +3,9 @@
 Axes: J jets, B jets of a batch, P particles of a padded batch, H features of a particle, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -34,6 +36,7 @@ __all__ = [
     "inputs_of_piece",
     "logits",
     "plan_by_length",
+    "using_threads",
 ]
 
 Net = PCN | EPCN | KinematicPCN
@@ -235,20 +238,50 @@ def plan_by_length(lengths: Tensor, batch: int) -> Sequence[Tensor]:
     return [part.sort().values for part in lengths.argsort(stable=True).split(batch)]
 
 
-@torch.no_grad()
 def logits(net: Net, inputs: Inputs, settings: NetSettings, batch: int = 64, *, advance: Any = None) -> Tensor:
-    """Return [J, C], in the order of the jets."""
+    """Return [J, C], in the order of the jets.
+
+    On a CPU each of torch's threads takes a batch of its own, since the parts of one are small; `advance`, which is
+    told how many jets are done, sees one batch after the other.
+    """
     device = next(net.parameters()).device
     out = torch.zeros(len(inputs), net.classes)
-    was_training = net.training
-    net.eval()
-    for rows in plan_by_length(inputs.lengths, batch) if len(inputs) else ():
-        jets = collate(inputs, rows, settings, device)
-        out[rows] = answer(net, jets).float().cpu()
+    threads = torch.get_num_threads() if device.type == "cpu" and advance is None else 1
+
+    def score(rows: Tensor) -> None:
+        with torch.no_grad():
+            out[rows] = answer(net, collate(inputs, rows, settings, device)).float().cpu()
         if advance is not None:
             advance(len(rows))
-    net.train(was_training)
+
+    plan = plan_by_length(inputs.lengths, batch) if len(inputs) else ()
+    was_training = net.training
+    net.eval()
+    try:
+        if threads > 1:
+            with (
+                using_threads(1),
+                ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            ):
+                # the longest first, so that none is left alone with them
+                list(pool.map(score, reversed(plan)))
+        else:
+            for rows in plan:
+                score(rows)
+    finally:
+        net.train(was_training)
     return out
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Compute with so many threads, and afterwards with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def from_tensors(

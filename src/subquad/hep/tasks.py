@@ -20,8 +20,8 @@ from subquad.hep.pieces import Piece
 from subquad.hep.preparation import JETS, Plan, Prepared, plan_of, prepare, put_aside, wait_for
 from subquad.hep.report import SCORES, card, history_of, sections_of
 from subquad.hep.settings import PRESETS, FitSettings, NetSettings, PredictSettings
-from subquad.hep.tagger import Inputs, Net, build, logits
-from subquad.hep.training import fit_net, using_threads
+from subquad.hep.tagger import Inputs, Net, build, logits, using_threads
+from subquad.hep.training import fit_net
 from subquad.progress import say
 from subquad.report import page
 from subquad.train.artifact import METRICS, Run, atomic, open_run, plain, read_json, write_tensors

@@ -1,8 +1,7 @@
 """The loop of a tagger's fit: batches of jets of like length, made while the net learns from the last one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from subquad.train.loop import Backward, LoopSettings, Outcome, train
 from subquad.train.optim import parameter_groups, schedule
 from subquad.train.processes import processes
 
-__all__ = ["fit_net", "using_threads"]
+__all__ = ["fit_net"]
 
 
 def fit_net(
@@ -90,14 +89,3 @@ def fit_net(
             seed=seed,
             quiet=quiet,
         )
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Compute with so many threads, and afterwards with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

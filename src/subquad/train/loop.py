@@ -286,8 +286,8 @@ class _Trainer:
     def _share(self, parameters: Sequence[nn.Parameter]) -> None:
         """Put the mean of the processes' gradients in their place.
 
-        No wrapper does it during the backward pass, so that a step may go backward as often as it likes; and one message
-        takes all, since each makes the processes wait for each other.
+        No wrapper does it during the backward pass, so that a step may go backward as often as it likes. One message
+        takes all, since each one makes the processes wait for each other.
         """
         for kind in {parameter.dtype for parameter in parameters}:
             alike = [parameter for parameter in parameters if parameter.dtype == kind]

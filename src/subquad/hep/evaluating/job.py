@@ -20,9 +20,8 @@ from subquad.hep.opened import Tagger, open_tagger
 from subquad.hep.pieces import Piece
 from subquad.hep.report import SCORES
 from subquad.hep.settings import EvaluateSettings
-from subquad.hep.tagger import Inputs, logits, plan_by_length
+from subquad.hep.tagger import Inputs, logits, plan_by_length, using_threads
 from subquad.hep.tasks import Files, listed
-from subquad.hep.training import using_threads
 from subquad.progress import say
 from subquad.train.artifact import (
     METRICS,

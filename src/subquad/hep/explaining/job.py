@@ -23,8 +23,7 @@ from subquad.hep.explaining.shuffling import Fallen, area, shuffled_features, sh
 from subquad.hep.formats import expand
 from subquad.hep.opened import Tagger, open_tagger
 from subquad.hep.settings import ExplainSettings
-from subquad.hep.tagger import Batch, Inputs, answer, collate, plan_by_length
-from subquad.hep.training import using_threads
+from subquad.hep.tagger import Batch, Inputs, answer, collate, plan_by_length, using_threads
 from subquad.nn.kinematic import KinematicPCN
 from subquad.ops.kinematics import VARIABLES
 from subquad.progress import say, track
