@@ -87,7 +87,8 @@ class Contender:
 
 
 def ours(name: str, parts: dict[str, Jets], seed: int) -> Contender:
-    settings, fit = PRESETS[name], FitSettings(preset=name)
+    fit = FitSettings(preset=name)
+    settings = fit.net
     scale = Scale.of(jet_features(parts["train"])) if settings.has_observers else None
     inputs = {part: inputs_of(jets, settings, scale) for part, jets in parts.items()}
     net = build(settings, len(parts["train"].classes))

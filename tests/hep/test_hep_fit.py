@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import uproot
+from safetensors.torch import load_file
 
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -204,6 +205,31 @@ def test_an_epoch_holds_every_jet_once_and_is_the_same_when_asked_again(jets):
     longest = torch.tensor([inputs.lengths[batch].max() for batch in pairs[: len(pairs) // 2 * 2]]).view(-1, 2)
     alone = torch.tensor([inputs.lengths[batch].max() for batch in plan[: len(plan) // 2 * 2]]).view(-1, 2)
     assert longest.diff().abs().sum() < alone.diff().abs().sum()
+
+
+def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
+    settings = FitSettings(
+        preset="standard", k=3, graph="features", terms=2, width=12, layers=1, epochs=1, net_alone=True
+    )
+    fit(jets, settings, out=tmp_path / "run", quiet=True)
+    net = json.loads((tmp_path / "run" / "config.json").read_text())["net"]
+    assert [net[name] for name in ("k", "graph", "terms", "width", "layers", "hidden")] == [3, "features", 2, 12, 1, 64]
+    weight = load_file(tmp_path / "run" / "model.safetensors")["filters.0.weight"]
+    assert weight.shape == (2, len(STANDARD_FEATURES), 12)
+    predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"k": 0}, "k is 0; give 1 or more"),
+        ({"width": 30}, "width is 30, and auto shares it out among 4 graphs; give a multiple of 4"),
+        ({"graph": "features"}, "graph is features, and auto knows neighbours by angles alone"),
+    ],
+)
+def test_shapes_that_no_net_has_are_refused(given, what):
+    with pytest.raises(SubquadError, match=what):
+        FitSettings(**given)
 
 
 def test_threads_score_jets_as_one_does(jets):

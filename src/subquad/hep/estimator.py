@@ -5,7 +5,7 @@ Axes: J jets, C classes.
 
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from subquad.hep.features import jet_features
 from subquad.hep.layout import layout_of
 from subquad.hep.opened import Tagger, open_tagger
 from subquad.hep.preparation import LEAST_JETS
-from subquad.hep.settings import PRESETS, FitSettings, PresetName
+from subquad.hep.settings import FitSettings, PresetName
 from subquad.hep.tagger import Scale, build, inputs_of, logits, using_threads
 from subquad.hep.training import fit_net
 from subquad.report import page
@@ -58,6 +58,11 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         self,
         *,
         preset: PresetName = FitSettings.preset,
+        k: int | None = FitSettings.k,
+        graph: Literal["features", "angles"] | None = FitSettings.graph,
+        terms: int | None = FitSettings.terms,
+        width: int | None = FitSettings.width,
+        layers: int | None = FitSettings.layers,
         epochs: int = FitSettings.epochs,
         batch: int = FitSettings.batch,
         learning_rate: float | None = FitSettings.learning_rate,
@@ -68,6 +73,11 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         random_state: Any = None,
     ) -> None:
         self.preset = preset
+        self.k = k
+        self.graph = graph
+        self.terms = terms
+        self.width = width
+        self.layers = layers
         self.epochs = epochs
         self.batch = batch
         self.learning_rate = learning_rate
@@ -107,7 +117,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         weights = np.ones(len(jets)) if sample_weight is None else column_or_1d(sample_weight).astype(np.float64)
         if not (np.isfinite(weights).all() and (weights >= 0).all() and weights[learnt].any()):
             raise ValueError("sample_weight must be finite, not below 0, and not 0 for all jets")
-        net_settings = PRESETS[self.preset]
+        net_settings = settings.net
         layout = layout_of(net_settings)
         scale = Scale.of(jet_features(jets)[learnt]) if net_settings.has_observers else None
         inputs = replace(

@@ -85,6 +85,9 @@ nets of arXiv:2309.08630 with inputs and graph exactly as published."""
 
 PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
 
+SHAPE = ("k", "terms", "width", "layers")
+"""Numbers of a preset's net that a fit may change."""
+
 _RATES = {"auto": 2e-3, "standard": 3e-3}
 
 
@@ -94,6 +97,16 @@ class FitSettings:
 
     preset: PresetName = "auto"
     """Inputs, graph and shape of the net."""
+    k: int | None = None
+    """Neighbours that each particle chooses; this and the four below are the preset's where they are not given."""
+    graph: Literal["features", "angles"] | None = None
+    """Where neighbours are near: in all features, or in Δη and Δφ; nets that weigh edges know the angles alone."""
+    terms: int | None = None
+    """Chebyshev terms of each filter."""
+    width: int | None = None
+    """Channels of each filter."""
+    layers: int | None = None
+    """Filters."""
     epochs: int = 15
     """Times that every jet is seen."""
     batch: int = 128
@@ -127,9 +140,19 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        for name in ("epochs", "batch", "threads"):
-            if getattr(self, name) < 1:
-                raise SubquadError(f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("epochs", "batch", "threads", *SHAPE):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SubquadError(f"{name} is {value}; give 1 or more")
+        if self.net.kind == "kinematic" and self.net.width % self.net.graphs:
+            raise SubquadError(
+                f"width is {self.width}, and {self.preset} shares it out among {self.net.graphs} graphs; give a "
+                f"multiple of {self.net.graphs}"
+            )
+        if self.net.kind != "pcn" and self.net.graph != "angles":
+            raise SubquadError(
+                f"graph is {self.graph}, and {self.preset} knows neighbours by angles alone; leave it out"
+            )
         for name in ("validation_part", "test_part"):
             if not 0 < getattr(self, name) < 0.5:
                 raise SubquadError(f"{name} is {getattr(self, name)}; give a part between 0 and 0.5")
@@ -140,6 +163,12 @@ class FitSettings:
             raise SubquadError(f"average is {self.average}; give a decay between 0 and 1, such as 0.998")
         if self.weight_decay < 0:
             raise SubquadError(f"weight_decay is {self.weight_decay}; give 0 or more")
+
+    @property
+    def net(self) -> NetSettings:
+        """What the net sees, and its shape."""
+        given = {name: getattr(self, name) for name in (*SHAPE, "graph")}
+        return replace(PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None})
 
     @property
     def rate(self) -> float:

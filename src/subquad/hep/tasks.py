@@ -19,7 +19,7 @@ from subquad.hep.opened import open_tagger
 from subquad.hep.pieces import Piece
 from subquad.hep.preparation import JETS, Plan, Prepared, plan_of, prepare, put_aside, wait_for
 from subquad.hep.report import SCORES, card, history_of, sections_of
-from subquad.hep.settings import PRESETS, FitSettings, NetSettings, PredictSettings
+from subquad.hep.settings import FitSettings, NetSettings, PredictSettings
 from subquad.hep.tagger import Inputs, Net, build, logits, using_threads
 from subquad.hep.training import fit_net
 from subquad.progress import say
@@ -65,7 +65,7 @@ def fit(
     # the first process speaks and writes for all
     quiet = quiet or not group.is_main_process
     paths, test_paths = expand(listed(files)), expand(listed(test)) if listed(test) else []
-    plan = plan_of(paths, test_paths, PRESETS[settings.preset], settings)
+    plan = plan_of(paths, test_paths, settings.net, settings)
     run, prepared, background = _begin(plan, settings, out, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
     with torch.random.fork_rng(devices=[]):
