@@ -13,11 +13,10 @@ takes.
 All nets: one thread, float32, the same jets for training, validation and test, drawn once for all seeds (80 %, 10 % of
 the rest, 20 %, of each class alike; or the jets of --test). The budget is processor time of the training steps, the
 making of batches included; ten validations of no charge choose the weights that are kept, on at most --most-validation
-jets. The learning rate follows
-the part of the budget that is used: ours AdamW as in `subquad hep fit`, with its average of weights; the rivals'
-Ranger, flat and then falling over the last 30 %, as they were published. Batches hold jets of like length, padded to
-the longest of them; --arrange random gives the rivals batches of any jets, since batch norm sees of one batch the jets
-in it alone.
+jets. The learning rate follows the part of the budget that is used: ours AdamW as in `subquad hep fit`, with its
+average of weights; the rivals' Ranger, flat and then falling over the last 30 %, as they were published. Batches hold
+jets of like length, padded to the longest of them; --arrange random gives the rivals batches of any jets, since batch
+norm sees of one batch the jets in it alone.
 
 One JSON file for each net and seed is written into --out, so the same command goes on where it was stopped, and pieces
 can run side by side. Prints a Markdown table, means and standard deviations over seeds; R is background rejection at
@@ -48,7 +47,7 @@ from subquad.hep.baselines import boosting
 from subquad.hep.data import PARTICLES, Jets, read
 from subquad.hep.features import jet_features, particle_features
 from subquad.hep.formats import expand
-from subquad.hep.metrics import EFFICIENCIES, rejection, scores_of
+from subquad.hep.metrics import rejections, scores_of
 from subquad.hep.sample import sample_path
 from subquad.hep.settings import PRESETS, FitSettings
 from subquad.hep.tagger import Scale, answer, build, collate, epoch_plan, inputs_of, logits, plan_by_length
@@ -293,14 +292,11 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
     if "background" in parts:
         scores["rejection"] = {}
     if "background" in answers:
-        is_signal = test.labels != test.classes.index(background)
-        both = np.concatenate([answers["test"][is_signal], answers["background"]])
-        labels = np.concatenate([test.labels[is_signal], parts["background"].labels])
-        scores["rejection"] = {
-            name: rejection(both, labels, i, test.classes.index(background), EFFICIENCIES.get(name, 0.5))
-            for i, name in enumerate(test.classes)
-            if name != background
-        }
+        number = test.classes.index(background)
+        is_signal, is_background = test.labels != number, parts["background"].labels == number
+        both = np.concatenate([answers["test"][is_signal], answers["background"][is_background]])
+        labels = np.concatenate([test.labels[is_signal], parts["background"].labels[is_background]])
+        scores["rejection"] = rejections(both, labels, test.classes, background)
     return {
         **{"parameters": parameters, "training": training, "inference_jets_per_cpu_second": scoring},
         "scores": scores,
@@ -359,7 +355,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | No
     """Return the mean and the standard deviation over seeds of each figure; None where a seed has none."""
     found = {}
     columns = [figures_of(result) for result in results]
-    for name in max(columns, key=len):
+    for name in dict.fromkeys(name for column in columns for name in column):
         values = [column[name] for column in columns if name in column]
         known = [value for value in values if value is not None]
         is_known = len(known) == len(values)
@@ -379,9 +375,12 @@ def cell(figure: dict[str, float | None]) -> str:
 
 
 def table(summaries: dict[str, dict[str, dict[str, float | None]]]) -> str:
-    columns = list(next(iter(summaries.values())))
+    columns = list(dict.fromkeys(name for found in summaries.values() for name in found))
+    none = {"mean": None, "sd": None}
     lines = [f"| model | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
-    lines += [f"| {name} | {' | '.join(cell(found[key]) for key in columns)} |" for name, found in summaries.items()]
+    lines += [
+        f"| {name} | {' | '.join(cell(found.get(key, none)) for key in columns)} |" for name, found in summaries.items()
+    ]
     return "\n".join(lines)
 
 

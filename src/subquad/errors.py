@@ -75,6 +75,14 @@ def all_of(*checks: Callable[[], Any], note: str = "") -> list[Any]:
     return results
 
 
+def _words(kind: Any) -> tuple[str, ...]:
+    """Return the words of a Literal, and of one that may be left out."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    found = [words for part in get_args(kind) if (words := _words(part))]
+    return found[0] if len(found) == 1 and type(None) in get_args(kind) else ()
+
+
 def refuse_other_words(settings: Any, *, prefix: str = "") -> None:
     """Check the fields of a settings class that take one of several words; Python itself takes any.
 
@@ -86,8 +94,9 @@ def refuse_other_words(settings: Any, *, prefix: str = "") -> None:
         SubquadError: a word that is none of them.
     """
     for field in fields(settings):
-        words, value = get_args(field.type) if get_origin(field.type) is Literal else (), getattr(settings, field.name)
-        if words and value not in words:
+        words, value = _words(field.type), getattr(settings, field.name)
+        is_left_out = value is None and get_origin(field.type) is not Literal
+        if words and not is_left_out and value not in words:
             raise SubquadError(
                 f"--{prefix}{field.name.replace('_', '-')} must be one of {', '.join(words)}, got {value!r}"
             )

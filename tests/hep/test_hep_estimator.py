@@ -10,12 +10,17 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from subquad.errors import SubquadError
-from subquad.hep import PCNTagger, as_jets, evaluate, predict, read
+from subquad.hep import FitSettings, PCNTagger, as_jets, evaluate, fit, predict, read
+from subquad.hep.preparation import split
 
 
 @pytest.fixture
 def files(jets):
     return jets
+
+
+def drawn(random_state):
+    return int(np.random.RandomState(random_state).randint(2**31 - 1))
 
 
 SHORT = {"preset": "standard", "epochs": 3, "batch": 16, "random_state": 0}
@@ -32,14 +37,14 @@ def test_the_parameters_are_scikit_learn_s():
 
 def test_it_learns_the_same_from_files_and_from_awkward_arrays(files):
     jets = read(files)
-    model = PCNTagger(**SHORT).fit(jets, jets.names)
+    model = PCNTagger(**SHORT).fit(jets, jets.class_names)
     assert list(model.classes_) == sorted(jets.classes)
-    assert model.score(jets, jets.names) > 0.6
+    assert model.score(jets, jets.class_names) > 0.6
     probabilities = model.predict_proba(jets)
     np.testing.assert_allclose(probabilities.sum(1), 1)
     assert (model.classes_[probabilities.argmax(1)] == model.predict(jets)).all()
     arrays = ak.concatenate([uproot.open(file)["tree"].arrays() for file in files])
-    again = PCNTagger(**SHORT).fit(arrays, jets.names)
+    again = PCNTagger(**SHORT).fit(arrays, jets.class_names)
     np.testing.assert_array_equal(again.predict_proba(arrays), probabilities)
 
 
@@ -48,13 +53,13 @@ def test_cross_validation_and_searches_divide_jets(files):
     found = cross_val_score(PCNTagger(**SHORT), jets, jets.labels, cv=2)
     assert found.shape == (2,)
     assert (found > 1 / 3).all()
-    search = GridSearchCV(PCNTagger(**SHORT), {"epochs": [1, 2]}, cv=2, refit=False).fit(jets, jets.names)
+    search = GridSearchCV(PCNTagger(**SHORT), {"epochs": [1, 2]}, cv=2, refit=False).fit(jets, jets.class_names)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
     jets = read(files)
-    model = PCNTagger(**SHORT).fit(jets, jets.names)
+    model = PCNTagger(**SHORT).fit(jets, jets.class_names)
     model.save(tmp_path / "tagger")
     again = PCNTagger.load(tmp_path / "tagger")
     assert again.get_params() == model.get_params()
@@ -69,18 +74,32 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
         evaluate([tmp_path / "tagger"], out=tmp_path / "evaluated", quiet=True)
     evaluated = evaluate([tmp_path / "tagger"], files=files, out=tmp_path / "evaluated", quiet=True)
     accuracy = evaluated["models"][0]["trainings"][0]["accuracy"]
-    assert accuracy == pytest.approx(model.score(jets, jets.names))
+    assert accuracy == pytest.approx(model.score(jets, jets.class_names))
     with pytest.raises(SubquadError, match="holds a finished run"):
         model.save(tmp_path / "tagger")
 
 
+def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path):
+    jets = read(files)
+    for seed in (0, 1):
+        model = PCNTagger(**{**SHORT, "epochs": 1, "random_state": seed}).fit(jets, jets.class_names)
+        model.save(tmp_path / str(seed))
+    fit(files, FitSettings(preset="standard", epochs=1, batch=16, net_alone=True), out=tmp_path / "run", quiet=True)
+    runs = [tmp_path / name for name in ("0", "1", "run")]
+    models = evaluate(runs, files=files, out=tmp_path / "evaluated", quiet=True)["models"]
+    assert [(model["name"], len(model["trainings"])) for model in models] == [("standard", 3)]
+
+
 def test_jets_of_weight_0_teach_nothing(files):
     jets = read(files)
-    is_wrong = np.random.default_rng(0).random(len(jets)) < 0.4
-    names = np.where(is_wrong, np.roll(jets.names, 29), jets.names)
-    told = PCNTagger(**SHORT).fit(jets, names, sample_weight=1.0 - is_wrong)
-    fooled = PCNTagger(**SHORT).fit(jets, names)
-    assert told.score(jets, jets.names) > fooled.score(jets, jets.names)
+    # two of three jets have the name of the next class
+    is_wrong = np.random.default_rng(0).random(len(jets)) < 2 / 3
+    labels = (jets.labels + is_wrong) % 3
+    settings = {**SHORT, "epochs": 8, "validation_part": 0.3}
+    told = PCNTagger(**settings).fit(jets, labels, sample_weight=1.0 - is_wrong)
+    fooled = PCNTagger(**settings).fit(jets, labels)
+    assert told.score(jets, jets.labels) > 0.6
+    assert fooled.score(jets, jets.labels) < 0.4
 
 
 def test_the_random_numbers_of_others_are_left_alone(files):
@@ -88,22 +107,32 @@ def test_the_random_numbers_of_others_are_left_alone(files):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    PCNTagger(**{**SHORT, "epochs": 1}).fit(jets, jets.names)
+    PCNTagger(**{**SHORT, "epochs": 1}).fit(jets, jets.class_names)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_what_is_wrong_with_the_jets_is_said(files):
     jets = read(files)
     with pytest.raises(SubquadError, match="too few jets: lonely has 1; a tagger needs two classes or more"):
-        PCNTagger(**SHORT).fit(jets, ["lonely", *jets.names[1:]])
+        PCNTagger(**SHORT).fit(jets, ["lonely", *jets.class_names[1:]])
+    with pytest.raises(SubquadError, match="too few jets: there are none"):
+        PCNTagger(**SHORT).fit(jets[:0], [])
+    weights = np.zeros(len(jets))
+    weights[split(jets.labels, len(jets), FitSettings(), drawn(0), has_test=True, classes=3)["train"]] = 1
+    with pytest.raises(SubquadError, match="all jets that choose the best epoch have the weight 0"):
+        PCNTagger(**SHORT).fit(jets, jets.labels, sample_weight=weights)
+    with pytest.raises(IndexError, match="jets have one axis"):
+        jets[3, 5]
+    with pytest.raises(SubquadError, match=r"jets cannot be made of str; give what subquad\.hep\.read returns"):
+        PCNTagger(**SHORT).fit("jets/*.root", jets.labels)
     with pytest.raises(SubquadError, match="all are one"):
         PCNTagger(**SHORT).fit(jets, ["one"] * len(jets))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        PCNTagger(**SHORT).fit(jets, jets.names[1:])
-    with pytest.raises(ValueError, match="sample_weight must be finite, not below 0"):
-        PCNTagger(**SHORT).fit(jets, jets.names, sample_weight=-np.ones(len(jets)))
+        PCNTagger(**SHORT).fit(jets, jets.class_names[1:])
+    with pytest.raises(ValueError, match="sample_weight must be finite and not below 0"):
+        PCNTagger(**SHORT).fit(jets, jets.class_names, sample_weight=-np.ones(len(jets)))
     arrays = uproot.open(files[0])["tree"].arrays()
-    with pytest.raises(SubquadError, match=r"(?s)not there:.*part_px.*jet_pt"):
+    with pytest.raises(SubquadError, match=r"(?s)not there; read files.*part_px.*jet_pt"):
         as_jets(arrays[[name for name in arrays.fields if name not in ("part_px", "jet_pt")]])
     arrays["jet_pt"] = np.where(np.arange(len(arrays)) == 3, np.nan, arrays["jet_pt"])
     with pytest.raises(SubquadError, match="entry 3: jet_pt is nan"):

@@ -205,6 +205,10 @@ def test_an_epoch_holds_every_jet_once_and_is_the_same_when_asked_again(jets):
     longest = torch.tensor([inputs.lengths[batch].max() for batch in pairs[: len(pairs) // 2 * 2]]).view(-1, 2)
     alone = torch.tensor([inputs.lengths[batch].max() for batch in plan[: len(plan) // 2 * 2]]).view(-1, 2)
     assert longest.diff().abs().sum() < alone.diff().abs().sum()
+    # the batch that is left over for two is any, so that no jet is never seen
+    plans = [epoch_plan(torch.arange(85), inputs.lengths, 17, seed=5, epoch=i, together=2) for i in range(20)]
+    assert len({int(inputs.lengths[plan[-1]].max()) for plan in plans}) > 2
+    assert {row for plan in plans for batch in plan[:4] for row in batch.tolist()} == set(range(85))
 
 
 def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
@@ -224,6 +228,8 @@ def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
     [
         ({"k": 0}, "k is 0; give 1 or more"),
         ({"width": 30}, "width is 30, and auto shares it out among 4 graphs; give a multiple of 4"),
+        ({"graph": "feature"}, "--graph must be one of features, angles, got 'feature'"),
+        ({"preset": "autp"}, "--preset must be one of auto, "),
         ({"graph": "features"}, "graph is features, and auto knows neighbours by angles alone"),
     ],
 )

@@ -49,7 +49,7 @@ LABEL = "label_"
 ENTRIES_AT_A_TIME = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Jets:
     """Jets as flat columns; the particles of jet j are the rows `first[j]:first[j + 1]`, hardest first.
 
@@ -81,7 +81,7 @@ class Jets:
         return np.diff(self.first)
 
     @property
-    def names(self) -> np.ndarray:
+    def class_names(self) -> np.ndarray:
         """[J]: the name of each jet's class.
 
         Raises:
@@ -92,8 +92,11 @@ class Jets:
         return np.array(self.classes)[self.labels]
 
     def __getitem__(self, rows: Any) -> "Jets":
-        # scikit-learn says that it means rows
-        rows = rows[0] if isinstance(rows, tuple) else rows
+        # scikit-learn says by an ellipsis that it means rows
+        if isinstance(rows, tuple):
+            if len(rows) != 2 or rows[1] is not Ellipsis:
+                raise IndexError("jets have one axis")
+            rows = rows[0]
         rows = np.atleast_1d(np.arange(len(self))[rows])
         lengths = self.lengths[rows]
         first = np.concatenate([[0], np.cumsum(lengths)])
@@ -226,7 +229,7 @@ def _classes(sources: Sequence[Source], mistakes: list[str], needs_labels: bool)
 def as_jets(given: Any) -> Jets:
     """Return jets from what is in memory: an awkward array, or a mapping, of JetClass's branches.
 
-    Such is `uproot.open(file)["tree"].arrays()`. Labels are not asked for.
+    Such is `uproot.open(file)["tree"].arrays()`. Labels are not asked for, but checked where they are there.
 
     Raises:
         SubquadError: branches that lack, or jets that cannot be used; all are listed.
@@ -234,14 +237,14 @@ def as_jets(given: Any) -> Jets:
     if isinstance(given, Jets):
         return given
     fields = getattr(given, "fields", given)
-    if isinstance(given, list | tuple | np.ndarray) or not isinstance(fields, Iterable):
+    if isinstance(given, str | list | tuple | np.ndarray) or not isinstance(fields, Iterable):
         raise SubquadError(
             f"jets cannot be made of {type(given).__name__}; give what subquad.hep.read returns, or an awkward array "
             "of JetClass's branches (subquad.hep.as_jets makes jets of it, which scikit-learn can divide)"
         )
     there = list(fields)
     lacking = [name for name in (*PARTICLES, *OBSERVERS) if name not in there]
-    raise_mistakes("Some branches of JetClass are not there:", lacking)
+    raise_mistakes("Some branches of JetClass are not there; read files of another layout with a --card:", lacking)
     ak = require("awkward", extra="hep")
     classes = tuple(name.removeprefix(LABEL) for name in there if name.startswith(LABEL))
     names = [*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes)]

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
@@ -18,15 +17,17 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.errors import SubquadError
 from subquad.hep.ahead import Waiting
 from subquad.hep.data import as_jets
-from subquad.hep.features import jet_features
 from subquad.hep.layout import layout_of
-from subquad.hep.opened import Tagger, open_tagger
-from subquad.hep.preparation import LEAST_JETS
+from subquad.hep.opened import open_tagger
+from subquad.hep.pieces import piece_of
+from subquad.hep.preparation import LEAST_JETS, split
 from subquad.hep.settings import FitSettings, PresetName
-from subquad.hep.tagger import Scale, build, inputs_of, logits, using_threads
+from subquad.hep.tagger import Scale, build, inputs_of, inputs_of_piece, logits, using_threads
 from subquad.hep.training import fit_net
+from subquad.hep.weights import normalised
 from subquad.report import page
 from subquad.train.artifact import METRICS, open_run, read_json
+from subquad.train.processes import from_first, processes
 
 __all__ = ["PCNTagger"]
 
@@ -38,18 +39,20 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
     from subquad import hep
 
     jets = hep.read("jets/*.root")
-    model = hep.PCNTagger(random_state=0).fit(jets, jets.names)
+    model = hep.PCNTagger(random_state=0).fit(jets, jets.class_names)
     probabilities = model.predict_proba(hep.read("more/*.root"))
     ```
 
     X is what `subquad.hep.read` returns, or an awkward array of JetClass's branches, such as uproot's
     `tree.arrays()`; y is one name or number of a class for each jet. scikit-learn's cross-validations and searches
     divide the former; of an awkward array `subquad.hep.as_jets` makes such. The parameters are those of
-    `subquad.hep.FitSettings`; of the files' own kind of layout, and of data cards, `subquad.hep.fit` knows more.
+    `subquad.hep.FitSettings`, with `sample_weight` of `fit` in place of reweighting; `threads` score too. Data cards,
+    and jets that no memory holds, are for `subquad.hep.fit`.
 
     Attributes:
         classes_: the classes, sorted.
-        tagger_: the fitted net with its inputs.
+        net_: the fitted net.
+        scale_: of the jet-level observers; None where the net takes none.
         seed_: what was drawn of `random_state`.
         validation_: accuracy and loss on the jets that were held out, at the weights that were kept.
     """
@@ -69,6 +72,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         average: float | None = FitSettings.average,
         weight_decay: float = FitSettings.weight_decay,
         validation_part: float = FitSettings.validation_part,
+        precision: Literal["no", "bf16"] = FitSettings.precision,
         threads: int = FitSettings.threads,
         random_state: Any = None,
     ) -> None:
@@ -84,6 +88,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         self.average = average
         self.weight_decay = weight_decay
         self.validation_part = validation_part
+        self.precision = precision
         self.threads = threads
         self.random_state = random_state
 
@@ -103,52 +108,36 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         y = column_or_1d(y)
         check_consistent_length(jets, y, sample_weight)
         check_classification_targets(y)
-        classes, labels, counts = np.unique(y, return_inverse=True, return_counts=True)
-        few = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if count < LEAST_JETS]
-        if few or len(classes) < 2:
-            raise SubquadError(
-                f"too few jets: {', '.join(few) or f'all are {classes[0]}'}; a tagger needs two classes or more, of "
-                f"{LEAST_JETS} jets each"
-            )
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        held = max(len(classes), round(settings.validation_part * len(jets)))
-        rows = train_test_split(np.arange(len(jets)), test_size=held, stratify=labels, random_state=seed)
-        learnt, checked = map(np.sort, rows)
-        weights = np.ones(len(jets)) if sample_weight is None else column_or_1d(sample_weight).astype(np.float64)
-        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights[learnt].any()):
-            raise ValueError("sample_weight must be finite, not below 0, and not 0 for all jets")
-        net_settings = settings.net
-        layout = layout_of(net_settings)
-        scale = Scale.of(jet_features(jets)[learnt]) if net_settings.has_observers else None
-        inputs = replace(
-            inputs_of(jets, net_settings, scale),
-            labels=torch.from_numpy(labels),
-            weights=torch.from_numpy((weights / weights[learnt].mean()).astype(np.float32)),
-        )
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        _check_counts(self.classes_, labels)
+        # of several processes all take what the first one drew
+        self.seed_ = seed = from_first(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        rows = split(labels, len(labels), settings, seed, has_test=True, classes=len(self.classes_))
+        both = torch.cat([rows["train"], rows["validation"]]).numpy()
+        weights = np.zeros(len(jets), np.float32)
+        weights[both] = normalised(_weights(sample_weight, len(jets))[both], len(rows["train"]))
+        if not weights[rows["validation"]].any():
+            raise SubquadError("all jets that choose the best epoch have the weight 0; look at how they are weighted")
+        layout = layout_of(settings.net)
+        piece = replace(piece_of(jets, layout, settings.net.features), labels=labels)
+        scale = Scale.of(piece.jet_features[rows["train"]]) if settings.net.has_observers else None
+        inputs = replace(inputs_of_piece(piece, layout, settings.net, scale), weights=torch.from_numpy(weights))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            net = build(net_settings, len(classes), layout)
+            torch.default_generator.manual_seed(seed)
+            net = build(settings.net, len(self.classes_), layout)
         with using_threads(settings.threads):
             outcome = fit_net(
                 net,
-                {"train": inputs.part(torch.from_numpy(learnt)), "validation": inputs.part(torch.from_numpy(checked))},
+                {name: inputs.part(of_part) for name, of_part in rows.items()},
                 settings,
-                net_settings=net_settings,
+                net_settings=settings.net,
                 waiting=Waiting(),
                 directory=None,
                 seed=seed,
                 quiet=True,
             )
-        self.classes_, self.seed_, self.validation_ = classes, seed, outcome.best
-        self.tagger_ = Tagger(
-            path=Path(),
-            config={},
-            net=net.cpu().eval(),
-            settings=net_settings,
-            layout=layout,
-            scale=scale,
-            classes=tuple(map(str, classes)),
-        )
+        self.validation_ = outcome.best
+        self.net_, self.scale_ = net.eval(), scale
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -157,10 +146,11 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         Raises:
             SubquadError: jets that cannot be used; all are listed.
         """
-        check_is_fitted(self, "tagger_")
-        tagger = self.tagger_
+        check_is_fitted(self, "net_")
+        net_settings = self._settings().net
+        self.net_.to(processes().device)
         with using_threads(self.threads):
-            answer = logits(tagger.net, inputs_of(as_jets(X), tagger.settings, tagger.scale), tagger.settings)
+            answer = logits(self.net_, inputs_of(as_jets(X), net_settings, self.scale_), net_settings)
         return answer.double().softmax(-1).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
@@ -181,22 +171,26 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         Raises:
             SubquadError: the folder holds other things.
         """
-        check_is_fitted(self, "tagger_")
-        tagger, parameters = self.tagger_, self.get_params(deep=False)
+        check_is_fitted(self, "net_")
+        if not processes().is_main_process:
+            return
+        settings, parameters = self._settings(), self.get_params(deep=False)
         if not isinstance(parameters["random_state"], int | np.integer):
             parameters["random_state"] = None
-        run = open_run(folder, kind="hep", settings=parameters, force=force)
+        layout, has_observers = layout_of(settings.net), settings.net.has_observers
+        run = open_run(folder, kind="hep", settings={**asdict(settings), "seed": self.seed_}, force=force)
         lead = "A fitted scikit-learn estimator. Open it with `subquad.hep.PCNTagger.load(folder)`."
+        tensors = {name: tensor.cpu() for name, tensor in self.net_.state_dict().items()}
         run.finish(
             config={
-                "estimator": {"classes": self.classes_.tolist()},
-                **{"classes": tagger.classes, "background": None, "preset": self.preset, "seed": self.seed_},
-                "net": asdict(tagger.settings),
-                "particle_features": tagger.layout.features.names,
-                "jet_features": tagger.layout.jet_features if tagger.settings.has_observers else (),
+                "estimator": {"classes": self.classes_.tolist(), "parameters": parameters},
+                **{"classes": list(map(str, self.classes_)), "background": None},
+                **{"preset": self.preset, "seed": self.seed_, "net": asdict(settings.net)},
+                "particle_features": layout.features.names,
+                "jet_features": layout.jet_features if has_observers else (),
                 **{"card": None, "files": [], "test": []},
             },
-            tensors={**tagger.net.state_dict(), **(tagger.scale.tensors() if tagger.scale else {})},
+            tensors={**tensors, **(self.scale_.tensors() if self.scale_ else {})},
             metrics={"validation": self.validation_},
             card=f"# Jet tagger\n\n{lead}\n",
             report=page("Jet tagger", lead=lead, sections=[]),
@@ -212,9 +206,10 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         tagger = open_tagger(folder)
         if "estimator" not in tagger.config:
             raise SubquadError(f"{folder}: no estimator wrote it; score jets with `subquad hep predict`")
-        estimator = cls(**tagger.config["subquad"]["settings"])
-        estimator.tagger_, estimator.seed_ = tagger, tagger.config["seed"]
-        estimator.classes_ = np.array(tagger.config["estimator"]["classes"])
+        said = tagger.config["estimator"]
+        estimator = cls(**said["parameters"])
+        estimator.net_, estimator.scale_, estimator.seed_ = tagger.net, tagger.scale, tagger.config["seed"]
+        estimator.classes_ = np.array(said["classes"])
         estimator.validation_ = read_json(Path(folder) / METRICS)["validation"]
         return estimator
 
@@ -228,3 +223,18 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
     def _settings(self) -> FitSettings:
         names = {field.name for field in fields(FitSettings)}
         return FitSettings(**{name: value for name, value in self.get_params(deep=False).items() if name in names})
+
+
+def _check_counts(classes: np.ndarray, labels: np.ndarray) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    few = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if count < LEAST_JETS]
+    if few or len(classes) < 2:
+        there = ", ".join(few) or (f"all are {classes[0]}" if len(classes) else "there are none")
+        raise SubquadError(f"too few jets: {there}; a tagger needs two classes or more, of {LEAST_JETS} jets each")
+
+
+def _weights(given: Any, jets: int) -> np.ndarray:
+    weights = np.ones(jets) if given is None else column_or_1d(given).astype(np.float64)
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError("sample_weight must be finite and not below 0")
+    return weights

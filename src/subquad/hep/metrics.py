@@ -21,6 +21,7 @@ __all__ = [
     "confusion",
     "discriminant",
     "rejection",
+    "rejections",
     "scores_of",
     "spread",
     "threshold_at",
@@ -75,11 +76,7 @@ def scores_of(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[s
         **figures,
         "calibration_error": calibration_error(probabilities.max(1), right),
         "intervals": intervals,
-        "rejection": {
-            name: rejection(probabilities, labels, signal, list(classes).index(background), EFFICIENCIES.get(name, 0.5))
-            for signal, name in enumerate(classes)
-            if name != background
-        },
+        "rejection": rejections(probabilities, labels, classes, background),
     }
 
 
@@ -191,6 +188,18 @@ def rejection(
         "value": n / passed if passed else None,
         "low": 1 / most,
         "high": 1 / least if passed else None,
+    }
+
+
+def rejections(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], background: str
+) -> dict[str, dict[str, float | None]]:
+    """Return `rejection` of the background by each other class, at the efficiencies of JetClass's table."""
+    of = list(classes).index(background)
+    return {
+        name: rejection(probabilities, labels, signal, of, EFFICIENCIES.get(name, 0.5))
+        for signal, name in enumerate(classes)
+        if name != background
     }
 
 

@@ -29,7 +29,7 @@ from subquad.hep.weights import class_weights, kinematic_weights, normalised
 from subquad.train.artifact import fingerprint, plain
 from subquad.train.processes import processes
 
-__all__ = ["Plan", "Prepared", "plan_of", "prepare", "put_aside", "wait_for"]
+__all__ = ["Plan", "Prepared", "plan_of", "prepare", "put_aside", "split", "wait_for"]
 
 JETS = "jets"
 """The store in the folder of a run that is not finished."""
@@ -152,7 +152,7 @@ def prepare(folder: Path, plan: Plan, settings: FitSettings, seed: int) -> Prepa
     store = open_store(folder, plan.key)
     assert store is not None
     labels, classes = _classes_there(store, plan.files)
-    rows = _split(labels, store.fitted, settings, seed, has_test=bool(plan.test), classes=len(classes))
+    rows = split(labels, store.fitted, settings, seed, has_test=bool(plan.test), classes=len(classes))
     learnt = rows["train"]
     scale = None
     if plan.net.has_observers:
@@ -204,7 +204,7 @@ def _classes_there(store: Store, files: Sequence[Path]) -> tuple[np.ndarray, tup
     return index[labels], tuple(there)
 
 
-def _split(
+def split(
     labels: np.ndarray, fitted: int, settings: FitSettings, seed: int, *, has_test: bool, classes: int
 ) -> dict[str, Tensor]:
     """Return the rows of train, validation and test: of each class the same parts, drawn by the seed."""

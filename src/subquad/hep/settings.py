@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, refuse_other_words
 from subquad.hep.card_weights import Reweighting, edges
 
 __all__ = [
@@ -85,7 +85,7 @@ nets of arXiv:2309.08630 with inputs and graph exactly as published."""
 
 PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
 
-SHAPE = ("k", "terms", "width", "layers")
+_SHAPE = ("k", "terms", "width", "layers")
 """Numbers of a preset's net that a fit may change."""
 
 _RATES = {"auto": 2e-3, "standard": 3e-3}
@@ -140,7 +140,8 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        for name in ("epochs", "batch", "threads", *SHAPE):
+        refuse_other_words(self)
+        for name in ("epochs", "batch", "threads", *_SHAPE):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SubquadError(f"{name} is {value}; give 1 or more")
@@ -167,7 +168,7 @@ class FitSettings:
     @property
     def net(self) -> NetSettings:
         """What the net sees, and its shape."""
-        given = {name: getattr(self, name) for name in (*SHAPE, "graph")}
+        given = {name: getattr(self, name) for name in (*_SHAPE, "graph")}
         return replace(PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None})
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 Net = PCN | EPCN | KinematicPCN
+
+_ONE_POOL = Lock()
+"""How many threads torch takes is the whole process's."""
 
 
 @dataclass(frozen=True)
@@ -227,10 +231,13 @@ def epoch_plan(rows: Tensor, lengths: Tensor, batch: int, *, seed: int, epoch: i
     batches: list[Tensor] = []
     for stretch in shuffled.split(32 * batch):
         batches += [part.sort().values for part in stretch[lengths[stretch].argsort(stable=True)].split(batch)]
-    # a remainder stands alone, at the end
-    groups = [batches[i : i + together] for i in range(0, len(batches) - together + 1, together)]
+    # those that are left, which are nobody's in this epoch, are any
+    left = len(batches) % together
+    alone = torch.randperm(len(batches), generator=generator)[:left].tolist() if left else []
+    shared = [one for i, one in enumerate(batches) if i not in alone]
+    groups = [shared[i : i + together] for i in range(0, len(shared), together)]
     order = torch.randperm(len(groups), generator=generator).tolist()
-    return [one for i in order for one in groups[i]] + batches[len(groups) * together :]
+    return [one for i in order for one in groups[i]] + [batches[i] for i in alone]
 
 
 def plan_by_length(lengths: Tensor, batch: int) -> Sequence[Tensor]:
@@ -246,7 +253,8 @@ def logits(net: Net, inputs: Inputs, settings: NetSettings, batch: int = 64, *, 
     """
     device = next(net.parameters()).device
     out = torch.zeros(len(inputs), net.classes)
-    threads = torch.get_num_threads() if device.type == "cpu" and advance is None else 1
+    plan = plan_by_length(inputs.lengths, batch) if len(inputs) else ()
+    threads = min(torch.get_num_threads(), len(plan)) if device.type == "cpu" and advance is None else 1
 
     def score(rows: Tensor) -> None:
         with torch.no_grad():
@@ -254,12 +262,12 @@ def logits(net: Net, inputs: Inputs, settings: NetSettings, batch: int = 64, *, 
         if advance is not None:
             advance(len(rows))
 
-    plan = plan_by_length(inputs.lengths, batch) if len(inputs) else ()
     was_training = net.training
     net.eval()
     try:
         if threads > 1:
             with (
+                _ONE_POOL,
                 using_threads(1),
                 ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
             ):

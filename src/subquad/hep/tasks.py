@@ -69,7 +69,7 @@ def fit(
     run, prepared, background = _begin(plan, settings, out, seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         net = build(plan.net, len(prepared.classes), prepared.layout)
     with using_threads(settings.threads):
         waiting = Waiting()
@@ -222,6 +222,7 @@ def predict(
         SubquadError: no such model, files that cannot be used, or `out` is there and `force` is off.
     """
     out, tagger = Path(out), open_tagger(model)
+    tagger.net.to(processes().device)
     paths = expand(listed(files))
     if out.resolve() in {path.resolve() for path in paths}:
         raise SubquadError(f"{out}: is one of the files to read; give another --out")

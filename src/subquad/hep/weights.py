@@ -89,5 +89,5 @@ def normalised(weights: np.ndarray, learnt: int) -> np.ndarray:
         SubquadError: all of these weigh 0.
     """
     if not weights[:learnt].sum() > 0:
-        raise SubquadError("all jets to learn from have the weight 0; look at the weights of the card")
+        raise SubquadError("all jets to learn from have the weight 0; look at how they are weighted")
     return (weights / weights[:learnt].mean()).astype(np.float32)

@@ -23,7 +23,7 @@ from subquad.ops.linattn import (
     hybrid_step,
     hybrid_weights,
 )
-from subquad.ops.linattn_blocks import exactly
+from subquad.ops.precision import exactly
 
 __all__ = ["T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
 

@@ -114,8 +114,9 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B F"]:
         """Return the means of all heads side by side; 0 for an empty jet. Padded rows must be finite."""
+        scores = self.score(x)
         # a number and not -inf, of which a softmax over an empty jet is none
-        weights = self.score(x).masked_fill(~mask[..., None], torch.finfo(x.dtype).min).softmax(1)
+        weights = scores.masked_fill(~mask[..., None], torch.finfo(scores.dtype).min).softmax(1)
         return (torch.where(mask[..., None], weights, 0).mT @ x).flatten(1)
 
 

@@ -287,7 +287,8 @@ def chebyshev_gather(
     index = (graph.place + shift).reshape(B * P, E)
     once = graph.value.reshape(B * P, E)
     twice = 2 * once
-    x = x.reshape(B * P, H)
+    # autocast makes products of half precision, and the hops between them take one type
+    x = x.reshape(B * P, H).to(once.dtype)
     if _is_fixed(graph.value):
 
         def sparse_hop(u: Tensor, before: Tensor | None) -> Tensor:
@@ -305,7 +306,7 @@ def chebyshev_gather(
         for k in range(1, K):
             terms.append(hop(x, once) if k == 1 else hop(terms[-1], twice) - terms[-2])
         return (torch.cat(terms, dim=-1) @ weight.reshape(K * H, F)).reshape(B, P, F)
-    b = (x @ weight.permute(1, 0, 2).reshape(H, K * F)).split(F, dim=-1)
+    b = (x @ weight.permute(1, 0, 2).reshape(H, K * F)).to(once.dtype).split(F, dim=-1)
     after, last = torch.zeros_like(b[0]), torch.zeros_like(b[0])
     for k in range(K - 1, 0, -1):
         after, last = b[k] - last + hop(after, twice), after

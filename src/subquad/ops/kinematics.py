@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from subquad.ops.precision import exactly
+
 __all__ = ["VARIABLES", "kinematic_adjacency", "kinematic_laplacians", "pair_kinematics"]
 
 VARIABLES = ("ΔR", "kT", "z", "m²")
@@ -44,8 +46,9 @@ def pair_kinematics(
     pt = torch.hypot(vectors[..., 0], vectors[..., 1]).clamp(min=_LEAST_PT)
     softer = torch.minimum(pt[:, :, None], pt[:, None, :]).log()
     shared = softer - (pt[:, :, None] + pt[:, None, :]).log()
-    # 2 (E E' - p p'), as one product for all pairs
-    product = 2 * torch.bmm(vectors * vectors.new_tensor([-1, -1, -1, 1]), vectors.mT)
+    # 2 (E E' - p p'), as one product for all pairs, of which half precision would leave nothing
+    with exactly(vectors.device.type):
+        product = 2 * torch.bmm(vectors * vectors.new_tensor([-1, -1, -1, 1]), vectors.mT)
     mass = product.clamp(min=_LEAST_MASS**2).log()
     # in memory one variable lies after the other
     return torch.stack([angle, softer + angle, shared, mass], dim=1).movedim(1, -1)
@@ -81,13 +84,15 @@ def kinematic_laplacians(
 ) -> Float[Tensor, "B G P P"]:
     r"""Return `scaled_laplacian` of each of the graphs of `kinematic_adjacency`, in half of its time.
 
-    Only weights beyond $e^{\pm 40}$ are another: they end there, and not by what the jet's largest is.
+    They differ where edges are extreme. Here a weight ends at $e^{\pm 40}$, and the gradient passes as if it did not;
+    there it ends at $e^{-20}$ of the jet's largest.
     """
     return cast(Tensor, _Laplacians.apply(_powers(pairs, exponents), adjacency))
 
 
 def _powers(pairs: Float[Tensor, "B P P 4"], exponents: Float[Tensor, "G 4"]) -> Float[Tensor, "B G P P"]:
-    return (exponents @ pairs.movedim(-1, 1).flatten(2)).unflatten(-1, pairs.shape[1:3])
+    with exactly(pairs.device.type):
+        return (exponents @ pairs.movedim(-1, 1).flatten(2)).unflatten(-1, pairs.shape[1:3])
 
 
 class _Laplacians(torch.autograd.Function):

@@ -42,7 +42,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from subquad.ops.linattn_blocks import exactly, hybrid_blocks
+from subquad.ops.linattn_blocks import hybrid_blocks
 from subquad.ops.linattn_state import (
     HybridState,
     MapOfKeys,
@@ -63,6 +63,7 @@ from subquad.ops.linattn_state import (
     widen,
 )
 from subquad.ops.linattn_triton import hybrid_triton
+from subquad.ops.precision import exactly
 
 __all__ = [
     "HybridState",

@@ -11,7 +11,6 @@ block and the one before it, M rows of a product: the w positions of all query h
 
 import itertools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -20,7 +19,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-__all__ = ["exactly", "hybrid_blocks", "with_ones"]
+from subquad.ops.precision import exactly
+
+__all__ = ["hybrid_blocks", "with_ones"]
 
 
 def hybrid_blocks(
@@ -280,11 +281,6 @@ def _unpair(dpairs: Tensor, like: Tensor) -> Tensor:
     dx = functional.pad(dpairs[..., :window, :], (0, 0, 0, 0, 0, 1))
     dx[:, :, 1:] += dpairs[..., window:, :]
     return dx.flatten(2, 3)[:, :, -like.shape[2] :]
-
-
-def exactly(device: str) -> AbstractContextManager:
-    """Return a context without autocast; where there is none anyway, entering it costs nothing."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def with_ones(v: Tensor) -> Tensor:

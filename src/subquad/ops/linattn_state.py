@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from subquad.ops.linattn_blocks import exactly, with_ones
+from subquad.ops.linattn_blocks import with_ones
+from subquad.ops.precision import exactly
 
 __all__ = ["HybridState", "StepPlace", "WindowShape", "hybrid_state", "step_place"]
 

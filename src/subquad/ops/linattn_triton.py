@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from subquad.errors import SubquadError
-from subquad.ops.linattn_blocks import exactly
 from subquad.ops.linattn_state import WindowShape
+from subquad.ops.precision import exactly
 
 __all__ = ["check_triton", "hybrid_triton"]
 

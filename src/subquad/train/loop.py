@@ -24,7 +24,7 @@ from subquad.train.artifact import HISTORY, read_tensors_and_metadata, write_ten
 from subquad.train.average import Average
 from subquad.train.checkpoint import learnt, load, pack_optimizer, under, unpack_optimizer
 from subquad.train.optim import Schedule, schedule
-from subquad.train.processes import has_accelerator
+from subquad.train.processes import has_accelerator, share_gradients
 
 __all__ = ["Backward", "LoopSettings", "Outcome", "train"]
 
@@ -277,24 +277,11 @@ class _Trainer:
     def _update(self) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if self.accelerator.num_processes > 1:
-            self._share(parameters)
+            share_gradients(parameters)
         if self.settings.clip is not None:
             self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-    def _share(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Put the mean of the processes' gradients in their place.
-
-        No wrapper does it during the backward pass, so that a step may go backward as often as it likes. One message
-        takes all, since each one makes the processes wait for each other.
-        """
-        for kind in {parameter.dtype for parameter in parameters}:
-            alike = [parameter for parameter in parameters if parameter.dtype == kind]
-            own = [torch.zeros_like(one) if one.grad is None else one.grad for one in alike]
-            mean = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in own]), "mean")
-            for one, part in zip(alike, mean.split([one.numel() for one in alike]), strict=True):
-                one.grad = part.view_as(one)
 
     def _log(self, sums: Mapping[str, Tensor | float], count: int) -> dict[str, float]:
         figures = self._mean({key: float(value) / count for key, value in sums.items()})

@@ -1,12 +1,14 @@
 """The processes that train together: one alone, or those that `torchrun` or `accelerate launch` started."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, reduce
+from torch import nn
 
-__all__ = ["from_first", "has_accelerator", "processes"]
+__all__ = ["from_first", "has_accelerator", "processes", "share_gradients"]
 
 Value = TypeVar("Value")
 
@@ -26,3 +28,17 @@ def from_first(value: Value) -> Value:
     """Return in every process what the first one gave; all have to ask."""
     processes()
     return broadcast_object_list([value])[0]
+
+
+def share_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Put the mean of the processes' gradients in their place.
+
+    No wrapper does it during the backward pass, so that a step may go backward as often as it likes. One message takes
+    all of a type, since each one makes the processes wait for each other; so twice the gradients' memory is needed.
+    """
+    for kind in dict.fromkeys(parameter.dtype for parameter in parameters):
+        alike = [parameter for parameter in parameters if parameter.dtype == kind]
+        own = [torch.zeros_like(one) if one.grad is None else one.grad for one in alike]
+        mean = reduce(torch.cat([gradient.flatten() for gradient in own]), "mean")
+        for one, part in zip(alike, mean.split([one.numel() for one in alike]), strict=True):
+            one.grad = part.view_as(one)

@@ -34,6 +34,7 @@ from subquad.train.artifact import (
     read_tensors,
     write_json,
 )
+from subquad.train.processes import processes
 
 __all__ = ["evaluate"]
 
@@ -134,7 +135,8 @@ def _names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     names = {}
     for folder, own in stamps.items():
         alike = [other for other in stamps.values() if other.get("preset") == own.get("preset")]
-        keys = sorted({key for other in alike for key in other} - {"preset", *OF_A_TRAINING})
+        # an estimator knows nothing of files
+        keys = sorted(set.intersection(*map(set, alike)) - {"preset", *OF_A_TRAINING})
         differing = [key for key in keys if any(other.get(key) != own.get(key) for other in alike)]
         names[folder] = ", ".join([str(own.get("preset")), *(f"{key} {own.get(key)}" for key in differing)])
     seen: dict[tuple[str, Any], Path] = {}
@@ -162,6 +164,7 @@ def _scored(
     scored = []
     for folder, name in names.items():
         tagger = open_tagger(folder)
+        tagger.net.to(processes().device)
         order = [tagger.classes.index(one) for one in classes]
         probabilities, labels, lengths, batches = [], [], [], []
         observers: dict[str, list[np.ndarray]] = {"jet_pt": [], "jet_sdmass": []}
@@ -172,8 +175,7 @@ def _scored(
                 inputs = tagger.inputs(piece)
                 if not batches:
                     # what is done at the first call only is no time of a jet
-                    few = inputs.part(torch.arange(min(settings.batch, len(piece))))
-                    logits(tagger.net, few, tagger.settings, settings.batch)
+                    _timed(tagger, inputs.part(torch.arange(min(settings.batch, len(piece)))), settings.batch)
                 answer, times = _timed(tagger, inputs, settings.batch)
                 probabilities.append(answer.softmax(-1).numpy()[:, order])
                 batches.append(times)
