@@ -1,7 +1,9 @@
 """A module and example inputs → an ONNX file, compared with torch in onnxruntime before it is handed on. A minute."""
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -48,9 +50,7 @@ def export_onnx(
     names = {name for of_input in axes.values() for name in of_input.values()}
     sizes = {name: torch.export.Dim(name, min=(least or {}).get(name, 1), max=MOST) for name in names}
     shapes = {given: {axis: sizes[name] for axis, name in axes[given].items()} for given in inputs}
-    with warnings.catch_warnings(), torch.no_grad():
-        # torch's own, about its own
-        warnings.simplefilter("ignore")
+    with _unheard(), torch.no_grad():
         program = torch.onnx.export(
             module,
             kwargs=dict(inputs),
@@ -65,6 +65,20 @@ def export_onnx(
     _name_output(program.model.graph, output)
     program.save(path, external_data=False)
     return _compared(module, path, examples, tolerance)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Leave out what torch says about itself: parts that will go, and packages that nobody asked for."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _hypot():

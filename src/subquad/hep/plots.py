@@ -35,6 +35,9 @@ def roc_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[
         color="0.35",
         ha="left",
         va="bottom",
+        # curves begin there too
+        bbox={"facecolor": "0.92", "edgecolor": "none", "pad": 1},
+        zorder=3,
     )
     axes.set(
         yscale="log",
