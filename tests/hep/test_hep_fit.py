@@ -56,7 +56,11 @@ def test_scores_come_back_in_the_order_of_the_entries(fitted, jets, tmp_path):
     path = predict(out, [jets[2], jets[0]], out=tmp_path / "scores.root", quiet=True)
     with uproot.open(path) as file:
         scores = file["Events"].arrays(library="np")
+        records = file["Events"].arrays(library="ak")
     assert len(scores["score_QCD"]) == 94
+    # as an awkward analysis takes it: a selection of entries, and a branch of it
+    is_top = records.label_Tbqq == 1
+    assert records[is_top].score_Tbqq.tolist() == scores["score_Tbqq"][:47].tolist()
     total = sum(scores[f"score_{name}"] for name in ("QCD", "Hbb", "Tbqq"))
     assert total == pytest.approx(np.ones(94), abs=1e-5)
     read_jets = read([jets[2], jets[0]])
