@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from subquad.hep import FitSettings, fit
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # the sample that comes with the package, whatever else is there
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "SUBQUAD_DATA"} | {"OMP_NUM_THREADS": "1"}
@@ -44,3 +46,10 @@ def test_rivals_have_the_same_budget_and_a_second_run_takes_what_is_there(tmp_pa
     assert {file.name for file in written} == {"standard_0.json", "boosting_0.json"}
     assert result_of(run("hep_rivals", *arguments))["models"] == models
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == written
+
+
+def test_scoring_is_timed_on_one_core_and_on_all(jets, tmp_path):
+    fit(jets, FitSettings(preset="standard", epochs=1, net_alone=True), out=tmp_path / "tagger", quiet=True)
+    result = result_of(run("hep_score", tmp_path / "tagger", *jets, "--repeats", 1))
+    assert result["jets"] == 141
+    assert all(rate > 0 for rate in result["jets_per_second"].values())

@@ -43,6 +43,8 @@ def test_it_learns_the_same_from_files_and_from_awkward_arrays(files):
     probabilities = model.predict_proba(jets)
     np.testing.assert_allclose(probabilities.sum(1), 1)
     assert (model.classes_[probabilities.argmax(1)] == model.predict(jets)).all()
+    # what was fitted does not change with a parameter of the next fit
+    np.testing.assert_array_equal(model.set_params(preset="paper").predict_proba(jets), probabilities)
     arrays = ak.concatenate([uproot.open(file)["tree"].arrays() for file in files])
     again = PCNTagger(**SHORT).fit(arrays, jets.class_names)
     np.testing.assert_array_equal(again.predict_proba(arrays), probabilities)

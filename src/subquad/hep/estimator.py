@@ -52,6 +52,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
     Attributes:
         classes_: the classes, sorted.
         net_: the fitted net.
+        net_settings_: what it sees of a jet, and its shape.
         scale_: of the jet-level observers; None where the net takes none.
         seed_: what was drawn of `random_state`.
         validation_: accuracy and loss on the jets that were held out, at the weights that were kept.
@@ -137,7 +138,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
                 quiet=True,
             )
         self.validation_ = outcome.best
-        self.net_, self.scale_ = net.eval(), scale
+        self.net_, self.net_settings_, self.scale_ = net.eval(), settings.net, scale
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -147,10 +148,10 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             SubquadError: jets that cannot be used; all are listed.
         """
         check_is_fitted(self, "net_")
-        net_settings = self._settings().net
         self.net_.to(processes().device)
         with using_threads(self.threads):
-            answer = logits(self.net_, inputs_of(as_jets(X), net_settings, self.scale_), net_settings)
+            inputs = inputs_of(as_jets(X), self.net_settings_, self.scale_)
+            answer = logits(self.net_, inputs, self.net_settings_)
         return answer.double().softmax(-1).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
@@ -177,7 +178,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         settings, parameters = self._settings(), self.get_params(deep=False)
         if not isinstance(parameters["random_state"], int | np.integer):
             parameters["random_state"] = None
-        layout, has_observers = layout_of(settings.net), settings.net.has_observers
+        layout, has_observers = layout_of(self.net_settings_), self.net_settings_.has_observers
         run = open_run(folder, kind="hep", settings={**asdict(settings), "seed": self.seed_}, force=force)
         lead = "A fitted scikit-learn estimator. Open it with `subquad.hep.PCNTagger.load(folder)`."
         tensors = {name: tensor.cpu() for name, tensor in self.net_.state_dict().items()}
@@ -185,7 +186,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             config={
                 "estimator": {"classes": self.classes_.tolist(), "parameters": parameters},
                 **{"classes": list(map(str, self.classes_)), "background": None},
-                **{"preset": self.preset, "seed": self.seed_, "net": asdict(settings.net)},
+                **{"preset": self.preset, "seed": self.seed_, "net": asdict(self.net_settings_)},
                 "particle_features": layout.features.names,
                 "jet_features": layout.jet_features if has_observers else (),
                 **{"card": None, "files": [], "test": []},
@@ -208,7 +209,8 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
             raise SubquadError(f"{folder}: no estimator wrote it; score jets with `subquad hep predict`")
         said = tagger.config["estimator"]
         estimator = cls(**said["parameters"])
-        estimator.net_, estimator.scale_, estimator.seed_ = tagger.net, tagger.scale, tagger.config["seed"]
+        estimator.net_, estimator.net_settings_, estimator.scale_ = tagger.net, tagger.settings, tagger.scale
+        estimator.seed_ = tagger.config["seed"]
         estimator.classes_ = np.array(said["classes"])
         estimator.validation_ = read_json(Path(folder) / METRICS)["validation"]
         return estimator

@@ -82,7 +82,7 @@ def kinematic_laplacians(
     adjacency: Float[Tensor, "B P P"],
     exponents: Float[Tensor, "G 4"],
 ) -> Float[Tensor, "B G P P"]:
-    r"""Return `scaled_laplacian` of each of the graphs of `kinematic_adjacency`, in half of its time.
+    r"""Return `scaled_laplacian` of each of the graphs of `kinematic_adjacency`, in one table.
 
     They differ where edges are extreme. Here a weight ends at $e^{\pm 40}$, and the gradient passes as if it did not;
     there it ends at $e^{-20}$ of the jet's largest.
