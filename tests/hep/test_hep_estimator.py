@@ -75,6 +75,7 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
     with pytest.raises(SubquadError, match="keeps no test jets of its own; give --files"):
         evaluate([tmp_path / "tagger"], out=tmp_path / "evaluated", quiet=True)
     evaluated = evaluate([tmp_path / "tagger"], files=files, out=tmp_path / "evaluated", quiet=True)
+    assert "has learnt from jets in memory" in evaluated["notes"][0]
     accuracy = evaluated["models"][0]["trainings"][0]["accuracy"]
     assert accuracy == pytest.approx(model.score(jets, jets.class_names))
     with pytest.raises(SubquadError, match="holds a finished run"):

@@ -278,6 +278,11 @@ def _notes(configs: Mapping[Path, Mapping[str, Any]], paths: Sequence[Path], sco
                 f"{folder} has learnt from jets of {len(learnt)} of the {len(paths)} files: its figures are too good; "
                 "give files that it has not seen, or none: then its own test jets are taken."
             )
+        if "estimator" in config:
+            notes.append(
+                f"{folder} has learnt from jets in memory: nobody knows here whether it has seen these, "
+                "and its figures would then be too good."
+            )
     first = scored[0]
     other = [one for one in scored[1:] if len(one.labels) != len(first.labels) or (one.labels != first.labels).any()]
     if other:
