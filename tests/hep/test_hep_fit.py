@@ -160,7 +160,14 @@ def test_what_cannot_be_fitted_is_told_before_anything_is_written(jets, tables, 
 def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsys):
     files, run, scores = str(jets[0].parent / "*.root"), str(tmp_path / "run"), str(tmp_path / "s.root")
     assert main(["hep", "fit", files, "--out", run, "--epochs", "1", "--batch", "17"]) == 0
-    assert "Next: subquad hep predict" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Next: subquad hep predict" in printed
+    # on a terminal of 80 columns no figure is cut off
+    accuracy = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["accuracy"]
+    assert any(
+        line.split()[1:3] == ["top-1", "accuracy"] and f" {accuracy:.4f}(" in line for line in printed.splitlines()
+    )
+    assert "…" not in printed
     assert main(["hep", "predict", run, files, "--out", scores, "--quiet"]) == 0
     assert main(["hep", "predict", run, files, "--out", scores]) == 2
     assert "is there already" in capsys.readouterr().err

@@ -134,7 +134,7 @@ def test_items_are_made_ahead_in_their_order_once_each():
 
 
 def test_two_processes_share_all_jets_out(jets, tmp_path):
-    flags = ["--epochs", "1", "--batch", "11", "--net-alone", "--quiet", "--out", str(tmp_path / "two")]
+    flags = ["--epochs", "1", "--batch", "11", "--net-alone", "--out", str(tmp_path / "two")]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
         *(str(HERE / "ranks.py"), str(tmp_path), "hep", "fit", *map(str, jets[:2]), *flags),
@@ -142,6 +142,7 @@ def test_two_processes_share_all_jets_out(jets, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, env=environment)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("│ top-1 accuracy") == done.stdout.count("Next: subquad hep predict") == 1
     mine, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     # 66 jets in 6 batches
     assert [len(mine), len(other)] == [3, 3]

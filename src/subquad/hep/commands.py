@@ -1,12 +1,17 @@
 """`subquad hep`: its commands. The heavy rooms are opened when a command runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, PredictSettings
 from subquad.hep.simulate_settings import SimulateSettings
+
+if TYPE_CHECKING:
+    from rich.table import Table as Grid
+
+    from subquad.report import Table
 
 __all__ = ["app"]
 
@@ -41,9 +46,10 @@ def fit(
         quiet: Print nothing.
     """
     from subquad.hep.tasks import fit as run
+    from subquad.train.processes import processes
 
     metrics = run(files, settings, test=test or (), out=out, seed=seed, force=force, quiet=quiet)
-    if not quiet:
+    if not quiet and processes().is_main_process:
         _show(metrics, out)
 
 
@@ -212,30 +218,35 @@ def _show_models(evaluation: dict[str, Any], out: Path) -> None:
 
     console = Console()
     figures, rejections = tables(evaluation)
-    # models in columns, for a terminal is narrow
-    for header, *rows in (zip(figures.header, *figures.rows, strict=True), (rejections.header, *rejections.rows)):
-        table = Table(*header)
-        for row in rows:
-            table.add_row(*(str(cell) for cell in row))
-        console.print(table)
+    console.print(_models_in_columns(figures))
+    by_signal = Table(*rejections.header)
+    for row in rejections.rows:
+        by_signal.add_row(*(str(cell) for cell in row))
+    console.print(by_signal)
     console.print(
         *evaluation["notes"], f"Wrote {out}; look at {out / 'report.html'} or {out / 'report.pdf'}.", sep="\n"
     )
 
 
+def _models_in_columns(shown: "Table", title: str | None = None) -> "Grid":
+    """Return the table for a terminal, which is too narrow for a column for each figure."""
+    from rich.table import Table as Grid
+
+    grid = Grid(shown.header[0], title=title)
+    for i, (name, *_) in enumerate(shown.rows):
+        grid.add_column(str(name), style="bold" if i == shown.winner else None)
+    for name, *cells in list(zip(shown.header, *shown.rows, strict=True))[1:]:
+        grid.add_row(name, *(str(cell) for cell in cells))
+    return grid
+
+
 def _show(metrics: dict[str, Any], out: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from subquad.hep.report import comparison, winner
 
-    shown = comparison(metrics)
-    table = Table(*shown.header, title=f"{metrics['jets']['test']:,} test jets")
-    for i, row in enumerate(shown.rows):
-        cells = [cell if isinstance(cell, str) else "–" if cell is None else f"{cell:.4f}" for cell in row]
-        table.add_row(*cells, style="bold" if i == shown.winner else None)
     console = Console()
-    console.print(table)
+    console.print(_models_in_columns(comparison(metrics), title=f"{metrics['jets']['test']:,} test jets"))
     best = {"net": "the net", "boosting": "boosting"}[winner(metrics)]
     console.print(
         f"Better by top-1 accuracy: {best}. Training took {metrics['seconds']['training']:.0f} s. "

@@ -128,7 +128,7 @@ def sections_of(
                     "Of the jets that were given a probability, the part that is of the class, and the calibration "
                     "error of each class; on the diagonal the probabilities are true.",
                 ),
-                "`subquad hep evaluate` draws more: every signal beside the rival, against pT, and the mass of the "
+                "subquad hep evaluate draws more: every signal beside the rival, against pT, and the mass of the "
                 "background after cuts.",
             ],
         ),
