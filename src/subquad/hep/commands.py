@@ -232,11 +232,12 @@ def _models_in_columns(shown: "Table", title: str | None = None) -> "Grid":
     """Return the table for a terminal, which is too narrow for a column for each figure."""
     from rich.table import Table as Grid
 
-    grid = Grid(shown.header[0], title=title)
-    for i, (name, *_) in enumerate(shown.rows):
-        grid.add_column(str(name), style="bold" if i == shown.winner else None)
-    for name, *cells in list(zip(shown.header, *shown.rows, strict=True))[1:]:
-        grid.add_row(name, *(str(cell) for cell in cells))
+    names, *lines = zip(shown.header, *shown.rows, strict=True)
+    grid = Grid(title=title)
+    for i, name in enumerate(names):
+        grid.add_column(str(name), style="bold" if i - 1 == shown.winner else None)
+    for line in lines:
+        grid.add_row(*(str(cell) for cell in line))
     return grid
 
 
