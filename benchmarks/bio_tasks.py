@@ -29,9 +29,9 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from subquad.bio.benching.bench import bench
-from subquad.bio.benching.bench_settings import BenchSettings
-from subquad.train.artifact import read_json
+from subquad.bio.benchmark.settings import BenchSettings
+from subquad.bio.commands.bench import bench
+from subquad.runs.storage import read_json
 
 ADAPT = "raw/adapt_published_predictions/classify__test.tsv.gz"
 AZIMUTH = "raw/azimuth_FC_plus_RES_withPredictions.csv.gz"

@@ -28,10 +28,10 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from subquad.hep.data import PARTICLES, read
-from subquad.hep.formats import expand
-from subquad.hep.sample import sample_path
-from subquad.hep.tagger import epoch_plan
+from subquad.hep.data.formats import expand
+from subquad.hep.data.jets import PARTICLES, read
+from subquad.hep.data.sample import sample_path
+from subquad.hep.models.tagger import epoch_plan
 from subquad.nn.graph import ChebConv
 from subquad.ops.chebyshev import (
     Neighbours,

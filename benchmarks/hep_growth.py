@@ -28,9 +28,9 @@ from statistics import linear_regression, median
 import torch
 from torch import Tensor
 
-from subquad.hep.features import JET_FEATURES, STANDARD_FEATURES
+from subquad.hep.data.features import JET_FEATURES, STANDARD_FEATURES
+from subquad.hep.models.tagger import build
 from subquad.hep.settings import PRESETS
-from subquad.hep.tagger import build
 from subquad.nn.graph import knn_graph
 from subquad.ops.chebyshev import chebyshev, chebyshev_gather, knn_adjacency, neighbours, scaled_laplacian
 

@@ -43,16 +43,16 @@ from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from subquad.hep.baselines import boosting
-from subquad.hep.data import PARTICLES, Jets, read
-from subquad.hep.features import jet_features, particle_features
-from subquad.hep.formats import expand
-from subquad.hep.metrics import rejections, scores_of
-from subquad.hep.sample import sample_path
+from subquad.hep.data.features import jet_features, particle_features
+from subquad.hep.data.formats import expand
+from subquad.hep.data.jets import PARTICLES, Jets, read
+from subquad.hep.data.sample import sample_path
+from subquad.hep.metrics.scores import rejections, scores_of
+from subquad.hep.models.boosting import boosting
+from subquad.hep.models.tagger import Scale, answer, build, collate, epoch_plan, inputs_of, logits, plan_by_length
 from subquad.hep.settings import PRESETS, FitSettings
-from subquad.hep.tagger import Scale, answer, build, collate, epoch_plan, inputs_of, logits, plan_by_length
-from subquad.train.artifact import atomic
-from subquad.train.average import Average
+from subquad.runs.storage import atomic
+from subquad.train.ema import Average
 from subquad.train.optim import parameter_groups, schedule
 
 RIVALS = ("particlenet", "part", "boosting", "published")

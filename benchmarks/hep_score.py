@@ -18,8 +18,8 @@ from statistics import median
 import torch
 
 from subquad.hep import read
-from subquad.hep.opened import open_tagger
-from subquad.hep.tagger import inputs_of, logits, using_threads
+from subquad.hep.models.tagger import inputs_of, logits, using_threads
+from subquad.hep.models.trained import open_tagger
 
 
 def main() -> None:

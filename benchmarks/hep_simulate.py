@@ -3,7 +3,7 @@
     python benchmarks/hep_simulate.py [--jets-per-class N] [--reference DIR]
 
 Without --reference the files are taken from $SUBQUAD_DATA/hep/sim; where there are none, only the speed is measured.
-Those are of version 1 of the simulated physics (`subquad.hep.simulator.PHYSICS`), and jets made now differ from them as
+Those are of version 1 of the simulated physics (`PHYSICS`), and jets made now differ from them as
 docs/hep-simulation.md says; files that this version made, of another seed, are a reference that agrees.
 Agreement, per class, on 24 figures of a jet: the AUC of gradient boosting that tells one sample from the other (five
 folds; 0.5 means that it cannot), and the largest Kolmogorov–Smirnov distance of any one figure.
@@ -23,9 +23,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
-from subquad.hep.simulate_settings import SimulateSettings
+from subquad.hep.commands.simulate import simulate
+from subquad.hep.simulation.settings import SimulateSettings
 from subquad.hep.simulation.writer import read_columns
-from subquad.hep.simulator import simulate
 
 KINDS = ("ChargedHadron", "NeutralHadron", "Photon", "Electron", "Muon")
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from subquad.hep import FitSettings, tasks
-from subquad.hep import training as loop
-from subquad.hep.formats import look
+from subquad.hep.data.formats import look
+from subquad.hep.models import training as loop
 from subquad.train.loop import LoopSettings, Outcome
 
 

@@ -80,8 +80,9 @@ def opened(folder):
 
 def do(what, options):
     """Do one thing and print its peak memory and its seconds."""
-    from subquad.llm import blockwise, convert, transfer
-    from subquad.train.artifact import write_tensors
+    from subquad.llm.models import convert
+    from subquad.llm.training import blockwise, transfer
+    from subquad.runs.storage import write_tensors
 
     transfer.LoopSettings = partial(transfer.LoopSettings, clip=None)
     folder, out = Path(options.folder), Path(options.folder) / what
@@ -116,7 +117,7 @@ def measured(what, options, folder):
 
 def distance(folder, what):
     """Return how far the maps are from the joint form's, as a part of how far those moved."""
-    from subquad.train.artifact import read_tensors
+    from subquad.runs.storage import read_tensors
 
     joint, given = (read_tensors(folder / name / "maps.safetensors") for name in ("joint", what))
     apart = sum((joint[name] - given[name]).square().sum() for name in joint)

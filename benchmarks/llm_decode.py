@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
-from subquad.llm.cache import HybridLayer
-from subquad.llm.convert import convert, locate, open_checkpoint
-from subquad.llm.modeling import HybridSelfAttention, attention_layers, using
+from subquad.llm.models.attention import HybridSelfAttention, attention_layers, using
+from subquad.llm.models.cache import HybridLayer
+from subquad.llm.models.convert import convert, locate, open_checkpoint
 from subquad.llm.settings import AttentionSettings
 
 CONTEXTS = [128, 512, 1024, 4096, 16384, 32768]

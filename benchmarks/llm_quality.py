@@ -19,11 +19,11 @@ from statistics import fmean, stdev
 import torch
 
 from subquad import llm
-from subquad.llm.convert import convert, locate, open_checkpoint
-from subquad.llm.data import prepare
-from subquad.llm.evaluate import perplexity
+from subquad.llm.data.packing import prepare
+from subquad.llm.evaluation.perplexity import perplexity
+from subquad.llm.models.convert import convert, locate, open_checkpoint
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.train.artifact import read_json, write_json
+from subquad.runs.storage import read_json, write_json
 
 LENGTH, MEASURED = 1024, 8
 

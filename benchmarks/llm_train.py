@@ -24,11 +24,11 @@ from statistics import median
 import torch
 from peft import LoraConfig, LoraModel
 
-from subquad.llm.convert import convert, locate, open_checkpoint
-from subquad.llm.finetune import add_updates, finetune_step
-from subquad.llm.modeling import using
+from subquad.llm.models.attention import using
+from subquad.llm.models.convert import convert, locate, open_checkpoint
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.transfer import learnt_in_transfer, transfer_step
+from subquad.llm.training.lora import add_updates, finetune_step
+from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
 
 WAYS = ("transfer", "tune", "distill", "softmax")
 SETTINGS = LinearizeSettings()

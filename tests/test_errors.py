@@ -2,7 +2,7 @@
 
 import pytest
 
-from subquad.errors import MissingExtra, SubquadError, all_of, raise_mistakes, require, unknown
+from subquad.errors import MissingExtra, SubquadError, collect_errors, raise_errors, require, unknown
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -21,17 +21,17 @@ def test_a_missing_package_names_its_extra():
 
 def test_all_mistakes_are_raised_at_once():
     with pytest.raises(SubquadError) as caught:
-        raise_mistakes("a.csv:", [f"row {row}" for row in range(23)], most=3)
+        raise_errors("a.csv:", [f"row {row}" for row in range(23)], most=3)
     assert str(caught.value) == "a.csv:\n  row 0\n  row 1\n  row 2\n  … and 20 more"
-    raise_mistakes("a.csv:", [])
+    raise_errors("a.csv:", [])
 
 
 def test_what_several_checks_say_is_raised_together():
     def wrong(text):
         raise SubquadError(text)
 
-    assert all_of(lambda: 3, lambda: 5) == [3, 5]
+    assert collect_errors(lambda: 3, lambda: 5) == [3, 5]
     with pytest.raises(SubquadError, match=r"^first\nthird$"):
-        all_of(lambda: wrong("first"), lambda: 5, lambda: wrong("third"))
+        collect_errors(lambda: wrong("first"), lambda: 5, lambda: wrong("third"))
     with pytest.raises(SubquadError, match=r"^first\nrows are counted from 1$"):
-        all_of(lambda: wrong("first"), note="rows are counted from 1")
+        collect_errors(lambda: wrong("first"), note="rows are counted from 1")

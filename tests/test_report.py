@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 from matplotlib.figure import Figure
 
-from subquad.report import Link, Section, Table, page, picture, show
+from subquad.reporting.page import Link, Section, Table, page, picture, show
 
 
 def test_the_page_holds_everything_and_escapes_text():

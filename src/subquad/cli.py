@@ -35,9 +35,9 @@ app = App(
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
-app.command("subquad.bio.commands:app", name="bio", help="Lyra: sequences with measurements (proteins, DNA, RNA).")
-app.command("subquad.llm.commands:app", name="llm", help="LoLCATs: a softmax language model made linear.")
-app.command("subquad.hep.commands:app", name="hep", help="PCN: jets in ROOT files, tagged.")
+app.command("subquad.bio.cli:app", name="bio", help="Lyra: sequences with measurements (proteins, DNA, RNA).")
+app.command("subquad.llm.cli:app", name="llm", help="LoLCATs: a softmax language model made linear.")
+app.command("subquad.hep.cli:app", name="hep", help="PCN: jets in ROOT files, tagged.")
 app.command(
     "subquad.demo:demo",
     name="demo",

@@ -10,8 +10,9 @@ from rich.table import Table
 
 from subquad.errors import MissingExtra, SubquadError
 from subquad.progress import say
-from subquad.report import Link, Section, page
-from subquad.train.artifact import METRICS, REPORT, atomic, read_json
+from subquad.reporting.page import Link, Section, page
+from subquad.runs.folder import METRICS, REPORT
+from subquad.runs.storage import atomic, read_json
 
 __all__ = ["demo"]
 
@@ -102,7 +103,7 @@ def _bio() -> _Part:
         fit(example("tdp43"), out=run, seed=seed, quiet=quiet)
 
     def blocks(run: Path) -> Section:
-        from subquad.bio.looking.report import sections
+        from subquad.bio.plots.fit_page import sections
 
         return sections(run)[0]
 
@@ -126,7 +127,7 @@ def _llm(out: Path, text: Path | None) -> _Part:
         linearize("smollm2", text or _python_topics(out), settings, out=run, seed=seed, quiet=quiet)
 
     def blocks(run: Path) -> Section:
-        from subquad.llm.report import sections
+        from subquad.llm.plots.linearize_page import sections
 
         return sections(run)[0]
 
@@ -157,7 +158,7 @@ def _hep(out: Path) -> _Part:
         fit(_jets(out, seed, quiet), out=run, seed=seed, quiet=quiet)
 
     def blocks(run: Path) -> Section:
-        from subquad.hep.report import sections
+        from subquad.hep.plots.fit_page import sections
 
         return sections(run)[0]
 

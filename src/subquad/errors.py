@@ -7,7 +7,7 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any, Literal, get_args, get_origin
 
-__all__ = ["MissingExtra", "SubquadError", "all_of", "raise_mistakes", "refuse_other_words", "require", "unknown"]
+__all__ = ["MissingExtra", "SubquadError", "collect_errors", "raise_errors", "require", "unknown", "validate_choices"]
 
 
 class SubquadError(Exception):
@@ -44,7 +44,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     return SubquadError(f"no {kind} {given!r} ({listed})")
 
 
-def raise_mistakes(title: str, mistakes: Sequence[str], *, most: int = 20) -> None:
+def raise_errors(title: str, mistakes: Sequence[str], *, most: int = 20) -> None:
     """Raise all mistakes of one input at once, or do nothing where there are none.
 
     Raises:
@@ -58,7 +58,7 @@ def raise_mistakes(title: str, mistakes: Sequence[str], *, most: int = 20) -> No
     raise SubquadError("\n".join([title, *lines]))
 
 
-def all_of(*checks: Callable[[], Any], note: str = "") -> list[Any]:
+def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
     """Return what each check returns, or raise all that they have to say as one error.
 
     Raises:
@@ -83,7 +83,7 @@ def _words(kind: Any) -> tuple[str, ...]:
     return found[0] if len(found) == 1 and type(None) in get_args(kind) else ()
 
 
-def refuse_other_words(settings: Any, *, prefix: str = "") -> None:
+def validate_choices(settings: Any, *, prefix: str = "") -> None:
     """Check the fields of a settings class that take one of several words; Python itself takes any.
 
     Args:

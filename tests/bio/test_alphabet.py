@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from subquad.bio.reading.alphabet import encode, flatten, letters_of, normalise, refuse_mixed
+from subquad.bio.data.alphabet import encode, flatten, letters_of, normalise, refuse_mixed
 from subquad.errors import SubquadError
 
 PROTEIN = "ACDEFGHIKLMNPQRSTVWY"

@@ -7,11 +7,12 @@ from scipy import sparse
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from subquad.bio.measures.metrics import score
-from subquad.bio.problem import ANY, PAD, Inputs, Problem, Target
-from subquad.bio.rivals import boosting, linear, parts
-from subquad.bio.rivals.baselines import Rival, fit_boosting, fit_ridge, fit_rivals
-from subquad.bio.rivals.features import Features
+from subquad.bio.data.dataset import ANY, PAD, Inputs, Problem, Target
+from subquad.bio.features import rows as parts
+from subquad.bio.features.sequences import Features
+from subquad.bio.metrics.scores import score
+from subquad.bio.models import boosting, linear
+from subquad.bio.models.baselines import Rival, fit_boosting, fit_ridge, fit_rivals
 from subquad.errors import SubquadError
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from subquad.bio.benching.bench import bench
-from subquad.bio.benching.bench_jobs import is_done, jobs_of
-from subquad.bio.benching.bench_settings import BenchSettings
-from subquad.bio.benching.bench_tasks import read_tasks
-from subquad.bio.commands import bench as bench_command
+from subquad.bio.benchmark.jobs import is_done, jobs_of
+from subquad.bio.benchmark.settings import BenchSettings
+from subquad.bio.benchmark.tasks import read_tasks
+from subquad.bio.cli import bench as bench_command
+from subquad.bio.commands.bench import bench
 from subquad.errors import SubquadError
 
 DATA = os.environ.get("SUBQUAD_DATA")
@@ -51,9 +51,9 @@ def fit(table, settings, *, out, presets, seed, force, quiet):
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(metrics))
 
-room = types.ModuleType("subquad.bio.tasks")
+room = types.ModuleType("subquad.bio.commands.fit")
 room.fit = fit
-sys.modules["subquad.bio.tasks"] = room
+sys.modules["subquad.bio.commands.fit"] = room
 """
 
 
@@ -169,8 +169,8 @@ def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/two": "ACGTT", "a/bad": "wrong"})
     # in a process of its own: Ray changes handlers and leaves sockets open
     code = f"""
-        from subquad.bio.benching.bench import bench
-        from subquad.bio.benching.bench_settings import BenchSettings
+        from subquad.bio.commands.bench import bench
+        from subquad.bio.benchmark.settings import BenchSettings
         found = bench({str(tasks)!r}, BenchSettings(ray=True), out={str(tmp_path / "out")!r}, quiet=True)
         print("failed:", [run["id"] for run in found["failed"]])
     """
@@ -183,7 +183,7 @@ def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
 
 
 def test_a_machine_without_the_folder_sends_the_files_back(tmp_path, fake_fit):
-    from subquad.bio.benching.bench_ray import keep, run_there
+    from subquad.bio.benchmark.ray_jobs import keep, run_there
 
     tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
     settings = BenchSettings()

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from subquad.bio.benching.bench_figures import rows_of, summary, table
-from subquad.bio.benching.bench_jobs import jobs_of
-from subquad.bio.benching.bench_page import markdown, render, summary_lines
-from subquad.bio.benching.bench_settings import BenchSettings
-from subquad.bio.benching.bench_tasks import Task
+from subquad.bio.benchmark.jobs import jobs_of
+from subquad.bio.benchmark.settings import BenchSettings
+from subquad.bio.benchmark.summary import rows_of, summary, table
+from subquad.bio.benchmark.tasks import Task
+from subquad.bio.plots.bench_page import markdown, render, summary_lines
 
 
 def fake_entry(name, random, *, rivals=("ridge", "boosting"), rows=211, seeds=(0,)):

@@ -9,14 +9,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from subquad.bio.looking.audit import audit, nearest
-from subquad.bio.looking.report import card, render, report, sections, winner
-from subquad.bio.measures.metrics import MAIN, SMALL, by_group, difference, intervals, score, unmeasured
-from subquad.bio.problem import PAD, Inputs, Target
-from subquad.bio.reading.table import Table
+from subquad.bio.analysis.audit import audit, nearest
+from subquad.bio.data.dataset import PAD, Inputs, Target
+from subquad.bio.data.table import Table
+from subquad.bio.metrics.scores import MAIN, SMALL, by_group, difference, intervals, score, unmeasured
+from subquad.bio.plots.fit_page import card, render, report, sections, winner
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError
-from subquad.train.artifact import open_run, write_json
+from subquad.runs.folder import open_run
+from subquad.runs.storage import write_json
 
 ROWS, LENGTH = 67, 23
 

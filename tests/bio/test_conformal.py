@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from subquad.bio.measures.conformal import (
+from subquad.bio.metrics.conformal import (
     LEVELS,
     Conformal,
     coverage,

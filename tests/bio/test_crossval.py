@@ -8,10 +8,10 @@ import pytest
 from scipy.stats import spearmanr
 from test_tasks import settings, table
 
-from subquad.bio import crossval
-from subquad.bio.commands import cross_validate as command
-from subquad.bio.crossval import cross_validate
-from subquad.bio.looking.folds_page import is_level
+from subquad.bio.cli import cross_validate as command
+from subquad.bio.commands import cross_validate as crossval
+from subquad.bio.commands.cross_validate import cross_validate
+from subquad.bio.plots.cross_validation_page import is_level
 from subquad.errors import SubquadError
 
 

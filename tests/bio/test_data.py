@@ -8,8 +8,9 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from subquad.bio import datasets, example
-from subquad.bio.reading.data import is_missing, read_frame, read_numbers
+from subquad.bio import example
+from subquad.bio.data import examples as datasets
+from subquad.bio.data.files import is_missing, read_frame, read_numbers
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subquad.bio.designing.design import COLUMNS, design
-from subquad.bio.designing.design_rules import read_rules
-from subquad.bio.designing.design_search import ALL, Tried, choose, search
-from subquad.bio.designing.design_settings import DesignSettings
-from subquad.bio.designing.judge import open_model
-from subquad.bio.designing.plates import plate_map
+from subquad.bio.commands.design import COLUMNS, design
+from subquad.bio.design_search.constraints import read_rules
+from subquad.bio.design_search.plates import plate_map
+from subquad.bio.design_search.search import ALL, Tried, choose, search
+from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.models.scorer import open_model
 from subquad.cli import main
 from subquad.errors import SubquadError
 
@@ -196,7 +196,7 @@ def test_measured_variants_are_not_designed_again_unless_asked(tmp_path, monkeyp
     model = Landscape()
     first = made(model, tmp_path, "first", number=19)
     measured = [*first["sequence"][:11], model.wild_type]
-    monkeypatch.setattr("subquad.bio.reading.table.read_again", lambda path, about: pd.Series({"sequences": measured}))
+    monkeypatch.setattr("subquad.bio.data.table.read_again", lambda path, about: pd.Series({"sequences": measured}))
     settings = DesignSettings(rounds=7, population=61, number=19)
     second = design(model, out=tmp_path / "second", settings=settings, table=tmp_path / "t.csv", quiet=True)
     assert not set(second["sequence"]) & set(measured)

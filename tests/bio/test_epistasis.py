@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from test_explain import Fake
 
-from subquad.bio.looking import epistasis as room
-from subquad.bio.looking.cycles import (
+from subquad.bio.analysis.cycles import (
     additive_fit,
     beyond_curve,
     letters_of,
@@ -17,8 +16,9 @@ from subquad.bio.looking.cycles import (
     predicted_cycles,
     summary,
 )
-from subquad.bio.looking.epistasis import epistasis, find_measured, find_predicted
-from subquad.bio.looking.orders import by_order, find_library, order_kernels, variance_by_order, walsh
+from subquad.bio.analysis.orders import by_order, find_library, order_kernels, variance_by_order, walsh
+from subquad.bio.commands import epistasis as room
+from subquad.bio.commands.epistasis import epistasis, find_measured, find_predicted
 from subquad.errors import SubquadError
 
 DATA = os.environ.get("SUBQUAD_DATA")

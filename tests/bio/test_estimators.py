@@ -13,12 +13,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from subquad.bio.learning.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
-from subquad.bio.learning.models import BioModel
-from subquad.bio.learning.samples import held_out, read_X
-from subquad.bio.looking.report import report
-from subquad.bio.problem import Inputs
-from subquad.bio.tasks import predict
+from subquad.bio.commands.fit import predict
+from subquad.bio.data.dataset import Inputs
+from subquad.bio.models.arrays import held_out, read_X
+from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
+from subquad.bio.models.fitted import BioModel
+from subquad.bio.plots.fit_page import report
 from subquad.errors import SubquadError
 
 SHORT = {"epochs": 3.0, "members": 1, "random_state": 0}

@@ -2,13 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.looking import explain, pictures
-from subquad.bio.looking.explain import scan, scan_table, single_mutants, values_of
-from subquad.bio.looking.scan_page import grid_of, preferences
+from subquad.bio.commands import scan as explain
+from subquad.bio.commands.scan import scan, scan_table, single_mutants, values_of
+from subquad.bio.plots import maps as pictures
+from subquad.bio.plots.scan_page import grid_of, preferences
 from subquad.bio.settings import ALPHABETS
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.train.artifact import write_json
+from subquad.runs.storage import write_json
 
 WILD = "ACGTACG"
 

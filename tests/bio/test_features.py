@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subquad.bio.problem import ANY, PAD, Inputs
-from subquad.bio.rivals.amino_acids import PROPERTIES, properties
-from subquad.bio.rivals.features import Features, words_of
-from subquad.bio.rivals.residue_features import ResidueFeatures
+from subquad.bio.data.dataset import ANY, PAD, Inputs
+from subquad.bio.features.amino_acids import PROPERTIES, properties
+from subquad.bio.features.residues import ResidueFeatures
+from subquad.bio.features.sequences import Features, words_of
 from subquad.bio.settings import ALPHABETS
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subquad.bio.designing.guide_settings import GuideSettings, Window
-from subquad.bio.designing.guide_sites import AMBIGUITY, as_codes, find_sites, letters, longest_stem, windows_of
-from subquad.bio.designing.guides import COLUMNS, find_guides, guides
-from subquad.bio.designing.offtargets import count_near, pack
+from subquad.bio.commands.guides import COLUMNS, find_guides, guides
+from subquad.bio.guide_search.off_targets import count_near, pack
+from subquad.bio.guide_search.settings import GuideSettings, Window
+from subquad.bio.guide_search.sites import AMBIGUITY, as_codes, find_sites, letters, longest_stem, windows_of
 from subquad.cli import main
 from subquad.errors import SubquadError
 
@@ -292,7 +292,7 @@ def test_the_command_lists_guides_of_a_gzipped_file(tmp_path, capsys):
 def test_chunks_change_nothing(monkeypatch):
     gene = random_gene(1009)
     whole = find_guides(gene)
-    monkeypatch.setattr("subquad.bio.designing.guide_sites.CHUNK", 101)
+    monkeypatch.setattr("subquad.bio.guide_search.sites.CHUNK", 101)
     pd.testing.assert_frame_equal(find_guides(gene), whole)
 
 

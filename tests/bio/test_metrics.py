@@ -5,10 +5,10 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from subquad.bio.measures import metrics
-from subquad.bio.measures.basepairs import agreement, decode_pairs
-from subquad.bio.measures.metrics import MAIN, by_group, difference, intervals, score, title, unmeasured
-from subquad.bio.problem import KINDS, Target
+from subquad.bio.data.dataset import KINDS, Target
+from subquad.bio.metrics import scores as metrics
+from subquad.bio.metrics.base_pairs import agreement, decode_pairs
+from subquad.bio.metrics.scores import MAIN, by_group, difference, intervals, score, title, unmeasured
 
 CLASSES = ("helix", "sheet", "coil")
 

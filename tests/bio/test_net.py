@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from subquad.bio.learning.losses import loss_of
-from subquad.bio.learning.models import Nets, fit_nets, narrow
-from subquad.bio.learning.net import BioNet, NetSpec
-from subquad.bio.learning.path import Path
-from subquad.bio.learning.scale import Scale, finished
-from subquad.bio.learning.start import start_from
-from subquad.bio.learning.training import batch_for, members_for
-from subquad.bio.measures.metrics import MAIN, score
-from subquad.bio.problem import ANY, PAD, Inputs, Problem, Target
-from subquad.bio.rivals.baselines import fit_ridge
-from subquad.bio.rivals.features_torch import soft_one_hot
+from subquad.bio.data.dataset import ANY, PAD, Inputs, Problem, Target
+from subquad.bio.features.tensors import soft_one_hot
+from subquad.bio.metrics.scores import MAIN, score
+from subquad.bio.models.additive import Path
+from subquad.bio.models.baselines import fit_ridge
+from subquad.bio.models.fitted import Nets, fit_nets, narrow
+from subquad.bio.models.initialization import start_from
+from subquad.bio.models.losses import loss_of
+from subquad.bio.models.lyra import BioNet, NetSpec
+from subquad.bio.models.target_scaling import Scale, finished
+from subquad.bio.models.training import batch_for, members_for
 from subquad.bio.settings import FitSettings
 
 SPLIT = {"train": np.arange(151), "validation": np.arange(151, 181), "test": np.arange(181, 211)}

@@ -10,11 +10,11 @@ from test_design import Landscape, made, rules_of
 from test_explain import Fake
 
 from subquad import bio
-from subquad.bio.looking.cycles import predicted_cycles
-from subquad.bio.looking.epistasis import epistasis, find_measured, find_predicted
-from subquad.bio.looking.explain import scan, scan_table
-from subquad.bio.looking.scan_page import grid_of
-from subquad.bio.reading.variants import renumbered
+from subquad.bio.analysis.cycles import predicted_cycles
+from subquad.bio.commands.epistasis import epistasis, find_measured, find_predicted
+from subquad.bio.commands.scan import scan, scan_table
+from subquad.bio.data.variants import renumbered
+from subquad.bio.plots.scan_page import grid_of
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 

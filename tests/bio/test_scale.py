@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from subquad.bio.learning.scale import Scale
+from subquad.bio.models.target_scaling import Scale
 
 SKEWED = np.exp(2.0 * np.random.default_rng(5).normal(size=(211, 1)))
 

@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from subquad.bio.designing.design_settings import DesignSettings
-from subquad.bio.designing.guide_settings import GuideSettings
+from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.settings import PRESETS, FitSettings
 from subquad.errors import SubquadError
 

@@ -7,20 +7,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.problem import PARTS, Inputs, Target
-from subquad.bio.reading.table import Table
+from subquad.bio.data.dataset import PARTS, Inputs, Target
+from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
-from subquad.bio.splitting import leaks
-from subquad.bio.splitting.clusters import cluster
-from subquad.bio.splitting.held import hold_random
-from subquad.bio.splitting.mutated import Mutated
-from subquad.bio.splitting.similar import (
+from subquad.bio.splits import leakage as leaks
+from subquad.bio.splits.clusters import cluster
+from subquad.bio.splits.holdout import hold_random
+from subquad.bio.splits.mutations import Mutated
+from subquad.bio.splits.near_duplicates import (
     edited_sequences,
     equal_sequences,
     near_sequences,
     reversed_sequences,
 )
-from subquad.bio.splitting.splits import find_split, make_split
+from subquad.bio.splits.split import find_split, make_split
 from subquad.errors import SubquadError
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"

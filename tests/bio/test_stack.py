@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from subquad.bio.learning.stack import Stack, fit_stack
-from subquad.bio.measures.metrics import MAIN, score
-from subquad.bio.problem import Target
+from subquad.bio.data.dataset import Target
+from subquad.bio.metrics.scores import MAIN, score
+from subquad.bio.models.ensemble import Stack, fit_stack
 
 
 def measured(rows, strengths, *, common=0.5, seed=0, kind="regression"):

@@ -7,13 +7,13 @@ import pytest
 from scipy import sparse
 from sklearn.linear_model import lars_path
 
-from subquad.bio.learning.scale import finished
-from subquad.bio.learning.shares import best_shares
-from subquad.bio.learning.start import scale_for, start_from
-from subquad.bio.measures.metrics import MAIN, score
-from subquad.bio.problem import Inputs, Problem, Target
-from subquad.bio.rivals.baselines import fit_ridge
-from subquad.bio.rivals.stagewise import stagewise_path
+from subquad.bio.data.dataset import Inputs, Problem, Target
+from subquad.bio.metrics.scores import MAIN, score
+from subquad.bio.models.baselines import fit_ridge
+from subquad.bio.models.blending import best_shares
+from subquad.bio.models.initialization import scale_for, start_from
+from subquad.bio.models.stagewise import stagewise_path
+from subquad.bio.models.target_scaling import finished
 from subquad.bio.settings import FitSettings
 
 

@@ -6,10 +6,10 @@ import pytest
 from test_tasks import SHORT
 
 from subquad.bio import BioModel, FitSettings, LyraClassifier, LyraRegressor, fit, predict
-from subquad.bio.learning.compare import _folds
-from subquad.bio.problem import ANY, PAD, Inputs, Problem, Target, with_both_strands
-from subquad.bio.reading.table import read_table
-from subquad.bio.splitting.splits import make_split
+from subquad.bio.data.dataset import ANY, PAD, Inputs, Problem, Target, with_both_strands
+from subquad.bio.data.table import read_table
+from subquad.bio.models.fit import _folds
+from subquad.bio.splits.split import make_split
 from subquad.errors import SubquadError
 
 OPPOSITE = str.maketrans("ACGT", "TGCA")

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.problem import PAD
-from subquad.bio.reading.table import read_again, read_table
+from subquad.bio.data.dataset import PAD
+from subquad.bio.data.table import read_again, read_table
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.reading.residues import order_of_classes, read_pairs
-from subquad.bio.reading.table import read_table
-from subquad.bio.reading.targets import read_target
+from subquad.bio.data.residues import order_of_classes, read_pairs
+from subquad.bio.data.table import read_table
+from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 
 from subquad.bio import BioModel, FitSettings, fit, predict
-from subquad.bio.commands import fit as fit_command
-from subquad.bio.commands import predict as predict_command
-from subquad.bio.learning import compare, models, training
+from subquad.bio.cli import fit as fit_command
+from subquad.bio.cli import predict as predict_command
+from subquad.bio.models import fit as compare
+from subquad.bio.models import fitted as models
+from subquad.bio.models import training
 from subquad.cli import main
 from subquad.errors import SubquadError
 

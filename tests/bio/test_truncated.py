@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 
 from subquad.bio import fit, predict
-from subquad.bio.reading.table import read_table
-from subquad.bio.reading.truncated import with_stops
+from subquad.bio.data.table import read_table
+from subquad.bio.data.truncated import with_stops
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 

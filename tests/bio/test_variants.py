@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.reading.construct import from_both, from_sequences, from_variants
-from subquad.bio.reading.fasta import read_sequence
-from subquad.bio.reading.variants import canonical, looks_like_variants, parse_variants, refuse_unread
+from subquad.bio.data.fasta import read_sequence
+from subquad.bio.data.variants import canonical, looks_like_variants, parse_variants, refuse_unread
+from subquad.bio.data.wild_type import from_both, from_sequences, from_variants
 from subquad.errors import SubquadError
 
 WILD = "MKAEFGHIKLW"

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from subquad.bio.problem import PAD, Inputs, Problem, Target
-from subquad.bio.rivals.baselines import Rival, fit_rivals
-from subquad.bio.rivals.vienna import fold, pair_probabilities, rna_of
+from subquad.bio.data.dataset import PAD, Inputs, Problem, Target
+from subquad.bio.models.baselines import Rival, fit_rivals
+from subquad.bio.models.vienna import fold, pair_probabilities, rna_of
 
 pytest.importorskip("RNA", reason="ViennaRNA is not installed")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import uproot
 
-from subquad.hep.data import OBSERVERS, PARTICLES
+from subquad.hep.data.jets import OBSERVERS, PARTICLES
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
 JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from subquad.cli import main
-from subquad.hep import training
-from subquad.train.processes import processes
+from subquad.hep.models import training
+from subquad.train.distributed import processes
 
 real, seen = training.collate, []
 

@@ -4,7 +4,8 @@ import os
 import sys
 
 from subquad.cli import main
-from subquad.hep import data, store
+from subquad.hep.data import jets as data
+from subquad.hep.data import store
 
 real, calls = store._Writer.add, []
 

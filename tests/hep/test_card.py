@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from subquad.errors import SubquadError
-from subquad.hep.card import card_of, read_card
-from subquad.hep.card_weights import Reweighting
+from subquad.hep.data.card import card_of, read_card
+from subquad.hep.data.card_weights import Reweighting
 
 CARDS = Path(__file__).parent / "cards"
 FLAT = {

@@ -15,13 +15,13 @@ import yaml
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, predict
-from subquad.hep.card import card_of, read_card
-from subquad.hep.features import JET_FEATURES, SUMS
-from subquad.hep.layout import layout_of_card
-from subquad.hep.pieces import pieces
-from subquad.hep.preparation import plan_of, prepare, put_aside
+from subquad.hep.data.card import card_of, read_card
+from subquad.hep.data.chunks import pieces
+from subquad.hep.data.features import JET_FEATURES, SUMS
+from subquad.hep.data.layout import layout_of_card
+from subquad.hep.data.preparation import plan_of, prepare, put_aside
+from subquad.hep.models.tagger import collate, inputs_of_piece
 from subquad.hep.settings import PRESETS
-from subquad.hep.tagger import collate, inputs_of_piece
 
 CARDS = Path(__file__).parent / "cards"
 JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")

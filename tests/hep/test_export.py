@@ -12,14 +12,14 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.export import export_onnx
 from subquad.hep import export
-from subquad.hep.data import OBSERVERS, PARTICLES, read
-from subquad.hep.export import EXPRESSIONS, Scorer, examples, export_tagger, preprocessing
-from subquad.hep.expressions import parse
-from subquad.hep.features import STANDARD_FEATURES, particle_features
-from subquad.hep.layout import layout_of
-from subquad.hep.opened import Tagger
+from subquad.hep.commands.export import EXPRESSIONS, Scorer, examples, export_tagger, preprocessing
+from subquad.hep.data.expressions import parse
+from subquad.hep.data.features import STANDARD_FEATURES, particle_features
+from subquad.hep.data.jets import OBSERVERS, PARTICLES, read
+from subquad.hep.data.layout import layout_of
+from subquad.hep.models.tagger import Scale, build
+from subquad.hep.models.trained import Tagger
 from subquad.hep.settings import PRESETS
-from subquad.hep.tagger import Scale, build
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
 SMALL = {"k": 2, "terms": 3, "layers": 2, "width": 4, "graphs": 2, "pool_heads": 1}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subquad.errors import SubquadError
-from subquad.hep.expressions import parse
+from subquad.hep.data.expressions import parse
 
 LENGTHS = (3, 1, 0, 2)
 A = np.array([1.5, -2.0, 0.25, 3.0, 0.5, 7.0])

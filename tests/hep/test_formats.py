@@ -12,9 +12,9 @@ import pytest
 import uproot
 
 from subquad.errors import SubquadError
-from subquad.hep import data
-from subquad.hep.data import read
-from subquad.hep.formats import chunks, expand, look
+from subquad.hep.data import jets as data
+from subquad.hep.data.formats import chunks, expand, look
+from subquad.hep.data.jets import read
 
 
 def padded(table, places=16):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from subquad.hep.evaluating.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
-from subquad.hep.evaluating.drawings import draw
-from subquad.hep.evaluating.plots import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
-from subquad.hep.evaluating.scored import Model, Scored, grouped
-from subquad.hep.metrics import rejection
+from subquad.hep.evaluation.scores import Model, Scored, grouped
+from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
+from subquad.hep.metrics.scores import rejection
+from subquad.hep.plots.comparison import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
+from subquad.hep.plots.evaluation_figures import draw
 
 
 def scored(score, labels, name="net", **given):

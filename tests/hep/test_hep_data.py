@@ -6,8 +6,8 @@ import pytest
 import uproot
 
 from subquad.errors import SubquadError
-from subquad.hep import data
-from subquad.hep.data import OBSERVERS, PARTICLES, expand, read, read_pieces
+from subquad.hep.data import jets as data
+from subquad.hep.data.jets import OBSERVERS, PARTICLES, expand, read, read_pieces
 
 
 def spoilt(array, jet, value):

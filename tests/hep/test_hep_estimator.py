@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, PCNTagger, as_jets, evaluate, fit, predict, read
-from subquad.hep.preparation import split
+from subquad.hep.data.preparation import split
 
 
 @pytest.fixture

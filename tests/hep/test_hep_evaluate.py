@@ -11,10 +11,10 @@ import uproot
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit
-from subquad.hep.data import read
-from subquad.hep.evaluating import job
-from subquad.hep.evaluating.scored import foreign
-from subquad.train.artifact import read_tensors
+from subquad.hep.commands import evaluate as job
+from subquad.hep.data.jets import read
+from subquad.hep.evaluation.scores import foreign
+from subquad.runs.storage import read_tensors
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
 

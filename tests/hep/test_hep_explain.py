@@ -10,14 +10,14 @@ import torch
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import ExplainSettings, FitSettings, explain, fit
-from subquad.hep.data import read
-from subquad.hep.explaining.displays import chosen, display_of
-from subquad.hep.explaining.gradients import Means, attribute, grad_cam
-from subquad.hep.explaining.groups import group_of
-from subquad.hep.explaining.shuffling import Fallen, area, shuffled_features, shuffled_observers
-from subquad.hep.features import STANDARD_FEATURES
+from subquad.hep.data.features import STANDARD_FEATURES
+from subquad.hep.data.jets import read
+from subquad.hep.explanation.displays import chosen, display_of
+from subquad.hep.explanation.gradients import Means, attribute, grad_cam
+from subquad.hep.explanation.groups import group_of
+from subquad.hep.explanation.permutation import Fallen, area, shuffled_features, shuffled_observers
+from subquad.hep.models.tagger import Scale, answer, collate, inputs_of
 from subquad.hep.settings import NetSettings
-from subquad.hep.tagger import Scale, answer, collate, inputs_of
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import knn_adjacency

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, predict
-from subquad.hep.data import PARTICLES, read, read_pieces
-from subquad.hep.features import JET_FEATURES, RAW_FEATURES, STANDARD_FEATURES, jet_features, particle_features
-from subquad.hep.metrics import FIGURES
-from subquad.hep.report import sections
+from subquad.hep.data.features import JET_FEATURES, RAW_FEATURES, STANDARD_FEATURES, jet_features, particle_features
+from subquad.hep.data.jets import PARTICLES, read, read_pieces
+from subquad.hep.metrics.scores import FIGURES
+from subquad.hep.models.tagger import Scale, build, collate, epoch_plan, inputs_of, logits, using_threads
+from subquad.hep.plots.fit_page import sections
 from subquad.hep.settings import PRESETS
-from subquad.hep.tagger import Scale, build, collate, epoch_plan, inputs_of, logits, using_threads
 
 SMALL = FitSettings(epochs=13, batch=17)
 
@@ -110,7 +110,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monk
     class StoppedError(Exception):
         pass
 
-    from subquad.hep import training
+    from subquad.hep.models import training
 
     def stopping(*args, **kwargs):
         nonlocal steps

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from subquad.hep.metrics import calibration_error, clopper_pearson, confusion, rejection, scores_of, spread, wilson
+from subquad.hep.metrics.scores import (
+    calibration_error,
+    clopper_pearson,
+    confusion,
+    rejection,
+    scores_of,
+    spread,
+    wilson,
+)
 
 
 def test_rejection_counts_background_above_the_signals_threshold():

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from subquad.errors import MissingExtra, SubquadError
-from subquad.hep import sample
-from subquad.hep.simulate_settings import CLASSES, SimulateSettings
+from subquad.hep.commands.simulate import PHYSICS, RECORD, simulate
+from subquad.hep.data import sample
 from subquad.hep.simulation.jets import ETA_MAX, PT_RANGE
 from subquad.hep.simulation.processes import PROCESSES
+from subquad.hep.simulation.settings import CLASSES, SimulateSettings
 from subquad.hep.simulation.shard import make_jets
 from subquad.hep.simulation.writer import BRANCHES, read_columns
-from subquad.hep.simulator import PHYSICS, RECORD, simulate
 
 pytest.importorskip("awkward")
 uproot = pytest.importorskip("uproot")
@@ -130,7 +130,7 @@ def test_a_file_that_is_gone_is_made_again_and_the_others_are_left(made):
 
 @needs_pythia
 def test_a_stopped_simulation_leaves_no_half_file(tmp_path):
-    command = "from subquad.hep.simulator import simulate, SimulateSettings as S; import sys\n"
+    command = "from subquad.hep.commands.simulate import simulate, SimulateSettings as S; import sys\n"
     command += "simulate(sys.argv[1], S(jets_per_class=5, jets_per_file=1, classes=('WToQQ',), workers=1), quiet=True)"
     process = subprocess.Popen([sys.executable, "-c", command, str(tmp_path)], stderr=subprocess.DEVNULL)
     watch = threading.Timer(60, process.kill)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from subquad.hep import sample
+from subquad.hep.data import sample
 from subquad.hep.simulation.detector import CHARGED_HADRON, MUON, NEUTRAL_HADRON, PHOTON, detect
 from subquad.hep.simulation.generator import Events, Generator
 from subquad.hep.simulation.jets import RADIUS, substructure

@@ -13,12 +13,12 @@ import torch
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, data, fit, preparation, tasks
-from subquad.hep.ahead import Ahead, Waiting
-from subquad.hep.data import read
-from subquad.hep.preparation import plan_of, prepare, put_aside
+from subquad.hep.data.jets import read
+from subquad.hep.data.prefetch import Ahead, Waiting
+from subquad.hep.data.preparation import plan_of, prepare, put_aside
+from subquad.hep.data.store import open_store
+from subquad.hep.models.tagger import collate, inputs_of
 from subquad.hep.settings import PRESETS
-from subquad.hep.store import open_store
-from subquad.hep.tagger import collate, inputs_of
 
 HERE = Path(__file__).parent
 SETTINGS = FitSettings(epochs=1, batch=11, net_alone=True)

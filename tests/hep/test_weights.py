@@ -5,8 +5,8 @@ import pytest
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings
-from subquad.hep.card_weights import Reweighting
-from subquad.hep.weights import class_weights, kinematic_weights, normalised
+from subquad.hep.data.card_weights import Reweighting
+from subquad.hep.data.reweighting import class_weights, kinematic_weights, normalised
 
 EDGES = (0.0, 1.0, 2.0, 3.0)
 

@@ -5,7 +5,7 @@ from conftest import tiny_model, write_text
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from subquad.llm.convert import convert
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 
 TEMPLATE = (

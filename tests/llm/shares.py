@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from conftest import tiny_model
 
-from subquad.llm.budget import plan_for
-from subquad.llm.convert import convert, feature_parameters, saved_tensors
-from subquad.llm.data import Packed, Text
-from subquad.llm.finetune import add_updates, finetune_step
-from subquad.llm.modeling import using
+from subquad.llm.data.packing import Packed, Text
+from subquad.llm.models.attention import using
+from subquad.llm.models.convert import convert, feature_parameters, saved_tensors
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.sharding import gather, merge_updates, shard
-from subquad.llm.transfer import learnt_in_transfer, transfer_step
-from subquad.train.processes import from_first, processes
+from subquad.llm.training.budget import plan_for
+from subquad.llm.training.lora import add_updates, finetune_step
+from subquad.llm.training.sharding import gather, merge_updates, shard
+from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
+from subquad.train.distributed import broadcast_object, processes
 
 SETTINGS = LinearizeSettings(attention=AttentionSettings(window=3), length=31, minutes=0.01, distill=0.25)
 
@@ -79,7 +79,7 @@ def step_in_halves(tuned, ids, weights):
 
 def look(out, *, is_tied):
     ids = torch.randint(0, 151, (2, 31), generator=torch.Generator().manual_seed(processes().process_index))
-    same = from_first(ids)
+    same = broadcast_object(ids)
     # once before counting: what autograd and the processes keep for good
     convert(tiny_model("llama"), SETTINGS.attention)
     before = held()

@@ -4,7 +4,7 @@ import os
 import sys
 
 from subquad.cli import main
-from subquad.llm import finetune
+from subquad.llm.training import lora as finetune
 from subquad.train.loop import LoopSettings
 
 real, calls = finetune.finetune_step, []

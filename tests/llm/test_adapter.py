@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.train.artifact import read_tensors
+from subquad.runs.storage import read_tensors
 
 IDS = torch.arange(2 * 23).reshape(2, 23) % 97
 
@@ -53,7 +53,7 @@ def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path):
 
 
 def test_an_adapter_is_evaluated_as_a_merged_model_alone(adapter, text, tmp_path):
-    from subquad.llm.evaluating.job import measure
+    from subquad.llm.commands.evaluate import measure
 
     with pytest.raises(SubquadError, match="an adapter; make a model of it first with: subquad llm merge"):
         measure(adapter, text=[text], out=tmp_path / "evaluation", quiet=True)

@@ -13,10 +13,10 @@ from transformers import ByT5Tokenizer
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.conversations import render
-from subquad.llm.data import check, prepare
+from subquad.llm.data.conversations import render
+from subquad.llm.data.packing import check, prepare
+from subquad.llm.data.tokens import tokenise
 from subquad.llm.settings import LinearizeSettings
-from subquad.llm.tokens import tokenise
 
 DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "llm" / "instruct"
 

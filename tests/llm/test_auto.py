@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStream
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.convert import convert, locate, open_checkpoint
-from subquad.llm.modeling import attention_layers
+from subquad.llm.models.attention import attention_layers
+from subquad.llm.models.convert import convert, locate, open_checkpoint
 from subquad.llm.settings import AttentionSettings
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]

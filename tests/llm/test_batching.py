@@ -9,8 +9,8 @@ from linear_models import byte_tokenizer, linear_model
 from subquad.errors import SubquadError
 from subquad.llm.serving.batching import Engine, EngineClosed, Job
 from subquad.llm.serving.decoding import Rows
+from subquad.llm.serving.detokenizer import Writer
 from subquad.llm.serving.sampling import Dice, Sampling, choose
-from subquad.llm.serving.text import Writer
 
 GREEDY = Sampling(temperature=0.0)
 

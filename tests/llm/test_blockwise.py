@@ -14,15 +14,17 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm import blockwise, states, tasks
-from subquad.llm import transfer as stage
-from subquad.llm.blockwise import put_maps, transfer_blockwise
-from subquad.llm.convert import convert, open_checkpoint
-from subquad.llm.data import prepare
+from subquad.llm.commands import linearize as tasks
+from subquad.llm.data.packing import prepare
+from subquad.llm.models.convert import convert, open_checkpoint
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.transfer import transfer
+from subquad.llm.training import activation_store as states
+from subquad.llm.training import blockwise
+from subquad.llm.training import transfer as stage
+from subquad.llm.training.blockwise import put_maps, transfer_blockwise
+from subquad.llm.training.transfer import transfer
+from subquad.runs.storage import read_tensors
 from subquad.train import loop
-from subquad.train.artifact import read_tensors
 
 LAYERS, TOKENS = 5, 31 * 11
 HOW = {"tokens": TOKENS, "precision": "no", "quiet": True}

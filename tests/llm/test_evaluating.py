@@ -14,13 +14,13 @@ from transformers import PreTrainedTokenizerFast
 import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.llm.convert import convert
-from subquad.llm.evaluate import perplexity, token_losses
-from subquad.llm.evaluating.controls import NO_LEAD, TOO_FEW, compare
-from subquad.llm.evaluating.figures import Figures
-from subquad.llm.evaluating.probes import bins, cache_bytes, loss_rows, passkey_prompt, passkey_row, speed_row
-from subquad.llm.evaluating.settings import EvaluateSettings
-from subquad.llm.modeling import using
+from subquad.llm.evaluation.comparisons import NO_LEAD, TOO_FEW, compare
+from subquad.llm.evaluation.perplexity import perplexity, token_losses
+from subquad.llm.evaluation.probes import bins, cache_bytes, loss_rows, passkey_prompt, passkey_row, speed_row
+from subquad.llm.evaluation.settings import EvaluateSettings
+from subquad.llm.evaluation.store import Figures
+from subquad.llm.models.attention import using
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 
 QUICK = EvaluateSettings(
@@ -139,7 +139,7 @@ def test_the_page_shows_all_figures_and_says_what_was_not_trained(evaluated):
 
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(evaluated, asked, tmp_path, monkeypatch):
-    from subquad.llm.evaluating import plans
+    from subquad.llm.evaluation import measurements as plans
 
     calls, real = [], plans.loss_rows
 
@@ -166,7 +166,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(evaluated, asked, tmp_path
 def test_a_finished_evaluation_is_extended_and_opens_no_model_for_what_is_known(
     evaluated, asked, tmp_path, monkeypatch
 ):
-    from subquad.llm.evaluating import contenders
+    from subquad.llm.evaluation import model_variants as contenders
 
     out = tmp_path / "out"
     shutil.copytree(evaluated, out)

@@ -11,17 +11,17 @@ from conftest import SMALL, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.convert import convert, locate, open_checkpoint
-from subquad.llm.evaluating.items import find, read
-from subquad.llm.evaluating.job import measure
-from subquad.llm.evaluating.settings import EvaluateSettings
-from subquad.llm.modeling import using
+from subquad.llm.commands.evaluate import measure
+from subquad.llm.evaluation.settings import EvaluateSettings
+from subquad.llm.evaluation.task_items import find, read
+from subquad.llm.models.attention import using
+from subquad.llm.models.convert import convert, locate, open_checkpoint
 from subquad.llm.settings import AttentionSettings
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'subquad[eval]')")
 
-from subquad.llm.evaluating.harness import HarnessModel
-from subquad.llm.evaluating.suites import build, item_rows, questions
+from subquad.llm.evaluation.harness import HarnessModel
+from subquad.llm.evaluation.tasks import build, item_rows, questions
 
 DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "llm" / "eval"
 
@@ -207,7 +207,7 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
 def test_items_that_the_window_shows_are_computed_once_for_both_that_give_the_same(
     folder, text, tokenizer, tmp_path, monkeypatch
 ):
-    from subquad.llm.evaluating import suites
+    from subquad.llm.evaluation import tasks as suites
 
     rows = [
         {"goal": "See" + " the old bird" * repeats, "sol1": "the house", "sol2": "a river"}

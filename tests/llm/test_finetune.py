@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from conftest import tiny_model
 
 from subquad.errors import SubquadError
-from subquad.llm import losses
-from subquad.llm.convert import convert
-from subquad.llm.finetune import add_updates, finetune, finetune_step
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.training import losses
+from subquad.llm.training.lora import add_updates, finetune, finetune_step
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 

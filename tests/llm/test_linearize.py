@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.budget import EVALUATIONS, divide
-from subquad.llm.convert import convert, locate, open_checkpoint
-from subquad.llm.data import prepare
-from subquad.llm.evaluate import perplexity, transfer_errors
-from subquad.llm.modeling import using
+from subquad.llm.data.packing import prepare
+from subquad.llm.evaluation.perplexity import perplexity, transfer_errors
+from subquad.llm.models.attention import using
+from subquad.llm.models.convert import convert, locate, open_checkpoint
 from subquad.llm.settings import AttentionSettings, GenerateSettings, LinearizeSettings
-from subquad.llm.transfer import transfer
-from subquad.train.artifact import read_tensors
+from subquad.llm.training.budget import EVALUATIONS, divide
+from subquad.llm.training.transfer import transfer
+from subquad.runs.storage import read_tensors
 
 
 def test_the_metrics_have_the_promised_keys(run):
@@ -117,7 +117,8 @@ def test_weights_may_be_halves_and_what_is_learnt_stays_whole(run, folder, text,
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
-    from subquad.llm import finetune, tasks
+    from subquad.llm.commands import linearize as tasks
+    from subquad.llm.training import lora as finetune
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -138,7 +139,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, m
 
 
 def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, text, tmp_path, monkeypatch):
-    from subquad.llm import transfer as stage
+    from subquad.llm.training import transfer as stage
     from subquad.train import loop
 
     # a checkpoint behind every step
@@ -203,7 +204,7 @@ def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, tex
 
 
 def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
-    from subquad.llm import tasks
+    from subquad.llm.commands import linearize as tasks
 
     how = LinearizeSettings(
         attention=AttentionSettings(window=3), length=31, minutes=0.02, evaluation_tokens=31, precision="auto"
@@ -336,7 +337,7 @@ def on_a_full_disk(*_, **__):
 
 def test_a_full_disk_is_said_and_the_run_goes_on_later(folder, text, tmp_path, monkeypatch, capsys):
     from subquad.cli import main
-    from subquad.train import artifact
+    from subquad.runs import folder as artifact
 
     flags = [
         "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "no",

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subquad.errors import SubquadError
-from subquad.llm.convert import convert
-from subquad.llm.finetune import add_updates, finetune_step
-from subquad.llm.modeling import apart, attention_layers, using
+from subquad.llm.models.attention import apart, attention_layers, using
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.transfer import learnt_in_transfer, transfer_step
+from subquad.llm.training.lora import add_updates, finetune_step
+from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]
 

@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_leaves
 
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.llm.architecture import KNOWN, sizes_of
-from subquad.llm.convert import convert, feature_parameters, replace_attention
-from subquad.llm.finetune import add_updates, finetune_step, learnt_in_tuning
-from subquad.llm.modeling import attention_layers, using
+from subquad.llm.models.attention import attention_layers, using
+from subquad.llm.models.convert import convert, feature_parameters, replace_attention
+from subquad.llm.planning.architecture import KNOWN, sizes_of
+from subquad.llm.planning.costs import STAGES, kept_in_lora, kept_in_transfer, memory, plan
+from subquad.llm.planning.settings import SizingSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.sizing import STAGES, kept_in_lora, kept_in_transfer, memory, plan
-from subquad.llm.sizing_settings import SizingSettings
-from subquad.llm.transfer import learnt_in_transfer, transfer_step
+from subquad.llm.training.lora import add_updates, finetune_step, learnt_in_tuning
+from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
 
 ATTENTIONS = [
     AttentionSettings(feature_map="hedgehog", feature_heads="query", window=5, window_shape="terrace"),

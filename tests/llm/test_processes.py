@@ -14,7 +14,7 @@ from conftest import SMALL
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.settings import LinearizeSettings
-from subquad.train.artifact import read_tensors
+from subquad.runs.storage import read_tensors
 
 FLAGS = [
     "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "no",

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from subquad.errors import SubquadError
-from subquad.llm.reading import open_documents, read_documents
+from subquad.llm.data.readers import open_documents, read_documents
 
 DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "llm" / "instruct"
 
@@ -65,7 +65,7 @@ def test_one_object_over_many_lines_is_one_document(tmp_path):
 
 
 def test_a_text_longer_than_a_block_loses_no_character(tmp_path, monkeypatch):
-    monkeypatch.setattr("subquad.llm.reading.BLOCK", 7)
+    monkeypatch.setattr("subquad.llm.data.readers.BLOCK", 7)
     content = "caf\xe9 \u2028 \U0001f426\r\nnoir\rend\n" * 11
     path = write(tmp_path / "a.txt", content)
     assert list(read_documents(path)) == [content.replace("\r\n", "\n").replace("\r", "\n")]

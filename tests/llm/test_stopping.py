@@ -10,15 +10,15 @@ from conftest import SMALL, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm import finetune as second
-from subquad.llm import transfer as first
-from subquad.llm.blockwise import transfer_blockwise
-from subquad.llm.convert import convert
-from subquad.llm.data import prepare
-from subquad.llm.finetune import add_updates
+from subquad.llm.data.packing import prepare
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import LinearizeSettings
+from subquad.llm.training import lora as second
+from subquad.llm.training import transfer as first
+from subquad.llm.training.blockwise import transfer_blockwise
+from subquad.llm.training.lora import add_updates
+from subquad.runs.storage import read_tensors, read_tensors_and_metadata
 from subquad.train import loop
-from subquad.train.artifact import read_tensors, read_tensors_and_metadata
 
 STEPS = 13
 TOKENS = {"transfer_tokens": 31 * STEPS, "lora_tokens": 31 * STEPS}

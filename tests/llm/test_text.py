@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from subquad.errors import SubquadError
-from subquad.llm.commands import app
-from subquad.llm.data import Mixture, check, order, prepare
-from subquad.llm.reading import Document
+from subquad.llm.cli import app
+from subquad.llm.data.packing import Mixture, check, order, prepare
+from subquad.llm.data.readers import Document
+from subquad.llm.data.tokens import _pieces, _Stream, tokenise
 from subquad.llm.settings import LinearizeSettings
-from subquad.llm.tokens import _pieces, _Stream, tokenise
 
 
 def test_the_last_tenth_is_held_out_and_not_learnt_from(tokenizer, text):
@@ -64,7 +64,7 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(tokenizer, kind, words, se
     used = tokenizer if kind == "byte-level" else metaspace_tokenizer()
     text = "".join(word + separators[number % len(separators)] for number, word in enumerate(words))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("subquad.llm.tokens.PIECE", 40)
+        patch.setattr("subquad.llm.data.tokens.PIECE", 40)
         blocks = [text[start : start + 7] for start in range(0, len(text), 7)]
         stream = _Stream(used, "all")
         stream.add(Document(blocks=blocks))
@@ -79,12 +79,12 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(tokenizer, kind, words, se
 
 
 def test_a_text_that_can_be_cut_nowhere_stays_whole(tokenizer, monkeypatch):
-    monkeypatch.setattr("subquad.llm.tokens.PIECE", 5)
+    monkeypatch.setattr("subquad.llm.data.tokens.PIECE", 5)
     assert list(_pieces(tokenizer, ["bird"] * 23)) == [("", "bird" * 23, True)]
 
 
 def test_many_documents_are_tokenised_in_several_batches(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("subquad.llm.tokens.BATCH_TEXTS", 7)
+    monkeypatch.setattr("subquad.llm.data.tokens.BATCH_TEXTS", 7)
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps({"text": f"the {word}"}) + "\n" for word in WORDS * 3))
     expected = [[*tokenizer(f"the {word}")["input_ids"], tokenizer.eos_token_id] for word in WORDS * 3]
@@ -219,7 +219,8 @@ def test_weights_are_one_a_file_and_above_nothing(tokenizer, tmp_path):
 def test_the_command_takes_a_weight_for_each_file(tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(
-        "subquad.llm.tasks.linearize", lambda model, text, settings, **_: given.update(text=text, settings=settings)
+        "subquad.llm.commands.linearize.linearize",
+        lambda model, text, settings, **_: given.update(text=text, settings=settings),
     )
     files = [str(path) for path in two_files(tmp_path)]
     app(

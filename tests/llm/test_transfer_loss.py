@@ -7,12 +7,12 @@ import torch
 from conftest import tiny_model
 
 from subquad.errors import SubquadError
-from subquad.llm.convert import convert, feature_parameters
-from subquad.llm.data import prepare
-from subquad.llm.evaluate import run_teacher, transfer_errors
-from subquad.llm.modeling import using
+from subquad.llm.data.packing import prepare
+from subquad.llm.evaluation.perplexity import run_teacher, transfer_errors
+from subquad.llm.models.attention import using
+from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.transfer import learnt_in_transfer, transfer, transfer_step, weights_loss
+from subquad.llm.training.transfer import learnt_in_transfer, transfer, transfer_step, weights_loss
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 SHAPES = ["terrace", "sliding", "none"]

@@ -6,17 +6,8 @@ import pytest
 import torch
 
 from subquad.errors import SubquadError
-from subquad.train.artifact import (
-    FORMAT,
-    atomic,
-    fingerprint,
-    load_config,
-    load_tensors,
-    open_run,
-    read_json,
-    read_tensors,
-    write_json,
-)
+from subquad.runs.folder import FORMAT, load_config, load_tensors, open_run
+from subquad.runs.storage import atomic, fingerprint, read_json, read_tensors, write_json
 
 
 def finish(out, **settings):

@@ -5,23 +5,23 @@ from typing import TYPE_CHECKING
 from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from subquad.bio.benching.bench import bench
-    from subquad.bio.benching.bench_settings import BenchSettings
-    from subquad.bio.crossval import cross_validate
-    from subquad.bio.datasets import example
-    from subquad.bio.designing.design import design
-    from subquad.bio.designing.design_settings import DesignSettings
-    from subquad.bio.designing.guide_settings import GuideSettings
-    from subquad.bio.designing.guides import find_guides, guides
-    from subquad.bio.designing.plates import plate_map
-    from subquad.bio.learning.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
-    from subquad.bio.learning.models import BioModel
-    from subquad.bio.looking.epistasis import epistasis
-    from subquad.bio.looking.explain import scan
-    from subquad.bio.looking.report import report
-    from subquad.bio.reading.table import read_table
+    from subquad.bio.benchmark.settings import BenchSettings
+    from subquad.bio.commands.bench import bench
+    from subquad.bio.commands.cross_validate import cross_validate
+    from subquad.bio.commands.design import design
+    from subquad.bio.commands.epistasis import epistasis
+    from subquad.bio.commands.fit import fit, predict
+    from subquad.bio.commands.guides import find_guides, guides
+    from subquad.bio.commands.scan import scan
+    from subquad.bio.data.examples import example
+    from subquad.bio.data.table import read_table
+    from subquad.bio.design_search.plates import plate_map
+    from subquad.bio.design_search.settings import DesignSettings
+    from subquad.bio.guide_search.settings import GuideSettings
+    from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
+    from subquad.bio.models.fitted import BioModel
+    from subquad.bio.plots.fit_page import report
     from subquad.bio.settings import FitSettings
-    from subquad.bio.tasks import fit, predict
 
 __all__ = [
     "BenchSettings",
@@ -49,28 +49,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BenchSettings": "subquad.bio.benching.bench_settings",
-    "BioModel": "subquad.bio.learning.models",
-    "DesignSettings": "subquad.bio.designing.design_settings",
+    "BenchSettings": "subquad.bio.benchmark.settings",
+    "BioModel": "subquad.bio.models.fitted",
+    "DesignSettings": "subquad.bio.design_search.settings",
     "FitSettings": "subquad.bio.settings",
-    "GuideSettings": "subquad.bio.designing.guide_settings",
-    "LyraClassifier": "subquad.bio.learning.estimators",
-    "LyraPairing": "subquad.bio.learning.estimators",
-    "LyraRegressor": "subquad.bio.learning.estimators",
-    "LyraTagger": "subquad.bio.learning.estimators",
-    "bench": "subquad.bio.benching.bench",
-    "cross_validate": "subquad.bio.crossval",
-    "design": "subquad.bio.designing.design",
-    "epistasis": "subquad.bio.looking.epistasis",
-    "example": "subquad.bio.datasets",
-    "find_guides": "subquad.bio.designing.guides",
-    "fit": "subquad.bio.tasks",
-    "guides": "subquad.bio.designing.guides",
-    "plate_map": "subquad.bio.designing.plates",
-    "predict": "subquad.bio.tasks",
-    "read_table": "subquad.bio.reading.table",
-    "report": "subquad.bio.looking.report",
-    "scan": "subquad.bio.looking.explain",
+    "GuideSettings": "subquad.bio.guide_search.settings",
+    "LyraClassifier": "subquad.bio.models.estimators",
+    "LyraPairing": "subquad.bio.models.estimators",
+    "LyraRegressor": "subquad.bio.models.estimators",
+    "LyraTagger": "subquad.bio.models.estimators",
+    "bench": "subquad.bio.commands.bench",
+    "cross_validate": "subquad.bio.commands.cross_validate",
+    "design": "subquad.bio.commands.design",
+    "epistasis": "subquad.bio.commands.epistasis",
+    "example": "subquad.bio.data.examples",
+    "find_guides": "subquad.bio.commands.guides",
+    "fit": "subquad.bio.commands.fit",
+    "guides": "subquad.bio.commands.guides",
+    "plate_map": "subquad.bio.design_search.plates",
+    "predict": "subquad.bio.commands.fit",
+    "read_table": "subquad.bio.data.table",
+    "report": "subquad.bio.plots.fit_page",
+    "scan": "subquad.bio.commands.scan",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, refuse_other_words, unknown
+from subquad.errors import SubquadError, unknown, validate_choices
 
 __all__ = ["ALPHABETS", "PRESETS", "FitSettings", "Kind", "refuse_other_presets"]
 
@@ -43,7 +43,7 @@ Kind = Literal[
     "residue_multiclass",
     "pairs",
 ]
-"""Of a target; see `subquad.bio.problem.Target`."""
+"""Of a target; see `subquad.bio.data.dataset.Target`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class FitSettings:
     """Folds of the training rows whose held-out predictions weigh the models of the stack; 1: the validation rows."""
 
     def __post_init__(self) -> None:
-        refuse_other_words(self)
+        validate_choices(self)
         for name in ("test_fraction", "validation_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise SubquadError(f"--{_flag(name)} must be between 0 and 1, got {getattr(self, name)}")

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from subquad.hep.data import Jets, as_jets, read
-    from subquad.hep.estimator import PCNTagger
-    from subquad.hep.evaluating.job import evaluate
-    from subquad.hep.explaining.job import explain
-    from subquad.hep.export import export
-    from subquad.hep.sample import sample_path
+    from subquad.hep.commands.evaluate import evaluate
+    from subquad.hep.commands.explain import explain
+    from subquad.hep.commands.export import export
+    from subquad.hep.commands.fit import fit, predict
+    from subquad.hep.commands.simulate import simulate
+    from subquad.hep.data.jets import Jets, as_jets, read
+    from subquad.hep.data.sample import sample_path
+    from subquad.hep.models.estimator import PCNTagger
     from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, NetSettings, PredictSettings
-    from subquad.hep.simulate_settings import SimulateSettings
-    from subquad.hep.simulator import simulate
-    from subquad.hep.tasks import fit, predict
+    from subquad.hep.simulation.settings import SimulateSettings
 
 __all__ = [
     "EvaluateSettings",
@@ -40,20 +40,20 @@ _HOMES = {
     "EvaluateSettings": "subquad.hep.settings",
     "ExplainSettings": "subquad.hep.settings",
     "FitSettings": "subquad.hep.settings",
-    "Jets": "subquad.hep.data",
+    "Jets": "subquad.hep.data.jets",
     "NetSettings": "subquad.hep.settings",
-    "PCNTagger": "subquad.hep.estimator",
+    "PCNTagger": "subquad.hep.models.estimator",
     "PredictSettings": "subquad.hep.settings",
-    "SimulateSettings": "subquad.hep.simulate_settings",
-    "as_jets": "subquad.hep.data",
-    "evaluate": "subquad.hep.evaluating.job",
-    "explain": "subquad.hep.explaining.job",
-    "export": "subquad.hep.export",
-    "fit": "subquad.hep.tasks",
-    "predict": "subquad.hep.tasks",
-    "read": "subquad.hep.data",
-    "sample_path": "subquad.hep.sample",
-    "simulate": "subquad.hep.simulator",
+    "SimulateSettings": "subquad.hep.simulation.settings",
+    "as_jets": "subquad.hep.data.jets",
+    "evaluate": "subquad.hep.commands.evaluate",
+    "explain": "subquad.hep.commands.explain",
+    "export": "subquad.hep.commands.export",
+    "fit": "subquad.hep.commands.fit",
+    "predict": "subquad.hep.commands.fit",
+    "read": "subquad.hep.data.jets",
+    "sample_path": "subquad.hep.data.sample",
+    "simulate": "subquad.hep.commands.simulate",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

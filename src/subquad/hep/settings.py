@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from subquad.errors import SubquadError, refuse_other_words
-from subquad.hep.card_weights import Reweighting, edges
+from subquad.errors import SubquadError, validate_choices
+from subquad.hep.data.card_weights import Reweighting, edges
 
 __all__ = [
     "PRESETS",
@@ -140,7 +140,7 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        refuse_other_words(self)
+        validate_choices(self)
         for name in ("epochs", "batch", "threads", *_SHAPE):
             value = getattr(self, name)
             if value is not None and value < 1:

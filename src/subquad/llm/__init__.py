@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from subquad.lazy import import_after, lazy_names
 
 if TYPE_CHECKING:
-    from subquad.llm.evaluating.job import measure
-    from subquad.llm.evaluating.settings import EvaluateSettings
-    from subquad.llm.generation import generate, load, merge
+    from subquad.llm.commands.evaluate import measure
+    from subquad.llm.commands.generate import generate, load, merge
+    from subquad.llm.commands.linearize import linearize
+    from subquad.llm.evaluation.settings import EvaluateSettings
     from subquad.llm.settings import GenerateSettings, LinearizeSettings
-    from subquad.llm.tasks import linearize
 
 __all__ = [
     "EvaluateSettings",
@@ -26,15 +26,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EvaluateSettings": "subquad.llm.evaluating.settings",
+    "EvaluateSettings": "subquad.llm.evaluation.settings",
     "GenerateSettings": "subquad.llm.settings",
     "LinearizeSettings": "subquad.llm.settings",
-    "generate": "subquad.llm.generation",
-    "linearize": "subquad.llm.tasks",
-    "load": "subquad.llm.generation",
-    "measure": "subquad.llm.evaluating.job",
-    "merge": "subquad.llm.generation",
+    "generate": "subquad.llm.commands.generate",
+    "linearize": "subquad.llm.commands.linearize",
+    "load": "subquad.llm.commands.generate",
+    "measure": "subquad.llm.commands.evaluate",
+    "merge": "subquad.llm.commands.generate",
 }
 
-import_after("transformers.models.auto.modeling_auto", "subquad.llm.auto")
+import_after("transformers.models.auto.modeling_auto", "subquad.llm.models.auto")
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

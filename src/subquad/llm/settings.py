@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from subquad.errors import SubquadError, refuse_other_words, unknown
+from subquad.errors import SubquadError, unknown, validate_choices
 
 __all__ = ["AttentionSettings", "GenerateSettings", "LinearizeSettings", "attention_of"]
 
@@ -42,7 +42,7 @@ class AttentionSettings:
     """Layers, counted from 0, that stay as they are; their keys and values grow with the text."""
 
     def __post_init__(self) -> None:
-        refuse_other_words(self, prefix="attention.")
+        validate_choices(self, prefix="attention.")
         _at_least("attention.window", self.window, 1)
         # from a file it comes as a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
@@ -139,7 +139,7 @@ class LinearizeSettings:
     """Type of the matrix products in training; auto takes bfloat16 where a trial shows it to be faster."""
 
     def __post_init__(self) -> None:
-        refuse_other_words(self)
+        validate_choices(self)
         for name, least in (("length", 2), ("batch", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
             _at_least(name, getattr(self, name), least)
         for name in ("transfer_tokens", "lora_tokens", "validate_every", "block", "patience"):

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
-from subquad.train.artifact import HISTORY, read_tensors_and_metadata, write_tensors
-from subquad.train.average import Average
+from subquad.runs.folder import HISTORY
+from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 from subquad.train.checkpoint import learnt, load, pack_optimizer, under, unpack_optimizer
+from subquad.train.distributed import all_reduce_gradients, has_accelerator
+from subquad.train.ema import Average
 from subquad.train.optim import Schedule, schedule
-from subquad.train.processes import has_accelerator, share_gradients
 
 __all__ = ["Backward", "LoopSettings", "Outcome", "train"]
 
@@ -277,7 +278,7 @@ class _Trainer:
     def _update(self) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if self.accelerator.num_processes > 1:
-            share_gradients(parameters)
+            all_reduce_gradients(parameters)
         if self.settings.clip is not None:
             self.accelerator.clip_grad_norm_(parameters, self.settings.clip)
         self.optimizer.step()

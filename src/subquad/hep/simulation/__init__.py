@@ -1,1 +1,1 @@
-"""The chain behind `subquad.hep.simulator`: hard process and shower, detector, jets, file. One file per link."""
+"""Simulated jets: hard process and shower, detector, jets, file; one module per step."""

@@ -76,7 +76,7 @@ def pythia() -> Any:
         raise MissingExtra(
             "pythia8mc is not installed, and jets cannot be simulated without it; install it with: "
             "pip install --only-binary pythia8mc pythia8mc. If no wheel fits this Python, use the jets that come with "
-            "subquad (subquad.hep.sample.sample_path())"
+            "subquad (subquad.hep.data.sample.sample_path())"
         ) from error
     return pythia8mc
 

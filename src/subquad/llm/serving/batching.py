@@ -18,8 +18,8 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.serving.decoding import Rows, ending_tokens, forward, new_cache
+from subquad.llm.serving.detokenizer import Writer
 from subquad.llm.serving.sampling import Dice, Sampling, choose
-from subquad.llm.serving.text import Writer
 
 __all__ = ["Engine", "EngineClosed", "Job", "Piece"]
 

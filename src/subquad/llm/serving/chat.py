@@ -15,9 +15,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.serving.decoding import ending_tokens, forward, new_cache, open_linear
+from subquad.llm.serving.detokenizer import Writer, chat_text, tokens_of
 from subquad.llm.serving.sampling import Dice, Sampling, choose
 from subquad.llm.serving.settings import ChatSettings
-from subquad.llm.serving.text import Writer, chat_text, tokens_of
 from subquad.progress import say
 
 __all__ = ["Talk", "chat"]

@@ -18,13 +18,13 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
-from subquad.llm.auto import MODEL_TYPE
-from subquad.llm.cache import HybridLayer
-from subquad.llm.generation import load
-from subquad.llm.modeling import attention_layers
+from subquad.llm.commands.generate import load
+from subquad.llm.models.attention import attention_layers
+from subquad.llm.models.auto import MODEL_TYPE
+from subquad.llm.models.cache import HybridLayer
 from subquad.ops.linattn import HybridState
-from subquad.train.artifact import read_json
-from subquad.train.processes import processes
+from subquad.runs.storage import read_json
+from subquad.train.distributed import processes
 
 __all__ = ["Rows", "ending_tokens", "forward", "new_cache", "open_linear"]
 

@@ -22,7 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.serving.batching import Engine, EngineClosed
 from subquad.llm.serving.decoding import open_linear
-from subquad.llm.serving.desk import Desk
+from subquad.llm.serving.handlers import Desk
 from subquad.llm.serving.protocol import ChatRequest, CompletionRequest, Refusal, error
 from subquad.llm.serving.settings import ServeSettings
 from subquad.progress import say

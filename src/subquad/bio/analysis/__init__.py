@@ -1,0 +1,1 @@
+"""Analyses of tables and landscapes: audit, epistasis, variance by order."""

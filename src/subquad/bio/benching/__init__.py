@@ -1,1 +1,0 @@
-"""All models on many tables, counted."""

@@ -1,0 +1,1 @@
+"""The commands of `subquad bio`, one module each."""

@@ -1,0 +1,176 @@
+"""`fit` and `predict`: from a table to a saved model with its report, and from a model to predictions."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subquad.bio.analysis.audit import audit
+from subquad.bio.data.dataset import PARTS, ROW_KINDS, Problem
+from subquad.bio.data.files import separator_of
+from subquad.bio.data.table import Table, read_again, read_table
+from subquad.bio.models.fit import Compared, compare, refuse_hopeless
+from subquad.bio.models.fitted import BioModel
+from subquad.bio.plots import fit_page as report
+from subquad.bio.settings import FitSettings, refuse_other_presets
+from subquad.bio.splits.split import Split, make_split, refuse_strange_words
+from subquad.errors import SubquadError
+from subquad.progress import say
+from subquad.runs.folder import Run, open_run
+from subquad.runs.storage import as_file, atomic, fingerprint, plain, write_json
+
+__all__ = ["fit", "predict"]
+
+SHOWN = 200
+"""Sequences whose residues or pairs are kept in `test.json`, to be looked at."""
+
+
+def fit(
+    table: Path | str,
+    settings: FitSettings | None = None,
+    *,
+    out: Path | str,
+    presets: Sequence[str] = (),
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Fit the rivals, the net and their stack on one split, save them, and return the figures of `metrics.json`.
+
+    Args:
+        table: a table or FASTA file of sequences, or of variants, with measurements; see `read_table`.
+        settings: which columns to read, how to split, and how to learn.
+        out: the folder to write; an unfinished run with the same settings in it goes on.
+        presets: of further nets that are fitted to be compared only; the one of the settings comes first.
+        seed: of the random split, the order of the rows and the start of the net.
+        force: replace what is in the folder.
+        quiet: no progress and no remarks.
+
+    Raises:
+        SubquadError: the table cannot be read, or the folder is taken; nothing has been written then.
+    """
+    began = time.monotonic()
+    settings, path = settings or FitSettings(), Path(table)
+    refuse_other_presets(presets)
+    read = read_table(path, settings, check=lambda frame: refuse_strange_words(path, frame, settings))
+    for remark in read.remarks:
+        say(remark, quiet=quiet)
+    split = make_split(read, settings, seed=seed)
+    say(f"split: {split.how}", quiet=quiet)
+    seconds = time.monotonic() - began
+    presets = tuple(dict.fromkeys((settings.preset, *presets)))
+    asked = {**plain(settings), "presets": list(presets), "seed": seed, "table": path.name}
+    asked["fingerprint"] = fingerprint(path)
+    weight = None if read.weight is None else read.weight / read.weight[split.parts["train"]].mean()
+    problem = Problem(inputs=read.inputs, target=read.target, split=split.parts, weight=weight, units=split.units)
+    try:
+        refuse_hopeless(problem)
+        run = open_run(out, kind="bio", settings=asked, force=force)
+        if run.is_resumed:
+            say(f"{run.directory}: going on with an unfinished run", quiet=quiet)
+        compared = compare(problem, settings, presets=presets, directory=run.directory, seed=seed, quiet=quiet)
+    except SubquadError as error:
+        raise SubquadError(f"{path}: {error}") from error
+    metrics = compared.metrics
+    metrics["seconds"]["read"] = round(seconds, 2)
+    metrics["seconds"]["total"] = round(sum(metrics["seconds"].values()), 2)
+    metrics["leaks"], metrics["audit"] = split.leaks, audit(read, split)
+    if read.groups is not None:
+        metrics["groups"] = _by_group(compared, problem, read.groups)
+    _finish(run, read, split, problem, compared)
+    return metrics
+
+
+def predict(
+    directory: Path | str,
+    table: Path | str,
+    *,
+    out: Path | str,
+    model: str = "net",
+    sequence: str | None = None,
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Write the table with a model's predictions beside its columns, and return it.
+
+    A regression adds `prediction`; several add `prediction_NAME` each, as do several labels. Two classes add
+    `prediction`, the probability of the second one, and `prediction_class`; more classes add `prediction`, the
+    likeliest, and one `probability_CLASS` each. Residues add `prediction`, a JSON list (of classes: a string or list of
+    names), and base pairs a dot-bracket or a JSON list of pairs. `prediction_std` is the spread of the members and
+    `prediction_low`, `prediction_high` the 90 % interval (of several, `prediction_low_NAME` …); it is empty where too
+    few validation rows could promise it.
+
+    Args:
+        directory: the folder that `fit` wrote.
+        table: a table with sequences, or with variants where the model learned from variants.
+        out: the file to write; `.tsv` and `.gz` at its end say how.
+        model: `net`, a rival (`ridge`, `boosting`; of base pairs `vienna`, `vienna_bpp`), or the `stack` of all.
+        sequence: column of the sequences; by default the one of the fit, else guessed.
+        quiet: no remarks.
+
+    Raises:
+        SubquadError: the model or the table cannot be read; nothing has been written then.
+    """
+    from subquad.bio.models.predictions import with_predictions
+
+    fitted, out, path = BioModel.load(directory), as_file(out), Path(table)
+    read = read_again(path, fitted.about, sequence=sequence)
+    taken = [name for name in read.frame.columns if name.startswith(("prediction", "probability_"))]
+    if taken:
+        raise SubquadError(f"{path}: has a column {taken[0]!r} already; rename it, so that it is not overwritten")
+    for remark in [*read.remarks, *fitted.unseen(read.inputs)]:
+        say(remark, quiet=quiet)
+    frame = with_predictions(read, fitted, model)
+    if any(name.startswith("prediction_low") and frame[name].isna().all() for name in frame):
+        say("there is no 90 % interval: it takes nine validation rows, and the fit had fewer", quiet=quiet)
+    # the compression is that of the name, which the temporary file shares
+    with atomic(out) as temporary:
+        frame.to_csv(temporary, index=False, sep=separator_of(out))
+    return frame
+
+
+def _by_group(compared: Compared, problem: Problem, groups: np.ndarray) -> dict[str, dict[str, float]]:
+    from subquad.bio.metrics.scores import by_group
+
+    _, truth = problem.part("test")
+    own, result = groups[problem.split["test"]], {}
+    for model, prediction in compared.predictions.items():
+        for group, value in by_group(truth, prediction, own).items():
+            result.setdefault(str(group), {})[model] = value
+    return result
+
+
+def _finish(run: Run, read: Table, split: Split, problem: Problem, compared: Compared) -> None:
+    from subquad.bio.models.predictions import test_examples, test_frame
+
+    rows = problem.split["test"]
+    if problem.target.kind in ROW_KINDS:
+        examples = test_frame(read, rows, compared.predictions)
+        with atomic(run.directory / "test.csv") as temporary:
+            examples.to_csv(temporary, index=False)
+    else:
+        examples = test_examples(read, rows, compared.predictions, most=SHOWN)
+        write_json(run.directory / "test.json", examples)
+    train = problem.inputs.codes[problem.split["train"]]
+    facts = {
+        "table": read.about,
+        "target": {"kind": problem.target.kind, "classes": list(read.target.classes), "names": list(read.target.names)},
+        "seen": [np.unique(column).tolist() for column in train.T] if problem.inputs.is_aligned else None,
+        "file": read.path.name,
+        "split": {"how": split.how, "rows": {part: len(problem.split[part]) for part in PARTS}},
+        "model": compared.net.plain(),
+        "stack": compared.stack.plain(),
+        "positions": None if compared.positions is None else compared.positions.tolist(),
+        "chosen": compared.chosen,
+    }
+    said = {**facts, "settings": run.settings}
+    history = report.read_history(run.directory)
+    run.finish(
+        config=facts,
+        tensors=compared.net.tensors(),
+        metrics=compared.metrics,
+        card=report.card(compared.metrics, said),
+        report=report.render(compared.metrics, said, examples, history),
+    )

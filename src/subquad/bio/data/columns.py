@@ -1,0 +1,214 @@
+"""Which column of a table is what: named by the user, or guessed from names and looks. Costs a look at some rows."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pandas as pd
+
+from subquad.bio.data.files import is_missing, with_hyphens
+from subquad.bio.data.variants import looks_like_variants
+from subquad.bio.settings import ALPHABETS, FitSettings
+from subquad.errors import SubquadError, collect_errors, unknown
+
+__all__ = ["Columns", "find_columns", "find_inputs"]
+
+SEQUENCE_NAMES = ("sequence", "seq", "mutated_sequence", "protein", "guide", "peptide", "x")
+GUIDE_NAMES = ("guide", "grna", "sgrna", "spacer", "crrna")
+CONTEXT_NAMES = ("context", "target_context", "target_sequence", "target")
+MUTANT_NAMES = ("mutant", "mutants", "mutation", "mutations", "variant", "variants", "hgvs_pro", "hgvs_nt", "hgvs")
+TARGET_NAMES = ("target", "score", "dms_score", "label", "fitness", "activity", "y")
+SPLIT_NAMES = ("split", "set")
+SOME = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of the columns that are read; None or empty where there is none."""
+
+    sequence: str | None = None
+    mutant: str | None = None
+    second: str | None = None
+    target: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    weight: str | None = None
+    error: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+
+def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tuple[Columns, list[str]]:
+    """Return which columns are read, and a remark on each that was guessed.
+
+    Raises:
+        SubquadError: a named column is not there, or one is not named and cannot be guessed.
+    """
+    flags = {"--weight": settings.weight, "--error": settings.error, "--group": settings.group}
+    flags |= {"--split": settings.split}
+    named: list[tuple[str, str]] = [(flag, name) for flag, name in flags.items() if name is not None]
+    named += [("--target", name) for name in settings.target]
+    checks: list[Callable] = [lambda pair=pair: _known(path, frame, pair[1], pair[0]) for pair in named]
+    checks.append(lambda: _extras(path, frame, settings))
+    checks.append(
+        lambda: find_inputs(
+            path, frame, sequence=settings.sequence, mutant=settings.mutant, second=settings.second, not_these=named
+        )
+    )
+    *_, extra, (inputs, remarks) = collect_errors(*checks)
+    group, split = settings.group, settings.split
+    lower = {str(name).lower(): name for name in frame.columns}
+    if group is None and "group" in lower and lower["group"] not in settings.target:
+        group = lower["group"]
+        remarks.append(f"groups: column {group!r} (guessed; --group names another)")
+    if split is None:
+        split = next(
+            (lower[name] for name in SPLIT_NAMES if name in lower and lower[name] not in settings.target), None
+        )
+    taken = [*inputs.values(), *extra, settings.weight, settings.error, group, split]
+    target = settings.target or _guess_target(path, frame, [name for name in taken if name is not None], remarks)
+    if any(pattern not in extra for pattern in settings.extra):
+        remarks.append(f"extra columns: {', '.join(extra)}")
+    twice = [name for name, count in Counter([*target, *extra]).items() if count > 1]
+    if twice or set(target) & set(inputs.values()):
+        shown = ", ".join(map(repr, twice or sorted(set(target) & set(inputs.values()))))
+        raise SubquadError(f"{path}: column {shown} is named twice; a column is either the target or something else")
+    columns = Columns(
+        **inputs, target=target, extra=extra, weight=settings.weight, error=settings.error, group=group, split=split
+    )
+    return columns, remarks
+
+
+def find_inputs(
+    path: Path | str,
+    frame: pd.DataFrame,
+    *,
+    sequence: str | None,
+    mutant: str | None,
+    second: str | None,
+    not_these: Sequence[tuple[str, str]] = (),
+) -> tuple[dict[str, str | None], list[str]]:
+    """Return the columns `sequence`, `mutant` and `second`, and remarks; names that are given stand.
+
+    Raises:
+        SubquadError: a named column is not there, or neither sequences nor variants are found.
+    """
+    given = {"--sequence": sequence, "--mutant": mutant, "--second": second}
+    checks = [
+        lambda flag=flag, name=name: _known(path, frame, name, flag) for flag, name in given.items() if name is not None
+    ]
+    collect_errors(*checks)
+    remarks = []
+    left = [name for name in frame.columns if name not in [name for _, name in not_these]]
+    likely = [name for name in left if _looks_like_sequences(frame[name])]
+    if second is None and sequence is None:
+        second = _named(GUIDE_NAMES, likely)
+        sequence = _named(CONTEXT_NAMES, likely) if second is not None else None
+        if sequence is None or _named(("sequence",), likely) or not _are_nucleotides(frame, (sequence, second)):
+            sequence = second = None
+        else:
+            remarks.append(f"contexts: column {sequence!r}, guides: column {second!r} (guessed; --sequence, --second)")
+    elif sequence is None:
+        sequence = _named(CONTEXT_NAMES, [name for name in likely if name != second])
+    if mutant is None:
+        variants = [name for name in left if looks_like_variants(frame[name])]
+        mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
+        if mutant is not None:
+            remarks.append(f"variants: column {mutant!r} (guessed; --mutant names another)")
+    if sequence is None:
+        sequence = _guess_sequence(path, left, [name for name in likely if name != second], mutant)
+        if sequence is not None:
+            remarks.append(f"sequences: column {sequence!r} (guessed; --sequence names another)")
+    return {"sequence": sequence, "mutant": mutant, "second": second}, remarks
+
+
+def _guess_sequence(path: Path | str, left: list[str], likely: list[str], mutant: str | None) -> str | None:
+    if mutant is not None and not likely:
+        return None
+    # where none looks like it, the name counts, so that wrong letters are shown and not hidden behind the column
+    named = _named(SEQUENCE_NAMES, likely or left)
+    if named is not None:
+        return named
+    if len(likely) == 1:
+        return likely[0]
+    shown = ", ".join(likely or [name for name in left if name])
+    what = "several columns may be the sequences" if likely else "no column looks like sequences or variants"
+    raise SubquadError(f"{path}: {what} ({shown}); name it with --sequence")
+
+
+def _guess_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
+    left = [name for name in frame.columns if name not in taken and not _is_no_target(name)]
+    named = _named(TARGET_NAMES, left)
+    some = frame[left].head(SOME)
+    numbers = [
+        name
+        for name in left
+        if pd.to_numeric(with_hyphens(some[name]).str.replace(",", "."), errors="coerce").notna().sum()
+        > 0.9 * (~is_missing(some[name])).sum()
+    ]
+    for candidate in (named, left[0] if len(left) == 1 else None, numbers[0] if len(numbers) == 1 else None):
+        if candidate is not None:
+            remarks.append(f"target: column {candidate!r} (guessed; --target names another)")
+            return (candidate,)
+    shown = ", ".join(numbers or left or [name for name in frame.columns if name])
+    what = "several columns may be the measurements" if left else "no column is left for the measurements"
+    raise SubquadError(f"{path}: {what} ({shown}); name it with --target")
+
+
+def _is_no_target(name: str) -> bool:
+    """Say whether a column numbers the rows, names them, or is one of several splits."""
+    lower = name.lower()
+    return lower in ("", "index", "id", "name", "unnamed: 0", *SPLIT_NAMES) or lower.startswith("split_")
+
+
+def _named(usual: Sequence[str], columns: Sequence[str]) -> str | None:
+    return next((column for name in usual for column in columns if column.lower() == name), None)
+
+
+def _known(path: Path | str, frame: pd.DataFrame, name: str, flag: str) -> str:
+    if name not in frame.columns:
+        raise SubquadError(f"{path}: {unknown('column', name, [name for name in frame.columns if name])} ({flag})")
+    return name
+
+
+def _extras(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tuple[str, ...]:
+    others = {settings.sequence, settings.mutant, settings.second, settings.weight, settings.error, *settings.target}
+    others |= {settings.group, settings.split}
+    found: dict[str, None] = {}
+    checks = []
+    for pattern in settings.extra:
+        is_pattern = any(sign in pattern for sign in "*?[")
+        if is_pattern:
+            names = [name for name in frame.columns if fnmatchcase(name, pattern) and name not in others]
+        else:
+            names = [pattern] if pattern in frame.columns else []
+        if names:
+            found |= dict.fromkeys(names)
+        else:
+            checks.append(lambda pattern=pattern: _known(path, frame, pattern, "--extra"))
+    collect_errors(*checks)
+    return tuple(found)
+
+
+def _some(column: pd.Series) -> pd.Series:
+    text = column[column.str.len() > 0]
+    # tables are often sorted, so some of all parts are looked at
+    return text.iloc[:: max(1, len(text) // 200)].head(400).str.strip().str.upper()
+
+
+def _looks_like_sequences(column: pd.Series) -> bool:
+    some = _some(column)
+    if some.empty or some.str.len().median() < 4:
+        return False
+    letters = Counter("".join(some))
+    allowed = set(ALPHABETS["protein_stop"]) | set("UNX-")
+    good = sum(count for letter, count in letters.items() if letter in allowed)
+    # labels of residues (H, E, C) are amino acids too, but few; words such as "train" repeat
+    is_labels = letters.total() > 100 and len(letters) <= 4 and not set(letters) <= set("ACGTUN")
+    return good >= 0.95 * letters.total() and not is_labels and some.nunique() > min(10, len(some) // 4)
+
+
+def _are_nucleotides(frame: pd.DataFrame, names: Sequence[str | None]) -> bool:
+    letters = Counter("".join("".join(_some(frame[name])) for name in names))
+    return sum(letters[letter] for letter in "ACGTUN") > 0.95 * letters.total()

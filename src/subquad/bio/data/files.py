@@ -1,0 +1,301 @@
+"""Files of sequences with measurements, read as text: CSV, TSV, Excel, Parquet, FASTA. Costs one pass over the file.
+
+Nothing is converted here: a table comes out as the text that stands in it, so that no digit and no word is lost.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subquad.bio.data.fasta import parse_fasta
+from subquad.errors import SubquadError, collect_errors, raise_errors, require, unknown
+
+__all__ = ["MISSING", "is_missing", "read_frame", "read_numbers", "separator_of", "with_hyphens"]
+
+MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
+"""Words, in lower case, that mean: not measured."""
+LEAST_ASCII = 0.9
+"""Of the bytes of a text in Windows' code page."""
+LIMIT = re.compile(r"[<>≤≥]=?\s*([+-]?\d[\d.,]*([eE][+-]?\d+)?)")
+
+
+def read_frame(path: Path | str) -> pd.DataFrame:
+    """Return a table as text, one row a sequence; in its `attrs`, `remarks`, and a `note` on how rows are counted.
+
+    Args:
+        path: CSV or TSV (commas, semicolons or tabs), Excel (`file.xlsx` or `file.xlsx#Sheet`), Parquet or FASTA, plain
+            or gzipped. What is in the file counts, not its name. Text is UTF-8, UTF-16 or Windows-1252; lines before
+            the header that begin with # are left out, and so are blank ones.
+
+    Raises:
+        SubquadError: no such file, no table, no rows, a column twice, or rows longer than the header.
+    """
+    path, sheet = _with_sheet(path)
+    if path.is_dir():
+        raise SubquadError(f"{path}: a folder; give the table in it")
+    if not path.is_file():
+        raise SubquadError(f"{path}: no such file")
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise SubquadError(f"{path}: damaged or cut short ({error})") from error
+    if data[:4] == b"PK\x03\x04":
+        frame = _from_excel(path, data, sheet)
+    elif data[:4] == b"PAR1":
+        frame = _from_parquet(path, data)
+    elif data[:4] == b"\xd0\xcf\x11\xe0":
+        raise SubquadError(f"{path}: an Excel file of before 2007; save it as .xlsx or CSV")
+    else:
+        text, said = _decoded(path, data)
+        frame = parse_fasta(path, text) if text.lstrip()[:1] == ">" else _from_text(path, text)
+        frame.attrs["remarks"] = said + frame.attrs.get("remarks", [])
+    frame = _without_empty_end(_named(frame))
+    if not len(frame):
+        raise SubquadError(f"{path}: no rows under the header")
+    return frame
+
+
+def separator_of(path: Path) -> str:
+    """Return what stands between the columns of a table that is written: tabs in a `.tsv`, commas in all others."""
+    return "\t" if ".tsv" in path.suffixes else ","
+
+
+def _with_sheet(path: Path | str) -> tuple[Path, str | None]:
+    path = Path(path)
+    name, mark, sheet = path.name.partition("#")
+    if mark and not path.exists() and Path(name).suffix.lower() in (".xlsx", ".xlsm"):
+        return path.with_name(name), sheet
+    return path, None
+
+
+def _decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
+    # Excel's "Unicode text" is UTF-16 with a byte-order mark
+    encoding, remarks = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", []
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        text = _from_windows(path, data)
+        word = re.search(r"\w*[^\W\x00-\x7f]\w*|[^\x00-\x7f]", text)[0]
+        remarks = [f"not in UTF-8, read as Windows-1252, as in {word!r}; if that is wrong, save the file in UTF-8"]
+    return text.replace("\r\n", "\n").replace("\r", "\n"), remarks
+
+
+def _from_windows(path: Path, data: bytes) -> str:
+    """Return the text of a file in the code page in which Excel saves CSV in western Europe and America."""
+    try:
+        text = data.decode("cp1252")
+    except UnicodeDecodeError:
+        text = ""
+    # what is no text has signs that steer a terminal, or few letters of ASCII
+    if re.search(r"[\x00-\x08\x0e-\x1f]", text) or len(text.encode("ascii", "ignore")) < LEAST_ASCII * len(data):
+        raise SubquadError(f"{path}: not a text file in UTF-8; export the table as CSV")
+    return text
+
+
+def _from_text(path: Path, text: str) -> pd.DataFrame:
+    text, remarks = _from_header_on(text)
+    head = text.split("\n", 1)[0]
+    if not head.strip():
+        raise SubquadError(f"{path}: empty; a header line and one row a sequence are needed")
+    separator = _separator_in(head)
+    stream = io.StringIO(text)
+    options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "header": None}
+    try:
+        # a quoted name may hold a line break
+        header = [name.strip() for name in next(csv.reader(iter(stream.readline, ""), delimiter=separator))]
+        start = stream.tell()
+        first = pd.read_csv(stream, nrows=1, **options)
+        if first.shape[1] == len(header) + 1 and first.iloc[0, -1] != "":
+            # tables written by R have no name over the row names
+            header.insert(0, "")
+        _refuse_twice(path, header)
+        stream.seek(start)
+        # one name more than there are columns catches rows that are too long
+        options |= {"names": range(len(header) + 1), "index_col": False}
+        frame = pd.read_csv(stream, **options).fillna("")
+        note = _note_on_blank_lines(text[start:].rstrip(), options)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(columns=header)
+    except (csv.Error, pd.errors.ParserError) as error:
+        raise SubquadError(f"{path}: not a table ({str(error).strip()})") from error
+    collect_errors(lambda: _refuse_long_rows(path, frame, header), note=note)
+    frame = frame.iloc[:, : len(header)].set_axis(header, axis=1)
+    frame.attrs |= {"remarks": remarks, "note": note}
+    return frame
+
+
+def _separator_in(head: str) -> str:
+    return max("\t,;", key=head.count)
+
+
+def _from_header_on(text: str) -> tuple[str, list[str]]:
+    """Return the text without blank lines and comments before the header, and a remark on comments."""
+    before = re.match(r"(?:[ \t]*(?:#[^\n]*)?\n)*", text)[0]
+    text, comments = text[len(before) :], [line.strip() for line in before.split("\n") if line.strip()]
+    head = text.split("\n", 1)[0]
+    separator = _separator_in(head)
+    # a line with as many names as there are values below is a header that begins with #
+    if comments and comments[-1].count(separator) == head.count(separator):
+        text = f"{comments.pop()}\n{text}"
+    remark = f"{len(comments):,} lines before the header begin with # and are left out"
+    return text, [f"{remark} ({comments[0][:60]!r})"] if comments else []
+
+
+def _note_on_blank_lines(body: str, options: dict[str, Any]) -> str:
+    """Return how rows are counted where blank lines stand between them, as they are not counted; else nothing."""
+    if not re.search(r"(?:\A|\n)[ \t]*\n", body):
+        return ""
+    kept, every = (
+        pd.read_csv(io.StringIO(body), skip_blank_lines=skips, **options).fillna("") for skips in (True, False)
+    )
+    count = len(every) - len(kept)
+    if not count:
+        return ""
+    first = int((every.iloc[: len(kept)].to_numpy() != kept.to_numpy()).any(1).argmax())
+    place = f"row {first}" if first else "the header"
+    return f"rows are counted below the header, without {count:,} blank lines (the first is below {place})"
+
+
+def _refuse_long_rows(path: Path, frame: pd.DataFrame, header: Sequence[str]) -> None:
+    width = len(header)
+    rows = np.flatnonzero((frame[width] != "").to_numpy())
+    raise_errors(
+        f"{path}: the header has {width} names, but {len(rows):,} rows have more values; mend them",
+        [f"row {row + 1}: {', '.join(frame.iloc[row])[:60]!r} …" for row in rows],
+    )
+
+
+def _refuse_twice(path: Path, header: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        shown = ", ".join(repr(name) for name in twice)
+        raise SubquadError(f"{path}: more than one column is called {shown}; rename or remove them")
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with at most one column without a name, the first; empty ones are left out."""
+    keep, names = [], []
+    for place, name in enumerate(frame.columns):
+        if name or not (frame.iloc[:, place] == "").all():
+            keep.append(place)
+            names.append(name or ("" if place == 0 else f"column {place + 1}"))
+    return frame.iloc[:, keep].set_axis(names, axis=1)
+
+
+def _without_empty_end(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame without empty rows at its end, which spreadsheets leave behind."""
+    last = len(frame)
+    while last and all(not str(value).strip() for value in frame.iloc[last - 1]):
+        last -= 1
+    return frame.iloc[:last]
+
+
+def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
+    openpyxl = require("openpyxl", extra="bio")
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        raise SubquadError(f"{path}: not an Excel table ({error})") from error
+    if sheet is not None and sheet not in book.sheetnames:
+        raise SubquadError(f"{path}: {unknown('sheet', sheet, book.sheetnames)}")
+    chosen = book[sheet or book.sheetnames[0]]
+    read = (list(map(_as_text, row)) for row in chosen.iter_rows(values_only=True))
+    rows = list(dropwhile(lambda row: not any(row), read))
+    if not rows:
+        raise SubquadError(f"{path}: sheet {chosen.title!r} is empty; a header and one row a sequence are needed")
+    width = max(place + 1 for row in rows for place, value in enumerate(row) if value)
+    header = [name.strip() for name in rows[0][:width]]
+    header += [""] * (width - len(header))
+    _refuse_twice(path, header)
+    body = [row[:width] + [""] * (width - len(row)) for row in rows[1:]]
+    frame = pd.DataFrame(body, columns=header, dtype=str)
+    if sheet is None and len(book.sheetnames) > 1:
+        frame.attrs["remarks"] = [
+            f"sheet {chosen.title!r} is read, the first of {len(book.sheetnames)} ({path.name}#NAME reads another)"
+        ]
+    return frame
+
+
+def _as_text(value: Any) -> str:
+    # repr holds all digits of a float
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
+    parquet, arrow = require("pyarrow.parquet", extra="bio"), require("pyarrow", extra="bio")
+    try:
+        table = parquet.read_table(io.BytesIO(data))
+    except arrow.ArrowException as error:
+        raise SubquadError(f"{path}: not a Parquet table ({error})") from error
+    _refuse_twice(path, table.schema.names)
+    columns = {}
+    for name in table.schema.names:
+        values = table[name].to_pylist()
+        nested = arrow.types.is_nested(table.schema.field(name).type)
+        columns["" if name.startswith("__index_level_") else name.strip()] = [
+            "" if value is None else json.dumps(value) if nested else _as_text(value) for value in values
+        ]
+    return pd.DataFrame(columns, dtype=str)
+
+
+def is_missing(column: pd.Series) -> np.ndarray:
+    """Return which rows of a column say that nothing was measured."""
+    return column.str.strip().str.lower().isin(MISSING).to_numpy(dtype=bool)
+
+
+def with_hyphens(text: pd.Series) -> pd.Series:
+    """Return a column with the sign that numbers have in code in place of the longer one of print (U+2212)."""
+    return text.str.replace("\u2212", "-", regex=False)
+
+
+def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.ndarray, list[str]]:
+    """Return a column as float64, NaN where nothing was measured, and remarks.
+
+    Args:
+        path: the table, for messages.
+        column: of text.
+        what: the numbers are, for messages.
+
+    Raises:
+        SubquadError: words or infinite numbers, each with its row.
+    """
+    text, missing, remarks = with_hyphens(column.str.strip()), is_missing(column), []
+    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
+    wrong = ~np.isfinite(numbers) & ~missing
+    if wrong.any() and _has_decimal_commas(text[~missing], text[wrong]):
+        commas = pd.to_numeric(text[wrong].str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
+        numbers[wrong] = commas
+        remarks.append(f"commas in column {column.name!r} are read as decimal points ({text[wrong].iloc[0]})")
+        wrong = ~np.isfinite(numbers) & ~missing
+    count = int(wrong.sum())
+    raise_errors(
+        f"{path}: not all {what} in column {column.name!r} are finite numbers ({count:,}); mend or empty them",
+        [f"row {row + 1}: {column.iloc[row]!r}{_what_to_do(text.iloc[row])}" for row in np.flatnonzero(wrong)],
+    )
+    return numbers, remarks
+
+
+def _what_to_do(text: str) -> str:
+    limit = LIMIT.fullmatch(text)
+    return f" is a limit: write {limit[1]}, or leave the cell empty" if limit else ""
+
+
+def _has_decimal_commas(values: pd.Series, wrong: pd.Series) -> bool:
+    if not wrong.str.fullmatch(r"[+-]?\d*,\d+([eE][+-]?\d+)?").all() or values.str.contains(".", regex=False).any():
+        return False
+    # 1,234 may be a thousand; 0,5 and 12,3456 cannot be
+    return bool(wrong.str.contains(r"^[+-]?0?,|,\d{1,2}(?!\d)|,\d{4}", regex=True).any())

@@ -1,0 +1,1 @@
+"""Search for variants under constraints with a fitted model."""

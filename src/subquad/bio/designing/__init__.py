@@ -1,1 +1,0 @@
-"""New variants and CRISPR guides from a fitted model."""

@@ -1,0 +1,196 @@
+"""What linear models and boosting see of one residue: the letters around it, and what its neighbourhood is made of.
+
+Axes: n or B rows, T positions, A letters, m residues, F features, P properties.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from subquad.bio.data.dataset import PAD, Inputs
+from subquad.bio.features.amino_acids import properties
+from subquad.bio.features.sequences import NUCLEOTIDES, words_of
+from subquad.bio.settings import ALPHABETS
+
+__all__ = ["NEAR", "ResidueFeatures", "letter_table"]
+
+WINDOW = 7
+"""Letters on either side that are seen at their place."""
+REACHES = (15, 50)
+"""Letters on either side whose averages are seen."""
+PLACES = ("place", "to the start", "to the end", "log length")
+NEAR = 50.0
+"""Residues from an end where it is no longer near."""
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidueFeatures:
+    """Which features there are; `as_dict` of it is JSON, and `ResidueFeatures.from_dict` its way back."""
+
+    letters: int
+    window: int = WINDOW
+    reaches: tuple[int, ...] = REACHES
+    has_second: bool = False
+    extra_mean: tuple[float, ...] = ()
+    extra_scale: tuple[float, ...] = ()
+    """Extra columns are shown less their mean, times this; 0 for a column that is constant."""
+
+    @classmethod
+    def for_inputs(cls, inputs: Inputs) -> "ResidueFeatures":
+        """Return the features that fit these (training) rows."""
+        spread = inputs.extra.std(0)
+        scale = np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0)
+        return cls(
+            letters=inputs.letters,
+            has_second=inputs.second is not None,
+            extra_mean=tuple(inputs.extra.mean(0).tolist()),
+            extra_scale=tuple(scale.tolist()),
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ResidueFeatures":
+        """Return the features that `as_dict` wrote out, also after a way through JSON."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields, ready for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @property
+    def count(self) -> int:
+        """F."""
+        return len(self.is_unit)
+
+    @cached_property
+    def is_unit(self) -> np.ndarray:
+        """`(F,)`: the feature is 0 or 1."""
+        units = (2 * self.window + 1) * self.letters * (1 + self.has_second)
+        others = (1 + len(self.reaches)) * self.letters + len(PLACES) + len(self.extra_mean)
+        return np.arange(units + others) < units
+
+    def matrix(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> sparse.csr_matrix:
+        """Return the features of chosen residues, `(m, F)` float32, in the order given."""
+        order = np.argsort(rows, kind="stable")
+        blocks = [sparse.csr_matrix((0, self.count), dtype=np.float32)]
+        for some, own, places in _groups(inputs, rows[order], positions[order]):
+            channels = [some.codes, some.second] if self.has_second else [some.codes]
+            parts = [_one_hot(_window(codes, own, places, self.window), self.letters) for codes in channels]
+            parts.append(sparse.csr_matrix(self._numbers(some, own, places).astype(np.float32)))
+            blocks.append(sparse.hstack(parts, format="csr"))
+        return sparse.vstack(blocks, format="csr")[np.argsort(order)]
+
+    def numbers(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return fewer numbers of chosen residues, `(m, columns)` float32, for trees: letters by their properties."""
+        order = np.argsort(rows, kind="stable")
+        table = letter_table(self.letters)
+        # places outside the sequence are missing values to a tree
+        lookup = np.vstack([table, table.mean(0), np.full(table.shape[1], np.nan)])
+        blocks = []
+        for some, own, places in _groups(inputs, rows[order], positions[order]):
+            channels = [some.codes, some.second] if self.has_second else [some.codes]
+            windows = [_window(codes, own, places, self.window).astype(np.int64) for codes in channels]
+            parts = [lookup[codes].reshape(len(codes), -1) for codes in windows]
+            reaches = self.reaches[: self._reaches_of_numbers]
+            parts += [mean[own, places] for mean in _averages(some.codes, table, reaches)]
+            parts.append(self._numbers(some, own, places))
+            blocks.append(np.hstack(parts).astype(np.float32))
+        return np.concatenate(blocks)[np.argsort(order)]
+
+    @property
+    def numbers_count(self) -> int:
+        """Columns of `numbers`."""
+        width = letter_table(self.letters).shape[1]
+        around = (2 * self.window + 1) * (1 + self.has_second) * width
+        return around + self._reaches_of_numbers * width + int((~self.is_unit).sum())
+
+    def torch_matrix(self, codes: Any, second: Any, extra: Any) -> Any:
+        """Return the features of all residues as a tensor `(B, T, F)`, float32; the padding's mean nothing.
+
+        Arguments are those of `Features.torch_matrix`.
+        """
+        from subquad.bio.features.tensors import torch_residue_features
+
+        return torch_residue_features(self, codes, second, extra)
+
+    def names(self, alphabet: str | None = None, extra: Sequence[str] | None = None) -> list[str]:
+        """Return what each feature is called: A-3, A+0, A ±15, an extra column."""
+        alphabet = alphabet or next(own for own in ALPHABETS.values() if len(own) == self.letters)
+        extra = extra or [f"extra {k + 1}" for k in range(len(self.extra_mean))]
+        around = [f"{letter}{k:+d}" for k in range(-self.window, self.window + 1) for letter in alphabet]
+        around += [f"second {name}" for name in around] if self.has_second else []
+        reaches = [f"{letter} ±{reach}" for reach in self.reaches for letter in alphabet]
+        return [*around, *(f"{letter} of all" for letter in alphabet), *reaches, *PLACES, *extra]
+
+    @property
+    def _reaches_of_numbers(self) -> int:
+        # averages of nucleotides are among the other numbers
+        return len(self.reaches) if self.letters > NUCLEOTIDES else 0
+
+    def _numbers(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return all but the window, `(m, F - units)`."""
+        identity = np.eye(self.letters)
+        whole, *local = _averages(inputs.codes, identity, (inputs.codes.shape[1], *self.reaches))
+        lengths = inputs.lengths[rows]
+        return np.hstack(
+            [
+                *(mean[rows, positions] for mean in (whole, *local)),
+                where(positions, lengths),
+                ((inputs.extra - np.array(self.extra_mean)) * np.array(self.extra_scale))[rows],
+            ]
+        )
+
+
+def letter_table(letters: int) -> np.ndarray:
+    """Return `(A, P)`: numbers that stand for a letter; properties of amino acids, the letter itself of nucleotides."""
+    return np.eye(letters) if letters < NUCLEOTIDES else properties(letters)
+
+
+def where(positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return `(m, 4)`, the numbers of `PLACES`: where in the sequence, how near its ends, and how long it is."""
+    last = np.maximum(lengths - 1, 1)
+    to_start, to_end = np.minimum(positions, NEAR) / NEAR, np.minimum(lengths - 1 - positions, NEAR) / NEAR
+    return np.stack([positions / last, to_start, to_end, np.log(np.maximum(lengths, 1))], axis=1)
+
+
+def _window(codes: np.ndarray, rows: np.ndarray, positions: np.ndarray, reach: int) -> np.ndarray:
+    """Return `(m, 2 reach + 1)`: the letters around each residue, padding outside the sequence."""
+    padded = np.pad(codes, ((0, 0), (reach, reach)), constant_values=PAD)
+    return padded[rows[:, None], positions[:, None] + np.arange(2 * reach + 1)]
+
+
+def _one_hot(codes: np.ndarray, letters: int) -> sparse.csr_matrix:
+    """Return `(m, W A)`: each letter of a window at its place."""
+    rows, places, letter, share = words_of([codes], letters)
+    shape = (len(codes), codes.shape[1] * letters)
+    return sparse.csr_matrix((share.astype(np.float32), (rows, places * letters + letter)), shape=shape)
+
+
+def _averages(codes: np.ndarray, table: np.ndarray, reaches: Sequence[int]) -> list[np.ndarray]:
+    """Return, for each reach, `(n, T, P)`: the mean of the numbers of the letters up to so far on either side."""
+    lookup = np.vstack([table, table.mean(0), np.zeros(table.shape[1])])
+    values, is_there = lookup[codes.astype(np.int64)], (codes != PAD).astype(np.float64)[..., None]
+    T = codes.shape[1]
+    sums = np.pad(np.concatenate([values, is_there], axis=2).cumsum(1), ((0, 0), (1, 0), (0, 0)))
+    t = np.arange(T)
+    within = [sums[:, np.minimum(t + reach + 1, T)] - sums[:, np.maximum(t - reach, 0)] for reach in reaches]
+    return [own[..., :-1] / np.maximum(own[..., -1:], 1.0) for own in within]
+
+
+def _groups(inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> Iterator[tuple[Inputs, np.ndarray, np.ndarray]]:
+    """Yield few sequences at a time, cut to the longest of them, with the residues asked of them, by row."""
+    lengths = inputs.lengths
+    some, first = np.unique(rows, return_index=True)
+    # averages are held for all residues of a group
+    group = np.cumsum(lengths[some]) // CHUNK
+    for number in np.unique(group):
+        own = np.flatnonzero(group == number)
+        begin, end = first[own[0]], first[own[-1] + 1] if own[-1] + 1 < len(first) else len(rows)
+        taken, T = inputs.take(some[own]), int(lengths[some[own]].max())
+        second = None if taken.second is None else taken.second[:, :T]
+        taken = replace(taken, codes=taken.codes[:, :T], second=second)
+        yield taken, np.searchsorted(some[own], rows[begin:end]), positions[begin:end]

@@ -1,0 +1,1 @@
+"""Search for CRISPR guides on both strands, and their off-targets."""

@@ -1,0 +1,1 @@
+"""Lyra, its baselines, their ensemble, and the scikit-learn estimators."""

@@ -1,0 +1,357 @@
+"""What scikit-learn's users call X and y, as inputs and targets of this field. Costs one pass.
+
+Axes: n rows, T positions, K columns of measurements, p pairs of bases.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subquad.bio.data.alphabet import encode, letters_of, normalise, refuse_mixed
+from subquad.bio.data.dataset import PAD, Inputs, Target
+from subquad.bio.data.inputs import fill_missing
+from subquad.bio.data.partner_sequences import align_guides
+from subquad.bio.data.residues import UNKNOWN, read_pairs
+from subquad.bio.settings import ALPHABETS
+from subquad.errors import SubquadError, raise_errors, unknown
+
+__all__ = ["held_out", "is_known", "pairs_of", "read_X", "residue_labels", "residues_of", "take", "weights_of"]
+
+WHERE = "X"
+"""The table's name in messages."""
+OF_A_TABLE = dict.fromkeys(("sequence", "mutant", "wild_type", "offset", "group", "laid")) | {"ambiguity": "any"}
+"""What is known of a table that was read from a file, so that a saved model is used like one that was fitted there."""
+FEW_ROWS, LEAST_HELD, MOST_HELD = 10, 20, 0.25
+"""Fewer rows are all learned from and chosen on; else at least so many are held out, but not more than this part."""
+
+
+def read_X(
+    estimator: Any, X: Any, about: dict[str, Any] | None, *, alphabet: str, ambiguity: str
+) -> tuple[Inputs, dict[str, Any]]:
+    """Return X as inputs, and what is needed to read another one alike (JSON).
+
+    Args:
+        estimator: whose `n_features_in_` and `feature_names_in_` are set in a fit, and held to after it.
+        X: sequences; a table with a column or two of them, beside numbers; numbers alone; or `Inputs`.
+        about: of the fit; None: this is the fit.
+        alphabet: its name, or `auto`.
+        ambiguity: `any` or `refuse`.
+
+    Raises:
+        SubquadError: wrong letters or lengths, or words among numbers, each with its row from 1; or columns that are
+            not there.
+        ValueError: numbers alone that are not finite, or of other columns than in the fit.
+    """
+    if isinstance(X, Inputs):
+        return _given(estimator, X, about)
+    frame = _frame(X, about)
+    if frame is None:
+        return _numbers(estimator, X, about)
+    if about is None:
+        columns = _sort_columns(frame)
+        _note_features(estimator, frame, has_names=isinstance(X, pd.DataFrame))
+    else:
+        columns = _same_columns(frame, about)
+    return _sequences(frame, columns, about, alphabet=alphabet, ambiguity=ambiguity)
+
+
+def _given(estimator: Any, X: Inputs, about: dict[str, Any] | None) -> tuple[Inputs, dict[str, Any]]:
+    T, E = X.codes.shape[1], X.extra.shape[1]
+    own = {"letters": X.letters, "second": None if X.second is None else "second"}
+    if about is None:
+        estimator.n_features_in_ = (T > 0) + (X.second is not None) + E
+        alphabet = next(name for name, letters in ALPHABETS.items() if len(letters) == X.letters)
+        length = T if X.is_aligned else None
+        return X, OF_A_TABLE | own | {
+            "form": "inputs",
+            "extra": {str(k): float(np.median(X.extra[:, k])) for k in range(E)},
+            "alphabet": alphabet,
+            "is_aligned": X.is_aligned,
+            "length": length,
+        }
+    known = {"letters": len(ALPHABETS[about["alphabet"]]), "second": about["second"], "extra": list(about["extra"])}
+    counts = own | {"extra": E, "second": X.second is not None}
+    expected = known | {"extra": len(known["extra"]), "second": known["second"] is not None}
+    if counts != expected or about["length"] not in (None, T):
+        raise ValueError(f"these inputs have {counts} and {T} positions, but the fit had {expected}, {about['length']}")
+    return X, about
+
+
+def _frame(X: Any, about: dict[str, Any] | None) -> pd.DataFrame | None:
+    """Return X as a table where there are sequences in it, else None."""
+    if isinstance(X, pd.DataFrame):
+        return X if any(_is_text(X[name]) for name in X.columns) else None
+    if isinstance(X, pd.Series | list | tuple) or (isinstance(X, np.ndarray) and X.ndim == 1):
+        values = list(X)
+        if not any(isinstance(value, str) for value in values):
+            return None
+        name = "sequence" if about is None else about.get("sequence") or "sequence"
+        return pd.DataFrame({name: pd.Series(values, dtype=object)})
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUT":
+        frame = pd.DataFrame(X, columns=[str(k) for k in range(X.shape[1])]).infer_objects()
+        return frame if any(_is_text(frame[name]) for name in frame) else None
+    return None
+
+
+def _is_text(column: pd.Series) -> bool:
+    if pd.api.types.is_numeric_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype):
+        return False
+    known = column.dropna()
+    texts = [value for value in known if isinstance(value, str)]
+    # numbers that were read as text are numbers
+    return bool(texts) and bool(pd.to_numeric(pd.Series(texts), errors="coerce").isna().any())
+
+
+def _numbers(estimator: Any, X: Any, about: dict[str, Any] | None) -> tuple[Inputs, dict[str, Any]]:
+    from sklearn.utils.validation import validate_data
+
+    if about is not None and about["form"] != "numbers":
+        raise SubquadError(f"{WHERE}: the model learned from sequences, and there are none here")
+    is_first = about is None
+    values = validate_data(estimator, X, reset=is_first, dtype=np.float64, ensure_min_samples=2 if is_first else 1)
+    codes = np.zeros((len(values), 0), dtype=np.int8)
+    inputs = Inputs(codes=codes, letters=len(ALPHABETS["dna"]), extra=values, is_aligned=True)
+    names = [str(name) for name in getattr(estimator, "feature_names_in_", range(values.shape[1]))]
+    # the alphabet of no sequences, so that a saved model has all its entries
+    alone = {"form": "numbers", "alphabet": "dna", "is_aligned": True, "length": None, "extra": names, "second": None}
+    return inputs, about or OF_A_TABLE | alone
+
+
+def _sort_columns(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return which columns are the sequence, the second channel, and numbers."""
+    texts = [name for name in frame.columns if _is_text(frame[name])]
+    if len(texts) > 2:
+        shown = ", ".join(map(repr, texts))
+        raise SubquadError(
+            f"{WHERE}: {len(texts)} columns hold text ({shown}); keep one of sequences, or two that pair"
+        )
+    # a guide is shorter than the context that it lies on
+    texts.sort(key=lambda name: -frame[name].map(len, na_action="ignore").mean())
+    extra = [str(name) for name in frame.columns if name not in texts]
+    return {"sequence": str(texts[0]), "second": str(texts[1]) if len(texts) == 2 else None, "extra": extra}
+
+
+def _note_features(estimator: Any, frame: pd.DataFrame, *, has_names: bool) -> None:
+    estimator.n_features_in_ = frame.shape[1]
+    if has_names and all(isinstance(name, str) for name in frame.columns):
+        estimator.feature_names_in_ = np.array(frame.columns, dtype=object)
+    elif hasattr(estimator, "feature_names_in_"):
+        del estimator.feature_names_in_
+
+
+def _same_columns(frame: pd.DataFrame, about: dict[str, Any]) -> dict[str, Any]:
+    if about["form"] == "numbers":
+        raise SubquadError(f"{WHERE}: the model learned from numbers alone, and there are sequences here")
+    name = about.get("sequence") or "sequence"
+    columns = {"sequence": name, "second": about["second"], "extra": list(about["extra"])}
+    needed = [name, *([columns["second"]] if columns["second"] else []), *columns["extra"]]
+    names = [str(name) for name in frame.columns]
+    if len(names) == 1 and len(needed) == 1:
+        # one column of sequences, whatever it is called
+        return columns | {"sequence": names[0]}
+    mistakes = [str(unknown("column", name, names)) for name in needed if name not in names]
+    raise_errors(f"{WHERE}: the model learned from columns that are not here; add them", mistakes)
+    return columns
+
+
+def _sequences(
+    frame: pd.DataFrame, columns: dict[str, Any], about: dict[str, Any] | None, *, alphabet: str, ambiguity: str
+) -> tuple[Inputs, dict[str, Any]]:
+    frame = frame.rename(columns=str)
+    sequences = _texts(frame[columns["sequence"]])
+    length, laid = (None, None) if about is None else (about["length"], about.get("laid"))
+    name, is_guessed = letters_of(sequences, alphabet if about is None else about["alphabet"])
+    if is_guessed and about is None:
+        refuse_mixed(WHERE, sequences, name, flag="alphabet=")
+    asked = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
+    codes, _ = encode(WHERE, normalise(sequences, name)[0], name, length=length, **asked)
+    second = None
+    if columns["second"] is not None:
+        if name not in ("dna", "rna"):
+            raise SubquadError(f"{WHERE}: column {columns['second']!r} pairs with DNA or RNA only, not with proteins")
+        texts = normalise(_texts(frame[columns["second"]]), name)[0]
+        guides, _ = encode(WHERE, texts, name, what=columns["second"], **asked)
+        second, laid, _ = align_guides(WHERE, codes, guides, known=laid)
+    extra, fill = _extra(frame, columns["extra"], None if about is None else about["extra"])
+    is_aligned = bool((codes[:, -1] != PAD).all()) if about is None else about["is_aligned"]
+    inputs = Inputs(codes=codes, letters=len(ALPHABETS[name]), second=second, extra=extra, is_aligned=is_aligned)
+    if about is not None:
+        return inputs, about
+    return inputs, OF_A_TABLE | columns | {
+        "form": "sequences",
+        **{"alphabet": name, "ambiguity": ambiguity, "laid": laid, "is_aligned": is_aligned},
+        **{"length": codes.shape[1] if is_aligned else None},
+        "extra": fill,
+    }
+
+
+def _texts(column: pd.Series) -> list[str]:
+    values = column.tolist()
+    mistakes = [
+        f"row {row + 1}: {value!r} is no sequence" for row, value in enumerate(values) if not isinstance(value, str)
+    ]
+    raise_errors(f"{WHERE}: {len(mistakes):,} of {len(values):,} rows have no sequence; leave them out", mistakes)
+    # sequences may be written in blocks of ten letters
+    return ["".join(value.split()).upper() for value in values]
+
+
+def _extra(
+    frame: pd.DataFrame, names: Sequence[str], fill: dict[str, float] | None
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Return the further numbers `(n, E)`, and what fills the gaps of each column: the median of the fit."""
+    columns = [pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64) for name in names]
+    values = np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
+    wrong = np.argwhere(frame[list(names)].notna().to_numpy(dtype=bool) & ~np.isfinite(values))
+    raise_errors(
+        f"{WHERE}: {len(wrong):,} entries beside the sequences are no finite numbers; mend or empty them",
+        [f"row {row + 1}: {frame[names[k]].iloc[row]} in column {names[k]!r}" for row, k in wrong],
+    )
+    return fill_missing(WHERE, values, names, fill, flag="X")[:2]
+
+
+def take(values: Any, rows: np.ndarray) -> Any:
+    """Return some of the rows of a list, an array or a column."""
+    if isinstance(values, list | tuple):
+        return [values[row] for row in rows]
+    return values.iloc[rows] if hasattr(values, "iloc") else np.asarray(values)[rows]
+
+
+def weights_of(values: Any, rows: int) -> np.ndarray | None:
+    """Return sample weights, checked; None where there are none.
+
+    Raises:
+        ValueError: another shape, not finite, negative, or all zero.
+    """
+    from sklearn.utils.validation import check_array
+
+    if values is None:
+        return None
+    weight = check_array(values, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    if weight.shape != (rows,):
+        raise ValueError(f"sample_weight has the shape {weight.shape}, expected ({rows},)")
+    if (weight < 0).any():
+        raise ValueError("sample_weight must not be negative")
+    if not weight.any():
+        raise ValueError("sample_weight is zero in all rows")
+    return weight
+
+
+def held_out(
+    inputs: Inputs, strata: np.ndarray, groups: Any, *, fraction: float, random: np.random.Generator
+) -> np.ndarray:
+    """Return which rows choices are made on, `(n,)` of bool: about a part of each stratum, and whole groups.
+
+    Args:
+        inputs: rows with equal sequences (equal numbers, where there are none) are one group.
+        strata: `(n,)` class of each row, or zeros; the first row of a group speaks for it.
+        groups: `(n,)` in place of equal sequences; None: these.
+        fraction: of the rows; more of a few rows, and none below ten or where all are one group.
+        random: draws them.
+    """
+    if groups is None:
+        own = inputs.codes if inputs.codes.shape[1] else inputs.extra
+        parts = [own] if inputs.second is None else [own, inputs.second]
+        flat = np.ascontiguousarray(np.concatenate(parts, axis=1)).view(np.uint8).reshape(len(own), -1)
+        groups = flat.view(f"V{flat.shape[1]}").ravel()
+    names, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    is_out = np.zeros(len(names), dtype=bool)
+    if len(group) < FEW_ROWS:
+        return is_out[group]
+    fraction = max(fraction, min(LEAST_HELD / len(group), MOST_HELD))
+    sizes, strata = np.bincount(group), strata[first]
+    for stratum in np.unique(strata):
+        own = random.permutation(np.flatnonzero(strata == stratum))
+        wanted = fraction * sizes[own].sum()
+        # what is larger than the whole part comes last
+        own = own[np.argsort(sizes[own] > wanted, kind="stable")]
+        reached = np.cumsum(sizes[own]) - sizes[own]
+        is_out[own[: len(own) - 1][reached[: len(own) - 1] < wanted]] = True
+    return is_out[group]
+
+
+def _lengths_agree(values: Sequence[Any], lengths: np.ndarray, what: str) -> None:
+    if len(values) != len(lengths):
+        raise ValueError(f"X has {len(lengths)} rows and y {len(values)}")
+    raise_errors(
+        f"y: each {what} must have one value a letter",
+        [
+            f"row {row + 1}: {len(own):,} values for {length:,} letters"
+            for row, (own, length) in enumerate(zip(values, lengths, strict=True))
+            if len(own) != length
+        ],
+    )
+
+
+def is_known(values: Sequence[Any]) -> np.ndarray:
+    """Return `(L,)` of bool: which residues of a row have a value; `-`, `?`, None and NaN are unknown."""
+    return np.fromiter(map(_is_known, values), dtype=bool, count=len(values))
+
+
+def residue_labels(values: Sequence[Any]) -> list[Any]:
+    """Return all known values of residues, of all rows: labels, numbers."""
+    return [label for own in values for label in own if _is_known(label)]
+
+
+def _is_known(label: Any) -> bool:
+    # NaN differs from itself
+    return not (label is None or (isinstance(label, str) and label in UNKNOWN) or label != label)  # noqa: PLR0124
+
+
+def residues_of(values: Sequence[Any], inputs: Inputs, classes: np.ndarray | None) -> Target:
+    """Return values of residues as a target; `-`, `?`, None and NaN are unknown.
+
+    Args:
+        values: of each row a string, or as many labels or numbers as the sequence has letters.
+        inputs: of the same rows.
+        classes: the labels; None where the values are numbers.
+
+    Raises:
+        SubquadError: more or fewer values than letters, or labels that are no class, each with its row.
+    """
+    _lengths_agree(values, inputs.lengths, "row")
+    shape = inputs.codes.shape
+    if classes is None:
+        y = np.full(shape, np.nan)
+        for row, own in enumerate(values):
+            y[row, : len(own)] = [value if _is_known(value) else np.nan for value in own]
+        return Target(kind="residue_regression", y=y)
+    place = {label: k for k, label in enumerate(classes.tolist())}
+    y, mistakes = np.full(shape, -1, dtype=np.int16), []
+    for row, own in enumerate(values):
+        strange = [label for label in own if _is_known(label) and label not in place]
+        if strange:
+            mistakes.append(f"row {row + 1}: {strange[0]!r} is none of the classes")
+        y[row, : len(own)] = [place.get(label, -1) if _is_known(label) else -1 for label in own]
+    raise_errors(f"y: the model knows the classes {', '.join(map(str, place))}", mistakes)
+    kind = "residue_binary" if len(place) == 2 else "residue_multiclass"
+    return Target(kind=kind, y=y, classes=[str(label) for label in place])
+
+
+def pairs_of(values: Sequence[Any], lengths: Sequence[int]) -> list[np.ndarray]:
+    """Return base pairs as positions from 0, `(p, 2)` with the first below the second.
+
+    Args:
+        values: of each row a dot-bracket, or the paired positions from 0, `(p, 2)`.
+        lengths: letters of each row.
+
+    Raises:
+        SubquadError: brackets without a partner, or pairs outside the sequence, each with its row.
+        ValueError: more or fewer rows than sequences.
+    """
+    if len(values) != len(lengths):
+        raise ValueError(f"X has {len(lengths)} rows and y {len(values)}")
+    if all(isinstance(own, str) for own in values):
+        every = np.ones(len(values), dtype=bool)
+        return read_pairs("y", pd.Series(list(values), name="y", dtype=object), np.asarray(lengths), every)[0]
+    found, mistakes = [], []
+    for row, own in enumerate(values):
+        pairs = np.asarray(own if len(own) else np.zeros((0, 2), dtype=np.int64))
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+            mistakes.append(f"row {row + 1}: pairs are whole numbers of the shape (p, 2), got {pairs.shape}")
+        elif (pairs < 0).any() or (pairs >= lengths[row]).any() or (pairs[:, 0] == pairs[:, 1]).any():
+            mistakes.append(f"row {row + 1}: a pair is two different positions from 0 to {lengths[row] - 1}")
+        found.append(pairs)
+    raise_errors("y: base pairs cannot be read", mistakes)
+    return [np.unique(np.sort(own, axis=1), axis=0).astype(np.int64) for own in found]

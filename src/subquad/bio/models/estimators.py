@@ -1,0 +1,381 @@
+"""Lyra as scikit-learn's estimators: of measurements, classes, values of residues, base pairs. As costly as `fit`.
+
+They work in scikit-learn's pipelines, searches and cross-validations. What is overridden here is what its contract asks
+to override: the parameters of `__init__`, and the tags.
+
+Axes: n rows, K columns of measurements or labels, C classes, L letters of a sequence, p pairs.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted
+
+from subquad.bio.data.dataset import Inputs, Target
+from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
+from subquad.bio.metrics.conformal import LEVELS, Conformal
+from subquad.bio.models.arrays import is_known, pairs_of, residue_labels, residues_of
+from subquad.bio.models.estimator_base import Estimator
+from subquad.bio.models.fitted import average
+from subquad.bio.settings import ALPHABETS, FitSettings
+from subquad.errors import SubquadError, unknown
+
+__all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger"]
+
+NEAREST = 1e-7
+"""Probabilities of labels stay so far from 0 and 1: single precision knows no nearer."""
+
+
+class LyraRegressor(RegressorMixin, Estimator):
+    """Measurements of sequences: Lyra beside an additive path that starts as ridge.
+
+    y is `(n,)`, or `(n, K)` where K measurements are learned together; of several some may be NaN.
+
+    ```python
+    from subquad.bio import LyraRegressor
+
+    model = LyraRegressor(random_state=0).fit(["ACGTA", "ACGTC", …], [0.3, 1.2, …])
+    value, spread = model.predict(["ACGTG"], return_std=True)
+    low, high = model.predict_interval(["ACGTG"], level=0.9)
+    ```
+
+    It passes scikit-learn's `check_estimator` but for `check_sample_weight_equivalence_on_dense_data`: a weight scales
+    a row's part of the loss, while repeated rows come in other batches and may be held out, so that the two are alike
+    in the mean and not to the last digit. A weight of 0 is exactly the same as no row.
+
+    Attributes:
+        nets_: the fitted nets; `nets_.facts` says what was chosen on the held out rows.
+        n_features_in_: columns of X; 1 where X is sequences.
+        feature_names_in_: their names, where X is a data frame.
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: Literal["auto", "paper"] = FitSettings.preset,
+        members: int | None = FitSettings.members,
+        epochs: float | None = FitSettings.epochs,
+        letters: int = FitSettings.letters,
+        batch: int | None = FitSettings.batch,
+        learning_rate: float = FitSettings.learning_rate,
+        weight_decay: float = FitSettings.weight_decay,
+        target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
+        alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
+        ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
+        strands: Literal["one", "both"] = FitSettings.strands,
+        validation_fraction: float = FitSettings.validation_fraction,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            preset=preset,
+            members=members,
+            epochs=epochs,
+            letters=letters,
+            batch=batch,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            alphabet=alphabet,
+            ambiguity=ambiguity,
+            strands=strands,
+            validation_fraction=validation_fraction,
+            random_state=random_state,
+        )
+        self.target_transform = target_transform
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Return the measurements, of the shape of y; with `return_std` also how far the members are apart.
+
+        Raises:
+            SubquadError: X does not fit the model, or there is one member only, which has no spread.
+        """
+        _, members = self._members(X)
+        if return_std and len(members) == 1:
+            raise SubquadError("one member has no spread; fit with members=2 or more")
+        shape = (-1,) if self._form == "flat" else members[0].shape
+        mean = average(members).reshape(shape)
+        return (mean, np.std(members, axis=0, ddof=1).reshape(shape)) if return_std else mean
+
+    def predict_interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lower and the upper end of what the measurements are within, each of the shape of y.
+
+        Split-conformal, from the errors on the held out rows: of new rows like those, `level` are inside. Infinite
+        where too few were held out to say so (90 % takes nine).
+
+        Args:
+            X: as for `predict`.
+            level: 0.5, 0.8, 0.9 or 0.95.
+
+        Raises:
+            SubquadError: X does not fit the model, no rows were held out, or there is no such level.
+        """
+        _, members = self._members(X)
+        if self._intervals is None:
+            raise SubquadError("all rows were learned from, so that no errors are known; give ten rows or more")
+        if level not in LEVELS:
+            raise SubquadError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
+        mean, spread = average(members), np.std(members, axis=0, ddof=1) if len(members) > 1 else None
+        ends = np.full((2, *mean.shape), [[[-np.inf]], [[np.inf]]])
+        for k, said in enumerate(self._intervals):
+            if said is not None:
+                own = None if spread is None else spread[:, k]
+                ends[:, :, k] = Conformal.of(said).interval(mean[:, k], own, level)
+        shape = (-1,) if self._form == "flat" else mean.shape
+        return ends[0].reshape(shape), ends[1].reshape(shape)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _learn_target(self, y: Any, inputs: Inputs) -> Target:
+        names = [str(name) for name in getattr(y, "columns", [])]
+        y = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+        self._form = "flat" if y.ndim == 1 else "wide"
+        wide = y.reshape(len(y), -1)
+        if np.isnan(wide).all(1).any():
+            row = int(np.isnan(wide).all(1).argmax()) + 1
+            raise ValueError(f"Input y contains NaN in all of row {row}; leave the row out")
+        if np.isnan(wide).all(0).any():
+            raise ValueError("Input y contains a column of NaN alone; leave it out")
+        count = wide.shape[1]
+        names = names or (["target"] if count == 1 else [f"target {k + 1}" for k in range(count)])
+        return Target(kind="regression", y=wide, names=names)
+
+
+class LyraClassifier(ClassifierMixin, Estimator):
+    """Classes of sequences: Lyra beside an additive path that starts as logistic regression.
+
+    y is `(n,)` of two or more classes, or `(n, K)` of 0 and 1: labels, any number of which a row may have.
+
+    ```python
+    from subquad.bio import LyraClassifier
+
+    model = LyraClassifier(random_state=0).fit(["GLFDIVKKVV", "MKTAYIAKQR", …], ["active", "inactive", …])
+    model.predict_proba(["GLFDIIKKIA"])
+    ```
+
+    Of scikit-learn's `check_estimator` it passes all but the one that `LyraRegressor` does not, for the same reason.
+
+    Attributes:
+        classes_: `(C,)` in order; `0 … K-1` for labels.
+        nets_: the fitted nets; `nets_.facts` says what was chosen on the held out rows.
+        n_features_in_: columns of X; 1 where X is sequences.
+        feature_names_in_: their names, where X is a data frame.
+    """
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the likeliest class of each row; of labels `(n, K)`, 1 where it is likelier than not."""
+        probability = self.predict_proba(X)
+        if self._form == "labels":
+            return (probability > 0.5).astype(np.int64)
+        return self.classes_[probability.argmax(1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class, `(n, C)`, or of each label, `(n, K)`."""
+        _, members = self._members(X)
+        probability = average(members)
+        if self._form == "labels":
+            return probability.clip(NEAREST, 1 - NEAREST)
+        return _of_classes(probability)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def _learn_target(self, y: Any, inputs: Inputs) -> Target:
+        names = [str(name) for name in getattr(y, "columns", [])]
+        y = check_array(y, dtype=None, ensure_2d=False, accept_sparse="csr", input_name="y")
+        check_classification_targets(y)
+        if type_of_target(y, input_name="y") == "multilabel-indicator":
+            table = (y if isinstance(y, np.ndarray) else y.toarray()).astype(np.float64)
+            self._form, self.classes_ = "labels", np.arange(table.shape[1])
+            return Target(kind="multilabel", y=table, names=names or [f"label {k + 1}" for k in self.classes_])
+        self._form = "flat"
+        self.classes_, places = np.unique(column_or_1d(y, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs two classes, and y has one class only ({self.classes_.tolist()[0]!r})"
+            )
+        kind = "binary" if len(self.classes_) == 2 else "multiclass"
+        return Target(kind=kind, y=places.astype(np.int64), classes=[str(name) for name in self.classes_])
+
+
+class LyraTagger(Estimator):
+    """One value a residue: classes (secondary structure, binding) or numbers (disorder, reactivity).
+
+    y is n strings, one sign a letter, or n lists or arrays, one label or number a letter; `-`, `?`, None and NaN are
+    unknown. Predictions come in the form that y had.
+
+    ```python
+    from subquad.bio import LyraTagger
+
+    model = LyraTagger(random_state=0).fit(["MKTAYIAK", …], ["CCHHHHCC", …])
+    model.predict(["MKTWYIAKQ"])
+    ```
+
+    scikit-learn's `check_estimator` does not apply, since it has no such y; searches and cross-validation do.
+
+    Args:
+        values: `classes` or `numbers`; `auto` takes numbers with a fraction for numbers, and all else for classes.
+
+    Attributes:
+        classes_: `(C,)` in order; none where numbers are predicted.
+        nets_: the fitted nets; `nets_.facts` says what was chosen on the held out rows.
+    """
+
+    def __init__(
+        self,
+        *,
+        values: Literal["auto", "classes", "numbers"] = "auto",
+        preset: Literal["auto", "paper"] = FitSettings.preset,
+        members: int | None = FitSettings.members,
+        epochs: float | None = FitSettings.epochs,
+        letters: int = FitSettings.letters,
+        batch: int | None = FitSettings.batch,
+        learning_rate: float = FitSettings.learning_rate,
+        weight_decay: float = FitSettings.weight_decay,
+        target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
+        alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
+        ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
+        validation_fraction: float = FitSettings.validation_fraction,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            preset=preset,
+            members=members,
+            epochs=epochs,
+            letters=letters,
+            batch=batch,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            alphabet=alphabet,
+            ambiguity=ambiguity,
+            validation_fraction=validation_fraction,
+            random_state=random_state,
+        )
+        self.values = values
+        self.target_transform = target_transform
+
+    def predict(self, X: Any) -> list[Any]:
+        """Return the values of each row: a string, or an array `(L,)` of labels or numbers, as y was."""
+        if not self._has_classes:
+            inputs, members = self._members(X)
+            return [values[:, 0] for values in _cut(average(members), inputs)]
+        labels = [self.classes_[probability.argmax(1)] for probability in self.predict_proba(X)]
+        return ["".join(own) for own in labels] if self._form == "text" else labels
+
+    def predict_proba(self, X: Any) -> list[np.ndarray]:
+        """Return the probability of each class at each letter, one `(L, C)` a row.
+
+        Raises:
+            SubquadError: X does not fit the model, or it predicts numbers.
+        """
+        inputs, members = self._members(X)
+        if not self._has_classes:
+            raise SubquadError("this tagger predicts numbers, which have no probabilities; use predict")
+        return [_of_classes(probability) for probability in _cut(average(members), inputs)]
+
+    def score(self, X: Any, y: Any) -> float:
+        """Return the share of the known residues whose class is right; of numbers R² over all of them."""
+        known = [is_known(own) for own in y]
+        predicted = [np.asarray(list(own))[there] for own, there in zip(self.predict(X), known, strict=True)]
+        true = [np.asarray(list(own), dtype=object)[there] for own, there in zip(y, known, strict=True)]
+        found, truth = np.concatenate(predicted), np.concatenate(true)
+        return float((found == truth).mean()) if self._has_classes else float(r2_score(truth.astype(float), found))
+
+    def __sklearn_tags__(self) -> Any:
+        return _of_sequences(super().__sklearn_tags__())
+
+    @property
+    def _has_classes(self) -> bool:
+        check_is_fitted(self, "nets_")
+        return self._target["kind"] != "residue_regression"
+
+    def _learn_target(self, y: Any, inputs: Inputs) -> Target:
+        if self.values not in ("auto", "classes", "numbers"):
+            raise unknown("values", str(self.values), ["auto", "classes", "numbers"])
+        rows = [own if isinstance(own, str) else np.asarray(own, dtype=object).tolist() for own in y]
+        self._form = "text" if all(isinstance(own, str) for own in rows) else "lists"
+        labels = residue_labels(rows)
+        if not labels:
+            raise ValueError("y has no known value")
+        has_fractions = any(isinstance(label, float) and not label.is_integer() for label in labels)
+        if self.values == "numbers" or (self.values == "auto" and has_fractions):
+            self.__dict__.pop("classes_", None)
+            return residues_of(rows, inputs, None)
+        self.classes_ = np.unique(np.array(labels))
+        if len(self.classes_) < 2:
+            raise ValueError(f"LyraTagger needs two classes, and y has one class only ({self.classes_.tolist()[0]!r})")
+        return residues_of(rows, inputs, self.classes_)
+
+
+class LyraPairing(Estimator):
+    """Base pairs of RNA: Lyra and a small net of pairs, started at a thermodynamic model's probabilities (ViennaRNA).
+
+    y is n dot-brackets, or n lists of paired positions from 0, `(p, 2)`. Predictions come in the form that y had.
+
+    ```python
+    from subquad.bio import LyraPairing
+
+    model = LyraPairing(random_state=0).fit(["GGGAAAUCCC", …], ["(((...))).", …])
+    model.predict(["GGCAAAGCC"])
+    ```
+
+    scikit-learn's `check_estimator` does not apply, since it has no such y; searches and cross-validation do.
+
+    Attributes:
+        nets_: the fitted nets; `nets_.facts` says what was chosen on the held out rows.
+    """
+
+    def predict(self, X: Any) -> list[Any]:
+        """Return the structure of each row, without crossing pairs: a dot-bracket, or pairs `(p, 2)`, as y was."""
+        found = self.predict_proba(X)
+        pairs = [decode_pairs(probability) for probability in found]
+        if self._form == "lists":
+            return pairs
+        return [dot_bracket(own, len(probability)) for own, probability in zip(pairs, found, strict=True)]
+
+    def predict_proba(self, X: Any) -> list[np.ndarray]:
+        """Return the probability of each pair, one symmetric `(L, L)` a row."""
+        _, members = self._members(X)
+        return average(members)
+
+    def score(self, X: Any, y: Any) -> float:
+        """Return the mean over the rows of F1, precision and recall of pairs in one."""
+        found = self.predict_proba(X)
+        true = pairs_of(y, [len(probability) for probability in found])
+        values = [agreement(own, decode_pairs(P))["f1"] for own, P in zip(true, found, strict=True)]
+        return float(np.mean(values))
+
+    def __sklearn_tags__(self) -> Any:
+        return _of_sequences(super().__sklearn_tags__())
+
+    def _learn_target(self, y: Any, inputs: Inputs) -> Target:
+        if inputs.letters != len(ALPHABETS["rna"]):
+            raise SubquadError("X: base pairs are of RNA or DNA, but these are proteins (alphabet names another)")
+        y = list(y)
+        self._form = "text" if all(isinstance(own, str) for own in y) else "lists"
+        return Target(kind="pairs", y=pairs_of(y, inputs.lengths))
+
+
+def _of_classes(probability: np.ndarray) -> np.ndarray:
+    """Return one column a class, of sum 1."""
+    if probability.shape[-1] == 1:
+        return np.concatenate([1 - probability, probability], axis=-1)
+    # single precision adds up to 1 but for its last digit
+    return probability / probability.sum(-1, keepdims=True)
+
+
+def _cut(values: np.ndarray, inputs: Inputs) -> list[np.ndarray]:
+    return [own[:length] for own, length in zip(values, inputs.lengths, strict=True)]
+
+
+def _of_sequences(tags: Any) -> Any:
+    tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, False
+    tags.target_tags.one_d_labels, tags.target_tags.two_d_labels = False, False
+    return tags

@@ -1,0 +1,344 @@
+"""Every model on one problem: rivals, nets, and the stack of them, with figures, intervals and times.
+
+What is fitted is kept in the run's folder, so that a run that was killed goes on where it was.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from subquad.bio.data.dataset import PARTS, Problem, with_both_strands
+from subquad.bio.metrics.conformal import conformal_of, coverage
+from subquad.bio.metrics.memory import peak_memory
+from subquad.bio.metrics.scores import MAIN, difference, intervals, score, unmeasured
+from subquad.bio.models.baselines import Rival, fit_rivals, rivals_of
+from subquad.bio.models.ensemble import Stack, fit_stack
+from subquad.bio.models.fitted import Nets, average, fit_nets, narrow
+from subquad.bio.settings import FEWEST, FitSettings
+from subquad.bio.splits.holdout import hold_units
+from subquad.errors import SubquadError
+from subquad.progress import say
+from subquad.runs.storage import read_json, write_json
+
+__all__ = ["Compared", "compare", "refuse_hopeless"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """All models of one problem, fitted."""
+
+    net: Nets
+    """Of the preset that is saved."""
+    stack: Stack
+    predictions: dict[str, Any]
+    """Of the test rows, by model: net, other presets, rivals, stack."""
+    metrics: dict[str, Any]
+    """Figures on the test rows, and how they came to be: the contents of `metrics.json`."""
+    chosen: dict[str, Any]
+    """What was decided on the validation rows."""
+    positions: np.ndarray | None
+    """That the rivals look at; None: all."""
+
+
+def compare(
+    problem: Problem, settings: FitSettings, *, presets: Sequence[str], directory: Path, seed: int, quiet: bool
+) -> Compared:
+    """Fit the rivals, the nets and the stack, and measure all of them on the same test rows.
+
+    Args:
+        problem: what to learn.
+        settings: how.
+        presets: of the nets; the first is the one that is saved, and called `net`.
+        directory: where what is fitted is kept.
+        seed: of everything random.
+        quiet: no progress and no remarks.
+
+    Raises:
+        SubquadError: there is nothing to learn from.
+    """
+    refuse_hopeless(problem)
+    kind, main, given = problem.target.kind, MAIN[problem.target.kind], problem
+    if problem.inputs.is_double:
+        problem = with_both_strands(problem)
+    narrowed, positions = narrow(problem)
+    if positions is not None:
+        say(f"{len(positions)} of {problem.inputs.codes.shape[1]} positions vary and are looked at", quiet=quiet)
+    seconds: dict[str, float] = {}
+    rivals = {}
+    for name in rivals_of(kind):
+        say(f"fitting {name} ({len(problem.split['train']):,} rows) …", quiet=quiet)
+        rivals[name], seconds[name] = _kept(directory, name, lambda name=name: _rival(name, narrowed, settings, seed))
+        say(f"{name}: validation {main} {rivals[name].chosen.get('validation', np.nan):.3f}", quiet=quiet)
+    held: dict[str, dict[str, Any]] = {}
+    for part in ("validation", "test"):
+        own = narrowed.inputs.take(problem.split[part])
+        held[part] = {name: rival.predict(own) for name, rival in rivals.items()}
+    nets, spreads = {}, {}
+    for place, preset in enumerate(presets):
+        name = "net" if place == 0 else preset
+        own_settings = replace(settings, preset=preset)
+        began = time.monotonic()
+        nets[name] = _nets(
+            problem, narrowed, own_settings, rivals, positions, directory=directory, seed=seed, quiet=quiet
+        )
+        seconds[name] = nets[name].seconds or time.monotonic() - began
+        for part, into in held.items():
+            members = nets[name].members(problem.inputs.take(problem.split[part]))
+            into[name] = average(members)
+            spreads[name, part] = _spread(kind, members)
+    validation, test = held["validation"], held["test"]
+    stacked = [name for name in validation if name == "net" or name in rivals]
+    stack, seconds["stack"] = _stack(
+        problem, narrowed, settings, validation, stacked, positions=positions, directory=directory, seed=seed
+    )
+    for own in held.values():
+        own["stack"] = stack.predict({name: own[name] for name in stacked})
+    metrics = _figures(given, test, rivals, seconds)
+    metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
+    metrics["members"] = len(nets["net"].nets)
+    metrics["stack"] = stack.plain()
+    if settings.learning_curve or settings.learning_numbers:
+        metrics["learning_curve"] = _learning_curve(
+            given, settings, metrics, directory=directory, seed=seed, quiet=quiet
+        )
+    chosen = {name: rival.chosen for name, rival in rivals.items()} | {name: own.facts for name, own in nets.items()}
+    if kind == "regression":
+        metrics["conformal"], chosen["conformal"] = _conformal(problem, held, spreads)
+    return Compared(
+        net=nets["net"],
+        stack=stack,
+        predictions=test,
+        metrics=metrics,
+        chosen=chosen,
+        positions=positions,
+    )
+
+
+def _learning_curve(
+    problem: Problem, settings: FitSettings, metrics: Mapping[str, Any], *, directory: Path, seed: int, quiet: bool
+) -> list[dict[str, Any]]:
+    """Return the main figure on the test rows of models that learned from fewer rows, and its spread over drawings."""
+    main, names = metrics["main"], ("net", *rivals_of(metrics["kind"]))
+    count, validation = (len(problem.split[part]) for part in ("train", "validation"))
+    points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
+    halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
+    fewer = replace(settings, learning_curve=0, learning_sizes=None, stack_folds=1)
+    for size in settings.learning_numbers or halves:
+        if not FEWEST <= size < count:
+            continue
+        found = []
+        for repeat in range(settings.learning_repeats):
+            say(f"learning curve: {size:,} rows, drawing {repeat + 1} of {settings.learning_repeats}", quiet=quiet)
+            # one order for all sizes, so that the smaller sets are parts of the larger ones
+            orders = [
+                np.random.default_rng([seed, repeat, k]).permutation(n) for k, n in enumerate((count, validation))
+            ]
+            # who has few rows to learn from has few to choose on
+            sizes = {"train": size, "validation": max(size // 4, FEWEST)}
+            drawn = {
+                part: np.sort(problem.split[part][order[: sizes[part]]])
+                for part, order in zip(("train", "validation"), orders, strict=True)
+            }
+            folder = directory / f"rows-{size}-{repeat}"
+            folder.mkdir(exist_ok=True)
+            own = replace(problem, split={**problem.split, **drawn})
+            try:
+                one = compare(own, fewer, presets=(settings.preset,), directory=folder, seed=seed + repeat, quiet=True)
+            except SubquadError as error:
+                say(f"learning curve: left out, {error}", quiet=quiet)
+                continue
+            found.append({name: one.metrics["test"][name][main] for name in names})
+        if found:
+            points.insert(0, _point(size, found))
+    return points
+
+
+def _point(size: int, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    values = {name: [one[name] for one in found] for name in found[0]}
+    point: dict[str, Any] = {"rows": size, **{name: fmean(own) for name, own in values.items()}}
+    return point | ({"spread": {name: stdev(own) for name, own in values.items()}} if len(found) > 1 else {})
+
+
+def refuse_hopeless(problem: Problem) -> None:
+    """Check that there is something to learn from, before anything is fitted or written.
+
+    Raises:
+        SubquadError: all training sequences are the same, no training row has some class, or a part of the rows has no
+            measurement at all of some column.
+    """
+    narrow(problem)
+    target = problem.target
+    if target.kind in ("binary", "multiclass"):
+        present = np.unique(target.y[problem.split["train"]])
+        absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
+        if absent:
+            raise SubquadError(f"no training row of class {', '.join(absent)}; there is nothing to learn from")
+        return
+    if target.kind == "pairs":
+        return
+    is_known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
+    # of several columns those without a test row have no figure of their own
+    for part in PARTS if target.is_residue else PARTS[:2]:
+        own = is_known[problem.split[part]]
+        known = [own.any()] if target.is_residue else own.any(0)
+        names = [repr(name) for name, there in zip(target.names, known, strict=True) if not there]
+        if names:
+            raise SubquadError(
+                f"no {'training' if part == 'train' else part} row has a value in column {', '.join(names)}; leave it "
+                "out, or split another way"
+            )
+
+
+def _rival(name: str, problem: Problem, settings: FitSettings, seed: int) -> Rival:
+    return fit_rivals(problem, (name,), seed=seed, iterations=settings.boosting_iterations)[name]
+
+
+def _kept(directory: Path, name: str, make: Callable[[], Rival]) -> tuple[Rival, float]:
+    """Return a fitted rival, from the run's folder where it is there, and the seconds that it took."""
+    model, facts = directory / f"{name}.skops", directory / f"{name}.json"
+    if not facts.is_file():
+        began = time.monotonic()
+        make().save(model)
+        write_json(facts, {"seconds": time.monotonic() - began})
+    # read back also when just fitted, so that a resumed run sees the very same numbers
+    return Rival.load(model), read_json(facts)["seconds"]
+
+
+def _nets(
+    problem: Problem,
+    narrowed: Problem,
+    settings: FitSettings,
+    rivals: Mapping[str, Rival],
+    positions: np.ndarray | None,
+    *,
+    directory: Path | None,
+    seed: int,
+    quiet: bool,
+) -> Nets:
+    is_auto = settings.preset == "auto"
+    return fit_nets(
+        narrowed if is_auto else problem,
+        settings,
+        rivals.get("ridge") if is_auto else None,
+        positions=positions if is_auto else None,
+        seed=seed,
+        directory=directory,
+        quiet=quiet,
+    )
+
+
+def _spread(kind: str, members: list[Any]) -> np.ndarray | None:
+    return np.std(members, axis=0, ddof=1) if len(members) > 1 and kind != "pairs" else None
+
+
+def _stack(
+    problem: Problem,
+    narrowed: Problem,
+    settings: FitSettings,
+    validation: dict[str, Any],
+    names: Sequence[str],
+    *,
+    positions: np.ndarray | None,
+    directory: Path,
+    seed: int,
+) -> tuple[Stack, float]:
+    began = time.monotonic()
+    if settings.stack_folds == 1:
+        _, truth = problem.part("validation")
+        return fit_stack(truth, {name: validation[name] for name in names}), time.monotonic() - began
+    rows, found = [], {name: [] for name in names}
+    for number, (learnt, held) in enumerate(_folds(problem, settings.stack_folds, seed)):
+        split = {**problem.split, "train": learnt}
+        inner, inner_narrow = replace(problem, split=split), replace(narrowed, split=split)
+        inputs = inner_narrow.inputs.take(held)
+        fold = directory / f"fold-{number}"
+        fold.mkdir(exist_ok=True)
+        own = {
+            name: _kept(fold, name, lambda name=name: _rival(name, inner_narrow, settings, seed))[0]  # noqa: B023
+            for name in names
+            if name != "net"
+        }
+        for name, rival in own.items():
+            found[name].append(rival.predict(inputs))
+        nets = _nets(
+            inner, inner_narrow, replace(settings, members=1), own, positions, directory=fold, seed=seed, quiet=True
+        )
+        # the net cuts positions away itself, if at all
+        found["net"].append(nets.predict(inner.inputs.take(held)))
+        rows.append(held)
+    joined = {name: _join(parts) for name, parts in found.items()}
+    return fit_stack(problem.target.take(np.concatenate(rows)), joined), time.monotonic() - began
+
+
+def _folds(problem: Problem, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return learned and held rows of each fold of the training rows, what the split held together on one side."""
+    rows = problem.split["train"]
+    units = np.arange(len(problem.inputs)) if problem.units is None else problem.units
+    hold = hold_units(units, "groups of training rows for --stack-folds")
+    folds = (hold(rows, fraction=0.0, fold=(k, count), random=np.random.default_rng(seed)) for k in range(count))
+    return [(kept, held) for held, kept in folds]
+
+
+def _join(parts: list[Any]) -> Any:
+    return [x for part in parts for x in part] if isinstance(parts[0], list) else np.concatenate(parts)
+
+
+def _figures(
+    problem: Problem, test: Mapping[str, Any], rivals: Mapping[str, Rival], seconds: dict[str, float]
+) -> dict[str, Any]:
+    _, truth = problem.part("test")
+    figures = {name: score(truth, values) for name, values in test.items()}
+    main = MAIN[truth.kind]
+    single = [name for name in test if name in (*rivals, "net")]
+    best = max(single, key=lambda name: figures[name][main])
+    return {
+        "kind": truth.kind,
+        "main": main,
+        "test": figures,
+        "unmeasured": unmeasured(truth),
+        "intervals": {name: intervals(truth, values, 200) for name, values in test.items()},
+        "above": {name: difference(truth, test["net"], test[name]) for name in test if name != "net"},
+        "stack_above_best": {"best": best, **difference(truth, test["stack"], test[best])},
+        "rows": {part: len(rows) for part, rows in problem.split.items()},
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "memory_mb": peak_memory(),
+    }
+
+
+def _conformal(
+    problem: Problem,
+    held: Mapping[str, Mapping[str, np.ndarray]],
+    spreads: Mapping[tuple[str, str], np.ndarray | None],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return coverage and width of the intervals on the test rows, and what makes them; by model and column."""
+    (_, known), (_, truth) = problem.part("validation"), problem.part("test")
+    covered: dict[str, Any] = {}
+    made: dict[str, Any] = {}
+    for model, predicted in held["test"].items():
+        own = conformal_of(known, held["validation"][model], spreads.get((model, "validation")))
+        made[model] = [None if conformal is None else conformal.plain() for conformal in own]
+        covered[model] = {}
+        for k, (name, conformal) in enumerate(zip(truth.names, own, strict=True)):
+            if conformal is None or not np.isfinite(truth.y[:, k]).any():
+                continue
+            spread = spreads.get((model, "test"))
+            covered[model][name] = {
+                str(level): _covered(truth.y[:, k], *conformal.interval(predicted[:, k], _column(spread, k), level))
+                for level in conformal.levels
+            }
+    return covered, made
+
+
+def _column(spread: np.ndarray | None, k: int) -> np.ndarray | None:
+    return None if spread is None else spread[:, k]
+
+
+def _covered(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, float | None]:
+    width = float(np.median(high - low))
+    # few validation rows promise nothing: JSON knows no infinity
+    return {"coverage": coverage(truth, low, high), "width": width if np.isfinite(width) else None}

@@ -1,0 +1,396 @@
+"""Fitted nets: how they are made, kept in a folder and opened again, and what they predict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path as Folder
+from typing import Any
+
+import numpy as np
+import torch
+
+from subquad.bio.data.dataset import PAD, Inputs, Problem
+from subquad.bio.features.sequences import Features
+from subquad.bio.models.additive import start_path, stepped_of, train_path
+from subquad.bio.models.baselines import Rival, rivals_of
+from subquad.bio.models.ensemble import Stack
+from subquad.bio.models.initialization import scale_for, start_from
+from subquad.bio.models.lyra import BioNet, NetSpec
+from subquad.bio.models.target_scaling import Scale
+from subquad.bio.models.training import Priors, members_for, outputs, train_member
+from subquad.bio.settings import ALPHABETS, FitSettings
+from subquad.errors import SubquadError, unknown
+from subquad.runs.folder import load_config, load_tensors
+
+__all__ = ["BioModel", "Nets", "average", "fit_nets", "narrow"]
+
+PATHS = 4
+"""Of features with an MLP, over all members: their mean is better than one, and they cost seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nets:
+    """Nets of one preset that were trained on one problem, and what turns inputs into predictions with them."""
+
+    spec: NetSpec
+    nets: Sequence[BioNet]
+    features: Features | None
+    scale: Scale
+    positions: np.ndarray | None
+    """Of the inputs, which are looked at; None: all."""
+    prior: Rival | None = None
+    """Of residues: the ridge that the nets start at."""
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    """What was decided in the training of each."""
+    seconds: float = 0.0
+
+    def members(self, inputs: Inputs, priors: Priors = None) -> list[Any]:
+        """Return the prediction of each net; see `Target.outputs` for the shapes."""
+        if inputs.is_double:
+            strands = (replace(inputs, is_double=False), inputs.other_strand())
+            return [average(both) for both in zip(*(self.members(each) for each in strands), strict=True)]
+        own = inputs if self.positions is None else _cut(inputs, self.positions)
+        kind = self.spec.kind
+        if priors is None:
+            priors = priors_of(inputs, self.spec, self.scale, self.prior)
+        return [outputs(net, own, kind=kind, scale=self.scale, priors=priors) for net in self.nets]
+
+    def predict(self, inputs: Inputs, priors: Priors = None) -> Any:
+        """Return the mean prediction of the nets."""
+        return average(self.members(inputs, priors))
+
+    def plain(self) -> dict[str, Any]:
+        """Return all but the weights as what JSON can hold."""
+        return {
+            "spec": self.spec.plain(),
+            "features": None if self.features is None else self.features.as_dict(),
+            "scale": self.scale.plain(),
+            "positions": None if self.positions is None else self.positions.tolist(),
+            "members": len(self.nets),
+            "facts": self.facts,
+        }
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the weights of all nets."""
+        return {f"{k}.{name}": tensor for k, net in enumerate(self.nets) for name, tensor in net.state_dict().items()}
+
+    @classmethod
+    def of(cls, said: dict[str, Any], tensors: dict[str, torch.Tensor], prior: Rival | None = None) -> "Nets":
+        """Return the nets that `plain` and `tensors` described.
+
+        Raises:
+            KeyError, RuntimeError: the weights do not fit.
+        """
+        spec = NetSpec(**said["spec"])
+        features = None if said["features"] is None else Features.from_dict(said["features"])
+        nets = []
+        for member in range(said["members"]):
+            net = BioNet(spec, features)
+            start = f"{member}."
+            net.load_state_dict({k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)})
+            nets.append(net.eval())
+        positions = None if said["positions"] is None else np.asarray(said["positions"], dtype=np.int64)
+        scale = Scale.of(said["scale"])
+        return cls(
+            spec=spec,
+            nets=nets,
+            features=features,
+            scale=scale,
+            positions=positions,
+            prior=prior,
+            facts=said["facts"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BioModel:
+    """A fitted model, opened from its folder.
+
+    Attributes:
+        nets: what predicts.
+        about: what `config.json` says of the table: columns, alphabet, wild type, offset.
+        config: all of `config.json`.
+        directory: its folder.
+    """
+
+    nets: Nets
+    about: dict[str, Any]
+    config: dict[str, Any]
+    directory: Folder
+
+    @classmethod
+    def load(cls, directory: Folder | str) -> "BioModel":
+        """Return the model that `subquad bio fit` wrote into a folder.
+
+        Raises:
+            SubquadError: there is none, or its weights do not fit its `config.json`.
+        """
+        config = load_config(directory, "bio")
+        try:
+            spec = config["model"]["spec"]
+            starts_at_ridge = spec["has_prior"] and spec["kind"] != "pairs"
+            prior = Rival.load(Folder(directory) / "ridge.skops") if starts_at_ridge else None
+            nets = Nets.of(config["model"], load_tensors(directory), prior)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
+        return cls(nets=nets, about=config["table"], config=config, directory=Folder(directory))
+
+    @property
+    def kind(self) -> str:
+        """Of the target; see `problem.KINDS`."""
+        return self.nets.spec.kind
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes; none where measurements are predicted."""
+        return self.config["target"]["classes"]
+
+    @property
+    def names(self) -> list[str]:
+        """Columns of the table that are predicted."""
+        return self.config["target"]["names"]
+
+    @property
+    def alphabet(self) -> str:
+        """The letters of a sequence."""
+        return ALPHABETS[self.about["alphabet"]]
+
+    @property
+    def wild_type(self) -> str | None:
+        """The sequence that variants are of, where the table has one."""
+        return self.about.get("wild_type")
+
+    def predict(self, inputs: Inputs) -> Any:
+        """Return the mean prediction of the nets, in the target's units; see `Target.outputs` for the shapes."""
+        return self.nets.predict(inputs)
+
+    def predict_by(self, name: str, inputs: Inputs) -> Any:
+        """Return the prediction of the net, a rival or the stack of them, as `predict` does.
+
+        Raises:
+            SubquadError: there is no such model.
+        """
+        names = ("net", *rivals_of(self.kind), "stack")
+        if name not in names:
+            raise unknown("model", name, names)
+        if name == "net":
+            return self.predict(inputs)
+        if name == "stack":
+            stack = Stack.of(self.config["stack"])
+            return stack.predict({own: self.predict_by(own, inputs) for own, weight in stack.weights.items() if weight})
+        positions = self.config["positions"]
+        own = inputs if positions is None else _cut(inputs, np.asarray(positions, dtype=np.int64))
+        return Rival.load(self.directory / f"{name}.skops").predict(own)
+
+    def members(self, inputs: Inputs) -> np.ndarray:
+        """Return the prediction of each net: `(members, …)`."""
+        return np.stack(self.nets.members(inputs))
+
+    def unseen(self, inputs: Inputs) -> list[str]:
+        """Return a remark where sequences hold what the model never saw, and so cannot know."""
+        seen = self.config["seen"]
+        if seen is None:
+            return []
+        strange = np.zeros(len(inputs), dtype=bool)
+        for column, known in zip(inputs.codes.T, seen, strict=True):
+            strange |= ~np.isin(column, known)
+        if not strange.any():
+            return []
+        return [
+            f"{strange.sum():,} of {len(inputs):,} sequences hold a letter at a position where training had none such; "
+            "their predictions leave it out of account or guess"
+        ]
+
+    def inputs_of(self, sequences: Sequence[str]) -> Inputs:
+        """Return sequences as inputs; a second channel stands behind `|`, as `guide|context`.
+
+        Raises:
+            SubquadError: letters outside the alphabet or wrong lengths, by number in the list, or the model learned
+                from further columns, which sequences alone do not have.
+        """
+        import pandas as pd
+
+        from subquad.bio.data.inputs import Ask, read_inputs
+
+        about = self.about
+        if about["extra"]:
+            names = ", ".join(about["extra"])
+            raise SubquadError(
+                f"the model also learned from further columns ({names}), which sequences alone do not have"
+            )
+        columns = {"sequence": [text.rpartition("|")[2] for text in sequences]}
+        if about["second"] is not None:
+            columns["second"] = [text.partition("|")[0] for text in sequences]
+        ask = Ask(
+            sequence="sequence",
+            mutant=None,
+            second="second" if "second" in columns else None,
+            alphabet=about["alphabet"],
+            ambiguity=about["ambiguity"],
+            wild_type=None,
+            offset=None,
+            is_again=True,
+            length=about["length"],
+            laid=about["laid"],
+        )
+        inputs = read_inputs("the sequences", pd.DataFrame(columns), ask).inputs
+        return replace(inputs, is_double=about.get("strands") == "both")
+
+    def predict_sequences(self, sequences: Sequence[str]) -> Any:
+        """Return the mean prediction for sequences."""
+        return self.predict(self.inputs_of(sequences))
+
+    def members_of_sequences(self, sequences: Sequence[str]) -> np.ndarray:
+        """Return the prediction of each net for sequences: `(members, n, O)`."""
+        return self.members(self.inputs_of(sequences))
+
+
+def narrow(problem: Problem) -> tuple[Problem, np.ndarray | None]:
+    """Return the problem with the positions that vary in the training rows, and those positions; None where all stay.
+
+    Raises:
+        SubquadError: all training sequences are the same.
+    """
+    inputs = problem.inputs
+    # the other strand has its letters elsewhere: where one never varies the other may
+    if not inputs.is_aligned or not inputs.codes.shape[1] or inputs.is_double:
+        return problem, None
+    train = inputs.take(problem.split["train"])
+    varies = (train.codes != train.codes[0]).any(0)
+    if train.second is not None:
+        varies |= (train.second != train.second[0]).any(0)
+    if not varies.any():
+        if not inputs.extra.shape[1]:
+            raise SubquadError("all training sequences are the same; there is nothing to learn from")
+        varies[0] = True
+    positions = np.flatnonzero(varies)
+    target = problem.target
+    if varies.all() or target.is_residue or target.kind == "pairs":
+        return problem, None
+    return replace(problem, inputs=_cut(inputs, positions)), positions
+
+
+def fit_nets(
+    problem: Problem,
+    settings: FitSettings,
+    ridge: Rival | None,
+    *,
+    positions: np.ndarray | None,
+    seed: int,
+    directory: Folder | None,
+    quiet: bool,
+) -> Nets:
+    """Train the nets of one preset.
+
+    Args:
+        problem: what to learn; with the positions that are looked at only.
+        settings: how.
+        ridge: that the nets start at or near; None: they start at nothing.
+        positions: which positions of the table's sequences the problem has; None: all.
+        seed: of the start and the order of the rows.
+        directory: where checkpoints go.
+        quiet: no progress bar.
+    """
+    scale = scale_for(problem, settings)
+    is_residue = problem.target.is_residue
+    features = None if ridge is None or is_residue else ridge.features
+    count = members_for(problem, settings)
+    spec = spec_for(problem, settings.preset, features, paths=-(-PATHS // count))
+    prior = ridge if spec.has_prior and is_residue else None
+    priors = priors_of(problem.inputs, spec, scale, prior)
+    nets, facts, seconds = [], [], 0.0
+    matrices, start = {}, None
+    if features is not None:
+        start = start_from(problem, ridge, settings, seed=seed)
+        matrices = {part: features.matrix(problem.part(part)[0]) for part in ("train", "validation")}
+    for member in range(count):
+        own_seed = seed + 1000 * member
+        net, chosen = _new_net(spec, features, own_seed), {}
+        name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
+        how = {"scale": scale, "seed": own_seed, "directory": directory, "quiet": quiet}
+        if features is not None:
+            chosen = {"start": start.chosen, "paths": []}
+            for k, path in enumerate(net.mlp_paths):
+                # every second MLP sees few features: alone neither way is best everywhere
+                start_path(path, problem, start, matrices["train"], sees_few=(member + k) % 2 == 1)
+                own = {**how, "name": f"{name} MLP {k + 1}", "seed": own_seed + k}
+                chosen["paths"].append(train_path(path, problem, settings, matrices, **own))
+            if net.lyra_path is not None:
+                start_path(net.lyra_path, problem, start, matrices["train"])
+        own_seconds, decided = train_member(net, problem, settings, priors=priors, name=name, **how)
+        nets.append(net.eval())
+        facts.append(chosen | decided)
+        seconds += own_seconds + sum(path["seconds"] for path in chosen.get("paths", ()))
+    return Nets(
+        spec=spec,
+        nets=nets,
+        features=features,
+        scale=scale,
+        positions=positions,
+        prior=prior,
+        facts=facts,
+        seconds=seconds,
+    )
+
+
+def spec_for(problem: Problem, preset: str, features: Features | None, *, paths: int) -> NetSpec:
+    """Return what a net for the problem is built from."""
+    inputs, target = problem.inputs, problem.target
+    T = inputs.codes.shape[1]
+    return NetSpec(
+        kind=target.kind,
+        letters=inputs.letters,
+        outputs=target.outputs,
+        preset=preset,
+        positions=T if inputs.is_aligned and preset == "auto" else 0,
+        has_sequence=T > 0,
+        has_second=inputs.second is not None,
+        features=0 if features is None else features.count,
+        paths=paths,
+        stepped=0 if features is None else len(stepped_of(features)),
+        has_prior=preset == "auto" and (target.kind == "pairs" or target.is_residue),
+    )
+
+
+def priors_of(inputs: Inputs, spec: NetSpec, scale: Scale, ridge: Rival | None) -> Priors:
+    """Return where nets of residues and of pairs start: at ridge, or at a thermodynamic model; None for all others."""
+    if spec.kind == "pairs":
+        return _pair_priors(inputs, has_prior=spec.has_prior)
+    if not spec.has_prior:
+        return None
+    found = ridge.predict(inputs)
+    if spec.kind == "residue_regression":
+        start = scale.forward(found)
+    else:
+        clipped = np.clip(found, 1e-4, 1 - 1e-4)
+        start = np.log(clipped if spec.outputs > 1 else clipped / (1 - clipped))
+    return [own[:length].astype(np.float32) for own, length in zip(start, inputs.lengths, strict=True)]
+
+
+def _pair_priors(inputs: Inputs, *, has_prior: bool) -> list[np.ndarray]:
+    if not has_prior:
+        return [np.zeros((length, length), dtype=np.float32) for length in inputs.lengths]
+    from subquad.bio.models.vienna import pair_probabilities, rna_of
+
+    clipped = [np.clip(values, 1e-3, 1 - 1e-3) for values in pair_probabilities(rna_of(inputs))]
+    return [np.log(values / (1 - values)).astype(np.float32) for values in clipped]
+
+
+def average(members: Sequence[Any]) -> Any:
+    """Return the mean of the members' predictions."""
+    if isinstance(members[0], list):
+        return [np.mean(each, axis=0) for each in zip(*members, strict=True)]
+    return np.mean(members, axis=0)
+
+
+def _cut(inputs: Inputs, positions: np.ndarray) -> Inputs:
+    second = None if inputs.second is None else np.ascontiguousarray(inputs.second[:, positions])
+    codes = np.ascontiguousarray(inputs.codes[:, positions])
+    # what is cut away never varied; padding can only be where sequences are not aligned
+    assert not (codes == PAD).any() or second is not None
+    return replace(inputs, codes=codes, second=second)
+
+
+def _new_net(spec: NetSpec, features: Features | None, seed: int) -> BioNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BioNet(spec, features)

@@ -1,0 +1,288 @@
+r"""Ridge and logistic regression on sparse features, for a path of penalties. Each costs $F^3/3$, after one pass.
+
+Logistic regression is minimised by L-BFGS in the coordinates in which the data's covariance is round: some tens of
+passes, where plain L-BFGS needs hundreds.
+
+Penalties are on features times a scale: 1 for letters at places, one over the spread for frequencies and numbers, so
+that rare words and large units are not punished.
+
+Axes: n rows, F features, K columns of measurements, O outputs.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, cg
+from scipy.special import expit, log_softmax, softmax
+
+from subquad.bio.data.dataset import Kind
+
+__all__ = ["PENALTIES", "Linear", "Rows", "logistic_path", "ridge_path", "scale_of", "unit_scale"]
+
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+"""Of ridge and of logistic regression, for features of unit spread."""
+MOST_DENSE = 6000
+"""Up to so many features the normal equations are held whole: 288 MB."""
+DENSE_ADVANTAGE = 60
+"""How many times faster a product of dense blocks does one multiplication than one of sparse ones."""
+CHUNK = 4096
+DENSE_FROM = 0.1
+"""Share of numbers that are not 0 from which dense products are faster."""
+SMALL = 20_000_000
+"""Up to so many numbers dense rows are held in float64."""
+FAR = -20.0
+"""Logit of a class that no training row has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """A linear map of features: measurements, or logits of the second class or of each class."""
+
+    weight: np.ndarray
+    """`(O, F)`, of features times `scale`."""
+    bias: np.ndarray
+    """`(O,)`."""
+    scale: np.ndarray
+    """`(F,)`."""
+
+    def __call__(self, X: sparse.csr_matrix) -> np.ndarray:
+        """Return `(n, O)`."""
+        return np.asarray(X @ (self.weight * self.scale).T) + self.bias
+
+    def probabilities(self, X: sparse.csr_matrix, kind: Kind) -> np.ndarray:
+        """Return `(n, O)`: one a class where the kind is multiclass, else of the second class or of each label."""
+        logits = self(X)
+        return softmax(logits, axis=1) if kind == "multiclass" else expit(logits)
+
+
+def scale_of(X: sparse.csr_matrix, is_unit: np.ndarray) -> np.ndarray:
+    """Return `(F,)`: 1 where a feature is 0 or 1, else one over its spread; 0 where it never changes."""
+    return np.where(is_unit, 1.0, unit_scale(X))
+
+
+def unit_scale(X: sparse.csr_matrix) -> np.ndarray:
+    """Return `(F,)`: one over the spread of each feature; 0 where it never changes."""
+    mean = np.asarray(X.mean(0, dtype=np.float64)).ravel()
+    square = np.asarray(X.multiply(X).mean(0, dtype=np.float64)).ravel()
+    spread = np.sqrt(np.maximum(square - mean**2, 0.0))
+    # what is left of a constant is rounding
+    varies = spread > 1e-6 * np.sqrt(square)
+    return np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
+
+
+def ridge_path(
+    X: sparse.csr_matrix, Y: np.ndarray, weight: np.ndarray | None, scale: np.ndarray
+) -> Iterator[tuple[float, Linear]]:
+    """Yield each penalty with its ridge of `Y` `(n, K)`, from the strongest on. No row may miss a value.
+
+    Up to `MOST_DENSE` features the normal equations are solved, above them conjugate gradients go over the rows.
+    """
+    rows = Rows.centred(X, weight, scale)
+    centre = rows.weight @ Y / rows.weight.sum()
+    product = np.asarray(rows.Z.T @ (rows.weight[:, None] * (Y - centre))) * scale[:, None]
+    is_whole = X.shape[1] <= MOST_DENSE
+    # every second is enough where each costs seconds
+    penalties = PENALTIES[::-1] if X.shape[1] <= MOST_DENSE // 2 else PENALTIES[::-2]
+    gram = rows.gram() if is_whole else None
+    w = np.zeros(product.shape)
+    for penalty in penalties:
+        w = _by_gradients(rows, product, penalty, start=w) if gram is None else _solved(gram, product, penalty)
+        yield penalty, Linear(weight=w.T, bias=centre - rows.shift @ w, scale=scale)
+
+
+def logistic_path(
+    X: sparse.csr_matrix,
+    y: np.ndarray,
+    classes: int,
+    *,
+    weight: np.ndarray | None,
+    scale: np.ndarray,
+    penalties: tuple[float, ...] = PENALTIES[::-2],
+    iterations: int = 100,
+) -> Iterator[tuple[float, Linear]]:
+    """Yield each penalty with its logistic regression of classes `y` `(n,)`, each starting where the last ended.
+
+    The penalty is half the sum of squares, beside the sum of the rows' log losses.
+    """
+    there, y = np.unique(y, return_inverse=True)
+    outputs = 1 if classes == 2 else len(there)
+    rows = Rows.centred(X, weight, scale)
+    times, back = rows.products()
+    shares = np.bincount(y, rows.weight) / rows.weight.sum()
+    # the log loss curves like the squares of the features times the variance of a class
+    curvature = max(float(np.mean(shares * (1 - shares))), 1e-3)
+    gram = curvature * rows.gram() if X.shape[1] <= MOST_DENSE else None
+    unit = np.sqrt(curvature * rows.weight.sum())
+    W, b = np.zeros((X.shape[1], outputs)), np.zeros(outputs)
+    for penalty in penalties:
+        if len(there) > 1:
+            into, out_of = _round(gram, curvature * rows.squares(), penalty)
+            loss = _log_loss(y, rows.weight, penalty, times=times, back=back)
+            W, b = _minimised(loss, W, b, into=into, out_of=out_of, unit=unit, iterations=iterations)
+        elif classes == 2:
+            b = np.array([FAR if there[0] == 0 else -FAR])
+        weights, bias = W.T, b - rows.shift @ W
+        if outputs > 1 or classes > 2:
+            weights, bias = np.zeros((classes, X.shape[1])), np.full(classes, FAR + bias.min())
+            weights[there], bias[there] = W.T, b - rows.shift @ W
+        yield penalty, Linear(weight=weights.copy(), bias=bias, scale=scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Features less their most common row, and what must still be taken off to centre them."""
+
+    Z: sparse.csr_matrix
+    mean: np.ndarray
+    """Of Z."""
+    shift: np.ndarray
+    """Mean of the features times their scale."""
+    scale: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def centred(cls, X: sparse.csr_matrix, weight: np.ndarray | None, scale: np.ndarray) -> "Rows":
+        """Return the rows of `X` in this form; they count as `weight` says, or equally."""
+        weight = np.ones(X.shape[0]) if weight is None else weight
+        # the same after centring, and almost nothing is left of a variant of a protein
+        common = ((_mean(X, weight) > 0.5) & (X.max(0).toarray().ravel() == 1)).astype(X.dtype)
+        Z = X
+        if common.any():
+            Z = sparse.vstack(
+                [_less(X[begin : begin + CHUNK], common) for begin in range(0, X.shape[0], CHUNK)], format="csr"
+            )
+        mean = _mean(Z, weight)
+        return cls(Z=Z, mean=mean, shift=(mean + common) * scale, scale=scale, weight=weight)
+
+    def gram(self) -> np.ndarray:
+        """Return the scaled, centred, weighted products of features with each other, `(F, F)`."""
+        n, F = self.Z.shape
+        root = np.sqrt(self.weight)
+        if self.Z.nnz**2 / n * DENSE_ADVANTAGE < n * F**2:
+            weighted = sparse.diags_array(root) @ self.Z.astype(np.float64)
+            gram = (weighted.T @ weighted).toarray()
+        else:
+            gram = np.zeros((F, F))
+            for begin in range(0, n, CHUNK):
+                block = self.Z[begin : begin + CHUNK].toarray().astype(np.float64) * root[begin : begin + CHUNK, None]
+                gram += block.T @ block
+        gram -= self.weight.sum() * np.outer(self.mean, self.mean)
+        gram *= self.scale
+        gram *= self.scale[:, None]
+        return gram
+
+    def squares(self) -> np.ndarray:
+        """Return the diagonal of `gram`."""
+        squares = np.asarray(self.weight @ self.Z.multiply(self.Z)).ravel()
+        return np.maximum(squares - self.weight.sum() * self.mean**2, 0.0) * self.scale**2
+
+    def products(self) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+        """Return the products of the scaled, centred rows with `(F, O)`, and of their transpose with `(n, O)`."""
+        n, F = self.Z.shape
+        if self.Z.nnz > DENSE_FROM * n * F:
+            Z = self.Z.toarray().astype(np.float64 if n * F <= SMALL else np.float32)
+            transposed = Z.T
+        else:
+            Z = self.Z.astype(np.float64)
+            transposed = Z.T.tocsr()
+
+        def times(W: np.ndarray) -> np.ndarray:
+            scaled = W * self.scale[:, None]
+            return np.asarray(Z @ scaled.astype(Z.dtype), dtype=np.float64) - self.mean @ scaled
+
+        def back(U: np.ndarray) -> np.ndarray:
+            product = np.asarray(transposed @ U.astype(Z.dtype), dtype=np.float64)
+            return (product - np.outer(self.mean, U.sum(0))) * self.scale[:, None]
+
+        return times, back
+
+
+def _mean(X: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
+    return np.asarray(weight @ X).ravel() / weight.sum()
+
+
+def _less(block: sparse.csr_matrix, common: np.ndarray) -> sparse.csr_matrix:
+    columns = np.flatnonzero(common)
+    indptr = np.arange(block.shape[0] + 1) * len(columns)
+    data, indices = np.tile(common[columns], block.shape[0]), np.tile(columns, block.shape[0])
+    difference = block - sparse.csr_matrix((data, indices, indptr), shape=block.shape)
+    difference.eliminate_zeros()
+    return difference
+
+
+def _solved(gram: np.ndarray, product: np.ndarray, penalty: float) -> np.ndarray:
+    system = gram.copy()
+    system[np.diag_indices(len(gram))] += penalty
+    return cho_solve(cho_factor(system, overwrite_a=True, check_finite=False), product, check_finite=False)
+
+
+def _by_gradients(rows: Rows, product: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:
+    times, back = rows.products()
+    size = (len(product), len(product))
+
+    def system(v: np.ndarray) -> np.ndarray:
+        return back(rows.weight[:, None] * times(v.reshape(-1, 1))).ravel() + penalty * v.ravel()
+
+    diagonal = rows.squares() + penalty
+    operator, inverse = LinearOperator(size, matvec=system), LinearOperator(size, matvec=lambda v: v.ravel() / diagonal)
+    columns = [
+        cg(operator, product[:, k], x0=start[:, k], M=inverse, rtol=1e-5, maxiter=500)[0]
+        for k in range(product.shape[1])
+    ]
+    return np.stack(columns, axis=1)
+
+
+Map = Callable[[np.ndarray], np.ndarray]
+
+
+def _round(gram: np.ndarray | None, squares: np.ndarray, penalty: float) -> tuple[Map, Map]:
+    r"""Return $V \mapsto R^{-1} V$ and $G \mapsto R^{-\top} G$, where $R^\top R$ is about the loss's curvature."""
+    if gram is None:
+        root = np.sqrt(squares + penalty)[:, None]
+        return lambda V: V / root, lambda G: G / root
+    system = gram.copy()
+    system[np.diag_indices(len(gram))] += penalty
+    R = cholesky(system, overwrite_a=True, check_finite=False)
+    return (
+        lambda V: solve_triangular(R, V, check_finite=False),
+        lambda G: solve_triangular(R, G, trans="T", check_finite=False),
+    )
+
+
+def _log_loss(y: np.ndarray, weight: np.ndarray, penalty: float, *, times: Map, back: Map) -> Callable:
+    """Return the function of weights and bias that gives the loss and its gradients by both."""
+
+    def loss(W: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        logits = times(W) + b
+        if logits.shape[1] == 1:
+            value = weight @ (np.logaddexp(0, logits[:, 0]) - y * logits[:, 0])
+            slope = (expit(logits) - y[:, None]) * weight[:, None]
+        else:
+            logs = log_softmax(logits, axis=1)
+            value = -weight @ logs[np.arange(len(y)), y]
+            slope = np.exp(logs)
+            slope[np.arange(len(y)), y] -= 1
+            slope *= weight[:, None]
+        return value + penalty / 2 * (W**2).sum(), back(slope) + penalty * W, slope.sum(0)
+
+    return loss
+
+
+def _minimised(
+    loss: Callable, W: np.ndarray, b: np.ndarray, *, into: Map, out_of: Map, unit: float, iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights and bias at the minimum, begun at those given."""
+    # steps are taken from the start, so that it need not be turned into round coordinates
+    size = W.size
+
+    def turned(v: np.ndarray) -> tuple[float, np.ndarray]:
+        value, by_weight, by_bias = loss(W + into(v[:size].reshape(W.shape)), b + v[size:] / unit)
+        return value, np.concatenate([out_of(by_weight).ravel(), by_bias / unit])
+
+    options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-8, "gtol": 1e-4}
+    v = minimize(turned, np.zeros(size + len(b)), jac=True, method="L-BFGS-B", options=options).x
+    return W + into(v[:size].reshape(W.shape)), b + v[size:] / unit

@@ -1,0 +1,328 @@
+"""Maps of what a model or a table says: single mutants, preferred letters, pairs of positions, orders of interaction.
+
+Axes: A letters, L positions. Figures only: who computes what is shown is `explain` and `epistasis`.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+
+from subquad.errors import require
+from subquad.runs.storage import atomic
+
+__all__ = [
+    "BLUE",
+    "BY_PROPERTY",
+    "GREEN",
+    "GREY",
+    "INK",
+    "OCHRE",
+    "along",
+    "heat_map",
+    "logo",
+    "order_bars",
+    "pair_map",
+    "profile",
+    "save",
+    "scatter",
+    "structure",
+    "tidy",
+]
+
+INK, GREEN, GREY, OCHRE, BLUE = "#1c2330", "#1f6f54", "#8a94a6", "#c08a3e", "#2f6db3"
+"""The colours of all pages of this field."""
+BY_PROPERTY = "KRHDENQSTCGPAVILMFYW*"
+"""Amino acids as biologists sort them: charged, polar, small, hydrophobic, aromatic; then the stop."""
+CELL = 0.145
+"""Inches of one cell of a heat map."""
+WIDEST = 80
+"""Positions in one row of a heat map."""
+
+
+def tidy(axes: Axes) -> None:
+    """Take away the frame's upper and right side."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def rows_of(length: int, widest: int = WIDEST) -> list[range]:
+    """Return the positions of each row of a wrapped map: as even as tens allow."""
+    count = -(-length // widest)
+    step = length if count == 1 else min(widest, -(-length // (10 * count)) * 10)
+    return [range(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, offset: int = 0) -> Figure:
+    """Return the map of all single mutants, one column a position, wrapped into rows.
+
+    Args:
+        effects: `(A, L)` difference to the wild type; NaN where there is none, as in the wild type's own cell.
+        wild_type: L letters, written over the columns and marked by a dot in their cells.
+        letters: the A letters of the rows.
+        label: of the colours.
+        offset: positions are numbered from 1 and this.
+    """
+    ordered = sorted(range(len(letters)), key=lambda k: BY_PROPERTY.find(letters[k]) if len(letters) > 5 else k)
+    effects, letters = effects[ordered], "".join(letters[k] for k in ordered)
+    norm, cmap, extend = _diverging(effects)
+    rows = rows_of(len(wild_type))
+    widest = max(len(row) for row in rows)
+    # from the top: the wild type's letters, the means, the cells, the numbers
+    block = 0.2 + CELL + 0.06 + len(letters) * CELL + 0.34
+    left, right, foot = 0.62, 1.05, 0.12
+    width, height = left + max(widest, 20) * CELL + right, len(rows) * block + foot + 0.1
+    figure = Figure(figsize=(width, height))
+    mean = _column_means(effects)
+    for k, row in enumerate(rows):
+        top = height - 0.1 - k * block - 0.2
+        size = (left / width, (top - CELL) / height, len(row) * CELL / width, CELL / height)
+        strip = figure.add_axes(size)
+        strip.imshow(mean[None, row], cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
+        _bare(strip, ["mean"])
+        for x, position in enumerate(row):
+            strip.text(x, -0.75, wild_type[position], ha="center", va="bottom", fontsize=7, family="monospace")
+        base = top - CELL - 0.06 - len(letters) * CELL
+        axes = figure.add_axes((left / width, base / height, size[2], len(letters) * CELL / height))
+        image = axes.imshow(effects[:, row], cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
+        _bare(axes, list(letters))
+        _number(axes, row, offset)
+        own = [(x, letters.find(wild_type[p])) for x, p in enumerate(row) if wild_type[p] in letters]
+        axes.scatter(*zip(*own, strict=True), s=5, color=INK, linewidths=0)
+    bar = CELL + 0.06 + len(letters) * CELL
+    place = (
+        (left + max(widest, 20) * CELL + 0.2) / width,
+        (height - 0.3 - bar) / height,
+        0.13 / width,
+        bar / height,
+    )
+    colours = figure.colorbar(image, cax=figure.add_axes(place), extend=extend)
+    colours.set_label(
+        label if len(letters) > 5 else label.replace(": ", ":\n"), fontsize=8 if len(letters) > 5 else 6.5
+    )
+    colours.ax.tick_params(labelsize=7)
+    return figure
+
+
+def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> Figure:
+    """Return the sequence logo of `(L, A)` heights, wrapped as the heat map is.
+
+    Raises:
+        MissingExtra: logomaker is not installed.
+    """
+    logomaker = require("logomaker", extra="bio")
+    import pandas as pd
+
+    rows = rows_of(len(heights))
+    widest = max(20, *(len(row) for row in rows))
+    left, right, block = 0.62, 1.05, 1.35
+    width, height = left + widest * CELL + right, len(rows) * block + 0.1
+    figure = Figure(figsize=(width, height))
+    scheme = "chemistry" if len(letters) > 5 else "classic"
+    top = float(np.clip(heights, 0, None).sum(1).max()) or 1.0
+    for k, row in enumerate(rows):
+        base = height - (k + 1) * block + 0.25
+        axes = figure.add_axes((left / width, base / height, len(row) * CELL / width, (block - 0.35) / height))
+        # letters too low to be seen would each cost a glyph
+        shown = pd.DataFrame(np.where(heights[row] > 0.012 * top, heights[row], 0.0), columns=list(letters))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logomaker.Logo(shown, ax=axes, color_scheme=scheme, show_spines=False, vpad=0.02)
+        axes.set(ylim=(0, top * 1.02), xlim=(-0.5, len(row) - 0.5))
+        axes.spines["left"].set_visible(True)
+        axes.spines["bottom"].set_visible(True)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set_ylabel(label, fontsize=8)
+        _number(axes, row, offset)
+    return figure
+
+
+def profile(values: np.ndarray, letters: str, *, names: Sequence[str], label: str) -> Figure:
+    """Return predicted values along a sequence: `(L, O)`, one line an output, wrapped into rows of 200 positions."""
+    rows = rows_of(len(letters), 200)
+    figure = Figure(figsize=(11.5, 0.4 + 1.7 * len(rows)))
+    panels = np.atleast_1d(figure.subplots(len(rows), 1, sharey=True))
+    widest = max(len(row) for row in rows)
+    colours = [GREEN, OCHRE, BLUE, GREY, "#a33b3b", "#6d4b9a", "#3c9aa3", "#777722", INK]
+    for row, axes in zip(rows, panels, strict=True):
+        for k, name in enumerate(names):
+            line = values[row, k]
+            axes.plot(np.arange(len(row)), line, color=colours[k % len(colours)], linewidth=1.3, label=name)
+            if len(names) == 1:
+                axes.fill_between(
+                    np.arange(len(row)), line, min(0.0, float(np.nanmin(values))), color=GREEN, alpha=0.15
+                )
+        axes.set_xlim(-0.5, widest - 0.5)
+        _number(axes, row)
+        axes.set_ylabel(label, fontsize=8)
+        axes.tick_params(axis="y", labelsize=7)
+        tidy(axes)
+        if len(row) <= 100:
+            for x, position in enumerate(row):
+                axes.annotate(letters[position], (x, 1.0), xycoords=("data", "axes fraction"), fontsize=6, ha="center")
+    if len(names) > 1:
+        panels[0].legend(
+            frameon=False, fontsize=8, ncols=min(len(names), 8), loc="lower left", bbox_to_anchor=(0, 1.08)
+        )
+    figure.tight_layout()
+    return figure
+
+
+def structure(axes: Axes, upper: np.ndarray, lower: np.ndarray | None = None, *, length: int) -> None:
+    """Draw base pairs as arcs: `(p, 3)` first, second, strength above the line, and others below it."""
+    for pairs, sign, colour in ((upper, 1, GREEN), (lower, -1, GREY)):
+        if pairs is None:
+            continue
+        for first, second, strength in np.asarray(pairs, dtype=float).reshape(-1, 3):
+            angle = np.linspace(0, np.pi, 60)
+            radius = (second - first) / 2
+            x, y = (first + second) / 2 + radius * np.cos(angle), sign * radius * np.sin(angle)
+            axes.plot(x + 1, y, color=colour, linewidth=1.1, alpha=float(np.clip(strength, 0.05, 1)))
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.set(xlim=(0, length + 1), yticks=[])
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.tick_params(axis="x", labelsize=7)
+
+
+def pair_map(panels: Mapping[str, np.ndarray], *, labels: Sequence[str], axis: str) -> Figure:
+    """Return maps of pairs of positions side by side, each with its own colours.
+
+    Args:
+        panels: title and `(L, L)` values; NaN where there is no pair.
+        labels: of the L positions.
+        axis: what the axes are.
+    """
+    count = len(panels)
+    figure = Figure(figsize=(4.7 * count + 0.4, 4.3), layout="constrained")
+    for axes, (title, values) in zip(np.atleast_1d(figure.subplots(1, count)), panels.items(), strict=True):
+        known = values[np.isfinite(values)]
+        is_signed = known.size and known.min() < 0
+        most = float(np.quantile(np.abs(known), 0.995)) if known.size else 1.0
+        cmap, low = (_with_grey("RdBu"), -most) if is_signed else (_with_grey("magma_r"), 0.0)
+        image = axes.imshow(values, cmap=cmap, vmin=low, vmax=most or 1.0, interpolation="nearest")
+        is_cut = known.size and np.abs(known).max() > most * 1.001
+        figure.colorbar(image, ax=axes, shrink=0.82, extend=("both" if is_signed else "max") if is_cut else "neither")
+        axes.set_title(title, fontsize=10)
+        step = max(1, -(-len(labels) // 24))
+        # whole tens read best where the labels are running numbers
+        start = (
+            next((k for k, name in enumerate(labels) if name[1:].isdigit() and int(name[1:]) % 5 == 0), 0)
+            if step > 1
+            else 0
+        )
+        ticks = range(start, len(labels), 5 if step in (2, 3, 4) else step)
+        axes.set_xticks(ticks, [labels[k] for k in ticks], rotation=90, fontsize=7)
+        axes.set_yticks(ticks, [labels[k] for k in ticks], fontsize=7)
+        axes.set_xlabel(axis, fontsize=9)
+    return figure
+
+
+def along(places: np.ndarray, values: Mapping[str, np.ndarray], *, length: int, label: str, offset: int = 0) -> Figure:
+    """Return values at positions of a sequence, numbered from 1 + `offset`, as stems; one panel a source and row."""
+    rows = [range(row.start + offset, row.stop + offset) for row in rows_of(length, 150)]
+    figure = Figure(figsize=(10.5, 0.3 + 1.5 * len(rows) * len(values)), layout="constrained")
+    panels = figure.subplots(len(rows) * len(values), 1, sharey=True, squeeze=False)[:, 0]
+    for k, (axes, (row, name)) in enumerate(zip(panels, ((r, n) for r in rows for n in values), strict=True)):
+        own = (places >= row.start + 1) & (places <= row.stop) & np.isfinite(values[name])
+        colour = (GREEN, OCHRE)[list(values).index(name) % 2]
+        axes.vlines(places[own], 0, values[name][own], color=colour, linewidth=1.6, label=name)
+        axes.set(xlim=(row.start, row.start + len(rows[0]) + 1), ylim=(0, None))
+        axes.set_ylabel(label if k == len(panels) // 2 else "", fontsize=8)
+        axes.tick_params(labelsize=7.5)
+        tidy(axes)
+        if len(values) > 1 and k < len(values):
+            axes.legend(frameon=False, fontsize=8, loc="upper right")
+    panels[-1].set_xlabel("position", fontsize=8)
+    return figure
+
+
+def scatter(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    labels: tuple[str, str],
+    curve: tuple[np.ndarray, np.ndarray] | None = None,
+    is_equal: bool = True,
+) -> Figure:
+    """Return points, as density where there are many, with the line of agreement or a curve through them."""
+    figure = Figure(figsize=(5.2, 4.4))
+    axes = figure.add_subplot()
+    if len(x) > 5000:
+        image = axes.hexbin(x, y, gridsize=70, bins="log", cmap="Greens", mincnt=1, linewidths=0)
+        figure.colorbar(image, ax=axes, label="rows")
+    else:
+        axes.scatter(x, y, s=8, alpha=min(0.7, 60 / len(x) ** 0.6 + 0.05), color=GREEN, linewidths=0)
+    if curve is not None:
+        axes.plot(*curve, color=OCHRE, linewidth=2)
+    if is_equal:
+        ends = [max(x.min(), y.min()), min(x.max(), y.max())]
+        axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    tidy(axes)
+    return figure
+
+
+def order_bars(shares: Mapping[str, Sequence[float]], *, label: str) -> Figure:
+    """Return bars of the variance of each order of interaction, one colour a source."""
+    orders = max(len(values) for values in shares.values())
+    figure = Figure(figsize=(max(4.6, 0.75 * orders + 2), 3.4))
+    axes = figure.add_subplot()
+    width = 0.8 / len(shares)
+    for k, (name, values) in enumerate(shares.items()):
+        x = np.arange(len(values)) + 1 + (k - (len(shares) - 1) / 2) * width
+        bars = axes.bar(x, 100 * np.asarray(values), width * 0.94, color=[GREEN, OCHRE, GREY][k % 3], label=name)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7.5, padding=2)
+    axes.set_xticks(range(1, orders + 1))
+    axes.set(xlabel="order: letters that must change together", ylabel=label)
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.margins(y=0.12)
+    if len(shares) > 1:
+        axes.legend(frameon=False, fontsize=8.5)
+    tidy(axes)
+    return figure
+
+
+def save(figure: Figure, stem: Path) -> None:
+    """Write a figure as PNG, to look at, and as PDF, for a paper."""
+    for ending in (".png", ".pdf"):
+        with atomic(stem.with_suffix(ending)) as temporary:
+            figure.savefig(temporary, format=ending[1:], dpi=200, bbox_inches="tight")
+
+
+def _diverging(effects: np.ndarray) -> tuple[Normalize, Colormap, str]:
+    known = effects[np.isfinite(effects)]
+    # the outermost hundredth would take the colours from all others
+    low, high = np.quantile(known, [0.01, 0.99]) if known.size else (-1.0, 1.0)
+    most = max(abs(low), abs(high)) or 1.0
+    is_cut = [known.size and known.min() < -most, known.size and known.max() > most]
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[tuple(map(int, map(bool, is_cut)))]
+    return TwoSlopeNorm(0.0, -most, most), _with_grey("RdBu"), extend
+
+
+def _with_grey(name: str) -> Colormap:
+    import matplotlib
+
+    return matplotlib.colormaps[name].with_extremes(bad="#eceef2")
+
+
+def _column_means(effects: np.ndarray) -> np.ndarray:
+    count = np.isfinite(effects).sum(0)
+    return np.where(count > 0, np.nansum(effects, 0) / np.maximum(count, 1), np.nan)
+
+
+def _bare(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names, fontsize=7, family="monospace" if len(names) > 1 else None)
+    axes.set_xticks([])
+    axes.tick_params(length=0, pad=3)
+    for side in axes.spines.values():
+        side.set(linewidth=0.5, color=GREY)
+
+
+def _number(axes: Axes, row: range, offset: int = 0) -> None:
+    numbers = [position + 1 + offset for position in row]
+    ticks = [x for x, number in enumerate(numbers) if number % 10 == 0 or (x == 0 and number % 10 == 1)]
+    axes.set_xticks(ticks, [str(numbers[x]) for x in ticks], fontsize=7)
+    axes.tick_params(axis="x", length=2, pad=2)

@@ -1,1 +1,0 @@
-"""From a file to inputs and targets: tables, variants, letters, columns."""

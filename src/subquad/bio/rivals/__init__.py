@@ -1,1 +1,0 @@
-"""The simple models that a net has to beat, and what they see of a sequence."""

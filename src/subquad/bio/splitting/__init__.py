@@ -1,1 +1,0 @@
-"""Which rows are learned from, which decide, and which are the test."""

@@ -1,0 +1,1 @@
+"""The commands of `subquad hep`, one module each."""

@@ -1,0 +1,1 @@
+"""From files of jets to batches."""

@@ -1,0 +1,204 @@
+"""What a net and a booster see of a jet: particle features and jet-level observers. O(particles), some µs per jet.
+
+Axes: J jets, C particles of all jets, P particles of a padded batch, H features.
+"""
+
+import numpy as np
+
+from subquad.hep.data.jets import OBSERVERS, PARTICLES, Jets
+
+__all__ = [
+    "JET_FEATURES",
+    "RAW_FEATURES",
+    "STANDARD_FEATURES",
+    "SUMS",
+    "angles_of",
+    "jet_features",
+    "particle_features",
+    "sums_of",
+]
+
+RAW_FEATURES = (
+    *("px", "py", "pz", "energy", "pt", "deta", "dphi", "d0val", "d0err", "dzval", "dzerr"),
+    *("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon"),
+)
+"""The paper's 16, in GeV, radians and mm as they stand in the file."""
+
+STANDARD_FEATURES = (
+    *("deta", "dphi", "log pt", "log energy", "log pt/jet", "log energy/jet", "dr", "charge"),
+    *("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon"),
+    *("tanh d0", "d0err", "tanh dz", "dzerr", "d0 significance", "dz significance"),
+)
+"""JetClass's 17 with the constants that its nets use (arXiv:2202.03772), and two significances."""
+
+_TYPES = ("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon")
+
+JET_FEATURES = (
+    *("log pt", "|eta|", "log mass", "log sdmass", "particles", "log tau1", "log tau2", "log tau3", "log tau4"),
+    *("tau21", "tau32", "tau43", "jet charge", "width", "pt dispersion", "log e2", "leading", "second", "third"),
+    *(f"count {name}" for name in _TYPES),
+    *(f"part of pt {name}" for name in _TYPES),
+    *(f"d0 significance {i}" for i in (1, 2, 3, 4)),
+    *(f"dz significance {i}" for i in (1, 2, 3)),
+    *("displaced tracks", "mean d0 significance", "lepton pt/jet", "lepton dr", "mass of displaced"),
+)
+"""Observers of the jet as a whole, for gradient boosting and for the net's head."""
+
+SUMS = (
+    *("particles", "log pt", "|eta|", "log energy", "log mass", "width", "pt dispersion", "log e2"),
+    *("leading", "second", "third"),
+)
+"""Observers of the jet that need nothing but the momenta of its particles."""
+
+
+def _column(jets: Jets, name: str) -> np.ndarray:
+    return jets.particles[:, PARTICLES.index(f"part_{name}")]
+
+
+def _observer(jets: Jets, name: str) -> np.ndarray:
+    return jets.observers[:, OBSERVERS.index(f"jet_{name}")].astype(np.float64)
+
+
+def _significance(jets: Jets, name: str) -> np.ndarray:
+    """[C]: value over error, signed and compressed; 0 for a particle without a track."""
+    value, error = _column(jets, f"{name}val"), _column(jets, f"{name}err")
+    has_track = error > 0
+    ratio = np.divide(value, error, out=np.zeros_like(value), where=has_track)
+    return np.sign(ratio) * np.log1p(np.abs(ratio))
+
+
+def particle_features(jets: Jets, kind: str) -> np.ndarray:
+    """Return [C, H] float32: the features `raw` or `standard`, as named in `RAW_FEATURES` and `STANDARD_FEATURES`."""
+    pt = np.hypot(_column(jets, "px"), _column(jets, "py"))
+    types = [_column(jets, name) for name in _TYPES]
+    if kind == "raw":
+        named = [_column(jets, name) for name in ("px", "py", "pz", "energy")]
+        rest = [_column(jets, name) for name in ("deta", "dphi", "d0val", "d0err", "dzval", "dzerr")]
+        return np.stack([*named, pt, *rest, *types], axis=1)
+    energy, deta, dphi = (_column(jets, name) for name in ("energy", "deta", "dphi"))
+    lengths = jets.lengths
+    jet_pt, jet_energy = (np.repeat(_observer(jets, name), lengths).clip(1e-6) for name in ("pt", "energy"))
+    log_pt, log_energy = np.log(pt.clip(1e-6)), np.log(energy.clip(1e-6))
+    columns = [
+        deta,
+        dphi,
+        (log_pt - 1.7) * 0.7,
+        (log_energy - 2.0) * 0.7,
+        (log_pt - np.log(jet_pt) + 4.7) * 0.7,
+        (log_energy - np.log(jet_energy) + 4.7) * 0.7,
+        (np.hypot(deta, dphi) - 0.2) * 4.0,
+        _column(jets, "charge"),
+        *types,
+        np.tanh(_column(jets, "d0val")),
+        _column(jets, "d0err").clip(0, 1),
+        np.tanh(_column(jets, "dzval")),
+        _column(jets, "dzerr").clip(0, 1),
+        _significance(jets, "d0"),
+        _significance(jets, "dz"),
+    ]
+    return np.stack(columns, axis=1).clip(-10, 10).astype(np.float32)
+
+
+def jet_features(jets: Jets) -> np.ndarray:
+    """Return [J, H] float32: the observers named in `JET_FEATURES`."""
+    lengths = jets.lengths
+    jet = np.repeat(np.arange(len(jets)), lengths)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(jet, weights=values, minlength=len(jets))
+
+    pt = np.hypot(_column(jets, "px"), _column(jets, "py")).astype(np.float64)
+    sum_pt = total(pt).clip(1e-6)
+    dr = np.hypot(_column(jets, "deta"), _column(jets, "dphi"))
+    d0, dz = np.abs(_significance(jets, "d0")), np.abs(_significance(jets, "dz"))
+    charged = _column(jets, "charge") != 0
+    is_lepton = (_column(jets, "isElectron") + _column(jets, "isMuon")) > 0
+    displaced = charged & (d0 > np.log1p(3.0))
+    tau = [_observer(jets, f"tau{i}").clip(1e-6) for i in (1, 2, 3, 4)]
+    lepton_pt = _ranked(pt * is_lepton, jets.first, 1)[:, 0]
+    is_first_lepton = is_lepton & (pt == lepton_pt[jet])
+    fractions = _ranked(pt, jets.first, 3) / sum_pt[:, None]
+    columns = [
+        np.log(_observer(jets, "pt").clip(1e-6)),
+        np.abs(_observer(jets, "eta")),
+        np.log1p(_mass(jets, total)),
+        np.log1p(_observer(jets, "sdmass").clip(0)),
+        lengths,
+        *(np.log(value) for value in tau),
+        *(tau[i + 1] / tau[i] for i in range(3)),
+        total(_column(jets, "charge") * np.sqrt(pt)) / np.sqrt(sum_pt),
+        total(pt * dr) / sum_pt,
+        np.sqrt(total(pt**2)) / sum_pt,
+        np.log(total(pt * dr**2).clip(1e-6) / sum_pt),
+        *fractions.T,
+        *(total(_column(jets, name)) for name in _TYPES),
+        *(total(_column(jets, name) * pt) / sum_pt for name in _TYPES),
+        *_ranked(d0, jets.first, 4).T,
+        *_ranked(dz, jets.first, 3).T,
+        total(displaced),
+        total(d0 * charged) / total(charged).clip(1),
+        lepton_pt / sum_pt,
+        total(dr * is_first_lepton) / total(is_first_lepton).clip(1),
+        np.log1p(_mass(jets, lambda values: total(values * displaced))),
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _of_jets(vectors: np.ndarray, jet: np.ndarray, jets: int) -> np.ndarray:
+    """[J, 4]: the sums of the particles' momenta."""
+    columns = [np.bincount(jet, weights=vectors[:, i].astype(np.float64), minlength=jets) for i in range(4)]
+    return np.stack(columns, axis=1)
+
+
+def angles_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [C, 2] float32: Δη and Δφ between each particle and its jet, from momenta [C, 4] in GeV."""
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+
+    def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
+
+    eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
+    eta_of_jet, phi_of_jet = eta_and_phi(*_of_jets(vectors, jet, len(lengths))[:, :3].T)
+    turn = (phi - phi_of_jet[jet] + np.pi) % (2 * np.pi) - np.pi
+    return np.stack([eta - eta_of_jet[jet], turn], axis=1).astype(np.float32)
+
+
+def sums_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [J, H] float32: the observers named in `SUMS`, from momenta [C, 4] in GeV."""
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    first = np.concatenate([[0], np.cumsum(lengths)])
+    pt = np.hypot(vectors[:, 0], vectors[:, 1]).astype(np.float64)
+    px, py, pz, energy = _of_jets(vectors, jet, len(lengths)).T
+    pt_of_jet = np.hypot(px, py).clip(1e-6)
+    dr = np.hypot(*angles_of(vectors, lengths).T)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(jet, weights=values, minlength=len(lengths))
+
+    sum_pt = total(pt).clip(1e-6)
+    columns = [
+        lengths,
+        np.log(pt_of_jet),
+        np.abs(np.arcsinh(pz / pt_of_jet)),
+        np.log(energy.clip(1e-6)),
+        np.log1p(np.sqrt((energy**2 - px**2 - py**2 - pz**2).clip(0))),
+        total(pt * dr) / sum_pt,
+        np.sqrt(total(pt**2)) / sum_pt,
+        np.log(total(pt * dr**2).clip(1e-6) / sum_pt),
+        *(_ranked(pt, first, 3) / sum_pt[:, None]).T,
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _mass(jets: Jets, total) -> np.ndarray:
+    px, py, pz, energy = (total(_column(jets, name).astype(np.float64)) for name in ("px", "py", "pz", "energy"))
+    return np.sqrt((energy**2 - px**2 - py**2 - pz**2).clip(0))
+
+
+def _ranked(values: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
+    """[J, count]: the largest of the values, none below 0, of each jet; 0 where it has fewer."""
+    lengths = np.diff(first)
+    places = max(count, int(lengths.max(initial=0)))
+    table = np.zeros((len(lengths), places))
+    table[np.arange(places) < lengths[:, None]] = values
+    return -np.sort(-np.partition(table, places - count, axis=1)[:, places - count :], axis=1)

@@ -1,1 +1,0 @@
-"""Taggers side by side: scores of ours and of others, their figures, pictures, and the page."""

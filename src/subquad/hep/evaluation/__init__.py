@@ -1,0 +1,1 @@
+"""Scores of trained taggers and of external programs."""

@@ -1,1 +1,0 @@
-"""What a tagger looks at: graphs, features, particles and edges of jets, by gradients and by shuffling."""

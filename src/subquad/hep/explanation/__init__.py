@@ -1,0 +1,1 @@
+"""What a tagger's scores depend on: gradients, permutation importance, event displays."""

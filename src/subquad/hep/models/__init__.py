@@ -1,0 +1,1 @@
+"""Taggers: presets, training, gradient boosting, the scikit-learn estimator."""

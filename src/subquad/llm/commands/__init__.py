@@ -1,0 +1,1 @@
+"""The commands of `subquad llm`, one module each."""

@@ -1,0 +1,1 @@
+"""Perplexity, tasks, passkey retrieval, speed and memory, each beside its controls."""

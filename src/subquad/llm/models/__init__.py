@@ -1,0 +1,1 @@
+"""Checkpoints with hybrid attention: conversion, cache, adapters."""

@@ -1,0 +1,1 @@
+"""Cost estimates of linearizing a model."""

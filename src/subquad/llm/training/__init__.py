@@ -1,0 +1,1 @@
+"""Attention transfer, LoRA, and how both fit into memory."""

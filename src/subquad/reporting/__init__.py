@@ -1,0 +1,1 @@
+"""HTML pages, console tables and statistics."""

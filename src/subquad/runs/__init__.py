@@ -1,0 +1,1 @@
+"""Run folders: open or resume, history, serialization."""

@@ -1,0 +1,157 @@
+"""Run folders: `config.json`, `model.safetensors`, `metrics.json`, `history.jsonl`, `README.md` and `report.html`."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from subquad import __version__
+from subquad.errors import SubquadError
+from subquad.runs.storage import as_folder, atomic, plain, read_json, read_tensors, write_json, write_tensors
+
+__all__ = ["FORMAT", "Run", "load_config", "load_tensors", "open_run"]
+
+FORMAT = 1
+"""The number of the layout of a saved folder; it grows when an older subquad could not read a newer folder."""
+
+CONFIG, WEIGHTS, METRICS, HISTORY, REPORT, CARD = (
+    "config.json",
+    "model.safetensors",
+    "metrics.json",
+    "history.jsonl",
+    "report.html",
+    "README.md",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """An output folder between its first file and its last."""
+
+    directory: Path
+    """Where it is."""
+    kind: str
+    """The field: `bio`, `llm` or `hep`."""
+    settings: Mapping[str, Any]
+    """What was asked for, as JSON knows it."""
+    is_resumed: bool
+    """An earlier run with these settings was stopped in here."""
+
+    def finish(
+        self,
+        *,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Tensor] | None,
+        metrics: Mapping[str, Any],
+        card: str,
+        report: str,
+    ) -> None:
+        """Write what the run leaves behind; `metrics.json` comes last, and says that the run is finished."""
+        if tensors is not None:
+            write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
+        for name, text in ((CARD, card), (REPORT, report)):
+            with atomic(self.directory / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        write_json(self.directory / CONFIG, {**config, "subquad": _stamp(self.kind, self.settings)})
+        write_json(self.directory / METRICS, metrics)
+        for checkpoint in self.directory.rglob("checkpoint-*.safetensors"):
+            checkpoint.unlink()
+
+
+def _stamp(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, "kind": kind, "version": __version__, "settings": plain(settings)}
+
+
+def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Run:
+    """Return the run that writes into the folder `out`: a new one, or an unfinished one with equal settings.
+
+    Raises:
+        SubquadError: `out` is finished and `force` is off, holds other things, or was begun with other settings.
+    """
+    directory, wanted = as_folder(out), plain(settings)
+    if directory.is_dir() and any(directory.iterdir()):
+        _check_begun(directory, kind, wanted, force)
+    is_resumed = (directory / CONFIG).is_file() and not force
+    if not is_resumed:
+        _clear(directory)
+        write_json(directory / CONFIG, {"subquad": _stamp(kind, wanted)})
+    return Run(directory=directory, kind=kind, settings=wanted, is_resumed=is_resumed)
+
+
+def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: bool) -> None:
+    if not (directory / CONFIG).is_file():
+        raise SubquadError(f"{directory}: not empty, and not written by subquad; name another folder with --out")
+    stamp = read_json(directory / CONFIG).get("subquad")
+    if stamp is None:
+        raise SubquadError(f"{directory}: its {CONFIG} was not written by subquad; name another folder with --out")
+    if force:
+        return
+    if (directory / METRICS).is_file():
+        raise SubquadError(
+            f"{directory}: holds a finished run; name another folder with --out, or replace it with --force"
+        )
+    if stamp.get("kind") != kind:
+        raise SubquadError(
+            f"{directory}: holds an unfinished run of subquad {stamp.get('kind')}; use --force to replace it"
+        )
+    begun = stamp.get("settings", {})
+    changed = sorted(name for name in {*begun, *wanted} if begun.get(name) != wanted.get(name))
+    if changed:
+        if set(begun) != set(wanted):
+            raise SubquadError(
+                f"{directory}: an unfinished run of another version of subquad, which had other settings; finish it "
+                "with that version, or start anew with --force"
+            )
+        lines = "; ".join(f"{name} was {begun[name]!r} and is {wanted[name]!r}" for name in changed)
+        raise SubquadError(
+            f"{directory}: an unfinished run with other settings ({lines}); "
+            "give the same ones to go on, or --force to start anew"
+        )
+
+
+def _clear(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    # the figures first: without them the folder is unfinished, whenever this is stopped
+    (directory / METRICS).unlink(missing_ok=True)
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
+    """Return the `config.json` of a finished model folder of the field `kind`.
+
+    Raises:
+        SubquadError: no such folder, not finished, no weights, of another field, or of a newer format.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise SubquadError(f"{directory}: no such model folder")
+    if not (directory / CONFIG).is_file():
+        raise SubquadError(f"{directory}: no {CONFIG} in it; give the folder that --out of `subquad {kind}` wrote")
+    config = read_json(directory / CONFIG)
+    stamp = config.get("subquad") if isinstance(config, dict) else None
+    if not isinstance(stamp, dict):
+        raise SubquadError(f"{directory}: its {CONFIG} was not written by subquad")
+    if stamp.get("kind") != kind:
+        raise SubquadError(f"{directory}: holds a model of `subquad {stamp.get('kind')}`, not of `subquad {kind}`")
+    if not isinstance(stamp.get("format"), int) or stamp["format"] > FORMAT:
+        raise SubquadError(
+            f"{directory}: format {stamp.get('format')} is newer than this subquad {__version__} reads "
+            f"(up to {FORMAT}); upgrade subquad"
+        )
+    if not (directory / METRICS).is_file():
+        raise SubquadError(f"{directory}: this run is not finished; give the command that began it once more")
+    if not (directory / WEIGHTS).is_file():
+        raise SubquadError(f"{directory}: no {WEIGHTS} in it; the weights are missing")
+    return config
+
+
+def load_tensors(directory: Path | str) -> dict[str, Tensor]:
+    """Return the weights of a model folder."""
+    return read_tensors(Path(directory) / WEIGHTS)

@@ -1,0 +1,154 @@
+"""Files as JSON and safetensors only, each written to a temporary name and renamed when complete."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from subquad.errors import SubquadError
+
+__all__ = [
+    "as_file",
+    "as_folder",
+    "atomic",
+    "fingerprint",
+    "plain",
+    "read_json",
+    "read_tensors",
+    "read_tensors_and_metadata",
+    "write_json",
+    "write_tensors",
+]
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it is renamed to `path` on success and removed on failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the same suffix, since writers such as uproot and numpy look at it
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+def as_folder(out: Path | str) -> Path:
+    """Return `out`, which is to become a folder, as a path.
+
+    Raises:
+        SubquadError: there is a file.
+    """
+    if Path(out).is_file():
+        raise SubquadError(f"{out}: --out names a folder, and this is a file")
+    return Path(out)
+
+
+def as_file(out: Path | str) -> Path:
+    """Return `out`, which is to become a file, as a path.
+
+    Raises:
+        SubquadError: there is a folder.
+    """
+    if Path(out).is_dir():
+        raise SubquadError(f"{out}: names a file, and this is a folder")
+    return Path(out)
+
+
+def plain(value: Any) -> Any:
+    """Return settings, paths and numbers as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a value as JSON."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        SubquadError: there is no such file, or it is no JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SubquadError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SubquadError(
+            f"{path}: this is not JSON ({error}); the file is damaged or was written by another tool"
+        ) from error
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors; `metadata` goes into the header."""
+    # clones: safetensors refuses tensors that share memory, as tied weights and views do
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with atomic(path) as temporary:
+        try:
+            save_file(owned, temporary, metadata=dict(metadata or {}))
+        except safetensors.SafetensorError as error:
+            # it hides which error of the system it was
+            if f"os error {errno.ENOSPC}" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
+
+
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Return the named tensors of a safetensors file.
+
+    Raises:
+        SubquadError: there is no such file, or it is damaged.
+    """
+    return read_tensors_and_metadata(path)[0]
+
+
+def read_tensors_and_metadata(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the named tensors of a safetensors file and the entries of its header."""
+    path = Path(path)
+    if not path.is_file():
+        raise SubquadError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return tensors, file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise SubquadError(f"{path}: not a safetensors file, or cut short ({error})") from error
+
+
+def fingerprint(*parts: Path | bytes | str) -> str:
+    """Return 16 hex digits that change when any of the files (`Path`) or contents change."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            digest.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
+    return digest.hexdigest()[:16]
