@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from subquad.hep import FitSettings, tasks
+from subquad.hep import FitSettings
+from subquad.hep.commands import fit as tasks
 from subquad.hep.data.formats import look
 from subquad.hep.models import training as loop
 from subquad.train.loop import LoopSettings, Outcome

@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from subquad.errors import SubquadError
-from subquad.hep import FitSettings, data, fit, preparation, tasks
+from subquad.hep import FitSettings, fit
+from subquad.hep.commands import fit as tasks
+from subquad.hep.data import jets as data
+from subquad.hep.data import preparation
 from subquad.hep.data.jets import read
 from subquad.hep.data.prefetch import Ahead, Waiting
 from subquad.hep.data.preparation import plan_of, prepare, put_aside
