@@ -7,12 +7,12 @@ from scipy import sparse
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from subquad.bio.data.dataset import ANY, PAD, Inputs, Problem, Target
+from subquad.bio.data.dataset import ANY, PAD, Inputs, Dataset, Target
 from subquad.bio.features import rows as parts
 from subquad.bio.features.sequences import Features
 from subquad.bio.metrics.scores import score
 from subquad.bio.models import boosting, linear
-from subquad.bio.models.baselines import Rival, fit_boosting, fit_ridge, fit_rivals
+from subquad.bio.models.baselines import Baseline, fit_baselines, fit_boosting, fit_ridge
 from subquad.errors import SubquadError
 
 
@@ -21,27 +21,27 @@ def split_of(n):
     return dict(zip(("train", "validation", "test"), thirds, strict=True))
 
 
-def aligned(kind, *, rows=701, length=7, letters=4, seed=0):
+def aligned(task_type, *, rows=701, length=7, letters=4, seed=0):
     """Two sites add up, a third one does too in the second column."""
     random = np.random.default_rng(seed)
     codes = random.integers(0, letters, (rows, length)).astype(np.int8)
     z = (random.normal(size=letters) * 2)[codes[:, 2]] + (random.normal(size=letters) * 2)[codes[:, 5]]
     y, classes, names = z[:, None] + random.normal(size=(rows, 1)) * 0.1, (), ("target",)
-    match kind:
+    match task_type:
         case "binary":
             y, classes = (z > np.median(z)).astype(np.int64), ("no", "yes")
         case "multiclass":
             y, classes = np.digitize(z, np.quantile(z, [0.3, 0.7])), ("low", "mid", "high")
         case "multilabel" | "several":
             y, names = np.stack([z, 5 + 3 * codes[:, 1]], axis=1), ("one", "two")
-            y = (y > np.median(y, axis=0)).astype(np.float64) if kind == "multilabel" else y
+            y = (y > np.median(y, axis=0)).astype(np.float64) if task_type == "multilabel" else y
             y[::3, 1] = np.nan
-    kind = "regression" if kind == "several" else kind
+    task_type = "regression" if task_type == "several" else task_type
     inputs = Inputs(codes=codes, letters=letters, extra=np.zeros((rows, 0)), is_aligned=True)
-    return Problem(inputs=inputs, target=Target(kind=kind, y=y, classes=classes, names=names), split=split_of(rows))
+    return Dataset(inputs=inputs, target=Target(task_type=task_type, y=y, classes=classes, names=names), split=split_of(rows))
 
 
-def residues(kind, *, rows=61, length=37, seed=0):
+def residues(task_type, *, rows=61, length=37, seed=0):
     """A residue follows the charge of its neighbours."""
     random = np.random.default_rng(seed)
     codes = random.integers(0, 20, (rows, length)).astype(np.int8)
@@ -51,13 +51,13 @@ def residues(kind, *, rows=61, length=37, seed=0):
     z = charged + np.roll(charged, 1, axis=1) + np.roll(charged, -1, axis=1)
     unknown = (codes == PAD) | (random.random(codes.shape) < 0.1)
     classes = ()
-    if kind == "residue_regression":
+    if task_type == "residue_regression":
         y = np.where(unknown, np.nan, z)
     else:
-        classes = ("a", "b") if kind == "residue_binary" else ("a", "b", "c")
+        classes = ("a", "b") if task_type == "residue_binary" else ("a", "b", "c")
         y = np.where(unknown, -1, np.minimum(z, len(classes) - 1)).astype(np.int16)
     inputs = Inputs(codes=codes, letters=20, extra=np.zeros((rows, 0)), is_aligned=False)
-    return Problem(inputs=inputs, target=Target(kind=kind, y=y, classes=classes), split=split_of(rows))
+    return Dataset(inputs=inputs, target=Target(task_type=task_type, y=y, classes=classes), split=split_of(rows))
 
 
 MAKE = {
@@ -73,21 +73,21 @@ MAKE = {
 
 
 @pytest.mark.parametrize("fitted", [fit_ridge, fit_boosting])
-@pytest.mark.parametrize("kind", MAKE)
-def test_rivals_learn_each_kind_of_target_and_come_back_from_disk(tmp_path, kind, fitted):
-    make, figure, least = MAKE[kind]
-    problem = make(kind)
-    rival = fitted(problem) if fitted is fit_ridge else fitted(problem, iterations=41)
-    inputs, target = problem.part("test")
+@pytest.mark.parametrize("task_type", MAKE)
+def test_rivals_learn_each_kind_of_target_and_come_back_from_disk(tmp_path, task_type, fitted):
+    make, figure, least = MAKE[task_type]
+    dataset = make(task_type)
+    rival = fitted(dataset) if fitted is fit_ridge else fitted(dataset, iterations=41)
+    inputs, target = dataset.part("test")
     predicted = rival.predict(inputs)
     shape = (len(inputs), target.outputs)
     assert predicted.shape == (shape if not target.is_residue else (*inputs.codes.shape, target.outputs))
     assert score(target, predicted)[figure] > least
     assert rival.chosen["validation"] == pytest.approx(
-        score(problem.part("validation")[1], rival.predict(problem.part("validation")[0]))[figure]
+        score(dataset.part("validation")[1], rival.predict(dataset.part("validation")[0]))[figure]
     )
     rival.save(tmp_path / "rival.skops")
-    np.testing.assert_array_equal(Rival.load(tmp_path / "rival.skops").predict(inputs), predicted)
+    np.testing.assert_array_equal(Baseline.load(tmp_path / "rival.skops").predict(inputs), predicted)
 
 
 @pytest.mark.parametrize("has_weights", [False, True])
@@ -104,12 +104,12 @@ def test_ridge_is_scikit_learns(has_weights):
 
 
 def test_the_rows_own_gradients_give_the_same_ridge(monkeypatch):
-    problem = aligned("regression")
-    features = Features.for_inputs(problem.inputs)
-    X = features.matrix(problem.inputs)
-    whole = dict(linear.ridge_path(X, problem.target.y, None, np.ones(features.count)))
+    dataset = aligned("regression")
+    features = Features.for_inputs(dataset.inputs)
+    X = features.matrix(dataset.inputs)
+    whole = dict(linear.ridge_path(X, dataset.target.y, None, np.ones(features.count)))
     monkeypatch.setattr(linear, "MOST_DENSE", 0)
-    for penalty, own in linear.ridge_path(X, problem.target.y, None, np.ones(features.count)):
+    for penalty, own in linear.ridge_path(X, dataset.target.y, None, np.ones(features.count)):
         np.testing.assert_allclose(own(X), whole[penalty](X), atol=2e-3)
 
 
@@ -126,16 +126,16 @@ def test_logistic_regression_is_scikit_learns(monkeypatch, classes, most):
     for penalty, own in path:
         theirs = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=1000).fit(X, y, sample_weight=weight)
         expected = theirs.predict_proba(X)[:, 1:] if classes == 2 else theirs.predict_proba(X)
-        kind = "binary" if classes == 2 else "multiclass"
-        np.testing.assert_allclose(own.probabilities(X, kind), expected, atol=2e-3)
+        task_type = "binary" if classes == 2 else "multiclass"
+        np.testing.assert_allclose(own.probabilities(X, task_type), expected, atol=2e-3)
 
 
 def test_a_class_without_training_rows_is_never_predicted():
-    problem = aligned("multiclass")
-    two = replace(problem.target, classes=("low", "mid", "high", "never"))
-    train = problem.split["train"]
-    one = replace(problem, target=two, split=problem.split | {"train": train[problem.target.y[train] == 1]})
-    for own, absent in ((replace(problem, target=two), [3]), (one, [0, 2, 3])):
+    dataset = aligned("multiclass")
+    two = replace(dataset.target, classes=("low", "mid", "high", "never"))
+    train = dataset.split["train"]
+    one = replace(dataset, target=two, split=dataset.split | {"train": train[dataset.target.y[train] == 1]})
+    for own, absent in ((replace(dataset, target=two), [3]), (one, [0, 2, 3])):
         inputs, target = own.part("test")
         for rival in (fit_ridge(own), fit_boosting(own, iterations=5)):
             predicted = rival.predict(inputs)
@@ -145,23 +145,23 @@ def test_a_class_without_training_rows_is_never_predicted():
 
 
 def test_a_row_of_double_weight_counts_as_two():
-    problem = aligned("binary", rows=211)
-    train = problem.split["train"]
+    dataset = aligned("binary", rows=211)
+    train = dataset.split["train"]
     twice = np.concatenate([train, train[::2]])
     weight = np.ones(211)
     weight[train[::2]] = 2.0
-    weighted = replace(problem, weight=weight)
-    doubled = replace(problem, split=problem.split | {"train": twice})
-    inputs, _ = problem.part("test")
+    weighted = replace(dataset, weight=weight)
+    doubled = replace(dataset, split=dataset.split | {"train": twice})
+    inputs, _ = dataset.part("test")
     np.testing.assert_allclose(fit_ridge(weighted).predict(inputs), fit_ridge(doubled).predict(inputs), atol=2e-3)
-    plain = fit_boosting(problem, iterations=11).predict(inputs)
+    plain = fit_boosting(dataset, iterations=11).predict(inputs)
     assert not np.allclose(fit_boosting(weighted, iterations=11).predict(inputs), plain)
 
 
 def test_the_linear_model_is_what_the_net_starts_from():
-    problem = aligned("binary", length=11)
-    rival = fit_ridge(problem)
-    inputs, _ = problem.part("test")
+    dataset = aligned("binary", length=11)
+    rival = fit_ridge(dataset)
+    inputs, _ = dataset.part("test")
     X = rival.features.matrix(inputs).toarray()
     logits = (X * rival.linear.scale) @ rival.linear.weight.T + rival.linear.bias
     np.testing.assert_allclose(expit(logits), rival.predict(inputs), atol=1e-6)
@@ -176,24 +176,24 @@ def test_extra_columns_and_a_second_channel_are_learned_from():
     second[:, :2] = PAD
     extra = random.normal(3, 5, (503, 1))
     y = ((codes != second) & (second != PAD)).sum(1) + extra[:, 0]
-    problem = Problem(
+    dataset = Dataset(
         inputs=Inputs(codes=codes, letters=4, second=second, extra=extra, is_aligned=True),
-        target=Target(kind="regression", y=y[:, None]),
+        target=Target(task_type="regression", y=y[:, None]),
         split=split_of(503),
     )
-    inputs, target = problem.part("test")
-    assert score(target, fit_ridge(problem).predict(inputs))["spearman"] > 0.99
-    assert score(target, fit_boosting(problem).predict(inputs))["spearman"] > 0.95
+    inputs, target = dataset.part("test")
+    assert score(target, fit_ridge(dataset).predict(inputs))["spearman"] > 0.99
+    assert score(target, fit_boosting(dataset).predict(inputs))["spearman"] > 0.95
 
 
 def test_long_sequences_of_many_rows_show_their_letters_to_trees():
-    problem = aligned("regression", rows=401, length=29, letters=20)
-    codes = problem.inputs.codes.copy()
+    dataset = aligned("regression", rows=401, length=29, letters=20)
+    codes = dataset.inputs.codes.copy()
     codes[::7, 3] = ANY
-    problem = replace(problem, inputs=replace(problem.inputs, codes=codes))
-    rival = fit_boosting(problem, iterations=53, budget_seconds=0.5)
+    dataset = replace(dataset, inputs=replace(dataset.inputs, codes=codes))
+    rival = fit_boosting(dataset, iterations=53, budget_seconds=0.5)
     assert rival.trees.view == "letters"
-    inputs, target = problem.part("test")
+    inputs, target = dataset.part("test")
     assert score(target, rival.predict(inputs))["spearman"] > 0.8
 
 
@@ -210,51 +210,51 @@ def test_weighted_trees_on_frequencies_come_back_from_disk(tmp_path):
     for row in range(907):
         codes[row, random.integers(7, 32) :] = PAD
     z = np.isin(codes, [8, 14]).sum(1) / (codes != PAD).sum(1)
-    problem = Problem(
+    dataset = Dataset(
         inputs=Inputs(codes=codes, letters=20, extra=random.normal(size=(907, 1)), is_aligned=False),
-        target=Target(kind="regression", y=z[:, None]),
+        target=Target(task_type="regression", y=z[:, None]),
         split=split_of(907),
         weight=random.random(907) * 2,
     )
-    rival = fit_boosting(problem, iterations=31)
+    rival = fit_boosting(dataset, iterations=31)
     # the extra column has a value a row, more than trees have bins
     assert list(rival.trees.edges)
-    inputs, target = problem.part("test")
+    inputs, target = dataset.part("test")
     assert score(target, rival.predict(inputs))["spearman"] > 0.85
     rival.save(tmp_path / "rival.skops")
-    np.testing.assert_array_equal(Rival.load(tmp_path / "rival.skops").predict(inputs), rival.predict(inputs))
+    np.testing.assert_array_equal(Baseline.load(tmp_path / "rival.skops").predict(inputs), rival.predict(inputs))
 
 
 def test_rare_classes_of_residues_are_kept_when_some_are_drawn():
-    problem = residues("residue_binary", rows=101)
-    y = np.where(problem.target.y >= 0, 0, -1).astype(np.int16)
+    dataset = residues("residue_binary", rows=101)
+    y = np.where(dataset.target.y >= 0, 0, -1).astype(np.int16)
     some = np.flatnonzero(y.ravel() == 0)[::53]
     y.ravel()[some] = 1
-    problem = replace(problem, target=replace(problem.target, y=y))
-    known = (problem.part("train")[1].y >= 0).sum()
-    rare = (problem.part("train")[1].y == 1).sum()
-    part = parts.part_of(problem, "train", most=307, seed=0)
+    dataset = replace(dataset, target=replace(dataset.target, y=y))
+    known = (dataset.part("train")[1].y >= 0).sum()
+    rare = (dataset.part("train")[1].y == 1).sum()
+    part = parts.part_of(dataset, "train", most=307, seed=0)
     assert (len(part.target), (part.target.y == 1).sum()) == (307, rare)
     assert part.weight.mean() == pytest.approx(1)
     assert part.weight[part.target.y == 1].sum() / part.weight.sum() == pytest.approx(rare / known)
     rows, positions = part.residues
     np.testing.assert_array_equal(part.inputs.codes[rows, positions] >= 0, True)
-    held = parts.part_of(problem, "validation", most=101, seed=0)
+    held = parts.part_of(dataset, "validation", most=101, seed=0)
     assert (held.target.y == 1).mean() < 0.1
 
 
 def test_names_of_other_rivals_are_refused():
-    assert list(fit_rivals(aligned("binary"), ["ridge"])) == ["ridge"]
+    assert list(fit_baselines(aligned("binary"), ["ridge"])) == ["ridge"]
     with pytest.raises(SubquadError, match=r"no rival of binary 'vienna' \(there are: ridge, boosting\)"):
-        fit_rivals(aligned("binary"), ["vienna"])
+        fit_baselines(aligned("binary"), ["vienna"])
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path):
     with pytest.raises(SubquadError, match=r"rival\.skops: no such file; fit again"):
-        Rival.load(tmp_path / "rival.skops")
+        Baseline.load(tmp_path / "rival.skops")
     (tmp_path / "rival.skops").write_text("nothing")
     with pytest.raises(SubquadError, match="damaged, or no file of a fitted rival"):
-        Rival.load(tmp_path / "rival.skops")
+        Baseline.load(tmp_path / "rival.skops")
     skops.io.dump({"name": SubquadError}, tmp_path / "rival.skops")
     with pytest.raises(SubquadError, match=r"holds subquad\.errors\.SubquadError, which no fitted rival does"):
-        Rival.load(tmp_path / "rival.skops")
+        Baseline.load(tmp_path / "rival.skops")

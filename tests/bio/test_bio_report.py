@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 from subquad.bio.analysis.audit import audit, nearest
 from subquad.bio.data.dataset import PAD, Inputs, Target
 from subquad.bio.data.table import Table
-from subquad.bio.metrics.scores import MAIN, SMALL, by_group, difference, intervals, score, unmeasured
+from subquad.bio.metrics.scores import (
+    MAIN_METRIC,
+    MIN_TEST_ROWS,
+    by_group,
+    difference,
+    intervals,
+    score,
+    undefined_metrics,
+)
 from subquad.bio.plots.fit_page import card, render, report, sections, winner
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError
@@ -32,10 +40,10 @@ def noisy(random, y, size):
     return y + random.normal(0, size, np.shape(y))
 
 
-def target_and_predictions(kind, random):
+def target_and_predictions(task_type, random):
     """Return a target and predictions of four models, the net's the best."""
     noise = {"net": 0.3, "ridge": 0.7, "boosting": 0.5, "stack": 0.4}
-    if kind == "pairs":
+    if task_type == "pairs":
         y = [np.array([[0, 11], [1, 10], [2, 9]]) for _ in range(ROWS)]
         square = []
         for row in range(ROWS):
@@ -43,38 +51,38 @@ def target_and_predictions(kind, random):
             for i, j in y[row][: 1 + row % 3]:
                 P[i, j] = P[j, i] = 0.9
             square.append(P)
-        return Target(kind=kind, y=y), dict.fromkeys(("net", "vienna", "stack"), square)
-    if kind == "regression":
+        return Target(task_type=task_type, y=y), dict.fromkeys(("net", "vienna", "stack"), square)
+    if task_type == "regression":
         y = random.normal(size=(ROWS, 1))
-        return Target(kind=kind, y=y, names=("score",)), {m: noisy(random, y, s) for m, s in noise.items()}
-    if kind == "residue_regression":
+        return Target(task_type=task_type, y=y, names=("score",)), {m: noisy(random, y, s) for m, s in noise.items()}
+    if task_type == "residue_regression":
         y = random.normal(size=(ROWS, LENGTH))
         y[:, -3:] = np.nan
         predicted = {m: noisy(random, np.nan_to_num(y), s)[..., None] for m, s in noise.items()}
-        return Target(kind=kind, y=y, names=("order",)), predicted
-    if kind == "multilabel":
+        return Target(task_type=task_type, y=y, names=("order",)), predicted
+    if task_type == "multilabel":
         y = (random.random((ROWS, 2)) < 0.4).astype(float)
         predicted = {m: np.clip(noisy(random, 0.2 + 0.6 * y, s / 2), 0, 1) for m, s in noise.items()}
-        return Target(kind=kind, y=y, names=("liver", "brain")), predicted
-    shape = (ROWS, LENGTH) if kind.startswith("residue") else (ROWS,)
-    count = 3 if kind.endswith("multiclass") else 2
+        return Target(task_type=task_type, y=y, names=("liver", "brain")), predicted
+    shape = (ROWS, LENGTH) if task_type.startswith("residue") else (ROWS,)
+    count = 3 if task_type.endswith("multiclass") else 2
     y = random.integers(0, count, shape)
     predicted = {}
     for model, size in noise.items():
         logits = noisy(random, 2.0 * np.eye(count)[y], 3 * size)
         p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         predicted[model] = p if count > 2 else p[..., 1:]
-    dtype = np.int16 if kind.startswith("residue") else np.int64
-    return Target(kind=kind, y=y.astype(dtype), classes=("no", "yes", "very")[:count]), predicted
+    dtype = np.int16 if task_type.startswith("residue") else np.int64
+    return Target(task_type=task_type, y=y.astype(dtype), classes=("no", "yes", "very")[:count]), predicted
 
 
-def finished(kind, seed=0):
+def finished(task_type, seed=0):
     """Return metrics, facts, rows and history of a run, as the files have them."""
     random = np.random.default_rng(seed)
-    target, predictions = target_and_predictions(kind, random)
+    target, predictions = target_and_predictions(task_type, random)
     metrics = {
-        "kind": kind,
-        "main": MAIN[kind],
+        "task_type": task_type,
+        "main": MAIN_METRIC[task_type],
         "test": {name: score(target, p) for name, p in predictions.items()},
         "intervals": {name: intervals(target, p, 20) for name, p in predictions.items()},
         "above": {name: difference(target, predictions["net"], p) for name, p in predictions.items() if name != "net"},
@@ -91,7 +99,7 @@ def finished(kind, seed=0):
     facts = {
         "table": {"alphabet": "protein", "wild_type": None},
         "file": "assay.csv",
-        "target": {"kind": kind, "classes": list(target.classes), "names": list(target.names)},
+        "target": {"task_type": task_type, "classes": list(target.classes), "names": list(target.names)},
         "split": {"how": "at random", "rows": metrics["rows"]},
         "chosen": {"ridge": {"penalty": 10.0}, "net": [{"best_step": 41, "steps": 100}]},
         "settings": {"preset": "auto", "seed": seed, "fingerprint": "0123456789abcdef"},
@@ -103,12 +111,12 @@ def finished(kind, seed=0):
 
 
 def rows_of(target, predictions, sequences):
-    kind = target.kind
-    if kind.startswith("residue") or kind == "pairs":
+    task_type = target.task_type
+    if task_type.startswith("residue") or task_type == "pairs":
         rows = []
         for k, sequence in enumerate(sequences):
             own = {"row": k + 1, "sequence": sequence}
-            if kind == "pairs":
+            if task_type == "pairs":
                 own["measured"] = target.y[k].tolist()
                 own |= {m: np.argwhere(np.triu(p[k]) > 0.5).tolist() for m, p in predictions.items()}
             else:
@@ -117,7 +125,7 @@ def rows_of(target, predictions, sequences):
             rows.append(own)
         return rows
     frame = pd.DataFrame({"row": np.arange(ROWS) + 1, "sequence": sequences, "mutations": np.arange(ROWS) % 3})
-    many = target.classes if kind == "multiclass" else target.names if kind == "multilabel" else ()
+    many = target.classes if task_type == "multiclass" else target.names if task_type == "multilabel" else ()
     if target.classes:
         frame["measured"] = np.asarray(target.classes)[target.y]
     else:
@@ -129,8 +137,8 @@ def rows_of(target, predictions, sequences):
     return frame
 
 
-def folder(directory, kind):
-    metrics, facts, rows, history = finished(kind)
+def folder(directory, task_type):
+    metrics, facts, rows, history = finished(task_type)
     run = open_run(directory, kind="bio", settings=facts["settings"], force=False)
     if isinstance(rows, list):
         write_json(run.directory / "test.json", rows)
@@ -158,15 +166,15 @@ class Whole(HTMLParser):
         assert self.opened.pop() == tag
 
 
-@pytest.mark.parametrize("kind", list(MAIN))
-def test_every_kind_has_a_page_of_its_own_that_needs_nothing_else(tmp_path, kind):
-    folder(tmp_path / "run", kind)
+@pytest.mark.parametrize("task_type", list(MAIN_METRIC))
+def test_every_kind_has_a_page_of_its_own_that_needs_nothing_else(tmp_path, task_type):
+    folder(tmp_path / "run", task_type)
     page = report(tmp_path / "run").read_text()
     whole = Whole()
     whole.feed(page)
     assert whole.opened == []
     assert "http" not in page
-    assert "the winner is: net (Lyra)" in page or kind == "pairs"
+    assert "the winner is: net (Lyra)" in page or task_type == "pairs"
     assert page.count("data:image/png") >= 4
     assert "How to read this page" in page
     assert "further test rows that are nearly one of those: up to 1 substitution" in page
@@ -184,7 +192,7 @@ def test_the_page_of_the_folder_is_that_of_the_run(tmp_path, undrawn):
 
 def test_a_level_race_is_won_by_the_simpler_model():
     test = {name: {"spearman": 0.7} for name in ("net", "stack", "boosting", "ridge")}
-    metrics = {"kind": "regression", "main": "spearman", "rows": {"test": 23}, "test": test}
+    metrics = {"task_type": "regression", "main": "spearman", "rows": {"test": 23}, "test": test}
     assert winner(metrics) == "ridge"
     test["stack"]["spearman"] = 0.8
     assert winner(metrics) == "stack"
@@ -192,9 +200,9 @@ def test_a_level_race_is_won_by_the_simpler_model():
 
 def test_below_twenty_test_rows_no_winner_is_named(undrawn):
     metrics, facts, rows, history = finished("regression")
-    metrics["rows"]["test"] = SMALL
+    metrics["rows"]["test"] = MIN_TEST_ROWS
     assert "On 20 test rows the winner is: net (Lyra)" in render(metrics, facts, rows, history)
-    metrics["rows"]["test"] = SMALL - 1
+    metrics["rows"]["test"] = MIN_TEST_ROWS - 1
     assert winner(metrics) is None
     for text in (render(metrics, facts, rows, history), card(metrics, facts)):
         assert "No winner is named, with 19 test rows only: fewer than 20 tell no model from another." in text
@@ -207,9 +215,9 @@ def test_below_twenty_test_rows_no_winner_is_named(undrawn):
 @pytest.mark.parametrize(("measured", "lacking"), [(0, "no positive"), (1, "no negative")])
 def test_one_class_among_the_test_rows_is_said_and_no_figure_of_two_is_shown(undrawn, measured, lacking):
     metrics, facts, rows, history = finished("binary")
-    target = Target(kind="binary", y=np.full(ROWS, measured), classes=("no", "yes"))
+    target = Target(task_type="binary", y=np.full(ROWS, measured), classes=("no", "yes"))
     metrics["test"] = {model: score(target, rows[model].to_numpy()) for model in metrics["test"]}
-    metrics["unmeasured"] = unmeasured(target)
+    metrics["unmeasured"] = undefined_metrics(target)
     rows["measured"] = target.classes[measured]
     page = render(metrics, facts, rows, history)
     for text in (page, card(metrics, facts)):
@@ -233,7 +241,7 @@ def test_the_verdict_names_the_best_single_model_beside_the_stack_and_says_what_
 def test_groups_a_learning_curve_and_coverage_are_shown_where_they_are_known(undrawn):
     metrics, facts, rows, history = finished("regression")
     assert "Learning curve" not in render(metrics, facts, rows, history)
-    target = Target(kind="regression", y=rows[["measured"]].to_numpy(), names=("score",))
+    target = Target(task_type="regression", y=rows[["measured"]].to_numpy(), names=("score",))
     names = np.array(["a gene", "b gene"])[np.arange(ROWS) % 2]
     found = {model: by_group(target, rows[[model]].to_numpy(), names) for model in metrics["test"]}
     metrics["groups"] = {group: {model: found[model][group] for model in found} for group in found["net"]}
@@ -275,7 +283,7 @@ def made_table(codes, y, **more):
     sequences = ["".join("ACGT"[k] for k in row if k >= 0) for row in codes]
     inputs = Inputs(codes=codes, letters=4, extra=np.zeros((len(codes), 0)), is_aligned=bool((codes >= 0).all()))
     told = {"path": "t.csv", "frame": pd.DataFrame(), "inputs": inputs, "sequences": sequences, "mutants": None}
-    told |= {"target": Target(kind="regression", y=y, names=("score",)), "wild_type": None, "weight": None}
+    told |= {"target": Target(task_type="regression", y=y, names=("score",)), "wild_type": None, "weight": None}
     told |= {"groups": None, "has_target": np.isfinite(y[:, 0]), "about": {"alphabet": "dna"}, "remarks": []}
     return Table(**(told | more))
 

@@ -23,7 +23,7 @@ AMINO = "ACDEFGHIKLMNPQRSTVWY"
 class Landscape:
     """Effects of letters, and of neighbours where it is rugged: what a model would be, with a known best variant."""
 
-    kind, names, classes = "regression", ["fitness"], []
+    task_type, names, classes = "regression", ["fitness"], []
 
     def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **about):
         random = np.random.default_rng(seed)
@@ -34,7 +34,7 @@ class Landscape:
         self.pairs = coupling * random.normal(size=(length - 1, len(letters), len(letters)))
         self.wild_type = "".join(letters[k] for k in random.integers(0, len(letters), length))
 
-    def members_of_sequences(self, sequences):
+    def predict_each_of_sequences(self, sequences):
         codes = np.array([[self.alphabet.index(letter) for letter in text] for text in sequences])
         place = np.arange(codes.shape[1])
         joint = self.pairs[place[:-1], codes[:, :-1], codes[:, 1:]].sum(1)
@@ -64,7 +64,7 @@ def rules_of(model, **settings):
 def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):
     model = Landscape()
     frame = made(model, tmp_path, number=7, max_mutations=4)
-    own = model.members_of_sequences([model.wild_type])[0, 0, 0]
+    own = model.predict_each_of_sequences([model.wild_type])[0, 0, 0]
     assert frame["prediction"][0] == pytest.approx(own + model.best_gain(4))
     assert tuple(frame.columns) == COLUMNS
     assert frame["name"].tolist() == [f"D{k}" for k in range(1, 8)]
@@ -107,7 +107,7 @@ def test_the_bound_is_the_mean_and_beta_times_the_spread(tmp_path):
     for goal, sign in (("max", 1), ("min", -1)):
         frame = made(model, tmp_path, goal, goal=goal, number=11, beta=2.0)
         np.testing.assert_allclose(frame["ucb"], frame["prediction"] + sign * 2 * frame["spread"])
-        members = model.members_of_sequences(frame["sequence"].tolist())[..., 0]
+        members = model.predict_each_of_sequences(frame["sequence"].tolist())[..., 0]
         np.testing.assert_allclose(frame["prediction"], members.mean(0))
         np.testing.assert_allclose(frame["spread"], members.std(0, ddof=1))
         assert (sign * frame["ucb"]).is_monotonic_decreasing
@@ -259,8 +259,8 @@ def test_constraints_that_nothing_satisfies_are_refused(tmp_path, settings, mess
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "pairs"}, "the model predicts pairs, not one value a sequence"),
-        ({"kind": "multiclass", "classes": ["a", "b", "c"]}, "say which one with --of (a, b, c)"),
+        ({"task_type": "pairs"}, "the model predicts pairs, not one value a sequence"),
+        ({"task_type": "multiclass", "classes": ["a", "b", "c"]}, "say which one with --of (a, b, c)"),
         ({"wild_type": None}, "the model knows no wild type; say what to start from with --start"),
         ({"about": {"length": 31, "second": "guide"}}, "the model reads pairs of sequences"),
         ({"about": {"length": 31, "extra": {"ESM1": 0.1, "EVE": 0.2}}}, "reads the columns ESM1, EVE beside the"),
@@ -281,7 +281,7 @@ def test_one_of_several_targets_is_designed_for():
     assert open_model(model, of="expression").column == 1
     with pytest.raises(SubquadError, match="no target or class 'expresion'; did you mean 'expression'"):
         open_model(model, of="expresion")
-    model.kind, model.classes = "binary", ["dead", "alive"]
+    model.task_type, model.classes = "binary", ["dead", "alive"]
     assert open_model(model).name == open_model(model, of="alive").name == "probability of alive"
     with pytest.raises(SubquadError, match=r"no target or class 'dead' \(there are: alive\)"):
         open_model(model, of="dead")

@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subquad.bio.commands.fit import predict
 from subquad.bio.data.dataset import Inputs
-from subquad.bio.models.arrays import held_out, read_X
+from subquad.bio.models.estimator_data import holdout_mask, read_X
 from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.plots.fit_page import report
@@ -298,7 +298,7 @@ def test_residues_have_numbers_too():
     with pytest.raises(SubquadError, match="predicts numbers, which have no probabilities"):
         model.predict_proba(X)
     whole = [[float(round(value or 0)) for value in own] for own in y]
-    assert LyraTagger(values="numbers", **SHORT).fit(X, whole)._target["kind"] == "residue_regression"
+    assert LyraTagger(values="numbers", **SHORT).fit(X, whole)._target["task_type"] == "residue_regression"
     with pytest.raises(SubquadError, match="no values 'number'; did you mean 'numbers'"):
         LyraTagger(values="number").fit(X, y)
     with pytest.raises(SubquadError, match="each row must have one value a letter\n  row 2: 10 values for 11 letters"):
@@ -374,7 +374,7 @@ def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
         for a, b in zip(other.predict(X), model.predict(X), strict=True):
             np.testing.assert_array_equal(a, b)
     if name in ("regressor", "classifier", "pairing"):
-        assert BioModel.load(tmp_path / "model").kind == model._target["kind"]
+        assert BioModel.load(tmp_path / "model").task_type == model._target["task_type"]
     with pytest.raises(SubquadError, match="an estimator was saved here, without test rows"):
         report(tmp_path / "model")
     if name == "numbers":
@@ -437,7 +437,7 @@ def held(X, strata=None, groups=None, fraction=0.2):
     numbers = np.asarray(X, dtype=float)[:, None]
     inputs = Inputs(codes=np.zeros((len(X), 0), dtype=np.int8), letters=4, extra=numbers, is_aligned=True)
     strata = np.zeros(len(X)) if strata is None else strata
-    return held_out(inputs, strata, groups, fraction=fraction, random=np.random.default_rng(0))
+    return holdout_mask(inputs, strata, groups, fraction=fraction, random=np.random.default_rng(0))
 
 
 def test_equal_rows_and_whole_groups_are_held_out_together_within_each_class():

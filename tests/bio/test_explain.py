@@ -17,30 +17,30 @@ WILD = "ACGTACG"
 class Fake:
     """A model whose nets add known values of the letters, and differ by a known spread."""
 
-    def __init__(self, kind="regression", *, wild_type=WILD, alphabet="dna", nets=2, classes=(), names=("score",)):
-        self.kind, self.wild_type, self.classes, self.names = kind, wild_type, list(classes), list(names)
+    def __init__(self, task_type="regression", *, wild_type=WILD, alphabet="dna", nets=2, classes=(), names=("score",)):
+        self.task_type, self.wild_type, self.classes, self.names = task_type, wild_type, list(classes), list(names)
         self.alphabet, self.nets = ALPHABETS[alphabet], nets
         self.about = {"alphabet": alphabet}
-        self.outputs = len(classes) if kind.endswith("multiclass") else len(names)
+        self.outputs = len(classes) if task_type.endswith("multiclass") else len(names)
 
     def value(self, sequence):
         # letter k at position t (from 0) is worth k * (t + 1)
         return sum(self.alphabet.find(letter) * (t + 1) for t, letter in enumerate(sequence) if letter != "|")
 
-    def members_of_sequences(self, sequences):
+    def predict_each_of_sequences(self, sequences):
         one = np.array([[self.value(s) * (k + 1) for k in range(self.outputs)] for s in sequences], dtype=float)
-        if self.kind in ("binary", "multiclass"):
+        if self.task_type in ("binary", "multiclass"):
             one = 1 / (1 + np.exp(-one / 50))
         return np.stack([one * (1 + net) for net in range(self.nets)])
 
     def predict_sequences(self, sequences):
-        if self.kind == "pairs":
+        if self.task_type == "pairs":
             P = np.zeros((len(sequences[0]),) * 2)
             P[0, -1] = P[-1, 0] = 0.75
             return [P]
-        if self.kind.startswith("residue"):
+        if self.task_type.startswith("residue"):
             return np.stack([[[self.alphabet.find(c)] * self.outputs for c in s] for s in sequences]).astype(float)
-        return self.members_of_sequences(sequences).mean(0)
+        return self.predict_each_of_sequences(sequences).mean(0)
 
 
 @pytest.fixture
@@ -131,10 +131,10 @@ def test_positions_that_never_varied_are_left_out(run, tmp_path):
     assert sorted(set(frame["position"])) == [2, 5]
 
 
-@pytest.mark.parametrize(("kind", "classes"), [("binary", ("no", "yes")), ("multiclass", ("x", "y", "z"))])
-def test_classes_are_scanned_by_their_probability(run, tmp_path, kind, classes):
+@pytest.mark.parametrize(("task_type", "classes"), [("binary", ("no", "yes")), ("multiclass", ("x", "y", "z"))])
+def test_classes_are_scanned_by_their_probability(run, tmp_path, task_type, classes):
     columns = {"sequence": ["CCGTACG", "ACGTACC"], "measured": [classes[1], classes[0]]}
-    folder = run(Fake(kind, classes=classes, nets=1), **columns)
+    folder = run(Fake(task_type, classes=classes, nets=1), **columns)
     frame = scan(folder, out=tmp_path / "scan", of=classes[1], quiet=True)
     assert frame["prediction"].between(0, 1).all()
     assert frame.set_index("mutant").loc["A1C", "measured"] == 1
@@ -152,20 +152,20 @@ def test_several_targets_are_scanned_one_at_a_time(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "columns"),
+    ("task_type", "columns"),
     [
         ("residue_binary", ["position", "letter", "score"]),
         ("residue_multiclass", ["position", "letter", "H", "E", "C"]),
         ("pairs", ["first", "second", "probability"]),
     ],
 )
-def test_residues_and_pairs_are_shown_along_the_sequence(run, tmp_path, kind, columns):
-    classes = ("H", "E", "C") if kind == "residue_multiclass" else ()
-    frame = scan(run(Fake(kind, classes=classes)), out=tmp_path / "scan", quiet=True)
+def test_residues_and_pairs_are_shown_along_the_sequence(run, tmp_path, task_type, columns):
+    classes = ("H", "E", "C") if task_type == "residue_multiclass" else ()
+    frame = scan(run(Fake(task_type, classes=classes)), out=tmp_path / "scan", quiet=True)
     assert list(frame.columns) == columns
-    assert len(frame) == (1 if kind == "pairs" else 7)
+    assert len(frame) == (1 if task_type == "pairs" else 7)
     long = scan(tmp_path / "run", out=tmp_path / "long", sequence=WILD * 61, quiet=True)
-    assert len(long) == (1 if kind == "pairs" else 427)
+    assert len(long) == (1 if task_type == "pairs" else 427)
     assert (tmp_path / "scan" / "profile.pdf").is_file()
     assert "data:image/png" in (tmp_path / "scan" / "scan.html").read_text()
 

@@ -22,12 +22,12 @@ PAMS = {"cas9": "NGG", "sacas9": "NNGRRT", "cas12a": "TTTV", "cas13a": "", "cas1
 class Counter:
     """Predicts the number of each letter A and C in place of a model; two members that differ by 2."""
 
-    kind, alphabet, wild_type, names, classes = "regression", "ACGT", None, ["activity"], []
+    task_type, alphabet, wild_type, names, classes = "regression", "ACGT", None, ["activity"], []
 
     def __init__(self, length, **about):
         self.about, self.config, self.asked = {"length": length, **about}, {}, []
 
-    def members_of_sequences(self, sequences):
+    def predict_each_of_sequences(self, sequences):
         self.asked += sequences
         one = np.array([[text.count("A")] for text in sequences], dtype=float)
         return np.stack([one - 1, one + 1])

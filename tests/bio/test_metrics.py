@@ -5,10 +5,10 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from subquad.bio.data.dataset import KINDS, Target
+from subquad.bio.data.dataset import TASK_TYPES, Target
 from subquad.bio.metrics import scores as metrics
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs
-from subquad.bio.metrics.scores import MAIN, by_group, difference, intervals, score, title, unmeasured
+from subquad.bio.metrics.scores import MAIN_METRIC, by_group, difference, intervals, score, title, undefined_metrics
 
 CLASSES = ("helix", "sheet", "coil")
 
@@ -22,22 +22,22 @@ def numbers(rows=101, seed=0, columns=1):
 
 def binary(rows=101, seed=0):
     y, p = numbers(rows, seed)
-    return Target(kind="binary", y=(y[:, 0] > 0.5).astype(int), classes=("no", "yes")), 1 / (1 + np.exp(-p))
+    return Target(task_type="binary", y=(y[:, 0] > 0.5).astype(int), classes=("no", "yes")), 1 / (1 + np.exp(-p))
 
 
-def residues(kind, rows=23, length=17, seed=0):
+def residues(task_type, rows=23, length=17, seed=0):
     random = np.random.default_rng(seed)
-    if kind == "residue_regression":
+    if task_type == "residue_regression":
         y = random.normal(size=(rows, length))
         p = (y + random.normal(size=y.shape))[..., None]
         y[random.random(y.shape) < 0.2] = np.nan
-        return Target(kind=kind, y=y), p
-    count = 2 if kind == "residue_binary" else 3
+        return Target(task_type=task_type, y=y), p
+    count = 2 if task_type == "residue_binary" else 3
     y = random.integers(0, count, (rows, length)).astype(np.int16)
     p = random.random((rows, length, count)) + 0.7 * np.eye(count)[y]
     p /= p.sum(-1, keepdims=True)
     y[random.random(y.shape) < 0.2] = -1
-    return Target(kind=kind, y=y, classes=CLASSES[:count]), p[..., 1:] if count == 2 else p
+    return Target(task_type=task_type, y=y, classes=CLASSES[:count]), p[..., 1:] if count == 2 else p
 
 
 def pairs(rows=19, length=29, seed=0):
@@ -49,22 +49,22 @@ def pairs(rows=19, length=29, seed=0):
         P[own[:, 0], own[:, 1]] = 0.9
         truth.append(own)
         predictions.append(P + P.T)
-    return Target(kind="pairs", y=truth), predictions
+    return Target(task_type="pairs", y=truth), predictions
 
 
 def every_kind():
     y, p = numbers(columns=2)
     y[::7, 1] = np.nan
-    yield Target(kind="regression", y=y, names=("brightness", "stability")), p
+    yield Target(task_type="regression", y=y, names=("brightness", "stability")), p
     yield binary()
     random = np.random.default_rng(3)
     z = random.integers(0, 3, 101)
-    yield Target(kind="multiclass", y=z, classes=CLASSES), random.dirichlet(np.ones(3), 101) * 0.7 + 0.3 * np.eye(3)[z]
+    yield Target(task_type="multiclass", y=z, classes=CLASSES), random.dirichlet(np.ones(3), 101) * 0.7 + 0.3 * np.eye(3)[z]
     labels = (y > 0).astype(float)
     labels[np.isnan(y)] = np.nan
-    yield Target(kind="multilabel", y=labels, names=("binds", "folds")), 1 / (1 + np.exp(-p))
-    for kind in ("residue_regression", "residue_binary", "residue_multiclass"):
-        yield residues(kind)
+    yield Target(task_type="multilabel", y=labels, names=("binds", "folds")), 1 / (1 + np.exp(-p))
+    for task_type in ("residue_regression", "residue_binary", "residue_multiclass"):
+        yield residues(task_type)
     yield pairs()
 
 
@@ -74,7 +74,7 @@ def take(prediction, rows):
 
 def test_measurements_have_the_figures_of_scipy_and_sklearn():
     y, p = numbers()
-    got = score(Target(kind="regression", y=y), p)
+    got = score(Target(task_type="regression", y=y), p)
     assert got["spearman"] == pytest.approx(spearmanr(y[:, 0], p[:, 0]).statistic, abs=1e-12)
     assert got["pearson"] == pytest.approx(np.corrcoef(y[:, 0], p[:, 0])[0, 1], abs=1e-12)
     assert got["r2"] == pytest.approx(sk.r2_score(y, p), abs=1e-12)
@@ -82,13 +82,13 @@ def test_measurements_have_the_figures_of_scipy_and_sklearn():
     gains = (y - y.min()) / np.ptp(y)
     assert got["ndcg"] == pytest.approx(sk.ndcg_score(gains.T, p.T, k=10), abs=0.02)
     # the column may be left out where there is one
-    assert score(Target(kind="regression", y=y), p[:, 0]) == got
+    assert score(Target(task_type="regression", y=y), p[:, 0]) == got
 
 
 def test_ndcg_without_ties_is_that_of_the_ten_best_of_a_hundred():
     random = np.random.default_rng(5)
     y, p = random.permutation(101)[:, None] * 1.0, random.permutation(101)[:, None] * 1.0
-    got = score(Target(kind="regression", y=y), p)
+    got = score(Target(task_type="regression", y=y), p)
     assert got["ndcg"] == pytest.approx(sk.ndcg_score(y.T / 100, p.T, k=10), abs=1e-12)
     best = set(np.argsort(-y[:, 0])[:10]) & set(np.argsort(-p[:, 0])[:10])
     assert got["top10_recall"] == pytest.approx(len(best) / 10)
@@ -96,19 +96,19 @@ def test_ndcg_without_ties_is_that_of_the_ten_best_of_a_hundred():
 
 def test_a_constant_prediction_is_worth_nothing_and_never_nan():
     y = np.sort(numbers()[0], axis=0)
-    got = score(Target(kind="regression", y=y), np.full_like(y, 0.1))
+    got = score(Target(task_type="regression", y=y), np.full_like(y, 0.1))
     assert got["spearman"] == got["pearson"] == 0
     # though the rows are sorted by the truth
     assert got["top10_recall"] == pytest.approx(10 / 101)
     target, p = binary()
     got = score(target, np.full_like(p, 0.2))
     assert (got["auroc"], got["mcc"], got["f1"]) == (0.5, 0, 0)
-    for kind in (target, Target(kind="regression", y=np.full_like(y, 2.0))):
-        assert np.isfinite(list(score(kind, np.full(len(kind), 0.5)).values())).all()
+    for task_type in (target, Target(task_type="regression", y=np.full_like(y, 2.0))):
+        assert np.isfinite(list(score(task_type, np.full(len(task_type), 0.5)).values())).all()
 
 
 def test_one_class_alone_gives_neutral_figures():
-    target = Target(kind="binary", y=np.ones(7, dtype=int), classes=("no", "yes"))
+    target = Target(task_type="binary", y=np.ones(7, dtype=int), classes=("no", "yes"))
     got = score(target, np.linspace(0, 1, 7))
     assert got["auroc"] == 0.5
     assert np.isfinite(list(got.values())).all()
@@ -130,7 +130,7 @@ def test_two_classes_have_the_figures_of_sklearn():
 
 
 def test_three_classes_have_the_figures_of_sklearn():
-    target, p = next(pair for pair in every_kind() if pair[0].kind == "multiclass")
+    target, p = next(pair for pair in every_kind() if pair[0].task_type == "multiclass")
     said = p.argmax(1)
     want = {
         "accuracy": sk.accuracy_score(target.y, said),
@@ -148,7 +148,7 @@ def test_several_columns_are_averaged_over_what_was_measured():
     known = ~np.isnan(target.y[:, 1])
     assert got["spearman:stability"] == pytest.approx(spearmanr(target.y[known, 1], p[known, 1]).statistic, abs=1e-12)
     assert got["spearman"] == pytest.approx((got["spearman:brightness"] + got["spearman:stability"]) / 2)
-    target, p = next(pair for pair in every_kind() if pair[0].kind == "multilabel")
+    target, p = next(pair for pair in every_kind() if pair[0].task_type == "multilabel")
     got = score(target, p)
     known = ~np.isnan(target.y)
     assert got["f1_micro"] == pytest.approx(sk.f1_score(target.y[known], p[known] > 0.5), abs=1e-12)
@@ -182,12 +182,12 @@ def test_every_kind_has_its_main_figure_and_counts_equal_rows_written_out(monkey
     rows = np.random.default_rng(1).integers(0, 19, 19)
     seen = set()
     for target, p in every_kind():
-        seen.add(target.kind)
+        seen.add(target.task_type)
         some, own = target.take(np.arange(19)), take(p, np.arange(19))
         W = np.bincount(rows, minlength=19)[None].astype(float)
         drawn = {name: figure(W)[0] for name, figure in metrics._figures(some, own).items()}
         want = score(some.take(rows), take(own, rows))
-        assert MAIN[target.kind] in want
+        assert MAIN_METRIC[target.task_type] in want
         # gains are scaled once, by the whole table
         names = [name for name in want if not name.startswith("ndcg")]
         assert {name: drawn[name] for name in names} == pytest.approx({name: want[name] for name in names}, abs=1e-9)
@@ -198,12 +198,12 @@ def test_every_kind_has_its_main_figure_and_counts_equal_rows_written_out(monkey
         monkeypatch.undo()
         assert all(low <= high for low, high in whole.values())
         assert all(title(name) for name in whole)
-    assert seen == set(KINDS)
+    assert seen == set(TASK_TYPES)
 
 
 def test_the_interval_of_a_difference_is_paired():
     y, p = numbers(499)
-    target = Target(kind="regression", y=y)
+    target = Target(task_type="regression", y=y)
     random = np.random.default_rng(2)
     same = difference(target, p, p * 2 + 1)
     assert same == {"value": 0, "low": 0, "high": 0}
@@ -220,7 +220,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         random = np.random.default_rng(seed)
         y = random.normal(size=(211, 1))
         p = 0.6 * y + 0.8 * random.normal(size=y.shape)
-        low, high = intervals(Target(kind="regression", y=y), p, 100, names=["pearson"], seed=seed)["pearson"]
+        low, high = intervals(Target(task_type="regression", y=y), p, 100, names=["pearson"], seed=seed)["pearson"]
         covered += low <= 0.6 <= high
     assert covered >= 52
 
@@ -302,18 +302,22 @@ def test_structures_agree_as_counted_by_hand():
 def test_what_rows_of_one_class_cannot_measure_is_named():
     both, none, all_ = (np.array(y) for y in ([0, 1, 1], [0, 0, 0], [1, 1, 1]))
     classes = ("no", "yes")
-    assert unmeasured(Target(kind="binary", y=both, classes=classes)) == {}
-    found = unmeasured(Target(kind="binary", y=none, classes=classes))
+    assert undefined_metrics(Target(task_type="binary", y=both, classes=classes)) == {}
+    found = undefined_metrics(Target(task_type="binary", y=none, classes=classes))
     assert set(found) >= {"auroc", "ap", "f1", "mcc"}
     assert set(found.values()) == {"no positive"}
-    assert unmeasured(Target(kind="binary", y=all_, classes=classes))["auroc"] == "no negative"
-    residues = Target(kind="residue_binary", y=np.array([[0, 0, -1], [0, -1, -1]], dtype=np.int16), classes=classes)
-    assert unmeasured(residues)["auroc_per_sequence"] == "no positive"
-    assert unmeasured(Target(kind="multiclass", y=none, classes=("a", "b", "c"))).keys() == {"auroc", "ap", "mcc"}
+    assert undefined_metrics(Target(task_type="binary", y=all_, classes=classes))["auroc"] == "no negative"
+    residues = Target(task_type="residue_binary", y=np.array([[0, 0, -1], [0, -1, -1]], dtype=np.int16), classes=classes)
+    assert undefined_metrics(residues)["auroc_per_sequence"] == "no positive"
+    assert undefined_metrics(Target(task_type="multiclass", y=none, classes=("a", "b", "c"))).keys() == {
+        "auroc",
+        "ap",
+        "mcc",
+    }
     labels = np.array([[0.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])
-    found = unmeasured(Target(kind="multilabel", y=labels, names=("liver", "brain")))
+    found = undefined_metrics(Target(task_type="multilabel", y=labels, names=("liver", "brain")))
     assert found["auroc:liver"] == found["ap:liver"] == "no positive"
     assert not {"auroc", "auroc:brain"} & set(found)
-    assert "auroc" in unmeasured(Target(kind="multilabel", y=labels[:, [0, 0]], names=("liver", "heart")))
-    assert unmeasured(Target(kind="regression", y=np.ones((3, 1)))) == {}
-    assert unmeasured(Target(kind="pairs", y=[np.zeros((0, 2), dtype=np.int64)])) == {}
+    assert "auroc" in undefined_metrics(Target(task_type="multilabel", y=labels[:, [0, 0]], names=("liver", "heart")))
+    assert undefined_metrics(Target(task_type="regression", y=np.ones((3, 1)))) == {}
+    assert undefined_metrics(Target(task_type="pairs", y=[np.zeros((0, 2), dtype=np.int64)])) == {}

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from subquad.bio.data.dataset import ANY, PAD, Inputs, Problem, Target
+from subquad.bio.data.dataset import ANY, PAD, Inputs, Dataset, Target
 from subquad.bio.features.tensors import soft_one_hot
-from subquad.bio.metrics.scores import MAIN, score
-from subquad.bio.models.additive import Path
+from subquad.bio.metrics.scores import MAIN_METRIC, score
+from subquad.bio.models.additive import AdditiveBranch
 from subquad.bio.models.baselines import fit_ridge
-from subquad.bio.models.fitted import Nets, fit_nets, narrow
-from subquad.bio.models.initialization import start_from
-from subquad.bio.models.losses import loss_of
+from subquad.bio.models.fitted import NetEnsemble, drop_constant_positions, fit_ensemble
+from subquad.bio.models.initialization import fit_linear_start
+from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet, NetSpec
-from subquad.bio.models.target_scaling import Scale, finished
-from subquad.bio.models.training import batch_for, members_for
+from subquad.bio.models.target_scaling import TargetScaler, to_predictions
+from subquad.bio.models.training import batch_size_for, ensemble_size_for
 from subquad.bio.settings import FitSettings
 
 SPLIT = {"train": np.arange(151), "validation": np.arange(151, 181), "test": np.arange(181, 211)}
@@ -40,32 +40,34 @@ def signal(own, seed=1):
     return effects[0][own.codes[:, 1]] + effects[1][own.codes[:, 2]]
 
 
-def problem(kind="regression", **options):
+def dataset(task_type="regression", **options):
     own = inputs(**options)
     y = signal(own)
-    match kind:
+    match task_type:
         case "regression":
-            target = Target(kind=kind, y=y[:, None])
+            target = Target(task_type=task_type, y=y[:, None])
         case "binary":
-            target = Target(kind=kind, y=(y > 0).astype(np.int64), classes=("no", "yes"))
+            target = Target(task_type=task_type, y=(y > 0).astype(np.int64), classes=("no", "yes"))
         case "multiclass":
-            target = Target(kind=kind, y=np.digitize(y, [-0.5, 0.5]).astype(np.int64), classes=("a", "b", "c"))
+            target = Target(task_type=task_type, y=np.digitize(y, [-0.5, 0.5]).astype(np.int64), classes=("a", "b", "c"))
         case "multilabel":
-            target = Target(kind=kind, y=np.stack([y > 0, y > 0.5], axis=1).astype(float), names=("x", "y"))
+            target = Target(task_type=task_type, y=np.stack([y > 0, y > 0.5], axis=1).astype(float), names=("x", "y"))
         case "residue_binary":
             values = np.where(own.codes == PAD, -1, own.codes % 2).astype(np.int16)
-            target = Target(kind=kind, y=values, classes=("0", "1"))
+            target = Target(task_type=task_type, y=values, classes=("0", "1"))
         case "residue_multiclass":
-            target = Target(kind=kind, y=own.codes.astype(np.int16), classes=tuple("ACGU"))
+            target = Target(task_type=task_type, y=own.codes.astype(np.int16), classes=tuple("ACGU"))
         case "residue_regression":
-            target = Target(kind=kind, y=np.where(own.codes == PAD, np.nan, own.codes * 3.0 + 100))
-    return Problem(inputs=own, target=target, split=SPLIT)
+            target = Target(task_type=task_type, y=np.where(own.codes == PAD, np.nan, own.codes * 3.0 + 100))
+    return Dataset(inputs=own, target=target, split=SPLIT)
 
 
 def fitted(own, **settings):
     settings = FitSettings(**{"epochs": 12.0, "members": 1, "batch": 31, **settings})
-    narrowed, positions = narrow(own)
-    return fit_nets(narrowed, settings, fit_ridge(narrowed), positions=positions, seed=0, directory=None, quiet=True)
+    narrowed, positions = drop_constant_positions(own)
+    return fit_ensemble(
+        narrowed, settings, fit_ridge(narrowed), positions=positions, seed=0, directory=None, quiet=True
+    )
 
 
 def test_padding_is_zero_and_any_letter_is_equal_parts():
@@ -73,21 +75,21 @@ def test_padding_is_zero_and_any_letter_is_equal_parts():
     assert x.tolist() == [[[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0.25] * 4]]
 
 
-@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+@pytest.mark.parametrize("task_type", ["regression", "binary", "multiclass"])
 @pytest.mark.parametrize("has_second", [True, False])
-def test_the_net_starts_exactly_at_a_linear_model(kind, has_second):
-    own = problem(kind, extra=2, has_second=has_second)
+def test_the_net_starts_exactly_at_a_linear_model(task_type, has_second):
+    own = dataset(task_type, extra=2, has_second=has_second)
     settings = {"learning_rate": 1e-12, "epochs": 0.01}
-    start = start_from(own, fit_ridge(own), FitSettings(**settings))
+    start = fit_linear_start(own, fit_ridge(own), FitSettings(**settings))
     # one step at a rate of nothing: what is left is the start
     nets = fitted(own, **settings)
     test, _ = own.part("test")
-    expected = finished(start.linear(start.features.matrix(test)), kind, nets.scale)
+    expected = to_predictions(start.linear(start.features.matrix(test)), task_type, nets.scale)
     np.testing.assert_allclose(nets.predict(test), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_the_output_curve_never_falls():
-    curve = Path(5, 3, hidden=7, is_curved=True).curve
+    curve = AdditiveBranch(5, 3, hidden=7, is_curved=True).curve
     with torch.no_grad():
         curve.height.copy_(torch.linspace(-9, 9, 8))
         curve.log_steepness.copy_(torch.linspace(2, -1, 8))
@@ -96,12 +98,12 @@ def test_the_output_curve_never_falls():
 
 
 def test_the_paper_preset_is_lyra_alone():
-    net = BioNet(NetSpec(kind="regression", letters=20, outputs=1, preset="paper"))
+    net = BioNet(NetSpec(task_type="regression", letters=20, outputs=1, preset="paper"))
     assert sum(p.numel() for p in net.parameters()) == 47_169
 
 
 def test_padding_changes_no_prediction_and_no_loss_of_pairs():
-    net = BioNet(NetSpec(kind="pairs", letters=4, outputs=1, has_prior=True)).eval()
+    net = BioNet(NetSpec(task_type="pairs", letters=4, outputs=1, has_prior=True)).eval()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     codes, prior = torch.randint(0, 4, (3, 11)).to(torch.int8), torch.randn(3, 11, 11)
@@ -111,26 +113,26 @@ def test_padding_changes_no_prediction_and_no_loss_of_pairs():
         padded = net(wider, prior=torch.nn.functional.pad(prior, (0, 6, 0, 6)))
     torch.testing.assert_close(padded[:, :11, :11], alone)
     inputs = Inputs(codes=codes.numpy(), letters=4, extra=np.zeros((3, 0)), is_aligned=False)
-    target = Target(kind="pairs", y=[np.array([[0, 9], [1, 8]]), np.zeros((0, 2), dtype=np.int64), np.array([[2, 7]])])
-    loss = loss_of(Problem(inputs=inputs, target=target, split={}), Scale.none(1))
+    target = Target(task_type="pairs", y=[np.array([[0, 9], [1, 8]]), np.zeros((0, 2), dtype=np.int64), np.array([[2, 7]])])
+    loss = make_loss(Dataset(inputs=inputs, target=target, split={}), TargetScaler.none(1))
     rows = np.array([2, 0, 1])
     torch.testing.assert_close(loss(padded[rows], rows), loss(alone[rows], rows))
 
 
 @pytest.mark.parametrize("preset", ["auto", "paper"])
-@pytest.mark.parametrize("kind", ["regression", "residue_multiclass"])
-def test_padding_changes_no_prediction(preset, kind):
-    net = BioNet(NetSpec(kind=kind, letters=4, outputs=3, preset=preset)).eval()
+@pytest.mark.parametrize("task_type", ["regression", "residue_multiclass"])
+def test_padding_changes_no_prediction(preset, task_type):
+    net = BioNet(NetSpec(task_type=task_type, letters=4, outputs=3, preset=preset)).eval()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     codes = torch.randint(0, 4, (5, 11))
     with torch.no_grad():
         padded = net(torch.nn.functional.pad(codes, (0, 6), value=PAD))
-        torch.testing.assert_close(padded[:, :11] if kind != "regression" else padded, net(codes))
+        torch.testing.assert_close(padded[:, :11] if task_type != "regression" else padded, net(codes))
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"),
+    ("task_type", "least"),
     [
         ("regression", 0.9),
         ("binary", 0.9),
@@ -142,15 +144,15 @@ def test_padding_changes_no_prediction(preset, kind):
     ],
 )
 @pytest.mark.parametrize("is_aligned", [True, False])
-def test_every_kind_of_target_is_learned_and_kept(kind, least, is_aligned):
-    own = problem(kind, is_aligned=is_aligned)
+def test_every_kind_of_target_is_learned_and_kept(task_type, least, is_aligned):
+    own = dataset(task_type, is_aligned=is_aligned)
     nets = fitted(own)
     test, truth = own.part("test")
     prediction = nets.predict(test)
-    value = score(truth, prediction)[MAIN[kind]]
+    value = score(truth, prediction)[MAIN_METRIC[task_type]]
     # without places, composition alone says less
     assert value > (least if is_aligned or truth.is_residue else 0.4)
-    again = Nets.of(nets.plain(), nets.tensors(), nets.prior)
+    again = NetEnsemble.of(nets.plain(), nets.tensors(), nets.prior)
     np.testing.assert_array_equal(again.predict(test), prediction)
 
 
@@ -160,13 +162,13 @@ def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
     codes = random.integers(0, 4, (211, 23)).astype(np.int8)
     # a rule that no energy knows: the first letter pairs with the last
     pairs = [np.array([[0, 22]]) for _ in codes]
-    own = Problem(
+    own = Dataset(
         inputs=Inputs(codes=codes, letters=4, extra=np.zeros((211, 0)), is_aligned=False),
-        target=Target(kind="pairs", y=pairs),
+        target=Target(task_type="pairs", y=pairs),
         split=SPLIT,
     )
     settings = FitSettings(epochs=6.0, members=1, batch=13)
-    nets = fit_nets(own, settings, None, positions=None, seed=0, directory=None, quiet=True)
+    nets = fit_ensemble(own, settings, None, positions=None, seed=0, directory=None, quiet=True)
     test, _ = own.part("test")
     prediction = nets.predict(test)
     assert np.mean([values[0, 22] for values in prediction]) > 0.5
@@ -175,14 +177,14 @@ def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
 
 def test_further_numbers_are_learned_from_even_without_sequences():
     own = inputs(extra=3, length=0)
-    target = Target(kind="regression", y=(own.extra[:, :1] - own.extra[:, 2:]) * 2 + 5)
-    bare = Problem(inputs=own, target=target, split=SPLIT)
+    target = Target(task_type="regression", y=(own.extra[:, :1] - own.extra[:, 2:]) * 2 + 5)
+    bare = Dataset(inputs=own, target=target, split=SPLIT)
     test, truth = bare.part("test")
     assert score(truth, fitted(bare).predict(test))["r2"] > 0.95
 
 
 def test_rows_of_weight_zero_teach_nothing():
-    own = problem()
+    own = dataset()
     wrong = own.target.y.copy()
     wrong[:75] = -wrong[:75]
     weight = np.where(np.arange(211) < 75, 0.0, 1.0)
@@ -192,35 +194,35 @@ def test_rows_of_weight_zero_teach_nothing():
 
 
 def test_positions_that_never_vary_are_cut_away_and_named():
-    own = problem()
+    own = dataset()
     codes = own.inputs.codes.copy()
     codes[:, 4:6] = 1
-    narrowed, positions = narrow(replace(own, inputs=replace(own.inputs, codes=codes)))
+    narrowed, positions = drop_constant_positions(replace(own, inputs=replace(own.inputs, codes=codes)))
     assert positions.tolist() == [0, 1, 2, 3, 6]
     assert narrowed.inputs.codes.shape[1] == 5
 
 
 def test_few_data_get_several_nets_and_many_get_one():
-    own = problem()
-    assert members_for(own, FitSettings()) == 5
-    assert members_for(own, FitSettings(letters=50_000)) == 1
-    assert members_for(own, FitSettings(preset="paper")) == 1
-    assert members_for(own, FitSettings(members=3)) == 3
+    own = dataset()
+    assert ensemble_size_for(own, FitSettings()) == 5
+    assert ensemble_size_for(own, FitSettings(letters=50_000)) == 1
+    assert ensemble_size_for(own, FitSettings(preset="paper")) == 1
+    assert ensemble_size_for(own, FitSettings(members=3)) == 3
 
 
 def test_a_budget_is_spent_in_many_steps_of_few_sequences():
     # 151 training rows of 7 letters
-    own = problem()
-    assert batch_for(own, FitSettings(batch=17)) == 17
-    assert batch_for(own, FitSettings()) == 128
-    longer = problem(length=77)
+    own = dataset()
+    assert batch_size_for(own, FitSettings(batch=17)) == 17
+    assert batch_size_for(own, FitSettings()) == 128
+    longer = dataset(length=77)
     # a step has letters enough: 1,500 of 77 a row
-    assert batch_for(longer, FitSettings(letters=100_000)) == 19
-    assert batch_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
+    assert batch_size_for(longer, FitSettings(letters=100_000)) == 19
+    assert batch_size_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
 
 
 def test_several_mlps_stand_beside_one_lyra_and_fewer_where_there_are_several_nets():
-    own = problem()
+    own = dataset()
     for members, paths in ((1, 4), (2, 2), (5, 1)):
         nets = fitted(own, members=members, epochs=0.1).nets
         assert [len(net.mlp_paths) for net in nets] == [paths] * members
@@ -234,7 +236,7 @@ def test_a_motif_anywhere_is_learned_by_lyra_and_gets_the_larger_share():
     split = {"train": np.arange(811), "validation": np.arange(811, 1011), "test": np.arange(1011, 1211)}
     own = Inputs(codes=codes, letters=4, extra=np.zeros((1211, 0)), is_aligned=True)
     found = ((codes[:, :-2] == 0) & (codes[:, 1:-1] == 3) & (codes[:, 2:] == 2)).sum(1)[:, None] * 1.0
-    motif = Problem(inputs=own, target=Target(kind="regression", y=found), split=split)
+    motif = Dataset(inputs=own, target=Target(task_type="regression", y=found), split=split)
     nets = fitted(motif, epochs=20.0)
     mlps, lyra = nets.nets[0].blend.tolist()
     assert lyra > mlps
@@ -244,7 +246,7 @@ def test_a_motif_anywhere_is_learned_by_lyra_and_gets_the_larger_share():
 
 
 def test_steps_between_large_values_that_hardly_differ_are_finite():
-    path = Path(inputs=1, outputs=1, hidden=7, is_curved=False, stepped=1)
+    path = AdditiveBranch(inputs=1, outputs=1, hidden=7, is_curved=False, stepped=1)
     lengths = torch.tensor([1701.0] * 50 + [1702.0, 1704.0])[:, None]
     path.step_at(torch.tensor([0]), lengths.double())
     assert torch.isfinite(path(lengths)).all()

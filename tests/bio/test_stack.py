@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 
 from subquad.bio.data.dataset import Target
-from subquad.bio.metrics.scores import MAIN, score
-from subquad.bio.models.ensemble import Stack, fit_stack
+from subquad.bio.metrics.scores import MAIN_METRIC, score
+from subquad.bio.models.stacking import Stacking, fit_stacking
 
 
-def measured(rows, strengths, *, common=0.5, seed=0, kind="regression"):
+def measured(rows, strengths, *, common=0.5, seed=0, task_type="regression"):
     """Models that each see the truth with noise, a part of which they share."""
     random = np.random.default_rng(seed)
     y, shared, models = random.normal(size=rows), random.normal(size=rows), {}
     for k, r in enumerate(strengths):
         noise = np.sqrt(common) * shared + np.sqrt(1 - common) * random.normal(size=rows)
         p = r * (r * y + np.sqrt(1 - r**2) * noise)
-        models[f"model {k}"] = (p if kind == "regression" else 1 / (1 + np.exp(-3 * p)))[:, None]
-    if kind == "regression":
-        return Target(kind=kind, y=y[:, None]), models
-    return Target(kind="binary", y=(y > 0.3).astype(int), classes=("no", "yes")), models
+        models[f"model {k}"] = (p if task_type == "regression" else 1 / (1 + np.exp(-3 * p)))[:, None]
+    if task_type == "regression":
+        return Target(task_type=task_type, y=y[:, None]), models
+    return Target(task_type="binary", y=(y > 0.3).astype(int), classes=("no", "yes")), models
 
 
 def take(models, rows):
@@ -30,20 +30,20 @@ def halves(target, models, first):
     return (target.take(ahead), take(models, ahead)), (target.take(rest), take(models, rest))
 
 
-@pytest.mark.parametrize("kind", ["regression", "binary"])
-def test_thirty_rows_find_a_clearly_best_model(kind):
+@pytest.mark.parametrize("task_type", ["regression", "binary"])
+def test_thirty_rows_find_a_clearly_best_model(task_type):
     for seed in range(5):
-        (known, own), (truth, other) = halves(*measured(1031, (0.9, 0.3, 0.2), seed=seed, kind=kind), 30)
-        stack, main = fit_stack(known, own), MAIN[kind]
+        (known, own), (truth, other) = halves(*measured(1031, (0.9, 0.3, 0.2), seed=seed, task_type=task_type), 30)
+        stack, main = fit_stacking(known, own), MAIN_METRIC[task_type]
         assert score(truth, stack.predict(other))[main] > score(truth, other["model 0"])[main] - 0.02
         assert stack.weights["model 0"] > 0.7
 
 
-@pytest.mark.parametrize("kind", ["regression", "binary"])
-def test_models_that_err_apart_are_better_together(kind):
+@pytest.mark.parametrize("task_type", ["regression", "binary"])
+def test_models_that_err_apart_are_better_together(task_type):
     for rows, gain in ((30, -0.01), (499, 0.02)):
-        (known, own), (truth, other) = halves(*measured(2003 + rows, (0.7, 0.7), common=0.1, kind=kind), rows)
-        stack, main = fit_stack(known, own), MAIN[kind]
+        (known, own), (truth, other) = halves(*measured(2003 + rows, (0.7, 0.7), common=0.1, task_type=task_type), rows)
+        stack, main = fit_stacking(known, own), MAIN_METRIC[task_type]
         best = max(score(truth, p)[main] for p in other.values())
         assert score(truth, stack.predict(other))[main] > best + gain
 
@@ -53,7 +53,7 @@ def test_on_average_the_stack_is_no_worse_than_the_model_that_looks_best():
     for seed in range(12):
         (known, own), (truth, other) = halves(*measured(1024, (0.6, 0.55, 0.5), seed=seed), 24)
         looks = max(own, key=lambda name: score(known, own[name])["spearman"])
-        ours.append(score(truth, fit_stack(known, own, draws=50).predict(other))["spearman"])
+        ours.append(score(truth, fit_stacking(known, own, draws=50).predict(other))["spearman"])
         theirs.append(score(truth, other[looks])["spearman"])
     assert np.mean(ours) > np.mean(theirs)
     assert min(ours) > min(theirs)
@@ -62,7 +62,7 @@ def test_on_average_the_stack_is_no_worse_than_the_model_that_looks_best():
 def test_models_are_brought_to_the_scale_of_the_target():
     target, models = measured(499, (0.8, 0.8), common=0.0)
     odd = {"plain": models["model 0"], "odd": 100 * models["model 1"] - 7}
-    stacked, plain = fit_stack(target, odd), fit_stack(target, models)
+    stacked, plain = fit_stacking(target, odd), fit_stacking(target, models)
     assert score(target, stacked.predict(odd))["r2"] == pytest.approx(
         score(target, plain.predict(models))["r2"], abs=0.01
     )
@@ -70,12 +70,12 @@ def test_models_are_brought_to_the_scale_of_the_target():
 
 
 def test_a_lone_model_keeps_its_order_and_its_decisions():
-    for kind in ("regression", "binary"):
-        target, models = measured(101, (0.6,), kind=kind)
-        stack = fit_stack(target, models)
+    for task_type in ("regression", "binary"):
+        target, models = measured(101, (0.6,), task_type=task_type)
+        stack = fit_stacking(target, models)
         assert stack.weights == {"model 0": 1.0}
         got, want = score(target, stack.predict(models)), score(target, models["model 0"])
-        for name in ("spearman", "ndcg") if kind == "regression" else ("auroc", "mcc", "f1"):
+        for name in ("spearman", "ndcg") if task_type == "regression" else ("auroc", "mcc", "f1"):
             assert got[name] == pytest.approx(want[name], abs=1e-9)
 
 
@@ -83,7 +83,7 @@ def test_a_worthless_or_reversed_model_keeps_out():
     target, models = measured(211, (0.7, 0.0))
     models["model 1"] = -models["model 0"]
     models["constant"] = np.full((211, 1), 3.0)
-    stack = fit_stack(target, models)
+    stack = fit_stacking(target, models)
     # a blend with either is the best model on another scale
     assert score(target, stack.predict(models))["spearman"] > score(target, models["model 0"])["spearman"] - 0.02
 
@@ -91,23 +91,23 @@ def test_a_worthless_or_reversed_model_keeps_out():
 @pytest.mark.parametrize("rows", [1, 3, 4])
 def test_very_few_rows_count_the_models_equally_and_leave_them_alone(rows):
     target, models = measured(rows, (0.9, 0.1))
-    stack = fit_stack(target, models)
+    stack = fit_stacking(target, models)
     assert stack.weights == {"model 0": 0.5, "model 1": 0.5}
     assert stack.predict(models) == pytest.approx((models["model 0"] + models["model 1"]) / 2)
-    same = Target(kind="regression", y=np.full((31, 1), 2.0))
-    assert fit_stack(same, measured(31, (0.9, 0.1))[1]).weights == {"model 0": 0.5, "model 1": 0.5}
+    same = Target(task_type="regression", y=np.full((31, 1), 2.0))
+    assert fit_stacking(same, measured(31, (0.9, 0.1))[1]).weights == {"model 0": 0.5, "model 1": 0.5}
 
 
-def residues(kind, rows=41, length=13, seed=0):
+def residues(task_type, rows=41, length=13, seed=0):
     random = np.random.default_rng(seed)
-    if kind == "residue_regression":
+    if task_type == "residue_regression":
         y = random.normal(size=(rows, length))
         models = {
             name: (y + size * random.normal(size=y.shape))[..., None] for name, size in (("good", 0.3), ("bad", 5))
         }
         y[:, 11:] = np.nan
-        return Target(kind=kind, y=y), models
-    count = 2 if kind == "residue_binary" else 3
+        return Target(task_type=task_type, y=y), models
+    count = 2 if task_type == "residue_binary" else 3
     y = random.integers(0, count, (rows, length))
     models = {}
     for name, size in (("good", 3.0), ("bad", 0.2)):
@@ -115,7 +115,7 @@ def residues(kind, rows=41, length=13, seed=0):
         p /= p.sum(-1, keepdims=True)
         models[name] = p[..., 1:] if count == 2 else p
     y[:, 11:] = -1
-    return Target(kind=kind, y=y.astype(np.int16), classes=("a", "b", "c")[:count]), models
+    return Target(task_type=task_type, y=y.astype(np.int16), classes=("a", "b", "c")[:count]), models
 
 
 def pairs(rows=23, length=19, seed=0):
@@ -128,58 +128,58 @@ def pairs(rows=23, length=19, seed=0):
         for name, share in (("good", 0.9), ("bad", 0.4)):
             P = np.triu(share * right + 0.5 * random.random(right.shape) ** 4, 1)
             models[name].append(np.clip(P + P.T, 0, 1))
-    return Target(kind="pairs", y=truth), models
+    return Target(task_type="pairs", y=truth), models
 
 
-def labels(kind, rows=101, seed=0):
+def labels(task_type, rows=101, seed=0):
     random = np.random.default_rng(seed)
-    if kind == "multiclass":
+    if task_type == "multiclass":
         y = random.integers(0, 3, rows)
         right = np.eye(3)[y]
         models = {}
         for name, size in (("good", 4.0), ("bad", 0.3)):
             p = np.exp(size * right + random.normal(size=right.shape))
             models[name] = p / p.sum(1, keepdims=True)
-        return Target(kind=kind, y=y, classes=("a", "b", "c")), models
+        return Target(task_type=task_type, y=y, classes=("a", "b", "c")), models
     right = random.normal(size=(rows, 2))
     models = {name: right + size * random.normal(size=right.shape) for name, size in (("good", 0.3), ("bad", 5))}
-    if kind == "multilabel":
+    if task_type == "multilabel":
         y, models = (right > 0).astype(float), {name: 1 / (1 + np.exp(-p)) for name, p in models.items()}
     else:
         y = right * [1, 100] + 7
     y[::5, 1] = np.nan
-    return Target(kind=kind, y=y, names=("one", "two")), models
+    return Target(task_type=task_type, y=y, names=("one", "two")), models
 
 
 @pytest.mark.parametrize(
     ("target", "models"),
     [
-        *(residues(kind) for kind in ("residue_regression", "residue_binary", "residue_multiclass")),
-        *(labels(kind) for kind in ("multiclass", "multilabel", "regression")),
+        *(residues(task_type) for task_type in ("residue_regression", "residue_binary", "residue_multiclass")),
+        *(labels(task_type) for task_type in ("multiclass", "multilabel", "regression")),
         pairs(),
     ],
-    ids=lambda own: own.kind if isinstance(own, Target) else "",
+    ids=lambda own: own.task_type if isinstance(own, Target) else "",
 )
 def test_every_kind_is_stacked_and_survives_json(target, models):
-    stack = fit_stack(target, models, draws=30)
+    stack = fit_stacking(target, models, draws=30)
     assert stack.weights["good"] > 0.5
     assert sum(stack.weights.values()) == pytest.approx(1)
-    got, main = stack.predict(models), MAIN[target.kind]
+    got, main = stack.predict(models), MAIN_METRIC[target.task_type]
     assert score(target, got)[main] > score(target, models["good"])[main] - 0.03
-    again = Stack.of(json.loads(json.dumps(stack.plain(), allow_nan=False)))
+    again = Stacking.of(json.loads(json.dumps(stack.plain(), allow_nan=False)))
     assert again == stack
     for one, other, model in zip(got, again.predict(models), models["good"], strict=True):
         assert one.shape == model.shape
         np.testing.assert_array_equal(one, other)
-    if target.kind == "pairs":
+    if target.task_type == "pairs":
         assert all((P == P.T).all() for P in got)
-    if target.kind.endswith("multiclass"):
+    if target.task_type.endswith("multiclass"):
         np.testing.assert_allclose(got.sum(-1), 1)
 
 
 def test_a_missing_model_is_named_unless_it_has_no_weight():
-    stack = Stack(
-        kind="regression",
+    stack = Stacking(
+        task_type="regression",
         weights={"net": 1.0, "ridge": 0.0},
         shift={"net": (1.0,), "ridge": (0.0,)},
         scale={"net": (2.0,), "ridge": (1.0,)},
@@ -189,4 +189,4 @@ def test_a_missing_model_is_named_unless_it_has_no_weight():
     with pytest.raises(ValueError, match="the stack needs the predictions of net"):
         stack.predict({"ridge": np.zeros((1, 1))})
     with pytest.raises(ValueError, match="at least one model"):
-        fit_stack(measured(31, (0.5,))[0], {})
+        fit_stacking(measured(31, (0.5,))[0], {})

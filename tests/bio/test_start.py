@@ -7,13 +7,13 @@ import pytest
 from scipy import sparse
 from sklearn.linear_model import lars_path
 
-from subquad.bio.data.dataset import Inputs, Problem, Target
-from subquad.bio.metrics.scores import MAIN, score
+from subquad.bio.data.dataset import Inputs, Dataset, Target
+from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.baselines import fit_ridge
-from subquad.bio.models.blending import best_shares
-from subquad.bio.models.initialization import scale_for, start_from
+from subquad.bio.models.blending import best_blending
+from subquad.bio.models.initialization import fit_linear_start, fit_target_scaler
 from subquad.bio.models.stagewise import stagewise_path
-from subquad.bio.models.target_scaling import finished
+from subquad.bio.models.target_scaling import to_predictions
 from subquad.bio.settings import FitSettings
 
 
@@ -23,14 +23,14 @@ def table(rows=307, length=61, seed=0):
     return Inputs(codes=codes, letters=4, extra=np.zeros((rows, 0)), is_aligned=True), random
 
 
-def problem(kind, y, inputs, **more):
+def dataset(task_type, y, inputs, **more):
     n = len(inputs)
     split = {
         "train": np.arange(n // 2),
         "validation": np.arange(n // 2, 3 * n // 4),
         "test": np.arange(3 * n // 4, n),
     }
-    return Problem(inputs=inputs, target=Target(kind=kind, y=y, **more), split=split)
+    return Dataset(inputs=inputs, target=Target(task_type=task_type, y=y, **more), split=split)
 
 
 def test_the_path_is_close_to_the_lasso():
@@ -40,7 +40,7 @@ def test_the_path_is_close_to_the_lasso():
     y = X @ np.r_[2.0, -1.5, 1.0, np.zeros(14)] + random.normal(size=211)
     _, order, coefficients = lars_path(X - X.mean(0), y - y.mean(), method="lasso")
     path = list(
-        stagewise_path(sparse.csr_matrix(X), y[:, None], np.ones((211, 1)), kind="regression", steps=400, seed=0)
+        stagewise_path(sparse.csr_matrix(X), y[:, None], np.ones((211, 1)), task_type="regression", steps=400, seed=0)
     )
     assert np.abs(path[0].weight[0]).argmax() == order[0]
     size = [np.abs(linear.weight).sum() for linear in path]
@@ -61,33 +61,33 @@ def test_what_is_not_known_does_not_count_and_rows_count_as_they_weigh():
     y = random.normal(size=(101, 2))
     weight = np.ones((101, 2))
     weight[:50, 0] = 0
-    first = list(stagewise_path(X, y, weight, kind="regression", steps=100, seed=0))[-1]
+    first = list(stagewise_path(X, y, weight, task_type="regression", steps=100, seed=0))[-1]
     y[:50, 0] = 1e6
-    again = list(stagewise_path(X, y, weight, kind="regression", steps=100, seed=0))[-1]
+    again = list(stagewise_path(X, y, weight, task_type="regression", steps=100, seed=0))[-1]
     np.testing.assert_array_equal(first.weight, again.weight)
 
 
-@pytest.mark.parametrize("kind", ["regression", "binary", "multilabel", "multiclass"])
-def test_few_letters_that_count_are_found_where_ridge_spreads_out(kind):
+@pytest.mark.parametrize("task_type", ["regression", "binary", "multilabel", "multiclass"])
+def test_few_letters_that_count_are_found_where_ridge_spreads_out(task_type):
     inputs, random = table()
     hidden = 2.0 * (inputs.codes[:, 7] == 1) - 1.5 * (inputs.codes[:, 31] == 2) + (inputs.codes[:, 53] == 3)
     y = hidden + 0.7 * random.normal(size=len(inputs))
-    match kind:
+    match task_type:
         case "regression":
-            own = problem(kind, np.stack([y, -y], axis=1), inputs, names=("a", "b"))
+            own = dataset(task_type, np.stack([y, -y], axis=1), inputs, names=("a", "b"))
         case "binary":
-            own = problem(kind, (y > 0.3).astype(np.int64), inputs, classes=("no", "yes"))
+            own = dataset(task_type, (y > 0.3).astype(np.int64), inputs, classes=("no", "yes"))
         case "multilabel":
-            own = problem(kind, np.stack([y > 0.3, y > 1], axis=1).astype(float), inputs, names=("a", "b"))
+            own = dataset(task_type, np.stack([y > 0.3, y > 1], axis=1).astype(float), inputs, names=("a", "b"))
         case _:
-            own = problem(kind, np.digitize(y, [-0.3, 1.0]).astype(np.int64), inputs, classes=("a", "b", "c"))
+            own = dataset(task_type, np.digitize(y, [-0.3, 1.0]).astype(np.int64), inputs, classes=("a", "b", "c"))
     ridge, settings = fit_ridge(own), FitSettings(transform="none")
-    start = start_from(own, ridge, settings)
+    start = fit_linear_start(own, ridge, settings)
     assert start.chosen["few"] > 0.5
     assert start.chosen["features"] == start.is_few.sum() < ridge.features.count / 2
     test, truth = own.part("test")
-    found = finished(start.linear(start.features.matrix(test)), kind, scale_for(own, settings))
-    main = MAIN[kind]
+    found = to_predictions(start.linear(start.features.matrix(test)), task_type, fit_target_scaler(own, settings))
+    main = MAIN_METRIC[task_type]
     assert score(truth, found)[main] > score(truth, ridge.predict(test))[main]
 
 
@@ -95,17 +95,17 @@ def test_many_letters_that_count_are_left_to_ridge():
     inputs, random = table(rows=811, length=31)
     effects = random.normal(size=(31, 4))
     y = effects[np.arange(31), inputs.codes].sum(1) + 3 * random.normal(size=811)
-    own = problem("regression", y[:, None], inputs)
-    start = start_from(own, fit_ridge(own), FitSettings())
+    own = dataset("regression", y[:, None], inputs)
+    start = fit_linear_start(own, fit_ridge(own), FitSettings())
     assert start.chosen["few"] < 0.5
 
 
 def test_shares_are_clear_where_one_is_best_and_middling_where_rows_cannot_tell():
     random = np.random.default_rng(3)
     y = random.normal(size=(203, 1))
-    truth = Target(kind="regression", y=y)
+    truth = Target(task_type="regression", y=y)
     good, bad = y + 0.1 * random.normal(size=y.shape), random.normal(size=y.shape)
-    assert best_shares(truth, [bad, good], [(0.0,), (1.0,)], seed=0) == 1
+    assert best_blending(truth, [bad, good], [(0.0,), (1.0,)], seed=0) == 1
     few = replace(truth, y=y[:9])
     alike = [y[:9] + random.normal(size=(9, 1)) for _ in range(2)]
-    assert 0 < best_shares(few, alike, [(0.0,), (1.0,)], seed=0)[0] < 1
+    assert 0 < best_blending(few, alike, [(0.0,), (1.0,)], seed=0)[0] < 1

@@ -87,7 +87,7 @@ def test_a_rival_or_the_stack_predicts_what_it_was_measured_with(tmp_path, prese
 
 
 @pytest.mark.parametrize(
-    ("target", "kind", "names"),
+    ("target", "task_type", "names"),
     [
         (("active",), "binary", ["prediction", "prediction_class"]),
         (("class",), "multiclass", ["prediction", "probability_high", "probability_low", "probability_mid"]),
@@ -97,7 +97,7 @@ def test_a_rival_or_the_stack_predicts_what_it_was_measured_with(tmp_path, prese
     ],
 )
 @pytest.mark.parametrize("is_aligned", [True, False])
-def test_every_kind_of_target_from_a_table_and_back(tmp_path, target, kind, names, is_aligned):
+def test_every_kind_of_target_from_a_table_and_back(tmp_path, target, task_type, names, is_aligned):
     frame = table(tmp_path / "t.csv")
     if not is_aligned:
         lengths = [4 + row % 4 for row in range(len(frame))]
@@ -107,17 +107,17 @@ def test_every_kind_of_target_from_a_table_and_back(tmp_path, target, kind, name
             json.dumps(json.loads(text)[:length]) for text, length in zip(frame["profile"], lengths, strict=True)
         ]
         frame.to_csv(tmp_path / "t.csv", index=False)
-    metrics = fit(tmp_path / "t.csv", settings(target=target, kind=kind), out=tmp_path / "run", quiet=True)
+    metrics = fit(tmp_path / "t.csv", settings(target=target, task_type=task_type), out=tmp_path / "run", quiet=True)
     assert set(metrics["test"]) == {"net", "ridge", "boosting", "stack"}
     got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.tsv", quiet=True)
     added = [name for name in got.columns if name not in frame.columns]
     assert [name for name in added if not name.startswith(("prediction_low", "prediction_high"))] == names
-    if kind.startswith("residue"):
+    if task_type.startswith("residue"):
         values = [json.loads(text) for text in got["prediction"]]
         assert [len(own) for own in values] == frame["sequence"].str.len().tolist()
         stacked = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "s.tsv", model="stack", quiet=True)
         assert [len(json.loads(own)) for own in stacked["prediction"]] == [len(own) for own in values]
-    assert (tmp_path / "run" / ("test.json" if kind.startswith("residue") else "test.csv")).is_file()
+    assert (tmp_path / "run" / ("test.json" if task_type.startswith("residue") else "test.csv")).is_file()
 
 
 def test_base_pairs_from_a_table_and_back(tmp_path):
@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     monkeypatch.setattr(training, "train", real)
-    monkeypatch.setattr(compare, "fit_rivals", None)
+    monkeypatch.setattr(compare, "fit_baselines", None)
     with pytest.raises(SubquadError, match="an unfinished run with other settings \\(seed was 0 and is 1\\)"):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
     again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)

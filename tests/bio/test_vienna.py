@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from subquad.bio.data.dataset import PAD, Inputs, Problem, Target
-from subquad.bio.models.baselines import Rival, fit_rivals
+from subquad.bio.data.dataset import PAD, Inputs, Dataset, Target
+from subquad.bio.models.baselines import Baseline, fit_baselines
 from subquad.bio.models.vienna import fold, pair_probabilities, rna_of
 
 pytest.importorskip("RNA", reason="ViennaRNA is not installed")
@@ -10,14 +10,14 @@ pytest.importorskip("RNA", reason="ViennaRNA is not installed")
 HAIRPIN, LOOSE = "GGGGGAAAACCCCC", "AAAAAAA"
 
 
-def problem():
+def dataset():
     codes = np.full((3, len(HAIRPIN)), PAD, dtype=np.int8)
     for row, text in enumerate([HAIRPIN, LOOSE, HAIRPIN]):
         codes[row, : len(text)] = ["ACGU".index(letter) for letter in text]
     pairs = [np.array([[k, 13 - k] for k in range(5)]), np.zeros((0, 2), dtype=np.int64)]
-    return Problem(
+    return Dataset(
         inputs=Inputs(codes=codes, letters=4, extra=np.zeros((3, 0)), is_aligned=False),
-        target=Target(kind="pairs", y=[*pairs, pairs[0]]),
+        target=Target(task_type="pairs", y=[*pairs, pairs[0]]),
         split={"train": np.array([0]), "validation": np.array([0, 1]), "test": np.array([2])},
     )
 
@@ -45,13 +45,13 @@ def test_a_letter_that_stands_for_several_is_no_partner():
 
 
 def test_the_folds_are_the_rivals_of_base_pairs(tmp_path):
-    own = problem()
-    rivals = fit_rivals(own)
+    own = dataset()
+    rivals = fit_baselines(own)
     assert list(rivals) == ["vienna", "vienna_bpp"]
     assert rivals["vienna"].chosen == {"validation": 1.0}
     for name, rival in rivals.items():
         rival.save(tmp_path / f"{name}.skops")
-        again = Rival.load(tmp_path / f"{name}.skops")
+        again = Baseline.load(tmp_path / f"{name}.skops")
         assert again == rival
         inputs, _ = own.part("test")
         (matrix,) = again.predict(inputs)

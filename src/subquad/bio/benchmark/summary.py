@@ -9,7 +9,7 @@ from typing import Any
 
 from subquad.bio.benchmark.jobs import Job, outcome_of
 from subquad.bio.benchmark.tasks import Task
-from subquad.bio.metrics.scores import MAIN, SMALL
+from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS
 from subquad.runs.storage import read_json
 
 __all__ = ["MODELS", "STATES", "rows_of", "summary", "table"]
@@ -53,8 +53,8 @@ def table(tasks: Iterable[Task], jobs: Sequence[Job]) -> list[dict[str, Any]]:
         entry: dict[str, Any] = {
             "id": task.id,
             "family": task.family,
-            "kind": task.kind,
-            "main": MAIN[task.kind],
+            "task_type": task.task_type,
+            "main": MAIN_METRIC[task.task_type],
             "metric": task.metric,
             "published": task.published,
             "train_on": task.train_on,
@@ -80,7 +80,7 @@ def rows_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                         {
                             "id": entry["id"],
                             "family": entry["family"],
-                            "kind": entry["kind"],
+                            "task_type": entry["task_type"],
                             "seed": int(seed),
                             "model": model,
                             "figure": name,
@@ -147,7 +147,7 @@ def _state(task: Task, whole: Sequence[Mapping[str, Any]]) -> str:
         return "no training rows"
     if not whole:
         return "failed"
-    return "small" if min(run["rows"]["test"] for run in whole) < SMALL else "scored"
+    return "small" if min(run["rows"]["test"] for run in whole) < MIN_TEST_ROWS else "scored"
 
 
 def _means(entry: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

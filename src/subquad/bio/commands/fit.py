@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.analysis.audit import audit
-from subquad.bio.data.dataset import PARTS, ROW_KINDS, Problem
+from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset
 from subquad.bio.data.files import separator_of
 from subquad.bio.data.table import Table, read_again, read_table
-from subquad.bio.models.fit import Compared, compare, refuse_hopeless
+from subquad.bio.models.fit import FittedModels, check_trainable, fit_models
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.plots import fit_page as report
 from subquad.bio.settings import FitSettings, refuse_other_presets
@@ -65,13 +65,13 @@ def fit(
     asked = {**plain(settings), "presets": list(presets), "seed": seed, "table": path.name}
     asked["fingerprint"] = fingerprint(path)
     weight = None if read.weight is None else read.weight / read.weight[split.parts["train"]].mean()
-    problem = Problem(inputs=read.inputs, target=read.target, split=split.parts, weight=weight, units=split.units)
+    dataset = Dataset(inputs=read.inputs, target=read.target, split=split.parts, weight=weight, units=split.units)
     try:
-        refuse_hopeless(problem)
+        check_trainable(dataset)
         run = open_run(out, kind="bio", settings=asked, force=force)
         if run.is_resumed:
             say(f"{run.directory}: going on with an unfinished run", quiet=quiet)
-        compared = compare(problem, settings, presets=presets, directory=run.directory, seed=seed, quiet=quiet)
+        compared = fit_models(dataset, settings, presets=presets, directory=run.directory, seed=seed, quiet=quiet)
     except SubquadError as error:
         raise SubquadError(f"{path}: {error}") from error
     metrics = compared.metrics
@@ -79,8 +79,8 @@ def fit(
     metrics["seconds"]["total"] = round(sum(metrics["seconds"].values()), 2)
     metrics["leaks"], metrics["audit"] = split.leaks, audit(read, split)
     if read.groups is not None:
-        metrics["groups"] = _by_group(compared, problem, read.groups)
-    _finish(run, read, split, problem, compared)
+        metrics["groups"] = _by_group(compared, dataset, read.groups)
+    _finish(run, read, split, dataset, compared)
     return metrics
 
 
@@ -113,16 +113,16 @@ def predict(
     Raises:
         SubquadError: the model or the table cannot be read; nothing has been written then.
     """
-    from subquad.bio.models.predictions import with_predictions
+    from subquad.bio.models.predictions import add_predictions
 
     fitted, out, path = BioModel.load(directory), as_file(out), Path(table)
     read = read_again(path, fitted.about, sequence=sequence)
     taken = [name for name in read.frame.columns if name.startswith(("prediction", "probability_"))]
     if taken:
         raise SubquadError(f"{path}: has a column {taken[0]!r} already; rename it, so that it is not overwritten")
-    for remark in [*read.remarks, *fitted.unseen(read.inputs)]:
+    for remark in [*read.remarks, *fitted.warn_unobserved(read.inputs)]:
         say(remark, quiet=quiet)
-    frame = with_predictions(read, fitted, model)
+    frame = add_predictions(read, fitted, model)
     if any(name.startswith("prediction_low") and frame[name].isna().all() for name in frame):
         say("there is no 90 % interval: it takes nine validation rows, and the fit had fewer", quiet=quiet)
     # the compression is that of the name, which the temporary file shares
@@ -131,35 +131,35 @@ def predict(
     return frame
 
 
-def _by_group(compared: Compared, problem: Problem, groups: np.ndarray) -> dict[str, dict[str, float]]:
+def _by_group(compared: FittedModels, dataset: Dataset, groups: np.ndarray) -> dict[str, dict[str, float]]:
     from subquad.bio.metrics.scores import by_group
 
-    _, truth = problem.part("test")
-    own, result = groups[problem.split["test"]], {}
+    _, truth = dataset.part("test")
+    own, result = groups[dataset.split["test"]], {}
     for model, prediction in compared.predictions.items():
         for group, value in by_group(truth, prediction, own).items():
             result.setdefault(str(group), {})[model] = value
     return result
 
 
-def _finish(run: Run, read: Table, split: Split, problem: Problem, compared: Compared) -> None:
+def _finish(run: Run, read: Table, split: Split, dataset: Dataset, compared: FittedModels) -> None:
     from subquad.bio.models.predictions import test_examples, test_frame
 
-    rows = problem.split["test"]
-    if problem.target.kind in ROW_KINDS:
+    rows = dataset.split["test"]
+    if dataset.target.task_type in ROW_TASK_TYPES:
         examples = test_frame(read, rows, compared.predictions)
         with atomic(run.directory / "test.csv") as temporary:
             examples.to_csv(temporary, index=False)
     else:
         examples = test_examples(read, rows, compared.predictions, most=SHOWN)
         write_json(run.directory / "test.json", examples)
-    train = problem.inputs.codes[problem.split["train"]]
+    train = dataset.inputs.codes[dataset.split["train"]]
     facts = {
         "table": read.about,
-        "target": {"kind": problem.target.kind, "classes": list(read.target.classes), "names": list(read.target.names)},
-        "seen": [np.unique(column).tolist() for column in train.T] if problem.inputs.is_aligned else None,
+        "target": {"task_type": dataset.target.task_type, "classes": list(read.target.classes), "names": list(read.target.names)},
+        "seen": [np.unique(column).tolist() for column in train.T] if dataset.inputs.is_aligned else None,
         "file": read.path.name,
-        "split": {"how": split.how, "rows": {part: len(problem.split[part]) for part in PARTS}},
+        "split": {"how": split.how, "rows": {part: len(dataset.split[part]) for part in PARTS}},
         "model": compared.net.plain(),
         "stack": compared.stack.plain(),
         "positions": None if compared.positions is None else compared.positions.tolist(),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.alphabet import normalise
-from subquad.bio.data.dataset import ROW_KINDS
+from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.plots import maps as pictures
 from subquad.bio.plots.scan_page import write_profile, write_scan
@@ -43,7 +43,7 @@ class Model(Protocol):
     """What is asked of a fitted model."""
 
     about: dict[str, Any]
-    kind: str
+    task_type: str
     alphabet: str
     """Its letters."""
     wild_type: str | None
@@ -53,7 +53,7 @@ class Model(Protocol):
     def predict_sequences(self, sequences: list[str]) -> Any:
         """Return the predictions of sequences, as `Target.outputs` says."""
 
-    def members_of_sequences(self, sequences: list[str]) -> Any:
+    def predict_each_of_sequences(self, sequences: list[str]) -> Any:
         """Return the predictions of each net, `(m, n, O)`."""
 
 
@@ -87,15 +87,15 @@ def scan(
     """
     (model, places), out = fitted(run), as_folder(out)
     sequence = _given(sequence, model)
-    if model.kind not in ROW_KINDS:
-        frame, figure, caption = (_draw_pairs if model.kind == "pairs" else _draw_residues)(model, sequence)
+    if model.task_type not in ROW_TASK_TYPES:
+        frame, figure, caption = (_draw_pairs if model.task_type == "pairs" else _draw_residues)(model, sequence)
         write_profile(frame, figure, out, caption=caption, length=len(sequence))
         return frame
     column = outputs(model).index(chosen_output(model, of, sequence))
     name = outputs(model)[column]
     measured = measurements(run, table, model, name)
     frame = scan_table(model, sequence, column=column, places=places, measured=measured, quiet=quiet)
-    about = {"letters": model.alphabet, "name": name, "run": Path(run), "kind": model.kind, "caution": _caution(run)}
+    about = {"letters": model.alphabet, "name": name, "run": Path(run), "task_type": model.task_type, "caution": _caution(run)}
     write_scan(frame, sequence, out, offset=offset_of(model), **about)
     return frame
 
@@ -164,7 +164,7 @@ def values_of(
     with track(title, len(sequences), quiet=quiet) as advance:
         for start in range(0, len(sequences), AT_ONCE):
             some = list(sequences[start : start + AT_ONCE])
-            parts.append(np.atleast_3d(np.asarray(model.members_of_sequences(some)))[:, :, column])
+            parts.append(np.atleast_3d(np.asarray(model.predict_each_of_sequences(some)))[:, :, column])
             advance(len(some))
     members = np.concatenate(parts, axis=1)
     if len(members) == 1:
@@ -179,10 +179,10 @@ def offset_of(model: Model) -> int:
 
 def outputs(model: Model) -> list[str]:
     """Return the names of a model's outputs: targets, labels or classes."""
-    if model.kind.endswith("multiclass"):
+    if model.task_type.endswith("multiclass"):
         return list(model.classes)
     # residues may have a number as their class, whose name says nothing
-    return [str(model.classes[1])] if model.kind == "binary" else list(model.names)
+    return [str(model.classes[1])] if model.task_type == "binary" else list(model.names)
 
 
 def _caution(run: Path | str) -> str | None:
@@ -226,7 +226,7 @@ def chosen_output(model: Model, of: str | None, sequence: str) -> str:
         if of not in known:
             raise unknown("target or class", of, known)
         return of
-    if model.kind == "multiclass":
+    if model.task_type == "multiclass":
         return known[int(np.argmax(np.asarray(model.predict_sequences([sequence]))[0]))]
     return known[0]
 
@@ -244,11 +244,11 @@ def measurements(run: Path | str, table: Path | str | None, model: Model, name: 
         from subquad.bio.data.table import read_again
 
         read = read_again(Path(table), model.about)
-        wanted = name if model.kind in ("regression", "multilabel") else model.names[0]
+        wanted = name if model.task_type in ("regression", "multilabel") else model.names[0]
         if wanted not in read.frame.columns:
             raise unknown(f"column of measurements in {table}", wanted, read.frame.columns)
         sequences, texts = pd.Series(read.sequences), read.frame[wanted].reset_index(drop=True)
-    if model.kind in ("binary", "multiclass"):
+    if model.task_type in ("binary", "multiclass"):
         values = (texts.astype(str).str.strip() == name).astype(float).where(texts.notna())
     else:
         values = pd.to_numeric(texts, errors="coerce")
@@ -262,7 +262,7 @@ def _draw_residues(model: Model, sequence: str) -> tuple[pd.DataFrame, Any, str]
     frame = pd.DataFrame({"position": range(1, len(sequence) + 1), "letter": list(sequence)})
     for k, name in enumerate(names):
         frame[name] = values[:, k]
-    is_class = model.kind != "residue_regression"
+    is_class = model.task_type != "residue_regression"
     label = "probability" if is_class else names[0]
     figure = pictures.profile(values, sequence, names=names, label=label)
     said = f"The predicted probability of {names[0]}" if len(names) == 1 and is_class else "The predicted values"

@@ -21,9 +21,9 @@ from subquad.bio.data.dataset import Target
 __all__ = [
     "LEVELS",
     "Conformal",
-    "conformal_of",
     "coverage",
     "fit_conformal",
+    "fit_conformal_columns",
     "reliability",
 ]
 
@@ -110,7 +110,9 @@ def fit_conformal(
     return Conformal(levels=tuple(levels), quantiles=quantiles, offset=offset, rows=len(scores))
 
 
-def conformal_of(target: Target, prediction: np.ndarray, spread: np.ndarray | None = None) -> list[Conformal | None]:
+def fit_conformal_columns(
+    target: Target, prediction: np.ndarray, spread: np.ndarray | None = None
+) -> list[Conformal | None]:
     """Return the intervals of each column of measurements; None where no row has a measurement in it.
 
     Args:

@@ -9,27 +9,27 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from subquad.bio.data.dataset import Kind, Target
-from subquad.bio.metrics import bootstrap as counted
+from subquad.bio.data.dataset import TaskType, Target
+from subquad.bio.metrics import bootstrap_metric as counted
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs
 from subquad.bio.metrics.bootstrap import Ordered
 
 __all__ = [
     "LOWER_IS_BETTER",
-    "MAIN",
-    "SMALL",
+    "MAIN_METRIC",
+    "MIN_TEST_ROWS",
     "TITLES",
-    "bootstrap",
+    "bootstrap_metric",
     "by_group",
     "decode_pairs",
     "difference",
     "intervals",
     "score",
     "title",
-    "unmeasured",
+    "undefined_metrics",
 ]
 
-MAIN: dict[Kind, str] = {
+MAIN_METRIC: dict[TaskType, str] = {
     "regression": "spearman",
     "binary": "auroc",
     "multiclass": "accuracy",
@@ -41,7 +41,7 @@ MAIN: dict[Kind, str] = {
 }
 """The figure that choices are made by and the winner is named by; higher is better."""
 
-SMALL = 20
+MIN_TEST_ROWS = 20
 """Test rows below which figures tell no model from another."""
 
 LOWER_IS_BETTER = ("rmse", "brier")
@@ -109,13 +109,13 @@ def score(target: Target, prediction: Any) -> dict[str, float]:
     return {name: _settled(name, figure(everyone)[0]) for name, figure in figures.items()}
 
 
-def unmeasured(target: Target) -> dict[str, str]:
+def undefined_metrics(target: Target) -> dict[str, str]:
     """Return the figures that the rows cannot measure, whatever is predicted, and what is lacking: `no positive`.
 
     Of several labels it is said for each, `auroc:NAME`, and for the mean where it holds for all.
     """
-    y = np.asarray(target.y) if target.kind != "pairs" else None
-    match target.kind:
+    y = np.asarray(target.y) if target.task_type != "pairs" else None
+    match target.task_type:
         case "binary":
             return _lacking(y == 1)
         case "residue_binary":
@@ -147,7 +147,7 @@ def difference(
     The interval is that of `draws` bootstrap samples of the rows, the same rows for both. `name` asks for another
     figure than the main one.
     """
-    name = name or MAIN[target.kind]
+    name = name or MAIN_METRIC[target.task_type]
     sides = [_figures(target, prediction)[name] for prediction in (first, second)]
     everyone = np.ones((1, len(target)))
     values = [_settled(name, side(everyone)[0]) for side in sides]
@@ -172,7 +172,7 @@ def intervals(
     }
 
 
-def bootstrap(target: Target, prediction: Any, name: str, *, draws: int = 200, seed: int = 0) -> np.ndarray:
+def bootstrap_metric(target: Target, prediction: Any, name: str, *, draws: int = 200, seed: int = 0) -> np.ndarray:
     """Return one figure in each of `draws` bootstrap samples of the rows; equal seeds draw equal samples.
 
     NaN: the sample has nothing to measure it on, such as one class only.
@@ -187,7 +187,7 @@ def by_group(target: Target, prediction: Any, groups: Sequence[str]) -> dict[str
     result = {}
     for k, name in enumerate(names):
         rows = np.flatnonzero(place == k)
-        own = [prediction[row] for row in rows] if target.kind == "pairs" else np.asarray(prediction)[rows]
+        own = [prediction[row] for row in rows] if target.task_type == "pairs" else np.asarray(prediction)[rows]
         result[str(name)] = {"rows": len(rows), **score(target.take(rows), own)}
     return result
 
@@ -217,7 +217,7 @@ def _figures(target: Target, prediction: Any) -> dict[str, Figure]:
     """Return the figures that fit the kind; all that needs the predictions' order is done here, once."""
     if not len(target):
         raise ValueError("there are no rows to score")
-    if target.kind == "pairs":
+    if target.task_type == "pairs":
         return _of_pairs(target.y, prediction)
     shape = (*target.y.shape[: 2 if target.is_residue else 1], target.outputs)
     p = np.asarray(prediction, dtype=np.float64)
@@ -226,11 +226,11 @@ def _figures(target: Target, prediction: Any) -> dict[str, Figure]:
     p = p.reshape(shape)
     known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
     rows = np.nonzero(known)[0] if target.is_residue else None
-    if not np.isfinite(p[known] if target.is_residue or target.kind == "multilabel" else p).all():
+    if not np.isfinite(p[known] if target.is_residue or target.task_type == "multilabel" else p).all():
         raise ValueError("predictions must be finite numbers")
-    match target.kind:
+    match target.task_type:
         case "regression" | "multilabel":
-            make = _of_numbers if target.kind == "regression" else _of_labels
+            make = _of_numbers if target.task_type == "regression" else _of_labels
             return _of_columns(target, p, known, make)
         case "residue_regression":
             figures = _of_numbers(target.y[known], p[known][:, 0])
@@ -258,7 +258,7 @@ def _of_columns(target: Target, p: np.ndarray, known: np.ndarray, make: Callable
             own = make(target.y[rows, k], p[rows, k])
             columns.append((target.names[k], {name: _spread_out(figure, rows) for name, figure in own.items()}))
     figures = {name: _averaged([own[name] for _, own in columns]) for name in columns[0][1]} if columns else {}
-    if target.kind == "multilabel":
+    if target.task_type == "multilabel":
         confusion = _confusion(target.y[known].astype(int), (p[known] > 0.5).astype(int), 2, np.nonzero(known)[0])
         figures["f1_micro"] = lambda W: counted.f1_of(confusion(W))[:, 1]
     if len(target.names) > 1:

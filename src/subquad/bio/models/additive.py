@@ -4,7 +4,7 @@ Axes: B sequences, F features, O outputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path as Folder
+from pathlib import AdditiveBranch as Folder
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,17 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor, nn
 
-from subquad.bio.data.dataset import Problem
+from subquad.bio.data.dataset import Dataset
 from subquad.bio.features.sequences import Features
-from subquad.bio.metrics.scores import MAIN, score
-from subquad.bio.models.initialization import Start
-from subquad.bio.models.losses import loss_of
-from subquad.bio.models.target_scaling import Scale, finished
+from subquad.bio.metrics.scores import MAIN_METRIC, score
+from subquad.bio.models.initialization import LinearStart
+from subquad.bio.models.losses import make_loss
+from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.settings import FitSettings
 from subquad.train.loop import LoopSettings, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["Path", "path_groups", "start_path", "stepped_of", "train_path"]
+__all__ = ["AdditiveBranch", "binned_features", "branch_parameter_groups", "initialize_branch", "train_branch"]
 
 MANY_FEATURES = 50
 STEPS = 8
@@ -115,7 +115,7 @@ class _Curve(nn.Module):
         return self.log_slope.exp() * (z + self.most * bends.mean(2)) + self.shift
 
 
-class Path(nn.Module):
+class AdditiveBranch(nn.Module):
     """Features, and what an MLP or a sequence net adds to them, to outputs; starts exactly at a linear model.
 
     Args:
@@ -163,17 +163,19 @@ class Path(nn.Module):
         return z if self.curve is None else self.curve(z)
 
 
-def stepped_of(features: Features) -> np.ndarray:
+def binned_features(features: Features) -> np.ndarray:
     """Return the features that the MLP also sees as steps: frequencies of letters, lengths, charges, extra columns."""
     return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, COMPOUND))
 
 
-def start_path(path: Path, problem: Problem, start: Start, train: sparse.csr_matrix, *, sees_few: bool = False) -> None:
+def initialize_branch(
+    path: AdditiveBranch, dataset: Dataset, start: LinearStart, train: sparse.csr_matrix, *, sees_few: bool = False
+) -> None:
     """Put a path at a linear model, and tell it how the features of the training rows lie.
 
     Args:
         path: to be put there.
-        problem: what to learn.
+        dataset: what to learn.
         start: the linear model.
         train: features of the training rows.
         sees_few: the MLP sees the features of the model of few alone.
@@ -182,16 +184,16 @@ def start_path(path: Path, problem: Problem, start: Start, train: sparse.csr_mat
     path.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
     if path.mlp is None:
         return
-    stepped = stepped_of(start.features)
+    stepped = binned_features(start.features)
     if len(stepped):
         path.step_at(torch.from_numpy(stepped), torch.from_numpy(train[:, stepped].toarray().astype(np.float64)))
     mean = np.asarray(train.mean(0)).ravel()
     square = np.asarray(train.multiply(train).mean(0)).ravel()
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
     # one-hot features of rare letters must not blow up: at least what a letter of one row in a hundred has
-    spread = 1 / np.maximum(deviation, 0.1 if problem.inputs.is_aligned else 1e-3)
+    spread = 1 / np.maximum(deviation, 0.1 if dataset.inputs.is_aligned else 1e-3)
     spread[deviation == 0] = 0.0
-    if len(problem.split["train"]) <= ROWS_A_FEATURE * len(spread):
+    if len(dataset.split["train"]) <= ROWS_A_FEATURE * len(spread):
         # words of several letters are left to the linear path: the MLP makes them itself of single letters
         spread[np.isin(start.features.blocks, COMPOUND)] = 0.0
     if sees_few and (spread[start.is_few] > 0).any():
@@ -200,13 +202,13 @@ def start_path(path: Path, problem: Problem, start: Start, train: sparse.csr_mat
     path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
 
 
-def train_path(
-    path: Path,
-    problem: Problem,
+def train_branch(
+    path: AdditiveBranch,
+    dataset: Dataset,
     settings: FitSettings,
     matrices: Mapping[str, sparse.csr_matrix],
     *,
-    scale: Scale,
+    scale: TargetScaler,
     name: str,
     seed: int,
     directory: Folder | None,
@@ -218,7 +220,7 @@ def train_path(
 
     Args:
         path: at its start.
-        problem: what to learn.
+        dataset: what to learn.
         settings: batch, rate and decay.
         matrices: features of the `train` and the `validation` rows.
         scale: of the measurements that are learned.
@@ -227,9 +229,9 @@ def train_path(
         directory: where checkpoints go.
         quiet: no progress bar.
     """
-    rows, main = problem.split["train"], MAIN[problem.target.kind]
+    rows, main = dataset.split["train"], MAIN_METRIC[dataset.target.task_type]
     X, V = matrices["train"], matrices["validation"]
-    loss, (_, truth) = loss_of(problem, scale), problem.part("validation")
+    loss, (_, truth) = make_loss(dataset, scale), dataset.part("validation")
     batch = min(settings.batch or BATCH, len(rows))
     products = 6 * len(rows) * X.shape[1] * path.mlp.last.in_features
     epochs = float(np.clip(PRODUCTS_A_LETTER * settings.letters / products, LEAST_EPOCHS, MOST_EPOCHS))
@@ -248,12 +250,12 @@ def train_path(
 
     def figures(model: nn.Module) -> dict[str, float]:
         z = [model(_dense(V[begin : begin + 4096], model)).cpu() for begin in range(0, V.shape[0], 4096)]
-        return score(truth, finished(torch.cat(z).double().numpy(), truth.kind, scale))
+        return score(truth, to_predictions(torch.cat(z).double().numpy(), truth.task_type, scale))
 
     with torch.no_grad():
         start = figures(path.eval())[main]
     before = {key: tensor.clone() for key, tensor in path.state_dict().items()}
-    groups = path_groups(path, rate=settings.learning_rate, decay=settings.weight_decay)
+    groups = branch_parameter_groups(path, rate=settings.learning_rate, decay=settings.weight_decay)
     outcome = train(
         path.train(),
         batches=batches,
@@ -281,7 +283,7 @@ def train_path(
     }
 
 
-def path_groups(path: Path, *, rate: float, decay: float) -> list[dict[str, Any]]:
+def branch_parameter_groups(path: AdditiveBranch, *, rate: float, decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: the additive path slow and drawn to its start, the curve without decay."""
     groups = parameter_groups(path.additive, learning_rate=rate * ADDITIVE_RATE, weight_decay=decay)
     if path.mlp is not None:

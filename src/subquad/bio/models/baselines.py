@@ -15,16 +15,16 @@ from zipfile import is_zipfile
 import numpy as np
 from scipy import sparse
 
-from subquad.bio.data.dataset import PAD, Inputs, Kind, Problem, Target
+from subquad.bio.data.dataset import PAD, Inputs, TaskType, Dataset, Target
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.features.rows import Part, part_of
 from subquad.bio.features.sequences import Features
-from subquad.bio.metrics.scores import MAIN, score
+from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.boosting import Trees, fit_trees
 from subquad.bio.models.linear import Linear, logistic_path, ridge_path, scale_of
 from subquad.errors import SubquadError, unknown
 
-__all__ = ["Linear", "Rival", "fit_boosting", "fit_ridge", "fit_rivals", "fit_vienna", "rivals_of"]
+__all__ = ["Baseline", "Linear", "baselines_for", "fit_baselines", "fit_boosting", "fit_ridge", "fit_vienna"]
 
 MOST_RESIDUES = 200_000
 """Training residues that the linear model of residues is fitted on, drawn at random."""
@@ -42,12 +42,12 @@ CHUNK = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rival:
+class Baseline:
     """A fitted rival."""
 
     name: str
     """ridge, boosting, vienna or vienna_bpp."""
-    kind: Kind
+    task_type: TaskType
     chosen: dict[str, Any]
     """What was chosen on the validation rows, and `validation`, the main figure there."""
     features: Features | ResidueFeatures | None = None
@@ -60,11 +60,11 @@ class Rival:
         """Return the predictions of new rows: see `Target.outputs`."""
         if inputs.is_double:
             return (self.predict(replace(inputs, is_double=False)) + self.predict(inputs.other_strand())) / 2
-        if self.kind == "pairs":
+        if self.task_type == "pairs":
             from subquad.bio.models.vienna import predict_pairs
 
             return predict_pairs(self.name, inputs)
-        if not self.kind.startswith("residue"):
+        if not self.task_type.startswith("residue"):
             return self._values(inputs)
         rows, positions = np.nonzero(inputs.codes != PAD)
         parts = [
@@ -85,7 +85,7 @@ class Rival:
 
         values = {
             "name": self.name,
-            "kind": self.kind,
+            "task_type": self.task_type,
             "chosen": self.chosen,
             "features": None if self.features is None else self.features.as_dict(),
             "linear": None if self.linear is None else vars(self.linear),
@@ -95,7 +95,7 @@ class Rival:
             dump(values, temporary)
 
     @classmethod
-    def load(cls, path: Path | str) -> "Rival":
+    def load(cls, path: Path | str) -> "Baseline":
         """Return what `save` wrote.
 
         Raises:
@@ -111,11 +111,11 @@ class Rival:
         if strange:
             raise SubquadError(f"{path}: holds {', '.join(strange)}, which no fitted rival does; fit again")
         values = load(path, trusted=list(TRUSTED))
-        kind = values["kind"]
-        shape = ResidueFeatures if kind.startswith("residue") else Features
+        task_type = values["task_type"]
+        shape = ResidueFeatures if task_type.startswith("residue") else Features
         return cls(
             name=values["name"],
-            kind=kind,
+            task_type=task_type,
             chosen=values["chosen"],
             features=None if values["features"] is None else shape.from_dict(values["features"]),
             linear=None if values["linear"] is None else Linear(**values["linear"]),
@@ -126,25 +126,25 @@ class Rival:
         if self.trees is not None:
             return self.trees.predict(self.features, inputs, *residues)
         X = self.features.matrix(inputs, *residues)
-        kind = self.kind.removeprefix("residue_")
-        return self.linear(X) if kind == "regression" else self.linear.probabilities(X, kind)
+        task_type = self.task_type.removeprefix("residue_")
+        return self.linear(X) if task_type == "regression" else self.linear.probabilities(X, task_type)
 
 
-def fit_ridge(problem: Problem, *, seed: int = 0) -> Rival:
+def fit_ridge(dataset: Dataset, *, seed: int = 0) -> Baseline:
     """Return the ridge, or the logistic regression, whose penalty does best on the validation rows.
 
     Several columns of measurements or labels have a penalty each. Residues are told by the letters around them; up to
     `MOST_RESIDUES` are drawn with the seed.
     """
-    train, validation = (part_of(problem, name, most=MOST_RESIDUES, seed=seed) for name in ("train", "validation"))
-    features = _features(problem, train)
+    train, validation = (part_of(dataset, name, most=MOST_RESIDUES, seed=seed) for name in ("train", "validation"))
+    features = _features(dataset, train)
     X, V = (features.matrix(part.inputs, *part.residues) for part in (train, validation))
-    scale, figure = scale_of(X, features.is_unit), MAIN[problem.target.kind]
-    if train.target.kind == "regression":
+    scale, figure = scale_of(X, features.is_unit), MAIN_METRIC[dataset.target.task_type]
+    if train.target.task_type == "regression":
         found = _ridge(X, train, V, validation, scale=scale)
     else:
         found = []
-        for column in range(train.target.outputs if train.target.kind == "multilabel" else 1):
+        for column in range(train.target.outputs if train.target.task_type == "multilabel" else 1):
             (rows, own), (judged, judge) = train.column(column), validation.column(column)
             found.append(_logistic(X[rows], own, V[judged], judge.target, scale=scale, seed=seed))
     linear = Linear(
@@ -153,71 +153,71 @@ def fit_ridge(problem: Problem, *, seed: int = 0) -> Rival:
         scale=scale,
     )
     penalties = [penalty for _, penalty, _ in found]
-    predicted = linear(V) if train.target.kind == "regression" else linear.probabilities(V, train.target.kind)
+    predicted = linear(V) if train.target.task_type == "regression" else linear.probabilities(V, train.target.task_type)
     chosen = {
         "penalty": penalties[0] if len(penalties) == 1 else penalties,
         "validation": score(validation.target, predicted)[figure],
     }
-    return Rival(name="ridge", kind=problem.target.kind, chosen=chosen, features=features, linear=linear)
+    return Baseline(name="ridge", task_type=dataset.target.task_type, chosen=chosen, features=features, linear=linear)
 
 
 def fit_boosting(
-    problem: Problem, *, iterations: int | None = None, seed: int = 0, budget_seconds: float = 30.0
-) -> Rival:
+    dataset: Dataset, *, iterations: int | None = None, seed: int = 0, budget_seconds: float = 30.0
+) -> Baseline:
     """Return the boosting whose size and number of trees do best on the validation rows.
 
     Args:
-        problem: what to learn.
+        dataset: what to learn.
         iterations: most trees; by default what the budget allows, at most 300.
         seed: of residues and rows that are drawn.
         budget_seconds: about what fitting may cost on one thread.
     """
-    train, validation = (part_of(problem, name, most=MOST_BOOSTED, seed=seed) for name in ("train", "validation"))
-    features, figure = _features(problem, train), MAIN[problem.target.kind]
+    train, validation = (part_of(dataset, name, most=MOST_BOOSTED, seed=seed) for name in ("train", "validation"))
+    features, figure = _features(dataset, train), MAIN_METRIC[dataset.target.task_type]
     options = {"figure": figure, "iterations": iterations, "seed": seed, "budget": budget_seconds}
     trees, chosen = fit_trees(features, train, validation, **options)
     predicted = trees.predict(features, validation.inputs, *validation.residues)
     chosen = {**chosen, "validation": score(validation.target, predicted)[figure]}
-    return Rival(name="boosting", kind=problem.target.kind, chosen=chosen, features=features, trees=trees)
+    return Baseline(name="boosting", task_type=dataset.target.task_type, chosen=chosen, features=features, trees=trees)
 
 
-def fit_rivals(
-    problem: Problem, names: Sequence[str] | None = None, *, seed: int = 0, iterations: int | None = None
-) -> dict[str, Rival]:
+def fit_baselines(
+    dataset: Dataset, names: Sequence[str] | None = None, *, seed: int = 0, iterations: int | None = None
+) -> dict[str, Baseline]:
     """Return the named rivals, fitted; by default all that the kind of target has.
 
     Raises:
         SubquadError: a rival that this kind of target does not have.
     """
-    known, fitted = rivals_of(problem.target.kind), {}
+    known, fitted = baselines_for(dataset.target.task_type), {}
     for name in known if names is None else names:
         if name not in known:
             raise unknown(f"rival of {problem.target.kind}", name, known)
         match name:
             case "ridge":
-                fitted[name] = fit_ridge(problem, seed=seed)
+                fitted[name] = fit_ridge(dataset, seed=seed)
             case "boosting":
-                fitted[name] = fit_boosting(problem, iterations=iterations, seed=seed)
+                fitted[name] = fit_boosting(dataset, iterations=iterations, seed=seed)
             case _:
-                fitted[name] = fit_vienna(problem, name)
+                fitted[name] = fit_vienna(dataset, name)
     return fitted
 
 
-def fit_vienna(problem: Problem, name: str = "vienna") -> Rival:
+def fit_vienna(dataset: Dataset, name: str = "vienna") -> Baseline:
     """Return a thermodynamic fold as a rival; nothing is fitted. `vienna_bpp` gives probabilities of pairs."""
-    rival = Rival(name=name, kind=problem.target.kind, chosen={})
-    inputs, target = problem.part("validation")
-    value = score(target, rival.predict(inputs))[MAIN[target.kind]] if len(target) else np.nan
+    rival = Baseline(name=name, task_type=dataset.target.task_type, chosen={})
+    inputs, target = dataset.part("validation")
+    value = score(target, rival.predict(inputs))[MAIN_METRIC[target.task_type]] if len(target) else np.nan
     return replace(rival, chosen={"validation": value})
 
 
-def rivals_of(kind: Kind) -> tuple[str, ...]:
+def baselines_for(task_type: TaskType) -> tuple[str, ...]:
     """Return the names of the rivals that a kind of target has."""
-    return ("vienna", "vienna_bpp") if kind == "pairs" else ("ridge", "boosting")
+    return ("vienna", "vienna_bpp") if task_type == "pairs" else ("ridge", "boosting")
 
 
-def _features(problem: Problem, train: Part) -> Features | ResidueFeatures:
-    return (ResidueFeatures if problem.target.is_residue else Features).for_inputs(train.inputs)
+def _features(dataset: Dataset, train: Part) -> Features | ResidueFeatures:
+    return (ResidueFeatures if dataset.target.is_residue else Features).for_inputs(train.inputs)
 
 
 def _ridge(
@@ -261,14 +261,14 @@ def _logistic(
     seed: int,
 ) -> tuple[float, float, Linear]:
     """Return the best: its log-likelihood, its penalty, and itself."""
-    kind, classes = train.target.kind, len(train.target.classes)
+    task_type, classes = train.target.task_type, len(train.target.classes)
     tried, x = train, X
     if X.shape[0] > TRIED:
         rows = np.sort(np.random.default_rng(seed).choice(X.shape[0], TRIED, replace=False))
         tried, x = train.take(rows), X[rows]
     best = (-np.inf, np.nan, None)
     for penalty, linear in logistic_path(x, tried.target.y, classes, weight=tried.weight, scale=scale):
-        value = -_log_loss(validation, linear.probabilities(V, kind))
+        value = -_log_loss(validation, linear.probabilities(V, task_type))
         if value > best[0]:
             best = (value, penalty, linear)
     if tried is not train:

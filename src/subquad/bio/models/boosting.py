@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from subquad.bio.data.dataset import Inputs, Kind, Target
+from subquad.bio.data.dataset import Inputs, TaskType, Target
 from subquad.bio.features.rows import Part
 from subquad.bio.metrics.scores import score
 
@@ -48,7 +48,7 @@ View = Literal["numbers", "letters", "residues"]
 class Trees:
     """Fitted trees, and what they look at."""
 
-    kind: Kind
+    task_type: TaskType
     """Of the target, with residues as rows."""
     view: View
     columns: list[int]
@@ -66,7 +66,7 @@ class Trees:
         """Return `(n, O)` of rows, or of chosen residues: measurements or probabilities."""
         X = _seen(features, inputs, *residues, view=self.view, columns=self.columns)
         _cut(X, self.edges)
-        many = self.outputs if self.kind == "multiclass" else 0
+        many = self.outputs if self.task_type == "multiclass" else 0
         found = [_predict(model, X, count, many) for model, count in zip(self.models, self.counts, strict=True)]
         return found[0] if many else np.stack(found, axis=1)
 
@@ -86,8 +86,8 @@ def fit_trees(
         budget: seconds on one thread.
     """
     target = train.target
-    models = target.outputs if target.kind in ("regression", "multilabel") else 1
-    forests = models * (target.outputs if target.kind == "multiclass" and target.outputs > 2 else 1)
+    models = target.outputs if target.task_type in ("regression", "multilabel") else 1
+    forests = models * (target.outputs if target.task_type == "multiclass" and target.outputs > 2 else 1)
     # residues of one sequence are much alike
     sizes = (8, 31) if (len(train.inputs) if train.residues else len(target)) <= SEVERAL_SIZES else (31,)
     view, columns, wide, rate = _view(features, train, budget / forests)
@@ -113,7 +113,7 @@ def fit_trees(
         choice = {"figure": figure, "sizes": sizes, "most": most, "options": options}
         found.append(_best(X[rows], own, V[judged], judge.target, **choice))
     trees = Trees(
-        kind=target.kind,
+        task_type=target.task_type,
         view=view,
         columns=columns,
         models=[model for model, _ in found],
@@ -149,8 +149,8 @@ def _seen(features: Any, inputs: Inputs, *residues: np.ndarray, view: View, colu
         X = features.matrix(inputs)
         return (X[:, columns] if columns else np.zeros((len(inputs), 1))).astype(np.float32).toarray()
     channels = [_letters(inputs.codes)]
-    if inputs.second is not None:
-        first, second = channels[0], _letters(inputs.second)
+    if inputs.partner is not None:
+        first, second = channels[0], _letters(inputs.partner)
         is_mismatch = np.where(np.isnan(first) | np.isnan(second), np.nan, first != second)
         channels += [second, is_mismatch, np.nansum(is_mismatch, axis=1, keepdims=True)]
     return np.hstack([*channels, inputs.extra]).astype(np.float32)
@@ -172,7 +172,7 @@ def _cut(X: np.ndarray, edges: dict[int, np.ndarray]) -> None:
 
 def _categories(inputs: Inputs) -> list[int]:
     T = inputs.codes.shape[1]
-    return list(range(T if inputs.second is None else 2 * T))
+    return list(range(T if inputs.partner is None else 2 * T))
 
 
 def _letters(codes: np.ndarray) -> np.ndarray:
@@ -193,13 +193,13 @@ def _best(
 ) -> tuple[Any, dict[str, int]]:
     """Return the model that does best, and its size and number of trees."""
     target = train.target
-    many = target.outputs if target.kind == "multiclass" else 0
-    y = target.y[:, 0] if target.kind == "regression" else target.y
-    if target.kind != "regression" and len(np.unique(y)) == 1:
+    many = target.outputs if target.task_type == "multiclass" else 0
+    y = target.y[:, 0] if target.task_type == "regression" else target.y
+    if target.task_type != "regression" and len(np.unique(y)) == 1:
         return float(y[0]), {"leaves": 1, "trees": 0}
     best: tuple[float, Any, dict[str, int]] | None = None
     for size in sizes:
-        model = _new(target.kind, max_leaf_nodes=size, max_iter=most, **options)
+        model = _new(target.task_type, max_leaf_nodes=size, max_iter=most, **options)
         model.fit(X, y, sample_weight=train.weight)
         for count, prediction in enumerate(_stages(model, V, many), start=1):
             if count % STEP and count != most:
@@ -211,10 +211,10 @@ def _best(
     return best[1:]
 
 
-def _new(kind: str, *, max_iter: int, **options: Any) -> Any:
+def _new(task_type: str, *, max_iter: int, **options: Any) -> Any:
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-    make = HistGradientBoostingRegressor if kind == "regression" else HistGradientBoostingClassifier
+    make = HistGradientBoostingRegressor if task_type == "regression" else HistGradientBoostingClassifier
     # fewer trees must each go further
     rate = 0.1 if max_iter >= 150 else 0.2
     return make(max_iter=max_iter, learning_rate=rate, l2_regularization=LEAF_PENALTY, early_stopping=False, **options)

@@ -18,9 +18,9 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
-from subquad.bio.models.arrays import is_known, pairs_of, residue_labels, residues_of
-from subquad.bio.models.estimator_base import Estimator
-from subquad.bio.models.fitted import average
+from subquad.bio.models.base_estimator import Estimator
+from subquad.bio.models.estimator_data import base_pairs, is_known, residue_labels, residue_target
+from subquad.bio.models.fitted import ensemble_mean
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, unknown
 
@@ -96,7 +96,7 @@ class LyraRegressor(RegressorMixin, Estimator):
         if return_std and len(members) == 1:
             raise SubquadError("one member has no spread; fit with members=2 or more")
         shape = (-1,) if self._form == "flat" else members[0].shape
-        mean = average(members).reshape(shape)
+        mean = ensemble_mean(members).reshape(shape)
         return (mean, np.std(members, axis=0, ddof=1).reshape(shape)) if return_std else mean
 
     def predict_interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +117,7 @@ class LyraRegressor(RegressorMixin, Estimator):
             raise SubquadError("all rows were learned from, so that no errors are known; give ten rows or more")
         if level not in LEVELS:
             raise SubquadError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
-        mean, spread = average(members), np.std(members, axis=0, ddof=1) if len(members) > 1 else None
+        mean, spread = ensemble_mean(members), np.std(members, axis=0, ddof=1) if len(members) > 1 else None
         ends = np.full((2, *mean.shape), [[[-np.inf]], [[np.inf]]])
         for k, said in enumerate(self._intervals):
             if said is not None:
@@ -143,7 +143,7 @@ class LyraRegressor(RegressorMixin, Estimator):
             raise ValueError("Input y contains a column of NaN alone; leave it out")
         count = wide.shape[1]
         names = names or (["target"] if count == 1 else [f"target {k + 1}" for k in range(count)])
-        return Target(kind="regression", y=wide, names=names)
+        return Target(task_type="regression", y=wide, names=names)
 
 
 class LyraClassifier(ClassifierMixin, Estimator):
@@ -177,7 +177,7 @@ class LyraClassifier(ClassifierMixin, Estimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, `(n, C)`, or of each label, `(n, K)`."""
         _, members = self._members(X)
-        probability = average(members)
+        probability = ensemble_mean(members)
         if self._form == "labels":
             return probability.clip(NEAREST, 1 - NEAREST)
         return _of_classes(probability)
@@ -194,15 +194,15 @@ class LyraClassifier(ClassifierMixin, Estimator):
         if type_of_target(y, input_name="y") == "multilabel-indicator":
             table = (y if isinstance(y, np.ndarray) else y.toarray()).astype(np.float64)
             self._form, self.classes_ = "labels", np.arange(table.shape[1])
-            return Target(kind="multilabel", y=table, names=names or [f"label {k + 1}" for k in self.classes_])
+            return Target(task_type="multilabel", y=table, names=names or [f"label {k + 1}" for k in self.classes_])
         self._form = "flat"
         self.classes_, places = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs two classes, and y has one class only ({self.classes_.tolist()[0]!r})"
             )
-        kind = "binary" if len(self.classes_) == 2 else "multiclass"
-        return Target(kind=kind, y=places.astype(np.int64), classes=[str(name) for name in self.classes_])
+        task_type = "binary" if len(self.classes_) == 2 else "multiclass"
+        return Target(task_type=task_type, y=places.astype(np.int64), classes=[str(name) for name in self.classes_])
 
 
 class LyraTagger(Estimator):
@@ -265,7 +265,7 @@ class LyraTagger(Estimator):
         """Return the values of each row: a string, or an array `(L,)` of labels or numbers, as y was."""
         if not self._has_classes:
             inputs, members = self._members(X)
-            return [values[:, 0] for values in _cut(average(members), inputs)]
+            return [values[:, 0] for values in _cut(ensemble_mean(members), inputs)]
         labels = [self.classes_[probability.argmax(1)] for probability in self.predict_proba(X)]
         return ["".join(own) for own in labels] if self._form == "text" else labels
 
@@ -278,7 +278,7 @@ class LyraTagger(Estimator):
         inputs, members = self._members(X)
         if not self._has_classes:
             raise SubquadError("this tagger predicts numbers, which have no probabilities; use predict")
-        return [_of_classes(probability) for probability in _cut(average(members), inputs)]
+        return [_of_classes(probability) for probability in _cut(ensemble_mean(members), inputs)]
 
     def score(self, X: Any, y: Any) -> float:
         """Return the share of the known residues whose class is right; of numbers R² over all of them."""
@@ -294,7 +294,7 @@ class LyraTagger(Estimator):
     @property
     def _has_classes(self) -> bool:
         check_is_fitted(self, "nets_")
-        return self._target["kind"] != "residue_regression"
+        return self._target["task_type"] != "residue_regression"
 
     def _learn_target(self, y: Any, inputs: Inputs) -> Target:
         if self.values not in ("auto", "classes", "numbers"):
@@ -307,11 +307,11 @@ class LyraTagger(Estimator):
         has_fractions = any(isinstance(label, float) and not label.is_integer() for label in labels)
         if self.values == "numbers" or (self.values == "auto" and has_fractions):
             self.__dict__.pop("classes_", None)
-            return residues_of(rows, inputs, None)
+            return residue_target(rows, inputs, None)
         self.classes_ = np.unique(np.array(labels))
         if len(self.classes_) < 2:
             raise ValueError(f"LyraTagger needs two classes, and y has one class only ({self.classes_.tolist()[0]!r})")
-        return residues_of(rows, inputs, self.classes_)
+        return residue_target(rows, inputs, self.classes_)
 
 
 class LyraPairing(Estimator):
@@ -343,12 +343,12 @@ class LyraPairing(Estimator):
     def predict_proba(self, X: Any) -> list[np.ndarray]:
         """Return the probability of each pair, one symmetric `(L, L)` a row."""
         _, members = self._members(X)
-        return average(members)
+        return ensemble_mean(members)
 
     def score(self, X: Any, y: Any) -> float:
         """Return the mean over the rows of F1, precision and recall of pairs in one."""
         found = self.predict_proba(X)
-        true = pairs_of(y, [len(probability) for probability in found])
+        true = base_pairs(y, [len(probability) for probability in found])
         values = [agreement(own, decode_pairs(P))["f1"] for own, P in zip(true, found, strict=True)]
         return float(np.mean(values))
 
@@ -360,7 +360,7 @@ class LyraPairing(Estimator):
             raise SubquadError("X: base pairs are of RNA or DNA, but these are proteins (alphabet names another)")
         y = list(y)
         self._form = "text" if all(isinstance(own, str) for own in y) else "lists"
-        return Target(kind="pairs", y=pairs_of(y, inputs.lengths))
+        return Target(task_type="pairs", y=base_pairs(y, inputs.lengths))
 
 
 def _of_classes(probability: np.ndarray) -> np.ndarray:

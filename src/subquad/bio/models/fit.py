@@ -12,29 +12,29 @@ from typing import Any
 
 import numpy as np
 
-from subquad.bio.data.dataset import PARTS, Problem, with_both_strands
-from subquad.bio.metrics.conformal import conformal_of, coverage
+from subquad.bio.data.dataset import PARTS, Dataset, with_both_strands
+from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.memory import peak_memory
-from subquad.bio.metrics.scores import MAIN, difference, intervals, score, unmeasured
-from subquad.bio.models.baselines import Rival, fit_rivals, rivals_of
-from subquad.bio.models.ensemble import Stack, fit_stack
-from subquad.bio.models.fitted import Nets, average, fit_nets, narrow
+from subquad.bio.metrics.scores import MAIN_METRIC, difference, intervals, score, undefined_metrics
+from subquad.bio.models.baselines import Baseline, baselines_for, fit_baselines
+from subquad.bio.models.fitted import NetEnsemble, drop_constant_positions, ensemble_mean, fit_ensemble
+from subquad.bio.models.stacking import Stacking, fit_stacking
 from subquad.bio.settings import FEWEST, FitSettings
 from subquad.bio.splits.holdout import hold_units
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.storage import read_json, write_json
 
-__all__ = ["Compared", "compare", "refuse_hopeless"]
+__all__ = ["FittedModels", "check_trainable", "fit_models"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class FittedModels:
     """All models of one problem, fitted."""
 
-    net: Nets
+    net: NetEnsemble
     """Of the preset that is saved."""
-    stack: Stack
+    stack: Stacking
     predictions: dict[str, Any]
     """Of the test rows, by model: net, other presets, rivals, stack."""
     metrics: dict[str, Any]
@@ -45,13 +45,13 @@ class Compared:
     """That the rivals look at; None: all."""
 
 
-def compare(
-    problem: Problem, settings: FitSettings, *, presets: Sequence[str], directory: Path, seed: int, quiet: bool
-) -> Compared:
+def fit_models(
+    dataset: Dataset, settings: FitSettings, *, presets: Sequence[str], directory: Path, seed: int, quiet: bool
+) -> FittedModels:
     """Fit the rivals, the nets and the stack, and measure all of them on the same test rows.
 
     Args:
-        problem: what to learn.
+        dataset: what to learn.
         settings: how.
         presets: of the nets; the first is the one that is saved, and called `net`.
         directory: where what is fitted is kept.
@@ -61,22 +61,22 @@ def compare(
     Raises:
         SubquadError: there is nothing to learn from.
     """
-    refuse_hopeless(problem)
-    kind, main, given = problem.target.kind, MAIN[problem.target.kind], problem
-    if problem.inputs.is_double:
-        problem = with_both_strands(problem)
-    narrowed, positions = narrow(problem)
+    check_trainable(dataset)
+    task_type, main, given = dataset.target.task_type, MAIN_METRIC[dataset.target.task_type], dataset
+    if dataset.inputs.is_double:
+        dataset = with_both_strands(dataset)
+    narrowed, positions = drop_constant_positions(dataset)
     if positions is not None:
         say(f"{len(positions)} of {problem.inputs.codes.shape[1]} positions vary and are looked at", quiet=quiet)
     seconds: dict[str, float] = {}
     rivals = {}
-    for name in rivals_of(kind):
+    for name in baselines_for(task_type):
         say(f"fitting {name} ({len(problem.split['train']):,} rows) …", quiet=quiet)
         rivals[name], seconds[name] = _kept(directory, name, lambda name=name: _rival(name, narrowed, settings, seed))
         say(f"{name}: validation {main} {rivals[name].chosen.get('validation', np.nan):.3f}", quiet=quiet)
     held: dict[str, dict[str, Any]] = {}
     for part in ("validation", "test"):
-        own = narrowed.inputs.take(problem.split[part])
+        own = narrowed.inputs.take(dataset.split[part])
         held[part] = {name: rival.predict(own) for name, rival in rivals.items()}
     nets, spreads = {}, {}
     for place, preset in enumerate(presets):
@@ -84,17 +84,17 @@ def compare(
         own_settings = replace(settings, preset=preset)
         began = time.monotonic()
         nets[name] = _nets(
-            problem, narrowed, own_settings, rivals, positions, directory=directory, seed=seed, quiet=quiet
+            dataset, narrowed, own_settings, rivals, positions, directory=directory, seed=seed, quiet=quiet
         )
         seconds[name] = nets[name].seconds or time.monotonic() - began
         for part, into in held.items():
-            members = nets[name].members(problem.inputs.take(problem.split[part]))
-            into[name] = average(members)
-            spreads[name, part] = _spread(kind, members)
+            members = nets[name].predict_each(dataset.inputs.take(dataset.split[part]))
+            into[name] = ensemble_mean(members)
+            spreads[name, part] = _spread(task_type, members)
     validation, test = held["validation"], held["test"]
     stacked = [name for name in validation if name == "net" or name in rivals]
     stack, seconds["stack"] = _stack(
-        problem, narrowed, settings, validation, stacked, positions=positions, directory=directory, seed=seed
+        dataset, narrowed, settings, validation, stacked, positions=positions, directory=directory, seed=seed
     )
     for own in held.values():
         own["stack"] = stack.predict({name: own[name] for name in stacked})
@@ -107,9 +107,9 @@ def compare(
             given, settings, metrics, directory=directory, seed=seed, quiet=quiet
         )
     chosen = {name: rival.chosen for name, rival in rivals.items()} | {name: own.facts for name, own in nets.items()}
-    if kind == "regression":
-        metrics["conformal"], chosen["conformal"] = _conformal(problem, held, spreads)
-    return Compared(
+    if task_type == "regression":
+        metrics["conformal"], chosen["conformal"] = _conformal(dataset, held, spreads)
+    return FittedModels(
         net=nets["net"],
         stack=stack,
         predictions=test,
@@ -120,11 +120,11 @@ def compare(
 
 
 def _learning_curve(
-    problem: Problem, settings: FitSettings, metrics: Mapping[str, Any], *, directory: Path, seed: int, quiet: bool
+    dataset: Dataset, settings: FitSettings, metrics: Mapping[str, Any], *, directory: Path, seed: int, quiet: bool
 ) -> list[dict[str, Any]]:
     """Return the main figure on the test rows of models that learned from fewer rows, and its spread over drawings."""
-    main, names = metrics["main"], ("net", *rivals_of(metrics["kind"]))
-    count, validation = (len(problem.split[part]) for part in ("train", "validation"))
+    main, names = metrics["main"], ("net", *baselines_for(metrics["task_type"]))
+    count, validation = (len(dataset.split[part]) for part in ("train", "validation"))
     points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
     halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
     fewer = replace(settings, learning_curve=0, learning_sizes=None, stack_folds=1)
@@ -141,14 +141,16 @@ def _learning_curve(
             # who has few rows to learn from has few to choose on
             sizes = {"train": size, "validation": max(size // 4, FEWEST)}
             drawn = {
-                part: np.sort(problem.split[part][order[: sizes[part]]])
+                part: np.sort(dataset.split[part][order[: sizes[part]]])
                 for part, order in zip(("train", "validation"), orders, strict=True)
             }
             folder = directory / f"rows-{size}-{repeat}"
             folder.mkdir(exist_ok=True)
-            own = replace(problem, split={**problem.split, **drawn})
+            own = replace(dataset, split={**dataset.split, **drawn})
             try:
-                one = compare(own, fewer, presets=(settings.preset,), directory=folder, seed=seed + repeat, quiet=True)
+                one = fit_models(
+                    own, fewer, presets=(settings.preset,), directory=folder, seed=seed + repeat, quiet=True
+                )
             except SubquadError as error:
                 say(f"learning curve: left out, {error}", quiet=quiet)
                 continue
@@ -164,27 +166,27 @@ def _point(size: int, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return point | ({"spread": {name: stdev(own) for name, own in values.items()}} if len(found) > 1 else {})
 
 
-def refuse_hopeless(problem: Problem) -> None:
+def check_trainable(dataset: Dataset) -> None:
     """Check that there is something to learn from, before anything is fitted or written.
 
     Raises:
         SubquadError: all training sequences are the same, no training row has some class, or a part of the rows has no
             measurement at all of some column.
     """
-    narrow(problem)
-    target = problem.target
-    if target.kind in ("binary", "multiclass"):
-        present = np.unique(target.y[problem.split["train"]])
+    drop_constant_positions(dataset)
+    target = dataset.target
+    if target.task_type in ("binary", "multiclass"):
+        present = np.unique(target.y[dataset.split["train"]])
         absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
         if absent:
             raise SubquadError(f"no training row of class {', '.join(absent)}; there is nothing to learn from")
         return
-    if target.kind == "pairs":
+    if target.task_type == "pairs":
         return
     is_known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
     # of several columns those without a test row have no figure of their own
     for part in PARTS if target.is_residue else PARTS[:2]:
-        own = is_known[problem.split[part]]
+        own = is_known[dataset.split[part]]
         known = [own.any()] if target.is_residue else own.any(0)
         names = [repr(name) for name, there in zip(target.names, known, strict=True) if not there]
         if names:
@@ -194,11 +196,11 @@ def refuse_hopeless(problem: Problem) -> None:
             )
 
 
-def _rival(name: str, problem: Problem, settings: FitSettings, seed: int) -> Rival:
-    return fit_rivals(problem, (name,), seed=seed, iterations=settings.boosting_iterations)[name]
+def _rival(name: str, dataset: Dataset, settings: FitSettings, seed: int) -> Baseline:
+    return fit_baselines(dataset, (name,), seed=seed, iterations=settings.boosting_iterations)[name]
 
 
-def _kept(directory: Path, name: str, make: Callable[[], Rival]) -> tuple[Rival, float]:
+def _kept(directory: Path, name: str, make: Callable[[], Baseline]) -> tuple[Baseline, float]:
     """Return a fitted rival, from the run's folder where it is there, and the seconds that it took."""
     model, facts = directory / f"{name}.skops", directory / f"{name}.json"
     if not facts.is_file():
@@ -206,23 +208,23 @@ def _kept(directory: Path, name: str, make: Callable[[], Rival]) -> tuple[Rival,
         make().save(model)
         write_json(facts, {"seconds": time.monotonic() - began})
     # read back also when just fitted, so that a resumed run sees the very same numbers
-    return Rival.load(model), read_json(facts)["seconds"]
+    return Baseline.load(model), read_json(facts)["seconds"]
 
 
 def _nets(
-    problem: Problem,
-    narrowed: Problem,
+    dataset: Dataset,
+    narrowed: Dataset,
     settings: FitSettings,
-    rivals: Mapping[str, Rival],
+    rivals: Mapping[str, Baseline],
     positions: np.ndarray | None,
     *,
     directory: Path | None,
     seed: int,
     quiet: bool,
-) -> Nets:
+) -> NetEnsemble:
     is_auto = settings.preset == "auto"
-    return fit_nets(
-        narrowed if is_auto else problem,
+    return fit_ensemble(
+        narrowed if is_auto else dataset,
         settings,
         rivals.get("ridge") if is_auto else None,
         positions=positions if is_auto else None,
@@ -232,13 +234,13 @@ def _nets(
     )
 
 
-def _spread(kind: str, members: list[Any]) -> np.ndarray | None:
-    return np.std(members, axis=0, ddof=1) if len(members) > 1 and kind != "pairs" else None
+def _spread(task_type: str, members: list[Any]) -> np.ndarray | None:
+    return np.std(members, axis=0, ddof=1) if len(members) > 1 and task_type != "pairs" else None
 
 
 def _stack(
-    problem: Problem,
-    narrowed: Problem,
+    dataset: Dataset,
+    narrowed: Dataset,
     settings: FitSettings,
     validation: dict[str, Any],
     names: Sequence[str],
@@ -246,15 +248,15 @@ def _stack(
     positions: np.ndarray | None,
     directory: Path,
     seed: int,
-) -> tuple[Stack, float]:
+) -> tuple[Stacking, float]:
     began = time.monotonic()
     if settings.stack_folds == 1:
-        _, truth = problem.part("validation")
-        return fit_stack(truth, {name: validation[name] for name in names}), time.monotonic() - began
+        _, truth = dataset.part("validation")
+        return fit_stacking(truth, {name: validation[name] for name in names}), time.monotonic() - began
     rows, found = [], {name: [] for name in names}
-    for number, (learnt, held) in enumerate(_folds(problem, settings.stack_folds, seed)):
-        split = {**problem.split, "train": learnt}
-        inner, inner_narrow = replace(problem, split=split), replace(narrowed, split=split)
+    for number, (learnt, held) in enumerate(_folds(dataset, settings.stack_folds, seed)):
+        split = {**dataset.split, "train": learnt}
+        inner, inner_narrow = replace(dataset, split=split), replace(narrowed, split=split)
         inputs = inner_narrow.inputs.take(held)
         fold = directory / f"fold-{number}"
         fold.mkdir(exist_ok=True)
@@ -272,13 +274,13 @@ def _stack(
         found["net"].append(nets.predict(inner.inputs.take(held)))
         rows.append(held)
     joined = {name: _join(parts) for name, parts in found.items()}
-    return fit_stack(problem.target.take(np.concatenate(rows)), joined), time.monotonic() - began
+    return fit_stacking(dataset.target.take(np.concatenate(rows)), joined), time.monotonic() - began
 
 
-def _folds(problem: Problem, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return learned and held rows of each fold of the training rows, what the split held together on one side."""
-    rows = problem.split["train"]
-    units = np.arange(len(problem.inputs)) if problem.units is None else problem.units
+    rows = dataset.split["train"]
+    units = np.arange(len(dataset.inputs)) if dataset.units is None else dataset.units
     hold = hold_units(units, "groups of training rows for --stack-folds")
     folds = (hold(rows, fraction=0.0, fold=(k, count), random=np.random.default_rng(seed)) for k in range(count))
     return [(kept, held) for held, kept in folds]
@@ -289,38 +291,38 @@ def _join(parts: list[Any]) -> Any:
 
 
 def _figures(
-    problem: Problem, test: Mapping[str, Any], rivals: Mapping[str, Rival], seconds: dict[str, float]
+    dataset: Dataset, test: Mapping[str, Any], rivals: Mapping[str, Baseline], seconds: dict[str, float]
 ) -> dict[str, Any]:
-    _, truth = problem.part("test")
+    _, truth = dataset.part("test")
     figures = {name: score(truth, values) for name, values in test.items()}
-    main = MAIN[truth.kind]
+    main = MAIN_METRIC[truth.task_type]
     single = [name for name in test if name in (*rivals, "net")]
     best = max(single, key=lambda name: figures[name][main])
     return {
-        "kind": truth.kind,
+        "task_type": truth.task_type,
         "main": main,
         "test": figures,
-        "unmeasured": unmeasured(truth),
+        "unmeasured": undefined_metrics(truth),
         "intervals": {name: intervals(truth, values, 200) for name, values in test.items()},
         "above": {name: difference(truth, test["net"], test[name]) for name in test if name != "net"},
         "stack_above_best": {"best": best, **difference(truth, test["stack"], test[best])},
-        "rows": {part: len(rows) for part, rows in problem.split.items()},
+        "rows": {part: len(rows) for part, rows in dataset.split.items()},
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "memory_mb": peak_memory(),
     }
 
 
 def _conformal(
-    problem: Problem,
+    dataset: Dataset,
     held: Mapping[str, Mapping[str, np.ndarray]],
     spreads: Mapping[tuple[str, str], np.ndarray | None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return coverage and width of the intervals on the test rows, and what makes them; by model and column."""
-    (_, known), (_, truth) = problem.part("validation"), problem.part("test")
+    (_, known), (_, truth) = dataset.part("validation"), dataset.part("test")
     covered: dict[str, Any] = {}
     made: dict[str, Any] = {}
     for model, predicted in held["test"].items():
-        own = conformal_of(known, held["validation"][model], spreads.get((model, "validation")))
+        own = fit_conformal_columns(known, held["validation"][model], spreads.get((model, "validation")))
         made[model] = [None if conformal is None else conformal.plain() for conformal in own]
         covered[model] = {}
         for k, (name, conformal) in enumerate(zip(truth.names, own, strict=True)):

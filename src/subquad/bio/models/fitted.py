@@ -8,55 +8,55 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.bio.data.dataset import PAD, Inputs, Problem
+from subquad.bio.data.dataset import PAD, Inputs, Dataset
 from subquad.bio.features.sequences import Features
-from subquad.bio.models.additive import start_path, stepped_of, train_path
-from subquad.bio.models.baselines import Rival, rivals_of
-from subquad.bio.models.ensemble import Stack
-from subquad.bio.models.initialization import scale_for, start_from
+from subquad.bio.models.additive import binned_features, initialize_branch, train_branch
+from subquad.bio.models.baselines import Baseline, baselines_for
+from subquad.bio.models.initialization import fit_linear_start, fit_target_scaler
 from subquad.bio.models.lyra import BioNet, NetSpec
-from subquad.bio.models.target_scaling import Scale
-from subquad.bio.models.training import Priors, members_for, outputs, train_member
+from subquad.bio.models.stacking import Stacking
+from subquad.bio.models.target_scaling import TargetScaler
+from subquad.bio.models.training import Priors, ensemble_size_for, outputs, train_net
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, unknown
 from subquad.runs.folder import load_config, load_tensors
 
-__all__ = ["BioModel", "Nets", "average", "fit_nets", "narrow"]
+__all__ = ["BioModel", "NetEnsemble", "drop_constant_positions", "ensemble_mean", "fit_ensemble"]
 
 PATHS = 4
 """Of features with an MLP, over all members: their mean is better than one, and they cost seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nets:
+class NetEnsemble:
     """Nets of one preset that were trained on one problem, and what turns inputs into predictions with them."""
 
     spec: NetSpec
     nets: Sequence[BioNet]
     features: Features | None
-    scale: Scale
+    scale: TargetScaler
     positions: np.ndarray | None
     """Of the inputs, which are looked at; None: all."""
-    prior: Rival | None = None
+    prior: Baseline | None = None
     """Of residues: the ridge that the nets start at."""
     facts: list[dict[str, Any]] = field(default_factory=list)
     """What was decided in the training of each."""
     seconds: float = 0.0
 
-    def members(self, inputs: Inputs, priors: Priors = None) -> list[Any]:
+    def predict_each(self, inputs: Inputs, priors: Priors = None) -> list[Any]:
         """Return the prediction of each net; see `Target.outputs` for the shapes."""
         if inputs.is_double:
             strands = (replace(inputs, is_double=False), inputs.other_strand())
-            return [average(both) for both in zip(*(self.members(each) for each in strands), strict=True)]
+            return [ensemble_mean(both) for both in zip(*(self.predict_each(each) for each in strands), strict=True)]
         own = inputs if self.positions is None else _cut(inputs, self.positions)
-        kind = self.spec.kind
+        task_type = self.spec.task_type
         if priors is None:
             priors = priors_of(inputs, self.spec, self.scale, self.prior)
-        return [outputs(net, own, kind=kind, scale=self.scale, priors=priors) for net in self.nets]
+        return [outputs(net, own, task_type=task_type, scale=self.scale, priors=priors) for net in self.nets]
 
     def predict(self, inputs: Inputs, priors: Priors = None) -> Any:
         """Return the mean prediction of the nets."""
-        return average(self.members(inputs, priors))
+        return ensemble_mean(self.predict_each(inputs, priors))
 
     def plain(self) -> dict[str, Any]:
         """Return all but the weights as what JSON can hold."""
@@ -74,7 +74,7 @@ class Nets:
         return {f"{k}.{name}": tensor for k, net in enumerate(self.nets) for name, tensor in net.state_dict().items()}
 
     @classmethod
-    def of(cls, said: dict[str, Any], tensors: dict[str, torch.Tensor], prior: Rival | None = None) -> "Nets":
+    def of(cls, said: dict[str, Any], tensors: dict[str, torch.Tensor], prior: Baseline | None = None) -> "NetEnsemble":
         """Return the nets that `plain` and `tensors` described.
 
         Raises:
@@ -89,7 +89,7 @@ class Nets:
             net.load_state_dict({k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)})
             nets.append(net.eval())
         positions = None if said["positions"] is None else np.asarray(said["positions"], dtype=np.int64)
-        scale = Scale.of(said["scale"])
+        scale = TargetScaler.of(said["scale"])
         return cls(
             spec=spec,
             nets=nets,
@@ -112,7 +112,7 @@ class BioModel:
         directory: its folder.
     """
 
-    nets: Nets
+    nets: NetEnsemble
     about: dict[str, Any]
     config: dict[str, Any]
     directory: Folder
@@ -127,17 +127,17 @@ class BioModel:
         config = load_config(directory, "bio")
         try:
             spec = config["model"]["spec"]
-            starts_at_ridge = spec["has_prior"] and spec["kind"] != "pairs"
-            prior = Rival.load(Folder(directory) / "ridge.skops") if starts_at_ridge else None
-            nets = Nets.of(config["model"], load_tensors(directory), prior)
+            starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
+            prior = Baseline.load(Folder(directory) / "ridge.skops") if starts_at_ridge else None
+            nets = NetEnsemble.of(config["model"], load_tensors(directory), prior)
         except (KeyError, RuntimeError, TypeError) as error:
             raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
         return cls(nets=nets, about=config["table"], config=config, directory=Folder(directory))
 
     @property
-    def kind(self) -> str:
-        """Of the target; see `problem.KINDS`."""
-        return self.nets.spec.kind
+    def task_type(self) -> str:
+        """Of the target; see `dataset.TASK_TYPES`."""
+        return self.nets.spec.task_type
 
     @property
     def classes(self) -> list[str]:
@@ -169,23 +169,23 @@ class BioModel:
         Raises:
             SubquadError: there is no such model.
         """
-        names = ("net", *rivals_of(self.kind), "stack")
+        names = ("net", *baselines_for(self.task_type), "stack")
         if name not in names:
             raise unknown("model", name, names)
         if name == "net":
             return self.predict(inputs)
         if name == "stack":
-            stack = Stack.of(self.config["stack"])
+            stack = Stacking.of(self.config["stack"])
             return stack.predict({own: self.predict_by(own, inputs) for own, weight in stack.weights.items() if weight})
         positions = self.config["positions"]
         own = inputs if positions is None else _cut(inputs, np.asarray(positions, dtype=np.int64))
-        return Rival.load(self.directory / f"{name}.skops").predict(own)
+        return Baseline.load(self.directory / f"{name}.skops").predict(own)
 
-    def members(self, inputs: Inputs) -> np.ndarray:
+    def predict_each(self, inputs: Inputs) -> np.ndarray:
         """Return the prediction of each net: `(members, …)`."""
-        return np.stack(self.nets.members(inputs))
+        return np.stack(self.nets.predict_each(inputs))
 
-    def unseen(self, inputs: Inputs) -> list[str]:
+    def warn_unobserved(self, inputs: Inputs) -> list[str]:
         """Return a remark where sequences hold what the model never saw, and so cannot know."""
         seen = self.config["seen"]
         if seen is None:
@@ -218,12 +218,12 @@ class BioModel:
                 f"the model also learned from further columns ({names}), which sequences alone do not have"
             )
         columns = {"sequence": [text.rpartition("|")[2] for text in sequences]}
-        if about["second"] is not None:
-            columns["second"] = [text.partition("|")[0] for text in sequences]
+        if about["partner"] is not None:
+            columns["partner"] = [text.partition("|")[0] for text in sequences]
         ask = Ask(
             sequence="sequence",
             mutant=None,
-            second="second" if "second" in columns else None,
+            partner="partner" if "partner" in columns else None,
             alphabet=about["alphabet"],
             ambiguity=about["ambiguity"],
             wild_type=None,
@@ -239,50 +239,50 @@ class BioModel:
         """Return the mean prediction for sequences."""
         return self.predict(self.inputs_of(sequences))
 
-    def members_of_sequences(self, sequences: Sequence[str]) -> np.ndarray:
+    def predict_each_of_sequences(self, sequences: Sequence[str]) -> np.ndarray:
         """Return the prediction of each net for sequences: `(members, n, O)`."""
-        return self.members(self.inputs_of(sequences))
+        return self.predict_each(self.inputs_of(sequences))
 
 
-def narrow(problem: Problem) -> tuple[Problem, np.ndarray | None]:
+def drop_constant_positions(dataset: Dataset) -> tuple[Dataset, np.ndarray | None]:
     """Return the problem with the positions that vary in the training rows, and those positions; None where all stay.
 
     Raises:
         SubquadError: all training sequences are the same.
     """
-    inputs = problem.inputs
+    inputs = dataset.inputs
     # the other strand has its letters elsewhere: where one never varies the other may
     if not inputs.is_aligned or not inputs.codes.shape[1] or inputs.is_double:
-        return problem, None
-    train = inputs.take(problem.split["train"])
+        return dataset, None
+    train = inputs.take(dataset.split["train"])
     varies = (train.codes != train.codes[0]).any(0)
-    if train.second is not None:
-        varies |= (train.second != train.second[0]).any(0)
+    if train.partner is not None:
+        varies |= (train.partner != train.partner[0]).any(0)
     if not varies.any():
         if not inputs.extra.shape[1]:
             raise SubquadError("all training sequences are the same; there is nothing to learn from")
         varies[0] = True
     positions = np.flatnonzero(varies)
-    target = problem.target
-    if varies.all() or target.is_residue or target.kind == "pairs":
-        return problem, None
-    return replace(problem, inputs=_cut(inputs, positions)), positions
+    target = dataset.target
+    if varies.all() or target.is_residue or target.task_type == "pairs":
+        return dataset, None
+    return replace(dataset, inputs=_cut(inputs, positions)), positions
 
 
-def fit_nets(
-    problem: Problem,
+def fit_ensemble(
+    dataset: Dataset,
     settings: FitSettings,
-    ridge: Rival | None,
+    ridge: Baseline | None,
     *,
     positions: np.ndarray | None,
     seed: int,
     directory: Folder | None,
     quiet: bool,
-) -> Nets:
+) -> NetEnsemble:
     """Train the nets of one preset.
 
     Args:
-        problem: what to learn; with the positions that are looked at only.
+        dataset: what to learn; with the positions that are looked at only.
         settings: how.
         ridge: that the nets start at or near; None: they start at nothing.
         positions: which positions of the table's sequences the problem has; None: all.
@@ -290,18 +290,18 @@ def fit_nets(
         directory: where checkpoints go.
         quiet: no progress bar.
     """
-    scale = scale_for(problem, settings)
-    is_residue = problem.target.is_residue
+    scale = fit_target_scaler(dataset, settings)
+    is_residue = dataset.target.is_residue
     features = None if ridge is None or is_residue else ridge.features
-    count = members_for(problem, settings)
-    spec = spec_for(problem, settings.preset, features, paths=-(-PATHS // count))
+    count = ensemble_size_for(dataset, settings)
+    spec = spec_for(dataset, settings.preset, features, paths=-(-PATHS // count))
     prior = ridge if spec.has_prior and is_residue else None
-    priors = priors_of(problem.inputs, spec, scale, prior)
+    priors = priors_of(dataset.inputs, spec, scale, prior)
     nets, facts, seconds = [], [], 0.0
     matrices, start = {}, None
     if features is not None:
-        start = start_from(problem, ridge, settings, seed=seed)
-        matrices = {part: features.matrix(problem.part(part)[0]) for part in ("train", "validation")}
+        start = fit_linear_start(dataset, ridge, settings, seed=seed)
+        matrices = {part: features.matrix(dataset.part(part)[0]) for part in ("train", "validation")}
     for member in range(count):
         own_seed = seed + 1000 * member
         net, chosen = _new_net(spec, features, own_seed), {}
@@ -311,16 +311,16 @@ def fit_nets(
             chosen = {"start": start.chosen, "paths": []}
             for k, path in enumerate(net.mlp_paths):
                 # every second MLP sees few features: alone neither way is best everywhere
-                start_path(path, problem, start, matrices["train"], sees_few=(member + k) % 2 == 1)
+                initialize_branch(path, dataset, start, matrices["train"], sees_few=(member + k) % 2 == 1)
                 own = {**how, "name": f"{name} MLP {k + 1}", "seed": own_seed + k}
-                chosen["paths"].append(train_path(path, problem, settings, matrices, **own))
+                chosen["paths"].append(train_branch(path, dataset, settings, matrices, **own))
             if net.lyra_path is not None:
-                start_path(net.lyra_path, problem, start, matrices["train"])
-        own_seconds, decided = train_member(net, problem, settings, priors=priors, name=name, **how)
+                initialize_branch(net.lyra_path, dataset, start, matrices["train"])
+        own_seconds, decided = train_net(net, dataset, settings, priors=priors, name=name, **how)
         nets.append(net.eval())
         facts.append(chosen | decided)
         seconds += own_seconds + sum(path["seconds"] for path in chosen.get("paths", ()))
-    return Nets(
+    return NetEnsemble(
         spec=spec,
         nets=nets,
         features=features,
@@ -332,33 +332,33 @@ def fit_nets(
     )
 
 
-def spec_for(problem: Problem, preset: str, features: Features | None, *, paths: int) -> NetSpec:
+def spec_for(dataset: Dataset, preset: str, features: Features | None, *, paths: int) -> NetSpec:
     """Return what a net for the problem is built from."""
-    inputs, target = problem.inputs, problem.target
+    inputs, target = dataset.inputs, dataset.target
     T = inputs.codes.shape[1]
     return NetSpec(
-        kind=target.kind,
+        task_type=target.task_type,
         letters=inputs.letters,
         outputs=target.outputs,
         preset=preset,
         positions=T if inputs.is_aligned and preset == "auto" else 0,
         has_sequence=T > 0,
-        has_second=inputs.second is not None,
+        has_partner=inputs.partner is not None,
         features=0 if features is None else features.count,
         paths=paths,
-        stepped=0 if features is None else len(stepped_of(features)),
-        has_prior=preset == "auto" and (target.kind == "pairs" or target.is_residue),
+        stepped=0 if features is None else len(binned_features(features)),
+        has_prior=preset == "auto" and (target.task_type == "pairs" or target.is_residue),
     )
 
 
-def priors_of(inputs: Inputs, spec: NetSpec, scale: Scale, ridge: Rival | None) -> Priors:
+def priors_of(inputs: Inputs, spec: NetSpec, scale: TargetScaler, ridge: Baseline | None) -> Priors:
     """Return where nets of residues and of pairs start: at ridge, or at a thermodynamic model; None for all others."""
-    if spec.kind == "pairs":
+    if spec.task_type == "pairs":
         return _pair_priors(inputs, has_prior=spec.has_prior)
     if not spec.has_prior:
         return None
     found = ridge.predict(inputs)
-    if spec.kind == "residue_regression":
+    if spec.task_type == "residue_regression":
         start = scale.forward(found)
     else:
         clipped = np.clip(found, 1e-4, 1 - 1e-4)
@@ -375,7 +375,7 @@ def _pair_priors(inputs: Inputs, *, has_prior: bool) -> list[np.ndarray]:
     return [np.log(values / (1 - values)).astype(np.float32) for values in clipped]
 
 
-def average(members: Sequence[Any]) -> Any:
+def ensemble_mean(members: Sequence[Any]) -> Any:
     """Return the mean of the members' predictions."""
     if isinstance(members[0], list):
         return [np.mean(each, axis=0) for each in zip(*members, strict=True)]
@@ -383,11 +383,11 @@ def average(members: Sequence[Any]) -> Any:
 
 
 def _cut(inputs: Inputs, positions: np.ndarray) -> Inputs:
-    second = None if inputs.second is None else np.ascontiguousarray(inputs.second[:, positions])
+    partner = None if inputs.partner is None else np.ascontiguousarray(inputs.partner[:, positions])
     codes = np.ascontiguousarray(inputs.codes[:, positions])
     # what is cut away never varied; padding can only be where sequences are not aligned
-    assert not (codes == PAD).any() or second is not None
-    return replace(inputs, codes=codes, second=second)
+    assert not (codes == PAD).any() or partner is not None
+    return replace(inputs, codes=codes, partner=partner)
 
 
 def _new_net(spec: NetSpec, features: Features | None, seed: int) -> BioNet:

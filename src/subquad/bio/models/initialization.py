@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from subquad.bio.data.dataset import Problem
+from subquad.bio.data.dataset import Dataset
 from subquad.bio.features.sequences import Features
-from subquad.bio.metrics.scores import MAIN, score
-from subquad.bio.models.baselines import Linear, Rival, fit_ridge
-from subquad.bio.models.blending import best_shares
+from subquad.bio.metrics.scores import MAIN_METRIC, score
+from subquad.bio.models.baselines import Baseline, Linear, fit_ridge
+from subquad.bio.models.blending import best_blending
 from subquad.bio.models.stagewise import stagewise_path
-from subquad.bio.models.target_scaling import Scale, finished
+from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.settings import FitSettings
 
-__all__ = ["Start", "scale_for", "start_from"]
+__all__ = ["LinearStart", "fit_linear_start", "fit_target_scaler"]
 
 STEPS = 2000
 """Of the path of few features."""
@@ -24,7 +24,7 @@ SHARES = [(share / 4,) for share in range(5)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class LinearStart:
     """A linear model on the scale of learning."""
 
     features: Features
@@ -35,45 +35,45 @@ class Start:
     """How much of that model counts (`few`), and its number of features."""
 
 
-def scale_for(problem: Problem, settings: FitSettings) -> Scale:
+def fit_target_scaler(dataset: Dataset, settings: FitSettings) -> TargetScaler:
     """Return the map of the measurements to the scale of learning, from the training rows."""
-    kind, y = problem.target.kind, problem.target.y
-    if not kind.endswith("regression"):
-        return Scale.none(1)
-    train = y[problem.split["train"]]
-    if problem.target.is_residue:
-        return Scale.fit(train.reshape(-1, 1), "none" if settings.transform == "auto" else settings.transform)
-    return Scale.fit(train, "none" if settings.preset == "paper" else settings.transform)
+    task_type, y = dataset.target.task_type, dataset.target.y
+    if not task_type.endswith("regression"):
+        return TargetScaler.none(1)
+    train = y[dataset.split["train"]]
+    if dataset.target.is_residue:
+        return TargetScaler.fit(train.reshape(-1, 1), "none" if settings.transform == "auto" else settings.transform)
+    return TargetScaler.fit(train, "none" if settings.preset == "paper" else settings.transform)
 
 
-def start_from(problem: Problem, ridge: Rival, settings: FitSettings, *, seed: int = 0) -> Start:
+def fit_linear_start(dataset: Dataset, ridge: Baseline, settings: FitSettings, *, seed: int = 0) -> LinearStart:
     """Return a linear model between ridge and one of few features.
 
     Args:
-        problem: what to learn, of rows.
+        dataset: what to learn, of rows.
         ridge: fitted to it.
         settings: the transform of measurements.
         seed: of rows that are drawn.
     """
-    scale = scale_for(problem, settings)
-    start = _on_scale(problem, ridge, scale)
-    rows = problem.split["validation"]
+    scale = fit_target_scaler(dataset, settings)
+    start = _on_scale(dataset, ridge, scale)
+    rows = dataset.split["validation"]
     if len(rows) > MOST_JUDGES:
         rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_JUDGES, replace=False))
-    truth, V = problem.target.take(rows), start.features.matrix(problem.inputs.take(rows))
-    main, best, found = MAIN[truth.kind], -np.inf, None
-    X = start.features.matrix(problem.inputs.take(problem.split["train"]))
-    path = stagewise_path(X, *_values(problem, scale), kind=truth.kind, steps=STEPS, seed=seed)
+    truth, V = dataset.target.take(rows), start.features.matrix(dataset.inputs.take(rows))
+    main, best, found = MAIN_METRIC[truth.task_type], -np.inf, None
+    X = start.features.matrix(dataset.inputs.take(dataset.split["train"]))
+    path = stagewise_path(X, *_values(dataset, scale), task_type=truth.task_type, steps=STEPS, seed=seed)
     for linear in path:
-        value = score(truth, finished(linear(V), truth.kind, scale))[main]
+        value = score(truth, to_predictions(linear(V), truth.task_type, scale))[main]
         # where the validation rows cannot tell (one class alone), the figure is not a number
         if found is None or value > best:
             best, found = (value if np.isfinite(value) else -np.inf), linear
     ends = start.linear(V), found(V)
-    mixed = [finished(ends[0] + share * (ends[1] - ends[0]), truth.kind, scale) for (share,) in SHARES]
-    share = float(best_shares(truth, mixed, SHARES, seed=seed)[0])
+    mixed = [to_predictions(ends[0] + share * (ends[1] - ends[0]), truth.task_type, scale) for (share,) in SHARES]
+    share = float(best_blending(truth, mixed, SHARES, seed=seed)[0])
     is_few = (found.weight != 0).any(0)
-    return Start(
+    return LinearStart(
         features=start.features,
         linear=_between(start.linear, found, share),
         is_few=is_few,
@@ -81,13 +81,13 @@ def start_from(problem: Problem, ridge: Rival, settings: FitSettings, *, seed: i
     )
 
 
-def _on_scale(problem: Problem, ridge: Rival, scale: Scale) -> Rival:
+def _on_scale(dataset: Dataset, ridge: Baseline, scale: TargetScaler) -> Baseline:
     """Return ridge on the scale of learning: moved there, or fitted there where that scale is not linear."""
-    if problem.target.kind != "regression":
+    if dataset.target.task_type != "regression":
         return ridge
     if any(column.values is not None for column in scale.columns):
-        target = replace(problem.target, y=scale.forward(problem.target.y))
-        return fit_ridge(replace(problem, target=target))
+        target = replace(dataset.target, y=scale.forward(dataset.target.y))
+        return fit_ridge(replace(dataset, target=target))
     mean = np.array([column.mean for column in scale.columns])
     spread = np.array([column.spread for column in scale.columns])
     linear = ridge.linear
@@ -95,11 +95,11 @@ def _on_scale(problem: Problem, ridge: Rival, scale: Scale) -> Rival:
     return replace(ridge, linear=moved)
 
 
-def _values(problem: Problem, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
+def _values(dataset: Dataset, scale: TargetScaler) -> tuple[np.ndarray, np.ndarray]:
     """Return what each output of the training rows is to be, and how much it counts."""
-    rows, target = problem.split["train"], problem.target
+    rows, target = dataset.split["train"], dataset.target
     y = target.y[rows]
-    match target.kind:
+    match target.task_type:
         case "regression":
             values = scale.forward(y)
         case "multilabel":
@@ -109,8 +109,8 @@ def _values(problem: Problem, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
         case _:
             values = np.eye(target.outputs)[y]
     weight = np.isfinite(values).astype(np.float64)
-    if problem.weight is not None:
-        weight *= problem.weight[rows][:, None]
+    if dataset.weight is not None:
+        weight *= dataset.weight[rows][:, None]
     return np.nan_to_num(values), weight
 
 

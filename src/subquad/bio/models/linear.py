@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 from scipy.special import expit, log_softmax, softmax
 
-from subquad.bio.data.dataset import Kind
+from subquad.bio.data.dataset import TaskType
 
 __all__ = ["PENALTIES", "Linear", "Rows", "logistic_path", "ridge_path", "scale_of", "unit_scale"]
 
@@ -53,10 +53,10 @@ class Linear:
         """Return `(n, O)`."""
         return np.asarray(X @ (self.weight * self.scale).T) + self.bias
 
-    def probabilities(self, X: sparse.csr_matrix, kind: Kind) -> np.ndarray:
+    def probabilities(self, X: sparse.csr_matrix, task_type: TaskType) -> np.ndarray:
         """Return `(n, O)`: one a class where the kind is multiclass, else of the second class or of each label."""
         logits = self(X)
-        return softmax(logits, axis=1) if kind == "multiclass" else expit(logits)
+        return softmax(logits, axis=1) if task_type == "multiclass" else expit(logits)
 
 
 def scale_of(X: sparse.csr_matrix, is_unit: np.ndarray) -> np.ndarray:

@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subquad.bio.data.dataset import Problem, Target
-from subquad.bio.models.target_scaling import Scale
+from subquad.bio.data.dataset import Dataset, Target
+from subquad.bio.models.target_scaling import TargetScaler
 
-__all__ = ["loss_of"]
+__all__ = ["make_loss"]
 
 
-def loss_of(problem: Problem, scale: Scale) -> Callable[[Tensor, np.ndarray], Tensor]:
+def make_loss(dataset: Dataset, scale: TargetScaler) -> Callable[[Tensor, np.ndarray], Tensor]:
     """Return what gives the mean loss of outputs `(B, …)` for some rows, over the values that are known.
 
     Args:
-        problem: its rows count as its weights say.
+        dataset: its rows count as its weights say.
         scale: of the measurements that are learned.
     """
-    each_of = _of_pairs(problem) if problem.target.kind == "pairs" else _of_values(problem.target, scale)
-    weight = None if problem.weight is None else torch.from_numpy(problem.weight).float()
+    each_of = _of_pairs(dataset) if dataset.target.task_type == "pairs" else _of_values(dataset.target, scale)
+    weight = None if dataset.weight is None else torch.from_numpy(dataset.weight).float()
 
     def loss(z: Tensor, rows: np.ndarray) -> Tensor:
         each, known = each_of(z, rows)
@@ -34,18 +34,18 @@ def loss_of(problem: Problem, scale: Scale) -> Callable[[Tensor, np.ndarray], Te
     return loss
 
 
-def _of_values(target: Target, scale: Scale) -> Callable[[Tensor, np.ndarray], tuple[Tensor, Tensor]]:
+def _of_values(target: Target, scale: TargetScaler) -> Callable[[Tensor, np.ndarray], tuple[Tensor, Tensor]]:
     """Return what gives the loss of each value of a batch, and which values are known."""
-    kind = target.kind
-    if kind.endswith("regression"):
+    task_type = target.task_type
+    if task_type.endswith("regression"):
         y = scale.forward(target.y[..., None] if target.is_residue else target.y)
         values, known = torch.from_numpy(np.nan_to_num(y)).float(), torch.from_numpy(np.isfinite(y)).float()
         each = nn.functional.mse_loss
-    elif kind == "multilabel":
+    elif task_type == "multilabel":
         values = torch.from_numpy(np.nan_to_num(target.y)).float()
         known = torch.from_numpy(np.isfinite(target.y)).float()
         each = nn.functional.binary_cross_entropy_with_logits
-    elif kind.endswith("binary"):
+    elif task_type.endswith("binary"):
         values = torch.from_numpy(np.maximum(target.y, 0)).float()[..., None]
         known = torch.from_numpy(target.y >= 0).float()[..., None]
         each = nn.functional.binary_cross_entropy_with_logits
@@ -67,8 +67,8 @@ def _cross_entropy(z: Tensor, y: Tensor, *, reduction: str) -> Tensor:
     return nn.functional.cross_entropy(z.movedim(-1, 1), y, reduction=reduction)
 
 
-def _of_pairs(problem: Problem) -> Callable[[Tensor, np.ndarray], tuple[Tensor, Tensor]]:
-    target, lengths = problem.target, torch.from_numpy(problem.inputs.lengths)
+def _of_pairs(dataset: Dataset) -> Callable[[Tensor, np.ndarray], tuple[Tensor, Tensor]]:
+    target, lengths = dataset.target, torch.from_numpy(dataset.inputs.lengths)
 
     def each_of(z: Tensor, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         y = torch.zeros(z.shape)

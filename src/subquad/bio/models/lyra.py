@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from subquad.bio.data.dataset import PAD
 from subquad.bio.features.tensors import soft_one_hot
-from subquad.bio.models.additive import Path
+from subquad.bio.models.additive import AdditiveBranch
 from subquad.nn.sequence import Lyra, masked_mean
 
 __all__ = ["BioNet", "NetSpec"]
@@ -33,14 +33,14 @@ __all__ = ["BioNet", "NetSpec"]
 class NetSpec:
     """All that a net is built from."""
 
-    kind: str
+    task_type: str
     letters: int
     outputs: int
     preset: str = "auto"
     positions: int = 0
     """Length of all sequences where they are aligned, else 0."""
     has_sequence: bool = True
-    has_second: bool = False
+    has_partner: bool = False
     features: int = 0
     """Of the additive paths; 0: there is none."""
     paths: int = 1
@@ -135,9 +135,9 @@ class BioNet(nn.Module):
     def __init__(self, spec: NetSpec, features: Any = None) -> None:
         super().__init__()
         self.spec, self.features = spec, features
-        is_auto, is_row = spec.preset == "auto", not spec.kind.startswith("residue") and spec.kind != "pairs"
+        is_auto, is_row = spec.preset == "auto", not spec.task_type.startswith("residue") and spec.task_type != "pairs"
         self.lyra, self.readout, self.mlp_paths, self.lyra_path = None, None, None, None
-        channels = spec.letters * (2 if spec.has_second else 1)
+        channels = spec.letters * (2 if spec.has_partner else 1)
         width = 64
         if spec.has_sequence:
             self.lyra = (
@@ -155,32 +155,32 @@ class BioNet(nn.Module):
             self.readout = _Readout(width, spec.positions)
             self.lyra.head = nn.Linear(self.readout.size(width), spec.outputs)
             _start_at_zero(self.lyra.head)
-        elif spec.kind.startswith("residue") and is_auto:
+        elif spec.task_type.startswith("residue") and is_auto:
             self.lyra.head = nn.Linear(2 * width, spec.outputs)
             _start_at_zero(self.lyra.head)
-        elif spec.kind == "pairs":
+        elif spec.task_type == "pairs":
             self.lyra.head = nn.Identity()
             self.pairs = _Pairs(width, channels, has_prior=spec.has_prior)
-        self.trust = nn.Parameter(torch.ones(())) if spec.has_prior and spec.kind != "pairs" else None
+        self.trust = nn.Parameter(torch.ones(())) if spec.has_prior and spec.task_type != "pairs" else None
         if spec.features:
-            shape = {"inputs": spec.features, "outputs": spec.outputs, "is_curved": spec.kind == "regression"}
+            shape = {"inputs": spec.features, "outputs": spec.outputs, "is_curved": spec.task_type == "regression"}
             self.mlp_paths = nn.ModuleList(
-                Path(**shape, hidden=spec.hidden, stepped=spec.stepped) for _ in range(spec.paths)
+                AdditiveBranch(**shape, hidden=spec.hidden, stepped=spec.stepped) for _ in range(spec.paths)
             )
-            self.lyra_path = Path(**shape, hidden=0) if spec.has_sequence else None
+            self.lyra_path = AdditiveBranch(**shape, hidden=0) if spec.has_sequence else None
             self.register_buffer("blend", torch.tensor([0.0, 1.0] if spec.has_sequence else [1.0, 0.0]))
 
-    def embed(self, codes: Int[Tensor, "B T"], second: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def embed(self, codes: Int[Tensor, "B T"], partner: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the net knows about each position, the letters as vectors, and the mask."""
         x, mask = soft_one_hot(codes, self.spec.letters), codes != PAD
-        if self.spec.has_second:
-            x = torch.cat([x, soft_one_hot(second, self.spec.letters)], dim=2)
+        if self.spec.has_partner:
+            x = torch.cat([x, soft_one_hot(partner, self.spec.letters)], dim=2)
         return self.lyra.embed(x, None if self.spec.positions else mask), x, mask
 
     def forward(
         self,
         codes: Int[Tensor, "B T"],
-        second: Int[Tensor, "B T"] | None = None,
+        partner: Int[Tensor, "B T"] | None = None,
         extra: Float[Tensor, "B E"] | None = None,
         prior: Tensor | None = None,
     ) -> Tensor:
@@ -191,15 +191,15 @@ class BioNet(nn.Module):
         spec = self.spec
         z = 0.0
         if spec.has_sequence:
-            u, x, mask = self.embed(codes, second)
-            if spec.kind == "pairs":
+            u, x, mask = self.embed(codes, partner)
+            if spec.task_type == "pairs":
                 return self.pairs(u, x, prior, mask)
             z = self.lyra.head(self._read(u, mask))
             if self.trust is not None:
                 return z + self.trust * prior
         if self.mlp_paths is None:
             return z
-        f = self.features.torch_matrix(codes, second, extra)
+        f = self.features.torch_matrix(codes, partner, extra)
         if self.training and self.lyra_path is not None:
             return self.lyra_path(f, z)
         start = self.mlp_paths[0].at_start(f)
@@ -207,7 +207,7 @@ class BioNet(nn.Module):
         return found if self.lyra_path is None else found + self.blend[1] * (self.lyra_path(f, z) - start)
 
     def _read(self, u: Tensor, mask: Tensor) -> Tensor:
-        if self.spec.kind.startswith("residue"):
+        if self.spec.task_type.startswith("residue"):
             if self.spec.preset == "paper":
                 return u
             return torch.cat([u, masked_mean(u, mask)[:, None].expand_as(u)], dim=2)

@@ -12,20 +12,20 @@ from subquad.bio.data.table import Table
 from subquad.bio.data.variants import renumbered
 from subquad.bio.metrics.base_pairs import decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import Conformal
-from subquad.bio.models.fitted import BioModel, average
+from subquad.bio.models.fitted import BioModel, ensemble_mean
 
-__all__ = ["test_examples", "test_frame", "with_predictions"]
+__all__ = ["add_predictions", "test_examples", "test_frame"]
 
 INTERVAL = 0.9
 
 
-def with_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
+def add_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
     """Return the table with predictions of the net, a rival or the stack in further columns."""
-    members = model.nets.members(read.inputs) if by == "net" else []
-    prediction, frame = average(members) if members else model.predict_by(by, read.inputs), read.frame.copy()
-    spread = np.std(members, axis=0, ddof=1) if len(members) > 1 and model.kind != "pairs" else None
+    members = model.nets.predict_each(read.inputs) if by == "net" else []
+    prediction, frame = ensemble_mean(members) if members else model.predict_by(by, read.inputs), read.frame.copy()
+    spread = np.std(members, axis=0, ddof=1) if len(members) > 1 and model.task_type != "pairs" else None
     classes, names = model.classes, model.names
-    match model.kind:
+    match model.task_type:
         case "regression" if len(names) == 1:
             frame["prediction"] = prediction[:, 0]
             if spread is not None:
@@ -49,7 +49,7 @@ def with_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
         case _:
             lengths = read.inputs.lengths
             own = (prediction[row, :length] for row, length in enumerate(lengths))
-            frame["prediction"] = [_residues(values, model.kind, classes) for values in own]
+            frame["prediction"] = [_residues(values, model.task_type, classes) for values in own]
     return frame
 
 
@@ -63,7 +63,7 @@ def test_frame(read: Table, rows: np.ndarray, predictions: Mapping[str, np.ndarr
         offset = read.about["offset"] or 0
         frame["mutant"] = [renumbered(read.mutants[row], offset) for row in rows]
         frame["mutations"] = [len(read.mutants[row].split(":")) if read.mutants[row] else 0 for row in rows]
-    if target.kind in ("binary", "multiclass"):
+    if target.task_type in ("binary", "multiclass"):
         frame["measured"] = np.asarray(target.classes, dtype=object)[target.y]
     else:
         for k, name in enumerate(_columns(target, "measured")):
@@ -80,7 +80,7 @@ def test_examples(read: Table, rows: np.ndarray, predictions: Mapping[str, Any],
     for place, row in enumerate(rows[:most]):
         length = int(lengths[row])
         example: dict[str, Any] = {"row": int(row) + 1, "sequence": read.sequences[row]}
-        if target.kind == "pairs":
+        if target.task_type == "pairs":
             example["measured"] = np.asarray(target.y[row]).tolist()
             for model, values in predictions.items():
                 example[model] = np.asarray(decode_pairs(values[place])).tolist()
@@ -96,9 +96,9 @@ def test_examples(read: Table, rows: np.ndarray, predictions: Mapping[str, Any],
 
 def _columns(target: Target, model: str) -> list[str]:
     """Return the names of a model's columns."""
-    if target.kind == "multiclass" and model != "measured":
+    if target.task_type == "multiclass" and model != "measured":
         return [f"{model}:{name}" for name in target.classes]
-    if target.kind in ("regression", "multilabel") and len(target.names) > 1:
+    if target.task_type in ("regression", "multilabel") and len(target.names) > 1:
         return [f"{model}:{name}" for name in target.names]
     return [model]
 
@@ -118,8 +118,8 @@ def _add_intervals(
             frame[f"prediction_{side}{end}"] = np.where(np.isfinite(values), values, np.nan)
 
 
-def _residues(values: np.ndarray, kind: str, classes: list[str]) -> str:
-    if kind != "residue_multiclass":
+def _residues(values: np.ndarray, task_type: str, classes: list[str]) -> str:
+    if task_type != "residue_multiclass":
         return json.dumps(np.round(values[:, 0], 4).tolist())
     chosen = [classes[k] for k in values.argmax(1)]
     return "".join(chosen) if all(len(name) == 1 for name in classes) else json.dumps(chosen)

@@ -1,92 +1,237 @@
-"""One number a sequence, and how sure it is: what a search or a list of guides asks of a fitted model."""
+"""Scores of new sequences: one output of a fitted model, with the spread of its ensemble members.
+
+Axes: m ensemble members, n sequences.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from subquad.bio.data.alphabet import normalise
 from subquad.bio.data.dataset import ROW_KINDS
-from subquad.errors import SubquadError, unknown
+from subquad.bio.data.fasta import read_sequence
+from subquad.errors import SubquadError, raise_errors, unknown
+from subquad.progress import track
 
-__all__ = ["NUCLEOTIDES", "Judge", "open_model"]
+__all__ = ["SEPARATOR", "Scorer", "SequenceModel", "input_sequence", "open_model", "open_scorer", "output_names"]
 
 NUCLEOTIDES = frozenset("ACGTU")
-"""Letters of DNA and RNA."""
-
 BATCH = 4096
-"""Sequences in one call of the model."""
+"""Sequences per call of the model."""
+SEPARATOR = "|"
+"""Stands between the two sequences of a pair, as in `guide|context`."""
+
+
+class SequenceModel(Protocol):
+    """The part of a fitted model that scoring needs; `subquad.bio.BioModel` is one."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """How the table of the fit was read."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Task type."""
+        ...
+
+    @property
+    def alphabet(self) -> str:
+        """Letters of a sequence."""
+        ...
+
+    @property
+    def wild_type(self) -> str | None:
+        """Wild-type sequence, if the run has one."""
+        ...
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Target columns."""
+        ...
+
+    def predict_sequences(self, sequences: Sequence[str]) -> Any:
+        """Return the predictions of the ensemble mean, in the shapes of `Target.outputs`."""
+        ...
+
+    def predict_each_of_sequences(self, sequences: Sequence[str]) -> Any:
+        """Return the predictions of each ensemble member, `(m, n, O)`."""
+        ...
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A model, and which of its outputs counts."""
+class Scorer:
+    """One output of a model that predicts one value per sequence."""
 
-    model: Any
-    """A `BioModel`, or what looks like one."""
+    model: SequenceModel
     column: int
-    """The output that counts."""
+    """Index of the output."""
     name: str
-    """What it is called."""
+    """Target column or class."""
+
+    @property
+    def title(self) -> str:
+        """Label of the score on plots and pages."""
+        return f"probability of {self.name}" if self.is_probability else self.name
+
+    @property
+    def is_probability(self) -> bool:
+        """Scores are probabilities of a class or label."""
+        return self.model.kind != "regression"
+
+    @property
+    def offset(self) -> int:
+        """Number of the first position less 1, as the table of the fit numbers positions."""
+        return self.model.about.get("offset") or 0
 
     @property
     def is_nucleotide(self) -> bool:
-        """It reads DNA or RNA."""
+        """The model reads DNA or RNA."""
         return set(self.model.alphabet) <= NUCLEOTIDES
 
-    def normal(self, sequence: str) -> str:
-        """Return a sequence with U or T as the model writes them."""
-        sequence = sequence.upper()
-        if not self.is_nucleotide:
-            return sequence
-        return sequence.replace("T", "U") if "U" in self.model.alphabet else sequence.replace("U", "T")
+    @property
+    def positions(self) -> list[int] | None:
+        """Positions (from 0) that varied in training and that the model reads; None: all."""
+        nets = getattr(self.model, "nets", None)
+        positions = getattr(nets, "positions", None)
+        return None if positions is None else [int(position) for position in positions]
+
+    def normalized(self, sequence: str) -> str:
+        """Return the sequence in upper case, with U or T as the model writes them."""
+        return normalise([sequence.upper()], self.model.about["alphabet"])[0][0]
+
+    def members(self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True) -> np.ndarray:
+        """Return the score of each sequence by each ensemble member, `(m, n)` float64."""
+        parts = []
+        with track(title, len(sequences), quiet=quiet) as advance:
+            for start in range(0, len(sequences), BATCH):
+                batch = list(sequences[start : start + BATCH])
+                members = np.asarray(self.model.predict_each_of_sequences(batch), dtype=np.float64)
+                parts.append(members.reshape(len(members), len(batch), -1)[..., self.column])
+                advance(len(batch))
+        return np.concatenate(parts, axis=1) if parts else np.empty((1, 0))
 
     def scores(self, sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation over the members, `(n,)` each; one member alone has NaN as the latter."""
-        means, spreads = [np.empty(0)], [np.empty(0)]
-        for begin in range(0, len(sequences), BATCH):
-            batch = list(sequences[begin : begin + BATCH])
-            members = np.asarray(self.model.members_of_sequences(batch), dtype=np.float64)
-            members = members.reshape(len(members), len(batch), -1)[..., self.column]
-            means.append(members.mean(0))
-            spreads.append(members.std(0, ddof=1) if len(members) > 1 else np.full(len(batch), np.nan))
-        return np.concatenate(means), np.concatenate(spreads)
+        """Return mean and standard deviation over the ensemble members, `(n,)` each; NaN deviations for one member."""
+        members = self.members(sequences)
+        return members.mean(0), standard_deviation(members)
+
+    def effects(
+        self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean scores `(n,)`, and the deviation `(n,)` over the members of the difference to the first sequence."""
+        members = self.members(sequences, title=title, quiet=quiet)
+        return members.mean(0), standard_deviation(members - members[:, :1])
 
 
-def open_model(model: Any, *, of: str | None = None) -> Judge:
-    """Return the judge of a model, or of the folder that holds it.
+def standard_deviation(members: np.ndarray) -> np.ndarray:
+    """Return the sample standard deviation over the members, `(n,)`; NaN for a single member."""
+    return members.std(0, ddof=1) if len(members) > 1 else np.full(members.shape[1], np.nan)
+
+
+def open_model(run: Any) -> Any:
+    """Return the model in a run folder; a model is returned as it is.
 
     Args:
-        model: a `BioModel`, or the folder that `fit` wrote.
-        of: which target or class counts, where there are several; by default the first target.
+        run: Folder that `subquad bio fit` wrote, or a `BioModel`.
 
     Raises:
-        SubquadError: the folder holds no model, or one that does not give one number a sequence.
+        SubquadError: The folder holds no fitted model.
     """
-    if isinstance(model, str | Path):
-        from subquad.bio.models.fitted import BioModel
+    if not isinstance(run, str | Path):
+        return run
+    from subquad.bio.models.fitted import BioModel
 
-        model = BioModel.load(Path(model))
+    return BioModel.load(Path(run))
+
+
+def output_names(model: SequenceModel) -> list[str]:
+    """Return the names of a model's outputs: target columns, labels or classes."""
+    if model.kind.endswith("multiclass"):
+        return [str(name) for name in model.classes]
+    # the one output of a binary model is the probability of its second class; residue classes may be bare numbers
+    return [str(model.classes[1])] if model.kind == "binary" else [str(name) for name in model.names]
+
+
+def open_scorer(run: Any, *, target: str | None = None, wild_type: str | None = None) -> Scorer:
+    """Return the scorer of a model or of the folder that holds it.
+
+    Args:
+        run: Folder that `subquad bio fit` wrote, or a `BioModel`.
+        target: Target column or class to score; by default the first target column, or the second of two classes.
+        wild_type: Of several classes, select the likeliest class of this sequence where `target` is not given.
+
+    Raises:
+        SubquadError: There is no model, it does not predict one value per sequence, it needs covariates, or it has no
+            such target.
+    """
+    model = open_model(run)
     if model.kind not in ROW_KINDS:
         raise SubquadError(
-            f"the model predicts {model.kind.replace('_', ' ')}, not one value a sequence; fit it on a column with one "
-            "measurement or class in each row"
+            f"the model predicts {model.kind.replace('_', ' ')}, not one value per sequence; fit a target column with "
+            "one measurement or class per row"
         )
-    extra = list(model.about.get("extra") or [])
-    if extra:
+    covariates = list(model.about.get("extra") or [])
+    if covariates:
         raise SubquadError(
-            f"the model reads the column{'s'[: len(extra) > 1]} {', '.join(map(str, extra))} beside the sequence, and "
-            "new sequences have none; fit one without --extra"
+            f"the model also reads the covariate{'s'[: len(covariates) > 1]} {', '.join(map(str, covariates))}, which "
+            "new sequences do not have; fit a model without --covariates"
         )
-    names = [str(name) for name in (model.names if model.kind in ("regression", "multilabel") else model.classes)]
-    if model.kind == "binary":
-        # the one output is the probability of the second class
-        names = names[1:]
-    if of is not None and of not in names:
-        raise unknown("target or class", of, names)
-    if of is None and model.kind == "multiclass":
-        raise SubquadError(f"the model tells {len(names)} classes apart; say which one with --of ({', '.join(names)})")
-    column = 0 if of is None else names.index(of)
-    is_class = model.kind in ("binary", "multiclass")
-    return Judge(model, column, f"probability of {names[column]}" if is_class else names[column])
+    names = output_names(model)
+    if target is None:
+        return Scorer(model, *_default_output(model, names, wild_type))
+    if target not in names:
+        raise unknown("target or class", target, names)
+    return Scorer(model, names.index(target), target)
+
+
+def _default_output(model: SequenceModel, names: Sequence[str], wild_type: str | None) -> tuple[int, str]:
+    if model.kind != "multiclass":
+        return 0, names[0]
+    if wild_type is None:
+        raise SubquadError(f"the model predicts {len(names)} classes; select one with --target ({', '.join(names)})")
+    column = int(np.argmax(np.asarray(model.predict_sequences([wild_type]))[0]))
+    return column, names[column]
+
+
+def input_sequence(model: SequenceModel, given: str | None, flag: str) -> str:
+    """Return the sequence to mutate: the one given, or the wild type of the run.
+
+    Args:
+        model: The model that will read it.
+        given: Letters, or the path of a FASTA file with one sequence; None: the wild type of the run.
+        flag: Its flag, for messages.
+
+    Raises:
+        SubquadError: There is no wild type, or the sequence has other letters or another length than the model reads.
+    """
+    if given is None:
+        if model.wild_type is None:
+            raise SubquadError(f"the run has no wild type; give the sequence with {flag}, as letters or a FASTA file")
+        return model.wild_type
+    sequence = normalise([read_sequence(given, flag)], model.about["alphabet"])[0][0]
+    length, first = model.about.get("length"), 1 + (model.about.get("offset") or 0)
+    size = len(sequence.rpartition(SEPARATOR)[2])
+    if length is not None and size != length:
+        hint = f"; without {flag} the run's wild type is used" if model.wild_type else ""
+        raise SubquadError(
+            f"{flag} has {size} letters, but the model reads aligned sequences of {length} letters; give the full-length "
+            f"sequence, such as the wild type{hint}"
+        )
+    raise_errors(
+        f"{flag} has letters outside the model's alphabet, {model.about['alphabet']} ({model.alphabet}):",
+        [
+            f"{letter!r} at position {position}"
+            for position, letter in enumerate(sequence, start=first)
+            if letter not in model.alphabet + SEPARATOR
+        ],
+    )
+    return sequence

@@ -28,7 +28,7 @@ FEWEST = 1e-3
 
 
 def stagewise_path(
-    X: sparse.csr_matrix, Y: np.ndarray, weight: np.ndarray, *, kind: str, steps: int, seed: int
+    X: sparse.csr_matrix, Y: np.ndarray, weight: np.ndarray, *, task_type: str, steps: int, seed: int
 ) -> Iterator[Linear]:
     """Yield linear models with more and more features, one every `LOOK` steps.
 
@@ -36,7 +36,7 @@ def stagewise_path(
         X: features of the rows.
         Y: `(n, O)` values to learn: measurements, or 0 and 1 of the second class, of each label or of each class.
         weight: `(n, O)`; 0 where nothing is known.
-        kind: regression, binary, multilabel or multiclass.
+        task_type: regression, binary, multilabel or multiclass.
         steps: of the whole path.
         seed: of the rows that are drawn.
     """
@@ -49,11 +49,11 @@ def stagewise_path(
         rows = Rows.centred(X, None, scale)
     Z, transposed = rows.Z.tocsc().astype(np.float64), rows.Z.T.tocsr().astype(np.float64)
     total = np.maximum(weight.sum(0), 1e-9)
-    curvature = 1.0 if kind == "regression" else 0.25
-    W, b = np.zeros((X.shape[1], Y.shape[1])), _constant(Y, weight / total, kind)
+    curvature = 1.0 if task_type == "regression" else 0.25
+    W, b = np.zeros((X.shape[1], Y.shape[1])), _constant(Y, weight / total, task_type)
     F = np.tile(b, (len(Y), 1))
     for step in range(1, steps + 1):
-        residual = weight * (Y - _expected(F, kind)) / total
+        residual = weight * (Y - _expected(F, task_type)) / total
         slope = (np.asarray(transposed @ residual) - np.outer(rows.mean, residual.sum(0))) * scale[:, None]
         for k, j in enumerate(np.abs(slope).argmax(0)):
             change = RATE * slope[j, k] / curvature
@@ -67,15 +67,15 @@ def stagewise_path(
             yield Linear(weight=W.T.copy(), bias=b - rows.shift @ W, scale=scale)
 
 
-def _constant(Y: np.ndarray, share: np.ndarray, kind: str) -> np.ndarray:
+def _constant(Y: np.ndarray, share: np.ndarray, task_type: str) -> np.ndarray:
     mean = (share * Y).sum(0)
-    if kind == "regression":
+    if task_type == "regression":
         return mean
     mean = np.clip(mean, FEWEST, 1 - FEWEST)
-    return log_softmax(np.log(mean)) if kind == "multiclass" else np.log(mean / (1 - mean))
+    return log_softmax(np.log(mean)) if task_type == "multiclass" else np.log(mean / (1 - mean))
 
 
-def _expected(F: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "regression":
+def _expected(F: np.ndarray, task_type: str) -> np.ndarray:
+    if task_type == "regression":
         return F
-    return softmax(F, axis=1) if kind == "multiclass" else expit(F)
+    return softmax(F, axis=1) if task_type == "multiclass" else expit(F)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import expit, ndtri, softmax
 from scipy.stats import skew
 
-__all__ = ["Scale", "finished"]
+__all__ = ["TargetScaler", "to_predictions"]
 
 KNOTS = 201
 FAR_FROM_NORMAL = 2.0
@@ -25,13 +25,13 @@ class _Column:
 
 
 @dataclass(frozen=True)
-class Scale:
+class TargetScaler:
     """One monotone map a column of measurements, with its inverse."""
 
     columns: tuple[_Column, ...]
 
     @classmethod
-    def fit(cls, y: np.ndarray, transform: str = "auto") -> "Scale":
+    def fit(cls, y: np.ndarray, transform: str = "auto") -> "TargetScaler":
         """Return the map for training measurements `(n, K)`, NaN where there is none.
 
         Args:
@@ -41,12 +41,12 @@ class Scale:
         return cls(tuple(_column(values[np.isfinite(values)], transform) for values in y.T))
 
     @classmethod
-    def none(cls, columns: int) -> "Scale":
+    def none(cls, columns: int) -> "TargetScaler":
         """Return the map that changes nothing."""
         return cls((_Column(0.0, 1.0),) * columns)
 
     @classmethod
-    def of(cls, said: list[dict[str, Any]]) -> "Scale":
+    def of(cls, said: list[dict[str, Any]]) -> "TargetScaler":
         """Return the map that `plain` described."""
         return cls(tuple(_Column(**column) for column in said))
 
@@ -63,11 +63,11 @@ class Scale:
         return np.stack([_back(column, z[..., k]) for k, column in enumerate(self.columns)], axis=-1)
 
 
-def finished(z: np.ndarray, kind: str, scale: Scale) -> np.ndarray:
+def to_predictions(z: np.ndarray, task_type: str, scale: TargetScaler) -> np.ndarray:
     """Return outputs on the scale of learning as measurements or probabilities."""
-    if kind.endswith("regression"):
+    if task_type.endswith("regression"):
         return scale.back(z)
-    return softmax(z, axis=-1) if kind.endswith("multiclass") else expit(z)
+    return softmax(z, axis=-1) if task_type.endswith("multiclass") else expit(z)
 
 
 def _column(y: np.ndarray, transform: str) -> _Column:

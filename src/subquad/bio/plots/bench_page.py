@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from subquad.bio.benchmark.summary import MODELS, STATES
-from subquad.bio.metrics.scores import SMALL, TITLES
+from subquad.bio.metrics.scores import TITLES
 from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.dataset import ROW_KINDS
-from subquad.bio.metrics.scores import MAIN, SMALL, title
+from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS, title
 from subquad.errors import SubquadError
-from subquad.runs.folder import HISTORY, load_config
+from subquad.runs.folder import load_config
+from subquad.runs.history import HISTORY
 from subquad.runs.storage import read_json
 
 __all__ = ["WORDS", "Finished", "best", "read_history", "read_run", "silence", "winner"]
@@ -41,14 +42,14 @@ class Finished:
     history: Sequence[Mapping[str, Any]]
 
     @property
-    def kind(self) -> str:
+    def task_type(self) -> str:
         """Of the target."""
-        return self.metrics["kind"]
+        return self.metrics["task_type"]
 
     @property
     def main(self) -> str:
         """Name of the figure that decides."""
-        return self.metrics.get("main", MAIN[self.kind])
+        return self.metrics.get("main", MAIN_METRIC[self.task_type])
 
     @property
     def title(self) -> str:
@@ -101,10 +102,10 @@ class Finished:
 
     def probabilities(self, model: str) -> np.ndarray:
         """Return `(n, K)` predicted probabilities of the test rows: of the classes, or of the labels."""
-        if self.kind == "binary":
+        if self.task_type == "binary":
             own = self.rows[model].to_numpy(dtype=float)
             return np.stack([1 - own, own], axis=1)
-        wanted = self.names if self.kind == "multilabel" else self.classes
+        wanted = self.names if self.task_type == "multilabel" else self.classes
         return np.stack([self.column(model, name) for name in wanted], axis=1)
 
     def measured_classes(self) -> np.ndarray:
@@ -115,13 +116,13 @@ class Finished:
 
 def silence(metrics: Mapping[str, Any]) -> str:
     """Return why the test rows name no winner, in words; nothing where they name one."""
-    rows, main = metrics["rows"]["test"], metrics.get("main", MAIN[metrics["kind"]])
-    unit = "row" if metrics["kind"] in ROW_KINDS else "sequence"
+    rows, main = metrics["rows"]["test"], metrics.get("main", MAIN_METRIC[metrics["task_type"]])
+    unit = "row" if metrics["task_type"] in ROW_TASK_TYPES else "sequence"
     unit = f"{rows:,} test {unit}{'s' if rows != 1 else ''}"
     lacking = metrics.get("unmeasured", {}).get(main)
     if lacking:
         return f"{lacking} among the {unit}: {title(main)} cannot be measured"
-    return f"{unit} only: fewer than {SMALL} tell no model from another" if rows < SMALL else ""
+    return f"{unit} only: fewer than {SMALL} tell no model from another" if rows < MIN_TEST_ROWS else ""
 
 
 def winner(metrics: Mapping[str, Any]) -> str | None:
@@ -132,7 +133,7 @@ def winner(metrics: Mapping[str, Any]) -> str | None:
 def best(metrics: Mapping[str, Any]) -> str:
     """Return who has the best main figure on the test rows; the simpler one where two are level."""
     test = metrics["test"]
-    main = metrics.get("main") or next(name for name in MAIN.values() if name in test["net"])
+    main = metrics.get("main") or next(name for name in MAIN_METRIC.values() if name in test["net"])
     known = [name for name in SIMPLE_FIRST if name in test]
     return max([*known, *(name for name in test if name not in known)], key=lambda name: test[name][main])
 
@@ -155,11 +156,11 @@ def read_run(directory: Path | str) -> Finished:
     metrics = read_json(directory / "metrics.json")
     if "test" not in metrics:
         raise SubquadError(f"{directory}: an estimator was saved here, without test rows that a report could be of")
-    if metrics["kind"] not in ROW_KINDS:
+    if metrics["task_type"] not in ROW_TASK_TYPES:
         rows = read_json(directory / "test.json")
     else:
         text = dict.fromkeys(("sequence", "group", "mutant"), str)
-        if metrics["kind"] in ("binary", "multiclass"):
+        if metrics["task_type"] in ("binary", "multiclass"):
             text["measured"] = str
         # a group or class called NA is no missing value
         rows = pd.read_csv(directory / "test.csv", dtype=text, keep_default_na=False, na_values=[""])

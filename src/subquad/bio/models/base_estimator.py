@@ -14,12 +14,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from subquad.bio.data.dataset import Inputs, Problem, Target, with_both_strands
+from subquad.bio.data.dataset import Inputs, Dataset, Target, with_both_strands
 from subquad.bio.data.inputs import on_strands
-from subquad.bio.metrics.conformal import conformal_of
-from subquad.bio.models.arrays import held_out, read_X, take, weights_of
-from subquad.bio.models.baselines import Rival, fit_ridge
-from subquad.bio.models.fitted import Nets, average, fit_nets, narrow
+from subquad.bio.metrics.conformal import fit_conformal_columns
+from subquad.bio.models.baselines import Baseline, fit_ridge
+from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
+from subquad.bio.models.fitted import NetEnsemble, drop_constant_positions, ensemble_mean, fit_ensemble
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.reporting.page import page
@@ -89,23 +89,23 @@ class Estimator(BaseEstimator):
         check_consistent_length(X, y, groups, validation)
         inputs, about = read_X(self, X, None, alphabet=self.alphabet, ambiguity=self.ambiguity)
         self._refuse(inputs)
-        weight = weights_of(sample_weight, len(inputs))
+        weight = check_weights(sample_weight, len(inputs))
         if weight is not None and not weight.all():
             rows = np.flatnonzero(weight)
-            inputs, y, weight = inputs.take(rows), take(y, rows), weight[rows]
-            groups, validation = (None if each is None else take(each, rows) for each in (groups, validation))
+            inputs, y, weight = inputs.take(rows), take_rows(y, rows), weight[rows]
+            groups, validation = (None if each is None else take_rows(each, rows) for each in (groups, validation))
         target = self._learn_target(y, inputs)
-        inputs = on_strands(inputs, self.strands, alphabet=about["alphabet"], kind=target.kind)
+        inputs = on_strands(inputs, self.strands, alphabet=about["alphabet"], task_type=target.task_type)
         about["strands"] = self.strands
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         split = self._split(inputs, target, groups, validation=validation, seed=seed)
         if weight is not None:
             weight = weight / weight[split["train"]].mean()
-        problem = Problem(inputs=inputs, target=target, split=split, weight=weight)
-        self.nets_ = _fit(problem, settings, seed)
-        self._intervals = _intervals(problem, self.nets_)
+        dataset = Dataset(inputs=inputs, target=target, split=split, weight=weight)
+        self.nets_ = _fit(dataset, settings, seed)
+        self._intervals = _intervals(dataset, self.nets_)
         self._about = about
-        self._target = {"kind": target.kind, "classes": list(target.classes), "names": list(target.names)}
+        self._target = {"task_type": target.task_type, "classes": list(target.classes), "names": list(target.names)}
         return self
 
     @abstractmethod
@@ -163,9 +163,9 @@ class Estimator(BaseEstimator):
     ) -> dict[str, np.ndarray]:
         rows = np.arange(len(inputs))
         if validation is None:
-            strata = target.y if target.kind in ("binary", "multiclass") else np.zeros(len(rows))
+            strata = target.y if target.task_type in ("binary", "multiclass") else np.zeros(len(rows))
             random, fraction = np.random.default_rng(seed), self.validation_fraction
-            is_held = held_out(inputs, strata, groups, fraction=fraction, random=random)
+            is_held = holdout_mask(inputs, strata, groups, fraction=fraction, random=random)
         else:
             is_held = np.asarray(validation)
             if is_held.dtype != bool or is_held.shape != rows.shape:
@@ -178,44 +178,44 @@ class Estimator(BaseEstimator):
         check_is_fitted(self, "nets_")
         inputs, _ = read_X(self, X, self._about, alphabet=self.alphabet, ambiguity=self.ambiguity)
         inputs = replace(inputs, is_double=self._about["strands"] == "both")
-        return inputs, self.nets_.members(inputs)
+        return inputs, self.nets_.predict_each(inputs)
 
 
-def _fit(problem: Problem, settings: FitSettings, seed: int) -> Nets:
+def _fit(dataset: Dataset, settings: FitSettings, seed: int) -> NetEnsemble:
     """Return the nets, started from ridge where they can."""
-    positions, ridge, target = None, None, problem.target
-    if problem.inputs.is_double:
-        problem = with_both_strands(problem)
+    positions, ridge, target = None, None, dataset.target
+    if dataset.inputs.is_double:
+        dataset = with_both_strands(dataset)
     if settings.preset == "auto":
-        problem, positions = narrow(problem)
-        if target.kind != "pairs":
-            ridge = fit_ridge(problem, seed=seed)
-        if target.kind in ("regression", "binary", "multilabel"):
-            ridge = _to_size(ridge, problem)
-    return fit_nets(problem, settings, ridge, positions=positions, seed=seed, directory=None, quiet=True)
+        dataset, positions = drop_constant_positions(dataset)
+        if target.task_type != "pairs":
+            ridge = fit_ridge(dataset, seed=seed)
+        if target.task_type in ("regression", "binary", "multilabel"):
+            ridge = _to_size(ridge, dataset)
+    return fit_ensemble(dataset, settings, ridge, positions=positions, seed=seed, directory=None, quiet=True)
 
 
-def _intervals(problem: Problem, nets: Nets) -> list[dict[str, Any] | None] | None:
+def _intervals(dataset: Dataset, nets: NetEnsemble) -> list[dict[str, Any] | None] | None:
     """Return the intervals of each column of measurements; None where no rows were held out to see the errors of."""
-    split = problem.split
-    if problem.target.kind != "regression" or np.array_equal(split["train"], split["validation"]):
+    split = dataset.split
+    if dataset.target.task_type != "regression" or np.array_equal(split["train"], split["validation"]):
         return None
-    inputs, truth = problem.part("validation")
-    members = nets.members(inputs)
+    inputs, truth = dataset.part("validation")
+    members = nets.predict_each(inputs)
     spread = np.std(members, axis=0, ddof=1) if len(members) > 1 else None
-    found = conformal_of(truth, average(members), spread)
+    found = fit_conformal_columns(truth, ensemble_mean(members), spread)
     return [None if conformal is None else conformal.plain() for conformal in found]
 
 
-def _to_size(ridge: Rival, problem: Problem) -> Rival:
+def _to_size(ridge: Baseline, dataset: Dataset) -> Baseline:
     """Return ridge with predictions or logits as large as the held out rows ask for.
 
     Its penalty was chosen by ranks, which do not see size; R², classes and probabilities do.
     """
-    inputs, target = problem.part("validation")
+    inputs, target = dataset.part("validation")
     predicted = ridge.linear(ridge.features.matrix(inputs))
     y = target.y.reshape(len(target), -1)
-    size = _least_squares if target.kind == "regression" else _least_log_loss
+    size = _least_squares if target.task_type == "regression" else _least_log_loss
     found = [size(predicted[known, k], y[known, k]) for k, known in enumerate(np.isfinite(y).T)]
     factor, shift = np.array(found).T
     weight, bias = ridge.linear.weight * factor[:, None], ridge.linear.bias * factor + shift
@@ -289,8 +289,8 @@ def _open(wanted: type[Estimator], folder: Path | str) -> Any:
         raise SubquadError(f"{folder}: holds a {said['class']}; open it with {said['class']}.load")
     try:
         estimator = wanted(**said["parameters"])
-        prior = Rival.load(Path(folder) / PRIOR) if config["estimator"]["has_prior"] else None
-        estimator.nets_ = Nets.of(config["model"], load_tensors(folder), prior)
+        prior = Baseline.load(Path(folder) / PRIOR) if config["estimator"]["has_prior"] else None
+        estimator.nets_ = NetEnsemble.of(config["model"], load_tensors(folder), prior)
         vars(estimator).update({key: _array(said["fitted"][key]) for key in FITTED if key in said["fitted"]})
     except (KeyError, RuntimeError, TypeError) as error:
         raise SubquadError(f"{folder}: the weights do not fit its config.json; fit again") from error

@@ -17,7 +17,16 @@ from subquad.bio.data.residues import UNKNOWN, read_pairs
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors, unknown
 
-__all__ = ["held_out", "is_known", "pairs_of", "read_X", "residue_labels", "residues_of", "take", "weights_of"]
+__all__ = [
+    "base_pairs",
+    "check_weights",
+    "holdout_mask",
+    "is_known",
+    "read_X",
+    "residue_labels",
+    "residue_target",
+    "take_rows",
+]
 
 WHERE = "X"
 """The table's name in messages."""
@@ -59,9 +68,9 @@ def read_X(
 
 def _given(estimator: Any, X: Inputs, about: dict[str, Any] | None) -> tuple[Inputs, dict[str, Any]]:
     T, E = X.codes.shape[1], X.extra.shape[1]
-    own = {"letters": X.letters, "second": None if X.second is None else "second"}
+    own = {"letters": X.letters, "partner": None if X.partner is None else "partner"}
     if about is None:
-        estimator.n_features_in_ = (T > 0) + (X.second is not None) + E
+        estimator.n_features_in_ = (T > 0) + (X.partner is not None) + E
         alphabet = next(name for name, letters in ALPHABETS.items() if len(letters) == X.letters)
         length = T if X.is_aligned else None
         return X, OF_A_TABLE | own | {
@@ -71,9 +80,9 @@ def _given(estimator: Any, X: Inputs, about: dict[str, Any] | None) -> tuple[Inp
             "is_aligned": X.is_aligned,
             "length": length,
         }
-    known = {"letters": len(ALPHABETS[about["alphabet"]]), "second": about["second"], "extra": list(about["extra"])}
-    counts = own | {"extra": E, "second": X.second is not None}
-    expected = known | {"extra": len(known["extra"]), "second": known["second"] is not None}
+    known = {"letters": len(ALPHABETS[about["alphabet"]]), "partner": about["partner"], "extra": list(about["extra"])}
+    counts = own | {"extra": E, "partner": X.partner is not None}
+    expected = known | {"extra": len(known["extra"]), "partner": known["partner"] is not None}
     if counts != expected or about["length"] not in (None, T):
         raise ValueError(f"these inputs have {counts} and {T} positions, but the fit had {expected}, {about['length']}")
     return X, about
@@ -115,7 +124,7 @@ def _numbers(estimator: Any, X: Any, about: dict[str, Any] | None) -> tuple[Inpu
     inputs = Inputs(codes=codes, letters=len(ALPHABETS["dna"]), extra=values, is_aligned=True)
     names = [str(name) for name in getattr(estimator, "feature_names_in_", range(values.shape[1]))]
     # the alphabet of no sequences, so that a saved model has all its entries
-    alone = {"form": "numbers", "alphabet": "dna", "is_aligned": True, "length": None, "extra": names, "second": None}
+    alone = {"form": "numbers", "alphabet": "dna", "is_aligned": True, "length": None, "extra": names, "partner": None}
     return inputs, about or OF_A_TABLE | alone
 
 
@@ -130,7 +139,7 @@ def _sort_columns(frame: pd.DataFrame) -> dict[str, Any]:
     # a guide is shorter than the context that it lies on
     texts.sort(key=lambda name: -frame[name].map(len, na_action="ignore").mean())
     extra = [str(name) for name in frame.columns if name not in texts]
-    return {"sequence": str(texts[0]), "second": str(texts[1]) if len(texts) == 2 else None, "extra": extra}
+    return {"sequence": str(texts[0]), "partner": str(texts[1]) if len(texts) == 2 else None, "extra": extra}
 
 
 def _note_features(estimator: Any, frame: pd.DataFrame, *, has_names: bool) -> None:
@@ -145,8 +154,8 @@ def _same_columns(frame: pd.DataFrame, about: dict[str, Any]) -> dict[str, Any]:
     if about["form"] == "numbers":
         raise SubquadError(f"{WHERE}: the model learned from numbers alone, and there are sequences here")
     name = about.get("sequence") or "sequence"
-    columns = {"sequence": name, "second": about["second"], "extra": list(about["extra"])}
-    needed = [name, *([columns["second"]] if columns["second"] else []), *columns["extra"]]
+    columns = {"sequence": name, "partner": about["partner"], "extra": list(about["extra"])}
+    needed = [name, *([columns["partner"]] if columns["partner"] else []), *columns["extra"]]
     names = [str(name) for name in frame.columns]
     if len(names) == 1 and len(needed) == 1:
         # one column of sequences, whatever it is called
@@ -167,16 +176,16 @@ def _sequences(
         refuse_mixed(WHERE, sequences, name, flag="alphabet=")
     asked = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
     codes, _ = encode(WHERE, normalise(sequences, name)[0], name, length=length, **asked)
-    second = None
-    if columns["second"] is not None:
+    partner = None
+    if columns["partner"] is not None:
         if name not in ("dna", "rna"):
             raise SubquadError(f"{WHERE}: column {columns['second']!r} pairs with DNA or RNA only, not with proteins")
-        texts = normalise(_texts(frame[columns["second"]]), name)[0]
-        guides, _ = encode(WHERE, texts, name, what=columns["second"], **asked)
-        second, laid, _ = align_guides(WHERE, codes, guides, known=laid)
+        texts = normalise(_texts(frame[columns["partner"]]), name)[0]
+        guides, _ = encode(WHERE, texts, name, what=columns["partner"], **asked)
+        partner, laid, _ = align_guides(WHERE, codes, guides, known=laid)
     extra, fill = _extra(frame, columns["extra"], None if about is None else about["extra"])
     is_aligned = bool((codes[:, -1] != PAD).all()) if about is None else about["is_aligned"]
-    inputs = Inputs(codes=codes, letters=len(ALPHABETS[name]), second=second, extra=extra, is_aligned=is_aligned)
+    inputs = Inputs(codes=codes, letters=len(ALPHABETS[name]), partner=partner, extra=extra, is_aligned=is_aligned)
     if about is not None:
         return inputs, about
     return inputs, OF_A_TABLE | columns | {
@@ -211,14 +220,14 @@ def _extra(
     return fill_missing(WHERE, values, names, fill, flag="X")[:2]
 
 
-def take(values: Any, rows: np.ndarray) -> Any:
+def take_rows(values: Any, rows: np.ndarray) -> Any:
     """Return some of the rows of a list, an array or a column."""
     if isinstance(values, list | tuple):
         return [values[row] for row in rows]
     return values.iloc[rows] if hasattr(values, "iloc") else np.asarray(values)[rows]
 
 
-def weights_of(values: Any, rows: int) -> np.ndarray | None:
+def check_weights(values: Any, rows: int) -> np.ndarray | None:
     """Return sample weights, checked; None where there are none.
 
     Raises:
@@ -238,7 +247,7 @@ def weights_of(values: Any, rows: int) -> np.ndarray | None:
     return weight
 
 
-def held_out(
+def holdout_mask(
     inputs: Inputs, strata: np.ndarray, groups: Any, *, fraction: float, random: np.random.Generator
 ) -> np.ndarray:
     """Return which rows choices are made on, `(n,)` of bool: about a part of each stratum, and whole groups.
@@ -252,7 +261,7 @@ def held_out(
     """
     if groups is None:
         own = inputs.codes if inputs.codes.shape[1] else inputs.extra
-        parts = [own] if inputs.second is None else [own, inputs.second]
+        parts = [own] if inputs.partner is None else [own, inputs.partner]
         flat = np.ascontiguousarray(np.concatenate(parts, axis=1)).view(np.uint8).reshape(len(own), -1)
         groups = flat.view(f"V{flat.shape[1]}").ravel()
     names, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
@@ -299,7 +308,7 @@ def _is_known(label: Any) -> bool:
     return not (label is None or (isinstance(label, str) and label in UNKNOWN) or label != label)  # noqa: PLR0124
 
 
-def residues_of(values: Sequence[Any], inputs: Inputs, classes: np.ndarray | None) -> Target:
+def residue_target(values: Sequence[Any], inputs: Inputs, classes: np.ndarray | None) -> Target:
     """Return values of residues as a target; `-`, `?`, None and NaN are unknown.
 
     Args:
@@ -316,7 +325,7 @@ def residues_of(values: Sequence[Any], inputs: Inputs, classes: np.ndarray | Non
         y = np.full(shape, np.nan)
         for row, own in enumerate(values):
             y[row, : len(own)] = [value if _is_known(value) else np.nan for value in own]
-        return Target(kind="residue_regression", y=y)
+        return Target(task_type="residue_regression", y=y)
     place = {label: k for k, label in enumerate(classes.tolist())}
     y, mistakes = np.full(shape, -1, dtype=np.int16), []
     for row, own in enumerate(values):
@@ -325,11 +334,11 @@ def residues_of(values: Sequence[Any], inputs: Inputs, classes: np.ndarray | Non
             mistakes.append(f"row {row + 1}: {strange[0]!r} is none of the classes")
         y[row, : len(own)] = [place.get(label, -1) if _is_known(label) else -1 for label in own]
     raise_errors(f"y: the model knows the classes {', '.join(map(str, place))}", mistakes)
-    kind = "residue_binary" if len(place) == 2 else "residue_multiclass"
-    return Target(kind=kind, y=y, classes=[str(label) for label in place])
+    task_type = "residue_binary" if len(place) == 2 else "residue_multiclass"
+    return Target(task_type=task_type, y=y, classes=[str(label) for label in place])
 
 
-def pairs_of(values: Sequence[Any], lengths: Sequence[int]) -> list[np.ndarray]:
+def base_pairs(values: Sequence[Any], lengths: Sequence[int]) -> list[np.ndarray]:
     """Return base pairs as positions from 0, `(p, 2)` with the first below the second.
 
     Args:

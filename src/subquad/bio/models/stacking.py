@@ -21,10 +21,10 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar, nnls
 from scipy.special import expit, log_softmax, softmax
 
-from subquad.bio.data.dataset import Kind, Target
+from subquad.bio.data.dataset import TaskType, Target
 from subquad.bio.metrics import scores as metrics
 
-__all__ = ["Stack", "fit_stack"]
+__all__ = ["Stacking", "fit_stacking"]
 
 LEAST = 1e-7
 """Probabilities are kept so far from 0 and 1."""
@@ -38,10 +38,10 @@ PRIOR = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stack:
+class Stacking:
     """How models' predictions make one."""
 
-    kind: Kind
+    task_type: TaskType
     weights: dict[str, float]
     """Of each model; none is negative, and they sum to one."""
     shift: dict[str, tuple[float, ...]]
@@ -64,7 +64,7 @@ class Stack:
         if missing:
             raise ValueError(f"the stack needs the predictions of {', '.join(missing)}")
         used = [name for name, weight in self.weights.items() if weight > 0]
-        if self.kind != "pairs":
+        if self.task_type != "pairs":
             return self._mixed({name: np.asarray(predictions[name], dtype=np.float64) for name in used})
         sets = zip(*(predictions[name] for name in used), strict=True)
         return [self._mixed(dict(zip(used, own, strict=True))) for own in sets]
@@ -72,20 +72,20 @@ class Stack:
     def _mixed(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         total: Any = 0.0
         for name, value in values.items():
-            own = _opened(self.kind, value)
+            own = _opened(self.task_type, value)
             total = total + self.weights[name] * (np.array(self.shift[name]) + np.array(self.scale[name]) * own)
-        return _closed(self.kind, total)
+        return _closed(self.task_type, total)
 
     def plain(self) -> dict[str, Any]:
         """Return what JSON knows."""
         lists = {part: {k: list(v) for k, v in getattr(self, part).items()} for part in ("shift", "scale")}
-        return {"kind": self.kind, "weights": dict(self.weights), **lists, "rows": self.rows}
+        return {"task_type": self.task_type, "weights": dict(self.weights), **lists, "rows": self.rows}
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> "Stack":
+    def of(cls, said: Mapping[str, Any]) -> "Stacking":
         """Return it from what `plain` gave."""
         tuples = {part: {k: tuple(v) for k, v in said[part].items()} for part in ("shift", "scale")}
-        return cls(kind=said["kind"], weights=dict(said["weights"]), rows=said["rows"], **tuples)
+        return cls(task_type=said["task_type"], weights=dict(said["weights"]), rows=said["rows"], **tuples)
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class _Items:
         return _Items(self.values[:, items], self.truth[items], self.rows[items], self.column[items])
 
 
-def fit_stack(
+def fit_stacking(
     target: Target, predictions: Mapping[str, Any], *, draws: int = 100, shrink: float = PRIOR, seed: int = 0
-) -> Stack:
+) -> Stacking:
     """Return the stack of models, decided on rows that none of them was fitted on.
 
     Args:
@@ -125,28 +125,28 @@ def fit_stack(
     names = list(predictions)
     if not names:
         raise ValueError("a stack needs at least one model")
-    columns = len(target.names) if target.kind == "regression" else 1
+    columns = len(target.names) if target.task_type == "regression" else 1
     shift, scale = np.zeros((len(names), columns)), np.ones((len(names), columns))
     weights = np.full(len(names), 1 / len(names))
     items = _items(target, [predictions[name] for name in names]) if len(target) else None
     if items is not None and len(np.unique(items.rows)) >= 5 and np.ptp(items.truth) > 0:
         random = np.random.default_rng(seed)
         few = items.take(random.choice(len(items.truth), ITEMS, False)) if len(items.truth) > ITEMS else items
-        shift, scale = _scales(target.kind, few, columns, shrink)
-        few, made = _scaled(few, shift, scale), _make(target.kind, names, shift, scale, len(target))
+        shift, scale = _scales(target.task_type, few, columns, shrink)
+        few, made = _scaled(few, shift, scale), _make(target.task_type, names, shift, scale, len(target))
         weights = _weights(target, predictions, few, made, draws=draws, shrink=shrink, random=random)
         blend = _Items(np.tensordot(weights, few.values, 1)[None], few.truth, few.rows, few.column)
-        last_shift, last_scale = _scales(target.kind, blend, columns, shrink)
+        last_shift, last_scale = _scales(target.task_type, blend, columns, shrink)
         shift, scale = last_shift + last_scale * shift, last_scale * scale
-    return _make(target.kind, names, shift, scale, len(target))(weights)
+    return _make(target.task_type, names, shift, scale, len(target))(weights)
 
 
 def _make(
-    kind: Kind, names: list[str], shift: np.ndarray, scale: np.ndarray, rows: int
-) -> Callable[[np.ndarray], Stack]:
-    def make(weights: np.ndarray) -> Stack:
-        return Stack(
-            kind=kind,
+    task_type: TaskType, names: list[str], shift: np.ndarray, scale: np.ndarray, rows: int
+) -> Callable[[np.ndarray], Stacking]:
+    def make(weights: np.ndarray) -> Stacking:
+        return Stacking(
+            task_type=task_type,
             weights={name: float(weight) for name, weight in zip(names, weights, strict=True)},
             shift={name: tuple(map(float, own)) for name, own in zip(names, shift, strict=True)},
             scale={name: tuple(map(float, own)) for name, own in zip(names, scale, strict=True)},
@@ -156,23 +156,23 @@ def _make(
     return make
 
 
-def _opened(kind: Kind, value: Any) -> np.ndarray:
+def _opened(task_type: TaskType, value: Any) -> np.ndarray:
     """Return what is weighed: measurements as they are, log-odds, or logarithms of probabilities."""
     value = np.asarray(value, dtype=np.float64)
-    if kind.endswith("regression"):
+    if task_type.endswith("regression"):
         return value
     value = np.clip(value, LEAST, 1 - LEAST)
-    return np.log(value) if kind.endswith("multiclass") else np.log(value / (1 - value))
+    return np.log(value) if task_type.endswith("multiclass") else np.log(value / (1 - value))
 
 
-def _closed(kind: Kind, value: np.ndarray) -> np.ndarray:
-    if kind.endswith("regression"):
+def _closed(task_type: TaskType, value: np.ndarray) -> np.ndarray:
+    if task_type.endswith("regression"):
         return value
-    return softmax(value, axis=-1) if kind.endswith("multiclass") else expit(value)
+    return softmax(value, axis=-1) if task_type.endswith("multiclass") else expit(value)
 
 
 def _items(target: Target, predictions: list[Any]) -> _Items:
-    if target.kind == "pairs":
+    if target.task_type == "pairs":
         return _pair_items(target, predictions)
     y = np.asarray(target.y)
     cells = y if y.ndim == 2 else y[:, None]
@@ -180,11 +180,11 @@ def _items(target: Target, predictions: list[Any]) -> _Items:
     rows, places = np.nonzero(known)
     values = []
     for prediction in predictions:
-        own = _opened(target.kind, prediction).reshape(*y.shape[: 2 if target.is_residue else 1], target.outputs)
-        own = own[:, None] if target.kind == "multiclass" else own
+        own = _opened(target.task_type, prediction).reshape(*y.shape[: 2 if target.is_residue else 1], target.outputs)
+        own = own[:, None] if target.task_type == "multiclass" else own
         own = own[..., 0] if target.is_residue and target.outputs == 1 else own
         values.append(own[rows, places])
-    column = places if target.kind == "regression" else np.zeros_like(places)
+    column = places if target.task_type == "regression" else np.zeros_like(places)
     return _Items(np.stack(values), cells[known], rows, column)
 
 
@@ -202,11 +202,11 @@ def _pair_items(target: Target, predictions: list[Any]) -> _Items:
     return _Items(np.concatenate(values, axis=1), np.concatenate(truth), row, np.zeros_like(row))
 
 
-def _scales(kind: Kind, items: _Items, columns: int, prior: float) -> tuple[np.ndarray, np.ndarray]:
+def _scales(task_type: TaskType, items: _Items, columns: int, prior: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the shift and the scale of each model and column, `(M, columns)`, that bring it to the target's scale."""
     shift, scale = np.zeros((len(items.values), columns)), np.ones((len(items.values), columns))
     for model, values in enumerate(items.values):
-        if not kind.endswith("regression"):
+        if not task_type.endswith("regression"):
             scale[model] = _temperature(values, items.truth, prior)
             continue
         for k in range(columns):
@@ -252,7 +252,7 @@ def _weights(
     target: Target,
     predictions: Mapping[str, Any],
     items: _Items,
-    made: Callable[[np.ndarray], Stack],
+    made: Callable[[np.ndarray], Stacking],
     *,
     draws: int,
     shrink: float,
@@ -260,11 +260,11 @@ def _weights(
 ) -> np.ndarray:
     """Return the candidates' weights, averaged by how often each has the best main figure."""
     count = len(items.values)
-    candidates = [*np.eye(count), np.full(count, 1 / count), _least(target.kind, items, shrink)]
+    candidates = [*np.eye(count), np.full(count, 1 / count), _least(target.task_type, items, shrink)]
     judged = [made(weights).predict(predictions) for weights in candidates[:-1]]
     judged.append(_held_out(target, predictions, items, made, shrink=shrink, random=random))
-    name, seed = metrics.MAIN[target.kind], int(random.integers(2**31))
-    figures = np.stack([metrics.bootstrap(target, own, name, draws=draws, seed=seed) for own in judged])
+    name, seed = metrics.MAIN_METRIC[target.task_type], int(random.integers(2**31))
+    figures = np.stack([metrics.bootstrap_metric(target, own, name, draws=draws, seed=seed) for own in judged])
     figures = np.where(np.isnan(figures), -np.inf, figures)
     is_best = figures >= figures.max(0) - 1e-12
     share = (is_best / is_best.sum(0)).mean(1)
@@ -279,7 +279,7 @@ def _held_out(
     target: Target,
     predictions: Mapping[str, Any],
     items: _Items,
-    made: Callable[[np.ndarray], Stack],
+    made: Callable[[np.ndarray], Stacking],
     *,
     shrink: float,
     random: np.random.Generator,
@@ -289,24 +289,24 @@ def _held_out(
     folds = np.array_split(random.permutation(present), min(FOLDS, len(present)))
     parts: list[Any] = [None] * len(target)
     for rows in folds:
-        weights = _least(target.kind, items.take(np.flatnonzero(~np.isin(items.rows, rows))), shrink)
+        weights = _least(target.task_type, items.take(np.flatnonzero(~np.isin(items.rows, rows))), shrink)
         own = {
-            name: [value[row] for row in rows] if target.kind == "pairs" else np.asarray(value)[rows]
+            name: [value[row] for row in rows] if target.task_type == "pairs" else np.asarray(value)[rows]
             for name, value in predictions.items()
         }
         for row, value in zip(rows, made(weights).predict(own), strict=True):
             parts[row] = value
-    return parts if target.kind == "pairs" else np.stack(parts)
+    return parts if target.task_type == "pairs" else np.stack(parts)
 
 
-def _least(kind: Kind, items: _Items, prior: float) -> np.ndarray:
+def _least(task_type: TaskType, items: _Items, prior: float) -> np.ndarray:
     """Return the weights, none negative and summing to one, of the least loss, drawn to equal ones."""
     count = len(items.values)
     equal = np.full(count, 1 / count)
     if count == 1 or not len(items.truth):
         return equal
     pull = prior / max(len(np.unique(items.rows)), 1)
-    if kind.endswith("regression"):
+    if task_type.endswith("regression"):
         error = (items.values - items.truth) / _spreads(items)
         C = error @ error.T / error.shape[1]
         pull *= np.trace(C) / count
