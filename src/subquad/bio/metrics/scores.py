@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import TaskType, Target
-from subquad.bio.metrics import bootstrap_metric as counted
+from subquad.bio.metrics import bootstrap
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs
 from subquad.bio.metrics.bootstrap import Ordered
 
@@ -260,7 +260,7 @@ def _of_columns(target: Target, p: np.ndarray, known: np.ndarray, make: Callable
     figures = {name: _averaged([own[name] for _, own in columns]) for name in columns[0][1]} if columns else {}
     if target.task_type == "multilabel":
         confusion = _confusion(target.y[known].astype(int), (p[known] > 0.5).astype(int), 2, np.nonzero(known)[0])
-        figures["f1_micro"] = lambda W: counted.f1_of(confusion(W))[:, 1]
+        figures["f1_micro"] = lambda W: bootstrap.f1_of(confusion(W))[:, 1]
     if len(target.names) > 1:
         figures |= {f"{metric}:{name}": figure for name, own in columns for metric, figure in own.items()}
     return figures
@@ -269,7 +269,7 @@ def _of_columns(target: Target, p: np.ndarray, known: np.ndarray, make: Callable
 def _averaged(figures: list[Figure]) -> Figure:
     if len(figures) == 1:
         return figures[0]
-    return lambda W: counted.mean_of_known(np.stack([figure(W) for figure in figures], axis=-1))
+    return lambda W: bootstrap.mean_of_known(np.stack([figure(W) for figure in figures], axis=-1))
 
 
 def _of_numbers(y: np.ndarray, p: np.ndarray) -> dict[str, Figure]:
@@ -277,25 +277,25 @@ def _of_numbers(y: np.ndarray, p: np.ndarray) -> dict[str, Figure]:
     gains = (y - y.min()) / (np.ptp(y) or 1.0)
 
     def r2(W: np.ndarray) -> np.ndarray:
-        error, variance = counted.unexplained(W, y, p)
+        error, variance = bootstrap.unexplained(W, y, p)
         is_constant = variance <= 1e-14 * np.var(y)
         return np.where(is_constant, 0.0, 1 - error / np.where(is_constant, 1.0, variance))
 
     return {
-        "spearman": lambda W: counted.rank_correlation(W, y_order, p_order),
-        "pearson": lambda W: counted.correlation(W, y, p),
+        "spearman": lambda W: bootstrap.rank_correlation(W, y_order, p_order),
+        "pearson": lambda W: bootstrap.correlation(W, y, p),
         "r2": r2,
-        "rmse": lambda W: np.sqrt(counted.unexplained(W, y, p)[0]),
-        "ndcg": lambda W: counted.ndcg(W, gains, y_order, p_order),
-        "top10_recall": lambda W: counted.top_recall(W, y_order, p_order),
+        "rmse": lambda W: np.sqrt(bootstrap.unexplained(W, y, p)[0]),
+        "ndcg": lambda W: bootstrap.ndcg(W, gains, y_order, p_order),
+        "top10_recall": lambda W: bootstrap.top_recall(W, y_order, p_order),
     }
 
 
 def _of_labels(y: np.ndarray, p: np.ndarray) -> dict[str, Figure]:
     order = Ordered.of(p)
     return {
-        "auroc": lambda W: counted.area_under_roc(W, y == 1, order),
-        "ap": lambda W: counted.average_precision(W, y == 1, order),
+        "auroc": lambda W: bootstrap.area_under_roc(W, y == 1, order),
+        "ap": lambda W: bootstrap.average_precision(W, y == 1, order),
     }
 
 
@@ -303,9 +303,9 @@ def _of_two_classes(is_positive: np.ndarray, p: np.ndarray) -> dict[str, Figure]
     confusion = _confusion(is_positive.astype(int), (p > 0.5).astype(int), 2)
     error = (p - is_positive) ** 2
     return _of_labels(is_positive, p) | {
-        "mcc": lambda W: counted.matthews(confusion(W)),
+        "mcc": lambda W: bootstrap.matthews(confusion(W)),
         "accuracy": lambda W: np.trace(confusion(W), axis1=1, axis2=2) / W.sum(1),
-        "f1": lambda W: counted.f1_of(confusion(W))[:, 1],
+        "f1": lambda W: bootstrap.f1_of(confusion(W))[:, 1],
         "brier": lambda W: W @ error / W.sum(1),
     }
 
@@ -313,14 +313,14 @@ def _of_two_classes(is_positive: np.ndarray, p: np.ndarray) -> dict[str, Figure]
 def _of_two_residue_classes(is_positive: np.ndarray, p: np.ndarray, rows: np.ndarray) -> dict[str, Figure]:
     order = Ordered.of(p)
     confusion = _confusion(is_positive.astype(int), (p > 0.5).astype(int), 2, rows)
-    figures = _of_labels(is_positive, p) | {"fmax": lambda W: counted.highest_f1(W, is_positive, order)}
+    figures = _of_labels(is_positive, p) | {"fmax": lambda W: bootstrap.highest_f1(W, is_positive, order)}
     places, starts = np.unique(rows, return_index=True)
     values = np.empty(len(places))
     for k, one in enumerate(np.split(np.arange(len(rows)), starts[1:])):
-        values[k] = counted.area_under_roc(np.ones((1, len(one))), is_positive[one], Ordered.of(p[one]))[0]
+        values[k] = bootstrap.area_under_roc(np.ones((1, len(one))), is_positive[one], Ordered.of(p[one]))[0]
     return {name: _spread_out(figure, rows) for name, figure in figures.items()} | {
-        "mcc": lambda W: counted.matthews(confusion(W)),
-        "auroc_per_sequence": lambda W: counted.mean_of_known(values[None].repeat(len(W), 0), W[:, places]),
+        "mcc": lambda W: bootstrap.matthews(confusion(W)),
+        "auroc_per_sequence": lambda W: bootstrap.mean_of_known(values[None].repeat(len(W), 0), W[:, places]),
     }
 
 
@@ -330,8 +330,8 @@ def _of_classes(y: np.ndarray, p: np.ndarray) -> dict[str, Figure]:
     every = {name: _averaged([own[name] for own in each]) if each else _nothing for name in ("auroc", "ap")}
     return {
         "accuracy": lambda W: np.trace(confusion(W), axis1=1, axis2=2) / W.sum(1),
-        "balanced_accuracy": lambda W: counted.mean_of_known(counted.recalls_of(confusion(W))),
-        "mcc": lambda W: counted.matthews(confusion(W)),
+        "balanced_accuracy": lambda W: bootstrap.mean_of_known(bootstrap.recalls_of(confusion(W))),
+        "mcc": lambda W: bootstrap.matthews(confusion(W)),
         **every,
     }
 
@@ -344,11 +344,11 @@ def _of_residue_classes(target: Target, y: np.ndarray, p: np.ndarray, rows: np.n
     confusion = _confusion(y.astype(int), p.argmax(1), p.shape[1], rows)
     figures: dict[str, Figure] = {
         "accuracy": lambda W: np.trace(confusion(W), axis1=1, axis2=2) / np.maximum(confusion(W).sum((1, 2)), 1),
-        "f1_macro": lambda W: counted.mean_of_known(counted.f1_of(confusion(W))),
-        "mcc": lambda W: counted.matthews(confusion(W)),
+        "f1_macro": lambda W: bootstrap.mean_of_known(bootstrap.f1_of(confusion(W))),
+        "mcc": lambda W: bootstrap.matthews(confusion(W)),
     }
     for k, name in enumerate(target.classes):
-        figures[f"q:{name}"] = lambda W, k=k: counted.recalls_of(confusion(W))[:, k]
+        figures[f"q:{name}"] = lambda W, k=k: bootstrap.recalls_of(confusion(W))[:, k]
     return figures
 
 

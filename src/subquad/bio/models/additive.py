@@ -4,7 +4,7 @@ Axes: B sequences, F features, O outputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import AdditiveBranch as Folder
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,7 @@ class AdditiveBranch(nn.Module):
 
 
 def binned_features(features: Features) -> np.ndarray:
-    """Return the features that the MLP also sees as steps: frequencies of letters, lengths, charges, extra columns."""
+    """Return the features that the MLP also sees as steps: frequencies of letters, lengths, charges, covariates."""
     return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, COMPOUND))
 
 
@@ -211,7 +211,7 @@ def train_branch(
     scale: TargetScaler,
     name: str,
     seed: int,
-    directory: Folder | None,
+    directory: Path | None,
     quiet: bool,
 ) -> dict[str, Any]:
     """Train the path of the MLP, in place; return what was decided on validation.

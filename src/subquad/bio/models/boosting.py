@@ -135,7 +135,7 @@ def _view(features: Any, train: Part, seconds: float) -> tuple[View, list[int], 
         columns = np.flatnonzero(~np.isin(features.blocks, left_out))
         if len(columns) <= affordable:
             break
-    letters = train.inputs.codes.shape[1] * (1 + features.has_second) + len(features.extra_mean)
+    letters = train.inputs.codes.shape[1] * (1 + features.has_partner) + len(features.covariate_mean)
     is_cheaper = letters / LETTERS_A_SECOND < len(columns) / NUMBERS_A_SECOND
     if len(columns) > affordable and features.positions and is_cheaper:
         return "letters", [], letters, LETTERS_A_SECOND
@@ -153,7 +153,7 @@ def _seen(features: Any, inputs: Inputs, *residues: np.ndarray, view: View, colu
         first, second = channels[0], _letters(inputs.partner)
         is_mismatch = np.where(np.isnan(first) | np.isnan(second), np.nan, first != second)
         channels += [second, is_mismatch, np.nansum(is_mismatch, axis=1, keepdims=True)]
-    return np.hstack([*channels, inputs.extra]).astype(np.float32)
+    return np.hstack([*channels, inputs.covariates]).astype(np.float32)
 
 
 def _edges(X: np.ndarray, seed: int) -> dict[int, np.ndarray]:

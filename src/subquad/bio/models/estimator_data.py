@@ -67,7 +67,7 @@ def read_X(
 
 
 def _given(estimator: Any, X: Inputs, about: dict[str, Any] | None) -> tuple[Inputs, dict[str, Any]]:
-    T, E = X.codes.shape[1], X.extra.shape[1]
+    T, E = X.codes.shape[1], X.covariates.shape[1]
     own = {"letters": X.letters, "partner": None if X.partner is None else "partner"}
     if about is None:
         estimator.n_features_in_ = (T > 0) + (X.partner is not None) + E
@@ -75,14 +75,14 @@ def _given(estimator: Any, X: Inputs, about: dict[str, Any] | None) -> tuple[Inp
         length = T if X.is_aligned else None
         return X, OF_A_TABLE | own | {
             "form": "inputs",
-            "extra": {str(k): float(np.median(X.extra[:, k])) for k in range(E)},
+            "covariates": {str(k): float(np.median(X.covariates[:, k])) for k in range(E)},
             "alphabet": alphabet,
             "is_aligned": X.is_aligned,
             "length": length,
         }
-    known = {"letters": len(ALPHABETS[about["alphabet"]]), "partner": about["partner"], "extra": list(about["extra"])}
-    counts = own | {"extra": E, "partner": X.partner is not None}
-    expected = known | {"extra": len(known["extra"]), "partner": known["partner"] is not None}
+    known = {"letters": len(ALPHABETS[about["alphabet"]]), "partner": about["partner"], "covariates": list(about["covariates"])}
+    counts = own | {"covariates": E, "partner": X.partner is not None}
+    expected = known | {"covariates": len(known["covariates"]), "partner": known["partner"] is not None}
     if counts != expected or about["length"] not in (None, T):
         raise ValueError(f"these inputs have {counts} and {T} positions, but the fit had {expected}, {about['length']}")
     return X, about
@@ -121,10 +121,10 @@ def _numbers(estimator: Any, X: Any, about: dict[str, Any] | None) -> tuple[Inpu
     is_first = about is None
     values = validate_data(estimator, X, reset=is_first, dtype=np.float64, ensure_min_samples=2 if is_first else 1)
     codes = np.zeros((len(values), 0), dtype=np.int8)
-    inputs = Inputs(codes=codes, letters=len(ALPHABETS["dna"]), extra=values, is_aligned=True)
+    inputs = Inputs(codes=codes, letters=len(ALPHABETS["dna"]), covariates=values, is_aligned=True)
     names = [str(name) for name in getattr(estimator, "feature_names_in_", range(values.shape[1]))]
     # the alphabet of no sequences, so that a saved model has all its entries
-    alone = {"form": "numbers", "alphabet": "dna", "is_aligned": True, "length": None, "extra": names, "partner": None}
+    alone = {"form": "numbers", "alphabet": "dna", "is_aligned": True, "length": None, "covariates": names, "partner": None}
     return inputs, about or OF_A_TABLE | alone
 
 
@@ -138,8 +138,8 @@ def _sort_columns(frame: pd.DataFrame) -> dict[str, Any]:
         )
     # a guide is shorter than the context that it lies on
     texts.sort(key=lambda name: -frame[name].map(len, na_action="ignore").mean())
-    extra = [str(name) for name in frame.columns if name not in texts]
-    return {"sequence": str(texts[0]), "partner": str(texts[1]) if len(texts) == 2 else None, "extra": extra}
+    covariates = [str(name) for name in frame.columns if name not in texts]
+    return {"sequence": str(texts[0]), "partner": str(texts[1]) if len(texts) == 2 else None, "covariates": covariates}
 
 
 def _note_features(estimator: Any, frame: pd.DataFrame, *, has_names: bool) -> None:
@@ -154,8 +154,8 @@ def _same_columns(frame: pd.DataFrame, about: dict[str, Any]) -> dict[str, Any]:
     if about["form"] == "numbers":
         raise SubquadError(f"{WHERE}: the model learned from numbers alone, and there are sequences here")
     name = about.get("sequence") or "sequence"
-    columns = {"sequence": name, "partner": about["partner"], "extra": list(about["extra"])}
-    needed = [name, *([columns["partner"]] if columns["partner"] else []), *columns["extra"]]
+    columns = {"sequence": name, "partner": about["partner"], "covariates": list(about["covariates"])}
+    needed = [name, *([columns["partner"]] if columns["partner"] else []), *columns["covariates"]]
     names = [str(name) for name in frame.columns]
     if len(names) == 1 and len(needed) == 1:
         # one column of sequences, whatever it is called
@@ -183,16 +183,16 @@ def _sequences(
         texts = normalise(_texts(frame[columns["partner"]]), name)[0]
         guides, _ = encode(WHERE, texts, name, what=columns["partner"], **asked)
         partner, laid, _ = align_guides(WHERE, codes, guides, known=laid)
-    extra, fill = _extra(frame, columns["extra"], None if about is None else about["extra"])
+    covariates, fill = _extra(frame, columns["covariates"], None if about is None else about["covariates"])
     is_aligned = bool((codes[:, -1] != PAD).all()) if about is None else about["is_aligned"]
-    inputs = Inputs(codes=codes, letters=len(ALPHABETS[name]), partner=partner, extra=extra, is_aligned=is_aligned)
+    inputs = Inputs(codes=codes, letters=len(ALPHABETS[name]), partner=partner, covariates=covariates, is_aligned=is_aligned)
     if about is not None:
         return inputs, about
     return inputs, OF_A_TABLE | columns | {
         "form": "sequences",
         **{"alphabet": name, "ambiguity": ambiguity, "laid": laid, "is_aligned": is_aligned},
         **{"length": codes.shape[1] if is_aligned else None},
-        "extra": fill,
+        "covariates": fill,
     }
 
 
@@ -260,7 +260,7 @@ def holdout_mask(
         random: draws them.
     """
     if groups is None:
-        own = inputs.codes if inputs.codes.shape[1] else inputs.extra
+        own = inputs.codes if inputs.codes.shape[1] else inputs.covariates
         parts = [own] if inputs.partner is None else [own, inputs.partner]
         flat = np.ascontiguousarray(np.concatenate(parts, axis=1)).view(np.uint8).reshape(len(own), -1)
         groups = flat.view(f"V{flat.shape[1]}").ravel()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path as Folder
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,10 +115,10 @@ class BioModel:
     nets: NetEnsemble
     about: dict[str, Any]
     config: dict[str, Any]
-    directory: Folder
+    directory: Path
 
     @classmethod
-    def load(cls, directory: Folder | str) -> "BioModel":
+    def load(cls, directory: Path | str) -> "BioModel":
         """Return the model that `subquad bio fit` wrote into a folder.
 
         Raises:
@@ -128,11 +128,11 @@ class BioModel:
         try:
             spec = config["model"]["spec"]
             starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
-            prior = Baseline.load(Folder(directory) / "ridge.skops") if starts_at_ridge else None
+            prior = Baseline.load(Path(directory) / "ridge.skops") if starts_at_ridge else None
             nets = NetEnsemble.of(config["model"], load_tensors(directory), prior)
         except (KeyError, RuntimeError, TypeError) as error:
             raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
-        return cls(nets=nets, about=config["table"], config=config, directory=Folder(directory))
+        return cls(nets=nets, about=config["table"], config=config, directory=Path(directory))
 
     @property
     def task_type(self) -> str:
@@ -212,8 +212,8 @@ class BioModel:
         from subquad.bio.data.inputs import Ask, read_inputs
 
         about = self.about
-        if about["extra"]:
-            names = ", ".join(about["extra"])
+        if about["covariates"]:
+            names = ", ".join(about["covariates"])
             raise SubquadError(
                 f"the model also learned from further columns ({names}), which sequences alone do not have"
             )
@@ -259,7 +259,7 @@ def drop_constant_positions(dataset: Dataset) -> tuple[Dataset, np.ndarray | Non
     if train.partner is not None:
         varies |= (train.partner != train.partner[0]).any(0)
     if not varies.any():
-        if not inputs.extra.shape[1]:
+        if not inputs.covariates.shape[1]:
             raise SubquadError("all training sequences are the same; there is nothing to learn from")
         varies[0] = True
     positions = np.flatnonzero(varies)
@@ -276,7 +276,7 @@ def fit_ensemble(
     *,
     positions: np.ndarray | None,
     seed: int,
-    directory: Folder | None,
+    directory: Path | None,
     quiet: bool,
 ) -> NetEnsemble:
     """Train the nets of one preset.

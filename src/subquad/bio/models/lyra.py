@@ -181,7 +181,7 @@ class BioNet(nn.Module):
         self,
         codes: Int[Tensor, "B T"],
         partner: Int[Tensor, "B T"] | None = None,
-        extra: Float[Tensor, "B E"] | None = None,
+        covariates: Float[Tensor, "B E"] | None = None,
         prior: Tensor | None = None,
     ) -> Tensor:
         """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs.
@@ -199,7 +199,7 @@ class BioNet(nn.Module):
                 return z + self.trust * prior
         if self.mlp_paths is None:
             return z
-        f = self.features.torch_matrix(codes, partner, extra)
+        f = self.features.torch_matrix(codes, partner, covariates)
         if self.training and self.lyra_path is not None:
             return self.lyra_path(f, z)
         start = self.mlp_paths[0].at_start(f)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from subquad.bio.data.alphabet import normalise
-from subquad.bio.data.dataset import ROW_KINDS
+from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.data.fasta import read_sequence
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.progress import track
@@ -34,7 +34,7 @@ class SequenceModel(Protocol):
         ...
 
     @property
-    def kind(self) -> str:
+    def task_type(self) -> str:
         """Task type."""
         ...
 
@@ -85,7 +85,7 @@ class Scorer:
     @property
     def is_probability(self) -> bool:
         """Scores are probabilities of a class or label."""
-        return self.model.kind != "regression"
+        return self.model.task_type != "regression"
 
     @property
     def offset(self) -> int:
@@ -155,10 +155,10 @@ def open_model(run: Any) -> Any:
 
 def output_names(model: SequenceModel) -> list[str]:
     """Return the names of a model's outputs: target columns, labels or classes."""
-    if model.kind.endswith("multiclass"):
+    if model.task_type.endswith("multiclass"):
         return [str(name) for name in model.classes]
     # the one output of a binary model is the probability of its second class; residue classes may be bare numbers
-    return [str(model.classes[1])] if model.kind == "binary" else [str(name) for name in model.names]
+    return [str(model.classes[1])] if model.task_type == "binary" else [str(name) for name in model.names]
 
 
 def open_scorer(run: Any, *, target: str | None = None, wild_type: str | None = None) -> Scorer:
@@ -174,12 +174,12 @@ def open_scorer(run: Any, *, target: str | None = None, wild_type: str | None = 
             such target.
     """
     model = open_model(run)
-    if model.kind not in ROW_KINDS:
+    if model.task_type not in ROW_TASK_TYPES:
         raise SubquadError(
-            f"the model predicts {model.kind.replace('_', ' ')}, not one value per sequence; fit a target column with "
+            f"the model predicts {model.task_type.replace('_', ' ')}, not one value per sequence; fit a target column with "
             "one measurement or class per row"
         )
-    covariates = list(model.about.get("extra") or [])
+    covariates = list(model.about.get("covariates") or [])
     if covariates:
         raise SubquadError(
             f"the model also reads the covariate{'s'[: len(covariates) > 1]} {', '.join(map(str, covariates))}, which "
@@ -194,7 +194,7 @@ def open_scorer(run: Any, *, target: str | None = None, wild_type: str | None = 
 
 
 def _default_output(model: SequenceModel, names: Sequence[str], wild_type: str | None) -> tuple[int, str]:
-    if model.kind != "multiclass":
+    if model.task_type != "multiclass":
         return 0, names[0]
     if wild_type is None:
         raise SubquadError(f"the model predicts {len(names)} classes; select one with --target ({', '.join(names)})")

@@ -204,7 +204,7 @@ def _arguments(
 ) -> tuple[Tensor | None, ...]:
     codes = torch.from_numpy(inputs.codes[rows, :length]).to(device)
     partner = None if inputs.partner is None else torch.from_numpy(inputs.partner[rows, :length]).to(device)
-    extra = torch.from_numpy(inputs.extra[rows]).float().to(device)
+    covariates = torch.from_numpy(inputs.covariates[rows]).float().to(device)
     prior = None
     if priors is not None:
         wide = length if task_type == "pairs" else priors[rows[0]].shape[1]
@@ -213,7 +213,7 @@ def _arguments(
             own = priors[row]
             padded[k, : own.shape[0], : own.shape[1]] = own
         prior = torch.from_numpy(padded).to(device)
-    return codes, partner, extra, prior
+    return codes, partner, covariates, prior
 
 
 def _cut(order: np.ndarray, lengths: np.ndarray, *, task_type: str, batch: int) -> list[np.ndarray]:

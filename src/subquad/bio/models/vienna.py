@@ -30,7 +30,7 @@ def fold(sequences: Sequence[str]) -> list[np.ndarray]:
     Raises:
         MissingExtra: ViennaRNA is not installed.
     """
-    RNA = require("RNA", extra="rna")
+    RNA = require("RNA", covariates="rna")
     return [_pairs(RNA, RNA.fold_compound(text).mfe()[0]) if text else _none() for text in sequences]
 
 
@@ -40,7 +40,7 @@ def pair_probabilities(sequences: Sequence[str]) -> list[np.ndarray]:
     Raises:
         MissingExtra: ViennaRNA is not installed.
     """
-    RNA = require("RNA", extra="rna")
+    RNA = require("RNA", covariates="rna")
     return [_probabilities(RNA, text) if text else np.zeros((0, 0)) for text in sequences]
 
 
