@@ -41,9 +41,9 @@ def fit(table, settings, *, out, presets, seed, force, quiet):
     gap = lambda name: {"value": values["net"] - values[name], "low": -0.03, "high": 0.11}
     metrics = {
         "test": {name: {"spearman": value, "pearson": value / 2} for name, value in values.items()},
-        "intervals": {name: {"spearman": [value - 0.1, value + 0.1]} for name, value in values.items()},
-        "above": {name: gap(name) for name in names[1:]},
-        "stack_above_best": {"best": "net", "value": -0.01, "low": -0.02, "high": 0.03},
+        "intervals": {"test": {name: {"spearman": [value - 0.1, value + 0.1]} for name, value in values.items()}},
+        "differences": {name: gap(name) for name in names[1:]},
+        "stack_versus_best": {"best": "net", "value": -0.01, "low": -0.02, "high": 0.03},
         "rows": {"train": 41, "validation": 7, "test": 23},
         "seconds": {name: 1.5 for name in names},
         "memory_mb": 5, "parameters": 47,
@@ -208,8 +208,8 @@ BAD = [
         "no setting 'epoch'; did you mean 'epochs'",
     ),
     (
-        '[{"id": "x", "file": "t.csv", "kind": "reg", "settings": {"batch": 0}}]',
-        "x: settings: --batch must be at least 1",
+        '[{"id": "x", "file": "t.csv", "kind": "reg", "settings": {"batch_size": 0}}]',
+        "x: settings: --batch-size must be at least 1",
     ),
     ('[{"id": "x", "file": "t.csv", "kind": "reg", "train_on": "y"}]', "x: no task 'y'"),
 ]
@@ -273,14 +273,14 @@ def test_columns_kinds_and_alphabets_become_settings(tmp_path):
             "id": "q",
             "file": "own.csv",
             "kind": "perres_bin",
-            "settings": {"target": "y", "letters": 97},
+            "settings": {"target": "y", "tokens": 97},
             "alphabet": "*AEF",
         },
         {"id": "r", "file": "own.csv", "kind": "residue_multiclass", "alphabet": "ACGU", "anything": 3},
     ]
     (tmp_path / "tasks.json").write_text(json.dumps(entries))
     p, q, r = read_tasks(tmp_path / "tasks.json", BenchSettings(rows=29), tmp_path)
-    assert (p.kind, p.settings["sequence"], p.settings["second"], p.settings["alphabet"]) == (
+    assert (p.task_type, p.settings["sequence"], p.settings["partner"], p.settings["alphabet"]) == (
         "multiclass",
         "context",
         "guide",
@@ -288,14 +288,14 @@ def test_columns_kinds_and_alphabets_become_settings(tmp_path):
     )
     assert (p.settings["group"], p.settings["split"], p.settings["target"]) == ("group", "split", ("target",))
     assert p.size == 29 * 9
-    assert (q.kind, q.settings["target"], q.settings["letters"], q.settings["alphabet"]) == (
+    assert (q.task_type, q.settings["target"], q.settings["tokens"], q.settings["alphabet"]) == (
         "residue_binary",
         ("y",),
         97,
         "protein_stop",
     )
     assert "sequence" not in q.settings
-    assert (r.kind, r.settings["alphabet"], r.family) == ("residue_multiclass", "rna", "tasks")
+    assert (r.task_type, r.settings["alphabet"], r.family) == ("residue_multiclass", "rna", "tasks")
 
 
 def test_a_header_of_windows_is_read(tmp_path):
@@ -344,7 +344,7 @@ def test_the_tasks_of_the_paper_are_read(tmp_path):
         f"idr/caid2_{name}" for name in ("disorder_pdb", "disorder_nox", "binding", "linker")
     ]
     by_id = {task.id: task for task in tasks}
-    assert by_id["crispr/cas13a_active"].settings["second"] == "guide"
+    assert by_id["crispr/cas13a_active"].settings["partner"] == "guide"
     assert by_id["dna/splice_uci"].settings["alphabet"] == "dna"
     assert by_id["pep/ttca"].settings["alphabet"] == "protein"
     only = read_tasks(

@@ -30,9 +30,9 @@ def fake_entry(name, random, *, rivals=("ridge", "boosting"), rows=211, seeds=(0
                 model: {"spearman": v, "pearson": v + 0.013, "r2": v**2, "accuracy": v, "f1": v}
                 for model, v in values.items()
             },
-            "intervals": {model: {"spearman": [v - half, v + half]} for model, v in values.items()},
-            "above": {model: gap("net", model) for model in models[1:]},
-            "stack_above_best": {"best": best, **gap("stack", best)},
+            "intervals": {"test": {model: {"spearman": [v - half, v + half]} for model, v in values.items()}},
+            "differences": {model: gap("net", model) for model in models[1:]},
+            "stack_versus_best": {"best": best, **gap("stack", best)},
             "rows": {"train": 1009, "validation": 101, "test": rows},
             "seconds": dict.fromkeys(models, random.uniform(1, 60)),
             "memory_mb": int(random.uniform(300, 900)),
@@ -44,9 +44,9 @@ def fake_entry(name, random, *, rivals=("ridge", "boosting"), rows=211, seeds=(0
 def written(folder, entries, kinds):
     tasks, settings = [], BenchSettings(seeds=",".join(str(seed) for seed in entries[0][1]))
     (folder / "t.csv").write_text("sequence,target\nAC,1\n")
-    for (name, runs), kind in zip(entries, kinds, strict=True):
+    for (name, runs), task_type in zip(entries, kinds, strict=True):
         tasks.append(
-            Task(id=name, table=folder / "t.csv", kind=kind, metric="Pearson (paper)", published="Transformer 0.68")
+            Task(id=name, table=folder / "t.csv", task_type=task_type, metric="Pearson (paper)", published="Transformer 0.68")
         )
         for seed, metrics in runs.items():
             out = folder / "runs" / name / str(seed)
@@ -65,14 +65,14 @@ def test_wins_are_counted_with_their_intervals(tmp_path):
             for model, figures in run["test"].items():
                 figures["spearman"] = {"ridge": 0.6, "boosting": 0.7, "paper": 0.8}.get(model, 0.7 + value)
                 figures["spearman"] += 0.01 * seed
-            run["above"] = {
+            run["differences"] = {
                 "ridge": {"value": 1.0, "low": 1.0, "high": 1.0},
                 "boosting": {"value": value, "low": low, "high": high},
                 "paper": {"value": -value, "low": -high, "high": -low},
             }
-            run["stack_above_best"] = {"best": "net", "value": -value, "low": -high, "high": -low}
+            run["stack_versus_best"] = {"best": "net", "value": -value, "low": -high, "high": -low}
     tasks, jobs = written(tmp_path, entries, ["regression"] * 5)
-    found = table([*tasks, Task(id="b/none", table=tmp_path / "t.csv", kind="pairs", has_training=False)], jobs)
+    found = table([*tasks, Task(id="b/none", table=tmp_path / "t.csv", task_type="pairs", has_training=False)], jobs)
     counts = summary(found)
     assert counts["a"]["rival"] == {"of": 4, "above": 2, "clearly_above": 1, "within_or_above": 3}
     assert counts["all"]["paper"] == {"of": 4, "above": 2, "clearly_above": 1, "within_or_above": 3}
@@ -99,7 +99,7 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
         "date": "2026-01-01T00:00",
         "machine": {"processor": "a processor", "cores": 2, "memory_gb": 7.5, "system": "Linux"},
         "versions": {"python": "3.11"},
-        "settings": {"presets": "auto,paper", "rows": 20000, "letters": 31, "boosting_iterations": 7, "seeds": "0"},
+        "settings": {"presets": "auto,paper", "rows": 20000, "tokens": 31, "boosting_iterations": 7, "seeds": "0"},
         "core_hours": 0.25,
         "summary": summary(found),
         "failed": [],

@@ -82,30 +82,30 @@ def finished(task_type, seed=0):
     target, predictions = target_and_predictions(task_type, random)
     metrics = {
         "task_type": task_type,
-        "main": MAIN_METRIC[task_type],
+        "main_metric": MAIN_METRIC[task_type],
         "test": {name: score(target, p) for name, p in predictions.items()},
-        "intervals": {name: intervals(target, p, 20) for name, p in predictions.items()},
-        "above": {name: difference(target, predictions["net"], p) for name, p in predictions.items() if name != "net"},
+        "intervals": {"test": {name: intervals(target, p, 20) for name, p in predictions.items()}},
+        "differences": {name: difference(target, predictions["net"], p) for name, p in predictions.items() if name != "net"},
         "rows": {"train": 500, "validation": 50, "test": ROWS},
         "seconds": dict.fromkeys(predictions, 1.0),
         "parameters": 47_169,
         "memory_mb": 512,
-        "stack": {"weights": {"net": 0.7, "ridge": 0.3}},
+        "stacking": {"weights": {"net": 0.7, "ridge": 0.3}},
         "leaks": {"exact": 2, "near": 5, "near_how": "up to 1 substitution", "removed": 7, "marked": 0},
     }
     rivals = [name for name in predictions if name not in ("net", "stack")]
     stack = difference(target, predictions["stack"], predictions[rivals[0]])
-    metrics["stack_above_best"] = {"best": rivals[0], **stack}
+    metrics["stack_versus_best"] = {"best": rivals[0], **stack}
     facts = {
         "table": {"alphabet": "protein", "wild_type": None},
         "file": "assay.csv",
         "target": {"task_type": task_type, "classes": list(target.classes), "names": list(target.names)},
         "split": {"how": "at random", "rows": metrics["rows"]},
-        "chosen": {"ridge": {"penalty": 10.0}, "net": [{"best_step": 41, "steps": 100}]},
+        "selected": {"ridge": {"penalty": 10.0}, "net": [{"best_step": 41, "steps": 100}]},
         "settings": {"preset": "auto", "seed": seed, "fingerprint": "0123456789abcdef"},
     }
     history = [{"part": "net", "step": k, "loss": 1 / k} for k in range(1, 31)]
-    history += [{"part": "net", "step": k, f"validation_{MAIN[kind]}": k / 30} for k in (10, 20, 30)]
+    history += [{"part": "net", "step": k, f"validation_{MAIN_METRIC[task_type]}": k / 30} for k in (10, 20, 30)]
     sequences = ["".join(random.choice(list(ALPHABETS["protein"]), LENGTH)) for _ in range(ROWS)]
     return metrics, facts, rows_of(target, predictions, sequences), history
 
@@ -192,7 +192,7 @@ def test_the_page_of_the_folder_is_that_of_the_run(tmp_path, undrawn):
 
 def test_a_level_race_is_won_by_the_simpler_model():
     test = {name: {"spearman": 0.7} for name in ("net", "stack", "boosting", "ridge")}
-    metrics = {"task_type": "regression", "main": "spearman", "rows": {"test": 23}, "test": test}
+    metrics = {"task_type": "regression", "main_metric": "spearman", "rows": {"test": 23}, "test": test}
     assert winner(metrics) == "ridge"
     test["stack"]["spearman"] = 0.8
     assert winner(metrics) == "stack"
@@ -217,7 +217,7 @@ def test_one_class_among_the_test_rows_is_said_and_no_figure_of_two_is_shown(und
     metrics, facts, rows, history = finished("binary")
     target = Target(task_type="binary", y=np.full(ROWS, measured), classes=("no", "yes"))
     metrics["test"] = {model: score(target, rows[model].to_numpy()) for model in metrics["test"]}
-    metrics["unmeasured"] = undefined_metrics(target)
+    metrics["undefined"] = undefined_metrics(target)
     rows["measured"] = target.classes[measured]
     page = render(metrics, facts, rows, history)
     for text in (page, card(metrics, facts)):
@@ -230,7 +230,7 @@ def test_one_class_among_the_test_rows_is_said_and_no_figure_of_two_is_shown(und
 def test_the_verdict_names_the_best_single_model_beside_the_stack_and_says_what_is_not_clear(undrawn):
     metrics, facts, rows, history = finished("regression")
     metrics["test"]["stack"]["spearman"] = 0.99
-    metrics["above"]["ridge"] = {"value": 0.01, "low": -0.02, "high": 0.04}
+    metrics["differences"]["ridge"] = {"value": 0.01, "low": -0.02, "high": 0.04}
     text = render(metrics, facts, rows, history)
     assert "the winner is: stack of all" in text
     assert "Of the single models it is: net (Lyra)." in text
@@ -264,10 +264,10 @@ def test_a_figure_of_nought_is_above_a_negative_one_in_a_group(undrawn):
 
 def test_near_copies_that_stay_are_said_and_so_are_rows_that_were_not_looked_at(undrawn):
     metrics, facts, rows, history = finished("regression")
-    assert "--near 1" not in render(metrics, facts, rows, history)
+    assert "--leak-distance 1" not in render(metrics, facts, rows, history)
     metrics["leaks"] |= {"near_kept": "a column gave the split", "looked": 20_011, "unseen": 1_003}
     text = render(metrics, facts, rows, history)
-    assert "are counted and stay in the test: a column gave the split. --near 1 leaves them out." in text
+    assert "are counted and stay in the test: a column gave the split. --leak-distance 1 leaves them out." in text
     assert "Near copies were looked for in 20,011 of 21,014 rows, drawn at random." in text
     # as older versions wrote it
     del metrics["leaks"]["near_how"]
@@ -281,7 +281,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
 
 def made_table(codes, y, **more):
     sequences = ["".join("ACGT"[k] for k in row if k >= 0) for row in codes]
-    inputs = Inputs(codes=codes, letters=4, extra=np.zeros((len(codes), 0)), is_aligned=bool((codes >= 0).all()))
+    inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((len(codes), 0)), is_aligned=bool((codes >= 0).all()))
     told = {"path": "t.csv", "frame": pd.DataFrame(), "inputs": inputs, "sequences": sequences, "mutants": None}
     told |= {"target": Target(task_type="regression", y=y, names=("score",)), "wild_type": None, "weight": None}
     told |= {"groups": None, "has_target": np.isfinite(y[:, 0]), "about": {"alphabet": "dna"}, "remarks": []}
@@ -315,7 +315,7 @@ def test_neighbours_of_unequal_length_are_told_by_their_words():
     codes = random.integers(0, 20, (11, 31)).astype(np.int8)
     codes[10] = codes[3]
     codes[10, 20:] = PAD
-    inputs = Inputs(codes=codes, letters=20, extra=np.zeros((11, 0)), is_aligned=False)
+    inputs = Inputs(codes=codes, letters=20, covariates=np.zeros((11, 0)), is_aligned=False)
     found = nearest(inputs, np.arange(10), np.array([10]))
     assert (found["measure"], found["median"]) == ("words missing", 0.0)
     assert nearest(inputs, np.arange(5), np.array([6]))["median"] > 0.9
@@ -324,7 +324,7 @@ def test_neighbours_of_unequal_length_are_told_by_their_words():
 def test_neighbours_are_those_of_the_definition():
     random = np.random.default_rng(0)
     codes = random.integers(0, 4, (53, 7)).astype(np.int8)
-    inputs = Inputs(codes=codes, letters=4, extra=np.zeros((53, 0)), is_aligned=True)
+    inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((53, 0)), is_aligned=True)
     train, test = np.arange(37), np.arange(37, 53)
     wanted = (codes[test][:, None] != codes[train][None]).sum(2).min(1)
     found = nearest(inputs, train, test)

@@ -56,7 +56,7 @@ def test_the_figures_are_those_of_the_folds_and_of_all_rows(done):
         whole = spearmanr(predicted["measured"], predicted[model]).statistic
         assert metrics["pooled"][model]["spearman"] == pytest.approx(whole)
     assert sum(metrics["first"].values()) == 3
-    gap = metrics["above"]["ridge"]
+    gap = metrics["differences"]["ridge"]
     assert gap["low"] <= gap["value"] <= gap["high"]
     page = (out / "report.html").read_text()
     assert "As the mean of 3 folds the winner is" in page
@@ -93,7 +93,7 @@ def test_a_column_of_numbers_says_the_folds_and_the_command_shows_them(tmp_path,
     assert "±" in shown
     predicted = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert (predicted["fold"] + 5).tolist() == frame["part"].tolist()
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["main"] == "auroc"
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["main_metric"] == "auroc"
 
 
 def test_residues_have_the_mean_of_the_folds_alone(tmp_path):

@@ -28,7 +28,7 @@ class Landscape:
     def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **about):
         random = np.random.default_rng(seed)
         self.alphabet, self.about = letters, {"length": length, **about}
-        self.config = {"seen": [list(range(len(letters)))] * length}
+        self.config = {"observed_letters": [list(range(len(letters)))] * length}
         self.effects = random.normal(size=(length, len(letters)))
         self.members = self.effects + spread * random.normal(size=(members, length, len(letters)))
         self.pairs = coupling * random.normal(size=(length - 1, len(letters), len(letters)))
@@ -54,7 +54,7 @@ def made(model, tmp_path, name="out", seed=0, **settings):
 def rules_of(model, **settings):
     settings = DesignSettings(**settings)
     judge = open_model(model)
-    seen = ["".join(model.alphabet[k] for k in own) for own in model.config["seen"]]
+    seen = ["".join(model.alphabet[k] for k in own) for own in model.config["observed_letters"]]
     offset = model.about.get("offset", 0)
     return read_rules(
         model.wild_type, model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide, offset=offset
@@ -181,7 +181,7 @@ def test_a_site_of_the_start_is_designed_away(tmp_path):
 
 def test_only_letters_that_training_had_are_proposed(tmp_path, capsys):
     model = Landscape()
-    model.config = {"seen": [[0, -2, 1, 2] if place % 2 else [k] for place, k in enumerate([3] * 31)]}
+    model.config = {"observed_letters": [[0, -2, 1, 2] if place % 2 else [k] for place, k in enumerate([3] * 31)]}
     frame = made(model, tmp_path, number=29)
     for text in frame["mutants"]:
         for mutant in text.split(":"):
@@ -198,7 +198,7 @@ def test_measured_variants_are_not_designed_again_unless_asked(tmp_path, monkeyp
     measured = [*first["sequence"][:11], model.wild_type]
     monkeypatch.setattr("subquad.bio.data.table.read_again", lambda path, about: pd.Series({"sequences": measured}))
     settings = DesignSettings(rounds=7, population=61, number=19)
-    second = design(model, out=tmp_path / "second", settings=settings, table=tmp_path / "t.csv", quiet=True)
+    second = design(model, out=tmp_path / "partner", settings=settings, table=tmp_path / "t.csv", quiet=True)
     assert not set(second["sequence"]) & set(measured)
     for row in second.to_dict("records"):
         far = min(sum(a != b for a, b in zip(row["sequence"], text, strict=True)) for text in measured)
@@ -262,8 +262,8 @@ def test_constraints_that_nothing_satisfies_are_refused(tmp_path, settings, mess
         ({"task_type": "pairs"}, "the model predicts pairs, not one value a sequence"),
         ({"task_type": "multiclass", "classes": ["a", "b", "c"]}, "say which one with --of (a, b, c)"),
         ({"wild_type": None}, "the model knows no wild type; say what to start from with --start"),
-        ({"about": {"length": 31, "second": "guide"}}, "the model reads pairs of sequences"),
-        ({"about": {"length": 31, "extra": {"ESM1": 0.1, "EVE": 0.2}}}, "reads the columns ESM1, EVE beside the"),
+        ({"about": {"length": 31, "partner": "guide"}}, "the model reads pairs of sequences"),
+        ({"about": {"length": 31, "covariates": {"ESM1": 0.1, "EVE": 0.2}}}, "reads the columns ESM1, EVE beside the"),
     ],
 )
 def test_models_that_cannot_judge_a_variant_are_refused(tmp_path, change, message):

@@ -120,7 +120,7 @@ def test_two_classes_have_the_figures_of_sklearn():
     got, said = score(target, p), p[:, 0] > 0.5
     want = {
         "auroc": sk.roc_auc_score(target.y, p[:, 0]),
-        "ap": sk.average_precision_score(target.y, p[:, 0]),
+        "average_precision": sk.average_precision_score(target.y, p[:, 0]),
         "mcc": sk.matthews_corrcoef(target.y, said),
         "accuracy": sk.accuracy_score(target.y, said),
         "f1": sk.f1_score(target.y, said),
@@ -137,7 +137,7 @@ def test_three_classes_have_the_figures_of_sklearn():
         "balanced_accuracy": sk.balanced_accuracy_score(target.y, said),
         "mcc": sk.matthews_corrcoef(target.y, said),
         "auroc": sk.roc_auc_score(target.y, p, multi_class="ovr"),
-        "ap": sk.average_precision_score(target.y, p),
+        "average_precision": sk.average_precision_score(target.y, p),
     }
     assert score(target, p) == pytest.approx(want, abs=1e-12)
 
@@ -162,14 +162,14 @@ def test_residues_are_pooled_where_they_are_known():
     got = score(target, p)
     assert got["auroc"] == pytest.approx(sk.roc_auc_score(y, scores), abs=1e-12)
     precision, recall, _ = sk.precision_recall_curve(y, scores)
-    assert got["fmax"] == pytest.approx((2 * precision * recall / (precision + recall)).max(), abs=1e-12)
+    assert got["f1_max"] == pytest.approx((2 * precision * recall / (precision + recall)).max(), abs=1e-12)
     own = [sk.roc_auc_score(row[row >= 0], p[k, row >= 0, 0]) for k, row in enumerate(target.y)]
     assert got["auroc_per_sequence"] == pytest.approx(np.mean(own), abs=1e-12)
     target, p = residues("residue_multiclass")
     y, said = target.y[target.y >= 0], p[target.y >= 0].argmax(1)
     got = score(target, p)
     assert got["f1_macro"] == pytest.approx(sk.f1_score(y, said, average="macro"), abs=1e-12)
-    assert got["q:sheet"] == pytest.approx((said[y == 1] == 1).mean())
+    assert got["recall:sheet"] == pytest.approx((said[y == 1] == 1).mean())
     target, p = residues("residue_regression")
     known = ~np.isnan(target.y)
     assert score(target, p)["r2"] == pytest.approx(sk.r2_score(target.y[known], p[known][:, 0]), abs=1e-12)
@@ -304,14 +304,14 @@ def test_what_rows_of_one_class_cannot_measure_is_named():
     classes = ("no", "yes")
     assert undefined_metrics(Target(task_type="binary", y=both, classes=classes)) == {}
     found = undefined_metrics(Target(task_type="binary", y=none, classes=classes))
-    assert set(found) >= {"auroc", "ap", "f1", "mcc"}
+    assert set(found) >= {"auroc", "average_precision", "f1", "mcc"}
     assert set(found.values()) == {"no positive"}
     assert undefined_metrics(Target(task_type="binary", y=all_, classes=classes))["auroc"] == "no negative"
     residues = Target(task_type="residue_binary", y=np.array([[0, 0, -1], [0, -1, -1]], dtype=np.int16), classes=classes)
     assert undefined_metrics(residues)["auroc_per_sequence"] == "no positive"
     assert undefined_metrics(Target(task_type="multiclass", y=none, classes=("a", "b", "c"))).keys() == {
         "auroc",
-        "ap",
+        "average_precision",
         "mcc",
     }
     labels = np.array([[0.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])

@@ -20,7 +20,7 @@ from subquad.bio.models import training
 from subquad.cli import main
 from subquad.errors import SubquadError
 
-SHORT = {"epochs": 2.0, "boosting_iterations": 10, "batch": 31, "members": 1}
+SHORT = {"epochs": 2.0, "boosting_iterations": 10, "batch_size": 31, "ensemble_size": 1}
 DATA = os.environ.get("SUBQUAD_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the data folder is not here")
 
@@ -45,18 +45,18 @@ def settings(**more):
 
 def test_the_commands_fit_and_predict(tmp_path, capsys):
     frame = table(tmp_path / "t.csv")
-    fit_command(tmp_path / "t.csv", settings(members=2), out=tmp_path / "run", presets=("paper",))
+    fit_command(tmp_path / "t.csv", settings(ensemble_size=2), out=tmp_path / "run", presets=("paper",))
     shown = capsys.readouterr()
     assert "alphabet: dna (ACGT) (guessed" in shown.err
     assert "←" in shown.out
     assert "Next: subquad bio predict" in " ".join(shown.out.split())
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["test"]) == {"net", "paper", "ridge", "boosting", "stack"}
-    assert metrics["main"] == "spearman"
+    assert metrics["main_metric"] == "spearman"
     assert metrics["seconds"]["total"] >= metrics["seconds"]["net"] > 0
     assert sum(metrics["rows"].values()) <= 211
     assert metrics["test"]["net"]["spearman"] > 0.9
-    assert {"low", "high", "value"} <= set(metrics["above"]["ridge"])
+    assert {"low", "high", "value"} <= set(metrics["differences"]["ridge"])
     for name in ("config.json", "history.jsonl", "report.html", "README.md", "model.safetensors", "test.csv"):
         assert (tmp_path / "run" / name).is_file(), name
     predict_command(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv.gz")
@@ -165,7 +165,7 @@ def test_the_paper_preset_is_fitted_alone(tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     table(tmp_path / "t.csv")
-    own = settings(members=2)
+    own = settings(ensemble_size=2)
     whole = fit(tmp_path / "t.csv", own, out=tmp_path / "whole", quiet=True)
     real, calls = training.train, []
 
@@ -344,14 +344,14 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 @pytest.mark.data
 def test_real_files_are_fitted_from_the_command_line(tmp_path, capsys):
     raw = Path(DATA) / "bio" / "raw"
-    short = ["--letters", "20000", "--boosting-iterations", "10", "--quiet"]
+    short = ["--tokens", "20000", "--boosting-iterations", "10", "--quiet"]
     syua = raw / "proteingym_SYUA_HUMAN_Newberry_2020.csv.gz"
     extra = [
         "--target",
         "DMS_score",
-        "--extra",
+        "--covariates",
         "EVE_single",
-        "--extra",
+        "--covariates",
         "ESM1v_*",
         "--split-by",
         "modulo",
@@ -359,7 +359,7 @@ def test_real_files_are_fitted_from_the_command_line(tmp_path, capsys):
         "1",
     ]
     assert main(["bio", "fit", str(syua), *extra, *short, "--out", str(tmp_path / "syua")]) == 0
-    assert json.loads((tmp_path / "syua" / "config.json").read_text())["table"]["extra"].keys() >= {"EVE_single"}
+    assert json.loads((tmp_path / "syua" / "config.json").read_text())["table"]["covariates"].keys() >= {"EVE_single"}
     # a table of variants with its wild type in a FASTA file
     with gzip.open(raw / "ecnet_RRM.fasta.gz") as source, (tmp_path / "rrm.fasta").open("wb") as target:
         shutil.copyfileobj(source, target)

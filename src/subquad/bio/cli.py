@@ -128,7 +128,7 @@ def _show(metrics: dict, out: Path) -> None:
     table = Table("model", *map(title, names), title=f"{metrics['rows']['test']:,} test rows")
     for name, figures in test.items():
         mark = " ← wins" if name == best else ""
-        shown = ("–" if one in metrics["unmeasured"] else f"{figures[one]:.3f}" for one in names)
+        shown = ("–" if one in metrics["undefined"] else f"{figures[one]:.3f}" for one in names)
         table.add_row(WORDS[name] + mark, *shown)
     console = Console()
     console.print(table)

@@ -22,7 +22,7 @@ RIVALS = ("ridge", "boosting", "vienna", "vienna_bpp")
 
 STATES = {
     "scored": "scored",
-    "small": f"fewer than {SMALL} test rows: run, not counted",
+    "small": f"fewer than {MIN_TEST_ROWS} test rows: run, not counted",
     "no training rows": "no training rows",
     "failed": "failed",
 }
@@ -33,11 +33,11 @@ WORDS = {
     "pearson": ("pearson",),
     "r2": ("r2",),
     "auroc": ("auroc",),
-    "ap": ("ap",),
+    "ap": ("average_precision",),
     "accuracy": ("accuracy",),
     "mcc": ("mcc",),
     "f1": ("f1", "f1_macro"),
-    "fmax": ("fmax",),
+    "fmax": ("f1_max",),
     "rmse": ("rmse",),
 }
 """What people call a figure, and what it may be called here."""
@@ -131,9 +131,9 @@ def _run(job: Job) -> dict[str, Any]:
     models = sorted(metrics["test"], key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS))
     return {
         "test": {name: metrics["test"][name] for name in models},
-        "intervals": metrics.get("intervals", {}),
-        "above": metrics.get("above", {}),
-        "stack": metrics.get("stack_above_best"),
+        "intervals": metrics.get("intervals", {}).get("test", {}),
+        "above": metrics.get("differences", {}),
+        "stack": metrics.get("stack_versus_best"),
         "rows": metrics["rows"],
         "seconds": metrics.get("seconds", {}),
         "task_seconds": outcome.get("seconds"),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.commands.fit import fit
-from subquad.bio.data.dataset import Kind, Target
+from subquad.bio.data.dataset import TaskType, Target
 from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.plots.cross_validation_page import render, verdict
@@ -98,12 +98,12 @@ def _predictions(directory: Path, count: int) -> pd.DataFrame | None:
 def _metrics(
     folds: Sequence[Mapping[str, Any]], frame: pd.DataFrame | None, target: Mapping[str, Any]
 ) -> dict[str, Any]:
-    kind, main = folds[0]["kind"], folds[0]["main"]
+    task_type, main = folds[0]["task_type"], folds[0]["main_metric"]
     models = list(folds[0]["test"])
     figures = [name for name in folds[0]["test"]["net"] if all(name in fold["test"]["net"] for fold in folds)]
     values = {model: {name: [fold["test"][model][name] for fold in folds] for name in figures} for model in models}
     metrics: dict[str, Any] = {
-        "kind": kind,
+        "task_type": task_type,
         "main": main,
         "rows": [fold["rows"] for fold in folds],
         "folds": {model: own[main] for model, own in values.items()},
@@ -118,18 +118,18 @@ def _metrics(
         },
         "seconds": round(sum(fold["seconds"]["total"] for fold in folds), 2),
     }
-    if frame is not None and kind in ("regression", "binary") and len(target["names"]) == 1:
-        metrics |= _pooled(frame, models, kind, target["classes"])
+    if frame is not None and task_type in ("regression", "binary") and len(target["names"]) == 1:
+        metrics |= _pooled(frame, models, task_type, target["classes"])
     return metrics
 
 
-def _pooled(frame: pd.DataFrame, models: Sequence[str], kind: Kind, classes: Sequence[str]) -> dict[str, Any]:
+def _pooled(frame: pd.DataFrame, models: Sequence[str], task_type: TaskType, classes: Sequence[str]) -> dict[str, Any]:
     """Return the figures of all rows together, and by how much the net is above each other model."""
-    if kind == "binary":
+    if task_type == "binary":
         y = (frame["measured"].astype(str) == str(classes[1])).to_numpy(dtype=np.int64)
     else:
         y = frame[["measured"]].to_numpy(dtype=np.float64)
-    truth = Target(kind=kind, y=y, classes=tuple(classes))
+    truth = Target(task_type=task_type, y=y, classes=tuple(classes))
     predicted = {model: frame[[model]].to_numpy(dtype=np.float64) for model in models}
     return {
         "pooled": {model: score(truth, own) for model, own in predicted.items()},

@@ -14,7 +14,7 @@ from subquad.bio.design_search.constraints import Rules, read_rules
 from subquad.bio.design_search.plates import plate_map
 from subquad.bio.design_search.search import Tried, choose, search
 from subquad.bio.design_search.settings import DesignSettings
-from subquad.bio.models.scorer import Judge, open_model
+from subquad.bio.models.scorer import Scorer, open_scorer
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.storage import as_folder, atomic, fingerprint, plain, write_json
@@ -71,7 +71,7 @@ def design(
     """
     settings, out = settings or DesignSettings(), as_folder(out)
     _check_folder(out, force)
-    judge = open_model(run, of=settings.of)
+    judge = open_scorer(run, target=settings.of)
     start = _start(judge, settings)
     measured = _measured(run, judge, table, quiet=quiet)
     seen = _seen(measured, judge, start)
@@ -98,7 +98,7 @@ def design(
         "settings": plain(settings),
         "seed": seed,
         "run": str(run) if isinstance(run, str | Path) else None,
-        "output": judge.name,
+        "output": judge.title,
         "start": start,
         "start_prediction": float(own[0][0]),
         "tried": len(tried),
@@ -128,9 +128,9 @@ def _check_folder(out: Path, force: bool) -> None:
         raise SubquadError(f"{out}: holds designs; name another folder with --out, or replace them with --force")
 
 
-def _start(judge: Judge, settings: DesignSettings) -> str:
+def _start(judge: Scorer, settings: DesignSettings) -> str:
     model = judge.model
-    if model.about.get("second"):
+    if model.about.get("partner"):
         raise SubquadError("the model reads pairs of sequences; guides for a target come from `subquad bio guides`")
     start = settings.start
     if start is None:
@@ -141,24 +141,24 @@ def _start(judge: Judge, settings: DesignSettings) -> str:
             )
     else:
         start = read_sequence(start, "--start")
-    start = judge.normal(start)
+    start = judge.normalized(start)
     length = model.about.get("length")
     if length is not None and len(start) != length:
         raise SubquadError(f"the start has {len(start)} letters, and the model was fitted on sequences of {length}")
     return start
 
 
-def _measured(run: Any, judge: Judge, table: Path | str | None, *, quiet: bool) -> _Measured:
+def _measured(run: Any, judge: Scorer, table: Path | str | None, *, quiet: bool) -> _Measured:
     folder = Path(run) if isinstance(run, str | Path) else None
     path = _find_table(folder, judge.model) if table is None else Path(table)
     if path is not None:
         from subquad.bio.data.table import read_again
 
-        return _Measured(list(dict.fromkeys(map(judge.normal, read_again(path, judge.model.about).sequences))), True)
+        return _Measured(list(dict.fromkeys(map(judge.normalized, read_again(path, judge.model.about).sequences))), True)
     known: list[str] = []
     if folder is not None and (folder / "test.csv").is_file():
         frame = pd.read_csv(folder / "test.csv", dtype=str)
-        known = list(dict.fromkeys(judge.normal(text) for text in frame.get("sequence", pd.Series(dtype=str)).dropna()))
+        known = list(dict.fromkeys(judge.normalized(text) for text in frame.get("sequence", pd.Series(dtype=str)).dropna()))
     say(
         "the table of the fit is not where it was, so variants that were learned from may be designed again; name it "
         "with --table",
@@ -177,11 +177,11 @@ def _find_table(folder: Path | None, model: Any) -> Path | None:
     return next((path for path in places if path.is_file() and fingerprint(path) == mark), None)
 
 
-def _seen(measured: _Measured, judge: Judge, start: str) -> list[str] | None:
+def _seen(measured: _Measured, judge: Scorer, start: str) -> list[str] | None:
     """Return the letters of each position among the measured variants; None where they are not all known."""
     if judge.model.about.get("length") is None:
         return None
-    said = judge.model.config.get("seen")
+    said = judge.model.config.get("observed_letters")
     if said is not None and len(said) == len(start):
         # places in the alphabet; below 0 stand letters that mean several
         return ["".join(judge.model.alphabet[code] for code in own if code >= 0) for own in said]
@@ -192,7 +192,7 @@ def _seen(measured: _Measured, judge: Judge, start: str) -> list[str] | None:
     return ["".join(sorted(set(column))) for column in table.T]
 
 
-def _say_unseen(seen: list[str] | None, judge: Judge, settings: DesignSettings, *, quiet: bool) -> None:
+def _say_unseen(seen: list[str] | None, judge: Scorer, settings: DesignSettings, *, quiet: bool) -> None:
     if settings.unseen:
         say(
             "letters that training never had at a position are allowed: the model cannot know what they do", quiet=quiet

@@ -157,13 +157,13 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, compared: Fit
     facts = {
         "table": read.about,
         "target": {"task_type": dataset.target.task_type, "classes": list(read.target.classes), "names": list(read.target.names)},
-        "seen": [np.unique(column).tolist() for column in train.T] if dataset.inputs.is_aligned else None,
+        "observed_letters": [np.unique(column).tolist() for column in train.T] if dataset.inputs.is_aligned else None,
         "file": read.path.name,
         "split": {"how": split.how, "rows": {part: len(dataset.split[part]) for part in PARTS}},
         "model": compared.net.plain(),
-        "stack": compared.stack.plain(),
+        "stacking": compared.stack.plain(),
         "positions": None if compared.positions is None else compared.positions.tolist(),
-        "chosen": compared.chosen,
+        "selected": compared.chosen,
     }
     said = {**facts, "settings": run.settings}
     history = report.read_history(run.directory)

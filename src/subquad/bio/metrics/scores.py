@@ -54,7 +54,7 @@ TITLES = {
     "ndcg": "NDCG",
     "top10_recall": "top-10 % recall",
     "auroc": "AUROC",
-    "ap": "average precision",
+    "average_precision": "average precision",
     "mcc": "MCC",
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -62,7 +62,7 @@ TITLES = {
     "f1_macro": "F1, mean of classes",
     "f1_micro": "F1, all labels",
     "f1_shifted": "F1, ±1 place",
-    "fmax": "highest F1",
+    "f1_max": "highest F1",
     "brier": "Brier score",
     "precision": "precision",
     "recall": "recall",
@@ -78,15 +78,15 @@ Figure = Callable[[np.ndarray], np.ndarray]
 NOTHING = {"auroc": 0.5, "auroc_per_sequence": 0.5}
 """What a figure is where there is nothing to measure it on; 0 for all others."""
 OF_BOTH_CLASSES = ("auroc", "auroc_per_sequence", "mcc")
-OF_POSITIVES = ("ap", "f1", "fmax")
+OF_POSITIVES = ("average_precision", "f1", "f1_max")
 """Figures that one class alone, or negatives alone, cannot measure."""
 
 
 def title(name: str) -> str:
     """Return what people call a figure, such as `Spearman` or `Spearman, brightness`."""
     first, _, column = name.partition(":")
-    if first == "q":
-        return f"found of {column}"
+    if first == "recall" and column:
+        return f"recall of {column}"
     return f"{TITLES.get(first, first)}, {column}" if column else TITLES.get(first, first)
 
 
@@ -121,7 +121,7 @@ def undefined_metrics(target: Target) -> dict[str, str]:
         case "residue_binary":
             return _lacking(y[y >= 0] == 1)
         case "multiclass" if len(np.unique(y)) == 1:
-            return dict.fromkeys(("auroc", "ap", "mcc"), "one class only")
+            return dict.fromkeys(("auroc", "average_precision", "mcc"), "one class only")
         case "multilabel":
             labels = [_lacking(column[np.isfinite(column)] == 1) for column in y.T]
             everywhere = {name: said for name, said in labels[0].items() if all(name in own for own in labels)}
@@ -222,7 +222,7 @@ def _figures(target: Target, prediction: Any) -> dict[str, Figure]:
     shape = (*target.y.shape[: 2 if target.is_residue else 1], target.outputs)
     p = np.asarray(prediction, dtype=np.float64)
     if p.shape != shape and not (target.outputs == 1 and p.shape == shape[:-1]):
-        raise ValueError(f"predictions of {target.kind} must have the shape {shape}, got {p.shape}")
+        raise ValueError(f"predictions of {target.task_type} must have the shape {shape}, got {p.shape}")
     p = p.reshape(shape)
     known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
     rows = np.nonzero(known)[0] if target.is_residue else None
@@ -295,7 +295,7 @@ def _of_labels(y: np.ndarray, p: np.ndarray) -> dict[str, Figure]:
     order = Ordered.of(p)
     return {
         "auroc": lambda W: bootstrap.area_under_roc(W, y == 1, order),
-        "ap": lambda W: bootstrap.average_precision(W, y == 1, order),
+        "average_precision": lambda W: bootstrap.average_precision(W, y == 1, order),
     }
 
 
@@ -313,7 +313,7 @@ def _of_two_classes(is_positive: np.ndarray, p: np.ndarray) -> dict[str, Figure]
 def _of_two_residue_classes(is_positive: np.ndarray, p: np.ndarray, rows: np.ndarray) -> dict[str, Figure]:
     order = Ordered.of(p)
     confusion = _confusion(is_positive.astype(int), (p > 0.5).astype(int), 2, rows)
-    figures = _of_labels(is_positive, p) | {"fmax": lambda W: bootstrap.highest_f1(W, is_positive, order)}
+    figures = _of_labels(is_positive, p) | {"f1_max": lambda W: bootstrap.highest_f1(W, is_positive, order)}
     places, starts = np.unique(rows, return_index=True)
     values = np.empty(len(places))
     for k, one in enumerate(np.split(np.arange(len(rows)), starts[1:])):
@@ -327,7 +327,7 @@ def _of_two_residue_classes(is_positive: np.ndarray, p: np.ndarray, rows: np.nda
 def _of_classes(y: np.ndarray, p: np.ndarray) -> dict[str, Figure]:
     confusion = _confusion(y, p.argmax(1), p.shape[1])
     each = [_of_labels(y == k, p[:, k]) for k in range(p.shape[1]) if 0 < (y == k).sum() < len(y)]
-    every = {name: _averaged([own[name] for own in each]) if each else _nothing for name in ("auroc", "ap")}
+    every = {name: _averaged([own[name] for own in each]) if each else _nothing for name in ("auroc", "average_precision")}
     return {
         "accuracy": lambda W: np.trace(confusion(W), axis1=1, axis2=2) / W.sum(1),
         "balanced_accuracy": lambda W: bootstrap.mean_of_known(bootstrap.recalls_of(confusion(W))),
@@ -348,7 +348,7 @@ def _of_residue_classes(target: Target, y: np.ndarray, p: np.ndarray, rows: np.n
         "mcc": lambda W: bootstrap.matthews(confusion(W)),
     }
     for k, name in enumerate(target.classes):
-        figures[f"q:{name}"] = lambda W, k=k: bootstrap.recalls_of(confusion(W))[:, k]
+        figures[f"recall:{name}"] = lambda W, k=k: bootstrap.recalls_of(confusion(W))[:, k]
     return figures
 
 

@@ -232,9 +232,9 @@ def train_branch(
     rows, main = dataset.split["train"], MAIN_METRIC[dataset.target.task_type]
     X, V = matrices["train"], matrices["validation"]
     loss, (_, truth) = make_loss(dataset, scale), dataset.part("validation")
-    batch = min(settings.batch or BATCH, len(rows))
+    batch = min(settings.batch_size or BATCH, len(rows))
     products = 6 * len(rows) * X.shape[1] * path.mlp.last.in_features
-    epochs = float(np.clip(PRODUCTS_A_LETTER * settings.letters / products, LEAST_EPOCHS, MOST_EPOCHS))
+    epochs = float(np.clip(PRODUCTS_A_LETTER * settings.tokens / products, LEAST_EPOCHS, MOST_EPOCHS))
     if settings.epochs is not None:
         epochs = min(epochs, settings.epochs)
     steps = max(1, round(epochs * (len(rows) // batch)))

@@ -41,10 +41,10 @@ class Estimator(BaseEstimator):
         self,
         *,
         preset: Literal["auto", "paper"] = FitSettings.preset,
-        members: int | None = FitSettings.members,
+        ensemble_size: int | None = FitSettings.ensemble_size,
         epochs: float | None = FitSettings.epochs,
-        letters: int = FitSettings.letters,
-        batch: int | None = FitSettings.batch,
+        tokens: int = FitSettings.tokens,
+        batch_size: int | None = FitSettings.batch_size,
         learning_rate: float = FitSettings.learning_rate,
         weight_decay: float = FitSettings.weight_decay,
         alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
@@ -54,10 +54,10 @@ class Estimator(BaseEstimator):
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.preset = preset
-        self.members = members
+        self.ensemble_size = ensemble_size
         self.epochs = epochs
-        self.letters = letters
-        self.batch = batch
+        self.tokens = tokens
+        self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.alphabet = alphabet
@@ -269,8 +269,8 @@ def _write(estimator: Estimator, folder: Path | str, *, force: bool) -> None:
             },
             "table": estimator._about,
             "target": estimator._target,
-            "seen": None,
-            "chosen": {} if estimator._intervals is None else {"conformal": {"net": estimator._intervals}},
+            "observed_letters": None,
+            "selected": {} if estimator._intervals is None else {"conformal": {"net": estimator._intervals}},
             "model": nets.plain(),
         },
         tensors=nets.tensors(),

@@ -192,7 +192,7 @@ def fit_baselines(
     known, fitted = baselines_for(dataset.target.task_type), {}
     for name in known if names is None else names:
         if name not in known:
-            raise unknown(f"rival of {problem.target.kind}", name, known)
+            raise unknown(f"rival of {dataset.target.task_type}", name, known)
         match name:
             case "ridge":
                 fitted[name] = fit_ridge(dataset, seed=seed)

@@ -57,10 +57,10 @@ class LyraRegressor(RegressorMixin, Estimator):
         self,
         *,
         preset: Literal["auto", "paper"] = FitSettings.preset,
-        members: int | None = FitSettings.members,
+        ensemble_size: int | None = FitSettings.ensemble_size,
         epochs: float | None = FitSettings.epochs,
-        letters: int = FitSettings.letters,
-        batch: int | None = FitSettings.batch,
+        tokens: int = FitSettings.tokens,
+        batch_size: int | None = FitSettings.batch_size,
         learning_rate: float = FitSettings.learning_rate,
         weight_decay: float = FitSettings.weight_decay,
         target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
@@ -72,10 +72,10 @@ class LyraRegressor(RegressorMixin, Estimator):
     ) -> None:
         super().__init__(
             preset=preset,
-            members=members,
+            ensemble_size=ensemble_size,
             epochs=epochs,
-            letters=letters,
-            batch=batch,
+            tokens=tokens,
+            batch_size=batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             alphabet=alphabet,
@@ -94,7 +94,7 @@ class LyraRegressor(RegressorMixin, Estimator):
         """
         _, members = self._members(X)
         if return_std and len(members) == 1:
-            raise SubquadError("one member has no spread; fit with members=2 or more")
+            raise SubquadError("one member has no spread; fit with ensemble_size=2 or more")
         shape = (-1,) if self._form == "flat" else members[0].shape
         mean = ensemble_mean(members).reshape(shape)
         return (mean, np.std(members, axis=0, ddof=1).reshape(shape)) if return_std else mean
@@ -233,10 +233,10 @@ class LyraTagger(Estimator):
         *,
         values: Literal["auto", "classes", "numbers"] = "auto",
         preset: Literal["auto", "paper"] = FitSettings.preset,
-        members: int | None = FitSettings.members,
+        ensemble_size: int | None = FitSettings.ensemble_size,
         epochs: float | None = FitSettings.epochs,
-        letters: int = FitSettings.letters,
-        batch: int | None = FitSettings.batch,
+        tokens: int = FitSettings.tokens,
+        batch_size: int | None = FitSettings.batch_size,
         learning_rate: float = FitSettings.learning_rate,
         weight_decay: float = FitSettings.weight_decay,
         target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
@@ -247,10 +247,10 @@ class LyraTagger(Estimator):
     ) -> None:
         super().__init__(
             preset=preset,
-            members=members,
+            ensemble_size=ensemble_size,
             epochs=epochs,
-            letters=letters,
-            batch=batch,
+            tokens=tokens,
+            batch_size=batch_size,
             learning_rate=learning_rate,
             weight_decay=weight_decay,
             alphabet=alphabet,

@@ -67,11 +67,11 @@ def fit_models(
         dataset = with_both_strands(dataset)
     narrowed, positions = drop_constant_positions(dataset)
     if positions is not None:
-        say(f"{len(positions)} of {problem.inputs.codes.shape[1]} positions vary and are looked at", quiet=quiet)
+        say(f"{len(positions)} of {dataset.inputs.codes.shape[1]} positions vary and are looked at", quiet=quiet)
     seconds: dict[str, float] = {}
     rivals = {}
     for name in baselines_for(task_type):
-        say(f"fitting {name} ({len(problem.split['train']):,} rows) …", quiet=quiet)
+        say(f"fitting {name} ({len(dataset.split['train']):,} rows) …", quiet=quiet)
         rivals[name], seconds[name] = _kept(directory, name, lambda name=name: _rival(name, narrowed, settings, seed))
         say(f"{name}: validation {main} {rivals[name].chosen.get('validation', np.nan):.3f}", quiet=quiet)
     held: dict[str, dict[str, Any]] = {}
@@ -100,8 +100,8 @@ def fit_models(
         own["stack"] = stack.predict({name: own[name] for name in stacked})
     metrics = _figures(given, test, rivals, seconds)
     metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
-    metrics["members"] = len(nets["net"].nets)
-    metrics["stack"] = stack.plain()
+    metrics["ensemble_size"] = len(nets["net"].nets)
+    metrics["stacking"] = stack.plain()
     if settings.learning_curve or settings.learning_numbers:
         metrics["learning_curve"] = _learning_curve(
             given, settings, metrics, directory=directory, seed=seed, quiet=quiet
@@ -123,7 +123,7 @@ def _learning_curve(
     dataset: Dataset, settings: FitSettings, metrics: Mapping[str, Any], *, directory: Path, seed: int, quiet: bool
 ) -> list[dict[str, Any]]:
     """Return the main figure on the test rows of models that learned from fewer rows, and its spread over drawings."""
-    main, names = metrics["main"], ("net", *baselines_for(metrics["task_type"]))
+    main, names = metrics["main_metric"], ("net", *baselines_for(metrics["task_type"]))
     count, validation = (len(dataset.split[part]) for part in ("train", "validation"))
     points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
     halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
@@ -268,7 +268,7 @@ def _stack(
         for name, rival in own.items():
             found[name].append(rival.predict(inputs))
         nets = _nets(
-            inner, inner_narrow, replace(settings, members=1), own, positions, directory=fold, seed=seed, quiet=True
+            inner, inner_narrow, replace(settings, ensemble_size=1), own, positions, directory=fold, seed=seed, quiet=True
         )
         # the net cuts positions away itself, if at all
         found["net"].append(nets.predict(inner.inputs.take(held)))
@@ -300,12 +300,12 @@ def _figures(
     best = max(single, key=lambda name: figures[name][main])
     return {
         "task_type": truth.task_type,
-        "main": main,
+        "main_metric": main,
         "test": figures,
-        "unmeasured": undefined_metrics(truth),
-        "intervals": {name: intervals(truth, values, 200) for name, values in test.items()},
-        "above": {name: difference(truth, test["net"], test[name]) for name in test if name != "net"},
-        "stack_above_best": {"best": best, **difference(truth, test["stack"], test[best])},
+        "undefined": undefined_metrics(truth),
+        "intervals": {"test": {name: intervals(truth, values, 200) for name, values in test.items()}},
+        "differences": {name: difference(truth, test["net"], test[name]) for name in test if name != "net"},
+        "stack_versus_best": {"best": best, **difference(truth, test["stack"], test[best])},
         "rows": {part: len(rows) for part, rows in dataset.split.items()},
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "memory_mb": peak_memory(),

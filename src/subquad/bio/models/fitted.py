@@ -65,7 +65,7 @@ class NetEnsemble:
             "features": None if self.features is None else self.features.as_dict(),
             "scale": self.scale.plain(),
             "positions": None if self.positions is None else self.positions.tolist(),
-            "members": len(self.nets),
+            "ensemble_size": len(self.nets),
             "facts": self.facts,
         }
 
@@ -83,7 +83,7 @@ class NetEnsemble:
         spec = NetSpec(**said["spec"])
         features = None if said["features"] is None else Features.from_dict(said["features"])
         nets = []
-        for member in range(said["members"]):
+        for member in range(said["ensemble_size"]):
             net = BioNet(spec, features)
             start = f"{member}."
             net.load_state_dict({k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)})
@@ -175,7 +175,7 @@ class BioModel:
         if name == "net":
             return self.predict(inputs)
         if name == "stack":
-            stack = Stacking.of(self.config["stack"])
+            stack = Stacking.of(self.config["stacking"])
             return stack.predict({own: self.predict_by(own, inputs) for own, weight in stack.weights.items() if weight})
         positions = self.config["positions"]
         own = inputs if positions is None else _cut(inputs, np.asarray(positions, dtype=np.int64))
@@ -187,7 +187,7 @@ class BioModel:
 
     def warn_unobserved(self, inputs: Inputs) -> list[str]:
         """Return a remark where sequences hold what the model never saw, and so cannot know."""
-        seen = self.config["seen"]
+        seen = self.config["observed_letters"]
         if seen is None:
             return []
         strange = np.zeros(len(inputs), dtype=bool)

@@ -107,7 +107,7 @@ def _add_intervals(
     frame: pd.DataFrame, model: BioModel, by: str, prediction: np.ndarray, spread: np.ndarray | None
 ) -> None:
     """Add the interval of each column of measurements; empty where too few rows could promise one."""
-    for k, said in enumerate(model.config["chosen"].get("conformal", {}).get(by, ())):
+    for k, said in enumerate(model.config["selected"].get("conformal", {}).get(by, ())):
         if said is None:
             continue
         end = "" if len(model.names) == 1 else f"_{model.names[k]}"

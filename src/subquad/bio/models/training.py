@@ -43,17 +43,17 @@ def epochs_for(dataset: Dataset, settings: FitSettings) -> float:
     """Return the passes over the training rows: what `epochs` says, else what `letters` allows."""
     if settings.epochs is not None:
         return settings.epochs
-    return float(min(max(settings.letters / _letters(dataset), LEAST_EPOCHS), MOST_EPOCHS))
+    return float(min(max(settings.tokens / _letters(dataset), LEAST_EPOCHS), MOST_EPOCHS))
 
 
 def ensemble_size_for(dataset: Dataset, settings: FitSettings) -> int:
     """Return the number of nets: what `members` says, else as many as `letters` allows, at most five."""
-    if settings.members is not None:
-        return settings.members
+    if settings.ensemble_size is not None:
+        return settings.ensemble_size
     if settings.preset == "paper":
         return 1
     letters = _letters(dataset) * epochs_for(dataset, settings)
-    return int(min(max(settings.letters / letters, 1), MOST_MEMBERS))
+    return int(min(max(settings.tokens / letters, 1), MOST_MEMBERS))
 
 
 def batch_size_for(dataset: Dataset, settings: FitSettings) -> int:
@@ -61,8 +61,8 @@ def batch_size_for(dataset: Dataset, settings: FitSettings) -> int:
 
     Many small steps learn more from so many letters than few large ones do.
     """
-    if settings.batch is not None:
-        return settings.batch
+    if settings.batch_size is not None:
+        return settings.batch_size
     rows = len(dataset.split["train"])
     least = LETTERS_A_STEP * rows / _letters(dataset)
     return int(np.clip(epochs_for(dataset, settings) * rows / STEPS, max(least, 1), MOST_A_STEP))

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from subquad.bio.benchmark.summary import MODELS, STATES
-from subquad.bio.metrics.scores import TITLES
+from subquad.bio.metrics.scores import MIN_TEST_ROWS, TITLES
 from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
@@ -133,7 +133,7 @@ def _wins(results: Results) -> Table:
         caption=f"> paper: {net} is above the net as published, in the main figure on the test rows. > rivals: it is "
         "above the better of ridge and boosting (of ViennaRNA's two predictions for base pairs); clearly: the whole "
         "95 % interval of the difference is above 0; ≥: not the whole interval is below 0. Stack kept: it is not below "
-        f"the best single model by more than its interval. Apart: fewer than {SMALL} test rows, no training rows, or "
+        f"the best single model by more than its interval. Apart: fewer than {MIN_TEST_ROWS} test rows, no training rows, or "
         "failed.",
         winner=len(rows) - 1,
     )
@@ -245,7 +245,7 @@ def _how(results: Results) -> list[str]:
     return [
         f"{results['date']}, {machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}; "
         f"{results['core_hours']:.2f} core-hours in all. {versions}.",
-        f"Each task: at most {settings['rows']:,} training rows, {settings['letters']:,} letters gone over in the "
+        f"Each task: at most {settings['rows']:,} training rows, {settings['tokens']:,} letters gone over in the "
         f"training of each net{f', at most {trees} trees' if trees else ''}, "
         f"{'seeds' if ',' in settings['seeds'] else 'seed'} {settings['seeds']}, one thread. All models learn from the "
         "same rows and are measured on the same test rows; no choice is made on these. Intervals are of 200 bootstrap "

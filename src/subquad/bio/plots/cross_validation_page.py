@@ -26,7 +26,7 @@ def render(metrics: Mapping[str, Any], name: str, *, how: str) -> str:
 
 def verdict(metrics: Mapping[str, Any]) -> str:
     """Return who wins as the mean of the folds, and from whom the folds do not tell it."""
-    main, mean, spread = metrics["main"], metrics["mean"], metrics["spread"]
+    main, mean, spread = metrics["main_metric"], metrics["mean"], metrics["spread"]
     best = max(mean, key=lambda model: mean[model][main])
     others = ", ".join(f"{WORDS[model]} {own[main]:.3f}" for model, own in mean.items() if model != best)
     count = len(metrics["rows"])
@@ -45,7 +45,7 @@ def is_level(best: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _sections(metrics: Mapping[str, Any], how: str) -> list[Section]:
-    main, mean, spread, folds = metrics["main"], metrics["mean"], metrics["spread"], metrics["folds"]
+    main, mean, spread, folds = metrics["main_metric"], metrics["mean"], metrics["spread"], metrics["folds"]
     names = [name for name in mean["net"] if ":" not in name][:4]
     best = max(mean, key=lambda model: mean[model][main])
     rows = [
@@ -67,7 +67,7 @@ def _sections(metrics: Mapping[str, Any], how: str) -> list[Section]:
     ]
     if "pooled" in metrics:
         rows = [
-            [WORDS[model], own[main], *([_gap(metrics["above"][model])] if model != "net" else ["–"])]
+            [WORDS[model], own[main], *([_gap(metrics["differences"][model])] if model != "net" else ["–"])]
             for model, own in metrics["pooled"].items()
         ]
         said = (

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.dataset import ROW_KINDS
+from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.metrics.conformal import reliability
 from subquad.bio.plots import examples
 from subquad.bio.plots import figures as plots
@@ -33,7 +33,7 @@ LEAKS = {
 
 def sections(run: Finished) -> list[Section]:
     """Return the sections between the figures and the choices; those without content are empty."""
-    is_rows = run.kind in ROW_KINDS
+    is_rows = run.task_type in ROW_TASK_TYPES
     return [
         Section("Data", _data(run)),
         Section("Split and leaks", _split(run)),
@@ -47,7 +47,7 @@ def sections(run: Finished) -> list[Section]:
 
 def main_pictures(run: Finished) -> list[Block]:
     """Return the pictures under the first table: predictions against measurements."""
-    match run.kind:
+    match run.task_type:
         case "regression":
             return [_measured_predicted(run)]
         case "binary" if run.main in run.unmeasured:
@@ -98,7 +98,7 @@ def _data(run: Finished) -> list[Block]:
     if audit["varying"] is not None and audit["varying"] < length["max"]:
         said += f"; {audit['varying']} positions vary"
     said += f"; {audit['ambiguous']:,} letters stand for several" if audit["ambiguous"] else ""
-    said += f". Further numbers of each row: {', '.join(audit['extra'])}." if audit["extra"] else "."
+    said += f". Further numbers of each row: {', '.join(audit['covariates'])}." if audit["covariates"] else "."
     again = audit["duplicates"]
     blocks: list[Block] = [said]
     if again["rows"]:
@@ -201,7 +201,7 @@ def _mean_of(columns: Mapping[str, Mapping[str, Any]], level: str, name: str) ->
 def _near(run: Finished, leaks: Mapping[str, Any]) -> list[Block]:
     said = []
     if leaks.get("near") and leaks.get("near_kept"):
-        said.append(f"Near copies are counted and stay in the test: {leaks['near_kept']}. --near 1 leaves them out.")
+        said.append(f"Near copies are counted and stay in the test: {leaks['near_kept']}. --leak-distance 1 leaves them out.")
     if leaks.get("unseen"):
         every = leaks["unseen"] + leaks["looked"]
         said.append(f"Near copies were looked for in {leaks['looked']:,} of {every:,} rows, drawn at random.")
@@ -230,14 +230,14 @@ def _calibration(run: Finished) -> list[Block]:
             f"The stack and the rivals have intervals of their own: the narrower of two that hold is better{several}."
         )
         blocks.append(Table(["model", "promised", "inside, test rows", "median width"], rows, caption=said))
-    if run.kind in ("binary", "multiclass", "multilabel"):
+    if run.task_type in ("binary", "multiclass", "multilabel"):
         tables = {model: _reliability(run, model) for model in run.models}
         said = (
             "Where a class is called so likely, it should be so as often. Below the dashed line a model is too sure. "
         )
         said += (
             "All classes together; the band is the 95 % interval of the net."
-            if run.kind != "binary"
+            if run.task_type != "binary"
             else (f"Of {run.classes[1]}; the band is the 95 % interval of the net.")
         )
         blocks.append(picture(plots.reliability(tables, WORDS), said))
@@ -246,18 +246,18 @@ def _calibration(run: Finished) -> list[Block]:
 
 def _reliability(run: Finished, model: str) -> list[dict[str, float]]:
     p = run.probabilities(model)
-    if run.kind == "binary":
+    if run.task_type == "binary":
         return reliability(run.measured_classes() == 1, p[:, 1])
-    if run.kind == "multiclass":
+    if run.task_type == "multiclass":
         return reliability(np.eye(len(run.classes))[run.measured_classes()] == 1, p)
     y = np.stack([_measured(run, name) for name in run.names], axis=1)
     return reliability(y[np.isfinite(y)] == 1, p[np.isfinite(y)])
 
 
 def _errors(run: Finished) -> list[Block]:
-    if run.kind == "multilabel":
+    if run.task_type == "multilabel":
         return []
-    if run.kind == "regression":
+    if run.task_type == "regression":
         return _residuals(run)
     p, y = run.probabilities("net"), run.measured_classes()
     sure = p[np.arange(len(y)), y]

@@ -38,7 +38,7 @@ def blocks(run: Finished) -> list[Block]:
         f"{values['net'][k]:.3f}"
         for word, k in zip(words, places, strict=True)
     ]
-    drawn = _structures(run, places, titles) if run.kind == "pairs" else _profiles(run, places, titles)
+    drawn = _structures(run, places, titles) if run.task_type == "pairs" else _profiles(run, places, titles)
     ends = [*order[:5], *order[-10:]] if len(order) > 15 else list(order)
     rows = [
         [run.rows[k]["row"], len(run.rows[k]["sequence"]), *(_shown(values[model][k]) for model in run.models)]
@@ -51,15 +51,15 @@ def blocks(run: Finished) -> list[Block]:
 
 def main_pictures(run: Finished) -> list[Block]:
     """Return the picture under the first table: all residues of the examples together."""
-    if run.kind == "pairs":
+    if run.task_type == "pairs":
         return []
     pairs = [_known(example, "net") for example in run.rows]
     y, p = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     some = f"residues of {len(run.rows):,} test sequences"
-    if run.kind == "residue_regression":
+    if run.task_type == "residue_regression":
         panels = [(WORDS["net"], y, p[:, 0])]
         return [picture(plots.densities(panels, target=run.names[0]), f"Predicted against measured, {some}.")]
-    if run.kind == "residue_binary":
+    if run.task_type == "residue_binary":
         names = run.classes or ["0", "1"]
         figure = plots.two_classes(y == 1, p[:, -1], names, unit="residues")
         return [picture(figure, f"What the net says of the {some}; the further apart, the better.")]
@@ -69,19 +69,19 @@ def main_pictures(run: Finished) -> list[Block]:
 
 def figure_of(run: Finished, example: Mapping[str, Any], model: str) -> float:
     """Return the main figure of one sequence; NaN where it has none, as with one class only."""
-    if run.kind == "pairs":
+    if run.task_type == "pairs":
         truth, said = (_pairs(example[key]) for key in ("measured", model))
         return float(agreement(truth, said)["f1"])
     y, p = _known(example, model)
-    if len(y) < 2 or (run.kind != "residue_multiclass" and y.min() == y.max()):
+    if len(y) < 2 or (run.task_type != "residue_multiclass" and y.min() == y.max()):
         return float("nan")
-    is_class = run.kind != "residue_regression"
+    is_class = run.task_type != "residue_regression"
     target = Target(
-        kind=run.kind,
+        task_type=run.task_type,
         y=y[None].astype(np.int16) if is_class else y[None],
         classes=tuple(run.classes) or (("0", "1") if is_class else ()),
     )
-    return score(target, p[None])[FIGURES[run.kind]]
+    return score(target, p[None])[FIGURES[run.task_type]]
 
 
 def _known(example: Mapping[str, Any], model: str) -> tuple[np.ndarray, np.ndarray]:
@@ -114,16 +114,16 @@ def _profiles(run: Finished, places: list[int], titles: list[str]) -> Picture:
         predicted = {}
         for model in shown:
             p = np.asarray(example[model], dtype=float).reshape(len(example["measured"]), -1)[:LONGEST]
-            if run.kind == "residue_multiclass":
+            if run.task_type == "residue_multiclass":
                 # of the class that was measured: how sure of the truth
                 chosen = p[np.arange(len(y)), np.nan_to_num(y).astype(int)]
                 predicted[model] = np.where(np.isfinite(y), chosen, np.nan)
             else:
                 predicted[model] = p[:, -1]
-        parts.append((title, np.full(len(y), np.nan) if run.kind == "residue_multiclass" else y, predicted))
-    label = "probability of the truth" if run.kind == "residue_multiclass" else run.names[0]
+        parts.append((title, np.full(len(y), np.nan) if run.task_type == "residue_multiclass" else y, predicted))
+    label = "probability of the truth" if run.task_type == "residue_multiclass" else run.names[0]
     said = "Along the best, the median and the worst test sequence: measured (grey or dark) and predicted."
-    if run.kind == "residue_multiclass":
+    if run.task_type == "residue_multiclass":
         said = "The probability given to the measured class along the best, the median and the worst test sequence."
     return picture(plots.profiles(parts, label=label, words=WORDS), said)
 

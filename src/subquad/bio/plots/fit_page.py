@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from subquad.bio.data.dataset import ROW_KINDS
+from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.metrics.scores import LOWER_IS_BETTER, title
 from subquad.bio.plots import diagnostics as diagnosis
 from subquad.bio.plots import figures as plots
@@ -115,14 +115,14 @@ def _winner(run: Finished) -> str:
         return f"No winner is named, with {silence(run.metrics)}."
     values = {name: figures[run.main] for name, figures in run.metrics["test"].items()}
     best, single = run.winner, run.best_single
-    unit = "rows" if run.kind in ROW_KINDS else "sequences"
+    unit = "rows" if run.task_type in ROW_TASK_TYPES else "sequences"
     others = ", ".join(f"{WORDS.get(name, name)} {value:.3f}" for name, value in values.items() if name != best)
     said = f"On {run.metrics['rows']['test']:,} test {unit} the winner is: {WORDS.get(best, best)}, {run.title} "
     said += f"{values[best]:.3f} ({others})."
     if best == "stack":
         said += f" Of the single models it is: {WORDS.get(single, single)}."
     if single == "net":
-        leads = run.metrics["above"].items()
+        leads = run.metrics["differences"].items()
         level = [WORDS.get(name, name) for name, gap in leads if name != "stack" and _is_level(gap)]
         said += f" These rows do not tell it from {' and '.join(level)}, which is simpler." if level else ""
     return said
@@ -134,11 +134,11 @@ def _is_level(gap: Mapping[str, float]) -> bool:
 
 def _leads(run: Finished) -> str:
     said = []
-    for name, gap in run.metrics["above"].items():
+    for name, gap in run.metrics["differences"].items():
         if name != "stack":
             said.append(f"over {WORDS.get(name, name)} {_gap(gap)}")
     text = f"The net's lead in {run.title}: {'; '.join(said)}." if said else ""
-    gap = run.metrics.get("stack_above_best")
+    gap = run.metrics.get("stack_versus_best")
     if gap is not None:
         text += f" The stack's over the best single model, {WORDS.get(gap['best'], gap['best'])}: {_gap(gap)}."
     return text
@@ -182,7 +182,7 @@ def _figures(run: Finished) -> list[Block]:
 
 
 def _intervals(run: Finished) -> list[Block]:
-    intervals = run.metrics.get("intervals", {})
+    intervals = run.metrics.get("intervals", {}).get("test", {})
     rows, test = [], run.metrics["test"]
     for model in run.models:
         low, high = intervals.get(model, {}).get(run.main, [test[model][run.main]] * 2)
@@ -191,7 +191,7 @@ def _intervals(run: Finished) -> list[Block]:
     blocks: list[Block] = [picture(plots.forest(rows, label=run.title), said)]
     gaps = [
         (f"net over {WORDS.get(name, name)}", name, gap["value"], gap["low"], gap["high"])
-        for name, gap in run.metrics["above"].items()
+        for name, gap in run.metrics["differences"].items()
     ]
     if gaps:
         said = (
@@ -210,25 +210,25 @@ def _with_interval(run: Finished, model: str, name: str) -> str:
     value = run.figure(model, name)
     if value is None:
         return "–"
-    ends = run.metrics.get("intervals", {}).get(model, {}).get(name)
+    ends = run.metrics.get("intervals", {}).get("test", {}).get(model, {}).get(name)
     return f"{value:.3f}" if ends is None else f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})"
 
 
 def _training(run: Finished) -> list[Block]:
     settings, metrics = run.facts["settings"], run.metrics
     said = f"The net, preset {settings['preset']}, has {metrics['parameters']:,} parameters"
-    members = metrics.get("members", 1)
+    members = metrics.get("ensemble_size", 1)
     said += f" in {members} nets whose predictions are averaged. " if members > 1 else ". "
     total = sum(value for name, value in metrics["seconds"].items() if name != "total")
     said += f"All of it took {total:,.0f} seconds"
     said += f" and {metrics['memory_mb']:,} MB of memory at most. " if metrics.get("memory_mb") else ". "
     said += f"Seed {settings['seed']}, data fingerprint {settings['fingerprint']}."
     blocks: list[Block] = [said]
-    weights = metrics.get("stack", {}).get("weights")
+    weights = metrics.get("stacking", {}).get("weights")
     if weights:
         parts = ", ".join(f"{WORDS.get(name, name)} {_short(value)}" for name, value in weights.items())
         blocks.append(f"Weights of the stack: {parts}.")
-    rows = [[WORDS.get(name, name), text] for name, text in _choices(run.facts.get("chosen", {}))]
+    rows = [[WORDS.get(name, name), text] for name, text in _choices(run.facts.get("selected", {}))]
     if rows:
         blocks.append(Table(["model", "chosen on the validation rows"], rows))
     if any("loss" in line for line in run.history):
@@ -266,14 +266,14 @@ def _reading(run: Finished) -> list[Block]:
         if run.winner is not None
         else "Where no winner is named, ridge is the cautious choice until there are more test rows: measure more, or "
         "look at all folds (--fold) together.",
-        _FIGURES_IN_WORDS[run.kind],
+        _FIGURES_IN_WORDS[run.task_type],
     ]
     if "conformal" in run.metrics:
         words.append(
             "Intervals around predictions come from the errors on the validation rows. They hold for new rows like "
             "these, on average; for unusual sequences they are too narrow."
         )
-    leads = [gap["low"] > 0 for name, gap in run.metrics["above"].items() if name in ("ridge", "boosting")]
+    leads = [gap["low"] > 0 for name, gap in run.metrics["differences"].items() if name in ("ridge", "boosting")]
     if run.winner is not None and leads and not all(leads):
         words.append(
             "The net is not clearly better than all simple models here. That is a result too: the letters act nearly "

@@ -49,7 +49,7 @@ class Finished:
     @property
     def main(self) -> str:
         """Name of the figure that decides."""
-        return self.metrics.get("main", MAIN_METRIC[self.task_type])
+        return self.metrics.get("main_metric", MAIN_METRIC[self.task_type])
 
     @property
     def title(self) -> str:
@@ -79,7 +79,7 @@ class Finished:
     @property
     def unmeasured(self) -> Mapping[str, str]:
         """Figures that the test rows cannot measure, and what is lacking."""
-        return self.metrics.get("unmeasured", {})
+        return self.metrics.get("undefined", {})
 
     @property
     def winner(self) -> str | None:
@@ -116,13 +116,13 @@ class Finished:
 
 def silence(metrics: Mapping[str, Any]) -> str:
     """Return why the test rows name no winner, in words; nothing where they name one."""
-    rows, main = metrics["rows"]["test"], metrics.get("main", MAIN_METRIC[metrics["task_type"]])
+    rows, main = metrics["rows"]["test"], metrics.get("main_metric", MAIN_METRIC[metrics["task_type"]])
     unit = "row" if metrics["task_type"] in ROW_TASK_TYPES else "sequence"
     unit = f"{rows:,} test {unit}{'s' if rows != 1 else ''}"
-    lacking = metrics.get("unmeasured", {}).get(main)
+    lacking = metrics.get("undefined", {}).get(main)
     if lacking:
         return f"{lacking} among the {unit}: {title(main)} cannot be measured"
-    return f"{unit} only: fewer than {SMALL} tell no model from another" if rows < MIN_TEST_ROWS else ""
+    return f"{unit} only: fewer than {MIN_TEST_ROWS} tell no model from another" if rows < MIN_TEST_ROWS else ""
 
 
 def winner(metrics: Mapping[str, Any]) -> str | None:
@@ -133,7 +133,7 @@ def winner(metrics: Mapping[str, Any]) -> str | None:
 def best(metrics: Mapping[str, Any]) -> str:
     """Return who has the best main figure on the test rows; the simpler one where two are level."""
     test = metrics["test"]
-    main = metrics.get("main") or next(name for name in MAIN_METRIC.values() if name in test["net"])
+    main = metrics.get("main_metric") or next(name for name in MAIN_METRIC.values() if name in test["net"])
     known = [name for name in SIMPLE_FIRST if name in test]
     return max([*known, *(name for name in test if name not in known)], key=lambda name: test[name][main])
 

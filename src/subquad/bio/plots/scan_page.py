@@ -1,180 +1,156 @@
-"""The pages of a scan: heat map and logo of all single mutants, or a profile of the sequence. Draws and writes only."""
+"""Page and files of a scan: heat map and logo of all single mutants, or a profile along the sequence.
+
+Axes: L positions, A letters.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
-from subquad.bio.plots import maps as pictures
-from subquad.bio.plots.maps import save
+from subquad.bio.models.scorer import Scorer
+from subquad.bio.plots.maps import base_pair_figure, correlation_text, heat_map, logo, profile, save, scatter
 from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.runs.storage import atomic
 
-__all__ = ["agreement", "grid_of", "preferences", "write_profile", "write_scan"]
+__all__ = ["grid_of", "information", "write_profile", "write_scan"]
+
+HEAT_MAP_CAPTION = (
+    "Columns are positions, with the wild-type letter above and a dot in its cell; rows are the substituted letters. "
+    "Blue: predicted above the wild type; red: below; white: unchanged; grey: positions that did not vary in training, "
+    "about which the model has no information. The strip above is the mean of each position. Colours saturate at the "
+    "1st and 99th percentile. heatmap.pdf holds this figure for publication."
+)
+LOGO_CAPTION = (
+    "Sequence logo of the predicted preferences. The height of a column is the information content of the position, in "
+    "bits; the height of a letter is its part of it. Letter frequencies are the softmax of the effects above, in units "
+    "of their mean absolute value."
+)
 
 
 def grid_of(
     frame: pd.DataFrame, length: int, letters: str, column: str = "difference", *, offset: int = 0
 ) -> np.ndarray:
-    """Return a column of a scan as `(A, L)`; NaN where it has no value. Positions are numbered from 1 + `offset`."""
+    """Return a column of a scan as `(A, L)`, NaN where it has no value; positions start at 1 + `offset`."""
     grid = np.full((len(letters), length), np.nan)
     row = frame["to"].map({letter: k for k, letter in enumerate(letters)})
     grid[row.to_numpy(dtype=int), frame["position"].to_numpy() - 1 - offset] = frame[column]
     return grid
 
 
-def preferences(grid: np.ndarray) -> np.ndarray:
-    """Return `(L, A)` heights of the letters of a logo, in bits.
+def information(grid: np.ndarray) -> np.ndarray:
+    """Return the letter heights of a sequence logo, `(L, A)` in bits.
 
-    At each position the letters' shares are the softmax of their effects, in units of their mean size (the
-    wild type's own is 0); a letter is as high as its share of the position's information, the logarithm of A less the
-    entropy, as in Schneider and Stephens (1990).
+    Letter frequencies at each position are the softmax of the effects in units of their mean absolute value (the wild
+    type has effect 0); a letter's height is its frequency times log2(A) less the entropy (Schneider and Stephens 1990).
+
+    Args:
+        grid: `(A, L)` effects.
     """
-    filled = np.nan_to_num(grid, nan=0.0).T
+    effects = np.nan_to_num(grid, nan=0.0).T
     scale = float(np.nanmean(np.abs(grid))) or 1.0
-    weight = np.exp((filled - filled.max(1, keepdims=True)) / scale)
-    share = weight / weight.sum(1, keepdims=True)
-    entropy = -(share * np.log2(np.maximum(share, 1e-12))).sum(1, keepdims=True)
-    return share * (np.log2(len(grid)) - entropy)
-
-
-def agreement(x: pd.Series, y: pd.Series) -> str:
-    """Return the rank correlation in words; of a constant there is none."""
-    first, second = x.rank(), y.rank()
-    if first.nunique() < 2 or second.nunique() < 2:
-        return "no correlation: one of both is the same for all"
-    return f"Spearman {np.corrcoef(first, second)[0, 1]:.3f}"
+    weight = np.exp((effects - effects.max(1, keepdims=True)) / scale)
+    frequency = weight / weight.sum(1, keepdims=True)
+    entropy = -(frequency * np.log2(np.maximum(frequency, 1e-12))).sum(1, keepdims=True)
+    return frequency * (np.log2(len(grid)) - entropy)
 
 
 def write_scan(
-    frame: pd.DataFrame,
-    sequence: str,
-    out: Path,
-    *,
-    letters: str,
-    name: str,
-    run: Path,
-    kind: str,
-    offset: int = 0,
-    caution: str | None = None,
+    frame: pd.DataFrame, wild_type: str, out: Path, *, scorer: Scorer, source: str, caution: str | None = None
 ) -> None:
-    """Write table, pictures and page of all single mutants.
+    """Write table, figures and page of a scan of all single mutants.
 
     Args:
-        frame: a row for each mutant; see `explain.scan_table`.
-        sequence: the wild type.
-        out: the folder.
-        letters: of the alphabet.
-        name: of the target or class.
-        run: whose model it is.
-        kind: of the target.
-        offset: positions are numbered from 1 and this.
-        caution: what to say above the map, where the model knows little of the wild type.
+        frame: The table that `scan_table` returns.
+        wild_type: The sequence that was mutated.
+        out: Output folder.
+        scorer: Model and output.
+        source: Name of the run.
+        caution: Warning shown above the heat map.
     """
+    offset, letters = scorer.offset, scorer.model.alphabet
+    grid = grid_of(frame, len(wild_type), letters, offset=offset)
+    label = f"{scorer.title}: difference to the wild type"
+    effects = heat_map(grid, wild_type, letters, label=label, offset=offset)
+    preferred = logo(information(grid), letters, label="bits", offset=offset)
+    measured = _measured_blocks(frame, wild_type, letters, name=scorer.name, offset=offset)
+    sections = [
+        Section("All single mutants", [*([caution] if caution else []), picture(effects, HEAT_MAP_CAPTION), *measured]),
+        Section("Preferred letters", [picture(preferred, LOGO_CAPTION)]),
+        Section("Positions and mutants", [_positions(frame), _extremes(frame)]),
+    ]
+    lead = (
+        f"In silico deep mutational scan: {len(frame):,} single mutants of a wild type of {len(wild_type)} letters, "
+        f"predicted by the model in {source}. Predictions are not measurements; verify the mutants that you rely on."
+    )
+    if offset:
+        lead += f" Positions are numbered as in the table of the fit: the first letter is position {1 + offset}."
+    figures = {"heatmap": effects, "logo": preferred}
+    _write(out, frame, figures, page(f"All single mutants: {scorer.title}", lead=lead, sections=sections))
+
+
+def write_profile(frame: pd.DataFrame, label: str, caption: str, *, sequence: str, out: Path) -> pd.DataFrame:
+    """Write table, figure and page of the prediction along a sequence, of residues or base pairs; return the table."""
+    if "first" in frame:
+        figure = base_pair_figure(frame[["first", "second", "probability"]].to_numpy(), len(sequence))
+    else:
+        names = list(frame.columns[2:])
+        figure = profile(frame[names].to_numpy(dtype=float), sequence, names=names, label=label)
+    lead = f"Sequence of {len(sequence)} letters. Predictions are not measurements; verify those that you rely on."
+    sections = [Section("Prediction", [picture(figure, caption)])]
+    _write(out, frame, {"profile": figure}, page("Prediction along the sequence", lead=lead, sections=sections))
+    return frame
+
+
+def _write(out: Path, frame: pd.DataFrame, figures: dict[str, Any], html: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    what = f"{name}: difference to the wild type" if kind == "regression" else f"probability of {name}, difference"
-    grid = grid_of(frame, len(sequence), letters, offset=offset)
-    predicted = pictures.heat_map(grid, sequence, letters, label=what, offset=offset)
-    logo = pictures.logo(preferences(grid), letters, label="bits", offset=offset)
-    for stem, figure in (("heatmap", predicted), ("logo", logo)):
+    for stem, figure in figures.items():
         save(figure, out / stem)
     with atomic(out / "scan.csv") as temporary:
         frame.to_csv(temporary, index=False)
-    sections = [
-        Section(
-            "All single mutants",
-            [
-                *([caution] if caution else []),
-                picture(predicted, _HEAT),
-                *_measured_blocks(frame, sequence, letters, name=name, offset=offset),
-            ],
-        ),
-        Section("Letters that the model prefers", [picture(logo, _LOGO)]),
-        Section("Positions and mutants", [_positions(frame), _extremes(frame)]),
-    ]
-    title = f"All single mutants: {name}"
-    lead = (
-        f"{len(frame):,} single mutants of {len(sequence)} letters, predicted by the model in {run.name}; "
-        "a prediction is no measurement: check those you build on."
-    )
-    if offset:
-        lead += f" Positions are numbered as in its table: the first letter is {1 + offset}."
-    with atomic(out / "scan.html") as temporary:
-        temporary.write_text(page(title, lead=lead, sections=sections), encoding="utf-8")
-
-
-def write_profile(frame: pd.DataFrame, figure: Figure, out: Path, *, caption: str, length: int) -> None:
-    """Write table, picture and page of the prediction along a sequence, by a model of residues or base pairs."""
-    out.mkdir(parents=True, exist_ok=True)
-    save(figure, out / "profile")
-    with atomic(out / "scan.csv") as temporary:
-        frame.to_csv(temporary, index=False)
-    lead = f"A sequence of {length} letters. A prediction is no measurement: check those you build on."
-    html = page(
-        "Prediction along the sequence", lead=lead, sections=[Section("Prediction", [picture(figure, caption)])]
-    )
     with atomic(out / "scan.html") as temporary:
         temporary.write_text(html, encoding="utf-8")
 
 
-_HEAT = (
-    "Columns are positions, with the wild type's letter on top and as a dot in its cell; rows are the new letters. "
-    "Blue: predicted above the wild type; red: below; white: as the wild type; grey: a position that never varied in "
-    "training, of which the model knows nothing. The strip is the mean of each position. "
-    "Colours end at the outermost hundredth of the values. heatmap.pdf holds this picture for a paper."
-)
-_LOGO = (
-    "The higher a column, the more it matters which letter stands there; the higher a letter, the more the model "
-    "prefers it. Shares are the softmax of the effects above, in units of their mean size."
-)
-
-
 def _measured_blocks(
-    frame: pd.DataFrame, sequence: str, letters: str, *, name: str, offset: int
+    frame: pd.DataFrame, wild_type: str, letters: str, *, name: str, offset: int
 ) -> list[str | Picture]:
     known = frame[frame["measured"].notna()]
     if len(known) < 3:
-        return ["No single mutant has a measurement to stand beside; --table names a table that has them."]
+        return ["Fewer than three single mutants have a measurement; --table adds the measurements of a table."]
     blocks: list[str | Picture] = []
     if len(known) >= len(frame) / 5:
-        grid = grid_of(frame, len(sequence), letters, "measured", offset=offset)
-        centre = float(known["measured"].median())
-        label = f"{name}: measured, less its median"
-        shown = pictures.heat_map(grid - centre, sequence, letters, label=label, offset=offset)
-        blocks.append(
-            picture(shown, f"The same map of the {len(known):,} mutants that were measured; grey: not measured.")
-        )
-    figure = pictures.scatter(
-        known["measured"].to_numpy(), known["prediction"].to_numpy(), labels=(f"measured {name}", "predicted")
+        grid = grid_of(frame, len(wild_type), letters, "measured", offset=offset)
+        label = f"{name}: measured, relative to the median"
+        figure = heat_map(grid - float(known["measured"].median()), wild_type, letters, label=label, offset=offset)
+        blocks.append(picture(figure, f"The {len(known):,} measured single mutants; grey: not measured."))
+    x, y = known["measured"].to_numpy(), known["prediction"].to_numpy()
+    caption = (
+        f"Predictions against measurements of {len(known):,} single mutants ({correlation_text(x, y)}). Some of them "
+        "may be training variants, so this is not an estimate of accuracy on new variants."
     )
-    said = f"Predictions against measurements of {len(known):,} single mutants "
-    said += f"({agreement(known['prediction'], known['measured'])})"
-    return [*blocks, picture(figure, f"{said}; the model may have learned from some of them.")]
+    return [*blocks, picture(scatter(x, y, labels=(f"measured {name}", "predicted")), caption)]
 
 
 def _positions(frame: pd.DataFrame) -> Table:
-    by = frame.groupby(["position", "from"])["difference"]
-    summary = pd.DataFrame({"mean": by.mean(), "low": by.min(), "high": by.max()}).reset_index()
-    ordered = summary.reindex(summary["mean"].abs().sort_values(ascending=False).index)
+    by_position = frame.groupby(["position", "from"])["difference"].agg(["mean", "min", "max"]).reset_index()
+    strongest = by_position.reindex(by_position["mean"].abs().sort_values(ascending=False).index).head(12)
     rows = [
-        [f"{row['from']}{row['position']}", float(row["mean"]), float(row["low"]), float(row["high"])]
-        for _, row in ordered.head(12).iterrows()
+        [f"{row['from']}{row['position']}", float(row["mean"]), float(row["min"]), float(row["max"])]
+        for row in strongest.to_dict("records")
     ]
     header = ["position", "mean difference", "lowest", "highest"]
-    return Table(header, rows, caption="The twelve positions where a change is predicted to matter most.")
+    return Table(header, rows, caption="The twelve positions with the largest mean effect of a substitution.")
 
 
 def _extremes(frame: pd.DataFrame) -> Table:
     ordered = frame.sort_values("difference", ascending=False)
-    has_spread = bool(frame["spread"].notna().any())
-
-    def cells(row: pd.Series) -> list[Any]:
+    has_deviation = bool(frame["difference_std"].notna().any())
+    rows = []
+    for row in pd.concat([ordered.head(10), ordered.tail(10)]).to_dict("records"):
+        deviation = [float(row["difference_std"])] if has_deviation else []
         measured = None if pd.isna(row["measured"]) else float(row["measured"])
-        spread = [float(row["spread"])] if has_spread else []
-        return [row["mutant"], float(row["prediction"]), float(row["difference"]), *spread, measured]
-
-    rows = [cells(row) for _, row in pd.concat([ordered.head(10), ordered.tail(10)]).iterrows()]
-    header = ["mutant", "prediction", "difference", *(["spread"] if has_spread else []), "measured"]
-    return Table(header, rows, caption="The ten mutants predicted highest and the ten predicted lowest.")
+        rows.append([row["mutant"], float(row["prediction"]), float(row["difference"]), *deviation, measured])
+    header = ["mutant", "prediction", "difference", *(["± (ensemble)"] if has_deviation else []), "measured"]
+    return Table(header, rows, caption="The ten highest and the ten lowest predicted single mutants.")
