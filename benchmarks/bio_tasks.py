@@ -60,7 +60,7 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--letters", type=int, default=5_000_000)
+    parser.add_argument("--tokens", type=int, default=5_000_000)
     parser.add_argument("--presets", default="auto")
     parser.add_argument("--settings", default="{}", help="JSON of further settings of the fit, such as members")
     options = parser.parse_args()
@@ -71,7 +71,7 @@ def main():
     marks = [mark for mark in all_marks() if not asked or any(mark["name"].startswith(word) for word in asked)]
     tasks = write_tasks(marks, data, options.out, json.loads(options.settings))
     settings = BenchSettings(
-        seeds=options.seeds, jobs=options.jobs, rows=options.rows, letters=options.letters, presets=options.presets
+        seeds=options.seeds, jobs=options.jobs, rows=options.rows, tokens=options.tokens, presets=options.presets
     )
     results = bench(tasks, settings, out=options.out)
     reached = {mark["name"]: reach(mark, results, options.out) for mark in marks}
@@ -85,7 +85,7 @@ def main():
                 "date": results["date"],
                 "machine": results["machine"],
                 "seeds": settings.seed_numbers,
-                "letters": options.letters,
+                "tokens": options.tokens,
                 "core_hours": round(results["core_hours"], 3),
                 "marks": reached,
                 "failed": failed,

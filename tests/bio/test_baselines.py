@@ -7,7 +7,7 @@ from scipy import sparse
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from subquad.bio.data.dataset import ANY, PAD, Inputs, Dataset, Target
+from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target
 from subquad.bio.features import rows as parts
 from subquad.bio.features.sequences import Features
 from subquad.bio.metrics.scores import score
@@ -37,7 +37,7 @@ def aligned(task_type, *, rows=701, length=7, letters=4, seed=0):
             y = (y > np.median(y, axis=0)).astype(np.float64) if task_type == "multilabel" else y
             y[::3, 1] = np.nan
     task_type = "regression" if task_type == "several" else task_type
-    inputs = Inputs(codes=codes, letters=letters, extra=np.zeros((rows, 0)), is_aligned=True)
+    inputs = Inputs(codes=codes, letters=letters, covariates=np.zeros((rows, 0)), is_aligned=True)
     return Dataset(inputs=inputs, target=Target(task_type=task_type, y=y, classes=classes, names=names), split=split_of(rows))
 
 
@@ -56,7 +56,7 @@ def residues(task_type, *, rows=61, length=37, seed=0):
     else:
         classes = ("a", "b") if task_type == "residue_binary" else ("a", "b", "c")
         y = np.where(unknown, -1, np.minimum(z, len(classes) - 1)).astype(np.int16)
-    inputs = Inputs(codes=codes, letters=20, extra=np.zeros((rows, 0)), is_aligned=False)
+    inputs = Inputs(codes=codes, letters=20, covariates=np.zeros((rows, 0)), is_aligned=False)
     return Dataset(inputs=inputs, target=Target(task_type=task_type, y=y, classes=classes), split=split_of(rows))
 
 
@@ -172,12 +172,12 @@ def test_the_linear_model_is_what_the_net_starts_from():
 def test_extra_columns_and_a_second_channel_are_learned_from():
     random = np.random.default_rng(5)
     codes = random.integers(0, 4, (503, 11)).astype(np.int8)
-    second = np.where(random.random(codes.shape) < 0.8, codes, random.integers(0, 4, codes.shape)).astype(np.int8)
-    second[:, :2] = PAD
-    extra = random.normal(3, 5, (503, 1))
-    y = ((codes != second) & (second != PAD)).sum(1) + extra[:, 0]
+    partner = np.where(random.random(codes.shape) < 0.8, codes, random.integers(0, 4, codes.shape)).astype(np.int8)
+    partner[:, :2] = PAD
+    covariates = random.normal(3, 5, (503, 1))
+    y = ((codes != partner) & (partner != PAD)).sum(1) + covariates[:, 0]
     dataset = Dataset(
-        inputs=Inputs(codes=codes, letters=4, second=second, extra=extra, is_aligned=True),
+        inputs=Inputs(codes=codes, letters=4, partner=partner, covariates=covariates, is_aligned=True),
         target=Target(task_type="regression", y=y[:, None]),
         split=split_of(503),
     )
@@ -211,7 +211,7 @@ def test_weighted_trees_on_frequencies_come_back_from_disk(tmp_path):
         codes[row, random.integers(7, 32) :] = PAD
     z = np.isin(codes, [8, 14]).sum(1) / (codes != PAD).sum(1)
     dataset = Dataset(
-        inputs=Inputs(codes=codes, letters=20, extra=random.normal(size=(907, 1)), is_aligned=False),
+        inputs=Inputs(codes=codes, letters=20, covariates=random.normal(size=(907, 1)), is_aligned=False),
         target=Target(task_type="regression", y=z[:, None]),
         split=split_of(907),
         weight=random.random(907) * 2,

@@ -15,9 +15,9 @@ DATA = os.environ.get("SUBQUAD_DATA")
 PAGE = Path(__file__).parents[2] / "docs" / "bio.md"
 STEPS = re.findall(r"^```(sh|python|json)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 SHORT = {
-    "fit": "--epochs 0.3 --boosting-iterations 5 --train-rows 211 --members 1",
-    "cross-validate": "--epochs 0.3 --boosting-iterations 5 --train-rows 53 --members 1",
-    "bench": "--letters 20000 --boosting-iterations 5 --rows 50 --jobs 1",
+    "fit": "--epochs 0.3 --boosting-iterations 5 --train-rows 211 --ensemble-size 1",
+    "cross-validate": "--epochs 0.3 --boosting-iterations 5 --train-rows 53 --ensemble-size 1",
+    "bench": "--tokens 20000 --boosting-iterations 5 --rows 50 --jobs 1",
     "design": "--rounds 3 --population 50",
 }
 """Budgets that a test can afford, for the commands whose cost depends on one."""
@@ -50,7 +50,7 @@ def lay_out(folder):
 
 def short_python(code):
     """Give the same calls with a budget that a test can afford."""
-    code = code.replace("FitSettings(", "FitSettings(epochs=0.3, boosting_iterations=5, train_rows=211, members=1, ")
+    code = code.replace("FitSettings(", "FitSettings(epochs=0.3, boosting_iterations=5, train_rows=211, ensemble_size=1, ")
     return re.sub(r"(Lyra\w+)\(", r"\1(epochs=0.3, ", code)
 
 

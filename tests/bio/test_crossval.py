@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
-from test_tasks import settings, table
+from support.bio_tables import settings, table
 
 from subquad.bio.cli import cross_validate as command
 from subquad.bio.commands import cross_validate as crossval

@@ -259,7 +259,7 @@ def test_the_shipped_table_is_whole_and_changed_ones_are_refused(monkeypatch):
     ("options", "message"),
     [
         ({"test_fraction": 1.5}, "--test-fraction must be between 0 and 1, got 1.5"),
-        ({"batch": 0}, "--batch must be at least 1, got 0"),
+        ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
         ({"epochs": 0}, "--epochs must be above 0, got 0"),
         ({"learning_rate": 0.0}, "--learning-rate must be above 0, got 0.0"),
     ],

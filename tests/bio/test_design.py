@@ -7,58 +7,15 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.bio_models import AMINO, Landscape, made, rules_of
 
 from subquad.bio.commands.design import COLUMNS, design
-from subquad.bio.design_search.constraints import read_rules
 from subquad.bio.design_search.plates import plate_map
 from subquad.bio.design_search.search import ALL, Tried, choose, search
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import open_model
 from subquad.cli import main
 from subquad.errors import SubquadError
-
-AMINO = "ACDEFGHIKLMNPQRSTVWY"
-
-
-class Landscape:
-    """Effects of letters, and of neighbours where it is rugged: what a model would be, with a known best variant."""
-
-    task_type, names, classes = "regression", ["fitness"], []
-
-    def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **about):
-        random = np.random.default_rng(seed)
-        self.alphabet, self.about = letters, {"length": length, **about}
-        self.config = {"observed_letters": [list(range(len(letters)))] * length}
-        self.effects = random.normal(size=(length, len(letters)))
-        self.members = self.effects + spread * random.normal(size=(members, length, len(letters)))
-        self.pairs = coupling * random.normal(size=(length - 1, len(letters), len(letters)))
-        self.wild_type = "".join(letters[k] for k in random.integers(0, len(letters), length))
-
-    def predict_each_of_sequences(self, sequences):
-        codes = np.array([[self.alphabet.index(letter) for letter in text] for text in sequences])
-        place = np.arange(codes.shape[1])
-        joint = self.pairs[place[:-1], codes[:, :-1], codes[:, 1:]].sum(1)
-        return np.stack([own[place, codes].sum(1) + joint for own in self.members])[..., None]
-
-    def best_gain(self, changes):
-        own = [self.alphabet.index(letter) for letter in self.wild_type]
-        gain = (self.effects - self.effects[np.arange(len(own)), own][:, None]).max(1)
-        return np.sort(gain)[::-1][:changes].clip(min=0).sum()
-
-
-def made(model, tmp_path, name="out", seed=0, **settings):
-    chosen = DesignSettings(**{"rounds": 7, "population": 61, **settings})
-    return design(model, out=tmp_path / name, settings=chosen, seed=seed, quiet=True)
-
-
-def rules_of(model, **settings):
-    settings = DesignSettings(**settings)
-    judge = open_model(model)
-    seen = ["".join(model.alphabet[k] for k in own) for own in model.config["observed_letters"]]
-    offset = model.about.get("offset", 0)
-    return read_rules(
-        model.wild_type, model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide, offset=offset
-    )
 
 
 def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_explain import Fake
+from support.bio_models import Fake
 
 from subquad.bio.analysis.cycles import (
     additive_fit,

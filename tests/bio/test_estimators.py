@@ -21,7 +21,7 @@ from subquad.bio.models.fitted import BioModel
 from subquad.bio.plots.fit_page import report
 from subquad.errors import SubquadError
 
-SHORT = {"epochs": 3.0, "members": 1, "random_state": 0}
+SHORT = {"epochs": 3.0, "ensemble_size": 1, "random_state": 0}
 
 EXCEPTIONS = {
     "check_sample_weight_equivalence_on_dense_data": (
@@ -41,11 +41,11 @@ def test_scikit_learn_agrees_that_it_is_an_estimator(estimator, check):
 @pytest.mark.parametrize("kind", [LyraTagger, LyraPairing])
 def test_what_of_the_contract_applies_to_other_targets_holds(kind):
     # `check_estimator` fits numbers on one value a row, which these two do not learn
-    estimator = kind(members=2, random_state=3)
+    estimator = kind(ensemble_size=2, random_state=3)
     copy = clone(estimator)
     assert copy.get_params() == estimator.get_params()
-    assert repr(estimator) == f"{kind.__name__}(members=2, random_state=3)"
-    assert copy.set_params(batch=7).batch == 7
+    assert repr(estimator) == f"{kind.__name__}(ensemble_size=2, random_state=3)"
+    assert copy.set_params(batch_size=7).batch_size == 7
     with pytest.raises(NotFittedError, match=f"This {kind.__name__} instance is not fitted yet"):
         estimator.predict(["ACGU"])
     with pytest.raises(SubquadError, match="this learns from sequences"):
@@ -103,13 +103,13 @@ def test_a_list_a_series_an_array_and_a_table_of_sequences_are_the_same():
 def test_numbers_and_a_second_channel_stand_beside_the_sequences():
     X, y = assay(rows=101, length=13)
     random = np.random.default_rng(1)
-    extra = random.normal(size=101)
-    frame = pd.DataFrame({"score": extra, "guide": [x[3:8] for x in X], "context": X})
-    model = LyraRegressor(**SHORT).fit(frame, y + 2 * extra)
+    covariates = random.normal(size=101)
+    frame = pd.DataFrame({"score": covariates, "guide": [x[3:8] for x in X], "context": X})
+    model = LyraRegressor(**SHORT).fit(frame, y + 2 * covariates)
     assert model.feature_names_in_.tolist() == ["score", "guide", "context"]
     assert model._about["sequence"] == "context"
-    assert model._about["second"] == "guide"
-    assert model.score(frame, y + 2 * extra) > 0.7
+    assert model._about["partner"] == "guide"
+    assert model.score(frame, y + 2 * covariates) > 0.7
     np.testing.assert_array_equal(model.predict(frame[["context", "guide", "score"]]), model.predict(frame))
     with pytest.raises(SubquadError, match="learned from columns that are not here; add them\n  no column 'guide'"):
         model.predict(frame[["context", "score"]])
@@ -122,12 +122,12 @@ def test_gaps_beside_the_sequences_are_filled_with_the_median_of_the_fit():
     frame = pd.DataFrame({"guide": X, "score": np.r_[np.nan, np.arange(40.0)], "other": [None, *range(40)]})
     estimator = LyraRegressor(**SHORT)
     inputs, about = read_X(estimator, frame, None, alphabet="auto", ambiguity="any")
-    assert inputs.extra[:2].tolist() == [[19.5, 19.5], [0, 0]]
-    assert about["extra"] == {"score": 19.5, "other": 19.5}
+    assert inputs.covariates[:2].tolist() == [[19.5, 19.5], [0, 0]]
+    assert about["covariates"] == {"score": 19.5, "other": 19.5}
     again, _ = read_X(estimator, frame[:1], about, alphabet="auto", ambiguity="any")
-    assert again.extra.tolist() == [[19.5, 19.5]]
+    assert again.covariates.tolist() == [[19.5, 19.5]]
     frame["none"] = np.nan
-    with pytest.raises(SubquadError, match=r"X: extra columns without a number; leave them out of X\n  'none'"):
+    with pytest.raises(SubquadError, match=r"X: covariates without a number; leave them out of X\n  'none'"):
         estimator.fit(frame, y)
 
 
@@ -152,11 +152,11 @@ def test_what_to_say_in_python_is_said_as_python():
 def test_inputs_of_the_library_are_taken_as_they_are():
     X, y = assay(rows=61)
     codes = np.array([["ACGT".index(letter) for letter in x] for x in X], dtype=np.int8)
-    inputs = Inputs(codes=codes, letters=4, extra=np.zeros((61, 0)), is_aligned=True)
+    inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((61, 0)), is_aligned=True)
     model = LyraRegressor(**SHORT).fit(inputs, y)
     np.testing.assert_array_equal(model.predict(inputs), LyraRegressor(**SHORT).fit(X, y).predict(X))
     with pytest.raises(ValueError, match="5 positions, but the fit had"):
-        model.predict(Inputs(codes=codes[:, :5], letters=4, extra=np.zeros((61, 0)), is_aligned=True))
+        model.predict(Inputs(codes=codes[:, :5], letters=4, covariates=np.zeros((61, 0)), is_aligned=True))
 
 
 def test_sequences_of_several_lengths_are_learned_from():
@@ -170,7 +170,7 @@ def test_sequences_of_several_lengths_are_learned_from():
 
 def test_a_row_does_not_hang_on_the_others_that_are_predicted():
     X, y = assay(rows=83)
-    model = LyraRegressor(epochs=11.0, members=1, random_state=0).fit(X, y)
+    model = LyraRegressor(epochs=11.0, ensemble_size=1, random_state=0).fit(X, y)
     model.nets_.nets[0].blend.fill_(0.5)
     alone = np.concatenate([model.predict([x]) for x in X])
     np.testing.assert_allclose(alone, model.predict(X), atol=1e-5)
@@ -178,11 +178,11 @@ def test_a_row_does_not_hang_on_the_others_that_are_predicted():
 
 def test_members_give_a_spread_and_one_has_none():
     X, y = assay(rows=61)
-    model = LyraRegressor(epochs=1.0, members=2, random_state=0).fit(X, y)
+    model = LyraRegressor(epochs=1.0, ensemble_size=2, random_state=0).fit(X, y)
     mean, spread = model.predict(X, return_std=True)
     assert mean.shape == spread.shape == (61,)
     assert (spread >= 0).all()
-    with pytest.raises(SubquadError, match="one member has no spread; fit with members=2"):
+    with pytest.raises(SubquadError, match="one member has no spread; fit with ensemble_size=2"):
         LyraRegressor(**SHORT).fit(X, y).predict(X, return_std=True)
 
 
@@ -245,12 +245,12 @@ def test_a_fit_is_repeatable_and_leaves_the_generators_alone():
     torch.manual_seed(5)
     np.random.seed(5)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first = LyraRegressor(epochs=5.0, members=1, random_state=7).fit(X, y).predict(X)
+    first = LyraRegressor(epochs=5.0, ensemble_size=1, random_state=7).fit(X, y).predict(X)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
     torch.rand(3)
-    np.testing.assert_array_equal(LyraRegressor(epochs=5.0, members=1, random_state=7).fit(X, y).predict(X), first)
-    assert not np.array_equal(LyraRegressor(epochs=5.0, members=1, random_state=8).fit(X, y).predict(X), first)
+    np.testing.assert_array_equal(LyraRegressor(epochs=5.0, ensemble_size=1, random_state=7).fit(X, y).predict(X), first)
+    assert not np.array_equal(LyraRegressor(epochs=5.0, ensemble_size=1, random_state=8).fit(X, y).predict(X), first)
 
 
 def test_it_works_in_searches_cross_validation_and_pipelines():
@@ -435,7 +435,7 @@ def test_mistakes_are_named_with_their_rows():
 
 def held(X, strata=None, groups=None, fraction=0.2):
     numbers = np.asarray(X, dtype=float)[:, None]
-    inputs = Inputs(codes=np.zeros((len(X), 0), dtype=np.int8), letters=4, extra=numbers, is_aligned=True)
+    inputs = Inputs(codes=np.zeros((len(X), 0), dtype=np.int8), letters=4, covariates=numbers, is_aligned=True)
     strata = np.zeros(len(X)) if strata is None else strata
     return holdout_mask(inputs, strata, groups, fraction=fraction, random=np.random.default_rng(0))
 

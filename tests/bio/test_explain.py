@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from support.bio_models import WILD, Fake
 
 from subquad.bio.commands import scan as explain
 from subquad.bio.commands.scan import scan, scan_table, single_mutants, values_of
@@ -10,37 +11,6 @@ from subquad.bio.settings import ALPHABETS
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.runs.storage import write_json
-
-WILD = "ACGTACG"
-
-
-class Fake:
-    """A model whose nets add known values of the letters, and differ by a known spread."""
-
-    def __init__(self, task_type="regression", *, wild_type=WILD, alphabet="dna", nets=2, classes=(), names=("score",)):
-        self.task_type, self.wild_type, self.classes, self.names = task_type, wild_type, list(classes), list(names)
-        self.alphabet, self.nets = ALPHABETS[alphabet], nets
-        self.about = {"alphabet": alphabet}
-        self.outputs = len(classes) if task_type.endswith("multiclass") else len(names)
-
-    def value(self, sequence):
-        # letter k at position t (from 0) is worth k * (t + 1)
-        return sum(self.alphabet.find(letter) * (t + 1) for t, letter in enumerate(sequence) if letter != "|")
-
-    def predict_each_of_sequences(self, sequences):
-        one = np.array([[self.value(s) * (k + 1) for k in range(self.outputs)] for s in sequences], dtype=float)
-        if self.task_type in ("binary", "multiclass"):
-            one = 1 / (1 + np.exp(-one / 50))
-        return np.stack([one * (1 + net) for net in range(self.nets)])
-
-    def predict_sequences(self, sequences):
-        if self.task_type == "pairs":
-            P = np.zeros((len(sequences[0]),) * 2)
-            P[0, -1] = P[-1, 0] = 0.75
-            return [P]
-        if self.task_type.startswith("residue"):
-            return np.stack([[[self.alphabet.find(c)] * self.outputs for c in s] for s in sequences]).astype(float)
-        return self.predict_each_of_sequences(sequences).mean(0)
 
 
 @pytest.fixture

@@ -17,41 +17,41 @@ def coded(text, alphabet):
     return [alphabet.index(letter) if letter in alphabet else ANY for letter in text]
 
 
-def inputs(texts, alphabet, *, second=None, extra=None, is_aligned=True):
+def inputs(texts, alphabet, *, partner=None, covariates=None, is_aligned=True):
     T = max(map(len, texts))
     codes = np.full((len(texts), T), PAD, dtype=np.int8)
     for row, text in enumerate(texts):
         codes[row, : len(text)] = coded(text, alphabet)
     other = None
-    if second is not None:
-        other = np.array([[PAD if letter == "." else coded(letter, alphabet)[0] for letter in text] for text in second])
-    extra = np.zeros((len(texts), 0)) if extra is None else np.array(extra, dtype=np.float64)
-    return Inputs(codes=codes, letters=len(alphabet), second=other, extra=extra, is_aligned=is_aligned)
+    if partner is not None:
+        other = np.array([[PAD if letter == "." else coded(letter, alphabet)[0] for letter in text] for text in partner])
+    covariates = np.zeros((len(texts), 0)) if covariates is None else np.array(covariates, dtype=np.float64)
+    return Inputs(codes=codes, letters=len(alphabet), partner=other, covariates=covariates, is_aligned=is_aligned)
 
 
-def drawn(letters, *, is_aligned, has_second, seed, rows=13, length=11):
+def drawn(letters, *, is_aligned, has_partner, seed, rows=13, length=11):
     random = np.random.default_rng(seed)
     codes = random.integers(0, letters, (rows, length)).astype(np.int8)
     codes[random.random(codes.shape) < 0.07] = ANY
-    second = np.where(random.random(codes.shape) < 0.7, codes, random.integers(0, letters, codes.shape))
-    second[:, :3] = PAD
+    partner = np.where(random.random(codes.shape) < 0.7, codes, random.integers(0, letters, codes.shape))
+    partner[:, :3] = PAD
     if not is_aligned:
         for row in range(rows):
             codes[row, random.integers(0, length + 1) :] = PAD
-        second[codes == PAD] = PAD
-    extra = random.normal(100, 7, (rows, 2))
+        partner[codes == PAD] = PAD
+    covariates = random.normal(100, 7, (rows, 2))
     return Inputs(
         codes=codes,
         letters=letters,
-        second=second.astype(np.int8) if has_second else None,
-        extra=extra,
+        partner=partner.astype(np.int8) if has_partner else None,
+        covariates=covariates,
         is_aligned=is_aligned,
     )
 
 
-def shown(features, x, row, alphabet, extra=None):
+def shown(features, x, row, alphabet, covariates=None):
     values = features.matrix(x).toarray()[row]
-    return {name: value for name, value in zip(features.names(alphabet, extra), values, strict=True) if value}
+    return {name: value for name, value in zip(features.names(alphabet, covariates), values, strict=True) if value}
 
 
 def test_aligned_letters_and_their_pairs_stand_at_their_places():
@@ -65,12 +65,12 @@ def test_aligned_letters_and_their_pairs_stand_at_their_places():
 
 
 def test_a_guide_on_its_target_shows_where_and_how_they_differ():
-    x = inputs(["ACGT", "ACGA", "TCGT"], "ACGT", second=[".CGT", ".CAA", ".AGT"])
+    x = inputs(["ACGT", "ACGA", "TCGT"], "ACGT", partner=[".CGT", ".CAA", ".AGT"])
     features = Features.for_inputs(x)
     got = shown(features, x, 1, "ACGT")
-    assert {"second A3", "mismatch 3", "mismatch G3A", "mismatches"} <= set(got)
+    assert {"partner A3", "mismatch 3", "mismatch G3A", "mismatches"} <= set(got)
     assert got["mismatches"] == 1
-    assert "second A2" in features.names("ACGT")
+    assert "partner A2" in features.names("ACGT")
     assert "mismatches" not in shown(features, x, 0, "ACGT")
 
 
@@ -102,30 +102,30 @@ def test_any_letter_is_equal_parts_of_all_and_padding_is_nothing():
 
 
 def test_extra_columns_are_standardised_by_the_training_rows():
-    x = inputs(["AC", "CA", "AA"], "ACGT", extra=[[1, 5], [3, 5], [5, 5]])
+    x = inputs(["AC", "CA", "AA"], "ACGT", covariates=[[1, 5], [3, 5], [5, 5]])
     features = Features.for_inputs(x)
     assert features.names("ACGT", ["EVE", "ESM"])[-1] == "EVE"
     assert features.matrix(x)[:, [-1]].toarray().ravel() == pytest.approx([-1.2247449, 0, 1.2247449])
-    new = inputs(["AC"], "ACGT", extra=[[7, 6]])
+    new = inputs(["AC"], "ACGT", covariates=[[7, 6]])
     assert features.matrix(new)[0, features.count - 1] == pytest.approx(2.4494897)
 
 
 def test_rows_without_sequences_have_their_extra_columns_only():
-    x = Inputs(codes=np.zeros((5, 0), np.int8), letters=20, extra=np.arange(10.0).reshape(5, 2) ** 2, is_aligned=False)
+    x = Inputs(codes=np.zeros((5, 0), np.int8), letters=20, covariates=np.arange(10.0).reshape(5, 2) ** 2, is_aligned=False)
     features = Features.for_inputs(x)
     assert features.matrix(x).shape == (5, 2)
-    got = features.torch_matrix(torch.from_numpy(x.codes), None, torch.from_numpy(x.extra))
+    got = features.torch_matrix(torch.from_numpy(x.codes), None, torch.from_numpy(x.covariates))
     np.testing.assert_allclose(got, features.matrix(x).toarray(), atol=1e-6)
 
 
 @given(
-    letters=st.sampled_from([4, 20, 21]), is_aligned=st.booleans(), has_second=st.booleans(), seed=st.integers(0, 2**16)
+    letters=st.sampled_from([4, 20, 21]), is_aligned=st.booleans(), has_partner=st.booleans(), seed=st.integers(0, 2**16)
 )
-def test_the_tensor_has_the_numbers_of_the_matrix(letters, is_aligned, has_second, seed):
-    x = drawn(letters, is_aligned=is_aligned, has_second=has_second, seed=seed)
+def test_the_tensor_has_the_numbers_of_the_matrix(letters, is_aligned, has_partner, seed):
+    x = drawn(letters, is_aligned=is_aligned, has_partner=has_partner, seed=seed)
     features = Features.from_dict(json.loads(json.dumps(Features.for_inputs(x).as_dict())))
     assert features == Features.for_inputs(x)
-    tensors = torch.from_numpy(x.codes), torch.from_numpy(x.second) if has_second else None, torch.from_numpy(x.extra)
+    tensors = torch.from_numpy(x.codes), torch.from_numpy(x.partner) if has_partner else None, torch.from_numpy(x.covariates)
     matrix = features.matrix(x)
     assert matrix.shape == (13, features.count) == (13, len(features.names())) == (13, len(features.is_unit))
     np.testing.assert_allclose(features.torch_matrix(*tensors), matrix.toarray(), atol=1e-4)
@@ -140,11 +140,11 @@ def test_the_tensor_has_the_numbers_of_the_matrix(letters, is_aligned, has_secon
 
 
 def test_padding_that_is_cut_off_changes_nothing():
-    x = drawn(20, is_aligned=False, has_second=False, seed=3)
+    x = drawn(20, is_aligned=False, has_partner=False, seed=3)
     features = Features.for_inputs(x)
     short = np.argsort(x.lengths)[:5]
     cut = torch.from_numpy(x.codes[short, : x.lengths[short].max()])
-    got = features.torch_matrix(cut, None, torch.from_numpy(x.extra[short]))
+    got = features.torch_matrix(cut, None, torch.from_numpy(x.covariates[short]))
     np.testing.assert_allclose(got, features.matrix(x.take(short)).toarray(), atol=1e-6)
 
 

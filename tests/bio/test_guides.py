@@ -175,14 +175,14 @@ def test_low_scores_rank_first_where_they_are_best(tmp_path):
 
 def test_guides_and_targets_of_cas13a_go_to_the_model_as_the_target_reads(tmp_path):
     gene = random_gene(53)
-    model = Counter(48, second="guide", laid={"offset": 10, "reverse": False})
+    model = Counter(48, partner="guide", laid={"offset": 10, "reverse": False})
     settings = GuideSettings(nuclease="cas13a")
     guides(fasta(tmp_path / "g.fa", one=gene), out=tmp_path / "g.csv", model=model, settings=settings, quiet=True)
     assert model.asked == [f"{gene[k + 10 : k + 38]}|{gene[k : k + 48]}" for k in range(6)]
-    turned = Counter(48, second="guide", laid={"offset": 10, "reverse": True})
+    turned = Counter(48, partner="guide", laid={"offset": 10, "reverse": True})
     guides(tmp_path / "g.fa", out=tmp_path / "g.csv", model=turned, settings=settings, quiet=True)
     assert turned.asked[0] == f"{back(gene[10:38])}|{gene[:48]}"
-    shifted = Counter(48, second="guide", laid={"offset": 7, "reverse": False})
+    shifted = Counter(48, partner="guide", laid={"offset": 7, "reverse": False})
     with pytest.raises(SubquadError, match="the model's guides lie 7 letters into their context, and those of cas13a"):
         guides(tmp_path / "g.fa", out=tmp_path / "g.csv", model=shifted, settings=settings, quiet=True)
 
@@ -225,7 +225,7 @@ def test_without_a_model_guides_are_listed_and_warned_of(tmp_path):
         ({"length": 34}, {}, "choose another --nuclease (34 letters fit cas12a)"),
         ({"length": None}, {}, "say so with --context BEFORE,AFTER (usual for cas9: 4,6, 0,3, 0,0, 20,20)"),
         ({"length": 30}, {"context": "4,7", "spacer": 20}, "make 31, but the model was fitted on sequences of 30"),
-        ({"length": 30, "extra": {"ESM": 0.0}}, {}, "the model reads the column ESM beside the sequence"),
+        ({"length": 30, "covariates": {"ESM": 0.0}}, {}, "the model reads the column ESM beside the sequence"),
     ],
 )
 def test_a_model_that_reads_no_window_is_refused(tmp_path, about, settings, message):

@@ -316,7 +316,7 @@ def test_what_rows_of_one_class_cannot_measure_is_named():
     }
     labels = np.array([[0.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])
     found = undefined_metrics(Target(task_type="multilabel", y=labels, names=("liver", "brain")))
-    assert found["auroc:liver"] == found["ap:liver"] == "no positive"
+    assert found["auroc:liver"] == found["average_precision:liver"] == "no positive"
     assert not {"auroc", "auroc:brain"} & set(found)
     assert "auroc" in undefined_metrics(Target(task_type="multilabel", y=labels[:, [0, 0]], names=("liver", "heart")))
     assert undefined_metrics(Target(task_type="regression", y=np.ones((3, 1)))) == {}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from subquad.bio.data.dataset import ANY, PAD, Inputs, Dataset, Target
+from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target
 from subquad.bio.features.tensors import soft_one_hot
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import AdditiveBranch
@@ -22,16 +22,16 @@ from subquad.bio.settings import FitSettings
 SPLIT = {"train": np.arange(151), "validation": np.arange(151, 181), "test": np.arange(181, 211)}
 
 
-def inputs(*, length=7, is_aligned=True, extra=0, has_second=False, rows=211, seed=0):
+def inputs(*, length=7, is_aligned=True, covariates=0, has_partner=False, rows=211, seed=0):
     random = np.random.default_rng(seed)
     codes = random.integers(0, 4, (rows, length)).astype(np.int8)
     if not is_aligned:
         codes[np.arange(length) >= random.integers(3, length + 1, (rows, 1))] = PAD
-    second = None
-    if has_second:
-        second = np.where(random.random(codes.shape) < 0.2, random.integers(0, 4, codes.shape), codes).astype(np.int8)
-        second[:, :2] = PAD
-    return Inputs(codes=codes, letters=4, second=second, extra=random.normal(size=(rows, extra)), is_aligned=is_aligned)
+    partner = None
+    if has_partner:
+        partner = np.where(random.random(codes.shape) < 0.2, random.integers(0, 4, codes.shape), codes).astype(np.int8)
+        partner[:, :2] = PAD
+    return Inputs(codes=codes, letters=4, partner=partner, covariates=random.normal(size=(rows, covariates)), is_aligned=is_aligned)
 
 
 def signal(own, seed=1):
@@ -63,7 +63,7 @@ def dataset(task_type="regression", **options):
 
 
 def fitted(own, **settings):
-    settings = FitSettings(**{"epochs": 12.0, "members": 1, "batch": 31, **settings})
+    settings = FitSettings(**{"epochs": 12.0, "ensemble_size": 1, "batch_size": 31, **settings})
     narrowed, positions = drop_constant_positions(own)
     return fit_ensemble(
         narrowed, settings, fit_ridge(narrowed), positions=positions, seed=0, directory=None, quiet=True
@@ -76,9 +76,9 @@ def test_padding_is_zero_and_any_letter_is_equal_parts():
 
 
 @pytest.mark.parametrize("task_type", ["regression", "binary", "multiclass"])
-@pytest.mark.parametrize("has_second", [True, False])
-def test_the_net_starts_exactly_at_a_linear_model(task_type, has_second):
-    own = dataset(task_type, extra=2, has_second=has_second)
+@pytest.mark.parametrize("has_partner", [True, False])
+def test_the_net_starts_exactly_at_a_linear_model(task_type, has_partner):
+    own = dataset(task_type, covariates=2, has_partner=has_partner)
     settings = {"learning_rate": 1e-12, "epochs": 0.01}
     start = fit_linear_start(own, fit_ridge(own), FitSettings(**settings))
     # one step at a rate of nothing: what is left is the start
@@ -112,7 +112,7 @@ def test_padding_changes_no_prediction_and_no_loss_of_pairs():
         wider = torch.nn.functional.pad(codes, (0, 6), value=PAD)
         padded = net(wider, prior=torch.nn.functional.pad(prior, (0, 6, 0, 6)))
     torch.testing.assert_close(padded[:, :11, :11], alone)
-    inputs = Inputs(codes=codes.numpy(), letters=4, extra=np.zeros((3, 0)), is_aligned=False)
+    inputs = Inputs(codes=codes.numpy(), letters=4, covariates=np.zeros((3, 0)), is_aligned=False)
     target = Target(task_type="pairs", y=[np.array([[0, 9], [1, 8]]), np.zeros((0, 2), dtype=np.int64), np.array([[2, 7]])])
     loss = make_loss(Dataset(inputs=inputs, target=target, split={}), TargetScaler.none(1))
     rows = np.array([2, 0, 1])
@@ -163,11 +163,11 @@ def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
     # a rule that no energy knows: the first letter pairs with the last
     pairs = [np.array([[0, 22]]) for _ in codes]
     own = Dataset(
-        inputs=Inputs(codes=codes, letters=4, extra=np.zeros((211, 0)), is_aligned=False),
+        inputs=Inputs(codes=codes, letters=4, covariates=np.zeros((211, 0)), is_aligned=False),
         target=Target(task_type="pairs", y=pairs),
         split=SPLIT,
     )
-    settings = FitSettings(epochs=6.0, members=1, batch=13)
+    settings = FitSettings(epochs=6.0, ensemble_size=1, batch_size=13)
     nets = fit_ensemble(own, settings, None, positions=None, seed=0, directory=None, quiet=True)
     test, _ = own.part("test")
     prediction = nets.predict(test)
@@ -176,8 +176,8 @@ def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
 
 
 def test_further_numbers_are_learned_from_even_without_sequences():
-    own = inputs(extra=3, length=0)
-    target = Target(task_type="regression", y=(own.extra[:, :1] - own.extra[:, 2:]) * 2 + 5)
+    own = inputs(covariates=3, length=0)
+    target = Target(task_type="regression", y=(own.covariates[:, :1] - own.covariates[:, 2:]) * 2 + 5)
     bare = Dataset(inputs=own, target=target, split=SPLIT)
     test, truth = bare.part("test")
     assert score(truth, fitted(bare).predict(test))["r2"] > 0.95
@@ -205,26 +205,26 @@ def test_positions_that_never_vary_are_cut_away_and_named():
 def test_few_data_get_several_nets_and_many_get_one():
     own = dataset()
     assert ensemble_size_for(own, FitSettings()) == 5
-    assert ensemble_size_for(own, FitSettings(letters=50_000)) == 1
+    assert ensemble_size_for(own, FitSettings(tokens=50_000)) == 1
     assert ensemble_size_for(own, FitSettings(preset="paper")) == 1
-    assert ensemble_size_for(own, FitSettings(members=3)) == 3
+    assert ensemble_size_for(own, FitSettings(ensemble_size=3)) == 3
 
 
 def test_a_budget_is_spent_in_many_steps_of_few_sequences():
     # 151 training rows of 7 letters
     own = dataset()
-    assert batch_size_for(own, FitSettings(batch=17)) == 17
+    assert batch_size_for(own, FitSettings(batch_size=17)) == 17
     assert batch_size_for(own, FitSettings()) == 128
     longer = dataset(length=77)
     # a step has letters enough: 1,500 of 77 a row
-    assert batch_size_for(longer, FitSettings(letters=100_000)) == 19
+    assert batch_size_for(longer, FitSettings(tokens=100_000)) == 19
     assert batch_size_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
 
 
 def test_several_mlps_stand_beside_one_lyra_and_fewer_where_there_are_several_nets():
     own = dataset()
     for members, paths in ((1, 4), (2, 2), (5, 1)):
-        nets = fitted(own, members=members, epochs=0.1).nets
+        nets = fitted(own, ensemble_size=members, epochs=0.1).nets
         assert [len(net.mlp_paths) for net in nets] == [paths] * members
     assert all(0 <= share <= 1 for net in nets for share in net.blend.tolist())
     assert all(net.blend.sum() <= 1 + 1e-6 for net in nets)
@@ -234,7 +234,7 @@ def test_a_motif_anywhere_is_learned_by_lyra_and_gets_the_larger_share():
     random = np.random.default_rng(5)
     codes = random.integers(0, 4, (1211, 31)).astype(np.int8)
     split = {"train": np.arange(811), "validation": np.arange(811, 1011), "test": np.arange(1011, 1211)}
-    own = Inputs(codes=codes, letters=4, extra=np.zeros((1211, 0)), is_aligned=True)
+    own = Inputs(codes=codes, letters=4, covariates=np.zeros((1211, 0)), is_aligned=True)
     found = ((codes[:, :-2] == 0) & (codes[:, 1:-1] == 3) & (codes[:, 2:] == 2)).sum(1)[:, None] * 1.0
     motif = Dataset(inputs=own, target=Target(task_type="regression", y=found), split=split)
     nets = fitted(motif, epochs=20.0)

@@ -6,8 +6,7 @@ import re
 
 import pandas as pd
 import pytest
-from test_design import Landscape, made, rules_of
-from test_explain import Fake
+from support.bio_models import Fake, Landscape, made, rules_of
 
 from subquad import bio
 from subquad.bio.analysis.cycles import predicted_cycles
@@ -39,7 +38,7 @@ def table(tmp_path_factory):
 def run(table):
     """Return the folder of a fit on it."""
     out = table.parent / "run"
-    settings = FitSettings(wild_type=WILD, epochs=0.5, members=1, boosting_iterations=3, letters=500)
+    settings = FitSettings(wild_type=WILD, epochs=0.5, ensemble_size=1, boosting_iterations=3, tokens=500)
     bio.fit(table, settings, out=out, quiet=True)
     return out
 

@@ -1,7 +1,8 @@
-"""What users set: each mistake is said with its flag, before anything is read."""
+"""Settings are checked before anything is read, and errors name the flag."""
 
 import re
 from dataclasses import fields
+from typing import get_args
 
 import pytest
 
@@ -16,22 +17,26 @@ from subquad.errors import SubquadError
     [
         (FitSettings, {"preset": "papr"}, "--preset must be one of auto, paper, got 'papr'"),
         (FitSettings, {"split_by": "homologie"}, "--split-by must be one of random, group, homology, mutations, "),
-        (FitSettings, {"kind": "reg"}, "--kind must be one of auto, regression, binary, multiclass, multilabel, "),
+        (
+            FitSettings,
+            {"task_type": "reg"},
+            "--task-type must be one of auto, regression, binary, multiclass, multilabel, ",
+        ),
         (FitSettings, {"alphabet": "DNA"}, "--alphabet must be one of auto, dna, rna, protein, protein_stop, got"),
         (FitSettings, {"ambiguity": "N"}, "--ambiguity must be one of any, refuse, got 'N'"),
         (FitSettings, {"transform": "log"}, "--transform must be one of auto, none, rank, got 'log'"),
         (FitSettings, {"test_fraction": 1.0}, "--test-fraction must be between 0 and 1, got 1.0"),
         (FitSettings, {"validation_fraction": 0.0}, "--validation-fraction must be between 0 and 1, got 0.0"),
         (FitSettings, {"test_fraction": 0.8}, "--test-fraction and --validation-fraction leave less than a tenth"),
-        (FitSettings, {"members": 0}, "--members must be at least 1, got 0"),
-        (FitSettings, {"batch": 0}, "--batch must be at least 1, got 0"),
-        (FitSettings, {"letters": 0}, "--letters must be at least 1, got 0"),
+        (FitSettings, {"ensemble_size": 0}, "--ensemble-size must be at least 1, got 0"),
+        (FitSettings, {"batch_size": 0}, "--batch-size must be at least 1, got 0"),
+        (FitSettings, {"tokens": 0}, "--tokens must be at least 1, got 0"),
         (FitSettings, {"boosting_iterations": 0}, "--boosting-iterations must be at least 1, got 0"),
         (FitSettings, {"stack_folds": 0}, "--stack-folds must be at least 1, got 0"),
         (FitSettings, {"learning_curve": -1}, "--learning-curve must be at least 0, got -1"),
         (FitSettings, {"learning_repeats": 0}, "--learning-repeats must be at least 1, got 0"),
-        (FitSettings, {"learning_sizes": "24,9"}, "--learning-sizes takes numbers of rows, 10 or more"),
-        (FitSettings, {"near": -1}, "--near must be at least 0, got -1"),
+        (FitSettings, {"learning_sizes": (24, 9)}, "--learning-sizes must be numbers of rows of at least 10, got 9"),
+        (FitSettings, {"leak_distance": -1}, "--leak-distance must be at least 0, got -1"),
         (FitSettings, {"train_rows": 9}, "--train-rows must be at least 10, got 9"),
         (FitSettings, {"folds": 1}, "--folds must be at least 2, got 1"),
         (FitSettings, {"fold": 5}, "--fold must be below --folds (5), got 5"),
@@ -39,9 +44,9 @@ from subquad.errors import SubquadError
         (FitSettings, {"learning_rate": 0.0}, "--learning-rate must be above 0, got 0.0"),
         (FitSettings, {"weight_decay": -1.0}, "--weight-decay must not be negative, got -1.0"),
         (FitSettings, {"epochs": 0.0}, "--epochs must be above 0, got 0.0"),
-        (FitSettings, {"weight": "w", "error": "e"}, "--weight and --error both say how much rows count"),
-        (FitSettings, {"split": "s", "split_by": "position"}, "--split names a column and --split-by a way to split"),
-        (FitSettings, {"split_by": "group"}, "--split-by group needs the column of the groups"),
+        (FitSettings, {"weight": "w", "error": "e"}, "--weight and --error both weight the rows"),
+        (FitSettings, {"split": "s", "split_by": "position"}, "--split names a column and --split-by a method"),
+        (FitSettings, {"split_by": "group"}, "--split-by group needs a group column"),
         (DesignSettings, {"goal": "low"}, "--goal must be one of max, min, got 'low'"),
         (DesignSettings, {"wells": "48"}, "--wells must be one of 96, 384, got '48'"),
         (GuideSettings, {"goal": "low"}, "--goal must be one of max, min, got 'low'"),
@@ -54,4 +59,4 @@ def test_a_setting_that_cannot_work_is_refused_with_its_flag(make, given, messag
 
 def test_the_presets_are_those_of_the_field():
     field = next(field for field in fields(FitSettings) if field.name == "preset")
-    assert field.type.__args__ == PRESETS
+    assert get_args(field.type)[0].__args__ == PRESETS

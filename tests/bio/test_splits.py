@@ -31,12 +31,12 @@ def inputs(sequences):
     codes = np.full((len(sequences), length), -1, dtype=np.int8)
     for row, sequence in enumerate(sequences):
         codes[row, : len(sequence)] = [LETTERS.index(letter) for letter in sequence]
-    return Inputs(codes=codes, letters=20, extra=np.zeros((len(codes), 0)), is_aligned=(codes >= 0).all())
+    return Inputs(codes=codes, letters=20, covariates=np.zeros((len(codes), 0)), is_aligned=(codes >= 0).all())
 
 
 def table(sequences, *, y=None, classes=(), mutants=None, groups=None, **columns):
     y = np.arange(len(sequences), dtype=float)[:, None] if y is None else np.asarray(y)
-    target = Target(kind="binary" if classes else "regression", y=y, classes=classes)
+    target = Target(task_type="binary" if classes else "regression", y=y, classes=classes)
     known = ~np.isnan(y).any(1) if y.ndim == 2 else np.ones(len(y), dtype=bool)
     return Table(
         path=Path("assay.csv"),
@@ -251,7 +251,7 @@ def test_a_cluster_of_most_rows_is_said():
 
 def test_more_short_sequences_than_one_block_find_their_first_one():
     kinds = random_sequences(331, length=11)
-    labels, _ = cluster([*kinds, *kinds, *(kind[:-1] + "A" for kind in kinds)], 0.85)
+    labels, _ = cluster([*kinds, *kinds, *(task_type[:-1] + "A" for task_type in kinds)], 0.85)
     assert (labels[:331] == labels[331:662]).all()
     assert (labels[:331] == labels[662:]).all()
     assert len(np.unique(labels)) == 331
@@ -385,7 +385,7 @@ def test_near_sequences_are_those_of_the_definition(within):
     rng = np.random.default_rng(within)
     codes = rng.integers(0, 3, (211, 7)).astype(np.int8)
     codes[::3, 6:] = -1
-    own = Inputs(codes=codes, letters=4, extra=np.zeros((211, 0)), is_aligned=False)
+    own = Inputs(codes=codes, letters=4, covariates=np.zeros((211, 0)), is_aligned=False)
     rows, others = np.arange(101), np.arange(101, 107)
     distance = (codes[rows][:, None] != codes[others][None]).sum(2)
     same_length = (codes[rows][:, None, 6] < 0) == (codes[others][None, :, 6] < 0)
@@ -396,12 +396,12 @@ def test_near_sequences_are_those_of_the_definition(within):
 
 def test_equal_sequences_are_equal_in_both_channels():
     codes = np.array([[0, 1], [0, 1], [0, 1], [0, -1]], dtype=np.int8)
-    own = Inputs(codes=codes, letters=4, extra=np.zeros((4, 0)), is_aligned=False)
+    own = Inputs(codes=codes, letters=4, covariates=np.zeros((4, 0)), is_aligned=False)
     assert len(np.unique(equal_sequences(own))) == 2
-    second = np.array([[2, 2], [2, 2], [2, 3], [2, 2]], dtype=np.int8)
-    both = equal_sequences(Inputs(codes=codes, letters=4, second=second, extra=np.zeros((4, 0)), is_aligned=False))
+    partner = np.array([[2, 2], [2, 2], [2, 3], [2, 2]], dtype=np.int8)
+    both = equal_sequences(Inputs(codes=codes, letters=4, partner=partner, covariates=np.zeros((4, 0)), is_aligned=False))
     assert both[0] == both[1] != both[2]
-    none = Inputs(codes=codes[:, :0], letters=4, extra=np.ones((4, 1)), is_aligned=True)
+    none = Inputs(codes=codes[:, :0], letters=4, covariates=np.ones((4, 1)), is_aligned=True)
     assert len(np.unique(equal_sequences(none))) == 4
 
 
@@ -409,14 +409,14 @@ def test_equal_sequences_are_equal_in_both_channels():
 def test_equal_sequences_are_found_with_little_memory_beside_the_codes(shape):
     codes = np.zeros(shape, dtype=np.int8)
     codes[1::2, -1], codes[::3, 0] = 3, -1
-    own = Inputs(codes=codes, letters=4, extra=np.zeros((shape[0], 0)), is_aligned=False)
+    own = Inputs(codes=codes, letters=4, covariates=np.zeros((shape[0], 0)), is_aligned=False)
     tracemalloc.start()
     number = equal_sequences(own)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    kind = np.arange(shape[0]) % 6
+    task_type = np.arange(shape[0]) % 6
     assert len(np.unique(number)) == 4
-    assert len(set(zip(number, (kind % 2) + 2 * (kind % 3 == 0), strict=True))) == 4
+    assert len(set(zip(number, (task_type % 2) + 2 * (task_type % 3 == 0), strict=True))) == 4
     # 21 million codes; with eight bytes of each it would be 169 MB
     assert most < 60_000_000
 
@@ -426,14 +426,14 @@ def test_sums_of_some_codes_at_a_time_are_those_of_all_at_once():
     terms = np.random.default_rng(0).integers(0, 2**64, (521, 130), dtype=np.uint64)
     # the order of the numbers says which rows a split draws
     expected = np.unique(terms[np.arange(521), codes.astype(np.int64) + 2].sum(1), return_inverse=True)[1]
-    own = Inputs(codes=codes, letters=20, extra=np.zeros((4099, 0)), is_aligned=True)
+    own = Inputs(codes=codes, letters=20, covariates=np.zeros((4099, 0)), is_aligned=True)
     np.testing.assert_array_equal(equal_sequences(own), expected)
 
 
 def test_near_test_rows_are_left_out_where_asked():
     sequences = ["A" * 12, "A" * 11 + "C", "CDEFGHIKLMNP", "ACACACACACAC", "WWWWWWWWWWWW", "YWWWWWWWWWWW", "M" * 12]
     words = ["train", "test", "test", "validation", "train", "test", "test"]
-    split = make_split(table(sequences, split=words), FitSettings(near=1), seed=0)
+    split = make_split(table(sequences, split=words), FitSettings(leak_distance=1), seed=0)
     assert split.parts["test"].tolist() == [2, 6]
     assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (0, 2, 2)
 
@@ -446,7 +446,7 @@ def with_copies(count, length=17):
 
 @pytest.mark.parametrize(
     ("more", "is_kept"),
-    [({}, False), ({"near": 2}, False), ({"near": 0}, True), ({"keep_duplicates": True}, True)],
+    [({}, False), ({"leak_distance": 2}, False), ({"leak_distance": 0}, True), ({"keep_duplicates": True}, True)],
 )
 def test_near_copies_leave_the_test_of_random_rows_unless_it_is_said(more, is_kept):
     own = table(with_copies(101))
@@ -465,14 +465,14 @@ def test_keeping_equal_rows_keeps_no_near_ones_where_both_are_asked_for():
     words = ["train"] * 7 + ["validation"] * 2 + ["test"] * 5
     near = with_copies(1)[1]
     sequences = [*random_sequences(9), random_sequences(9)[0], near, *random_sequences(3, seed=1)]
-    split = make_split(table(sequences, split=words), FitSettings(keep_duplicates=True, near=1), seed=0)
+    split = make_split(table(sequences, split=words), FitSettings(keep_duplicates=True, leak_distance=1), seed=0)
     assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (1, 1, 1)
     assert split.parts["test"].tolist() == [9, 11, 12, 13]
 
 
 def test_near_copies_of_a_column_are_counted_and_move_no_row():
     own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
-    split, asked = (make_split(own, FitSettings(near=near), seed=3) for near in (None, 0))
+    split, asked = (make_split(own, FitSettings(leak_distance=distance), seed=3) for distance in (None, 0))
     assert split.leaks["near"] == 31
     assert split.leaks["near_kept"] == "a column gave the split"
     assert {part: rows.tolist() for part, rows in split.parts.items()} == {
@@ -510,7 +510,7 @@ def test_reverse_complements_are_those_of_the_definition():
     codes = np.full((211, 5), -1, dtype=np.int8)
     for row, sequence in enumerate(sequences):
         codes[row, : len(sequence)] = ["ACGT".index(letter) for letter in sequence]
-    own = Inputs(codes=codes, letters=4, extra=np.zeros((211, 0)), is_aligned=False)
+    own = Inputs(codes=codes, letters=4, covariates=np.zeros((211, 0)), is_aligned=False)
     other = {"A": "T", "C": "G", "G": "C", "T": "A"}
     known = set(sequences[101:])
     want = ["".join(other[letter] for letter in reversed(one)) in known for one in sequences[:101]]

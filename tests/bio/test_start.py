@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 from sklearn.linear_model import lars_path
 
-from subquad.bio.data.dataset import Inputs, Dataset, Target
+from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.baselines import fit_ridge
 from subquad.bio.models.blending import best_blending
@@ -20,7 +20,7 @@ from subquad.bio.settings import FitSettings
 def table(rows=307, length=61, seed=0):
     random = np.random.default_rng(seed)
     codes = random.integers(0, 4, (rows, length)).astype(np.int8)
-    return Inputs(codes=codes, letters=4, extra=np.zeros((rows, 0)), is_aligned=True), random
+    return Inputs(codes=codes, letters=4, covariates=np.zeros((rows, 0)), is_aligned=True), random
 
 
 def dataset(task_type, y, inputs, **more):

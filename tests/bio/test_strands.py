@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from test_tasks import SHORT
+from support.bio_tables import SHORT
 
 from subquad.bio import BioModel, FitSettings, LyraClassifier, LyraRegressor, fit, predict
-from subquad.bio.data.dataset import ANY, PAD, Inputs, Problem, Target, with_both_strands
+from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target, with_both_strands
 from subquad.bio.data.table import read_table
 from subquad.bio.models.fit import _folds
 from subquad.bio.splits.split import make_split
@@ -47,7 +47,7 @@ def both(**more):
 
 def test_the_other_strand_is_the_reverse_complement_from_its_first_letter_on():
     codes = np.array([[0, 1, 1, 3, PAD], [2, ANY, 3, 0, 1], [PAD] * 5], dtype=np.int8)
-    inputs = Inputs(codes=codes, letters=4, extra=np.zeros((3, 0)), is_aligned=False, is_double=True)
+    inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((3, 0)), is_aligned=False, is_double=True)
     turned = inputs.other_strand()
     # ACCT → AGGT, G?TAC → GTA?C
     assert turned.codes.tolist() == [[0, 2, 2, 3, PAD], [2, 3, 0, ANY, 1], [PAD] * 5]
@@ -57,13 +57,13 @@ def test_the_other_strand_is_the_reverse_complement_from_its_first_letter_on():
 
 def test_each_training_row_comes_from_both_sides_and_no_other_row_does():
     codes = np.array([[0, 1, 2], [3, 3, 1], [2, 0, 0], [1, 1, 1], [0, 0, 3]], dtype=np.int8)
-    inputs = Inputs(codes=codes, letters=4, extra=np.arange(5.0)[:, None], is_aligned=True, is_double=True)
+    inputs = Inputs(codes=codes, letters=4, covariates=np.arange(5.0)[:, None], is_aligned=True, is_double=True)
     split = {"train": np.array([1, 3]), "validation": np.array([0]), "test": np.array([4])}
-    target = Target(kind="binary", y=np.array([0, 1, 1, 0, 1]), classes=("a", "b"))
-    whole = with_both_strands(Problem(inputs=inputs, target=target, split=split, units=np.array([7, 8, 9, 7, 5])))
+    target = Target(task_type="binary", y=np.array([0, 1, 1, 0, 1]), classes=("a", "b"))
+    whole = with_both_strands(Dataset(inputs=inputs, target=target, split=split, units=np.array([7, 8, 9, 7, 5])))
     assert whole.split["train"].tolist() == [1, 3, 5, 6]
     assert whole.inputs.codes[5:].tolist() == [[2, 0, 0], [2, 2, 2]]
-    assert whole.inputs.extra[5:, 0].tolist() == [1, 3]
+    assert whole.inputs.covariates[5:, 0].tolist() == [1, 3]
     assert whole.target.y[5:].tolist() == [1, 0]
     assert whole.units[5:].tolist() == [8, 7]
     assert whole.split["test"].tolist() == [4]
@@ -91,7 +91,7 @@ def test_what_may_be_read_from_either_side_is_learned_from_both():
     X, y = enhancers()
     new, measured = enhancers(rows=101, seed=1)
     turned = list(map(other, new))
-    settings = {"epochs": 8.0, "members": 1, "random_state": 0}
+    settings = {"epochs": 8.0, "ensemble_size": 1, "random_state": 0}
     models = {way: LyraRegressor(**settings, strands=way).fit(X, y) for way in ("one", "both")}
     np.testing.assert_allclose(models["both"].predict(new), models["both"].predict(turned), atol=1e-6)
     assert np.abs(models["one"].predict(new) - models["one"].predict(turned)).max() > 0.05
@@ -126,8 +126,8 @@ def test_the_folds_of_a_stack_hold_whole_what_the_split_held_whole(tmp_path):
     settings = both(split_by="group", group="gene")
     read = read_table(tmp_path / "t.csv", settings)
     split = make_split(read, settings, seed=0)
-    problem = Problem(inputs=read.inputs, target=read.target, split=split.parts, units=split.units)
-    folds = _folds(with_both_strands(problem), 3, 0)
+    dataset = Dataset(inputs=read.inputs, target=read.target, split=split.parts, units=split.units)
+    folds = _folds(with_both_strands(dataset), 3, 0)
     names = np.concatenate([genes, genes[split.parts["train"]]])
     assert sum(len(held) for _, held in folds) == 2 * len(split.parts["train"])
     for learned, held in folds:

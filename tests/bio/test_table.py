@@ -39,12 +39,12 @@ def again(path, table, **options):
 
 def assert_same_inputs(first, second):
     np.testing.assert_array_equal(first.inputs.codes, second.inputs.codes)
-    np.testing.assert_array_equal(first.inputs.extra, second.inputs.extra)
+    np.testing.assert_array_equal(first.inputs.covariates, second.inputs.covariates)
     assert first.sequences == second.sequences
     assert first.mutants == second.mutants
     assert first.inputs.is_aligned == second.inputs.is_aligned
-    if first.inputs.second is not None:
-        np.testing.assert_array_equal(first.inputs.second, second.inputs.second)
+    if first.inputs.partner is not None:
+        np.testing.assert_array_equal(first.inputs.partner, second.inputs.partner)
 
 
 def test_columns_are_guessed_by_name_and_looks_and_said(tmp_path):
@@ -57,7 +57,7 @@ def test_columns_are_guessed_by_name_and_looks_and_said(tmp_path):
         "sequences: column 'variant' (guessed; --sequence names another)",
         "target: column 'measured' (guessed; --target names another)",
         "alphabet: protein (ACDEFGHIKLMNPQRSTVWY) (guessed; --alphabet names another)",
-        "what to predict: regression (guessed; --kind says otherwise)",
+        "what to predict: regression (guessed; --task-type says otherwise)",
     ]
     assert table.inputs.codes.shape == (13, 17)
     assert table.inputs.is_aligned
@@ -74,7 +74,7 @@ def test_what_cannot_be_guessed_is_asked_for_and_what_is_named_wrongly_is_said_a
     assert said(read_table, path, FitSettings(sequence="a")) == (
         f"{path}: several columns may be the measurements (p, q); name it with --target"
     )
-    message = said(read_table, path, FitSettings(sequence="c", target=("r",), weight="w", extra=("x*",)))
+    message = said(read_table, path, FitSettings(sequence="c", target=("r",), weight="w", covariates=("x*",)))
     assert [line.split(";")[0].split(" (there")[0] for line in message.splitlines()] == [
         f"{path}: no column 'w'",
         f"{path}: no column 'r'",
@@ -94,13 +94,13 @@ def test_all_mistakes_of_a_table_are_said_at_once(tmp_path):
     sequences, values = proteins(), [str(k / 3) for k in range(13)]
     sequences[1], values[4] = "ACD1", "inf"
     path = write(tmp_path / "t.csv", sequence=sequences, y=values, w=["-1", *["2"] * 12], e=[*["3"] * 12, "high"])
-    settings = FitSettings(weight="w", extra=("e",), target=("y",))
+    settings = FitSettings(weight="w", covariates=("e",), target=("y",))
     assert said(read_table, path, settings).splitlines() == [
         f"{path}: 1 of 13 rows cannot be read; mend or remove them",
         "  row 2: '1' at position 4 is no letter of the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
         f"{path}: not all measurements in column 'y' are finite numbers (1); mend or empty them",
         "  row 5: 'inf'",
-        f"{path}: not all extra values in column 'e' are finite numbers (1); mend or empty them",
+        f"{path}: not all covariates in column 'e' are finite numbers (1); mend or empty them",
         "  row 13: 'high'",
         f"{path}: weights in column 'w' must be above 0; mend 1 rows or leave them out",
         "  row 1: '-1'",
@@ -143,7 +143,7 @@ def test_what_follows_from_blanks_in_a_sequence_is_no_second_mistake(tmp_path):
     sequences = [f"{sequence[:10]} {sequence[10:]}" for sequence in proteins()]
     sequences[4] = f"1{sequences[4][1:]}"
     path = write(tmp_path / "t.csv", sequence=sequences, y=["01" * 8 + "0"] * 13)
-    assert len(said(read_table, path, FitSettings(kind="residue_binary")).splitlines()) == 2
+    assert len(said(read_table, path, FitSettings(task_type="residue_binary")).splitlines()) == 2
 
 
 def test_rows_of_mistakes_are_counted_as_the_message_says(tmp_path):
@@ -180,8 +180,8 @@ def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
 )
 def test_a_target_that_teaches_nothing_is_refused(tmp_path, values, message):
     path = write(tmp_path / "t.csv", sequence=proteins(), y=values)
-    kind = "residue_binary" if len(values[0]) == 17 else "auto"
-    assert said(read_table, path, FitSettings(target=("y",), kind=kind)) == f"{path}: {message}"
+    task_type = "residue_binary" if len(values[0]) == 17 else "auto"
+    assert said(read_table, path, FitSettings(target=("y",), task_type=task_type)) == f"{path}: {message}"
 
 
 def test_a_table_of_ten_rows_is_read_and_one_of_nine_is_not(tmp_path):
@@ -244,13 +244,13 @@ def test_a_few_sequences_of_another_length_are_named_since_positions_are_lost_by
 def test_extra_columns_are_filled_with_the_median_of_the_first_table(tmp_path):
     scores = ["", *[str(k) for k in range(12)]]
     path = write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13)), ESM1=scores, ESM2=list(range(13)), b="x")
-    table = read_table(path, FitSettings(extra=("ESM*",)))
-    assert table.inputs.extra.shape == (13, 2)
-    assert table.inputs.extra[0].tolist() == [5.5, 0]
-    assert "extra columns: ESM1, ESM2" in table.remarks
+    table = read_table(path, FitSettings(covariates=("ESM*",)))
+    assert table.inputs.covariates.shape == (13, 2)
+    assert table.inputs.covariates[0].tolist() == [5.5, 0]
+    assert "covariates: ESM1, ESM2" in table.remarks
     assert "column 'ESM1': 1 missing values are filled with 5.5, the median" in table.remarks
     other = write(tmp_path / "o.csv", sequence=proteins(3), ESM1=["", "9", "9"], ESM2=["1", "2", "3"])
-    assert again(other, table).inputs.extra.tolist() == [[5.5, 1], [9, 2], [9, 3]]
+    assert again(other, table).inputs.covariates.tolist() == [[5.5, 1], [9, 2], [9, 3]]
     lacking = write(tmp_path / "l.csv", sequence=proteins(3), ESM1=["1", "9", "9"])
     assert said(again, lacking, table).splitlines()[0] == (
         f"{lacking}: the model also learned from columns that are not here; add them"
@@ -327,40 +327,40 @@ def test_guides_lie_beside_their_contexts(tmp_path):
     contexts, guides = pairs()
     path = write(tmp_path / "t.csv", guide=guides, context=contexts, target=np.arange(37) / 7)
     table = read_table(path, FitSettings())
-    assert table.remarks[0] == "contexts: column 'context', guides: column 'guide' (guessed; --sequence, --second)"
+    assert table.remarks[0] == "contexts: column 'context', guides: column 'guide' (guessed; --sequence, --partner)"
     assert table.about["laid"] == {"offset": 11, "commonest": 11, "reverse": False}
-    second, codes = table.inputs.second, table.inputs.codes
-    assert (second[:, :11] == PAD).all()
-    assert (second[:, 30:] == PAD).all()
-    assert ((second == codes)[:, 11:30].sum(1) >= 18).all()
+    partner, codes = table.inputs.partner, table.inputs.codes
+    assert (partner[:, :11] == PAD).all()
+    assert (partner[:, 30:] == PAD).all()
+    assert ((partner == codes)[:, 11:30].sum(1) >= 18).all()
     assert table.sequences[0] == f"{guides[0]}|{contexts[0]}"
     assert table.mutants is None
     assert_same_inputs(table, again(path, table))
     # a single pair with as many mismatches as matches still goes to the known place
     one = write(tmp_path / "one.csv", guide=["A" * 19], context=[contexts[0]])
-    assert (again(one, table).inputs.second[0, 11:30] == 0).all()
+    assert (again(one, table).inputs.partner[0, 11:30] == 0).all()
 
 
 def test_guides_of_the_other_strand_and_of_many_places_are_found(tmp_path):
     contexts, guides = pairs(is_reverse=True)
     path = write(tmp_path / "t.csv", spacer=guides, window=contexts, score=np.arange(37) / 7)
-    table = read_table(path, FitSettings(sequence="window", second="spacer"))
+    table = read_table(path, FitSettings(sequence="window", partner="spacer"))
     assert table.about["laid"]["reverse"]
-    assert ((table.inputs.second == table.inputs.codes)[:, 11:30].sum(1) >= 18).all()
+    assert ((table.inputs.partner == table.inputs.codes)[:, 11:30].sum(1) >= 18).all()
     contexts, guides = pairs(offsets=(3, 11, 17))
     path = write(tmp_path / "t.csv", spacer=guides, window=contexts, score=np.arange(37) / 7)
-    table = read_table(path, FitSettings(sequence="window", second="spacer"))
+    table = read_table(path, FitSettings(sequence="window", partner="spacer"))
     assert table.about["laid"]["offset"] is None
-    assert (table.inputs.second != PAD).argmax(1).tolist() == [(3, 11, 17)[k % 3] for k in range(37)]
+    assert (table.inputs.partner != PAD).argmax(1).tolist() == [(3, 11, 17)[k % 3] for k in range(37)]
     assert_same_inputs(table, again(path, table))
 
 
 def test_guides_longer_than_their_context_are_refused(tmp_path):
     contexts, guides = pairs()
     path = write(tmp_path / "t.csv", a=contexts, b=guides, score=np.arange(37) / 7)
-    message = said(read_table, path, FitSettings(sequence="b", second="a"))
+    message = said(read_table, path, FitSettings(sequence="b", partner="a"))
     assert message.splitlines()[:2] == [
-        f"{path}: 37 guides are longer than their context; mend them, or swap --sequence and --second",
+        f"{path}: 37 guides are longer than their context; mend them, or swap --sequence and --partner",
         "  row 1: a guide of 47 letters, a context of 19",
     ]
 
@@ -368,10 +368,10 @@ def test_guides_longer_than_their_context_are_refused(tmp_path):
 @pytest.mark.data
 @needs_data
 def test_a_proteingym_assay_is_read_with_scores_of_other_models():
-    table = read_table(DATA / "raw" / "proteingym_SYUA_HUMAN_Newberry_2020.csv.gz", FitSettings(extra=("ESM*",)))
+    table = read_table(DATA / "raw" / "proteingym_SYUA_HUMAN_Newberry_2020.csv.gz", FitSettings(covariates=("ESM*",)))
     assert table.target.names == ("DMS_score",)
     assert table.inputs.codes.shape == (2497, 140)
-    assert table.inputs.extra.shape[1] > 2
+    assert table.inputs.covariates.shape[1] > 2
     assert table.mutants[:2] == ["M1Y", "M1A"]
     assert table.wild_type.startswith("MDVYMKGLSKAKEGVVAAAEKTKQGVAEAAGKTKEGV")
     assert any("offset 0 fits all 2,497 rows" in remark for remark in table.remarks)
@@ -400,16 +400,16 @@ def test_tables_of_metl_and_ecnet_are_read_with_their_wild_types():
 def test_tables_of_guides_and_of_disorder_are_read():
     azimuth = DATA / "raw" / "azimuth_FC_plus_RES_withPredictions.csv.gz"
     assert "score_drug_gene_rank" in said(read_table, azimuth, FitSettings())
-    settings = FitSettings(target=("score_drug_gene_rank",), group="Target gene", extra=("Percent Peptide",))
+    settings = FitSettings(target=("score_drug_gene_rank",), group="Target gene", covariates=("Percent Peptide",))
     table = read_table(azimuth, settings)
     assert table.inputs.codes.shape == (5310, 30)
     assert len(set(table.groups)) == 17
     table = read_table(DATA / "raw" / "disoflag_DP93.txt.gz", FitSettings(target=("target_1",)))
-    assert table.target.kind == "residue_binary"
+    assert table.target.task_type == "residue_binary"
     table = read_table(
         DATA / "raw" / "adapt_published_predictions" / "classify__test.tsv.gz", FitSettings(target=("true_activity",))
     )
-    assert table.target.kind == "binary"
+    assert table.target.task_type == "binary"
     assert table.about["laid"]["offset"] == 10
 
 

@@ -13,14 +13,14 @@ from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
 DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "bio"
-KINDS = {"reg": "regression", "bin": "binary", "perres_bin": "residue_binary", "perres_reg": "residue_regression"}
+TASK_TYPES = {"reg": "regression", "bin": "binary", "perres_bin": "residue_binary", "perres_reg": "residue_regression"}
 
 
-def read(values, lengths=None, kind="auto", name="y"):
+def read(values, lengths=None, task_type="auto", name="y"):
     columns = values if isinstance(values, dict) else {name: values}
     frame = pd.DataFrame(columns, dtype=str)
     lengths = None if lengths is None else np.array(lengths)
-    return read_target("t.csv", frame, tuple(columns), lengths, kind=kind)
+    return read_target("t.csv", frame, tuple(columns), lengths, task_type=task_type)
 
 
 def said(*arguments, **options) -> str:
@@ -31,19 +31,19 @@ def said(*arguments, **options) -> str:
 
 def test_numbers_are_a_regression_and_rows_without_one_are_counted():
     target, has, remarks = read(["1.5", "2", "", "NA", "-1e3"])
-    assert (target.kind, target.outputs, target.names) == ("regression", 1, ("y",))
+    assert (target.task_type, target.outputs, target.names) == ("regression", 1, ("y",))
     assert target.y.shape == (5, 1)
     assert has.tolist() == [True, True, False, False, True]
     assert target.y[has, 0].tolist() == [1.5, 2.0, -1000.0]
     assert remarks == [
-        "what to predict: regression (guessed; --kind says otherwise)",
+        "what to predict: regression (guessed; --task-type says otherwise)",
         "2 of 5 rows have no measurement and are left out",
     ]
 
 
 def test_numbers_with_the_minus_of_print_are_a_regression():
     target, _, _ = read(["−1.5", "−2", "−0.25"])
-    assert target.kind == "regression"
+    assert target.task_type == "regression"
     assert target.y[:, 0].tolist() == [-1.5, -2, -0.25]
 
 
@@ -58,20 +58,20 @@ def test_infinite_numbers_and_words_are_said_by_row():
 
 def test_several_columns_are_several_measurements_or_labels():
     target, has, _ = read({"a": ["1.5", "", "3"], "b": ["0", "", ""]})
-    assert (target.kind, target.names, target.outputs) == ("regression", ("a", "b"), 2)
+    assert (target.task_type, target.names, target.outputs) == ("regression", ("a", "b"), 2)
     assert has.tolist() == [True, False, True]
     np.testing.assert_array_equal(target.y, [[1.5, 0], [np.nan, np.nan], [3, np.nan]])
     labels, _, _ = read({"a": ["1", "0", ""], "b": ["0", "0", "1"]})
-    assert labels.kind == "multilabel"
+    assert labels.task_type == "multilabel"
     np.testing.assert_array_equal(labels.y, [[1, 0], [0, 0], [np.nan, 1]])
-    assert said({"a": ["1", "2"], "b": ["0", "1"]}, kind="multilabel").endswith("row 2: '2' in column 'a'")
-    assert said({"a": ["1", "2"], "b": ["0", "1"]}, kind="binary") == (
+    assert said({"a": ["1", "2"], "b": ["0", "1"]}, task_type="multilabel").endswith("row 2: '2' in column 'a'")
+    assert said({"a": ["1", "2"], "b": ["0", "1"]}, task_type="binary") == (
         "t.csv: binary has one column, but 2 are named ('a', 'b') (--target)"
     )
 
 
 def test_lists_of_labels_are_many_labels_where_the_kind_says_so():
-    target, _, _ = read(["membrane;nucleus", "nucleus", "", "golgi | membrane"], kind="multilabel")
+    target, _, _ = read(["membrane;nucleus", "nucleus", "", "golgi | membrane"], task_type="multilabel")
     assert target.names == ("golgi", "membrane", "nucleus")
     np.testing.assert_array_equal(target.y[[0, 1, 3]], [[0, 1, 1], [0, 0, 1], [1, 1, 0]])
     assert np.isnan(target.y[2]).all()
@@ -90,21 +90,21 @@ def test_lists_of_labels_are_many_labels_where_the_kind_says_so():
 )
 def test_two_values_are_two_classes_and_the_second_is_looked_for(values, classes, y):
     target, _, _ = read(values)
-    assert (target.kind, target.outputs) == ("binary", 1)
+    assert (target.task_type, target.outputs) == ("binary", 1)
     assert list(target.classes) == classes
     assert target.y.tolist() == y
 
 
 def test_words_are_classes_and_small_numbers_only_where_the_kind_says_so():
     target, _, _ = read(["EI", "IE", "N", "N", "EI", "IE"])
-    assert (target.kind, list(target.classes), target.y.tolist()) == (
+    assert (target.task_type, list(target.classes), target.y.tolist()) == (
         "multiclass",
         ["EI", "IE", "N"],
         [0, 1, 2, 2, 0, 1],
     )
-    assert read(["2", "10", "1", "2"])[0].kind == "regression"
-    assert list(read(["2", "10", "1", "2.0"], kind="multiclass")[0].classes) == ["1", "2", "10"]
-    assert "3 classes (1, 2, 10)" in said(["2", "10", "1", "2"], kind="binary")
+    assert read(["2", "10", "1", "2"])[0].task_type == "regression"
+    assert list(read(["2", "10", "1", "2.0"], task_type="multiclass")[0].classes) == ["1", "2", "10"]
+    assert "3 classes (1, 2, 10)" in said(["2", "10", "1", "2"], task_type="binary")
     assert said([f"protein {k}" for k in range(31)]) == (
         "t.csv: column 'y' holds 31 different words ('protein 0', 'protein 1', 'protein 2' …): no numbers, classes or "
         "one value a residue; name the measurements with --target"
@@ -118,15 +118,15 @@ def test_an_empty_column_is_said():
 
 def test_strings_of_labels_are_values_of_residues_even_where_they_look_like_numbers():
     target, has, _ = read(["01101", "110", "", "0-1?"], [5, 3, 2, 4])
-    assert (target.kind, list(target.classes), target.outputs) == ("residue_binary", ["0", "1"], 1)
+    assert (target.task_type, list(target.classes), target.outputs) == ("residue_binary", ["0", "1"], 1)
     assert has.tolist() == [True, True, False, True]
     assert target.y.tolist() == [[0, 1, 1, 0, 1], [1, 1, 0, -1, -1], [-1] * 5, [0, -1, 1, -1, -1]]
     assert target.y.dtype == np.int16
     target, _, _ = read(["HHEC-", "CCE"], [5, 3])
-    assert (target.kind, list(target.classes)) == ("residue_multiclass", ["C", "E", "H"])
+    assert (target.task_type, list(target.classes)) == ("residue_multiclass", ["C", "E", "H"])
     # numbers as long as the sequences by chance, and words of as many letters
-    assert read(["0.123", "0.456", "-0.78", "1.234"], [5, 5, 5, 5])[0].kind == "regression"
-    assert read(["train", "tests"] * 20, [5] * 40)[0].kind == "binary"
+    assert read(["0.123", "0.456", "-0.78", "1.234"], [5, 5, 5, 5])[0].task_type == "regression"
+    assert read(["train", "tests"] * 20, [5] * 40)[0].task_type == "binary"
 
 
 def test_labels_of_other_lengths_are_said_by_row():
@@ -139,22 +139,22 @@ def test_labels_of_other_lengths_are_said_by_row():
 
 def test_lists_of_numbers_may_cover_the_first_residues_of_all_rows():
     target, _, remarks = read(["[0.5, null, 1.5]", "[1, 2, 3]"], [3, 3])
-    assert target.kind == "residue_regression"
+    assert target.task_type == "residue_regression"
     np.testing.assert_array_equal(target.y, [[0.5, np.nan, 1.5], [1, 2, 3]])
     assert read(["0.5, NA, 1.5", "1,2,3"], [3, 3])[0].y[1, 2] == 3
     target, _, remarks = read(["[0.5, 1.5]", "[1, 2]", "[1, 2, 3]"], [3, 3, 5])
     assert remarks[1] == "column 'y' covers the first 2 of 3, 3 of 5 residues; the rest is unknown"
     assert np.isnan(target.y[0, 2:]).all()
     assert "row 2: 2 values for 3 letters" in said(["[0.5, 1.5, 2]", "[1, 2]"], [3, 3])
-    assert "row 2: 'x' at residue 3" in said(["[1, 2, 3]", '[1, 2, "x"]'], [3, 3], kind="residue_regression")
+    assert "row 2: 'x' at residue 3" in said(["[1, 2, 3]", '[1, 2, "x"]'], [3, 3], task_type="residue_regression")
 
 
 def test_dot_brackets_and_lists_give_the_same_pairs():
     target, has, _ = read(["((.[[))..]]", "....", ""], [11, 4, 7])
-    assert target.kind == "pairs"
+    assert target.task_type == "pairs"
     assert [pairs.tolist() for pairs in target.y] == [[[0, 6], [1, 5], [3, 10], [4, 9]], [], []]
     assert has.tolist() == [True, True, False]
-    assert read(["(.AA).aa"], [8], kind="pairs")[0].y[0].tolist() == [[0, 4], [2, 7], [3, 6]]
+    assert read(["(.AA).aa"], [8], task_type="pairs")[0].y[0].tolist() == [[0, 4], [2, 7], [3, 6]]
     # from 1 in the table; a base may have several partners
     lists, _, remarks = read(["[[7, 1], [2, 6], [2, 5], [2, 6]]", "[]"], [7, 4])
     assert [pairs.tolist() for pairs in lists.y] == [[[0, 6], [1, 4], [1, 5]], []]
@@ -198,11 +198,11 @@ def test_pairs_of_bases_that_do_not_pair_are_counted_from_1_and_remarked(tmp_pat
 
 def test_pairs_that_are_counted_from_0_in_some_rows_and_from_1_in_others_are_a_mistake():
     title = "t.csv: 1 structures in column 'y' cannot be read; mend or empty them (pairs are counted from 0 in"
-    assert said(["[[0, 6]]", "[[0, 5]]", "[[1, 7]]"], [7, 7, 7], kind="pairs").splitlines() == [
+    assert said(["[[0, 6]]", "[[0, 5]]", "[[1, 7]]"], [7, 7, 7], task_type="pairs").splitlines() == [
         f"{title} 2 rows and from 1 in 1; count them alike)",
         "  row 3: position 7 of a pair is outside the sequence (0 to 6)",
     ]
-    assert said(["[[0, 6]]", "[[1, 5]]", "[[1, 7]]"], [7, 7, 7], kind="pairs").splitlines() == [
+    assert said(["[[0, 6]]", "[[1, 5]]", "[[1, 7]]"], [7, 7, 7], task_type="pairs").splitlines() == [
         f"{title} 1 rows and from 1 in 1; count them alike)",
         "  row 1: position 0 of a pair is outside the sequence (1 to 7)",
     ]
@@ -210,14 +210,14 @@ def test_pairs_that_are_counted_from_0_in_some_rows_and_from_1_in_others_are_a_m
 
 def test_structures_that_are_wrong_are_said_by_row():
     values = ["((..)", "(..))", "(..)", "(.x.)", "(...)"]
-    assert said(values, [5, 5, 5, 5, 5], kind="pairs").splitlines() == [
+    assert said(values, [5, 5, 5, 5, 5], task_type="pairs").splitlines() == [
         "t.csv: 4 structures in column 'y' cannot be read; mend or empty them",
         "  row 1: '(' at position 1 is never closed",
         "  row 2: ')' at position 5 closes no bracket",
         "  row 3: 4 signs for 5 letters",
         "  row 4: 'x' at position 3 closes no bracket",
     ]
-    assert said(["[[1, 8]]", "[[3, 3]]", "[[1]]"], [7, 7, 7], kind="pairs").splitlines()[1:] == [
+    assert said(["[[1, 8]]", "[[3, 3]]", "[[1]]"], [7, 7, 7], task_type="pairs").splitlines()[1:] == [
         "  row 1: position 8 of a pair is outside the sequence (1 to 7)",
         "  row 2: a base is paired with itself",
         "  row 3: '[[1]]' is no list of pairs such as [[1, 9], [2, 8]]",
@@ -233,13 +233,13 @@ def test_the_kind_of_a_small_task_of_each_kind_is_guessed():
         if task["rows"] >= 100 or task["kind"] == "perres_bin":
             chosen.setdefault(task["kind"], task)
     assert set(chosen) >= {"reg", "bin", "multi13", "perres_bin", "perres_reg", "perres_multi8", "pairs"}
-    for kind, task in chosen.items():
+    for task_type, task in chosen.items():
         table = read_table(DATA / task["file"], FitSettings())
-        rest = "residue_multiclass" if kind.startswith("perres") else "multiclass"
-        assert table.target.kind == KINDS.get(kind, "pairs" if kind == "pairs" else rest), task["id"]
+        rest = "residue_multiclass" if task_type.startswith("perres") else "multiclass"
+        assert table.target.task_type == TASK_TYPES.get(task_type, "pairs" if task_type == "pairs" else rest), task["id"]
         assert len(table.inputs) == len(table.target) == task["rows"]
-        if "multi" in kind:
-            assert len(table.target.classes) == int(kind.rpartition("multi")[2])
+        if "multi" in task_type:
+            assert len(table.target.classes) == int(task_type.rpartition("multi")[2])
 
 
 @pytest.mark.data

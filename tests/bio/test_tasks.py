@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.bio_tables import SHORT, settings, table
 
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_command
@@ -20,27 +21,8 @@ from subquad.bio.models import training
 from subquad.cli import main
 from subquad.errors import SubquadError
 
-SHORT = {"epochs": 2.0, "boosting_iterations": 10, "batch_size": 31, "ensemble_size": 1}
 DATA = os.environ.get("SUBQUAD_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the data folder is not here")
-
-
-def table(path, rows=211, length=7, seed=0):
-    random = np.random.default_rng(seed)
-    codes = random.integers(0, 4, (rows, length))
-    y = random.normal(size=4)[codes[:, 2]] + random.normal(size=4)[codes[:, 3]]
-    frame = pd.DataFrame({"sequence": ["".join("ACGT"[k] for k in row) for row in codes]})
-    frame["score"] = y.round(4)
-    frame["active"] = (y > 0).astype(int)
-    frame["class"] = np.array(["low", "mid", "high"])[np.digitize(y, np.quantile(y, [0.3, 0.7]))]
-    frame["residues"] = ["".join(str(k % 2) for k in row) for row in codes]
-    frame["profile"] = [json.dumps((row * 1.5).tolist()) for row in codes]
-    frame.to_csv(path, index=False)
-    return frame
-
-
-def settings(**more):
-    return FitSettings(**{**SHORT, "sequence": "sequence", "target": ("score",), **more})
 
 
 def test_the_commands_fit_and_predict(tmp_path, capsys):
@@ -202,7 +184,7 @@ def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
 
 def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
     table(tmp_path / "t.csv")
-    own = settings(learning_sizes="48, 12,5000", learning_repeats=3)
+    own = settings(learning_sizes=(48, 12, 5000), learning_repeats=3)
     metrics = fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
     few, some, whole = metrics["learning_curve"]
     assert [few["rows"], some["rows"], whole["rows"]] == [12, 48, metrics["rows"]["train"]]

@@ -62,7 +62,7 @@ def test_a_table_with_early_ends_is_aligned_and_its_model_reads_them_again(tmp_p
     assert any("ending early" in remark for remark in read.remarks)
     fit(
         tmp_path / "t.csv",
-        FitSettings(epochs=1.0, members=1, boosting_iterations=5),
+        FitSettings(epochs=1.0, ensemble_size=1, boosting_iterations=5),
         out=tmp_path / "m",
         quiet=True,
     )

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from subquad.bio.data.dataset import PAD, Inputs, Dataset, Target
+from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target
 from subquad.bio.models.baselines import Baseline, fit_baselines
 from subquad.bio.models.vienna import fold, pair_probabilities, rna_of
 
@@ -16,7 +16,7 @@ def dataset():
         codes[row, : len(text)] = ["ACGU".index(letter) for letter in text]
     pairs = [np.array([[k, 13 - k] for k in range(5)]), np.zeros((0, 2), dtype=np.int64)]
     return Dataset(
-        inputs=Inputs(codes=codes, letters=4, extra=np.zeros((3, 0)), is_aligned=False),
+        inputs=Inputs(codes=codes, letters=4, covariates=np.zeros((3, 0)), is_aligned=False),
         target=Target(task_type="pairs", y=[*pairs, pairs[0]]),
         split={"train": np.array([0]), "validation": np.array([0, 1]), "test": np.array([2])},
     )
@@ -39,7 +39,7 @@ def test_probabilities_are_symmetric_and_sure_of_a_hairpin():
 
 
 def test_a_letter_that_stands_for_several_is_no_partner():
-    x = Inputs(codes=np.array([[2, -2, 3, PAD]], np.int8), letters=4, extra=np.zeros((1, 0)), is_aligned=False)
+    x = Inputs(codes=np.array([[2, -2, 3, PAD]], np.int8), letters=4, covariates=np.zeros((1, 0)), is_aligned=False)
     assert rna_of(x) == ["GNU"]
     assert fold(["NNNNNAAAANNNNN"])[0].shape == (0, 2)
 

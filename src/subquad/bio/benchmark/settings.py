@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from subquad.bio.settings import PRESETS, refuse_other_presets
+from subquad.bio.settings import PRESETS, validate_presets
 from subquad.errors import SubquadError
 
 __all__ = ["BenchSettings"]
@@ -22,7 +22,7 @@ class BenchSettings:
     """Spread the tasks with Ray: over the cluster that RAY_ADDRESS names, else over `jobs` cores of this machine."""
     rows: int = 20_000
     """Most training rows of a task; more are drawn at random from."""
-    letters: int = 2_000_000
+    tokens: int = 2_000_000
     """Letters that the training of one net goes over."""
     boosting_iterations: int | None = None
     """Most trees of the boosting; by default what keeps it to about a minute."""
@@ -37,7 +37,7 @@ class BenchSettings:
     any letters: `idr/caid2_disorder_*=idr/disorder`."""
 
     def __post_init__(self) -> None:
-        least = {"jobs": 1, "rows": 10, "letters": 1, "boosting_iterations": 1}
+        least = {"jobs": 1, "rows": 10, "tokens": 1, "boosting_iterations": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -61,7 +61,7 @@ class BenchSettings:
     def preset_names(self) -> tuple[str, ...]:
         """The presets by name."""
         words = _words(self.presets)
-        refuse_other_presets(words)
+        validate_presets(words)
         if not words or len(set(words)) < len(words):
             raise SubquadError(
                 f"--presets takes different names with commas between ({','.join(PRESETS)}); got {self.presets!r}"

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from subquad.bio.benchmark.settings import BenchSettings
-from subquad.bio.data.dataset import KINDS, Kind
+from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.files import separator_of
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, raise_errors, unknown
@@ -20,7 +20,7 @@ from subquad.runs.storage import atomic, read_json
 
 __all__ = ["Task", "read_tasks"]
 
-SHORT_KINDS: dict[str, Kind] = {
+SHORT_KINDS: dict[str, TaskType] = {
     "reg": "regression",
     "bin": "binary",
     "multi": "multiclass",
@@ -42,7 +42,7 @@ class Task:
     """Family and name, such as `dms/tdp43`."""
     table: Path
     """Where it is."""
-    kind: Kind
+    task_type: TaskType
     """Of the target."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Those of `FitSettings` that differ from the default."""
@@ -117,19 +117,19 @@ def _task(folder: Path, entry: Any, number: int, asked: BenchSettings, mistakes:
         mistakes.append(f"{name}: file is {file!r}; name the table, relative to this file")
     elif not table.is_file():
         mistakes.append(f"{name}: {table}: no such file")
-    kind = _kind(entry.get("kind"))
-    if kind is None:
-        known = ", ".join([*KINDS, *SHORT_KINDS])
+    task_type = _kind(entry.get("kind"))
+    if task_type is None:
+        known = ", ".join([*TASK_TYPES, *SHORT_KINDS])
         mistakes.append(f"{name}: kind is {entry.get('kind')!r}; there are: {known}")
     own = _own_settings(name, entry.get("settings", {}), mistakes)
-    if len(mistakes) > before or table is None or kind is None:
+    if len(mistakes) > before or table is None or task_type is None:
         return None
     settings = {
         **_columns(table),
         **_alphabet(entry.get("alphabet")),
-        "kind": kind,
+        "kind": task_type,
         "train_rows": asked.rows,
-        "letters": asked.letters,
+        "tokens": asked.tokens,
         "boosting_iterations": asked.boosting_iterations,
         "preset": asked.preset_names[0],
         **own,
@@ -144,7 +144,7 @@ def _task(folder: Path, entry: Any, number: int, asked: BenchSettings, mistakes:
     return Task(
         id=str(name),
         table=table,
-        kind=kind,
+        task_type=task_type,
         settings=settings,
         metric=str(entry.get("metric") or ""),
         published=str(entry.get("published") or ""),
@@ -154,10 +154,10 @@ def _task(folder: Path, entry: Any, number: int, asked: BenchSettings, mistakes:
     )
 
 
-def _kind(word: Any) -> Kind | None:
+def _kind(word: Any) -> TaskType | None:
     if not isinstance(word, str):
         return None
-    return word if word in KINDS else SHORT_KINDS.get(re.sub(r"(?<=multi)\d+$", "", word))
+    return word if word in TASK_TYPES else SHORT_KINDS.get(re.sub(r"(?<=multi)\d+$", "", word))
 
 
 def _own_settings(name: Any, given: Any, mistakes: list[str]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _own_settings(name: Any, given: Any, mistakes: list[str]) -> dict[str, Any]:
     mistakes += [f"{name}: {unknown('setting', key, types)}" for key in given if key not in types]
     # JSON has lists only, the settings tuples; one name alone means a list of one
     return {
-        key: ((value,) if isinstance(value, str) else tuple(value)) if key in ("target", "extra") else value
+        key: ((value,) if isinstance(value, str) else tuple(value)) if key in ("target", "covariates") else value
         for key, value in given.items()
         if key in types
     }
@@ -178,7 +178,7 @@ def _columns(table: Path) -> dict[str, Any]:
     names = _header(table)
     settings: dict[str, Any] = {}
     if {"guide", "context"} <= names:
-        settings |= {"sequence": "context", "second": "guide"}
+        settings |= {"sequence": "context", "partner": "guide"}
     elif "sequence" in names:
         settings["sequence"] = "sequence"
     if "target" in names:
@@ -227,10 +227,10 @@ def _chosen(tasks: Sequence[Task], settings: BenchSettings) -> list[Task]:
             raise SubquadError(f"--only: {unknown('task', pattern, ids)}")
     kinds = []
     for word in settings.kind_names:
-        kind = _kind(word)
-        if kind is None:
-            raise SubquadError(f"--kinds: {unknown('kind', word, KINDS)}")
-        kinds.append(kind)
+        task_type = _kind(word)
+        if task_type is None:
+            raise SubquadError(f"--kinds: {unknown('kind', word, TASK_TYPES)}")
+        kinds.append(task_type)
     for pattern, _ in settings.train_pairs:
         if not any(fnmatchcase(name, pattern) for name in ids):
             raise SubquadError(f"--train-on: {unknown('task', pattern, ids)}")
@@ -238,7 +238,7 @@ def _chosen(tasks: Sequence[Task], settings: BenchSettings) -> list[Task]:
         task
         for task in tasks
         if (not settings.patterns or any(fnmatchcase(task.id, pattern) for pattern in settings.patterns))
-        and (not kinds or task.kind in kinds)
+        and (not kinds or task.task_type in kinds)
     ]
     if not chosen:
         raise SubquadError("no task is left by --only and --kinds together")
@@ -249,8 +249,8 @@ def _merged(task: Task, by_id: Mapping[str, Task], folder: Path, mistakes: list[
     """Return the task on a table of its test rows and the other's training rows."""
     donor = by_id[str(task.train_on)]
     before = len(mistakes)
-    if donor.kind != task.kind:
-        mistakes.append(f"{task.id}: train_on {donor.id}, which is {donor.kind}, and this is {task.kind}")
+    if donor.task_type != task.task_type:
+        mistakes.append(f"{task.id}: train_on {donor.id}, which is {donor.task_type}, and this is {task.task_type}")
     mistakes += [
         f"{own.id}: {own.table}: has no column {name!r}, which train_on needs (CSV or TSV)"
         for own in (task, donor)

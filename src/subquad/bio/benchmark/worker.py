@@ -26,7 +26,7 @@ def main(job: Path) -> None:
     from subquad.bio.settings import FitSettings
     from subquad.runs.storage import write_json
 
-    lists = ("target", "extra")
+    lists = ("target", "covariates")
     settings = {key: tuple(value) if key in lists else value for key, value in asked["settings"].items()}
     try:
         fit(

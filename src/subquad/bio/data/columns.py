@@ -30,9 +30,9 @@ class Columns:
 
     sequence: str | None = None
     mutant: str | None = None
-    second: str | None = None
+    partner: str | None = None
     target: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
     weight: str | None = None
     error: str | None = None
     group: str | None = None
@@ -53,10 +53,10 @@ def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -
     checks.append(lambda: _extras(path, frame, settings))
     checks.append(
         lambda: find_inputs(
-            path, frame, sequence=settings.sequence, mutant=settings.mutant, second=settings.second, not_these=named
+            path, frame, sequence=settings.sequence, mutant=settings.mutant, partner=settings.partner, not_these=named
         )
     )
-    *_, extra, (inputs, remarks) = collect_errors(*checks)
+    *_, covariates, (inputs, remarks) = collect_errors(*checks)
     group, split = settings.group, settings.split
     lower = {str(name).lower(): name for name in frame.columns}
     if group is None and "group" in lower and lower["group"] not in settings.target:
@@ -66,16 +66,16 @@ def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -
         split = next(
             (lower[name] for name in SPLIT_NAMES if name in lower and lower[name] not in settings.target), None
         )
-    taken = [*inputs.values(), *extra, settings.weight, settings.error, group, split]
+    taken = [*inputs.values(), *covariates, settings.weight, settings.error, group, split]
     target = settings.target or _guess_target(path, frame, [name for name in taken if name is not None], remarks)
-    if any(pattern not in extra for pattern in settings.extra):
-        remarks.append(f"extra columns: {', '.join(extra)}")
-    twice = [name for name, count in Counter([*target, *extra]).items() if count > 1]
+    if any(pattern not in covariates for pattern in settings.covariates):
+        remarks.append(f"covariates: {', '.join(covariates)}")
+    twice = [name for name, count in Counter([*target, *covariates]).items() if count > 1]
     if twice or set(target) & set(inputs.values()):
         shown = ", ".join(map(repr, twice or sorted(set(target) & set(inputs.values()))))
         raise SubquadError(f"{path}: column {shown} is named twice; a column is either the target or something else")
     columns = Columns(
-        **inputs, target=target, extra=extra, weight=settings.weight, error=settings.error, group=group, split=split
+        **inputs, target=target, covariates=covariates, weight=settings.weight, error=settings.error, group=group, split=split
     )
     return columns, remarks
 
@@ -86,15 +86,15 @@ def find_inputs(
     *,
     sequence: str | None,
     mutant: str | None,
-    second: str | None,
+    partner: str | None,
     not_these: Sequence[tuple[str, str]] = (),
 ) -> tuple[dict[str, str | None], list[str]]:
-    """Return the columns `sequence`, `mutant` and `second`, and remarks; names that are given stand.
+    """Return the columns `sequence`, `mutant` and `partner`, and remarks; names that are given stand.
 
     Raises:
         SubquadError: a named column is not there, or neither sequences nor variants are found.
     """
-    given = {"--sequence": sequence, "--mutant": mutant, "--second": second}
+    given = {"--sequence": sequence, "--mutant": mutant, "--partner": partner}
     checks = [
         lambda flag=flag, name=name: _known(path, frame, name, flag) for flag, name in given.items() if name is not None
     ]
@@ -102,25 +102,25 @@ def find_inputs(
     remarks = []
     left = [name for name in frame.columns if name not in [name for _, name in not_these]]
     likely = [name for name in left if _looks_like_sequences(frame[name])]
-    if second is None and sequence is None:
-        second = _named(GUIDE_NAMES, likely)
-        sequence = _named(CONTEXT_NAMES, likely) if second is not None else None
-        if sequence is None or _named(("sequence",), likely) or not _are_nucleotides(frame, (sequence, second)):
-            sequence = second = None
+    if partner is None and sequence is None:
+        partner = _named(GUIDE_NAMES, likely)
+        sequence = _named(CONTEXT_NAMES, likely) if partner is not None else None
+        if sequence is None or _named(("sequence",), likely) or not _are_nucleotides(frame, (sequence, partner)):
+            sequence = partner = None
         else:
-            remarks.append(f"contexts: column {sequence!r}, guides: column {second!r} (guessed; --sequence, --second)")
+            remarks.append(f"contexts: column {sequence!r}, guides: column {partner!r} (guessed; --sequence, --partner)")
     elif sequence is None:
-        sequence = _named(CONTEXT_NAMES, [name for name in likely if name != second])
+        sequence = _named(CONTEXT_NAMES, [name for name in likely if name != partner])
     if mutant is None:
         variants = [name for name in left if looks_like_variants(frame[name])]
         mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
         if mutant is not None:
             remarks.append(f"variants: column {mutant!r} (guessed; --mutant names another)")
     if sequence is None:
-        sequence = _guess_sequence(path, left, [name for name in likely if name != second], mutant)
+        sequence = _guess_sequence(path, left, [name for name in likely if name != partner], mutant)
         if sequence is not None:
             remarks.append(f"sequences: column {sequence!r} (guessed; --sequence names another)")
-    return {"sequence": sequence, "mutant": mutant, "second": second}, remarks
+    return {"sequence": sequence, "mutant": mutant, "partner": partner}, remarks
 
 
 def _guess_sequence(path: Path | str, left: list[str], likely: list[str], mutant: str | None) -> str | None:
@@ -173,11 +173,11 @@ def _known(path: Path | str, frame: pd.DataFrame, name: str, flag: str) -> str:
 
 
 def _extras(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tuple[str, ...]:
-    others = {settings.sequence, settings.mutant, settings.second, settings.weight, settings.error, *settings.target}
+    others = {settings.sequence, settings.mutant, settings.partner, settings.weight, settings.error, *settings.target}
     others |= {settings.group, settings.split}
     found: dict[str, None] = {}
     checks = []
-    for pattern in settings.extra:
+    for pattern in settings.covariates:
         is_pattern = any(sign in pattern for sign in "*?[")
         if is_pattern:
             names = [name for name in frame.columns if fnmatchcase(name, pattern) and name not in others]
@@ -186,7 +186,7 @@ def _extras(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tup
         if names:
             found |= dict.fromkeys(names)
         else:
-            checks.append(lambda pattern=pattern: _known(path, frame, pattern, "--extra"))
+            checks.append(lambda pattern=pattern: _known(path, frame, pattern, "--covariates"))
     collect_errors(*checks)
     return tuple(found)
 

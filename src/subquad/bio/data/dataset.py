@@ -10,15 +10,15 @@ from typing import Any, get_args
 
 import numpy as np
 
-from subquad.bio.settings import Kind
+from subquad.bio.settings import TaskType
 
-__all__ = ["ANY", "KINDS", "PAD", "PARTS", "ROW_KINDS", "Inputs", "Kind", "Problem", "Target", "with_both_strands"]
+__all__ = ["ANY", "TASK_TYPES", "PAD", "PARTS", "ROW_TASK_TYPES", "Inputs", "TaskType", "Dataset", "Target", "with_both_strands"]
 
 PAD, ANY = -1, -2
 PARTS = ("train", "validation", "test")
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
-ROW_KINDS: tuple[Kind, ...] = ("regression", "binary", "multiclass", "multilabel")
+TASK_TYPES: tuple[TaskType, ...] = get_args(TaskType)
+ROW_TASK_TYPES: tuple[TaskType, ...] = ("regression", "binary", "multiclass", "multilabel")
 """One prediction a row; the others have one a residue, or pairs of bases."""
 
 
@@ -30,10 +30,10 @@ class Inputs:
     """`(n, T)` int8. T is 0 where there are no sequences."""
     letters: int
     """Of the alphabet."""
-    second: np.ndarray | None = None
+    partner: np.ndarray | None = None
     """`(n, T)` int8: a second channel, each letter beside the one of `codes` that it pairs with (a guide on its
     target); `PAD` where it has none."""
-    extra: np.ndarray
+    covariates: np.ndarray
     """`(n, E)` float64, finite: further numbers of each row, as measured."""
     is_aligned: bool
     """Position t means the same place in all rows, and all have T letters."""
@@ -50,8 +50,8 @@ class Inputs:
 
     def take(self, rows: np.ndarray) -> "Inputs":
         """Return some of the rows."""
-        second = None if self.second is None else self.second[rows]
-        return replace(self, codes=self.codes[rows], second=second, extra=self.extra[rows])
+        partner = None if self.partner is None else self.partner[rows]
+        return replace(self, codes=self.codes[rows], partner=partner, covariates=self.covariates[rows])
 
     def other_strand(self) -> "Inputs":
         """Return the reverse complements, each from its first letter on, as single strands."""
@@ -67,7 +67,7 @@ class Inputs:
 class Target:
     """What is to be predicted of the rows."""
 
-    kind: Kind
+    task_type: TaskType
     y: Any
     """By kind:
 
@@ -95,22 +95,22 @@ class Target:
         list of n symmetric `(L, L)` arrays for pairs. Values are measurements, or probabilities: of the second class in
         binary, one a class in multiclass, one a label in multilabel, and of each pair.
         """
-        if self.kind in ("multiclass", "residue_multiclass"):
+        if self.task_type in ("multiclass", "residue_multiclass"):
             return len(self.classes)
-        return len(self.names) if self.kind in ("regression", "multilabel") else 1
+        return len(self.names) if self.task_type in ("regression", "multilabel") else 1
 
     @property
     def is_residue(self) -> bool:
         """One value a residue."""
-        return self.kind.startswith("residue")
+        return self.task_type.startswith("residue")
 
     def take(self, rows: np.ndarray) -> "Target":
         """Return some of the rows."""
-        return replace(self, y=[self.y[row] for row in rows] if self.kind == "pairs" else self.y[rows])
+        return replace(self, y=[self.y[row] for row in rows] if self.task_type == "pairs" else self.y[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class Dataset:
     """What is learned from, what choices are made on, and what the test is."""
 
     inputs: Inputs
@@ -127,20 +127,20 @@ class Problem:
         return self.inputs.take(self.split[name]), self.target.take(self.split[name])
 
 
-def with_both_strands(problem: Problem) -> Problem:
+def with_both_strands(dataset: Dataset) -> Dataset:
     """Return the problem with the other strand of each training row as a further training row, in the same unit."""
-    inputs, rows, n = problem.inputs, problem.split["train"], len(problem.inputs)
+    inputs, rows, n = dataset.inputs, dataset.split["train"], len(dataset.inputs)
     other = inputs.take(rows).other_strand()
 
     def joined(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else np.concatenate([values, values[rows]])
 
-    return Problem(
+    return Dataset(
         inputs=replace(
-            inputs, codes=np.concatenate([inputs.codes, other.codes]), extra=np.concatenate([inputs.extra, other.extra])
+            inputs, codes=np.concatenate([inputs.codes, other.codes]), covariates=np.concatenate([inputs.covariates, other.covariates])
         ),
-        target=replace(problem.target, y=np.concatenate([problem.target.y, problem.target.y[rows]])),
-        split={**problem.split, "train": np.concatenate([rows, n + np.arange(len(rows))])},
-        weight=joined(problem.weight),
-        units=joined(problem.units),
+        target=replace(dataset.target, y=np.concatenate([dataset.target.y, dataset.target.y[rows]])),
+        split={**dataset.split, "train": np.concatenate([rows, n + np.arange(len(rows))])},
+        weight=joined(dataset.weight),
+        units=joined(dataset.units),
     )

@@ -1,6 +1,6 @@
 """What a model sees of a table: sequences, variants, a second channel, further numbers; read first, or read again.
 
-Axes: n rows, T positions, E extra columns.
+Axes: n rows, T positions, E covariates.
 """
 
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.alphabet import NAMES_OF, encode, letters_of, normalise, refuse_mixed
-from subquad.bio.data.dataset import PAD, ROW_KINDS, Inputs
+from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.data.files import read_numbers
 from subquad.bio.data.partner_sequences import align_guides
 from subquad.bio.data.truncated import with_stops
 from subquad.bio.data.variants import Variants, parse_variants, refuse_unread
 from subquad.bio.data.wild_type import Construct, from_both, from_sequences, from_variants
-from subquad.bio.settings import ALPHABETS, Kind
+from subquad.bio.settings import ALPHABETS, TaskType
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 
-__all__ = ["Ask", "Read", "fill_missing", "on_strands", "read_extra", "read_inputs"]
+__all__ = ["Ask", "Read", "fill_missing", "on_strands", "read_covariates", "read_inputs"]
 
 FEW_OTHERS = 0.05
 """Of the sequences, that have another length than all others: rather a mistake, or a deletion, than a mixed library."""
@@ -35,7 +35,7 @@ class Ask:
     sequence: str | None
     """Columns."""
     mutant: str | None
-    second: str | None
+    partner: str | None
     alphabet: str
     ambiguity: str
     wild_type: str | None
@@ -62,7 +62,7 @@ class Read:
 
 
 def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
-    """Return the inputs of all rows, without extra columns.
+    """Return the inputs of all rows, without covariates.
 
     Raises:
         SubquadError: wrong letters, variants that do not fit the wild type, guides longer than their context, or no
@@ -89,10 +89,10 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
         if is_guessed:
             # the variants may bring a stop, and DNA may have been translated
             alphabet = letters_of(construct.sequences, "auto")[0]
-        codes, second, laid, more = _codes(path, frame, ask, construct.sequences, alphabet)
+        codes, partner, laid, more = _codes(path, frame, ask, construct.sequences, alphabet)
     else:
         sequences, changed = normalise(texts, alphabet)
-        (construct, said), (codes, second, laid, more) = collect_errors(
+        (construct, said), (codes, partner, laid, more) = collect_errors(
             lambda: _construct(path, frame, ask, sequences, wild=wild, alphabet=alphabet),
             lambda: _codes(path, frame, ask, sequences, alphabet),
         )
@@ -100,21 +100,21 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
     if is_guessed:
         remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (guessed; --alphabet names another)")
     remarks += said + construct.remarks + more
-    if second is not None:
-        guides = normalise(_upper(frame[ask.second])[0], alphabet)[0]
+    if partner is not None:
+        guides = normalise(_upper(frame[ask.partner])[0], alphabet)[0]
         pairs = [f"{guide}|{context}" for guide, context in zip(guides, construct.sequences, strict=True)]
         construct = Construct(sequences=pairs)
     is_aligned = bool((codes[:, -1] != PAD).all())
     if not (is_aligned or ask.is_again):
         remarks += _few_of_another_length((codes != PAD).sum(1))
     about = {
-        **{"sequence": ask.sequence, "mutant": ask.mutant, "second": ask.second},
+        **{"sequence": ask.sequence, "mutant": ask.mutant, "partner": ask.partner},
         **{"alphabet": alphabet, "ambiguity": ask.ambiguity, "laid": laid},
         **{"wild_type": construct.wild_type, "offset": construct.offset},
         **{"is_aligned": is_aligned, "length": codes.shape[1] if is_aligned else None},
     }
     none = np.zeros((len(codes), 0))
-    inputs = Inputs(codes=codes, letters=len(ALPHABETS[alphabet]), second=second, extra=none, is_aligned=is_aligned)
+    inputs = Inputs(codes=codes, letters=len(ALPHABETS[alphabet]), partner=partner, covariates=none, is_aligned=is_aligned)
     return Read(inputs=inputs, construct=construct, about=about, remarks=remarks)
 
 
@@ -142,17 +142,17 @@ def _codes(
     def sequences() -> tuple[np.ndarray, list[str]]:
         return encode(path, texts, alphabet, ambiguity=ask.ambiguity, length=ask.length)
 
-    if ask.second is None:
+    if ask.partner is None:
         codes, said = sequences()
         return codes, None, None, said
-    guides = normalise(_upper(frame[ask.second])[0], alphabet)[0]
+    guides = normalise(_upper(frame[ask.partner])[0], alphabet)[0]
     (codes, said), (short, more) = collect_errors(
-        sequences, lambda: encode(path, guides, alphabet, ambiguity=ask.ambiguity, what=str(ask.second))
+        sequences, lambda: encode(path, guides, alphabet, ambiguity=ask.ambiguity, what=str(ask.partner))
     )
     if alphabet not in ("dna", "rna"):
-        raise SubquadError(f"{path}: column {ask.second!r} pairs with DNA or RNA only, but the sequences are proteins")
-    second, laid, how = align_guides(path, codes, short, known=ask.laid)
-    return codes, second, laid, said + more + how
+        raise SubquadError(f"{path}: column {ask.partner!r} pairs with DNA or RNA only, but the sequences are proteins")
+    partner, laid, how = align_guides(path, codes, short, known=ask.laid)
+    return codes, partner, laid, said + more + how
 
 
 def _construct(
@@ -160,7 +160,7 @@ def _construct(
 ) -> tuple[Construct, list[str]]:
     """Return the sequences with what they are variants of, and remarks; those of the construct stand in it."""
     wild = None if wild is None else normalise([wild], alphabet)[0][0]
-    if sequences is not None and ask.second is not None:
+    if sequences is not None and ask.partner is not None:
         return Construct(sequences=sequences), []
     variants, remarks = _variants(frame, ask, alphabet, is_needed=sequences is None or ask.is_named)
     if variants is not None:
@@ -217,19 +217,19 @@ def _upper(column: pd.Series) -> tuple[list[str], list[str]]:
     return texts, [remark] if blocks else []
 
 
-def read_extra(
+def read_covariates(
     path: Path | str, frame: pd.DataFrame, names: tuple[str, ...], fill: dict[str, float] | None
 ) -> tuple[np.ndarray, dict[str, float], list[str]]:
-    """Return the extra columns `(n, E)`, what missing values of each are filled with, and remarks."""
+    """Return the covariates `(n, E)`, what missing values of each are filled with, and remarks."""
     missing = [name for name in names if name not in frame.columns]
     raise_errors(
         f"{path}: the model also learned from columns that are not here; add them",
         [str(unknown("column", name, frame.columns)) for name in missing],
     )
-    read = collect_errors(*(lambda name=name: read_numbers(path, frame[name], "extra values") for name in names))
+    read = collect_errors(*(lambda name=name: read_numbers(path, frame[name], "covariates") for name in names))
     values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
     remarks = [remark for _, said in read for remark in said]
-    values, fill, filled = fill_missing(path, values, names, fill, flag="--extra")
+    values, fill, filled = fill_missing(path, values, names, fill, flag="--covariates")
     return values, fill, remarks + filled
 
 
@@ -251,7 +251,7 @@ def fill_missing(
     if fill is None:
         is_empty = np.isnan(values).all(0)
         raise_errors(
-            f"{path}: extra columns without a number; leave them out of {flag}",
+            f"{path}: covariates without a number; leave them out of {flag}",
             [repr(name) for name, empty in zip(names, is_empty, strict=True) if empty],
         )
         fill = {name: float(np.nanmedian(values[:, k])) for k, name in enumerate(names)}
@@ -266,7 +266,7 @@ def fill_missing(
     return values, fill, remarks
 
 
-def on_strands(inputs: Inputs, strands: str, *, alphabet: str, kind: Kind) -> Inputs:
+def on_strands(inputs: Inputs, strands: str, *, alphabet: str, task_type: TaskType) -> Inputs:
     """Return the inputs as those of one strand or of both.
 
     Raises:
@@ -275,9 +275,9 @@ def on_strands(inputs: Inputs, strands: str, *, alphabet: str, kind: Kind) -> In
     why = None
     if alphabet != "dna":
         why = f"these are letters of the {NAMES_OF[alphabet]}"
-    elif inputs.second is not None:
+    elif inputs.partner is not None:
         why = "a guide and its target have a strand each"
-    elif kind not in ROW_KINDS:
+    elif task_type not in ROW_TASK_TYPES:
         why = "the target has values along the sequence"
     if strands == "both" and why:
         raise SubquadError(f"strands both: it is for double-stranded DNA, and {why}; leave it out")

@@ -39,7 +39,7 @@ def align_guides(
     long, short = (contexts != PAD).sum(1), (guides != PAD).sum(1)
     wrong = np.flatnonzero(short > long)
     raise_errors(
-        f"{path}: {len(wrong):,} guides are longer than their context; mend them, or swap --sequence and --second",
+        f"{path}: {len(wrong):,} guides are longer than their context; mend them, or swap --sequence and --partner",
         [f"row {row + 1}: a guide of {short[row]} letters, a context of {long[row]}" for row in wrong],
     )
     if known is None:
@@ -114,7 +114,7 @@ def _reverse_complement(codes: np.ndarray) -> np.ndarray:
 
 
 def _lay(contexts: np.ndarray, guides: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    second = np.full_like(contexts, PAD)
+    partner = np.full_like(contexts, PAD)
     row, place = np.nonzero(guides != PAD)
-    second[row, place + offset[row]] = guides[row, place]
-    return second
+    partner[row, place + offset[row]] = guides[row, place]
+    return partner

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.alphabet import flatten
-from subquad.bio.data.dataset import Kind, Target
+from subquad.bio.data.dataset import TaskType, Target
 from subquad.errors import SubquadError, raise_errors
 
 __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
@@ -43,7 +43,7 @@ def looks_like_pairs(text: pd.Series) -> bool:
     return is_dots and {"(", ")"} <= letters and all(sign.isalpha() and sign.isascii() for sign in others)
 
 
-def looks_like_residues(text: pd.Series, lengths: np.ndarray) -> Kind | None:
+def looks_like_residues(text: pd.Series, lengths: np.ndarray) -> TaskType | None:
     """Return the kind of values of residues that a column holds, or None where it holds one value a row."""
     some = _some(text)
     lengths = pd.Series(lengths, index=text.index)[some.index].to_numpy()
@@ -86,7 +86,7 @@ def _item(text: str) -> str | float | None:
         return text
 
 
-def _kind_of(items: list) -> Kind:
+def _kind_of(items: list) -> TaskType:
     known = {item for item in items if item is not None}
     if known <= {0, 1, "0", "1"}:
         return "residue_binary"
@@ -96,7 +96,7 @@ def _kind_of(items: list) -> Kind:
 
 
 def read_residues(
-    path: Path | str, column: pd.Series, lengths: np.ndarray | None, has: np.ndarray, *, kind: Kind
+    path: Path | str, column: pd.Series, lengths: np.ndarray | None, has: np.ndarray, *, task_type: TaskType
 ) -> tuple[Target, list[str]]:
     """Return one value a residue, -1 or NaN where it is unknown and in the padding, and remarks.
 
@@ -105,7 +105,7 @@ def read_residues(
         column: strings of one character a residue (`-` or `?` where it is unknown), or lists.
         lengths: letters of each sequence; None where they cannot be read.
         has: which rows have a target.
-        kind: of the values.
+        task_type: of the values.
 
     Raises:
         SubquadError: rows with more or fewer values than letters, and values that are no numbers, each with its row.
@@ -129,19 +129,19 @@ def read_residues(
     expected = found if lengths is None else lengths[rows]
     remarks = _check_lengths(path, column.name, rows, found, expected, may_be_short=is_list)
     width = int((found if lengths is None else lengths).max(initial=0))
-    if kind == "residue_regression":
+    if task_type == "residue_regression":
         y = np.full((len(column), width), np.nan)
         flat = _flat_numbers(path, column.name, rows, lists, found)
         _fill(y, rows, found, flat)
-        return Target(kind=kind, y=y, names=(column.name,)), remarks
+        return Target(task_type=task_type, y=y, names=(column.name,)), remarks
     labels, flat = _flat_labels(lists, is_list=is_list)
-    if kind == "residue_binary" and len(labels) > 2:
+    if task_type == "residue_binary" and len(labels) > 2:
         raise SubquadError(
             f"{path}: column {column.name!r} has {len(labels)} labels ({', '.join(labels[:9])}), but two are allowed"
         )
     y = np.full((len(column), width), -1, dtype=np.int16)
     _fill(y, rows, found, flat)
-    return Target(kind=kind, y=y, classes=labels, names=(column.name,)), remarks
+    return Target(task_type=task_type, y=y, classes=labels, names=(column.name,)), remarks
 
 
 def _check_lengths(

@@ -1,6 +1,6 @@
 """A table of sequences with measurements, read and checked: all mistakes are said at once. Costs one pass.
 
-Axes: n rows, T positions, E extra columns.
+Axes: n rows, T positions, E covariates.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import pandas as pd
 from subquad.bio.data.columns import Columns, find_columns, find_inputs
 from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.data.files import is_missing, read_frame, read_numbers
-from subquad.bio.data.inputs import Ask, Read, on_strands, read_extra, read_inputs
+from subquad.bio.data.inputs import Ask, Read, on_strands, read_covariates, read_inputs
 from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
@@ -66,14 +66,14 @@ def read_table(
 
     Raises:
         SubquadError: the file cannot be read, columns are not found, or values are wrong; all that is wrong with
-            letters, variants, targets, extra columns and weights is said at once.
+            letters, variants, targets, covariates and weights is said at once.
     """
     frame = read_frame(path)
     columns, remarks = find_columns(path, frame, settings)
     ask = Ask(
         sequence=columns.sequence,
         mutant=columns.mutant,
-        second=columns.second,
+        partner=columns.partner,
         alphabet=settings.alphabet,
         ambiguity=settings.ambiguity,
         wild_type=settings.wild_type,
@@ -91,27 +91,27 @@ def read_table(
         if lengths is None and columns.sequence is not None:
             lengths = frame[columns.sequence].str.replace(r"\s", "", regex=True).str.len().to_numpy(dtype=np.int64)
         codes = read[0].inputs.codes if read and read[0].about["alphabet"] in ("dna", "rna") else None
-        found = read_target(path, frame, columns.target, lengths, kind=settings.kind, codes=codes)
+        found = read_target(path, frame, columns.target, lengths, task_type=settings.task_type, codes=codes)
         _refuse_nothing_to_learn(path, found[0], found[1])
         return found
 
-    checks: list[Callable[[], Any]] = [inputs, target, lambda: read_extra(path, frame, columns.extra, None)]
+    checks: list[Callable[[], Any]] = [inputs, target, lambda: read_covariates(path, frame, columns.covariates, None)]
     checks += [lambda: _weight(path, frame, columns), lambda: check(frame)]
     note = frame.attrs.get("note", "")
-    made, (aims, has, said), (extra, fill, filled), (weight, weighed), _ = collect_errors(*checks, note=note)
+    made, (aims, has, said), (covariates, fill, filled), (weight, weighed), _ = collect_errors(*checks, note=note)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
-    about = made.about | {"extra": fill, "target": list(columns.target), "kind": aims.kind}
+    about = made.about | {"covariates": fill, "target": list(columns.target), "task_type": aims.task_type}
     about |= {"weight": columns.weight, "error": columns.error, "group": columns.group, "split": columns.split}
     about |= {"strands": settings.strands}
     try:
-        stranded = on_strands(made.inputs, settings.strands, alphabet=about["alphabet"], kind=aims.kind)
+        stranded = on_strands(made.inputs, settings.strands, alphabet=about["alphabet"], task_type=aims.task_type)
     except SubquadError as error:
         raise SubquadError(f"{path}: --{error}") from error
     return Table(
         path=Path(path),
         frame=frame,
-        inputs=replace(stranded, extra=extra),
+        inputs=replace(stranded, covariates=covariates),
         target=aims,
         sequences=made.construct.sequences,
         mutants=made.construct.mutants,
@@ -136,8 +136,8 @@ def read_again(path: Path | str, about: dict[str, Any], *, sequence: str | None 
         SubquadError: the file cannot be read, columns are missing, or values are wrong; all are said at once.
     """
     frame = read_frame(path)
-    names = {key: about[key] if about[key] in frame.columns else None for key in ("sequence", "mutant", "second")}
-    if about["second"] is not None and names["second"] is None:
+    names = {key: about[key] if about[key] in frame.columns else None for key in ("sequence", "mutant", "partner")}
+    if about["partner"] is not None and names["partner"] is None:
         raise SubquadError(
             f"{path}: {unknown('column', about['second'], frame.columns)}; the model pairs it with the sequence"
         )
@@ -158,16 +158,16 @@ def read_again(path: Path | str, about: dict[str, Any], *, sequence: str | None 
         length=about["length"],
         laid=about["laid"],
     )
-    made, (extra, _, filled) = collect_errors(
+    made, (covariates, _, filled) = collect_errors(
         lambda: read_inputs(path, frame, ask),
-        lambda: read_extra(path, frame, tuple(about["extra"]), about["extra"]),
+        lambda: read_covariates(path, frame, tuple(about["covariates"]), about["covariates"]),
         note=frame.attrs.get("note", ""),
     )
     group = about["group"] if about["group"] in frame.columns else None
     return Table(
         path=Path(path),
         frame=frame,
-        inputs=replace(made.inputs, extra=extra, is_double=about.get("strands") == "both"),
+        inputs=replace(made.inputs, covariates=covariates, is_double=about.get("strands") == "both"),
         target=None,
         sequences=made.construct.sequences,
         mutants=made.construct.mutants,
@@ -206,18 +206,18 @@ def _refuse_nothing_to_learn(path: Path | str, target: Target, has: np.ndarray) 
             f"{path}: {rows} rows with a measurement in {name}; at least {LEAST_ROWS} are needed to learn from"
         )
     nothing = f"{path}: there is nothing to learn from: "
-    if target.kind == "pairs":
+    if target.task_type == "pairs":
         if not any(map(len, target.y)):
             raise SubquadError(f"{nothing}no structure in column {name} has a pair")
         return
     y = target.y[has]
-    if target.classes or target.kind == "residue_binary":
+    if target.classes or target.task_type == "residue_binary":
         seen = np.unique(y[y >= 0])
         if len(seen) < 2:
             only = target.classes[seen[0]] if len(seen) else "unknown"
             raise SubquadError(f"{nothing}column {name} has one class only ({only!r})")
         return
-    columns = [y.ravel()] if target.kind == "residue_regression" else list(y.T)
+    columns = [y.ravel()] if target.task_type == "residue_regression" else list(y.T)
     for label, values in zip(target.names, columns, strict=True):
         known = values[~np.isnan(values)]
         if not len(known) or known.min() == known.max():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.dataset import Kind, Target
+from subquad.bio.data.dataset import TaskType, Target
 from subquad.bio.data.files import is_missing, read_numbers, with_hyphens
 from subquad.bio.data.residues import (
     looks_like_pairs,
@@ -29,7 +29,7 @@ def read_target(
     columns: Sequence[str],
     lengths: np.ndarray | None,
     *,
-    kind: str = "auto",
+    task_type: str = "auto",
     codes: np.ndarray | None = None,
 ) -> tuple[Target, np.ndarray, list[str]]:
     """Return the target of all rows, which rows have one, and remarks. Rows without one hold NaN, -1 or no pairs.
@@ -39,7 +39,7 @@ def read_target(
         frame: all columns as text.
         columns: of the target; several are several measurements, or labels where all are 0 or 1.
         lengths: letters of each sequence; None where they cannot be read, so that residues cannot be checked.
-        kind: of the target, or `auto`.
+        task_type: of the target, or `auto`.
         codes: `(n, T)` of DNA or RNA; see `read_pairs`.
 
     Raises:
@@ -50,43 +50,43 @@ def read_target(
     for k, name in enumerate(columns):
         if missing[:, k].all():
             raise SubquadError(f"{path}: column {name!r} is empty; name the measurements with --target")
-    chosen: Any = _guess(path, frame, columns, lengths, has) if kind == "auto" else kind
+    chosen: Any = _guess(path, frame, columns, lengths, has) if task_type == "auto" else task_type
     if len(columns) > 1 and chosen not in ("regression", "multilabel"):
         shown = ", ".join(map(repr, columns))
         raise SubquadError(f"{path}: {chosen} has one column, but {len(columns)} are named ({shown}) (--target)")
     remarks = []
-    if kind == "auto":
-        remarks.append(f"what to predict: {chosen.replace('_', ' ')} (guessed; --kind says otherwise)")
+    if task_type == "auto":
+        remarks.append(f"what to predict: {chosen.replace('_', ' ')} (guessed; --task-type says otherwise)")
     if not has.all():
         remarks.append(f"{int((~has).sum()):,} of {len(has):,} rows have no measurement and are left out")
     column = frame[columns[0]].str.strip()
     match chosen:
         case "regression":
             y, more = _numbers(path, frame, columns)
-            target = Target(kind="regression", y=y, names=tuple(columns))
+            target = Target(task_type="regression", y=y, names=tuple(columns))
         case "multilabel":
             target, more = _labels(path, frame, columns, has)
         case "binary" | "multiclass":
             target, more = _classes(path, column, has, chosen)
         case "pairs":
             pairs, more = read_pairs(path, column, lengths, has, codes=codes)
-            target = Target(kind="pairs", y=pairs, names=tuple(columns))
+            target = Target(task_type="pairs", y=pairs, names=tuple(columns))
         case _:
-            target, more = read_residues(path, column, lengths, has, kind=chosen)
+            target, more = read_residues(path, column, lengths, has, task_type=chosen)
     return target, has, remarks + more
 
 
 def _guess(
     path: Path | str, frame: pd.DataFrame, columns: Sequence[str], lengths: np.ndarray | None, has: np.ndarray
-) -> Kind:
+) -> TaskType:
     if len(columns) > 1:
         values = [set(frame[name].str.strip()[~is_missing(frame[name])].unique()) for name in columns]
         return "multilabel" if all(value <= {"0", "1", "0.0", "1.0"} for value in values) else "regression"
     text = frame[columns[0]].str.strip()[has]
     if looks_like_pairs(text):
         return "pairs"
-    if lengths is not None and (kind := looks_like_residues(text, lengths[has])) is not None:
-        return kind
+    if lengths is not None and (task_type := looks_like_residues(text, lengths[has])) is not None:
+        return task_type
     numbers = pd.to_numeric(with_hyphens(text).str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
     is_number = np.isfinite(numbers)
     if is_number.all() and set(np.unique(numbers)) in ({0.0, 1.0}, {-1.0, 1.0}, {0.0}, {1.0}):
@@ -114,17 +114,17 @@ def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: 
         table = text.where(has, "").str.get_dummies(";").drop(columns="", errors="ignore")
         y = table.to_numpy(dtype=np.float64, copy=True)
         y[~has] = np.nan
-        return Target(kind="multilabel", y=y, names=tuple(map(str, table.columns))), []
+        return Target(task_type="multilabel", y=y, names=tuple(map(str, table.columns))), []
     y, remarks = _numbers(path, frame, columns)
     wrong = np.argwhere(~np.isnan(y) & (y != 0) & (y != 1))
     raise_errors(
-        f"{path}: labels must be 0 or 1 (or empty); mend them, or say --kind regression",
+        f"{path}: labels must be 0 or 1 (or empty); mend them, or say --task-type regression",
         [f"row {row + 1}: {frame[columns[k]].iloc[row]!r} in column {columns[k]!r}" for row, k in wrong],
     )
-    return Target(kind="multilabel", y=y, names=tuple(columns)), remarks
+    return Target(task_type="multilabel", y=y, names=tuple(columns)), remarks
 
 
-def _classes(path: Path | str, column: pd.Series, has: np.ndarray, kind: Kind) -> tuple[Target, list[str]]:
+def _classes(path: Path | str, column: pd.Series, has: np.ndarray, task_type: TaskType) -> tuple[Target, list[str]]:
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     if np.isfinite(numbers[has]).all():
         # 1 and 1.0 are one class
@@ -133,14 +133,14 @@ def _classes(path: Path | str, column: pd.Series, has: np.ndarray, kind: Kind) -
         column = column.mask(whole, pd.Series(digits, index=column.index))
     counts = column[has].value_counts()
     classes, remarks = order_of_classes(counts.index.tolist()), []
-    limit = 2 if kind == "binary" else MOST_CLASSES
+    limit = 2 if task_type == "binary" else MOST_CLASSES
     if len(classes) > limit:
         shown = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
         raise SubquadError(
-            f"{path}: column {column.name!r} has {len(classes):,} classes ({shown}); {kind} takes {limit}"
+            f"{path}: column {column.name!r} has {len(classes):,} classes ({shown}); {task_type} takes {limit}"
         )
     if len(classes) == 2 and classes != ["0", "1"]:
         remarks.append(f"the class looked for is {classes[1]!r}, the other one {classes[0]!r}")
     place = {name: k for k, name in enumerate(classes)}
     y = column.map(place).where(has, -1).to_numpy(dtype=np.int64, copy=True)
-    return Target(kind=kind, y=y, classes=classes, names=(column.name,)), remarks
+    return Target(task_type=task_type, y=y, classes=classes, names=(column.name,)), remarks

@@ -174,13 +174,13 @@ def _why(text: str) -> str:
     if PREFIX.match(text):
         hgvs = require("mavehgvs", extra="bio")
         try:
-            kind = hgvs.Variant(text).variant_type
-            kinds = [kind] if isinstance(kind, str) else kind
+            task_type = hgvs.Variant(text).variant_type
+            kinds = [task_type] if isinstance(task_type, str) else task_type
         except hgvs.MaveHgvsParseError:
             kinds = ()
     # words that the standard does not know are often near to it
     kinds = kinds or [word for word in LONGER_OR_SHORTER if word in text.lower()]
-    reason = next((LONGER_OR_SHORTER[kind] for kind in kinds if kind in LONGER_OR_SHORTER), None)
+    reason = next((LONGER_OR_SHORTER[task_type] for task_type in kinds if task_type in LONGER_OR_SHORTER), None)
     if reason is None:
         return "is no variant such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G"
     return f"{reason}; only substitutions can be read with a wild type, give such rows as full sequences"

@@ -35,21 +35,21 @@ class ResidueFeatures:
     letters: int
     window: int = WINDOW
     reaches: tuple[int, ...] = REACHES
-    has_second: bool = False
-    extra_mean: tuple[float, ...] = ()
-    extra_scale: tuple[float, ...] = ()
-    """Extra columns are shown less their mean, times this; 0 for a column that is constant."""
+    has_partner: bool = False
+    covariate_mean: tuple[float, ...] = ()
+    covariate_scale: tuple[float, ...] = ()
+    """Covariates are shown less their mean, times this; 0 for a column that is constant."""
 
     @classmethod
     def for_inputs(cls, inputs: Inputs) -> "ResidueFeatures":
         """Return the features that fit these (training) rows."""
-        spread = inputs.extra.std(0)
+        spread = inputs.covariates.std(0)
         scale = np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0)
         return cls(
             letters=inputs.letters,
-            has_second=inputs.second is not None,
-            extra_mean=tuple(inputs.extra.mean(0).tolist()),
-            extra_scale=tuple(scale.tolist()),
+            has_partner=inputs.partner is not None,
+            covariate_mean=tuple(inputs.covariates.mean(0).tolist()),
+            covariate_scale=tuple(scale.tolist()),
         )
 
     @classmethod
@@ -69,8 +69,8 @@ class ResidueFeatures:
     @cached_property
     def is_unit(self) -> np.ndarray:
         """`(F,)`: the feature is 0 or 1."""
-        units = (2 * self.window + 1) * self.letters * (1 + self.has_second)
-        others = (1 + len(self.reaches)) * self.letters + len(PLACES) + len(self.extra_mean)
+        units = (2 * self.window + 1) * self.letters * (1 + self.has_partner)
+        others = (1 + len(self.reaches)) * self.letters + len(PLACES) + len(self.covariate_mean)
         return np.arange(units + others) < units
 
     def matrix(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> sparse.csr_matrix:
@@ -78,7 +78,7 @@ class ResidueFeatures:
         order = np.argsort(rows, kind="stable")
         blocks = [sparse.csr_matrix((0, self.count), dtype=np.float32)]
         for some, own, places in _groups(inputs, rows[order], positions[order]):
-            channels = [some.codes, some.second] if self.has_second else [some.codes]
+            channels = [some.codes, some.partner] if self.has_partner else [some.codes]
             parts = [_one_hot(_window(codes, own, places, self.window), self.letters) for codes in channels]
             parts.append(sparse.csr_matrix(self._numbers(some, own, places).astype(np.float32)))
             blocks.append(sparse.hstack(parts, format="csr"))
@@ -92,7 +92,7 @@ class ResidueFeatures:
         lookup = np.vstack([table, table.mean(0), np.full(table.shape[1], np.nan)])
         blocks = []
         for some, own, places in _groups(inputs, rows[order], positions[order]):
-            channels = [some.codes, some.second] if self.has_second else [some.codes]
+            channels = [some.codes, some.partner] if self.has_partner else [some.codes]
             windows = [_window(codes, own, places, self.window).astype(np.int64) for codes in channels]
             parts = [lookup[codes].reshape(len(codes), -1) for codes in windows]
             reaches = self.reaches[: self._reaches_of_numbers]
@@ -105,26 +105,26 @@ class ResidueFeatures:
     def numbers_count(self) -> int:
         """Columns of `numbers`."""
         width = letter_table(self.letters).shape[1]
-        around = (2 * self.window + 1) * (1 + self.has_second) * width
+        around = (2 * self.window + 1) * (1 + self.has_partner) * width
         return around + self._reaches_of_numbers * width + int((~self.is_unit).sum())
 
-    def torch_matrix(self, codes: Any, second: Any, extra: Any) -> Any:
+    def torch_matrix(self, codes: Any, partner: Any, covariates: Any) -> Any:
         """Return the features of all residues as a tensor `(B, T, F)`, float32; the padding's mean nothing.
 
         Arguments are those of `Features.torch_matrix`.
         """
         from subquad.bio.features.tensors import torch_residue_features
 
-        return torch_residue_features(self, codes, second, extra)
+        return torch_residue_features(self, codes, partner, covariates)
 
-    def names(self, alphabet: str | None = None, extra: Sequence[str] | None = None) -> list[str]:
-        """Return what each feature is called: A-3, A+0, A ±15, an extra column."""
+    def names(self, alphabet: str | None = None, covariates: Sequence[str] | None = None) -> list[str]:
+        """Return what each feature is called: A-3, A+0, A ±15, a covariate."""
         alphabet = alphabet or next(own for own in ALPHABETS.values() if len(own) == self.letters)
-        extra = extra or [f"extra {k + 1}" for k in range(len(self.extra_mean))]
+        covariates = covariates or [f"covariate {k + 1}" for k in range(len(self.covariate_mean))]
         around = [f"{letter}{k:+d}" for k in range(-self.window, self.window + 1) for letter in alphabet]
-        around += [f"second {name}" for name in around] if self.has_second else []
+        around += [f"partner {name}" for name in around] if self.has_partner else []
         reaches = [f"{letter} ±{reach}" for reach in self.reaches for letter in alphabet]
-        return [*around, *(f"{letter} of all" for letter in alphabet), *reaches, *PLACES, *extra]
+        return [*around, *(f"{letter} of all" for letter in alphabet), *reaches, *PLACES, *covariates]
 
     @property
     def _reaches_of_numbers(self) -> int:
@@ -140,7 +140,7 @@ class ResidueFeatures:
             [
                 *(mean[rows, positions] for mean in (whole, *local)),
                 where(positions, lengths),
-                ((inputs.extra - np.array(self.extra_mean)) * np.array(self.extra_scale))[rows],
+                ((inputs.covariates - np.array(self.covariate_mean)) * np.array(self.covariate_scale))[rows],
             ]
         )
 
@@ -191,6 +191,6 @@ def _groups(inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> Iterator
         own = np.flatnonzero(group == number)
         begin, end = first[own[0]], first[own[-1] + 1] if own[-1] + 1 < len(first) else len(rows)
         taken, T = inputs.take(some[own]), int(lengths[some[own]].max())
-        second = None if taken.second is None else taken.second[:, :T]
-        taken = replace(taken, codes=taken.codes[:, :T], second=second)
+        partner = None if taken.partner is None else taken.partner[:, :T]
+        taken = replace(taken, codes=taken.codes[:, :T], partner=partner)
         yield taken, np.searchsorted(some[own], rows[begin:end]), positions[begin:end]

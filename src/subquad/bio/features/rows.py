@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from subquad.bio.data.dataset import Inputs, Problem, Target
+from subquad.bio.data.dataset import Inputs, Dataset, Target
 
 __all__ = ["Part", "part_of"]
 
@@ -37,37 +37,37 @@ class Part:
     def column(self, k: int) -> tuple[np.ndarray, "Part"]:
         """Return the rows where one column of measurements or labels is known, and them with it alone."""
         target = self.target
-        if target.kind not in ("regression", "multilabel"):
+        if target.task_type not in ("regression", "multilabel"):
             return np.arange(len(target)), self
         y, names = target.y[:, k], (target.names[k],)
         rows = np.flatnonzero(np.isfinite(y))
         own = self if len(rows) == len(y) else self.take(rows)
-        if target.kind == "regression":
+        if target.task_type == "regression":
             return rows, replace(own, target=replace(target, y=y[rows, None], names=names))
         classes = ("0", "1")
         return rows, replace(
-            own, target=Target(kind="binary", y=y[rows].astype(np.int64), classes=classes, names=names)
+            own, target=Target(task_type="binary", y=y[rows].astype(np.int64), classes=classes, names=names)
         )
 
 
-def part_of(problem: Problem, name: str, *, most: int, seed: int) -> Part:
+def part_of(dataset: Dataset, name: str, *, most: int, seed: int) -> Part:
     """Return one part of a problem; of the known residues at most so many, drawn at random."""
-    inputs, target = problem.part(name)
-    weight = None if problem.weight is None else problem.weight[problem.split[name]]
+    inputs, target = dataset.part(name)
+    weight = None if dataset.weight is None else dataset.weight[dataset.split[name]]
     if not target.is_residue:
         return Part(inputs=inputs, target=target, residues=(), weight=weight)
-    is_known = np.isfinite(target.y) if target.kind == "residue_regression" else target.y >= 0
+    is_known = np.isfinite(target.y) if target.task_type == "residue_regression" else target.y >= 0
     rows, positions = np.nonzero(is_known)
     y = target.y[rows, positions]
     weight = None if weight is None else weight[rows]
     if len(rows) > most:
         # figures are of what there is, so only learning sees rare classes more often
-        is_class = name == "train" and target.kind != "residue_regression"
+        is_class = name == "train" and target.task_type != "residue_regression"
         drawn, times = _drawn(y, most, seed=seed, is_class=is_class)
         rows, positions, y = rows[drawn], positions[drawn], y[drawn]
         weight = times if weight is None else times * weight[drawn]
-    kind = target.kind.removeprefix("residue_")
-    flat = replace(target, kind=kind, y=y[:, None] if kind == "regression" else y.astype(np.int64))
+    task_type = target.task_type.removeprefix("residue_")
+    flat = replace(target, task_type=task_type, y=y[:, None] if task_type == "regression" else y.astype(np.int64))
     return Part(inputs=inputs, target=flat, residues=(rows, positions), weight=weight)
 
 

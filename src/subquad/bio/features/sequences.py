@@ -44,10 +44,10 @@ class Features:
     """Longest run of neighbouring letters that is a feature: placed where aligned, else as a frequency."""
     ends: int = 0
     """First and last letters that are told by their place, where lengths vary."""
-    has_second: bool = False
-    extra_mean: tuple[float, ...] = ()
-    extra_scale: tuple[float, ...] = ()
-    """Extra columns are shown less their mean, times this; 0 for a column that is constant."""
+    has_partner: bool = False
+    covariate_mean: tuple[float, ...] = ()
+    covariate_scale: tuple[float, ...] = ()
+    """Covariates are shown less their mean, times this; 0 for a column that is constant."""
     kept: tuple[int, ...] | None = None
     """Columns that vary over the training rows, out of all; None keeps all."""
 
@@ -57,16 +57,16 @@ class Features:
         is_nucleic = inputs.letters < NUCLEOTIDES
         positions = inputs.codes.shape[1] if inputs.is_aligned else 0
         word = (2 if is_nucleic and positions <= PAIRS_UP_TO else 1) if inputs.is_aligned else 2 + is_nucleic
-        spread = inputs.extra.std(0)
+        spread = inputs.covariates.std(0)
         scale = np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0)
         whole = cls(
             letters=inputs.letters,
             positions=positions,
             word=word,
             ends=0 if inputs.is_aligned else ENDS,
-            has_second=inputs.second is not None,
-            extra_mean=tuple(inputs.extra.mean(0).tolist()),
-            extra_scale=tuple(scale.tolist()),
+            has_partner=inputs.partner is not None,
+            covariate_mean=tuple(inputs.covariates.mean(0).tolist()),
+            covariate_scale=tuple(scale.tolist()),
         )
         lowest, highest = np.inf, -np.inf
         for block in whole._blocks(inputs):
@@ -104,28 +104,28 @@ class Features:
         blocks = list(self._blocks(inputs))
         return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix((0, self.count), dtype=np.float32)
 
-    def torch_matrix(self, codes: Any, second: Any, extra: Any) -> Any:
+    def torch_matrix(self, codes: Any, partner: Any, covariates: Any) -> Any:
         """Return the same as a tensor `(B, F)`, float32, on the device of `codes`.
 
         Args:
             codes: `(B, T)` whole numbers; where lengths vary, padding may be cut off.
-            second: the second channel, or None.
-            extra: `(B, E)`, as measured.
+            partner: the partner sequence, or None.
+            covariates: `(B, E)`, as measured.
         """
         from subquad.bio.features.tensors import torch_features
 
-        return torch_features(self, codes, second, extra)
+        return torch_features(self, codes, partner, covariates)
 
-    def names(self, alphabet: str | None = None, extra: Sequence[str] | None = None) -> list[str]:
-        """Return what each feature is called: A24 (from 1), A24G as a mismatch, GC, dipeptide KR, an extra column.
+    def names(self, alphabet: str | None = None, covariates: Sequence[str] | None = None) -> list[str]:
+        """Return what each feature is called: A24 (from 1), A24G as a mismatch, GC, dipeptide KR, a covariate.
 
         Args:
             alphabet: the letters; by default DNA or protein, by their number.
-            extra: names of the extra columns.
+            covariates: names of the covariates.
         """
         alphabet = alphabet or next(own for own in ALPHABETS.values() if len(own) == self.letters)
-        extra = extra or [f"extra {k + 1}" for k in range(len(self.extra_mean))]
-        everything = [name for kind, _, _ in self.layout for name in _names(self, kind, alphabet, extra)]
+        covariates = covariates or [f"covariate {k + 1}" for k in range(len(self.covariate_mean))]
+        everything = [name for kind, _, _ in self.layout for name in _names(self, kind, alphabet, covariates)]
         return [everything[k] for k in self.columns]
 
     @cached_property
@@ -140,8 +140,8 @@ class Features:
         if T:
             layout = [("letters", T * A, True)]
             layout += [("pairs", (T - 1) * A**2, True)] if self.word == 2 else []
-            if self.has_second:
-                layout += [("second", T * A, True), ("mismatch", T, True)]
+            if self.has_partner:
+                layout += [("partner", T * A, True), ("mismatch", T, True)]
                 layout += [("type", T * A**2, True)] if A < NUCLEOTIDES else []
                 layout += [("mismatches", 1, False)]
         else:
@@ -151,8 +151,8 @@ class Features:
                 ("first", self.ends * A, True),
                 ("last", self.ends * A, True),
             ]
-            layout += [("mismatches", 1, False)] if self.has_second else []
-        return [*layout, ("extra", len(self.extra_mean), False)]
+            layout += [("mismatches", 1, False)] if self.has_partner else []
+        return [*layout, ("covariates", len(self.covariate_mean), False)]
 
     @cached_property
     def _widths(self) -> list[int]:
@@ -215,16 +215,16 @@ def _globals(letters: int) -> list[str]:
 
 
 def _entries(features: Features, kind: str, inputs: Inputs) -> Entries:
-    A, codes, second = features.letters, inputs.codes, inputs.second
+    A, codes, partner = features.letters, inputs.codes, inputs.partner
     match kind:
-        case "letters" | "second":
-            rows, positions, word, share = words_of([codes if kind == "letters" else second], A)
+        case "letters" | "partner":
+            rows, positions, word, share = words_of([codes if kind == "letters" else partner], A)
             return rows, positions * A + word, share
         case "pairs":
             rows, positions, word, share = words_of([codes[:, :-1], codes[:, 1:]], A)
             return rows, positions * A**2 + word, share
         case "mismatch" | "type" | "mismatches":
-            rows, positions, word, share = words_of([codes, second], A)
+            rows, positions, word, share = words_of([codes, partner], A)
             differs = word // A != word % A
             rows, positions, word, share = rows[differs], positions[differs], word[differs], share[differs]
             column = {"mismatch": positions, "type": positions * A**2 + word, "mismatches": np.zeros_like(rows)}
@@ -234,8 +234,8 @@ def _entries(features: Features, kind: str, inputs: Inputs) -> Entries:
             return rows, positions * A + word, share
         case "global":
             return _dense(_global_values(inputs))
-        case "extra":
-            return _dense((inputs.extra - np.array(features.extra_mean)) * np.array(features.extra_scale))
+        case "covariates":
+            return _dense((inputs.covariates - np.array(features.covariate_mean)) * np.array(features.covariate_scale))
     length = int(kind.removeprefix("word "))
     T = codes.shape[1]
     rows, _, word, share = words_of([codes[:, k : max(T - length + 1 + k, k)] for k in range(length)], A)
@@ -276,7 +276,7 @@ def _values(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
     return np.r_[table, table.mean(), 0.0][codes.astype(np.int64)]
 
 
-def _names(features: Features, kind: str, alphabet: str, extra: Sequence[str]) -> list[str]:
+def _names(features: Features, kind: str, alphabet: str, covariates: Sequence[str]) -> list[str]:
     places = range(1, features.positions + 1)
     A = len(alphabet)
     what = {2: "dinucleotide", 3: "trinucleotide"} if A < NUCLEOTIDES else {2: "dipeptide", 3: "tripeptide"}
@@ -285,8 +285,8 @@ def _names(features: Features, kind: str, alphabet: str, extra: Sequence[str]) -
             return [f"{letter}{t}" for t in places for letter in alphabet]
         case "pairs":
             return [f"{spell(word, 2, alphabet)}{t}" for t in places[:-1] for word in range(A**2)]
-        case "second":
-            return [f"second {letter}{t}" for t in places for letter in alphabet]
+        case "partner":
+            return [f"partner {letter}{t}" for t in places for letter in alphabet]
         case "mismatch":
             return [f"mismatch {t}" for t in places]
         case "type":
@@ -299,8 +299,8 @@ def _names(features: Features, kind: str, alphabet: str, extra: Sequence[str]) -
             return [f"{letter}{t}" for t in range(1, features.ends + 1) for letter in alphabet]
         case "last":
             return [f"{letter}-{t}" for t in range(1, features.ends + 1) for letter in alphabet]
-        case "extra":
-            return list(extra)
+        case "covariates":
+            return list(covariates)
     length = int(kind.removeprefix("word "))
     words = [spell(word, length, alphabet) for word in range(A**length)]
     return words if length == 1 else [f"{what[length]} {word}" for word in words]

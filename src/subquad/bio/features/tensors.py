@@ -1,6 +1,6 @@
 """The features of `Features.matrix` as a tensor, for the additive path of the net. Dense: F numbers a row.
 
-Axes: B rows, T positions, A letters, F features, E extra columns.
+Axes: B rows, T positions, A letters, F features, E covariates.
 """
 
 import numpy as np
@@ -23,14 +23,14 @@ def soft_one_hot(codes: Int[Tensor, "B T"], letters: int) -> Float[Tensor, "B T 
 
 
 def torch_features(
-    features: Features, codes: Int[Tensor, "B T"], second: Int[Tensor, "B T"] | None, extra: Float[Tensor, "B E"]
+    features: Features, codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"] | None, covariates: Float[Tensor, "B E"]
 ) -> Float[Tensor, "B F"]:
     """Return what `Features.matrix` does, block by block."""
     x = soft_one_hot(codes, features.letters)
-    y = None if second is None else soft_one_hot(second, features.letters)
+    y = None if partner is None else soft_one_hot(partner, features.letters)
     lengths = (codes != PAD).sum(1)
     blocks = [
-        _block(features, kind, x, y=y, codes=codes, lengths=lengths, extra=extra)
+        _block(features, kind, x, y=y, codes=codes, lengths=lengths, covariates=covariates)
         for kind, width, _ in features.layout
         if width
     ]
@@ -41,12 +41,12 @@ def torch_features(
 
 
 def _block(
-    features: Features, kind: str, x: Tensor, *, y: Tensor | None, codes: Tensor, lengths: Tensor, extra: Tensor
+    features: Features, kind: str, x: Tensor, *, y: Tensor | None, codes: Tensor, lengths: Tensor, covariates: Tensor
 ) -> Tensor:
     match kind:
         case "letters":
             return x.flatten(1)
-        case "second":
+        case "partner":
             return y.flatten(1)
         case "pairs":
             return (x[:, :-1, :, None] * x[:, 1:, None, :]).flatten(1)
@@ -66,8 +66,8 @@ def _block(
             is_there = (places >= 0) & (places < lengths[:, None])
             found = x.gather(1, places.clamp(0, x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[2]))
             return (found * is_there[..., None]).flatten(1)
-        case "extra":
-            return _standard(features, extra)
+        case "covariates":
+            return _standard(features, covariates)
     length = int(kind.removeprefix("word "))
     T = x.shape[1]
     if length > T:
@@ -99,11 +99,11 @@ def _global(features: Features, x: Tensor, codes: Tensor, lengths: Tensor) -> Te
 
 
 def torch_residue_features(
-    features: ResidueFeatures, codes: Int[Tensor, "B T"], second: Int[Tensor, "B T"] | None, extra: Float[Tensor, "B E"]
+    features: ResidueFeatures, codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"] | None, covariates: Float[Tensor, "B E"]
 ) -> Float[Tensor, "B T F"]:
     """Return what `ResidueFeatures.matrix` does, for all residues."""
     B, T = codes.shape
-    channels = [soft_one_hot(own, features.letters) for own in ([codes, second] if features.has_second else [codes])]
+    channels = [soft_one_hot(own, features.letters) for own in ([codes, partner] if features.has_partner else [codes])]
     w = features.window
     blocks = [nn.functional.pad(x, (0, 0, w, w)).unfold(1, 2 * w + 1, 1).mT.flatten(2) for x in channels]
     is_there = (codes != PAD)[..., None]
@@ -117,13 +117,13 @@ def torch_residue_features(
     ends = [t.expand(B, T).clamp(max=NEAR) / NEAR, (lengths - 1 - t).clamp(max=NEAR) / NEAR]
     place = t / (lengths - 1).clamp(min=1)
     blocks.append(torch.stack([place, *ends, lengths.clamp(min=1).log().expand(B, T)], dim=2))
-    blocks.append(_standard(features, extra)[:, None].expand(B, T, -1))
+    blocks.append(_standard(features, covariates)[:, None].expand(B, T, -1))
     return torch.cat(blocks, dim=2)
 
 
-def _standard(features: Features | ResidueFeatures, extra: Tensor) -> Tensor:
+def _standard(features: Features | ResidueFeatures, covariates: Tensor) -> Tensor:
     # in float64, so that columns far from 0 keep their digits
     mean, scale = (
-        extra.new_tensor(values, dtype=torch.float64) for values in (features.extra_mean, features.extra_scale)
+        covariates.new_tensor(values, dtype=torch.float64) for values in (features.covariate_mean, features.covariate_scale)
     )
-    return ((extra.double() - mean) * scale).float()
+    return ((covariates.double() - mean) * scale).float()

@@ -48,7 +48,7 @@ def find_leaks(
     seen = np.concatenate([parts["train"], parts["validation"]])
     is_exact = np.isin(equal[test], equal[seen])
     looked = _looked_at(table, test, seen)
-    is_near, how = _near_copies(table, test, looked, within=settings.near or 1)
+    is_near, how = _near_copies(table, test, looked, within=settings.leak_distance or 1)
     is_near &= ~is_exact
     kept = _why_near_stay(table, settings, is_given=is_given)
     is_removed = (is_near & (not kept)) | (is_exact & (not settings.keep_duplicates))
@@ -78,7 +78,7 @@ def _looked_at(table: Table, test: np.ndarray, seen: np.ndarray) -> np.ndarray:
 def _near_copies(table: Table, test: np.ndarray, others: np.ndarray, *, within: int) -> tuple[np.ndarray, str]:
     inputs = table.inputs
     found, how = near_sequences(inputs, test, others, within), f"up to {within} substitution{'s' if within > 1 else ''}"
-    if inputs.second is not None or not inputs.codes.shape[1]:
+    if inputs.partner is not None or not inputs.codes.shape[1]:
         return found, how
     if len(np.unique(inputs.lengths)) > 1:
         found |= edited_sequences(inputs, test, others)
@@ -90,8 +90,8 @@ def _near_copies(table: Table, test: np.ndarray, others: np.ndarray, *, within: 
 
 
 def _why_near_stay(table: Table, settings: FitSettings, *, is_given: bool) -> str:
-    if settings.near is not None:
-        return "" if settings.near else "--near is 0"
+    if settings.leak_distance is not None:
+        return "" if settings.leak_distance else "--leak-distance is 0"
     if settings.keep_duplicates:
         return "--keep-duplicates keeps them too"
     if is_given:
@@ -104,7 +104,7 @@ def _is_library(table: Table) -> bool:
     if table.mutants is not None or table.wild_type is not None:
         return True
     codes = table.inputs.codes[table.has_target]
-    if not table.inputs.is_aligned or table.inputs.second is not None:
+    if not table.inputs.is_aligned or table.inputs.partner is not None:
         return False
     return len(codes) >= DENSE * math.prod(len(np.unique(column)) for column in codes.T)
 
@@ -117,7 +117,7 @@ def _replicates(target: Target | None, equal: np.ndarray, rows: np.ndarray) -> t
     if target is None or not len(several):
         return int((counts > 1).sum()), 0
     own, other = rows[several], rows[first[unit[several]]]
-    if target.kind == "pairs":
+    if target.task_type == "pairs":
         differs = np.array([not np.array_equal(target.y[a], target.y[b]) for a, b in zip(own, other, strict=True)])
     else:
         y = np.asarray(target.y)

@@ -70,7 +70,7 @@ def reversed_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> 
 
 
 def _letters(inputs: Inputs) -> np.ndarray:
-    return inputs.codes if inputs.second is None else np.concatenate([inputs.codes, inputs.second], axis=1)
+    return inputs.codes if inputs.partner is None else np.concatenate([inputs.codes, inputs.partner], axis=1)
 
 
 class _Sums:

@@ -76,7 +76,7 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     the part of `settings.folds` that is the test. With `settings.train_rows` only so many training rows are kept, the
     same ones and more for a larger number, and at most a fourth as many validation rows (ten at least); the test is the
     same for all. Test rows whose sequence is in training or validation are left out, unless `settings.keep_duplicates`;
-    near copies too, as `settings.near` says.
+    near copies too, as `settings.leak_distance` says.
 
     Raises:
         SubquadError: no such column, strange words in it, what the way to split needs is missing, or a part is empty.
@@ -167,7 +167,7 @@ def _way(table: Table, settings: FitSettings) -> _Way:
 
 def _random(table: Table, *, keeps: int = 0) -> Hold:
     target = table.target
-    classes = target.y if target is not None and target.kind in ("binary", "multiclass") else None
+    classes = target.y if target is not None and target.task_type in ("binary", "multiclass") else None
     return hold_random(equal_sequences(table.inputs), classes, keeps=keeps)
 
 
@@ -314,7 +314,7 @@ def _finished(
     if not len(test):
         raise SubquadError(
             f"{table.path}: all {len(parts['test']):,} test rows have sequences of training or validation rows, or "
-            "near ones, and none is left to test on; mark others as test, keep near ones with --near 0, or all with "
+            "near ones, and none is left to test on; mark others as test, keep near ones with --leak-distance 0, or all with "
             "--keep-duplicates"
         )
     parts = {**parts, "test": test}
