@@ -9,9 +9,10 @@ from subquad.lazy import import_after, lazy_names
 
 if TYPE_CHECKING:
     from subquad.llm.commands.evaluate import measure
-    from subquad.llm.commands.generate import generate, load, merge
+    from subquad.llm.commands.generate import generate, merge
     from subquad.llm.commands.linearize import linearize
     from subquad.llm.evaluation.settings import EvaluateSettings
+    from subquad.llm.models.loading import load
     from subquad.llm.settings import GenerateSettings, LinearizeSettings
 
 __all__ = [
@@ -31,7 +32,7 @@ _HOMES = {
     "LinearizeSettings": "subquad.llm.settings",
     "generate": "subquad.llm.commands.generate",
     "linearize": "subquad.llm.commands.linearize",
-    "load": "subquad.llm.commands.generate",
+    "load": "subquad.llm.models.loading",
     "measure": "subquad.llm.commands.evaluate",
     "merge": "subquad.llm.commands.generate",
 }

@@ -17,11 +17,10 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.commands.generate import continue_text
 from subquad.llm.data.packing import Text, check, prepare
-from subquad.llm.evaluation.perplexity import perplexity, transfer_errors
-from subquad.llm.models.adapter import adapter_config, adapter_tensors
+from subquad.llm.training.metrics import perplexity, transfer_errors
+from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora
 from subquad.llm.models.attention import Mode, attention_layers, using
-from subquad.llm.models.convert import (
-    convert,
+from subquad.llm.models.checkpoints import (
     locate,
     model_fingerprint,
     open_checkpoint,
@@ -29,19 +28,20 @@ from subquad.llm.models.convert import (
     saved_config,
     saved_tensors,
 )
+from subquad.llm.models.convert import convert
 from subquad.llm.models.meta_model import open_skeleton
 from subquad.llm.plots.linearize_page import card, history, whole_page
 from subquad.llm.settings import GenerateSettings, LinearizeSettings
 from subquad.llm.training.blockwise import Blockwise, put_maps, transfer_blockwise
 from subquad.llm.training.budget import EVALUATIONS, Plan, plan_for, plan_of_tokens
-from subquad.llm.training.lora import add_updates, finetune, learnt_in_tuning
+from subquad.llm.training.lora import finetune, learnt_in_tuning
 from subquad.llm.training.sharding import check_processes, gather, merge_updates, shard
 from subquad.llm.training.transfer import learnt_in_transfer, steps_for, tokens_per_step, transfer
 from subquad.progress import say
 from subquad.runs.folder import Run, open_run
 from subquad.runs.storage import fingerprint, plain, read_json, write_json
 from subquad.train.distributed import processes
-from subquad.train.loop import Outcome
+from subquad.train.loop import TrainingResult
 
 __all__ = ["linearize"]
 
@@ -233,7 +233,7 @@ class _Job:
             directory=directory, seed=self.seed, quiet=self.quiet,
         )  # fmt: skip
 
-    def first_stage(self, model: PreTrainedModel, plan: Plan, stage: Mapping[str, Any]) -> Outcome | Blockwise:
+    def first_stage(self, model: PreTrainedModel, plan: Plan, stage: Mapping[str, Any]) -> TrainingResult | Blockwise:
         """Train the maps of the model, or put on those that were trained block by block."""
         if self.blockwise is None:
             return transfer(model, self.text.train, self.settings, tokens=plan.transfer_tokens, **stage)
@@ -264,7 +264,7 @@ class _Job:
         self.measure("transferred", model, held_out, "hybrid")
         self.note("errors", "transferred", lambda: transfer_errors(model, held_out[:1]))
 
-        tuned = add_updates(model, settings, seed=self.seed)
+        tuned = add_lora(model, settings, seed=self.seed)
         trained["lora"] = learnt_in_tuning(tuned)
         is_learnt = self.text.is_learnt if settings.learn == "answers" else None
         second = finetune(tuned, self.text.train, settings, tokens=plan.lora_tokens, is_learnt=is_learnt, **stage)

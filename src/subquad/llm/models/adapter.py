@@ -1,26 +1,60 @@
-"""A linearized model as what it learnt alone: feature maps and low-rank updates, megabytes beside the checkpoint."""
+"""Low-rank updates on a converted model, and adapters: the trained tensors of a linearized model alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import LoraConfig, LoraModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
-from subquad.llm.models.convert import SMOLLM2, convert, locate, model_fingerprint, open_checkpoint
-from subquad.llm.settings import LinearizeSettings, attention_of
-from subquad.llm.training.lora import add_updates
+from subquad.llm.models.checkpoints import ADAPTER_TYPE, SMOLLM2, locate, model_fingerprint, open_checkpoint
+from subquad.llm.models.convert import convert, feature_parameters
+from subquad.llm.settings import ALL_LINEAR, LinearizeSettings, attention_of
 from subquad.runs.folder import load_tensors
 from subquad.runs.storage import plain
 
-__all__ = ["ADAPTER_TYPE", "adapter_config", "adapter_tensors", "open_adapter"]
+__all__ = ["adapter_config", "adapter_tensors", "add_lora", "open_adapter"]
 
-ADAPTER_TYPE = "subquad_adapter"
-LEARNT = (".hybrid.", ".lora_")
-"""Parts of the names of what was learnt."""
+TRAINED = (".hybrid.", ".lora_")
+"""Parts of the names of trained tensors."""
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
+
+
+def add_lora(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) -> LoraModel:
+    """Return the model with low-rank updates of nothing yet; its own weights are frozen.
+
+    Raises:
+        SubquadError: no layer's name ends in one of the targets, or one is the head whose weight is also the embedding.
+    """
+    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
+    if getattr(model.config, "tie_word_embeddings", False) and head.split(".")[-1] in settings.lora_targets:
+        raise SubquadError(
+            f"--lora-targets {head}: its weight is that of the embedding too, which an update would change along; "
+            "leave it away"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        targets = ALL_LINEAR if settings.lora_targets == (ALL_LINEAR,) else list(settings.lora_targets)
+        how = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
+        try:
+            tuned = LoraModel(model, how, "default")
+        except ValueError as error:
+            raise SubquadError(f"--lora-targets {' '.join(settings.lora_targets)}: {error}") from error
+    for name, parameter in tuned.named_parameters():
+        if ".lora_" in name:
+            # small steps would be lost in halves
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    for parameter in feature_parameters(tuned):
+        parameter.requires_grad_(settings.feature_rate > 0)
+    if settings.checkpointing:
+        # the older name warns where there is the newer one
+        begin = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        begin({"use_reentrant": False})
+    return tuned
 
 
 def adapter_config(model: str | Path, settings: LinearizeSettings) -> dict[str, Any]:
@@ -47,7 +81,7 @@ def adapter_tensors(tuned: nn.Module) -> dict[str, Tensor]:
     return {
         name: tensor.detach().clone()
         for name, tensor in tuned.state_dict().items()
-        if any(part in name for part in LEARNT)
+        if any(part in name for part in TRAINED)
     }
 
 
@@ -73,7 +107,7 @@ def open_adapter(
         )
     model, tokenizer = open_checkpoint(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)
-    tuned = add_updates(model, LinearizeSettings(**config["lora"]), seed=0)
+    tuned = add_lora(model, LinearizeSettings(**config["lora"]), seed=0)
     tensors = load_tensors(directory)
     wanted = adapter_tensors(tuned)
     wrong = sorted({*tensors} ^ {*wanted}) or [name for name in wanted if tensors[name].shape != wanted[name].shape]

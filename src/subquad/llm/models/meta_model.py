@@ -18,7 +18,8 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.convert import check_known, decoder_layers, layers_to_replace
+from subquad.llm.models.checkpoints import check_known
+from subquad.llm.models.convert import decoder_layers, layers_to_replace
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.storage import read_json
 

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import Mixture, order
 from subquad.llm.models.attention import HybridSelfAttention, attention_layers, using
-from subquad.llm.models.convert import locate, model_fingerprint, replace_in_layer
+from subquad.llm.models.checkpoints import locate, model_fingerprint
+from subquad.llm.models.convert import replace_in_layer
 from subquad.llm.models.meta_model import Call, Skeleton, open_skeleton
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.activation_store import Edges
@@ -43,12 +44,12 @@ from subquad.runs.storage import (
     write_tensors,
 )
 from subquad.train.distributed import processes
-from subquad.train.loop import Outcome
+from subquad.train.loop import TrainingResult
 
 __all__ = ["MAPS", "Blockwise", "put_maps", "transfer_blockwise"]
 
 MAPS, NOTES = "maps.safetensors", "blockwise.json"
-NOTHING = Outcome(steps=0, best_step=0, best={}, seconds=0.0, stopped_early=False)
+NOTHING = TrainingResult(steps=0, best_step=0, best={}, seconds=0.0, stopped_early=False)
 """Of a block of layers that stay as they are."""
 
 
@@ -58,7 +59,7 @@ class Blockwise:
 
     maps: Path
     """The file of all layers' feature maps and mixing terms, under their names in the converted model."""
-    outcomes: list[Outcome]
+    outcomes: list[TrainingResult]
     """How each block's training went."""
     seconds: float
     """Time spent on training and on writing hidden states, over all starts."""
@@ -135,7 +136,7 @@ def transfer_blockwise(
     block: int,
     tokens: int,
     directory: Path,
-    precision: str = "no",
+    precision: str = "float32",
     validation: Int[Tensor, "M T"] | None = None,
     mixture: Mixture | None = None,
     states: torch.dtype = torch.bfloat16,
@@ -153,7 +154,7 @@ def transfer_blockwise(
         block: Layers trained at a time.
         tokens: Tokens to learn from; the text is read again where it is shorter.
         directory: Where hidden states, checkpoints and maps go.
-        precision: `no` or `bf16`.
+        precision: `float32` or `bfloat16`.
         validation: Sequences that choose each block's best weights, where validation is asked for.
         mixture: In what proportion the sequences of several files are drawn.
         states: How hidden states are stored.
@@ -198,7 +199,7 @@ def transfer_blockwise(
             quiet=quiet,
         ).do()
     header = read_tensors_and_metadata(directory / MAPS)[1]
-    outcomes = [Outcome(**outcome) for outcome in json.loads(header["outcomes"])]
+    outcomes = [TrainingResult(**outcome) for outcome in json.loads(header["outcomes"])]
     return Blockwise(maps=directory / MAPS, outcomes=outcomes, seconds=float(header["seconds"]))
 
 
@@ -340,7 +341,7 @@ class _Job:
     @torch.no_grad()
     def behind(self, number: int, block: Block) -> Iterator[Tensor]:
         """Yield the softmax model's hidden states behind a block, a batch at a time."""
-        device, is_half = processes().device, self.how["precision"] == "bf16"
+        device, is_half = processes().device, self.how["precision"] == "bfloat16"
         numbers = self.edges.numbers
         with (
             using(block, "softmax"),

@@ -13,9 +13,10 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.data.packing import VALIDATION_SEQUENCES, Text
-from subquad.llm.evaluation.perplexity import perplexity
+from subquad.llm.training.metrics import perplexity
+from subquad.llm.models.adapter import add_lora
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
-from subquad.llm.training.lora import add_updates, finetune_step
+from subquad.llm.training.lora import finetune_step
 from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
 from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
@@ -119,7 +120,7 @@ def _kept(plan: Plan, directory: Path) -> Plan:
 def _precision(settings: LinearizeSettings, width: int, device: torch.device) -> str:
     """Return the type of the matrix products, in all processes the same."""
     if settings.weights == "bfloat16":
-        return "bf16"
+        return "bfloat16"
     return broadcast_object(settings.precision if settings.precision != "auto" else _faster_precision(width, device))
 
 
@@ -159,7 +160,7 @@ def _measure(
     ids = text.train[: settings.batch]
     documents = text.documents[: settings.batch] if settings.documents == "apart" else None
     device = next(model.parameters()).device
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     seconds = {"evaluate": _seconds(lambda: perplexity(model, ids[:1]), device)}
     learnt_in_transfer(model)
     with autocast:
@@ -167,7 +168,7 @@ def _measure(
             lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings, documents=documents), device
         ) / len(ids)
     model.zero_grad(set_to_none=True)
-    tuned = add_updates(model, settings, seed=seed).train()
+    tuned = add_lora(model, settings, seed=seed).train()
     with autocast:
         seconds["tune"] = _seconds(
             lambda: finetune_step(tuned, ids, torch.Tensor.backward, documents=documents, distill=settings.distill),
@@ -196,11 +197,11 @@ def _wait(device: torch.device) -> None:
 
 @torch.no_grad()
 def _faster_precision(width: int, device: torch.device) -> str:
-    """Return `bf16` where a matrix product of the model's size is clearly faster in it than in float32."""
+    """Return `bfloat16` where a matrix product of the model's size is clearly faster in it than in float32."""
 
     def trial(dtype: torch.dtype) -> float:
         a = torch.ones(512, width, dtype=dtype, device=device)
         b = torch.ones(width, 4 * width, dtype=dtype, device=device)
         return min(_seconds(lambda: a @ b, device) for _ in range(3))
 
-    return "bf16" if trial(torch.bfloat16) < 0.8 * trial(torch.float32) else "no"
+    return "bfloat16" if trial(torch.bfloat16) < 0.8 * trial(torch.float32) else "float32"

@@ -16,54 +16,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
-from peft import LoraConfig, LoraModel
+from peft import LoraModel
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError
 from subquad.llm.data.packing import Mixture, order
-from subquad.llm.evaluation.perplexity import perplexity
+from subquad.llm.training.metrics import perplexity
 from subquad.llm.models.attention import apart, using
 from subquad.llm.models.convert import feature_parameters
-from subquad.llm.settings import ALL_LINEAR, LinearizeSettings
+from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.losses import word_loss
 from subquad.llm.training.transfer import pace
-from subquad.train.loop import Backward, Outcome, train
+from subquad.train.loop import Backward, TrainingResult, train
 
-__all__ = ["add_updates", "finetune", "finetune_step", "learnt_in_tuning"]
-
-
-def add_updates(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) -> LoraModel:
-    """Return the model with low-rank updates of nothing yet; its own weights are frozen.
-
-    Raises:
-        SubquadError: no layer's name ends in one of the targets, or one is the head whose weight is also the embedding.
-    """
-    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
-    if getattr(model.config, "tie_word_embeddings", False) and head.split(".")[-1] in settings.lora_targets:
-        raise SubquadError(
-            f"--lora-targets {head}: its weight is that of the embedding too, which an update would change along; "
-            "leave it away"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        targets = ALL_LINEAR if settings.lora_targets == (ALL_LINEAR,) else list(settings.lora_targets)
-        how = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
-        try:
-            tuned = LoraModel(model, how, "default")
-        except ValueError as error:
-            raise SubquadError(f"--lora-targets {' '.join(settings.lora_targets)}: {error}") from error
-    for name, parameter in tuned.named_parameters():
-        if ".lora_" in name:
-            # small steps would be lost in halves
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-    for parameter in feature_parameters(tuned):
-        parameter.requires_grad_(settings.feature_rate > 0)
-    if settings.checkpointing:
-        # the older name warns where there is the newer one
-        begin = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        begin({"use_reentrant": False})
-    return tuned
+__all__ = ["finetune", "finetune_step", "learnt_in_tuning"]
 
 
 def learnt_in_tuning(model: nn.Module) -> int:
@@ -83,7 +49,7 @@ def finetune_step(
     """Compute the loss of one batch and go backward; returns its parts.
 
     Args:
-        model: What `add_updates` returned.
+        model: What `add_lora` returned.
         ids: The batch.
         backward: Takes the loss.
         is_learnt: Which tokens the loss is of; None for all.
@@ -153,15 +119,15 @@ def finetune(
     directory: Path | None = None,
     seed: int = 0,
     quiet: bool = False,
-) -> Outcome:
+) -> TrainingResult:
     """Train the low-rank updates in place; the caller merges them.
 
     Args:
-        model: What `add_updates` returned.
+        model: What `add_lora` returned.
         sequences: Training sequences.
         settings: Loss, batch, rates and when to stop.
         tokens: Tokens to learn from; the text is read again where it is shorter.
-        precision: `no` or `bf16`.
+        precision: `float32` or `bfloat16`.
         validation: Sequences that choose the best weights, where validation is asked for.
         mixture: In what proportion the sequences of several files are drawn.
         is_learnt: Which tokens the loss is of; None for all.

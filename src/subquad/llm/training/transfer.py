@@ -24,12 +24,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from subquad.llm.data.packing import Mixture, order
-from subquad.llm.evaluation.perplexity import run_teacher, transfer_errors
+from subquad.llm.training.metrics import run_teacher, transfer_errors
 from subquad.llm.models.attention import Weights, apart
 from subquad.llm.models.convert import feature_parameters
 from subquad.llm.settings import PLATEAU, LinearizeSettings
 from subquad.train.distributed import processes
-from subquad.train.loop import Backward, LoopSettings, Outcome, train
+from subquad.train.loop import Backward, LoopSettings, TrainingResult, train
 from subquad.train.optim import parameter_groups, schedule
 
 __all__ = ["learnt_in_transfer", "pace", "steps_for", "tokens_per_step", "transfer", "transfer_step", "weights_loss"]
@@ -109,7 +109,7 @@ def transfer(
     name: str = "transfer",
     seed: int = 0,
     quiet: bool = False,
-) -> Outcome:
+) -> TrainingResult:
     """Train the feature maps of a converted model in place.
 
     Args:
@@ -117,7 +117,7 @@ def transfer(
         sequences: Training sequences.
         settings: Loss, batch, rate and when to stop.
         tokens: Tokens to learn from; the text is read again where it is shorter.
-        precision: `no` or `bf16`.
+        precision: `float32` or `bfloat16`.
         validation: Sequences that choose the best weights, where validation is asked for.
         mixture: In what proportion the sequences of several files are drawn.
         documents: The number of each token's document, where none is to see another.
@@ -159,7 +159,7 @@ def pace(settings: LinearizeSettings, *, tokens: int, precision: str, warmup: fl
     Args:
         settings: Warm-up, schedule and patience.
         tokens: Tokens to learn from, at most.
-        precision: `no` or `bf16`.
+        precision: `float32` or `bfloat16`.
         warmup: The stage's own share of warm-up, where the settings have none.
     """
     is_plateau = settings.schedule == "plateau"

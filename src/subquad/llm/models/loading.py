@@ -1,0 +1,64 @@
+"""Open any model that `subquad llm linearize` wrote: a whole model, or an adapter on its checkpoint."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
+
+from subquad.errors import SubquadError
+from subquad.llm.models.adapter import open_adapter
+from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bars
+from subquad.runs.folder import load_config
+from subquad.runs.storage import read_json
+
+__all__ = ["load"]
+
+
+def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Open a linearized model, ready for transformers' `generate`.
+
+    Args:
+        directory: Folder that `subquad llm linearize` or `save_pretrained` wrote: a whole model or an adapter.
+        base: Checkpoint of an adapter; None for the place recorded in the adapter.
+
+    Returns:
+        The model in float32 and its tokenizer.
+
+    Raises:
+        SubquadError: The folder is missing or unfinished, the checkpoint was not linearized yet, or the adapter
+            belongs to another checkpoint.
+    """
+    kind = checkpoint_kind(directory)
+    if kind == "softmax":
+        raise SubquadError(
+            f"{directory}: a checkpoint with softmax attention, which is not linearized yet; linearize it with\n"
+            f"  subquad llm linearize {directory} --text TEXT --out linear\nand then use the folder linear"
+        )
+    if kind == "adapter":
+        return open_adapter(Path(directory), load_config(directory, "llm"), base=base)
+    if base is not None:
+        raise SubquadError(f"{directory}: holds a whole model, not an adapter; --base is not needed")
+    # a folder of `save_pretrained` has no entry of the run
+    if kind != "linearized" or "subquad" in read_json(Path(directory) / "config.json"):
+        load_config(directory, "llm")
+    return _open_linearized(Path(directory))
+
+
+def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    with without_progress_bars():
+        model, found = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    if wrong:
+        raise SubquadError(
+            f"{directory}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}; the folder is damaged"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    return model.eval(), tokenizer
