@@ -1,17 +1,20 @@
-"""How hypothesis draws: slow machines are no failure, and the same examples are drawn in continuous integration.
-
-Without a GPU Triton's kernels are interpreted; it looks when it is imported, and others may import it first.
-"""
+"""How hypothesis draws examples, where helper programs are found, and how Triton's kernels run without a GPU."""
 
 import os
+from pathlib import Path
 
 import torch
 from hypothesis import HealthCheck, settings
 
 if not torch.cuda.is_available():
+    # Triton reads this when it is imported, which another package may do before the tests of the kernels
     os.environ["TRITON_INTERPRET"] = "1"
 
-settings.register_profile(
-    "subquad", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("subquad")
+# processes that tests start find `support` as the tests themselves do
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+
+# a slow machine is not a failure; the examples are the same in every run, except with SUBQUAD_HYPOTHESIS=random
+settings.register_profile("full", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", settings.get_profile("full"), max_examples=10)
+settings.register_profile("random", settings.get_profile("full"), derandomize=False)
+settings.load_profile(os.environ.get("SUBQUAD_HYPOTHESIS", "full"))

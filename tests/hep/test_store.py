@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +22,6 @@ from subquad.hep.data.store import open_store
 from subquad.hep.models.tagger import collate, inputs_of
 from subquad.hep.settings import PRESETS
 
-HERE = Path(__file__).parent
 SETTINGS = FitSettings(epochs=1, batch=11, net_alone=True)
 NET = PRESETS["standard"]
 
@@ -69,7 +67,17 @@ def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
 def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path):
     files = [str(path) for path in jets]
     flags = ["--epochs", "1", "--batch", "11", "--net-alone", "--quiet"]
-    command = [sys.executable, str(HERE / "stopped.py"), "hep", "fit", *files, "--out", str(tmp_path / "run"), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "support.hep_killed_fit",
+        "hep",
+        "fit",
+        *files,
+        "--out",
+        str(tmp_path / "run"),
+        *flags,
+    ]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 9, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [".run.jets"]
@@ -140,7 +148,7 @@ def test_two_processes_share_all_jets_out(jets, tmp_path):
     flags = ["--epochs", "1", "--batch", "11", "--net-alone", "--out", str(tmp_path / "two")]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
-        *(str(HERE / "ranks.py"), str(tmp_path), "hep", "fit", *map(str, jets[:2]), *flags),
+        *("-m", "support.hep_recorded_fit", str(tmp_path), "hep", "fit", *map(str, jets[:2]), *flags),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, env=environment)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import SMALL, tiny_model
 from safetensors.torch import save_file
+from support.llm_models import SMALL, tiny_model
 from transformers import AutoModelForCausalLM
 
 import subquad.llm

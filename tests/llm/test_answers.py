@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from support.llm_models import SMALL
 from tokenizers import processors
 from transformers import ByT5Tokenizer
 
@@ -192,7 +192,7 @@ def test_a_tokenizer_that_does_not_place_its_tokens_learns_all_or_nothing(tmp_pa
 def test_a_run_learns_from_a_mixture_and_says_how_it_read_it(folder, text, tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 211)
     changes = {name: getattr(SMALL, name) for name in ("attention", "length", "transfer_tokens", "lora_tokens")}
-    how = LinearizeSettings(**changes, evaluation_tokens=31, precision="no", text_weights=(1, 2))
+    how = LinearizeSettings(**changes, evaluation_tokens=31, precision="float32", text_weights=(1, 2))
     out = tmp_path / "out"
     metrics = subquad.llm.linearize(folder, [text, path], how, out=out)
     assert metrics["perplexity"]["tuned"] > 1

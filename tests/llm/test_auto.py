@@ -6,14 +6,15 @@ import sys
 
 import pytest
 import torch
-from conftest import tiny_model
 from safetensors.torch import load_file, save_file
+from support.llm_models import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.convert import convert, locate, open_checkpoint
+from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from linear_models import byte_tokenizer, linear_model
+from support.llm_models import byte_tokenizer, linear_model
 
 from subquad.errors import SubquadError
 from subquad.llm.serving.batching import Engine, EngineClosed, Job

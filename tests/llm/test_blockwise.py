@@ -8,15 +8,16 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import SMALL, tiny_config, tiny_model
 from safetensors.torch import save_file
+from support.llm_models import SMALL, tiny_config, tiny_model
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.commands import linearize as tasks
 from subquad.llm.data.packing import prepare
-from subquad.llm.models.convert import convert, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training import activation_store as states
 from subquad.llm.training import blockwise
@@ -27,7 +28,7 @@ from subquad.runs.storage import read_tensors
 from subquad.train import loop
 
 LAYERS, TOKENS = 5, 31 * 11
-HOW = {"tokens": TOKENS, "precision": "no", "quiet": True}
+HOW = {"tokens": TOKENS, "precision": "float32", "quiet": True}
 EXACT = {**HOW, "states": torch.float32}
 
 

@@ -12,11 +12,12 @@ from contextlib import suppress
 
 import pytest
 import torch
-from linear_models import TEMPLATE, byte_tokenizer, linear_model
+from support.llm_models import TEMPLATE, byte_tokenizer, linear_model
 
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.llm.models.convert import convert, locate, open_checkpoint
+from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.convert import convert
 from subquad.llm.serving.chat import Talk
 from subquad.llm.serving.settings import ChatSettings
 from subquad.llm.settings import AttentionSettings

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, WORDS, tiny_model
+from support.llm_models import SMALL, WORDS, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -15,13 +15,13 @@ import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.evaluation.comparisons import NO_LEAD, TOO_FEW, compare
-from subquad.llm.evaluation.perplexity import perplexity, token_losses
 from subquad.llm.evaluation.probes import bins, cache_bytes, loss_rows, passkey_prompt, passkey_row, speed_row
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import Figures
 from subquad.llm.models.attention import using
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
+from subquad.llm.training.metrics import perplexity, token_losses
 
 QUICK = EvaluateSettings(
     length=31, evaluation_tokens=31 * 5, speed="17", passkey="331", passkey_depths="0,1", passkey_trials=1,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, tiny_model
+from support.llm_models import SMALL, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -15,7 +15,8 @@ from subquad.llm.commands.evaluate import measure
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.task_items import find, read
 from subquad.llm.models.attention import using
-from subquad.llm.models.convert import convert, locate, open_checkpoint
+from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'subquad[eval]')")
@@ -237,7 +238,7 @@ def test_items_that_the_window_shows_are_computed_once_for_both_that_give_the_sa
         assert found.pop("loglikelihoods") == pytest.approx(wanted.pop("loglikelihoods"), rel=1e-4)
         assert found == wanted
     # in another precision all is measured anew
-    halves = replace(how, precision="bf16", passkey="300", passkey_trials=1, passkey_depths="0.5")
+    halves = replace(how, precision="bfloat16", passkey="300", passkey_trials=1, passkey_depths="0.5")
     measure(tmp_path / "linear", halves, data=files, out=tmp_path / "evaluation", quiet=True)
     assert counts[4:] == counts[:4]
     assert "which are in bfloat16." in (tmp_path / "evaluation" / "report.html").read_text()

@@ -3,20 +3,21 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_model
+from support.llm_models import tiny_model
 
 from subquad.errors import SubquadError
+from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training import losses
-from subquad.llm.training.lora import add_updates, finetune, finetune_step
+from subquad.llm.training.lora import finetune, finetune_step
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 
 
 def tuned(window=3, **settings):
     model = convert(tiny_model("llama"), AttentionSettings(window=window))
-    return add_updates(model, LinearizeSettings(**settings), seed=0)
+    return add_lora(model, LinearizeSettings(**settings), seed=0)
 
 
 def figures(model, **options):
@@ -92,7 +93,7 @@ def test_the_feature_maps_learn_at_their_own_rate_or_not_at_all(rate):
     model = tuned(feature_rate=rate)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     settings = LinearizeSettings(batch=2, length=23, feature_rate=rate, lora_rate=1e-5)
-    finetune(model, IDS, settings, tokens=46 * 3, precision="no", quiet=True)
+    finetune(model, IDS, settings, tokens=46 * 3, precision="float32", quiet=True)
     moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
     maps = [moved[name] for name in moved if ".hybrid.map_" in name]
     # a step of AdamW is about as long as its rate
@@ -157,8 +158,8 @@ def test_other_words_are_refused(changes, message):
 def test_a_head_that_shares_its_weight_gets_no_update():
     model = convert(tiny_model("llama", tie_word_embeddings=True), AttentionSettings(window=3))
     with pytest.raises(SubquadError, match="lm_head: its weight is that of the embedding too"):
-        add_updates(model, LinearizeSettings(lora_targets=("q_proj", "lm_head")), seed=0)
-    assert add_updates(
+        add_lora(model, LinearizeSettings(lora_targets=("q_proj", "lm_head")), seed=0)
+    assert add_lora(
         convert(tiny_model("llama"), AttentionSettings(window=3)), LinearizeSettings(lora_targets=("lm_head",)), seed=0
     )
 

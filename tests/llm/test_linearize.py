@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, tiny_model, write_text
 from safetensors import SafetensorError
+from support.llm_models import SMALL, tiny_model, write_text
 
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare
-from subquad.llm.evaluation.perplexity import perplexity, transfer_errors
 from subquad.llm.models.attention import using
-from subquad.llm.models.convert import convert, locate, open_checkpoint
+from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, GenerateSettings, LinearizeSettings
 from subquad.llm.training.budget import EVALUATIONS, divide
+from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
 
@@ -107,13 +108,13 @@ def test_weights_may_be_halves_and_what_is_learnt_stays_whole(run, folder, text,
     tensors = read_tensors(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for name, tensor in tensors.items() if ".hybrid." in name} == {torch.float32}
     assert {tensor.dtype for name, tensor in tensors.items() if ".hybrid." not in name} == {torch.bfloat16}
-    assert json.loads((tmp_path / "out" / "plan.json").read_text())["precision"] == "bf16"
+    assert json.loads((tmp_path / "out" / "plan.json").read_text())["precision"] == "bfloat16"
     whole = json.loads((run / "metrics.json").read_text())
     for name, value in whole["perplexity"].items():
         assert halves["perplexity"][name] == pytest.approx(value, rel=0.03)
     assert "weights and products in bfloat16" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(SubquadError, match="--weights bfloat16"):
-        replace(settings, precision="no")
+        replace(settings, precision="float32")
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
@@ -149,7 +150,7 @@ def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, tex
     for name, stop_after in (("whole", None), ("stopped", 3)):
         model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), AttentionSettings(window=3))
         (tmp_path / name).mkdir()
-        how = {"tokens": 31 * 7, "precision": "no", "directory": tmp_path / name, "quiet": True}
+        how = {"tokens": 31 * 7, "precision": "float32", "directory": tmp_path / name, "quiet": True}
         if stop_after:
             calls, real = [], stage.transfer_step
 
@@ -176,7 +177,7 @@ def test_transfer_brings_every_layer_nearer_to_its_teacher_and_leaves_the_rest(k
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     made = prepare(tokenizer, [text], length=61)
     errors = transfer_errors(model, made.held_out[:2])
-    transfer(model, made.train, SMALL, tokens=61 * 40, precision="no", quiet=True)
+    transfer(model, made.train, SMALL, tokens=61 * 40, precision="float32", quiet=True)
     assert all(new < 0.9 * old for new, old in zip(transfer_errors(model, made.held_out[:2]), errors, strict=True))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
@@ -194,7 +195,7 @@ def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text
 def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, text, tmp_path):
     how = LinearizeSettings(
         attention=AttentionSettings(window=3), length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,
-        evaluation_tokens=31, validate_every=2, precision="no", feature_rate=1e-3,
+        evaluation_tokens=31, validate_every=2, precision="float32", feature_rate=1e-3,
     )  # fmt: skip
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
@@ -221,11 +222,11 @@ def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
 
 def test_a_time_is_divided_over_evaluations_and_stages():
     seconds = {"evaluate": 2.0, "transfer": 4.0, "tune": 8.0}
-    plan = divide(400.0, seconds, LinearizeSettings(length=1024), precision="no", sequences=20)
+    plan = divide(400.0, seconds, LinearizeSettings(length=1024), precision="float32", sequences=20)
     used = 6 * plan.evaluation_sequences * 2.0
     used += plan.transfer_tokens / 1024 * 4.0 + plan.lora_tokens / 1024 * 8.0
     assert 300 < used < 400
-    least = divide(1.0, seconds, LinearizeSettings(length=1024), precision="no", sequences=20)
+    least = divide(1.0, seconds, LinearizeSettings(length=1024), precision="float32", sequences=20)
     assert (least.evaluation_sequences, least.transfer_tokens, least.lora_tokens) == (1, 1024, 1024)
 
 
@@ -340,7 +341,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(folder, text, tmp_path, m
     from subquad.runs import folder as artifact
 
     flags = [
-        "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "no",
+        "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "float32",
         "--transfer-tokens", "217", "--lora-tokens", "155",
     ]  # fmt: skip
     command = ["llm", "linearize", str(folder), "--text", str(text), "--out", str(tmp_path / "out"), "--quiet", *flags]

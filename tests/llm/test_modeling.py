@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.llm_models import tiny_model
 
 from subquad.errors import SubquadError
+from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import apart, attention_layers, using
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.lora import add_updates, finetune_step
+from subquad.llm.training.lora import finetune_step
 from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]
@@ -216,7 +217,7 @@ def test_stages_learn_from_documents_apart_as_from_each_alone(step, counts):
     if step is transfer_step:
         learnt_in_transfer(model)
     else:
-        model = add_updates(model, LinearizeSettings(), seed=0)
+        model = add_lora(model, LinearizeSettings(), seed=0)
 
     def gradients(ids, factor=1.0, **how):
         step(model, ids, lambda loss: (factor * loss).backward(), **how)
@@ -372,7 +373,7 @@ def test_every_family_learns_in_both_stages(kind):
     assert first[-1] < first[0]
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {name for name in before if ".hybrid." in name}
-    second = learnt(1e-2, finetune_step, add_updates(model, LinearizeSettings(), seed=0))
+    second = learnt(1e-2, finetune_step, add_lora(model, LinearizeSettings(), seed=0))
     assert second[-1] < second[0]
 
 

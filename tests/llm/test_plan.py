@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_config, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
+from support.llm_models import tiny_config, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers, using
 from subquad.llm.models.convert import convert, feature_parameters, replace_attention
 from subquad.llm.planning.architecture import KNOWN, sizes_of
 from subquad.llm.planning.costs import STAGES, kept_in_lora, kept_in_transfer, memory, plan
 from subquad.llm.planning.settings import SizingSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.lora import add_updates, finetune_step, learnt_in_tuning
+from subquad.llm.training.lora import finetune_step, learnt_in_tuning
 from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
 
 ATTENTIONS = [
@@ -74,15 +75,15 @@ def test_the_counts_are_those_of_a_converted_model(tmp_path, kind, attention):
     assert sizes.parameters == sum(parameter.numel() for parameter in model.parameters())
     convert(model, attention, check=False)
     assert sizes.trained_in_transfer == learnt_in_transfer(model)
-    assert sizes.trained_in_lora == learnt_in_tuning(add_updates(model, LinearizeSettings(lora_rank=3), seed=0))
+    assert sizes.trained_in_lora == learnt_in_tuning(add_lora(model, LinearizeSettings(lora_rank=3), seed=0))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_the_state_has_the_bytes_of_a_real_one(tmp_path, attention, dtype):
     found = plan(write_config(tmp_path), SizingSettings(attention=attention, dtype=dtype, length=31))["generation"]
     layers = attention_layers(convert(tiny_model("llama"), attention, check=False))
-    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    kind = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
     real = sum(tensor.nbytes for layer in layers for tensor in layer.hybrid.empty_state(1, kind))
     state = found["state"][attention.feature_heads]
     assert state["bytes"] == real
@@ -146,7 +147,7 @@ class Peak(TorchDispatchMode):
 
 def real_model(attention, dtype, layers):
     model = tiny_model("llama", spread=0.05, num_hidden_layers=layers, max_position_embeddings=TOKENS, **MIDDLE)
-    model = model.to({"bf16": torch.bfloat16, "fp32": torch.float32}[dtype])
+    model = model.to({"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype])
     replace_attention(model, attention, check=False)
     return model
 
@@ -157,7 +158,7 @@ def in_transfer(model, ids):
 
 
 def in_lora(model, ids):
-    tuned = add_updates(model, LinearizeSettings(), seed=0)
+    tuned = add_lora(model, LinearizeSettings(), seed=0)
 
     def work():
         with using(tuned, "hybrid"):
@@ -166,7 +167,7 @@ def in_lora(model, ids):
     return tuned, work
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(("stage", "formula"), [(in_transfer, kept_in_transfer), (in_lora, kept_in_lora)])
 def test_a_layer_keeps_what_the_formula_says(tmp_path, stage, formula, attention, dtype):
@@ -177,7 +178,7 @@ def test_a_layer_keeps_what_the_formula_says(tmp_path, stage, formula, attention
     sizes = sizes_of(write_config(tmp_path, max_position_embeddings=TOKENS, **MIDDLE), attention)
     # with halves products keep a copy of the updates too, whatever the number of tokens
     copies = 2 * (sizes.trained_in_lora - sizes.trained_in_transfer) / sizes.layers
-    is_copied = stage is in_lora and dtype == "bf16"
+    is_copied = stage is in_lora and dtype == "bfloat16"
     assert formula(sizes, settings) * TOKENS + is_copied * copies == pytest.approx((three - one) / 2, rel=0.05)
 
 
@@ -185,9 +186,9 @@ def test_a_layer_keeps_what_the_formula_says(tmp_path, stage, formula, attention
 @pytest.mark.parametrize(("stage", "name"), [(in_transfer, "transfer"), (in_lora, "lora")])
 def test_the_peak_of_a_step_is_near_the_estimate(tmp_path, stage, name, attention):
     attention = replace(attention, window=16)
-    settings = SizingSettings(attention=attention, dtype="fp32", length=TOKENS)
+    settings = SizingSettings(attention=attention, dtype="float32", length=TOKENS)
     ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
-    model, work = stage(real_model(attention, "fp32", 3), ids)
+    model, work = stage(real_model(attention, "float32", 3), ids)
     with Peak(model) as peak:
         work()
     sizes = sizes_of(write_config(tmp_path, max_position_embeddings=TOKENS, num_hidden_layers=3, **MIDDLE), attention)
@@ -200,7 +201,7 @@ def test_the_memory_of_stage_1_does_not_grow_with_the_layers():
     ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     peaks = []
     for layers in (2, 7):
-        model, work = in_transfer(real_model(attention, "fp32", layers), ids)
+        model, work = in_transfer(real_model(attention, "float32", layers), ids)
         for parameter in feature_parameters(model):
             parameter.grad = torch.zeros_like(parameter)
         with Peak(model) as peak:
@@ -248,7 +249,7 @@ def giant():
     gpu_memory=st.floats(5, 2000),
     batch=st.integers(1, 17),
     checkpointing=st.booleans(),
-    dtype=st.sampled_from(["bf16", "fp32"]),
+    dtype=st.sampled_from(["bfloat16", "float32"]),
     stage=st.sampled_from(STAGES),
 )
 def test_the_fewest_gpus_fit_and_one_less_does_not(giant, stage, **options):
@@ -270,7 +271,7 @@ def test_a_block_of_the_largest_model_fits_where_the_whole_does_not(giant):
 
 def test_a_block_of_all_layers_needs_what_all_layers_need_but_the_embeddings(tmp_path):
     config = write_config(tmp_path)
-    stages = plan(config, SizingSettings(block_layers=99, length=31, dtype="fp32"))["memory"]
+    stages = plan(config, SizingSettings(block_layers=99, length=31, dtype="float32"))["memory"]
     outer = sizes_of(config).outer_parameters
     assert stages["transfer"]["total"] - stages["transfer_in_blocks"]["total"] == 4 * outer > 0
 

@@ -5,11 +5,10 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL
+from support.llm_models import SMALL
 
 import subquad.llm
 from subquad.errors import SubquadError
@@ -17,10 +16,9 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.runs.storage import read_tensors
 
 FLAGS = [
-    "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "no",
+    "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "float32",
     "--transfer-tokens", str(31 * 8), "--lora-tokens", str(31 * 6), "--validate-every", "2", "--distill", "0.25",
 ]  # fmt: skip
-HERE = Path(__file__).parent
 
 
 def launch(*command):
@@ -52,7 +50,7 @@ def two(request, command, tmp_path_factory):
     command = [*command, "--out", str(path)]
     if request.param == "shared":
         command += ["--shard", "--checkpointing"]
-        assert launch(str(HERE / "stopped.py"), *command).returncode
+        assert launch("-m", "support.llm_killed_run", *command).returncode
         assert (path / "checkpoint-tune.safetensors").is_file()
     done = launch("-m", "subquad", *command)
     assert done.returncode == 0, done.stderr
@@ -63,7 +61,7 @@ def two(request, command, tmp_path_factory):
 def shares(tmp_path_factory):
     """Return what each of two processes found that share a model."""
     path = tmp_path_factory.mktemp("shares")
-    done = launch(str(HERE / "shares.py"), str(path))
+    done = launch("-m", "support.llm_sharded", str(path))
     assert done.returncode == 0, done.stderr
     return [json.loads((path / f"{process}.json").read_text()) for process in (0, 1)]
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import uvicorn
-from linear_models import byte_tokenizer, linear_model
+from support.llm_models import byte_tokenizer, linear_model
 
 from subquad.cli import main
 from subquad.errors import SubquadError

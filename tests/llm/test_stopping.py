@@ -6,17 +6,17 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import SMALL, tiny_model
+from support.llm_models import SMALL, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare
+from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training import lora as second
 from subquad.llm.training import transfer as first
 from subquad.llm.training.blockwise import transfer_blockwise
-from subquad.llm.training.lora import add_updates
 from subquad.runs.storage import read_tensors, read_tensors_and_metadata
 from subquad.train import loop
 
@@ -46,10 +46,10 @@ def rates(monkeypatch, tokenizer, text, stage, validations=(), **how):
     monkeypatch.setattr(second, "perplexity", lambda *_, **__: next(losses))
     made = prepare(tokenizer, [text], length=31)
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), settings.attention)
-    options = {"tokens": 31 * STEPS, "precision": "no", "validation": made.held_out[:1], "quiet": True}
+    options = {"tokens": 31 * STEPS, "precision": "float32", "validation": made.held_out[:1], "quiet": True}
     if stage == "transfer":
         return seen, first.transfer(model, made.train, settings, **options)
-    return seen, second.finetune(add_updates(model, settings, seed=0), made.train, settings, **options)
+    return seen, second.finetune(add_lora(model, settings, seed=0), made.train, settings, **options)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import WORDS, write_text
 from hypothesis import given
 from hypothesis import strategies as st
+from support.llm_models import WORDS, write_text
 from tokenizers import Tokenizer, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
 

@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_model
+from support.llm_models import tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare
-from subquad.llm.evaluation.perplexity import run_teacher, transfer_errors
 from subquad.llm.models.attention import using
 from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.training.metrics import run_teacher, transfer_errors
 from subquad.llm.training.transfer import learnt_in_transfer, transfer, transfer_step, weights_loss
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
@@ -138,7 +138,7 @@ def test_padding_changes_nothing(side):
     torch.testing.assert_close(torch.stack(found[:2]), torch.stack(found[2:]))
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_stage_1_learns_from_it(tokenizer, text, precision):
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
     made = prepare(tokenizer, [text], length=31)

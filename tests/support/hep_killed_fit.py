@@ -1,4 +1,4 @@
-"""`subquad` that is killed while it reads jets, after some of them: `python stopped.py ARGUMENTS`."""
+"""`subquad` that is killed while it reads jets: `python -m support.hep_killed_fit ARGUMENTS`."""
 
 import os
 import sys

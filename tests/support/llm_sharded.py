@@ -1,4 +1,4 @@
-"""One of several processes that share a tiny model: `torchrun shares.py OUT` writes what each of them found."""
+"""One process of several that share a sharded tiny model: `torchrun -m support.llm_sharded OUT`."""
 
 import copy
 import gc
@@ -7,17 +7,19 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import tiny_model
 
 from subquad.llm.data.packing import Packed, Text
+from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import using
-from subquad.llm.models.convert import convert, feature_parameters, saved_tensors
+from subquad.llm.models.checkpoints import saved_tensors
+from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.budget import plan_for
-from subquad.llm.training.lora import add_updates, finetune_step
+from subquad.llm.training.lora import finetune_step
 from subquad.llm.training.sharding import gather, merge_updates, shard
 from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
 from subquad.train.distributed import broadcast_object, processes
+from support.llm_models import tiny_model
 
 SETTINGS = LinearizeSettings(attention=AttentionSettings(window=3), length=31, minutes=0.01, distill=0.25)
 
@@ -51,7 +53,7 @@ def gradients_of_both_stages(model, ids):
     loss = transfer_step(model, ids, torch.Tensor.backward)["loss"]
     found = {"transfer": loss, **{f"transfer {i}": p.grad for i, p in enumerate(feature_parameters(model))}}
     model.zero_grad(set_to_none=True)
-    tuned = add_updates(model, SETTINGS, seed=0)
+    tuned = add_lora(model, SETTINGS, seed=0)
     draw_updates(tuned)
     with using(tuned, "hybrid"):
         found["tune"] = finetune_step(tuned, ids, torch.Tensor.backward, distill=0.25)["loss"]

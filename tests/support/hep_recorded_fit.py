@@ -1,4 +1,4 @@
-"""One of two processes that fit a tagger: `torchrun ranks.py OUT ARGUMENTS` writes which jets each learnt from."""
+"""One process of a `hep fit` that records its training jets: `torchrun -m support.hep_recorded_fit OUT ARGUMENTS`."""
 
 import json
 import sys

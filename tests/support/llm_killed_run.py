@@ -1,4 +1,4 @@
-"""`subquad` that is killed in the middle of stage 2, behind a checkpoint: `torchrun stopped.py ARGUMENTS`."""
+"""`subquad` that is killed in stage 2, after a checkpoint: `torchrun -m support.llm_killed_run ARGUMENTS`."""
 
 import os
 import sys

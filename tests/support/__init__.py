@@ -1,0 +1,1 @@
+"""Helpers that several test files share, and programs that tests start as processes of their own."""

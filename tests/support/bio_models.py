@@ -1,0 +1,84 @@
+"""Models with known effects, in the place of fitted ones."""
+
+import numpy as np
+
+from subquad.bio.commands.design import design
+from subquad.bio.design_search.constraints import read_rules
+from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.models.scorer import open_model
+from subquad.bio.settings import ALPHABETS
+
+WILD = "ACGTACG"
+
+
+class Fake:
+    """A model whose nets add known values of the letters, and differ by a known spread."""
+
+    def __init__(self, task_type="regression", *, wild_type=WILD, alphabet="dna", nets=2, classes=(), names=("score",)):
+        self.task_type, self.wild_type, self.classes, self.names = task_type, wild_type, list(classes), list(names)
+        self.alphabet, self.nets = ALPHABETS[alphabet], nets
+        self.about = {"alphabet": alphabet}
+        self.outputs = len(classes) if task_type.endswith("multiclass") else len(names)
+
+    def value(self, sequence):
+        # letter k at position t (from 0) is worth k * (t + 1)
+        return sum(self.alphabet.find(letter) * (t + 1) for t, letter in enumerate(sequence) if letter != "|")
+
+    def predict_each_of_sequences(self, sequences):
+        one = np.array([[self.value(s) * (k + 1) for k in range(self.outputs)] for s in sequences], dtype=float)
+        if self.task_type in ("binary", "multiclass"):
+            one = 1 / (1 + np.exp(-one / 50))
+        return np.stack([one * (1 + net) for net in range(self.nets)])
+
+    def predict_sequences(self, sequences):
+        if self.task_type == "pairs":
+            P = np.zeros((len(sequences[0]),) * 2)
+            P[0, -1] = P[-1, 0] = 0.75
+            return [P]
+        if self.task_type.startswith("residue"):
+            return np.stack([[[self.alphabet.find(c)] * self.outputs for c in s] for s in sequences]).astype(float)
+        return self.predict_each_of_sequences(sequences).mean(0)
+
+
+AMINO = "ACDEFGHIKLMNPQRSTVWY"
+
+
+class Landscape:
+    """Effects of letters, and of neighbours where it is rugged: what a model would be, with a known best variant."""
+
+    task_type, names, classes = "regression", ["fitness"], []
+
+    def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **about):
+        random = np.random.default_rng(seed)
+        self.alphabet, self.about = letters, {"length": length, **about}
+        self.config = {"observed_letters": [list(range(len(letters)))] * length}
+        self.effects = random.normal(size=(length, len(letters)))
+        self.members = self.effects + spread * random.normal(size=(members, length, len(letters)))
+        self.pairs = coupling * random.normal(size=(length - 1, len(letters), len(letters)))
+        self.wild_type = "".join(letters[k] for k in random.integers(0, len(letters), length))
+
+    def predict_each_of_sequences(self, sequences):
+        codes = np.array([[self.alphabet.index(letter) for letter in text] for text in sequences])
+        place = np.arange(codes.shape[1])
+        joint = self.pairs[place[:-1], codes[:, :-1], codes[:, 1:]].sum(1)
+        return np.stack([own[place, codes].sum(1) + joint for own in self.members])[..., None]
+
+    def best_gain(self, changes):
+        own = [self.alphabet.index(letter) for letter in self.wild_type]
+        gain = (self.effects - self.effects[np.arange(len(own)), own][:, None]).max(1)
+        return np.sort(gain)[::-1][:changes].clip(min=0).sum()
+
+
+def made(model, tmp_path, name="out", seed=0, **settings):
+    chosen = DesignSettings(**{"rounds": 7, "population": 61, **settings})
+    return design(model, out=tmp_path / name, settings=chosen, seed=seed, quiet=True)
+
+
+def rules_of(model, **settings):
+    settings = DesignSettings(**settings)
+    judge = open_model(model)
+    seen = ["".join(model.alphabet[k] for k in own) for own in model.config["observed_letters"]]
+    offset = model.about.get("offset", 0)
+    return read_rules(
+        model.wild_type, model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide, offset=offset
+    )
