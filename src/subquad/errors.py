@@ -1,38 +1,54 @@
-"""What a user can mend: one exception type, and the ways its message is built. Costs nothing to import."""
+"""Errors that a user can correct: one exception type, and the ways its messages are built."""
 
 import difflib
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from types import ModuleType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-__all__ = ["MissingExtra", "SubquadError", "collect_errors", "raise_errors", "require", "unknown", "validate_choices"]
+__all__ = [
+    "MissingExtra",
+    "SubquadError",
+    "collect_errors",
+    "flag_name",
+    "raise_errors",
+    "require",
+    "unknown",
+    "validate_choices",
+]
 
 
 class SubquadError(Exception):
-    """A user can mend this: the message says what was wrong, where, and what to do. The command line exits with 2."""
+    """An error that the user can correct.
+
+    The message says what is wrong, where, and what to do; the command line prints it and exits with status 2.
+    """
 
 
-class MissingExtra(SubquadError):  # noqa: N818 (it is what is missing)
+class MissingExtra(SubquadError):  # noqa: N818 (named after what is missing)
     """A package of an optional extra is not installed."""
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Return the imported module, or say which extra of subquad brings it.
+    """Import a module of an optional extra.
+
+    Args:
+        module: Full name of the module.
+        extra: The extra of subquad that installs it.
 
     Raises:
-        MissingExtra: the module, or one that it needs, is not installed.
+        MissingExtra: The module, or one that it imports, is not installed.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or module
-        raise MissingExtra(f"{missing} is not installed; it comes with: pip install 'subquad[{extra}]'") from error
+        raise MissingExtra(f"{missing} is not installed; install it with: pip install 'subquad[{extra}]'") from error
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
-    """Return the error for a name that is not among the known ones; the nearest stand first."""
+    """Return the error for a name that is not among the known ones, with the most similar names first."""
     names = [str(name) for name in known]
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     rest = [name for name in names if name not in near]
@@ -44,25 +60,39 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     return SubquadError(f"no {kind} {given!r} ({listed})")
 
 
-def raise_errors(title: str, mistakes: Sequence[str], *, most: int = 20) -> None:
-    """Raise all mistakes of one input at once, or do nothing where there are none.
+def flag_name(field: str) -> str:
+    """Return the flag of a field of a settings class: `batch_size` → `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+def raise_errors(title: str, errors: Sequence[str], *, most: int = 10) -> None:
+    """Raise all errors found in one input as one exception, or do nothing if there are none.
+
+    Args:
+        title: First line of the message: which input, and what is wrong with it.
+        errors: One line each, with the place and the value.
+        most: Number of errors that are listed; the others are counted.
 
     Raises:
-        SubquadError: there is at least one mistake; the first `most` are listed, the rest counted.
+        SubquadError: There is at least one error.
     """
-    if not mistakes:
+    if not errors:
         return
-    lines = [f"  {mistake}" for mistake in mistakes[:most]]
-    if len(mistakes) > most:
-        lines.append(f"  … and {len(mistakes) - most} more")
+    lines = [f"  {error}" for error in errors[:most]]
+    if len(errors) > most:
+        lines.append(f"  … and {len(errors) - most:,} more")
     raise SubquadError("\n".join([title, *lines]))
 
 
 def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
-    """Return what each check returns, or raise all that they have to say as one error.
+    """Run all checks and return their results, or raise their messages together.
+
+    Args:
+        checks: Functions without arguments.
+        note: Last line of the message.
 
     Raises:
-        SubquadError: one or more of the checks raised it; the messages stand one under the other, and the note below.
+        SubquadError: At least one check raised it.
     """
     results, messages = [], []
     for check in checks:
@@ -75,28 +105,34 @@ def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
     return results
 
 
-def _words(kind: Any) -> tuple[str, ...]:
-    """Return the words of a Literal, and of one that may be left out."""
-    if get_origin(kind) is Literal:
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Return the values of a `Literal`, also inside `Annotated` and beside None."""
+    origin = get_origin(kind)
+    if origin is Literal:
         return get_args(kind)
-    found = [words for part in get_args(kind) if (words := _words(part))]
+    if origin is Annotated:
+        return _choices(get_args(kind)[0])
+    found = [choices for member in get_args(kind) if (choices := _choices(member))]
     return found[0] if len(found) == 1 and type(None) in get_args(kind) else ()
 
 
+def _is_optional(kind: Any) -> bool:
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return type(None) in get_args(kind) and get_origin(kind) is not Literal
+
+
 def validate_choices(settings: Any, *, prefix: str = "") -> None:
-    """Check the fields of a settings class that take one of several words; Python itself takes any.
+    """Check that the fields of a settings dataclass whose type is a `Literal` hold one of its values.
 
     Args:
-        settings: The settings.
-        prefix: Of their flags.
+        settings: An instance of the dataclass.
+        prefix: Prefix of its flags, such as `attention.`.
 
     Raises:
-        SubquadError: a word that is none of them.
+        SubquadError: A field holds another value.
     """
     for field in fields(settings):
-        words, value = _words(field.type), getattr(settings, field.name)
-        is_left_out = value is None and get_origin(field.type) is not Literal
-        if words and not is_left_out and value not in words:
-            raise SubquadError(
-                f"--{prefix}{field.name.replace('_', '-')} must be one of {', '.join(words)}, got {value!r}"
-            )
+        choices, value = _choices(field.type), getattr(settings, field.name)
+        if not choices or (value is None and _is_optional(field.type)) or value in choices:
+            continue
+        raise SubquadError(f"{flag_name(prefix + field.name)} must be one of {', '.join(choices)}, got {value!r}")

@@ -70,16 +70,16 @@ def test_the_loss_falls_and_the_model_holds_the_best_weights():
     assert outcome.steps == 53
 
 
-@pytest.mark.parametrize(("stop_at", "average"), [(2, None), (17, None), (40, None), (17, 0.8)])
-def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_and_history(tmp_path, stop_at, average):
+@pytest.mark.parametrize(("stop_at", "ema_decay"), [(2, None), (17, None), (40, None), (17, 0.8)])
+def test_a_stopped_run_resumes_and_ends_with_the_same_weights_and_history(tmp_path, stop_at, ema_decay):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     whole.mkdir(), stopped.mkdir()
     model = network()
-    run(model, directory=whole, average=average)
+    run(model, directory=whole, ema_decay=ema_decay)
     with pytest.raises(KeyboardInterrupt):
-        run(network(), directory=stopped, stop_at=stop_at, average=average)
+        run(network(), directory=stopped, stop_at=stop_at, ema_decay=ema_decay)
     again = network()
-    run(again, directory=stopped, average=average)
+    run(again, directory=stopped, ema_decay=ema_decay)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
@@ -90,7 +90,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights_and_history(tmp_pa
     assert lines(whole) == lines(stopped)
 
 
-def test_the_average_of_the_weights_is_what_is_measured_and_kept():
+def test_the_average_of_the_weights_is_validated_and_kept():
     x, y = problem()
     model = nn.Linear(WIDTH, 1)
     seen, expected, count = [], None, 0
@@ -112,7 +112,7 @@ def test_the_average_of_the_weights_is_what_is_measured_and_kept():
         step=step,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         validate=lambda module: {"loss": nn.functional.mse_loss(module(x), y).item()},
-        settings=LoopSettings(steps=3, evaluate_every=2, average=0.9),
+        settings=LoopSettings(steps=3, evaluate_every=1, ema_decay=0.9),
         quiet=True,
     )
     assert outcome.steps == 3
@@ -124,7 +124,7 @@ def test_the_average_of_the_weights_is_what_is_measured_and_kept():
         assert (model.weight - expected).abs().max() < (seen[1] - started).abs().max()
 
 
-def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):
+def test_a_killed_process_resumes_from_its_last_checkpoint(tmp_path):
     script = textwrap.dedent(
         f"""
         import os, signal, sys
@@ -153,7 +153,7 @@ def test_a_killed_process_goes_on_from_its_last_checkpoint(tmp_path):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-def test_a_part_that_had_ended_returns_at_once_with_its_weights(tmp_path):
+def test_a_stage_that_had_ended_returns_at_once_with_its_weights(tmp_path):
     model, again = network(), network(seed=7)
     first = run(model, directory=tmp_path)
     second = run(again, directory=tmp_path, stop_at=1)
@@ -165,7 +165,7 @@ def test_a_part_that_had_ended_returns_at_once_with_its_weights(tmp_path):
 def test_accumulated_batches_equal_one_large_batch():
     x, y = problem()
     weights = []
-    for accumulation, pieces in ((1, [torch.arange(60)]), (3, list(torch.arange(60).split(20)))):
+    for accumulation, batches in ((1, [torch.arange(60)]), (3, list(torch.arange(60).split(20)))):
         torch.manual_seed(2)
         model = nn.Linear(WIDTH, 1)
 
@@ -176,7 +176,7 @@ def test_accumulated_batches_equal_one_large_batch():
 
         train(
             model,
-            batches=lambda epoch, pieces=pieces: pieces,
+            batches=lambda epoch, batches=batches: batches,
             step=step,
             optimizer=torch.optim.SGD(model.parameters(), lr=0.05),
             settings=LoopSettings(steps=7, accumulation=accumulation, clip=None),
@@ -247,9 +247,9 @@ def test_frozen_parameters_stay_and_are_not_in_the_checkpoint(tmp_path):
     assert "model.0.weight" not in names
 
 
-def test_bf16_keeps_the_weights_in_float32_and_learns():
+def test_bfloat16_keeps_the_weights_in_float32_and_learns():
     model = network()
-    outcome = run(model, precision="bf16")
+    outcome = run(model, precision="bfloat16")
     assert model[0].weight.dtype == torch.float32
     assert outcome.best["loss"] < 0.3 * problem()[1].var().item()
 
@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy():
         backward(loss)
         return {"loss": loss}
 
-    with pytest.raises(SubquadError, match=r"fit: the loss is nan after 1 steps; try a smaller learning rate"):
+    with pytest.raises(SubquadError, match=r"fit: the loss is nan after 1 steps; use a smaller learning rate"):
         train(
             model,
             batches=lambda epoch: [0],
@@ -276,10 +276,41 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_a_remedy():
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     run(network(), directory=tmp_path)
     other = nn.Sequential(nn.Linear(WIDTH, 17), nn.BatchNorm1d(17), nn.Dropout(0.2), nn.Linear(17, 1))
-    with pytest.raises(SubquadError, match="was written for another model"):
+    with pytest.raises(SubquadError, match="does not fit this model"):
         run(other, directory=tmp_path)
 
 
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         LoopSettings(steps=0)
+
+
+def validated_steps(steps, every):
+    model, validated = nn.Linear(WIDTH, 1), []
+    x, y = problem()
+
+    def step(module, rows, backward):
+        loss = nn.functional.mse_loss(module(x), y)
+        backward(loss)
+        validated.append(None)
+        return {"loss": loss}
+
+    found = []
+    train(
+        model,
+        batches=lambda epoch: [0],
+        step=step,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        settings=LoopSettings(steps=steps, evaluate_every=every),
+        validate=lambda module: found.append(len(validated)) or {"loss": 1.0},
+        quiet=True,
+    )
+    return found
+
+
+def test_the_end_is_validated_once_even_shortly_after_a_regular_validation():
+    assert validated_steps(11, 5) == [5, 11]
+    assert validated_steps(13, 5) == [5, 10, 13]
+    assert validated_steps(10, 5) == [5, 10]
+    assert validated_steps(3, 1) == [1, 2, 3]
+    assert validated_steps(3, None) == [3]

@@ -12,16 +12,15 @@ from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.runs.storage import as_folder, atomic, plain, read_json, read_tensors, write_json, write_tensors
 
-__all__ = ["FORMAT", "Run", "load_config", "load_tensors", "open_run"]
+__all__ = ["FORMAT", "Run", "load_config", "load_tensors", "open_run", "stamp_of"]
 
 FORMAT = 1
-"""The number of the layout of a saved folder; it grows when an older subquad could not read a newer folder."""
+"""Version of the layout of a saved folder; raised when an older subquad could not read a newer folder."""
 
-CONFIG, WEIGHTS, METRICS, HISTORY, REPORT, CARD = (
+CONFIG, WEIGHTS, METRICS, REPORT, CARD = (
     "config.json",
     "model.safetensors",
     "metrics.json",
-    "history.jsonl",
     "report.html",
     "README.md",
 )
@@ -29,16 +28,16 @@ CONFIG, WEIGHTS, METRICS, HISTORY, REPORT, CARD = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """An output folder between its first file and its last."""
+    """An output folder that is being written."""
 
     directory: Path
-    """Where it is."""
+    """The folder."""
     kind: str
     """The field: `bio`, `llm` or `hep`."""
     settings: Mapping[str, Any]
-    """What was asked for, as JSON knows it."""
+    """Settings of the run as JSON values; a run is resumed only with equal settings."""
     is_resumed: bool
-    """An earlier run with these settings was stopped in here."""
+    """The folder holds an unfinished run with these settings."""
 
     def finish(
         self,
@@ -49,7 +48,7 @@ class Run:
         card: str,
         report: str,
     ) -> None:
-        """Write what the run leaves behind; `metrics.json` comes last, and says that the run is finished."""
+        """Write the results of the run; `metrics.json` comes last and marks the run as finished."""
         if tensors is not None:
             write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
         for name, text in ((CARD, card), (REPORT, report)):
@@ -66,10 +65,17 @@ def _stamp(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Run:
-    """Return the run that writes into the folder `out`: a new one, or an unfinished one with equal settings.
+    """Open the folder `out` for a new run, or resume the unfinished run in it.
+
+    Args:
+        out: The folder to write.
+        kind: The field: `bio`, `llm` or `hep`.
+        settings: Settings of the run, anything that `plain` turns into JSON.
+        force: Replace what is in the folder.
 
     Raises:
-        SubquadError: `out` is finished and `force` is off, holds other things, or was begun with other settings.
+        SubquadError: The folder holds a finished run and `force` is off, holds files that subquad did not write, or an
+            unfinished run with other settings.
     """
     directory, wanted = as_folder(out), plain(settings)
     if directory.is_dir() and any(directory.iterdir()):
@@ -83,15 +89,13 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
 
 def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: bool) -> None:
     if not (directory / CONFIG).is_file():
-        raise SubquadError(f"{directory}: not empty, and not written by subquad; name another folder with --out")
-    stamp = read_json(directory / CONFIG).get("subquad")
-    if stamp is None:
-        raise SubquadError(f"{directory}: its {CONFIG} was not written by subquad; name another folder with --out")
+        raise SubquadError(f"{directory}: not empty and not written by subquad; choose another folder with --out")
+    stamp = stamp_of(read_json(directory / CONFIG), directory)
     if force:
         return
     if (directory / METRICS).is_file():
         raise SubquadError(
-            f"{directory}: holds a finished run; name another folder with --out, or replace it with --force"
+            f"{directory}: holds a finished run; choose another folder with --out, or overwrite it with --force"
         )
     if stamp.get("kind") != kind:
         raise SubquadError(
@@ -102,19 +106,19 @@ def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: b
     if changed:
         if set(begun) != set(wanted):
             raise SubquadError(
-                f"{directory}: an unfinished run of another version of subquad, which had other settings; finish it "
-                "with that version, or start anew with --force"
+                f"{directory}: holds an unfinished run of another version of subquad, which had other settings; "
+                "finish it with that version, or start again with --force"
             )
         lines = "; ".join(f"{name} was {begun[name]!r} and is {wanted[name]!r}" for name in changed)
         raise SubquadError(
-            f"{directory}: an unfinished run with other settings ({lines}); "
-            "give the same ones to go on, or --force to start anew"
+            f"{directory}: holds an unfinished run with other settings ({lines}); "
+            "use the same settings to resume it, or --force to start again"
         )
 
 
 def _clear(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    # the figures first: without them the folder is unfinished, whenever this is stopped
+    # metrics first: without them the folder counts as unfinished, whenever this is interrupted
     (directory / METRICS).unlink(missing_ok=True)
     for entry in directory.iterdir():
         if entry.is_dir():
@@ -123,21 +127,32 @@ def _clear(directory: Path) -> None:
             entry.unlink()
 
 
-def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
-    """Return the `config.json` of a finished model folder of the field `kind`.
+def stamp_of(config: Any, directory: Path | str) -> dict[str, Any]:
+    """Return the entry of a `config.json` by which subquad recognises its own folders.
 
     Raises:
-        SubquadError: no such folder, not finished, no weights, of another field, or of a newer format.
+        SubquadError: There is no such entry.
+    """
+    stamp = config.get("subquad") if isinstance(config, dict) else None
+    if not isinstance(stamp, dict):
+        raise SubquadError(f"{directory}: its {CONFIG} was not written by subquad")
+    return stamp
+
+
+def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
+    """Return the `config.json` of a finished run of the field `kind`.
+
+    Raises:
+        SubquadError: There is no such folder, or the run in it is unfinished, lacks its weights, belongs to another
+            field or has a newer format.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise SubquadError(f"{directory}: no such model folder")
     if not (directory / CONFIG).is_file():
-        raise SubquadError(f"{directory}: no {CONFIG} in it; give the folder that --out of `subquad {kind}` wrote")
+        raise SubquadError(f"{directory}: no {CONFIG} in it; give a folder that `subquad {kind}` wrote")
     config = read_json(directory / CONFIG)
-    stamp = config.get("subquad") if isinstance(config, dict) else None
-    if not isinstance(stamp, dict):
-        raise SubquadError(f"{directory}: its {CONFIG} was not written by subquad")
+    stamp = stamp_of(config, directory)
     if stamp.get("kind") != kind:
         raise SubquadError(f"{directory}: holds a model of `subquad {stamp.get('kind')}`, not of `subquad {kind}`")
     if not isinstance(stamp.get("format"), int) or stamp["format"] > FORMAT:
@@ -146,7 +161,7 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
             f"(up to {FORMAT}); upgrade subquad"
         )
     if not (directory / METRICS).is_file():
-        raise SubquadError(f"{directory}: this run is not finished; give the command that began it once more")
+        raise SubquadError(f"{directory}: this run is not finished; run the command that started it again")
     if not (directory / WEIGHTS).is_file():
         raise SubquadError(f"{directory}: no {WEIGHTS} in it; the weights are missing")
     return config

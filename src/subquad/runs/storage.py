@@ -21,11 +21,13 @@ __all__ = [
     "as_file",
     "as_folder",
     "atomic",
+    "check_output",
     "fingerprint",
     "plain",
     "read_json",
     "read_tensors",
     "read_tensors_and_metadata",
+    "shipped_file",
     "write_json",
     "write_tensors",
 ]
@@ -33,7 +35,7 @@ __all__ = [
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it is renamed to `path` on success and removed on failure."""
+    """Yield a temporary path beside `path` that is renamed to `path` on success and removed on failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the same suffix, since writers such as uproot and numpy look at it
@@ -43,30 +45,66 @@ def atomic(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
-def as_folder(out: Path | str) -> Path:
-    """Return `out`, which is to become a folder, as a path.
+def check_output(path: Path | str, *, force: bool) -> Path:
+    """Return the path of an output, after checking that writing it destroys nothing.
+
+    Args:
+        path: A file or folder that a command is about to write. An empty folder counts as absent.
+        force: Allow an existing output to be overwritten.
 
     Raises:
-        SubquadError: there is a file.
+        SubquadError: The output exists and `force` is off.
+    """
+    path = Path(path)
+    is_there = any(path.iterdir()) if path.is_dir() else path.exists()
+    if is_there and not force:
+        raise SubquadError(f"{path}: exists already; choose another --out, or overwrite it with --force")
+    return path
+
+
+def shipped_file(path: Path, sha256: str) -> Path:
+    """Return the path of a data file that ships with the package, after checking its content.
+
+    Args:
+        path: Where the package has it.
+        sha256: The expected checksum, 64 hex digits.
+
+    Raises:
+        SubquadError: The file is missing or its content has changed.
+    """
+    if not path.is_file():
+        raise SubquadError(f"{path}: this file of the package is missing; install subquad again")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise SubquadError(f"{path}: this file of the package has changed (sha256 {digest}); install subquad again")
+    return path
+
+
+def as_folder(out: Path | str) -> Path:
+    """Return `out` as the path of a folder to write.
+
+    Raises:
+        SubquadError: `out` is a file.
     """
     if Path(out).is_file():
-        raise SubquadError(f"{out}: --out names a folder, and this is a file")
+        raise SubquadError(f"{out}: --out must be a folder, and this is a file")
     return Path(out)
 
 
 def as_file(out: Path | str) -> Path:
-    """Return `out`, which is to become a file, as a path.
+    """Return `out` as the path of a file to write.
 
     Raises:
-        SubquadError: there is a folder.
+        SubquadError: `out` is a folder.
     """
     if Path(out).is_dir():
-        raise SubquadError(f"{out}: names a file, and this is a folder")
+        raise SubquadError(f"{out}: --out must be a file, and this is a folder")
     return Path(out)
 
 
 def plain(value: Any) -> Any:
-    """Return settings, paths and numbers as what JSON knows."""
+    """Return settings, paths, arrays' scalars and containers of them as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -79,7 +117,7 @@ def plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -90,10 +128,10 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        SubquadError: there is no such file, or it is no JSON.
+        SubquadError: There is no such file, or it is not JSON.
     """
     path = Path(path)
     try:
@@ -101,20 +139,18 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise SubquadError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SubquadError(
-            f"{path}: this is not JSON ({error}); the file is damaged or was written by another tool"
-        ) from error
+        raise SubquadError(f"{path}: not JSON ({error}); the file is damaged or was written by another tool") from error
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors; `metadata` goes into the header."""
+    """Write named tensors as safetensors, with `metadata` in the header."""
     # clones: safetensors refuses tensors that share memory, as tied weights and views do
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         try:
             save_file(owned, temporary, metadata=dict(metadata or {}))
         except safetensors.SafetensorError as error:
-            # it hides which error of the system it was
+            # safetensors turns errors of the operating system into text
             if f"os error {errno.ENOSPC}" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
@@ -124,7 +160,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     """Return the named tensors of a safetensors file.
 
     Raises:
-        SubquadError: there is no such file, or it is damaged.
+        SubquadError: There is no such file, or it is damaged.
     """
     return read_tensors_and_metadata(path)[0]
 

@@ -1,1 +1,1 @@
-"""Training and what it leaves behind: `loop`, `optim`, `artifact`. It knows `nn.Module`, and none of the fields."""
+"""Training of any `nn.Module`: loop, optimizer groups, schedules, EMA, checkpoints, processes, bucketing."""

@@ -1,4 +1,4 @@
-"""The processes that train together: one alone, or those that `torchrun` or `accelerate launch` started."""
+"""Communication between the processes that `torchrun` or `accelerate launch` started; a single process needs none."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -14,27 +14,27 @@ Value = TypeVar("Value")
 
 
 def has_accelerator() -> bool:
-    """Return whether there is a GPU or its like; without one processes talk by gloo."""
+    """Return whether torch finds an accelerator such as a GPU; without one, processes communicate by gloo."""
     return torch.accelerator.is_available()
 
 
 def processes() -> PartialState:
-    """Return how many processes there are, which of them this is, and its device."""
-    # without being told, accelerate takes processes on CPUs for strangers to each other
+    """Return accelerate's state: number of processes, rank of this one, and its device."""
+    # accelerate sets up communication between CPU processes only when told that there is no accelerator
     return PartialState(cpu=not has_accelerator())
 
 
 def broadcast_object(value: Value) -> Value:
-    """Return in every process what the first one gave; all have to ask."""
+    """Return the value of the first process in every process; all processes must call this."""
     processes()
     return broadcast_object_list([value])[0]
 
 
 def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Put the mean of the processes' gradients in their place.
+    """Replace the gradients of each process by their mean over all processes.
 
-    No wrapper does it during the backward pass, so that a step may go backward as often as it likes. One message takes
-    all of a type, since each one makes the processes wait for each other; so twice the gradients' memory is needed.
+    This is done after the backward pass rather than by a wrapper during it, so that a step may call `backward` several
+    times. All gradients of one data type are sent in one message, which needs a second copy of them in memory.
     """
     for kind in dict.fromkeys(parameter.dtype for parameter in parameters):
         alike = [parameter for parameter in parameters if parameter.dtype == kind]

@@ -1,18 +1,24 @@
-"""Moving averages of the weights: what a validation measures and the end keeps in place of the last step's weights."""
+"""Exponential moving average (EMA) of the trained weights, which is validated and kept in place of the last weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-__all__ = ["Average"]
+__all__ = ["ExponentialMovingAverage"]
 
 
-class Average:
-    r"""$\bar w \leftarrow d\,\bar w + (1 - d)\,w$ after every step, with $d$ rising from 0 to the decay.
+class ExponentialMovingAverage:
+    r"""$\bar w \leftarrow d\,\bar w + (1 - d)\,w$ after every step, with $d$ rising from 0 to `decay`.
 
-    The tensors are those that training changes; counters and other whole numbers are taken as they are.
+    The rise, $d = \min(\text{decay}, (1 + s) / (10 + s))$ at step $s$, keeps the initial weights out of short runs.
+    Only the tensors that training changes are averaged; counters and other integers are copied.
+
+    Args:
+        weights: The tensors that training changes, by name.
+        decay: Final decay, between 0 and 1.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
@@ -20,17 +26,16 @@ class Average:
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Take in the weights after step `step`, counted from 1."""
-        part = 1 - min(self.decay, (1 + step) / (10 + step))
-        for name, average in self.weights.items():
-            if average.is_floating_point():
-                average.lerp_(weights[name].detach(), part)
-            else:
-                average.copy_(weights[name])
+        """Average in the weights after step `step`, counted from 1."""
+        floats = [name for name, average in self.weights.items() if average.is_floating_point()]
+        average_in = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        average_in(_of(self.weights, floats), _of(weights, floats), step)
+        for name in self.weights.keys() - set(floats):
+            self.weights[name].copy_(weights[name])
 
     @contextmanager
-    def inside(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Let the model have the averages for a while."""
+    def applied_to(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Replace the model's weights by the averages inside the `with` block."""
         with torch.no_grad():
             own = {name: tensor.detach().clone() for name, tensor in weights.items()}
             for name, average in self.weights.items():
@@ -41,3 +46,7 @@ class Average:
             with torch.no_grad():
                 for name, tensor in own.items():
                     weights[name].copy_(tensor)
+
+
+def _of(tensors: Mapping[str, Tensor], names: Sequence[str]) -> list[Tensor]:
+    return [tensors[name].detach() for name in names]

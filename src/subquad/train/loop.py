@@ -1,6 +1,7 @@
-"""The one training loop: precision, accumulation, clipping, early stop, and going on after a kill with the same result.
+"""The training loop of all fields: precision, accumulation, clipping, early stopping, and exact resumption.
 
-Beside the model it keeps one copy of the best weights and the optimizer's state; a checkpoint is one safetensors file.
+In memory it keeps the model, the optimizer's state and one copy of the best weights; a checkpoint is one safetensors
+file with the same content.
 """
 
 import json
@@ -20,14 +21,17 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
-from subquad.runs.folder import HISTORY
+from subquad.runs.history import HISTORY
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
-from subquad.train.checkpoint import learnt, load, pack_optimizer, under, unpack_optimizer
+from subquad.train.checkpoint import load_state, pack_optimizer, strip_prefix, trained_state, unpack_optimizer
 from subquad.train.distributed import all_reduce_gradients, has_accelerator
-from subquad.train.ema import Average
+from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import Schedule, schedule
 
-__all__ = ["Backward", "LoopSettings", "Outcome", "train"]
+__all__ = ["Backward", "LoopSettings", "TrainingResult", "train"]
+
+MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+"""Our name of a precision → accelerate's."""
 
 Item = TypeVar("Item")
 Backward = Callable[[Tensor], None]
@@ -37,50 +41,51 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """How long to train and how carefully."""
+    """Length of a training, and how its steps are taken."""
 
     steps: int
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     accumulation: int = 1
-    """Batches whose gradients are averaged in one step."""
+    """Number of batches whose gradients are averaged in one step."""
     clip: float | None = 1.0
-    """Largest norm of the gradient; None leaves it as it is."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Type of the matrix products; weights stay in float32."""
+    """Maximum norm of the gradient; None disables clipping."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type of matrix products (autocast); weights stay in float32."""
     evaluate_every: int | None = None
-    """Steps between two validations; the last step is always validated."""
+    """Steps between two validations. The last step is always validated, and the last but one validation is skipped
+    where it would come less than half an interval before it."""
     patience: int | None = None
-    """Stop after so many validations in a row without a new best."""
+    """Number of successive validations without a new best after which training stops."""
     plateau: int | None = None
-    """Halve the rate after so many validations in a row without a new best."""
-    average: float | None = None
-    """Decay of a moving average of the weights, which validations measure and the end keeps; None: the last weights."""
+    """Number of successive validations without a new best after which the learning rate is halved."""
+    ema_decay: float | None = None
+    """Decay of the exponential moving average of the weights that is validated and kept; None: no average."""
     save_seconds: float = 20.0
-    """Least time between two checkpoints."""
+    """Minimum time between two checkpoints, in seconds."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "evaluate_every", "patience", "plateau"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(f"average must be between 0 and 1, got {self.average}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be between 0 and 1, got {self.ema_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a training came to."""
+class TrainingResult:
+    """Outcome of a training."""
 
     steps: int
-    """Steps taken."""
+    """Number of steps taken."""
     best_step: int
-    """The step whose weights the model now holds."""
+    """Step whose weights the model now holds."""
     best: dict[str, float]
-    """The figures of its validation."""
+    """Validation metrics at that step."""
     seconds: float
-    """Time spent, over all starts."""
+    """Time spent in training and validation, summed over all starts of the run."""
     stopped_early: bool
-    """Patience ran out before the last step."""
+    """Whether patience ran out before the last step."""
 
 
 @dataclass
@@ -114,41 +119,45 @@ def train(
     name: str = "fit",
     seed: int = 0,
     quiet: bool = False,
-) -> Outcome:
-    """Train `model` in place and leave the best weights by validation in it (the last ones without `validate`).
+) -> TrainingResult:
+    """Train `model` in place and load the weights with the best validation into it (the last ones without `validate`).
 
-    Of several processes (`accelerate launch`, `torchrun`) each computes its share of the batches, and all take the same
-    steps, on the mean of their gradients.
+    With several processes (`accelerate launch`, `torchrun`) each computes its part of the batches, and all take the
+    same steps on the mean of their gradients. Called again with the same arguments after an interruption, training
+    resumes from the last checkpoint and ends with the same weights; a training that had ended returns at once.
 
     Args:
-        model: what is trained: its parameters that require a gradient.
-        batches: the plan of an epoch, a sequence of cheap items (index tensors); the same each time it is asked.
-        step: computes one item, calls `backward(loss)` as often as it likes, returns figures for the history.
-        optimizer: over the model's parameters; its rates at the start are the peak rates.
-        settings: how long and how carefully.
-        schedule: factor on the rates by progress.
-        validate: figures of the model on held-out data; called in eval mode without gradients.
-        monitor: the figure of `validate` that decides.
-        maximize: larger is better.
-        directory: where `checkpoint-{name}.safetensors` and `history.jsonl` go; None keeps nothing.
-        name: of this part of the run.
-        seed: of dropout; batches carry their own.
-        quiet: no progress bar.
+        model: The module; its parameters that require a gradient are trained.
+        batches: Function from the epoch to its batches, a sequence of cheap items such as index tensors. It must
+            return the same sequence each time it is called with the same epoch.
+        step: Function of the model, one item and `backward`. It calls `backward(loss)` once or several times and
+            returns the metrics to log.
+        optimizer: Optimizer over the model's parameters; its initial learning rates are the peak rates.
+        settings: Length of the training, and how its steps are taken.
+        schedule: Factor on the learning rates as a function of progress in [0, 1].
+        validate: Function from the model, in eval mode and without gradients, to metrics on held-out data.
+        monitor: The metric of `validate` that selects the best weights.
+        maximize: Whether a larger value of it is better.
+        directory: Folder of `checkpoint-{name}.safetensors` and `history.jsonl`; None writes nothing.
+        name: Name of this stage of the run, for the history, the checkpoint and the progress bar.
+        seed: Seed of dropout; the batches have their own.
+        quiet: Show no progress bar.
 
-    Called again after a kill with the same arguments it goes on from the last checkpoint and ends with the same
-    weights; a part that had ended returns at once.
+    Returns:
+        Steps taken, the best step with its validation metrics, and the time spent.
 
     Raises:
-        SubquadError: the loss is no longer finite, or the checkpoint does not fit the model.
-        ValueError: an epoch without batches, or `validate` does not return `monitor`.
+        SubquadError: The loss is no longer finite, the checkpoint does not fit the model, or an epoch has fewer batches
+            than there are processes.
+        ValueError: `validate` does not return `monitor`.
     """
-    # glibc returns large freed blocks to the system, and the next step pays for each page anew, a quarter of its time;
-    # once a block of nearly 32 MB has been freed, it keeps them
+    # glibc returns large freed blocks to the system, and mapping them again takes a quarter of the next step's time;
+    # once a block of nearly 32 MB has been freed, it keeps such blocks
     torch.empty(2**23 - 4096)
-    # accelerate remembers the first precision of the process, and each part of a run may have its own
+    # accelerate keeps the first precision of the process, and each stage of a run may have its own
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(
-        mixed_precision=settings.precision,
+        mixed_precision=MIXED_PRECISION[settings.precision],
         gradient_accumulation_steps=settings.accumulation,
         cpu=not has_accelerator(),
     )
@@ -170,15 +179,15 @@ def train(
     cuda = [torch.cuda.current_device()] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
-        if settings.average is not None:
-            trainer.average = Average(learnt(trainer.model), settings.average)
+        if settings.ema_decay is not None:
+            trainer.ema = ExponentialMovingAverage(trained_state(trainer.model), settings.ema_decay)
         trainer.restore()
         state = trainer.state
         if not state.has_ended:
             with track(name, settings.steps, done=state.step, quiet=quiet) as advance:
                 trainer.run(advance)
-        trainer.take_best()
-    return Outcome(
+        trainer.load_best()
+    return TrainingResult(
         steps=state.step,
         best_step=state.best_step,
         best=state.best,
@@ -204,11 +213,11 @@ class _Trainer:
     name: str
     state: _State = field(default_factory=_State)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    average: Average | None = None
+    ema: ExponentialMovingAverage | None = None
 
     def run(self, advance: Advance) -> None:
         settings, state = self.settings, self.state
-        plan = self._plan(state.epoch)
+        batches = self._batches_of(state.epoch)
         sums: dict[str, Tensor | float] = {}
         count, last_saved, last_tick = 0, time.monotonic(), time.monotonic()
         shown: dict[str, float] = {}
@@ -217,26 +226,26 @@ class _Trainer:
         while state.step < settings.steps and not state.stopped_early:
             self._set_rates()
             for _ in range(settings.accumulation):
-                if state.index >= len(plan):
+                if state.index >= len(batches):
                     state.epoch, state.index = state.epoch + 1, 0
-                    plan = self._plan(state.epoch)
-                for key, value in self._compute(plan[state.index]).items():
+                    batches = self._batches_of(state.epoch)
+                for key, value in self._compute(batches[state.index]).items():
                     sums[key] = sums.get(key, 0.0) + value
                 state.index += 1
                 count += 1
             self._update()
             state.step += 1
-            if self.average is not None:
-                self.average.update(learnt(self.model), state.step)
+            if self.ema is not None:
+                self.ema.update(trained_state(self.model), state.step)
             now = time.monotonic()
             state.seconds, last_tick = state.seconds + now - last_tick, now
             is_last = state.step == settings.steps
             if state.step % log_every == 0 or is_last:
                 shown = self._log(sums, count)
                 sums, count = {}, 0
-            if self.validate and (is_last or (settings.evaluate_every and state.step % settings.evaluate_every == 0)):
+            if self.validate and self._is_validated():
                 shown = {**shown, **self._evaluate()}
-                # the time of a validation counts as the part's own
+                # the time of a validation counts as time of the stage
                 now = time.monotonic()
                 state.seconds, last_tick = state.seconds + now - last_tick, now
             advance(1, **{key: shown[key] for key in list(shown)[:3]})
@@ -246,23 +255,28 @@ class _Trainer:
         state.has_ended = True
         if self.validate is None:
             state.best_step = state.step
-            if self.average is not None:
-                self.best_weights = self.average.weights
+            if self.ema is not None:
+                self.best_weights = self.ema.weights
         self.save()
 
-    def take_best(self) -> None:
-        """Put the best weights into the model."""
+    def load_best(self) -> None:
+        """Load the best weights into the model."""
         if self.best_weights:
-            load(self.model, self.best_weights)
+            load_state(self.model, self.best_weights)
 
-    def _plan(self, epoch: int) -> Sequence[Any]:
+    def _is_validated(self) -> bool:
+        step, every, last = self.state.step, self.settings.evaluate_every, self.settings.steps
+        # the last step is validated anyway, so another validation shortly before it is wasted
+        return step == last or (every is not None and step % every == 0 and 2 * (last - step) >= every)
+
+    def _batches_of(self, epoch: int) -> Sequence[Any]:
         items, world = self.batches(epoch), self.accelerator.num_processes
         if len(items) < world:
             raise SubquadError(
-                f"{self.name}: {len(items)} batches are too few for {world} processes, which take one each; give more "
-                "data, smaller batches, or start fewer processes"
+                f"{self.name}: an epoch has {len(items)} batches, too few for {world} processes, each of which takes "
+                "at least one; use more data, a smaller --batch-size, or fewer processes"
             )
-        # as many for each process, since the gradients are averaged at every step
+        # equally many for each process, since gradients are averaged at every step
         return items[self.accelerator.process_index : len(items) // world * world : world] if world > 1 else items
 
     def _set_rates(self) -> None:
@@ -272,8 +286,8 @@ class _Trainer:
 
     def _compute(self, item: Any) -> Mapping[str, Tensor | float]:
         with self.accelerator.autocast():
-            figures = self.step(self.model, item, self.accelerator.backward)
-        return {key: value.detach() if isinstance(value, Tensor) else value for key, value in figures.items()}
+            metrics = self.step(self.model, item, self.accelerator.backward)
+        return {key: value.detach() if isinstance(value, Tensor) else value for key, value in metrics.items()}
 
     def _update(self) -> None:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -285,59 +299,59 @@ class _Trainer:
         self.optimizer.zero_grad()
 
     def _log(self, sums: Mapping[str, Tensor | float], count: int) -> dict[str, float]:
-        figures = self._mean({key: float(value) / count for key, value in sums.items()})
-        if not math.isfinite(figures.get("loss", 0.0)):
+        metrics = self._mean({key: float(value) / count for key, value in sums.items()})
+        if not math.isfinite(metrics.get("loss", 0.0)):
             raise SubquadError(
-                f"{self.name}: the loss is {figures['loss']} after {self.state.step} steps; "
-                "try a smaller learning rate, or --precision no where another was chosen"
+                f"{self.name}: the loss is {metrics['loss']} after {self.state.step} steps; "
+                "use a smaller learning rate, or --precision float32 if another precision was chosen"
             )
-        self._record(figures)
-        return figures
+        self._record(metrics)
+        return metrics
 
-    def _mean(self, figures: dict[str, float]) -> dict[str, float]:
-        """Return the figures' means over the processes."""
+    def _mean(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Return the means of metrics over the processes."""
         if self.accelerator.num_processes == 1:
-            return figures
-        values = torch.tensor(list(figures.values()), dtype=torch.float64, device=self.accelerator.device)
-        return dict(zip(figures, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+            return metrics
+        values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(metrics, self.accelerator.reduce(values, "mean").tolist(), strict=True))
 
     def _evaluate(self) -> dict[str, float]:
-        if self.average is None:
+        if self.ema is None:
             return self._measure()
-        with self.average.inside(learnt(self.model)):
+        with self.ema.applied_to(trained_state(self.model)):
             return self._measure()
 
     @torch.no_grad()
     def _measure(self) -> dict[str, float]:
         state, settings = self.state, self.settings
         if self.accelerator.num_processes > 1:
-            # what layers count over their batches is each process's own; all decide by the first one's
+            # running statistics of layers differ between processes; all validate with those of the first
             for buffer in self.model.buffers():
                 broadcast(buffer)
         self.model.eval()
-        # roundings may differ, and one process that stops alone would leave the others waiting
-        figures = self._mean({key: float(value) for key, value in self.validate(self.model).items()})
+        # rounding may differ, and a process that stopped early on its own would leave the others waiting
+        metrics = self._mean({key: float(value) for key, value in self.validate(self.model).items()})
         self.model.train()
-        if self.monitor not in figures:
-            raise ValueError(f"validate returned {sorted(figures)}, and monitor is {self.monitor!r}")
-        value = self.sign * figures[self.monitor]
+        if self.monitor not in metrics:
+            raise ValueError(f"validate returned {sorted(metrics)}, and monitor is {self.monitor!r}")
+        value = self.sign * metrics[self.monitor]
         is_better = not state.best or value < self.sign * state.best[self.monitor]
         if is_better and (math.isfinite(value) or not state.best):
-            state.best, state.best_step, state.since_best, state.since_halved = figures, state.step, 0, 0
-            self.best_weights = {key: tensor.detach().clone() for key, tensor in learnt(self.model).items()}
+            state.best, state.best_step, state.since_best, state.since_halved = metrics, state.step, 0, 0
+            self.best_weights = {key: tensor.detach().clone() for key, tensor in trained_state(self.model).items()}
         else:
             state.since_best, state.since_halved = state.since_best + 1, state.since_halved + 1
         if settings.plateau and state.since_halved >= settings.plateau:
             state.rate_factor, state.since_halved = state.rate_factor / 2, 0
         is_patient = settings.patience is None or state.since_best < settings.patience
         state.stopped_early = not is_patient and state.step < settings.steps
-        self._record({f"validation_{key}": value for key, value in figures.items()})
-        return {f"validation_{self.monitor}": figures[self.monitor]}
+        self._record({f"validation_{key}": value for key, value in metrics.items()})
+        return {f"validation_{self.monitor}": metrics[self.monitor]}
 
-    def _record(self, figures: Mapping[str, float]) -> None:
+    def _record(self, metrics: Mapping[str, float]) -> None:
         if self.directory is None or not self.accelerator.is_main_process:
             return
-        line = {"part": self.name, "step": self.state.step, "seconds": round(self.state.seconds, 2), **figures}
+        line = {"part": self.name, "step": self.state.step, "seconds": round(self.state.seconds, 2), **metrics}
         with (self.directory / HISTORY).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -346,16 +360,16 @@ class _Trainer:
         return None if self.directory is None else self.directory / f"checkpoint-{self.name}.safetensors"
 
     def save(self) -> None:
-        """Write the checkpoint, unless nothing is kept."""
+        """Write a checkpoint, if the run has a folder."""
         if self._checkpoint is None or not self.accelerator.is_main_process:
             return
         history = self._checkpoint.with_name(HISTORY)
         self.state.history_bytes = history.stat().st_size if history.exists() else 0
         numbers, tensors = pack_optimizer(self.optimizer.state_dict()["state"])
-        tensors |= {f"model.{key}": tensor for key, tensor in learnt(self.model).items()}
+        tensors |= {f"model.{key}": tensor for key, tensor in trained_state(self.model).items()}
         tensors |= {f"best.{key}": tensor for key, tensor in self.best_weights.items()}
-        if self.average is not None:
-            tensors |= {f"average.{key}": tensor for key, tensor in self.average.weights.items()}
+        if self.ema is not None:
+            tensors |= {f"ema.{key}": tensor for key, tensor in self.ema.weights.items()}
         tensors["rng"] = torch.get_rng_state()
         if self.accelerator.device.type == "cuda":
             tensors["rng_cuda"] = torch.cuda.get_rng_state()
@@ -368,22 +382,22 @@ class _Trainer:
         write_tensors(self._checkpoint, tensors, header)
 
     def restore(self) -> None:
-        """Go back to the checkpoint, where there is one; lines of the history written after it are cut off."""
+        """Restore the checkpoint, if there is one, and cut off the lines of the history that were written after it."""
         if self._checkpoint is None or not self._checkpoint.exists():
             return
         tensors, header = read_tensors_and_metadata(self._checkpoint)
         self.state = _State(**json.loads(header["state"]))
         try:
-            load(self.model, under("model.", tensors))
+            load_state(self.model, strip_prefix("model.", tensors))
         except (KeyError, RuntimeError) as error:
             raise SubquadError(
-                f"{self._checkpoint}: was written for another model ({error}); start anew with --force"
+                f"{self._checkpoint}: does not fit this model ({error}); start again with --force"
             ) from error
         device = self.accelerator.device
-        self.best_weights = {key: tensor.to(device) for key, tensor in under("best.", tensors).items()}
-        if self.average is not None:
-            self.average.weights = {key: x.to(device) for key, x in under("average.", tensors).items()}
-        entries = unpack_optimizer(json.loads(header["optimizer"]), under("optimizer.", tensors))
+        self.best_weights = {key: tensor.to(device) for key, tensor in strip_prefix("best.", tensors).items()}
+        if self.ema is not None:
+            self.ema.weights = {key: x.to(device) for key, x in strip_prefix("ema.", tensors).items()}
+        entries = unpack_optimizer(json.loads(header["optimizer"]), strip_prefix("optimizer.", tensors))
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["rng"])
         if "rng_cuda" in tensors and device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Which rate each parameter learns at, and how the rates change with progress. Costs nothing."""
+"""Optimizer parameter groups and learning-rate schedules."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch import nn
 __all__ = ["Schedule", "ScheduleName", "parameter_groups", "schedule"]
 
 Schedule = Callable[[float], float]
-"""From progress in [0, 1] to the factor on every group's rate."""
+"""Function from progress in [0, 1] to the factor on the learning rate of every group."""
 
 ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
 
@@ -17,11 +17,16 @@ ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
 def parameter_groups(
     model: nn.Module, *, learning_rate: float, weight_decay: float = 0.0, state_space_rate: float = 1e-3
 ) -> list[dict[str, Any]]:
-    """Return optimizer groups: matrices with decay, vectors without, state-space parameters slow and without.
+    """Return optimizer groups: weight decay for matrices only, and a lower learning rate for state-space parameters.
 
-    A module names its own state-space parameters in the class attribute `state_space_parameters`. They set time scales
-    and frequencies, on which the output depends exponentially: hence the rate of at most `state_space_rate`
-    (appendix of arXiv:2206.11893).
+    A module lists its state-space parameters in the class attribute `state_space_parameters`. They set time scales
+    and frequencies, on which the output depends exponentially, hence their lower rate (appendix of arXiv:2206.11893).
+
+    Args:
+        model: The module; only its parameters that require a gradient are included.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of AdamW, applied to parameters with two or more axes only.
+        state_space_rate: Upper limit on the learning rate of state-space parameters.
     """
     slow = {
         id(getattr(module, name))
@@ -29,20 +34,20 @@ def parameter_groups(
         for name in getattr(module, "state_space_parameters", ())
         if getattr(module, name) is not None
     }
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {
-            "params": [parameter for parameter in learnt if id(parameter) not in slow and parameter.ndim >= 2],
+            "params": [parameter for parameter in trained if id(parameter) not in slow and parameter.ndim >= 2],
             "lr": learning_rate,
             "weight_decay": weight_decay,
         },
         {
-            "params": [parameter for parameter in learnt if id(parameter) not in slow and parameter.ndim < 2],
+            "params": [parameter for parameter in trained if id(parameter) not in slow and parameter.ndim < 2],
             "lr": learning_rate,
             "weight_decay": 0.0,
         },
         {
-            "params": [parameter for parameter in learnt if id(parameter) in slow],
+            "params": [parameter for parameter in trained if id(parameter) in slow],
             "lr": min(learning_rate, state_space_rate),
             "weight_decay": 0.0,
         },
@@ -51,16 +56,16 @@ def parameter_groups(
 
 
 def schedule(name: ScheduleName, *, warmup: float = 0.0, floor: float = 0.0) -> Schedule:
-    """Return the factor on the rates as a function of progress.
+    """Return the factor on the learning rates as a function of progress.
 
     Args:
-        name: `constant`; `linear` or `cosine` decay from 1 to `floor`; `one_cycle`, a cosine up from 1/25 over the
-            first 30 % and a cosine down to `floor` (arXiv:1708.07120).
-        warmup: the part of the progress over which the factor first rises linearly from 0.
-        floor: the factor at the end.
+        name: `constant`; `linear` or `cosine` decay from 1 to `floor`; `one_cycle`, a cosine rise from 1/25 over the
+            first 30 % of progress and a cosine decay to `floor` (arXiv:1708.07120).
+        warmup: Fraction of progress over which the factor first rises linearly from 0.
+        floor: Factor at the end.
 
     Raises:
-        ValueError: `warmup` is not in [0, 1), or the name is none of these.
+        ValueError: `warmup` is not in [0, 1), or the name is unknown.
     """
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup must be in [0, 1), got {warmup}")

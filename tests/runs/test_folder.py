@@ -1,5 +1,6 @@
-"""Run folders: what is written, what is refused, and that nothing is left half-written."""
+"""Run folders: files that are written, folders that are refused, and outputs that are never half-written."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,7 +8,15 @@ import torch
 
 from subquad.errors import SubquadError
 from subquad.runs.folder import FORMAT, load_config, load_tensors, open_run
-from subquad.runs.storage import atomic, fingerprint, read_json, read_tensors, write_json
+from subquad.runs.storage import (
+    atomic,
+    check_output,
+    fingerprint,
+    read_json,
+    read_tensors,
+    shipped_file,
+    write_json,
+)
 
 
 def finish(out, **settings):
@@ -38,25 +47,27 @@ def test_a_finished_folder_holds_its_files_and_loads_again(tmp_path):
 
 def test_a_finished_run_is_not_overwritten_without_force(tmp_path):
     finish(tmp_path, seed=3)
-    with pytest.raises(SubquadError, match="holds a finished run; name another folder with --out, or replace it"):
+    with pytest.raises(SubquadError, match="holds a finished run; choose another folder with --out, or overwrite it"):
         open_run(tmp_path, kind="bio", settings={"seed": 3})
     assert not open_run(tmp_path, kind="bio", settings={"seed": 4}, force=True).is_resumed
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_an_unfinished_run_goes_on_with_the_same_settings_only(tmp_path):
+def test_an_unfinished_run_is_resumed_with_the_same_settings_only(tmp_path):
     assert not open_run(tmp_path, kind="bio", settings={"seed": 3, "rate": 0.1}).is_resumed
     assert open_run(tmp_path, kind="bio", settings={"seed": 3, "rate": 0.1}).is_resumed
-    with pytest.raises(SubquadError, match=r"other settings \(seed was 3 and is 4\); give the same ones to go on"):
+    with pytest.raises(
+        SubquadError, match=r"other settings \(seed was 3 and is 4\); use the same"
+    ):
         open_run(tmp_path, kind="bio", settings={"seed": 4, "rate": 0.1})
     with pytest.raises(SubquadError, match="an unfinished run of subquad bio"):
         open_run(tmp_path, kind="hep", settings={"seed": 3, "rate": 0.1})
 
 
-def test_a_folder_of_somebody_else_is_never_touched(tmp_path):
+def test_a_folder_that_subquad_did_not_write_is_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     for force in (False, True):
-        with pytest.raises(SubquadError, match="not empty, and not written by subquad"):
+        with pytest.raises(SubquadError, match="not empty and not written by subquad"):
             open_run(tmp_path, kind="bio", settings={}, force=force)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(SubquadError, match=r"its config.json was not written by subquad"):
@@ -84,8 +95,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     [
         (lambda run: (run / "metrics.json").unlink(), "this run is not finished"),
         (lambda run: (run / "model.safetensors").unlink(), r"no model.safetensors in it; the weights are missing"),
-        (lambda run: (run / "config.json").unlink(), r"no config.json in it; give the folder that --out"),
-        (lambda run: (run / "config.json").write_text("{"), "this is not JSON"),
+        (lambda run: (run / "config.json").unlink(), r"no config.json in it; give a folder that `subquad bio` wrote"),
+        (lambda run: (run / "config.json").write_text("{"), "not JSON"),
         (lambda run: (run / "config.json").write_text("{}"), "was not written by subquad"),
         (
             lambda run: (run / "config.json").write_text(json.dumps({"subquad": {"kind": "bio", "format": 99}})),
@@ -120,3 +131,26 @@ def test_the_fingerprint_changes_with_any_part(tmp_path):
     (tmp_path / "a").write_bytes(b"one")
     assert fingerprint(tmp_path / "a", "x") == fingerprint(tmp_path / "a", b"x")
     assert len({fingerprint(tmp_path / "a"), fingerprint(tmp_path / "a", "x"), fingerprint("x"), fingerprint()}) == 4
+
+
+def test_an_existing_output_is_refused_without_force(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.txt").write_text("mine")
+    assert check_output(tmp_path / "new.csv", force=False) == tmp_path / "new.csv"
+    assert check_output(tmp_path / "empty", force=False) == tmp_path / "empty"
+    for there in ("full", "full/a.txt"):
+        with pytest.raises(SubquadError, match="exists already; choose another --out, or overwrite it with --force"):
+            check_output(tmp_path / there, force=False)
+        assert check_output(tmp_path / there, force=True) == tmp_path / there
+
+
+def test_a_shipped_file_with_another_content_is_refused(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_bytes(b"sequence,score\n")
+    assert shipped_file(path, hashlib.sha256(b"sequence,score\n").hexdigest()) == path
+    path.write_bytes(b"sequence,score\nM,1\n")
+    with pytest.raises(SubquadError, match="this file of the package has changed"):
+        shipped_file(path, hashlib.sha256(b"sequence,score\n").hexdigest())
+    with pytest.raises(SubquadError, match="this file of the package is missing; install subquad again"):
+        shipped_file(tmp_path / "gone.csv", "0" * 64)

@@ -1,0 +1,107 @@
+"""Intervals of rates and means, and calibration of probabilities.
+
+Axes: N items, R bootstrap resamples, B bins.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+__all__ = ["CalibrationBins", "bootstrap_means", "calibration_bins", "clopper_pearson", "percentile_interval", "wilson"]
+
+Count = int | np.ndarray
+
+
+def wilson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    r"""Return Wilson's interval of a rate.
+
+    $(p + z²/2n \pm z\sqrt{p(1-p)/n + z²/4n²}) / (1 + z²/n)$ with $p$ = `passed` / `total` (Wilson, Journal of the
+    American Statistical Association 22 (1927) 209). It is honest for few items, and for rates of 0 and 1.
+
+    Args:
+        passed: Number of successes; an array gives an array of intervals.
+        total: Number of trials. Without trials the rate counts as 0 of 1.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The lower and the upper limit.
+    """
+    z, n = stats.norm.ppf((1 + confidence) / 2), np.maximum(total, 1)
+    rate = passed / n
+    half = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    centre, scale = rate + z**2 / (2 * n), 1 + z**2 / n
+    return (centre - half) / scale, (centre + half) / scale
+
+
+def clopper_pearson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Return the exact binomial interval of a rate (Clopper and Pearson, Biometrika 26 (1934) 404).
+
+    Args:
+        passed: Number of successes; an array gives an array of intervals.
+        total: Number of trials.
+        confidence: Coverage, between 0 and 1.
+
+    Returns:
+        The lower limit, 0 where no trial succeeded, and the upper limit, 1 where all did.
+    """
+    passed, total = np.broadcast_arrays(passed, total)
+    tail = (1 - confidence) / 2
+    low = stats.beta.ppf(tail, np.maximum(passed, 1), total - passed + 1)
+    high = stats.beta.ppf(1 - tail, passed + 1, np.maximum(total - passed, 1))
+    return np.where(passed > 0, low, 0.0), np.where(passed < total, high, 1.0)
+
+
+def bootstrap_means(values: np.ndarray, *, resamples: int, seed: int = 0) -> np.ndarray:
+    """Return means over resampled items, `(R, ...)`, of values `(N, ...)`.
+
+    All columns of the values are resampled together, so that differences between them are paired.
+    """
+    generator, N = np.random.default_rng(seed), len(values)
+    return np.stack([values[generator.integers(N, size=N)].mean(0) for _ in range(resamples)])
+
+
+def percentile_interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the central interval of bootstrap samples `(R,)`."""
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(samples, (tail, 100 - tail))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class CalibrationBins:
+    """Predicted probabilities against observed rates, in bins of equal width."""
+
+    edges: np.ndarray
+    """`(B + 1,)` limits of the bins, from 0 to 1."""
+    counts: np.ndarray
+    """`(B,)` number of predictions."""
+    predicted: np.ndarray
+    """`(B,)` mean predicted probability; NaN in an empty bin."""
+    observed: np.ndarray
+    """`(B,)` rate of what was predicted; NaN in an empty bin."""
+
+    @property
+    def error(self) -> float:
+        r"""Expected calibration error, $\sum_b (n_b/N) |\mathrm{observed}_b - \mathrm{predicted}_b|$."""
+        gaps = np.abs(np.nan_to_num(self.observed - self.predicted))
+        return float((gaps * self.counts).sum() / max(1, self.counts.sum()))
+
+
+def calibration_bins(probabilities: np.ndarray, is_true: np.ndarray, bins: int = 10) -> CalibrationBins:
+    """Return predicted probabilities and observed rates by bin of probability.
+
+    Args:
+        probabilities: `(N,)` predicted probabilities.
+        is_true: `(N,)` whether the predicted event occurred.
+        bins: Number of bins.
+    """
+    place = (probabilities * bins).astype(np.int64).clip(0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    known = np.where(counts > 0, counts, np.nan)
+    return CalibrationBins(
+        edges=np.linspace(0, 1, bins + 1),
+        counts=counts,
+        predicted=np.bincount(place, weights=probabilities, minlength=bins) / known,
+        observed=np.bincount(place, weights=is_true, minlength=bins) / known,
+    )

@@ -1,0 +1,35 @@
+"""The training history of a run: one JSON object per line of `history.jsonl`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from subquad.errors import SubquadError
+
+__all__ = ["HISTORY", "read_history"]
+
+HISTORY = "history.jsonl"
+
+
+def read_history(directory: Path | str) -> list[dict[str, Any]]:
+    """Return the entries of a run's history, oldest first; an empty list where the run has none.
+
+    Args:
+        directory: Folder of the run.
+
+    Returns:
+        Entries with `part` (the stage of training), `step`, `seconds` and the metrics logged at that step.
+
+    Raises:
+        SubquadError: A line is not JSON.
+    """
+    path = Path(directory) / HISTORY
+    if not path.is_file():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise SubquadError(f"{path}, line {number}: not JSON ({error}); the file is damaged") from error
+    return entries

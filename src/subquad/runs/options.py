@@ -1,0 +1,40 @@
+"""Options that every command shares, and the groups under which `--help` lists flags."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from cyclopts import Group, Parameter
+
+__all__ = ["Input", "Model", "Output", "OutputOptions", "RunOptions", "Training"]
+
+T = TypeVar("T")
+
+Input = Annotated[T, Parameter(group=Group("Input", sort_key=1))]
+"""A flag about the data that a command reads, as in `target: Input[str | None] = None`."""
+Model = Annotated[T, Parameter(group=Group("Model", sort_key=2))]
+"""A flag about the model."""
+Training = Annotated[T, Parameter(group=Group("Training", sort_key=3))]
+"""A flag about training."""
+Output = Annotated[T, Parameter(group=Group("Output", sort_key=4))]
+"""A flag about what a command writes and prints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Options of a command that writes without drawing random numbers."""
+
+    out: Output[Path]
+    """Output folder or file. A folder with an unfinished run of the same settings is resumed."""
+    force: Output[bool] = False
+    """Overwrite an existing output."""
+    quiet: Output[bool] = False
+    """Print no progress and no results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(OutputOptions):
+    """Options of a command that also draws random numbers."""
+
+    seed: Training[int] = 0
+    """Seed of all random numbers: splits, initial weights, order of the data."""

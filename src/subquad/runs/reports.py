@@ -1,0 +1,47 @@
+"""Folders that hold a report and its figures: written at once, and replaced only if subquad wrote them."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from subquad.errors import SubquadError
+from subquad.runs.storage import as_folder, atomic, read_json
+
+__all__ = ["check_report_folder", "write_report_folder"]
+
+
+def check_report_folder(out: Path | str, *, kind: str, file: str, force: bool) -> Path:
+    """Return `out` as the path of a report folder to write, after checking that writing it destroys nothing.
+
+    Args:
+        out: The folder; an empty one counts as absent.
+        kind: Kind of the report, as in the entry `subquad: kind` of its JSON file.
+        file: Name of that JSON file.
+        force: Replace an earlier report of this kind.
+
+    Raises:
+        SubquadError: `out` is a file, holds other files, or holds such a report and `force` is off.
+    """
+    out = as_folder(out)
+    if not out.is_dir() or not any(out.iterdir()):
+        return out
+    content = read_json(out / file) if (out / file).is_file() else None
+    stamp = content.get("subquad") if isinstance(content, dict) else None
+    if not isinstance(stamp, dict) or stamp.get("kind") != kind:
+        raise SubquadError(f"{out}: not empty, and does not hold a {kind}; choose another folder with --out")
+    if not force:
+        raise SubquadError(
+            f"{out}: holds a {kind} already; choose another folder with --out, or replace it with --force"
+        )
+    return out
+
+
+@contextmanager
+def write_report_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `out` on success and is removed on failure."""
+    with atomic(out) as folder:
+        folder.mkdir()
+        yield folder
+        if out.is_dir():
+            shutil.rmtree(out)

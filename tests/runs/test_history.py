@@ -1,0 +1,18 @@
+"""The reader of training histories."""
+
+import pytest
+
+from subquad.errors import SubquadError
+from subquad.runs.history import read_history
+
+
+def test_entries_are_returned_in_order_and_a_run_without_history_has_none(tmp_path):
+    assert read_history(tmp_path) == []
+    (tmp_path / "history.jsonl").write_text('{"part": "fit", "step": 1}\n{"part": "fit", "step": 2}\n')
+    assert [entry["step"] for entry in read_history(tmp_path)] == [1, 2]
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "history.jsonl").write_text('{"step": 1}\n{"step": \n')
+    with pytest.raises(SubquadError, match=r"history.jsonl, line 2: not JSON"):
+        read_history(tmp_path)
