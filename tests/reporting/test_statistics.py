@@ -16,8 +16,8 @@ def test_intervals_of_a_rate_equal_those_of_scipy(interval, method, passed, tota
     assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), abs=1e-12)
     # arrays give the same
     lows, highs = interval(np.array([passed, passed]), total, confidence)
-    assert lows == pytest.approx([low, low])
-    assert highs == pytest.approx([high, high])
+    assert lows == pytest.approx(np.array([low, low]))
+    assert highs == pytest.approx(np.array([high, high]))
 
 
 def test_all_of_four_is_not_certain():
