@@ -1,4 +1,4 @@
-"""The command line as a module: `python -m subquad`, and `torchrun -m subquad` for several processes."""
+"""Run the command line as a module: `python -m subquad`, or `torchrun -m subquad` for several processes."""
 
 import sys
 

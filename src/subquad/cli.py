@@ -1,14 +1,17 @@
-"""The command line: names only. A field, and all that is heavy, is loaded when one of its commands is called."""
+"""The command line: names of the commands only; a field is imported when one of its commands is called."""
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+from attrs import evolve
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Yaml
+from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
 from subquad.errors import SubquadError
@@ -17,39 +20,65 @@ __all__ = ["app", "main"]
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
+
+class HelpFormatter(DefaultFormatter):
+    """Formats help texts as paragraphs, and leaves out defaults that say nothing: off, and no values."""
+
+    def __call__(self, console: Any, options: Any, panel: HelpPanel) -> None:
+        """Print one group of flags."""
+        super().__call__(console, options, panel.copy(entries=[_formatted(entry) for entry in panel.entries]))
+
+
+def _formatted(entry: HelpEntry) -> HelpEntry:
+    from rich.text import Text
+
+    text = getattr(entry.description, "primary_renderable", None)
+    if isinstance(text, Text):
+        # docstrings are broken into lines for the source, not for the terminal
+        entry.description.primary_renderable = Text(re.sub(r"\s*\n\s*", " ", text.plain))
+    default = entry.default
+    if default in ("False", "()", "[]"):
+        default = None
+    elif default is not None and re.fullmatch(r"\(.*\)", default):
+        default = " ".join(re.findall(r"[^\s,'()]+", default))
+    return evolve(entry, default=default)
+
+
 app = App(
     name="subquad",
     version=__version__,
-    help="""Sub-quadratic operators for sequences, language models and jets.
+    help="""Sub-quadratic operators for biological sequences, language models and jets.
 
-    One example per field:
+    For example:
 
-        subquad bio fit assay.csv --out run
+        subquad bio fit example:tdp43 --out run
         subquad llm linearize smollm2 --text corpus.txt --out linear
-        subquad hep fit 'jets/*.root' --out tagger
+        subquad hep fit example:jets --out tagger
 
-    Every command takes `--config FILE.yaml`, whose keys are the command's flags.
+    Every command accepts --config FILE.yaml, whose keys are the names of its flags.
     """,
-    help_format="markdown",
-    # a flag has one spelling: --quiet, and no --no-quiet beside it
+    # Markdown would drop backticks and names in angle brackets such as score_<class>
+    help_format="plaintext",
+    help_formatter=HelpFormatter(),
+    # a flag has one spelling: --quiet, without --no-quiet beside it
     default_parameter=Parameter(negative=()),
     result_action="return_value",
 )
-app.command("subquad.bio.cli:app", name="bio", help="Lyra: sequences with measurements (proteins, DNA, RNA).")
-app.command("subquad.llm.cli:app", name="llm", help="LoLCATs: a softmax language model made linear.")
-app.command("subquad.hep.cli:app", name="hep", help="PCN: jets in ROOT files, tagged.")
+app.command("subquad.bio.cli:app", name="bio", help="Sequences with measurements: proteins, DNA and RNA (Lyra).")
+app.command("subquad.llm.cli:app", name="llm", help="Linear attention in pretrained language models (LoLCATs).")
+app.command("subquad.hep.cli:app", name="hep", help="Jet tagging on ROOT files (PCN).")
 app.command(
     "subquad.demo:demo",
     name="demo",
-    help="""Run the main job of all three on real input, and write one page about it.
+    help="""Run the main job of the three fields on real input and write one HTML page about it.
 
-    A biologist's job: Lyra on the deep mutational scan of TDP-43, beside ridge and boosting. An engineer's:
-    SmolLM2-135M-Instruct made linear. A physicist's: jets from Pythia, tagged by PCN. Stopped and started again, it
-    goes on.
+    Fits the deep mutational scan of TDP-43, linearizes SmolLM2-135M-Instruct and trains a jet tagger, each beside its
+    baselines. An interrupted demo resumes where it stopped.
 
     For example:
 
         subquad demo --out demo
+        subquad demo --quick --out demo
     """,
 )
 
@@ -57,9 +86,9 @@ app.command(
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[Path | None, Parameter(help="YAML file whose keys are the command's flags.")] = None,
+    config: Annotated[Path | None, Parameter(help="YAML file whose keys are the names of the command's flags.")] = None,
 ) -> None:
-    # always set: a call in the same process must not inherit an earlier one's file
+    # always set: a call in the same process must not inherit the file of an earlier one
     app.config = () if config is None else (_settings_file(config),)
     app(tokens, exit_on_error=False, print_error=False)
 
@@ -71,8 +100,15 @@ def _settings_file(path: Path) -> Yaml:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status: 0, 2 for what the user can mend, 130 when stopped by the user."""
-    # threads that spin while they wait make a step ten times slower beside one other busy process
+    """Run one command.
+
+    Args:
+        arguments: Words of the command line; None takes those of the process.
+
+    Returns:
+        The exit status: 0 on success, 2 after an error that the user can correct, 130 after an interruption.
+    """
+    # threads that spin while they wait make a training step ten times slower beside one other busy process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app.meta(arguments, exit_on_error=False, print_error=False)
@@ -83,9 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in DISK_FULL:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"subquad: the disk is full{where}; make room, and the same command goes on from here", file=sys.stderr)
+        print(f"subquad: the disk is full{where}; free some space and run the same command to resume", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("subquad: stopped; the same command goes on from here", file=sys.stderr)
+        print("subquad: interrupted; run the same command to resume", file=sys.stderr)
         return 130
     return 0

@@ -1,4 +1,4 @@
-"""Importing a package costs nothing: public names are imported when first used, and followers after their leaders."""
+"""Lazy imports: public names are imported at first use, and a module can be imported right after another one."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,12 @@ __all__ = ["import_after", "lazy_names"]
 
 
 def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a package whose names live in the modules that `homes` tells."""
+    """Return `__getattr__` and `__dir__` of a package.
+
+    Args:
+        package: Name of the package.
+        homes: Public name → module that defines it.
+    """
 
     def get(name: str) -> Any:
         if name not in homes:
@@ -25,7 +30,7 @@ def lazy_names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], 
 
 
 def import_after(leader: str, follower: str) -> None:
-    """Import the module `follower` as soon as `leader` is imported; at once where it is already."""
+    """Import the module `follower` right after `leader` is imported, or now if it already is."""
     if leader in sys.modules:
         import_module(follower)
     else:

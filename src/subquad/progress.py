@@ -1,4 +1,4 @@
-"""What a person sees while long work runs: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar with the remaining time on a terminal, a line every ten seconds elsewhere."""
 
 import sys
 import time
@@ -15,21 +15,21 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Advance(Protocol):
-    """Called with the number of steps done since the last call, and the figures to show."""
+    """Function that moves a progress bar."""
 
-    def __call__(self, steps: int = 1, **figures: float) -> None:
-        """Move the bar."""
+    def __call__(self, steps: int = 1, **metrics: float) -> None:
+        """Move the bar by a number of steps and show the metrics beside it."""
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """Print one line for the user on standard error, where progress goes too."""
+    """Log one line on standard error, unless `quiet`."""
     if not quiet:
         print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def track(title: str, total: int, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
-    """Yield the function that moves a progress bar of `total` steps, of which `done` were done before."""
+    """Yield the function that moves a progress bar of `total` steps, of which `done` were taken before."""
     if quiet:
         yield _silent
     elif sys.stderr.isatty():
@@ -39,7 +39,7 @@ def track(title: str, total: int, *, done: int = 0, quiet: bool = False) -> Iter
         yield _lines(title, total, done)
 
 
-def _silent(steps: int = 1, **figures: float) -> None:
+def _silent(steps: int = 1, **metrics: float) -> None:
     pass
 
 
@@ -52,13 +52,13 @@ def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[metrics]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total, completed=done, figures="")
+        task = progress.add_task(title, total=total, completed=done, metrics="")
 
-        def advance(steps: int = 1, **figures: float) -> None:
-            progress.update(task, advance=steps, figures=_show(figures))
+        def advance(steps: int = 1, **metrics: float) -> None:
+            progress.update(task, advance=steps, metrics=_show(metrics))
 
         yield advance
 
@@ -67,7 +67,7 @@ def _lines(title: str, total: int, done: int) -> Advance:
     began = last = time.monotonic()
     count = done
 
-    def advance(steps: int = 1, **figures: float) -> None:
+    def advance(steps: int = 1, **metrics: float) -> None:
         nonlocal last, count
         count += steps
         now = time.monotonic()
@@ -75,10 +75,10 @@ def _lines(title: str, total: int, done: int) -> Advance:
             return
         last = now
         left = (now - began) * (total - count) / max(count - done, 1)
-        say(f"{title}: {count}/{total}, {now - began:.0f} s, {left:.0f} s left {_show(figures)}".rstrip())
+        say(f"{title}: {count}/{total}, {now - began:.0f} s, {left:.0f} s left {_show(metrics)}".rstrip())
 
     return advance
 
 
-def _show(figures: dict[str, float]) -> str:
-    return " ".join(f"{name} {value:.4g}" for name, value in figures.items())
+def _show(metrics: dict[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in metrics.items())

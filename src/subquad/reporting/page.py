@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing beside it: headings, paragraphs, tables and pictures."""
+"""Self-contained HTML pages: headings, paragraphs, tables and figures in one file."""
 
 import base64
 import io
@@ -13,54 +13,54 @@ __all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show"]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture inside the page."""
+    """A figure."""
 
     source: str
-    """A data URI."""
+    """The image as a data URI."""
     caption: str
-    """What it shows, and how to read it."""
+    """What the figure shows, and how to read it."""
     is_half: bool = False
-    """Two of them stand side by side, where there is room."""
+    """Half the width of the page, so that two figures stand side by side."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a header; the winner stands out."""
+    """A table with a header row."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str | float | int | None]]
     caption: str = ""
     winner: int | None = None
-    """Index of the row that is marked as best."""
+    """Index of the row that is highlighted."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """A paragraph that leads to another page."""
+    """A paragraph that is a link."""
 
     text: str
-    """What stands there."""
+    """Text of the link."""
     target: str
-    """A path from this page."""
+    """Path relative to this page."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it: paragraphs, tables, pictures, links."""
+    """A heading with paragraphs, tables, figures and links below it."""
 
     title: str
     blocks: Sequence[str | Table | Picture | Link] = field(default_factory=list)
 
 
 def picture(figure: Figure, caption: str, *, is_half: bool = False) -> Picture:
-    """Return a matplotlib figure as a picture of the page."""
+    """Return a matplotlib figure as a PNG for a page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, bbox_inches="tight")
     return Picture("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), caption, is_half)
 
 
 def show(value: str | float | int | None) -> str:
-    """Return a table's entry as people write it."""
+    """Return the text of a table cell: numbers with three significant digits, thousands with commas, None as a dash."""
     match value:
         case None:
             return "–"
@@ -73,11 +73,17 @@ def show(value: str | float | int | None) -> str:
 
 
 def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
-    """Return the page as HTML; all text is escaped, all pictures are inside."""
+    """Return a page as HTML.
+
+    Args:
+        title: Title of the page.
+        lead: The first sentence: the result.
+        sections: Sections in order; more than two get a table of contents. All text is escaped.
+    """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["show"] = show
     environment.tests["table"] = lambda block: isinstance(block, Table)
-    # sentences read from the left, figures and their intervals from the right
+    # text is aligned to the left, numbers and their intervals to the right
     environment.tests["sentence"] = lambda cell: isinstance(cell, str) and len(cell) > 24
     environment.tests["link"] = lambda block: isinstance(block, Link)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
