@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from subquad.hep.evaluation.scores import Model, Scored, grouped
 from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
+from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model
 from subquad.hep.metrics.scores import rejection
-from subquad.hep.plots.comparison import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
-from subquad.hep.plots.evaluation_figures import draw
+from subquad.hep.plots.evaluation_page import draw
+from subquad.hep.plots.figures import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
 
 
 def scored(score, labels, name="net", **given):
     score = np.asarray(score, float)
-    return Scored(
+    return Predictions(
         model=name, source="made up", probabilities=np.stack([1 - score, score], 1), labels=np.array(labels), **given
     )
 
@@ -27,7 +27,7 @@ def random(jets=407, name="net", seed=0, strength=0.2):
         name,
         pt=generator.uniform(500, 1000, jets),
         sdmass=generator.uniform(0, 200, jets),
-        particles=generator.integers(5, 90, jets).astype(float),
+        multiplicity=generator.integers(5, 90, jets).astype(float),
         batches=np.array([[10.0, 7, 0.007], [50.0, 7, 0.021]]),
     )
 
@@ -114,26 +114,28 @@ def test_reliability_by_hand():
 
 
 def test_the_pictures_draw_these_arrays():
-    models = [Model(name=name, trainings=[random(name=name, strength=s)]) for name, s in (("a", 0.2), ("b", 0.1))]
+    models = [
+        ModelPredictions(name=name, trainings=[random(name=name, strength=s)]) for name, s in (("a", 0.2), ("b", 0.1))
+    ]
     curves = {model.name: roc(model.trainings, 1, 0) for model in models}
     words = {"signal": "Hbb", "background": "QCD", "efficiency": 0.5}
-    top, bottom = ratio_figure(curves, reference="a", jets=204, **words).axes
+    top, bottom = ratio_figure(curves, reference="a", background_jets=204, **words).axes
     assert [text.get_text() for text in top.get_legend().get_texts()] == ["a", "b"]
     is_drawn = np.isfinite(curves["b"].value)
     assert top.lines[1].get_ydata().tolist() == curves["b"].value[is_drawn].tolist()
     assert set(bottom.lines[0].get_ydata().tolist()) == {1.0}
-    edges = pt_edges([model.shown for model in models])
-    pairs = {model.name: against_pt(model.shown, 1, 0, efficiency=0.5, edges=edges) for model in models}
+    edges = pt_edges([model.median_training for model in models])
+    pairs = {model.name: against_pt(model.median_training, 1, 0, efficiency=0.5, edges=edges) for model in models}
     top, bottom = pt_figure(pairs, **words).axes
     assert top.lines[0].get_ydata().tolist() == pairs["a"][0].value.tolist()
     kept = np.isfinite(pairs["b"][1].value)
     assert bottom.containers[1][0].get_ydata().tolist() == pairs["b"][1].value[kept].tolist()
     panels = calibration_figure(models, ("QCD", "Hbb")).axes
-    expected, error = reliability(models[0].shown, 1)
+    expected, error = reliability(models[0].median_training, 1)
     assert panels[1].lines[1].get_ydata().tolist() == expected.value.tolist()
     assert panels[1].get_legend().get_texts()[0].get_text() == f"a: {error:.3f}"
-    edges = mass_edges(models[0].shown, 0)
-    before, after = sculpting(models[0].shown, 1, 0, edges=edges)
+    edges = mass_edges(models[0].median_training, 0)
+    before, after = sculpting(models[0].median_training, 1, 0, edges=edges)
     texts = mass_figure({"Hbb": (before, after)}, edges=edges, background="QCD").axes[0].get_legend().get_texts()
     assert [text.get_text()[:4] for text in texts] == ["all", "50 %", "10 %"]
     assert f"{after[0].distance:.2f}" in texts[1].get_text()
@@ -145,17 +147,17 @@ def test_the_pictures_draw_these_arrays():
 def test_classes_without_jets_and_scores_without_observers_are_drawn_without_them():
     score = np.array([0.1, 0.2, 0.3])
     probabilities = np.stack([1 - score, score / 2, score / 2], 1)
-    one = Scored(model="few", source="made up", probabilities=probabilities, labels=np.array([0, 1, 1]))
+    one = Predictions(model="few", source="made up", probabilities=probabilities, labels=np.array([0, 1, 1]))
     evaluation = {"classes": ["QCD", "Hbb", "Hcc"], "background": "QCD", "reference": "few", "threads": 1}
-    drawings, measured = draw(evaluation, grouped([one]))
+    drawings, measured = draw(evaluation, group_by_model([one]))
     assert [drawing.name for drawing in drawings] == ["roc", "roc_Hbb", "confusion", "scores", "calibration"]
     assert measured == {"few": {"against_pt": {}, "mass": {}}}
     # nothing but the background
-    alone = Scored(model="few", source="made up", probabilities=probabilities, labels=np.zeros(3, int), pt=score)
-    names = [drawing.name for drawing in draw(evaluation, grouped([alone]))[0]]
+    alone = Predictions(model="few", source="made up", probabilities=probabilities, labels=np.zeros(3, int), pt=score)
+    names = [drawing.name for drawing in draw(evaluation, group_by_model([alone]))[0]]
     assert names == ["confusion", "scores", "calibration"]
 
 
 def test_the_training_shown_is_the_one_of_median_accuracy():
     trainings = [scored([0.1, 0.9, 0.9], labels) for labels in ([0, 1, 1], [1, 0, 0], [0, 1, 0])]
-    assert Model(name="net", trainings=trainings).shown is trainings[2]
+    assert ModelPredictions(name="net", trainings=trainings).median_training is trainings[2]

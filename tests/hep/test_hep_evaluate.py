@@ -13,7 +13,7 @@ from subquad.errors import SubquadError
 from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit
 from subquad.hep.commands import evaluate as job
 from subquad.hep.data.jets import read
-from subquad.hep.evaluation.scores import foreign
+from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.runs.storage import read_tensors
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
@@ -126,7 +126,7 @@ def test_without_files_each_run_has_its_own_test_jets_and_its_boosting(runs, tmp
 def test_jets_that_were_learnt_from_are_told(runs, jets, tmp_path, no_pictures):
     got = evaluate(runs / "one", files=jets[0], out=tmp_path / "evaluation", quiet=True)
     assert len(got["notes"]) == 1
-    assert "has learnt from jets of 1 of the 1 files: its figures are too good" in got["notes"][0]
+    assert "was trained on jets of 1 of the 1 files, so its metrics are biased upwards" in got["notes"][0]
     # a background alone has no rejection and no area
     assert got["models"][0]["spread"]["rejection"] == {}
     assert got["models"][0]["trainings"][0]["auc_ovo"] is None
@@ -138,12 +138,12 @@ def test_scores_of_others_are_read_in_any_order_and_under_weavers_names(tmp_path
     weavers = scores_of_others(tmp_path / "weaver.root", labels, (1, 2, 0), prefix="score_label_", tree="tree")
     expected = np.array([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]])
     for path in (ours, weavers):
-        scored, classes = foreign(path, "other", classes=CLASSES)
+        scored, classes = read_external_scores(path, "other", classes=CLASSES)
         assert classes == CLASSES
         assert scored.labels.tolist() == [0, 1, 2, 2]
         assert scored.probabilities == pytest.approx(expected, abs=1e-6)
     # without runs the order is the file's
-    assert foreign(ours, "other")[1] == ("Tbqq", "QCD", "Hbb")
+    assert read_external_scores(ours, "other")[1] == ("Tbqq", "QCD", "Hbb")
     got = evaluate(scores=[str(ours)], out=tmp_path / "evaluation", quiet=True)
     assert got["background"] == "QCD"
     assert got["models"][0]["name"] == "ours"
@@ -153,28 +153,28 @@ def test_scores_of_others_that_cannot_be_used_are_told(tmp_path):
     labels = np.array([0, 1, 2, 2])
     path = scores_of_others(tmp_path / "lacking.root", labels, without=("score_Hbb", "label_Tbqq"))
     with pytest.raises(
-        SubquadError, match=r"lacking.root: tree 'Events' lacks the branches score_Hbb, label_Tbqq; every class needs"
+        SubquadError, match=r"lacking.root: tree 'Events' has no branches score_Hbb, label_Tbqq; every class needs"
     ):
-        foreign(path, "other", classes=CLASSES)
+        read_external_scores(path, "other", classes=CLASSES)
     with pytest.raises(SubquadError, match=r"none.root: no such file"):
-        foreign(tmp_path / "none.root", "other")
+        read_external_scores(tmp_path / "none.root", "other")
     text = tmp_path / "text.root"
     text.write_text("no jets")
-    with pytest.raises(SubquadError, match=r"text.root: is no ROOT file, or is damaged or cut short"):
-        foreign(text, "other")
+    with pytest.raises(SubquadError, match=r"text.root: not a ROOT file, damaged or truncated"):
+        read_external_scores(text, "other")
     bad = scores_of_others(tmp_path / "bad.root", np.array([0, 7, 2]))
     with pytest.raises(SubquadError, match=r"bad.root: entry 1: not exactly one label is 1"):
-        foreign(bad, "other", classes=CLASSES)
+        read_external_scores(bad, "other", classes=CLASSES)
     names = scores_of_others(tmp_path / "names.root", labels, without=[f"label_{name}" for name in CLASSES])
-    with pytest.raises(SubquadError, match=r"has no branch label_\*, so nobody knows what its jets are"):
-        foreign(names, "other")
+    with pytest.raises(SubquadError, match=r"has no branch label_\*, so the classes of its jets are unknown"):
+        read_external_scores(names, "other")
 
 
 def test_what_cannot_be_evaluated_is_told_before_anything_is_written(runs, held, jets, tmp_path):
     out = tmp_path / "evaluation"
     with pytest.raises(SubquadError, match=r"nothing to evaluate; give folders that `subquad hep fit` wrote"):
         evaluate(out=out)
-    with pytest.raises(SubquadError, match=r"--files are jets for runs to score, and no run is given"):
+    with pytest.raises(SubquadError, match=r"--files needs a run that scores these jets"):
         evaluate(files=held, scores=["a=b.root"], out=out)
     with pytest.raises(SubquadError, match=r"no model 'ParT' \(there are: standard\)"):
         evaluate(runs / "one", EvaluateSettings(reference="ParT"), out=out, quiet=True)
@@ -182,15 +182,15 @@ def test_what_cannot_be_evaluated_is_told_before_anything_is_written(runs, held,
         jets[:2], FitSettings(preset="standard", epochs=1, net_alone=True), out=tmp_path / "two classes", quiet=True
     )
     assert other["jets"]["test"] == 18
-    with pytest.raises(SubquadError, match=r"two classes: Tbqq not in both it and .*one"):
+    with pytest.raises(SubquadError, match=r"two classes: Tbqq is not a class of both it and .*one"):
         evaluate([runs / "one", tmp_path / "two classes"], out=out)
     with pytest.raises(SubquadError, match=r"jets of Tbqq, which the taggers do not know \(QCD, Hbb\)"):
         evaluate(tmp_path / "two classes", files=held, out=out, quiet=True)
     scores = scores_of_others(tmp_path / "standard.root", np.array([0, 1, 2, 2]))
-    with pytest.raises(SubquadError, match=r"a run has the name 'standard'; give the scores another"):
+    with pytest.raises(SubquadError, match=r"a run is already named 'standard'; choose another name"):
         evaluate(runs / "one", scores=[str(scores)], out=out)
     assert not out.exists()
-    with pytest.raises(SubquadError, match=r"not empty, and no evaluation is in it; name another folder"):
+    with pytest.raises(SubquadError, match=r"not empty, and does not hold a hep evaluation; choose another folder"):
         evaluate(runs / "one", out=runs / "two", force=True)
 
 
@@ -198,7 +198,9 @@ def test_a_training_given_twice_is_refused(runs, tmp_path):
     import shutil
 
     shutil.copytree(runs / "one", tmp_path / "copy")
-    with pytest.raises(SubquadError, match=r"copy: the same training as .*one \(seed 1\); the spread over trainings"):
+    with pytest.raises(
+        SubquadError, match=r"copy: the same training as .*one \(seed 1\); trainings of one model must differ"
+    ):
         evaluate([runs / "one", tmp_path / "copy"], out=tmp_path / "evaluation")
 
 
@@ -210,7 +212,10 @@ def test_the_command_line_evaluates_and_replaces_only_when_told(tmp_path, capsys
     assert "ParT" in printed
     assert "report.pdf" in printed.replace("\n", "")
     assert main(line) == 2
-    assert "holds an evaluation; name another folder with --out, or replace it with --force" in capsys.readouterr().err
+    assert (
+        "holds a hep evaluation already; choose another folder with --out, or replace it with --force"
+        in capsys.readouterr().err
+    )
     before = (out / "metrics.json").stat().st_mtime_ns
     assert main([*line, "--force", "--quiet"]) == 0
     assert (out / "metrics.json").stat().st_mtime_ns > before

@@ -214,7 +214,7 @@ def _show_models(evaluation: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from subquad.hep.plots.evaluation_page import tables
+    from subquad.hep.plots.evaluation_page import evaluation_tables as tables
 
     console = Console()
     figures, rejections = tables(evaluation)
@@ -244,13 +244,12 @@ def _models_in_columns(shown: "Table", title: str | None = None) -> "Grid":
 def _show(metrics: dict[str, Any], out: Path) -> None:
     from rich.console import Console
 
-    from subquad.hep.plots.fit_page import comparison, winner
+    from subquad.hep.plots.fit_page import comparison_table, verdict
 
     console = Console()
-    console.print(_models_in_columns(comparison(metrics), title=f"{metrics['jets']['test']:,} test jets"))
-    best = {"net": "the net", "boosting": "boosting"}[winner(metrics)]
+    console.print(_models_in_columns(comparison_table(metrics), title=f"{metrics['jets']['test']:,} test jets"))
     console.print(
-        f"Better by top-1 accuracy: {best}. Training took {metrics['seconds']['training']:.0f} s. "
+        f"{verdict(metrics)} Training took {metrics['seconds']['training']:.0f} s. "
         f"Wrote {out}; look at {out / 'report.html'}.",
         f"Next: subquad hep predict {out} more.root --out scores.root",
         sep="\n",

@@ -15,19 +15,21 @@ from subquad.hep.data.chunks import Piece
 from subquad.hep.data.formats import expand
 from subquad.hep.data.prefetch import Waiting
 from subquad.hep.data.preparation import JETS, Plan, Prepared, plan_of, prepare, put_aside, wait_for
+from subquad.hep.metrics.predictions import TEST_SCORES
 from subquad.hep.metrics.scores import scores_of
 from subquad.hep.models.boosting import MOST_JETS, boosting
 from subquad.hep.models.tagger import Inputs, Net, build, logits, using_threads
 from subquad.hep.models.trained import open_tagger
 from subquad.hep.models.training import fit_net
-from subquad.hep.plots.fit_page import SCORES, card, history_of, sections_of
+from subquad.hep.plots.fit_page import model_card, sections_of
 from subquad.hep.settings import FitSettings, NetSettings, PredictSettings
 from subquad.progress import say
 from subquad.reporting.page import page
 from subquad.runs.folder import METRICS, Run, open_run
+from subquad.runs.history import read_history
 from subquad.runs.storage import atomic, plain, read_json, write_tensors
 from subquad.train.distributed import processes
-from subquad.train.loop import Outcome
+from subquad.train.loop import TrainingResult
 
 __all__ = ["fit", "listed", "predict"]
 
@@ -136,7 +138,7 @@ def _finish(
     *,
     net_settings: NetSettings,
     settings: FitSettings,
-    outcome: Outcome,
+    outcome: TrainingResult,
     seconds: dict[str, float],
     background: str,
     seed: int,
@@ -177,8 +179,8 @@ def _finish(
         **{"data": run.settings["data"], "files": run.settings["files"], "test": run.settings["test"]},
     }
     scores = _scores(probabilities, rival, prepared)
-    write_tensors(run.directory / SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
-    sections = sections_of(metrics, config, scores, history_of(run.directory))
+    write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
+    sections = sections_of(metrics, config, scores, read_history(run.directory))
     scale = parts["train"].scale
     shutil.rmtree(run.directory / JETS, ignore_errors=True)
     files = run.settings["files"]
@@ -186,7 +188,7 @@ def _finish(
         config=config,
         tensors={**net.state_dict(), **(scale.tensors() if scale else {})},
         metrics=metrics,
-        card=card(metrics, config),
+        card=model_card(metrics, config),
         report=page("Jet tagger", lead=f"PCN on {', '.join(files[:3])}{' …' * (len(files) > 3)}", sections=sections),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from subquad.hep.evaluation.scores import Scored
+from subquad.hep.metrics.predictions import Predictions
 from subquad.hep.metrics.scores import calibration_error, clopper_pearson, discriminant, threshold_at, wilson
 
 __all__ = ["GRID", "Curve", "Sculpted", "against_pt", "mass_edges", "pt_edges", "reliability", "roc", "sculpting"]
@@ -53,7 +53,7 @@ def _inverse(part: np.ndarray) -> np.ndarray:
     return np.divide(1.0, part, out=np.full(np.shape(part), np.inf), where=np.asarray(part) > 0)
 
 
-def roc(trainings: Sequence[Scored], signal: int, background: int) -> Curve | None:
+def roc(trainings: Sequence[Predictions], signal: int, background: int) -> Curve | None:
     r"""Return $1/\varepsilon_B$ at the efficiencies of `GRID`; None where a class has no jets.
 
     Of one training with the Clopper-Pearson interval; of several the median, from the least to the most.
@@ -73,7 +73,7 @@ def roc(trainings: Sequence[Scored], signal: int, background: int) -> Curve | No
     return Curve(GRID, np.median(values, axis=0), values.min(0), values.max(0))
 
 
-def pt_edges(scored: Sequence[Scored], *, most: int = 8, jets_per_bin: int = 50) -> np.ndarray:
+def pt_edges(scored: Sequence[Predictions], *, most: int = 8, jets_per_bin: int = 50) -> np.ndarray:
     """Return edges of bins of pT [GeV] with about as many jets each; all jets of all the trainings lie inside."""
     pts = [one.pt for one in scored if one.pt is not None]
     pt = np.concatenate(pts)
@@ -86,7 +86,7 @@ def pt_edges(scored: Sequence[Scored], *, most: int = 8, jets_per_bin: int = 50)
 
 
 def against_pt(
-    scored: Scored, signal: int, background: int, *, efficiency: float, edges: np.ndarray
+    scored: Predictions, signal: int, background: int, *, efficiency: float, edges: np.ndarray
 ) -> tuple[Curve, Curve] | None:
     """Return signal efficiency and background rejection in bins of pT at one threshold, with their intervals.
 
@@ -113,7 +113,7 @@ def against_pt(
     )
 
 
-def mass_edges(scored: Scored, background: int) -> np.ndarray | None:
+def mass_edges(scored: Predictions, background: int) -> np.ndarray | None:
     """Return edges from 0 to the mass [GeV] that 1 in 200 background jets exceeds; None where there are too few."""
     count = int((scored.labels == background).sum())
     if scored.sdmass is None or count < LEAST_JETS:
@@ -124,7 +124,9 @@ def mass_edges(scored: Scored, background: int) -> np.ndarray | None:
     return np.linspace(0, high if high > 0 else 1.0, bins + 1)
 
 
-def sculpting(scored: Scored, signal: int, background: int, *, edges: np.ndarray) -> tuple[np.ndarray, list[Sculpted]]:
+def sculpting(
+    scored: Predictions, signal: int, background: int, *, edges: np.ndarray
+) -> tuple[np.ndarray, list[Sculpted]]:
     """Return the background's mass before any cut, and after cuts that leave the parts `CUTS` of it.
 
     Jets beyond the last edge are counted in the last bin. Cuts that leave fewer than `LEAST_JETS` are left out.
@@ -158,7 +160,7 @@ def distance(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.sqrt(max(0.0, sum(bits) / 2)))
 
 
-def reliability(scored: Scored, label: int, *, bins: int = 10) -> tuple[Curve, float]:
+def reliability(scored: Predictions, label: int, *, bins: int = 10) -> tuple[Curve, float]:
     """Return the part of the jets that are of a class against the probability that was given, and the error.
 
     Bins have equal width; `x` is the mean probability of a bin's jets, the interval Wilson's. Bins with fewer than

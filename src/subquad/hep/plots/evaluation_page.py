@@ -1,57 +1,246 @@
-"""An evaluation as one HTML page and as a PDF with one picture a page. Some seconds."""
+"""The report of an evaluation: its figures, an HTML page, and a PDF with one figure per page. Some seconds."""
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from subquad.hep.plots.evaluation_figures import Drawing
+from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
+from subquad.hep.metrics.predictions import ModelPredictions
+from subquad.hep.metrics.scores import EFFICIENCIES
+from subquad.hep.plots.figures import (
+    calibration_figure,
+    confusion_figure,
+    mass_figure,
+    observers_figure,
+    pt_figure,
+    ratio_figure,
+    roc_figure,
+    scores_figure,
+    time_figure,
+)
 from subquad.hep.plots.style import in_style
-from subquad.hep.plots.tables import figures_table, rejections_table
+from subquad.hep.plots.tables import metrics_table, rejections_table
 from subquad.reporting.page import Section, Table, page, picture, show
 
-__all__ = ["pdf", "tables", "whole_page"]
+__all__ = ["Drawing", "draw", "evaluation_page", "evaluation_tables", "write_pdfs"]
 
-TITLE = "Jet taggers side by side"
-
-
-def tables(evaluation: Mapping[str, Any]) -> tuple[Table, Table]:
-    """Return the figures of all models, and their rejections."""
-    entries = evaluation["models"]
-    return figures_table(entries), rejections_table(entries, evaluation["background"])
+TITLE = "Comparison of jet taggers"
 
 
-def whole_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
-    """Return the page."""
-    figures, rejections = tables(evaluation)
-    titles = list(dict.fromkeys(drawing.section for drawing in drawings))
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure and its place in the report."""
+
+    name: str
+    """File name, without the number and `.pdf`."""
+    section: str
+    """Heading of its section on the page."""
+    figure: Figure
+    caption: str
+    """What it shows, and how to read it."""
+    is_half: bool = False
+    """The figure takes half the width of the page."""
+
+
+def draw(
+    evaluation: Mapping[str, Any], models: Sequence[ModelPredictions]
+) -> tuple[list[Drawing], dict[str, dict[str, Any]]]:
+    """Return the figures, and the values of the curves `mass` and `against_pt` by model."""
+    classes, background = evaluation["classes"], evaluation["background"]
+    curves: dict[str, dict[str, Any]] = {model.name: {"against_pt": {}, "mass": {}} for model in models}
+    drawings = [
+        *_signal_drawings(evaluation, models, curves),
+        *_model_drawings(models, classes, background, curves),
+        Drawing(
+            name="calibration",
+            section="Calibration",
+            figure=calibration_figure(models, classes),
+            caption="Reliability diagram of each class: observed fraction of the class against the predicted "
+            "probability, with 68 % Wilson intervals. A calibrated tagger follows the diagonal. The legend gives the "
+            "calibration error of the class. Bins with fewer than ten jets are not drawn.",
+        ),
+    ]
+    if any(model.median_training.batches is not None for model in models):
+        drawings.append(
+            Drawing(
+                name="time",
+                section="Inference time",
+                figure=time_figure(models),
+                caption=f"Time of the network per jet, one point per batch of jets of similar length, on "
+                f"{evaluation['threads']} thread{'s' * (evaluation['threads'] > 1)} of this machine. Reading and "
+                "preprocessing are not included.",
+                is_half=True,
+            )
+        )
+    sample = next((model.median_training for model in models if model.median_training.sdmass is not None), None)
+    if sample is not None:
+        drawings.append(
+            Drawing(
+                name="jets",
+                section="Test jets",
+                figure=observers_figure(sample, classes),
+                caption="Distributions of observers of the test jets by class.",
+            )
+        )
+    return drawings, curves
+
+
+def _signal_drawings(
+    evaluation: Mapping[str, Any], models: Sequence[ModelPredictions], curves: dict[str, dict[str, Any]]
+) -> Iterator[Drawing]:
+    """Yield the ROC curves of each signal, and efficiency and rejection against pT."""
+    section, classes, background = "ROC curves and pT dependence", evaluation["classes"], evaluation["background"]
+    b = classes.index(background)
+    signals = [(i, name) for i, name in enumerate(classes) if name != background]
+    first = models[0].median_training
+    if len(models) == 1 and any(roc([first], i, b) is not None for i, _ in signals):
+        yield Drawing(
+            name="roc",
+            section=section,
+            figure=roc_figure(first, classes, background),
+            caption=f"Rejection of {background} against the efficiency of each signal; higher is better.",
+        )
+    with_pt = [model.median_training for model in models if model.median_training.pt is not None]
+    edges = pt_edges(with_pt) if with_pt else None
+    for i, name in signals:
+        efficiency = EFFICIENCIES.get(name, 0.5)
+        labels = {"signal": name, "background": background, "efficiency": efficiency}
+        all_rocs = {model.name: roc(model.trainings, i, b) for model in models}
+        rocs = {model: curve for model, curve in all_rocs.items() if curve is not None}
+        if rocs:
+            reference = evaluation["reference"] if evaluation["reference"] in rocs else next(iter(rocs))
+            jets = max(int((model.median_training.labels == b).sum()) for model in models)
+            yield Drawing(
+                name=f"roc_{name}",
+                section=section,
+                figure=ratio_figure(rocs, reference=reference, background_jets=jets, **labels),
+                caption=f"{name}: rejection of {background} (top) and its ratio to {reference} (bottom). Bands: "
+                "range over trainings around their median, or the 68 % Clopper–Pearson interval of a single training. "
+                "Grey: fewer than ten background jets pass. Dotted: the working point of the table.",
+                is_half=True,
+            )
+        pairs = {}
+        for model in models if edges is not None else ():
+            assert edges is not None
+            found = against_pt(model.median_training, i, b, efficiency=efficiency, edges=edges)
+            if found is not None:
+                pairs[model.name] = found
+                curves[model.name]["against_pt"][name] = _as_json(found, edges)
+        if pairs:
+            yield Drawing(
+                name=f"pt_{name}",
+                section=section,
+                figure=pt_figure(pairs, **labels),
+                caption=f"{name}: signal efficiency and background rejection against jet pT, at one threshold with an "
+                f"overall efficiency of {100 * efficiency:g} %; 68 % intervals. Triangles are lower limits: no "
+                "background jet passes there.",
+                is_half=True,
+            )
+
+
+def _as_json(pair: tuple[Curve, Curve], edges: np.ndarray) -> dict[str, Any]:
+    """Return the curves against pT as lists; a rejection without an upper limit is None."""
+
+    def listed(values: np.ndarray) -> list[float | None]:
+        return [float(value) if np.isfinite(value) else None for value in values]
+
+    return {
+        "edges": edges.tolist(),
+        **{
+            name: {"pt": listed(c.x), "value": listed(c.value), "low": listed(c.low), "high": listed(c.high)}
+            for name, c in zip(("efficiency", "rejection"), pair, strict=True)
+        },
+    }
+
+
+def _model_drawings(
+    models: Sequence[ModelPredictions], classes: Sequence[str], background: str, curves: dict[str, dict[str, Any]]
+) -> list[Drawing]:
+    """Return the confusion matrix, the scores and the mass sculpting of each model."""
+    b = classes.index(background)
+    confusions, scores, masses = [], [], []
+    for number, model in enumerate(models, start=1):
+        one, suffix = model.median_training, f"_{number}" * (len(models) > 1)
+        which = model.name if len(model.trainings) == 1 else f"{model.name} (training of median accuracy)"
+        confusions.append(
+            Drawing(
+                name=f"confusion{suffix}",
+                section="Confusion matrices",
+                figure=confusion_figure(one, classes),
+                caption=f"{which}: predicted class of the jets of each true class, in per cent; each row sums to 100.",
+                is_half=len(models) > 1,
+            )
+        )
+        scores.append(
+            Drawing(
+                name=f"scores{suffix}",
+                section="Scores",
+                figure=scores_figure(one, classes, background),
+                caption=f"{which}: score of each signal against {background}, for jets of the signal and of "
+                f"{background}.",
+            )
+        )
+        edges = mass_edges(one, b)
+        if edges is None:
+            continue
+        found = {name: sculpting(one, i, b, edges=edges) for i, name in enumerate(classes) if i != b}
+        curves[model.name]["mass"] = {
+            name: [
+                {"part": cut.part, "jets": cut.jets, "distance": cut.distance, "by_chance": cut.by_chance}
+                for cut in after
+            ]
+            for name, (_, after) in found.items()
+        }
+        masses.append(
+            Drawing(
+                name=f"mass{suffix}",
+                section="Mass sculpting",
+                figure=mass_figure(found, edges=edges, background=background),
+                caption=f"{which}: soft-drop mass of {background} before and after cuts that keep the given fraction "
+                "of it. The legend gives the Jensen–Shannon distance to the mass before the cut and, in brackets, that of "
+                "equally many jets drawn at random: only the excess over it is mass sculpting.",
+            )
+        )
+    return [*confusions, *scores, *masses]
+
+
+def evaluation_tables(evaluation: Mapping[str, Any]) -> tuple[Table, Table]:
+    """Return the metrics of all models, and their background rejections."""
+    measured = evaluation["models"]
+    return metrics_table(measured, evaluation["wins"]), rejections_table(measured, evaluation["background"])
+
+
+def evaluation_page(evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> str:
+    """Return the HTML page."""
+    figures: dict[str, list[Any]] = {}
+    for drawing in drawings:
+        block = picture(drawing.figure, drawing.caption, is_half=drawing.is_half)
+        figures.setdefault(drawing.section, []).append(block)
     return page(
         TITLE,
         lead=_lead(evaluation),
         sections=[
-            Section("How good they are", [*evaluation["notes"], figures, rejections]),
-            *(
-                Section(
-                    title, [picture(d.figure, d.caption, is_half=d.is_half) for d in drawings if d.section == title]
-                )
-                for title in titles
-            ),
+            Section("Metrics", [*evaluation["notes"], *evaluation_tables(evaluation)]),
+            *(Section(title, blocks) for title, blocks in figures.items()),
         ],
     )
 
 
 def _lead(evaluation: Mapping[str, Any]) -> str:
     jets = sum(evaluation["models"][0]["trainings"][0]["jets"].values())
-    names = ", ".join(entry["name"] for entry in evaluation["models"])
-    return f"{names}, measured on {jets:,} jets of {len(evaluation['classes'])} classes."
+    names = ", ".join(model["name"] for model in evaluation["models"])
+    return f"{names}, evaluated on {jets:,} jets of {len(evaluation['classes'])} classes."
 
 
-def pdf(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:
-    """Write `report.pdf`, a title page and one picture a page, and each picture under `figures`, numbered as there."""
+def write_pdfs(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]) -> None:
+    """Write `report.pdf`, a title page and one figure per page, and the figures in `figures/`, numbered by page."""
     (folder / "figures").mkdir(parents=True)
     with PdfPages(folder / "report.pdf", metadata={"Title": TITLE}) as pages:
         pages.savefig(_title_page(evaluation))
@@ -63,12 +252,12 @@ def pdf(folder: Path, evaluation: Mapping[str, Any], drawings: Sequence[Drawing]
 
 @in_style
 def _title_page(evaluation: Mapping[str, Any]) -> Figure:
-    """Return the tables as a page."""
+    """Return a page with the tables."""
     figure = Figure(figsize=(11.7, 8.3))
     figure.text(0.05, 0.93, TITLE, fontsize=20)
     lines = [line for text in (_lead(evaluation), *evaluation["notes"]) for line in textwrap.wrap(text, 130)]
     top = _put_text(figure, lines, 0.91)
-    for table in tables(evaluation):
+    for table in evaluation_tables(evaluation):
         height = 0.033 * (1 + len(table.rows))
         axes = figure.add_axes((0.05, top - height, 0.9, height))
         axes.set_axis_off()
@@ -90,6 +279,6 @@ def _title_page(evaluation: Mapping[str, Any]) -> Figure:
 
 
 def _put_text(figure: Figure, lines: Sequence[str], top: float, *, size: float = 10) -> float:
-    """Write lines below `top`, and return where they end."""
+    """Write lines below `top`, and return the position below them."""
     figure.text(0.05, top, "\n".join(lines), fontsize=size, va="top", linespacing=1.4)
     return top - 0.0024 * size * len(lines) - 0.02

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from subquad.hep.explanation.displays import TYPES, Display
-from subquad.hep.plots.style import colours, in_style, name_of, panels
+from subquad.hep.plots.style import colours, in_style, latex_name, panels
 
 __all__ = ["displays_figure", "exponents_figure", "features_figure", "table_figure"]
 
@@ -46,7 +46,7 @@ def table_figure(
         _cells(axes, table, words, cmap="Blues", vmin=0, vmax=max(0.01, float(np.nanmax(table, initial=0))))
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_wide else {}
         axes.set_xticks(range(len(columns)), columns, **turned)
-        axes.set_yticks(range(len(rows)), [name_of(name) for name in rows])
+        axes.set_yticks(range(len(rows)), [latex_name(name) for name in rows])
         axes.set_title(title)
     return figure
 
@@ -156,7 +156,7 @@ def _draw(axes: Axes, display: Display) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
     is_right = display.label == display.taken
-    words = f"{name_of(display.label)}, score {display.probability:.2f}"
+    words = f"{latex_name(display.label)}, score {display.probability:.2f}"
     if not is_right:
-        words = f"{name_of(display.label)} taken for {name_of(display.taken)}, {display.probability:.2f}"
+        words = f"{latex_name(display.label)} taken for {latex_name(display.taken)}, {display.probability:.2f}"
     axes.set_title(words, color="k" if is_right else "#bd1f01")

@@ -1,36 +1,56 @@
-"""The pictures of one training of a tagger: what it says, how it learnt, which jets it saw. About 0.3 s each."""
+"""Figures of taggers: one training of a tagger, or several models compared. About 0.3 s each.
+
+Axes: J jets, C classes.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from subquad.errors import require
+from subquad.hep.metrics.curves import Curve, Sculpted, reliability, roc
+from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.scores import confusion, discriminant
-from subquad.hep.plots.style import colours, in_style, name_of, panels
+from subquad.hep.plots.style import GREY, RED, colours, in_style, latex_name, line_looks, panel_grid, panels
 
-__all__ = ["confusion_figure", "history_figure", "observables_figure", "roc_figure", "scores_figure"]
+__all__ = [
+    "calibration_figure",
+    "confusion_figure",
+    "history_figure",
+    "mass_figure",
+    "observers_figure",
+    "pt_figure",
+    "ratio_figure",
+    "roc_figure",
+    "scores_figure",
+    "time_figure",
+]
+
+BLUE = "#3f90da"
+CUT_COLOURS = (BLUE, "#e76300", RED)
+FEW_JETS = 10
+"""ROC curves are shaded where fewer background jets pass."""
 
 
 @in_style
-def roc_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], background: str) -> Figure:
-    """Return the rejection of the background against the efficiency of each signal."""
+def roc_figure(predictions: Predictions, classes: Sequence[str], background: str) -> Figure:
+    """Return the background rejection against the efficiency of each signal."""
     figure, axes = panels(7.2, 5.2)
     b = list(classes).index(background)
-    total = int((labels == b).sum())
-    signals = [(i, name) for i, name in enumerate(classes) if name != background and (labels == i).any()]
-    for colour, (i, name) in zip(colours(len(signals)), signals, strict=True):
-        score = discriminant(probabilities.astype(np.float64), i, b)
-        thresholds = np.sort(score[labels == i])[::-1]
-        passed = total - np.searchsorted(np.sort(score[labels == b]), thresholds, side="left")
-        efficiency = (np.arange(len(thresholds)) + 1) / len(thresholds)
-        is_seen = passed > 0
-        axes.plot(efficiency[is_seen], total / passed[is_seen], color=colour, label=name_of(name))
-    axes.axhspan(total / 10, max(total, 2) * 1.5, color="0.92", zorder=0)
+    curves = {name: roc([predictions], i, b) for i, name in enumerate(classes) if name != background}
+    shown = {name: curve for name, curve in curves.items() if curve is not None}
+    for colour, (name, curve) in zip(colours(len(shown)), shown.items(), strict=True):
+        x, value, _, _ = _finite(curve)
+        axes.plot(x, value, color=colour, label=latex_name(name))
+    total = int((predictions.labels == b).sum())
+    _shade_few_jets(axes, total)
     axes.text(
         0.02,
         max(total / 8.5, 1.1),
-        "fewer than 10 background jets pass",
+        f"fewer than {FEW_JETS} background jets pass",
         fontsize=9,
         color="0.35",
         ha="left",
@@ -42,97 +62,257 @@ def roc_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[
     axes.set(
         yscale="log",
         xlim=(0, 1),
-        ylim=(1, max(total, 2) * 1.5),
         xlabel=r"signal efficiency $\varepsilon_S$",
-        ylabel=rf"background rejection $1/\varepsilon_B$ ({name_of(background)})",
+        ylabel=rf"background rejection $1/\varepsilon_B$ ({latex_name(background)})",
     )
-    if signals:
+    if shown:
         axes.legend(ncols=2, loc="lower left", frameon=False)
     return figure
 
 
+def _shade_few_jets(axes: Axes, background_jets: int) -> None:
+    top = max(background_jets, 2) * 1.5
+    axes.axhspan(background_jets / FEW_JETS, top, color="0.92", zorder=0)
+    axes.set_ylim(1, top)
+
+
 @in_style
-def confusion_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Return what the jets of each class are taken for."""
+def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
+    """Return the confusion matrix in per cent of each true class."""
     size = 2.6 + 0.52 * len(classes)
     figure, axes = panels(size + 0.8, size)
-    table = confusion(probabilities, labels)
+    table = confusion(predictions.probabilities, predictions.labels)
     image = axes.imshow(table, cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(table):
-        for j, value in enumerate(row):
-            if round(100 * value) >= 1:
-                axes.text(
-                    j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color="w" if value > 0.5 else "k"
-                )
-    names = [name_of(name) for name in classes]
+    for (i, j), value in np.ndenumerate(table):
+        if round(100 * value) >= 1:
+            colour = "w" if value > 0.5 else "k"
+            axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    names = [latex_name(name) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.minorticks_off()
     axes.tick_params(which="both", length=0)
-    axes.set(xlabel="taken for", ylabel="true class")
-    figure.colorbar(image, ax=axes, label="part of the true class", shrink=0.85)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.85)
     return figure
 
 
-@in_style
-def scores_figure(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], background: str) -> Figure:
-    """Return, for each signal, how its score is spread among its own jets and among the background's."""
-    Hist = require("hist", extra="hep").Hist
+def _draw_fractions(axes: Axes, values: np.ndarray, edges: np.ndarray, *, colour: str, label: str) -> None:
+    """Draw a histogram of the values as fractions of their number."""
+    fractions = np.histogram(values, edges)[0] / max(1, len(values))
     mplhep = require("mplhep", extra="hep")
+    mplhep.histplot(fractions, edges, ax=axes, color=colour, label=label, histtype="step", linewidth=1.1)
+
+
+@in_style
+def scores_figure(predictions: Predictions, classes: Sequence[str], background: str) -> Figure:
+    """Return the distribution of each signal's score, for jets of the signal and of the background."""
     signals = [(i, name) for i, name in enumerate(classes) if name != background]
-    columns = min(3, len(signals))
-    rows = -(-len(signals) // columns)
-    figure, grid = panels(3.1 * columns, 2.3 * rows + 0.5, rows=rows, columns=columns)
+    figure, grid = panel_grid(len(signals), columns=3, width=3.1, height=2.3, extra=0.5)
     b = list(classes).index(background)
-    for axes, (i, name) in zip(np.atleast_1d(grid).flat, signals, strict=False):
-        score = discriminant(probabilities.astype(np.float64), i, b)
-        for label, colour, of in ((background, "#717581", labels == b), (name, "#3f90da", labels == i)):
-            histogram = Hist.new.Reg(25, 0, 1).Double().fill(score[of])
-            counts = histogram.values() / max(1, of.sum())
-            mplhep.histplot(
-                counts, histogram.axes[0].edges, ax=axes, color=colour, label=name_of(label), histtype="step"
-            )
+    edges = np.linspace(0, 1, 26)
+    for axes, (i, name) in zip(grid, signals, strict=True):
+        score = discriminant(predictions.probabilities, i, b)
+        for label, colour, of in ((background, GREY, b), (name, BLUE, i)):
+            _draw_fractions(axes, score[predictions.labels == of], edges, colour=colour, label=latex_name(label))
         axes.set(yscale="log", ylim=(1e-3, 3), xlim=(0, 1))
         axes.legend(frameon=False, loc="upper center", ncols=2, fontsize=8, handlelength=1.2)
-    for axes in list(np.atleast_1d(grid).flat)[len(signals) :]:
-        axes.set_axis_off()
-    figure.supxlabel(rf"score $p_S / (p_S + p_B)$, $B$: {name_of(background)}", fontsize=11)
-    figure.supylabel("part of the jets", fontsize=11)
+    figure.supxlabel(rf"score $p_S / (p_S + p_B)$, $B$: {latex_name(background)}", fontsize=11)
+    figure.supylabel("fraction of jets", fontsize=11)
     return figure
 
 
 @in_style
 def history_figure(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Return loss and accuracy over the steps, on the jets in training and on those in validation."""
-    figure, (left, right) = panels(8.4, 3.2, columns=2)
-    for axes, name in ((left, "loss"), (right, "accuracy")):
-        for key, label, style in ((name, "training", "-"), (f"validation_{name}", "validation", "o-")):
-            points = [(line["step"], line[key]) for line in history if key in line]
+    """Return loss and top-1 accuracy of the training and validation jets against the steps."""
+    figure, grid = panels(8.4, 3.2, columns=2)
+    for axes, (name, label) in zip(grid, {"loss": "cross-entropy", "accuracy": "top-1 accuracy"}.items(), strict=True):
+        for key, part, style in ((name, "training", "-"), (f"validation_{name}", "validation", "o-")):
+            points = [(entry["step"], entry[key]) for entry in history if key in entry]
             if points:
-                axes.plot(*zip(*points, strict=True), style, label=label, markersize=3.5)
-        axes.set(xlabel="step", ylabel="cross-entropy" if name == "loss" else "top-1 accuracy")
+                axes.plot(*zip(*points, strict=True), style, label=part, markersize=3.5)
+        axes.set(xlabel="step", ylabel=label)
         axes.legend(frameon=False)
     return figure
 
 
 @in_style
-def observables_figure(values: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Return how some observers are spread in each class: what the jets of the test look like."""
-    Hist = require("hist", extra="hep").Hist
-    mplhep = require("mplhep", extra="hep")
-    figure, grid = panels(9.6, 3.4, columns=len(values))
-    for axes, (name, value) in zip(np.atleast_1d(grid).flat, values.items(), strict=True):
-        low, high = (float(end) for end in np.quantile(value, [0, 0.99]))
-        # from 0, unless all lies far from it
+def observers_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
+    """Return the distributions of soft-drop mass, pT and number of particles by class, as far as they are known."""
+    known = {
+        "soft-drop mass [GeV]": predictions.sdmass,
+        r"jet $p_T$ [GeV]": predictions.pt,
+        "number of particles": predictions.multiplicity,
+    }
+    observers = {name: values for name, values in known.items() if values is not None}
+    figure, grid = panels(9.6, 3.4, columns=len(observers), squeeze=False)
+    for axes, (name, values) in zip(grid.flat, observers.items(), strict=True):
+        low, high = (float(end) for end in np.quantile(values, [0, 0.99]))
+        # from 0, unless all values are far from it
         low = low if low > high / 3 else 0.0
-        high = high if high > low else low + 1
+        edges = np.linspace(low, high if high > low else low + 1, 31)
         for i, (colour, label) in enumerate(zip(colours(len(classes)), classes, strict=True)):
-            of = value[labels == i]
-            histogram = Hist.new.Reg(30, low, high).Double().fill(of)
-            counts = histogram.values() / max(1, len(of))
-            edges, shown = histogram.axes[0].edges, {"color": colour, "label": name_of(label), "linewidth": 1.1}
-            mplhep.histplot(counts, edges, ax=axes, histtype="step", **shown)
-        axes.set(xlabel=name, ylabel="part of the jets", xlim=(low, high), ylim=(0, None))
-    handles, names = np.atleast_1d(grid).flat[0].get_legend_handles_labels()
+            _draw_fractions(axes, values[predictions.labels == i], edges, colour=colour, label=latex_name(label))
+        axes.set(xlabel=name, ylabel="fraction of jets", xlim=(edges[0], edges[-1]), ylim=(0, None))
+    handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, ncols=5, loc="outside upper center", frameon=False, fontsize=9)
+    return figure
+
+
+def _finite(curve: Curve, divisor: np.ndarray | float = 1.0) -> tuple[np.ndarray, ...]:
+    """Return x, value, low and high over the divisor where the value is finite; an open interval ends at the value."""
+    divisor = np.broadcast_to(divisor, curve.value.shape)
+    is_kept = np.isfinite(curve.value) & np.isfinite(divisor)
+    x, value, low, high, by = (a[is_kept] for a in (curve.x, curve.value, curve.low, curve.high, divisor))
+    return x, value / by, low / by, np.where(np.isfinite(high), high, value) / by
+
+
+def _draw_band(axes: Axes, curve: Curve, look: Mapping[str, str], *, divisor: np.ndarray | float = 1.0, **line) -> None:
+    x, value, low, high = _finite(curve, divisor)
+    axes.plot(x, value, **look, **line)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.22, linewidth=0)
+
+
+@in_style
+def ratio_figure(
+    curves: Mapping[str, Curve],
+    *,
+    reference: str,
+    signal: str,
+    background: str,
+    efficiency: float,
+    background_jets: int,
+) -> Figure:
+    """Return the background rejection against the efficiency of one signal, and its ratio to a reference model.
+
+    Args:
+        curves: ROC curve of each model, as `curves.roc` returns them.
+        reference: Model that the others are divided by.
+        signal: Class.
+        background: Class.
+        efficiency: Working point, which is marked.
+        background_jets: Number of background jets, the upper end of the axis.
+    """
+    figure, (top, bottom) = panels(5.2, 4.9, rows=2, sharex=True, height_ratios=(3, 1.25))
+    divisor = curves[reference].value
+    ratios, left = [1.0], efficiency
+    for look, (name, curve) in zip(line_looks(len(curves)), curves.items(), strict=True):
+        _draw_band(top, curve, look, label=name)
+        _draw_band(bottom, curve, look, divisor=divisor)
+        x, ratio, _, _ = _finite(curve, divisor)
+        ratios += [*ratio[x >= 0.2]]
+        left = min([left, *_finite(curve)[0][:1]])
+    for axes in (top, bottom):
+        axes.axvline(efficiency, color="0.6", linewidth=0.8, linestyle=":")
+    _shade_few_jets(top, background_jets)
+    # a curve begins where the first background jet passes
+    top.set(yscale="log", xlim=(max(0.0, np.floor(10 * left - 0.5) / 10), 1))
+    top.set_ylabel(r"rejection $1/\varepsilon_B$")
+    low, high = min(ratios), max(ratios)
+    if high > 6 * low:
+        bottom.set(yscale="log", ylim=(low / 1.5, high * 1.5))
+        bottom.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        room = 0.15 * max(high - low, 0.2)
+        bottom.set_ylim(max(0.0, low - room), high + room)
+        bottom.yaxis.set_major_locator(MaxNLocator(4))
+    bottom.set(xlabel=r"signal efficiency $\varepsilon_S$", ylabel=f"ratio to\n{_short(reference)}")
+    top.set_title(f"{latex_name(signal)} against {latex_name(background)}", loc="left")
+    top.legend(loc="lower left", frameon=False)
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else f"{name[:15]}…"
+
+
+@in_style
+def pt_figure(curves: Mapping[str, tuple[Curve, Curve]], *, signal: str, background: str, efficiency: float) -> Figure:
+    """Return signal efficiency and background rejection of each model against pT, by `curves.against_pt`."""
+    figure, (top, bottom) = panels(5.2, 4.9, rows=2, sharex=True)
+    lowest, largest = np.inf, 1.0
+    ends = np.concatenate([curve.x for pair in curves.values() for curve in pair])
+    for k, (look, (name, pair)) in enumerate(zip(line_looks(len(curves)), curves.items(), strict=True)):
+        _draw_band(top, pair[0], look, marker="o", markersize=3.5, label=name)
+        # points of several models would hide each other
+        offset = (k - (len(curves) - 1) / 2) * 0.012 * np.ptp(ends)
+        x, value, low, high = _finite(pair[1])
+        errors, points = [value - low, high - value], {"color": look["color"], "markersize": 3.5, "linewidth": 1.2}
+        bottom.errorbar(x + offset, value, errors, fmt="o", label=name, **points)
+        # lower limits, where no background jet passes
+        is_open = ~np.isfinite(pair[1].value)
+        bottom.plot(pair[1].x[is_open] + offset, pair[1].low[is_open], "^", color=look["color"], markersize=6)
+        lowest = min(lowest, *pair[1].low)
+        largest = max(largest, *pair[1].low, *high)
+    top.axhline(efficiency, color="0.6", linewidth=0.8, linestyle=":")
+    top.set(ylabel=r"efficiency $\varepsilon_S$", ylim=(0, 1.32))
+    low = max(0.8, lowest / 1.6)
+    # two decades at least, so that the axis has a labelled tick
+    bottom.set(yscale="log", ylim=(low, max(largest * 1.6, 25 * low)), xlabel=r"jet $p_T$ [GeV]")
+    bottom.yaxis.set_minor_formatter(NullFormatter())
+    bottom.set_ylabel(r"rejection $1/\varepsilon_B$")
+    percent = rf"overall $\varepsilon_S$ = {100 * efficiency:g} %"
+    top.set_title(f"{latex_name(signal)} against {latex_name(background)}, {percent}", loc="left")
+    top.legend(loc="upper right", frameon=False, ncols=2)
+    return figure
+
+
+@in_style
+def mass_figure(
+    found: Mapping[str, tuple[np.ndarray, Sequence[Sculpted]]], *, edges: np.ndarray, background: str
+) -> Figure:
+    """Return the background's soft-drop mass before and after cuts on each signal's score, by `curves.sculpting`."""
+    histplot = require("mplhep", extra="hep").histplot
+    figure, grid = panel_grid(len(found), columns=3, width=3.4, height=2.7, extra=0.4)
+    for axes, (signal, (before, after)) in zip(grid, found.items(), strict=True):
+        histplot(before, edges, ax=axes, color=GREY, label="all", histtype="fill", alpha=0.3)
+        for colour, cut in zip(CUT_COLOURS, after, strict=False):
+            label = f"{100 * cut.part:g} %: {cut.distance:.2f} ({cut.by_chance:.2f})"
+            histplot(cut.density, edges, ax=axes, color=colour, label=label, histtype="step", linewidth=1.3)
+        highest = max(density.max() for density in (before, *(cut.density for cut in after)))
+        axes.set(xlim=(0, edges[-1]), ylim=(0, 1.75 * highest))
+        axes.set_title(f"cut on {latex_name(signal)}", loc="left", fontsize=10)
+        axes.legend(frameon=False, loc="upper right", fontsize=8, handlelength=1.2)
+    figure.supxlabel(f"soft-drop mass of {latex_name(background)} [GeV]", fontsize=11)
+    figure.supylabel("fraction of jets", fontsize=11)
+    return figure
+
+
+@in_style
+def calibration_figure(models: Sequence[ModelPredictions], classes: Sequence[str]) -> Figure:
+    """Return, for each class with jets, the observed fraction of the class against the predicted probability."""
+    shown = [(c, name) for c, name in enumerate(classes) if any((m.median_training.labels == c).any() for m in models)]
+    figure, grid = panel_grid(len(shown), columns=4, width=2.7, height=2.6, extra=0.4)
+    for axes, (c, name) in zip(grid, shown, strict=True):
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
+        for look, model in zip(line_looks(len(models)), models, strict=True):
+            curve, error = reliability(model.median_training, c)
+            label = f"{_short(model.name)}: {error:.3f}"
+            _draw_band(axes, curve, look, marker="o", markersize=2.5, linewidth=1.2, label=label)
+        axes.set(xlim=(0, 1), ylim=(0, 1.0 + 0.14 * (1 + len(models))), yticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
+        axes.minorticks_off()
+        axes.set_title(latex_name(name), loc="left", fontsize=10)
+        axes.legend(frameon=False, loc="upper left", fontsize=8, handlelength=1.6)
+    figure.supxlabel("predicted probability", fontsize=11)
+    figure.supylabel("observed fraction", fontsize=11)
+    return figure
+
+
+@in_style
+def time_figure(models: Sequence[ModelPredictions]) -> Figure:
+    """Return the network's time per jet against the number of particles, one point per batch, for timed models."""
+    timed = {model.name: model.median_training.batches for model in models}
+    timed = {name: batches for name, batches in timed.items() if batches is not None}
+    figure, axes = panels(5.2, 3.9)
+    largest = 0.0
+    for look, (name, batches) in zip(line_looks(len(timed)), timed.items(), strict=True):
+        particles, jets, seconds = batches.T
+        milliseconds = 1e3 * seconds / jets
+        mean = 1e3 * seconds.sum() / jets.sum()
+        axes.plot(particles, milliseconds, "o", color=look["color"], markersize=3, alpha=0.55)
+        axes.plot([], [], "o", color=look["color"], markersize=5, label=f"{name}: mean {mean:.3g} ms")
+        # one delayed batch must not flatten all others
+        largest = max(largest, float(np.quantile(milliseconds, 0.98)))
+    axes.set(ylim=(0, 1.5 * largest), xlim=(0, None), xlabel="particles of the jet", ylabel="time per jet [ms]")
+    axes.legend(loc="upper left", frameon=False)
     return figure

@@ -1,90 +1,89 @@
-"""The page of a fitted tagger: figures beside the simple rival, pictures, how it was made. Some seconds."""
+"""The report and the model card of a fitted tagger. Some seconds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from subquad.hep.evaluation.scores import Model, Scored, grouped
+from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model
 from subquad.hep.metrics.scores import spread
-from subquad.hep.plots.comparison import calibration_figure
-from subquad.hep.plots.figures import confusion_figure, history_figure, observables_figure, roc_figure, scores_figure
-from subquad.hep.plots.tables import figures_table, rejections_table
+from subquad.hep.metrics.summary import summarize
+from subquad.hep.plots.figures import (
+    calibration_figure,
+    confusion_figure,
+    history_figure,
+    observers_figure,
+    roc_figure,
+    scores_figure,
+)
+from subquad.hep.plots.tables import metrics_table, rejections_table
 from subquad.reporting.page import Section, Table, picture
-from subquad.runs.folder import CONFIG, HISTORY, METRICS
+from subquad.runs.folder import CONFIG, METRICS
+from subquad.runs.history import read_history
 from subquad.runs.storage import read_json, read_tensors
 
-__all__ = ["SCORES", "card", "comparison", "history_of", "sections", "sections_of", "verdict", "winner"]
+__all__ = ["comparison_table", "model_card", "sections", "sections_of", "verdict"]
 
-SCORES = "test_scores.safetensors"
-"""Probabilities and labels of the test jets, in the folder of a run: what the pictures are drawn from."""
+MODELS = {"pcn": "PCN", "boosting": "boosting"}
+"""Keys of the models in `metrics.json`, and their names in tables and figures."""
 
 
 def sections(run: Path) -> list[Section]:
-    """Return the sections of a finished run; the first one says how good the tagger is."""
-    scores = {name: tensor.numpy() for name, tensor in read_tensors(run / SCORES).items()}
-    return sections_of(read_json(run / METRICS), read_json(run / CONFIG), scores, history_of(run))
+    """Return the sections of a finished run's report; the first one holds the metrics."""
+    scores = {name: tensor.numpy() for name, tensor in read_tensors(run / TEST_SCORES).items()}
+    return sections_of(read_json(run / METRICS), read_json(run / CONFIG), scores, read_history(run))
 
 
-def history_of(run: Path) -> list[dict[str, float]]:
-    """Return the lines of the run's history."""
-    path = run / HISTORY
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def _measured(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the models as the tables take them."""
+    keys = {"pcn": "test", "boosting": "test_boosting"}
+    found = {MODELS[name]: metrics[key] for name, key in keys.items() if key in metrics}
+    return [{"name": name, "trainings": [one], "spread": spread([one])} for name, one in found.items()]
 
 
-def winner(metrics: Mapping[str, Any]) -> str:
-    """Return which model has the better top-1 accuracy on the test jets: `net` or `boosting`."""
-    rival = metrics.get("test_boosting")
-    return "boosting" if rival and rival["accuracy"] > metrics["test"]["accuracy"] else "net"
+def _wins(metrics: Mapping[str, Any]) -> str | None:
+    return summarize(_measured(metrics), is_on_same_jets=True)["wins"]
 
 
-def verdict(metrics: Mapping[str, Any], classes: int) -> str:
-    """Return in a sentence or two who wins, and by how much."""
-    ours, rival = metrics["test"], metrics.get("test_boosting")
-    jets = metrics["jets"]["test"]
-    error = (ours["accuracy"] * (1 - ours["accuracy"]) / jets) ** 0.5
-    begin = f"On {jets:,} test jets the net names the right class of {classes} in {100 * ours['accuracy']:.1f} %"
-    begin += f" (± {100 * error:.1f}; chance is {100 / classes:.0f} %)."
-    if not rival:
-        return begin
-    gap = 100 * (ours["accuracy"] - rival["accuracy"])
-    end = f"Gradient boosting on jet-level observers gets {100 * rival['accuracy']:.1f} %:"
-    # as if the two were measured on different jets, which is on the safe side
-    if abs(gap) < 2 * 2**0.5 * 100 * error:
-        leader = "net" if gap > 0 else "boosting"
-        end += f" the {leader} leads by {abs(gap):.1f}, which these jets cannot tell from a tie."
-    elif winner(metrics) == "boosting":
-        end += f" the boosting wins by {-gap:.1f}; use more jets or more epochs."
-    else:
-        end += f" the net wins by {gap:.1f}."
-    return f"{begin} {end}"
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Return one or two sentences: the top-1 accuracy of the tagger, and whether it exceeds that of the baseline."""
+    accuracies = {model["name"]: model["spread"]["accuracy"]["mean"] for model in _measured(metrics)}
+    jets, accuracy = metrics["jets"]["test"], accuracies["PCN"]
+    error = (accuracy * (1 - accuracy) / jets) ** 0.5
+    text = f"PCN reaches a top-1 accuracy of {100 * accuracy:.1f} ± {100 * error:.1f} % on {jets:,} test jets."
+    if "boosting" not in accuracies:
+        return text
+    gap = 100 * (accuracy - accuracies["boosting"])
+    text += f" Gradient boosting on jet-level features reaches {100 * accuracies['boosting']:.1f} %: "
+    match _wins(metrics):
+        case None:
+            return text + f"the difference of {abs(gap):.1f} points is not significant on these test jets."
+        case "boosting":
+            return text + f"it is better by {-gap:.1f} points; PCN needs more training jets or more epochs."
+    return text + f"PCN is better by {gap:.1f} points."
 
 
-def _models(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    names = {"test": "PCN", "test_boosting": "boosting"}
+def comparison_table(metrics: Mapping[str, Any]) -> Table:
+    """Return the metrics of the network and of the gradient-boosting baseline."""
+    return metrics_table(_measured(metrics), _wins(metrics))
+
+
+def _predictions(scores: Mapping[str, np.ndarray]) -> list[Predictions]:
+    keys = {"pcn": "probabilities", "boosting": "probabilities_boosting"}
     return [
-        {"name": name, "trainings": [metrics[key]], "spread": spread([metrics[key]])}
-        for key, name in names.items()
-        if key in metrics
+        Predictions(
+            model=MODELS[name],
+            source="test jets",
+            probabilities=scores[key],
+            labels=scores["labels"],
+            pt=scores.get("pt"),
+            sdmass=scores.get("sdmass"),
+            multiplicity=scores["particles"],
+        )
+        for name, key in keys.items()
+        if key in scores
     ]
-
-
-def comparison(metrics: Mapping[str, Any]) -> Table:
-    """Return the net beside its rival, gradient boosting on jet-level observers."""
-    return figures_table(_models(metrics))
-
-
-def _scored(scores: Mapping[str, np.ndarray]) -> list[Model]:
-    answers = {"PCN": "probabilities", "boosting": "probabilities_boosting"}
-    return grouped(
-        [
-            Scored(model=name, source="test", probabilities=scores[key], labels=scores["labels"])
-            for name, key in answers.items()
-            if key in scores
-        ]
-    )
 
 
 def sections_of(
@@ -93,86 +92,93 @@ def sections_of(
     scores: Mapping[str, np.ndarray],
     history: Sequence[Mapping[str, float]],
 ) -> list[Section]:
-    """Return the sections from what the run holds."""
+    """Return the sections of a run's report.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        config: Content of `config.json`.
+        scores: Arrays of `test_scores.safetensors`.
+        history: Entries of `history.jsonl`.
+    """
     classes, background = config["classes"], config["background"]
-    probabilities, labels = scores["probabilities"], scores["labels"]
-    jets, seconds, speed = metrics["jets"], metrics["seconds"], metrics["jets_per_second"]
-    masses = {"soft-drop mass [GeV]": scores["sdmass"]} if "sdmass" in scores else {}
-    observers = {**masses, "number of particles": scores["particles"]}
+    predictions = _predictions(scores)
+    pcn = predictions[0]
     return [
         Section(
-            "How good it is",
+            "Metrics",
             [
-                verdict(metrics, len(classes)),
-                comparison(metrics),
+                verdict(metrics),
+                comparison_table(metrics),
                 picture(
-                    roc_figure(probabilities, labels, classes, background),
-                    f"Rejection of {background} against the efficiency of each signal; up and to the right is better. "
-                    "Each curve ends where no background jet of the sample passes.",
+                    roc_figure(pcn, classes, background),
+                    f"ROC curves: rejection of {background} against the efficiency of each signal; higher is better. "
+                    "A curve begins where the first background jet passes.",
                 ),
             ],
         ),
-        Section("Background rejection", [rejections_table(_models(metrics), background)]),
+        Section("Background rejection", [rejections_table(_measured(metrics), background)]),
         Section(
-            "What is taken for what",
+            "Scores",
             [
                 picture(
-                    confusion_figure(probabilities, labels, classes),
-                    "In each row the jets of one class, in per cent, by the class of the largest score.",
+                    confusion_figure(pcn, classes),
+                    "Confusion matrix: predicted class of the jets of each true class, in per cent.",
                 ),
                 picture(
-                    scores_figure(probabilities, labels, classes, background),
-                    "The score of each signal, among its own jets and among those of the background.",
+                    scores_figure(pcn, classes, background),
+                    f"Score of each signal against {background}, for jets of the signal and of {background}.",
                 ),
                 picture(
-                    calibration_figure(_scored(scores), classes),
-                    "Of the jets that were given a probability, the part that is of the class, and the calibration "
-                    "error of each class; on the diagonal the probabilities are true.",
+                    calibration_figure(group_by_model(predictions), classes),
+                    "Reliability diagram: observed fraction of each class against the predicted probability, with the "
+                    "calibration error of the class. A calibrated tagger follows the diagonal.",
                 ),
-                "subquad hep evaluate draws more: every signal beside the rival, against pT, and the mass of the "
-                "background after cuts.",
+                "subquad hep evaluate draws more: ROC curves beside the baseline, the dependence on pT, and mass "
+                "sculpting.",
             ],
         ),
+        Section("Jets", [_split_text(metrics, config), picture(observers_figure(pcn, classes), _OBSERVERS)]),
         Section(
-            "The jets",
-            [
-                f"{jets['train']:,} jets to learn from, {jets['validation']:,} that chose the best epoch, "
-                f"{jets['test']:,} that all figures above are measured on. {config['split']}.",
-                picture(
-                    observables_figure(observers, labels, classes), "Two observers of the test jets, class by class."
-                ),
-            ],
-        ),
-        Section(
-            "How it was made",
-            [
-                f"Preset {config['preset']}, {metrics['parameters']:,} parameters, {metrics['steps']:,} steps; the "
-                f"best validation was at step {metrics['best_step']:,}. Training {seconds['training']:.0f} s "
-                f"({speed['train']:,.0f} jets per second), scoring {speed['predict']:,.0f} jets per second"
-                + (f", boosting {seconds['boosting']:.0f} s." if "boosting" in seconds else "."),
-                picture(history_figure(history), "Loss and accuracy over the steps."),
-            ],
+            "Training",
+            [_training_text(metrics, config), picture(history_figure(history), "Loss and accuracy during training.")],
         ),
     ]
 
 
-def card(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Return the model card."""
-    return "\n".join(
-        [
-            "# Jet tagger (subquad, PCN)",
-            "",
-            f"Tells {len(config['classes'])} classes of jets apart: {', '.join(config['classes'])}.",
-            verdict(metrics, len(config["classes"])),
-            "",
-            f"Fitted on {metrics['jets']['train']:,} jets, preset `{config['preset']}`, seed {config['seed']}; "
-            "figures in `metrics.json`, pictures in `report.html`, all settings in `config.json`.",
-            "",
-            "```",
-            "subquad hep predict THIS_FOLDER jets.root --out scores.root",
-            "```",
-            "",
-            "Particle Chebyshev network: arXiv:2309.08630.",
-            "",
-        ]
+_OBSERVERS = "Distributions of observers of the test jets by class."
+
+
+def _split_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    jets = metrics["jets"]
+    return (
+        f"{jets['train']:,} training jets, {jets['validation']:,} validation jets for choosing the best epoch, and "
+        f"{jets['test']:,} test jets, on which all metrics above are measured. {config['split']}."
     )
+
+
+def _training_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    seconds, speed = metrics["seconds"], metrics["jets_per_second"]
+    return (
+        f"Preset {config['preset']} with {metrics['parameters']:,} parameters, trained for {metrics['steps']:,} steps; "
+        f"the best validation accuracy was at step {metrics['best_step']:,}. Training took {seconds['training']:.0f} s "
+        f"({speed['train']:,.0f} jets per second); inference runs at {speed['predict']:,.0f} jets per second"
+        + (f". Gradient boosting took {seconds['boosting']:.0f} s." if "boosting" in seconds else ".")
+    )
+
+
+def model_card(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return the model card, `README.md` of the run."""
+    return f"""# Jet tagger (subquad, PCN)
+
+Classifies jets into {len(config["classes"])} classes: {", ".join(config["classes"])}.
+{verdict(metrics)}
+
+Trained on {metrics["jets"]["train"]:,} jets with preset `{config["preset"]}` and seed {config["seed"]}. Metrics are in
+`metrics.json`, figures in `report.html`, all settings in `config.json`.
+
+```
+subquad hep predict THIS_FOLDER jets.root --out scores.root
+```
+
+Particle Chebyshev network: arXiv:2309.08630.
+"""

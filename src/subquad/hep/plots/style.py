@@ -1,15 +1,16 @@
-"""How pictures of jets look: the frame and ticks of the field (mplhep), no experiment's label, colours all can tell."""
+"""Style of the figures: frame and ticks as in mplhep's CMS style, no experiment label, colour-blind-safe colours."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subquad.errors import require
 
-__all__ = ["colours", "in_style", "line_styles", "name_of", "panels"]
+__all__ = ["GREY", "RED", "colours", "in_style", "latex_name", "line_looks", "panel_grid", "panels"]
 
 NAMES = {
     "QCD": "q/g",
@@ -23,32 +24,33 @@ NAMES = {
     "Tbqq": r"$t\to bqq'$",
     "Tbl": r"$t\to b\ell\nu$",
 }
-"""How the classes of JetClass are written; others stand as they are."""
+"""LaTeX names of JetClass's classes; other names are shown as they are."""
 
-# ten colours that people with any eyes tell apart (arXiv:2107.02270)
+# ten colours that stay distinguishable with colour vision deficiencies (arXiv:2107.02270)
 COLOURS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
+GREY, RED = "#717581", "#bd1f01"
 
 
-def name_of(label: str) -> str:
-    """Return how a class is written."""
+def latex_name(label: str) -> str:
+    """Return the name of a class for figures."""
     return NAMES.get(label, label.replace("_", " ").replace("$", r"\$"))
 
 
 def colours(count: int) -> list[str]:
-    """Return so many colours, over again after ten."""
+    """Return this many colours, repeating after ten."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
-def line_styles(count: int) -> list[str]:
-    """Return so many ways to draw a line, over again after four."""
-    return [("-", "--", "-.", ":")[i % 4] for i in range(count)]
+def line_looks(count: int) -> Iterator[dict[str, str]]:
+    """Return colour and line style of this many curves."""
+    return ({"color": colour, "linestyle": ("-", "--", "-.", ":")[i % 4]} for i, colour in enumerate(colours(count)))
 
 
 def in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw with the frame and ticks of the field, at the size of a page; nothing global stays changed."""
+    """Decorate a function so that its figure has the style; matplotlib's global settings stay unchanged."""
 
     @functools.wraps(draw)
     def drawn(*args: Any, **kwargs: Any) -> Figure:
@@ -61,16 +63,34 @@ def in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         }
         with matplotlib.rc_context({key: value for key, value in parameters.items() if key in matplotlib.rcParams}):
             figure = draw(*args, **kwargs)
-            # texts take their fonts when they are drawn
+            # fonts are resolved when texts are drawn
             figure.draw_without_rendering()
-        # the places are found; to find them again for every file takes longer than to draw
+        # solving the layout again for every file takes longer than drawing
         figure.set_layout_engine("none")
         return figure
 
     return drawn
 
 
-def panels(width: float, height: float, *, rows: int = 1, columns: int = 1, **given: Any) -> tuple[Figure, Any]:
+def panels(width: float, height: float, *, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
     """Return a figure of this size in inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, **given)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def panel_grid(count: int, *, columns: int, width: float, height: float, extra: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with this many panels in rows.
+
+    Args:
+        count: Number of panels.
+        columns: Largest number of panels in a row.
+        width: Of a panel, in inches.
+        height: Of a panel, in inches.
+        extra: Additional height of the figure, in inches.
+    """
+    columns = max(1, min(columns, count))
+    rows = max(1, -(-count // columns))
+    figure, grid = panels(width * columns, height * rows + extra, rows=rows, columns=columns, squeeze=False)
+    for axes in list(grid.flat)[count:]:
+        axes.set_axis_off()
+    return figure, list(grid.flat)[:count]

@@ -1,6 +1,7 @@
-"""The tables of taggers: models with their figures, signals with their rejections, each with its uncertainty.
+"""Tables of taggers: metrics by model, and background rejections by signal, each with its uncertainty.
 
-A model is a mapping with a `name`, its `trainings` as `metrics.scores_of` gives them, and their `metrics.spread`.
+A model is a mapping with `name`, `trainings` (metrics as `metrics.scores_of` returns them) and `spread` (as
+`metrics.spread` returns it).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,16 +12,21 @@ import numpy as np
 from subquad.hep.metrics.scores import FIGURES
 from subquad.reporting.page import Table
 
-__all__ = ["figures_table", "rejections_table"]
+__all__ = ["metrics_table", "rejections_table"]
 
 
-def figures_table(models: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the figures over all classes, a model a row; the best top-1 accuracy stands out."""
-    best = max(range(len(models)), key=lambda k: models[k]["spread"]["accuracy"]["mean"])
+def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Table:
+    """Return the metrics over all classes, one row per model; the model that `wins`, if any, is marked."""
+    names = [model["name"] for model in models]
     has_times = any(one.get("milliseconds_per_jet") for model in models for one in model["trainings"])
     has_several = any(len(model["trainings"]) > 1 for model in models)
     classes = 1 + len(models[0]["trainings"][0]["rejection"])
-    brackets = "the standard deviation over trainings; of a single one, half" if has_several else "half of"
+    error = "half the 68 % interval over jets"
+    if has_several:
+        error = f"the standard deviation over trainings or, of a single training, {error}"
+    result = "" if len(models) == 1 else " The marked model has the significantly best top-1 accuracy (2σ)."
+    if len(models) > 1 and wins is None:
+        result = " No model has a significantly better top-1 accuracy (2σ) than all others."
     return Table(
         ["model", *(["trainings"] if has_several else []), *FIGURES.values(), *(["ms per jet"] if has_times else [])],
         [
@@ -32,30 +38,30 @@ def figures_table(models: Sequence[Mapping[str, Any]]) -> Table:
             ]
             for model in models
         ],
-        caption=f"0.7417(52) is 0.7417 ± 0.0052: {brackets} the 68 % interval over jets. The PCN paper calls accuracy "
-        f"what is here accuracy, ovr: each class against the rest, where answering no has {1 - 1 / classes:.3g}.",
-        winner=best if len(models) > 1 else None,
+        caption=f"0.7417(52) means 0.7417 ± 0.0052; the uncertainty is {error}. One-vs-rest accuracy is what the PCN "
+        f"paper calls accuracy; a tagger that always answers no reaches {1 - 1 / classes:.3g}.{result}",
+        winner=names.index(wins) if wins in names else None,
     )
 
 
 def rejections_table(models: Sequence[Mapping[str, Any]], background: str) -> Table:
-    """Return the rejections of the background, a signal a row."""
+    """Return the background rejections, one row per signal."""
     signals = models[0]["trainings"][0]["rejection"]
-    of_several = "of several trainings the median with the least and the most, " * any(
-        len(model["trainings"]) > 1 for model in models
-    )
+    has_several = any(len(model["trainings"]) > 1 for model in models)
+    of_several = "median over trainings with their range, or of a single training " * has_several
     return Table(
         ["signal", "efficiency", *(model["name"] for model in models)],
         [
             [name, f"{100 * entry['efficiency']:g} %", *(_rejection(model, name) for model in models)]
             for name, entry in signals.items()
         ],
-        caption=f"Rejection of {background}, 1/ε_B, more is better: {of_several}of one the 68 % interval over jets.",
+        caption=f"Rejection 1/ε_B of {background} at fixed signal efficiency: {of_several}the value with its 68 % "
+        "Clopper–Pearson interval.",
     )
 
 
 def _with_error(model: Mapping[str, Any], name: str) -> str:
-    """Return a figure, in brackets its uncertainty in the last digits: over trainings, or, of a single one, jets."""
+    """Return a metric with its uncertainty in the last digits: over trainings or, of a single training, over jets."""
     around = model["spread"].get(name)
     if around is None:
         return "–"

@@ -1,0 +1,190 @@
+"""Predictions of trained taggers: for jets in files, which are read once for all taggers, or for a run's own test jets.
+
+Axes: J jets, C classes, N batches.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from subquad.errors import SubquadError
+from subquad.hep.data.chunks import Piece, piece_of
+from subquad.hep.data.jets import read_pieces
+from subquad.hep.metrics.predictions import TEST_SCORES, Predictions
+from subquad.hep.models.tagger import Inputs, logits, plan_by_length, using_threads
+from subquad.hep.models.trained import Tagger
+from subquad.hep.settings import EvaluateSettings
+from subquad.runs.storage import read_tensors
+from subquad.train.distributed import processes
+
+__all__ = ["BOOSTING", "score_files", "stored_predictions"]
+
+BOOSTING = "boosting"
+"""Name of the gradient-boosting baseline that `subquad hep fit` trains beside the network."""
+
+
+def score_files(
+    taggers: Mapping[str, Sequence[Tagger]],
+    files: Sequence[Path],
+    settings: EvaluateSettings,
+    classes: Sequence[str],
+    *,
+    quiet: bool,
+) -> list[Predictions]:
+    """Score the jets of files with all taggers and time the networks.
+
+    Taggers that read the same columns share one pass over the files: all without a data card, and all with equal cards.
+
+    Args:
+        taggers: Trainings of each model, by the model's name.
+        files: Files of labelled jets.
+        settings: Batch size, tree and threads.
+        classes: Order of the classes.
+        quiet: Show no progress.
+
+    Raises:
+        SubquadError: Files or jets that cannot be used, or jets of a class that the taggers do not know.
+    """
+    scorers = [_Scorer(name, tagger, classes, settings) for name, each in taggers.items() for tagger in each]
+    readers: dict[str, list[_Scorer]] = {}
+    for scorer in scorers:
+        scorer.tagger.net.to(processes().device)
+        readers.setdefault(_reader_key(scorer.tagger), []).append(scorer)
+    with using_threads(settings.threads):
+        for group in readers.values():
+            for chunks in _chunks([scorer.tagger for scorer in group], files, tree=settings.tree, quiet=quiet):
+                for scorer, chunk in zip(group, chunks, strict=True):
+                    scorer.add(chunk, files)
+    return [scorer.predictions(files) for scorer in scorers]
+
+
+def _reader_key(tagger: Tagger) -> str:
+    """Return a key that is equal for taggers that make the same chunks of a file."""
+    card = tagger.layout.card
+    if card is None:
+        return ""
+    # centers and scales are applied to batches, not to chunks
+    columns = {key: value for key, value in card.options.items() if key != "preprocess"}
+    return json.dumps([columns, [variable.center is None for variable in card.features]], sort_keys=True, default=str)
+
+
+def _chunks(taggers: Sequence[Tagger], files: Sequence[Path], *, tree: str, quiet: bool) -> Iterator[list[Piece]]:
+    """Yield the next jets of the files, as each of the taggers takes them."""
+    if taggers[0].layout.card is None:
+        for jets in read_pieces(files, tree=tree, title="scoring jets", quiet=quiet):
+            yield [piece_of(jets, tagger.layout, tagger.settings.features) for tagger in taggers]
+    else:
+        for chunk in taggers[0].pieces(files, tree=tree, title="scoring jets", quiet=quiet):
+            yield [chunk] * len(taggers)
+
+
+@dataclass
+class _Scorer:
+    """One tagger, and what it has predicted so far."""
+
+    name: str
+    tagger: Tagger
+    classes: Sequence[str]
+    settings: EvaluateSettings
+    probabilities: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
+    batches: list[np.ndarray] = field(default_factory=list)
+    multiplicity: list[np.ndarray] = field(default_factory=list)
+    observers: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def add(self, chunk: Piece, files: Sequence[Path]) -> None:
+        """Score a chunk of jets."""
+        if not len(chunk):
+            return
+        inputs, batch_size = self.tagger.inputs(chunk), self.settings.batch
+        if not self.batches:
+            # the first call allocates memory, and its time would be attributed to the jets
+            self._timed_logits(inputs.part(torch.arange(min(batch_size, len(chunk)))))
+        outputs, batches = self._timed_logits(inputs)
+        order = [self.tagger.classes.index(name) for name in self.classes]
+        self.probabilities.append(outputs.softmax(-1).numpy()[:, order])
+        self.batches.append(batches)
+        self.labels.append(_labels(chunk, self.tagger.classes, self.classes, files))
+        self.multiplicity.append(chunk.lengths.astype(np.float32))
+        for key, branch in (("pt", "jet_pt"), ("sdmass", "jet_sdmass")):
+            if branch in chunk.observers:
+                self.observers.setdefault(key, []).append(chunk.observers[branch].astype(np.float32))
+
+    def _timed_logits(self, inputs: Inputs) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the logits and, of each batch, the mean number of particles, the number of jets and the seconds."""
+        batch_size, clock = self.settings.batch, [time.perf_counter()]
+        outputs = logits(
+            self.tagger.net,
+            inputs,
+            self.tagger.settings,
+            batch_size,
+            advance=lambda _: clock.append(time.perf_counter()),
+        )
+        plan = plan_by_length(inputs.lengths, batch_size)
+        sizes = [(inputs.lengths[rows].float().mean().item(), len(rows)) for rows in plan]
+        return outputs, np.column_stack([sizes, np.diff(clock)])
+
+    def predictions(self, files: Sequence[Path]) -> Predictions:
+        """Return all predictions."""
+        if not self.batches:
+            raise SubquadError(f"{files[0]} …: the data card of {self.tagger.path} selects no jet")
+        return Predictions(
+            model=self.name,
+            source=str(self.tagger.path),
+            seed=self.tagger.config["seed"],
+            probabilities=np.concatenate(self.probabilities),
+            labels=np.concatenate(self.labels),
+            multiplicity=np.concatenate(self.multiplicity),
+            batches=np.concatenate(self.batches),
+            **{key: np.concatenate(values) for key, values in self.observers.items()},
+        )
+
+
+def _labels(chunk: Piece, own: Sequence[str], classes: Sequence[str], files: Sequence[Path]) -> np.ndarray:
+    """Return the labels as indices into `classes`; numeric labels in the files count the tagger's own classes."""
+    names = chunk.classes or own
+    unknown_names = sorted({names[i] for i in np.unique(chunk.labels)} - set(classes))
+    if unknown_names:
+        raise SubquadError(
+            f"{files[0]} …: jets of {', '.join(unknown_names)}, which the taggers do not know ({', '.join(classes)})"
+        )
+    index = np.array([classes.index(name) if name in classes else -1 for name in names])
+    return index[chunk.labels]
+
+
+def stored_predictions(folder: Path, name: str, config: Mapping[str, Any], classes: Sequence[str]) -> list[Predictions]:
+    """Return the predictions that a run stored for its own test jets: its network's, and the baseline's if fitted.
+
+    Args:
+        folder: Folder of the run.
+        name: Name of the network's model.
+        config: The run's `config.json`.
+        classes: Order of the classes.
+
+    Raises:
+        SubquadError: The run has no test jets of its own.
+    """
+    if not (folder / TEST_SCORES).is_file():
+        raise SubquadError(f"{folder}: stores no test jets of its own; give --files")
+    stored = {key: tensor.numpy() for key, tensor in read_tensors(folder / TEST_SCORES).items()}
+    order = [config["classes"].index(name) for name in classes]
+    shared = {
+        "source": str(folder),
+        "seed": config["seed"],
+        "labels": np.argsort(order)[stored["labels"]],
+        "pt": stored.get("pt"),
+        "sdmass": stored.get("sdmass"),
+        "multiplicity": stored["particles"],
+    }
+    keys = {name: "probabilities", BOOSTING: "probabilities_boosting"}
+    return [
+        Predictions(model=model, probabilities=stored[key][:, order], **shared)
+        for model, key in keys.items()
+        if key in stored
+    ]

@@ -1,0 +1,81 @@
+"""Class probabilities that a tagger predicts for labelled jets, whichever program wrote them.
+
+Axes: J jets, C classes, N batches.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+__all__ = ["OBSERVERS", "TEST_SCORES", "ModelPredictions", "Predictions", "group_by_model", "with_observers_of"]
+
+TEST_SCORES = "test_scores.safetensors"
+"""File in the folder of a run: probabilities, labels and observers of its test jets."""
+
+OBSERVERS: Mapping[str, str] = {"pt": "jet_pt", "sdmass": "jet_sdmass", "multiplicity": "jet_nparticles"}
+"""Observers of `Predictions` and their branches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Predictions of one training of a model for labelled jets."""
+
+    model: str
+    """Name of the model; trainings of one model share it."""
+    source: str
+    """Folder or file that the predictions come from."""
+    seed: int | None = None
+    """Seed of the training, if known."""
+    probabilities: np.ndarray
+    """[J, C]; each row sums to 1."""
+    labels: np.ndarray
+    """[J] int64, indices of the true classes."""
+    pt: np.ndarray | None = None
+    """[J], jet pT in GeV."""
+    sdmass: np.ndarray | None = None
+    """[J], soft-drop mass in GeV."""
+    multiplicity: np.ndarray | None = None
+    """[J], number of particles."""
+    batches: np.ndarray | None = None
+    """[N, 3]: mean number of particles, number of jets and seconds in the network of each batch, if timed."""
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy."""
+        return float((self.probabilities.argmax(1) == self.labels).mean())
+
+    def is_on_jets_of(self, other: "Predictions") -> bool:
+        """Return whether both have equally many jets with the same labels."""
+        return np.array_equal(self.labels, other.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPredictions:
+    """Predictions of all trainings of one model."""
+
+    name: str
+    """Name in tables and legends."""
+    trainings: Sequence[Predictions]
+    """One or more."""
+
+    @property
+    def median_training(self) -> Predictions:
+        """Training of median accuracy, which figures of a single training show."""
+        order = sorted(self.trainings, key=lambda training: training.accuracy)
+        return order[(len(order) - 1) // 2]
+
+
+def group_by_model(predictions: Sequence[Predictions]) -> list[ModelPredictions]:
+    """Return the models in the order of their first training."""
+    names = dict.fromkeys(one.model for one in predictions)
+    return [ModelPredictions(name=name, trainings=[one for one in predictions if one.model == name]) for name in names]
+
+
+def with_observers_of(predictions: Predictions, other: Predictions) -> Predictions:
+    """Return the predictions with missing observers filled in from `other`, if both are on the same jets."""
+    if not predictions.is_on_jets_of(other):
+        return predictions
+    return replace(
+        predictions, **{name: getattr(other, name) for name in OBSERVERS if getattr(predictions, name) is None}
+    )

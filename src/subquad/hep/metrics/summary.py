@@ -1,0 +1,91 @@
+"""Metrics of several models on labelled jets, with their uncertainties, and whether one of them is better."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from subquad.hep.metrics.predictions import ModelPredictions
+from subquad.hep.metrics.scores import FIGURES, scores_of, spread
+
+__all__ = ["measure", "summarize", "uncertainty"]
+
+
+def measure(models: Sequence[ModelPredictions], classes: Sequence[str], background: str) -> list[dict[str, Any]]:
+    """Return the metrics of each model: one entry per training, and their spread."""
+    found = []
+    for model in models:
+        trainings = [
+            {
+                "source": one.source,
+                "seed": one.seed,
+                "jets": dict(zip(classes, np.bincount(one.labels, minlength=len(classes)).tolist(), strict=True)),
+                "milliseconds_per_jet": None
+                if one.batches is None
+                else 1e3 * one.batches[:, 2].sum() / one.batches[:, 1].sum(),
+                **scores_of(one.probabilities, one.labels, classes, background),
+            }
+            for one in model.trainings
+        ]
+        median = next(i for i, one in enumerate(model.trainings) if one is model.median_training)
+        found.append(
+            {"name": model.name, "spread": spread(trainings), "median_training": median, "trainings": trainings}
+        )
+    return found
+
+
+def uncertainty(measured: Mapping[str, Any], metric: str) -> float | None:
+    """Return one standard deviation of a metric's mean: over jets and, of several trainings, over trainings too."""
+    intervals = [one["intervals"].get(metric) for one in measured["trainings"]]
+    widths = [(high - low) / 2 for low, high in filter(None, intervals)]
+    deviation = measured["spread"][metric]["deviation"] if metric in measured["spread"] else None
+    if not widths:
+        return deviation
+    return float(np.hypot(np.mean(widths), deviation or 0.0))
+
+
+def summarize(measured: Sequence[Mapping[str, Any]], *, is_on_same_jets: bool) -> dict[str, Any]:
+    """Return `test` and `intervals`, by model and metric, and `wins`.
+
+    A model wins if its top-1 accuracy exceeds that of every other model by more than two standard deviations of the
+    difference, as if they were measured on different jets. No model wins where the jets really differ.
+    """
+    return {
+        "test": {model["name"]: _values(model) for model in measured},
+        "intervals": {"test": {model["name"]: _intervals(model) for model in measured}},
+        "wins": _winner(measured) if is_on_same_jets and len(measured) > 1 else None,
+    }
+
+
+def _values(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mean of each metric over the trainings, and the median of each rejection."""
+    rejections = {name: entry["median"] for name, entry in model["spread"]["rejection"].items()}
+    return {name: model["spread"][name]["mean"] for name in FIGURES if name in model["spread"]} | {
+        "rejection": rejections
+    }
+
+
+def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the intervals over jets of a single training; of several, those over jets and trainings."""
+    first, means = model["trainings"][0], _values(model)
+    if len(model["trainings"]) == 1:
+        rejections = {name: [first["rejection"][name][end] for end in ("low", "high")] for name in means["rejection"]}
+        return {name: interval for name, interval in first["intervals"].items() if interval is not None} | {
+            "rejection": rejections
+        }
+    errors = {name: uncertainty(model, name) for name in means if name != "rejection"}
+    rejections = {name: [entry["least"], entry["most"]] for name, entry in model["spread"]["rejection"].items()}
+    return {
+        name: [max(0.0, means[name] - error), min(1.0, means[name] + error)]
+        for name, error in errors.items()
+        if error is not None
+    } | {"rejection": rejections}
+
+
+def _winner(measured: Sequence[Mapping[str, Any]]) -> str | None:
+    accuracies = {model["name"]: model["spread"]["accuracy"]["mean"] for model in measured}
+    errors = {model["name"]: uncertainty(model, "accuracy") or 0.0 for model in measured}
+    best = max(accuracies, key=lambda name: accuracies[name])
+    others = [name for name in accuracies if name != best]
+    gaps = [accuracies[best] - accuracies[name] > 2 * np.hypot(errors[best], errors[name]) for name in others]
+    return best if all(gaps) else None
