@@ -63,8 +63,8 @@ def test_a_quantile_is_the_one_counted_by_hand():
 def test_it_survives_json():
     truth, prediction, spread = noisy(11)
     for conformal in (fit_conformal(truth, prediction, spread), fit_conformal(truth[:3], prediction[:3])):
-        text = json.dumps(conformal.plain(), allow_nan=False)
-        assert Conformal.of(json.loads(text)) == conformal
+        text = json.dumps(conformal.as_dict(), allow_nan=False)
+        assert Conformal.from_dict(json.loads(text)) == conformal
 
 
 def test_reliability_shows_how_often_it_was_so():
@@ -79,7 +79,7 @@ def test_what_cannot_be_calibrated_is_refused():
     conformal = fit_conformal(*noisy(23))
     with pytest.raises(ValueError, match=r"no level 0.99; calibrated are 0.5, 0.8, 0.9, 0.95"):
         conformal.interval(np.zeros(2), np.ones(2), 0.99)
-    with pytest.raises(ValueError, match="need the spread of the members"):
+    with pytest.raises(ValueError, match="need the standard deviation of the ensemble"):
         conformal.interval(np.zeros(2))
     with pytest.raises(ValueError, match="at least one measured row"):
         fit_conformal([np.nan], [0.0])

@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
 from subquad.bio.data.dataset import TASK_TYPES, Target
-from subquad.bio.metrics import scores as metrics
+from subquad.bio.metrics import scores, task_metrics
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs
 from subquad.bio.metrics.scores import MAIN_METRIC, by_group, difference, intervals, score, title, undefined_metrics
 
@@ -59,7 +59,10 @@ def every_kind():
     yield binary()
     random = np.random.default_rng(3)
     z = random.integers(0, 3, 101)
-    yield Target(task_type="multiclass", y=z, classes=CLASSES), random.dirichlet(np.ones(3), 101) * 0.7 + 0.3 * np.eye(3)[z]
+    yield (
+        Target(task_type="multiclass", y=z, classes=CLASSES),
+        random.dirichlet(np.ones(3), 101) * 0.7 + 0.3 * np.eye(3)[z],
+    )
     labels = (y > 0).astype(float)
     labels[np.isnan(y)] = np.nan
     yield Target(task_type="multilabel", y=labels, names=("binds", "folds")), 1 / (1 + np.exp(-p))
@@ -185,14 +188,14 @@ def test_every_kind_has_its_main_figure_and_counts_equal_rows_written_out(monkey
         seen.add(target.task_type)
         some, own = target.take(np.arange(19)), take(p, np.arange(19))
         W = np.bincount(rows, minlength=19)[None].astype(float)
-        drawn = {name: figure(W)[0] for name, figure in metrics._figures(some, own).items()}
+        drawn = {name: figure(W)[0] for name, figure in task_metrics.task_metrics(some, own).items()}
         want = score(some.take(rows), take(own, rows))
         assert MAIN_METRIC[target.task_type] in want
         # gains are scaled once, by the whole table
         names = [name for name in want if not name.startswith("ndcg")]
         assert {name: drawn[name] for name in names} == pytest.approx({name: want[name] for name in names}, abs=1e-9)
         whole = intervals(some, own, 31)
-        monkeypatch.setattr(metrics, "CELLS", 1)
+        monkeypatch.setattr(scores, "MAX_CELLS", 1)
         # samples one at a time are other samples, of the same distribution
         assert set(intervals(some, own, 7)) == set(whole)
         monkeypatch.undo()
@@ -307,7 +310,9 @@ def test_what_rows_of_one_class_cannot_measure_is_named():
     assert set(found) >= {"auroc", "average_precision", "f1", "mcc"}
     assert set(found.values()) == {"no positive"}
     assert undefined_metrics(Target(task_type="binary", y=all_, classes=classes))["auroc"] == "no negative"
-    residues = Target(task_type="residue_binary", y=np.array([[0, 0, -1], [0, -1, -1]], dtype=np.int16), classes=classes)
+    residues = Target(
+        task_type="residue_binary", y=np.array([[0, 0, -1], [0, -1, -1]], dtype=np.int16), classes=classes
+    )
     assert undefined_metrics(residues)["auroc_per_sequence"] == "no positive"
     assert undefined_metrics(Target(task_type="multiclass", y=none, classes=("a", "b", "c"))).keys() == {
         "auroc",

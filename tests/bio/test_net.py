@@ -114,7 +114,7 @@ def test_padding_changes_no_prediction_and_no_loss_of_pairs():
     torch.testing.assert_close(padded[:, :11, :11], alone)
     inputs = Inputs(codes=codes.numpy(), letters=4, covariates=np.zeros((3, 0)), is_aligned=False)
     target = Target(task_type="pairs", y=[np.array([[0, 9], [1, 8]]), np.zeros((0, 2), dtype=np.int64), np.array([[2, 7]])])
-    loss = make_loss(Dataset(inputs=inputs, target=target, split={}), TargetScaler.none(1))
+    loss = make_loss(Dataset(inputs=inputs, target=target, split={}), TargetScaler.identity(1))
     rows = np.array([2, 0, 1])
     torch.testing.assert_close(loss(padded[rows], rows), loss(alone[rows], rows))
 
@@ -152,7 +152,7 @@ def test_every_kind_of_target_is_learned_and_kept(task_type, least, is_aligned):
     value = score(truth, prediction)[MAIN_METRIC[task_type]]
     # without places, composition alone says less
     assert value > (least if is_aligned or truth.is_residue else 0.4)
-    again = NetEnsemble.of(nets.plain(), nets.tensors(), nets.prior)
+    again = NetEnsemble.from_dict(nets.as_dict(), nets.tensors(), nets.prior)
     np.testing.assert_array_equal(again.predict(test), prediction)
 
 

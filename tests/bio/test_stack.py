@@ -166,7 +166,7 @@ def test_every_kind_is_stacked_and_survives_json(target, models):
     assert sum(stack.weights.values()) == pytest.approx(1)
     got, main = stack.predict(models), MAIN_METRIC[target.task_type]
     assert score(target, got)[main] > score(target, models["good"])[main] - 0.03
-    again = Stacking.of(json.loads(json.dumps(stack.plain(), allow_nan=False)))
+    again = Stacking.from_dict(json.loads(json.dumps(stack.as_dict(), allow_nan=False)))
     assert again == stack
     for one, other, model in zip(got, again.predict(models), models["good"], strict=True):
         assert one.shape == model.shape

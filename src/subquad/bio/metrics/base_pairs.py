@@ -1,6 +1,6 @@
-"""Base pairs: from probabilities to a structure, and how well two structures agree. O(L² + L·C) for C likely pairs.
+"""Base pairs: from pair probabilities to a structure, and agreement of two structures. O(L² + L·C) for C likely pairs.
 
-Axes: L letters, p pairs. Pairs are places from 0, the first below the second.
+Axes: L letters, p pairs. A pair is two positions counted from 0, the lower one first.
 """
 
 import numpy as np
@@ -9,16 +9,15 @@ __all__ = ["agreement", "decode_pairs", "dot_bracket"]
 
 
 def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3, is_nested: bool = True) -> np.ndarray:
-    r"""Return the structure, `(p, 2)`, that probabilities of pairs speak for.
+    r"""Return the structure, `(p, 2)`, predicted by pair probabilities.
 
     Args:
         P: `(L, L)` probability of each pair, symmetric.
-        threshold: pairs at most so likely are never taken.
-        min_loop: least letters between the two of a pair.
-        is_nested: no two pairs cross, and the sum of $P_{ij} - \theta$ over the pairs is the highest there is: the
-            $\gamma$-centroid of Hamada et al., Bioinformatics 25 (2009) 465, with $\theta = 1/(\gamma+1)$, by the
-            recursion of Nussinov. Else each pair whose letters are each other's likeliest partner is taken, crossing
-            or not.
+        threshold: Pairs must be more likely than this.
+        min_loop: Minimum number of letters between the two of a pair.
+        is_nested: Allow no crossing pairs and maximise the sum of $P_{ij} - \theta$: the $\gamma$-centroid estimator
+            of Hamada et al., Bioinformatics 25 (2009) 465, with $\theta = 1/(\gamma+1)$, by Nussinov's recursion.
+            Otherwise take each pair whose letters are each other's most likely partners, crossing or not.
 
     Raises:
         ValueError: P is not square.
@@ -49,7 +48,7 @@ def _crosses(first: np.ndarray, second: np.ndarray) -> bool:
 
 def _nested(gain: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     length = len(gain)
-    # best[i, j] of the letters from i up to j, j not among them; all j at once
+    # best[i, j] of the letters from i up to but excluding j; all j at once
     best = np.zeros((length + 2, length + 2))
     partner = np.full((length, length + 1), -1, dtype=np.int32)
     ends = np.searchsorted(first, np.arange(length + 1))
@@ -76,28 +75,28 @@ def _nested(gain: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 
 
 def dot_bracket(pairs: np.ndarray, length: int) -> str:
-    """Return pairs, none of which cross, as dots and brackets."""
+    """Return non-crossing pairs as a dot-bracket string."""
     signs = np.full(length, ".")
     signs[pairs[:, 0]], signs[pairs[:, 1]] = "(", ")"
     return "".join(signs)
 
 
 def agreement(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """Return precision, recall and F1 of found pairs, and F1 where a partner may be one place beside (`f1_shifted`).
+    """Return precision, recall and F1 of predicted pairs, and F1 with a tolerance of one position (`f1_shifted`).
 
-    Two structures without pairs agree fully. The shift is that of Mathews, BMC Bioinformatics 20 Suppl (2019): pair
-    (i, j) is right where (i, j), (i ± 1, j) or (i, j ± 1) is true.
+    Two structures without pairs agree fully. The tolerance is that of Mathews, BMC Bioinformatics 20 Suppl (2019): pair
+    (i, j) is correct if (i, j), (i ± 1, j) or (i, j ± 1) is true.
     """
-    truth, found = _unique(truth), _unique(found)
-    if not truth or not found:
-        return dict.fromkeys(("precision", "recall", "f1", "f1_shifted"), float(not truth and not found))
-    right = len(truth & found)
-    precision = sum(bool(_beside(pair) & truth) for pair in found) / len(found)
-    recall = sum(bool(_beside(pair) & found) for pair in truth) / len(truth)
+    true, predicted = _unique(truth), _unique(found)
+    if not true or not predicted:
+        return dict.fromkeys(("precision", "recall", "f1", "f1_shifted"), float(not true and not predicted))
+    right = len(true & predicted)
+    precision = sum(bool(_shifts(pair) & true) for pair in predicted) / len(predicted)
+    recall = sum(bool(_shifts(pair) & predicted) for pair in true) / len(true)
     return {
-        "precision": right / len(found),
-        "recall": right / len(truth),
-        "f1": 2 * right / (len(found) + len(truth)),
+        "precision": right / len(predicted),
+        "recall": right / len(true),
+        "f1": 2 * right / (len(predicted) + len(true)),
         "f1_shifted": 2 * precision * recall / (precision + recall) if precision + recall else 0.0,
     }
 
@@ -106,6 +105,6 @@ def _unique(pairs: np.ndarray) -> set[tuple[int, int]]:
     return {(min(i, j), max(i, j)) for i, j in np.asarray(pairs).reshape(-1, 2).tolist()}
 
 
-def _beside(pair: tuple[int, int]) -> set[tuple[int, int]]:
+def _shifts(pair: tuple[int, int]) -> set[tuple[int, int]]:
     i, j = pair
     return {(i, j), (i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)}

@@ -1,8 +1,8 @@
-"""Figures of predictions where each row counts so many times: many bootstrap samples at once, and no sorting for each.
+"""Metrics with integer row weights for many bootstrap samples at once, without sorting each sample.
 
 Axes: D samples, n rows, i items, G groups of equal values, K classes. A sample is a row of `W`, `(D, n)`: how often it
-drew each row. Values are sorted once; a sample then costs O(i), and what comes out equals the figure of the rows
-written out as often as they were drawn. NaN: the sample has nothing to measure it on, such as one class only.
+drew each row. Values are sorted once; a sample then costs O(i), and the result equals the metric of the rows repeated
+as often as they were drawn. NaN where a sample does not define a metric, for example because it has one class only.
 """
 
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ __all__ = [
 ]
 
 TOP = 10
-"""The best one in so many are the top."""
+"""The top is one row in so many."""
 
 
 @dataclass(frozen=True)
 class Ordered:
-    """Values, and how they are ordered."""
+    """The order of values, with ties as groups."""
 
     order: np.ndarray
-    """`(i,)` items from the lowest value to the highest."""
+    """`(i,)` items, lowest value first."""
     starts: np.ndarray
-    """`(G,)` where each group of equal values starts in that order."""
+    """`(G,)` start of each group of equal values in that order."""
     place: np.ndarray
     """`(i,)` the group of each item."""
 
@@ -61,23 +61,23 @@ class Ordered:
 
 
 def mean_of_known(values: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
-    """Return the mean over the last axis of what is not NaN; NaN where all is."""
+    """Return the (weighted) mean over the last axis of the values that are not NaN; NaN if all are."""
     known = ~np.isnan(values)
     weight = known if weight is None else np.where(known, weight, 0.0)
     return _ratio((np.where(known, values, 0.0) * weight).sum(-1), weight.sum(-1))
 
 
 def correlation(W: np.ndarray, y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Return Pearson's correlation of each sample, 0 where one of the two is constant."""
+    """Return Pearson's correlation in each sample, 0 if either side is constant."""
     y, p, total = _standard(y), _standard(p), np.maximum(W.sum(1), 1)
     mean_y, mean_p = W @ y / total, W @ p / total
     return _bounded(W @ (y * p) / total - mean_y * mean_p, W @ y**2 / total - mean_y**2, W @ p**2 / total - mean_p**2)
 
 
 def rank_correlation(W: np.ndarray, y: Ordered, p: Ordered) -> np.ndarray:
-    """Return Spearman's correlation of each sample, 0 where one of the two is constant."""
+    """Return Spearman's correlation in each sample, 0 if either side is constant."""
     total = np.maximum(W.sum(1, keepdims=True), 1)
-    # in units of the sample's size, so that what counts as constant depends on it no more
+    # in units of the sample's size, so that the test for a constant does not depend on it
     y_ranks, p_ranks = ((side.ranks(W) - (total + 1) / 2) / total for side in (y, p))
     weighted = W * p_ranks
     covariance = np.einsum("di,di->d", weighted, y_ranks)
@@ -92,7 +92,7 @@ def unexplained(W: np.ndarray, y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray
 
 
 def ndcg(W: np.ndarray, gains: np.ndarray, y: Ordered, p: Ordered) -> np.ndarray:
-    """Return the normalised discounted cumulative gain of the top tenth; equal predictions share theirs."""
+    """Return the normalised discounted cumulative gain of the top tenth; tied predictions share their gain."""
     ideal = _discounted(W, gains, y)
     return np.where(ideal > 0, _discounted(W, gains, p) / np.where(ideal > 0, ideal, 1.0), 0.0)
 
@@ -109,26 +109,25 @@ def _discounted(W: np.ndarray, gains: np.ndarray, by: Ordered) -> np.ndarray:
 
 
 def top_recall(W: np.ndarray, y: Ordered, p: Ordered) -> np.ndarray:
-    """Return the share of the true top tenth that is in the predicted one; equal values share the last places."""
-    shares = []
-    top = np.maximum(1, W.sum(1, keepdims=True) // TOP)
+    """Return the fraction of the true top tenth that is in the predicted top tenth; ties share the last ranks."""
+    top, inside = np.maximum(1, W.sum(1, keepdims=True) // TOP), []
     for side in (y, p):
         totals = side.totals(W)[:, ::-1]
         before = np.cumsum(totals, axis=1) - totals
-        inside = _ratio(np.clip(top - before, 0, totals), totals, empty=0.0)
-        shares.append(np.take(inside[:, ::-1], side.place, axis=1))
-    return (W * shares[0] * shares[1]).sum(1) / top[:, 0]
+        part = _ratio(np.clip(top - before, 0, totals), totals, empty=0.0)
+        inside.append(np.take(part[:, ::-1], side.place, axis=1))
+    return (W * inside[0] * inside[1]).sum(1) / top[:, 0]
 
 
 def area_under_roc(W: np.ndarray, is_positive: np.ndarray, p: Ordered) -> np.ndarray:
-    """Return how often a positive stands above a negative; ties count half."""
+    """Return the area under the ROC curve: how often a positive ranks above a negative; ties count half."""
     positives, negatives = _sides(W, is_positive, p)
     above = np.cumsum(negatives, axis=1) - negatives / 2
     return _ratio((positives * above).sum(1), positives.sum(1) * negatives.sum(1))
 
 
 def average_precision(W: np.ndarray, is_positive: np.ndarray, p: Ordered) -> np.ndarray:
-    """Return the precision at each positive, averaged; equal predictions are one step."""
+    """Return the mean precision over the positives; tied predictions are one threshold."""
     positives, negatives = (side[:, ::-1] for side in _sides(W, is_positive, p))
     found = np.cumsum(positives, axis=1)
     precision = _ratio(found, found + np.cumsum(negatives, axis=1), empty=0.0)
@@ -136,7 +135,7 @@ def average_precision(W: np.ndarray, is_positive: np.ndarray, p: Ordered) -> np.
 
 
 def highest_f1(W: np.ndarray, is_positive: np.ndarray, p: Ordered) -> np.ndarray:
-    """Return F1 at the threshold where it is highest."""
+    """Return F1 at the threshold that maximises it."""
     positives, negatives = (side[:, ::-1] for side in _sides(W, is_positive, p))
     found = np.cumsum(positives, axis=1)
     every = found[:, -1:]
@@ -150,22 +149,22 @@ def _sides(W: np.ndarray, is_positive: np.ndarray, p: Ordered) -> tuple[np.ndarr
 
 
 def matthews(confusion: np.ndarray) -> np.ndarray:
-    """Return Matthews' correlation of confusions `(D, K, K)`, truth first: Gorodkin's form for K classes.
+    """Return Matthews' correlation coefficient of confusion matrices `(D, K, K)`, truth first.
 
-    Gorodkin, Computational Biology and Chemistry 28 (2004) 367. 0 where truth or prediction are of one class only.
+    For K classes (Gorodkin, Computational Biology and Chemistry 28 (2004) 367). 0 if truth or prediction has one class.
     """
-    truth, said, total = confusion.sum(2), confusion.sum(1), confusion.sum((1, 2))
-    covariance = np.trace(confusion, axis1=1, axis2=2) * total - (truth * said).sum(1)
-    return _bounded(covariance / total**2, 1 - (truth**2).sum(1) / total**2, 1 - (said**2).sum(1) / total**2)
+    truth, predicted, total = confusion.sum(2), confusion.sum(1), confusion.sum((1, 2))
+    covariance = np.trace(confusion, axis1=1, axis2=2) * total - (truth * predicted).sum(1)
+    return _bounded(covariance / total**2, 1 - (truth**2).sum(1) / total**2, 1 - (predicted**2).sum(1) / total**2)
 
 
 def recalls_of(confusion: np.ndarray) -> np.ndarray:
-    """Return the share of each class that is found, `(D, K)`; NaN where it does not occur."""
+    """Return the recall of each class, `(D, K)`; NaN if it does not occur."""
     return _ratio(np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2))
 
 
 def f1_of(confusion: np.ndarray) -> np.ndarray:
-    """Return F1 of each class, `(D, K)`; NaN where it does not occur and is never said."""
+    """Return F1 of each class, `(D, K)`; NaN if it neither occurs nor is predicted."""
     found = np.diagonal(confusion, axis1=1, axis2=2)
     return _ratio(2 * found, confusion.sum(1) + confusion.sum(2))
 
@@ -173,12 +172,12 @@ def f1_of(confusion: np.ndarray) -> np.ndarray:
 def _standard(values: np.ndarray) -> np.ndarray:
     centred = values - values.mean()
     spread = np.abs(centred).max(initial=0.0)
-    # what rounding leaves of a constant is no spread
+    # the rounding error of a constant is not a spread
     return centred / spread if spread > 1e-13 * np.abs(values).max(initial=0.0) else np.zeros_like(centred)
 
 
 def _bounded(covariance: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the correlation; a variance that is rounding alone is none."""
+    """Return the correlation, 0 if a variance is mere rounding error."""
     is_constant = (first < 1e-14) | (second < 1e-14)
     return np.where(is_constant, 0.0, covariance / np.sqrt(np.where(is_constant, 1.0, first * second)))
 

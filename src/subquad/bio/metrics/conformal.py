@@ -1,12 +1,15 @@
-r"""How far off a prediction may be: intervals that hold the truth as often as they say. Costs one sort.
+r"""Prediction intervals with a coverage guarantee (split-conformal prediction) and calibration of probabilities.
 
-Split-conformal prediction (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Lei et al.,
-JASA 113 (2018) 1094; Angelopoulos and Bates, arXiv:2107.07511): with scores $s_1 … s_n$ of rows that were not learned
-from, the $\lceil (n+1)(1-α) \rceil$-th smallest is above the score of a new row with a probability of at least $1-α$,
-whatever the model, where the new row is drawn like the n. Sequences unlike them (a new protein, more mutations) are
-not, and rows that early stopping or a penalty was chosen on are a little too kind: measure `coverage` on the test rows.
+With the scores $s_1 … s_n$ of rows that were not trained on, the $\lceil (n+1)(1-α) \rceil$-th smallest exceeds the
+score of a new row with a probability of at least $1-α$, for any model, provided that the new row comes from the same
+distribution (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; Lei et al., JASA 113 (2018)
+1094; Angelopoulos and Bates, arXiv:2107.07511). The guarantee does not hold for sequences unlike them (a new protein,
+more mutations), and rows that early stopping or a penalty was selected on are slightly optimistic: check `coverage` on
+the test rows.
 
-Axes: n rows.
+MAPIE wraps estimators and crepes keeps all calibration residuals; a saved model here keeps one quantile per level.
+
+Axes: n rows, K columns of measurements.
 """
 
 import math
@@ -15,83 +18,79 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from subquad.bio.data.dataset import Target
+from subquad.reporting.statistics import calibration_bins, wilson
 
-__all__ = [
-    "LEVELS",
-    "Conformal",
-    "coverage",
-    "fit_conformal",
-    "fit_conformal_columns",
-    "reliability",
-]
+__all__ = ["LEVELS", "Conformal", "coverage", "fit_conformal", "fit_conformal_columns", "reliability"]
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-"""How often the truth is to be inside."""
+"""Nominal coverage of the intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conformal:
-    """Intervals around predicted measurements."""
+    """Calibrated intervals around predicted measurements."""
 
     levels: tuple[float, ...]
     quantiles: tuple[float, ...]
-    """Of the scores, one a level; infinite where there were too few rows for it (95 % needs 19)."""
+    """Quantile of the scores at each level; infinite if there were too few rows for it (95 % needs 19)."""
     offset: float | None
-    """What is added to the members' spread, so that none is taken for certain; None: the spread does not count, and all
-    intervals are equally wide."""
+    """Added to the standard deviation of the ensemble, so that no interval is empty; None: the standard deviation is
+    not used and all intervals have the same width."""
     rows: int
-    """Rows that the scores are of."""
+    """Number of calibration rows."""
 
     def interval(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, level: float = 0.9
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lower and the upper end, each of the shape of the predictions, in their units.
+        """Return the lower and the upper end, each of the shape and in the units of the predictions.
 
         Args:
-            prediction: of new rows.
-            spread: standard deviation of the members, where the scores were divided by it.
-            level: one of `levels`.
+            prediction: Predictions of new rows.
+            spread: Standard deviation of the ensemble, required if the scores were divided by it.
+            level: One of `levels`.
 
         Raises:
-            ValueError: another level, or no spread where it is needed.
+            ValueError: Another level, or no spread although it is needed.
         """
         width = _at(self.levels, self.quantiles, level)
         prediction = np.asarray(prediction, dtype=np.float64)
-        if self.offset is not None:
-            if spread is None:
-                raise ValueError("these intervals need the spread of the members")
-            width = width * (np.asarray(spread, dtype=np.float64) + self.offset)
-        return prediction - width, prediction + width
+        if self.offset is None:
+            return prediction - width, prediction + width
+        if spread is None:
+            raise ValueError("these intervals need the standard deviation of the ensemble")
+        widths = width * (np.asarray(spread, dtype=np.float64) + self.offset)
+        return prediction - widths, prediction + widths
 
-    def plain(self) -> dict[str, Any]:
-        """Return what JSON knows; an infinite quantile is null."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON object; an infinite quantile is null."""
         quantiles = [None if math.isinf(value) else value for value in self.quantiles]
         return {"levels": list(self.levels), "quantiles": quantiles, "offset": self.offset, "rows": self.rows}
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> "Conformal":
-        """Return it from what `plain` gave."""
-        quantiles = tuple(math.inf if value is None else value for value in said["quantiles"])
-        return cls(levels=tuple(said["levels"]), quantiles=quantiles, offset=said["offset"], rows=said["rows"])
+    def from_dict(cls, values: Mapping[str, Any]) -> "Conformal":
+        """Return the intervals from the JSON object of `as_dict`."""
+        quantiles = tuple(math.inf if value is None else value for value in values["quantiles"])
+        return cls(levels=tuple(values["levels"]), quantiles=quantiles, offset=values["offset"], rows=values["rows"])
 
 
 def fit_conformal(
-    truth: np.ndarray, prediction: np.ndarray, spread: np.ndarray | None = None, *, levels: Sequence[float] = LEVELS
+    truth: ArrayLike, prediction: ArrayLike, spread: ArrayLike | None = None, *, levels: Sequence[float] = LEVELS
 ) -> Conformal:
-    r"""Return intervals calibrated on rows that were not learned from.
+    r"""Return intervals calibrated on rows that were not trained on.
 
     Args:
-        truth: `(n,)` measured; NaN rows are left out.
-        prediction: `(n,)` predicted.
-        spread: `(n,)` standard deviation of the members. The score is then $|y - ŷ| / (σ + β)$ (Section 5.2 of Lei et
-            al.), with the median spread for β, against division by almost nothing: intervals are wider where the
-            members disagree. Without it, or where all agree, the score is $|y - ŷ|$.
-        levels: how often the truth is to be inside.
+        truth: `(n,)` measurements; NaN rows are ignored.
+        prediction: `(n,)` predictions.
+        spread: `(n,)` standard deviation of the ensemble. The score is then $|y - ŷ| / (σ + β)$ (Section 5.2 of Lei et
+            al.), with β the median spread to avoid division by almost zero: intervals are wider where the replicates
+            disagree. Without it, or if all replicates agree, the score is $|y - ŷ|$.
+        levels: Nominal coverages.
 
     Raises:
-        ValueError: no rows, or arrays of different lengths.
+        ValueError: No rows, or arrays of different lengths.
     """
     truth, prediction = np.ravel(truth).astype(np.float64), np.ravel(prediction).astype(np.float64)
     if len(truth) != len(prediction) or (spread is not None and np.size(spread) != len(truth)):
@@ -102,7 +101,7 @@ def fit_conformal(
     scores, offset = np.abs(truth - prediction)[known], None
     if spread is not None:
         own = np.ravel(spread).astype(np.float64)[known]
-        # of the inputs alone, not of the errors: the guarantee stays as it is
+        # a function of the inputs and not of the errors, so that the guarantee still holds
         offset = float(np.median(own)) or float(own.mean()) or None
         if offset is not None:
             scores = scores / (own + offset)
@@ -113,12 +112,12 @@ def fit_conformal(
 def fit_conformal_columns(
     target: Target, prediction: np.ndarray, spread: np.ndarray | None = None
 ) -> list[Conformal | None]:
-    """Return the intervals of each column of measurements; None where no row has a measurement in it.
+    """Return the intervals of each column of measurements; None for a column without a measurement.
 
     Args:
-        target: measurements of rows that were not learned from.
-        prediction: `(n, K)` of these rows.
-        spread: `(n, K)` standard deviation of the members.
+        target: Measurements of rows that were not trained on.
+        prediction: `(n, K)` predictions of these rows.
+        spread: `(n, K)` standard deviation of the ensemble.
     """
     return [
         fit_conformal(target.y[:, k], prediction[:, k], None if spread is None else spread[:, k])
@@ -129,36 +128,36 @@ def fit_conformal_columns(
 
 
 def coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
-    """Return the share of measured rows whose truth is inside the interval."""
+    """Return the fraction of measured rows whose true value lies inside the interval."""
     truth = np.asarray(truth, dtype=np.float64)
     known = np.isfinite(truth)
     return float(((truth >= low) & (truth <= high))[known].mean()) if known.any() else math.nan
 
 
-def reliability(is_positive: np.ndarray, probability: np.ndarray, *, bins: int = 10) -> list[dict[str, float]]:
-    """Return how often it was so where it was called so likely: one entry a bin of equal width that has rows.
+def reliability(is_positive: ArrayLike, probability: ArrayLike, *, bins: int = 10) -> list[dict[str, float]]:
+    """Return predicted probabilities against observed rates, one entry for each bin of equal width that has rows.
 
-    Each holds `rows`, the mean probability `predicted`, the share `observed` and its 95 % Wilson interval `low`,
-    `high`.
+    Returns:
+        `rows`, the mean probability `predicted`, the rate `observed`, and its 95 % Wilson interval `low`, `high`.
     """
-    probability, is_positive = np.ravel(probability).astype(np.float64), np.ravel(is_positive).astype(bool)
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    table = []
-    for k in range(bins):
-        own = place == k
-        if not own.any():
-            continue
-        n, share = int(own.sum()), float(is_positive[own].mean())
-        low, high = _wilson(share, n)
-        predicted = float(probability[own].mean())
-        table.append({"rows": n, "predicted": predicted, "observed": share, "low": low, "high": high})
-    return table
+    found = calibration_bins(np.ravel(probability).astype(np.float64), np.ravel(is_positive).astype(bool), bins)
+    low, high = wilson(np.nan_to_num(found.observed) * found.counts, found.counts)
+    return [
+        {
+            "rows": int(found.counts[k]),
+            "predicted": float(found.predicted[k]),
+            "observed": float(found.observed[k]),
+            "low": float(max(low[k], 0.0)),
+            "high": float(min(high[k], 1.0)),
+        }
+        for k in np.flatnonzero(found.counts)
+    ]
 
 
 def _quantile(scores: np.ndarray, level: float) -> float:
     if not 0 < level < 1:
         raise ValueError(f"a level must be between 0 and 1, got {level}")
-    # 0.95 * 20 is 19.000000000000004 in binary, or the like
+    # 0.95 * 20 is 19.000000000000004 in binary
     k = math.ceil(round((len(scores) + 1) * level, 9))
     return float(np.partition(scores, k - 1)[k - 1]) if k <= len(scores) else math.inf
 
@@ -168,9 +167,3 @@ def _at(levels: Sequence[float], quantiles: Sequence[float], level: float) -> fl
         if math.isclose(known, level):
             return value
     raise ValueError(f"no level {level}; calibrated are {', '.join(map(str, levels))}")
-
-
-def _wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from subquad.bio.data.dataset import Inputs, Dataset, Target, with_both_strands
+from subquad.bio.data.dataset import Dataset, Inputs, Target, with_both_strands
 from subquad.bio.data.inputs import on_strands
 from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import Baseline, fit_ridge
@@ -177,14 +177,14 @@ class Estimator(BaseEstimator):
     def _members(self, X: Any) -> tuple[Inputs, list[Any]]:
         check_is_fitted(self, "nets_")
         inputs, _ = read_X(self, X, self._about, alphabet=self.alphabet, ambiguity=self.ambiguity)
-        inputs = replace(inputs, is_double=self._about["strands"] == "both")
+        inputs = replace(inputs, is_double_stranded=self._about["strands"] == "both")
         return inputs, self.nets_.predict_each(inputs)
 
 
 def _fit(dataset: Dataset, settings: FitSettings, seed: int) -> NetEnsemble:
     """Return the nets, started from ridge where they can."""
     positions, ridge, target = None, None, dataset.target
-    if dataset.inputs.is_double:
+    if dataset.inputs.is_double_stranded:
         dataset = with_both_strands(dataset)
     if settings.preset == "auto":
         dataset, positions = drop_constant_positions(dataset)
@@ -204,7 +204,7 @@ def _intervals(dataset: Dataset, nets: NetEnsemble) -> list[dict[str, Any] | Non
     members = nets.predict_each(inputs)
     spread = np.std(members, axis=0, ddof=1) if len(members) > 1 else None
     found = fit_conformal_columns(truth, ensemble_mean(members), spread)
-    return [None if conformal is None else conformal.plain() for conformal in found]
+    return [None if conformal is None else conformal.as_dict() for conformal in found]
 
 
 def _to_size(ridge: Baseline, dataset: Dataset) -> Baseline:
@@ -271,7 +271,7 @@ def _write(estimator: Estimator, folder: Path | str, *, force: bool) -> None:
             "target": estimator._target,
             "observed_letters": None,
             "selected": {} if estimator._intervals is None else {"conformal": {"net": estimator._intervals}},
-            "model": nets.plain(),
+            "model": nets.as_dict(),
         },
         tensors=nets.tensors(),
         metrics={"members": nets.facts, "seconds": nets.seconds},
@@ -290,7 +290,7 @@ def _open(wanted: type[Estimator], folder: Path | str) -> Any:
     try:
         estimator = wanted(**said["parameters"])
         prior = Baseline.load(Path(folder) / PRIOR) if config["estimator"]["has_prior"] else None
-        estimator.nets_ = NetEnsemble.of(config["model"], load_tensors(folder), prior)
+        estimator.nets_ = NetEnsemble.from_dict(config["model"], load_tensors(folder), prior)
         vars(estimator).update({key: _array(said["fitted"][key]) for key in FITTED if key in said["fitted"]})
     except (KeyError, RuntimeError, TypeError) as error:
         raise SubquadError(f"{folder}: the weights do not fit its config.json; fit again") from error

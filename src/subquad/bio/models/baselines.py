@@ -15,7 +15,7 @@ from zipfile import is_zipfile
 import numpy as np
 from scipy import sparse
 
-from subquad.bio.data.dataset import PAD, Inputs, TaskType, Dataset, Target
+from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target, TaskType
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.features.rows import Part, part_of
 from subquad.bio.features.sequences import Features
@@ -58,8 +58,8 @@ class Baseline:
 
     def predict(self, inputs: Inputs) -> Any:
         """Return the predictions of new rows: see `Target.outputs`."""
-        if inputs.is_double:
-            return (self.predict(replace(inputs, is_double=False)) + self.predict(inputs.other_strand())) / 2
+        if inputs.is_double_stranded:
+            return (self.predict(replace(inputs, is_double_stranded=False)) + self.predict(inputs.reverse_complement())) / 2
         if self.task_type == "pairs":
             from subquad.bio.models.vienna import predict_pairs
 

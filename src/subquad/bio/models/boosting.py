@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from subquad.bio.data.dataset import Inputs, TaskType, Target
+from subquad.bio.data.dataset import Inputs, Target, TaskType
 from subquad.bio.features.rows import Part
 from subquad.bio.metrics.scores import score
 

@@ -122,7 +122,7 @@ class LyraRegressor(RegressorMixin, Estimator):
         for k, said in enumerate(self._intervals):
             if said is not None:
                 own = None if spread is None else spread[:, k]
-                ends[:, :, k] = Conformal.of(said).interval(mean[:, k], own, level)
+                ends[:, :, k] = Conformal.from_dict(said).interval(mean[:, k], own, level)
         shape = (-1,) if self._form == "flat" else mean.shape
         return ends[0].reshape(shape), ends[1].reshape(shape)
 

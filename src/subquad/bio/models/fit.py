@@ -19,7 +19,7 @@ from subquad.bio.metrics.scores import MAIN_METRIC, difference, intervals, score
 from subquad.bio.models.baselines import Baseline, baselines_for, fit_baselines
 from subquad.bio.models.fitted import NetEnsemble, drop_constant_positions, ensemble_mean, fit_ensemble
 from subquad.bio.models.stacking import Stacking, fit_stacking
-from subquad.bio.settings import FEWEST, FitSettings
+from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
 from subquad.bio.splits.holdout import hold_units
 from subquad.errors import SubquadError
 from subquad.progress import say
@@ -63,7 +63,7 @@ def fit_models(
     """
     check_trainable(dataset)
     task_type, main, given = dataset.target.task_type, MAIN_METRIC[dataset.target.task_type], dataset
-    if dataset.inputs.is_double:
+    if dataset.inputs.is_double_stranded:
         dataset = with_both_strands(dataset)
     narrowed, positions = drop_constant_positions(dataset)
     if positions is not None:
@@ -101,8 +101,8 @@ def fit_models(
     metrics = _figures(given, test, rivals, seconds)
     metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
     metrics["ensemble_size"] = len(nets["net"].nets)
-    metrics["stacking"] = stack.plain()
-    if settings.learning_curve or settings.learning_numbers:
+    metrics["stacking"] = stack.as_dict()
+    if settings.learning_curve or settings.learning_sizes:
         metrics["learning_curve"] = _learning_curve(
             given, settings, metrics, directory=directory, seed=seed, quiet=quiet
         )
@@ -127,9 +127,9 @@ def _learning_curve(
     count, validation = (len(dataset.split[part]) for part in ("train", "validation"))
     points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
     halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
-    fewer = replace(settings, learning_curve=0, learning_sizes=None, stack_folds=1)
-    for size in settings.learning_numbers or halves:
-        if not FEWEST <= size < count:
+    fewer = replace(settings, learning_curve=0, learning_sizes=(), stack_folds=1)
+    for size in sorted(set(settings.learning_sizes), reverse=True) or halves:
+        if not MIN_CURVE_ROWS <= size < count:
             continue
         found = []
         for repeat in range(settings.learning_repeats):
@@ -139,7 +139,7 @@ def _learning_curve(
                 np.random.default_rng([seed, repeat, k]).permutation(n) for k, n in enumerate((count, validation))
             ]
             # who has few rows to learn from has few to choose on
-            sizes = {"train": size, "validation": max(size // 4, FEWEST)}
+            sizes = {"train": size, "validation": max(size // 4, MIN_CURVE_ROWS)}
             drawn = {
                 part: np.sort(dataset.split[part][order[: sizes[part]]])
                 for part, order in zip(("train", "validation"), orders, strict=True)
@@ -323,7 +323,7 @@ def _conformal(
     made: dict[str, Any] = {}
     for model, predicted in held["test"].items():
         own = fit_conformal_columns(known, held["validation"][model], spreads.get((model, "validation")))
-        made[model] = [None if conformal is None else conformal.plain() for conformal in own]
+        made[model] = [None if conformal is None else conformal.as_dict() for conformal in own]
         covered[model] = {}
         for k, (name, conformal) in enumerate(zip(truth.names, own, strict=True)):
             if conformal is None or not np.isfinite(truth.y[:, k]).any():

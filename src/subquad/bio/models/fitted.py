@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.bio.data.dataset import PAD, Inputs, Dataset
+from subquad.bio.data.dataset import PAD, Dataset, Inputs
 from subquad.bio.features.sequences import Features
 from subquad.bio.models.additive import binned_features, initialize_branch, train_branch
 from subquad.bio.models.baselines import Baseline, baselines_for
@@ -45,8 +45,8 @@ class NetEnsemble:
 
     def predict_each(self, inputs: Inputs, priors: Priors = None) -> list[Any]:
         """Return the prediction of each net; see `Target.outputs` for the shapes."""
-        if inputs.is_double:
-            strands = (replace(inputs, is_double=False), inputs.other_strand())
+        if inputs.is_double_stranded:
+            strands = (replace(inputs, is_double_stranded=False), inputs.reverse_complement())
             return [ensemble_mean(both) for both in zip(*(self.predict_each(each) for each in strands), strict=True)]
         own = inputs if self.positions is None else _cut(inputs, self.positions)
         task_type = self.spec.task_type
@@ -58,12 +58,12 @@ class NetEnsemble:
         """Return the mean prediction of the nets."""
         return ensemble_mean(self.predict_each(inputs, priors))
 
-    def plain(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return all but the weights as what JSON can hold."""
         return {
-            "spec": self.spec.plain(),
+            "spec": self.spec.as_dict(),
             "features": None if self.features is None else self.features.as_dict(),
-            "scale": self.scale.plain(),
+            "scale": self.scale.as_dict(),
             "positions": None if self.positions is None else self.positions.tolist(),
             "ensemble_size": len(self.nets),
             "facts": self.facts,
@@ -74,7 +74,7 @@ class NetEnsemble:
         return {f"{k}.{name}": tensor for k, net in enumerate(self.nets) for name, tensor in net.state_dict().items()}
 
     @classmethod
-    def of(cls, said: dict[str, Any], tensors: dict[str, torch.Tensor], prior: Baseline | None = None) -> "NetEnsemble":
+    def from_dict(cls, said: dict[str, Any], tensors: dict[str, torch.Tensor], prior: Baseline | None = None) -> "NetEnsemble":
         """Return the nets that `plain` and `tensors` described.
 
         Raises:
@@ -89,7 +89,7 @@ class NetEnsemble:
             net.load_state_dict({k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)})
             nets.append(net.eval())
         positions = None if said["positions"] is None else np.asarray(said["positions"], dtype=np.int64)
-        scale = TargetScaler.of(said["scale"])
+        scale = TargetScaler.from_dict(said["scale"])
         return cls(
             spec=spec,
             nets=nets,
@@ -129,7 +129,7 @@ class BioModel:
             spec = config["model"]["spec"]
             starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
             prior = Baseline.load(Path(directory) / "ridge.skops") if starts_at_ridge else None
-            nets = NetEnsemble.of(config["model"], load_tensors(directory), prior)
+            nets = NetEnsemble.from_dict(config["model"], load_tensors(directory), prior)
         except (KeyError, RuntimeError, TypeError) as error:
             raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
         return cls(nets=nets, about=config["table"], config=config, directory=Path(directory))
@@ -175,7 +175,7 @@ class BioModel:
         if name == "net":
             return self.predict(inputs)
         if name == "stack":
-            stack = Stacking.of(self.config["stacking"])
+            stack = Stacking.from_dict(self.config["stacking"])
             return stack.predict({own: self.predict_by(own, inputs) for own, weight in stack.weights.items() if weight})
         positions = self.config["positions"]
         own = inputs if positions is None else _cut(inputs, np.asarray(positions, dtype=np.int64))
@@ -233,7 +233,7 @@ class BioModel:
             laid=about["laid"],
         )
         inputs = read_inputs("the sequences", pd.DataFrame(columns), ask).inputs
-        return replace(inputs, is_double=about.get("strands") == "both")
+        return replace(inputs, is_double_stranded=about.get("strands") == "both")
 
     def predict_sequences(self, sequences: Sequence[str]) -> Any:
         """Return the mean prediction for sequences."""
@@ -252,7 +252,7 @@ def drop_constant_positions(dataset: Dataset) -> tuple[Dataset, np.ndarray | Non
     """
     inputs = dataset.inputs
     # the other strand has its letters elsewhere: where one never varies the other may
-    if not inputs.is_aligned or not inputs.codes.shape[1] or inputs.is_double:
+    if not inputs.is_aligned or not inputs.codes.shape[1] or inputs.is_double_stranded:
         return dataset, None
     train = inputs.take(dataset.split["train"])
     varies = (train.codes != train.codes[0]).any(0)
@@ -359,7 +359,7 @@ def priors_of(inputs: Inputs, spec: NetSpec, scale: TargetScaler, ridge: Baselin
         return None
     found = ridge.predict(inputs)
     if spec.task_type == "residue_regression":
-        start = scale.forward(found)
+        start = scale.transform(found)
     else:
         clipped = np.clip(found, 1e-4, 1 - 1e-4)
         start = np.log(clipped if spec.outputs > 1 else clipped / (1 - clipped))

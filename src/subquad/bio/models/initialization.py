@@ -39,7 +39,7 @@ def fit_target_scaler(dataset: Dataset, settings: FitSettings) -> TargetScaler:
     """Return the map of the measurements to the scale of learning, from the training rows."""
     task_type, y = dataset.target.task_type, dataset.target.y
     if not task_type.endswith("regression"):
-        return TargetScaler.none(1)
+        return TargetScaler.identity(1)
     train = y[dataset.split["train"]]
     if dataset.target.is_residue:
         return TargetScaler.fit(train.reshape(-1, 1), "none" if settings.transform == "auto" else settings.transform)
@@ -86,7 +86,7 @@ def _on_scale(dataset: Dataset, ridge: Baseline, scale: TargetScaler) -> Baselin
     if dataset.target.task_type != "regression":
         return ridge
     if any(column.values is not None for column in scale.columns):
-        target = replace(dataset.target, y=scale.forward(dataset.target.y))
+        target = replace(dataset.target, y=scale.transform(dataset.target.y))
         return fit_ridge(replace(dataset, target=target))
     mean = np.array([column.mean for column in scale.columns])
     spread = np.array([column.spread for column in scale.columns])
@@ -101,7 +101,7 @@ def _values(dataset: Dataset, scale: TargetScaler) -> tuple[np.ndarray, np.ndarr
     y = target.y[rows]
     match target.task_type:
         case "regression":
-            values = scale.forward(y)
+            values = scale.transform(y)
         case "multilabel":
             values = y
         case "binary":

@@ -38,7 +38,7 @@ def _of_values(target: Target, scale: TargetScaler) -> Callable[[Tensor, np.ndar
     """Return what gives the loss of each value of a batch, and which values are known."""
     task_type = target.task_type
     if task_type.endswith("regression"):
-        y = scale.forward(target.y[..., None] if target.is_residue else target.y)
+        y = scale.transform(target.y[..., None] if target.is_residue else target.y)
         values, known = torch.from_numpy(np.nan_to_num(y)).float(), torch.from_numpy(np.isfinite(y)).float()
         each = nn.functional.mse_loss
     elif task_type == "multilabel":

@@ -53,7 +53,7 @@ class NetSpec:
     """Width of the MLP of the features."""
     dropout: float = 0.2
 
-    def plain(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
         return asdict(self)
 

@@ -113,7 +113,7 @@ def _add_intervals(
         end = "" if len(model.names) == 1 else f"_{model.names[k]}"
         own = None if spread is None else spread[:, k]
         for side, values in zip(
-            ("low", "high"), Conformal.of(said).interval(prediction[:, k], own, INTERVAL), strict=True
+            ("low", "high"), Conformal.from_dict(said).interval(prediction[:, k], own, INTERVAL), strict=True
         ):
             frame[f"prediction_{side}{end}"] = np.where(np.isfinite(values), values, np.nan)
 

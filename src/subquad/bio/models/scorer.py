@@ -127,7 +127,7 @@ class Scorer:
     def effects(
         self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean scores `(n,)`, and the deviation `(n,)` over the members of the difference to the first sequence."""
+        """Return mean scores, and the standard deviation over the members of the difference to the first sequence."""
         members = self.members(sequences, title=title, quiet=quiet)
         return members.mean(0), standard_deviation(members - members[:, :1])
 
@@ -176,8 +176,8 @@ def open_scorer(run: Any, *, target: str | None = None, wild_type: str | None = 
     model = open_model(run)
     if model.task_type not in ROW_TASK_TYPES:
         raise SubquadError(
-            f"the model predicts {model.task_type.replace('_', ' ')}, not one value per sequence; fit a target column with "
-            "one measurement or class per row"
+            f"the model predicts {model.task_type.replace('_', ' ')}, not one value per sequence; fit a target column "
+            "with one measurement or class per row"
         )
     covariates = list(model.about.get("covariates") or [])
     if covariates:
@@ -223,8 +223,8 @@ def input_sequence(model: SequenceModel, given: str | None, flag: str) -> str:
     if length is not None and size != length:
         hint = f"; without {flag} the run's wild type is used" if model.wild_type else ""
         raise SubquadError(
-            f"{flag} has {size} letters, but the model reads aligned sequences of {length} letters; give the full-length "
-            f"sequence, such as the wild type{hint}"
+            f"{flag} has {size} letters, but the model reads aligned sequences of {length} letters; give the "
+            f"full-length sequence, such as the wild type{hint}"
         )
     raise_errors(
         f"{flag} has letters outside the model's alphabet, {model.about['alphabet']} ({model.alphabet}):",

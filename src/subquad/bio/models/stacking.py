@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar, nnls
 from scipy.special import expit, log_softmax, softmax
 
-from subquad.bio.data.dataset import TaskType, Target
+from subquad.bio.data.dataset import Target, TaskType
 from subquad.bio.metrics import scores as metrics
 
 __all__ = ["Stacking", "fit_stacking"]
@@ -76,13 +76,13 @@ class Stacking:
             total = total + self.weights[name] * (np.array(self.shift[name]) + np.array(self.scale[name]) * own)
         return _closed(self.task_type, total)
 
-    def plain(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return what JSON knows."""
         lists = {part: {k: list(v) for k, v in getattr(self, part).items()} for part in ("shift", "scale")}
         return {"task_type": self.task_type, "weights": dict(self.weights), **lists, "rows": self.rows}
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> "Stacking":
+    def from_dict(cls, said: Mapping[str, Any]) -> "Stacking":
         """Return it from what `plain` gave."""
         tuples = {part: {k: tuple(v) for k, v in said[part].items()} for part in ("shift", "scale")}
         return cls(task_type=said["task_type"], weights=dict(said["weights"]), rows=said["rows"], **tuples)

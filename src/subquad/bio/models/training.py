@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from subquad.bio.data.dataset import Inputs, Dataset, Target
+from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import branch_parameter_groups
 from subquad.bio.models.blending import best_blending
