@@ -113,10 +113,10 @@ def plain(value: Any) -> Any:
         return [plain(entry) for entry in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if hasattr(value, "item"):
-        return value.item()
     if isinstance(value, Path):
         return str(value)
+    if (scalar := getattr(value, "item", None)) is not None:
+        return scalar()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 

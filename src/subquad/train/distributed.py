@@ -1,12 +1,12 @@
 """Communication between the processes that `torchrun` or `accelerate launch` started; a single process needs none."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["all_reduce_gradients", "broadcast_object", "has_accelerator", "processes"]
 
@@ -39,6 +39,6 @@ def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
     for kind in dict.fromkeys(parameter.dtype for parameter in parameters):
         alike = [parameter for parameter in parameters if parameter.dtype == kind]
         own = [torch.zeros_like(one) if one.grad is None else one.grad for one in alike]
-        mean = reduce(torch.cat([gradient.flatten() for gradient in own]), "mean")
+        mean = cast(Tensor, reduce(torch.cat([gradient.flatten() for gradient in own]), "mean"))
         for one, part in zip(alike, mean.split([one.numel() for one in alike]), strict=True):
             one.grad = part.view_as(one)

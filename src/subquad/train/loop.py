@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -164,7 +164,7 @@ def train(
     trainer = _Trainer(
         accelerator=accelerator,
         model=model.to(accelerator.device),
-        optimizer=accelerator.prepare_optimizer(optimizer),
+        optimizer=cast(AcceleratedOptimizer, accelerator.prepare_optimizer(optimizer)),
         peaks=[group["lr"] for group in optimizer.param_groups],
         batches=batches,
         step=step,
@@ -243,8 +243,8 @@ class _Trainer:
             if state.step % log_every == 0 or is_last:
                 shown = self._log(sums, count)
                 sums, count = {}, 0
-            if self.validate and self._is_validated():
-                shown = {**shown, **self._evaluate()}
+            if self.validate is not None and self._is_validated():
+                shown = {**shown, **self._evaluate(self.validate)}
                 # the time of a validation counts as time of the stage
                 now = time.monotonic()
                 state.seconds, last_tick = state.seconds + now - last_tick, now
@@ -313,16 +313,17 @@ class _Trainer:
         if self.accelerator.num_processes == 1:
             return metrics
         values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=self.accelerator.device)
-        return dict(zip(metrics, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        means = cast(Tensor, self.accelerator.reduce(values, "mean"))
+        return dict(zip(metrics, means.tolist(), strict=True))
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, validate: Validate) -> dict[str, float]:
         if self.ema is None:
-            return self._measure()
+            return self._measure(validate)
         with self.ema.applied_to(trained_state(self.model)):
-            return self._measure()
+            return self._measure(validate)
 
     @torch.no_grad()
-    def _measure(self) -> dict[str, float]:
+    def _measure(self, validate: Validate) -> dict[str, float]:
         state, settings = self.state, self.settings
         if self.accelerator.num_processes > 1:
             # running statistics of layers differ between processes; all validate with those of the first
@@ -330,7 +331,7 @@ class _Trainer:
                 broadcast(buffer)
         self.model.eval()
         # rounding may differ, and a process that stopped early on its own would leave the others waiting
-        metrics = self._mean({key: float(value) for key, value in self.validate(self.model).items()})
+        metrics = self._mean({key: float(value) for key, value in validate(self.model).items()})
         self.model.train()
         if self.monitor not in metrics:
             raise ValueError(f"validate returned {sorted(metrics)}, and monitor is {self.monitor!r}")
