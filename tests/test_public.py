@@ -28,10 +28,11 @@ def documented():
     return names
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_names_in_all_exist(name):
+@pytest.mark.parametrize("name", ["subquad.bio", "subquad.llm", "subquad.hep"])
+def test_the_public_names_of_a_field_can_be_imported(name):
+    """Ruff checks `__all__` elsewhere (F822); these names are resolved when they are first used."""
     module = importlib.import_module(name)
-    for public in getattr(module, "__all__", []):
+    for public in module.__all__:
         assert hasattr(module, public), public
 
 

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.ops.chebyshev import (
     chebyshev,
@@ -59,7 +60,7 @@ def value_and_gradients(form, x, weight, adjacency, mask):
 
 
 @forms
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(is_weighted=st.booleans(), **drawn)
 def test_a_filter_equals_its_definition_in_value_and_gradient(form, *, is_weighted, B, P, H, F, K, k, seed):
     points, mask, generator = jets(B, P, seed)
@@ -78,7 +79,7 @@ def test_a_filter_equals_its_definition_in_value_and_gradient(form, *, is_weight
 
 
 @forms
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(has_input_gradient=st.booleans(), **drawn)
 def test_a_filter_on_a_fixed_graph_equals_its_definition(form, *, has_input_gradient, B, P, H, F, K, k, seed):
     points, mask, generator = jets(B, P, seed)
@@ -159,7 +160,7 @@ def test_empty_and_single_particle_jets_give_finite_values_and_gradients(form, r
 
 
 @forms
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(**drawn)
 def test_padding_and_other_jets_change_nothing(form, *, B, P, H, F, K, k, seed):
     points, mask, generator = jets(B, P, seed)
@@ -176,7 +177,7 @@ def test_padding_and_other_jets_change_nothing(form, *, B, P, H, F, K, k, seed):
     assert not together[~mask].any()
 
 
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(**drawn)
 def test_rows_of_the_real_particles_alone_give_what_padded_jets_give(*, B, P, H, F, K, k, seed):
     points, mask, generator = jets(B, P, seed)
@@ -188,7 +189,7 @@ def test_rows_of_the_real_particles_alone_give_what_padded_jets_give(*, B, P, H,
 
 
 @forms
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(**drawn)
 def test_permuted_particles_give_permuted_results(form, *, B, P, H, F, K, k, seed):
     points, mask, generator = jets(B, P, seed)
@@ -202,7 +203,7 @@ def test_permuted_particles_give_permuted_results(form, *, B, P, H, F, K, k, see
     torch.testing.assert_close(run(points, mask, x)[:, order], run(points[:, order], mask[:, order], x[:, order]))
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(B=st.integers(1, 3), P=st.sampled_from([1, 2, 5, 11, 13]), k=st.integers(1, 5), seed=st.integers(0, 2**31))
 def test_the_graph_joins_each_particle_with_its_nearest(B, P, k, seed):
     points, mask, _ = jets(B, P, seed)

@@ -1,8 +1,9 @@
 """Laplacians of kinematic graphs in one go are those of the weighted graphs, with all gradients."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.ops.chebyshev import knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import kinematic_adjacency, kinematic_laplacians, pair_kinematics
@@ -18,7 +19,7 @@ def jets(B, P, seed):
     return pair_kinematics(vectors, points, mask), knn_adjacency(points, mask, 3, periodic=(1,)), mask, generator
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(
     B=st.integers(1, 3),
     P=st.sampled_from([1, 2, 3, 7, 13]),

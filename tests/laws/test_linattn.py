@@ -3,8 +3,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 from torch.nn import functional
 
 from subquad.ops.linattn import (
@@ -18,7 +19,7 @@ from subquad.ops.linattn import (
 
 WINDOWS = ["sliding", "terrace"]
 SHAPES = [*WINDOWS, "none"]
-few = settings(deadline=None, max_examples=25)
+few = examples(25)
 K, V, F = 5, 7, 3
 NO_TOKENS = ("mix", "w")
 

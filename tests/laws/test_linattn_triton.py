@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.errors import SubquadError
 from subquad.ops.linattn import hybrid_chunked, hybrid_prefill, hybrid_quadratic, hybrid_state
@@ -61,7 +62,7 @@ def assert_equal_in_value_and_gradient(form, inputs, *, tolerance=1e-5, **option
 
 
 @pytest.mark.parametrize("window_shape", SHAPES)
-@settings(deadline=None, max_examples=3)
+@examples(3)
 @given(
     T=st.integers(1, 11),
     window=st.integers(3, 5),

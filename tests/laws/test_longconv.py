@@ -1,13 +1,14 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.ops import longconv as module
 from subquad.ops.longconv import longconv, longconv_direct, longconv_frozen, longconv_toeplitz
 
 FORMS = [longconv_direct, longconv_toeplitz, longconv, longconv_frozen]
-few = settings(deadline=None, max_examples=20)
+few = examples(20)
 
 
 def draw(B, H, T, seed, is_bidirectional):

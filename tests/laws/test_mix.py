@@ -1,12 +1,13 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.ops import mix as module
 from subquad.ops.mix import mix, mix_direct
 
-few = settings(deadline=None, max_examples=25)
+few = examples(25)
 
 
 def draw(B, T, H, seed):

@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.ops import pgc as module
 from subquad.ops.linear import linear, product
@@ -17,7 +18,7 @@ def even_few_numbers_go_the_fast_way(monkeypatch):
     monkeypatch.setattr(module, "FEW_NUMBERS", 0)
 
 
-few = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def draw(B, T, H, M, seed):

@@ -2,13 +2,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.ops.s4d import discretise, kernel, kernel_direct, s4d, s4d_direct, s4d_lin, s4d_scan, s4d_step
 
 FORMS = [s4d_direct, s4d, s4d_scan]
-few = settings(deadline=None, max_examples=15)
+few = examples(15)
 
 
 def draw(B, H, T, N, seed):

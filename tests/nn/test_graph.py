@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.nn.graph import PCN, ChebConv, EdgeConv, knn_graph, masked_max, masked_mean
 
@@ -37,7 +38,7 @@ def test_the_published_net_has_three_filters_of_sixteen_terms():
 
 
 @variants
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(B=st.integers(1, 3), P=st.sampled_from([1, 3, 7, 13]), seed=st.integers(0, 2**31))
 def test_the_order_of_particles_changes_nothing(arguments, B, P, seed):
     x, points, mask, generator = jets(B, P, seed)
@@ -47,7 +48,7 @@ def test_the_order_of_particles_changes_nothing(arguments, B, P, seed):
 
 
 @variants
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(B=st.integers(1, 3), P=st.sampled_from([1, 3, 7, 13]), padding=st.integers(0, 5), seed=st.integers(0, 2**31))
 def test_padding_and_the_other_jets_change_nothing(arguments, B, P, padding, seed):
     x, points, mask, _ = jets(B, P, seed)

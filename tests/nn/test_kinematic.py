@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import examples
 
 from subquad.nn.kinematic import EPCN, AttentionPool, KinematicPCN
 from subquad.ops.chebyshev import chebyshev_direct, knn_adjacency, scaled_laplacian
@@ -96,7 +97,7 @@ def test_each_group_of_channels_is_filtered_on_its_own_graph():
 
 
 @nets
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(B=st.integers(1, 3), P=st.sampled_from([1, 3, 7, 13]), seed=st.integers(0, 2**31))
 def test_the_order_of_particles_changes_nothing(kind, B, P, seed):
     inputs, observers, generator = jets(B, P, seed)
@@ -107,7 +108,7 @@ def test_the_order_of_particles_changes_nothing(kind, B, P, seed):
 
 
 @nets
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(B=st.integers(1, 3), P=st.sampled_from([1, 3, 7, 13]), padding=st.integers(0, 5), seed=st.integers(0, 2**31))
 def test_padding_and_the_other_jets_change_nothing(kind, B, P, padding, seed):
     inputs, observers, _ = jets(B, P, seed)
@@ -159,6 +160,7 @@ def test_attention_of_equal_scores_is_the_mean():
     torch.testing.assert_close(pool(x, mask), expected)
 
 
+@pytest.mark.slow
 def test_a_net_without_features_learns_how_far_pairs_are_apart():
     """All particles look alike; whether pairs are near or far is seen by the weights of the edges alone."""
     generator = torch.Generator().manual_seed(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from subquad.llm.data.packing import Packed, Text
+from subquad.llm.data.packing import PackedSequences, TextDataset
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import using
 from subquad.llm.models.checkpoints import saved_tensors
@@ -21,7 +21,7 @@ from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
 from subquad.train.distributed import broadcast_object, processes
 from support.llm_models import tiny_model
 
-SETTINGS = LinearizeSettings(attention=AttentionSettings(window=3), length=31, minutes=0.01, distill=0.25)
+SETTINGS = LinearizeSettings(attention=AttentionSettings(window=3), length=31, minutes=0.01, distillation_weight=0.25)
 
 
 def held():
@@ -56,7 +56,7 @@ def gradients_of_both_stages(model, ids):
     tuned = add_lora(model, SETTINGS, seed=0)
     draw_updates(tuned)
     with using(tuned, "hybrid"):
-        found["tune"] = finetune_step(tuned, ids, torch.Tensor.backward, distill=0.25)["loss"]
+        found["tune"] = finetune_step(tuned, ids, torch.Tensor.backward, distillation_weight=0.25)["loss"]
     found |= {f"tune {name}": p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
     tuned.zero_grad(set_to_none=True)
     return found, tuned
@@ -93,8 +93,8 @@ def look(out, *, is_tied):
     found = {"frozen": frozen, "learnt": size(feature_parameters(model)), "whole": double / 2}
     found["held"] = held() - before - double / 2
 
-    packed = Packed(ids=same, documents=torch.zeros_like(same), is_learnt=torch.ones_like(same, dtype=torch.bool))
-    text = Text(training=packed, put_aside=packed, measured=packed, held_out_from="drawn")
+    packed = PackedSequences(ids=same, documents=torch.zeros_like(same), is_learnt=torch.ones_like(same, dtype=torch.bool))
+    text = TextDataset(training=packed, put_aside=packed, measured=packed, held_out_from="drawn")
     found["plan"] = vars(plan_for(model, text, SETTINGS, directory=out, spent=0.0, seed=0))
     found["held_behind_both_stages"] = held() - before - double / 2
 
