@@ -1,12 +1,82 @@
 """Checkpoint serialization: the trained tensors of a model and the state of its optimizer as named tensors."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-__all__ = ["load_state", "pack_optimizer", "strip_prefix", "trained_state", "unpack_optimizer"]
+from subquad.errors import SubquadError
+from subquad.runs.storage import read_tensors_and_metadata, write_tensors
+
+__all__ = ["load_checkpoint", "load_state", "save_checkpoint", "trained_state"]
+
+COPIES = ("best", "ema")
+"""Copies of the trained tensors that a checkpoint has beside the current ones."""
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+) -> None:
+    """Write everything that resuming a training needs as one safetensors file.
+
+    Args:
+        path: The file.
+        accelerator: Its gradient scaler is saved, and with CUDA the state of the device's random numbers.
+        model: Its trained tensors are saved.
+        optimizer: Its state is saved.
+        weights: Further copies of the trained tensors, by a name of `COPIES`.
+        state: Counters of the training as JSON values.
+    """
+    numbers, tensors = _pack_optimizer(optimizer.state_dict()["state"])
+    for copy, own in {"model": trained_state(model), **weights}.items():
+        tensors |= {f"{copy}.{name}": tensor for name, tensor in own.items()}
+    tensors["rng"] = torch.get_rng_state()
+    if accelerator.device.type == "cuda":
+        tensors["rng_cuda"] = torch.cuda.get_rng_state()
+    scaler = accelerator.scaler.state_dict() if accelerator.scaler else {}
+    header = {"state": json.dumps(state), "optimizer": json.dumps(numbers), "scaler": json.dumps(scaler)}
+    write_tensors(path, tensors, header)
+
+
+def load_checkpoint(
+    path: Path, *, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Restore model, optimizer, gradient scaler and random numbers from the file that `save_checkpoint` wrote.
+
+    Returns:
+        The counters of the training, and the copies of the trained tensors.
+
+    Raises:
+        SubquadError: The checkpoint belongs to another model.
+    """
+    tensors, header = read_tensors_and_metadata(path)
+    try:
+        load_state(model, _strip_prefix("model.", tensors))
+    except (KeyError, RuntimeError) as error:
+        raise SubquadError(f"{path}: does not fit this model ({error}); start again with --force") from error
+    entries = _unpack_optimizer(json.loads(header["optimizer"]), _strip_prefix("optimizer.", tensors))
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["rng"])
+    device = accelerator.device
+    if "rng_cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng_cuda"])
+    if accelerator.scaler and (scaler := json.loads(header["scaler"])):
+        accelerator.scaler.load_state_dict(scaler)
+    copies = {
+        copy: {name: tensor.to(device) for name, tensor in _strip_prefix(f"{copy}.", tensors).items()}
+        for copy in COPIES
+    }
+    return json.loads(header["state"]), copies
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -28,12 +98,12 @@ def load_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         into[name].copy_(tensor)
 
 
-def strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names start with the prefix, under their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def pack_optimizer(entries: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _pack_optimizer(entries: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Split an optimizer's state into its numbers and its tensors, named by parameter index and entry."""
     numbers, tensors = {}, {}
     for index, entry in entries.items():
@@ -45,8 +115,8 @@ def pack_optimizer(entries: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, 
     return numbers, tensors
 
 
-def unpack_optimizer(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
-    """Return the state that `pack_optimizer` split."""
+def _unpack_optimizer(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Any]]:
+    """Return the state that `_pack_optimizer` split."""
     entries: dict[int, dict[str, Any]] = {}
     for name, value in {**numbers, **tensors}.items():
         index, key = name.split(".", 1)

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from subquad.errors import SubquadError
 from subquad.progress import Advance, track
 from subquad.runs.history import HISTORY
-from subquad.runs.storage import read_tensors_and_metadata, write_tensors
-from subquad.train.checkpoint import load_state, pack_optimizer, strip_prefix, trained_state, unpack_optimizer
+from subquad.train.checkpoint import load_checkpoint, load_state, save_checkpoint, trained_state
 from subquad.train.distributed import all_reduce_gradients, has_accelerator
 from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import Schedule, schedule
@@ -366,45 +365,25 @@ class _Trainer:
             return
         history = self._checkpoint.with_name(HISTORY)
         self.state.history_bytes = history.stat().st_size if history.exists() else 0
-        numbers, tensors = pack_optimizer(self.optimizer.state_dict()["state"])
-        tensors |= {f"model.{key}": tensor for key, tensor in trained_state(self.model).items()}
-        tensors |= {f"best.{key}": tensor for key, tensor in self.best_weights.items()}
-        if self.ema is not None:
-            tensors |= {f"ema.{key}": tensor for key, tensor in self.ema.weights.items()}
-        tensors["rng"] = torch.get_rng_state()
-        if self.accelerator.device.type == "cuda":
-            tensors["rng_cuda"] = torch.cuda.get_rng_state()
-        scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
-        header = {
-            "state": json.dumps(asdict(self.state)),
-            "optimizer": json.dumps(numbers),
-            "scaler": json.dumps(scaler),
-        }
-        write_tensors(self._checkpoint, tensors, header)
+        save_checkpoint(
+            self._checkpoint,
+            accelerator=self.accelerator,
+            model=self.model,
+            optimizer=self.optimizer,
+            weights={"best": self.best_weights, "ema": {} if self.ema is None else self.ema.weights},
+            state=asdict(self.state),
+        )
 
     def restore(self) -> None:
         """Restore the checkpoint, if there is one, and cut off the lines of the history that were written after it."""
         if self._checkpoint is None or not self._checkpoint.exists():
             return
-        tensors, header = read_tensors_and_metadata(self._checkpoint)
-        self.state = _State(**json.loads(header["state"]))
-        try:
-            load_state(self.model, strip_prefix("model.", tensors))
-        except (KeyError, RuntimeError) as error:
-            raise SubquadError(
-                f"{self._checkpoint}: does not fit this model ({error}); start again with --force"
-            ) from error
-        device = self.accelerator.device
-        self.best_weights = {key: tensor.to(device) for key, tensor in strip_prefix("best.", tensors).items()}
+        state, weights = load_checkpoint(
+            self._checkpoint, accelerator=self.accelerator, model=self.model, optimizer=self.optimizer
+        )
+        self.state, self.best_weights = _State(**state), weights["best"]
         if self.ema is not None:
-            self.ema.weights = {key: x.to(device) for key, x in strip_prefix("ema.", tensors).items()}
-        entries = unpack_optimizer(json.loads(header["optimizer"]), strip_prefix("optimizer.", tensors))
-        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        torch.set_rng_state(tensors["rng"])
-        if "rng_cuda" in tensors and device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["rng_cuda"])
-        if self.accelerator.scaler and json.loads(header["scaler"]):
-            self.accelerator.scaler.load_state_dict(json.loads(header["scaler"]))
+            self.ema.weights = weights["ema"]
         history = self._checkpoint.with_name(HISTORY)
         if not self.state.has_ended and history.exists() and self.accelerator.is_main_process:
             with history.open("r+b") as file:
