@@ -189,11 +189,11 @@ def _some_variants(out: Path) -> Path:
     """Write a random subset of TDP-43's variants as a table."""
     import pandas as pd
 
-    from subquad.bio import example
+    from subquad.bio import resolve_table
 
     path = out / f"tdp43_{QUICK_VARIANTS}.csv"
     if not path.is_file():
-        frame = pd.read_csv(example("tdp43"))
+        frame = pd.read_csv(resolve_table("example:tdp43"))
         with atomic(path) as temporary:
             frame.sample(QUICK_VARIANTS, random_state=0).sort_index().to_csv(temporary, index=False)
     return path

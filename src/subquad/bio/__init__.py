@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from subquad.bio.commands.fit import fit, predict
     from subquad.bio.commands.guides import find_guides, guides
     from subquad.bio.commands.scan import scan
-    from subquad.bio.data.examples import example
+    from subquad.bio.data.examples import resolve_table
     from subquad.bio.data.table import read_table
-    from subquad.bio.design_search.plates import plate_map
+    from subquad.bio.design_search.batch import plate_map
     from subquad.bio.design_search.settings import DesignSettings
     from subquad.bio.guide_search.settings import GuideSettings
     from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
@@ -37,7 +37,6 @@ __all__ = [
     "cross_validate",
     "design",
     "epistasis",
-    "example",
     "find_guides",
     "fit",
     "guides",
@@ -45,6 +44,7 @@ __all__ = [
     "predict",
     "read_table",
     "report",
+    "resolve_table",
     "scan",
 ]
 
@@ -62,14 +62,14 @@ _HOMES = {
     "cross_validate": "subquad.bio.commands.cross_validate",
     "design": "subquad.bio.commands.design",
     "epistasis": "subquad.bio.commands.epistasis",
-    "example": "subquad.bio.data.examples",
     "find_guides": "subquad.bio.commands.guides",
     "fit": "subquad.bio.commands.fit",
     "guides": "subquad.bio.commands.guides",
-    "plate_map": "subquad.bio.design_search.plates",
+    "plate_map": "subquad.bio.design_search.batch",
     "predict": "subquad.bio.commands.fit",
     "read_table": "subquad.bio.data.table",
     "report": "subquad.bio.plots.fit_page",
+    "resolve_table": "subquad.bio.data.examples",
     "scan": "subquad.bio.commands.scan",
 }
 

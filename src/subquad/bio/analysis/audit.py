@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subquad.bio.data.dataset import ANY, PARTS, Inputs, Target
-from subquad.bio.settings import ALPHABETS
 
 if TYPE_CHECKING:
     from subquad.bio.data.table import Table
@@ -40,7 +39,7 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
             `classes`. `lowest`, `highest`: share of measurements that equal the extremes; `known`: share that is there.
         groups: `count`, and the `largest`; null without groups.
         nearest: of test rows to the nearest training row: `measure`, `edges`, `counts`, `median`, `rows`.
-        extra: names of further columns.
+        covariates: names of further columns.
     """
     parts = {name: np.asarray(split.parts[name]) for name in PARTS}
     used = np.concatenate(list(parts.values()))
@@ -50,7 +49,7 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
         "measured": int(table.has_target.sum()),
         "used": {name: len(rows) for name, rows in parts.items()},
         "length": _lengths(inputs),
-        "letters": _letters(inputs, ALPHABETS[table.about["alphabet"]]),
+        "letters": _letters(inputs, table.schema.letters),
         "ambiguous": int((inputs.codes == ANY).sum()),
         "varying": int((inputs.codes != inputs.codes[0]).any(0).sum()) if inputs.is_aligned else None,
         "duplicates": _duplicates(table),
@@ -58,7 +57,7 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
         "target": None if table.target is None else _target(table.target, parts),
         "groups": None if table.groups is None else _groups(table.groups[used]),
         "nearest": nearest(inputs, parts["train"], parts["test"], seed=seed),
-        "extra": list(table.about.get("extra") or []),
+        "covariates": list(table.schema.covariates),
     }
 
 
@@ -90,7 +89,7 @@ def nearest(inputs: Inputs, train: np.ndarray, test: np.ndarray, *, seed: int = 
 
 
 def _substitutions(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    codes = inputs.codes if inputs.second is None else np.concatenate([inputs.codes, inputs.second], axis=1)
+    codes = inputs.codes if inputs.partner is None else np.concatenate([inputs.codes, inputs.partner], axis=1)
     known = codes[train]
     varies = (known != known[0]).any(0) | (codes[test] != known[0]).any(0)
     # positions first, so that each comparison runs along a row of memory
@@ -150,9 +149,9 @@ def _letters(inputs: Inputs, alphabet: str) -> dict[str, int]:
 
 def _duplicates(table: "Table") -> dict[str, Any]:
     keys = table.sequences
-    if table.inputs.extra.shape[1]:
+    if table.inputs.covariates.shape[1]:
         # equal sequences with other numbers beside them are other rows
-        keys = [f"{s} {row.tobytes().hex()}" for s, row in zip(keys, table.inputs.extra, strict=True)]
+        keys = [f"{s} {row.tobytes().hex()}" for s, row in zip(keys, table.inputs.covariates, strict=True)]
     first: dict[str, int] = {}
     again, of = [], []
     for row, key in enumerate(keys):
@@ -163,13 +162,13 @@ def _duplicates(table: "Table") -> dict[str, Any]:
             first[key] = row
     said: dict[str, Any] = {"rows": len(again)}
     target = table.target
-    if not again or target is None or target.kind not in ("regression", "binary", "multiclass"):
+    if not again or target is None or target.task_type not in ("regression", "binary", "multiclass"):
         return said
     both = table.has_target[again] & table.has_target[of]
     one, other = np.asarray(target.y)[again][both], np.asarray(target.y)[of][both]
     if not len(one):
         return said
-    if target.kind == "regression":
+    if target.task_type == "regression":
         return said | {"spread": float(np.nanmedian(np.abs(one - other)))}
     return said | {"disagree": float((one != other).mean())}
 
@@ -178,7 +177,7 @@ def _mutations(table: "Table") -> dict[str, int] | None:
     if table.mutants is not None:
         counts = Counter(len(mutant.split(":")) if mutant else 0 for mutant in table.mutants)
     elif table.wild_type is not None and table.inputs.is_aligned:
-        letters = ALPHABETS[table.about["alphabet"]]
+        letters = table.schema.letters
         own = np.array([letters.find(letter) for letter in table.wild_type])
         if len(own) != table.inputs.codes.shape[1]:
             return None
@@ -189,23 +188,23 @@ def _mutations(table: "Table") -> dict[str, int] | None:
 
 
 def _target(target: Target, parts: dict[str, np.ndarray]) -> dict[str, Any]:
-    if target.kind == "pairs":
+    if target.task_type == "pairs":
         sizes = np.array([len(pairs) for pairs in target.y], dtype=float)
         return {"pairs of a sequence": _histogram(sizes, parts)}
     y = np.asarray(target.y)
-    if target.kind in ("binary", "multiclass", "residue_binary", "residue_multiclass"):
+    if target.task_type in ("binary", "multiclass", "residue_binary", "residue_multiclass"):
         names = list(target.classes) or ["0", "1"]
         return {
             "classes": {
                 name: {part: int((y[rows] == k).sum()) for part, rows in parts.items()} for k, name in enumerate(names)
             }
         }
-    if target.kind == "multilabel":
+    if target.task_type == "multilabel":
         columns = enumerate(target.names)
         return {
             "classes": {name: {p: int((y[rows, k] == 1).sum()) for p, rows in parts.items()} for k, name in columns}
         }
-    columns = [y] if target.kind == "residue_regression" else [y[:, k] for k in range(y.shape[1])]
+    columns = [y] if target.task_type == "residue_regression" else [y[:, k] for k in range(y.shape[1])]
     return {name: _histogram(values, parts) for name, values in zip(target.names, columns, strict=False)}
 
 

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.commands.fit import fit
-from subquad.bio.data.dataset import TaskType, Target
+from subquad.bio.data.dataset import Target, TaskType
+from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.plots.cross_validation_page import render, verdict
-from subquad.bio.settings import FitSettings, refuse_other_presets
+from subquad.bio.settings import FitSettings, validate_presets
 from subquad.bio.splits.split import count_folds
 from subquad.errors import SubquadError
 from subquad.progress import say
@@ -58,10 +59,10 @@ def cross_validate(
     Raises:
         SubquadError: the table or its folds cannot be used, or the folder is taken.
     """
-    settings, path = settings or FitSettings(), Path(table)
+    settings, path = settings or FitSettings(), resolve_table(table)
     if settings.fold is not None:
         raise SubquadError("cross-validation takes each fold in turn; leave out --fold")
-    refuse_other_presets(presets)
+    validate_presets(presets)
     count = count_folds(read_table(path, settings), settings)
     asked = {**plain(settings), "presets": list(presets), "seed": seed, "table": path.name}
     run = open_run(out, kind="bio folds", settings={**asked, "fingerprint": fingerprint(path)}, force=force)

@@ -10,12 +10,13 @@ import pandas as pd
 
 from subquad.bio.analysis.audit import audit
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset
+from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import separator_of
-from subquad.bio.data.table import Table, read_again, read_table
+from subquad.bio.data.table import Table, read_like, read_table
 from subquad.bio.models.fit import FittedModels, check_trainable, fit_models
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.plots import fit_page as report
-from subquad.bio.settings import FitSettings, refuse_other_presets
+from subquad.bio.settings import FitSettings, validate_presets
 from subquad.bio.splits.split import Split, make_split, refuse_strange_words
 from subquad.errors import SubquadError
 from subquad.progress import say
@@ -53,8 +54,8 @@ def fit(
         SubquadError: the table cannot be read, or the folder is taken; nothing has been written then.
     """
     began = time.monotonic()
-    settings, path = settings or FitSettings(), Path(table)
-    refuse_other_presets(presets)
+    settings, path = settings or FitSettings(), resolve_table(table)
+    validate_presets(presets)
     read = read_table(path, settings, check=lambda frame: refuse_strange_words(path, frame, settings))
     for remark in read.remarks:
         say(remark, quiet=quiet)
@@ -64,8 +65,7 @@ def fit(
     presets = tuple(dict.fromkeys((settings.preset, *presets)))
     asked = {**plain(settings), "presets": list(presets), "seed": seed, "table": path.name}
     asked["fingerprint"] = fingerprint(path)
-    weight = None if read.weight is None else read.weight / read.weight[split.parts["train"]].mean()
-    dataset = Dataset(inputs=read.inputs, target=read.target, split=split.parts, weight=weight, units=split.units)
+    dataset = read.with_split(split.parts, split.units)
     try:
         check_trainable(dataset)
         run = open_run(out, kind="bio", settings=asked, force=force)
@@ -115,8 +115,8 @@ def predict(
     """
     from subquad.bio.models.predictions import add_predictions
 
-    fitted, out, path = BioModel.load(directory), as_file(out), Path(table)
-    read = read_again(path, fitted.about, sequence=sequence)
+    fitted, out, path = BioModel.load(directory), as_file(out), resolve_table(table)
+    read = read_like(path, fitted.schema, sequence=sequence)
     taken = [name for name in read.frame.columns if name.startswith(("prediction", "probability_"))]
     if taken:
         raise SubquadError(f"{path}: has a column {taken[0]!r} already; rename it, so that it is not overwritten")
@@ -155,13 +155,13 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, compared: Fit
         write_json(run.directory / "test.json", examples)
     train = dataset.inputs.codes[dataset.split["train"]]
     facts = {
-        "table": read.about,
+        "inputs": read.schema.to_json(),
         "target": {"task_type": dataset.target.task_type, "classes": list(read.target.classes), "names": list(read.target.names)},
         "observed_letters": [np.unique(column).tolist() for column in train.T] if dataset.inputs.is_aligned else None,
         "file": read.path.name,
         "split": {"how": split.how, "rows": {part: len(dataset.split[part]) for part in PARTS}},
-        "model": compared.net.plain(),
-        "stacking": compared.stack.plain(),
+        "model": compared.net.as_dict(),
+        "stacking": compared.stack.as_dict(),
         "positions": None if compared.positions is None else compared.positions.tolist(),
         "selected": compared.chosen,
     }

@@ -1,6 +1,6 @@
-"""Letters of DNA, RNA and proteins, and their codes. Costs one pass over the letters, without a loop over them.
+"""Alphabets of DNA, RNA and proteins, and the encoding of sequences. Cost: one vectorised pass over the letters.
 
-Axes: n rows, T positions. Where a table holds both DNA and RNA letters, U and T are the same letter.
+Axes: n rows, T positions. If a table has both DNA and RNA letters, U and T are the same letter.
 """
 
 from collections.abc import Sequence
@@ -12,45 +12,46 @@ from subquad.bio.data.dataset import ANY, PAD
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors
 
-__all__ = ["AMBIGUOUS", "NAMES_OF", "are_wrong", "encode", "flatten", "letters_of", "normalise", "refuse_mixed"]
+__all__ = ["AMBIGUOUS", "TITLES", "check_mixed", "encode", "flatten", "infer_alphabet", "is_invalid", "normalise"]
 
-NAMES_OF = {
+TITLES = {
     "dna": "DNA alphabet",
     "rna": "RNA alphabet",
     "protein": "protein alphabet",
     "protein_stop": "protein alphabet with stop",
 }
 AMBIGUOUS = {"dna": "NRYSWKMBDHV-", "rna": "NRYSWKMBDHV-", "protein": "BZXJ-", "protein_stop": "BZXJ-"}
-"""Letters that stand for several, and the gap of an alignment, which stands for any."""
+"""Ambiguous letters, and the gap of an alignment, which stands for any letter."""
 NEAREST = {"U": "C", "O": "K"}
-"""Selenocysteine and pyrrolysine, read as the standard amino acids they are closest to."""
-MOST_CODES = 500_000_000
-"""Of all rows, padded to the longest. Reading takes two bytes for one in the padding and eight for a letter: at most
-4 GB, half of what a laptop has."""
-SOME, ROWS = 1_000_000, 1000
-"""Letters that are counted, and rows that are looked at, at a time: both make eight bytes and more of a letter."""
-WRONG = -3
+"""Selenocysteine and pyrrolysine, encoded as the most similar standard amino acids."""
+MAX_CODES = 500_000_000
+"""Maximum size of the padded codes of all rows. Reading needs two bytes for a code in the padding and eight for a
+letter: at most 4 GB, half of a laptop's memory."""
+LETTERS_AT_ONCE, ROWS_AT_ONCE = 1_000_000, 1000
+"""Letters counted and rows examined at a time, since both need eight bytes or more per letter."""
+INVALID = -3
 FEW = 0.01
+"""Fraction of rows that may look like DNA in a protein table without an error."""
 
 
 def flatten(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the letters of all sequences as one array of bytes, and the length of each; `?` for what is not ASCII."""
+    """Return the letters of all sequences as one array of bytes (`?` if not ASCII), and the length of each."""
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     return np.frombuffer("".join(sequences).encode("ascii", "replace"), dtype=np.uint8), lengths
 
 
-def letters_of(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
-    """Return the alphabet's name, the smallest that holds all letters or nearly so, and whether it was guessed.
+def infer_alphabet(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
+    """Return the name of the smallest alphabet that contains (nearly) all letters, and whether it was inferred.
 
     Args:
-        sequences: one of each row, in upper case.
-        alphabet: its name, or `auto`.
+        sequences: One per row, in upper case.
+        alphabet: Name of the alphabet, or `auto`.
     """
     if alphabet != "auto":
         return alphabet, False
     counts = _counts(flatten(sequences)[0])
     nucleotides = _mask("ACGTUN")
-    # a few wrong letters in DNA are mistakes to be shown, and no reason to take it for a protein
+    # a few invalid letters in DNA are errors to report, no reason to take it for a protein
     if counts[~nucleotides].sum() <= 0.02 * max(counts.sum(), 1):
         name = "rna" if counts[ord("U")] > counts[ord("T")] else "dna"
     else:
@@ -59,10 +60,10 @@ def letters_of(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
 
 
 def _counts(flat: np.ndarray) -> np.ndarray:
-    """Return how often each byte occurs, `(256,)`; some are counted at a time, since that makes eight bytes of each."""
+    """Return how often each byte occurs, `(256,)`."""
     counts = np.zeros(256, dtype=np.int64)
-    for start in range(0, len(flat), SOME):
-        counts += np.bincount(flat[start : start + SOME], minlength=256)
+    for start in range(0, len(flat), LETTERS_AT_ONCE):
+        counts += np.bincount(flat[start : start + LETTERS_AT_ONCE], minlength=256)
     return counts
 
 
@@ -72,27 +73,28 @@ def _mask(letters: str) -> np.ndarray:
     return mask
 
 
-def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str, *, flag: str = "--alphabet") -> list[str]:
-    """Return remarks on a few rows that are DNA among many proteins.
+def check_mixed(path: Path | str, sequences: Sequence[str], alphabet: str, *, flag: str = "--alphabet") -> list[str]:
+    """Check that a table does not mix proteins with DNA or RNA, and return a remark if very few rows do.
 
     Args:
-        path: the table, for messages.
-        sequences: one of each row, in upper case.
-        alphabet: its name.
-        flag: that names another alphabet, for messages.
+        path: The table, for messages.
+        sequences: One per row, in upper case.
+        alphabet: Name of the alphabet.
+        flag: Flag that sets the alphabet, for messages.
 
     Raises:
-        SubquadError: proteins among DNA, or more than one in a hundred rows DNA among proteins; the fewer are named.
+        SubquadError: Proteins among DNA, or DNA in more than 1 % of the rows of proteins.
     """
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-    share = np.concatenate([_share_of_bases(sequences[row : row + ROWS]) for row in range(0, len(sequences), ROWS)])
+    blocks = range(0, len(sequences), ROWS_AT_ONCE)
+    bases = np.concatenate([_base_fraction(sequences[row : row + ROWS_AT_ONCE]) for row in blocks])
     if alphabet in ("dna", "rna"):
-        # degenerate DNA has many letters outside ACGT too, but none of these
-        rows = [row for row in np.flatnonzero((lengths >= 5) & (share <= 0.7)) if set(sequences[row]) & set("EFILPQ")]
+        # degenerate DNA has many letters outside ACGT, but none of these
+        rows = [row for row in np.flatnonzero((lengths >= 5) & (bases <= 0.7)) if set(sequences[row]) & set("EFILPQ")]
         most, others = "DNA or RNA", "proteins"
     else:
-        # a peptide of A, C, G and T alone hardly ever has all four
-        full = [row for row in np.flatnonzero((lengths >= 12) & (share == 1)) if set("ACG") < set(sequences[row])]
+        # a peptide of A, C, G and T only rarely has all four
+        full = [row for row in np.flatnonzero((lengths >= 12) & (bases == 1)) if set("ACG") < set(sequences[row])]
         rows = [row for row in full if set("TU") & set(sequences[row])]
         most, others = "proteins", "DNA or RNA"
         if len(rows) > len(sequences) / 2:
@@ -101,21 +103,21 @@ def refuse_mixed(path: Path | str, sequences: Sequence[str], alphabet: str, *, f
     shown = [f"row {row + 1}: {_shortened(sequences[row])!r}" for row in rows]
     if rows and others != "proteins" and len(rows) < FEW * len(sequences):
         return [
-            f"{len(rows):,} sequences look like DNA among proteins and are read as proteins: {', '.join(shown[:3])}"
+            f"{len(rows):,} sequences among proteins look like DNA; they are read as proteins: {', '.join(shown[:3])}"
         ]
     raise_errors(
         f"{path}: most sequences are {most}, but {len(rows):,} of {len(sequences):,} look like {others}; "
-        f"keep one kind in a table, or say {flag}",
+        f"keep one type of sequence in a table, or set {flag}",
         shown,
     )
     return []
 
 
-def _share_of_bases(sequences: Sequence[str]) -> np.ndarray:
+def _base_fraction(sequences: Sequence[str]) -> np.ndarray:
     flat, lengths = flatten(sequences)
     ends = np.cumsum(lengths)
-    so_far = np.concatenate([[0], np.cumsum(_mask("ACGTUN")[flat])])
-    return (so_far[ends] - so_far[ends - lengths]) / np.maximum(lengths, 1)
+    totals = np.concatenate([[0], np.cumsum(_mask("ACGTUN")[flat])])
+    return (totals[ends] - totals[ends - lengths]) / np.maximum(lengths, 1)
 
 
 def _shortened(sequence: str) -> str:
@@ -123,7 +125,7 @@ def _shortened(sequence: str) -> str:
 
 
 def normalise(sequences: Sequence[str], alphabet: str) -> tuple[list[str], list[str]]:
-    """Return the sequences with T for U in DNA and U for T in RNA, and remarks."""
+    """Return the sequences with U replaced by T in DNA and T by U in RNA, and remarks."""
     if alphabet not in ("dna", "rna"):
         return list(sequences), []
     old, new = ("U", "T") if alphabet == "dna" else ("T", "U")
@@ -144,37 +146,41 @@ def encode(
     what: str = "sequence",
     flag: str = "--ambiguity any",
 ) -> tuple[np.ndarray, list[str]]:
-    """Return the codes of the sequences as `(n, T)` int8, and remarks on letters that are not taken as they are.
+    """Return the codes of the sequences as `(n, T)` int8, and remarks on letters that are replaced.
 
-    Codes are places in the alphabet, `PAD` after the end of a sequence, and `ANY` for letters that stand for several.
+    Codes are indices into the alphabet, `PAD` after the end of a sequence, and `ANY` for ambiguous letters.
 
     Args:
-        path: the table, for messages.
-        sequences: one of each row, in upper case.
-        alphabet: name of the alphabet.
-        ambiguity: `any` or `refuse`: whether letters that stand for several are mistakes.
-        length: all must have this length, where it is given.
-        what: they are, for messages.
-        flag: that takes letters that stand for several, for messages.
+        path: The table, for messages.
+        sequences: One per row, in upper case.
+        alphabet: Name of the alphabet.
+        ambiguity: Whether ambiguous letters are encoded (`any`) or errors (`refuse`).
+        length: Required length, in letters.
+        what: Name of the sequences, for messages.
+        flag: Flag that accepts ambiguous letters, for messages.
 
     Raises:
-        SubquadError: letters outside the alphabet, empty sequences or wrong lengths, each with its row; or a sequence
-            so long that the table would not fit into memory when all rows are padded to it.
+        SubquadError: Letters outside the alphabet, empty sequences or wrong lengths, with their rows; or a sequence so
+            long that the padded table would not fit into memory.
     """
     flat, lengths = flatten(sequences)
-    _refuse_huge(path, lengths)
+    _check_size(path, lengths)
+    if length is not None and len(lengths) and (lengths == lengths[0]).all() and lengths[0] not in (0, length):
+        raise SubquadError(
+            f"{path}: {lengths[0]:,} letters, but the model was trained on {what}s of {length:,} letters"
+        )
     flat_codes = _table(alphabet, ambiguity)[flat]
-    mistakes = _mistakes(sequences, lengths, flat_codes == WRONG, alphabet=alphabet, length=length, what=what)
-    title = f"{path}: {len(mistakes):,} of {len(sequences):,} rows cannot be read; mend or remove them"
+    errors = _errors(sequences, lengths, flat_codes == INVALID, alphabet=alphabet, length=length, what=what)
+    title = f"{path}: {len(errors):,} of {len(sequences):,} rows cannot be read; correct or remove them"
     if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
-        title += f" ({flag} takes letters that stand for several)"
-    raise_errors(title, mistakes)
-    return _rectangle(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
+        title += f" ({flag} accepts ambiguous letters)"
+    raise_errors(title, errors)
+    return _padded(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
 
 
 def _table(alphabet: str, ambiguity: str) -> np.ndarray:
     """Return the code of each byte, `(256,)`."""
-    table = np.full(256, WRONG, dtype=np.int8)
+    table = np.full(256, INVALID, dtype=np.int8)
     letters = ALPHABETS[alphabet]
     table[[ord(letter) for letter in letters]] = np.arange(len(letters))
     if ambiguity == "any":
@@ -184,50 +190,50 @@ def _table(alphabet: str, ambiguity: str) -> np.ndarray:
     return table
 
 
-def are_wrong(letters: np.ndarray, alphabet: str, ambiguity: str) -> np.ndarray:
-    """Return which letters (bytes, of any shape) `encode` would refuse."""
-    return _table(alphabet, ambiguity)[letters] == WRONG
+def is_invalid(letters: np.ndarray, alphabet: str, ambiguity: str) -> np.ndarray:
+    """Return which letters (bytes, any shape) `encode` reports as errors."""
+    return _table(alphabet, ambiguity)[letters] == INVALID
 
 
-def _refuse_huge(path: Path | str, lengths: np.ndarray) -> None:
+def _check_size(path: Path | str, lengths: np.ndarray) -> None:
     size = len(lengths) * int(lengths.max(initial=0))
-    if size > MOST_CODES:
+    if size > MAX_CODES:
         row = int(lengths.argmax())
         raise SubquadError(
-            f"{path}: row {row + 1} has {lengths[row]:,} letters; padding {len(lengths):,} rows to it makes "
-            f"{size / 1e6:,.0f} million, and {MOST_CODES / 1e6:,.0f} million is the most (the median is "
-            f"{int(np.median(lengths)):,} letters a row); cut or remove the longest rows"
+            f"{path}: row {row + 1} has {lengths[row]:,} letters; padding {len(lengths):,} rows to this length gives "
+            f"{size / 1e6:,.0f} million letters, and the maximum is {MAX_CODES / 1e6:,.0f} million (median length: "
+            f"{int(np.median(lengths)):,}); cut or remove the longest rows"
         )
 
 
-def _mistakes(
-    sequences: Sequence[str], lengths: np.ndarray, is_wrong: np.ndarray, *, alphabet: str, length: int | None, what: str
+def _errors(
+    sequences: Sequence[str], lengths: np.ndarray, is_bad: np.ndarray, *, alphabet: str, length: int | None, what: str
 ) -> list[str]:
     ends = np.cumsum(lengths)
-    places = np.flatnonzero(is_wrong)
+    places = np.flatnonzero(is_bad)
     rows = np.searchsorted(ends, places, side="right")
     first = dict(zip(rows[::-1].tolist(), places[::-1].tolist(), strict=True))
     counts = dict(zip(*np.unique(rows, return_counts=True), strict=True))
     bad = set(first) | set(np.flatnonzero(lengths == 0).tolist())
     if length is not None:
         bad |= set(np.flatnonzero(lengths != length).tolist())
-    mistakes = []
+    errors = []
     for row in sorted(bad):
         if not lengths[row]:
-            mistakes.append(f"row {row + 1}: the {what} is empty")
+            errors.append(f"row {row + 1}: the {what} is empty")
         elif row in first:
             place = first[row] - int(ends[row] - lengths[row])
             more = f" (and {counts[row] - 1} more in this row)" if counts[row] > 1 else ""
-            mistakes.append(
-                f"row {row + 1}: {sequences[row][place]!r} at position {place + 1} is no letter of the "
-                f"{NAMES_OF[alphabet]} ({ALPHABETS[alphabet]}){more}"
+            errors.append(
+                f"row {row + 1}: {sequences[row][place]!r} at position {place + 1} is not in the "
+                f"{TITLES[alphabet]} ({ALPHABETS[alphabet]}){more}"
             )
         else:
-            mistakes.append(f"row {row + 1}: {lengths[row]} letters, but the model was fitted on {what}s of {length}")
-    return mistakes
+            errors.append(f"row {row + 1}: {lengths[row]} letters, but the model was trained on {what}s of {length}")
+    return errors
 
 
-def _rectangle(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _padded(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     longest = int(lengths.max(initial=0))
     if (lengths == longest).all():
         return flat.reshape(len(lengths), longest)
@@ -241,22 +247,21 @@ def _rectangle(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def _remarks(counts: np.ndarray, alphabet: str, lengths: np.ndarray) -> list[str]:
     remarks = []
-    several = {letter: int(counts[ord(letter)]) for letter in AMBIGUOUS[alphabet] if counts[ord(letter)]}
-    if several:
-        shown = ", ".join(f"{letter} {count:,}" for letter, count in several.items())
+    ambiguous = {letter: int(counts[ord(letter)]) for letter in AMBIGUOUS[alphabet] if counts[ord(letter)]}
+    if ambiguous:
+        shown = ", ".join(f"{letter} {count:,}" for letter, count in ambiguous.items())
         remarks.append(
-            f"letters that stand for several (- for a gap) count as equal parts of all: {shown} "
-            f"of {int(counts.sum()):,} letters (--ambiguity refuse calls them mistakes)"
+            f"ambiguous letters (and gaps, -) are encoded as equal parts of all letters: {shown} of "
+            f"{int(counts.sum()):,} letters (--ambiguity refuse reports them as errors)"
         )
-    for letter, near in NEAREST.items():
+    for letter, similar in NEAREST.items():
         if alphabet.startswith("protein") and counts[ord(letter)]:
-            remarks.append(
-                f"{letter} is read as {near}, the nearest standard amino acid ({int(counts[ord(letter)]):,} letters)"
-            )
+            count = int(counts[ord(letter)])
+            remarks.append(f"{letter} is read as {similar}, the most similar standard amino acid ({count:,} letters)")
     row, median = int(lengths.argmax()), int(np.median(lengths))
     if lengths[row] > max(1000, 20 * median):
         remarks.append(
-            f"row {row + 1} has {lengths[row]:,} letters and the median {median:,}: all rows are padded to it, "
-            "which takes time and memory; leave it out if it is a mistake"
+            f"row {row + 1} has {lengths[row]:,} letters (median: {median:,}); all rows are padded to this length, "
+            "which takes time and memory; remove it if it is an error"
         )
     return remarks

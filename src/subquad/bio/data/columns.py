@@ -1,4 +1,4 @@
-"""Which column of a table is what: named by the user, or guessed from names and looks. Costs a look at some rows."""
+"""Column roles of a table: named by the user, or inferred from column names and a sample of the rows."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ CONTEXT_NAMES = ("context", "target_context", "target_sequence", "target")
 MUTANT_NAMES = ("mutant", "mutants", "mutation", "mutations", "variant", "variants", "hgvs_pro", "hgvs_nt", "hgvs")
 TARGET_NAMES = ("target", "score", "dms_score", "label", "fitness", "activity", "y")
 SPLIT_NAMES = ("split", "set")
-SOME = 2000
+SAMPLE_ROWS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of the columns that are read; None or empty where there is none."""
+    """Names of the columns that are read; None or empty if there is none."""
 
     sequence: str | None = None
     mutant: str | None = None
@@ -40,20 +40,20 @@ class Columns:
 
 
 def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tuple[Columns, list[str]]:
-    """Return which columns are read, and a remark on each that was guessed.
+    """Return the columns to read, and a remark on each inferred role.
 
     Raises:
-        SubquadError: a named column is not there, or one is not named and cannot be guessed.
+        SubquadError: A named column does not exist, or a role cannot be inferred.
     """
     flags = {"--weight": settings.weight, "--error": settings.error, "--group": settings.group}
     flags |= {"--split": settings.split}
     named: list[tuple[str, str]] = [(flag, name) for flag, name in flags.items() if name is not None]
     named += [("--target", name) for name in settings.target]
     checks: list[Callable] = [lambda pair=pair: _known(path, frame, pair[1], pair[0]) for pair in named]
-    checks.append(lambda: _extras(path, frame, settings))
+    checks.append(lambda: _covariates(path, frame, settings))
     checks.append(
         lambda: find_inputs(
-            path, frame, sequence=settings.sequence, mutant=settings.mutant, partner=settings.partner, not_these=named
+            path, frame, sequence=settings.sequence, mutant=settings.mutant, partner=settings.partner, excluded=named
         )
     )
     *_, covariates, (inputs, remarks) = collect_errors(*checks)
@@ -61,21 +61,27 @@ def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -
     lower = {str(name).lower(): name for name in frame.columns}
     if group is None and "group" in lower and lower["group"] not in settings.target:
         group = lower["group"]
-        remarks.append(f"groups: column {group!r} (guessed; --group names another)")
+        remarks.append(f"groups: column {group!r} (inferred; --group overrides)")
     if split is None:
         split = next(
             (lower[name] for name in SPLIT_NAMES if name in lower and lower[name] not in settings.target), None
         )
     taken = [*inputs.values(), *covariates, settings.weight, settings.error, group, split]
-    target = settings.target or _guess_target(path, frame, [name for name in taken if name is not None], remarks)
+    target = settings.target or _infer_target(path, frame, [name for name in taken if name is not None], remarks)
     if any(pattern not in covariates for pattern in settings.covariates):
         remarks.append(f"covariates: {', '.join(covariates)}")
     twice = [name for name, count in Counter([*target, *covariates]).items() if count > 1]
     if twice or set(target) & set(inputs.values()):
         shown = ", ".join(map(repr, twice or sorted(set(target) & set(inputs.values()))))
-        raise SubquadError(f"{path}: column {shown} is named twice; a column is either the target or something else")
+        raise SubquadError(f"{path}: column {shown} has two roles; a column is either a target or an input")
     columns = Columns(
-        **inputs, target=target, covariates=covariates, weight=settings.weight, error=settings.error, group=group, split=split
+        **inputs,
+        target=target,
+        covariates=covariates,
+        weight=settings.weight,
+        error=settings.error,
+        group=group,
+        split=split,
     )
     return columns, remarks
 
@@ -87,12 +93,12 @@ def find_inputs(
     sequence: str | None,
     mutant: str | None,
     partner: str | None,
-    not_these: Sequence[tuple[str, str]] = (),
+    excluded: Sequence[tuple[str, str]] = (),
 ) -> tuple[dict[str, str | None], list[str]]:
-    """Return the columns `sequence`, `mutant` and `partner`, and remarks; names that are given stand.
+    """Return the columns `sequence`, `mutant` and `partner`, inferred unless given, and remarks.
 
     Raises:
-        SubquadError: a named column is not there, or neither sequences nor variants are found.
+        SubquadError: A named column does not exist, or neither sequences nor variants are found.
     """
     given = {"--sequence": sequence, "--mutant": mutant, "--partner": partner}
     checks = [
@@ -100,7 +106,7 @@ def find_inputs(
     ]
     collect_errors(*checks)
     remarks = []
-    left = [name for name in frame.columns if name not in [name for _, name in not_these]]
+    left = [name for name in frame.columns if name not in [name for _, name in excluded]]
     likely = [name for name in left if _looks_like_sequences(frame[name])]
     if partner is None and sequence is None:
         partner = _named(GUIDE_NAMES, likely)
@@ -108,25 +114,27 @@ def find_inputs(
         if sequence is None or _named(("sequence",), likely) or not _are_nucleotides(frame, (sequence, partner)):
             sequence = partner = None
         else:
-            remarks.append(f"contexts: column {sequence!r}, guides: column {partner!r} (guessed; --sequence, --partner)")
+            remarks.append(
+                f"contexts: column {sequence!r}, guides: column {partner!r} (inferred; --sequence, --partner override)"
+            )
     elif sequence is None:
         sequence = _named(CONTEXT_NAMES, [name for name in likely if name != partner])
     if mutant is None:
         variants = [name for name in left if looks_like_variants(frame[name])]
         mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
         if mutant is not None:
-            remarks.append(f"variants: column {mutant!r} (guessed; --mutant names another)")
+            remarks.append(f"variants: column {mutant!r} (inferred; --mutant overrides)")
     if sequence is None:
-        sequence = _guess_sequence(path, left, [name for name in likely if name != partner], mutant)
+        sequence = _infer_sequence(path, left, [name for name in likely if name != partner], mutant)
         if sequence is not None:
-            remarks.append(f"sequences: column {sequence!r} (guessed; --sequence names another)")
+            remarks.append(f"sequences: column {sequence!r} (inferred; --sequence overrides)")
     return {"sequence": sequence, "mutant": mutant, "partner": partner}, remarks
 
 
-def _guess_sequence(path: Path | str, left: list[str], likely: list[str], mutant: str | None) -> str | None:
+def _infer_sequence(path: Path | str, left: list[str], likely: list[str], mutant: str | None) -> str | None:
     if mutant is not None and not likely:
         return None
-    # where none looks like it, the name counts, so that wrong letters are shown and not hidden behind the column
+    # if no column looks like sequences, the name counts, so that invalid letters are reported
     named = _named(SEQUENCE_NAMES, likely or left)
     if named is not None:
         return named
@@ -137,10 +145,10 @@ def _guess_sequence(path: Path | str, left: list[str], likely: list[str], mutant
     raise SubquadError(f"{path}: {what} ({shown}); name it with --sequence")
 
 
-def _guess_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
-    left = [name for name in frame.columns if name not in taken and not _is_no_target(name)]
+def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
+    left = [name for name in frame.columns if name not in taken and not _is_index(name)]
     named = _named(TARGET_NAMES, left)
-    some = frame[left].head(SOME)
+    some = frame[left].head(SAMPLE_ROWS)
     numbers = [
         name
         for name in left
@@ -149,15 +157,15 @@ def _guess_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
     ]
     for candidate in (named, left[0] if len(left) == 1 else None, numbers[0] if len(numbers) == 1 else None):
         if candidate is not None:
-            remarks.append(f"target: column {candidate!r} (guessed; --target names another)")
+            remarks.append(f"target: column {candidate!r} (inferred; --target overrides)")
             return (candidate,)
     shown = ", ".join(numbers or left or [name for name in frame.columns if name])
-    what = "several columns may be the measurements" if left else "no column is left for the measurements"
+    what = "several columns may be the target" if left else "no column is left for the target"
     raise SubquadError(f"{path}: {what} ({shown}); name it with --target")
 
 
-def _is_no_target(name: str) -> bool:
-    """Say whether a column numbers the rows, names them, or is one of several splits."""
+def _is_index(name: str) -> bool:
+    """Return whether a column numbers or names the rows, or is one of several splits."""
     lower = name.lower()
     return lower in ("", "index", "id", "name", "unnamed: 0", *SPLIT_NAMES) or lower.startswith("split_")
 
@@ -172,7 +180,7 @@ def _known(path: Path | str, frame: pd.DataFrame, name: str, flag: str) -> str:
     return name
 
 
-def _extras(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tuple[str, ...]:
+def _covariates(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tuple[str, ...]:
     others = {settings.sequence, settings.mutant, settings.partner, settings.weight, settings.error, *settings.target}
     others |= {settings.group, settings.split}
     found: dict[str, None] = {}
@@ -191,24 +199,24 @@ def _extras(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tup
     return tuple(found)
 
 
-def _some(column: pd.Series) -> pd.Series:
+def _sample(column: pd.Series) -> pd.Series:
     text = column[column.str.len() > 0]
-    # tables are often sorted, so some of all parts are looked at
+    # tables are often sorted, so rows are sampled evenly
     return text.iloc[:: max(1, len(text) // 200)].head(400).str.strip().str.upper()
 
 
 def _looks_like_sequences(column: pd.Series) -> bool:
-    some = _some(column)
-    if some.empty or some.str.len().median() < 4:
+    sample = _sample(column)
+    if sample.empty or sample.str.len().median() < 4:
         return False
-    letters = Counter("".join(some))
+    letters = Counter("".join(sample))
     allowed = set(ALPHABETS["protein_stop"]) | set("UNX-")
-    good = sum(count for letter, count in letters.items() if letter in allowed)
-    # labels of residues (H, E, C) are amino acids too, but few; words such as "train" repeat
+    valid = sum(count for letter, count in letters.items() if letter in allowed)
+    # labels of residues (H, E, C) are amino acids too, but few; class names such as "train" repeat
     is_labels = letters.total() > 100 and len(letters) <= 4 and not set(letters) <= set("ACGTUN")
-    return good >= 0.95 * letters.total() and not is_labels and some.nunique() > min(10, len(some) // 4)
+    return valid >= 0.95 * letters.total() and not is_labels and sample.nunique() > min(10, len(sample) // 4)
 
 
 def _are_nucleotides(frame: pd.DataFrame, names: Sequence[str | None]) -> bool:
-    letters = Counter("".join("".join(_some(frame[name])) for name in names))
+    letters = Counter("".join("".join(_sample(frame[name])) for name in names))
     return sum(letters[letter] for letter in "ACGTUN") > 0.95 * letters.total()

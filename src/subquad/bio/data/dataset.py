@@ -1,99 +1,116 @@
-"""What every model of this field is given: sequences, targets, and which rows are for what. Arrays only.
+"""Containers between a table and the models: inputs, target, dataset with its split, and the schema of the inputs.
 
-Axes: n rows, T positions, A letters, K columns of measurements, O outputs. `codes` are letters as their places in the
-alphabet; `PAD` after the end of a sequence, `ANY` where a letter stands for several (N, X): equal parts of all.
+Axes: n rows, T positions, A letters, E covariates, K target columns, O outputs. `codes` are indices into the alphabet;
+`PAD` follows the end of a sequence, and `ANY` stands for an ambiguous letter (N, X), encoded as equal parts of all.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from subquad.bio.settings import TaskType
+from subquad.bio.settings import ALPHABETS, TaskType
 
-__all__ = ["ANY", "TASK_TYPES", "PAD", "PARTS", "ROW_TASK_TYPES", "Inputs", "TaskType", "Dataset", "Target", "with_both_strands"]
+__all__ = [
+    "ANY",
+    "PAD",
+    "PARTS",
+    "ROW_TASK_TYPES",
+    "TASK_TYPES",
+    "Dataset",
+    "InputSchema",
+    "Inputs",
+    "PartnerAlignment",
+    "Target",
+    "TaskType",
+    "reverse_complement",
+    "with_both_strands",
+]
 
 PAD, ANY = -1, -2
 PARTS = ("train", "validation", "test")
 
 TASK_TYPES: tuple[TaskType, ...] = get_args(TaskType)
 ROW_TASK_TYPES: tuple[TaskType, ...] = ("regression", "binary", "multiclass", "multilabel")
-"""One prediction a row; the others have one a residue, or pairs of bases."""
+"""Task types with one prediction per row; the others predict one value per residue, or base pairs."""
+
+
+def reverse_complement(codes: np.ndarray) -> np.ndarray:
+    """Return the reverse complements of DNA or RNA codes `(n, T)`, left-aligned."""
+    place = (codes != PAD).sum(1)[:, None] - 1 - np.arange(codes.shape[1])
+    turned = np.take_along_axis(codes, np.maximum(place, 0), axis=1)
+    # in ACGT and ACGU the complement of code k is 3 - k; ambiguous letters stay ambiguous
+    turned = np.where(turned >= 0, 3 - turned, turned)
+    return np.where(place >= 0, turned, PAD).astype(codes.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a model sees of the rows."""
+    """Model inputs of all rows."""
 
     codes: np.ndarray
-    """`(n, T)` int8. T is 0 where there are no sequences."""
+    """`(n, T)` int8. T is 0 if there are no sequences."""
     letters: int
-    """Of the alphabet."""
+    """Number of letters in the alphabet, A."""
     partner: np.ndarray | None = None
-    """`(n, T)` int8: a second channel, each letter beside the one of `codes` that it pairs with (a guide on its
-    target); `PAD` where it has none."""
+    """`(n, T)` int8: the partner sequence (a guide on its target context), aligned with `codes`; `PAD` outside it."""
     covariates: np.ndarray
-    """`(n, E)` float64, finite: further numbers of each row, as measured."""
+    """`(n, E)` float64, finite: additional numeric inputs, not standardised."""
     is_aligned: bool
-    """Position t means the same place in all rows, and all have T letters."""
-    is_double: bool = False
-    """Double-stranded DNA that may be read from either side: a prediction is the mean of those of both strands."""
+    """All rows have T letters, and position t corresponds between rows."""
+    is_double_stranded: bool = False
+    """Double-stranded DNA that is read from either side: predictions are averaged over both strands."""
 
     def __len__(self) -> int:
         return len(self.codes)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Letters of each row."""
+        """Number of letters in each row, `(n,)`."""
         return (self.codes != PAD).sum(1)
 
     def take(self, rows: np.ndarray) -> "Inputs":
-        """Return some of the rows."""
+        """Return the inputs of the given rows."""
         partner = None if self.partner is None else self.partner[rows]
         return replace(self, codes=self.codes[rows], partner=partner, covariates=self.covariates[rows])
 
-    def other_strand(self) -> "Inputs":
-        """Return the reverse complements, each from its first letter on, as single strands."""
-        T = self.codes.shape[1]
-        place = self.lengths[:, None] - 1 - np.arange(T)
-        turned = np.take_along_axis(self.codes, np.maximum(place, 0), axis=1)
-        # A and T, C and G stand opposite in the alphabet; what stands for several stays so
-        turned = np.where(turned >= 0, self.letters - 1 - turned, turned)
-        return replace(self, codes=np.where(place >= 0, turned, PAD).astype(self.codes.dtype), is_double=False)
+    def reverse_complement(self) -> "Inputs":
+        """Return the reverse complements of DNA, left-aligned, as single strands."""
+        return replace(self, codes=reverse_complement(self.codes), is_double_stranded=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is to be predicted of the rows."""
+    """Values to predict, for all rows."""
 
     task_type: TaskType
     y: Any
-    """By kind:
+    """Depends on the task type:
 
-    - regression: `(n, K)` float64, NaN where not measured (never a whole row)
-    - binary, multiclass: `(n,)` int64, place in `classes`
+    - regression: `(n, K)` float64, NaN where not measured
+    - binary, multiclass: `(n,)` int64, index into `classes`
     - multilabel: `(n, K)` float64, 0, 1 or NaN
     - residue_binary, residue_multiclass: `(n, T)` int16, -1 where unknown and in the padding
     - residue_regression: `(n, T)` float64, NaN where unknown and in the padding
-    - pairs: a list of n int64 arrays `(p, 2)`: paired positions from 0, first below second
+    - pairs: list of n int64 arrays `(p, 2)`: paired positions from 0, the smaller one first
     """
     classes: Sequence[str] = ()
-    """Names of the classes of binary, multiclass, residue_binary and residue_multiclass; binary has two, the second is
-    the one looked for."""
+    """Class names of binary, multiclass, residue_binary and residue_multiclass; the second one of two is the positive
+    class."""
     names: Sequence[str] = ("target",)
-    """Columns of the table: K in regression and multilabel, else one."""
+    """Target columns of the table: K for regression and multilabel, otherwise one."""
 
     def __len__(self) -> int:
         return len(self.y)
 
     @property
     def outputs(self) -> int:
-        """O, columns of a prediction.
+        """Number of outputs of a prediction, O.
 
-        Predictions are `(n, O)` for rows, `(n, T, O)` for residues (what stands in the padding means nothing), and a
-        list of n symmetric `(L, L)` arrays for pairs. Values are measurements, or probabilities: of the second class in
-        binary, one a class in multiclass, one a label in multilabel, and of each pair.
+        Predictions are `(n, O)` for rows, `(n, T, O)` for residues (undefined in the padding), and a list of n
+        symmetric `(L, L)` arrays for pairs. They are measurements, or probabilities: of the positive class (binary), of
+        each class (multiclass), of each label (multilabel) and of each pair.
         """
         if self.task_type in ("multiclass", "residue_multiclass"):
             return len(self.classes)
@@ -101,46 +118,106 @@ class Target:
 
     @property
     def is_residue(self) -> bool:
-        """One value a residue."""
+        """Whether there is one value per residue."""
         return self.task_type.startswith("residue")
 
     def take(self, rows: np.ndarray) -> "Target":
-        """Return some of the rows."""
+        """Return the targets of the given rows."""
         return replace(self, y=[self.y[row] for row in rows] if self.task_type == "pairs" else self.y[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What is learned from, what choices are made on, and what the test is."""
+    """Inputs and targets of all rows, and their split into training, validation and test set."""
 
     inputs: Inputs
     target: Target
     split: dict[str, np.ndarray]
-    """Row numbers of `train`, `validation` and `test`; rows in none of them are left out."""
+    """Row numbers of `train`, `validation` and `test`; other rows are not used."""
     weight: np.ndarray | None = None
-    """`(n,)` how much each row counts in learning; mean 1 over the training rows."""
+    """`(n,)` training weights with mean 1 over the training rows."""
     units: np.ndarray | None = None
-    """`(n,)` number of what each row belongs to (sequence, group, cluster, position), as the split held it together."""
+    """`(n,)` index of the unit (sequence, group, cluster or position) that the split keeps together."""
 
     def part(self, name: str) -> tuple[Inputs, Target]:
-        """Return the inputs and targets of one part."""
+        """Return the inputs and targets of `train`, `validation` or `test`."""
         return self.inputs.take(self.split[name]), self.target.take(self.split[name])
 
 
 def with_both_strands(dataset: Dataset) -> Dataset:
-    """Return the problem with the other strand of each training row as a further training row, in the same unit."""
+    """Return the dataset with the reverse complement of each training row as an additional row of the same unit."""
     inputs, rows, n = dataset.inputs, dataset.split["train"], len(dataset.inputs)
-    other = inputs.take(rows).other_strand()
+    other = inputs.take(rows).reverse_complement()
 
-    def joined(values: np.ndarray | None) -> np.ndarray | None:
+    def extend(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else np.concatenate([values, values[rows]])
 
+    covariates = np.concatenate([inputs.covariates, other.covariates])
     return Dataset(
-        inputs=replace(
-            inputs, codes=np.concatenate([inputs.codes, other.codes]), covariates=np.concatenate([inputs.covariates, other.covariates])
-        ),
+        inputs=replace(inputs, codes=np.concatenate([inputs.codes, other.codes]), covariates=covariates),
         target=replace(dataset.target, y=np.concatenate([dataset.target.y, dataset.target.y[rows]])),
         split={**dataset.split, "train": np.concatenate([rows, n + np.arange(len(rows))])},
-        weight=joined(dataset.weight),
-        units=joined(dataset.units),
+        weight=extend(dataset.weight),
+        units=extend(dataset.units),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartnerAlignment:
+    """Where partner sequences (guides) lie on their sequences (target contexts)."""
+
+    offset: int | None
+    """Position of all guides, from 0; None: each guide lies where it has the fewest mismatches."""
+    most_common: int
+    """Most common position in the training table; breaks ties."""
+    is_reversed: bool
+    """The guides are the reverse complements of their targets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSchema:
+    """How the inputs of the training table were read; another table read with it gives the same inputs."""
+
+    source: Literal["table", "sequences", "numbers", "inputs"] = "table"
+    """A file, or what an estimator was given: sequences (with or without covariates), numbers alone, or `Inputs`."""
+    sequence: str | None = None
+    """Column with the sequences."""
+    mutant: str | None = None
+    """Column with the variants."""
+    partner: str | None = None
+    """Column with the partner sequences."""
+    covariates: Mapping[str, float] = field(default_factory=dict)
+    """Covariate columns, and the training median that replaces missing values."""
+    group: str | None = None
+    """Column with the groups."""
+    alphabet: str
+    """Name of the alphabet; see `ALPHABETS`."""
+    ambiguity: str = "any"
+    """Ambiguous letters are encoded (`any`) or reported as errors (`refuse`)."""
+    wild_type: str | None = None
+    """Sequence that the variants are substitutions of."""
+    offset: int = 0
+    """Position in the table minus position in the wild type."""
+    is_aligned: bool
+    """All training sequences have the same length."""
+    length: int | None
+    """That length; None if lengths vary."""
+    alignment: PartnerAlignment | None = None
+    """Where partner sequences lie; None without partner sequences."""
+    strands: Literal["one", "both"] = "one"
+    """Strands that predictions are averaged over."""
+
+    @property
+    def letters(self) -> str:
+        """Letters of the alphabet."""
+        return ALPHABETS[self.alphabet]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return asdict(self) | {"covariates": dict(self.covariates)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "InputSchema":
+        """Return the schema that `to_json` wrote."""
+        alignment = values["alignment"]
+        return cls(**{**values, "alignment": None if alignment is None else PartnerAlignment(**alignment)})

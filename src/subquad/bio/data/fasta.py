@@ -1,4 +1,4 @@
-"""FASTA: as a table, one row a record; record by record; or one sequence alone. Costs one pass over the text."""
+"""FASTA files: as a table with one row per record, record by record, or as a single sequence."""
 
 import gzip
 import io
@@ -14,12 +14,14 @@ from subquad.errors import SubquadError, raise_errors, require
 
 __all__ = ["parse_fasta", "read_fasta", "read_sequence"]
 
+SEQUENCE = re.compile(r"[A-Za-z*|-]+")
+
 
 def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield name and sequence of each record of a FASTA file, plain or gzipped, one record in memory at a time.
+    """Yield the name and sequence of each record of a FASTA file (plain or gzipped), one at a time.
 
     Raises:
-        SubquadError: no such file, nothing in it, or it is no FASTA.
+        SubquadError: There is no such file, it is empty, or it is not FASTA.
     """
     parser = require("Bio.SeqIO.FastaIO", extra="bio").SimpleFastaParser
     if not path.is_file():
@@ -36,47 +38,60 @@ def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
                 found = True
                 yield (title.split() or ["unnamed"])[0], sequence
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SubquadError(f"{path}: no gzip file, or cut short ({error})") from error
+        raise SubquadError(f"{path}: not a gzip file, or truncated ({error})") from error
     if not found:
-        raise SubquadError(f"{path}: no sequences in it")
+        raise SubquadError(f"{path}: the file has no sequences")
 
 
 def read_sequence(given: str, flag: str) -> str:
-    """Return the letters that were given, or those of a FASTA file with one record, in upper case.
+    """Return a sequence in upper case from its letters, or from a file.
 
     Args:
-        given: letters, with `|` between the two channels of a pair, or the name of a file.
-        flag: that they were given with, for messages.
+        given: Letters (with `|` between a partner sequence and its sequence), or the path of a FASTA file with one
+            record or of a text file with one sequence.
+        flag: Flag that the value was given with, for messages.
 
     Raises:
-        SubquadError: no such file, or several records in it.
+        SubquadError: There is no such file, or it does not hold exactly one sequence.
     """
-    text = "".join(given.split())
+    letters = "".join(given.split())
     # no file has a name as long as most proteins
-    if re.fullmatch(r"[A-Za-z*|-]+", text) and (len(text) > 200 or not os.path.isfile(text)):
-        return text.upper()
+    if SEQUENCE.fullmatch(letters) and (len(letters) > 200 or not os.path.isfile(letters)):
+        return letters.upper()
     if not os.path.isfile(given):
-        raise SubquadError(f"{given}: no such file ({flag} takes letters, or a FASTA file)")
-    records = list(read_fasta(Path(given)))
+        raise SubquadError(
+            f"{given}: no such file ({flag} takes letters, a FASTA file or a text file with one sequence)"
+        )
+    path = Path(given)
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", errors="replace") as file:
+        is_fasta = file.read(1) == ">"
+        file.seek(0)
+        text = "" if is_fasta else "".join(file.read().split())
+    if not is_fasta:
+        if not SEQUENCE.fullmatch(text):
+            raise SubquadError(f"{given}: neither a FASTA file nor a text file with one sequence ({flag})")
+        return text.upper()
+    records = list(read_fasta(path))
     if len(records) != 1:
-        raise SubquadError(f"{given}: holds {len(records)} sequences, and {flag} takes one")
+        raise SubquadError(f"{given}: holds {len(records)} sequences; {flag} takes one")
     return records[0][1].upper()
 
 
 def parse_fasta(path: Path | str, text: str) -> pd.DataFrame:
-    r"""Return `id`, `sequence` and what else the records hold.
+    """Return FASTA text as a table with the columns `id`, `sequence` and those of the headers.
 
-    `key=value` in a header becomes the column `key`; further words become `word_2`, `word_3` … where all headers have
-    as many, else `description`. An id of several parts (`name|1|training`) gives `id_2`, `id_3` … too. Where all
-    records have further lines as long as their sequence (labels, dot-brackets), these are `target`, or `target_1` …
+    `key=value` in a header becomes the column `key`; other words become `word_2`, `word_3` … if all headers have the
+    same number of them, otherwise `description`. The parts of an id (`name|1|training`) become `id_2`, `id_3` …. If all
+    records have additional lines as long as their sequence (labels, dot-brackets), these become `target`, or
+    `target_1` …
 
     Raises:
-        SubquadError: a record without a sequence.
+        SubquadError: A record has no sequence.
     """
     blocks = [block.split("\n") for block in text.strip()[1:].split("\n>")]
     records = [[block[0].strip(), *(line.strip() for line in block[1:] if line.strip())] for block in blocks]
     raise_errors(
-        f"{path}: records without a sequence; mend or remove them",
+        f"{path}: records without a sequence; correct or remove them",
         [f"record {k + 1}: >{record[0]}" for k, record in enumerate(records) if len(record) == 1],
     )
     labels = _labels(records)
@@ -93,11 +108,11 @@ def _labels(records: list[list[str]]) -> dict[str, list[str]]:
     lines = len(records[0])
     if lines < 3 or any(len(record) != lines for record in records):
         return {}
-    # ViennaRNA writes the energy behind a structure
+    # ViennaRNA writes the energy after a structure
     rows = [[line.split(" ", 1)[0] for line in record[2:]] for record in records]
     if any(len(line) != len(record[1]) for record, row in zip(records, rows, strict=True) for line in row):
         return {}
-    # sequences wrapped into equal lines look the same, unless the lines differ or hold no letters
+    # wrapped sequences look the same, unless the lengths differ or the lines are not letters
     has_lengths = len({len(record[1]) for record in records}) > 1
     if not has_lengths and any(line.isalpha() for row in rows for line in row):
         return {}
@@ -123,5 +138,5 @@ def _heads(path: Path | str, titles: list[str], *, taken: set[str]) -> dict[str,
     keys = dict.fromkeys(key for value in values for key in value)
     clash = [key for key in keys if key in taken or key in columns]
     if clash:
-        raise SubquadError(f"{path}: {clash[0]}= in the headers is the name of a column that is made here; rename it")
+        raise SubquadError(f"{path}: the headers have {clash[0]}=, which is the name of another column; rename it")
     return columns | {key: [value.get(key, "") for value in values] for key in keys}

@@ -1,7 +1,4 @@
-"""Files of sequences with measurements, read as text: CSV, TSV, Excel, Parquet, FASTA. Costs one pass over the file.
-
-Nothing is converted here: a table comes out as the text that stands in it, so that no digit and no word is lost.
-"""
+"""Table files (CSV, TSV, Excel, Parquet, FASTA), read as text so that no digit is lost. Cost: one pass."""
 
 import csv
 import gzip
@@ -25,26 +22,27 @@ from subquad.errors import SubquadError, collect_errors, raise_errors, require, 
 __all__ = ["MISSING", "is_missing", "read_frame", "read_numbers", "separator_of", "with_hyphens"]
 
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
-"""Words, in lower case, that mean: not measured."""
-LEAST_ASCII = 0.9
-"""Of the bytes of a text in Windows' code page."""
+"""Values, in lower case, that mean: not measured."""
+MIN_ASCII = 0.9
+"""Minimum fraction of ASCII in a text in Windows-1252."""
 LIMIT = re.compile(r"[<>≤≥]=?\s*([+-]?\d[\d.,]*([eE][+-]?\d+)?)")
 
 
 def read_frame(path: Path | str) -> pd.DataFrame:
-    """Return a table as text, one row a sequence; in its `attrs`, `remarks`, and a `note` on how rows are counted.
+    """Return a table as text with one row per sequence; its `attrs` hold `remarks` and a `note` on row numbers.
 
     Args:
         path: CSV or TSV (commas, semicolons or tabs), Excel (`file.xlsx` or `file.xlsx#Sheet`), Parquet or FASTA, plain
-            or gzipped. What is in the file counts, not its name. Text is UTF-8, UTF-16 or Windows-1252; lines before
-            the header that begin with # are left out, and so are blank ones.
+            or gzipped. The format is recognised from the content, not from the name. Text is UTF-8, UTF-16 or
+            Windows-1252; comment lines (#) and blank lines before the header are skipped.
 
     Raises:
-        SubquadError: no such file, no table, no rows, a column twice, or rows longer than the header.
+        SubquadError: There is no such file, it is not a table, it has no rows or duplicate columns, or rows are longer
+            than the header.
     """
     path, sheet = _with_sheet(path)
     if path.is_dir():
-        raise SubquadError(f"{path}: a folder; give the table in it")
+        raise SubquadError(f"{path}: this is a folder; give the table in it")
     if not path.is_file():
         raise SubquadError(f"{path}: no such file")
     try:
@@ -52,17 +50,17 @@ def read_frame(path: Path | str) -> pd.DataFrame:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise SubquadError(f"{path}: damaged or cut short ({error})") from error
+        raise SubquadError(f"{path}: damaged or truncated ({error})") from error
     if data[:4] == b"PK\x03\x04":
         frame = _from_excel(path, data, sheet)
     elif data[:4] == b"PAR1":
         frame = _from_parquet(path, data)
     elif data[:4] == b"\xd0\xcf\x11\xe0":
-        raise SubquadError(f"{path}: an Excel file of before 2007; save it as .xlsx or CSV")
+        raise SubquadError(f"{path}: this is an Excel file of the format before 2007; save it as .xlsx or CSV")
     else:
-        text, said = _decoded(path, data)
+        text, notes = _decoded(path, data)
         frame = parse_fasta(path, text) if text.lstrip()[:1] == ">" else _from_text(path, text)
-        frame.attrs["remarks"] = said + frame.attrs.get("remarks", [])
+        frame.attrs["remarks"] = notes + frame.attrs.get("remarks", [])
     frame = _without_empty_end(_named(frame))
     if not len(frame):
         raise SubquadError(f"{path}: no rows under the header")
@@ -70,7 +68,7 @@ def read_frame(path: Path | str) -> pd.DataFrame:
 
 
 def separator_of(path: Path) -> str:
-    """Return what stands between the columns of a table that is written: tabs in a `.tsv`, commas in all others."""
+    """Return the column separator for a table to write: tabs for `.tsv`, otherwise commas."""
     return "\t" if ".tsv" in path.suffixes else ","
 
 
@@ -90,27 +88,27 @@ def _decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
     except UnicodeDecodeError:
         text = _from_windows(path, data)
         word = re.search(r"\w*[^\W\x00-\x7f]\w*|[^\x00-\x7f]", text)[0]
-        remarks = [f"not in UTF-8, read as Windows-1252, as in {word!r}; if that is wrong, save the file in UTF-8"]
+        remarks = [f"not UTF-8: read as Windows-1252, as in {word!r}; if that is wrong, save the file as UTF-8"]
     return text.replace("\r\n", "\n").replace("\r", "\n"), remarks
 
 
 def _from_windows(path: Path, data: bytes) -> str:
-    """Return the text of a file in the code page in which Excel saves CSV in western Europe and America."""
+    """Return the text of a file in Windows-1252, in which Excel saves CSV in western Europe and America."""
     try:
         text = data.decode("cp1252")
     except UnicodeDecodeError:
         text = ""
-    # what is no text has signs that steer a terminal, or few letters of ASCII
-    if re.search(r"[\x00-\x08\x0e-\x1f]", text) or len(text.encode("ascii", "ignore")) < LEAST_ASCII * len(data):
+    # binary files contain control characters, or few ASCII letters
+    if re.search(r"[\x00-\x08\x0e-\x1f]", text) or len(text.encode("ascii", "ignore")) < MIN_ASCII * len(data):
         raise SubquadError(f"{path}: not a text file in UTF-8; export the table as CSV")
     return text
 
 
 def _from_text(path: Path, text: str) -> pd.DataFrame:
-    text, remarks = _from_header_on(text)
+    text, remarks = _skip_comments(text)
     head = text.split("\n", 1)[0]
     if not head.strip():
-        raise SubquadError(f"{path}: empty; a header line and one row a sequence are needed")
+        raise SubquadError(f"{path}: the file is empty; it needs a header line and one row per sequence")
     separator = _separator_in(head)
     stream = io.StringIO(text)
     options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "header": None}
@@ -120,11 +118,11 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
         start = stream.tell()
         first = pd.read_csv(stream, nrows=1, **options)
         if first.shape[1] == len(header) + 1 and first.iloc[0, -1] != "":
-            # tables written by R have no name over the row names
+            # tables written by R have no header for the row names
             header.insert(0, "")
-        _refuse_twice(path, header)
+        _check_duplicates(path, header)
         stream.seek(start)
-        # one name more than there are columns catches rows that are too long
+        # one additional name catches rows that are too long
         options |= {"names": range(len(header) + 1), "index_col": False}
         frame = pd.read_csv(stream, **options).fillna("")
         note = _note_on_blank_lines(text[start:].rstrip(), options)
@@ -132,7 +130,7 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
         return pd.DataFrame(columns=header)
     except (csv.Error, pd.errors.ParserError) as error:
         raise SubquadError(f"{path}: not a table ({str(error).strip()})") from error
-    collect_errors(lambda: _refuse_long_rows(path, frame, header), note=note)
+    collect_errors(lambda: _check_long_rows(path, frame, header), note=note)
     frame = frame.iloc[:, : len(header)].set_axis(header, axis=1)
     frame.attrs |= {"remarks": remarks, "note": note}
     return frame
@@ -142,21 +140,21 @@ def _separator_in(head: str) -> str:
     return max("\t,;", key=head.count)
 
 
-def _from_header_on(text: str) -> tuple[str, list[str]]:
-    """Return the text without blank lines and comments before the header, and a remark on comments."""
+def _skip_comments(text: str) -> tuple[str, list[str]]:
+    """Return the text without blank lines and comments before the header, and a remark."""
     before = re.match(r"(?:[ \t]*(?:#[^\n]*)?\n)*", text)[0]
     text, comments = text[len(before) :], [line.strip() for line in before.split("\n") if line.strip()]
     head = text.split("\n", 1)[0]
     separator = _separator_in(head)
-    # a line with as many names as there are values below is a header that begins with #
+    # a comment with as many separators as the next line is a header that begins with #
     if comments and comments[-1].count(separator) == head.count(separator):
         text = f"{comments.pop()}\n{text}"
-    remark = f"{len(comments):,} lines before the header begin with # and are left out"
+    remark = f"{len(comments):,} comment lines before the header are skipped"
     return text, [f"{remark} ({comments[0][:60]!r})"] if comments else []
 
 
 def _note_on_blank_lines(body: str, options: dict[str, Any]) -> str:
-    """Return how rows are counted where blank lines stand between them, as they are not counted; else nothing."""
+    """Return how rows are counted if there are blank lines between them, otherwise nothing."""
     if not re.search(r"(?:\A|\n)[ \t]*\n", body):
         return ""
     kept, every = (
@@ -167,27 +165,27 @@ def _note_on_blank_lines(body: str, options: dict[str, Any]) -> str:
         return ""
     first = int((every.iloc[: len(kept)].to_numpy() != kept.to_numpy()).any(1).argmax())
     place = f"row {first}" if first else "the header"
-    return f"rows are counted below the header, without {count:,} blank lines (the first is below {place})"
+    return f"rows are counted from the header, without {count:,} blank lines (the first is below {place})"
 
 
-def _refuse_long_rows(path: Path, frame: pd.DataFrame, header: Sequence[str]) -> None:
+def _check_long_rows(path: Path, frame: pd.DataFrame, header: Sequence[str]) -> None:
     width = len(header)
     rows = np.flatnonzero((frame[width] != "").to_numpy())
     raise_errors(
-        f"{path}: the header has {width} names, but {len(rows):,} rows have more values; mend them",
+        f"{path}: the header has {width} columns, but {len(rows):,} rows have more values; correct them",
         [f"row {row + 1}: {', '.join(frame.iloc[row])[:60]!r} …" for row in rows],
     )
 
 
-def _refuse_twice(path: Path, header: Sequence[str]) -> None:
+def _check_duplicates(path: Path, header: Sequence[str]) -> None:
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
         shown = ", ".join(repr(name) for name in twice)
-        raise SubquadError(f"{path}: more than one column is called {shown}; rename or remove them")
+        raise SubquadError(f"{path}: duplicate column names: {shown}; rename or remove them")
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with at most one column without a name, the first; empty ones are left out."""
+    """Return the frame without unnamed empty columns; other unnamed columns but the first get a name."""
     keep, names = [], []
     for place, name in enumerate(frame.columns):
         if name or not (frame.iloc[:, place] == "").all():
@@ -197,7 +195,7 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_empty_end(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame without empty rows at its end, which spreadsheets leave behind."""
+    """Return the frame without empty rows at its end, as spreadsheets write them."""
     last = len(frame)
     while last and all(not str(value).strip() for value in frame.iloc[last - 1]):
         last -= 1
@@ -209,29 +207,29 @@ def _from_excel(path: Path, data: bytes, sheet: str | None) -> pd.DataFrame:
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise SubquadError(f"{path}: not an Excel table ({error})") from error
+        raise SubquadError(f"{path}: not a readable Excel file ({error})") from error
     if sheet is not None and sheet not in book.sheetnames:
         raise SubquadError(f"{path}: {unknown('sheet', sheet, book.sheetnames)}")
     chosen = book[sheet or book.sheetnames[0]]
     read = (list(map(_as_text, row)) for row in chosen.iter_rows(values_only=True))
     rows = list(dropwhile(lambda row: not any(row), read))
     if not rows:
-        raise SubquadError(f"{path}: sheet {chosen.title!r} is empty; a header and one row a sequence are needed")
+        raise SubquadError(f"{path}: sheet {chosen.title!r} is empty; it needs a header and one row per sequence")
     width = max(place + 1 for row in rows for place, value in enumerate(row) if value)
     header = [name.strip() for name in rows[0][:width]]
     header += [""] * (width - len(header))
-    _refuse_twice(path, header)
+    _check_duplicates(path, header)
     body = [row[:width] + [""] * (width - len(row)) for row in rows[1:]]
     frame = pd.DataFrame(body, columns=header, dtype=str)
     if sheet is None and len(book.sheetnames) > 1:
         frame.attrs["remarks"] = [
-            f"sheet {chosen.title!r} is read, the first of {len(book.sheetnames)} ({path.name}#NAME reads another)"
+            f"reading sheet {chosen.title!r}, the first of {len(book.sheetnames)} ({path.name}#NAME selects another)"
         ]
     return frame
 
 
 def _as_text(value: Any) -> str:
-    # repr holds all digits of a float
+    # repr keeps all digits of a float
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
@@ -240,8 +238,8 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
     try:
         table = parquet.read_table(io.BytesIO(data))
     except arrow.ArrowException as error:
-        raise SubquadError(f"{path}: not a Parquet table ({error})") from error
-    _refuse_twice(path, table.schema.names)
+        raise SubquadError(f"{path}: not a readable Parquet file ({error})") from error
+    _check_duplicates(path, table.schema.names)
     columns = {}
     for name in table.schema.names:
         values = table[name].to_pylist()
@@ -253,25 +251,25 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
 
 
 def is_missing(column: pd.Series) -> np.ndarray:
-    """Return which rows of a column say that nothing was measured."""
+    """Return which rows of a column have no measurement, `(n,)` bool."""
     return column.str.strip().str.lower().isin(MISSING).to_numpy(dtype=bool)
 
 
 def with_hyphens(text: pd.Series) -> pd.Series:
-    """Return a column with the sign that numbers have in code in place of the longer one of print (U+2212)."""
+    """Return a column with the typographic minus sign (U+2212) replaced by a hyphen."""
     return text.str.replace("\u2212", "-", regex=False)
 
 
 def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.ndarray, list[str]]:
-    """Return a column as float64, NaN where nothing was measured, and remarks.
+    """Return a column of text as float64 (NaN where not measured), and remarks.
 
     Args:
-        path: the table, for messages.
-        column: of text.
-        what: the numbers are, for messages.
+        path: The table, for messages.
+        column: The column, as text.
+        what: What the numbers are, for messages.
 
     Raises:
-        SubquadError: words or infinite numbers, each with its row.
+        SubquadError: Values that are not finite numbers.
     """
     text, missing, remarks = with_hyphens(column.str.strip()), is_missing(column), []
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
@@ -283,15 +281,15 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
         wrong = ~np.isfinite(numbers) & ~missing
     count = int(wrong.sum())
     raise_errors(
-        f"{path}: not all {what} in column {column.name!r} are finite numbers ({count:,}); mend or empty them",
-        [f"row {row + 1}: {column.iloc[row]!r}{_what_to_do(text.iloc[row])}" for row in np.flatnonzero(wrong)],
+        f"{path}: not all {what} in column {column.name!r} are finite numbers ({count:,} wrong); correct or empty them",
+        [f"row {row + 1}: {column.iloc[row]!r}{_advice(text.iloc[row])}" for row in np.flatnonzero(wrong)],
     )
     return numbers, remarks
 
 
-def _what_to_do(text: str) -> str:
+def _advice(text: str) -> str:
     limit = LIMIT.fullmatch(text)
-    return f" is a limit: write {limit[1]}, or leave the cell empty" if limit else ""
+    return f" is a bound: write {limit[1]}, or leave the cell empty" if limit else ""
 
 
 def _has_decimal_commas(values: pd.Series, wrong: pd.Series) -> bool:

@@ -1,127 +1,147 @@
-"""What a model sees of a table: sequences, variants, a second channel, further numbers; read first, or read again.
+"""Reading of model inputs from the columns of a table: sequences, variants, partner sequences and covariates.
 
 Axes: n rows, T positions, E covariates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.alphabet import NAMES_OF, encode, letters_of, normalise, refuse_mixed
-from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs
+from subquad.bio.data.alphabet import TITLES, check_mixed, encode, infer_alphabet, normalise
+from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema, PartnerAlignment
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.data.files import read_numbers
-from subquad.bio.data.partner_sequences import align_guides
-from subquad.bio.data.truncated import with_stops
-from subquad.bio.data.variants import Variants, parse_variants, refuse_unread
-from subquad.bio.data.wild_type import Construct, from_both, from_sequences, from_variants
+from subquad.bio.data.partner_sequences import align_partners
+from subquad.bio.data.variants import Variants, check_unread, parse_variants
+from subquad.bio.data.wild_type import SequenceSet, from_both, from_sequences, from_variants, with_stops
 from subquad.bio.settings import ALPHABETS, TaskType
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 
-__all__ = ["Ask", "Read", "fill_missing", "on_strands", "read_covariates", "read_inputs"]
+__all__ = ["InputOptions", "ReadInputs", "check_strands", "fill_missing", "read_covariates", "read_inputs"]
 
 FEW_OTHERS = 0.05
-"""Of the sequences, that have another length than all others: rather a mistake, or a deletion, than a mixed library."""
+"""If at most this fraction of the sequences has another length, it is likely an error or a deletion."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """How the inputs of a table are to be read."""
+class InputOptions:
+    """Columns of the inputs in a table, and how to read them."""
 
     sequence: str | None
-    """Columns."""
     mutant: str | None
     partner: str | None
     alphabet: str
     ambiguity: str
     wild_type: str | None
-    """Letters, or a FASTA file."""
+    """Letters, or a file with one sequence."""
     offset: int | None
-    is_named: bool = False
-    """The user named the column of variants."""
-    is_again: bool = False
-    """A model stands already: nothing new is found out of the table."""
-    length: int | None = None
-    """That all sequences must have."""
-    laid: dict[str, Any] | None = None
-    """How guides were laid on their contexts."""
+    is_mutant_named: bool = False
+    """The user named the column of variants, so it must be readable."""
+    schema: InputSchema | None = None
+    """Schema of the training table; None if this is the training table, from which missing options are inferred."""
+
+    @classmethod
+    def of_schema(
+        cls, schema: InputSchema, *, sequence: str | None, mutant: str | None = None, partner: str | None = None
+    ) -> "InputOptions":
+        """Return the options to read another table like the training table."""
+        return cls(
+            sequence=sequence,
+            mutant=mutant,
+            partner=partner,
+            alphabet=schema.alphabet,
+            ambiguity=schema.ambiguity,
+            wild_type=schema.wild_type,
+            offset=schema.offset,
+            schema=schema,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
-    """The inputs of a table, what they were made of, and how to make them again."""
+class ReadInputs:
+    """Inputs of a table without covariates, their sequences as text, and their schema."""
 
     inputs: Inputs
-    construct: Construct
-    about: dict[str, Any]
+    sequences: SequenceSet
+    schema: InputSchema
     remarks: list[str] = field(default_factory=list)
 
 
-def read_inputs(path: Path | str, frame: pd.DataFrame, ask: Ask) -> Read:
-    """Return the inputs of all rows, without covariates.
+def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) -> ReadInputs:
+    """Read the inputs of all rows, without covariates.
 
     Raises:
-        SubquadError: wrong letters, variants that do not fit the wild type, guides longer than their context, or no
-            wild type; each with its row.
+        SubquadError: Invalid letters, variants that do not fit the wild type, guides longer than their contexts (with
+            their rows), or no wild type.
     """
-    wild = ask.wild_type
-    if wild is not None and not ask.is_again:
+    wild, is_training = options.wild_type, options.schema is None
+    if wild is not None and is_training:
         wild = read_sequence(wild, "--wild-type")
-    texts, blanks = (None, []) if ask.sequence is None else _upper(frame[ask.sequence])
+    texts, remarks = (None, []) if options.sequence is None else _upper_case(frame[options.sequence])
     if texts is None and wild is None:
         raise SubquadError(
-            f"{path}: column {ask.mutant!r} holds variants; say of what, with --wild-type LETTERS or a FASTA file"
+            f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type (letters or a "
+            "FASTA file)"
         )
-    alphabet, is_guessed = letters_of(texts if texts is not None else [wild or ""], ask.alphabet)
-    if texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or not ask.is_again):
-        texts, ends = with_stops(texts, wild)
-        alphabet = "protein_stop" if ends else alphabet
-        blanks = blanks + ends
-    remarks = blanks
-    if is_guessed and texts is not None:
-        remarks = blanks + refuse_mixed(path, texts, alphabet)
+    alphabet, is_inferred = infer_alphabet(texts if texts is not None else [wild or ""], options.alphabet)
+    if texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or is_training):
+        texts, truncated = with_stops(texts, wild)
+        alphabet = "protein_stop" if truncated else alphabet
+        remarks = remarks + truncated
+    if is_inferred and texts is not None:
+        remarks = remarks + check_mixed(path, texts, alphabet)
     if texts is None:
-        construct, said = _construct(path, frame, ask, None, wild=wild, alphabet=alphabet)
-        if is_guessed:
-            # the variants may bring a stop, and DNA may have been translated
-            alphabet = letters_of(construct.sequences, "auto")[0]
-        codes, partner, laid, more = _codes(path, frame, ask, construct.sequences, alphabet)
+        found, notes = _sequence_set(path, frame, options, None, wild=wild, alphabet=alphabet)
+        if is_inferred:
+            # the variants may add a stop, and DNA may have been translated
+            alphabet = infer_alphabet(found.sequences, "auto")[0]
+        codes, partner, alignment, more = _codes(path, frame, options, found.sequences, alphabet)
     else:
         sequences, changed = normalise(texts, alphabet)
-        (construct, said), (codes, partner, laid, more) = collect_errors(
-            lambda: _construct(path, frame, ask, sequences, wild=wild, alphabet=alphabet),
-            lambda: _codes(path, frame, ask, sequences, alphabet),
+        (found, notes), (codes, partner, alignment, more) = collect_errors(
+            lambda: _sequence_set(path, frame, options, sequences, wild=wild, alphabet=alphabet),
+            lambda: _codes(path, frame, options, sequences, alphabet),
         )
-        said = changed + said
-    if is_guessed:
-        remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (guessed; --alphabet names another)")
-    remarks += said + construct.remarks + more
-    if partner is not None:
-        guides = normalise(_upper(frame[ask.partner])[0], alphabet)[0]
-        pairs = [f"{guide}|{context}" for guide, context in zip(guides, construct.sequences, strict=True)]
-        construct = Construct(sequences=pairs)
+        notes = changed + notes
+    if is_inferred:
+        remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (inferred; --alphabet overrides)")
+    remarks += notes + found.remarks + more
+    if options.partner is not None:
+        guides = normalise(_upper_case(frame[options.partner])[0], alphabet)[0]
+        pairs = [f"{guide}|{context}" for guide, context in zip(guides, found.sequences, strict=True)]
+        found = SequenceSet(sequences=pairs)
     is_aligned = bool((codes[:, -1] != PAD).all())
-    if not (is_aligned or ask.is_again):
-        remarks += _few_of_another_length((codes != PAD).sum(1))
-    about = {
-        **{"sequence": ask.sequence, "mutant": ask.mutant, "partner": ask.partner},
-        **{"alphabet": alphabet, "ambiguity": ask.ambiguity, "laid": laid},
-        **{"wild_type": construct.wild_type, "offset": construct.offset},
-        **{"is_aligned": is_aligned, "length": codes.shape[1] if is_aligned else None},
-    }
-    none = np.zeros((len(codes), 0))
-    inputs = Inputs(codes=codes, letters=len(ALPHABETS[alphabet]), partner=partner, covariates=none, is_aligned=is_aligned)
-    return Read(inputs=inputs, construct=construct, about=about, remarks=remarks)
+    if is_training and not is_aligned:
+        remarks += _few_other_lengths((codes != PAD).sum(1))
+    schema = options.schema or InputSchema(
+        sequence=options.sequence,
+        mutant=options.mutant,
+        partner=options.partner,
+        alphabet=alphabet,
+        ambiguity=options.ambiguity,
+        wild_type=found.wild_type,
+        offset=found.offset,
+        is_aligned=is_aligned,
+        length=codes.shape[1] if is_aligned else None,
+        alignment=alignment,
+    )
+    inputs = Inputs(
+        codes=codes,
+        letters=len(ALPHABETS[alphabet]),
+        partner=partner,
+        covariates=np.zeros((len(codes), 0)),
+        is_aligned=is_aligned,
+    )
+    return ReadInputs(inputs=inputs, sequences=found, schema=schema, remarks=remarks)
 
 
-def _few_of_another_length(lengths: np.ndarray) -> list[str]:
-    """Return a remark where nearly all sequences have one length, and a few keep positions from being used."""
-    most = int(np.bincount(lengths).argmax())
-    others = np.flatnonzero(lengths != most)
+def _few_other_lengths(lengths: np.ndarray) -> list[str]:
+    """Return a remark if nearly all sequences have one length, and a few others prevent the use of positions."""
+    common = int(np.bincount(lengths).argmax())
+    others = np.flatnonzero(lengths != common)
     if len(others) > FEW_OTHERS * len(lengths):
         return []
     least, longest = lengths[others].min(), lengths[others].max()
@@ -129,156 +149,176 @@ def _few_of_another_length(lengths: np.ndarray) -> list[str]:
     rows = ", ".join(f"{row + 1}" for row in others[:3]) + (", …" if len(others) > 3 else "")
     has, row, it = ("has", "row", "it") if len(others) == 1 else ("have", "rows", "them")
     return [
-        f"{len(others):,} of {len(lengths):,} sequences {has} {letters} letters, the others {most:,} ({row} {rows}): "
-        f"positions are not used; leave {it} out to have them"
+        f"{len(others):,} of {len(lengths):,} sequences {has} {letters} letters, the others {common:,} ({row} {rows}): "
+        f"sequences are not aligned, so positions are not used as features; remove {it} to use them"
     ]
 
 
 def _codes(
-    path: Path | str, frame: pd.DataFrame, ask: Ask, texts: list[str], alphabet: str
-) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any] | None, list[str]]:
-    """Return the codes of both channels, how guides were laid, and remarks."""
+    path: Path | str, frame: pd.DataFrame, options: InputOptions, texts: list[str], alphabet: str
+) -> tuple[np.ndarray, np.ndarray | None, PartnerAlignment | None, list[str]]:
+    """Return the codes of the sequences and of the partner sequences, their alignment, and remarks."""
+    schema = options.schema
 
     def sequences() -> tuple[np.ndarray, list[str]]:
-        return encode(path, texts, alphabet, ambiguity=ask.ambiguity, length=ask.length)
+        length = None if schema is None else schema.length
+        return encode(path, texts, alphabet, ambiguity=options.ambiguity, length=length)
 
-    if ask.partner is None:
-        codes, said = sequences()
-        return codes, None, None, said
-    guides = normalise(_upper(frame[ask.partner])[0], alphabet)[0]
-    (codes, said), (short, more) = collect_errors(
-        sequences, lambda: encode(path, guides, alphabet, ambiguity=ask.ambiguity, what=str(ask.partner))
+    if options.partner is None:
+        codes, remarks = sequences()
+        return codes, None, None, remarks
+    guides = normalise(_upper_case(frame[options.partner])[0], alphabet)[0]
+    (codes, remarks), (short, more) = collect_errors(
+        sequences, lambda: encode(path, guides, alphabet, ambiguity=options.ambiguity, what=str(options.partner))
     )
     if alphabet not in ("dna", "rna"):
-        raise SubquadError(f"{path}: column {ask.partner!r} pairs with DNA or RNA only, but the sequences are proteins")
-    partner, laid, how = align_guides(path, codes, short, known=ask.laid)
-    return codes, partner, laid, said + more + how
-
-
-def _construct(
-    path: Path | str, frame: pd.DataFrame, ask: Ask, sequences: list[str] | None, *, wild: str | None, alphabet: str
-) -> tuple[Construct, list[str]]:
-    """Return the sequences with what they are variants of, and remarks; those of the construct stand in it."""
-    wild = None if wild is None else normalise([wild], alphabet)[0][0]
-    if sequences is not None and ask.partner is not None:
-        return Construct(sequences=sequences), []
-    variants, remarks = _variants(frame, ask, alphabet, is_needed=sequences is None or ask.is_named)
-    if variants is not None:
-        _, construct = collect_errors(
-            lambda: refuse_unread(path, variants, str(ask.mutant)),
-            lambda: _of_variants(path, ask, sequences, variants, wild=wild, alphabet=alphabet),
+        raise SubquadError(
+            f"{path}: partner sequences (column {options.partner!r}) are supported for DNA and RNA, but these "
+            "sequences are proteins"
         )
-        if construct.mutants is not None:
-            return construct, remarks
-        remarks += construct.remarks
+    partner, alignment, placed = align_partners(path, codes, short, known=None if schema is None else schema.alignment)
+    return codes, partner, alignment, remarks + more + placed
+
+
+def _sequence_set(
+    path: Path | str,
+    frame: pd.DataFrame,
+    options: InputOptions,
+    sequences: list[str] | None,
+    *,
+    wild: str | None,
+    alphabet: str,
+) -> tuple[SequenceSet, list[str]]:
+    """Return the sequences with the variants that they are, and remarks beside those of the set."""
+    wild = None if wild is None else normalise([wild], alphabet)[0][0]
+    if sequences is not None and options.partner is not None:
+        return SequenceSet(sequences=sequences), []
+    is_needed = sequences is None or options.is_mutant_named
+    variants, remarks = _variants(frame, options, alphabet, is_needed=is_needed)
+    if variants is not None:
+        _, found = collect_errors(
+            lambda: check_unread(path, variants, str(options.mutant)),
+            lambda: _from_variants(path, options, sequences, variants, wild=wild, alphabet=alphabet),
+        )
+        if found.mutants is not None:
+            return found, remarks
+        remarks += found.remarks
     assert sequences is not None, "without sequences there are variants"
-    if wild is None and ask.is_again:
-        return Construct(sequences=sequences), remarks
+    if wild is None and options.schema is not None:
+        return SequenceSet(sequences=sequences), remarks
     return from_sequences(sequences, wild_type=wild), remarks
 
 
-def _of_variants(
-    path: Path | str, ask: Ask, sequences: list[str] | None, variants: Variants, *, wild: str | None, alphabet: str
-) -> Construct:
+def _from_variants(
+    path: Path | str,
+    options: InputOptions,
+    sequences: list[str] | None,
+    variants: Variants,
+    *,
+    wild: str | None,
+    alphabet: str,
+) -> SequenceSet:
     if sequences is None:
-        return from_variants(path, variants, wild or "", offset=ask.offset)
+        return from_variants(path, variants, wild or "", offset=options.offset)
     return from_both(
         path,
         sequences,
         variants,
         wild_type=wild,
-        offset=ask.offset,
-        column=str(ask.mutant),
-        is_named=ask.is_named,
+        offset=options.offset,
+        column=str(options.mutant),
+        is_named=options.is_mutant_named,
         alphabet=alphabet,
-        ambiguity=ask.ambiguity,
+        ambiguity=options.ambiguity,
     )
 
 
-def _variants(frame: pd.DataFrame, ask: Ask, alphabet: str, *, is_needed: bool) -> tuple[Variants | None, list[str]]:
-    if ask.mutant is None:
+def _variants(
+    frame: pd.DataFrame, options: InputOptions, alphabet: str, *, is_needed: bool
+) -> tuple[Variants | None, list[str]]:
+    if options.mutant is None:
         return None, []
-    variants, said = parse_variants(frame[ask.mutant])
+    variants, remarks = parse_variants(frame[options.mutant])
     if variants.unread and not is_needed:
-        # full sequences stand without them
-        return None, [f"column {ask.mutant!r} holds more than substitutions and is left aside (--mutant shows where)"]
+        # the full sequences suffice
+        text = f"column {options.mutant!r} has values that are not substitutions and is ignored"
+        return None, [f"{text} (--mutant {options.mutant} shows where)"]
     if alphabet in ("dna", "rna"):
         variants = variants.translated("U", "T") if alphabet == "dna" else variants.translated("T", "U")
-    return variants, said
+    return variants, remarks
 
 
-def _upper(column: pd.Series) -> tuple[list[str], list[str]]:
-    """Return sequences in upper case, without the blanks of blocks of ten letters, and remarks."""
+def _upper_case(column: pd.Series) -> tuple[list[str], list[str]]:
+    """Return sequences in upper case, without the spaces of blocks of ten letters, and remarks."""
     texts = column.str.strip().str.upper().tolist()
     blocks = [row for row, text in enumerate(texts) if " " in text]
     for row in blocks:
         texts[row] = "".join(texts[row].split())
-    remark = f"blanks inside {len(blocks):,} sequences of column {column.name!r} are left out"
+    remark = f"spaces inside {len(blocks):,} sequences of column {column.name!r} are removed"
     return texts, [remark] if blocks else []
 
 
 def read_covariates(
-    path: Path | str, frame: pd.DataFrame, names: tuple[str, ...], fill: dict[str, float] | None
-) -> tuple[np.ndarray, dict[str, float], list[str]]:
-    """Return the covariates `(n, E)`, what missing values of each are filled with, and remarks."""
+    path: Path | str, frame: pd.DataFrame, names: Sequence[str], fill: Mapping[str, float] | None
+) -> tuple[np.ndarray, Mapping[str, float], list[str]]:
+    """Return the covariates `(n, E)`, the value that replaces missing ones in each column, and remarks."""
     missing = [name for name in names if name not in frame.columns]
     raise_errors(
-        f"{path}: the model also learned from columns that are not here; add them",
+        f"{path}: the model was trained with covariates that the table does not have; add the columns",
         [str(unknown("column", name, frame.columns)) for name in missing],
     )
     read = collect_errors(*(lambda name=name: read_numbers(path, frame[name], "covariates") for name in names))
     values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
-    remarks = [remark for _, said in read for remark in said]
     values, fill, filled = fill_missing(path, values, names, fill, flag="--covariates")
-    return values, fill, remarks + filled
+    return values, fill, [remark for _, remarks in read for remark in remarks] + filled
 
 
 def fill_missing(
-    path: Path | str, values: np.ndarray, names: Sequence[str], fill: dict[str, float] | None, *, flag: str
-) -> tuple[np.ndarray, dict[str, float], list[str]]:
-    """Return numbers `(n, E)` with the gaps filled, what each column is filled with, and remarks.
+    path: Path | str, values: np.ndarray, names: Sequence[str], fill: Mapping[str, float] | None, *, flag: str
+) -> tuple[np.ndarray, Mapping[str, float], list[str]]:
+    """Replace missing values; return the values `(n, E)`, the replacement of each column, and remarks.
 
     Args:
-        path: the table, for messages.
-        values: `(n, E)`, NaN where there is none.
-        names: of the columns.
-        fill: of the table that was learned from; None: this is it, and the median is taken.
-        flag: that the columns were named with, for messages.
+        path: The table, for messages.
+        values: `(n, E)`, NaN where missing.
+        names: Columns.
+        fill: Replacements of the training table; None if this is the training table, whose medians are taken.
+        flag: Flag that names the columns, for messages.
 
     Raises:
-        SubquadError: columns without a number, where there is no other table.
+        SubquadError: Columns of the training table without any number.
     """
     if fill is None:
         is_empty = np.isnan(values).all(0)
         raise_errors(
-            f"{path}: covariates without a number; leave them out of {flag}",
+            f"{path}: covariates without any number; remove them from {flag}",
             [repr(name) for name, empty in zip(names, is_empty, strict=True) if empty],
         )
         fill = {name: float(np.nanmedian(values[:, k])) for k, name in enumerate(names)}
     values, remarks = values.copy(), []
     for k, name in enumerate(names):
-        holes = np.isnan(values[:, k])
-        if holes.any():
-            values[holes, k] = fill[name]
+        is_missing = np.isnan(values[:, k])
+        if is_missing.any():
+            values[is_missing, k] = fill[name]
             remarks.append(
-                f"column {name!r}: {int(holes.sum()):,} missing values are filled with {fill[name]:.4g}, the median"
+                f"column {name!r}: {int(is_missing.sum()):,} missing values replaced by the median, {fill[name]:.4g}"
             )
     return values, fill, remarks
 
 
-def on_strands(inputs: Inputs, strands: str, *, alphabet: str, task_type: TaskType) -> Inputs:
-    """Return the inputs as those of one strand or of both.
+def check_strands(inputs: Inputs, strands: str, *, alphabet: str, task_type: TaskType) -> Inputs:
+    """Return the inputs as single- or double-stranded ones.
 
     Raises:
-        SubquadError: both are asked for, of what has one only.
+        SubquadError: `strands` is `both`, but the inputs are not double-stranded DNA.
     """
-    why = None
+    reason = None
     if alphabet != "dna":
-        why = f"these are letters of the {NAMES_OF[alphabet]}"
+        reason = f"these sequences are of the {TITLES[alphabet]}"
     elif inputs.partner is not None:
-        why = "a guide and its target have a strand each"
+        reason = "a guide and its target each have their own strand"
     elif task_type not in ROW_TASK_TYPES:
-        why = "the target has values along the sequence"
-    if strands == "both" and why:
-        raise SubquadError(f"strands both: it is for double-stranded DNA, and {why}; leave it out")
-    return replace(inputs, is_double=strands == "both")
+        reason = "the target has values along the sequence"
+    if strands == "both" and reason:
+        raise SubquadError(f"strands both needs double-stranded DNA, but {reason}; leave it out")
+    return replace(inputs, is_double_stranded=strands == "both")

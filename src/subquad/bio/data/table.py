@@ -1,9 +1,9 @@
-"""A table of sequences with measurements, read and checked: all mistakes are said at once. Costs one pass.
+"""Reading of a table of sequences with measurements; all errors of a table are reported together.
 
 Axes: n rows, T positions, E covariates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,65 +12,77 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.columns import Columns, find_columns, find_inputs
-from subquad.bio.data.dataset import Inputs, Target
+from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
+from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import is_missing, read_frame, read_numbers
-from subquad.bio.data.inputs import Ask, Read, on_strands, read_covariates, read_inputs
+from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, read_covariates, read_inputs
 from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 
-__all__ = ["Table", "read_again", "read_table"]
+__all__ = ["Table", "inputs_of", "read_like", "read_table"]
 
-LEAST_ROWS = 10
+MIN_ROWS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that was read and checked."""
+    """A table that has been read and checked."""
 
     path: Path
     frame: pd.DataFrame
     """All columns as text, in the order of the file."""
     inputs: Inputs
-    """Of all rows."""
     target: Target | None
-    """Of all rows; those that are not in `has_target` hold NaN, -1 or no pairs. None where there is only to predict."""
+    """Target of all rows; rows outside `has_target` hold NaN, -1 or no pairs. None for a table to predict."""
     sequences: list[str]
-    """Full sequences in upper case (with one of T and U); guide and context with `|` between."""
+    """Full sequences in upper case (with either T or U); `guide|context` with partner sequences."""
     mutants: list[str] | None
-    """`A24G:K30R` of each row, counted from 1 in the wild type, empty for the wild type itself; None where the table
-    has no variants."""
+    """Variant of each row, such as `A24G:K30R`, counted from 1 in the wild type and empty for the wild type itself;
+    None if the rows are not variants."""
     wild_type: str | None
     weight: np.ndarray | None
-    """`(n,)`, mean 1 over the rows with a target."""
+    """`(n,)`, with mean 1 over the rows with a target."""
     groups: np.ndarray | None
-    """Text of each row."""
+    """Group of each row, as text."""
     has_target: np.ndarray
-    """`(n,)` of bool."""
-    about: dict[str, Any]
-    """What `read_again` needs to make the same inputs of another table (JSON)."""
+    """`(n,)` bool."""
+    schema: InputSchema
+    """How to read another table in the same way."""
     remarks: list[str]
-    """What was guessed or changed, to be said aloud."""
+    """What was inferred or changed, to be logged."""
+
+    def with_split(self, split: Mapping[str, np.ndarray], units: np.ndarray | None = None) -> Dataset:
+        """Return the dataset with the given split, so that one table serves all folds of a cross-validation.
+
+        Args:
+            split: Row numbers of `train`, `validation` and `test`.
+            units: `(n,)` index of the unit that the split keeps together.
+        """
+        assert self.target is not None, "only a table with a target is split"
+        weight = None if self.weight is None else self.weight / self.weight[split["train"]].mean()
+        return Dataset(inputs=self.inputs, target=self.target, split=dict(split), weight=weight, units=units)
 
 
 def read_table(
     path: Path | str, settings: FitSettings, *, check: Callable[[pd.DataFrame], None] = lambda frame: None
 ) -> Table:
-    """Return a table with its targets.
+    """Read a table with its targets.
 
     Args:
-        path: the file; see `read_frame`.
-        settings: which columns are what, wild type and offset, kind, alphabet, and the policy for letters that stand
-            for several. What is not said is guessed, and remarked.
-        check: a further look at the columns, whose mistakes are said with all others.
+        path: The file (see `read_frame`), or `example:NAME`.
+        settings: Columns, wild type and offset, task type, alphabet and treatment of ambiguous letters; what is not set
+            is inferred and remarked on.
+        check: Additional check of the columns, whose errors are reported with the others.
 
     Raises:
-        SubquadError: the file cannot be read, columns are not found, or values are wrong; all that is wrong with
-            letters, variants, targets, covariates and weights is said at once.
+        SubquadError: The file cannot be read, columns are not found, or values are invalid; all errors in letters,
+            variants, targets, covariates and weights are reported together.
     """
+    path = resolve_table(path)
     frame = read_frame(path)
     columns, remarks = find_columns(path, frame, settings)
-    ask = Ask(
+    options = InputOptions(
         sequence=columns.sequence,
         mutant=columns.mutant,
         partner=columns.partner,
@@ -78,105 +90,138 @@ def read_table(
         ambiguity=settings.ambiguity,
         wild_type=settings.wild_type,
         offset=settings.offset,
-        is_named=settings.mutant is not None,
+        is_mutant_named=settings.mutant is not None,
     )
-    read: list[Read] = []
+    read: list[ReadInputs] = []
 
-    def inputs() -> Read:
-        read.append(read_inputs(path, frame, ask))
+    def inputs() -> ReadInputs:
+        read.append(read_inputs(path, frame, options))
         return read[0]
 
     def target() -> tuple[Target, np.ndarray, list[str]]:
         lengths = read[0].inputs.lengths if read else None
         if lengths is None and columns.sequence is not None:
             lengths = frame[columns.sequence].str.replace(r"\s", "", regex=True).str.len().to_numpy(dtype=np.int64)
-        codes = read[0].inputs.codes if read and read[0].about["alphabet"] in ("dna", "rna") else None
+        codes = read[0].inputs.codes if read and read[0].schema.alphabet in ("dna", "rna") else None
         found = read_target(path, frame, columns.target, lengths, task_type=settings.task_type, codes=codes)
-        _refuse_nothing_to_learn(path, found[0], found[1])
+        _check_learnable(path, found[0], found[1])
         return found
 
     checks: list[Callable[[], Any]] = [inputs, target, lambda: read_covariates(path, frame, columns.covariates, None)]
     checks += [lambda: _weight(path, frame, columns), lambda: check(frame)]
     note = frame.attrs.get("note", "")
-    made, (aims, has, said), (covariates, fill, filled), (weight, weighed), _ = collect_errors(*checks, note=note)
+    made, (aims, has, notes), (covariates, fill, filled), (weight, weighted), _ = collect_errors(*checks, note=note)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
-    about = made.about | {"covariates": fill, "target": list(columns.target), "task_type": aims.task_type}
-    about |= {"weight": columns.weight, "error": columns.error, "group": columns.group, "split": columns.split}
-    about |= {"strands": settings.strands}
     try:
-        stranded = on_strands(made.inputs, settings.strands, alphabet=about["alphabet"], task_type=aims.task_type)
+        own = check_strands(made.inputs, settings.strands, alphabet=made.schema.alphabet, task_type=aims.task_type)
     except SubquadError as error:
         raise SubquadError(f"{path}: --{error}") from error
     return Table(
-        path=Path(path),
+        path=path,
         frame=frame,
-        inputs=replace(stranded, covariates=covariates),
+        inputs=replace(own, covariates=covariates),
         target=aims,
-        sequences=made.construct.sequences,
-        mutants=made.construct.mutants,
-        wild_type=made.construct.wild_type,
+        sequences=made.sequences.sequences,
+        mutants=made.sequences.mutants,
+        wild_type=made.sequences.wild_type,
         weight=weight,
-        groups=None if columns.group is None else frame[columns.group].str.strip().to_numpy(dtype=object),
+        groups=_groups(frame, columns.group),
         has_target=has,
-        about=about,
-        remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks, *said, *filled, *weighed],
+        schema=replace(made.schema, covariates=fill, group=columns.group, strands=settings.strands),
+        remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks, *notes, *filled, *weighted],
     )
 
 
-def read_again(path: Path | str, about: dict[str, Any], *, sequence: str | None = None) -> Table:
-    """Return a table to predict for, read as the one of a fit: with its columns, alphabet, wild type and offset.
+def read_like(path: Path | str, schema: InputSchema, *, sequence: str | None = None) -> Table:
+    """Read a table to predict in the same way as the training table: columns, alphabet, wild type and offset.
 
     Args:
-        path: the file; see `read_frame`. It may hold full sequences or variants, whichever the first one had.
-        about: of the first table.
-        sequence: column of the sequences; by default the one of the first table, else guessed.
+        path: The file (see `read_frame`), or `example:NAME`; it has full sequences or variants.
+        schema: Schema of the training table.
+        sequence: Column with the sequences. Default: that of the training table, otherwise inferred.
 
     Raises:
-        SubquadError: the file cannot be read, columns are missing, or values are wrong; all are said at once.
+        SubquadError: The file cannot be read, columns are missing, or values are invalid.
     """
+    path = resolve_table(path)
     frame = read_frame(path)
-    names = {key: about[key] if about[key] in frame.columns else None for key in ("sequence", "mutant", "partner")}
-    if about["partner"] is not None and names["partner"] is None:
+    expected = {key: getattr(schema, key) for key in ("sequence", "mutant", "partner")}
+    names: dict[str, str | None] = {key: name if name in frame.columns else None for key, name in expected.items()}
+    if schema.partner is not None and names["partner"] is None:
         raise SubquadError(
-            f"{path}: {unknown('column', about['second'], frame.columns)}; the model pairs it with the sequence"
+            f"{path}: {unknown('column', schema.partner, frame.columns)}; the model pairs it with the sequence"
         )
     if sequence is not None:
         names["sequence"], names["mutant"] = sequence, None
     remarks: list[str] = []
-    if names["sequence"] is None and (names["mutant"] is None or about["wild_type"] is None):
-        names, remarks = find_inputs(path, frame, **names)
-    elif sequence is not None:
-        find_inputs(path, frame, **names)
-    ask = Ask(
-        **names,
-        alphabet=about["alphabet"],
-        ambiguity=about["ambiguity"],
-        wild_type=about["wild_type"],
-        offset=about["offset"],
-        is_again=True,
-        length=about["length"],
-        laid=about["laid"],
-    )
-    made, (covariates, _, filled) = collect_errors(
-        lambda: read_inputs(path, frame, ask),
-        lambda: read_covariates(path, frame, tuple(about["covariates"]), about["covariates"]),
-        note=frame.attrs.get("note", ""),
-    )
-    group = about["group"] if about["group"] in frame.columns else None
+    is_absent = names["sequence"] is None and (names["mutant"] is None or schema.wild_type is None)
+
+    def inputs() -> ReadInputs:
+        if is_absent or sequence is not None:
+            found, notes = find_inputs(path, frame, **names)
+            if is_absent:
+                names.update(found)
+                remarks.extend(notes)
+        return read_inputs(path, frame, InputOptions.of_schema(schema, **names))
+
+    try:
+        made, (covariates, _, filled) = collect_errors(
+            inputs,
+            lambda: read_covariates(path, frame, tuple(schema.covariates), schema.covariates),
+            note=frame.attrs.get("note", ""),
+        )
+    except SubquadError as error:
+        if not is_absent:
+            raise
+        raise SubquadError(f"{_expected_columns(path, frame, expected)}\n{error}") from error
+    own = replace(made.inputs, covariates=covariates, is_double_stranded=schema.strands == "both")
     return Table(
-        path=Path(path),
+        path=path,
         frame=frame,
-        inputs=replace(made.inputs, covariates=covariates, is_double=about.get("strands") == "both"),
+        inputs=own,
         target=None,
-        sequences=made.construct.sequences,
-        mutants=made.construct.mutants,
-        wild_type=made.construct.wild_type,
+        sequences=made.sequences.sequences,
+        mutants=made.sequences.mutants,
+        wild_type=made.sequences.wild_type,
         weight=None,
-        groups=None if group is None else frame[group].str.strip().to_numpy(dtype=object),
+        groups=_groups(frame, schema.group),
         has_target=np.zeros(len(frame), dtype=bool),
-        about=dict(about),
+        schema=schema,
         remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks, *filled],
+    )
+
+
+def inputs_of(schema: InputSchema, sequences: Sequence[str], *, path: str = "the sequences") -> Inputs:
+    """Return sequences as inputs of a model; a partner sequence precedes `|`, as in `guide|context`.
+
+    Raises:
+        SubquadError: Letters outside the alphabet, wrong lengths, or the model needs covariates.
+    """
+    if schema.covariates:
+        names = ", ".join(schema.covariates)
+        raise SubquadError(f"the model was trained with covariates ({names}), which sequences alone do not have")
+    columns = {"sequence": [text.rpartition("|")[2] for text in sequences]}
+    if schema.partner is not None:
+        columns["partner"] = [text.partition("|")[0] for text in sequences]
+    plain = replace(schema, wild_type=None)
+    options = InputOptions.of_schema(plain, sequence="sequence", partner="partner" if schema.partner else None)
+    inputs = read_inputs(path, pd.DataFrame(columns), options).inputs
+    return replace(inputs, is_double_stranded=schema.strands == "both")
+
+
+def _groups(frame: pd.DataFrame, name: str | None) -> np.ndarray | None:
+    return None if name not in frame.columns else frame[name].str.strip().to_numpy(dtype=object)
+
+
+def _expected_columns(path: Path, frame: pd.DataFrame, expected: Mapping[str, str | None]) -> str:
+    """Return which columns a model expects and a table has, as the first line of an error."""
+    wanted = " or ".join(f"{name!r}" for key, name in expected.items() if name is not None and key != "partner")
+    names = [repr(str(name)) for name in frame.columns if name]
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return (
+        f"{path}: the model was trained on column {wanted or 'sequence'}, and this table has {shown}; give the table "
+        "with that column, or name the column of the sequences with --sequence"
     )
 
 
@@ -186,36 +231,34 @@ def _weight(path: Path | str, frame: pd.DataFrame, columns: Columns) -> tuple[np
         return None, []
     what = "weights" if columns.weight else "standard errors"
     numbers, remarks = read_numbers(path, frame[name], what)
-    # rows that are left out need no weight
+    # rows without a measurement need no weight
     has = ~np.stack([is_missing(frame[target]) for target in columns.target]).all(0)
     wrong = np.flatnonzero(has & ~(numbers > 0))
     raise_errors(
-        f"{path}: {what} in column {name!r} must be above 0; mend {len(wrong):,} rows or leave them out",
+        f"{path}: {what} in column {name!r} must be above 0; correct or remove {len(wrong):,} rows",
         [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in wrong],
     )
     numbers = np.where(numbers > 0, numbers, 1.0)
     return (numbers if columns.weight else numbers**-2.0), remarks
 
 
-def _refuse_nothing_to_learn(path: Path | str, target: Target, has: np.ndarray) -> None:
-    """Raise where a target is the same for all, or too few rows have one."""
+def _check_learnable(path: Path | str, target: Target, has: np.ndarray) -> None:
+    """Raise if the target is constant, or if too few rows have one."""
     rows = int(has.sum())
     name = ", ".join(map(repr, target.names))
-    if rows < LEAST_ROWS:
-        raise SubquadError(
-            f"{path}: {rows} rows with a measurement in {name}; at least {LEAST_ROWS} are needed to learn from"
-        )
-    nothing = f"{path}: there is nothing to learn from: "
+    if rows < MIN_ROWS:
+        raise SubquadError(f"{path}: {rows} rows with a measurement in {name}; at least {MIN_ROWS} are needed")
+    nothing = f"{path}: there is nothing to learn: "
     if target.task_type == "pairs":
         if not any(map(len, target.y)):
-            raise SubquadError(f"{nothing}no structure in column {name} has a pair")
+            raise SubquadError(f"{nothing}no structure in column {name} has a base pair")
         return
     y = target.y[has]
     if target.classes or target.task_type == "residue_binary":
-        seen = np.unique(y[y >= 0])
-        if len(seen) < 2:
-            only = target.classes[seen[0]] if len(seen) else "unknown"
-            raise SubquadError(f"{nothing}column {name} has one class only ({only!r})")
+        present = np.unique(y[y >= 0])
+        if len(present) < 2:
+            only = target.classes[present[0]] if len(present) else "unknown"
+            raise SubquadError(f"{nothing}column {name} has only one class ({only!r})")
         return
     columns = [y.ravel()] if target.task_type == "residue_regression" else list(y.T)
     for label, values in zip(target.names, columns, strict=True):

@@ -1,4 +1,4 @@
-"""Columns of a table as what is to be predicted: numbers, classes, labels, values of residues, base pairs. One pass."""
+"""Targets from the columns of a table: numbers, classes, labels, values of residues, or base pairs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.dataset import TaskType, Target
+from subquad.bio.data.dataset import Target, TaskType
 from subquad.bio.data.files import is_missing, read_numbers, with_hyphens
-from subquad.bio.data.residues import (
+from subquad.bio.data.residue_targets import (
     looks_like_pairs,
     looks_like_residues,
     order_of_classes,
@@ -20,7 +20,7 @@ from subquad.errors import SubquadError, collect_errors, raise_errors
 
 __all__ = ["read_target"]
 
-MOST_CLASSES = 100
+MAX_CLASSES = 100
 
 
 def read_target(
@@ -32,33 +32,33 @@ def read_target(
     task_type: str = "auto",
     codes: np.ndarray | None = None,
 ) -> tuple[Target, np.ndarray, list[str]]:
-    """Return the target of all rows, which rows have one, and remarks. Rows without one hold NaN, -1 or no pairs.
+    """Return the target of all rows, which rows have one, and remarks; rows without one hold NaN, -1 or no pairs.
 
     Args:
-        path: the table, for messages.
-        frame: all columns as text.
-        columns: of the target; several are several measurements, or labels where all are 0 or 1.
-        lengths: letters of each sequence; None where they cannot be read, so that residues cannot be checked.
-        task_type: of the target, or `auto`.
-        codes: `(n, T)` of DNA or RNA; see `read_pairs`.
+        path: The table, for messages.
+        frame: All columns as text.
+        columns: Target columns; several columns are measurements, or labels if all values are 0 or 1.
+        lengths: Letters of each sequence; None if the sequences are invalid, so that residues cannot be checked.
+        task_type: Type of the task, or `auto`.
+        codes: `(n, T)` codes of DNA or RNA; see `read_pairs`.
 
     Raises:
-        SubquadError: values that do not fit the kind, each with its row, or columns that are empty.
+        SubquadError: Values do not fit the task type, or columns are empty.
     """
     missing = np.stack([is_missing(frame[name]) for name in columns], axis=1)
     has = ~missing.all(1)
     for k, name in enumerate(columns):
         if missing[:, k].all():
-            raise SubquadError(f"{path}: column {name!r} is empty; name the measurements with --target")
-    chosen: Any = _guess(path, frame, columns, lengths, has) if task_type == "auto" else task_type
+            raise SubquadError(f"{path}: column {name!r} is empty; name the target with --target")
+    chosen: Any = _infer(path, frame, columns, lengths, has) if task_type == "auto" else task_type
     if len(columns) > 1 and chosen not in ("regression", "multilabel"):
         shown = ", ".join(map(repr, columns))
-        raise SubquadError(f"{path}: {chosen} has one column, but {len(columns)} are named ({shown}) (--target)")
+        raise SubquadError(f"{path}: {chosen} takes one target column, but --target names {len(columns)} ({shown})")
     remarks = []
     if task_type == "auto":
-        remarks.append(f"what to predict: {chosen.replace('_', ' ')} (guessed; --task-type says otherwise)")
+        remarks.append(f"task type: {chosen} (inferred; --task-type overrides)")
     if not has.all():
-        remarks.append(f"{int((~has).sum()):,} of {len(has):,} rows have no measurement and are left out")
+        remarks.append(f"{int((~has).sum()):,} of {len(has):,} rows have no measurement and are not used")
     column = frame[columns[0]].str.strip()
     match chosen:
         case "regression":
@@ -76,7 +76,7 @@ def read_target(
     return target, has, remarks + more
 
 
-def _guess(
+def _infer(
     path: Path | str, frame: pd.DataFrame, columns: Sequence[str], lengths: np.ndarray | None, has: np.ndarray
 ) -> TaskType:
     if len(columns) > 1:
@@ -94,18 +94,18 @@ def _guess(
     if is_number.mean() >= 0.5:
         return "regression"
     classes = text.nunique()
-    if not classes <= min(MOST_CLASSES, max(2, has.sum() // 2)):
+    if not classes <= min(MAX_CLASSES, max(2, has.sum() // 2)):
         shown = ", ".join(map(repr, text.unique()[:3]))
         raise SubquadError(
-            f"{path}: column {columns[0]!r} holds {classes:,} different words ({shown} …): no numbers, classes or "
-            "one value a residue; name the measurements with --target"
+            f"{path}: column {columns[0]!r} has {classes:,} different values ({shown} …), which are neither numbers "
+            "nor classes nor one value per residue; name the target with --target"
         )
     return "binary" if classes <= 2 else "multiclass"
 
 
 def _numbers(path: Path | str, frame: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     read = collect_errors(*(lambda name=name: read_numbers(path, frame[name], "measurements") for name in columns))
-    return np.stack([numbers for numbers, _ in read], axis=1), [remark for _, said in read for remark in said]
+    return np.stack([numbers for numbers, _ in read], axis=1), [remark for _, notes in read for remark in notes]
 
 
 def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: np.ndarray) -> tuple[Target, list[str]]:
@@ -118,7 +118,7 @@ def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: 
     y, remarks = _numbers(path, frame, columns)
     wrong = np.argwhere(~np.isnan(y) & (y != 0) & (y != 1))
     raise_errors(
-        f"{path}: labels must be 0 or 1 (or empty); mend them, or say --task-type regression",
+        f"{path}: labels must be 0 or 1 (or empty); correct them, or set --task-type regression",
         [f"row {row + 1}: {frame[columns[k]].iloc[row]!r} in column {columns[k]!r}" for row, k in wrong],
     )
     return Target(task_type="multilabel", y=y, names=tuple(columns)), remarks
@@ -133,14 +133,14 @@ def _classes(path: Path | str, column: pd.Series, has: np.ndarray, task_type: Ta
         column = column.mask(whole, pd.Series(digits, index=column.index))
     counts = column[has].value_counts()
     classes, remarks = order_of_classes(counts.index.tolist()), []
-    limit = 2 if task_type == "binary" else MOST_CLASSES
+    limit = 2 if task_type == "binary" else MAX_CLASSES
     if len(classes) > limit:
         shown = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
         raise SubquadError(
-            f"{path}: column {column.name!r} has {len(classes):,} classes ({shown}); {task_type} takes {limit}"
+            f"{path}: column {column.name!r} has {len(classes):,} classes ({shown}); {task_type} takes at most {limit}"
         )
     if len(classes) == 2 and classes != ["0", "1"]:
-        remarks.append(f"the class looked for is {classes[1]!r}, the other one {classes[0]!r}")
+        remarks.append(f"positive class: {classes[1]!r}, negative class: {classes[0]!r}")
     place = {name: k for k, name in enumerate(classes)}
     y = column.map(place).where(has, -1).to_numpy(dtype=np.int64, copy=True)
     return Target(task_type=task_type, y=y, classes=classes, names=(column.name,)), remarks

@@ -1,67 +1,73 @@
-"""Full sequences from variants and variants from full sequences, on one wild type. Costs one pass over the letters.
+"""Full sequences from variants, and variants from full sequences. Cost: one pass over the letters.
 
-Axes: n rows, T positions. A place is a position in the wild type, from 0; a table writes place + 1 + offset. Letters
-are bytes (ASCII) here.
+Axes: n rows, T positions. A place is a position in the wild type counted from 0; a table writes place + 1 + offset.
+Letters are ASCII bytes here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 
 import numpy as np
 
-from subquad.bio.data.alphabet import are_wrong, flatten
+from subquad.bio.data.alphabet import flatten, is_invalid
 from subquad.bio.data.variants import Variants, canonical, differences
 from subquad.errors import SubquadError, raise_errors
 
-__all__ = ["Construct", "from_both", "from_sequences", "from_variants"]
+__all__ = ["SequenceSet", "from_both", "from_sequences", "from_variants", "with_stops"]
 
-SOME = 500
-MOST = 1000
+SAMPLE_VARIANTS, SAMPLE_ROWS = 500, 1000
+"""Substitutions from which the offset is inferred, and rows from which a wild type is."""
+MAX_TRUNCATED = 0.2
+"""Maximum fraction of truncated proteins; if more sequences are shorter, lengths differ for another reason."""
+LETTERS = ascii_uppercase + "*"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Construct:
-    """Sequences of all rows, and what they are variants of."""
+class SequenceSet:
+    """Sequences of all rows, and the variants that they are of a wild type."""
 
     sequences: list[str]
     mutants: list[str] | None = None
-    """`A24G:K30R` of each row, counted from 1 in the wild type."""
+    """Variant of each row, such as `A24G:K30R`, counted from 1 in the wild type."""
     wild_type: str | None = None
     offset: int = 0
     remarks: list[str] = field(default_factory=list)
 
 
-def from_variants(path: Path | str, variants: Variants, wild_type: str, *, offset: int | None = None) -> Construct:
+def from_variants(path: Path | str, variants: Variants, wild_type: str, *, offset: int | None = None) -> SequenceSet:
     """Return the full sequences of variants.
 
     Args:
-        path: the table, for messages.
-        variants: of all rows.
-        wild_type: letters; DNA is translated where the variants are of its protein.
-        offset: what to take off a position; found from the letters where it is not given.
+        path: The table, for messages.
+        variants: Variants of all rows.
+        wild_type: Letters; DNA is translated if the variants are substitutions in its protein.
+        offset: Position in the table minus position in the wild type; inferred from the letters by default.
 
     Raises:
-        SubquadError: no offset fits, or letters of the wild type or positions are wrong, each with its row.
+        SubquadError: No offset fits, or letters or positions do not fit the wild type.
     """
     remarks = []
     protein = _translated(variants, wild_type)
     if protein is not None:
         wild_type = protein
-        remarks.append(f"the wild type is DNA, the variants are of its protein: translated ({len(protein)} residues)")
+        remarks.append(
+            f"the wild type is DNA and the variants are of its protein: translated to {len(protein)} residues"
+        )
     wild = flatten([wild_type])[0]
-    offset, said = _offset_of(path, variants, wild, offset)
+    offset, notes = _infer_offset(path, variants, wild, offset)
     place = variants.position - 1 - offset
     _check(path, variants, wild, place, offset)
     letters = np.repeat(wild[None], variants.rows, axis=0)
     letters[variants.row, place] = variants.new
     text, width = letters.tobytes().decode(), len(wild)
-    return Construct(
+    return SequenceSet(
         sequences=[text[start : start + width] for start in range(0, len(text), width)],
         mutants=canonical(variants.row, place, variants.old, variants.new, rows=variants.rows),
         wild_type=wild_type,
         offset=offset,
-        remarks=remarks + said,
+        remarks=remarks + notes,
     )
 
 
@@ -75,8 +81,8 @@ def _translated(variants: Variants, wild_type: str) -> str | None:
     return translate(wild_type).rstrip("*")
 
 
-def _offset_of(path: Path | str, variants: Variants, wild: np.ndarray, given: int | None) -> tuple[int, list[str]]:
-    """Return the offset with which most letters agree with the wild type, and a remark."""
+def _infer_offset(path: Path | str, variants: Variants, wild: np.ndarray, given: int | None) -> tuple[int, list[str]]:
+    """Return the offset at which most letters agree with the wild type, and a remark."""
     total = len(np.unique(variants.row))
     if given is not None or not total:
         return given or 0, []
@@ -87,14 +93,14 @@ def _offset_of(path: Path | str, variants: Variants, wild: np.ndarray, given: in
         best.sort(key=lambda offset: -fits[offset])
         shown = ", ".join(f"{offset} ({fits[offset]:,} of {total:,} rows)" for offset in best) or "none"
         raise SubquadError(
-            f"{path}: no offset puts the variants on the wild type of {len(wild)} letters; the best are {shown}; "
-            "check --wild-type, or say --offset"
+            f"{path}: no offset aligns the variants with the wild type of {len(wild)} letters; the best are {shown}; "
+            "check --wild-type, or set --offset"
         )
     first = best[0]
     rows = f"all {total:,} rows" if fits[first] == total else f"{fits[first]:,} of {total:,} rows"
     remark = f"positions of the variants: offset {first} fits {rows}"
     if len(best) > 1 and votes[best[1]] == votes[first]:
-        remark += f", and so does {best[1]}; say --offset if {first} is wrong"
+        remark += f", and so does {best[1]}; set --offset if {first} is wrong"
     return first, [remark]
 
 
@@ -115,7 +121,7 @@ def _votes(variants: Variants, wild: np.ndarray) -> dict[int, int]:
 
 
 def _agrees(variants: Variants, wild: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which substitutions lie in the wild type, and which have its letter too."""
+    """Return which substitutions lie in the wild type, and which of them also have its letter."""
     is_inside = (place >= 0) & (place < len(wild))
     return is_inside, is_inside & (wild[np.clip(place, 0, len(wild) - 1)] == variants.old)
 
@@ -128,28 +134,27 @@ def _rows_that_fit(variants: Variants, wild: np.ndarray, offset: int) -> int:
 def _check(path: Path | str, variants: Variants, wild: np.ndarray, place: np.ndarray, offset: int) -> None:
     is_inside, is_good = _agrees(variants, wild, place)
     total, fit = len(np.unique(variants.row)), _rows_that_fit(variants, wild, offset)
-    mistakes = {}
+    errors = {}
     for k in np.flatnonzero(~is_good)[::-1]:
         row, position = int(variants.row[k]), int(variants.position[k])
         if is_inside[k]:
             found = f"expected {chr(variants.old[k])} at {position}, found {chr(wild[place[k]])}"
         else:
             found = f"{position} is outside the wild type, which has the positions {1 + offset} to {len(wild) + offset}"
-        mistakes[row] = f"row {row + 1}: {found}; offset {offset} fits {fit:,} of {total:,} rows"
-    # rows are in rising order, so the same place twice stands side by side after sorting
+        errors[row] = f"row {row + 1}: {found}; offset {offset} fits {fit:,} of {total:,} rows"
     order = np.lexsort((place, variants.row))
     twice = (np.diff(variants.row[order]) == 0) & (np.diff(place[order]) == 0)
     for k in order[1:][twice]:
         row = int(variants.row[k])
-        mistakes.setdefault(row, f"row {row + 1}: two variants at {variants.position[k]} ({variants.text[row]})")
-    remedy = "mend or remove them"
+        errors.setdefault(row, f"row {row + 1}: two variants at {variants.position[k]} ({variants.text[row]})")
+    remedy = "correct or remove them"
     if fit < total / 2:
         best = next(iter(_ranked(_votes(variants, wild))), offset)
         better = _rows_that_fit(variants, wild, best)
         remedy = f"--offset {best} fits {better:,} of {total:,} rows" if better > total / 2 else "check --wild-type"
     raise_errors(
-        f"{path}: {len(mistakes):,} of {variants.rows:,} rows do not fit the wild type; {remedy}",
-        [mistakes[row] for row in sorted(mistakes)],
+        f"{path}: {len(errors):,} of {variants.rows:,} rows do not fit the wild type; {remedy}",
+        [errors[row] for row in sorted(errors)],
     )
 
 
@@ -164,57 +169,57 @@ def from_both(
     is_named: bool,
     alphabet: str,
     ambiguity: str = "any",
-) -> Construct:
-    """Return the construct of a table with full sequences and variants, after checking that they agree.
+) -> SequenceSet:
+    """Combine the full sequences and the variants of a table, after checking that they agree.
 
     Args:
-        path: the table, for messages.
-        sequences: of all rows.
-        variants: of all rows.
-        wild_type: letters; found by undoing the variants where it is not given.
-        offset: what to take off a position; found from the letters where it is not given.
-        column: of the variants, for messages.
-        is_named: the user named the column; else it is left aside where it does not fit most rows.
-        alphabet: of the sequences.
-        ambiguity: `any` or `refuse`: whether letters that stand for several are mistakes.
+        path: The table, for messages.
+        sequences: Sequences of all rows.
+        variants: Variants of all rows.
+        wild_type: Letters; by default inferred by undoing the variants.
+        offset: Position in the table minus position in the wild type; inferred from the letters by default.
+        column: Column of the variants, for messages.
+        is_named: The user named the column; otherwise it is ignored if it does not fit most rows.
+        alphabet: Alphabet of the sequences.
+        ambiguity: Whether ambiguous letters are encoded (`any`) or errors (`refuse`).
 
     Raises:
-        SubquadError: sequences that are not the wild type with the variants, each with its row. Of rows that are a
-            mistake in themselves (letters, variants that cannot be read) nothing more is said.
+        SubquadError: Sequences are not the wild type with the variants. Rows with other errors (invalid letters,
+            unreadable variants) are not reported a second time.
     """
-    aside = Construct(
+    ignored = SequenceSet(
         sequences=list(sequences),
-        remarks=[f"column {column!r} does not fit the sequences and is left aside (--mutant {column} shows why)"],
+        remarks=[f"column {column!r} does not fit the sequences and is ignored (--mutant {column} shows why)"],
     )
     flat, lengths = flatten(sequences)
     width = len(wild_type) if wild_type else int(np.bincount(lengths).argmax())
     is_read = lengths > 0
     is_read[list(variants.unread)] = False
     if not len(variants.row):
-        return Construct(sequences=list(sequences))
+        return SequenceSet(sequences=list(sequences))
     if (lengths != width).any():
         if is_named:
-            _refuse_lengths(path, lengths, width, column, np.flatnonzero((lengths != width) & is_read))
-        return aside
+            _check_lengths(path, lengths, width, column, np.flatnonzero((lengths != width) & is_read))
+        return ignored
     letters = flat.reshape(len(sequences), width)
     if offset is None:
-        offset = _offset_in(variants, letters)
+        offset = _infer_offset_in(variants, letters)
     place = variants.position - 1 - offset
     base, has_new = _undone(variants, letters, place)
     wild = flatten([wild_type])[0] if wild_type else _consensus(base)
     is_bad = (base != wild).any(1)
     is_bad[variants.row[~has_new]] = True
     if is_bad.mean() > 0.5 and not is_named:
-        return aside
+        return ignored
     bad = np.flatnonzero(is_bad & is_read)
-    bad = bad[~are_wrong(letters[bad], alphabet, ambiguity).any(1)]
+    bad = bad[~is_invalid(letters[bad], alphabet, ambiguity).any(1)]
     raise_errors(
         f"{path}: variants and sequences disagree in {len(bad):,} of {len(letters):,} rows (offset {offset})",
-        [f"row {row + 1}: {_disagreement(variants, letters[row], wild, row, offset)}" for row in bad[:MOST]],
+        [f"row {row + 1}: {_disagreement(variants, letters[row], wild, row, offset)}" for row in bad[:SAMPLE_ROWS]],
     )
     rows, undone = len(np.unique(variants.row)), f"; undoing them gives a wild type of {len(wild)} letters"
     remark = f"positions of the variants: offset {offset} fits all {rows:,} rows, and the sequences agree"
-    return Construct(
+    return SequenceSet(
         sequences=list(sequences),
         mutants=canonical(variants.row, place, variants.old, variants.new, rows=variants.rows),
         wild_type=wild.tobytes().decode(),
@@ -223,16 +228,16 @@ def from_both(
     )
 
 
-def _refuse_lengths(path: Path | str, lengths: np.ndarray, width: int, column: str, wrong: np.ndarray) -> None:
+def _check_lengths(path: Path | str, lengths: np.ndarray, width: int, column: str, wrong: np.ndarray) -> None:
     raise_errors(
         f"{path}: {len(wrong):,} sequences are not as long as the wild type ({width} letters), so the variants in "
-        f"column {column!r} cannot have made them; remove them, or leave out --mutant",
+        f"column {column!r} cannot produce them; remove the rows, or leave out --mutant",
         [f"row {row + 1}: {lengths[row]:,} letters" for row in wrong],
     )
 
 
 def _undone(variants: Variants, letters: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the letters without the variants, and which variants stand in the sequences."""
+    """Return the letters with the variants undone, and which variants occur in the sequences."""
     inside = np.flatnonzero((place >= 0) & (place < letters.shape[1]))
     row, place = variants.row[inside], place[inside]
     has_new = np.zeros(len(variants.row), dtype=bool)
@@ -259,24 +264,23 @@ def _disagreement(variants: Variants, letters: np.ndarray, wild: np.ndarray, row
     place = next(int(place) for place in np.flatnonzero(letters != wild) if place not in places)
     return (
         f"the sequence has {chr(letters[place])} at {place + 1 + offset}, the wild type {chr(wild[place])}, and "
-        f"{variants.text[row] or 'an empty variant'!r} does not say so"
+        f"{variants.text[row] or 'an empty variant'!r} does not include this"
     )
 
 
-def _offset_in(variants: Variants, letters: np.ndarray) -> int:
-    """Return the offset with which most new letters stand in the sequences."""
-    some = np.unique(np.linspace(0, len(variants.row) - 1, SOME).astype(int))
-    # [some, T]
-    is_new = letters[variants.row[some]] == variants.new[some, None]
+def _infer_offset_in(variants: Variants, letters: np.ndarray) -> int:
+    """Return the offset at which most mutant letters occur in the sequences."""
+    sample = np.unique(np.linspace(0, len(variants.row) - 1, SAMPLE_VARIANTS).astype(int))
+    is_new = letters[variants.row[sample]] == variants.new[sample, None]
     which, place = np.nonzero(is_new)
-    offsets, counts = np.unique(variants.position[some][which] - 1 - place, return_counts=True)
+    offsets, counts = np.unique(variants.position[sample][which] - 1 - place, return_counts=True)
     if not len(offsets):
         return 0
     return int(min(zip(-counts, np.abs(offsets), offsets, strict=True))[2])
 
 
 def _consensus(letters: np.ndarray) -> np.ndarray:
-    """Return the commonest letter of each position: no sequence has a smaller sum of distances to all rows."""
+    """Return the most common letter at each position."""
     best, most = np.zeros(letters.shape[1], dtype=np.uint8), np.zeros(letters.shape[1], dtype=np.int64)
     for byte in np.unique(letters):
         counts = (letters == byte).sum(0)
@@ -285,33 +289,68 @@ def _consensus(letters: np.ndarray) -> np.ndarray:
     return best
 
 
-def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) -> Construct:
-    """Return the construct of full sequences alone: variants where they are few substitutions away from one sequence.
+def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) -> SequenceSet:
+    """Return full sequences as variants of a wild type, if they are few substitutions away from it.
 
     Args:
-        sequences: of all rows.
-        wild_type: letters; the commonest of each position where it is not given, if half of the rows are within six
-            substitutions, or a tenth of the length, of it.
+        sequences: Sequences of all rows.
+        wild_type: Letters; by default the most common letter at each position, if half of the rows are within six
+            substitutions of it, or within a tenth of the length.
     """
     flat, lengths = flatten(sequences)
     width = int(lengths[0])
     if (lengths != width).any() or not width or (wild_type is not None and len(wild_type) != width):
         remarks = []
         if wild_type is not None:
-            remarks = [f"not all sequences have the {len(wild_type)} letters of the wild type: no variants are shown"]
-        return Construct(sequences=list(sequences), wild_type=wild_type, remarks=remarks)
+            remarks = [
+                f"not all sequences are as long as the wild type ({len(wild_type)} letters); variants are not derived"
+            ]
+        return SequenceSet(sequences=list(sequences), wild_type=wild_type, remarks=remarks)
     letters = flat.reshape(len(sequences), width)
     wild = flatten([wild_type])[0] if wild_type else _consensus(letters)
     distance = (letters != wild).sum(1)
     median = int(np.median(distance))
-    # in a short sequence six substitutions are no kinship
+    # in a short sequence six substitutions do not mean that the sequences are related
     if wild_type is None and (median > max(6, 0.1 * width) or median > 0.25 * width):
-        return Construct(sequences=list(sequences))
+        return SequenceSet(sequences=list(sequences))
     remarks = []
     if wild_type is None:
         remarks = [
-            f"the wild type is taken from the commonest letters; half of the rows have at most {median} substitutions "
-            "(--wild-type gives another)"
+            f"wild type: inferred from the most common letters; half of the rows have at most {median} substitutions "
+            "(--wild-type overrides)"
         ]
     mutants = canonical(*differences(letters, wild), rows=len(sequences))
-    return Construct(sequences=list(sequences), mutants=mutants, wild_type=wild.tobytes().decode(), remarks=remarks)
+    return SequenceSet(sequences=list(sequences), mutants=mutants, wild_type=wild.tobytes().decode(), remarks=remarks)
+
+
+def with_stops(sequences: Sequence[str], wild_type: str | None = None) -> tuple[list[str], list[str]]:
+    """Write truncated proteins like other variants: with a stop `*`, followed by the rest of the wild type.
+
+    Nothing is changed unless each shorter sequence is a prefix of the wild type, with or without a stop at its end.
+
+    Args:
+        sequences: Proteins, in upper case.
+        wild_type: Letters; by default the most common letters of the sequences of the most common length.
+
+    Returns:
+        The sequences, and remarks.
+    """
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    full = len(wild_type) if wild_type is not None else int(np.bincount(lengths, minlength=1).argmax())
+    truncated = np.flatnonzero(lengths < full)
+    if not len(truncated) or lengths.max() > full or not lengths.min():
+        return list(sequences), []
+    if wild_type is None:
+        if len(truncated) > MAX_TRUNCATED * len(sequences):
+            return list(sequences), []
+        whole = [sequences[row] for row in np.flatnonzero(lengths == full)[:SAMPLE_ROWS]]
+        letters = flatten(whole)[0].reshape(-1, full)
+        counts = np.stack([(letters == ord(letter)).sum(0) for letter in LETTERS])
+        wild_type = "".join(LETTERS[k] for k in counts.argmax(0))
+    prefixes = {row: sequences[row].removesuffix("*") for row in truncated}
+    if not all(wild_type.startswith(prefix) for prefix in prefixes.values()):
+        return list(sequences), []
+    result = list(sequences)
+    for row, prefix in prefixes.items():
+        result[row] = prefix + "*" + wild_type[len(prefix) + 1 :]
+    return result, [f"{len(truncated):,} sequences are truncated wild types; they are read as variants with a stop (*)"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from subquad.bio.data.dataset import Inputs, Dataset, Target
+from subquad.bio.data.dataset import Dataset, Inputs, Target
 
 __all__ = ["Part", "part_of"]
 

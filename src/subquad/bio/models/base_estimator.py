@@ -15,7 +15,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from subquad.bio.data.dataset import Dataset, Inputs, Target, with_both_strands
-from subquad.bio.data.inputs import on_strands
+from subquad.bio.data.inputs import check_strands
 from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import Baseline, fit_ridge
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
@@ -30,7 +30,7 @@ __all__ = ["Estimator"]
 TRUST, LEAST_FACTOR = 5, 0.1
 
 PRIOR = "ridge.skops"
-FITTED = ("n_features_in_", "feature_names_in_", "classes_", "_about", "_target", "_form", "_intervals")
+FITTED = ("n_features_in_", "feature_names_in_", "classes_", "_schema", "_target", "_form", "_intervals")
 """What a fit leaves in an estimator beside its nets."""
 
 
@@ -87,7 +87,7 @@ class Estimator(BaseEstimator):
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         settings = self._settings()
         check_consistent_length(X, y, groups, validation)
-        inputs, about = read_X(self, X, None, alphabet=self.alphabet, ambiguity=self.ambiguity)
+        inputs, schema = read_X(self, X, None, alphabet=self.alphabet, ambiguity=self.ambiguity)
         self._refuse(inputs)
         weight = check_weights(sample_weight, len(inputs))
         if weight is not None and not weight.all():
@@ -95,8 +95,7 @@ class Estimator(BaseEstimator):
             inputs, y, weight = inputs.take(rows), take_rows(y, rows), weight[rows]
             groups, validation = (None if each is None else take_rows(each, rows) for each in (groups, validation))
         target = self._learn_target(y, inputs)
-        inputs = on_strands(inputs, self.strands, alphabet=about["alphabet"], task_type=target.task_type)
-        about["strands"] = self.strands
+        inputs = check_strands(inputs, self.strands, alphabet=schema.alphabet, task_type=target.task_type)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         split = self._split(inputs, target, groups, validation=validation, seed=seed)
         if weight is not None:
@@ -104,7 +103,7 @@ class Estimator(BaseEstimator):
         dataset = Dataset(inputs=inputs, target=target, split=split, weight=weight)
         self.nets_ = _fit(dataset, settings, seed)
         self._intervals = _intervals(dataset, self.nets_)
-        self._about = about
+        self._schema = replace(schema, strands=self.strands)
         self._target = {"task_type": target.task_type, "classes": list(target.classes), "names": list(target.names)}
         return self
 
@@ -176,8 +175,8 @@ class Estimator(BaseEstimator):
 
     def _members(self, X: Any) -> tuple[Inputs, list[Any]]:
         check_is_fitted(self, "nets_")
-        inputs, _ = read_X(self, X, self._about, alphabet=self.alphabet, ambiguity=self.ambiguity)
-        inputs = replace(inputs, is_double_stranded=self._about["strands"] == "both")
+        inputs, _ = read_X(self, X, self._schema, alphabet=self.alphabet, ambiguity=self.ambiguity)
+        inputs = replace(inputs, is_double_stranded=self._schema.strands == "both")
         return inputs, self.nets_.predict_each(inputs)
 
 
@@ -267,7 +266,7 @@ def _write(estimator: Estimator, folder: Path | str, *, force: bool) -> None:
                 "fitted": fitted,
                 "has_prior": nets.prior is not None,
             },
-            "table": estimator._about,
+            "inputs": estimator._schema.to_json(),
             "target": estimator._target,
             "observed_letters": None,
             "selected": {} if estimator._intervals is None else {"conformal": {"net": estimator._intervals}},

@@ -3,17 +3,17 @@
 Axes: n rows, T positions, K columns of measurements, p pairs of bases.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.alphabet import encode, letters_of, normalise, refuse_mixed
-from subquad.bio.data.dataset import PAD, Inputs, Target
+from subquad.bio.data.alphabet import check_mixed, encode, infer_alphabet, normalise
+from subquad.bio.data.dataset import PAD, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import fill_missing
-from subquad.bio.data.partner_sequences import align_guides
-from subquad.bio.data.residues import UNKNOWN, read_pairs
+from subquad.bio.data.partner_sequences import align_partners
+from subquad.bio.data.residue_targets import UNKNOWN, read_pairs
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors, unknown
 
@@ -30,21 +30,19 @@ __all__ = [
 
 WHERE = "X"
 """The table's name in messages."""
-OF_A_TABLE = dict.fromkeys(("sequence", "mutant", "wild_type", "offset", "group", "laid")) | {"ambiguity": "any"}
-"""What is known of a table that was read from a file, so that a saved model is used like one that was fitted there."""
 FEW_ROWS, LEAST_HELD, MOST_HELD = 10, 20, 0.25
 """Fewer rows are all learned from and chosen on; else at least so many are held out, but not more than this part."""
 
 
 def read_X(
-    estimator: Any, X: Any, about: dict[str, Any] | None, *, alphabet: str, ambiguity: str
-) -> tuple[Inputs, dict[str, Any]]:
-    """Return X as inputs, and what is needed to read another one alike (JSON).
+    estimator: Any, X: Any, schema: InputSchema | None, *, alphabet: str, ambiguity: str
+) -> tuple[Inputs, InputSchema]:
+    """Return X as inputs, and the schema with which another X is read in the same way.
 
     Args:
         estimator: whose `n_features_in_` and `feature_names_in_` are set in a fit, and held to after it.
         X: sequences; a table with a column or two of them, beside numbers; numbers alone; or `Inputs`.
-        about: of the fit; None: this is the fit.
+        schema: Schema of the fit; None if this is the fit.
         alphabet: its name, or `auto`.
         ambiguity: `any` or `refuse`.
 
@@ -54,49 +52,48 @@ def read_X(
         ValueError: numbers alone that are not finite, or of other columns than in the fit.
     """
     if isinstance(X, Inputs):
-        return _given(estimator, X, about)
-    frame = _frame(X, about)
+        return _given(estimator, X, schema)
+    frame = _frame(X, schema)
     if frame is None:
-        return _numbers(estimator, X, about)
-    if about is None:
-        columns = _sort_columns(frame)
+        return _numbers(estimator, X, schema)
+    if schema is None:
+        sequence, partner, covariates = _sort_columns(frame)
         _note_features(estimator, frame, has_names=isinstance(X, pd.DataFrame))
     else:
-        columns = _same_columns(frame, about)
-    return _sequences(frame, columns, about, alphabet=alphabet, ambiguity=ambiguity)
+        sequence, partner, covariates = _same_columns(frame, schema)
+    frame = frame.rename(columns=str)
+    return _sequences(frame, sequence, partner, covariates, schema, alphabet=alphabet, ambiguity=ambiguity)
 
 
-def _given(estimator: Any, X: Inputs, about: dict[str, Any] | None) -> tuple[Inputs, dict[str, Any]]:
+def _given(estimator: Any, X: Inputs, schema: InputSchema | None) -> tuple[Inputs, InputSchema]:
     T, E = X.codes.shape[1], X.covariates.shape[1]
-    own = {"letters": X.letters, "partner": None if X.partner is None else "partner"}
-    if about is None:
+    if schema is None:
         estimator.n_features_in_ = (T > 0) + (X.partner is not None) + E
-        alphabet = next(name for name, letters in ALPHABETS.items() if len(letters) == X.letters)
-        length = T if X.is_aligned else None
-        return X, OF_A_TABLE | own | {
-            "form": "inputs",
-            "covariates": {str(k): float(np.median(X.covariates[:, k])) for k in range(E)},
-            "alphabet": alphabet,
-            "is_aligned": X.is_aligned,
-            "length": length,
-        }
-    known = {"letters": len(ALPHABETS[about["alphabet"]]), "partner": about["partner"], "covariates": list(about["covariates"])}
-    counts = own | {"covariates": E, "partner": X.partner is not None}
-    expected = known | {"covariates": len(known["covariates"]), "partner": known["partner"] is not None}
-    if counts != expected or about["length"] not in (None, T):
-        raise ValueError(f"these inputs have {counts} and {T} positions, but the fit had {expected}, {about['length']}")
-    return X, about
+        return X, InputSchema(
+            source="inputs",
+            partner=None if X.partner is None else "partner",
+            covariates={str(k): float(np.median(X.covariates[:, k])) for k in range(E)},
+            alphabet=next(name for name, letters in ALPHABETS.items() if len(letters) == X.letters),
+            is_aligned=X.is_aligned,
+            length=T if X.is_aligned else None,
+        )
+    counts = {"letters": X.letters, "covariates": E, "partner": X.partner is not None}
+    expected = {"letters": len(schema.letters), "covariates": len(schema.covariates)}
+    expected |= {"partner": schema.partner is not None}
+    if counts != expected or schema.length not in (None, T):
+        raise ValueError(f"these inputs have {counts} and {T} positions, but the fit had {expected}, {schema.length}")
+    return X, schema
 
 
-def _frame(X: Any, about: dict[str, Any] | None) -> pd.DataFrame | None:
-    """Return X as a table where there are sequences in it, else None."""
+def _frame(X: Any, schema: InputSchema | None) -> pd.DataFrame | None:
+    """Return X as a table if it has sequences, else None."""
     if isinstance(X, pd.DataFrame):
         return X if any(_is_text(X[name]) for name in X.columns) else None
     if isinstance(X, pd.Series | list | tuple) or (isinstance(X, np.ndarray) and X.ndim == 1):
         values = list(X)
         if not any(isinstance(value, str) for value in values):
             return None
-        name = "sequence" if about is None else about.get("sequence") or "sequence"
+        name = (None if schema is None else schema.sequence) or "sequence"
         return pd.DataFrame({name: pd.Series(values, dtype=object)})
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUT":
         frame = pd.DataFrame(X, columns=[str(k) for k in range(X.shape[1])]).infer_objects()
@@ -113,23 +110,25 @@ def _is_text(column: pd.Series) -> bool:
     return bool(texts) and bool(pd.to_numeric(pd.Series(texts), errors="coerce").isna().any())
 
 
-def _numbers(estimator: Any, X: Any, about: dict[str, Any] | None) -> tuple[Inputs, dict[str, Any]]:
+def _numbers(estimator: Any, X: Any, schema: InputSchema | None) -> tuple[Inputs, InputSchema]:
     from sklearn.utils.validation import validate_data
 
-    if about is not None and about["form"] != "numbers":
-        raise SubquadError(f"{WHERE}: the model learned from sequences, and there are none here")
-    is_first = about is None
+    if schema is not None and schema.source != "numbers":
+        raise SubquadError(f"{WHERE}: the model was trained on sequences, and X has none")
+    is_first = schema is None
     values = validate_data(estimator, X, reset=is_first, dtype=np.float64, ensure_min_samples=2 if is_first else 1)
+    # without sequences any alphabet will do
     codes = np.zeros((len(values), 0), dtype=np.int8)
     inputs = Inputs(codes=codes, letters=len(ALPHABETS["dna"]), covariates=values, is_aligned=True)
+    if schema is not None:
+        return inputs, schema
     names = [str(name) for name in getattr(estimator, "feature_names_in_", range(values.shape[1]))]
-    # the alphabet of no sequences, so that a saved model has all its entries
-    alone = {"form": "numbers", "alphabet": "dna", "is_aligned": True, "length": None, "covariates": names, "partner": None}
-    return inputs, about or OF_A_TABLE | alone
+    fill = dict(zip(names, np.median(values, axis=0).tolist(), strict=True))
+    return inputs, InputSchema(source="numbers", alphabet="dna", is_aligned=True, length=None, covariates=fill)
 
 
-def _sort_columns(frame: pd.DataFrame) -> dict[str, Any]:
-    """Return which columns are the sequence, the second channel, and numbers."""
+def _sort_columns(frame: pd.DataFrame) -> tuple[str, str | None, list[str]]:
+    """Return the columns of the sequences, of the partner sequences, and of the covariates."""
     texts = [name for name in frame.columns if _is_text(frame[name])]
     if len(texts) > 2:
         shown = ", ".join(map(repr, texts))
@@ -139,7 +138,7 @@ def _sort_columns(frame: pd.DataFrame) -> dict[str, Any]:
     # a guide is shorter than the context that it lies on
     texts.sort(key=lambda name: -frame[name].map(len, na_action="ignore").mean())
     covariates = [str(name) for name in frame.columns if name not in texts]
-    return {"sequence": str(texts[0]), "partner": str(texts[1]) if len(texts) == 2 else None, "covariates": covariates}
+    return str(texts[0]), str(texts[1]) if len(texts) == 2 else None, covariates
 
 
 def _note_features(estimator: Any, frame: pd.DataFrame, *, has_names: bool) -> None:
@@ -150,50 +149,60 @@ def _note_features(estimator: Any, frame: pd.DataFrame, *, has_names: bool) -> N
         del estimator.feature_names_in_
 
 
-def _same_columns(frame: pd.DataFrame, about: dict[str, Any]) -> dict[str, Any]:
-    if about["form"] == "numbers":
-        raise SubquadError(f"{WHERE}: the model learned from numbers alone, and there are sequences here")
-    name = about.get("sequence") or "sequence"
-    columns = {"sequence": name, "partner": about["partner"], "covariates": list(about["covariates"])}
-    needed = [name, *([columns["partner"]] if columns["partner"] else []), *columns["covariates"]]
+def _same_columns(frame: pd.DataFrame, schema: InputSchema) -> tuple[str, str | None, list[str]]:
+    if schema.source == "numbers":
+        raise SubquadError(f"{WHERE}: the model was trained on numbers alone, and X has sequences")
+    sequence, covariates = schema.sequence or "sequence", list(schema.covariates)
+    needed = [sequence, *([schema.partner] if schema.partner else []), *covariates]
     names = [str(name) for name in frame.columns]
     if len(names) == 1 and len(needed) == 1:
-        # one column of sequences, whatever it is called
-        return columns | {"sequence": names[0]}
-    mistakes = [str(unknown("column", name, names)) for name in needed if name not in names]
-    raise_errors(f"{WHERE}: the model learned from columns that are not here; add them", mistakes)
-    return columns
+        # one column of sequences, whatever its name is
+        return names[0], schema.partner, covariates
+    errors = [str(unknown("column", name, names)) for name in needed if name not in names]
+    raise_errors(f"{WHERE}: the model was trained on columns that X does not have; add them", errors)
+    return sequence, schema.partner, covariates
 
 
 def _sequences(
-    frame: pd.DataFrame, columns: dict[str, Any], about: dict[str, Any] | None, *, alphabet: str, ambiguity: str
-) -> tuple[Inputs, dict[str, Any]]:
-    frame = frame.rename(columns=str)
-    sequences = _texts(frame[columns["sequence"]])
-    length, laid = (None, None) if about is None else (about["length"], about.get("laid"))
-    name, is_guessed = letters_of(sequences, alphabet if about is None else about["alphabet"])
-    if is_guessed and about is None:
-        refuse_mixed(WHERE, sequences, name, flag="alphabet=")
-    asked = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
+    frame: pd.DataFrame,
+    sequence: str,
+    partner_column: str | None,
+    covariate_columns: list[str],
+    schema: InputSchema | None,
+    *,
+    alphabet: str,
+    ambiguity: str,
+) -> tuple[Inputs, InputSchema]:
+    sequences = _texts(frame[sequence])
+    name, is_inferred = infer_alphabet(sequences, alphabet if schema is None else schema.alphabet)
+    if is_inferred and schema is None:
+        check_mixed(WHERE, sequences, name, flag="alphabet=")
+    asked: dict[str, Any] = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
+    length = None if schema is None else schema.length
     codes, _ = encode(WHERE, normalise(sequences, name)[0], name, length=length, **asked)
-    partner = None
-    if columns["partner"] is not None:
+    partner, alignment = None, None if schema is None else schema.alignment
+    if partner_column is not None:
         if name not in ("dna", "rna"):
-            raise SubquadError(f"{WHERE}: column {columns['second']!r} pairs with DNA or RNA only, not with proteins")
-        texts = normalise(_texts(frame[columns["partner"]]), name)[0]
-        guides, _ = encode(WHERE, texts, name, what=columns["partner"], **asked)
-        partner, laid, _ = align_guides(WHERE, codes, guides, known=laid)
-    covariates, fill = _extra(frame, columns["covariates"], None if about is None else about["covariates"])
-    is_aligned = bool((codes[:, -1] != PAD).all()) if about is None else about["is_aligned"]
-    inputs = Inputs(codes=codes, letters=len(ALPHABETS[name]), partner=partner, covariates=covariates, is_aligned=is_aligned)
-    if about is not None:
-        return inputs, about
-    return inputs, OF_A_TABLE | columns | {
-        "form": "sequences",
-        **{"alphabet": name, "ambiguity": ambiguity, "laid": laid, "is_aligned": is_aligned},
-        **{"length": codes.shape[1] if is_aligned else None},
-        "covariates": fill,
-    }
+            raise SubquadError(f"{WHERE}: column {partner_column!r} pairs with DNA or RNA only, not with proteins")
+        texts = normalise(_texts(frame[partner_column]), name)[0]
+        guides, _ = encode(WHERE, texts, name, what=partner_column, **asked)
+        partner, alignment, _ = align_partners(WHERE, codes, guides, known=alignment)
+    covariates, fill = _covariates(frame, covariate_columns, None if schema is None else schema.covariates)
+    is_aligned = bool((codes[:, -1] != PAD).all()) if schema is None else schema.is_aligned
+    inputs = Inputs(
+        codes=codes, letters=len(ALPHABETS[name]), partner=partner, covariates=covariates, is_aligned=is_aligned
+    )
+    return inputs, schema or InputSchema(
+        source="sequences",
+        sequence=sequence,
+        partner=partner_column,
+        covariates=fill,
+        alphabet=name,
+        ambiguity=ambiguity,
+        is_aligned=is_aligned,
+        length=codes.shape[1] if is_aligned else None,
+        alignment=alignment,
+    )
 
 
 def _texts(column: pd.Series) -> list[str]:
@@ -206,10 +215,10 @@ def _texts(column: pd.Series) -> list[str]:
     return ["".join(value.split()).upper() for value in values]
 
 
-def _extra(
-    frame: pd.DataFrame, names: Sequence[str], fill: dict[str, float] | None
-) -> tuple[np.ndarray, dict[str, float]]:
-    """Return the further numbers `(n, E)`, and what fills the gaps of each column: the median of the fit."""
+def _covariates(
+    frame: pd.DataFrame, names: Sequence[str], fill: Mapping[str, float] | None
+) -> tuple[np.ndarray, Mapping[str, float]]:
+    """Return the covariates `(n, E)`, and the median of the fit that replaces missing values of each column."""
     columns = [pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64) for name in names]
     values = np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
     wrong = np.argwhere(frame[list(names)].notna().to_numpy(dtype=bool) & ~np.isfinite(values))

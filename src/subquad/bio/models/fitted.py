@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.bio.data.dataset import PAD, Dataset, Inputs
+from subquad.bio.data.dataset import PAD, Dataset, Inputs, InputSchema
+from subquad.bio.data.table import inputs_of
 from subquad.bio.features.sequences import Features
 from subquad.bio.models.additive import binned_features, initialize_branch, train_branch
 from subquad.bio.models.baselines import Baseline, baselines_for
@@ -17,7 +18,7 @@ from subquad.bio.models.lyra import BioNet, NetSpec
 from subquad.bio.models.stacking import Stacking
 from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.models.training import Priors, ensemble_size_for, outputs, train_net
-from subquad.bio.settings import ALPHABETS, FitSettings
+from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, unknown
 from subquad.runs.folder import load_config, load_tensors
 
@@ -107,13 +108,13 @@ class BioModel:
 
     Attributes:
         nets: what predicts.
-        about: what `config.json` says of the table: columns, alphabet, wild type, offset.
+        schema: How the inputs of the training table were read.
         config: all of `config.json`.
         directory: its folder.
     """
 
     nets: NetEnsemble
-    about: dict[str, Any]
+    schema: InputSchema
     config: dict[str, Any]
     directory: Path
 
@@ -132,7 +133,7 @@ class BioModel:
             nets = NetEnsemble.from_dict(config["model"], load_tensors(directory), prior)
         except (KeyError, RuntimeError, TypeError) as error:
             raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
-        return cls(nets=nets, about=config["table"], config=config, directory=Path(directory))
+        return cls(nets=nets, schema=InputSchema.from_json(config["inputs"]), config=config, directory=Path(directory))
 
     @property
     def task_type(self) -> str:
@@ -152,12 +153,12 @@ class BioModel:
     @property
     def alphabet(self) -> str:
         """The letters of a sequence."""
-        return ALPHABETS[self.about["alphabet"]]
+        return self.schema.letters
 
     @property
     def wild_type(self) -> str | None:
         """The sequence that variants are of, where the table has one."""
-        return self.about.get("wild_type")
+        return self.schema.wild_type
 
     def predict(self, inputs: Inputs) -> Any:
         """Return the mean prediction of the nets, in the target's units; see `Target.outputs` for the shapes."""
@@ -207,33 +208,7 @@ class BioModel:
             SubquadError: letters outside the alphabet or wrong lengths, by number in the list, or the model learned
                 from further columns, which sequences alone do not have.
         """
-        import pandas as pd
-
-        from subquad.bio.data.inputs import Ask, read_inputs
-
-        about = self.about
-        if about["covariates"]:
-            names = ", ".join(about["covariates"])
-            raise SubquadError(
-                f"the model also learned from further columns ({names}), which sequences alone do not have"
-            )
-        columns = {"sequence": [text.rpartition("|")[2] for text in sequences]}
-        if about["partner"] is not None:
-            columns["partner"] = [text.partition("|")[0] for text in sequences]
-        ask = Ask(
-            sequence="sequence",
-            mutant=None,
-            partner="partner" if "partner" in columns else None,
-            alphabet=about["alphabet"],
-            ambiguity=about["ambiguity"],
-            wild_type=None,
-            offset=None,
-            is_again=True,
-            length=about["length"],
-            laid=about["laid"],
-        )
-        inputs = read_inputs("the sequences", pd.DataFrame(columns), ask).inputs
-        return replace(inputs, is_double_stranded=about.get("strands") == "both")
+        return inputs_of(self.schema, sequences)
 
     def predict_sequences(self, sequences: Sequence[str]) -> Any:
         """Return the mean prediction for sequences."""

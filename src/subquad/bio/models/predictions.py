@@ -60,7 +60,7 @@ def test_frame(read: Table, rows: np.ndarray, predictions: Mapping[str, np.ndarr
     if read.groups is not None:
         frame["group"] = read.groups[rows]
     if read.mutants is not None:
-        offset = read.about["offset"] or 0
+        offset = read.schema.offset
         frame["mutant"] = [renumbered(read.mutants[row], offset) for row in rows]
         frame["mutations"] = [len(read.mutants[row].split(":")) if read.mutants[row] else 0 for row in rows]
     if target.task_type in ("binary", "multiclass"):

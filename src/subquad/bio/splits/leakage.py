@@ -83,7 +83,7 @@ def _near_copies(table: Table, test: np.ndarray, others: np.ndarray, *, within: 
     if len(np.unique(inputs.lengths)) > 1:
         found |= edited_sequences(inputs, test, others)
         how += ", or one insertion or deletion"
-    if table.about["alphabet"] == "dna":
+    if table.schema.alphabet == "dna":
         found |= reversed_sequences(inputs, test, others)
         how += ", or its reverse complement"
     return found, how

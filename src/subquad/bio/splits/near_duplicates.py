@@ -65,7 +65,7 @@ def edited_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np
 
 def reversed_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return which of the rows are the reverse complement of one of the others; of DNA, ACGT, in one channel: bool."""
-    turned = inputs.take(rows).other_strand().codes
+    turned = inputs.take(rows).reverse_complement().codes
     return _among(_Sums.of(turned).whole, _Sums.of(inputs.codes[others]).whole)
 
 

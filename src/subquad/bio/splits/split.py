@@ -181,7 +181,7 @@ def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
         words = f"whole groups of {settings.group!r}"
     else:
         sequences = [table.sequences[row] for row in rows]
-        is_nucleotide = table.about.get("alphabet") in ("dna", "rna")
+        is_nucleotide = table.schema.alphabet in ("dna", "rna")
         units[rows], words = cluster(sequences, settings.identity, is_nucleotide=is_nucleotide)
     sizes = np.unique(units[rows], return_counts=True)[1]
     count = len(sizes)

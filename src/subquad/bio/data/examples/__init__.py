@@ -1,28 +1,27 @@
-"""Tables that come with the package, each checked by its sha256 before it is used."""
+"""Example tables that ship with the package; each is checked by its checksum before use."""
 
-import hashlib
 from pathlib import Path
 
-from subquad.errors import SubquadError, unknown
+from subquad.errors import unknown
+from subquad.runs.storage import shipped_file
 
-__all__ = ["EXAMPLES", "example"]
+__all__ = ["EXAMPLES", "resolve_table"]
 
 EXAMPLES = {"tdp43": ("tdp43.csv.gz", "6badc7af88862b4bfcda5494fc9a80ec3683f3d6fef8306ad46d9ce784ade594")}
-"""Name: file and sha256. `tdp43`: 57,996 variants of TDP-43 with their toxicity; see ATTRIBUTION.md beside it."""
+"""File and sha256 of each example. `tdp43`: 57,996 variants of TDP-43 with their toxicity; see ATTRIBUTION.md."""
+PREFIX = "example:"
 
 
-def example(name: str) -> Path:
-    """Return the path of a table that comes with subquad.
+def resolve_table(table: Path | str) -> Path:
+    """Return the path of a table, where `example:NAME` stands for one that ships with the package.
 
     Raises:
-        SubquadError: there is no such table, or the file is not the one that was shipped.
+        SubquadError: There is no such example, or its file has changed.
     """
+    if not str(table).startswith(PREFIX):
+        return Path(table)
+    name = str(table).removeprefix(PREFIX)
     if name not in EXAMPLES:
         raise unknown("example", name, EXAMPLES)
     file, digest = EXAMPLES[name]
-    path = Path(__file__).parent / file
-    if not path.is_file():
-        raise SubquadError(f"{path}: missing from the installation; install subquad again")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise SubquadError(f"{path}: changed since it was shipped (wrong sha256); install subquad again")
-    return path
+    return shipped_file(Path(__file__).parent / file, digest)

@@ -1,4 +1,4 @@
-"""One value a residue, and base pairs, as they stand in a table: strings of labels, lists, dot-brackets. One pass.
+"""Targets with one value per residue, and base pairs: strings of labels, lists, dot-brackets.
 
 Axes: n rows, T positions.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.alphabet import flatten
-from subquad.bio.data.dataset import TaskType, Target
+from subquad.bio.data.dataset import Target, TaskType
 from subquad.errors import SubquadError, raise_errors
 
 __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
@@ -20,37 +20,38 @@ __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_class
 UNKNOWN = "-?"
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", **{chr(k): chr(k + 32) for k in range(ord("A"), ord("Z") + 1)}}
 UNPAIRED = ".-_:,~"
-MOST_LABELS = 30
-LEAST_SHARE, CLEAR_LEAD = 0.5, 0.2
-"""Of the pairs that count from 0, and how many more than from 1, at least; of any two bases three in eight pair."""
+MAX_LABELS = 30
+MIN_PAIRING, MIN_LEAD = 0.5, 0.2
+"""Pairs count from 0 if at least this fraction of them can pair, and that much more than if they count from 1; of
+random bases three in eight can pair."""
 NEGATIVE = ("non", "not", "neg", "no_", "no-", "no ", "false", "decoy", "control", "random", "wt", "low", "unbound")
 
 
-def _some(text: pd.Series) -> pd.Series:
-    # tables are often sorted, so some of all parts are looked at
+def _sample(text: pd.Series) -> pd.Series:
+    # tables are often sorted, so rows are sampled evenly
     return text.iloc[:: max(1, len(text) // 300)]
 
 
 def looks_like_pairs(text: pd.Series) -> bool:
-    """Say whether most of the values are dot-brackets or lists of pairs."""
-    some = _some(text).tolist()
-    if sum(value.replace(" ", "").startswith(("[[", "[]")) for value in some) > 0.5 * len(some):
-        return any("[[" in value.replace(" ", "") for value in some)
-    letters = set("".join(some))
+    """Return whether most values are dot-brackets or lists of pairs."""
+    sample = _sample(text).tolist()
+    if sum(value.replace(" ", "").startswith(("[[", "[]")) for value in sample) > 0.5 * len(sample):
+        return any("[[" in value.replace(" ", "") for value in sample)
+    letters = set("".join(sample))
     brackets = {sign for pair in BRACKETS.items() for sign in pair if not sign.isalpha()}
-    is_dots = sum(set(value) & set("(.") != set() and not value[:1].isdigit() for value in some) > 0.5 * len(some)
+    is_dots = sum(set(value) & set("(.") != set() and not value[:1].isdigit() for value in sample) > 0.5 * len(sample)
     others = letters - brackets - set(UNPAIRED)
     return is_dots and {"(", ")"} <= letters and all(sign.isalpha() and sign.isascii() for sign in others)
 
 
 def looks_like_residues(text: pd.Series, lengths: np.ndarray) -> TaskType | None:
-    """Return the kind of values of residues that a column holds, or None where it holds one value a row."""
-    some = _some(text)
-    lengths = pd.Series(lengths, index=text.index)[some.index].to_numpy()
-    values = some.tolist()
+    """Return the task type of a column with one value per residue, or None if it has one value per row."""
+    sample = _sample(text)
+    lengths = pd.Series(lengths, index=text.index)[sample.index].to_numpy()
+    values = sample.tolist()
     lists = [_as_list(value) for value in values]
     if sum(isinstance(value, list) for value in lists) > 0.9 * len(values):
-        return _kind_of([item for value in lists if isinstance(value, list) for item in value])
+        return _task_type_of([item for value in lists if isinstance(value, list) for item in value])
     is_long = np.array([len(value) for value in values]) == lengths
     if is_long.mean() < 0.9 or np.median(lengths) < 3:
         return None
@@ -59,9 +60,9 @@ def looks_like_residues(text: pd.Series, lengths: np.ndarray) -> TaskType | None
     # a number may have as many digits as the sequences have letters, and so may the word of a class
     is_decimal = np.mean([value.count(".") == 1 for value in values]) > 0.5
     is_word = one_length and len(values) > 10 and len(set(values)) <= 0.1 * len(values)
-    if is_decimal or is_word or len(letters) > MOST_LABELS:
+    if is_decimal or is_word or len(letters) > MAX_LABELS:
         return None
-    return _kind_of([letter for letter in letters if letter not in UNKNOWN])
+    return _task_type_of([letter for letter in letters if letter not in UNKNOWN])
 
 
 def _as_list(value: str) -> list | None:
@@ -86,7 +87,7 @@ def _item(text: str) -> str | float | None:
         return text
 
 
-def _kind_of(items: list) -> TaskType:
+def _task_type_of(items: list) -> TaskType:
     known = {item for item in items if item is not None}
     if known <= {0, 1, "0", "1"}:
         return "residue_binary"
@@ -98,17 +99,17 @@ def _kind_of(items: list) -> TaskType:
 def read_residues(
     path: Path | str, column: pd.Series, lengths: np.ndarray | None, has: np.ndarray, *, task_type: TaskType
 ) -> tuple[Target, list[str]]:
-    """Return one value a residue, -1 or NaN where it is unknown and in the padding, and remarks.
+    """Return one value per residue (-1 or NaN where unknown and in the padding), and remarks.
 
     Args:
-        path: the table, for messages.
-        column: strings of one character a residue (`-` or `?` where it is unknown), or lists.
-        lengths: letters of each sequence; None where they cannot be read.
-        has: which rows have a target.
-        task_type: of the values.
+        path: The table, for messages.
+        column: Strings with one character per residue (`-` or `?` if unknown), or lists.
+        lengths: Letters of each sequence; None if the sequences are invalid.
+        has: Rows with a target.
+        task_type: Type of the values.
 
     Raises:
-        SubquadError: rows with more or fewer values than letters, and values that are no numbers, each with its row.
+        SubquadError: Rows have more or fewer values than letters, or values are not numbers.
     """
     rows = np.flatnonzero(has)
     values = [column.iloc[row] for row in rows]
@@ -116,7 +117,7 @@ def read_residues(
     is_list = sum(value is not None for value in lists) > 0.5 * len(lists)
     if is_list:
         raise_errors(
-            f"{path}: not all values in column {column.name!r} are lists; mend them",
+            f"{path}: not all values in column {column.name!r} are lists; correct them",
             [
                 f"row {row + 1}: {value[:40]!r}"
                 for row, value, found in zip(rows, values, lists, strict=True)
@@ -137,7 +138,7 @@ def read_residues(
     labels, flat = _flat_labels(lists, is_list=is_list)
     if task_type == "residue_binary" and len(labels) > 2:
         raise SubquadError(
-            f"{path}: column {column.name!r} has {len(labels)} labels ({', '.join(labels[:9])}), but two are allowed"
+            f"{path}: column {column.name!r} has {len(labels)} labels ({', '.join(labels[:9])}); {task_type} takes two"
         )
     y = np.full((len(column), width), -1, dtype=np.int16)
     _fill(y, rows, found, flat)
@@ -147,15 +148,15 @@ def read_residues(
 def _check_lengths(
     path: Path | str, name: str, rows: np.ndarray, found: np.ndarray, expected: np.ndarray, *, may_be_short: bool
 ) -> list[str]:
-    # lists that end early in all rows, at one place for each length, cover the part that was measured
+    # lists that all end early, at one place per length, cover the part that was measured
     short = found < expected
     pairs = len({*zip(expected.tolist(), found.tolist(), strict=True)})
     if may_be_short and short.all() and pairs == len(set(expected.tolist())):
         shown = ", ".join(f"{f} of {e}" for f, e in sorted({*zip(found.tolist(), expected.tolist(), strict=True)})[:3])
-        return [f"column {name!r} covers the first {shown} residues; the rest is unknown"]
+        return [f"column {name!r} covers the first {shown} residues; the others are unknown"]
     wrong = np.flatnonzero(found != expected)
     raise_errors(
-        f"{path}: column {name!r} must have one value a residue; {len(wrong):,} of {len(rows):,} rows differ",
+        f"{path}: column {name!r} must have one value per residue; {len(wrong):,} of {len(rows):,} rows do not",
         [f"row {rows[k] + 1}: {found[k]:,} values for {expected[k]:,} letters" for k in wrong],
     )
     return []
@@ -180,7 +181,7 @@ def _flat_numbers(path: Path | str, name: str, rows: np.ndarray, lists: list, fo
     starts = np.repeat(np.cumsum(found) - found, found)
     wrong = np.flatnonzero(np.isinf(numbers))
     raise_errors(
-        f"{path}: not all values in column {name!r} are finite numbers ({len(wrong):,}); mend them, or write null",
+        f"{path}: {len(wrong):,} values in column {name!r} are not finite numbers; correct them, or write null",
         [f"row {row_of[k] + 1}: {items[k]!r} at residue {k - starts[k] + 1}" for k in wrong],
     )
     return numbers
@@ -204,14 +205,14 @@ def _label(item: object) -> str:
 
 
 def order_of_classes(names: Sequence[str]) -> list[str]:
-    """Return the classes in order: numbers by size, words by the alphabet; of two words, what is looked for is last."""
+    """Return the classes in order: numbers by size, names alphabetically; of two names, the positive class is last."""
     try:
         return sorted(names, key=float)
     except ValueError:
         ordered = sorted(names)
     if len(ordered) == 2:
         first, second = (name.lower() for name in ordered)
-        # active and inactive, binder and non-binder: the one that denies the other comes first
+        # active and inactive, binder and non-binder: the negated name comes first
         if (second.endswith(first) or second.startswith(NEGATIVE)) and not first.startswith(NEGATIVE):
             return ordered[::-1]
     return ordered
@@ -225,20 +226,20 @@ def read_pairs(
     *,
     codes: np.ndarray | None = None,
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Return the paired positions of each row from 0, `(p, 2)` with the first below the second, and remarks.
+    """Return the paired positions of each row from 0, `(p, 2)` with the smaller one first, and remarks.
 
     Args:
-        path: the table, for messages.
-        column: dot-brackets, with `[]{}<>` and `Aa` … for knots, or lists of pairs counted from 1 or from 0.
-        lengths: letters of each sequence; None where they cannot be read.
-        has: which rows have a target.
-        codes: `(n, T)` of DNA or RNA, by which lists are seen to count from 0 or from 1; None where there are none.
+        path: The table, for messages.
+        column: Dot-brackets, with `[]{}<>` and `Aa` … for pseudoknots, or lists of pairs counted from 1 or from 0.
+        lengths: Letters of each sequence; None if the sequences are invalid.
+        has: Rows with a target.
+        codes: `(n, T)` codes of DNA or RNA, which show whether lists count from 0 or from 1; None if there are none.
 
     Raises:
-        SubquadError: brackets without a partner, or pairs outside the sequence, each with its row; where some lists
-            count from 0 and some from 1, these are the fewer ones.
+        SubquadError: Brackets are not balanced, or pairs lie outside the sequence; if some lists count from 0 and
+            others from 1, the smaller group is reported.
     """
-    pairs, mistakes, is_list = [], [], np.zeros(len(column), dtype=bool)
+    pairs, errors, is_list = [], [], np.zeros(len(column), dtype=bool)
     for row, value in enumerate(column.tolist()):
         length = None if lengths is None else int(lengths[row])
         found: np.ndarray | str = np.zeros((0, 2), dtype=np.int64)
@@ -246,7 +247,7 @@ def read_pairs(
             is_list[row] = value.startswith("[") and (value[1:].strip()[:1] in ("[", "]"))
             found = _from_list(value) if is_list[row] else _from_brackets(value, length)
         if isinstance(found, str):
-            mistakes.append(f"row {row + 1}: {found}")
+            errors.append(f"row {row + 1}: {found}")
             found = np.zeros((0, 2), dtype=np.int64)
         pairs.append(found)
     listed = [row for row in np.flatnonzero(is_list) if len(pairs[row])]
@@ -256,15 +257,15 @@ def read_pairs(
         pairs[row] = pairs[row] - first
         bad = (pairs[row] < 0) | (pairs[row] >= length)
         if bad.any():
-            mistakes.append(
+            errors.append(
                 f"row {row + 1}: position {pairs[row][bad][0] + first} of a pair is outside the sequence "
                 f"({first} to {length - 1 + first})"
             )
         elif (pairs[row][:, 0] == pairs[row][:, 1]).any():
-            mistakes.append(f"row {row + 1}: a base is paired with itself")
-    title = f"{path}: {len(mistakes):,} structures in column {column.name!r} cannot be read; mend or empty them"
+            errors.append(f"row {row + 1}: a base is paired with itself")
+    title = f"{path}: {len(errors):,} structures in column {column.name!r} cannot be read; correct or empty them"
     title += f" ({remarks[0]})" if remarks else ""
-    raise_errors(title, sorted(mistakes, key=lambda mistake: int(mistake.split()[1].rstrip(":"))))
+    raise_errors(title, sorted(errors, key=lambda error: int(error.split()[1].rstrip(":"))))
     return [np.unique(np.sort(found, axis=1), axis=0) for found in pairs], remarks
 
 
@@ -272,56 +273,56 @@ def _from_list(value: str) -> np.ndarray | str:
     try:
         return np.array(json.loads(value), dtype=np.int64).reshape(-1, 2)
     except (json.JSONDecodeError, ValueError, TypeError, OverflowError):
-        return f"{value[:40]!r} is no list of pairs such as [[1, 9], [2, 8]]"
+        return f"{value[:40]!r} is not a list of pairs such as [[1, 9], [2, 8]]"
 
 
 def _first_position(
     written: dict[int, np.ndarray], lengths: np.ndarray | None, codes: np.ndarray | None
 ) -> tuple[int, list[str]]:
-    """Return what the lists call the first base, 0 or 1, and remarks.
+    """Return the number of the first base in the lists, 0 or 1, and remarks.
 
-    A position 0 says 0, and one as large as the length says 1; where rows disagree the more of them count. Where there
-    is neither, it is 1, unless far more pairs are of bases that pair when counted from 0.
+    A position 0 means 0, and one equal to the length means 1; if rows disagree the majority counts. Without either it
+    is 1, unless clearly more pairs are of bases that can pair if counted from 0.
 
     Args:
-        written: the pairs of each row that has some, as they stand there.
-        lengths: letters of each sequence; None where they cannot be read.
-        codes: `(n, T)` of DNA or RNA; None where there are none.
+        written: Pairs of each row that has a list, as written.
+        lengths: Letters of each sequence; None if the sequences are invalid.
+        codes: `(n, T)` codes of DNA or RNA; None if there are none.
     """
     if not written:
         return 1, []
     zero = sum((pairs == 0).any() for pairs in written.values())
     end = 0 if lengths is None else sum((pairs == lengths[row]).any() for row, pairs in written.items())
     if zero and end:
-        return int(zero <= end), [f"pairs are counted from 0 in {zero:,} rows and from 1 in {end:,}; count them alike"]
+        return int(zero <= end), [f"pairs are counted from 0 in {zero:,} rows and from 1 in {end:,}; use one numbering"]
     why = " (one of them is 0)" if zero else " (one of them is the length)" if end else ""
     if codes is None:
         return int(not zero), [f"pairs are counted from {int(not zero)}{why}"]
-    shares = [_share_that_pair(written, codes, first) for first in (0, 1)]
-    is_told = shares[0] >= LEAST_SHARE and shares[0] - shares[1] >= CLEAR_LEAD
-    first = 0 if zero or (is_told and not end) else 1
+    pairing = [_pairing_fraction(written, codes, first) for first in (0, 1)]
+    is_clear = pairing[0] >= MIN_PAIRING and pairing[0] - pairing[1] >= MIN_LEAD
+    first = 0 if zero or (is_clear and not end) else 1
     remarks = [
-        f"pairs are counted from {first}{why}: {shares[first]:.0%} of them are A-U, G-C or G-U; "
-        f"from {1 - first} it would be {shares[1 - first]:.0%}"
+        f"pairs are counted from {first}{why}: {pairing[first]:.0%} of them are A-U, G-C or G-U; "
+        f"from {1 - first} it would be {pairing[1 - first]:.0%}"
     ]
-    if max(shares) < LEAST_SHARE:
+    if max(pairing) < MIN_PAIRING:
         remarks.append("fewer than half of the pairs are A-U, G-C or G-U: are these structures of these sequences?")
     return first, remarks
 
 
-def _share_that_pair(written: dict[int, np.ndarray], codes: np.ndarray, first: int) -> float:
-    """Return the part of pairs that are of bases that pair, where the first base is called 0 or 1."""
+def _pairing_fraction(written: dict[int, np.ndarray], codes: np.ndarray, first: int) -> float:
+    """Return the fraction of pairs whose bases can pair, if the first base has the given number."""
     row = np.repeat(list(written), [len(pairs) for pairs in written.values()])
     places = np.concatenate(list(written.values())) - first
     is_inside = ((places >= 0) & (places < codes.shape[1])).all(1)
-    # in ACGT and ACGU these are the places of A-U, C-G and G-U; what lies outside pairs with nothing
+    # in ACGT and ACGU these are the codes of A-U, C-G and G-U
     bases = np.sort(codes[row[is_inside, None], places[is_inside]], axis=1)
     return float(sum((bases == pair).all(1).sum() for pair in ((0, 3), (1, 2), (2, 3))) / len(row))
 
 
 def _from_brackets(value: str, length: int | None) -> np.ndarray | str:
     if length is not None and len(value) != length:
-        return f"{len(value):,} signs for {length:,} letters"
+        return f"{len(value):,} characters for {length:,} letters"
     closing = {close: opening for opening, close in BRACKETS.items()}
     stacks: dict[str, list[int]] = {}
     found = []
@@ -331,11 +332,11 @@ def _from_brackets(value: str, length: int | None) -> np.ndarray | str:
         elif sign in closing:
             stack = stacks.get(closing[sign])
             if not stack:
-                return f"{sign!r} at position {place + 1} closes no bracket"
+                return f"{sign!r} at position {place + 1} has no opening bracket"
             found.append((stack.pop(), place))
         elif sign not in UNPAIRED:
-            return f"{sign!r} at position {place + 1} is no sign of a dot-bracket"
+            return f"{sign!r} at position {place + 1} is not a dot-bracket character"
     left = [(stack[-1], sign) for sign, stack in stacks.items() if stack]
     if left:
-        return f"{left[0][1]!r} at position {left[0][0] + 1} is never closed"
+        return f"{left[0][1]!r} at position {left[0][0] + 1} is not closed"
     return np.array(found, dtype=np.int64).reshape(-1, 2)
