@@ -12,10 +12,15 @@ from subquad.errors import SubquadError
 from subquad.hep import ExplainSettings, FitSettings, explain, fit
 from subquad.hep.data.features import STANDARD_FEATURES
 from subquad.hep.data.jets import read
-from subquad.hep.explanation.displays import chosen, display_of
-from subquad.hep.explanation.gradients import Means, attribute, grad_cam
-from subquad.hep.explanation.groups import group_of
-from subquad.hep.explanation.permutation import Fallen, area, shuffled_features, shuffled_observers
+from subquad.hep.explanation.attributions import attribute, grad_cam, input_means
+from subquad.hep.explanation.displays import display_of, select_jets
+from subquad.hep.explanation.permutation import (
+    Importance,
+    feature_groups,
+    jet_feature_importance,
+    mean_auc,
+    particle_importance,
+)
 from subquad.hep.models.tagger import Scale, answer, collate, inputs_of
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
@@ -31,11 +36,6 @@ def batch_of(jets, settings=SETTINGS, scale=None):
     """All jets of the three files, and the first eleven of the second one as a batch."""
     inputs = inputs_of(read(jets), settings, scale)
     return inputs, collate(inputs, torch.arange(47, 58), settings)
-
-
-def means_of(batch):
-    observers = None if batch.observers is None else batch.observers.mean(0)
-    return Means(features=batch.x[batch.mask].mean(0), observers=observers)
 
 
 def test_grad_cam_is_that_of_its_formula():
@@ -55,7 +55,7 @@ def test_a_kinematic_net_of_one_variable_has_all_importance_on_it(jets, graph):
     net = KinematicPCN(H, 3, width=8, graphs=2, terms=3, layers=1, k=2, pool_heads=1).eval()
     with torch.no_grad():
         net.exponents.zero_()[:, graph] = 0.7
-    variables = attribute(net, batch, batch.labels, means_of(batch)).variables
+    variables = attribute(net, batch, batch.labels, input_means([batch])).variables
     # of jets with one edge or none nothing differs from the mean
     has_some = batch.mask.sum(1) > 2
     assert variables.isnan().any(1).tolist() == (~has_some).tolist()
@@ -70,9 +70,9 @@ def test_an_epcn_that_pools_one_graph_has_all_importance_on_it(jets):
         net.head.weight[:, 5:] = 0
         # what comes out of a ReLU speaks for every class
         net.head.weight[:, :5] = 1
-    found = attribute(net, batch, batch.labels, means_of(batch))
-    assert found.branches[:, 1:].nan_to_num().max() == 0
-    assert (found.branches[:, 0] == 1).all()
+    found = attribute(net, batch, batch.labels, input_means([batch]))
+    assert found.graphs[:, 1:].nan_to_num().max() == 0
+    assert (found.graphs[:, 0] == 1).all()
     # the pairs of the one graph are weighted by ΔR alone
     assert found.variables[:, 1:].nan_to_num().max() == 0
 
@@ -91,7 +91,7 @@ def of_one_feature(observers=0, feature=3):
 def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuffling(jets):
     inputs, batch = batch_of(jets)
     net = of_one_feature()
-    found = attribute(net, batch, batch.labels, means_of(batch))
+    found = attribute(net, batch, batch.labels, input_means([batch]))
     assert found.features[:, 3].min() > 0
     assert torch.cat([found.features[:, :3], found.features[:, 4:]], 1).max() == 0
     torch.testing.assert_close(found.features.sum(1), found.particles.sum(1))
@@ -102,8 +102,8 @@ def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuff
     for one, score in zip(batches, scores, strict=True):
         one.labels.copy_(score <= torch.cat(scores).median())
     columns = {"unused": [0], "used": [3], "both": [0, 3]}
-    fallen = shuffled_features(net, batches, columns, repeats=2, seed=1, only=0)
-    assert fallen["unused"] == Fallen(accuracy=0, accuracy_deviation=0, auc=0, auc_deviation=0)
+    fallen = particle_importance(net, batches, columns, repeats=2, seed=1, only=0)
+    assert fallen["unused"] == Importance(accuracy=0, accuracy_deviation=0, auc=0, auc_deviation=0)
     assert fallen["used"].auc > 0.05
     assert fallen["both"].auc > 0.05
 
@@ -113,10 +113,10 @@ def test_a_net_of_one_number_of_the_jet_has_all_its_importance_on_it(jets):
     first = inputs_of(read(jets), NetSettings(has_observers=False), None)
     _, batch = batch_of(jets, settings, Scale.of(first.jet_features.numpy()))
     net = of_one_feature(observers=batch.observers.shape[1])
-    found = attribute(net, batch, batch.labels, means_of(batch))
-    assert found.observers[:, 1:].max() == 0
-    assert found.observers[:, 0].max() > 0
-    fallen = shuffled_observers(net, [batch], {"used": [0], "unused": [1, 2]}, repeats=2, seed=1)
+    found = attribute(net, batch, batch.labels, input_means([batch]))
+    assert found.jet_features[:, 1:].max() == 0
+    assert found.jet_features[:, 0].max() > 0
+    fallen = jet_feature_importance(net, [batch], {"used": [0], "unused": [1, 2]}, repeats=2, seed=1)
     assert fallen["unused"].accuracy == 0
     with torch.no_grad():
         moved = batch.observers.clone()
@@ -132,7 +132,7 @@ def test_first_order_importance_is_what_the_logit_changes_by_in_a_linear_net(jet
         for branch in net.on_each:
             # no particle is cut off by the ReLU
             branch.filters[0].bias.add_(100)
-    means = means_of(batch)
+    means = input_means([batch])
     found = attribute(net, batch, batch.labels, means)
     row, feature, particle = 4, 6, 1
     x = batch.x.clone()
@@ -153,15 +153,15 @@ def test_a_display_has_the_edges_of_the_graph_and_marks_displaced_tracks(jets):
     row = int(inputs.lengths.argmax())
     batch = collate(inputs, torch.tensor([row]), SETTINGS)
     net = of_one_feature()
-    attribution = attribute(net, batch, torch.tensor([1]), means_of(batch))
+    attribution = attribute(net, batch, torch.tensor([1]), input_means([batch]))
     first, P = int(inputs.first[row]), int(inputs.lengths[row])
     table = inputs.particles[first : first + P].numpy()
-    display = display_of(table, inputs.layout, attribution, label="Hbb", taken="QCD", probability=0.7)
+    display = display_of(table, inputs.layout, attribution, label="Hbb", predicted="QCD", probability=0.7)
     adjacency = knn_adjacency(batch.points, batch.mask, 2, periodic=(1,))[0].numpy()
     assert {tuple(edge) for edge in display.edges.tolist()} == set(zip(*np.nonzero(np.triu(adjacency)), strict=True))
     assert display.importance.max() == display.particles.max() == 1
     significance = table[:, STANDARD_FEATURES.index("d0 significance")]
-    assert display.displaced.tolist() == (np.abs(significance) > np.log(4)).tolist()
+    assert display.is_displaced.tolist() == (np.abs(significance) > np.log(4)).tolist()
     charged = table[:, STANDARD_FEATURES.index("isChargedHadron")] > 0
     assert [name == "charged hadron" for name in display.types] == charged.tolist()
     assert display.pt.sum() == pytest.approx(1)
@@ -170,22 +170,24 @@ def test_a_display_has_the_edges_of_the_graph_and_marks_displaced_tracks(jets):
 def test_the_best_scored_jets_come_first_then_those_most_surely_wrong():
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]])
     labels = np.array([0, 0, 0, 0, 1])
-    assert chosen(probabilities, labels, 0, 1).tolist() == [0, 2]
-    assert chosen(probabilities, labels, 0, 5).tolist() == [0, 1, 2, 3]
+    assert select_jets(probabilities, labels, 0, 1).tolist() == [0, 2]
+    assert select_jets(probabilities, labels, 0, 5).tolist() == [0, 1, 2, 3]
 
 
 def test_the_area_of_a_class_that_is_not_there_is_none():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
-    assert area(probabilities, np.array([0, 1]), None) == 1
-    assert area(probabilities, np.array([0, 0]), 0) is None
+    assert mean_auc(probabilities, np.array([0, 1]), None) == 1
+    assert mean_auc(probabilities, np.array([0, 0]), 0) is None
 
 
 def test_features_are_grouped_by_their_names():
-    groups = {name: group_of(name) for name in (*STANDARD_FEATURES, "part_d0", "part_isMuon", "part_pt_log")}
+    names = (*STANDARD_FEATURES, "part_d0", "part_isMuon", "part_pt_log")
+    groups = {names[i]: group for group, columns in feature_groups(names).items() for i in columns}
+    assert len(groups) == len(names)
     assert {name for name, group in groups.items() if group == "impact parameters"} == {
         *("tanh d0", "d0err", "tanh dz", "dzerr", "d0 significance", "dz significance", "part_d0")
     }
-    assert groups["charge"] == groups["part_isMuon"] == groups["isPhoton"] == "types"
+    assert groups["charge"] == groups["part_isMuon"] == groups["isPhoton"] == "particle types"
     assert groups["deta"] == groups["part_pt_log"] == groups["log pt/jet"] == "kinematics"
 
 
@@ -203,9 +205,9 @@ def test_the_command_writes_page_figures_and_numbers(fitted, jets, tmp_path, cap
     assert main([*arguments, "--displays", "1"]) == 0
     assert f"Wrote {out}" in capsys.readouterr().out
     found = json.loads((out / "explain.json").read_text())
-    assert found["jets"] == found["explained"] == 60
-    assert sum(entry["gradient"] for entry in found["features"].values()) == pytest.approx(1)
-    assert sum(entry["gradient"] for entry in found["groups"].values()) == pytest.approx(1)
+    assert found["jets"] == found["explained_jets"] == 60
+    assert sum(entry["attribution"] for entry in found["features"].values()) == pytest.approx(1)
+    assert sum(entry["attribution"] for entry in found["groups"].values()) == pytest.approx(1)
     assert sum(found["by_class"]["Hbb"].values()) == pytest.approx(1)
     assert found["graphs"] is None
     assert np.shape(found["exponents"]) == (4, 4)
@@ -213,10 +215,10 @@ def test_the_command_writes_page_figures_and_numbers(fitted, jets, tmp_path, cap
     names = {path.name for path in (out / "figures").iterdir()}
     assert {"graphs.pdf", "exponents.pdf", "features.pdf", "features_by_class.pdf", "jets_Hbb.pdf"} <= names
     text = (out / "report.html").read_text()
-    assert "Most rests on" in text
+    assert "The most important group is" in text
     assert "nan" not in text[: text.index("data:image")]
     assert main(arguments) == 2
-    assert "holds an explanation" in capsys.readouterr().err
+    assert "holds a hep explanation already" in capsys.readouterr().err
     assert main([*arguments, "--class", "Hbb", "--force", "--displays", "0", "--quiet"]) == 0
     assert json.loads((out / "explain.json").read_text())["classes"] == ["Hbb"]
 

@@ -147,11 +147,11 @@ def explain(
         quiet: Print nothing.
     """
     from subquad.hep.commands.explain import explain as look
-    from subquad.hep.plots.explain_page import sentence
+    from subquad.hep.plots.explain_page import summary
 
     found = look(run, settings, files=[*files], out=out, only=only, seed=seed, force=force, quiet=quiet)
     if not quiet:
-        print(sentence(found), f"Wrote {out}; look at {out / 'report.html'}.", sep="\n")
+        print(summary(found), f"Wrote {out}; look at {out / 'report.html'}.", sep="\n")
 
 
 @app.command

@@ -1,11 +1,10 @@
-"""Single jets to look at: their particles in Δη and Δφ, the edges between them, and what of both the net looked at.
+"""Displays of single jets: which jets are shown, and the attributions of their particles and edges.
 
-Axes: J jets, P particles of a jet, E edges of a jet, C classes.
+Axes: J jets, P particles of a jet, C classes, V columns of the particles' table.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,57 +12,28 @@ from torch import nn
 
 from subquad.hep.data.features import angles_of
 from subquad.hep.data.layout import Layout
-from subquad.hep.explanation.gradients import Attribution, Means, attribute
+from subquad.hep.explanation.attributions import Attribution, InputMeans, attribute
 from subquad.hep.models.tagger import Inputs, collate
+from subquad.hep.plots.event_displays import PARTICLE_TYPES, JetDisplay
 from subquad.hep.settings import NetSettings
 
-__all__ = ["TYPES", "Display", "chosen", "display_of", "displays_of"]
-
-TYPES = {
-    "isChargedHadron": "charged hadron",
-    "isNeutralHadron": "neutral hadron",
-    "isPhoton": "photon",
-    "isElectron": "electron",
-    "isMuon": "muon",
-}
-"""Ends of the columns that say what a particle is, and what it is called."""
+__all__ = ["display_of", "displays_of", "select_jets"]
 
 DISPLACED = 3.0
-"""|d0| over its error, from where on a track is called displaced."""
+"""Significance |d0| / σ(d0) above which a track counts as displaced."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Display:
-    """One jet as it is drawn."""
+def select_jets(probabilities: np.ndarray, labels: np.ndarray, label: int, count: int) -> np.ndarray:
+    """Return the rows of the jets of a class with the highest score, then of those misclassified with most confidence.
 
-    label: str
-    """The true class."""
-    taken: str
-    """The class of the largest probability, whose logit is explained."""
-    probability: float
-    """Of the class that it is taken for."""
-    points: np.ndarray
-    """[P, 2]: Δη and Δφ."""
-    pt: np.ndarray
-    """[P]: part of the sum of all pT."""
-    types: Sequence[str]
-    """[P], names as in `TYPES`; empty where the columns do not say."""
-    displaced: np.ndarray
-    """[P] bool."""
-    particles: np.ndarray
-    """[P]: importance, at most 1."""
-    edges: np.ndarray
-    """[E, 2]: the two particles, each edge once."""
-    weights: np.ndarray
-    """[E], at most 1."""
-    importance: np.ndarray
-    """[E], at most 1."""
-
-
-def chosen(probabilities: np.ndarray, labels: np.ndarray, label: int, count: int) -> np.ndarray:
-    """Return the rows of the best scored jets of a class, then of those most surely taken for another."""
-    of_class, taken = np.flatnonzero(labels == label), probabilities.argmax(1)
-    right, wrong = of_class[taken[of_class] == label], of_class[taken[of_class] != label]
+    Args:
+        probabilities: [J, C].
+        labels: [J].
+        label: Index of the class.
+        count: Number of jets of each kind.
+    """
+    of_class, predicted = np.flatnonzero(labels == label), probabilities.argmax(1)
+    right, wrong = of_class[predicted[of_class] == label], of_class[predicted[of_class] != label]
     best = right[np.argsort(-probabilities[right, label], kind="stable")][:count]
     return np.concatenate([best, wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:count]])
 
@@ -76,14 +46,14 @@ def displays_of(
     *,
     settings: NetSettings,
     classes: Sequence[str],
-    means: Means,
-) -> list[Display]:
-    """Return the jets of these rows as they are drawn."""
+    means: InputMeans,
+) -> list[JetDisplay]:
+    """Return the displays of these rows of the inputs."""
     found = []
     for row in rows.tolist():
         batch = collate(inputs, torch.tensor([row]), settings)
-        taken = int(probabilities[row].argmax())
-        attribution = attribute(net, batch, torch.tensor([taken]), means)
+        predicted = int(probabilities[row].argmax())
+        attribution = attribute(net, batch, torch.tensor([predicted]), means)
         first, length = int(inputs.first[row]), int(inputs.lengths[row])
         found.append(
             display_of(
@@ -91,32 +61,41 @@ def displays_of(
                 inputs.layout,
                 attribution,
                 label=classes[int(inputs.labels[row])],
-                taken=classes[taken],
-                probability=float(probabilities[row, taken]),
+                predicted=classes[predicted],
+                probability=float(probabilities[row, predicted]),
             )
         )
     return found
 
 
 def display_of(
-    table: np.ndarray, layout: Layout, attribution: Attribution, *, label: str, taken: str, probability: float
-) -> Display:
-    """Return one jet as it is drawn, from its rows of the particles' table."""
+    table: np.ndarray, layout: Layout, attribution: Attribution, *, label: str, predicted: str, probability: float
+) -> JetDisplay:
+    """Return the display of one jet.
+
+    Args:
+        table: [P, V], its rows of the particles' table.
+        layout: Meaning of the columns.
+        attribution: Of a batch that holds this jet alone.
+        label: True class.
+        predicted: Predicted class.
+        probability: Of the predicted class.
+    """
     P = len(table)
-    at = {name: table[:, i] for i, name in enumerate(layout.particles)}
+    columns = {name: table[:, i] for i, name in enumerate(layout.particles)}
     vectors = None if layout.vectors is None else table[:, list(layout.vectors.columns)]
     pt = np.ones(P) if vectors is None else np.hypot(vectors[:, 0], vectors[:, 1])
     weights, importance = attribution.weights[0, :P, :P].numpy(), attribution.edges[0, :P, :P].numpy()
     begin, end = np.nonzero(np.triu(weights > 0, 1))
     particles = attribution.particles[0, :P].numpy()
-    return Display(
+    return JetDisplay(
         label=label,
-        taken=taken,
+        predicted=predicted,
         probability=probability,
-        points=_points(table, at, layout, vectors),
+        points=_points(table, columns, layout, vectors),
         pt=pt / pt.sum().clip(1e-12),
-        types=_types(at),
-        displaced=_displaced(at, P),
+        types=_types(columns),
+        is_displaced=_is_displaced(columns, P),
         particles=particles / max(float(particles.max(initial=0)), 1e-12),
         edges=np.stack([begin, end], 1),
         weights=weights[begin, end],
@@ -124,30 +103,36 @@ def display_of(
     )
 
 
-def _points(table: np.ndarray, at: dict[str, np.ndarray], layout: Layout, vectors: np.ndarray | None) -> np.ndarray:
+def _points(
+    table: np.ndarray, columns: Mapping[str, np.ndarray], layout: Layout, vectors: np.ndarray | None
+) -> np.ndarray:
+    """Return [P, 2]: Δη and Δφ, from the points, from columns of these names, or from the momenta."""
     if len(layout.points.names) == 2:
         return table[:, list(layout.points.columns)]
-    named = [next((name for name in at if name.endswith(end)), None) for end in ("deta", "dphi")]
+    named = [next((name for name in columns if name.endswith(end)), None) for end in ("deta", "dphi")]
     if all(named):
-        return np.stack([at[str(name)] for name in named], 1)
+        return np.stack([columns[str(name)] for name in named], 1)
     return np.zeros((len(table), 2)) if vectors is None else angles_of(vectors, np.array([len(table)]))
 
 
-def _types(at: dict[str, np.ndarray]) -> list[str]:
-    columns = {words: next((at[name] for name in at if name.endswith(end)), None) for end, words in TYPES.items()}
-    there = {words: column for words, column in columns.items() if column is not None}
-    if not there:
+def _types(columns: Mapping[str, np.ndarray]) -> list[str]:
+    found = {
+        name: next((columns[column] for column in columns if column.endswith(end)), None)
+        for end, name in PARTICLE_TYPES.items()
+    }
+    known = {name: column for name, column in found.items() if column is not None}
+    if not known:
         return []
-    names, table = list(there), np.stack(list(there.values()), 1)
+    names, table = list(known), np.stack(list(known.values()), 1)
     return [names[i] if table[p, i] > 0 else "" for p, i in enumerate(table.argmax(1))]
 
 
-def _displaced(at: dict[str, np.ndarray], P: int) -> np.ndarray:
-    for name, column in at.items():
+def _is_displaced(columns: Mapping[str, np.ndarray], P: int) -> np.ndarray:
+    for name, column in columns.items():
         if re.search(r"d0 ?[sS]ignificance", name):
-            # ours are compressed by a logarithm
+            # the standard feature is compressed by a logarithm
             return np.abs(column) > (np.log1p(DISPLACED) if name == "d0 significance" else DISPLACED)
-        error = at.get(name.removesuffix("val") + "err")
+        error = columns.get(name.removesuffix("val") + "err")
         if name.endswith("d0val") and error is not None:
             return (error > 0) & (np.abs(column) > DISPLACED * error)
     return np.zeros(P, bool)

@@ -1,4 +1,4 @@
-"""The jets that a tagger is looked into with: the first of each file, labelled as the tagger counts its classes."""
+"""The sample of jets that a tagger is explained on: the first jets of each file, with the tagger's labels."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,61 +13,61 @@ from subquad.hep.models.trained import Tagger
 from subquad.hep.settings import ExplainSettings
 from subquad.progress import say
 
-__all__ = ["sample_of"]
+__all__ = ["read_sample"]
 
 
-def sample_of(tagger: Tagger, files: Sequence[Path], settings: ExplainSettings, *, quiet: bool) -> Inputs:
-    """Return the jets as the net sees them, at most `settings.jets`, of each file as many.
+def read_sample(tagger: Tagger, files: Sequence[Path], settings: ExplainSettings, *, quiet: bool) -> Inputs:
+    """Return at most `settings.jets` jets as inputs of the network, equally many from each file.
 
     Raises:
-        SubquadError: files that cannot be used, or no jet of the tagger's classes.
+        SubquadError: Files that cannot be used, or no jet of the tagger's classes.
     """
     taken: list[Piece] = []
-    others, left = 0, settings.jets
+    unknown_jets, left = 0, settings.jets
     for i, path in enumerate(files):
         quota = -(-left // (len(files) - i))
-        for piece in tagger.pieces([path], tree=settings.tree):
-            labels = _labels(piece, tagger.classes)
+        for chunk in tagger.pieces([path], tree=settings.tree):
+            labels = _labels(chunk, tagger.classes)
             rows = np.flatnonzero(labels >= 0)
-            others += len(labels) - len(rows)
+            unknown_jets += len(labels) - len(rows)
             rows = rows[:quota]
-            taken.append(_some(replace(piece, labels=labels), rows))
+            taken.append(_selected(replace(chunk, labels=labels), rows))
             quota, left = quota - len(rows), left - len(rows)
             if not quota:
                 break
-    if not sum(len(piece) for piece in taken):
-        raise SubquadError(f"{files[0]} …: no jet of {', '.join(tagger.classes)}, the classes of {tagger.path}")
-    if others:
-        say(f"{others:,} jets of classes that {tagger.path} does not know are left out", quiet=quiet)
-    return tagger.inputs(_joined(taken))
+    if not sum(len(chunk) for chunk in taken):
+        raise SubquadError(f"{files[0]} …: no jet of the classes of {tagger.path} ({', '.join(tagger.classes)})")
+    if unknown_jets:
+        say(f"skipped {unknown_jets:,} jets of classes that {tagger.path} does not know", quiet=quiet)
+    return tagger.inputs(_concatenated(taken))
 
 
-def _labels(piece: Piece, classes: Sequence[str]) -> np.ndarray:
-    """Return [J]: the classes as the tagger counts them; -1 for others."""
-    if not piece.classes:
-        names = {int(name): i for i, name in enumerate(classes) if name.isdigit()}
-        return np.array([names.get(int(label), -1) for label in piece.labels], np.int64)
-    index = np.array([classes.index(name) if name in classes else -1 for name in piece.classes])
-    return np.where(piece.labels >= 0, index[piece.labels], -1)
+def _labels(chunk: Piece, classes: Sequence[str]) -> np.ndarray:
+    """Return [J]: indices of the tagger's classes; -1 for other classes."""
+    if not chunk.classes:
+        numbers = {int(name): i for i, name in enumerate(classes) if name.isdigit()}
+        return np.array([numbers.get(int(label), -1) for label in chunk.labels], np.int64)
+    index = np.array([classes.index(name) if name in classes else -1 for name in chunk.classes])
+    return np.where(chunk.labels >= 0, index[chunk.labels], -1)
 
 
-def _some(piece: Piece, rows: np.ndarray) -> Piece:
-    keep = np.zeros(len(piece), bool)
-    keep[rows] = True
+def _selected(chunk: Piece, rows: np.ndarray) -> Piece:
+    is_kept = np.zeros(len(chunk), bool)
+    is_kept[rows] = True
     return replace(
-        piece,
-        particles=piece.particles[np.repeat(keep, piece.lengths)],
-        lengths=piece.lengths[keep],
-        jet_features=piece.jet_features[keep],
-        observers={name: column[keep] for name, column in piece.observers.items()},
-        labels=piece.labels[keep],
+        chunk,
+        particles=chunk.particles[np.repeat(is_kept, chunk.lengths)],
+        lengths=chunk.lengths[is_kept],
+        jet_features=chunk.jet_features[is_kept],
+        observers={name: column[is_kept] for name, column in chunk.observers.items()},
+        labels=chunk.labels[is_kept],
     )
 
 
-def _joined(taken: Sequence[Piece]) -> Piece:
+def _concatenated(taken: Sequence[Piece]) -> Piece:
     names = ("particles", "lengths", "jet_features", "labels")
     return Piece(
-        **{name: np.concatenate([getattr(piece, name) for piece in taken]) for name in names},
+        **{name: np.concatenate([getattr(chunk, name) for chunk in taken]) for name in names},
         observers={},
         classes=taken[0].classes,
     )

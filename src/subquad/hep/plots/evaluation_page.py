@@ -204,7 +204,7 @@ def _model_drawings(
                 section="Mass sculpting",
                 figure=mass_figure(found, edges=edges, background=background),
                 caption=f"{which}: soft-drop mass of {background} before and after cuts that keep the given fraction "
-                "of it. The legend gives the Jensen–Shannon distance to the mass before the cut and, in brackets, that of "
+                "of it. Legend: Jensen–Shannon distance to the mass before the cut and, in brackets, the distance of "
                 "equally many jets drawn at random: only the excess over it is mass sculpting.",
             )
         )

@@ -1,52 +1,66 @@
-"""The page about what a tagger looks at: sentences, tables and pictures from `explain.json`."""
+"""The report of an explanation: sentences, tables and figures from `explain.json`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
-from subquad.hep.explanation.displays import Display
-from subquad.hep.plots.explain_figures import displays_figure, exponents_figure, features_figure, table_figure
+from subquad.hep.plots.event_displays import JetDisplay, displays_figure
+from subquad.hep.plots.style import colours, in_style, latex_name, panels
 from subquad.ops.kinematics import VARIABLES
 from subquad.reporting.page import Section, Table, page, picture
 
-__all__ = ["figures_of", "page_of", "sentence"]
+__all__ = ["explain_figures", "explain_page", "summary"]
 
-COLUMNS = 20
-"""Most features in the table by class."""
+FEATURES_IN_FIGURE, FEATURES_IN_TABLE = 24, 20
+"""Features in the bar chart, and in the table by class."""
 
-
-def _grid(shares: Mapping[str, Mapping[str, float | None]], rows: Sequence[str], columns: Sequence[str]) -> np.ndarray:
-    return np.array([[np.nan if (v := shares[row][name]) is None else v for name in columns] for row in rows])
+METRICS = {"accuracy": "top-1 accuracy", "auc": "AUC"}
 
 
-def _leading(found: Mapping[str, Any]) -> list[str]:
-    return sorted(found["features"], key=lambda name: -found["features"][name]["gradient"])[:COLUMNS]
+def _metric(explanation: Mapping[str, Any]) -> str:
+    """Return the metric whose decrease is shown: the AUC, if every class has jets."""
+    return "accuracy" if explanation["auc"] is None else "auc"
 
 
-def measure_of(found: Mapping[str, Any]) -> str:
-    """Return which loss is shown: of the area, where all classes are there."""
-    return "accuracy" if found["auc"] is None else "auc"
-
-
-def figures_of(found: Mapping[str, Any], displays: Sequence[Display]) -> dict[str, Figure]:
-    """Return the pictures by the names of their files."""
-    figures = {}
-    graphs = {"Grad-CAM": found["graphs"], "gradient of the variable": found["variables"]}
-    there = {title: shares for title, shares in graphs.items() if shares is not None}
-    if there:
-        rows = list(next(iter(there.values())))
-        figures["graphs"] = table_figure(
-            {title: _grid(shares, rows, VARIABLES) for title, shares in there.items()}, rows, VARIABLES
-        )
-    if found["exponents"] is not None:
-        figures["exponents"] = exponents_figure(np.array(found["exponents"]), VARIABLES)
-    figures["features"] = features_figure(found["features"], measure_of(found))
-    columns, rows = _leading(found), found["classes"]
-    figures["features_by_class"] = table_figure(
-        {"": _grid(found["by_class"], rows, columns)}, rows, columns, is_wide=True
+def summary(explanation: Mapping[str, Any]) -> str:
+    """Return one or two sentences on the most important inputs."""
+    groups, metric = explanation["groups"], _metric(explanation)
+    first = max(groups, key=lambda name: groups[name]["permutation"][metric])
+    decrease = groups[first]["permutation"]
+    text = (
+        f"The most important group is {first}: permuting it lowers the {METRICS[metric]} by "
+        f"{100 * decrease[metric]:.1f} ± {100 * decrease[f'{metric}_deviation']:.1f} points "
+        f"(from {100 * explanation[metric]:.1f})."
     )
+    fractions = explanation["graphs"] or explanation["variables"]
+    if fractions is None or None in fractions["all"].values():
+        return text
+    order = sorted(VARIABLES, key=lambda name: -fractions["all"][name])
+    what = "graphs" if explanation["graphs"] else "pair variables"
+    leading = [f"{name} ({100 * fractions['all'][name]:.1f} %)" for name in order[:2]]
+    return f"{text} The {what} with the largest attributions are {' and '.join(leading)}."
+
+
+def explain_figures(explanation: Mapping[str, Any], displays: Sequence[JetDisplay]) -> dict[str, Figure]:
+    """Return the figures by file name."""
+    figures = {}
+    fractions = {"Grad-CAM": explanation["graphs"], "pair variables": explanation["variables"]}
+    known = {title: table for title, table in fractions.items() if table is not None}
+    if known:
+        rows = list(next(iter(known.values())))
+        tables = {title: _grid(table, rows, VARIABLES) for title, table in known.items()}
+        figures["graphs"] = _percent_figure(tables, rows, VARIABLES)
+    if explanation["exponents"] is not None:
+        figures["exponents"] = _exponents_figure(np.array(explanation["exponents"]), VARIABLES)
+    features, rows = explanation["features"], explanation["classes"]
+    figures["features"] = _features_figure(features, _metric(explanation))
+    columns = sorted(features, key=lambda name: -features[name]["attribution"])[:FEATURES_IN_TABLE]
+    table = _grid(explanation["by_class"], rows, columns)
+    figures["features_by_class"] = _percent_figure({"": table}, rows, columns, is_wide=True)
     for label in rows:
         of_class = [display for display in displays if display.label == label]
         if of_class:
@@ -54,114 +68,182 @@ def figures_of(found: Mapping[str, Any], displays: Sequence[Display]) -> dict[st
     return figures
 
 
-def sentence(found: Mapping[str, Any]) -> str:
-    """Return in two sentences what counts most."""
-    groups, measure = found["groups"], measure_of(found)
-    first = max(groups, key=lambda name: groups[name]["permutation"][measure])
-    lost = groups[first]["permutation"]
-    word = "AUC" if measure == "auc" else "top-1 accuracy"
-    begin = (
-        f"Most rests on {first}: shuffled together they cost {100 * lost[measure]:.1f} ± "
-        f"{100 * lost[f'{measure}_deviation']:.1f} points of {word} (of {100 * found[measure]:.1f})."
+def _grid(
+    fractions: Mapping[str, Mapping[str, float | None]], rows: Sequence[str], columns: Sequence[str]
+) -> np.ndarray:
+    return np.array([[fractions[row][name] for name in columns] for row in rows], float)
+
+
+def _draw_cells(axes: Axes, table: np.ndarray, template: str, *, cmap: str | Colormap, **limits: float) -> Any:
+    """Draw a table as coloured cells with numbers; NaN stays empty."""
+    image = axes.imshow(table, cmap=cmap, aspect="auto", **limits)
+    for (i, j), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            is_dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+            text, colour = template.format(value), "w" if is_dark else "k"
+            axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
+    axes.minorticks_off()
+    axes.tick_params(which="both", length=0)
+    return image
+
+
+@in_style
+def _percent_figure(
+    tables: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequence[str], *, is_wide: bool = False
+) -> Figure:
+    """Return fractions in per cent, one panel per table [rows, columns]."""
+    height, width = 1.3 + 0.36 * len(rows) + is_wide, (0.42 if is_wide else 0.9) * len(columns) + 0.6
+    figure, grid = panels(1.3 + width * len(tables), height, columns=len(tables), sharey=True, squeeze=False)
+    for axes, (title, table) in zip(grid.flat, tables.items(), strict=True):
+        _draw_cells(axes, 100 * table, "{:.0f}", cmap="Blues", vmin=0, vmax=max(1, np.nanmax(100 * table, initial=0)))
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_wide else {}
+        axes.set_xticks(range(len(columns)), columns, **turned)
+        axes.set_yticks(range(len(rows)), [latex_name(name) for name in rows])
+        axes.set_title(title)
+    return figure
+
+
+@in_style
+def _exponents_figure(exponents: np.ndarray, variables: Sequence[str]) -> Figure:
+    """Return the trained exponents [graphs, variables] of the edge weights."""
+    limit = max(0.1, float(np.abs(exponents).max()))
+    figure, axes = panels(5.4, 1.2 + 0.36 * len(exponents))
+    image = _draw_cells(axes, exponents, "{:+.2f}", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.set_xticks(range(len(variables)), variables)
+    axes.set_yticks(range(len(exponents)), [f"graph {g + 1}" for g in range(len(exponents))])
+    figure.colorbar(image, ax=axes, label="exponent")
+    return figure
+
+
+@in_style
+def _features_figure(features: Mapping[str, Mapping[str, Any]], metric: str) -> Figure:
+    """Return attributions beside permutation importance, the most important features first."""
+    order = sorted(features, key=lambda name: -features[name]["permutation"][metric])[:FEATURES_IN_FIGURE]
+    places = np.arange(len(order))
+    figure, (left, right) = panels(9.6, 1.2 + 0.27 * len(order), columns=2, sharey=True)
+    left.barh(places, [100 * features[name]["attribution"] for name in order], color=colours(1)[0], height=0.7)
+    decreases = [features[name]["permutation"] for name in order]
+    right.barh(
+        places,
+        [100 * entry[metric] for entry in decreases],
+        xerr=[100 * entry[f"{metric}_deviation"] for entry in decreases],
+        color=colours(2)[1],
+        height=0.7,
+        error_kw={"elinewidth": 1, "capsize": 2},
     )
-    shares = found["graphs"] or found["variables"]
-    if shares is None or None in shares["all"].values():
-        return begin
-    order = sorted(VARIABLES, key=lambda name: -shares["all"][name])
-    what = "Of its four graphs it looks most at" if found["graphs"] else "Of the variables of pairs it looks most at"
-    leading = [f"{name} ({100 * shares['all'][name]:.1f} %)" for name in order[:2]]
-    return f"{begin} {what} {' and '.join(leading)}."
+    right.axvline(0, color="0.3", linewidth=0.8)
+    left.set_yticks(places, order)
+    left.set_ylim(len(order) - 0.4, -0.6)
+    for axes in (left, right):
+        axes.tick_params(axis="y", which="both", length=0)
+        axes.yaxis.minorticks_off()
+    left.set_xlabel("fraction of the attributions [%]")
+    right.set_xlabel(f"permutation importance [points of {METRICS[metric]}]")
+    return figure
 
 
-def _groups(found: Mapping[str, Any]) -> Table:
-    def lost(entry: Mapping[str, float | None], key: str) -> str:
-        value, deviation = entry[key], entry[f"{key}_deviation"]
+def explain_page(explanation: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
+    """Return the HTML page."""
+    only, jets, count = explanation["class"], explanation["jets"], explanation["explained_jets"]
+    target = "each jet's true class" if only is None else only
+    scope = f"Explained is the logit of {target}, for {count:,} of {jets:,} jets."
+    accuracy = f"The top-1 accuracy of {explanation['run']} on these jets is {100 * explanation['accuracy']:.1f} %."
+    displays = _display_section(explanation, figures)
+    return page(
+        "Explanation of a jet tagger",
+        lead=f"{accuracy} {scope}",
+        sections=[
+            Section("Summary", [summary(explanation), _groups_table(explanation)]),
+            *_graph_sections(explanation, figures),
+            Section(
+                "Features",
+                [
+                    picture(
+                        figures["features"],
+                        "Left: attribution, the first-order change of the logit when the feature is replaced by its "
+                        "mean over the sample, as a fraction of all. Right: permutation importance, the decrease of "
+                        "the metric when the feature is permuted among all particles (or jets), with the standard "
+                        "deviation over the permutations. Attributions can mislead where the network is strongly "
+                        "nonlinear; permutation importance is small for each of two correlated features.",
+                    ),
+                    picture(
+                        figures["features_by_class"],
+                        "Attributions by class, in per cent; with the features that are not shown, each row sums to "
+                        "100.",
+                    ),
+                ],
+            ),
+            *displays,
+            Section("Method", [_method(explanation)]),
+        ],
+    )
+
+
+def _groups_table(explanation: Mapping[str, Any]) -> Table:
+    def decrease(entry: Mapping[str, float | None], metric: str) -> str:
+        value, deviation = entry[metric], entry[f"{metric}_deviation"]
         return "–" if value is None or deviation is None else f"{100 * value:.2f} ± {100 * deviation:.2f}"
 
     rows = [
-        [name, f"{100 * entry['gradient']:.1f} %", *(lost(entry["permutation"], key) for key in ("accuracy", "auc"))]
-        for name, entry in found["groups"].items()
+        [name, f"{100 * entry['attribution']:.1f} %", *(decrease(entry["permutation"], metric) for metric in METRICS)]
+        for name, entry in explanation["groups"].items()
     ]
     return Table(
-        ["group", "share of the gradients", "top-1 accuracy lost [%]", "AUC lost [%]"],
+        ["group", "attribution", *(f"decrease of the {name} [points]" for name in METRICS.values())],
         rows,
-        caption="Lost when all of a group are shuffled together, with the standard deviation over the shuffles.",
+        caption="Decrease of the metrics when all features of the group are permuted together, with the standard "
+        "deviation over the permutations.",
     )
 
 
-def _of_graphs(found: Mapping[str, Any], figures: Mapping[str, Figure]) -> list[Section]:
+def _graph_sections(explanation: Mapping[str, Any], figures: Mapping[str, Figure]) -> list[Section]:
     blocks: list[Any] = []
     if "graphs" in figures:
-        told = "Shares in per cent, by class and over all jets, as means over the jets. "
-        if found["graphs"]:
-            told += "Grad-CAM: the activations after each graph's last filter, weighted by the gradient of the logit. "
-        told += (
-            "Gradient of the variable: what the logit would change by, to first order, if the variable of every edge "
-            "were its mean over the jet's edges."
+        caption = "Mean fractions in per cent, by class and over all jets. "
+        if explanation["graphs"]:
+            caption += "Grad-CAM: activations after each graph's last filter, weighted by the gradient of the logit. "
+        caption += (
+            "Pair variables: first-order change of the logit when the variable of every edge is replaced by its mean "
+            "over the edges of the jet."
         )
-        blocks.append(picture(figures["graphs"], told))
-    if found["graphs"]:
+        blocks.append(picture(figures["graphs"], caption))
+    if explanation["graphs"]:
         blocks.append(
-            "The paper of E-PCN (arXiv:2512.07420) finds 40.7 % for ΔR and 35.7 % for kT on JetClass, by Grad-CAM."
+            "For comparison, the E-PCN paper (arXiv:2512.07420) reports Grad-CAM fractions of 40.7 % for ΔR and 35.7 % "
+            "for kT on JetClass."
         )
     if "exponents" in figures:
         blocks.append(
             picture(
                 figures["exponents"],
-                "The learnt powers: an edge weighs ΔR^a kT^b z^c (m²)^d; near 0 it does not depend on the variable.",
+                "Trained exponents of the edge weights ΔR^a kT^b z^c (m²)^d; with an exponent near 0 the weight does "
+                "not depend on the variable.",
             )
         )
-    return [Section("The graphs", blocks)] if blocks else []
+    return [Section("Graphs", blocks)] if blocks else []
 
 
-def page_of(found: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
-    """Return the page."""
-    jets = [
+def _display_section(explanation: Mapping[str, Any], figures: Mapping[str, Figure]) -> list[Section]:
+    blocks = [
         picture(
             figures[f"jets_{label}"],
-            f"Jets of {label}: the best scored, then those most surely taken for another class (titles in red). Areas "
-            "of the marks go with pT, yellow behind a mark with the particle's importance; edges are as wide as they "
-            "weigh, and the redder the more the logit of the class that the jet is taken for depends on them.",
+            f"Jets of class {label}: those with the highest score, then those misclassified with the highest score "
+            "(titles in red). Marker areas are proportional to pT; the yellow halo is the attribution of a particle. "
+            "Edge widths show the edge weights; the redder an edge, the larger its attribution to the logit of the "
+            "predicted class.",
         )
-        for label in found["classes"]
+        for label in explanation["classes"]
         if f"jets_{label}" in figures
     ]
-    of = "each jet's own class" if found["class"] is None else f"{found['class']}, of its own jets"
-    explained = f"Explained is the logit of {of}: {found['explained']:,} of {found['jets']:,} jets"
-    sections = [
-        Section("In short", [sentence(found), _groups(found)]),
-        *_of_graphs(found, figures),
-        Section(
-            "The features",
-            [
-                picture(
-                    figures["features"],
-                    "Left: what the logit would change by, to first order, if a number were its mean over the sample, "
-                    "as a share of all. Right: what is lost when the number is shuffled among all particles, or jets; "
-                    "bars show the standard deviation over the shuffles. Gradients may mislead where the net is bent "
-                    "or two features say the same; shuffling shows little for each of two such.",
-                ),
-                picture(
-                    figures["features_by_class"],
-                    "The left side by class: shares of the gradients in per cent, each row adding up to 100 with the "
-                    "features that are not shown.",
-                ),
-            ],
-        ),
-        *([Section("Single jets", jets)] if jets else []),
-        Section(
-            "How this was made",
-            [
-                f"Tagger: {found['run']} ({found['net']}). Files: {', '.join(found['files'][:5])}"
-                f"{' …' * (len(found['files']) > 5)}.",
-                f"{explained}; the first jets of each file. Shuffles: "
-                f"{found['subquad']['settings']['repeats']} of each number, seed {found['seed']}. The graph and its "
-                "edges stay as they are when a feature is shuffled.",
-            ],
-        ),
-    ]
-    return page("What the tagger looks at", lead=f"{_words(found)} {explained}.", sections=sections)
+    return [Section("Single jets", blocks)] if blocks else []
 
 
-def _words(found: Mapping[str, Any]) -> str:
-    return f"{found['run']} names the right class of these jets in {100 * found['accuracy']:.1f} %."
+def _method(explanation: Mapping[str, Any]) -> str:
+    files = explanation["files"]
+    return (
+        f"Tagger: {explanation['run']} ({explanation['net']}). Sample: the first jets of each of "
+        f"{', '.join(files[:5])}{' …' * (len(files) > 5)}. Permutations: "
+        f"{explanation['subquad']['settings']['repeats']} per feature, seed {explanation['seed']}; the graph and its "
+        "edges stay unchanged."
+    )

@@ -1,0 +1,189 @@
+r"""First-order attributions: how strongly inputs, edges and graphs affect the logit of a class.
+
+The attribution of an input v is $|\partial y / \partial v \cdot (v - \bar v)|$: the first-order change of the logit y
+when v is replaced by its mean. Costs one backward pass per batch.
+
+Axes: B jets, P particles, H particle features, J jet-level features, G = 4 pair variables.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from subquad.hep.models.tagger import Batch
+from subquad.nn.graph import PCN
+from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.ops.chebyshev import knn_adjacency, neighbours, scaled_laplacian
+from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
+from subquad.progress import track
+
+__all__ = ["Attribution", "InputMeans", "attribute", "attribute_all", "grad_cam", "input_means"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputMeans:
+    """Means of the inputs over the sample."""
+
+    features: Float[Tensor, " H"]
+    jet_features: Float[Tensor, " J"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """Attributions of the logit of each jet's target class."""
+
+    features: Float[Tensor, "B H"]
+    """Particle features, summed over the particles."""
+    particles: Float[Tensor, "B P"]
+    """Particles, summed over their features."""
+    jet_features: Float[Tensor, "B J"] | None
+    graphs: Float[Tensor, "B G"] | None
+    """E-PCN: Grad-CAM of the four graphs; each row sums to 1, or is NaN if no graph speaks for the class."""
+    variables: Float[Tensor, "B G"] | None
+    """Kinematic networks: pair variables; each row sums to 1, or is NaN if none affects the logit."""
+    edges: Float[Tensor, "B P P"]
+    """Symmetric; 0 where there is no edge."""
+    weights: Float[Tensor, "B P P"]
+    """Edge weights, at most 1; for kinematic networks the mean over the graphs."""
+
+
+def input_means(batches: Sequence[Batch]) -> InputMeans:
+    """Return the means of the inputs over all particles and all jets of the sample."""
+    particles = torch.cat([batch.x[batch.mask] for batch in batches])
+    of_jets = [batch.observers for batch in batches if batch.observers is not None]
+    return InputMeans(features=particles.mean(0), jet_features=torch.cat(of_jets).mean(0) if of_jets else None)
+
+
+def attribute_all(
+    net: nn.Module, batches: Sequence[Batch], target: int | None, means: InputMeans, *, quiet: bool
+) -> dict[str, np.ndarray]:
+    """Return the attributions that are known for every jet: `features`, `jet_features`, `graphs` and `variables`.
+
+    Args:
+        net: Network in evaluation mode.
+        batches: The sample.
+        target: Class whose logit is explained; None for the class of each jet.
+        means: Of the sample.
+        quiet: Show no progress.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    with track("attributions", sum(len(batch.labels) for batch in batches), quiet=quiet) as advance:
+        for batch in batches:
+            classes = batch.labels if target is None else torch.full_like(batch.labels, target)
+            attribution = attribute(net, batch, classes, means)
+            for name in ("features", "jet_features", "graphs", "variables"):
+                value = getattr(attribution, name)
+                if value is not None:
+                    found.setdefault(name, []).append(value.double().numpy())
+            advance(len(batch.labels))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def attribute(net: nn.Module, batch: Batch, target: Int[Tensor, " B"], means: InputMeans) -> Attribution:
+    """Return the attributions of a batch.
+
+    Args:
+        net: A PCN, an EPCN or a KinematicPCN in evaluation mode.
+        batch: The jets.
+        target: [B], the class whose logit is explained.
+        means: Means of the inputs over the sample.
+
+    Raises:
+        TypeError: Another network.
+    """
+    mask = batch.mask
+    x = torch.where(mask[..., None], batch.x, 0).detach().requires_grad_()
+    jet_features = None if batch.observers is None else batch.observers.detach().requires_grad_()
+    trace = _forward(net, batch, x, jet_features)
+    outputs = trace.logits.gather(1, target[:, None]).sum()
+    # a network of one layer with one Chebyshev term does not use its edges
+    leaves = [x, trace.relations, *trace.activations, *(() if jet_features is None else (jet_features,))]
+    gradients = torch.autograd.grad(outputs, leaves, allow_unused=True, materialize_grads=True)
+    of_x, of_relations, *rest = gradients
+    by_feature = torch.where(mask[..., None], (of_x * (x - means.features)).detach().abs(), 0)
+    edges, variables = _edge_attributions(trace, of_relations)
+    graphs = None
+    if trace.activations:
+        pairs = zip(trace.activations, rest, strict=False)
+        graphs = _fractions(torch.stack([grad_cam(a.detach(), g, mask) for a, g in pairs], -1))
+    of_jet = None
+    if jet_features is not None and means.jet_features is not None:
+        of_jet = (rest[-1] * (jet_features - means.jet_features)).detach().abs()
+    return Attribution(
+        features=by_feature.sum(1),
+        particles=by_feature.sum(2),
+        jet_features=of_jet,
+        graphs=graphs,
+        variables=variables,
+        edges=edges,
+        weights=trace.weights,
+    )
+
+
+def grad_cam(activations: Float[Tensor, "B P H"], gradients: Float[Tensor, "B P H"], mask: Tensor) -> Tensor:
+    r"""Return [B]: $\sum_p \mathrm{ReLU}(\sum_h \alpha_h A_{ph})$, $\alpha_h$ the gradient's mean over the particles.
+
+    Grad-CAM (arXiv:1610.02391, Eqs. 1 and 2) with particles in place of pixels, as E-PCN uses it.
+    """
+    is_real = mask[..., None]
+    alpha = torch.where(is_real, gradients, 0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+    return (torch.where(is_real, activations, 0) * alpha[:, None]).sum(-1).relu().sum(-1)
+
+
+def _fractions(x: Float[Tensor, "B G"]) -> Float[Tensor, "B G"]:
+    """Return the rows scaled to a sum of 1; NaN where a row is 0."""
+    total = x.sum(-1, keepdim=True)
+    return torch.where(total > 0, x / total, torch.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trace:
+    """Logits, and the tensors on the way to them."""
+
+    logits: Tensor
+    relations: Tensor
+    """A leaf: the variables of all pairs, or the adjacency of a PCN."""
+    adjacency: Tensor
+    activations: list[Tensor]
+    """Output of the last filter on each graph of E-PCN."""
+    weights: Tensor
+
+
+def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | None) -> _Trace:
+    mask = batch.mask
+    if isinstance(net, PCN):
+        adjacency = knn_adjacency(batch.points, mask, net.k, periodic=net.periodic).requires_grad_()
+        graph = neighbours(scaled_laplacian(adjacency, mask))
+        logits, plain = net.classify(x, graph, mask, observers=jet_features), adjacency.detach()
+        return _Trace(logits=logits, relations=adjacency, adjacency=plain, activations=[], weights=plain)
+    if not isinstance(net, EPCN | KinematicPCN):
+        raise TypeError(f"{type(net).__name__} cannot be explained; give a PCN, an EPCN or a KinematicPCN")
+    assert batch.vectors is not None
+    adjacency = knn_adjacency(batch.points, mask, net.k, periodic=(1,))
+    pairs = pair_kinematics(batch.vectors, batch.points, mask).requires_grad_()
+    if isinstance(net, EPCN):
+        activations, exponents = net.filtered(x, pairs, adjacency, mask), torch.eye(4)
+        logits = net.classify(activations, mask)
+    else:
+        activations, exponents = [], net.exponents.detach()
+        logits = net.classify(x, pairs, adjacency, mask, observers=jet_features)
+    weights = kinematic_adjacency(pairs.detach(), adjacency, exponents.to(pairs)).mean(1)
+    return _Trace(logits=logits, relations=pairs, adjacency=adjacency, activations=activations, weights=weights)
+
+
+def _edge_attributions(trace: _Trace, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return the attributions of the edges, and of the pair variables of a kinematic network."""
+    # both directions of an edge change together
+    if trace.relations.dim() == 3:
+        return ((gradient + gradient.mT) * trace.adjacency).abs(), None
+    is_edge = (trace.adjacency > 0)[..., None]
+    pairs = torch.where(is_edge, trace.relations.detach(), 0)
+    count = is_edge.sum((1, 2), keepdim=True).clamp(min=1)
+    change = torch.where(is_edge, pairs - pairs.sum((1, 2), keepdim=True) / count, 0)
+    by_variable = ((gradient + gradient.transpose(1, 2)) * change).abs()
+    # every pair occurs twice
+    return by_variable.sum(-1), _fractions(by_variable.sum((1, 2)) / 2)

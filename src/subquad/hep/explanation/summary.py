@@ -1,0 +1,125 @@
+"""Attributions and permutation importance of a sample, summarised by feature, by group of features and by class.
+
+Axes: J jets, H particle features, G = 4 pair variables.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from subquad.hep.explanation.permutation import (
+    Importance,
+    feature_groups,
+    jet_feature_importance,
+    particle_importance,
+)
+from subquad.hep.models.tagger import Batch
+from subquad.ops.kinematics import VARIABLES
+from subquad.progress import track
+
+__all__ = ["Features", "by_class", "by_feature", "by_group", "fractions_by_class", "permute_all"]
+
+JET_LEVEL = "jet-level features"
+"""Name of the group of all jet-level features."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Names of a network's inputs."""
+
+    particle: Sequence[str]
+    jet: Sequence[str]
+
+    @property
+    def names(self) -> list[str]:
+        """Particle features, then jet-level features with a prefix."""
+        return [*self.particle, *(f"jet: {name}" for name in self.jet)]
+
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """Indices of the features of each group in `names`."""
+        of_jet = list(range(len(self.particle), len(self.particle) + len(self.jet)))
+        return feature_groups(self.particle) | ({JET_LEVEL: of_jet} if of_jet else {})
+
+
+def permute_all(
+    net: nn.Module,
+    batches: Sequence[Batch],
+    features: Features,
+    *,
+    repeats: int,
+    seed: int,
+    only: int | None,
+    quiet: bool,
+) -> tuple[dict[str, Importance], dict[str, Importance]]:
+    """Return the permutation importance of each feature, and of each group of features."""
+    options: dict[str, Any] = {"repeats": repeats, "seed": seed, "only": only}
+    singles, groups = {name: [i] for i, name in enumerate(features.particle)}, feature_groups(features.particle)
+    with track("permutations", len(singles) + len(groups), quiet=quiet) as advance:
+        importance = particle_importance(net, batches, singles, advance=advance, **options)
+        grouped = particle_importance(net, batches, groups, advance=advance, **options)
+    if features.jet:
+        of_jet = {f"jet: {name}": [i] for i, name in enumerate(features.jet)}
+        importance |= jet_feature_importance(net, batches, of_jet, **options)
+        grouped |= jet_feature_importance(net, batches, {JET_LEVEL: range(len(features.jet))}, **options)
+    return importance, grouped
+
+
+def by_feature(
+    attributions: Mapping[str, np.ndarray], rows: np.ndarray, features: Features, importance: Mapping[str, Importance]
+) -> dict[str, Any]:
+    """Return the attribution (a fraction of all) and the permutation importance of each feature, over some jets."""
+    fractions = _fractions(attributions, rows)
+    return {
+        name: {"attribution": fraction, "permutation": asdict(importance[name])}
+        for name, fraction in zip(features.names, fractions, strict=True)
+    }
+
+
+def by_group(
+    attributions: Mapping[str, np.ndarray], rows: np.ndarray, features: Features, importance: Mapping[str, Importance]
+) -> dict[str, Any]:
+    """Return the attribution (a fraction of all) and the permutation importance of each group, over some jets."""
+    fractions = _fractions(attributions, rows)
+    return {
+        name: {"attribution": fractions[columns].sum(), "permutation": asdict(importance[name])}
+        for name, columns in features.groups.items()
+    }
+
+
+def by_class(
+    attributions: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], features: Features
+) -> dict[str, dict[str, float]]:
+    """Return the attribution of each feature (a fraction of all) for the jets of each class."""
+    return {
+        label: dict(zip(features.names, _fractions(attributions, of).tolist(), strict=True))
+        for label, of in rows.items()
+    }
+
+
+def _fractions(attributions: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Return [H + jet-level features]: mean attributions over some jets, scaled to a sum of 1."""
+    means = [attributions[name][rows].mean(0) for name in ("features", "jet_features") if name in attributions]
+    found = np.concatenate(means)
+    return found / max(found.sum(), 1e-300)
+
+
+def fractions_by_class(values: np.ndarray | None, rows: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the mean fraction of each pair variable by class and over all jets, with the number of jets.
+
+    Args:
+        values: [J, G], each row with a sum of 1, or NaN for jets that are skipped; None if the network has no graphs.
+        rows: [J] bool by class.
+    """
+    if values is None:
+        return None
+    is_known = ~np.isnan(values).any(1)
+    found = {}
+    for label, of in {**rows, "all": np.any(list(rows.values()), axis=0)}.items():
+        known = values[of & is_known]
+        means = known.mean(0).tolist() if len(known) else [None] * len(VARIABLES)
+        found[label] = {**dict(zip(VARIABLES, means, strict=True)), "jets": len(known)}
+    return found
