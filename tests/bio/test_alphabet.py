@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from subquad.bio.data.alphabet import encode, flatten, letters_of, normalise, refuse_mixed
+from subquad.bio.data.alphabet import encode, flatten, infer_alphabet, normalise, check_mixed
 from subquad.errors import SubquadError
 
 PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
@@ -16,14 +16,14 @@ def said(call, *arguments, **options) -> str:
 def test_every_wrong_letter_is_said_with_its_row_and_position():
     message = said(encode, "t.csv", ["ACD", "A1D", "", "A.D,"], "protein")
     assert message.splitlines() == [
-        "t.csv: 3 of 4 rows cannot be read; mend or remove them",
-        f"  row 2: '1' at position 2 is no letter of the protein alphabet ({PROTEIN})",
+        "t.csv: 3 of 4 rows cannot be read; correct or remove them",
+        f"  row 2: '1' at position 2 is not in the protein alphabet ({PROTEIN})",
         "  row 3: the sequence is empty",
-        f"  row 4: '.' at position 2 is no letter of the protein alphabet ({PROTEIN}) (and 1 more in this row)",
+        f"  row 4: '.' at position 2 is not in the protein alphabet ({PROTEIN}) (and 1 more in this row)",
     ]
     assert "row 1: 'é' at position 2" in said(encode, "t.csv", ["Aé"], "protein")
     assert said(encode, "t.csv", ["ACD", "AC"], "protein", length=3).endswith(
-        "row 2: 2 letters, but the model was fitted on sequences of 3"
+        "row 2: 2 letters, but the model was trained on sequences of 3"
     )
 
 
@@ -39,16 +39,16 @@ def test_letters_that_stand_for_several_follow_the_policy():
     codes, remarks = encode("t.csv", ["ACX-", "BCUO"], "protein")
     assert codes.tolist() == [[0, 1, -2, -2], [-2, 1, 1, 8]]
     assert remarks == [
-        "letters that stand for several (- for a gap) count as equal parts of all: B 1, X 1, - 1 of 8 letters "
-        "(--ambiguity refuse calls them mistakes)",
+        "ambiguous letters (and gaps, -) are encoded as equal parts of all letters: B 1, X 1, - 1 of 8 letters "
+        "(--ambiguity refuse reports them as errors)",
         "U is read as C, the nearest standard amino acid (1 letters)",
         "O is read as K, the nearest standard amino acid (1 letters)",
     ]
     assert encode("t.csv", ["ACNR-"], "dna")[0].tolist() == [[0, 1, -2, -2, -2]]
     message = said(encode, "t.csv", ["ACGT", "ANGT"], "dna", ambiguity="refuse")
     assert message.splitlines() == [
-        "t.csv: 1 of 2 rows cannot be read; mend or remove them (--ambiguity any takes letters that stand for several)",
-        "  row 2: 'N' at position 2 is no letter of the DNA alphabet (ACGT)",
+        "t.csv: 1 of 2 rows cannot be read; correct or remove them (--ambiguity any accepts ambiguous letters)",
+        "  row 2: 'N' at position 2 is not in the DNA alphabet (ACGT)",
     ]
 
 
@@ -65,8 +65,8 @@ def test_letters_that_stand_for_several_follow_the_policy():
     ],
 )
 def test_the_alphabet_is_the_smallest_that_fits(sequences, name):
-    assert letters_of(sequences, "auto") == (name, True)
-    assert letters_of(sequences, "protein") == ("protein", False)
+    assert infer_alphabet(sequences, "auto") == (name, True)
+    assert infer_alphabet(sequences, "protein") == ("protein", False)
 
 
 def test_t_and_u_are_the_same_letter():
@@ -77,21 +77,21 @@ def test_t_and_u_are_the_same_letter():
 
 def test_mixed_alphabets_name_the_fewer_rows():
     dna = ["ACGTACGTACGTA", "GGCATTACGACGA", "TTGACCATGACGA"]
-    assert said(refuse_mixed, "t.csv", [*dna, "MKVLIFEQPW"], "dna").splitlines() == [
+    assert said(check_mixed, "t.csv", [*dna, "MKVLIFEQPW"], "dna").splitlines() == [
         "t.csv: most sequences are DNA or RNA, but 1 of 4 look like proteins; "
-        "keep one kind in a table, or say --alphabet",
+        "keep one type of sequence in a table, or set --alphabet",
         "  row 4: 'MKVLIFEQPW'",
     ]
     proteins = ["MKVLIFEQPW", "MKVLIFEQPY", "GAGAGAGAGAGAGAG", "AAAA"]
-    assert said(refuse_mixed, "t.csv", [dna[0], *proteins], "protein").splitlines() == [
+    assert said(check_mixed, "t.csv", [dna[0], *proteins], "protein").splitlines() == [
         "t.csv: most sequences are proteins, but 1 of 5 look like DNA or RNA; "
-        "keep one kind in a table, or say --alphabet",
+        "keep one type of sequence in a table, or set --alphabet",
         "  row 1: 'ACGTACGTACGTA'",
     ]
-    assert "most sequences are DNA or RNA, but 1 of 4" in said(refuse_mixed, "t.csv", [*dna, proteins[0]], "protein")
+    assert "most sequences are DNA or RNA, but 1 of 4" in said(check_mixed, "t.csv", [*dna, proteins[0]], "protein")
     # degenerate oligonucleotides are DNA, and one oddity in hundreds is said and read
-    assert refuse_mixed("t.csv", [*dna, "NNKNNKNNKNNK"], "dna") == []
-    assert refuse_mixed("t.csv", [*proteins * 29, dna[0]], "protein")[0].startswith("1 sequences look like DNA")
+    assert check_mixed("t.csv", [*dna, "NNKNNKNNKNNK"], "dna") == []
+    assert check_mixed("t.csv", [*proteins * 29, dna[0]], "protein")[0].startswith("1 sequences look like DNA")
 
 
 def test_one_sequence_of_100000_letters_is_said_and_refused_where_it_would_fill_the_memory():

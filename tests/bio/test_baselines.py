@@ -108,7 +108,7 @@ def test_the_rows_own_gradients_give_the_same_ridge(monkeypatch):
     features = Features.for_inputs(dataset.inputs)
     X = features.matrix(dataset.inputs)
     whole = dict(linear.ridge_path(X, dataset.target.y, None, np.ones(features.count)))
-    monkeypatch.setattr(linear, "MOST_DENSE", 0)
+    monkeypatch.setattr(linear, "MAX_DENSE", 0)
     for penalty, own in linear.ridge_path(X, dataset.target.y, None, np.ones(features.count)):
         np.testing.assert_allclose(own(X), whole[penalty](X), atol=2e-3)
 
@@ -116,7 +116,7 @@ def test_the_rows_own_gradients_give_the_same_ridge(monkeypatch):
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("most", [6000, 0])
 def test_logistic_regression_is_scikit_learns(monkeypatch, classes, most):
-    monkeypatch.setattr(linear, "MOST_DENSE", most)
+    monkeypatch.setattr(linear, "MAX_DENSE", most)
     random = np.random.default_rng(2)
     X = sparse.csr_matrix(random.random((307, 11)) * (random.random((307, 11)) < 0.6))
     z = X @ random.normal(size=(11, classes)) * 2
@@ -127,7 +127,7 @@ def test_logistic_regression_is_scikit_learns(monkeypatch, classes, most):
         theirs = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=1000).fit(X, y, sample_weight=weight)
         expected = theirs.predict_proba(X)[:, 1:] if classes == 2 else theirs.predict_proba(X)
         task_type = "binary" if classes == 2 else "multiclass"
-        np.testing.assert_allclose(own.probabilities(X, task_type), expected, atol=2e-3)
+        np.testing.assert_allclose(own.predict(X, task_type), expected, atol=2e-3)
 
 
 def test_a_class_without_training_rows_is_never_predicted():

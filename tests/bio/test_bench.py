@@ -33,7 +33,7 @@ def fit(table, settings, *, out, presets, seed, force, quiet):
         (out / "config.json").write_text("{}")
         time.sleep(30 if not (out / "begun").exists() else 0)
     if "wrong" in text:
-        raise SubquadError("row 3: 'J' is no letter of the dna alphabet")
+        raise SubquadError("row 3: 'J' is not in the dna alphabet")
     if "crash" in text:
         raise ValueError("a bug")
     names = ["net", "ridge", "boosting", "stack"] + [name for name in presets if name != settings.preset]
@@ -88,7 +88,7 @@ def test_finished_runs_are_not_done_again_and_failed_ones_are(tmp_path, fake_fit
         (b, s) for b in ("b/bad", "b/bug") for s in (0, 1)
     }
     failed = json.loads((tmp_path / "out" / "failed.json").read_text())
-    assert failed[0]["message"] == "row 3: 'J' is no letter of the dna alphabet"
+    assert failed[0]["message"] == "row 3: 'J' is not in the dna alphabet"
     assert "the process ended with status 1: ValueError: a bug (see " in failed[-1]["message"]
     again = bench(tasks, BenchSettings(seeds="0,1"), out=tmp_path / "out", quiet=True)
     assert len(fake_fit()) == 12

@@ -8,7 +8,7 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from subquad.bio import example
+from subquad.bio import resolve_table
 from subquad.bio.data import examples as datasets
 from subquad.bio.data.files import is_missing, read_frame, read_numbers
 from subquad.bio.settings import FitSettings
@@ -50,31 +50,31 @@ def test_all_kinds_of_files_give_the_same_table(tmp_path):
 
 def test_files_that_are_no_tables_are_refused(tmp_path):
     assert said(read_frame, tmp_path / "no.csv") == f"{tmp_path}/no.csv: no such file"
-    assert said(read_frame, tmp_path) == f"{tmp_path}: a folder; give the table in it"
+    assert said(read_frame, tmp_path) == f"{tmp_path}: this is a folder; give the table in it"
     empty = write(tmp_path / "e.csv", "", [])
-    assert said(read_frame, empty) == f"{empty}: empty; a header line and one row a sequence are needed"
+    assert said(read_frame, empty) == f"{empty}: the file is empty; it needs a header line and one row per sequence"
     bare = write(tmp_path / "b.csv", "sequence,score", [])
     assert said(read_frame, bare) == f"{bare}: no rows under the header"
     cut = tmp_path / "c.csv.gz"
     cut.write_bytes(gzip.compress(b"sequence,score\nACDEF,1\n")[:-5])
-    assert said(read_frame, cut).startswith(f"{cut}: damaged or cut short (")
+    assert said(read_frame, cut).startswith(f"{cut}: damaged or truncated (")
     for name, data, message in [
         ("d.csv", b"sequence\xff", "not a text file in UTF-8; export the table as CSV"),
-        ("d.xls", b"\xd0\xcf\x11\xe0", "an Excel file of before 2007; save it as .xlsx or CSV"),
-        ("d.xlsx", b"PK\x03\x04", "not an Excel table (File is not a zip file)"),
+        ("d.xls", b"\xd0\xcf\x11\xe0", "this is an Excel file of the format before 2007; save it as .xlsx or CSV"),
+        ("d.xlsx", b"PK\x03\x04", "not a readable Excel file (File is not a zip file)"),
     ]:
         (tmp_path / name).write_bytes(data)
         assert said(read_frame, tmp_path / name) == f"{tmp_path}/{name}: {message}"
     (tmp_path / "d.parquet").write_bytes(b"PAR1 and nothing more")
-    assert "not a Parquet table (" in said(read_frame, tmp_path / "d.parquet")
+    assert "not a readable Parquet file (" in said(read_frame, tmp_path / "d.parquet")
 
 
 def test_a_column_twice_is_named_and_rows_that_are_too_long_too(tmp_path):
     path = write(tmp_path / "t.csv", "sequence,score,score", ["ACDEF,1,2"])
-    assert said(read_frame, path) == f"{path}: more than one column is called 'score'; rename or remove them"
+    assert said(read_frame, path) == f"{path}: duplicate column names: 'score'; rename or remove them"
     path = write(tmp_path / "t.csv", "sequence,score,set", ["ACDEF,1,train", "ACDEF,1", "ACDEF,1,train,7"])
     assert said(read_frame, path).splitlines() == [
-        f"{path}: the header has 3 names, but 1 rows have more values; mend them",
+        f"{path}: the header has 3 names, but 1 rows have more values; correct them",
         "  row 3: 'ACDEF, 1, train, 7' …",
     ]
 
@@ -98,7 +98,7 @@ def test_a_sheet_is_chosen_and_all_digits_of_numbers_are_kept(tmp_path):
     book.save(tmp_path / "b.xlsx")
     first = read_frame(tmp_path / "b.xlsx")
     assert first["score"].tolist() == ["0.1234567890123456"]
-    assert first.attrs["remarks"] == ["sheet 'Sheet' is read, the first of 2 (b.xlsx#NAME reads another)"]
+    assert first.attrs["remarks"] == ["reading sheet 'Sheet', the first of 2 (b.xlsx#NAME selects another)"]
     assert read_frame(f"{tmp_path}/b.xlsx#second")["count"].tolist()[1] == ""
     message = said(read_frame, f"{tmp_path}/b.xlsx#secnd")
     assert message == f"{tmp_path}/b.xlsx: no sheet 'secnd'; did you mean 'second'? There are: second, Sheet"
@@ -113,7 +113,7 @@ def test_a_file_of_windows_is_read_and_said(tmp_path):
     frame = read_frame(tmp_path / "w.csv")
     assert list(frame.columns) == ["sequence", "größe"]
     assert frame.attrs["remarks"] == [
-        "not in UTF-8, read as Windows-1252, as in 'größe'; if that is wrong, save the file in UTF-8"
+        "not UTF-8: read as Windows-1252, as in 'größe'; if that is wrong, save the file as UTF-8"
     ]
     for data in (bytes(range(256)) * 3, b"sequence,score\nACDEF,1\n\x01\xff", b"\xfc\xdf\xe4" * 5 + b"abc"):
         (tmp_path / "b.csv").write_bytes(data)
@@ -128,12 +128,12 @@ def test_empty_rows_and_comments_before_the_header_are_left_out(tmp_path):
     assert read_frame(tmp_path / "e.xlsx").to_dict("list") == {"sequence": ["ACDEF"], "score": ["1"]}
     book.active.delete_rows(1, 9)
     book.save(tmp_path / "e.xlsx")
-    assert "sheet 'Sheet' is empty; a header and one row a sequence are needed" in said(read_frame, tmp_path / "e.xlsx")
+    assert "sheet 'Sheet' is empty; it needs a header and one row per sequence" in said(read_frame, tmp_path / "e.xlsx")
     path = write(tmp_path / "c.csv", "", ["# Accession: urn, 1, 2", "# Licence: CC0", "", "sequence,score", *ROWS])
     frame = read_frame(path)
     assert frame["score"].tolist() == ["0.5", "1.5", "2.5", "3.5", "4.5"]
     assert frame.attrs["remarks"] == [
-        "2 lines before the header begin with # and are left out ('# Accession: urn, 1, 2')"
+        "2 comment lines before the header are skipped ('# Accession: urn, 1, 2')"
     ]
     # names that begin with # are names
     path = write(tmp_path / "n.csv", "#sequence,score", ROWS)
@@ -146,7 +146,7 @@ def test_empty_rows_and_comments_before_the_header_are_left_out(tmp_path):
 def test_blank_lines_are_no_rows_and_a_message_with_rows_says_so(tmp_path):
     path = write(tmp_path / "t.csv", "sequence,score", ["ACDEF,1", "", "  ", "ACDEG,2", ",", "", "ACDEF,3,4", "", ""])
     assert said(read_frame, path).splitlines() == [
-        f"{path}: the header has 2 names, but 1 rows have more values; mend them",
+        f"{path}: the header has 2 columns, but 1 rows have more values; correct them",
         "  row 4: 'ACDEF, 3, 4' …",
         "rows are counted below the header, without 3 blank lines (the first is below row 1)",
     ]
@@ -167,7 +167,7 @@ def test_headers_of_fasta_become_columns(tmp_path):
         "SET": ["train", "test"],
     }
     path.write_text(">p1\n>p2\nACD\n")
-    assert said(read_frame, path).endswith("records without a sequence; mend or remove them\n  record 1: >p1")
+    assert said(read_frame, path).endswith("records without a sequence; correct or remove them\n  record 1: >p1")
 
 
 def test_lines_of_labels_under_a_sequence_become_targets(tmp_path):
@@ -187,7 +187,7 @@ def test_missing_words_are_no_numbers_and_infinite_ones_are_mistakes():
     column = pd.Series(["1.5", "high", "", "2.5", "n.d.", "NaN", "inf", "None"], name="score")
     assert is_missing(column).tolist() == [False, False, True, False, False, True, False, True]
     assert said(read_numbers, "t.csv", column, "measurements").splitlines() == [
-        "t.csv: not all measurements in column 'score' are finite numbers (3); mend or empty them",
+        "t.csv: not all measurements in column 'score' are finite numbers (3 wrong); correct or empty them",
         "  row 2: 'high'",
         "  row 5: 'n.d.'",
         "  row 7: 'inf'",
@@ -200,10 +200,10 @@ def test_the_minus_of_print_is_one_and_a_limit_says_what_to_write():
     assert read_numbers("t.csv", pd.Series(["−0,5", "2,25"], name="y"), "measurements")[0].tolist() == [-0.5, 2.25]
     limits = pd.Series(["<0.1", "> 10", "≤ −2", "<LOD"], name="y")
     assert said(read_numbers, "t.csv", limits, "measurements").splitlines() == [
-        "t.csv: not all measurements in column 'y' are finite numbers (4); mend or empty them",
-        "  row 1: '<0.1' is a limit: write 0.1, or leave the cell empty",
-        "  row 2: '> 10' is a limit: write 10, or leave the cell empty",
-        "  row 3: '≤ −2' is a limit: write -2, or leave the cell empty",
+        "t.csv: not all measurements in column 'y' are finite numbers (4 wrong); correct or empty them",
+        "  row 1: '<0.1' is a bound: write 0.1, or leave the cell empty",
+        "  row 2: '> 10' is a bound: write 10, or leave the cell empty",
+        "  row 3: '≤ −2' is a bound: write -2, or leave the cell empty",
         "  row 4: '<LOD'",
     ]
 
@@ -241,8 +241,8 @@ def test_a_header_with_a_quoted_line_break_is_one_name(tmp_path):
     assert list(read_frame(tmp_path / "q.csv").columns) == ["sequence", "score,\nmean"]
 
 
-def test_the_shipped_table_is_whole_and_changed_ones_are_refused(monkeypatch):
-    path = example("tdp43")
+def test_an_example_table_is_complete_and_a_changed_file_is_refused(monkeypatch):
+    path = resolve_table("example:tdp43")
     frame = read_frame(path)
     assert len(frame) == 57_996
     assert list(frame.columns) == ["sequence", "toxicity", "split"]
@@ -251,8 +251,8 @@ def test_the_shipped_table_is_whole_and_changed_ones_are_refused(monkeypatch):
     assert path.read_bytes()[4:8] == b"\0\0\0\0"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == datasets.EXAMPLES["tdp43"][1]
     monkeypatch.setitem(datasets.EXAMPLES, "tdp43", ("tdp43.csv.gz", "0" * 64))
-    assert said(example, "tdp43").endswith("changed since it was shipped (wrong sha256); install subquad again")
-    assert said(example, "tdp44").startswith("no example 'tdp44'; did you mean 'tdp43'?")
+    assert said(resolve_table, "example:tdp43").endswith("; install subquad again")
+    assert said(resolve_table, "example:tdp44").startswith("no example 'tdp44'; did you mean 'tdp43'?")
 
 
 @pytest.mark.parametrize(

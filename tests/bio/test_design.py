@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,10 +8,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from subquad.bio.design_search.plates import plate_map
 from support.bio_models import AMINO, Landscape, made, rules_of
 
 from subquad.bio.commands.design import COLUMNS, design
-from subquad.bio.design_search.plates import plate_map
 from subquad.bio.design_search.search import ALL, Tried, choose, search
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import open_model
@@ -153,7 +154,7 @@ def test_measured_variants_are_not_designed_again_unless_asked(tmp_path, monkeyp
     model = Landscape()
     first = made(model, tmp_path, "first", number=19)
     measured = [*first["sequence"][:11], model.wild_type]
-    monkeypatch.setattr("subquad.bio.data.table.read_again", lambda path, about: pd.Series({"sequences": measured}))
+    monkeypatch.setattr("subquad.bio.data.table.read_like", lambda path, schema: pd.Series({"sequences": measured}))
     settings = DesignSettings(rounds=7, population=61, number=19)
     second = design(model, out=tmp_path / "partner", settings=settings, table=tmp_path / "t.csv", quiet=True)
     assert not set(second["sequence"]) & set(measured)
@@ -179,11 +180,11 @@ def test_all_mistakes_in_constraints_are_said_at_once(tmp_path):
         made(Landscape(), tmp_path, **settings)
     assert str(error.value).splitlines() == [
         "these constraints cannot be met; change them",
-        "  start: 'Z' at position 31 is no letter of the model (ACDEFGHIKLMNPQRSTVWY)",
+        "  start: 'Z' at position 31 is not in the model (ACDEFGHIKLMNPQRSTVWY)",
         "  --fixed: 40 is outside the sequence, which has positions 1 to 31",
         "  --fixed: 'b' is no position and no range such as 1-10",
-        "  --forbid-letters: '?' is no letter of the model (ACDEFGHIKLMNPQRSTVWY)",
-        "  --allow 7=XA: 'X' is no letter of the model (ACDEFGHIKLMNPQRSTVWY)",
+        "  --forbid-letters: '?' is not in the model (ACDEFGHIKLMNPQRSTVWY)",
+        "  --allow 7=XA: 'X' is not in the model (ACDEFGHIKLMNPQRSTVWY)",
         "  --allow: position 7 stands there twice",
         "  --allow: '9' names no letters; write POSITION=LETTERS, such as 24=AGS",
         "  --allow: position 4 may change, but --fixed keeps it",
@@ -219,8 +220,8 @@ def test_constraints_that_nothing_satisfies_are_refused(tmp_path, settings, mess
         ({"task_type": "pairs"}, "the model predicts pairs, not one value a sequence"),
         ({"task_type": "multiclass", "classes": ["a", "b", "c"]}, "say which one with --of (a, b, c)"),
         ({"wild_type": None}, "the model knows no wild type; say what to start from with --start"),
-        ({"about": {"length": 31, "partner": "guide"}}, "the model reads pairs of sequences"),
-        ({"about": {"length": 31, "covariates": {"ESM1": 0.1, "EVE": 0.2}}}, "reads the columns ESM1, EVE beside the"),
+        ({"schema": replace(Landscape().schema, partner="guide")}, "the model reads pairs of sequences"),
+        ({"schema": replace(Landscape().schema, covariates={"ESM1": 0.1, "EVE": 0.2})}, "reads the columns ESM1, EVE"),
     ],
 )
 def test_models_that_cannot_judge_a_variant_are_refused(tmp_path, change, message):

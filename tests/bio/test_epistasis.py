@@ -75,8 +75,8 @@ def test_without_singles_an_additive_fit_finds_the_pair_that_does_not_add_up():
     pair = {(2, "G"), (5, "T")}
     names, y = all_doubles(lambda place, letter: -place / 5, lambda a, b: 3.0 * ({a, b} == pair))
     letters, own = codes_of(names)
-    is_double = (letters != own).sum(1) == 2
-    found = measured_cycles(letters[is_double], own, y[is_double])
+    is_double_stranded = (letters != own).sum(1) == 2
+    found = measured_cycles(letters[is_double_stranded], own, y[is_double_stranded])
     assert "the least-squares fit of an additive model" in found.how
     first = found.frame.loc[found.frame["epistasis"].idxmax()]
     assert (first["first"], first["second"]) == ("C2G", "A5T")

@@ -107,13 +107,13 @@ def test_numbers_and_a_second_channel_stand_beside_the_sequences():
     frame = pd.DataFrame({"score": covariates, "guide": [x[3:8] for x in X], "context": X})
     model = LyraRegressor(**SHORT).fit(frame, y + 2 * covariates)
     assert model.feature_names_in_.tolist() == ["score", "guide", "context"]
-    assert model._about["sequence"] == "context"
-    assert model._about["partner"] == "guide"
+    assert model._schema.sequence == "context"
+    assert model._schema.partner == "guide"
     assert model.score(frame, y + 2 * covariates) > 0.7
     np.testing.assert_array_equal(model.predict(frame[["context", "guide", "score"]]), model.predict(frame))
     with pytest.raises(SubquadError, match="learned from columns that are not here; add them\n  no column 'guide'"):
         model.predict(frame[["context", "score"]])
-    with pytest.raises(SubquadError, match=r"no finite numbers; mend or empty them\n  row 3: inf in column 'score'"):
+    with pytest.raises(SubquadError, match=r"no finite numbers; correct or empty them\n  row 3: inf in column 'score'"):
         model.predict(frame.assign(score=frame["score"].where(frame.index != 2, np.inf)))
 
 
@@ -121,10 +121,10 @@ def test_gaps_beside_the_sequences_are_filled_with_the_median_of_the_fit():
     X, y = assay(rows=41)
     frame = pd.DataFrame({"guide": X, "score": np.r_[np.nan, np.arange(40.0)], "other": [None, *range(40)]})
     estimator = LyraRegressor(**SHORT)
-    inputs, about = read_X(estimator, frame, None, alphabet="auto", ambiguity="any")
+    inputs, schema = read_X(estimator, frame, None, alphabet="auto", ambiguity="any")
     assert inputs.covariates[:2].tolist() == [[19.5, 19.5], [0, 0]]
-    assert about["covariates"] == {"score": 19.5, "other": 19.5}
-    again, _ = read_X(estimator, frame[:1], about, alphabet="auto", ambiguity="any")
+    assert schema.covariates == {"score": 19.5, "other": 19.5}
+    again, _ = read_X(estimator, frame[:1], schema, alphabet="auto", ambiguity="any")
     assert again.covariates.tolist() == [[19.5, 19.5]]
     frame["none"] = np.nan
     with pytest.raises(SubquadError, match=r"X: covariates without a number; leave them out of X\n  'none'"):
@@ -412,14 +412,14 @@ def test_folders_of_others_are_refused(tmp_path):
 
 def test_mistakes_are_named_with_their_rows():
     X, y = assay(rows=41)
-    with pytest.raises(SubquadError, match="row 3: 'J' at position 2 is no letter of the DNA alphabet"):
+    with pytest.raises(SubquadError, match="row 3: 'J' at position 2 is not in the DNA alphabet"):
         LyraRegressor().fit([*X[:2], "AJACACA", *X[3:]], y)
     with pytest.raises(SubquadError, match="1 of 41 rows have no sequence; leave them out\n  row 2: None"):
         LyraRegressor().fit([X[0], None, *X[2:]], y)
     with pytest.raises(SubquadError, match="3 columns hold text"):
         LyraRegressor().fit(pd.DataFrame({"a": X, "b": X, "c": X}), y)
     model = LyraRegressor(**SHORT).fit(X, y)
-    with pytest.raises(SubquadError, match="row 1: 5 letters, but the model was fitted on sequences of 7"):
+    with pytest.raises(SubquadError, match="row 1: 5 letters, but the model was trained on sequences of 7"):
         model.predict(["ACGTA"])
     with pytest.raises(SubquadError, match="the model learned from sequences, and there are none here"):
         model.predict(np.ones((3, 1)))

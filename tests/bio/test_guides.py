@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from subquad.bio.guide_search.off_targets import count_near, pack
 
 from subquad.bio.commands.guides import COLUMNS, find_guides, guides
-from subquad.bio.guide_search.off_targets import count_near, pack
+from subquad.bio.data.dataset import InputSchema, PartnerAlignment
 from subquad.bio.guide_search.settings import GuideSettings, Window
 from subquad.bio.guide_search.sites import AMBIGUITY, as_codes, find_sites, letters, longest_stem, windows_of
 from subquad.cli import main
@@ -24,8 +25,9 @@ class Counter:
 
     task_type, alphabet, wild_type, names, classes = "regression", "ACGT", None, ["activity"], []
 
-    def __init__(self, length, **about):
-        self.about, self.config, self.asked = {"length": length, **about}, {}, []
+    def __init__(self, length, **schema):
+        self.schema = InputSchema(alphabet="dna", is_aligned=length is not None, length=length, **schema)
+        self.config, self.asked = {}, []
 
     def predict_each_of_sequences(self, sequences):
         self.asked += sequences
@@ -175,15 +177,15 @@ def test_low_scores_rank_first_where_they_are_best(tmp_path):
 
 def test_guides_and_targets_of_cas13a_go_to_the_model_as_the_target_reads(tmp_path):
     gene = random_gene(53)
-    model = Counter(48, partner="guide", laid={"offset": 10, "reverse": False})
+    model = Counter(48, partner="guide", alignment=PartnerAlignment(offset=10, most_common=10, is_reversed=False))
     settings = GuideSettings(nuclease="cas13a")
     guides(fasta(tmp_path / "g.fa", one=gene), out=tmp_path / "g.csv", model=model, settings=settings, quiet=True)
     assert model.asked == [f"{gene[k + 10 : k + 38]}|{gene[k : k + 48]}" for k in range(6)]
-    turned = Counter(48, partner="guide", laid={"offset": 10, "reverse": True})
+    turned = Counter(48, partner="guide", alignment=PartnerAlignment(offset=10, most_common=10, is_reversed=True))
     guides(tmp_path / "g.fa", out=tmp_path / "g.csv", model=turned, settings=settings, quiet=True)
     assert turned.asked[0] == f"{back(gene[10:38])}|{gene[:48]}"
-    shifted = Counter(48, partner="guide", laid={"offset": 7, "reverse": False})
-    with pytest.raises(SubquadError, match="the model's guides lie 7 letters into their context, and those of cas13a"):
+    shifted = Counter(48, partner="guide", alignment=PartnerAlignment(offset=7, most_common=7, is_reversed=False))
+    with pytest.raises(SubquadError, match="the model's guides are aligned 7 letters into their context, and those of cas13a"):
         guides(tmp_path / "g.fa", out=tmp_path / "g.csv", model=shifted, settings=settings, quiet=True)
 
 
@@ -219,7 +221,7 @@ def test_without_a_model_guides_are_listed_and_warned_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("about", "settings", "message"),
+    ("schema", "settings", "message"),
     [
         ({"length": 31}, {}, "fitted on sequences of 31 letters, and windows of cas9 have 30 (4+20+6), 23 (0+20+3)"),
         ({"length": 34}, {}, "choose another --nuclease (34 letters fit cas12a)"),
@@ -228,10 +230,10 @@ def test_without_a_model_guides_are_listed_and_warned_of(tmp_path):
         ({"length": 30, "covariates": {"ESM": 0.0}}, {}, "the model reads the column ESM beside the sequence"),
     ],
 )
-def test_a_model_that_reads_no_window_is_refused(tmp_path, about, settings, message):
+def test_a_model_that_reads_no_window_is_refused(tmp_path, schema, settings, message):
     path = fasta(tmp_path / "g.fa", one=random_gene(97))
     with pytest.raises(SubquadError) as error:
-        guides(path, out=tmp_path / "out.csv", model=Counter(**about), settings=GuideSettings(**settings), quiet=True)
+        guides(path, out=tmp_path / "out.csv", model=Counter(**schema), settings=GuideSettings(**settings), quiet=True)
     assert message in str(error.value)
     assert not (tmp_path / "out.csv").exists()
 
@@ -269,7 +271,7 @@ def test_files_that_are_no_fasta_of_nucleotides_are_refused(tmp_path):
 
     assert said("a.fa", b"") == ": is empty; a FASTA file starts with > and a name"
     assert said("b.fa", b"gene,ACGT") == ": starts with 'g'; a FASTA file starts with > and a name"
-    assert said("c.fa.gz", b">a\nACGT").startswith(": no gzip file, or cut short")
+    assert said("c.fa.gz", b">a\nACGT").startswith(": not a gzip file, or truncated")
     assert said("d.fa", b">a\nACGT\n>b\nACGE\nLG\n>c\nac-t").splitlines() == [
         ": not all sequences are nucleotides",
         "  b: 'E' at position 4 is no letter of DNA or RNA",

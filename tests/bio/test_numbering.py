@@ -91,7 +91,7 @@ def test_a_library_at_few_sites_has_the_numbers_of_the_table():
 def test_predicted_cycles_of_the_measured_doubles_are_those_of_the_same_places():
     model = Fake()
     plain = predicted_cycles(model, model.wild_type).frame
-    model.about["offset"] = 30
+    model.schema.offset = 30
     numbered = predicted_cycles(model, model.wild_type).frame
     assert (numbered["i"] - plain["i"]).unique().tolist() == [30]
     assert numbered["epistasis"].tolist() == plain["epistasis"].tolist()

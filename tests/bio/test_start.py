@@ -10,9 +10,9 @@ from sklearn.linear_model import lars_path
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.baselines import fit_ridge
-from subquad.bio.models.blending import best_blending
 from subquad.bio.models.initialization import fit_linear_start, fit_target_scaler
-from subquad.bio.models.stagewise import stagewise_path
+from subquad.bio.models.linear import stagewise_path
+from subquad.bio.models.stacking import best_blending
 from subquad.bio.models.target_scaling import to_predictions
 from subquad.bio.settings import FitSettings
 
@@ -83,8 +83,8 @@ def test_few_letters_that_count_are_found_where_ridge_spreads_out(task_type):
             own = dataset(task_type, np.digitize(y, [-0.3, 1.0]).astype(np.int64), inputs, classes=("a", "b", "c"))
     ridge, settings = fit_ridge(own), FitSettings(transform="none")
     start = fit_linear_start(own, ridge, settings)
-    assert start.chosen["few"] > 0.5
-    assert start.chosen["features"] == start.is_few.sum() < ridge.features.count / 2
+    assert start.selected["sparse_weight"] > 0.5
+    assert start.selected["features"] == start.is_sparse.sum() < ridge.features.count / 2
     test, truth = own.part("test")
     found = to_predictions(start.linear(start.features.matrix(test)), task_type, fit_target_scaler(own, settings))
     main = MAIN_METRIC[task_type]
@@ -97,7 +97,7 @@ def test_many_letters_that_count_are_left_to_ridge():
     y = effects[np.arange(31), inputs.codes].sum(1) + 3 * random.normal(size=811)
     own = dataset("regression", y[:, None], inputs)
     start = fit_linear_start(own, fit_ridge(own), FitSettings())
-    assert start.chosen["few"] < 0.5
+    assert start.selected["sparse_weight"] < 0.5
 
 
 def test_shares_are_clear_where_one_is_best_and_middling_where_rows_cannot_tell():

@@ -47,17 +47,17 @@ def both(**more):
 
 def test_the_other_strand_is_the_reverse_complement_from_its_first_letter_on():
     codes = np.array([[0, 1, 1, 3, PAD], [2, ANY, 3, 0, 1], [PAD] * 5], dtype=np.int8)
-    inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((3, 0)), is_aligned=False, is_double=True)
-    turned = inputs.other_strand()
+    inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((3, 0)), is_aligned=False, is_double_stranded=True)
+    turned = inputs.reverse_complement()
     # ACCT → AGGT, G?TAC → GTA?C
     assert turned.codes.tolist() == [[0, 2, 2, 3, PAD], [2, 3, 0, ANY, 1], [PAD] * 5]
-    assert not turned.is_double
-    assert turned.other_strand().codes.tolist() == codes.tolist()
+    assert not turned.is_double_stranded
+    assert turned.reverse_complement().codes.tolist() == codes.tolist()
 
 
 def test_each_training_row_comes_from_both_sides_and_no_other_row_does():
     codes = np.array([[0, 1, 2], [3, 3, 1], [2, 0, 0], [1, 1, 1], [0, 0, 3]], dtype=np.int8)
-    inputs = Inputs(codes=codes, letters=4, covariates=np.arange(5.0)[:, None], is_aligned=True, is_double=True)
+    inputs = Inputs(codes=codes, letters=4, covariates=np.arange(5.0)[:, None], is_aligned=True, is_double_stranded=True)
     split = {"train": np.array([1, 3]), "validation": np.array([0]), "test": np.array([4])}
     target = Target(task_type="binary", y=np.array([0, 1, 1, 0, 1]), classes=("a", "b"))
     whole = with_both_strands(Dataset(inputs=inputs, target=target, split=split, units=np.array([7, 8, 9, 7, 5])))
@@ -105,7 +105,7 @@ def test_what_may_be_read_from_either_side_is_learned_from_both():
         (
             ["MKTW", "MKTF", "MRTW"] * 7,
             list(range(21)),
-            "t.csv: --strands both: it is for double-stranded DNA, and these",
+            "t.csv: --strands both needs double-stranded DNA, but these",
         ),
         (["ACGT", "CCGT", "AGGT"] * 7, ["0101", "1010", "0011"] * 7, "the target has values along the sequence"),
     ],
@@ -114,7 +114,7 @@ def test_what_has_one_strand_is_refused(tmp_path, sequences, target, message):
     pd.DataFrame({"sequence": sequences, "activity": target}).to_csv(tmp_path / "t.csv", index=False, quoting=2)
     with pytest.raises(SubquadError, match=message):
         fit(tmp_path / "t.csv", both(), out=tmp_path / "run", quiet=True)
-    with pytest.raises(SubquadError, match="it is for double-stranded DNA"):
+    with pytest.raises(SubquadError, match="needs double-stranded DNA"):
         LyraClassifier(strands="both").fit(["MKTW", "MKTF"] * 7, ["a", "b"] * 7)
 
 

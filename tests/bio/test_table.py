@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.data.dataset import PAD
-from subquad.bio.data.table import read_again, read_table
+from subquad.bio.data.dataset import PAD, InputSchema, PartnerAlignment
+from subquad.bio.data.table import read_like, read_table
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
@@ -34,7 +34,7 @@ def said(call, *arguments, **options) -> str:
 
 def again(path, table, **options):
     """Read with what a saved model would hold."""
-    return read_again(path, json.loads(json.dumps(table.about)), **options)
+    return read_like(path, InputSchema.from_json(json.loads(json.dumps(table.schema.to_json()))), **options)
 
 
 def assert_same_inputs(first, second):
@@ -54,14 +54,14 @@ def test_columns_are_guessed_by_name_and_looks_and_said(tmp_path):
     )
     table = read_table(path, FitSettings())
     assert table.remarks == [
-        "sequences: column 'variant' (guessed; --sequence names another)",
-        "target: column 'measured' (guessed; --target names another)",
-        "alphabet: protein (ACDEFGHIKLMNPQRSTVWY) (guessed; --alphabet names another)",
-        "what to predict: regression (guessed; --task-type says otherwise)",
+        "sequences: column 'variant' (inferred; --sequence overrides)",
+        "target: column 'measured' (inferred; --target overrides)",
+        "alphabet: protein (ACDEFGHIKLMNPQRSTVWY) (inferred; --alphabet overrides)",
+        "task type: regression (inferred; --task-type overrides)",
     ]
     assert table.inputs.codes.shape == (13, 17)
     assert table.inputs.is_aligned
-    assert table.about["split"] == "set"
+
     assert table.target.names == ("measured",)
     assert_same_inputs(table, again(path, table))
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_guessed_is_asked_for_and_what_is_named_wrongly_is_said_a
         f"{path}: several columns may be the sequences (a, b); name it with --sequence"
     )
     assert said(read_table, path, FitSettings(sequence="a")) == (
-        f"{path}: several columns may be the measurements (p, q); name it with --target"
+        f"{path}: several columns may be the target (p, q); name it with --target"
     )
     message = said(read_table, path, FitSettings(sequence="c", target=("r",), weight="w", covariates=("x*",)))
     assert [line.split(";")[0].split(" (there")[0] for line in message.splitlines()] == [
@@ -96,11 +96,11 @@ def test_all_mistakes_of_a_table_are_said_at_once(tmp_path):
     path = write(tmp_path / "t.csv", sequence=sequences, y=values, w=["-1", *["2"] * 12], e=[*["3"] * 12, "high"])
     settings = FitSettings(weight="w", covariates=("e",), target=("y",))
     assert said(read_table, path, settings).splitlines() == [
-        f"{path}: 1 of 13 rows cannot be read; mend or remove them",
-        "  row 2: '1' at position 4 is no letter of the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
-        f"{path}: not all measurements in column 'y' are finite numbers (1); mend or empty them",
+        f"{path}: 1 of 13 rows cannot be read; correct or remove them",
+        "  row 2: '1' at position 4 is not in the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
+        f"{path}: not all measurements in column 'y' are finite numbers (1 wrong); correct or empty them",
         "  row 5: 'inf'",
-        f"{path}: not all covariates in column 'e' are finite numbers (1); mend or empty them",
+        f"{path}: not all covariates in column 'e' are finite numbers (1 wrong); correct or empty them",
         "  row 13: 'high'",
         f"{path}: weights in column 'w' must be above 0; mend 1 rows or leave them out",
         "  row 1: '-1'",
@@ -113,12 +113,12 @@ def test_variants_that_cannot_be_read_hide_no_wrong_letters_of_the_wild_type(tmp
     words[4], words[7] = "p.Ala5del", f"{'A' if wild[7] != 'A' else 'C'}8W"
     path = write(tmp_path / "t.csv", mutant=words, score=["high", *range(1, 29)])
     assert said(read_table, path, FitSettings(wild_type=wild)).splitlines() == [
-        f"{path}: 1 of 29 variants in column 'mutant' cannot be read; mend or remove them",
+        f"{path}: 1 of 29 variants in column 'mutant' cannot be read; correct or remove them",
         "  row 5: 'p.Ala5del' is a deletion; only substitutions can be read with a wild type, give such rows as full "
         "sequences",
-        f"{path}: 1 of 29 rows do not fit the wild type; mend or remove them",
+        f"{path}: 1 of 29 rows do not fit the wild type; correct or remove them",
         f"  row 8: expected {words[7][0]} at 8, found {wild[7]}; offset 0 fits 27 of 28 rows",
-        f"{path}: not all measurements in column 'score' are finite numbers (1); mend or empty them",
+        f"{path}: not all measurements in column 'score' are finite numbers (1 wrong); correct or empty them",
         "  row 1: 'high'",
     ]
 
@@ -151,13 +151,13 @@ def test_rows_of_mistakes_are_counted_as_the_message_says(tmp_path):
     above = ["# from a spreadsheet", "sequence,y", *rows[:5], "", ""]
     (tmp_path / "t.csv").write_text("\n".join([*above, "AC1,5", *rows[5:]]))
     assert said(read_table, tmp_path / "t.csv", FitSettings()).splitlines()[1:] == [
-        "  row 6: '1' at position 3 is no letter of the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
+        "  row 6: '1' at position 3 is not in the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
         "rows are counted below the header, without 2 blank lines (the first is below row 5)",
     ]
     (tmp_path / "t.csv").write_text("\n".join([*above, *rows[5:]]))
     table = read_table(tmp_path / "t.csv", FitSettings())
     assert table.sequences == proteins()
-    assert table.remarks[0] == "1 lines before the header begin with # and are left out ('# from a spreadsheet')"
+    assert table.remarks[0] == "1 comment lines before the header are skipped ('# from a spreadsheet')"
 
 
 def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
@@ -165,17 +165,17 @@ def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
     table = read_table(path, FitSettings())
     assert table.has_target.tolist() == [False, False, *[True] * 11]
     assert len(table.inputs) == len(table.target) == 13
-    assert "2 of 13 rows have no measurement and are left out" in table.remarks
+    assert "2 of 13 rows have no measurement and are not used" in table.remarks
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["1.5"] * 13, "there is nothing to learn from: column 'y' has the same value (1.5) in all rows"),
-        (["1"] * 13, "there is nothing to learn from: column 'y' has one class only ('1')"),
-        (["toxic"] * 13, "there is nothing to learn from: column 'y' has one class only ('toxic')"),
-        (["0" * 17] * 13, "there is nothing to learn from: column 'y' has one class only ('0')"),
-        (["1", "2", *[""] * 11], "2 rows with a measurement in 'y'; at least 10 are needed to learn from"),
+        (["1.5"] * 13, "there is nothing to learn: column 'y' has the same value (1.5) in all rows"),
+        (["1"] * 13, "there is nothing to learn: column 'y' has only one class ('1')"),
+        (["toxic"] * 13, "there is nothing to learn: column 'y' has only one class ('toxic')"),
+        (["0" * 17] * 13, "there is nothing to learn: column 'y' has only one class ('0')"),
+        (["1", "2", *[""] * 11], "2 rows with a measurement in 'y'; at least 10 are needed"),
     ],
 )
 def test_a_target_that_teaches_nothing_is_refused(tmp_path, values, message):
@@ -188,7 +188,7 @@ def test_a_table_of_ten_rows_is_read_and_one_of_nine_is_not(tmp_path):
     path = write(tmp_path / "t.csv", sequence=proteins(10), y=list(range(10)))
     assert len(read_table(path, FitSettings()).inputs) == 10
     path = write(tmp_path / "t.csv", sequence=proteins(9), y=list(range(9)))
-    assert said(read_table, path, FitSettings()).endswith("at least 10 are needed to learn from")
+    assert said(read_table, path, FitSettings()).endswith("at least 10 are needed")
 
 
 def test_mixed_alphabets_are_refused_unless_the_alphabet_is_named(tmp_path):
@@ -197,10 +197,10 @@ def test_mixed_alphabets_are_refused_unless_the_alphabet_is_named(tmp_path):
     path = write(tmp_path / "t.csv", sequence=sequences, y=list(range(13)))
     assert said(read_table, path, FitSettings()).splitlines() == [
         f"{path}: most sequences are proteins, but 1 of 13 look like DNA or RNA; "
-        "keep one kind in a table, or say --alphabet",
+        "keep one type of sequence in a table, or set --alphabet",
         "  row 4: 'ACGTTGCAACGTGTACA'",
     ]
-    assert read_table(path, FitSettings(alphabet="protein")).about["alphabet"] == "protein"
+    assert read_table(path, FitSettings(alphabet="protein")).schema.alphabet == "protein"
 
 
 def test_semicolons_decimal_commas_and_a_byte_order_mark_are_read(tmp_path):
@@ -218,7 +218,7 @@ def test_blocks_lower_case_and_other_lengths_are_read(tmp_path):
     assert table.inputs.lengths.tolist() == [17, 17, 13, *[17] * 10]
     assert not table.inputs.is_aligned
     assert table.inputs.codes[2, 13] == PAD
-    assert table.remarks[3] == "blanks inside 1 sequences of column 'sequence' are left out"
+    assert table.remarks[3] == "spaces inside 1 sequences of column 'sequence' are removed"
 
 
 def test_a_few_sequences_of_another_length_are_named_since_positions_are_lost_by_them(tmp_path):
@@ -227,7 +227,7 @@ def test_a_few_sequences_of_another_length_are_named_since_positions_are_lost_by
     table = read_table(write(tmp_path / "t.csv", sequence=sequences, y=list(range(41))), FitSettings())
     assert not table.inputs.is_aligned
     assert (
-        "1 of 41 sequences has 15 letters, the others 16 (row 17): positions are not used; leave it out to have them"
+        "1 of 41 sequences has 15 letters, the others 16 (row 17): sequences are not aligned, so positions are not used as features; remove it to use them"
     ) in table.remarks
     several = [*sequences, *proteins(61, 16, seed=1), "ACDEF", "ACDEFG", "ACD"]
     table = read_table(write(tmp_path / "t.csv", sequence=several, y=list(range(105))), FitSettings())
@@ -248,7 +248,7 @@ def test_extra_columns_are_filled_with_the_median_of_the_first_table(tmp_path):
     assert table.inputs.covariates.shape == (13, 2)
     assert table.inputs.covariates[0].tolist() == [5.5, 0]
     assert "covariates: ESM1, ESM2" in table.remarks
-    assert "column 'ESM1': 1 missing values are filled with 5.5, the median" in table.remarks
+    assert "column 'ESM1': 1 missing values replaced by the median, 5.5" in table.remarks
     other = write(tmp_path / "o.csv", sequence=proteins(3), ESM1=["", "9", "9"], ESM2=["1", "2", "3"])
     assert again(other, table).inputs.covariates.tolist() == [[5.5, 1], [9, 2], [9, 3]]
     lacking = write(tmp_path / "l.csv", sequence=proteins(3), ESM1=["1", "9", "9"])
@@ -273,10 +273,10 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     words = [f"{wild[k]}{k + 5}A:{wild[k + 3]}{k + 8}W" for k in range(23)]
     path = write(tmp_path / "t.csv", mutant=words, score=list(range(23)))
     assert said(read_table, path, FitSettings()) == (
-        f"{path}: column 'mutant' holds variants; say of what, with --wild-type LETTERS or a FASTA file"
+        f"{path}: column 'mutant' holds variants; give their wild type with --wild-type (letters or a FASTA file)"
     )
     table = read_table(path, FitSettings(wild_type=wild))
-    assert table.about["offset"] == 4
+    assert table.schema.offset == 4
     assert "positions of the variants: offset 4 fits all 23 rows" in table.remarks
     assert table.sequences[0][0] == "A"
     assert table.sequences[0][3] == "W"
@@ -285,7 +285,7 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     full = write(tmp_path / "full.csv", sequence=table.sequences)
     assert_same_inputs(table, again(full, table))
     assert said(again, write(tmp_path / "bad.csv", mutant=["C5A", f"{wild[1]}6A"]), table).splitlines() == [
-        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type; mend or remove them",
+        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type; correct or remove them",
         f"  row 1: expected C at 5, found {wild[0]}; offset 4 fits 1 of 2 rows",
     ]
 
@@ -294,7 +294,7 @@ def test_a_stop_in_the_variants_widens_the_alphabet(tmp_path):
     words = [f"p.{'Met' if k == 0 else 'Ala'}{k + 1}{'Ter' if k == 3 else 'Trp'}" for k in range(13)]
     path = write(tmp_path / "t.csv", hgvs_pro=words, score=list(range(13)))
     table = read_table(path, FitSettings(wild_type="M" + "A" * 16))
-    assert table.about["alphabet"] == "protein_stop"
+    assert table.schema.alphabet == "protein_stop"
     assert table.sequences[3] == "MAA*" + "A" * 13
 
 
@@ -302,7 +302,7 @@ def test_sequences_of_another_length_are_refused_where_positions_are_fixed(tmp_p
     table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
     other = write(tmp_path / "o.csv", protein=["ACDEF", *proteins(12)])
     message = said(again, other, table)
-    assert message.endswith("row 1: 5 letters, but the model was fitted on sequences of 17")
+    assert message.endswith("row 1: 5 letters, but the model was trained on sequences of 17")
     assert again(write(tmp_path / "o.csv", other=proteins(), z="1"), table, sequence="other").inputs.codes.shape == (
         13,
         17,
@@ -327,8 +327,8 @@ def test_guides_lie_beside_their_contexts(tmp_path):
     contexts, guides = pairs()
     path = write(tmp_path / "t.csv", guide=guides, context=contexts, target=np.arange(37) / 7)
     table = read_table(path, FitSettings())
-    assert table.remarks[0] == "contexts: column 'context', guides: column 'guide' (guessed; --sequence, --partner)"
-    assert table.about["laid"] == {"offset": 11, "commonest": 11, "reverse": False}
+    assert table.remarks[0] == "contexts: column 'context', guides: column 'guide' (inferred; --sequence, --partner override)"
+    assert table.schema.alignment == PartnerAlignment(offset=11, most_common=11, is_reversed=False)
     partner, codes = table.inputs.partner, table.inputs.codes
     assert (partner[:, :11] == PAD).all()
     assert (partner[:, 30:] == PAD).all()
@@ -345,12 +345,12 @@ def test_guides_of_the_other_strand_and_of_many_places_are_found(tmp_path):
     contexts, guides = pairs(is_reverse=True)
     path = write(tmp_path / "t.csv", spacer=guides, window=contexts, score=np.arange(37) / 7)
     table = read_table(path, FitSettings(sequence="window", partner="spacer"))
-    assert table.about["laid"]["reverse"]
+    assert table.schema.alignment.is_reversed
     assert ((table.inputs.partner == table.inputs.codes)[:, 11:30].sum(1) >= 18).all()
     contexts, guides = pairs(offsets=(3, 11, 17))
     path = write(tmp_path / "t.csv", spacer=guides, window=contexts, score=np.arange(37) / 7)
     table = read_table(path, FitSettings(sequence="window", partner="spacer"))
-    assert table.about["laid"]["offset"] is None
+    assert table.schema.alignment.offset is None
     assert (table.inputs.partner != PAD).argmax(1).tolist() == [(3, 11, 17)[k % 3] for k in range(37)]
     assert_same_inputs(table, again(path, table))
 
@@ -360,7 +360,7 @@ def test_guides_longer_than_their_context_are_refused(tmp_path):
     path = write(tmp_path / "t.csv", a=contexts, b=guides, score=np.arange(37) / 7)
     message = said(read_table, path, FitSettings(sequence="b", partner="a"))
     assert message.splitlines()[:2] == [
-        f"{path}: 37 guides are longer than their context; mend them, or swap --sequence and --partner",
+        f"{path}: 37 guides are longer than their contexts; correct them, or swap --sequence and --partner",
         "  row 1: a guide of 47 letters, a context of 19",
     ]
 
@@ -387,7 +387,7 @@ def test_tables_of_metl_and_ecnet_are_read_with_their_wild_types():
     tasks = {task["id"]: task for task in json.loads((DATA / "tasks.json").read_text())}
     wild = tasks["dms/metl_tem-1"]["wild_type"]
     table = read_table(raw / "metl_tem-1.tsv.gz", FitSettings(wild_type=wild))
-    assert table.about["offset"] == -1
+    assert table.schema.offset == -1
     assert table.mutants[0] == "M1I:S2G"
     # the same rows with full sequences
     full = read_table(DATA / "dms" / "metl_tem-1.csv.gz", FitSettings())
@@ -410,7 +410,7 @@ def test_tables_of_guides_and_of_disorder_are_read():
         DATA / "raw" / "adapt_published_predictions" / "classify__test.tsv.gz", FitSettings(target=("true_activity",))
     )
     assert table.target.task_type == "binary"
-    assert table.about["laid"]["offset"] == 10
+    assert table.schema.alignment.offset == 10
 
 
 @pytest.mark.data

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.data.residues import order_of_classes, read_pairs
+from subquad.bio.data.residue_targets import order_of_classes, read_pairs
 from subquad.bio.data.table import read_table
 from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
@@ -36,8 +36,8 @@ def test_numbers_are_a_regression_and_rows_without_one_are_counted():
     assert has.tolist() == [True, True, False, False, True]
     assert target.y[has, 0].tolist() == [1.5, 2.0, -1000.0]
     assert remarks == [
-        "what to predict: regression (guessed; --task-type says otherwise)",
-        "2 of 5 rows have no measurement and are left out",
+        "task type: regression (inferred; --task-type overrides)",
+        "2 of 5 rows have no measurement and are not used",
     ]
 
 
@@ -49,7 +49,7 @@ def test_numbers_with_the_minus_of_print_are_a_regression():
 
 def test_infinite_numbers_and_words_are_said_by_row():
     assert said(["1.5", "inf", "2", "-Infinity", "3", "n.d."]).splitlines() == [
-        "t.csv: not all measurements in column 'y' are finite numbers (3); mend or empty them",
+        "t.csv: not all measurements in column 'y' are finite numbers (3 wrong); correct or empty them",
         "  row 2: 'inf'",
         "  row 4: '-Infinity'",
         "  row 6: 'n.d.'",
@@ -66,7 +66,7 @@ def test_several_columns_are_several_measurements_or_labels():
     np.testing.assert_array_equal(labels.y, [[1, 0], [0, 0], [np.nan, 1]])
     assert said({"a": ["1", "2"], "b": ["0", "1"]}, task_type="multilabel").endswith("row 2: '2' in column 'a'")
     assert said({"a": ["1", "2"], "b": ["0", "1"]}, task_type="binary") == (
-        "t.csv: binary has one column, but 2 are named ('a', 'b') (--target)"
+        "t.csv: binary takes one target column, but --target names 2 ('a', 'b')"
     )
 
 
@@ -106,14 +106,14 @@ def test_words_are_classes_and_small_numbers_only_where_the_kind_says_so():
     assert list(read(["2", "10", "1", "2.0"], task_type="multiclass")[0].classes) == ["1", "2", "10"]
     assert "3 classes (1, 2, 10)" in said(["2", "10", "1", "2"], task_type="binary")
     assert said([f"protein {k}" for k in range(31)]) == (
-        "t.csv: column 'y' holds 31 different words ('protein 0', 'protein 1', 'protein 2' …): no numbers, classes or "
+        "t.csv: column 'y' has 31 different values ('protein 0', 'protein 1', 'protein 2' …), which are neither numbers nor classes nor "
         "one value a residue; name the measurements with --target"
     )
     assert order_of_classes(["b", "a", "c"]) == ["a", "b", "c"]
 
 
 def test_an_empty_column_is_said():
-    assert said(["", "NA", ""]) == "t.csv: column 'y' is empty; name the measurements with --target"
+    assert said(["", "NA", ""]) == "t.csv: column 'y' is empty; name the target with --target"
 
 
 def test_strings_of_labels_are_values_of_residues_even_where_they_look_like_numbers():
@@ -132,7 +132,7 @@ def test_strings_of_labels_are_values_of_residues_even_where_they_look_like_numb
 def test_labels_of_other_lengths_are_said_by_row():
     message = said(["01101", "11", "0101", *["111"] * 29], [5, 3, 4, *[3] * 29])
     assert message.splitlines() == [
-        "t.csv: column 'y' must have one value a residue; 1 of 32 rows differ",
+        "t.csv: column 'y' must have one value per residue; 1 of 32 rows do not",
         "  row 2: 2 values for 3 letters",
     ]
 
@@ -143,7 +143,7 @@ def test_lists_of_numbers_may_cover_the_first_residues_of_all_rows():
     np.testing.assert_array_equal(target.y, [[0.5, np.nan, 1.5], [1, 2, 3]])
     assert read(["0.5, NA, 1.5", "1,2,3"], [3, 3])[0].y[1, 2] == 3
     target, _, remarks = read(["[0.5, 1.5]", "[1, 2]", "[1, 2, 3]"], [3, 3, 5])
-    assert remarks[1] == "column 'y' covers the first 2 of 3, 3 of 5 residues; the rest is unknown"
+    assert remarks[1] == "column 'y' covers the first 2 of 3, 3 of 5 residues; the others are unknown"
     assert np.isnan(target.y[0, 2:]).all()
     assert "row 2: 2 values for 3 letters" in said(["[0.5, 1.5, 2]", "[1, 2]"], [3, 3])
     assert "row 2: 'x' at residue 3" in said(["[1, 2, 3]", '[1, 2, "x"]'], [3, 3], task_type="residue_regression")
@@ -197,13 +197,13 @@ def test_pairs_of_bases_that_do_not_pair_are_counted_from_1_and_remarked(tmp_pat
 
 
 def test_pairs_that_are_counted_from_0_in_some_rows_and_from_1_in_others_are_a_mistake():
-    title = "t.csv: 1 structures in column 'y' cannot be read; mend or empty them (pairs are counted from 0 in"
+    title = "t.csv: 1 structures in column 'y' cannot be read; correct or empty them (pairs are counted from 0 in"
     assert said(["[[0, 6]]", "[[0, 5]]", "[[1, 7]]"], [7, 7, 7], task_type="pairs").splitlines() == [
-        f"{title} 2 rows and from 1 in 1; count them alike)",
+        f"{title} 2 rows and from 1 in 1; use one numbering)",
         "  row 3: position 7 of a pair is outside the sequence (0 to 6)",
     ]
     assert said(["[[0, 6]]", "[[1, 5]]", "[[1, 7]]"], [7, 7, 7], task_type="pairs").splitlines() == [
-        f"{title} 1 rows and from 1 in 1; count them alike)",
+        f"{title} 1 rows and from 1 in 1; use one numbering)",
         "  row 1: position 0 of a pair is outside the sequence (1 to 7)",
     ]
 
@@ -211,16 +211,16 @@ def test_pairs_that_are_counted_from_0_in_some_rows_and_from_1_in_others_are_a_m
 def test_structures_that_are_wrong_are_said_by_row():
     values = ["((..)", "(..))", "(..)", "(.x.)", "(...)"]
     assert said(values, [5, 5, 5, 5, 5], task_type="pairs").splitlines() == [
-        "t.csv: 4 structures in column 'y' cannot be read; mend or empty them",
-        "  row 1: '(' at position 1 is never closed",
-        "  row 2: ')' at position 5 closes no bracket",
-        "  row 3: 4 signs for 5 letters",
-        "  row 4: 'x' at position 3 closes no bracket",
+        "t.csv: 4 structures in column 'y' cannot be read; correct or empty them",
+        "  row 1: '(' at position 1 is not closed",
+        "  row 2: ')' at position 5 has no opening bracket",
+        "  row 3: 4 characters for 5 letters",
+        "  row 4: 'x' at position 3 has no opening bracket",
     ]
     assert said(["[[1, 8]]", "[[3, 3]]", "[[1]]"], [7, 7, 7], task_type="pairs").splitlines()[1:] == [
         "  row 1: position 8 of a pair is outside the sequence (1 to 7)",
         "  row 2: a base is paired with itself",
-        "  row 3: '[[1]]' is no list of pairs such as [[1, 9], [2, 8]]",
+        "  row 3: '[[1]]' is not a list of pairs such as [[1, 9], [2, 8]]",
     ]
 
 

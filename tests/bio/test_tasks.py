@@ -215,8 +215,8 @@ def test_words_of_the_split_are_mistakes_like_all_others(tmp_path):
     with pytest.raises(SubquadError) as error:
         fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
     assert str(error.value).splitlines() == [
-        f"{tmp_path}/t.csv: 1 of 31 rows cannot be read; mend or remove them",
-        "  row 5: '1' at position 4 is no letter of the DNA alphabet (ACGT)",
+        f"{tmp_path}/t.csv: 1 of 31 rows cannot be read; correct or remove them",
+        "  row 5: '1' at position 4 is not in the DNA alphabet (ACGT)",
         f"{tmp_path}/t.csv: column 'split' must say train, validation or test (or unused)",
         "  row 2: 'trian'",
     ]

@@ -4,7 +4,7 @@ import pytest
 
 from subquad.bio import fit, predict
 from subquad.bio.data.table import read_table
-from subquad.bio.data.truncated import with_stops
+from subquad.bio.data.wild_type import with_stops
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
@@ -57,9 +57,9 @@ def test_a_table_with_early_ends_is_aligned_and_its_model_reads_them_again(tmp_p
     table = pd.DataFrame({"sequence": sequences, "score": random.normal(size=len(sequences))})
     table.to_csv(tmp_path / "t.csv", index=False)
     read = read_table(tmp_path / "t.csv", FitSettings())
-    assert read.about["alphabet"] == "protein_stop"
+    assert read.schema.alphabet == "protein_stop"
     assert read.inputs.is_aligned
-    assert any("ending early" in remark for remark in read.remarks)
+    assert any("truncated" in remark for remark in read.remarks)
     fit(
         tmp_path / "t.csv",
         FitSettings(epochs=1.0, ensemble_size=1, boosting_iterations=5),

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.variants import canonical, looks_like_variants, parse_variants, refuse_unread
+from subquad.bio.data.variants import canonical, looks_like_variants, parse_variants, check_unread
 from subquad.bio.data.wild_type import from_both, from_sequences, from_variants
 from subquad.errors import SubquadError
 
@@ -18,7 +18,7 @@ def said(call, *arguments, **options) -> str:
 
 def parse(*words):
     variants = parse_variants(pd.Series(words, name="mutant"))[0]
-    refuse_unread("t.csv", variants, "mutant")
+    check_unread("t.csv", variants, "mutant")
     return variants
 
 
@@ -63,7 +63,7 @@ def test_words_for_the_wild_type(word):
 
 def test_empty_words_are_counted():
     assert parse_variants(pd.Series(["A3G", "", ""], name="m"))[1] == [
-        "2 rows without a word in column 'm' are taken as the wild type"
+        "2 empty cells in column 'm' are read as the wild type"
     ]
 
 
@@ -76,7 +76,7 @@ def test_what_changes_the_length_is_refused_by_its_row():
     assert "'NP_1.2:p.Ala3del' is a deletion;" in said(parse, "A3G", "NP_1.2:p.Ala3del")
     words = ["A3G", "p.Ala3del", "p.Lys2_Ala3insGln", "p.Arg78fs", "p.Ala3_Glu4dup", "c.1_2delinsTTT", "A3", "A3_del"]
     lines = said(parse, *words).splitlines()
-    assert lines[0] == "t.csv: 7 of 8 variants in column 'mutant' cannot be read; mend or remove them"
+    assert lines[0] == "t.csv: 7 of 8 variants in column 'mutant' cannot be read; correct or remove them"
     end = "; only substitutions can be read with a wild type, give such rows as full sequences"
     assert lines[1:] == [
         f"  row 2: 'p.Ala3del' is a deletion{end}",
@@ -84,7 +84,7 @@ def test_what_changes_the_length_is_refused_by_its_row():
         f"  row 4: 'p.Arg78fs' is a frameshift{end}",
         f"  row 5: 'p.Ala3_Glu4dup' is a duplication{end}",
         f"  row 6: 'c.1_2delinsTTT' replaces letters by another number of letters{end}",
-        "  row 7: 'A3' is no variant such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G",
+        "  row 7: 'A3' is not a variant such as A24G, A24G:K30R, p.Ala24Gly or c.12A>G",
         f"  row 8: 'A3_del' is a deletion{end}",
     ]
 
@@ -103,14 +103,14 @@ def test_the_offset_is_found_and_said():
 def test_two_offsets_that_fit_are_both_said():
     construct = made("K2R")
     assert construct.offset == 0
-    assert construct.remarks[0].endswith("offset 0 fits all 1 rows, and so does -7; say --offset if 0 is wrong")
+    assert construct.remarks[0].endswith("offset 0 fits all 1 rows, and so does -7; set --offset if 0 is wrong")
     assert made("K2R", offset=-7).sequences == ["MKAEFGHIRLW"]
 
 
 def test_a_wrong_wild_type_letter_is_said_with_row_and_offset():
     message = said(made, "M24I", "K25G", "A26G", "E27G", "G28A", "Y50A", "L33I:L33V")
     assert message.splitlines() == [
-        "t.csv: 3 of 7 rows do not fit the wild type; mend or remove them",
+        "t.csv: 3 of 7 rows do not fit the wild type; correct or remove them",
         "  row 5: expected G at 28, found F; offset 23 fits 5 of 7 rows",
         "  row 6: 50 is outside the wild type, which has the positions 24 to 34; offset 23 fits 5 of 7 rows",
         "  row 7: two variants at 33 (L33I:L33V)",
@@ -120,7 +120,7 @@ def test_a_wrong_wild_type_letter_is_said_with_row_and_offset():
 def test_no_offset_that_fits_is_an_error_with_the_best_three():
     message = said(made, "M1I", "W2A", "W5G", "C6G", "D8A", "N9A", wild="MKAEF")
     assert message.startswith(
-        "t.csv: no offset puts the variants on the wild type of 5 letters; the best are 0 (1 of 6"
+        "t.csv: no offset aligns the variants with the wild type of 5 letters; the best are 0 (1 of 6"
     )
     assert message.endswith("check --wild-type, or say --offset")
     assert "the best are none" in said(made, "C6G", "D8A", wild="MKAEF")
@@ -130,7 +130,7 @@ def test_dna_is_translated_where_the_variants_are_of_its_protein():
     construct = made("M1I", "K2R", "E3D", wild="ATGAAAGAA")
     assert construct.wild_type == "MKE"
     assert construct.sequences == ["IKE", "MRE", "MKD"]
-    assert construct.remarks[0] == "the wild type is DNA, the variants are of its protein: translated (3 residues)"
+    assert construct.remarks[0] == "the wild type is DNA and the variants are of its protein: translated to 3 residues"
 
 
 def test_variants_and_sequences_agree_and_give_the_wild_type():
@@ -157,8 +157,8 @@ def test_variants_that_disagree_with_their_sequences_are_said_by_row():
     assert message.splitlines() == [
         "t.csv: variants and sequences disagree in 3 of 8 rows (offset 0)",
         "  row 2: K2G puts G at 2, but the sequence has R",
-        "  row 3: the sequence has Y at 11, the wild type W, and 'A3G' does not say so",
-        "  row 6: the sequence has V at 11, the wild type W, and '_wt' does not say so",
+        "  row 3: the sequence has Y at 11, the wild type W, and 'A3G' does not include this",
+        "  row 6: the sequence has V at 11, the wild type W, and '_wt' does not include this",
     ]
 
 
@@ -166,7 +166,7 @@ def test_a_guessed_column_that_does_not_fit_is_left_aside_and_a_named_one_refuse
     sequences, words = ["ACDEFGH", "KLMNPQR", "STVWYAC"], ["A3G", "K3R", "S1T"]
     aside = both(sequences, words)
     assert aside.mutants is None
-    assert aside.remarks == ["column 'mutant' does not fit the sequences and is left aside (--mutant mutant shows why)"]
+    assert aside.remarks == ["column 'mutant' does not fit the sequences and is ignored (--mutant mutant shows why)"]
     assert "disagree in 3 of 3 rows" in said(both, sequences, words, is_named=True)
     lengths = said(both, [*sequences[:2], "ACD"], words, is_named=True)
     assert lengths.splitlines()[1] == "  row 3: 3 letters"
@@ -179,7 +179,7 @@ def test_a_scan_of_one_sequence_gives_variants_and_unrelated_sequences_do_not():
     construct = from_sequences(scan)
     assert construct.wild_type == wild
     assert construct.mutants[0] == f"{wild[0]}1A"
-    assert construct.remarks[0].startswith("the wild type is taken from the commonest letters; half of the rows")
+    assert construct.remarks[0].startswith("wild type: inferred from the most common letters; half of the rows")
     others = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 61)) for _ in range(61)]
     assert from_sequences(others).mutants is None
     assert from_sequences([*scan, wild[:-1]]).mutants is None
@@ -198,7 +198,7 @@ def test_a_sequence_is_letters_or_a_file_with_one_record(tmp_path):
     path.write_text(">wt\nMKA\nef\n")
     assert read(str(path)) == "MKAEF"
     path.write_text(">wt\nMKA\n>other\nMKC\n")
-    assert said(read, str(path)) == f"{path}: holds 2 sequences, and --wild-type takes one"
+    assert said(read, str(path)) == f"{path}: holds 2 sequences; --wild-type takes one"
     for name in ("no.fasta", "A1" * 400, ""):
         assert said(read, name) == f"{name}: no such file (--wild-type takes letters, or a FASTA file)"
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from subquad.bio.commands.design import design
+from subquad.bio.data.dataset import InputSchema
 from subquad.bio.design_search.constraints import read_rules
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import open_model
@@ -17,7 +18,7 @@ class Fake:
     def __init__(self, task_type="regression", *, wild_type=WILD, alphabet="dna", nets=2, classes=(), names=("score",)):
         self.task_type, self.wild_type, self.classes, self.names = task_type, wild_type, list(classes), list(names)
         self.alphabet, self.nets = ALPHABETS[alphabet], nets
-        self.about = {"alphabet": alphabet}
+        self.schema = InputSchema(alphabet=alphabet, is_aligned=False, length=None)
         self.outputs = len(classes) if task_type.endswith("multiclass") else len(names)
 
     def value(self, sequence):
@@ -48,9 +49,11 @@ class Landscape:
 
     task_type, names, classes = "regression", ["fitness"], []
 
-    def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **about):
+    def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **schema):
         random = np.random.default_rng(seed)
-        self.alphabet, self.about = letters, {"length": length, **about}
+        self.alphabet = letters
+        alphabet = next(name for name, own in ALPHABETS.items() if own == letters)
+        self.schema = InputSchema(**{"alphabet": alphabet, "is_aligned": True, "length": length, **schema})
         self.config = {"observed_letters": [list(range(len(letters)))] * length}
         self.effects = random.normal(size=(length, len(letters)))
         self.members = self.effects + spread * random.normal(size=(members, length, len(letters)))
@@ -78,7 +81,7 @@ def rules_of(model, **settings):
     settings = DesignSettings(**settings)
     judge = open_model(model)
     seen = ["".join(model.alphabet[k] for k in own) for own in model.config["observed_letters"]]
-    offset = model.about.get("offset", 0)
+    offset = model.schema.offset
     return read_rules(
         model.wild_type, model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide, offset=offset
     )
