@@ -12,7 +12,7 @@ from subquad.bio.features import rows as parts
 from subquad.bio.features.sequences import Features
 from subquad.bio.metrics.scores import score
 from subquad.bio.models import boosting, linear
-from subquad.bio.models.baselines import Baseline, fit_baselines, fit_boosting, fit_ridge
+from subquad.bio.models.baselines import Baseline, fit_baseline, fit_boosting, fit_ridge
 from subquad.errors import SubquadError
 
 
@@ -38,7 +38,9 @@ def aligned(task_type, *, rows=701, length=7, letters=4, seed=0):
             y[::3, 1] = np.nan
     task_type = "regression" if task_type == "several" else task_type
     inputs = Inputs(codes=codes, letters=letters, covariates=np.zeros((rows, 0)), is_aligned=True)
-    return Dataset(inputs=inputs, target=Target(task_type=task_type, y=y, classes=classes, names=names), split=split_of(rows))
+    return Dataset(
+        inputs=inputs, target=Target(task_type=task_type, y=y, classes=classes, names=names), split=split_of(rows)
+    )
 
 
 def residues(task_type, *, rows=61, length=37, seed=0):
@@ -74,20 +76,20 @@ MAKE = {
 
 @pytest.mark.parametrize("fitted", [fit_ridge, fit_boosting])
 @pytest.mark.parametrize("task_type", MAKE)
-def test_rivals_learn_each_kind_of_target_and_come_back_from_disk(tmp_path, task_type, fitted):
+def test_baselines_learn_each_kind_of_target_and_come_back_from_disk(tmp_path, task_type, fitted):
     make, figure, least = MAKE[task_type]
     dataset = make(task_type)
-    rival = fitted(dataset) if fitted is fit_ridge else fitted(dataset, iterations=41)
+    baseline = fitted(dataset) if fitted is fit_ridge else fitted(dataset, iterations=41)
     inputs, target = dataset.part("test")
-    predicted = rival.predict(inputs)
+    predicted = baseline.predict(inputs)
     shape = (len(inputs), target.outputs)
     assert predicted.shape == (shape if not target.is_residue else (*inputs.codes.shape, target.outputs))
     assert score(target, predicted)[figure] > least
-    assert rival.chosen["validation"] == pytest.approx(
-        score(dataset.part("validation")[1], rival.predict(dataset.part("validation")[0]))[figure]
+    assert baseline.selected["validation"] == pytest.approx(
+        score(dataset.part("validation")[1], baseline.predict(dataset.part("validation")[0]))[figure]
     )
-    rival.save(tmp_path / "rival.skops")
-    np.testing.assert_array_equal(Baseline.load(tmp_path / "rival.skops").predict(inputs), predicted)
+    baseline.save(tmp_path / "baseline.skops")
+    np.testing.assert_array_equal(Baseline.load(tmp_path / "baseline.skops").predict(inputs), predicted)
 
 
 @pytest.mark.parametrize("has_weights", [False, True])
@@ -137,8 +139,8 @@ def test_a_class_without_training_rows_is_never_predicted():
     one = replace(dataset, target=two, split=dataset.split | {"train": train[dataset.target.y[train] == 1]})
     for own, absent in ((replace(dataset, target=two), [3]), (one, [0, 2, 3])):
         inputs, target = own.part("test")
-        for rival in (fit_ridge(own), fit_boosting(own, iterations=5)):
-            predicted = rival.predict(inputs)
+        for baseline in (fit_ridge(own), fit_boosting(own, iterations=5)):
+            predicted = baseline.predict(inputs)
             assert predicted.shape == (len(target), 4)
             np.testing.assert_allclose(predicted.sum(1), 1)
             assert predicted[:, absent].max() < 1e-6
@@ -160,11 +162,11 @@ def test_a_row_of_double_weight_counts_as_two():
 
 def test_the_linear_model_is_what_the_net_starts_from():
     dataset = aligned("binary", length=11)
-    rival = fit_ridge(dataset)
+    baseline = fit_ridge(dataset)
     inputs, _ = dataset.part("test")
-    X = rival.features.matrix(inputs).toarray()
-    logits = (X * rival.linear.scale) @ rival.linear.weight.T + rival.linear.bias
-    np.testing.assert_allclose(expit(logits), rival.predict(inputs), atol=1e-6)
+    X = baseline.features.matrix(inputs).toarray()
+    logits = (X * baseline.linear.scale) @ baseline.linear.weight.T + baseline.linear.bias
+    np.testing.assert_allclose(expit(logits), baseline.predict(inputs), atol=1e-6)
     tagged = fit_ridge(residues("residue_multiclass"))
     assert tagged.linear.weight.shape == (3, tagged.features.count)
 
@@ -191,17 +193,17 @@ def test_long_sequences_of_many_rows_show_their_letters_to_trees():
     codes = dataset.inputs.codes.copy()
     codes[::7, 3] = ANY
     dataset = replace(dataset, inputs=replace(dataset.inputs, codes=codes))
-    rival = fit_boosting(dataset, iterations=53, budget_seconds=0.5)
-    assert rival.trees.view == "letters"
+    baseline = fit_boosting(dataset, iterations=53, budget_seconds=0.5)
+    assert baseline.trees.view == "letters"
     inputs, target = dataset.part("test")
-    assert score(target, rival.predict(inputs))["spearman"] > 0.8
+    assert score(target, baseline.predict(inputs))["spearman"] > 0.8
 
 
 def test_a_small_budget_takes_fewer_rows_and_trees(monkeypatch):
-    monkeypatch.setattr(boosting, "ROWS_ASIDE", 23)
-    rival = fit_boosting(aligned("regression"), budget_seconds=0.001)
-    assert rival.chosen["rows"] < 420
-    assert rival.chosen["trees"] <= 50
+    monkeypatch.setattr(boosting, "OVERHEAD_ROWS", 23)
+    baseline = fit_boosting(aligned("regression"), budget_seconds=0.001)
+    assert baseline.selected["rows"] < 420
+    assert baseline.selected["trees"] <= 50
 
 
 def test_weighted_trees_on_frequencies_come_back_from_disk(tmp_path):
@@ -216,13 +218,13 @@ def test_weighted_trees_on_frequencies_come_back_from_disk(tmp_path):
         split=split_of(907),
         weight=random.random(907) * 2,
     )
-    rival = fit_boosting(dataset, iterations=31)
+    baseline = fit_boosting(dataset, iterations=31)
     # the extra column has a value a row, more than trees have bins
-    assert list(rival.trees.edges)
+    assert list(baseline.trees.edges)
     inputs, target = dataset.part("test")
-    assert score(target, rival.predict(inputs))["spearman"] > 0.85
-    rival.save(tmp_path / "rival.skops")
-    np.testing.assert_array_equal(Baseline.load(tmp_path / "rival.skops").predict(inputs), rival.predict(inputs))
+    assert score(target, baseline.predict(inputs))["spearman"] > 0.85
+    baseline.save(tmp_path / "baseline.skops")
+    np.testing.assert_array_equal(Baseline.load(tmp_path / "baseline.skops").predict(inputs), baseline.predict(inputs))
 
 
 def test_rare_classes_of_residues_are_kept_when_some_are_drawn():
@@ -243,18 +245,18 @@ def test_rare_classes_of_residues_are_kept_when_some_are_drawn():
     assert (held.target.y == 1).mean() < 0.1
 
 
-def test_names_of_other_rivals_are_refused():
-    assert list(fit_baselines(aligned("binary"), ["ridge"])) == ["ridge"]
-    with pytest.raises(SubquadError, match=r"no rival of binary 'vienna' \(there are: ridge, boosting\)"):
-        fit_baselines(aligned("binary"), ["vienna"])
+def test_names_of_other_baselines_are_refused():
+    assert fit_baseline("ridge", aligned("binary")).name == "ridge"
+    with pytest.raises(SubquadError, match=r"no baseline of binary 'vienna' \(there are: ridge, boosting\)"):
+        fit_baseline("vienna", aligned("binary"))
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path):
-    with pytest.raises(SubquadError, match=r"rival\.skops: no such file; fit again"):
-        Baseline.load(tmp_path / "rival.skops")
-    (tmp_path / "rival.skops").write_text("nothing")
-    with pytest.raises(SubquadError, match="damaged, or no file of a fitted rival"):
-        Baseline.load(tmp_path / "rival.skops")
-    skops.io.dump({"name": SubquadError}, tmp_path / "rival.skops")
-    with pytest.raises(SubquadError, match=r"holds subquad\.errors\.SubquadError, which no fitted rival does"):
-        Baseline.load(tmp_path / "rival.skops")
+    with pytest.raises(SubquadError, match=r"baseline\.skops: no such file; fit again"):
+        Baseline.load(tmp_path / "baseline.skops")
+    (tmp_path / "baseline.skops").write_text("nothing")
+    with pytest.raises(SubquadError, match="damaged, or not the file of a fitted baseline"):
+        Baseline.load(tmp_path / "baseline.skops")
+    skops.io.dump({"name": SubquadError}, tmp_path / "baseline.skops")
+    with pytest.raises(SubquadError, match=r"contains subquad\.errors\.SubquadError, which no fitted baseline does"):
+        Baseline.load(tmp_path / "baseline.skops")

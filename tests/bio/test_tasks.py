@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     monkeypatch.setattr(training, "train", real)
-    monkeypatch.setattr(compare, "fit_baselines", None)
+    monkeypatch.setattr(compare, "fit_baseline", None)
     with pytest.raises(SubquadError, match="an unfinished run with other settings \\(seed was 0 and is 1\\)"):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
     again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)

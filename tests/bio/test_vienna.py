@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target
-from subquad.bio.models.baselines import Baseline, fit_baselines
+from subquad.bio.models.baselines import Baseline, baselines_for, fit_baseline
 from subquad.bio.models.vienna import fold, pair_probabilities, rna_of
 
 pytest.importorskip("RNA", reason="ViennaRNA is not installed")
@@ -44,15 +44,15 @@ def test_a_letter_that_stands_for_several_is_no_partner():
     assert fold(["NNNNNAAAANNNNN"])[0].shape == (0, 2)
 
 
-def test_the_folds_are_the_rivals_of_base_pairs(tmp_path):
+def test_the_folds_are_the_baselines_of_base_pairs(tmp_path):
     own = dataset()
-    rivals = fit_baselines(own)
-    assert list(rivals) == ["vienna", "vienna_bpp"]
-    assert rivals["vienna"].chosen == {"validation": 1.0}
-    for name, rival in rivals.items():
-        rival.save(tmp_path / f"{name}.skops")
+    baselines = {name: fit_baseline(name, own) for name in baselines_for("pairs")}
+    assert list(baselines) == ["vienna", "vienna_bpp"]
+    assert baselines["vienna"].selected == {"validation": 1.0}
+    for name, baseline in baselines.items():
+        baseline.save(tmp_path / f"{name}.skops")
         again = Baseline.load(tmp_path / f"{name}.skops")
-        assert again == rival
+        assert again == baseline
         inputs, _ = own.part("test")
         (matrix,) = again.predict(inputs)
         assert matrix[0, 13] == pytest.approx(1, abs=0.2)

@@ -196,8 +196,8 @@ def initialize_branch(
     if len(dataset.split["train"]) <= ROWS_A_FEATURE * len(spread):
         # words of several letters are left to the linear path: the MLP makes them itself of single letters
         spread[np.isin(start.features.blocks, COMPOUND)] = 0.0
-    if sees_few and (spread[start.is_few] > 0).any():
-        spread[~start.is_few] = 0.0
+    if sees_few and (spread[start.is_sparse] > 0).any():
+        spread[~start.is_sparse] = 0.0
         path.mlp.layers[0].p = FEW_DROPOUT
     path.center_at(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
 

@@ -16,7 +16,7 @@ from subquad.bio.data.dataset import PARTS, Dataset, with_both_strands
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.memory import peak_memory
 from subquad.bio.metrics.scores import MAIN_METRIC, difference, intervals, score, undefined_metrics
-from subquad.bio.models.baselines import Baseline, baselines_for, fit_baselines
+from subquad.bio.models.baselines import Baseline, baselines_for, fit_baseline
 from subquad.bio.models.fitted import NetEnsemble, drop_constant_positions, ensemble_mean, fit_ensemble
 from subquad.bio.models.stacking import Stacking, fit_stacking
 from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
@@ -73,7 +73,7 @@ def fit_models(
     for name in baselines_for(task_type):
         say(f"fitting {name} ({len(dataset.split['train']):,} rows) …", quiet=quiet)
         rivals[name], seconds[name] = _kept(directory, name, lambda name=name: _rival(name, narrowed, settings, seed))
-        say(f"{name}: validation {main} {rivals[name].chosen.get('validation', np.nan):.3f}", quiet=quiet)
+        say(f"{name}: validation {main} {rivals[name].selected.get('validation', np.nan):.3f}", quiet=quiet)
     held: dict[str, dict[str, Any]] = {}
     for part in ("validation", "test"):
         own = narrowed.inputs.take(dataset.split[part])
@@ -106,7 +106,7 @@ def fit_models(
         metrics["learning_curve"] = _learning_curve(
             given, settings, metrics, directory=directory, seed=seed, quiet=quiet
         )
-    chosen = {name: rival.chosen for name, rival in rivals.items()} | {name: own.facts for name, own in nets.items()}
+    chosen = {name: rival.selected for name, rival in rivals.items()} | {name: own.facts for name, own in nets.items()}
     if task_type == "regression":
         metrics["conformal"], chosen["conformal"] = _conformal(dataset, held, spreads)
     return FittedModels(
@@ -197,7 +197,7 @@ def check_trainable(dataset: Dataset) -> None:
 
 
 def _rival(name: str, dataset: Dataset, settings: FitSettings, seed: int) -> Baseline:
-    return fit_baselines(dataset, (name,), seed=seed, iterations=settings.boosting_iterations)[name]
+    return fit_baseline(name, dataset, seed=seed, iterations=settings.boosting_iterations)
 
 
 def _kept(directory: Path, name: str, make: Callable[[], Baseline]) -> tuple[Baseline, float]:

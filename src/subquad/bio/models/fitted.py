@@ -283,7 +283,7 @@ def fit_ensemble(
         name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
         how = {"scale": scale, "seed": own_seed, "directory": directory, "quiet": quiet}
         if features is not None:
-            chosen = {"start": start.chosen, "paths": []}
+            chosen = {"start": start.selected, "paths": []}
             for k, path in enumerate(net.mlp_paths):
                 # every second MLP sees few features: alone neither way is best everywhere
                 initialize_branch(path, dataset, start, matrices["train"], sees_few=(member + k) % 2 == 1)

@@ -1,4 +1,7 @@
-"""Where nets start: between ridge and a linear model of few features, as the validation rows want it. Costs seconds."""
+"""Linear model at which networks start: between ridge and a sparse model, as the validation rows decide. Costs seconds.
+
+Axes: n rows, F features, O outputs.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,100 +11,110 @@ import numpy as np
 from subquad.bio.data.dataset import Dataset
 from subquad.bio.features.sequences import Features
 from subquad.bio.metrics.scores import MAIN_METRIC, score
-from subquad.bio.models.baselines import Baseline, Linear, fit_ridge
-from subquad.bio.models.blending import best_blending
-from subquad.bio.models.stagewise import stagewise_path
+from subquad.bio.models.baselines import Baseline, fit_ridge
+from subquad.bio.models.linear import Linear, stagewise_path
+from subquad.bio.models.stacking import best_blending
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.settings import FitSettings
 
-__all__ = ["LinearStart", "fit_linear_start", "fit_target_scaler"]
+__all__ = ["LinearStart", "fit_linear_start", "fit_target_scaler", "validation_subset"]
 
 STEPS = 2000
-"""Of the path of few features."""
-MOST_JUDGES = 5000
-SHARES = [(share / 4,) for share in range(5)]
-"""Of the model of few features that are tried; the rest is ridge."""
+"""Number of forward stagewise steps."""
+MAX_VALIDATION_ROWS = 5000
+"""Maximum number of validation rows that the choices of one network are made on."""
+SPARSE_WEIGHTS = [(weight / 4,) for weight in range(5)]
+"""Blending weights of the sparse model that are tried; the rest is ridge."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearStart:
-    """A linear model on the scale of learning."""
+    """A linear model on the training scale."""
 
     features: Features
     linear: Linear
-    is_few: np.ndarray
-    """`(F,)`: which features the model of few has."""
-    chosen: dict[str, Any]
-    """How much of that model counts (`few`), and its number of features."""
+    is_sparse: np.ndarray
+    """`(F,)` features that the sparse model uses."""
+    selected: dict[str, Any]
+    """`sparse_weight`, the blending weight of the sparse model, and `features`, the number of its features."""
 
 
 def fit_target_scaler(dataset: Dataset, settings: FitSettings) -> TargetScaler:
-    """Return the map of the measurements to the scale of learning, from the training rows."""
-    task_type, y = dataset.target.task_type, dataset.target.y
-    if not task_type.endswith("regression"):
+    """Return the transform of the measurements to the training scale, fitted to the training rows."""
+    target = dataset.target
+    if not target.task_type.endswith("regression"):
         return TargetScaler.identity(1)
-    train = y[dataset.split["train"]]
-    if dataset.target.is_residue:
+    train = target.y[dataset.split["train"]]
+    if target.is_residue:
         return TargetScaler.fit(train.reshape(-1, 1), "none" if settings.transform == "auto" else settings.transform)
     return TargetScaler.fit(train, "none" if settings.preset == "paper" else settings.transform)
 
 
+def validation_subset(dataset: Dataset, seed: int) -> np.ndarray:
+    """Return the validation rows, or a random subset if they are very many."""
+    rows = dataset.split["validation"]
+    if len(rows) <= MAX_VALIDATION_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, MAX_VALIDATION_ROWS, replace=False))
+
+
 def fit_linear_start(dataset: Dataset, ridge: Baseline, settings: FitSettings, *, seed: int = 0) -> LinearStart:
-    """Return a linear model between ridge and one of few features.
+    """Return a linear model between ridge regression and a sparse model with few features.
 
     Args:
-        dataset: what to learn, of rows.
-        ridge: fitted to it.
-        settings: the transform of measurements.
-        seed: of rows that are drawn.
+        dataset: Data with one target value or class per row.
+        ridge: Ridge (or logistic) regression fitted to it.
+        settings: Transform of the measurements.
+        seed: Seed of random subsets of the rows.
     """
-    scale = fit_target_scaler(dataset, settings)
-    start = _on_scale(dataset, ridge, scale)
-    rows = dataset.split["validation"]
-    if len(rows) > MOST_JUDGES:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_JUDGES, replace=False))
-    truth, V = dataset.target.take(rows), start.features.matrix(dataset.inputs.take(rows))
-    main, best, found = MAIN_METRIC[truth.task_type], -np.inf, None
-    X = start.features.matrix(dataset.inputs.take(dataset.split["train"]))
-    path = stagewise_path(X, *_values(dataset, scale), task_type=truth.task_type, steps=STEPS, seed=seed)
+    scaler = fit_target_scaler(dataset, settings)
+    features, dense = _on_training_scale(dataset, ridge, scaler)
+    rows = validation_subset(dataset, seed)
+    truth, V = dataset.target.take(rows), features.matrix(dataset.inputs.take(rows))
+    main, best, found = MAIN_METRIC[truth.task_type], -np.inf, dense
+    X = features.matrix(dataset.inputs.take(dataset.split["train"]))
+    path = stagewise_path(X, *_values(dataset, scaler), task_type=truth.task_type, steps=STEPS, seed=seed)
     for linear in path:
-        value = score(truth, to_predictions(linear(V), truth.task_type, scale))[main]
-        # where the validation rows cannot tell (one class alone), the figure is not a number
-        if found is None or value > best:
-            best, found = (value if np.isfinite(value) else -np.inf), linear
-    ends = start.linear(V), found(V)
-    mixed = [to_predictions(ends[0] + share * (ends[1] - ends[0]), truth.task_type, scale) for (share,) in SHARES]
-    share = float(best_blending(truth, mixed, SHARES, seed=seed)[0])
-    is_few = (found.weight != 0).any(0)
+        value = score(truth, to_predictions(linear(V), truth.task_type, scaler))[main]
+        if found is dense or value > best:
+            best, found = value, linear
+    start, end = dense(V), found(V)
+    blends = [to_predictions(start + weight * (end - start), truth.task_type, scaler) for (weight,) in SPARSE_WEIGHTS]
+    weight = float(best_blending(truth, blends, SPARSE_WEIGHTS, seed=seed)[0])
+    is_sparse = (found.weight != 0).any(0)
     return LinearStart(
-        features=start.features,
-        linear=_between(start.linear, found, share),
-        is_few=is_few,
-        chosen={"few": round(share, 4), "features": int(is_few.sum())},
+        features=features,
+        linear=_between(dense, found, weight),
+        is_sparse=is_sparse,
+        selected={"sparse_weight": round(weight, 4), "features": int(is_sparse.sum())},
     )
 
 
-def _on_scale(dataset: Dataset, ridge: Baseline, scale: TargetScaler) -> Baseline:
-    """Return ridge on the scale of learning: moved there, or fitted there where that scale is not linear."""
+def _on_training_scale(dataset: Dataset, ridge: Baseline, scaler: TargetScaler) -> tuple[Features, Linear]:
+    """Return ridge on the training scale: transformed, or fitted again if the transform is not linear."""
+    if any(column.values is not None for column in scaler.columns):
+        target = replace(dataset.target, y=scaler.transform(dataset.target.y))
+        ridge = fit_ridge(replace(dataset, target=target))
+        scaler = TargetScaler.identity(len(scaler.columns))
+    features, linear = ridge.features, ridge.linear
+    assert isinstance(features, Features)
+    assert linear is not None
     if dataset.target.task_type != "regression":
-        return ridge
-    if any(column.values is not None for column in scale.columns):
-        target = replace(dataset.target, y=scale.transform(dataset.target.y))
-        return fit_ridge(replace(dataset, target=target))
-    mean = np.array([column.mean for column in scale.columns])
-    spread = np.array([column.spread for column in scale.columns])
-    linear = ridge.linear
-    moved = Linear(weight=linear.weight / spread[:, None], bias=(linear.bias - mean) / spread, scale=linear.scale)
-    return replace(ridge, linear=moved)
+        return features, linear
+    mean = np.array([column.mean for column in scaler.columns])
+    spread = np.array([column.spread for column in scaler.columns])
+    return features, Linear(
+        weight=linear.weight / spread[:, None], bias=(linear.bias - mean) / spread, scale=linear.scale
+    )
 
 
-def _values(dataset: Dataset, scale: TargetScaler) -> tuple[np.ndarray, np.ndarray]:
-    """Return what each output of the training rows is to be, and how much it counts."""
+def _values(dataset: Dataset, scaler: TargetScaler) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that each output is fitted to in the training rows, and their weights."""
     rows, target = dataset.split["train"], dataset.target
     y = target.y[rows]
     match target.task_type:
         case "regression":
-            values = scale.transform(y)
+            values = scaler.transform(y)
         case "multilabel":
             values = y
         case "binary":
@@ -114,8 +127,8 @@ def _values(dataset: Dataset, scale: TargetScaler) -> tuple[np.ndarray, np.ndarr
     return np.nan_to_num(values), weight
 
 
-def _between(ridge: Linear, few: Linear, share: float) -> Linear:
-    """Return the linear model between two, in the scale of the first."""
-    back = few.scale / np.where(ridge.scale > 0, ridge.scale, 1.0)
-    weight = (1 - share) * ridge.weight + share * few.weight * back
-    return Linear(weight=weight, bias=(1 - share) * ridge.bias + share * few.bias, scale=ridge.scale)
+def _between(dense: Linear, sparse: Linear, blending: float) -> Linear:
+    """Return the linear model between two, with the scale of the first."""
+    rescale = sparse.scale / np.where(dense.scale > 0, dense.scale, 1.0)
+    weight = (1 - blending) * dense.weight + blending * sparse.weight * rescale
+    return Linear(weight=weight, bias=(1 - blending) * dense.bias + blending * sparse.bias, scale=dense.scale)

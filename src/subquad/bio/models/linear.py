@@ -1,16 +1,16 @@
-r"""Ridge and logistic regression on sparse features, for a path of penalties. Each costs $F^3/3$, after one pass.
+r"""Linear models on sparse features: paths of ridge and logistic regression over penalties, and forward stagewise.
 
-Logistic regression is minimised by L-BFGS in the coordinates in which the data's covariance is round: some tens of
-passes, where plain L-BFGS needs hundreds.
-
-Penalties are on features times a scale: 1 for letters at places, one over the spread for frequencies and numbers, so
-that rare words and large units are not punished.
+One pass over the rows gives the normal equations, and each penalty then costs $F^3/3$, where scikit-learn's `RidgeCV`
+starts anew. Logistic regression is minimised by L-BFGS in coordinates in which the covariance of the data is round:
+tens of passes instead of hundreds. Penalties act on scaled features: 1 for letters at positions, one over the standard
+deviation for frequencies and numbers, so that rare k-mers and large units are not penalised.
 
 Axes: n rows, F features, K columns of measurements, O outputs.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -19,83 +19,107 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 from scipy.special import expit, log_softmax, softmax
 
-from subquad.bio.data.dataset import TaskType
-
-__all__ = ["PENALTIES", "Linear", "Rows", "logistic_path", "ridge_path", "scale_of", "unit_scale"]
+__all__ = [
+    "PENALTIES",
+    "Linear",
+    "Rows",
+    "SparseMatrix",
+    "logistic_path",
+    "ridge_path",
+    "scale_of",
+    "stagewise_path",
+    "unit_scale",
+]
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-"""Of ridge and of logistic regression, for features of unit spread."""
-MOST_DENSE = 6000
-"""Up to so many features the normal equations are held whole: 288 MB."""
+"""Penalties of ridge and logistic regression, for features of unit standard deviation."""
+MAX_DENSE = 6000
+"""Maximum number of features for which the normal equations are formed: 288 MB."""
 DENSE_ADVANTAGE = 60
-"""How many times faster a product of dense blocks does one multiplication than one of sparse ones."""
+"""Speed of one multiplication in a dense product relative to a sparse one."""
 CHUNK = 4096
 DENSE_FROM = 0.1
-"""Share of numbers that are not 0 from which dense products are faster."""
-SMALL = 20_000_000
-"""Up to so many numbers dense rows are held in float64."""
-FAR = -20.0
-"""Logit of a class that no training row has."""
+"""Fraction of non-zero values above which dense products are faster."""
+MAX_DOUBLE = 20_000_000
+"""Maximum number of values for which dense rows are float64."""
+ABSENT = -20.0
+"""Logit of a class without training rows."""
+
+STEP_SIZE = 0.05
+"""Fraction of the optimal stagewise step that is taken."""
+STEPS_PER_MODEL = 20
+MAX_NONZERO = 1_000_000
+"""Maximum of non-zero values times outputs in a stagewise step; a random subset of the rows beyond."""
+MIN_FREQUENCY = 1e-3
+"""Lower bound on the frequency of a class at the start of the stagewise path."""
+
+
+SparseMatrix = Any
+"""A `scipy.sparse.csr_matrix`; scipy ships no types."""
+Map = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear:
-    """A linear map of features: measurements, or logits of the second class or of each class."""
+    """A linear map from features to measurements, or to logits of the positive class or of each class."""
 
     weight: np.ndarray
-    """`(O, F)`, of features times `scale`."""
+    """`(O, F)` coefficients of the features times `scale`."""
     bias: np.ndarray
     """`(O,)`."""
     scale: np.ndarray
     """`(F,)`."""
 
-    def __call__(self, X: sparse.csr_matrix) -> np.ndarray:
+    def __call__(self, X: SparseMatrix) -> np.ndarray:
         """Return `(n, O)`."""
         return np.asarray(X @ (self.weight * self.scale).T) + self.bias
 
-    def probabilities(self, X: sparse.csr_matrix, task_type: TaskType) -> np.ndarray:
-        """Return `(n, O)`: one a class where the kind is multiclass, else of the second class or of each label."""
-        logits = self(X)
-        return softmax(logits, axis=1) if task_type == "multiclass" else expit(logits)
+    def predict(self, X: SparseMatrix, task_type: str) -> np.ndarray:
+        """Return `(n, O)`: measurements, or probabilities of each class (multiclass), of the positive one, or of each label."""
+        if task_type == "regression":
+            return self(X)
+        return softmax(self(X), axis=1) if task_type == "multiclass" else expit(self(X))
 
 
-def scale_of(X: sparse.csr_matrix, is_unit: np.ndarray) -> np.ndarray:
-    """Return `(F,)`: 1 where a feature is 0 or 1, else one over its spread; 0 where it never changes."""
+def scale_of(X: SparseMatrix, is_unit: np.ndarray) -> np.ndarray:
+    """Return `(F,)`: 1 for a feature that is 0 or 1, otherwise one over its standard deviation; 0 if constant."""
     return np.where(is_unit, 1.0, unit_scale(X))
 
 
-def unit_scale(X: sparse.csr_matrix) -> np.ndarray:
-    """Return `(F,)`: one over the spread of each feature; 0 where it never changes."""
+def unit_scale(X: SparseMatrix) -> np.ndarray:
+    """Return `(F,)`: one over the standard deviation of each feature; 0 if constant."""
     mean = np.asarray(X.mean(0, dtype=np.float64)).ravel()
     square = np.asarray(X.multiply(X).mean(0, dtype=np.float64)).ravel()
     spread = np.sqrt(np.maximum(square - mean**2, 0.0))
-    # what is left of a constant is rounding
+    # the variance of a constant is rounding error
     varies = spread > 1e-6 * np.sqrt(square)
     return np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
 
 
 def ridge_path(
-    X: sparse.csr_matrix, Y: np.ndarray, weight: np.ndarray | None, scale: np.ndarray
+    X: SparseMatrix, Y: np.ndarray, weight: np.ndarray | None, scale: np.ndarray
 ) -> Iterator[tuple[float, Linear]]:
-    """Yield each penalty with its ridge of `Y` `(n, K)`, from the strongest on. No row may miss a value.
+    """Yield each penalty with its ridge regression of `Y` `(n, K)`, without missing values, strongest penalty first.
 
-    Up to `MOST_DENSE` features the normal equations are solved, above them conjugate gradients go over the rows.
+    Up to `MAX_DENSE` features the normal equations are solved directly, beyond by conjugate gradients over the rows.
     """
     rows = Rows.centred(X, weight, scale)
     centre = rows.weight @ Y / rows.weight.sum()
     product = np.asarray(rows.Z.T @ (rows.weight[:, None] * (Y - centre))) * scale[:, None]
-    is_whole = X.shape[1] <= MOST_DENSE
-    # every second is enough where each costs seconds
-    penalties = PENALTIES[::-1] if X.shape[1] <= MOST_DENSE // 2 else PENALTIES[::-2]
-    gram = rows.gram() if is_whole else None
+    # every second penalty is enough if each costs seconds
+    penalties = PENALTIES[::-1] if X.shape[1] <= MAX_DENSE // 2 else PENALTIES[::-2]
+    gram = rows.gram() if X.shape[1] <= MAX_DENSE else None
     w = np.zeros(product.shape)
     for penalty in penalties:
-        w = _by_gradients(rows, product, penalty, start=w) if gram is None else _solved(gram, product, penalty)
+        if gram is None:
+            w = _solve_iteratively(rows, product, penalty, start=w)
+        else:
+            w = _solve_normal(gram, product, penalty)
         yield penalty, Linear(weight=w.T, bias=centre - rows.shift @ w, scale=scale)
 
 
 def logistic_path(
-    X: sparse.csr_matrix,
+    X: SparseMatrix,
     y: np.ndarray,
     classes: int,
     *,
@@ -104,62 +128,106 @@ def logistic_path(
     penalties: tuple[float, ...] = PENALTIES[::-2],
     iterations: int = 100,
 ) -> Iterator[tuple[float, Linear]]:
-    """Yield each penalty with its logistic regression of classes `y` `(n,)`, each starting where the last ended.
+    """Yield each penalty with its logistic regression of classes `y` `(n,)`, warm-started from the previous one.
 
-    The penalty is half the sum of squares, beside the sum of the rows' log losses.
+    The objective is the sum of the rows' log losses plus half the penalty times the sum of squares.
     """
     there, y = np.unique(y, return_inverse=True)
     outputs = 1 if classes == 2 else len(there)
     rows = Rows.centred(X, weight, scale)
     times, back = rows.products()
-    shares = np.bincount(y, rows.weight) / rows.weight.sum()
-    # the log loss curves like the squares of the features times the variance of a class
-    curvature = max(float(np.mean(shares * (1 - shares))), 1e-3)
-    gram = curvature * rows.gram() if X.shape[1] <= MOST_DENSE else None
+    frequency = np.bincount(y, rows.weight) / rows.weight.sum()
+    # the curvature of the log loss is that of the squared features times the variance of a class
+    curvature = max(float(np.mean(frequency * (1 - frequency))), 1e-3)
+    gram = curvature * rows.gram() if X.shape[1] <= MAX_DENSE else None
     unit = np.sqrt(curvature * rows.weight.sum())
     W, b = np.zeros((X.shape[1], outputs)), np.zeros(outputs)
     for penalty in penalties:
         if len(there) > 1:
-            into, out_of = _round(gram, curvature * rows.squares(), penalty)
+            into, out_of = _whitening(gram, curvature * rows.squares(), penalty)
             loss = _log_loss(y, rows.weight, penalty, times=times, back=back)
-            W, b = _minimised(loss, W, b, into=into, out_of=out_of, unit=unit, iterations=iterations)
+            W, b = _minimise(loss, W, b, into=into, out_of=out_of, unit=unit, iterations=iterations)
         elif classes == 2:
-            b = np.array([FAR if there[0] == 0 else -FAR])
+            b = np.array([ABSENT if there[0] == 0 else -ABSENT])
         weights, bias = W.T, b - rows.shift @ W
         if outputs > 1 or classes > 2:
-            weights, bias = np.zeros((classes, X.shape[1])), np.full(classes, FAR + bias.min())
+            weights, bias = np.zeros((classes, X.shape[1])), np.full(classes, ABSENT + bias.min())
             weights[there], bias[there] = W.T, b - rows.shift @ W
         yield penalty, Linear(weight=weights.copy(), bias=bias, scale=scale)
 
 
+def stagewise_path(
+    X: SparseMatrix, Y: np.ndarray, weight: np.ndarray, *, task_type: str, steps: int, seed: int
+) -> Iterator[Linear]:
+    """Yield linear models with more and more features by forward stagewise steps, one every `STEPS_PER_MODEL` steps.
+
+    Each step changes, for each output, the one feature of unit standard deviation that lowers the loss most, by a
+    little (Efron et al., Annals of Statistics 32 (2004) 407; Bühlmann and Hothorn, arXiv:0804.2752). The path is close
+    to that of the lasso: it finds the features if few count, while ridge shrinks all of them equally.
+
+    Args:
+        X: Features of the rows.
+        Y: `(n, O)` values to fit: measurements, or 0 and 1 for the positive class, each label or each class.
+        weight: `(n, O)` weights; 0 for a missing value.
+        task_type: `regression`, `binary`, `multilabel` or `multiclass`.
+        steps: Number of steps of the whole path.
+        seed: Seed of the random subset of the rows.
+    """
+    scale = unit_scale(X)
+    rows = Rows.centred(X, None, scale)
+    most = int(MAX_NONZERO * len(Y) / max(rows.Z.nnz * Y.shape[1], 1))
+    if most < len(Y):
+        drawn = np.sort(np.random.default_rng(seed).choice(len(Y), most, replace=False))
+        X, Y, weight = X[drawn], Y[drawn], weight[drawn]
+        rows = Rows.centred(X, None, scale)
+    Z, transposed = rows.Z.tocsc().astype(np.float64), rows.Z.T.tocsr().astype(np.float64)
+    total = np.maximum(weight.sum(0), 1e-9)
+    curvature = 1.0 if task_type == "regression" else 0.25
+    W, b = np.zeros((X.shape[1], Y.shape[1])), _constant(Y, weight / total, task_type)
+    F = np.tile(b, (len(Y), 1))
+    for step in range(1, steps + 1):
+        residual = weight * (Y - _expected(F, task_type)) / total
+        slope = (np.asarray(transposed @ residual) - np.outer(rows.mean, residual.sum(0))) * scale[:, None]
+        for k, j in enumerate(np.abs(slope).argmax(0)):
+            change = STEP_SIZE * slope[j, k] / curvature
+            W[j, k] += change
+            begin, end = Z.indptr[j], Z.indptr[j + 1]
+            F[Z.indices[begin:end], k] += change * scale[j] * Z.data[begin:end]
+            F[:, k] -= change * scale[j] * rows.mean[j]
+        moved = STEP_SIZE * residual.sum(0) / curvature
+        b, F = b + moved, F + moved
+        if step % STEPS_PER_MODEL == 0:
+            yield Linear(weight=W.T.copy(), bias=b - rows.shift @ W, scale=scale)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Features less their most common row, and what must still be taken off to centre them."""
+    """Features minus their most common row, and the rest that must be subtracted to centre them."""
 
-    Z: sparse.csr_matrix
+    Z: SparseMatrix
     mean: np.ndarray
-    """Of Z."""
+    """Mean of Z."""
     shift: np.ndarray
-    """Mean of the features times their scale."""
+    """Mean of the scaled features."""
     scale: np.ndarray
     weight: np.ndarray
 
     @classmethod
-    def centred(cls, X: sparse.csr_matrix, weight: np.ndarray | None, scale: np.ndarray) -> "Rows":
-        """Return the rows of `X` in this form; they count as `weight` says, or equally."""
+    def centred(cls, X: SparseMatrix, weight: np.ndarray | None, scale: np.ndarray) -> "Rows":
+        """Return the rows of `X`, weighted or equally weighted, in this form."""
         weight = np.ones(X.shape[0]) if weight is None else weight
-        # the same after centring, and almost nothing is left of a variant of a protein
+        # the same after centring, and almost nothing remains of a variant of a protein
         common = ((_mean(X, weight) > 0.5) & (X.max(0).toarray().ravel() == 1)).astype(X.dtype)
         Z = X
         if common.any():
             Z = sparse.vstack(
-                [_less(X[begin : begin + CHUNK], common) for begin in range(0, X.shape[0], CHUNK)], format="csr"
+                [_subtract(X[begin : begin + CHUNK], common) for begin in range(0, X.shape[0], CHUNK)], format="csr"
             )
         mean = _mean(Z, weight)
         return cls(Z=Z, mean=mean, shift=(mean + common) * scale, scale=scale, weight=weight)
 
     def gram(self) -> np.ndarray:
-        """Return the scaled, centred, weighted products of features with each other, `(F, F)`."""
+        """Return the Gram matrix of the scaled, centred, weighted features, `(F, F)`."""
         n, F = self.Z.shape
         root = np.sqrt(self.weight)
         if self.Z.nnz**2 / n * DENSE_ADVANTAGE < n * F**2:
@@ -180,11 +248,11 @@ class Rows:
         squares = np.asarray(self.weight @ self.Z.multiply(self.Z)).ravel()
         return np.maximum(squares - self.weight.sum() * self.mean**2, 0.0) * self.scale**2
 
-    def products(self) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    def products(self) -> tuple[Map, Map]:
         """Return the products of the scaled, centred rows with `(F, O)`, and of their transpose with `(n, O)`."""
         n, F = self.Z.shape
         if self.Z.nnz > DENSE_FROM * n * F:
-            Z = self.Z.toarray().astype(np.float64 if n * F <= SMALL else np.float32)
+            Z = self.Z.toarray().astype(np.float64 if n * F <= MAX_DOUBLE else np.float32)
             transposed = Z.T
         else:
             Z = self.Z.astype(np.float64)
@@ -201,11 +269,11 @@ class Rows:
         return times, back
 
 
-def _mean(X: sparse.csr_matrix, weight: np.ndarray) -> np.ndarray:
+def _mean(X: SparseMatrix, weight: np.ndarray) -> np.ndarray:
     return np.asarray(weight @ X).ravel() / weight.sum()
 
 
-def _less(block: sparse.csr_matrix, common: np.ndarray) -> sparse.csr_matrix:
+def _subtract(block: SparseMatrix, common: np.ndarray) -> SparseMatrix:
     columns = np.flatnonzero(common)
     indptr = np.arange(block.shape[0] + 1) * len(columns)
     data, indices = np.tile(common[columns], block.shape[0]), np.tile(columns, block.shape[0])
@@ -214,13 +282,13 @@ def _less(block: sparse.csr_matrix, common: np.ndarray) -> sparse.csr_matrix:
     return difference
 
 
-def _solved(gram: np.ndarray, product: np.ndarray, penalty: float) -> np.ndarray:
+def _solve_normal(gram: np.ndarray, product: np.ndarray, penalty: float) -> np.ndarray:
     system = gram.copy()
     system[np.diag_indices(len(gram))] += penalty
     return cho_solve(cho_factor(system, overwrite_a=True, check_finite=False), product, check_finite=False)
 
 
-def _by_gradients(rows: Rows, product: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:
+def _solve_iteratively(rows: Rows, product: np.ndarray, penalty: float, *, start: np.ndarray) -> np.ndarray:
     times, back = rows.products()
     size = (len(product), len(product))
 
@@ -228,7 +296,9 @@ def _by_gradients(rows: Rows, product: np.ndarray, penalty: float, *, start: np.
         return back(rows.weight[:, None] * times(v.reshape(-1, 1))).ravel() + penalty * v.ravel()
 
     diagonal = rows.squares() + penalty
-    operator, inverse = LinearOperator(size, matvec=system), LinearOperator(size, matvec=lambda v: v.ravel() / diagonal)
+    # scipy's class makes subclasses in `__new__`, which pyright cannot follow
+    make: Any = LinearOperator
+    operator, inverse = make(size, matvec=system), make(size, matvec=lambda v: v.ravel() / diagonal)
     columns = [
         cg(operator, product[:, k], x0=start[:, k], M=inverse, rtol=1e-5, maxiter=500)[0]
         for k in range(product.shape[1])
@@ -236,11 +306,8 @@ def _by_gradients(rows: Rows, product: np.ndarray, penalty: float, *, start: np.
     return np.stack(columns, axis=1)
 
 
-Map = Callable[[np.ndarray], np.ndarray]
-
-
-def _round(gram: np.ndarray | None, squares: np.ndarray, penalty: float) -> tuple[Map, Map]:
-    r"""Return $V \mapsto R^{-1} V$ and $G \mapsto R^{-\top} G$, where $R^\top R$ is about the loss's curvature."""
+def _whitening(gram: np.ndarray | None, squares: np.ndarray, penalty: float) -> tuple[Map, Map]:
+    r"""Return $V \mapsto R^{-1} V$ and $G \mapsto R^{-\top} G$, where $R^\top R$ approximates the loss's curvature."""
     if gram is None:
         root = np.sqrt(squares + penalty)[:, None]
         return lambda V: V / root, lambda G: G / root
@@ -249,12 +316,12 @@ def _round(gram: np.ndarray | None, squares: np.ndarray, penalty: float) -> tupl
     R = cholesky(system, overwrite_a=True, check_finite=False)
     return (
         lambda V: solve_triangular(R, V, check_finite=False),
-        lambda G: solve_triangular(R, G, trans="T", check_finite=False),
+        lambda G: solve_triangular(R, G, trans=1, check_finite=False),
     )
 
 
 def _log_loss(y: np.ndarray, weight: np.ndarray, penalty: float, *, times: Map, back: Map) -> Callable:
-    """Return the function of weights and bias that gives the loss and its gradients by both."""
+    """Return the loss and its gradients as a function of weights and bias."""
 
     def loss(W: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         logits = times(W) + b
@@ -272,17 +339,31 @@ def _log_loss(y: np.ndarray, weight: np.ndarray, penalty: float, *, times: Map, 
     return loss
 
 
-def _minimised(
+def _minimise(
     loss: Callable, W: np.ndarray, b: np.ndarray, *, into: Map, out_of: Map, unit: float, iterations: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights and bias at the minimum, begun at those given."""
-    # steps are taken from the start, so that it need not be turned into round coordinates
+    """Return the weights and bias at the minimum, starting from those given."""
+    # optimise the difference from the start, which then needs no transform into round coordinates
     size = W.size
 
-    def turned(v: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(v: np.ndarray) -> tuple[float, np.ndarray]:
         value, by_weight, by_bias = loss(W + into(v[:size].reshape(W.shape)), b + v[size:] / unit)
         return value, np.concatenate([out_of(by_weight).ravel(), by_bias / unit])
 
     options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-8, "gtol": 1e-4}
-    v = minimize(turned, np.zeros(size + len(b)), jac=True, method="L-BFGS-B", options=options).x
+    v = minimize(objective, np.zeros(size + len(b)), jac=True, method="L-BFGS-B", options=options).x
     return W + into(v[:size].reshape(W.shape)), b + v[size:] / unit
+
+
+def _constant(Y: np.ndarray, weight: np.ndarray, task_type: str) -> np.ndarray:
+    mean = (weight * Y).sum(0)
+    if task_type == "regression":
+        return mean
+    mean = np.clip(mean, MIN_FREQUENCY, 1 - MIN_FREQUENCY)
+    return log_softmax(np.log(mean)) if task_type == "multiclass" else np.log(mean / (1 - mean))
+
+
+def _expected(F: np.ndarray, task_type: str) -> np.ndarray:
+    if task_type == "regression":
+        return F
+    return softmax(F, axis=1) if task_type == "multiclass" else expit(F)

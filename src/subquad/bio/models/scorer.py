@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from subquad.bio.data.alphabet import normalise
-from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
 from subquad.bio.data.fasta import read_sequence
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.progress import track
@@ -29,8 +29,8 @@ class SequenceModel(Protocol):
     """The part of a fitted model that scoring needs; `subquad.bio.BioModel` is one."""
 
     @property
-    def about(self) -> dict[str, Any]:
-        """How the table of the fit was read."""
+    def schema(self) -> InputSchema:
+        """How the inputs of the table of the fit were read."""
         ...
 
     @property
@@ -88,9 +88,14 @@ class Scorer:
         return self.model.task_type != "regression"
 
     @property
+    def schema(self) -> InputSchema:
+        """How the inputs of the table of the fit were read."""
+        return self.model.schema
+
+    @property
     def offset(self) -> int:
         """Number of the first position less 1, as the table of the fit numbers positions."""
-        return self.model.about.get("offset") or 0
+        return self.schema.offset
 
     @property
     def is_nucleotide(self) -> bool:
@@ -106,7 +111,7 @@ class Scorer:
 
     def normalized(self, sequence: str) -> str:
         """Return the sequence in upper case, with U or T as the model writes them."""
-        return normalise([sequence.upper()], self.model.about["alphabet"])[0][0]
+        return normalise([sequence.upper()], self.schema.alphabet)[0][0]
 
     def members(self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True) -> np.ndarray:
         """Return the score of each sequence by each ensemble member, `(m, n)` float64."""
@@ -179,7 +184,7 @@ def open_scorer(run: Any, *, target: str | None = None, wild_type: str | None = 
             f"the model predicts {model.task_type.replace('_', ' ')}, not one value per sequence; fit a target column "
             "with one measurement or class per row"
         )
-    covariates = list(model.about.get("covariates") or [])
+    covariates = list(model.schema.covariates)
     if covariates:
         raise SubquadError(
             f"the model also reads the covariate{'s'[: len(covariates) > 1]} {', '.join(map(str, covariates))}, which "
@@ -217,8 +222,8 @@ def input_sequence(model: SequenceModel, given: str | None, flag: str) -> str:
         if model.wild_type is None:
             raise SubquadError(f"the run has no wild type; give the sequence with {flag}, as letters or a FASTA file")
         return model.wild_type
-    sequence = normalise([read_sequence(given, flag)], model.about["alphabet"])[0][0]
-    length, first = model.about.get("length"), 1 + (model.about.get("offset") or 0)
+    sequence = normalise([read_sequence(given, flag)], model.schema.alphabet)[0][0]
+    length, first = model.schema.length, 1 + model.schema.offset
     size = len(sequence.rpartition(SEPARATOR)[2])
     if length is not None and size != length:
         hint = f"; without {flag} the run's wild type is used" if model.wild_type else ""
@@ -227,7 +232,7 @@ def input_sequence(model: SequenceModel, given: str | None, flag: str) -> str:
             f"full-length sequence, such as the wild type{hint}"
         )
     raise_errors(
-        f"{flag} has letters outside the model's alphabet, {model.about['alphabet']} ({model.alphabet}):",
+        f"{flag} has letters outside the model's alphabet, {model.schema.alphabet} ({model.alphabet}):",
         [
             f"{letter!r} at position {position}"
             for position, letter in enumerate(sequence, start=first)

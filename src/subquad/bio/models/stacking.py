@@ -1,20 +1,21 @@
-r"""Several models' predictions in one: weights that sum to one, drawn to the middle where few rows speak.
+r"""Stacking of models: non-negative weights that sum to one, shrunk towards equal weights if there are few rows.
 
-Each model is first brought to the scale of the target: measurements by a rising line,
-probabilities by a temperature. Neither changes a model's order of the rows, nor what it says at the threshold one half,
-so that a stack of one model is as good as that model. What is weighed is the measurement, or the logarithm of the odds
-(of the probabilities, for several classes: the logarithmic pool).
+Each model is first calibrated to the scale of the target: measurements by an increasing line, probabilities by a
+temperature. Neither changes the order of the rows or the classes at a threshold of one half, so that a stack of one
+model is as good as that model. Measurements, or log-odds of probabilities, are then averaged (logarithms of the
+probabilities for several classes: the logarithmic pool).
 
-Candidates are each model alone, equal weights, and the weights of the least squared error or log-loss. How much each
-counts is how often it has the best main figure in bootstrap samples of the rows (pseudo-BMA+ of Yao et al.,
-arXiv:1704.02030, on figures instead of densities). So a clear winner takes all, and where rows cannot tell models
-apart the weights stay near equal. Costs seconds at most.
+Candidates are each model alone, equal weights, and the weights of least squared error or log loss. A candidate counts
+in proportion to how often it has the best main metric in bootstrap samples of the rows (pseudo-BMA+ of Yao et al.,
+arXiv:1704.02030, with metrics instead of densities): a clear winner takes all, and weights stay nearly equal if the
+rows cannot tell the models apart. scikit-learn's `StackingRegressor` minimises squared error on refitted models, which
+30 validation rows do not support. Costs seconds at most.
 
 Axes: M models, i known values (cells of a table, residues, pairs of letters), C classes, n rows.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,153 +23,174 @@ from scipy.optimize import minimize, minimize_scalar, nnls
 from scipy.special import expit, log_softmax, softmax
 
 from subquad.bio.data.dataset import Target, TaskType
-from subquad.bio.metrics import scores as metrics
+from subquad.bio.metrics.scores import MAIN_METRIC, bootstrap_metric, score
 
-__all__ = ["Stacking", "fit_stacking"]
+__all__ = ["Stacking", "best_blending", "fit_stacking"]
 
-LEAST = 1e-7
-"""Probabilities are kept so far from 0 and 1."""
-ITEMS = 60_000
-"""Known values that weights are fitted on; of more, so many are drawn."""
+BLENDING_DRAWS, MAX_BOOTSTRAP_ROWS = 50, 3000
+"""Bootstrap samples that choose blending weights, and the number of rows from which the metric itself does."""
+MIN_PROBABILITY = 1e-7
+MAX_ITEMS = 60_000
+"""Maximum number of known values that weights are fitted on; a random subset beyond."""
 FOLDS = 5
 SHARPNESS = 2
-"""Power of the shares: 1 leaves weights near equal where 30 rows tell models apart, much more drops equals."""
+"""Power of the bootstrap frequencies: 1 leaves weights nearly equal where 30 rows tell models apart, much more drops
+models that are as good as the best one."""
 PRIOR = 2.0
-"""So many rows' worth of belief that a model is on the target's scale already, and that models are equally good."""
+"""Strength of the prior, in rows, that a model is calibrated already and that models are equally good."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stacking:
-    """How models' predictions make one."""
+    """Weights and calibration of a stack of models."""
 
     task_type: TaskType
     weights: dict[str, float]
-    """Of each model; none is negative, and they sum to one."""
+    """Weight of each model; none is negative, and they sum to one."""
     shift: dict[str, tuple[float, ...]]
-    """What is added to each model's predictions, after the scale; one a column of measurements, else 0."""
+    """Added to each model's predictions after scaling: one value per column of measurements, otherwise 0."""
     scale: dict[str, tuple[float, ...]]
-    """What multiplies each model's predictions (of probabilities: the log-odds); one a column, else one."""
+    """Factor on each model's predictions (log-odds for probabilities), one per column of measurements."""
     rows: int
-    """Rows that this was decided on."""
+    """Number of rows that it was fitted on."""
 
     def predict(self, predictions: Mapping[str, Any]) -> Any:
         """Return the stacked predictions, of the shape of one model's; see `Target.outputs`.
 
         Args:
-            predictions: of the same rows, by model; those of weight 0 may be missing.
+            predictions: Predictions of the same rows by each model; models of weight 0 may be missing.
 
         Raises:
-            ValueError: predictions of a model with a weight are missing.
+            ValueError: Predictions of a model with a weight are missing.
         """
-        missing = [name for name, weight in self.weights.items() if weight > 0 and name not in predictions]
+        used = [name for name, weight in self.weights.items() if weight > 0]
+        missing = [name for name in used if name not in predictions]
         if missing:
             raise ValueError(f"the stack needs the predictions of {', '.join(missing)}")
-        used = [name for name, weight in self.weights.items() if weight > 0]
         if self.task_type != "pairs":
-            return self._mixed({name: np.asarray(predictions[name], dtype=np.float64) for name in used})
+            return self._blend({name: predictions[name] for name in used})
         sets = zip(*(predictions[name] for name in used), strict=True)
-        return [self._mixed(dict(zip(used, own, strict=True))) for own in sets]
+        return [self._blend(dict(zip(used, own, strict=True))) for own in sets]
 
-    def _mixed(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    def _blend(self, predictions: Mapping[str, Any]) -> np.ndarray:
         total: Any = 0.0
-        for name, value in values.items():
-            own = _opened(self.task_type, value)
+        for name, prediction in predictions.items():
+            own = _linked(self.task_type, prediction)
             total = total + self.weights[name] * (np.array(self.shift[name]) + np.array(self.scale[name]) * own)
-        return _closed(self.task_type, total)
+        if self.task_type.endswith("regression"):
+            return total
+        return softmax(total, axis=-1) if self.task_type.endswith("multiclass") else expit(total)
+
+    def with_weights(self, weights: np.ndarray) -> "Stacking":
+        """Return the stack with other weights, in the order of the models."""
+        return replace(self, weights=dict(zip(self.weights, map(float, weights), strict=True)))
+
+    def calibrated(self, shift: np.ndarray, scale: np.ndarray) -> "Stacking":
+        """Return the stack with another shift and scale, `(M, columns)`, in the order of the models."""
+        return replace(self, shift=_by_name(self.weights, shift), scale=_by_name(self.weights, scale))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON knows."""
+        """Return a JSON object."""
         lists = {part: {k: list(v) for k, v in getattr(self, part).items()} for part in ("shift", "scale")}
-        return {"task_type": self.task_type, "weights": dict(self.weights), **lists, "rows": self.rows}
+        return asdict(self) | lists
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> "Stacking":
-        """Return it from what `plain` gave."""
-        tuples = {part: {k: tuple(v) for k, v in said[part].items()} for part in ("shift", "scale")}
-        return cls(task_type=said["task_type"], weights=dict(said["weights"]), rows=said["rows"], **tuples)
+    def from_dict(cls, values: Mapping[str, Any]) -> "Stacking":
+        """Return the stack from the JSON object of `as_dict`."""
+        return cls(**{**values, **{part: _by_name(values[part], values[part].values()) for part in ("shift", "scale")}})
+
+
+def _by_name(names: Mapping[str, Any], values: Any) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(map(float, own)) for name, own in zip(names, values, strict=True)}
 
 
 @dataclass(frozen=True)
 class _Items:
-    """What is known of the rows, flat."""
+    """All known values, flat."""
 
     values: np.ndarray
-    """`(M, i)`, or `(M, i, C)` of several classes."""
+    """`(M, i)`, or `(M, i, C)` for several classes."""
     truth: np.ndarray
     """`(i,)`"""
     rows: np.ndarray
-    """`(i,)` the row that each is of."""
+    """`(i,)` the row of each."""
     column: np.ndarray
-    """`(i,)` the column of measurements."""
+    """`(i,)` the column of measurements of each."""
 
     def take(self, items: np.ndarray) -> "_Items":
         return _Items(self.values[:, items], self.truth[items], self.rows[items], self.column[items])
+
+    def calibrated(self, shift: np.ndarray, scale: np.ndarray) -> "_Items":
+        own = shift[:, self.column], scale[:, self.column]
+        added, factor = (each[..., None] for each in own) if self.values.ndim == 3 else own
+        return replace(self, values=added + factor * self.values)
+
+
+def best_blending(
+    truth: Target, predictions: Sequence[np.ndarray], candidates: Sequence[tuple[float, ...]], *, seed: int
+) -> np.ndarray:
+    """Return the mean of the candidates that are best in bootstrap samples: a mixture if rows are too few to decide.
+
+    Args:
+        truth: Measured values of the rows.
+        predictions: Predictions with each of the candidates.
+        candidates: Blending weights.
+        seed: Seed of the bootstrap samples; with very many rows the metric itself decides.
+    """
+    main = MAIN_METRIC[truth.task_type]
+    if len(truth) < MAX_BOOTSTRAP_ROWS:
+        values = np.stack([bootstrap_metric(truth, own, main, draws=BLENDING_DRAWS, seed=seed) for own in predictions])
+    else:
+        values = np.array([[score(truth, own)[main]] for own in predictions])
+    # a sample with one class only is no evidence for any candidate
+    best = np.nan_to_num(values, nan=-np.inf).argmax(0)
+    return np.array(candidates)[best].mean(0)
 
 
 def fit_stacking(
     target: Target, predictions: Mapping[str, Any], *, draws: int = 100, shrink: float = PRIOR, seed: int = 0
 ) -> Stacking:
-    """Return the stack of models, decided on rows that none of them was fitted on.
+    """Return the stack of models, fitted on rows that none of them was trained on.
+
+    With fewer than five rows, or if all have the same value, the models count equally and are not calibrated.
 
     Args:
-        target: measured, of n rows.
-        predictions: of these rows, by model; see `Target.outputs`.
-        draws: bootstrap samples that the candidates are judged on.
-        shrink: so many rows' worth of belief that the models are equally good and on the target's scale.
-        seed: of the samples.
-
-    With fewer than five rows, or where all have one value, the models count equally and stay as they are.
+        target: Measured values of n rows.
+        predictions: Predictions of these rows by each model; see `Target.outputs`.
+        draws: Number of bootstrap samples that the candidates are compared on.
+        shrink: Strength of the prior, in rows, that the models are equally good and calibrated already.
+        seed: Seed of the bootstrap samples.
 
     Raises:
-        ValueError: no models, or predictions of another shape.
+        ValueError: No models, or predictions of another shape.
     """
     names = list(predictions)
     if not names:
         raise ValueError("a stack needs at least one model")
     columns = len(target.names) if target.task_type == "regression" else 1
-    shift, scale = np.zeros((len(names), columns)), np.ones((len(names), columns))
-    weights = np.full(len(names), 1 / len(names))
-    items = _items(target, [predictions[name] for name in names]) if len(target) else None
-    if items is not None and len(np.unique(items.rows)) >= 5 and np.ptp(items.truth) > 0:
-        random = np.random.default_rng(seed)
-        few = items.take(random.choice(len(items.truth), ITEMS, False)) if len(items.truth) > ITEMS else items
-        shift, scale = _scales(target.task_type, few, columns, shrink)
-        few, made = _scaled(few, shift, scale), _make(target.task_type, names, shift, scale, len(target))
-        weights = _weights(target, predictions, few, made, draws=draws, shrink=shrink, random=random)
-        blend = _Items(np.tensordot(weights, few.values, 1)[None], few.truth, few.rows, few.column)
-        last_shift, last_scale = _scales(target.task_type, blend, columns, shrink)
-        shift, scale = last_shift + last_scale * shift, last_scale * scale
-    return _make(target.task_type, names, shift, scale, len(target))(weights)
+    weights = dict.fromkeys(names, 1 / len(names))
+    stacking = Stacking(task_type=target.task_type, weights=weights, shift={}, scale={}, rows=len(target))
+    stacking = stacking.calibrated(np.zeros((len(names), columns)), np.ones((len(names), columns)))
+    items = _items(target, list(predictions.values())) if len(target) else None
+    if items is None or len(np.unique(items.rows)) < 5 or np.ptp(items.truth) == 0:
+        return stacking
+    random = np.random.default_rng(seed)
+    few = items.take(random.choice(len(items.truth), MAX_ITEMS, False)) if len(items.truth) > MAX_ITEMS else items
+    shift, scale = _calibration(target.task_type, few, columns, shrink)
+    few, stacking = few.calibrated(shift, scale), stacking.calibrated(shift, scale)
+    found = _weights(target, predictions, few, stacking, draws=draws, shrink=shrink, random=random)
+    blend = replace(few, values=np.tensordot(found, few.values, 1)[None])
+    last_shift, last_scale = _calibration(target.task_type, blend, columns, shrink)
+    return stacking.with_weights(found).calibrated(last_shift + last_scale * shift, last_scale * scale)
 
 
-def _make(
-    task_type: TaskType, names: list[str], shift: np.ndarray, scale: np.ndarray, rows: int
-) -> Callable[[np.ndarray], Stacking]:
-    def make(weights: np.ndarray) -> Stacking:
-        return Stacking(
-            task_type=task_type,
-            weights={name: float(weight) for name, weight in zip(names, weights, strict=True)},
-            shift={name: tuple(map(float, own)) for name, own in zip(names, shift, strict=True)},
-            scale={name: tuple(map(float, own)) for name, own in zip(names, scale, strict=True)},
-            rows=rows,
-        )
-
-    return make
-
-
-def _opened(task_type: TaskType, value: Any) -> np.ndarray:
-    """Return what is weighed: measurements as they are, log-odds, or logarithms of probabilities."""
-    value = np.asarray(value, dtype=np.float64)
+def _linked(task_type: TaskType, prediction: Any) -> np.ndarray:
+    """Return what is averaged: measurements, log-odds, or logarithms of probabilities."""
+    value = np.asarray(prediction, dtype=np.float64)
     if task_type.endswith("regression"):
         return value
-    value = np.clip(value, LEAST, 1 - LEAST)
+    value = np.clip(value, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     return np.log(value) if task_type.endswith("multiclass") else np.log(value / (1 - value))
-
-
-def _closed(task_type: TaskType, value: np.ndarray) -> np.ndarray:
-    if task_type.endswith("regression"):
-        return value
-    return softmax(value, axis=-1) if task_type.endswith("multiclass") else expit(value)
 
 
 def _items(target: Target, predictions: list[Any]) -> _Items:
@@ -180,7 +202,8 @@ def _items(target: Target, predictions: list[Any]) -> _Items:
     rows, places = np.nonzero(known)
     values = []
     for prediction in predictions:
-        own = _opened(target.task_type, prediction).reshape(*y.shape[: 2 if target.is_residue else 1], target.outputs)
+        own = _linked(target.task_type, prediction)
+        own = own.reshape(*y.shape[: 2 if target.is_residue else 1], target.outputs)
         own = own[:, None] if target.task_type == "multiclass" else own
         own = own[..., 0] if target.is_residue and target.outputs == 1 else own
         values.append(own[rows, places])
@@ -196,14 +219,14 @@ def _pair_items(target: Target, predictions: list[Any]) -> _Items:
         own = np.zeros((length, length))
         own[pairs[:, 0], pairs[:, 1]] = 1
         truth.append(own[first, second])
-        values.append(np.stack([_opened("pairs", prediction[row])[first, second] for prediction in predictions]))
+        values.append(np.stack([_linked("pairs", prediction[row])[first, second] for prediction in predictions]))
         rows.append(np.full(len(first), row))
     row = np.concatenate(rows)
     return _Items(np.concatenate(values, axis=1), np.concatenate(truth), row, np.zeros_like(row))
 
 
-def _scales(task_type: TaskType, items: _Items, columns: int, prior: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the shift and the scale of each model and column, `(M, columns)`, that bring it to the target's scale."""
+def _calibration(task_type: TaskType, items: _Items, columns: int, prior: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shift and the scale of each model and column, `(M, columns)`, that calibrate it to the target."""
     shift, scale = np.zeros((len(items.values), columns)), np.ones((len(items.values), columns))
     for model, values in enumerate(items.values):
         if not task_type.endswith("regression"):
@@ -222,7 +245,7 @@ def _slope(p: np.ndarray, y: np.ndarray, prior: float) -> float:
     if variance == 0:
         return 0.0
     covariance = ((p - p.mean()) * (y - y.mean())).mean()
-    # few rows may say that a model is worthless or worse; its order is kept all the same
+    # a few rows may suggest that a model is worthless or worse; its order is kept nevertheless
     least = 0.05 * y.std() / np.sqrt(variance)
     return float(max((covariance * len(y) + prior * variance) / (variance * (len(y) + prior)), least))
 
@@ -231,7 +254,8 @@ def _temperature(values: np.ndarray, truth: np.ndarray, prior: float) -> float:
     def loss(log_scale: float) -> float:
         return _log_loss(np.exp(log_scale) * values, truth) * len(truth) + prior / 2 * log_scale**2
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 2.0), method="bounded").x))
+    result: Any = minimize_scalar(loss, bounds=(-3.0, 2.0), method="bounded")
+    return float(np.exp(result.x))
 
 
 def _log_loss(values: np.ndarray, truth: np.ndarray) -> float:
@@ -240,67 +264,57 @@ def _log_loss(values: np.ndarray, truth: np.ndarray) -> float:
     return -float(log_softmax(values, axis=1)[np.arange(len(truth)), truth.astype(np.int64)].mean())
 
 
-def _scaled(items: _Items, shift: np.ndarray, scale: np.ndarray) -> _Items:
-    own = [(shift[m][items.column], scale[m][items.column]) for m in range(len(items.values))]
-    if items.values.ndim == 3:
-        own = [(a[:, None], b[:, None]) for a, b in own]
-    values = np.stack([a + b * value for (a, b), value in zip(own, items.values, strict=True)])
-    return _Items(values, items.truth, items.rows, items.column)
-
-
 def _weights(
     target: Target,
     predictions: Mapping[str, Any],
     items: _Items,
-    made: Callable[[np.ndarray], Stacking],
+    stacking: Stacking,
     *,
     draws: int,
     shrink: float,
     random: np.random.Generator,
 ) -> np.ndarray:
-    """Return the candidates' weights, averaged by how often each has the best main figure."""
+    """Return the weights of the candidates, averaged by how often each has the best main metric."""
     count = len(items.values)
-    candidates = [*np.eye(count), np.full(count, 1 / count), _least(target.task_type, items, shrink)]
-    judged = [made(weights).predict(predictions) for weights in candidates[:-1]]
-    judged.append(_held_out(target, predictions, items, made, shrink=shrink, random=random))
-    name, seed = metrics.MAIN_METRIC[target.task_type], int(random.integers(2**31))
-    figures = np.stack([metrics.bootstrap_metric(target, own, name, draws=draws, seed=seed) for own in judged])
-    figures = np.where(np.isnan(figures), -np.inf, figures)
-    is_best = figures >= figures.max(0) - 1e-12
-    share = (is_best / is_best.sum(0)).mean(1)
-    share = share**SHARPNESS / (share**SHARPNESS).sum()
-    weights = share @ np.stack(candidates)
-    # what hardly counts is left out, so that its model need not run
+    candidates = [*np.eye(count), np.full(count, 1 / count), _least_loss(target.task_type, items, shrink)]
+    blends = [stacking.with_weights(weights).predict(predictions) for weights in candidates[:-1]]
+    blends.append(_out_of_fold(target, predictions, items, stacking, shrink=shrink, random=random))
+    name, seed = MAIN_METRIC[target.task_type], int(random.integers(2**31))
+    values = np.stack([bootstrap_metric(target, own, name, draws=draws, seed=seed) for own in blends])
+    values = np.where(np.isnan(values), -np.inf, values)
+    is_best = values >= values.max(0) - 1e-12
+    frequency = (is_best / is_best.sum(0)).mean(1) ** SHARPNESS
+    weights = (frequency / frequency.sum()) @ np.stack(candidates)
+    # models that hardly count are left out, so that they need not run
     weights = np.where(weights < 0.01, 0.0, weights)
     return weights / weights.sum()
 
 
-def _held_out(
+def _out_of_fold(
     target: Target,
     predictions: Mapping[str, Any],
     items: _Items,
-    made: Callable[[np.ndarray], Stacking],
+    stacking: Stacking,
     *,
     shrink: float,
     random: np.random.Generator,
 ) -> Any:
-    """Return predictions of each row by the best weights of the other rows."""
-    present = np.arange(len(target))
-    folds = np.array_split(random.permutation(present), min(FOLDS, len(present)))
+    """Return predictions of each row with the weights of least loss on the other folds."""
+    folds = np.array_split(random.permutation(np.arange(len(target))), min(FOLDS, len(target)))
     parts: list[Any] = [None] * len(target)
     for rows in folds:
-        weights = _least(target.task_type, items.take(np.flatnonzero(~np.isin(items.rows, rows))), shrink)
+        weights = _least_loss(target.task_type, items.take(np.flatnonzero(~np.isin(items.rows, rows))), shrink)
         own = {
             name: [value[row] for row in rows] if target.task_type == "pairs" else np.asarray(value)[rows]
             for name, value in predictions.items()
         }
-        for row, value in zip(rows, made(weights).predict(own), strict=True):
+        for row, value in zip(rows, stacking.with_weights(weights).predict(own), strict=True):
             parts[row] = value
     return parts if target.task_type == "pairs" else np.stack(parts)
 
 
-def _least(task_type: TaskType, items: _Items, prior: float) -> np.ndarray:
-    """Return the weights, none negative and summing to one, of the least loss, drawn to equal ones."""
+def _least_loss(task_type: TaskType, items: _Items, prior: float) -> np.ndarray:
+    """Return the non-negative weights with sum one that minimise the loss, shrunk towards equal weights."""
     count = len(items.values)
     equal = np.full(count, 1 / count)
     if count == 1 or not len(items.truth):
@@ -310,7 +324,7 @@ def _least(task_type: TaskType, items: _Items, prior: float) -> np.ndarray:
         error = (items.values - items.truth) / _spreads(items)
         C = error @ error.T / error.shape[1]
         pull *= np.trace(C) / count
-        # the sum is held to one by a row that outweighs all others
+        # the sum is fixed to one by a row that outweighs all others
         heavy = 1e4 * np.sqrt(np.trace(C) + pull)
         factor = np.linalg.cholesky(C + 1e-12 * np.trace(C) * np.eye(count) + 1e-300 * np.eye(count)).T
         A = np.vstack([factor, np.sqrt(pull) * np.eye(count), heavy * np.ones((1, count))])
@@ -326,7 +340,7 @@ def _least(task_type: TaskType, items: _Items, prior: float) -> np.ndarray:
 
 
 def _spreads(items: _Items) -> np.ndarray:
-    """Return the standard deviation of each value's column, so that columns count alike."""
+    """Return the standard deviation of each value's column, so that all columns count equally."""
     spreads = np.ones(int(items.column.max()) + 1)
     for k in np.unique(items.column):
         spreads[k] = items.truth[items.column == k].std() or 1.0

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import branch_parameter_groups
-from subquad.bio.models.blending import best_blending
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet
+from subquad.bio.models.stacking import best_blending
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.settings import FitSettings
 from subquad.train.loop import LoopSettings, train
