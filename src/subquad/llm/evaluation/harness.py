@@ -1,8 +1,6 @@
-"""A model of lm-eval around a model that is in memory: batches by length, one forward pass for each distinct input.
+"""lm-eval's interface around a model in memory: inputs sorted by length, one forward pass per distinct input.
 
-Answers of one token share their input, so a question with four letters for answers costs one pass and not four.
-
-Axes: B inputs, T positions, P positions whose next token is asked for, V tokens.
+Answers of one token share their input, so a question with four letters as answers takes one pass instead of four.
 """
 
 from collections import defaultdict
@@ -15,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.models.attention import Mode, using
+from subquad.llm.models.attention import Mode, attention_mode
 
 __all__ = ["HarnessModel"]
 
@@ -23,7 +21,7 @@ Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 
 class HarnessModel(TemplateLM):
-    """What lm-eval asks of a model: log-likelihoods of continuations, in one mode of the attention."""
+    """Log-likelihoods of continuations for lm-eval, in one mode of the attention layers."""
 
     def __init__(
         self,
@@ -39,7 +37,7 @@ class HarnessModel(TemplateLM):
             model: The model.
             tokenizer: Its tokenizer.
             mode: What the attention layers compute.
-            batch_tokens: Tokens of one batch, padding among them.
+            batch_tokens: Maximum number of tokens of a batch, with padding.
         """
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
@@ -49,24 +47,24 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text."""
+        """End-of-text token."""
         return self.tokenizer.eos_token_id
 
     @property
     def prefix_token_id(self) -> int:
-        """The token that stands in for an empty context."""
+        """Token that replaces an empty context."""
         begin = self.tokenizer.bos_token_id
         return self.eot_token_id if begin is None else begin
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return the tokens of a text, with the tokenizer's own special tokens where nothing is said."""
+        """Return the tokens of a text, by default with the tokenizer's own special tokens."""
         begin = self.tokenizer.bos_token
         if add_special_tokens is None and not (begin and string.startswith(begin)):
             return self.tokenizer.encode(string)
         return self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool, int]]:
-        """Return, for each context and continuation, what lm-eval wants, and the tokens that the model read for it."""
+        """Return, per context and continuation, log-likelihood, whether it is the greedy one, and the tokens read."""
         encoded = [((context, tail), *self._encode_pair(context, tail)) for context, tail in pairs]
         lengths = [min(len(context) + len(tail) - 1, self.max_length) for _, context, tail in encoded]
         answers = self._loglikelihood_tokens(encoded)
@@ -75,7 +73,7 @@ class HarnessModel(TemplateLM):
     def _loglikelihood_tokens(self, requests: list[Encoded], **kwargs: Any) -> list[tuple[float, bool]]:
         asked: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, (_, context, continuation) in enumerate(requests):
-            # too long a context loses its start
+            # a context that is too long is truncated at its start
             asked[tuple((context + continuation)[-self.max_length - 1 : -1])].append(index)
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for batch in _batches(sorted(asked, key=len, reverse=True), self.batch_tokens):
@@ -89,34 +87,34 @@ class HarnessModel(TemplateLM):
     def _score(
         self, batch: Sequence[tuple[int, ...]], wanted: Sequence[Sequence[list[int]]]
     ) -> Iterator[list[tuple[float, bool]]]:
-        """Yield, for each input, the log-likelihood of each continuation, and whether it is likeliest at each token."""
+        """Yield, per input, the log-likelihood of each continuation and whether greedy decoding would produce it."""
         device, longest = next(self.model.parameters()).device, len(batch[0])
-        # padding stands behind, where no position sees it
+        # padding on the right, which no position attends to
         ids = torch.tensor([[*tokens, *[0] * (longest - len(tokens))] for tokens in batch], device=device)
         first = min(
             len(tokens) - max(map(len, continuations)) for tokens, continuations in zip(batch, wanted, strict=True)
         )
         kept = torch.arange(max(first, 0), longest, device=device)
-        with using(self.model, self.mode):
+        with attention_mode(self.model, self.mode):
             logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits
         for row, (tokens, continuations) in enumerate(zip(batch, wanted, strict=True)):
             end = len(tokens) - int(kept[0])
             yield [_answer(logits[row, end - len(tail) : end], tail) for tail in continuations]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Refuse: no task here asks for it."""
-        raise NotImplementedError("perplexity is measured over packed sequences (subquad.llm.evaluation.perplexity)")
+        """Not implemented: no task here needs it."""
+        raise NotImplementedError("perplexity is measured over packed sequences (subquad.llm.training.metrics)")
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Refuse: no task here asks for it."""
-        raise NotImplementedError("only tasks with given answers are measured")
+        """Not implemented: no task here needs it."""
+        raise NotImplementedError("only multiple-choice tasks are measured")
 
 
 def _answer(logits: Tensor, continuation: list[int]) -> tuple[float, bool]:
-    chances = logits.float().log_softmax(-1)
+    log_probabilities = logits.float().log_softmax(-1)
     tokens = torch.tensor(continuation, device=logits.device)
-    total = chances.gather(1, tokens[:, None]).sum()
-    return float(total), bool((chances.argmax(-1) == tokens).all())
+    total = log_probabilities.gather(1, tokens[:, None]).sum()
+    return float(total), bool((log_probabilities.argmax(-1) == tokens).all())
 
 
 def _batches(inputs: Sequence[tuple[int, ...]], batch_tokens: int) -> Iterator[Sequence[tuple[int, ...]]]:

@@ -1,6 +1,7 @@
-"""What is measured on a linearized model: a list of figures, each with the rows that it needs and how to get them."""
+"""Measurements of a linearized model and its controls: what each row is, what it depends on, and how it is measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,179 +11,235 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, raise_errors, require
-from subquad.llm.data.packing import prepare
-from subquad.llm.evaluation.comparisons import ROLES, STUDENT, TEACHER
-from subquad.llm.evaluation.model_variants import Subject
-from subquad.llm.evaluation.probes import bins, loss_rows, passkey_prompt, passkey_row, speed_row
+from subquad.llm.data.packing import prepare_text
+from subquad.llm.evaluation.model_variants import EvaluatedModel, ModelLoader, ModelVariant
+from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import TASKS, EvaluateSettings
-from subquad.llm.evaluation.store import Row
-from subquad.llm.evaluation.task_items import find, missing, subjects
+from subquad.llm.evaluation.store import MeasurementStore, Row
+from subquad.llm.evaluation.task_items import find, missing, subject_files, subjects
 from subquad.llm.models.attention import Mode
+from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER
 from subquad.runs.storage import fingerprint
 
-__all__ = ["Part", "parts_of", "task_list"]
+__all__ = ["MeasuredRows", "Measurement", "available_tasks", "measure_rows", "measurements_of"]
 
-ITEMS_AT_A_TIME = 128
+ITEMS_PER_STEP = 128
 KEY_DIGITS = 5
+SAME_WITHIN_WINDOW = {"window": "teacher", "fine_tuned": "fine_tuned_without_linear"}
+"""Variants that compute the same on items within the window; the second is measured first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Rows of one figure, or of a part of it that is kept by itself."""
+class Measurement:
+    """Rows that are measured and stored together."""
 
     kind: str
     """`perplexity`, `tasks`, `passkey` or `speed`."""
     name: str
     """The text, the task, or the length."""
     file: str
-    """Of the file that keeps the rows."""
-    asked: Mapping[str, Any]
-    """What the rows depend on beside the model."""
+    """Name of the file that stores the rows."""
+    conditions: Mapping[str, Any]
+    """What the rows depend on besides the model."""
     total: int
-    """How many rows there are."""
+    """Number of rows."""
     step: int
     """Rows between two writes."""
-    compute: Callable[[PreTrainedModel, Mode, Sequence[int]], list[Row]]
-    """Returns the rows of a model in a mode that have these numbers."""
-    roles: Sequence[str] = ROLES
-    """Whom it is measured on."""
+    measure: Callable[[PreTrainedModel, Mode, Sequence[int]], list[Row]]
+    """Returns the rows with these numbers, of a model in a mode."""
+    roles: Sequence[str] = tuple(LABELS)
+    """Variants that it is measured on."""
 
 
-def task_list(data: Path | None, settings: EvaluateSettings) -> tuple[list[str], list[str]]:
-    """Return the tasks to run, and what to say of those that are left out.
+MeasuredRows = Mapping[str, Mapping[str, list[tuple[Measurement, list[Row]]]]]
+"""Rows by kind of measurement and by model variant."""
+
+
+def available_tasks(data: Path | None, settings: EvaluateSettings) -> tuple[list[str], list[str]]:
+    """Return the tasks to measure, and what is missing for the others.
 
     Raises:
-        SubquadError: a task that was asked for by name has no files, or none has; lm-eval is missing.
+        SubquadError: A task that was asked for has no files, no task has any, or lm-eval is not installed.
     """
     if data is None:
-        if settings.task_names:
-            raise SubquadError("--tasks needs --data, the folder that holds the tasks' files")
+        if settings.tasks:
+            raise SubquadError("--tasks requires --data, the folder with the tasks' files")
         return [], []
     if not data.is_dir():
         raise SubquadError(f"--data {data}: no such folder")
-    asked = settings.task_names or TASKS
-    absent = [missing(data, task) for task in asked if not find(data, task)]
-    if settings.task_names:
-        raise_errors("files of tasks are missing; add them, or leave the tasks out of --tasks:", absent)
-    elif len(absent) == len(asked):
-        raise_errors(f"--data {data}: holds no files of any task:", absent)
+    wanted = settings.tasks or TASKS
+    absent = [missing(data, task) for task in wanted if not find(data, task)]
+    if settings.tasks:
+        raise_errors("files of tasks are missing; add them, or remove the tasks from --tasks:", absent)
+    elif len(absent) == len(wanted):
+        raise_errors(f"--data {data}: it contains the files of no task:", absent)
     require("lm_eval", "eval")
-    return [task for task in asked if find(data, task)], absent
+    return [task for task in wanted if find(data, task)], absent
 
 
-def parts_of(
-    subject: Subject, settings: EvaluateSettings, *, text: Sequence[Path], data: Path | None, tasks: Sequence[str]
-) -> list[Part]:
-    """Return the figures of one linearized model and its controls.
+def measurements_of(
+    model: EvaluatedModel, settings: EvaluateSettings, *, text: Sequence[Path], data: Path | None, tasks: Sequence[str]
+) -> list[Measurement]:
+    """Return the measurements of a linearized model and its controls; nothing is measured yet.
 
     Raises:
-        SubquadError: a text is shorter than one sequence, a sequence longer than the model takes, or a file of a task
+        SubquadError: A text is shorter than one sequence, a sequence longer than the model allows, or a file of a task
             cannot be read.
     """
-    tokenizer = subject.tokenizer()
-    parts = [_text_part(subject, tokenizer, settings, path) for path in text]
-    for task in tasks:
-        assert data is not None
-        for name in subjects(data) if task == "mmlu" else [None]:
-            parts.append(_task_part(tokenizer, settings, data, task, name))
-    parts += [_passkey_part(tokenizer, settings, context) for context in settings.contexts]
-    parts += [_speed_part(context) for context in settings.speed_contexts]
-    return parts
+    tokenizer = model.tokenizer()
+    found = [_text(model, tokenizer, settings, path) for path in text]
+    if data is not None:
+        parts = [(task, name) for task in tasks for name in (subjects(data) if task == "mmlu" else [None])]
+        found += [_task(tokenizer, settings, data, task, name) for task, name in parts]
+    found += [_passkey(tokenizer, settings, length) for length in settings.passkey]
+    return found + [_speed(context) for context in settings.speed]
 
 
-def _text_part(subject: Subject, tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, path: Path) -> Part:
-    length = settings.length
-    if subject.longest and length > subject.longest:
-        raise SubquadError(f"--length {length}: {subject.folder} was made for at most {subject.longest} tokens")
-    packed = prepare(tokenizer, [path], [path], length=length, text_key=settings.text_key).held_out
+def _text(
+    model: EvaluatedModel, tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, path: Path
+) -> Measurement:
+    length = settings.sequence_length
+    if model.longest and length > model.longest:
+        raise SubquadError(f"--sequence-length {length}: {model.folder} supports at most {model.longest} tokens")
+    packed = prepare_text(tokenizer, [path], [path], sequence_length=length, text_key=settings.text_key).holdout.ids
     sequences = packed[: max(1, settings.evaluation_tokens // length)]
-    edges, digits = bins(length), fingerprint(path)
+    edges, digest = position_bins(length), fingerprint(path)
 
-    def compute(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
+    def measure(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
         return loss_rows(model, sequences[list(numbers)], edges, mode=mode)
 
-    return Part(
+    return Measurement(
         kind="perplexity",
         name=path.name,
-        file=f"perplexity-{digits}",
-        asked={"text": digits, "length": length, "edges": edges, "text_key": settings.text_key},
+        file=f"perplexity-{digest}",
+        conditions={"text": digest, "length": length, "edges": edges, "text_key": settings.text_key},
         total=len(sequences),
         step=max(1, settings.batch_tokens // length),
-        compute=compute,
+        measure=measure,
     )
 
 
-def _task_part(
-    tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, data: Path, task: str, name: str | None
-) -> Part:
+def _task(
+    tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, data: Path, task: str, subject: str | None
+) -> Measurement:
     from importlib.metadata import version
 
     from subquad.llm.evaluation.harness import HarnessModel
     from subquad.llm.evaluation.tasks import SHOTS, build, item_rows, questions
 
-    made = build(data, task, name)
-    asked = questions(made, settings.limit)
+    built = build(data, task, subject)
+    items = questions(built, settings.limit)
 
-    def compute(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
+    def measure(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
         harness = HarnessModel(model, tokenizer, mode=mode, batch_tokens=settings.batch_tokens)
-        return item_rows(harness, made, [asked[number] for number in numbers])
+        return item_rows(harness, built, [items[number] for number in numbers])
 
-    files = [data / "mmlu" / split / f"{name}_{split}.csv" for split in ("test", "dev")] if name else find(data, task)
-    return Part(
+    return Measurement(
         kind="tasks",
         name=task,
-        file=f"task-{task}" + (f"-{name}" if name else ""),
-        asked={
-            "files": fingerprint(*files),
+        file=f"task-{task}" + (f"-{subject}" if subject else ""),
+        conditions={
+            "files": fingerprint(*(subject_files(data, subject) if subject else find(data, task))),
             "examples": SHOTS.get(task, 0),
-            "version": made.VERSION,
+            "version": built.VERSION,
             "lm_eval": version("lm_eval"),
         },
-        total=len(asked),
-        step=ITEMS_AT_A_TIME,
-        compute=compute,
+        total=len(items),
+        step=ITEMS_PER_STEP,
+        measure=measure,
     )
 
 
-def _passkey_part(tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, context: int) -> Part:
-    generator = torch.Generator().manual_seed(context)
-    trials = [(depth, trial) for depth in settings.depths for trial in range(settings.passkey_trials)]
-    first = 10 ** (KEY_DIGITS - 1)
-    keys = torch.randint(first, 10 * first, (len(trials),), generator=generator).tolist()
-    # too short a text is refused before a model is opened
-    passkey_prompt(tokenizer, tokens=context, depth=0.5, key=keys[0])
+def _passkey(tokenizer: PreTrainedTokenizerBase, settings: EvaluateSettings, length: int) -> Measurement:
+    generator = torch.Generator().manual_seed(length)
+    depths = [depth for depth in settings.passkey_depths for _ in range(settings.passkey_trials)]
+    smallest = 10 ** (KEY_DIGITS - 1)
+    keys = torch.randint(smallest, 10 * smallest, (len(depths),), generator=generator).tolist()
+    # a length that is too short is rejected before a model is loaded
+    passkey_prompt(tokenizer, tokens=length, depth=0.5, key=keys[0])
 
-    def compute(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
+    def measure(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
         return [
-            passkey_row(model, tokenizer, tokens=context, depth=trials[number][0], key=keys[number], mode=mode)
+            passkey_row(model, tokenizer, tokens=length, depth=depths[number], key=keys[number], mode=mode)
             for number in numbers
         ]
 
-    return Part(
+    return Measurement(
         kind="passkey",
-        name=str(context),
-        file=f"passkey-{context}",
-        asked={"depths": settings.depths, "trials": settings.passkey_trials},
-        total=len(trials),
+        name=str(length),
+        file=f"passkey-{length}",
+        conditions={"depths": settings.passkey_depths, "trials": settings.passkey_trials},
+        total=len(depths),
         step=1,
-        compute=compute,
+        measure=measure,
     )
 
 
-def _speed_part(context: int) -> Part:
-    def compute(model: PreTrainedModel, mode: Mode, numbers: Sequence[int]) -> list[Row]:
-        return [speed_row(model, tokens=context, mode=mode)]
-
-    return Part(
+def _speed(context: int) -> Measurement:
+    return Measurement(
         kind="speed",
         name=str(context),
         file=f"speed-{context}",
-        asked={
+        conditions={
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         },
         total=1,
         step=1,
-        compute=compute,
+        measure=lambda model, mode, numbers: [speed_row(model, tokens=context, mode=mode)],
         roles=(TEACHER, STUDENT),
     )
+
+
+def measure_rows(
+    model: EvaluatedModel,
+    measurements: Sequence[Measurement],
+    store: MeasurementStore,
+    loader: ModelLoader,
+    settings: EvaluateSettings,
+) -> MeasuredRows:
+    """Return the rows of all measurements, variant by variant, so that each model is loaded once."""
+    found: dict[str, dict[str, list[tuple[Measurement, list[Row]]]]] = defaultdict(lambda: defaultdict(list))
+    for variant in model.variants:
+        for measurement in measurements:
+            if variant.role not in measurement.roles:
+                continue
+            # single tokens would convert the weights at each step, so passkeys and speed stay in float32
+            is_half = settings.precision == "bfloat16" and measurement.kind in ("perplexity", "tasks")
+            known: dict[int, Row] = {}
+            if measurement.kind == "tasks" and variant.role in SAME_WITHIN_WINDOW:
+                same = found["tasks"][SAME_WITHIN_WINDOW[variant.role]]
+                rows = next(rows for other, rows in same if other is measurement)
+                known = {number: row for number, row in enumerate(rows) if row["tokens"] <= model.visible}
+            rows = store.rows(
+                f"{variant.key}.{measurement.file}",
+                {**measurement.conditions, **({"precision": settings.precision} if is_half else {})},
+                measurement.total,
+                _measuring(measurement, variant, loader, known=known, is_half=is_half),
+                step=measurement.step,
+                title=f"{LABELS[variant.role]}: {measurement.kind} {measurement.name}",
+            )
+            found[measurement.kind][variant.role].append((measurement, rows))
+    return found
+
+
+def _measuring(
+    measurement: Measurement,
+    variant: ModelVariant,
+    loader: ModelLoader,
+    *,
+    known: Mapping[int, Row],
+    is_half: bool,
+) -> Callable[[int, int], list[Row]]:
+    """Return the function that measures a variant's rows from a start to a stop, except those that are known."""
+
+    def measure(start: int, stop: int) -> list[Row]:
+        numbers = [number for number in range(start, stop) if number not in known]
+        measured: Iterator[Row] = iter(())
+        if numbers:
+            model = loader.load(variant)
+            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=is_half):
+                measured = iter(measurement.measure(model, variant.mode, numbers))
+        return [known[number] if number in known else next(measured) for number in range(start, stop)]
+
+    return measure

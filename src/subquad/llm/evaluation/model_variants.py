@@ -1,4 +1,4 @@
-"""Who is measured: a linearized model, and controls that tell what its linear branch does; one is open at a time."""
+"""The models of an evaluation: a linearized model, and the controls that show what its linear branch contributes."""
 
 import gc
 from collections.abc import Mapping, Sequence
@@ -6,141 +6,147 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
-from subquad.llm.models.adapter import ADAPTER_TYPE
 from subquad.llm.models.attention import Mode
-from subquad.llm.models.convert import convert, locate, model_fingerprint, open_checkpoint, open_folder
+from subquad.llm.models.checkpoints import (
+    checkpoint_kind,
+    locate,
+    model_fingerprint,
+    open_checkpoint,
+    open_tokenizer,
+)
+from subquad.llm.models.convert import convert
+from subquad.llm.models.loading import load, not_linearized
 from subquad.llm.settings import AttentionSettings, attention_of
 from subquad.ops.linattn_state import ring_slots
 from subquad.runs.storage import fingerprint, read_json
 from subquad.train.distributed import processes
 
-__all__ = ["Contender", "Nets", "Subject", "subjects_of"]
+__all__ = ["EvaluatedModel", "ModelLoader", "ModelVariant", "models_to_evaluate"]
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One model in one mode of its attention."""
+class ModelVariant:
+    """Weights together with a mode of the attention layers."""
 
     role: str
-    """Of `controls.ROLES`."""
+    """A key of `subquad.llm.plots.evaluation_tables.LABELS`."""
     path: Path
-    """The folder or file of its weights."""
+    """Folder or file of the weights."""
     mode: Mode
-    """What its attention layers compute."""
+    """What the attention layers compute."""
     attention: AttentionSettings | None
-    """The attention to put in, where the weights are a softmax model's."""
+    """Hybrid attention to convert the weights to, if they are a softmax model's."""
     key: str
-    """Tells its figures from all others'."""
+    """Identifies weights and mode in the names of stored measurements."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """A linearized model with its controls."""
 
     folder: Path
-    """Where it is."""
-    contenders: Sequence[Contender]
-    """In the order of `controls.ROLES`; `window_tuned` only where there is one."""
+    """Its folder."""
+    variants: Sequence[ModelVariant]
+    """In the order of `LABELS`; `window_fine_tuned` only if there is one."""
     attention: AttentionSettings
     """Its attention."""
     longest: int | None
-    """Tokens that the model was made for."""
+    """Maximum number of tokens of a text."""
     about: Mapping[str, Any]
-    """What the page says of it."""
+    """Facts for the page."""
 
     @property
-    def shown(self) -> int:
-        """The longest text that the window shows all of; beyond, the linear branch is used."""
+    def visible(self) -> int:
+        """Longest text that lies within the window as a whole; the linear branch contributes beyond it only."""
         return ring_slots(self.attention.window, self.attention.window_shape)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the model's tokenizer."""
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        return open_tokenizer(self.folder)
 
 
-class Nets:
-    """Opens models when a figure needs one, and keeps the last."""
+class ModelLoader:
+    """Loads models when a measurement needs them, and keeps the last one in memory."""
 
     def __init__(self) -> None:
         self._key: tuple[Path, AttentionSettings | None] | None = None
         self._model: PreTrainedModel | None = None
 
-    def open(self, contender: Contender) -> PreTrainedModel:
-        """Return the contender's model; its mode is for the caller to set."""
-        key = (contender.path, contender.attention)
+    def load(self, variant: ModelVariant) -> PreTrainedModel:
+        """Return the model of a variant; the caller sets its mode."""
+        key = (variant.path, variant.attention)
         if self._model is None or self._key != key:
-            # the last one goes first, so that two never lie in memory
+            # released first, so that two models are never in memory
             self._model, self._key = None, None
             gc.collect()
-            if contender.attention is None:
-                model, _ = open_folder(contender.path)
+            if variant.attention is None:
+                model, _ = load(variant.path)
             else:
-                model, _ = open_checkpoint(contender.path)
-                convert(model, contender.attention)
-            self._model, self._key = model.to(processes().device).requires_grad_(False).eval(), key
+                model = convert(open_checkpoint(variant.path)[0], variant.attention)
+            self._model, self._key = model.to(processes().device).requires_grad_(False).eval(), key  # pyright: ignore[reportArgumentType] (its decorated `to`)
         return self._model
 
 
-def subjects_of(
-    folders: Sequence[Path], *, teacher: str | Path | None = None, window_tuned: Sequence[Path] = ()
-) -> list[Subject]:
-    """Return the linearized models of `folders`, each with its controls.
+def models_to_evaluate(
+    folders: Sequence[Path], *, teacher: str | Path | None = None, window_fine_tuned: Sequence[Path] = ()
+) -> list[EvaluatedModel]:
+    """Return linearized models, each with its controls.
 
     Args:
         folders: Folders that `linearize` or `save_pretrained` wrote.
-        teacher: What they were made from; without it, what their folders say.
-        window_tuned: A folder tuned with the window alone: one for all, or one each.
+        teacher: The softmax model that they were made from; None for the one recorded in the folders.
+        window_fine_tuned: Folders of models that were fine-tuned with the window alone: one for all, or one each.
 
     Raises:
-        SubquadError: a folder is no finished model, its teacher is not found or is another model, or a window-tuned
-            one has another window.
+        SubquadError: A folder holds no finished model, its teacher is not found or is another model, or a control has
+            another window.
     """
     if len(set(folders)) != len(folders):
         raise SubquadError("a folder is given twice")
-    if len(window_tuned) not in (0, 1, len(folders)):
+    if len(window_fine_tuned) not in (0, 1, len(folders)):
         raise SubquadError(
-            f"--window-tuned: {len(window_tuned)} folders for {len(folders)} models; give one for all, or one each"
+            f"--window-fine-tuned: {len(window_fine_tuned)} folders for {len(folders)} models; give one for all, or "
+            "one each"
         )
-    tuned: list[Path | None] = (
-        [*window_tuned]
-        if len(window_tuned) == len(folders)
-        else [window_tuned[0] if window_tuned else None] * len(folders)
-    )
-    return [_subject(Path(folder), teacher, other) for folder, other in zip(folders, tuned, strict=True)]
+    controls = [*window_fine_tuned] or [None]
+    if len(controls) != len(folders):
+        controls *= len(folders)
+    return [_evaluated_model(folder, teacher, control) for folder, control in zip(folders, controls, strict=True)]
 
 
-def _subject(folder: Path, teacher: str | Path | None, window_tuned: Path | None) -> Subject:
+def _evaluated_model(folder: Path, teacher: str | Path | None, control: Path | None) -> EvaluatedModel:
     config = _config(folder)
     attention = attention_of(config["hybrid_attention"], str(folder))
     name, path = _teacher(folder, config, teacher)
-    kept = "".join(f"-{layer}" for layer in attention.softmax_layers)
-    origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}{kept}"
-    own = _weights(folder)
-    contenders = [
-        Contender("softmax", path, "softmax", attention, f"softmax-{model_fingerprint(path)}"),
-        Contender("window_only", path, "window", attention, f"window-{origin}"),
-        Contender("tuned_without_linear", folder, "window", None, f"window-{own}"),
-        Contender("tuned", folder, "hybrid", None, f"hybrid-{own}"),
+    softmax = "".join(f"-{layer}" for layer in attention.softmax_layers)
+    origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}{softmax}"
+    own = _weights_fingerprint(folder)
+    variants = [
+        ModelVariant("teacher", path, "softmax", attention, f"softmax-{model_fingerprint(path)}"),
+        ModelVariant("window", path, "window", attention, f"window-{origin}"),
+        ModelVariant("fine_tuned_without_linear", folder, "window", None, f"window-{own}"),
+        ModelVariant("fine_tuned", folder, "hybrid", None, f"hybrid-{own}"),
     ]
     about: dict[str, Any] = {
         "folder": str(folder),
         "teacher": name,
         "window": attention.window,
         "window_shape": attention.window_shape,
-        "tokens": _tokens(folder),
+        "tokens": _training_tokens(folder),
     }
-    if window_tuned is not None:
-        other = Path(window_tuned)
-        _check_window(other, folder, attention)
-        contenders.insert(2, Contender("window_tuned", other, "window", None, f"window-{_weights(other)}"))
-        about["window_tuned"], about["window_tuned_tokens"] = str(other), _tokens(other)
-    return Subject(
+    if control is not None:
+        _check_same_window(control, folder, attention)
+        key = f"window-{_weights_fingerprint(control)}"
+        variants.insert(2, ModelVariant("window_fine_tuned", control, "window", None, key))
+        about["window_fine_tuned"] = str(control)
+        about["window_fine_tuned_tokens"] = _training_tokens(control)
+    return EvaluatedModel(
         folder=folder,
-        contenders=contenders,
+        variants=variants,
         attention=attention,
         longest=config.get("max_position_embeddings"),
         about=about,
@@ -148,66 +154,63 @@ def _subject(folder: Path, teacher: str | Path | None, window_tuned: Path | None
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise SubquadError(f"{folder}: no such model folder; give the one that --out of `subquad llm linearize` wrote")
-    config = read_json(folder / "config.json")
-    if config.get("model_type") == ADAPTER_TYPE:
-        raise SubquadError(
-            f"{folder}: an adapter; make a model of it first with: subquad llm merge {folder} --out linear"
-        )
-    if not isinstance(config.get("hybrid_attention"), dict):
-        raise SubquadError(
-            f"{folder}: no linearized model that is finished; give the folder that --out of `subquad llm linearize` "
-            "wrote"
-        )
-    return config
-
-
-def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) -> tuple[str, Path]:
-    """Return the name and the place of the softmax model that a folder was made from."""
-    settings = config.get("subquad", {}).get("settings", {})
-    name = str(given) if given is not None else settings.get("model")
-    if name is None:
-        raise SubquadError(f"{folder}: does not say what it was made from; name that model with --teacher")
-    try:
-        path = locate(name)
-    except SubquadError as error:
-        remedy = "" if given is not None else f"\n{folder} was made from {name}; say where it is now with --teacher"
-        raise SubquadError(f"{error}{remedy}") from error
-    wanted = settings.get("model_fingerprint")
-    if given is None and wanted not in (None, model_fingerprint(path)):
-        raise SubquadError(
-            f"{path}: has changed since {folder} was made from it; say where that model is with --teacher"
-        )
-    if path.is_dir():
-        _check_same_model(path, read_json(path / "config.json"), folder, config)
-    return name, path
-
-
-def _check_same_model(path: Path, teacher: Mapping[str, Any], folder: Path, config: Mapping[str, Any]) -> None:
-    for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
-        if key in teacher and teacher[key] != config.get(key):
+    match checkpoint_kind(folder):
+        case "linearized":
+            return read_json(folder / "config.json")
+        case "softmax":
+            raise not_linearized(folder)
+        case "adapter":
             raise SubquadError(
-                f"{path}: {key} is {teacher[key]}, and {config.get(key)} in {folder}; this is not its teacher"
+                f"{folder}: an adapter; merge it into its checkpoint first: subquad llm merge {folder} --out linear"
+            )
+        case "unfinished":
+            raise SubquadError(f"{folder}: this run is not finished; repeat the command that started it")
+        case _:
+            raise SubquadError(
+                f"{folder}: no such model folder; give the folder that --out of `subquad llm linearize` wrote"
             )
 
 
-def _check_window(other: Path, folder: Path, attention: AttentionSettings) -> None:
-    given = attention_of(_config(other)["hybrid_attention"], str(other))
-    if (given.window, given.window_shape) != (attention.window, attention.window_shape):
+def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) -> tuple[str, Path]:
+    """Return the name and the path of the softmax model that a folder was made from."""
+    settings = config.get("subquad", {}).get("settings", {})
+    name = str(given) if given is not None else settings.get("model")
+    if name is None:
+        raise SubquadError(f"{folder}: it does not record the model that it was made from; name it with --teacher")
+    try:
+        path = locate(name)
+    except SubquadError as error:
+        remedy = "" if given is not None else f"\n{folder} was made from {name}; if it has moved, use --teacher"
+        raise SubquadError(f"{error}{remedy}") from error
+    recorded = settings.get("model_fingerprint")
+    if given is None and recorded not in (None, model_fingerprint(path)):
+        raise SubquadError(f"{path}: has changed since {folder} was made from it; name the original with --teacher")
+    if path.is_dir():
+        own = read_json(path / "config.json")
+        for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
+            if key in own and own[key] != config.get(key):
+                raise SubquadError(
+                    f"{path}: {key} is {own[key]}, and {config.get(key)} in {folder}; this is not its teacher"
+                )
+    return name, path
+
+
+def _check_same_window(control: Path, folder: Path, attention: AttentionSettings) -> None:
+    own = attention_of(_config(control)["hybrid_attention"], str(control))
+    if (own.window, own.window_shape) != (attention.window, attention.window_shape):
         raise SubquadError(
-            f"--window-tuned {other}: its window is {given.window} {given.window_shape}, and that of {folder} is "
-            f"{attention.window} {attention.window_shape}; a control has the same window"
+            f"--window-fine-tuned {control}: its window is {own.window} {own.window_shape}, and that of {folder} is "
+            f"{attention.window} {attention.window_shape}; a control needs the same window"
         )
 
 
-def _weights(folder: Path) -> str:
+def _weights_fingerprint(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise SubquadError(f"{folder}: no model.safetensors in it; the weights are missing, or the run is unfinished")
     return fingerprint(folder / "config.json", *files)
 
 
-def _tokens(folder: Path) -> dict[str, int] | None:
+def _training_tokens(folder: Path) -> dict[str, int] | None:
     path = folder / "metrics.json"
     return read_json(path).get("tokens") if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Figures, kept as they come: rows in small JSON files, so that a killed evaluation loses minutes and not hours."""
+"""Measured rows, written to small JSON files as they arrive, so that a stopped evaluation can be resumed."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -9,70 +9,78 @@ from subquad.errors import SubquadError
 from subquad.progress import track
 from subquad.runs.storage import as_folder, atomic, plain, read_json
 
-__all__ = ["Figures", "Row"]
+__all__ = ["RESULT", "MeasurementStore", "Row"]
 
-FOLDER = "figures"
-OWN = frozenset({FOLDER, "evaluation.json", "report.html"})
+FOLDER, RESULT = "measurements", "evaluation.json"
+OWN = frozenset({FOLDER, RESULT, "report.html"})
 
 Row = dict[str, Any]
-"""What is known of one item, sequence, trial or length."""
+"""The measurement of one item, sequence, trial or context length."""
 
 
-class Figures:
-    """The figures of one output folder."""
+class MeasurementStore:
+    """The measured rows in an output folder."""
 
-    def __init__(self, out: Path | str, *, quiet: bool = False):
-        """Look into an output folder; it is made when the first figure is written.
+    def __init__(self, out: Path | str, *, force: bool = False, extend: bool = False, quiet: bool = False):
+        """Check an output folder; it is created when the first rows are written.
 
         Args:
-            out: The output folder.
+            out: Output folder.
+            force: Replace a finished evaluation.
+            extend: Add to a finished evaluation.
             quiet: Show no progress.
 
         Raises:
-            SubquadError: the folder holds other things.
+            SubquadError: The folder contains other files, or a finished evaluation and neither flag is given.
         """
-        self.directory = as_folder(out)
-        self.quiet = quiet
+        self.directory, self.quiet = as_folder(out), quiet
         names = {path.name for path in self.directory.iterdir()} if self.directory.is_dir() else set()
         if (names and FOLDER not in names) or names - OWN - {name for name in names if name.startswith(".")}:
-            raise SubquadError(f"{out}: holds other things than an evaluation; name another folder with --out")
+            raise SubquadError(f"{out}: contains something other than an evaluation; choose another --out")
+        if RESULT in names and not (force or extend):
+            raise SubquadError(
+                f"{out}: contains a finished evaluation; choose another --out, add to it with --extend, or overwrite "
+                "it with --force"
+            )
 
-    def forget(self) -> None:
-        """Remove all figures."""
-        for path in (self.directory / FOLDER).glob("*.json"):
-            path.unlink()
+    def clear(self) -> None:
+        """Remove all rows and the results."""
+        for path in (*(self.directory / FOLDER).glob("*.json"), self.directory / RESULT):
+            path.unlink(missing_ok=True)
 
     def rows(
         self,
         name: str,
-        asked: Mapping[str, Any],
+        conditions: Mapping[str, Any],
         total: int,
-        compute: Callable[[int, int], list[Row]],
+        measure: Callable[[int, int], list[Row]],
         *,
         step: int,
         title: str = "",
     ) -> list[Row]:
-        """Return `total` rows: those that are kept, and those that `compute(start, stop)` gives, kept `step` at a time.
+        """Return `total` rows: the stored ones, and those that `measure(start, stop)` returns, stored `step` at a time.
 
         Args:
-            name: Of the figure; a file name.
-            asked: All that the rows depend on; rows of another kind are not used.
-            total: How many rows there are.
-            compute: Returns the rows from `start` to `stop`.
-            step: How many rows are computed between two writes.
-            title: Of the progress bar.
+            name: Name of the file.
+            conditions: Everything that the rows depend on; stored rows of other conditions are not used.
+            total: Number of rows.
+            measure: Returns the rows from `start` to `stop`.
+            step: Number of rows between two writes.
+            title: Title of the progress bar.
         """
-        path, wanted = self.directory / FOLDER / f"{name}.json", plain(asked)
-        kept = read_json(path) if path.is_file() else {}
-        rows: list[Row] = kept["rows"][:total] if kept.get("asked") == wanted else []
+        path, wanted = self.directory / FOLDER / f"{name}.json", plain(conditions)
+        stored = read_json(path) if path.is_file() else {}
+        rows: list[Row] = stored["rows"][:total] if stored.get("conditions") == wanted else []
         if len(rows) == total:
             return rows
         with track(title or name, total, done=len(rows), quiet=self.quiet) as advance:
             while len(rows) < total:
                 start, stop = len(rows), min(len(rows) + step, total)
-                rows += compute(start, stop)
-                text = json.dumps(plain({"asked": wanted, "rows": rows}), ensure_ascii=False, separators=(",", ":"))
+                rows += measure(start, stop)
+                content = plain({"conditions": wanted, "rows": rows})
                 with atomic(path) as temporary:
-                    temporary.write_text(text + "\n", encoding="utf-8")
+                    temporary.write_text(
+                        json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8"
+                    )
                 advance(stop - start)
         return rows

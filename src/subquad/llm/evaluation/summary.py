@@ -1,119 +1,116 @@
-"""Rows of items made into figures: means of each model, differences on the same items, and the gap that is closed."""
+"""From measured rows to results: means of each model variant, paired differences, and the gap that is closed."""
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from subquad.llm.evaluation.comparisons import compare
-from subquad.llm.evaluation.measurements import Part
-from subquad.llm.evaluation.model_variants import Subject
-from subquad.llm.evaluation.probes import bins
+from subquad.llm.evaluation.measurements import MeasuredRows, Measurement
+from subquad.llm.evaluation.model_variants import EvaluatedModel
+from subquad.llm.evaluation.probes import position_bins
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import Row
 
-__all__ = ["METRIC", "ByRole", "Rows", "summary"]
+__all__ = ["summarize"]
 
 METRIC = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm"}
-"""The metric that papers report of a task, where it is not plain accuracy: it weighs an answer by its length."""
+"""The metric that papers report for a task, if it is not plain accuracy: log-likelihoods divided by answer length."""
 
-ByRole = Mapping[str, list[tuple[Part, list[Row]]]]
-"""By role, the parts with their rows."""
-
-Rows = Mapping[str, ByRole]
-"""The same by kind of figure."""
+RowsByRole = Mapping[str, list[tuple[Measurement, list[Row]]]]
 
 
-def summary(subject: Subject, rows: Rows, settings: EvaluateSettings) -> dict[str, Any]:
-    """Return all figures of one model and its controls."""
+def summarize(model: EvaluatedModel, rows: MeasuredRows, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return all results of one model and its controls."""
+
+    def rates(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+        return compare(values, is_rate=True, resamples=settings.resamples)
+
     return {
-        "about": {**subject.about, "shown": subject.shown, "longest": subject.longest},
+        "about": {**model.about, "visible": model.visible, "longest": model.longest},
         "perplexity": _perplexities(rows.get("perplexity", {}), settings),
-        "tasks": _tasks(rows.get("tasks", {}), subject, settings),
-        "passkey": _passkeys(rows.get("passkey", {}), subject, settings),
-        "speed": {role: [row for _, own in parts for row in own] for role, parts in rows.get("speed", {}).items()},
+        "tasks": _tasks(rows.get("tasks", {}), model, rates),
+        "passkey": _passkeys(rows.get("passkey", {}), model, settings, rates),
+        "speed": {role: [row for _, own in found for row in own] for role, found in rows.get("speed", {}).items()},
     }
 
 
-def _perplexities(rows: ByRole, settings: EvaluateSettings) -> dict[str, Any]:
-    edges = bins(settings.length)
+def _perplexities(rows: RowsByRole, settings: EvaluateSettings) -> dict[str, Any]:
+    edges = position_bins(settings.sequence_length)
     widths = [high - low for low, high in pairwise(edges)]
+
+    def perplexity(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+        # the models' results as perplexities; differences stay in nats per token
+        found = compare(losses, is_rate=False, resamples=settings.resamples)
+        found["models"] = {
+            role: {name: None if value is None else math.exp(value) for name, value in estimate.items()}
+            for role, estimate in found["models"].items()
+        }
+        return found
+
     result = {}
-    for place, (part, _) in enumerate(next(iter(rows.values()), [])):
-        losses = {role: [row["losses"] for row in parts[place][1]] for role, parts in rows.items()}
-        whole = {role: [sum(sums) / sum(widths) for sums in own] for role, own in losses.items()}
+    for place, (measurement, _) in enumerate(next(iter(rows.values()), [])):
+        losses = {role: [row["losses"] for row in found[place][1]] for role, found in rows.items()}
         positions = []
-        for at, (low, width) in enumerate(zip(edges, widths, strict=False)):
-            own = {role: [sums[at] / width for sums in table] for role, table in losses.items()}
-            positions.append({"from": low, "to": low + width - 1, **_as_perplexity(own, settings)})
-        result[part.name] = {
-            **_as_perplexity(whole, settings),
-            "tokens": part.total * settings.length,
+        for index, (low, width) in enumerate(zip(edges, widths, strict=False)):
+            own = {role: [sums[index] / width for sums in table] for role, table in losses.items()}
+            positions.append({"from": low, "to": low + width - 1, **perplexity(own)})
+        result[measurement.name] = {
+            **perplexity({role: [sum(sums) / sum(widths) for sums in own] for role, own in losses.items()}),
+            "tokens": measurement.total * settings.sequence_length,
             "positions": positions,
         }
     return result
 
 
-def _as_perplexity(losses: Mapping[str, Sequence[float]], settings: EvaluateSettings) -> dict[str, Any]:
-    """Return what `compare` says of mean losses, the models' as perplexities; differences stay in nats."""
-    found = compare(losses, resamples=settings.resamples)
-    found["models"] = {
-        role: {name: None if value is None else math.exp(value) for name, value in estimate.items()}
-        for role, estimate in found["models"].items()
-    }
-    return found
-
-
-def _tasks(rows: ByRole, subject: Subject, settings: EvaluateSettings) -> dict[str, Any]:
+def _tasks(
+    rows: RowsByRole, model: EvaluatedModel, rates: Callable[[Mapping[str, Sequence[float]]], dict[str, Any]]
+) -> dict[str, Any]:
     items: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for role, parts in rows.items():
-        for part, own in parts:
-            items[part.name][role] += own
+    for role, found in rows.items():
+        for measurement, own in found:
+            items[measurement.name][role] += own
     result = {}
     for task, own in items.items():
-        first = next(iter(own.values()))
-        beyond = [index for index, row in enumerate(first) if row["tokens"] > subject.shown]
-        metric = METRIC.get(task, "acc")
+        first, metric = next(iter(own.values())), METRIC.get(task, "acc")
+        beyond = [index for index, row in enumerate(first) if row["tokens"] > model.visible]
         result[task] = {
             "metric": metric,
             "metrics": {
-                name: compare(
-                    {role: [row[name] for row in table] for role, table in own.items()}, resamples=settings.resamples
-                )
+                name: rates({role: [row[name] for row in table] for role, table in own.items()})
                 for name in ("acc", "acc_norm")
                 if name in first[0]
             },
-            "beyond_window": {"items": len(beyond), "share": len(beyond) / len(first)},
+            "beyond_window": {"items": len(beyond), "fraction": len(beyond) / len(first)},
             "tokens": sorted(row["tokens"] for row in first)[len(first) // 2],
         }
         if beyond:
-            result[task]["beyond_window"] |= compare(
-                {role: [table[index][metric] for index in beyond] for role, table in own.items()},
-                resamples=settings.resamples,
-            )
+            values = {role: [table[index][metric] for index in beyond] for role, table in own.items()}
+            result[task]["beyond_window"] |= rates(values)
     return result
 
 
-def _passkeys(rows: ByRole, subject: Subject, settings: EvaluateSettings) -> dict[str, Any]:
+def _passkeys(
+    rows: RowsByRole,
+    model: EvaluatedModel,
+    settings: EvaluateSettings,
+    rates: Callable[[Mapping[str, Sequence[float]]], dict[str, Any]],
+) -> dict[str, Any]:
     result = {}
-    for place, (part, first) in enumerate(next(iter(rows.values()), [])):
-        right = {role: [row["right"] for row in parts[place][1]] for role, parts in rows.items()}
-        by_depth = {
-            role: {
-                str(depth): _mean([row["right"] for row in parts[place][1] if row["depth"] == depth])
-                for depth in settings.depths
-            }
-            for role, parts in rows.items()
-        }
-        result[part.name] = {
-            **compare(right, resamples=settings.resamples),
-            "tokens_read": max(row["read"] for row in first),
-            "is_beyond_training": bool(subject.longest and max(row["read"] for row in first) > subject.longest),
-            "by_depth": by_depth,
+    for place, (measurement, first) in enumerate(next(iter(rows.values()), [])):
+        own = {role: found[place][1] for role, found in rows.items()}
+        longest = max(row["read"] for row in first)
+        result[measurement.name] = {
+            **rates({role: [row["right"] for row in table] for role, table in own.items()}),
+            "tokens_read": longest,
+            "is_beyond_training": bool(model.longest and longest > model.longest),
+            "by_depth": {
+                role: {
+                    str(depth): sum(row["right"] for row in table if row["depth"] == depth) / settings.passkey_trials
+                    for depth in settings.passkey_depths
+                }
+                for role, table in own.items()
+            },
         }
     return result
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""lm-eval's own task definitions over local files: prompts, answers and metrics are its, nothing is fetched."""
+"""lm-eval's task definitions over local files: prompts, answers and metrics are its own; nothing is downloaded."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -21,26 +21,26 @@ from subquad.llm.evaluation.task_items import Splits, read
 __all__ = ["SHOTS", "Question", "build", "item_rows", "questions"]
 
 SHOTS = {"mmlu": 5}
-"""Examples before each question; none for the other tasks."""
+"""Few-shot examples before each question; none for the other tasks."""
 
 _FOLDERS = ("piqa", "arc", "hellaswag", "winogrande", "mmlu/default")
 
 
 @dataclass(frozen=True)
 class Question:
-    """One item: what stands before, and each answer that is scored behind it."""
+    """One item with its answers."""
 
     row: Any
-    """The row of the task."""
+    """The item as lm-eval's metrics read it."""
     pairs: Sequence[tuple[str, str]]
     """Context and continuation of each answer."""
 
 
 def build(folder: Path, task: str, subject: str | None = None) -> ConfigurableTask:
-    """Return lm-eval's task over the files in `folder`; of one subject of mmlu.
+    """Return lm-eval's task over the files in `folder`, for mmlu over one subject.
 
     Raises:
-        SubquadError: the files are missing, or have rows that cannot be read; lm-eval knows no such subject.
+        SubquadError: The files are missing or have invalid rows, or lm-eval has no such subject.
     """
     splits, name = read(folder, task, subject), task if subject is None else f"{task}_{subject}"
     home = Path(lm_eval.tasks.__file__).parent
@@ -49,7 +49,7 @@ def build(folder: Path, task: str, subject: str | None = None) -> ConfigurableTa
         known = [known.removeprefix("mmlu_") for known in manager.all_subtasks if known.startswith("mmlu_")]
         raise unknown("subject of mmlu", str(subject), known)
     changes = {"task": name, "custom_dataset": _local(splits), "num_fewshot": SHOTS.get(task, 0)}
-    # a group of one is lm-eval's way to change entries of a task that it knows
+    # a group of one task is lm-eval's way to override entries of its definition
     with redirect_stderr(io.StringIO()):
         made = manager.load({"group": "subquad", "task": [changes]})["tasks"][name]
     if not isinstance(made, ConfigurableTask):
@@ -60,7 +60,7 @@ def build(folder: Path, task: str, subject: str | None = None) -> ConfigurableTa
 def _local(splits: Splits) -> Callable[..., DatasetDict]:
     def load(**_: Any) -> DatasetDict:
         given = {name: Dataset.from_list(rows) for name, rows in splits.items()}
-        # some definitions want a split of their examples even where none is shown
+        # some definitions require a split for examples even if none are shown
         first = next(iter(given.values()))
         return DatasetDict({"train": first, "validation": first, **given})
 
@@ -68,7 +68,7 @@ def _local(splits: Splits) -> Callable[..., DatasetDict]:
 
 
 def questions(task: ConfigurableTask, limit: int | None = None) -> list[Question]:
-    """Return the first items with what lm-eval asks for each."""
+    """Return the first `limit` items with lm-eval's contexts and continuations."""
     with redirect_stderr(io.StringIO()):
         task.build_all_requests(limit=limit)
     together = groupby(task.instances, key=lambda instance: instance.doc_id)
@@ -79,16 +79,16 @@ def questions(task: ConfigurableTask, limit: int | None = None) -> list[Question
 
 
 def item_rows(harness: HarnessModel, task: ConfigurableTask, asked: Sequence[Question]) -> list[Row]:
-    """Return lm-eval's metrics of each item, with the log-likelihoods and the tokens of its longest answer."""
+    """Return lm-eval's metrics of each item, its log-likelihoods, and the tokens read for its longest answer."""
     answers = iter(harness.score([pair for question in asked for pair in question.pairs]))
     rows = []
     for question in asked:
         own = [next(answers) for _ in question.pairs]
-        metrics = task.process_results(question.row, [(chance, is_likeliest) for chance, is_likeliest, _ in own])
+        metrics = task.process_results(question.row, [answer[:2] for answer in own])
         rows.append(
             {
                 **{name: float(value) for name, value in metrics.items()},
-                "loglikelihoods": [round(chance, 5) for chance, _, _ in own],
+                "loglikelihoods": [round(log_likelihood, 5) for log_likelihood, _, _ in own],
                 "tokens": max(length for _, _, length in own),
             }
         )

@@ -1,6 +1,6 @@
-"""The sizes of a model, counted from its `config.json` alone: the model is built without memory, on the meta device.
+"""Sizes of a model, counted from its `config.json` alone: the model is built on the meta device, without memory.
 
-Seconds even for 405 billion weights; nothing is loaded, and no code from a checkpoint is run.
+Takes seconds even for 405 billion weights; nothing is loaded, and no code from a checkpoint is run.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from subquad.llm.models.convert import feature_parameters, replace_attention
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.storage import read_json
 
-__all__ = ["KNOWN", "Sizes", "read_architecture", "sizes_of"]
+__all__ = ["KNOWN", "ModelSizes", "read_architecture", "sizes_of"]
 
 NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 OPTIONAL = ("num_key_value_heads", "head_dim")
@@ -42,7 +42,7 @@ def _architecture(
         "num_key_value_heads": kv_heads,
         "max_position_embeddings": length,
         "tie_word_embeddings": is_tied,
-        # Mistral's config fills in a window where nothing is said
+        # Mistral's config has a default window
         **({"sliding_window": None} if model_type == "mistral" else {}),
     }
 
@@ -61,66 +61,66 @@ KNOWN = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """What the costs of linearizing a model follow from."""
+class ModelSizes:
+    """Sizes that determine the costs of linearizing a model."""
 
     parameters: int
-    """Of the softmax model; tied weights count once."""
+    """Parameters of the softmax model; tied weights count once."""
     layer_parameters: int
-    """Of its largest layer."""
+    """Parameters of its largest layer."""
     outer_parameters: int
-    """Of what lies around the layers: embeddings, last norm, head."""
+    """Parameters outside the layers: embeddings, last norm, output head."""
     trained_in_transfer: int
-    """Feature maps and mixing terms of all layers."""
+    """Parameters of the feature maps and mixing terms of all layers."""
     trained_in_lora: int
-    """Low-rank updates of all linear layers of the decoder, and the feature maps."""
+    """Parameters of the LoRA updates of all linear layers of the decoder, and of the feature maps."""
     layers: int
-    """Layers."""
+    """Number of layers that are linearized."""
     width: int
-    """D, of the hidden states."""
+    """D, width of the hidden states."""
     inner: int
-    """I, of the MLP's hidden layer."""
+    """I, width of the MLP's hidden layer."""
     vocabulary: int
-    """Words that the head tells apart."""
+    """Size of the vocabulary."""
     heads: int
-    """Hq, query heads of a layer."""
+    """Hq, query heads per layer."""
     kv_heads: int
-    """Hkv, key and value heads of a layer."""
+    """Hkv, key-value heads per layer."""
     head_width: int
     """K, width of queries, keys and values."""
     feature_heads: int
     """H, heads of the keys' feature map."""
     features: int
-    """F, features of one head."""
+    """F, features per head."""
     feature_map: Literal["hedgehog", "t2r"]
     """The feature map."""
     longest: int | None
-    """Tokens of the longest text that the model was made for."""
+    """Maximum number of tokens of a text."""
 
 
 def read_architecture(config: str | Path) -> dict[str, Any]:
-    """Return what a `config.json`, the one in a folder, or a word of `KNOWN` says of a model.
+    """Return the config of a model: of a `config.json`, of the one in a folder, or of a name in `KNOWN`.
 
     Raises:
-        SubquadError: there is no such file, or it is not the config of a language model; says what to give.
+        SubquadError: There is no such file, or it is not the config of a language model.
     """
     path = Path(config)
     if path.is_dir():
         path = path / "config.json"
         if not path.is_file():
-            raise SubquadError(f"{config}: no config.json in it; CONFIG is a Hugging Face folder or its config.json")
+            raise SubquadError(f"{config}: no config.json in it; give a Hugging Face folder or its config.json")
     if not path.is_file():
         if str(config) in KNOWN:
             return KNOWN[str(config)]
         raise SubquadError(f"{config}: {unknown('file, folder or known model', str(config), KNOWN)}")
     if path.suffix.lower() in (".gguf", ".safetensors", ".bin"):
         raise SubquadError(
-            f"{path}: holds weights, and sizes are counted from a config; give the config.json of the model that it "
-            f"was made from, or one of the words {', '.join(KNOWN)}"
+            f"{path}: contains weights, and sizes are counted from a config; give the config.json of the model, or one "
+            f"of the names {', '.join(KNOWN)}"
         )
     found = read_json(path)
     if not isinstance(found, dict):
-        raise SubquadError(f"{path}: holds a {type(found).__name__}; the config of a model is a JSON object")
+        raise SubquadError(f"{path}: contains a {type(found).__name__}; the config of a model is a JSON object")
     _check(path, found)
     return found
 
@@ -128,28 +128,28 @@ def read_architecture(config: str | Path) -> dict[str, Any]:
 def _check(path: Path, config: Mapping[str, Any]) -> None:
     model_type = config.get("model_type")
     if "subquad" in config or model_type == MODEL_TYPE:
-        raise SubquadError(f"{path}: subquad wrote this model; give the config.json of the one it was made from")
+        raise SubquadError(f"{path}: this model is linearized already; give the config.json of the softmax model")
     if not isinstance(model_type, str):
-        raise SubquadError(f"{path}: no model_type in it; it is not the config of a transformers model")
+        raise SubquadError(f"{path}: no model_type in it; this is not the config of a transformers model")
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise SubquadError(
             f"{path}: {unknown('causal language model of type', model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}"
         )
     given = [name for name in OPTIONAL if config.get(name) is not None]
-    mistakes = [
-        f"{name}: missing" if name not in config else f"{name}: {config[name]!r} is no whole number above 0"
+    errors = [
+        f"{name}: missing" if name not in config else f"{name}: {config[name]!r} is not a positive integer"
         for name in (*NEEDED, *given)
         if not _is_count(config.get(name))
     ]
-    raise_errors(f"{path}: the sizes of the model are not all in it", mistakes)
+    raise_errors(f"{path}: sizes of the model are missing or invalid:", errors)
     heads, kv_heads = config["num_attention_heads"], config.get("num_key_value_heads") or 1
     if heads % kv_heads:
-        raise SubquadError(f"{path}: {heads} query heads are no multiple of {kv_heads} key heads")
+        raise SubquadError(f"{path}: {heads} query heads are not a multiple of {kv_heads} key heads")
     for name in EXPERTS:
         if _is_count(config.get(name)) and config[name] > 1:
             raise SubquadError(
-                f"{path}: a mixture of experts ({name} = {config[name]}); costs are known for models with one MLP a "
-                "layer only"
+                f"{path}: a mixture of experts ({name} = {config[name]}); costs are estimated only for models with one "
+                "MLP per layer"
             )
 
 
@@ -157,16 +157,18 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def sizes_of(config: str | Path, attention: AttentionSettings = AttentionSettings(), *, lora_rank: int = 16) -> Sizes:
-    """Return the sizes of a model and of what linearizing it trains.
+def sizes_of(
+    config: str | Path, attention: AttentionSettings = AttentionSettings(), *, lora_rank: int = 16
+) -> ModelSizes:
+    """Return the sizes of a model and of the parameters that linearizing it trains.
 
     Args:
-        config: A `config.json`, its folder, or a word of `KNOWN`.
+        config: A `config.json`, its folder, or a name in `KNOWN`.
         attention: The hybrid attention.
-        lora_rank: Rank of the updates.
+        lora_rank: Rank of the LoRA updates.
 
     Raises:
-        SubquadError: the config cannot be read, or its model cannot be linearized; says why.
+        SubquadError: The config cannot be read, or its model cannot be linearized.
     """
     architecture = read_architecture(config)
     options = {key: value for key, value in architecture.items() if key not in ("model_type", "quantization_config")}
@@ -176,7 +178,7 @@ def sizes_of(config: str | Path, attention: AttentionSettings = AttentionSetting
             model = AutoModelForCausalLM.from_config(found, attn_implementation="sdpa", trust_remote_code=False)
     except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise SubquadError(f"{config}: transformers makes no model of this config: {reason}") from error
+        raise SubquadError(f"{config}: transformers cannot build a model from this config: {reason}") from error
     parameters = _count(model)
     places = [module for module in model.modules() if hasattr(module, "self_attn")]
     in_layers = [_count(place) for place in places]
@@ -189,7 +191,7 @@ def sizes_of(config: str | Path, attention: AttentionSettings = AttentionSetting
     first = layers[0].hybrid
     linear = [module for place in places for module in place.modules() if isinstance(module, nn.Linear)]
     maps = sum(parameter.numel() for parameter in feature_parameters(model))
-    return Sizes(
+    return ModelSizes(
         parameters=parameters,
         layer_parameters=max(in_layers),
         outer_parameters=parameters - sum(in_layers),

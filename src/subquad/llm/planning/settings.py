@@ -1,71 +1,69 @@
-"""What a user can set for `subquad llm plan`. Imports the standard library only."""
+"""Settings of `subquad llm plan`. Imports the standard library and cyclopts only."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, flag_name, validate_choices
 from subquad.llm.settings import AttentionSettings
+from subquad.runs.options import Input, Model, Training
 
-__all__ = ["SizingSettings"]
+__all__ = ["PlanSettings"]
 
-# what one H100 gets done: 40 % of the 400e12 of large products in bfloat16, and of 67e12 in float32
-FLOPS = {"bf16": 0.4 * 400e12, "fp32": 0.4 * 67e12}
+ITEM_SIZES = {"bfloat16": 2, "float32": 4}
+FLOPS = {"bfloat16": 0.4 * 400e12, "float32": 0.4 * 67e12}
+"""Sustained operations per second of one H100: 40 % of its peak for large matrix products."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizingSettings:
-    """How a model would be linearized, and on what; the tokens are those of the paper."""
+class PlanSettings:
+    """How a model would be linearized, and on which GPUs; token counts default to the paper's."""
 
     attention: AttentionSettings = field(default_factory=AttentionSettings)
-    """The attention that takes the place of softmax attention."""
-    gpus: int = 1
-    """GPUs that share the frozen weights (`linearize --shard`); each holds what is trained whole."""
-    gpu_memory: float = 80.0
+    """The hybrid attention that replaces softmax attention."""
+    gpus: Model[int] = 1
+    """Number of GPUs that share the frozen weights (`linearize --shard`); trained weights are replicated."""
+    gpu_memory: Model[float] = 80.0
     """Memory of one GPU in GB (10⁹ bytes)."""
-    dtype: Literal["bf16", "fp32"] = "bf16"
-    """Type of the model's weights and hidden states; what is trained is float32 always."""
-    batch: int = 1
-    """Sequences in one training step of one GPU."""
-    length: int = 1024
-    """Tokens of one training sequence."""
-    checkpointing: bool = False
-    """Stage 2 keeps the inputs of layers alone and computes the rest again: less memory, half as many operations
-    more."""
-    block_layers: int = 9
-    """Layers of one block in block-wise transfer, at most all (9 in the paper for the model of 405B)."""
-    lora_rank: int = 16
-    """Rank of the updates of all linear layers."""
-    transfer_tokens: int = 20_000_000
-    """Tokens of stage 1, attention transfer."""
-    lora_tokens: int = 20_000_000
-    """Tokens of stage 2, low-rank tuning."""
-    tokens_per_second_transfer: float | None = None
-    """Measured rate of stage 1 on all GPUs together, in place of the estimate."""
-    tokens_per_second_lora: float | None = None
-    """Measured rate of stage 2 on all GPUs together, in place of the estimate."""
-    flops: float | None = None
-    """Operations per second that one GPU gets done (without it a guess for an H100: 1.6e14 in bf16, 2.7e13 in fp32)."""
+    dtype: Model[Literal["bfloat16", "float32"]] = "bfloat16"
+    """Type of the frozen weights and hidden states; trained weights are in float32."""
+    lora_rank: Model[int] = 16
+    """Rank of the LoRA updates of all linear layers."""
+    transfer_tokens: Training[int] = 20_000_000
+    """Training tokens of attention transfer (stage 1)."""
+    lora_tokens: Training[int] = 20_000_000
+    """Training tokens of fine-tuning (stage 2)."""
+    batch_size: Training[int] = 1
+    """Batch size: sequences per optimizer step and GPU."""
+    sequence_length: Input[int] = 1024
+    """Tokens per training sequence."""
+    gradient_checkpointing: Training[bool] = False
+    """Recompute activations in the backward pass of fine-tuning: less memory, one more forward pass per step."""
+    block_layers: Training[int] = 9
+    """Layers of one block in block-wise transfer (9 in the paper for the 405B model)."""
+    tokens_per_second_transfer: Training[float | None] = None
+    """Measured rate of attention transfer on all GPUs together. Default: estimated."""
+    tokens_per_second_lora: Training[float | None] = None
+    """Measured rate of fine-tuning on all GPUs together. Default: estimated."""
+    flops: Training[float | None] = None
+    """Sustained operations per second of one GPU. Default: 1.6e14 in bfloat16 and 2.7e13 in float32 (H100)."""
 
     def __post_init__(self) -> None:
-        counts = ("gpus", "batch", "block_layers", "lora_rank", "transfer_tokens", "lora_tokens")
-        for name, least in (*((name, 1) for name in counts), ("length", 2)):
-            if getattr(self, name) < least:
-                raise SubquadError(f"{_flag(name)} must be at least {least}, got {getattr(self, name)}")
+        validate_choices(self)
+        counts = ("gpus", "batch_size", "block_layers", "lora_rank", "transfer_tokens", "lora_tokens")
+        for name, minimum in (*((name, 1) for name in counts), ("sequence_length", 2)):
+            if getattr(self, name) < minimum:
+                raise SubquadError(f"{flag_name(name)} must be at least {minimum}, got {getattr(self, name)}")
         for name in ("gpu_memory", "tokens_per_second_transfer", "tokens_per_second_lora", "flops"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise SubquadError(f"{_flag(name)} must be a number above 0, got {value}")
+                raise SubquadError(f"{flag_name(name)} must be greater than 0 and finite, got {value}")
 
     @property
-    def itemsize(self) -> int:
-        """Bytes of one weight."""
-        return {"bf16": 2, "fp32": 4}[self.dtype]
+    def item_size(self) -> int:
+        """Bytes of one frozen weight."""
+        return ITEM_SIZES[self.dtype]
 
     @property
-    def speed(self) -> float:
-        """Operations per second of one GPU."""
+    def flops_per_gpu(self) -> float:
+        """Sustained operations per second of one GPU."""
         return FLOPS[self.dtype] if self.flops is None else self.flops
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -1,143 +1,140 @@
-"""The page of an evaluation, from its figures alone: every number beside its controls. Plots only, no model."""
+"""The HTML page of an evaluation, drawn from its results: every model beside its controls."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from subquad.llm.evaluation.comparisons import ROLES, STUDENT, TEACHER
-from subquad.llm.evaluation.labels import (
-    MODELS,
-    NOT_TRAINED,
+from subquad.llm.plots.evaluation_tables import (
+    LABELS,
+    NOT_MEASURED,
+    STUDENT,
+    TEACHER,
     columns,
     gap_rows,
-    perplexity_cell,
+    perplexity_rows,
     reasons,
     task_rows,
 )
-from subquad.llm.plots.linearize_page import sections as training_sections
+from subquad.llm.plots.linearize_page import training_blocks
 from subquad.reporting.page import Picture, Section, Table, page, picture
 
-__all__ = ["whole_page"]
+__all__ = ["evaluation_page"]
 
 COLOURS = {
-    "softmax": "#5b6474",
-    "window_only": "#b9c4d4",
-    "window_tuned": "#c98a2b",
-    "tuned_without_linear": "#86b8a3",
-    "tuned": "#1f6f54",
+    "teacher": "#5b6474",
+    "window": "#b9c4d4",
+    "window_fine_tuned": "#c98a2b",
+    "fine_tuned_without_linear": "#86b8a3",
+    "fine_tuned": "#1f6f54",
 }
+INTERVAL = "Brackets: 95 % interval"
 Block = str | Table | Picture
 
 
-def whole_page(evaluation: Mapping[str, Any]) -> str:
-    """Return the page of what `evaluation.json` holds."""
+def evaluation_page(evaluation: Mapping[str, Any]) -> str:
+    """Return the page of what `evaluation.json` contains."""
     models = evaluation["models"]
     names = ", ".join(Path(model["about"]["folder"]).name for model in models)
     sections = [section for model in models for section in _sections(model, evaluation, is_one=len(models) == 1)]
-    return page(f"What linear attention costs: {names}", lead=_lead(models[0]["about"]), sections=sections)
+    return page(f"Evaluation of {names}", lead=_lead(models[0]["about"]), sections=sections)
 
 
 def _lead(about: Mapping[str, Any]) -> str:
-    return (
-        "A model with hybrid attention, linear and window, is held against the softmax model that it was made from, "
-        "and against what it would be with its window alone: untrained, tuned that way, and with its linear branch "
-        f"taken out. {_window(about)}"
-    )
-
-
-def _window(about: Mapping[str, Any]) -> str:
     if about["window_shape"] == "none":
-        return "There is no window: without its linear branch the model sees nothing."
+        window = "There is no window: without its linear branch the student attends to nothing."
+    else:
+        window = (
+            f"A text of up to {about['visible']} tokens lies within the window ({about['window']} tokens, "
+            f"{about['window_shape']}) as a whole; the linear branch can contribute only to longer ones."
+        )
     return (
-        f"The window ({about['window']} tokens, {about['window_shape']}) shows all of a text of up to {about['shown']} "
-        "tokens; only beyond can the linear branch do anything."
+        "The student, with hybrid attention (linear plus window), is compared with its teacher, the softmax model that "
+        "it was made from, and with models that have the window alone: the teacher's weights, a model fine-tuned with "
+        f"the window alone, and the student without its linear branch. {window}"
     )
 
 
 def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one: bool) -> list[Section]:
     prefix = "" if is_one else f"{Path(model['about']['folder']).name}: "
-    made = [
-        ("What the linear branch wins", _gaps(model)),
+    sections = [
+        ("Contribution of linear attention", _gaps(model)),
         ("Perplexity", _perplexity(model)),
         ("Tasks", _tasks(model)),
-        ("A hidden number", _passkey(model)),
+        ("Passkey retrieval", _passkey(model)),
         ("Speed and memory", _speed(model, evaluation["machine"])),
-        ("Training", _training(Path(model["about"]["folder"]))),
+        ("Training", training_blocks(Path(model["about"]["folder"]))),
         ("Method", _method(model, evaluation)),
     ]
-    return [Section(prefix + title, blocks) for title, blocks in made if blocks]
+    return [Section(prefix + title, blocks) for title, blocks in sections if blocks]
 
 
 def _gaps(model: Mapping[str, Any]) -> list[Block]:
     rows = gap_rows(model)
     if not rows:
         return []
-    blocks: list[Block] = [
-        Table(
-            ["figure", "gap closed", *columns()[:-1]],
-            rows,
-            caption="Hybrid less each control, on the same items, ± half of the 95 % interval: losses in nats "
-            "a token (below 0 is better), all else in percent points (above 0 is better). Gap closed: (hybrid "
-            "- window only) / (softmax - window only); 100 % is as good as softmax, 0 % as the window alone.",
-        )
-    ]
-    return blocks + [f"Where there is –: {reason}." for reason in reasons([model])]
+    table = Table(
+        ["measurement", "gap closed", *(f"minus {name}" for name in columns()[:-1])],
+        rows,
+        caption="The student minus each control on the same items: loss in nats per token (negative is better), "
+        "otherwise percentage points (positive is better). Gap closed: (student - window only) / (teacher - window "
+        f"only); 100 % equals the teacher, 0 % the window alone. {INTERVAL}.",
+    )
+    return [table, *(f"–: {reason}." for reason in reasons([model]))]
 
 
 def _perplexity(model: Mapping[str, Any]) -> list[Block]:
-    figures = model["perplexity"]
-    if not figures:
+    texts = model["perplexity"]
+    if not texts:
         return []
     table = Table(
         ["text", "tokens", *columns()],
-        [
-            [name, own["tokens"], *(perplexity_cell(own["models"].get(role)) for role in ROLES)]
-            for name, own in figures.items()
-        ],
-        caption="Lower is better; ± half of the 95 % interval over sequences. Those of the differences above are "
-        "narrower, since all models read the same sequences.",
+        perplexity_rows(texts),
+        caption=f"Lower is better. {INTERVAL} over sequences; the paired differences above have narrower ones, since "
+        "all models read the same sequences.",
     )
-    return [
-        table,
-        *(
-            picture(
-                _by_position(own["positions"], model["about"]["shown"]),
-                f"{name}: perplexity by how many tokens stand before. Left of the dashed line the window shows all, "
-                "and models with the same weights are one; right of it they differ by what lies before the window.",
-            )
-            for name, own in figures.items()
-        ),
-    ]
+    caption = (
+        "perplexity by position in the sequence. Left of the dashed line everything lies within the window, and "
+        "variants with the same weights are equal; right of it they differ by what lies before the window. Bands: 95 % "
+        "interval over sequences."
+    )
+    visible = model["about"]["visible"]
+    figures = [picture(_by_position(text["positions"], visible), f"{name}: {caption}") for name, text in texts.items()]
+    return [table, *figures]
 
 
-def _by_position(positions: Sequence[Mapping[str, Any]], shown: int) -> Figure:
+def _by_position(positions: Sequence[Mapping[str, Any]], visible: int) -> Figure:
     figure = Figure(figsize=(8.2, 3.5))
     axes = figure.subplots()
-    middles = [(bin_["from"] * bin_["to"]) ** 0.5 for bin_ in positions]
-    for role in [role for role in ROLES if role in positions[0]["models"]]:
+    centres = [(bin_["from"] * bin_["to"]) ** 0.5 for bin_ in positions]
+    for role in [role for role in LABELS if role in positions[0]["models"]]:
         own = [bin_["models"][role] for bin_ in positions]
         style = {"color": COLOURS[role], "zorder": 3 if role == STUDENT else 2}
-        axes.plot(middles, [estimate["value"] for estimate in own], "o-", markersize=3.5, label=MODELS[role], **style)
+        axes.plot(centres, [estimate["value"] for estimate in own], "o-", markersize=3.5, label=LABELS[role], **style)
         if all(estimate["low"] is not None for estimate in own):
             lows, highs = ([estimate[end] for estimate in own] for end in ("low", "high"))
-            axes.fill_between(middles, lows, highs, color=COLOURS[role], alpha=0.13, linewidth=0)
-    if shown < positions[-1]["to"]:
-        axes.axvline(shown, color="#1c2330", linestyle="--", linewidth=1)
-    axes.set_xscale("log", base=2)
+            axes.fill_between(centres, lows, highs, color=COLOURS[role], alpha=0.13, linewidth=0)
+    if visible < positions[-1]["to"]:
+        axes.axvline(visible, color="#1c2330", linestyle="--", linewidth=1)
+    _log2_axis(axes, "position in the sequence")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("")
-    axes.set_xlabel("position in the sequence")
     axes.set_ylabel("perplexity")
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
     return figure
+
+
+def _log2_axis(axes: Axes, label: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _tasks(model: Mapping[str, Any]) -> list[Block]:
@@ -146,50 +143,56 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
     return [
         Table(
             ["task", "items", "beyond", *columns()],
-            task_rows(model["tasks"]),
-            caption="Percent right, ± half of the 95 % interval over items; prompts and metrics are lm-eval's. Norm: "
-            "an answer's log-likelihood is divided by its letters, as papers do for ARC-c and HellaSwag. MMLU has five "
-            f"examples before each question. Beyond: items longer than the {model['about']['shown']} tokens that the "
-            "window shows; on all others hybrid and no linear compute the same.",
+            task_rows({**model, "passkey": {}}),
+            caption=f"Accuracy in percent, with prompts and metrics of lm-eval. {INTERVAL} (Wilson). Norm: the "
+            "log-likelihood of an answer is divided by its length, as papers do for ARC-c and HellaSwag. MMLU has five "
+            f"examples before each question. Beyond: fraction of items longer than {model['about']['visible']} tokens; "
+            "on all others the student computes the same with and without its linear branch.",
         )
     ]
 
 
 def _passkey(model: Mapping[str, Any]) -> list[Block]:
-    figures = model["passkey"]
-    if not figures:
+    lengths = model["passkey"]
+    if not lengths:
         return []
-    roles = [role for role in ROLES if role in next(iter(figures.values()))["by_depth"]]
+    table = Table(
+        ["length", "trials", "", *columns()],
+        task_rows({**model, "tasks": {}}),
+        caption=f"Passkeys reproduced, in percent. {INTERVAL} (Wilson).",
+    )
     blocks: list[Block] = [
+        table,
         picture(
-            _heat_maps(figures, roles),
-            "How often a number of five digits, hidden among sentences of no meaning, is given back: by length of the "
-            "text and by where in it the number stands (0 start, 1 end). Dark is always, white never.",
-        )
+            _heat_maps(lengths),
+            "Percentage of five-digit passkeys that are reproduced, by length of the prompt in tokens and by depth of "
+            "the passkey in it (0: start, 1: end).",
+        ),
     ]
-    long = [f"{int(name):,}" for name, own in figures.items() if own["is_beyond_training"]]
+    long = [f"{int(length):,}" for length, result in lengths.items() if result["is_beyond_training"]]
     if long:
         blocks.append(
-            f"At {', '.join(long)} tokens the text is longer than the {model['about']['longest']:,} tokens that the "
-            "model was made for: what fails there need not be the attention's fault."
+            f"Prompts of {', '.join(long)} tokens are longer than the model's maximum of {model['about']['longest']:,} "
+            "tokens; failures there need not be due to the attention."
         )
     return blocks
 
 
-def _heat_maps(figures: Mapping[str, Any], roles: Sequence[str]) -> Figure:
-    contexts = list(figures)
-    depths = list(next(iter(figures.values()))["by_depth"][roles[0]])
+def _heat_maps(lengths: Mapping[str, Any]) -> Figure:
+    first = next(iter(lengths.values()))["by_depth"]
+    roles = [role for role in LABELS if role in first]
+    depths = list(first[roles[0]])
     figure = Figure(figsize=(1.55 * len(roles) + 0.7, 0.36 * len(depths) + 1.15))
     for place, (axes, role) in enumerate(zip(figure.subplots(1, len(roles), squeeze=False)[0], roles, strict=True)):
-        shares = [[figures[context]["by_depth"][role][depth] for context in contexts] for depth in depths]
-        axes.imshow(shares, cmap="Greens", vmin=0, vmax=1, aspect="auto")
-        for row, line in enumerate(shares):
-            for column, share in enumerate(line):
-                colour = "white" if share > 0.6 else "#1c2330"
-                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
-        axes.set_xticks(range(len(contexts)), [f"{int(context):,}" for context in contexts], fontsize=8)
+        rates = [[result["by_depth"][role][depth] for result in lengths.values()] for depth in depths]
+        axes.imshow(rates, cmap="Greens", vmin=0, vmax=1, aspect="auto")
+        for row, line in enumerate(rates):
+            for column, rate in enumerate(line):
+                colour = "white" if rate > 0.6 else "#1c2330"
+                axes.text(column, row, f"{100 * rate:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        axes.set_xticks(range(len(lengths)), [f"{int(length):,}" for length in lengths], fontsize=8)
         axes.set_yticks(range(len(depths)), depths if place == 0 else [""] * len(depths), fontsize=8)
-        axes.set_title(MODELS[role], fontsize=9.5)
+        axes.set_title(LABELS[role].replace(" without", "\nwithout"), fontsize=9)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         if place == 0:
@@ -200,29 +203,28 @@ def _heat_maps(figures: Mapping[str, Any], roles: Sequence[str]) -> Figure:
 
 
 def _speed(model: Mapping[str, Any], machine: str) -> list[Block]:
-    figures = model["speed"]
-    if not figures:
+    speed = model["speed"]
+    if not speed:
         return []
-    names = {TEACHER: "softmax, key-value cache", STUDENT: "hybrid, state"}
+    names = {TEACHER: "teacher, key-value cache", STUDENT: "student, state"}
     rows = [
         [
-            names[role],
+            name,
             row["tokens"],
-            round(row["read_per_second"]),
-            round(row["written_per_second"], 1),
+            round(row["prefill_per_second"]),
+            round(row["decoded_per_second"], 1),
             _size(row["bytes"]),
         ]
-        for role in (TEACHER, STUDENT)
-        for row in figures.get(role, [])
+        for role, name in names.items()
+        for row in speed.get(role, [])
     ]
+    caption = (
+        f"On {machine}, in float32, one sequence. Prefill: the whole context at once. Decoding: one token at a time "
+        "after it. Memory: key-value cache, or states of hybrid attention, of all layers."
+    )
     return [
-        picture(_curves(figures, names), "By tokens that stand before, one text at a time."),
-        Table(
-            ["attention", "tokens before", "read a second", "written a second", "kept"],
-            rows,
-            caption=f"On {machine}, in float32. Read: the whole text at once. Written: one token at a time after it. "
-            "Kept: keys and values of all tokens, or the state of hybrid attention, of all layers.",
-        ),
+        picture(_curves(speed, names), "Speed and memory by context length, one sequence at a time."),
+        Table(["model", "context", "prefill, tokens/s", "decoding, tokens/s", "memory"], rows, caption=caption),
     ]
 
 
@@ -230,72 +232,55 @@ def _size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.0f} KiB"
 
 
-def _curves(figures: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
+def _curves(speed: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
     figure = Figure(figsize=(9.5, 2.9))
-    shown = (
-        ("written_per_second", "tokens written a second", 1),
-        ("read_per_second", "tokens read a second", 1),
-        ("bytes", "kept, MiB", 2**20),
+    panels = (
+        ("decoded_per_second", "decoding, tokens/s", 1),
+        ("prefill_per_second", "prefill, tokens/s", 1),
+        ("bytes", "memory, MiB", 2**20),
     )
-    for axes, (key, title, unit) in zip(figure.subplots(1, 3), shown, strict=True):
-        for role, rows in figures.items():
-            points = [(row["tokens"], row[key] / unit) for row in rows]
-            axes.plot(*zip(*points, strict=True), "o-", markersize=4, color=COLOURS[role], label=names[role])
+    for axes, (key, title, unit) in zip(figure.subplots(1, 3), panels, strict=True):
+        for role, rows in speed.items():
+            contexts, values = [row["tokens"] for row in rows], [row[key] / unit for row in rows]
+            axes.plot(contexts, values, "o-", markersize=4, color=COLOURS[role], label=names[role])
         axes.set_title(title, fontsize=10)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
+        _log2_axis(axes, "context, tokens")
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("tokens before", fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     return figure
 
 
-def _training(folder: Path) -> list[Block]:
-    # folders of save_pretrained have no history
-    if not all((folder / name).is_file() for name in ("metrics.json", "evaluations.json", "history.jsonl")):
-        return []
-    found = [section for section in training_sections(folder) if section.title == "Training"]
-    return [block for section in found for block in section.blocks if isinstance(block, str | Table | Picture)]
-
-
 def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Block]:
     about, settings = model["about"], evaluation["subquad"]["settings"]
-    blocks: list[Block] = [
-        Table(
-            ["model", "what it is"],
-            [
-                [MODELS["softmax"], f"{about['teacher']}, the model that was linearized, as it was"],
-                [MODELS["window_only"], "the same weights with softmax over the window alone, never trained for it"],
-                [MODELS["window_tuned"], _tuned(about)],
-                [MODELS["tuned_without_linear"], "hybrid with its linear branch switched off"],
-                [MODELS["tuned"], f"{about['folder']}, {_tokens(about['tokens'])}"],
-            ],
-        )
-    ]
-    limit = settings["limit"]
-    if model["tasks"] and limit is not None:
-        blocks.append(f"Of each task (of each subject of MMLU) the first {limit:,} items were measured, not all.")
-    if evaluation["left_out"]:
-        blocks.append(f"Left out, since there are no files: {'; '.join(evaluation['left_out'])}.")
-    is_half, half = settings["precision"] == "bf16", " but for products of texts and tasks, which are in bfloat16"
+    control = f"{NOT_MEASURED}; use --window-fine-tuned with a folder of `linearize --fine-tune-attention window`"
+    if "window_fine_tuned" in about:
+        tokens = _tokens(about["window_fine_tuned_tokens"])
+        control = f"{about['window_fine_tuned']}, {tokens}, fine-tuned and run with the window alone"
+    meanings = {
+        "teacher": f"{about['teacher']}, the softmax model that was linearized",
+        "window": "the teacher's weights with softmax attention over the window alone, not trained for it",
+        "window_fine_tuned": control,
+        "fine_tuned_without_linear": "the student with its linear branch switched off",
+        "fine_tuned": f"{about['folder']}, {_tokens(about['tokens'])}",
+    }
+    blocks: list[Block] = [Table(["model", "description"], [[LABELS[role], text] for role, text in meanings.items()])]
+    if model["tasks"] and settings["limit"] is not None:
+        blocks.append(f"Only the first {settings['limit']:,} items of each task (of each subject of MMLU) were used.")
+    if evaluation["not_measured"]:
+        blocks.append(f"Not measured, since files are missing: {'; '.join(evaluation['not_measured'])}.")
+    is_half = settings["precision"] == "bfloat16"
+    products = "in float32, with matrix products of texts and tasks in bfloat16" if is_half else "in float32"
     blocks.append(
-        f"Intervals are of {settings['resamples']:,} bootstrap resamples of sequences or items, the same for all "
-        f"models. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in "
-        f"float32{half * is_half}."
+        f"Intervals of losses and of gaps are bootstrapped over sequences or items ({settings['resamples']:,} "
+        "resamples, the same for all models); those of rates are Wilson's, and those of their differences Newcombe's for "
+        f"paired items. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, {products}."
     )
     return blocks
 
 
-def _tuned(about: Mapping[str, Any]) -> str:
-    if "window_tuned" not in about:
-        return f"{NOT_TRAINED}; give a folder tuned with the window alone, on as many tokens, with --window-tuned"
-    return f"{about['window_tuned']}, {_tokens(about['window_tuned_tokens'])}, its linear branch off throughout"
-
-
 def _tokens(tokens: Mapping[str, int] | None) -> str:
     if not tokens:
-        return "trained on tokens that nobody wrote down"
+        return "trained on an unknown number of tokens"
     return f"trained on {' + '.join(f'{count:,}' for count in tokens.values())} tokens"

@@ -1,4 +1,4 @@
-"""Tokens as text while they come: no broken characters, and nothing of a stop string, even across tokens."""
+"""Incremental detokenization: no incomplete characters, and nothing of a stop string, even across tokens."""
 
 from collections.abc import Sequence
 
@@ -7,95 +7,101 @@ from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
 
-__all__ = ["Writer", "chat_text", "tokens_of"]
+__all__ = ["Detokenizer", "chat_text", "encode"]
 
-BROKEN = "\ufffd"
+INCOMPLETE = "\ufffd"
 LONGEST_CHARACTER = 16
-"""Tokens that may wait for the rest of a character; longer runs are no characters at all."""
+"""Tokens that may wait for the rest of a character; longer runs are invalid bytes."""
 CONTEXT = 5
-"""Tokens of the prompt that the first new one is decoded behind, since its space may depend on them."""
+"""Tokens of the prompt that are decoded with the first new one, whose leading space may depend on them."""
 
 
-class Writer:
-    """The text of one answer as it grows."""
+class Detokenizer:
+    """The text of one answer as its tokens arrive."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int] = (), stops: Sequence[str] = ()):
-        """Begin behind a prompt.
+        """Start after a prompt.
 
         Args:
-            tokenizer: Of the model.
-            prompt: The tokens before the answer.
-            stops: Texts at which the answer ends; they are no part of it.
+            tokenizer: The model's tokenizer.
+            prompt: Tokens before the answer.
+            stops: Stop strings: the answer ends before the first of them.
         """
         self._tokenizer, self._stops = tokenizer, tuple(stops)
         self._tokens = list(prompt[-CONTEXT:])
-        self._known, self._before = len(self._tokens), self._decode(self._tokens)
-        self._held = ""
+        self._decoded, self._prefix = len(self._tokens), self._decode(self._tokens)
+        self._pending = ""
         self.is_stopped = False
 
     def add(self, token: int) -> str:
-        """Return the text that is certain with one token more; sets `is_stopped` at a stop string."""
+        """Add a token and return the new text that is final; sets `is_stopped` at a stop string."""
         self._tokens.append(token)
-        return self._release(self._new(is_last=False), is_last=False)
+        return self._release(self._new_text(is_last=False), is_last=False)
 
-    def end(self) -> str:
-        """Return what was held back, since no token follows; sets `is_stopped` at a stop string."""
-        return self._release(self._new(is_last=True), is_last=True)
+    def finish(self) -> str:
+        """Return the pending text, since no token follows; sets `is_stopped` at a stop string."""
+        return self._release(self._new_text(is_last=True), is_last=True)
 
     def _decode(self, tokens: list[int]) -> str:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
-    def _new(self, *, is_last: bool) -> str:
+    def _new_text(self, *, is_last: bool) -> str:
         text = self._decode(self._tokens)
-        if text.endswith(BROKEN) and not is_last and len(self._tokens) - self._known <= LONGEST_CHARACTER:
+        if text.endswith(INCOMPLETE) and not is_last and len(self._tokens) - self._decoded <= LONGEST_CHARACTER:
             return ""
-        new = text[len(self._before) :]
+        new = text[len(self._prefix) :]
         if not new:
-            # a token without text, such as a special one
-            del self._tokens[self._known :]
+            # a token without text, such as a special token
+            del self._tokens[self._decoded :]
             return ""
-        # the tokens of the last piece stay, since how the next is written may depend on them
-        self._tokens = self._tokens[self._known :]
-        self._known, self._before = len(self._tokens), self._decode(self._tokens)
+        # the tokens of the last addition stay as context, since the text of the next may depend on them
+        self._tokens = self._tokens[self._decoded :]
+        self._decoded, self._prefix = len(self._tokens), self._decode(self._tokens)
         return new
 
     def _release(self, new: str, *, is_last: bool) -> str:
-        text = self._held + new
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
-            self.is_stopped, self._held = True, ""
-            return text[: min(places)]
-        kept = 0 if is_last else max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - kept :]
-        return text[: len(text) - kept]
+        text = self._pending + new
+        starts = [start for stop in self._stops if (start := text.find(stop)) >= 0]
+        if starts:
+            self.is_stopped, self._pending = True, ""
+            return text[: min(starts)]
+        pending = 0 if is_last else max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._pending = text[len(text) - pending :]
+        return text[: len(text) - pending]
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how many last characters of the text could be the first of the stop string."""
+    """Return how many of the last characters of the text may be the start of the stop string."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if stop.startswith(text[-length:])), 0)
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, text: str, *, is_plain: bool) -> list[int]:
-    """Return the tokens of a text, with the model's first token where the text is plain and no chat's."""
-    return tokenizer(text, add_special_tokens=is_plain, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Return the tokens of a text; chat templates write their special tokens themselves."""
+    # no warning about the length: positions beyond the context are checked by the callers
+    return tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
-    """Return what the model reads of a chat, up to where its answer begins.
+    """Return the prompt of a chat, up to where the model's answer starts.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        messages: Turns with `role` and `content`.
 
     Raises:
-        SubquadError: the tokenizer has no chat template, or the template refuses the messages.
+        SubquadError: The tokenizer has no chat template, or the template rejects the messages.
     """
     if not tokenizer.chat_template:
         raise SubquadError(
-            "the model has no chat template (none in its tokenizer's files): it continues texts, and holds no chats"
+            "the model's tokenizer has no chat template, so the model cannot chat; "
+            "use text completion: `subquad llm generate` or /v1/completions"
         )
     try:
         text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
     except jinja2.TemplateError as error:
-        raise SubquadError(f"the model's chat template refuses the messages: {error}") from error
+        raise SubquadError(f"the model's chat template rejects the messages: {error}") from error
     assert isinstance(text, str)
     return text

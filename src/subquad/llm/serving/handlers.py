@@ -1,4 +1,4 @@
-"""From a request to jobs for the engine, and from the engine's pieces to a reply, whole or as a stream."""
+"""Request handlers: from a request to jobs for the engine, and from the engine's deltas to a reply or a stream."""
 
 import asyncio
 import json
@@ -13,61 +13,69 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
-from subquad.llm.serving.batching import Engine, EngineClosed, Job, Piece
-from subquad.llm.serving.detokenizer import chat_text, tokens_of
-from subquad.llm.serving.protocol import ChatRequest, CompletionRequest, Refusal, choice, error, part, usage
+from subquad.llm.serving.detokenizer import chat_text, encode
+from subquad.llm.serving.engine import Delta, Engine, EngineClosed, Job
+from subquad.llm.serving.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    RequestError,
+    choice_body,
+    delta_body,
+    error_body,
+    usage_body,
+)
 
-__all__ = ["Desk"]
+__all__ = ["RequestHandler"]
 
 COMPLETION_TOKENS = 16
-"""Of an answer of /v1/completions where the request says nothing; OpenAI's number."""
+"""Default length of an answer of /v1/completions; OpenAI's value."""
 CLIENT_GONE = 499
-STOPPED = "the server was stopped, or has failed; /health and its log tell which"
+STOPPED = "the server was stopped, or has failed; see /health and the server's log"
 
 
 @dataclass(kw_only=True)
-class _Asked:
-    """What one request asks of the engine."""
+class _Pending:
+    """A request whose jobs the engine decodes."""
 
     jobs: list[Job]
-    pieces: asyncio.Queue[Piece]
+    deltas: asyncio.Queue[Delta]
     head: dict[str, Any]
     is_chat: bool
     has_usage: bool
 
     @property
-    def texts(self) -> int:
+    def sequences(self) -> int:
         return sum(job.n for job in self.jobs)
 
     def usage(self, tokens: int) -> dict[str, int]:
-        return usage([job.prompt for job in self.jobs], tokens)
+        return usage_body([job.prompt for job in self.jobs], tokens)
 
 
 @dataclass(kw_only=True)
-class Desk:
-    """Takes requests for one model."""
+class RequestHandler:
+    """Answers requests for one model."""
 
     engine: Engine
-    """It runs in a thread of its own."""
+    """Runs in a thread of its own."""
     tokenizer: PreTrainedTokenizerBase
-    """Not the engine's own, which decodes at the same time."""
+    """A copy of the engine's, which decodes at the same time."""
     name: str
-    """What clients call the model."""
+    """Model name for clients."""
     max_context: int
-    """Tokens of prompt and answer together, at most."""
+    """Maximum number of tokens of prompt and answer together."""
     max_waiting: int
-    """Requests that may wait for a place."""
-    words: int
+    """Maximum number of waiting requests."""
+    vocab_size: int
     """Size of the model's vocabulary."""
 
     def check_model(self, name: str) -> None:
-        """Check the name of a model.
+        """Check the model's name.
 
         Raises:
-            Refusal: it is another model's.
+            RequestError: It is another model's.
         """
         if name != self.name:
-            raise Refusal(
+            raise RequestError(
                 f"no model {name!r}; this server has {self.name!r}", field="model", status=404, code="model_not_found"
             )
 
@@ -75,33 +83,36 @@ class Desk:
         """Return the reply to a request.
 
         Raises:
-            Refusal: the request cannot be answered.
+            RequestError: The request cannot be answered.
         """
         self.check_model(body.model)
-        body.refuse_unsupported()
+        body.check_supported()
         if self.engine.waiting >= self.max_waiting:
-            raise Refusal(f"{self.engine.waiting} requests wait already; come again later", status=429)
-        asked = self._asked(body)
-        if len(asked.jobs) > self.max_waiting:
-            raise Refusal(
-                f"prompt: {len(asked.jobs)} texts in one request; {self.max_waiting} may wait", field="prompt"
+            raise RequestError(f"{self.engine.waiting} requests are waiting already; try again later", status=429)
+        pending = self._pending(body)
+        if len(pending.jobs) > self.max_waiting:
+            raise RequestError(
+                f"prompt: {len(pending.jobs)} prompts in one request, and at most {self.max_waiting} may wait",
+                field="prompt",
             )
         if body.stream:
-            events = self._events(asked)
+            events = self._events(pending)
             return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        return await self._whole(asked, request)
+        return await self._whole(pending, request)
 
-    def _asked(self, body: ChatRequest | CompletionRequest) -> _Asked:
-        is_chat, n, seed = isinstance(body, ChatRequest), body.n or 1, body.given_seed()
-        if n > self.engine.max_batch:
-            raise Refusal(f"n: {n} texts at once; this server has room for {self.engine.max_batch}", field="n")
+    def _pending(self, body: ChatRequest | CompletionRequest) -> _Pending:
+        is_chat, n, seed = isinstance(body, ChatRequest), body.n or 1, body.seed_or_random()
+        if n > self.engine.max_batch_size:
+            raise RequestError(
+                f"n: {n} sequences, and this server decodes at most {self.engine.max_batch_size} together", field="n"
+            )
         prompts = [self._chat(body)] if isinstance(body, ChatRequest) else self._prompts(body)
-        pieces: asyncio.Queue[Piece] = asyncio.Queue()
+        deltas: asyncio.Queue[Delta] = asyncio.Queue()
         jobs = [
             Job(
                 prompt=prompt,
-                listen=_listener(pieces, place * n),
-                max_tokens=self._room(prompt, body),
+                on_delta=_enqueue(deltas, place * n),
+                max_tokens=self._max_tokens(prompt, body),
                 sampling=body.sampling(),
                 seed=seed,
                 n=n,
@@ -115,121 +126,121 @@ class Desk:
             "created": int(time.time()),
             "model": self.name,
         }
-        return _Asked(jobs=jobs, pieces=pieces, head=head, is_chat=is_chat, has_usage=body.has_usage())
+        return _Pending(jobs=jobs, deltas=deltas, head=head, is_chat=is_chat, has_usage=body.has_usage())
 
     def _chat(self, body: ChatRequest) -> list[int]:
         try:
             text = chat_text(self.tokenizer, [message.plain() for message in body.messages])
-        except SubquadError as problem:
-            raise Refusal(str(problem), field="messages") from problem
-        return tokens_of(self.tokenizer, text, is_plain=False)
+        except SubquadError as error:
+            raise RequestError(str(error), field="messages") from error
+        return encode(self.tokenizer, text, add_special_tokens=False)
 
     def _prompts(self, body: CompletionRequest) -> list[list[int]]:
-        prompts = [
-            tokens_of(self.tokenizer, prompt, is_plain=True) if isinstance(prompt, str) else prompt
-            for prompt in body.prompts()
-        ]
+        prompts = [encode(self.tokenizer, prompt) if isinstance(prompt, str) else prompt for prompt in body.prompts()]
         if not prompts or not all(prompts):
-            raise Refusal("prompt: there is no text to continue in it", field="prompt")
-        wrong = next((token for prompt in prompts for token in prompt if not 0 <= token < self.words), None)
+            raise RequestError("prompt: it is empty; there is no text to continue", field="prompt")
+        wrong = next((token for prompt in prompts for token in prompt if not 0 <= token < self.vocab_size), None)
         if wrong is not None:
-            raise Refusal(f"prompt: {wrong} is no token; the model has {self.words}, from 0", field="prompt")
+            raise RequestError(
+                f"prompt: {wrong} is not a token; the model's tokens are 0 to {self.vocab_size - 1}", field="prompt"
+            )
         return prompts
 
-    def _room(self, prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> int:
-        """Return how long the answer may be."""
+    def _max_tokens(self, prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> int:
         left = self.max_context - len(prompt)
         is_chat = isinstance(body, ChatRequest)
-        asked = body.most_tokens() if is_chat else body.max_tokens or max(1, min(left, COMPLETION_TOKENS))
-        if (asked or 1) > left:
-            raise Refusal(
-                f"the prompt's {len(prompt)} tokens and {asked or 1} of the answer are more than the "
-                f"{self.max_context} that this server takes (--max-context)",
+        wanted = body.most_tokens() if is_chat else body.max_tokens or max(1, min(left, COMPLETION_TOKENS))
+        if (wanted or 1) > left:
+            raise RequestError(
+                f"the {len(prompt)} tokens of the prompt and {wanted or 1} of the answer exceed the maximum of "
+                f"{self.max_context} tokens (--max-context)",
                 field="messages" if is_chat else "prompt",
                 code="context_length_exceeded",
             )
-        return asked or left
+        return wanted or left
 
-    def _submit(self, asked: _Asked) -> None:
-        for job in asked.jobs:
+    def _submit(self, pending: _Pending) -> None:
+        for job in pending.jobs:
             self.engine.submit(job)
 
-    def _cancel(self, asked: _Asked) -> None:
-        for job in asked.jobs:
+    def _cancel(self, pending: _Pending) -> None:
+        for job in pending.jobs:
             self.engine.cancel(job)
 
-    async def _whole(self, asked: _Asked, request: Request) -> Response:
-        texts, finishes, tokens = [""] * asked.texts, [""] * asked.texts, 0
+    async def _whole(self, pending: _Pending, request: Request) -> Response:
+        texts, reasons, tokens = [""] * pending.sequences, [""] * pending.sequences, 0
 
         async def gather() -> None:
             nonlocal tokens
-            while not all(finishes):
-                piece = await asked.pieces.get()
-                if piece.finish == "closed":
-                    raise Refusal(STOPPED, status=503)
-                texts[piece.place] += piece.text
-                finishes[piece.place] = piece.finish or ""
+            while not all(reasons):
+                delta = await pending.deltas.get()
+                if delta.finish_reason == "closed":
+                    raise RequestError(STOPPED, status=503)
+                texts[delta.index] += delta.text
+                reasons[delta.index] = delta.finish_reason or ""
                 tokens += 1
 
-        self._submit(asked)
-        tasks = [asyncio.create_task(gather()), asyncio.create_task(_gone(request))]
+        self._submit(pending)
+        tasks = [asyncio.create_task(gather()), asyncio.create_task(_disconnected(request))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0] not in done:
-                # nobody reads it
+                # the client does not read it
                 return Response(status_code=CLIENT_GONE)
             tasks[0].result()
         finally:
             for task in tasks:
                 task.cancel()
-            self._cancel(asked)
-        rows = zip(texts, finishes, strict=True)
-        choices = [choice(index, text, finish, is_chat=asked.is_chat) for index, (text, finish) in enumerate(rows)]
-        return JSONResponse({**asked.head, "choices": choices, "usage": asked.usage(tokens)})
+            self._cancel(pending)
+        choices = [
+            choice_body(index, text, reason, is_chat=pending.is_chat)
+            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+        ]
+        return JSONResponse({**pending.head, "choices": choices, "usage": pending.usage(tokens)})
 
-    async def _events(self, asked: _Asked) -> AsyncIterator[str]:
-        begun: set[int] = set()
-        tokens, unfinished = 0, asked.texts
-        extra = {"usage": None} if asked.has_usage else {}
+    async def _events(self, pending: _Pending) -> AsyncIterator[str]:
+        started: set[int] = set()
+        tokens, unfinished = 0, pending.sequences
+        extra = {"usage": None} if pending.has_usage else {}
         try:
-            # here and not before: where nobody reads the stream, this never runs
-            self._submit(asked)
+            # submitted here: if the client does not read the stream, this never runs
+            self._submit(pending)
             while unfinished:
-                piece = await asked.pieces.get()
-                if piece.finish == "closed":
-                    yield _event(error(STOPPED, status=503))
+                delta = await pending.deltas.get()
+                if delta.finish_reason == "closed":
+                    yield _event(error_body(STOPPED, status=503))
                     return
                 tokens += 1
-                unfinished -= piece.finish is not None
-                if piece.text or piece.finish:
-                    one = part(piece, is_chat=asked.is_chat, is_first=piece.place not in begun)
-                    begun.add(piece.place)
-                    yield _event({**asked.head, "choices": [one], **extra})
+                unfinished -= delta.finish_reason is not None
+                if delta.text or delta.finish_reason:
+                    choice = delta_body(delta, is_chat=pending.is_chat, is_first=delta.index not in started)
+                    started.add(delta.index)
+                    yield _event({**pending.head, "choices": [choice], **extra})
             if extra:
-                yield _event({**asked.head, "choices": [], "usage": asked.usage(tokens)})
+                yield _event({**pending.head, "choices": [], "usage": pending.usage(tokens)})
             yield "data: [DONE]\n\n"
         except EngineClosed:
-            yield _event(error(STOPPED, status=503))
+            yield _event(error_body(STOPPED, status=503))
         finally:
-            # also where the client is gone, which ends this generator
-            self._cancel(asked)
+            # also if the client disconnects, which closes this generator
+            self._cancel(pending)
 
 
-def _listener(pieces: asyncio.Queue[Piece], first: int) -> Callable[[Piece], None]:
-    """Return what carries pieces from the engine's thread into the queue, counting texts from `first`."""
+def _enqueue(deltas: asyncio.Queue[Delta], first: int) -> Callable[[Delta], None]:
+    """Return a function that moves deltas from the engine's thread into the queue, numbered from `first`."""
     loop = asyncio.get_running_loop()
 
-    def listen(piece: Piece) -> None:
-        loop.call_soon_threadsafe(pieces.put_nowait, piece._replace(place=first + piece.place))
+    def on_delta(delta: Delta) -> None:
+        loop.call_soon_threadsafe(deltas.put_nowait, delta._replace(index=first + delta.index))
 
-    return listen
+    return on_delta
 
 
 def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
-async def _gone(request: Request) -> None:
-    """Return when the client has closed the connection."""
+async def _disconnected(request: Request) -> None:
+    """Return when the client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,58 +1,24 @@
-"""What a user can set for serving and chatting. Imports the standard library only, to start fast."""
+"""Settings of text generation, chat and the server. Imports the standard library and cyclopts only."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, flag_name, validate_choices
+from subquad.runs.options import Model, Output
 
-__all__ = ["ChatSettings", "ServeSettings"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """How a model is served."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on. There is no password: with another address than this, whoever reaches it can ask."""
-    port: int = 8000
-    """Port to listen on; 0 takes a free one."""
-    name: str | None = None
-    """What clients call the model; the folder's name where nothing is said."""
-    max_batch: int = 32
-    """Texts that grow at once; further requests wait. The memory of their states is taken at the start."""
-    max_context: int | None = None
-    """Tokens of prompt and answer together, at most; the model's max_position_embeddings where nothing is said."""
-    max_waiting: int = 256
-    """Requests that may wait for a place; further ones are told to come again (status 429)."""
-    chunk: int = 512
-    """Tokens of a prompt that are read between two tokens of the others."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Type of weights and activations; feature maps stay float32."""
-    grace: int = 10
-    """Seconds that running requests have to end once the server is stopped."""
-
-    def __post_init__(self) -> None:
-        _at_least(self, max_batch=1, max_context=2, max_waiting=1, chunk=1, grace=0)
-        if not 0 <= self.port <= 65535:
-            raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise SubquadError(f"--precision must be float32 or bfloat16, got {self.precision!r}")
-        if self.name == "":
-            raise SubquadError("--name must not be empty")
+__all__ = ["ChatSettings", "GenerateSettings", "ServeSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatSettings:
-    """How a model answers in the terminal."""
+class GenerateSettings:
+    """How a text is continued."""
 
-    system: str | None = None
-    """What the model is told before the talk; some models' templates bring a text of their own."""
-    max_new_tokens: int = 512
-    """Tokens of an answer, at most."""
-    temperature: float = 0.7
-    """0 takes the likeliest token each time; higher is more varied."""
-    top_p: float = 1.0
-    """Choose among the likeliest tokens that have this share of the probability."""
+    max_new_tokens: Output[int] = 100
+    """Maximum number of new tokens; the model may end earlier."""
+    temperature: Output[float] = 0.7
+    """Sampling temperature; 0 is greedy decoding."""
+    top_p: Output[float] = 1.0
+    """Nucleus sampling: sample from the smallest set of most likely tokens with at least this probability."""
 
     def __post_init__(self) -> None:
         _at_least(self, max_new_tokens=1, temperature=0)
@@ -60,9 +26,51 @@ class ChatSettings:
             raise SubquadError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
 
 
-def _at_least(settings: Any, **least: float) -> None:
-    for name, bound in least.items():
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings(GenerateSettings):
+    """How a model answers in the terminal."""
+
+    system: Output[str | None] = None
+    """System message. Default: none, or the one in the model's chat template."""
+    max_new_tokens: Output[int] = 512
+    """Maximum number of tokens of an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """How a model is served over HTTP."""
+
+    host: Output[str] = "127.0.0.1"
+    """Address to listen on. There is no authentication: at any other address, everyone who reaches it can use it."""
+    port: Output[int] = 8000
+    """Port to listen on; 0 picks a free one."""
+    name: Output[str | None] = None
+    """Model name for clients. Default: the folder's name."""
+    max_batch_size: Model[int] = 32
+    """Maximum number of sequences decoded together; their states are allocated at the start, other requests wait."""
+    max_context: Model[int | None] = None
+    """Maximum number of tokens of prompt and answer together. Default: the model's `max_position_embeddings`."""
+    max_waiting: Output[int] = 256
+    """Maximum number of waiting requests; further ones get status 429."""
+    prefill_chunk_size: Model[int] = 512
+    """Tokens of a new prompt that are processed between two decoding steps of the other sequences."""
+    precision: Model[Literal["float32", "bfloat16"]] = "float32"
+    """Type of weights and activations; feature maps stay in float32."""
+    shutdown_timeout: Output[int] = 10
+    """Seconds that running requests have to finish after Ctrl-C."""
+
+    def __post_init__(self) -> None:
+        validate_choices(self)
+        _at_least(self, max_batch_size=1, max_context=2, max_waiting=1, prefill_chunk_size=1, shutdown_timeout=0)
+        if not 0 <= self.port <= 65535:
+            raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
+        if self.name == "":
+            raise SubquadError("--name must not be empty")
+
+
+def _at_least(settings: Any, **bounds: float) -> None:
+    for name, bound in bounds.items():
         value = getattr(settings, name)
-        # the other way round, not a number would pass
+        # written this way round, NaN is rejected too
         if value is not None and not value >= bound:
-            raise SubquadError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}")
+            raise SubquadError(f"{flag_name(name)} must be at least {bound}, got {value}")

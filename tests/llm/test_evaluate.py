@@ -18,7 +18,7 @@ from subquad.llm.evaluation.comparisons import NO_LEAD, TOO_FEW, compare
 from subquad.llm.evaluation.probes import bins, cache_bytes, loss_rows, passkey_prompt, passkey_row, speed_row
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import Figures
-from subquad.llm.models.attention import using
+from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 from subquad.llm.training.metrics import perplexity, token_losses
@@ -82,7 +82,7 @@ def evaluated(asked, tmp_path_factory):
     """Return the folder of a finished evaluation."""
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'subquad[eval]')")
     out = tmp_path_factory.mktemp("evaluated") / "out"
-    subquad.llm.measure(settings=QUICK, out=out, **asked)
+    subquad.llm.evaluate(settings=QUICK, out=out, **asked)
     return out
 
 
@@ -153,9 +153,9 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(evaluated, asked, tmp_path
     how = {**asked, "out": out}
     monkeypatch.setattr(plans, "loss_rows", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        subquad.llm.measure(settings=QUICK, **how)
+        subquad.llm.evaluate(settings=QUICK, **how)
     assert not (out / "evaluation.json").exists()
-    found = subquad.llm.measure(settings=QUICK, **how)
+    found = subquad.llm.evaluate(settings=QUICK, **how)
     # five sequences for each of four, two at a time; the third call came twice
     assert calls == [2, 2, 1, 1, *[2, 2, 1] * 3]
     whole = json.loads((evaluated / "evaluation.json").read_text())
@@ -173,10 +173,10 @@ def test_a_finished_evaluation_is_extended_and_opens_no_model_for_what_is_known(
     how = {**asked, "out": out}
     with monkeypatch.context() as patch:
         patch.setattr(contenders.Nets, "open", lambda *_: pytest.fail("a model was opened"))
-        again = subquad.llm.measure(settings=QUICK, **how)
+        again = subquad.llm.evaluate(settings=QUICK, **how)
     assert again == json.loads((evaluated / "evaluation.json").read_text())
     longer = EvaluateSettings(**{**vars(QUICK), "evaluation_tokens": 31 * 7, "passkey": None, "speed": "0"})
-    more = subquad.llm.measure(settings=longer, **how)["models"][0]
+    more = subquad.llm.evaluate(settings=longer, **how)["models"][0]
     assert more["perplexity"]["words.txt"]["items"] == 7
     assert more["passkey"] == more["speed"] == {}
 
@@ -186,7 +186,7 @@ def test_a_window_tuned_model_stands_beside_the_others(linear, text, tmp_path):
     shutil.copytree(linear, other)
     quick = EvaluateSettings(length=31, evaluation_tokens=31 * 3, speed="0", resamples=100)
     out = tmp_path / "out"
-    (model,) = subquad.llm.measure(linear, quick, out=out, text=[text], window_tuned=[other], quiet=True)["models"]
+    (model,) = subquad.llm.evaluate(linear, quick, out=out, text=[text], window_tuned=[other], quiet=True)["models"]
     figures = model["perplexity"]["words.txt"]
     # the same weights, with the window alone
     assert figures["models"]["window_tuned"] == figures["models"]["tuned_without_linear"]
@@ -195,14 +195,14 @@ def test_a_window_tuned_model_stands_beside_the_others(linear, text, tmp_path):
     narrow = tmp_path / "narrow"
     convert(tiny_model("llama", vocab_size=300), AttentionSettings(window=5)).save_pretrained(narrow)
     with pytest.raises(SubquadError, match=r"its window is 5 terrace, and that of .* is 3 terrace"):
-        subquad.llm.measure(linear, quick, out=tmp_path / "2", text=[text], window_tuned=[narrow], quiet=True)
+        subquad.llm.evaluate(linear, quick, out=tmp_path / "2", text=[text], window_tuned=[narrow], quiet=True)
 
 
 def test_several_models_stand_on_one_page_each_with_its_controls(linear, text, tmp_path):
     other, out = tmp_path / "other", tmp_path / "out"
     shutil.copytree(linear, other)
     quick = EvaluateSettings(length=31, evaluation_tokens=31 * 3, speed="0", resamples=100)
-    found = subquad.llm.measure([linear, other], quick, out=out, text=[text], quiet=True)["models"]
+    found = subquad.llm.evaluate([linear, other], quick, out=out, text=[text], quiet=True)["models"]
     assert [model["about"]["folder"] for model in found] == [str(linear), str(other)]
     assert found[0]["perplexity"] == found[1]["perplexity"]
     page = (out / "report.html").read_text()
@@ -211,7 +211,7 @@ def test_several_models_stand_on_one_page_each_with_its_controls(linear, text, t
 
 
 def test_the_command_prints_figures_beside_their_controls(linear, text, tmp_path, capsys):
-    flags = ["--length", "31", "--evaluation-tokens", "93", "--speed", "0", "--quiet", "--resamples", "100"]
+    flags = ["--sequence-length", "31", "--evaluation-tokens", "93", "--speed", "0", "--quiet", "--resamples", "100"]
     command = ["llm", "evaluate", str(linear), "--text", str(text), "--out", str(tmp_path / "out"), *flags]
     assert main(command) == 0
     assert main([part for part in command if part != "--quiet"]) == 0
@@ -252,7 +252,7 @@ def test_losses_by_position_are_the_models_own():
     model = convert(tiny_model("llama"), AttentionSettings(window=3))
     ids = torch.arange(2 * 23).reshape(2, 23) % 151
     edges = bins(23)
-    with using(model, "window"):
+    with attention_mode(model, "window"):
         chances = model(ids[:1]).logits.log_softmax(-1)
     expected = [-float(chances[0, position - 1, ids[0, position]]) for position in range(1, 23)]
     assert token_losses(model, ids[0], mode="window").tolist() == pytest.approx(expected, rel=1e-4)
@@ -330,7 +330,7 @@ def test_rows_of_other_questions_are_not_taken_for_answers(tmp_path):
 
 def refused(message, *arguments, **keywords):
     with pytest.raises(SubquadError, match=message):
-        subquad.llm.measure(*arguments, quiet=True, **keywords)
+        subquad.llm.evaluate(*arguments, quiet=True, **keywords)
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_written(linear, base, text, tmp_path):
@@ -342,7 +342,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(linear, b
     refused("a folder is given twice", [linear, linear], out=out, text=[text])
     refused("--tasks needs --data", linear, EvaluateSettings(tasks="piqa"), out=out)
     refused(
-        "--length 300: .* was made for at most 211 tokens", linear, EvaluateSettings(length=300), out=out, text=[text]
+        "--sequence-length 300: .* was made for at most 211 tokens", linear, EvaluateSettings(length=300), out=out, text=[text]
     )
     refused("--passkey 50: the question alone takes", linear, EvaluateSettings(passkey="50"), out=out)
     (tmp_path / "empty").mkdir()
@@ -363,7 +363,7 @@ def test_a_teacher_that_is_not_there_or_another_model_is_refused(linear, base, t
     refused(r"gone: no such file or folder.*(?s:.*)was made from .*gone; say where it is now with --teacher", moved,
             out=out, text=[text])  # fmt: skip
     quick = EvaluateSettings(length=31, evaluation_tokens=31 * 2, speed="0", resamples=100)
-    subquad.llm.measure(moved, quick, out=out, text=[text], teacher=base, quiet=True)
+    subquad.llm.evaluate(moved, quick, out=out, text=[text], teacher=base, quiet=True)
     wide = tmp_path / "wide"
     tiny_model("llama", vocab_size=len(letters), hidden_size=60).save_pretrained(wide)
     refused("hidden_size is 60, and 30 in .*this is not its teacher", linear, out=out, text=[text], teacher=wide)

@@ -11,10 +11,10 @@ from support.llm_models import SMALL, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.commands.evaluate import measure
+from subquad.llm.commands.evaluate import evaluate
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.task_items import find, read
-from subquad.llm.models.attention import using
+from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
@@ -32,7 +32,7 @@ WRAPPED = (
 )
 SIX_LINES = """Roof shingle removal: A man is sitting on a roof. he
 3
-is using wrap to wrap a pair of skis.
+is attention_mode wrap to wrap a pair of skis.
 is ripping level tiles off.
 is holding a rubik's cube.
 starts pulling up roofing on a roof.
@@ -81,7 +81,7 @@ def test_arc_is_taken_out_of_its_instruction(data, task):
 def test_hellaswag_begins_the_unfinished_sentence_with_a_capital(data):
     context = "Roof shingle removal: A man is sitting on a roof. He"
     assert asked(data, "hellaswag") == [
-        (context, " is using wrap to wrap a pair of skis."),
+        (context, " is attention_mode wrap to wrap a pair of skis."),
         (context, " is ripping level tiles off."),
         (context, " is holding a rubik's cube."),
         (context, " starts pulling up roofing on a roof."),
@@ -169,7 +169,7 @@ def test_log_likelihoods_equal_one_pass_for_each(mode, tokenizer):
         ("a river", " falls under the old house. seen quickly"),
     ]
     given = HarnessModel(model, tokenizer, mode=mode, batch_tokens=40).score(pairs)
-    with using(model, mode):
+    with attention_mode(model, mode):
         for (context, continuation), (chance, is_likeliest, length) in zip(pairs, given, strict=True):
             whole = tokenizer.encode(context + continuation)
             start = tokenizer.encode(context)

@@ -1,0 +1,45 @@
+"""`subquad llm merge`: merge an adapter into its checkpoint and write the whole model."""
+
+import shutil
+from pathlib import Path
+
+from subquad.errors import SubquadError
+from subquad.llm.models.checkpoints import checkpoint_kind
+from subquad.llm.models.loading import load
+from subquad.runs.storage import as_folder, check_output
+
+__all__ = ["merge"]
+
+
+def merge(
+    adapter: Path | str,
+    *,
+    out: Path | str,
+    base: str | Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Write the whole model of an adapter, as transformers' `save_pretrained` does.
+
+    Args:
+        adapter: Folder of the adapter.
+        out: Output folder.
+        base: Checkpoint of the adapter; None for the place recorded in the adapter.
+        force: Overwrite an existing model in `out`.
+        quiet: Print nothing.
+
+    Raises:
+        SubquadError: The adapter cannot be loaded, or `out` exists.
+    """
+    out = check_output(as_folder(out), force=force)
+    if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
+        raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
+    model, tokenizer = load(adapter, base=base)
+    temporary = out.with_name(f".{out.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(out, ignore_errors=True)
+    temporary.rename(out)
+    if not quiet:
+        print(f"Wrote {out}.")

@@ -1,0 +1,63 @@
+"""`subquad llm serve`: answer requests over HTTP until the process is stopped."""
+
+import os
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from subquad.errors import SubquadError
+from subquad.llm.serving.generation import load_for_generation
+from subquad.llm.serving.server import make_app
+from subquad.llm.serving.settings import ServeSettings
+from subquad.progress import say
+
+__all__ = ["serve"]
+
+
+def serve(run: Path | str, settings: ServeSettings = ServeSettings()) -> None:
+    """Serve a linearized model with OpenAI's interface until the process is stopped.
+
+    Args:
+        run: Folder of a linearized model or an adapter.
+        settings: Address, sizes and limits.
+
+    Raises:
+        SubquadError: The folder holds no linearized model, or the port is in use.
+    """
+    # before the model is loaded, since that takes longer
+    with _listen(settings.host, settings.port) as listener:
+        model, tokenizer = load_for_generation(run, settings.precision)
+        name = settings.name or Path(run).resolve().name
+        app = make_app(model, tokenizer, settings, name=name)
+        host, port = listener.getsockname()[:2]
+        say(
+            f"{name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (up to {settings.max_batch_size} "
+            f"sequences together, {app.state.engine.bytes_per_sequence / 2**20:.1f} MiB of state each, whatever their "
+            "length); Ctrl-C stops it"
+        )
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=settings.shutdown_timeout,
+            lifespan="on",
+        )
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            # uvicorn raises it again after the shutdown
+            say("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        # Python adds the address to the text; errors of name resolution have negative numbers and texts of their own
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise SubquadError(
+            f"cannot listen on port {port} of {host} ({reason}); choose others with --host and --port; "
+            "--port 0 picks a free port"
+        ) from error

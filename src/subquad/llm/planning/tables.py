@@ -1,0 +1,115 @@
+"""Cost estimates as tables for the terminal."""
+
+from collections.abc import Mapping
+
+from subquad.llm.planning.cost_estimate import CONTEXTS, GB, STAGES, CostEstimate
+from subquad.llm.planning.settings import PlanSettings
+from subquad.reporting.tables import print_table
+
+__all__ = ["print_costs"]
+
+Estimates = Mapping[str, CostEstimate]
+
+
+def print_costs(estimates: Estimates, settings: PlanSettings) -> None:
+    """Print sizes and time, memory, and the cost of generation of each model."""
+    _print_sizes(estimates)
+    _print_memory(estimates, settings)
+    _print_generation(estimates)
+    print(_notes(estimates, settings))
+
+
+def _print_sizes(estimates: Estimates) -> None:
+    rows = []
+    for name, estimate in estimates.items():
+        counts = [_count(estimate.parameters[key]) for key in ("model", "trained_in_transfer", "trained_in_lora")]
+        hours = [f"{_digits(t['gpu_hours'])}{'' if t['is_estimate'] else '*'}" for t in estimate.time.values()]
+        rows.append([name, *counts, *hours, _size(estimate.disk_bytes)])
+    print_table(
+        ["model", "weights", "stage 1 trains", "stage 2 trains", "stage 1 hours", "stage 2 hours", "disk"],
+        rows,
+        title="Trained parameters, GPU hours, and disk space of block-wise transfer",
+    )
+
+
+def _print_memory(estimates: Estimates, settings: PlanSettings) -> None:
+    rows = []
+    for name, estimate in estimates.items():
+        stages = ("stage 1", f"1 of {estimate.blocks} blocks", "stage 2")
+        for stage, title in zip(STAGES, stages, strict=True):
+            own = estimate.memory[stage]
+            columns = (
+                own["weights"],
+                own["trained"] + own["gradients"] + own["optimizer"],
+                own["activations"],
+                own["gathered"] + own["runtime"],
+                own["total"],
+            )
+            cells = [_digits(value / GB) for value in columns]
+            rows.append([name, title, *cells, "yes" if own["fits"] else "no", str(own["fewest_gpus"] or "none")])
+    gpus = "1 GPU" if settings.gpus == 1 else f"each of {settings.gpus} GPUs"
+    print_table(
+        ["model", "", "weights", "training", "activations", "other", "total", f"fits {settings.gpu_memory:g} GB",
+         "fewest GPUs"],
+        rows,
+        title=f"Memory of {gpus} in GB ({settings.dtype}, {settings.batch_size} × {settings.sequence_length:,} tokens "
+        f"per step{', gradient checkpointing' * settings.gradient_checkpointing})",
+    )  # fmt: skip
+
+
+def _print_generation(estimates: Estimates) -> None:
+    rows = []
+    for name, estimate in estimates.items():
+        for heads, state in estimate.generation["state"].items():
+            sizes = [_size(state["bytes"])] * len(CONTEXTS)
+            rows.append([name, f"state, {heads} maps", f"{state['crossover']:,}", *sizes])
+        caches = [_size(estimate.generation["cache_bytes"][str(context)]) for context in CONTEXTS]
+        rows.append([name, "key-value cache", "", *caches])
+    print_table(
+        ["model", "", "smaller from", *(f"{context // 1024}k" for context in CONTEXTS)],
+        rows,
+        title="Generation: memory of one sequence by context length",
+    )
+
+
+def _notes(estimates: Estimates, settings: PlanSettings) -> str:
+    is_measured = (settings.tokens_per_second_transfer or settings.tokens_per_second_lora) is not None
+    lines = [
+        "Counts, disk space and states are exact if all layers are linearized. Memory and time are estimates; see "
+        "subquad.llm.planning.cost_estimate for the formulas.",
+        "weights: frozen. training: trained weights, their gradients and AdamW's moments, in each GPU. other: CUDA, "
+        "and with several GPUs (--shard) the layers that each gathers.",
+        "smaller from: number of tokens from which on the state is smaller than the key-value cache.",
+        f"Time is for {_count(settings.transfer_tokens)} + {_count(settings.lora_tokens)} tokens at "
+        f"{settings.flops_per_gpu:.1e} operations per second and GPU (--flops)"
+        + (", * at the measured rate." if is_measured else "; prefer a measured rate."),
+    ]
+    fewest = [estimate.memory[stage]["fewest_gpus"] for estimate in estimates.values() for stage in STAGES]
+    if None in fewest:
+        smaller = "a smaller --batch-size or --sequence-length"
+        remedy = smaller if settings.gradient_checkpointing else f"--gradient-checkpointing, or {smaller}"
+        lines.append(
+            f"none: the memory that is not sharded exceeds --gpu-memory {settings.gpu_memory:g} GB; try {remedy}."
+        )
+    return "\n".join(lines)
+
+
+def _count(number: int) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if number >= size:
+            return f"{_digits(number / size)} {letter}"
+    return f"{number:,}"
+
+
+def _size(number: int) -> str:
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if number >= size:
+            return f"{_digits(number / size)} {unit}"
+    return f"{_digits(number / 1e3)} kB"
+
+
+def _digits(value: float) -> str:
+    """Return a number with three digits, or all digits before the point."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"

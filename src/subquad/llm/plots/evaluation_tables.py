@@ -1,0 +1,125 @@
+"""Tables of an evaluation, for its page and for the terminal: names of models and tasks, values with intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "LABELS",
+    "NOT_MEASURED",
+    "STUDENT",
+    "TEACHER",
+    "WINDOW",
+    "columns",
+    "gap_rows",
+    "perplexity_rows",
+    "reasons",
+    "task_rows",
+]
+
+TEACHER, WINDOW, STUDENT = "teacher", "window", "fine_tuned"
+LABELS = {
+    TEACHER: "teacher",
+    WINDOW: "window only",
+    "window_fine_tuned": "window, fine-tuned",
+    "fine_tuned_without_linear": "student without linear",
+    STUDENT: "student",
+}
+"""The model variants and their names: the student always stands beside its controls."""
+NOT_MEASURED = "not given"
+TASKS = {
+    "piqa": "PIQA",
+    "arc_easy": "ARC-e",
+    "arc_challenge": "ARC-c",
+    "hellaswag": "HellaSwag",
+    "winogrande": "WinoGrande",
+    "mmlu": "MMLU",
+}
+
+Estimate = Mapping[str, float | None]
+"""A `value` with the limits of its 95 % interval, `low` and `high`."""
+
+
+def columns() -> list[str]:
+    """Return the headers of the models' columns, the student last."""
+    return list(LABELS.values())
+
+
+def _cell(estimate: Estimate | None, write: Callable[[float], str]) -> str:
+    """Return a value with its interval."""
+    if estimate is None:
+        return NOT_MEASURED
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if value is None:
+        return "–"
+    return write(value) if low is None or high is None else f"{write(value)} [{write(low)}, {write(high)}]"
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def perplexity_rows(texts: Mapping[str, Any]) -> list[list[str | int]]:
+    """Return a row per text: its name, its tokens, and each model's perplexity."""
+    return [
+        [name, text["tokens"], *(_cell(text["models"].get(role), _perplexity) for role in LABELS)]
+        for name, text in texts.items()
+    ]
+
+
+def _task_name(task: str, metric: str) -> str:
+    return TASKS[task] + (" norm" if metric == "acc_norm" else "")
+
+
+def task_rows(model: Mapping[str, Any]) -> list[list[str | int]]:
+    """Return a row per task and metric, and per passkey length: items, fraction beyond the window, each model."""
+    rows: list[list[str | int]] = []
+    for task, own in model["tasks"].items():
+        beyond = f"{100 * own['beyond_window']['fraction']:.0f} %"
+        rows += [
+            [_task_name(task, metric), result["items"], beyond, *_accuracies(result)]
+            for metric, result in own["metrics"].items()
+        ]
+    for length, result in model["passkey"].items():
+        rows.append([f"passkey {int(length):,}", result["items"], "–", *_accuracies(result)])
+    return rows
+
+
+def _accuracies(result: Mapping[str, Any]) -> list[str]:
+    return [_cell(result["models"].get(role), _percent) for role in LABELS]
+
+
+def _results(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Callable[[float], str]]]:
+    """Return each headline result: its name, the comparison of the models, and how to write a difference."""
+
+    def nats(value: float) -> str:
+        return f"{value:+.3f}"
+
+    def points(value: float) -> str:
+        return f"{100 * value:+.1f}"
+
+    found = [(f"loss on {name}", text, nats) for name, text in model["perplexity"].items()]
+    for task, own in model["tasks"].items():
+        name, result, beyond = _task_name(task, own["metric"]), own["metrics"][own["metric"]], own["beyond_window"]
+        found.append((name, result, points))
+        if 0 < beyond["items"] < result["items"]:
+            found.append((f"{name}, beyond the window", beyond, points))
+    return found + [(f"passkey {int(length):,}", result, points) for length, result in model["passkey"].items()]
+
+
+def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row per headline result: the gap that is closed, and the student minus each control."""
+    rows = []
+    for name, result, write in _results(model):
+        differences = [_cell(result["differences"].get(role), write) for role in LABELS if role != STUDENT]
+        rows.append([name, _cell(result["gap_closed"], lambda value: f"{100 * value:.0f} %"), *differences])
+    return rows
+
+
+def reasons(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return why some gaps have no value, each reason once."""
+    gaps = [result["gap_closed"] for model in models for _, result, _ in _results(model)]
+    return list(dict.fromkeys(gap["reason"] for gap in gaps if "reason" in gap))

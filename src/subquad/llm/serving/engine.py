@@ -1,0 +1,253 @@
+"""Continuous batching: sequences join and leave the batch between two decoding steps.
+
+A prompt is prefilled alone and in chunks, one chunk between two decoding steps of the other sequences; then its state
+takes a row of the batch, whatever the length of the prompt. One forward pass decodes one token of each row.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import PreTrainedModel
+
+from subquad.llm.models.decoding import eos_tokens, forward, new_cache
+from subquad.llm.serving.detokenizer import Detokenizer
+from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
+from subquad.llm.serving.state_batch import StateBatch
+
+__all__ = ["Delta", "Engine", "EngineClosed", "Job"]
+
+
+class EngineClosed(Exception):  # noqa: N818 (it is a state)
+    """The engine was stopped or has failed; it accepts no more jobs."""
+
+
+class Delta(NamedTuple):
+    """What one token adds to a sequence."""
+
+    index: int
+    """Number of the sequence within its job, from 0."""
+    token: int | None
+    """The token; None when the engine closed."""
+    text: str
+    """Text that is final; empty while a character or a stop string may be incomplete."""
+    finish_reason: Literal["stop", "length", "closed"] | None
+    """Why the sequence ended; None while it continues."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """A prompt and how it is continued."""
+
+    prompt: Sequence[int]
+    """Tokens, at least one."""
+    on_delta: Callable[[Delta], None]
+    """Called for each token, in the engine's thread."""
+    max_tokens: int
+    """Maximum number of new tokens of a sequence."""
+    sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    """How tokens are chosen."""
+    seed: int = 0
+    """Seed of the sampled tokens."""
+    n: int = 1
+    """Number of sequences; the prompt is prefilled once."""
+    stops: tuple[str, ...] = ()
+    """Stop strings."""
+
+
+class _Sequence:
+    """A sequence that is being decoded."""
+
+    def __init__(self, job: Job, index: int, tokenizer: PreTrainedTokenizerBase):
+        self.job, self.index = job, index
+        self.sampler = TokenSampler(job.sampling, job.seed, index)
+        self.detokenizer = Detokenizer(tokenizer, job.prompt, job.stops)
+        self.last_token, self.count = -1, 0
+
+    def add(self, token: int, eos: frozenset[int]) -> bool:
+        """Add a token, pass its delta on, and return whether it was the last."""
+        self.last_token = token
+        self.count += 1
+        reason = None
+        if token in eos:
+            text, reason = self.detokenizer.finish(), "stop"
+        else:
+            text = self.detokenizer.add(token)
+            if self.count == self.job.max_tokens and not self.detokenizer.is_stopped:
+                text, reason = text + self.detokenizer.finish(), "length"
+            if self.detokenizer.is_stopped:
+                reason = "stop"
+        self.job.on_delta(Delta(self.index, token, text, reason))
+        return reason is not None
+
+
+@dataclass(kw_only=True)
+class _Prefill:
+    """A prompt of which the first `done` tokens are processed."""
+
+    job: Job
+    cache: Cache
+    done: int = 0
+
+
+class Engine:
+    """Decodes jobs that any thread submits; call `run` in a thread of its own, or `work` for one step."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_batch_size: int = 32,
+        prefill_chunk_size: int = 512,
+    ):
+        """Allocate the states of the batch.
+
+        Args:
+            model: A linearized model.
+            tokenizer: Its tokenizer; from now on used by the engine's thread only.
+            max_batch_size: Maximum number of sequences decoded together.
+            prefill_chunk_size: Tokens of a new prompt that are processed between two decoding steps of the others.
+
+        Raises:
+            SubquadError: The model's sequences cannot share a batch.
+        """
+        self.max_batch_size, self.prefill_chunk_size = max_batch_size, prefill_chunk_size
+        self._model, self._tokenizer = model, tokenizer
+        self._eos = eos_tokens(model, tokenizer)
+        self._batch = StateBatch(model, max_batch_size)
+        # requests of other threads, executed by the engine's thread
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_stopping = self._is_closed = False
+        self._waiting: deque[Job] = deque()
+        self._prefill: _Prefill | None = None
+        self._sequences: list[_Sequence] = []
+
+    @property
+    def active(self) -> int:
+        """Number of sequences in the batch."""
+        return len(self._sequences)
+
+    @property
+    def waiting(self) -> int:
+        """Number of jobs whose prompt has not been started."""
+        return len(self._waiting) + self._inbox.qsize()
+
+    @property
+    def bytes_per_sequence(self) -> int:
+        """Size of one sequence's state, whatever its length."""
+        return self._batch.bytes_per_sequence
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; jobs are started in the order of arrival.
+
+        Raises:
+            ValueError: The job has no prompt, no tokens to generate, or more sequences than the batch has rows.
+            EngineClosed: The engine accepts no more jobs.
+        """
+        if not job.prompt or not 1 <= job.n <= self.max_batch_size or job.max_tokens < 1:
+            raise ValueError(
+                f"a job needs a prompt of at least one token, 1 to {self.max_batch_size} sequences and at least one "
+                f"new token; got {len(job.prompt)}, {job.n} and {job.max_tokens}"
+            )
+        with self._lock:
+            if self._is_closed:
+                raise EngineClosed("the engine was stopped")
+            self._inbox.put(lambda: self._waiting.append(job))
+
+    def cancel(self, job: Job) -> None:
+        """Free the rows of a job; nothing happens if it is done."""
+        with self._lock:
+            if not self._is_closed:
+                self._inbox.put(lambda: self._drop(job))
+
+    def work(self) -> bool:
+        """Prefill one chunk of a prompt and decode one token of every sequence; return whether work is left."""
+        while not self._inbox.empty():
+            self._inbox.get()()
+        self._prefill_chunk()
+        self._decode()
+        return bool(self._waiting or self._prefill or self._sequences)
+
+    def run(self) -> None:
+        """Work until `stop`; unfinished jobs get a `closed` delta then, also if a forward pass fails."""
+        try:
+            while not self._is_stopping:
+                if not self.work():
+                    self._inbox.get()()
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Let `run` return after the current step."""
+        self._is_stopping = True
+        self._inbox.put(lambda: None)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+        while not self._inbox.empty():
+            self._inbox.get()()
+        jobs = [*self._waiting, *([self._prefill.job] if self._prefill else ())]
+        unfinished = [(job, index) for job in jobs for index in range(job.n)]
+        unfinished += [(sequence.job, sequence.index) for sequence in self._sequences]
+        self._waiting.clear()
+        self._prefill, self._sequences = None, []
+        for job, index in unfinished:
+            job.on_delta(Delta(index, None, "", "closed"))
+
+    def _drop(self, job: Job) -> None:
+        if job in self._waiting:
+            self._waiting.remove(job)
+        if self._prefill is not None and self._prefill.job is job:
+            self._prefill = None
+        self._remove([row for row, sequence in enumerate(self._sequences) if sequence.job is job])
+
+    def _prefill_chunk(self) -> None:
+        free = self.max_batch_size - len(self._sequences)
+        if self._prefill is None and self._waiting and self._waiting[0].n <= free:
+            self._prefill = _Prefill(job=self._waiting.popleft(), cache=new_cache(self._model))
+        prefill = self._prefill
+        if prefill is None:
+            return
+        chunk = prefill.job.prompt[prefill.done : prefill.done + self.prefill_chunk_size]
+        ids = torch.tensor(chunk, device=self._model.device)[None]
+        positions = torch.arange(prefill.done, prefill.done + len(chunk), device=self._model.device)[None]
+        logits = forward(self._model, ids, positions, prefill.cache)
+        prefill.done += len(chunk)
+        if prefill.done == len(prefill.job.prompt):
+            self._prefill = None
+            self._start(prefill, logits)
+
+    def _start(self, prefill: _Prefill, logits: Tensor) -> None:
+        job = prefill.job
+        sequences = [_Sequence(job, index, self._tokenizer) for index in range(job.n)]
+        tokens = sample(logits.expand(job.n, -1), [sequence.sampler for sequence in sequences])
+        for sequence, token in zip(sequences, tokens, strict=True):
+            if not sequence.add(token, self._eos):
+                self._batch.append(prefill.cache)
+                self._sequences.append(sequence)
+
+    def _decode(self) -> None:
+        if not self._sequences:
+            return
+        logits = self._batch.step([sequence.last_token for sequence in self._sequences])
+        tokens = sample(logits, [sequence.sampler for sequence in self._sequences])
+        pairs = list(zip(self._sequences, tokens, strict=True))
+        self._remove([row for row, (sequence, token) in enumerate(pairs) if sequence.add(token, self._eos)])
+
+    def _remove(self, rows: list[int]) -> None:
+        # from the last to the first, since the last sequence moves into the free row
+        for row in reversed(rows):
+            self._batch.remove(row)
+            last = self._sequences.pop()
+            if row < len(self._sequences):
+                self._sequences[row] = last

@@ -1,0 +1,129 @@
+"""Text generation from one prompt: the loop behind `generate` and `chat`; constant time and memory per token."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import PreTrainedModel
+
+from subquad.errors import SubquadError
+from subquad.llm.models.decoding import eos_tokens, forward, new_cache
+from subquad.llm.models.loading import load
+from subquad.llm.serving.detokenizer import Detokenizer, encode
+from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
+from subquad.llm.serving.settings import GenerateSettings
+from subquad.train.distributed import processes
+
+__all__ = ["generate_text", "generate_tokens", "load_for_generation", "stream_text"]
+
+PREFILL_CHUNK_SIZE = 512
+"""Tokens of a prompt in one forward pass; bounds the memory, and the time until a stop is noticed."""
+
+
+def load_for_generation(
+    directory: Path | str, precision: str = "float32"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Open a linearized model on the accelerator, if there is one.
+
+    Args:
+        directory: Folder of a linearized model or an adapter.
+        precision: Type of weights and activations, `float32` or `bfloat16`; feature maps stay in float32.
+
+    Raises:
+        SubquadError: The folder is missing or unfinished, or holds a checkpoint that was not linearized.
+    """
+    model, tokenizer = load(directory)
+    if precision != "float32":
+        for name, parameter in model.named_parameters():
+            if ".hybrid." not in name:
+                parameter.data = parameter.data.to(getattr(torch, precision))
+    return model.to(processes().device), tokenizer  # pyright: ignore[reportArgumentType] (its decorated `to`)
+
+
+def stream_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    settings: GenerateSettings = GenerateSettings(),
+    *,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Yield the continuation of a prompt as it is generated, in the current mode of the attention layers.
+
+    Args:
+        model: A language model, linearized or not.
+        tokenizer: Its tokenizer.
+        prompt: Text to continue.
+        settings: Number of tokens and sampling parameters.
+        seed: Seed of the sampled tokens.
+
+    Raises:
+        SubquadError: The prompt has no tokens, or the text would be longer than the model's context.
+    """
+    tokens = encode(tokenizer, prompt)
+    if not tokens:
+        raise SubquadError("--prompt is empty: there is no text to continue")
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest and len(tokens) + settings.max_new_tokens > longest:
+        raise SubquadError(
+            f"--max-new-tokens {settings.max_new_tokens}: together with the {len(tokens)} tokens of the prompt this "
+            f"exceeds the model's maximum of {longest} tokens"
+        )
+    sampler = TokenSampler(SamplingParameters(temperature=settings.temperature, top_p=settings.top_p), seed)
+    detokenizer, eos = Detokenizer(tokenizer, tokens), eos_tokens(model, tokenizer)
+    for token in generate_tokens(model, tokens, new_cache(model), sampler, max_new_tokens=settings.max_new_tokens):
+        if token in eos:
+            break
+        yield detokenizer.add(token)
+    yield detokenizer.finish()
+
+
+def generate_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    settings: GenerateSettings = GenerateSettings(),
+    *,
+    seed: int = 0,
+) -> str:
+    """Return the continuation of a prompt as a whole; see `stream_text`."""
+    return "".join(stream_text(model, tokenizer, prompt, settings, seed=seed))
+
+
+def generate_tokens(
+    model: PreTrainedModel,
+    prompt: Sequence[int],
+    cache: Cache,
+    sampler: TokenSampler,
+    *,
+    max_new_tokens: int,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[int]:
+    """Yield tokens after a prompt; the last one that was yielded has not been through the model yet.
+
+    Args:
+        model: The model.
+        prompt: New tokens, at least one.
+        cache: Cache of all tokens before the prompt; updated in place.
+        sampler: Chooses the tokens.
+        max_new_tokens: Maximum number of tokens.
+        is_stopped: Checked between two chunks of the prompt; if true, nothing is yielded.
+    """
+    logits = torch.empty(0)
+    for start in range(0, len(prompt), PREFILL_CHUNK_SIZE):
+        if is_stopped():
+            return
+        logits = _extend(model, prompt[start : start + PREFILL_CHUNK_SIZE], cache)
+    for count in range(1, max_new_tokens + 1):
+        (token,) = sample(logits, [sampler])
+        yield token
+        if count < max_new_tokens:
+            logits = _extend(model, [token], cache)
+
+
+def _extend(model: PreTrainedModel, tokens: Sequence[int], cache: Cache) -> torch.Tensor:
+    device, start = next(model.parameters()).device, cache.get_seq_length()
+    ids = torch.tensor(tokens, device=device)[None]
+    return forward(model, ids, torch.arange(start, start + len(tokens), device=device)[None], cache)

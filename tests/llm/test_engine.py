@@ -1,0 +1,200 @@
+"""Continuous batching: a sequence is the same alone and in a batch, and does not delay the others."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.llm_models import byte_tokenizer, linear_model
+
+from subquad.errors import SubquadError
+from subquad.llm.serving.engine import Engine, EngineClosed, Job
+from subquad.llm.serving.sampling import SamplingParameters
+from subquad.llm.serving.state_batch import StateBatch
+
+GREEDY = SamplingParameters(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return byte_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return linear_model()
+
+
+def prompt(length, seed=0):
+    return torch.randint(5, 283, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+class Recorded:
+    """A job together with its deltas."""
+
+    def __init__(self, ids, max_tokens, **how):
+        self.deltas = []
+        self.job = Job(prompt=ids, max_tokens=max_tokens, on_delta=self.deltas.append, **{"sampling": GREEDY, **how})
+
+    def tokens(self, index=0):
+        return [delta.token for delta in self.deltas if delta.index == index]
+
+    def text(self, index=0):
+        return "".join(delta.text for delta in self.deltas if delta.index == index)
+
+    def finishes(self):
+        return {delta.index: delta.finish_reason for delta in self.deltas if delta.finish_reason}
+
+
+def alone(model, tokenizer, ids, max_tokens, **how):
+    engine, recorded = Engine(model, tokenizer, max_batch_size=4), Recorded(ids, max_tokens, **how)
+    engine.submit(recorded.job)
+    while engine.work():
+        pass
+    return recorded
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("shape", ["terrace", "sliding"])
+def test_a_sequence_equals_what_transformers_generates(tokenizer, kind, shape):
+    model = linear_model(kind, window_shape=shape)
+    ids = prompt(37)
+    made = model.generate(torch.tensor([ids]), max_new_tokens=41, do_sample=False, eos_token_id=None, pad_token_id=1)
+    assert alone(model, tokenizer, ids, 41).tokens() == made[0, 37:].tolist()
+
+
+@given(
+    arrivals=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(1, 31), st.integers(1, 13), st.sampled_from([0.0, 1.3])),
+        min_size=2,
+        max_size=5,
+    ),
+    prefill_chunk_size=st.sampled_from([3, 7, 512]),
+    max_batch_size=st.integers(1, 4),
+)
+@settings(max_examples=8)
+def test_a_sequence_is_the_same_in_a_batch_that_others_join_and_leave(model, tokenizer, arrivals, prefill_chunk_size, max_batch_size):
+    engine = Engine(model, tokenizer, max_batch_size=max_batch_size, prefill_chunk_size=prefill_chunk_size)
+    everyone = []
+    for place, (wait, length, most, temperature) in enumerate(arrivals):
+        how = {"sampling": SamplingParameters(temperature=temperature, top_p=0.9 if place % 2 else 1.0), "seed": place}
+        recorded = Recorded(prompt(length, seed=place), most, **how)
+        everyone.append((recorded, alone(model, tokenizer, recorded.job.prompt, most, **how)))
+        engine.submit(recorded.job)
+        for _ in range(wait):
+            engine.work()
+    while engine.work():
+        pass
+    for recorded, expected in everyone:
+        assert recorded.deltas == expected.deltas
+    assert engine.active == engine.waiting == 0
+
+
+def test_the_first_of_several_sequences_of_a_prompt_equals_a_single_one(model, tokenizer):
+    how = {"sampling": SamplingParameters(), "seed": 3}
+    three = alone(model, tokenizer, prompt(29), 17, n=3, **how)
+    assert three.tokens(0) == alone(model, tokenizer, prompt(29), 17, **how).tokens()
+    assert len({tuple(three.tokens(index)) for index in range(3)}) == 3
+    assert alone(model, tokenizer, prompt(29), 17, n=3, **how).deltas == three.deltas
+    assert alone(model, tokenizer, prompt(29), 17, n=3, sampling=SamplingParameters(), seed=4).tokens() != three.tokens()
+
+
+def test_a_long_prompt_is_prefilled_between_the_decoding_steps_of_others(model, tokenizer):
+    engine = Engine(model, tokenizer, max_batch_size=2, prefill_chunk_size=7)
+    short, long = Recorded(prompt(3), 50), Recorded(prompt(7 * 13), 5)
+    engine.submit(short.job)
+    engine.work()
+    engine.submit(long.job)
+    before = len(short.deltas)
+    while not long.deltas:
+        grown = len(short.deltas)
+        engine.work()
+        assert len(short.deltas) == grown + 1
+    assert len(short.deltas) == before + 13
+
+
+def test_jobs_wait_in_the_order_of_arrival_if_the_batch_is_full(model, tokenizer):
+    engine = Engine(model, tokenizer, max_batch_size=3)
+    first, second, third = Recorded(prompt(3), 11, n=2), Recorded(prompt(5), 13, n=2), Recorded(prompt(7), 2)
+    for recorded in (first, second, third):
+        engine.submit(recorded.job)
+    assert engine.waiting == 3
+    while not first.finishes():
+        assert engine.work()
+        # the third would fit beside the first, but nobody is overtaken
+        assert not second.deltas
+        assert not third.deltas
+    while engine.work():
+        assert engine.active <= 3
+    assert [len(recorded.finishes()) for recorded in (first, second, third)] == [2, 2, 1]
+
+
+def test_a_cancelled_job_frees_its_row_and_does_not_disturb_others(model, tokenizer):
+    engine = Engine(model, tokenizer, max_batch_size=3, prefill_chunk_size=7)
+    kept, dropped, unread, last = Recorded(prompt(5), 19), Recorded(prompt(6), 10**9, n=2), Recorded(prompt(99), 5), None
+    for recorded in (dropped, kept, unread):
+        engine.submit(recorded.job)
+    for _ in range(4):
+        engine.work()
+    engine.cancel(dropped.job)
+    engine.work()
+    assert engine.active == 1
+    engine.cancel(unread.job)
+    last = Recorded(prompt(8), 9)
+    engine.submit(last.job)
+    while engine.work():
+        pass
+    engine.cancel(kept.job)
+    assert not engine.work()
+    assert not unread.deltas
+    assert kept.tokens() == alone(model, tokenizer, prompt(5), 19).tokens()
+    assert last.tokens() == alone(model, tokenizer, prompt(8), 9).tokens()
+    assert len(dropped.deltas) < 20
+
+
+def test_a_sequence_ends_at_an_end_of_text_token(model, tokenizer, monkeypatch):
+    free = alone(model, tokenizer, prompt(11), 31)
+    assert free.finishes() == {0: "length"}
+    token = free.tokens()[12]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [1, token])
+    ended = alone(model, tokenizer, prompt(11), 31)
+    place = free.tokens().index(token)
+    assert ended.tokens() == free.tokens()[: place + 1]
+    assert ended.finishes() == {0: "stop"}
+    assert ended.text() == tokenizer.decode(free.tokens()[:place])
+
+
+def test_an_impossible_job_is_rejected(model, tokenizer):
+    engine = Engine(model, tokenizer, max_batch_size=2)
+    for ids, most, n in (([], 1, 1), ([5], 0, 1), ([5], 1, 3)):
+        with pytest.raises(ValueError, match="1 to 2 sequences"):
+            engine.submit(Recorded(ids, most, n=n).job)
+
+
+def test_unfinished_jobs_are_closed_when_the_engine_fails_or_stops(model, tokenizer):
+    engine = Engine(model, tokenizer, max_batch_size=2)
+    jobs = [Recorded([10**6], 5, n=2), Recorded(prompt(3), 5)]
+    for recorded in jobs:
+        engine.submit(recorded.job)
+    with pytest.raises(IndexError, match="out of range"):
+        engine.run()
+    assert [recorded.finishes() for recorded in jobs] == [{0: "closed", 1: "closed"}, {0: "closed"}]
+    with pytest.raises(EngineClosed):
+        engine.submit(jobs[0].job)
+    stopped, recorded = Engine(model, tokenizer), Recorded(prompt(3), 5)
+    stopped.submit(recorded.job)
+    stopped.stop()
+    stopped.run()
+    assert recorded.finishes() == {0: "closed"}
+
+
+def test_a_model_with_softmax_layers_cannot_be_batched():
+    with pytest.raises(SubquadError, match="only 1 of the model's 2 layers are linear, and sequences with growing key-value caches"):
+        StateBatch(linear_model(softmax_layers=(0,)), 3)
+
+
+def test_rotary_positions_that_depend_on_the_batch_cannot_be_batched(monkeypatch):
+    model = linear_model()
+    monkeypatch.setattr(model.model.rotary_emb, "rope_type", "dynamic")
+    with pytest.raises(SubquadError, match=r"dynamic.*use --max-batch-size 1"):
+        StateBatch(model, 2)
+    assert StateBatch(model, 1).bytes_per_sequence > 0

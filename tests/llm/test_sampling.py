@@ -1,0 +1,40 @@
+"""Token sampling: temperature, nucleus and penalties, each sequence by itself."""
+
+import torch
+
+from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
+
+
+def sampled(logits, sampling, count=4000, beside=()):
+    samplers = [TokenSampler(sampling, seed=5, index=index) for index in range(count)]
+    others = [TokenSampler(other, seed=1) for other in beside]
+    rows = torch.tensor(logits).expand(count + len(others), -1)
+    return sample(rows, [*others, *samplers])[len(others) :]
+
+
+def test_tokens_are_sampled_with_the_models_probabilities():
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    counts = torch.bincount(torch.tensor(sampled(p.log().tolist(), SamplingParameters())), minlength=4) / 4000
+    assert (counts - p).abs().max() < 0.03
+    cold = torch.bincount(torch.tensor(sampled(p.log().tolist(), SamplingParameters(temperature=0.5))), minlength=4) / 4000
+    assert (cold - p.square() / p.square().sum()).abs().max() < 0.03
+
+
+def test_top_p_keeps_the_most_likely_tokens():
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().tolist()
+    assert set(sampled(logits, SamplingParameters(top_p=0.65))) == {2, 3}
+    assert set(sampled(logits, SamplingParameters(top_p=1e-9))) == {3}
+    assert set(sampled(logits, SamplingParameters(temperature=1e-300))) == {3}
+
+
+def test_a_sequence_is_sampled_independently_of_the_others_in_the_batch():
+    logits = torch.randn(31, generator=torch.Generator().manual_seed(0)).tolist()
+    expected = sampled(logits, SamplingParameters(), count=50)
+    assert sampled(logits, SamplingParameters(), count=50, beside=[SamplingParameters(top_p=0.5), SamplingParameters(temperature=0.0)]) == expected
+
+
+def test_penalties_apply_to_the_tokens_of_the_answer():
+    sampler = TokenSampler(SamplingParameters(temperature=0.0, presence_penalty=1.0, frequency_penalty=0.5), seed=0)
+    chosen = [sample(torch.tensor([[3.0, 1.2, 0.0]]), [sampler])[0] for _ in range(4)]
+    # 3 - 1 - 0.5 = 1.5, then 3 - 1 - 1 = 1.0 < 1.2, whose own penalty then leaves it below 1.0
+    assert chosen == [0, 0, 1, 0]
