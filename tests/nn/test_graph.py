@@ -92,10 +92,10 @@ def test_pools_count_real_particles_only():
 def test_observers_of_the_jet_reach_the_head():
     x, points, mask, _ = jets(2, 7, 5)
     pcn = net({"observers": 3, "hidden": 11})
-    one = pcn(x, points, mask, observers=torch.zeros(2, 3, dtype=torch.float64))
-    two = pcn(x, points, mask, observers=torch.ones(2, 3, dtype=torch.float64))
+    one = pcn(x, points, mask, jet_features=torch.zeros(2, 3, dtype=torch.float64))
+    two = pcn(x, points, mask, jet_features=torch.ones(2, 3, dtype=torch.float64))
     assert not torch.allclose(one, two)
-    with pytest.raises(ValueError, match="this PCN takes 3 observers of the jet"):
+    with pytest.raises(ValueError, match="this PCN takes 3 jet-level features"):
         pcn(x, points, mask)
 
 

@@ -20,7 +20,7 @@ def net(kind, features=5, classes=7):
     if kind == "epcn":
         return EPCN(features, classes, width=11, terms=4, k=2).double().eval()
     arguments = {"width": 12, "graphs": 3, "terms": 3, "layers": 2, "k": 2, "pool_heads": 2}
-    made = KinematicPCN(features, classes, observers=3 if kind == "observers" else 0, **arguments).double().eval()
+    made = KinematicPCN(features, classes, jet_features=3 if kind == "observers" else 0, **arguments).double().eval()
     with torch.no_grad():
         made.exponents.add_(torch.randn_like(made.exponents))
     return made
@@ -39,7 +39,7 @@ def jets(B, P, seed, features=5):
 
 
 def answer(made, inputs, observers):
-    rest = {"observers": observers} if made.observers else {}
+    rest = {"observers": observers} if made.jet_features else {}
     return made(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], **rest)
 
 
@@ -187,4 +187,4 @@ def test_sizes_that_do_not_fit_are_refused():
         KinematicPCN(5, 7, width=13)
     inputs, observers, _ = jets(2, 3, 1)
     with pytest.raises(ValueError, match="takes 0 observers"):
-        net("ours")(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], observers=observers)
+        net("ours")(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], jet_features=observers)

@@ -1,4 +1,4 @@
-"""Jets: tag them with a particle Chebyshev network (PCN, arXiv:2309.08630). Importing this loads nothing heavy."""
+"""Jet tagging with particle Chebyshev networks (PCN, arXiv:2309.08630). Importing this loads no heavy package."""
 
 from typing import TYPE_CHECKING
 
@@ -8,13 +8,21 @@ if TYPE_CHECKING:
     from subquad.hep.commands.evaluate import evaluate
     from subquad.hep.commands.explain import explain
     from subquad.hep.commands.export import export
-    from subquad.hep.commands.fit import fit, predict
+    from subquad.hep.commands.fit import fit
+    from subquad.hep.commands.predict import predict
     from subquad.hep.commands.simulate import simulate
+    from subquad.hep.data.examples import example_path
     from subquad.hep.data.jets import Jets, as_jets, read
-    from subquad.hep.data.sample import sample_path
     from subquad.hep.models.estimator import PCNTagger
-    from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, NetSettings, PredictSettings
-    from subquad.hep.simulation.settings import SimulateSettings
+    from subquad.hep.models.trained import TrainedTagger
+    from subquad.hep.settings import (
+        EvaluateSettings,
+        ExplainSettings,
+        FitSettings,
+        NetSettings,
+        PredictSettings,
+        SimulateSettings,
+    )
 
 __all__ = [
     "EvaluateSettings",
@@ -25,35 +33,28 @@ __all__ = [
     "PCNTagger",
     "PredictSettings",
     "SimulateSettings",
+    "TrainedTagger",
     "as_jets",
     "evaluate",
+    "example_path",
     "explain",
     "export",
     "fit",
     "predict",
     "read",
-    "sample_path",
     "simulate",
 ]
 
 _HOMES = {
-    "EvaluateSettings": "subquad.hep.settings",
-    "ExplainSettings": "subquad.hep.settings",
-    "FitSettings": "subquad.hep.settings",
-    "Jets": "subquad.hep.data.jets",
-    "NetSettings": "subquad.hep.settings",
+    **dict.fromkeys(("EvaluateSettings", "ExplainSettings", "FitSettings", "NetSettings"), "subquad.hep.settings"),
+    **dict.fromkeys(("PredictSettings", "SimulateSettings"), "subquad.hep.settings"),
+    **dict.fromkeys(("Jets", "as_jets", "read"), "subquad.hep.data.jets"),
+    **{
+        name: f"subquad.hep.commands.{name}" for name in ("evaluate", "explain", "export", "fit", "predict", "simulate")
+    },
     "PCNTagger": "subquad.hep.models.estimator",
-    "PredictSettings": "subquad.hep.settings",
-    "SimulateSettings": "subquad.hep.simulation.settings",
-    "as_jets": "subquad.hep.data.jets",
-    "evaluate": "subquad.hep.commands.evaluate",
-    "explain": "subquad.hep.commands.explain",
-    "export": "subquad.hep.commands.export",
-    "fit": "subquad.hep.commands.fit",
-    "predict": "subquad.hep.commands.fit",
-    "read": "subquad.hep.data.jets",
-    "sample_path": "subquad.hep.data.sample",
-    "simulate": "subquad.hep.commands.simulate",
+    "TrainedTagger": "subquad.hep.models.trained",
+    "example_path": "subquad.hep.data.examples",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
-from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, PredictSettings
-from subquad.hep.simulation.settings import SimulateSettings
+from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, PredictSettings, SimulateSettings
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid
@@ -77,7 +76,7 @@ def predict(
         force: Replace it, where it is there.
         quiet: Print nothing.
     """
-    from subquad.hep.commands.fit import predict as run
+    from subquad.hep.commands.predict import predict as run
 
     path = run(model, files, settings, out=out, force=force, quiet=quiet)
     if not quiet:

@@ -1,267 +1,306 @@
-"""What a user can set for jets. Imports the standard library only, so that the command line starts fast."""
+"""Settings of the commands for jets. No heavy package is imported, so that the command line starts fast."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
 
-from subquad.errors import SubquadError, validate_choices
-from subquad.hep.data.card_weights import Reweighting, edges
+from subquad.errors import SubquadError, flag_name, unknown, validate_choices
+from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = [
-    "PRESETS",
+    "CLASSES",
     "EvaluateSettings",
     "ExplainSettings",
     "FitSettings",
+    "Graph",
     "NetSettings",
+    "Precision",
     "PredictSettings",
     "PresetName",
+    "Reweighting",
+    "SimulateSettings",
+    "bin_edges",
     "reweighting_of",
 ]
+
+PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
+Graph = Literal["features", "angles"]
+Precision = Literal["float32", "bfloat16"]
+
+CLASSES = (
+    "ZJetsToNuNu",
+    "HToBB",
+    "HToCC",
+    "HToGG",
+    "HToWW4Q",
+    "HToWW2Q1L",
+    "ZToQQ",
+    "WToQQ",
+    "TTBar",
+    "TTBarLep",
+)
+"""The ten classes of JetClass by the names of its files, in the order of its labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetSettings:
-    """What a net sees of a jet, and its shape; kept in the saved model."""
+    """Inputs and architecture of a network; saved in `config.json`."""
 
     kind: Literal["pcn", "epcn", "kinematic"] = "pcn"
-    """PCN on one graph; E-PCN on four, weighted by ΔR, kT, z and m²; or PCN on graphs whose weights are learnt."""
+    """PCN on one graph; E-PCN on four graphs weighted by ΔR, kT, z and m²; or PCN on graphs with learned weights."""
     features: Literal["raw", "standard"] = "standard"
-    """Particle features: the 16 raw ones of the paper in GeV and mm, or standardised ones as JetClass's nets take."""
-    graph: Literal["features", "angles"] = "angles"
-    """Where neighbours are near: in all features, as published, or in Δη and Δφ."""
-    has_observers: bool = True
-    """The jet-level observers join the pooled particles before the head."""
+    """Particle features: the 16 raw ones of the paper in GeV and mm, or the standardized ones of JetClass."""
+    graph: Graph = "angles"
+    """Space in which nearest neighbours are found: all features, as published, or Δη and Δφ."""
+    has_jet_features: bool = True
+    """Jet-level features are concatenated with the pooled particles before the head."""
     k: int = 7
-    """Neighbours that each particle chooses."""
-    terms: int = 8
+    """Nearest neighbours of each particle."""
+    chebyshev_order: int = 8
     """Chebyshev terms of each filter."""
     width: int = 64
-    """Channels of each filter."""
+    """Channels of each layer."""
     layers: int = 3
-    """Filters."""
-    most_particles: int = 128
-    """Particles of a jet that are looked at, those of highest pT."""
+    """Number of Chebyshev layers."""
+    max_particles: int = 128
+    """Largest number of particles per jet; those of highest pT are kept."""
     is_normalised: bool = True
-    """Layer norm before each filter but the first."""
+    """Layer normalization before each layer but the first."""
     is_residual: bool = True
-    """Each filter but the first adds to its input."""
+    """Residual connection around each layer but the first."""
     pool: Literal["mean", "mean_max"] = "mean_max"
-    """What is kept of the particles."""
+    """Pooling over the particles."""
     hidden: int = 64
-    """Width of the head's hidden layer; 0: none."""
+    """Width of the head's hidden layer; 0 for a linear head."""
     dropout: float = 0.1
-    """In the head."""
+    """Dropout rate in the head."""
     has_edges: bool = False
-    """Edge convolutions between the filters: the paper's second variant."""
+    """Edge convolutions between the Chebyshev layers: the second network of the paper."""
     graphs: int = 4
-    """Weighted graphs of a `kinematic` net; they share out the channels."""
+    """Weighted graphs of a `kinematic` network, which divide the channels among them."""
     feed: int = 2
-    """Width of the feed-forward parts of a `kinematic` net, in widths."""
+    """Expansion factor of the feed-forward blocks of a `kinematic` network."""
     pool_heads: int = 4
-    """Weighted means of the particles that a `kinematic` net takes, beside the mean and the largest."""
+    """Attention pooling heads of a `kinematic` network, in addition to mean and maximum."""
 
-
-_PAPER = NetSettings(
-    features="raw",
-    graph="features",
-    has_observers=False,
-    k=3,
-    terms=16,
-    is_normalised=False,
-    is_residual=False,
-    pool="mean",
-    hidden=0,
-    dropout=0.0,
-)
-
-PRESETS: dict[str, NetSettings] = {
-    "auto": NetSettings(kind="kinematic", k=8, terms=4),
-    "standard": NetSettings(),
-    "epcn": NetSettings(kind="epcn", has_observers=False, k=3, terms=16, dropout=0.0),
-    "paper": _PAPER,
-    "paper-edges": replace(_PAPER, has_edges=True),
-}
-"""`auto`, ours; `standard`, PCN with standardised inputs; `epcn` (arXiv:2512.07420); `paper` and `paper-edges`, both
-nets of arXiv:2309.08630 with inputs and graph exactly as published."""
-
-PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
-
-_SHAPE = ("k", "terms", "width", "layers")
-"""Numbers of a preset's net that a fit may change."""
-
-_RATES = {"auto": 2e-3, "standard": 3e-3}
+    def __post_init__(self) -> None:
+        """Refuse architectures that do not exist."""
+        if self.kind == "kinematic" and self.width % self.graphs:
+            raise SubquadError(
+                f"--width is {self.width}; this preset divides it among {self.graphs} graphs, so give a multiple of "
+                f"{self.graphs}"
+            )
+        if self.kind != "pcn" and self.graph != "angles":
+            raise SubquadError(f"--graph is {self.graph}; this preset finds neighbours by angles only, leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How a tagger is fitted."""
+    """Settings of `subquad hep fit`: inputs, network and training."""
 
-    preset: PresetName = "auto"
-    """Inputs, graph and shape of the net."""
-    k: int | None = None
-    """Neighbours that each particle chooses; this and the four below are the preset's where they are not given."""
-    graph: Literal["features", "angles"] | None = None
-    """Where neighbours are near: in all features, or in Δη and Δφ; nets that weigh edges know the angles alone."""
-    terms: int | None = None
+    preset: Model[PresetName] = "auto"
+    """Inputs, graph and size of the network: `auto`, most accurate and quadratic in the particles; `standard`, PCN with
+    standardized inputs; `epcn`, `paper` and `paper-edges`, as published."""
+    epochs: Training[int] = 15
+    """Number of passes over the training set."""
+    batch_size: Training[int] = 128
+    """Batch size: jets per optimizer step."""
+    learning_rate: Training[float | None] = None
+    """Peak learning rate. Default: 2e-3 for `auto`, 3e-3 for `standard`, 1e-3 for the published networks."""
+    card: Input[str | None] = None
+    """Weaver data card (YAML) with inputs, labels, selection and weights. Default: the branches of JetClass."""
+    tree: Input[str] = "tree"
+    """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
+    test_fraction: Input[float] = 0.2
+    """Fraction of the jets, stratified by class, held out for testing if no --test is given."""
+    validation_fraction: Input[float] = 0.1
+    """Fraction of the jets, stratified by class, held out for model selection."""
+    background: Input[str | None] = None
+    """Class whose rejection is measured. Default: QCD if it is present, else the first class."""
+    reweight: Training[Literal["none", "class"]] = "none"
+    """Weights in the loss: `class` gives every class the same total weight."""
+    reweight_vars: Training[tuple[str, ...]] = ()
+    """Observers in which each class is reweighted to a flat spectrum, each as name:edge,edge,…, such as
+    jet_pt:500,600,800,1000."""
+    k: Model[int | None] = None
+    """Nearest neighbours of each particle. Default: that of the preset, as for the next four."""
+    chebyshev_order: Model[int | None] = None
     """Chebyshev terms of each filter."""
-    width: int | None = None
-    """Channels of each filter."""
-    layers: int | None = None
-    """Filters."""
-    epochs: int = 15
-    """Times that every jet is seen."""
-    batch: int = 128
-    """Jets in one step."""
-    learning_rate: float | None = None
-    """Peak of the learning rate; without it 2e-3 for `auto`, 3e-3 for `standard`, and 1e-3 for what was published."""
-    average: float | None = None
-    """Decay of a moving average of the weights, which is what is kept; without it 0.998 for `auto`, none for others."""
-    weight_decay: float = 0.01
-    """Of AdamW, on matrices."""
-    validation_part: float = 0.1
-    """Part of the jets, of each class, that chooses the best epoch."""
-    test_part: float = 0.2
-    """Part of the jets, of each class, that is kept for the figures where no --test is given."""
-    tree: str = "tree"
-    """Name of the TTree in the files, where neither a card says it nor there is only one for a card."""
-    card: str | None = None
-    """Weaver's data card (YAML): what the net takes of the jets. Without it JetClass's branches."""
-    reweight: Literal["none", "class"] = "none"
-    """In the loss: `class` lets all classes count the same."""
-    reweight_vars: tuple[str, ...] = ()
-    """Make each class flat in these observers: name:edge,edge,… each, such as jet_pt:500,600,800,1000."""
-    background: str | None = None
-    """Class that the others are told from; without it QCD, where there is one, else the first."""
-    net_alone: bool = False
-    """No gradient boosting on jet-level observers beside the net."""
-    precision: Literal["no", "bf16"] = "no"
-    """Type of the matrix products."""
-    threads: int = 1
-    """Of one step on a CPU. Steps are small: on a busy machine more threads wait for each other most of the time."""
+    width: Model[int | None] = None
+    """Channels of each layer."""
+    layers: Model[int | None] = None
+    """Number of Chebyshev layers."""
+    graph: Model[Graph | None] = None
+    """Space in which nearest neighbours are found: all features, or Δη and Δφ; `auto` and `epcn` take angles only."""
+    boosting: Training[bool] = True
+    """Fit gradient boosting on jet-level features as a baseline."""
+    ema_decay: Training[float | None] = None
+    """Decay of the exponential moving average of the weights, which is what is saved. Default: 0.998 for `auto`, no
+    average for the others."""
+    weight_decay: Training[float] = 0.01
+    """Weight decay of AdamW; applied to weight matrices only."""
+    precision: Training[Precision] = "float32"
+    """Floating-point type of matrix products; weights stay in float32."""
+    threads: Training[int] = 1
+    """CPU threads per optimizer step. Steps are small: on a busy machine more threads mostly wait for each other."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
+        """Refuse values that cannot work."""
         validate_choices(self)
-        for name in ("epochs", "batch", "threads", *_SHAPE):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SubquadError(f"{name} is {value}; give 1 or more")
-        if self.net.kind == "kinematic" and self.net.width % self.net.graphs:
-            raise SubquadError(
-                f"width is {self.width}, and {self.preset} shares it out among {self.net.graphs} graphs; give a "
-                f"multiple of {self.net.graphs}"
-            )
-        if self.net.kind != "pcn" and self.net.graph != "angles":
-            raise SubquadError(
-                f"graph is {self.graph}, and {self.preset} knows neighbours by angles alone; leave it out"
-            )
-        for name in ("validation_part", "test_part"):
+        _check_positive(self, "epochs", "batch_size", "threads", "k", "chebyshev_order", "width", "layers")
+        for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
-                raise SubquadError(f"{name} is {getattr(self, name)}; give a part between 0 and 0.5")
+                raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a fraction between 0 and 0.5")
         reweighting_of(self.reweight_vars)
         if self.learning_rate is not None and self.learning_rate <= 0:
-            raise SubquadError(f"learning_rate is {self.learning_rate}; give more than 0")
-        if self.average is not None and not 0 < self.average < 1:
-            raise SubquadError(f"average is {self.average}; give a decay between 0 and 1, such as 0.998")
+            raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise SubquadError(f"--ema-decay is {self.ema_decay}; give a decay between 0 and 1, such as 0.998")
         if self.weight_decay < 0:
-            raise SubquadError(f"weight_decay is {self.weight_decay}; give 0 or more")
-
-    @property
-    def net(self) -> NetSettings:
-        """What the net sees, and its shape."""
-        given = {name: getattr(self, name) for name in (*_SHAPE, "graph")}
-        return replace(PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None})
-
-    @property
-    def rate(self) -> float:
-        """The peak of the learning rate."""
-        return self.learning_rate or _RATES.get(self.preset, 1e-3)
-
-    @property
-    def decay(self) -> float | None:
-        """The decay of the average; None: no average."""
-        return 0.998 if self.average is None and self.preset == "auto" else self.average
-
-    @property
-    def schedule(self) -> tuple[Literal["cosine", "one_cycle", "constant"], float]:
-        """How the rate changes, and the part of the steps in which it rises first."""
-        return {"auto": ("cosine", 0.05), "standard": ("one_cycle", 0.0)}.get(self.preset, ("constant", 0.0))
+            raise SubquadError(f"--weight-decay is {self.weight_decay}; give 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """How jets are scored."""
+    """Settings of `subquad hep predict`."""
 
-    batch: int = 64
-    """Jets at a time; a GPU likes more of them, a CPU keeps so many in its cache."""
-    tree: str = "tree"
-    """Name of the TTree in the files."""
+    batch_size: Model[int] = 64
+    """Jets per forward pass; larger batches suit a GPU, 64 jets fit into the cache of a CPU."""
+    tree: Input[str] = "tree"
+    """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if self.batch < 1:
-            raise SubquadError(f"batch is {self.batch}; give 1 or more")
+        """Refuse values that cannot work."""
+        _check_positive(self, "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """How taggers are measured side by side."""
+    """Settings of `subquad hep evaluate`."""
 
-    batch: int = 64
-    """Jets at a time; a GPU likes more of them, a CPU keeps so many in its cache."""
-    tree: str = "tree"
-    """Name of the TTree in the files."""
-    background: str | None = None
-    """Class that the others are told from; without it that of the first run, or QCD, or the first class."""
-    reference: str | None = None
-    """Name of the model that the ratios of the ROC curves are taken to; without it the first."""
-    threads: int = 1
-    """Of the net, on a CPU."""
+    background: Input[str | None] = None
+    """Class whose rejection is measured. Default: that of the first run, or QCD, or the first class."""
+    reference: Output[str | None] = None
+    """Name of the model in the denominator of the ratios of ROC curves. Default: the first model."""
+    batch_size: Model[int] = 64
+    """Jets per forward pass; larger batches suit a GPU, 64 jets fit into the cache of a CPU."""
+    tree: Input[str] = "tree"
+    """Name of the TTree in ROOT files."""
+    threads: Model[int] = 1
+    """CPU threads of the network."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        for name in ("batch", "threads"):
-            if getattr(self, name) < 1:
-                raise SubquadError(f"{name} is {getattr(self, name)}; give 1 or more")
+        """Refuse values that cannot work."""
+        _check_positive(self, "batch_size", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainSettings:
-    """How a tagger is looked into."""
+    """Settings of `subquad hep explain`."""
 
-    jets: int = 2000
-    """Jets of the sample: the first ones of each file, of all files alike."""
-    repeats: int = 3
-    """Times that each number is shuffled."""
-    displays: int = 2
-    """Jets of each class that are drawn: so many of the best scored, and of those most surely taken for another."""
-    batch: int = 64
-    """Jets at a time."""
-    tree: str = "tree"
-    """Name of the TTree in the files."""
-    threads: int = 1
-    """Of the net, on a CPU."""
+    jets: Input[int] = 2000
+    """Number of jets that are explained: the first ones of each file, the same number from each."""
+    repeats: Model[int] = 3
+    """Number of shuffles per feature for permutation importance."""
+    displays: Output[int] = 2
+    """Event displays per class: this many of the jets with the highest score, and of the most confident mistakes."""
+    batch_size: Model[int] = 64
+    """Jets per forward pass."""
+    tree: Input[str] = "tree"
+    """Name of the TTree in ROOT files."""
+    threads: Model[int] = 1
+    """CPU threads of the network."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        for name in ("jets", "repeats", "batch", "threads"):
-            if getattr(self, name) < 1:
-                raise SubquadError(f"{name} is {getattr(self, name)}; give 1 or more")
+        """Refuse values that cannot work."""
+        _check_positive(self, "jets", "repeats", "batch_size", "threads")
         if self.displays < 0:
-            raise SubquadError(f"displays is {self.displays}; give 0 or more")
+            raise SubquadError(f"--displays is {self.displays}; give 0 or more")
 
 
-def reweighting_of(words: tuple[str, ...]) -> Reweighting | None:
-    """Return what `--reweight-vars` says, or None where it says nothing.
+@dataclass(frozen=True, kw_only=True)
+class SimulateSettings:
+    """Settings of `subquad hep simulate`."""
+
+    jets_per_class: Model[int] = 1000
+    """Number of jets of each class."""
+    classes: Model[tuple[str, ...]] = CLASSES
+    """Classes to simulate, by the names of JetClass's files. Default: all ten."""
+    jets_per_file: Output[int] = 1000
+    """Number of jets per file; each file is simulated by one process."""
+    workers: Training[int] = 0
+    """Number of processes; 0 uses all cores. The jets do not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        _check_positive(self, "jets_per_class", "jets_per_file")
+        if self.workers < 0:
+            raise SubquadError(f"--workers is {self.workers}; give 0 (all cores) or more")
+        if not self.classes:
+            raise SubquadError(f"--classes is empty; the classes are {', '.join(CLASSES)}")
+        for name in self.classes:
+            if name not in CLASSES:
+                raise unknown("class", name, CLASSES)
+        if len(set(self.classes)) < len(self.classes):
+            raise SubquadError(f"--classes names a class twice: {', '.join(self.classes)}")
+
+
+def _check_positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise SubquadError(f"{flag_name(name)} is {value}; give 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reweighting:
+    """Reweighting of the classes to equal spectra in some observers, as in weaver."""
+
+    bins: Mapping[str, tuple[float, ...]]
+    """Bin edges of each observer."""
+    classes: tuple[str, ...] = ()
+    """Columns that are 1 for the jets of a class; empty for the classes of the labels."""
+    method: str = "flat"
+    """`flat`: every class gets a flat spectrum; `ref`: every class gets the spectrum of the first one."""
+    class_weights: tuple[float, ...] = field(default=())
+    """Total weight of each class after the reweighting; empty for equal weights."""
+    threshold: float = 10.0
+    """Percentile of the bin contents below which bins are not flattened, since the weights would become too large."""
+    drops_outside: bool = True
+    """Jets outside the bins get weight 0; otherwise they count in the nearest bin."""
+    base: str | None = None
+    """Column with weights that the jets have already."""
+
+
+def bin_edges(name: str, values: Any) -> tuple[float, ...]:
+    """Return the bin edges of an observer.
 
     Raises:
-        SubquadError: words that are no `name:edge,edge,…`.
+        SubquadError: There are fewer than two edges, or they do not increase.
+    """
+    if not isinstance(values, Sequence) or not all(isinstance(v, int | float) for v in values) or len(values) < 2:
+        raise SubquadError(f"{name}: {values!r} are no bin edges; give two numbers or more")
+    if any(low >= high for low, high in pairwise(values)):
+        raise SubquadError(f"{name}: bin edges must increase, got {', '.join(f'{value:g}' for value in values)}")
+    return tuple(map(float, values))
+
+
+def reweighting_of(variables: Sequence[str]) -> Reweighting | None:
+    """Return the reweighting that `--reweight-vars` asks for, or None if it is empty.
+
+    Args:
+        variables: Each as `name:edge,edge,…`.
+
+    Raises:
+        SubquadError: An entry has another form.
     """
     bins = {}
-    for word in words:
-        name, _, numbers = word.partition(":")
+    for variable in variables:
+        name, _, numbers = variable.partition(":")
         try:
-            bins[name] = edges(name, [float(number) for number in numbers.split(",")])
+            bins[name] = bin_edges(name, [float(number) for number in numbers.split(",")])
         except (ValueError, SubquadError) as error:
             reason = error if isinstance(error, SubquadError) else "write it as jet_pt:500,600,800,1000"
-            raise SubquadError(f"--reweight-vars {word}: {reason}") from None
+            raise SubquadError(f"--reweight-vars {variable}: {reason}") from None
     return Reweighting(bins=bins) if bins else None

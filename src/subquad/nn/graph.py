@@ -1,7 +1,7 @@
 """Particle Chebyshev network (PCN, arXiv:2309.08630): filters on each jet's own kNN graph, O(K E P H) per layer.
 
 Axes: B jets, P particles (padded to the longest jet), D coordinates of the graph, E neighbours, H channels in,
-F channels out, K terms, J observers of the jet as a whole. `mask` is true where a particle is real; padded rows are 0
+F channels out, K terms, J jet-level features. `mask` is true where a particle is real; padded rows are 0
 after every layer.
 """
 
@@ -86,7 +86,7 @@ class PCN(nn.Module):
     Args:
         features: numbers that describe a particle.
         classes: numbers that come out for a jet.
-        observers: numbers that describe the jet as a whole and join the pooled particles before the head.
+        jet_features: number of jet-level features that are concatenated with the pooled particles before the head.
         width: channels of every layer.
         terms: K of every filter.
         layers: filters.
@@ -105,7 +105,7 @@ class PCN(nn.Module):
         features: int,
         classes: int,
         *,
-        observers: int = 0,
+        jet_features: int = 0,
         width: int = 64,
         terms: int = 16,
         layers: int = 3,
@@ -124,8 +124,8 @@ class PCN(nn.Module):
         self.filters = nn.ModuleList(ChebConv(width if i else features, width, terms) for i in range(layers))
         self.edges = nn.ModuleList(EdgeConv(width, width) for _ in range(layers - 1)) if has_edges else None
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers - 1)) if is_normalised else None
-        pooled = width * (2 if pool == "mean_max" else 1) + observers
-        self.observers = observers
+        pooled = width * (2 if pool == "mean_max" else 1) + jet_features
+        self.jet_features = jet_features
         self.head = (
             nn.Sequential(
                 nn.LayerNorm(pooled) if is_normalised else nn.Identity(),
@@ -149,12 +149,14 @@ class PCN(nn.Module):
         points: Float[Tensor, "B P D"],
         mask: Bool[Tensor, "B P"],
         *,
-        observers: Float[Tensor, "B J"] | None = None,
+        jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B F"]:
         """Return the logits of each jet, from its particles' features and the coordinates its graph is made in."""
-        if (0 if observers is None else observers.shape[-1]) != self.observers:
-            raise ValueError(f"this PCN takes {self.observers} observers of the jet")
-        return self.classify(x, knn_graph(points, mask, self.k, periodic=self.periodic), mask, observers=observers)
+        if (0 if jet_features is None else jet_features.shape[-1]) != self.jet_features:
+            raise ValueError(f"this PCN takes {self.jet_features} jet-level features")
+        return self.classify(
+            x, knn_graph(points, mask, self.k, periodic=self.periodic), mask, jet_features=jet_features
+        )
 
     def classify(
         self,
@@ -162,7 +164,7 @@ class PCN(nn.Module):
         graph: Neighbours,
         mask: Bool[Tensor, "B P"],
         *,
-        observers: Float[Tensor, "B J"] | None = None,
+        jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B F"]:
         """Return the logits from the graph, which `forward` makes of the points."""
         for i, layer in enumerate(self.filters):
@@ -174,6 +176,6 @@ class PCN(nn.Module):
         pooled = [masked_mean(x, mask)]
         if self.pool == "mean_max":
             pooled.append(masked_max(x, mask))
-        if observers is not None:
-            pooled.append(observers)
+        if jet_features is not None:
+            pooled.append(jet_features)
         return self.head(torch.cat(pooled, dim=-1))

@@ -4,7 +4,7 @@ r"""PCN on kinematic graphs: edges of a jet's kNN graph weighted by powers of $\
 `KinematicPCN` is ours: several graphs whose exponents are learnt, each filtering its own part of the channels, in
 residual blocks with a feed-forward part, and attention among what is pooled.
 
-Axes: B jets, P particles (padded to the longest jet), G graphs, H channels, K terms, J observers of the jet, C classes.
+Axes: B jets, P particles (padded to the longest jet), G graphs, H channels, K terms, J jet-level features, C classes.
 `mask` is true where a particle is real; padded rows are finite and nobody sees them.
 """
 
@@ -57,7 +57,7 @@ class EPCN(nn.Module):
         self, features: int, classes: int, *, width: int = 64, terms: int = 16, layers: int = 3, k: int = 3
     ) -> None:
         super().__init__()
-        self.classes, self.observers, self.k = classes, 0, k
+        self.classes, self.jet_features, self.k = classes, 0, k
         self.on_each = nn.ModuleList(_Branch(features, width, terms, layers) for _ in VARIABLES)
         self.head = nn.Linear(len(VARIABLES) * width, classes)
 
@@ -68,7 +68,7 @@ class EPCN(nn.Module):
         mask: Bool[Tensor, "B P"],
         *,
         vectors: Float[Tensor, "B P 4"],
-        observers: None = None,
+        jet_features: None = None,
     ) -> Float[Tensor, "B C"]:
         """Return the logits of each jet; the arguments are those of `KinematicPCN`."""
         return self.classify(self.branches(x, points, mask, vectors=vectors), mask)
@@ -150,7 +150,7 @@ class KinematicPCN(nn.Module):
     Args:
         features: numbers that describe a particle.
         classes: numbers that come out for a jet.
-        observers: numbers that describe the jet as a whole and join the pooled particles before the head.
+        jet_features: number of jet-level features that are concatenated with the pooled particles before the head.
         width: channels of every layer.
         graphs: weighted graphs, the same in all layers; they share out the channels.
         terms: K of every filter.
@@ -166,7 +166,7 @@ class KinematicPCN(nn.Module):
         features: int,
         classes: int,
         *,
-        observers: int = 0,
+        jet_features: int = 0,
         width: int = 64,
         graphs: int = 4,
         terms: int = 4,
@@ -177,7 +177,7 @@ class KinematicPCN(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.classes, self.observers, self.k = classes, observers, k
+        self.classes, self.jet_features, self.k = classes, jet_features, k
         self.embed = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width))
         # near, soft, uneven and light pairs weigh more
         start = torch.eye(len(VARIABLES)).repeat(-(-graphs // 4), 1)[:graphs] * -0.5
@@ -187,7 +187,7 @@ class KinematicPCN(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.attend = AttentionPool(width, pool_heads)
-        pooled = (pool_heads + 2) * width + observers
+        pooled = (pool_heads + 2) * width + jet_features
         self.head = nn.Sequential(
             nn.LayerNorm(pooled),
             nn.Linear(pooled, 2 * width),
@@ -203,7 +203,7 @@ class KinematicPCN(nn.Module):
         mask: Bool[Tensor, "B P"],
         *,
         vectors: Float[Tensor, "B P 4"],
-        observers: Float[Tensor, "B J"] | None = None,
+        jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B C"]:
         """Return the logits of each jet.
 
@@ -212,16 +212,16 @@ class KinematicPCN(nn.Module):
             points: Δη and Δφ in radians, in which neighbours are near.
             mask: true where a particle is real.
             vectors: px, py, pz and E in GeV, of which edges are weighted.
-            observers: numbers of the jet as a whole.
+            jet_features: jet-level features.
 
         Raises:
-            ValueError: another number of observers than the net was made for.
+            ValueError: The number of jet-level features is not that of the network.
         """
-        if (0 if observers is None else observers.shape[-1]) != self.observers:
-            raise ValueError(f"this PCN takes {self.observers} observers of the jet")
+        if (0 if jet_features is None else jet_features.shape[-1]) != self.jet_features:
+            raise ValueError(f"this PCN takes {self.jet_features} jet-level features")
         pairs = pair_kinematics(vectors, points, mask)
         adjacency = knn_adjacency(points, mask, self.k, periodic=(1,))
-        return self.classify(x, pairs, adjacency, mask, observers=observers)
+        return self.classify(x, pairs, adjacency, mask, jet_features=jet_features)
 
     def classify(
         self,
@@ -230,7 +230,7 @@ class KinematicPCN(nn.Module):
         adjacency: Float[Tensor, "B P P"],
         mask: Bool[Tensor, "B P"],
         *,
-        observers: Float[Tensor, "B J"] | None = None,
+        jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B C"]:
         """Return the logits from the pairs' variables and the edges, which `forward` makes of points and vectors."""
         x = self.embed(torch.where(mask[..., None], x, 0))
@@ -239,4 +239,4 @@ class KinematicPCN(nn.Module):
             x = block(x, laplacians)
         x = self.norm(x)
         pooled = [self.attend(x, mask), masked_mean(x, mask), masked_max(x, mask)]
-        return self.head(torch.cat(pooled if observers is None else [*pooled, observers], dim=-1))
+        return self.head(torch.cat(pooled if jet_features is None else [*pooled, jet_features], dim=-1))

@@ -10,13 +10,12 @@ from typing import Any
 
 from subquad import __version__
 from subquad.errors import SubquadError, raise_errors, unknown
-from subquad.hep.commands.fit import Files, listed
-from subquad.hep.data.formats import expand
+from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.evaluation.scoring import BOOSTING, score_files, stored_predictions
 from subquad.hep.metrics.predictions import Predictions, group_by_model, with_observers_of
 from subquad.hep.metrics.summary import measure, summarize
-from subquad.hep.models.trained import Tagger, open_tagger
+from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.evaluation_page import draw, evaluation_page, write_pdfs
 from subquad.hep.settings import EvaluateSettings
 from subquad.progress import say
@@ -28,7 +27,7 @@ __all__ = ["evaluate"]
 
 KIND = "hep evaluation"
 
-VARIES_BETWEEN_TRAININGS = ("seed", "threads", "files", "test", "background", "net_alone")
+VARIES_BETWEEN_TRAININGS = ("seed", "threads", "files", "test", "background", "boosting")
 """Settings that may differ between trainings of one model."""
 
 
@@ -65,8 +64,8 @@ def evaluate(
     """
     settings = settings or EvaluateSettings()
     out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
-    compared = _read_runs(list(dict.fromkeys(Path(run) for run in listed(runs))))
-    paths = _files_to_score(listed(files), compared, scores)
+    compared = _read_runs(list(dict.fromkeys(Path(run) for run in list_files(runs))))
+    paths = _files_to_score(list_files(files), compared, scores)
     # read before the jets are scored, which may take long
     external = _read_external(scores, compared)
     classes = compared.classes or external[0][1]
@@ -84,7 +83,7 @@ def evaluate(
     measured = measure(models, classes, background)
     evaluation = {
         "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
-        **summarize(measured, is_on_same_jets=not _on_other_jets(predictions)),
+        **summarize(measured, models),
         "classes": list(classes),
         "background": background,
         "reference": _reference(settings.reference, [model.name for model in models]),
@@ -114,11 +113,11 @@ class _Runs:
     classes: tuple[str, ...]
     """Classes of the first run; empty without runs."""
 
-    def taggers(self) -> dict[str, list[Tagger]]:
+    def taggers(self) -> dict[str, list[TrainedTagger]]:
         """Return the taggers of each model."""
-        found: dict[str, list[Tagger]] = {}
+        found: dict[str, list[TrainedTagger]] = {}
         for folder, name in self.names.items():
-            found.setdefault(name, []).append(open_tagger(folder))
+            found.setdefault(name, []).append(TrainedTagger.load(folder))
         return found
 
 
@@ -164,7 +163,7 @@ def _files_to_score(files: Sequence[Path | str], compared: _Runs, scores: Sequen
         )
     if files and not compared.names:
         raise SubquadError("--files needs a run that scores these jets; files given by --scores hold their own jets")
-    return expand(files) if files else []
+    return expand_files(files) if files else []
 
 
 def _read_external(scores: Sequence[str], compared: _Runs) -> list[tuple[Predictions, tuple[str, ...]]]:

@@ -14,8 +14,9 @@ import torch
 
 from subquad import __version__
 from subquad.errors import SubquadError, unknown
-from subquad.hep.commands.fit import Files, listed
-from subquad.hep.data.formats import expand
+from subquad.hep.data.batches import Batch, collate
+from subquad.hep.data.formats import Files, expand_files
+from subquad.hep.data.store import JetDataset
 from subquad.hep.explanation.attributions import attribute_all, input_means
 from subquad.hep.explanation.displays import displays_of, select_jets
 from subquad.hep.explanation.permutation import mean_auc
@@ -28,8 +29,8 @@ from subquad.hep.explanation.summary import (
     fractions_by_class,
     permute_all,
 )
-from subquad.hep.models.tagger import Batch, Inputs, answer, collate, plan_by_length, using_threads
-from subquad.hep.models.trained import Tagger, open_tagger
+from subquad.hep.models.networks import forward, using_threads
+from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.event_displays import JetDisplay
 from subquad.hep.plots.explain_page import explain_figures, explain_page
 from subquad.hep.settings import ExplainSettings
@@ -38,6 +39,7 @@ from subquad.progress import say
 from subquad.runs.folder import REPORT
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import plain, write_json
+from subquad.train.bucketing import batches_by_length
 
 __all__ = ["explain"]
 
@@ -72,10 +74,10 @@ def explain(
     """
     settings = settings or ExplainSettings()
     out = check_report_folder(out, kind=KIND, file=EXPLANATION, force=force)
-    tagger = open_tagger(run)
+    tagger = TrainedTagger.load(run)
     if only is not None and only not in tagger.classes:
         raise unknown("class", only, tagger.classes)
-    paths = expand(listed(files))
+    paths = expand_files(files)
     inputs = read_sample(tagger, paths, settings, quiet=quiet)
     target = None if only is None else tagger.classes.index(only)
     with using_threads(settings.threads):
@@ -101,7 +103,7 @@ def explain(
 class _Sample:
     """The jets, shortest first, in batches of similar length."""
 
-    inputs: Inputs
+    inputs: JetDataset
     batches: list[Batch]
     labels: np.ndarray
     """[J]."""
@@ -111,18 +113,18 @@ class _Sample:
     """Indices of the classes whose jets are explained."""
 
 
-def _score(tagger: Tagger, inputs: Inputs, settings: ExplainSettings, target: int | None) -> _Sample:
-    plan = plan_by_length(inputs.lengths, settings.batch)
-    batches = [collate(inputs, rows, tagger.settings) for rows in plan]
+def _score(tagger: TrainedTagger, inputs: JetDataset, settings: ExplainSettings, target: int | None) -> _Sample:
+    plan = batches_by_length(inputs.lengths, settings.batch_size)
+    batches = [collate(inputs, rows) for rows in plan]
     labels = torch.cat([batch.labels for batch in batches]).numpy()
     if target is not None and not (labels == target).any():
         raise SubquadError(
             f"none of the {len(labels)} jets is {tagger.classes[target]}; give files with such jets, or increase --jets"
         )
     with torch.no_grad():
-        probabilities = torch.cat([answer(tagger.net, batch) for batch in batches]).double().softmax(-1).numpy()
+        probabilities = torch.cat([forward(tagger.net, batch) for batch in batches]).double().softmax(-1).numpy()
     return _Sample(
-        inputs=inputs.part(torch.cat(list(plan))),
+        inputs=inputs.subset(torch.cat(list(plan))),
         batches=batches,
         labels=labels,
         probabilities=probabilities,
@@ -131,13 +133,13 @@ def _score(tagger: Tagger, inputs: Inputs, settings: ExplainSettings, target: in
 
 
 def _explain(
-    tagger: Tagger, sample: _Sample, settings: ExplainSettings, target: int | None, *, seed: int, quiet: bool
+    tagger: TrainedTagger, sample: _Sample, settings: ExplainSettings, target: int | None, *, seed: int, quiet: bool
 ) -> tuple[dict[str, Any], list[JetDisplay]]:
     """Return the explanation, and displays of single jets."""
     net, classes, inputs = tagger.net, tagger.classes, sample.inputs
     means = input_means(sample.batches)
     attributions = attribute_all(net, sample.batches, target, means, quiet=quiet)
-    jet_features = inputs.layout.jet_features if inputs.scale is not None else ()
+    jet_features = inputs.layout.jet_features if inputs.layout.jet_standardizer is not None else ()
     features = Features(particle=inputs.layout.features.names, jet=jet_features)
     importance, grouped = permute_all(
         net, sample.batches, features, repeats=settings.repeats, seed=seed, only=target, quiet=quiet
@@ -166,7 +168,6 @@ def _explain(
             inputs,
             select_jets(sample.probabilities, sample.labels, int(i), settings.displays),
             sample.probabilities,
-            settings=tagger.settings,
             classes=classes,
             means=means,
         )

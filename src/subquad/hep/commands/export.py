@@ -17,8 +17,8 @@ from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.export import export_onnx
 from subquad.hep.data.features import STANDARD_FEATURES
-from subquad.hep.data.layout import Layout, View
-from subquad.hep.models.trained import Tagger, open_tagger
+from subquad.hep.data.layout import InputGroup, Layout, Standardizer
+from subquad.hep.models.trained import TrainedTagger
 from subquad.nn.graph import PCN, ChebConv
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import Neighbours, chebyshev, knn_adjacency, scaled_laplacian
@@ -108,7 +108,7 @@ class Scorer(nn.Module):
         net = self.net
         if isinstance(net, KinematicPCN):
             assert pf_vectors is not None
-            return net(x, points, mask, vectors=pf_vectors.mT, observers=jet_features).softmax(-1)
+            return net(x, points, mask, vectors=pf_vectors.mT, jet_features=jet_features).softmax(-1)
         if isinstance(net, EPCN):
             assert pf_vectors is not None
             adjacency = knn_adjacency(points, mask, net.k, periodic=(1,))
@@ -118,7 +118,7 @@ class Scorer(nn.Module):
             return net.classify([part(x, _dense(matrix), mask) for matrix, part in parts], mask).softmax(-1)
         adjacency = knn_adjacency(points, mask, net.k, periodic=net.periodic)
         graph = _dense(scaled_laplacian(adjacency, mask))
-        return net.classify(x, graph, mask, observers=jet_features).softmax(-1)
+        return net.classify(x, graph, mask, jet_features=jet_features).softmax(-1)
 
 
 def examples(layout: Layout, names: Sequence[str], jet_features: int) -> list[dict[str, Tensor]]:
@@ -144,20 +144,20 @@ def examples(layout: Layout, names: Sequence[str], jet_features: int) -> list[di
     return found
 
 
-def _names(tagger: Tagger) -> list[str]:
+def _names(tagger: TrainedTagger) -> list[str]:
     is_kinematic = isinstance(tagger.net, EPCN | KinematicPCN)
     return [
         *(["pf_points"] if tagger.settings.graph == "angles" else []),
         "pf_features",
         *(["pf_vectors"] if is_kinematic else []),
         "pf_mask",
-        *(["jet_features"] if tagger.scale is not None else []),
+        *(["jet_features"] if tagger.layout.jet_standardizer is not None else []),
     ]
 
 
-def preprocessing(tagger: Tagger) -> dict[str, Any]:
+def preprocessing(tagger: TrainedTagger) -> dict[str, Any]:
     """Return how the inputs are made, as weaver's `preprocess.json` says it, and beside it of which branches."""
-    layout, length = tagger.layout, tagger.settings.most_particles
+    layout, length = tagger.layout, tagger.settings.max_particles
     views = {"pf_points": layout.points, "pf_features": layout.features, "pf_vectors": layout.vectors}
     found: dict[str, Any] = {
         "output_names": [f"label_{name}" for name in tagger.classes],
@@ -172,12 +172,11 @@ def preprocessing(tagger: Tagger) -> dict[str, Any]:
             made |= {variable: _expression(variable, layout, tagger.settings.features) for variable in view.names}
     found["pf_mask"] = {"var_names": ["pf_mask"], "var_infos": {"pf_mask": _info()}, "var_length": length}
     made["pf_mask"] = "1 for a particle, 0 for padding"
-    if tagger.scale is not None:
-        scaled = zip(layout.jet_features, tagger.scale.mean.tolist(), tagger.scale.deviation.tolist(), strict=True)
-        infos = {name: _info(center, 1 / deviation, -5.0, 5.0) for name, center, deviation in scaled}
+    if layout.jet_standardizer is not None:
+        infos = dict(zip(layout.jet_features, _standardization(layout.jet_standardizer), strict=True))
         found["jet_features"] = {"var_names": list(layout.jet_features), "var_infos": infos}
         made["jet_features"] = "subquad.hep.data.features: " + (
-            "jet_features" if layout.has_jetclass_features else "sums_of, or means over the particles"
+            "jet_features" if layout.has_jetclass_features else "momentum_features, or means over the particles"
         )
     return {**found, "expressions": made}
 
@@ -189,13 +188,14 @@ def _info(center: float = 0.0, scale: float = 1.0, low: float = -FAR, high: floa
     }
 
 
-def _infos(view: View, layout: Layout, *, is_standard: bool) -> dict[str, dict[str, float]]:
-    if view.center is not None:
-        assert view.scale is not None
-        assert view.low is not None
-        assert view.high is not None
-        numbers = zip(*(column.tolist() for column in (view.center, view.scale, view.low, view.high)), strict=True)
-        return {name: _info(*given) for name, given in zip(view.names, numbers, strict=True)}
+def _standardization(given: Standardizer) -> list[dict[str, float]]:
+    columns = (given.center, given.scale, given.low, given.high)
+    return [_info(*numbers) for numbers in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def _infos(view: InputGroup, layout: Layout, *, is_standard: bool) -> dict[str, dict[str, float]]:
+    if view.standardizer is not None:
+        return dict(zip(view.names, _standardization(view.standardizer), strict=True))
     if layout.card is None and is_standard:
         return {
             name: _info(*EXPRESSIONS[name][1:], -10.0, 10.0) if name in EXPRESSIONS else _info() for name in view.names
@@ -213,13 +213,13 @@ def _expression(name: str, layout: Layout, features: str) -> str:
     return "np.hypot(part_px, part_py)" if name == "pt" else f"part_{name}"
 
 
-def export_tagger(tagger: Tagger, path: Path) -> list[dict[str, Any]]:
+def export_tagger(tagger: TrainedTagger, path: Path) -> list[dict[str, Any]]:
     """Write a tagger as ONNX, and return how far onnxruntime is from torch at each size.
 
     Raises:
         SubquadError: the two differ by more than 1e-4.
     """
-    names, jet_features = _names(tagger), 0 if tagger.scale is None else len(tagger.scale.mean)
+    names, jet_features = _names(tagger), len(tagger.layout.jet_features)
     is_on_features = tagger.settings.graph == "features"
     given = examples(tagger.layout, names, jet_features)
     axes: dict[str, Mapping[int, str]] = {name: {0: "batch", 2: "particles"} for name in names}
@@ -256,7 +256,7 @@ def export(run: Path | str, *, out: Path | str, force: bool = False, quiet: bool
     for path in (out, beside):
         if path.exists() and not force:
             raise SubquadError(f"{path}: is there already; give another --out, or replace it with --force")
-    tagger = open_tagger(run)
+    tagger = TrainedTagger.load(run)
     say("following the net, and comparing it in onnxruntime", quiet=quiet)
     with atomic(out) as temporary:
         checked = export_tagger(tagger, temporary)

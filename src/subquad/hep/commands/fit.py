@@ -1,44 +1,64 @@
-"""The physicist's two calls: fit a tagger on ROOT files, and score ROOT files with it."""
+"""`subquad hep fit`: fit a tagger on labelled jets and measure it beside gradient boosting.
+
+The jets are read once, into a store in the run's folder that is removed at the end, so that memory stays bounded. Of
+several processes (`torchrun`) each trains on its part of every epoch, and the first one measures and writes.
+"""
 
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from subquad.errors import SubquadError, require, unknown
-from subquad.hep.data.chunks import Piece
-from subquad.hep.data.formats import expand
-from subquad.hep.data.prefetch import Waiting
-from subquad.hep.data.preparation import JETS, Plan, Prepared, plan_of, prepare, put_aside, wait_for
-from subquad.hep.metrics.predictions import TEST_SCORES
-from subquad.hep.metrics.scores import scores_of
-from subquad.hep.models.boosting import MOST_JETS, boosting
-from subquad.hep.models.tagger import Inputs, Net, build, logits, using_threads
-from subquad.hep.models.trained import open_tagger
-from subquad.hep.models.training import fit_net
+from subquad.errors import unknown
+from subquad.hep.data.formats import Files, expand_files, list_files
+from subquad.hep.data.preparation import JETS, FitSource, source_of, temporary_store, wait_for
+from subquad.hep.data.splits import reweighted, split_dataset, stratified_split, with_present_classes
+from subquad.hep.data.store import JetDataset
+from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model
+from subquad.hep.metrics.summary import measure, summarize
+from subquad.hep.models.boosting import fit_boosting
+from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
+from subquad.hep.models.presets import net_settings
+from subquad.hep.models.training import FittedNetwork, fit_network
 from subquad.hep.plots.fit_page import model_card, sections_of
-from subquad.hep.settings import FitSettings, NetSettings, PredictSettings
+from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
 from subquad.reporting.page import page
 from subquad.runs.folder import METRICS, Run, open_run
 from subquad.runs.history import read_history
-from subquad.runs.storage import atomic, plain, read_json, write_tensors
+from subquad.runs.storage import plain, read_json, write_tensors
 from subquad.train.distributed import processes
-from subquad.train.loop import TrainingResult
 
-__all__ = ["fit", "listed", "predict"]
+__all__ = ["fit"]
 
-Files = Path | str | Iterable[Path | str]
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """A fit whose jets are read and split."""
+
+    run: Run
+    settings: FitSettings
+    net: NetSettings
+    parts: Mapping[str, JetDataset]
+    """`train`, `validation` and `test`."""
+    background: str
+    seed: int
+    quiet: bool
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.parts["train"].classes
 
 
 def fit(
     files: Files,
-    settings: FitSettings = FitSettings(),
+    settings: FitSettings | None = None,
     *,
     out: Path | str,
     test: Files = (),
@@ -46,206 +66,96 @@ def fit(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Fit a tagger on labelled jets, measure it on others beside gradient boosting, and return the figures.
-
-    The jets are read once, and put aside in the run's folder until it is finished; so memory stays bounded. Of several
-    processes (`torchrun`) each learns from its share of every epoch, and the first one measures and writes.
+    """Fit a tagger on labelled jets, measure it beside gradient boosting, and return the metrics.
 
     Args:
-        files: ROOT, Parquet, HDF5 or NPZ files in JetClass's layout, or as `settings.card` says: names, or patterns
-            such as `jets/*.root`.
-        settings: of the net and of the fit.
-        out: the folder to write; an unfinished run in it goes on.
-        test: files with the jets to measure on; without it a part of `files`, drawn by the seed.
-        seed: of the split, the first weights and the order of the jets.
-        force: replace what is in the folder.
-        quiet: no progress.
+        files: ROOT, Parquet, HDF5 or NPZ files in JetClass's layout, or as `settings.card` describes: names, patterns
+            such as `jets/*.root`, folders, or `example:jets`.
+        settings: Of inputs, network and training; defaults if None.
+        out: Folder to write. An unfinished run of the same settings is resumed.
+        test: Files to test on. Without them a fraction of `files`, drawn by the seed.
+        seed: Of the split, the initial weights and the order of the jets.
+        force: Overwrite a finished run.
+        quiet: Print no progress.
+
+    Returns:
+        The content of `metrics.json`: `test.<model>.<metric>`, `intervals.test.<model>.<metric>` and `wins` with the
+        models `pcn` and `boosting`, the metrics in detail in `models`, and numbers of jets and seconds.
 
     Raises:
-        SubquadError: files or jets that cannot be used, or a folder that cannot be written to.
+        SubquadError: Files or jets cannot be used, or the folder must not be written to.
     """
-    began, out, group = time.perf_counter(), Path(out), processes()
-    # the first process speaks and writes for all
+    settings = settings or FitSettings()
+    began, group = time.perf_counter(), processes()
+    # only the first process prints and writes
     quiet = quiet or not group.is_main_process
-    paths, test_paths = expand(listed(files)), expand(listed(test)) if listed(test) else []
-    plan = plan_of(paths, test_paths, settings.net, settings)
-    run, prepared, background = _begin(plan, settings, out, seed=seed, force=force, quiet=quiet)
+    net = net_settings(settings)
+    source = source_of(expand_files(files), expand_files(test) if list_files(test) else [], net, settings)
+    net = replace(net, max_particles=source.layout.max_particles)
+    job = _read_and_split(source, net, settings, Path(out), seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        net = build(plan.net, len(prepared.classes), prepared.layout)
-    with using_threads(settings.threads):
-        waiting = Waiting()
-        outcome = fit_net(
-            net,
-            prepared.parts,
-            settings,
-            net_settings=plan.net,
-            waiting=waiting,
-            directory=run.directory,
-            seed=seed,
-            quiet=quiet,
-        )
-        seconds |= {"training": outcome.seconds, "waiting": waiting.seconds}
-        if group.is_main_process:
-            _finish(
-                run,
-                net,
-                prepared,
-                net_settings=plan.net,
-                settings=settings,
-                outcome=outcome,
-                seconds=seconds,
-                background=background,
-                seed=seed,
-                quiet=quiet,
-            )
-    wait_for((run.directory / METRICS).is_file)
-    return read_json(run.directory / METRICS)
+    fitted = fit_network(
+        job.parts,
+        settings,
+        net_settings=net,
+        classes=len(job.classes),
+        directory=job.run.directory,
+        seed=seed,
+        quiet=quiet,
+    )
+    seconds |= {"training": fitted.result.seconds, "waiting": fitted.waiting}
+    if group.is_main_process:
+        with using_threads(settings.threads):
+            scores = _test_scores(job, fitted, seconds)
+        metrics = _metrics(job, fitted, scores, seconds)
+        _write(job, fitted, scores, metrics)
+    wait_for((job.run.directory / METRICS).is_file)
+    return read_json(job.run.directory / METRICS)
 
 
-def _begin(
-    plan: Plan, settings: FitSettings, out: Path, *, seed: int, force: bool, quiet: bool
-) -> tuple[Run, Prepared, str]:
-    """Return the run, its jets, and the class that the others are told from."""
+def _read_and_split(
+    source: FitSource, net: NetSettings, settings: FitSettings, out: Path, *, seed: int, force: bool, quiet: bool
+) -> _Fit:
     group = processes()
-    asked = {
+    stamp = {
         **dataclasses.asdict(settings),
-        **{"seed": seed, "data": plan.data, "processes": group.num_processes},
-        **{"files": [str(path) for path in plan.files], "test": [str(path) for path in plan.test]},
+        **{"seed": seed, "data": source.data, "processes": group.num_processes},
+        **{"files": [str(path) for path in source.files], "test": [str(path) for path in source.test]},
     }
-    # a folder that will not do is refused before the jets are read, a new one made after all else was found good
+    # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
     is_begun = not force and out.exists() and (not out.is_dir() or any(out.iterdir()))
     group.wait_for_everyone()
-    run = open_run(out, kind="hep", settings=asked) if is_begun else None
-    with put_aside(plan, settings, out, quiet=quiet) as folder:
-        prepared = prepare(folder, plan, settings, seed)
-        background = _background(settings.background, prepared.classes)
+    run = open_run(out, kind="hep", settings=stamp) if is_begun else None
+    with temporary_store(source, out, quiet=quiet) as folder:
+        store = source.open(folder)
+        assert store is not None
+        dataset, fitted = store
+        dataset = with_present_classes(dataset, fitted, source.files[0])
+        parts = _split(dataset, fitted, source, net=net, settings=settings, seed=seed)
+        background = _background(settings.background, dataset.classes)
         with group.main_process_first():
-            run = run or open_run(out, kind="hep", settings=asked, force=force and group.is_main_process)
-        # all have mapped the jets
+            run = run or open_run(out, kind="hep", settings=stamp, force=force and group.is_main_process)
+        # until all processes have mapped the store
         group.wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:
             shutil.rmtree(run.directory / JETS, ignore_errors=True)
             folder.rename(run.directory / JETS)
-    return run, prepared, background
+    return _Fit(run=run, settings=settings, net=net, parts=parts, background=background, seed=seed, quiet=quiet)
 
 
-def _finish(
-    run: Run,
-    net: Net,
-    prepared: Prepared,
-    *,
-    net_settings: NetSettings,
-    settings: FitSettings,
-    outcome: TrainingResult,
-    seconds: dict[str, float],
-    background: str,
-    seed: int,
-    quiet: bool,
-) -> None:
-    """Measure the net and its rival on the test jets, and write all that the run leaves behind."""
-    parts, classes, layout = prepared.parts, prepared.classes, prepared.layout
-    began = time.perf_counter()
-    probabilities = logits(net, parts["test"], net_settings).double().softmax(-1).numpy()
-    seconds["predicting"] = time.perf_counter() - began
-    labels = parts["test"].labels.numpy()
-    metrics: dict[str, Any] = {"test": scores_of(probabilities, labels, classes, background)}
-    rival = None
-    if not settings.net_alone:
-        began = time.perf_counter()
-        say("fitting gradient boosting beside it", quiet=quiet)
-        rival = _boosting(parts, len(classes), seed)
-        metrics["test_boosting"] = scores_of(rival, labels, classes, background)
-        seconds["boosting"] = time.perf_counter() - began
-    metrics |= {
-        "jets": {name: len(part) for name, part in parts.items()},
-        # the waiting is a part of the training
-        "seconds": {**seconds, "total": sum(seconds.values()) - seconds["waiting"]},
-        "jets_per_second": {
-            "train": len(parts["train"]) * settings.epochs / max(outcome.seconds, 1e-9),
-            "predict": len(labels) / max(seconds["predicting"], 1e-9),
-        },
-        **{"parameters": sum(p.numel() for p in net.parameters())},
-        **{"steps": outcome.steps, "best_step": outcome.best_step, "validation": outcome.best},
-    }
-    config = {
-        **{"classes": classes, "background": background, "preset": settings.preset, "seed": seed},
-        "net": dataclasses.asdict(net_settings),
-        "particle_features": layout.features.names,
-        "jet_features": layout.jet_features if net_settings.has_observers else (),
-        "card": None if layout.card is None else {"name": layout.card.name, "options": plain(layout.card.options)},
-        "split": _split_words(settings, seed, is_given=bool(run.settings["test"])),
-        **{"data": run.settings["data"], "files": run.settings["files"], "test": run.settings["test"]},
-    }
-    scores = _scores(probabilities, rival, prepared)
-    write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
-    sections = sections_of(metrics, config, scores, read_history(run.directory))
-    scale = parts["train"].scale
-    shutil.rmtree(run.directory / JETS, ignore_errors=True)
-    files = run.settings["files"]
-    run.finish(
-        config=config,
-        tensors={**net.state_dict(), **(scale.tensors() if scale else {})},
-        metrics=metrics,
-        card=model_card(metrics, config),
-        report=page("Jet tagger", lead=f"PCN on {', '.join(files[:3])}{' …' * (len(files) > 3)}", sections=sections),
-    )
-
-
-def _boosting(parts: dict[str, Inputs], classes: int, seed: int) -> np.ndarray:
-    learnt = parts["train"]
-    some = learnt.part(torch.arange(0, len(learnt), -(-len(learnt) // MOST_JETS)))
-    return boosting(
-        learnt.jet_features[some.place].numpy(),
-        some.labels.numpy(),
-        parts["test"].jet_features[parts["test"].place].numpy(),
-        classes=classes,
+def _split(
+    dataset: JetDataset, fitted: int, source: FitSource, *, net: NetSettings, settings: FitSettings, seed: int
+) -> dict[str, JetDataset]:
+    indices = stratified_split(
+        dataset.labels[:fitted].numpy(),
+        validation_fraction=settings.validation_fraction,
+        test_fraction=0.0 if source.test else settings.test_fraction,
         seed=seed,
-        weights=some.weights.numpy(),
     )
-
-
-def predict(
-    model: Path | str,
-    files: Files,
-    settings: PredictSettings = PredictSettings(),
-    *,
-    out: Path | str,
-    force: bool = False,
-    quiet: bool = False,
-) -> Path:
-    """Score the jets of files and write them as one ROOT file, whose path is returned.
-
-    Its tree `Events` has one entry per jet, in the order of the files and entries: `score_<class>` (they add up to 1),
-    the jet's observers, and the labels where all files have them. The files are read piece by piece; where the tagger
-    was fitted with a data card, the card in the model's folder says how, and which jets.
-
-    Raises:
-        SubquadError: no such model, files that cannot be used, or `out` is there and `force` is off.
-    """
-    out, tagger = Path(out), open_tagger(model)
-    tagger.net.to(processes().device)
-    paths = expand(listed(files))
-    if out.resolve() in {path.resolve() for path in paths}:
-        raise SubquadError(f"{out}: is one of the files to read; give another --out")
-    if out.exists() and not force:
-        raise SubquadError(f"{out}: is there already; give another --out, or replace it with --force")
-    uproot = require("uproot", extra="hep")
-    with atomic(out) as temporary, uproot.recreate(temporary) as file:
-        tree = None
-        for piece in tagger.pieces(paths, tree=settings.tree, needs_labels=False, quiet=quiet):
-            out_of_net = logits(tagger.net, tagger.inputs(piece), tagger.settings, settings.batch)
-            columns = _columns(out_of_net.softmax(-1).numpy(), tagger.classes, piece)
-            if tree is None:
-                tree = file.mktree("Events", {name: column.dtype for name, column in columns.items()})
-            tree.extend(columns)
-    return out
-
-
-def listed(files: Files) -> Sequence[Path | str]:
-    """Return one file, or several, as several."""
-    return [files] if isinstance(files, str | Path) else list(files)
+    if source.test:
+        indices["test"] = torch.arange(fitted, len(dataset))
+    both = dataset.subset(torch.cat([indices["train"], indices["validation"]]))
+    return split_dataset(dataset, indices, reweighted(both, settings, source.reweighting), net)
 
 
 def _background(given: str | None, classes: Sequence[str]) -> str:
@@ -254,33 +164,78 @@ def _background(given: str | None, classes: Sequence[str]) -> str:
     return given or ("QCD" if "QCD" in classes else classes[0])
 
 
-def _split_words(settings: FitSettings, seed: int, *, is_given: bool) -> str:
-    validation = f"{100 * settings.validation_part:g} % for validation"
-    if is_given:
-        return (
-            f"Test jets from files of their own; of the others {validation}, of each class alike, drawn by seed {seed}"
-        )
-    return f"Of each class {100 * settings.test_part:g} % for the test and {validation}, drawn by seed {seed}"
+def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) -> dict[str, np.ndarray]:
+    """Return probabilities, labels and observers of the test jets; add the times to `seconds`."""
+    test, began = job.parts["test"], time.perf_counter()
+    scores = {"probabilities": predict_logits(fitted.net, test).double().softmax(-1).float().numpy()}
+    seconds["predicting"] = time.perf_counter() - began
+    if job.settings.boosting:
+        began = time.perf_counter()
+        say("fitting the gradient-boosting baseline", quiet=job.quiet)
+        boosting = fit_boosting(job.parts["train"], test, classes=len(job.classes), seed=job.seed)
+        scores["probabilities_boosting"] = boosting.astype(np.float32)
+        seconds["boosting"] = time.perf_counter() - began
+    observers = {name: test.observer(f"jet_{name}") for name in ("pt", "sdmass")}
+    scores |= {name: column for name, column in observers.items() if column is not None}
+    return {**scores, "labels": test.labels.numpy(), "particles": test.lengths.numpy().astype(np.float32)}
 
 
-def _scores(probabilities: np.ndarray, rival: np.ndarray | None, prepared: Prepared) -> dict[str, np.ndarray]:
-    test = prepared.parts["test"]
-    observed = {name: prepared.columns("test", f"jet_{name}") for name in ("pt", "sdmass")}
+def _metrics(
+    job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], seconds: Mapping[str, float]
+) -> dict[str, Any]:
+    keys = {"pcn": "probabilities", "boosting": "probabilities_boosting"}
+    models = group_by_model(
+        [
+            Predictions(
+                model=name, source="test jets", seed=job.seed, probabilities=scores[key], labels=scores["labels"]
+            )
+            for name, key in keys.items()
+            if key in scores
+        ]
+    )
+    measured = measure(models, job.classes, job.background)
+    result, jets = fitted.result, {name: len(part) for name, part in job.parts.items()}
     return {
-        "probabilities": probabilities.astype(np.float32),
-        **({} if rival is None else {"probabilities_boosting": rival.astype(np.float32)}),
-        "labels": test.labels.numpy(),
-        **{name: column for name, column in observed.items() if column is not None},
-        "particles": test.lengths.numpy().astype(np.float32),
+        **summarize(measured, models),
+        "jets": jets,
+        # waiting is a part of the training
+        "seconds": {**seconds, "total": sum(seconds.values()) - seconds["waiting"]},
+        "jets_per_second": {
+            "train": jets["train"] * job.settings.epochs / max(result.seconds, 1e-9),
+            "predict": jets["test"] / max(seconds["predicting"], 1e-9),
+        },
+        "parameters": sum(p.numel() for p in fitted.net.parameters()),
+        **{"steps": result.steps, "best_step": result.best_step, "validation": result.best},
+        "models": measured,
     }
 
 
-def _columns(probabilities: np.ndarray, classes: Sequence[str], piece: Piece) -> dict[str, np.ndarray]:
-    # classes that are numbers have no names in the files
-    numbered = {name: int(name) for name in classes} if not piece.classes and (piece.labels >= 0).all() else {}
-    labels = {name: i for i, name in enumerate(piece.classes)} or numbered
-    return {
-        **{f"score_{name}": probabilities[:, i].astype(np.float32) for i, name in enumerate(classes)},
-        **piece.observers,
-        **{f"label_{name}": (piece.labels == number).astype(np.int32) for name, number in labels.items()},
+def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], metrics: Mapping[str, Any]) -> None:
+    layout, run = job.parts["train"].layout, job.run
+    config = {
+        **{"classes": job.classes, "background": job.background, "preset": job.settings.preset, "seed": job.seed},
+        "net": dataclasses.asdict(job.net),
+        "particle_features": layout.features.names,
+        "jet_features": layout.jet_features if job.net.has_jet_features else (),
+        "card": None if layout.card is None else {"name": layout.card.name, "options": plain(layout.card.options)},
+        "split": _split_text(job.settings, job.seed, has_test_files=bool(run.settings["test"])),
+        **{name: run.settings[name] for name in ("data", "files", "test")},
     }
+    write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
+    sections = sections_of(metrics, config, scores, read_history(run.directory))
+    files = run.settings["files"]
+    shutil.rmtree(run.directory / JETS, ignore_errors=True)
+    run.finish(
+        config=config,
+        tensors=network_tensors(fitted.net, layout),
+        metrics=metrics,
+        card=model_card(metrics, config),
+        report=page("Jet tagger", lead=f"PCN on {', '.join(files[:3])}{' …' * (len(files) > 3)}", sections=sections),
+    )
+
+
+def _split_text(settings: FitSettings, seed: int, *, has_test_files: bool) -> str:
+    validation = f"{100 * settings.validation_fraction:g} % for validation, drawn by seed {seed}"
+    if has_test_files:
+        return f"Test jets are from files of their own; of the other jets of each class {validation}"
+    return f"Of the jets of each class {100 * settings.test_fraction:g} % are for testing and {validation}"

@@ -1,13 +1,13 @@
-"""Jets made ready for a net, some thousand at a time, from JetClass's branches or as a data card says.
+"""Chunks of jets as a layout has them, read from JetClass's branches or by a data card.
 
-Axes: J jets, C particles of all jets, V columns of the particles' table.
+Axes: J jets, C particles of all jets, V columns of the table of particles.
 """
 
 import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,81 +15,79 @@ import numpy as np
 
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.hep.data.card import WEIGHT_COLUMN, Card
-from subquad.hep.data.columns import Place, check_finite, jet_table, label_numbers, particle_table
+from subquad.hep.data.columns import ChunkErrors, check_finite, class_indices, jet_table, jet_totals, particle_table
 from subquad.hep.data.expressions import Expression
-from subquad.hep.data.features import angles_of, jet_features, particle_features, sums_of
+from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features, particle_features
 from subquad.hep.data.formats import Source
-from subquad.hep.data.jets import Jets, jets_of, look_into, read_pieces, stream
-from subquad.hep.data.layout import ANGLES_FOUND, Layout
+from subquad.hep.data.jets import Jets, inspect_files, iterate_chunks, iterate_jets, jets_of
+from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
 from subquad.progress import say
 
-__all__ = ["Piece", "piece_of", "pieces"]
+__all__ = ["JetChunk", "chunk_of", "read_chunks"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Some jets, as a `Layout` has them; the particles of one jet after those of the other."""
+class JetChunk:
+    """Some jets in the columns of a `Layout`; the particles of all jets follow one another."""
 
     particles: np.ndarray
     """[C, V] float32."""
     lengths: np.ndarray
-    """[J] int64."""
+    """[J] int64: number of particles."""
     jet_features: np.ndarray
     """[J, F] float32."""
     observers: Mapping[str, np.ndarray]
     """[J] each, of the type in the file."""
     labels: np.ndarray
-    """[J] int64; -1 where the files have no labels."""
+    """[J] int64; -1 if the files have no labels."""
     classes: tuple[str, ...]
-    """Names of the labels; none where they are numbers, or not there."""
+    """Names of the labels; empty if labels are numbers or missing."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
 
-def pieces(
+def read_chunks(
     files: Sequence[Path],
     layout: Layout,
     *,
-    features: str,
-    tree: str,
-    is_training: bool,
+    tree: str = "tree",
+    is_training: bool = False,
     needs_labels: bool = True,
-    title: str,
-    quiet: bool,
-) -> Iterator[Piece]:
-    """Yield the jets of the files piece by piece.
+    title: str = "reading jets",
+    quiet: bool = True,
+) -> Iterator[JetChunk]:
+    """Yield the jets of the files in chunks.
 
     Args:
-        files: of jets.
-        layout: what is kept of them.
-        features: `raw` or `standard`, of JetClass's branches.
-        tree: name of the tree where no card says it.
-        is_training: the card's `selection` and weights hold; otherwise its `test_time_selection`.
-        needs_labels: files without labels are refused.
-        title: of the progress bar.
-        quiet: no progress.
+        files: Files of jets.
+        layout: Columns to keep.
+        tree: Name of the tree in ROOT files, unless the card names one.
+        is_training: Apply the card's `selection` and weights; otherwise its `test_time_selection`.
+        needs_labels: Refuse files without labels.
+        title: Of the progress bar.
+        quiet: Print no progress.
 
     Raises:
-        SubquadError: files or jets that cannot be used; all are listed.
+        SubquadError: Files or jets cannot be used; all of them are listed.
     """
     if layout.card is None:
-        for jets in read_pieces(files, tree=tree, needs_labels=needs_labels, title=title, quiet=quiet):
-            yield piece_of(jets, layout, features)
+        for jets in iterate_jets(files, tree=tree, needs_labels=needs_labels, title=title, quiet=quiet):
+            yield chunk_of(jets, layout)
         return
     reader = _CardReader(layout, layout.card, is_training=is_training, needs_labels=needs_labels)
-    sources = reader.look(files, tree)
-    yield from stream(sources, reader.branches, reader.piece, title=title, quiet=quiet)
+    sources = reader.inspect(files, tree)
+    yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
     for name, count in reader.not_numbers.items():
-        say(f"{layout.card.name}: {name} has no value for {count:,} particles, which count as 0", quiet=quiet)
+        say(f"{layout.card.name}: {name} is NaN for {count:,} particles and set to 0", quiet=quiet)
 
 
-def piece_of(jets: Jets, layout: Layout, features: str) -> Piece:
-    """Return jets in JetClass's layout made ready."""
-    table = particle_features(jets, features)
-    # where the features have no momenta, these come behind
+def chunk_of(jets: Jets, layout: Layout) -> JetChunk:
+    """Return jets in JetClass's branches in the columns of a layout of JetClass."""
+    table = particle_features(jets, layout.features.names)
+    # features without momenta are followed by these
     rest = len(layout.particles) - table.shape[1]
-    return Piece(
+    return JetChunk(
         particles=np.concatenate([table, jets.particles[:, :rest]], axis=1),
         lengths=jets.lengths,
         jet_features=jet_features(jets),
@@ -99,15 +97,15 @@ def piece_of(jets: Jets, layout: Layout, features: str) -> Piece:
     )
 
 
-class _Columns(Mapping[str, Any]):
-    """The columns of some jets: those of the file, and the card's new variables, each computed when it is asked for."""
+class _CardColumns(Mapping[str, Any]):
+    """Columns of a chunk of a file and the new variables of a card, each of which is computed on first use."""
 
     def __init__(self, card: Card, given: Mapping[str, Any], count: int) -> None:
         self._card, self._known, self._count = card, dict(given), count
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._known:
-            self._known[name] = self.computed(self._card.new_variables[name])
+            self._known[name] = self.evaluate(self._card.new_variables[name])
         return self._known[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -116,76 +114,71 @@ class _Columns(Mapping[str, Any]):
     def __len__(self) -> int:
         return len({**self._known, **self._card.new_variables})
 
-    def computed(self, expression: Expression) -> Any:
-        """Return the value of an expression; one number stands for all jets."""
+    def evaluate(self, expression: Expression) -> Any:
+        """Return the values of an expression; a single number is repeated for all jets."""
         ak = require("awkward", extra="hep")
         value = expression(self)
         if isinstance(value, bool | int | float | np.generic):
             value = np.full(self._count, value)
-        if isinstance(value, np.ndarray):
-            value = ak.Array(value)
-        if not isinstance(value, ak.Array):
-            # four-vectors, of which other variables take parts
-            return value
+        value = ak.Array(value)
         if value.ndim and len(value) != self._count:
             raise SubquadError(
                 f"{expression.place}: {expression.text!r} gives {len(value)} values for {self._count} jets; sums over "
-                "the particles of a jet take axis=1"
+                "the particles of a jet need axis=1"
             )
         return ak.from_regular(value, axis=1) if value.ndim == 2 else value
 
 
 class _CardReader:
+    """Reads chunks of files by a data card."""
+
     def __init__(self, layout: Layout, card: Card, *, is_training: bool, needs_labels: bool) -> None:
         self.layout, self.card, self.is_training = layout, card, is_training
         self.needs_labels = self.has_labels = needs_labels
         self.not_numbers: Counter[str] = Counter()
 
-    def look(self, files: Sequence[Path], tree: str) -> list[Source]:
-        """Return what is in the files; all must have the columns that the card asks for."""
-        sources, mistakes = look_into(files, self.card.tree, otherwise=tree)
+    def inspect(self, files: Sequence[Path], tree: str) -> list[Source]:
+        """Return the contents of the files, which must have all columns that the card asks for."""
+        sources, errors = inspect_files(files, self.card.tree, default=tree)
         columns = {source.path: set(source.columns) for source in sources}
         if not self.needs_labels:
             wanted = self.card.branches(is_training=self.is_training, has_labels=True)
             self.has_labels = all(self.card.branch(name) in columns[s.path] for name in wanted for s in sources)
-        asked = self.card.branches(is_training=self.is_training, has_labels=self.has_labels)
         for source in sources:
-            lacking = {
-                name: place for name, place in asked.items() if self.card.branch(name) not in columns[source.path]
-            }
-            for name, place in lacking.items():
-                mistakes.append(_lacking(source, self.card.branch(name), f"{self.card.name}: {place}"))
-        raise_errors("Some files cannot be used:", mistakes)
+            for name, place in self._wanted().items():
+                if self.card.branch(name) not in columns[source.path]:
+                    errors.append(_missing_branch(source, self.card.branch(name), f"{self.card.name}: {place}"))
+        raise_errors("Some files cannot be used:", errors)
         return sources
 
     def branches(self, source: Source) -> list[str]:
-        """Return the names in the file."""
-        return sorted({self.card.branch(name) for name in self._asked()})
+        """Return the branches to read."""
+        return sorted({self.card.branch(name) for name in self._wanted()})
 
-    def _asked(self) -> dict[str, str]:
+    def _wanted(self) -> dict[str, str]:
         return self.card.branches(is_training=self.is_training, has_labels=self.has_labels)
 
-    def piece(self, given: Mapping[str, Any], source: Source, place: Place) -> Piece:
+    def chunk(self, given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> JetChunk:
         """Return the jets that the card selects."""
         ak = require("awkward", extra="hep")
-        given = {name: given[self.card.branch(name)] for name in self._asked()}
+        given = {name: given[self.card.branch(name)] for name in self._wanted()}
         for name, values in self.card.file_magic.items():
-            given[name] = ak.Array(np.full(len(place.entries), _magic(values, source)))
-        columns = _Columns(self.card, given, len(place.entries))
+            given[name] = ak.Array(np.full(len(errors.entries), _file_magic(values, source)))
+        columns = _CardColumns(self.card, given, len(errors.entries))
         selection = self.card.selection if self.is_training else self.card.test_selection
         if selection is not None:
-            keep = np.asarray(columns.computed(selection)).astype(bool)
-            place = Place(file=place.file, entries=place.entries[keep], mistakes=place.mistakes)
-            columns = _Columns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
-        before = len(place.mistakes)
-        check_finite(columns, list(self._asked()), place)
-        # what is computed of bad columns is bad again, and needs no telling
-        is_good = len(place.mistakes) == before
-        return self._ready(columns, place) if is_good else self._nothing()
+            keep = np.asarray(columns.evaluate(selection)).astype(bool)
+            errors = replace(errors, entries=errors.entries[keep])
+            columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
+        before = len(errors.errors)
+        check_finite(columns, list(self._wanted()), errors)
+        # variables computed from bad columns are bad too, and need no message of their own
+        is_good = len(errors.errors) == before
+        return self._selected(columns, errors) if is_good and len(errors.entries) else self._empty()
 
-    def _nothing(self) -> Piece:
+    def _empty(self) -> JetChunk:
         none = np.zeros(0, np.int64)
-        return Piece(
+        return JetChunk(
             particles=np.zeros((0, len(self.layout.particles)), np.float32),
             lengths=none,
             jet_features=np.zeros((0, len(self.layout.jet_features)), np.float32),
@@ -194,105 +187,99 @@ class _CardReader:
             classes=(),
         )
 
-    def _ready(self, columns: _Columns, place: Place) -> Piece:
+    def _selected(self, columns: _CardColumns, errors: ChunkErrors) -> JetChunk:
         card = self.card
-        if not len(place.entries):
-            return self._nothing()
-        names = [name for name in self.layout.particles if name not in ANGLES_FOUND]
+        names = [name for name in self.layout.particles if name not in ANGLES_FROM_MOMENTA]
         masks = [card.mask] if card.mask else []
-        table, lengths = particle_table(columns, [*names, *masks], place, is_finite=False)
-        table, lengths = _kept(table, lengths, place, length=card.length, has_mask=bool(masks))
-        self._clean(table, names, lengths, place)
-        vectors = None
-        if self.layout.vectors:
-            vectors = table[:, list(self.layout.vectors.columns)]
+        table, lengths = particle_table(columns, [*names, *masks], errors, is_finite=False)
+        table, lengths = _truncated(table, lengths, errors, length=card.length, has_mask=bool(masks))
+        self._replace_nan(table, names, lengths, errors)
+        vectors = table[:, list(self.layout.vectors.columns)] if self.layout.vectors else None
         if len(names) < len(self.layout.particles):
             assert vectors is not None
-            table = np.concatenate([table, angles_of(vectors, lengths)], axis=1)
-        return Piece(
+            table = np.concatenate([table, angles_from_momenta(vectors, lengths)], axis=1)
+        return JetChunk(
             particles=table,
             lengths=lengths,
-            jet_features=self._jet_features(columns, table, vectors, lengths, place),
-            observers=self._observers(columns, place),
-            labels=self._labels(columns, place),
+            jet_features=self._jet_features(columns, table, vectors, lengths, errors),
+            observers=self._observers(columns, errors),
+            labels=self._labels(columns, errors),
             classes=card.classes or (),
         )
 
-    def _clean(self, table: np.ndarray, names: Sequence[str], lengths: np.ndarray, place: Place) -> None:
-        """Put 0 for NaN, as weaver does, and count it; infinity is clipped later, or a mistake where nothing is."""
+    def _replace_nan(self, table: np.ndarray, names: Sequence[str], lengths: np.ndarray, errors: ChunkErrors) -> None:
+        """Set NaN to 0, as weaver does, and count it; infinity is clipped later, or an error in unclipped columns."""
         is_clipped = {v.name for v in self.card.features if v.center is not None or v.is_automatic}
+        jet = np.repeat(np.arange(len(lengths)), lengths)
         for i, name in enumerate(names):
-            bad = np.isnan(table[:, i])
-            if bad.any():
-                self.not_numbers[name] += int(bad.sum())
-                table[bad, i] = 0
-            endless = np.isinf(table[:, i])
-            if endless.any() and name not in is_clipped:
-                jet = np.repeat(np.arange(len(lengths)), lengths)
-                place.tell(int(jet[np.argmax(endless)]), f"{name} is infinite", len(np.unique(jet[endless])))
+            is_nan, is_infinite = np.isnan(table[:, i]), np.isinf(table[:, i])
+            if is_nan.any():
+                self.not_numbers[name] += int(is_nan.sum())
+                table[is_nan, i] = 0
+            if is_infinite.any() and name not in is_clipped:
+                errors.add(jet_totals(jet, is_infinite, len(lengths)) > 0, f"{name} is infinite")
 
     def _jet_features(
-        self, columns: _Columns, table: np.ndarray, vectors: np.ndarray | None, lengths: np.ndarray, place: Place
+        self, columns: _CardColumns, table: np.ndarray, vectors: np.ndarray | None, lengths: np.ndarray, errors: Any
     ) -> np.ndarray:
         if self.layout.has_jetclass_features:
-            return jet_features(jets_of(columns, (), place))
+            return jet_features(jets_of(columns, (), errors))
         if vectors is not None:
-            return sums_of(vectors, lengths)
+            return momentum_features(vectors, lengths)
         jet = np.repeat(np.arange(len(lengths)), lengths)
-        # a logarithm of 0 counts nothing here
-        seen = np.nan_to_num(table[:, list(self.layout.features.columns)], posinf=0, neginf=0)
-        means = [np.bincount(jet, weights=column, minlength=len(lengths)) for column in seen.T]
-        return np.stack([lengths, *(mean / lengths.clip(1) for mean in means)], axis=1).astype(np.float32)
+        # the logarithm of 0 must not make the mean infinite
+        features = np.nan_to_num(table[:, list(self.layout.features.columns)], posinf=0, neginf=0)
+        means = [jet_totals(jet, column, len(lengths)) / lengths.clip(1) for column in features.T]
+        return np.stack([lengths, *means], axis=1).astype(np.float32)
 
-    def _observers(self, columns: _Columns, place: Place) -> dict[str, np.ndarray]:
+    def _observers(self, columns: _CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
         names = list(self.card.per_jet(is_training=self.is_training))
-        jet_table(columns, names, place)
+        jet_table(columns, names, errors)
         found = {name: np.asarray(columns[name]) for name in names if columns[name].ndim == 1}
         if self.is_training and isinstance(self.card.weights, Expression):
-            computed = {WEIGHT_COLUMN: columns.computed(self.card.weights)}
-            found[WEIGHT_COLUMN] = jet_table(computed, [WEIGHT_COLUMN], place)[:, 0]
-            if (found[WEIGHT_COLUMN] < 0).any():
-                j = int(np.argmax(found[WEIGHT_COLUMN] < 0))
-                place.tell(j, f"the weight is {found[WEIGHT_COLUMN][j]:g}", int((found[WEIGHT_COLUMN] < 0).sum()))
+            weights = jet_table({"": columns.evaluate(self.card.weights)}, [""], errors)[:, 0]
+            if (weights < 0).any():
+                errors.add(weights < 0, f"the weight is {weights[np.argmax(weights < 0)]:g}")
+            found[WEIGHT_COLUMN] = weights
         return found
 
-    def _labels(self, columns: _Columns, place: Place) -> np.ndarray:
+    def _labels(self, columns: _CardColumns, errors: ChunkErrors) -> np.ndarray:
         if not self.has_labels:
-            return np.full(len(place.entries), -1)
-        values = {label.text: columns.computed(label) for label in self.card.labels}
+            return np.full(len(errors.entries), -1)
+        values = {label.text: columns.evaluate(label) for label in self.card.labels}
         if self.card.classes is not None:
-            return label_numbers(values, list(values), place)
+            return class_indices(values, list(values), errors)
         ((text, _),) = values.items()
-        numbers = jet_table(values, [text], place)[:, 0]
-        bad = (numbers < 0) | (numbers % 1 != 0)
-        if bad.any():
-            j = int(np.argmax(bad))
-            place.tell(j, f"{text} is {numbers[j]:g}", int(bad.sum()), then="classes are whole numbers from 0 on")
+        numbers = jet_table(values, [text], errors)[:, 0]
+        is_bad = (numbers < 0) | (numbers % 1 != 0)
+        if is_bad.any():
+            what = f"{text} is {numbers[np.argmax(is_bad)]:g}"
+            errors.add(is_bad, what, advice="classes are whole numbers from 0 on")
         return numbers.astype(np.int64)
 
 
-def _kept(
-    table: np.ndarray, lengths: np.ndarray, place: Place, *, length: int, has_mask: bool
+def _truncated(
+    table: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, length: int, has_mask: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the particles among the first `length` of each jet whose mask is not 0, and their numbers."""
+    """Return those of the first `length` particles of each jet whose mask is not 0, and their number per jet."""
     jet = np.repeat(np.arange(len(lengths)), lengths)
     keep = np.arange(len(table)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < length
     if has_mask:
         keep &= table[:, -1] != 0
         table = table[:, :-1]
     kept = np.bincount(jet[keep], minlength=len(lengths))
-    if ((kept == 0) & (lengths > 0)).any():
-        none = (kept == 0) & (lengths > 0)
-        place.tell(int(np.argmax(none)), "the card's mask leaves no particle of the jet", int(none.sum()))
+    is_empty = (kept == 0) & (lengths > 0)
+    if is_empty.any():
+        errors.add(is_empty, "the card's mask leaves no particle of the jet")
     return table[keep], kept
 
 
-def _magic(values: Mapping[str, float], source: Source) -> float:
-    """Return what weaver's `file_magic` says of a file: the value of the first pattern that its name has; else 0."""
+def _file_magic(values: Mapping[str, float], source: Source) -> float:
+    """Return the value of weaver's `file_magic` for a file: that of the first pattern found in its name, else 0."""
     return next((value for pattern, value in values.items() if re.search(pattern, str(source.path))), 0)
 
 
-def _lacking(source: Source, name: str, place: str) -> str:
-    near = difflib.get_close_matches(name, source.columns, n=1, cutoff=0.6)
-    also = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{source.path}: {source.words} lacks the branch {name}, which {place} asks for{also}"
+def _missing_branch(source: Source, name: str, place: str) -> str:
+    similar = difflib.get_close_matches(name, source.columns, n=1, cutoff=0.6)
+    hint = f"; did you mean {similar[0]!r}?" if similar else ""
+    return f"{source.path}: {source.description} has no branch {name}, which {place} asks for{hint}"

@@ -1,4 +1,4 @@
-"""Columns of some jets checked and put together to flat tables; what is wrong is told by file, entry and column.
+"""Checks of the columns of some jets and their conversion to flat tables; errors name file, entry and column.
 
 Axes: J jets, C particles of all jets, V columns.
 """
@@ -11,55 +11,63 @@ import numpy as np
 
 from subquad.errors import require
 
-__all__ = ["Place", "check_finite", "jet_table", "label_numbers", "particle_table"]
+__all__ = ["ChunkErrors", "check_finite", "class_indices", "jet_table", "jet_totals", "particle_table"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where the jets at hand stand, and what was found wrong with them."""
+class ChunkErrors:
+    """The errors found in a chunk of a file, and where its jets are in that file."""
 
     file: str
     entries: np.ndarray
-    """[J]: number of each jet in its file."""
-    mistakes: list[str] = field(repr=False)
+    """[J]: entry number of each jet."""
+    errors: list[str] = field(repr=False)
+    """Shared by all chunks of a read."""
 
-    def tell(self, jet: int, what: str, count: int = 1, *, then: str = "drop such jets") -> None:
-        """Note a mistake of one jet, and how many jets have it."""
-        more = f" (and {count - 1} more jets like it)" if count > 1 else ""
-        self.mistakes.append(f"{self.file}: entry {self.entries[jet]}: {what}{more}; {then}")
+    def add(self, is_bad: np.ndarray, what: str, *, advice: str = "drop such jets") -> None:
+        """Add an error of the jets where `is_bad` [J] is true, described by `what` at the first of them."""
+        count = int(is_bad.sum())
+        others = f" (and {count - 1} more jets like it)" if count > 1 else ""
+        self.errors.append(f"{self.file}: entry {self.entries[np.argmax(is_bad)]}: {what}{others}; {advice}")
 
-    def tell_type(self, name: str, given: str, wanted: str) -> None:
-        """Note a column of the wrong type."""
-        self.mistakes.append(f"{self.file}: {name} is of type {given}; {wanted}")
+    def add_type(self, name: str, given: str, wanted: str) -> None:
+        """Add a column of the wrong type."""
+        self.errors.append(f"{self.file}: {name} is of type {given}; it must be {wanted}")
 
 
-def _numbers(column: Any, name: str, depth: int, place: Place) -> Any | None:
-    """Return the column, or None where it does not hold numbers in so many levels, or one is missing."""
+def jet_totals(jet: np.ndarray, values: np.ndarray, jets: int) -> np.ndarray:
+    """Return [J]: the sums of the values [C] over the particles of each jet, whose indices `jet` [C] holds."""
+    return np.bincount(jet, weights=values, minlength=jets)
+
+
+def _numbers(column: Any, name: str, depth: int, errors: ChunkErrors) -> Any | None:
+    """Return the column, or None if it has missing values or does not hold numbers in `depth` dimensions."""
     ak = require("awkward", extra="hep")
     missing = np.asarray(ak.is_none(column, axis=0))
     if column.ndim == 2:
         missing = missing | np.asarray(ak.fill_none(ak.any(ak.is_none(column, axis=1), axis=1), True))
     if missing.any():
-        place.tell(int(np.argmax(missing)), f"{name} has no value", int(missing.sum()))
+        errors.add(missing, f"{name} has no value")
         return None
     kind = str(ak.type(column).content)
     inner = kind.removeprefix("var * ")
     if column.ndim != depth or not inner.startswith(("bool", "int", "uint", "float")):
-        wanted = "one number per jet" if depth == 1 else "a list of numbers per jet, one for each particle"
-        place.tell_type(name, kind, f"it must be {wanted}")
+        errors.add_type(
+            name, kind, "one number per jet" if depth == 1 else "a list of numbers per jet, one for each particle"
+        )
         return None
     return column
 
 
-def check_finite(columns: Mapping[str, Any], names: Sequence[str], place: Place) -> None:
-    """Note columns that are no numbers, and jets where a number is NaN or infinite."""
+def check_finite(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors) -> None:
+    """Add an error for each column that holds no numbers, and for jets with NaN or infinity."""
     for name in names:
         depth = 2 if columns[name].ndim > 1 else 1
-        column = _numbers(columns[name], name, depth, place)
+        column = _numbers(columns[name], name, depth, errors)
         if column is not None and depth == 2:
-            _check_particles(*_flat(column), name, place)
+            _check_particles(*_flat(column), name, errors)
         elif column is not None:
-            _check_jets(np.asarray(column), name, place)
+            _check_jets(np.asarray(column), name, errors)
 
 
 def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -68,73 +76,77 @@ def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
     return ak.to_numpy(ak.flatten(column, axis=1)), lengths
 
 
-def _check_particles(values: np.ndarray, lengths: np.ndarray, name: str, place: Place) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
+def _check_particles(values: np.ndarray, lengths: np.ndarray, name: str, errors: ChunkErrors) -> None:
+    is_bad = ~np.isfinite(values)
+    if is_bad.any():
         jet = np.repeat(np.arange(len(lengths)), lengths)
-        i = int(np.argmax(bad))
+        i = int(np.argmax(is_bad))
         particle = i - (np.cumsum(lengths) - lengths)[jet[i]]
-        place.tell(int(jet[i]), f"{name} of particle {particle} is {values[i]}", len(np.unique(jet[bad])))
+        is_bad_jet = np.zeros(len(lengths), bool)
+        is_bad_jet[jet[is_bad]] = True
+        errors.add(is_bad_jet, f"{name} of particle {particle} is {values[i]}")
 
 
-def _check_jets(values: np.ndarray, name: str, place: Place) -> None:
-    bad = ~np.isfinite(values)
-    if bad.any():
-        j = int(np.argmax(bad))
-        place.tell(j, f"{name} is {values[j]}", int(bad.sum()))
+def _check_jets(values: np.ndarray, name: str, errors: ChunkErrors) -> None:
+    is_bad = ~np.isfinite(values)
+    if is_bad.any():
+        errors.add(is_bad, f"{name} is {values[np.argmax(is_bad)]}")
 
 
 def particle_table(
-    columns: Mapping[str, Any], names: Sequence[str], place: Place, *, is_finite: bool = True
+    columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors, *, is_finite: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return [C, V] float32 and the lengths [J]; columns that cannot be used are noted and left 0.
+    """Return columns with one number per particle as one table.
 
     Args:
-        columns: of these jets.
-        names: the columns to take; all must have as many particles.
-        place: where mistakes are noted.
-        is_finite: NaN and infinity are mistakes.
+        columns: Awkward arrays.
+        names: Columns to take; all must have the same number of particles.
+        errors: Receives the errors; a column with errors is 0.
+        is_finite: NaN and infinity are errors.
+
+    Returns:
+        The table [C, V] float32, and the number of particles of each jet [J].
     """
-    found = {name: _numbers(columns[name], name, 2, place) for name in names}
+    found = {name: _numbers(columns[name], name, 2, errors) for name in names}
     usable = {name: column for name, column in found.items() if column is not None}
-    lengths = _flat(next(iter(usable.values())))[1] if usable else np.zeros(len(place.entries), np.int64)
+    lengths = _flat(next(iter(usable.values())))[1] if usable else np.zeros(len(errors.entries), np.int64)
     table = np.zeros((int(lengths.sum()), len(names)), np.float32)
     first = next(iter(usable), "")
     for i, name in enumerate(names):
         if name not in usable:
             continue
         values, sizes = _flat(usable[name])
-        if (sizes != lengths).any():
-            j = int(np.argmax(sizes != lengths))
+        differs = sizes != lengths
+        if differs.any():
+            j = int(np.argmax(differs))
             what = f"{name} has {sizes[j]} particles and {first} has {lengths[j]}"
-            place.tell(j, what, int((sizes != lengths).sum()), then="they must be of one length")
+            errors.add(differs, what, advice="both must have the same number")
             continue
         table[:, i] = values
         if is_finite:
-            _check_particles(table[:, i], lengths, name, place)
+            _check_particles(table[:, i], lengths, name, errors)
     if (lengths == 0).any():
-        place.tell(int(np.argmax(lengths == 0)), "the jet has no particles", int((lengths == 0).sum()))
+        errors.add(lengths == 0, "the jet has no particles")
     return table, lengths
 
 
-def jet_table(columns: Mapping[str, Any], names: Sequence[str], place: Place) -> np.ndarray:
-    """Return [J, V] float32; what is not finite or no number is noted."""
-    table = np.zeros((len(place.entries), len(names)), np.float32)
+def jet_table(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors) -> np.ndarray:
+    """Return columns with one number per jet as a table [J, V] float32; what is not finite is an error."""
+    table = np.zeros((len(errors.entries), len(names)), np.float32)
     for i, name in enumerate(names):
-        column = _numbers(columns[name], name, 1, place)
+        column = _numbers(columns[name], name, 1, errors)
         if column is not None:
             table[:, i] = np.asarray(column)
-            _check_jets(table[:, i], name, place)
+            _check_jets(table[:, i], name, errors)
     return table
 
 
-def label_numbers(columns: Mapping[str, Any], names: Sequence[str], place: Place) -> np.ndarray:
-    """Return [J]: which one of the columns is 1; jets of which not exactly one is are noted."""
-    table = jet_table(columns, names, place)
-    bad = ((table == 1).sum(1) != 1) | ((table != 0).sum(1) != 1)
-    if bad.any():
-        j = int(np.argmax(bad))
+def class_indices(columns: Mapping[str, Any], names: Sequence[str], errors: ChunkErrors) -> np.ndarray:
+    """Return [J]: the index of the label column that is 1; jets without exactly one such column are errors."""
+    table = jet_table(columns, names, errors)
+    is_bad = ((table == 1).sum(1) != 1) | ((table != 0).sum(1) != 1)
+    if is_bad.any():
+        j = int(np.argmax(is_bad))
         given = [f"{names[i]} = {table[j, i]:g}" for i in np.flatnonzero(table[j])]
-        then = "exactly one label of a jet must be 1"
-        place.tell(j, ", ".join(given) or "no label is 1", int(bad.sum()), then=then)
+        errors.add(is_bad, ", ".join(given) or "no label is 1", advice="exactly one label of a jet must be 1")
     return table.argmax(1)

@@ -1,35 +1,152 @@
-"""Expressions of a weaver card, as `np.log(part_pt / jet_pt)`: syntax trees with nodes of some kinds only.
+"""Expressions of a weaver card, such as `np.log(part_pt / jet_pt)`, evaluated on columns of jets.
 
-Python's own evaluation is never asked: the tree is checked when the card is read, and walked when jets are.
+Safety: an expression is parsed to a syntax tree with a few kinds of nodes and listed functions of numpy and awkward
+only; the tree is checked when the card is read, and walked when jets are read. Python's `eval` is never called.
 """
 
 import ast
+import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from subquad.errors import SubquadError, require, unknown
-from subquad.hep.data.expression_functions import (
-    DTYPES,
-    METHODS,
-    MODULES,
-    PARTS,
-    FourVector,
-    bare_functions,
-    functions_of,
-)
 
 __all__ = ["Expression", "parse"]
 
-LONGEST = 20_000
-"""Letters of one expression."""
+MAX_LENGTH = 20_000
+"""Largest number of characters of an expression."""
+
+_MODULES = {"np": "np", "numpy": "np", "ak": "ak", "awkward": "ak", "math": "math"}
+"""Names of modules in a card → `np`, `ak` or `math`."""
+
+_NUMPY = (
+    *("abs", "absolute", "add", "all", "any", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh"),
+    *("argmax", "argmin", "cbrt", "ceil", "concatenate", "cos", "cosh", "count_nonzero", "deg2rad", "degrees"),
+    *("digitize", "divide", "equal", "exp", "exp2", "expm1", "fabs", "float_power", "floor", "floor_divide", "fmax"),
+    *("fmin", "fmod", "greater", "greater_equal", "hypot", "invert", "isfinite", "isin", "isinf", "isnan", "less"),
+    *("less_equal", "log", "log10", "log1p", "log2", "logaddexp", "logical_and", "logical_not", "logical_or"),
+    *("logical_xor", "max", "maximum", "mean", "min", "minimum", "mod", "multiply", "nan_to_num", "negative"),
+    *("not_equal", "ones_like", "power", "prod", "rad2deg", "radians", "reciprocal", "remainder", "rint", "round"),
+    *("sign", "signbit", "sin", "sinh", "sqrt", "square", "std", "subtract", "sum", "tan", "tanh", "true_divide"),
+    *("trunc", "var", "where", "zeros_like", "full_like"),
+)
+_AWKWARD = (
+    *("all", "any", "argmax", "argmin", "argsort", "broadcast_arrays", "concatenate", "count", "count_nonzero"),
+    *("drop_none", "fill_none", "firsts", "flatten", "full_like", "isclose", "is_none", "local_index", "mask", "max"),
+    *("mean", "min", "moment", "nan_to_num", "nan_to_none", "num", "ones_like", "pad_none", "prod", "ravel"),
+    "run_lengths",
+    *("singletons", "softmax", "sort", "std", "sum", "to_numpy", "unflatten", "values_astype", "var", "where"),
+    *("zeros_like",),
+)
+_CONSTANTS = ("pi", "e", "inf", "nan")
+_MATH = {
+    **{name: name for name in ("ceil", "cos", "cosh", "degrees", "exp", "expm1", "fabs", "floor", "fmod", "hypot")},
+    **{name: name for name in ("log", "log10", "log1p", "log2", "radians", "sin", "sinh", "sqrt", "tan", "tanh")},
+    **{"acos": "arccos", "acosh": "arccosh", "asin": "arcsin", "asinh": "arcsinh", "atan": "arctan"},
+    **{"atan2": "arctan2", "atanh": "arctanh", "pow": "power", "isfinite": "isfinite", "isinf": "isinf"},
+    "isnan": "isnan",
+}
+
+_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
+"""The only strings that an expression may contain."""
+
+_METHODS = ("all", "any", "argmax", "argmin", "astype", "max", "mean", "min", "prod", "std", "sum", "to_numpy", "var")
+"""Methods of columns, as in `label.argmax(1)`."""
+
+_MAX_PADDING = 100_000
+
+
+_VECTOR_PARTS = (
+    *("px", "x", "py", "y", "pz", "z", "energy", "e", "E", "t", "pt", "rho", "p", "mag", "eta", "phi"),
+    *("mass", "m", "M", "rapidity"),
+)
+"""Attributes of four-vectors, by the names of scikit-hep's `vector`."""
+
+
+def _four_vector(*names: str) -> Callable[..., Any]:
+    """Return the function that makes four-vectors of these coordinates, as weaver's `_p4_from_…` do."""
+    # a negative squared mass gives a negative mass
+    return lambda *columns: require("vector", extra="hep").zip(dict(zip(names, columns, strict=True)))
+
+
+def _clip(a: Any, a_min: Any = None, a_max: Any = None) -> Any:
+    a = a if a_min is None else np.maximum(a, a_min)
+    return a if a_max is None else np.minimum(a, a_max)
+
+
+def _stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+    ak = require("awkward", extra="hep")
+    if all(ak.Array(array).ndim == 1 for array in arrays):
+        return ak.from_regular(np.stack([ak.to_numpy(array) for array in arrays], axis=axis), axis=None)
+    place = (*(slice(None),) * axis, np.newaxis)
+    return ak.concatenate([ak.Array(array)[place] for array in arrays], axis=axis)
+
+
+def _concat(arrays: Sequence[Any], axis: int = 0) -> Any:
+    return require("awkward", extra="hep").concatenate(arrays, axis=axis)
+
+
+def _check_padding(length: int) -> None:
+    if not 0 < length <= _MAX_PADDING:
+        raise SubquadError(f"padded length {length}; give 1 to {_MAX_PADDING}")
+
+
+def _pad(a: Any, maxlen: int, value: float = 0, dtype: str = "float32") -> Any:
+    ak = require("awkward", extra="hep")
+    _check_padding(maxlen)
+    return ak.values_astype(ak.fill_none(ak.pad_none(a, maxlen, clip=True), value), dtype)
+
+
+def _repeat_pad(a: Any, maxlen: int, dtype: str = "float32") -> Any:
+    ak = require("awkward", extra="hep")
+    _check_padding(maxlen)
+    places = np.arange(maxlen)[None] % np.maximum(ak.to_numpy(ak.num(a)), 1)[:, None]
+    return ak.values_astype(ak.fill_none(ak.pad_none(a, 1), 0)[ak.from_regular(places)], dtype)
+
+
+def _gather(array: Any, indices: Any) -> Any:
+    return array[indices]
+
+
+@cache
+def _bare_functions() -> Mapping[str, Any]:
+    """Return the functions without a module: built-in ones, and the helpers of weaver's cards."""
+    ak = require("awkward", extra="hep")
+    return {
+        **{"abs": np.abs, "len": len, "min": min, "max": max, "round": np.round, "pow": np.power},
+        **{"float": float, "int": int, "bool": bool},
+        **{"_clip": _clip, "_stack": lambda arrays, axis=1: _stack(arrays, axis), "_concat": _concat},
+        **{"_pad": _pad, "_repeat_pad": _repeat_pad, "_batch_argsort": ak.argsort, "_batch_gather": _gather},
+        "_p4_from_pxpypze": _four_vector("px", "py", "pz", "energy"),
+        "_p4_from_ptetaphie": _four_vector("pt", "eta", "phi", "energy"),
+        "_p4_from_ptetaphim": _four_vector("pt", "eta", "phi", "mass"),
+    }
+
+
+@cache
+def _functions_of(module: str) -> Mapping[str, Any]:
+    """Return the functions, constants and types of `np`, `ak` or `math` that a card may use."""
+    if module == "math":
+        return {name: getattr(math, name) for name in _CONSTANTS} | {
+            name: getattr(np, of_numpy) for name, of_numpy in _MATH.items()
+        }
+    if module == "np":
+        return {
+            **{name: getattr(np, name) for name in (*_NUMPY, *_CONSTANTS, "newaxis")},
+            **{name: getattr(np, name) for name in _DTYPES if name != "bool"},
+            **{"bool_": np.bool_, "clip": _clip, "stack": _stack},
+        }
+    ak = require("awkward", extra="hep")
+    return {name: getattr(ak, name) for name in _AWKWARD}
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    # whole numbers of Python have no end, and would take all memory
+    # Python's integers are unbounded, and a large power would take all memory
     if isinstance(base, int) and isinstance(exponent, int):
         return float(np.float64(base) ** exponent)
     return base**exponent
@@ -52,24 +169,24 @@ _CHILDREN = (ast.operator, ast.unaryop, ast.cmpop, ast.expr_context)
 
 @dataclass(frozen=True)
 class Expression:
-    """A checked expression."""
+    """A checked expression; call it with a mapping of columns."""
 
     text: str
-    """As the card has it."""
+    """As in the card."""
     place: str
-    """Where: the card and the key."""
+    """Card and key, for messages."""
     names: frozenset[str]
     """Columns that it needs."""
     tree: ast.expr = field(repr=False, compare=False)
 
     def __call__(self, columns: Mapping[str, Any]) -> Any:
-        """Return the value over the columns of some jets.
+        """Return the value of the expression on the columns of some jets.
 
         Raises:
-            SubquadError: the columns do not fit the expression, as two lists of different lengths.
+            SubquadError: The columns do not fit the expression, such as two lists of different lengths.
         """
         try:
-            # what has no value becomes NaN or infinity, which is looked at behind the card's own limits
+            # undefined values become NaN or infinity, which is checked after the card's own limits are applied
             with np.errstate(all="ignore"):
                 return _value(self.tree, columns)
         except (ValueError, TypeError, IndexError, NotImplementedError, ArithmeticError, AttributeError) as error:
@@ -81,18 +198,18 @@ def parse(text: Any, place: str) -> Expression:
     """Return the checked expression.
 
     Args:
-        text: as a card has it.
-        place: the card and the key, for what is told.
+        text: As in the card.
+        place: Card and key, for messages.
 
     Raises:
-        SubquadError: no expression, one with a piece that is not allowed, or an unknown function.
+        SubquadError: The text is no expression, contains syntax that is not allowed, or calls an unknown function.
     """
     if isinstance(text, bool | int | float):
         text = repr(text)
     if not isinstance(text, str) or not text.strip():
         raise SubquadError(f"{place}: {text!r} is no expression; write one such as np.log(part_pt)")
-    if len(text) > LONGEST:
-        raise SubquadError(f"{place}: an expression of {len(text):,} letters; at most {LONGEST:,} are read")
+    if len(text) > MAX_LENGTH:
+        raise SubquadError(f"{place}: the expression has {len(text):,} characters; at most {MAX_LENGTH:,} are allowed")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -101,39 +218,39 @@ def parse(text: Any, place: str) -> Expression:
     try:
         _check(tree, text.strip(), place, names)
     except RecursionError:
-        raise SubquadError(f"{place}: an expression with too many brackets in each other") from None
+        raise SubquadError(f"{place}: the expression is nested too deeply") from None
     return Expression(text=text.strip(), place=place, names=frozenset(names), tree=tree)
 
 
 def _refused(node: ast.AST, text: str, place: str, advice: str) -> SubquadError:
-    piece = ast.get_source_segment(text, node) or type(node).__name__
-    return SubquadError(f"{place}: {piece[:120]!r} is not allowed in an expression; {advice}")
+    segment = ast.get_source_segment(text, node) or type(node).__name__
+    return SubquadError(f"{place}: {segment[:120]!r} is not allowed in an expression; {advice}")
 
 
-ADVICE = "it takes numbers, names of columns, + - * / // % **, comparisons, & | ~, [ ] and functions of np and ak"
+ADVICE = "use numbers, names of columns, + - * / // % **, comparisons, & | ~, [ ] and functions of np and ak"
 
 
 def _check(node: ast.AST, text: str, place: str, names: set[str]) -> None:
     match node:
         case ast.Name(id=name):
-            if name in MODULES or name in bare_functions():
+            if name in _MODULES or name in _bare_functions():
                 raise _refused(node, text, place, "it is no column; call one of its functions")
             if name.startswith("__"):
                 raise _refused(node, text, place, ADVICE)
             names.add(name)
         case ast.Constant(value=value):
-            if not isinstance(value, bool | int | float | None) and value not in DTYPES:
-                raise _refused(node, text, place, "words in quotes can only be types, such as 'float32'")
+            if not isinstance(value, bool | int | float | None) and value not in _DTYPES:
+                raise _refused(node, text, place, "strings can only be types, such as 'float32'")
             if isinstance(value, int) and abs(value) > 2**63:
                 raise _refused(node, text, place, "the number is too large")
         case ast.BoolOp():
-            raise _refused(node, text, place, "write & and | with brackets around both sides, for `and` and `or`")
+            raise _refused(node, text, place, "write & and | with both sides in parentheses for `and` and `or`")
         case ast.UnaryOp(op=ast.Not()):
-            raise _refused(node, text, place, "write ~ for `not`")
+            raise _refused(node, text, place, "write ~ instead of `not`")
         case ast.BinOp(op=op, left=left, right=right) if type(op) in _BINARY:
             for side in (left, right):
                 if isinstance(side, ast.List | ast.Tuple):
-                    raise _refused(node, text, place, "lists can only be handed to functions")
+                    raise _refused(node, text, place, "lists can only be arguments of functions")
                 _check(side, text, place, names)
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
             _check(operand, text, place, names)
@@ -141,7 +258,7 @@ def _check(node: ast.AST, text: str, place: str, names: set[str]) -> None:
             _check(left, text, place, names)
             _check(right, text, place, names)
         case ast.Compare():
-            raise _refused(node, text, place, "compare two things at a time: (a < x) & (x < b)")
+            raise _refused(node, text, place, "compare two values at a time: (a < x) & (x < b)")
         case ast.Subscript(value=value, slice=index):
             _check(value, text, place, names)
             _check(index, text, place, names)
@@ -161,27 +278,27 @@ def _check(node: ast.AST, text: str, place: str, names: set[str]) -> None:
 
 
 def _module(node: ast.AST) -> str | None:
-    return MODULES.get(node.id) if isinstance(node, ast.Name) else None
+    return _MODULES.get(node.id) if isinstance(node, ast.Name) else None
 
 
 def _check_attribute(node: ast.Attribute, text: str, place: str, names: set[str]) -> None:
     module = _module(node.value)
     if module is None:
-        if node.attr not in PARTS:
+        if node.attr not in _VECTOR_PARTS:
             raise _refused(node, text, place, ADVICE)
         _check(node.value, text, place, names)
-    elif node.attr not in functions_of(module):
-        error = unknown(f"function of {module}", node.attr, functions_of(module))
+    elif node.attr not in _functions_of(module):
+        error = unknown(f"function of {module}", node.attr, _functions_of(module))
         raise SubquadError(f"{place}: {error}")
 
 
 def _check_call(node: ast.Call, text: str, place: str, names: set[str]) -> None:
     match node.func:
         case ast.Name(id=name):
-            if name not in bare_functions():
-                raise SubquadError(f"{place}: {unknown('function', name, bare_functions())}")
+            if name not in _bare_functions():
+                raise SubquadError(f"{place}: {unknown('function', name, _bare_functions())}")
         case ast.Attribute(value=value, attr=attr) if _module(value) is None:
-            if attr not in METHODS:
+            if attr not in _METHODS:
                 raise _refused(node, text, place, ADVICE)
             _check(value, text, place, names)
         case ast.Attribute() as function:
@@ -220,7 +337,7 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
             return tuple(_value(part, columns) for part in parts)
         case ast.Attribute(value=value, attr=attr):
             module = _module(value)
-            return functions_of(module)[attr] if module else _part(_value(value, columns), attr)
+            return _functions_of(module)[attr] if module else _attribute(_value(value, columns), attr)
         case ast.Call(func=func, args=args, keywords=keywords):
             given = [_value(part, columns) for part in args]
             named = {str(keyword.arg): _value(keyword.value, columns) for keyword in keywords}
@@ -228,19 +345,19 @@ def _value(node: ast.AST | None, columns: Mapping[str, Any]) -> Any:
     raise AssertionError(f"{type(node).__name__} was not checked")
 
 
-def _part(vector: Any, name: str) -> Any:
-    if not isinstance(vector, FourVector):
-        raise TypeError(f".{name} is a part of what _p4_from_… returns, and this is a column")
-    return vector.part(name)
+def _attribute(vector: Any, name: str) -> Any:
+    if not isinstance(vector, require("vector", extra="hep").Momentum):
+        raise TypeError(f".{name} is an attribute of what _p4_from_… returns, and this is a column")
+    return getattr(vector, name)
 
 
 def _called(func: ast.expr, columns: Mapping[str, Any]) -> Callable[..., Any]:
     if isinstance(func, ast.Name):
-        return bare_functions()[func.id]
+        return _bare_functions()[func.id]
     assert isinstance(func, ast.Attribute)
     module = _module(func.value)
     if module:
-        return functions_of(module)[func.attr]
+        return _functions_of(module)[func.attr]
     column, ak = _value(func.value, columns), require("awkward", extra="hep")
     if func.attr == "astype":
         return lambda dtype: ak.values_astype(column, dtype)

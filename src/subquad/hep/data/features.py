@@ -1,4 +1,4 @@
-"""What a net and a booster see of a jet: particle features and jet-level observers. O(particles), some µs per jet.
+"""Particle features and jet-level features, the inputs of networks and gradient boosting: some µs per jet.
 
 Axes: J jets, C particles of all jets, P particles of a padded batch, H features.
 """
@@ -9,27 +9,27 @@ from subquad.hep.data.jets import OBSERVERS, PARTICLES, Jets
 
 __all__ = [
     "JET_FEATURES",
+    "MOMENTUM_FEATURES",
     "RAW_FEATURES",
     "STANDARD_FEATURES",
-    "SUMS",
-    "angles_of",
+    "angles_from_momenta",
     "jet_features",
+    "momentum_features",
     "particle_features",
-    "sums_of",
 ]
 
 RAW_FEATURES = (
     *("px", "py", "pz", "energy", "pt", "deta", "dphi", "d0val", "d0err", "dzval", "dzerr"),
     *("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon"),
 )
-"""The paper's 16, in GeV, radians and mm as they stand in the file."""
+"""The 16 features of the PCN paper, in GeV, radians and mm as in the file."""
 
 STANDARD_FEATURES = (
     *("deta", "dphi", "log pt", "log energy", "log pt/jet", "log energy/jet", "dr", "charge"),
     *("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon"),
     *("tanh d0", "d0err", "tanh dz", "dzerr", "d0 significance", "dz significance"),
 )
-"""JetClass's 17 with the constants that its nets use (arXiv:2202.03772), and two significances."""
+"""JetClass's 17 features, standardized by the constants of arXiv:2202.03772, and two impact parameter significances."""
 
 _TYPES = ("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon")
 
@@ -42,13 +42,13 @@ JET_FEATURES = (
     *(f"dz significance {i}" for i in (1, 2, 3)),
     *("displaced tracks", "mean d0 significance", "lepton pt/jet", "lepton dr", "mass of displaced"),
 )
-"""Observers of the jet as a whole, for gradient boosting and for the net's head."""
+"""Jet-level features, for gradient boosting and for the head of the network."""
 
-SUMS = (
+MOMENTUM_FEATURES = (
     *("particles", "log pt", "|eta|", "log energy", "log mass", "width", "pt dispersion", "log e2"),
     *("leading", "second", "third"),
 )
-"""Observers of the jet that need nothing but the momenta of its particles."""
+"""Jet-level features that are computed from the momenta of the particles alone."""
 
 
 def _column(jets: Jets, name: str) -> np.ndarray:
@@ -60,21 +60,19 @@ def _observer(jets: Jets, name: str) -> np.ndarray:
 
 
 def _significance(jets: Jets, name: str) -> np.ndarray:
-    """[C]: value over error, signed and compressed; 0 for a particle without a track."""
+    """Return [C]: sign(r) log(1 + |r|) of the ratio r of value and error; 0 for a particle without a track."""
     value, error = _column(jets, f"{name}val"), _column(jets, f"{name}err")
     has_track = error > 0
     ratio = np.divide(value, error, out=np.zeros_like(value), where=has_track)
     return np.sign(ratio) * np.log1p(np.abs(ratio))
 
 
-def particle_features(jets: Jets, kind: str) -> np.ndarray:
-    """Return [C, H] float32: the features `raw` or `standard`, as named in `RAW_FEATURES` and `STANDARD_FEATURES`."""
+def particle_features(jets: Jets, names: tuple[str, ...]) -> np.ndarray:
+    """Return [C, H] float32: the features of the particles; `names` is `RAW_FEATURES` or `STANDARD_FEATURES`."""
     pt = np.hypot(_column(jets, "px"), _column(jets, "py"))
     types = [_column(jets, name) for name in _TYPES]
-    if kind == "raw":
-        named = [_column(jets, name) for name in ("px", "py", "pz", "energy")]
-        rest = [_column(jets, name) for name in ("deta", "dphi", "d0val", "d0err", "dzval", "dzerr")]
-        return np.stack([*named, pt, *rest, *types], axis=1)
+    if names == RAW_FEATURES:
+        return np.stack([pt if name == "pt" else _column(jets, name) for name in RAW_FEATURES], axis=1)
     energy, deta, dphi = (_column(jets, name) for name in ("energy", "deta", "dphi"))
     lengths = jets.lengths
     jet_pt, jet_energy = (np.repeat(_observer(jets, name), lengths).clip(1e-6) for name in ("pt", "energy"))
@@ -100,7 +98,7 @@ def particle_features(jets: Jets, kind: str) -> np.ndarray:
 
 
 def jet_features(jets: Jets) -> np.ndarray:
-    """Return [J, H] float32: the observers named in `JET_FEATURES`."""
+    """Return [J, H] float32: the jet-level features named in `JET_FEATURES`."""
     lengths = jets.lengths
     jet = np.repeat(np.arange(len(jets)), lengths)
 
@@ -144,13 +142,13 @@ def jet_features(jets: Jets) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _of_jets(vectors: np.ndarray, jet: np.ndarray, jets: int) -> np.ndarray:
-    """[J, 4]: the sums of the particles' momenta."""
+def _jet_momenta(vectors: np.ndarray, jet: np.ndarray, jets: int) -> np.ndarray:
+    """Return [J, 4]: the sums of the momenta of the particles."""
     columns = [np.bincount(jet, weights=vectors[:, i].astype(np.float64), minlength=jets) for i in range(4)]
     return np.stack(columns, axis=1)
 
 
-def angles_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return [C, 2] float32: Δη and Δφ between each particle and its jet, from momenta [C, 4] in GeV."""
     jet = np.repeat(np.arange(len(lengths)), lengths)
 
@@ -158,19 +156,19 @@ def angles_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
 
     eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
-    eta_of_jet, phi_of_jet = eta_and_phi(*_of_jets(vectors, jet, len(lengths))[:, :3].T)
+    eta_of_jet, phi_of_jet = eta_and_phi(*_jet_momenta(vectors, jet, len(lengths))[:, :3].T)
     turn = (phi - phi_of_jet[jet] + np.pi) % (2 * np.pi) - np.pi
     return np.stack([eta - eta_of_jet[jet], turn], axis=1).astype(np.float32)
 
 
-def sums_of(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return [J, H] float32: the observers named in `SUMS`, from momenta [C, 4] in GeV."""
+def momentum_features(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return [J, H] float32: the jet-level features named in `MOMENTUM_FEATURES`, from momenta [C, 4] in GeV."""
     jet = np.repeat(np.arange(len(lengths)), lengths)
     first = np.concatenate([[0], np.cumsum(lengths)])
     pt = np.hypot(vectors[:, 0], vectors[:, 1]).astype(np.float64)
-    px, py, pz, energy = _of_jets(vectors, jet, len(lengths)).T
+    px, py, pz, energy = _jet_momenta(vectors, jet, len(lengths)).T
     pt_of_jet = np.hypot(px, py).clip(1e-6)
-    dr = np.hypot(*angles_of(vectors, lengths).T)
+    dr = np.hypot(*angles_from_momenta(vectors, lengths).T)
 
     def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(jet, weights=values, minlength=len(lengths))
@@ -196,7 +194,7 @@ def _mass(jets: Jets, total) -> np.ndarray:
 
 
 def _ranked(values: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
-    """[J, count]: the largest of the values, none below 0, of each jet; 0 where it has fewer."""
+    """Return [J, count]: the largest of the non-negative values of each jet, padded with 0."""
     lengths = np.diff(first)
     places = max(count, int(lengths.max(initial=0)))
     table = np.zeros((len(lengths), places))

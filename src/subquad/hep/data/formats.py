@@ -1,4 +1,4 @@
-"""Files of jets as columns, some thousand entries at a time: ROOT and Parquet here, padded arrays in `arrays.py`.
+"""Files of jets as columns, some thousand entries at a time: ROOT and Parquet here, others in `padded_arrays`.
 
 A column has one number per jet, or a list of numbers per jet, one for each particle.
 """
@@ -16,18 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, raise_errors, require
-from subquad.hep.data.array_files import hdf5, npz
+from subquad.hep.data.examples import EXAMPLES, example_path
+from subquad.hep.data.padded_arrays import hdf5, npz
 
-__all__ = ["ENTRIES_AT_A_TIME", "SUFFIXES", "Source", "chunks", "expand", "look"]
+__all__ = ["Files", "Source", "expand_files", "file_of", "inspect_file", "iterate_columns", "list_files"]
 
-ENTRIES_AT_A_TIME = 10_000
+Files = Path | str | Iterable[Path | str]
+"""One or several files: names, patterns, folders, or `example:jets`."""
 
 SUFFIXES = {".root": "ROOT", ".parquet": "Parquet", ".pq": "Parquet", ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NPZ"}
-_BEGINNINGS = {b"root": "ROOT", b"PAR1": "Parquet", b"\x89HDF": "HDF5", b"PK\x03\x04": "NPZ"}
+_MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"\x89HDF": "HDF5", b"PK\x03\x04": "NPZ"}
 
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
+_TREE = re.compile(r"(.+\.root):(.+)", re.DOTALL)
 _SAMPLE = re.compile(r"[A-Za-z_]\w+:(.+)", re.DOTALL)
 
-# what the readers raise for a file that is cut short, overwritten or of another kind
+# what readers raise for a file that is cut short, overwritten or of another kind
 _DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError),
     *(struct.error, zlib.error, zipfile.BadZipFile, RuntimeError, OverflowError, MemoryError, AssertionError),
@@ -41,65 +45,99 @@ def _damage() -> tuple[type[Exception], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file that was looked into."""
+    """A file and its columns."""
 
     path: Path
+    """As given; `file.root:tree` for a tree of a ROOT file."""
     kind: str
     """ROOT, Parquet, HDF5 or NPZ."""
     tree: str
-    """The tree of a ROOT file."""
+    """Name of the tree in a ROOT file."""
     entries: int
     columns: tuple[str, ...]
     """Names of all columns."""
 
     @property
-    def words(self) -> str:
-        """What holds the columns, for what is told."""
-        return f"tree {self.tree!r}" if self.kind == "ROOT" else "it"
+    def description(self) -> str:
+        """What holds the columns, for messages."""
+        return f"tree {self.tree!r}" if self.kind == "ROOT" else "the file"
 
 
-def expand(patterns: Iterable[Path | str]) -> list[Path]:
-    """Return the files that the names and glob patterns stand for, each once, in the given order.
+def expand_files(files: Files) -> list[Path]:
+    """Return the files that names, patterns and folders stand for, each once, in the given order.
 
-    A word and a colon before the pattern, weaver's name of a sample, is left out.
+    Args:
+        files: Names; patterns such as `jets/*.root`; folders, of which all files of jets are taken; `example:jets`, the
+            jets that ship with subquad; `file.root:tree` as in uproot; or one of these after weaver's `sample:`.
 
     Raises:
-        SubquadError: a name or pattern stands for no file; all are listed.
+        SubquadError: A name or pattern matches no file; all of these are listed.
     """
-    files: list[Path] = []
-    mistakes = []
-    for pattern in map(str, patterns):
-        found = _found(pattern)
-        if not found and (sample := _SAMPLE.fullmatch(pattern)):
-            found = _found(sample[1])
-        if not found:
-            has_wildcard = any(letter in pattern for letter in "*?[")
-            what = "no file has such a name" if has_wildcard else "no such file"
-            mistakes.append(f"{pattern}: {what}; looked in {Path(pattern).absolute().parent}")
-        files += [Path(name) for name in found]
-    raise_errors("Some files are not there:", mistakes)
-    if not files:
+    found: list[str] = []
+    errors = []
+    for pattern in map(str, list_files(files)):
+        if pattern in EXAMPLES:
+            found.append(str(example_path(pattern)))
+        elif _REMOTE.match(pattern):
+            errors.append(f"{pattern}: remote files are not read; copy it first, as with: xrdcp {pattern} .")
+        elif matches := _matches(pattern):
+            found += matches
+        elif Path(pattern).is_dir():
+            errors.append(f"{pattern}: the folder has no file that ends in {', '.join(SUFFIXES)}; name the files")
+        else:
+            reason = "no file matches the pattern" if any(letter in pattern for letter in "*?[") else "no such file"
+            errors.append(f"{pattern}: {reason}; searched in {Path(pattern).absolute().parent}")
+    raise_errors("Some files do not exist:", errors)
+    if not found:
         raise SubquadError("no files were given; name ROOT files, or a pattern such as 'jets/*.root'")
-    return list(dict.fromkeys(files))
+    return list(dict.fromkeys(map(Path, found)))
 
 
-def _found(pattern: str) -> list[str]:
+def list_files(files: Files) -> list[Path | str]:
+    """Return one or several names as a list."""
+    return [files] if isinstance(files, str | Path) else list(files)
+
+
+def _matches(pattern: str) -> list[str]:
     if Path(pattern).is_file():
         return [pattern]
-    return [name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]
+    if Path(pattern).is_dir():
+        return sorted(str(path) for path in Path(pattern).iterdir() if path.suffix.lower() in SUFFIXES)
+    if found := [name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]:
+        return found
+    if tree := _TREE.fullmatch(pattern):
+        return [f"{name}:{tree[2]}" for name in _matches(tree[1])]
+    sample = _SAMPLE.fullmatch(pattern)
+    return _matches(sample[1]) if sample else []
 
 
-def look(path: Path, tree: str | None, *, otherwise: str = "tree") -> Source:
-    """Return what is in a file; of a ROOT file in `tree`; where that is None, in its only one, or in `otherwise`.
+def file_of(path: Path) -> Path:
+    """Return the file of a path that may name a tree too, as `file.root:tree`."""
+    return _split_tree(path)[0]
+
+
+def _split_tree(path: Path) -> tuple[Path, str | None]:
+    match = None if path.is_file() else _TREE.fullmatch(str(path))
+    return (Path(match[1]), match[2]) if match else (path, None)
+
+
+def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Source:
+    """Return the columns of a file.
+
+    Args:
+        path: The file; the tree of `file.root:tree` takes precedence over the other arguments.
+        tree: Name of the tree in a ROOT file; None takes the only one.
+        default: Name of the tree if there are several and `tree` is None.
 
     Raises:
-        SubquadError: a file of no known kind, damaged, cut short, or without the tree.
+        SubquadError: The file is of no known format, damaged or cut short, or it has no such tree.
     """
+    given, (path, own_tree) = path, _split_tree(path)
     kind = _kind(path)
-    with _damage_told(path, kind):
+    with _damage_as_error(path, kind):
         match kind:
             case "ROOT":
-                return _look_into_root(path, tree, otherwise)
+                return _inspect_root(given, path, own_tree or tree, default)
             case "Parquet":
                 with require("pyarrow.parquet", extra="hep").ParquetFile(path) as file:
                     columns, entries = tuple(file.schema_arrow.names), file.metadata.num_rows
@@ -109,26 +147,26 @@ def look(path: Path, tree: str | None, *, otherwise: str = "tree") -> Source:
     return Source(path=path, kind=kind, tree="", entries=entries, columns=columns)
 
 
-def chunks(source: Source, names: Sequence[str], entries: int) -> Iterator[Mapping[str, Any]]:
-    """Yield these columns as awkward arrays, at most so many entries at a time.
+def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Iterator[Mapping[str, Any]]:
+    """Yield these columns as awkward arrays, at most `entries` jets at a time.
 
     Raises:
-        SubquadError: the file is damaged or cut short; says how far it could be read.
+        SubquadError: The file is damaged or cut short; the message says how far it could be read.
     """
     ak, names, begin = require("awkward", extra="hep"), list(names), 0
     try:
-        with _opened(source, names, entries) as pieces:
-            for arrays in pieces:
+        with _open(source, names, entries) as chunks:
+            for arrays in chunks:
                 begin += len(arrays[names[0]])
-                yield {name: _plain(ak.Array(arrays[name])) for name in names}
+                yield {name: _normalized(ak.Array(arrays[name])) for name in names}
     except _damage() as error:
         raise SubquadError(
-            f"{_damaged(source.path, source.kind, error)}; the entries before {begin} could be read"
+            f"{_damage_message(source.path, source.kind, error)}; the entries before {begin} could be read"
         ) from error
 
 
-def _plain(array: Any) -> Any:
-    """Return lists as lists, of whatever length, and what may be missing and is not as what is there."""
+def _normalized(array: Any) -> Any:
+    """Return fixed-size lists as variable-length ones, and optional values that are all present as plain ones."""
     ak = require("awkward", extra="hep")
     array = ak.from_regular(array, axis=1) if array.ndim == 2 else array
     for axis in range(min(array.ndim, 2)):
@@ -138,11 +176,11 @@ def _plain(array: Any) -> Any:
 
 
 @contextmanager
-def _opened(source: Source, names: list[str], entries: int) -> Iterator[Iterator[Mapping[str, Any]]]:
+def _open(source: Source, names: list[str], entries: int) -> Iterator[Iterator[Mapping[str, Any]]]:
     ak = require("awkward", extra="hep")
     match source.kind:
         case "ROOT":
-            with require("uproot", extra="hep").open(source.path) as root:
+            with require("uproot", extra="hep").open(file_of(source.path)) as root:
                 yield root[source.tree].iterate(names, step_size=entries, library="ak")
         case "Parquet":
             with require("pyarrow.parquet", extra="hep").ParquetFile(source.path) as file:
@@ -156,34 +194,34 @@ def _kind(path: Path) -> str:
     if path.suffix.lower() in SUFFIXES:
         return SUFFIXES[path.suffix.lower()]
     with path.open("rb") as file:
-        beginning = file.read(4)
-    if beginning not in _BEGINNINGS:
-        raise SubquadError(f"{path}: is neither ROOT, Parquet, HDF5 nor NPZ; give files of one of these kinds")
-    return _BEGINNINGS[beginning]
+        magic = file.read(4)
+    if magic not in _MAGIC:
+        raise SubquadError(f"{path}: is neither ROOT, Parquet, HDF5 nor NPZ; give files of one of these formats")
+    return _MAGIC[magic]
 
 
-def _look_into_root(path: Path, tree: str | None, otherwise: str) -> Source:
+def _inspect_root(given: Path, path: Path, tree: str | None, default: str) -> Source:
     with require("uproot", extra="hep").open(path) as root:
         names = {name.split(";")[0]: kind for name, kind in root.classnames().items()}
         trees = [name for name, kind in names.items() if kind in ("TTree", "ROOT::RNTuple")]
         if tree is None:
-            tree = trees[0] if len(trees) == 1 else otherwise
+            tree = trees[0] if len(trees) == 1 else default
         if tree not in trees:
-            there = f"its trees are {', '.join(trees)}; name one with --tree" if trees else "it has no tree"
-            raise SubquadError(f"{path}: no tree {tree!r} in it; {there}")
+            present = f"its trees are {', '.join(trees)}; name one with --tree" if trees else "it has no tree"
+            raise SubquadError(f"{path}: no tree {tree!r} in it; {present}")
         table = root[tree]
         columns = tuple(table.keys(recursive=False))
-        return Source(path=path, kind="ROOT", tree=tree, entries=table.num_entries, columns=columns)
+        return Source(path=given, kind="ROOT", tree=tree, entries=table.num_entries, columns=columns)
 
 
 @contextmanager
-def _damage_told(path: Path, kind: str) -> Iterator[None]:
+def _damage_as_error(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except _damage() as error:
-        raise SubquadError(_damaged(path, kind, error)) from error
+        raise SubquadError(_damage_message(path, kind, error)) from error
 
 
-def _damaged(path: Path, kind: str, error: Exception) -> str:
+def _damage_message(path: Path, kind: str, error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"{path}: is no {kind} file, or is damaged or cut short ({reason[:160]}); copy it anew"
+    return f"{path}: is not a {kind} file, or is damaged or cut short ({reason[:160]}); copy it again"

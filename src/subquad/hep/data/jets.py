@@ -1,6 +1,6 @@
-"""Jets in JetClass's layout (arXiv:2202.03772), from ROOT and the other formats, piece by piece.
+"""Jets in JetClass's branches (arXiv:2202.03772), read from ROOT, Parquet, HDF5 and NPZ files.
 
-`read` keeps them all, 2.6 kB of memory per jet; `read_pieces` 10,000 jets at a time, however many there are.
+`read` keeps all jets, 2.6 kB of memory each; `iterate_jets` 10,000 jets at a time.
 
 Axes: J jets, C particles of all jets, one jet after the other.
 """
@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from subquad.errors import SubquadError, raise_errors, require
-from subquad.hep.data.columns import Place, jet_table, label_numbers, particle_table
-from subquad.hep.data.formats import Source, chunks, expand, look
+from subquad.hep.data.columns import ChunkErrors, class_indices, jet_table, particle_table
+from subquad.hep.data.formats import Files, Source, expand_files, inspect_file, iterate_columns
 from subquad.progress import track
 
 __all__ = [
@@ -22,15 +22,14 @@ __all__ = [
     "PARTICLES",
     "Jets",
     "as_jets",
-    "expand",
+    "inspect_files",
+    "iterate_chunks",
+    "iterate_jets",
     "jets_of",
-    "look_into",
     "read",
-    "read_pieces",
-    "stream",
 ]
 
-Piece = TypeVar("Piece")
+Chunk = TypeVar("Chunk")
 
 PARTICLES = (
     *("part_px", "part_py", "part_pz", "part_energy", "part_deta", "part_dphi"),
@@ -46,14 +45,14 @@ OBSERVERS = (
 """Branches with one number per jet."""
 
 LABEL = "label_"
-ENTRIES_AT_A_TIME = 10_000
+ENTRIES_PER_CHUNK = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Jets:
-    """Jets as flat columns; the particles of jet j are the rows `first[j]:first[j + 1]`, hardest first.
+    """Jets as flat columns; the particles of jet j are the rows `first[j]:first[j + 1]`, by falling pT.
 
-    `jets[rows]` are some of them, in the order of `rows`: numbers, a slice, or one bool per jet.
+    `jets[rows]` selects jets, in the order of `rows`: indices, a slice, or one bool per jet.
     """
 
     particles: np.ndarray
@@ -63,7 +62,7 @@ class Jets:
     observers: np.ndarray
     """[J, 10] float32, columns as `OBSERVERS`."""
     labels: np.ndarray
-    """[J] int64, index into `classes`; -1 where the file has no labels."""
+    """[J] int64, index into `classes`; -1 if the file has no labels."""
     classes: tuple[str, ...]
     """Names of the label branches, without `label_`, in the file's order."""
 
@@ -72,27 +71,27 @@ class Jets:
 
     @property
     def shape(self) -> tuple[int]:
-        """Number of jets, as scikit-learn asks of what it takes rows of."""
+        """Number of jets; scikit-learn needs it to select rows."""
         return (len(self),)
 
     @property
     def lengths(self) -> np.ndarray:
-        """[J]: the number of particles of each jet."""
+        """[J]: number of particles of each jet."""
         return np.diff(self.first)
 
     @property
     def class_names(self) -> np.ndarray:
-        """[J]: the name of each jet's class.
+        """[J]: name of each jet's class.
 
         Raises:
-            SubquadError: jets without labels.
+            SubquadError: The jets have no labels.
         """
         if not self.classes:
             raise SubquadError("these jets have no labels (branches label_*)")
         return np.array(self.classes)[self.labels]
 
     def __getitem__(self, rows: Any) -> "Jets":
-        # scikit-learn says by an ellipsis that it means rows
+        # scikit-learn selects rows as X[rows, ...]
         if isinstance(rows, tuple):
             if len(rows) != 2 or rows[1] is not Ellipsis:
                 raise IndexError("jets have one axis")
@@ -111,161 +110,173 @@ class Jets:
 
 
 def read(
-    files: Path | str | Iterable[Path | str],
+    files: Files,
     *,
     tree: str | None = "tree",
     needs_labels: bool = True,
-    title: str = "reading",
+    title: str = "reading jets",
     quiet: bool = True,
 ) -> Jets:
-    """Return all jets of the files: names, or patterns such as `jets/*.root`.
+    """Return all jets of files in JetClass's branches.
+
+    Args:
+        files: Names, patterns such as `jets/*.root`, folders, or `example:jets`.
+        tree: Name of the tree in ROOT files; None takes the only one.
+        needs_labels: Refuse files without labels.
+        title: Of the progress bar.
+        quiet: Print no progress.
 
     Raises:
-        SubquadError: a file without the tree or a branch, cut short, or with values that no jet has; all are listed.
+        SubquadError: A file has no such tree or branch, is cut short, or has values that no jet has; all are listed.
     """
-    files = [files] if isinstance(files, str | Path) else files
-    pieces = list(read_pieces(expand(files), tree=tree, needs_labels=needs_labels, title=title, quiet=quiet))
-    first = np.concatenate([[0], np.cumsum(np.concatenate([piece.lengths for piece in pieces]))])
+    chunks = list(iterate_jets(expand_files(files), tree=tree, needs_labels=needs_labels, title=title, quiet=quiet))
     return Jets(
-        particles=np.concatenate([piece.particles for piece in pieces]),
-        first=first,
-        observers=np.concatenate([piece.observers for piece in pieces]),
-        labels=np.concatenate([piece.labels for piece in pieces]),
-        classes=pieces[0].classes,
+        particles=np.concatenate([chunk.particles for chunk in chunks]),
+        first=np.concatenate([[0], np.cumsum(np.concatenate([chunk.lengths for chunk in chunks]))]),
+        observers=np.concatenate([chunk.observers for chunk in chunks]),
+        labels=np.concatenate([chunk.labels for chunk in chunks]),
+        classes=chunks[0].classes,
     )
 
 
-def read_pieces(
+def iterate_jets(
     files: Sequence[Path],
     *,
     tree: str | None = "tree",
     needs_labels: bool = True,
-    title: str = "reading",
+    title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[Jets]:
-    """Yield the jets of the files piece by piece, at most 10,000 at a time; the checks of `read` hold."""
-    sources, mistakes = look_into(files, tree)
-    classes = _classes(sources, mistakes, needs_labels)
+    """Yield the jets of the files, at most 10,000 at a time, with the checks of `read`."""
+    sources, errors = inspect_files(files, tree)
+    classes = _check_branches(sources, errors, needs_labels)
     names = [*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes)]
 
-    def piece(columns: Mapping[str, Any], source: Source, place: Place) -> Jets:
-        return jets_of(columns, classes, place)
+    def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
+        return jets_of(columns, classes, errors)
 
-    yield from stream(sources, lambda source: names, piece, title=title, quiet=quiet)
+    yield from iterate_chunks(sources, lambda source: names, chunk, title=title, quiet=quiet)
 
 
-def look_into(files: Sequence[Path], tree: str | None, *, otherwise: str = "tree") -> tuple[list[Source], list[str]]:
-    """Return what is in the files, before any is read, and what is wrong with those that cannot be used."""
-    mistakes, sources = [], []
+def inspect_files(files: Sequence[Path], tree: str | None, *, default: str = "tree") -> tuple[list[Source], list[str]]:
+    """Return the contents of the files that can be opened, and the errors of the others."""
+    errors, sources = [], []
     for file in files:
         try:
-            sources.append(look(file, tree, otherwise=otherwise))
+            sources.append(inspect_file(file, tree, default=default))
         except SubquadError as error:
-            mistakes.append(str(error))
+            errors.append(str(error))
             continue
         if not sources[-1].entries:
-            mistakes.append(f"{file}: {sources[-1].words} is empty; leave this file out")
-    return sources, mistakes
+            errors.append(f"{file}: {sources[-1].description} is empty; leave this file out")
+    return sources, errors
 
 
-def stream(
+def iterate_chunks(
     sources: Sequence[Source],
     names: Callable[[Source], Sequence[str]],
-    piece: Callable[[Mapping[str, Any], Source, Place], Piece],
+    make: Callable[[Mapping[str, Any], Source, ChunkErrors], Chunk],
     *,
     title: str,
     quiet: bool,
-) -> Iterator[Piece]:
-    """Yield what `piece` makes of the columns of at most 10,000 jets at a time, file by file.
+) -> Iterator[Chunk]:
+    """Yield what `make` returns for the columns of at most 10,000 jets at a time, file by file.
 
-    Nothing more is yielded once a mistake was found, but all files are read, so that all mistakes are told.
+    After the first error nothing more is yielded, but the files are read to the end, so that all errors are reported.
+
+    Args:
+        sources: The files.
+        names: Returns the columns to read from a file.
+        make: Takes columns, file, and where to add errors.
+        title: Of the progress bar.
+        quiet: Print no progress.
 
     Raises:
-        SubquadError: files that are cut short, or jets that cannot be used; all are listed.
+        SubquadError: Files are cut short, or jets cannot be used; all are listed.
     """
-    mistakes: list[str] = []
+    errors: list[str] = []
     with track(title, sum(source.entries for source in sources), quiet=quiet) as advance:
         for source in sources:
             begin = 0
             try:
-                for columns in chunks(source, names(source), ENTRIES_AT_A_TIME):
+                for columns in iterate_columns(source, names(source), ENTRIES_PER_CHUNK):
                     count = len(next(iter(columns.values())))
-                    place = Place(file=f"{source.path}", entries=np.arange(begin, begin + count), mistakes=mistakes)
+                    entries = np.arange(begin, begin + count)
                     begin += count
-                    made = piece(columns, source, place)
+                    chunk = make(columns, source, ChunkErrors(file=f"{source.path}", entries=entries, errors=errors))
                     advance(count)
-                    if not mistakes:
-                        yield made
+                    if not errors:
+                        yield chunk
             except SubquadError as error:
-                mistakes.append(str(error))
-    raise_errors("Some jets cannot be used:", mistakes)
+                errors.append(str(error))
+    raise_errors("Some jets cannot be used:", errors)
 
 
-def _classes(sources: Sequence[Source], mistakes: list[str], needs_labels: bool) -> tuple[str, ...]:
-    """Check that all files have what is needed; return the classes."""
-    seen: list[tuple[str, ...]] = []
+def _check_branches(sources: Sequence[Source], errors: list[str], needs_labels: bool) -> tuple[str, ...]:
+    """Check that all files have the branches of JetClass; return the classes."""
+    found: list[tuple[str, ...]] = []
     for source in sources:
-        lacking = [name for name in (*PARTICLES, *OBSERVERS) if name not in source.columns]
-        if lacking:
-            mistakes.append(
-                f"{source.path}: {source.words} lacks the branch{'es' * (len(lacking) > 1)} {', '.join(lacking)}; "
-                "the layout must be that of JetClass, or one that --card tells"
+        missing = [name for name in (*PARTICLES, *OBSERVERS) if name not in source.columns]
+        if missing:
+            errors.append(
+                f"{source.path}: {source.description} has no branch{'es' * (len(missing) > 1)} {', '.join(missing)}; "
+                "give files in JetClass's layout, or describe another layout with --card"
             )
         labels = tuple(name.removeprefix(LABEL) for name in source.columns if name.startswith(LABEL))
         if needs_labels and not labels:
-            mistakes.append(f"{source.path}: {source.words} has no branch label_*, so nobody knows what its jets are")
-        if needs_labels and labels and seen and set(labels) != set(seen[0]):
-            differing = sorted(set(labels) ^ set(seen[0]))
-            mistakes.append(
+            errors.append(f"{source.path}: {source.description} has no branch label_*, so its jets have no class")
+        if needs_labels and labels and found and set(labels) != set(found[0]):
+            differing = sorted(set(labels) ^ set(found[0]))
+            errors.append(
                 f"{source.path}: its label branches are not those of {sources[0].path} ({', '.join(differing)}); "
-                "give files of one kind"
+                "give files with the same labels"
             )
-        seen.append(labels)
-    raise_errors("Some files cannot be used:", mistakes)
-    # where labels are only taken along, all files must have the same
-    return seen[0] if needs_labels or all(labels == seen[0] for labels in seen) else ()
+        found.append(labels)
+    raise_errors("Some files cannot be used:", errors)
+    # optional labels are copied only if all files have the same
+    return found[0] if needs_labels or all(labels == found[0] for labels in found) else ()
 
 
-def as_jets(given: Any) -> Jets:
-    """Return jets from what is in memory: an awkward array, or a mapping, of JetClass's branches.
+def as_jets(data: Any) -> Jets:
+    """Return jets from an awkward array or a mapping of JetClass's branches.
 
-    Such is `uproot.open(file)["tree"].arrays()`. Labels are not asked for, but checked where they are there.
+    Args:
+        data: Such as `uproot.open(file)["tree"].arrays()`; labels are optional.
 
     Raises:
-        SubquadError: branches that lack, or jets that cannot be used; all are listed.
+        SubquadError: Branches are missing, or jets cannot be used; all are listed.
     """
-    if isinstance(given, Jets):
-        return given
-    fields = getattr(given, "fields", given)
-    if isinstance(given, str | list | tuple | np.ndarray) or not isinstance(fields, Iterable):
+    if isinstance(data, Jets):
+        return data
+    fields = getattr(data, "fields", data)
+    if isinstance(data, str | list | tuple | np.ndarray) or not isinstance(fields, Iterable):
         raise SubquadError(
-            f"jets cannot be made of {type(given).__name__}; give what subquad.hep.read returns, or an awkward array "
-            "of JetClass's branches (subquad.hep.as_jets makes jets of it, which scikit-learn can divide)"
+            f"jets cannot be made from {type(data).__name__}; give what subquad.hep.read returns, or an awkward array "
+            "of JetClass's branches (convert it with subquad.hep.as_jets for cross-validation in scikit-learn)"
         )
-    there = list(fields)
-    lacking = [name for name in (*PARTICLES, *OBSERVERS) if name not in there]
-    raise_errors("Some branches of JetClass are not there; read files of another layout with a --card:", lacking)
+    names = list(fields)
+    missing = [name for name in (*PARTICLES, *OBSERVERS) if name not in names]
+    raise_errors("Some branches of JetClass are missing; read files of another layout with a --card:", missing)
     ak = require("awkward", extra="hep")
-    classes = tuple(name.removeprefix(LABEL) for name in there if name.startswith(LABEL))
-    names = [*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes)]
-    columns = {name: ak.Array(given[name]) for name in names}
-    place = Place(file="the array", entries=np.arange(len(columns["jet_pt"])), mistakes=[])
-    jets = jets_of(columns, classes, place)
-    raise_errors("Some jets cannot be used:", place.mistakes)
+    classes = tuple(name.removeprefix(LABEL) for name in names if name.startswith(LABEL))
+    columns = {name: ak.Array(data[name]) for name in (*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes))}
+    errors = ChunkErrors(file="the array", entries=np.arange(len(columns["jet_pt"])), errors=[])
+    jets = jets_of(columns, classes, errors)
+    raise_errors("Some jets cannot be used:", errors.errors)
     return jets
 
 
-def jets_of(columns: Mapping[str, Any], classes: Sequence[str], place: Place) -> Jets:
-    """Return jets from columns with JetClass's names; what is wrong is noted."""
-    particles, lengths = particle_table(columns, PARTICLES, place)
+def jets_of(columns: Mapping[str, Any], classes: Sequence[str], errors: ChunkErrors) -> Jets:
+    """Return jets from columns with JetClass's names; what is wrong is added to `errors`."""
+    particles, lengths = particle_table(columns, PARTICLES, errors)
     jet = np.repeat(np.arange(len(lengths)), lengths)
     labels = [LABEL + name for name in classes]
-    # hardest first, so that a cut keeps the hardest and the order in the file does not matter
+    # by falling pT, so that truncation keeps the hardest particles and the order in the file does not matter
     order = np.lexsort((-np.hypot(particles[:, 0], particles[:, 1]), jet))
     return Jets(
         particles=particles[order],
         first=np.concatenate([[0], np.cumsum(lengths)]),
-        observers=jet_table(columns, OBSERVERS, place),
-        labels=label_numbers(columns, labels, place) if labels else np.full(len(lengths), -1),
+        observers=jet_table(columns, OBSERVERS, errors),
+        labels=class_indices(columns, labels, errors) if labels else np.full(len(lengths), -1),
         classes=tuple(classes),
     )

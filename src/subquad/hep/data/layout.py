@@ -1,115 +1,185 @@
-"""Which numbers a net and a booster take of a jet: those of JetClass's branches, or those that a data card names."""
+"""Which columns of a jet a network takes, and how they are standardized: of JetClass's branches or of a data card.
+
+Axes: J jets, C particles of all jets, B jets of a batch, P particles of a padded batch, H features, V columns.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from subquad.hep.data.card import WEIGHT_COLUMN, Card, Variable
+from subquad.hep.data.card import WEIGHT_COLUMN, Card, Variable, standardized_card
 from subquad.hep.data.expressions import Expression
-from subquad.hep.data.features import JET_FEATURES, RAW_FEATURES, STANDARD_FEATURES, SUMS
+from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES, RAW_FEATURES, STANDARD_FEATURES
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 from subquad.hep.settings import NetSettings
 
-__all__ = ["Layout", "View", "layout_of", "layout_of_card"]
+__all__ = ["ANGLES_FROM_MOMENTA", "InputGroup", "Layout", "Standardizer", "fit_standardization", "layout_of"]
 
-VECTORS = ("px", "py", "pz", "energy")
+MOMENTUM = ("px", "py", "pz", "energy")
 ANGLES = ("deta", "dphi")
-ANGLES_FOUND = ("Δη of the particle", "Δφ of the particle")
-"""Columns that are computed from the momenta where a card has no points."""
+ANGLES_FROM_MOMENTA = ("Δη of the particle", "Δφ of the particle")
+"""Columns that are computed from the momenta if a card has no points."""
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Shift, scale and clip: ((x - center) * scale), limited to [low, high]; each tensor is [H] float32."""
+
+    center: Tensor
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the standardized features [..., H]."""
+        return ((x - self.center) * self.scale).clamp(self.low, self.high)
+
+    @classmethod
+    def fit(cls, x: Float[Tensor, "N H"], limit: float = 5.0) -> "Standardizer":
+        """Return the standardizer to mean 0 and deviation 1, clipped at `limit`; constants are only shifted."""
+        deviation = x.std(0, correction=0)
+        return cls.of(x.mean(0), torch.where(deviation > 1e-6, 1 / deviation, 1), limit)
+
+    @classmethod
+    def of(cls, center: Tensor, scale: Tensor, limit: float = 5.0) -> "Standardizer":
+        """Return the standardizer of these centers and scales, clipped at `limit`."""
+        return cls(center, scale, torch.full_like(center, -limit), torch.full_like(center, limit))
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """Some columns of the particles' table, moved, scaled and clipped."""
+class InputGroup:
+    """A group of particle features, such as weaver's `pf_points`."""
 
     names: tuple[str, ...]
     columns: tuple[int, ...]
-    """Where they are."""
-    center: np.ndarray | None = None
-    """With the three others: ((x - center) * scale) within low and high; None: taken as they are."""
-    scale: np.ndarray | None = None
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
+    """Their columns in the table of particles."""
+    standardizer: Standardizer | None = None
+    """None takes the columns as they are."""
+
+    def __call__(self, table: Float[Tensor, "B P V"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B P H"]:
+        """Return the standardized features of padded jets; padding is 0."""
+        begin, count = self.columns[0], len(self.columns)
+        # a slice is a view, a list of columns a copy
+        is_contiguous = self.columns == tuple(range(begin, begin + count))
+        x = table[..., begin : begin + count] if is_contiguous else table[..., list(self.columns)]
+        return x if self.standardizer is None else torch.where(mask[..., None], self.standardizer(x), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What is kept of a jet, and which part of it is what."""
+    """The columns that are kept of a jet, and their roles."""
 
     particles: tuple[str, ...]
-    """Columns of the particles' table."""
-    features: View
-    points: View
-    vectors: View | None
-    """px, py, pz, E in GeV."""
+    """Columns of the table of particles."""
+    features: InputGroup
+    """Features of the nodes of the graph."""
+    points: InputGroup
+    """Coordinates in which nearest neighbours are found."""
+    vectors: InputGroup | None
+    """px, py, pz, E in GeV; None if a card has no vectors."""
     jet_features: tuple[str, ...]
-    """Numbers of the jet as a whole, for the head and for boosting."""
+    """Jet-level features, for the head of the network and for gradient boosting."""
     observers: tuple[str, ...]
-    """Numbers of the jet that are handed on, or that weights come from."""
+    """Numbers per jet that are copied to the predictions, or that weights are computed from."""
+    max_particles: int
+    """Largest number of particles per jet."""
+    jet_standardizer: Standardizer | None = None
+    """Of the jet-level features; None if the network does not take them."""
     card: Card | None = None
-    """The data card, where it comes from one."""
+    """The data card that the columns come from; None for JetClass's branches."""
 
     @property
     def has_jetclass_features(self) -> bool:
-        """Whether the jet-level numbers are those of JetClass's branches."""
+        """Whether the jet-level features are those computed from JetClass's branches."""
         return self.jet_features == JET_FEATURES
 
 
-def _view(names: Sequence[str], particles: Sequence[str]) -> View:
-    return View(names=tuple(names), columns=tuple(particles.index(name) for name in names))
+def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
+    """Return the columns that a network takes, without fitted standardization.
 
+    Jet-level features are JetClass's if the card itself reads all of JetClass's branches. A card of fewer branches,
+    such as one of kinematics only, gets features of the momenta, so that no other information enters.
 
-def layout_of(settings: NetSettings) -> Layout:
-    """Return the layout that these settings take of JetClass's branches."""
-    features = RAW_FEATURES if settings.features == "raw" else STANDARD_FEATURES
-    particles = (*features, *(name for name in VECTORS if name not in features))
-    return Layout(
-        particles=particles,
-        features=_view(features, particles),
-        points=_view(features if settings.graph == "features" else ANGLES, particles),
-        vectors=_view(VECTORS, particles),
-        jet_features=JET_FEATURES,
-        observers=OBSERVERS,
-    )
-
-
-def layout_of_card(card: Card, settings: NetSettings) -> Layout:
-    """Return the layout that these settings take of a card's columns.
-
-    The jet-level numbers are JetClass's where the card itself asks for all of JetClass's branches; a card of fewer,
-    such as one of kinematics alone, gets sums of the momenta, so that nothing else comes in by the head or by boosting.
+    Args:
+        settings: Of the network.
+        card: The data card; None for JetClass's branches.
     """
-    particles = card.per_particle()
-    asked = card.branches(is_training=False, has_labels=False)
-    if {*PARTICLES, *OBSERVERS} <= asked.keys():
+    if card is None:
+        features = RAW_FEATURES if settings.features == "raw" else STANDARD_FEATURES
+        particles = (*features, *(name for name in MOMENTUM if name not in features))
+        return Layout(
+            particles=particles,
+            features=_group(features, particles),
+            points=_group(features if settings.graph == "features" else ANGLES, particles),
+            vectors=_group(MOMENTUM, particles),
+            jet_features=JET_FEATURES,
+            observers=OBSERVERS,
+            max_particles=settings.max_particles,
+        )
+    particles = (*card.per_particle(), *(() if card.points else ANGLES_FROM_MOMENTA))
+    if {*PARTICLES, *OBSERVERS} <= card.branches(is_training=False, has_labels=False).keys():
         jet_features = JET_FEATURES
     elif card.vectors:
-        jet_features = SUMS
+        jet_features = MOMENTUM_FEATURES
     else:
         jet_features = ("particles", *(f"mean {variable.name}" for variable in card.features))
-    found = () if card.points else ANGLES_FOUND
-    particles = (*particles, *found)
-    features = _moved(card.features, particles)
-    points = _moved(card.points, particles) if card.points else _view(ANGLES_FOUND, particles)
+    features = _card_group(card.features, particles)
+    points = _card_group(card.points, particles) if card.points else _group(ANGLES_FROM_MOMENTA, particles)
     weight = (WEIGHT_COLUMN,) if isinstance(card.weights, Expression) else ()
     return Layout(
         particles=particles,
         features=features,
         points=features if settings.graph == "features" else points,
-        vectors=_moved(card.vectors, particles) if card.vectors else None,
+        vectors=_card_group(card.vectors, particles) if card.vectors else None,
         jet_features=jet_features,
         observers=(*card.per_jet(is_training=True), *weight),
+        max_particles=card.length,
         card=card,
     )
 
 
-def _moved(variables: Sequence[Variable], particles: Sequence[str]) -> View:
-    view = _view([variable.name for variable in variables], particles)
+def _group(names: Sequence[str], particles: Sequence[str]) -> InputGroup:
+    return InputGroup(names=tuple(names), columns=tuple(particles.index(name) for name in names))
+
+
+def _card_group(variables: Sequence[Variable], particles: Sequence[str]) -> InputGroup:
+    group = _group([variable.name for variable in variables], particles)
     if all(variable.center is None for variable in variables):
-        return view
+        return group
     rows = [
         (v.center, v.scale, v.low, v.high) if v.center is not None else (0.0, 1.0, -np.inf, np.inf) for v in variables
     ]
-    center, scale, low, high = np.array(rows, np.float32).T
-    return View(names=view.names, columns=view.columns, center=center, scale=scale, low=low, high=high)
+    return replace(group, standardizer=Standardizer(*torch.tensor(rows, dtype=torch.float32).T.contiguous()))
+
+
+def fit_standardization(
+    layout: Layout, settings: NetSettings, particles: Float[Tensor, "C V"], jet_features: Float[Tensor, "J F"]
+) -> Layout:
+    """Return the layout with the standardization of training jets.
+
+    Variables that a card leaves to automatic standardization are centered at the median and scaled by the larger
+    distance to the 16 % and 84 % quantiles, as in weaver; jet-level features are scaled to mean 0 and deviation 1.
+
+    Args:
+        layout: Of the jets.
+        settings: Of the network.
+        particles: Particles of training jets; used for a card with automatic standardization.
+        jet_features: Jet-level features of training jets.
+    """
+    card = layout.card
+    if card is not None and card.has_automatic:
+        found = {}
+        for variable in (*card.features, *card.points, *card.vectors):
+            if variable.is_automatic:
+                column = particles[:, layout.particles.index(variable.name)].numpy()
+                low, center, high = np.percentile(column[np.isfinite(column)], [16, 50, 84])
+                width = max(high - center, center - low)
+                found[variable.name] = (float(center), float(1 / width) if width > 0 else 1.0)
+        layout = layout_of(settings, standardized_card(card, found))
+    if not settings.has_jet_features:
+        return layout
+    return replace(layout, jet_standardizer=Standardizer.fit(jet_features))

@@ -1,7 +1,9 @@
-r"""Weights of jets, by which classes count alike or look alike in some variables: $w = \min(1, r_c / n_{cb})$ in bin b.
+r"""Weights of jets that equalize classes, or their spectra in some variables: $w = \min(1, r_c / n_{cb})$ in bin b.
 
-So class c is flat over the bins that hold at least $r_c$ of its jets, the rest keep what they are. Weaver draws jets
-with these probabilities; here they enter the loss, which has the same mean and uses every jet.
+Class c becomes flat over the bins that hold at least $r_c$ of its jets; the other bins keep their content. Weaver draws
+jets with these probabilities; here they enter the loss, which has the same expectation and uses every jet.
+
+Axes: J jets.
 """
 
 from collections.abc import Mapping
@@ -9,13 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from subquad.errors import SubquadError
-from subquad.hep.data.card_weights import Reweighting
+from subquad.hep.settings import Reweighting
 
-__all__ = ["class_weights", "kinematic_weights", "normalised"]
+__all__ = ["balance_classes", "kinematic_weights", "unit_mean"]
 
 
-def class_weights(weights: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return [J]: the weights scaled so that those of each class have the same sum."""
+def balance_classes(weights: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return [J]: the weights, scaled to the same sum for each class."""
     sums = np.bincount(labels, weights, minlength=classes)
     return weights * np.divide(1, sums, out=np.zeros(classes), where=sums > 0)[labels]
 
@@ -23,16 +25,16 @@ def class_weights(weights: np.ndarray, labels: np.ndarray, classes: int) -> np.n
 def kinematic_weights(
     reweighting: Reweighting, columns: Mapping[str, np.ndarray], labels: np.ndarray, classes: int
 ) -> np.ndarray:
-    """Return [J]: the weights of jets by their bin and class; 0 for jets of no class, or outside of the bins.
+    """Return [J]: the weights of jets by bin and class; 0 for jets of no class and for jets outside the bins.
 
     Args:
-        reweighting: variables, bins and classes.
+        reweighting: Variables, bins and classes.
         columns: [J] each: the variables, the classes' columns, and the weights that the jets have already.
-        labels: [J], the classes where the reweighting names none.
-        classes: how many.
+        labels: [J], the classes if the reweighting names none.
+        classes: Number of classes.
 
     Raises:
-        SubquadError: no jet of a class lies inside of the bins.
+        SubquadError: A class has no jet inside the bins.
     """
     bins = list(reweighting.bins.values())
     values = np.stack([columns[name] for name in reweighting.bins], axis=1)
@@ -50,17 +52,11 @@ def kinematic_weights(
     for name, count in zip(names, counts, strict=True):
         if not (count > 0).any():
             raise SubquadError(
-                f"reweighting: no jet of {name} lies inside of the bins of {', '.join(reweighting.bins)}; "
-                "give wider ones"
+                f"reweighting: no jet of {name} is inside the bins of {', '.join(reweighting.bins)}; give wider bins"
             )
-    shapes = (
-        _flat(counts, reweighting.threshold)
-        if reweighting.method == "flat"
-        else _like_first(counts, reweighting.threshold)
-    )
-    shares = np.array(reweighting.class_weights or [1.0] * len(members))
-    # every class has the same sum, times its share
-    shapes *= (shares / (counts * shapes).sum(1).clip(1e-12))[:, None]
+    shapes = (_flat if reweighting.method == "flat" else _like_first)(counts, reweighting.threshold)
+    totals = np.array(reweighting.class_weights or [1.0] * len(members))
+    shapes *= (totals / (counts * shapes).sum(1).clip(1e-12))[:, None]
     weights = np.zeros(len(values))
     for member, shape in zip(members, shapes, strict=True):
         rows = member & is_inside
@@ -82,12 +78,12 @@ def _like_first(counts: np.ndarray, threshold: float) -> np.ndarray:
     return (ratios / np.array(largest)[:, None]).clip(0, 1)
 
 
-def normalised(weights: np.ndarray, learnt: int) -> np.ndarray:
-    """Return [J] float32 weights, those of the first `learnt` jets with a mean of 1.
+def unit_mean(weights: np.ndarray, train: int) -> np.ndarray:
+    """Return [J] float32: the weights, scaled to mean 1 over the first `train` jets.
 
     Raises:
-        SubquadError: all of these weigh 0.
+        SubquadError: All of these have weight 0.
     """
-    if not weights[:learnt].sum() > 0:
-        raise SubquadError("all jets to learn from have the weight 0; look at how they are weighted")
-    return (weights / weights[:learnt].mean()).astype(np.float32)
+    if not weights[:train].sum() > 0:
+        raise SubquadError("all training jets have weight 0; check the weights")
+    return (weights / weights[:train].mean()).astype(np.float32)

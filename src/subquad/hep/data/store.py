@@ -1,136 +1,198 @@
-"""The jets of a fit on the disk, drawn from in any order: memory stays bounded however many files there are.
+"""Datasets of jets: flat tables in memory, or in a folder on disk and mapped into memory.
 
-All jets are written once, piece by piece, as flat tables in the run's folder (about 2.3 times the size of compressed
-ROOT files), under another name until they are whole. Every process maps the same tables; pages that are not needed
-leave memory.
+A fit writes all jets once, chunk by chunk, into the run's folder (about 2.3 times the size of compressed ROOT files),
+under another name until they are complete. Every process maps the same tables, so that memory stays bounded.
 
-Axes: J jets, C particles of all jets, V columns.
+Axes: J jets, C particles of all jets, V columns, R rows of the tables of jets.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from subquad.errors import SubquadError
-from subquad.hep.data.chunks import Piece
+from subquad.hep.data.chunks import JetChunk
 from subquad.hep.data.layout import Layout
 from subquad.runs.storage import read_json, write_json
 
-__all__ = ["Store", "open_store", "write_store"]
+__all__ = ["JetDataset", "dataset_of", "open_store", "write_store"]
 
 INDEX = "index.json"
 TABLES = ("particles", "jet_features", "observers")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store:
-    """The tables: those with a row per particle or many columns are files, the rest is in memory."""
+class JetDataset:
+    """Jets with labels and weights; subsets share the large tables."""
 
-    particles: Tensor
-    """[C, V] float32."""
-    jet_features: Tensor
-    """[J, F] float32."""
-    observers: Tensor
-    """[J, O] float32, columns as the layout's observers; 0 where the files that are measured on have no such column."""
-    lengths: Tensor
-    """[J] int64."""
-    labels: Tensor
-    """[J] int64, index into `classes`."""
+    layout: Layout
+    """Meaning and standardization of the columns."""
     classes: tuple[str, ...]
-    fitted: int
-    """So many jets come from the files to fit on; the rest from those to measure on."""
+    """Names of the labels; empty if labels are numbers or missing."""
+    particles: Float[Tensor, "C V"]
+    jet_features: Float[Tensor, "R F"]
+    observers: Float[Tensor, "R O"]
+    """Columns as the layout's observers; 0 if the files have no such column."""
+    rows: Tensor
+    """[J]: row of each jet in `jet_features` and `observers`."""
+    first: Tensor
+    """[J]: first row of each jet in `particles`."""
+    lengths: Tensor
+    """[J]: number of particles that are used."""
+    labels: Tensor
+    """[J] int64, index into `classes`; -1 without a label."""
+    weights: Float[Tensor, " J"]
+    """Weights in the loss; their mean over the training jets is 1."""
 
-    @property
-    def first(self) -> Tensor:
-        """[J]: the first row of each jet."""
-        return self.lengths.cumsum(0) - self.lengths
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def subset(self, indices: Tensor) -> "JetDataset":
+        """Return some of the jets, in the order of the indices."""
+        names = ("rows", "first", "lengths", "labels", "weights")
+        return replace(self, **{name: getattr(self, name)[indices] for name in names})
+
+    def observer(self, name: str) -> np.ndarray | None:
+        """Return an observer [J], or None if the layout has none of this name."""
+        if name not in self.layout.observers:
+            return None
+        return self.observers[self.rows, self.layout.observers.index(name)].numpy()
+
+    def particle_rows(self) -> Tensor:
+        """Return the rows of all particles of the jets in `particles`."""
+        begin = torch.repeat_interleave(self.first - (self.lengths.cumsum(0) - self.lengths), self.lengths)
+        return begin + torch.arange(int(self.lengths.sum()))
 
 
-def open_store(folder: Path, key: str) -> Store | None:
-    """Return the store in a folder, or None where there is none with this key."""
+def dataset_of(chunk: JetChunk, layout: Layout) -> JetDataset:
+    """Return a chunk of jets as a dataset in memory."""
+    return _dataset(
+        layout,
+        chunk.classes,
+        particles=torch.from_numpy(chunk.particles),
+        jet_features=torch.from_numpy(chunk.jet_features),
+        observers=torch.from_numpy(_observer_table(chunk, layout)),
+        lengths=torch.from_numpy(chunk.lengths),
+        labels=torch.from_numpy(chunk.labels),
+    )
+
+
+def _dataset(layout: Layout, classes: Sequence[str], *, lengths: Tensor, **tables: Tensor) -> JetDataset:
+    return JetDataset(
+        layout=layout,
+        classes=tuple(classes),
+        rows=torch.arange(len(lengths)),
+        first=lengths.cumsum(0) - lengths,
+        lengths=lengths.clamp(max=layout.max_particles),
+        weights=torch.ones(len(lengths)),
+        **tables,
+    )
+
+
+def _observer_table(chunk: JetChunk, layout: Layout) -> np.ndarray:
+    table = np.zeros((len(chunk), len(layout.observers)), np.float32)
+    for i, name in enumerate(layout.observers):
+        if name in chunk.observers:
+            table[:, i] = chunk.observers[name]
+    return table
+
+
+def open_store(folder: Path, key: str, layout: Layout) -> tuple[JetDataset, int] | None:
+    """Return the dataset in a folder, and how many of its jets come from the files to fit on.
+
+    Args:
+        folder: Written by `write_store`.
+        key: Must be the key that the store was written with.
+        layout: Of the columns.
+
+    Returns:
+        None if there is no complete store with this key.
+    """
     if not (folder / INDEX).is_file():
         return None
     index = read_json(folder / INDEX)
     if index["key"] != key:
         return None
-    mapped = {name: _mapped(folder / name, index["shapes"][name]) for name in TABLES}
-    return Store(
-        **mapped,
-        lengths=torch.from_numpy(np.fromfile(folder / "lengths", np.int32)).long(),
-        labels=torch.from_numpy(np.fromfile(folder / "labels", np.int32)).long(),
-        classes=tuple(index["classes"]),
-        fitted=index["fitted"],
-    )
+    integers = {name: torch.from_numpy(np.fromfile(folder / name, np.int32)).long() for name in ("lengths", "labels")}
+    tables = {name: _mapped(folder / name, index["shapes"][name]) for name in TABLES}
+    return _dataset(layout, index["classes"], **integers, **tables), index["fitted"]
 
 
 def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
     if 0 in shape:
         return torch.zeros(*shape)
-    # writable, since torch wants it, and shared, so that no memory is set aside for it
+    # writable because torch requires it, and shared so that no memory is reserved for it
     return torch.from_numpy(np.memmap(path, np.float32, "r+", shape=tuple(shape)))
 
 
-def write_store(folder: Path, layout: Layout, fitted: Iterator[Piece], measured: Iterator[Piece], *, key: str) -> None:
-    """Write the jets of all pieces into a new folder; it is a store once its index is there, which comes last.
+def write_store(
+    folder: Path, layout: Layout, fitted: Iterable[JetChunk], test: Iterable[JetChunk], *, key: str
+) -> None:
+    """Write the jets of all chunks into a new folder; its index, which is written last, completes the store.
+
+    Args:
+        folder: To write.
+        layout: Of the columns.
+        fitted: Jets for training and validation, and for testing if `test` is empty.
+        test: Jets for testing.
+        key: Identifies files and layout.
 
     Raises:
-        SubquadError: from the pieces; or files without a jet that the card selects.
+        SubquadError: The card selects no jet, or an error of the chunks.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with ExitStack() as opened:
-        writer = _Writer(folder, layout, opened)
-        for piece in fitted:
-            writer.add(piece)
+    with ExitStack() as stack:
+        writer = _Writer(folder, layout, stack)
+        for chunk in fitted:
+            writer.add(chunk)
         count = writer.jets
         if not count:
             raise SubquadError("the card's selection leaves no jet to fit on")
-        for piece in measured:
-            writer.add(piece)
-    write_json(folder / INDEX, {"key": key, "fitted": count, **writer.index})
+        for chunk in test:
+            writer.add(chunk)
+    write_json(folder / INDEX, {"key": key, "fitted": count, **writer.index()})
 
 
 class _Writer:
-    def __init__(self, folder: Path, layout: Layout, opened: ExitStack) -> None:
+    def __init__(self, folder: Path, layout: Layout, stack: ExitStack) -> None:
         self._layout = layout
         names = (*TABLES, "lengths", "labels")
-        self._files: dict[str, Any] = {name: opened.enter_context((folder / name).open("wb")) for name in names}
+        self._files: dict[str, Any] = {name: stack.enter_context((folder / name).open("wb")) for name in names}
         self._classes: list[str] = []
-        self.jets = self.rows = 0
+        self.jets = self.particles = 0
 
-    def add(self, piece: Piece) -> None:
-        if not len(piece):
+    def add(self, chunk: JetChunk) -> None:
+        if not len(chunk):
             return
-        zeros = np.zeros(len(piece), np.float32)
-        observers = [piece.observers.get(name, zeros) for name in self._layout.observers]
-        self._write("particles", piece.particles, np.float32)
-        self._write("jet_features", piece.jet_features, np.float32)
-        self._write("observers", np.stack(observers, axis=1) if observers else np.zeros((len(piece), 0)), np.float32)
-        self._write("lengths", piece.lengths, np.int32)
-        self._write("labels", self._numbered(piece), np.int32)
-        self.jets += len(piece)
-        self.rows += len(piece.particles)
+        self._write("particles", chunk.particles, np.float32)
+        self._write("jet_features", chunk.jet_features, np.float32)
+        self._write("observers", _observer_table(chunk, self._layout), np.float32)
+        self._write("lengths", chunk.lengths, np.int32)
+        self._write("labels", self._class_indices(chunk), np.int32)
+        self.jets += len(chunk)
+        self.particles += len(chunk.particles)
 
     def _write(self, name: str, table: np.ndarray, kind: type) -> None:
         self._files[name].write(np.ascontiguousarray(table, kind).data)
 
-    def _numbered(self, piece: Piece) -> np.ndarray:
-        """Return the labels as places in the list of all classes, since files may have them in another order."""
-        names = piece.classes or tuple(map(str, range(int(piece.labels.max()) + 1)))
+    def _class_indices(self, chunk: JetChunk) -> np.ndarray:
+        """Return the labels as indices into the list of all classes, whose order may differ between files."""
+        names = chunk.classes or tuple(map(str, range(int(chunk.labels.max()) + 1)))
         self._classes += [name for name in names if name not in self._classes]
-        return np.array([self._classes.index(name) for name in names])[piece.labels]
+        return np.array([self._classes.index(name) for name in names])[chunk.labels]
 
-    @property
     def index(self) -> dict[str, Any]:
-        """What opens the tables again."""
-        widths = (self._layout.particles, self._layout.jet_features, self._layout.observers)
-        rows = (self.rows, self.jets, self.jets)
-        shapes = {name: [count, len(width)] for name, count, width in zip(TABLES, rows, widths, strict=True)}
+        """Return what opens the tables again."""
+        columns = (self._layout.particles, self._layout.jet_features, self._layout.observers)
+        rows = (self.particles, self.jets, self.jets)
+        shapes = {name: [count, len(width)] for name, count, width in zip(TABLES, rows, columns, strict=True)}
         return {"classes": self._classes, "shapes": shapes}

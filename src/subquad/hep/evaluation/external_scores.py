@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from subquad.errors import SubquadError, raise_errors, require
+from subquad.hep.metrics.classification import normalized
 from subquad.hep.metrics.predictions import OBSERVERS, Predictions
-from subquad.hep.metrics.scores import normalised
 
 __all__ = ["read_external_scores"]
 
@@ -45,7 +45,7 @@ def read_external_scores(
     _check(path, scores, labels)
     observers = {key: values[key].astype(np.float32) for key in OBSERVERS if key in values}
     predictions = Predictions(
-        model=name, source=str(path), probabilities=normalised(scores), labels=labels.argmax(1), **observers
+        model=name, source=str(path), probabilities=normalized(scores), labels=labels.argmax(1), **observers
     )
     return predictions, names
 

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 from subquad.errors import SubquadError
-from subquad.hep.data.chunks import Piece, piece_of
-from subquad.hep.data.jets import read_pieces
+from subquad.hep.data.chunks import JetChunk, chunk_of
+from subquad.hep.data.jets import iterate_jets
+from subquad.hep.data.store import JetDataset
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions
-from subquad.hep.models.tagger import Inputs, logits, plan_by_length, using_threads
-from subquad.hep.models.trained import Tagger
+from subquad.hep.models.networks import predict_logits, using_threads
+from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import EvaluateSettings
 from subquad.runs.storage import read_tensors
+from subquad.train.bucketing import batches_by_length
 from subquad.train.distributed import processes
 
 __all__ = ["BOOSTING", "score_files", "stored_predictions"]
@@ -30,7 +32,7 @@ BOOSTING = "boosting"
 
 
 def score_files(
-    taggers: Mapping[str, Sequence[Tagger]],
+    taggers: Mapping[str, Sequence[TrainedTagger]],
     files: Sequence[Path],
     settings: EvaluateSettings,
     classes: Sequence[str],
@@ -64,7 +66,7 @@ def score_files(
     return [scorer.predictions(files) for scorer in scorers]
 
 
-def _reader_key(tagger: Tagger) -> str:
+def _reader_key(tagger: TrainedTagger) -> str:
     """Return a key that is equal for taggers that make the same chunks of a file."""
     card = tagger.layout.card
     if card is None:
@@ -74,13 +76,15 @@ def _reader_key(tagger: Tagger) -> str:
     return json.dumps([columns, [variable.center is None for variable in card.features]], sort_keys=True, default=str)
 
 
-def _chunks(taggers: Sequence[Tagger], files: Sequence[Path], *, tree: str, quiet: bool) -> Iterator[list[Piece]]:
+def _chunks(
+    taggers: Sequence[TrainedTagger], files: Sequence[Path], *, tree: str, quiet: bool
+) -> Iterator[list[JetChunk]]:
     """Yield the next jets of the files, as each of the taggers takes them."""
     if taggers[0].layout.card is None:
-        for jets in read_pieces(files, tree=tree, title="scoring jets", quiet=quiet):
-            yield [piece_of(jets, tagger.layout, tagger.settings.features) for tagger in taggers]
+        for jets in iterate_jets(files, tree=tree, title="scoring jets", quiet=quiet):
+            yield [chunk_of(jets, tagger.layout) for tagger in taggers]
     else:
-        for chunk in taggers[0].pieces(files, tree=tree, title="scoring jets", quiet=quiet):
+        for chunk in taggers[0].read_chunks(files, tree=tree, title="scoring jets", quiet=quiet):
             yield [chunk] * len(taggers)
 
 
@@ -89,7 +93,7 @@ class _Scorer:
     """One tagger, and what it has predicted so far."""
 
     name: str
-    tagger: Tagger
+    tagger: TrainedTagger
     classes: Sequence[str]
     settings: EvaluateSettings
     probabilities: list[np.ndarray] = field(default_factory=list)
@@ -98,14 +102,14 @@ class _Scorer:
     multiplicity: list[np.ndarray] = field(default_factory=list)
     observers: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
-    def add(self, chunk: Piece, files: Sequence[Path]) -> None:
+    def add(self, chunk: JetChunk, files: Sequence[Path]) -> None:
         """Score a chunk of jets."""
         if not len(chunk):
             return
-        inputs, batch_size = self.tagger.inputs(chunk), self.settings.batch
+        inputs, batch_size = self.tagger.dataset(chunk), self.settings.batch_size
         if not self.batches:
             # the first call allocates memory, and its time would be attributed to the jets
-            self._timed_logits(inputs.part(torch.arange(min(batch_size, len(chunk)))))
+            self._timed_logits(inputs.subset(torch.arange(min(batch_size, len(chunk)))))
         outputs, batches = self._timed_logits(inputs)
         order = [self.tagger.classes.index(name) for name in self.classes]
         self.probabilities.append(outputs.softmax(-1).numpy()[:, order])
@@ -116,17 +120,16 @@ class _Scorer:
             if branch in chunk.observers:
                 self.observers.setdefault(key, []).append(chunk.observers[branch].astype(np.float32))
 
-    def _timed_logits(self, inputs: Inputs) -> tuple[torch.Tensor, np.ndarray]:
+    def _timed_logits(self, inputs: JetDataset) -> tuple[torch.Tensor, np.ndarray]:
         """Return the logits and, of each batch, the mean number of particles, the number of jets and the seconds."""
-        batch_size, clock = self.settings.batch, [time.perf_counter()]
-        outputs = logits(
+        batch_size, clock = self.settings.batch_size, [time.perf_counter()]
+        outputs = predict_logits(
             self.tagger.net,
             inputs,
-            self.tagger.settings,
             batch_size,
             advance=lambda _: clock.append(time.perf_counter()),
         )
-        plan = plan_by_length(inputs.lengths, batch_size)
+        plan = batches_by_length(inputs.lengths, batch_size)
         sizes = [(inputs.lengths[rows].float().mean().item(), len(rows)) for rows in plan]
         return outputs, np.column_stack([sizes, np.diff(clock)])
 
@@ -146,7 +149,7 @@ class _Scorer:
         )
 
 
-def _labels(chunk: Piece, own: Sequence[str], classes: Sequence[str], files: Sequence[Path]) -> np.ndarray:
+def _labels(chunk: JetChunk, own: Sequence[str], classes: Sequence[str], files: Sequence[Path]) -> np.ndarray:
     """Return the labels as indices into `classes`; numeric labels in the files count the tagger's own classes."""
     names = chunk.classes or own
     unknown_names = sorted({names[i] for i in np.unique(chunk.labels)} - set(classes))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from subquad.hep.models.tagger import Batch
+from subquad.hep.data.batches import Batch
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import knn_adjacency, neighbours, scaled_laplacian
@@ -54,7 +54,7 @@ class Attribution:
 def input_means(batches: Sequence[Batch]) -> InputMeans:
     """Return the means of the inputs over all particles and all jets of the sample."""
     particles = torch.cat([batch.x[batch.mask] for batch in batches])
-    of_jets = [batch.observers for batch in batches if batch.observers is not None]
+    of_jets = [batch.jet_features for batch in batches if batch.jet_features is not None]
     return InputMeans(features=particles.mean(0), jet_features=torch.cat(of_jets).mean(0) if of_jets else None)
 
 
@@ -97,7 +97,7 @@ def attribute(net: nn.Module, batch: Batch, target: Int[Tensor, " B"], means: In
     """
     mask = batch.mask
     x = torch.where(mask[..., None], batch.x, 0).detach().requires_grad_()
-    jet_features = None if batch.observers is None else batch.observers.detach().requires_grad_()
+    jet_features = None if batch.jet_features is None else batch.jet_features.detach().requires_grad_()
     trace = _forward(net, batch, x, jet_features)
     outputs = trace.logits.gather(1, target[:, None]).sum()
     # a network of one layer with one Chebyshev term does not use its edges
@@ -158,7 +158,7 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
     if isinstance(net, PCN):
         adjacency = knn_adjacency(batch.points, mask, net.k, periodic=net.periodic).requires_grad_()
         graph = neighbours(scaled_laplacian(adjacency, mask))
-        logits, plain = net.classify(x, graph, mask, observers=jet_features), adjacency.detach()
+        logits, plain = net.classify(x, graph, mask, jet_features=jet_features), adjacency.detach()
         return _Trace(logits=logits, relations=adjacency, adjacency=plain, activations=[], weights=plain)
     if not isinstance(net, EPCN | KinematicPCN):
         raise TypeError(f"{type(net).__name__} cannot be explained; give a PCN, an EPCN or a KinematicPCN")
@@ -170,7 +170,7 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
         logits = net.classify(activations, mask)
     else:
         activations, exponents = [], net.exponents.detach()
-        logits = net.classify(x, pairs, adjacency, mask, observers=jet_features)
+        logits = net.classify(x, pairs, adjacency, mask, jet_features=jet_features)
     weights = kinematic_adjacency(pairs.detach(), adjacency, exponents.to(pairs)).mean(1)
     return _Trace(logits=logits, relations=pairs, adjacency=adjacency, activations=activations, weights=weights)
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from subquad.hep.data.features import angles_of
+from subquad.hep.data.batches import collate
+from subquad.hep.data.features import angles_from_momenta
 from subquad.hep.data.layout import Layout
+from subquad.hep.data.store import JetDataset
 from subquad.hep.explanation.attributions import Attribution, InputMeans, attribute
-from subquad.hep.models.tagger import Inputs, collate
 from subquad.hep.plots.event_displays import PARTICLE_TYPES, JetDisplay
-from subquad.hep.settings import NetSettings
 
 __all__ = ["display_of", "displays_of", "select_jets"]
 
@@ -40,18 +40,17 @@ def select_jets(probabilities: np.ndarray, labels: np.ndarray, label: int, count
 
 def displays_of(
     net: nn.Module,
-    inputs: Inputs,
+    inputs: JetDataset,
     rows: np.ndarray,
     probabilities: np.ndarray,
     *,
-    settings: NetSettings,
     classes: Sequence[str],
     means: InputMeans,
 ) -> list[JetDisplay]:
     """Return the displays of these rows of the inputs."""
     found = []
     for row in rows.tolist():
-        batch = collate(inputs, torch.tensor([row]), settings)
+        batch = collate(inputs, torch.tensor([row]))
         predicted = int(probabilities[row].argmax())
         attribution = attribute(net, batch, torch.tensor([predicted]), means)
         first, length = int(inputs.first[row]), int(inputs.lengths[row])
@@ -112,7 +111,7 @@ def _points(
     named = [next((name for name in columns if name.endswith(end)), None) for end in ("deta", "dphi")]
     if all(named):
         return np.stack([columns[str(name)] for name in named], 1)
-    return np.zeros((len(table), 2)) if vectors is None else angles_of(vectors, np.array([len(table)]))
+    return np.zeros((len(table), 2)) if vectors is None else angles_from_momenta(vectors, np.array([len(table)]))
 
 
 def _types(columns: Mapping[str, np.ndarray]) -> list[str]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from subquad.errors import require
-from subquad.hep.models.tagger import Batch, answer
+from subquad.hep.data.batches import Batch
+from subquad.hep.models.networks import forward
 
 __all__ = [
     "FEATURE_GROUPS",
@@ -113,7 +114,7 @@ def particle_importance(
         advance: Called after each name.
     """
     labels = torch.cat([batch.labels for batch in batches])
-    logits = torch.cat([answer(net, batch) for batch in batches])
+    logits = torch.cat([forward(net, batch) for batch in batches])
     particles = torch.cat([batch.x[batch.mask] for batch in batches])
     counts = [int(batch.mask.sum()) for batch in batches]
     generator = torch.Generator().manual_seed(seed)
@@ -128,7 +129,7 @@ def particle_importance(
             for batch, part in zip(batches, moved.split(counts), strict=True):
                 x = batch.x.clone()
                 x[batch.mask] = part
-                outputs.append(answer(net, replace(batch, x=x)))
+                outputs.append(forward(net, replace(batch, x=x)))
             return torch.cat(outputs)
 
         found[name] = _importance(logits, permuted, labels, repeats=repeats, only=only)
@@ -153,7 +154,7 @@ def jet_feature_importance(
     labels, inputs = torch.cat([batch.labels for batch in batches]), []
     hook = net.head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     try:
-        logits = torch.cat([answer(net, batch) for batch in batches])
+        logits = torch.cat([forward(net, batch) for batch in batches])
     finally:
         hook.remove()
     head_input = torch.cat(inputs)
@@ -161,7 +162,7 @@ def jet_feature_importance(
     found = {}
     for name, places in columns.items():
         # the jet-level features are the last inputs of the head
-        at = torch.tensor(list(places)) + head_input.shape[1] - net.observers
+        at = torch.tensor(list(places)) + head_input.shape[1] - net.jet_features
 
         def permuted(at: Tensor = at) -> Tensor:
             moved = head_input.clone()

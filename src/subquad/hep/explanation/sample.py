@@ -7,26 +7,26 @@ from pathlib import Path
 import numpy as np
 
 from subquad.errors import SubquadError
-from subquad.hep.data.chunks import Piece
-from subquad.hep.models.tagger import Inputs
-from subquad.hep.models.trained import Tagger
+from subquad.hep.data.chunks import JetChunk
+from subquad.hep.data.store import JetDataset
+from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import ExplainSettings
 from subquad.progress import say
 
 __all__ = ["read_sample"]
 
 
-def read_sample(tagger: Tagger, files: Sequence[Path], settings: ExplainSettings, *, quiet: bool) -> Inputs:
+def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainSettings, *, quiet: bool) -> JetDataset:
     """Return at most `settings.jets` jets as inputs of the network, equally many from each file.
 
     Raises:
         SubquadError: Files that cannot be used, or no jet of the tagger's classes.
     """
-    taken: list[Piece] = []
+    taken: list[JetChunk] = []
     unknown_jets, left = 0, settings.jets
     for i, path in enumerate(files):
         quota = -(-left // (len(files) - i))
-        for chunk in tagger.pieces([path], tree=settings.tree):
+        for chunk in tagger.read_chunks([path], tree=settings.tree):
             labels = _labels(chunk, tagger.classes)
             rows = np.flatnonzero(labels >= 0)
             unknown_jets += len(labels) - len(rows)
@@ -39,10 +39,10 @@ def read_sample(tagger: Tagger, files: Sequence[Path], settings: ExplainSettings
         raise SubquadError(f"{files[0]} …: no jet of the classes of {tagger.path} ({', '.join(tagger.classes)})")
     if unknown_jets:
         say(f"skipped {unknown_jets:,} jets of classes that {tagger.path} does not know", quiet=quiet)
-    return tagger.inputs(_concatenated(taken))
+    return tagger.dataset(_concatenated(taken))
 
 
-def _labels(chunk: Piece, classes: Sequence[str]) -> np.ndarray:
+def _labels(chunk: JetChunk, classes: Sequence[str]) -> np.ndarray:
     """Return [J]: indices of the tagger's classes; -1 for other classes."""
     if not chunk.classes:
         numbers = {int(name): i for i, name in enumerate(classes) if name.isdigit()}
@@ -51,7 +51,7 @@ def _labels(chunk: Piece, classes: Sequence[str]) -> np.ndarray:
     return np.where(chunk.labels >= 0, index[chunk.labels], -1)
 
 
-def _selected(chunk: Piece, rows: np.ndarray) -> Piece:
+def _selected(chunk: JetChunk, rows: np.ndarray) -> JetChunk:
     is_kept = np.zeros(len(chunk), bool)
     is_kept[rows] = True
     return replace(
@@ -64,9 +64,9 @@ def _selected(chunk: Piece, rows: np.ndarray) -> Piece:
     )
 
 
-def _concatenated(taken: Sequence[Piece]) -> Piece:
+def _concatenated(taken: Sequence[JetChunk]) -> JetChunk:
     names = ("particles", "lengths", "jet_features", "labels")
-    return Piece(
+    return JetChunk(
         **{name: np.concatenate([getattr(chunk, name) for chunk in taken]) for name in names},
         observers={},
         classes=taken[0].classes,

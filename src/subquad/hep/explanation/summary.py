@@ -16,7 +16,7 @@ from subquad.hep.explanation.permutation import (
     jet_feature_importance,
     particle_importance,
 )
-from subquad.hep.models.tagger import Batch
+from subquad.hep.models.networks import Batch
 from subquad.ops.kinematics import VARIABLES
 from subquad.progress import track
 

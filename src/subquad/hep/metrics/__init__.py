@@ -1,1 +1,1 @@
-"""Metrics and curves of taggers."""
+"""Metrics and curves of jet classification."""

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from subquad.hep.metrics.classification import METRICS, classification_metrics, spread
 from subquad.hep.metrics.predictions import ModelPredictions
-from subquad.hep.metrics.scores import FIGURES, scores_of, spread
 
 __all__ = ["measure", "summarize", "uncertainty"]
 
@@ -23,7 +23,7 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
                 "milliseconds_per_jet": None
                 if one.batches is None
                 else 1e3 * one.batches[:, 2].sum() / one.batches[:, 1].sum(),
-                **scores_of(one.probabilities, one.labels, classes, background),
+                **classification_metrics(one.probabilities, one.labels, classes, background),
             }
             for one in model.trainings
         ]
@@ -44,23 +44,27 @@ def uncertainty(measured: Mapping[str, Any], metric: str) -> float | None:
     return float(np.hypot(np.mean(widths), deviation or 0.0))
 
 
-def summarize(measured: Sequence[Mapping[str, Any]], *, is_on_same_jets: bool) -> dict[str, Any]:
+def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredictions]) -> dict[str, Any]:
     """Return `test` and `intervals`, by model and metric, and `wins`.
 
-    A model wins if its top-1 accuracy exceeds that of every other model by more than two standard deviations of the
-    difference, as if they were measured on different jets. No model wins where the jets really differ.
+    A model wins if its top-1 accuracy exceeds that of every other model by more than two standard errors of the
+    difference, which is paired by jet. No model wins if they were measured on different jets.
+
+    Args:
+        measured: Metrics of the models, as `measure` returns them.
+        models: Their predictions.
     """
     return {
         "test": {model["name"]: _values(model) for model in measured},
         "intervals": {"test": {model["name"]: _intervals(model) for model in measured}},
-        "wins": _winner(measured) if is_on_same_jets and len(measured) > 1 else None,
+        "wins": _winner(models),
     }
 
 
 def _values(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the mean of each metric over the trainings, and the median of each rejection."""
     rejections = {name: entry["median"] for name, entry in model["spread"]["rejection"].items()}
-    return {name: model["spread"][name]["mean"] for name in FIGURES if name in model["spread"]} | {
+    return {name: model["spread"][name]["mean"] for name in METRICS if name in model["spread"]} | {
         "rejection": rejections
     }
 
@@ -74,7 +78,7 @@ def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
             "rejection": rejections
         }
     errors = {name: uncertainty(model, name) for name in means if name != "rejection"}
-    rejections = {name: [entry["least"], entry["most"]] for name, entry in model["spread"]["rejection"].items()}
+    rejections = {name: [entry["min"], entry["max"]] for name, entry in model["spread"]["rejection"].items()}
     return {
         name: [max(0.0, means[name] - error), min(1.0, means[name] + error)]
         for name, error in errors.items()
@@ -82,10 +86,24 @@ def _intervals(model: Mapping[str, Any]) -> dict[str, Any]:
     } | {"rejection": rejections}
 
 
-def _winner(measured: Sequence[Mapping[str, Any]]) -> str | None:
-    accuracies = {model["name"]: model["spread"]["accuracy"]["mean"] for model in measured}
-    errors = {model["name"]: uncertainty(model, "accuracy") or 0.0 for model in measured}
-    best = max(accuracies, key=lambda name: accuracies[name])
-    others = [name for name in accuracies if name != best]
-    gaps = [accuracies[best] - accuracies[name] > 2 * np.hypot(errors[best], errors[name]) for name in others]
-    return best if all(gaps) else None
+def _winner(models: Sequence[ModelPredictions]) -> str | None:
+    first = models[0].trainings[0]
+    if len(models) < 2 or not all(one.is_on_jets_of(first) for model in models for one in model.trainings):
+        return None
+    # [trainings, J]: whether each jet is classified correctly
+    correct = [np.stack([one.probabilities.argmax(1) == one.labels for one in model.trainings]) for model in models]
+    best = max(range(len(models)), key=lambda i: correct[i].mean())
+    for i, other in enumerate(correct):
+        if i != best:
+            difference = correct[best].mean(0) - other.mean(0)
+            variance = (
+                difference.var() / len(difference) + _training_variance(correct[best]) + _training_variance(other)
+            )
+            if difference.mean() <= 2 * variance**0.5:
+                return None
+    return models[best].name
+
+
+def _training_variance(correct: np.ndarray) -> float:
+    """Return the variance of the mean accuracy over trainings; 0 for a single one, whose variance is unknown."""
+    return float(correct.mean(1).var(ddof=1) / len(correct)) if len(correct) > 1 else 0.0

@@ -1,38 +1,50 @@
-"""A saved tagger, opened: the net, and how jets are made ready for it."""
+"""A trained tagger in the folder of a run: the network, and how jets are read for it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import Any, Self
 
 from subquad.hep.data.card import card_of
-from subquad.hep.data.chunks import Piece, pieces
-from subquad.hep.data.layout import Layout, layout_of, layout_of_card
-from subquad.hep.models.tagger import Inputs, Scale, from_tensors, inputs_of_piece
+from subquad.hep.data.chunks import JetChunk, read_chunks
+from subquad.hep.data.layout import Layout, layout_of
+from subquad.hep.data.store import JetDataset, dataset_of
+from subquad.hep.models.networks import Network, load_network
 from subquad.hep.settings import NetSettings
 from subquad.runs.folder import load_config, load_tensors
 
-__all__ = ["Tagger", "open_tagger"]
+__all__ = ["TrainedTagger", "load"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tagger:
-    """What a folder of `subquad hep fit` holds."""
+class TrainedTagger:
+    """What `subquad hep fit` or `PCNTagger.save` wrote."""
 
     path: Path
+    """Folder of the run."""
     config: dict[str, Any]
     """Its `config.json`."""
-    net: nn.Module
-    """In evaluation."""
+    net: Network
+    """In evaluation mode."""
     settings: NetSettings
     layout: Layout
-    scale: Scale | None
-    """Of the jet-level numbers; None: the net takes none."""
+    """With fitted standardization."""
     classes: tuple[str, ...]
 
-    def pieces(
+    @classmethod
+    def load(cls, run: Path | str) -> Self:
+        """Return the tagger in the folder of a run.
+
+        Raises:
+            SubquadError: There is no such folder, it is not finished, or holds a model of another field.
+        """
+        config = load_config(run, "hep")
+        settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
+        card = card_of(config["card"]["options"], config["card"]["name"]) if config.get("card") else None
+        net, layout = load_network(load_tensors(run), settings, layout_of(settings, card), len(classes))
+        return cls(path=Path(run), config=config, net=net, settings=settings, layout=layout, classes=classes)
+
+    def read_chunks(
         self,
         files: Sequence[Path],
         *,
@@ -40,36 +52,14 @@ class Tagger:
         needs_labels: bool = True,
         title: str = "scoring jets",
         quiet: bool = True,
-    ) -> Iterator[Piece]:
-        """Yield the jets of files in chunks, read as the tagger's own were; see `subquad.hep.data.chunks`."""
-        return pieces(
-            files,
-            self.layout,
-            features=self.settings.features,
-            tree=tree,
-            is_training=False,
-            needs_labels=needs_labels,
-            title=title,
-            quiet=quiet,
-        )
+    ) -> Iterator[JetChunk]:
+        """Yield the jets of files, read as the tagger's training jets were; see `subquad.hep.data.chunks`."""
+        yield from read_chunks(files, self.layout, tree=tree, needs_labels=needs_labels, title=title, quiet=quiet)
 
-    def inputs(self, piece: Piece) -> Inputs:
-        """Return what the net takes of a piece."""
-        return inputs_of_piece(piece, self.layout, self.settings, self.scale)
+    def dataset(self, chunk: JetChunk) -> JetDataset:
+        """Return a chunk as the dataset that the network takes."""
+        return dataset_of(chunk, self.layout)
 
 
-def open_tagger(path: Path | str) -> Tagger:
-    """Return the tagger that `subquad hep fit` wrote.
-
-    Raises:
-        SubquadError: no such folder, not finished, or of another field.
-    """
-    config = load_config(path, "hep")
-    settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
-    layout = layout_of(settings)
-    if config.get("card"):
-        layout = layout_of_card(card_of(config["card"]["options"], config["card"]["name"]), settings)
-    net, scale = from_tensors(load_tensors(path), settings, len(classes), layout)
-    return Tagger(
-        path=Path(path), config=config, net=net, settings=settings, layout=layout, scale=scale, classes=classes
-    )
+load = TrainedTagger.load
+"""The loader of runs of the kind `hep`; see `subquad.runs.loading`."""

@@ -1,91 +1,122 @@
-"""The loop of a tagger's fit: batches of jets of like length, made while the net learns from the last one."""
+"""Training of a tagger, for `subquad hep fit` and for the estimator: batches of jets of similar length, prefetched."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from subquad.hep.data.prefetch import Ahead, Waiting
-from subquad.hep.models.tagger import Batch, Inputs, Net, answer, collate, epoch_plan, logits
+from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
+from subquad.hep.data.store import JetDataset
+from subquad.hep.models.networks import Network, build_network, forward, predict_logits, using_threads
+from subquad.hep.models.presets import training_defaults
 from subquad.hep.settings import FitSettings, NetSettings
+from subquad.train.bucketing import bucketed_batches
 from subquad.train.distributed import processes
-from subquad.train.loop import Backward, LoopSettings, Outcome, train
+from subquad.train.loop import Backward, LoopSettings, TrainingResult, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["fit_net"]
+__all__ = ["FittedNetwork", "fit_network"]
 
 
-def fit_net(
-    net: Net,
-    parts: Mapping[str, Inputs],
+@dataclass(frozen=True, kw_only=True)
+class FittedNetwork:
+    """A fitted network and the record of its training."""
+
+    net: Network
+    """With the weights of the best epoch by validation accuracy."""
+    result: TrainingResult
+    waiting: float
+    """Seconds in which training waited for batches."""
+
+
+def fit_network(
+    parts: Mapping[str, JetDataset],
     settings: FitSettings,
     *,
     net_settings: NetSettings,
-    waiting: Waiting,
+    classes: int,
     directory: Path | None,
     seed: int,
     quiet: bool,
-) -> Outcome:
-    """Fit the net in place and leave the weights in it that are best on the validation jets.
+) -> FittedNetwork:
+    """Fit a network.
 
     Args:
-        net: with fresh weights.
-        parts: `train` and `validation`.
-        settings: of the fit.
-        net_settings: what the net sees of a jet.
-        waiting: takes the seconds that no batch was ready.
-        directory: where checkpoints and the history go; None keeps nothing.
-        seed: of the order of the jets, and of dropout.
-        quiet: no progress.
+        parts: `train` and `validation`, standardized.
+        settings: Of the training.
+        net_settings: Architecture.
+        classes: Number of classes.
+        directory: Folder for checkpoints and the history; None keeps nothing.
+        seed: Of the initial weights, the order of the jets, and dropout.
+        quiet: Print no progress.
     """
-    learnt, held = parts["train"], parts["validation"]
-    rows, pool = torch.arange(len(learnt)), ThreadPoolExecutor(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        net = build_network(net_settings, parts["train"].layout, classes)
+    waiting = WaitingTime()
+    with using_threads(settings.threads), ThreadPoolExecutor(1) as pool:
+        result = _train(net, parts, settings, pool=pool, waiting=waiting, directory=directory, seed=seed, quiet=quiet)
+    return FittedNetwork(net=net, result=result, waiting=waiting.seconds)
+
+
+def _train(
+    net: Network,
+    parts: Mapping[str, JetDataset],
+    settings: FitSettings,
+    *,
+    pool: ThreadPoolExecutor,
+    waiting: WaitingTime,
+    directory: Path | None,
+    seed: int,
+    quiet: bool,
+) -> TrainingResult:
+    training, validation = parts["train"], parts["validation"]
+    indices, world, preset = torch.arange(len(training)), processes().num_processes, training_defaults(settings)
 
     def batches(epoch: int) -> Sequence[Batch]:
-        world = processes().num_processes
-        plan = epoch_plan(rows, learnt.lengths, settings.batch, seed=seed, epoch=epoch, together=world)
-        return Ahead(plan, lambda item: collate(learnt, item, net_settings), pool, waiting)
+        plan = bucketed_batches(indices, training.lengths, settings.batch_size, seed=seed, epoch=epoch, together=world)
+        return Prefetch(plan, lambda batch: collate(training, batch), pool, waiting)
 
     def step(model: torch.nn.Module, item: Batch, backward: Backward) -> dict[str, Tensor | float]:
         batch = item.to(next(model.parameters()).device)
-        answered = answer(model, batch)
-        losses = torch.nn.functional.cross_entropy(answered, batch.labels, reduction="none")
-        loss = (losses * batch.weights).mean()
+        logits = forward(model, batch)
+        loss = (cross_entropy(logits, batch.labels, reduction="none") * batch.weights).mean()
         backward(loss)
-        return {"loss": loss, "accuracy": (answered.detach().argmax(-1) == batch.labels).float().mean()}
+        return {"loss": loss, "accuracy": (logits.detach().argmax(-1) == batch.labels).float().mean()}
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
-        answered = logits(model, held, net_settings)
-        share = held.weights / held.weights.sum().clamp(min=1e-12)
-        losses = torch.nn.functional.cross_entropy(answered, held.labels, reduction="none")
+        logits = predict_logits(model, validation)  # pyright: ignore[reportArgumentType]
+        weights = validation.weights / validation.weights.sum().clamp(min=1e-12)
+        losses = cross_entropy(logits, validation.labels, reduction="none")
         return {
-            "accuracy": ((answered.argmax(-1) == held.labels) * share).sum().item(),
-            "loss": (losses * share).sum().item(),
+            "accuracy": ((logits.argmax(-1) == validation.labels) * weights).sum().item(),
+            "loss": (losses * weights).sum().item(),
         }
 
-    steps_of_epoch = max(1, len(batches(0)) // processes().num_processes)
-    groups = parameter_groups(net, learning_rate=settings.rate, weight_decay=settings.weight_decay)
-    name, warmup = settings.schedule
-    with pool:
-        return train(
-            net,
-            batches=batches,
-            step=step,
-            optimizer=torch.optim.AdamW(groups),
-            settings=LoopSettings(
-                steps=steps_of_epoch * settings.epochs,
-                evaluate_every=steps_of_epoch,
-                precision=settings.precision,
-                average=settings.decay,
-            ),
-            schedule=schedule(name, warmup=warmup),
-            validate=validate,
-            monitor="accuracy",
-            maximize=True,
-            directory=directory,
-            name="fit",
-            seed=seed,
-            quiet=quiet,
-        )
+    steps_per_epoch = max(1, len(batches(0)) // world)
+    groups = parameter_groups(net, learning_rate=preset.learning_rate, weight_decay=settings.weight_decay)
+    name, warmup = preset.schedule
+    return train(
+        net,
+        batches=batches,
+        step=step,
+        optimizer=torch.optim.AdamW(groups),
+        settings=LoopSettings(
+            steps=steps_per_epoch * settings.epochs,
+            evaluate_every=steps_per_epoch,
+            precision=settings.precision,
+            ema_decay=preset.ema_decay,
+        ),
+        schedule=schedule(name, warmup=warmup),
+        validate=validate,
+        monitor="accuracy",
+        maximize=True,
+        directory=directory,
+        name="fit",
+        seed=seed,
+        quiet=quiet,
+    )

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
+from subquad.hep.metrics.classification import SIGNAL_EFFICIENCIES
 from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions
-from subquad.hep.metrics.scores import EFFICIENCIES
 from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
@@ -110,7 +110,7 @@ def _signal_drawings(
     with_pt = [model.median_training for model in models if model.median_training.pt is not None]
     edges = pt_edges(with_pt) if with_pt else None
     for i, name in signals:
-        efficiency = EFFICIENCIES.get(name, 0.5)
+        efficiency = SIGNAL_EFFICIENCIES.get(name, 0.5)
         labels = {"signal": name, "background": background, "efficiency": efficiency}
         all_rocs = {model.name: roc(model.trainings, i, b) for model in models}
         rocs = {model: curve for model, curve in all_rocs.items() if curve is not None}
@@ -154,7 +154,12 @@ def _as_json(pair: tuple[Curve, Curve], edges: np.ndarray) -> dict[str, Any]:
     return {
         "edges": edges.tolist(),
         **{
-            name: {"pt": listed(c.x), "value": listed(c.value), "low": listed(c.low), "high": listed(c.high)}
+            name: {
+                "pt": listed(c.x),
+                "value": listed(c.value),
+                "low": listed(c.low),
+                "high": listed(c.high),
+            }
             for name, c in zip(("efficiency", "rejection"), pair, strict=True)
         },
     }

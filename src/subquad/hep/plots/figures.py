@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from subquad.errors import require
+from subquad.hep.metrics.classification import confusion, discriminant
 from subquad.hep.metrics.curves import Curve, Sculpted, reliability, roc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
-from subquad.hep.metrics.scores import confusion, discriminant
 from subquad.hep.plots.style import GREY, RED, colours, in_style, latex_name, line_looks, panel_grid, panels
 
 __all__ = [

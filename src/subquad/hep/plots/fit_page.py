@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 
 from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model
-from subquad.hep.metrics.scores import spread
-from subquad.hep.metrics.summary import summarize
 from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
@@ -36,27 +34,21 @@ def sections(run: Path) -> list[Section]:
 
 
 def _measured(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the models as the tables take them."""
-    keys = {"pcn": "test", "boosting": "test_boosting"}
-    found = {MODELS[name]: metrics[key] for name, key in keys.items() if key in metrics}
-    return [{"name": name, "trainings": [one], "spread": spread([one])} for name, one in found.items()]
-
-
-def _wins(metrics: Mapping[str, Any]) -> str | None:
-    return summarize(_measured(metrics), is_on_same_jets=True)["wins"]
+    """Return the models with their names in tables."""
+    return [{**model, "name": MODELS[model["name"]]} for model in metrics["models"]]
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
     """Return one or two sentences: the top-1 accuracy of the tagger, and whether it exceeds that of the baseline."""
-    accuracies = {model["name"]: model["spread"]["accuracy"]["mean"] for model in _measured(metrics)}
-    jets, accuracy = metrics["jets"]["test"], accuracies["PCN"]
+    accuracies = {name: test["accuracy"] for name, test in metrics["test"].items()}
+    jets, accuracy = metrics["jets"]["test"], accuracies["pcn"]
     error = (accuracy * (1 - accuracy) / jets) ** 0.5
     text = f"PCN reaches a top-1 accuracy of {100 * accuracy:.1f} ± {100 * error:.1f} % on {jets:,} test jets."
     if "boosting" not in accuracies:
         return text
     gap = 100 * (accuracy - accuracies["boosting"])
     text += f" Gradient boosting on jet-level features reaches {100 * accuracies['boosting']:.1f} %: "
-    match _wins(metrics):
+    match metrics["wins"]:
         case None:
             return text + f"the difference of {abs(gap):.1f} points is not significant on these test jets."
         case "boosting":
@@ -66,7 +58,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 def comparison_table(metrics: Mapping[str, Any]) -> Table:
     """Return the metrics of the network and of the gradient-boosting baseline."""
-    return metrics_table(_measured(metrics), _wins(metrics))
+    return metrics_table(_measured(metrics), MODELS.get(metrics["wins"]))
 
 
 def _predictions(scores: Mapping[str, np.ndarray]) -> list[Predictions]:

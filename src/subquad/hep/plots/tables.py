@@ -1,7 +1,6 @@
 """Tables of taggers: metrics by model, and background rejections by signal, each with its uncertainty.
 
-A model is a mapping with `name`, `trainings` (metrics as `metrics.scores_of` returns them) and `spread` (as
-`metrics.spread` returns it).
+A model is a mapping with `name`, `trainings` (metrics as `classification_metrics` returns them) and `spread`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.hep.metrics.scores import FIGURES
+from subquad.hep.metrics.classification import METRICS
 from subquad.reporting.page import Table
 
 __all__ = ["metrics_table", "rejections_table"]
@@ -28,12 +27,12 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
     if len(models) > 1 and wins is None:
         result = " No model has a significantly better top-1 accuracy (2σ) than all others."
     return Table(
-        ["model", *(["trainings"] if has_several else []), *FIGURES.values(), *(["ms per jet"] if has_times else [])],
+        ["model", *(["trainings"] if has_several else []), *METRICS.values(), *(["ms per jet"] if has_times else [])],
         [
             [
                 model["name"],
                 *([len(model["trainings"])] if has_several else []),
-                *(_with_error(model, name) for name in FIGURES),
+                *(_with_error(model, name) for name in METRICS),
                 *([_time(model)] if has_times else []),
             ]
             for model in models
@@ -82,8 +81,8 @@ def _rejection(model: Mapping[str, Any], signal: str) -> str:
         return f"{_round(one['value'])}  [{_round(one['low'])}, {_round(one['high'])}]"
     if around["median"] is None:
         return f"> {_round(min(one['rejection'][signal]['low'] for one in model['trainings']))}"
-    most = "∞" if around["most"] is None else _round(around["most"])
-    return f"{_round(around['median'])}  [{_round(around['least'])}, {most}]"
+    most = "∞" if around["max"] is None else _round(around["max"])
+    return f"{_round(around['median'])}  [{_round(around['min'])}, {most}]"
 
 
 def _round(value: float) -> str:

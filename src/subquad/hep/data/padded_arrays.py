@@ -1,10 +1,11 @@
-"""Padded or flat arrays in HDF5 and NPZ as columns of jets, read from front to back.
+"""Padded or flat arrays in HDF5 and NPZ files as columns of jets, read sequentially.
 
 An array `[jets]` is a column. An array `[jets, places]` is a column of particles, of which those are real where the
-array `mask` is not 0, or as many as a count says (`npart`). With a count, particles of all jets may also stand one
-after the other. `vectors` `[jets, 4, places]` holds px, py, pz and energy, `points` `[jets, 2, places]` Δη and Δφ.
+array `mask` is not 0, or as many as a count says (`npart`). With a count, the particles of all jets may also follow one
+another in a flat array. `vectors` `[jets, 4, places]` holds px, py, pz and energy, `points` `[jets, 2, places]` Δη and
+Δφ.
 
-Axes: J jets, P places, n jets of a piece.
+Axes: J jets, P places, n jets of a chunk.
 """
 
 import math
@@ -27,19 +28,19 @@ PARTS = {
     "vectors": ("part_px", "part_py", "part_pz", "part_energy"),
     "points": ("part_deta", "part_dphi"),
 }
-"""What stands in the arrays that ParticleNet's and ParT's users keep."""
+"""Contents of the arrays that the public datasets of ParticleNet and Particle Transformer use."""
 
-OF_JET = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "n_parts", "jet_nparticles")
-"""Added where there are `vectors` and no such arrays: the sum of the particles."""
+JET_SUMS = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "n_parts", "jet_nparticles")
+"""Columns that are computed from `vectors` if there are no such arrays: sums over the particles."""
 
 
 @dataclass(frozen=True)
 class _Array:
-    """An array that is read from front to back."""
+    """An array that is read sequentially."""
 
     shape: tuple[int, ...]
     take: Callable[[int], np.ndarray]
-    """Return the next so many rows."""
+    """Returns the next rows, as many as asked for."""
 
 
 class PaddedTable:
@@ -52,44 +53,44 @@ class PaddedTable:
         given = arrays[self._mask or self._count or next(iter(arrays))].shape if arrays else (0,)
         self.entries = given[0]
         places = math.prod(given[1:]) if self._mask else None
-        # the arrays that a column is cut from, and which part of it
-        self._homes: dict[str, tuple[str, int | None]] = {}
+        # column → its array, and its index on the axis of parts
+        self._origins: dict[str, tuple[str, int | None]] = {}
         for name, array in arrays.items():
             self._add(path, name, array.shape, places)
         if "vectors" in arrays:
-            self._homes |= {name: ("vectors", None) for name in OF_JET if name not in self._homes}
-        self.columns = tuple(self._homes)
+            self._origins |= {name: ("vectors", None) for name in JET_SUMS if name not in self._origins}
+        self.columns = tuple(self._origins)
 
     def _add(self, path: Path, name: str, shape: tuple[int, ...], places: int | None) -> None:
         is_ragged = len(shape) == 1 and shape[0] != self.entries and self._count is not None
         if len(shape) == 1 and (shape[0] == self.entries or is_ragged):
-            self._homes[name] = (name, None)
+            self._origins[name] = (name, None)
             if name == "labels":
-                self._homes["label"] = (name, None)
+                self._origins["label"] = (name, None)
         elif shape[0] != self.entries or len(shape) > 3:
             raise SubquadError(
                 f"{path}: array {name!r} has the shape {list(shape)}, and there are {self.entries} jets; arrays must "
-                "have a row per jet, or a count such as npart must tell the particles of each jet"
+                "have a row per jet, or a count such as npart must give the particles of each jet"
             )
         elif name in ("labels", "label") and len(shape) == 2:
-            self._homes |= {f"label_{i}": (name, i) for i in range(shape[1])}
+            self._origins |= {f"label_{i}": (name, i) for i in range(shape[1])}
         elif self._mask is None and self._count is None:
             raise SubquadError(
-                f"{path}: array {name!r} has places for particles, and nothing says which are real; add `mask` "
+                f"{path}: array {name!r} has places for particles, but it is unknown which are real; add `mask` "
                 "[jets, places], or `npart` [jets]"
             )
         elif len(shape) == 2 or 1 in shape[1:]:
-            self._homes[name] = (name, 0)
+            self._origins[name] = (name, 0)
         else:
             count = shape[1] if places is None or shape[2] == places else shape[2]
             names = PARTS.get(name, ())
             names = names if len(names) == count else tuple(f"{name}_{i}" for i in range(count))
-            self._homes |= {part: (name, i) for i, part in enumerate(names)}
+            self._origins |= {part: (name, i) for i, part in enumerate(names)}
 
     def chunks(self, names: Sequence[str], entries: int) -> Iterator[Mapping[str, Any]]:
-        """Yield these columns, at most so many entries at a time."""
+        """Yield these columns, at most `entries` jets at a time."""
         ak = require("awkward", extra="hep")
-        needed = {self._homes[name][0] for name in names} | {name for name in (self._mask, self._count) if name}
+        needed = {self._origins[name][0] for name in names} | {name for name in (self._mask, self._count) if name}
         for begin in range(0, self.entries, entries):
             n = min(entries, self.entries - begin)
             counts = None if self._count is None else self._arrays[self._count].take(n)
@@ -113,13 +114,13 @@ class PaddedTable:
         self, name: str, taken: Mapping[str, np.ndarray], is_real: np.ndarray | None, counts: np.ndarray | None
     ) -> Any:
         ak = require("awkward", extra="hep")
-        home, part = self._homes[name]
-        array = taken[home]
-        if name in OF_JET and home == "vectors":
+        origin, part = self._origins[name]
+        array = taken[origin]
+        if name in JET_SUMS and origin == "vectors":
             assert is_real is not None
-            return _of_jet(name, self._parts(array, is_real), is_real)
+            return _jet_sum(name, self._parts(array, is_real), is_real)
         if array.ndim == 1:
-            is_flat = self._arrays[home].shape[0] != self.entries
+            is_flat = self._arrays[origin].shape[0] != self.entries
             return ak.unflatten(array, counts) if is_flat else array
         if name.startswith("label"):
             return array[:, part]
@@ -133,7 +134,7 @@ class PaddedTable:
         return array if array.shape[2] == is_real.shape[1] else array.swapaxes(1, 2)
 
 
-def _of_jet(name: str, vectors: np.ndarray, is_real: np.ndarray) -> np.ndarray:
+def _jet_sum(name: str, vectors: np.ndarray, is_real: np.ndarray) -> np.ndarray:
     if name in ("n_parts", "jet_nparticles"):
         return is_real.sum(1).astype(np.float32)
     px, py, pz, energy = np.where(is_real[:, None], vectors, 0).sum(-1, dtype=np.float64).T
@@ -148,7 +149,7 @@ def hdf5(path: Path) -> Iterator[PaddedTable]:
     """Open the datasets at the root of an HDF5 file.
 
     Raises:
-        SubquadError: arrays that are no columns of jets.
+        SubquadError: An array is no column of jets.
     """
     h5py = require("h5py", extra="hep")
     with h5py.File(path) as file:
@@ -169,23 +170,23 @@ def hdf5(path: Path) -> Iterator[PaddedTable]:
 
 @contextmanager
 def npz(path: Path) -> Iterator[PaddedTable]:
-    """Open the arrays of an NPZ file; each is unpacked as it is read, never whole.
+    """Open the arrays of an NPZ file; each is decompressed while it is read.
 
     Raises:
-        SubquadError: arrays that are no columns of jets, or of Python objects, which could run a program when read.
+        SubquadError: An array is no column of jets, or holds Python objects, which could run code when read.
     """
-    with zipfile.ZipFile(path) as file, ExitStack() as opened:
+    with zipfile.ZipFile(path) as file, ExitStack() as stack:
         arrays = {}
         for entry in file.namelist():
             name = entry.removesuffix(".npy")
-            stream = opened.enter_context(file.open(entry))
+            stream = stack.enter_context(file.open(entry))
             version = np.lib.format.read_magic(stream)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, is_fortran, dtype = header(stream)
             if dtype.hasobject:
                 raise SubquadError(f"{path}: array {name!r} holds Python objects; save numbers only")
             if is_fortran and len(shape) > 1:
-                raise SubquadError(f"{path}: array {name!r} is in Fortran's order; save it with np.ascontiguousarray")
+                raise SubquadError(f"{path}: array {name!r} is in Fortran order; save it with np.ascontiguousarray")
             if shape and dtype.kind in "biuf":
                 arrays[name] = _Array(shape, _reader(stream, shape, dtype))
         yield PaddedTable(path, arrays)

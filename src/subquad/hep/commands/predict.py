@@ -1,0 +1,72 @@
+"""`subquad hep predict`: score jets in files with a trained tagger, chunk by chunk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from subquad.errors import SubquadError, require
+from subquad.hep.data.chunks import JetChunk
+from subquad.hep.data.formats import Files, expand_files, file_of
+from subquad.hep.models.networks import predict_logits
+from subquad.hep.models.trained import TrainedTagger
+from subquad.hep.settings import PredictSettings
+from subquad.runs.storage import atomic, check_output
+from subquad.train.distributed import processes
+
+__all__ = ["predict"]
+
+
+def predict(
+    run: Path | str,
+    files: Files,
+    settings: PredictSettings | None = None,
+    *,
+    out: Path | str,
+    force: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Score the jets of files, write the scores as one ROOT file, and return its path.
+
+    Its tree `Events` has one entry per jet, in the order of the files and their entries: `score_<class>`, which sum to
+    1, the jet's observers, and labels if all files have them. If the tagger was fitted with a data card, the card saved
+    with it selects the jets and their inputs.
+
+    Args:
+        run: Folder that `subquad hep fit` wrote.
+        files: Files like those that the tagger was fitted on.
+        settings: Batch size and tree; defaults if None.
+        out: The ROOT file to write.
+        force: Overwrite an existing file.
+        quiet: Print no progress.
+
+    Raises:
+        SubquadError: There is no such model, files cannot be used, or `out` exists and `force` is off.
+    """
+    settings = settings or PredictSettings()
+    tagger, paths = TrainedTagger.load(run), expand_files(files)
+    if Path(out).resolve() in {file_of(path).resolve() for path in paths}:
+        raise SubquadError(f"{out}: is one of the files to read; choose another --out")
+    out = check_output(out, force=force)
+    tagger.net.to(processes().device)
+    uproot = require("uproot", extra="hep")
+    with atomic(out) as temporary, uproot.recreate(temporary) as file:
+        tree = None
+        for chunk in tagger.read_chunks(paths, tree=settings.tree, needs_labels=False, quiet=quiet):
+            logits = predict_logits(tagger.net, tagger.dataset(chunk), settings.batch_size)
+            columns = _columns(logits.softmax(-1).numpy(), tagger.classes, chunk)
+            if tree is None:
+                tree = file.mktree("Events", {name: column.dtype for name, column in columns.items()})
+            tree.extend(columns)
+    return out
+
+
+def _columns(probabilities: np.ndarray, classes: Sequence[str], chunk: JetChunk) -> dict[str, np.ndarray]:
+    # classes that are numbers have no names in the files
+    numbers = {name: int(name) for name in classes} if not chunk.classes and (chunk.labels >= 0).all() else {}
+    labels = {name: i for i, name in enumerate(chunk.classes)} or numbers
+    return {
+        **{f"score_{name}": probabilities[:, i].astype(np.float32) for i, name in enumerate(classes)},
+        **chunk.observers,
+        **{f"label_{name}": (chunk.labels == number).astype(np.int32) for name, number in labels.items()},
+    }

@@ -1,0 +1,287 @@
+"""Parsing and checks of weaver's data cards.
+
+Everything that is wrong with a card is reported at once, with the key where it stands.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from subquad.errors import SubquadError, unknown
+from subquad.hep.data.expressions import Expression, parse
+from subquad.hep.settings import Reweighting, bin_edges
+
+__all__ = ["CardParser", "Variable"]
+
+GROUPS = ("features", "points", "vectors", "mask")
+KEYS = (
+    *("treename", "branch_magic", "file_magic", "selection", "test_time_selection", "preprocess", "new_variables"),
+    *("inputs", "labels", "observers", "monitor_variables", "weights", "bucketing"),
+)
+WEIGHT_KEYS = (
+    *("use_precomputed_weights", "weight_branches", "reweight_method", "reweight_basewgt", "reweight_vars"),
+    *("reweight_classes", "class_weights", "reweight_threshold", "reweight_discard_under_overflow", "reweight_hists"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """A feature of the particles and its standardization: ((x - center) * scale), clipped to [low, high]."""
+
+    name: str
+    """A branch or a new variable of the card."""
+    center: float | None
+    """None takes the feature as it is."""
+    scale: float = 1.0
+    low: float = -5.0
+    high: float = 5.0
+    is_automatic: bool = False
+    """Center and scale are computed from the training jets."""
+
+
+class CardParser:
+    """Parses a card and collects its errors."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.errors = name, list[str]()
+
+    def parse(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of the `Card`; empty if there are errors."""
+        self._known(options, KEYS, "key", "")
+        new_variables = {
+            str(key): expression
+            for key, text in self._mapping(options, "new_variables").items()
+            # weaver's cards may define a branch as itself
+            if key != text and (expression := self._expression(text, f"new_variables: {key}")) is not None
+        }
+        self._check_cycles(new_variables)
+        groups, length = self._groups(options)
+        labels, classes = self._labels(options)
+        selection = self._optional(options, "selection")
+        observers = self._names(options, "observers")
+        self._names(options, "monitor_variables")
+        weights = self._weights(options)
+        if self.errors:
+            return {}
+        mask = groups.get("mask", ())
+        tree = options.get("treename")
+        return dict(
+            name=self.name,
+            options=dict(options),
+            tree=None if tree is None else str(tree),
+            selection=selection,
+            test_selection=self._optional(options, "test_time_selection") or selection,
+            new_variables=new_variables,
+            length=length,
+            **{name: groups.get(name, ()) for name in GROUPS[:3]},
+            mask=mask[0].name if mask else None,
+            labels=labels,
+            classes=classes,
+            observers=observers,
+            weights=weights,
+            branch_magic={str(key): str(value) for key, value in self._mapping(options, "branch_magic").items()},
+            file_magic={str(key): dict(value) for key, value in self._mapping(options, "file_magic").items()},
+        )
+
+    def _expression(self, text: Any, place: str) -> Expression | None:
+        try:
+            return parse(text, f"{self.name}: {place}")
+        except SubquadError as error:
+            self.errors.append(str(error))
+            return None
+
+    def _optional(self, options: Mapping[str, Any], key: str) -> Expression | None:
+        text = options.get(key)
+        return None if text is None or not str(text).strip() else self._expression(" ".join(str(text).split()), key)
+
+    def _known(self, given: Mapping[str, Any], known: Sequence[str], kind: str, place: str) -> None:
+        for name in given:
+            if name not in known:
+                self.errors.append(f"{self.name}: {place}{unknown(kind, str(name), known)}")
+
+    def _mapping(self, options: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        value = options.get(key) or {}
+        if not isinstance(value, Mapping):
+            self.errors.append(f"{self.name}: {key}: {value!r} is no mapping `name: value`")
+            return {}
+        return value
+
+    def _names(self, options: Mapping[str, Any], key: str) -> tuple[str, ...]:
+        value = options.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            self.errors.append(f"{self.name}: {key}: {value!r} is no list of names")
+            return ()
+        return tuple(dict.fromkeys(value))
+
+    def _check_cycles(self, new_variables: Mapping[str, Expression]) -> None:
+        def walk(name: str, above: tuple[str, ...]) -> None:
+            if name in above:
+                cycle = " → ".join((*above[above.index(name) :], name))
+                self.errors.append(f"{self.name}: new_variables: {cycle}: a variable cannot depend on itself")
+                return
+            if name in new_variables and name not in done:
+                for part in new_variables[name].names:
+                    walk(part, (*above, name))
+                done.add(name)
+
+        done: set[str] = set()
+        for name in new_variables:
+            walk(name, ())
+
+    def _groups(self, options: Mapping[str, Any]) -> tuple[dict[str, tuple[Variable, ...]], int]:
+        inputs = self._mapping(options, "inputs")
+        groups: dict[str, tuple[Variable, ...]] = {}
+        lengths: dict[str, Any] = {}
+        prefixes = set()
+        for name, group in inputs.items():
+            prefix, _, kind = str(name).rpartition("_")
+            if kind not in GROUPS:
+                known = [f"{prefix or 'pf'}_{kind}" for kind in GROUPS]
+                self.errors.append(f"{self.name}: inputs: {unknown('group', str(name), known)}")
+                continue
+            prefixes.add(prefix)
+            if not isinstance(group, Mapping):
+                self.errors.append(f"{self.name}: inputs: {name}: it must have `length` and `vars`")
+                continue
+            self._known(group, ("length", "pad_mode", "vars"), "key", f"inputs: {name}: ")
+            lengths[name] = group.get("length")
+            if str(group.get("pad_mode", "constant")).lower() not in ("wrap", "constant"):
+                self.errors.append(f"{self.name}: inputs: {name}: pad_mode is {group['pad_mode']!r}; wrap or constant")
+            groups[kind] = self._variables(group.get("vars"), f"inputs: {name}", options, is_mask=kind == "mask")
+        if len(prefixes) > 1:
+            self.errors.append(
+                f"{self.name}: inputs: {', '.join(sorted(prefixes))}: networks take one collection of particles; "
+                "keep the groups of one"
+            )
+        if not groups.get("features"):
+            self.errors.append(f"{self.name}: inputs: no group of features, such as pf_features")
+        for kind, count in (("vectors", 4), ("mask", 1)):
+            if groups.get(kind) and len(groups[kind]) != count:
+                what = "px, py, pz and energy" if kind == "vectors" else "one variable"
+                self.errors.append(f"{self.name}: inputs: {kind} has {len(groups[kind])} variables; it needs {what}")
+        if not groups.get("points") and not groups.get("vectors"):
+            self.errors.append(
+                f"{self.name}: inputs: neither points nor vectors; add pf_points, coordinates for nearest neighbours"
+            )
+        good = {length for length in lengths.values() if isinstance(length, int) and length > 0}
+        if inputs and (len(good) != 1 or len(set(map(repr, lengths.values()))) != 1):
+            listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+            self.errors.append(f"{self.name}: inputs: all lengths must be the same whole number above 0 ({listed})")
+        return groups, next(iter(good), 1)
+
+    def _variables(self, given: Any, place: str, options: Mapping[str, Any], *, is_mask: bool) -> tuple[Variable, ...]:
+        preprocess = self._mapping(options, "preprocess")
+        if not is_mask and place.endswith("features"):
+            self._known(preprocess, ("method", "data_fraction", "params"), "key", "preprocess: ")
+            if not str(preprocess.get("method", "manual")).lower().startswith(("manual", "auto")):
+                self.errors.append(f"{self.name}: preprocess: method is {preprocess['method']!r}; manual or auto")
+        is_auto = str(preprocess.get("method", "manual")).lower().startswith("auto") and not is_mask
+        params = preprocess.get("params") or {}
+        if not isinstance(given, list) or not given:
+            self.errors.append(f"{self.name}: {place}: vars must list one variable or more")
+            return ()
+        found = []
+        for entry in given:
+            name, *numbers = entry if isinstance(entry, list) and entry else [entry]
+            where = f"{self.name}: {place}: {name}"
+            if not isinstance(name, str) or len(numbers) > 5:
+                self.errors.append(f"{where}: write [name, subtract, multiply, clip_min, clip_max, pad]")
+                continue
+            if name in params:
+                numbers = [params[name].get(key) for key in ("center", "scale", "min", "max")]
+            center, scale, low, high, *_ = [*numbers, *(None, None, None, None)[len(numbers) :]]
+            is_automatic = center == "auto" or (is_auto and not numbers)
+            center = None if center == "auto" else center
+            values = (center, scale, low, high)
+            if any(
+                value is not None and (isinstance(value, bool) or not isinstance(value, int | float))
+                for value in values
+            ):
+                self.errors.append(f"{where}: {entry!r}: the entries after the name must be numbers or null")
+                continue
+            found.append(
+                Variable(
+                    name=name,
+                    center=None if center is None else float(center),
+                    scale=1.0 if scale is None else float(scale),
+                    low=-5.0 if low is None else float(low),
+                    high=5.0 if high is None else float(high),
+                    is_automatic=is_automatic,
+                )
+            )
+        return tuple(found)
+
+    def _labels(self, options: Mapping[str, Any]) -> tuple[tuple[Expression, ...], tuple[str, ...] | None]:
+        labels = self._mapping(options, "labels")
+        self._known(labels, ("type", "value"), "key", "labels: ")
+        kind, value = labels.get("type"), labels.get("value")
+        if kind == "simple" and isinstance(value, list) and len(value) > 1:
+            found = [self._expression(entry, f"labels: {entry}") for entry in value]
+            names = tuple(str(entry).removeprefix("label_") for entry in value)
+            return tuple(entry for entry in found if entry), names
+        if kind == "custom" and isinstance(value, Mapping) and len(value) == 1:
+            ((key, text),) = value.items()
+            entry = self._expression(text, f"labels: {key}")
+            return (entry,) if entry else (), None
+        self.errors.append(
+            f"{self.name}: labels: give type: simple with a list of two labels or more as value, or type: custom with "
+            "one `name: expression` that gives the class index"
+        )
+        return (), None
+
+    def _weights(self, options: Mapping[str, Any]) -> Reweighting | Expression | None:
+        given = self._mapping(options, "weights")
+        if not given:
+            return None
+        try:
+            weights = _parse_weights(given)
+        except SubquadError as error:
+            self.errors.append(f"{self.name}: weights: {error}")
+            return None
+        return self._expression(weights, "weights: weight_branches") if isinstance(weights, str) else weights
+
+
+def _parse_weights(given: Mapping[str, Any]) -> Reweighting | str:
+    """Return the `weights` of a card, or an expression if the weights are in the files.
+
+    Raises:
+        SubquadError: There are unknown keys, or values that cannot work.
+    """
+    for name in given:
+        if name not in WEIGHT_KEYS:
+            raise unknown("key", str(name), WEIGHT_KEYS)
+    if given.get("use_precomputed_weights"):
+        branches = given.get("weight_branches")
+        if not isinstance(branches, list) or not branches:
+            raise SubquadError("weight_branches must list one branch or more, as use_precomputed_weights is true")
+        return " * ".join(f"({branch})" for branch in branches)
+    method = given.get("reweight_method")
+    if method not in ("flat", "ref"):
+        raise SubquadError(f"reweight_method is {method!r}; flat or ref")
+    variables = given.get("reweight_vars")
+    if not isinstance(variables, Mapping) or not variables:
+        raise SubquadError("reweight_vars must have one `variable: [bin edges]` or more")
+    classes = _listed(given, "reweight_classes", str)
+    if not classes:
+        raise SubquadError("reweight_classes must list the labels of the classes")
+    class_weights = _listed(given, "class_weights", (int, float))
+    if class_weights and len(class_weights) != len(classes):
+        raise SubquadError(f"class_weights has {len(class_weights)} numbers for {len(classes)} reweight_classes")
+    discard, base = given.get("reweight_discard_under_overflow"), given.get("reweight_basewgt")
+    threshold = given.get("reweight_threshold")
+    return Reweighting(
+        bins={str(name): bin_edges(str(name), values) for name, values in variables.items()},
+        classes=tuple(classes),
+        method=method,
+        class_weights=tuple(map(float, class_weights)),
+        threshold=10.0 if threshold is None else float(threshold),
+        drops_outside=discard is None or bool(discard),
+        base=None if base is None else str(base),
+    )
+
+
+def _listed(given: Mapping[str, Any], key: str, kind: Any) -> list[Any]:
+    values = given.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise SubquadError(f"{key}: {values!r} is no list")
+    return values

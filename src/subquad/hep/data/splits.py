@@ -1,0 +1,144 @@
+"""From a store to the training, validation and test jets of a fit: classes, stratified split, weights, standardization.
+
+Axes: J jets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from subquad.errors import SubquadError
+from subquad.hep.data.card import WEIGHT_COLUMN
+from subquad.hep.data.expressions import Expression
+from subquad.hep.data.layout import fit_standardization
+from subquad.hep.data.reweighting import balance_classes, kinematic_weights, unit_mean
+from subquad.hep.data.store import JetDataset
+from subquad.hep.settings import FitSettings, NetSettings, Reweighting
+
+__all__ = ["MIN_JETS", "check_counts", "reweighted", "split_dataset", "stratified_split", "with_present_classes"]
+
+MIN_JETS = 5
+"""Smallest number of jets of a class: fewer cannot be split into three parts."""
+
+JETS_FOR_MEAN = 500_000
+JETS_FOR_QUANTILES = 50_000
+"""Largest number of training jets from which standardization is computed."""
+
+
+def with_present_classes(dataset: JetDataset, fitted: int, name: Any) -> JetDataset:
+    """Return the dataset with the classes that its jets have; those of the test jets must be among them.
+
+    Args:
+        dataset: Of all jets.
+        fitted: How many jets come from the files to fit on; they come first.
+        name: Of the first file, for messages.
+
+    Raises:
+        SubquadError: There are fewer than two classes, too few jets of a class, or new classes among the test jets.
+    """
+    labels, names = dataset.labels.numpy(), dataset.classes
+    counts = np.bincount(labels[:fitted], minlength=len(names))
+    check_counts(names, counts, f"{name} …")
+    present = [one for one, count in zip(names, counts, strict=True) if count]
+    new = sorted({names[i] for i in np.unique(labels[fitted:])} - set(present))
+    if new:
+        raise SubquadError(f"the test files have jets of {', '.join(new)}, and the files to fit on have none")
+    # classes that are numbers keep their order
+    present = sorted(present, key=int) if all(one.isdigit() for one in present) else present
+    index = np.array([present.index(one) if one in present else -1 for one in names])
+    return replace(dataset, classes=tuple(present), labels=torch.from_numpy(index[labels]))
+
+
+def check_counts(classes: Sequence[Any], counts: np.ndarray, where: str) -> None:
+    """Check that there are two classes or more, and enough jets of each that has any.
+
+    Raises:
+        SubquadError: There are too few.
+    """
+    present = [name for name, count in zip(classes, counts, strict=True) if count]
+    few = [f"{name} has {count}" for name, count in zip(classes, counts, strict=True) if 0 < count < MIN_JETS]
+    if few:
+        raise SubquadError(f"too few jets: {', '.join(few)}; a class needs {MIN_JETS} or more, or none")
+    if len(present) < 2:
+        found = f"all {counts.sum()} jets of {where} are {present[0]}" if present else f"{where}: there are no jets"
+        raise SubquadError(f"{found}; a tagger needs two classes or more, of {MIN_JETS} jets each")
+
+
+def stratified_split(
+    labels: np.ndarray, *, validation_fraction: float, test_fraction: float, seed: int
+) -> dict[str, Tensor]:
+    """Return the ascending indices of `train`, `validation` and `test` jets, the same fractions of each class.
+
+    Args:
+        labels: [J].
+        validation_fraction: Of the jets of each class; at least one jet.
+        test_fraction: The same; 0 gives no test jets.
+        seed: Of the random split.
+    """
+    generator = np.random.default_rng(seed)
+    part = np.zeros(len(labels), np.int8)
+    for label in range(int(labels.max()) + 1):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        test = max(1, round(test_fraction * len(rows))) if test_fraction else 0
+        part[rows[:test]] = 2
+        part[rows[test : test + max(1, round(validation_fraction * len(rows)))]] = 1
+    return {name: torch.from_numpy(np.flatnonzero(part == i)) for i, name in enumerate(("train", "validation", "test"))}
+
+
+def split_dataset(
+    dataset: JetDataset, indices: dict[str, Tensor], weights: np.ndarray, settings: NetSettings
+) -> dict[str, JetDataset]:
+    """Return the parts of a dataset, weighted, and standardized by the training jets.
+
+    Args:
+        dataset: Of all jets.
+        indices: Of the jets of each part: `train`, `validation`, and others.
+        weights: [J], of the training jets and then the validation jets.
+        settings: Of the network.
+
+    Raises:
+        SubquadError: All training jets or all validation jets have weight 0.
+    """
+    train = dataset.subset(indices["train"])
+    few, many = (
+        train.subset(torch.arange(len(train))[:: -(-len(train) // n)]) for n in (JETS_FOR_QUANTILES, JETS_FOR_MEAN)
+    )
+    card = dataset.layout.card
+    particles = few.particles[few.particle_rows()] if card is not None and card.has_automatic else few.particles[:0]
+    layout = fit_standardization(dataset.layout, settings, particles, many.jet_features[many.rows])
+    dataset = replace(dataset, layout=layout)
+    parts = {name: dataset.subset(rows) for name, rows in indices.items()}
+    scaled = torch.from_numpy(unit_mean(weights, len(train)))
+    if not scaled[len(train) :].any():
+        raise SubquadError("all validation jets have weight 0; check the weights")
+    parts["train"] = replace(parts["train"], weights=scaled[: len(train)])
+    parts["validation"] = replace(parts["validation"], weights=scaled[len(train) :])
+    return parts
+
+
+def _evenly(jets: int, count: int) -> Tensor:
+    """Return at most `count` indices, evenly spaced."""
+    return torch.arange(0, jets, -(-jets // count))
+
+
+def reweighted(dataset: JetDataset, settings: FitSettings, reweighting: Reweighting | None) -> np.ndarray:
+    """Return the weights [J] of jets by card, `--reweight-vars` and `--reweight`."""
+    labels, classes, card = dataset.labels.numpy(), len(dataset.classes), dataset.layout.card
+
+    def column(name: str) -> np.ndarray:
+        values = dataset.observer(name)
+        assert values is not None, name
+        return values.astype(np.float64)
+
+    weights = np.ones(len(dataset))
+    if card is not None and isinstance(card.weights, Expression):
+        weights = column(WEIGHT_COLUMN)
+    if reweighting is not None:
+        base = [reweighting.base] if reweighting.base else []
+        columns = {name: column(name) for name in (*reweighting.bins, *reweighting.classes, *base)}
+        weights = kinematic_weights(reweighting, columns, labels, classes)
+    return balance_classes(weights, labels, classes) if settings.reweight == "class" else weights

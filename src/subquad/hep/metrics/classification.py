@@ -1,0 +1,240 @@
+"""Metrics of jet classification: accuracy, areas under curves, background rejection, calibration. O(J C² log J).
+
+Every metric comes with an interval that covers one standard deviation (68.3 %) of the sampling of test jets; the
+variation between trainings is the `spread`.
+
+Axes: J jets, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix
+
+from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
+
+__all__ = [
+    "CONFIDENCE",
+    "METRICS",
+    "SIGNAL_EFFICIENCIES",
+    "classification_metrics",
+    "confusion",
+    "discriminant",
+    "normalized",
+    "rejection",
+    "rejections",
+    "spread",
+    "threshold_at",
+]
+
+SIGNAL_EFFICIENCIES = {"Hqql": 0.99, "Tbl": 0.995}
+"""Signal efficiency at which the rejection is measured, as in the table of JetClass; 0.5 for the other classes."""
+
+METRICS = {
+    "accuracy": "top-1 accuracy",
+    "auc_ovo": "AUC, ovo",
+    "auc_ovr": "AUC, ovr",
+    "average_precision": "average precision",
+    "accuracy_ovr_macro": "accuracy, ovr",
+    "calibration_error": "calibration error",
+}
+"""Metrics over all classes, and their names in tables."""
+
+CONFIDENCE = 0.6826894921370859
+"""Coverage of one standard deviation of a normal distribution."""
+
+RESAMPLES = 100
+
+
+def classification_metrics(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], background: str
+) -> dict[str, Any]:
+    """Return the metrics of one training on labelled jets.
+
+    `auc_ovo` and `auc_ovr` are macro averages over pairs of classes and over classes against the rest;
+    `average_precision` is the mean over classes against the rest, which E-PCN (arXiv:2512.07420) reports as AUPR; all
+    three are None if a class has no jets. `accuracy_ovr_macro` is what the PCN paper calls accuracy: each class against
+    the rest, averaged; always answering no gives 1 - 1/C. `calibration_error` is that of the most probable class.
+
+    Args:
+        probabilities: [J, C].
+        labels: [J], indices of the classes.
+        classes: Names of the classes.
+        background: Class whose rejection is measured.
+
+    Returns:
+        The metrics of `METRICS`; `rejection` by signal, as `rejections` returns it; and `intervals`, (low, high) of
+        each metric: of accuracies by Wilson, of AUC by DeLong, of average precision by bootstrap over jets.
+    """
+    probabilities = normalized(probabilities)
+    C, J = len(classes), len(labels)
+    right = probabilities.argmax(1) == labels
+    accuracy = float(right.mean())
+    low, high = (float(value) for value in wilson(int(right.sum()), J, CONFIDENCE))
+    metrics: dict[str, Any] = {"accuracy": accuracy, "auc_ovo": None, "auc_ovr": None, "average_precision": None}
+    intervals: dict[str, tuple[float, float] | None] = {**dict.fromkeys(metrics), "accuracy": (low, high)}
+    if len(np.unique(labels)) == C:
+        for name, (value, error) in {
+            **_areas(probabilities, labels),
+            "average_precision": _average_precision(probabilities, labels),
+        }.items():
+            metrics[name] = value
+            intervals[name] = (max(0.0, value - error), min(1.0, value + error))
+    # a wrong answer is wrong for two classes of the C, and right for all others
+    metrics["accuracy_ovr_macro"] = 1 - 2 * (1 - accuracy) / C
+    intervals["accuracy_ovr_macro"] = (1 - 2 * (1 - low) / C, 1 - 2 * (1 - high) / C)
+    return {
+        **metrics,
+        "calibration_error": calibration_bins(probabilities.max(1), right).error,
+        "intervals": intervals,
+        "rejection": rejections(probabilities, labels, classes, background),
+    }
+
+
+def normalized(probabilities: np.ndarray) -> np.ndarray:
+    """Return [J, C] float64: the probabilities, divided by their sum over the classes."""
+    probabilities = probabilities.astype(np.float64)
+    return probabilities / probabilities.sum(1, keepdims=True).clip(np.finfo(np.float64).tiny)
+
+
+def _areas(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, tuple[float, float]]:
+    r"""Return the two macro areas and their standard errors.
+
+    Both are weighted means of $A_{ij} = P(p_i(x) > p_i(y))$ for a jet x of class i and y of class j, ties counting
+    half; ovo weighs all alike, ovr by the part of j among the jets that are not i. As in DeLong, DeLong and
+    Clarke-Pearson (1988), the variance is the sum over jets of the squared effect of a jet on the mean.
+    """
+    C = probabilities.shape[1]
+    rows = [np.flatnonzero(labels == c) for c in range(C)]
+    columns = [[np.sort(probabilities[of, i]) for of in rows] for i in range(C)]
+    value, effect = np.zeros(2), np.zeros((2, len(labels)))
+    for i in range(C):
+        for j in set(range(C)) - {i}:
+            above = _fraction_below(probabilities[rows[i], i], columns[i][j])
+            area = above.mean()
+            below = 1 - _fraction_below(probabilities[rows[j], i], columns[i][i])
+            weights = np.array([1 / (C - 1), len(rows[j]) / (len(labels) - len(rows[i]))])
+            value += weights * area
+            effect[:, rows[i]] += weights[:, None] * (above - area) / len(rows[i])
+            effect[:, rows[j]] += weights[:, None] * (below - area) / len(rows[j])
+    # sums of rounded parts may be above 1 by the last digit
+    value, errors = (value / C).round(14), np.sqrt((effect**2).sum(1)) / C
+    return {name: (float(value[k]), float(errors[k])) for k, name in enumerate(("auc_ovo", "auc_ovr"))}
+
+
+def _fraction_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the fraction of the sorted `others` below each value; equal ones count half."""
+    return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2 * len(others))
+
+
+def _average_precision(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return the macro average precision, and its standard deviation by bootstrap over the jets."""
+    C = probabilities.shape[1]
+    orders = [np.argsort(-probabilities[:, c], kind="stable") for c in range(C)]
+    # equal scores share a threshold
+    ends = [np.flatnonzero(np.diff(probabilities[order, c], append=-1.0)) for c, order in enumerate(orders)]
+
+    def mean(weights: np.ndarray) -> float:
+        precisions = []
+        for c, (order, end) in enumerate(zip(orders, ends, strict=True)):
+            drawn = weights[order]
+            found = np.cumsum(drawn * (labels[order] == c))[end]
+            precision = found / np.cumsum(drawn)[end].clip(1)
+            precisions.append((np.diff(found, prepend=0) * precision).sum() / max(found[-1], 1))
+        return float(np.mean(precisions))
+
+    generator = np.random.default_rng(0)
+    drawn = [mean(generator.poisson(1.0, len(labels))) for _ in range(RESAMPLES)]
+    return mean(np.ones(len(labels))), float(np.std(drawn))
+
+
+def discriminant(probabilities: np.ndarray, signal: int, background: int) -> np.ndarray:
+    """Return [J]: the discriminant of signal and background, p_S / (p_S + p_B)."""
+    p, q = probabilities[:, signal].astype(np.float64), probabilities[:, background].astype(np.float64)
+    return p / np.maximum(p + q, np.finfo(np.float64).tiny)
+
+
+def threshold_at(scores: np.ndarray, fractions: float | np.ndarray) -> np.ndarray:
+    """Return the largest thresholds that at least these fractions of the scores reach."""
+    # tolerates the rounding of a fraction times a count
+    places = np.ceil(np.asarray(fractions) * len(scores) - 1e-9).astype(np.int64).clip(1) - 1
+    return np.sort(scores)[::-1][places]
+
+
+def rejection(
+    probabilities: np.ndarray, labels: np.ndarray, signal: int, background: int, efficiency: float
+) -> dict[str, float | None]:
+    r"""Return the rejection $1/\varepsilon_B$ at a signal efficiency, with its 68.3 % Clopper–Pearson interval.
+
+    Returns:
+        `efficiency`, `value`, `low` and `high`. `value` and `high` are None if no background jet passes: the sample
+        only sets the lower limit `low`. All three are None if a class has no jets.
+    """
+    score = discriminant(probabilities, signal, background)
+    of_signal, of_background = score[labels == signal], score[labels == background]
+    n = len(of_background)
+    if not len(of_signal) or not n:
+        return {"efficiency": efficiency, "value": None, "low": None, "high": None}
+    passed = int((of_background >= threshold_at(of_signal, efficiency)).sum())
+    lowest, highest = (float(limit) for limit in clopper_pearson(passed, n, CONFIDENCE))
+    return {
+        "efficiency": efficiency,
+        "value": n / passed if passed else None,
+        "low": 1 / highest,
+        "high": 1 / lowest if passed else None,
+    }
+
+
+def rejections(
+    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], background: str
+) -> dict[str, dict[str, float | None]]:
+    """Return `rejection` of the background by each other class, at the efficiencies of JetClass's table."""
+    of = list(classes).index(background)
+    return {
+        name: rejection(probabilities, labels, signal, of, SIGNAL_EFFICIENCIES.get(name, 0.5))
+        for signal, name in enumerate(classes)
+        if name != background
+    }
+
+
+def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return [C, C]: the fraction of the jets of the row's class that are assigned to the column's class."""
+    classes = np.arange(probabilities.shape[1])
+    return confusion_matrix(labels, probabilities.argmax(1), labels=classes, normalize="true")
+
+
+def spread(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the variation of the metrics over trainings of one model.
+
+    Args:
+        trainings: Metrics of each, as `classification_metrics` returns them.
+
+    Returns:
+        `trainings`, their number; of each metric `mean`, standard `deviation` (n - 1; None for one training), `min` and
+        `max`; in `rejection` of each signal, as is customary, `median` in place of the mean. `median` and `max` are
+        None where no background jet passes.
+    """
+    rejections = {
+        name: _around([training["rejection"][name]["value"] for training in trainings], has_limits=True)
+        for name in trainings[0]["rejection"]
+        if all(training["rejection"][name]["low"] is not None for training in trainings)
+    }
+    metrics = {
+        name: _around([training[name] for training in trainings])
+        for name in METRICS
+        if all(training.get(name) is not None for training in trainings)
+    }
+    return {"trainings": len(trainings), **metrics, "rejection": rejections}
+
+
+def _around(values: Sequence[float | None], *, has_limits: bool = False) -> dict[str, float | None]:
+    known = [np.inf if value is None else value for value in values]
+    is_known = bool(np.isfinite(known).all())
+    middle = float(np.median(known) if has_limits else np.mean(known))
+    return {
+        "median" if has_limits else "mean": middle if np.isfinite(middle) else None,
+        "deviation": float(np.std(known, ddof=1)) if is_known and len(known) > 1 else None,
+        "min": float(np.min(known)) if np.isfinite(np.min(known)) else None,
+        "max": float(np.max(known)) if is_known else None,
+    }

@@ -1,0 +1,160 @@
+"""Networks for jets: building them from settings, saving and loading them, and inference in batches of similar length.
+
+Axes: J jets, B jets of a batch, C classes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Lock
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from subquad.errors import SubquadError
+from subquad.hep.data.batches import Batch, collate
+from subquad.hep.data.layout import Layout, Standardizer
+from subquad.hep.data.store import JetDataset
+from subquad.hep.settings import NetSettings
+from subquad.nn.graph import PCN
+from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.train.bucketing import batches_by_length
+
+__all__ = ["Network", "build_network", "forward", "load_network", "network_tensors", "predict_logits", "using_threads"]
+
+Network = PCN | EPCN | KinematicPCN
+
+_THREADS = Lock()
+"""The number of threads of torch belongs to the whole process."""
+
+
+def build_network(settings: NetSettings, layout: Layout, classes: int) -> Network:
+    """Return a network with initial weights.
+
+    Args:
+        settings: Architecture.
+        layout: Columns of the jets.
+        classes: Number of classes.
+
+    Raises:
+        SubquadError: The network weights edges by momenta, and the layout has none.
+    """
+    features = len(layout.features.names)
+    jet_features = len(layout.jet_features) if settings.has_jet_features else 0
+    shape = {"width": settings.width, "terms": settings.chebyshev_order, "layers": settings.layers, "k": settings.k}
+    if settings.kind != "pcn" and layout.vectors is None:
+        raise SubquadError(
+            "this preset weights edges by the momenta of the particles, and the card has no pf_vectors; add them (px, "
+            "py, pz and energy), or use --preset standard"
+        )
+    match settings.kind:
+        case "epcn":
+            return EPCN(features, classes, **shape)
+        case "kinematic":
+            return KinematicPCN(
+                features,
+                classes,
+                jet_features=jet_features,
+                **shape,
+                graphs=settings.graphs,
+                feed=settings.feed,
+                pool_heads=settings.pool_heads,
+                dropout=settings.dropout,
+            )
+    return PCN(
+        features,
+        classes,
+        jet_features=jet_features,
+        **shape,
+        periodic=(1,) if settings.graph == "angles" else (),
+        has_edges=settings.has_edges,
+        is_normalised=settings.is_normalised,
+        is_residual=settings.is_residual,
+        pool=settings.pool,
+        hidden=settings.hidden,
+        dropout=settings.dropout,
+    )
+
+
+def forward(net: nn.Module, batch: Batch) -> Float[Tensor, "B C"]:
+    """Return the logits of a batch; networks with weighted edges also get the momenta."""
+    vectors = {} if isinstance(net, PCN) else {"vectors": batch.vectors}
+    return net(batch.x, batch.points, batch.mask, jet_features=batch.jet_features, **vectors)
+
+
+def predict_logits(
+    net: Network, dataset: JetDataset, batch_size: int = 64, *, advance: Callable[[int], object] | None = None
+) -> Float[Tensor, "J C"]:
+    """Return the logits of all jets, in their order.
+
+    On a CPU each of torch's threads takes batches of its own, since single operations are too small to be divided.
+
+    Args:
+        net: The network.
+        dataset: The jets.
+        batch_size: Jets per forward pass.
+        advance: Called with the number of jets after each batch; batches are then processed one after the other.
+    """
+    device = next(net.parameters()).device
+    out = torch.zeros(len(dataset), net.classes)
+    batches = batches_by_length(dataset.lengths, batch_size) if len(dataset) else []
+    threads = min(torch.get_num_threads(), len(batches)) if device.type == "cpu" and advance is None else 1
+
+    def predict(indices: Tensor) -> None:
+        with torch.no_grad():
+            out[indices] = forward(net, collate(dataset, indices, device)).float().cpu()
+        if advance is not None:
+            advance(len(indices))
+
+    was_training = net.training
+    net.eval()
+    try:
+        if threads > 1:
+            with (
+                _THREADS,
+                using_threads(1),
+                ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+            ):
+                # longest jets first, so that no thread is left alone with them at the end
+                list(pool.map(predict, reversed(batches)))
+        else:
+            for indices in batches:
+                predict(indices)
+    finally:
+        net.train(was_training)
+    return out
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Set the number of CPU threads of torch inside a block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def network_tensors(net: nn.Module, layout: Layout) -> dict[str, Tensor]:
+    """Return the tensors to save: weights, and the standardization of the jet-level features."""
+    tensors = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+    standardizer = layout.jet_standardizer
+    if standardizer is None:
+        return tensors
+    return {**tensors, "jet_features.center": standardizer.center, "jet_features.scale": standardizer.scale}
+
+
+def load_network(
+    tensors: Mapping[str, Tensor], settings: NetSettings, layout: Layout, classes: int
+) -> tuple[Network, Layout]:
+    """Return the network of saved tensors, in evaluation mode, and the layout with its standardization."""
+    tensors = dict(tensors)
+    center, scale = tensors.pop("jet_features.center", None), tensors.pop("jet_features.scale", None)
+    if center is not None and scale is not None:
+        layout = replace(layout, jet_standardizer=Standardizer.of(center, scale))
+    net = build_network(settings, layout, classes)
+    net.load_state_dict(tensors)
+    return net.eval(), layout

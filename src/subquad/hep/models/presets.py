@@ -1,0 +1,71 @@
+"""Presets: networks and the training hyperparameters that belong to them."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from subquad.hep.settings import FitSettings, NetSettings
+
+__all__ = ["PRESETS", "Preset", "net_settings", "training_defaults"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A network with its training hyperparameters."""
+
+    net: NetSettings
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    schedule: tuple[Literal["cosine", "one_cycle", "constant"], float] = ("constant", 0.0)
+    """Learning rate schedule, and the fraction of the steps with linear warm-up."""
+    ema_decay: float | None = None
+    """Decay of the moving average of the weights."""
+
+
+_PAPER = NetSettings(
+    features="raw",
+    graph="features",
+    has_jet_features=False,
+    k=3,
+    chebyshev_order=16,
+    is_normalised=False,
+    is_residual=False,
+    pool="mean",
+    hidden=0,
+    dropout=0.0,
+)
+
+PRESETS: dict[str, Preset] = {
+    "auto": Preset(
+        net=NetSettings(kind="kinematic", k=8, chebyshev_order=4),
+        learning_rate=2e-3,
+        schedule=("cosine", 0.05),
+        ema_decay=0.998,
+    ),
+    "standard": Preset(net=NetSettings(), learning_rate=3e-3, schedule=("one_cycle", 0.0)),
+    "epcn": Preset(net=NetSettings(kind="epcn", has_jet_features=False, k=3, chebyshev_order=16, dropout=0.0)),
+    "paper": Preset(net=_PAPER),
+    "paper-edges": Preset(net=replace(_PAPER, has_edges=True)),
+}
+"""`auto`, ours; `standard`, PCN with standardized inputs; `epcn` (arXiv:2512.07420); `paper` and `paper-edges`, the two
+networks of arXiv:2309.08630 with inputs and graph as published."""
+
+
+def net_settings(settings: FitSettings) -> NetSettings:
+    """Return the preset's network with the changes that the settings ask for.
+
+    Raises:
+        SubquadError: The preset does not support a change.
+    """
+    given = {name: getattr(settings, name) for name in ("k", "chebyshev_order", "width", "layers", "graph")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(PRESETS[settings.preset].net, **changes)
+
+
+def training_defaults(settings: FitSettings) -> Preset:
+    """Return the preset with the learning rate and the EMA decay of the settings where these are given."""
+    preset = PRESETS[settings.preset]
+    return replace(
+        preset,
+        learning_rate=settings.learning_rate or preset.learning_rate,
+        ema_decay=preset.ema_decay if settings.ema_decay is None else settings.ema_decay,
+    )
