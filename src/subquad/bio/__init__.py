@@ -5,19 +5,21 @@ from typing import TYPE_CHECKING
 from subquad.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
     from subquad.bio.benchmark.settings import BenchSettings
     from subquad.bio.commands.bench import bench
     from subquad.bio.commands.cross_validate import cross_validate
     from subquad.bio.commands.design import design
     from subquad.bio.commands.epistasis import epistasis
     from subquad.bio.commands.fit import fit, predict
-    from subquad.bio.commands.guides import find_guides, guides
+    from subquad.bio.commands.guides import guides
     from subquad.bio.commands.scan import scan
     from subquad.bio.data.examples import resolve_table
     from subquad.bio.data.table import read_table
     from subquad.bio.design_search.batch import plate_map
     from subquad.bio.design_search.settings import DesignSettings
     from subquad.bio.guide_search.settings import GuideSettings
+    from subquad.bio.guide_search.table import find_guides
     from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
     from subquad.bio.models.fitted import BioModel
     from subquad.bio.plots.fit_page import report
@@ -27,12 +29,14 @@ __all__ = [
     "BenchSettings",
     "BioModel",
     "DesignSettings",
+    "EpistasisSettings",
     "FitSettings",
     "GuideSettings",
     "LyraClassifier",
     "LyraPairing",
     "LyraRegressor",
     "LyraTagger",
+    "ScanSettings",
     "bench",
     "cross_validate",
     "design",
@@ -52,17 +56,19 @@ _HOMES = {
     "BenchSettings": "subquad.bio.benchmark.settings",
     "BioModel": "subquad.bio.models.fitted",
     "DesignSettings": "subquad.bio.design_search.settings",
+    "EpistasisSettings": "subquad.bio.analysis.settings",
     "FitSettings": "subquad.bio.settings",
     "GuideSettings": "subquad.bio.guide_search.settings",
     "LyraClassifier": "subquad.bio.models.estimators",
     "LyraPairing": "subquad.bio.models.estimators",
     "LyraRegressor": "subquad.bio.models.estimators",
     "LyraTagger": "subquad.bio.models.estimators",
+    "ScanSettings": "subquad.bio.analysis.settings",
     "bench": "subquad.bio.commands.bench",
     "cross_validate": "subquad.bio.commands.cross_validate",
     "design": "subquad.bio.commands.design",
     "epistasis": "subquad.bio.commands.epistasis",
-    "find_guides": "subquad.bio.commands.guides",
+    "find_guides": "subquad.bio.guide_search.table",
     "fit": "subquad.bio.commands.fit",
     "guides": "subquad.bio.commands.guides",
     "plate_map": "subquad.bio.design_search.batch",

@@ -1,96 +1,90 @@
-"""`subquad bio`: its commands. The heavy rooms are opened when a command runs."""
+"""`subquad bio`: names and flags of its commands. Everything else is imported when a command runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.settings import FitSettings
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
 
 __all__ = ["app"]
 
-app = App(name="bio", help="Learn from biological sequences with measurements (Lyra), beside ridge and boosting.")
+app = App(name="bio", help="Fit and use models of biological sequences with measurements: Lyra, ridge and boosting.")
+
+# flags of several values take them as `--target a b`
+FLAGS = Parameter(name="*", consume_multiple=True)
+Presets = Model[Annotated[tuple[str, ...], Parameter(consume_multiple=True)]]
 
 
 @app.command
 def fit(
-    table: Path,
+    table: str,
     /,
-    settings: Annotated[FitSettings, Parameter(name="*")] = FitSettings(),
+    settings: Annotated[FitSettings, FLAGS] = FitSettings(),
     *,
-    out: Path,
-    presets: tuple[str, ...] = (),
-    seed: int = 0,
-    force: bool = False,
-    quiet: bool = False,
+    presets: Presets = (),
+    options: Annotated[RunOptions, FLAGS],
 ) -> None:
-    """Fit a net, ridge and gradient boosting on one split, save them with their stack, and say who wins.
+    """Fit a network, ridge, gradient boosting and their stack on one split, and compare them on held-out rows.
 
     For example:
 
-        subquad bio fit assay.csv --sequence mutated_sequence --target DMS_score --out run
+        subquad bio fit example:tdp43 --out run
 
     Args:
-        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped: full sequences, or variants, and measurements.
-        out: The folder to write. An unfinished run in it goes on.
-        presets: Further nets to fit for comparison only, such as paper.
-        seed: Of the random split, the order of the rows and the start of the net.
-        force: Replace what is in the folder.
-        quiet: Print nothing.
+        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants and measurements; or
+            example:NAME for a table that ships with subquad.
+        presets: Further networks to fit for comparison, such as paper.
     """
     from subquad.bio.commands.fit import fit as run
 
-    metrics = run(table, settings, out=out, presets=presets, seed=seed, force=force, quiet=quiet)
-    if not quiet:
-        _show(metrics, out)
+    metrics = run(table, settings, presets=presets, **_keywords(options))
+    if not options.quiet:
+        _print_models(metrics, options.out)
 
 
 @app.command
 def cross_validate(
-    table: Path,
+    table: str,
     /,
-    settings: Annotated[FitSettings, Parameter(name="*")] = FitSettings(),
+    settings: Annotated[FitSettings, FLAGS] = FitSettings(),
     *,
-    out: Path,
-    presets: tuple[str, ...] = (),
-    seed: int = 0,
-    force: bool = False,
-    quiet: bool = False,
+    presets: Presets = (),
+    options: Annotated[RunOptions, FLAGS],
 ) -> None:
-    """Fit all models on each fold in turn, so that every row is predicted by models that never saw it.
+    """Fit all models on each fold in turn, so that every row is predicted out-of-fold.
 
-    As many folds as groups predict each group from all others. For example:
+    With as many folds as groups, each group is predicted from all others. For example:
 
         subquad bio cross-validate guides.csv --split-by group --group gene --folds 17 --out genes
 
     Args:
-        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped: full sequences, or variants, and measurements.
-        out: The folder to write, with one folder for each fold. An unfinished run in it goes on.
-        presets: Further nets to fit for comparison only, such as paper.
-        seed: Of the folds, the order of the rows and the start of the nets.
-        force: Replace what is in the folder.
-        quiet: Print nothing.
+        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants and measurements; or
+            example:NAME for a table that ships with subquad.
+        presets: Further networks to fit for comparison, such as paper.
     """
     from subquad.bio.commands.cross_validate import cross_validate as run
 
-    metrics = run(table, settings, out=out, presets=presets, seed=seed, force=force, quiet=quiet)
-    if not quiet:
-        _show_folds(metrics, out)
+    metrics = run(table, settings, presets=presets, **_keywords(options))
+    if not options.quiet:
+        _print_folds(metrics, options.out)
 
 
 @app.command
 def predict(
-    directory: Path,
-    table: Path,
+    run: Path,
+    table: str,
     /,
     *,
-    out: Path,
-    model: str = "net",
-    sequence: str | None = None,
-    quiet: bool = False,
+    sequence: Input[str | None] = None,
+    model: Model[str] = "net",
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Predict the sequences of a table with a fitted model; all columns of the table are kept.
 
@@ -99,290 +93,232 @@ def predict(
         subquad bio predict run new.csv --out predictions.csv
 
     Args:
-        directory: The folder that `subquad bio fit` wrote.
+        run: Folder that `subquad bio fit` wrote.
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
-        out: The file to write; .tsv and .gz at its end say how.
-        model: The net, a rival (ridge, boosting; of base pairs vienna, vienna_bpp), or the stack of all; the report
-            says which was best.
-        sequence: Column of the sequences; by default the one of the fit, else guessed.
-        quiet: Print nothing.
+        sequence: Column of the sequences. Default: the one of the fit, or inferred.
+        model: The network (net), a baseline (ridge, boosting; for base pairs vienna, vienna_bpp) or the stack of all;
+            the report of the run compares them.
     """
-    from subquad.bio.commands.fit import predict as run
+    from subquad.bio.commands.fit import predict as run_predict
 
-    frame = run(directory, table, out=out, model=model, sequence=sequence, quiet=quiet)
-    if not quiet:
-        _show_predictions(frame, out)
-
-
-def _show(metrics: dict, out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from subquad.bio.metrics.scores import title
-    from subquad.bio.plots.fit_page import WORDS, silence, winner
-
-    test = metrics["test"]
-    best = winner(metrics)
-    # figures of single columns and classes are in the report
-    names = [name for name in test["net"] if ":" not in name][:6]
-    table = Table("model", *map(title, names), title=f"{metrics['rows']['test']:,} test rows")
-    for name, figures in test.items():
-        mark = " ← wins" if name == best else ""
-        shown = ("–" if one in metrics["undefined"] else f"{figures[one]:.3f}" for one in names)
-        table.add_row(WORDS[name] + mark, *shown)
-    console = Console()
-    console.print(table)
-    if best is None:
-        console.print(f"No winner is named, with {silence(metrics)}.", soft_wrap=True)
-    console.print(f"Wrote {out}/ (report.html, metrics.json, the test rows, the models).", soft_wrap=True)
-    console.print(f"Next: subquad bio predict {out} TABLE.csv --out predictions.csv", soft_wrap=True)
-
-
-def _show_folds(metrics: dict, out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from subquad.bio.metrics.scores import title
-    from subquad.bio.plots.fit_page import WORDS
-
-    mean, spread = metrics["mean"], metrics["spread"]
-    names = [name for name in mean["net"] if ":" not in name][:6]
-    table = Table("model", *map(title, names), "first", title=f"mean and spread of {len(metrics['rows'])} folds")
-    for model, own in mean.items():
-        cells = [f"{own[name]:.3f} ± {spread[model][name]:.3f}" for name in names]
-        table.add_row(WORDS[model], *cells, str(metrics["first"][model]))
-    console = Console()
-    console.print(table)
-    console.print(f"Wrote {out}/ (report.html, metrics.json, predictions.csv, a folder for each fold).", soft_wrap=True)
-    console.print(f"Next: subquad bio predict {out}/fold-0 TABLE.csv --out predictions.csv", soft_wrap=True)
-
-
-def _show_predictions(frame, out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    names = [name for name in frame.columns if name.startswith(("prediction", "probability_"))][:6]
-    table = Table("row", *names, title=f"first of {len(frame):,} predictions")
-    for row, values in enumerate(frame[names].head(5).itertuples(index=False), start=1):
-        table.add_row(str(row), *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values))
-    console = Console()
-    console.print(table)
-    console.print(f"Wrote {out}. Next: sort it by the column prediction.", soft_wrap=True)
+    frame = run_predict(run, table, model=model, sequence=sequence, **_keywords(options))
+    if not options.quiet:
+        names = [name for name in frame.columns if name.startswith(("prediction", "probability_"))][:6]
+        _print_rows(frame, names, "predictions", most=5)
+        print(f"Wrote {options.out}.")
 
 
 @app.command
-def design(
-    run: Path,
-    /,
-    settings: Annotated[DesignSettings, Parameter(name="*")] = DesignSettings(),
-    *,
-    out: Path,
-    table: Path | None = None,
-    seed: int = 0,
-    force: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Design the best variants under constraints, as a batch that differs, laid out on plates.
+def report(run: Path, /, *, out: Output[Path | None] = None, force: Output[bool] = False) -> None:
+    """Write the HTML report of a fitted model: data, split, models, calibration and errors.
 
     For example:
 
-        subquad bio design run --out designs --max-mutations 4 --fixed 1-10 --allow 24=AGS,30=KR
+        subquad bio report run --out report.html
 
     Args:
-        run: The folder that `subquad bio fit` wrote.
-        out: The folder to write: designs.csv, designs.fasta, plates.csv, design.html.
-        table: The measured variants, which are not designed again; by default the table of the fit, where it still is.
-        seed: Of the search.
-        force: Replace earlier designs in the folder.
-        quiet: Print nothing.
+        run: Folder that `subquad bio fit` wrote.
+        out: Output file. Default: report.html in the folder.
+        force: Overwrite an existing output.
     """
-    from subquad.bio.commands.design import design as make
+    from subquad.bio.commands.report import report as run_report
 
-    frame = make(run, out=out, settings=settings, table=table, seed=seed, force=force, quiet=quiet)
-    if not quiet:
-        _show_rows(frame, ("name", "mutants", "prediction", "spread", "ucb", "distance", "well"), "designs")
-        print(f"Wrote {out}/ (designs.csv, designs.fasta, plates.csv, design.html). Next: open {out}/design.html")
-
-
-@app.command
-def guides(
-    genes: Path,
-    /,
-    settings: Annotated[GuideSettings, Parameter(name="*")] = GuideSettings(),
-    *,
-    out: Path,
-    model: Path | None = None,
-    page: Path | None = None,
-    quiet: bool = False,
-) -> None:
-    """List all guides of the genes of a FASTA file, on both strands, scored and ranked by a fitted model.
-
-    For example:
-
-        subquad bio guides genes.fa --model run --out guides.csv --page guides.html
-
-    Args:
-        genes: FASTA, plain or gzipped: genes, transcripts (for Cas13) or a genome.
-        out: The file to write; .tsv and .gz at its end say how.
-        model: The folder that `subquad bio fit` wrote for a table of guides; without one there are no scores.
-        page: An HTML file to write, with the best guides of each gene on its map.
-        quiet: Print nothing.
-    """
-    from subquad.bio.commands.guides import guides as find
-
-    frame = find(genes, out=out, model=model, settings=settings, page=page, quiet=quiet)
-    if not quiet:
-        _show_rows(frame, ("gene", "strand", "start", "guide", "pam", "off_targets", "score"), "best guides")
-        print(f"Wrote {out}{f' and {page}' if page else ''}. Next: sort {out} by gene and rank.")
-
-
-def _show_rows(frame, names: tuple[str, ...], title: str, most: int = 10) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*names, title=f"first of {len(frame):,} {title}")
-    for values in frame[list(names)].head(most).itertuples(index=False):
-        cells = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
-        table.add_row(*("" if cell in ("nan", "<NA>") else cell for cell in cells))
-    Console().print(table)
-
-
-@app.command
-def bench(
-    tasks: Path,
-    /,
-    settings: Annotated[BenchSettings, Parameter(name="*")] = BenchSettings(),
-    *,
-    out: Path,
-    force: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Fit all models on all tasks of a file, and count who wins; stopped at any moment, the same command goes on.
-
-    For example:
-
-        subquad bio bench tasks.json --only 'crispr/*' --jobs 4 --out bench
-
-    Args:
-        tasks: JSON list of tasks: id, file, kind, and if there settings, metric, published and train_on.
-        out: The folder to write. What is finished in it is not done again.
-        force: Redo finished runs that were made with other settings or tables.
-        quiet: Print nothing.
-    """
-    from subquad.bio.commands.bench import bench as run
-    from subquad.bio.plots.bench_page import summary_lines
-    from subquad.errors import raise_errors
-
-    results = run(tasks, settings, out=out, force=force, quiet=quiet)
-    if not quiet:
-        print("\n".join(summary_lines(results)))
-        print(f"Wrote {out}/ (results.html, results.json, results.csv, results.md, runs).")
-        print(f"Next: open {out}/results.html")
-    raise_errors(
-        f"{out}: runs that failed (all others are in the results; the same command tries these again):",
-        [f"{run['id']}, seed {run['seed']}: {run['message']}" for run in results["failed"]],
-    )
+    print(f"Wrote {run_report(run, out=out, force=force)}. Next: open it in a browser.")
 
 
 @app.command
 def scan(
     run: Path,
     /,
+    settings: Annotated[ScanSettings, FLAGS] = ScanSettings(),
     *,
-    out: Path,
-    sequence: str | None = None,
-    table: Path | None = None,
-    of: str | None = None,
-    quiet: bool = False,
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
-    """Predict all single mutants of a sequence: table, heat map, sequence logo and one HTML page.
+    """Predict all single mutants of a sequence (in silico deep mutational scan): table, heat map and sequence logo.
 
     For example:
 
         subquad bio scan run --out scan
 
     Args:
-        run: The folder that `subquad bio fit` wrote.
-        out: The folder to write: scan.csv, scan.html, and heatmap and logo as PNG and PDF.
-        sequence: Letters, or a FASTA file with one sequence; by default the wild type of the run.
-        table: Measurements to show beside the predictions; by default the run's test rows.
-        of: Which target or class, where the model has several.
-        quiet: Print nothing.
+        run: Folder that `subquad bio fit` wrote.
     """
-    from subquad.bio.commands.scan import scan as make
+    from subquad.bio.commands.scan import scan as run_scan
 
-    frame = make(run, out=out, sequence=sequence, table=table, of=of, quiet=quiet)
-    if quiet:
+    frame = run_scan(run, settings, **_keywords(options))
+    if options.quiet:
         return
     if "difference" in frame:
         best = frame.sort_values("difference", ascending=False)
-        _show_rows(best, ("mutant", "prediction", "difference", "spread", "measured"), "single mutants, best first", 5)
-    print(f"Wrote {out}/ (scan.html, scan.csv, pictures as PNG and PDF). Next: open {out}/scan.html")
+        names = ("mutant", "prediction", "difference", "difference_std", "measured")
+        _print_rows(best, names, "single mutants, best first", most=5)
+    print(f"Wrote {options.out}/ (scan.html, scan.csv, figures as PNG and PDF). Next: open {options.out}/scan.html")
 
 
 @app.command
 def epistasis(
-    source: Path,
+    source: str,
     /,
+    settings: Annotated[EpistasisSettings, FLAGS] = EpistasisSettings(),
     *,
-    out: Path,
-    table: Path | None = None,
-    sequence: str | None = None,
-    mutant: str | None = None,
-    target: str | None = None,
-    wild_type: str | None = None,
-    offset: int | None = None,
-    of: str | None = None,
-    most: int = 50_000,
-    seed: int = 0,
-    quiet: bool = False,
+    options: Annotated[RunOptions, FLAGS],
 ) -> None:
-    """Map the pairs of positions that do not add up, and the variance by order of interaction.
+    """Estimate epistasis: double-mutant cycles of pairs of positions, and variance by order of interaction.
 
     For example:
 
-        subquad bio epistasis doubles.csv --target score --out epistasis
+        subquad bio epistasis example:tdp43 --out epistasis
 
     Args:
-        source: A table of variants with measurements, or a folder that `subquad bio fit` wrote.
-        out: The folder to write: epistasis.html, pairs.csv, cycles.csv.gz, orders.csv, pictures as PNG and PDF.
-        table: Measurements to compare a fitted model with.
-        sequence: Column of the sequences of a table; guessed where it is not given.
-        mutant: Column of variants (A24G:K30R), where a table has no full sequences.
-        target: Column of the measurements of a table; guessed where it is not given.
-        wild_type: What variants are of: letters, or a FASTA file; else the commonest letter of each position.
-        offset: What to take off a variant's position to get the place in the wild type, from 1.
-        of: Which target or class of a model, where it has several.
-        most: Double mutants that a model predicts at most.
-        seed: Of what is drawn at random.
-        quiet: Print nothing.
+        source: Table of variants with measurements, or a folder that `subquad bio fit` wrote.
     """
-    from subquad.bio.commands.epistasis import epistasis as make
+    from subquad.bio.commands.epistasis import epistasis as run_epistasis
 
-    targets = () if target is None else (target,)
-    settings = FitSettings(sequence=sequence, mutant=mutant, target=targets, wild_type=wild_type, offset=offset)
-    pairs = make(source, out=out, table=table, settings=settings, of=of, most=most, seed=seed, quiet=quiet)
-    if not quiet:
+    pairs = run_epistasis(source, settings, **_keywords(options))
+    if not options.quiet:
         if len(pairs):
-            _show_rows(pairs, ("i", "j", "rms", "max", "mean", "cycles"), "pairs of positions, strongest first", 5)
-        print(f"Wrote {out}/ (epistasis.html, tables, pictures as PNG and PDF). Next: open {out}/epistasis.html")
+            names = ("i", "j", "rms", "max", "mean", "double_mutants")
+            _print_rows(pairs, names, "pairs of positions, strongest first", most=5)
+        print(f"Wrote {options.out}/ (epistasis.html, tables, figures). Next: open {options.out}/epistasis.html")
 
 
 @app.command
-def report(run: Path, /, *, out: Path | None = None, quiet: bool = False) -> None:
-    """Write the HTML page about a fitted model again: data, split, figures, rivals, calibration, errors.
+def design(
+    run: Path,
+    /,
+    settings: Annotated[DesignSettings, FLAGS] = DesignSettings(),
+    *,
+    options: Annotated[RunOptions, FLAGS],
+) -> None:
+    """Design the best variants under constraints, as a diverse batch laid out on plates.
 
     For example:
 
-        subquad bio report run
+        subquad bio design run --max-mutations 4 --fixed 1-10 --allow 24=AGS 30=KR --out designs
 
     Args:
-        run: The folder that `subquad bio fit` wrote.
-        out: The file to write; by default report.html in the folder.
-        quiet: Print nothing.
+        run: Folder that `subquad bio fit` wrote.
     """
-    from subquad.bio.plots.fit_page import report as make
+    from subquad.bio.commands.design import design as run_design
 
-    path = make(run, out=out)
-    if not quiet:
-        print(f"Wrote {path}. Next: open it in a browser.")
+    frame = run_design(run, settings, **_keywords(options))
+    if not options.quiet:
+        names = ("name", "mutants", "prediction", "prediction_std", "ucb", "distance", "well")
+        _print_rows(frame, names, "designs")
+        files = "designs.csv, designs.fasta, plates.csv, design.html"
+        print(f"Wrote {options.out}/ ({files}). Next: open {options.out}/design.html")
+
+
+@app.command
+def guides(
+    genes: Path,
+    /,
+    settings: Annotated[GuideSettings, FLAGS] = GuideSettings(),
+    *,
+    model: Input[Path | None] = None,
+    page: Output[Path | None] = None,
+    options: Annotated[OutputOptions, FLAGS],
+) -> None:
+    """List all CRISPR guides of the genes of a FASTA file on both strands, scored and ranked by a fitted model.
+
+    For example:
+
+        subquad bio guides genes.fa --model run --page guides.html --out guides.csv
+
+    Args:
+        genes: FASTA file, plain or gzipped: genes, transcripts (for Cas13) or a genome.
+        model: Folder that `subquad bio fit` wrote for a table of guides. Default: no scores.
+        page: HTML page to write, with the best guides of each gene on its map.
+    """
+    from subquad.bio.commands.guides import guides as run_guides
+
+    frame = run_guides(genes, settings, model=model, page=page, **_keywords(options))
+    if not options.quiet:
+        _print_rows(frame, ("gene", "strand", "start", "guide", "pam", "off_targets", "score"), "best guides")
+        print(f"Wrote {options.out}{f' and {page}' if page else ''}.")
+
+
+@app.command
+def bench(
+    tasks: Path,
+    /,
+    settings: Annotated[BenchSettings, FLAGS] = BenchSettings(),
+    *,
+    options: Annotated[OutputOptions, FLAGS],
+) -> None:
+    """Fit all models on all tasks of a file and compare them; interrupted at any time, the same command resumes.
+
+    For example:
+
+        subquad bio bench tasks.json --only 'crispr/*' --jobs 4 --out bench
+
+    Args:
+        tasks: JSON list of tasks with id, file and task_type, and optionally settings, metric, published and train_on.
+    """
+    from subquad.bio.commands.bench import bench as run_bench
+    from subquad.bio.plots.bench_page import summary_lines
+    from subquad.errors import raise_errors
+
+    out = options.out
+    results = run_bench(tasks, settings, **_keywords(options))
+    if not options.quiet:
+        print("\n".join(summary_lines(results)))
+        print(f"Wrote {out}/ (results.html, results.json, results.csv, results.md, runs). Next: open {out}/results.html")
+    raise_errors(
+        f"{out}: some runs failed; the same command tries them again:",
+        [f"{run['id']}, seed {run['seed']}: {run['message']}" for run in results["failed"]],
+    )
+
+
+def _keywords(options: OutputOptions) -> dict[str, Any]:
+    """Return the options as keywords of a command's function."""
+    return {name: value for name, value in vars(options).items()}
+
+
+def _print_models(metrics: dict[str, Any], out: Path) -> None:
+    from subquad.bio.metrics.scores import title
+    from subquad.bio.plots.finished_run import LABELS, best_model, no_comparison
+    from subquad.reporting.tables import print_table
+
+    test = metrics["test"]
+    best = None if no_comparison(metrics) else best_model(metrics)
+    # metrics of single columns and classes are in the report
+    names = [name for name in test["net"] if ":" not in name][:6]
+    rows = [
+        [LABELS.get(model, model), *(None if name in metrics["undefined"] else own[name] for name in names)]
+        for model, own in test.items()
+    ]
+    index = None if best is None else list(test).index(best)
+    print_table(["model", *map(title, names)], rows, title=f"{metrics['rows']['test']:,} test rows", best=index)
+    if best is None:
+        print(f"No model is named best: {no_comparison(metrics)}.")
+    print(f"Wrote {out}/ (report.html, metrics.json, test rows, models).")
+    print(f"Next: open {out}/report.html, or subquad bio predict {out} TABLE.csv --out predictions.csv")
+
+
+def _print_folds(metrics: dict[str, Any], out: Path) -> None:
+    from subquad.bio.metrics.scores import title
+    from subquad.bio.plots.finished_run import LABELS
+    from subquad.reporting.tables import print_table
+
+    mean, std = metrics["mean"], metrics["spread"]
+    names = [name for name in mean["net"] if ":" not in name][:6]
+    rows = [
+        [LABELS.get(model, model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
+        for model, own in mean.items()
+    ]
+    folds = len(metrics["rows"])
+    print_table(["model", *map(title, names)], rows, title=f"mean and standard deviation over {folds} folds")
+    print(f"Wrote {out}/ (report.html, metrics.json, predictions.csv, a folder per fold).")
+    print(f"Next: open {out}/report.html, or subquad bio predict {out}/fold-0 TABLE.csv --out predictions.csv")
+
+
+def _print_rows(frame: Any, names: Sequence[str], title: str, *, most: int = 10) -> None:
+    from subquad.reporting.tables import print_table
+
+    # missing values are NaN in floats, and NA elsewhere
+    rows = [
+        [None if cell != cell or str(cell) == "<NA>" else cell.item() if hasattr(cell, "item") else cell for cell in row]
+        for row in frame[list(names)].head(most).astype(object).itertuples(index=False)
+    ]
+    print_table(list(names), rows, title=f"first of {len(frame):,} {title}")

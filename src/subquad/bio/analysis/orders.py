@@ -1,10 +1,9 @@
-r"""How much of a landscape single letters, pairs, triples … explain: its variance by order of interaction.
+r"""Variance of a fitness landscape by order of interaction: single substitutions, pairs, triples and so on.
 
-Axes: n rows, S sites, o order. Where all combinations are measured, the means over the letters of one site after the
-other give it exactly, in `S^2 n` steps. With two letters a site each term is known too, by the Walsh-Hadamard
-transform in `S 2^S` steps (Weinreich et al. 2013; Poelwijk et al. 2016, "The context-dependence of mutations"). Of
-other libraries it is a least-squares fit of all terms up to an order, through a kernel, of at most `MOST_ROWS` rows:
-`n^3` steps.
+Axes: n rows, S sites, o order. Complete combinatorial libraries are decomposed exactly by averaging over one site after
+the other, in `S^2 n` steps. With two letters per site each term is available too, by the Walsh-Hadamard transform in
+`S 2^S` steps (Weinreich et al. 2013; Poelwijk et al. 2016, "The context-dependence of mutations"). Incomplete libraries
+are fitted by kernel least squares with all terms up to an order, on at most `MAX_ROWS` rows: `n^3` steps.
 """
 
 import math
@@ -15,33 +14,33 @@ import numpy as np
 
 __all__ = ["Library", "Orders", "by_order", "find_library", "order_kernels", "variance_by_order", "walsh"]
 
-MOST_SITES = 16
-MOST_ROWS = 1500
-ORDERS = 4
+MAX_SITES = 16
+MAX_ROWS = 1500
+MAX_ORDER = 4
 PENALTIES = (1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
-"""Of the fit; on a kernel whose diagonal is 1 for each order."""
+"""Ridge penalties of the fit, for kernels scaled to a diagonal of 1 per order."""
 WEIGHTS = (0.1, 1.0)
-"""Of a further order beside those before it."""
+"""Weights of an added order relative to the lower ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """Rows that combine letters at a few sites."""
+    """Variants that combine letters at a few sites."""
 
     choices: np.ndarray
-    """`(n, S)` which of its letters each row has at each site; 0 is the wild type's."""
+    """`(n, S)` index of the letter of each variant at each site; 0 is the wild type's."""
     values: np.ndarray
-    """`(n,)` measurements, one for each combination."""
+    """`(n,)` measurements, one per combination."""
     sites: Sequence[str]
-    """Names of the sites: A24 where there are several letters, A24G where there is one besides the wild type's."""
+    """Site names: A24 where a site has several letters, A24G where it has one besides the wild type's."""
     letters: Sequence[int]
-    """Letters of each site."""
-    places: Sequence[tuple[int, int, str]] = ()
-    """Position from 0, site, and letters by choice, of each position that varies."""
+    """Number of letters at each site."""
+    positions: Sequence[tuple[int, int, str]] = ()
+    """Position from 0, site, and letters by choice, for each position that varies."""
 
     @property
     def combinations(self) -> int:
-        """All that there could be."""
+        """Number of possible combinations."""
         return math.prod(self.letters)
 
     @property
@@ -49,47 +48,53 @@ class Library:
         """All combinations are measured."""
         return len(self.values) == self.combinations
 
+    def sequences(self, wild_type: str) -> list[str]:
+        """Return the full sequence of each combination."""
+        codes = np.repeat(np.frombuffer(wild_type.encode(), dtype=np.uint8)[None], len(self.choices), axis=0)
+        for position, site, letters in self.positions:
+            codes[:, position] = np.frombuffer(letters.encode(), dtype=np.uint8)[self.choices[:, site]]
+        return [row.tobytes().decode() for row in codes]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Orders:
-    """Variance by order."""
+    """Variance explained by each order of interaction."""
 
-    share: np.ndarray
-    """`(o,)` of the variance that each order explains: exact, or what the held-out R² gains by it."""
-    held_out: np.ndarray
+    fraction: np.ndarray
+    """`(o,)` fraction of the variance explained by each order: exact, or the gain in held-out R²."""
+    heldout_r2: np.ndarray
     """`(o,)` leave-one-out R² of the fit of all terms up to each order."""
     is_exact: bool
     rows: int
-    """That were looked at."""
+    """Number of variants used."""
     pairs: np.ndarray | None
-    """`(S, S)` mean double-mutant cycle over all backgrounds, where exact and of two letters a site; NaN on the
-    diagonal."""
+    """`(S, S)` mean double-mutant cycle over all backgrounds, if exact and with two letters per site; NaN diagonal."""
     terms: list[tuple[tuple[str, ...], float, float]]
-    """Single effects and interactions by size, where `pairs` are known: sites, mean effect over all backgrounds (of two
-    sites, the mean double-mutant cycle), and share of the variance."""
+    """The largest terms, where `pairs` is known: sites, mean effect over all backgrounds (for two sites, the mean
+    double-mutant cycle), and fraction of the variance."""
 
 
 def find_library(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray, *, offset: int = 0) -> Library | None:
-    """Return rows as a combinatorial library, or None where they are not one.
+    """Return the variants as a combinatorial library, or None if they do not form one.
 
-    They are one where at most `MOST_SITES` sites vary, some rows change three of them or all, and at least one in a
-    hundred of all combinations is there. Positions that always change together are one site.
+    They form one if at most `MAX_SITES` sites vary, some variants change three or all of them, and at least 1 % of the
+    combinations are present. Positions that always change together are one site.
 
     Args:
-        letters: `(n, L)` of sequences of one length.
+        letters: `(n, L)` aligned sequences, as bytes.
         wild_type: `(L,)`.
-        values: `(n,)` measurements; of equal rows the mean is taken.
-        offset: positions are numbered from 1 and this.
+        values: `(n,)` measurements; repeated variants are averaged.
+        offset: Positions are numbered from 1 + `offset`.
     """
     varying = np.flatnonzero((letters != wild_type).any(0))
-    if not 2 <= len(varying) <= 4 * MOST_SITES:
+    if not 2 <= len(varying) <= 4 * MAX_SITES:
         return None
-    names, columns, places = [], [], []
+    names, columns, positions = [], [], []
     for position in varying:
-        # the wild type's letter first, the others in the order of the alphabet
+        # the wild type's letter first, the others in alphabetical order
         others = [letter for letter in np.unique(letters[:, position]) if letter != wild_type[position]]
-        place = np.searchsorted(others, letters[:, position]) + 1
-        own = np.where(letters[:, position] == wild_type[position], 0, place)
+        index = np.searchsorted(others, letters[:, position]) + 1
+        own = np.where(letters[:, position] == wild_type[position], 0, index)
         end = chr(others[0]) if len(others) == 1 else ""
         name = f"{chr(wild_type[position])}{position + 1 + offset}{end}"
         same = next((k for k, column in enumerate(columns) if np.array_equal(column, own)), None)
@@ -99,17 +104,17 @@ def find_library(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray,
         else:
             names[same] += f"+{name}"
         known = "".join(map(chr, [wild_type[position], *others]))
-        places.append((int(position), len(columns) - 1 if same is None else same, known))
-    if not 2 <= len(columns) <= MOST_SITES:
+        positions.append((int(position), len(columns) - 1 if same is None else same, known))
+    if not 2 <= len(columns) <= MAX_SITES:
         return None
-    distinct, place = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
-    place = place.ravel()
+    distinct, index = np.unique(np.stack(columns, 1), axis=0, return_inverse=True)
+    index = index.ravel()
     library = Library(
         choices=distinct,
-        values=np.bincount(place, values) / np.bincount(place),
+        values=np.bincount(index, values) / np.bincount(index),
         sites=names,
         letters=[int(column.max()) + 1 for column in distinct.T],
-        places=places,
+        positions=positions,
     )
     most_changed = int((distinct > 0).sum(1).max())
     is_one = most_changed >= min(3, len(columns)) and len(distinct) >= 0.01 * library.combinations
@@ -128,10 +133,10 @@ def walsh(values: np.ndarray) -> np.ndarray:
 
 
 def order_kernels(choices: np.ndarray, others: np.ndarray, letters: Sequence[int], most: int) -> np.ndarray:
-    r"""Return `(most + 1, n, m)`: the inner product of all terms of each order, between two sets of rows.
+    r"""Return the kernel of each order between two sets of variants, `(most + 1, n, m)`.
 
-    Of one site with q letters, it is $q [x = x'] - 1$, which sums to nought over its letters; of order o, the sum over
-    all sets of o sites of the product of theirs, by the recurrence of elementary symmetric polynomials.
+    The kernel of one site with q letters is $q [x = x'] - 1$, which sums to zero over the letters; that of order o is
+    the sum, over all sets of o sites, of their product, by the recurrence of elementary symmetric polynomials.
     """
     E = np.zeros((most + 1, len(choices), len(others)))
     E[0] = 1.0
@@ -143,10 +148,10 @@ def order_kernels(choices: np.ndarray, others: np.ndarray, letters: Sequence[int
 
 
 def by_order(values: np.ndarray, letters: Sequence[int]) -> np.ndarray:
-    r"""Return what each order adds to a landscape of all combinations, `(S + 1, *letters)`; the orders are orthogonal.
+    r"""Return the components of a complete landscape by order, `(S + 1, *letters)`; they are orthogonal.
 
-    Order o is $E_o y / n$, with the kernel of `order_kernels`: site by site, the mean over its letters stays where it
-    is, and what differs from the mean goes one order up.
+    Order o is $E_o y / n$ with the kernel of `order_kernels`. Site by site, the mean over its letters keeps its order
+    and the deviation from the mean moves one order up.
     """
     parts = np.zeros((len(letters) + 1, *letters))
     parts[0] = values.reshape(letters)
@@ -158,22 +163,26 @@ def by_order(values: np.ndarray, letters: Sequence[int]) -> np.ndarray:
     return parts
 
 
-def variance_by_order(library: Library, *, most_rows: int = MOST_ROWS, seed: int = 0) -> Orders:
-    """Return how much of the variance each order explains.
+def variance_by_order(library: Library, *, most_rows: int = MAX_ROWS, seed: int = 0) -> Orders:
+    """Return the variance explained by each order.
 
-    Complete libraries: exact for all orders, with the R² of leaving one row out beside it up to order four. Others: by
-    that R² alone, which measurement noise cannot raise, up to order four; of more than `most_rows` rows so many are
-    drawn at random with `seed`.
+    Complete libraries give exact fractions for all orders, and leave-one-out R² up to order four. Incomplete libraries
+    give leave-one-out R² only, which measurement noise cannot inflate.
+
+    Args:
+        library: The variants.
+        most_rows: Number of variants to use of an incomplete library; more are subsampled.
+        seed: Seed of the subsample.
     """
-    most = min(ORDERS, len(library.sites))
+    most = min(MAX_ORDER, len(library.sites))
     if library.is_complete:
         return _exact(library, most)
     rows = np.arange(len(library.values))
     if len(rows) > most_rows:
         rows = np.sort(np.random.default_rng(seed).choice(rows, most_rows, replace=False))
-    held_out = _leave_one_out(library.choices[rows], library.values[rows], library.letters, most)
-    share = np.diff(held_out, prepend=0.0)
-    return Orders(share=share, held_out=held_out, is_exact=False, rows=len(rows), pairs=None, terms=[])
+    heldout_r2 = _leave_one_out(library.choices[rows], library.values[rows], library.letters, most)
+    fraction = np.diff(heldout_r2, prepend=0.0)
+    return Orders(fraction=fraction, heldout_r2=heldout_r2, is_exact=False, rows=len(rows), pairs=None, terms=[])
 
 
 def _exact(library: Library, most: int) -> Orders:
@@ -181,18 +190,18 @@ def _exact(library: Library, most: int) -> Orders:
     y = np.empty(n)
     y[np.ravel_multi_index(tuple(library.choices.T), letters)] = library.values
     variance = (by_order(y, letters)[1:].reshape(len(letters), n) ** 2).mean(1)
-    share = variance / (variance.sum() or 1.0)
-    # all terms are orthogonal, so that each row's leverage is terms / rows
+    fraction = variance / (variance.sum() or 1.0)
+    # all terms are orthogonal, so the leverage of each row is the number of terms / rows
     leverage = np.cumsum(_terms_by_order(letters))[1 : most + 1] / n
-    left = 1 - np.cumsum(share)[:most]
+    left = 1 - np.cumsum(fraction)[:most]
     with np.errstate(divide="ignore", invalid="ignore"):
-        held_out = np.where(leverage < 1, 1 - left / (1 - leverage) ** 2, np.nan)
+        heldout_r2 = np.where(leverage < 1, 1 - left / (1 - leverage) ** 2, np.nan)
     pairs, terms = _effects(library) if set(letters) == {2} else (None, [])
-    return Orders(share=share, held_out=held_out, is_exact=True, rows=n, pairs=pairs, terms=terms)
+    return Orders(fraction=fraction, heldout_r2=heldout_r2, is_exact=True, rows=n, pairs=pairs, terms=terms)
 
 
 def _terms_by_order(letters: Sequence[int]) -> np.ndarray:
-    """Return how many terms each order has, `(S + 1,)`: one less than its letters for each site in it, multiplied."""
+    """Return the number of terms of each order, `(S + 1,)`: sums over sets of sites of the product of (letters - 1)."""
     count = np.zeros(len(letters) + 1)
     count[0] = 1.0
     for q in letters:
@@ -201,7 +210,7 @@ def _terms_by_order(letters: Sequence[int]) -> np.ndarray:
 
 
 def _effects(library: Library) -> tuple[np.ndarray, list[tuple[tuple[str, ...], float, float]]]:
-    """Return the pairs and terms of `Orders`, of a complete library of two letters a site."""
+    """Return `pairs` and `terms` of a complete library with two letters per site."""
     S = len(library.sites)
     y = np.empty(2**S)
     y[library.choices @ (1 << np.arange(S))] = library.values
@@ -224,29 +233,29 @@ def _effects(library: Library) -> tuple[np.ndarray, list[tuple[tuple[str, ...], 
 
 
 def _effect(coefficient: float, order: int) -> float:
-    # (-1)^x is 1 for the wild type: a single effect is -2c, a double-mutant cycle 4c, a triple one -8c, the mean of all
+    # (-1)^x is 1 for the wild type: a single effect is -2c, a double-mutant cycle 4c, a triple-mutant cycle -8c
     return coefficient * (-2.0) ** order
 
 
 def _leave_one_out(choices: np.ndarray, y: np.ndarray, letters: Sequence[int], most: int) -> np.ndarray:
-    """Return the R² of each row predicted from all others up to each order; an order that does not help is left out."""
+    """Return the leave-one-out R² of the fit up to each order; an order that does not improve it is left out."""
     variance = ((y - y.mean()) ** 2).sum()
-    # what the mean of all other rows would reach is the nought of this scale
-    nought = (variance * (len(y) / max(len(y) - 1, 1)) ** 2) or 1.0
+    # R² = 0 is the prediction by the mean of all other rows
+    null_error = (variance * (len(y) / max(len(y) - 1, 1)) ** 2) or 1.0
     E = order_kernels(choices, choices, letters, most)
-    # the constant stands for the mean, which is hardly pulled to zero
+    # a large constant kernel leaves the mean nearly unpenalised
     K, best, result = 100.0 * E[0], 0.0, []
     for order in range(1, most + 1):
         tried = [K + weight * E[order] / E[order].diagonal().mean() for weight in WEIGHTS]
-        reached = [_reached(kernel, y) / nought for kernel in tried]
-        if 1 - min(reached) > best:
-            best, K = 1 - min(reached), tried[int(np.argmin(reached))]
+        errors = [_loo_error(kernel, y) / null_error for kernel in tried]
+        if 1 - min(errors) > best:
+            best, K = 1 - min(errors), tried[int(np.argmin(errors))]
         result.append(best)
     return np.array(result)
 
 
-def _reached(K: np.ndarray, y: np.ndarray) -> float:
-    """Return the squared error of each row predicted from all others, with the best of `PENALTIES`."""
+def _loo_error(K: np.ndarray, y: np.ndarray) -> float:
+    """Return the leave-one-out squared error of a kernel with the best of `PENALTIES`."""
     eigenvalues, vectors = np.linalg.eigh(K)
     rotated, squared = vectors.T @ y, vectors**2
     errors = []

@@ -1,92 +1,69 @@
-"""What a user can set for a run over many tasks. Imports the standard library only, to start fast."""
+"""Settings of `bench`."""
 
 from dataclasses import dataclass
 
-from subquad.bio.settings import PRESETS, validate_presets
-from subquad.errors import SubquadError
+from subquad.bio.settings import validate_presets
+from subquad.errors import SubquadError, flag_name
+from subquad.runs.options import Input, Model, Training
 
 __all__ = ["BenchSettings"]
+
+MINIMA = {"jobs": 1, "train_rows": 10, "tokens": 1, "boosting_iterations": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
-    """Which tasks are run, with what budget, and on how many cores or machines."""
+    """Which tasks to run, with what training budget, and how many at a time."""
 
-    only: str | None = None
-    """Tasks to run, by id, with commas between; `*` stands for any letters: `dms/*,pep/amp`."""
-    kinds: str | None = None
-    """Kinds of target to run, with commas between: `regression,binary`."""
-    jobs: int = 2
-    """Tasks at a time, one thread each, largest first."""
-    ray: bool = False
-    """Spread the tasks with Ray: over the cluster that RAY_ADDRESS names, else over `jobs` cores of this machine."""
-    rows: int = 20_000
-    """Most training rows of a task; more are drawn at random from."""
-    tokens: int = 2_000_000
-    """Letters that the training of one net goes over."""
-    boosting_iterations: int | None = None
-    """Most trees of the boosting; by default what keeps it to about a minute."""
-    seconds: float | None = None
-    """Longest time of one task; then it is ended and counts as failed. Started again, it goes on."""
-    seeds: str = "0"
-    """Seeds that each task is run with, with commas between: `0,1,2`."""
-    presets: str = "auto,paper"
-    """Nets to fit, with commas between; the first is the one that the rivals and the other nets are held against."""
-    train_on: str | None = None
-    """For tasks without training rows, the task whose rows they take, with commas between; `*` on the left stands for
-    any letters: `idr/caid2_disorder_*=idr/disorder`."""
+    only: Input[tuple[str, ...]] = ()
+    """Tasks to run, by id; * matches any characters, such as dms/* pep/amp. Default: all."""
+    task_types: Input[tuple[str, ...]] = ()
+    """Types of tasks to run, such as regression binary. Default: all."""
+    train_on: Input[tuple[str, ...]] = ()
+    """Training rows for tasks that have none, as TASK=TASK; * on the left matches any characters, such as
+    idr/caid2_disorder_*=idr/disorder."""
+    presets: Model[tuple[str, ...]] = ("auto", "paper")
+    """Networks to fit; the first one is compared with the baselines and with the other networks."""
+    train_rows: Training[int] = 20_000
+    """Maximum number of training rows per task, drawn at random."""
+    tokens: Training[int] = 2_000_000
+    """Training budget of each network, in tokens (letters of the sequences)."""
+    boosting_iterations: Training[int | None] = None
+    """Maximum number of trees in gradient boosting. Default: as many as fit in about a minute."""
+    seeds: Training[tuple[int, ...]] = (0,)
+    """Seeds; each task is run once per seed."""
+    jobs: Training[int] = 2
+    """Number of tasks at a time, one thread each, largest first."""
+    ray: Training[bool] = False
+    """Distribute the tasks with Ray: on the cluster of the variable RAY_ADDRESS, or on --jobs local cores."""
+    timeout: Training[float | None] = None
+    """Maximum time of one task in seconds; a task that exceeds it is stopped and counts as failed. The next start
+    resumes it. Default: no limit."""
 
     def __post_init__(self) -> None:
-        least = {"jobs": 1, "rows": 10, "tokens": 1, "boosting_iterations": 1}
-        for name, bound in least.items():
+        for name, bound in MINIMA.items():
             value = getattr(self, name)
             if value is not None and value < bound:
-                raise SubquadError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}")
-        if self.seconds is not None and self.seconds <= 0:
-            raise SubquadError(f"--seconds must be above 0, got {self.seconds}")
-        # asked once here, so that what is misspelt is said before anything is read
-        _ = self.seed_numbers, self.preset_names, self.train_pairs
-
-    @property
-    def seed_numbers(self) -> tuple[int, ...]:
-        """The seeds as numbers."""
-        words = _words(self.seeds)
-        if not words or not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-            raise SubquadError(
-                f"--seeds takes different whole numbers with commas between, such as 0,1,2; got {self.seeds!r}"
-            )
-        return tuple(int(word) for word in words)
-
-    @property
-    def preset_names(self) -> tuple[str, ...]:
-        """The presets by name."""
-        words = _words(self.presets)
-        validate_presets(words)
-        if not words or len(set(words)) < len(words):
-            raise SubquadError(
-                f"--presets takes different names with commas between ({','.join(PRESETS)}); got {self.presets!r}"
-            )
-        return words
+                raise SubquadError(f"{flag_name(name)} must be at least {bound}, got {value}")
+        if self.timeout is not None and self.timeout <= 0:
+            raise SubquadError(f"--timeout must be above 0 seconds, got {self.timeout:g}")
+        for name in ("seeds", "presets"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise SubquadError(f"{flag_name(name)} needs different values, got {' '.join(map(str, values))!r}")
+        if min(self.seeds) < 0:
+            raise SubquadError(f"--seeds must not be negative, got {min(self.seeds)}")
+        validate_presets(self.presets)
+        # parsed here to report errors before any file is read
+        _ = self.train_pairs
 
     @property
     def train_pairs(self) -> tuple[tuple[str, str], ...]:
         """Pattern of the tasks without training rows, and id of the task whose rows they take."""
-        pairs = [tuple(part.strip() for part in word.split("=")) for word in _words(self.train_on)]
-        for pair in pairs:
-            if len(pair) != 2 or not all(pair):
-                raise SubquadError(f"--train-on takes TASK=TASK with commas between, got {self.train_on!r}")
-        return tuple((pair[0], pair[1]) for pair in pairs)
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """Of the ids; none: all tasks."""
-        return _words(self.only)
-
-    @property
-    def kind_names(self) -> tuple[str, ...]:
-        """The kinds by name; none: all."""
-        return _words(self.kinds)
-
-
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+        pairs = []
+        for text in self.train_on:
+            pattern, _, donor = (part.strip() for part in text.partition("="))
+            if not pattern or not donor or "=" in donor:
+                raise SubquadError(f"--train-on must be TASK=TASK, got {text!r}")
+            pairs.append((pattern, donor))
+        return tuple(pairs)

@@ -1,34 +1,30 @@
-"""The figures of many runs as one table: means over seeds, and how often who wins, with intervals."""
+"""Results of many runs: means over seeds, and comparisons of the network with the baselines."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from subquad.bio.benchmark.jobs import Job, outcome_of
+from subquad.bio.benchmark.jobs import Job, metrics_of, outcome_of
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS
 from subquad.runs.storage import read_json
 
-__all__ = ["MODELS", "STATES", "rows_of", "summary", "table"]
+__all__ = ["BASELINES", "MODELS", "STATES", "result_rows", "summarize", "task_entries"]
 
 MODELS = ("net", "auto", "paper", "ridge", "boosting", "vienna", "vienna_bpp", "stack")
-"""In the order of the tables."""
-
-RIVALS = ("ridge", "boosting", "vienna", "vienna_bpp")
-"""What a net has to beat; the two of ViennaRNA take the place of the other two where base pairs are predicted."""
-
+"""Models in the order of the tables."""
+BASELINES = ("ridge", "boosting", "vienna", "vienna_bpp")
+"""Baselines; the two of ViennaRNA replace the others in tasks of base pairs."""
 STATES = {
     "scored": "scored",
-    "small": f"fewer than {MIN_TEST_ROWS} test rows: run, not counted",
+    "small": f"fewer than {MIN_TEST_ROWS} test rows: run, but not counted",
     "no training rows": "no training rows",
     "failed": "failed",
 }
-"""What became of a task, and in words."""
-
-WORDS = {
+"""State of a task, and its description."""
+PUBLISHED_METRICS = {
     "spearman": ("spearman",),
     "pearson": ("pearson",),
     "r2": ("r2",),
@@ -40,16 +36,15 @@ WORDS = {
     "fmax": ("f1_max",),
     "rmse": ("rmse",),
 }
-"""What people call a figure, and what it may be called here."""
+"""Metric as named in publications, and the keys of `metrics.json` that match it."""
 
 
-def table(tasks: Iterable[Task], jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Return one entry a task, in the order of the tasks, with all seeds and their means."""
-    result = []
+def task_entries(tasks: Iterable[Task], jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Return one entry per task, in the order of the tasks, with the runs of all seeds and their means."""
+    entries = []
     for task in tasks:
-        own = [job for job in jobs if job["id"] == task.id]
-        runs = {str(job["seed"]): _run(job) for job in own}
-        whole = [run for run in runs.values() if "test" in run]
+        runs = {str(job["seed"]): _run(job) for job in jobs if job["id"] == task.id}
+        finished = [run for run in runs.values() if "test" in run]
         entry: dict[str, Any] = {
             "id": task.id,
             "family": task.family,
@@ -58,23 +53,21 @@ def table(tasks: Iterable[Task], jobs: Sequence[Job]) -> list[dict[str, Any]]:
             "metric": task.metric,
             "published": task.published,
             "train_on": task.train_on,
-            "state": _state(task, whole),
+            "state": _state(task, finished),
             "seeds": runs,
+            "messages": list(dict.fromkeys(run["message"] for run in runs.values() if run.get("message"))),
         }
-        entry["messages"] = list(dict.fromkeys(run["message"] for run in runs.values() if run.get("message")))
-        if whole:
-            entry |= _means(entry, whole)
-        result.append(entry)
-    return result
+        entries.append(entry | _means(entry, finished) if finished else entry)
+    return entries
 
 
-def rows_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row for each task, seed, model and figure, as they stand in `results.csv`."""
+def result_rows(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per task, seed, model and metric: the contents of `results.csv`."""
     rows = []
     for entry in entries:
         for seed, run in entry["seeds"].items():
-            for model, figures in run.get("test", {}).items():
-                for name, value in figures.items():
+            for model, metrics in run.get("test", {}).items():
+                for name, value in metrics.items():
                     low, high = run["intervals"].get(model, {}).get(name, (None, None))
                     rows.append(
                         {
@@ -83,7 +76,7 @@ def rows_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                             "task_type": entry["task_type"],
                             "seed": int(seed),
                             "model": model,
-                            "figure": name,
+                            "metric": name,
                             "is_main": name == entry["main"],
                             "value": value,
                             "low": low,
@@ -96,8 +89,12 @@ def rows_of(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def summary(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the counts of each family and of `all`: tasks by state, and of those scored who wins."""
+def summarize(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the counts of each family and of `all`: tasks by state, and comparisons of those scored.
+
+    Keys of a comparison (`paper`, `baseline`, `stack`): `tasks`, and in how many of them the network is `higher`,
+    `significantly_higher` and `not_significantly_lower`; for `stack`, the stack against the best single model.
+    """
     families = dict.fromkeys(entry["family"] for entry in entries)
     groups = {name: [entry for entry in entries if entry["family"] == name] for name in families}
     return {name: _counts(own) for name, own in {**groups, "all": list(entries)}.items()}
@@ -106,25 +103,19 @@ def summary(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counts: dict[str, Any] = {state: sum(entry["state"] == state for entry in entries) for state in STATES}
     scored = [entry for entry in entries if entry["state"] == "scored"]
-    for name in ("paper", "rival"):
-        gaps = [entry[f"above_{name}"] for entry in scored if entry.get(f"above_{name}")]
+    for name in ("paper", "baseline", "stack"):
+        gaps = [entry[f"versus_{name}"] for entry in scored if entry.get(f"versus_{name}")]
         counts[name] = {
-            "of": len(gaps),
-            "above": sum(gap["value"] > 0 for gap in gaps),
-            "clearly_above": sum(gap["low"] > 0 for gap in gaps),
-            "within_or_above": sum(gap["high"] >= 0 for gap in gaps),
+            "tasks": len(gaps),
+            "higher": sum(gap["value"] > 0 for gap in gaps),
+            "significantly_higher": sum(gap["low"] > 0 for gap in gaps),
+            "not_significantly_lower": sum(gap["high"] >= 0 for gap in gaps),
         }
-    gaps = [entry["stack"] for entry in scored if entry.get("stack")]
-    counts["stack"] = {
-        "of": len(gaps),
-        "above": sum(gap["value"] > 0 for gap in gaps),
-        "within_or_above": sum(gap["high"] >= 0 for gap in gaps),
-    }
     return counts
 
 
 def _run(job: Job) -> dict[str, Any]:
-    path, outcome = Path(job["out"]) / "metrics.json", outcome_of(job)
+    path, outcome = metrics_of(job), outcome_of(job)
     if not path.is_file():
         return {"message": outcome.get("message") or "not finished"}
     metrics = read_json(path)
@@ -132,7 +123,7 @@ def _run(job: Job) -> dict[str, Any]:
     return {
         "test": {name: metrics["test"][name] for name in models},
         "intervals": metrics.get("intervals", {}).get("test", {}),
-        "above": metrics.get("differences", {}),
+        "differences": metrics.get("differences", {}),
         "stack": metrics.get("stack_versus_best"),
         "rows": metrics["rows"],
         "seconds": metrics.get("seconds", {}),
@@ -142,55 +133,54 @@ def _run(job: Job) -> dict[str, Any]:
     }
 
 
-def _state(task: Task, whole: Sequence[Mapping[str, Any]]) -> str:
+def _state(task: Task, finished: Sequence[Mapping[str, Any]]) -> str:
     if not task.has_training:
         return "no training rows"
-    if not whole:
+    if not finished:
         return "failed"
-    return "small" if min(run["rows"]["test"] for run in whole) < MIN_TEST_ROWS else "scored"
+    return "small" if min(run["rows"]["test"] for run in finished) < MIN_TEST_ROWS else "scored"
 
 
 def _means(entry: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    main = entry["main"]
-    models = list(runs[0]["test"])
-    other = _other(entry["metric"], main, runs[0]["test"]["net"])
-    gaps = {
-        name: _gap([run["above"][name] for run in runs]) for name in models if all(name in run["above"] for run in runs)
+    main, models = entry["main"], list(runs[0]["test"])
+    other = _published_metric(entry["metric"], main, runs[0]["test"]["net"])
+    differences = {
+        name: _mean_gap([run["differences"][name] for run in runs])
+        for name in models
+        if all(name in run["differences"] for run in runs)
     }
     values = {name: fmean(run["test"][name][main] for run in runs) for name in models}
-    rivals = [name for name in RIVALS if name in values]
-    best = max(rivals, key=values.__getitem__, default=None)
+    best = max((name for name in BASELINES if name in values), key=values.__getitem__, default=None)
     stacks = [run["stack"] for run in runs if run["stack"]]
-    seconds = [run["task_seconds"] or run["seconds"].get("total", 0.0) for run in runs]
     memory = [run["memory_mb"] for run in runs if run["memory_mb"]]
     return {
         "rows": runs[0]["rows"],
         "values": values,
-        "spread": {name: _spread([run["test"][name][main] for run in runs]) for name in models},
-        "other": other,
-        "other_values": {name: fmean(run["test"][name][other] for run in runs) for name in models} if other else {},
-        "above": gaps,
-        "best_rival": best,
-        "above_rival": gaps.get(best),
-        "above_paper": gaps.get("paper"),
-        "stack": _gap(stacks) if stacks else None,
-        "seconds": fmean(seconds),
+        "std": {name: _std([run["test"][name][main] for run in runs]) for name in models},
+        "published_metric": other,
+        "published_values": {name: fmean(run["test"][name][other] for run in runs) for name in models} if other else {},
+        "differences": differences,
+        "best_baseline": best,
+        "versus_baseline": None if best is None else differences.get(best),
+        "versus_paper": differences.get("paper"),
+        "versus_stack": _mean_gap(stacks) if stacks else None,
+        "seconds": fmean(run["task_seconds"] or run["seconds"].get("total", 0.0) for run in runs),
         "memory_mb": max(memory, default=None),
     }
 
 
-def _gap(gaps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _mean_gap(gaps: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: fmean(gap[name] for gap in gaps) for name in ("value", "low", "high")}
 
 
-def _spread(values: Sequence[float]) -> float | None:
+def _std(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def _other(words: str, main: str, figures: Mapping[str, float]) -> str | None:
-    """Return the figure that a task is measured by elsewhere, where that is not the main one here."""
-    asked = re.findall(r"[a-z0-9]+", words.lower().replace("r²", "r2"))
-    known = [[name for name in WORDS[word] if name in figures] for word in asked if word in WORDS]
+def _published_metric(text: str, main: str, metrics: Mapping[str, float]) -> str | None:
+    """Return the metric that a task is published with, if it differs from the main one here."""
+    words = [word for word in re.findall(r"[a-z0-9]+", text.lower().replace("r²", "r2")) if word in PUBLISHED_METRICS]
+    known = [[name for name in PUBLISHED_METRICS[word] if name in metrics] for word in words]
     if any(main in names for names in known[:1]):
         return None
-    return next((name for names in known for name in names if name != main and math.isfinite(figures[name])), None)
+    return next((name for names in known for name in names if name != main and math.isfinite(metrics[name])), None)

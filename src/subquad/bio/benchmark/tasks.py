@@ -1,4 +1,4 @@
-"""A file of tasks, read and checked: which tables, what is predicted, what others reached. Reads headers only."""
+"""Task files of `bench`: tables, targets and published results. Reads headers only, unless rows are combined."""
 
 import csv
 import gzip
@@ -13,6 +13,7 @@ import pandas as pd
 
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.data.dataset import TASK_TYPES, TaskType
+from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import separator_of
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, raise_errors, unknown
@@ -20,7 +21,7 @@ from subquad.runs.storage import atomic, read_json
 
 __all__ = ["Task", "read_tasks"]
 
-SHORT_KINDS: dict[str, TaskType] = {
+SHORT_NAMES: dict[str, TaskType] = {
     "reg": "regression",
     "bin": "binary",
     "multi": "multiclass",
@@ -28,117 +29,120 @@ SHORT_KINDS: dict[str, TaskType] = {
     "perres_bin": "residue_binary",
     "perres_multi": "residue_multiclass",
 }
-"""Short words for kinds; the number of classes may stand behind `multi`."""
+"""Short names of task types; the number of classes may follow `multi`."""
 
 NUCLEOTIDES = set("ACGTURYSWKMBDHVN")
-"""And their codes for several, of which most are amino acids too."""
+"""Nucleotides and their IUPAC codes, most of which are amino acids too."""
+LIST_SETTINGS = ("target", "covariates", "learning_sizes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One table, and how it is learned from."""
+    """One table, and the settings of its fit."""
 
     id: str
     """Family and name, such as `dms/tdp43`."""
     table: Path
-    """Where it is."""
     task_type: TaskType
-    """Of the target."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Those of `FitSettings` that differ from the default."""
+    """Values of `FitSettings` that differ from the defaults."""
     metric: str = ""
-    """What the task is measured by elsewhere, in words."""
+    """Metric of the publication, as text."""
     published: str = ""
-    """What others reached, in words."""
+    """Published results, as text."""
     size: float = 0.0
-    """About how many letters the rows have together; the larger go first."""
+    """Approximate number of letters in the rows; larger tasks start first."""
     has_training: bool = True
-    """It has rows to learn from."""
+    """It has training rows."""
     train_on: str | None = None
-    """Id of the task whose training rows it takes."""
+    """Id of the task whose training rows it uses."""
 
     @property
     def family(self) -> str:
-        """What stands before the first `/` of the id."""
+        """Part of the id before the first `/`."""
         return self.id.partition("/")[0] if "/" in self.id else "tasks"
 
 
 def read_tasks(path: Path | str, settings: BenchSettings, folder: Path | str) -> list[Task]:
-    """Return the tasks of a file that are asked for.
+    """Return the requested tasks of a file.
 
-    The file is a JSON list with one object a task: `id`, `file` (relative to the list), `kind`; and if there,
-    `settings` (those of `subquad bio fit`), `metric`, `published`, `train_on` (id of the task whose training rows this
-    one takes), `alphabet` (all letters that occur), `rows`, `length` (shortest and longest) and `splits` (rows of each
-    part). Other keys mean nothing. Columns called sequence, guide and context, target, split and group are taken as
-    such.
+    The file is a JSON list with one object per task: `id`, `file` (relative to the list) and `task_type` (or `kind`);
+    optional are `settings` (those of `fit`), `metric` and `published` (text), `train_on` (id of the task whose training
+    rows this one uses), `alphabet` (all letters that occur), `rows`, `length` (shortest and longest) and `splits` (rows
+    of each part). Other keys are ignored. Columns named sequence, guide and context, target, split and group are
+    recognised. Tasks that use the training rows of another one get a table of their own in `folder`/tables.
 
-    Tasks that take another's training rows get a table of their own in `folder`/tables.
+    Args:
+        path: The task file.
+        settings: Which tasks, and their training budget.
+        folder: Output folder.
 
     Raises:
-        SubquadError: the file or its entries are not as said, tables are missing, or nothing is asked for; all at once.
+        SubquadError: All errors of the file at once: invalid entries, missing tables, or no task selected.
     """
     path = Path(path)
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise SubquadError(f'{path}: must hold a list of tasks, such as [{{"id": …, "file": …, "kind": …}}]')
-    mistakes: list[str] = []
-    tasks = [_task(path.parent, entry, number, settings, mistakes) for number, entry in enumerate(entries, start=1)]
+        raise SubquadError(f'{path}: must be a list of tasks, such as [{{"id": …, "file": …, "task_type": …}}]')
+    errors: list[str] = []
+    tasks = [_task(path.parent, entry, number, settings, errors) for number, entry in enumerate(entries, start=1)]
     found = [task for task in tasks if task is not None]
-    seen = [task.id for task in found]
-    mistakes += [
-        f"id {name!r} stands there {seen.count(name)} times" for name in dict.fromkeys(seen) if seen.count(name) > 1
-    ]
-    raise_errors(f"{path}:", mistakes)
+    ids = [task.id for task in found]
+    errors += [f"id {name!r} occurs {ids.count(name)} times" for name in dict.fromkeys(ids) if ids.count(name) > 1]
+    raise_errors(f"{path}:", errors)
     by_id = {task.id: task for task in found}
     found = [replace(task, train_on=task.train_on or _donor(task, settings.train_pairs)) for task in found]
     chosen = _chosen(found, settings)
-    mistakes = [
-        f"{task.id}: {unknown('task', task.train_on, by_id)} (train_on)" for task in chosen if _is_lost(task, by_id)
+    errors = [
+        f"{task.id}: {unknown('task', task.train_on, by_id)} (train_on)"
+        for task in chosen
+        if task.train_on is not None and task.train_on not in by_id
     ]
-    raise_errors(f"{path}:", mistakes)
-    mistakes = []
-    chosen = [_merged(task, by_id, Path(folder), mistakes) if task.train_on else task for task in chosen]
-    raise_errors(f"{path}:", mistakes)
+    raise_errors(f"{path}:", errors)
+    errors = []
+    chosen = [_merged(task, by_id, Path(folder), errors) if task.train_on else task for task in chosen]
+    raise_errors(f"{path}:", errors)
     return chosen
 
 
-def _task(folder: Path, entry: Any, number: int, asked: BenchSettings, mistakes: list[str]) -> Task | None:
+def _task(folder: Path, entry: Any, number: int, options: BenchSettings, errors: list[str]) -> Task | None:
     if not isinstance(entry, Mapping):
-        mistakes.append(f"task {number} is {entry!r}, not an object with id, file and kind")
+        errors.append(f"task {number} is {entry!r}, not an object with id, file and task_type")
         return None
-    name, before = entry.get("id"), len(mistakes)
+    name, before = entry.get("id"), len(errors)
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", name):
-        mistakes.append(
+        errors.append(
             f"task {number}: its id is {name!r}; use letters, digits and . _ + - with / between, such as dms/tdp43"
         )
     file = entry.get("file")
-    table = folder / file if isinstance(file, str) else None
+    table = _table(folder, file) if isinstance(file, str) else None
     if table is None:
-        mistakes.append(f"{name}: file is {file!r}; name the table, relative to this file")
+        errors.append(f"{name}: file is {file!r}; give the path of the table, relative to the task file")
     elif not table.is_file():
-        mistakes.append(f"{name}: {table}: no such file")
-    task_type = _kind(entry.get("kind"))
+        errors.append(f"{name}: {table}: no such file")
+    given = entry.get("task_type", entry.get("kind"))
+    task_type = _task_type(given)
     if task_type is None:
-        known = ", ".join([*TASK_TYPES, *SHORT_KINDS])
-        mistakes.append(f"{name}: kind is {entry.get('kind')!r}; there are: {known}")
-    own = _own_settings(name, entry.get("settings", {}), mistakes)
-    if len(mistakes) > before or table is None or task_type is None:
+        known = ", ".join([*TASK_TYPES, *SHORT_NAMES])
+        errors.append(f"{name}: task_type is {given!r}; the task types are: {known}")
+    own = _own_settings(name, entry.get("settings", {}), errors)
+    if len(errors) > before or table is None or task_type is None:
         return None
     settings = {
         **_columns(table),
         **_alphabet(entry.get("alphabet")),
-        "kind": task_type,
-        "train_rows": asked.rows,
-        "tokens": asked.tokens,
-        "boosting_iterations": asked.boosting_iterations,
-        "preset": asked.preset_names[0],
+        "task_type": task_type,
+        "train_rows": options.train_rows,
+        "tokens": options.tokens,
+        "boosting_iterations": options.boosting_iterations,
+        "preset": options.presets[0],
         **own,
     }
     try:
         FitSettings(**settings)
     except (SubquadError, TypeError) as error:
-        # JSON may hold a word where a number is needed
-        mistakes.append(f"{name}: settings: {error}")
+        # JSON may have text where a number is needed
+        errors.append(f"{name}: settings: {error}")
         return None
     splits = entry.get("splits")
     return Task(
@@ -154,24 +158,30 @@ def _task(folder: Path, entry: Any, number: int, asked: BenchSettings, mistakes:
     )
 
 
-def _kind(word: Any) -> TaskType | None:
-    if not isinstance(word, str):
+def _table(folder: Path, file: str) -> Path:
+    return resolve_table(file) if file.startswith("example:") else folder / file
+
+
+def _task_type(name: Any) -> TaskType | None:
+    if not isinstance(name, str):
         return None
-    return word if word in TASK_TYPES else SHORT_KINDS.get(re.sub(r"(?<=multi)\d+$", "", word))
+    return name if name in TASK_TYPES else SHORT_NAMES.get(re.sub(r"(?<=multi)\d+$", "", name))
 
 
-def _own_settings(name: Any, given: Any, mistakes: list[str]) -> dict[str, Any]:
+def _own_settings(name: Any, given: Any, errors: list[str]) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        mistakes.append(f"{name}: settings are {given!r}, not an object")
+        errors.append(f"{name}: settings are {given!r}, not an object")
         return {}
-    types = {entry.name: entry.type for entry in fields(FitSettings)}
-    mistakes += [f"{name}: {unknown('setting', key, types)}" for key in given if key not in types]
-    # JSON has lists only, the settings tuples; one name alone means a list of one
-    return {
-        key: ((value,) if isinstance(value, str) else tuple(value)) if key in ("target", "covariates") else value
-        for key, value in given.items()
-        if key in types
-    }
+    known = {entry.name for entry in fields(FitSettings)}
+    errors += [f"{name}: {unknown('setting', key, known)}" for key in given if key not in known]
+    return {key: _setting(key, value) for key, value in given.items() if key in known}
+
+
+def _setting(name: str, value: Any) -> Any:
+    # JSON has lists and no tuples; a single name stands for a list of one
+    if name in LIST_SETTINGS and isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _columns(table: Path) -> dict[str, Any]:
@@ -190,13 +200,13 @@ def _header(table: Path) -> set[str]:
     if Path(table.name.removesuffix(".gz")).suffix not in (".csv", ".tsv"):
         return set()
     opened = gzip.open if table.suffix == ".gz" else open
-    # the names that are looked for are ASCII in every code page
+    # the expected names are ASCII in every code page
     with opened(table, "rt", encoding="utf-8-sig", errors="replace") as file:
         return set(next(csv.reader(file, delimiter=separator_of(table)), ()))
 
 
 def _alphabet(letters: Any) -> dict[str, str]:
-    """Return the alphabet by name; from a table alone, codes such as N or R could make DNA look like a protein."""
+    """Return the name of the alphabet; IUPAC codes such as N or R could make DNA look like a protein."""
     if not isinstance(letters, str) or not letters:
         return {}
     own = {letter.upper() for letter in letters if letter.isalpha()}
@@ -216,59 +226,54 @@ def _donor(task: Task, pairs: Sequence[tuple[str, str]]) -> str | None:
     return next((donor for pattern, donor in pairs if fnmatchcase(task.id, pattern)), None)
 
 
-def _is_lost(task: Task, by_id: Mapping[str, Task]) -> bool:
-    return task.train_on is not None and task.train_on not in by_id
-
-
 def _chosen(tasks: Sequence[Task], settings: BenchSettings) -> list[Task]:
     ids = [task.id for task in tasks]
-    for pattern in settings.patterns:
+    patterns = [("--only", pattern) for pattern in settings.only]
+    patterns += [("--train-on", pattern) for pattern, _ in settings.train_pairs]
+    for flag, pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in ids):
-            raise SubquadError(f"--only: {unknown('task', pattern, ids)}")
-    kinds = []
-    for word in settings.kind_names:
-        task_type = _kind(word)
+            raise SubquadError(f"{flag}: {unknown('task', pattern, ids)}")
+    task_types = []
+    for name in settings.task_types:
+        task_type = _task_type(name)
         if task_type is None:
-            raise SubquadError(f"--kinds: {unknown('kind', word, TASK_TYPES)}")
-        kinds.append(task_type)
-    for pattern, _ in settings.train_pairs:
-        if not any(fnmatchcase(name, pattern) for name in ids):
-            raise SubquadError(f"--train-on: {unknown('task', pattern, ids)}")
+            raise SubquadError(f"--task-types: {unknown('task type', name, TASK_TYPES)}")
+        task_types.append(task_type)
     chosen = [
         task
         for task in tasks
-        if (not settings.patterns or any(fnmatchcase(task.id, pattern) for pattern in settings.patterns))
-        and (not kinds or task.task_type in kinds)
+        if (not settings.only or any(fnmatchcase(task.id, pattern) for pattern in settings.only))
+        and (not task_types or task.task_type in task_types)
     ]
     if not chosen:
-        raise SubquadError("no task is left by --only and --kinds together")
+        raise SubquadError("no task matches both --only and --task-types")
     return chosen
 
 
-def _merged(task: Task, by_id: Mapping[str, Task], folder: Path, mistakes: list[str]) -> Task:
-    """Return the task on a table of its test rows and the other's training rows."""
+def _merged(task: Task, by_id: Mapping[str, Task], folder: Path, errors: list[str]) -> Task:
+    """Return the task with a table of its test rows and the training rows of another task."""
     donor = by_id[str(task.train_on)]
-    before = len(mistakes)
+    before = len(errors)
     if donor.task_type != task.task_type:
-        mistakes.append(f"{task.id}: train_on {donor.id}, which is {donor.task_type}, and this is {task.task_type}")
-    mistakes += [
-        f"{own.id}: {own.table}: has no column {name!r}, which train_on needs (CSV or TSV)"
+        errors.append(f"{task.id}: train_on {donor.id} is a task of type {donor.task_type}, not {task.task_type}")
+    errors += [
+        f"{own.id}: {own.table}: train_on needs a column {name!r} (CSV or TSV)"
         for own in (task, donor)
         for name in _missing(_header(own.table))
     ]
-    if len(mistakes) > before:
+    if len(errors) > before:
         return task
-    taking, giving = (_read(own.table) for own in (task, donor))
-    kept = [name for name in taking.columns if name in giving.columns]
+    own, other = (_read(each.table) for each in (task, donor))
+    kept = [name for name in own.columns if name in other.columns]
     letters = [name for name in ("sequence", "guide", "context") if name in kept]
-    tested = taking[taking["split"] == "test"]
-    learned = giving[giving["split"].isin(["train", "validation"])]
-    in_test = set(tested[letters].itertuples(index=False, name=None))
-    is_new = [row not in in_test for row in learned[letters].itertuples(index=False, name=None)]
+    test = own[own["split"] == "test"]
+    training = other[other["split"].isin(["train", "validation"])]
+    in_test = set(test[letters].itertuples(index=False, name=None))
+    is_new = [row not in in_test for row in training[letters].itertuples(index=False, name=None)]
     path = folder / "tables" / f"{task.id}.csv.gz"
     with atomic(path) as temporary:
-        # no time in it: the same rows make the same file
-        pd.concat([learned[is_new][kept], tested[kept]]).to_csv(
+        # without a time stamp, so that equal rows give equal files
+        pd.concat([training[is_new][kept], test[kept]]).to_csv(
             temporary, index=False, compression={"method": "gzip", "mtime": 0}
         )
     return replace(task, table=path, has_training=bool(any(is_new)), size=max(task.size, donor.size))

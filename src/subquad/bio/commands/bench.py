@@ -1,12 +1,14 @@
-"""Many tasks in one command: every model on every table, restartable at any moment, with a page that counts who wins.
+"""`bench`: fit all models on many tables, resumable at any time, and count in how many the network is better.
 
-Costs about a minute of one core a task and net with the default budget.
+Costs about a minute of one core per task and network with the default budget. Each task runs in a process of its own,
+`python -m subquad.bio.commands.bench JOB.json`.
 """
 
 import csv
 import json
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -17,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from subquad import __version__
-from subquad.bio.benchmark.jobs import Job, is_done, jobs_of, outcome_of, run_here
+from subquad.bio.benchmark.jobs import Job, beside, is_done, make_jobs, metrics_of, outcome_of
+from subquad.bio.benchmark.runners import run_locally, run_on_ray
 from subquad.bio.benchmark.settings import BenchSettings
-from subquad.bio.benchmark.summary import rows_of, summary, table
+from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import read_tasks
-from subquad.bio.plots.bench_page import markdown, render
-from subquad.progress import Advance, say, track
-from subquad.runs.storage import as_folder, atomic, write_json
+from subquad.errors import SubquadError
+from subquad.progress import say, track
+from subquad.runs.storage import as_folder, atomic, read_json, write_json
 
 __all__ = ["bench"]
 
@@ -38,33 +41,33 @@ def bench(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Fit all models on all tasks of a file, and return what is in `results.json`.
+    """Fit all models on all tasks of a file, and return the contents of `results.json`.
 
     The folder gets `results.json`, `results.csv`, `results.html` and `results.md`, the runs themselves, and
-    `failed.json` where tasks failed. What is finished in it is not done again, and what was stopped goes on.
+    `failed.json` if tasks failed. Finished runs are not repeated, and interrupted ones are resumed.
 
     Args:
         tasks: JSON list of tasks; see `read_tasks`.
-        settings: which tasks, with what budget, on how many cores.
-        out: the folder to write.
-        force: redo finished runs that were made with other settings or tables.
-        quiet: no progress and no remarks.
+        settings: Which tasks, with what training budget, and how many at a time.
+        out: Output folder.
+        force: Repeat finished runs that have other settings or tables.
+        quiet: Show no progress and no remarks.
 
     Raises:
-        SubquadError: the file is not as it must be, or the folder holds runs made with other settings.
+        SubquadError: The task file has errors, or the folder holds finished runs with other settings.
     """
     settings, folder = settings or BenchSettings(), as_folder(out)
     chosen = read_tasks(tasks, settings, folder)
-    jobs = jobs_of(chosen, settings, folder, force=force)
+    jobs = make_jobs(chosen, settings, folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = [job for job in jobs if not is_done(job)]
     without = [task.id for task in chosen if not task.has_training]
     if without:
-        say(f"without training rows (--train-on names some): {', '.join(without)}", quiet=quiet)
-    _run_all(waiting, len(jobs), settings, folder, quiet=quiet)
-    failed = _failed(jobs)
-    _write_failed(folder, failed)
-    entries = table(chosen, jobs)
+        say(f"skipped for lack of training rows (--train-on adds some): {', '.join(without)}", quiet=quiet)
+    _run_all([job for job in jobs if not is_done(job)], len(jobs), settings, folder, quiet=quiet)
+    failed = _failures(jobs)
+    _write_failures(folder, failed)
+    entries = task_entries(chosen, jobs)
+    seconds = sum(run.get("task_seconds") or 0 for entry in entries for run in entry["seeds"].values())
     results = {
         "benchmark": "subquad bio bench",
         "tasks_file": Path(tasks).name,
@@ -72,8 +75,8 @@ def bench(
         "machine": _machine(),
         "versions": _versions(),
         "settings": asdict(settings),
-        "core_hours": sum(run.get("task_seconds") or 0 for entry in entries for run in entry["seeds"].values()) / 3600,
-        "summary": summary(entries),
+        "core_hours": seconds / 3600,
+        "summary": summarize(entries),
         "failed": failed,
         "tasks": entries,
     }
@@ -82,55 +85,54 @@ def bench(
 
 
 def _run_all(waiting: Sequence[Job], total: int, settings: BenchSettings, folder: Path, *, quiet: bool) -> None:
-    began: dict[str, float] = {}
+    started: dict[str, float] = {}
     lock = threading.Lock()
-
-    def name(job: Job) -> str:
-        return f"{job['id']}:{job['seed']}"
 
     with track("tasks", total, done=total - len(waiting), quiet=quiet) as advance:
 
-        def show(job: Job, done: int) -> None:
+        def update(job: Job, done: int) -> None:
+            name = _name(job)
             with lock:
                 if done:
-                    began.pop(name(job), None)
+                    started.pop(name, None)
                 else:
-                    began[name(job)] = time.monotonic()
-                _show(advance, done, began)
+                    started[name] = time.monotonic()
+                # running tasks, and their seconds
+                advance(done, **{key: round(time.monotonic() - since) for key, since in started.items()})
 
         if settings.ray:
-            from subquad.bio.benchmark.ray_jobs import run_on_ray
-
             ended = run_on_ray(waiting, settings, folder)
         else:
-            ended = run_here(waiting, settings, lambda job: show(job, 0))
+            ended = run_locally(waiting, settings, lambda job: update(job, 0))
         for job, outcome in ended:
-            show(job, 1)
+            update(job, 1)
             if outcome.get("message"):
-                say(f"{name(job)} failed: {outcome['message']}", quiet=quiet)
-                _write_failed(folder, _failed([job]), add=True)
+                say(f"{_name(job)} failed: {outcome['message']}", quiet=quiet)
+                _add_failures(folder, _failures([job]))
 
 
-def _show(advance: Advance, done: int, began: dict[str, float]) -> None:
-    # what runs now, and for how many seconds
-    advance(done, **{name: round(time.monotonic() - since) for name, since in began.items()})
+def _name(job: Job) -> str:
+    return f"{job['id']}:{job['seed']}"
 
 
-def _failed(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def _failures(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     failed = []
     for job in jobs:
-        if not (Path(job["out"]) / "metrics.json").is_file():
-            message = outcome_of(job).get("message") or "not finished; give the same command once more"
+        if not metrics_of(job).is_file():
+            message = outcome_of(job).get("message") or "not finished; the same command resumes it"
             failed.append({"id": job["id"], "seed": job["seed"], "message": message})
     return failed
 
 
-def _write_failed(folder: Path, failed: list[dict[str, Any]], *, add: bool = False) -> None:
+def _add_failures(folder: Path, failed: list[dict[str, Any]]) -> None:
     path = folder / "failed.json"
-    if add and path.is_file():
-        new = {(entry["id"], entry["seed"]) for entry in failed}
-        before = json.loads(path.read_text(encoding="utf-8"))
-        failed = [entry for entry in before if (entry["id"], entry["seed"]) not in new] + failed
+    new = {(entry["id"], entry["seed"]) for entry in failed}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    _write_failures(folder, [entry for entry in before if (entry["id"], entry["seed"]) not in new] + failed)
+
+
+def _write_failures(folder: Path, failed: list[dict[str, Any]]) -> None:
+    path = folder / "failed.json"
     if failed:
         write_json(path, failed)
     else:
@@ -138,8 +140,10 @@ def _write_failed(folder: Path, failed: list[dict[str, Any]], *, add: bool = Fal
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
+    from subquad.bio.plots.bench_page import markdown, render
+
     write_json(folder / "results.json", results)
-    rows = rows_of(results["tasks"])
+    rows = result_rows(results["tasks"])
     with atomic(folder / "results.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["id"])
         writer.writeheader()
@@ -178,3 +182,34 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _run_in_this_process(path: Path) -> None:
+    """Run the job of a file, and write its outcome beside the folder of the run."""
+    from subquad.bio.commands.fit import fit
+    from subquad.bio.metrics.memory import peak_memory
+    from subquad.bio.settings import FitSettings
+
+    job: Job = read_json(path)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    began, message = time.monotonic(), None
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in job["settings"].items()}
+    options = {key: job[key] for key in ("out", "presets", "seed", "force")}
+    try:
+        fit(job["table"], FitSettings(**values), **options, quiet=True)
+    except SubquadError as error:
+        message = str(error)
+    record = {"message": message, "seconds": round(time.monotonic() - began, 2), "memory_mb": peak_memory()}
+    write_json(beside(job, "done.json"), record)
+
+
+def _exit_with_parent() -> None:
+    # the pipe closes with the process at its other end, however that ended; otherwise this process would continue
+    # beside the one that a second start of the command begins. It is read without Python's buffer, whose lock a waiting
+    # thread would still hold when the interpreter exits
+    os.read(0, 1)
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    _run_in_this_process(Path(sys.argv[1]))

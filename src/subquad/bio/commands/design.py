@@ -1,23 +1,20 @@
-"""Variants worth making: the best that a fitted model knows under constraints, as a batch and on plates."""
+"""`design`: the best variants that a fitted model predicts under constraints, as a diverse batch laid out on plates."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from subquad.bio.commands.scan import offset_of
-from subquad.bio.data.fasta import read_sequence
-from subquad.bio.design_search.constraints import Rules, read_rules
-from subquad.bio.design_search.plates import plate_map
-from subquad.bio.design_search.search import Tried, choose, search
+from subquad.bio.design_search.batch import choose_batch, plate_map
+from subquad.bio.design_search.constraints import Constraints, read_constraints
+from subquad.bio.design_search.search import ScoredVariants, search
 from subquad.bio.design_search.settings import DesignSettings
-from subquad.bio.models.scorer import Scorer, open_scorer
+from subquad.bio.models.scorer import Scorer, input_sequence, open_scorer
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.storage import as_folder, atomic, fingerprint, plain, write_json
+from subquad.runs.storage import as_folder, atomic, check_output, fingerprint, plain, write_json
 
 __all__ = ["COLUMNS", "design"]
 
@@ -27,249 +24,200 @@ COLUMNS = (
     "sequence",
     "mutations",
     "prediction",
-    "spread",
+    "prediction_std",
     "ucb",
     "distance",
     "plate",
     "well",
 )
-"""Of designs.csv; distance is the number of letters to the nearest measured variant."""
-
-RECORD = "design.json"
-"""Written last: without it the folder is unfinished."""
-FILES = ("designs.csv", "plates.csv", "designs.fasta", "design.html", RECORD)
+"""Columns of designs.csv; `distance` is the number of substitutions to the nearest measured variant."""
 
 
 def design(
     run: Any,
+    settings: DesignSettings | None = None,
     *,
     out: Path | str,
-    settings: DesignSettings | None = None,
-    table: Path | str | None = None,
     seed: int = 0,
     force: bool = False,
     quiet: bool = False,
 ) -> pd.DataFrame:
-    """Write the best variants under constraints, their plates and a page about them; return the variants, best first.
+    """Write the best variants under constraints, their plates and a page; return the variants, best first.
 
-    Variants are ranked by `ucb`, the mean of the model's members and `beta` times their spread (upper confidence bound;
-    where low values are looked for, the mean less the spread).
+    Variants are ranked by their upper confidence bound `ucb`: the mean prediction plus `beta` standard deviations of
+    the ensemble members; minus, if the goal is a low value.
 
     Args:
-        run: the folder that `fit` wrote, or a `BioModel`.
-        out: the folder to write: `designs.csv`, `designs.fasta`, `plates.csv`, `design.html`, `design.json`.
-        settings: constraints, number, plates.
-        table: the measured variants, with the columns of the fit; by default the table of the fit, where it still lies
-            where it was or beside the run.
-        seed: of the search; the same one gives the same designs.
-        force: replace earlier designs in the folder.
-        quiet: no progress and no remarks.
+        run: Folder that `fit` wrote, or a `BioModel`.
+        settings: Objective, constraints, number of designs and plates.
+        out: Output folder: `designs.csv`, `designs.fasta`, `plates.csv`, `design.html` and `design.json`.
+        seed: Seed of the search.
+        force: Overwrite earlier designs.
+        quiet: Show no progress and no remarks.
 
     Raises:
-        SubquadError: constraints that contradict each other or that nothing satisfies, a model that has no one value a
-            sequence, a folder that is taken; nothing has been written then.
+        SubquadError: The constraints contradict each other or nothing satisfies them, the model does not predict one
+            value per sequence, or the output exists; nothing has been written then.
     """
-    settings, out = settings or DesignSettings(), as_folder(out)
-    _check_folder(out, force)
-    judge = open_scorer(run, target=settings.of)
-    start = _start(judge, settings)
-    measured = _measured(run, judge, table, quiet=quiet)
-    seen = _seen(measured, judge, start)
-    _say_unseen(seen, judge, settings, quiet=quiet)
-    rules = read_rules(
-        start,
-        judge.model.alphabet,
-        settings,
-        seen=seen,
-        is_nucleotide=judge.is_nucleotide,
-        offset=offset_of(judge.model),
-    )
-    tried = search(rules, judge, settings, seed=seed, quiet=quiet)
-    rows = _candidates(tried, set(measured.sequences), settings)
-    own = judge.scores([start])
-    picked = choose(tried, rows, settings, start=float(tried.merit(*own)[0]))
-    if len(picked) < settings.number:
-        say(f"only {len(picked):,} variants satisfy the constraints; {settings.number:,} were asked for", quiet=quiet)
-    frame = _frame(tried, picked, measured)
-    plates = plate_map(frame["name"].tolist(), wells=int(settings.wells), controls=settings.controls)
-    frame = frame.merge(plates[["name", "plate", "well"]], on="name", how="left")[list(COLUMNS)]
-    plates = _fill(plates, frame, start, own)
+    settings, out = settings or DesignSettings(), check_output(as_folder(out), force=force)
+    scorer = open_scorer(run, target=settings.target)
+    if scorer.schema.partner:
+        raise SubquadError("the model reads pairs of sequences; guides for a target come from `subquad bio guides`")
+    start = input_sequence(scorer.model, settings.start, "--start")
+    measured, is_complete = _measured(run, scorer, settings, quiet=quiet)
+    constraints = _constraints(scorer, start, settings, measured if is_complete else [], quiet=quiet)
+    scored = search(constraints, scorer, settings, seed=seed, quiet=quiet)
+    rows = _candidates(scored, set(measured), settings)
+    mean, std = scorer.scores([start])
+    chosen = choose_batch(scored, rows, settings, start=float(scored.ucb(mean, std)[0]))
+    if len(chosen) < settings.number:
+        say(f"only {len(chosen):,} variants satisfy the constraints, of {settings.number:,} requested", quiet=quiet)
+    designs = _table(scored, chosen, measured)
+    plates = plate_map(designs["name"].tolist(), wells=int(settings.wells), controls=settings.controls)
+    designs = designs.merge(plates[["name", "plate", "well"]], on="name", how="left")[list(COLUMNS)]
+    plates = _filled(plates, designs, start, float(mean[0]), float(std[0]))
     record = {
         "settings": plain(settings),
         "seed": seed,
         "run": str(run) if isinstance(run, str | Path) else None,
-        "output": judge.title,
+        "target": scorer.title,
         "start": start,
-        "start_prediction": float(own[0][0]),
-        "tried": len(tried),
-        "measured": len(measured.sequences),
-        "designs": len(frame),
+        "start_prediction": float(mean[0]),
+        "scored": len(scored),
+        "measured": len(measured),
+        "designs": len(designs),
     }
-    _write(out, frame, plates, record, tried)
-    return frame
+    _write(out, designs, plates, record, scored)
+    return designs
 
 
-@dataclass(frozen=True)
-class _Measured:
-    sequences: Sequence[str]
-    is_whole: bool
-    """All that the model learned from, and not the test rows alone."""
-
-
-def _check_folder(out: Path, force: bool) -> None:
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    if not (out / RECORD).is_file():
-        # a file is written beside its place, in a hidden folder that has its name
-        if all(own.name.removeprefix(".").startswith(FILES) for own in out.iterdir()):
-            return
-        raise SubquadError(f"{out}: not empty, and no designs of subquad; name another folder with --out")
-    if not force:
-        raise SubquadError(f"{out}: holds designs; name another folder with --out, or replace them with --force")
-
-
-def _start(judge: Scorer, settings: DesignSettings) -> str:
-    model = judge.model
-    if model.about.get("partner"):
-        raise SubquadError("the model reads pairs of sequences; guides for a target come from `subquad bio guides`")
-    start = settings.start
-    if start is None:
-        start = model.wild_type
-        if start is None:
-            raise SubquadError(
-                "the model knows no wild type; say what to start from with --start LETTERS or a FASTA file"
-            )
-    else:
-        start = read_sequence(start, "--start")
-    start = judge.normalized(start)
-    length = model.about.get("length")
-    if length is not None and len(start) != length:
-        raise SubquadError(f"the start has {len(start)} letters, and the model was fitted on sequences of {length}")
-    return start
-
-
-def _measured(run: Any, judge: Scorer, table: Path | str | None, *, quiet: bool) -> _Measured:
+def _measured(run: Any, scorer: Scorer, settings: DesignSettings, *, quiet: bool) -> tuple[list[str], bool]:
+    """Return the measured sequences, and whether they are all of the table of the fit or its test rows only."""
     folder = Path(run) if isinstance(run, str | Path) else None
-    path = _find_table(folder, judge.model) if table is None else Path(table)
-    if path is not None:
-        from subquad.bio.data.table import read_again
+    table = _table_of_fit(folder, scorer.model) if settings.table is None else Path(settings.table)
+    if table is not None:
+        from subquad.bio.data.table import read_like
 
-        return _Measured(list(dict.fromkeys(map(judge.normalized, read_again(path, judge.model.about).sequences))), True)
-    known: list[str] = []
-    if folder is not None and (folder / "test.csv").is_file():
-        frame = pd.read_csv(folder / "test.csv", dtype=str)
-        known = list(dict.fromkeys(judge.normalized(text) for text in frame.get("sequence", pd.Series(dtype=str)).dropna()))
+        return list(dict.fromkeys(map(scorer.normalized, read_like(table, scorer.schema).sequences))), True
     say(
-        "the table of the fit is not where it was, so variants that were learned from may be designed again; name it "
-        "with --table",
+        "the table of the fit was not found, so designs may include variants that were measured; name it with --table",
         quiet=quiet,
     )
-    return _Measured(known, False)
+    if folder is None or not (folder / "test.csv").is_file():
+        return [], False
+    rows = pd.read_csv(folder / "test.csv", dtype=str)["sequence"].dropna()
+    return list(dict.fromkeys(map(scorer.normalized, rows))), False
 
 
-def _find_table(folder: Path | None, model: Any) -> Path | None:
-    """Return the table of the fit, if a file of its name and content lies here or beside the run."""
+def _table_of_fit(folder: Path | None, model: Any) -> Path | None:
+    """Return the table of the fit, if a file of its name and content is here, beside the run or in it."""
     name = model.config.get("file")
-    mark = model.config.get("subquad", {}).get("settings", {}).get("fingerprint")
-    if folder is None or name is None or mark is None:
+    expected = model.config.get("subquad", {}).get("settings", {}).get("fingerprint")
+    if folder is None or name is None or expected is None:
         return None
-    places = [Path(name), folder.parent / name, folder / name]
-    return next((path for path in places if path.is_file() and fingerprint(path) == mark), None)
+    candidates = [Path(name), folder.parent / name, folder / name]
+    return next((path for path in candidates if path.is_file() and fingerprint(path) == expected), None)
 
 
-def _seen(measured: _Measured, judge: Scorer, start: str) -> list[str] | None:
-    """Return the letters of each position among the measured variants; None where they are not all known."""
-    if judge.model.about.get("length") is None:
+def _constraints(
+    scorer: Scorer, start: str, settings: DesignSettings, measured: Sequence[str], *, quiet: bool
+) -> Constraints:
+    observed = _observed_letters(scorer, start, measured)
+    if settings.allow_unobserved:
+        say("letters that were not observed in training are allowed; their effects are extrapolations", quiet=quiet)
+    elif observed is None and scorer.schema.length is not None:
+        say("the letters observed in training are unknown, so designs may contain unobserved ones", quiet=quiet)
+    return read_constraints(
+        start,
+        scorer.model.alphabet,
+        settings,
+        observed=observed,
+        is_nucleotide=scorer.is_nucleotide,
+        offset=scorer.offset,
+    )
+
+
+def _observed_letters(scorer: Scorer, start: str, measured: Sequence[str]) -> list[str] | None:
+    """Return the letters observed at each position in training; None if they are unknown."""
+    if scorer.schema.length is None:
         return None
-    said = judge.model.config.get("observed_letters")
-    if said is not None and len(said) == len(start):
-        # places in the alphabet; below 0 stand letters that mean several
-        return ["".join(judge.model.alphabet[code] for code in own if code >= 0) for own in said]
-    own = [text for text in measured.sequences if len(text) == len(start)]
-    if not measured.is_whole or not own:
-        return None
-    table = np.array([list(text) for text in own])
-    return ["".join(sorted(set(column))) for column in table.T]
+    recorded = scorer.model.config.get("observed_letters")
+    if recorded is not None and len(recorded) == len(start):
+        # negative codes are ambiguous letters
+        return ["".join(scorer.model.alphabet[code] for code in codes if code >= 0) for codes in recorded]
+    own = [sequence for sequence in measured if len(sequence) == len(start)]
+    return ["".join(sorted(set(column))) for column in zip(*own, strict=True)] or None
 
 
-def _say_unseen(seen: list[str] | None, judge: Scorer, settings: DesignSettings, *, quiet: bool) -> None:
-    if settings.unseen:
-        say(
-            "letters that training never had at a position are allowed: the model cannot know what they do", quiet=quiet
+def _candidates(scored: ScoredVariants, measured: set[str], settings: DesignSettings) -> np.ndarray:
+    is_valid = scored.violations == 0
+    sequences = scored.constraints.sequences(scored.codes)
+    is_new = np.array([settings.allow_measured or sequence not in measured for sequence in sequences], dtype=bool)
+    if not is_valid.any():
+        raise SubquadError(
+            f"no variant satisfies the constraints: none of {len(scored):,} scored variants satisfies --gc and "
+            "--forbid-sites; relax them"
         )
-    elif seen is None and judge.model.about.get("length") is not None:
-        say("which letters training had at each position is not known: designs may hold others", quiet=quiet)
+    if not (is_valid & is_new).any():
+        raise SubquadError(
+            f"no new variant satisfies the constraints: all {int(is_valid.sum()):,} have been measured; relax the "
+            "constraints, or allow measured variants with --allow-measured"
+        )
+    return np.flatnonzero(is_valid & is_new)
 
 
-def _candidates(tried: Tried, measured: set[str], settings: DesignSettings) -> np.ndarray:
-    meets = tried.violations == 0
-    is_new = np.array([settings.repeat or text not in measured for text in tried.rules.texts(tried.codes)], dtype=bool)
-    if not (meets & is_new).any():
-        lines = [f"of {len(tried):,} variants tried, {int(meets.sum()):,} satisfy --gc and --forbid-sites"]
-        if meets.any():
-            lines.append("all of these have been measured already; --repeat allows them")
-        raise SubquadError("\n  ".join(["no variant satisfies the constraints; loosen them", *lines]))
-    return np.flatnonzero(meets & is_new)
-
-
-def _frame(tried: Tried, picked: np.ndarray, measured: _Measured) -> pd.DataFrame:
-    codes = tried.codes[picked]
-    mutants = tried.rules.mutants(codes)
-    width = len(str(len(picked)))
+def _table(scored: ScoredVariants, chosen: np.ndarray, measured: Sequence[str]) -> pd.DataFrame:
+    codes = scored.codes[chosen]
+    mutants = scored.constraints.mutants(codes)
+    width = len(str(len(chosen)))
     return pd.DataFrame(
         {
-            "name": [f"D{k:0{width}d}" for k in range(1, len(picked) + 1)],
-            "mutants": [":".join(each) for each in mutants],
-            "sequence": tried.rules.texts(codes),
-            "mutations": [len(each) for each in mutants],
-            "prediction": tried.mean[picked],
-            "spread": tried.spread[picked],
-            "ucb": tried.sign * tried.value[picked],
-            "distance": _distances(codes, tried.rules, measured.sequences),
+            "name": [f"D{k:0{width}d}" for k in range(1, len(chosen) + 1)],
+            "mutants": [":".join(own) for own in mutants],
+            "sequence": scored.constraints.sequences(codes),
+            "mutations": [len(own) for own in mutants],
+            "prediction": scored.mean[chosen],
+            "prediction_std": scored.std[chosen],
+            "ucb": scored.sign * scored.value[chosen],
+            "distance": _distances(codes, scored.constraints.letters, measured),
         }
     )
 
 
-def _distances(codes: np.ndarray, rules: Rules, measured: Sequence[str]) -> pd.Series:
+def _distances(codes: np.ndarray, letters: str, measured: Sequence[str]) -> pd.Series:
+    """Return the substitutions of each design to the nearest measured variant of its length."""
     length = codes.shape[1]
-    own = [text for text in measured if len(text) == length]
+    own = [sequence for sequence in measured if len(sequence) == length]
     nearest = np.full(len(codes), length + 1)
-    letters = np.frombuffer(rules.letters.encode("ascii"), dtype=np.uint8)[codes]
+    designs = np.frombuffer(letters.encode("ascii"), dtype=np.uint8)[codes]
     for begin in range(0, len(own), 20_000):
         block = np.frombuffer("".join(own[begin : begin + 20_000]).encode("ascii", "replace"), dtype=np.uint8)
         block = block.reshape(-1, length)
-        for row, each in enumerate(letters):
-            nearest[row] = min(nearest[row], int((block != each).sum(1).min()))
+        for row, sequence in enumerate(designs):
+            nearest[row] = min(nearest[row], int((block != sequence).sum(1).min()))
     return pd.Series(nearest, dtype="Int64").where(nearest <= length)
 
 
-def _fill(plates: pd.DataFrame, frame: pd.DataFrame, start: str, own: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
-    filled = plates.merge(frame[["name", "mutants", "sequence", "prediction", "spread"]], on="name", how="left")
-    control = filled["is_control"]
-    filled.loc[control, ["mutants", "sequence"]] = ["", start]
-    filled.loc[control, "prediction"], filled.loc[control, "spread"] = own[0][0], own[1][0]
+def _filled(plates: pd.DataFrame, designs: pd.DataFrame, start: str, mean: float, std: float) -> pd.DataFrame:
+    columns = ["name", "mutants", "sequence", "prediction", "prediction_std"]
+    filled = plates.merge(designs[columns], on="name", how="left")
+    filled.loc[filled["is_control"], columns[1:]] = ["", start, mean, std]
     return filled
 
 
 def _write(
-    out: Path,
-    frame: pd.DataFrame,
-    plates: pd.DataFrame,
-    record: dict[str, Any],
-    tried: Tried,
+    out: Path, designs: pd.DataFrame, plates: pd.DataFrame, record: dict[str, Any], scored: ScoredVariants
 ) -> None:
     from subquad.bio.plots.design_page import render
 
-    text = render(frame, plates, record, tried=tried)
-    fasta = "".join(
-        f">{name} {mutants}\n{sequence}\n"
-        for name, mutants, sequence in zip(frame["name"], frame["mutants"], frame["sequence"], strict=True)
-    )
+    html = render(designs, plates, record, scored=scored)
+    rows = designs[["name", "mutants", "sequence"]].itertuples(index=False)
+    fasta = "".join(f">{name} {mutants}\n{sequence}\n" for name, mutants, sequence in rows)
     out.mkdir(parents=True, exist_ok=True)
-    for name, table in (("designs.csv", frame), ("plates.csv", plates)):
+    for name, table in (("designs.csv", designs), ("plates.csv", plates)):
         with atomic(out / name) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    for name, content in (("designs.fasta", fasta), ("design.html", text)):
+    for name, content in (("designs.fasta", fasta), ("design.html", html)):
         with atomic(out / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    write_json(out / RECORD, record)
+    write_json(out / "design.json", record)

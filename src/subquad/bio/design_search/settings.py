@@ -1,75 +1,81 @@
-"""What a user can set for designs. Imports the standard library only, to start fast."""
+"""Settings of `design`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, validate_choices
+from subquad.errors import SubquadError, flag_name, validate_choices
+from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["DesignSettings"]
+
+MINIMA = {
+    "number": 1,
+    "max_mutations": 1,
+    "rounds": 1,
+    "population": 2,
+    "controls": 0,
+    "beta": 0,
+    "diversity": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DesignSettings:
-    """What a design may change, what is looked for, and how many are made. Positions count from 1 in the start."""
+    """Objective and constraints of a design. Positions are numbered as in the table of the fit."""
 
-    start: str | None = None
-    """The sequence to change: letters, or a FASTA file with one; by default the run's wild type."""
-    number: int = 92
-    """Designs; 92 and 4 wild types fill a plate of 96."""
-    max_mutations: int = 4
-    """Most changes in one design."""
-    fixed: str | None = None
-    """Positions that stay, such as 1-10,24."""
-    only: str | None = None
-    """The only positions that may change, such as 30-60."""
-    allow: str | None = None
-    """The only letters that positions may change to, such as 24=AGS,30=KR; all other positions stay free. A stop
-    (*) comes in only where it stands here."""
-    forbid_letters: str | None = None
-    """Letters that no change may bring in, such as C or CM."""
-    gc: str | None = None
-    """Range of the part of G and C in a design, such as 0.4-0.6; for DNA and RNA."""
-    forbid_sites: str | None = None
-    """Sites that no design may have on either strand: letters (N, R, Y … stand for several) or enzymes, such as
-    GAATTC,BsaI; for DNA and RNA."""
-    unseen: bool = False
-    """Allow letters at positions where training had none such; the model cannot know what they do."""
-    repeat: bool = False
-    """Allow variants that have been measured already."""
-    goal: Literal["max", "min"] = "max"
-    """Whether high or low values are looked for."""
-    of: str | None = None
-    """Which target or class, where the model has several."""
-    beta: float = 1.0
-    """How much the spread of the model's members counts beside their mean: 0 takes what is predicted best, more takes
-    what might be best."""
-    diversity: float = 0.2
-    """How much of the best one's gain over the start a design loses for the changes that it shares with those chosen
-    before; 0 takes the best, however alike."""
-    rounds: int = 30
-    """Most rounds of the search, where there are too many variants to try all."""
-    population: int = 300
-    """Parents in each round."""
-    wells: Literal["96", "384"] = "96"
-    """Of a plate."""
-    controls: int = 4
-    """Wells of each plate with the start."""
+    start: Input[str | None] = None
+    """Sequence to mutate: letters, or a FASTA file with one sequence. Default: the wild type of the run."""
+    table: Input[str | None] = None
+    """Measured variants, which are not designed again. Default: the table of the fit, if it is still in its place."""
+    number: Model[int] = 92
+    """Number of designs; 92 designs and 4 controls fill a 96-well plate."""
+    max_mutations: Model[int] = 4
+    """Largest number of mutations per design."""
+    fixed: Model[tuple[str, ...]] = ()
+    """Positions that must not mutate, such as 1-10 24."""
+    only: Model[tuple[str, ...]] = ()
+    """The only positions that may mutate, such as 30-60."""
+    allow: Model[tuple[str, ...]] = ()
+    """The only substitutions allowed at a position, such as 24=AGS 30=KR; other positions stay free. A stop codon (*)
+    is designed only where it is listed here."""
+    forbid_letters: Model[str] = ""
+    """Letters that no substitution may introduce, such as CM."""
+    gc: Model[tuple[float, float] | None] = None
+    """Lowest and highest GC content of a design, such as 0.4 0.6; DNA and RNA only."""
+    forbid_sites: Model[tuple[str, ...]] = ()
+    """Sites that no design may contain on either strand: IUPAC sequences or restriction enzymes, such as GAATTC BsaI;
+    DNA and RNA only."""
+    allow_unobserved: Model[bool] = False
+    """Allow letters that were not observed at a position in training; their effect is an extrapolation."""
+    allow_measured: Model[bool] = False
+    """Allow variants that have already been measured."""
+    goal: Model[Literal["max", "min"]] = "max"
+    """Whether to maximize or minimize the target."""
+    target: Model[str | None] = None
+    """Target column or class to optimize. Default: the first target column, or the second of two classes."""
+    beta: Model[float] = 1.0
+    """Weight of the ensemble's standard deviation in the upper confidence bound (UCB) that ranks the designs; 0 ranks
+    by the mean prediction, larger values explore."""
+    diversity: Model[float] = 0.2
+    """Penalty for mutations shared with designs chosen before, as a fraction of the best design's gain; 0 ignores
+    similarity."""
+    rounds: Training[int] = 30
+    """Largest number of rounds of the evolutionary search, used if there are too many variants to score all of them."""
+    population: Training[int] = 300
+    """Number of parents per round."""
+    wells: Output[Literal["96", "384"]] = "96"
+    """Wells per plate."""
+    controls: Output[int] = 4
+    """Wells per plate that hold the start sequence as a control."""
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        least = {
-            "number": 1,
-            "max_mutations": 1,
-            "rounds": 1,
-            "population": 2,
-            "controls": 0,
-            "beta": 0,
-            "diversity": 0,
-        }
-        for name, bound in least.items():
+        for name, bound in MINIMA.items():
             if getattr(self, name) < bound:
-                raise SubquadError(f"--{name.replace('_', '-')} must be at least {bound}, got {getattr(self, name)}")
+                raise SubquadError(f"{flag_name(name)} must be at least {bound}, got {getattr(self, name)}")
         if self.controls >= int(self.wells):
-            raise SubquadError(f"--controls must leave wells for designs: below {self.wells}, got {self.controls}")
-        if self.fixed is not None and self.only is not None:
-            raise SubquadError("--fixed and --only both say which positions stay; give one of them")
+            raise SubquadError(f"--controls must be below the number of wells, {self.wells}, got {self.controls}")
+        if self.fixed and self.only:
+            raise SubquadError("--fixed and --only exclude each other; give one of them")
+        if self.gc is not None and not 0 <= self.gc[0] <= self.gc[1] <= 1:
+            raise SubquadError(f"--gc must be a lowest and a highest fraction, such as 0.4 0.6, got {self.gc}")

@@ -1,48 +1,49 @@
-"""Nucleases, what their guides look like, and what a user can set. Imports nothing heavy, to start fast."""
+"""Nucleases, and the settings of `guides`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from subquad.errors import SubquadError, validate_choices
+from subquad.runs.options import Input, Model, Output
 
 __all__ = ["NUCLEASES", "GuideSettings", "Nuclease", "Window"]
 
 IUPAC = "ACGTRYSWKMBDHVN"
-"""Letters that a PAM may be written in."""
+"""Letters that a PAM may contain."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Letters around a guide that a model reads, in the guide's own direction unless the nuclease says otherwise."""
+    """Sequence context that a model reads, in the direction of the guide unless the nuclease says otherwise."""
 
     before: int
-    """Letters before the guide; with a PAM in front they hold it."""
+    """Letters before the guide, including a PAM in front of it."""
     after: int
-    """Letters after the guide; with a PAM behind they hold it."""
+    """Letters after the guide, including a PAM behind it."""
     spacer: int
-    """Letters of the guide."""
+    """Length of the guide."""
 
     @property
     def length(self) -> int:
-        """All of it."""
+        """Total length."""
         return self.before + self.spacer + self.after
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nuclease:
-    """One family of guides."""
+    """One CRISPR nuclease, and the contexts of published data sets for it."""
 
     title: str
     pam: str
-    """In IUPAC letters; empty where none is needed."""
+    """Protospacer-adjacent motif in IUPAC letters; empty if none is needed."""
     pam_first: bool = False
-    """The PAM stands before the guide, not behind it."""
+    """The PAM precedes the protospacer."""
     is_rna: bool = False
-    """It cuts the transcript that is given: guides are reverse complements of it, and only of it."""
+    """It cuts the given transcript: guides are reverse complements of it, and of no other strand."""
     target_sense: bool = False
-    """Tables for it write guide and window as the target reads, not as the guide does."""
+    """Published tables write guide and context in the sense of the target and not of the guide."""
     windows: tuple[Window, ...]
-    """Those that data sets of measured guides have; the widest is listed where no model asks for another."""
+    """Contexts of published data sets; the first one is used if no model decides."""
 
 
 NUCLEASES = {
@@ -59,101 +60,97 @@ NUCLEASES = {
     "cas13a": Nuclease(
         title="Cas13a", pam="", is_rna=True, target_sense=True, windows=(Window(10, 10, 28), Window(0, 0, 28))
     ),
-    # 33 letters: 23 and 5 on each side (DeepCas13); both tables are written as the guide reads
+    # 33 letters: 23 and 5 on each side (DeepCas13); both tables are in the sense of the guide
     "cas13d": Nuclease(
         title="Cas13d", pam="", is_rna=True, windows=(Window(0, 0, 30), Window(5, 5, 23), Window(0, 0, 23))
     ),
 }
-"""Name on the command line and what it stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuideSettings:
-    """Which guides to list."""
+    """Nuclease, context and ranking of guides."""
 
-    nuclease: Literal["cas9", "sacas9", "cas12a", "cas13a", "cas13d"] = "cas9"
-    """SpCas9 (NGG), SaCas9 (NNGRRT), Cas12a (TTTV before the guide), Cas13a or Cas13d (RNA, no PAM)."""
-    pam: str | None = None
-    """Another PAM, in IUPAC letters, such as NG; for Cas13 the letter after the target: H is all but G."""
-    spacer: int | None = None
-    """Letters of the guide, where it is another number than the nuclease's own or the model's."""
-    context: str | None = None
-    """Letters before and after the guide that the model reads, such as 4,6; worked out from the model's length."""
-    mismatches: int = 3
-    """Other sites of the file with at most so many mismatches to a guide are counted."""
-    goal: Literal["max", "min"] = "max"
-    """Whether high or low scores rank first; depletion scores and fold changes are best when low."""
-    of: str | None = None
-    """Which target or class of the model to score by, where it has several."""
-    best: int = 10
-    """Guides of each gene on the page and on the screen; the file holds all."""
+    nuclease: Input[Literal["cas9", "sacas9", "cas12a", "cas13a", "cas13d"]] = "cas9"
+    """SpCas9 (NGG), SaCas9 (NNGRRT), Cas12a (TTTV before the protospacer), Cas13a or Cas13d (RNA, no PAM)."""
+    pam: Input[str | None] = None
+    """PAM in IUPAC letters, such as NG; for Cas13 the letter that follows the protospacer (H: any but G). Default: that
+    of the nuclease."""
+    spacer: Input[int | None] = None
+    """Length of a guide. Default: that of the nuclease or of the model."""
+    mismatches: Input[int] = 3
+    """Off-targets are other sites of the file with at most this number of mismatches to the guide."""
+    context: Model[tuple[int, int] | None] = None
+    """Letters before and after the guide that the model reads, such as 4 6. Default: inferred from the length of the
+    model's sequences."""
+    target: Model[str | None] = None
+    """Target column or class of the model that ranks the guides. Default: the first target column, or the second of two
+    classes."""
+    goal: Model[Literal["max", "min"]] = "max"
+    """Whether high or low scores rank first; for depletion scores and fold changes, min."""
+    best: Output[int] = 10
+    """Guides per gene on the page and in the terminal; the output file lists all."""
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        strange = sorted(set((self.pam or "").upper()) - set(IUPAC))
-        if strange or self.pam == "":
-            raise SubquadError(f"--pam must be letters of {IUPAC}, got {self.pam!r}")
+        if self.pam is not None and (not self.pam or set(self.pam.upper()) - set(IUPAC)):
+            raise SubquadError(f"--pam must consist of the letters {IUPAC}, got {self.pam!r}")
         if self.spacer is not None and not 15 <= self.spacer <= 32:
-            raise SubquadError(f"--spacer must be from 15 to 32 letters, got {self.spacer}")
+            raise SubquadError(f"--spacer must be between 15 and 32 letters, got {self.spacer}")
         if not 0 <= self.mismatches <= 5:
-            raise SubquadError(f"--mismatches must be from 0 to 5, got {self.mismatches}")
+            raise SubquadError(f"--mismatches must be between 0 and 5, got {self.mismatches}")
         if self.best < 1:
             raise SubquadError(f"--best must be at least 1, got {self.best}")
-        _ = self.sides
-
-    @property
-    def sides(self) -> tuple[int, int] | None:
-        """`context` as two numbers."""
-        if self.context is None:
-            return None
-        parts = self.context.replace("+", ",").split(",")
-        if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-            raise SubquadError(
-                f"--context must be letters before and after the guide, such as 4,6; got {self.context!r}"
-            )
-        return int(parts[0]), int(parts[1])
+        if self.context is not None and min(self.context) < 0:
+            raise SubquadError(f"--context must be letters before and after the guide, such as 4 6, got {self.context}")
 
     @property
     def site_pam(self) -> str:
-        """The PAM that is looked for."""
+        """The PAM of a site, in IUPAC letters."""
         return NUCLEASES[self.nuclease].pam if self.pam is None else self.pam.upper()
 
     def window(self, length: int | None = None) -> Window:
-        """Return the window that is read: as asked for, or the one of `length` letters, or the widest usual one.
+        """Return the context that is read.
+
+        Args:
+            length: Length of the sequences that the model reads; None if there is no model, or lengths vary.
 
         Raises:
-            SubquadError: no usual window of the nuclease has that length, or the one asked for has another.
+            SubquadError: No published context of the nuclease has that length, or the requested one has another.
         """
-        usual = NUCLEASES[self.nuclease].windows
-        fitting = [window for window in usual if self.spacer in (None, window.spacer)]
-        spacer = self.spacer or usual[0].spacer
-        if self.sides is not None:
-            asked = Window(*self.sides, spacer)
-            # a model's length with given sides tells the guide's
-            if length is not None and self.spacer is None and 15 <= length - sum(self.sides) <= 32:
-                asked = Window(*self.sides, length - sum(self.sides))
-            if length not in (None, asked.length):
-                raise SubquadError(
-                    f"--context {self.context} and a guide of {spacer} letters make {asked.length}, but the model was "
-                    f"fitted on sequences of {length}"
-                )
-            return asked
+        published = NUCLEASES[self.nuclease].windows
+        matching = [window for window in published if self.spacer in (None, window.spacer)]
+        spacer = self.spacer or published[0].spacer
+        if self.context is not None:
+            return self._requested(self.context, spacer, length)
         if length is None:
-            return fitting[0] if fitting else Window(0, 0, spacer)
-        for window in fitting:
+            return matching[0] if matching else Window(0, 0, spacer)
+        for window in matching:
             if window.length == length:
                 return window
+        known = ", ".join(_describe(window) for window in matching) or f"no guide of {spacer}"
         raise SubquadError(
-            f"the model was fitted on sequences of {length} letters, and windows of {self.nuclease} have "
-            f"{', '.join(_describe(window) for window in fitting) or 'no guide of ' + str(spacer)}; say which letters "
-            f"it reads with --context BEFORE,AFTER, or choose another --nuclease ({_elsewhere(length)})"
+            f"the model reads sequences of {length} letters, but contexts of {self.nuclease} have {known} letters; "
+            f"give the context with --context BEFORE AFTER, or another --nuclease ({_others(length)})"
         )
+
+    def _requested(self, context: tuple[int, int], spacer: int, length: int | None) -> Window:
+        # with given sides, the model's length determines that of the guide
+        if length is not None and self.spacer is None and 15 <= length - sum(context) <= 32:
+            spacer = length - sum(context)
+        window = Window(*context, spacer)
+        if length not in (None, window.length):
+            raise SubquadError(
+                f"--context {context[0]} {context[1]} and a guide of {spacer} letters have {window.length} letters, "
+                f"but the model reads sequences of {length}"
+            )
+        return window
 
 
 def _describe(window: Window) -> str:
     return f"{window.length} ({window.before}+{window.spacer}+{window.after})"
 
 
-def _elsewhere(length: int) -> str:
+def _others(length: int) -> str:
     names = [name for name, nuclease in NUCLEASES.items() if length in [w.length for w in nuclease.windows]]
-    return f"{length} letters fit {', '.join(names)}" if names else f"none has one of {length}"
+    return f"{length} letters match {', '.join(names)}" if names else f"none has contexts of {length} letters"

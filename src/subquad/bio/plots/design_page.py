@@ -1,4 +1,4 @@
-"""The page of a batch of designs: the best, what they change, how sure the model is, and the plates. Plots only."""
+"""Page of a batch of designs: the best designs, their mutations, and the plates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,104 +10,108 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from subquad.bio.design_search.plates import SHAPES
-from subquad.bio.design_search.search import Tried
+from subquad.bio.design_search.batch import PLATE_SHAPES
+from subquad.bio.design_search.search import ScoredVariants
 from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
 __all__ = ["render"]
 
-MOST_POSITIONS = 60
-"""Columns of the map of changes."""
-SHOWN = 25
+MAX_POSITIONS = 60
+"""Columns of the map of mutations."""
+MAX_DESIGNS = 25
 """Designs in the table of the page."""
+MAX_POINTS = 6000
+"""Scored variants that are drawn."""
 
 
-def render(frame: pd.DataFrame, plates: pd.DataFrame, record: Mapping[str, Any], *, tried: Tried) -> str:
-    """Return the page.
+def render(designs: pd.DataFrame, plates: pd.DataFrame, record: Mapping[str, Any], *, scored: ScoredVariants) -> str:
+    """Return the page as HTML.
 
     Args:
-        frame: contents of `designs.csv`.
-        plates: contents of `plates.csv`.
-        record: contents of `design.json`.
-        tried: all variants that were predicted.
+        designs: Contents of `designs.csv`.
+        plates: Contents of `plates.csv`.
+        record: Contents of `design.json`.
+        scored: All scored variants.
     """
-    settings, own = record["settings"], record["start_prediction"]
-    low, high = show(float(frame["prediction"].min())), show(float(frame["prediction"].max()))
+    settings, target, start = record["settings"], record["target"], record["start_prediction"]
+    low, high = show(float(designs["prediction"].min())), show(float(designs["prediction"].max()))
     lead = (
-        f"{len(frame):,} designs with at most {settings['max_mutations']} changes; {record['output']} is predicted as "
-        f"{low} to {high}, and as {show(float(own))} for the start. {record['tried']:,} variants were tried. "
-        "A prediction is no measurement: the plate holds the start too, to compare with."
+        f"{len(designs):,} designs with at most {settings['max_mutations']} mutations, with a predicted {target} of "
+        f"{low} to {high}; the start sequence is predicted at {show(float(start))}. {record['scored']:,} variants were "
+        "scored. Predictions are not measurements: the plates include the start sequence as a control."
     )
     sections = [
-        Section("Best designs", [_table(frame)]),
-        Section("How far to go", [_by_mutations(frame, tried, own, record["output"])]),
-        Section("What is changed", [_changes(tried, frame, record["start"])]),
-        Section("Plates", _plates(plates, settings, record["output"])),
-        Section("What was asked for", [_asked(settings, record)]),
+        Section("Best designs", [_table(designs)]),
+        Section("Number of mutations", [_by_mutations(designs, scored, start, target)]),
+        Section("Mutations", [_mutations(scored, designs, record["start"])]),
+        Section("Plates", _plates(plates, settings, target)),
+        Section("Settings", [_settings(settings, record)]),
     ]
-    return page("Designs", lead=lead, sections=sections)
+    return page("Designed variants", lead=lead, sections=sections)
 
 
-def _table(frame: pd.DataFrame) -> Table:
+def _table(designs: pd.DataFrame) -> Table:
     rows = []
-    for row in frame.head(SHOWN).to_dict("records"):
-        spread = "" if pd.isna(row["spread"]) else f" ± {show(float(row['spread']))}"
+    for row in designs.head(MAX_DESIGNS).to_dict("records"):
+        std = "" if pd.isna(row["prediction_std"]) else f" ± {show(float(row['prediction_std']))}"
         distance = None if pd.isna(row["distance"]) else int(row["distance"])
-        mutants = row["mutants"].replace(":", " ")
-        well = f"{row['plate']} {row['well']}"
-        rows.append([row["name"], mutants, show(float(row["prediction"])) + spread, float(row["ucb"]), distance, well])
+        prediction, well = show(float(row["prediction"])) + std, f"{row['plate']} {row['well']}"
+        rows.append([row["name"], row["mutants"].reposition(":", " "), prediction, float(row["ucb"]), distance, well])
     caption = (
-        f"The best {len(rows)} of {len(frame):,}; designs.csv holds all. ±: spread of the model's members; "
-        "bound: prediction with beta times the spread, by which they are ranked; distance: letters to the "
-        "nearest measured variant."
+        f"The best {len(rows)} of {len(designs):,} designs in designs.csv. ±: standard deviation of the ensemble "
+        "members; UCB: upper confidence bound, by which designs are ranked; distance: substitutions to the nearest "
+        "measured variant."
     )
-    return Table(["name", "changes", "prediction", "bound", "distance", "plate, well"], rows, caption=caption)
+    return Table(["name", "mutations", "prediction", "UCB", "distance", "plate, well"], rows, caption=caption)
 
 
-def _by_mutations(frame: pd.DataFrame, tried: Tried, own: float, label: str) -> Picture:
+def _by_mutations(frame: pd.DataFrame, scored: ScoredVariants, own: float, label: str) -> Picture:
     figure = Figure(figsize=(7.2, 3.8))
     axes = figure.add_subplot()
-    random, rows = np.random.default_rng(0), np.flatnonzero(tried.violations == 0)
-    if len(rows) > 6000:
-        rows = random.choice(rows, 6000, replace=False)
-    counts = (tried.codes[rows] != tried.rules.start).sum(1)
+    random, rows = np.random.default_rng(0), np.flatnonzero(scored.violations == 0)
+    if len(rows) > MAX_POINTS:
+        rows = random.choice(rows, MAX_POINTS, reposition=False)
+    counts = (scored.codes[rows] != scored.constraints.start).sum(1)
     jitter = random.uniform(-0.28, 0.28, len(rows))
-    axes.scatter(counts + jitter, tried.mean[rows], s=5, color=GREY, alpha=0.35, linewidths=0, label="tried")
+    axes.scatter(counts + jitter, scored.mean[rows], s=5, color=GREY, alpha=0.35, linewidths=0, label="scored variants")
     jitter = random.uniform(-0.28, 0.28, len(frame))
     axes.scatter(frame["mutations"] + jitter, frame["prediction"], s=20, color=GREEN, linewidths=0, label="designs")
     axes.axhline(own, color=OCHRE, linewidth=1.4, linestyle="--", label="start")
-    axes.set(xlabel="changes", ylabel=f"predicted {label}")
+    axes.set(xlabel="mutations", ylabel=f"predicted {label}")
     axes.set_xticks(range(1, int(max(counts.max(), frame["mutations"].max())) + 1))
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     tidy(axes)
     caption = (
-        "Predictions by the number of changes; the search tries mostly good ones, so the grey cloud is no picture of "
-        "all variants. The further from what was measured, the less a prediction is worth."
+        "Predictions by number of mutations. The search mostly scores good variants, so the grey points do not "
+        "represent all variants. Predictions become less reliable with the distance from the measured variants."
     )
     return picture(figure, caption)
 
 
-def _changes(tried: Tried, frame: pd.DataFrame, start: str) -> Picture | str:
-    letters = tried.rules.letters
+def _mutations(scored: ScoredVariants, frame: pd.DataFrame, start: str) -> Picture | str:
+    letters = scored.constraints.letters
     ordered = sorted(letters, key=BY_PROPERTY.find) if len(letters) > 5 else list(letters)
     counts = np.zeros((len(ordered), len(start)))
     for text in frame["sequence"]:
-        for place, letter in enumerate(text):
-            if letter != start[place]:
-                counts[ordered.index(letter), place] += 1
-    places = np.flatnonzero(counts.any(0))
-    kept = np.sort(places[np.argsort(-counts[:, places].sum(0), kind="stable")][:MOST_POSITIONS])
+        for position, letter in enumerate(text):
+            if letter != start[position]:
+                counts[ordered.index(letter), position] += 1
+    positions = np.flatnonzero(counts.any(0))
+    kept = np.sort(positions[np.argsort(-counts[:, positions].sum(0), kind="stable")][:MAX_POSITIONS])
     shown = 100 * counts[:, kept] / len(frame)
     figure = Figure(figsize=(max(3.2, 0.22 * len(kept) + 1.8), 0.19 * len(ordered) + 1.3))
     axes = figure.add_subplot()
     shown[shown == 0] = np.nan
     image = axes.imshow(shown, cmap="YlGn", vmin=0, aspect="auto", interpolation="nearest")
-    own = [(x, ordered.index(start[place])) for x, place in enumerate(kept)]
+    own = [(x, ordered.index(start[position])) for x, position in enumerate(kept)]
     axes.scatter(*zip(*own, strict=True), s=5, color=INK, linewidths=0)
     axes.set_yticks(range(len(ordered)), ordered, fontsize=7, family="monospace")
     axes.set_xticks(
-        range(len(kept)), [f"{start[place]}{place + 1 + tried.rules.offset}" for place in kept], rotation=90, fontsize=7
+        range(len(kept)),
+        [f"{start[position]}{position + 1 + scored.constraints.offset}" for position in kept],
+        rotation=90,
+        fontsize=7,
     )
     axes.tick_params(length=0)
     axes.grid(which="minor", color="#eceef2", linewidth=0.5)
@@ -117,8 +121,14 @@ def _changes(tried: Tried, frame: pd.DataFrame, start: str) -> Picture | str:
     bar = figure.colorbar(image, ax=axes, pad=0.02)
     bar.set_label("% of designs", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    rest = f" The {len(kept)} positions changed most often of {len(places)}." if len(kept) < len(places) else ""
-    return picture(figure, f"How many of the designs have which change; the dot is the start's own letter.{rest}")
+    rest = (
+        f" Shown are the {len(kept)} most often mutated of {len(positions)} positions."
+        if len(kept) < len(positions)
+        else ""
+    )
+    return picture(
+        figure, f"Percentage of the designs with each substitution; dots mark the letters of the start sequence.{rest}"
+    )
 
 
 def _plates(plates: pd.DataFrame, settings: Mapping[str, Any], label: str) -> list[str | Picture]:
@@ -128,12 +138,12 @@ def _plates(plates: pd.DataFrame, settings: Mapping[str, Any], label: str) -> li
     norm = Normalize(known.min(), known.max() if known.max() > known.min() else known.min() + 1)
     for number, own in list(plates.groupby("plate"))[:4]:
         caption = (
-            f"Plate {number}: {len(own)} wells filled by rows, best designs first; rings are wells with the start. "
-            "The darker, the better the prediction. plates.csv holds the list."
+            f"Plate {number}: {len(own)} wells, filled by rows with the best designs first; rings mark controls (start "
+            "sequence). Darker wells have better predictions. plates.csv lists all wells."
         )
-        blocks.append(picture(_plate(own, SHAPES[wells], ScalarMappable(norm, cmap), label), caption))
+        blocks.append(picture(_plate(own, PLATE_SHAPES[wells], ScalarMappable(norm, cmap), label), caption))
     more = plates["plate"].max() - len(blocks)
-    return [*blocks, f"{more} further plates are in plates.csv."] if more > 0 else blocks
+    return [*blocks, f"plates.csv lists {more} further plates."] if more > 0 else blocks
 
 
 def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, label: str) -> Figure:
@@ -146,9 +156,9 @@ def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, l
     for well in own.to_dict("records"):
         is_control = well["is_control"]
         edge, width = (OCHRE, 2.2) if is_control else ("#5b6474", 0.5)
-        place = (well["column"] - 1, well["row"] - 1)
+        position = (well["column"] - 1, well["row"] - 1)
         face = colours.to_rgba(well["prediction"])
-        axes.add_patch(Circle(place, 0.42, facecolor=face, edgecolor=edge, linewidth=width))
+        axes.add_patch(Circle(position, 0.42, facecolor=face, edgecolor=edge, linewidth=width))
     axes.set(xlim=(-0.6, shape[1] - 0.4), ylim=(shape[0] - 0.4, -0.6), aspect="equal")
     axes.set_xticks(range(shape[1]), range(1, shape[1] + 1), fontsize=7.5)
     axes.set_yticks(range(shape[0]), [chr(ord("A") + row) for row in range(shape[0])], fontsize=7.5)
@@ -161,8 +171,12 @@ def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, l
     return figure
 
 
-def _asked(settings: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
-    given = {name: value for name, value in settings.items() if value is not None and name != "start"}
-    rows = [[name.replace("_", " "), str(value)] for name, value in given.items()]
+def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
+    given = {name: value for name, value in settings.items() if value not in (None, [], "") and name != "start"}
+    rows = [[name.replace("_", " "), _text(value)] for name, value in given.items()]
     rows.append(["seed", str(record["seed"])])
-    return Table(["setting", "value"], rows, caption="design.json holds them too, with the start.")
+    return Table(["setting", "value"], rows, caption="design.json holds all settings and the start sequence.")
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -90,7 +90,7 @@ def _data(run: Finished) -> list[Block]:
     audit = run.metrics.get("audit")
     if not audit:
         return []
-    length, table = audit["length"], run.facts["table"]
+    length, table = audit["length"], run.facts["inputs"]
     letters = f"{length['min']} letters each" if length["min"] == length["max"] else _span(length)
     said = (
         f"{audit['rows']:,} rows, {audit['measured']:,} with a measurement. Sequences: {letters}, {table['alphabet']}"

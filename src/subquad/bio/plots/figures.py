@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from subquad.bio.plots.maps import BLUE, GREEN, GREY, INK, OCHRE, structure, tidy
+from subquad.bio.plots.maps import BLUE, GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
 
 __all__ = [
     "COLOURS",
@@ -316,6 +316,6 @@ def structures(examples: Sequence[tuple[str, int, np.ndarray, np.ndarray]]) -> F
         np.atleast_1d(figure.subplots(len(examples), 1)), examples, strict=True
     ):
         strong = [np.column_stack([pairs, np.ones(len(pairs))]) for pairs in (predicted, measured)]
-        structure(axes, strong[0], strong[1], length=length)
+        draw_base_pairs(axes, strong[0], strong[1], length=length)
         axes.set_title(title, fontsize=9, loc="left")
     return figure

@@ -1,4 +1,4 @@
-"""The page of a list of guides: the best of each gene on its map, and as a table. Plots only, no model."""
+"""Page of CRISPR guides: the best guides of each gene on its map and as a table."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,12 @@ from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
 __all__ = ["render"]
 
-MOST_GENES = 25
-"""Genes that get a map of their own."""
-MOST_TICKS = 20_000
-"""Sites that a map draws."""
+MAX_MAPS = 25
+"""Genes with a map of their own."""
+MAX_GENES = 100
+"""Genes in the summary."""
+MAX_SITES = 20_000
+"""Sites drawn on a map."""
 
 
 def render(
@@ -28,35 +30,38 @@ def render(
     title: str,
     score: str | None,
 ) -> str:
-    """Return the page.
+    """Return the page as HTML.
 
     Args:
-        best: the best guides of each gene, as `guides` returns them.
-        maps: name, length, sites and scores of each gene.
-        settings: what was looked for.
-        title: the file's name.
-        score: what the model predicts; None without one.
+        best: The best guides of each gene, as `guides` returns them.
+        maps: Name, length, sites and scores of each gene.
+        settings: Nuclease, PAM and ranking.
+        title: Name of the file.
+        score: What the model predicts; None without a model.
     """
     nuclease = NUCLEASES[settings.nuclease]
     total = sum(len(sites) for _, _, sites, _ in maps)
     pam = f" with PAM {settings.site_pam}" if settings.site_pam else ""
     lead = f"{total:,} guides{pam} in {len(maps):,} sequences, " + (
-        f"ranked by {score} ({'high' if settings.goal == 'max' else 'low'} is best), as the model predicts it; a "
-        "prediction is no measurement."
+        f"ranked by predicted {score} ({'high' if settings.goal == 'max' else 'low'} is best). Predictions are not "
+        "measurements."
         if score
-        else "listed without scores: give a model to rank them by."
+        else "without scores; give a fitted model with --model to rank them."
     )
     sections = [Section("Sequences", [_summary(best, maps)])]
-    for name, length, sites, values in maps[:MOST_GENES]:
+    for name, length, sites, values in maps[:MAX_MAPS]:
         own = best[best["gene"] == name]
-        blocks: list[str | Table | Picture] = ["No guide fits in here."]
+        blocks: list[str | Table | Picture] = ["No target site."]
         if len(sites):
             figure = _map(length, sites, values, own, label=score if np.isfinite(values).any() else None)
-            blocks = [picture(figure, _caption(score, len(own), is_rna=nuclease.is_rna)), _table(own, score)]
+            blocks = [
+                picture(figure, _caption(score, len(own), is_rna=nuclease.is_rna)),
+                _table(own, score, settings.mismatches),
+            ]
         sections.append(Section(name, blocks))
-    if len(maps) > MOST_GENES:
+    if len(maps) > MAX_MAPS:
         sections.append(
-            Section("More", [f"{len(maps) - MOST_GENES:,} further sequences are in the file of all guides."])
+            Section("Further sequences", [f"The output table lists {len(maps) - MAX_MAPS:,} further sequences."])
         )
     return page(f"{nuclease.title} guides of {title}", lead=lead, sections=sections)
 
@@ -64,52 +69,52 @@ def render(
 def _summary(best: pd.DataFrame, maps: Sequence[tuple[str, int, Sites, np.ndarray]]) -> Table:
     rows = []
     first = best.drop_duplicates("gene").set_index("gene")
-    for name, length, sites, values in maps[:100]:
+    for name, length, sites, values in maps[:MAX_GENES]:
         top = first.loc[name] if name in first.index else None
         scored = int(np.isfinite(values).sum())
         value = None if top is None or pd.isna(top["score"]) else float(top["score"])
         rows.append([name, length, len(sites), scored, None if top is None else top["guide"], value])
     if not any(np.isfinite(values).any() for _, _, _, values in maps):
-        return Table(["sequence", "letters", "guides"], [row[:3] for row in rows], caption="Letters and guides.")
-    caption = "Letters, guides, guides with a score, and the best one."
-    return Table(["sequence", "letters", "guides", "scored", "best guide", "its score"], rows, caption=caption)
+        return Table(["sequence", "length", "guides"], [row[:3] for row in rows])
+    return Table(["sequence", "length", "guides", "scored", "best guide", "its score"], rows)
 
 
-def _table(own: pd.DataFrame, score: str | None) -> Table:
-    header = ["guide", "PAM", "place", "GC", "similar", "remark"]
+def _table(own: pd.DataFrame, score: str | None, mismatches: int) -> Table:
+    header = ["guide", "PAM", "position", "GC", "off-targets", "remark"]
     rows = []
     for row in own.to_dict("records"):
-        place = f"{row['strand'].replace('-', '−')} {row['start']}–{row['end']}"
-        cells = [row["guide"], row["pam"] or None, place, f"{row['gc']:.0%}", int(row["off_targets"])]
+        position = f"{row['strand'].replace('-', '−')} {row['start']}–{row['end']}"
+        cells = [row["guide"], row["pam"] or None, position, f"{row['gc']:.0%}", int(row["off_targets"])]
         cells.append(row["remark"] or None)
         if score:
-            spread = "" if pd.isna(row["score_spread"]) else f" ± {show(float(row['score_spread']))}"
-            cells.insert(1, None if pd.isna(row["score"]) else show(float(row["score"])) + spread)
+            std = "" if pd.isna(row["score_std"]) else f" ± {show(float(row['score_std']))}"
+            cells.insert(1, None if pd.isna(row["score"]) else show(float(row["score"])) + std)
         rows.append(cells)
     if score:
         header.insert(1, "score")
     caption = (
-        "Strand, first and last letter of the place along the sequence given, from 1; similar: other sites of the file "
-        f"that the guide nearly fits.{' ±: spread of the members of the model.' if score else ''}"
+        "Position: strand, first and last nucleotide of the protospacer, from 1. Off-targets: other sites of this file "
+        f"with at most {mismatches} mismatches.{' ±: standard deviation of the ensemble members.' if score else ''}"
     )
     return Table(header, rows, caption=caption)
 
 
 def _caption(score: str | None, count: int, *, is_rna: bool) -> str:
-    strands = "" if is_rna else " Green points up: forward strand; ochre ones point down: reverse strand."
+    strands = "" if is_rna else " Green, pointing up: forward strand; ochre, pointing down: reverse strand."
     if score:
         return (
-            f"Each mark is a guide.{strands} Numbers are the ranks of the {count} best, where there is room for them."
+            f"Each mark is a guide.{strands} Numbers are the ranks of the {count} best guides, where they do not "
+            "overlap."
         )
-    return f"Each tick is a guide.{'' if is_rna else ' Above the line: forward strand; below it: reverse strand.'}"
+    return f"Each tick is a guide.{'' if is_rna else ' Above the line: forward strand; below: reverse strand.'}"
 
 
 def _map(length: int, sites: Sites, values: np.ndarray, own: pd.DataFrame, *, label: str | None) -> Figure:
     figure = Figure(figsize=(10.5, 2.6 if label else 1.4))
     axes = figure.add_subplot()
     rows = np.arange(len(sites))
-    if len(rows) > MOST_TICKS:
-        rows = rows[:: -(-len(rows) // MOST_TICKS)]
+    if len(rows) > MAX_SITES:
+        rows = rows[:: -(-len(rows) // MAX_SITES)]
     x, is_reverse = sites.start[rows] + (sites.spacer + 1) / 2, sites.is_reverse[rows]
     if label:
         size = float(np.clip(6000 / len(rows), 2, 26))
@@ -132,10 +137,10 @@ def _map(length: int, sites: Sites, values: np.ndarray, own: pd.DataFrame, *, la
 
 
 def _mark(axes: Axes, own: pd.DataFrame, length: int, spacer: int) -> None:
-    """Write the rank beside each of the best guides, unless that would cover another."""
+    """Write the rank beside each of the best guides, unless labels would overlap."""
     ranked = own[own["score"].notna()]
     span = float(ranked["score"].max() - ranked["score"].min()) if len(ranked) else 0.0
-    # beside the mark on the side where it is better
+    # on the side of the better scores, where there are fewer marks
     is_low_best = len(ranked) > 1 and ranked["score"].iloc[0] < ranked["score"].iloc[-1]
     shift, align = (-5, "top") if is_low_best else (4, "bottom")
     written: list[tuple[float, float]] = []
@@ -144,5 +149,13 @@ def _mark(axes: Axes, own: pd.DataFrame, length: int, spacer: int) -> None:
         if any(abs(x - u) < 0.02 * length and abs(y - v) < 0.6 * span + 1e-9 for u, v in written):
             continue
         written.append((x, y))
-        place = {"textcoords": "offset points", "ha": "center", "va": align}
-        axes.annotate(str(row["rank"]), (x, y), (0, shift), fontsize=7.5, color=INK, **place)
+        axes.annotate(
+            str(row["rank"]),
+            (x, y),
+            (0, shift),
+            textcoords="offset points",
+            ha="center",
+            va=align,
+            fontsize=7.5,
+            color=INK,
+        )

@@ -1,6 +1,6 @@
-"""Maps of what a model or a table says: single mutants, preferred letters, pairs of positions, orders of interaction.
+"""Figures of fitness landscapes: single mutants, sequence logos, pairs of positions, variance by order.
 
-Axes: A letters, L positions. Figures only: who computes what is shown is `explain` and `epistasis`.
+Axes: A letters, L positions.
 """
 
 import warnings
@@ -22,56 +22,59 @@ __all__ = [
     "GREY",
     "INK",
     "OCHRE",
-    "along",
+    "base_pair_figure",
+    "correlation_text",
+    "draw_base_pairs",
     "heat_map",
     "logo",
     "order_bars",
     "pair_map",
+    "pair_stems",
     "profile",
     "save",
     "scatter",
-    "structure",
     "tidy",
+    "with_grey",
 ]
 
 INK, GREEN, GREY, OCHRE, BLUE = "#1c2330", "#1f6f54", "#8a94a6", "#c08a3e", "#2f6db3"
-"""The colours of all pages of this field."""
+"""Colours of all pages of this field."""
 BY_PROPERTY = "KRHDENQSTCGPAVILMFYW*"
-"""Amino acids as biologists sort them: charged, polar, small, hydrophobic, aromatic; then the stop."""
+"""Amino acids grouped by property: charged, polar, small, hydrophobic, aromatic; then the stop."""
 CELL = 0.145
-"""Inches of one cell of a heat map."""
+"""Size of a heat map cell, in inches."""
 WIDEST = 80
-"""Positions in one row of a heat map."""
+"""Most positions in one row of a heat map."""
 
 
 def tidy(axes: Axes) -> None:
-    """Take away the frame's upper and right side."""
+    """Remove the upper and right side of the frame."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def rows_of(length: int, widest: int = WIDEST) -> list[range]:
-    """Return the positions of each row of a wrapped map: as even as tens allow."""
+    """Return the positions in each row of a wrapped map: rows of equal length, rounded to tens."""
     count = -(-length // widest)
     step = length if count == 1 else min(widest, -(-length // (10 * count)) * 10)
     return [range(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, offset: int = 0) -> Figure:
-    """Return the map of all single mutants, one column a position, wrapped into rows.
+    """Return the heat map of all single mutants: one column per position, wrapped into rows.
 
     Args:
         effects: `(A, L)` difference to the wild type; NaN where there is none, as in the wild type's own cell.
         wild_type: L letters, written over the columns and marked by a dot in their cells.
-        letters: the A letters of the rows.
-        label: of the colours.
-        offset: positions are numbered from 1 and this.
+        letters: The A letters of the rows.
+        label: Label of the colour bar.
+        offset: Positions are numbered from 1 + `offset`.
     """
     ordered = sorted(range(len(letters)), key=lambda k: BY_PROPERTY.find(letters[k]) if len(letters) > 5 else k)
     effects, letters = effects[ordered], "".join(letters[k] for k in ordered)
     norm, cmap, extend = _diverging(effects)
     rows = rows_of(len(wild_type))
     widest = max(len(row) for row in rows)
-    # from the top: the wild type's letters, the means, the cells, the numbers
+    # from the top: wild-type letters, position means, cells, position numbers
     block = 0.2 + CELL + 0.06 + len(letters) * CELL + 0.34
     left, right, foot = 0.62, 1.05, 0.12
     width, height = left + max(widest, 20) * CELL + right, len(rows) * block + foot + 0.1
@@ -108,7 +111,7 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, o
 
 
 def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> Figure:
-    """Return the sequence logo of `(L, A)` heights, wrapped as the heat map is.
+    """Return the sequence logo of `(L, A)` letter heights, wrapped as the heat map is.
 
     Raises:
         MissingExtra: logomaker is not installed.
@@ -126,7 +129,7 @@ def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> F
     for k, row in enumerate(rows):
         base = height - (k + 1) * block + 0.25
         axes = figure.add_axes((left / width, base / height, len(row) * CELL / width, (block - 0.35) / height))
-        # letters too low to be seen would each cost a glyph
+        # drawing a glyph is slow, so letters too low to be visible are left out
         shown = pd.DataFrame(np.where(heights[row] > 0.012 * top, heights[row], 0.0), columns=list(letters))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -141,7 +144,7 @@ def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> F
 
 
 def profile(values: np.ndarray, letters: str, *, names: Sequence[str], label: str) -> Figure:
-    """Return predicted values along a sequence: `(L, O)`, one line an output, wrapped into rows of 200 positions."""
+    """Return predicted values `(L, O)` along a sequence, one line per output, wrapped into rows of 200 positions."""
     rows = rows_of(len(letters), 200)
     figure = Figure(figsize=(11.5, 0.4 + 1.7 * len(rows)))
     panels = np.atleast_1d(figure.subplots(len(rows), 1, sharey=True))
@@ -171,8 +174,8 @@ def profile(values: np.ndarray, letters: str, *, names: Sequence[str], label: st
     return figure
 
 
-def structure(axes: Axes, upper: np.ndarray, lower: np.ndarray | None = None, *, length: int) -> None:
-    """Draw base pairs as arcs: `(p, 3)` first, second, strength above the line, and others below it."""
+def draw_base_pairs(axes: Axes, upper: np.ndarray, lower: np.ndarray | None = None, *, length: int) -> None:
+    """Draw base pairs as arcs above and below a line: `(p, 3)` first and second position (from 0) and opacity."""
     for pairs, sign, colour in ((upper, 1, GREEN), (lower, -1, GREY)):
         if pairs is None:
             continue
@@ -187,13 +190,20 @@ def structure(axes: Axes, upper: np.ndarray, lower: np.ndarray | None = None, *,
     axes.tick_params(axis="x", labelsize=7)
 
 
+def base_pair_figure(pairs: np.ndarray, length: int) -> Figure:
+    """Return base pairs, `(p, 3)` first and second position (from 1) and probability, as arcs over the sequence."""
+    figure = Figure(figsize=(max(5.0, min(12.0, 0.12 * length)), 4.0))
+    draw_base_pairs(figure.add_subplot(), pairs - np.array([1, 1, 0]), length=length)
+    return figure
+
+
 def pair_map(panels: Mapping[str, np.ndarray], *, labels: Sequence[str], axis: str) -> Figure:
-    """Return maps of pairs of positions side by side, each with its own colours.
+    """Return maps of pairs of positions side by side, each with its own colour scale.
 
     Args:
-        panels: title and `(L, L)` values; NaN where there is no pair.
-        labels: of the L positions.
-        axis: what the axes are.
+        panels: Title and `(L, L)` values of each map; NaN where there is no pair.
+        labels: Labels of the L positions.
+        axis: Label of the axes.
     """
     count = len(panels)
     figure = Figure(figsize=(4.7 * count + 0.4, 4.3), layout="constrained")
@@ -201,13 +211,13 @@ def pair_map(panels: Mapping[str, np.ndarray], *, labels: Sequence[str], axis: s
         known = values[np.isfinite(values)]
         is_signed = known.size and known.min() < 0
         most = float(np.quantile(np.abs(known), 0.995)) if known.size else 1.0
-        cmap, low = (_with_grey("RdBu"), -most) if is_signed else (_with_grey("magma_r"), 0.0)
+        cmap, low = (with_grey("RdBu"), -most) if is_signed else (with_grey("magma_r"), 0.0)
         image = axes.imshow(values, cmap=cmap, vmin=low, vmax=most or 1.0, interpolation="nearest")
         is_cut = known.size and np.abs(known).max() > most * 1.001
         figure.colorbar(image, ax=axes, shrink=0.82, extend=("both" if is_signed else "max") if is_cut else "neither")
         axes.set_title(title, fontsize=10)
         step = max(1, -(-len(labels) // 24))
-        # whole tens read best where the labels are running numbers
+        # where the labels are consecutive numbers, label multiples of five
         start = (
             next((k for k, name in enumerate(labels) if name[1:].isdigit() and int(name[1:]) % 5 == 0), 0)
             if step > 1
@@ -220,15 +230,17 @@ def pair_map(panels: Mapping[str, np.ndarray], *, labels: Sequence[str], axis: s
     return figure
 
 
-def along(places: np.ndarray, values: Mapping[str, np.ndarray], *, length: int, label: str, offset: int = 0) -> Figure:
-    """Return values at positions of a sequence, numbered from 1 + `offset`, as stems; one panel a source and row."""
+def pair_stems(
+    positions: np.ndarray, values: Mapping[str, np.ndarray], *, length: int, label: str, offset: int = 0
+) -> Figure:
+    """Return values at positions (numbered from 1 + `offset`) as stems along the sequence, one panel per source."""
     rows = [range(row.start + offset, row.stop + offset) for row in rows_of(length, 150)]
     figure = Figure(figsize=(10.5, 0.3 + 1.5 * len(rows) * len(values)), layout="constrained")
     panels = figure.subplots(len(rows) * len(values), 1, sharey=True, squeeze=False)[:, 0]
     for k, (axes, (row, name)) in enumerate(zip(panels, ((r, n) for r in rows for n in values), strict=True)):
-        own = (places >= row.start + 1) & (places <= row.stop) & np.isfinite(values[name])
+        own = (positions >= row.start + 1) & (positions <= row.stop) & np.isfinite(values[name])
         colour = (GREEN, OCHRE)[list(values).index(name) % 2]
-        axes.vlines(places[own], 0, values[name][own], color=colour, linewidth=1.6, label=name)
+        axes.vlines(positions[own], 0, values[name][own], color=colour, linewidth=1.6, label=name)
         axes.set(xlim=(row.start, row.start + len(rows[0]) + 1), ylim=(0, None))
         axes.set_ylabel(label if k == len(panels) // 2 else "", fontsize=8)
         axes.tick_params(labelsize=7.5)
@@ -247,7 +259,7 @@ def scatter(
     curve: tuple[np.ndarray, np.ndarray] | None = None,
     is_equal: bool = True,
 ) -> Figure:
-    """Return points, as density where there are many, with the line of agreement or a curve through them."""
+    """Return a scatter plot, or a density plot of many points, with the line of agreement or a curve."""
     figure = Figure(figsize=(5.2, 4.4))
     axes = figure.add_subplot()
     if len(x) > 5000:
@@ -265,28 +277,37 @@ def scatter(
     return figure
 
 
-def order_bars(shares: Mapping[str, Sequence[float]], *, label: str) -> Figure:
-    """Return bars of the variance of each order of interaction, one colour a source."""
-    orders = max(len(values) for values in shares.values())
+def order_bars(fractions: Mapping[str, Sequence[float]], *, label: str) -> Figure:
+    """Return bars of the variance explained by each order of interaction, one colour per source."""
+    orders = max(len(values) for values in fractions.values())
     figure = Figure(figsize=(max(4.6, 0.75 * orders + 2), 3.4))
     axes = figure.add_subplot()
-    width = 0.8 / len(shares)
-    for k, (name, values) in enumerate(shares.items()):
-        x = np.arange(len(values)) + 1 + (k - (len(shares) - 1) / 2) * width
+    width = 0.8 / len(fractions)
+    for k, (name, values) in enumerate(fractions.items()):
+        x = np.arange(len(values)) + 1 + (k - (len(fractions) - 1) / 2) * width
         bars = axes.bar(x, 100 * np.asarray(values), width * 0.94, color=[GREEN, OCHRE, GREY][k % 3], label=name)
         axes.bar_label(bars, fmt="%.1f", fontsize=7.5, padding=2)
     axes.set_xticks(range(1, orders + 1))
-    axes.set(xlabel="order: letters that must change together", ylabel=label)
+    axes.set(xlabel="order of interaction (sites involved)", ylabel=label)
     axes.axhline(0, color=INK, linewidth=0.8)
     axes.margins(y=0.12)
-    if len(shares) > 1:
+    if len(fractions) > 1:
         axes.legend(frameon=False, fontsize=8.5)
     tidy(axes)
     return figure
 
 
+def correlation_text(x: np.ndarray, y: np.ndarray) -> str:
+    """Return Spearman's correlation as text; there is none for constant values."""
+    from scipy.stats import spearmanr
+
+    if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
+        return "no correlation: all values are equal"
+    return f"Spearman {float(spearmanr(x, y).statistic):.3f}"
+
+
 def save(figure: Figure, stem: Path) -> None:
-    """Write a figure as PNG, to look at, and as PDF, for a paper."""
+    """Write a figure as PNG and as PDF."""
     for ending in (".png", ".pdf"):
         with atomic(stem.with_suffix(ending)) as temporary:
             figure.savefig(temporary, format=ending[1:], dpi=200, bbox_inches="tight")
@@ -294,15 +315,16 @@ def save(figure: Figure, stem: Path) -> None:
 
 def _diverging(effects: np.ndarray) -> tuple[Normalize, Colormap, str]:
     known = effects[np.isfinite(effects)]
-    # the outermost hundredth would take the colours from all others
+    # saturate at the 1st and 99th percentile, so that few outliers do not flatten the colours of all others
     low, high = np.quantile(known, [0.01, 0.99]) if known.size else (-1.0, 1.0)
     most = max(abs(low), abs(high)) or 1.0
     is_cut = [known.size and known.min() < -most, known.size and known.max() > most]
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[tuple(map(int, map(bool, is_cut)))]
-    return TwoSlopeNorm(0.0, -most, most), _with_grey("RdBu"), extend
+    return TwoSlopeNorm(0.0, -most, most), with_grey("RdBu"), extend
 
 
-def _with_grey(name: str) -> Colormap:
+def with_grey(name: str) -> Colormap:
+    """Return a colour map that shows missing values in grey."""
     import matplotlib
 
     return matplotlib.colormaps[name].with_extremes(bad="#eceef2")

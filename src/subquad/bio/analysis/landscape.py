@@ -1,0 +1,195 @@
+"""Epistasis of a fitness landscape, measured or predicted: double-mutant cycles and variance by order."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from subquad.bio.analysis.cycles import (
+    Cycles,
+    DoubleMutant,
+    by_pair,
+    letters_of,
+    measured_cycles,
+    predicted_cycles,
+    specific_epistasis,
+)
+from subquad.bio.analysis.orders import Library, Orders, find_library, variance_by_order
+from subquad.bio.models.scorer import Scorer
+from subquad.errors import SubquadError
+
+__all__ = [
+    "MEASURED",
+    "PREDICTED",
+    "Landscape",
+    "measured_landscape",
+    "orders_table",
+    "pair_tables",
+    "predicted_landscape",
+]
+
+MEASURED, PREDICTED = "measured", "predicted"
+MIN_FOR_CURVE = 500
+"""Double mutants below which a monotonic curve would overfit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landscape:
+    """Epistasis by source: measured, predicted or both."""
+
+    wild_type: str
+    offset: int
+    """Positions are numbered from 1 + `offset`."""
+    cycles: Mapping[str, Cycles]
+    orders: Mapping[str, Orders]
+    library: Library | None
+    at_minimum: float
+    """Fraction of the measurements that equal the lowest one."""
+    name: str
+    """Target column or class."""
+
+
+def measured_landscape(
+    sequences: list[str],
+    values: np.ndarray,
+    wild_type: str | None,
+    *,
+    name: str = "target",
+    offset: int = 0,
+    seed: int = 0,
+) -> tuple[Landscape, list[str]]:
+    """Return the epistasis of measurements, and remarks for the user.
+
+    Args:
+        sequences: Variants; those whose length differs from the wild type's are skipped.
+        values: Measurements; rows without one are skipped.
+        wild_type: Wild-type sequence; by default the most frequent letter at each position.
+        name: Target column.
+        offset: Positions are numbered from 1 + `offset`.
+        seed: Seed of random subsamples.
+
+    Raises:
+        SubquadError: There are neither double mutants nor a combinatorial library.
+    """
+    remarks = []
+    length = len(wild_type) if wild_type else int(np.bincount([len(s) for s in sequences]).argmax())
+    kept = np.array([len(s) == length for s in sequences]) & np.isfinite(values)
+    if not kept.all():
+        remarks.append(f"skipped {(~kept).sum():,} rows of another length or without a measurement")
+    letters = letters_of([s for s, keep in zip(sequences, kept, strict=True) if keep])
+    values = values[kept]
+    if wild_type is None:
+        wild_type = "".join(chr(np.bincount(column).argmax()) for column in letters.T)
+        remarks.append("wild type: inferred as the most frequent letter at each position; override it with --wild-type")
+    own = np.frombuffer(wild_type.encode(), dtype=np.uint8)
+    cycles = {}
+    if ((letters != own).sum(1) == 2).any():
+        cycles[MEASURED] = measured_cycles(letters, own, values, offset=offset)
+    library = find_library(letters, own, values, offset=offset)
+    orders = {} if library is None else {MEASURED: variance_by_order(library, seed=seed)}
+    if not cycles and not orders:
+        raise SubquadError(
+            "the table has neither double mutants of the wild type nor a combinatorial library of a few sites; "
+            "epistasis can be estimated from those only"
+        )
+    landscape = Landscape(
+        wild_type=wild_type,
+        offset=offset,
+        cycles=cycles,
+        orders=orders,
+        library=library,
+        at_minimum=float((values == values.min()).mean()),
+        name=name,
+    )
+    return landscape, remarks
+
+
+def predicted_landscape(
+    scorer: Scorer,
+    wild_type: str,
+    *,
+    measured: Landscape | None = None,
+    max_double_mutants: int = 50_000,
+    seed: int = 0,
+    quiet: bool = True,
+) -> Landscape:
+    """Return the epistasis predicted by a model, beside the measured one of the same variants.
+
+    Args:
+        scorer: Model and output.
+        wild_type: Wild-type sequence.
+        measured: Measured epistasis; its double mutants and combinations are predicted.
+        max_double_mutants: Number of double mutants to predict.
+        seed: Seed of random subsamples.
+        quiet: Show no progress.
+    """
+    doubles = None
+    if measured is not None and measured.cycles:
+        doubles = _double_mutants(measured.cycles[MEASURED].frame, scorer.offset)
+    cycles = {} if measured is None else dict(measured.cycles)
+    cycles[PREDICTED] = predicted_cycles(
+        scorer, wild_type, doubles=doubles, max_double_mutants=max_double_mutants, seed=seed, quiet=quiet
+    )
+    orders = {} if measured is None else dict(measured.orders)
+    library = None if measured is None else measured.library
+    if library is not None:
+        values, _ = scorer.effects(library.sequences(wild_type), title="combinations", quiet=quiet)
+        same = Library(choices=library.choices, values=values, sites=library.sites, letters=library.letters)
+        orders[PREDICTED] = variance_by_order(same, seed=seed)
+    return Landscape(
+        wild_type=wild_type,
+        offset=scorer.offset,
+        cycles=cycles,
+        orders=orders,
+        library=library,
+        at_minimum=0.0 if measured is None else measured.at_minimum,
+        name=scorer.name,
+    )
+
+
+def _double_mutants(frame: pd.DataFrame, offset: int) -> list[DoubleMutant]:
+    first, second = (frame[name].astype(str).str[-1] for name in ("first", "second"))
+    i, j = (frame[side] - 1 - offset for side in ("i", "j"))
+    return list(zip(zip(i, first, strict=True), zip(j, second, strict=True), strict=True))
+
+
+def pair_tables(landscape: Landscape) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return one row per pair of positions and one per double mutant (None without any), all sources side by side.
+
+    Columns of pairs: `i`, `j`, `rms`, `max`, `mean`, `double_mutants`, `rms_specific`, `mean_specific`; of double
+    mutants: `first`, `second`, `i`, `j`, `f_ij`, `expected`, `epistasis`, `specific`. Predictions beside measurements
+    have the prefix `predicted_`.
+    """
+    pairs, cycles = None, None
+    for name, own in landscape.cycles.items():
+        frame = own.frame.copy()
+        frame["specific"] = specific_epistasis(frame)[0] if len(frame) >= MIN_FOR_CURVE else np.nan
+        specific = by_pair(frame, "specific")[["i", "j", "rms", "mean"]]
+        table = by_pair(frame).merge(
+            specific.rename(columns={"rms": "rms_specific", "mean": "mean_specific"}), on=["i", "j"]
+        )
+        if pairs is None or cycles is None:
+            pairs, cycles = table, frame
+            continue
+        renamed = {column: f"{name}_{column}" for column in table.columns if column not in ("i", "j")}
+        pairs = pairs.merge(table.rename(columns=renamed), on=["i", "j"], how="outer")
+        pairs = pairs.sort_values("rms", ascending=False, ignore_index=True)
+        keys = ["first", "second", "i", "j"]
+        renamed = {column: f"{name}_{column}" for column in ("f_ij", "expected", "epistasis", "specific")}
+        text = {"first": str, "second": str}
+        cycles = cycles.astype(text).merge(frame.astype(text).rename(columns=renamed), on=keys, how="left")
+    if pairs is None:
+        columns = ["i", "j", "rms", "max", "mean", "double_mutants", "rms_specific", "mean_specific"]
+        pairs = pd.DataFrame(columns=columns)
+    return pairs, cycles
+
+
+def orders_table(landscape: Landscape) -> pd.DataFrame:
+    """Return one row per source and order: `source`, `order`, `variance_fraction` and `heldout_r2`."""
+    return pd.concat(
+        pd.DataFrame(
+            {"source": name, "order": np.arange(1, len(own.fraction) + 1), "variance_fraction": own.fraction}
+        ).assign(heldout_r2=pd.Series(own.heldout_r2))
+        for name, own in landscape.orders.items()
+    )

@@ -1,0 +1,47 @@
+"""Settings of `scan` and `epistasis`."""
+
+from dataclasses import dataclass
+
+from subquad.errors import SubquadError
+from subquad.runs.options import Input, Model
+
+__all__ = ["EpistasisSettings", "ScanSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSettings:
+    """What to scan, and the measurements to compare with."""
+
+    sequence: Input[str | None] = None
+    """Sequence to mutate: letters, or a FASTA file with one sequence. Default: the wild type of the run."""
+    table: Input[str | None] = None
+    """Table with measurements to show beside the predictions. Default: the test rows of the run."""
+    target: Model[str | None] = None
+    """Target column or class to scan. Default: the first target column, the second of two classes, or the likeliest of
+    several classes for the wild type."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpistasisSettings:
+    """Columns of the table of variants, and the number of double mutants that a model predicts."""
+
+    sequence: Input[str | None] = None
+    """Column of the sequences. Default: inferred."""
+    mutant: Input[str | None] = None
+    """Column of variants such as A24G:K30R, for tables without full sequences. Default: inferred."""
+    target: Input[str | None] = None
+    """Column of the measurements; for a fitted model, the target column or class. Default: inferred, or the first."""
+    wild_type: Input[str | None] = None
+    """Wild-type sequence: letters, or a FASTA file. Default: that of the run, or the most frequent letter at each
+    position."""
+    offset: Input[int | None] = None
+    """Number subtracted from the position of a variant to obtain the position in the wild type, from 1. Default:
+    inferred."""
+    table: Input[str | None] = None
+    """Table with measurements to compare the predictions of a fitted model with."""
+    max_double_mutants: Model[int] = 50_000
+    """Number of double mutants that a fitted model predicts; more are subsampled."""
+
+    def __post_init__(self) -> None:
+        if self.max_double_mutants < 1:
+            raise SubquadError(f"--max-double-mutants must be at least 1, got {self.max_double_mutants}")

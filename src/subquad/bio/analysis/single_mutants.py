@@ -1,0 +1,104 @@
+"""In silico deep mutational scan: all single mutants of a sequence, scored by a fitted model. One prediction each.
+
+Axes: L positions, A letters.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subquad.bio.models.scorer import SEPARATOR, Scorer
+from subquad.errors import unknown
+
+__all__ = ["measured_values", "scan_table", "single_mutants"]
+
+
+def single_mutants(sequence: str, letters: str, positions: Sequence[int] | None = None) -> list[tuple[int, str]]:
+    """Return position (from 0) and new letter of all single mutants, at some positions or at all of them."""
+    return [
+        (position, letter)
+        for position, own in enumerate(sequence)
+        if own != SEPARATOR and (positions is None or position in positions)
+        for letter in letters
+        if letter != own
+    ]
+
+
+def scan_table(
+    scorer: Scorer, wild_type: str, *, measured: Mapping[str, float] | None = None, quiet: bool = True
+) -> pd.DataFrame:
+    """Return one row per single mutant, ordered by position.
+
+    Args:
+        scorer: Model and output.
+        wild_type: Sequence to mutate.
+        measured: Measurement by sequence, where known.
+        quiet: Show no progress.
+
+    Returns:
+        Columns `mutant` (A24G, numbered as in the table of the fit), `position`, `from`, `to`, `prediction`,
+        `difference` (prediction less that of the wild type), `difference_std` (its standard deviation over the ensemble
+        members; empty for a single member) and `measured` (empty where not measured).
+    """
+    mutants = single_mutants(wild_type, scorer.model.alphabet, scorer.positions)
+    sequences = [wild_type, *(wild_type[:p] + letter + wild_type[p + 1 :] for p, letter in mutants)]
+    prediction, deviation = scorer.effects(sequences, title="single mutants", quiet=quiet)
+    known, first = measured or {}, 1 + scorer.offset
+    return pd.DataFrame(
+        {
+            "mutant": [f"{wild_type[p]}{p + first}{letter}" for p, letter in mutants],
+            "position": [p + first for p, _ in mutants],
+            "from": [wild_type[p] for p, _ in mutants],
+            "to": [letter for _, letter in mutants],
+            "prediction": prediction[1:],
+            "difference": prediction[1:] - prediction[0],
+            "difference_std": deviation[1:],
+            "measured": [known.get(sequence, np.nan) for sequence in sequences[1:]],
+        }
+    )
+
+
+def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float]:
+    """Return the mean measurement of each measured sequence.
+
+    Args:
+        scorer: Model and output.
+        table: Table with the columns of the fit; None: the test rows of the model's run folder.
+
+    Raises:
+        SubquadError: The table cannot be read or lacks the target column.
+    """
+    found = _test_rows(scorer) if table is None else _table_rows(scorer, table)
+    if found is None:
+        return {}
+    sequences, texts = found
+    if scorer.model.task_type in ("binary", "multiclass"):
+        values = (texts.astype(str).str.strip() == scorer.name).astype(float).where(texts.notna())
+    else:
+        values = pd.to_numeric(texts, errors="coerce")
+    means = values.groupby(np.asarray(sequences)).mean().dropna()
+    return dict(zip(means.index, means, strict=True))
+
+
+def _test_rows(scorer: Scorer) -> tuple[Any, pd.Series] | None:
+    path = Path(getattr(scorer.model, "directory", "")) / "test.csv"
+    # a saved estimator keeps no rows
+    if not path.is_file():
+        return None
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    column = "measured" if "measured" in frame.columns else f"measured:{scorer.name}"
+    return frame["sequence"], frame[column]
+
+
+def _table_rows(scorer: Scorer, table: Path | str) -> tuple[Any, pd.Series]:
+    from subquad.bio.data.table import read_like
+
+    model = scorer.model
+    read = read_like(table, model.schema)
+    column = scorer.name if model.task_type in ("regression", "multilabel") else model.names[0]
+    if column not in read.frame.columns:
+        raise unknown(f"column of measurements in {table}", column, read.frame.columns)
+    return read.sequences, read.frame[column].reset_index(drop=True)

@@ -1,0 +1,114 @@
+"""Run jobs in parallel: with joblib on this machine, or with Ray on a cluster.
+
+Where a machine of the cluster sees the output folder (a shared file system), its jobs run there and are resumed there.
+Elsewhere the table is sent to the machine, and the files of a finished run are sent back.
+"""
+
+import os
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from subquad.bio.benchmark.jobs import Job, beside, run_job
+from subquad.bio.benchmark.settings import BenchSettings
+from subquad.errors import require
+from subquad.runs.storage import atomic, write_json
+
+__all__ = ["run_locally", "run_on_ray"]
+
+Outcome = dict[str, Any]
+
+
+def run_locally(
+    jobs: Sequence[Job], settings: BenchSettings, on_start: Callable[[Job], None]
+) -> Iterator[tuple[Job, Outcome]]:
+    """Yield each job with its outcome as it ends; `settings.jobs` run at a time, in the given order."""
+    from joblib import Parallel, delayed
+
+    running: set[subprocess.Popen] = set()
+    is_stopped = threading.Event()
+
+    def run(job: Job) -> tuple[Job, Outcome]:
+        if is_stopped.is_set():
+            return job, {}
+        on_start(job)
+        return job, run_job(job, settings.timeout, running)
+
+    # threads that wait for processes: a process pool would reuse its processes and add up the memory of their jobs
+    pool = Parallel(
+        n_jobs=settings.jobs, backend="threading", return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs"
+    )
+    try:
+        yield from pool(delayed(run)(job) for job in jobs)
+    finally:
+        is_stopped.set()
+        for process in list(running):
+            process.kill()
+
+
+def run_on_ray(jobs: Sequence[Job], settings: BenchSettings, folder: Path) -> Iterator[tuple[Job, Outcome]]:
+    """Yield each job with its outcome as it ends; one core each, started in the given order.
+
+    Every machine needs the same version of subquad.
+    """
+    ray = require("ray", extra="ray")
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
+        cluster = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": settings.jobs, "include_dashboard": False}
+        ray.init(log_to_driver=False, **cluster)
+    marker = folder.resolve() / f".shared-{uuid.uuid4().hex}"
+    marker.touch()
+    try:
+        remote = ray.remote(num_cpus=1)(run_remotely)
+        waiting = {
+            remote.remote(job, str(marker), Path(job["table"]).read_bytes(), settings.timeout): job for job in jobs
+        }
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1)
+            for reference in ready:
+                job = waiting.pop(reference)
+                outcome, files = ray.get(reference)
+                store_files(job, outcome, files)
+                yield job, outcome
+    finally:
+        marker.unlink(missing_ok=True)
+        if starts_ray:
+            ray.shutdown()
+
+
+def run_remotely(job: Job, marker: str, table: bytes, timeout: float | None) -> tuple[Outcome, dict[str, bytes] | None]:
+    """Run a job on a machine of the cluster.
+
+    Args:
+        job: What to run.
+        marker: File in the output folder of the machine that started the command.
+        table: Contents of the table.
+        timeout: Maximum time in seconds.
+
+    Returns:
+        The outcome, and the files of the run if this machine does not see the output folder.
+    """
+    if Path(marker).is_file():
+        return run_job(job, timeout), None
+    with tempfile.TemporaryDirectory() as folder:
+        copy, out = Path(folder) / Path(job["table"]).name, Path(folder) / "run" / str(job["seed"])
+        copy.write_bytes(table)
+        outcome = run_job(Job(**{**job, "table": str(copy), "out": str(out)}), timeout)
+        found = {} if outcome["message"] else {str(path.relative_to(out)): path for path in out.rglob("*")}
+        return outcome, {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+
+
+def store_files(job: Job, outcome: Outcome, files: dict[str, bytes] | None) -> None:
+    """Write the files of a job that another machine ran; None: it wrote them itself."""
+    if files is None:
+        return
+    write_json(beside(job, "job.json"), job)
+    write_json(beside(job, "done.json"), outcome)
+    # the metrics last: they mark a finished run
+    for name in sorted(files, key=lambda name: name == "metrics.json"):
+        with atomic(Path(job["out"]) / name) as temporary:
+            temporary.write_bytes(files[name])
