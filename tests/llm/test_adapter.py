@@ -49,11 +49,11 @@ def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path):
     assert torch.equal(opened(IDS).logits, expected(IDS).logits)
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(SubquadError, match="not empty"):
-        subquad.llm.merge(adapter, tmp_path / "whole")
+        subquad.llm.merge(adapter, out=tmp_path / "whole", quiet=True)
 
 
 def test_an_adapter_is_evaluated_as_a_merged_model_alone(adapter, text, tmp_path):
-    from subquad.llm.commands.evaluate import measure
+    from subquad.llm.commands.evaluate import evaluate
 
     with pytest.raises(SubquadError, match="an adapter; make a model of it first with: subquad llm merge"):
         measure(adapter, text=[text], out=tmp_path / "evaluation", quiet=True)
@@ -62,7 +62,7 @@ def test_an_adapter_is_evaluated_as_a_merged_model_alone(adapter, text, tmp_path
 def test_merge_replaces_no_folder_of_somebody_else(adapter, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(SubquadError, match="holds other things than a linearized model"):
-        subquad.llm.merge(adapter, tmp_path, force=True)
+        subquad.llm.merge(adapter, out=tmp_path, force=True)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
 

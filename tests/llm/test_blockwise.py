@@ -15,14 +15,14 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.commands import linearize as tasks
-from subquad.llm.data.packing import prepare
+from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training import activation_store as states
 from subquad.llm.training import blockwise
-from subquad.llm.training import transfer as stage
-from subquad.llm.training.blockwise import put_maps, transfer_blockwise
+from subquad.llm.training import stages as stage
+from subquad.llm.training.blockwise import load_feature_maps, transfer_blockwise
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
 from subquad.train import loop
@@ -47,7 +47,7 @@ def llama(tmp_path_factory, tokenizer):
 @pytest.fixture(scope="module")
 def sequences(tokenizer, text):
     """Return thirteen sequences, more than a run of TOKENS reads at first."""
-    return prepare(tokenizer, [text], length=31).train[:13]
+    return prepare_text(tokenizer, [text], sequence_length=31).training.ids[:13]
 
 
 def written(path, kind, tokenizer, **how):
@@ -91,28 +91,28 @@ def test_blocks_learn_the_maps_of_the_joint_form(checkpoint, sequences, tmp_path
     # gradients are clipped by the norm over all layers that learn together, so they agree without clipping alone
     unclipped(monkeypatch)
     expected = joint(checkpoint, sequences)
-    found = transfer_blockwise(checkpoint, sequences, SMALL, block=block, directory=tmp_path, **EXACT)
-    given = read_tensors(found.maps)
+    found = transfer_blockwise(checkpoint, sequences, SMALL, block_layers=block, directory=tmp_path, **EXACT)
+    given = read_tensors(found.feature_maps)
     assert distance(expected, given) < 1e-5
     assert found.steps == 11
-    assert len(found.outcomes) == -(-LAYERS // block)
-    assert {path.name for path in tmp_path.iterdir()} == {"maps.safetensors", "blockwise.json", "history.jsonl"}
+    assert len(found.blocks) == -(-LAYERS // block)
+    assert {path.name for path in tmp_path.iterdir()} == {"feature_maps.safetensors", "blockwise.json", "history.jsonl"}
 
 
 @pytest.mark.parametrize(
     "how",
     [
         {"transfer_loss": "relative"},
-        {"transfer_loss": "weights"},
-        {"transfer_loss": "weights", "transfer_weights_share": 0.9, "warmup": 0.3, "batch": 2},
+        {"transfer_loss": "attention_weights"},
+        {"transfer_loss": "attention_weights", "cross_entropy_fraction": 0.9, "warmup_fraction": 0.3, "batch_size": 2},
     ],
 )
 def test_blocks_learn_the_maps_of_the_joint_form_from_every_loss(llama, sequences, tmp_path, monkeypatch, how):
     unclipped(monkeypatch)
     settings = replace(SMALL, **how)
     expected = joint(llama, sequences, settings)
-    found = transfer_blockwise(llama, sequences, settings, block=2, directory=tmp_path, **EXACT)
-    assert distance(expected, read_tensors(found.maps)) < 1e-5
+    found = transfer_blockwise(llama, sequences, settings, block_layers=2, directory=tmp_path, **EXACT)
+    assert distance(expected, read_tensors(found.feature_maps)) < 1e-5
     # the loss is another one than without the setting
     assert distance(expected, joint(llama, sequences)) > 1e-2
 
@@ -126,44 +126,46 @@ def test_models_that_scale_embeddings_or_norm_elsewhere_learn_the_same_too(seque
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path / kind)
-    found = transfer_blockwise(tmp_path / kind, sequences, SMALL, block=2, directory=tmp_path / "out", **EXACT)
+    found = transfer_blockwise(tmp_path / kind, sequences, SMALL, block_layers=2, directory=tmp_path / "out", **EXACT)
     convert(model.eval(), SMALL.attention)
     transfer(model, sequences, SMALL, **HOW)
-    assert distance(maps_of(model), read_tensors(found.maps)) < 1e-5
+    assert distance(maps_of(model), read_tensors(found.feature_maps)) < 1e-5
 
 
 def test_layers_that_stay_are_passed_through(llama, sequences, tmp_path, monkeypatch):
     unclipped(monkeypatch)
     attention = AttentionSettings(window=3, softmax_layers=(0, 3))
-    settings = LinearizeSettings(attention=attention, length=31)
-    found = transfer_blockwise(llama, sequences, settings, block=1, directory=tmp_path, **EXACT)
-    assert distance(joint(llama, sequences, settings), read_tensors(found.maps)) < 1e-5
-    assert [outcome.steps > 0 for outcome in found.outcomes] == [False, True, True, False, True]
+    settings = LinearizeSettings(attention=attention, sequence_length=31)
+    found = transfer_blockwise(llama, sequences, settings, block_layers=1, directory=tmp_path, **EXACT)
+    assert distance(joint(llama, sequences, settings), read_tensors(found.feature_maps)) < 1e-5
+    assert [block.steps > 0 for block in found.blocks] == [False, True, True, False, True]
 
 
 def test_one_block_of_all_layers_is_the_joint_form_with_its_clipping(llama, sequences, tmp_path):
-    settings = LinearizeSettings(attention=AttentionSettings(window=3, feature_map="t2r"), length=31, batch=2)
-    found = transfer_blockwise(llama, sequences, settings, block=LAYERS, directory=tmp_path, **EXACT)
-    expected, given = joint(llama, sequences, settings), read_tensors(found.maps)
+    settings = LinearizeSettings(
+        attention=AttentionSettings(window=3, feature_map="t2r"), sequence_length=31, batch_size=2
+    )
+    found = transfer_blockwise(llama, sequences, settings, block_layers=LAYERS, directory=tmp_path, **EXACT)
+    expected, given = joint(llama, sequences, settings), read_tensors(found.feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
 def test_states_in_bfloat16_change_the_maps_little(llama, sequences, tmp_path, monkeypatch):
     unclipped(monkeypatch)
-    found = transfer_blockwise(llama, sequences, SMALL, block=1, directory=tmp_path, **HOW)
-    assert 0 < distance(joint(llama, sequences), read_tensors(found.maps)) < 0.05
+    found = transfer_blockwise(llama, sequences, SMALL, block_layers=1, directory=tmp_path, **HOW)
+    assert 0 < distance(joint(llama, sequences), read_tensors(found.feature_maps)) < 0.05
 
 
 def test_the_maps_fit_the_converted_model_and_no_other(llama, sequences, tmp_path):
-    found = transfer_blockwise(llama, sequences, SMALL, block=2, directory=tmp_path, **HOW)
+    found = transfer_blockwise(llama, sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
     model = convert(open_checkpoint(llama)[0], SMALL.attention)
-    put_maps(model, found.maps)
-    maps = read_tensors(found.maps)
+    load_feature_maps(model, found.feature_maps)
+    maps = read_tensors(found.feature_maps)
     assert maps.keys() == maps_of(model).keys()
     assert all(torch.equal(tensor, maps[name]) for name, tensor in maps_of(model).items())
     other = convert(open_checkpoint(llama)[0], AttentionSettings(window=3, feature_heads="kv"))
     with pytest.raises(SubquadError, match=r"5 of its maps do not fit the model, .*model.layers.0.*\[6, 10, 10\]"):
-        put_maps(other, found.maps)
+        load_feature_maps(other, found.feature_maps)
 
 
 @pytest.mark.parametrize("base_only", [False, True])
@@ -179,16 +181,16 @@ def test_weights_are_found_in_shards_and_without_the_name_of_the_body(sequences,
         written(shards, "llama", tokenizer, max_shard_size="30KB")
         assert len(list(shards.glob("model-*.safetensors"))) > LAYERS
     for name, path in (("one", llama), ("other", shards)):
-        transfer_blockwise(path, sequences, SMALL, block=2, directory=tmp_path / name, **HOW)
-    expected, given = (read_tensors(tmp_path / name / "maps.safetensors") for name in ("one", "other"))
+        transfer_blockwise(path, sequences, SMALL, block_layers=2, directory=tmp_path / name, **HOW)
+    expected, given = (read_tensors(tmp_path / name / "feature_maps.safetensors") for name in ("one", "other"))
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
 def test_a_killed_transfer_goes_on_to_the_same_maps(llama, sequences, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
-    run = partial(transfer_blockwise, llama, sequences, SMALL, block=2, **HOW)
-    expected = read_tensors(run(directory=tmp_path / "whole").maps)
-    out, read, calls = tmp_path / "out", states.Edges.read, []
+    run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=2, **HOW)
+    expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)
+    out, read, calls = tmp_path / "out", states.ActivationStore.read, []
 
     def killed_at(count):
         def counted(*arguments):
@@ -203,11 +205,21 @@ def test_a_killed_transfer_goes_on_to_the_same_maps(llama, sequences, tmp_path, 
     kills = (
         # while the first edge is written, in the middle of a block, and while the states behind it are written
         (blockwise.Block, "forward", stop, ["blockwise.json", "states-0.bin"]),
-        (states.Edges, "read", killed_at(4), ["checkpoint-transfer-0.safetensors", "states-0.bin"]),
-        (states.Edges, "read", killed_at(8 + 5), ["maps-0.safetensors", "states-0.bin"]),
+        (states.ActivationStore, "read", killed_at(4), ["checkpoint-transfer-0.safetensors", "states-0.bin"]),
+        (states.ActivationStore, "read", killed_at(8 + 5), ["feature_maps-0.safetensors", "states-0.bin"]),
         # when a block's maps are written, and when all are put together
-        (blockwise, "asdict", stop, ["checkpoint-transfer-1.safetensors", "maps-0.safetensors", "states-1.bin"]),
-        (blockwise._Job, "gather", stop, ["maps-0.safetensors", "maps-1.safetensors", "maps-2.safetensors"]),
+        (
+            blockwise,
+            "asdict",
+            stop,
+            ["checkpoint-transfer-1.safetensors", "feature_maps-0.safetensors", "states-1.bin"],
+        ),
+        (
+            blockwise._BlockwiseTransfer,
+            "merge",
+            stop,
+            ["feature_maps-0.safetensors", "feature_maps-1.safetensors", "feature_maps-2.safetensors"],
+        ),
     )
     for place, name, killer, left in kills:
         calls.clear()
@@ -217,41 +229,41 @@ def test_a_killed_transfer_goes_on_to_the_same_maps(llama, sequences, tmp_path, 
                 run(directory=out)
         names = {path.name for path in out.iterdir()}
         assert set(left) <= names
-        assert "maps.safetensors" not in names
-    given = read_tensors(run(directory=out).maps)
+        assert "feature_maps.safetensors" not in names
+    given = read_tensors(run(directory=out).feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
     assert not list(out.glob("*states-*"))
     # a finished one returns at once
     with monkeypatch.context() as patch:
-        patch.setattr(blockwise, "_Job", stop)
+        patch.setattr(blockwise, "_BlockwiseTransfer", stop)
         assert run(directory=out).steps == 11
 
 
 def test_states_that_were_lost_are_made_again(llama, sequences, tmp_path, monkeypatch):
-    run = partial(transfer_blockwise, llama, sequences, SMALL, block=1, **HOW)
-    expected = read_tensors(run(directory=tmp_path / "whole").maps)
+    run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=1, **HOW)
+    expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)
     with monkeypatch.context() as patch:
-        patch.setattr(blockwise._Job, "gather", stop)
+        patch.setattr(blockwise._BlockwiseTransfer, "merge", stop)
         with pytest.raises(KeyboardInterrupt):
             run(directory=tmp_path / "out")
-    (tmp_path / "out" / "maps-2.safetensors").unlink()
+    (tmp_path / "out" / "feature_maps-2.safetensors").unlink()
     (tmp_path / "out" / ".states-3.bin.left").mkdir()
-    given = read_tensors(run(directory=tmp_path / "out").maps)
+    given = read_tensors(run(directory=tmp_path / "out").feature_maps)
     assert all(torch.equal(expected[name], given[name]) for name in expected)
     assert not (tmp_path / "out" / ".states-3.bin.left").exists()
 
 
 def test_validation_keeps_the_best_weights_of_each_block(llama, sequences, tmp_path):
-    settings = LinearizeSettings(attention=AttentionSettings(window=3), length=31, validate_every=2)
+    settings = LinearizeSettings(attention=AttentionSettings(window=3), sequence_length=31, validate_every=2)
     found = transfer_blockwise(
-        llama, sequences, settings, block=LAYERS, directory=tmp_path / "all", validation=sequences[:2], **EXACT
+        llama, sequences, settings, block_layers=LAYERS, directory=tmp_path / "all", validation=sequences[:2], **EXACT
     )
     expected = joint(llama, sequences, settings, validation=sequences[:2])
-    assert all(torch.equal(expected[name], tensor) for name, tensor in read_tensors(found.maps).items())
+    assert all(torch.equal(expected[name], tensor) for name, tensor in read_tensors(found.feature_maps).items())
     found = transfer_blockwise(
-        llama, sequences, settings, block=2, directory=tmp_path / "two", validation=sequences[:2], **EXACT
+        llama, sequences, settings, block_layers=2, directory=tmp_path / "two", validation=sequences[:2], **EXACT
     )
-    assert all(0 < outcome.best["loss"] < 1 for outcome in found.outcomes)
+    assert all(0 < block.best["loss"] < 1 for block in found.blocks)
     lines = [json.loads(line) for line in (tmp_path / "two" / "history.jsonl").read_text().splitlines()]
     assert [line["part"] for line in lines if line.get("step") == 11 and "loss" in line] == [
         f"transfer-{number}" for number in range(3)
@@ -262,7 +274,7 @@ def test_the_states_of_texts_that_are_not_read_are_not_stored(llama, sequences, 
     with monkeypatch.context() as patch:
         patch.setattr(blockwise.Block, "forward", stop)
         with pytest.raises(KeyboardInterrupt):
-            transfer_blockwise(llama, sequences, SMALL, block=2, directory=tmp_path, **HOW)
+            transfer_blockwise(llama, sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
     assert (tmp_path / "states-0.bin").stat().st_size == 11 * 31 * 30 * 2
 
 
@@ -271,21 +283,21 @@ def test_a_disk_without_room_is_refused_before_anything_is_computed(llama, seque
     monkeypatch.setattr(states.shutil, "disk_usage", lambda _: usage(99_999, 99_000, 999))
     needed = 2 * 2 * TOKENS * 30
     with pytest.raises(SubquadError, match=rf"341 tokens take {needed:,} bytes .* {needed - 999:,} bytes are missing"):
-        transfer_blockwise(llama, sequences, SMALL, block=2, directory=tmp_path, **HOW)
+        transfer_blockwise(llama, sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
     assert [path.name for path in tmp_path.iterdir()] == ["blockwise.json"]
 
 
 def test_a_folder_begun_with_other_settings_is_refused(llama, sequences, tmp_path):
-    transfer_blockwise(llama, sequences, SMALL, block=3, directory=tmp_path, **HOW)
+    transfer_blockwise(llama, sequences, SMALL, block_layers=3, directory=tmp_path, **HOW)
     with pytest.raises(SubquadError, match=r"other settings \(block was 3 and is 2; text_fingerprint was"):
-        transfer_blockwise(llama, sequences[1:], SMALL, block=2, directory=tmp_path, **HOW)
+        transfer_blockwise(llama, sequences[1:], SMALL, block_layers=2, directory=tmp_path, **HOW)
     other = replace(
-        SMALL, transfer_loss="weights", transfer_weights_share=0.25, warmup=0.1, schedule="plateau", patience=3,
+        SMALL, transfer_loss="attention_weights", cross_entropy_fraction=0.25, warmup_fraction=0.1, schedule="plateau", patience=3,
         validate_every=2,
     )  # fmt: skip
-    changes = r"patience was None.*schedule was.*transfer_loss was.*transfer_weights_share was 0.5.*warmup was None"
+    changes = r"patience was None.*schedule was.*transfer_loss was.*cross_entropy_fraction was 0.5.*warmup was None"
     with pytest.raises(SubquadError, match=changes):
-        transfer_blockwise(llama, sequences, other, block=3, directory=tmp_path, **HOW)
+        transfer_blockwise(llama, sequences, other, block_layers=3, directory=tmp_path, **HOW)
 
 
 def changed_config(**changes):
@@ -328,20 +340,20 @@ def test_a_checkpoint_that_cannot_be_read_layer_by_layer_is_refused(llama, seque
     shutil.copytree(llama, copy)
     change(copy)
     with pytest.raises(SubquadError, match=message):
-        transfer_blockwise(copy, sequences, SMALL, block=2, directory=tmp_path / "out", **HOW)
+        transfer_blockwise(copy, sequences, SMALL, block_layers=2, directory=tmp_path / "out", **HOW)
 
 
 def test_a_packed_file_and_a_block_of_nothing_are_refused(llama, sequences, tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(SubquadError, match=r"model.gguf: layers are read one by one from safetensors"):
-        transfer_blockwise(tmp_path / "model.gguf", sequences, SMALL, block=2, directory=tmp_path, **HOW)
-    with pytest.raises(SubquadError, match="--block must be at least 1, got 0"):
-        transfer_blockwise(llama, sequences, SMALL, block=0, directory=tmp_path, **HOW)
+        transfer_blockwise(tmp_path / "model.gguf", sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
+    with pytest.raises(SubquadError, match="--block-layers must be at least 1, got 0"):
+        transfer_blockwise(llama, sequences, SMALL, block_layers=0, directory=tmp_path, **HOW)
 
 
 def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monkeypatch):
-    settings, out = replace(SMALL, block=1), tmp_path / "out"
-    for place, name in ((blockwise.Block, "forward"), (tasks, "put_maps")):
+    settings, out = replace(SMALL, block_layers=1), tmp_path / "out"
+    for place, name in ((blockwise.Block, "forward"), (tasks, "load_feature_maps")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, stop)
             with pytest.raises(KeyboardInterrupt):
@@ -349,26 +361,28 @@ def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monke
         assert not (out / "metrics.json").exists()
     metrics = subquad.llm.linearize(folder, text, settings, out=out, quiet=True)
     whole = json.loads((run / "metrics.json").read_text())
-    for name in ("softmax", "window_only", "swapped"):
+    for name in ("teacher", "window", "untrained"):
         assert metrics["perplexity"][name] == whole["perplexity"][name]
     # clipping and the rounding of states differ
-    for name in ("transferred", "tuned"):
+    for name in ("transferred", "fine_tuned"):
         assert metrics["perplexity"][name] == pytest.approx(whole["perplexity"][name], rel=0.05)
         assert metrics["perplexity"][name] != metrics["perplexity"]["swapped"]
     assert metrics["tokens"] == whole["tokens"]
     assert metrics["trainable_parameters"] == whole["trainable_parameters"]
     assert {path.name for path in out.iterdir()} == {path.name for path in run.iterdir()}
     parts = {json.loads(line)["part"] for line in (out / "history.jsonl").read_text().splitlines()}
-    assert parts == {"transfer-0", "transfer-1", "tune"}
+    assert parts == {"transfer-0", "transfer-1", "lora"}
     assert isinstance(subquad.llm.generate(out, "the green bird"), str)
 
 
 def test_a_model_that_no_block_can_be_read_from_is_refused_and_nothing_is_written(text, tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(SubquadError, match="give a Hugging Face folder, or leave --block away"):
-        subquad.llm.linearize(tmp_path / "model.gguf", text, replace(SMALL, block=2), out=tmp_path / "out", quiet=True)
+    with pytest.raises(SubquadError, match="give a Hugging Face folder, or leave --block-layers away"):
+        subquad.llm.linearize(
+            tmp_path / "model.gguf", text, replace(SMALL, block_layers=2), out=tmp_path / "out", quiet=True
+        )
     assert not (tmp_path / "out").exists()
-    with pytest.raises(SubquadError, match="--block needs --transfer-tokens and --lora-tokens"):
-        LinearizeSettings(block=2)
-    with pytest.raises(SubquadError, match="--block must be at least 1, got 0"):
-        replace(SMALL, block=0)
+    with pytest.raises(SubquadError, match="--block-layers needs --transfer-tokens and --lora-tokens"):
+        LinearizeSettings(block_layers=2)
+    with pytest.raises(SubquadError, match="--block-layers must be at least 1, got 0"):
+        replace(SMALL, block_layers=0)

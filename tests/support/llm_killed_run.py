@@ -4,10 +4,10 @@ import os
 import sys
 
 from subquad.cli import main
-from subquad.llm.training import lora as finetune
+from subquad.llm.training import lora
 from subquad.train.loop import LoopSettings
 
-real, calls = finetune.finetune_step, []
+real, calls = lora.fine_tune_step, []
 
 
 def step(*arguments, **options):
@@ -19,5 +19,5 @@ def step(*arguments, **options):
 
 if __name__ == "__main__":
     LoopSettings.__init__.__kwdefaults__["save_seconds"] = 0.0
-    finetune.finetune_step = step
+    lora.fine_tune_step = step
     sys.exit(main(sys.argv[1:]))

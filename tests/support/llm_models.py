@@ -29,7 +29,7 @@ CONFIGS = {
 
 SMALL = LinearizeSettings(
     attention=AttentionSettings(window=3),
-    length=31,
+    sequence_length=31,
     transfer_tokens=31 * 7,
     lora_tokens=31 * 5,
     evaluation_tokens=31 * 3,

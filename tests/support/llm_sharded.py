@@ -10,18 +10,20 @@ import torch
 
 from subquad.llm.data.packing import PackedSequences, TextDataset
 from subquad.llm.models.adapter import add_lora
-from subquad.llm.models.attention import using
+from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import saved_tensors
 from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.budget import plan_for
-from subquad.llm.training.lora import finetune_step
-from subquad.llm.training.sharding import gather, merge_updates, shard
-from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
+from subquad.llm.training.budget import budget_from_time
+from subquad.llm.training.lora import fine_tune_step
+from subquad.llm.training.sharding import gather, merge_lora, shard
+from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.train.distributed import broadcast_object, processes
 from support.llm_models import tiny_model
 
-SETTINGS = LinearizeSettings(attention=AttentionSettings(window=3), length=31, minutes=0.01, distillation_weight=0.25)
+SETTINGS = LinearizeSettings(
+    attention=AttentionSettings(window=3), sequence_length=31, minutes=0.01, distillation_weight=0.25
+)
 
 
 def held():
@@ -49,14 +51,14 @@ def draw_updates(tuned):
 
 def gradients_of_both_stages(model, ids):
     """Return the gradients that a step of each stage makes, and the model with updates."""
-    learnt_in_transfer(model)
+    freeze_for_transfer(model)
     loss = transfer_step(model, ids, torch.Tensor.backward)["loss"]
     found = {"transfer": loss, **{f"transfer {i}": p.grad for i, p in enumerate(feature_parameters(model))}}
     model.zero_grad(set_to_none=True)
     tuned = add_lora(model, SETTINGS, seed=0)
     draw_updates(tuned)
-    with using(tuned, "hybrid"):
-        found["tune"] = finetune_step(tuned, ids, torch.Tensor.backward, distillation_weight=0.25)["loss"]
+    with attention_mode(tuned, "hybrid"):
+        found["lora"] = fine_tune_step(tuned, ids, torch.Tensor.backward, distillation_weight=0.25)["loss"]
     found |= {f"tune {name}": p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
     tuned.zero_grad(set_to_none=True)
     return found, tuned
@@ -73,7 +75,7 @@ def step_in_halves(tuned, ids, weights):
         return tensor
 
     with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        finetune_step(tuned, ids, torch.Tensor.backward)
+        fine_tune_step(tuned, ids, torch.Tensor.backward)
     gradients = {f"halves {name}": p.grad.clone() for name, p in tuned.named_parameters() if p.grad is not None}
     tuned.zero_grad(set_to_none=True)
     return sum(storages.values()), gradients
@@ -93,19 +95,21 @@ def look(out, *, is_tied):
     found = {"frozen": frozen, "learnt": size(feature_parameters(model)), "whole": double / 2}
     found["held"] = held() - before - double / 2
 
-    packed = PackedSequences(ids=same, documents=torch.zeros_like(same), is_learnt=torch.ones_like(same, dtype=torch.bool))
-    text = TextDataset(training=packed, put_aside=packed, measured=packed, held_out_from="drawn")
-    found["plan"] = vars(plan_for(model, text, SETTINGS, directory=out, spent=0.0, seed=0))
+    packed = PackedSequences(
+        ids=same, documents=torch.zeros_like(same), loss_mask=torch.ones_like(same, dtype=torch.bool)
+    )
+    text = TextDataset(training=packed, validation=packed, holdout=packed, holdout_source="drawn")
+    found["budget"] = vars(budget_from_time(model, text, SETTINGS, directory=out, elapsed=0.0, seed=0))
     found["held_behind_both_stages"] = held() - before - double / 2
 
     (mine, tuned), (wanted, other) = (gradients_of_both_stages(net, ids) for net in (model, alone))
     weights = [module.weight for name, module in other.named_modules() if name.endswith("base_layer")]
-    with using(tuned, "hybrid"), using(other, "hybrid"):
+    with attention_mode(tuned, "hybrid"), attention_mode(other, "hybrid"):
         (kept, of_mine), (kept_alone, of_other) = (step_in_halves(net, ids, weights) for net in (tuned, other))
     found["kept"] = [kept, kept_alone]
     mine |= of_mine
     wanted |= of_other
-    merged, expected = merge_updates(tuned), merge_updates(other)
+    merged, expected = merge_lora(tuned), merge_lora(other)
     with torch.no_grad():
         mine["merged"], wanted["merged"] = merged(input_ids=same).logits, expected(input_ids=same).logits
         # all go on until the last has ended

@@ -1,64 +1,63 @@
-"""What a user can set for language models. Imports the standard library only."""
+"""Settings of `linearize` and of hybrid attention; each field is a flag, an argument and an entry of `config.json`."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from subquad.errors import SubquadError, unknown, validate_choices
+from subquad.errors import SubquadError, flag_name, unknown, validate_choices
+from subquad.runs.options import Input, Model, Output, Training
 
-__all__ = ["AttentionSettings", "GenerateSettings", "LinearizeSettings", "attention_of"]
+__all__ = ["AttentionSettings", "LinearizeSettings", "attention_of"]
 
 DEFAULT_MINUTES = 10.0
 ALL_LINEAR = "all-linear"
 PLATEAU = 2
-"""Validations in a row without a new best after which a rate that follows them is halved."""
+"""Validations without improvement after which the schedule `plateau` halves the learning rates."""
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _at_least(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise SubquadError(f"{_flag(name)} must be at least {least}, got {value}")
+def _check_minimum(name: str, value: float | None, minimum: float) -> None:
+    # written so that NaN fails, too
+    if value is not None and not value >= minimum:
+        raise SubquadError(f"{flag_name(name)} must be at least {minimum}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionSettings:
-    """The attention that takes the place of softmax attention; it is kept in the saved model."""
+    """The hybrid attention that replaces softmax attention; saved with the model."""
 
-    feature_map: Literal["hedgehog", "t2r"] = "hedgehog"
-    """Learned feature map of queries and keys: [softmax(Wx), softmax(-Wx)], or relu(Wx + b)."""
-    window: int = 64
-    """Tokens that softmax attention keeps."""
-    window_shape: Literal["terrace", "sliding", "none"] = "terrace"
-    """Blocks of that many tokens, of which a token sees its own and the last; or its last so many tokens; or none."""
-    feature_heads: Literal["query", "kv"] = "query"
-    """One feature map of keys for each query head, or one for each key head (a smaller state)."""
-    kernel: Literal["torch", "triton"] = "torch"
-    """What computes many tokens at a time: PyTorch's products anywhere, or kernels in Triton on a CUDA GPU."""
-    softmax_layers: tuple[int, ...] = ()
-    """Layers, counted from 0, that stay as they are; their keys and values grow with the text."""
+    window: Model[int] = 64
+    """Tokens in the softmax window."""
+    window_shape: Model[Literal["terrace", "sliding", "none"]] = "terrace"
+    """`terrace`: blocks of `window` tokens; a token attends to its own and the previous block. `sliding`: the last
+    `window` tokens. `none`: linear attention only."""
+    feature_map: Model[Literal["hedgehog", "t2r"]] = "hedgehog"
+    """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R)."""
+    feature_heads: Model[Literal["query", "kv"]] = "query"
+    """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
+    softmax_layers: Model[tuple[int, ...]] = ()
+    """Layers, counted from 0, that keep softmax attention; their key-value cache grows with the text."""
+    kernel: Model[Literal["torch", "triton"]] = "torch"
+    """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
 
     def __post_init__(self) -> None:
         validate_choices(self, prefix="attention.")
-        _at_least("attention.window", self.window, 1)
-        # from a file it comes as a list
+        _check_minimum("attention.window", self.window, 1)
+        # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
         if self.softmax_layers and self.softmax_layers[0] < 0:
             raise SubquadError(f"--attention.softmax-layers: {self.softmax_layers[0]}; layers are counted from 0")
 
 
 def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
-    """Return the settings that a saved model carries.
+    """Read the attention settings of a saved model.
 
     Args:
-        content: Of `hybrid_attention` in its config.
-        place: Where it was read, for the message.
+        content: Entry `hybrid_attention` of its config.
+        place: Where the config was read, for error messages.
 
     Raises:
-        SubquadError: a setting that this version does not know, or a value that it does not take.
+        SubquadError: A setting is unknown to this version, or has an invalid value.
     """
     known = [field.name for field in fields(AttentionSettings)]
     for name in content:
@@ -69,151 +68,156 @@ def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearizeSettings:
-    """How a model is linearized."""
+    """How a model is linearized: attention transfer (stage 1), then fine-tuning with LoRA (stage 2)."""
 
     attention: AttentionSettings = AttentionSettings()
-    """The attention that takes the place of softmax attention."""
-    length: int = 1024
+    """The hybrid attention that replaces softmax attention."""
+    minutes: Training[float | None] = None
+    """Time for the whole run in minutes, converted to tokens by timing the first steps. Default: 10, unless the tokens
+    of both stages are given."""
+    transfer_tokens: Training[int | None] = None
+    """Training tokens of attention transfer; used with `--lora-tokens` instead of `--minutes`."""
+    lora_tokens: Training[int | None] = None
+    """Training tokens of fine-tuning; used with `--transfer-tokens` instead of `--minutes`."""
+    sequence_length: Input[int] = 1024
     """Tokens of one training or evaluation sequence."""
-    minutes: float | None = None
-    """Time for the whole run, turned into tokens by the speed of the first steps (10 where nothing is said)."""
-    transfer_tokens: int | None = None
-    """Tokens of stage 1, attention transfer; with `lora_tokens`, in place of `minutes`."""
-    lora_tokens: int | None = None
-    """Tokens of stage 2, low-rank tuning; with `transfer_tokens`, in place of `minutes`."""
-    batch: int = 1
-    """Sequences in one training step."""
-    block: int | None = None
-    """Layers that stage 1 trains at a time, read from the disk, for models larger than memory; else all at once."""
-    checkpointing: bool = False
-    """Stage 2 keeps the inputs of layers alone and computes the rest again: less memory, half as many operations
-    more."""
-    shard: bool = False
-    """Share the frozen weights out among the processes that `torchrun` started: each keeps its part of every layer."""
-    transfer_rate: float = 3e-2
-    """Learning rate of stage 1."""
-    lora_rate: float = 2e-3
-    """Learning rate of stage 2."""
-    warmup: float | None = None
-    """Share of a stage's steps over which its rates rise from nothing; else 0 in stage 1 and 0.1 in stage 2."""
-    schedule: Literal["linear", "plateau"] = "linear"
-    """Then the rates of both stages fall linearly to nothing; or are halved after 2 validations without a new best."""
-    patience: int | None = None
-    """Validations in a row without a new best after which a stage, or a block of its layers, ends; else never."""
-    lora_rank: int = 16
-    """Rank of the updates."""
-    lora_alpha: float = 32.0
-    """The updates are scaled by alpha / rank."""
-    lora_targets: tuple[str, ...] = (ALL_LINEAR,)
-    """Linear layers that get an update, by the end of their names; `all-linear` stands for all in the decoder."""
-    feature_rate: float = 3e-3
-    """Learning rate of the feature maps in stage 2; with 0 they stay as stage 1 left them."""
-    distill: float = 0.0
-    """Part of stage 2's loss that is the distance to the softmax model's next-token probabilities (KL); the rest is
-    the loss of the text's own next tokens."""
-    tune_mode: Literal["hybrid", "window"] = "hybrid"
-    """What stage 2 tunes: the linearized model; or, as a control for `evaluate`, the window alone."""
-    transfer_loss: Literal["mse", "relative", "weights"] = "mse"
-    """Of stage 1: squared distance of a layer's outputs; that over the outputs' mean square; or the first and the
-    cross-entropy of the attention weights, whose memory and time grow with the square of `length`."""
-    transfer_weights_share: float = 0.5
-    """Part of the cross-entropy in the loss `weights`; the rest is the squared distance of the outputs."""
-    evaluation_tokens: int = 8192
-    """Held-out tokens that every perplexity is measured on, at most; fewer where `minutes` is short."""
-    validate_every: int | None = None
-    """Steps between two validations on text put aside from the training text; the best weights are kept."""
-    save: Literal["model", "adapter"] = "model"
-    """Write the whole model, or what was learnt alone: an adapter, to be put on the same checkpoint."""
-    text_key: str = "text"
-    """The key or column of a row's text; where there is no `text`, questions and answers are looked for."""
-    text_weights: tuple[float, ...] = ()
-    """The share of each file of `text` in the tokens learnt from, in any unit; without any, its length."""
-    learn: Literal["all", "answers"] = "all"
-    """The tokens of stage 2's loss: all, or the answers alone where rows hold questions and answers."""
-    documents: Literal["joined", "apart"] = "joined"
-    """Whether a token sees the documents that stand before its own in a training sequence; positions go on in either
-    case, and in evaluation it does."""
-    weights: Literal["float32", "bfloat16"] = "float32"
-    """Type that the frozen weights are held and saved in; what is learnt stays float32. Halves need half the memory."""
-    precision: Literal["auto", "no", "bf16"] = "auto"
-    """Type of the matrix products in training; auto takes bfloat16 where a trial shows it to be faster."""
+    batch_size: Training[int] = 1
+    """Batch size: sequences per optimizer step and process."""
+    transfer_learning_rate: Training[float] = 3e-2
+    """Peak learning rate of attention transfer."""
+    lora_learning_rate: Training[float] = 2e-3
+    """Peak learning rate of the LoRA updates."""
+    feature_map_learning_rate: Training[float] = 3e-3
+    """Peak learning rate of the feature maps during fine-tuning; 0 freezes them, as in the paper."""
+    lora_rank: Model[int] = 16
+    """Rank of the LoRA updates."""
+    lora_alpha: Model[float] = 32.0
+    """LoRA alpha; updates are scaled by alpha / rank."""
+    lora_targets: Model[tuple[str, ...]] = (ALL_LINEAR,)
+    """Linear layers that get a LoRA update, by the end of their names; `all-linear` for all linear layers of the
+    decoder."""
+    transfer_loss: Training[Literal["mse", "relative", "attention_weights"]] = "mse"
+    """Loss of attention transfer: mean squared error of the attention outputs; that divided by the mean square of the
+    teacher's outputs; or a mix of the first with the cross-entropy of the attention weights, whose time and memory grow
+    with the square of `--sequence-length`."""
+    cross_entropy_fraction: Training[float] = 0.5
+    """Weight of the cross-entropy in `--transfer-loss attention_weights`; the squared error has the rest."""
+    distillation_weight: Training[float] = 0.0
+    """Weight of the KL divergence from the teacher's next-token probabilities in the fine-tuning loss, from 0 to 1;
+    next-token cross-entropy has the rest."""
+    train_on: Training[Literal["all", "answers"]] = "all"
+    """Tokens in the fine-tuning loss: all, or only the answers of conversations."""
+    fine_tune_attention: Training[Literal["hybrid", "window"]] = "hybrid"
+    """Attention used during fine-tuning: hybrid, or the window alone (a control for `subquad llm evaluate`)."""
+    schedule: Training[Literal["linear", "plateau"]] = "linear"
+    """Learning rate schedule of both stages after the warm-up: linear decay to 0, or halved after 2 validations without
+    improvement."""
+    warmup_fraction: Training[float | None] = None
+    """Fraction of a stage's steps with linear warm-up. Default: 0 for attention transfer, 0.1 for fine-tuning."""
+    validate_every: Training[int | None] = None
+    """Steps between validations on a part of the training text that is held out; the best weights are kept. Default: no
+    validation."""
+    patience: Training[int | None] = None
+    """Early stopping: validations without improvement after which a stage (or a block of layers) ends. Default:
+    never."""
+    precision: Training[Literal["auto", "float32", "bfloat16"]] = "auto"
+    """Precision of matrix products in training; `auto` uses bfloat16 if a short test shows that it is faster."""
+    dtype: Model[Literal["float32", "bfloat16"]] = "float32"
+    """Type of the frozen weights in memory and in the saved model; trained parameters stay in float32."""
+    gradient_checkpointing: Training[bool] = False
+    """Recompute activations in the backward pass of fine-tuning: less memory, one more forward pass per step."""
+    shard: Training[bool] = False
+    """Shard the frozen weights over the processes started by `torchrun` (FSDP2)."""
+    block_layers: Training[int | None] = None
+    """Attention transfer of this many layers at a time, read from disk, for models larger than memory. Default: all
+    layers at once."""
+    text_key: Input[str] = "text"
+    """Key or column that holds the text of a row; without a `text`, conversations are detected."""
+    text_weights: Input[tuple[float, ...]] = ()
+    """Sampling weight of each `--text` file, in any unit. Default: proportional to its length."""
+    documents: Input[Literal["joined", "separate"]] = "joined"
+    """Whether a token attends to earlier documents in the same training sequence; positions continue in both cases."""
+    evaluation_tokens: Input[int] = 8192
+    """Held-out tokens on which each perplexity is measured, at most; fewer if `--minutes` is short."""
+    save: Output[Literal["model", "adapter"]] = "model"
+    """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        for name, least in (("length", 2), ("batch", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
-            _at_least(name, getattr(self, name), least)
-        for name in ("transfer_tokens", "lora_tokens", "validate_every", "block", "patience"):
-            _at_least(name, getattr(self, name), 1)
-        # from a file it comes as a list, and one name alone as itself
+        for name, minimum in (("sequence_length", 2), ("batch_size", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
+            _check_minimum(name, getattr(self, name), minimum)
+        for name in ("transfer_tokens", "lora_tokens", "validate_every", "block_layers", "patience"):
+            _check_minimum(name, getattr(self, name), 1)
+        _check_minimum("feature_map_learning_rate", self.feature_map_learning_rate, 0)
+        for name in ("minutes", "transfer_learning_rate", "lora_learning_rate", "lora_alpha"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SubquadError(f"{flag_name(name)} must be greater than 0, got {value}")
+        for name in ("distillation_weight", "cross_entropy_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SubquadError(f"{flag_name(name)} must be from 0 to 1, got {getattr(self, name)}")
+        if not all(0 < weight < math.inf for weight in self.text_weights):
+            shown = " ".join(f"{weight:g}" for weight in self.text_weights)
+            raise SubquadError(f"--text-weights must all be greater than 0 and finite, got {shown}")
+        self._check_targets()
+        self._check_budget()
+        self._check_schedule()
+        self._check_combinations()
+
+    def _check_targets(self) -> None:
+        # a JSON file gives a list; Python may give one name
         targets = (self.lora_targets,) if isinstance(self.lora_targets, str) else tuple(self.lora_targets)
         object.__setattr__(self, "lora_targets", targets)
         if not targets:
-            raise SubquadError("--lora-targets: at least one is needed")
+            raise SubquadError("--lora-targets: at least one is required")
         if ALL_LINEAR in targets and len(targets) > 1:
-            raise SubquadError(f"--lora-targets {' '.join(targets)}: {ALL_LINEAR} stands alone; leave the others away")
-        for name in ("distill", "transfer_weights_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SubquadError(f"{_flag(name)} must be from 0 to 1, got {getattr(self, name)}")
-        self._check_pace()
-        if not self.feature_rate >= 0:
-            raise SubquadError(f"--feature-rate must be at least 0, got {self.feature_rate}")
-        for name in ("minutes", "transfer_rate", "lora_rate", "lora_alpha"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SubquadError(f"{_flag(name)} must be above 0, got {value}")
-        if not all(0 < weight < math.inf for weight in self.text_weights):
-            shown = " ".join(f"{weight:g}" for weight in self.text_weights)
-            raise SubquadError(f"--text-weights must all be above 0 and finite, got {shown}")
+            raise SubquadError(
+                f"--lora-targets {' '.join(targets)}: {ALL_LINEAR} cannot be combined with other names; omit them"
+            )
+
+    def _check_budget(self) -> None:
         if (self.transfer_tokens is None) != (self.lora_tokens is None):
             given, missing = ("transfer_tokens", "lora_tokens")
             if self.transfer_tokens is None:
                 given, missing = missing, given
-            raise SubquadError(f"{_flag(given)} needs {_flag(missing)} beside it; or give --minutes alone")
+            raise SubquadError(f"{flag_name(given)} requires {flag_name(missing)}; or use --minutes instead of both")
         if self.minutes is not None and self.transfer_tokens is not None:
             raise SubquadError("--minutes and --transfer-tokens exclude each other: give the time or the tokens")
-        if self.documents == "apart" and self.transfer_loss == "weights":
-            raise SubquadError("--documents apart: goes with --transfer-loss mse or relative alone")
-        if self.block is not None and self.documents == "apart":
-            raise SubquadError("--block: takes documents joined alone; leave --documents apart away")
-        if self.block is not None and self.transfer_tokens is None:
+        if self.block_layers is not None and self.transfer_tokens is None:
             raise SubquadError(
-                "--block needs --transfer-tokens and --lora-tokens: the speed of a model that is not opened as a whole "
-                "cannot be measured"
-            )
-        if self.weights == "bfloat16" and self.precision == "no":
-            raise SubquadError("--weights bfloat16: its products are in bfloat16; leave --precision no away")
-        if self.shard and self.block is not None:
-            raise SubquadError(
-                "--shard and --block exclude each other: give --block where one process cannot hold the model, --shard "
-                "where several together can"
+                "--block-layers requires --transfer-tokens and --lora-tokens: the speed of a model that is not opened "
+                "as a whole cannot be measured"
             )
 
-    def _check_pace(self) -> None:
-        if self.warmup is not None and not 0 <= self.warmup < 1:
-            raise SubquadError(f"--warmup must be at least 0 and below 1, a share of the steps, got {self.warmup}")
-        needs = "needs --validate-every N, the steps between two validations"
+    def _check_schedule(self) -> None:
+        if self.warmup_fraction is not None and not 0 <= self.warmup_fraction < 1:
+            raise SubquadError(
+                f"--warmup-fraction must be at least 0 and less than 1, a fraction of the steps, got "
+                f"{self.warmup_fraction}"
+            )
+        requires = "requires --validate-every N, the steps between validations"
         if self.patience is not None and self.validate_every is None:
-            raise SubquadError(f"--patience {self.patience} {needs}: it counts validations without a new best")
+            raise SubquadError(f"--patience {self.patience} {requires}: it counts validations without improvement")
         if self.schedule == "plateau":
             if self.validate_every is None:
-                raise SubquadError(f"--schedule plateau {needs}: the rates fall where those find no new best")
+                raise SubquadError(
+                    f"--schedule plateau {requires}: learning rates fall where these find no improvement"
+                )
             if self.patience is not None and self.patience <= PLATEAU:
                 raise SubquadError(
-                    f"--schedule plateau halves the rates after {PLATEAU} validations without a new best, and "
-                    f"--patience {self.patience} ends the stage by then; give --patience {PLATEAU + 1} or more"
+                    f"--schedule plateau halves the learning rates after {PLATEAU} validations without improvement, "
+                    f"and --patience {self.patience} ends the stage by then; use --patience {PLATEAU + 1} or more"
                 )
 
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateSettings:
-    """How text is continued."""
-
-    max_new_tokens: int = 100
-    """Tokens to add, at most; the model may end earlier."""
-    temperature: float = 0.7
-    """0 takes the likeliest token each time; higher is more varied."""
-
-    def __post_init__(self) -> None:
-        _at_least("max_new_tokens", self.max_new_tokens, 1)
-        if self.temperature < 0:
-            raise SubquadError(f"--temperature must be at least 0, got {self.temperature}")
+    def _check_combinations(self) -> None:
+        if self.documents == "separate" and self.transfer_loss == "attention_weights":
+            raise SubquadError("--documents separate can only be used with --transfer-loss mse or relative")
+        if self.documents == "separate" and self.block_layers is not None:
+            raise SubquadError("--block-layers requires --documents joined")
+        if self.dtype == "bfloat16" and self.precision == "float32":
+            raise SubquadError("--dtype bfloat16 implies products in bfloat16; omit --precision float32")
+        if self.shard and self.block_layers is not None:
+            raise SubquadError(
+                "--shard and --block-layers exclude each other: use --block-layers if one process cannot hold the "
+                "model, --shard if several processes together can"
+            )

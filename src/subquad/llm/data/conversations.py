@@ -1,7 +1,6 @@
-"""Conversations as text, and where their answers stand; costs a pass of the template, for answers two more each.
+"""Conversations as text, with the spans of their answers.
 
-The tokenizer's chat template writes them where it has one. Else their contents stand one under the other with blank
-lines between, for a row of instruction, input and output: `instruction`, blank line, `input`, blank line, `output`.
+The tokenizer's chat template is used if there is one. Otherwise the messages are joined by blank lines.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ Message = Mapping[str, str]
 """One turn: its `role` and its `content`."""
 
 ROLES = ("system", "user", "assistant")
-ANSWERING = "assistant"
+ASSISTANT = "assistant"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,80 +25,83 @@ class Rendered:
     """A conversation as text."""
 
     text: str
-    """All of it."""
+    """The whole conversation."""
     answers: tuple[tuple[int, int], ...]
-    """From which character to which the answers stand, each with the mark that ends its turn; empty if not asked."""
-    has_marks: bool
-    """The text carries its own marks of beginning and end, since a template wrote it."""
+    """Character spans of the answers, each with its end-of-turn token; empty if they were not requested."""
+    has_special_tokens: bool
+    """The text contains its own beginning and end tokens, since a chat template wrote it."""
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, has_answers: bool) -> Rendered:
-    """Return a conversation as the tokenizer's model expects it.
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, with_answers: bool) -> Rendered:
+    """Write a conversation in the format of the tokenizer's model.
+
+    Costs one pass of the chat template, and two more per answer if their spans are requested.
 
     Args:
-        tokenizer: With a chat template or without.
+        tokenizer: Tokenizer with or without a chat template.
         messages: The turns.
-        has_answers: Say where the answers stand.
+        with_answers: Find the spans of the answers.
 
     Raises:
-        SubquadError: the template refuses the conversation, hides its answers, or there is none and a role is unknown.
+        SubquadError: The template rejects the conversation or its answers cannot be found in the text; without a
+            template, a role is unknown.
     """
     if not tokenizer.chat_template:
         return render_plain(messages)
-    text = _by_template(tokenizer, messages)
-    answers = tuple(_answers(tokenizer, messages, text)) if has_answers else ()
-    return Rendered(text=text, answers=answers, has_marks=True)
+    text = _apply_template(tokenizer, messages)
+    answers = tuple(_find_answers(tokenizer, messages, text)) if with_answers else ()
+    return Rendered(text=text, answers=answers, has_special_tokens=True)
 
 
 def render_plain(messages: Sequence[Message]) -> Rendered:
-    """Return the contents of a conversation with blank lines between.
+    """Join the messages of a conversation by blank lines.
 
     Raises:
-        SubquadError: a role is none of system, user and assistant.
+        SubquadError: A role is not system, user or assistant.
     """
     text, answers = "", []
     for message in messages:
         if message["role"] not in ROLES:
             raise SubquadError(
-                f"the role {message['role']!r} is none of {', '.join(ROLES)}; "
-                "others need a tokenizer with a chat template that knows them"
+                f"unknown role {message['role']!r} (known: {', '.join(ROLES)}); other roles require a tokenizer with a "
+                "chat template that supports them"
             )
         content = message["content"].strip()
         if content:
             text += "\n\n" * bool(text)
-            if message["role"] == ANSWERING:
+            if message["role"] == ASSISTANT:
                 answers.append((len(text), len(text) + len(content)))
             text += content
-    return Rendered(text=text, answers=tuple(answers), has_marks=False)
+    return Rendered(text=text, answers=tuple(answers), has_special_tokens=False)
 
 
-def _by_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_asking: bool = False) -> str:
+def _apply_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_prompt: bool = False) -> str:
     try:
         text = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=is_asking
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=is_prompt
         )
     except (TemplateError, ValueError) as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise SubquadError(f"the tokenizer's chat template refuses the turns {roles}: {error}") from error
+        raise SubquadError(f"the tokenizer's chat template rejects the roles {roles}: {error}") from error
     return str(text)
 
 
-def _answers(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
-    found = []
+def _find_answers(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+    spans = []
     for number, message in enumerate(messages):
-        # what stands first answers nothing
-        if message["role"] != ANSWERING or not number:
+        # an assistant message that comes first answers nothing
+        if message["role"] != ASSISTANT or not number:
             continue
-        asked = _by_template(tokenizer, messages[:number], is_asking=True)
+        prompt = _apply_template(tokenizer, messages[:number], is_prompt=True)
         answer = message["content"].strip()
-        # the mark that ends the turn is learnt too, or the model would never stop
-        mark = _by_template(tokenizer, messages[: number + 1]).rstrip().rpartition(answer)[2] if answer else ""
-        # some templates put a thought before the last answer, which it may begin with
-        at = text.find(answer + mark, len(asked))
-        if not text.startswith(asked) or at < 0:
+        # the end-of-turn token belongs to the answer, or the model would never learn to stop
+        end = _apply_template(tokenizer, messages[: number + 1]).rstrip().rpartition(answer)[2] if answer else ""
+        # some templates insert a thought before the last answer, which then begins the span
+        start = text.find(answer + end, len(prompt))
+        if not text.startswith(prompt) or start < 0:
             raise SubquadError(
-                f"answer {number + 1} cannot be told from the rest as the tokenizer's chat template writes it; "
-                "use --learn all"
+                f"answer {number + 1} cannot be located in the output of the tokenizer's chat template; "
+                "use --train-on all"
             )
-        found.append((len(asked), at + len(answer + mark)))
-    return found
+        spans.append((len(prompt), start + len(answer + end)))
+    return spans

@@ -1,6 +1,6 @@
-"""Text files as sequences of tokens, packed end to end; memory is 6 bytes a token, 7 where answers are asked for.
+"""Text files as packed sequences of equal length for training, validation and evaluation.
 
-Each sequence says which of its tokens belong to one document. Files given weights are drawn from in proportion.
+Memory is 6 bytes per token, 7 with a loss mask.
 
 Axes: N sequences, T positions, B sequences of a batch.
 """
@@ -11,116 +11,122 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError, collect_errors
 from subquad.llm.data.conversations import Rendered
-from subquad.llm.data.readers import open_documents, read_documents
-from subquad.llm.data.tokens import Learn, Tokens, tokenise
+from subquad.llm.data.readers import open_documents
+from subquad.llm.data.tokens import TokenStream, TrainOn, tokenize
 
-__all__ = ["Mixture", "Packed", "Text", "check", "order", "prepare", "read_documents"]
+__all__ = ["Mixture", "PackedSequences", "TextDataset", "check_text", "epoch_batches", "prepare_text"]
 
-HELD_OUT = 0.1
+HOLDOUT_FRACTION = 0.1
 VALIDATION_SEQUENCES = 8
-REMEDY = "give more text, or a smaller --length"
+REMEDY = "give more text, or a smaller --sequence-length"
 LAST_TENTH = "the last tenth of"
 
-Named = tuple[str, Tokens]
-"""Tokens and the names of their files."""
+NamedStream = tuple[str, TokenStream]
+"""The names of some files and their tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packed:
-    """Sequences cut from documents that stand end to end."""
+class PackedSequences:
+    """Sequences cut from concatenated documents."""
 
     ids: Int[Tensor, "N T"]
     """The tokens."""
     documents: Int[Tensor, "N T"]
-    """The number of each token's document within its sequence: 0, 1, 2 and so on."""
-    is_learnt: Bool[Tensor, "N T"]
-    """Whether a token is one to be learnt: an answer, or any token where nobody asked for answers alone."""
+    """Number of each token's document within its sequence, from 0."""
+    loss_mask: Bool[Tensor, "N T"]
+    """Whether a token counts in the loss: answers only, or all tokens."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: slice | Tensor) -> "Packed":
-        return Packed(ids=self.ids[rows], documents=self.documents[rows], is_learnt=self.is_learnt[rows])
+    def __getitem__(self, rows: slice | Tensor) -> "PackedSequences":
+        return PackedSequences(ids=self.ids[rows], documents=self.documents[rows], loss_mask=self.loss_mask[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """In what proportion the training sequences of several files are drawn."""
+    """Proportions in which the training sequences of several files are sampled."""
 
     sizes: tuple[int, ...]
-    """Training sequences of each file; they stand one file after the other."""
+    """Number of training sequences of each file, in the order in which they are stored."""
     weights: tuple[float, ...]
-    """Its share, in any unit."""
+    """Sampling weight of each file, in any unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
-    """Sequences to learn from, and sequences that are never learnt from."""
+class TextDataset:
+    """The sequences of a run."""
 
-    training: Packed
+    training: PackedSequences
     """Training sequences."""
-    put_aside: Packed
-    """Sequences put aside from the end of the training text; empty where nobody asked for them."""
-    measured: Packed
-    """Sequences that perplexities are measured on."""
-    held_out_from: str
-    """What the held-out text is, in words."""
+    validation: PackedSequences
+    """Sequences from the end of the training text for model selection; empty if validation is off."""
+    holdout: PackedSequences
+    """Sequences on which perplexities are measured."""
+    holdout_source: str
+    """Where the held-out text comes from, for messages."""
     mixture: Mixture | None = None
-    """How training sequences are drawn; all alike where there is none."""
-    read_as: tuple[str, ...] = ()
-    """How each file was read, in words."""
+    """How training sequences are sampled; None: uniformly."""
+    descriptions: tuple[str, ...] = ()
+    """How each file was read, for messages."""
 
-    @property
-    def train(self) -> Int[Tensor, "N T"]:
-        """Training sequences."""
-        return self.training.ids
+    def check_fit(
+        self, *, vocabulary: int, max_length: int | None, batch_size: int, processes: int, checkpoint: Path
+    ) -> None:
+        """Check that the sequences fit a model and fill a training step.
 
-    @property
-    def documents(self) -> Int[Tensor, "N T"]:
-        """The documents of the training sequences."""
-        return self.training.documents
+        Args:
+            vocabulary: Number of tokens in the model's vocabulary.
+            max_length: Maximum number of tokens of the model; None if there is none.
+            batch_size: Sequences per step and process.
+            processes: Number of processes.
+            checkpoint: The checkpoint, for messages.
 
-    @property
-    def is_learnt(self) -> Bool[Tensor, "N T"]:
-        """Which tokens of the training sequences are to be learnt."""
-        return self.training.is_learnt
+        Raises:
+            SubquadError: They do not.
+        """
+        count, length = self.training.ids.shape
+        if max_length and length > max_length:
+            raise SubquadError(f"--sequence-length {length}: the model supports at most {max_length} tokens")
+        if count < batch_size * processes:
+            raise SubquadError(
+                f"--batch-size {batch_size}: a step takes {batch_size * processes} sequences of {length} tokens, and "
+                f"there are {count} training sequences; give more text, or reduce --batch-size or --sequence-length"
+            )
+        parts = (self.training, self.validation, self.holdout)
+        highest = max(int(part.ids.max()) for part in parts if part.ids.numel())
+        if highest >= vocabulary:
+            raise SubquadError(
+                f"{checkpoint}: its tokenizer produces token {highest}, but the model has only {vocabulary} tokens; "
+                "the tokenizer belongs to another model"
+            )
 
-    @property
-    def validation(self) -> Int[Tensor, "M T"]:
-        """Sequences put aside from the end of the training text."""
-        return self.put_aside.ids
 
-    @property
-    def held_out(self) -> Int[Tensor, "K T"]:
-        """Sequences that perplexities are measured on."""
-        return self.measured.ids
-
-
-def check(
+def check_text(
     files: Sequence[Path],
     evaluation_files: Sequence[Path] = (),
     *,
     text_key: str = "text",
     weights: Sequence[float] = (),
 ) -> None:
-    """Look at the first row of each file, so that what cannot be used is said before a model is opened.
+    """Read the first row of each file, so that unusable files are reported before a model is opened.
 
     Raises:
-        SubquadError: there is no file, one cannot be used, or the weights are not one a file.
+        SubquadError: There is no file, files cannot be read, or the number of weights is wrong.
     """
     _check_weights(files, weights)
-    collect_errors(*(partial(_begin, path, text_key) for path in (*files, *evaluation_files)))
+    collect_errors(*(partial(_read_first, path, text_key) for path in (*files, *evaluation_files)))
 
 
 def _check_weights(files: Sequence[Path], weights: Sequence[float]) -> None:
     if not files:
-        raise SubquadError("--text: no file to learn from")
+        raise SubquadError("--text: no training text was given")
     if weights and len(weights) != len(files):
         names = ", ".join(path.name for path in files)
         raise SubquadError(
@@ -128,137 +134,141 @@ def _check_weights(files: Sequence[Path], weights: Sequence[float]) -> None:
         )
 
 
-def _begin(path: Path, text_key: str) -> None:
-    # roles are for the tokenizer to judge, which is not open yet
-    nothing = Rendered(text="", answers=(), has_marks=False)
-    next(open_documents(path, text_key, render=lambda messages: nothing).documents)
+def _read_first(path: Path, text_key: str) -> None:
+    # whether a role is valid depends on the tokenizer, which is not open yet
+    empty = Rendered(text="", answers=(), has_special_tokens=False)
+    next(open_documents(path, text_key, render=lambda messages: empty).documents)
 
 
-def prepare(
+def prepare_text(
     tokenizer: PreTrainedTokenizerBase,
     files: Sequence[Path],
     evaluation_files: Sequence[Path] = (),
     *,
-    length: int,
+    sequence_length: int,
     text_key: str = "text",
     has_validation: bool = False,
     weights: Sequence[float] = (),
-    learn: Learn = "all",
+    train_on: TrainOn = "all",
     quiet: bool = True,
-) -> Text:
-    """Return the files' text as sequences of `length` tokens.
+) -> TextDataset:
+    """Tokenize and pack text files.
 
-    Held out is the text of `evaluation_files`, else the last tenth of the text by position: of all files end to end, or
-    of each file where they have weights.
+    The holdout is the text of `evaluation_files`, otherwise the last tenth of the text by position: of all files
+    together, or of each file if they have weights.
 
     Args:
-        tokenizer: The model's.
-        files: Text to learn from.
-        evaluation_files: Text to measure perplexity on.
-        length: Tokens of a sequence.
-        text_key: The key or column of the text.
-        has_validation: Put some training sequences aside.
-        weights: The share of each file in the tokens that are drawn; without them, its length.
-        learn: `answers` marks the answers of conversations as what is to be learnt.
-        quiet: No progress bar.
+        tokenizer: The model's tokenizer.
+        files: Training text.
+        evaluation_files: Text for evaluation.
+        sequence_length: Tokens per sequence.
+        text_key: Key or column of the text.
+        has_validation: Reserve training sequences for validation.
+        weights: Sampling weight of each file; without weights, files are sampled in proportion to their lengths.
+        train_on: `answers` limits the loss to the answers of conversations.
+        quiet: Show no progress bar.
 
     Raises:
-        SubquadError: a file cannot be used, a part is shorter than one sequence, or answers are asked for and there
-            are none.
+        SubquadError: A file cannot be read, a part is shorter than one sequence, or the loss is limited to answers and
+            there are none.
     """
     _check_weights(files, weights)
-    read = partial(tokenise, tokenizer, text_key=text_key, learn=learn, quiet=quiet)
-    # with weights each file is packed for itself, so that a sequence is of one file
+    read = partial(tokenize, tokenizer, text_key=text_key, train_on=train_on, quiet=quiet)
+    # with weights each file is packed separately, so that a sequence comes from one file
     groups = [[path] for path in files] if weights else [list(files)]
     streams = [(_names(group), read(group)) for group in groups]
-    shares = tuple(map(float, weights)) or (1.0,)
-    if learn == "answers" and not any(stream.has_answers for _, stream in streams):
-        raise SubquadError(f"--learn answers: {_names(files)} holds text alone, no questions with answers")
+    file_weights = tuple(map(float, weights)) or (1.0,)
+    if train_on == "answers" and not any(stream.has_answers for _, stream in streams):
+        raise SubquadError(f"--train-on answers: {_names(files)} has no conversations, only plain text")
     if evaluation_files:
-        learnt, held_out = streams, [(_names(evaluation_files), read(evaluation_files))]
-        held_out_from, part = held_out[0][0], ""
+        training_streams, holdout_streams = streams, [(_names(evaluation_files), read(evaluation_files))]
+        holdout_source, note = holdout_streams[0][0], ""
+        holdout_descriptions = holdout_streams[0][1].descriptions
     else:
-        learnt, held_out = _divide(streams, length)
+        training_streams, holdout_streams = _split_holdout(streams, sequence_length)
         names = f"each of {_names(files)}" if len(streams) > 1 else _names(files)
-        held_out_from, part = f"{LAST_TENTH} {names}", " (after the last tenth was held out)"
-    training = [_pack(*named, f"tokens to learn from{part}", length) for named in learnt]
-    training, put_aside = _put_aside(training, shares, names=_names(files), has_validation=has_validation)
-    measured = [_pack(*named, "held-out tokens", length) for named in held_out]
-    read_as = [words for _, stream in streams for words in stream.words]
-    return Text(
-        training=_together(training),
-        put_aside=put_aside,
-        measured=_together(measured)[_in_turn(_sizes(measured), shares)] if len(measured) > 1 else measured[0],
-        held_out_from=held_out_from,
-        mixture=Mixture(sizes=tuple(_sizes(training)), weights=shares) if weights else None,
-        read_as=(*read_as, *(held_out[0][1].words if evaluation_files else ())),
+        holdout_source, note = f"{LAST_TENTH} {names}", " (after the last tenth was held out)"
+        holdout_descriptions = ()
+    training = [_pack(*stream, f"training tokens{note}", sequence_length) for stream in training_streams]
+    training, validation = _split_validation(training, file_weights, names=_names(files), has_validation=has_validation)
+    holdout = [_pack(*stream, "held-out tokens", sequence_length) for stream in holdout_streams]
+    interleaved = _concatenate(holdout)[_interleave(_sizes(holdout), file_weights)] if len(holdout) > 1 else holdout[0]
+    return TextDataset(
+        training=_concatenate(training),
+        validation=validation,
+        holdout=interleaved,
+        holdout_source=holdout_source,
+        mixture=Mixture(sizes=tuple(_sizes(training)), weights=file_weights) if weights else None,
+        descriptions=(*(line for _, stream in streams for line in stream.descriptions), *holdout_descriptions),
     )
 
 
-def order(
-    sequences: int, *, batch: int, seed: int, epoch: int, mixture: Mixture | None = None
+def epoch_batches(
+    sequences: int, *, batch_size: int, seed: int, epoch: int, mixture: Mixture | None = None
 ) -> list[Int[Tensor, " B"]]:
-    """Return an epoch's batches as indices of sequences: a shuffle that depends on seed and epoch alone.
+    """Return the batches of an epoch as indices of sequences, shuffled by seed and epoch alone.
 
-    With a mixture, an epoch has as many sequences as without. A file's are repeated, or a part of them drawn anew in
-    each epoch, so that its share is right in the epoch, and nearly so in any part of it.
+    With a mixture, an epoch has as many sequences as without. The sequences of a file are repeated, or a part of them
+    is sampled anew in each epoch, so that proportions hold over the epoch and nearly so in every part of it.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     if mixture is None:
         shuffled = torch.randperm(sequences, generator=generator)
     else:
-        shuffled = _drawn(sequences, mixture, generator)
-    whole = [shuffled[start : start + batch] for start in range(0, sequences, batch)]
-    # a short last batch would weigh its sequences more than the others
-    return whole[:-1] if len(whole) > 1 and len(whole[-1]) < batch else whole
+        shuffled = _sample_mixture(sequences, mixture, generator)
+    batches = [shuffled[start : start + batch_size] for start in range(0, sequences, batch_size)]
+    # in a short last batch each sequence would have a larger weight than in the others
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch_size else batches
 
 
-def _drawn(sequences: int, mixture: Mixture, generator: torch.Generator) -> Int[Tensor, " N"]:
+def _sample_mixture(sequences: int, mixture: Mixture, generator: torch.Generator) -> Int[Tensor, " N"]:
     weights = torch.tensor(mixture.weights, dtype=torch.float64)
-    ends = (weights.cumsum(0) / weights.sum() * sequences).round().long().tolist()
-    rows, places, first, begun = [], [], 0, 0
-    for size, end in zip(mixture.sizes, ends, strict=True):
-        count, begun = end - begun, end
+    stops = (weights.cumsum(0) / weights.sum() * sequences).round().long().tolist()
+    rows, positions, first, start = [], [], 0, 0
+    for size, stop in zip(mixture.sizes, stops, strict=True):
+        count, start = stop - start, stop
         rounds = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
         rows.append(torch.cat(rounds)[:count] + first if rounds else torch.empty(0, dtype=torch.long))
-        # one in each of `count` equal parts of the epoch, so that no file comes in a heap
-        places.append((torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) / count)
+        # one in each of `count` equal parts of the epoch, so that each file is spread evenly
+        jitter = torch.rand(count, generator=generator, dtype=torch.float64)
+        positions.append((torch.arange(count) + jitter) / count)
         first += size
-    return torch.cat(rows)[torch.cat(places).argsort(stable=True)]
+    return torch.cat(rows)[torch.cat(positions).argsort(stable=True)]
 
 
-def _in_turn(sizes: Sequence[int], weights: Sequence[float]) -> Int[Tensor, " N"]:
-    """Return indices of sequences that stand file after file, in turn by weight for as long as each file lasts."""
-    places: list[Float[Tensor, " N"]] = [
+def _interleave(sizes: Sequence[int], weights: Sequence[float]) -> Int[Tensor, " N"]:
+    """Return indices of sequences that are stored file by file, interleaved by weight as long as each file lasts."""
+    positions = [
         (torch.arange(size, dtype=torch.float64) + 0.5) / weight for size, weight in zip(sizes, weights, strict=True)
     ]
-    return torch.cat(places).argsort(stable=True)
+    return torch.cat(positions).argsort(stable=True)
 
 
-def _put_aside(
-    training: Sequence[Packed], shares: Sequence[float], *, names: str, has_validation: bool
-) -> tuple[list[Packed], Packed]:
-    """Return training sequences without some at each file's end, and those."""
-    sizes = [len(packed) // 10 for packed in training]
+def _split_validation(
+    training: Sequence[PackedSequences], weights: Sequence[float], *, names: str, has_validation: bool
+) -> tuple[list[PackedSequences], PackedSequences]:
+    """Split validation sequences off the end of each file."""
+    available = [len(packed) // 10 for packed in training]
     total = sum(_sizes(training))
-    most = min(VALIDATION_SEQUENCES, total // 10) if has_validation else 0
-    taken = _in_turn(sizes, shares)[:most]
-    if has_validation and not len(taken):
+    count = min(VALIDATION_SEQUENCES, total // 10) if has_validation else 0
+    chosen = _interleave(available, weights)[:count]
+    if has_validation and not len(chosen):
         raise SubquadError(
-            f"{names}: {total} training sequences are too few to put some aside for --validate-every; {REMEDY}"
+            f"{names}: {total} training sequences are too few to hold some out for --validate-every; {REMEDY}"
         )
-    ends = torch.tensor(sizes).cumsum(0)
-    counts = torch.bincount(torch.searchsorted(ends, taken, right=True), minlength=len(sizes)).tolist()
-    cuts = [len(packed) - count for packed, count in zip(training, counts, strict=True)]
+    stops = torch.tensor(available).cumsum(0)
+    counts = torch.bincount(torch.searchsorted(stops, chosen, right=True), minlength=len(available)).tolist()
+    cuts = [len(packed) - number for packed, number in zip(training, counts, strict=True)]
     kept = [packed[:cut] for packed, cut in zip(training, cuts, strict=True)]
-    return kept, _together([packed[cut:] for packed, cut in zip(training, cuts, strict=True)])
+    return kept, _concatenate([packed[cut:] for packed, cut in zip(training, cuts, strict=True)])
 
 
-def _divide(streams: Sequence[Named], length: int) -> tuple[list[Named], list[Named]]:
-    """Return the beginning of each stream, and its last tenth but no less than a sequence."""
+def _split_holdout(streams: Sequence[NamedStream], sequence_length: int) -> tuple[list[NamedStream], list[NamedStream]]:
+    """Split the last tenth off each stream, but no less than one sequence."""
     before, after = [], []
     for names, tokens in streams:
-        cut = len(tokens) - max(int(len(tokens) * HELD_OUT), min(length, len(tokens) // 2))
+        least = min(sequence_length, len(tokens) // 2)
+        cut = len(tokens) - max(int(len(tokens) * HOLDOUT_FRACTION), least)
         before.append((names, tokens.part(0, cut)))
         after.append((f"{LAST_TENTH} {names}", tokens.part(cut, len(tokens))))
     return before, after
@@ -268,32 +278,32 @@ def _names(files: Sequence[Path]) -> str:
     return ", ".join(path.name for path in files)
 
 
-def _sizes(parts: Sequence[Packed]) -> list[int]:
+def _sizes(parts: Sequence[PackedSequences]) -> list[int]:
     return [len(part) for part in parts]
 
 
-def _pack(names: str, tokens: Tokens, what: str, length: int) -> Packed:
-    if len(tokens) < length:
-        raise SubquadError(f"{names}: {len(tokens)} {what}, shorter than one sequence of {length}; {REMEDY}")
-    count = len(tokens) // length
-    whole = count * length
-    is_start = torch.zeros(whole, dtype=torch.bool)
-    is_start[tokens.starts[tokens.starts < whole]] = True
-    is_start = is_start.reshape(count, length)
-    # what a sequence begins with is its document 0
+def _pack(names: str, tokens: TokenStream, what: str, sequence_length: int) -> PackedSequences:
+    if len(tokens) < sequence_length:
+        raise SubquadError(f"{names}: {len(tokens)} {what}, shorter than one sequence of {sequence_length}; {REMEDY}")
+    shape = (len(tokens) // sequence_length, sequence_length)
+    used = shape[0] * sequence_length
+    is_start = torch.zeros(used, dtype=torch.bool)
+    is_start[tokens.starts[tokens.starts < used]] = True
+    is_start = is_start.reshape(shape)
+    # a sequence begins with its document 0, whether that starts there or not
     is_start[:, 0] = False
-    return Packed(
-        ids=tokens.ids[:whole].reshape(count, length),
-        documents=is_start.cumsum(1, dtype=torch.int16 if length <= 2**15 else torch.int32),
-        is_learnt=tokens.is_learnt[:whole].reshape(count, length),
+    return PackedSequences(
+        ids=tokens.ids[:used].reshape(shape),
+        documents=is_start.cumsum(1, dtype=torch.int16 if sequence_length <= 2**15 else torch.int32),
+        loss_mask=tokens.loss_mask[:used].reshape(shape),
     )
 
 
-def _together(parts: Sequence[Packed]) -> Packed:
+def _concatenate(parts: Sequence[PackedSequences]) -> PackedSequences:
     if len(parts) == 1:
         return parts[0]
-    return Packed(
+    return PackedSequences(
         ids=torch.cat([part.ids for part in parts]),
         documents=torch.cat([part.documents for part in parts]),
-        is_learnt=torch.cat([part.is_learnt for part in parts]),
+        loss_mask=torch.cat([part.loss_mask for part in parts]),
     )

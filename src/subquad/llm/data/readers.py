@@ -1,6 +1,7 @@
-"""Files of text or of rows as documents, one after the other; memory is one block, row or (in a JSON list) one file.
+"""Text files and files of rows as documents; memory is one block of text, one row, or one file for a JSON list.
 
-What the rows hold is guessed by the first one's keys. All mistakes of a file are said at once.
+The format of the rows is detected from the first row. All invalid rows of a file are reported together.
+`datasets` is not used: it copies every file into an Arrow cache before the first row, and its errors name no line.
 """
 
 import codecs
@@ -17,49 +18,52 @@ from typing import Any
 
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.conversations import Message, Rendered, render_plain
-from subquad.llm.data.record_formats import KNOWN, Form, form_of, text_form
+from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
 
 __all__ = ["Document", "Source", "open_documents", "read_documents"]
 
-KINDS = (".txt", ".md", ".jsonl", ".json")
+SUFFIXES = (".txt", ".md", ".jsonl", ".json")
 PARQUET = ".parquet"
-BLOCK = 65_536
+BLOCK_SIZE = 65_536
 PARQUET_ROWS = 1024
-MOST_MISTAKES = 1000
+MAX_ERRORS = 1000
+"""Invalid rows after which a file is not read further."""
 
 Rows = Iterator[tuple[str, object]]
-"""Where each row stands in its file, in words, and the row; a `SubquadError` in place of a row that is broken."""
+"""Place of each row in its file, for messages, and the row; a `SubquadError` stands for a row that cannot be parsed."""
+OnProgress = Callable[[int], object]
+"""Called with the number of bytes of the file that have been read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A text that stands for itself."""
+    """One text."""
 
     blocks: Iterable[str]
-    """Its text, in pieces cut anywhere; to be read before the next document is."""
+    """The text, split at arbitrary places; to be read before the next document."""
     answers: tuple[tuple[int, int], ...] | None = None
-    """From which character to which its answers stand; nothing where it is no conversation."""
-    has_marks: bool = False
-    """It carries its own marks of beginning and end."""
+    """Character spans of the answers; None if the text is not a conversation."""
+    has_special_tokens: bool = False
+    """The text contains its own beginning and end tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """An opened file."""
 
-    words: str
-    """How it is read, in words."""
+    description: str
+    """How it is read, for messages."""
     is_conversation: bool
-    """Its rows are questions and answers."""
+    """Whether its rows are questions and answers."""
     documents: Iterator[Document]
-    """What is in it."""
+    """Its documents."""
 
 
 def read_documents(path: Path, text_key: str = "text") -> Iterator[str]:
-    """Yield the documents of a file as text: the whole of a `.txt` or `.md`, each row's of the others.
+    """Yield the documents of a file as text: all of a `.txt` or `.md` file, each row of other files.
 
     Raises:
-        SubquadError: no such file, an unknown kind, rows that hold no text, or bytes that are no UTF-8.
+        SubquadError: There is no such file, its type is unknown, its rows have no text, or it is not UTF-8.
     """
     for document in open_documents(path, text_key).documents:
         yield "".join(document.blocks)
@@ -70,149 +74,151 @@ def open_documents(
     text_key: str = "text",
     *,
     render: Callable[[Sequence[Message]], Rendered] = render_plain,
-    seen: Callable[[int], object] = lambda position: None,
+    on_progress: OnProgress = lambda position: None,
 ) -> Source:
-    """Open a file of text, and find out how its rows are to be read.
+    """Open a text file and detect the format of its rows.
 
     Args:
-        path: A `.txt`, `.md`, `.jsonl` or `.json` file, each also as `.gz`, or a `.parquet` file.
-        text_key: The key or column of the text; where it is not `text`, nothing else is looked for.
+        path: A `.txt`, `.md`, `.jsonl` or `.json` file, also as `.gz`, or a `.parquet` file.
+        text_key: Key or column of the text; if it is not `text`, no other format is tried.
         render: Writes a conversation as text.
-        seen: Told how many bytes of the file were read.
+        on_progress: Called with the number of bytes read.
 
     Raises:
-        SubquadError: no such file, an unknown kind, or nothing in it that could be read; while the documents are
-            read, for all rows that cannot be used.
+        SubquadError: There is no such file, its type is unknown, or it is empty; while the documents are read, for all
+            invalid rows.
     """
     if not path.is_file():
         raise SubquadError(f"{path}: no such file")
-    kind = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
-    plain_kind = kind.lower().removesuffix(".gz")
-    if plain_kind not in KINDS and kind.lower() != PARQUET:
+    suffix = "".join(path.suffixes[-2:]) if path.suffix.lower() == ".gz" else path.suffix
+    plain_suffix = suffix.lower().removesuffix(".gz")
+    if plain_suffix not in SUFFIXES and suffix.lower() != PARQUET:
         raise SubquadError(
-            f"{path}: text comes as {', '.join(KINDS)}, each also as .gz, or as {PARQUET}; "
-            f"this ends in {kind or 'nothing'}"
+            f"{path}: text files end in {', '.join(SUFFIXES)} (each also with .gz) or {PARQUET}; "
+            f"this one ends in {suffix or 'nothing'}"
         )
     if not path.stat().st_size:
         raise SubquadError(f"{path}: the file is empty")
-    if plain_kind in (".txt", ".md"):
-        blocks = _text(path, seen)
+    if plain_suffix in (".txt", ".md"):
+        blocks = _read_text(path, on_progress)
         whole = Document(blocks=chain([next(blocks)], blocks))
-        return Source(words="plain text, one document", is_conversation=False, documents=iter([whole]))
-    if plain_kind == PARQUET:
-        form, rows = _parquet(path, text_key, seen)
+        return Source(description="plain text, one document", is_conversation=False, documents=iter([whole]))
+    if plain_suffix == PARQUET:
+        record_format, rows = _read_parquet(path, text_key, on_progress)
     else:
-        form, rows = _peek(_json_rows(path, seen), text_key)
+        record_format, rows = _detect(_read_json(path, on_progress), text_key)
     return Source(
-        words=form.words, is_conversation=form.is_conversation, documents=_documents(path, form, rows, render)
+        description=record_format.description,
+        is_conversation=record_format.is_conversation,
+        documents=_documents(path, record_format, rows, render),
     )
 
 
-def _peek(rows: Rows, text_key: str) -> tuple[Form, Rows]:
-    head, form = [], None
+def _detect(rows: Rows, text_key: str) -> tuple[RecordFormat, Rows]:
+    first_rows, record_format = [], None
     for place, row in rows:
-        head.append((place, row))
+        first_rows.append((place, row))
         if isinstance(row, Mapping):
-            form = form_of(row, text_key)
+            record_format = detect_format(row, text_key)
             break
-        if len(head) == MOST_MISTAKES:
+        if len(first_rows) == MAX_ERRORS:
             break
-    # rows of no known form are asked for a text, so that all of them are said
-    return form or text_form(text_key), chain(head, rows)
+    # rows of an unknown format are read as texts, so that each of them is reported
+    return record_format or text_format(text_key), chain(first_rows, rows)
 
 
 def _documents(
-    path: Path, form: Form, rows: Rows, render: Callable[[Sequence[Message]], Rendered]
+    path: Path, record_format: RecordFormat, rows: Rows, render: Callable[[Sequence[Message]], Rendered]
 ) -> Iterator[Document]:
-    mistakes, count = [], 0
+    errors, count = [], 0
     for place, row in rows:
         count += 1
         try:
-            made = [_document(found, render) for found in _found(form, row)]
+            documents = [_document(content, render) for content in _contents(record_format, row)]
         except SubquadError as error:
-            mistakes.append(f"{path}, {place}: {error}")
-            if len(mistakes) == MOST_MISTAKES:
+            errors.append(f"{path}, {place}: {error}")
+            if len(errors) == MAX_ERRORS:
                 break
             continue
-        if not mistakes:
-            yield from made
+        if not errors:
+            yield from documents
     if not count:
         raise SubquadError(f"{path}: the file is empty")
-    of = f"of the first {count}" if len(mistakes) == MOST_MISTAKES else f"of {count}"
-    # where no row can be used it is the form that is not known
-    known = f"; rows may hold {KNOWN}" if len(mistakes) == count else ""
-    raise_errors(f"{path}: {len(mistakes)} {of} rows cannot be used{known}", mistakes)
+    of = f"of the first {count}" if len(errors) == MAX_ERRORS else f"of {count}"
+    # if all rows are invalid, their format is unknown
+    known = f"; rows may have {KNOWN_FORMATS}" if len(errors) == count else ""
+    raise_errors(f"{path}: {len(errors)} {of} rows are invalid{known}", errors)
 
 
-def _found(form: Form, row: object) -> list[str | list[Message]]:
+def _contents(record_format: RecordFormat, row: object) -> list[str | list[Message]]:
     if isinstance(row, SubquadError):
         raise row
     if not isinstance(row, Mapping):
-        raise SubquadError(f"{type(row).__name__} where an object with {form.keys[0]!r} is wanted")
-    return form.read(row)
+        raise SubquadError(f"{type(row).__name__} where an object with {record_format.keys[0]!r} is expected")
+    return record_format.read(row)
 
 
-def _document(found: str | list[Message], render: Callable[[Sequence[Message]], Rendered]) -> Document:
-    if isinstance(found, str):
-        return Document(blocks=[found])
-    rendered = render(found)
-    return Document(blocks=[rendered.text], answers=rendered.answers, has_marks=rendered.has_marks)
+def _document(content: str | list[Message], render: Callable[[Sequence[Message]], Rendered]) -> Document:
+    if isinstance(content, str):
+        return Document(blocks=[content])
+    rendered = render(content)
+    return Document(blocks=[rendered.text], answers=rendered.answers, has_special_tokens=rendered.has_special_tokens)
 
 
 @contextmanager
-def _bytes(path: Path) -> Iterator[tuple[io.BufferedReader | gzip.GzipFile, Callable[[], int]]]:
-    """Yield the file unpacked, and a function that tells how much of it was read as it lies on the disk."""
+def _open_bytes(path: Path) -> Iterator[tuple[io.BufferedReader | gzip.GzipFile, Callable[[], int]]]:
+    """Yield the decompressed file, and a function that returns the position in the file on disk."""
     is_packed = path.suffix.lower() == ".gz"
     try:
         with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if is_packed else raw as file:
             yield file, raw.tell
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SubquadError(f"{path}: no gzip file, or cut short ({error})") from error
+        raise SubquadError(f"{path}: not a gzip file, or truncated ({error})") from error
 
 
-def _text(path: Path, seen: Callable[[int], object]) -> Iterator[str]:
-    """Yield a text file in blocks; the ends of lines become those of Unix."""
+def _read_text(path: Path, on_progress: OnProgress) -> Iterator[str]:
+    """Yield a text file in blocks with Unix line ends."""
     decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
     is_empty, position = True, 0
-    with _bytes(path) as (file, tell):
+    with _open_bytes(path) as (file, tell):
         while True:
-            data = file.read(BLOCK)
+            data = file.read(BLOCK_SIZE)
             position += len(data)
             try:
                 block = decoder.decode(data, final=not data)
             except UnicodeDecodeError as error:
-                # the decoder may hold bytes of an earlier block
+                # the decoder may have kept bytes of an earlier block
                 start = position - len(error.object) + error.start
-                raise SubquadError(f"{path}: byte {start} is not UTF-8; save the text as UTF-8") from error
+                raise SubquadError(f"{path}: byte {start} is not UTF-8; save the file as UTF-8") from error
             if "\0" in block:
-                raise SubquadError(f"{path}: NUL characters in it; a binary file, or text that is not UTF-8")
+                raise SubquadError(f"{path}: contains NUL characters; it is a binary file or text that is not UTF-8")
             is_empty = is_empty and not block.strip()
-            # a block of nothing at the end, so that an empty file has one block too
+            # an empty last block, so that an empty file has a block as well
             if not data and is_empty:
                 raise SubquadError(f"{path}: the file is empty")
-            seen(tell())
+            on_progress(tell())
             yield block
             if not data:
                 return
 
 
-def _json_rows(path: Path, seen: Callable[[int], object]) -> Rows:
-    """Yield the objects of a list, of lines, or the one object of the file."""
-    with _bytes(path) as (file, tell):
+def _read_json(path: Path, on_progress: OnProgress) -> Rows:
+    """Yield the objects of a list, of JSON lines, or the single object of the file."""
+    with _open_bytes(path) as (file, tell):
         is_first = True
         for number, line in enumerate(file, start=1):
-            seen(tell())
+            on_progress(tell())
             if not line.strip():
                 continue
-            if is_first and (line.lstrip(codecs.BOM_UTF8 + b" \t\r\n")[:1] == b"[" or _is_begun(line)):
-                yield from _whole(path, number, line + file.read(), seen)
+            if is_first and (line.lstrip(codecs.BOM_UTF8 + b" \t\r\n")[:1] == b"[" or _starts_object(line)):
+                yield from _parse_whole(path, number, line + file.read(), on_progress)
                 return
             is_first = False
-            yield f"line {number}", _parsed(line)
+            yield f"line {number}", _parse_line(line)
 
 
-def _is_begun(line: bytes) -> bool:
-    # an object over several lines begins with one that holds nothing else, or no more than its first keys
+def _starts_object(line: bytes) -> bool:
+    # the first line of an object over several lines is incomplete JSON
     text = line.decode("utf-8-sig", errors="replace").strip()
     if not text.startswith("{"):
         return False
@@ -223,45 +229,45 @@ def _is_begun(line: bytes) -> bool:
     return False
 
 
-def _parsed(line: bytes) -> object:
+def _parse_line(line: bytes) -> object:
     try:
         return json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        return SubquadError(f"byte {error.start} of the line is not UTF-8; save the text as UTF-8")
+        return SubquadError(f"byte {error.start} of the line is not UTF-8; save the file as UTF-8")
     except json.JSONDecodeError as error:
-        return SubquadError(f"this is not JSON ({error.msg})")
+        return SubquadError(f"not JSON ({error.msg})")
 
 
-def _whole(path: Path, first: int, data: bytes, seen: Callable[[int], object]) -> Rows:
+def _parse_whole(path: Path, first: int, data: bytes, on_progress: OnProgress) -> Rows:
     try:
         content = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = first + data.count(b"\n", 0, error.start)
-        raise SubquadError(f"{path}, line {line}: bytes that are not UTF-8; save the text as UTF-8") from error
+        raise SubquadError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
     except json.JSONDecodeError as error:
-        raise SubquadError(f"{path}, line {first + error.lineno - 1}: this is not JSON ({error.msg})") from error
+        raise SubquadError(f"{path}, line {first + error.lineno - 1}: not JSON ({error.msg})") from error
     rows: list[object] = content if isinstance(content, list) else [content]
     size = path.stat().st_size
     for number, row in enumerate(rows, start=1):
-        seen(size * number // len(rows))
+        on_progress(size * number // len(rows))
         yield f"row {number}", row
 
 
-def _parquet(path: Path, text_key: str, seen: Callable[[int], object]) -> tuple[Form, Rows]:
+def _read_parquet(path: Path, text_key: str, on_progress: OnProgress) -> tuple[RecordFormat, Rows]:
     arrow, parquet = require("pyarrow", extra="llm"), require("pyarrow.parquet", extra="llm")
     damage = (arrow.ArrowInvalid, OSError)
     try:
         file = parquet.ParquetFile(path)
     except damage as error:
-        raise SubquadError(f"{path}: not a Parquet file, or cut short ({error})") from error
+        raise SubquadError(f"{path}: not a Parquet file, or truncated ({error})") from error
     names: Collection[str] = file.schema_arrow.names
-    form = form_of(names, text_key)
-    if form is None:
-        held = ", ".join(map(repr, names)) or "none"
+    record_format = detect_format(names, text_key)
+    if record_format is None:
+        found = ", ".join(map(repr, names)) or "none"
         raise SubquadError(
-            f"{path}: no column {text_key!r}; its columns are {held} (see --text-key); they may be {KNOWN}"
+            f"{path}: no column {text_key!r}; its columns are {found} (see --text-key); rows may have {KNOWN_FORMATS}"
         )
-    columns = form.keys
+    columns = record_format.keys
 
     def rows() -> Rows:
         number, groups = 0, file.num_row_groups
@@ -272,8 +278,8 @@ def _parquet(path: Path, text_key: str, seen: Callable[[int], object]) -> tuple[
                     for row in batch.to_pylist():
                         number += 1
                         yield f"row {number}", row
-                seen(path.stat().st_size * (group + 1) // groups)
+                on_progress(path.stat().st_size * (group + 1) // groups)
         except damage as error:
             raise SubquadError(f"{path}: damaged after row {number} ({error})") from error
 
-    return form, rows()
+    return record_format, rows()

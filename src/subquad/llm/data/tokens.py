@@ -1,16 +1,15 @@
-"""Documents as one stream of tokens, tokenised once in batches; memory is 4 bytes a token, 5 with answers, and a batch.
+"""Documents as one stream of tokens; memory is 4 bytes per token (5 with a loss mask) and one batch of text.
 
 Axes: T tokens, D documents.
 """
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from re import Pattern
-from re import compile as pattern
 from typing import Literal
 
 import torch
@@ -21,251 +20,258 @@ from transformers import PreTrainedTokenizerBase
 from subquad.errors import SubquadError
 from subquad.llm.data.conversations import render
 from subquad.llm.data.readers import Document, Source, open_documents
-from subquad.progress import Advance, track
+from subquad.progress import track
 
-__all__ = ["Learn", "Tokens", "tokenise"]
+__all__ = ["TokenStream", "TrainOn", "tokenize"]
 
-Learn = Literal["all", "answers"]
+TrainOn = Literal["all", "answers"]
 
-# characters of one text given to the tokenizer, of one batch of texts, and texts of one batch
-PIECE, BATCH, BATCH_TEXTS = 65_536, 524_288, 1024
-# bytes that are read in a moment
-SHORT = 4_000_000
+CHUNK_CHARACTERS = 65_536
+"""Characters of one text given to the tokenizer."""
+BATCH_CHARACTERS, BATCH_TEXTS = 524_288, 1024
+"""Characters and texts in one call of the tokenizer, at most."""
+PROGRESS_BYTES = 4_000_000
+"""Size of the files from which on a progress bar is shown."""
 
-# where a text may be cut: after the end of a line, else before a space
-CUTS: tuple[Pattern[str], ...] = (pattern(r"\n(?=[^\n])"), pattern(r"(?<=\S)(?=\s)"))
-TRIALS, AROUND = 8, 256
+BOUNDARIES = (re.compile(r"\n(?=[^\n])"), re.compile(r"(?<=\S)(?=\s)"))
+"""Where a text may be split: after a line, otherwise before white space."""
+TRIALS, CONTEXT = 8, 256
+"""Places tried for each kind of boundary, and characters on each side whose tokens are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """Documents end to end."""
+class TokenStream:
+    """The tokens of documents, one after the other."""
 
     ids: Int[Tensor, " T"]
-    """The tokens, of 4 bytes each."""
+    """The tokens, int32."""
     starts: Int[Tensor, " D"]
-    """Where each document begins."""
-    is_learnt: Bool[Tensor, " T"]
-    """Whether a token is one to be learnt, or what is given for it."""
-    words: tuple[str, ...] = ()
-    """How each file was read."""
+    """Position of each document's first token."""
+    loss_mask: Bool[Tensor, " T"]
+    """Whether a token counts in the loss."""
+    descriptions: tuple[str, ...] = ()
+    """How each file was read, for messages."""
     has_answers: bool = False
-    """Some documents were questions with answers."""
+    """Whether some documents are conversations."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def part(self, start: int, stop: int) -> "Tokens":
-        """Return the tokens from `start` up to `stop`; memory is shared."""
+    def part(self, start: int, stop: int) -> "TokenStream":
+        """Return the tokens from `start` up to `stop`, without a copy."""
         within = self.starts[(self.starts >= start) & (self.starts < stop)] - start
-        return Tokens(
-            ids=self.ids[start:stop], starts=within, is_learnt=self.is_learnt[start:stop],
-            words=self.words, has_answers=self.has_answers,
-        )  # fmt: skip
+        return TokenStream(
+            ids=self.ids[start:stop],
+            starts=within,
+            loss_mask=self.loss_mask[start:stop],
+            descriptions=self.descriptions,
+            has_answers=self.has_answers,
+        )
 
 
-def tokenise(
+def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     files: Sequence[Path],
     text_key: str = "text",
     *,
-    learn: Learn = "all",
+    train_on: TrainOn = "all",
     quiet: bool = False,
-) -> Tokens:
-    """Return the documents of the files, one file after the other, each closed by the token of the end.
+) -> TokenStream:
+    """Tokenize the documents of files in order, each followed by the end-of-text token.
 
     Args:
-        tokenizer: Its chat template writes conversations.
-        files: What `open_documents` reads.
-        text_key: The key or column of the text.
-        learn: `answers` asks which tokens are answers; of a text that is no conversation all are learnt.
-        quiet: No progress bar.
+        tokenizer: Its chat template formats conversations.
+        files: Files that `open_documents` reads.
+        text_key: Key or column of the text.
+        train_on: `answers` limits the loss mask of conversations to their answers.
+        quiet: Show no progress bar.
 
     Raises:
-        SubquadError: a file cannot be used, or the tokenizer does not tell where answers stand.
+        SubquadError: A file cannot be read, or answers are requested and the tokenizer gives no character offsets.
     """
-    if learn == "answers" and not tokenizer.is_fast:
+    if train_on == "answers" and not tokenizer.is_fast:
         raise SubquadError(
-            "--learn answers: the model's tokenizer does not say where its tokens stand; use --learn all"
+            "--train-on answers requires a fast tokenizer, which gives the place of each token in the text; the "
+            "model's tokenizer is not one, so use --train-on all"
         )
-    size = sum(path.stat().st_size for path in files if path.is_file())
-    stream, words, has_answers = _Stream(tokenizer, learn), [], False
-    with track("reading text, in kB", size // 1000, quiet=quiet or size < SHORT) as advance:
-        meter = _Meter(advance)
-        for path in files:
+    sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
+    builder, descriptions, has_answers = _StreamBuilder(tokenizer, train_on), [], False
+    quiet = quiet or sum(sizes) < PROGRESS_BYTES
+    with track("reading text, in kB", sum(sizes) // 1000, quiet=quiet) as advance:
+        shown = 0
+
+        def on_progress(position: int, *, before: int) -> None:
+            nonlocal shown
+            now = (before + position) // 1000
+            if now > shown:
+                advance(now - shown)
+                shown = now
+
+        for number, path in enumerate(files):
             source = open_documents(
-                path, text_key, render=partial(render, tokenizer, has_answers=learn == "answers"), seen=meter
+                path,
+                text_key,
+                render=partial(render, tokenizer, with_answers=train_on == "answers"),
+                on_progress=partial(on_progress, before=sum(sizes[:number])),
             )
             for document in source.documents:
-                stream.add(document)
-            stream.flush()
-            meter.next_file(path)
-            words.append(_words(path, source, tokenizer))
+                builder.add(document)
+            builder.flush()
+            descriptions.append(_describe(path, source, tokenizer))
             has_answers = has_answers or source.is_conversation
-    return stream.tokens(tuple(words), has_answers=has_answers)
+    return builder.finish(tuple(descriptions), has_answers=has_answers)
 
 
-def _words(path: Path, source: Source, tokenizer: PreTrainedTokenizerBase) -> str:
+def _describe(path: Path, source: Source, tokenizer: PreTrainedTokenizerBase) -> str:
     how = ""
     if source.is_conversation:
         how = ", in the chat template of the model's tokenizer"
         if not tokenizer.chat_template:
-            how = ", with blank lines between, since the model's tokenizer has no chat template"
-    return f"{path.name}: {source.words}{how}"
-
-
-class _Meter:
-    """Moves a bar over several files."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance, self.before, self.shown = advance, 0, 0
-
-    def __call__(self, position: int) -> None:
-        now = (self.before + position) // 1000
-        if now > self.shown:
-            self.advance(now - self.shown)
-            self.shown = now
-
-    def next_file(self, path: Path) -> None:
-        self.before += path.stat().st_size
-        self(0)
+            how = ", joined by blank lines, since the model's tokenizer has no chat template"
+    return f"{path.name}: {source.description}{how}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Piece:
+class _Chunk:
     text: str
-    given: int
-    """Tokens at the front that only keep the tokenizer from taking the piece for the start of a text."""
+    prefix_tokens: int
+    """Tokens at the front to be dropped; they keep the tokenizer from treating the chunk as the start of a text."""
     answers: tuple[tuple[int, int], ...] | None
     is_first: bool
     is_last: bool
-    has_marks: bool
+    has_special_tokens: bool
 
 
-class _Stream:
-    """Tokens as they come, in arrays that grow; pieces wait until they are worth a call of the tokenizer."""
+class _StreamBuilder:
+    """Collects tokens in growing arrays; chunks wait until there are enough for one call of the tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, learn: Learn) -> None:
-        self.tokenizer, self.learn = tokenizer, learn
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, train_on: TrainOn) -> None:
+        self.tokenizer, self.train_on = tokenizer, train_on
         end = tokenizer.eos_token_id
         self.end = end if isinstance(end, int) else None
         start = tokenizer("", add_special_tokens=True)["input_ids"][:1]
-        is_begun = start and start[0] == tokenizer.bos_token_id and start[0] != self.end
-        self.begin: list[int] = list(start) if is_begun else []
-        self.ids, self.starts, self.is_learnt = array("i"), array("q"), bytearray()
-        self.waiting: list[_Piece] = []
+        has_start = start and start[0] == tokenizer.bos_token_id and start[0] != self.end
+        self.start: list[int] = list(start) if has_start else []
+        self.ids, self.starts, self.loss_mask = array("i"), array("q"), bytearray()
+        self.waiting: list[_Chunk] = []
         self.size = 0
 
     def add(self, document: Document) -> None:
-        # answers are places in the whole text, so a conversation stays in one piece
+        # answers are spans of the whole text, so a conversation is not split
         if document.answers is None:
-            pieces = _pieces(self.tokenizer, document.blocks)
+            chunks = _split(self.tokenizer, document.blocks)
         else:
-            pieces = iter([("", "".join(document.blocks), True)])
-        for number, (lead, text, is_last) in enumerate(pieces):
+            chunks = iter([("", "".join(document.blocks), True)])
+        for number, (prefix, text, is_last) in enumerate(chunks):
             self._put(
-                _Piece(
-                    text=lead + text,
-                    given=len(_ids(self.tokenizer, lead)),
+                _Chunk(
+                    text=prefix + text,
+                    prefix_tokens=len(_encode(self.tokenizer, prefix)),
                     answers=document.answers,
                     is_first=not number,
                     is_last=is_last,
-                    has_marks=document.has_marks,
+                    has_special_tokens=document.has_special_tokens,
                 )
             )
 
-    def _put(self, piece: _Piece) -> None:
-        self.waiting.append(piece)
-        self.size += len(piece.text)
-        if self.size >= BATCH or len(self.waiting) >= BATCH_TEXTS:
+    def _put(self, chunk: _Chunk) -> None:
+        self.waiting.append(chunk)
+        self.size += len(chunk.text)
+        if self.size >= BATCH_CHARACTERS or len(self.waiting) >= BATCH_TEXTS:
             self.flush()
 
     def flush(self) -> None:
-        """Tokenise what waits."""
+        """Tokenize the waiting chunks."""
         if not self.waiting:
             return
-        is_asked = self.learn == "answers"
-        made = self.tokenizer(
-            [piece.text for piece in self.waiting],
+        with_offsets = self.train_on == "answers"
+        encoded = self.tokenizer(
+            [chunk.text for chunk in self.waiting],
             add_special_tokens=False,
             return_attention_mask=False,
-            return_offsets_mapping=is_asked,
+            return_offsets_mapping=with_offsets,
             verbose=False,
         )
-        for number, piece in enumerate(self.waiting):
-            self._write(piece, made["input_ids"][number], made["offset_mapping"][number] if is_asked else [])
+        for number, chunk in enumerate(self.waiting):
+            self._write(chunk, encoded["input_ids"][number], encoded["offset_mapping"][number] if with_offsets else [])
         self.waiting, self.size = [], 0
 
-    def _write(self, piece: _Piece, ids: list[int], places: list[tuple[int, int]]) -> None:
-        answers = piece.answers if self.learn == "answers" else None
-        if piece.is_first:
+    def _write(self, chunk: _Chunk, ids: list[int], offsets: list[tuple[int, int]]) -> None:
+        answers = chunk.answers if self.train_on == "answers" else None
+        if chunk.is_first:
             self.starts.append(len(self.ids))
-            if not piece.has_marks and ids[: len(self.begin)] != self.begin:
-                self._append(self.begin, b"\1" if answers is None else b"\0")
-        flags = b"\1" if answers is None else bytes(any(a < to and at < b for a, b in answers) for at, to in places)
-        self._append(ids[piece.given :], flags)
-        if piece.is_last and self.end is not None and not self._is_ended(piece):
-            # after an answer the end is learnt too, or the model would never stop
-            is_after = answers is None or (answers and answers[-1][1] >= len(piece.text.rstrip()))
+            if not chunk.has_special_tokens and ids[: len(self.start)] != self.start:
+                self._append(self.start, b"\1" if answers is None else b"\0")
+        mask = b"\1" if answers is None else bytes(any(a < to and at < b for a, b in answers) for at, to in offsets)
+        self._append(ids[chunk.prefix_tokens :], mask)
+        if chunk.is_last and self.end is not None and not self._has_end(chunk):
+            # the end token after an answer counts in the loss, or the model would never learn to stop
+            is_after = answers is None or (answers and answers[-1][1] >= len(chunk.text.rstrip()))
             self._append([self.end], b"\1" if is_after else b"\0")
 
-    def _append(self, ids: list[int], flags: bytes) -> None:
+    def _append(self, ids: list[int], mask: bytes) -> None:
         self.ids.extend(ids)
-        if self.learn == "answers":
-            self.is_learnt += flags * len(ids) if len(flags) == 1 else flags
+        if self.train_on == "answers":
+            self.loss_mask += mask * len(ids) if len(mask) == 1 else mask
 
-    def _is_ended(self, piece: _Piece) -> bool:
-        if piece.has_marks and piece.text.rstrip().endswith(str(self.tokenizer.eos_token)):
+    def _has_end(self, chunk: _Chunk) -> bool:
+        if chunk.has_special_tokens and chunk.text.rstrip().endswith(str(self.tokenizer.eos_token)):
             return True
         return len(self.ids) > self.starts[-1] and self.ids[-1] == self.end
 
-    def tokens(self, words: tuple[str, ...], *, has_answers: bool) -> Tokens:
-        """Return all that was added."""
+    def finish(self, descriptions: tuple[str, ...], *, has_answers: bool) -> TokenStream:
+        """Return all tokens."""
         ids = torch.frombuffer(self.ids, dtype=torch.int32) if self.ids else torch.empty(0, dtype=torch.int32)
-        starts = torch.tensor(self.starts, dtype=torch.long)
-        is_learnt = (
-            torch.frombuffer(self.is_learnt, dtype=torch.bool)
-            if self.is_learnt
+        # without answers the mask is one value, expanded
+        loss_mask = (
+            torch.frombuffer(self.loss_mask, dtype=torch.bool)
+            if self.loss_mask
             else torch.ones(1, dtype=torch.bool).expand(len(ids))
         )
-        return Tokens(ids=ids, starts=starts, is_learnt=is_learnt, words=words, has_answers=has_answers)
+        return TokenStream(
+            ids=ids,
+            starts=torch.tensor(self.starts, dtype=torch.long),
+            loss_mask=loss_mask,
+            descriptions=descriptions,
+            has_answers=has_answers,
+        )
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, blocks: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
-    """Yield a text cut where that leaves its tokens as they are: what goes before a piece, it, whether it is the last.
+def _split(tokenizer: PreTrainedTokenizerBase, blocks: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
+    """Split a text where that does not change its tokens, since one call over a long text is slow in some tokenizers.
 
-    One call over a long text is slow in some tokenizers. A text that can be cut nowhere stays whole.
+    Yields a prefix that the chunk needs, the chunk, and whether it is the last. A text without such places stays whole.
     """
-    held, lead, enough = "", "", 2 * PIECE
+    buffer, prefix, enough = "", "", 2 * CHUNK_CHARACTERS
     for block in blocks:
-        held += block
-        while len(held) >= enough:
-            cut = _cut(tokenizer, held)
+        buffer += block
+        while len(buffer) >= enough:
+            cut = _find_cut(tokenizer, buffer)
             if cut is None:
-                # later trials are ever rarer, so that they cost little together
-                enough = 2 * len(held)
+                # the next trial waits for twice the text, so that all trials together stay cheap
+                enough = 2 * len(buffer)
                 break
-            yield lead, held[: cut[0]], False
-            held, lead, enough = held[cut[0] :], cut[1], 2 * PIECE
-    yield lead, held, True
+            yield prefix, buffer[: cut[0]], False
+            buffer, prefix, enough = buffer[cut[0] :], cut[1], 2 * CHUNK_CHARACTERS
+    yield prefix, buffer, True
 
 
-def _cut(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, str] | None:
-    """Return a place where both sides have the tokens that they have together, and what the right one needs before it.
+def _find_cut(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, str] | None:
+    """Return a place that splits no token, and the prefix that the right side needs.
 
-    Some tokenizers take any piece for the start of a text, and put a space before it, unless a line's end stands there.
+    Some tokenizers treat every chunk as the start of a text and insert a space before it, unless it follows a line end.
     """
-    for kind in CUTS:
-        for match in islice(kind.finditer(text, PIECE), TRIALS):
+    for boundary in BOUNDARIES:
+        for match in islice(boundary.finditer(text, CHUNK_CHARACTERS), TRIALS):
             at = match.end()
-            left, right = text[at - min(at, AROUND) : at], text[at : at + AROUND]
-            together, alone = _ids(tokenizer, left + right), _ids(tokenizer, left)
-            for lead in ("", "\n"):
-                given, rest = _ids(tokenizer, lead), _ids(tokenizer, lead + right)
-                if rest[: len(given)] == given and together == alone + rest[len(given) :]:
-                    return at, lead
+            left, right = text[at - min(at, CONTEXT) : at], text[at : at + CONTEXT]
+            together, alone = _encode(tokenizer, left + right), _encode(tokenizer, left)
+            for prefix in ("", "\n"):
+                dropped, rest = _encode(tokenizer, prefix), _encode(tokenizer, prefix + right)
+                if rest[: len(dropped)] == dropped and together == alone + rest[len(dropped) :]:
+                    return at, prefix
     return None

@@ -25,44 +25,48 @@ LORA = ("lora_rank", "lora_alpha", "lora_targets")
 
 
 def add_lora(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) -> LoraModel:
-    """Return the model with low-rank updates of nothing yet; its own weights are frozen.
+    """Return the model with LoRA updates, which are zero at first; its own weights are frozen.
+
+    Args:
+        model: The converted model.
+        settings: Rank, alpha and targets of the updates; feature maps are trainable unless their learning rate is 0.
+        seed: Seed of the initial updates.
 
     Raises:
-        SubquadError: no layer's name ends in one of the targets, or one is the head whose weight is also the embedding.
+        SubquadError: A target matches no layer, or it is an output head whose weight is tied to the embedding.
     """
     head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
     if getattr(model.config, "tie_word_embeddings", False) and head.split(".")[-1] in settings.lora_targets:
         raise SubquadError(
-            f"--lora-targets {head}: its weight is that of the embedding too, which an update would change along; "
-            "leave it away"
+            f"--lora-targets {head}: its weight is tied to the embedding, which an update would change as well; omit it"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         targets = ALL_LINEAR if settings.lora_targets == (ALL_LINEAR,) else list(settings.lora_targets)
-        how = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
+        config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
         try:
-            tuned = LoraModel(model, how, "default")
+            tuned = LoraModel(model, config, "default")
         except ValueError as error:
             raise SubquadError(f"--lora-targets {' '.join(settings.lora_targets)}: {error}") from error
     for name, parameter in tuned.named_parameters():
         if ".lora_" in name:
-            # small steps would be lost in halves
+            # small steps would be lost in bfloat16
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     for parameter in feature_parameters(tuned):
-        parameter.requires_grad_(settings.feature_rate > 0)
-    if settings.checkpointing:
-        # the older name warns where there is the newer one
-        begin = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        begin({"use_reentrant": False})
+        parameter.requires_grad_(settings.feature_map_learning_rate > 0)
+    if settings.gradient_checkpointing:
+        # the older name warns if the newer one exists
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return tuned
 
 
 def adapter_config(model: str | Path, settings: LinearizeSettings) -> dict[str, Any]:
-    """Return the `config.json` of an adapter: the checkpoint that it belongs to, and how it is put on.
+    """Return the `config.json` of an adapter: its checkpoint, its attention and its LoRA settings.
 
     Args:
-        model: The checkpoint, as `locate` takes it.
-        settings: Of the run.
+        model: The checkpoint: a folder, a `.gguf` file, or `smollm2`.
+        settings: Settings of the run.
     """
     path = locate(model)
     return {
@@ -77,7 +81,7 @@ def adapter_config(model: str | Path, settings: LinearizeSettings) -> dict[str, 
 
 
 def adapter_tensors(tuned: nn.Module) -> dict[str, Tensor]:
-    """Return what was learnt; from a model whose updates are not merged yet."""
+    """Return the trained tensors of a model whose updates are not merged yet."""
     return {
         name: tensor.detach().clone()
         for name, tensor in tuned.state_dict().items()
@@ -88,22 +92,22 @@ def adapter_tensors(tuned: nn.Module) -> dict[str, Tensor]:
 def open_adapter(
     directory: Path, config: Mapping[str, Any], *, base: str | Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the checkpoint with the adapter merged into it, and its tokenizer.
+    """Return the adapter's checkpoint with the adapter merged into it, and its tokenizer.
 
     Args:
-        directory: The adapter's folder.
+        directory: Folder of the adapter.
         config: Its `config.json`.
-        base: The checkpoint; None for the place where it was.
+        base: The checkpoint; None for the place recorded in the config.
 
     Raises:
-        SubquadError: the checkpoint is not there or is another one, or the tensors do not fit it.
+        SubquadError: The checkpoint is missing or another one, or the tensors do not fit it.
     """
-    said = config["base"]
-    path = locate(said["model"] if base is None else base)
-    if model_fingerprint(path) != said["fingerprint"]:
+    recorded = config["base"]
+    path = locate(recorded["model"] if base is None else base)
+    if model_fingerprint(path) != recorded["fingerprint"]:
         raise SubquadError(
-            f"{directory}: the adapter belongs to another checkpoint than {path}; give the one that it was made from "
-            f"({said['model']}) with --base"
+            f"{directory}: the adapter was trained on another checkpoint than {path}; give the original one "
+            f"({recorded['model']}) with --base"
         )
     model, tokenizer = open_checkpoint(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)

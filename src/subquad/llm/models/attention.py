@@ -1,6 +1,6 @@
-"""Hybrid attention inside a Hugging Face decoder: projections and rotary embedding stay the model's own.
+"""Hybrid attention inside a Hugging Face decoder, between the model's own projections and rotary embedding.
 
-Decoding keeps a state of constant size per layer, so a token costs the same after ten tokens and after a million.
+Decoding keeps a state of constant size per layer, so time and memory per token do not depend on the length of the text.
 
 Axes: B sequences, T positions, Hq query heads, Hkv key and value heads, K head width, D model width.
 """
@@ -18,7 +18,6 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
-from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.cache import hybrid_layer
 from subquad.llm.settings import AttentionSettings
@@ -29,72 +28,73 @@ __all__ = [
     "FUSED",
     "IMPLEMENTATION",
     "PROJECTIONS",
+    "AttentionWeights",
     "HybridSelfAttention",
     "Mode",
     "Padding",
-    "Transfer",
-    "Weights",
-    "apart",
+    "TransferCallback",
     "attention_layers",
-    "using",
+    "attention_mode",
+    "separate_documents",
 ]
 
 Mode = Literal["hybrid", "window", "softmax", "transfer"]
-"""What the attention layers compute: Eq. (7), its window alone, the teacher's softmax, or stage 1."""
+"""What the attention layers compute: Eq. (7) of arXiv:2410.10254, its window alone, the teacher's softmax attention, or
+both for attention transfer."""
 
-Weights = Callable[[], tuple[Tensor, Tensor]]
-"""Computes the weights of the hybrid attention and of the softmax attention, each [B, Hq, T, T]; padding's are 0."""
+AttentionWeights = Callable[[], tuple[Tensor, Tensor]]
+"""Computes the weights of the hybrid and of the softmax attention, each [B, Hq, T, T]; 0 for padding."""
 
-Transfer = Callable[[int, Tensor, Tensor, Weights], None]
-"""Called in stage 1 with a layer's index, the hybrid output and the softmax output, each [B, Hq, T, K], and with what
-computes both attentions' weights, for those who need them."""
+TransferCallback = Callable[[int, Tensor, Tensor, AttentionWeights], None]
+"""Called in attention transfer with a layer's index, the hybrid and the softmax output, each [B, Hq, T, K], and a
+function that computes the attention weights."""
 
-Pieces = Sequence[Sequence[tuple[int, int]]]
-"""Of each sequence the first position of its documents and the one behind the last."""
+Spans = Sequence[Sequence[tuple[int, int]]]
+"""Start and stop of the documents in each sequence."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FUSED = "qkv_proj"
-"""The three projections in one, as some models have them; they are taken apart."""
+"""Queries, keys and values in one projection, as in some models; it is split."""
 NORMS = ("q_norm", "k_norm")
 ROTARY = "apply_rotary_pos_emb"
 IMPLEMENTATION = "subquad"
 
 
 class Padding(NamedTuple):
-    """Which tokens are real."""
+    """Which tokens are not padding."""
 
     new: Bool[Tensor, "B T"] | None
-    """The tokens that come in now; None: all are real."""
+    """Of the new tokens; None: none is padding."""
     all: Bool[Tensor, "B S"]
-    """They and all before them."""
+    """Of the new tokens and all before them."""
 
 
-class _Shared(NamedTuple):
-    """What the layers of a model find out together when they read one token; the cache keeps it."""
+class _SharedPlace(NamedTuple):
+    """The place of one decoded token, computed by the first layer for all layers and kept in the cache."""
 
     layer: int
-    """The last layer that read it."""
-    seen: int
-    """Tokens before it."""
+    """The last layer that used it."""
+    length: int
+    """Number of tokens before it."""
     place: StepPlace
 
 
 class HybridSelfAttention(nn.Module):
-    """Takes the place of `self_attn`: the same projections under the same names, hybrid attention between them."""
+    """Replaces `self_attn`: the same projections under the same names, with hybrid attention between them."""
 
     def __init__(self, original: nn.Module, settings: AttentionSettings):
-        """Take over the projections of the original attention.
+        """Reuse the projections of the original attention.
 
         Args:
-            original: The decoder's own `self_attn`.
-            settings: The hybrid attention.
+            original: The `self_attn` of the decoder layer.
+            settings: Settings of the hybrid attention.
         """
         super().__init__()
         self.layer_idx: int = original.layer_idx
         self.head_dim: int = original.head_dim
         self.scaling: float = original.scaling
         if hasattr(original, FUSED):
-            self.q_proj, self.k_proj, self.v_proj = _taken_apart(original)
+            self.q_proj, self.k_proj, self.v_proj = _split_fused(original)
         for name in (*PROJECTIONS, *NORMS):
             if getattr(original, name, None) is not None:
                 setattr(self, name, getattr(original, name))
@@ -109,11 +109,11 @@ class HybridSelfAttention(nn.Module):
             scale=self.scaling,
             kernel=settings.kernel,
         ).to(self.q_proj.weight.device)
-        # the model's own rotary function, from the file that defines its attention
+        # the rotary function of the model, from the module that defines its attention
         self._rotate = getattr(sys.modules[type(original).__module__], ROTARY)
         self.mode: Mode = "hybrid"
-        self.on_transfer: Transfer | None = None
-        self.documents: Pieces | None = None
+        self.on_transfer: TransferCallback | None = None
+        self.documents: Spans | None = None
 
     def forward(
         self,
@@ -125,17 +125,16 @@ class HybridSelfAttention(nn.Module):
         """Return the layer's output, and None where transformers may return attention weights.
 
         Args:
-            hidden_states: The normed input of the block.
+            hidden_states: Normalised input of the layer.
             position_embeddings: Cosines and sines of the positions.
-            attention_mask: Which tokens are real; None: all.
-            **kwargs: The cache stands here, under one of the two names that transformers 5 gave it.
+            attention_mask: Which tokens are not padding; None: all.
+            **kwargs: Includes the cache, under one of the two names that it has in transformers 5.
         """
         q, k, v = self._project(hidden_states, position_embeddings)
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
         if isinstance(attention_mask, Tensor):
             raise ValueError(
-                "hybrid attention takes a padding mask alone; give sequences one a row, without positions that start "
-                "over"
+                "hybrid attention supports padding masks only; put one sequence in each row, without packed positions"
             )
         mask = None if attention_mask is None else attention_mask.new
         match self.mode:
@@ -160,7 +159,7 @@ class HybridSelfAttention(nn.Module):
         y, normalise = getattr(self, projection)(x), getattr(self, norm, None)
         if normalise is None:
             return self._heads(y)
-        # some models norm each head, some all heads at once; the weight's size tells which
+        # some models normalise each head, some all heads together; the size of the weight tells which
         if normalise.weight.shape[-1] == self.head_dim:
             return normalise(y.unflatten(-1, (-1, self.head_dim))).transpose(1, 2)
         return self._heads(normalise(y))
@@ -174,24 +173,24 @@ class HybridSelfAttention(nn.Module):
             return self.hybrid(q, k, v, mask=mask, use_linear=use_linear)
         layer = hybrid_layer(cache, self.layer_idx)
         is_step = layer.state is not None and q.shape[2] == 1
-        place = self._place(cache, layer.state, layer.seen, mask) if is_step else None
+        place = self._place(cache, layer.state, layer.length, mask) if is_step else None
         y, layer.state = self.hybrid(
             q, k, v, mask=mask, state=layer.state, return_state=True, use_linear=use_linear, place=place
         )
-        layer.seen += q.shape[2]
+        layer.length += q.shape[2]
         return y
 
-    def _place(self, cache: Cache, state: HybridState, seen: int, mask: Tensor | None) -> StepPlace:
-        """Return where the next token lies: of the layers that read it the first finds it out for all."""
-        shared: _Shared | None = getattr(cache, _Shared.__name__, None)
-        # layers read a token in their order; one that does not come behind the last reads another
-        is_new = shared is None or self.layer_idx <= shared.layer or shared.seen != seen
+    def _place(self, cache: Cache, state: HybridState, length: int, mask: Tensor | None) -> StepPlace:
+        """Return the place of the next token; the first layer computes it for all layers."""
+        shared: _SharedPlace | None = getattr(cache, _SharedPlace.__name__, None)
+        # layers run in order, so one that does not come after the last layer has another token
+        is_new = shared is None or self.layer_idx <= shared.layer or shared.length != length
         if is_new or shared.place.slot.device != state.seen.device:
             hybrid = self.hybrid
             place = step_place(state.seen, window=hybrid.window, window_shape=hybrid.window_shape, mask=mask)
         else:
             place = shared.place
-        setattr(cache, _Shared.__name__, _Shared(self.layer_idx, seen, place))
+        setattr(cache, _SharedPlace.__name__, _SharedPlace(self.layer_idx, length, place))
         return place
 
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, padding: Padding | None, cache: Cache | None) -> Tensor:
@@ -206,7 +205,7 @@ class HybridSelfAttention(nn.Module):
 
     def _transfer(self, q: Tensor, k: Tensor, v: Tensor, padding: Padding | None) -> Tensor:
         if self.on_transfer is None:
-            raise ValueError("mode 'transfer' needs a function to call with both outputs")
+            raise ValueError("mode 'transfer' needs a callback for both outputs")
         with torch.no_grad():
             target = self._each_document(lambda *qkv: self._softmax(*qkv, padding, None), q, k, v)
         with torch.enable_grad():
@@ -216,39 +215,39 @@ class HybridSelfAttention(nn.Module):
         return target
 
 
-def _each(documents: Pieces, attend: Callable[[slice, slice], Tensor], axis: int) -> Tensor:
-    """Return the outputs of documents that stand end to end, each computed for itself, along the axis of positions."""
+def _each(documents: Spans, attend: Callable[[slice, slice], Tensor], axis: int) -> Tensor:
+    """Return the outputs of concatenated documents, each computed separately, along the axis of positions."""
     rows = [
-        torch.cat([attend(slice(row, row + 1), slice(*ends)) for ends in pieces], axis)
-        for row, pieces in enumerate(documents)
+        torch.cat([attend(slice(row, row + 1), slice(*ends)) for ends in spans], axis)
+        for row, spans in enumerate(documents)
     ]
     return torch.cat(rows)
 
 
-def _taken_apart(attention: nn.Module) -> list[nn.Linear]:
-    """Return the projections of queries, keys and values that stand one below the other in a fused one."""
+def _split_fused(attention: nn.Module) -> list[nn.Linear]:
+    """Return the projections of queries, keys and values as three layers."""
     fused, queries = attention.qkv_proj, attention.o_proj.in_features
     keys = (fused.out_features - queries) // 2
-    sizes, has_bias, made = (queries, keys, keys), fused.bias is not None, []
+    sizes, has_bias, layers = (queries, keys, keys), fused.bias is not None, []
     biases = fused.bias.split(sizes) if has_bias else [None] * 3
     for weight, bias in zip(fused.weight.split(sizes), biases, strict=True):
         linear = nn.Linear(fused.in_features, len(weight), bias=has_bias, device="meta")
         linear.weight = nn.Parameter(weight.detach().clone())
         if bias is not None:
             linear.bias = nn.Parameter(bias.detach().clone())
-        made.append(linear)
-    return made
+        layers.append(linear)
+    return layers
 
 
 def _allowed(padding: Padding | None, queries: int, k: Tensor) -> Bool[Tensor, "#B 1 T S"] | None:
-    """Return which keys, the queries' own last, each query sees; None: all not later than itself."""
+    """Return which keys, the last of which belong to the queries, each query attends to; None: causal."""
     keys = k.shape[2]
     if padding is None and (queries in (1, keys)):
         return None
     allowed = torch.ones(queries, keys, dtype=torch.bool, device=k.device).tril(keys - queries)[None, None]
     if padding is None:
         return allowed
-    # a padded query sees itself, since a softmax over nothing is not a number
+    # a padded query attends to itself, since a softmax over nothing is NaN
     own = torch.eye(queries, dtype=torch.bool, device=k.device)
     return allowed & padding.all[:, None, None] | F.pad(own, (keys - queries, 0))
 
@@ -259,8 +258,14 @@ def attention_layers(model: nn.Module) -> list[HybridSelfAttention]:
 
 
 @contextmanager
-def using(model: PreTrainedModel | nn.Module, mode: Mode, on_transfer: Transfer | None = None) -> Iterator[None]:
-    """Let all attention layers compute `mode` for a while."""
+def attention_mode(model: nn.Module, mode: Mode, on_transfer: TransferCallback | None = None) -> Iterator[None]:
+    """Set what all hybrid attention layers compute, within a `with` block.
+
+    Args:
+        model: A converted model or a part of one.
+        mode: `hybrid`, `window`, `softmax` or `transfer`.
+        on_transfer: Called by each layer in mode `transfer`.
+    """
     layers = attention_layers(model)
     before = [(layer.mode, layer.on_transfer) for layer in layers]
     for layer in layers:
@@ -268,23 +273,23 @@ def using(model: PreTrainedModel | nn.Module, mode: Mode, on_transfer: Transfer 
     try:
         yield
     finally:
-        for layer, (old_mode, old_function) in zip(layers, before, strict=True):
-            layer.mode, layer.on_transfer = old_mode, old_function
+        for layer, (old_mode, old_callback) in zip(layers, before, strict=True):
+            layer.mode, layer.on_transfer = old_mode, old_callback
 
 
 @contextmanager
-def apart(model: nn.Module, documents: Int[Tensor, "B T"] | None) -> Iterator[None]:
-    """Let no token see another document for a while; with gradients, until they are computed.
+def separate_documents(model: nn.Module, documents: Int[Tensor, "B T"] | None) -> Iterator[None]:
+    """Restrict attention to tokens of the same document, within a `with` block that includes the backward pass.
 
     Args:
-        model: A converted model, without padding or cache.
-        documents: The number of each token's document, which does not fall; None leaves all as it is.
+        model: A converted model, called without padding or cache.
+        documents: Number of each token's document, not decreasing; None changes nothing.
     """
-    pieces = None if documents is None else [_pieces(row) for row in documents]
-    # layers that stay softmax look here too
+    spans = None if documents is None else [_spans(row) for row in documents]
+    # layers that keep softmax attention read it as well
     layers = [module for module in model.modules() if hasattr(module, "o_proj") and hasattr(module, "layer_idx")]
     for layer in layers:
-        layer.documents = pieces
+        layer.documents = spans
     try:
         yield
     finally:
@@ -292,7 +297,7 @@ def apart(model: nn.Module, documents: Int[Tensor, "B T"] | None) -> Iterator[No
             layer.documents = None
 
 
-def _pieces(documents: Int[Tensor, " T"]) -> list[tuple[int, int]]:
+def _spans(documents: Int[Tensor, " T"]) -> list[tuple[int, int]]:
     ends = documents.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
     return list(zip([0, *ends], ends, strict=False))
 
@@ -307,7 +312,7 @@ def _padding(  # noqa: PLR0917 (transformers' signature)
     attention_mask: Tensor | None = None,
     **kwargs: Any,
 ) -> Padding | Tensor | None:
-    """Return which tokens are real, None where all are; for layers that are more than causal what they need."""
+    """Return the padding, None if there is none; for layers with a sliding window, the mask of transformers."""
     if mask_function is not causal_mask_function:
         kwargs["allow_is_causal_skip"] = False
         return sdpa_mask(batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask, **kwargs)
@@ -323,16 +328,16 @@ def _padding(  # noqa: PLR0917 (transformers' signature)
 def _softmax_layer(
     module: nn.Module, q: Tensor, k: Tensor, v: Tensor, attention_mask: Padding | Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Compute a layer that stays as it was."""
+    """Compute the attention of a layer that keeps softmax attention."""
     documents = getattr(module, "documents", None)
     if documents is not None:
-        # a layer that slides brings a mask
-        seen = attention_mask.expand(len(q), -1, -1, -1) if isinstance(attention_mask, Tensor) else None
+        # a layer with a sliding window has a mask
+        visible = attention_mask.expand(len(q), -1, -1, -1) if isinstance(attention_mask, Tensor) else None
 
         def alone(row: slice, part: slice) -> Tensor:
-            mask = None if seen is None else seen[row, :, part, part]
-            taken = (x[row, :, part] for x in (q, k, v))
-            return sdpa_attention_forward(module, *taken, mask, **kwargs)[0]
+            mask = None if visible is None else visible[row, :, part, part]
+            qkv = (x[row, :, part] for x in (q, k, v))
+            return sdpa_attention_forward(module, *qkv, mask, **kwargs)[0]
 
         return _each(documents, alone, 1), None
     is_padding = attention_mask is None or isinstance(attention_mask, Padding)
@@ -340,6 +345,6 @@ def _softmax_layer(
     return sdpa_attention_forward(module, q, k, v, mask, **kwargs)
 
 
-# transformers asks by this name for masks, and for the attention of layers that were not converted
+# transformers finds masks, and the attention of layers that were not converted, under this name
 AttentionMaskInterface.register(IMPLEMENTATION, _padding)
 AttentionInterface.register(IMPLEMENTATION, _softmax_layer)

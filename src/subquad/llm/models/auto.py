@@ -1,7 +1,7 @@
 """Makes the type name `subquad` known to transformers, so that `AutoModelForCausalLM` opens linearized models.
 
 The config of a linearized model is the base model's own with `base_model_type` and the settings of the hybrid attention
-beside it.
+beside it. The module is imported together with transformers' auto classes (`subquad.llm`), so it imports little itself.
 """
 
 from typing import Any
@@ -12,15 +12,17 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from subquad.errors import unknown
-from subquad.llm.models.convert import linearized_classes
 
-__all__ = ["LinearizedConfig"]
+__all__ = ["MODEL_TYPE", "LinearizedConfig"]
+
+MODEL_TYPE = "subquad"
+"""`model_type` in the config of a linearized model."""
 
 
 class LinearizedConfig(PreTrainedConfig):
     """The class that transformers finds under the type name; it returns the config of the base model in the folder."""
 
-    model_type = "subquad"
+    model_type = MODEL_TYPE
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -29,6 +31,8 @@ class LinearizedConfig(PreTrainedConfig):
         Raises:
             SubquadError: transformers has no causal language model of the base type.
         """
+        from subquad.llm.models.convert import linearized_classes
+
         base = config_dict.get("base_model_type")
         if base not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise unknown("base_model_type", str(base), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -38,4 +42,4 @@ class LinearizedConfig(PreTrainedConfig):
         return config_class.from_dict(own, **kwargs)
 
 
-AutoConfig.register("subquad", LinearizedConfig)
+AutoConfig.register(MODEL_TYPE, LinearizedConfig)

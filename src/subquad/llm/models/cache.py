@@ -1,4 +1,4 @@
-"""What a linearized model keeps of a text for transformers' `generate`: a state of constant size in each layer."""
+"""Cache of hybrid attention for transformers' `generate`: a state of constant size per layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["HybridLayer", "hybrid_layer"]
 
 
 class HybridLayer(CacheLayerMixin):
-    """The cache of one layer for transformers' `generate`: a state of constant size in place of keys and values."""
+    """Cache of one layer: a state of constant size instead of keys and values."""
 
     is_compileable = False
     is_sliding = False
@@ -21,40 +21,40 @@ class HybridLayer(CacheLayerMixin):
     def __init__(self) -> None:
         super().__init__()
         self.state: HybridState | None = None
-        self.seen = 0
+        self.length = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: the first forward makes the state."""
+        """Do nothing: the first forward pass creates the state."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Refuse, since there are no keys to give back.
+        """Fail, since there are no keys to return.
 
         Raises:
-            TypeError: always.
+            TypeError: Always.
         """
-        raise TypeError("this cache holds the state of hybrid attention; softmax attention needs a new cache")
+        raise TypeError("this cache has the state of hybrid attention; softmax attention needs a new cache")
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return how many tokens a mask covers, and where it starts."""
-        return self.seen + query_length, 0
+        """Return the length of a mask and its offset."""
+        return self.length + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Return the tokens seen, padding among them."""
-        return self.seen
+        """Return the number of tokens, including padding."""
+        return self.length
 
     def get_max_length(self) -> int:
-        """Return -1: there is no largest length."""
+        """Return -1: there is no maximum length."""
         return -1
 
-    # the name it had in the first releases of transformers 5
+    # its name in the first releases of transformers 5
     get_max_cache_shape = get_max_length
 
     def reset(self) -> None:
-        """Forget all tokens."""
-        self.state, self.seen = None, 0
+        """Clear the cache."""
+        self.state, self.length = None, 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Give each beam the state of the beam it goes on from."""
+        """Give each beam the state of the beam that it continues."""
         self._each(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -62,7 +62,7 @@ class HybridLayer(CacheLayerMixin):
         self._each(lambda tensor: tensor.repeat_interleave(repeats, 0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows."""
+        """Select rows."""
         self._each(lambda tensor: tensor[indices])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -71,8 +71,12 @@ class HybridLayer(CacheLayerMixin):
 
 
 def hybrid_layer(cache: Cache, index: int) -> HybridLayer:
-    """Return the layer of a cache that holds a state; ValueError where it was filled by softmax attention."""
-    # transformers makes a cache of its own where none is given; its empty layers are exchanged at first use
+    """Return the layer of a cache for hybrid attention.
+
+    Raises:
+        ValueError: The cache was filled by softmax attention.
+    """
+    # transformers creates a cache of its own if none is given; its empty layers are replaced at first use
     while len(cache.layers) <= index:
         cache.layers.append(HybridLayer())
     layer = cache.layers[index]

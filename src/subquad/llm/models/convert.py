@@ -23,9 +23,9 @@ from subquad.llm.models.attention import (
     ROTARY,
     HybridSelfAttention,
     attention_layers,
-    using,
+    attention_mode,
 )
-from subquad.llm.models.checkpoints import MODEL_TYPE
+from subquad.llm.models.auto import MODEL_TYPE
 from subquad.llm.settings import AttentionSettings, attention_of
 from subquad.runs.storage import plain
 
@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 KEPT = "sliding_attention"
-"""Layers of this type see a window already, and stay as they are."""
-UNFIT = {
+"""Layers of this type have a window already and are kept."""
+UNSUPPORTED = {
     "attn_logit_softcapping": "a soft cap on attention scores",
     "sinks": "attention sinks",
     "qk_clip": "clipped queries and keys",
@@ -49,17 +49,17 @@ UNFIT = {
 
 
 def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool = True) -> PreTrainedModel:
-    """Put hybrid attention into every layer of a decoder, in place, and return it.
+    """Replace the softmax attention of a decoder by hybrid attention, in place, and return the model.
 
-    It is then of the class that `AutoModelForCausalLM` opens saved ones as, so `save_pretrained` writes such a folder.
+    The model then has the class as which `AutoModelForCausalLM` opens saved models, so `save_pretrained` can save it.
 
     Args:
         model: A causal language model of transformers.
-        settings: The hybrid attention.
-        check: Compare each layer's softmax mode with the layer that it replaces.
+        settings: Settings of the hybrid attention.
+        check: Compare each layer in softmax mode with the layer that it replaces.
 
     Raises:
-        SubquadError: the attention is not of the kind that can be replaced; says what was looked for.
+        SubquadError: The model's attention is not supported.
     """
     replace_attention(model, settings, check=check)
     _adopt(model, settings)
@@ -67,34 +67,33 @@ def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool 
 
 
 def replace_attention(model: PreTrainedModel, settings: AttentionSettings, *, check: bool) -> None:
-    """Put hybrid attention into the layers that are to have it, and nothing more; see `convert`."""
+    """Replace the attention layers only, without changing the class of the model; see `convert`."""
     for layer in layers_to_replace(model, settings):
         replace_in_layer(model, layer, settings, check=check)
     model.config._attn_implementation = IMPLEMENTATION
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the decoder layers, first to last; needs no weights.
+    """Return the decoder layers in order; works on the meta device.
 
     Raises:
-        SubquadError: not every layer has a `self_attn`.
+        SubquadError: A layer has no `self_attn`.
     """
     config = model.config
     layers = [module for module in model.modules() if hasattr(module, "self_attn")]
     if len(layers) != config.num_hidden_layers:
         raise SubquadError(
-            f"{type(model).__name__}: {len(layers)} of its {config.num_hidden_layers} layers have a self_attn (looked "
-            f"for, with {', '.join(PROJECTIONS)} in it); only models with softmax attention in every layer can be "
-            "linearized"
+            f"{type(model).__name__}: {len(layers)} of its {config.num_hidden_layers} layers have a self_attn with "
+            f"{', '.join(PROJECTIONS)}; only models with softmax attention in every layer can be linearized"
         )
     return layers
 
 
 def layers_to_replace(model: PreTrainedModel, settings: AttentionSettings) -> list[nn.Module]:
-    """Return the decoder layers whose `self_attn` is to be replaced, first to last; needs no weights.
+    """Return the decoder layers whose attention is to be replaced, in order; works on the meta device.
 
     Raises:
-        SubquadError: the attention is of another kind, or no layer is left.
+        SubquadError: The attention is not supported, or no layer is left.
     """
     layers, name = decoder_layers(model), type(model).__name__
     chosen = [layers[number] for number in _chosen_layers(name, model.config, settings)]
@@ -104,7 +103,7 @@ def layers_to_replace(model: PreTrainedModel, settings: AttentionSettings) -> li
 
 
 def replace_in_layer(model: PreTrainedModel, layer: nn.Module, settings: AttentionSettings, *, check: bool) -> None:
-    """Put hybrid attention into one layer, and nothing more; see `convert`."""
+    """Replace the attention of one layer; see `convert`."""
     replacement = HybridSelfAttention(layer.self_attn, settings)
     if check:
         _compare(type(model).__name__, model, layer.self_attn, replacement)
@@ -112,24 +111,24 @@ def replace_in_layer(model: PreTrainedModel, layer: nn.Module, settings: Attenti
 
 
 def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSettings) -> list[int]:
-    """Return which layers are to be linear.
+    """Return the numbers of the layers to be linearized.
 
     Raises:
-        SubquadError: the model has attention of another kind, or no layer is left.
+        SubquadError: The attention is not supported, or no layer is left.
     """
     count = config.num_hidden_layers
     types = list(getattr(config, "layer_types", None) or ["full_attention"] * count)
     others = sorted(set(types) - {"full_attention", KEPT})
     if others:
         raise SubquadError(
-            f"{name}: has layers of type {', '.join(others)}; what can be linearized is full_attention, and what can "
-            f"stay beside it is {KEPT}"
+            f"{name}: has layers of type {', '.join(others)}; only full_attention can be linearized, beside layers of "
+            f"{KEPT}, which are kept"
         )
-    for attribute, words in UNFIT.items():
+    for attribute, description in UNSUPPORTED.items():
         if getattr(config, attribute, None):
             raise SubquadError(
-                f"{name}: has {words} ({attribute} = {getattr(config, attribute)} in its config), "
-                "which cannot be linearized"
+                f"{name}: has {description} ({attribute} = {getattr(config, attribute)} in its config), "
+                "which is not supported"
             )
     window, longest = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", None)
     if (
@@ -139,15 +138,17 @@ def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSetti
         and window < (longest or window + 1)
     ):
         raise SubquadError(
-            f"{name}: all its layers have sliding-window attention (sliding_window = {window} in its config), and are "
-            "linear already; set it to null there to let the linear attention see all tokens"
+            f"{name}: all its layers have sliding-window attention (sliding_window = {window} in its config), so their "
+            "cost is linear already; set it to null there to give linear attention access to all tokens"
         )
     wrong = [layer for layer in settings.softmax_layers if layer >= count]
     if wrong:
         raise SubquadError(f"--attention.softmax-layers: {wrong[0]}, but {name} has layers 0 to {count - 1}")
     chosen = [i for i, kind in enumerate(types) if kind != KEPT and i not in settings.softmax_layers]
     if not chosen:
-        raise SubquadError(f"{name}: no layer is left to be linearized; give fewer --attention.softmax-layers")
+        raise SubquadError(
+            f"{name}: no layer is left to be linearized; list fewer in --attention.softmax-layers"
+        )
     return chosen
 
 
@@ -155,9 +156,9 @@ def _check_attention(name: str, attention: nn.Module) -> None:
     children = [child for child, _ in attention.named_children()]
     if not set(PROJECTIONS) <= set(children) and not {FUSED, "o_proj"} <= set(children):
         raise SubquadError(
-            f"{name}: its attention has {', '.join(children)}; what can be linearized has "
-            f"{', '.join(PROJECTIONS)} (or the first three as {FUSED}), q_norm and k_norm where there are any, and "
-            "rotary positions"
+            f"{name}: its attention has {', '.join(children)}; supported is attention with "
+            f"{', '.join(PROJECTIONS)} (or the first three as {FUSED}), optional q_norm and k_norm, and rotary "
+            "positions"
         )
     module = importlib.import_module(type(attention).__module__)
     missing = [part for part in ("head_dim", "scaling", "layer_idx") if not hasattr(attention, part)]
@@ -165,44 +166,48 @@ def _check_attention(name: str, attention: nn.Module) -> None:
         missing.append(ROTARY)
     if missing:
         raise SubquadError(
-            f"{name}: its {type(attention).__name__} lacks {', '.join(missing)}; it cannot be linearized"
+            f"{name}: its {type(attention).__name__} has no {', '.join(missing)}; it cannot be linearized"
         )
-    for attribute, words in UNFIT.items():
+    for attribute, description in UNSUPPORTED.items():
         if getattr(attention, attribute, None) is not None:
-            raise SubquadError(f"{name}: {type(attention).__name__} has {words}, which cannot be linearized")
+            raise SubquadError(f"{name}: {type(attention).__name__} has {description}, which is not supported")
 
 
 @torch.no_grad()
 def _compare(name: str, model: PreTrainedModel, original: nn.Module, replacement: HybridSelfAttention) -> None:
-    """Raise where the softmax mode of the replacement is not what the original computes on random inputs."""
+    """Compare the replacement in softmax mode with the original on random inputs.
+
+    Raises:
+        SubquadError: Their outputs differ.
+    """
     T, weight = 13, original.o_proj.weight
     generator = torch.Generator().manual_seed(replacement.layer_idx)
-    # large inputs, so that a cap or a norm on the scores would show
+    # large inputs, so that a cap or a norm of the scores becomes visible
     x = 3 * torch.randn(1, T, replacement.q_proj.in_features, generator=generator).to(weight)
     positions = torch.arange(T, device=weight.device)[None]
     rotary = getattr(model.base_model, "rotary_emb", None)
     if rotary is None:
-        raise SubquadError(f"{name}: no rotary_emb in it; only models with rotary positions can be linearized")
-    # some models have other rotations for layers that slide
+        raise SubquadError(f"{name}: no rotary_emb; only models with rotary positions can be linearized")
+    # some models have other rotations for layers with a sliding window
     has_types = "layer_type" in inspect.signature(rotary.forward).parameters
     of_type = {"layer_type": model.config.layer_types[replacement.layer_idx]} if has_types else {}
     embeddings = rotary(x, position_ids=positions, **of_type)
     causal = torch.full((T, T), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device).triu(1)[None, None]
     expected = original(hidden_states=x, position_embeddings=embeddings, attention_mask=causal)[0]
-    with using(replacement, "softmax"):
+    with attention_mode(replacement, "softmax"):
         given = replacement(x, embeddings)[0]
     error = float((given - expected).norm() / expected.norm())
-    # halves round each of several products
+    # in bfloat16 each of several products is rounded
     if not error < (5e-2 if x.dtype.itemsize == 2 else 1e-3):
         raise SubquadError(
-            f"{name}: layer {replacement.layer_idx} computes something else in its {type(original).__name__} than "
-            f"projections, norms, rotary positions and softmax (its output differs by {error:.1%}); keep it as it is "
-            f"with --attention.softmax-layers {replacement.layer_idx}"
+            f"{name}: the {type(original).__name__} of layer {replacement.layer_idx} computes more than projections, "
+            f"norms, rotary positions and softmax (its output differs by {error:.1%}); keep it with "
+            f"--attention.softmax-layers {replacement.layer_idx}"
         )
 
 
 def feature_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return what stage 1 trains: feature maps and mixing terms of all layers."""
+    """Return the feature maps and mixing terms of all layers, which attention transfer trains."""
     return [parameter for layer in attention_layers(model) for parameter in layer.hybrid.parameters()]
 
 
@@ -212,7 +217,7 @@ def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedMode
     config_class = type(
         f"Subquad{base.config_class.__name__}",
         (base.config_class,),
-        {"model_type": MODEL_TYPE, "__module__": __name__, "__doc__": f"Of `Subquad{base.__name__}`."},
+        {"model_type": MODEL_TYPE, "__module__": __name__, "__doc__": f"Config of `Subquad{base.__name__}`."},
     )
 
     def __init__(self: PreTrainedModel, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:  # noqa: N807
@@ -229,9 +234,9 @@ def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedMode
             "__module__": __name__,
             "__doc__": f"`{base.__name__}` with hybrid attention.",
             "config_class": config_class,
-            # the state cannot go back some tokens, as drafts of assisted decoding need it
+            # assisted decoding discards tokens, and the state cannot be rolled back
             "_is_stateful": True,
-            # feature maps are few, and are learned and used in float32
+            # feature maps are small, and are trained and used in float32
             "_keep_in_fp32_modules_strict": [*(base._keep_in_fp32_modules_strict or ()), "hybrid"],
         },
     )
@@ -240,9 +245,9 @@ def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedMode
 
 
 def _adopt(model: PreTrainedModel, settings: AttentionSettings) -> None:
-    """Let a model whose attention was replaced be of the class that its folder is opened as, so that it can be saved.
+    """Give a converted model the class as which its saved folder is opened.
 
-    Under the base's name, transformers without subquad would open the folder as a softmax model and say nothing.
+    With the class of the base model, transformers without subquad would open the folder as a softmax model silently.
     """
     config, base = model.config, type(model).config_class.model_type
     model.__class__, config.__class__ = linearized_classes(type(model))

@@ -12,7 +12,7 @@ from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bar
 from subquad.runs.folder import load_config
 from subquad.runs.storage import read_json
 
-__all__ = ["load"]
+__all__ = ["load", "not_linearized"]
 
 
 def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -31,10 +31,7 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
     """
     kind = checkpoint_kind(directory)
     if kind == "softmax":
-        raise SubquadError(
-            f"{directory}: a checkpoint with softmax attention, which is not linearized yet; linearize it with\n"
-            f"  subquad llm linearize {directory} --text TEXT --out linear\nand then use the folder linear"
-        )
+        raise not_linearized(directory)
     if kind == "adapter":
         return open_adapter(Path(directory), load_config(directory, "llm"), base=base)
     if base is not None:
@@ -43,6 +40,14 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
     if kind != "linearized" or "subquad" in read_json(Path(directory) / "config.json"):
         load_config(directory, "llm")
     return _open_linearized(Path(directory))
+
+
+def not_linearized(directory: Path | str) -> SubquadError:
+    """Return the error for a softmax checkpoint where a linearized model is needed, with the next command."""
+    return SubquadError(
+        f"{directory}: a checkpoint with softmax attention, which is not linearized yet; linearize it with\n"
+        f"  subquad llm linearize {directory} --text TEXT --out linear\nand then use the folder linear"
+    )
 
 
 def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -1,6 +1,6 @@
-"""How much to train and evaluate: the user's tokens, or the tokens that fit into a time by the speed of a few steps.
+"""The token budget of a run: the user's tokens, or what fits into a time by the speed of a few steps.
 
-Decided once and written into the run's folder, so that a run that is started again trains on the same tokens.
+It is determined once and saved in the run's folder, so that a resumed run trains on the same tokens.
 """
 
 import math
@@ -12,166 +12,183 @@ from pathlib import Path
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.data.packing import VALIDATION_SEQUENCES, Text
-from subquad.llm.training.metrics import perplexity
+from subquad.llm.data.packing import VALIDATION_SEQUENCES, TextDataset
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
-from subquad.llm.training.lora import finetune_step
-from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
+from subquad.llm.training.lora import fine_tune_step
+from subquad.llm.training.metrics import perplexity
+from subquad.llm.training.stages import Precision
+from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.runs.storage import read_json, write_json
 from subquad.train.distributed import broadcast_object, processes
 
-__all__ = ["EVALUATIONS", "Plan", "plan_for", "plan_of_tokens"]
+__all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens", "divide_time"]
 
-PLAN = "plan.json"
-EVALUATIONS = ("softmax", "window_only", "swapped", "transferred", "tuned", "tuned_without_linear")
+BUDGET_FILE = "budget.json"
+MODEL_NAMES = ("teacher", "window", "untrained", "transferred", "fine_tuned", "fine_tuned_without_linear")
+"""The models whose perplexity a run measures."""
 
-# shares of the time that is left after loading
-EVALUATION_SHARE, TRANSFER_SHARE = 0.25, 0.25
-# writing the model, text samples and errors of the layers, in evaluations of one sequence
+EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
+"""Fractions of the time after loading, and of what evaluation leaves of it."""
 OTHER_SEQUENCES = 12
+"""Time for saving, text samples and layer errors, in evaluations of one sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What the run does."""
+class TokenBudget:
+    """How much a run trains and evaluates."""
 
-    precision: str
-    """Type of the matrix products in training."""
+    precision: Precision
+    """Data type of matrix products in training."""
     evaluation_sequences: int
-    """Held-out sequences that perplexities are measured on."""
+    """Held-out sequences on which perplexities are measured."""
     transfer_tokens: int
-    """Tokens of stage 1."""
+    """Training tokens of attention transfer."""
     lora_tokens: int
-    """Tokens of stage 2."""
+    """Training tokens of fine-tuning."""
     seconds_per_sequence: dict[str, float] = field(default_factory=dict)
-    """What was measured: `evaluate`, `transfer`, `tune`; nothing where the user gave the tokens."""
+    """Measured times of `evaluate`, `transfer` and `lora`; empty if the user gave the tokens."""
 
 
-def plan_for(
-    model: PreTrainedModel, text: Text, settings: LinearizeSettings, *, directory: Path, spent: float, seed: int
-) -> Plan:
-    """Return the plan in the folder, or make one and write it; of several processes all have to ask.
+def budget_from_time(
+    model: PreTrainedModel,
+    text: TextDataset,
+    settings: LinearizeSettings,
+    *,
+    directory: Path,
+    elapsed: float,
+    seed: int,
+) -> TokenBudget:
+    """Return the budget in the folder, or determine it from `settings.minutes` by timing steps of both stages.
+
+    All processes must call it.
 
     Args:
-        model: The converted model; its weights stay as they are.
+        model: The converted model; its weights are not changed.
         text: Training and held-out sequences.
-        settings: Tokens or minutes.
-        directory: The run's folder.
-        spent: Seconds that went by before.
-        seed: Of the trial's low-rank updates.
+        settings: Settings of the run.
+        directory: Folder of the run.
+        elapsed: Seconds since the start of the run.
+        seed: Seed of the timed LoRA updates.
     """
+    saved = _read(directory)
+    if saved is not None:
+        return saved
     weight = model.get_input_embeddings().weight
-    if settings.transfer_tokens is not None:
-        return plan_of_tokens(text, settings, directory=directory, width=weight.shape[1], device=weight.device)
-    found = _planned(directory)
-    if found is not None:
-        return found
-    precision = _precision(settings, weight.shape[1], weight.device)
-    began = time.monotonic()
-    seconds = _measure(model, text, settings, precision, seed)
-    left = (settings.minutes or DEFAULT_MINUTES) * 60 - spent - (time.monotonic() - began)
-    plan = divide(left, seconds, settings, precision=precision, sequences=_evaluation_sequences(text, settings))
-    return _kept(plan, directory)
+    precision = _choose_precision(settings, weight.shape[1], weight.device)
+    start = time.monotonic()
+    seconds = _time_steps(model, text, settings, precision, seed)
+    remaining = (settings.minutes or DEFAULT_MINUTES) * 60 - elapsed - (time.monotonic() - start)
+    sequences = _evaluation_sequences(text, settings)
+    return _save(divide_time(remaining, seconds, settings, precision=precision, sequences=sequences), directory)
 
 
-def plan_of_tokens(
-    text: Text, settings: LinearizeSettings, *, directory: Path, width: int, device: torch.device
-) -> Plan:
-    """Return the plan in the folder, or make and write that of the user's tokens, which needs no model.
+def budget_from_tokens(
+    text: TextDataset, settings: LinearizeSettings, *, directory: Path, width: int, device: torch.device
+) -> TokenBudget:
+    """Return the budget in the folder, or that of the user's tokens, which needs no model.
 
-    Of several processes all have to ask.
+    All processes must call it.
 
     Args:
         text: Training and held-out sequences.
-        settings: Tokens of both stages.
-        directory: The run's folder.
-        width: Of the model's hidden states.
-        device: Where the model will run.
+        settings: Settings with the tokens of both stages.
+        directory: Folder of the run.
+        width: Size of the model's hidden states.
+        device: Device of the model.
     """
-    found = _planned(directory)
-    if found is not None:
-        return found
+    saved = _read(directory)
+    if saved is not None:
+        return saved
     if settings.transfer_tokens is None or settings.lora_tokens is None:
-        raise ValueError("this plan needs the tokens of both stages")
-    plan = Plan(
-        precision=_precision(settings, width, device),
+        raise ValueError("this budget needs the tokens of both stages")
+    budget = TokenBudget(
+        precision=_choose_precision(settings, width, device),
         evaluation_sequences=_evaluation_sequences(text, settings),
         transfer_tokens=settings.transfer_tokens,
         lora_tokens=settings.lora_tokens,
     )
-    return _kept(plan, directory)
+    return _save(budget, directory)
 
 
-def _planned(directory: Path) -> Plan | None:
-    """Return the plan in the folder; the first process looks for all, since it may write while others still look."""
-    path = directory / PLAN
-    return broadcast_object(Plan(**read_json(path)) if path.is_file() else None)
+def _read(directory: Path) -> TokenBudget | None:
+    """Return the saved budget as the first process sees it, which may write while others still look for the file."""
+    path = directory / BUDGET_FILE
+    return broadcast_object(TokenBudget(**read_json(path)) if path.is_file() else None)
 
 
-def _kept(plan: Plan, directory: Path) -> Plan:
-    """Return the first process's plan, and write it."""
-    plan = broadcast_object(plan)
+def _save(budget: TokenBudget, directory: Path) -> TokenBudget:
+    """Save the first process's budget and return it."""
+    budget = broadcast_object(budget)
     if processes().is_main_process:
-        write_json(directory / PLAN, asdict(plan))
-    return plan
+        write_json(directory / BUDGET_FILE, asdict(budget))
+    return budget
 
 
-def _precision(settings: LinearizeSettings, width: int, device: torch.device) -> str:
-    """Return the type of the matrix products, in all processes the same."""
-    if settings.weights == "bfloat16":
+def _choose_precision(settings: LinearizeSettings, width: int, device: torch.device) -> Precision:
+    """Return the precision of training, the same in all processes."""
+    if settings.dtype == "bfloat16":
         return "bfloat16"
     return broadcast_object(settings.precision if settings.precision != "auto" else _faster_precision(width, device))
 
 
-def _evaluation_sequences(text: Text, settings: LinearizeSettings) -> int:
-    return min(len(text.held_out), max(1, settings.evaluation_tokens // settings.length))
+def _evaluation_sequences(text: TextDataset, settings: LinearizeSettings) -> int:
+    return min(len(text.holdout), max(1, settings.evaluation_tokens // settings.sequence_length))
 
 
-def divide(
-    left: float, seconds: dict[str, float], settings: LinearizeSettings, *, precision: str, sequences: int
-) -> Plan:
-    """Return the plan for `left` seconds: evaluations first, then the stages by their shares; each at least once."""
-    rounds = len(EVALUATIONS)
-    fitting = int(left * EVALUATION_SHARE / (rounds * seconds["evaluate"]))
-    sequences = max(1, min(sequences, fitting))
-    rest = left - (rounds * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
+def divide_time(
+    remaining: float, seconds: dict[str, float], settings: LinearizeSettings, *, precision: Precision, sequences: int
+) -> TokenBudget:
+    """Divide a time in seconds between evaluations and the two stages; each runs at least once.
 
-    # a validation is spread over the training sequences before it
-    every = (settings.validate_every or math.inf) * settings.batch
+    Args:
+        remaining: Seconds left.
+        seconds: Seconds per sequence of `evaluate`, `transfer` and `lora`.
+        settings: Settings of the run.
+        precision: Data type of matrix products.
+        sequences: Maximum number of evaluation sequences.
+    """
+    models = len(MODEL_NAMES)
+    affordable = int(remaining * EVALUATION_FRACTION / (models * seconds["evaluate"]))
+    sequences = max(1, min(sequences, affordable))
+    training = remaining - (models * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
+
+    # the cost of a validation is spread over the training sequences before it
+    every = (settings.validate_every or math.inf) * settings.batch_size
     validation = VALIDATION_SEQUENCES * seconds["evaluate"] / every
 
-    def tokens(share: float, stage: str) -> int:
-        sequences = max(settings.batch, int(rest * share / (seconds[stage] + validation)))
-        return sequences * settings.length * processes().num_processes
+    def tokens(fraction: float, stage: str) -> int:
+        count = max(settings.batch_size, int(training * fraction / (seconds[stage] + validation)))
+        return count * settings.sequence_length * processes().num_processes
 
-    return Plan(
+    return TokenBudget(
         precision=precision,
         evaluation_sequences=sequences,
-        transfer_tokens=tokens(TRANSFER_SHARE, "transfer"),
-        lora_tokens=tokens(1 - TRANSFER_SHARE, "tune"),
+        transfer_tokens=tokens(TRANSFER_FRACTION, "transfer"),
+        lora_tokens=tokens(1 - TRANSFER_FRACTION, "lora"),
         seconds_per_sequence={name: round(value, 4) for name, value in seconds.items()},
     )
 
 
-def _measure(
-    model: PreTrainedModel, text: Text, settings: LinearizeSettings, precision: str, seed: int
+def _time_steps(
+    model: PreTrainedModel, text: TextDataset, settings: LinearizeSettings, precision: Precision, seed: int
 ) -> dict[str, float]:
-    ids = text.train[: settings.batch]
-    documents = text.documents[: settings.batch] if settings.documents == "apart" else None
+    batch = text.training[: settings.batch_size]
+    ids, documents = batch.ids, batch.documents if settings.documents == "separate" else None
     device = next(model.parameters()).device
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
     seconds = {"evaluate": _seconds(lambda: perplexity(model, ids[:1]), device)}
-    learnt_in_transfer(model)
+    freeze_for_transfer(model)
     with autocast:
         seconds["transfer"] = _seconds(
             lambda: transfer_step(model, ids, torch.Tensor.backward, settings=settings, documents=documents), device
         ) / len(ids)
     model.zero_grad(set_to_none=True)
     tuned = add_lora(model, settings, seed=seed).train()
+    weight = settings.distillation_weight
     with autocast:
-        seconds["tune"] = _seconds(
-            lambda: finetune_step(tuned, ids, torch.Tensor.backward, documents=documents, distill=settings.distill),
+        seconds["lora"] = _seconds(
+            lambda: fine_tune_step(tuned, ids, torch.Tensor.backward, documents=documents, distillation_weight=weight),
             device,
         ) / len(ids)
     tuned.unload()
@@ -181,23 +198,23 @@ def _measure(
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    # the first call also sets up memory and kernels
+    # the first call also allocates memory and compiles kernels
     work()
-    _wait(device)
-    began = time.monotonic()
+    _synchronize(device)
+    start = time.monotonic()
     work()
-    _wait(device)
-    return time.monotonic() - began
+    _synchronize(device)
+    return time.monotonic() - start
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @torch.no_grad()
-def _faster_precision(width: int, device: torch.device) -> str:
-    """Return `bfloat16` where a matrix product of the model's size is clearly faster in it than in float32."""
+def _faster_precision(width: int, device: torch.device) -> Precision:
+    """Return `bfloat16` if a matrix product of the model's size is clearly faster in it than in float32."""
 
     def trial(dtype: torch.dtype) -> float:
         a = torch.ones(512, width, dtype=dtype, device=device)

@@ -1,69 +1,125 @@
-"""Perplexity on held-out text, and how far a layer is from its teacher; one forward pass a sequence, in float32.
+"""Perplexity on held-out text, and each layer's distance from its teacher; one forward pass per sequence, in float32.
 
 Axes: N sequences, T positions.
 """
 
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from subquad.llm.models.attention import Mode, Transfer, Weights, attention_layers, using
+from subquad.llm.models.attention import (
+    AttentionWeights,
+    Mode,
+    TransferCallback,
+    attention_layers,
+    attention_mode,
+)
 from subquad.progress import track
+from subquad.reporting.statistics import bootstrap_means, percentile_interval
 
-__all__ = ["perplexity", "token_losses", "transfer_errors"]
+__all__ = ["compare_losses", "perplexity", "run_teacher", "sequence_losses", "token_losses", "transfer_errors"]
+
+RESAMPLES = 2000
+"""Bootstrap samples of an interval."""
 
 
-@torch.no_grad()
 def perplexity(
     model: nn.Module, sequences: Int[Tensor, "N T"], *, mode: Mode = "hybrid", title: str = "", quiet: bool = True
 ) -> float:
     """Return exp of the mean negative log-likelihood of every token but each sequence's first."""
-    total = 0.0
-    was_training = model.training
+    losses = sequence_losses(model, sequences, mode=mode, title=title, quiet=quiet)
+    return math.exp(sum(losses) / len(losses))
+
+
+@torch.no_grad()
+def sequence_losses(
+    model: nn.Module, sequences: Int[Tensor, "N T"], *, mode: Mode = "hybrid", title: str = "", quiet: bool = True
+) -> list[float]:
+    """Return each sequence's mean negative log-likelihood per token, without its first token.
+
+    Args:
+        model: The converted model.
+        sequences: Held-out sequences.
+        mode: What the attention layers compute.
+        title: Name of the model for the progress bar.
+        quiet: Show no progress bar.
+    """
+    losses, was_training = [], model.training
     model.eval()
     with track(f"perplexity {title or mode}", len(sequences), quiet=quiet) as advance:
         for row in sequences:
-            total += float(token_losses(model, row, mode=mode).sum())
+            losses.append(float(token_losses(model, row, mode=mode).double().mean()))
             advance(1)
     model.train(was_training)
-    tokens = sequences.shape[0] * (sequences.shape[1] - 1)
-    return float(torch.tensor(total / tokens).exp())
+    return losses
 
 
 @torch.no_grad()
 def token_losses(model: nn.Module, sequence: Int[Tensor, " T"], *, mode: Mode = "hybrid") -> Float[Tensor, " T-1"]:
     """Return the negative log-likelihood of every token but the first, each given all tokens before it."""
     ids = sequence[None].to(next(model.parameters()).device).long()
-    with using(model, mode):
+    with attention_mode(model, mode):
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
     return F.cross_entropy(logits, ids[0, 1:], reduction="none")
 
 
 @torch.no_grad()
 def transfer_errors(model: nn.Module, sequences: Int[Tensor, "N T"]) -> list[float]:
-    r"""Return $\|y - \hat y\|^2 / \|y\|^2$ of each layer, given the teacher's inputs (0 is perfect)."""
+    r"""Return $\|y - \hat y\|^2 / \|y\|^2$ of each layer's attention output, given the teacher's inputs."""
     layers = attention_layers(model)
-    errors, sizes = torch.zeros(len(layers)), torch.zeros(len(layers))
-    # part of a model's layers may stand here, under the numbers that they have in the model
+    errors, norms = torch.zeros(len(layers)), torch.zeros(len(layers))
+    # the model may be a block of layers, which keep their numbers in the whole model
     places = {layer.layer_idx: place for place, layer in enumerate(layers)}
 
-    def compare(layer: int, given: Tensor, wanted: Tensor, _: Weights) -> None:
-        errors[places[layer]] += (given.detach().float() - wanted.float()).square().sum().cpu()
-        sizes[places[layer]] += wanted.float().square().sum().cpu()
+    def compare(layer: int, given: Tensor, target: Tensor, _: AttentionWeights) -> None:
+        errors[places[layer]] += (given.detach().float() - target.float()).square().sum().cpu()
+        norms[places[layer]] += target.float().square().sum().cpu()
 
     run_teacher(model, sequences, compare)
-    return (errors / sizes).tolist()
+    return (errors / norms).tolist()
 
 
-def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: Transfer) -> None:
-    """Run the softmax model over `ids` without gradients; each layer hands its two outputs to `compare`."""
+def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: TransferCallback) -> None:
+    """Run the teacher over `ids` without gradients; each layer calls `compare` with its hybrid and softmax outputs."""
     device = next(model.parameters()).device
-    with using(model, "transfer", compare), torch.no_grad():
+    with attention_mode(model, "transfer", compare), torch.no_grad():
         if isinstance(model, FSDPModule):
-            # the whole model gathers the embeddings; words are asked for as few as can be
+            # only a call of the whole model gathers the embeddings; one position of logits is the least
             model(input_ids=ids.to(device), use_cache=False, logits_to_keep=1)
         else:
-            # the body alone: stage 1 needs no words
+            # the body alone, since stage 1 needs no logits
             model.base_model(input_ids=ids.to(device), use_cache=False)
+
+
+def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Return the perplexities of models, as in `metrics.json`.
+
+    Args:
+        losses: Name of each model → its loss on each of the same held-out sequences; one of them is the `teacher`.
+
+    Returns:
+        `test.<model>.perplexity`; with several sequences, `intervals.test.<model>.perplexity`, the 95 % bootstrap
+        interval over sequences; and `wins`, the student whose loss is significantly below those of all other students.
+    """
+    names, values = list(losses), np.array(list(losses.values())).T
+    metrics: dict[str, Any] = {"test": {name: {"perplexity": math.exp(fmean(own))} for name, own in losses.items()}}
+    if len(values) == 1:
+        return {**metrics, "wins": None}
+    means = bootstrap_means(values, resamples=RESAMPLES)
+    intervals = {
+        name: {"perplexity": [math.exp(limit) for limit in percentile_interval(means[:, column])]}
+        for column, name in enumerate(names)
+    }
+    students = [column for column, name in enumerate(names) if name != "teacher"]
+    best = min(students, key=lambda column: values[:, column].mean())
+    others = [column for column in students if column != best]
+    is_significant = all(percentile_interval(means[:, best] - means[:, other])[1] < 0 for other in others)
+    return {**metrics, "intervals": {"test": intervals}, "wins": names[best] if is_significant else None}

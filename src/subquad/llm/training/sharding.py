@@ -1,7 +1,7 @@
-"""Frozen weights shared out among processes (FSDP2): each keeps its share, and a layer is whole while it works.
+"""Frozen weights sharded over processes (FSDP2): each process keeps a shard, and a layer is gathered while it runs.
 
-What is trained is small and stays whole in every process, so the loop, its checkpoints and the optimizer know nothing
-of this. A pass over the model gathers each layer once forward and, in stage 2, once more backward.
+The trained parameters are small and stay whole in every process, so the loop, its checkpoints and the optimizer do not
+depend on sharding. A pass over the model gathers each layer once forward and, in stage 2, once more backward.
 """
 
 from collections.abc import Mapping
@@ -24,44 +24,47 @@ from subquad.errors import SubquadError
 from subquad.llm.models.convert import decoder_layers, feature_parameters
 from subquad.train.distributed import processes
 
-__all__ = ["check_processes", "gather", "merge_updates", "shard"]
+__all__ = ["check_processes", "gather", "merge_lora", "shard"]
 
-# the first that can leave parameters out
-TORCH = "2.7"
+MINIMUM_TORCH = "2.7"
+"""First version whose `fully_shard` can ignore parameters."""
 
 
 def check_processes() -> None:
-    """Raise where weights cannot be shared out: one process alone, or a torch that does not know how."""
+    """Check that weights can be sharded.
+
+    Raises:
+        SubquadError: There is only one process, or torch is too old.
+    """
     if processes().num_processes == 1:
         raise SubquadError(
-            "--shard: there is one process, and nobody to share the weights with; start several with "
-            "`torchrun --nproc-per-node 2 -m subquad llm linearize …`, or leave --shard out"
+            "--shard needs several processes, and there is only one; start them with "
+            "`torchrun --nproc-per-node 2 -m subquad llm linearize …`, or omit --shard"
         )
-    if torch.__version__ < TORCH:
-        raise SubquadError(f"--shard needs torch {TORCH} or newer, and this is {torch.__version__}")
+    if torch.__version__ < MINIMUM_TORCH:
+        raise SubquadError(f"--shard needs torch {MINIMUM_TORCH} or newer, and this is {torch.__version__}")
 
 
 def shard(model: PreTrainedModel) -> PreTrainedModel:
-    """Leave each process its share of a converted model's frozen weights, in place, and move all to its device.
+    """Shard a converted model's frozen weights in place, and move the model to the process's device layer by layer.
 
-    Layers go to the device one by one. Low-rank updates may be put on afterwards. From then on the model has to be
-    called as a whole, and by all processes.
+    LoRA updates may be added afterwards. From then on the model must be called as a whole, and by all processes.
     """
     model.requires_grad_(False)
-    group, learnt = processes(), set(feature_parameters(model))
-    # peft takes a mesh of this name for weights that are whole in a product, and others for tensor parallelism
+    group, trained = processes(), set(feature_parameters(model))
+    # by this mesh name peft recognises weights that are gathered for a product
     mesh = init_device_mesh(group.device.type, (group.num_processes,), mesh_dim_names=("fsdp",))
     for module in model.modules():
-        if isinstance(module, nn.Linear) and module.weight not in learnt:
-            module.forward = MethodType(_product, module)
-    # what lies around the layers is the model's own group, where tied weights are found
+        if isinstance(module, nn.Linear) and module.weight not in trained:
+            module.forward = MethodType(_frozen_forward, module)
+    # modules outside the layers form the model's own group, where tied weights are found
     for module in (*decoder_layers(model), model):
-        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=learnt)
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
     return model.to(group.device)
 
 
-class _FrozenProduct(torch.autograd.Function):
-    """Keeps the weight for the backward pass, which is freed meanwhile; autograd would keep autocast's copy of it."""
+class _FrozenLinear(torch.autograd.Function):
+    """A product with a frozen weight, which is freed between the passes; autograd would keep autocast's copy of it."""
 
     @staticmethod
     def forward(
@@ -79,28 +82,28 @@ class _FrozenProduct(torch.autograd.Function):
         return above[0] @ weight.to(above[0].dtype), None, None
 
 
-def _product(linear: nn.Linear, x: Tensor) -> Tensor:
-    return _FrozenProduct.apply(x, linear.weight, linear.bias)  # pyright: ignore[reportReturnType]
+def _frozen_forward(linear: nn.Linear, x: Tensor) -> Tensor:
+    return _FrozenLinear.apply(x, linear.weight, linear.bias)  # pyright: ignore[reportReturnType]
 
 
-def merge_updates(tuned: LoraModel) -> PreTrainedModel:
-    """Return the model with its low-rank updates added to its weights, whether they are shared out or not."""
-    # of an update that every process has whole, each adds its own rows
+def merge_lora(tuned: LoraModel) -> PreTrainedModel:
+    """Return the model with its LoRA updates merged into its weights, sharded or not."""
+    # an update is whole in every process, which adds the rows of its own shard
     with implicit_replication():
         return tuned.merge_and_unload()
 
 
 def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors of which each process has a share in one piece, in the first process's main memory.
+    """Gather sharded tensors in the first process's main memory.
 
-    All processes have to ask; to the others those are not given. Tensors that are whole stay where they are.
+    All processes must call it; only the first one gets the gathered tensors. Whole tensors are returned as they are.
     """
-    found, is_first = {}, processes().is_main_process
+    gathered, is_first = {}, processes().is_main_process
     for name, tensor in tensors.items():
         if not isinstance(tensor, DTensor):
-            found[name] = tensor
+            gathered[name] = tensor
             continue
-        gathered = tensor.full_tensor()
+        whole = tensor.full_tensor()
         if is_first:
-            found[name] = gathered.cpu()
-    return found
+            gathered[name] = whole.cpu()
+    return gathered

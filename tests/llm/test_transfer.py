@@ -7,12 +7,12 @@ import torch
 from support.llm_models import tiny_model
 
 from subquad.errors import SubquadError
-from subquad.llm.data.packing import prepare
-from subquad.llm.models.attention import using
+from subquad.llm.data.packing import prepare_text
+from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.metrics import run_teacher, transfer_errors
-from subquad.llm.training.transfer import learnt_in_transfer, transfer, transfer_step, weights_loss
+from subquad.llm.training.transfer import freeze_for_transfer, transfer, transfer_step, attention_weights_loss
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 SHAPES = ["terrace", "sliding", "none"]
@@ -21,7 +21,7 @@ SHAPES = ["terrace", "sliding", "none"]
 def converted(**attention):
     """Return a model in float64 whose stage 1 parameters are drawn."""
     model = convert(tiny_model("llama").double(), AttentionSettings(**{"window": 5, **attention}))
-    learnt_in_transfer(model)
+    freeze_for_transfer(model)
     generator = torch.Generator().manual_seed(1)
     for parameter in feature_parameters(model):
         parameter.data = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
@@ -29,7 +29,7 @@ def converted(**attention):
 
 
 def figures(model, ids=IDS, **settings):
-    settings = LinearizeSettings(transfer_loss="weights", **settings)
+    settings = LinearizeSettings(transfer_loss="attention_weights", **settings)
     return transfer_step(model, ids, torch.Tensor.backward, settings=settings)
 
 
@@ -75,7 +75,7 @@ def test_the_loss_is_its_formula_over_the_models_own_weights(window_shape, featu
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_both_parts_count_by_their_share(share):
-    found = figures(converted(), transfer_weights_share=share)
+    found = figures(converted(), cross_entropy_fraction=share)
     torch.testing.assert_close(found["loss"], (1 - share) * found["outputs"] + share * found["weights"])
     assert float(found["outputs"]) == pytest.approx(
         float(transfer_step(converted(), IDS, torch.Tensor.backward)["loss"]), rel=1e-6
@@ -86,7 +86,7 @@ def test_both_parts_count_by_their_share(share):
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_the_gradient_of_the_weights_reaches_every_map(window_shape, feature_map):
     model = converted(window_shape=window_shape, feature_map=feature_map)
-    figures(model, transfer_weights_share=1.0)
+    figures(model, cross_entropy_fraction=1.0)
     for layer in model.model.layers:
         for name, parameter in layer.self_attn.hybrid.named_parameters():
             assert parameter.grad.isfinite().all()
@@ -96,14 +96,14 @@ def test_the_gradient_of_the_weights_reaches_every_map(window_shape, feature_map
 
 def test_the_slope_is_that_of_the_loss():
     model = converted(window_shape="sliding")
-    figures(model, transfer_weights_share=1.0)
+    figures(model, cross_entropy_fraction=1.0)
     parameter = model.model.layers[1].self_attn.hybrid.map_k.weight
     slope, step = parameter.grad[3, 5, 7].item(), 1e-6
     values = []
     for sign in (1, -1):
         parameter.data[3, 5, 7] += sign * step
         # the loss of one layer is that of all, over their number
-        values.append(2 * float(figures(model, transfer_weights_share=1.0)["loss"]))
+        values.append(2 * float(figures(model, cross_entropy_fraction=1.0)["loss"]))
         parameter.data[3, 5, 7] -= sign * step
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-5)
 
@@ -113,7 +113,7 @@ def test_maps_that_give_nothing_make_a_finite_loss_and_gradient():
     for layer in model.model.layers:
         # relu gives 0 for any query
         layer.self_attn.hybrid.map_q.bias.data[:] = -1e3
-    found = figures(model, transfer_weights_share=1.0)
+    found = figures(model, cross_entropy_fraction=1.0)
     assert float(found["weights"]) == pytest.approx(-math.log(torch.finfo(torch.float64).eps))
     assert all(parameter.grad.isfinite().all() for parameter in feature_parameters(model))
 
@@ -127,12 +127,12 @@ def test_padding_changes_nothing(side):
     found = []
 
     def compare(layer, given, wanted, weights):
-        found.append(weights_loss(*weights()).detach())
+        found.append(attention_weights_loss(*weights()).detach())
 
     model = converted()
     run_teacher(model, ids, compare)
     padded, mask = torch.cat(parts, 1), torch.cat(real, 1)
-    with using(model, "transfer", compare):
+    with attention_mode(model, "transfer", compare):
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         model.base_model(padded, attention_mask=mask, position_ids=positions, use_cache=False)
     torch.testing.assert_close(torch.stack(found[:2]), torch.stack(found[2:]))
@@ -141,19 +141,19 @@ def test_padding_changes_nothing(side):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_stage_1_learns_from_it(tokenizer, text, precision):
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
-    made = prepare(tokenizer, [text], length=31)
-    settings = LinearizeSettings(length=31, transfer_loss="weights")
-    ids = made.held_out[:5]
+    made = prepare_text(tokenizer, [text], sequence_length=31)
+    settings = LinearizeSettings(sequence_length=31, transfer_loss="attention_weights")
+    ids = made.holdout.ids[:5]
 
     def loss():
         return float(transfer_step(model, ids, lambda _: None, settings=settings)["weights"])
 
     before, errors = loss(), transfer_errors(model, ids)
-    transfer(model, made.train, settings, tokens=31 * 40, precision=precision, quiet=True)
+    transfer(model, made.training.ids, settings, tokens=31 * 40, precision=precision, quiet=True)
     assert loss() < 0.98 * before
     assert all(new < old for new, old in zip(transfer_errors(model, ids), errors, strict=True))
 
 
 def test_a_share_beyond_the_whole_is_refused():
-    with pytest.raises(SubquadError, match=r"--transfer-weights-share must be from 0 to 1, got 1\.5"):
-        LinearizeSettings(transfer_loss="weights", transfer_weights_share=1.5)
+    with pytest.raises(SubquadError, match=r"--cross-entropy-fraction must be from 0 to 1, got 1\.5"):
+        LinearizeSettings(transfer_loss="attention_weights", cross_entropy_fraction=1.5)

@@ -8,11 +8,11 @@ from support.llm_models import tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
-from subquad.llm.models.attention import apart, attention_layers, using
+from subquad.llm.models.attention import separate_documents, attention_layers, attention_mode
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.lora import finetune_step
-from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
+from subquad.llm.training.lora import fine_tune_step
+from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3"]
 
@@ -50,7 +50,7 @@ def test_softmax_mode_is_the_model_as_it_was(kind):
     model, ids = tiny_model(kind).double(), tokens(2, 31)
     expected = model(ids).logits
     convert(model, AttentionSettings())
-    with using(model, "softmax"):
+    with attention_mode(model, "softmax"):
         torch.testing.assert_close(model(ids).logits, expected)
 
 
@@ -91,10 +91,10 @@ def test_a_model_without_a_window_generates_what_one_pass_gives(feature_heads):
 @torch.no_grad()
 def test_a_window_as_long_as_the_text_gives_the_teacher(kind, shape):
     model, ids = converted(kind, window=31, window_shape=shape), tokens(2, 31)
-    with using(model, "softmax"):
+    with attention_mode(model, "softmax"):
         expected = model(ids).logits
     for mode in ("window", "hybrid"):
-        with using(model, mode):
+        with attention_mode(model, mode):
             torch.testing.assert_close(model(ids).logits, expected)
 
 
@@ -117,7 +117,7 @@ def test_a_window_as_long_as_the_text_gives_the_teacher(kind, shape):
 def test_prefill_and_steps_equal_the_whole_text_at_once(mode, kind, attention, cuts, seed):
     model = converted(kind, **attention, seed=seed)
     ids = tokens(2, sum(cuts) + 5, seed=seed)
-    with using(model, mode):
+    with attention_mode(model, mode):
         expected = model(ids).logits
         cache, logits = None, []
         for part in ids.split([*cuts, 1, 1, 1, 1, 1], dim=1):
@@ -197,8 +197,8 @@ DOCUMENTS = torch.tensor([[0] * 11 + [1] * 2 + [2] * 10, [0] * 1 + [1] * 22])
 @torch.no_grad()
 def test_documents_apart_give_what_each_gives_alone(kind, kept, mode):
     model, ids = converted(kind, window=3, softmax_layers=kept), tokens(2, 23)
-    with using(model, mode):
-        with apart(model, DOCUMENTS):
+    with attention_mode(model, mode):
+        with separate_documents(model, DOCUMENTS):
             given = model(ids, use_cache=False).logits
         for row, first, end in ((0, 0, 11), (0, 11, 13), (0, 13, 23), (1, 0, 1), (1, 1, 23)):
             places = torch.arange(first, end)[None]
@@ -207,7 +207,7 @@ def test_documents_apart_give_what_each_gives_alone(kind, kept, mode):
         assert not torch.allclose(model(ids, use_cache=False).logits[0, 11:], given[0, 11:])
 
 
-@pytest.mark.parametrize(("step", "counts"), [(transfer_step, (11, 13)), (finetune_step, (10, 12))])
+@pytest.mark.parametrize(("step", "counts"), [(transfer_step, (11, 13)), (fine_tune_step, (10, 12))])
 def test_stages_learn_from_documents_apart_as_from_each_alone(step, counts):
     # without rotation, since it tells the maps where a document stands
     model = converted("llama", window=3)
@@ -215,7 +215,7 @@ def test_stages_learn_from_documents_apart_as_from_each_alone(step, counts):
         layer._rotate = lambda q, k, *_: (q, k)
     alone = (tokens(1, 11), tokens(1, 13, seed=1))
     if step is transfer_step:
-        learnt_in_transfer(model)
+        freeze_for_transfer(model)
     else:
         model = add_lora(model, LinearizeSettings(), seed=0)
 
@@ -254,7 +254,7 @@ def test_the_projections_keep_their_names():
 
 def test_a_cache_of_softmax_attention_is_refused():
     model, ids = converted("llama"), tokens(1, 7)
-    with using(model, "softmax"):
+    with attention_mode(model, "softmax"):
         cache = model(ids, use_cache=True).cache
     with pytest.raises(ValueError, match="filled by softmax attention"):
         model(ids, use_cache=True, cache=cache)
@@ -368,12 +368,12 @@ def test_every_family_learns_in_both_stages(kind):
             optimizer.step()
         return losses
 
-    learnt_in_transfer(model)
+    freeze_for_transfer(model)
     first = learnt(3e-2, transfer_step, model)
     assert first[-1] < first[0]
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {name for name in before if ".hybrid." in name}
-    second = learnt(1e-2, finetune_step, add_lora(model, LinearizeSettings(), seed=0))
+    second = learnt(1e-2, fine_tune_step, add_lora(model, LinearizeSettings(), seed=0))
     assert second[-1] < second[0]
 
 

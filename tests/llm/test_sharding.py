@@ -16,8 +16,8 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.runs.storage import read_tensors
 
 FLAGS = [
-    "--attention.window", "3", "--length", "31", "--evaluation-tokens", "93", "--precision", "float32",
-    "--transfer-tokens", str(31 * 8), "--lora-tokens", str(31 * 6), "--validate-every", "2", "--distill", "0.25",
+    "--attention.window", "3", "--sequence-length", "31", "--evaluation-tokens", "93", "--precision", "float32",
+    "--transfer-tokens", str(31 * 8), "--lora-tokens", str(31 * 6), "--validate-every", "2", "--distillation-weight", "0.25",
 ]  # fmt: skip
 
 
@@ -38,7 +38,9 @@ def command(folder, text):
 def one(folder, text, tmp_path_factory):
     """Return the folder of the run in one process."""
     path = tmp_path_factory.mktemp("processes") / "one"
-    settings = replace(SMALL, batch=2, transfer_tokens=31 * 8, lora_tokens=31 * 6, validate_every=2, distill=0.25)
+    settings = replace(
+        SMALL, batch_size=2, transfer_tokens=31 * 8, lora_tokens=31 * 6, validate_every=2, distillation_weight=0.25
+    )
     subquad.llm.linearize(folder, text, settings, out=path, quiet=True)
     return path
 
@@ -49,9 +51,9 @@ def two(request, command, tmp_path_factory):
     path = tmp_path_factory.mktemp("processes") / "two"
     command = [*command, "--out", str(path)]
     if request.param == "shared":
-        command += ["--shard", "--checkpointing"]
+        command += ["--shard", "--gradient-checkpointing"]
         assert launch("-m", "support.llm_killed_run", *command).returncode
-        assert (path / "checkpoint-tune.safetensors").is_file()
+        assert (path / "checkpoint-lora.safetensors").is_file()
     done = launch("-m", "subquad", *command)
     assert done.returncode == 0, done.stderr
     return path, done.stdout
@@ -113,14 +115,14 @@ def test_autograd_keeps_no_copy_of_a_shared_weight(shares):
 
 
 def test_processes_that_share_agree_on_what_fits_into_a_time(shares):
-    first, second = (process["untied"]["plan"] for process in shares)
+    first, second = (process["untied"]["budget"] for process in shares)
     assert first == second
-    assert first["seconds_per_sequence"].keys() == {"evaluate", "transfer", "tune"}
+    assert first["seconds_per_sequence"].keys() == {"evaluate", "transfer", "lora"}
 
 
 def test_one_process_has_nobody_to_share_with(folder, text, tmp_path):
     with pytest.raises(SubquadError, match=r"--shard: there is one process, .*torchrun --nproc-per-node 2"):
         subquad.llm.linearize(folder, text, replace(SMALL, shard=True), out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(SubquadError, match="--shard and --block exclude each other"):
-        LinearizeSettings(shard=True, block=1, transfer_tokens=5, lora_tokens=5)
+    with pytest.raises(SubquadError, match="--shard and --block-layers exclude each other"):
+        LinearizeSettings(shard=True, block_layers=1, transfer_tokens=5, lora_tokens=5)

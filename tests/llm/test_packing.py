@@ -14,33 +14,33 @@ from transformers import PreTrainedTokenizerFast
 
 from subquad.errors import SubquadError
 from subquad.llm.cli import app
-from subquad.llm.data.packing import Mixture, check, order, prepare
+from subquad.llm.data.packing import Mixture, check_text, epoch_batches, prepare_text
 from subquad.llm.data.readers import Document
-from subquad.llm.data.tokens import _pieces, _Stream, tokenise
+from subquad.llm.data.tokens import _split, _StreamBuilder, tokenize
 from subquad.llm.settings import LinearizeSettings
 
 
 def test_the_last_tenth_is_held_out_and_not_learnt_from(tokenizer, text):
-    made = prepare(tokenizer, [text], length=17)
-    together = torch.cat((made.train.flatten(), made.held_out.flatten()))
+    made = prepare_text(tokenizer, [text], sequence_length=17)
+    together = torch.cat((made.training.ids.flatten(), made.holdout.ids.flatten()))
     whole = tokenizer(text.read_text())["input_ids"]
-    assert made.train.flatten().tolist() == whole[: made.train.numel()]
-    assert 0.08 < made.held_out.numel() / len(together) < 0.12
-    assert made.held_out_from == "the last tenth of words.txt"
+    assert made.training.ids.flatten().tolist() == whole[: made.training.ids.numel()]
+    assert 0.08 < made.holdout.ids.numel() / len(together) < 0.12
+    assert made.holdout_source == "the last tenth of words.txt"
 
 
 def test_a_text_of_its_own_for_evaluation_leaves_all_of_the_other_to_learn_from(tokenizer, text, tmp_path):
     other = write_text(tmp_path / "other.txt", words=211, seed=1)
-    made = prepare(tokenizer, [text], [other], length=17)
-    assert made.train.numel() > 0.99 * len(tokenizer(text.read_text())["input_ids"]) - 17
-    assert made.held_out[0].tolist() == tokenizer(other.read_text())["input_ids"][:17]
+    made = prepare_text(tokenizer, [text], [other], sequence_length=17)
+    assert made.training.ids.numel() > 0.99 * len(tokenizer(text.read_text())["input_ids"]) - 17
+    assert made.holdout.ids[0].tolist() == tokenizer(other.read_text())["input_ids"][:17]
 
 
 def test_documents_end_with_the_token_of_the_end(tokenizer, tmp_path):
     path = tmp_path / "two.jsonl"
     path.write_text('{"text": "the bird"}\n{"text": "the river"}\n' * 20)
-    made = prepare(tokenizer, [path], length=2)
-    assert int((made.train == tokenizer.eos_token_id).sum()) >= 30
+    made = prepare_text(tokenizer, [path], sequence_length=2)
+    assert int((made.training.ids == tokenizer.eos_token_id).sum()) >= 30
 
 
 @cache
@@ -60,27 +60,27 @@ def metaspace_tokenizer():
         st.sampled_from([" ", "\n", "\n\n", " \n ", ". ", "  ", "\n\n\n", ".\n"]), min_size=1, max_size=7
     ),
 )
-def test_a_text_in_pieces_has_the_tokens_of_the_whole(tokenizer, kind, words, separators):
+def test_a_text_in_chunks_has_the_tokens_of_the_whole(tokenizer, kind, words, separators):
     used = tokenizer if kind == "byte-level" else metaspace_tokenizer()
     text = "".join(word + separators[number % len(separators)] for number, word in enumerate(words))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("subquad.llm.data.tokens.PIECE", 40)
+        patch.setattr("subquad.llm.data.tokens.CHUNK_CHARACTERS", 40)
         blocks = [text[start : start + 7] for start in range(0, len(text), 7)]
-        stream = _Stream(used, "all")
+        stream = _StreamBuilder(used, "all")
         stream.add(Document(blocks=blocks))
-        pieces = len(stream.waiting)
+        chunks = len(stream.waiting)
         stream.flush()
     # without words of its own the second kind can be cut at the ends of lines alone
-    assert pieces > 1 or (kind == "metaspace" and "\n" not in text)
-    assert stream.tokens((), has_answers=False).ids.tolist() == [
+    assert chunks > 1 or (kind == "metaspace" and "\n" not in text)
+    assert stream.finish((), has_answers=False).ids.tolist() == [
         *used(text, add_special_tokens=False)["input_ids"],
         used.eos_token_id,
     ]
 
 
 def test_a_text_that_can_be_cut_nowhere_stays_whole(tokenizer, monkeypatch):
-    monkeypatch.setattr("subquad.llm.data.tokens.PIECE", 5)
-    assert list(_pieces(tokenizer, ["bird"] * 23)) == [("", "bird" * 23, True)]
+    monkeypatch.setattr("subquad.llm.data.tokens.CHUNK_CHARACTERS", 5)
+    assert list(_split(tokenizer, ["bird"] * 23)) == [("", "bird" * 23, True)]
 
 
 def test_many_documents_are_tokenised_in_several_batches(tokenizer, tmp_path, monkeypatch):
@@ -88,49 +88,49 @@ def test_many_documents_are_tokenised_in_several_batches(tokenizer, tmp_path, mo
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps({"text": f"the {word}"}) + "\n" for word in WORDS * 3))
     expected = [[*tokenizer(f"the {word}")["input_ids"], tokenizer.eos_token_id] for word in WORDS * 3]
-    made = tokenise(tokenizer, [path])
+    made = tokenize(tokenizer, [path])
     assert made.ids.tolist() == [token for ids in expected for token in ids]
     assert made.starts.tolist() == [sum(map(len, expected[:number])) for number in range(len(expected))]
 
 
 def test_tokens_take_four_bytes_and_their_documents_two(tokenizer, text):
-    made = prepare(tokenizer, [text], length=17)
-    assert (made.train.dtype, made.documents.dtype) == (torch.int32, torch.int16)
+    made = prepare_text(tokenizer, [text], sequence_length=17)
+    assert (made.training.ids.dtype, made.training.documents.dtype) == (torch.int32, torch.int16)
     # what is learnt where nobody asks is one value for all
-    assert made.is_learnt.all()
-    assert made.is_learnt.untyped_storage().nbytes() == 1
+    assert made.training.loss_mask.all()
+    assert made.training.loss_mask.untyped_storage().nbytes() == 1
 
 
 def test_one_document_has_one_number(tokenizer, text):
-    made = prepare(tokenizer, [text], length=17)
-    assert not made.documents.any()
-    assert not made.measured.documents.any()
+    made = prepare_text(tokenizer, [text], sequence_length=17)
+    assert not made.training.documents.any()
+    assert not made.holdout.documents.any()
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=8, max_size=23), length=st.sampled_from([3, 5, 7]))
 def test_documents_are_numbered_anew_in_each_sequence(tokenizer, tmp_path_factory, sizes, length):
     path = tmp_path_factory.mktemp("numbers") / "a.jsonl"
     path.write_text("".join(json.dumps({"text": " bird" * size}) + "\n" for size in sizes))
-    made = prepare(tokenizer, [path], [path], length=length).training if sum(sizes) else None
+    made = prepare_text(tokenizer, [path], [path], sequence_length=length).training if sum(sizes) else None
     if made is None:
         return
     owners = [number for number, size in enumerate(sizes) for _ in range(len(tokenizer(" bird" * size).input_ids) + 1)]
-    for row, numbers in enumerate(made.documents.tolist()):
+    for row, numbers in enumerate(made.training.documents.tolist()):
         own = owners[row * length : (row + 1) * length]
         assert numbers == [sorted(set(own)).index(owner) for owner in own]
 
 
 def test_each_file_begins_a_document(tokenizer, text, tmp_path):
     other = write_text(tmp_path / "other.txt", words=53, seed=1)
-    made = prepare(tokenizer, [other, text], [text], length=1_009)
+    made = prepare_text(tokenizer, [other, text], [text], sequence_length=1_009)
     second = len(tokenizer(other.read_text())["input_ids"]) + 1
-    assert made.documents[0].tolist() == [0] * second + [1] * (1_009 - second)
+    assert made.training.documents[0].tolist() == [0] * second + [1] * (1_009 - second)
 
 
 @given(sequences=st.integers(1, 40), batch=st.integers(1, 7), seed=st.integers(0, 99), epoch=st.integers(0, 5))
 def test_the_order_of_an_epoch_is_a_shuffle_that_comes_again(sequences, batch, seed, epoch):
-    plan = order(sequences, batch=batch, seed=seed, epoch=epoch)
-    again = order(sequences, batch=batch, seed=seed, epoch=epoch)
+    plan = epoch_batches(sequences, batch_size=batch, seed=seed, epoch=epoch)
+    again = epoch_batches(sequences, batch_size=batch, seed=seed, epoch=epoch)
     assert [rows.tolist() for rows in plan] == [rows.tolist() for rows in again]
     seen = torch.cat(plan).tolist()
     assert len(set(seen)) == len(seen) >= max(1, sequences - batch + 1) or len(plan) == 1
@@ -139,7 +139,7 @@ def test_the_order_of_an_epoch_is_a_shuffle_that_comes_again(sequences, batch, s
 def test_an_order_without_weights_is_the_plain_shuffle():
     generator = torch.Generator().manual_seed(3 * 1_000_003 + 2)
     shuffled = torch.randperm(17, generator=generator)
-    assert torch.equal(torch.cat(order(17, batch=1, seed=3, epoch=2)), shuffled)
+    assert torch.equal(torch.cat(epoch_batches(17, batch_size=1, seed=3, epoch=2)), shuffled)
 
 
 @given(
@@ -150,9 +150,9 @@ def test_an_order_without_weights_is_the_plain_shuffle():
 def test_any_beginning_of_an_epoch_has_the_files_in_their_proportion(sizes, parts, seed):
     mixture = Mixture(sizes=tuple(sizes), weights=tuple(map(float, parts[: len(sizes)])))
     total, ends = sum(sizes), torch.tensor(sizes).cumsum(0)
-    plan = order(total, batch=1, seed=seed, epoch=0, mixture=mixture)
+    plan = epoch_batches(total, batch_size=1, seed=seed, epoch=0, mixture=mixture)
     assert [rows.tolist() for rows in plan] == [
-        rows.tolist() for rows in order(total, batch=1, seed=seed, epoch=0, mixture=mixture)
+        rows.tolist() for rows in epoch_batches(total, batch_size=1, seed=seed, epoch=0, mixture=mixture)
     ]
     drawn = torch.cat(plan)
     files = torch.searchsorted(ends, drawn, right=True)
@@ -169,7 +169,10 @@ def test_any_beginning_of_an_epoch_has_the_files_in_their_proportion(sizes, part
 
 def test_a_file_of_small_weight_gives_other_sequences_in_each_epoch():
     mixture = Mixture(sizes=(1, 997), weights=(9.0, 1.0))
-    seen = [set(torch.cat(order(998, batch=1, seed=0, epoch=epoch, mixture=mixture)).tolist()) for epoch in range(3)]
+    seen = [
+        set(torch.cat(epoch_batches(998, batch_size=1, seed=0, epoch=epoch, mixture=mixture)).tolist())
+        for epoch in range(3)
+    ]
     assert all(90 < len(rows) < 110 for rows in seen)
     assert len(set.union(*seen)) > 250
 
@@ -184,36 +187,38 @@ def two_files(tmp_path):
 
 def test_files_with_weights_are_packed_and_held_out_each_for_itself(tokenizer, tmp_path):
     files = two_files(tmp_path)
-    made = prepare(tokenizer, files, length=7, weights=(3, 1), has_validation=True)
+    made = prepare_text(tokenizer, files, sequence_length=7, weights=(3, 1), has_validation=True)
     first = tokenizer(" bird")["input_ids"][0]
     assert made.mixture.weights == (3.0, 1.0)
-    assert sum(made.mixture.sizes) == len(made.train)
+    assert sum(made.mixture.sizes) == len(made.training.ids)
     cut = made.mixture.sizes[0]
-    assert all(first in row.tolist() for row in made.train[:cut])
-    assert first not in made.train[cut:].flatten().tolist()
-    of_first = [first in row.tolist() for row in made.held_out]
+    assert all(first in row.tolist() for row in made.training.ids[:cut])
+    assert first not in made.training.ids[cut:].flatten().tolist()
+    of_first = [first in row.tolist() for row in made.holdout.ids]
     assert of_first[:7] == [True, True, False, True, True, True, False]
     assert 0 < of_first.count(True) < of_first.count(False)
-    assert len(made.validation) == 8
-    assert sum(first in row.tolist() for row in made.validation) == 5
-    assert made.held_out_from == "the last tenth of each of bird.txt, river.txt"
+    assert len(made.validation.ids) == 8
+    assert sum(first in row.tolist() for row in made.validation.ids) == 5
+    assert made.holdout_source == "the last tenth of each of bird.txt, river.txt"
 
 
 def test_validation_is_the_end_of_the_training_text(tokenizer, text):
-    with_it, without = (prepare(tokenizer, [text], length=17, has_validation=flag) for flag in (True, False))
-    assert len(with_it.validation) == 8
-    assert torch.equal(torch.cat((with_it.train, with_it.validation)), without.train)
+    with_it, without = (
+        prepare_text(tokenizer, [text], sequence_length=17, has_validation=flag) for flag in (True, False)
+    )
+    assert len(with_it.validation.ids) == 8
+    assert torch.equal(torch.cat((with_it.training.ids, with_it.validation.ids)), without.training.ids)
 
 
 def test_weights_are_one_a_file_and_above_nothing(tokenizer, tmp_path):
     files = two_files(tmp_path)
     with pytest.raises(SubquadError, match=r"--text-weights: 3 weights for 2 files \(bird.txt, river.txt\)"):
-        prepare(tokenizer, files, length=7, weights=(1, 2, 3))
+        prepare_text(tokenizer, files, sequence_length=7, weights=(1, 2, 3))
     for value in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(SubquadError, match="--text-weights must all be above 0 and finite, got 1 "):
+        with pytest.raises(SubquadError, match="--text-weights must all be greater than 0 and finite, got 1 "):
             LinearizeSettings(text_weights=(1.0, value))
-    with pytest.raises(SubquadError, match="--text: no file to learn from"):
-        prepare(tokenizer, [], length=7)
+    with pytest.raises(SubquadError, match="--text: no training text was given"):
+        prepare_text(tokenizer, [], sequence_length=7)
 
 
 def test_the_command_takes_a_weight_for_each_file(tmp_path, monkeypatch):
@@ -232,7 +237,7 @@ def test_the_command_takes_a_weight_for_each_file(tmp_path, monkeypatch):
             "--text-weights",
             "3",
             "1.5",
-            "--learn",
+            "--train-on",
             "answers",
             "--out",
             "o",
@@ -242,14 +247,14 @@ def test_the_command_takes_a_weight_for_each_file(tmp_path, monkeypatch):
     )
     assert [str(path) for path in given["text"]] == files
     assert given["settings"].text_weights == (3.0, 1.5)
-    assert given["settings"].learn == "answers"
+    assert given["settings"].train_on == "answers"
 
 
 def test_all_files_that_cannot_be_used_are_said_before_a_model_is_opened(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"body": "one"}')
     with pytest.raises(SubquadError) as caught:
-        check([tmp_path / "a.jsonl", tmp_path / "b.txt"], [tmp_path / "c.csv"])
-    assert "no text under 'text'; it holds 'body'" in str(caught.value)
+        check_text([tmp_path / "a.jsonl", tmp_path / "b.txt"], [tmp_path / "c.csv"])
+    assert "no text under 'text'; the row has 'body'" in str(caught.value)
     assert "b.txt: no such file" in str(caught.value)
     assert "c.csv: no such file" in str(caught.value)
 
@@ -257,12 +262,12 @@ def test_all_files_that_cannot_be_used_are_said_before_a_model_is_opened(tmp_pat
 def test_text_shorter_than_one_sequence_is_refused(tokenizer, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("the bird sings")
-    with pytest.raises(SubquadError, match=r"short.txt: \d+ tokens to learn from .*shorter than one sequence of 1024"):
-        prepare(tokenizer, [path], length=1024)
+    with pytest.raises(SubquadError, match=r"short.txt: \d+ training tokens .*shorter than one sequence of 1024"):
+        prepare_text(tokenizer, [path], sequence_length=1024)
 
 
 def test_held_out_text_shorter_than_one_sequence_is_refused(tokenizer, text, tmp_path):
     path = tmp_path / "short.txt"
     path.write_text("the bird sings")
     with pytest.raises(SubquadError, match=r"short.txt: \d+ held-out tokens, shorter than one sequence of 64"):
-        prepare(tokenizer, [text], [path], length=64)
+        prepare_text(tokenizer, [text], [path], sequence_length=64)

@@ -14,8 +14,8 @@ from transformers import ByT5Tokenizer
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.data.conversations import render
-from subquad.llm.data.packing import check, prepare
-from subquad.llm.data.tokens import tokenise
+from subquad.llm.data.packing import check_text, prepare_text
+from subquad.llm.data.tokens import tokenize
 from subquad.llm.settings import LinearizeSettings
 
 DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "llm" / "instruct"
@@ -53,7 +53,7 @@ def write(path, rows):
 
 
 def learnt(tokenizer, tokens):
-    return tokenizer.decode(tokens.ids[tokens.is_learnt])
+    return tokenizer.decode(tokens.ids[tokens.loss_mask])
 
 
 @pytest.mark.parametrize(
@@ -73,27 +73,27 @@ def learnt(tokenizer, tokens):
     ],
 )
 def test_answers_stand_where_the_model_is_asked_up_to_the_mark_that_ends_them(tokenizer, template, written, answers):
-    made = render(with_template(tokenizer, template), TURNS, has_answers=True)
+    made = render(with_template(tokenizer, template), TURNS, with_answers=True)
     assert made.text == written
     assert [written[start:stop] for start, stop in made.answers] == answers
 
 
 def test_an_answer_that_is_a_word_of_the_template_is_found_in_its_own_turn(tokenizer):
     turns = [{"role": "user", "content": "user"}, {"role": "assistant", "content": "user"}]
-    made = render(with_template(tokenizer, PLAIN + ASKING), turns, has_answers=True)
+    made = render(with_template(tokenizer, PLAIN + ASKING), turns, with_answers=True)
     assert made.text[: made.answers[0][0]] == "user\nuser</s>\nassistant\n"
     assert [made.text[start:stop] for start, stop in made.answers] == ["user</s>"]
 
 
 def test_what_stands_first_answers_nothing(tokenizer):
-    made = render(with_template(tokenizer, PLAIN + ASKING), TURNS[1:], has_answers=True)
+    made = render(with_template(tokenizer, PLAIN + ASKING), TURNS[1:], with_answers=True)
     assert [made.text[start:stop] for start, stop in made.answers] == ["falls</s>"]
 
 
 def test_a_template_that_writes_all_marks_gets_none_beside_them(tokenizer, tmp_path):
     used = with_template(tokenizer, WITH_BEGINNING)
     path = write(tmp_path / "a.jsonl", [{"messages": TURNS[:2]}] * 3)
-    made = tokenise(used, [path], learn="answers")
+    made = tokenize(used, [path], train_on="answers")
     whole = used.apply_chat_template(TURNS[:2], return_dict=False)
     assert made.ids.tolist() == whole * 3
     assert made.starts.tolist() == [0, len(whole), 2 * len(whole)]
@@ -104,89 +104,91 @@ def test_a_beginning_is_put_before_a_text_and_not_before_what_a_template_wrote(t
     used = with_template(tokenizer, None)
     used.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     rows = [{"question": "the river", "answer": "the bird"}] * 2
-    made = tokenise(used, [write(tmp_path / "a.jsonl", rows)], learn="answers")
+    made = tokenize(used, [write(tmp_path / "a.jsonl", rows)], train_on="answers")
     assert used.decode(made.ids) == "<s>the river\n\nthe bird</s>" * 2
     assert learnt(used, made) == "the bird</s>" * 2
     used.chat_template = WITH_BEGINNING
-    made = tokenise(used, [tmp_path / "a.jsonl"], learn="answers")
+    made = tokenize(used, [tmp_path / "a.jsonl"], train_on="answers")
     assert used.decode(made.ids) == "<s>user\nthe river</s>\nassistant\nthe bird</s>\n" * 2
     assert learnt(used, made) == "the bird</s>" * 2
 
 
 def test_with_no_template_the_end_is_put_after_an_answer_and_learnt(tokenizer, tmp_path):
     rows = [{"instruction": "the river", "input": "falls", "output": "the bird"}, {"instruction": "a", "output": ""}]
-    made = tokenise(tokenizer, [write(tmp_path / "a.jsonl", rows)], learn="answers")
+    made = tokenize(tokenizer, [write(tmp_path / "a.jsonl", rows)], train_on="answers")
     assert tokenizer.decode(made.ids) == "the river\n\nfalls\n\nthe bird</s>a</s>"
     assert learnt(tokenizer, made) == "the bird</s>"
 
 
 def test_a_conversation_that_ends_with_a_question_does_not_teach_to_stop_there(tokenizer, tmp_path):
-    made = tokenise(tokenizer, [write(tmp_path / "a.jsonl", [{"messages": TURNS[:3]}])], learn="answers")
+    made = tokenize(tokenizer, [write(tmp_path / "a.jsonl", [{"messages": TURNS[:3]}])], train_on="answers")
     assert learnt(tokenizer, made) == "sings"
     assert made.ids[-1] == tokenizer.eos_token_id
 
 
 def test_what_is_learnt_goes_with_its_tokens_into_the_sequences(tokenizer, text, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 101)
-    made = prepare(tokenizer, [path], [text], length=7, learn="answers")
-    whole = prepare(tokenizer, [path], [text], length=7)
-    assert torch.equal(made.train, whole.train)
-    assert torch.equal(made.documents, whole.documents)
-    assert tokenizer.decode(made.train[made.is_learnt]).startswith("the old bird</s>" * 9)
-    assert 0 < made.is_learnt.sum() < made.is_learnt.numel()
+    made = prepare_text(tokenizer, [path], [text], sequence_length=7, train_on="answers")
+    whole = prepare_text(tokenizer, [path], [text], sequence_length=7)
+    assert torch.equal(made.training.ids, whole.training.ids)
+    assert torch.equal(made.training.documents, whole.documents)
+    assert tokenizer.decode(made.training.ids[made.training.loss_mask]).startswith("the old bird</s>" * 9)
+    assert 0 < made.training.loss_mask.sum() < made.training.loss_mask.numel()
     # a text is no answer: all of it counts
-    assert made.measured.is_learnt.all()
-    assert whole.is_learnt.all()
+    assert made.holdout.loss_mask.all()
+    assert whole.training.loss_mask.all()
 
 
 def test_a_mixture_keeps_answers_and_documents_with_their_sequences(tokenizer, text, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 101)
-    made = prepare(tokenizer, [text, path], length=7, weights=(1, 1), learn="answers")
+    made = prepare_text(tokenizer, [text, path], sequence_length=7, weights=(1, 1), train_on="answers")
     cut = made.mixture.sizes[0]
-    assert made.is_learnt[:cut].all()
-    assert not made.documents[:cut].any()
-    assert not made.is_learnt[cut:].all()
-    assert made.documents[cut:].any()
+    assert made.training.loss_mask[:cut].all()
+    assert not made.training.documents[:cut].any()
+    assert not made.training.loss_mask[cut:].all()
+    assert made.training.documents[cut:].any()
 
 
 def test_how_each_file_was_read_is_said(tokenizer, text, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the bird"}] * 41)
     how = "a.jsonl: 'question' as the question, 'answer' as the answer, "
-    assert prepare(tokenizer, [path], [text], length=7).read_as == (
+    assert prepare_text(tokenizer, [path], [text], sequence_length=7).descriptions == (
         how + "with blank lines between, since the model's tokenizer has no chat template",
         "words.txt: plain text, one document",
     )
     used = with_template(tokenizer, PLAIN + ASKING)
-    assert prepare(used, [path], length=7).read_as == (how + "in the chat template of the model's tokenizer",)
+    assert prepare_text(used, [path], sequence_length=7).descriptions == (
+        how + "in the chat template of the model's tokenizer",
+    )
 
 
 def test_turns_that_a_template_refuses_are_mistakes_of_their_rows(tokenizer, tmp_path):
     rows = [{"messages": [{"role": role, "content": "la"}]} for role in ("user", "bird", "bird")]
     path = write(tmp_path / "a.jsonl", rows)
     # whether a role is known is for the tokenizer to say
-    check([path])
+    check_text([path])
     with pytest.raises(SubquadError, match=r"2 of 3 rows(?s:.)*line 2: .*template refuses the turns bird: no birds"):
-        tokenise(with_template(tokenizer, STRICT), [path])
+        tokenize(with_template(tokenizer, STRICT), [path])
     with pytest.raises(SubquadError, match="line 3: the role 'bird' is none of system, user, assistant"):
-        tokenise(tokenizer, [path])
+        tokenize(tokenizer, [path])
 
 
 def test_answers_that_cannot_be_told_from_the_rest_are_refused(tokenizer, text, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"messages": TURNS[:2]}])
     used = with_template(tokenizer, CHANGING)
-    with pytest.raises(SubquadError, match=r"line 1: answer 2 cannot be told from the rest .*use --learn all"):
-        tokenise(used, [path], learn="answers")
-    assert used.decode(tokenise(used, [path]).ids) == "river  sings </s>"
-    with pytest.raises(SubquadError, match=r"--learn answers: words.txt holds text alone"):
-        prepare(tokenizer, [text], length=7, learn="answers")
+    with pytest.raises(SubquadError, match=r"line 1: answer 2 cannot be told from the rest .*use --train-on all"):
+        tokenize(used, [path], train_on="answers")
+    assert used.decode(tokenize(used, [path]).ids) == "river  sings </s>"
+    with pytest.raises(SubquadError, match=r"--train-on answers: words.txt holds text alone"):
+        prepare_text(tokenizer, [text], sequence_length=7, train_on="answers")
 
 
 def test_a_tokenizer_that_does_not_place_its_tokens_learns_all_or_nothing(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "caf\xe9?", "answer": "noir"}])
     used = ByT5Tokenizer()
-    assert used.decode(tokenise(used, [path]).ids) == "caf\xe9?\n\nnoir</s>"
-    with pytest.raises(SubquadError, match="--learn answers: the model's tokenizer does not say where its tokens"):
-        tokenise(used, [path], learn="answers")
+    assert used.decode(tokenize(used, [path]).ids) == "caf\xe9?\n\nnoir</s>"
+    with pytest.raises(SubquadError, match="--train-on answers: the model's tokenizer does not say where its tokens"):
+        tokenize(used, [path], train_on="answers")
 
 
 def test_a_run_learns_from_a_mixture_and_says_how_it_read_it(folder, text, tmp_path, capsys):
@@ -206,7 +208,7 @@ def test_a_run_learns_from_a_mixture_and_says_how_it_read_it(folder, text, tmp_p
 def test_published_instructions_are_learnt_by_their_answers(tokenizer):
     used = with_template(tokenizer, PLAIN + ASKING)
     path = DATA / "selfinstruct" / "seed_tasks.jsonl"
-    made = tokenise(used, [path], learn="answers")
+    made = tokenize(used, [path], train_on="answers")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     answers = [row["instances"][0]["output"].strip() + "</s>" for row in rows]
     assert len(made.starts) == 175

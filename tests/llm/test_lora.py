@@ -10,7 +10,7 @@ from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training import losses
-from subquad.llm.training.lora import finetune, finetune_step
+from subquad.llm.training.lora import fine_tune, fine_tune_step
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 
@@ -21,12 +21,12 @@ def tuned(window=3, **settings):
 
 
 def figures(model, **options):
-    return finetune_step(model, IDS, torch.Tensor.backward, **options)
+    return fine_tune_step(model, IDS, torch.Tensor.backward, **options)
 
 
 def test_a_window_over_the_whole_text_is_at_no_distance_to_the_softmax_model():
-    assert float(figures(tuned(window=23), distill=1.0)["loss"]) == pytest.approx(0.0, abs=1e-5)
-    assert float(figures(tuned(window=3), distill=1.0)["loss"]) > 1e-2
+    assert float(figures(tuned(window=23), distillation_weight=1.0)["loss"]) == pytest.approx(0.0, abs=1e-5)
+    assert float(figures(tuned(window=3), distillation_weight=1.0)["loss"]) > 1e-2
 
 
 def test_the_distance_is_that_to_the_model_before_it_was_converted():
@@ -37,46 +37,46 @@ def test_the_distance_is_that_to_the_model_before_it_was_converted():
             torch.nn.init.normal_(parameter, std=0.1)
     found = model(input_ids=IDS).logits[:, :-1].log_softmax(-1).detach()
     distance = (expected.exp() * (expected - found)).sum(-1).mean()
-    assert float(figures(model, distill=1.0)["distance"]) == pytest.approx(float(distance), rel=1e-4)
+    assert float(figures(model, distillation_weight=1.0)["divergence"]) == pytest.approx(float(distance), rel=1e-4)
 
 
 def test_both_parts_of_the_loss_count_as_asked():
     model = tuned()
-    parts = figures(model, distill=0.25)
+    parts = figures(model, distillation_weight=0.25)
     with torch.no_grad():
         next_token = F.cross_entropy(model(input_ids=IDS).logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
     assert float(parts["next_token"]) == pytest.approx(float(next_token), rel=1e-5)
-    assert float(parts["loss"]) == pytest.approx(0.25 * float(parts["distance"]) + 0.75 * float(next_token), rel=1e-5)
+    assert float(parts["loss"]) == pytest.approx(0.25 * float(parts["divergence"]) + 0.75 * float(next_token), rel=1e-5)
     assert float(figures(model)["loss"]) == pytest.approx(float(next_token), rel=1e-5)
 
 
-@pytest.mark.parametrize("distill", [0.0, 0.5])
-def test_the_loss_is_of_the_tokens_that_are_learnt(distill):
-    model, is_learnt = tuned(), torch.zeros(2, 23, dtype=torch.bool)
-    is_learnt[0, 7:11] = True
-    alone = figures(model, is_learnt=is_learnt, distill=distill)
+@pytest.mark.parametrize("distillation_weight", [0.0, 0.5])
+def test_the_loss_is_of_the_tokens_that_are_learnt(distillation_weight):
+    model, loss_mask = tuned(), torch.zeros(2, 23, dtype=torch.bool)
+    loss_mask[0, 7:11] = True
+    alone = figures(model, loss_mask=loss_mask, distillation_weight=distillation_weight)
     with torch.no_grad():
         expected = F.cross_entropy(model(input_ids=IDS).logits[0, 6:10], IDS[0, 7:11])
     assert float(alone.get("next_token", alone["loss"])) == pytest.approx(float(expected), rel=1e-5)
-    nothing = figures(model, is_learnt=torch.zeros(2, 23, dtype=torch.bool), distill=distill)
+    nothing = figures(model, loss_mask=torch.zeros(2, 23, dtype=torch.bool), distillation_weight=distillation_weight)
     assert float(nothing["loss"]) == 0.0
 
 
-@pytest.mark.parametrize("distill", [0.0, 0.3])
+@pytest.mark.parametrize("distillation_weight", [0.0, 0.3])
 @pytest.mark.parametrize("at_a_time", [1, 151 * 5, 2**30])
-def test_the_gradient_over_the_words_is_autograds(monkeypatch, distill, at_a_time):
-    monkeypatch.setattr(losses, "ON_CPU", at_a_time)
+def test_the_gradient_over_the_words_is_autograds(monkeypatch, distillation_weight, at_a_time):
+    monkeypatch.setattr(losses, "CPU_BLOCK", at_a_time)
     generator = torch.Generator().manual_seed(1)
     given, wanted = (torch.randn(2, 23, 151, generator=generator, dtype=torch.float64) for _ in range(2))
     given.requires_grad_()
-    is_learnt = torch.rand(2, 23, generator=generator) < 0.6
-    counts, targets = is_learnt[:, 1:], IDS[:, 1:]
+    loss_mask = torch.rand(2, 23, generator=generator) < 0.6
+    counts, targets = loss_mask[:, 1:], IDS[:, 1:]
     found = given[:, :-1].log_softmax(-1)
     next_token = F.nll_loss(found[counts], targets[counts])
     distance = (F.kl_div(found, wanted[:, :-1].log_softmax(-1), log_target=True, reduction="none").sum(-1))[counts]
-    expected = distill * distance.mean() + (1 - distill) * next_token
-    asked = {"wanted": wanted, "distill": distill} if distill else {}
-    loss, *_ = losses.word_loss(given, IDS, is_learnt=is_learnt, **asked)
+    expected = distillation_weight * distance.mean() + (1 - distillation_weight) * next_token
+    asked = {"teacher_logits": wanted, "distillation_weight": distillation_weight} if distillation_weight else {}
+    loss, *_ = losses.language_model_loss(given, IDS, loss_mask=loss_mask, **asked)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     (gradient,) = torch.autograd.grad(2 * loss, given)
     torch.testing.assert_close(gradient, torch.autograd.grad(2 * expected, given)[0], rtol=1e-4, atol=1e-7)
@@ -84,16 +84,18 @@ def test_the_gradient_over_the_words_is_autograds(monkeypatch, distill, at_a_tim
 
 def test_after_asking_the_softmax_model_the_updates_learn_on():
     model = tuned()
-    figures(model, distill=0.5)
+    figures(model, distillation_weight=0.5)
     assert all(parameter.grad is not None for name, parameter in model.named_parameters() if "lora_" in name)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-2])
 def test_the_feature_maps_learn_at_their_own_rate_or_not_at_all(rate):
-    model = tuned(feature_rate=rate)
+    model = tuned(feature_map_learning_rate=rate)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    settings = LinearizeSettings(batch=2, length=23, feature_rate=rate, lora_rate=1e-5)
-    finetune(model, IDS, settings, tokens=46 * 3, precision="float32", quiet=True)
+    settings = LinearizeSettings(
+        batch_size=2, sequence_length=23, feature_map_learning_rate=rate, lora_learning_rate=1e-5
+    )
+    fine_tune(model, IDS, settings, tokens=46 * 3, precision="float32", quiet=True)
     moved = {name: float((p.detach() - before[name]).abs().max()) for name, p in model.named_parameters()}
     maps = [moved[name] for name in moved if ".hybrid.map_" in name]
     # a step of AdamW is about as long as its rate
@@ -114,7 +116,10 @@ def test_a_target_that_no_layer_has_is_named():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"distill": 1.5}, "--distill must be from 0 to 1, got 1.5"), ({"lora_targets": ()}, "at least one is needed")],
+    [
+        ({"distillation_weight": 1.5}, "--distillation-weight must be from 0 to 1, got 1.5"),
+        ({"lora_targets": ()}, "at least one is required"),
+    ],
 )
 def test_what_cannot_be_meant_is_refused(change, message):
     with pytest.raises(SubquadError, match=message):
@@ -125,14 +130,14 @@ def test_what_cannot_be_meant_is_refused(change, message):
 def test_checkpointing_changes_no_gradient(documents):
     found = {}
     for checkpointing in (False, True):
-        model = tuned(checkpointing=checkpointing).train()
+        model = tuned(gradient_checkpointing=checkpointing).train()
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
         calls = []
         layer = next(module for module in model.modules() if hasattr(module, "hybrid")).hybrid
         layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        figures(model, distill=0.5, documents=documents)
+        figures(model, distillation_weight=0.5, documents=documents)
         found[checkpointing] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         # once more in the backward pass; documents apart are several calls
         assert len(calls) % (1 + checkpointing) == 0
@@ -144,9 +149,12 @@ def test_checkpointing_changes_no_gradient(documents):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"transfer_loss": "wieghts"}, "--transfer-loss must be one of mse, relative, weights, got 'wieghts'"),
+        (
+            {"transfer_loss": "wieghts"},
+            "--transfer-loss must be one of mse, relative, attention_weights, got 'wieghts'",
+        ),
         ({"precision": "fp8"}, "--precision must be one of"),
-        ({"lora_targets": ("all-linear", "lm_head")}, "all-linear stands alone"),
+        ({"lora_targets": ("all-linear", "lm_head")}, "all-linear cannot be combined"),
         ({"schedule": "cosine"}, "--schedule must be one of linear, plateau"),
     ],
 )
@@ -157,7 +165,7 @@ def test_other_words_are_refused(changes, message):
 
 def test_a_head_that_shares_its_weight_gets_no_update():
     model = convert(tiny_model("llama", tie_word_embeddings=True), AttentionSettings(window=3))
-    with pytest.raises(SubquadError, match="lm_head: its weight is that of the embedding too"):
+    with pytest.raises(SubquadError, match="lm_head: its weight is tied to the embedding"):
         add_lora(model, LinearizeSettings(lora_targets=("q_proj", "lm_head")), seed=0)
     assert add_lora(
         convert(tiny_model("llama"), AttentionSettings(window=3)), LinearizeSettings(lora_targets=("lm_head",)), seed=0
@@ -169,5 +177,5 @@ def test_one_target_may_stand_without_a_list():
 
 
 def test_a_distance_needs_something_to_be_far_from():
-    with pytest.raises(ValueError, match="no logits to learn from"):
-        losses.word_loss(torch.zeros(1, 3, 5), torch.zeros(1, 3, dtype=torch.long), distill=0.5)
+    with pytest.raises(ValueError, match="no teacher logits"):
+        losses.language_model_loss(torch.zeros(1, 3, 5), torch.zeros(1, 3, dtype=torch.long), distillation_weight=0.5)

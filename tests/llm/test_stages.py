@@ -10,11 +10,12 @@ from support.llm_models import SMALL, tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.data.packing import prepare
+from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training import lora as second
+from subquad.llm.training import stages
 from subquad.llm.training import transfer as first
 from subquad.llm.training.blockwise import transfer_blockwise
 from subquad.runs.storage import read_tensors, read_tensors_and_metadata
@@ -22,14 +23,14 @@ from subquad.train import loop
 
 STEPS = 13
 TOKENS = {"transfer_tokens": 31 * STEPS, "lora_tokens": 31 * STEPS}
-STAGES = ["transfer", "tune"]
+STAGES = ["transfer", "lora"]
 
 
 def rates(monkeypatch, tokenizer, text, stage, validations=(), **how):
     """Return the factor on the rates at each step of a stage whose validations find these losses, and its outcome."""
     settings, seen, losses = replace(SMALL, **TOKENS, **how), [], iter(validations)
-    place, step = {"transfer": (first, "transfer_step"), "tune": (second, "finetune_step")}[stage]
-    real_train, real_step = place.train, getattr(place, step)
+    place, step = {"transfer": (first, "transfer_step"), "lora": (second, "fine_tune_step")}[stage]
+    real_train, real_step = stages.train, getattr(place, step)
 
     def watched_train(model, *, optimizer, **options):
         peak = optimizer.param_groups[0]["lr"]
@@ -41,22 +42,22 @@ def rates(monkeypatch, tokenizer, text, stage, validations=(), **how):
         monkeypatch.setattr(place, step, watched_step)
         return real_train(model, optimizer=optimizer, **options)
 
-    monkeypatch.setattr(place, "train", watched_train)
+    monkeypatch.setattr(stages, "train", watched_train)
     monkeypatch.setattr(first, "transfer_errors", lambda *_: [next(losses)])
     monkeypatch.setattr(second, "perplexity", lambda *_, **__: next(losses))
-    made = prepare(tokenizer, [text], length=31)
+    made = prepare_text(tokenizer, [text], sequence_length=31)
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), settings.attention)
-    options = {"tokens": 31 * STEPS, "precision": "float32", "validation": made.held_out[:1], "quiet": True}
+    options = {"tokens": 31 * STEPS, "precision": "float32", "validation": made.holdout.ids[:1], "quiet": True}
     if stage == "transfer":
-        return seen, first.transfer(model, made.train, settings, **options)
-    return seen, second.finetune(add_lora(model, settings, seed=0), made.train, settings, **options)
+        return seen, first.transfer(model, made.training.ids, settings, **options)
+    return seen, second.fine_tune(add_lora(model, settings, seed=0), made.training.ids, settings, **options)
 
 
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
         ("transfer", [1 - step / STEPS for step in range(STEPS)]),
-        ("tune", [0.0] + [(1 - step / STEPS) / 0.9 if step >= 1.3 else step / 1.3 for step in range(1, STEPS)]),
+        ("lora", [0.0] + [(1 - step / STEPS) / 0.9 if step >= 1.3 else step / 1.3 for step in range(1, STEPS)]),
     ],
 )
 def test_without_a_word_the_rates_are_each_stages_own(monkeypatch, tokenizer, text, stage, expected):
@@ -67,7 +68,7 @@ def test_without_a_word_the_rates_are_each_stages_own(monkeypatch, tokenizer, te
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_warmup_is_that_share_of_the_steps_in_both_stages(monkeypatch, tokenizer, text, stage):
-    seen, _ = rates(monkeypatch, tokenizer, text, stage, warmup=5 / STEPS)
+    seen, _ = rates(monkeypatch, tokenizer, text, stage, warmup_fraction=5 / STEPS)
     rising, falling = [step / 5 for step in range(5)], [1 - step / 8 for step in range(8)]
     assert seen == pytest.approx(rising + falling)
 
@@ -75,7 +76,9 @@ def test_the_warmup_is_that_share_of_the_steps_in_both_stages(monkeypatch, token
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_plateau_halves_the_rates(monkeypatch, tokenizer, text, stage):
     losses = [5.0, 4.0, 4.5, 4.5, 4.5, 4.5, 3.0]
-    seen, outcome = rates(monkeypatch, tokenizer, text, stage, losses, schedule="plateau", warmup=0.0, validate_every=2)
+    seen, outcome = rates(
+        monkeypatch, tokenizer, text, stage, losses, schedule="plateau", warmup_fraction=0.0, validate_every=2
+    )
     # two validations without a new best, after steps 8 and 12
     assert seen == [1.0] * 8 + [0.5] * 4 + [0.25]
     assert (outcome.best_step, outcome.best) == (STEPS, {"loss": 3.0})
@@ -98,12 +101,12 @@ def test_each_block_ends_by_itself(monkeypatch, folder, tokenizer, text, tmp_pat
     settings = replace(SMALL, **TOKENS, patience=2, validate_every=2)
     losses = iter([5.0, 6.0, 7.0, 5.0, 4.0, 3.0, 3.5, 3.6])
     monkeypatch.setattr(first, "transfer_errors", lambda *_: [next(losses)])
-    made = prepare(tokenizer, [text], length=31)
+    made = prepare_text(tokenizer, [text], sequence_length=31)
     found = transfer_blockwise(
-        folder, made.train, settings, block=1, tokens=31 * STEPS, directory=tmp_path, validation=made.held_out[:1],
+        folder, made.training.ids, settings, block_layers=1, tokens=31 * STEPS, directory=tmp_path, validation=made.holdout.ids[:1],
         quiet=True,
     )  # fmt: skip
-    assert [(outcome.steps, outcome.best_step) for outcome in found.outcomes] == [(6, 2), (10, 6)]
+    assert [(outcome.steps, outcome.best_step) for outcome in found.blocks] == [(6, 2), (10, 6)]
     assert (found.steps, found.stopped_early) == (10, True)
 
 
@@ -111,7 +114,7 @@ def test_each_block_ends_by_itself(monkeypatch, folder, tokenizer, text, tmp_pat
 def test_the_metrics_and_the_report_have_the_steps_that_were_taken(monkeypatch, folder, text, tmp_path, block):
     monkeypatch.setattr(first, "transfer_errors", lambda *_: [1.0])
     monkeypatch.setattr(second, "perplexity", lambda *_, **__: 1.0)
-    settings = replace(SMALL, **TOKENS, patience=2, validate_every=2, block=block)
+    settings = replace(SMALL, **TOKENS, patience=2, validate_every=2, block_layers=block)
     metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
     assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["tokens"] == {"transfer": 31 * 6, "lora": 31 * 6}
@@ -119,7 +122,7 @@ def test_the_metrics_and_the_report_have_the_steps_that_were_taken(monkeypatch, 
     for name in ("report.html", "README.md"):
         words = (tmp_path / "out" / name).read_text()
         assert "186 tokens of attention transfer" in words
-        assert "validation got no better: attention transfer, low-rank tuning." in words
+        assert "validation did not improve: attention transfer, fine-tuning." in words
 
 
 @pytest.mark.parametrize("block", [None, 1])
@@ -130,10 +133,10 @@ def test_a_killed_run_with_all_of_them_ends_with_the_same_weights(monkeypatch, f
 
     monkeypatch.setattr(second, "perplexity", size)
     settings = replace(
-        SMALL, **TOKENS, schedule="plateau", warmup=0.1, patience=3, validate_every=1, block=block,
-        transfer_rate=1.0, transfer_loss="weights",
+        SMALL, **TOKENS, schedule="plateau", warmup_fraction=0.1, patience=3, validate_every=1, block_layers=block,
+        transfer_learning_rate=1.0, transfer_loss="attention_weights",
     )  # fmt: skip
-    monkeypatch.setattr(first, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
     run = partial(subquad.llm.linearize, folder, text, settings, quiet=True)
     whole = run(out=tmp_path / "whole")
     part = "transfer" if block is None else "transfer-0"
@@ -141,8 +144,8 @@ def test_a_killed_run_with_all_of_them_ends_with_the_same_weights(monkeypatch, f
         # with one validation that was no best, and with two, after which the rate is halved
         (first, "transfer_step", 3, part, 1),
         (first, "transfer_step", 2, part, 2),
-        (second, "finetune_step", 3, "tune", 1),
-        (second, "finetune_step", 2, "tune", 2),
+        (second, "fine_tune_step", 3, "lora", 1),
+        (second, "fine_tune_step", 2, "lora", 2),
     )
     for place, name, last, checkpoint, since_best in kills:
         calls, real = [], getattr(place, name)
@@ -177,26 +180,32 @@ def test_they_are_flags(folder, text, tmp_path, capsys):
     from subquad.cli import main
 
     flags = [
-        "--warmup", "0.2", "--schedule", "plateau", "--patience", "2", "--validate-every", "3",
-        "--transfer-loss", "weights", "--transfer-weights-share", "0.3",
+        "--warmup-fraction", "0.2", "--schedule", "plateau", "--patience", "2", "--validate-every", "3",
+        "--transfer-loss", "attention_weights", "--cross-entropy-fraction", "0.3",
     ]  # fmt: skip
     command = ["llm", "linearize", str(folder), "--text", str(text), "--out", str(tmp_path / "out"), *flags]
     assert main(command) == 2
-    assert "give --patience 3 or more" in " ".join(capsys.readouterr().err.split())
+    assert "use --patience 3 or more" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"warmup": 1.0}, r"--warmup must be at least 0 and below 1, a share of the steps, got 1\.0"),
-        ({"warmup": float("nan")}, "--warmup must be at least 0 and below 1, a share of the steps, got nan"),
+        (
+            {"warmup_fraction": 1.0},
+            r"--warmup-fraction must be at least 0 and less than 1, a fraction of the steps, got 1\.0",
+        ),
+        (
+            {"warmup_fraction": float("nan")},
+            "--warmup-fraction must be at least 0 and less than 1, a fraction of the steps, got nan",
+        ),
         ({"patience": 0, "validate_every": 3}, "--patience must be at least 1, got 0"),
-        ({"patience": 3}, "--patience 3 needs --validate-every N, the steps between two validations"),
-        ({"schedule": "plateau"}, "--schedule plateau needs --validate-every N, the steps between two validations"),
+        ({"patience": 3}, "--patience 3 requires --validate-every N, the steps between two validations"),
+        ({"schedule": "plateau"}, "--schedule plateau requires --validate-every N, the steps between two validations"),
         (
             {"schedule": "plateau", "validate_every": 5, "patience": 2},
-            "halves the rates after 2 .* --patience 2 ends the stage by then; give --patience 3 or more",
+            "halves the rates after 2 .* --patience 2 ends the stage by then; use --patience 3 or more",
         ),
     ],
 )

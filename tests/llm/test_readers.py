@@ -65,7 +65,7 @@ def test_one_object_over_many_lines_is_one_document(tmp_path):
 
 
 def test_a_text_longer_than_a_block_loses_no_character(tmp_path, monkeypatch):
-    monkeypatch.setattr("subquad.llm.data.readers.BLOCK", 7)
+    monkeypatch.setattr("subquad.llm.data.readers.BLOCK_SIZE", 7)
     content = "caf\xe9 \u2028 \U0001f426\r\nnoir\rend\n" * 11
     path = write(tmp_path / "a.txt", content)
     assert list(read_documents(path)) == [content.replace("\r\n", "\n").replace("\r", "\n")]
@@ -106,7 +106,7 @@ def test_lines_of_json_end_where_the_line_does_and_not_at_other_separators(tmp_p
 def test_what_a_row_holds_is_guessed_by_its_keys_and_said(tmp_path, name, row, text, words):
     path = write_rows(tmp_path / name, [row, row, row])
     source = open_documents(path)
-    assert words in source.words
+    assert words in source.description
     assert source.is_conversation == ("text under" not in words)
     assert ["".join(document.blocks) for document in source.documents] == [text] * 3
 
@@ -120,7 +120,7 @@ def test_each_instance_of_an_instruction_is_a_document(tmp_path):
 def test_a_key_that_is_named_is_read_whatever_else_is_there(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", [{"text": "one", "question": "why?", "answer": "so"}])
     assert list(read_documents(path, "answer")) == ["so"]
-    with pytest.raises(SubquadError, match="no text under 'body'; it holds 'text', 'question', 'answer'"):
+    with pytest.raises(SubquadError, match="no text under 'body'; the row has 'text', 'question', 'answer'"):
         list(read_documents(path, "body"))
 
 
@@ -140,38 +140,46 @@ def test_a_row_may_lack_what_goes_with_the_question(tmp_path):
         ("a.txt.gz", b" \n", "a.txt.gz: the file is empty"),
         ("a.jsonl", b"\n \n", "a.jsonl: the file is empty"),
         ("a.json", b"[]", "a.json: the file is empty"),
-        ("a.txt", b"caf\xe9 noir", "a.txt: byte 3 is not UTF-8; save the text as UTF-8"),
+        ("a.txt", b"caf\xe9 noir", "a.txt: byte 3 is not UTF-8; save the file as UTF-8"),
         ("a.txt", b"x" * 65_535 + b"\xc3\xc3", "a.txt: byte 65535 is not UTF-8"),
         ("a.txt", b"end \xc3", "a.txt: byte 4 is not UTF-8"),
-        ("a.txt", b"PK\0\0", "a.txt: NUL characters in it; a binary file"),
+        ("a.txt", b"PK\0\0", "a.txt: contains NUL characters; it is a binary file"),
         ("a.jsonl", b'{"text": "one"}\n{"text": "\xe9"}', "a.jsonl, line 2: byte 10 of the line is not UTF-8"),
-        ("a.json", b'[\n{"text": "\xe9"}]', "a.json, line 2: bytes that are not UTF-8"),
-        ("a.csv", b"text", r"comes as .txt, .md, .jsonl, .json, each also as .gz, or as .parquet; this ends in .csv"),
-        ("text", b"text", "this ends in nothing"),
-        ("a.jsonl", b'{"text": "one"}\n{"text": ', "a.jsonl, line 2: this is not JSON"),
-        ("a.json", b'[\n{"text": "one"},\n{"text" "two"}]', "a.json, line 3: this is not JSON"),
-        ("a.json", b'{\n"text": "one"\n', "a.json, line 3: this is not JSON"),
+        ("a.json", b'[\n{"text": "\xe9"}]', "a.json, line 2: not UTF-8"),
+        (
+            "a.csv",
+            b"text",
+            r"text files end in .txt, .md, .jsonl, .json \(each also with .gz\) or .parquet; this one ends in .csv",
+        ),
+        ("text", b"text", "this one ends in nothing"),
+        ("a.jsonl", b'{"text": "one"}\n{"text": ', "a.jsonl, line 2: not JSON"),
+        ("a.json", b'[\n{"text": "one"},\n{"text" "two"}]', "a.json, line 3: not JSON"),
+        ("a.json", b'{\n"text": "one"\n', "a.json, line 3: not JSON"),
         (
             "a.jsonl",
             b'{"text": "one"}\n{"body": "two"}',
-            "1 of 2 rows cannot be used\n.*line 2: no text under 'text'; it holds 'body' .see --text-key.",
+            "1 of 2 rows are invalid\n.*line 2: no text under 'text'; the row has 'body' .see --text-key.",
         ),
-        ("a.jsonl", b'{"body": "two"}', "1 of 1 rows cannot be used; rows may hold 'text', 'messages', 'instruction'"),
-        ("a.json", b'["one"]', "row 1: str where an object with 'text' is wanted"),
+        ("a.jsonl", b'{"body": "two"}', "1 of 1 rows are invalid; rows may have 'text', 'messages', 'instruction'"),
+        ("a.json", b'["one"]', "row 1: str where an object with 'text' is expected"),
         ("a.json", b'[{"text": 7}]', "row 1: no text under 'text', but a value of type int"),
         ("a.json", b'[{"text": null}]', "row 1: no text under 'text', but nothing"),
-        ("a.json", b'[{"instruction": "", "output": "la"}]', "row 1: nothing is asked: 'instruction' is empty"),
+        ("a.json", b'[{"instruction": "", "output": "la"}]', "row 1: the question is empty: 'instruction' has no text"),
         ("a.json", b'[{"question": "1?", "answer": 1}]', "row 1: no text under 'answer', but a value of type int"),
-        ("a.json", b'[{"instruction": "x", "instances": []}]', "row 1: 'instances' is no list of objects"),
-        ("a.json", b'[{"messages": []}]', "'messages' is no list of messages with 'role' and 'content', but nothing"),
+        ("a.json", b'[{"instruction": "x", "instances": []}]', "row 1: 'instances' is not a list of objects"),
+        (
+            "a.json",
+            b'[{"messages": []}]',
+            "'messages' is not a list of messages with 'role' and 'content', but nothing",
+        ),
         ("a.json", b'[{"messages": ["hi"]}]', "row 1: message 1 is a value of type str, not an object"),
         ("a.json", b'[{"messages": [{"role": "user"}]}]', "row 1: message 1 has no text under 'content', but nothing"),
         (
             "a.json",
             b'[{"messages": [{"role": "bird", "content": "la"}]}]',
-            "row 1: the role 'bird' is none of system, user, assistant; others need a tokenizer with a chat template",
+            "row 1: unknown role 'bird' .known: system, user, assistant.; other roles require a tokenizer with a chat template",
         ),
-        ("a.parquet", b"PAR1 and no more", "a.parquet: not a Parquet file, or cut short"),
+        ("a.parquet", b"PAR1 and no more", "a.parquet: not a Parquet file, or truncated"),
     ],
 )
 def test_a_file_that_will_not_do_is_refused_with_its_place(tmp_path, name, content, message):
@@ -188,7 +196,7 @@ def test_a_packed_file_that_is_cut_short_or_damaged_is_refused(tmp_path, name):
     for content in (data[:-3_000], b"no gzip", damaged):
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(SubquadError, match=rf"{name}: no gzip file, or cut short"):
+        with pytest.raises(SubquadError, match=rf"{name}: not a gzip file, or truncated"):
             list(read_documents(path))
 
 
@@ -223,22 +231,22 @@ def test_all_mistakes_of_a_file_are_said_at_once_and_no_more_than_a_page_of_them
     with pytest.raises(SubquadError) as caught:
         list(read_documents(write(tmp_path / "a.jsonl", "\n".join(lines))))
     said = str(caught.value).splitlines()
-    assert said[0].endswith("a.jsonl: 33 of 55 rows cannot be used")
+    assert said[0].endswith("a.jsonl: 33 of 55 rows are invalid")
     assert [line.rpartition(" of type ")[2] for line in said if "line 2:" in line] == ["int (see --text-key)"]
-    assert len([line for line in said if "cannot be used" not in line]) == 21
-    assert said[-1] == "  … and 13 more"
+    assert len([line for line in said if "are invalid" not in line]) == 11
+    assert said[-1] == "  … and 23 more"
 
 
 def test_a_file_of_nothing_but_mistakes_is_not_read_to_its_end(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"body": "one"}\n' * 5_003)
-    with pytest.raises(SubquadError, match="1000 of the first 1000 rows cannot be used"):
+    with pytest.raises(SubquadError, match="1000 of the first 1000 rows are invalid"):
         list(read_documents(path))
 
 
 def test_nothing_is_read_ahead_of_what_is_asked_for(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "one two three four"}\n' * 30_011)
     seen = []
-    next(open_documents(path, seen=seen.append).documents)
+    next(open_documents(path, on_progress=seen.append).documents)
     assert 0 < max(seen) < path.stat().st_size / 4
 
 
