@@ -41,8 +41,8 @@ def test_letters_that_stand_for_several_follow_the_policy():
     assert remarks == [
         "ambiguous letters (and gaps, -) are encoded as equal parts of all letters: B 1, X 1, - 1 of 8 letters "
         "(--ambiguity refuse reports them as errors)",
-        "U is read as C, the nearest standard amino acid (1 letters)",
-        "O is read as K, the nearest standard amino acid (1 letters)",
+        "U is read as C, the most similar standard amino acid (1 letters)",
+        "O is read as K, the most similar standard amino acid (1 letters)",
     ]
     assert encode("t.csv", ["ACNR-"], "dna")[0].tolist() == [[0, 1, -2, -2, -2]]
     message = said(encode, "t.csv", ["ACGT", "ANGT"], "dna", ambiguity="refuse")
@@ -91,20 +91,20 @@ def test_mixed_alphabets_name_the_fewer_rows():
     assert "most sequences are DNA or RNA, but 1 of 4" in said(check_mixed, "t.csv", [*dna, proteins[0]], "protein")
     # degenerate oligonucleotides are DNA, and one oddity in hundreds is said and read
     assert check_mixed("t.csv", [*dna, "NNKNNKNNKNNK"], "dna") == []
-    assert check_mixed("t.csv", [*proteins * 29, dna[0]], "protein")[0].startswith("1 sequences look like DNA")
+    assert check_mixed("t.csv", [*proteins * 29, dna[0]], "protein")[0].startswith("1 sequences among proteins look like DNA")
 
 
 def test_one_sequence_of_100000_letters_is_said_and_refused_where_it_would_fill_the_memory():
     codes, remarks = encode("t.csv", ["ACDEF"] * 10 + ["ACDEF" * 20_000], "protein")
     assert codes.shape == (11, 100_000)
     assert remarks == [
-        "row 11 has 100,000 letters and the median 5: all rows are padded to it, which takes time and memory; "
-        "leave it out if it is a mistake"
+        "row 11 has 100,000 letters (median: 5); all rows are padded to this length, which takes time and memory; "
+        "remove it if it is an error"
     ]
     # refused before any of it is padded
     assert said(encode, "t.csv", ["ACDEF"] * 5_020 + ["ACDEF" * 20_000], "protein") == (
-        "t.csv: row 5021 has 100,000 letters; padding 5,021 rows to it makes 502 million, and 500 million is the most "
-        "(the median is 5 letters a row); cut or remove the longest rows"
+        "t.csv: row 5021 has 100,000 letters; padding 5,021 rows to this length gives 502 million letters, and "
+        "the maximum is 500 million (median length: 5); cut or remove the longest rows"
     )
 
 

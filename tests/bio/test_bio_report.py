@@ -91,7 +91,7 @@ def finished(task_type, seed=0):
         "parameters": 47_169,
         "memory_mb": 512,
         "stacking": {"weights": {"net": 0.7, "ridge": 0.3}},
-        "leaks": {"exact": 2, "near": 5, "near_how": "up to 1 substitution", "removed": 7, "marked": 0},
+        "leakage": {"exact": 2, "near_duplicates": 5, "definition": "up to 1 substitution", "removed": 7, "marked": 0},
     }
     rivals = [name for name in predictions if name not in ("net", "stack")]
     stack = difference(target, predictions["stack"], predictions[rivals[0]])
@@ -265,12 +265,12 @@ def test_a_figure_of_nought_is_above_a_negative_one_in_a_group(undrawn):
 def test_near_copies_that_stay_are_said_and_so_are_rows_that_were_not_looked_at(undrawn):
     metrics, facts, rows, history = finished("regression")
     assert "--leak-distance 1" not in render(metrics, facts, rows, history)
-    metrics["leaks"] |= {"near_kept": "a column gave the split", "looked": 20_011, "unseen": 1_003}
+    metrics["leakage"] |= {"kept_because": "the split comes from a column", "compared": 20_011, "not_compared": 1_003}
     text = render(metrics, facts, rows, history)
     assert "are counted and stay in the test: a column gave the split. --leak-distance 1 leaves them out." in text
     assert "Near copies were looked for in 20,011 of 21,014 rows, drawn at random." in text
     # as older versions wrote it
-    del metrics["leaks"]["near_how"]
+    del metrics["leakage"]["definition"]
     assert "nearly one of those: few letters differ" in render(metrics, facts, rows, history)
 
 

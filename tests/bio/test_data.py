@@ -74,7 +74,7 @@ def test_a_column_twice_is_named_and_rows_that_are_too_long_too(tmp_path):
     assert said(read_frame, path) == f"{path}: duplicate column names: 'score'; rename or remove them"
     path = write(tmp_path / "t.csv", "sequence,score,set", ["ACDEF,1,train", "ACDEF,1", "ACDEF,1,train,7"])
     assert said(read_frame, path).splitlines() == [
-        f"{path}: the header has 3 names, but 1 rows have more values; correct them",
+        f"{path}: the header has 3 columns, but 1 rows have more values; correct them",
         "  row 3: 'ACDEF, 1, train, 7' …",
     ]
 
@@ -148,7 +148,7 @@ def test_blank_lines_are_no_rows_and_a_message_with_rows_says_so(tmp_path):
     assert said(read_frame, path).splitlines() == [
         f"{path}: the header has 2 columns, but 1 rows have more values; correct them",
         "  row 4: 'ACDEF, 3, 4' …",
-        "rows are counted below the header, without 3 blank lines (the first is below row 1)",
+        "rows are counted from the header, without 3 blank lines (the first is below row 1)",
     ]
     frame = read_frame(write(tmp_path / "t.csv", "sequence,score", ["", *ROWS]))
     assert frame.attrs["note"].endswith("without 1 blank lines (the first is below the header)")

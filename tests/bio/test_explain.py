@@ -145,7 +145,7 @@ def test_residues_and_pairs_are_shown_along_the_sequence(run, tmp_path, task_typ
     [
         (None, None, "this run knows no wild type; name the sequence with --sequence"),
         (WILD, "ACXTE", "'X' at position 3"),
-        (WILD, "none.fa", "none.fa: no such file (--sequence takes letters, or a FASTA file)"),
+        (WILD, "none.fa", "none.fa: no such file (--sequence takes letters, a FASTA file or a text file with one sequence)"),
     ],
 )
 def test_a_sequence_that_cannot_be_scanned_is_refused(run, tmp_path, wild_type, sequence, said):

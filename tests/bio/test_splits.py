@@ -7,18 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from subquad.bio.data.dataset import PARTS, Inputs, Target
+from subquad.bio.data.dataset import PARTS, Inputs, InputSchema, Target
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits import leakage as leaks
 from subquad.bio.splits.clusters import cluster
-from subquad.bio.splits.holdout import hold_random
-from subquad.bio.splits.mutations import Mutated
+from subquad.bio.splits.holdout import Mutations, hold_out_random
 from subquad.bio.splits.near_duplicates import (
-    edited_sequences,
+    are_reverse_complements,
     equal_sequences,
-    near_sequences,
-    reversed_sequences,
+    within_one_indel,
+    within_substitutions,
 )
 from subquad.bio.splits.split import find_split, make_split
 from subquad.errors import SubquadError
@@ -49,7 +48,7 @@ def table(sequences, *, y=None, classes=(), mutants=None, groups=None, **columns
         weight=None,
         groups=None if groups is None else np.asarray(groups, dtype=object),
         has_target=known,
-        about={"alphabet": "protein"},
+        schema=InputSchema(alphabet="protein", is_aligned=False, length=None),
         remarks=[],
     )
 
@@ -92,8 +91,8 @@ def test_random_rows_keep_equal_sequences_together_and_the_proportions_of_the_cl
     own = table(sequences, y=y, classes=("no", "yes"))
     split = make_split(own, FitSettings(), seed=3)
     check(split, 408)
-    assert split.leaks["exact"] == split.leaks["validation_exact"] == split.leaks["left_out"] == 0
-    assert split.leaks["replicated"] == 101
+    assert split.leakage.exact == split.leakage.validation_exact == split.leakage.unused == 0
+    assert split.leakage.replicated == 101
     assert len(split.parts["test"]) == pytest.approx(0.15 * 408, abs=15)
     assert y[split.parts["test"]].mean() == pytest.approx(y.mean(), abs=0.06)
     assert make_split(own, FitSettings(), seed=3).parts["test"].tolist() == split.parts["test"].tolist()
@@ -111,14 +110,14 @@ def test_a_class_of_three_rows_has_one_in_each_part(seed, fractions):
     split = make_split(table(random_sequences(31), y=y, classes=("no", "yes")), settings, seed=seed)
     check(split, 31)
     assert [y[rows].sum() for rows in split.parts.values()] == [1, 1, 1]
-    assert split.leaks["left_out"] == 0
+    assert split.leakage.unused == 0
 
 
 def test_a_rare_class_moves_no_row_of_a_split_that_a_column_gave():
     y, words = np.zeros(31, dtype=int), ["train"] * 23 + ["test"] * 8
     y[:2] = 1
     own = table(random_sequences(31), y=y, classes=("no", "yes"), split=words)
-    hold = hold_random(equal_sequences(own.inputs), y)
+    hold = hold_out_random(equal_sequences(own.inputs), y)
     for seed in range(7):
         drawn, _ = hold(np.arange(23), fraction=0.1, fold=None, random=np.random.default_rng(seed))
         assert make_split(own, FitSettings(), seed=seed).parts["validation"].tolist() == drawn.tolist()
@@ -291,8 +290,8 @@ def test_held_out_positions_are_mutated_in_one_part_only(most):
     check(split, 997)
     found = [positions(own, rows) for rows in split.parts.values()]
     assert all(not a & b for a, b in ((found[0], found[1]), (found[0], found[2]), (found[1], found[2])))
-    assert (split.leaks["left_out"] > 0) == (most == 2)
-    assert len(split.parts["test"]) / (997 - split.leaks["left_out"]) == pytest.approx(0.15, abs=0.08)
+    assert (split.leakage.unused > 0) == (most == 2)
+    assert len(split.parts["test"]) / (997 - split.leakage.unused) == pytest.approx(0.15, abs=0.08)
 
 
 def test_modulo_and_contiguous_positions_are_those_of_proteingym():
@@ -310,7 +309,7 @@ def test_modulo_and_contiguous_positions_are_those_of_proteingym():
     assert gaps <= 1
     assert "contiguous positions as in ProteinGym" in block.how
     both = make_split(variants(most=2, rows=997), FitSettings(split_by="modulo"), seed=0)
-    assert both.leaks["left_out"] > 0
+    assert both.leakage.unused > 0
     assert "fold 0 of 5" in both.how
 
 
@@ -323,24 +322,24 @@ def test_a_column_gives_the_split_and_its_duplicates_stay_out():
     split = make_split(own, FitSettings(), seed=0)
     assert split.parts["train"].tolist() == list(range(11))
     assert split.parts["test"].tolist() == list(range(14, 20))
-    assert split.leaks == {
+    assert split.leakage.to_json() == {
         "exact": 1,
-        "near": 0,
-        "near_how": "up to 1 substitution",
-        "near_kept": "a column gave the split",
-        "looked": 14,
-        "unseen": 0,
+        "near_duplicates": 0,
+        "definition": "up to 1 substitution",
+        "kept_because": "the split comes from a column",
+        "compared": 14,
+        "not_compared": 0,
         "removed": 1,
         "validation_exact": 0,
         "replicated": 1,
         "conflicts": 1,
         "marked": 1,
-        "left_out": 3,
+        "unused": 3,
     }
-    assert "1 test rows left out that are in training or validation too; " in split.how
+    assert "1 test rows removed that are in training or validation; " in split.how
     kept = make_split(own, FitSettings(keep_duplicates=True), seed=0)
     assert kept.parts["test"].tolist() == list(range(14, 21))
-    assert (kept.leaks["exact"], kept.leaks["removed"]) == (1, 0)
+    assert (kept.leakage.exact, kept.leakage.removed) == (1, 0)
     # asked for another way, the column counts no more
     assert make_split(own, FitSettings(fold=0, folds=3), seed=0).how.startswith("random rows")
 
@@ -381,7 +380,7 @@ def test_few_training_rows_are_part_of_more_and_the_test_stays():
 
 
 @pytest.mark.parametrize("within", [1, 2, 3])
-def test_near_sequences_are_those_of_the_definition(within):
+def test_within_substitutions_are_those_of_the_definition(within):
     rng = np.random.default_rng(within)
     codes = rng.integers(0, 3, (211, 7)).astype(np.int8)
     codes[::3, 6:] = -1
@@ -391,7 +390,7 @@ def test_near_sequences_are_those_of_the_definition(within):
     same_length = (codes[rows][:, None, 6] < 0) == (codes[others][None, :, 6] < 0)
     want = ((distance <= within) & same_length).any(1)
     assert 0 < want.sum() < 101
-    assert near_sequences(own, rows, others, within).tolist() == want.tolist()
+    assert within_substitutions(own, rows, others, within).tolist() == want.tolist()
 
 
 def test_equal_sequences_are_equal_in_both_channels():
@@ -399,7 +398,9 @@ def test_equal_sequences_are_equal_in_both_channels():
     own = Inputs(codes=codes, letters=4, covariates=np.zeros((4, 0)), is_aligned=False)
     assert len(np.unique(equal_sequences(own))) == 2
     partner = np.array([[2, 2], [2, 2], [2, 3], [2, 2]], dtype=np.int8)
-    both = equal_sequences(Inputs(codes=codes, letters=4, partner=partner, covariates=np.zeros((4, 0)), is_aligned=False))
+    both = equal_sequences(
+        Inputs(codes=codes, letters=4, partner=partner, covariates=np.zeros((4, 0)), is_aligned=False)
+    )
     assert both[0] == both[1] != both[2]
     none = Inputs(codes=codes[:, :0], letters=4, covariates=np.ones((4, 1)), is_aligned=True)
     assert len(np.unique(equal_sequences(none))) == 4
@@ -435,7 +436,7 @@ def test_near_test_rows_are_left_out_where_asked():
     words = ["train", "test", "test", "validation", "train", "test", "test"]
     split = make_split(table(sequences, split=words), FitSettings(leak_distance=1), seed=0)
     assert split.parts["test"].tolist() == [2, 6]
-    assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (0, 2, 2)
+    assert (split.leakage.exact, split.leakage.near_duplicates, split.leakage.removed) == (0, 2, 2)
 
 
 def with_copies(count, length=17):
@@ -454,10 +455,10 @@ def test_near_copies_leave_the_test_of_random_rows_unless_it_is_said(more, is_ke
     check(split, 202)
     copies = [(row + 101) % 202 for row in range(202)]
     seen = set(split.parts["train"]) | set(split.parts["validation"])
-    assert split.leaks["near"] > 10
+    assert split.leakage.near_duplicates > 10
     assert any(copies[row] in seen for row in split.parts["test"]) == is_kept
-    assert split.leaks["removed"] == (0 if is_kept else split.leaks["near"])
-    assert bool(split.leaks["near_kept"]) == is_kept
+    assert split.leakage.removed == (0 if is_kept else split.leakage.near_duplicates)
+    assert bool(split.leakage.kept_because) == is_kept
     assert ("test rows left out that are in training or validation too, or nearly so" in split.how) != is_kept
 
 
@@ -466,15 +467,15 @@ def test_keeping_equal_rows_keeps_no_near_ones_where_both_are_asked_for():
     near = with_copies(1)[1]
     sequences = [*random_sequences(9), random_sequences(9)[0], near, *random_sequences(3, seed=1)]
     split = make_split(table(sequences, split=words), FitSettings(keep_duplicates=True, leak_distance=1), seed=0)
-    assert (split.leaks["exact"], split.leaks["near"], split.leaks["removed"]) == (1, 1, 1)
+    assert (split.leakage.exact, split.leakage.near_duplicates, split.leakage.removed) == (1, 1, 1)
     assert split.parts["test"].tolist() == [9, 11, 12, 13]
 
 
 def test_near_copies_of_a_column_are_counted_and_move_no_row():
     own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
     split, asked = (make_split(own, FitSettings(leak_distance=distance), seed=3) for distance in (None, 0))
-    assert split.leaks["near"] == 31
-    assert split.leaks["near_kept"] == "a column gave the split"
+    assert split.leakage.near_duplicates == 31
+    assert split.leakage.kept_because == "the split comes from a column"
     assert {part: rows.tolist() for part, rows in split.parts.items()} == {
         part: rows.tolist() for part, rows in asked.parts.items()
     }
@@ -483,11 +484,11 @@ def test_near_copies_of_a_column_are_counted_and_move_no_row():
 
 def test_near_copies_are_the_data_of_a_library_and_stay():
     split = make_split(variants(), FitSettings(), seed=0)
-    assert split.leaks["near"] > split.leaks["removed"] == split.leaks["exact"]
+    assert split.leakage.near_duplicates > split.leakage.removed == split.leakage.exact
     cube = ["".join(letters) for letters in itertools.product("ACDE", repeat=4)]
     split = make_split(table(cube), FitSettings(), seed=0)
-    assert split.leaks["near"] == len(split.parts["test"]) > 20
-    assert split.leaks["near_kept"].startswith("the table is a library of variants")
+    assert split.leakage.near_duplicates == len(split.parts["test"]) > 20
+    assert split.leakage.kept_because.startswith("the table is a library of variants")
 
 
 def test_sequences_with_one_letter_more_or_less_are_those_of_the_definition():
@@ -501,7 +502,7 @@ def test_sequences_with_one_letter_more_or_less_are_those_of_the_definition():
     pairs = [[(sequences[a], sequences[b]) for b in others] for a in rows]
     want = [any(one in shorter(other) or other in shorter(one) for one, other in own) for own in pairs]
     assert 0 < sum(want) < 101
-    assert edited_sequences(inputs(sequences), rows, others).tolist() == want
+    assert within_one_indel(inputs(sequences), rows, others).tolist() == want
 
 
 def test_reverse_complements_are_those_of_the_definition():
@@ -515,7 +516,7 @@ def test_reverse_complements_are_those_of_the_definition():
     known = set(sequences[101:])
     want = ["".join(other[letter] for letter in reversed(one)) in known for one in sequences[:101]]
     assert 0 < sum(want) < 101
-    assert reversed_sequences(own, np.arange(101), np.arange(101, 211)).tolist() == want
+    assert are_reverse_complements(own, np.arange(101), np.arange(101, 211)).tolist() == want
     dna = replace(table(["A" * 5] * 211, split=["train"] * 101 + ["test"] * 110), inputs=own, about={"alphabet": "dna"})
     how = "up to 1 substitution, or one insertion or deletion, or its reverse complement"
     assert make_split(dna, FitSettings(), seed=0).leaks["near_how"] == how
@@ -530,7 +531,7 @@ def test_rows_that_are_too_many_to_look_at_are_counted(monkeypatch):
 
 
 def test_mutations_are_read_from_canonical_variants():
-    own = Mutated.of(["", "A24G", "A24G:K130*"])
+    own = Mutations.of(["", "A24G", "A24G:K130*"])
     assert own.count.tolist() == [0, 1, 2]
     assert own.position.tolist() == [24, 24, 130]
     assert [part.tolist() for part in own.inside(np.array([24]))] == [[False, True, False], [True, False, False]]

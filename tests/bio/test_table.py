@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from subquad.bio.data.dataset import PAD, InputSchema, PartnerAlignment
-from subquad.bio.data.table import read_like, read_table
+from subquad.bio.data.table import inputs_of, read_like, read_table
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_guessed_is_asked_for_and_what_is_named_wrongly_is_said_a
         f"{path}: no column 'x*'",
         f"{path}: no column 'c'",
     ]
-    assert "column 'a' is named twice" in said(read_table, path, FitSettings(sequence="a", target=("a",)))
+    assert "column 'a' has two roles" in said(read_table, path, FitSettings(sequence="a", target=("a",)))
 
 
 def test_an_index_column_is_no_target(tmp_path):
@@ -102,7 +102,7 @@ def test_all_mistakes_of_a_table_are_said_at_once(tmp_path):
         "  row 5: 'inf'",
         f"{path}: not all covariates in column 'e' are finite numbers (1 wrong); correct or empty them",
         "  row 13: 'high'",
-        f"{path}: weights in column 'w' must be above 0; mend 1 rows or leave them out",
+        f"{path}: weights in column 'w' must be above 0; correct or remove 1 rows",
         "  row 1: '-1'",
     ]
 
@@ -114,7 +114,7 @@ def test_variants_that_cannot_be_read_hide_no_wrong_letters_of_the_wild_type(tmp
     path = write(tmp_path / "t.csv", mutant=words, score=["high", *range(1, 29)])
     assert said(read_table, path, FitSettings(wild_type=wild)).splitlines() == [
         f"{path}: 1 of 29 variants in column 'mutant' cannot be read; correct or remove them",
-        "  row 5: 'p.Ala5del' is a deletion; only substitutions can be read with a wild type, give such rows as full "
+        "  row 5: 'p.Ala5del' is a deletion; only substitutions are supported; give such rows as full "
         "sequences",
         f"{path}: 1 of 29 rows do not fit the wild type; correct or remove them",
         f"  row 8: expected {words[7][0]} at 8, found {wild[7]}; offset 0 fits 27 of 28 rows",
@@ -152,7 +152,7 @@ def test_rows_of_mistakes_are_counted_as_the_message_says(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join([*above, "AC1,5", *rows[5:]]))
     assert said(read_table, tmp_path / "t.csv", FitSettings()).splitlines()[1:] == [
         "  row 6: '1' at position 3 is not in the protein alphabet (ACDEFGHIKLMNPQRSTVWY)",
-        "rows are counted below the header, without 2 blank lines (the first is below row 5)",
+        "rows are counted from the header, without 2 blank lines (the first is below row 5)",
     ]
     (tmp_path / "t.csv").write_text("\n".join([*above, *rows[5:]]))
     table = read_table(tmp_path / "t.csv", FitSettings())
@@ -253,7 +253,7 @@ def test_extra_columns_are_filled_with_the_median_of_the_first_table(tmp_path):
     assert again(other, table).inputs.covariates.tolist() == [[5.5, 1], [9, 2], [9, 3]]
     lacking = write(tmp_path / "l.csv", sequence=proteins(3), ESM1=["1", "9", "9"])
     assert said(again, lacking, table).splitlines()[0] == (
-        f"{lacking}: the model also learned from columns that are not here; add them"
+        f"{lacking}: the model was trained with covariates that the table does not have; add the columns"
     )
 
 
@@ -307,6 +307,37 @@ def test_sequences_of_another_length_are_refused_where_positions_are_fixed(tmp_p
         13,
         17,
     )
+
+
+def test_a_table_without_the_expected_column_says_so_before_its_rows(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", mutated=proteins(29), y=list(range(29))), FitSettings())
+    other = write(tmp_path / "o.csv", sequence=["ACGU?", *["ACGUACGUACGU1"] * 40], score="1")
+    lines = said(again, other, table).splitlines()
+    assert lines[0] == (
+        f"{other}: the model was trained on column 'mutated', and this table has 'sequence', 'score'; give the table "
+        "with that column, or name the column of the sequences with --sequence"
+    )
+    assert sum(line.startswith("  row ") for line in lines) <= 10
+    assert lines[-1] == "  … and 31 more"
+
+
+def test_sequences_that_all_have_a_wrong_length_are_one_error(tmp_path):
+    table = read_table(write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13))), FitSettings())
+    message = said(inputs_of, table.schema, ["MKV"] * 61)
+    assert message == "the sequences: 3 letters, but the model was trained on sequences of 17 letters"
+
+
+def test_one_table_serves_all_splits(tmp_path):
+    weights = np.arange(1, 14)
+    table = read_table(
+        write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13)), w=weights), FitSettings(weight="w")
+    )
+    for fold in range(2):
+        split = {"train": np.arange(fold, 8), "validation": np.arange(8, 10), "test": np.arange(10, 13)}
+        dataset = table.with_split(split, units=np.arange(13))
+        assert dataset.inputs is table.inputs
+        assert dataset.weight[split["train"]].mean() == pytest.approx(1)
+        assert dataset.part("test")[1].y[:, 0].tolist() == [10, 11, 12]
 
 
 def pairs(rows=37, *, offsets=(11,), seed=0, is_reverse=False):

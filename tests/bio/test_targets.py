@@ -107,7 +107,7 @@ def test_words_are_classes_and_small_numbers_only_where_the_kind_says_so():
     assert "3 classes (1, 2, 10)" in said(["2", "10", "1", "2"], task_type="binary")
     assert said([f"protein {k}" for k in range(31)]) == (
         "t.csv: column 'y' has 31 different values ('protein 0', 'protein 1', 'protein 2' …), which are neither numbers nor classes nor "
-        "one value a residue; name the measurements with --target"
+        "one value per residue; name the target with --target"
     )
     assert order_of_classes(["b", "a", "c"]) == ["a", "b", "c"]
 

@@ -77,7 +77,7 @@ def test_what_changes_the_length_is_refused_by_its_row():
     words = ["A3G", "p.Ala3del", "p.Lys2_Ala3insGln", "p.Arg78fs", "p.Ala3_Glu4dup", "c.1_2delinsTTT", "A3", "A3_del"]
     lines = said(parse, *words).splitlines()
     assert lines[0] == "t.csv: 7 of 8 variants in column 'mutant' cannot be read; correct or remove them"
-    end = "; only substitutions can be read with a wild type, give such rows as full sequences"
+    end = "; only substitutions are supported; give such rows as full sequences"
     assert lines[1:] == [
         f"  row 2: 'p.Ala3del' is a deletion{end}",
         f"  row 3: 'p.Lys2_Ala3insGln' is an insertion{end}",
@@ -122,7 +122,7 @@ def test_no_offset_that_fits_is_an_error_with_the_best_three():
     assert message.startswith(
         "t.csv: no offset aligns the variants with the wild type of 5 letters; the best are 0 (1 of 6"
     )
-    assert message.endswith("check --wild-type, or say --offset")
+    assert message.endswith("check --wild-type, or set --offset")
     assert "the best are none" in said(made, "C6G", "D8A", wild="MKAEF")
 
 
@@ -200,7 +200,17 @@ def test_a_sequence_is_letters_or_a_file_with_one_record(tmp_path):
     path.write_text(">wt\nMKA\n>other\nMKC\n")
     assert said(read, str(path)) == f"{path}: holds 2 sequences; --wild-type takes one"
     for name in ("no.fasta", "A1" * 400, ""):
-        assert said(read, name) == f"{name}: no such file (--wild-type takes letters, or a FASTA file)"
+        takes = "--wild-type takes letters, a FASTA file or a text file with one sequence"
+        assert said(read, name) == f"{name}: no such file ({takes})"
+
+
+def test_a_wild_type_is_read_from_a_plain_text_file(tmp_path):
+    path = tmp_path / "wt.txt"
+    path.write_text("MKAYIAKQRQ\nisfvk\n")
+    assert read_sequence(str(path), "--wild-type") == "MKAYIAKQRQISFVK"
+    path.write_text("id,sequence\n1,MKA\n")
+    message = said(read_sequence, str(path), "--wild-type")
+    assert message == f"{path}: neither a FASTA file nor a text file with one sequence (--wild-type)"
 
 
 def test_columns_of_variants_are_seen_and_others_not():

@@ -17,7 +17,7 @@ from subquad.bio.models.fit import FittedModels, check_trainable, fit_models
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.plots import fit_page as report
 from subquad.bio.settings import FitSettings, validate_presets
-from subquad.bio.splits.split import Split, make_split, refuse_strange_words
+from subquad.bio.splits.split import Split, check_split_column, make_split
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import Run, open_run
@@ -56,7 +56,7 @@ def fit(
     began = time.monotonic()
     settings, path = settings or FitSettings(), resolve_table(table)
     validate_presets(presets)
-    read = read_table(path, settings, check=lambda frame: refuse_strange_words(path, frame, settings))
+    read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     for remark in read.remarks:
         say(remark, quiet=quiet)
     split = make_split(read, settings, seed=seed)
@@ -77,7 +77,7 @@ def fit(
     metrics = compared.metrics
     metrics["seconds"]["read"] = round(seconds, 2)
     metrics["seconds"]["total"] = round(sum(metrics["seconds"].values()), 2)
-    metrics["leaks"], metrics["audit"] = split.leaks, audit(read, split)
+    metrics["leakage"], metrics["audit"] = split.leakage.to_json(), audit(read, split)
     if read.groups is not None:
         metrics["groups"] = _by_group(compared, dataset, read.groups)
     _finish(run, read, split, dataset, compared)

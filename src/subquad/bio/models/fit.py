@@ -20,7 +20,7 @@ from subquad.bio.models.baselines import Baseline, baselines_for, fit_baseline
 from subquad.bio.models.fitted import NetEnsemble, drop_constant_positions, ensemble_mean, fit_ensemble
 from subquad.bio.models.stacking import Stacking, fit_stacking
 from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
-from subquad.bio.splits.holdout import hold_units
+from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.storage import read_json, write_json
@@ -281,7 +281,7 @@ def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[np.ndarray, np
     """Return learned and held rows of each fold of the training rows, what the split held together on one side."""
     rows = dataset.split["train"]
     units = np.arange(len(dataset.inputs)) if dataset.units is None else dataset.units
-    hold = hold_units(units, "groups of training rows for --stack-folds")
+    hold = hold_out_units(units, "groups of training rows for --stack-folds")
     folds = (hold(rows, fraction=0.0, fold=(k, count), random=np.random.default_rng(seed)) for k in range(count))
     return [(kept, held) for held, kept in folds]
 

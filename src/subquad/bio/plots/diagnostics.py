@@ -20,13 +20,13 @@ WORST = 15
 MOST_GROUPS = 25
 LEAKS = {
     "exact": "test rows whose sequence is in training or validation too",
-    "near": "further test rows that are nearly one of those: {near_how}",
+    "near_duplicates": "other test rows that are near-duplicates of training or validation rows: {definition}",
     "removed": "of both, left out of the test",
     "marked": "rows that the table itself calls duplicates of the test",
     "validation_exact": "validation rows whose sequence is in training too",
     "replicated": "sequences that have several rows",
     "conflicts": "of these, with different measurements",
-    "left_out": "measured rows in no part of the split",
+    "unused": "measured rows in no part of the split",
 }
 """What is counted in a split, in words."""
 
@@ -36,7 +36,7 @@ def sections(run: Finished) -> list[Section]:
     is_rows = run.task_type in ROW_TASK_TYPES
     return [
         Section("Data", _data(run)),
-        Section("Split and leaks", _split(run)),
+        Section("Split and leakage", _split(run)),
         Section("Sequences one by one", [] if is_rows else examples.blocks(run)),
         Section("Calibration", _calibration(run) if is_rows else []),
         Section("Where it errs", _errors(run) if is_rows else []),
@@ -169,10 +169,10 @@ def _split(run: Finished) -> list[Block]:
         f"How: {split['how']}. {rows['train']:,} rows were learned from, {rows['validation']:,} decided every "
         f"choice, and {rows['test']:,} were kept for the test."
     ]
-    leaks = run.metrics.get("leaks") or {}
+    leaks = run.metrics.get("leakage") or {}
     # runs of older versions do not say it
-    near_how = leaks.get("near_how", "few letters differ")
-    told = [[words.format(near_how=near_how), leaks[key]] for key, words in LEAKS.items() if leaks.get(key)]
+    definition = leaks.get("definition", "")
+    told = [[words.format(definition=definition), leaks[key]] for key, words in LEAKS.items() if leaks.get(key)]
     if told:
         blocks.append(Table(["what the training could give away", "rows"], told))
     elif leaks:
@@ -200,11 +200,12 @@ def _mean_of(columns: Mapping[str, Mapping[str, Any]], level: str, name: str) ->
 
 def _near(run: Finished, leaks: Mapping[str, Any]) -> list[Block]:
     said = []
-    if leaks.get("near") and leaks.get("near_kept"):
-        said.append(f"Near copies are counted and stay in the test: {leaks['near_kept']}. --leak-distance 1 leaves them out.")
-    if leaks.get("unseen"):
-        every = leaks["unseen"] + leaks["looked"]
-        said.append(f"Near copies were looked for in {leaks['looked']:,} of {every:,} rows, drawn at random.")
+    if leaks.get("near_duplicates") and leaks.get("kept_because"):
+        reason = f"Near-duplicates are counted and stay in the test set: {leaks['kept_because']}."
+        said.append(f"{reason} --leak-distance 1 removes them.")
+    if leaks.get("not_compared"):
+        every = leaks["not_compared"] + leaks["compared"]
+        said.append(f"Near-duplicates were searched in a random sample of {leaks['compared']:,} of {every:,} rows.")
     return [" ".join(said)] if said else []
 
 

@@ -1,7 +1,7 @@
-"""Clusters of similar sequences: MMseqs2 for what it can seed, a comparison of letters for short ones.
+"""Clusters of similar sequences: MMseqs2, or all-pairs comparison for sequences too short for its seeds.
 
-Ten thousand proteins take seconds, ten thousand RNAs up to a minute. Of short sequences each is compared with all
-others: ten thousand take up to five seconds, ten times as many a hundred times that.
+Cost: seconds for ten thousand proteins, up to a minute for ten thousand RNAs. Short sequences cost the square of their
+number: up to five seconds for ten thousand.
 """
 
 import os
@@ -12,39 +12,40 @@ from pathlib import Path
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
 
 from subquad.errors import SubquadError, require
 
 __all__ = ["SHORTEST", "cluster"]
 
 SHORTEST = {"protein": 14, "nucleotide": 40}
-"""Shorter sequences share no seed that MMseqs2 could find."""
+"""Minimum length for which MMseqs2 finds common seeds."""
 SEEDS = {"protein": ["-k", "5"], "nucleotide": ["--dbtype", "2", "-k", "8"]}
-"""Of few sequences. An index of the usual seeds of 6 amino acids takes ten seconds whatever the table; the usual 15
-nucleotides also miss what is 60 % alike."""
+"""Seeds of MMseqs2 for small tables. An index of the default seeds of 6 amino acids takes ten seconds for any table; the
+default 15 nucleotides miss sequences with 60 % identity."""
 SLACK = 1e-9
-"""Above what rounding does to a product of identity and length."""
-FEW = 5000
-"""Up to so many proteins are few."""
-BLOCK, PIECE = 256, 4096
-"""Sequences that are compared at a time, with so many others."""
+"""Tolerance for rounding in a product of identity and length."""
+SMALL = 5000
+"""Maximum number of proteins in a small table."""
+BLOCK, OTHERS = 256, 4096
+"""Number of sequences compared at a time, and with how many others."""
 
 
 def cluster(sequences: Sequence[str], identity: float, *, is_nucleotide: bool = False) -> tuple[np.ndarray, str]:
-    """Return the number of the cluster of each sequence, `(n,)`, and how they were made, in words.
+    """Return the index of the cluster of each sequence, `(n,)`, and a description of the method.
 
-    Clusters are connected: two sequences that MMseqs2 finds to be alike (identity of the aligned letters, 80 % of both
-    aligned) are never in two clusters. Neither are a short one and any other that have so many letters in common, as a
-    part of the longer's length: they are compared without gaps, letter by letter where all have one length, else at
-    every shift.
+    Clusters are connected components: sequences that MMseqs2 finds to be similar (identity of the aligned letters, with
+    80 % of both aligned) are always in the same cluster. Short sequences are compared with all others without gaps, letter
+    by letter if all have the same length and otherwise at every shift; identity is relative to the longer sequence.
 
     Args:
-        sequences: letters; `-` and `*` are left out.
-        identity: least identity in a cluster, above 0 and at most 1.
-        is_nucleotide: DNA or RNA, else proteins.
+        sequences: Letters; `-` and `*` are removed.
+        identity: Minimum identity within a cluster, above 0 and at most 1.
+        is_nucleotide: DNA or RNA; otherwise proteins.
 
     Raises:
-        SubquadError: MMseqs2 is not there, or fails.
+        SubquadError: MMseqs2 is not installed, or fails.
     """
     kind = "nucleotide" if is_nucleotide else "protein"
     plain = [sequence.replace("-", "").replace("*", "").replace("|", "") for sequence in sequences]
@@ -53,16 +54,18 @@ def cluster(sequences: Sequence[str], identity: float, *, is_nucleotide: bool = 
     is_short = lengths < SHORTEST[kind]
     labels = np.zeros(len(unique), dtype=np.int64)
     short, long = np.flatnonzero(is_short), np.flatnonzero(~is_short)
-    said = []
+    descriptions = []
     if len(long):
         labels[long] = _mmseqs([str(unique[k]) for k in long], identity, kind) if len(long) > 1 else 0
-        said.append(f"MMseqs2 clusters at {identity:.0%} identity")
+        descriptions.append(f"MMseqs2 clusters at {identity:.0%} identity")
     if len(short):
         labels[short] = np.arange(len(short)) + labels.max(initial=-1) + 1
         labels = _joined([str(sequence) for sequence in unique], labels, len(short), identity)
-        said.append(f"clusters of {len(short):,} short sequences compared without gaps at {identity:.0%} identity")
+        descriptions.append(
+            f"clusters of {len(short):,} short sequences compared without gaps at {identity:.0%} identity"
+        )
     labels = np.unique(labels[place.reshape(-1)], return_inverse=True)[1].reshape(-1)
-    return labels, " and ".join(said)
+    return labels, " and ".join(descriptions)
 
 
 def _mmseqs(sequences: list[str], identity: float, kind: str) -> np.ndarray:
@@ -73,10 +76,10 @@ def _mmseqs(sequences: list[str], identity: float, kind: str) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="subquad-") as folder:
         fasta, prefix = Path(folder) / "all.fasta", Path(folder) / "found"
         fasta.write_text("".join(f">{k}\n{sequence}\n" for k, sequence in enumerate(sequences)), encoding="ascii")
-        # an E-value depends on the size of the table; identity and coverage alone decide
+        # E-values depend on the size of the table, so only identity and coverage count
         options = ["--min-seq-id", f"{identity}", "-c", "0.8", "--cov-mode", "0", "--cluster-mode", "1", "-e", "inf"]
-        seeds = [] if kind == "protein" and len(sequences) > FEW else SEEDS[kind]
-        # in steps only the first ones of clusters would meet
+        seeds = [] if kind == "protein" and len(sequences) > SMALL else SEEDS[kind]
+        # with cascaded clustering only representatives of clusters would be compared
         options += ["--single-step-clustering", "1", "--max-seqs", "100"]
         quiet = ["--threads", threads, "-v", "1", *seeds]
         try:
@@ -95,19 +98,19 @@ def _mmseqs(sequences: list[str], identity: float, kind: str) -> np.ndarray:
 
 
 def _joined(sequences: list[str], labels: np.ndarray, count: int, identity: float) -> np.ndarray:
-    """Return the labels after each of the `count` shortest was joined to all that it is similar to."""
+    """Return the labels after joining each of the `count` shortest sequences with all similar ones."""
     lengths = np.array([len(sequence) for sequence in sequences])
     order = np.argsort(lengths, kind="stable")
-    # what is longer cannot have so large a part in common
+    # longer sequences cannot reach the identity
     order = order[lengths[order] * identity <= lengths[order[count - 1]] + SLACK]
-    lengths, codes = lengths[order], _spread([sequences[k] for k in order])
+    lengths, codes = lengths[order], _padded([sequences[k] for k in order])
     for start in range(0, count, BLOCK):
         block = np.arange(start, min(start + BLOCK, count))
         end = np.searchsorted(lengths, lengths[block[-1]] / identity + SLACK, side="right")
         furthest = int((1 - identity) * lengths[end - 1] + SLACK) if lengths[0] < lengths[-1] else 0
-        for piece in np.split(np.arange(start, end), range(PIECE, end - start, PIECE)):
-            similar = _identity(codes, lengths, block, piece, range(-furthest, furthest + 1)) >= identity
-            one, other = (labels[order[rows]] for rows in (block, piece))
+        for others in np.split(np.arange(start, end), range(OTHERS, end - start, OTHERS)):
+            similar = _identity(codes, lengths, block, others, range(-furthest, furthest + 1)) >= identity
+            one, other = (labels[order[rows]] for rows in (block, others))
             first, second = np.nonzero(similar & (one[:, None] != other))
             if len(first):
                 labels = _linked(labels, one[first], other[second])
@@ -115,37 +118,33 @@ def _joined(sequences: list[str], labels: np.ndarray, count: int, identity: floa
 
 
 def _linked(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    from scipy.sparse.csgraph import connected_components
-
     size = int(labels.max()) + 1
     links = sparse.coo_matrix((np.ones(len(first), dtype=bool), (first, second)), shape=(size, size))
     return connected_components(links, directed=False)[1][labels]
 
 
-def _spread(sequences: list[str]) -> np.ndarray:
-    """Return codes, `(n, T)`, with -1 behind the end."""
+def _padded(sequences: list[str]) -> np.ndarray:
+    """Return the letters as bytes, `(n, T)` int16, with -1 after the end."""
     codes = np.full((len(sequences), max(1, *map(len, sequences))), -1, dtype=np.int16)
     for row, sequence in enumerate(sequences):
         codes[row, : len(sequence)] = np.frombuffer(sequence.encode("ascii", "replace"), dtype=np.uint8)
-    letters = np.unique(codes[codes >= 0])
-    return np.where(codes < 0, -1, np.searchsorted(letters, codes)).astype(np.int16)
+    return codes
 
 
 def _identity(
     codes: np.ndarray, lengths: np.ndarray, first: np.ndarray, second: np.ndarray, shifts: Sequence[int]
 ) -> np.ndarray:
-    """Return the share of equal letters at the best of the shifts, of the longer's length."""
-    count, width = int(codes.max()) + 1, codes.shape[1]
-
-    def one_hot(rows: np.ndarray, shift: int) -> np.ndarray:
-        moved = np.full((len(rows), width), -1, dtype=np.int16)
-        into, out_of = slice(max(shift, 0), width + min(shift, 0)), slice(max(-shift, 0), width - max(shift, 0))
-        moved[:, into] = codes[rows][:, out_of]
-        return (moved[..., None] == np.arange(count)).reshape(len(rows), -1).astype(np.float32)
-
-    own = one_hot(first, 0)
-    best = np.zeros((len(first), len(second)), dtype=np.float32)
+    """Return the fraction of equal letters at the best of the shifts, relative to the longer sequence."""
+    width = codes.shape[1]
+    best = np.zeros((len(first), len(second)))
     for shift in shifts:
-        if abs(shift) < width:
-            np.maximum(best, own @ one_hot(second, shift).T, out=best)
+        if abs(shift) >= width:
+            continue
+        # -2 in the padding, so that it equals no padding of the other side
+        moved = np.full((len(second), width), -2, dtype=np.int16)
+        into, out_of = slice(max(shift, 0), width + min(shift, 0)), slice(max(-shift, 0), width - max(shift, 0))
+        shifted = codes[second][:, out_of]
+        moved[:, into] = np.where(shifted < 0, -2, shifted)
+        equal = np.rint(width * (1 - cdist(codes[first], moved, "hamming")))
+        np.maximum(best, equal, out=best)
     return best / np.maximum(np.maximum(lengths[first][:, None], lengths[second][None]), 1)

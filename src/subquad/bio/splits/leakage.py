@@ -1,9 +1,10 @@
-"""What stands on both sides of a split: equal sequences, near copies, repeated rows; and which test rows stay.
+"""Leakage between the parts of a split: equal sequences, near-duplicates and replicates.
 
-Costs a few looks at each letter, up to about ten seconds: near copies are looked for in `MOST_LETTERS` at most.
+Cost: a few passes over the letters, at most about ten seconds (`MAX_LETTERS`).
 """
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,96 +12,124 @@ import numpy as np
 from subquad.bio.data.dataset import Target
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits.near_duplicates import edited_sequences, equal_sequences, near_sequences, reversed_sequences
+from subquad.bio.splits.near_duplicates import (
+    are_reverse_complements,
+    equal_sequences,
+    within_one_indel,
+    within_substitutions,
+)
 
-__all__ = ["find_leaks"]
+__all__ = ["Leakage", "find_leakage"]
 
-MOST_LETTERS = 200_000_000
-"""Of test rows and the rows that they are compared with. Where there are more, they are compared with fewer rows."""
+MAX_LETTERS = 200_000_000
+"""Maximum number of letters of test rows and the rows they are compared with; of larger tables a sample is compared."""
 DENSE = 0.01
-"""Part of all combinations of its letters that makes a table a library of them."""
+"""A table with at least this fraction of all combinations of its letters is a combinatorial library."""
 
 
-def find_leaks(
+@dataclass(frozen=True, kw_only=True)
+class Leakage:
+    """Rows of a split that are not independent of each other, as numbers of rows unless stated otherwise."""
+
+    exact: int
+    """Test rows whose sequence is also in the training or validation set."""
+    near_duplicates: int
+    """Other test rows that are near-duplicates of a training or validation row."""
+    definition: str
+    """Definition of a near-duplicate."""
+    kept_because: str
+    """Why near-duplicates stay in the test set; empty if they do not."""
+    compared: int
+    """Training and validation rows that near-duplicates were searched in."""
+    not_compared: int
+    """Training and validation rows beyond `MAX_LETTERS`."""
+    removed: int
+    """Rows of `exact` and `near_duplicates` that were removed from the test set."""
+    validation_exact: int
+    """Validation rows whose sequence is in the training set."""
+    replicated: int
+    """Sequences with several rows."""
+    conflicts: int
+    """Those of them with different targets."""
+    marked: int = 0
+    """Rows that the table marks as duplicates of test rows (`test_duplicate`)."""
+    unused: int = 0
+    """Measured rows in no part of the split."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return asdict(self)
+
+
+def find_leakage(
     table: Table, settings: FitSettings, parts: dict[str, np.ndarray], *, is_given: bool
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Return what is on both sides of the split, as JSON knows it, and the test rows that stay.
-
-    Keys:
-        exact: test rows whose sequence is in training or validation too.
-        near: further test rows that are a near copy of such a row.
-        near_how: what a near copy is, in words: up to so many substitutions; where lengths vary also one insertion or
-            deletion; of DNA also the reverse complement.
-        near_kept: why near copies stay in the test, in words; empty where they do not.
-        looked, unseen: rows of training and validation that near copies were looked for in, and those that were too
-            many for it.
-        removed: of exact and near, out of the test.
-        validation_exact: validation rows whose sequence is in training.
-        replicated, conflicts: sequences with several rows, and those of them with different targets.
+) -> tuple[Leakage, np.ndarray]:
+    """Return the leakage of a split, and the test rows that stay.
 
     Args:
-        table: what was split.
-        settings: `near` and `keep_duplicates` say what leaves the test.
-        parts: rows of each part.
-        is_given: a column gave the split.
+        table: The table.
+        settings: `leak_distance` and `keep_duplicates` decide what is removed from the test set.
+        parts: Rows of each part.
+        is_given: The split comes from a column of the table.
     """
     equal, test = equal_sequences(table.inputs), parts["test"]
-    seen = np.concatenate([parts["train"], parts["validation"]])
-    is_exact = np.isin(equal[test], equal[seen])
-    looked = _looked_at(table, test, seen)
-    is_near, how = _near_copies(table, test, looked, within=settings.leak_distance or 1)
+    known = np.concatenate([parts["train"], parts["validation"]])
+    is_exact = np.isin(equal[test], equal[known])
+    compared = _sample(table, test, known)
+    is_near, definition = _near_duplicates(table, test, compared, distance=settings.leak_distance or 1)
     is_near &= ~is_exact
-    kept = _why_near_stay(table, settings, is_given=is_given)
-    is_removed = (is_near & (not kept)) | (is_exact & (not settings.keep_duplicates))
-    replicated, conflicts = _replicates(table.target, equal, np.concatenate([seen, test]))
-    leaks = {
-        "exact": int(is_exact.sum()),
-        "near": int(is_near.sum()),
-        "near_how": how,
-        "near_kept": kept,
-        "looked": len(looked),
-        "unseen": len(seen) - len(looked),
-        "removed": int(is_removed.sum()),
-        "validation_exact": int(np.isin(equal[parts["validation"]], equal[parts["train"]]).sum()),
-        "replicated": replicated,
-        "conflicts": conflicts,
-    }
-    return leaks, test[~is_removed]
+    reason = _reason_to_keep(table, settings, is_given=is_given)
+    is_removed = (is_near & (not reason)) | (is_exact & (not settings.keep_duplicates))
+    replicated, conflicts = _replicates(table.target, equal, np.concatenate([known, test]))
+    leakage = Leakage(
+        exact=int(is_exact.sum()),
+        near_duplicates=int(is_near.sum()),
+        definition=definition,
+        kept_because=reason,
+        compared=len(compared),
+        not_compared=len(known) - len(compared),
+        removed=int(is_removed.sum()),
+        validation_exact=int(np.isin(equal[parts["validation"]], equal[parts["train"]]).sum()),
+        replicated=replicated,
+        conflicts=conflicts,
+    )
+    return leakage, test[~is_removed]
 
 
-def _looked_at(table: Table, test: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    most = MOST_LETTERS // max(table.inputs.codes.shape[1], 1) - len(test)
-    if len(seen) <= most:
-        return seen
-    return np.random.default_rng(0).choice(seen, max(most, 1), replace=False)
+def _sample(table: Table, test: np.ndarray, known: np.ndarray) -> np.ndarray:
+    most = MAX_LETTERS // max(table.inputs.codes.shape[1], 1) - len(test)
+    if len(known) <= most:
+        return known
+    return np.random.default_rng(0).choice(known, max(most, 1), replace=False)
 
 
-def _near_copies(table: Table, test: np.ndarray, others: np.ndarray, *, within: int) -> tuple[np.ndarray, str]:
+def _near_duplicates(table: Table, test: np.ndarray, others: np.ndarray, *, distance: int) -> tuple[np.ndarray, str]:
     inputs = table.inputs
-    found, how = near_sequences(inputs, test, others, within), f"up to {within} substitution{'s' if within > 1 else ''}"
+    found = within_substitutions(inputs, test, others, distance)
+    definition = f"up to {distance} substitution{'s' if distance > 1 else ''}"
     if inputs.partner is not None or not inputs.codes.shape[1]:
-        return found, how
+        return found, definition
     if len(np.unique(inputs.lengths)) > 1:
-        found |= edited_sequences(inputs, test, others)
-        how += ", or one insertion or deletion"
+        found |= within_one_indel(inputs, test, others)
+        definition += ", or one insertion or deletion"
     if table.schema.alphabet == "dna":
-        found |= reversed_sequences(inputs, test, others)
-        how += ", or its reverse complement"
-    return found, how
+        found |= are_reverse_complements(inputs, test, others)
+        definition += ", or its reverse complement"
+    return found, definition
 
 
-def _why_near_stay(table: Table, settings: FitSettings, *, is_given: bool) -> str:
+def _reason_to_keep(table: Table, settings: FitSettings, *, is_given: bool) -> str:
     if settings.leak_distance is not None:
         return "" if settings.leak_distance else "--leak-distance is 0"
     if settings.keep_duplicates:
-        return "--keep-duplicates keeps them too"
+        return "--keep-duplicates keeps them"
     if is_given:
-        return "a column gave the split"
-    return "the table is a library of variants, whose rows are near copies of each other" if _is_library(table) else ""
+        return "the split comes from a column"
+    return "the table is a library of variants, which are near-duplicates of each other" if _is_library(table) else ""
 
 
 def _is_library(table: Table) -> bool:
-    """Return whether rows are variants of one sequence, or a large part of all combinations of letters."""
+    """Return whether rows are variants of one sequence, or a large fraction of all combinations of letters."""
     if table.mutants is not None or table.wild_type is not None:
         return True
     codes = table.inputs.codes[table.has_target]
@@ -110,7 +139,7 @@ def _is_library(table: Table) -> bool:
 
 
 def _replicates(target: Target | None, equal: np.ndarray, rows: np.ndarray) -> tuple[int, int]:
-    """Return how many sequences have several rows, and how many of those have different targets."""
+    """Return the number of sequences with several rows, and the number of those with different targets."""
     _, first, unit, counts = np.unique(equal[rows], return_index=True, return_inverse=True, return_counts=True)
     unit = unit.reshape(-1)
     several = np.flatnonzero((counts > 1)[unit])

@@ -1,9 +1,9 @@
-"""Which sequences are equal, or nearly so. Equal ones cost one sort, one change costs a few looks at each letter.
+"""Equal sequences, and near-duplicates: sequences that differ by few substitutions, one insertion or one deletion.
 
-A sequence is told by the sum of a random number for each letter and place, so that what it would be without one letter
-is known without making it.
+A sequence is hashed as the sum of a random number for each letter and position, so that the hash without one letter is
+known without building the sequence. Cost: one sort for equal sequences, one pass per position for one change.
 
-Axes: n rows, T positions. With a second channel, letters of both count.
+Axes: n rows, T positions. With partner sequences, letters of both count.
 """
 
 from collections.abc import Iterator
@@ -13,30 +13,30 @@ from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
 
-__all__ = ["edited_sequences", "equal_sequences", "near_sequences", "reversed_sequences"]
+__all__ = ["within_one_indel", "equal_sequences", "within_substitutions", "are_reverse_complements"]
 
 CELLS = 20_000_000
-"""Pairs of rows that are compared at a time."""
+"""Number of pairs of rows compared at a time."""
 BITS = 20
-"""Of a sum, that a first look is at."""
+"""Bits of a hash that preselect candidates."""
 ODD = np.uint64(0x9E3779B97F4A7C15)
-"""Lengths times this tell a sequence from one that is longer, whichever letter is left out of them."""
+"""Multiplied by the length, distinguishes a sequence from a longer one, whichever letter is removed."""
 LETTERS, PLACES = 130, 256
-"""Codes that a letter can have, from -2; places whose numbers are drawn at a time."""
+"""Number of codes from -2 on, and number of positions whose random numbers are drawn at a time."""
 
 
 def equal_sequences(inputs: Inputs) -> np.ndarray:
-    """Return a number for each row, `(n,)`, equal where all letters are; rows without letters are all different."""
+    """Return an index of the sequence of each row, `(n,)`; rows without letters are all different."""
     codes = _letters(inputs)
     if not codes.shape[1]:
         return np.arange(len(codes))
-    return np.unique(_Sums.of(codes).whole, return_inverse=True)[1].reshape(-1)
+    return np.unique(_Hashes.of(codes).whole, return_inverse=True)[1].reshape(-1)
 
 
-def near_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray, within: int) -> np.ndarray:
-    """Return which of the rows have one of the others within so many substitutions, at the same length: bool.
+def within_substitutions(inputs: Inputs, rows: np.ndarray, others: np.ndarray, within: int) -> np.ndarray:
+    """Return which rows are within this many substitutions of one of the others, at the same length: bool.
 
-    With two and more, all pairs that share a change are looked at; with one, no pairs are.
+    For one substitution no pairs are compared; for more, all pairs that share a change are.
     """
     codes = _letters(inputs)
     if not codes.shape[1] or not len(others):
@@ -52,9 +52,9 @@ def near_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray, within:
     return found
 
 
-def edited_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which of the rows are one of the others with one letter more or less; of the first channel: bool."""
-    own, theirs = _Sums.of(inputs.codes[rows]), _Sums.of(inputs.codes[others])
+def within_one_indel(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which rows are one of the others with one letter inserted or deleted: bool. Ignores partner sequences."""
+    own, theirs = _Hashes.of(inputs.codes[rows]), _Hashes.of(inputs.codes[others])
     found = np.zeros(len(rows), dtype=bool)
     for place, shorter in enumerate(theirs.shortened()):
         found |= _among(own.whole, shorter[theirs.lengths > place])
@@ -63,22 +63,22 @@ def edited_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np
     return found
 
 
-def reversed_sequences(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which of the rows are the reverse complement of one of the others; of DNA, ACGT, in one channel: bool."""
+def are_reverse_complements(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which rows (DNA) are the reverse complement of one of the others: bool. Ignores partner sequences."""
     turned = inputs.take(rows).reverse_complement().codes
-    return _among(_Sums.of(turned).whole, _Sums.of(inputs.codes[others]).whole)
+    return _among(_Hashes.of(turned).whole, _Hashes.of(inputs.codes[others]).whole)
 
 
 def _letters(inputs: Inputs) -> np.ndarray:
     return inputs.codes if inputs.partner is None else np.concatenate([inputs.codes, inputs.partner], axis=1)
 
 
-class _Sums:
-    """Sums of the random numbers of rows, a place at a time."""
+class _Hashes:
+    """Hashes of rows, and of rows without one letter."""
 
     def __init__(self, columns: np.ndarray) -> None:
         self.columns = columns
-        """`(T, n)`, from 0: positions first, so that each look runs along a row of memory."""
+        """`(T, n)` codes from 0; positions first, so that each pass reads contiguous memory."""
         self.numbers = _numbers(len(columns), int(columns.max(initial=PAD + 2)) + 1)
         """`(T, letters)`."""
         self.lengths = (columns != PAD + 2).sum(0)
@@ -87,16 +87,16 @@ class _Sums:
             self.whole += self.term(place, place)
 
     @classmethod
-    def of(cls, codes: np.ndarray) -> "_Sums":
-        """Return them of codes, `(n, T)`."""
+    def of(cls, codes: np.ndarray) -> "_Hashes":
+        """Return the hashes of codes, `(n, T)`."""
         return cls(np.ascontiguousarray(codes.T) + 2)
 
     def term(self, place: int, at: int) -> np.ndarray:
-        """Return the number of each row's letter at a place, as if it stood at another."""
+        """Return the random number of each row's letter at a position, as if it were at another one."""
         return self.numbers[at][self.columns[place]]
 
     def shortened(self) -> Iterator[np.ndarray]:
-        """Yield the sums of the rows without their letter at each place, those behind it moved up."""
+        """Yield, for each position, the hashes of the rows with that letter deleted."""
         last = len(self.columns) - 1
         before = np.full_like(self.whole, self.numbers[last, PAD + 2])
         behind = np.zeros_like(self.whole)
@@ -110,9 +110,9 @@ class _Sums:
 
 
 def _numbers(places: int, letters: int) -> np.ndarray:
-    """Return a random number for each place and letter; those of letters that there are none of are not kept."""
+    """Return a random number for each position and letter, `(places, letters)`."""
     random = np.random.default_rng(0)
-    # some places at a time, since all numbers of a long sequence are more than the codes of many
+    # in blocks, since all random numbers of a long sequence take more memory than its codes
     parts = [
         random.integers(0, 2**64, (min(PLACES, places - start), LETTERS), dtype=np.uint64)[:, :letters].copy()
         for start in range(0, places, PLACES)
@@ -121,7 +121,7 @@ def _numbers(places: int, letters: int) -> np.ndarray:
 
 
 def _among(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return which of a are in b, as `np.isin`; what shares no bits with a is not sorted."""
+    """Return which values of a are in b, like `np.isin`, after a preselection by the lowest bits."""
     mask = np.uint64(2**BITS - 1)
     is_there = np.zeros(2**BITS, dtype=bool)
     is_there[a & mask] = True
@@ -130,10 +130,10 @@ def _among(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _within_one(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     varies = (b != b[0]).any(0) | (a != b[0]).any(0)
-    own, theirs = _Sums.of(a[:, varies]), _Sums.of(b[:, varies])
+    own, theirs = _Hashes.of(a[:, varies]), _Hashes.of(b[:, varies])
     left, right = (side.whole + side.lengths.astype(np.uint64) * ODD for side in (own, theirs))
     found = _among(left, right)
-    # equal but for one place: equal without that place
+    # sequences with one substitution are equal without that position
     for place in range(len(own.columns)):
         rest = np.flatnonzero(~found)
         found[rest] = _among((left - own.term(place, place))[rest], right - theirs.term(place, place))
@@ -141,29 +141,29 @@ def _within_one(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _within(a: np.ndarray, b: np.ndarray, most: int) -> np.ndarray:
-    """Return which rows of a have one of b within so many substitutions.
+    """Return which rows of a are within this many substitutions of one of b.
 
-    Rows are seen by their changes from the commonest letters: |A| + |B| changes, less one for each place where both
-    have one, less one more where it is the same.
+    With changes A and B from the most common letters, the distance is |A| + |B|, minus one for each position that both
+    change, minus another one if the change is the same.
     """
     if not len(a):
         return np.zeros(0, dtype=bool)
-    commonest = np.array([np.bincount(column.astype(np.int64) + 2).argmax() - 2 for column in b.T])
-    A, B = _changes(a, commonest), _changes(b, commonest)
-    a_count, b_count = (a != commonest).sum(1), (b != commonest).sum(1)
-    # pairs without a place in common need no look
+    common = np.array([np.bincount(column.astype(np.int64) + 2).argmax() - 2 for column in b.T])
+    A, B = _changes(a, common), _changes(b, common)
+    a_count, b_count = (a != common).sum(1), (b != common).sum(1)
+    # pairs that share no changed position are decided by their numbers of changes
     found = a_count + b_count.min() <= most
     size = max(1, CELLS // len(b))
     for start in range(0, len(a), size):
         shared = (A[start : start + size] @ B.T).tocoo()
         row = start + shared.row
-        near = a_count[row] + b_count[shared.col] - shared.data <= most
-        found[row[near]] = True
+        is_close = a_count[row] + b_count[shared.col] - shared.data <= most
+        found[row[is_close]] = True
     return found
 
 
-def _changes(codes: np.ndarray, commonest: np.ndarray) -> sparse.csr_matrix:
-    row, place = np.nonzero(codes != commonest)
+def _changes(codes: np.ndarray, common: np.ndarray) -> sparse.csr_matrix:
+    row, place = np.nonzero(codes != common)
     letter = codes[row, place].astype(np.int64) + 2
     width = codes.shape[1]
     columns = np.concatenate([place, width + place * LETTERS + letter])

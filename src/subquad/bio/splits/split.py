@@ -1,11 +1,11 @@
-"""Which rows are learned from, which choices are made on, and which are kept for the test; and what leaks across.
+"""Split of a table into training, validation and test set, and the leakage between them.
 
-The validation rows are held out of what the test leaves in the same way as the test: whole clusters, groups or
-positions, so that early stopping is as honest as the test. Costs one look at each row; clusters are MMseqs2's.
+The validation set is held out by the same method as the test set (whole clusters, groups or positions), so that model
+selection faces the same shift as the test. Cost: one pass over the rows, plus MMseqs2 for clusters.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,23 @@ import pandas as pd
 from subquad.bio.data.dataset import PARTS
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits import mutations as mutated
 from subquad.bio.splits.clusters import cluster
-from subquad.bio.splits.holdout import Hold, hold_random, hold_units
-from subquad.bio.splits.leakage import find_leaks
+from subquad.bio.splits.holdout import (
+    Holdout,
+    Mutations,
+    hold_out_folds,
+    hold_out_mutated,
+    hold_out_positions,
+    hold_out_random,
+    hold_out_units,
+)
+from subquad.bio.splits.leakage import Leakage, find_leakage
 from subquad.bio.splits.near_duplicates import equal_sequences
 from subquad.errors import SubquadError, raise_errors, unknown
 
-__all__ = ["Split", "count_folds", "find_split", "make_split", "refuse_strange_words"]
+__all__ = ["Split", "check_split_column", "count_folds", "find_split", "make_split"]
 
-WORDS = {
+PART_OF = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -37,89 +44,118 @@ WORDS = {
     "unused": "",
     "test_duplicate": "duplicate",
 }
-"""What people write, and what it means; nothing: the row is left out."""
-LEAST_VALIDATION = 10
-"""Rows that choices are made on, at least, in a run with few training rows."""
+"""Part of each value in a split column; rows of the empty part are not used."""
+MIN_VALIDATION = 10
+"""Minimum number of validation rows if `--train-rows` reduces them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Rows of each part, and how they came there."""
+    """Rows of each part of a split."""
 
     parts: dict[str, np.ndarray]
-    """Row numbers, rising, of `train`, `validation` and `test`."""
+    """Sorted row numbers of `train`, `validation` and `test`."""
     how: str
-    """In a sentence."""
+    """Description of the split in a sentence."""
     units: np.ndarray
-    """`(n,)` number of what each row belongs to, and is held out with: sequence, group, cluster, first position."""
-    leaks: dict[str, Any]
-    """Those of `find_leaks`, and `marked`, test rows that the table calls test_duplicate; `left_out`, measured rows in
-    no part."""
+    """`(n,)` index of the unit that each row is held out with: sequence, group, cluster, or first mutated position."""
+    leakage: Leakage
 
 
 @dataclass(frozen=True)
-class _Way:
-    """A way to split."""
+class _Method:
+    """A method to split a table."""
 
-    hold_test: Hold
-    hold_validation: Hold
-    tell: Callable[[dict[str, np.ndarray]], str]
-    """From the parts to the way in words."""
+    hold_out_test: Holdout
+    hold_out_validation: Holdout
+    describe: Callable[[dict[str, np.ndarray]], str]
+    """Function from the parts to a description."""
     units: np.ndarray
     """See `Split`."""
 
 
 def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
-    """Return the split that the settings ask for, or that a column of the table gives.
+    """Split a table as the settings ask for, or as one of its columns says.
 
-    A column called split or set with the word train in it is taken where nothing else is asked for. `settings.fold` is
-    the part of `settings.folds` that is the test. With `settings.train_rows` only so many training rows are kept, the
-    same ones and more for a larger number, and at most a fourth as many validation rows (ten at least); the test is the
-    same for all. Test rows whose sequence is in training or validation are left out, unless `settings.keep_duplicates`;
-    near copies too, as `settings.leak_distance` says.
+    A column named split or set that contains the value train is used unless the settings ask for another split.
+    `settings.fold` selects the test fold. `settings.train_rows` limits the training rows to a random subset, and the
+    validation rows to a quarter of that number (at least ten); the test set stays the same. Test rows whose sequence is
+    in the training or validation set are removed unless `settings.keep_duplicates`; near-duplicates are removed as
+    `settings.leak_distance` says.
 
     Raises:
-        SubquadError: no such column, strange words in it, what the way to split needs is missing, or a part is empty.
+        SubquadError: There is no such column, it has invalid values, the table lacks what the method needs, or a part is
+            empty.
     """
     column = _column(table.frame, settings)
     if column is not None:
-        return _given(table, settings, column, seed=seed)
-    return _made(table, settings, _way(table, settings), seed=seed)
+        return _from_column(table, settings, column, seed=seed)
+    method, random = _method(table, settings), np.random.default_rng(seed)
+    rows = np.flatnonzero(table.has_target)
+    fold = None if settings.fold is None else (settings.fold, settings.folds)
+    try:
+        test, kept = method.hold_out_test(rows, fraction=settings.test_fraction, fold=fold, random=random)
+        fraction = min(settings.validation_fraction * len(rows) / max(len(kept), 1), 0.5)
+        validation, train = method.hold_out_validation(kept, fraction=fraction, fold=None, random=random)
+    except SubquadError as error:
+        raise SubquadError(f"{table.path}: {error}") from error
+    which = "" if fold is None else f", fold {fold[0]} of {fold[1]}"
+    parts = {"train": train, "validation": validation, "test": test}
+    how = f"{method.describe(parts)}{which}"
+    return _finish(table, settings, parts, how, units=method.units, is_given=False, seed=seed)
 
 
-def refuse_strange_words(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> None:
-    """Raise where the column that says the parts has words that are none, before anything else of the table is read.
+def check_split_column(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> None:
+    """Check the values of the split column, before the rest of the table is read.
 
     Raises:
-        SubquadError: such words, each with its row.
+        SubquadError: The column has other values than names of parts or numbers of folds.
     """
     name = _column(frame, settings)
     if name is None or name not in frame.columns:
         return
-    words = _words(frame, name)
-    strange = np.flatnonzero(~words.isin(list(WORDS)))
+    values = _values(frame, name)
+    invalid = [] if _are_folds(values) else np.flatnonzero(~values.isin(list(PART_OF)))
     raise_errors(
-        f"{path}: column {name!r} must say train, validation or test (or unused)",
-        [] if _are_folds(words) else [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in strange],
+        f"{path}: column {name!r} must hold train, validation or test (or unused)",
+        [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in invalid],
     )
 
 
 def find_split(frame: pd.DataFrame) -> str | None:
-    """Return the column that tells train from test: one called split or set, with the word train in it."""
+    """Return the column named split or set that contains the value train, or None."""
     for column in frame.columns:
-        if str(column).lower() in ("split", "set"):
-            words = set(frame[column].astype(str).str.strip().str.lower())
-            if words & {"train", "training"}:
-                return str(column)
+        if str(column).lower() in ("split", "set") and set(_values(frame, column)) & {"train", "training"}:
+            return str(column)
     return None
 
 
-def _words(frame: pd.DataFrame, name: str) -> pd.Series:
+def count_folds(table: Table, settings: FitSettings) -> int:
+    """Return the number of folds: of a column of fold numbers, otherwise `settings.folds`.
+
+    Raises:
+        SubquadError: The split column has no fold numbers.
+    """
+    name = settings.split
+    if name is None:
+        return settings.folds
+    if name not in table.frame.columns:
+        raise SubquadError(f"{table.path}: {unknown('column', name, table.frame.columns)} (--split)")
+    values = _values(table.frame, name)[np.asarray(table.has_target)]
+    if not _are_folds(values):
+        raise SubquadError(
+            f"{table.path}: column {name!r} has no fold numbers ({', '.join(values.unique()[:3])} …); leave out --split "
+            "to have folds made"
+        )
+    return int(pd.to_numeric(values[values != ""]).nunique())
+
+
+def _values(frame: pd.DataFrame, name: str) -> pd.Series:
     return frame[name].astype(str).str.strip().str.lower().reset_index(drop=True)
 
 
-def _are_folds(words: pd.Series) -> bool:
-    return bool(words[words != ""].str.fullmatch(r"\d+(\.0+)?").all() and (words != "").any())
+def _are_folds(values: pd.Series) -> bool:
+    return bool(values[values != ""].str.fullmatch(r"\d+(\.0+)?").all() and (values != "").any())
 
 
 def _column(frame: pd.DataFrame, settings: FitSettings) -> str | None:
@@ -128,135 +164,134 @@ def _column(frame: pd.DataFrame, settings: FitSettings) -> str | None:
     return find_split(frame) if settings.split_by == "random" and settings.fold is None else None
 
 
-def _made(table: Table, settings: FitSettings, way: _Way, *, seed: int) -> Split:
-    rows, random = np.flatnonzero(table.has_target), np.random.default_rng(seed)
-    fold = None if settings.fold is None else (settings.fold, settings.folds)
-    try:
-        test, kept = way.hold_test(rows, fraction=settings.test_fraction, fold=fold, random=random)
-        fraction = min(settings.validation_fraction * len(rows) / max(len(kept), 1), 0.5)
-        validation, train = way.hold_validation(kept, fraction=fraction, fold=None, random=random)
-    except SubquadError as error:
-        raise SubquadError(f"{table.path}: {error}") from error
-    which = "" if fold is None else f", fold {fold[0]} of {fold[1]}"
-    parts = {"train": train, "validation": validation, "test": test}
-    how = f"{way.tell(parts)}{which}"
-    return _finished(table, settings, parts, how, units=way.units, is_given=False, seed=seed)
-
-
-def _way(table: Table, settings: FitSettings) -> _Way:
-    way = settings.split_by
-    if way == "random":
-        # a rare class has one row in each part, so that all of them can tell it from the others
-        test, validation = _random(table, keeps=2), _random(table, keeps=1)
+def _method(table: Table, settings: FitSettings) -> _Method:
+    name = settings.split_by
+    if name == "random":
+        # a rare class has at least one row in each part
+        test, validation = _random(table, keep=2), _random(table, keep=1)
         units = equal_sequences(table.inputs)
-        return _Way(test, validation, lambda _: "random rows, equal sequences together", units)
-    if way in ("group", "homology"):
-        units, words = _units(table, settings)
-        hold = hold_units(units, "groups" if way == "group" else "clusters")
-        return _Way(hold, hold, lambda _: words, units)
+        return _Method(test, validation, lambda _: "random rows, equal sequences together", units)
+    if name in ("group", "homology"):
+        units, description = _units(table, settings)
+        hold_out = hold_out_units(units, "groups" if name == "group" else "clusters")
+        return _Method(hold_out, hold_out, lambda _: description, units)
     if table.mutants is None:
         raise SubquadError(
-            f"{table.path}: --split-by {way} needs variants of one wild type; name their column with --mutant, "
+            f"{table.path}: --split-by {name} needs variants of one wild type; name their column with --mutant, "
             "or give --wild-type"
         )
-    changes = mutated.Mutated.of(table.mutants)
-    if way == "mutations":
-        return _by_number(changes, equal_sequences(table.inputs))
-    return _by_position(changes, settings)
+    mutations = Mutations.of(table.mutants)
+    if name == "mutations":
+        return _by_number(mutations, equal_sequences(table.inputs))
+    return _by_position(mutations, settings)
 
 
-def _random(table: Table, *, keeps: int = 0) -> Hold:
+def _random(table: Table, *, keep: int = 0) -> Holdout:
     target = table.target
     classes = target.y if target is not None and target.task_type in ("binary", "multiclass") else None
-    return hold_random(equal_sequences(table.inputs), classes, keeps=keeps)
+    return hold_out_random(equal_sequences(table.inputs), classes, keep=keep)
 
 
 def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
-    """Return the number of the group or cluster of each row; -1 of rows that are not measured."""
+    """Return the index of the group or cluster of each row (-1 for rows without a target), and a description."""
     rows, units = np.flatnonzero(table.has_target), np.full(len(table.has_target), -1)
     if settings.split_by == "group":
         if table.groups is None:
-            raise SubquadError(f"{table.path}: --split-by group needs the column of the groups; name it with --group")
+            raise SubquadError(f"{table.path}: --split-by group needs a group column; name it with --group")
         units[rows] = np.unique(np.asarray(table.groups)[rows].astype(str), return_inverse=True)[1].reshape(-1)
-        words = f"whole groups of {settings.group!r}"
+        description = f"whole groups of {settings.group!r}"
     else:
         sequences = [table.sequences[row] for row in rows]
         is_nucleotide = table.schema.alphabet in ("dna", "rna")
-        units[rows], words = cluster(sequences, settings.identity, is_nucleotide=is_nucleotide)
+        units[rows], description = cluster(sequences, settings.identity, is_nucleotide=is_nucleotide)
     sizes = np.unique(units[rows], return_counts=True)[1]
     count = len(sizes)
     if count < 3:
         what = "groups" if settings.split_by == "group" else "clusters"
-        remedy = "" if what == "groups" else f" at --identity {settings.identity} (they are all alike; raise it)"
+        remedy = "" if what == "groups" else f" at --identity {settings.identity} (raise it)"
         raise SubquadError(
-            f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}; three are "
-            "needed for training, validation and test; take another --split-by"
+            f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}, but training, "
+            "validation and test need three; use another --split-by"
         )
     largest = f", the largest with {sizes.max() / len(rows):.0%} of the rows" if sizes.max() > len(rows) / 2 else ""
-    return units, f"{words} ({count:,}{largest})"
+    return units, f"{description} ({count:,}{largest})"
 
 
-def _by_number(changes: mutated.Mutated, units: np.ndarray) -> _Way:
-    def hold_test(rows: np.ndarray, **asked: Any) -> tuple[np.ndarray, np.ndarray]:
-        return mutated.by_number(changes, rows, **asked)
+def _by_number(mutations: Mutations, units: np.ndarray) -> _Method:
+    def hold_out_test(rows: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        return hold_out_mutated(mutations, rows, **options)
 
-    def hold_validation(rows: np.ndarray, *, fraction: float, fold: Any, random: np.random.Generator) -> Any:
-        # the most mutated first; equal ones in random order
-        order = rows[np.lexsort([random.random(len(rows)), -changes.count[rows]])]
+    def hold_out_validation(rows: np.ndarray, *, fraction: float, fold: Any, random: np.random.Generator) -> Any:
+        # the most mutated rows first, in random order within a number of mutations
+        order = rows[np.lexsort([random.random(len(rows)), -mutations.count[rows]])]
         size = max(1, round(fraction * len(rows)))
         return np.sort(order[:size]), np.sort(order[size:])
 
-    def tell(parts: dict[str, np.ndarray]) -> str:
-        most, least = changes.count[parts["train"]].max(initial=0), changes.count[parts["test"]].min(initial=99)
-        few = f"variants with up to {most} mutation{'s' if most != 1 else ''} to learn from"
-        return f"{few}, with {least} or more as test"
+    def describe(parts: dict[str, np.ndarray]) -> str:
+        most, least = mutations.count[parts["train"]].max(initial=0), mutations.count[parts["test"]].min(initial=99)
+        return f"trained on variants with up to {most} mutation{'s' if most != 1 else ''}, tested on {least} or more"
 
-    return _Way(hold_test, hold_validation, tell, units)
+    return _Method(hold_out_test, hold_out_validation, describe, units)
 
 
-def _by_position(changes: mutated.Mutated, settings: FitSettings) -> _Way:
+def _by_position(mutations: Mutations, settings: FitSettings) -> _Method:
     is_contiguous = settings.split_by == "contiguous"
 
-    def hold_test(rows: np.ndarray, *, fold: tuple[int, int] | None, **asked: Any) -> tuple[np.ndarray, np.ndarray]:
+    def hold_out_test(
+        rows: np.ndarray, *, fold: tuple[int, int] | None, **options: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         if settings.split_by == "position":
-            return mutated.by_position(changes, rows, fold=fold, **asked)
-        return mutated.within_folds(changes, rows, fold=fold or (0, settings.folds), is_contiguous=is_contiguous)
+            return hold_out_positions(mutations, rows, fold=fold, **options)
+        return hold_out_folds(mutations, rows, fold=fold or (0, settings.folds), is_contiguous=is_contiguous)
 
-    def hold_validation(rows: np.ndarray, **asked: Any) -> tuple[np.ndarray, np.ndarray]:
-        return mutated.by_position(changes, rows, is_contiguous=is_contiguous, **asked)
+    def hold_out_validation(rows: np.ndarray, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+        return hold_out_positions(mutations, rows, is_contiguous=is_contiguous, **options)
 
-    words = "whole positions, variants mutated at positions of two parts in none"
+    description = "whole positions; variants mutated at positions of two parts are not used"
     if settings.split_by != "position":
         first = "" if settings.fold is not None else f", fold 0 of {settings.folds}"
-        words = f"{settings.split_by} positions as in ProteinGym, variants across folds in none{first}"
-    return _Way(hold_test, hold_validation, lambda _: words, changes.first())
+        description = f"{settings.split_by} positions as in ProteinGym; variants across folds are not used{first}"
+    return _Method(hold_out_test, hold_out_validation, lambda _: description, mutations.first())
 
 
-def _given(table: Table, settings: FitSettings, name: str, *, seed: int) -> Split:
+def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -> Split:
     frame = table.frame
     if name not in frame.columns:
         raise SubquadError(f"{table.path}: {unknown('column', name, frame.columns)} (--split)")
-    words = _words(frame, name)
-    if _are_folds(words):
-        return _given_folds(table, settings, name, words, seed=seed)
-    if settings.fold is not None:
-        raise SubquadError(f"{table.path}: column {name!r} says which rows are the test; leave out --fold, or --split")
-    refuse_strange_words(table.path, frame, settings)
-    part = np.where(table.has_target, words.map(WORDS).to_numpy(), "")
-    parts = {word: np.flatnonzero(part == word) for word in PARTS}
-    for word in ("train", "test"):
-        if not len(parts[word]):
-            raise SubquadError(f"{table.path}: no measured row of column {name!r} says {word}; mark some rows so")
-    how, groups, marked = f"column {name!r}", _own_groups(table, parts), int((part == "duplicate").sum())
+    values = _values(frame, name)
+    marked = 0
+    if _are_folds(values):
+        parts, how = _folds_of_column(table, settings, name, values)
+    else:
+        if settings.fold is not None:
+            raise SubquadError(
+                f"{table.path}: column {name!r} assigns rows to the test set; leave out --fold, or --split"
+            )
+        check_split_column(table.path, frame, settings)
+        part = np.where(table.has_target, values.map(PART_OF).to_numpy(), "")
+        parts = {word: np.flatnonzero(part == word) for word in PARTS}
+        how, marked = f"column {name!r}", int((part == "duplicate").sum())
+        for word in ("train", "test"):
+            if not len(parts[word]):
+                raise SubquadError(f"{table.path}: column {name!r} has no measured row with the value {word}")
+    groups = _own_groups(table, parts)
     if not len(parts["validation"]):
-        parts["train"], parts["validation"], said = _validation_of(table, settings, parts["train"], groups, seed)
-        how += f", {said}"
+        # the validation set is drawn from training, in whole groups if the test set has groups of its own
+        hold_out, drawn = _random(table), "validation rows drawn from training"
+        if groups is not None:
+            hold_out, drawn = hold_out_units(groups, "groups"), "validation groups drawn from training"
+        parts["validation"], parts["train"] = hold_out(
+            parts["train"], fraction=settings.validation_fraction, fold=None, random=np.random.default_rng(seed)
+        )
+        how += f", {drawn}"
     units = equal_sequences(table.inputs) if groups is None else groups
-    return _finished(table, settings, parts, how, units=units, is_given=True, marked=marked, seed=seed)
+    return _finish(table, settings, parts, how, units=units, is_given=True, marked=marked, seed=seed)
 
 
-def _given_folds(table: Table, settings: FitSettings, name: str, words: pd.Series, *, seed: int) -> Split:
-    numbers = pd.to_numeric(words).to_numpy(dtype=np.float64)
+def _folds_of_column(
+    table: Table, settings: FitSettings, name: str, values: pd.Series
+) -> tuple[dict[str, np.ndarray], str]:
+    numbers = pd.to_numeric(values).to_numpy(dtype=np.float64, copy=True)
     numbers[~table.has_target] = np.nan
     known = np.unique(numbers[~np.isnan(numbers)])
     fold = settings.fold or 0
@@ -264,35 +299,19 @@ def _given_folds(table: Table, settings: FitSettings, name: str, words: pd.Serie
         raise SubquadError(f"{table.path}: column {name!r} has {len(known)} folds with measured rows, no fold {fold}")
     parts = {"train": np.flatnonzero(~np.isnan(numbers) & (numbers != known[fold]))}
     parts |= {"validation": np.zeros(0, dtype=np.int64), "test": np.flatnonzero(numbers == known[fold])}
-    groups = _own_groups(table, parts)
-    parts["train"], parts["validation"], said = _validation_of(table, settings, parts["train"], groups, seed)
-    how = f"column {name!r}, fold {known[fold]:.0f} of {len(known)} as test, {said}"
-    units = equal_sequences(table.inputs) if groups is None else groups
-    return _finished(table, settings, parts, how, units=units, is_given=True, seed=seed)
+    return parts, f"column {name!r}, fold {known[fold]:.0f} of {len(known)} as test"
 
 
 def _own_groups(table: Table, parts: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Return the number of each row's group, where the test has groups of its own; else None."""
+    """Return the group of each row if the test set has groups of its own, otherwise None."""
     if table.groups is None:
         return None
     groups = np.unique(np.asarray(table.groups).astype(str), return_inverse=True)[1].reshape(-1)
-    learned = groups[parts["train"]]
-    return groups if len(np.unique(learned)) > 1 and not np.isin(groups[parts["test"]], learned).any() else None
+    trained = groups[parts["train"]]
+    return groups if len(np.unique(trained)) > 1 and not np.isin(groups[parts["test"]], trained).any() else None
 
 
-def _validation_of(
-    table: Table, settings: FitSettings, rows: np.ndarray, groups: np.ndarray | None, seed: int
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return training and validation rows of the training rows, whole groups where there are any."""
-    hold, said = _random(table), "validation rows drawn from training"
-    if groups is not None:
-        hold, said = hold_units(groups, "groups"), "whole groups of training as validation"
-    random = np.random.default_rng(seed)
-    validation, train = hold(rows, fraction=settings.validation_fraction, fold=None, random=random)
-    return train, validation, said
-
-
-def _finished(
+def _finish(
     table: Table,
     settings: FitSettings,
     parts: dict[str, np.ndarray],
@@ -303,41 +322,40 @@ def _finished(
     marked: int = 0,
     seed: int,
 ) -> Split:
-    """Return the split with what leaks taken out, few training rows where asked for, and all parts seen to be there."""
-    _refuse_empty(table, parts)
-    leaks, test = find_leaks(table, settings, parts, is_given=is_given)
-    leaks["marked"] = marked
-    said = [how]
-    if len(test) < len(parts["test"]):
-        near = f", or nearly so ({leaks['near_how']})" if leaks["near"] and not leaks["near_kept"] else ""
-        said.append(f"{leaks['removed']:,} test rows left out that are in training or validation too{near}")
+    """Return the split without leaking test rows, and with at most `settings.train_rows` training rows."""
+    _check_parts(table, parts)
+    leakage, test = find_leakage(table, settings, parts, is_given=is_given)
+    notes = [how]
+    if leakage.removed:
+        has_near = leakage.near_duplicates and not leakage.kept_because
+        near = f", or near-duplicates ({leakage.definition})" if has_near else ""
+        notes.append(f"{leakage.removed:,} test rows removed that are in training or validation{near}")
     if not len(test):
         raise SubquadError(
-            f"{table.path}: all {len(parts['test']):,} test rows have sequences of training or validation rows, or "
-            "near ones, and none is left to test on; mark others as test, keep near ones with --leak-distance 0, or all with "
-            "--keep-duplicates"
+            f"{table.path}: all {len(parts['test']):,} test rows are equal to or near-duplicates of training or "
+            "validation rows, and none is left; mark others as test, keep near-duplicates with --leak-distance 0, or "
+            "keep all with --keep-duplicates"
         )
     parts = {**parts, "test": test}
     if settings.train_rows is not None:
-        parts, words = _few(parts, settings.train_rows, seed)
-        said.append(words)
-    used = sum(len(rows) for rows in parts.values())
-    leaks["left_out"] = int(table.has_target.sum()) - used
-    said.append(", ".join(f"{len(parts[part]):,} {part}" for part in PARTS))
-    return Split(parts=parts, how="; ".join(said), units=units, leaks=leaks)
+        parts, note = _few(parts, settings.train_rows, seed)
+        notes.append(note)
+    unused = int(table.has_target.sum()) - sum(len(rows) for rows in parts.values())
+    notes.append(", ".join(f"{len(parts[part]):,} {part}" for part in PARTS))
+    return Split(parts=parts, how="; ".join(notes), units=units, leakage=replace(leakage, marked=marked, unused=unused))
 
 
 def _few(parts: dict[str, np.ndarray], count: int, seed: int) -> tuple[dict[str, np.ndarray], str]:
     if count >= len(parts["train"]):
         return parts, f"all {len(parts['train']):,} training rows, fewer than the {count:,} of --train-rows"
     random = np.random.default_rng([seed, 1])
-    # one order for all numbers, so that more rows contain fewer
+    # one order for all sizes, so that smaller sets are subsets of larger ones
     train, validation = (random.permutation(parts[part]) for part in ("train", "validation"))
-    chosen = {"train": np.sort(train[:count]), "validation": np.sort(validation[: max(count // 4, LEAST_VALIDATION)])}
+    chosen = {"train": np.sort(train[:count]), "validation": np.sort(validation[: max(count // 4, MIN_VALIDATION)])}
     return {**parts, **chosen}, f"{count:,} of {len(train):,} training rows"
 
 
-def _refuse_empty(table: Table, parts: dict[str, np.ndarray]) -> None:
+def _check_parts(table: Table, parts: dict[str, np.ndarray]) -> None:
     remedy = {
         "train": "give more rows, or a smaller --test-fraction",
         "validation": "give more rows, or a larger --validation-fraction",
@@ -347,23 +365,3 @@ def _refuse_empty(table: Table, parts: dict[str, np.ndarray]) -> None:
         if not len(parts[part]):
             measured = int(table.has_target.sum())
             raise SubquadError(f"{table.path}: no {part} rows in the split of {measured} rows; {remedy[part]}")
-
-
-def count_folds(table: Table, settings: FitSettings) -> int:
-    """Return how many folds there are: those of a column of numbers, else `settings.folds`.
-
-    Raises:
-        SubquadError: the column of the split says which rows are the test, so that there is nothing to take in turn.
-    """
-    name = settings.split
-    if name is None:
-        return settings.folds
-    if name not in table.frame.columns:
-        raise SubquadError(f"{table.path}: {unknown('column', name, table.frame.columns)} (--split)")
-    words = _words(table.frame, name)[np.asarray(table.has_target)]
-    if not _are_folds(words):
-        raise SubquadError(
-            f"{table.path}: column {name!r} holds no numbers of folds ({', '.join(words.unique()[:3])} …); leave out "
-            "--split to have folds cut"
-        )
-    return int(pd.to_numeric(words[words != ""]).nunique())
