@@ -10,6 +10,7 @@ from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import separate_documents, attention_layers, attention_mode
 from subquad.llm.models.convert import convert
+from subquad.llm.models.decoding import forward, new_cache
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
@@ -148,29 +149,71 @@ def test_the_state_of_decoding_does_not_grow():
     assert state_size(3) == state_size(97)
 
 
-@torch.no_grad()
-def test_generation_behind_32_thousand_tokens_keeps_the_size_of_its_state():
-    model, ids = convert(tiny_model("llama", max_position_embeddings=40_000), AttentionSettings()), tokens(1, 32_768)
-    start = model(ids[:, :7], use_cache=True).cache
-    made = model.generate(
-        ids,
-        max_new_tokens=131,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=1,
-        prefill_chunk_size=4_096,
-        return_dict_in_generate=True,
-    )
-    # a name from before transformers 5.20 or so
-    cache = getattr(made, "cache", None) or made.past_key_values
-    sizes = [
-        [(layer.state[i].shape, layer.state[i].dtype) for i in range(4)] for layer in (*start.layers, *cache.layers)
-    ]
+LONG, STEPS = 32_768, 37
+
+
+@pytest.fixture(scope="module")
+def long_text():
+    """Return a model, a text of 32 thousand tokens with some more, and the logits of the last ones in one pass."""
+    model = convert(tiny_model("llama", max_position_embeddings=40_000), AttentionSettings())
+    ids = tokens(1, LONG + STEPS)
+    with torch.no_grad():
+        return model, ids, model(ids, use_cache=False).logits[0, LONG:]
+
+
+def decoded(model, ids, damage=None):
+    """Return the logits of the last tokens, decoded one by one after a prefill in chunks, and the cache."""
+    cache, logits = new_cache(model), []
+    for start in range(0, LONG, 4_096):
+        forward(model, ids[:, start : start + 4_096], torch.arange(start, start + 4_096)[None], cache)
+    for position in range(LONG, LONG + STEPS):
+        for layer in cache.layers if damage else ():
+            layer.state = damage(layer.state)
+        logits.append(forward(model, ids[:, position : position + 1], torch.tensor([[position]]), cache)[0])
+    return torch.stack(logits), cache
+
+
+@pytest.mark.slow
+def test_decoding_after_32_thousand_tokens_equals_one_pass_with_a_state_of_constant_size(long_text):
+    model, ids, expected = long_text
+    # the most likely tokens differ, so that the comparison means something
+    assert expected.argmax(-1).unique().numel() > 10
+    start = new_cache(model)
+    forward(model, ids[:, :7], torch.arange(7)[None], start)
+    logits, cache = decoded(model, ids)
+    assert torch.allclose(logits, expected, atol=1e-4, rtol=1e-4)
+    sizes = [[(part.shape, part.dtype) for part in layer.state] for layer in (*start.layers, *cache.layers)]
     assert all(size == sizes[0] for size in sizes)
-    # the last token made has not been read
-    assert cache.get_seq_length() == 32_768 + 130
-    whole = model(made.sequences[:, :-1], use_cache=False).logits[0, -131:].argmax(-1)
-    assert (whole == made.sequences[0, -131:]).float().mean() > 0.99
+    assert cache.get_seq_length() == LONG + STEPS
+
+
+@pytest.mark.slow
+def test_a_damaged_state_is_noticed_after_32_thousand_tokens(long_text):
+    model, ids, expected = long_text
+    # two percent per step, of the sum over all tokens before the window
+    logits, _ = decoded(model, ids, damage=lambda state: state._replace(total=1.02 * state.total))
+    assert not torch.allclose(logits, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_transformers_generates_after_32_thousand_tokens(long_text):
+    model, ids, _ = long_text
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = model.generate(
+            ids[:, :LONG],
+            max_new_tokens=STEPS,
+            do_sample=True,
+            eos_token_id=None,
+            pad_token_id=1,
+            prefill_chunk_size=4_096,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    assert made.sequences[0, LONG:].unique().numel() > 10
+    expected = model(made.sequences[:, :-1], use_cache=False).logits[0, LONG - 1 :]
+    assert torch.allclose(torch.cat(made.logits), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
