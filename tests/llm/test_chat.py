@@ -1,4 +1,4 @@
-"""The chat: turns are read once, commands do what they say, and Ctrl-C stops an answer alone."""
+"""The chat: a turn is processed once, commands work, and Ctrl-C stops only the answer."""
 
 import os
 import pty
@@ -66,7 +66,7 @@ def asked(tokenizer, *messages):
     return tokenizer(f"{text}<|assistant|>")["input_ids"]
 
 
-def test_an_answer_is_what_the_model_says_after_the_template(model, bytewise):
+def test_an_answer_is_the_models_text_after_the_template(model, bytewise):
     session = ChatSession(model, bytewise, ChatSettings(temperature=0.0, max_new_tokens=13, system="old"))
     deltas = list(session.answer("the bird"))
     ids = asked(bytewise, ("system", "old"), ("user", "the bird"))
@@ -76,7 +76,7 @@ def test_an_answer_is_what_the_model_says_after_the_template(model, bytewise):
 
 
 @pytest.mark.parametrize("kept", [(), (1,)])
-def test_a_later_turn_reads_its_own_tokens_only_and_knows_all_before(bytewise, kept):
+def test_a_later_turn_processes_only_its_own_tokens(bytewise, kept):
     model = linear_model(softmax_layers=kept)
     session = ChatSession(model, bytewise, GREEDY)
     list(session.answer("the bird sings " * 20))
@@ -90,7 +90,7 @@ def test_a_later_turn_reads_its_own_tokens_only_and_knows_all_before(bytewise, k
     assert session.length == len(old) + 13 + len(new) + 12
 
 
-def test_a_template_that_rewrites_old_turns_is_read_anew(model, tmp_path):
+def test_a_template_that_rewrites_earlier_turns_is_processed_from_the_start(model, tmp_path):
     # as templates do that leave the thoughts of earlier answers out
     template = TEMPLATE.replace("{{ m.content }}", "{{ m.content if loop.last else m.content[:3] }}")
     tokenizer = byte_tokenizer(tmp_path, template=template)
@@ -103,7 +103,7 @@ def test_a_template_that_rewrites_old_turns_is_read_anew(model, tmp_path):
     assert second == tokenizer.decode(greedy(model, ids, 13))
 
 
-def test_an_answer_that_is_stopped_is_remembered_as_far_as_it_went(model, bytewise):
+def test_a_stopped_answer_stays_in_the_chat(model, bytewise):
     whole, session = ChatSession(model, bytewise, GREEDY), ChatSession(model, bytewise, GREEDY)
     said, heard = "".join(whole.answer("the bird")), []
     for delta in session.answer("the bird", lambda: len(heard) == 5):
@@ -123,14 +123,14 @@ def test_a_turn_that_is_stopped_before_its_answer_leaves_nothing_behind(model, b
     assert "".join(session.answer("a river")) == expected
 
 
-def test_an_answer_ends_where_the_model_says_so(model, bytewise, monkeypatch):
+def test_an_answer_ends_at_an_end_of_text_token(model, bytewise, monkeypatch):
     free = greedy(model, asked(bytewise, ("user", "the bird")), 13)
     monkeypatch.setattr(model.generation_config, "eos_token_id", free[6])
     session = ChatSession(model, bytewise, GREEDY)
     assert "".join(session.answer("the bird")) == bytewise.decode(free[: free.index(free[6])])
 
 
-def test_what_a_template_refuses_changes_nothing(model, bytewise):
+def test_a_message_that_the_template_rejects_changes_nothing(model, bytewise):
     session = ChatSession(model, bytewise, GREEDY)
     list(session.answer("the bird"))
     before = (session.length, list(session.messages))
@@ -141,7 +141,7 @@ def test_what_a_template_refuses_changes_nothing(model, bytewise):
         ChatSession(model, bytewise, ChatSettings(system="nonsense"))
 
 
-def test_a_model_without_a_chat_template_holds_no_chats(model, tmp_path):
+def test_a_model_without_a_chat_template_cannot_chat(model, tmp_path):
     with pytest.raises(SubquadError, match="has no chat template"):
         ChatSession(model, byte_tokenizer(tmp_path, template=None))
 
@@ -218,13 +218,7 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
         os.close(ours)
 
 
-def test_a_checkpoint_that_is_not_linear_is_sent_to_linearize(folder, capsys):
-    assert main(["llm", "chat", str(folder)]) == 2
-    message = capsys.readouterr().err
-    assert f"{folder}: a checkpoint with softmax attention, which is not linearized yet; linearize it with" in message
-
-
-def test_settings_that_cannot_work_are_refused():
+def test_invalid_settings_are_rejected():
     with pytest.raises(SubquadError, match="--max-new-tokens must be at least 1, got 0"):
         ChatSettings(max_new_tokens=0)
     with pytest.raises(SubquadError, match="--temperature must be at least 0, got nan"):

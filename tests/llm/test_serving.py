@@ -1,4 +1,4 @@
-"""A real server on a free port, asked by OpenAI's own client and by hand."""
+"""A real server on a free port, queried by OpenAI's own client and by plain HTTP."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def ask(server, path, body=None):
             return error.code, json.load(error)
 
 
-def test_the_server_tells_what_it_has(server, client):
+def test_the_server_lists_its_model(server, client):
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").owned_by == "subquad"
     assert ask(server, "/health") == (200, {"status": "ok", "active": 0, "waiting": 0})
@@ -130,7 +130,7 @@ def test_a_chat_goes_through_the_models_template(client):
 
 
 @pytest.mark.parametrize("how", [{"temperature": 0}, {"temperature": 1.2, "seed": 7, "n": 3, "stop": ["e", "r"]}])
-def test_a_stream_is_the_whole_text_in_pieces(client, how):
+def test_a_stream_adds_up_to_the_whole_text(client, how):
     whole = completion(client, **how)
     texts, finishes, last = ["", "", ""], {}, None
     for event in completion(client, **how, stream=True, stream_options={"include_usage": True}):
@@ -145,7 +145,7 @@ def test_a_stream_is_the_whole_text_in_pieces(client, how):
     assert not last.choices
 
 
-def test_a_stream_of_a_chat_says_once_who_speaks(client):
+def test_a_chat_stream_names_the_role_once(client):
     events = list(chat(client, stream=True, n=2))
     deltas = [choice for event in events for choice in event.choices]
     assert sorted(choice.index for choice in deltas if choice.delta.role == "assistant") == [0, 1]
@@ -157,7 +157,7 @@ def test_a_stream_of_a_chat_says_once_who_speaks(client):
     assert all(event.usage is None for event in events)
 
 
-def test_a_stop_string_is_left_out_and_ends_the_text(client):
+def test_a_stop_string_ends_the_text_and_is_left_out(client):
     text = completion(client, max_tokens=61).choices[0].text
     stop = text[len(text) // 2 :][:3]
     reply = completion(client, max_tokens=61, stop=stop)
@@ -221,7 +221,7 @@ def test_several_prompts_in_one_request_are_answered_in_their_order(client):
         ({"prompt": None}, "prompt", "valid string"),
     ],
 )
-def test_a_request_that_will_not_do_is_refused_with_the_fields_name(server, change, field, message):
+def test_an_invalid_request_is_rejected_with_the_fields_name(server, change, field, message):
     status, body = ask(server, "/v1/completions", {"model": "tiny", "prompt": "the", "max_tokens": 3, **change})
     assert status == 400
     error = body["error"]
@@ -230,12 +230,30 @@ def test_a_request_that_will_not_do_is_refused_with_the_fields_name(server, chan
         raise AssertionError(error["message"])
 
 
-def test_fields_that_ask_for_nothing_are_no_mistake(server):
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/completions", {"prompt": "a \ud800 b"}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", "\ud800"]}, "prompt"),
+        ("/v1/completions", {"prompt": "a", "stop": "\udfff"}, "stop"),
+        ("/v1/completions", {"prompt": "a", "\ud800": 1}, None),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
+    ],
+)
+def test_a_lone_surrogate_is_an_error_of_the_request(server, path, body, field):
+    status, reply = ask(server, path, {"model": "tiny", "max_tokens": 2, **body})
+    assert status == 400
+    assert reply["error"]["type"] == "invalid_request_error"
+    assert reply["error"]["param"] == field
+    assert "surrogate" in reply["error"]["message"]
+
+
+def test_fields_without_an_effect_are_accepted(server):
     body = {"model": "tiny", "prompt": "the", "user": "me", "echo": False, "best_of": 1, "logprobs": None, "seed": None}
     assert ask(server, "/v1/completions", {**body, "stop": None, "temperature": None, "max_tokens": 2})[0] == 200
 
 
-def test_what_is_no_request_is_refused_in_the_same_shape(server):
+def test_other_errors_have_the_same_body(server):
     assert ask(server, "/v1/completions", b"{")[1]["error"]["message"].startswith("the body is not JSON")
     status, body = ask(server, "/v1/embeddings", {})
     assert (status, body["error"]["message"]) == (404, "POST /v1/embeddings: Not Found")
@@ -243,7 +261,7 @@ def test_what_is_no_request_is_refused_in_the_same_shape(server):
     assert (status, body["error"]["code"]) == (404, "model_not_found")
 
 
-def test_a_chat_that_the_template_refuses_is_a_mistake_of_the_request(server, client):
+def test_a_chat_that_the_template_rejects_is_an_error_of_the_request(server, client):
     with pytest.raises(openai.BadRequestError, match="template rejects the messages: no nonsense"):
         chat(client, messages=[{"role": "system", "content": "nonsense"}])
     with pytest.raises(openai.BadRequestError, match="messages"):
@@ -253,7 +271,7 @@ def test_a_chat_that_the_template_refuses_is_a_mistake_of_the_request(server, cl
     assert server.engine.active == 0
 
 
-def test_a_client_that_leaves_frees_its_row(server, client):
+def test_a_client_that_disconnects_frees_its_row(server, client):
     stream = completion(client, max_tokens=40_000, stream=True, n=2)
     next(iter(stream))
     wait_for(lambda: server.engine.active == 2)
@@ -265,7 +283,7 @@ def test_a_client_that_leaves_frees_its_row(server, client):
     wait_for(lambda: server.engine.active == 0)
 
 
-def test_where_too_many_wait_a_request_is_told_to_come_again(bytewise):
+def test_too_many_waiting_requests_get_status_429(bytewise):
     settings = ServeSettings(max_batch_size=4, max_waiting=2)
     with Server(make_app(linear_model(), bytewise, settings, name="tiny")) as server, server.client() as client:
         streams = [completion(client, max_tokens=40_000, stream=True, n=4)]
@@ -281,7 +299,7 @@ def test_where_too_many_wait_a_request_is_told_to_come_again(bytewise):
         assert completion(client).choices
 
 
-def test_a_model_without_a_chat_template_says_so_and_completes(tmp_path):
+def test_a_model_without_a_chat_template_only_completes(tmp_path):
     app = make_app(linear_model(), byte_tokenizer(tmp_path, template=None), name="tiny")
     with Server(app) as server, server.client() as client:
         with pytest.raises(openai.BadRequestError, match="has no chat template"):
@@ -289,7 +307,7 @@ def test_a_model_without_a_chat_template_says_so_and_completes(tmp_path):
         assert completion(client, max_tokens=2).usage.completion_tokens == 2
 
 
-def test_an_engine_that_stopped_is_told_to_those_who_read_and_ask(bytewise):
+def test_clients_get_an_error_when_the_engine_stops(bytewise):
     with Server(make_app(linear_model(), bytewise, name="tiny")) as server, server.client() as client:
         stream = completion(client, max_tokens=40_000, stream=True)
         next(iter(stream))
@@ -312,7 +330,7 @@ def served(tmp_path_factory, bytewise):
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_until_it_is_told_to_stop(served, how):
+def test_the_command_serves_until_it_is_stopped(served, how):
     command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]
     arguments = ["llm", "serve", str(served), "--port", "0", "--max-batch-size", "2", "--precision", "bfloat16"]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
@@ -331,20 +349,27 @@ def test_the_command_serves_until_it_is_told_to_stop(served, how):
     assert "Traceback" not in message
 
 
-def test_a_port_that_is_taken_is_a_mistake_that_is_said(served, capsys):
+def test_a_port_in_use_is_an_error(served, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert main(["llm", "serve", str(served), "--port", port]) == 2
     assert f"cannot listen on port {port} of 127.0.0.1 (Address already in use)" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_is_not_linear_is_sent_to_linearize(folder, capsys):
+@pytest.mark.parametrize(
+    "command",
+    [["generate", "--prompt", "a"], ["chat"], ["serve", "--port", "0"], ["evaluate", "--passkey", "900", "--out", "x"]],
+)
+def test_a_softmax_checkpoint_gets_the_command_that_linearizes_it(folder, capsys, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for model in (str(folder), "smollm2", "some/model.gguf"):
-        assert main(["llm", "serve", model, "--port", "0"]) == 2
-        assert f"linearize it with\n  subquad llm linearize {model} " in capsys.readouterr().err
+        assert main(["llm", command[0], model, *command[1:]]) == 2
+        message = capsys.readouterr().err
+        assert f"{model}: a checkpoint with softmax attention, which is not linearized yet" in message
+        assert f"subquad llm linearize {model} --text TEXT --out linear" in message
 
 
-def test_settings_that_cannot_work_are_refused():
+def test_invalid_settings_are_rejected():
     with pytest.raises(SubquadError, match="--max-batch-size must be at least 1, got 0"):
         ServeSettings(max_batch_size=0)
     with pytest.raises(SubquadError, match="--port must be from 0 to 65535"):

@@ -11,6 +11,7 @@ from subquad.llm.serving.engine import Delta
 from subquad.llm.serving.sampling import SamplingParameters
 
 __all__ = [
+    "LONE_SURROGATE",
     "ChatRequest",
     "CompletionRequest",
     "RequestError",
@@ -20,6 +21,7 @@ __all__ = [
     "usage_body",
 ]
 
+LONE_SURROGATE = "it contains a lone surrogate, which is not a Unicode character"
 MOST_CHOICES = 4
 MOST_STOPS = 4
 IGNORED = {
@@ -60,11 +62,8 @@ class RequestError(SubquadError):
 def _encodable(text: str) -> str:
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {error.start + 1} is a lone surrogate (\\u{ord(text[error.start]):04x}), "
-            "which is not a Unicode character"
-        ) from None
+    except UnicodeEncodeError:
+        raise ValueError(LONE_SURROGATE) from None
     return text
 
 

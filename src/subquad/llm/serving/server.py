@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Engine, EngineClosed
 from subquad.llm.serving.handlers import RequestHandler
-from subquad.llm.serving.protocol import ChatRequest, CompletionRequest, RequestError, error_body
+from subquad.llm.serving.protocol import LONE_SURROGATE, ChatRequest, CompletionRequest, RequestError, error_body
 from subquad.llm.serving.settings import ServeSettings
 
 __all__ = ["make_app"]
@@ -137,9 +137,11 @@ def _explain(error: RequestValidationError) -> tuple[str, str | None]:
         return f"the body is not JSON: {errors[0].get('ctx', {}).get('error', errors[0]['msg'])}", None
     # a field of several types has an error for each: own checks first, then the type that fits furthest
     own = [one for one in errors if one["loc"][:2] == errors[0]["loc"][:2]]
-    first = max(own, key=lambda one: (one["type"] == "value_error", len(one["loc"])))
+    first = max(own, key=lambda one: (one["type"] in ("value_error", "string_unicode"), len(one["loc"])))
     field = str(first["loc"][1]) if len(first["loc"]) > 1 else None
     where = f"{field}: " if field else ""
+    if first["type"] == "string_unicode":
+        return f"{where}{LONE_SURROGATE}", field
     if first["type"] == "value_error":
         return where + first["msg"].removeprefix("Value error, "), field
     got = "" if first["type"] == "missing" else f", got {str(first.get('input'))[:100]}"
