@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from subquad.bio.commands.epistasis import epistasis
     from subquad.bio.commands.fit import fit, predict
     from subquad.bio.commands.guides import guides
+    from subquad.bio.commands.report import report
     from subquad.bio.commands.scan import scan
     from subquad.bio.data.examples import resolve_table
     from subquad.bio.data.table import read_table
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from subquad.bio.guide_search.table import find_guides
     from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
     from subquad.bio.models.fitted import BioModel
-    from subquad.bio.plots.fit_page import report
     from subquad.bio.settings import FitSettings
 
 __all__ = [
@@ -74,7 +74,7 @@ _HOMES = {
     "plate_map": "subquad.bio.design_search.batch",
     "predict": "subquad.bio.commands.fit",
     "read_table": "subquad.bio.data.table",
-    "report": "subquad.bio.plots.fit_page",
+    "report": "subquad.bio.commands.report",
     "resolve_table": "subquad.bio.data.examples",
     "scan": "subquad.bio.commands.scan",
 }

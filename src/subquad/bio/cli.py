@@ -263,7 +263,9 @@ def bench(
     results = run_bench(tasks, settings, **_keywords(options))
     if not options.quiet:
         print("\n".join(summary_lines(results)))
-        print(f"Wrote {out}/ (results.html, results.json, results.csv, results.md, runs). Next: open {out}/results.html")
+        print(
+            f"Wrote {out}/ (results.html, results.json, results.csv, results.md, runs). Next: open {out}/results.html"
+        )
     raise_errors(
         f"{out}: some runs failed; the same command tries them again:",
         [f"{run['id']}, seed {run['seed']}: {run['message']}" for run in results["failed"]],
@@ -272,7 +274,7 @@ def bench(
 
 def _keywords(options: OutputOptions) -> dict[str, Any]:
     """Return the options as keywords of a command's function."""
-    return {name: value for name, value in vars(options).items()}
+    return dict(vars(options))
 
 
 def _print_models(metrics: dict[str, Any], out: Path) -> None:
@@ -301,7 +303,7 @@ def _print_folds(metrics: dict[str, Any], out: Path) -> None:
     from subquad.bio.plots.finished_run import LABELS
     from subquad.reporting.tables import print_table
 
-    mean, std = metrics["mean"], metrics["spread"]
+    mean, std = metrics["mean"], metrics["std"]
     names = [name for name in mean["net"] if ":" not in name][:6]
     rows = [
         [LABELS.get(model, model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
@@ -316,9 +318,8 @@ def _print_folds(metrics: dict[str, Any], out: Path) -> None:
 def _print_rows(frame: Any, names: Sequence[str], title: str, *, most: int = 10) -> None:
     from subquad.reporting.tables import print_table
 
-    # missing values are NaN in floats, and NA elsewhere
-    rows = [
-        [None if cell != cell or str(cell) == "<NA>" else cell.item() if hasattr(cell, "item") else cell for cell in row]
-        for row in frame[list(names)].head(most).astype(object).itertuples(index=False)
-    ]
+    shown = frame[list(names)].head(most).astype(object)
+    cells = shown.where(shown.notna(), None).to_numpy()
+    # the table rounds Python's numbers, not NumPy's
+    rows = [[cell.item() if hasattr(cell, "item") else cell for cell in row] for row in cells]
     print_table(list(names), rows, title=f"first of {len(frame):,} {title}")

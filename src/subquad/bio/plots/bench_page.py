@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subquad.bio.benchmark.summary import MODELS, STATES
-from subquad.bio.metrics.scores import TITLES, MIN_TEST_ROWS
+from subquad.bio.metrics.scores import MIN_TEST_ROWS, TITLES
 from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 

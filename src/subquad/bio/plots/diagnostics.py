@@ -1,4 +1,4 @@
-"""Where a fitted model errs: its data, split, calibration, residuals and groups, as sections of the report."""
+"""Sections of a report on data, split, calibration, errors, groups and learning curve."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,114 +9,135 @@ import pandas as pd
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.metrics.conformal import reliability
 from subquad.bio.plots import examples
-from subquad.bio.plots import figures as plots
-from subquad.bio.plots.run_files import WORDS, Finished
+from subquad.bio.plots.figures import (
+    boxes,
+    confusion,
+    coverage,
+    dot_plot,
+    histograms,
+    learning_curve,
+    measured_predicted,
+    probability_histogram,
+    reliability_diagram,
+    residual_plot,
+)
+from subquad.bio.plots.finished_run import FinishedRun, label
 from subquad.reporting.page import Picture, Section, Table, picture
 
-__all__ = ["main_pictures", "sections"]
+__all__ = ["main_figures", "sections"]
 
 Block = str | Table | Picture
-WORST = 15
-MOST_GROUPS = 25
-LEAKS = {
-    "exact": "test rows whose sequence is in training or validation too",
-    "near_duplicates": "other test rows that are near-duplicates of training or validation rows: {definition}",
-    "removed": "of both, left out of the test",
-    "marked": "rows that the table itself calls duplicates of the test",
-    "validation_exact": "validation rows whose sequence is in training too",
-    "replicated": "sequences that have several rows",
-    "conflicts": "of these, with different measurements",
-    "unused": "measured rows in no part of the split",
+MAX_WORST_ROWS = 15
+MAX_GROUPS = 25
+MAX_CLASSES = 60
+LEAK_LABELS = {
+    "exact": "Test rows with the same sequence as a training or validation row",
+    "near_duplicates": "Other test rows that are near-duplicates of a training or validation row: {definition}",
+    "removed": "Of both, removed from the test set",
+    "marked": "Rows that the table itself marks as duplicates of test rows",
+    "validation_exact": "Validation rows with the same sequence as a training row",
+    "replicated": "Sequences with several rows",
+    "conflicts": "Of these, with different measurements",
+    "unused": "Measured rows in no part of the split",
 }
-"""What is counted in a split, in words."""
+"""Counts of a split, and their description."""
 
 
-def sections(run: Finished) -> list[Section]:
-    """Return the sections between the figures and the choices; those without content are empty."""
+def sections(run: FinishedRun) -> list[Section]:
+    """Return the diagnostic sections of the report; those without content are empty."""
     is_rows = run.task_type in ROW_TASK_TYPES
     return [
         Section("Data", _data(run)),
         Section("Split and leakage", _split(run)),
-        Section("Sequences one by one", [] if is_rows else examples.blocks(run)),
+        Section("Single sequences", [] if is_rows else examples.blocks(run)),
         Section("Calibration", _calibration(run) if is_rows else []),
-        Section("Where it errs", _errors(run) if is_rows else []),
+        Section("Errors", _errors(run) if is_rows else []),
         Section("Groups", _groups(run)),
         Section("Learning curve", _learning(run)),
     ]
 
 
-def main_pictures(run: Finished) -> list[Block]:
-    """Return the pictures under the first table: predictions against measurements."""
+def main_figures(run: FinishedRun) -> list[Block]:
+    """Return the figures below the first table: predictions against measurements."""
     match run.task_type:
         case "regression":
             return [_measured_predicted(run)]
-        case "binary" if run.main in run.unmeasured:
-            # there is one class only to be drawn
+        case "binary" if run.main in run.undefined:
+            # there is a single class to draw
             return []
         case "binary":
-            figure = plots.two_classes(run.measured_classes() == 1, run.probabilities("net")[:, 1], run.classes)
-            return [picture(figure, "What the net says of the test rows of each class; the further apart, the better.")]
+            is_positive, probability = run.measured_classes() == 1, run.probabilities("net")[:, 1]
+            figure = probability_histogram(is_positive, probability, run.classes)
+            return [picture(figure, "Predicted probability (network) of the test rows of each class.")]
         case "multiclass":
-            chosen = run.probabilities("net").argmax(1)
-            figure = plots.confusion(run.measured_classes(), chosen, run.classes)
-            return [picture(figure, "Measured and predicted classes of the test rows, in %; the diagonal is right.")]
+            predicted = run.probabilities("net").argmax(1)
+            figure = confusion(run.measured_classes(), predicted, run.classes)
+            return [picture(figure, "Confusion matrix of the network on the test rows, in % of the measured class.")]
         case "multilabel":
             return []
         case _:
-            return examples.main_pictures(run)
+            return examples.main_figures(run)
 
 
-def _measured_predicted(run: Finished) -> Picture:
+def _measured_predicted(run: FinishedRun) -> Picture:
     name = run.names[0]
     other = run.best_single if run.best_single != "net" else "ridge"
     measured = _measured(run, name)
     known = np.isfinite(measured)
     panels = [
-        (WORDS.get(model, model), measured[known], run.column(model, name)[known])
+        (label(model), measured[known], run.column(model, name)[known])
         for model in ("net", other)
         if model in run.models
     ]
-    said = "Predictions against measurements, test rows; on the dashed line they agree."
+    caption = "Predictions against measurements of the test rows; dashed line: equality."
     if len(run.names) > 1:
-        said += f" Shown is the first of {len(run.names)} columns."
-    return picture(plots.densities(panels, target=name), said)
+        caption += f" The first of {len(run.names)} target columns."
+    return picture(measured_predicted(panels, target=name), caption)
 
 
-def _measured(run: Finished, name: str) -> np.ndarray:
+def _measured(run: FinishedRun, name: str) -> np.ndarray:
     return run.column("measured", name)
 
 
-def _data(run: Finished) -> list[Block]:
+def _data(run: FinishedRun) -> list[Block]:
     audit = run.metrics.get("audit")
     if not audit:
         return []
-    length, table = audit["length"], run.facts["inputs"]
+    length = audit["length"]
     letters = f"{length['min']} letters each" if length["min"] == length["max"] else _span(length)
-    said = (
-        f"{audit['rows']:,} rows, {audit['measured']:,} with a measurement. Sequences: {letters}, {table['alphabet']}"
+    text = (
+        f"{audit['rows']:,} rows, {audit['measured']:,} with a measurement. Sequences: {letters}, alphabet "
+        f"{run.config['inputs']['alphabet']}"
     )
     if audit["varying"] is not None and audit["varying"] < length["max"]:
-        said += f"; {audit['varying']} positions vary"
-    said += f"; {audit['ambiguous']:,} letters stand for several" if audit["ambiguous"] else ""
-    said += f". Further numbers of each row: {', '.join(audit['covariates'])}." if audit["covariates"] else "."
-    again = audit["duplicates"]
-    blocks: list[Block] = [said]
-    if again["rows"]:
-        more = f"{again['rows']:,} rows repeat a sequence that stood before"
-        if "spread" in again:
-            more += f"; two measurements of one sequence differ by {again['spread']:.3g} (median), and no model can "
-            "do better"
-        if "disagree" in again:
-            more += f"; {100 * again['disagree']:.1f} % of them have another class, and no model can tell them apart"
-        blocks.append(more + ".")
+        text += f"; {audit['varying']} positions vary"
+    text += f"; {audit['ambiguous']:,} ambiguous letters" if audit["ambiguous"] else ""
+    text += f". Covariates: {', '.join(audit['covariates'])}." if audit["covariates"] else "."
+    blocks: list[Block] = [text, *_duplicates(audit["duplicates"])]
     panels = [*_target_panels(audit), *_other_panels(audit)]
     for start in range(0, len(panels), 3):
-        caption = "What is in the table: targets by part of the split, lengths, and mutations of the variants."
-        blocks.append(picture(plots.steps(panels[start : start + 3]), caption if start == 0 else "More of the same."))
+        caption = (
+            "Targets by part of the split, sequence lengths, and mutations per variant." if start == 0 else "Continued."
+        )
+        blocks.append(picture(histograms(panels[start : start + 3]), caption))
     blocks += _classes(audit)
     for name, one in (audit["target"] or {}).items():
         blocks += [_extreme(name, one)] if max(one.get("lowest", 0), one.get("highest", 0)) > 0.05 else []
     return blocks
+
+
+def _duplicates(duplicates: Mapping[str, Any]) -> list[Block]:
+    if not duplicates["rows"]:
+        return []
+    text = f"{duplicates['rows']:,} rows repeat the sequence of an earlier row"
+    if "difference" in duplicates:
+        text += (
+            f"; the median difference of two such measurements is {duplicates['difference']:.3g}, which limits the "
+            "accuracy of any model"
+        )
+    if "disagree" in duplicates:
+        text += f"; {100 * duplicates['disagree']:.1f} % of them have another class, which no model can predict"
+    return [f"{text}."]
 
 
 def _span(length: Mapping[str, Any]) -> str:
@@ -126,8 +147,8 @@ def _span(length: Mapping[str, Any]) -> str:
 def _extreme(name: str, one: Mapping[str, Any]) -> str:
     which = "lowest" if one["lowest"] >= one["highest"] else "highest"
     return (
-        f"{100 * one[which]:.0f} % of the measurements of {name} equal the very {which} one. That is often the limit "
-        "of an assay; among such rows there is no order to predict."
+        f"{100 * one[which]:.0f} % of the measurements of {name} equal the {which} value, often a detection limit of "
+        "the assay; the order among these rows cannot be predicted."
     )
 
 
@@ -143,13 +164,13 @@ def _target_panels(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _other_panels(audit: Mapping[str, Any]) -> list[dict[str, Any]]:
     panels, length = [], audit["length"]
     if length["min"] < length["max"]:
-        panels.append({"edges": length["edges"], "counts": {"rows": length["counts"]}, "label": "letters"})
+        panels.append({"edges": length["edges"], "counts": {"rows": length["counts"]}, "label": "sequence length"})
     mutations = audit["mutations"]
     if mutations and len(mutations) > 1:
         most = max(map(int, mutations))
         counts = [mutations.get(str(k), 0) for k in range(most + 1)]
-        label = "mutations of a variant"
-        panels.append({"edges": np.arange(most + 2), "counts": {"rows": counts}, "label": label, "is_whole": True})
+        panel = {"edges": np.arange(most + 2), "counts": {"rows": counts}, "label": "mutations", "is_integer": True}
+        panels.append(panel)
     return panels
 
 
@@ -159,33 +180,24 @@ def _classes(audit: Mapping[str, Any]) -> list[Block]:
         return []
     parts = ("train", "validation", "test")
     rows = [[name, *(counts[part] for part in parts)] for name, counts in classes.items()]
-    return [Table(["class", *parts], rows[:60], caption="Rows (or residues) of each class, or with each label.")]
+    return [Table(["class", *parts], rows[:MAX_CLASSES], caption="Rows or residues of each class or label.")]
 
 
-def _split(run: Finished) -> list[Block]:
-    split, audit = run.facts["split"], run.metrics.get("audit") or {}
-    rows = run.metrics["rows"]
+def _split(run: FinishedRun) -> list[Block]:
+    audit, rows, leaks = run.metrics.get("audit") or {}, run.metrics["rows"], run.metrics.get("leakage") or {}
     blocks: list[Block] = [
-        f"How: {split['how']}. {rows['train']:,} rows were learned from, {rows['validation']:,} decided every "
-        f"choice, and {rows['test']:,} were kept for the test."
+        f"Split: {run.config['split']['how']}. {rows['train']:,} training rows, {rows['validation']:,} validation rows "
+        f"for model selection, {rows['test']:,} held-out test rows."
     ]
-    leaks = run.metrics.get("leakage") or {}
-    # runs of older versions do not say it
-    definition = leaks.get("definition", "")
-    told = [[words.format(definition=definition), leaks[key]] for key, words in LEAKS.items() if leaks.get(key)]
-    if told:
-        blocks.append(Table(["what the training could give away", "rows"], told))
+    counts = [[text.format(**leaks), leaks[key]] for key, text in LEAK_LABELS.items() if leaks.get(key)]
+    if counts:
+        blocks.append(Table(["leakage", "rows"], counts))
     elif leaks:
-        blocks.append("No test sequence is in training or validation too, and no sequence has several rows.")
-    blocks += _near(run, leaks)
-    near = audit.get("nearest")
-    if near:
-        is_whole = near["measure"] == "substitutions"
-        label = "substitutions to the nearest training row" if is_whole else "share of words that no training row has"
-        panel = {"edges": near["edges"], "counts": {"rows": near["counts"]}, "label": label, "is_whole": is_whole}
-        said = f"How far {near['rows']:,} test rows are from the nearest training row: median {near['median']:.3g}. "
-        said += "The nearer they are, the easier the test; figures hold for new sequences that are as near."
-        blocks.append(picture(plots.steps([panel]), said))
+        blocks.append("No test sequence occurs in training or validation, and no sequence has several rows.")
+    blocks += _near_duplicates(leaks)
+    nearest = audit.get("nearest")
+    if nearest:
+        blocks.append(_nearest(nearest))
     groups = audit.get("groups")
     if groups:
         largest = ", ".join(f"{name} ({count:,})" for name, count in groups["largest"])
@@ -193,59 +205,69 @@ def _split(run: Finished) -> list[Block]:
     return blocks
 
 
-def _mean_of(columns: Mapping[str, Mapping[str, Any]], level: str, name: str) -> float | None:
+def _nearest(nearest: Mapping[str, Any]) -> Picture:
+    is_integer = nearest["measure"] == "substitutions"
+    text = "substitutions to the nearest training row" if is_integer else "k-mers missing from the nearest training row"
+    panel = {"edges": nearest["edges"], "counts": {"rows": nearest["counts"]}, "label": text, "is_integer": is_integer}
+    caption = (
+        f"Distance of {nearest['rows']:,} test rows to the nearest training row (median {nearest['median']:.3g}). "
+        "Metrics apply to new sequences at similar distances; nearer ones are easier to predict."
+    )
+    return picture(histograms([panel]), caption)
+
+
+def _near_duplicates(leaks: Mapping[str, Any]) -> list[Block]:
+    texts = []
+    if leaks.get("near_duplicates") and leaks.get("kept_because"):
+        texts.append(
+            f"Near-duplicates are counted and stay in the test set: {leaks['kept_because']}. --leak-distance 1 removes "
+            "them."
+        )
+    if leaks.get("not_compared"):
+        total = leaks["not_compared"] + leaks["compared"]
+        texts.append(
+            f"Near-duplicates were searched for in a random sample of {leaks['compared']:,} of {total:,} rows."
+        )
+    return [" ".join(texts)] if texts else []
+
+
+def _mean_over_columns(columns: Mapping[str, Mapping[str, Any]], level: str, name: str) -> float | None:
     values = [own[level][name] for own in columns.values()]
     return None if None in values else float(np.mean(values))
 
 
-def _near(run: Finished, leaks: Mapping[str, Any]) -> list[Block]:
-    said = []
-    if leaks.get("near_duplicates") and leaks.get("kept_because"):
-        reason = f"Near-duplicates are counted and stay in the test set: {leaks['kept_because']}."
-        said.append(f"{reason} --leak-distance 1 removes them.")
-    if leaks.get("not_compared"):
-        every = leaks["not_compared"] + leaks["compared"]
-        said.append(f"Near-duplicates were searched in a random sample of {leaks['compared']:,} of {every:,} rows.")
-    return [" ".join(said)] if said else []
-
-
-def _calibration(run: Finished) -> list[Block]:
+def _calibration(run: FinishedRun) -> list[Block]:
     blocks: list[Block] = []
     conformal = run.metrics.get("conformal")
     if conformal and conformal["net"]:
         levels = list(next(iter(conformal["net"].values())))
-        measured = [_mean_of(conformal["net"], level, "coverage") for level in levels]
-        said = (
-            "Intervals of the net's predictions, from errors on the validation rows: on the dashed line they keep "
-            "their word."
-        )
-        numbers = [float(level) for level in levels]
-        blocks.append(picture(plots.coverage(numbers, measured, run.metrics["rows"]["test"]), said))
+        measured = [_mean_over_columns(conformal["net"], level, "coverage") or 0.0 for level in levels]
+        figure = coverage([float(level) for level in levels], measured, run.metrics["rows"]["test"])
+        caption = "Coverage of the network's prediction intervals; on the dashed line it equals the nominal level."
+        blocks.append(picture(figure, caption))
         rows = []
         for model in conformal:
             for level in levels:
-                share, width = (_mean_of(conformal[model], level, name) for name in ("coverage", "width"))
-                rows.append([WORDS[model], f"{100 * float(level):.0f} %", f"{100 * share:.1f} %", width])
-        several = "; means over the columns" if len(run.names) > 1 else ""
-        said = (
-            f"The stack and the rivals have intervals of their own: the narrower of two that hold is better{several}."
+                inside, width = (_mean_over_columns(conformal[model], level, name) for name in ("coverage", "width"))
+                text = None if inside is None else f"{100 * inside:.1f} %"
+                rows.append([label(model), f"{100 * float(level):.0f} %", text, width])
+        caption = "Of models with the nominal coverage, the one with the narrower intervals is better."
+        caption += " Means over the target columns." if len(run.names) > 1 else ""
+        blocks.append(
+            Table(["model", "nominal coverage", "coverage of test rows", "median width"], rows, caption=caption)
         )
-        blocks.append(Table(["model", "promised", "inside, test rows", "median width"], rows, caption=said))
     if run.task_type in ("binary", "multiclass", "multilabel"):
         tables = {model: _reliability(run, model) for model in run.models}
-        said = (
-            "Where a class is called so likely, it should be so as often. Below the dashed line a model is too sure. "
+        of = f"Class {run.classes[1]}" if run.task_type == "binary" else "All classes"
+        caption = (
+            f"Reliability diagram. {of}; band: 95 % interval of the network. Below the dashed line a model is "
+            "overconfident."
         )
-        said += (
-            "All classes together; the band is the 95 % interval of the net."
-            if run.task_type != "binary"
-            else (f"Of {run.classes[1]}; the band is the 95 % interval of the net.")
-        )
-        blocks.append(picture(plots.reliability(tables, WORDS), said))
+        blocks.append(picture(reliability_diagram(tables), caption))
     return blocks
 
 
-def _reliability(run: Finished, model: str) -> list[dict[str, float]]:
+def _reliability(run: FinishedRun, model: str) -> list[dict[str, float]]:
     p = run.probabilities(model)
     if run.task_type == "binary":
         return reliability(run.measured_classes() == 1, p[:, 1])
@@ -255,59 +277,62 @@ def _reliability(run: Finished, model: str) -> list[dict[str, float]]:
     return reliability(y[np.isfinite(y)] == 1, p[np.isfinite(y)])
 
 
-def _errors(run: Finished) -> list[Block]:
+def _errors(run: FinishedRun) -> list[Block]:
     if run.task_type == "multilabel":
         return []
     if run.task_type == "regression":
         return _residuals(run)
     p, y = run.probabilities("net"), run.measured_classes()
-    sure = p[np.arange(len(y)), y]
+    of_true = p[np.arange(len(y)), y]
     blocks: list[Block] = []
     if "mutations" in run.rows and run.rows["mutations"].nunique() > 1:
-        figure = plots.by_number(
-            run.rows["mutations"].to_numpy(), sure, label="probability of the true class", axis="mutations"
+        figure = boxes(
+            run.rows["mutations"].to_numpy(), of_true, label="probability of the true class", axis="mutations"
         )
         blocks.append(
-            picture(figure, "The probability that the net gives to the measured class, by number of mutations.")
+            picture(figure, "Probability that the network assigns to the true class, by number of mutations.")
         )
-    worst = [row for row in np.argsort(sure, kind="stable")[:WORST] if sure[row] < 0.5]
+    worst = [row for row in np.argsort(of_true, kind="stable")[:MAX_WORST_ROWS] if of_true[row] < 0.5]
     rows = [
-        [*_named(run, row), run.classes[y[row]], run.classes[int(p[row].argmax())], float(sure[row])] for row in worst
+        [*_named(run, row), run.classes[y[row]], run.classes[int(p[row].argmax())], float(of_true[row])]
+        for row in worst
     ]
-    header = ["row", "sequence", "measured", "predicted", "probability of the measured"]
     if rows:
-        caption = "The test rows that the net is most wrong about: look at them first, for some may be mislabelled."
+        header = ["row", "sequence", "measured", "predicted", "probability of the measured class"]
+        caption = "Test rows with the largest errors of the network; some may be mislabelled."
         blocks.append(Table(header, rows, caption=caption))
     return blocks
 
 
-def _residuals(run: Finished) -> list[Block]:
+def _residuals(run: FinishedRun) -> list[Block]:
     name = run.names[0]
     measured, predicted = _measured(run, name), run.column("net", name)
     known = np.flatnonzero(np.isfinite(measured))
     residual = (measured - predicted)[known]
-    said = f"What the net's predictions of {name} miss. A mean away from nought: too high or too low there; a widening "
-    said += "band: some predictions are surer than others."
-    blocks: list[Block] = [picture(plots.residuals(predicted[known], residual), said)]
+    caption = (
+        f"Residuals of the network's predictions of {name}. A mean away from zero is a bias; a widening band means "
+        "that the error depends on the predicted value."
+    )
+    blocks: list[Block] = [picture(residual_plot(predicted[known], residual), caption)]
     if "mutations" in run.rows and run.rows["mutations"].nunique() > 1:
         numbers = run.rows["mutations"].to_numpy()[known]
-        figure = plots.by_number(numbers, residual, label="measured less predicted", axis="mutations")
+        figure = boxes(numbers, residual, label="measured − predicted", axis="mutations")
         blocks.append(
-            picture(figure, "The same by number of mutations: boxes hold the middle half, whiskers most of the rest.")
+            picture(figure, "Residuals by number of mutations: quartiles, and whiskers of 1.5 interquartile ranges.")
         )
-    worst = known[np.argsort(-np.abs(residual), kind="stable")[:WORST]]
+    worst = known[np.argsort(-np.abs(residual), kind="stable")[:MAX_WORST_ROWS]]
     other = "ridge" if "ridge" in run.models else run.models[-1]
     rows = [
         [*_named(run, row), float(measured[row]), float(predicted[row]), float(run.column(other, name)[row])]
         for row in worst
     ]
-    header = ["row", "sequence", "measured", "net", WORDS.get(other, other)]
-    caption = "The test rows that the net misses most. Where all models miss alike, suspect the measurement."
+    header = ["row", "sequence", "measured", label("net"), label(other)]
+    caption = "Test rows with the largest residuals of the network. If all models agree, suspect the measurement."
     return [*blocks, Table(header, rows, caption=caption)]
 
 
-def _named(run: Finished, row: int) -> list[Any]:
-    """Return number and name of a test row: its mutations where they are known, else the start of its sequence."""
+def _named(run: FinishedRun, row: int) -> list[Any]:
+    """Return the number of a test row and its variant, or the start of its sequence."""
     text = str(run.rows["sequence"].iloc[row])
     if "mutant" in run.rows:
         mutant = run.rows["mutant"].iloc[row]
@@ -315,57 +340,43 @@ def _named(run: Finished, row: int) -> list[Any]:
     return [int(run.rows["row"].iloc[row]), text if len(text) <= 44 else text[:43] + "…"]
 
 
-def _groups(run: Finished) -> list[Block]:
+def _groups(run: FinishedRun) -> list[Block]:
     groups = run.metrics.get("groups")
-    if not groups or run.main in run.unmeasured:
+    if not groups or run.main in run.undefined:
         return []
-
-    def value(of: Mapping[str, Any], model: str) -> float | None:
-        own = of.get(model)
-        return own.get(run.main) if isinstance(own, Mapping) else own
-
-    def size(of: Mapping[str, Any]) -> int:
-        return max((own["rows"] for own in of.values() if isinstance(own, Mapping) and "rows" in own), default=0)
-
-    ordered = sorted(groups, key=lambda name: -size(groups[name]))[:MOST_GROUPS]
+    size = {name: max(own["rows"] for own in of.values()) for name, of in groups.items()}
+    ordered = sorted(groups, key=lambda name: -size[name])[:MAX_GROUPS]
     models = [model for model in run.models if model in groups[ordered[0]]]
-    known = {name: {model: value(groups[name], model) for model in models} for name in groups}
-    values = {
-        model: [np.nan if known[name][model] is None else known[name][model] for name in ordered] for model in models
-    }
-    names = [f"{name} ({size(groups[name]):,})" for name in ordered]
-    wins = sum(_first(own) == "net" for own in known.values())
-    said = f"{run.title} within each group of test rows (rows in brackets"
-    said += f"; the {MOST_GROUPS} largest of {len(groups):,}). " if len(groups) > MOST_GROUPS else "). "
-    said += f"The net is first in {wins:,} of {len(groups):,}. Small groups jump."
-    figure = plots.groups(names, values, label=run.title, words=WORDS)
+    values = {model: [groups[name].get(model, {}).get(run.main, np.nan) for name in ordered] for model in models}
+    names = [f"{name} ({size[name]:,})" for name in ordered]
+    first = sum(_best_in_group(own, run.main) == "net" for own in groups.values())
+    more = f"; the {MAX_GROUPS} largest of {len(groups):,} groups" if len(groups) > MAX_GROUPS else ""
+    caption = (
+        f"{run.title} within each group of test rows (number of rows in parentheses{more}). The network is best in "
+        f"{first:,} of {len(groups):,}. Metrics of small groups are uncertain."
+    )
+    figure = dot_plot(names, values, label=run.title)
     rows = [[name, *(own[k] for own in values.values())] for k, name in enumerate(names)]
-    return [picture(figure, said), Table(["group", *(WORDS.get(model, model) for model in models)], rows)]
+    return [picture(figure, caption), Table(["group", *map(label, models)], rows)]
 
 
-def _first(figures: Mapping[str, float | None]) -> str:
-    return max(figures, key=lambda model: -np.inf if figures[model] is None else figures[model])
+def _best_in_group(metrics: Mapping[str, Mapping[str, float]], main: str) -> str:
+    return max(metrics, key=lambda model: metrics[model].get(main, -np.inf))
 
 
-def _learning(run: Finished) -> list[Block]:
+def _learning(run: FinishedRun) -> list[Block]:
     curve = run.metrics.get("learning_curve")
-    if not curve or run.main in run.unmeasured:
+    if not curve or run.main in run.undefined:
         return []
     models = [model for model in run.models if model in curve[0]]
-    x = [point["rows"] for point in curve]
     values = {model: [point[model] for point in curve] for model in models}
-    spread = {model: [point.get("spread", {}).get(model, 0.0) for point in curve] for model in models}
-    figure = plots.lines(x, values, spread, axis="training rows", label=run.title, words=WORDS)
-    said = (
-        "How the figure of the same test rows grows with the rows learned from. Still rising at the end: measure more."
-    )
-    if any("spread" in point for point in curve):
-        said += " Means over drawings of the rows; bands and ± are their standard deviation."
+    std = {model: [point.get("std", {}).get(model, 0.0) for point in curve] for model in models}
+    figure = learning_curve([point["rows"] for point in curve], values, std, label=run.title)
+    caption = "Learning curve on the same test rows. If it still rises at its end, more measurements will help."
+    if any("std" in point for point in curve):
+        caption += " Means over random subsets; bands and ± are standard deviations."
     rows = [
-        [
-            point["rows"],
-            *(f"{point[m]:.3f} ± {point['spread'][m]:.3f}" if "spread" in point else point[m] for m in models),
-        ]
+        [point["rows"], *(f"{point[m]:.3f} ± {point['std'][m]:.3f}" if "std" in point else point[m] for m in models)]
         for point in curve
     ]
-    return [picture(figure, said), Table(["training rows", *(WORDS.get(model, model) for model in models)], rows)]
+    return [picture(figure, caption), Table(["training rows", *map(label, models)], rows)]

@@ -1,4 +1,4 @@
-"""Test sequences one by one, of models of residues and base pairs: how figures spread; the best, median and worst."""
+"""Single test sequences of models of residues and base pairs: distribution of the metric; best, median and worst."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,125 +8,135 @@ import numpy as np
 from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.base_pairs import agreement
 from subquad.bio.metrics.scores import score
-from subquad.bio.plots import figures as plots
-from subquad.bio.plots.run_files import WORDS, Finished
+from subquad.bio.plots.figures import (
+    base_pair_panels,
+    confusion,
+    histograms,
+    measured_predicted,
+    probability_histogram,
+    profiles,
+)
+from subquad.bio.plots.finished_run import FinishedRun, label
 from subquad.reporting.page import Picture, Table, picture
 
-__all__ = ["blocks", "figure_of", "main_pictures"]
+__all__ = ["blocks", "main_figures", "sequence_metric"]
 
 Block = str | Table | Picture
-FIGURES = {"residue_regression": "r2", "residue_binary": "auroc", "residue_multiclass": "accuracy", "pairs": "f1"}
-LONGEST = 600
-"""Positions of an example that are drawn."""
+METRICS = {"residue_regression": "r2", "residue_binary": "auroc", "residue_multiclass": "accuracy"}
+MAX_POSITIONS = 600
+"""Positions of a sequence that are drawn."""
 
 
-def blocks(run: Finished) -> list[Block]:
-    """Return how the figure spreads over the test sequences, and the sequences of the best, median and worst."""
-    values = {model: np.array([figure_of(run, example, model) for example in run.rows]) for model in run.models}
-    known = np.flatnonzero(np.isfinite(values["net"]))
+def blocks(run: FinishedRun) -> list[Block]:
+    """Return the distribution of the main metric over the test sequences, and the best, median and worst sequence."""
+    values = {model: np.array([sequence_metric(run, row, model) for row in run.rows]) for model in run.models}
+    of_network = values["net"]
+    known = np.flatnonzero(np.isfinite(of_network))
     if not len(known):
         return []
-    edges = np.linspace(min(0.0, float(np.quantile(values["net"][known], 0.02))), 1.0, 26)
-    counts = {"net": np.histogram(np.clip(values["net"][known], edges[0], 1), edges)[0].tolist()}
-    said = f"{run.title} of each of {len(known):,} test sequences, the net's. Some sequences are hard for all."
+    edges = np.linspace(min(0.0, float(np.quantile(of_network[known], 0.02))), 1.0, 26)
+    counts = {"net": np.histogram(np.clip(of_network[known], edges[0], 1), edges)[0].tolist()}
     panel = {"edges": edges, "counts": counts, "label": f"{run.title} of a sequence"}
-    order = known[np.argsort(-values["net"][known], kind="stable")]
-    places = list(dict.fromkeys([order[0], order[len(order) // 2], order[-1]]))
-    words = ["best", "median", "worst"][: len(places)] if len(places) == 3 else ["shown"] * len(places)
+    caption = f"{run.title} of the network for each of {len(known):,} test sequences."
+    order = known[np.argsort(-of_network[known], kind="stable")]
+    chosen = list(dict.fromkeys([order[0], order[len(order) // 2], order[-1]]))
+    ranks = ["best", "median", "worst"] if len(chosen) == 3 else ["shown"] * len(chosen)
     titles = [
-        f"{word}: row {run.rows[k]['row']:,}, {len(run.rows[k]['sequence'])} letters, {run.title} "
-        f"{values['net'][k]:.3f}"
-        for word, k in zip(words, places, strict=True)
+        f"{rank}: row {run.rows[k]['row']:,}, {len(run.rows[k]['sequence'])} letters, {run.title} {of_network[k]:.3f}"
+        for rank, k in zip(ranks, chosen, strict=True)
     ]
-    drawn = _structures(run, places, titles) if run.task_type == "pairs" else _profiles(run, places, titles)
+    drawn = _base_pairs(run, chosen, titles) if run.task_type == "pairs" else _profiles(run, chosen, titles)
     ends = [*order[:5], *order[-10:]] if len(order) > 15 else list(order)
     rows = [
-        [run.rows[k]["row"], len(run.rows[k]["sequence"]), *(_shown(values[model][k]) for model in run.models)]
+        [run.rows[k]["row"], len(run.rows[k]["sequence"]), *(_finite(values[model][k]) for model in run.models)]
         for k in ends
     ]
-    header = ["row", "letters", *(WORDS.get(model, model) for model in run.models)]
-    caption = f"{run.title} of the best and the worst sequences of the net."
-    return [picture(plots.steps([panel]), said), drawn, Table(header, rows, caption=caption)]
+    table = Table(
+        ["row", "length", *map(label, run.models)],
+        rows,
+        caption=f"{run.title} of the sequences that the network predicts best and worst.",
+    )
+    return [picture(histograms([panel]), caption), drawn, table]
 
 
-def main_pictures(run: Finished) -> list[Block]:
-    """Return the picture under the first table: all residues of the examples together."""
+def main_figures(run: FinishedRun) -> list[Block]:
+    """Return the figure below the first table: predictions of all residues of the test sequences."""
     if run.task_type == "pairs":
         return []
-    pairs = [_known(example, "net") for example in run.rows]
-    y, p = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
-    some = f"residues of {len(run.rows):,} test sequences"
+    parts = [_known(row, "net") for row in run.rows]
+    y, p = (np.concatenate(own) for own in zip(*parts, strict=True))
+    unit = f"residues of {len(run.rows):,} test sequences"
     if run.task_type == "residue_regression":
-        panels = [(WORDS["net"], y, p[:, 0])]
-        return [picture(plots.densities(panels, target=run.names[0]), f"Predicted against measured, {some}.")]
+        figure = measured_predicted([(label("net"), y, p[:, 0])], target=run.names[0])
+        return [picture(figure, f"Predicted against measured values of the {unit}.")]
     if run.task_type == "residue_binary":
-        names = run.classes or ["0", "1"]
-        figure = plots.two_classes(y == 1, p[:, -1], names, unit="residues")
-        return [picture(figure, f"What the net says of the {some}; the further apart, the better.")]
-    figure = plots.confusion(y.astype(int), p.argmax(1), run.classes)
-    return [picture(figure, f"Measured and predicted classes, in %, {some}; the diagonal is right.")]
+        figure = probability_histogram(y == 1, p[:, -1], run.classes or ["0", "1"], unit="residues")
+        return [picture(figure, f"Predicted probability (network) of the {unit}, by measured class.")]
+    figure = confusion(y.astype(int), p.argmax(1), run.classes)
+    return [picture(figure, f"Confusion matrix of the network on the {unit}, in % of the measured class.")]
 
 
-def figure_of(run: Finished, example: Mapping[str, Any], model: str) -> float:
-    """Return the main figure of one sequence; NaN where it has none, as with one class only."""
+def sequence_metric(run: FinishedRun, row: Mapping[str, Any], model: str) -> float:
+    """Return the main metric of one sequence; NaN if it is undefined, for example with a single class."""
     if run.task_type == "pairs":
-        truth, said = (_pairs(example[key]) for key in ("measured", model))
-        return float(agreement(truth, said)["f1"])
-    y, p = _known(example, model)
+        measured, predicted = (_as_pairs(row[key]) for key in ("measured", model))
+        return float(agreement(measured, predicted)["f1"])
+    y, p = _known(row, model)
     if len(y) < 2 or (run.task_type != "residue_multiclass" and y.min() == y.max()):
         return float("nan")
     is_class = run.task_type != "residue_regression"
     target = Target(
-        task_type=run.task_type,
+        task_type=run.task_type,  # pyright: ignore[reportArgumentType]
         y=y[None].astype(np.int16) if is_class else y[None],
         classes=tuple(run.classes) or (("0", "1") if is_class else ()),
     )
-    return score(target, p[None])[FIGURES[run.task_type]]
+    return score(target, p[None])[METRICS[run.task_type]]
 
 
-def _known(example: Mapping[str, Any], model: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return measured values `(k,)` and predictions `(k, O)` of the residues that were measured."""
-    y = np.array([np.nan if value is None else value for value in example["measured"]], dtype=float)
-    p = np.asarray(example[model], dtype=float).reshape(len(y), -1)
+def _measured(row: Mapping[str, Any]) -> np.ndarray:
+    """Return the measured values of all residues, `(L,)`; NaN where unknown."""
+    return np.array([np.nan if value is None else value for value in row["measured"]], dtype=float)
+
+
+def _known(row: Mapping[str, Any], model: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return measured values `(k,)` and predictions `(k, O)` of the measured residues."""
+    y = _measured(row)
+    p = np.asarray(row[model], dtype=float).reshape(len(y), -1)
     return y[np.isfinite(y)], p[np.isfinite(y)]
 
 
-def _pairs(pairs: Any) -> np.ndarray:
+def _as_pairs(pairs: Any) -> np.ndarray:
     return np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _structures(run: Finished, places: list[int], titles: list[str]) -> Picture:
-    own = [
-        (title, len(run.rows[k]["sequence"]), _pairs(run.rows[k]["net"]), _pairs(run.rows[k]["measured"]))
-        for k, title in zip(places, titles, strict=True)
+def _base_pairs(run: FinishedRun, chosen: list[int], titles: list[str]) -> Picture:
+    panels = [
+        (title, len(run.rows[k]["sequence"]), _as_pairs(run.rows[k]["net"]), _as_pairs(run.rows[k]["measured"]))
+        for k, title in zip(chosen, titles, strict=True)
     ]
-    said = "Base pairs as arcs: above the line predicted by the net, below it measured. Mirror images are right."
-    return picture(plots.structures(own), said)
+    return picture(base_pair_panels(panels), "Base pairs: predicted by the network (above) and measured (below).")
 
 
-def _profiles(run: Finished, places: list[int], titles: list[str]) -> Picture:
-    shown = [model for model in ("net", run.best_single, "ridge") if model in run.models][:3]
-    shown = list(dict.fromkeys(shown))[:2]
-    parts = []
-    for k, title in zip(places, titles, strict=True):
-        example = run.rows[k]
-        y = np.array([np.nan if value is None else value for value in example["measured"]], dtype=float)[:LONGEST]
+def _profiles(run: FinishedRun, chosen: list[int], titles: list[str]) -> Picture:
+    is_multiclass = run.task_type == "residue_multiclass"
+    models = dict.fromkeys(model for model in ("net", run.best_single, "ridge") if model in run.models)
+    panels = []
+    for k, title in zip(chosen, titles, strict=True):
+        y = _measured(run.rows[k])
         predicted = {}
-        for model in shown:
-            p = np.asarray(example[model], dtype=float).reshape(len(example["measured"]), -1)[:LONGEST]
-            if run.task_type == "residue_multiclass":
-                # of the class that was measured: how sure of the truth
-                chosen = p[np.arange(len(y)), np.nan_to_num(y).astype(int)]
-                predicted[model] = np.where(np.isfinite(y), chosen, np.nan)
+        for model in list(models)[:2]:
+            p = np.asarray(run.rows[k][model], dtype=float).reshape(len(y), -1)
+            if is_multiclass:
+                of_true = p[np.arange(len(y)), np.nan_to_num(y).astype(int)]
+                predicted[model] = np.where(np.isfinite(y), of_true, np.nan)[:MAX_POSITIONS]
             else:
-                predicted[model] = p[:, -1]
-        parts.append((title, np.full(len(y), np.nan) if run.task_type == "residue_multiclass" else y, predicted))
-    label = "probability of the truth" if run.task_type == "residue_multiclass" else run.names[0]
-    said = "Along the best, the median and the worst test sequence: measured (grey or dark) and predicted."
-    if run.task_type == "residue_multiclass":
-        said = "The probability given to the measured class along the best, the median and the worst test sequence."
-    return picture(plots.profiles(parts, label=label, words=WORDS), said)
+                predicted[model] = p[:MAX_POSITIONS, -1]
+        measured = np.full(len(y), np.nan) if is_multiclass else y
+        panels.append((title, measured[:MAX_POSITIONS], predicted))
+    axis = "probability of the true class" if is_multiclass else run.names[0]
+    what = "Probability of the true class" if is_multiclass else "Measured and predicted values"
+    return picture(profiles(panels, label=axis), f"{what} along the best, median and worst test sequence.")
 
 
-def _shown(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

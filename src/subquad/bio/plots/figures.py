@@ -1,6 +1,6 @@
-"""The figures of a report: models and their intervals, data, calibration, residuals, training, examples. No arithmetic.
+"""Figures of a report: comparisons of models, data, calibration, residuals, training and single sequences.
 
-The colours say the same everywhere: green the net, grey ridge, ochre boosting, blue the stack.
+The colours are the same on all pages: green for the network, grey for ridge, ochre for boosting, blue for the stack.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,43 +10,45 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from subquad.bio.plots.finished_run import label as label_of
 from subquad.bio.plots.maps import BLUE, GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
 
 __all__ = [
-    "COLOURS",
-    "by_number",
+    "base_pair_panels",
+    "boxes",
     "confusion",
     "coverage",
-    "curves",
-    "densities",
+    "dot_plot",
     "forest",
-    "groups",
-    "lines",
+    "histograms",
+    "learning_curve",
+    "measured_predicted",
+    "probability_histogram",
     "profiles",
-    "reliability",
-    "residuals",
-    "steps",
-    "structures",
-    "two_classes",
+    "reliability_diagram",
+    "residual_plot",
+    "training_curves",
 ]
 
 COLOURS = {"net": GREEN, "ridge": GREY, "boosting": OCHRE, "stack": BLUE, "paper": "#7fb39c", "auto": "#7fb39c"}
 COLOURS |= {"vienna": GREY, "vienna_bpp": OCHRE}
 PARTS = {"train": GREY, "validation": OCHRE, "test": GREEN}
+MAX_POINTS = 5000
+"""Points that are drawn singly; more are drawn as a density."""
 
 
-def colour(model: str) -> str:
-    """Return the colour of a model."""
+def colour_of(model: str) -> str:
+    """Return the colour of a model on all pages."""
     return COLOURS.get(model, "#6d4b9a")
 
 
 def forest(rows: Sequence[tuple[str, str, float, float, float]], *, label: str, zero: bool = False) -> Figure:
-    """Return values with their intervals under each other: name, model, value, low, high."""
+    """Return values with their intervals in rows: label, model, value, low and high."""
     figure = Figure(figsize=(6.6, 0.45 + 0.36 * (len(rows) + 1)), layout="constrained")
     axes = figure.add_subplot()
     for k, (name, model, value, low, high) in enumerate(reversed(rows)):
-        axes.plot([low, high], [k, k], color=colour(model), linewidth=3, alpha=0.45, solid_capstyle="butt")
-        axes.plot([value], [k], "o", color=colour(model), markersize=7)
+        axes.plot([low, high], [k, k], color=colour_of(model), linewidth=3, alpha=0.45, solid_capstyle="butt")
+        axes.plot([value], [k], "o", color=colour_of(model), markersize=7)
         axes.annotate(
             f"{value:+.3f}" if zero else f"{value:.3f}", (high, k), (6, -3.5), textcoords="offset points", fontsize=8
         )
@@ -61,13 +63,13 @@ def forest(rows: Sequence[tuple[str, str, float, float, float]], *, label: str, 
     return figure
 
 
-def steps(panels: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return histograms beside each other: each has `edges`, `counts` by name, `label`, perhaps `is_whole`."""
+def histograms(panels: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return histograms side by side; each panel has `edges`, `counts` by name, `label` and perhaps `is_integer`."""
     figure = Figure(figsize=(min(11.0, 3.9 * len(panels)), 2.7), layout="constrained")
     for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         edges = np.asarray(panel["edges"])
-        # whole numbers stand in the middle of their bar
-        shift = 0.5 if panel.get("is_whole") else 0.0
+        # centre the bars on integers
+        shift = 0.5 if panel.get("is_integer") else 0.0
         for name, counts in panel["counts"].items():
             values = np.asarray(counts, dtype=float)
             if len(panel["counts"]) > 1:
@@ -75,10 +77,10 @@ def steps(panels: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.stairs(values, edges - shift, color=PARTS.get(name, GREEN), linewidth=1.6, label=name)
             else:
                 axes.stairs(values, edges - shift, color=GREEN, fill=True, alpha=0.75)
-        if panel.get("is_whole"):
+        if panel.get("is_integer"):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(panel["label"], fontsize=9)
-        axes.set_ylabel("share of the part" if len(panel["counts"]) > 1 else "rows", fontsize=9)
+        axes.set_ylabel("fraction of the part" if len(panel["counts"]) > 1 else "rows", fontsize=9)
         axes.tick_params(labelsize=8)
         if len(panel["counts"]) > 1:
             axes.legend(frameon=False, fontsize=8)
@@ -86,15 +88,15 @@ def steps(panels: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def densities(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], *, target: str) -> Figure:
-    """Return measured against predicted for some models: title, measured, predicted; as density where rows are many."""
+def measured_predicted(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], *, target: str) -> Figure:
+    """Return predicted against measured values, one panel per model: title, measured and predicted."""
     figure = Figure(figsize=(4.3 * len(panels), 4.0), layout="constrained")
     ends = [
         min(min(float(x.min()), float(y.min())) for _, x, y in panels),
         max(max(float(x.max()), float(y.max())) for _, x, y in panels),
     ]
     for axes, (title, x, y) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        if len(x) > 5000:
+        if len(x) > MAX_POINTS:
             axes.hexbin(x, y, gridsize=60, bins="log", cmap="Greens", mincnt=1, linewidths=0, extent=(*ends, *ends))
         else:
             axes.scatter(x, y, s=8, alpha=min(0.7, 60 / len(x) ** 0.6 + 0.05), color=GREEN, linewidths=0)
@@ -105,128 +107,124 @@ def densities(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], *, target: s
     return figure
 
 
-def two_classes(
+def probability_histogram(
     is_positive: np.ndarray, probability: np.ndarray, names: Sequence[str], *, unit: str = "rows"
 ) -> Figure:
-    """Return what the net says of the rows of each of two classes."""
+    """Return histograms of the predicted probability of the second class, by measured class."""
     figure = Figure(figsize=(5.8, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for k, own in enumerate((GREY, GREEN)):
         values = probability[is_positive == bool(k)]
         label = f"measured {names[k]} ({len(values):,} {unit})"
         axes.hist(values, bins=np.linspace(0, 1, 31), density=True, alpha=0.65, color=own, label=label)
-    axes.set(xlabel=f"the net's probability of {names[1]}", ylabel="density")
+    axes.set(xlabel=f"predicted probability of {names[1]}", ylabel="density")
     axes.legend(frameon=False)
     tidy(axes)
     return figure
 
 
 def confusion(measured: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Return the shares of each measured class by predicted class; both as places in `classes`."""
+    """Return the confusion matrix, normalized by measured class; both arguments are indices into `classes`."""
     count = len(classes)
-    share = np.zeros((count, count))
-    np.add.at(share, (measured, predicted), 1)
-    share /= np.maximum(share.sum(1, keepdims=True), 1)
+    rate = np.zeros((count, count))
+    np.add.at(rate, (measured, predicted), 1)
+    rate /= np.maximum(rate.sum(1, keepdims=True), 1)
     size = min(7.5, 2.8 + 0.36 * count)
     figure = Figure(figsize=(size + 0.9, size), layout="constrained")
     axes = figure.add_subplot()
     figure.colorbar(
-        axes.imshow(share, cmap="Greens", vmin=0, vmax=1), ax=axes, label="share of the measured class", shrink=0.8
+        axes.imshow(rate, cmap="Greens", vmin=0, vmax=1), ax=axes, label="fraction of the measured class", shrink=0.8
     )
     axes.set_xticks(range(count), classes, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(count), classes, fontsize=8)
     if count <= 14:
-        for (i, j), value in np.ndenumerate(share):
+        for (i, j), value in np.ndenumerate(rate):
             shade = "white" if value > 0.55 else INK
             axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5, color=shade)
     axes.set(xlabel="predicted", ylabel="measured")
     return figure
 
 
-def reliability(tables: Mapping[str, Sequence[Mapping[str, float]]], words: Mapping[str, str]) -> Figure:
-    """Return how often it was so against how likely it was called, by model; the net with its intervals."""
+def reliability_diagram(tables: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Return observed rates against predicted probabilities by model, with the intervals of the network."""
     figure = Figure(figsize=(4.8, 4.3), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
     for model, bins in tables.items():
         x, y = ([entry[key] for entry in bins] for key in ("predicted", "observed"))
-        axes.plot(x, y, "o-", color=colour(model), markersize=4, linewidth=1.3, label=words.get(model, model))
+        axes.plot(x, y, "o-", color=colour_of(model), markersize=4, linewidth=1.3, label=label_of(model))
         if model == "net":
             low, high = ([entry[key] for entry in bins] for key in ("low", "high"))
-            axes.fill_between(x, low, high, color=colour(model), alpha=0.15, linewidth=0)
-    axes.set(xlabel="probability that was predicted", ylabel="share of rows where it was so", xlim=(0, 1), ylim=(0, 1))
+            axes.fill_between(x, low, high, color=colour_of(model), alpha=0.15, linewidth=0)
+    axes.set(xlabel="predicted probability", ylabel="observed rate", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return figure
 
 
 def coverage(levels: Sequence[float], measured: Sequence[float], rows: int) -> Figure:
-    """Return how often the truth was inside the intervals, against how often they say so, with its 95 % interval."""
+    """Return the coverage of prediction intervals against their nominal level, with 95 % intervals."""
     figure = Figure(figsize=(4.3, 3.9), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle="--")
-    share = np.asarray(measured)
-    error = 196 * np.sqrt(np.maximum(share * (1 - share), 0) / max(rows, 1))
-    axes.errorbar(100 * np.asarray(levels), 100 * share, error, fmt="o", color=GREEN, capsize=3)
+    covered = np.asarray(measured)
+    error = 196 * np.sqrt(np.maximum(covered * (1 - covered), 0) / max(rows, 1))
+    axes.errorbar(100 * np.asarray(levels), 100 * covered, error, fmt="o", color=GREEN, capsize=3)
     start = 100 * max(0.0, min(*levels, *measured) - 0.1)
-    axes.set(
-        xlabel="% that the intervals promise", ylabel="% of test rows inside", xlim=(start, 101), ylim=(start, 101)
-    )
+    axes.set(xlabel="nominal coverage, %", ylabel="coverage of test rows, %", xlim=(start, 101), ylim=(start, 101))
     tidy(axes)
     return figure
 
 
-def residuals(predicted: np.ndarray, residual: np.ndarray) -> Figure:
-    """Return residuals against predictions, with the running mean and the middle 80 %."""
+def residual_plot(predicted: np.ndarray, residual: np.ndarray) -> Figure:
+    """Return residuals against predictions, with their running mean and central 80 %."""
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    if len(predicted) > 5000:
+    if len(predicted) > MAX_POINTS:
         axes.hexbin(predicted, residual, gridsize=60, bins="log", cmap="Greens", mincnt=1, linewidths=0)
     else:
         alpha = min(0.6, 60 / len(predicted) ** 0.6 + 0.05)
         axes.scatter(predicted, residual, s=8, alpha=alpha, color=GREEN, linewidths=0)
-    groups_ = np.array_split(np.argsort(predicted), max(1, min(20, len(predicted) // 15)))
-    x = [predicted[own].mean() for own in groups_]
-    axes.plot(x, [residual[own].mean() for own in groups_], color=OCHRE, linewidth=2, label="mean")
-    for share, label in ((0.1, "middle 80 %"), (0.9, None)):
-        line = [np.quantile(residual[own], share) for own in groups_]
+    bins = np.array_split(np.argsort(predicted), max(1, min(20, len(predicted) // 15)))
+    x = [predicted[own].mean() for own in bins]
+    axes.plot(x, [residual[own].mean() for own in bins], color=OCHRE, linewidth=2, label="mean")
+    for level, label in ((0.1, "central 80 %"), (0.9, None)):
+        line = [np.quantile(residual[own], level) for own in bins]
         axes.plot(x, line, color=OCHRE, linewidth=1, linestyle=":", label=label)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.set(xlabel="predicted", ylabel="measured less predicted")
+    axes.set(xlabel="predicted", ylabel="measured − predicted")
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return figure
 
 
-def by_number(numbers: np.ndarray, values: np.ndarray, *, label: str, axis: str) -> Figure:
-    """Return boxes of values by a whole number, with the rows of each under it; from twelve on they are one box."""
+def boxes(numbers: np.ndarray, values: np.ndarray, *, label: str, axis: str) -> Figure:
+    """Return box plots of values by an integer, with the number of rows below each; twelve and more share a box."""
     own = np.minimum(numbers, 12)
     known = np.unique(own)
     figure = Figure(figsize=(max(3.6, 0.65 * len(known) + 1.6), 3.3), layout="constrained")
     axes = figure.add_subplot()
-    boxes = axes.boxplot([values[own == k] for k in known], showfliers=False, widths=0.6, patch_artist=True)
-    for box in boxes["boxes"]:
+    drawn = axes.boxplot([values[own == k] for k in known], showfliers=False, widths=0.6, patch_artist=True)
+    for box in drawn["boxes"]:
         box.set(facecolor="#cfe3d8", edgecolor=GREEN)
-    for line in boxes["medians"]:
+    for line in drawn["medians"]:
         line.set(color=INK)
     names = [f"{k}{'+' if k == 12 and (numbers > 12).any() else ''}\n{(own == k).sum():,}" for k in known]
     axes.set_xticks(range(1, len(known) + 1), names, fontsize=8)
-    axes.set(xlabel=f"{axis} (below: rows)", ylabel=label)
+    axes.set(xlabel=f"{axis} (below: number of rows)", ylabel=label)
     axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
     tidy(axes)
     return figure
 
 
-def groups(
-    names: Sequence[str], values: Mapping[str, Sequence[float]], *, label: str, words: Mapping[str, str]
-) -> Figure:
-    """Return one line a group, with a dot a model."""
+def dot_plot(names: Sequence[str], values: Mapping[str, Sequence[float]], *, label: str) -> Figure:
+    """Return one row per group, with one dot per model."""
     figure = Figure(figsize=(6.6, 0.6 + 0.26 * (len(names) + 1)), layout="constrained")
     axes = figure.add_subplot()
-    place = np.arange(len(names))[::-1]
+    y = np.arange(len(names))[::-1]
     for model, own in values.items():
-        axes.plot(own, place, "o", color=colour(model), markersize=6, alpha=0.85, label=words.get(model, model))
-    axes.set_yticks(place, names, fontsize=8)
+        axes.plot(own, y, "o", color=colour_of(model), markersize=6, alpha=0.85, label=label_of(model))
+    axes.set_yticks(y, names, fontsize=8)
     axes.set_xlabel(label)
     axes.grid(axis="y", color="#dfe3ea", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -235,32 +233,26 @@ def groups(
     return figure
 
 
-def lines(
-    x: Sequence[float],
-    values: Mapping[str, Sequence[float]],
-    spread: Mapping[str, Sequence[float]],
-    *,
-    axis: str,
-    label: str,
-    words: Mapping[str, str],
+def learning_curve(
+    rows: Sequence[float], values: Mapping[str, Sequence[float]], std: Mapping[str, Sequence[float]], *, label: str
 ) -> Figure:
-    """Return a learning curve: a line a model over the training rows, which grow by factors, with a band of spread."""
+    """Return a metric against the number of training rows, one line per model with a band of its deviation."""
     figure = Figure(figsize=(5.8, 3.5), layout="constrained")
     axes = figure.add_subplot()
     for model, own in values.items():
-        axes.plot(x, own, "o-", color=colour(model), markersize=4, linewidth=1.5, label=words.get(model, model))
-        middle, half = np.asarray(own), np.asarray(spread[model])
+        axes.plot(rows, own, "o-", color=colour_of(model), markersize=4, linewidth=1.5, label=label_of(model))
+        middle, half = np.asarray(own), np.asarray(std[model])
         if half.any():
-            axes.fill_between(x, middle - half, middle + half, color=colour(model), alpha=0.15, linewidth=0)
+            axes.fill_between(rows, middle - half, middle + half, color=colour_of(model), alpha=0.15, linewidth=0)
     axes.set_xscale("log")
-    axes.set(xlabel=axis, ylabel=label)
+    axes.set(xlabel="training rows", ylabel=label)
     axes.legend(frameon=False, fontsize=8)
     tidy(axes)
     return figure
 
 
-def curves(history: Sequence[Mapping[str, Any]], main: str, title: str) -> Figure:
-    """Return training loss and validation figure over the steps, one line a net."""
+def training_curves(history: Sequence[Mapping[str, Any]], main: str, title: str) -> Figure:
+    """Return training loss and validation metric by step, one line per trained part of the network."""
     figure = Figure(figsize=(8.6, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for k, part in enumerate(dict.fromkeys(line["part"] for line in history)):
@@ -268,7 +260,7 @@ def curves(history: Sequence[Mapping[str, Any]], main: str, title: str) -> Figur
         losses = np.array([(line["step"], line["loss"]) for line in own if "loss" in line]).reshape(-1, 2)
         shade = [GREEN, OCHRE, BLUE, GREY][k % 4]
         if len(losses):
-            # single batches jump: a running mean shows where the loss goes
+            # a running mean smooths the noise of single batches
             near = max(1, len(losses) // 15)
             smooth = np.convolve(losses[:, 1], np.ones(near) / near, mode="valid")
             left.plot(losses[:, 0], losses[:, 1], color=shade, linewidth=0.6, alpha=0.3)
@@ -285,10 +277,8 @@ def curves(history: Sequence[Mapping[str, Any]], main: str, title: str) -> Figur
     return figure
 
 
-def profiles(
-    examples: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]], *, label: str, words: Mapping[str, str]
-) -> Figure:
-    """Return measured and predicted values along some sequences: title, `(L,)` measured with NaN, `(L,)` by model."""
+def profiles(examples: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray]]], *, label: str) -> Figure:
+    """Return measured (NaN where unknown) and predicted values along sequences: title, `(L,)`, and `(L,)` by model."""
     figure = Figure(figsize=(10.5, 2.0 * len(examples)), layout="constrained")
     for axes, (title, measured, predicted) in zip(
         np.atleast_1d(figure.subplots(len(examples), 1)), examples, strict=True
@@ -299,7 +289,7 @@ def profiles(
         else:
             axes.plot(x, measured, color=INK, linewidth=1.1, label="measured")
         for model, values in predicted.items():
-            axes.plot(x, values, color=colour(model), linewidth=1.3, label=words.get(model, model))
+            axes.plot(x, values, color=colour_of(model), linewidth=1.3, label=label_of(model))
         axes.set_title(title, fontsize=9, loc="left")
         axes.set_xlim(0.5, len(measured) + 0.5)
         axes.set_ylabel(label, fontsize=8)
@@ -309,8 +299,8 @@ def profiles(
     return figure
 
 
-def structures(examples: Sequence[tuple[str, int, np.ndarray, np.ndarray]]) -> Figure:
-    """Return base pairs as arcs, predicted above and measured below: title, length, `(p, 2)` of each."""
+def base_pair_panels(examples: Sequence[tuple[str, int, np.ndarray, np.ndarray]]) -> Figure:
+    """Return base pairs as arcs, predicted above and measured below: title, length, and `(p, 2)` of each."""
     figure = Figure(figsize=(9.5, 2.6 * len(examples)), layout="constrained")
     for axes, (title, length, predicted, measured) in zip(
         np.atleast_1d(figure.subplots(len(examples), 1)), examples, strict=True

@@ -1,252 +1,251 @@
-"""The report and the card of a fitted model, from the files that the run left. Plots only, no model."""
+"""Report and model card of a fitted model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.metrics.scores import LOWER_IS_BETTER, title
-from subquad.bio.plots import diagnostics as diagnosis
-from subquad.bio.plots import figures as plots
-from subquad.bio.plots.run_files import WORDS, Finished, read_history, read_run, silence, winner
+from subquad.bio.plots import diagnostics
+from subquad.bio.plots.figures import forest, training_curves
+from subquad.bio.plots.finished_run import FinishedRun, label, no_comparison, read_finished_run
 from subquad.reporting.page import Picture, Section, Table, page, picture
-from subquad.runs.folder import REPORT
-from subquad.runs.storage import as_file, atomic
 
-__all__ = ["WORDS", "card", "read_history", "render", "report", "sections", "silence", "winner"]
+__all__ = ["card", "render", "sections"]
 
 Block = str | Table | Picture
-MOST_COLUMNS = 7
-"""Figures in the first table; all are further down."""
+MAX_COLUMNS = 7
+"""Metrics in the first table; a later one has all."""
+MAX_ROWS = 60
+"""Metrics of single columns or classes that are shown."""
 
 
-def report(directory: Path | str, *, out: Path | str | None = None) -> Path:
-    """Write the page about a finished run, and return where it is.
-
-    Args:
-        directory: the folder that `fit` wrote.
-        out: the file; by default `report.html` in the folder.
-
-    Raises:
-        SubquadError: there is no finished run.
-    """
-    run = read_run(directory)
-    out = Path(directory) / REPORT if out is None else as_file(out)
-    with atomic(out) as temporary:
-        temporary.write_text(_page(run), encoding="utf-8")
-    return out
+def render(run: FinishedRun) -> str:
+    """Return the report as HTML."""
+    return page(_title(run), lead=_summary(run), sections=_sections(run))
 
 
 def sections(directory: Path | str) -> list[Section]:
-    """Return the sections of a finished run's report, from its folder; the first holds the result."""
-    return _sections(read_run(directory))
-
-
-def render(
-    metrics: Mapping[str, Any], facts: Mapping[str, Any], rows: Any, history: Sequence[Mapping[str, Any]]
-) -> str:
-    """Return the page.
+    """Return the sections of the report of a finished run, of which the first is the result.
 
     Args:
-        metrics: contents of `metrics.json`.
-        facts: contents of `config.json`, with the settings.
-        rows: contents of `test.csv` as a frame, or of `test.json` as a list: measured and predicted.
-        history: lines of `history.jsonl`.
+        directory: Folder of the run.
     """
-    return _page(Finished(metrics=metrics, facts=facts, rows=rows, history=history))
+    return _sections(read_finished_run(directory))
 
 
-def card(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """Return the README of the saved folder."""
-    run = Finished(metrics=metrics, facts=facts, rows=None, history=[])
-    rows, settings = metrics["rows"], facts["settings"]
+def card(run: FinishedRun) -> str:
+    """Return the model card, `README.md` of the run folder."""
+    rows, settings = run.metrics["rows"], run.config["settings"]
     lines = [
         f"# {_title(run)}",
         "",
-        _verdict(run),
+        " ".join([_summary(run), *_network(run), *_differences(run)]),
         "",
-        "| model | " + " | ".join(title(name) for name in run.figures) + " |",
-        "|---|" + "---|" * len(run.figures),
+        "| model | " + " | ".join(title(name) for name in run.metric_names) + " |",
+        "|---|" + "---|" * len(run.metric_names),
     ]
     for model in run.models:
-        values = (run.figure(model, name) for name in run.figures)
+        values = (run.metric(model, name) for name in run.metric_names)
         cells = " | ".join("–" if value is None else f"{value:.3f}" for value in values)
-        lines.append(f"| {WORDS.get(model, model)} | {cells} |")
+        lines.append(f"| {label(model)} | {cells} |")
     lines += [
         "",
-        f"Figures of {rows['test']:,} test rows; choices were made on {rows['validation']:,} validation rows, and "
-        f"{rows['train']:,} rows were learned from. Split: {facts['split']['how']}.",
+        f"Metrics of {rows['test']:,} test rows. Model selection used {rows['validation']:,} validation rows, training "
+        f"{rows['train']:,} rows. Split: {run.config['split']['how']}.",
         "",
-        "This folder holds the net. Use it with: `subquad bio predict FOLDER TABLE.csv --out predictions.csv`.",
+        "This folder holds the network. Use it with `subquad bio predict FOLDER TABLE.csv --out predictions.csv`.",
         "",
-        f"Alphabet {facts['table']['alphabet']}, preset {settings['preset']}, seed {settings['seed']}, data "
+        f"Alphabet {run.config['inputs']['alphabet']}, preset {settings['preset']}, seed {settings['seed']}, data "
         f"fingerprint {settings['fingerprint']}.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _title(run: Finished) -> str:
+def _title(run: FinishedRun) -> str:
     names = ", ".join(run.names[:3]) + (" …" if len(run.names) > 3 else "")
-    return f"{names} from sequence: {run.facts['file']}"
+    return f"{names} from sequence: {run.config['file']}"
 
 
-def _page(run: Finished) -> str:
-    return page(_title(run), lead=_winner(run), sections=_sections(run))
-
-
-def _sections(run: Finished) -> list[Section]:
+def _sections(run: FinishedRun) -> list[Section]:
     found = [
         Section("Result", _result(run)),
-        Section("Figures and intervals", _figures(run)),
-        *diagnosis.sections(run),
-        Section("Choices and training", _training(run)),
-        Section("How to read this page", _reading(run)),
+        Section("Metrics and intervals", _metrics(run)),
+        *diagnostics.sections(run),
+        Section("Training and selected hyperparameters", _training(run)),
+        Section("How to read this page", _explanation(run)),
     ]
     return [section for section in found if section.blocks]
 
 
-def _verdict(run: Finished) -> str:
-    return _winner(run) if run.winner is None else f"{_winner(run)} {_leads(run)}"
-
-
-def _winner(run: Finished) -> str:
-    if run.winner is None:
-        return f"No winner is named, with {silence(run.metrics)}."
-    values = {name: figures[run.main] for name, figures in run.metrics["test"].items()}
-    best, single = run.winner, run.best_single
+def _summary(run: FinishedRun) -> str:
+    """Return which model is best, and from which others the test rows do not tell it."""
+    best = run.best
+    if best is None:
+        return f"No model is named best: {no_comparison(run.metrics)}."
+    values = {name: own[run.main] for name, own in run.metrics["test"].items()}
     unit = "rows" if run.task_type in ROW_TASK_TYPES else "sequences"
-    others = ", ".join(f"{WORDS.get(name, name)} {value:.3f}" for name, value in values.items() if name != best)
-    said = f"On {run.metrics['rows']['test']:,} test {unit} the winner is: {WORDS.get(best, best)}, {run.title} "
-    said += f"{values[best]:.3f} ({others})."
+    others = ", ".join(f"{label(name)} {value:.3f}" for name, value in values.items() if name != best)
+    result = f"{run.title} {values[best]:.3f} ({others})"
+    text = f"Best on {run.metrics['rows']['test']:,} test {unit}: {label(best)}, {result}."
+    if run.metrics.get("wins") == best:
+        return f"{text} Its advantage over every other model is significant."
+    text += " Its advantage is not significant over all other models, so that the simplest of them may be preferred."
     if best == "stack":
-        said += f" Of the single models it is: {WORDS.get(single, single)}."
-    if single == "net":
-        leads = run.metrics["differences"].items()
-        level = [WORDS.get(name, name) for name, gap in leads if name != "stack" and _is_level(gap)]
-        said += f" These rows do not tell it from {' and '.join(level)}, which is simpler." if level else ""
-    return said
-
-
-def _is_level(gap: Mapping[str, float]) -> bool:
-    return gap["low"] <= 0 <= gap["high"]
-
-
-def _leads(run: Finished) -> str:
-    said = []
-    for name, gap in run.metrics["differences"].items():
-        if name != "stack":
-            said.append(f"over {WORDS.get(name, name)} {_gap(gap)}")
-    text = f"The net's lead in {run.title}: {'; '.join(said)}." if said else ""
-    gap = run.metrics.get("stack_versus_best")
-    if gap is not None:
-        text += f" The stack's over the best single model, {WORDS.get(gap['best'], gap['best'])}: {_gap(gap)}."
+        text += f" Best single model: {label(run.best_single)}."
     return text
 
 
+def _network(run: FinishedRun) -> list[str]:
+    """Return what the network consists of, with the blending weights of its parts."""
+    members = run.metrics.get("ensemble_size", 1)
+    weights = blending_weights(run)
+    if weights is None:
+        return [f"The network is an ensemble of {members} networks."] if members > 1 else []
+    parts = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+    ensemble = f", averaged over {members} ensemble members" if members > 1 else ""
+    text = f"The network is a blend of a linear model, MLPs and Lyra; blending weights{ensemble}: {parts}."
+    if weights["Lyra"] < 0.005:
+        text += " Lyra does not contribute to its predictions."
+    return [text]
+
+
+def blending_weights(run: FinishedRun) -> dict[str, float] | None:
+    """Return the blending weights of linear model, MLPs and Lyra; None if the network has no such parts."""
+    members = run.config.get("selected", {}).get("net", [])
+    blends = [member["blend"] for member in members if "blend" in member] if isinstance(members, list) else []
+    if not blends:
+        return None
+    mlp, lyra = np.mean(blends, axis=0)
+    return {"linear": float(1 - mlp - lyra), "MLPs": float(mlp), "Lyra": float(lyra)}
+
+
+def _differences(run: FinishedRun) -> list[str]:
+    if run.best is None:
+        return []
+    gaps = [f"{label(name)} {_gap(gap)}" for name, gap in run.metrics["differences"].items() if name != "stack"]
+    texts = [f"Difference of the network in {run.title} to: {'; '.join(gaps)}."] if gaps else []
+    gap = run.metrics.get("stack_versus_best")
+    if gap is not None:
+        texts.append(f"Difference of the stack to the best single model, {label(gap['best'])}: {_gap(gap)}.")
+    return texts
+
+
 def _gap(gap: Mapping[str, float]) -> str:
-    rest = ", no clear difference" if _is_level(gap) else ""
+    rest = ", not significant" if gap["low"] <= 0 <= gap["high"] else ""
     return f"{gap['value']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}{rest})"
 
 
-def _result(run: Finished) -> list[Block]:
-    names = run.figures[:MOST_COLUMNS]
+def _result(run: FinishedRun) -> list[Block]:
+    names = run.metric_names[:MAX_COLUMNS]
     seconds = run.metrics["seconds"]
-    rows = [
-        [WORDS.get(model, model), *(run.figure(model, name) for name in names), seconds.get(model)]
-        for model in run.models
-    ]
-    said = "Figures on test rows, which no model and no choice has seen"
-    said += "." if run.winner is None else f"; {run.title} decides who wins."
-    lacking = {run.unmeasured[name] for name in names if name in run.unmeasured}
-    said += f" –: {lacking.pop()} among them, nothing to measure." if lacking else ""
+    rows = [[label(model), *(run.metric(model, name) for name in names), seconds.get(model)] for model in run.models]
+    caption = f"Metrics of the held-out test rows. The main metric is {run.title}."
+    reasons = {run.undefined[name] for name in names if name in run.undefined}
+    caption += (
+        f" –: undefined, because there is {' and '.join(sorted(reasons))} among the test rows." if reasons else ""
+    )
     table = Table(
         header=["model", *(title(name) for name in names), "seconds"],
         rows=rows,
-        caption=said,
-        winner=None if run.winner is None else run.models.index(run.winner),
+        caption=caption,
+        winner=None if run.best is None else run.models.index(run.best),
     )
-    return [_verdict(run), table, *diagnosis.main_pictures(run)]
+    texts = [_summary(run), *_network(run), *_differences(run)]
+    return [" ".join(texts), table, *diagnostics.main_figures(run)]
 
 
-def _figures(run: Finished) -> list[Block]:
-    blocks = [] if run.main in run.unmeasured else _intervals(run)
-    header = ["figure", *(WORDS.get(model, model) for model in run.models)]
-    cells = [[_named(name), *(_with_interval(run, model, name) for model in run.models)] for name in run.figures]
-    blocks.append(Table(header, cells, caption="All figures; in brackets their 95 % intervals."))
-    more = [name for name in run.metrics["test"][run.models[0]] if ":" in name]
-    if more:
-        rows = [[_named(name), *(run.figure(model, name) for model in run.models)] for name in more[:60]]
-        blocks.append(Table(header, rows, caption="By column or class."))
+def _metrics(run: FinishedRun) -> list[Block]:
+    blocks = [] if run.main in run.undefined else _intervals(run)
+    header = ["metric", *map(label, run.models)]
+    cells = [
+        [_metric_title(name), *(_with_interval(run, model, name) for model in run.models)] for name in run.metric_names
+    ]
+    blocks.append(Table(header, cells, caption="All metrics, with 95 % intervals in parentheses."))
+    single = [name for name in run.metrics["test"][run.models[0]] if ":" in name]
+    if single:
+        rows = [[_metric_title(name), *(run.metric(model, name) for model in run.models)] for name in single[:MAX_ROWS]]
+        more = f" The first {MAX_ROWS} of {len(single)}." if len(single) > MAX_ROWS else ""
+        blocks.append(Table(header, rows, caption=f"Metrics by column or class.{more}"))
     return blocks
 
 
-def _intervals(run: Finished) -> list[Block]:
-    intervals = run.metrics.get("intervals", {}).get("test", {})
+def _intervals(run: FinishedRun) -> list[Block]:
     rows, test = [], run.metrics["test"]
     for model in run.models:
-        low, high = intervals.get(model, {}).get(run.main, [test[model][run.main]] * 2)
-        rows.append((WORDS.get(model, model), model, test[model][run.main], low, high))
-    said = f"{run.title} with 95 % intervals of 200 bootstrap samples of the test rows."
-    blocks: list[Block] = [picture(plots.forest(rows, label=run.title), said)]
+        low, high = run.interval(model, run.main) or [test[model][run.main]] * 2
+        rows.append((label(model), model, test[model][run.main], low, high))
+    caption = (
+        f"{run.title} with 95 % bootstrap intervals over the test rows; the variation of the training is not included."
+    )
+    blocks: list[Block] = [picture(forest(rows, label=run.title), caption)]
     gaps = [
-        (f"net over {WORDS.get(name, name)}", name, gap["value"], gap["low"], gap["high"])
+        (f"network − {label(name)}", name, gap["value"], gap["low"], gap["high"])
         for name, gap in run.metrics["differences"].items()
     ]
     if gaps:
-        said = (
-            "Differences on the same samples of rows: surer than the two intervals above, for what makes a row hard is "
+        caption = (
+            "Paired differences on the same bootstrap samples, which are more precise than the intervals above, "
+            "because difficult rows are difficult for all models. An interval that contains zero is not significant."
         )
-        said += "hard for both. An interval across nought is no clear difference."
-        blocks.append(picture(plots.forest(gaps, label=f"difference in {run.title}", zero=True), said))
+        blocks.append(picture(forest(gaps, label=f"difference in {run.title}", zero=True), caption))
     return blocks
 
 
-def _named(name: str) -> str:
+def _metric_title(name: str) -> str:
     return title(name) + (" (lower is better)" if name in LOWER_IS_BETTER else "")
 
 
-def _with_interval(run: Finished, model: str, name: str) -> str:
-    value = run.figure(model, name)
+def _with_interval(run: FinishedRun, model: str, name: str) -> str:
+    value, ends = run.metric(model, name), run.interval(model, name)
     if value is None:
         return "–"
-    ends = run.metrics.get("intervals", {}).get("test", {}).get(model, {}).get(name)
     return f"{value:.3f}" if ends is None else f"{value:.3f} ({ends[0]:.3f}–{ends[1]:.3f})"
 
 
-def _training(run: Finished) -> list[Block]:
-    settings, metrics = run.facts["settings"], run.metrics
-    said = f"The net, preset {settings['preset']}, has {metrics['parameters']:,} parameters"
+def _training(run: FinishedRun) -> list[Block]:
+    settings, metrics = run.config["settings"], run.metrics
     members = metrics.get("ensemble_size", 1)
-    said += f" in {members} nets whose predictions are averaged. " if members > 1 else ". "
     total = sum(value for name, value in metrics["seconds"].items() if name != "total")
-    said += f"All of it took {total:,.0f} seconds"
-    said += f" and {metrics['memory_mb']:,} MB of memory at most. " if metrics.get("memory_mb") else ". "
-    said += f"Seed {settings['seed']}, data fingerprint {settings['fingerprint']}."
-    blocks: list[Block] = [said]
+    memory = f", peak memory {metrics['memory_mb']:,} MB" if metrics.get("memory_mb") else ""
+    blocks: list[Block] = [
+        f"Network: preset {settings['preset']}, {metrics['parameters']:,} parameters in {members} ensemble "
+        f"member{'s' if members > 1 else ''}. Total time {total:,.0f} seconds{memory}. Seed {settings['seed']}, data "
+        f"fingerprint {settings['fingerprint']}."
+    ]
     weights = metrics.get("stacking", {}).get("weights")
     if weights:
-        parts = ", ".join(f"{WORDS.get(name, name)} {_short(value)}" for name, value in weights.items())
-        blocks.append(f"Weights of the stack: {parts}.")
-    rows = [[WORDS.get(name, name), text] for name, text in _choices(run.facts.get("selected", {}))]
+        parts = ", ".join(f"{label(name)} {value:.2f}" for name, value in weights.items())
+        blocks.append(f"Blending weights of the stack: {parts}.")
+    weights = blending_weights(run)
+    if weights:
+        rows = [[name, weight] for name, weight in weights.items()]
+        blocks.append(
+            Table(["part of the network", "blending weight"], rows, caption="Mean over the ensemble members.")
+        )
+    rows = [[label(name), text] for name, text in _hyperparameters(run.config.get("selected", {}))]
     if rows:
-        blocks.append(Table(["model", "chosen on the validation rows"], rows))
+        blocks.append(Table(["model", "selected on the validation rows"], rows))
     if any("loss" in line for line in run.history):
-        figure = plots.curves(run.history, run.main, run.title)
-        said = "The net's training; the weights with the best value on the right are kept, or the start's, if better."
-        blocks.append(picture(figure, said))
+        caption = (
+            "Training of the network. The weights with the best validation metric are kept, or the initial ones if "
+            "they are better."
+        )
+        blocks.append(picture(training_curves(run.history, run.main, run.title), caption))
     return blocks
 
 
-def _choices(chosen: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _hyperparameters(chosen: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for name, facts in chosen.items():
         for one in facts if isinstance(facts, list) else [facts]:
-            plain = {key: value for key, value in one.items() if isinstance(value, str | int | float)}
-            if plain and name != "conformal":
-                rows.append(
-                    (name, ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in plain.items()))
-                )
+            scalars = {key: value for key, value in one.items() if isinstance(value, str | int | float)}
+            if scalars and name != "conformal":
+                texts = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in scalars.items()]
+                rows.append((name, ", ".join(texts)))
     return rows
 
 
@@ -256,49 +255,48 @@ def _short(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _reading(run: Finished) -> list[Block]:
-    words: list[Block] = [
-        "Test rows are rows that no model learned from and no choice was made on. A figure of them is what you may "
-        "expect of new sequences only if these are like the rows of the table: the section on the split says how "
-        "near they are.",
-        "The winner is named by one figure, for the others may disagree. Where the interval of a difference contains "
-        "nought, take the simpler model: ridge says why it predicts what it does, and costs a second."
-        if run.winner is not None
-        else "Where no winner is named, ridge is the cautious choice until there are more test rows: measure more, or "
-        "look at all folds (--fold) together.",
-        _FIGURES_IN_WORDS[run.task_type],
+def _explanation(run: FinishedRun) -> list[Block]:
+    texts: list[Block] = [
+        "Test rows were used neither for training nor for model selection. Their metrics apply to new sequences that "
+        "are similar to the table; the section on the split shows how similar the test rows are to the training rows.",
+        "The best model is named by the main metric alone. If the interval of a difference contains zero, prefer the "
+        "simpler model: ridge regression is interpretable and fast."
+        if run.best is not None
+        else "With so few test rows, ridge regression is the cautious choice. Measure more variants, or use all rows with "
+        "`subquad bio cross-validate`.",
+        METRIC_EXPLANATIONS[run.task_type],
     ]
     if "conformal" in run.metrics:
-        words.append(
-            "Intervals around predictions come from the errors on the validation rows. They hold for new rows like "
-            "these, on average; for unusual sequences they are too narrow."
+        texts.append(
+            "Prediction intervals are split-conformal, calibrated on the validation rows. Their coverage holds on "
+            "average for new rows like these; for dissimilar sequences they are too narrow."
         )
-    leads = [gap["low"] > 0 for name, gap in run.metrics["differences"].items() if name in ("ridge", "boosting")]
-    if run.winner is not None and leads and not all(leads):
-        words.append(
-            "The net is not clearly better than all simple models here. That is a result too: the letters act nearly "
-            "one by one, or the rows are too few or too noisy to learn more."
+    significant = [run.metrics["differences"][name]["low"] > 0 for name in ("ridge", "boosting") if name in run.models]
+    if run.best is not None and significant and not all(significant):
+        texts.append(
+            "The network is not significantly better than all baselines here: positions act nearly additively, or "
+            "there are too few or too noisy rows to learn more."
         )
-    return words
+    return texts
 
 
-_FIGURES_IN_WORDS = {
-    "regression": "Spearman says whether the order is right (1: perfectly, 0: chance); R² how much of the variance is "
-    "predicted; NDCG whether the best rows come first; top-10 % recall which share of the best tenth is in the "
-    "predicted best tenth.",
-    "binary": "AUROC is the chance that a row of the class looked for gets the higher probability of two (0.5: "
-    "chance); average precision falls where that class is rare; MCC is 1 for no mistake and 0 for chance, at a "
-    "probability of 0.5.",
-    "multiclass": "Accuracy is the share of right rows, balanced accuracy its mean over the classes, so that a rare "
-    "class counts as much as a common one; MCC is 1 for no mistake and 0 for chance.",
-    "multilabel": "AUROC is, label by label, the chance that a row with the label gets the higher probability of two "
-    "(0.5: chance), then averaged; F1 counts mistakes at a probability of 0.5.",
-    "residue_regression": "R² is how much of the variance among all residues is predicted; intervals are drawn over "
-    "whole sequences, for residues of one sequence resemble each other.",
-    "residue_binary": "AUROC is the chance that a residue of the class gets the higher probability of two, over all "
-    "test residues; its mean of sequences asks the same within each sequence.",
-    "residue_multiclass": "Accuracy is the share of right residues; F1 is the mean over the classes, so that rare ones "
-    "count as much. Intervals are drawn over whole sequences.",
-    "pairs": "F1 joins precision (predicted pairs that are there) and recall (pairs that were found), sequence by "
-    "sequence; F1, ±1 place also counts a pair that is one place off.",
+METRIC_EXPLANATIONS = {
+    "regression": "Spearman's correlation measures the order of the predictions (1: perfect, 0: random); R² is the "
+    "explained variance; NDCG measures whether the best rows rank first; top-10 % recall is the fraction of the best "
+    "tenth that is in the predicted best tenth.",
+    "binary": "AUROC is the probability that a row of the positive class ranks above one of the other class (0.5: "
+    "random); average precision decreases if the positive class is rare; MCC is 1 without errors and 0 for random "
+    "predictions, at a threshold of 0.5.",
+    "multiclass": "Accuracy is the fraction of correct rows; balanced accuracy is its mean over classes, so that rare "
+    "classes count as much as common ones; MCC is 1 without errors and 0 for random predictions.",
+    "multilabel": "AUROC is the mean over labels of the probability that a row with the label ranks above one without "
+    "it (0.5: random); F1 counts errors at a threshold of 0.5.",
+    "residue_regression": "R² is the explained variance over all residues. Bootstrap samples are of whole sequences, "
+    "because residues of one sequence are similar.",
+    "residue_binary": "AUROC is the probability that a residue of the class ranks above another one, over all test "
+    "residues; its mean over sequences compares residues of the same sequence only.",
+    "residue_multiclass": "Accuracy is the fraction of correct residues; F1 is the mean over classes, so that rare "
+    "classes count as much. Bootstrap samples are of whole sequences.",
+    "pairs": "F1 combines precision (predicted pairs that exist) and recall (existing pairs that are predicted), "
+    "sequence by sequence; F1, ±1 position also accepts pairs that are shifted by one position.",
 }

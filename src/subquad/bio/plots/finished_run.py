@@ -1,0 +1,171 @@
+"""A finished run as its pages read it: metrics, configuration, training history, and test rows or sequences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.metrics.scores import MIN_TEST_ROWS, title
+from subquad.errors import SubquadError
+from subquad.runs.folder import METRICS, load_config
+from subquad.runs.history import read_history
+from subquad.runs.storage import read_json
+
+__all__ = ["LABELS", "FinishedRun", "best_model", "label", "no_comparison", "read_finished_run"]
+
+LABELS = {
+    "net": "network",
+    "ridge": "ridge",
+    "boosting": "gradient boosting",
+    "stack": "stack of all models",
+    "paper": "Lyra as published",
+    "auto": "network, preset auto",
+    "vienna": "ViennaRNA, minimum free energy",
+    "vienna_bpp": "ViennaRNA, pair probabilities",
+}
+SIMPLEST_FIRST = ("ridge", "vienna", "vienna_bpp", "boosting", "paper", "auto", "net")
+
+
+def label(model: str) -> str:
+    """Return the name of a model on pages and in the terminal."""
+    return LABELS.get(model, model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """The files of a finished run."""
+
+    metrics: Mapping[str, Any]
+    """Contents of `metrics.json`."""
+    config: Mapping[str, Any]
+    """Contents of `config.json`, and the `settings` of the run."""
+    rows: Any
+    """Test rows as a data frame, or test sequences as a list, with measured and predicted values."""
+    history: Sequence[Mapping[str, Any]]
+
+    @property
+    def task_type(self) -> str:
+        """Type of the prediction task."""
+        return self.metrics["task_type"]
+
+    @property
+    def main(self) -> str:
+        """Key of the main metric."""
+        return self.metrics["main_metric"]
+
+    @property
+    def title(self) -> str:
+        """Title of the main metric."""
+        return title(self.main)
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the compared models."""
+        return list(self.metrics["test"])
+
+    @property
+    def names(self) -> list[str]:
+        """Target columns."""
+        return list(self.config["target"]["names"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return [str(name) for name in self.config["target"]["classes"]]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Keys of the metrics over all columns."""
+        return [name for name in self.metrics["test"][self.models[0]] if ":" not in name]
+
+    @property
+    def undefined(self) -> Mapping[str, str]:
+        """Metrics that the test rows do not define, and why."""
+        return self.metrics.get("undefined", {})
+
+    @property
+    def best(self) -> str | None:
+        """Model with the best main metric; None if the test rows cannot tell."""
+        return None if no_comparison(self.metrics) else best_model(self.metrics)
+
+    @property
+    def best_single(self) -> str:
+        """Model with the best main metric, without the stack."""
+        single = {name: own for name, own in self.metrics["test"].items() if name != "stack"}
+        return best_model({**self.metrics, "test": single})
+
+    def metric(self, model: str, name: str) -> float | None:
+        """Return a metric of the test rows; None if they do not define it."""
+        return None if name in self.undefined else self.metrics["test"][model].get(name)
+
+    def interval(self, model: str, name: str) -> Sequence[float] | None:
+        """Return the 95 % interval of a metric, if it is known."""
+        return self.metrics.get("intervals", {}).get("test", {}).get(model, {}).get(name)
+
+    def column(self, model: str, name: str) -> np.ndarray:
+        """Return the measured or predicted values of a target column for the test rows."""
+        column = model if model in self.rows else f"{model}:{name}"
+        return self.rows[column].to_numpy(dtype=float)
+
+    def probabilities(self, model: str) -> np.ndarray:
+        """Return `(n, K)` predicted probabilities of the classes or labels for the test rows."""
+        if self.task_type == "binary":
+            own = self.rows[model].to_numpy(dtype=float)
+            return np.stack([1 - own, own], axis=1)
+        wanted = self.names if self.task_type == "multilabel" else self.classes
+        return np.stack([self.column(model, name) for name in wanted], axis=1)
+
+    def measured_classes(self) -> np.ndarray:
+        """Return the indices of the measured classes of the test rows."""
+        index = {name: k for k, name in enumerate(self.classes)}
+        return self.rows["measured"].astype(str).map(index).to_numpy(dtype=int)
+
+
+def no_comparison(metrics: Mapping[str, Any]) -> str:
+    """Return why the test rows cannot tell which model is best; empty if they can."""
+    rows, main = metrics["rows"]["test"], metrics["main_metric"]
+    unit = "row" if metrics["task_type"] in ROW_TASK_TYPES else "sequence"
+    unit = f"{rows:,} test {unit}{'s' if rows != 1 else ''}"
+    reason = metrics.get("undefined", {}).get(main)
+    if reason:
+        return f"{reason} among the {unit}, so that {title(main)} is undefined"
+    return f"{unit}, fewer than the {MIN_TEST_ROWS} that a comparison needs" if rows < MIN_TEST_ROWS else ""
+
+
+def best_model(metrics: Mapping[str, Any]) -> str:
+    """Return the model with the best main metric on the test rows; of equal ones the simplest."""
+    test, main = metrics["test"], metrics["main_metric"]
+    known = [name for name in SIMPLEST_FIRST if name in test]
+    return max([*known, *(name for name in test if name not in known)], key=lambda name: test[name][main])
+
+
+def read_finished_run(directory: Path | str) -> FinishedRun:
+    """Return the finished run in a folder.
+
+    Raises:
+        SubquadError: There is none.
+    """
+    directory = Path(directory)
+    config = load_config(directory, "bio")
+    metrics = read_json(directory / METRICS)
+    if "test" not in metrics:
+        raise SubquadError(f"{directory}: a saved estimator, which has no test rows to report on")
+    if metrics["task_type"] not in ROW_TASK_TYPES:
+        rows = read_json(directory / "test.json")
+    else:
+        text = dict.fromkeys(("sequence", "group", "mutant"), str)
+        if metrics["task_type"] in ("binary", "multiclass"):
+            text["measured"] = str
+        # a group or class named NA is not a missing value
+        rows = pd.read_csv(directory / "test.csv", dtype=text, keep_default_na=False, na_values=[""])
+    config = {**config, "settings": config["subquad"]["settings"]}
+    return FinishedRun(
+        metrics=metrics,
+        config=config,
+        rows=rows,
+        history=read_history(directory),
+    )
