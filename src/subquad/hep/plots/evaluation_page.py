@@ -198,7 +198,7 @@ def _model_drawings(
         found = {name: sculpting(one, i, b, edges=edges) for i, name in enumerate(classes) if i != b}
         curves[model.name]["mass"] = {
             name: [
-                {"part": cut.part, "jets": cut.jets, "distance": cut.distance, "by_chance": cut.by_chance}
+                {"efficiency": cut.efficiency, "jets": cut.jets, "distance": cut.distance, "by_chance": cut.by_chance}
                 for cut in after
             ]
             for name, (_, after) in found.items()

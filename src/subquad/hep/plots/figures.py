@@ -267,7 +267,7 @@ def mass_figure(
     for axes, (signal, (before, after)) in zip(grid, found.items(), strict=True):
         histplot(before, edges, ax=axes, color=GREY, label="all", histtype="fill", alpha=0.3)
         for colour, cut in zip(CUT_COLOURS, after, strict=False):
-            label = f"{100 * cut.part:g} %: {cut.distance:.2f} ({cut.by_chance:.2f})"
+            label = f"{100 * cut.efficiency:g} %: {cut.distance:.2f} ({cut.by_chance:.2f})"
             histplot(cut.density, edges, ax=axes, color=colour, label=label, histtype="step", linewidth=1.3)
         highest = max(density.max() for density in (before, *(cut.density for cut in after)))
         axes.set(xlim=(0, edges[-1]), ylim=(0, 1.75 * highest))
