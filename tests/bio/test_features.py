@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
-from subquad.bio.features.amino_acids import PROPERTIES, properties
 from subquad.bio.features.residues import ResidueFeatures
-from subquad.bio.features.sequences import Features, words_of
+from subquad.bio.features.sequences import PROPERTIES, SequenceFeatures, kmers_of, properties
+from subquad.bio.features.tensors import torch_features
 from subquad.bio.settings import ALPHABETS
 
 
@@ -56,17 +56,17 @@ def shown(features, x, row, alphabet, covariates=None):
 
 def test_aligned_letters_and_their_pairs_stand_at_their_places():
     x = inputs(["ACG", "AGG", "ATT"], "ACGT")
-    got = shown(Features.for_inputs(x), x, 0, "ACGT")
+    got = shown(SequenceFeatures.for_inputs(x), x, 0, "ACGT")
     # A1 is the same in all rows and says nothing
     assert got == {"C2": 1, "G3": 1, "AC1": 1, "CG2": 1}
-    assert "A1" not in Features.for_inputs(x).names()
+    assert "A1" not in SequenceFeatures.for_inputs(x).names()
     protein = inputs(["AK", "AR", "GK"], ALPHABETS["protein"])
-    assert shown(Features.for_inputs(protein), protein, 1, ALPHABETS["protein"]) == {"A1": 1, "R2": 1}
+    assert shown(SequenceFeatures.for_inputs(protein), protein, 1, ALPHABETS["protein"]) == {"A1": 1, "R2": 1}
 
 
 def test_a_guide_on_its_target_shows_where_and_how_they_differ():
     x = inputs(["ACGT", "ACGA", "TCGT"], "ACGT", partner=[".CGT", ".CAA", ".AGT"])
-    features = Features.for_inputs(x)
+    features = SequenceFeatures.for_inputs(x)
     got = shown(features, x, 1, "ACGT")
     assert {"partner A3", "mismatch 3", "mismatch G3A", "mismatches"} <= set(got)
     assert got["mismatches"] == 1
@@ -76,7 +76,7 @@ def test_a_guide_on_its_target_shows_where_and_how_they_differ():
 
 def test_composition_is_in_frequencies_and_ends_in_places():
     x = inputs(["KRKR", "AAA"], ALPHABETS["protein"], is_aligned=False)
-    got = shown(Features.for_inputs(x), x, 0, ALPHABETS["protein"])
+    got = shown(SequenceFeatures.for_inputs(x), x, 0, ALPHABETS["protein"])
     assert (got["K"], got["R"]) == (0.5, 0.5)
     assert got["dipeptide KR"] == pytest.approx(2 / 3)
     assert got["dipeptide RK"] == pytest.approx(1 / 3)
@@ -85,25 +85,25 @@ def test_composition_is_in_frequencies_and_ends_in_places():
     assert got["net charge"] == 4
     assert got["mean hydropathy"] == pytest.approx(-4.2)
     dna = inputs(["GCGCA", "TTT"], "ACGT", is_aligned=False)
-    got = shown(Features.for_inputs(dna), dna, 0, "ACGT")
+    got = shown(SequenceFeatures.for_inputs(dna), dna, 0, "ACGT")
     assert got["GC"] == pytest.approx(0.8)
     assert got["trinucleotide GCG"] == pytest.approx(1 / 3)
 
 
 def test_any_letter_is_equal_parts_of_all_and_padding_is_nothing():
-    rows, positions, words, shares = words_of([np.array([[0, ANY, PAD]]), np.array([[ANY, ANY, 1]])], 2)
+    rows, positions, words, shares = kmers_of([np.array([[0, ANY, PAD]]), np.array([[ANY, ANY, 1]])], 2)
     assert rows.tolist() == [0] * 6
     assert positions.tolist() == [0, 0, 1, 1, 1, 1]
     assert words.tolist() == [0, 1, 0, 1, 2, 3]
     assert shares.tolist() == [0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
     x = inputs(["AN", "CG", "GT", "TA", "AC"], "ACGT")
-    got = shown(Features.for_inputs(x), x, 0, "ACGT")
+    got = shown(SequenceFeatures.for_inputs(x), x, 0, "ACGT")
     assert [got[f"{letter}2"] for letter in "ACGT"] == [0.25] * 4
 
 
 def test_extra_columns_are_standardised_by_the_training_rows():
     x = inputs(["AC", "CA", "AA"], "ACGT", covariates=[[1, 5], [3, 5], [5, 5]])
-    features = Features.for_inputs(x)
+    features = SequenceFeatures.for_inputs(x)
     assert features.names("ACGT", ["EVE", "ESM"])[-1] == "EVE"
     assert features.matrix(x)[:, [-1]].toarray().ravel() == pytest.approx([-1.2247449, 0, 1.2247449])
     new = inputs(["AC"], "ACGT", covariates=[[7, 6]])
@@ -112,9 +112,9 @@ def test_extra_columns_are_standardised_by_the_training_rows():
 
 def test_rows_without_sequences_have_their_extra_columns_only():
     x = Inputs(codes=np.zeros((5, 0), np.int8), letters=20, covariates=np.arange(10.0).reshape(5, 2) ** 2, is_aligned=False)
-    features = Features.for_inputs(x)
+    features = SequenceFeatures.for_inputs(x)
     assert features.matrix(x).shape == (5, 2)
-    got = features.torch_matrix(torch.from_numpy(x.codes), None, torch.from_numpy(x.covariates))
+    got = torch_features(features, torch.from_numpy(x.codes), None, torch.from_numpy(x.covariates))
     np.testing.assert_allclose(got, features.matrix(x).toarray(), atol=1e-6)
 
 
@@ -123,28 +123,28 @@ def test_rows_without_sequences_have_their_extra_columns_only():
 )
 def test_the_tensor_has_the_numbers_of_the_matrix(letters, is_aligned, has_partner, seed):
     x = drawn(letters, is_aligned=is_aligned, has_partner=has_partner, seed=seed)
-    features = Features.from_dict(json.loads(json.dumps(Features.for_inputs(x).as_dict())))
-    assert features == Features.for_inputs(x)
+    features = SequenceFeatures.from_dict(json.loads(json.dumps(SequenceFeatures.for_inputs(x).as_dict())))
+    assert features == SequenceFeatures.for_inputs(x)
     tensors = torch.from_numpy(x.codes), torch.from_numpy(x.partner) if has_partner else None, torch.from_numpy(x.covariates)
     matrix = features.matrix(x)
     assert matrix.shape == (13, features.count) == (13, len(features.names())) == (13, len(features.is_unit))
-    np.testing.assert_allclose(features.torch_matrix(*tensors), matrix.toarray(), atol=1e-4)
+    np.testing.assert_allclose(torch_features(features, *tensors), matrix.toarray(), atol=1e-4)
     residues = ResidueFeatures.from_dict(json.loads(json.dumps(ResidueFeatures.for_inputs(x).as_dict())))
     rows, positions = np.nonzero(x.codes != PAD)
     mixed = np.random.default_rng(seed).permutation(len(rows))
     rows, positions = rows[mixed], positions[mixed]
     matrix = residues.matrix(x, rows, positions)
     assert matrix.shape == (len(rows), residues.count) == (len(rows), len(residues.names()))
-    np.testing.assert_allclose(residues.torch_matrix(*tensors)[rows, positions], matrix.toarray(), atol=1e-5)
+    np.testing.assert_allclose(torch_features(residues, *tensors)[rows, positions], matrix.toarray(), atol=1e-5)
     assert residues.numbers(x, rows, positions).shape == (len(rows), residues.numbers_count)
 
 
 def test_padding_that_is_cut_off_changes_nothing():
     x = drawn(20, is_aligned=False, has_partner=False, seed=3)
-    features = Features.for_inputs(x)
+    features = SequenceFeatures.for_inputs(x)
     short = np.argsort(x.lengths)[:5]
     cut = torch.from_numpy(x.codes[short, : x.lengths[short].max()])
-    got = features.torch_matrix(cut, None, torch.from_numpy(x.covariates[short]))
+    got = torch_features(features, cut, None, torch.from_numpy(x.covariates[short]))
     np.testing.assert_allclose(got, features.matrix(x.take(short)).toarray(), atol=1e-6)
 
 

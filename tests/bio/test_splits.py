@@ -10,7 +10,7 @@ import pytest
 from subquad.bio.data.dataset import PARTS, Inputs, InputSchema, Target
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits import leakage as leaks
+from subquad.bio.splits import leakage
 from subquad.bio.splits.clusters import cluster
 from subquad.bio.splits.holdout import Mutations, hold_out_random
 from subquad.bio.splits.near_duplicates import (
@@ -280,7 +280,7 @@ def test_variants_with_more_mutations_are_the_test():
     assert count[split.parts["train"]].max() == 2
     # and of the others the most mutated are chosen on
     assert count[split.parts["validation"]].min() == 2
-    assert "variants with up to 2 mutations to learn from, with 3 or more as test" in split.how
+    assert "trained on variants with up to 2 mutations, tested on 3 or more" in split.how
 
 
 @pytest.mark.parametrize("most", [1, 2])
@@ -322,7 +322,7 @@ def test_a_column_gives_the_split_and_its_duplicates_stay_out():
     split = make_split(own, FitSettings(), seed=0)
     assert split.parts["train"].tolist() == list(range(11))
     assert split.parts["test"].tolist() == list(range(14, 20))
-    assert split.leakage.to_json() == {
+    assert split.leakage.as_dict() == {
         "exact": 1,
         "near_duplicates": 0,
         "definition": "up to 1 substitution",
@@ -352,7 +352,7 @@ def test_without_validation_rows_some_are_drawn_from_training():
     assert split.parts["validation"].max() < 83
     groups = [str(k % 8) for k in range(83)] + ["other"] * 18
     split = make_split(table(sequences, split=words, groups=groups), FitSettings(), seed=0)
-    assert "whole groups of training as validation" in split.how
+    assert "validation groups drawn from training" in split.how
     own = np.array(groups)
     assert not set(own[split.parts["validation"]]) & set(own[split.parts["train"]])
 
@@ -459,7 +459,7 @@ def test_near_copies_leave_the_test_of_random_rows_unless_it_is_said(more, is_ke
     assert any(copies[row] in seen for row in split.parts["test"]) == is_kept
     assert split.leakage.removed == (0 if is_kept else split.leakage.near_duplicates)
     assert bool(split.leakage.kept_because) == is_kept
-    assert ("test rows left out that are in training or validation too, or nearly so" in split.how) != is_kept
+    assert ("test rows removed that are in training or validation, or near-duplicates" in split.how) != is_kept
 
 
 def test_keeping_equal_rows_keeps_no_near_ones_where_both_are_asked_for():
@@ -517,17 +517,18 @@ def test_reverse_complements_are_those_of_the_definition():
     want = ["".join(other[letter] for letter in reversed(one)) in known for one in sequences[:101]]
     assert 0 < sum(want) < 101
     assert are_reverse_complements(own, np.arange(101), np.arange(101, 211)).tolist() == want
-    dna = replace(table(["A" * 5] * 211, split=["train"] * 101 + ["test"] * 110), inputs=own, about={"alphabet": "dna"})
+    dna = replace(table(["A" * 5] * 211, split=["train"] * 101 + ["test"] * 110), inputs=own)
+    dna = replace(dna, schema=replace(dna.schema, alphabet="dna"))
     how = "up to 1 substitution, or one insertion or deletion, or its reverse complement"
-    assert make_split(dna, FitSettings(), seed=0).leaks["near_how"] == how
+    assert make_split(dna, FitSettings(), seed=0).leakage.definition == how
 
 
 def test_rows_that_are_too_many_to_look_at_are_counted(monkeypatch):
     own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
-    monkeypatch.setattr(leaks, "MOST_LETTERS", 17 * (31 + 11))
-    found = make_split(own, FitSettings(), seed=0).leaks
-    assert (found["looked"], found["unseen"]) == (11, 20)
-    assert found["near"] == 11
+    monkeypatch.setattr(leakage, "MAX_LETTERS", 17 * (31 + 11))
+    found = make_split(own, FitSettings(), seed=0).leakage
+    assert (found.compared, found.not_compared) == (11, 20)
+    assert found.near_duplicates == 11
 
 
 def test_mutations_are_read_from_canonical_variants():
@@ -544,28 +545,28 @@ def test_mutations_are_read_from_canonical_variants():
         (
             table(random_sequences(3), split=["train", "tset", "test"]),
             {},
-            r"column 'split' must say train, validation or test \(or unused\)\n  row 2: 'tset'",
+            r"column 'split' must hold train, validation or test \(or unused\)\n  row 2: 'tset'",
         ),
-        (table(random_sequences(3), set=["train"] * 3), {}, "no measured row of column 'set' says test"),
+        (table(random_sequences(3), set=["train"] * 3), {}, "column 'set' has no measured row with the value test"),
         (
             table(random_sequences(31), split=["train"] * 20 + ["test"] * 11),
             {"split": "split", "fold": 1},
-            "column 'split' says which rows are the test; leave out --fold, or --split",
+            "column 'split' assigns rows to the test set; leave out --fold, or --split",
         ),
         (
             table(random_sequences(31), groups=["one"] * 31),
             {"split_by": "group", "group": "gene"},
-            "the measured rows are in 1 group; three are needed",
+            "the measured rows are in 1 group, but training, validation and test need three",
         ),
         (
             table(random_sequences(31), groups=["a", "b", "c"] * 10 + ["c"]),
             {"split_by": "group", "group": "gene", "fold": 0},
-            "there are 3 groups, fewer than the 5 parts to make; take fewer --folds",
+            "there are 3 groups, but 5 parts to make; reduce --folds",
         ),
         (
             table([random_sequences(1, 40)[0] + letter for letter in LETTERS]),
             {"split_by": "homology"},
-            r"the measured rows are in 1 cluster at --identity 0.5 \(they are all alike; raise it\); three are needed",
+            r"the measured rows are in 1 cluster at --identity 0.5 \(raise it\), but training",
         ),
         (
             table(random_sequences(31)),
@@ -575,23 +576,23 @@ def test_mutations_are_read_from_canonical_variants():
         (
             table(random_sequences(5), mutants=["A1C"] * 5),
             {"split_by": "mutations"},
-            "all variants have 1 mutation; a split by their number needs",
+            "all variants have 1 mutation; --split-by mutations needs",
         ),
         (
             table(random_sequences(5), mutants=["A1C"] * 5),
             {"split_by": "position"},
-            "variants are mutated at 1 position only, and 2 are needed",
+            "variants are mutated at only 1 position, but 2 are needed",
         ),
         (
             table(random_sequences(5), mutants=["A1C", "A2C", "A3C", "A4C", ""]),
             {"split_by": "contiguous"},
-            "variants are mutated at 4 positions only, fewer than the 5 --folds",
+            "variants are mutated at only 4 positions, fewer than the 5 --folds",
         ),
         (table(random_sequences(2)), {}, "no (test|validation) rows in the split of 2 rows; give more rows"),
         (
             table(["ACD", "ACD", "CDE"], split=["train", "test", "validation"]),
             {},
-            "all 1 test rows have sequences of training or validation rows, or near ones, and none is left",
+            "all 1 test rows are equal to or near-duplicates of training or validation rows, and none is left",
         ),
     ],
 )

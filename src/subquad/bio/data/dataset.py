@@ -212,12 +212,12 @@ class InputSchema:
         """Letters of the alphabet."""
         return ALPHABETS[self.alphabet]
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON values."""
         return asdict(self) | {"covariates": dict(self.covariates)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "InputSchema":
-        """Return the schema that `to_json` wrote."""
+    def from_dict(cls, values: Mapping[str, Any]) -> "InputSchema":
+        """Return the schema that `as_dict` wrote."""
         alignment = values["alignment"]
         return cls(**{**values, "alignment": None if alignment is None else PartnerAlignment(**alignment)})

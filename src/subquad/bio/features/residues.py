@@ -1,4 +1,4 @@
-"""What linear models and boosting see of one residue: the letters around it, and what its neighbourhood is made of.
+"""Residue features of linear models and boosting: the letters around a residue, and the composition around it.
 
 Axes: n or B rows, T positions, A letters, m residues, F features, P properties.
 """
@@ -12,25 +12,24 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
-from subquad.bio.features.amino_acids import properties
-from subquad.bio.features.sequences import NUCLEOTIDES, words_of
+from subquad.bio.features.sequences import NUCLEOTIDES, covariate_statistics, kmers_of, properties
 from subquad.bio.settings import ALPHABETS
 
-__all__ = ["NEAR", "ResidueFeatures", "letter_table"]
+__all__ = ["END_DISTANCE", "ResidueFeatures", "letter_table"]
 
 WINDOW = 7
-"""Letters on either side that are seen at their place."""
+"""Number of letters on either side that are one-hot features."""
 REACHES = (15, 50)
-"""Letters on either side whose averages are seen."""
+"""Number of letters on either side whose composition is a feature."""
 PLACES = ("place", "to the start", "to the end", "log length")
-NEAR = 50.0
-"""Residues from an end where it is no longer near."""
+END_DISTANCE = 50.0
+"""Distances to the ends saturate at this number of residues."""
 CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidueFeatures:
-    """Which features there are; `as_dict` of it is JSON, and `ResidueFeatures.from_dict` its way back."""
+    """Set of features of a residue."""
 
     letters: int
     window: int = WINDOW
@@ -38,43 +37,42 @@ class ResidueFeatures:
     has_partner: bool = False
     covariate_mean: tuple[float, ...] = ()
     covariate_scale: tuple[float, ...] = ()
-    """Covariates are shown less their mean, times this; 0 for a column that is constant."""
+    """Factor of the centred covariates; 0 for constant columns."""
 
     @classmethod
     def for_inputs(cls, inputs: Inputs) -> "ResidueFeatures":
-        """Return the features that fit these (training) rows."""
-        spread = inputs.covariates.std(0)
-        scale = np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0)
+        """Return the features for training rows."""
+        mean, scale = covariate_statistics(inputs)
         return cls(
             letters=inputs.letters,
             has_partner=inputs.partner is not None,
-            covariate_mean=tuple(inputs.covariates.mean(0).tolist()),
-            covariate_scale=tuple(scale.tolist()),
+            covariate_mean=mean,
+            covariate_scale=scale,
         )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ResidueFeatures":
-        """Return the features that `as_dict` wrote out, also after a way through JSON."""
+        """Return the features that `as_dict` wrote."""
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all fields, ready for JSON."""
+        """Return all fields as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @property
     def count(self) -> int:
-        """F."""
+        """Number of features, F."""
         return len(self.is_unit)
 
     @cached_property
     def is_unit(self) -> np.ndarray:
-        """`(F,)`: the feature is 0 or 1."""
+        """`(F,)` bool: the feature is one-hot."""
         units = (2 * self.window + 1) * self.letters * (1 + self.has_partner)
         others = (1 + len(self.reaches)) * self.letters + len(PLACES) + len(self.covariate_mean)
         return np.arange(units + others) < units
 
     def matrix(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> sparse.csr_matrix:
-        """Return the features of chosen residues, `(m, F)` float32, in the order given."""
+        """Return the features of the given residues, `(m, F)` float32."""
         order = np.argsort(rows, kind="stable")
         blocks = [sparse.csr_matrix((0, self.count), dtype=np.float32)]
         for some, own, places in _groups(inputs, rows[order], positions[order]):
@@ -85,10 +83,10 @@ class ResidueFeatures:
         return sparse.vstack(blocks, format="csr")[np.argsort(order)]
 
     def numbers(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return fewer numbers of chosen residues, `(m, columns)` float32, for trees: letters by their properties."""
+        """Return compact features for trees, `(m, columns)` float32: letters are replaced by their properties."""
         order = np.argsort(rows, kind="stable")
         table = letter_table(self.letters)
-        # places outside the sequence are missing values to a tree
+        # positions outside the sequence are missing values for a tree
         lookup = np.vstack([table, table.mean(0), np.full(table.shape[1], np.nan)])
         blocks = []
         for some, own, places in _groups(inputs, rows[order], positions[order]):
@@ -103,22 +101,13 @@ class ResidueFeatures:
 
     @property
     def numbers_count(self) -> int:
-        """Columns of `numbers`."""
+        """Number of columns of `numbers`."""
         width = letter_table(self.letters).shape[1]
         around = (2 * self.window + 1) * (1 + self.has_partner) * width
         return around + self._reaches_of_numbers * width + int((~self.is_unit).sum())
 
-    def torch_matrix(self, codes: Any, partner: Any, covariates: Any) -> Any:
-        """Return the features of all residues as a tensor `(B, T, F)`, float32; the padding's mean nothing.
-
-        Arguments are those of `Features.torch_matrix`.
-        """
-        from subquad.bio.features.tensors import torch_residue_features
-
-        return torch_residue_features(self, codes, partner, covariates)
-
     def names(self, alphabet: str | None = None, covariates: Sequence[str] | None = None) -> list[str]:
-        """Return what each feature is called: A-3, A+0, A ±15, a covariate."""
+        """Return the names of the features: A-3, A+0, A ±15, a covariate."""
         alphabet = alphabet or next(own for own in ALPHABETS.values() if len(own) == self.letters)
         covariates = covariates or [f"covariate {k + 1}" for k in range(len(self.covariate_mean))]
         around = [f"{letter}{k:+d}" for k in range(-self.window, self.window + 1) for letter in alphabet]
@@ -128,50 +117,53 @@ class ResidueFeatures:
 
     @property
     def _reaches_of_numbers(self) -> int:
-        # averages of nucleotides are among the other numbers
+        # the composition of nucleotides is among the other numbers
         return len(self.reaches) if self.letters > NUCLEOTIDES else 0
 
     def _numbers(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return all but the window, `(m, F - units)`."""
+        """Return all features but the window, `(m, F - units)`."""
         identity = np.eye(self.letters)
         whole, *local = _averages(inputs.codes, identity, (inputs.codes.shape[1], *self.reaches))
         lengths = inputs.lengths[rows]
         return np.hstack(
             [
                 *(mean[rows, positions] for mean in (whole, *local)),
-                where(positions, lengths),
+                _places(positions, lengths),
                 ((inputs.covariates - np.array(self.covariate_mean)) * np.array(self.covariate_scale))[rows],
             ]
         )
 
 
 def letter_table(letters: int) -> np.ndarray:
-    """Return `(A, P)`: numbers that stand for a letter; properties of amino acids, the letter itself of nucleotides."""
+    """Return the numbers that represent each letter, `(A, P)`: properties of amino acids, one-hot for nucleotides."""
     return np.eye(letters) if letters < NUCLEOTIDES else properties(letters)
 
 
-def where(positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return `(m, 4)`, the numbers of `PLACES`: where in the sequence, how near its ends, and how long it is."""
+def _places(positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return `(m, 4)`, the features of `PLACES`: relative position, distances to both ends, and log length."""
     last = np.maximum(lengths - 1, 1)
-    to_start, to_end = np.minimum(positions, NEAR) / NEAR, np.minimum(lengths - 1 - positions, NEAR) / NEAR
+    to_start, to_end = (
+        np.minimum(positions, END_DISTANCE) / END_DISTANCE,
+        np.minimum(lengths - 1 - positions, END_DISTANCE) / END_DISTANCE,
+    )
     return np.stack([positions / last, to_start, to_end, np.log(np.maximum(lengths, 1))], axis=1)
 
 
 def _window(codes: np.ndarray, rows: np.ndarray, positions: np.ndarray, reach: int) -> np.ndarray:
-    """Return `(m, 2 reach + 1)`: the letters around each residue, padding outside the sequence."""
+    """Return the codes around each residue, `(m, 2 reach + 1)`."""
     padded = np.pad(codes, ((0, 0), (reach, reach)), constant_values=PAD)
     return padded[rows[:, None], positions[:, None] + np.arange(2 * reach + 1)]
 
 
 def _one_hot(codes: np.ndarray, letters: int) -> sparse.csr_matrix:
-    """Return `(m, W A)`: each letter of a window at its place."""
-    rows, places, letter, share = words_of([codes], letters)
+    """Return the one-hot letters of a window, `(m, W A)`."""
+    rows, places, letter, weight = kmers_of([codes], letters)
     shape = (len(codes), codes.shape[1] * letters)
-    return sparse.csr_matrix((share.astype(np.float32), (rows, places * letters + letter)), shape=shape)
+    return sparse.csr_matrix((weight.astype(np.float32), (rows, places * letters + letter)), shape=shape)
 
 
 def _averages(codes: np.ndarray, table: np.ndarray, reaches: Sequence[int]) -> list[np.ndarray]:
-    """Return, for each reach, `(n, T, P)`: the mean of the numbers of the letters up to so far on either side."""
+    """Return, for each reach, the mean of the letters' numbers within this distance: `(n, T, P)` each."""
     lookup = np.vstack([table, table.mean(0), np.zeros(table.shape[1])])
     values, is_there = lookup[codes.astype(np.int64)], (codes != PAD).astype(np.float64)[..., None]
     T = codes.shape[1]
@@ -182,10 +174,10 @@ def _averages(codes: np.ndarray, table: np.ndarray, reaches: Sequence[int]) -> l
 
 
 def _groups(inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> Iterator[tuple[Inputs, np.ndarray, np.ndarray]]:
-    """Yield few sequences at a time, cut to the longest of them, with the residues asked of them, by row."""
+    """Yield groups of sequences, cut to the longest of each group, with their residues, sorted by row."""
     lengths = inputs.lengths
     some, first = np.unique(rows, return_index=True)
-    # averages are held for all residues of a group
+    # averages of a group are in memory for all its residues
     group = np.cumsum(lengths[some]) // CHUNK
     for number in np.unique(group):
         own = np.flatnonzero(group == number)

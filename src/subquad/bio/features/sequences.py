@@ -1,8 +1,8 @@
-"""What linear models and boosting see of a sequence: letters at places, or composition, as numbers. Costs one pass.
+"""Sequence features of linear models and boosting: one-hot letters at positions, or composition and k-mers.
 
-The same numbers come as a sparse matrix for scipy and scikit-learn and as a tensor for the additive path of the net.
+Available as a sparse matrix here, and as a tensor in `subquad.bio.features.tensors`. Cost: one pass over the letters.
 
-Axes: n or B rows, T positions, A letters, F features.
+Axes: n or B rows, T positions, A letters, E covariates, F features.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,59 +14,105 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
-from subquad.bio.features.amino_acids import properties
 from subquad.bio.settings import ALPHABETS
 
-__all__ = ["HELIX", "NUCLEOTIDES", "Features", "spell", "words_of"]
+__all__ = [
+    "HELIX",
+    "NUCLEOTIDES",
+    "PROPERTIES",
+    "SequenceFeatures",
+    "covariate_statistics",
+    "kmer_name",
+    "kmers_of",
+    "properties",
+]
 
-PAIRS_UP_TO = 120
-"""Aligned DNA and RNA of so many positions at most also show each pair of neighbours at its place."""
+MAX_PAIR_POSITIONS = 120
+"""Aligned DNA and RNA with at most this many positions also have dinucleotides at positions as features."""
 NUCLEOTIDES = 5
-"""Alphabets of fewer letters are DNA or RNA."""
+"""Alphabets with fewer letters are DNA or RNA."""
 ENDS = 5
-"""Letters at either end that are told by their place where lengths vary."""
+"""Number of letters at either end that are features if lengths vary."""
 HELIX = np.deg2rad(100.0)
-"""Turn of an α-helix a residue, for the hydrophobic moment (Eisenberg 1982)."""
+"""Rotation of an α-helix per residue, for the hydrophobic moment (Eisenberg 1982)."""
 CHUNK = 1 << 14
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row, column and value."""
 
+PROPERTIES = ("hydropathy", "charge", "volume", "aromatic", "helix cost", "sheet propensity")
+"""Columns of `properties`."""
+PROPERTY_TABLE = {
+    # Kyte and Doolittle 1982; at pH 7; Å³, Zamyatnin 1972; ring; kcal/mol, Pace and Scholtz 1998; Chou and Fasman 1978
+    "A": (1.8, 0.0, 88.6, 0, 0.00, 0.83),
+    "C": (2.5, 0.0, 108.5, 0, 0.68, 1.19),
+    "D": (-3.5, -1.0, 111.1, 0, 0.69, 0.54),
+    "E": (-3.5, -1.0, 138.4, 0, 0.40, 0.37),
+    "F": (2.8, 0.0, 189.9, 1, 0.54, 1.38),
+    "G": (-0.4, 0.0, 60.1, 0, 1.00, 0.75),
+    "H": (-3.2, 0.1, 153.2, 1, 0.61, 0.87),
+    "I": (4.5, 0.0, 166.7, 0, 0.41, 1.60),
+    "K": (-3.9, 1.0, 168.6, 0, 0.26, 0.74),
+    "L": (3.8, 0.0, 166.7, 0, 0.21, 1.30),
+    "M": (1.9, 0.0, 162.9, 0, 0.24, 1.05),
+    "N": (-3.5, 0.0, 114.1, 0, 0.65, 0.89),
+    "P": (-1.6, 0.0, 112.7, 0, 3.16, 0.55),
+    "Q": (-3.5, 0.0, 143.8, 0, 0.39, 1.10),
+    "R": (-4.5, 1.0, 173.4, 0, 0.21, 0.93),
+    "S": (-0.8, 0.0, 89.0, 0, 0.50, 0.75),
+    "T": (-0.7, 0.0, 116.1, 0, 0.66, 1.19),
+    "V": (4.2, 0.0, 140.0, 0, 0.61, 1.70),
+    "W": (-0.9, 0.0, 227.8, 1, 0.49, 1.37),
+    "Y": (-1.3, 0.0, 193.6, 1, 0.53, 1.47),
+    "*": (0.0, 0.0, 0.0, 0, 0.00, 0.00),
+}
+
+
+def properties(letters: int) -> np.ndarray:
+    """Return the properties of the letters of the protein alphabet, `(letters, 6)`; the 21st letter is the stop."""
+    return np.array([PROPERTY_TABLE[letter] for letter in ALPHABETS["protein_stop"][:letters]])
+
+
+def covariate_statistics(inputs: Inputs) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean of each covariate, and the inverse of its standard deviation (0 if it is constant)."""
+    spread = inputs.covariates.std(0)
+    scale = np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0)
+    return tuple(inputs.covariates.mean(0).tolist()), tuple(scale.tolist())
+
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
-    """Which features there are; `asdict` of it is JSON, and `Features.from_dict` its way back."""
+class SequenceFeatures:
+    """Set of features of a sequence."""
 
     letters: int
     positions: int
-    """Of aligned sequences; 0 where lengths vary."""
-    word: int
-    """Longest run of neighbouring letters that is a feature: placed where aligned, else as a frequency."""
+    """Number of positions of aligned sequences; 0 if lengths vary."""
+    kmer: int
+    """Length of the longest k-mer: at positions if aligned (1 or 2), otherwise as a frequency."""
     ends: int = 0
-    """First and last letters that are told by their place, where lengths vary."""
+    """Number of letters at either end that are features, if lengths vary."""
     has_partner: bool = False
     covariate_mean: tuple[float, ...] = ()
     covariate_scale: tuple[float, ...] = ()
-    """Covariates are shown less their mean, times this; 0 for a column that is constant."""
+    """Factor of the centred covariates; 0 for constant columns."""
     kept: tuple[int, ...] | None = None
-    """Columns that vary over the training rows, out of all; None keeps all."""
+    """Columns that vary over the training rows; None keeps all."""
 
     @classmethod
-    def for_inputs(cls, inputs: Inputs) -> "Features":
-        """Return the features that fit these (training) rows, without those that are the same in all of them."""
+    def for_inputs(cls, inputs: Inputs) -> "SequenceFeatures":
+        """Return the features for training rows, without those that are constant."""
         is_nucleic = inputs.letters < NUCLEOTIDES
         positions = inputs.codes.shape[1] if inputs.is_aligned else 0
-        word = (2 if is_nucleic and positions <= PAIRS_UP_TO else 1) if inputs.is_aligned else 2 + is_nucleic
-        spread = inputs.covariates.std(0)
-        scale = np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0)
+        kmer = (2 if is_nucleic and positions <= MAX_PAIR_POSITIONS else 1) if inputs.is_aligned else 2 + is_nucleic
+        mean, scale = covariate_statistics(inputs)
         whole = cls(
             letters=inputs.letters,
             positions=positions,
-            word=word,
+            kmer=kmer,
             ends=0 if inputs.is_aligned else ENDS,
             has_partner=inputs.partner is not None,
-            covariate_mean=tuple(inputs.covariates.mean(0).tolist()),
-            covariate_scale=tuple(scale.tolist()),
+            covariate_mean=mean,
+            covariate_scale=scale,
         )
         lowest, highest = np.inf, -np.inf
         for block in whole._blocks(inputs):
@@ -76,27 +122,27 @@ class Features:
         return replace(whole, kept=tuple(varies.tolist()))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Features":
-        """Return the features that `asdict` wrote out, also after a way through JSON."""
+    def from_dict(cls, values: Mapping[str, Any]) -> "SequenceFeatures":
+        """Return the features that `as_dict` wrote."""
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all fields, ready for JSON."""
+        """Return all fields as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @property
     def count(self) -> int:
-        """F."""
+        """Number of features, F."""
         return self._width if self.kept is None else len(self.kept)
 
     @cached_property
     def is_unit(self) -> np.ndarray:
-        """`(F,)`: the feature is 0 or 1 (letters at places), so its scale is known without looking at rows."""
+        """`(F,)` bool: the feature is one-hot (a letter at a position), so its scale is known."""
         return np.repeat([is_unit for _, _, is_unit in self.layout], self._widths)[self.columns]
 
     @cached_property
     def blocks(self) -> np.ndarray:
-        """`(F,)`: name of the block of `layout` that each feature is of."""
+        """`(F,)` name of each feature's block in `layout`."""
         return np.repeat([kind for kind, _, _ in self.layout], self._widths)[self.columns]
 
     def matrix(self, inputs: Inputs) -> sparse.csr_matrix:
@@ -104,24 +150,12 @@ class Features:
         blocks = list(self._blocks(inputs))
         return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix((0, self.count), dtype=np.float32)
 
-    def torch_matrix(self, codes: Any, partner: Any, covariates: Any) -> Any:
-        """Return the same as a tensor `(B, F)`, float32, on the device of `codes`.
-
-        Args:
-            codes: `(B, T)` whole numbers; where lengths vary, padding may be cut off.
-            partner: the partner sequence, or None.
-            covariates: `(B, E)`, as measured.
-        """
-        from subquad.bio.features.tensors import torch_features
-
-        return torch_features(self, codes, partner, covariates)
-
     def names(self, alphabet: str | None = None, covariates: Sequence[str] | None = None) -> list[str]:
-        """Return what each feature is called: A24 (from 1), A24G as a mismatch, GC, dipeptide KR, a covariate.
+        """Return the names of the features: A24 (from 1), mismatch A24G, GC, dipeptide KR, a covariate.
 
         Args:
-            alphabet: the letters; by default DNA or protein, by their number.
-            covariates: names of the covariates.
+            alphabet: The letters; by default DNA or protein, depending on their number.
+            covariates: Names of the covariates.
         """
         alphabet = alphabet or next(own for own in ALPHABETS.values() if len(own) == self.letters)
         covariates = covariates or [f"covariate {k + 1}" for k in range(len(self.covariate_mean))]
@@ -130,22 +164,22 @@ class Features:
 
     @cached_property
     def columns(self) -> np.ndarray:
-        """Numbers of the features among all that the blocks of `layout` have."""
+        """Indices of the features among all columns of the blocks in `layout`."""
         return np.arange(self._width) if self.kept is None else np.array(self.kept, dtype=np.int64)
 
     @cached_property
     def layout(self) -> list[tuple[str, int, bool]]:
-        """Blocks of features in order: name, columns, and whether they are 0 or 1."""
+        """Blocks of features in order: name, number of columns, and whether they are one-hot."""
         A, T = self.letters, self.positions
         if T:
             layout = [("letters", T * A, True)]
-            layout += [("pairs", (T - 1) * A**2, True)] if self.word == 2 else []
+            layout += [("pairs", (T - 1) * A**2, True)] if self.kmer == 2 else []
             if self.has_partner:
                 layout += [("partner", T * A, True), ("mismatch", T, True)]
                 layout += [("type", T * A**2, True)] if A < NUCLEOTIDES else []
                 layout += [("mismatches", 1, False)]
         else:
-            layout = [(f"word {k}", A**k, False) for k in range(1, self.word + 1)]
+            layout = [(f"kmer {k}", A**k, False) for k in range(1, self.kmer + 1)]
             layout += [
                 ("global", len(_globals(A)), False),
                 ("first", self.ends * A, True),
@@ -175,71 +209,71 @@ class Features:
                 parts.append((rows[is_kept], columns[is_kept], values[is_kept].astype(np.float32)))
                 offset += width
             rows, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
-            # float32 from the start: a sum of duplicates is a small whole number or a frequency
+            # float32 suffices: a sum of duplicates is a small integer or a frequency
             yield sparse.csr_matrix((values, (rows, columns)), shape=(len(some), self.count), dtype=np.float32)
 
 
-def words_of(channels: Sequence[np.ndarray], letters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return row, position, number and share of each word: the letters that stand at one place of all channels.
+def kmers_of(channels: Sequence[np.ndarray], letters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, position, index and weight of each k-mer: the letters at one position of k channels `(n, T)`.
 
-    A word with `PAD` in it is none; one with `ANY` is each word that it may stand for, in equal parts.
+    K-mers with `PAD` are skipped; those with `ANY` are all k-mers that they may stand for, with equal weights.
     """
     rows, positions = np.nonzero(np.all([channel != PAD for channel in channels], axis=0))
-    word, share = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows))
+    kmer, weight = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows))
     for channel in channels:
         letter = channel[rows, positions].astype(np.int64)
         if (letter == ANY).any():
             times = np.where(letter == ANY, letters, 1)
-            rows, positions, word, share, letter, times = (
-                np.repeat(values, times) for values in (rows, positions, word, share / times, letter, times)
+            rows, positions, kmer, weight, letter, times = (
+                np.repeat(values, times) for values in (rows, positions, kmer, weight / times, letter, times)
             )
             # repeats of one place stand together and count up from 0
             starts = np.flatnonzero(
-                np.r_[True, (np.diff(rows) != 0) | (np.diff(positions) != 0) | (np.diff(word) != 0)]
+                np.r_[True, (np.diff(rows) != 0) | (np.diff(positions) != 0) | (np.diff(kmer) != 0)]
             )
             within = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
             letter = np.where(letter == ANY, within, letter)
-        word = word * letters + letter
-    return rows, positions, word, share
+        kmer = kmer * letters + letter
+    return rows, positions, kmer, weight
 
 
-def spell(word: int, length: int, alphabet: str) -> str:
-    """Return the letters of a word from its number."""
-    return "".join(alphabet[word // len(alphabet) ** k % len(alphabet)] for k in reversed(range(length)))
+def kmer_name(index: int, length: int, alphabet: str) -> str:
+    """Return the letters of a k-mer from its index."""
+    return "".join(alphabet[index // len(alphabet) ** k % len(alphabet)] for k in reversed(range(length)))
 
 
 def _globals(letters: int) -> list[str]:
     if letters < NUCLEOTIDES:
         return ["length", "log length", "GC"]
-    return ["length", "log length", "net charge", "mean hydropathy", "aromatic share", "hydrophobic moment"]
+    return ["length", "log length", "net charge", "mean hydropathy", "aromatic fraction", "hydrophobic moment"]
 
 
-def _entries(features: Features, kind: str, inputs: Inputs) -> Entries:
+def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
     A, codes, partner = features.letters, inputs.codes, inputs.partner
     match kind:
         case "letters" | "partner":
-            rows, positions, word, share = words_of([codes if kind == "letters" else partner], A)
-            return rows, positions * A + word, share
+            rows, positions, kmer, weight = kmers_of([codes if kind == "letters" else partner], A)
+            return rows, positions * A + kmer, weight
         case "pairs":
-            rows, positions, word, share = words_of([codes[:, :-1], codes[:, 1:]], A)
-            return rows, positions * A**2 + word, share
+            rows, positions, kmer, weight = kmers_of([codes[:, :-1], codes[:, 1:]], A)
+            return rows, positions * A**2 + kmer, weight
         case "mismatch" | "type" | "mismatches":
-            rows, positions, word, share = words_of([codes, partner], A)
-            differs = word // A != word % A
-            rows, positions, word, share = rows[differs], positions[differs], word[differs], share[differs]
-            column = {"mismatch": positions, "type": positions * A**2 + word, "mismatches": np.zeros_like(rows)}
-            return rows, column[kind], share
+            rows, positions, kmer, weight = kmers_of([codes, partner], A)
+            differs = kmer // A != kmer % A
+            rows, positions, kmer, weight = rows[differs], positions[differs], kmer[differs], weight[differs]
+            column = {"mismatch": positions, "type": positions * A**2 + kmer, "mismatches": np.zeros_like(rows)}
+            return rows, column[kind], weight
         case "first" | "last":
-            rows, positions, word, share = words_of([_ends(inputs, features.ends, kind)], A)
-            return rows, positions * A + word, share
+            rows, positions, kmer, weight = kmers_of([_ends(inputs, features.ends, kind)], A)
+            return rows, positions * A + kmer, weight
         case "global":
             return _dense(_global_values(inputs))
         case "covariates":
             return _dense((inputs.covariates - np.array(features.covariate_mean)) * np.array(features.covariate_scale))
-    length = int(kind.removeprefix("word "))
+    length = int(kind.removeprefix("kmer "))
     T = codes.shape[1]
-    rows, _, word, share = words_of([codes[:, k : max(T - length + 1 + k, k)] for k in range(length)], A)
-    return rows, word, share / np.maximum(inputs.lengths - length + 1, 1)[rows]
+    rows, _, kmer, weight = kmers_of([codes[:, k : max(T - length + 1 + k, k)] for k in range(length)], A)
+    return rows, kmer, weight / np.maximum(inputs.lengths - length + 1, 1)[rows]
 
 
 def _dense(values: np.ndarray) -> Entries:
@@ -248,7 +282,7 @@ def _dense(values: np.ndarray) -> Entries:
 
 
 def _ends(inputs: Inputs, count: int, kind: str) -> np.ndarray:
-    """Return the first letters from the start on, or the last from the end on."""
+    """Return the first letters, or the last ones in reverse order."""
     places = np.arange(count)[None] if kind == "first" else inputs.lengths[:, None] - 1 - np.arange(count)
     is_there = (places >= 0) & (places < inputs.lengths[:, None])
     padded = np.pad(inputs.codes, ((0, 0), (0, 1)), constant_values=PAD)
@@ -260,8 +294,8 @@ def _global_values(inputs: Inputs) -> np.ndarray:
     columns = [inputs.lengths / 100, np.log(lengths)]
     A = inputs.letters
     if A < NUCLEOTIDES:
-        share = np.array([0.0, 1.0, 1.0, 0.0])
-        return np.stack([*columns, _values(inputs.codes, share).sum(1) / lengths], axis=1)
+        is_gc = np.array([0.0, 1.0, 1.0, 0.0])
+        return np.stack([*columns, _values(inputs.codes, is_gc).sum(1) / lengths], axis=1)
     table = properties(A)
     hydropathy, charge, aromatic = (_values(inputs.codes, table[:, k]) for k in (0, 1, 3))
     turn = HELIX * np.arange(inputs.codes.shape[1])
@@ -271,12 +305,12 @@ def _global_values(inputs: Inputs) -> np.ndarray:
 
 
 def _values(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return a number for each letter: 0 in the padding, the mean of all letters for `ANY`."""
-    # the codes -2 and -1 count from the end
+    """Return the value of each letter: 0 in the padding, the mean over all letters for `ANY`."""
+    # codes -2 and -1 index from the end
     return np.r_[table, table.mean(), 0.0][codes.astype(np.int64)]
 
 
-def _names(features: Features, kind: str, alphabet: str, covariates: Sequence[str]) -> list[str]:
+def _names(features: SequenceFeatures, kind: str, alphabet: str, covariates: Sequence[str]) -> list[str]:
     places = range(1, features.positions + 1)
     A = len(alphabet)
     what = {2: "dinucleotide", 3: "trinucleotide"} if A < NUCLEOTIDES else {2: "dipeptide", 3: "tripeptide"}
@@ -284,7 +318,7 @@ def _names(features: Features, kind: str, alphabet: str, covariates: Sequence[st
         case "letters":
             return [f"{letter}{t}" for t in places for letter in alphabet]
         case "pairs":
-            return [f"{spell(word, 2, alphabet)}{t}" for t in places[:-1] for word in range(A**2)]
+            return [f"{kmer_name(kmer, 2, alphabet)}{t}" for t in places[:-1] for kmer in range(A**2)]
         case "partner":
             return [f"partner {letter}{t}" for t in places for letter in alphabet]
         case "mismatch":
@@ -301,6 +335,6 @@ def _names(features: Features, kind: str, alphabet: str, covariates: Sequence[st
             return [f"{letter}-{t}" for t in range(1, features.ends + 1) for letter in alphabet]
         case "covariates":
             return list(covariates)
-    length = int(kind.removeprefix("word "))
-    words = [spell(word, length, alphabet) for word in range(A**length)]
-    return words if length == 1 else [f"{what[length]} {word}" for word in words]
+    length = int(kind.removeprefix("kmer "))
+    kmers = [kmer_name(kmer, length, alphabet) for kmer in range(A**length)]
+    return kmers if length == 1 else [f"{what[length]} {kmer}" for kmer in kmers]

@@ -1,6 +1,6 @@
-"""The features of `Features.matrix` as a tensor, for the additive path of the net. Dense: F numbers a row.
+"""Sequence and residue features as dense tensors, for the additive paths of the network.
 
-Axes: B rows, T positions, A letters, F features, E covariates.
+Axes: B rows, T positions, A letters, E covariates, F features.
 """
 
 import numpy as np
@@ -9,23 +9,38 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from subquad.bio.data.dataset import ANY, PAD
-from subquad.bio.features.amino_acids import properties
-from subquad.bio.features.residues import NEAR, ResidueFeatures
-from subquad.bio.features.sequences import HELIX, NUCLEOTIDES, Features
+from subquad.bio.features.residues import END_DISTANCE, ResidueFeatures
+from subquad.bio.features.sequences import HELIX, NUCLEOTIDES, SequenceFeatures, properties
 
-__all__ = ["soft_one_hot", "torch_features", "torch_residue_features"]
+__all__ = ["soft_one_hot", "torch_features"]
 
 
 def soft_one_hot(codes: Int[Tensor, "B T"], letters: int) -> Float[Tensor, "B T A"]:
-    """Return letters as vectors: nothing at `PAD`, equal parts of all at `ANY`."""
+    """Return one-hot letters: zeros for `PAD`, equal parts of all letters for `ANY`."""
     rows = torch.cat([torch.eye(letters), torch.full((1, letters), 1 / letters), torch.zeros(1, letters)])
     return nn.functional.embedding(torch.where(codes < 0, letters - ANY + codes, codes).long(), rows.to(codes.device))
 
 
 def torch_features(
-    features: Features, codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"] | None, covariates: Float[Tensor, "B E"]
-) -> Float[Tensor, "B F"]:
-    """Return what `Features.matrix` does, block by block."""
+    features: SequenceFeatures | ResidueFeatures,
+    codes: Int[Tensor, "B T"],
+    partner: Int[Tensor, "B T"] | None,
+    covariates: Float[Tensor, "B E"],
+) -> Tensor:
+    """Return the features as a float32 tensor on the device of `codes`.
+
+    Args:
+        features: Set of features.
+        codes: `(B, T)`; if lengths vary, padding at the end may be cut off.
+        partner: Codes of the partner sequences, or None.
+        covariates: `(B, E)`, not standardised.
+
+    Returns:
+        `(B, F)`, equal to `SequenceFeatures.matrix`; or `(B, T, F)` for all residues, equal to `ResidueFeatures.matrix`
+        outside the padding.
+    """
+    if isinstance(features, ResidueFeatures):
+        return _residue_features(features, codes, partner, covariates)
     x = soft_one_hot(codes, features.letters)
     y = None if partner is None else soft_one_hot(partner, features.letters)
     lengths = (codes != PAD).sum(1)
@@ -41,7 +56,14 @@ def torch_features(
 
 
 def _block(
-    features: Features, kind: str, x: Tensor, *, y: Tensor | None, codes: Tensor, lengths: Tensor, covariates: Tensor
+    features: SequenceFeatures,
+    kind: str,
+    x: Tensor,
+    *,
+    y: Tensor | None,
+    codes: Tensor,
+    lengths: Tensor,
+    covariates: Tensor,
 ) -> Tensor:
     match kind:
         case "letters":
@@ -67,8 +89,8 @@ def _block(
             found = x.gather(1, places.clamp(0, x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[2]))
             return (found * is_there[..., None]).flatten(1)
         case "covariates":
-            return _standard(features, covariates)
-    length = int(kind.removeprefix("word "))
+            return _standardise(features, covariates)
+    length = int(kind.removeprefix("kmer "))
     T = x.shape[1]
     if length > T:
         return x.new_zeros(len(x), x.shape[2] ** length)
@@ -80,12 +102,12 @@ def _block(
 
 
 def _types(x: Tensor, y: Tensor) -> Tensor:
-    """Return `(B, T, A, A)`: which two different letters stand beside each other."""
+    """Return the pairs of different letters of a sequence and its partner, one-hot: `(B, T, A, A)`."""
     different = 1 - torch.eye(x.shape[2], device=x.device)
     return x[..., :, None] * y[..., None, :] * different
 
 
-def _global(features: Features, x: Tensor, codes: Tensor, lengths: Tensor) -> Tensor:
+def _global(features: SequenceFeatures, x: Tensor, codes: Tensor, lengths: Tensor) -> Tensor:
     some = lengths.clamp(min=1)
     columns = [lengths / 100, some.log()]
     if features.letters < NUCLEOTIDES:
@@ -98,32 +120,33 @@ def _global(features: Features, x: Tensor, codes: Tensor, lengths: Tensor) -> Te
     return torch.stack(columns, dim=1)
 
 
-def torch_residue_features(
-    features: ResidueFeatures, codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"] | None, covariates: Float[Tensor, "B E"]
+def _residue_features(
+    features: ResidueFeatures, codes: Tensor, partner: Tensor | None, covariates: Tensor
 ) -> Float[Tensor, "B T F"]:
-    """Return what `ResidueFeatures.matrix` does, for all residues."""
     B, T = codes.shape
     channels = [soft_one_hot(own, features.letters) for own in ([codes, partner] if features.has_partner else [codes])]
     w = features.window
     blocks = [nn.functional.pad(x, (0, 0, w, w)).unfold(1, 2 * w + 1, 1).mT.flatten(2) for x in channels]
     is_there = (codes != PAD)[..., None]
-    # whole numbers stay exact: float32 sums of ones
+    # float32 sums of ones are exact
     sums = nn.functional.pad(torch.cat([channels[0], is_there.float()], dim=2).cumsum(1), (0, 0, 1, 0))
     t = torch.arange(T, device=codes.device)
     for reach in (T, *features.reaches):
         own = sums[:, (t + reach + 1).clamp(max=T)] - sums[:, (t - reach).clamp(min=0)]
         blocks.append(own[..., :-1] / own[..., -1:].clamp(min=1))
     lengths = is_there.sum(1)
-    ends = [t.expand(B, T).clamp(max=NEAR) / NEAR, (lengths - 1 - t).clamp(max=NEAR) / NEAR]
+    ends = [
+        t.expand(B, T).clamp(max=END_DISTANCE) / END_DISTANCE,
+        (lengths - 1 - t).clamp(max=END_DISTANCE) / END_DISTANCE,
+    ]
     place = t / (lengths - 1).clamp(min=1)
     blocks.append(torch.stack([place, *ends, lengths.clamp(min=1).log().expand(B, T)], dim=2))
-    blocks.append(_standard(features, covariates)[:, None].expand(B, T, -1))
+    blocks.append(_standardise(features, covariates)[:, None].expand(B, T, -1))
     return torch.cat(blocks, dim=2)
 
 
-def _standard(features: Features | ResidueFeatures, covariates: Tensor) -> Tensor:
+def _standardise(features: SequenceFeatures | ResidueFeatures, covariates: Tensor) -> Tensor:
     # in float64, so that columns far from 0 keep their digits
-    mean, scale = (
-        covariates.new_tensor(values, dtype=torch.float64) for values in (features.covariate_mean, features.covariate_scale)
-    )
+    statistics = (features.covariate_mean, features.covariate_scale)
+    mean, scale = (covariates.new_tensor(values, dtype=torch.float64) for values in statistics)
     return ((covariates.double() - mean) * scale).float()

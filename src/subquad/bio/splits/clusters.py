@@ -22,8 +22,8 @@ __all__ = ["SHORTEST", "cluster"]
 SHORTEST = {"protein": 14, "nucleotide": 40}
 """Minimum length for which MMseqs2 finds common seeds."""
 SEEDS = {"protein": ["-k", "5"], "nucleotide": ["--dbtype", "2", "-k", "8"]}
-"""Seeds of MMseqs2 for small tables. An index of the default seeds of 6 amino acids takes ten seconds for any table; the
-default 15 nucleotides miss sequences with 60 % identity."""
+"""Seeds of MMseqs2 for small tables. An index of the default seeds of 6 amino acids takes ten seconds for any table;
+the default 15 nucleotides miss sequences with 60 % identity."""
 SLACK = 1e-9
 """Tolerance for rounding in a product of identity and length."""
 SMALL = 5000
@@ -36,8 +36,8 @@ def cluster(sequences: Sequence[str], identity: float, *, is_nucleotide: bool = 
     """Return the index of the cluster of each sequence, `(n,)`, and a description of the method.
 
     Clusters are connected components: sequences that MMseqs2 finds to be similar (identity of the aligned letters, with
-    80 % of both aligned) are always in the same cluster. Short sequences are compared with all others without gaps, letter
-    by letter if all have the same length and otherwise at every shift; identity is relative to the longer sequence.
+    80 % of both aligned) are always in the same cluster. Short sequences are compared with all others without gaps,
+    letter by letter if all have the same length and otherwise at every shift; identity is relative to the longer one.
 
     Args:
         sequences: Letters; `-` and `*` are removed.

@@ -33,8 +33,8 @@ def hold_out_random(equal: np.ndarray, classes: np.ndarray | None = None, *, kee
     Args:
         equal: `(n,)` index of the sequence of each row.
         classes: `(n,)` class of each row, for a stratified split; None if there are no classes.
-        keep: Of each class with more than this many sequences, at least one is held out and at least this many are kept;
-            0 follows the proportions. Folds always follow the proportions, since each row is in one of them.
+        keep: Of each class with more than this many sequences, at least one is held out and at least this many are
+            kept; 0 follows the proportions. Folds always follow the proportions, since each row is in one of them.
     """
 
     def hold_out(
@@ -175,8 +175,8 @@ def hold_out_mutated(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hold out the rows with the most mutations.
 
-    The number of mutations that separates both sets is the one that comes closest to the fraction; a fold holds out only
-    its part of the rows above it.
+    The number of mutations that separates both sets is the one that comes closest to the fraction; a fold holds out
+    only its part of the rows above it.
 
     Raises:
         SubquadError: All rows have the same number of mutations.

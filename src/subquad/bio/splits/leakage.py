@@ -56,7 +56,7 @@ class Leakage:
     unused: int = 0
     """Measured rows in no part of the split."""
 
-    def to_json(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON values."""
         return asdict(self)
 

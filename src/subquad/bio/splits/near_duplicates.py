@@ -13,7 +13,7 @@ from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
 
-__all__ = ["within_one_indel", "equal_sequences", "within_substitutions", "are_reverse_complements"]
+__all__ = ["are_reverse_complements", "equal_sequences", "within_one_indel", "within_substitutions"]
 
 CELLS = 20_000_000
 """Number of pairs of rows compared at a time."""

@@ -84,8 +84,8 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     `settings.leak_distance` says.
 
     Raises:
-        SubquadError: There is no such column, it has invalid values, the table lacks what the method needs, or a part is
-            empty.
+        SubquadError: There is no such column, it has invalid values, the table does not have what the method needs, or
+            a part is empty.
     """
     column = _column(table.frame, settings)
     if column is not None:
@@ -144,8 +144,8 @@ def count_folds(table: Table, settings: FitSettings) -> int:
     values = _values(table.frame, name)[np.asarray(table.has_target)]
     if not _are_folds(values):
         raise SubquadError(
-            f"{table.path}: column {name!r} has no fold numbers ({', '.join(values.unique()[:3])} …); leave out --split "
-            "to have folds made"
+            f"{table.path}: column {name!r} has no fold numbers ({', '.join(values.unique()[:3])} …); leave out "
+            "--split to have folds made"
         )
     return int(pd.to_numeric(values[values != ""]).nunique())
 
@@ -167,7 +167,7 @@ def _column(frame: pd.DataFrame, settings: FitSettings) -> str | None:
 def _method(table: Table, settings: FitSettings) -> _Method:
     name = settings.split_by
     if name == "random":
-        # a rare class has at least one row in each part
+        # rare classes have at least one row in each part
         test, validation = _random(table, keep=2), _random(table, keep=1)
         units = equal_sequences(table.inputs)
         return _Method(test, validation, lambda _: "random rows, equal sequences together", units)
@@ -210,8 +210,8 @@ def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
         what = "groups" if settings.split_by == "group" else "clusters"
         remedy = "" if what == "groups" else f" at --identity {settings.identity} (raise it)"
         raise SubquadError(
-            f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}, but training, "
-            "validation and test need three; use another --split-by"
+            f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}, but "
+            "training, validation and test need three; use another --split-by"
         )
     largest = f", the largest with {sizes.max() / len(rows):.0%} of the rows" if sizes.max() > len(rows) / 2 else ""
     return units, f"{description} ({count:,}{largest})"
