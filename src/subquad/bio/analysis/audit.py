@@ -1,6 +1,7 @@
-"""What is in a table, before anything is learned from it: counts that JSON can hold. One pass, and a neighbour search.
+"""Audit of a table and its split: lengths, duplicates, targets, and distances of test rows to training rows.
 
-Axes: n rows, T positions, A letters.
+Costs one pass over the table, and a nearest-neighbour search among samples of rows. Axes: n rows, T positions, A
+letters.
 """
 
 from collections import Counter
@@ -18,28 +19,34 @@ if TYPE_CHECKING:
 __all__ = ["audit", "nearest"]
 
 BINS = 30
-MOST_TEST, MOST_TRAIN = 500, 20_000
-"""Rows between which neighbours are searched."""
-WORD = {4: 6}
-"""Letters of a word in sequences of several lengths, by the size of the alphabet; 3 for amino acids."""
+MAX_TEST_ROWS, MAX_TRAIN_ROWS = 500, 20_000
+"""Rows sampled for the nearest-neighbour search."""
+K_MER, K_MER_OF_NUCLEOTIDES = 3, 6
 
 
 def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
-    """Return what the report says of the data, as JSON knows it.
+    """Return what the report shows about the data, as JSON values.
 
-    Keys:
-        rows, measured, used: rows of the file, with a measurement, and in a part of the split.
-        length: `min`, `median`, `max`, and `edges` and `counts` of a histogram.
-        letters, ambiguous: how often each letter is there, and letters that stand for several.
-        varying: positions that vary; null where rows are of several lengths.
-        duplicates: `rows` whose sequence stood before; of those with measurements how far two are apart (`spread`,
-            median of absolute differences) or how often they disagree (`disagree`).
-        mutations: rows by number of mutations; null where there is no wild type.
-        target: what each part holds, by column: `edges` and counts of `train`, `validation`, `test`; or by class, under
-            `classes`. `lowest`, `highest`: share of measurements that equal the extremes; `known`: share that is there.
-        groups: `count`, and the `largest`; null without groups.
-        nearest: of test rows to the nearest training row: `measure`, `edges`, `counts`, `median`, `rows`.
-        covariates: names of further columns.
+    Args:
+        table: The table.
+        split: Its split.
+        seed: Seed of the rows sampled for the nearest-neighbour search.
+
+    Returns:
+        A dictionary with the keys
+
+        - `rows`, `measured`, `used`: rows of the file, with a measurement, and in each part of the split
+        - `length`: `min`, `median`, `max`, and `edges` and `counts` of a histogram
+        - `letters`, `ambiguous`: number of each letter, and of ambiguous letters
+        - `varying`: number of positions that vary; None if lengths vary
+        - `duplicates`: `rows` that repeat an earlier sequence, and of those with measurements the median absolute
+          `difference`, or the fraction that `disagree`
+        - `mutations`: rows by number of mutations; None without a wild type
+        - `target`: by column, `edges` and counts of `train`, `validation` and `test`, the fraction `known`, and the
+          fractions that equal the `lowest` and `highest` value; or counts by class, under `classes`
+        - `groups`: `count`, and the `largest`; None without groups
+        - `nearest`: distances of test rows to the nearest training row, see `nearest`
+        - `covariates`: names of the covariates
     """
     parts = {name: np.asarray(split.parts[name]) for name in PARTS}
     used = np.concatenate(list(parts.values()))
@@ -62,22 +69,30 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
 
 
 def nearest(inputs: Inputs, train: np.ndarray, test: np.ndarray, *, seed: int = 0) -> dict[str, Any] | None:
-    """Return how far test rows are from the nearest training row, of at most 500 and 20,000 of them.
+    """Return the distances of test rows to the nearest training row, on samples of at most 500 and 20,000 rows.
 
-    Aligned rows are as far apart as they have different letters. Of others, the words of three letters (six in DNA) of
-    the test row that the training row lacks are counted, as a share.
+    Args:
+        inputs: Inputs of all rows.
+        train: Training rows.
+        test: Test rows.
+        seed: Seed of the samples.
+
+    Returns:
+        `measure` (substitutions of aligned sequences; otherwise the fraction of k-mers of the test row that the
+        training row does not have, with k = 3, or 6 for nucleotides), `edges`, `counts`, `median` and `rows`; None if a
+        part is empty.
     """
     if not len(train) or not len(test) or not inputs.codes.shape[1]:
         return None
     random = np.random.default_rng(seed)
-    train = random.choice(train, MOST_TRAIN, replace=False) if len(train) > MOST_TRAIN else train
-    test = random.choice(test, MOST_TEST, replace=False) if len(test) > MOST_TEST else test
+    train = random.choice(train, MAX_TRAIN_ROWS, replace=False) if len(train) > MAX_TRAIN_ROWS else train
+    test = random.choice(test, MAX_TEST_ROWS, replace=False) if len(test) > MAX_TEST_ROWS else test
     if inputs.is_aligned:
         distances, measure = _substitutions(inputs, train, test), "substitutions"
         top = int(distances.max())
         edges = np.arange(top + 2) if top < BINS else np.linspace(0, top + 1, BINS + 1).round()
     else:
-        distances, measure = _missing_words(inputs, train, test), "words missing"
+        distances, measure = _missing_k_mers(inputs, train, test), "missing k-mers"
         edges = np.linspace(0, 1, 21)
     return {
         "measure": measure,
@@ -92,7 +107,7 @@ def _substitutions(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.nd
     codes = inputs.codes if inputs.partner is None else np.concatenate([inputs.codes, inputs.partner], axis=1)
     known = codes[train]
     varies = (known != known[0]).any(0) | (codes[test] != known[0]).any(0)
-    # positions first, so that each comparison runs along a row of memory
+    # positions first, so that each comparison is contiguous in memory
     known = np.ascontiguousarray(known[:, varies].T)
     found = np.empty(len(test))
     for k, row in enumerate(codes[test][:, varies]):
@@ -103,12 +118,12 @@ def _substitutions(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.nd
     return found
 
 
-def _missing_words(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+def _missing_k_mers(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     from scipy import sparse
 
-    size = WORD.get(inputs.letters, 3)
+    size = K_MER_OF_NUCLEOTIDES if inputs.letters == 4 else K_MER
 
-    def words(rows: np.ndarray) -> sparse.csr_matrix:
+    def k_mers(rows: np.ndarray) -> sparse.csr_matrix:
         codes = inputs.codes[rows].astype(np.int64)
         count = max(codes.shape[1] - size + 1, 0)
         key = np.zeros((len(rows), count), dtype=np.int64)
@@ -122,8 +137,8 @@ def _missing_words(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.nd
         matrix.data[:] = 1.0
         return matrix
 
-    own = words(test)
-    shared = (own @ words(train).T).max(axis=1).toarray().ravel()
+    own = k_mers(test)
+    shared = (own @ k_mers(train).T).max(axis=1).toarray().ravel()
     total = np.asarray(own.sum(1)).ravel()
     return 1 - shared / np.maximum(total, 1)
 
@@ -150,27 +165,27 @@ def _letters(inputs: Inputs, alphabet: str) -> dict[str, int]:
 def _duplicates(table: "Table") -> dict[str, Any]:
     keys = table.sequences
     if table.inputs.covariates.shape[1]:
-        # equal sequences with other numbers beside them are other rows
+        # equal sequences with different covariates are not duplicates
         keys = [f"{s} {row.tobytes().hex()}" for s, row in zip(keys, table.inputs.covariates, strict=True)]
     first: dict[str, int] = {}
-    again, of = [], []
+    repeated, original = [], []
     for row, key in enumerate(keys):
         if key in first:
-            again.append(row)
-            of.append(first[key])
+            repeated.append(row)
+            original.append(first[key])
         else:
             first[key] = row
-    said: dict[str, Any] = {"rows": len(again)}
+    found: dict[str, Any] = {"rows": len(repeated)}
     target = table.target
-    if not again or target is None or target.task_type not in ("regression", "binary", "multiclass"):
-        return said
-    both = table.has_target[again] & table.has_target[of]
-    one, other = np.asarray(target.y)[again][both], np.asarray(target.y)[of][both]
+    if not repeated or target is None or target.task_type not in ("regression", "binary", "multiclass"):
+        return found
+    both = table.has_target[repeated] & table.has_target[original]
+    one, other = np.asarray(target.y)[repeated][both], np.asarray(target.y)[original][both]
     if not len(one):
-        return said
+        return found
     if target.task_type == "regression":
-        return said | {"spread": float(np.nanmedian(np.abs(one - other)))}
-    return said | {"disagree": float((one != other).mean())}
+        return found | {"difference": float(np.nanmedian(np.abs(one - other)))}
+    return found | {"disagree": float((one != other).mean())}
 
 
 def _mutations(table: "Table") -> dict[str, int] | None:
@@ -190,7 +205,7 @@ def _mutations(table: "Table") -> dict[str, int] | None:
 def _target(target: Target, parts: dict[str, np.ndarray]) -> dict[str, Any]:
     if target.task_type == "pairs":
         sizes = np.array([len(pairs) for pairs in target.y], dtype=float)
-        return {"pairs of a sequence": _histogram(sizes, parts)}
+        return {"pairs per sequence": _histogram(sizes, parts)}
     y = np.asarray(target.y)
     if target.task_type in ("binary", "multiclass", "residue_binary", "residue_multiclass"):
         names = list(target.classes) or ["0", "1"]
@@ -209,20 +224,19 @@ def _target(target: Target, parts: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _histogram(values: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, Any]:
-    known = values[np.concatenate(list(parts.values()))]
-    is_there = np.isfinite(known)
-    share = float(is_there.mean())
-    known = known[is_there]
-    # the outermost two in a thousand would leave the others few bars
+    used = values[np.concatenate(list(parts.values()))]
+    is_known = np.isfinite(used)
+    known = used[is_known]
+    # without the outermost 0.2 %, which would leave few bins to the others
     low, high = np.quantile(known, [0.001, 0.999]) if known.size else (0.0, 1.0)
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-    said: dict[str, Any] = {"edges": edges.tolist(), "known": share}
+    found: dict[str, Any] = {"edges": edges.tolist(), "known": float(is_known.mean())}
     for part, rows in parts.items():
         own = values[rows]
-        said[part] = np.histogram(np.clip(own[np.isfinite(own)], edges[0], edges[-1]), edges)[0].tolist()
+        found[part] = np.histogram(np.clip(own[np.isfinite(own)], edges[0], edges[-1]), edges)[0].tolist()
     if known.size:
-        said |= {"lowest": float((known == known.min()).mean()), "highest": float((known == known.max()).mean())}
-    return said
+        found |= {"lowest": float((known == known.min()).mean()), "highest": float((known == known.max()).mean())}
+    return found
 
 
 def _groups(groups: Sequence[str]) -> dict[str, Any]:

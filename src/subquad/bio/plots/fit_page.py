@@ -262,7 +262,7 @@ def _explanation(run: FinishedRun) -> list[Block]:
         "The best model is named by the main metric alone. If the interval of a difference contains zero, prefer the "
         "simpler model: ridge regression is interpretable and fast."
         if run.best is not None
-        else "With so few test rows, ridge regression is the cautious choice. Measure more variants, or use all rows with "
+        else "With so few test rows, ridge regression is the cautious choice. Measure more variants, or use all rows: "
         "`subquad bio cross-validate`.",
         METRIC_EXPLANATIONS[run.task_type],
     ]
