@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from subquad.errors import SubquadError
-from subquad.hep.data.card import card_of, read_card
-from subquad.hep.data.card_weights import Reweighting
+from subquad.hep.data.card import card_of, read_card, standardized_card
+from subquad.hep.settings import Reweighting
 
 CARDS = Path(__file__).parent / "cards"
 FLAT = {
@@ -49,7 +49,7 @@ def test_automatic_variables_are_those_without_numbers(options):
     options["inputs"]["pf_features"]["vars"][0] = "part_pt_log"
     card = card_of(options, "card.yaml")
     assert [v.name for v in card.features if v.is_automatic] == ["part_pt_log"]
-    found = card.standardised({"part_pt_log": (2.5, 0.25)})
+    found = standardized_card(card, {"part_pt_log": (2.5, 0.25)})
     assert not found.has_automatic
     assert (found.features[0].center, found.features[0].scale) == (2.5, 0.25)
     # what weaver writes behind its own look at the data is read again
@@ -91,20 +91,20 @@ def test_all_mistakes_of_a_card_are_told_with_key_and_nearest_name(options):
     with pytest.raises(SubquadError) as caught:
         card_of(options, "card.yaml")
     text = str(caught.value)
-    for piece in (
+    for message in (
         "card.yaml: this data card cannot be used:",
         "card.yaml: no key 'input'; did you mean 'inputs'?",
-        "card.yaml: new_variables: one → two → one: a variable cannot need itself",
+        "card.yaml: new_variables: one → two → one: a variable cannot depend on itself",
         "card.yaml: new_variables: three: no function of np 'lg'; did you mean 'log'?",
         "card.yaml: inputs: no group 'pf_maks'; did you mean 'pf_mask'?",
-        "the lengths must be one whole number above 0 (pf_points: 64, pf_features: 128, pf_vectors: 128)",
-        "inputs: vectors has 3 variables; it takes px, py, pz and energy",
-        "inputs: pf_features: part_pt_log: ['part_pt_log', 'much']: what stands behind the name must be",
+        "all lengths must be the same whole number above 0 (pf_points: 64, pf_features: 128, pf_vectors: 128)",
+        "inputs: vectors has 3 variables; it needs px, py, pz and energy",
+        "inputs: pf_features: part_pt_log: ['part_pt_log', 'much']: the entries after the name must be",
         "labels: give type: simple with a list of two labels or more",
         "weights: no key 'reweight_metod'; did you mean 'reweight_method'?",
         "observers: 'jet_pt' is no list of names",
     ):
-        assert piece in text
+        assert message in text
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_all_mistakes_of_a_card_are_told_with_key_and_nearest_name(options):
         ({"inputs": {}}, "no group of features, such as pf_features"),
         ({"selection": "__import__('os')"}, r"card\.yaml: selection: no function '__import__'"),
         ({"weights": {"use_precomputed_weights": True}}, "weight_branches must list one branch or more"),
-        ({"weights": {**FLAT, "reweight_vars": {"jet_pt": [3, 2]}}}, "edges of its bins must rise: 3, 2"),
+        ({"weights": {**FLAT, "reweight_vars": {"jet_pt": [3, 2]}}}, "bin edges must increase, got 3, 2"),
         ({"weights": {**FLAT, "class_weights": [1]}}, "class_weights has 1 numbers for 2 reweight_classes"),
         ({"labels": {"type": "custom", "value": {"a": "x", "b": "y"}}}, "one `name: expression`"),
         ({"preprocess": {"method": "magic"}}, "method is 'magic'; manual or auto"),
@@ -126,7 +126,7 @@ def test_a_card_that_cannot_work_is_refused(options, changes, message):
 
 def test_two_collections_of_particles_are_refused(options):
     options["inputs"]["sv_features"] = options["inputs"]["pf_features"]
-    with pytest.raises(SubquadError, match="inputs: pf, sv: the nets here take one collection of particles"):
+    with pytest.raises(SubquadError, match="inputs: pf, sv: networks take one collection of particles"):
         card_of(options, "card.yaml")
 
 
@@ -134,11 +134,11 @@ def test_a_file_that_is_no_card_is_told(tmp_path):
     with pytest.raises(SubquadError, match=r"none\.yaml: no such file \(--card\)"):
         read_card(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(SubquadError, match=r"bad\.yaml: this is no YAML"):
+    with pytest.raises(SubquadError, match=r"bad\.yaml: not a YAML file"):
         read_card(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(SubquadError, match=r"list\.yaml: this is no data card"):
+    with pytest.raises(SubquadError, match=r"list\.yaml: not a data card"):
         read_card(tmp_path / "list.yaml")
     (tmp_path / "tag.yaml").write_text("!!python/object/apply:os.system ['true']")
-    with pytest.raises(SubquadError, match=r"tag\.yaml: this is no YAML"):
+    with pytest.raises(SubquadError, match=r"tag\.yaml: not a YAML file"):
         read_card(tmp_path / "tag.yaml")

@@ -15,17 +15,20 @@ import yaml
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, predict
+from subquad.hep.commands.fit import _split
+from subquad.hep.data.batches import collate
 from subquad.hep.data.card import card_of, read_card
-from subquad.hep.data.chunks import pieces
-from subquad.hep.data.features import JET_FEATURES, SUMS
-from subquad.hep.data.layout import layout_of_card
-from subquad.hep.data.preparation import plan_of, prepare, put_aside
-from subquad.hep.models.tagger import collate, inputs_of_piece
-from subquad.hep.settings import PRESETS
+from subquad.hep.data.chunks import read_chunks
+from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES
+from subquad.hep.data.layout import layout_of
+from subquad.hep.data.preparation import source_of, temporary_store
+from subquad.hep.data.splits import with_present_classes
+from subquad.hep.data.store import dataset_of
+from subquad.hep.models.presets import PRESETS
 
 CARDS = Path(__file__).parent / "cards"
 JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")
-NET = replace(PRESETS["standard"], has_observers=False)
+NET = replace(PRESETS["standard"].net, has_jet_features=False)
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +46,26 @@ def written(path, content):
     return str(path)
 
 
-def read_pieces(files, card, *, is_training=True, needs_labels=True):
-    given = {"features": "standard", "tree": "tree", "title": "", "quiet": True}
-    return list(pieces(files, layout_of_card(card, NET), is_training=is_training, needs_labels=needs_labels, **given))
+def chunks_of(files, card, *, is_training=True):
+    return list(read_chunks(files, layout_of(NET, card), is_training=is_training))
 
 
 def batch_of(files, card, rows=slice(None)):
-    """All jets of one file as a net sees them."""
-    (piece,) = read_pieces(files, card)
-    inputs = inputs_of_piece(piece, layout_of_card(card, NET), NET, None)
-    return collate(inputs, torch.arange(len(inputs))[rows], NET)
+    """All jets of one file as a network takes them."""
+    (chunk,) = chunks_of(files, card)
+    return collate(dataset_of(chunk, layout_of(NET, card)), torch.arange(len(chunk))[rows])
 
 
-@pytest.mark.parametrize(("kind", "observers"), [("kin", SUMS), ("kinpid", SUMS), ("full", JET_FEATURES)])
+@pytest.mark.parametrize(
+    ("kind", "observers"), [("kin", MOMENTUM_FEATURES), ("kinpid", MOMENTUM_FEATURES), ("full", JET_FEATURES)]
+)
 def test_a_card_of_jetclass_is_fitted_and_predicts_from_the_model_alone(kind, observers, files, tmp_path):
     card = tmp_path / "card.yaml"
     card.write_text((CARDS / f"JetClass_{kind}.yaml").read_text())
     run = tmp_path / "run"
-    metrics = fit(files, FitSettings(card=str(card), epochs=2, batch=17), out=run, quiet=True)
-    assert metrics["test"]["accuracy"] > 0.3
-    assert metrics["test_boosting"]["accuracy"] > 0.5
+    metrics = fit(files, FitSettings(card=str(card), epochs=2, batch_size=17), out=run, quiet=True)
+    assert metrics["test"]["pcn"]["accuracy"] > 0.3
+    assert metrics["test"]["boosting"]["accuracy"] > 0.5
     config = json.loads((run / "config.json").read_text())
     assert config["classes"] == ["QCD", "Hbb", "Hcc"]
     assert tuple(config["jet_features"]) == observers
@@ -118,12 +121,12 @@ def test_selections_choose_jets_by_their_entry(files):
     card = card_of(given, "card.yaml")
     with uproot.open(files[0]) as file:
         jets = file["tree"].arrays(["jet_sdmass", "part_px"])
-    (learnt,) = read_pieces(files[:1], card)
-    (measured,) = read_pieces(files[:1], card, is_training=False)
+    (learnt,) = chunks_of(files[:1], card)
+    (measured,) = chunks_of(files[:1], card, is_training=False)
     assert learnt.observers["jet_sdmass"].tolist() == jets["jet_sdmass"][jets["jet_sdmass"] > 80].to_list()
     assert len(measured) == ak.sum((jets["jet_sdmass"] < 80) & (ak.num(jets["part_px"]) > 2))
     nothing = card_of({**options(), "selection": "jet_pt < 0"}, "card.yaml")
-    assert [len(piece) for piece in read_pieces(files[:1], nothing)] == [0]
+    assert [len(chunk) for chunk in chunks_of(files[:1], nothing)] == [0]
 
 
 def test_without_points_the_graph_takes_the_angles_of_the_momenta(files):
@@ -139,11 +142,11 @@ def test_without_points_the_graph_takes_the_angles_of_the_momenta(files):
     assert (energy > 0).all()
 
 
-def test_automatic_variables_are_scaled_by_the_jets_to_learn_from(files, tmp_path):
+def test_automatic_variables_are_standardized_by_the_training_jets(files, tmp_path):
     given = options("kin")
     given["preprocess"] = {"method": "auto"}
     given["inputs"]["pf_features"]["vars"] = ["part_pt_log", ["part_deta", None]]
-    settings = FitSettings(card=written(tmp_path / "auto.yaml", given), epochs=1, net_alone=True)
+    settings = FitSettings(card=written(tmp_path / "auto.yaml", given), epochs=1, no_boosting=True)
     fit(files, settings, out=tmp_path / "run", quiet=True)
     found = json.loads((tmp_path / "run" / "config.json").read_text())["card"]["options"]["preprocess"]["params"]
     with uproot.open(files[0]) as file:
@@ -156,7 +159,7 @@ def test_automatic_variables_are_scaled_by_the_jets_to_learn_from(files, tmp_pat
 def test_custom_labels_count_the_classes(files, tmp_path):
     given = options("kin")
     given["labels"] = {"type": "custom", "value": {"truth": "label_Hbb + 2 * label_Hcc"}}
-    settings = FitSettings(card=written(tmp_path / "custom.yaml", given), epochs=1, net_alone=True)
+    settings = FitSettings(card=written(tmp_path / "custom.yaml", given), epochs=1, no_boosting=True)
     fit(files, settings, out=tmp_path / "run", quiet=True)
     with uproot.open(predict(tmp_path / "run", files[2], out=tmp_path / "s.root", quiet=True)) as file:
         scores = file["Events"].arrays(library="np")
@@ -174,8 +177,8 @@ def test_a_file_may_say_a_column_by_its_name_and_another_name_for_a_branch(files
     given["file_magic"] = {"is_higgs": {"Hbb|Hcc": 1, "QCD": 0}}
     given["branch_magic"] = {"hardness": "pt"}
     given["observers"] = ["is_higgs", "jet_hardness"]
-    found = read_pieces(files, card_of(given, "card.yaml"))
-    assert [piece.observers["is_higgs"].mean() for piece in found] == [0, 1, 1]
+    found = chunks_of(files, card_of(given, "card.yaml"))
+    assert [chunk.observers["is_higgs"].mean() for chunk in found] == [0, 1, 1]
     assert (found[0].observers["jet_hardness"] > 1).all()
 
 
@@ -184,13 +187,13 @@ def test_missing_branches_are_told_with_the_key_and_the_nearest(files):
     given["new_variables"]["part_d0"] = "np.tanh(part_d0vl)"
     given["observers"].append("jet_charge")
     with pytest.raises(SubquadError) as caught:
-        read_pieces(files[:2], card_of(given, "card.yaml"))
+        chunks_of(files[:2], card_of(given, "card.yaml"))
     for name in ("QCD.root", "Hbb.root"):
         assert (
-            f"{name}: tree 'tree' lacks the branch part_d0vl, which card.yaml: new_variables: part_d0 asks for; "
+            f"{name}: tree 'tree' has no branch part_d0vl, which card.yaml: new_variables: part_d0 asks for; "
             "did you mean 'part_d0val'?"
         ) in str(caught.value)
-        assert f"{name}: tree 'tree' lacks the branch jet_charge, which card.yaml: observers" in str(caught.value)
+        assert f"{name}: tree 'tree' has no branch jet_charge, which card.yaml: observers" in str(caught.value)
 
 
 def test_bad_jets_are_told_by_file_and_entry_and_selected_away(tables, tmp_path):
@@ -203,16 +206,16 @@ def test_bad_jets_are_told_by_file_and_entry_and_selected_away(tables, tmp_path)
     table["label_Hbb"][9] = True
     path = write(tmp_path / "bad.root", table)
     with pytest.raises(SubquadError) as caught:
-        read_pieces([path], card_of(options(), "card.yaml"))
+        chunks_of([path], card_of(options(), "card.yaml"))
     assert "bad.root: entry 4: jet_tau1 is nan; drop such jets" in str(caught.value)
     assert "bad.root: entry 6: part_px of particle" in str(caught.value)
     chosen = {**options(), "selection": "(jet_tau1 > 0) & ak.all(part_px < 1e9, axis=1)"}
     with pytest.raises(
         SubquadError, match=r"entry 9: label_QCD = 1, label_Hbb = 1; exactly one label of a jet must be 1"
     ):
-        read_pieces([path], card_of(chosen, "card.yaml"))
+        chunks_of([path], card_of(chosen, "card.yaml"))
     chosen["selection"] += " & ~(label_QCD & label_Hbb)"
-    (found,) = read_pieces([path], card_of(chosen, "card.yaml"))
+    (found,) = chunks_of([path], card_of(chosen, "card.yaml"))
     assert len(found) == 20
 
 
@@ -221,24 +224,23 @@ def test_a_variable_without_a_value_counts_as_0_and_is_said(files, capsys):
     given["new_variables"]["part_sig"] = "part_d0val / part_d0err"
     given["inputs"]["pf_features"]["vars"].append(["part_sig", 0, 1])
     card = card_of(given, "card.yaml")
-    layout = layout_of_card(card, NET)
-    list(pieces(files[:1], layout, features="standard", tree="tree", is_training=True, title="", quiet=False))
-    assert "card.yaml: part_sig has no value for" in capsys.readouterr().err
+    list(read_chunks(files[:1], layout_of(NET, card), is_training=True, quiet=False))
+    assert "card.yaml: part_sig is NaN for" in capsys.readouterr().err
     assert batch_of(files[:1], card).x.isfinite().all()
     given["inputs"]["pf_features"]["vars"][-1] = ["part_sig", None]
     given["new_variables"]["part_sig"] = "1 / part_d0err"
     with pytest.raises(SubquadError, match=r"QCD\.root: entry \d+: part_sig is infinite"):
-        read_pieces(files[:1], card_of(given, "card.yaml"))
+        chunks_of(files[:1], card_of(given, "card.yaml"))
 
 
 def test_a_column_of_the_wrong_shape_is_told(files):
     given = options()
     given["new_variables"]["part_d0"] = "jet_pt"
     with pytest.raises(SubquadError, match=r"QCD\.root: part_d0 is of type float32; it must be a list of numbers"):
-        read_pieces(files[:1], card_of(given, "card.yaml"))
+        chunks_of(files[:1], card_of(given, "card.yaml"))
     given["new_variables"]["part_d0"] = "ak.sum(part_d0val)"
     with pytest.raises(SubquadError, match="part_d0 is of type float32; it must be a list"):
-        read_pieces(files[:1], card_of(given, "card.yaml"))
+        chunks_of(files[:1], card_of(given, "card.yaml"))
 
 
 FLAT = {
@@ -249,17 +251,18 @@ FLAT = {
 
 @pytest.mark.parametrize("weights", [FLAT, {"use_precomputed_weights": True, "weight_branches": ["jet_tau1", "2"]}])
 def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
-    settings = FitSettings(card=written(tmp_path / "card.yaml", {**options("kin"), "weights": weights}), net_alone=True)
-    plan = plan_of(files, [], NET, settings)
-    with put_aside(plan, settings, tmp_path / "run", quiet=True) as folder:
-        prepared = prepare(folder, plan, settings, seed=0)
-        parts = [prepared.parts[name] for name in ("train", "validation")]
+    settings = FitSettings(
+        card=written(tmp_path / "card.yaml", {**options("kin"), "weights": weights}), no_boosting=True
+    )
+    source = source_of(files, [], NET, settings)
+    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+        dataset, fitted = source.open(folder)
+        dataset = with_present_classes(dataset, fitted, files[0])
+        split = _split(dataset, fitted, source, net=NET, settings=settings, seed=0)
+        parts = [split[name] for name in ("train", "validation")]
         found, labels = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("weights", "labels"))
         assert parts[0].weights.mean().item() == pytest.approx(1, abs=1e-5)
-        values = {
-            name: prepared.store.observers[torch.cat([part.place for part in parts]), i].numpy()
-            for i, name in enumerate(prepared.layout.observers)
-        }
+        values = {name: np.concatenate([part.observer(name) for part in parts]) for name in dataset.layout.observers}
     if weights is FLAT:
         sums = np.stack(
             [
@@ -277,13 +280,13 @@ def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
 def test_a_negative_weight_is_told(files, tmp_path):
     given = {**options("kin"), "weights": {"use_precomputed_weights": True, "weight_branches": ["jet_tau1 - 9"]}}
     with pytest.raises(SubquadError, match=r"QCD\.root: entry 0: the weight is -8\.\d+ \(and 46 more jets like it\)"):
-        read_pieces(files, card_of(given, "card.yaml"))
+        chunks_of(files, card_of(given, "card.yaml"))
 
 
 def test_the_command_line_takes_a_card(files, tmp_path, capsys):
     names = [str(path) for path in files]
     card = str(CARDS / "JetClass_kin.yaml")
-    flags = ["--out", str(tmp_path / "run"), "--epochs", "1", "--net-alone", "--reweight", "class", "--quiet"]
+    flags = ["--out", str(tmp_path / "run"), "--epochs", "1", "--no-boosting", "--reweight", "class", "--quiet"]
     assert main(["hep", "fit", *names, "--card", card, "--reweight-vars", "jet_sdmass:0,100,500", *flags]) == 0
     assert main(["hep", "fit", *names, "--card", str(tmp_path / "no.yaml"), "--out", str(tmp_path / "x")]) == 2
     assert "no.yaml: no such file (--card)" in capsys.readouterr().err
@@ -299,10 +302,10 @@ def test_a_card_of_jetclass_runs_unchanged_on_simulated_jets(kind):
     if not folder or not (Path(folder) / "hep" / "sim").is_dir():
         pytest.skip("SUBQUAD_DATA names no folder with hep/sim")
     card = read_card(CARDS / f"JetClass_{kind}.yaml")
-    (piece,) = read_pieces([Path(folder) / "hep" / "sim" / "TTBar_000.root"], card)
-    assert len(piece) == 3000
-    assert (piece.labels == JETCLASS.index("Tbqq")).all()
-    assert np.isfinite(piece.particles).all()
+    (chunk,) = chunks_of([Path(folder) / "hep" / "sim" / "TTBar_000.root"], card)
+    assert len(chunk) == 3000
+    assert (chunk.labels == JETCLASS.index("Tbqq")).all()
+    assert np.isfinite(chunk.particles).all()
 
 
 @pytest.mark.data
@@ -315,10 +318,10 @@ def test_a_card_of_public_jets_reads_their_arrays(name):
     given["new_variables"] |= {"jet_is1": "label", "jet_is0": "1-label"}
     given["labels"]["value"] = ["jet_is1", "jet_is0"]
     given["observers"] = ["jet_pt", "jet_eta", "n_parts"]
-    (piece,) = read_pieces([Path(folder) / "hep" / "real" / f"{name}.npz"], card_of(given, "card.yaml"))
-    assert len(piece) == 2000
-    assert piece.classes == ("jet_is1", "jet_is0")
-    assert 900 < piece.labels.sum() < 1100
+    (chunk,) = chunks_of([Path(folder) / "hep" / "real" / f"{name}.npz"], card_of(given, "card.yaml"))
+    assert len(chunk) == 2000
+    assert chunk.classes == ("jet_is1", "jet_is0")
+    assert 900 < chunk.labels.sum() < 1100
     np.testing.assert_allclose(
-        np.log(piece.observers["jet_pt"]), piece.jet_features[:, SUMS.index("log pt")], rtol=1e-4
+        np.log(chunk.observers["jet_pt"]), chunk.jet_features[:, MOMENTUM_FEATURES.index("log pt")], rtol=1e-4
     )

@@ -1,4 +1,4 @@
-"""Taggers as ONNX: onnxruntime gives torch's scores at any multiplicity; what is written beside it."""
+"""Export of taggers: ONNX has torch's probabilities at any multiplicity, and preprocess.json describes the inputs."""
 
 import json
 from dataclasses import replace
@@ -12,66 +12,68 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.export import export_onnx
 from subquad.hep import export
-from subquad.hep.commands.export import EXPRESSIONS, Scorer, examples, export_tagger, preprocessing
+from subquad.hep.commands.export import EXPRESSIONS, export_tagger, preprocessing
 from subquad.hep.data.expressions import parse
 from subquad.hep.data.features import STANDARD_FEATURES, particle_features
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, read
-from subquad.hep.data.layout import layout_of
-from subquad.hep.models.tagger import Scale, build
-from subquad.hep.models.trained import Tagger
-from subquad.hep.settings import PRESETS
+from subquad.hep.data.layout import Standardizer, layout_of
+from subquad.hep.models.dense import DenseTagger, example_inputs
+from subquad.hep.models.networks import build_network
+from subquad.hep.models.presets import PRESETS
+from subquad.hep.models.trained import TrainedTagger
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
-SMALL = {"k": 2, "terms": 3, "layers": 2, "width": 4, "graphs": 2, "pool_heads": 1}
+SMALL = {"k": 2, "chebyshev_order": 3, "layers": 2, "width": 4, "graphs": 2, "pool_heads": 1}
 
 
 def tagger(preset):
-    """A preset's net, but small, with weights that are drawn."""
+    """A small network of a preset with random weights."""
     torch.manual_seed(4)
-    settings = replace(PRESETS[preset], **SMALL)
+    settings = replace(PRESETS[preset].net, **SMALL)
     layout = layout_of(settings)
     J = len(layout.jet_features)
-    return Tagger(
+    if settings.has_jet_features:
+        layout = replace(layout, jet_standardizer=Standardizer.of(torch.zeros(J), torch.full((J,), 0.5)))
+    return TrainedTagger(
         path="run",
         config={"classes": CLASSES},
-        net=build(settings, 3, layout).eval(),
+        net=build_network(settings, layout, 3).eval(),
         settings=settings,
         layout=layout,
-        scale=Scale(np.zeros(J, np.float32), np.full(J, 2, np.float32)) if settings.has_observers else None,
         classes=CLASSES,
     )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_dense_form_gives_the_scores_of_the_net_itself(preset):
+def test_the_dense_form_has_the_probabilities_of_the_network(preset):
     made = tagger(preset)
     names = preprocessing(made)["input_names"]
-    scorer = Scorer(made.net, is_on_features=made.settings.graph == "features")
-    for given in examples(made.layout, names, 0 if made.scale is None else len(made.scale.mean)):
+    scorer = DenseTagger(made.net, uses_features_as_points=made.settings.graph == "features")
+    for given in example_inputs(made.layout, names):
         x, mask = given["pf_features"].mT, given["pf_mask"][:, 0] > 0
         points = given["pf_points"].mT if "pf_points" in given else x
         rest = {"vectors": given["pf_vectors"].mT} if "pf_vectors" in given else {}
         with torch.no_grad():
-            expected = made.net(x, points, mask, observers=given.get("jet_features"), **rest).softmax(-1)
+            expected = made.net(x, points, mask, jet_features=given.get("jet_features"), **rest).softmax(-1)
             torch.testing.assert_close(scorer(**given), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["auto", "epcn", "paper-edges"])
-def test_onnxruntime_gives_the_scores_of_torch_at_any_multiplicity(preset, tmp_path):
+def test_onnxruntime_has_the_probabilities_of_torch_at_any_multiplicity(preset, tmp_path):
     made = tagger(preset)
     checked = export_tagger(made, tmp_path / "tagger.onnx")
     assert [(one["jets"], one["particles"]) for one in checked] == [(B, P) for B in (1, 3) for P in (1, 2, 7, 40, 128)]
     assert max(one["difference"] for one in checked) < 1e-5
 
 
-def test_the_expressions_make_the_standard_features(jets):
+def test_the_expressions_compute_the_standard_features(jets):
     given = read(jets)
     columns = {name: ak.unflatten(given.particles[:, i], given.lengths) for i, name in enumerate(PARTICLES)} | {
         name: given.observers[:, i] for i, name in enumerate(OBSERVERS)
     }
     assert set(EXPRESSIONS) == set(STANDARD_FEATURES)
-    expected = particle_features(given, "standard")
+    expected = particle_features(given, STANDARD_FEATURES)
     infos = preprocessing(tagger("standard"))["pf_features"]["var_infos"]
     for i, name in enumerate(STANDARD_FEATURES):
         value = np.asarray(ak.flatten(parse(EXPRESSIONS[name][0], name)(columns)), np.float64)
@@ -80,7 +82,7 @@ def test_the_expressions_make_the_standard_features(jets):
         np.testing.assert_allclose(value, expected[:, i], atol=2e-5, err_msg=name)
 
 
-def test_what_stands_beside_the_model_says_how_its_inputs_are_made():
+def test_preprocess_json_describes_the_inputs():
     found = preprocessing(tagger("auto"))
     assert found["output_names"] == ["label_QCD", "label_Hbb", "label_Tbqq"]
     assert found["input_names"] == ["pf_points", "pf_features", "pf_vectors", "pf_mask", "jet_features"]
@@ -98,7 +100,7 @@ def test_what_stands_beside_the_model_says_how_its_inputs_are_made():
 
 
 class _Sum(torch.nn.Module):
-    """Adds a number, and another one while it is followed."""
+    """Adds a number, and another one while it is traced."""
 
     def __init__(self, off):
         super().__init__()
@@ -109,7 +111,7 @@ class _Sum(torch.nn.Module):
 
 
 @pytest.mark.parametrize("off", [0.0, 0.5])
-def test_a_model_that_onnxruntime_computes_otherwise_is_refused(off, tmp_path):
+def test_a_model_with_other_values_in_onnxruntime_is_refused(off, tmp_path):
     how = {"inputs": {"x": torch.ones(2, 3)}, "axes": {"x": {0: "rows"}}, "output": "y"}
     given = [{"x": torch.randn(rows, 3)} for rows in (1, 5)]
     if not off:
@@ -119,13 +121,13 @@ def test_a_model_that_onnxruntime_computes_otherwise_is_refused(off, tmp_path):
         export_onnx(_Sum(off).eval(), tmp_path / "sum.onnx", **how, examples=given)
 
 
-def test_the_command_refuses_what_it_cannot_write(tmp_path, capsys):
+def test_the_command_refuses_missing_runs_other_suffixes_and_existing_files(tmp_path, capsys):
     assert main(["hep", "export", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a.onnx")]) == 2
     assert "nowhere: no such model folder" in capsys.readouterr().err
-    with pytest.raises(SubquadError, match=r"must end in \.onnx"):
+    with pytest.raises(SubquadError, match=r"--out must end in \.onnx"):
         export(tmp_path, out=tmp_path / "tagger.pt")
     (tmp_path / "preprocess.json").write_text("{}")
-    with pytest.raises(SubquadError, match=r"preprocess.json: is there already"):
+    with pytest.raises(SubquadError, match=r"preprocess.json: exists already"):
         export(tmp_path, out=tmp_path / "a.onnx")
     assert not (tmp_path / "a.onnx").exists()
 
@@ -134,7 +136,7 @@ def test_the_command_refuses_what_it_cannot_write(tmp_path, capsys):
 def test_the_command_writes_model_and_preprocessing(jets, tmp_path, capsys):
     from subquad.hep import FitSettings, fit
 
-    fit(jets, FitSettings(epochs=1, preset="standard", net_alone=True), out=tmp_path / "run", quiet=True)
+    fit(jets, FitSettings(epochs=1, preset="standard", no_boosting=True), out=tmp_path / "run", quiet=True)
     out = tmp_path / "onnx" / "tagger.onnx"
     assert main(["hep", "export", str(tmp_path / "run"), "--out", str(out)]) == 0
     assert "differ by at most" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import uproot
 
 from subquad.errors import SubquadError
 from subquad.hep.data import jets as data
-from subquad.hep.data.formats import chunks, expand, look
+from subquad.hep.data.formats import expand_files, inspect_file, iterate_columns
 from subquad.hep.data.jets import read
 
 
@@ -62,7 +62,7 @@ def test_every_format_gives_the_jets_of_root(kind, tables, tmp_path, monkeypatch
     columns, write = tables
     table = columns("Hbb")
     expected = read([write(tmp_path / "jets.root", table)])
-    monkeypatch.setattr(data, "ENTRIES_AT_A_TIME", 5)
+    monkeypatch.setattr(data, "ENTRIES_PER_CHUNK", 5)
     found = read([WRITERS[kind](tmp_path / f"jets.{kind}", table)])
     assert np.array_equal(found.particles, expected.particles)
     assert np.array_equal(found.first, expected.first)
@@ -80,9 +80,9 @@ def test_a_file_without_a_suffix_is_known_by_its_beginning(tables, tmp_path):
 
 
 def test_the_name_of_a_sample_before_a_colon_is_left_out(jets):
-    assert expand([f"Higgs:{jets[0].parent}/H*.root"]) == [jets[1]]
+    assert expand_files([f"Higgs:{jets[0].parent}/H*.root"]) == [jets[1]]
     with pytest.raises(SubquadError, match="Higgs:none: no such file"):
-        expand(["Higgs:none"])
+        expand_files(["Higgs:none"])
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -91,13 +91,13 @@ def test_a_file_of_any_format_that_is_cut_short_is_told(kind, tables, tmp_path):
     path = WRITERS[kind](tmp_path / f"jets.{kind}", columns("QCD", jets=211))
     cut = tmp_path / f"cut.{kind}"
     cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    with pytest.raises(SubquadError, match=rf"cut\.{kind}: is no \w+ file, or is damaged or cut short"):
+    with pytest.raises(SubquadError, match=rf"cut\.{kind}: is not a \w+ file, or is damaged or cut short"):
         read([cut])
 
 
 def test_files_that_break_off_in_the_middle_are_all_told_with_the_entry(tables, tmp_path, monkeypatch):
     columns, write = tables
-    monkeypatch.setattr(data, "ENTRIES_AT_A_TIME", 50)
+    monkeypatch.setattr(data, "ENTRIES_PER_CHUNK", 50)
     paths = []
     for label in ("QCD", "Hbb"):
         path = write(tmp_path / f"{label}.root", columns(label, jets=211))
@@ -110,7 +110,7 @@ def test_files_that_break_off_in_the_middle_are_all_told_with_the_entry(tables, 
     with pytest.raises(SubquadError) as caught:
         read(paths)
     for label in ("QCD", "Hbb"):
-        assert f"{label}.root: is no ROOT file, or is damaged or cut short" in str(caught.value)
+        assert f"{label}.root: is not a ROOT file, or is damaged or cut short" in str(caught.value)
     assert str(caught.value).count("the entries before 0 could be read") == 2
 
 
@@ -139,18 +139,18 @@ def test_a_missing_value_in_parquet_is_told_with_its_entry(tables, tmp_path):
 def test_arrays_that_cannot_be_columns_are_told(tmp_path):
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object), mask=np.ones((1, 3)))
     with pytest.raises(SubquadError, match=r"objects\.npz: array 'a' holds Python objects; save numbers only"):
-        look(tmp_path / "objects.npz", None)
+        inspect_file(tmp_path / "objects.npz", None)
     np.savez(tmp_path / "bare.npz", part_px=np.ones((5, 3)))
     with pytest.raises(
-        SubquadError, match=r"array 'part_px' has places for particles, and nothing says which are real"
+        SubquadError, match=r"array 'part_px' has places for particles, but it is unknown which are real"
     ):
-        look(tmp_path / "bare.npz", None)
+        inspect_file(tmp_path / "bare.npz", None)
     np.savez(tmp_path / "rows.npz", mask=np.ones((5, 3)), jet_pt=np.ones(4))
     with pytest.raises(SubquadError, match=r"array 'jet_pt' has the shape \[4\], and there are 5 jets"):
-        look(tmp_path / "rows.npz", None)
+        inspect_file(tmp_path / "rows.npz", None)
     np.savez(tmp_path / "turned.npz", mask=np.asfortranarray(np.ones((5, 3))))
-    with pytest.raises(SubquadError, match=r"array 'mask' is in Fortran's order"):
-        look(tmp_path / "turned.npz", None)
+    with pytest.raises(SubquadError, match=r"array 'mask' is in Fortran order"):
+        inspect_file(tmp_path / "turned.npz", None)
 
 
 def test_vectors_and_points_are_cut_into_columns_and_summed_to_the_jet(tmp_path):
@@ -158,8 +158,8 @@ def test_vectors_and_points_are_cut_into_columns_and_summed_to_the_jet(tmp_path)
     vectors[0, :, 0], vectors[0, :, 1], vectors[1, :, 0] = (3, 4, 0, 5), (3, 4, 1, 9), (1, 0, 0, 1)
     mask = np.array([[[1, 1, 0]], [[1, 0, 0]]], np.float32)
     np.savez(tmp_path / "v.npz", vectors=vectors, points=vectors[:, :2], mask=mask, labels=np.array([1, 0]))
-    source = look(tmp_path / "v.npz", None)
-    (found,) = chunks(source, ["part_pz", "part_dphi", "jet_pt", "jet_energy", "n_parts", "label"], 10)
+    source = inspect_file(tmp_path / "v.npz", None)
+    (found,) = iterate_columns(source, ["part_pz", "part_dphi", "jet_pt", "jet_energy", "n_parts", "label"], 10)
     assert ak.to_list(found["part_pz"]) == [[0, 1], [0]]
     assert ak.to_list(found["part_dphi"]) == [[4, 4], [0]]
     assert ak.to_list(found["jet_pt"]) == [10, 1]
@@ -174,6 +174,6 @@ def test_public_jets_in_npz_are_read():
     if not folder or not (Path(folder) / "hep" / "real").is_dir():
         pytest.skip("SUBQUAD_DATA names no folder with hep/real")
     path = Path(folder) / "hep" / "real" / "top_landscape.npz"
-    (found,) = chunks(look(path, None), ["part_energy", "label", "jet_pt"], 2000)
+    (found,) = iterate_columns(inspect_file(path, None), ["part_energy", "label", "jet_pt"], 2000)
     assert 20 < ak.mean(ak.num(found["part_energy"])) < 80
     assert 500 < ak.mean(found["jet_pt"]) < 700

@@ -49,7 +49,7 @@ def test_rivals_have_the_same_budget_and_a_second_run_takes_what_is_there(tmp_pa
 
 
 def test_scoring_is_timed_on_one_core_and_on_all(jets, tmp_path):
-    fit(jets, FitSettings(preset="standard", epochs=1, net_alone=True), out=tmp_path / "tagger", quiet=True)
+    fit(jets, FitSettings(preset="standard", epochs=1, no_boosting=True), out=tmp_path / "tagger", quiet=True)
     result = result_of(run("hep_score", tmp_path / "tagger", *jets, "--repeats", 1))
     assert result["jets"] == 141
     assert all(rate > 0 for rate in result["jets_per_second"].values())

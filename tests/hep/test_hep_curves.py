@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from subquad.hep.metrics.classification import rejection
 from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model
-from subquad.hep.metrics.scores import rejection
 from subquad.hep.plots.evaluation_page import draw
 from subquad.hep.plots.figures import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
 
@@ -55,7 +55,7 @@ def test_several_trainings_give_the_median_from_the_least_to_the_most():
     assert roc([scored([0.1, 0.2], [0, 0])], 1, 0) is None
 
 
-def test_parts_against_pt_by_hand():
+def test_fractions_against_pt_by_hand():
     # at the threshold 0.8 half of the signal passes: both of the low bin, none of the high one
     score = [0.9, 0.8, 0.3, 0.2, 0.85, 0.1, 0.1, 0.1]
     pt = np.array([500.0, 510, 700, 710, 505, 500, 705, 700])
@@ -92,7 +92,7 @@ def test_a_score_that_is_the_mass_sculpts_it_and_one_that_knows_nothing_does_not
     edges = mass_edges(one, 0)
     before, after = sculpting(one, 1, 0, edges=edges)
     assert before.sum() == pytest.approx(1)
-    assert [cut.part for cut in after] == [0.5, 0.1, 0.01]
+    assert [cut.efficiency for cut in after] == [0.5, 0.1, 0.01]
     assert [cut.jets for cut in after] == [1500, 300, 30]
     # half of the bins are empty: KL is log2 of 3/4 and so on, half a bit's well-known 0.311 in the mean
     assert after[0].distance == pytest.approx(0.3113**0.5, abs=0.02)

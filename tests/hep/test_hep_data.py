@@ -7,7 +7,8 @@ import uproot
 
 from subquad.errors import SubquadError
 from subquad.hep.data import jets as data
-from subquad.hep.data.jets import OBSERVERS, PARTICLES, expand, read, read_pieces
+from subquad.hep.data.formats import expand_files
+from subquad.hep.data.jets import OBSERVERS, PARTICLES, iterate_jets, read
 
 
 def spoilt(array, jet, value):
@@ -31,12 +32,12 @@ def test_jets_come_out_in_order_with_the_hardest_particle_first(jets):
     assert sorted(of_jet.tolist()) == pytest.approx(sorted(expected.tolist()))
 
 
-def test_pieces_are_the_whole(jets, monkeypatch):
+def test_chunks_together_are_the_whole_file(jets, monkeypatch):
     whole = read(jets)
-    monkeypatch.setattr(data, "ENTRIES_AT_A_TIME", 11)
-    pieces = list(read_pieces(jets))
-    assert len(pieces) == 15
-    assert np.array_equal(np.concatenate([piece.particles for piece in pieces]), whole.particles)
+    monkeypatch.setattr(data, "ENTRIES_PER_CHUNK", 11)
+    chunks = list(iterate_jets(jets))
+    assert len(chunks) == 15
+    assert np.array_equal(np.concatenate([chunk.particles for chunk in chunks]), whole.particles)
 
 
 def test_selected_jets_keep_their_own_particles(jets):
@@ -50,10 +51,10 @@ def test_selected_jets_keep_their_own_particles(jets):
 
 
 def test_patterns_are_expanded_and_all_missing_files_are_named(jets, tmp_path):
-    assert expand([jets[0].parent / "*.root"]) == sorted(jets)
-    assert expand([jets[0], jets[0]]) == [jets[0]]
-    with pytest.raises(SubquadError, match=r"(?s)none\.root: no such file.*no\*: no file has such a name"):
-        expand([tmp_path / "none.root", f"{tmp_path}/no*"])
+    assert expand_files([jets[0].parent / "*.root"]) == sorted(jets)
+    assert expand_files([jets[0], jets[0]]) == [jets[0]]
+    with pytest.raises(SubquadError, match=r"(?s)none\.root: no such file.*no\*: no file matches the pattern"):
+        expand_files([tmp_path / "none.root", f"{tmp_path}/no*"])
 
 
 def test_a_file_without_the_tree_names_the_trees_it_has(tables, tmp_path):
@@ -66,20 +67,20 @@ def test_a_file_without_the_tree_names_the_trees_it_has(tables, tmp_path):
 
 def test_all_files_that_cannot_be_used_are_told_at_once(tables, tmp_path):
     columns, write = tables
-    lacking = columns("QCD")
-    del lacking["part_d0val"], lacking["jet_tau3"]
+    missing = columns("QCD")
+    del missing["part_d0val"], missing["jet_tau3"]
     unlabelled = {name: value for name, value in columns("QCD").items() if not name.startswith("label_")}
     paths = [write(tmp_path / "good.root", columns("Hbb"))]
-    paths.append(write(tmp_path / "lacking.root", lacking))
+    paths.append(write(tmp_path / "missing.root", missing))
     paths.append(write(tmp_path / "unlabelled.root", unlabelled))
     (tmp_path / "text.root").write_text("no ROOT file")
     paths.append(tmp_path / "text.root")
     with pytest.raises(SubquadError) as caught:
         read(paths)
     text = str(caught.value)
-    assert "lacking.root: tree 'tree' lacks the branches part_d0val, jet_tau3" in text
+    assert "missing.root: tree 'tree' has no branches part_d0val, jet_tau3" in text
     assert "unlabelled.root: tree 'tree' has no branch label_*" in text
-    assert "text.root: is no ROOT file, or is damaged or cut short" in text
+    assert "text.root: is not a ROOT file, or is damaged or cut short" in text
     assert "good.root" not in text
 
 
@@ -121,7 +122,7 @@ def test_a_file_that_is_cut_short_is_told(tables, tmp_path, part):
     content = path.read_bytes()
     cut = tmp_path / "cut.root"
     cut.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(SubquadError, match=r"cut\.root: is no ROOT file, or is damaged or cut short"):
+    with pytest.raises(SubquadError, match=r"cut\.root: is not a ROOT file, or is damaged or cut short"):
         read([cut])
 
 

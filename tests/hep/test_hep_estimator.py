@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, PCNTagger, as_jets, evaluate, fit, predict, read
-from subquad.hep.data.preparation import split
+from subquad.hep.data.splits import stratified_split
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def drawn(random_state):
     return int(np.random.RandomState(random_state).randint(2**31 - 1))
 
 
-SHORT = {"preset": "standard", "epochs": 3, "batch": 16, "random_state": 0}
+SHORT = {"preset": "standard", "epochs": 3, "batch_size": 16, "random_state": 0}
 
 
 def test_the_parameters_are_scikit_learn_s():
@@ -72,10 +72,10 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
     scores = uproot.open(tmp_path / "scores.root")["Events"].arrays(library="np")
     for i, name in enumerate(model.classes_):
         np.testing.assert_allclose(scores[f"score_{name}"], probabilities[:, i], atol=1e-6)
-    with pytest.raises(SubquadError, match="keeps no test jets of its own; give --files"):
+    with pytest.raises(SubquadError, match="stores no test jets of its own; give --files"):
         evaluate([tmp_path / "tagger"], out=tmp_path / "evaluated", quiet=True)
     evaluated = evaluate([tmp_path / "tagger"], files=files, out=tmp_path / "evaluated", quiet=True)
-    assert "has learnt from jets in memory" in evaluated["notes"][0]
+    assert "was trained on jets in memory" in evaluated["notes"][0]
     accuracy = evaluated["models"][0]["trainings"][0]["accuracy"]
     assert accuracy == pytest.approx(model.score(jets, jets.class_names))
     with pytest.raises(SubquadError, match="holds a finished run"):
@@ -87,7 +87,12 @@ def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path)
     for seed in (0, 1):
         model = PCNTagger(**{**SHORT, "epochs": 1, "random_state": seed}).fit(jets, jets.class_names)
         model.save(tmp_path / str(seed))
-    fit(files, FitSettings(preset="standard", epochs=1, batch=16, net_alone=True), out=tmp_path / "run", quiet=True)
+    fit(
+        files,
+        FitSettings(preset="standard", epochs=1, batch_size=16, no_boosting=True),
+        out=tmp_path / "run",
+        quiet=True,
+    )
     runs = [tmp_path / name for name in ("0", "1", "run")]
     models = evaluate(runs, files=files, out=tmp_path / "evaluated", quiet=True)["models"]
     assert [(model["name"], len(model["trainings"])) for model in models] == [("standard", 3)]
@@ -98,7 +103,7 @@ def test_jets_of_weight_0_teach_nothing(files):
     # two of three jets have the name of the next class
     is_wrong = np.random.default_rng(0).random(len(jets)) < 2 / 3
     labels = (jets.labels + is_wrong) % 3
-    settings = {**SHORT, "epochs": 8, "validation_part": 0.3}
+    settings = {**SHORT, "epochs": 8, "validation_fraction": 0.3}
     told = PCNTagger(**settings).fit(jets, labels, sample_weight=1.0 - is_wrong)
     fooled = PCNTagger(**settings).fit(jets, labels)
     assert told.score(jets, jets.labels) > 0.6
@@ -116,29 +121,30 @@ def test_the_random_numbers_of_others_are_left_alone(files):
 
 def test_what_is_wrong_with_the_jets_is_said(files):
     jets = read(files)
-    with pytest.raises(SubquadError, match="too few jets: lonely has 1; a tagger needs two classes or more"):
+    with pytest.raises(SubquadError, match="too few jets: lonely has 1; a class needs 5 or more"):
         PCNTagger(**SHORT).fit(jets, ["lonely", *jets.class_names[1:]])
-    with pytest.raises(SubquadError, match="too few jets: there are none"):
+    with pytest.raises(SubquadError, match="there are no jets"):
         PCNTagger(**SHORT).fit(jets[:0], [])
     weights = np.zeros(len(jets))
-    weights[split(jets.labels, len(jets), FitSettings(), drawn(0), has_test=True, classes=3)["train"]] = 1
-    with pytest.raises(SubquadError, match="all jets that choose the best epoch have the weight 0"):
+    split = stratified_split(jets.labels, validation_fraction=0.1, test_fraction=0.0, seed=drawn(0))
+    weights[split["train"]] = 1
+    with pytest.raises(SubquadError, match="all validation jets have weight 0"):
         PCNTagger(**SHORT).fit(jets, jets.labels, sample_weight=weights)
     with pytest.raises(IndexError, match="jets have one axis"):
         jets[3, 5]
-    with pytest.raises(SubquadError, match=r"jets cannot be made of str; give what subquad\.hep\.read returns"):
+    with pytest.raises(SubquadError, match=r"jets cannot be made from str; give what subquad\.hep\.read returns"):
         PCNTagger(**SHORT).fit("jets/*.root", jets.labels)
-    with pytest.raises(SubquadError, match="all are one"):
+    with pytest.raises(SubquadError, match="all 141 jets of the array are one"):
         PCNTagger(**SHORT).fit(jets, ["one"] * len(jets))
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         PCNTagger(**SHORT).fit(jets, jets.class_names[1:])
     with pytest.raises(ValueError, match="sample_weight must be finite and not below 0"):
         PCNTagger(**SHORT).fit(jets, jets.class_names, sample_weight=-np.ones(len(jets)))
     arrays = uproot.open(files[0])["tree"].arrays()
-    with pytest.raises(SubquadError, match=r"(?s)not there; read files.*part_px.*jet_pt"):
+    with pytest.raises(SubquadError, match=r"(?s)missing; read files.*part_px.*jet_pt"):
         as_jets(arrays[[name for name in arrays.fields if name not in ("part_px", "jet_pt")]])
     arrays["jet_pt"] = np.where(np.arange(len(arrays)) == 3, np.nan, arrays["jet_pt"])
     with pytest.raises(SubquadError, match="entry 3: jet_pt is nan"):
         as_jets(arrays)
-    with pytest.raises(SubquadError, match="jets cannot be made of ndarray"):
+    with pytest.raises(SubquadError, match="jets cannot be made from ndarray"):
         PCNTagger(**SHORT).fit(np.ones((7, 3)), np.arange(7))

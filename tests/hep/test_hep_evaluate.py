@@ -24,13 +24,13 @@ def runs(jets, tmp_path_factory):
     """Two trainings of one model, and one of another with boosting beside it."""
     folder = tmp_path_factory.mktemp("runs")
     for name, seed, given in (
-        ("one", 1, {"preset": "standard", "net_alone": True}),
-        ("two", 2, {"preset": "standard", "net_alone": True}),
+        ("one", 1, {"preset": "standard", "no_boosting": True}),
+        ("two", 2, {"preset": "standard", "no_boosting": True}),
         ("paper", 1, {"preset": "paper"}),
     ):
         fit(
             jets,
-            FitSettings(**{"preset": "standard", **given}, epochs=1, batch=37),
+            FitSettings(**{"preset": "standard", **given}, epochs=1, batch_size=37),
             out=folder / name,
             seed=seed,
             quiet=True,
@@ -118,7 +118,7 @@ def test_without_files_each_run_has_its_own_test_jets_and_its_boosting(runs, tmp
     expected = (kept["probabilities"].argmax(-1) == kept["labels"]).float().mean().item()
     assert got["models"][0]["trainings"][0]["accuracy"] == pytest.approx(expected)
     metrics = json.loads((runs / "paper" / "metrics.json").read_text())
-    assert got["models"][2]["trainings"][0]["accuracy"] == metrics["test_boosting"]["accuracy"]
+    assert got["models"][2]["trainings"][0]["accuracy"] == metrics["test"]["boosting"]["accuracy"]
     assert got["reference"] == "boosting"
     assert pages_of(out / "report.pdf") == 1
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_evaluated_is_told_before_anything_is_written(runs, held,
     with pytest.raises(SubquadError, match=r"no model 'ParT' \(there are: standard\)"):
         evaluate(runs / "one", EvaluateSettings(reference="ParT"), out=out, quiet=True)
     other = fit(
-        jets[:2], FitSettings(preset="standard", epochs=1, net_alone=True), out=tmp_path / "two classes", quiet=True
+        jets[:2], FitSettings(preset="standard", epochs=1, no_boosting=True), out=tmp_path / "two classes", quiet=True
     )
     assert other["jets"]["test"] == 18
     with pytest.raises(SubquadError, match=r"two classes: Tbqq is not a class of both it and .*one"):

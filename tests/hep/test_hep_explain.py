@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.hep_jets import dataset_in_memory
 
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import ExplainSettings, FitSettings, explain, fit
+from subquad.hep.data.batches import collate
 from subquad.hep.data.features import STANDARD_FEATURES
 from subquad.hep.data.jets import read
 from subquad.hep.explanation.attributions import attribute, grad_cam, input_means
@@ -21,21 +23,21 @@ from subquad.hep.explanation.permutation import (
     mean_auc,
     particle_importance,
 )
-from subquad.hep.models.tagger import Scale, answer, collate, inputs_of
+from subquad.hep.models.networks import forward
 from subquad.hep.settings import NetSettings
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import knn_adjacency
 from subquad.ops.kinematics import VARIABLES
 
-SETTINGS = NetSettings(has_observers=False, k=2)
+SETTINGS = NetSettings(has_jet_features=False, k=2)
 H = len(STANDARD_FEATURES)
 
 
-def batch_of(jets, settings=SETTINGS, scale=None):
+def batch_of(jets, settings=SETTINGS):
     """All jets of the three files, and the first eleven of the second one as a batch."""
-    inputs = inputs_of(read(jets), settings, scale)
-    return inputs, collate(inputs, torch.arange(47, 58), settings)
+    dataset = dataset_in_memory(read(jets), settings)
+    return dataset, collate(dataset, torch.arange(47, 58))
 
 
 def test_grad_cam_is_that_of_its_formula():
@@ -77,13 +79,13 @@ def test_an_epcn_that_pools_one_graph_has_all_importance_on_it(jets):
     assert found.variables[:, 1:].nan_to_num().max() == 0
 
 
-def of_one_feature(observers=0, feature=3):
+def of_one_feature(jet_features=0, feature=3):
     torch.manual_seed(2)
-    net = PCN(H, 3, observers=observers, width=7, terms=3, layers=2, k=2, periodic=(1,), hidden=5).eval()
+    net = PCN(H, 3, jet_features=jet_features, width=7, terms=3, layers=2, k=2, periodic=(1,), hidden=5).eval()
     with torch.no_grad():
         net.filters[0].weight[:, [i for i in range(H) if i != feature]] = 0
         # the second layer's half of the head sees nothing of the jet but one of its numbers
-        if observers:
+        if jet_features:
             net.head[1].weight[:, 8:] = 0
     return net
 
@@ -95,10 +97,10 @@ def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuff
     assert found.features[:, 3].min() > 0
     assert torch.cat([found.features[:, :3], found.features[:, 4:]], 1).max() == 0
     torch.testing.assert_close(found.features.sum(1), found.particles.sum(1))
-    batches = [collate(inputs, rows, SETTINGS) for rows in torch.arange(len(inputs)).split(50)]
+    batches = [collate(inputs, rows) for rows in torch.arange(len(inputs)).split(50)]
     # what it says itself is the truth, so that it can only lose
     with torch.no_grad():
-        scores = [answer(net, one).double().softmax(-1)[:, 0] for one in batches]
+        scores = [forward(net, one).double().softmax(-1)[:, 0] for one in batches]
     for one, score in zip(batches, scores, strict=True):
         one.labels.copy_(score <= torch.cat(scores).median())
     columns = {"unused": [0], "used": [3], "both": [0, 3]}
@@ -109,19 +111,17 @@ def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuff
 
 
 def test_a_net_of_one_number_of_the_jet_has_all_its_importance_on_it(jets):
-    settings = NetSettings(k=2)
-    first = inputs_of(read(jets), NetSettings(has_observers=False), None)
-    _, batch = batch_of(jets, settings, Scale.of(first.jet_features.numpy()))
-    net = of_one_feature(observers=batch.observers.shape[1])
+    _, batch = batch_of(jets, NetSettings(k=2))
+    net = of_one_feature(jet_features=batch.jet_features.shape[1])
     found = attribute(net, batch, batch.labels, input_means([batch]))
     assert found.jet_features[:, 1:].max() == 0
     assert found.jet_features[:, 0].max() > 0
     fallen = jet_feature_importance(net, [batch], {"used": [0], "unused": [1, 2]}, repeats=2, seed=1)
     assert fallen["unused"].accuracy == 0
     with torch.no_grad():
-        moved = batch.observers.clone()
+        moved = batch.jet_features.clone()
         moved[:, 1:3] = 0
-        torch.testing.assert_close(answer(net, batch), net(batch.x, batch.points, batch.mask, observers=moved))
+        torch.testing.assert_close(forward(net, batch), net(batch.x, batch.points, batch.mask, jet_features=moved))
 
 
 def test_first_order_importance_is_what_the_logit_changes_by_in_a_linear_net(jets):
@@ -138,11 +138,11 @@ def test_first_order_importance_is_what_the_logit_changes_by_in_a_linear_net(jet
     x = batch.x.clone()
     x[row, particle, feature] = means.features[feature]
     with torch.no_grad():
-        change = (answer(net, batch) - answer(net, replace(batch, x=x)))[row, batch.labels[row]].abs()
+        change = (forward(net, batch) - forward(net, replace(batch, x=x)))[row, batch.labels[row]].abs()
     one = torch.zeros_like(batch.x)
     one[row, particle, feature] = 1
     x = batch.x.clone().requires_grad_()
-    answer(net, replace(batch, x=x))[row, batch.labels[row]].backward()
+    forward(net, replace(batch, x=x))[row, batch.labels[row]].backward()
     expected = (x.grad * (batch.x - means.features) * one).abs().sum()
     assert change.item() == pytest.approx(expected.item(), abs=2e-4)
     assert found.features[row, feature] >= expected - 1e-5
@@ -151,7 +151,7 @@ def test_first_order_importance_is_what_the_logit_changes_by_in_a_linear_net(jet
 def test_a_display_has_the_edges_of_the_graph_and_marks_displaced_tracks(jets):
     inputs, _ = batch_of(jets)
     row = int(inputs.lengths.argmax())
-    batch = collate(inputs, torch.tensor([row]), SETTINGS)
+    batch = collate(inputs, torch.tensor([row]))
     net = of_one_feature()
     attribution = attribute(net, batch, torch.tensor([1]), input_means([batch]))
     first, P = int(inputs.first[row]), int(inputs.lengths[row])
@@ -194,7 +194,7 @@ def test_features_are_grouped_by_their_names():
 @pytest.fixture(scope="module")
 def fitted(jets, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "tagger"
-    fit(jets, FitSettings(epochs=2, batch=32, net_alone=True), out=out, quiet=True)
+    fit(jets, FitSettings(epochs=2, batch_size=32, no_boosting=True), out=out, quiet=True)
     return out
 
 

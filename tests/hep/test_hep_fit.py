@@ -10,18 +10,21 @@ import pytest
 import torch
 import uproot
 from safetensors.torch import load_file
+from support.hep_jets import dataset_in_memory
 
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, predict
+from subquad.hep.data.batches import collate
 from subquad.hep.data.features import JET_FEATURES, RAW_FEATURES, STANDARD_FEATURES, jet_features, particle_features
-from subquad.hep.data.jets import PARTICLES, read, read_pieces
-from subquad.hep.metrics.scores import FIGURES
-from subquad.hep.models.tagger import Scale, build, collate, epoch_plan, inputs_of, logits, using_threads
+from subquad.hep.data.jets import PARTICLES, iterate_jets, read
+from subquad.hep.metrics.classification import METRICS
+from subquad.hep.models.networks import build_network, predict_logits, using_threads
+from subquad.hep.models.presets import PRESETS, net_settings
 from subquad.hep.plots.fit_page import sections
-from subquad.hep.settings import PRESETS
+from subquad.train.bucketing import bucketed_batches
 
-SMALL = FitSettings(epochs=13, batch=17)
+SMALL = FitSettings(epochs=13, batch_size=17)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +35,15 @@ def fitted(jets, tmp_path_factory):
 
 def test_a_tagger_learns_made_up_jets_and_leaves_all_its_files(fitted):
     out, metrics = fitted
-    assert metrics["test"]["accuracy"] > 0.7
+    assert metrics["test"]["pcn"]["accuracy"] > 0.7
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
-    assert set(metrics["test"]) == {*FIGURES, "intervals", "rejection"}
-    assert set(metrics["test"]["rejection"]["Hbb"]) == {"efficiency", "value", "low", "high"}
-    assert set(metrics["test_boosting"]) == set(metrics["test"])
+    assert set(metrics["test"]) == set(metrics["intervals"]["test"]) == {"pcn", "boosting"}
+    for model in ("pcn", "boosting"):
+        test, intervals = metrics["test"][model], metrics["intervals"]["test"][model]
+        assert set(test) == {*METRICS, "rejection"}
+        assert set(test["rejection"]) == {"Hbb", "Tbqq"}
+        assert intervals["accuracy"][0] < test["accuracy"] < intervals["accuracy"][1]
+    assert metrics["wins"] in {"pcn", "boosting", None}
     assert metrics["jets"] == {"train": 99, "validation": 15, "test": 27}
     assert set(metrics["jets_per_second"]) == {"train", "predict"}
     assert metrics["seconds"]["total"] > 0
@@ -45,9 +52,9 @@ def test_a_tagger_learns_made_up_jets_and_leaves_all_its_files(fitted):
     assert config["background"] == "QCD"
     for name in ("model.safetensors", "README.md", "history.jsonl", "report.html"):
         assert (out / name).stat().st_size > 0
-    assert sections(out)[0].title == "How good it is"
+    assert sections(out)[0].title == "Metrics"
     text = (out / "report.html").read_text()
-    assert "Gradient boosting on jet-level observers" in text
+    assert "Gradient boosting on jet-level features" in text
     assert "nan" not in text[: text.index("data:image")]
 
 
@@ -72,12 +79,12 @@ def test_scores_come_back_in_the_order_of_the_entries(fitted, jets, tmp_path):
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_is_fitted_and_opened_again_with_the_same_scores(preset, jets, tmp_path):
-    settings = FitSettings(preset=preset, epochs=1, batch=31, net_alone=True)
+    settings = FitSettings(preset=preset, epochs=1, batch_size=31, no_boosting=True)
     metrics = fit(jets, settings, test=jets, out=tmp_path / "run", quiet=True)
     path = predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
     with uproot.open(path) as file:
         scores = np.stack([file["Events"][f"score_{name}"].array(library="np") for name in ("QCD", "Hbb", "Tbqq")])
-    assert (scores.argmax(0) == np.repeat(range(3), 47)).mean() == pytest.approx(metrics["test"]["accuracy"])
+    assert (scores.argmax(0) == np.repeat(range(3), 47)).mean() == pytest.approx(metrics["test"]["pcn"]["accuracy"])
 
 
 def test_a_jet_scores_the_same_alone_and_among_others(fitted, jets, tmp_path, tables):
@@ -103,7 +110,7 @@ def test_a_bad_jet_leaves_no_half_written_scores(fitted, tmp_path, tables):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monkeypatch):
-    settings = FitSettings(epochs=3, batch=17, net_alone=True)
+    settings = FitSettings(epochs=3, batch_size=17, no_boosting=True)
     whole = fit(jets, settings, out=tmp_path / "whole", quiet=True)
     steps = 0
 
@@ -134,13 +141,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monk
 def test_test_files_of_their_own_are_used_whole(jets, tables, tmp_path):
     columns, write = tables
     held = [write(tmp_path / f"{label}.root", columns(label, jets=11, seed=5)) for label in ("QCD", "Tbqq")]
-    settings = FitSettings(epochs=1, preset="paper", net_alone=True, background="Tbqq")
+    settings = FitSettings(epochs=1, preset="paper", no_boosting=True, background="Tbqq")
     metrics = fit(jets, settings, test=held, out=tmp_path / "run", quiet=True)
     assert metrics["jets"] == {"train": 126, "validation": 15, "test": 22}
     # a class without test jets has no area and no rejection
-    assert metrics["test"]["auc_ovo"] is None
-    assert metrics["test"]["rejection"]["Hbb"] == {"efficiency": 0.5, "value": None, "low": None, "high": None}
-    assert "test_boosting" not in metrics
+    assert set(metrics["test"]) == {"pcn"}
+    assert "auc_ovo" not in metrics["test"]["pcn"]
+    assert "Hbb" not in metrics["test"]["pcn"]["rejection"]
 
 
 def test_what_cannot_be_fitted_is_told_before_anything_is_written(jets, tables, tmp_path):
@@ -159,18 +166,18 @@ def test_what_cannot_be_fitted_is_told_before_anything_is_written(jets, tables, 
 
 def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsys):
     files, run, scores = str(jets[0].parent / "*.root"), str(tmp_path / "run"), str(tmp_path / "s.root")
-    assert main(["hep", "fit", files, "--out", run, "--epochs", "1", "--batch", "17"]) == 0
+    assert main(["hep", "fit", files, "--out", run, "--epochs", "1", "--batch-size", "17"]) == 0
     printed = capsys.readouterr().out
     assert "Next: subquad hep predict" in printed
     # on a terminal of 80 columns no figure is cut off
-    accuracy = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["accuracy"]
+    accuracy = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["pcn"]["accuracy"]
     assert any(
         line.split()[1:3] == ["top-1", "accuracy"] and f" {accuracy:.4f}(" in line for line in printed.splitlines()
     )
     assert "…" not in printed
     assert main(["hep", "predict", run, files, "--out", scores, "--quiet"]) == 0
     assert main(["hep", "predict", run, files, "--out", scores]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert main(["hep", "fit", files, "--out", run]) == 2
     assert "holds a finished run" in capsys.readouterr().err
     assert main(["hep", "fit", str(tmp_path / "none.root"), "--out", str(tmp_path / "new")]) == 2
@@ -184,8 +191,8 @@ def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsy
 def test_features_are_named_finite_and_as_many_as_said(jets):
     read_jets = read(jets)
     assert len(RAW_FEATURES) == 16
-    for kind, names in (("raw", RAW_FEATURES), ("standard", STANDARD_FEATURES)):
-        table = particle_features(read_jets, kind)
+    for names in (RAW_FEATURES, STANDARD_FEATURES):
+        table = particle_features(read_jets, names)
         assert table.shape == (len(read_jets.particles), len(names))
         assert np.isfinite(table).all()
     observers = jet_features(read_jets)
@@ -202,33 +209,40 @@ def test_features_are_named_finite_and_as_many_as_said(jets):
 
 
 def test_an_epoch_holds_every_jet_once_and_is_the_same_when_asked_again(jets):
-    inputs = inputs_of(read(jets), PRESETS["paper"], None)
+    inputs = dataset_in_memory(read(jets), PRESETS["paper"].net)
     rows = np.arange(len(inputs))
-    plan = epoch_plan(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2)
-    again = epoch_plan(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2)
+    plan = bucketed_batches(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2)
+    again = bucketed_batches(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2)
     assert sorted(torch.cat(plan).tolist()) == rows.tolist()
     assert torch.equal(torch.cat(plan), torch.cat(again))
     padding = sum(len(batch) * int(inputs.lengths[batch].max()) for batch in plan) / int(inputs.lengths.sum())
     assert padding < 1.35
     # what two processes work on at a time is of like length, and everything is still there
-    pairs = epoch_plan(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2, together=2)
+    pairs = bucketed_batches(torch.from_numpy(rows), inputs.lengths, 17, seed=5, epoch=2, together=2)
     assert sorted(torch.cat(pairs).tolist()) == rows.tolist()
     longest = torch.tensor([inputs.lengths[batch].max() for batch in pairs[: len(pairs) // 2 * 2]]).view(-1, 2)
     alone = torch.tensor([inputs.lengths[batch].max() for batch in plan[: len(plan) // 2 * 2]]).view(-1, 2)
     assert longest.diff().abs().sum() < alone.diff().abs().sum()
-    # the batch that is left over for two is any, so that no jet is never seen
-    plans = [epoch_plan(torch.arange(85), inputs.lengths, 17, seed=5, epoch=i, together=2) for i in range(20)]
+    # the batch that is left over for two is any, so that every jet is used in some epoch
+    plans = [bucketed_batches(torch.arange(85), inputs.lengths, 17, seed=5, epoch=i, together=2) for i in range(20)]
     assert len({int(inputs.lengths[plan[-1]].max()) for plan in plans}) > 2
     assert {row for plan in plans for batch in plan[:4] for row in batch.tolist()} == set(range(85))
 
 
 def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
     settings = FitSettings(
-        preset="standard", k=3, graph="features", terms=2, width=12, layers=1, epochs=1, net_alone=True
+        preset="standard", k=3, graph="features", chebyshev_order=2, width=12, layers=1, epochs=1, no_boosting=True
     )
     fit(jets, settings, out=tmp_path / "run", quiet=True)
     net = json.loads((tmp_path / "run" / "config.json").read_text())["net"]
-    assert [net[name] for name in ("k", "graph", "terms", "width", "layers", "hidden")] == [3, "features", 2, 12, 1, 64]
+    assert [net[name] for name in ("k", "graph", "chebyshev_order", "width", "layers", "hidden")] == [
+        3,
+        "features",
+        2,
+        12,
+        1,
+        64,
+    ]
     weight = load_file(tmp_path / "run" / "model.safetensors")["filters.0.weight"]
     assert weight.shape == (2, len(STANDARD_FEATURES), 12)
     predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
@@ -237,30 +251,29 @@ def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ({"k": 0}, "k is 0; give 1 or more"),
-        ({"width": 30}, "width is 30, and auto shares it out among 4 graphs; give a multiple of 4"),
+        ({"k": 0}, "--k is 0; give 1 or more"),
+        ({"width": 30}, "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4"),
         ({"graph": "feature"}, "--graph must be one of features, angles, got 'feature'"),
         ({"preset": "autp"}, "--preset must be one of auto, "),
-        ({"graph": "features"}, "graph is features, and auto knows neighbours by angles alone"),
+        ({"graph": "features"}, "--graph is features; this preset finds neighbours by angles only"),
     ],
 )
 def test_shapes_that_no_net_has_are_refused(given, what):
     with pytest.raises(SubquadError, match=what):
-        FitSettings(**given)
+        net_settings(FitSettings(**given))
 
 
 def test_threads_score_jets_as_one_does(jets):
-    settings = PRESETS["auto"]
-    table = read(jets)
-    inputs = inputs_of(table, settings, Scale.of(jet_features(table)))
-    net = build(settings, 3)
+    settings = PRESETS["auto"].net
+    dataset = dataset_in_memory(read(jets), settings)
+    net = build_network(settings, dataset.layout, 3)
     with using_threads(1):
-        alone = logits(net, inputs, settings, 13)
+        alone = predict_logits(net, dataset, 13)
     with using_threads(2):
-        together = logits(net, inputs, settings, 13)
+        together = predict_logits(net, dataset, 13)
         assert torch.get_num_threads() == 2
         with pytest.raises(IndexError):
-            logits(net, replace(inputs, particles=inputs.particles[:5]), settings, 13)
+            predict_logits(net, replace(dataset, particles=dataset.particles[:5]), 13)
         assert torch.get_num_threads() == 2
     assert torch.equal(alone, together)
     assert net.training
@@ -272,11 +285,11 @@ def test_simulated_jets_are_read_and_scored():
     if not folder or not (Path(folder) / "hep" / "sim").is_dir():
         pytest.skip("SUBQUAD_DATA names no folder with hep/sim")
     path = Path(folder) / "hep" / "sim" / "TTBar_000.root"
-    read_jets = next(read_pieces([path]))
+    read_jets = next(iterate_jets([path]))
     assert read_jets.classes[8] == "Tbqq"
     assert (read_jets.labels == 8).all()
     mass = np.expm1(jet_features(read_jets)[:, JET_FEATURES.index("log mass")])
     assert 160 < np.median(mass) < 185
-    settings = PRESETS["standard"]
-    inputs = inputs_of(read_jets, settings, Scale.of(jet_features(read_jets)))
-    assert logits(build(settings, 10), inputs, settings).isfinite().all()
+    settings = PRESETS["standard"].net
+    dataset = dataset_in_memory(read_jets, settings)
+    assert predict_logits(build_network(settings, dataset.layout, 10), dataset).isfinite().all()

@@ -1,18 +1,17 @@
-"""Figures that can be checked by hand."""
+"""Metrics that can be checked by hand."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from subquad.hep.metrics.scores import (
-    calibration_error,
-    clopper_pearson,
+from subquad.hep.metrics.classification import (
+    CONFIDENCE,
+    classification_metrics,
     confusion,
     rejection,
-    scores_of,
     spread,
-    wilson,
 )
+from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 
 def test_rejection_counts_background_above_the_signals_threshold():
@@ -37,11 +36,11 @@ def test_rejection_without_background_above_is_a_lower_limit():
 def test_perfect_and_even_answers_have_the_scores_they_must():
     labels = np.repeat(np.arange(3), 7)
     classes = ("QCD", "Hbb", "Tbl")
-    perfect = scores_of(np.eye(3, dtype=np.float32)[labels], labels, classes, "QCD")
+    perfect = classification_metrics(np.eye(3, dtype=np.float32)[labels], labels, classes, "QCD")
     assert perfect["accuracy"] == perfect["auc_ovo"] == perfect["auc_ovr"] == perfect["accuracy_ovr_macro"] == 1
     assert set(perfect["rejection"]) == {"Hbb", "Tbl"}
     assert perfect["rejection"]["Tbl"]["efficiency"] == 0.995
-    even = scores_of(np.full((21, 3), 1 / 3), labels, classes, "QCD")
+    even = classification_metrics(np.full((21, 3), 1 / 3), labels, classes, "QCD")
     assert even["auc_ovo"] == 0.5
     # a wrong answer is wrong twice among three
     assert even["accuracy_ovr_macro"] == pytest.approx(1 - 2 * (2 / 3) / 3)
@@ -50,7 +49,7 @@ def test_perfect_and_even_answers_have_the_scores_they_must():
 def test_two_classes_have_an_area_too():
     labels = np.array([0, 0, 1, 1])
     score = np.array([0.1, 0.6, 0.4, 0.9])
-    got = scores_of(np.stack([1 - score, score], axis=1), labels, ("QCD", "top"), "QCD")
+    got = classification_metrics(np.stack([1 - score, score], axis=1), labels, ("QCD", "top"), "QCD")
     assert got["auc_ovr"] == pytest.approx(0.75)
 
 
@@ -70,15 +69,17 @@ def made_up(jets, classes=5, seed=0):
 
 def test_areas_equal_those_of_scikit_learn():
     probabilities, labels = made_up(331)
-    got = scores_of(probabilities, labels, "abcde", "a")
+    got = classification_metrics(probabilities, labels, "abcde", "a")
     for name in ("ovo", "ovr"):
         assert got[f"auc_{name}"] == pytest.approx(roc_auc_score(labels, probabilities, multi_class=name), abs=1e-12)
-    assert got["aupr_macro"] == pytest.approx(average_precision_score(np.eye(5)[labels], probabilities), abs=1e-12)
+    assert got["average_precision"] == pytest.approx(
+        average_precision_score(np.eye(5)[labels], probabilities), abs=1e-12
+    )
 
 
 def test_intervals_are_as_wide_as_the_figures_differ_from_sample_to_sample():
-    names = ("accuracy", "auc_ovo", "auc_ovr", "aupr_macro")
-    found = [scores_of(*made_up(307, classes=3, seed=seed), "abc", "a") for seed in range(60)]
+    names = ("accuracy", "auc_ovo", "auc_ovr", "average_precision")
+    found = [classification_metrics(*made_up(307, classes=3, seed=seed), "abc", "a") for seed in range(60)]
     for name in names:
         halves = [(one["intervals"][name][1] - one["intervals"][name][0]) / 2 for one in found]
         # 60 samples know a standard deviation to 9 %
@@ -86,31 +87,32 @@ def test_intervals_are_as_wide_as_the_figures_differ_from_sample_to_sample():
 
 
 def test_intervals_of_parts_by_hand():
-    low, high = wilson(8, 10)
+    low, high = wilson(8, 10, CONFIDENCE)
     assert (low, high) == (pytest.approx(0.64908, abs=1e-5), pytest.approx(0.89638, abs=1e-5))
-    low, high = clopper_pearson(np.array([0, 3, 7]), 7)
+    low, high = clopper_pearson(np.array([0, 3, 7]), 7, CONFIDENCE)
     assert low[0] == 0
     assert high[2] == 1
-    assert high[0] == pytest.approx(1 - 0.15865 ** (1 / 7))
+    assert high[0] == pytest.approx(1 - 0.1586552539 ** (1 / 7))
     assert low[1] < 3 / 7 < high[1]
 
 
 def test_the_calibration_error_by_hand():
     # 0.9 twice, one right: off by 0.4; 0.3 twice, none right: off by 0.3; each is half of the jets
-    got = calibration_error(np.array([0.9, 0.9, 0.3, 0.3]), np.array([True, False, False, False]))
+    confidence, is_correct = np.array([0.9, 0.9, 0.3, 0.3]), np.array([True, False, False, False])
+    got = calibration_bins(confidence, is_correct).error
     assert got == pytest.approx(0.5 * 0.4 + 0.5 * 0.3)
 
 
 def test_the_spread_over_trainings_is_mean_and_deviation_and_the_median_of_rejections():
     def training(accuracy, value):
-        figures = {"auc_ovo": None, "auc_ovr": None, "aupr_macro": None, "accuracy_ovr_macro": 0.5}
+        metrics = {"auc_ovo": None, "auc_ovr": None, "average_precision": None, "accuracy_ovr_macro": 0.5}
         entry = {"efficiency": 0.5, "value": value, "low": 3.0, "high": value}
         absent = {"efficiency": 0.5, "value": None, "low": None, "high": None}
         rejections = {"Hbb": entry, "Hcc": absent}
-        return {"accuracy": accuracy, "calibration_error": 0.1, **figures, "rejection": rejections}
+        return {"accuracy": accuracy, "calibration_error": 0.1, **metrics, "rejection": rejections}
 
     got = spread([training(0.5, 10.0), training(0.7, 40.0), training(0.6, 20.0)])
-    expected = {"mean": pytest.approx(0.6), "deviation": pytest.approx(0.1), "least": 0.5, "most": 0.7}
+    expected = {"mean": pytest.approx(0.6), "deviation": pytest.approx(0.1), "min": 0.5, "max": 0.7}
     assert got["accuracy"] == expected
     assert got["rejection"]["Hbb"]["median"] == 20
     assert "auc_ovo" not in got
@@ -118,4 +120,4 @@ def test_the_spread_over_trainings_is_mean_and_deviation_and_the_median_of_rejec
     assert spread([training(0.5, 10.0)])["accuracy"]["deviation"] is None
     # where no background jet passes, the rejection has no upper end
     without = spread([training(0.5, 10.0), training(0.7, 40.0), training(0.6, None)])["rejection"]["Hbb"]
-    assert without == {"median": 40.0, "deviation": None, "least": 10.0, "most": None}
+    assert without == {"median": 40.0, "deviation": None, "min": 10.0, "max": None}

@@ -1,4 +1,4 @@
-"""The jet simulator as a whole: its files, their jets, what a stop leaves behind; and the sample in the package."""
+"""The jet simulator as a whole: its files, their jets, what a stop leaves behind; and the example in the package."""
 
 import dataclasses
 import importlib.util
@@ -15,10 +15,10 @@ import pytest
 
 from subquad.errors import MissingExtra, SubquadError
 from subquad.hep.commands.simulate import PHYSICS, RECORD, simulate
-from subquad.hep.data import sample
+from subquad.hep.data import examples
+from subquad.hep.settings import CLASSES, SimulateSettings
 from subquad.hep.simulation.jets import ETA_MAX, PT_RANGE
 from subquad.hep.simulation.processes import PROCESSES
-from subquad.hep.simulation.settings import CLASSES, SimulateSettings
 from subquad.hep.simulation.shard import make_jets
 from subquad.hep.simulation.writer import BRANCHES, read_columns
 
@@ -36,7 +36,7 @@ JETS, JETS_PER_FILE, SEED = 13, 7, 5
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jets")
-    return simulate(folder, _settings(workers=2), seed=SEED, quiet=True)
+    return simulate(_settings(workers=2), out=folder, seed=SEED, quiet=True)
 
 
 def _settings(**changes):
@@ -71,7 +71,7 @@ def test_the_branches_are_those_of_the_reference_sample():
         pytest.skip("SUBQUAD_DATA does not point to the reference data")
     with uproot.open(Path(folder) / "hep" / "sim" / "HToBB_000.root") as file:
         reference = {branch.name: branch.typename for branch in file["tree"].branches}
-    with uproot.open(sample.sample_path()) as file:
+    with uproot.open(examples.example_path()) as file:
         assert {branch.name: branch.typename for branch in file["tree"].branches} == reference
         assert list(reference) == [branch.name for branch in file["tree"].branches]
 
@@ -111,7 +111,7 @@ def test_jets_lie_within_the_cuts_and_are_the_sum_of_their_constituents(made):
 @needs_pythia
 def test_the_jets_do_not_depend_on_the_number_of_workers_and_do_depend_on_the_seed(made, tmp_path):
     job = {"classes": TWO[:1], "workers": 1}
-    again = simulate(tmp_path / "again", _settings(**job), seed=SEED, quiet=True)
+    again = simulate(_settings(**job), out=tmp_path / "again", seed=SEED, quiet=True)
     for first, second in zip(made, again, strict=False):
         assert _all_equal(read_columns(first), read_columns(second))
     other = make_jets(TWO[0], 3, SEED + 1)
@@ -123,7 +123,7 @@ def test_a_file_that_is_gone_is_made_again_and_the_others_are_left(made):
     before = read_columns(made[1])
     times = {path: path.stat().st_mtime_ns for path in made}
     made[1].unlink()
-    assert simulate(made[0].parent, _settings(workers=1), seed=SEED, quiet=True) == made
+    assert simulate(_settings(workers=1), out=made[0].parent, seed=SEED, quiet=True) == made
     assert _all_equal(read_columns(made[1]), before)
     assert all(path.stat().st_mtime_ns == times[path] for path in made if path != made[1])
 
@@ -131,7 +131,9 @@ def test_a_file_that_is_gone_is_made_again_and_the_others_are_left(made):
 @needs_pythia
 def test_a_stopped_simulation_leaves_no_half_file(tmp_path):
     command = "from subquad.hep.commands.simulate import simulate, SimulateSettings as S; import sys\n"
-    command += "simulate(sys.argv[1], S(jets_per_class=5, jets_per_file=1, classes=('WToQQ',), workers=1), quiet=True)"
+    command += (
+        "simulate(S(jets_per_class=5, jets_per_file=1, classes=('WToQQ',), workers=1), out=sys.argv[1], quiet=True)"
+    )
     process = subprocess.Popen([sys.executable, "-c", command, str(tmp_path)], stderr=subprocess.DEVNULL)
     watch = threading.Timer(60, process.kill)
     watch.start()
@@ -149,12 +151,12 @@ def test_a_stopped_simulation_leaves_no_half_file(tmp_path):
 @needs_pythia
 def test_a_folder_with_jets_of_another_seed_is_refused_until_forced(tmp_path):
     settings = SimulateSettings(jets_per_class=1, classes=("TTBar",), workers=1)
-    (path,) = simulate(tmp_path, settings, seed=1, quiet=True)
+    (path,) = simulate(settings, out=tmp_path, seed=1, quiet=True)
     first = read_columns(path)
-    with pytest.raises(SubquadError, match=r"asked for otherwise \(seed 1 → 2\); give the same again to go on"):
-        simulate(tmp_path, settings, seed=2, quiet=True)
+    with pytest.raises(SubquadError, match=r"jets of other settings \(seed 1 → 2\); give the same settings"):
+        simulate(settings, out=tmp_path, seed=2, quiet=True)
     assert _all_equal(read_columns(path), first)
-    simulate(tmp_path, settings, seed=2, force=True, quiet=True)
+    simulate(settings, out=tmp_path, seed=2, force=True, quiet=True)
     assert not _all_equal(read_columns(path), first)
 
 
@@ -162,7 +164,7 @@ def test_a_folder_with_jets_of_another_seed_is_refused_until_forced(tmp_path):
 @pytest.mark.parametrize("version", [None, 1])
 def test_a_folder_with_jets_of_another_version_of_the_physics_is_refused_until_forced(tmp_path, version):
     settings = SimulateSettings(jets_per_class=1, classes=("TTBar",), workers=1)
-    (path,) = simulate(tmp_path, settings, seed=1, quiet=True)
+    (path,) = simulate(settings, out=tmp_path, seed=1, quiet=True)
     record = tmp_path / RECORD
     asked = json.loads(record.read_text(encoding="utf-8"))
     assert asked.pop("physics") == PHYSICS == 2
@@ -170,11 +172,11 @@ def test_a_folder_with_jets_of_another_version_of_the_physics_is_refused_until_f
     record.write_text(json.dumps(before), encoding="utf-8")
     # even where a file is missing that could be made now
     path.unlink()
-    message = r"holds jets of version 1 of the simulated physics, and this is version 2; take another folder.*--force"
+    message = r"holds jets of version 1 of the simulated physics, and this is version 2; choose another folder.*--force"
     with pytest.raises(SubquadError, match=message):
-        simulate(tmp_path, settings, seed=1, quiet=True)
+        simulate(settings, out=tmp_path, seed=1, quiet=True)
     assert not path.exists()
-    simulate(tmp_path, settings, seed=1, force=True, quiet=True)
+    simulate(settings, out=tmp_path, seed=1, force=True, quiet=True)
     assert path.exists()
     assert json.loads(record.read_text(encoding="utf-8")) == {"physics": PHYSICS, **asked}
 
@@ -182,8 +184,8 @@ def test_a_folder_with_jets_of_another_version_of_the_physics_is_refused_until_f
 @needs_pythia
 def test_a_file_of_someone_else_is_not_overwritten(tmp_path):
     (tmp_path / "TTBar_000.root").write_text("mine")
-    with pytest.raises(SubquadError, match=r"TTBar_000\.root: is there already, and was not made by this command"):
-        simulate(tmp_path, SimulateSettings(jets_per_class=1, classes=("TTBar",)), quiet=True)
+    with pytest.raises(SubquadError, match=r"TTBar_000\.root: exists and was not written by this command"):
+        simulate(SimulateSettings(jets_per_class=1, classes=("TTBar",)), out=tmp_path, quiet=True)
     assert (tmp_path / "TTBar_000.root").read_text() == "mine"
 
 
@@ -193,7 +195,7 @@ def test_a_worker_that_fails_is_reported_with_its_last_words(tmp_path, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     settings = SimulateSettings(jets_per_class=1, classes=("TTBar",))
     with pytest.raises(SubquadError, match=r"(?s)TTBar_000\.root: the simulation ended with status \d+.*no hadrons"):
-        simulate(tmp_path / "out", settings, quiet=True)
+        simulate(settings, out=tmp_path / "out", quiet=True)
     assert not list((tmp_path / "out").glob("*.root"))
 
 
@@ -209,19 +211,19 @@ def test_the_groomed_mass_of_w_jets_lies_near_the_w():
 
 def test_without_pythia_the_remedy_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "pythia8mc", None)
-    with pytest.raises(MissingExtra, match=r"pip install --only-binary pythia8mc pythia8mc.*sample_path\(\)"):
-        simulate(tmp_path / "out")
+    with pytest.raises(MissingExtra, match=r"pip install --only-binary pythia8mc pythia8mc.*example:jets"):
+        simulate(out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"jets_per_class": 0}, r"jets_per_class is 0; give 1 or more"),
-        ({"workers": -2}, r"workers is -2"),
+        ({"jets_per_class": 0}, r"--jets-per-class is 0; give 1 or more"),
+        ({"workers": -2}, r"--workers is -2"),
         ({"classes": ("HToBb",)}, r"no class 'HToBb'; did you mean 'HToBB'\?"),
-        ({"classes": ()}, r"classes is empty; there are: ZJetsToNuNu"),
-        ({"classes": ("TTBar", "TTBar")}, r"classes names one twice"),
+        ({"classes": ()}, r"--classes is empty; the classes are ZJetsToNuNu"),
+        ({"classes": ("TTBar", "TTBar")}, r"--classes names a class twice"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, message):
@@ -231,33 +233,33 @@ def test_settings_that_cannot_work_are_refused(changes, message):
 
 def test_a_negative_seed_is_refused(tmp_path):
     with pytest.raises(SubquadError, match="seed is -1; give 0 or more"):
-        simulate(tmp_path, seed=-1)
+        simulate(out=tmp_path, seed=-1)
 
 
-# the sample
+# the example
 
 
-def test_the_sample_that_comes_with_subquad_holds_the_ten_classes_mixed():
-    path = sample.sample_path()
+def test_the_example_that_ships_with_subquad_holds_the_ten_classes_mixed():
+    path = examples.example_path()
     assert path.stat().st_size < 2_500_000
     table = read_columns(path)
-    assert len(table["npart"]) == sample.JETS_PER_CLASS * len(CLASSES)
+    assert len(table["npart"]) == 150 * len(CLASSES)
     labels = np.stack([table[process.label] for process in PROCESSES.values()], axis=1).astype(int)
     assert (labels.sum(axis=1) == 1).all()
-    assert (labels.sum(axis=0) == sample.JETS_PER_CLASS).all()
+    assert (labels.sum(axis=0) == 150).all()
     # mixed: the first jets are not all of one class
     assert (labels[:101].sum(axis=0) > 0).all()
 
 
-def test_a_damaged_sample_is_noticed(monkeypatch, tmp_path):
-    copy = tmp_path / "jets.root"
-    copy.write_bytes(sample.sample_path().read_bytes()[:-1])
-    monkeypatch.setattr(sample, "_PATH", copy)
-    with pytest.raises(SubquadError, match=r"jets\.root: is damaged .*; install subquad again"):
-        sample.sample_path()
+def test_a_damaged_example_is_noticed(monkeypatch, tmp_path):
+    copy = tmp_path / "jets_small.root"
+    copy.write_bytes(examples.example_path().read_bytes()[:-1])
+    monkeypatch.setattr(examples, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(SubquadError, match=r"jets_small\.root: this file of the package has changed"):
+        examples.example_path()
     copy.unlink()
-    with pytest.raises(SubquadError, match=r"jets\.root: is missing; install subquad again"):
-        sample.sample_path()
+    with pytest.raises(SubquadError, match=r"jets_small\.root: this file of the package is missing"):
+        examples.example_path()
 
 
 def test_all_classes_are_those_of_the_settings():

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from subquad.hep.data import sample
+from subquad.hep.data.examples import example_path
 from subquad.hep.simulation.detector import CHARGED_HADRON, MUON, NEUTRAL_HADRON, PHOTON, detect
 from subquad.hep.simulation.generator import Events, Generator
 from subquad.hep.simulation.jets import RADIUS, substructure
@@ -241,7 +241,7 @@ def _soft_drop(constituents):
 
 
 def test_soft_drop_and_subjettiness_equal_their_definitions():
-    table = read_columns(sample.sample_path())
+    table = read_columns(example_path())
     sizes = table["npart"][:11]
     vectors = np.stack([table[f"part_{name}"][: sizes.sum()] for name in ("px", "py", "pz", "energy")], axis=1)
     vectors = vectors.astype(np.float64)

@@ -9,45 +9,52 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.hep_jets import dataset_in_memory
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit
-from subquad.hep.commands import fit as tasks
+from subquad.hep.commands import fit as command
 from subquad.hep.data import jets as data
 from subquad.hep.data import preparation
+from subquad.hep.data.batches import Prefetch, WaitingTime, collate
 from subquad.hep.data.jets import read
-from subquad.hep.data.prefetch import Ahead, Waiting
-from subquad.hep.data.preparation import plan_of, prepare, put_aside
-from subquad.hep.data.store import open_store
-from subquad.hep.models.tagger import collate, inputs_of
-from subquad.hep.settings import PRESETS
+from subquad.hep.data.preparation import source_of, temporary_store
+from subquad.hep.data.splits import with_present_classes
+from subquad.hep.models.presets import PRESETS
 
-SETTINGS = FitSettings(epochs=1, batch=11, net_alone=True)
-NET = PRESETS["standard"]
+SETTINGS = FitSettings(epochs=1, batch_size=11, no_boosting=True)
+NET = PRESETS["standard"].net
+
+
+def split_store(source, folder, net, settings):
+    """The parts of a store, as the command splits it."""
+    dataset, fitted = source.open(folder)
+    dataset = with_present_classes(dataset, fitted, source.files[0])
+    return command._split(dataset, fitted, source, net=net, settings=settings, seed=1)
 
 
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 def test_a_net_sees_in_the_store_what_it_sees_in_memory(preset, jets, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "ENTRIES_AT_A_TIME", 13)
-    settings, net = replace(SETTINGS, preset=preset), PRESETS[preset]
-    plan = plan_of(jets, [], net, settings)
-    with put_aside(plan, settings, tmp_path / "run", quiet=True) as folder:
-        prepared = prepare(folder, plan, settings, seed=1)
-        part = prepared.parts["test"]
-        whole = inputs_of(read(jets), net, part.scale)
+    monkeypatch.setattr(data, "ENTRIES_PER_CHUNK", 13)
+    settings, net = replace(SETTINGS, preset=preset), PRESETS[preset].net
+    source = source_of(jets, [], net, settings)
+    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+        parts = split_store(source, folder, net, settings)
+        part = parts["test"]
+        whole = dataset_in_memory(read(jets), net, part.layout.jet_standardizer)
         some = torch.tensor([3, 0, 7])
-        found, expected = collate(part, some, net), collate(whole, part.place[some], net)
-        for name in ("x", "points", "mask", "vectors", "observers", "labels"):
+        found, expected = collate(part, some), collate(whole, part.rows[some])
+        for name in ("x", "points", "mask", "vectors", "jet_features", "labels"):
             one, other = getattr(found, name), getattr(expected, name)
             assert (one is None and other is None) or torch.equal(one, other), name
-        rows = torch.cat([inputs.place for inputs in prepared.parts.values()])
+        rows = torch.cat([one.rows for one in parts.values()])
         assert rows.sort().values.tolist() == list(range(141))
     assert not any(tmp_path.iterdir())
 
 
 def test_momenta_are_in_gev_and_padded_with_0(jets):
     found = read(jets)
-    batch = collate(inputs_of(found, PRESETS["paper"], None), torch.arange(5), PRESETS["paper"])
+    batch = collate(dataset_in_memory(found, PRESETS["paper"].net), torch.arange(5))
     for j, length in enumerate(found.lengths[:5]):
         expected = found.particles[found.first[j] : found.first[j + 1], :4]
         assert np.array_equal(batch.vectors[j, :length], expected)
@@ -55,18 +62,18 @@ def test_momenta_are_in_gev_and_padded_with_0(jets):
 
 
 def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
-    plan = plan_of(jets, [], NET, SETTINGS)
-    with put_aside(plan, SETTINGS, tmp_path / "run", quiet=True) as folder:
-        assert open_store(folder, plan.key) is not None
-        assert open_store(folder, plan_of(jets[:2], [], NET, SETTINGS).key) is None
-        assert open_store(folder, plan_of(jets, [], PRESETS["paper"], SETTINGS).key) is None
+    source = source_of(jets, [], NET, SETTINGS)
+    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+        assert source.open(folder) is not None
+        assert source_of(jets[:2], [], NET, SETTINGS).open(folder) is None
+        assert source_of(jets, [], PRESETS["paper"].net, SETTINGS).open(folder) is None
         (folder / "index.json").unlink()
-        assert open_store(folder, plan.key) is None
+        assert source.open(folder) is None
 
 
 def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path):
     files = [str(path) for path in jets]
-    flags = ["--epochs", "1", "--batch", "11", "--net-alone", "--quiet"]
+    flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--quiet"]
     command = [
         sys.executable,
         "-m",
@@ -92,7 +99,7 @@ def test_a_fit_that_is_stopped_while_it_learns_does_not_read_again(jets, tmp_pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "logits", stop)
+        patch.setattr(command, "predict_logits", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
     assert (tmp_path / "run" / "jets" / "index.json").is_file()
@@ -113,39 +120,39 @@ def test_what_cannot_be_used_leaves_nothing_behind(jets, tables, tmp_path):
 def test_a_folder_that_will_not_do_is_refused_before_jets_are_read(jets, tmp_path, monkeypatch):
     (tmp_path / "note.txt").write_text("mine")
     monkeypatch.setattr(preparation, "write_store", None)
-    with pytest.raises(SubquadError, match="not empty, and not written by subquad"):
+    with pytest.raises(SubquadError, match="not empty and not written by subquad"):
         fit(jets, SETTINGS, out=tmp_path, quiet=True)
 
 
 def test_weights_enter_the_loss(jets, tmp_path):
     settings = replace(SETTINGS, reweight="class", reweight_vars=("jet_sdmass:0,100,140,300",))
-    plan = plan_of(jets[:2] * 1, [], NET, settings)
-    with put_aside(plan, settings, tmp_path / "run", quiet=True) as folder:
-        prepared = prepare(folder, plan, settings, seed=1)
-        part = prepared.parts["train"]
-        both = torch.cat([part.weights, prepared.parts["validation"].weights])
-        labels = torch.cat([part.labels, prepared.parts["validation"].labels])
+    source = source_of(jets[:2], [], NET, settings)
+    with temporary_store(source, tmp_path / "run", quiet=True) as folder:
+        parts = split_store(source, folder, NET, settings)
+        part = parts["train"]
+        both = torch.cat([part.weights, parts["validation"].weights])
+        labels = torch.cat([part.labels, parts["validation"].labels])
         assert part.weights.mean().item() == pytest.approx(1, abs=1e-5)
         assert part.weights.std() > 0.05
         assert both[labels == 0].sum().item() == pytest.approx(both[labels == 1].sum().item(), rel=1e-4)
-        assert torch.equal(collate(part, torch.tensor([5, 2]), NET).weights, part.weights[[5, 2]])
+        assert torch.equal(collate(part, torch.tensor([5, 2])).weights, part.weights[[5, 2]])
     metrics = fit(jets, settings, out=tmp_path / "run", quiet=True)
     assert metrics["jets"]["train"] == 99
 
 
-def test_items_are_made_ahead_in_their_order_once_each():
+def test_items_are_prefetched_in_their_order_once_each():
     from concurrent.futures import ThreadPoolExecutor
 
     made = []
     with ThreadPoolExecutor(1) as pool:
-        plan = Ahead(list(range(10)), lambda item: made.append(item) or 10 * item, pool, Waiting())[1::2]
+        plan = Prefetch(list(range(10)), lambda item: made.append(item) or 10 * item, pool, WaitingTime())[1::2]
         assert [plan[i] for i in range(len(plan))] == [10, 30, 50, 70, 90]
         assert plan[0] == 10
     assert made[:5] == [1, 3, 5, 7, 9]
 
 
 def test_two_processes_share_all_jets_out(jets, tmp_path):
-    flags = ["--epochs", "1", "--batch", "11", "--net-alone", "--out", str(tmp_path / "two")]
+    flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--out", str(tmp_path / "two")]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
         *("-m", "support.hep_recorded_fit", str(tmp_path), "hep", "fit", *map(str, jets[:2]), *flags),

@@ -5,8 +5,8 @@ import pytest
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings
-from subquad.hep.data.card_weights import Reweighting
-from subquad.hep.data.reweighting import class_weights, kinematic_weights, normalised
+from subquad.hep.data.reweighting import balance_classes, kinematic_weights, unit_mean
+from subquad.hep.settings import Reweighting
 
 EDGES = (0.0, 1.0, 2.0, 3.0)
 
@@ -24,7 +24,7 @@ def sums(weights, columns, labels):
 
 def test_classes_of_unequal_number_count_the_same():
     _, labels = drawn()
-    weights = class_weights(np.ones(len(labels)), labels, 3)
+    weights = balance_classes(np.ones(len(labels)), labels, 3)
     assert np.bincount(labels, weights) == pytest.approx([1, 1])
 
 
@@ -80,15 +80,15 @@ def test_a_threshold_bounds_the_weights():
 
 
 def test_weights_have_a_mean_of_1_among_the_jets_to_learn_from():
-    found = normalised(np.array([1.0, 3.0, 8.0]), 2)
+    found = unit_mean(np.array([1.0, 3.0, 8.0]), 2)
     assert found.tolist() == [0.5, 1.5, 4.0]
-    with pytest.raises(SubquadError, match="all jets to learn from have the weight 0"):
-        normalised(np.array([0.0, 0.0, 1.0]), 2)
+    with pytest.raises(SubquadError, match="all training jets have weight 0"):
+        unit_mean(np.array([0.0, 0.0, 1.0]), 2)
 
 
 def test_a_class_without_jets_in_the_bins_is_told():
     columns, labels = drawn()
-    with pytest.raises(SubquadError, match=r"no jet of is0 lies inside of the bins of pt; give wider ones"):
+    with pytest.raises(SubquadError, match=r"no jet of is0 is inside the bins of pt; give wider bins"):
         kinematic_weights(Reweighting(bins={"pt": (7.0, 8.0)}, classes=("is0", "is1")), columns, labels, 2)
 
 

@@ -1,10 +1,15 @@
-"""Small ROOT files in JetClass's layout, with jets made up so that their class can be learnt."""
+"""Small ROOT files in JetClass's layout, with jets made up so that a tagger can distinguish their classes."""
+
+from dataclasses import replace
 
 import awkward as ak
 import numpy as np
 import uproot
 
+from subquad.hep.data.chunks import chunk_of
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
+from subquad.hep.data.layout import Standardizer, layout_of
+from subquad.hep.data.store import dataset_of
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
 JETCLASS = ("QCD", "Hbb", "Hcc", "Hgg", "H4q", "Hqql", "Zqq", "Wqq", "Tbqq", "Tbl")
@@ -62,3 +67,13 @@ def write(path, table, tree="tree"):
         content = dict.fromkeys(per_particle, "var * float32")
         file.mktree(tree, {**content, **types}).extend({**per_particle, **per_jet})
     return path
+
+
+def dataset_in_memory(jets, net, standardizer=None):
+    """Jets as a network takes them, with jet-level features standardized by the jets themselves unless given."""
+    layout = layout_of(net)
+    dataset = dataset_of(chunk_of(jets, layout), layout)
+    if net.has_jet_features:
+        standardizer = standardizer or Standardizer.fit(dataset.jet_features)
+        dataset = replace(dataset, layout=replace(layout, jet_standardizer=standardizer))
+    return dataset

@@ -10,14 +10,14 @@ from subquad.hep.data import store
 real, calls = store._Writer.add, []
 
 
-def add(writer, piece):
+def add(writer, chunk):
     calls.append(1)
     if len(calls) > 4:
         os._exit(9)
-    real(writer, piece)
+    real(writer, chunk)
 
 
 if __name__ == "__main__":
-    data.ENTRIES_AT_A_TIME = 20
+    data.ENTRIES_PER_CHUNK = 20
     store._Writer.add = add
     sys.exit(main(sys.argv[1:]))

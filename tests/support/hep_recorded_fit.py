@@ -8,16 +8,16 @@ from subquad.cli import main
 from subquad.hep.models import training
 from subquad.train.distributed import processes
 
-real, seen = training.collate, []
+real, recorded = training.collate, []
 
 
-def collate(inputs, rows, *others):
-    seen.append(inputs.place[rows].tolist())
-    return real(inputs, rows, *others)
+def collate(dataset, indices, *others):
+    recorded.append(dataset.rows[indices].tolist())
+    return real(dataset, indices, *others)
 
 
 if __name__ == "__main__":
     training.collate = collate
     status = main(sys.argv[2:])
-    Path(sys.argv[1], f"{processes().process_index}.json").write_text(json.dumps(seen))
+    Path(sys.argv[1], f"{processes().process_index}.json").write_text(json.dumps(recorded))
     sys.exit(status)

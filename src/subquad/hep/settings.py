@@ -133,8 +133,8 @@ class FitSettings:
     """Number of Chebyshev layers."""
     graph: Model[Graph | None] = None
     """Space in which nearest neighbours are found: all features, or Δη and Δφ; `auto` and `epcn` take angles only."""
-    boosting: Training[bool] = True
-    """Fit gradient boosting on jet-level features as a baseline."""
+    no_boosting: Training[bool] = False
+    """Skip the gradient-boosting baseline on jet-level features."""
     ema_decay: Training[float | None] = None
     """Decay of the exponential moving average of the weights, which is what is saved. Default: 0.998 for `auto`, no
     average for the others."""

@@ -27,7 +27,7 @@ __all__ = ["evaluate"]
 
 KIND = "hep evaluation"
 
-VARIES_BETWEEN_TRAININGS = ("seed", "threads", "files", "test", "background", "boosting")
+VARIES_BETWEEN_TRAININGS = ("seed", "threads", "files", "test", "background", "no_boosting")
 """Settings that may differ between trainings of one model."""
 
 

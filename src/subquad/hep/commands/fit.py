@@ -169,7 +169,7 @@ def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) ->
     test, began = job.parts["test"], time.perf_counter()
     scores = {"probabilities": predict_logits(fitted.net, test).double().softmax(-1).float().numpy()}
     seconds["predicting"] = time.perf_counter() - began
-    if job.settings.boosting:
+    if not job.settings.no_boosting:
         began = time.perf_counter()
         say("fitting the gradient-boosting baseline", quiet=job.quiet)
         boosting = fit_boosting(job.parts["train"], test, classes=len(job.classes), seed=job.seed)

@@ -30,9 +30,9 @@ do not name, kept K⁰S and hyperons undecayed and counted particles that curl u
 
 
 def simulate(
-    out: Path | str,
     settings: SimulateSettings | None = None,
     *,
+    out: Path | str,
     seed: int = 0,
     force: bool = False,
     quiet: bool = False,
@@ -43,8 +43,8 @@ def simulate(
     the same call: complete files are kept, and no file is ever partly written.
 
     Args:
-        out: Folder to write.
         settings: Numbers of jets and processes; defaults if None.
+        out: Folder to write.
         seed: Of the collisions and the detector.
         force: Simulate all files again.
         quiet: Print no progress.

@@ -75,8 +75,8 @@ def pythia() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtra(
             "pythia8mc is not installed, and jets cannot be simulated without it; install it with: "
-            "pip install --only-binary pythia8mc pythia8mc. If no wheel fits this Python, use the jets that come with "
-            "subquad (subquad.hep.data.sample.sample_path())"
+            "pip install --only-binary pythia8mc pythia8mc. If no wheel fits this Python, use `example:jets`, "
+            "which ships with subquad"
         ) from error
     return pythia8mc
 

@@ -1,0 +1,119 @@
+"""The dense form of a tagger, which can be exported: filters multiply by whole matrices instead of neighbour lists.
+
+ONNX has no neighbour lists. The dense form has the same values and costs O(P²) instead of O(P E).
+
+Axes: B jets, P particles, E edges, H particle features, J jet-level features, C classes; inputs are [B, H, P] as in
+weaver.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from subquad.hep.data.layout import Layout
+from subquad.hep.models.trained import TrainedTagger
+from subquad.nn.graph import PCN, ChebConv
+from subquad.nn.kinematic import EPCN, KinematicPCN
+from subquad.ops.chebyshev import Neighbours, chebyshev, knn_adjacency, scaled_laplacian
+from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
+
+__all__ = ["DenseTagger", "example_inputs", "input_names"]
+
+MULTIPLICITIES, BATCH_SIZES = (1, 2, 7, 40, 128), (1, 3)
+"""Sizes of the example inputs."""
+
+
+class _DenseFilter(nn.Module):
+    """A `ChebConv` that takes the whole matrix in place of neighbour lists."""
+
+    def __init__(self, of: ChebConv) -> None:
+        super().__init__()
+        self.weight, self.bias = of.weight, of.bias
+
+    def forward(self, x: Tensor, graph: Neighbours, mask: Tensor) -> Tensor:
+        x = torch.where(mask[..., None], x, 0)
+        return torch.where(mask[..., None], chebyshev(x, self.weight, graph.value) + self.bias, 0)
+
+
+def _dense(laplacian: Tensor) -> Neighbours:
+    B, P, _ = laplacian.shape
+    return Neighbours(torch.arange(P, device=laplacian.device).expand(B, P, P), laplacian)
+
+
+class DenseTagger(nn.Module):
+    """A network with weaver's inputs that returns probabilities.
+
+    Args:
+        net: A PCN, an EPCN or a KinematicPCN; it is copied.
+        uses_features_as_points: Nearest neighbours are found in the features, and there is no input `pf_points`.
+    """
+
+    def __init__(self, net: nn.Module, *, uses_features_as_points: bool = False) -> None:
+        super().__init__()
+        self.net, self.uses_features_as_points = copy.deepcopy(net).eval(), uses_features_as_points
+        for part in [self.net] if isinstance(net, PCN) else getattr(self.net, "on_each", []):
+            part.filters = nn.ModuleList(_DenseFilter(one) for one in part.filters)
+        self.eval()
+
+    def forward(
+        self,
+        pf_features: Float[Tensor, "B H P"],
+        pf_mask: Float[Tensor, "B 1 P"],
+        pf_points: Float[Tensor, "B 2 P"] | None = None,
+        pf_vectors: Float[Tensor, "B 4 P"] | None = None,
+        jet_features: Float[Tensor, "B J"] | None = None,
+    ) -> Float[Tensor, "B C"]:
+        """Return the probabilities."""
+        x, mask = pf_features.mT, pf_mask[:, 0] != 0
+        points = x if self.uses_features_as_points or pf_points is None else pf_points.mT
+        net = self.net
+        if isinstance(net, KinematicPCN):
+            assert pf_vectors is not None
+            return net(x, points, mask, vectors=pf_vectors.mT, jet_features=jet_features).softmax(-1)
+        if isinstance(net, EPCN):
+            assert pf_vectors is not None
+            adjacency = knn_adjacency(points, mask, net.k, periodic=(1,))
+            pairs = pair_kinematics(pf_vectors.mT, points, mask)
+            laplacians = kinematic_laplacians(pairs, adjacency, torch.eye(len(VARIABLES)))
+            parts = zip(laplacians.unbind(1), net.on_each, strict=True)
+            return net.classify([part(x, _dense(matrix), mask) for matrix, part in parts], mask).softmax(-1)
+        adjacency = knn_adjacency(points, mask, net.k, periodic=net.periodic)
+        graph = _dense(scaled_laplacian(adjacency, mask))
+        return net.classify(x, graph, mask, jet_features=jet_features).softmax(-1)
+
+
+def input_names(tagger: TrainedTagger) -> list[str]:
+    """Return the names of the inputs that the tagger's network takes."""
+    return [
+        *(["pf_points"] if tagger.settings.graph == "angles" else []),
+        "pf_features",
+        *(["pf_vectors"] if isinstance(tagger.net, EPCN | KinematicPCN) else []),
+        "pf_mask",
+        *(["jet_features"] if tagger.layout.jet_standardizer is not None else []),
+    ]
+
+
+def example_inputs(layout: Layout, names: Sequence[str]) -> list[dict[str, Tensor]]:
+    """Return random jets of 1 to 128 particles, in batches of one and of three, some of them padded."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for B, P in [(B, P) for B in BATCH_SIZES for P in MULTIPLICITIES]:
+
+        def normal(*shape: int, B: int = B) -> Tensor:
+            return torch.randn(B, *shape, generator=generator)
+
+        lengths = torch.randint(1, P + 1, (B, 1), generator=generator)
+        # one jet has no padding
+        lengths[0] = P
+        pt, eta, phi = (1.5 * normal(P) + 1).exp(), 0.2 * normal(P), 0.2 * normal(P)
+        inputs = {
+            "pf_points": torch.stack([eta, phi], 1),
+            "pf_features": normal(len(layout.features.names), P),
+            "pf_vectors": torch.stack([pt * phi.cos(), pt * phi.sin(), pt * eta.sinh(), pt * eta.cosh()], 1),
+            "pf_mask": (torch.arange(P) < lengths)[:, None].float(),
+            "jet_features": normal(len(layout.jet_features)),
+        }
+        found.append({name: inputs[name] for name in names})
+    return found
