@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target
 from subquad.bio.features import rows as parts
-from subquad.bio.features.sequences import Features
+from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.scores import score
 from subquad.bio.models import boosting, linear
 from subquad.bio.models.baselines import Baseline, fit_baseline, fit_boosting, fit_ridge
@@ -107,7 +107,7 @@ def test_ridge_is_scikit_learns(has_weights):
 
 def test_the_rows_own_gradients_give_the_same_ridge(monkeypatch):
     dataset = aligned("regression")
-    features = Features.for_inputs(dataset.inputs)
+    features = SequenceFeatures.for_inputs(dataset.inputs)
     X = features.matrix(dataset.inputs)
     whole = dict(linear.ridge_path(X, dataset.target.y, None, np.ones(features.count)))
     monkeypatch.setattr(linear, "MAX_DENSE", 0)

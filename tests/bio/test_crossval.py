@@ -51,7 +51,7 @@ def test_the_figures_are_those_of_the_folds_and_of_all_rows(done):
     for model in ("net", "ridge", "boosting", "stack"):
         own = [spearmanr(rows["measured"], rows[model]).statistic for _, rows in predicted.groupby("fold")]
         assert metrics["folds"][model] == pytest.approx(own)
-        assert metrics["mean"][model]["spearman"] == pytest.approx(np.mean(own))
+        assert metrics["test"][model]["spearman"] == pytest.approx(np.mean(own))
         assert metrics["spread"][model]["spearman"] == pytest.approx(np.std(own, ddof=1))
         whole = spearmanr(predicted["measured"], predicted[model]).statistic
         assert metrics["pooled"][model]["spearman"] == pytest.approx(whole)

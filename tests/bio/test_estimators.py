@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from subquad.bio.commands.fit import predict
+from subquad.bio.commands.predict import predict
 from subquad.bio.data.dataset import Inputs
 from subquad.bio.models.estimator_data import holdout_mask, read_X
 from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger

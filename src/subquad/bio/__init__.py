@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from subquad.bio.commands.cross_validate import cross_validate
     from subquad.bio.commands.design import design
     from subquad.bio.commands.epistasis import epistasis
-    from subquad.bio.commands.fit import fit, predict
+    from subquad.bio.commands.fit import fit
     from subquad.bio.commands.guides import guides
+    from subquad.bio.commands.predict import predict
     from subquad.bio.commands.report import report
     from subquad.bio.commands.scan import scan
     from subquad.bio.data.examples import resolve_table
@@ -72,7 +73,7 @@ _HOMES = {
     "fit": "subquad.bio.commands.fit",
     "guides": "subquad.bio.commands.guides",
     "plate_map": "subquad.bio.design_search.batch",
-    "predict": "subquad.bio.commands.fit",
+    "predict": "subquad.bio.commands.predict",
     "read_table": "subquad.bio.data.table",
     "report": "subquad.bio.commands.report",
     "resolve_table": "subquad.bio.data.examples",

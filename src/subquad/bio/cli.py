@@ -99,7 +99,7 @@ def predict(
         model: The network (net), a baseline (ridge, boosting; for base pairs vienna, vienna_bpp) or the stack of all;
             the report of the run compares them.
     """
-    from subquad.bio.commands.fit import predict as run_predict
+    from subquad.bio.commands.predict import predict as run_predict
 
     frame = run_predict(run, table, model=model, sequence=sequence, **_keywords(options))
     if not options.quiet:
@@ -303,7 +303,7 @@ def _print_folds(metrics: dict[str, Any], out: Path) -> None:
     from subquad.bio.plots.finished_run import LABELS
     from subquad.reporting.tables import print_table
 
-    mean, std = metrics["mean"], metrics["std"]
+    mean, std = metrics["test"], metrics["std"]
     names = [name for name in mean["net"] if ":" not in name][:6]
     rows = [
         [LABELS.get(model, model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]

@@ -11,7 +11,7 @@ from subquad.runs.storage import read_json
 __all__ = ["LOADERS", "load_run"]
 
 LOADERS = {
-    "bio": "subquad.bio.models.fitted:load",
+    "bio": "subquad.bio.models.estimators:load",
     "llm": "subquad.llm.models.loading:load",
     "hep": "subquad.hep.models.trained:load",
 }

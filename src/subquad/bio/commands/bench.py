@@ -187,7 +187,7 @@ def _versions() -> dict[str, str]:
 def _run_in_this_process(path: Path) -> None:
     """Run the job of a file, and write its outcome beside the folder of the run."""
     from subquad.bio.commands.fit import fit
-    from subquad.bio.metrics.memory import peak_memory
+    from subquad.bio.models.fit import peak_memory
     from subquad.bio.settings import FitSettings
 
     job: Job = read_json(path)

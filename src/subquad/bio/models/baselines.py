@@ -16,7 +16,7 @@ import numpy as np
 from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target, TaskType
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.features.rows import Part, part_of
-from subquad.bio.features.sequences import Features
+from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.boosting import Trees, fit_trees
 from subquad.bio.models.linear import Linear, SparseMatrix, logistic_path, ridge_path, scale_of
@@ -106,7 +106,7 @@ class Baseline:
         if untrusted:
             raise SubquadError(f"{path}: contains {', '.join(untrusted)}, which no fitted baseline does; fit again")
         values = load(path, trusted=list(TRUSTED))
-        features = ResidueFeatures if values["task_type"].startswith("residue") else Features
+        features = ResidueFeatures if values["task_type"].startswith("residue") else SequenceFeatures
         parts = (
             ("features", features.from_dict),
             ("linear", lambda own: Linear(**own)),
@@ -216,7 +216,7 @@ def fit_boosting(
 
 
 def _features(dataset: Dataset, train: Part) -> Any:
-    return (ResidueFeatures if dataset.target.is_residue else Features).for_inputs(train.inputs)
+    return (ResidueFeatures if dataset.target.is_residue else SequenceFeatures).for_inputs(train.inputs)
 
 
 def _ridge(

@@ -1,11 +1,11 @@
-"""Lyra as scikit-learn's estimators: of measurements, classes, values of residues, base pairs. As costly as `fit`.
+"""scikit-learn estimators of the networks: measurements, classes, values of residues, base pairs. As costly as `fit`.
 
-They work in scikit-learn's pipelines, searches and cross-validations. What is overridden here is what its contract asks
-to override: the parameters of `__init__`, and the tags.
+They work in scikit-learn's pipelines, searches and cross-validation.
 
 Axes: n rows, K columns of measurements or labels, C classes, L letters of a sequence, p pairs.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,22 +18,24 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
-from subquad.bio.models.base_estimator import Estimator
+from subquad.bio.models.base_estimator import Estimator, set_parameters
+from subquad.bio.models.ensemble import ensemble_mean, ensemble_std
 from subquad.bio.models.estimator_data import base_pairs, is_known, residue_labels, residue_target
-from subquad.bio.models.fitted import ensemble_mean
+from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, unknown
+from subquad.runs.folder import load_config
 
-__all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger"]
+__all__ = ["LyraClassifier", "LyraPairing", "LyraRegressor", "LyraTagger", "load"]
 
-NEAREST = 1e-7
-"""Probabilities of labels stay so far from 0 and 1: single precision knows no nearer."""
+MIN_PROBABILITY = 1e-7
+"""Distance of label probabilities from 0 and 1: float32 cannot represent smaller ones."""
 
 
 class LyraRegressor(RegressorMixin, Estimator):
-    """Measurements of sequences: Lyra beside an additive path that starts as ridge.
+    """Regression of measurements on sequences with an ensemble of MLPs and Lyra around ridge regression.
 
-    y is `(n,)`, or `(n, K)` where K measurements are learned together; of several some may be NaN.
+    y is `(n,)`, or `(n, K)` for K measurements that are learned jointly, some of which may be NaN.
 
     ```python
     from subquad.bio import LyraRegressor
@@ -43,14 +45,14 @@ class LyraRegressor(RegressorMixin, Estimator):
     low, high = model.predict_interval(["ACGTG"], level=0.9)
     ```
 
-    It passes scikit-learn's `check_estimator` but for `check_sample_weight_equivalence_on_dense_data`: a weight scales
-    a row's part of the loss, while repeated rows come in other batches and may be held out, so that the two are alike
-    in the mean and not to the last digit. A weight of 0 is exactly the same as no row.
+    It passes scikit-learn's `check_estimator` except `check_sample_weight_equivalence_on_dense_data`: a weight scales
+    the loss of a row, while repeated rows fall into other batches and may be held out, so that both agree on average
+    and not exactly. A weight of 0 is exactly equivalent to leaving out the row.
 
     Attributes:
-        nets_: the fitted nets; `nets_.facts` says what was chosen on the held out rows.
-        n_features_in_: columns of X; 1 where X is sequences.
-        feature_names_in_: their names, where X is a data frame.
+        ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
+        n_features_in_: Number of columns of X; 1 if X is a list of sequences.
+        feature_names_in_: Names of the columns, if X is a data frame.
     """
 
     def __init__(
@@ -70,21 +72,7 @@ class LyraRegressor(RegressorMixin, Estimator):
         validation_fraction: float = FitSettings.validation_fraction,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        super().__init__(
-            preset=preset,
-            ensemble_size=ensemble_size,
-            epochs=epochs,
-            tokens=tokens,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            alphabet=alphabet,
-            ambiguity=ambiguity,
-            strands=strands,
-            validation_fraction=validation_fraction,
-            random_state=random_state,
-        )
-        self.target_transform = target_transform
+        set_parameters(self, locals())
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Return the measurements, of the shape of y; with `return_std` also how far the members are apart.
@@ -100,29 +88,29 @@ class LyraRegressor(RegressorMixin, Estimator):
         return (mean, np.std(members, axis=0, ddof=1).reshape(shape)) if return_std else mean
 
     def predict_interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Return the lower and the upper end of what the measurements are within, each of the shape of y.
+        """Return the lower and the upper end of prediction intervals, each of the shape of y.
 
-        Split-conformal, from the errors on the held out rows: of new rows like those, `level` are inside. Infinite
-        where too few were held out to say so (90 % takes nine).
+        The intervals are split-conformal: calibrated on the validation rows, they contain the fraction `level` of new
+        rows from the same distribution. They are infinite if too few rows were held out (90 % needs nine).
 
         Args:
-            X: as for `predict`.
-            level: 0.5, 0.8, 0.9 or 0.95.
+            X: As for `predict`.
+            level: Nominal coverage: 0.5, 0.8, 0.9 or 0.95.
 
         Raises:
             SubquadError: X does not fit the model, no rows were held out, or there is no such level.
         """
-        _, members = self._members(X)
+        _, each = self._predict_each(X)
         if self._intervals is None:
-            raise SubquadError("all rows were learned from, so that no errors are known; give ten rows or more")
+            raise SubquadError("no rows were held out to calibrate intervals; fit with ten rows or more")
         if level not in LEVELS:
             raise SubquadError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
-        mean, spread = ensemble_mean(members), np.std(members, axis=0, ddof=1) if len(members) > 1 else None
+        mean, spread = ensemble_mean(each), ensemble_std(each)
         ends = np.full((2, *mean.shape), [[[-np.inf]], [[np.inf]]])
-        for k, said in enumerate(self._intervals):
-            if said is not None:
+        for k, values in enumerate(self._intervals):
+            if values is not None:
                 own = None if spread is None else spread[:, k]
-                ends[:, :, k] = Conformal.from_dict(said).interval(mean[:, k], own, level)
+                ends[:, :, k] = Conformal.from_dict(values).interval(mean[:, k], own, level)
         shape = (-1,) if self._form == "flat" else mean.shape
         return ends[0].reshape(shape), ends[1].reshape(shape)
 
@@ -131,7 +119,7 @@ class LyraRegressor(RegressorMixin, Estimator):
         tags.target_tags.multi_output = True
         return tags
 
-    def _learn_target(self, y: Any, inputs: Inputs) -> Target:
+    def _read_target(self, y: Any, inputs: Inputs) -> Target:
         names = [str(name) for name in getattr(y, "columns", [])]
         y = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
         self._form = "flat" if y.ndim == 1 else "wide"
@@ -147,9 +135,9 @@ class LyraRegressor(RegressorMixin, Estimator):
 
 
 class LyraClassifier(ClassifierMixin, Estimator):
-    """Classes of sequences: Lyra beside an additive path that starts as logistic regression.
+    """Classification of sequences with an ensemble of MLPs and Lyra around logistic regression.
 
-    y is `(n,)` of two or more classes, or `(n, K)` of 0 and 1: labels, any number of which a row may have.
+    y is `(n,)` of two or more classes, or `(n, K)` of 0 and 1 for K labels (multilabel).
 
     ```python
     from subquad.bio import LyraClassifier
@@ -158,17 +146,17 @@ class LyraClassifier(ClassifierMixin, Estimator):
     model.predict_proba(["GLFDIIKKIA"])
     ```
 
-    Of scikit-learn's `check_estimator` it passes all but the one that `LyraRegressor` does not, for the same reason.
+    It passes scikit-learn's `check_estimator` with the same exception as `LyraRegressor`.
 
     Attributes:
-        classes_: `(C,)` in order; `0 … K-1` for labels.
-        nets_: the fitted nets; `nets_.facts` says what was chosen on the held out rows.
-        n_features_in_: columns of X; 1 where X is sequences.
-        feature_names_in_: their names, where X is a data frame.
+        classes_: `(C,)` sorted classes; `0 … K-1` for labels.
+        ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
+        n_features_in_: Number of columns of X; 1 if X is a list of sequences.
+        feature_names_in_: Names of the columns, if X is a data frame.
     """
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the likeliest class of each row; of labels `(n, K)`, 1 where it is likelier than not."""
+        """Return the most likely class of each row, or `(n, K)` labels that are 1 if their probability exceeds 0.5."""
         probability = self.predict_proba(X)
         if self._form == "labels":
             return (probability > 0.5).astype(np.int64)
@@ -176,18 +164,18 @@ class LyraClassifier(ClassifierMixin, Estimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, `(n, C)`, or of each label, `(n, K)`."""
-        _, members = self._members(X)
-        probability = ensemble_mean(members)
+        _, each = self._predict_each(X)
+        probability = ensemble_mean(each)
         if self._form == "labels":
-            return probability.clip(NEAREST, 1 - NEAREST)
-        return _of_classes(probability)
+            return probability.clip(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+        return _class_probabilities(probability)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
 
-    def _learn_target(self, y: Any, inputs: Inputs) -> Target:
+    def _read_target(self, y: Any, inputs: Inputs) -> Target:
         names = [str(name) for name in getattr(y, "columns", [])]
         y = check_array(y, dtype=None, ensure_2d=False, accept_sparse="csr", input_name="y")
         check_classification_targets(y)
@@ -206,10 +194,10 @@ class LyraClassifier(ClassifierMixin, Estimator):
 
 
 class LyraTagger(Estimator):
-    """One value a residue: classes (secondary structure, binding) or numbers (disorder, reactivity).
+    """One value per residue: classes (secondary structure, binding) or numbers (disorder, reactivity).
 
-    y is n strings, one sign a letter, or n lists or arrays, one label or number a letter; `-`, `?`, None and NaN are
-    unknown. Predictions come in the form that y had.
+    y is n strings with one character per letter, or n lists or arrays with one label or number per letter; `-`, `?`,
+    None and NaN are unknown. Predictions have the form of y.
 
     ```python
     from subquad.bio import LyraTagger
@@ -218,14 +206,14 @@ class LyraTagger(Estimator):
     model.predict(["MKTWYIAKQ"])
     ```
 
-    scikit-learn's `check_estimator` does not apply, since it has no such y; searches and cross-validation do.
+    It works in searches and cross-validation; scikit-learn's `check_estimator` has no such y.
 
     Args:
-        values: `classes` or `numbers`; `auto` takes numbers with a fraction for numbers, and all else for classes.
+        values: `classes` or `numbers`; `auto` treats fractional numbers as numbers and everything else as classes.
 
     Attributes:
-        classes_: `(C,)` in order; none where numbers are predicted.
-        nets_: the fitted nets; `nets_.facts` says what was chosen on the held out rows.
+        classes_: `(C,)` sorted classes; absent if numbers are predicted.
+        ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
     """
 
     def __init__(
@@ -245,43 +233,29 @@ class LyraTagger(Estimator):
         validation_fraction: float = FitSettings.validation_fraction,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        super().__init__(
-            preset=preset,
-            ensemble_size=ensemble_size,
-            epochs=epochs,
-            tokens=tokens,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            alphabet=alphabet,
-            ambiguity=ambiguity,
-            validation_fraction=validation_fraction,
-            random_state=random_state,
-        )
-        self.values = values
-        self.target_transform = target_transform
+        set_parameters(self, locals())
 
     def predict(self, X: Any) -> list[Any]:
-        """Return the values of each row: a string, or an array `(L,)` of labels or numbers, as y was."""
+        """Return the values of each row in the form of y: a string, or an array `(L,)` of labels or numbers."""
         if not self._has_classes:
-            inputs, members = self._members(X)
-            return [values[:, 0] for values in _cut(ensemble_mean(members), inputs)]
+            inputs, each = self._predict_each(X)
+            return [values[:, 0] for values in _unpadded(ensemble_mean(each), inputs)]
         labels = [self.classes_[probability.argmax(1)] for probability in self.predict_proba(X)]
         return ["".join(own) for own in labels] if self._form == "text" else labels
 
     def predict_proba(self, X: Any) -> list[np.ndarray]:
-        """Return the probability of each class at each letter, one `(L, C)` a row.
+        """Return the probability of each class at each letter, one `(L, C)` array per row.
 
         Raises:
             SubquadError: X does not fit the model, or it predicts numbers.
         """
-        inputs, members = self._members(X)
+        inputs, each = self._predict_each(X)
         if not self._has_classes:
             raise SubquadError("this tagger predicts numbers, which have no probabilities; use predict")
-        return [_of_classes(probability) for probability in _cut(ensemble_mean(members), inputs)]
+        return [_class_probabilities(probability) for probability in _unpadded(ensemble_mean(each), inputs)]
 
     def score(self, X: Any, y: Any) -> float:
-        """Return the share of the known residues whose class is right; of numbers R² over all of them."""
+        """Return the accuracy over all known residues, or R² if numbers are predicted."""
         known = [is_known(own) for own in y]
         predicted = [np.asarray(list(own))[there] for own, there in zip(self.predict(X), known, strict=True)]
         true = [np.asarray(list(own), dtype=object)[there] for own, there in zip(y, known, strict=True)]
@@ -289,14 +263,14 @@ class LyraTagger(Estimator):
         return float((found == truth).mean()) if self._has_classes else float(r2_score(truth.astype(float), found))
 
     def __sklearn_tags__(self) -> Any:
-        return _of_sequences(super().__sklearn_tags__())
+        return _sequence_tags(super().__sklearn_tags__())
 
     @property
     def _has_classes(self) -> bool:
-        check_is_fitted(self, "nets_")
+        check_is_fitted(self, "ensemble_")
         return self._target["task_type"] != "residue_regression"
 
-    def _learn_target(self, y: Any, inputs: Inputs) -> Target:
+    def _read_target(self, y: Any, inputs: Inputs) -> Target:
         if self.values not in ("auto", "classes", "numbers"):
             raise unknown("values", str(self.values), ["auto", "classes", "numbers"])
         rows = [own if isinstance(own, str) else np.asarray(own, dtype=object).tolist() for own in y]
@@ -315,9 +289,9 @@ class LyraTagger(Estimator):
 
 
 class LyraPairing(Estimator):
-    """Base pairs of RNA: Lyra and a small net of pairs, started at a thermodynamic model's probabilities (ViennaRNA).
+    """Base pairs of RNA with Lyra and a pair network, starting at the pair probabilities of ViennaRNA.
 
-    y is n dot-brackets, or n lists of paired positions from 0, `(p, 2)`. Predictions come in the form that y had.
+    y is n dot-bracket strings, or n lists of paired positions counted from 0, `(p, 2)`. Predictions have the form of y.
 
     ```python
     from subquad.bio import LyraPairing
@@ -326,14 +300,14 @@ class LyraPairing(Estimator):
     model.predict(["GGCAAAGCC"])
     ```
 
-    scikit-learn's `check_estimator` does not apply, since it has no such y; searches and cross-validation do.
+    It works in searches and cross-validation; scikit-learn's `check_estimator` has no such y.
 
     Attributes:
-        nets_: the fitted nets; `nets_.facts` says what was chosen on the held out rows.
+        ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
     """
 
     def predict(self, X: Any) -> list[Any]:
-        """Return the structure of each row, without crossing pairs: a dot-bracket, or pairs `(p, 2)`, as y was."""
+        """Return the structure of each row, without crossing pairs, in the form of y."""
         found = self.predict_proba(X)
         pairs = [decode_pairs(probability) for probability in found]
         if self._form == "lists":
@@ -341,41 +315,54 @@ class LyraPairing(Estimator):
         return [dot_bracket(own, len(probability)) for own, probability in zip(pairs, found, strict=True)]
 
     def predict_proba(self, X: Any) -> list[np.ndarray]:
-        """Return the probability of each pair, one symmetric `(L, L)` a row."""
-        _, members = self._members(X)
-        return ensemble_mean(members)
+        """Return the probability of each pair, one symmetric `(L, L)` array per row."""
+        _, each = self._predict_each(X)
+        return ensemble_mean(each)
 
     def score(self, X: Any, y: Any) -> float:
-        """Return the mean over the rows of F1, precision and recall of pairs in one."""
+        """Return the mean F1 of base pairs over the rows."""
         found = self.predict_proba(X)
         true = base_pairs(y, [len(probability) for probability in found])
         values = [agreement(own, decode_pairs(P))["f1"] for own, P in zip(true, found, strict=True)]
         return float(np.mean(values))
 
     def __sklearn_tags__(self) -> Any:
-        return _of_sequences(super().__sklearn_tags__())
+        return _sequence_tags(super().__sklearn_tags__())
 
-    def _learn_target(self, y: Any, inputs: Inputs) -> Target:
+    def _read_target(self, y: Any, inputs: Inputs) -> Target:
         if inputs.letters != len(ALPHABETS["rna"]):
-            raise SubquadError("X: base pairs are of RNA or DNA, but these are proteins (alphabet names another)")
+            raise SubquadError("X: base pairs need RNA or DNA, but these are proteins; set alphabet if that is wrong")
         y = list(y)
         self._form = "text" if all(isinstance(own, str) for own in y) else "lists"
         return Target(task_type="pairs", y=base_pairs(y, inputs.lengths))
 
 
-def _of_classes(probability: np.ndarray) -> np.ndarray:
-    """Return one column a class, of sum 1."""
+def _class_probabilities(probability: np.ndarray) -> np.ndarray:
+    """Return one column per class, with a sum of 1."""
     if probability.shape[-1] == 1:
         return np.concatenate([1 - probability, probability], axis=-1)
-    # single precision adds up to 1 but for its last digit
+    # float32 sums to 1 except for its last digit
     return probability / probability.sum(-1, keepdims=True)
 
 
-def _cut(values: np.ndarray, inputs: Inputs) -> list[np.ndarray]:
+def _unpadded(values: np.ndarray, inputs: Inputs) -> list[np.ndarray]:
     return [own[:length] for own, length in zip(values, inputs.lengths, strict=True)]
 
 
-def _of_sequences(tags: Any) -> Any:
+def _sequence_tags(tags: Any) -> Any:
     tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, False
     tags.target_tags.one_d_labels, tags.target_tags.two_d_labels = False, False
     return tags
+
+
+CLASSES = {one.__name__: one for one in (LyraRegressor, LyraClassifier, LyraTagger, LyraPairing)}
+
+
+def load(directory: Path | str) -> BioModel | Estimator:
+    """Return the fitted model or estimator in a folder that `subquad bio fit` or an estimator's `save` wrote.
+
+    Raises:
+        SubquadError: There is none, or it is damaged.
+    """
+    saved = load_config(directory, "bio").get("estimator")
+    return BioModel.load(directory) if saved is None else CLASSES[saved["class"]].load(directory)

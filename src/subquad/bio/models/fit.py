@@ -1,179 +1,104 @@
-"""Every model on one problem: rivals, nets, and the stack of them, with figures, intervals and times.
+"""Fit of all models on one dataset; the command line and the estimators share it.
 
-What is fitted is kept in the run's folder, so that a run that was killed goes on where it was.
+What is fitted is kept in the run's folder, so that an interrupted run resumes where it was.
+
+Axes: n rows, K columns of measurements, O outputs.
 """
 
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from subquad.bio.data.dataset import PARTS, Dataset, with_both_strands
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
-from subquad.bio.metrics.memory import peak_memory
-from subquad.bio.metrics.scores import MAIN_METRIC, difference, intervals, score, undefined_metrics
-from subquad.bio.models.baselines import Baseline, baselines_for, fit_baseline
-from subquad.bio.models.fitted import NetEnsemble, drop_constant_positions, ensemble_mean, fit_ensemble
+from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
+from subquad.bio.models.baselines import Baseline, baselines_for, fit_baseline, fit_ridge
+from subquad.bio.models.ensemble import NetEnsemble, ensemble_mean, ensemble_std, fit_ensemble, select_positions
 from subquad.bio.models.stacking import Stacking, fit_stacking
-from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
+from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.storage import read_json, write_json
 
-__all__ = ["FittedModels", "check_trainable", "fit_models"]
+__all__ = ["FittedModels", "TrainingData", "check_trainable", "fit_models", "fit_net", "peak_memory", "prepare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """A dataset as models are trained on it."""
+
+    dataset: Dataset
+    """All positions; with the reverse complements of the training rows if the sequences are double-stranded."""
+    varying: Dataset
+    """The same with the positions that vary in the training rows."""
+    positions: np.ndarray | None
+    """These positions; None for all."""
+
+    def with_train(self, rows: np.ndarray) -> "TrainingData":
+        """Return the data with other training rows, for one fold."""
+        split = {**self.dataset.split, "train": rows}
+        return replace(self, dataset=replace(self.dataset, split=split), varying=replace(self.varying, split=split))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedModels:
-    """All models of one problem, fitted."""
+    """All models of one dataset, fitted and compared."""
 
     net: NetEnsemble
-    """Of the preset that is saved."""
-    stack: Stacking
+    """Networks of the preset that is saved."""
+    stacking: Stacking
     predictions: dict[str, Any]
-    """Of the test rows, by model: net, other presets, rivals, stack."""
+    """Predictions of the test rows by each model: `net`, other presets, baselines and `stack`."""
     metrics: dict[str, Any]
-    """Figures on the test rows, and how they came to be: the contents of `metrics.json`."""
-    chosen: dict[str, Any]
-    """What was decided on the validation rows."""
+    """Contents of `metrics.json`: metrics on the test rows, and how they were obtained."""
+    selected: dict[str, Any]
+    """What was selected on the validation rows."""
     positions: np.ndarray | None
-    """That the rivals look at; None: all."""
+    """Positions that the baselines use; None for all."""
 
 
-def fit_models(
-    dataset: Dataset, settings: FitSettings, *, presets: Sequence[str], directory: Path, seed: int, quiet: bool
-) -> FittedModels:
-    """Fit the rivals, the nets and the stack, and measure all of them on the same test rows.
-
-    Args:
-        dataset: what to learn.
-        settings: how.
-        presets: of the nets; the first is the one that is saved, and called `net`.
-        directory: where what is fitted is kept.
-        seed: of everything random.
-        quiet: no progress and no remarks.
+def prepare(dataset: Dataset) -> TrainingData:
+    """Return a dataset with both strands and with the positions that vary.
 
     Raises:
-        SubquadError: there is nothing to learn from.
+        SubquadError: All training sequences are the same.
     """
-    check_trainable(dataset)
-    task_type, main, given = dataset.target.task_type, MAIN_METRIC[dataset.target.task_type], dataset
     if dataset.inputs.is_double_stranded:
+        # a position that is constant on one strand may vary on the other
         dataset = with_both_strands(dataset)
-    narrowed, positions = drop_constant_positions(dataset)
-    if positions is not None:
-        say(f"{len(positions)} of {dataset.inputs.codes.shape[1]} positions vary and are looked at", quiet=quiet)
-    seconds: dict[str, float] = {}
-    rivals = {}
-    for name in baselines_for(task_type):
-        say(f"fitting {name} ({len(dataset.split['train']):,} rows) …", quiet=quiet)
-        rivals[name], seconds[name] = _kept(directory, name, lambda name=name: _rival(name, narrowed, settings, seed))
-        say(f"{name}: validation {main} {rivals[name].selected.get('validation', np.nan):.3f}", quiet=quiet)
-    held: dict[str, dict[str, Any]] = {}
-    for part in ("validation", "test"):
-        own = narrowed.inputs.take(dataset.split[part])
-        held[part] = {name: rival.predict(own) for name, rival in rivals.items()}
-    nets, spreads = {}, {}
-    for place, preset in enumerate(presets):
-        name = "net" if place == 0 else preset
-        own_settings = replace(settings, preset=preset)
-        began = time.monotonic()
-        nets[name] = _nets(
-            dataset, narrowed, own_settings, rivals, positions, directory=directory, seed=seed, quiet=quiet
-        )
-        seconds[name] = nets[name].seconds or time.monotonic() - began
-        for part, into in held.items():
-            members = nets[name].predict_each(dataset.inputs.take(dataset.split[part]))
-            into[name] = ensemble_mean(members)
-            spreads[name, part] = _spread(task_type, members)
-    validation, test = held["validation"], held["test"]
-    stacked = [name for name in validation if name == "net" or name in rivals]
-    stack, seconds["stack"] = _stack(
-        dataset, narrowed, settings, validation, stacked, positions=positions, directory=directory, seed=seed
-    )
-    for own in held.values():
-        own["stack"] = stack.predict({name: own[name] for name in stacked})
-    metrics = _figures(given, test, rivals, seconds)
-    metrics["parameters"] = sum(p.numel() for net in nets["net"].nets for p in net.parameters())
-    metrics["ensemble_size"] = len(nets["net"].nets)
-    metrics["stacking"] = stack.as_dict()
-    if settings.learning_curve or settings.learning_sizes:
-        metrics["learning_curve"] = _learning_curve(
-            given, settings, metrics, directory=directory, seed=seed, quiet=quiet
-        )
-    chosen = {name: rival.selected for name, rival in rivals.items()} | {name: own.facts for name, own in nets.items()}
-    if task_type == "regression":
-        metrics["conformal"], chosen["conformal"] = _conformal(dataset, held, spreads)
-    return FittedModels(
-        net=nets["net"],
-        stack=stack,
-        predictions=test,
-        metrics=metrics,
-        chosen=chosen,
-        positions=positions,
-    )
-
-
-def _learning_curve(
-    dataset: Dataset, settings: FitSettings, metrics: Mapping[str, Any], *, directory: Path, seed: int, quiet: bool
-) -> list[dict[str, Any]]:
-    """Return the main figure on the test rows of models that learned from fewer rows, and its spread over drawings."""
-    main, names = metrics["main_metric"], ("net", *baselines_for(metrics["task_type"]))
-    count, validation = (len(dataset.split[part]) for part in ("train", "validation"))
-    points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
-    halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
-    fewer = replace(settings, learning_curve=0, learning_sizes=(), stack_folds=1)
-    for size in sorted(set(settings.learning_sizes), reverse=True) or halves:
-        if not MIN_CURVE_ROWS <= size < count:
-            continue
-        found = []
-        for repeat in range(settings.learning_repeats):
-            say(f"learning curve: {size:,} rows, drawing {repeat + 1} of {settings.learning_repeats}", quiet=quiet)
-            # one order for all sizes, so that the smaller sets are parts of the larger ones
-            orders = [
-                np.random.default_rng([seed, repeat, k]).permutation(n) for k, n in enumerate((count, validation))
-            ]
-            # who has few rows to learn from has few to choose on
-            sizes = {"train": size, "validation": max(size // 4, MIN_CURVE_ROWS)}
-            drawn = {
-                part: np.sort(dataset.split[part][order[: sizes[part]]])
-                for part, order in zip(("train", "validation"), orders, strict=True)
-            }
-            folder = directory / f"rows-{size}-{repeat}"
-            folder.mkdir(exist_ok=True)
-            own = replace(dataset, split={**dataset.split, **drawn})
-            try:
-                one = fit_models(
-                    own, fewer, presets=(settings.preset,), directory=folder, seed=seed + repeat, quiet=True
-                )
-            except SubquadError as error:
-                say(f"learning curve: left out, {error}", quiet=quiet)
-                continue
-            found.append({name: one.metrics["test"][name][main] for name in names})
-        if found:
-            points.insert(0, _point(size, found))
-    return points
-
-
-def _point(size: int, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    values = {name: [one[name] for one in found] for name in found[0]}
-    point: dict[str, Any] = {"rows": size, **{name: fmean(own) for name, own in values.items()}}
-    return point | ({"spread": {name: stdev(own) for name, own in values.items()}} if len(found) > 1 else {})
+        return TrainingData(dataset=dataset, varying=dataset, positions=None)
+    inputs, target = dataset.inputs, dataset.target
+    whole = TrainingData(dataset=dataset, varying=dataset, positions=None)
+    if not inputs.is_aligned or not inputs.codes.shape[1]:
+        return whole
+    train = inputs.take(dataset.split["train"])
+    varies = (train.codes != train.codes[0]).any(0)
+    if train.partner is not None:
+        varies |= (train.partner != train.partner[0]).any(0)
+    if not varies.any():
+        if not inputs.covariates.shape[1]:
+            raise SubquadError("all training sequences are the same; there is nothing to learn from")
+        varies[0] = True
+    if varies.all() or target.is_residue or target.task_type == "pairs":
+        return whole
+    positions = np.flatnonzero(varies)
+    return replace(whole, varying=replace(dataset, inputs=select_positions(inputs, positions)), positions=positions)
 
 
 def check_trainable(dataset: Dataset) -> None:
     """Check that there is something to learn from, before anything is fitted or written.
 
     Raises:
-        SubquadError: all training sequences are the same, no training row has some class, or a part of the rows has no
-            measurement at all of some column.
+        SubquadError: All training sequences are the same, a class has no training row, or a part of the split has no
+            measurement in some column.
     """
-    drop_constant_positions(dataset)
+    prepare(dataset)
     target = dataset.target
     if target.task_type in ("binary", "multiclass"):
         present = np.unique(target.y[dataset.split["train"]])
@@ -184,7 +109,7 @@ def check_trainable(dataset: Dataset) -> None:
     if target.task_type == "pairs":
         return
     is_known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
-    # of several columns those without a test row have no figure of their own
+    # a column without a test row is left out of the metrics
     for part in PARTS if target.is_residue else PARTS[:2]:
         own = is_known[dataset.split[part]]
         known = [own.any()] if target.is_residue else own.any(0)
@@ -192,155 +117,206 @@ def check_trainable(dataset: Dataset) -> None:
         if names:
             raise SubquadError(
                 f"no {'training' if part == 'train' else part} row has a value in column {', '.join(names)}; leave it "
-                "out, or split another way"
+                "out, or choose another split"
             )
 
 
-def _rival(name: str, dataset: Dataset, settings: FitSettings, seed: int) -> Baseline:
-    return fit_baseline(name, dataset, seed=seed, iterations=settings.boosting_iterations)
-
-
-def _kept(directory: Path, name: str, make: Callable[[], Baseline]) -> tuple[Baseline, float]:
-    """Return a fitted rival, from the run's folder where it is there, and the seconds that it took."""
-    model, facts = directory / f"{name}.skops", directory / f"{name}.json"
-    if not facts.is_file():
-        began = time.monotonic()
-        make().save(model)
-        write_json(facts, {"seconds": time.monotonic() - began})
-    # read back also when just fitted, so that a resumed run sees the very same numbers
-    return Baseline.load(model), read_json(facts)["seconds"]
-
-
-def _nets(
-    dataset: Dataset,
-    narrowed: Dataset,
+def fit_net(
+    data: TrainingData,
     settings: FitSettings,
-    rivals: Mapping[str, Baseline],
-    positions: np.ndarray | None,
+    ridge: Baseline | None = None,
     *,
-    directory: Path | None,
     seed: int,
-    quiet: bool,
+    directory: Path | None = None,
+    quiet: bool = True,
 ) -> NetEnsemble:
-    is_auto = settings.preset == "auto"
-    return fit_ensemble(
-        narrowed if is_auto else dataset,
-        settings,
-        rivals.get("ridge") if is_auto else None,
-        positions=positions if is_auto else None,
-        seed=seed,
-        directory=directory,
-        quiet=quiet,
+    """Fit the networks of the preset in the settings.
+
+    Args:
+        data: Training data; see `prepare`.
+        settings: Preset, ensemble size, budget and optimizer.
+        ridge: Ridge regression on `data.varying`, at which the preset `auto` starts. Default: fitted here.
+        seed: Seed of the initial weights and of the order of the rows.
+        directory: Folder of the checkpoints; None keeps none.
+        quiet: Show no progress bar.
+    """
+    options: dict[str, Any] = {"seed": seed, "directory": directory, "quiet": quiet}
+    if settings.preset != "auto":
+        return fit_ensemble(data.dataset, settings, None, positions=None, **options)
+    if ridge is None and data.dataset.target.task_type != "pairs":
+        ridge = fit_ridge(data.varying, seed=seed)
+    return fit_ensemble(data.varying, settings, ridge, positions=data.positions, **options)
+
+
+def fit_models(
+    dataset: Dataset, settings: FitSettings, *, presets: Sequence[str], directory: Path, seed: int, quiet: bool
+) -> FittedModels:
+    """Fit baselines, networks and their stack, and compare them on the test rows.
+
+    Args:
+        dataset: Inputs, targets and split.
+        settings: Settings of the models and their training.
+        presets: Presets of the networks; the first one is saved and named `net`.
+        directory: Folder in which fitted models are kept.
+        seed: Seed of all random numbers.
+        quiet: Show no progress and no remarks.
+
+    Raises:
+        SubquadError: There is nothing to learn from.
+    """
+    check_trainable(dataset)
+    data, (_, truth) = prepare(dataset), dataset.part("test")
+    seconds: dict[str, float] = {}
+    if data.positions is not None:
+        T = dataset.inputs.codes.shape[1]
+        say(f"{len(data.positions)} of {T} positions vary; the others are not used", quiet=quiet)
+    baselines = _fit_baselines(data, settings, seconds, directory=directory, seed=seed, quiet=quiet)
+    predictions = {
+        part: {name: own.predict(data.varying.part(part)[0]) for name, own in baselines.items()}
+        for part in ("validation", "test")
+    }
+    nets, spreads = {}, {}
+    for place, preset in enumerate(presets):
+        name, began = "net" if place == 0 else preset, time.monotonic()
+        own_settings, ridge = replace(settings, preset=preset), baselines.get("ridge")
+        nets[name] = fit_net(data, own_settings, ridge, seed=seed, directory=directory, quiet=quiet)
+        seconds[name] = nets[name].seconds or time.monotonic() - began
+        for part, own in predictions.items():
+            each = nets[name].predict_each(data.dataset.part(part)[0])
+            own[name], spreads[name, part] = ensemble_mean(each), ensemble_std(each)
+    single = [*baselines, "net"]
+    began = time.monotonic()
+    stacking = _fit_stacking(
+        data, settings, {name: predictions["validation"][name] for name in single}, directory, seed
+    )
+    seconds["stack"] = time.monotonic() - began
+    for own in predictions.values():
+        own["stack"] = stacking.predict({name: own[name] for name in single})
+    metrics = {
+        "task_type": truth.task_type,
+        "main_metric": MAIN_METRIC[truth.task_type],
+        **compare_models(truth, predictions["test"], single=single),
+        "rows": {part: len(rows) for part, rows in dataset.split.items()},
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "memory_mb": peak_memory(),
+        "parameters": sum(p.numel() for net in nets["net"].nets for p in net.parameters()),
+        "ensemble_size": len(nets["net"].nets),
+        "blending": {name: own.blending for name, own in nets.items()},
+        "stacking": stacking.as_dict(),
+    }
+    selected = {name: own.selected for name, own in (baselines | nets).items()}
+    if truth.task_type == "regression":
+        metrics["conformal"], selected["conformal"] = _conformal(data.dataset, predictions, spreads)
+    return FittedModels(
+        net=nets["net"],
+        stacking=stacking,
+        predictions=predictions["test"],
+        metrics=metrics,
+        selected=selected,
+        positions=data.positions,
     )
 
 
-def _spread(task_type: str, members: list[Any]) -> np.ndarray | None:
-    return np.std(members, axis=0, ddof=1) if len(members) > 1 and task_type != "pairs" else None
+def _fit_baselines(
+    data: TrainingData, settings: FitSettings, seconds: dict[str, float], *, directory: Path, seed: int, quiet: bool
+) -> dict[str, Baseline]:
+    """Return the fitted baselines, from the run's folder if they are there, and add their time to `seconds`."""
+    baselines = {}
+    main, count = MAIN_METRIC[data.dataset.target.task_type], len(data.dataset.split["train"])
+    for name in baselines_for(data.dataset.target.task_type):
+        model, record = directory / f"{name}.skops", directory / f"{name}.json"
+        if not record.is_file():
+            say(f"fitting {name} ({count:,} rows) …", quiet=quiet)
+            began = time.monotonic()
+            own = fit_baseline(name, data.varying, seed=seed, iterations=settings.boosting_iterations)
+            own.save(model)
+            write_json(record, {"seconds": time.monotonic() - began})
+        # also read when just fitted, so that a resumed run has exactly the same numbers
+        baselines[name], seconds[name] = Baseline.load(model), read_json(record)["seconds"]
+        say(f"{name}: validation {main} {baselines[name].selected.get('validation', np.nan):.3f}", quiet=quiet)
+    return baselines
 
 
-def _stack(
-    dataset: Dataset,
-    narrowed: Dataset,
-    settings: FitSettings,
-    validation: dict[str, Any],
-    names: Sequence[str],
-    *,
-    positions: np.ndarray | None,
-    directory: Path,
-    seed: int,
-) -> tuple[Stacking, float]:
-    began = time.monotonic()
+def _fit_stacking(
+    data: TrainingData, settings: FitSettings, validation: Mapping[str, Any], directory: Path, seed: int
+) -> Stacking:
+    """Return the stack, fitted on the validation rows or on out-of-fold predictions of the training rows."""
     if settings.stack_folds == 1:
-        _, truth = dataset.part("validation")
-        return fit_stacking(truth, {name: validation[name] for name in names}), time.monotonic() - began
-    rows, found = [], {name: [] for name in names}
-    for number, (learnt, held) in enumerate(_folds(dataset, settings.stack_folds, seed)):
-        split = {**dataset.split, "train": learnt}
-        inner, inner_narrow = replace(dataset, split=split), replace(narrowed, split=split)
-        inputs = inner_narrow.inputs.take(held)
-        fold = directory / f"fold-{number}"
-        fold.mkdir(exist_ok=True)
-        own = {
-            name: _kept(fold, name, lambda name=name: _rival(name, inner_narrow, settings, seed))[0]  # noqa: B023
-            for name in names
-            if name != "net"
-        }
-        for name, rival in own.items():
-            found[name].append(rival.predict(inputs))
-        nets = _nets(
-            inner, inner_narrow, replace(settings, ensemble_size=1), own, positions, directory=fold, seed=seed, quiet=True
-        )
-        # the net cuts positions away itself, if at all
-        found["net"].append(nets.predict(inner.inputs.take(held)))
-        rows.append(held)
-    joined = {name: _join(parts) for name, parts in found.items()}
-    return fit_stacking(dataset.target.take(np.concatenate(rows)), joined), time.monotonic() - began
+        return fit_stacking(data.dataset.part("validation")[1], validation)
+    rows, found = [], {name: [] for name in validation}
+    for number, (train, held_out) in enumerate(_folds(data.dataset, settings.stack_folds, seed)):
+        fold, folder = data.with_train(train), directory / f"fold-{number}"
+        folder.mkdir(exist_ok=True)
+        options: dict[str, Any] = {"directory": folder, "seed": seed, "quiet": True}
+        baselines = _fit_baselines(fold, settings, {}, **options)
+        for name, own in baselines.items():
+            found[name].append(own.predict(fold.varying.inputs.take(held_out)))
+        net = fit_net(fold, replace(settings, ensemble_size=1), baselines.get("ridge"), **options)
+        found["net"].append(net.predict(fold.dataset.inputs.take(held_out)))
+        rows.append(held_out)
+    return fit_stacking(
+        data.dataset.target.take(np.concatenate(rows)), {name: _concatenate(parts) for name, parts in found.items()}
+    )
 
 
 def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return learned and held rows of each fold of the training rows, what the split held together on one side."""
+    """Return training and held-out rows of each fold of the training rows; units of the split stay together."""
     rows = dataset.split["train"]
     units = np.arange(len(dataset.inputs)) if dataset.units is None else dataset.units
     hold = hold_out_units(units, "groups of training rows for --stack-folds")
     folds = (hold(rows, fraction=0.0, fold=(k, count), random=np.random.default_rng(seed)) for k in range(count))
-    return [(kept, held) for held, kept in folds]
+    return [(kept, held_out) for held_out, kept in folds]
 
 
-def _join(parts: list[Any]) -> Any:
+def _concatenate(parts: list[Any]) -> Any:
     return [x for part in parts for x in part] if isinstance(parts[0], list) else np.concatenate(parts)
-
-
-def _figures(
-    dataset: Dataset, test: Mapping[str, Any], rivals: Mapping[str, Baseline], seconds: dict[str, float]
-) -> dict[str, Any]:
-    _, truth = dataset.part("test")
-    figures = {name: score(truth, values) for name, values in test.items()}
-    main = MAIN_METRIC[truth.task_type]
-    single = [name for name in test if name in (*rivals, "net")]
-    best = max(single, key=lambda name: figures[name][main])
-    return {
-        "task_type": truth.task_type,
-        "main_metric": main,
-        "test": figures,
-        "undefined": undefined_metrics(truth),
-        "intervals": {"test": {name: intervals(truth, values, 200) for name, values in test.items()}},
-        "differences": {name: difference(truth, test["net"], test[name]) for name in test if name != "net"},
-        "stack_versus_best": {"best": best, **difference(truth, test["stack"], test[best])},
-        "rows": {part: len(rows) for part, rows in dataset.split.items()},
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "memory_mb": peak_memory(),
-    }
 
 
 def _conformal(
     dataset: Dataset,
-    held: Mapping[str, Mapping[str, np.ndarray]],
+    predictions: Mapping[str, Mapping[str, np.ndarray]],
     spreads: Mapping[tuple[str, str], np.ndarray | None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return coverage and width of the intervals on the test rows, and what makes them; by model and column."""
+    """Return coverage and width of the intervals on the test rows, and the intervals; by model and column."""
     (_, known), (_, truth) = dataset.part("validation"), dataset.part("test")
     covered: dict[str, Any] = {}
-    made: dict[str, Any] = {}
-    for model, predicted in held["test"].items():
-        own = fit_conformal_columns(known, held["validation"][model], spreads.get((model, "validation")))
-        made[model] = [None if conformal is None else conformal.as_dict() for conformal in own]
+    calibrated: dict[str, Any] = {}
+    for model, predicted in predictions["test"].items():
+        spread = spreads.get((model, "test"))
+        own = fit_conformal_columns(known, predictions["validation"][model], spreads.get((model, "validation")))
+        calibrated[model] = [None if conformal is None else conformal.as_dict() for conformal in own]
         covered[model] = {}
         for k, (name, conformal) in enumerate(zip(truth.names, own, strict=True)):
             if conformal is None or not np.isfinite(truth.y[:, k]).any():
                 continue
-            spread = spreads.get((model, "test"))
+            column = None if spread is None else spread[:, k]
             covered[model][name] = {
-                str(level): _covered(truth.y[:, k], *conformal.interval(predicted[:, k], _column(spread, k), level))
+                str(level): _coverage(truth.y[:, k], *conformal.interval(predicted[:, k], column, level))
                 for level in conformal.levels
             }
-    return covered, made
+    return covered, calibrated
 
 
-def _column(spread: np.ndarray | None, k: int) -> np.ndarray | None:
-    return None if spread is None else spread[:, k]
-
-
-def _covered(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, float | None]:
+def _coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, float | None]:
     width = float(np.median(high - low))
-    # few validation rows promise nothing: JSON knows no infinity
+    # too few validation rows give infinite intervals, which JSON cannot hold
     return {"coverage": coverage(truth, low, high), "width": width if np.isfinite(width) else None}
+
+
+def peak_memory() -> int | None:
+    """Return the peak memory of this process and of those that it started, in MiB; None if it is unknown."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        # not on Windows
+        return None
+    divisor = 2**20 if sys.platform == "darwin" else 2**10
+    own, children = (
+        resource.getrusage(who).ru_maxrss / divisor for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # on Linux getrusage includes the peak of the parent process at the start of this one
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
+        own = int(lines["VmHWM"].split()[0]) / 2**10 if "VmHWM" in lines else own
+    return round(max(own, children))

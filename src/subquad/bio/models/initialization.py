@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.data.dataset import Dataset
-from subquad.bio.features.sequences import Features
+from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.baselines import Baseline, fit_ridge
 from subquad.bio.models.linear import Linear, stagewise_path
@@ -31,7 +31,7 @@ SPARSE_WEIGHTS = [(weight / 4,) for weight in range(5)]
 class LinearStart:
     """A linear model on the training scale."""
 
-    features: Features
+    features: SequenceFeatures
     linear: Linear
     is_sparse: np.ndarray
     """`(F,)` features that the sparse model uses."""
@@ -90,14 +90,14 @@ def fit_linear_start(dataset: Dataset, ridge: Baseline, settings: FitSettings, *
     )
 
 
-def _on_training_scale(dataset: Dataset, ridge: Baseline, scaler: TargetScaler) -> tuple[Features, Linear]:
+def _on_training_scale(dataset: Dataset, ridge: Baseline, scaler: TargetScaler) -> tuple[SequenceFeatures, Linear]:
     """Return ridge on the training scale: transformed, or fitted again if the transform is not linear."""
     if any(column.values is not None for column in scaler.columns):
         target = replace(dataset.target, y=scaler.transform(dataset.target.y))
         ridge = fit_ridge(replace(dataset, target=target))
         scaler = TargetScaler.identity(len(scaler.columns))
     features, linear = ridge.features, ridge.linear
-    assert isinstance(features, Features)
+    assert isinstance(features, SequenceFeatures)
     assert linear is not None
     if dataset.target.task_type != "regression":
         return features, linear

@@ -75,7 +75,7 @@ class Linear:
         return np.asarray(X @ (self.weight * self.scale).T) + self.bias
 
     def predict(self, X: SparseMatrix, task_type: str) -> np.ndarray:
-        """Return `(n, O)`: measurements, or probabilities of each class (multiclass), of the positive one, or of each label."""
+        """Return measurements, or probabilities of each class, of the positive one (binary) or of each label: `(n, O)`."""
         if task_type == "regression":
             return self(X)
         return softmax(self(X), axis=1) if task_type == "multiclass" else expit(self(X))

@@ -1,4 +1,4 @@
-"""Predictions as people read them: columns of a table, and the test sequences that the report shows."""
+"""Prediction output: columns of a table, and the test rows and sequences that the report shows."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ from subquad.bio.data.table import Table
 from subquad.bio.data.variants import renumbered
 from subquad.bio.metrics.base_pairs import decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import Conformal
-from subquad.bio.models.fitted import BioModel, ensemble_mean
+from subquad.bio.models.ensemble import ensemble_mean, ensemble_std
+from subquad.bio.models.fitted import BioModel
 
 __all__ = ["add_predictions", "test_examples", "test_frame"]
 
@@ -20,11 +21,13 @@ INTERVAL = 0.9
 
 
 def add_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
-    """Return the table with predictions of the net, a rival or the stack in further columns."""
-    members = model.nets.predict_each(read.inputs) if by == "net" else []
-    prediction, frame = ensemble_mean(members) if members else model.predict_by(by, read.inputs), read.frame.copy()
-    spread = np.std(members, axis=0, ddof=1) if len(members) > 1 and model.task_type != "pairs" else None
-    classes, names = model.classes, model.names
+    """Return the table with the predictions of the network, a baseline or the stack in additional columns."""
+    frame, classes, names = read.frame.copy(), model.classes, model.names
+    if by == "net":
+        each = model.net.predict_each(read.inputs)
+        prediction, spread = ensemble_mean(each), ensemble_std(each)
+    else:
+        prediction, spread = model.predict_by(by, read.inputs), None
     match model.task_type:
         case "regression" if len(names) == 1:
             frame["prediction"] = prediction[:, 0]
@@ -45,24 +48,24 @@ def add_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
             for k, name in enumerate(classes):
                 frame[f"probability_{name}"] = prediction[:, k]
         case "pairs":
-            frame["prediction"] = [_brackets(values) for values in prediction]
+            frame["prediction"] = [_structure(values) for values in prediction]
         case _:
-            lengths = read.inputs.lengths
-            own = (prediction[row, :length] for row, length in enumerate(lengths))
+            own = (prediction[row, :length] for row, length in enumerate(read.inputs.lengths))
             frame["prediction"] = [_residues(values, model.task_type, classes) for values in own]
     return frame
 
 
 def test_frame(read: Table, rows: np.ndarray, predictions: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Return measured and predicted values of the test rows, one column a model (and name or class, where several)."""
+    """Return measured and predicted values of the test rows, one column per model (and target or class, if several)."""
+    assert read.target is not None
     target = read.target.take(rows)
     frame = pd.DataFrame({"row": rows + 1, "sequence": [read.sequences[row] for row in rows]})
     if read.groups is not None:
         frame["group"] = read.groups[rows]
     if read.mutants is not None:
-        offset = read.schema.offset
-        frame["mutant"] = [renumbered(read.mutants[row], offset) for row in rows]
-        frame["mutations"] = [len(read.mutants[row].split(":")) if read.mutants[row] else 0 for row in rows]
+        mutants = [read.mutants[row] for row in rows]
+        frame["mutant"] = [renumbered(mutant, read.schema.offset) for mutant in mutants]
+        frame["mutations"] = [len(mutant.split(":")) if mutant else 0 for mutant in mutants]
     if target.task_type in ("binary", "multiclass"):
         frame["measured"] = np.asarray(target.classes, dtype=object)[target.y]
     else:
@@ -75,7 +78,8 @@ def test_frame(read: Table, rows: np.ndarray, predictions: Mapping[str, np.ndarr
 
 
 def test_examples(read: Table, rows: np.ndarray, predictions: Mapping[str, Any], *, most: int) -> list[dict[str, Any]]:
-    """Return the first test sequences with what was measured and predicted of their residues or base pairs."""
+    """Return the first test sequences with measured and predicted values of their residues or base pairs."""
+    assert read.target is not None
     target, lengths, examples = read.target, read.inputs.lengths, []
     for place, row in enumerate(rows[:most]):
         length = int(lengths[row])
@@ -106,29 +110,26 @@ def _columns(target: Target, model: str) -> list[str]:
 def _add_intervals(
     frame: pd.DataFrame, model: BioModel, by: str, prediction: np.ndarray, spread: np.ndarray | None
 ) -> None:
-    """Add the interval of each column of measurements; empty where too few rows could promise one."""
-    for k, said in enumerate(model.config["selected"].get("conformal", {}).get(by, ())):
-        if said is None:
+    """Add the interval of each column of measurements; empty if the validation rows were too few for one."""
+    for k, values in enumerate(model.config["selected"].get("conformal", {}).get(by, ())):
+        if values is None:
             continue
         end = "" if len(model.names) == 1 else f"_{model.names[k]}"
-        own = None if spread is None else spread[:, k]
-        for side, values in zip(
-            ("low", "high"), Conformal.from_dict(said).interval(prediction[:, k], own, INTERVAL), strict=True
-        ):
-            frame[f"prediction_{side}{end}"] = np.where(np.isfinite(values), values, np.nan)
+        column = None if spread is None else spread[:, k]
+        ends = Conformal.from_dict(values).interval(prediction[:, k], column, INTERVAL)
+        for side, limit in zip(("low", "high"), ends, strict=True):
+            frame[f"prediction_{side}{end}"] = np.where(np.isfinite(limit), limit, np.nan)
 
 
 def _residues(values: np.ndarray, task_type: str, classes: list[str]) -> str:
     if task_type != "residue_multiclass":
         return json.dumps(np.round(values[:, 0], 4).tolist())
-    chosen = [classes[k] for k in values.argmax(1)]
-    return "".join(chosen) if all(len(name) == 1 for name in classes) else json.dumps(chosen)
+    predicted = [classes[k] for k in values.argmax(1)]
+    return "".join(predicted) if all(len(name) == 1 for name in classes) else json.dumps(predicted)
 
 
-def _brackets(values: np.ndarray) -> str:
-    """Return the structure as dots and brackets, or as a list of pairs from 1 where pairs cross."""
+def _structure(values: np.ndarray) -> str:
+    """Return the structure in dot-bracket notation, or as a list of pairs counted from 1 if pairs cross."""
     pairs = np.asarray(decode_pairs(values)).reshape(-1, 2)
     crosses = any(i < k < j < m for i, j in pairs for k, m in pairs)
-    if crosses:
-        return json.dumps((pairs + 1).tolist())
-    return dot_bracket(pairs, len(values))
+    return json.dumps((pairs + 1).tolist()) if crosses else dot_bracket(pairs, len(values))

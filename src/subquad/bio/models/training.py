@@ -1,6 +1,10 @@
-"""The net's training: what a step is, how many there are, what is kept. Costs about a minute for 5 million letters."""
+"""Training of one network: budget, MLP branches, Lyra, and blending weights. 5 million tokens take about a minute.
+
+Axes: B rows of a batch, F features, O outputs.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,10 @@ from torch import Tensor, nn
 
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.metrics.scores import MAIN_METRIC, score
-from subquad.bio.models.additive import branch_parameter_groups
+from subquad.bio.models.additive import COMPOUND, AdditiveBranch, binned_features
+from subquad.bio.models.batches import Priors, epoch_batches, net_inputs, predict_net, raw_outputs
+from subquad.bio.models.initialization import LinearStart, validation_subset
+from subquad.bio.models.linear import SparseMatrix
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet
 from subquad.bio.models.stacking import best_blending
@@ -19,261 +26,319 @@ from subquad.bio.settings import FitSettings
 from subquad.train.loop import LoopSettings, train
 from subquad.train.optim import parameter_groups, schedule
 
-__all__ = ["Priors", "batch_size_for", "ensemble_size_for", "epochs_for", "outputs", "train_net"]
+__all__ = [
+    "TrainOptions",
+    "batch_size_for",
+    "ensemble_size_for",
+    "epochs_for",
+    "initialize_branch",
+    "train_branch",
+    "train_net",
+]
 
-LEAST_EPOCHS, MOST_EPOCHS, MOST_MEMBERS = 0.3, 40.0, 5
-LOOKING = 0.15
-"""Part of the time of training that validation may take."""
-MOST_JUDGES = 5000
-"""Validation rows that one net's choices are made on."""
-SHARES = [(mlp / 4, lyra / 4) for mlp in range(5) for lyra in range(5 - mlp)]
-"""Of the MLPs' and of Lyra's path that are tried; the rest is ridge."""
-STEPS, LETTERS_A_STEP, MOST_A_STEP = 2000, 1500, 128
-"""Wanted at least; below so many letters a step is no faster; most sequences of one."""
-PAIRS_A_LETTER = 16
-"""Pairs of positions that cost as much as a letter."""
-PADDED_LETTERS, PADDED_PAIRS = 40_000, 600_000
-"""Most letters, or pairs of letters, of one batch with its padding: long sequences come in smaller batches."""
+MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 0.3, 40.0, 5
+VALIDATION_TIME = 0.15
+"""Maximum fraction of the training time that validation takes."""
+VALIDATIONS = 12
+BLENDINGS = [(mlp / 4, lyra / 4) for mlp in range(5) for lyra in range(5 - mlp)]
+"""Blending weights of the MLPs and of Lyra that are tried; the rest is the linear model."""
+MIN_STEPS, TOKENS_PER_STEP, MAX_BATCH = 2000, 1500, 128
+"""Wanted number of steps, tokens below which a step is no faster, and maximum number of sequences of a step."""
+PAIRS_PER_TOKEN = 16
+"""Pairs of positions that cost as much as one token."""
 
-Priors = Sequence[np.ndarray] | None
-"""Where the net starts, a row: `(L, L)` logits of pairs, or `(L, O)` of residues on the scale of learning."""
+LINEAR_RATE = 0.1
+"""Factor on the learning rate of the linear model, which starts at a fitted one."""
+PRODUCTS_PER_TOKEN = 80_000
+"""Multiplications of MLP training for each token of the budget: four branches cost about as much as Lyra."""
+MIN_BRANCH_EPOCHS, MAX_BRANCH_EPOCHS = 2, 150
+BRANCH_BATCH = 128
+SPARSE_DROPOUT = 0.1
+"""Input dropout of an MLP on the features of the sparse model, which have been selected already."""
+ROWS_PER_FEATURE = 5
+"""Rows per feature above which the MLP also uses features of several letters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Name, seed and surroundings of the training of one network."""
+
+    scaler: TargetScaler
+    """Transform of the measurements to the training scale."""
+    name: str
+    """Name of the part in the history."""
+    seed: int
+    """Seed of the initial weights, dropout and the order of the rows."""
+    directory: Path | None = None
+    """Folder of the checkpoints; None keeps none."""
+    quiet: bool = True
+    """Show no progress bar."""
 
 
 def epochs_for(dataset: Dataset, settings: FitSettings) -> float:
-    """Return the passes over the training rows: what `epochs` says, else what `letters` allows."""
+    """Return the number of passes over the training rows: `epochs` if set, otherwise as many as `tokens` allows."""
     if settings.epochs is not None:
         return settings.epochs
-    return float(min(max(settings.tokens / _letters(dataset), LEAST_EPOCHS), MOST_EPOCHS))
+    return float(min(max(settings.tokens / _tokens(dataset), MIN_EPOCHS), MAX_EPOCHS))
 
 
 def ensemble_size_for(dataset: Dataset, settings: FitSettings) -> int:
-    """Return the number of nets: what `members` says, else as many as `letters` allows, at most five."""
+    """Return the number of networks: `ensemble_size` if set, otherwise as many as `tokens` allows, at most five."""
     if settings.ensemble_size is not None:
         return settings.ensemble_size
     if settings.preset == "paper":
         return 1
-    letters = _letters(dataset) * epochs_for(dataset, settings)
-    return int(min(max(settings.tokens / letters, 1), MOST_MEMBERS))
+    tokens = _tokens(dataset) * epochs_for(dataset, settings)
+    return int(min(max(settings.tokens / tokens, 1), MAX_ENSEMBLE))
 
 
 def batch_size_for(dataset: Dataset, settings: FitSettings) -> int:
-    """Return the sequences of a step: what `batch` says, else few enough for many steps, with letters enough for each.
+    """Return the sequences per step: `batch_size` if set, otherwise few enough for many steps of sufficient size.
 
-    Many small steps learn more from so many letters than few large ones do.
+    With the same number of tokens, many small steps learn more than few large ones.
     """
     if settings.batch_size is not None:
         return settings.batch_size
     rows = len(dataset.split["train"])
-    least = LETTERS_A_STEP * rows / _letters(dataset)
-    return int(np.clip(epochs_for(dataset, settings) * rows / STEPS, max(least, 1), MOST_A_STEP))
+    least = TOKENS_PER_STEP * rows / _tokens(dataset)
+    return int(np.clip(epochs_for(dataset, settings) * rows / MIN_STEPS, max(least, 1), MAX_BATCH))
 
 
-def _letters(dataset: Dataset) -> float:
-    """Return the letters of the training rows, with what else costs as much."""
+def _tokens(dataset: Dataset) -> float:
+    """Return the number of tokens of the training rows, including the cost of pairs of positions."""
     lengths = dataset.inputs.lengths[dataset.split["train"]].astype(np.float64)
     if dataset.target.task_type == "pairs":
-        lengths += lengths**2 / PAIRS_A_LETTER
+        lengths += lengths**2 / PAIRS_PER_TOKEN
     return float(max(lengths.sum(), len(lengths)))
 
 
-def train_net(
-    net: BioNet,
+def initialize_branch(
+    branch: AdditiveBranch, dataset: Dataset, start: LinearStart, train: SparseMatrix, *, uses_sparse: bool = False
+) -> None:
+    """Set the linear model at which a branch starts, and standardise the features of its MLP on the training rows.
+
+    Args:
+        branch: The branch.
+        dataset: Training data.
+        start: The linear model.
+        train: Features of the training rows.
+        uses_sparse: Restrict the MLP to the features of the sparse model.
+    """
+    linear = start.linear
+    branch.start_at(*(torch.from_numpy(np.asarray(x)).float() for x in (linear.weight, linear.bias, linear.scale)))
+    if branch.mlp is None:
+        return
+    binned = binned_features(start.features)
+    if len(binned):
+        values = torch.from_numpy(train[:, binned].toarray().astype(np.float64))
+        branch.mlp.set_bins(torch.from_numpy(binned), values)
+    mean = np.asarray(train.mean(0)).ravel()
+    square = np.asarray(train.multiply(train).mean(0)).ravel()
+    deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
+    # bound the scale of rare letters by that of a letter in one row of a hundred
+    spread = 1 / np.maximum(deviation, 0.1 if dataset.inputs.is_aligned else 1e-3)
+    spread[deviation == 0] = 0.0
+    if len(dataset.split["train"]) <= ROWS_PER_FEATURE * len(spread):
+        # features of several letters are left to the linear model: the MLP forms them from single letters
+        spread[np.isin(start.features.blocks, COMPOUND)] = 0.0
+    if uses_sparse and (spread[start.is_sparse] > 0).any():
+        spread[~start.is_sparse] = 0.0
+        branch.mlp.input_dropout.p = SPARSE_DROPOUT
+    branch.mlp.standardize(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
+
+
+def train_branch(
+    branch: AdditiveBranch,
     dataset: Dataset,
     settings: FitSettings,
-    *,
-    scale: TargetScaler,
-    priors: Priors,
-    name: str,
-    seed: int,
-    directory: Path | None,
-    quiet: bool,
-) -> tuple[float, dict[str, Any]]:
-    """Train one net in place, all but the paths of the MLPs; return the seconds, and what validation rows decided."""
-    judges = _some(dataset.split["validation"], MOST_JUDGES, seed)
-    inputs, truth = dataset.inputs.take(judges), dataset.target.take(judges)
-    if net.mlp_paths is not None and net.lyra_path is None:
-        # without sequences there is nothing else
-        return 0.0, _blend(net, inputs, truth, scale=scale, seed=seed)
-    epochs, batch = epochs_for(dataset, settings), batch_size_for(dataset, settings)
-    plan = _plan(dataset.inputs, dataset.split["train"], task_type=dataset.target.task_type, batch=batch, seed=seed)
-    steps = max(1, round(epochs * len(plan(0))))
-    own_priors = None if priors is None else [priors[row] for row in judges]
+    matrices: Mapping[str, SparseMatrix],
+    options: TrainOptions,
+) -> dict[str, Any]:
+    """Train a branch with an MLP in place, and return what the validation rows selected.
 
-    def figures(model: nn.Module) -> dict[str, float]:
-        return score(truth, outputs(model, inputs, task_type=truth.task_type, scale=scale, priors=own_priors))
+    The features are computed once and not at each step, so that many more passes over the rows are affordable.
 
-    main = MAIN_METRIC[truth.task_type]
-    has_start = net.lyra_path is not None or net.spec.has_prior
-    start = figures(net)[main] if has_start else -np.inf
-    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-    outcome = train(
-        net,
-        batches=plan,
-        step=_step(dataset, scale, priors),
-        optimizer=torch.optim.AdamW(_groups(net, settings), fused=True),
-        settings=LoopSettings(steps=steps, evaluate_every=max(1, steps // _looks(dataset, inputs, epochs))),
-        schedule=schedule("one_cycle"),
-        validate=figures,
-        monitor=main,
-        maximize=True,
-        directory=directory,
-        name=name,
-        seed=seed,
-        quiet=quiet,
-    )
-    net.cpu()
-    is_better = outcome.best[main] >= start
-    if not is_better:
-        net.load_state_dict(before)
-    chosen = {"steps": steps, "batch": batch, "best_step": outcome.best_step if is_better else 0}
-    chosen["validation"] = max(outcome.best[main], start)
-    if net.mlp_paths is not None:
-        chosen |= _blend(net, inputs, truth, scale=scale, seed=seed)
-    return outcome.seconds, chosen
+    Args:
+        branch: The branch, initialized.
+        dataset: Training data.
+        settings: Batch size, learning rate and weight decay.
+        matrices: Features of the `train` and the `validation` rows.
+        options: Name, seed and checkpoints.
+    """
+    assert branch.mlp is not None
+    rows, task_type = dataset.split["train"], dataset.target.task_type
+    X, V = matrices["train"], matrices["validation"]
+    loss, (_, truth) = make_loss(dataset, options.scaler), dataset.part("validation")
+    batch_size = min(settings.batch_size or BRANCH_BATCH, len(rows))
+    products = 6 * len(rows) * X.shape[1] * branch.mlp.last.in_features
+    epochs = float(np.clip(PRODUCTS_PER_TOKEN * settings.tokens / products, MIN_BRANCH_EPOCHS, MAX_BRANCH_EPOCHS))
+    if settings.epochs is not None:
+        epochs = min(epochs, settings.epochs)
+    steps = max(1, round(epochs * (len(rows) // batch_size)))
 
+    def batches(epoch: int) -> Sequence[np.ndarray]:
+        order = np.random.default_rng((options.seed, epoch)).permutation(len(rows))
+        return [order[begin : begin + batch_size] for begin in range(0, len(order) - batch_size + 1, batch_size)]
 
-def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-
-
-def _looks(dataset: Dataset, validation: Inputs, epochs: float) -> int:
-    """Return how often the validation rows are looked at: they must not take much of the time of the training."""
-    learned = epochs * dataset.inputs.lengths[dataset.split["train"]].sum()
-    # a forward pass takes a third of a step's time
-    return int(np.clip(LOOKING * 3 * learned / max(validation.lengths.sum(), 1), 3, 12))
-
-
-def _blend(net: BioNet, inputs: Inputs, truth: Target, *, scale: TargetScaler, seed: int) -> dict[str, Any]:
-    """Choose how much of the MLPs' and of Lyra's path there is beside ridge; return that and what it gives."""
-    ends = []
-    for blend in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
-        net.blend.copy_(torch.tensor(blend))
-        ends.append(np.stack(_raw(net, inputs, task_type=truth.task_type, priors=None)))
-    main, start = MAIN_METRIC[truth.task_type], ends[0]
-    shares = SHARES if net.lyra_path is not None else [own for own in SHARES if not own[1]]
-
-    def mixed(own: Sequence[float]) -> np.ndarray:
-        return to_predictions(start + own[0] * (ends[1] - start) + own[1] * (ends[2] - start), truth.task_type, scale)
-
-    chosen = best_blending(truth, [mixed(own) for own in shares], shares, seed=seed)
-    net.blend.copy_(torch.from_numpy(chosen))
-    return {"blend": [round(float(own), 4) for own in chosen], "validation": score(truth, mixed(chosen))[main]}
-
-
-@torch.no_grad()
-def _forward(net: nn.Module, inputs: Inputs, rows: np.ndarray, priors: Priors, *, length: int, task_type: str) -> Tensor:
-    """Return the net's outputs for some rows, cut to a length."""
-    device = next(net.parameters()).device
-    return net(*_arguments(inputs, rows, priors, length=length, task_type=task_type, device=device)).float().cpu()
-
-
-def outputs(net: nn.Module, inputs: Inputs, *, task_type: str, scale: TargetScaler, priors: Priors = None) -> Any:
-    """Return a net's predictions, in the target's units or as probabilities; see `Target.outputs` for their shapes."""
-    found = [to_predictions(z, task_type, scale) for z in _raw(net, inputs, task_type=task_type, priors=priors)]
-    if task_type == "pairs":
-        return found
-    if not task_type.startswith("residue"):
-        return np.stack(found)
-    wide = np.zeros((len(found), inputs.codes.shape[1], found[0].shape[1]))
-    for row, values in enumerate(found):
-        wide[row, : len(values)] = values
-    return wide
-
-
-def _raw(net: nn.Module, inputs: Inputs, *, task_type: str, priors: Priors) -> list[np.ndarray]:
-    """Return a net's outputs of each row, on the scale of learning and without padding."""
-    was_training = net.training
-    net.eval()
-    lengths = np.maximum(inputs.lengths, 1)
-    # neighbours in length share a batch, so that little is padded; the order is put back at the end
-    order = np.argsort(-lengths, kind="stable")
-    found: list[Any] = [None] * len(order)
-    for rows in _cut(order, lengths, task_type=task_type, batch=512):
-        z = _forward(net, inputs, rows, priors, length=int(lengths[rows].max()), task_type=task_type).double().numpy()
-        for k, row in enumerate(rows):
-            if task_type == "pairs":
-                found[row] = z[k, : lengths[row], : lengths[row]]
-            else:
-                found[row] = z[k, : lengths[row]] if task_type.startswith("residue") else z[k]
-    net.train(was_training)
-    return found
-
-
-def _arguments(
-    inputs: Inputs, rows: np.ndarray, priors: Priors, *, length: int, task_type: str, device: torch.device
-) -> tuple[Tensor | None, ...]:
-    codes = torch.from_numpy(inputs.codes[rows, :length]).to(device)
-    partner = None if inputs.partner is None else torch.from_numpy(inputs.partner[rows, :length]).to(device)
-    covariates = torch.from_numpy(inputs.covariates[rows]).float().to(device)
-    prior = None
-    if priors is not None:
-        wide = length if task_type == "pairs" else priors[rows[0]].shape[1]
-        padded = np.zeros((len(rows), length, wide), dtype=np.float32)
-        for k, row in enumerate(rows):
-            own = priors[row]
-            padded[k, : own.shape[0], : own.shape[1]] = own
-        prior = torch.from_numpy(padded).to(device)
-    return codes, partner, covariates, prior
-
-
-def _cut(order: np.ndarray, lengths: np.ndarray, *, task_type: str, batch: int) -> list[np.ndarray]:
-    """Return rows, already in an order of like lengths, in batches that are not too large with their padding."""
-    parts, begin, longest = [], 0, 0
-    for end, row in enumerate(order):
-        longer = max(longest, int(lengths[row]))
-        count = end - begin + 1
-        is_full = count * longer > PADDED_LETTERS or (task_type == "pairs" and count * longer**2 > PADDED_PAIRS)
-        if count > 1 and (count > batch or is_full):
-            parts.append(order[begin:end])
-            begin, longer = end, int(lengths[row])
-        longest = longer
-    return [*parts, order[begin:]]
-
-
-def _plan(
-    inputs: Inputs, rows: np.ndarray, *, task_type: str, batch: int, seed: int
-) -> Callable[[int], Sequence[np.ndarray]]:
-    lengths = np.maximum(inputs.lengths, 1)
-    batch = min(batch, len(rows))
-    is_even = bool((lengths[rows] == lengths[rows[0]]).all())
-
-    def batches(epoch: int) -> list[np.ndarray]:
-        random = np.random.default_rng((seed, epoch))
-        order = rows[random.permutation(len(rows))]
-        if not is_even:
-            # within a pool of 32 batches the rows are sorted by length, so that little is padded
-            pools = np.array_split(order, max(1, len(order) // (32 * batch)))
-            order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
-        cut = _cut(order, lengths, task_type=task_type, batch=batch)
-        # a rest of a few rows would be a noisy step; they come in another epoch
-        whole = [part for part in cut if 2 * len(part) > min(map(len, cut[:-1] or cut))]
-        return [whole[i] for i in random.permutation(len(whole))]
-
-    return batches
-
-
-def _step(dataset: Dataset, scale: TargetScaler, priors: Priors) -> Callable[..., Mapping[str, Tensor]]:
-    task_type, inputs = dataset.target.task_type, dataset.inputs
-    lengths, loss = np.maximum(inputs.lengths, 1), make_loss(dataset, scale)
-
-    def step(model: nn.Module, rows: np.ndarray, backward: Callable[[Tensor], None]) -> Mapping[str, Tensor]:
-        device = next(model.parameters()).device
-        length = int(lengths[rows].max())
-        value = loss(model(*_arguments(inputs, rows, priors, length=length, task_type=task_type, device=device)), rows)
+    def step(model: nn.Module, own: np.ndarray, backward: Callable[[Tensor], None]) -> Mapping[str, Tensor]:
+        value = loss(model(_dense(X[own], model)), rows[own])
         backward(value)
         return {"loss": value}
 
-    return step
+    def metrics(model: nn.Module) -> dict[str, float]:
+        z = [model(_dense(V[begin : begin + 4096], model)).cpu() for begin in range(0, V.shape[0], 4096)]
+        return score(truth, to_predictions(torch.cat(z).double().numpy(), task_type, options.scaler))
+
+    with torch.no_grad():
+        start = metrics(branch.eval())[MAIN_METRIC[task_type]]
+    return _train_best(
+        branch.train(),
+        _branch_groups(branch, settings),
+        options,
+        batches=batches,
+        step=step,
+        loop=LoopSettings(steps=steps, evaluate_every=max(1, steps // VALIDATIONS)),
+        validate=metrics,
+        monitor=MAIN_METRIC[task_type],
+        # strictly better than the linear model
+        least=np.nextafter(start, np.inf),
+    )
 
 
-def _groups(net: BioNet, settings: FitSettings) -> list[dict]:
+def train_net(
+    net: BioNet, dataset: Dataset, settings: FitSettings, priors: Priors, options: TrainOptions
+) -> dict[str, Any]:
+    """Train Lyra and its branch in place, select the blending weights, and return what the validation rows selected.
+
+    The MLP branches of the network must have been trained.
+    """
+    subset = validation_subset(dataset, options.seed)
+    inputs, truth = dataset.inputs.take(subset), dataset.target.take(subset)
+    if net.mlp_branches is not None and net.lyra_branch is None:
+        # without sequences there is no Lyra to train
+        return {"seconds": 0.0, **_blend(net, inputs, truth, options)}
+    rows, task_type = dataset.split["train"], truth.task_type
+    epochs, batch_size = epochs_for(dataset, settings), batch_size_for(dataset, settings)
+    batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=options.seed)
+    steps = max(1, round(epochs * len(batches(0))))
+    subset_priors = None if priors is None else [priors[row] for row in subset]
+    loss = make_loss(dataset, options.scaler)
+
+    def step(model: nn.Module, own: np.ndarray, backward: Callable[[Tensor], None]) -> Mapping[str, Tensor]:
+        device = next(model.parameters()).device
+        value = loss(model(*net_inputs(dataset.inputs, own, priors, task_type=task_type, device=device)), own)
+        backward(value)
+        return {"loss": value}
+
+    def metrics(model: nn.Module) -> dict[str, float]:
+        return score(truth, predict_net(model, inputs, task_type, scaler=options.scaler, priors=subset_priors))
+
+    has_start = net.lyra_branch is not None or net.spec.has_prior
+    selected = _train_best(
+        net,
+        _net_groups(net, settings),
+        options,
+        batches=batches,
+        step=step,
+        loop=LoopSettings(steps=steps, evaluate_every=max(1, steps // _validations(dataset, inputs, epochs))),
+        validate=metrics,
+        monitor=MAIN_METRIC[task_type],
+        least=metrics(net)[MAIN_METRIC[task_type]] if has_start else -np.inf,
+    )
+    selected["batch_size"] = batch_size
+    return selected if net.mlp_branches is None else selected | _blend(net, inputs, truth, options)
+
+
+def _train_best(
+    module: nn.Module,
+    groups: list[dict[str, Any]],
+    options: TrainOptions,
+    *,
+    batches: Callable[[int], Sequence[np.ndarray]],
+    step: Callable[..., Mapping[str, Tensor]],
+    loop: LoopSettings,
+    validate: Callable[[nn.Module], dict[str, float]],
+    monitor: str,
+    least: float,
+) -> dict[str, Any]:
+    """Train a module, and restore its start if no validation reaches at least this value."""
+    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    result = train(
+        module,
+        batches=batches,
+        step=step,
+        optimizer=torch.optim.AdamW(groups, fused=True),
+        settings=loop,
+        schedule=schedule("one_cycle"),
+        validate=validate,
+        monitor=monitor,
+        maximize=True,
+        directory=options.directory,
+        name=options.name,
+        seed=options.seed,
+        quiet=options.quiet,
+    )
+    module.cpu()
+    value = result.best[monitor]
+    if value < least:
+        module.load_state_dict(before)
+    return {
+        "steps": loop.steps,
+        "best_step": result.best_step if value >= least else 0,
+        "validation": max(value, float(least)),
+        "seconds": result.seconds,
+    }
+
+
+def _validations(dataset: Dataset, validation: Inputs, epochs: float) -> int:
+    """Return the number of validations, which must not take much of the time of the training."""
+    trained = epochs * dataset.inputs.lengths[dataset.split["train"]].sum()
+    # a forward pass takes a third of the time of a step
+    return int(np.clip(VALIDATION_TIME * 3 * trained / max(validation.lengths.sum(), 1), 3, VALIDATIONS))
+
+
+def _blend(net: BioNet, inputs: Inputs, truth: Target, options: TrainOptions) -> dict[str, Any]:
+    """Select the blending weights of the MLPs and of Lyra; return them and the validation metric."""
+    ends = []
+    for corner in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        net.blending.copy_(torch.tensor(corner))
+        ends.append(np.stack(raw_outputs(net, inputs, truth.task_type)))
+    start, mlp, lyra = ends
+
+    def blended(weights: Any) -> np.ndarray:
+        z = start + weights[0] * (mlp - start) + weights[1] * (lyra - start)
+        return to_predictions(z, truth.task_type, options.scaler)
+
+    candidates = BLENDINGS if net.lyra_branch is not None else [own for own in BLENDINGS if not own[1]]
+    weights = best_blending(truth, [blended(own) for own in candidates], candidates, seed=options.seed)
+    net.blending.copy_(torch.from_numpy(weights))
+    value = score(truth, blended(weights))[MAIN_METRIC[truth.task_type]]
+    return {"blending": [round(float(own), 4) for own in weights], "validation": value}
+
+
+def _branch_groups(branch: AdditiveBranch, settings: FitSettings) -> list[dict[str, Any]]:
+    """Return the optimizer's groups: a low rate and decay to its start for the linear model, no decay for the curve."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    groups = parameter_groups(branch.linear, learning_rate=rate * LINEAR_RATE, weight_decay=decay)
+    if branch.mlp is not None:
+        groups += parameter_groups(branch.mlp, learning_rate=rate, weight_decay=decay)
+    if branch.curve is not None:
+        groups.append({"params": list(branch.curve.parameters()), "lr": rate, "weight_decay": 0.0})
+    return groups
+
+
+def _net_groups(net: BioNet, settings: FitSettings) -> list[dict[str, Any]]:
     rate, decay, groups = settings.learning_rate, settings.weight_decay, []
     for module in net.children():
-        if module is net.lyra_path:
-            groups += branch_parameter_groups(module, rate=rate, decay=decay)
-        elif module is not net.mlp_paths:
-            # those have been trained by themselves
+        if isinstance(module, AdditiveBranch):
+            groups += _branch_groups(module, settings)
+        elif module is not net.mlp_branches:
+            # the MLP branches have been trained already
             groups += parameter_groups(module, learning_rate=rate, weight_decay=decay)
-    if net.trust is not None:
-        groups.append({"params": [net.trust], "lr": rate, "weight_decay": 0.0})
+    if net.prior_weight is not None:
+        groups.append({"params": [net.prior_weight], "lr": rate, "weight_decay": 0.0})
     return groups
+
+
+def _dense(X: SparseMatrix, model: nn.Module) -> Tensor:
+    return torch.from_numpy(X.toarray()).float().to(next(model.parameters()).device)

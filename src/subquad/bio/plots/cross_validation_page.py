@@ -32,7 +32,7 @@ def render(metrics: Mapping[str, Any], name: str, *, how: str) -> str:
 
 def verdict(metrics: Mapping[str, Any]) -> str:
     """Return which model is best on average, and from which others the folds do not tell it."""
-    main, mean, std = metrics["main_metric"], metrics["mean"], metrics["std"]
+    main, mean, std = metrics["main_metric"], metrics["test"], metrics["std"]
     best, folds = _best(metrics), len(metrics["rows"])
     others = ", ".join(f"{label(model)} {own[main]:.3f}" for model, own in mean.items() if model != best)
     tied = [label(model) for model, own in metrics["folds"].items() if is_tied(metrics["folds"][best], own)]
@@ -44,7 +44,7 @@ def verdict(metrics: Mapping[str, Any]) -> str:
 
 
 def _best(metrics: Mapping[str, Any]) -> str:
-    return max(metrics["mean"], key=lambda model: metrics["mean"][model][metrics["main_metric"]])
+    return max(metrics["test"], key=lambda model: metrics["test"][model][metrics["main_metric"]])
 
 
 def is_tied(best: Sequence[float], other: Sequence[float]) -> bool:
@@ -54,7 +54,7 @@ def is_tied(best: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _result(metrics: Mapping[str, Any]) -> list[Any]:
-    main, mean, std, folds = metrics["main_metric"], metrics["mean"], metrics["std"], metrics["folds"]
+    main, mean, std, folds = metrics["main_metric"], metrics["test"], metrics["std"], metrics["folds"]
     names = [name for name in mean["net"] if ":" not in name][:MAX_METRICS]
     rows = [
         [label(model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names), metrics["best_folds"][model]]

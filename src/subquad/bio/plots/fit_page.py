@@ -115,12 +115,11 @@ def _network(run: FinishedRun) -> list[str]:
 
 def blending_weights(run: FinishedRun) -> dict[str, float] | None:
     """Return the blending weights of linear model, MLPs and Lyra; None if the network has no such parts."""
-    members = run.config.get("selected", {}).get("net", [])
-    blends = [member["blend"] for member in members if "blend" in member] if isinstance(members, list) else []
-    if not blends:
+    weights = run.metrics.get("blending", {}).get("net", {})
+    if "linear" not in weights:
         return None
-    mlp, lyra = np.mean(blends, axis=0)
-    return {"linear": float(1 - mlp - lyra), "MLPs": float(mlp), "Lyra": float(lyra)}
+    mlps = sum(weight for name, weight in weights.items() if name.startswith("mlp_"))
+    return {"linear": weights["linear"], "MLPs": mlps, "Lyra": weights.get("lyra", 0.0)}
 
 
 def _differences(run: FinishedRun) -> list[str]:

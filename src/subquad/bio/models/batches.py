@@ -1,0 +1,115 @@
+"""Batches of sequences: their order in training, their size with padding, and predictions of a network.
+
+`subquad.train.bucketing` limits the rows of a batch; here padded letters and pairs of letters are limited too, because
+the sequences of one table can differ in length by a factor of a thousand.
+
+Axes: B rows, T positions, L letters of a sequence, O outputs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from subquad.bio.data.dataset import PAD, Inputs
+from subquad.bio.models.target_scaling import TargetScaler, to_predictions
+
+__all__ = ["Priors", "epoch_batches", "net_inputs", "predict_net", "raw_outputs"]
+
+MAX_LETTERS, MAX_PAIRS = 40_000, 600_000
+"""Maximum number of letters, and of pairs of letters, of a batch with its padding."""
+PREDICTION_BATCH = 512
+BATCHES_PER_POOL = 32
+
+Priors = Sequence[np.ndarray] | None
+"""Starting logits of each row: `(L, L)` for pairs, or `(L, O)` for residues on the training scale."""
+
+
+def net_inputs(
+    inputs: Inputs, rows: np.ndarray, priors: Priors, *, task_type: str, device: torch.device
+) -> tuple[Tensor | None, ...]:
+    """Return the codes, partner codes, covariates and priors of a batch, cut to its longest sequence."""
+    length = max(1, int((inputs.codes[rows] != PAD).sum(1).max(initial=0)))
+    codes = torch.from_numpy(inputs.codes[rows, :length]).to(device)
+    partner = None if inputs.partner is None else torch.from_numpy(inputs.partner[rows, :length]).to(device)
+    covariates = torch.from_numpy(inputs.covariates[rows]).float().to(device)
+    prior = None
+    if priors is not None:
+        wide = length if task_type == "pairs" else priors[rows[0]].shape[1]
+        padded = np.zeros((len(rows), length, wide), dtype=np.float32)
+        for k, row in enumerate(rows):
+            own = priors[row]
+            padded[k, : own.shape[0], : own.shape[1]] = own
+        prior = torch.from_numpy(padded).to(device)
+    return codes, partner, covariates, prior
+
+
+def predict_net(net: nn.Module, inputs: Inputs, task_type: str, *, scaler: TargetScaler, priors: Priors = None) -> Any:
+    """Return a network's predictions as measurements or probabilities; see `Target.outputs` for the shapes."""
+    found = [to_predictions(z, task_type, scaler) for z in raw_outputs(net, inputs, task_type, priors=priors)]
+    if task_type == "pairs":
+        return found
+    if not task_type.startswith("residue"):
+        return np.stack(found)
+    padded = np.zeros((len(found), inputs.codes.shape[1], found[0].shape[1]))
+    for row, values in enumerate(found):
+        padded[row, : len(values)] = values
+    return padded
+
+
+@torch.no_grad()
+def raw_outputs(net: nn.Module, inputs: Inputs, task_type: str, *, priors: Priors = None) -> list[np.ndarray]:
+    """Return a network's outputs of each row, on the training scale and without padding."""
+    was_training, device = net.training, next(net.parameters()).device
+    net.eval()
+    lengths = np.maximum(inputs.lengths, 1)
+    # rows of similar length share a batch, so that there is little padding
+    order = np.argsort(-lengths, kind="stable")
+    found: list[Any] = [None] * len(order)
+    for rows in _cut(order, lengths, task_type=task_type, batch_size=PREDICTION_BATCH):
+        z = net(*net_inputs(inputs, rows, priors, task_type=task_type, device=device)).float().cpu().double().numpy()
+        for k, row in enumerate(rows):
+            if task_type == "pairs":
+                found[row] = z[k, : lengths[row], : lengths[row]]
+            else:
+                found[row] = z[k, : lengths[row]] if task_type.startswith("residue") else z[k]
+    net.train(was_training)
+    return found
+
+
+def epoch_batches(
+    inputs: Inputs, rows: np.ndarray, *, task_type: str, batch_size: int, seed: int
+) -> Callable[[int], Sequence[np.ndarray]]:
+    """Return the function from the number of an epoch to its batches of training rows, in random order."""
+    lengths = np.maximum(inputs.lengths, 1)
+    batch_size = min(batch_size, len(rows))
+    is_even = bool((lengths[rows] == lengths[rows[0]]).all())
+
+    def batches(epoch: int) -> list[np.ndarray]:
+        random = np.random.default_rng((seed, epoch))
+        order = rows[random.permutation(len(rows))]
+        if not is_even:
+            pools = np.array_split(order, max(1, len(order) // (BATCHES_PER_POOL * batch_size)))
+            order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+        cut = _cut(order, lengths, task_type=task_type, batch_size=batch_size)
+        # the gradient of a few remaining rows would be noisy; they come in another epoch
+        whole = [part for part in cut if 2 * len(part) > min(map(len, cut[:-1] or cut))]
+        return [whole[i] for i in random.permutation(len(whole))]
+
+    return batches
+
+
+def _cut(order: np.ndarray, lengths: np.ndarray, *, task_type: str, batch_size: int) -> list[np.ndarray]:
+    """Return rows, sorted by length, in batches that fit into memory with their padding."""
+    parts, begin, longest = [], 0, 0
+    for end, row in enumerate(order):
+        longer = max(longest, int(lengths[row]))
+        count = end - begin + 1
+        is_full = count * longer > MAX_LETTERS or (task_type == "pairs" and count * longer**2 > MAX_PAIRS)
+        if count > 1 and (count > batch_size or is_full):
+            parts.append(order[begin:end])
+            begin, longer = end, int(lengths[row])
+        longest = longer
+    return [*parts, order[begin:]]

@@ -1,0 +1,78 @@
+"""Learning curve: the main metric of all models trained on fewer rows. Costs one fit per size and repetition."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from subquad.bio.data.dataset import Dataset
+from subquad.bio.models.baselines import baselines_for
+from subquad.bio.models.fit import fit_models
+from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
+from subquad.errors import SubquadError
+from subquad.progress import say
+
+__all__ = ["learning_curve"]
+
+
+def learning_curve(
+    dataset: Dataset, settings: FitSettings, metrics: Mapping[str, Any], *, directory: Path, seed: int, quiet: bool
+) -> list[dict[str, Any]]:
+    """Return the main metric on the test rows of models trained on fewer rows, smallest training set first.
+
+    Args:
+        dataset: Inputs, targets and split of the whole fit.
+        settings: Settings of the fit, with the sizes of the curve.
+        metrics: Metrics of the fit on all training rows, which are the last point.
+        directory: Folder of the fits, one folder for each.
+        seed: Seed of the random subsets.
+        quiet: Show no progress.
+
+    Returns:
+        For each size: `rows`, the mean over the subsets by model, and their standard deviation `std` if there are
+        several.
+    """
+    main, names = metrics["main_metric"], ("net", *baselines_for(metrics["task_type"]))
+    count = len(dataset.split["train"])
+    points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
+    halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
+    fewer = replace(settings, learning_curve=0, learning_sizes=(), stack_folds=1)
+    for size in sorted(set(settings.learning_sizes), reverse=True) or halves:
+        if not MIN_CURVE_ROWS <= size < count:
+            continue
+        found = []
+        for repeat in range(settings.learning_repeats):
+            say(f"learning curve: {size:,} rows, subset {repeat + 1} of {settings.learning_repeats}", quiet=quiet)
+            folder = directory / f"rows-{size}-{repeat}"
+            folder.mkdir(exist_ok=True)
+            own = replace(dataset, split=dataset.split | _subset(dataset, size, [seed, repeat]))
+            presets = (settings.preset,)
+            try:
+                one = fit_models(own, fewer, presets=presets, directory=folder, seed=seed + repeat, quiet=True)
+            except SubquadError as error:
+                say(f"learning curve: subset left out, {error}", quiet=quiet)
+                continue
+            found.append({name: one.metrics["test"][name][main] for name in names})
+        if found:
+            points.insert(0, _point(size, found))
+    return points
+
+
+def _subset(dataset: Dataset, size: int, seed: list[int]) -> dict[str, np.ndarray]:
+    """Return random training rows, and a quarter as many validation rows."""
+    subset = {}
+    for k, (part, count) in enumerate((("train", size), ("validation", max(size // 4, MIN_CURVE_ROWS)))):
+        rows = dataset.split[part]
+        # one order for all sizes, so that smaller subsets are contained in larger ones
+        order = np.random.default_rng([*seed, k]).permutation(len(rows))
+        subset[part] = np.sort(rows[order[:count]])
+    return subset
+
+
+def _point(size: int, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    values = {name: [one[name] for one in found] for name in found[0]}
+    point: dict[str, Any] = {"rows": size, **{name: fmean(own) for name, own in values.items()}}
+    return point | ({"std": {name: stdev(own) for name, own in values.items()}} if len(found) > 1 else {})
