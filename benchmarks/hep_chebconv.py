@@ -3,13 +3,13 @@
     pip install torch_geometric
     python benchmarks/hep_chebconv.py [--threads 1] [--repeats 5] [--count 1024] [--jets 'DIR/*.root'] [--quick]
 
-Width 64 to 64. Jets of 128 particles each, and jets of real lengths (from $SUBQUAD_DATA/hep/sim, else the sample that
-comes with subquad). Both take the same graph: k = 3, 8, 16 nearest neighbours with the paper's 16 terms, and 3, 8, 16
+Width 64 to 64. Jets of 128 particles each, and jets of real lengths (from $SUBQUAD_DATA/hep/sim, else the jets that
+ship with subquad). Both take the same graph: k = 3, 8, 16 nearest neighbours with the paper's 16 terms, and 3, 8, 16
 terms with the paper's k = 3 and with our k = 7. PyTorch Geometric takes each batch of 64 as one graph of many parts,
 without padding, and computes its normalisation in each call; ours is made once per batch for all layers of a net, and
 its time stands beside (`graph_ms`). Ours takes padded batches: all padded to 128, random ones padded to their longest
-jet, and jets of like length together, by lists of neighbours (`gather`) and by dense products (`dense`); and, without
-padding either, the real particles of a random batch alone (`rows`).
+jet, and jets of similar length together, by lists of neighbours (`gather`) and by dense products (`dense`); and, also
+without padding, the real particles of a random batch alone (`rows`).
 
 Times are medians of interleaved repetitions, of processor time on one thread, else of the clock. Ends in one line of
 JSON.
@@ -28,10 +28,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from subquad.hep.data.formats import expand
 from subquad.hep.data.jets import PARTICLES, read
-from subquad.hep.data.sample import sample_path
-from subquad.hep.models.tagger import epoch_plan
 from subquad.nn.graph import ChebConv
 from subquad.ops.chebyshev import (
     Neighbours,
@@ -43,9 +40,10 @@ from subquad.ops.chebyshev import (
     rows,
     scaled_laplacian,
 )
+from subquad.train.bucketing import bucketed_batches
 
 try:
-    from torch_geometric.nn import ChebConv as RivalConv
+    from torch_geometric.nn import ChebConv as PyGConv
 except ImportError as error:
     raise SystemExit("this benchmark needs PyTorch Geometric: pip install torch_geometric") from error
 
@@ -89,7 +87,7 @@ class Joined:
 
 
 def real_jets(patterns: Sequence[str], count: int) -> Jets:
-    jets = read(expand(patterns))
+    jets = read(patterns)
     order = torch.randperm(len(jets), generator=torch.Generator().manual_seed(0))[:count]
     lengths = torch.from_numpy(jets.lengths).clamp(max=LONGEST)[order]
     columns = [PARTICLES.index("part_deta"), PARTICLES.index("part_dphi")]
@@ -119,14 +117,14 @@ def joined(batch: Padded) -> Joined:
     return Joined(batch.x.detach()[batch.mask].requires_grad_(), edges, rows(batch.laplacian, batch.mask))
 
 
-def layers(terms: int, dtype: torch.dtype) -> tuple[ChebConv, RivalConv]:
+def layers(terms: int, dtype: torch.dtype) -> tuple[ChebConv, PyGConv]:
     torch.manual_seed(0)
-    ours, rival = ChebConv(WIDTH, WIDTH, terms).to(dtype), RivalConv(WIDTH, WIDTH, terms).to(dtype)
+    ours, theirs = ChebConv(WIDTH, WIDTH, terms).to(dtype), PyGConv(WIDTH, WIDTH, terms).to(dtype)
     with torch.no_grad():
-        for linear, weight in zip(rival.lins, ours.weight, strict=True):
+        for linear, weight in zip(theirs.lins, ours.weight, strict=True):
             linear.weight.copy_(weight.T)
-        rival.bias.copy_(ours.bias)
-    return ours, rival
+        theirs.bias.copy_(ours.bias)
+    return ours, theirs
 
 
 def gather(layer: ChebConv, batch: Padded) -> Tensor:
@@ -141,7 +139,7 @@ def by_rows(layer: ChebConv, batch: Joined) -> Tensor:
     return chebyshev_rows(batch.x, layer.weight, batch.graph) + layer.bias
 
 
-def pyg(layer: RivalConv, batch: Joined) -> Tensor:
+def pyg(layer: PyGConv, batch: Joined) -> Tensor:
     # a bound on the eigenvalues that is the same for all, as ours has it
     return layer(batch.x, batch.edges, lambda_max=torch.tensor(2.0, dtype=batch.x.dtype))
 
@@ -157,9 +155,9 @@ def check(jets: Jets, k: int, terms: int) -> float:
     Raises:
         SystemExit: the layers are not equal.
     """
-    ours, rival = layers(terms, torch.float64)
+    ours, theirs = layers(terms, torch.float64)
     batch = padded(jets, torch.arange(BATCH // 2), k, torch.float64)
-    y, of_x, of_bias, *of_weights = both_passes(pyg, rival, joined(batch))
+    y, of_x, of_bias, *of_weights = both_passes(pyg, theirs, joined(batch))
     expected = [y, of_x, torch.stack([gradient.T for gradient in of_weights]), of_bias]
     largest = 0.0
     outcomes = [both_passes(by_rows, ours, joined(batch))]
@@ -180,16 +178,16 @@ def graphs_made_anew(batch: Padded) -> Neighbours:
 
 def compare(jets: Jets, k: int, terms: int, *, repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     """Return milliseconds per jet, and what PyTorch Geometric's time is of ours, repetition by repetition."""
-    ours, rival = layers(terms, torch.float32)
+    ours, theirs = layers(terms, torch.float32)
     every = torch.arange(len(jets.lengths))
     random = [padded(jets, some, k, torch.float32) for some in every.split(BATCH)]
     contenders: dict[str, tuple[Callable, torch.nn.Module, Sequence[Padded | Joined]]] = {
-        "pyg": (pyg, rival, [joined(batch) for batch in random]),
+        "pyg": (pyg, theirs, [joined(batch) for batch in random]),
         "rows": (by_rows, ours, [joined(batch) for batch in random]),
     }
     arrangements = {"": random}
     if int(jets.lengths.min()) < LONGEST:
-        bucketed = epoch_plan(every, jets.lengths, BATCH, seed=0, epoch=0)
+        bucketed = bucketed_batches(every, jets.lengths, BATCH, seed=0, epoch=0)
         arrangements = {
             "_padded": [padded(jets, some, k, torch.float32, LONGEST) for some in every.split(BATCH)],
             "_random": random,
@@ -239,7 +237,7 @@ def main() -> None:
     # processor time does not count what else runs, and adds up over threads
     clock = time.process_time if options.threads == 1 else time.perf_counter
     data = Path(os.environ.get("SUBQUAD_DATA", "none")) / "hep" / "sim"
-    patterns = options.jets or ([str(data / "*.root")] if data.is_dir() else [str(sample_path())])
+    patterns = options.jets or ([str(data / "*.root")] if data.is_dir() else ["example:jets"])
     samples = {"128": full_jets(max(BATCH, options.count // 4)), "real": real_jets(patterns, options.count)}
     table = []
     for name, jets in samples.items():

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from subquad.hep.data.features import JET_FEATURES, STANDARD_FEATURES
-from subquad.hep.models.tagger import build
-from subquad.hep.settings import PRESETS
+from subquad.hep.data.layout import layout_of
+from subquad.hep.models.networks import build_network
+from subquad.hep.models.presets import PRESETS
 from subquad.nn.graph import knn_graph
 from subquad.ops.chebyshev import chebyshev, chebyshev_gather, knn_adjacency, neighbours, scaled_laplacian
 
@@ -77,14 +78,15 @@ def net_pass(P: int, *, batches: int = 1, B: int | None = None, is_training: boo
     """Return a function that takes the net through some batches, there and back where it trains."""
     points, mask = jets(P, B)
     torch.manual_seed(0)
-    net = build(PRESETS["standard"], 10).train(is_training)
+    settings = PRESETS["standard"].net
+    net = build_network(settings, layout_of(settings), 10).train(is_training)
     x = torch.randn(*mask.shape, len(STANDARD_FEATURES))
-    observers = torch.randn(len(x), len(JET_FEATURES))
+    jet_features = torch.randn(len(x), len(JET_FEATURES))
 
     def run() -> None:
         with torch.set_grad_enabled(is_training):
             for _ in range(batches):
-                y = net(x, points, mask, observers=observers)
+                y = net(x, points, mask, jet_features=jet_features)
                 if is_training:
                     net.zero_grad()
                     y.square().sum().backward()

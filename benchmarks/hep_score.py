@@ -1,10 +1,10 @@
-"""How many jets a second a fitted tagger scores: one thread, and a batch on each core; both must give the same.
+"""Inference speed of a tagger in jets per second, on one thread and on all cores, with equal scores.
 
     subquad hep fit 'jets/*.root' --out tagger
     python benchmarks/hep_score.py tagger 'more/*.root' [--repeats 5]
 
-The jets are read before, and the net has scored some, before the clock starts. The median of the repeats counts. Wants
-quiet cores. The last line is JSON.
+Reading the jets and a first forward pass are not timed. Reports the median of the repeats; needs idle cores. The last
+line is JSON.
 """
 
 import argparse
@@ -18,8 +18,9 @@ from statistics import median
 import torch
 
 from subquad.hep import read
-from subquad.hep.models.tagger import inputs_of, logits, using_threads
-from subquad.hep.models.trained import open_tagger
+from subquad.hep.data.chunks import chunk_of
+from subquad.hep.models.networks import predict_logits, using_threads
+from subquad.hep.models.trained import TrainedTagger
 
 
 def main() -> None:
@@ -28,23 +29,23 @@ def main() -> None:
     parser.add_argument("files", nargs="+")
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
-    tagger = open_tagger(given.tagger)
-    inputs = inputs_of(read(given.files), tagger.settings, tagger.scale)
+    tagger = TrainedTagger.load(given.tagger)
+    dataset = tagger.dataset(chunk_of(read(given.files), tagger.layout))
     seconds: dict[int, list[float]] = {}
     answers = []
     for threads in (1, os.cpu_count() or 1):
         with using_threads(threads):
-            logits(tagger.net, inputs.part(torch.arange(min(500, len(inputs)))), tagger.settings)
+            predict_logits(tagger.net, dataset.subset(torch.arange(min(500, len(dataset)))))
             for _ in range(given.repeats):
                 began = time.perf_counter()
-                answers.append(logits(tagger.net, inputs, tagger.settings))
+                answers.append(predict_logits(tagger.net, dataset))
                 seconds.setdefault(threads, []).append(time.perf_counter() - began)
     apart = max((answer - answers[0]).abs().max().item() for answer in answers)
     if apart > 1e-5:
         raise SystemExit(f"the scores depend on the threads: logits differ by {apart:.2g}")
-    rates = {f"{threads} threads": len(inputs) / median(found) for threads, found in seconds.items()}
+    rates = {f"{threads} threads": len(dataset) / median(found) for threads, found in seconds.items()}
     machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
-    found = {"jets": len(inputs), "jets_per_second": rates, "largest_difference": apart}
+    found = {"jets": len(dataset), "jets_per_second": rates, "largest_difference": apart}
     print(json.dumps({"benchmark": "hep_score", **machine, "preset": tagger.config["preset"], **found}))
 
 

@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from subquad.hep.commands.simulate import simulate
-from subquad.hep.simulation.settings import SimulateSettings
+from subquad.hep.settings import SimulateSettings
 from subquad.hep.simulation.writer import read_columns
 
 KINDS = ("ChargedHadron", "NeutralHadron", "Photon", "Electron", "Muon")
@@ -84,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         settings = SimulateSettings(jets_per_class=arguments.jets_per_class, jets_per_file=arguments.jets_per_class)
-        files = simulate(folder, settings, seed=arguments.seed)
+        files = simulate(settings, out=folder, seed=arguments.seed)
         # the processor time of the workers, the start of Pythia and of Python included
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         jets = arguments.jets_per_class * len(settings.classes)

@@ -1,6 +1,6 @@
-"""Memory and waiting of a fit on many GB of ROOT files: peak of the process's own memory, and the share of time waited.
+"""Memory and waiting of a fit on many GB of ROOT files: peak of the process's own memory, fraction of time spent waiting.
 
-    SUBQUAD_DATA=DIR python benchmarks/hep_stream.py [--gigabytes 5] [--steps 300] [--batch 64] [--boosting]
+    SUBQUAD_DATA=DIR python benchmarks/hep_stream.py [--gigabytes 5] [--steps 300] [--batch-size 64] [--boosting]
 
 The files of $SUBQUAD_DATA/hep/sim are copied under other names until they are large enough. Own memory is RssAnon of
 /proc/self/status; pages of files do not count, since the system takes them back whenever it needs them. The pages of
@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from subquad.hep import FitSettings
-from subquad.hep.commands import fit as tasks
-from subquad.hep.data.formats import look
+from subquad.hep.commands import fit as command
+from subquad.hep.data.formats import inspect_file
 from subquad.hep.models import training as loop
-from subquad.train.loop import LoopSettings, Outcome
+from subquad.hep.models.training import FittedNetwork
+from subquad.train.loop import LoopSettings
 
 
 class Watch:
@@ -70,35 +71,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=5.0)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--boosting", action="store_true")
     parser.add_argument("--folder", type=Path, default=None, help="where the copies and the run are kept")
     given = parser.parse_args()
-    watch, store, train = Watch(), [0], tasks.fit_net
+    watch, store, train = Watch(), [0], command.fit_network
 
-    def training(*positional: Any, directory: Path, **named: Any) -> Outcome:
-        store[0], watch.part = drop_pages(directory / tasks.JETS), "training"
-        outcome = train(*positional, directory=directory, **named)
+    def training(*positional: Any, directory: Path, **named: Any) -> FittedNetwork:
+        store[0], watch.part = drop_pages(directory / command.JETS), "training"
+        fitted = train(*positional, directory=directory, **named)
         watch.part = "measuring"
-        return outcome
+        return fitted
 
-    tasks.fit_net = training
+    command.fit_network = training
     loop.LoopSettings = lambda **asked: LoopSettings(**{**asked, "steps": given.steps, "evaluate_every": None})
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         files = copies(Path(os.environ["SUBQUAD_DATA"]) / "hep" / "sim", Path(name), given.gigabytes * 1e9)
-        size, jets = sum(file.stat().st_size for file in files), sum(look(file, "tree").entries for file in files)
+        size, jets = (
+            sum(file.stat().st_size for file in files),
+            sum(inspect_file(file, "tree").entries for file in files),
+        )
         settings = FitSettings(
-            epochs=1, batch=given.batch, validation_part=0.002, test_part=0.002, net_alone=not given.boosting
+            epochs=1,
+            batch_size=given.batch_size,
+            validation_fraction=0.002,
+            test_fraction=0.002,
+            no_boosting=not given.boosting,
         )
         began = time.perf_counter()
-        metrics = tasks.fit(files, settings, out=Path(name) / "run", quiet=False)
+        metrics = command.fit(files, settings, out=Path(name) / "run", quiet=False)
         seconds = metrics["seconds"]
         found = {
             **{"gigabytes": size / 1e9, "files": len(files), "jets": jets, "store_gigabytes": store[0] / 1e9},
             "peak_own_memory_gigabytes": {part: peak / 1e9 for part, peak in watch.peaks.items()},
             "jets_read_per_second": jets / seconds["reading"],
-            "share_of_training_waited": seconds["waiting"] / seconds["training"],
-            "jets_learnt_per_second": given.steps * given.batch / seconds["training"],
+            "fraction_of_training_waiting": seconds["waiting"] / seconds["training"],
+            "training_jets_per_second": given.steps * given.batch_size / seconds["training"],
             **{"seconds": seconds | {"total": time.perf_counter() - began}, "steps": given.steps},
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",

@@ -11,7 +11,7 @@ import pytest
 from subquad.hep import FitSettings, fit
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-# the sample that comes with the package, whatever else is there
+# always the jets that ship with the package
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "SUBQUAD_DATA"} | {"OMP_NUM_THREADS": "1"}
 
 
@@ -37,14 +37,14 @@ def test_the_filter_is_measured_beside_pytorch_geometrics():
     assert {row["particles"] for row in result["rows"]} == {"128", "real"}
 
 
-def test_rivals_have_the_same_budget_and_a_second_run_takes_what_is_there(tmp_path):
-    arguments = ["--out", tmp_path, "--rivals", "boosting", "--epochs", 1, "--most-jets", 230]
-    models = result_of(run("hep_rivals", *arguments))["models"]
+def test_baselines_have_the_same_budget_and_a_second_run_reuses_the_results(tmp_path):
+    arguments = ["--out", tmp_path, "--baselines", "boosting", "--epochs", 1, "--most-jets", 230]
+    models = result_of(run("hep_baselines", *arguments))["models"]
     assert models.keys() == {"standard", "boosting"}
     assert models["standard"]["epochs"]["mean"] == 1
     written = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert {file.name for file in written} == {"standard_0.json", "boosting_0.json"}
-    assert result_of(run("hep_rivals", *arguments))["models"] == models
+    assert result_of(run("hep_baselines", *arguments))["models"] == models
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == written
 
 

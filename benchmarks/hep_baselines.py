@@ -1,28 +1,26 @@
-"""Our taggers against ParticleNet, Particle Transformer and boosting: same jets, same split, same CPU time or epochs.
+"""Our taggers against ParticleNet, Particle Transformer and gradient boosting on the same jets, split and budget.
 
     pip install --no-deps weaver-core
-    SUBQUAD_DATA=DATA python benchmarks/hep_rivals.py --out marks --seconds 1800 [--seeds 0 1 2]
-    SUBQUAD_DATA=DATA python benchmarks/hep_rivals.py --out marks_epochs --epochs 5
-    python benchmarks/hep_rivals.py --out marks --seconds 1800 --jets sim more --test held_out --presets standard paper
+    SUBQUAD_DATA=DATA python benchmarks/hep_baselines.py --out marks --seconds 1800 [--seeds 0 1 2]
+    SUBQUAD_DATA=DATA python benchmarks/hep_baselines.py --out marks_epochs --epochs 5
+    python benchmarks/hep_baselines.py --out marks --seconds 1800 --jets sim more --test holdout --presets paper
 
-`particlenet` and `part` are weaver-core's nets in the configurations of JetClass (arXiv:2202.03772), on its 17
-features; `published` is ParticleNet with the weights that were trained on 100 million jets ($SUBQUAD_DATA/hep/rivals),
-which is not fitted here: the ceiling. `boosting` is scikit-learn's on our jet-level observers, and takes the time it
-takes.
+`particlenet` and `part` are weaver-core's networks in the configurations of JetClass (arXiv:2202.03772), on its 17
+features; `published` is ParticleNet with the weights trained on 100 million jets ($SUBQUAD_DATA/hep/rivals), which is
+not fitted here: an upper limit. `boosting` is scikit-learn's on our jet-level features, without a limit on time.
 
-All nets: one thread, float32, the same jets for training, validation and test, drawn once for all seeds (80 %, 10 % of
-the rest, 20 %, of each class alike; or the jets of --test). The budget is processor time of the training steps, the
-making of batches included; ten validations of no charge choose the weights that are kept, on at most --most-validation
-jets. The learning rate follows the part of the budget that is used: ours AdamW as in `subquad hep fit`, with its
-average of weights; the rivals' Ranger, flat and then falling over the last 30 %, as they were published. Batches hold
-jets of like length, padded to the longest of them; --arrange random gives the rivals batches of any jets, since batch
-norm sees of one batch the jets in it alone.
+All networks: one thread, float32, the same training, validation and test jets, drawn once for all seeds (20 % of each
+class for testing, 10 % of the rest for validation; or the test jets of --test). The budget is the processor time of the
+training steps, including the preparation of batches, or a number of epochs. Ten validations outside the budget, on at
+most --most-validation jets, select the weights. The learning rate follows the used fraction of the budget: ours AdamW
+as in `subquad hep fit`, with its moving average of the weights; the baselines' Ranger, flat and then falling over the
+last 30 %, as published. Batches hold jets of similar length, padded to the longest of them; --arrange random gives the
+baselines batches of any jets, since batch normalization depends on the other jets of a batch.
 
-One JSON file for each net and seed is written into --out, so the same command goes on where it was stopped, and pieces
-can run side by side. Prints a Markdown table, means and standard deviations over seeds; R is background rejection at
-JetClass's signal efficiencies, – where no background jet passed, so that the test jets only say that it is beyond their
-number; with --background it is counted on those jets of the background instead, for seed 0 alone: 100,000 jets take the
-rivals up to a quarter of an hour. The last line is JSON.
+One JSON file per network and seed is written into --out: the same command resumes, and parts can run in parallel.
+Prints a Markdown table with means and standard deviations over seeds; R is the background rejection at JetClass's
+signal efficiencies, – if no background jet passed. --background measures it on these jets of the background instead,
+for seed 0 only: 100,000 jets take the baselines up to a quarter of an hour. The last line is JSON.
 """
 
 import argparse
@@ -43,72 +41,79 @@ from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from subquad.hep.data.features import jet_features, particle_features
-from subquad.hep.data.formats import expand
+from subquad.hep.data.batches import collate
+from subquad.hep.data.chunks import chunk_of
+from subquad.hep.data.features import STANDARD_FEATURES, jet_features, particle_features
 from subquad.hep.data.jets import PARTICLES, Jets, read
-from subquad.hep.data.sample import sample_path
-from subquad.hep.metrics.scores import rejections, scores_of
-from subquad.hep.models.boosting import boosting
-from subquad.hep.models.tagger import Scale, answer, build, collate, epoch_plan, inputs_of, logits, plan_by_length
-from subquad.hep.settings import PRESETS, FitSettings
+from subquad.hep.data.layout import fit_standardization, layout_of
+from subquad.hep.data.store import dataset_of
+from subquad.hep.metrics.classification import classification_metrics, rejections
+from subquad.hep.models.boosting import boosting_probabilities
+from subquad.hep.models.networks import build_network, forward, predict_logits
+from subquad.hep.models.presets import PRESETS
+from subquad.hep.settings import FitSettings
 from subquad.runs.storage import atomic
-from subquad.train.ema import Average
+from subquad.train.bucketing import batches_by_length, bucketed_batches
+from subquad.train.ema import ExponentialMovingAverage
 from subquad.train.optim import parameter_groups, schedule
 
-RIVALS = ("particlenet", "part", "boosting", "published")
-RIVAL_RATES = {"particlenet": 3e-3, "part": 1e-3}
+BASELINES = ("particlenet", "part", "boosting", "published")
+LEARNING_RATES = {"particlenet": 3e-3, "part": 1e-3}
 VALIDATIONS = 10
 MOST = 128
 LEAST = 17
-"""Places of a rival's batch: ParticleNet takes 16 neighbours of each particle, padded ones where others lack."""
+"""Particles of a padded batch of a baseline: ParticleNet takes 16 neighbours of each particle, if need be padding."""
 
 # JetClass's 17 in the order of its files, as columns of `STANDARD_FEATURES`
 COLUMNS = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
-    """A net with all that a fit needs of it."""
+class Model:
+    """A network with everything that its training needs."""
 
     net: nn.Module
-    answer: Callable[[str, Tensor], Tensor]
+    logits: Callable[[str, Tensor], Tensor]
     """Logits of some jets of a part: `train`, `validation`, `test` or `background`."""
     predict: Callable[[str], Tensor]
-    """Logits of all jets of a part, without gradient."""
+    """Logits of all jets of a part, without gradients."""
     plan: Callable[[int], Sequence[Tensor]]
     """The batches of an epoch."""
     optimizer: Any
     rate: Callable[[float], float]
-    """Factor on the learning rates, from the part of the budget that is used."""
+    """Factor on the learning rates by the used fraction of the budget."""
     clip: float | None
-    average: Average | None = None
-    """Of the weights, which then stands for the net."""
+    average: ExponentialMovingAverage | None = None
+    """Moving average of the weights, which is validated and kept."""
 
 
-def ours(name: str, parts: dict[str, Jets], seed: int) -> Contender:
-    fit = FitSettings(preset=name)
-    settings = fit.net
-    scale = Scale.of(jet_features(parts["train"])) if settings.has_observers else None
-    inputs = {part: inputs_of(jets, settings, scale) for part, jets in parts.items()}
-    net = build(settings, len(parts["train"].classes))
-    rows = torch.arange(len(inputs["train"]))
+def ours(name: str, parts: dict[str, Jets], seed: int) -> Model:
+    fit, preset = FitSettings(), PRESETS[name]
+    layout = layout_of(preset.net)
+    chunks = {part: chunk_of(jets, layout) for part, jets in parts.items()}
+    train = dataset_of(chunks["train"], layout)
+    layout = fit_standardization(layout, preset.net, train.particles, train.jet_features)
+    datasets = {part: dataset_of(chunk, layout) for part, chunk in chunks.items()}
+    net = build_network(preset.net, layout, len(parts["train"].classes))
+    rows = torch.arange(len(train))
 
-    name, warmup = fit.schedule
-    return Contender(
+    name, warmup = preset.schedule
+    groups = parameter_groups(net, learning_rate=preset.learning_rate, weight_decay=fit.weight_decay)
+    return Model(
         net=net,
-        answer=lambda part, rows: answer(net, collate(inputs[part], rows, settings)),
-        predict=lambda part: logits(net, inputs[part], settings),
-        plan=lambda epoch: epoch_plan(rows, inputs["train"].lengths, fit.batch, seed=seed, epoch=epoch),
-        optimizer=torch.optim.AdamW(parameter_groups(net, learning_rate=fit.rate, weight_decay=fit.weight_decay)),
+        logits=lambda part, rows: forward(net, collate(datasets[part], rows)),
+        predict=lambda part: predict_logits(net, datasets[part]),
+        plan=lambda epoch: bucketed_batches(rows, train.lengths, fit.batch_size, seed=seed, epoch=epoch),
+        optimizer=torch.optim.AdamW(groups),
         rate=schedule(name, warmup=warmup),
         clip=1.0,
-        average=Average(net.state_dict(), fit.decay) if fit.decay else None,
+        average=ExponentialMovingAverage(net.state_dict(), preset.ema_decay) if preset.ema_decay else None,
     )
 
 
 @dataclass(frozen=True)
-class RivalInputs:
-    """Features, four-vectors and places of all particles, as flat tables."""
+class BaselineInputs:
+    """Features and four-vectors of all particles, as flat tables."""
 
     features: Tensor
     vectors: Tensor
@@ -116,11 +121,11 @@ class RivalInputs:
     lengths: Tensor
 
     @classmethod
-    def of(cls, jets: Jets) -> "RivalInputs":
-        """Return what the rivals see of the jets; weaver ends standardised features at 5."""
+    def of(cls, jets: Jets) -> "BaselineInputs":
+        """Return the inputs of the baselines; weaver clips standardized features at 5."""
         vectors = [PARTICLES.index(f"part_{name}") for name in ("px", "py", "pz", "energy")]
         return cls(
-            torch.from_numpy(particle_features(jets, "standard")[:, COLUMNS].clip(-5, 5)),
+            torch.from_numpy(particle_features(jets, STANDARD_FEATURES)[:, COLUMNS].clip(-5, 5)),
             torch.from_numpy(jets.particles[:, vectors].copy()),
             torch.from_numpy(jets.first[:-1]),
             torch.from_numpy(np.minimum(jets.lengths, MOST)),
@@ -136,7 +141,7 @@ class RivalInputs:
         return tables[0], tables[1], mask[:, None]
 
 
-def rival_net(name: str, classes: int) -> nn.Module:
+def baseline_network(name: str, classes: int) -> nn.Module:
     if name == "part":
         from weaver.nn.model.ParticleTransformer import ParticleTransformer
 
@@ -171,41 +176,41 @@ def flat_then_falling(progress: float) -> float:
     return 0.01 ** (max(0.0, min(progress, 1.0) - 0.7) / 0.3)
 
 
-def rival(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Contender:
+def baseline(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespace) -> Model:
     from weaver.utils.nn.optimizer.ranger import Ranger
 
-    net = rival_net(name, len(parts["train"].classes))
+    net = baseline_network(name, len(parts["train"].classes))
     if name == "published":
         net.load_state_dict(load_file(data_folder() / "rivals" / "ParticleNet_full.safetensors"))
-    inputs = {part: RivalInputs.of(jets) for part, jets in parts.items()}
+    inputs = {part: BaselineInputs.of(jets) for part, jets in parts.items()}
     rows, lengths = torch.arange(len(parts["train"])), inputs["train"].lengths
 
-    def answer(part: str, rows: Tensor) -> Tensor:
+    def logits(part: str, rows: Tensor) -> Tensor:
         features, vectors, mask = inputs[part].batch(rows)
         if name == "part":
             return net(features, v=vectors, mask=mask)
-        # the last two features are the angles, in which the first graph is made
+        # the last two features are the angles, in which the first graph is built
         return net(features[:, -2:], features, mask=mask)
 
     @torch.no_grad()
     def predict(part: str) -> Tensor:
         net.eval()
         out = torch.zeros(len(parts[part]), len(parts[part].classes))
-        for some in plan_by_length(inputs[part].lengths, 64):
-            out[some] = answer(part, some)
+        for some in batches_by_length(inputs[part].lengths, 64):
+            out[some] = logits(part, some)
         net.train()
         return out
 
     def plan(epoch: int) -> Sequence[Tensor]:
         if options.arrange == "bucketed":
-            return epoch_plan(rows, lengths, options.rival_batch, seed=seed, epoch=epoch)
+            return bucketed_batches(rows, lengths, options.baseline_batch_size, seed=seed, epoch=epoch)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        return rows[torch.randperm(len(rows), generator=generator)].split(options.rival_batch)
+        return rows[torch.randperm(len(rows), generator=generator)].split(options.baseline_batch_size)
 
-    learning_rate = options.rival_rate or RIVAL_RATES.get(name, 1e-3)
-    return Contender(
+    learning_rate = options.baseline_learning_rate or LEARNING_RATES.get(name, 1e-3)
+    return Model(
         net=net,
-        answer=answer,
+        logits=logits,
         predict=predict,
         plan=plan,
         optimizer=Ranger(net.parameters(), lr=learning_rate),
@@ -214,30 +219,30 @@ def rival(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namesp
     )
 
 
-def endless(contender: Contender) -> Iterator[Tensor]:
+def endless(model: Model) -> Iterator[Tensor]:
     epoch = 0
     while True:
-        yield from contender.plan(epoch)
+        yield from model.plan(epoch)
         epoch += 1
 
 
-def trained(contender: Contender, parts: dict[str, Jets], options: argparse.Namespace) -> dict[str, Any]:
+def trained(model: Model, parts: dict[str, Jets], options: argparse.Namespace) -> dict[str, Any]:
     """Fit the net, leave it at its best weights, and return what that took."""
-    net, optimizer = contender.net.train(), contender.optimizer
+    net, optimizer = model.net.train(), model.optimizer
     rates = [group["lr"] for group in optimizer.param_groups]
     labels = {part: torch.from_numpy(jets.labels) for part, jets in parts.items()}
-    used, steps, seen = 0.0, 0, 0
+    used, steps, jets = 0.0, 0, 0
     best, best_at, best_weights = -1.0, 0.0, {}
-    all_steps = options.epochs * len(contender.plan(0)) if options.epochs else None
+    all_steps = options.epochs * len(model.plan(0)) if options.epochs else None
     validated = 0
-    batches = endless(contender)
+    batches = endless(model)
     while True:
         progress = steps / all_steps if all_steps else used / options.seconds
         if progress >= 1 or progress * VALIDATIONS >= validated + 1:
             validated = int(progress * VALIDATIONS)
-            average = contender.average
+            average = model.average
             with nullcontext() if average is None else average.inside(net.state_dict()):
-                accuracy = (contender.predict("validation").argmax(-1) == labels["validation"]).float().mean().item()
+                accuracy = (model.predict("validation").argmax(-1) == labels["validation"]).float().mean().item()
                 if accuracy > best:
                     best, best_at = accuracy, progress
                     best_weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -247,21 +252,21 @@ def trained(contender: Contender, parts: dict[str, Jets], options: argparse.Name
         begin = time.process_time()
         rows = next(batches)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * contender.rate(progress)
-        loss = nn.functional.cross_entropy(contender.answer("train", rows), labels["train"][rows])
+            group["lr"] = rate * model.rate(progress)
+        loss = nn.functional.cross_entropy(model.logits("train", rows), labels["train"][rows])
         optimizer.zero_grad()
         loss.backward()
-        if contender.clip:
-            nn.utils.clip_grad_norm_(net.parameters(), contender.clip)
+        if model.clip:
+            nn.utils.clip_grad_norm_(net.parameters(), model.clip)
         optimizer.step()
-        if contender.average is not None:
-            contender.average.update(net.state_dict(), steps + 1)
+        if model.average is not None:
+            model.average.update(net.state_dict(), steps + 1)
         used += time.process_time() - begin
-        steps, seen = steps + 1, seen + len(rows)
+        steps, jets = steps + 1, jets + len(rows)
     net.load_state_dict(best_weights)
     return {
-        **{"cpu_seconds": used, "steps": steps, "epochs": seen / len(parts["train"]), "best_at": best_at},
-        **{"validation": best, "jets_per_cpu_second": seen / max(used, 1e-9)},
+        **{"cpu_seconds": used, "steps": steps, "epochs": jets / len(parts["train"]), "best_at": best_at},
+        **{"validation": best, "jets_per_cpu_second": jets / max(used, 1e-9)},
     }
 
 
@@ -271,24 +276,24 @@ def run(name: str, parts: dict[str, Jets], seed: int, options: argparse.Namespac
     training: dict[str, Any] = {}
     if name == "boosting":
         begin = time.process_time()
-        learnt, *features = (jet_features(parts[part]) for part in ("train", *measured))
-        all_of_them = boosting(
-            learnt, parts["train"].labels, np.concatenate(features), classes=len(test.classes), seed=seed
+        training_features, *features = (jet_features(parts[part]) for part in ("train", *measured))
+        probabilities = boosting_probabilities(
+            training_features, parts["train"].labels, np.concatenate(features), classes=len(test.classes), seed=seed
         )
         ends = np.cumsum([len(parts[part]) for part in measured])
-        answers = dict(zip(measured, np.split(all_of_them, ends[:-1]), strict=True))
+        answers = dict(zip(measured, np.split(probabilities, ends[:-1]), strict=True))
         training, parameters, scoring = {"cpu_seconds": time.process_time() - begin}, None, None
     else:
         torch.manual_seed(seed)
-        contender = ours(name, parts, seed) if name in PRESETS else rival(name, parts, seed, options)
-        parameters = sum(p.numel() for p in contender.net.parameters())
+        model = ours(name, parts, seed) if name in PRESETS else baseline(name, parts, seed, options)
+        parameters = sum(p.numel() for p in model.net.parameters())
         if name != "published":
-            training = trained(contender, parts, options)
+            training = trained(model, parts, options)
         begin = time.process_time()
-        answers = {part: contender.predict(part).double().softmax(-1).numpy() for part in measured}
+        answers = {part: model.predict(part).double().softmax(-1).numpy() for part in measured}
         scoring = sum(len(parts[part]) for part in measured) / (time.process_time() - begin)
     background = "QCD" if "QCD" in test.classes else test.classes[0]
-    scores = scores_of(answers["test"], test.labels, test.classes, background)
+    scores = classification_metrics(answers["test"], test.labels, test.classes, background)
     if "background" in parts:
         scores["rejection"] = {}
     if "background" in answers:
@@ -310,12 +315,12 @@ def data_folder() -> Path:
 def split(options: argparse.Namespace) -> dict[str, Jets]:
     """Return train, validation and test: the same for all seeds."""
     folders = options.jets or ([str(data_folder() / "sim")] if (data_folder() / "sim").is_dir() else [])
-    jets = read(expand(f"{folder}/*.root" for folder in folders) if folders else [sample_path()])
+    jets = read(folders or "example:jets")
     if options.most_jets:
         order = np.random.default_rng(0).permutation(len(jets))[: options.most_jets]
         jets = jets[np.sort(order)]
     others = {
-        part: labelled_alike(read(expand(f"{folder}/*.root" for folder in folders)), jets.classes)
+        part: with_classes(read(folders), jets.classes)
         for part, folders in (("test", options.test), ("background", options.background))
         if folders
     }
@@ -327,20 +332,20 @@ def split(options: argparse.Namespace) -> dict[str, Jets]:
         part[rows[:test]] = 2
         part[rows[test : test + (len(rows) - test) // 10]] = 1
     parts = {name: jets[np.flatnonzero(part == i)] for i, name in enumerate(("train", "validation", "test"))}
-    held = len(parts["validation"])
-    if options.most_validation and held > options.most_validation:
-        rows = generator.permutation(held)[: options.most_validation]
+    count = len(parts["validation"])
+    if options.most_validation and count > options.most_validation:
+        rows = generator.permutation(count)[: options.most_validation]
         parts["validation"] = parts["validation"][np.sort(rows)]
     return {**parts, **others}
 
 
-def labelled_alike(jets: Jets, classes: Sequence[str]) -> Jets:
-    """Return the jets with labels that count other classes."""
+def with_classes(jets: Jets, classes: Sequence[str]) -> Jets:
+    """Return the jets with labels as indices into `classes`."""
     index = np.array([classes.index(label) for label in jets.classes])
     return replace(jets, labels=index[jets.labels], classes=tuple(classes))
 
 
-def figures_of(result: dict[str, Any]) -> dict[str, float | None]:
+def columns_of(result: dict[str, Any]) -> dict[str, float | None]:
     """Return the columns of the table."""
     scores, training = result["scores"], result["training"]
     rejections = {f"R {name}": entry["value"] for name, entry in scores["rejection"].items()}
@@ -352,9 +357,9 @@ def figures_of(result: dict[str, Any]) -> dict[str, float | None]:
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Return the mean and the standard deviation over seeds of each figure; None where a seed has none."""
+    """Return the mean and the standard deviation over seeds of each column; None if a seed has no value."""
     found = {}
-    columns = [figures_of(result) for result in results]
+    columns = [columns_of(result) for result in results]
     for name in dict.fromkeys(name for column in columns for name in column):
         values = [column[name] for column in columns if name in column]
         known = [value for value in values if value is not None]
@@ -388,7 +393,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--presets", nargs="*", default=["standard"], choices=PRESETS)
-    parser.add_argument("--rivals", nargs="*", default=list(RIVALS), choices=RIVALS)
+    parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=BASELINES)
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--seconds", type=float, help="processor time of training, for each net and seed")
     budget.add_argument("--epochs", type=int)
@@ -398,9 +403,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--background", nargs="+", help="folders of ROOT files of the background, for the rejections")
     parser.add_argument("--most-jets", type=int, help="jets taken from --jets, at random")
     parser.add_argument("--most-validation", type=int, help="jets that choose the weights, at random")
-    parser.add_argument("--arrange", choices=["bucketed", "random"], default="bucketed", help="batches of the rivals")
-    parser.add_argument("--rival-batch", type=int, default=64)
-    parser.add_argument("--rival-rate", type=float, help=f"without it {RIVAL_RATES}")
+    parser.add_argument(
+        "--arrange", choices=["bucketed", "random"], default="bucketed", help="batches of the baselines"
+    )
+    parser.add_argument("--baseline-batch-size", type=int, default=64)
+    parser.add_argument("--baseline-learning-rate", type=float, help=f"default: {LEARNING_RATES}")
     return parser.parse_args()
 
 
@@ -408,13 +415,15 @@ def main() -> None:
     options = read_options()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    # what two runs must have in common to stand in one table
-    settings = {key: value for key, value in vars(options).items() if key not in ("out", "presets", "rivals", "seeds")}
+    # two runs in one table must agree in these
+    settings = {
+        key: value for key, value in vars(options).items() if key not in ("out", "presets", "baselines", "seeds")
+    }
     parts = None
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in options.seeds:
-        for name in (*options.presets, *options.rivals):
-            # what is not fitted has no seed
+        for name in (*options.presets, *options.baselines):
+            # a network that is not fitted has no seed
             if name == "published" and name in results:
                 continue
             file = options.out / f"{name}_{seed}.json"
@@ -427,12 +436,14 @@ def main() -> None:
                     temporary.write_text(json.dumps({"model": name, "seed": seed, "settings": settings, **result}))
             result = json.loads(file.read_text())
             if result["settings"] != settings:
-                raise SystemExit(f"{file}: was made with other settings ({result['settings']}); give another --out")
+                raise SystemExit(
+                    f"{file}: was written with other settings ({result['settings']}); choose another --out"
+                )
             results.setdefault(name, []).append(result)
     summaries = {name: summary(found) for name, found in results.items()}
     print(table(summaries))
     machine = {"cpu": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
-    print(json.dumps({"benchmark": "hep_rivals", **machine, "settings": settings, "models": summaries}))
+    print(json.dumps({"benchmark": "hep_baselines", **machine, "settings": settings, "models": summaries}))
 
 
 if __name__ == "__main__":
