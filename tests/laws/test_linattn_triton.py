@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -16,7 +17,13 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = ["sliding", "terrace", "none"]
 K, V, F = 5, 7, 3
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed"),
+    pytest.mark.skipif(
+        tuple(map(int, version("jaxtyping").split("."))) < (0, 3, 11),
+        reason="the import hook of jaxtyping before 0.3.11 hides helper kernels from Triton's interpreter",
+    ),
+]
 
 
 def draw(T, *, B=1, kv_heads=1, groups=2, has_own_maps=True, seed=0, dtype=torch.float32, widths=(K, V, F)):
