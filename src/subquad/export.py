@@ -1,10 +1,11 @@
-"""A module and example inputs → an ONNX file, compared with torch in onnxruntime before it is handed on. A minute."""
+"""Export a module as ONNX and compare it with torch in onnxruntime before the file is used. Takes about a minute."""
 
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from subquad.errors import SubquadError, require
 __all__ = ["export_onnx"]
 
 OPSET = 18
-MOST = 4096
-"""Most that a size of an axis is told to be; onnxruntime takes any."""
+MAX_SIZE = 4096
+"""Upper bound of dynamic axes during tracing; onnxruntime accepts larger sizes."""
 
 
 def export_onnx(
@@ -24,33 +25,33 @@ def export_onnx(
     *,
     inputs: Mapping[str, Tensor],
     axes: Mapping[str, Mapping[int, str]],
-    least: Mapping[str, int] | None = None,
+    min_sizes: Mapping[str, int] | None = None,
     output: str,
     examples: Sequence[Mapping[str, Tensor]],
     tolerance: float = 1e-4,
 ) -> list[float]:
-    """Write a module as ONNX and return, for each example, the largest difference between torch and onnxruntime.
+    """Write a module as ONNX and return the largest difference between torch and onnxruntime for each example.
 
     Args:
-        module: in evaluation; takes the inputs by name, and returns one tensor.
-        path: of the file.
-        inputs: what the module is followed on, by name.
-        axes: the axes of each input that may have any size, by name.
-        least: sizes of axes that the module may be followed with; smaller ones must be among the examples.
-        output: name of the output.
-        examples: inputs of other sizes, on which both are compared.
-        tolerance: the largest difference that is taken.
+        module: Module in evaluation mode that takes its inputs by name and returns one tensor.
+        path: File to write.
+        inputs: Inputs with which the module is traced.
+        axes: Dynamic axes of each input: index and name.
+        min_sizes: Smallest sizes of axes for tracing, by name; smaller ones must be among the examples.
+        output: Name of the output.
+        examples: Inputs of other sizes for the comparison.
+        tolerance: Largest accepted difference.
 
     Raises:
-        SubquadError: the two differ by more.
+        SubquadError: A difference exceeds the tolerance.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name, extra="export")
     names = {name for of_input in axes.values() for name in of_input.values()}
-    sizes = {name: torch.export.Dim(name, min=(least or {}).get(name, 1), max=MOST) for name in names}
+    sizes = {name: torch.export.Dim(name, min=(min_sizes or {}).get(name, 1), max=MAX_SIZE) for name in names}
     shapes = {given: {axis: sizes[name] for axis, name in axes[given].items()} for given in inputs}
-    with _unheard(), torch.no_grad():
+    with _silenced(), torch.no_grad():
         program = torch.onnx.export(
             module,
             kwargs=dict(inputs),
@@ -64,12 +65,12 @@ def export_onnx(
     assert program is not None
     _name_output(program.model.graph, output)
     program.save(path, external_data=False)
-    return _compared(module, path, examples, tolerance)
+    return _differences(module, path, examples, tolerance)
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Leave out what torch says about itself: parts that will go, and packages that nobody asked for."""
+def _silenced() -> Iterator[None]:
+    """Suppress torch's deprecation warnings and its hints at packages that are not needed."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -81,8 +82,8 @@ def _unheard() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _hypot():
-    """Return what stands for torch's hypot, which ONNX lacks."""
+def _hypot() -> Any:
+    """Return the translation of torch's hypot, which ONNX does not have."""
     op = require("onnxscript", extra="export").opset18
 
     def hypot(x, y):
@@ -91,8 +92,8 @@ def _hypot():
     return hypot
 
 
-def _name_output(graph, output: str) -> None:
-    # a value inside that is called so already would be a second one of that name
+def _name_output(graph: Any, output: str) -> None:
+    # an inner value of this name would clash with it
     for node in graph.all_nodes():
         for value in node.outputs:
             if value.name == output:
@@ -100,7 +101,9 @@ def _name_output(graph, output: str) -> None:
     graph.outputs[0].name = output
 
 
-def _compared(module: nn.Module, path: Path, examples: Sequence[Mapping[str, Tensor]], tolerance: float) -> list[float]:
+def _differences(
+    module: nn.Module, path: Path, examples: Sequence[Mapping[str, Tensor]], tolerance: float
+) -> list[float]:
     session = require("onnxruntime", extra="export").InferenceSession(path, providers=["CPUExecutionProvider"])
     found = []
     for example in examples:
@@ -108,11 +111,11 @@ def _compared(module: nn.Module, path: Path, examples: Sequence[Mapping[str, Ten
         with torch.no_grad():
             expected = module(**example)
         found.append(float((torch.from_numpy(given) - expected).abs().max()))
-        # also where the difference is no number
+        # a difference of NaN is refused too
         if not found[-1] <= tolerance:
             sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in example.items())
             raise SubquadError(
-                f"onnxruntime and torch differ by {found[-1]:.2g} (at most {tolerance:g} is taken) for {sizes}; "
-                "nothing was written"
+                f"onnxruntime and torch differ by {found[-1]:.2g} for {sizes}, more than the tolerance of "
+                f"{tolerance:g}; nothing was written"
             )
     return found

@@ -117,7 +117,7 @@ def test_a_model_with_other_values_in_onnxruntime_is_refused(off, tmp_path):
     if not off:
         assert export_onnx(_Sum(off).eval(), tmp_path / "sum.onnx", **how, examples=given) == [0, 0]
         return
-    with pytest.raises(SubquadError, match=r"differ by 0.5 .* for x \(1, 3\)"):
+    with pytest.raises(SubquadError, match=r"differ by 0.5 for x \(1, 3\)"):
         export_onnx(_Sum(off).eval(), tmp_path / "sum.onnx", **how, examples=given)
 
 
