@@ -131,3 +131,13 @@ def test_the_next_call_does_not_inherit_the_settings_of_a_file(tmp_path, capsys)
     capsys.readouterr()
     assert main(["bio", "fit", "a.csv", "--out", str(tmp_path / "run")]) == 2
     assert "a.csv: no such file" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_reported_with_the_extra_that_installs_it(capsys, monkeypatch):
+    # None makes `import pandas` fail as if it were not installed
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    for name in [name for name in sys.modules if name.startswith("subquad.bio.commands.fit")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "subquad.bio.data.table", raising=False)
+    assert main(["bio", "fit", "a.csv", "--out", "run"]) == 2
+    assert "pandas is not installed; install it with: pip install 'subquad[bio]'" in capsys.readouterr().err

@@ -14,11 +14,12 @@ from cyclopts.config import Yaml
 from cyclopts.help import DefaultFormatter, HelpEntry, HelpPanel
 
 from subquad import __version__
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, missing_extra
 
 __all__ = ["app", "main"]
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FIELDS = ("bio", "llm", "hep")
 
 
 class HelpFormatter(DefaultFormatter):
@@ -114,6 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.meta(arguments, exit_on_error=False, print_error=False)
     except (SubquadError, CycloptsError) as error:
         print(f"subquad: {error}".rstrip(), file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        words = sys.argv[1:] if arguments is None else arguments
+        field = next((word for word in words if word in FIELDS), None)
+        if field is None or error.name is None or error.name.startswith("subquad"):
+            raise
+        print(f"subquad: {missing_extra(error.name, field)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in DISK_FULL:

@@ -12,6 +12,7 @@ __all__ = [
     "SubquadError",
     "collect_errors",
     "flag_name",
+    "missing_extra",
     "raise_errors",
     "require",
     "unknown",
@@ -43,8 +44,12 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = error.name or module
-        raise MissingExtra(f"{missing} is not installed; install it with: pip install 'subquad[{extra}]'") from error
+        raise missing_extra(error.name or module, extra) from error
+
+
+def missing_extra(module: str, extra: str) -> MissingExtra:
+    """Return the error for a module that an optional extra installs."""
+    return MissingExtra(f"{module.partition('.')[0]} is not installed; install it with: pip install 'subquad[{extra}]'")
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
