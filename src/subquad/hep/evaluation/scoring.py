@@ -114,7 +114,7 @@ class _Scorer:
         order = [self.tagger.classes.index(name) for name in self.classes]
         self.probabilities.append(outputs.softmax(-1).numpy()[:, order])
         self.batches.append(batches)
-        self.labels.append(_labels(chunk, self.tagger.classes, self.classes, files))
+        self.labels.append(_labels(chunk, self.tagger, self.classes, files))
         self.multiplicity.append(chunk.lengths.astype(np.float32))
         for key, branch in (("pt", "jet_pt"), ("sdmass", "jet_sdmass")):
             if branch in chunk.observers:
@@ -149,16 +149,14 @@ class _Scorer:
         )
 
 
-def _labels(chunk: JetChunk, own: Sequence[str], classes: Sequence[str], files: Sequence[Path]) -> np.ndarray:
-    """Return the labels as indices into `classes`; numeric labels in the files count the tagger's own classes."""
-    names = chunk.classes or own
-    unknown_names = sorted({names[i] for i in np.unique(chunk.labels)} - set(classes))
-    if unknown_names:
-        raise SubquadError(
-            f"{files[0]} …: jets of {', '.join(unknown_names)}, which the taggers do not know ({', '.join(classes)})"
-        )
-    index = np.array([classes.index(name) if name in classes else -1 for name in names])
-    return index[chunk.labels]
+def _labels(chunk: JetChunk, tagger: TrainedTagger, classes: Sequence[str], files: Sequence[Path]) -> np.ndarray:
+    """Return [J]: the labels as indices into `classes`."""
+    own = tagger.class_indices(chunk)
+    if (own < 0).any():
+        unknown_labels = np.unique(chunk.labels[own < 0]).tolist()
+        names = ", ".join(chunk.classes[label] if chunk.classes else str(label) for label in unknown_labels)
+        raise SubquadError(f"{files[0]} …: jets of {names}, which the taggers do not know ({', '.join(classes)})")
+    return np.array([classes.index(name) for name in tagger.classes])[own]
 
 
 def stored_predictions(folder: Path, name: str, config: Mapping[str, Any], classes: Sequence[str]) -> list[Predictions]:

@@ -27,7 +27,7 @@ def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainS
     for i, path in enumerate(files):
         quota = -(-left // (len(files) - i))
         for chunk in tagger.read_chunks([path], tree=settings.tree):
-            labels = _labels(chunk, tagger.classes)
+            labels = tagger.class_indices(chunk)
             rows = np.flatnonzero(labels >= 0)
             unknown_jets += len(labels) - len(rows)
             rows = rows[:quota]
@@ -40,15 +40,6 @@ def read_sample(tagger: TrainedTagger, files: Sequence[Path], settings: ExplainS
     if unknown_jets:
         say(f"skipped {unknown_jets:,} jets of classes that {tagger.path} does not know", quiet=quiet)
     return tagger.dataset(_concatenated(taken))
-
-
-def _labels(chunk: JetChunk, classes: Sequence[str]) -> np.ndarray:
-    """Return [J]: indices of the tagger's classes; -1 for other classes."""
-    if not chunk.classes:
-        numbers = {int(name): i for i, name in enumerate(classes) if name.isdigit()}
-        return np.array([numbers.get(int(label), -1) for label in chunk.labels], np.int64)
-    index = np.array([classes.index(name) if name in classes else -1 for name in chunk.classes])
-    return np.where(chunk.labels >= 0, index[chunk.labels], -1)
 
 
 def _selected(chunk: JetChunk, rows: np.ndarray) -> JetChunk:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import JetChunk, read_chunks
 from subquad.hep.data.layout import Layout, layout_of
@@ -55,6 +57,13 @@ class TrainedTagger:
     ) -> Iterator[JetChunk]:
         """Yield the jets of files, read as the tagger's training jets were; see `subquad.hep.data.chunks`."""
         yield from read_chunks(files, self.layout, tree=tree, needs_labels=needs_labels, title=title, quiet=quiet)
+
+    def class_indices(self, chunk: JetChunk) -> np.ndarray:
+        """Return [J] int64: index of each jet's label in `classes`; -1 for other labels."""
+        names = chunk.classes or [str(number) for number in range(chunk.labels.max(initial=-1) + 1)]
+        index = np.array([self.classes.index(name) if name in self.classes else -1 for name in (*names, "")])
+        # label -1, of a jet without label, is the last entry
+        return index[chunk.labels]
 
     def dataset(self, chunk: JetChunk) -> JetDataset:
         """Return a chunk as the dataset that the network takes."""
