@@ -1,4 +1,4 @@
-"""What was learnt in a small folder of its own, put on its checkpoint again."""
+"""Adapters: the trained tensors in a folder of their own, opened and merged into their checkpoint."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def adapter(folder, text, tmp_path_factory):
     return out
 
 
-def test_an_adapter_on_its_checkpoint_is_the_model_that_was_tuned(adapter, folder, text, tmp_path):
+def test_an_opened_adapter_equals_the_whole_model(adapter, folder, text, tmp_path):
     settings = replace(SMALL, lora_targets=("q_proj", "down_proj"), lora_rank=3)
     subquad.llm.linearize(folder, text, settings, out=tmp_path / "whole", quiet=True)
     (given, tokenizer), (expected, _) = subquad.llm.load(adapter), subquad.llm.load(tmp_path / "whole")
@@ -35,7 +35,7 @@ def test_an_adapter_on_its_checkpoint_is_the_model_that_was_tuned(adapter, folde
     assert tokenizer("the green bird")["input_ids"]
 
 
-def test_an_adapter_holds_what_was_learnt_and_nothing_else(adapter):
+def test_an_adapter_has_the_trained_tensors_only(adapter):
     names = read_tensors(adapter / "model.safetensors")
     assert names
     assert all(".lora_" in name or ".hybrid." in name for name in names)
@@ -48,20 +48,20 @@ def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path):
     opened, expected = AutoModelForCausalLM.from_pretrained(tmp_path / "whole"), subquad.llm.load(adapter)[0]
     assert torch.equal(opened(IDS).logits, expected(IDS).logits)
     assert not list(tmp_path.glob(".*"))
-    with pytest.raises(SubquadError, match="not empty"):
+    with pytest.raises(SubquadError, match="exists already"):
         subquad.llm.merge(adapter, out=tmp_path / "whole", quiet=True)
 
 
-def test_an_adapter_is_evaluated_as_a_merged_model_alone(adapter, text, tmp_path):
+def test_an_adapter_is_evaluated_after_merging_only(adapter, text, tmp_path):
     from subquad.llm.commands.evaluate import evaluate
 
-    with pytest.raises(SubquadError, match="an adapter; make a model of it first with: subquad llm merge"):
-        measure(adapter, text=[text], out=tmp_path / "evaluation", quiet=True)
+    with pytest.raises(SubquadError, match="an adapter; merge it into its checkpoint first: subquad llm merge"):
+        evaluate(adapter, text=[text], out=tmp_path / "evaluation", quiet=True)
 
 
-def test_merge_replaces_no_folder_of_somebody_else(adapter, tmp_path):
+def test_merge_does_not_replace_other_folders(adapter, tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(SubquadError, match="holds other things than a linearized model"):
+    with pytest.raises(SubquadError, match="contains something other than a linearized model"):
         subquad.llm.merge(adapter, out=tmp_path, force=True)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
 
@@ -72,18 +72,18 @@ def test_a_fine_tune_with_the_same_config_is_another_checkpoint(adapter, folder,
     tensors = read_tensors(path)
     save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     assert path.stat().st_size == (folder / "model.safetensors").stat().st_size
-    with pytest.raises(SubquadError, match="belongs to another checkpoint"):
+    with pytest.raises(SubquadError, match="was trained on another checkpoint"):
         subquad.llm.load(adapter, base=tmp_path / "tuned")
 
 
-def test_an_adapter_of_another_checkpoint_is_refused(adapter, folder, tmp_path, tokenizer):
+def test_an_adapter_of_another_checkpoint_is_rejected(adapter, folder, tmp_path, tokenizer):
     tiny_model("llama", vocab_size=len(tokenizer), num_hidden_layers=3).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(SubquadError, match=r"belongs to another checkpoint than .*with --base"):
+    with pytest.raises(SubquadError, match=r"was trained on another checkpoint than .*with --base"):
         subquad.llm.load(adapter, base=tmp_path)
 
 
-def test_a_checkpoint_that_moved_is_found_where_base_says(adapter, folder, tmp_path):
+def test_a_moved_checkpoint_is_opened_with_base(adapter, folder, tmp_path):
     moved = tmp_path / "moved"
     moved.symlink_to(folder)
     path = adapter / "config.json"
@@ -98,5 +98,5 @@ def test_a_checkpoint_that_moved_is_found_where_base_says(adapter, folder, tmp_p
 
 
 def test_a_whole_model_needs_no_base(run, folder):
-    with pytest.raises(SubquadError, match="a whole model and no adapter"):
+    with pytest.raises(SubquadError, match="a whole model, not an adapter"):
         subquad.llm.load(run, base=folder)

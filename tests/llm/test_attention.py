@@ -8,7 +8,7 @@ from support.llm_models import tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
-from subquad.llm.models.attention import separate_documents, attention_layers, attention_mode
+from subquad.llm.models.attention import attention_layers, attention_mode, separate_documents
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import forward, new_cache
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
@@ -47,7 +47,7 @@ def tokens(*shape, seed=0):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_softmax_mode_is_the_model_as_it_was(kind):
+def test_softmax_mode_equals_the_original_model(kind):
     model, ids = tiny_model(kind).double(), tokens(2, 31)
     expected = model(ids).logits
     convert(model, AttentionSettings())
@@ -66,7 +66,7 @@ SCALED = {
 
 @pytest.mark.parametrize("kind", SCALED)
 @torch.no_grad()
-def test_scaled_rotary_positions_hold(kind):
+def test_scaled_rotary_positions_are_kept(kind):
     rotary = {"rope_type": kind, "rope_theta": 1e4, **SCALED[kind]}
     plain, ids = tiny_model("llama").double(), tokens(2, 31)
     model = tiny_model("llama", rope_parameters=rotary).double()
@@ -81,7 +81,7 @@ def test_scaled_rotary_positions_hold(kind):
 
 @pytest.mark.parametrize("feature_heads", ["query", "kv"])
 @torch.no_grad()
-def test_a_model_without_a_window_generates_what_one_pass_gives(feature_heads):
+def test_generation_without_a_window_equals_one_pass(feature_heads):
     model, ids = converted("qwen3", window_shape="none", feature_heads=feature_heads), tokens(2, 31)
     made = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1)
     assert torch.equal(model(made[:, :-1], use_cache=False).logits[:, 30:].argmax(-1), made[:, 31:])
@@ -90,7 +90,7 @@ def test_a_model_without_a_window_generates_what_one_pass_gives(feature_heads):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", ["terrace", "sliding"])
 @torch.no_grad()
-def test_a_window_as_long_as_the_text_gives_the_teacher(kind, shape):
+def test_a_window_as_long_as_the_text_equals_the_teacher(kind, shape):
     model, ids = converted(kind, window=31, window_shape=shape), tokens(2, 31)
     with attention_mode(model, "softmax"):
         expected = model(ids).logits
@@ -115,7 +115,7 @@ def test_a_window_as_long_as_the_text_gives_the_teacher(kind, shape):
 )
 @settings(deadline=None, max_examples=20)
 @torch.no_grad()
-def test_prefill_and_steps_equal_the_whole_text_at_once(mode, kind, attention, cuts, seed):
+def test_prefill_and_steps_equal_one_pass(mode, kind, attention, cuts, seed):
     model = converted(kind, **attention, seed=seed)
     ids = tokens(2, sum(cuts) + 5, seed=seed)
     with attention_mode(model, mode):
@@ -218,7 +218,7 @@ def test_transformers_generates_after_32_thousand_tokens(long_text):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
-def test_a_padded_text_gives_what_it_gives_alone(side):
+def test_padding_does_not_change_a_sequence(side):
     model, ids = converted("qwen3"), tokens(2, 23)
     alone = model(ids[1:, :13]).logits
     mask = torch.ones(2, 23, dtype=torch.long)
@@ -238,7 +238,7 @@ DOCUMENTS = torch.tensor([[0] * 11 + [1] * 2 + [2] * 10, [0] * 1 + [1] * 22])
 @pytest.mark.parametrize(("kind", "kept"), [("llama", ()), ("llama", (1,)), ("phi3", ()), ("gemma3", ())])
 @pytest.mark.parametrize("mode", ["hybrid", "window", "softmax"])
 @torch.no_grad()
-def test_documents_apart_give_what_each_gives_alone(kind, kept, mode):
+def test_separate_documents_equal_each_document_alone(kind, kept, mode):
     model, ids = converted(kind, window=3, softmax_layers=kept), tokens(2, 23)
     with attention_mode(model, mode):
         with separate_documents(model, DOCUMENTS):
@@ -251,7 +251,7 @@ def test_documents_apart_give_what_each_gives_alone(kind, kept, mode):
 
 
 @pytest.mark.parametrize(("step", "counts"), [(transfer_step, (11, 13)), (fine_tune_step, (10, 12))])
-def test_stages_learn_from_documents_apart_as_from_each_alone(step, counts):
+def test_gradients_of_separate_documents_equal_those_of_each_document_alone(step, counts):
     # without rotation, since it tells the maps where a document stands
     model = converted("llama", window=3)
     for layer in attention_layers(model):
@@ -276,7 +276,7 @@ def test_stages_learn_from_documents_apart_as_from_each_alone(step, counts):
 
 
 @torch.no_grad()
-def test_no_position_sees_a_later_one():
+def test_attention_is_causal():
     model, ids = converted("llama"), tokens(1, 29)
     changed = ids.clone()
     changed[0, 19] = (changed[0, 19] + 1) % 151
@@ -295,7 +295,7 @@ def test_the_projections_keep_their_names():
     assert len(attention_layers(model)) == 2
 
 
-def test_a_cache_of_softmax_attention_is_refused():
+def test_a_cache_of_softmax_attention_is_rejected():
     model, ids = converted("llama"), tokens(1, 7)
     with attention_mode(model, "softmax"):
         cache = model(ids, use_cache=True).cache
@@ -303,13 +303,13 @@ def test_a_cache_of_softmax_attention_is_refused():
         model(ids, use_cache=True, cache=cache)
 
 
-def test_several_sequences_in_one_row_are_refused():
+def test_several_sequences_in_one_row_are_rejected():
     model = converted("llama")
     with pytest.raises(ValueError, match="one a row"):
         model(tokens(1, 7), position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2]]), use_cache=False)
 
 
-def test_layers_with_a_sliding_window_stay_as_they_are():
+def test_layers_with_a_sliding_window_are_kept():
     model = tiny_model("gemma3")
     sliding = model.model.layers[0].self_attn
     convert(model, AttentionSettings())
@@ -318,7 +318,7 @@ def test_layers_with_a_sliding_window_stay_as_they_are():
 
 
 @torch.no_grad()
-def test_chosen_layers_stay_softmax_in_the_text_and_in_generation():
+def test_chosen_layers_keep_softmax_attention():
     model, ids = converted("llama", softmax_layers=(1,), num_hidden_layers=3), tokens(2, 23)
     assert [layer.layer_idx for layer in attention_layers(model)] == [0, 2]
     cache = model(ids[:, :17], use_cache=True).cache
@@ -335,22 +335,22 @@ def test_chosen_layers_stay_softmax_in_the_text_and_in_generation():
         ((-1,), "-1; layers are counted from 0"),
     ],
 )
-def test_layers_that_are_not_there_cannot_stay(chosen, message):
+def test_invalid_softmax_layers_are_rejected(chosen, message):
     with pytest.raises(SubquadError, match=message):
         convert(tiny_model("llama"), AttentionSettings(softmax_layers=chosen))
 
 
-def test_a_window_in_all_layers_is_refused_with_what_to_do():
+def test_a_sliding_window_in_all_layers_is_rejected():
     with pytest.raises(SubquadError, match=r"all its layers .*\(sliding_window = 7 in its config\).*set it to null"):
         convert(tiny_model("mistral", sliding_window=7), AttentionSettings())
 
 
-def test_a_window_as_long_as_all_positions_is_none():
+def test_a_sliding_window_of_the_maximum_length_is_ignored():
     model = convert(tiny_model("mistral", sliding_window=211), AttentionSettings())
     assert len(attention_layers(model)) == 2
 
 
-def test_capped_scores_are_refused_by_name():
+def test_logit_softcapping_is_rejected():
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     sizes = {"vocab_size": 31, "hidden_size": 12, "intermediate_size": 13, "num_hidden_layers": 2, "head_dim": 6}
@@ -361,7 +361,7 @@ def test_capped_scores_are_refused_by_name():
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_a_batch_with_padding_on_the_left_generates_what_each_text_does_alone(kind):
+def test_generation_with_left_padding_equals_each_text_alone(kind):
     model, texts = converted(kind, softmax_layers=(1,)), [tokens(1, n, seed=n) for n in (5, 19, 12)]
     options = {"max_new_tokens": 11, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
     alone = [model.generate(ids, **options)[0, ids.shape[1] :].tolist() for ids in texts]
@@ -372,7 +372,7 @@ def test_a_batch_with_padding_on_the_left_generates_what_each_text_does_alone(ki
 
 
 @torch.no_grad()
-def test_beams_and_samples_are_those_of_the_full_forward():
+def test_beams_and_samples_equal_those_without_a_cache():
     model, ids = converted("llama"), tokens(2, 17)
     options = {"max_new_tokens": 7, "eos_token_id": None, "pad_token_id": 1}
     for how in ({"num_beams": 3, "do_sample": False}, {"do_sample": True, "num_return_sequences": 2}):
@@ -383,13 +383,13 @@ def test_beams_and_samples_are_those_of_the_full_forward():
         assert made[0] == made[1]
 
 
-def test_drafts_of_another_model_are_refused_by_transformers():
+def test_assisted_generation_is_rejected_by_transformers():
     model = converted("llama")
     with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
         model.generate(tokens(1, 7), assistant_model=tiny_model("llama"), max_new_tokens=3)
 
 
-def test_attention_without_the_projections_is_refused_with_what_was_looked_for():
+def test_attention_without_the_projections_is_rejected():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=10, n_head=2, vocab_size=31))
@@ -398,7 +398,7 @@ def test_attention_without_the_projections_is_refused_with_what_was_looked_for()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_family_learns_in_both_stages(kind):
+def test_every_family_trains_in_both_stages(kind):
     model = convert(tiny_model(kind), AttentionSettings(window=3))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -420,7 +420,7 @@ def test_every_family_learns_in_both_stages(kind):
     assert second[-1] < second[0]
 
 
-def test_projections_in_one_are_taken_apart():
+def test_fused_projections_are_split():
     model = tiny_model("phi3")
     fused = model.model.layers[0].self_attn.qkv_proj.weight.clone()
     layer, _ = attention_layers(convert(model, AttentionSettings()))
@@ -429,7 +429,7 @@ def test_projections_in_one_are_taken_apart():
     assert torch.equal(torch.cat(parts), fused)
 
 
-def test_attention_that_computes_something_else_is_refused():
+def test_attention_that_computes_something_else_is_rejected():
     model = tiny_model("llama")
     original = model.model.layers[1].self_attn
     # as in models with a gate on the output, or layers without rotary positions
@@ -439,7 +439,7 @@ def test_attention_that_computes_something_else_is_refused():
         convert(model, AttentionSettings())
 
 
-def test_the_kernel_of_the_settings_reaches_each_layer_and_is_refused_on_a_cpu(monkeypatch):
+def test_the_kernel_setting_reaches_each_layer_and_is_rejected_on_a_cpu(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     model = convert(tiny_model("llama"), AttentionSettings(kernel="triton"))
     assert [layer.hybrid.kernel for layer in attention_layers(model)] == ["triton", "triton"]

@@ -1,4 +1,4 @@
-"""Linearized models as models of transformers."""
+"""Linearized models in transformers: saving, opening, placement on devices, generation."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ IDS = torch.arange(2 * 23).reshape(2, 23) % 151
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_a_saved_model_opens_to_the_same_numbers(kind, tmp_path):
+def test_a_saved_model_opens_with_the_same_logits(kind, tmp_path):
     settings = AttentionSettings(window=5, window_shape="sliding", feature_map="t2r", feature_heads="kv")
     model = convert(tiny_model(kind), settings)
     for layer in attention_layers(model):
@@ -32,13 +32,13 @@ def test_a_saved_model_opens_to_the_same_numbers(kind, tmp_path):
     opened = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(opened(IDS).logits, model(IDS).logits)
     assert type(opened) is type(model)
-    # and once more, from what was opened
+    # and again from the opened model
     opened.save_pretrained(tmp_path / "again")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     assert torch.equal(again(IDS).logits, model(IDS).logits)
 
 
-def test_the_config_says_what_the_model_is(tmp_path):
+def test_the_config_describes_the_model(tmp_path):
     convert(tiny_model("qwen3"), AttentionSettings(window=7)).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["model_type"] == "subquad"
@@ -47,7 +47,7 @@ def test_the_config_says_what_the_model_is(tmp_path):
     assert config["hybrid_attention"]["window"] == 7
 
 
-def test_feature_maps_stay_float32_in_a_model_of_halves(tmp_path):
+def test_feature_maps_stay_in_float32_in_a_bfloat16_model(tmp_path):
     convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     (layer, _) = attention_layers(model)
@@ -65,7 +65,7 @@ def test_what_linearize_wrote_opens_with_transformers(run):
     assert torch.equal(model(ids).logits, ours(ids).logits)
 
 
-def test_a_tuned_and_saved_model_is_one_of_ours_again(run, tmp_path):
+def test_a_model_that_was_trained_further_can_be_saved_and_opened(run, tmp_path):
     model, tokenizer = subquad.llm.load(run)
     model.train()
     # the older name warns where there is the newer one
@@ -81,7 +81,7 @@ def test_a_tuned_and_saved_model_is_one_of_ours_again(run, tmp_path):
 
 
 @torch.no_grad()
-def test_layers_may_lie_on_several_devices_and_the_disk(run, tmp_path):
+def test_layers_can_be_offloaded_to_disk(run, tmp_path):
     whole = AutoModelForCausalLM.from_pretrained(run)
     ids = IDS[:1] % 97
     expected = whole.generate(ids, max_new_tokens=19, do_sample=False, pad_token_id=1)
@@ -97,7 +97,7 @@ def test_layers_may_lie_on_several_devices_and_the_disk(run, tmp_path):
 
 
 @torch.no_grad()
-def test_a_streamer_gets_the_tokens_one_by_one(run):
+def test_a_streamer_gets_single_tokens(run):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
     ids = IDS[:1] % 97
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
@@ -105,16 +105,16 @@ def test_a_streamer_gets_the_tokens_one_by_one(run):
     assert "".join(streamer) == tokenizer.decode(made[0, 23:])
 
 
-def test_a_missing_feature_map_is_not_made_up(tmp_path):
+def test_a_missing_feature_map_is_an_error(tmp_path):
     convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.self_attn.hybrid.map_q.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(SubquadError, match=r"1 weights are missing or unknown, such as model\.layers\.1\.self_attn"):
+    with pytest.raises(SubquadError, match=r"1 weights are missing or unexpected, such as model\.layers\.1\.self_attn"):
         subquad.llm.load(tmp_path)
 
 
-def test_a_setting_that_is_not_known_is_named(tmp_path):
+def test_an_unknown_attention_setting_is_an_error(tmp_path):
     convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"window":', '"windows":'))
@@ -122,7 +122,7 @@ def test_a_setting_that_is_not_known_is_named(tmp_path):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
-def test_a_base_model_that_is_not_known_is_named(tmp_path):
+def test_an_unknown_base_model_is_an_error(tmp_path):
     convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"base_model_type": "llama"', '"base_model_type": "lama"'))

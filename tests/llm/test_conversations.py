@@ -1,4 +1,4 @@
-"""Conversations as tokens: what the chat template writes, which tokens are answers, and what cannot be told."""
+"""Conversations: text by the chat template, the spans of answers, and the loss mask."""
 
 import copy
 import json
@@ -72,7 +72,7 @@ def learnt(tokenizer, tokens):
         (None, "the river\n\nsings\n\nthe green river\n\nfalls", ["sings", "falls"]),
     ],
 )
-def test_answers_stand_where_the_model_is_asked_up_to_the_mark_that_ends_them(tokenizer, template, written, answers):
+def test_an_answer_spans_from_the_generation_prompt_to_its_end_token(tokenizer, template, written, answers):
     made = render(with_template(tokenizer, template), TURNS, with_answers=True)
     assert made.text == written
     assert [written[start:stop] for start, stop in made.answers] == answers
@@ -85,12 +85,12 @@ def test_an_answer_that_is_a_word_of_the_template_is_found_in_its_own_turn(token
     assert [made.text[start:stop] for start, stop in made.answers] == ["user</s>"]
 
 
-def test_what_stands_first_answers_nothing(tokenizer):
+def test_an_assistant_message_that_comes_first_is_not_an_answer(tokenizer):
     made = render(with_template(tokenizer, PLAIN + ASKING), TURNS[1:], with_answers=True)
     assert [made.text[start:stop] for start, stop in made.answers] == ["falls</s>"]
 
 
-def test_a_template_that_writes_all_marks_gets_none_beside_them(tokenizer, tmp_path):
+def test_special_tokens_of_the_template_are_not_added_twice(tokenizer, tmp_path):
     used = with_template(tokenizer, WITH_BEGINNING)
     path = write(tmp_path / "a.jsonl", [{"messages": TURNS[:2]}] * 3)
     made = tokenize(used, [path], train_on="answers")
@@ -100,7 +100,7 @@ def test_a_template_that_writes_all_marks_gets_none_beside_them(tokenizer, tmp_p
     assert learnt(used, made) == " sings </s>" * 3
 
 
-def test_a_beginning_is_put_before_a_text_and_not_before_what_a_template_wrote(tokenizer, tmp_path):
+def test_the_start_token_is_added_to_plain_text_only(tokenizer, tmp_path):
     used = with_template(tokenizer, None)
     used.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     rows = [{"question": "the river", "answer": "the bird"}] * 2
@@ -113,28 +113,28 @@ def test_a_beginning_is_put_before_a_text_and_not_before_what_a_template_wrote(t
     assert learnt(used, made) == "the bird</s>" * 2
 
 
-def test_with_no_template_the_end_is_put_after_an_answer_and_learnt(tokenizer, tmp_path):
+def test_without_a_template_the_end_token_after_an_answer_counts_in_the_loss(tokenizer, tmp_path):
     rows = [{"instruction": "the river", "input": "falls", "output": "the bird"}, {"instruction": "a", "output": ""}]
     made = tokenize(tokenizer, [write(tmp_path / "a.jsonl", rows)], train_on="answers")
     assert tokenizer.decode(made.ids) == "the river\n\nfalls\n\nthe bird</s>a</s>"
     assert learnt(tokenizer, made) == "the bird</s>"
 
 
-def test_a_conversation_that_ends_with_a_question_does_not_teach_to_stop_there(tokenizer, tmp_path):
+def test_the_end_token_after_a_question_does_not_count_in_the_loss(tokenizer, tmp_path):
     made = tokenize(tokenizer, [write(tmp_path / "a.jsonl", [{"messages": TURNS[:3]}])], train_on="answers")
     assert learnt(tokenizer, made) == "sings"
     assert made.ids[-1] == tokenizer.eos_token_id
 
 
-def test_what_is_learnt_goes_with_its_tokens_into_the_sequences(tokenizer, text, tmp_path):
+def test_the_loss_mask_is_packed_with_its_tokens(tokenizer, text, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 101)
     made = prepare_text(tokenizer, [path], [text], sequence_length=7, train_on="answers")
     whole = prepare_text(tokenizer, [path], [text], sequence_length=7)
     assert torch.equal(made.training.ids, whole.training.ids)
-    assert torch.equal(made.training.documents, whole.documents)
+    assert torch.equal(made.training.documents, whole.training.documents)
     assert tokenizer.decode(made.training.ids[made.training.loss_mask]).startswith("the old bird</s>" * 9)
     assert 0 < made.training.loss_mask.sum() < made.training.loss_mask.numel()
-    # a text is no answer: all of it counts
+    # plain text has no answers, so all of it counts
     assert made.holdout.loss_mask.all()
     assert whole.training.loss_mask.all()
 
@@ -149,11 +149,11 @@ def test_a_mixture_keeps_answers_and_documents_with_their_sequences(tokenizer, t
     assert made.training.documents[cut:].any()
 
 
-def test_how_each_file_was_read_is_said(tokenizer, text, tmp_path):
+def test_each_file_is_described(tokenizer, text, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the bird"}] * 41)
     how = "a.jsonl: 'question' as the question, 'answer' as the answer, "
     assert prepare_text(tokenizer, [path], [text], sequence_length=7).descriptions == (
-        how + "with blank lines between, since the model's tokenizer has no chat template",
+        how + "joined by blank lines, since the model's tokenizer has no chat template",
         "words.txt: plain text, one document",
     )
     used = with_template(tokenizer, PLAIN + ASKING)
@@ -162,50 +162,52 @@ def test_how_each_file_was_read_is_said(tokenizer, text, tmp_path):
     )
 
 
-def test_turns_that_a_template_refuses_are_mistakes_of_their_rows(tokenizer, tmp_path):
+def test_conversations_that_a_template_rejects_are_errors_of_their_rows(tokenizer, tmp_path):
     rows = [{"messages": [{"role": role, "content": "la"}]} for role in ("user", "bird", "bird")]
     path = write(tmp_path / "a.jsonl", rows)
-    # whether a role is known is for the tokenizer to say
+    # whether a role is valid depends on the tokenizer
     check_text([path])
-    with pytest.raises(SubquadError, match=r"2 of 3 rows(?s:.)*line 2: .*template refuses the turns bird: no birds"):
+    with pytest.raises(SubquadError, match=r"2 of 3 rows(?s:.)*line 2: .*template rejects the roles bird: no birds"):
         tokenize(with_template(tokenizer, STRICT), [path])
-    with pytest.raises(SubquadError, match="line 3: the role 'bird' is none of system, user, assistant"):
+    with pytest.raises(SubquadError, match="line 3: unknown role 'bird' .known: system, user, assistant"):
         tokenize(tokenizer, [path])
 
 
-def test_answers_that_cannot_be_told_from_the_rest_are_refused(tokenizer, text, tmp_path):
+def test_answers_that_cannot_be_located_are_rejected(tokenizer, text, tmp_path):
     path = write(tmp_path / "a.jsonl", [{"messages": TURNS[:2]}])
     used = with_template(tokenizer, CHANGING)
-    with pytest.raises(SubquadError, match=r"line 1: answer 2 cannot be told from the rest .*use --train-on all"):
+    with pytest.raises(SubquadError, match=r"line 1: answer 2 cannot be located .*use --train-on all"):
         tokenize(used, [path], train_on="answers")
     assert used.decode(tokenize(used, [path]).ids) == "river  sings </s>"
-    with pytest.raises(SubquadError, match=r"--train-on answers: words.txt holds text alone"):
+    with pytest.raises(SubquadError, match=r"--train-on answers: words.txt has no conversations"):
         prepare_text(tokenizer, [text], sequence_length=7, train_on="answers")
 
 
-def test_a_tokenizer_that_does_not_place_its_tokens_learns_all_or_nothing(tmp_path):
+def test_a_slow_tokenizer_cannot_limit_the_loss_to_answers(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"question": "caf\xe9?", "answer": "noir"}])
     used = ByT5Tokenizer()
     assert used.decode(tokenize(used, [path]).ids) == "caf\xe9?\n\nnoir</s>"
-    with pytest.raises(SubquadError, match="--train-on answers: the model's tokenizer does not say where its tokens"):
+    with pytest.raises(SubquadError, match="--train-on answers requires a fast tokenizer"):
         tokenize(used, [path], train_on="answers")
 
 
-def test_a_run_learns_from_a_mixture_and_says_how_it_read_it(folder, text, tmp_path, capsys):
+def test_a_run_trains_on_a_mixture_and_describes_its_files(folder, text, tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 211)
-    changes = {name: getattr(SMALL, name) for name in ("attention", "length", "transfer_tokens", "lora_tokens")}
+    changes = {
+        name: getattr(SMALL, name) for name in ("attention", "sequence_length", "transfer_tokens", "lora_tokens")
+    }
     how = LinearizeSettings(**changes, evaluation_tokens=31, precision="float32", text_weights=(1, 2))
     out = tmp_path / "out"
     metrics = subquad.llm.linearize(folder, [text, path], how, out=out)
-    assert metrics["perplexity"]["tuned"] > 1
+    assert metrics["test"]["fine_tuned"]["perplexity"] > 1
     said = capsys.readouterr().err
-    assert "a.jsonl: 'question' as the question, 'answer' as the answer, with blank lines between" in said
+    assert "a.jsonl: 'question' as the question, 'answer' as the answer, joined by blank lines" in said
     assert json.loads((out / "config.json").read_text())["subquad"]["settings"]["text_weights"] == [1, 2]
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.is_dir(), reason="SUBQUAD_DATA is not set: the instruction files are not here")
-def test_published_instructions_are_learnt_by_their_answers(tokenizer):
+def test_the_loss_mask_of_published_instructions_is_their_answers(tokenizer):
     used = with_template(tokenizer, PLAIN + ASKING)
     path = DATA / "selfinstruct" / "seed_tasks.jsonl"
     made = tokenize(used, [path], train_on="answers")

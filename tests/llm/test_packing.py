@@ -1,4 +1,4 @@
-"""Documents as sequences: their tokens, what is held out, and in what proportion files are drawn."""
+"""Packing of text: tokens, holdout and validation, and the proportions in which files are sampled."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from subquad.llm.data.tokens import _split, _StreamBuilder, tokenize
 from subquad.llm.settings import LinearizeSettings
 
 
-def test_the_last_tenth_is_held_out_and_not_learnt_from(tokenizer, text):
+def test_the_last_tenth_is_held_out_of_training(tokenizer, text):
     made = prepare_text(tokenizer, [text], sequence_length=17)
     together = torch.cat((made.training.ids.flatten(), made.holdout.ids.flatten()))
     whole = tokenizer(text.read_text())["input_ids"]
@@ -29,14 +29,14 @@ def test_the_last_tenth_is_held_out_and_not_learnt_from(tokenizer, text):
     assert made.holdout_source == "the last tenth of words.txt"
 
 
-def test_a_text_of_its_own_for_evaluation_leaves_all_of_the_other_to_learn_from(tokenizer, text, tmp_path):
+def test_with_an_evaluation_text_all_of_the_training_text_is_used(tokenizer, text, tmp_path):
     other = write_text(tmp_path / "other.txt", words=211, seed=1)
     made = prepare_text(tokenizer, [text], [other], sequence_length=17)
     assert made.training.ids.numel() > 0.99 * len(tokenizer(text.read_text())["input_ids"]) - 17
     assert made.holdout.ids[0].tolist() == tokenizer(other.read_text())["input_ids"][:17]
 
 
-def test_documents_end_with_the_token_of_the_end(tokenizer, tmp_path):
+def test_documents_end_with_the_end_of_text_token(tokenizer, tmp_path):
     path = tmp_path / "two.jsonl"
     path.write_text('{"text": "the bird"}\n{"text": "the river"}\n' * 20)
     made = prepare_text(tokenizer, [path], sequence_length=2)
@@ -45,7 +45,7 @@ def test_documents_end_with_the_token_of_the_end(tokenizer, tmp_path):
 
 @cache
 def metaspace_tokenizer():
-    """Return a tokenizer of SentencePiece's kind: a space before any text, and no division into words."""
+    """Return a tokenizer like SentencePiece: a space before every text, and no division into words."""
     core = Tokenizer(models.BPE(byte_fallback=False, unk_token="<unk>"))
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     trainer = trainers.BpeTrainer(vocab_size=89, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
@@ -60,7 +60,7 @@ def metaspace_tokenizer():
         st.sampled_from([" ", "\n", "\n\n", " \n ", ". ", "  ", "\n\n\n", ".\n"]), min_size=1, max_size=7
     ),
 )
-def test_a_text_in_chunks_has_the_tokens_of_the_whole(tokenizer, kind, words, separators):
+def test_a_text_in_chunks_has_the_same_tokens_as_the_whole_text(tokenizer, kind, words, separators):
     used = tokenizer if kind == "byte-level" else metaspace_tokenizer()
     text = "".join(word + separators[number % len(separators)] for number, word in enumerate(words))
     with pytest.MonkeyPatch.context() as patch:
@@ -70,7 +70,7 @@ def test_a_text_in_chunks_has_the_tokens_of_the_whole(tokenizer, kind, words, se
         stream.add(Document(blocks=blocks))
         chunks = len(stream.waiting)
         stream.flush()
-    # without words of its own the second kind can be cut at the ends of lines alone
+    # without a division into words, a text can be split at line ends only
     assert chunks > 1 or (kind == "metaspace" and "\n" not in text)
     assert stream.finish((), has_answers=False).ids.tolist() == [
         *used(text, add_special_tokens=False)["input_ids"],
@@ -78,12 +78,12 @@ def test_a_text_in_chunks_has_the_tokens_of_the_whole(tokenizer, kind, words, se
     ]
 
 
-def test_a_text_that_can_be_cut_nowhere_stays_whole(tokenizer, monkeypatch):
+def test_a_text_without_boundaries_is_not_split(tokenizer, monkeypatch):
     monkeypatch.setattr("subquad.llm.data.tokens.CHUNK_CHARACTERS", 5)
     assert list(_split(tokenizer, ["bird"] * 23)) == [("", "bird" * 23, True)]
 
 
-def test_many_documents_are_tokenised_in_several_batches(tokenizer, tmp_path, monkeypatch):
+def test_many_documents_are_tokenized_in_several_batches(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("subquad.llm.data.tokens.BATCH_TEXTS", 7)
     path = tmp_path / "many.jsonl"
     path.write_text("".join(json.dumps({"text": f"the {word}"}) + "\n" for word in WORDS * 3))
@@ -93,10 +93,10 @@ def test_many_documents_are_tokenised_in_several_batches(tokenizer, tmp_path, mo
     assert made.starts.tolist() == [sum(map(len, expected[:number])) for number in range(len(expected))]
 
 
-def test_tokens_take_four_bytes_and_their_documents_two(tokenizer, text):
+def test_tokens_take_four_bytes_and_document_numbers_two(tokenizer, text):
     made = prepare_text(tokenizer, [text], sequence_length=17)
     assert (made.training.ids.dtype, made.training.documents.dtype) == (torch.int32, torch.int16)
-    # what is learnt where nobody asks is one value for all
+    # without a limit to answers the loss mask is one expanded value
     assert made.training.loss_mask.all()
     assert made.training.loss_mask.untyped_storage().nbytes() == 1
 
@@ -108,14 +108,14 @@ def test_one_document_has_one_number(tokenizer, text):
 
 
 @given(sizes=st.lists(st.integers(0, 9), min_size=8, max_size=23), length=st.sampled_from([3, 5, 7]))
-def test_documents_are_numbered_anew_in_each_sequence(tokenizer, tmp_path_factory, sizes, length):
+def test_documents_are_numbered_from_0_in_each_sequence(tokenizer, tmp_path_factory, sizes, length):
     path = tmp_path_factory.mktemp("numbers") / "a.jsonl"
     path.write_text("".join(json.dumps({"text": " bird" * size}) + "\n" for size in sizes))
     made = prepare_text(tokenizer, [path], [path], sequence_length=length).training if sum(sizes) else None
     if made is None:
         return
     owners = [number for number, size in enumerate(sizes) for _ in range(len(tokenizer(" bird" * size).input_ids) + 1)]
-    for row, numbers in enumerate(made.training.documents.tolist()):
+    for row, numbers in enumerate(made.documents.tolist()):
         own = owners[row * length : (row + 1) * length]
         assert numbers == [sorted(set(own)).index(owner) for owner in own]
 
@@ -128,7 +128,7 @@ def test_each_file_begins_a_document(tokenizer, text, tmp_path):
 
 
 @given(sequences=st.integers(1, 40), batch=st.integers(1, 7), seed=st.integers(0, 99), epoch=st.integers(0, 5))
-def test_the_order_of_an_epoch_is_a_shuffle_that_comes_again(sequences, batch, seed, epoch):
+def test_the_batches_of_an_epoch_are_a_reproducible_shuffle(sequences, batch, seed, epoch):
     plan = epoch_batches(sequences, batch_size=batch, seed=seed, epoch=epoch)
     again = epoch_batches(sequences, batch_size=batch, seed=seed, epoch=epoch)
     assert [rows.tolist() for rows in plan] == [rows.tolist() for rows in again]
@@ -136,7 +136,7 @@ def test_the_order_of_an_epoch_is_a_shuffle_that_comes_again(sequences, batch, s
     assert len(set(seen)) == len(seen) >= max(1, sequences - batch + 1) or len(plan) == 1
 
 
-def test_an_order_without_weights_is_the_plain_shuffle():
+def test_without_weights_an_epoch_is_a_plain_shuffle():
     generator = torch.Generator().manual_seed(3 * 1_000_003 + 2)
     shuffled = torch.randperm(17, generator=generator)
     assert torch.equal(torch.cat(epoch_batches(17, batch_size=1, seed=3, epoch=2)), shuffled)
@@ -147,7 +147,7 @@ def test_an_order_without_weights_is_the_plain_shuffle():
     parts=st.lists(st.integers(1, 9), min_size=4, max_size=4),
     seed=st.integers(0, 99),
 )
-def test_any_beginning_of_an_epoch_has_the_files_in_their_proportion(sizes, parts, seed):
+def test_every_prefix_of_an_epoch_has_the_files_in_proportion(sizes, parts, seed):
     mixture = Mixture(sizes=tuple(sizes), weights=tuple(map(float, parts[: len(sizes)])))
     total, ends = sum(sizes), torch.tensor(sizes).cumsum(0)
     plan = epoch_batches(total, batch_size=1, seed=seed, epoch=0, mixture=mixture)
@@ -162,12 +162,12 @@ def test_any_beginning_of_an_epoch_has_the_files_in_their_proportion(sizes, part
             expected = stop * weight / sum(mixture.weights)
             assert abs(int((files[:stop] == number).sum()) - expected) <= 2
     for number, size in enumerate(sizes):
-        # no sequence comes again before all of its file have come
+        # no sequence is repeated before all of its file were sampled
         counts = torch.bincount(drawn[files == number] - (ends[number] - size), minlength=size)
         assert int(counts.max() - counts.min()) <= 1
 
 
-def test_a_file_of_small_weight_gives_other_sequences_in_each_epoch():
+def test_a_file_of_small_weight_contributes_other_sequences_in_each_epoch():
     mixture = Mixture(sizes=(1, 997), weights=(9.0, 1.0))
     seen = [
         set(torch.cat(epoch_batches(998, batch_size=1, seed=0, epoch=epoch, mixture=mixture)).tolist())
@@ -178,14 +178,14 @@ def test_a_file_of_small_weight_gives_other_sequences_in_each_epoch():
 
 
 def two_files(tmp_path):
-    """Return files of one word each, of which the second is three times as long, and those words."""
+    """Return files that repeat one word each, the second three times as long as the first."""
     paths = [tmp_path / "bird.txt", tmp_path / "river.txt"]
     for path, word, count in zip(paths, ("bird", "river"), (401, 1_201), strict=True):
         path.write_text(f" {word}" * count)
     return paths
 
 
-def test_files_with_weights_are_packed_and_held_out_each_for_itself(tokenizer, tmp_path):
+def test_files_with_weights_are_packed_and_held_out_separately(tokenizer, tmp_path):
     files = two_files(tmp_path)
     made = prepare_text(tokenizer, files, sequence_length=7, weights=(3, 1), has_validation=True)
     first = tokenizer(" bird")["input_ids"][0]
@@ -210,7 +210,7 @@ def test_validation_is_the_end_of_the_training_text(tokenizer, text):
     assert torch.equal(torch.cat((with_it.training.ids, with_it.validation.ids)), without.training.ids)
 
 
-def test_weights_are_one_a_file_and_above_nothing(tokenizer, tmp_path):
+def test_there_is_one_positive_weight_per_file(tokenizer, tmp_path):
     files = two_files(tmp_path)
     with pytest.raises(SubquadError, match=r"--text-weights: 3 weights for 2 files \(bird.txt, river.txt\)"):
         prepare_text(tokenizer, files, sequence_length=7, weights=(1, 2, 3))
@@ -250,7 +250,7 @@ def test_the_command_takes_a_weight_for_each_file(tmp_path, monkeypatch):
     assert given["settings"].train_on == "answers"
 
 
-def test_all_files_that_cannot_be_used_are_said_before_a_model_is_opened(tmp_path):
+def test_all_unusable_files_are_reported_together(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"body": "one"}')
     with pytest.raises(SubquadError) as caught:
         check_text([tmp_path / "a.jsonl", tmp_path / "b.txt"], [tmp_path / "c.csv"])

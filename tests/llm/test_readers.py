@@ -1,4 +1,4 @@
-"""Files as documents: what each kind of file and of row is read as, and what is said where one will not do."""
+"""Readers of text files: file types, formats of rows, and errors with their places."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def write_rows(path, rows):
     ],
 )
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_each_kind_of_file_is_read_plain_and_packed(tmp_path, name, content, is_packed):
+def test_each_type_of_file_is_read_plain_and_compressed(tmp_path, name, content, is_packed):
     path = write(tmp_path / (name + ".gz" * is_packed), content)
     assert list(read_documents(path)) == (["one\ntwo"] if path.suffixes[0] in (".txt", ".md") else ["one", "two"])
 
@@ -64,14 +64,14 @@ def test_one_object_over_many_lines_is_one_document(tmp_path):
     assert list(read_documents(path)) == ["one\ntwo"]
 
 
-def test_a_text_longer_than_a_block_loses_no_character(tmp_path, monkeypatch):
+def test_a_text_longer_than_a_block_is_read_completely(tmp_path, monkeypatch):
     monkeypatch.setattr("subquad.llm.data.readers.BLOCK_SIZE", 7)
     content = "caf\xe9 \u2028 \U0001f426\r\nnoir\rend\n" * 11
     path = write(tmp_path / "a.txt", content)
     assert list(read_documents(path)) == [content.replace("\r\n", "\n").replace("\r", "\n")]
 
 
-def test_lines_of_json_end_where_the_line_does_and_not_at_other_separators(tmp_path):
+def test_json_lines_end_at_line_feeds_only(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "one\u2028\x85two"}\n{"text": "three"}')
     assert list(read_documents(path)) == ["one\u2028\x85two", "three"]
 
@@ -99,11 +99,11 @@ def test_lines_of_json_end_where_the_line_does_and_not_at_other_separators(tmp_p
         (
             {"instruction": "Sing.", "instances": [{"input": "a tune", "output": "la"}]},
             "Sing.\n\na tune\n\nla",
-            "one of each in 'instances'",
+            "one each in 'instances'",
         ),
     ],
 )
-def test_what_a_row_holds_is_guessed_by_its_keys_and_said(tmp_path, name, row, text, words):
+def test_the_format_of_rows_is_detected_from_their_keys_and_described(tmp_path, name, row, text, words):
     path = write_rows(tmp_path / name, [row, row, row])
     source = open_documents(path)
     assert words in source.description
@@ -117,14 +117,14 @@ def test_each_instance_of_an_instruction_is_a_document(tmp_path):
     assert list(read_documents(path)) == ["Sing.\n\nla", "Sing.\n\nlow\n\nlo"]
 
 
-def test_a_key_that_is_named_is_read_whatever_else_is_there(tmp_path):
+def test_a_named_key_has_precedence_over_other_formats(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", [{"text": "one", "question": "why?", "answer": "so"}])
     assert list(read_documents(path, "answer")) == ["so"]
     with pytest.raises(SubquadError, match="no text under 'body'; the row has 'text', 'question', 'answer'"):
         list(read_documents(path, "body"))
 
 
-def test_a_row_may_lack_what_goes_with_the_question(tmp_path):
+def test_the_context_of_a_question_is_optional(tmp_path):
     rows = [{"instruction": "Sing.", "output": "la"}, {"instruction": "Sing.", "input": "low", "output": "lo"}]
     expected = ["Sing.\n\nla", "Sing.\n\nlow\n\nlo"]
     for name in ("a.jsonl", "b.jsonl"):
@@ -182,14 +182,14 @@ def test_a_row_may_lack_what_goes_with_the_question(tmp_path):
         ("a.parquet", b"PAR1 and no more", "a.parquet: not a Parquet file, or truncated"),
     ],
 )
-def test_a_file_that_will_not_do_is_refused_with_its_place(tmp_path, name, content, message):
+def test_an_invalid_file_is_rejected_with_the_place_of_the_error(tmp_path, name, content, message):
     path = write(tmp_path / name, content)
     with pytest.raises(SubquadError, match=message):
         list(read_documents(path))
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.json.gz"])
-def test_a_packed_file_that_is_cut_short_or_damaged_is_refused(tmp_path, name):
+def test_a_truncated_or_damaged_gzip_file_is_rejected(tmp_path, name):
     text = "".join(f'{{"text": "{number * 7919 % 10_007}"}}\n' for number in range(3_001))
     data = gzip.compress(text.encode())
     damaged = data[:5_000] + bytes(255 - byte for byte in data[5_000:5_100]) + data[5_100:]
@@ -200,7 +200,7 @@ def test_a_packed_file_that_is_cut_short_or_damaged_is_refused(tmp_path, name):
             list(read_documents(path))
 
 
-def test_a_parquet_file_without_the_column_says_which_it_has(tmp_path):
+def test_a_parquet_file_without_the_column_is_rejected_with_its_columns(tmp_path):
     path = write_rows(tmp_path / "a.parquet", [{"body": "one", "score": 1}])
     with pytest.raises(SubquadError, match=r"no column 'text'; its columns are 'body', 'score' .see --text-key."):
         list(read_documents(path))
@@ -216,7 +216,7 @@ def test_a_parquet_file_without_rows_is_empty(tmp_path):
         list(read_documents(path))
 
 
-def test_a_parquet_file_damaged_in_its_middle_is_refused(tmp_path):
+def test_a_parquet_file_damaged_in_its_middle_is_rejected(tmp_path):
     path = write_rows(tmp_path / "a.parquet", [{"text": f"{number} sings"} for number in range(6)])
     data = bytearray(path.read_bytes())
     start = pq.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
@@ -226,7 +226,7 @@ def test_a_parquet_file_damaged_in_its_middle_is_refused(tmp_path):
         list(read_documents(path))
 
 
-def test_all_mistakes_of_a_file_are_said_at_once_and_no_more_than_a_page_of_them(tmp_path):
+def test_ten_errors_of_a_file_are_listed_and_the_others_counted(tmp_path):
     lines = ['{"text": "one"}', '{"text": 2}', '{"text" 3}', "[4]", '{"text": "five"}'] * 11
     with pytest.raises(SubquadError) as caught:
         list(read_documents(write(tmp_path / "a.jsonl", "\n".join(lines))))
@@ -237,13 +237,13 @@ def test_all_mistakes_of_a_file_are_said_at_once_and_no_more_than_a_page_of_them
     assert said[-1] == "  … and 23 more"
 
 
-def test_a_file_of_nothing_but_mistakes_is_not_read_to_its_end(tmp_path):
+def test_a_file_of_invalid_rows_is_not_read_to_its_end(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"body": "one"}\n' * 5_003)
     with pytest.raises(SubquadError, match="1000 of the first 1000 rows are invalid"):
         list(read_documents(path))
 
 
-def test_nothing_is_read_ahead_of_what_is_asked_for(tmp_path):
+def test_documents_are_read_lazily(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "one two three four"}\n' * 30_011)
     seen = []
     next(open_documents(path, on_progress=seen.append).documents)

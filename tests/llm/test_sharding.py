@@ -12,12 +12,12 @@ from support.llm_models import SMALL
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.settings import LinearizeSettings
 from subquad.runs.storage import read_tensors
 
 FLAGS = [
     "--attention.window", "3", "--sequence-length", "31", "--evaluation-tokens", "93", "--precision", "float32",
-    "--transfer-tokens", str(31 * 8), "--lora-tokens", str(31 * 6), "--validate-every", "2", "--distillation-weight", "0.25",
+    "--transfer-tokens", str(31 * 8), "--lora-tokens", str(31 * 6), "--validate-every", "2",
+    "--distillation-weight", "0.25",
 ]  # fmt: skip
 
 
@@ -72,26 +72,26 @@ def losses(path):
     return [json.loads(line)["loss"] for line in (path / "history.jsonl").read_text().splitlines() if '"loss"' in line]
 
 
-def test_the_losses_are_those_of_one_process(one, two):
+def test_losses_equal_those_of_one_process(one, two):
     assert len(losses(one)) == 4 + 3
     torch.testing.assert_close(torch.tensor(losses(two[0])), torch.tensor(losses(one)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_weights_are_those_of_one_process(one, two):
+def test_weights_equal_those_of_one_process(one, two):
     expected, given = (read_tensors(path / "model.safetensors") for path in (one, two[0]))
     assert expected.keys() == given.keys()
     for name in expected:
         torch.testing.assert_close(given[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
-def test_one_process_speaks_and_writes(two):
+def test_only_one_process_prints_and_writes(two):
     path, printed = two
     assert printed.count("Perplexity on held-out text") == 1
     assert json.loads((path / "metrics.json").read_text())["tokens"] == {"transfer": 31 * 8, "lora": 31 * 6}
 
 
 @pytest.mark.parametrize("kind", ["untied", "tied"])
-def test_a_process_holds_half_of_the_frozen_weights(shares, kind):
+def test_each_of_two_processes_has_half_of_the_frozen_weights(shares, kind):
     for found in (process[kind] for process in shares):
         # what is trained, and a row of each weight that does not divide evenly
         assert found["held"] < 0.51 * found["frozen"] + found["learnt"]
@@ -101,28 +101,26 @@ def test_a_process_holds_half_of_the_frozen_weights(shares, kind):
 
 
 @pytest.mark.parametrize("kind", ["untied", "tied"])
-def test_shared_weights_give_the_gradients_and_the_merged_model_of_whole_ones(shares, kind):
+def test_sharded_weights_give_the_same_gradients_and_merged_model(shares, kind):
     for process, found in enumerate(process[kind] for process in shares):
         # losses of both stages, 6 parameters, twice these and 14 pairs of updates, logits, a text
         assert len(found["errors"]) == 2 + 6 + 2 * (6 + 28) + 2 + (not process) * (27 - (kind == "tied"))
         assert max(found["errors"].values()) < 1e-4
 
 
-def test_autograd_keeps_no_copy_of_a_shared_weight(shares):
+def test_autograd_keeps_no_copy_of_a_sharded_weight(shares):
     for found in (process["untied"] for process in shares):
         shared, alone = found["kept"]
         assert shared == 0 < alone
 
 
-def test_processes_that_share_agree_on_what_fits_into_a_time(shares):
+def test_processes_agree_on_the_token_budget(shares):
     first, second = (process["untied"]["budget"] for process in shares)
     assert first == second
     assert first["seconds_per_sequence"].keys() == {"evaluate", "transfer", "lora"}
 
 
-def test_one_process_has_nobody_to_share_with(folder, text, tmp_path):
-    with pytest.raises(SubquadError, match=r"--shard: there is one process, .*torchrun --nproc-per-node 2"):
+def test_sharding_in_one_process_is_rejected(folder, text, tmp_path):
+    with pytest.raises(SubquadError, match=r"--shard needs several processes, .*torchrun --nproc-per-node 2"):
         subquad.llm.linearize(folder, text, replace(SMALL, shard=True), out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(SubquadError, match="--shard and --block-layers exclude each other"):
-        LinearizeSettings(shard=True, block_layers=1, transfer_tokens=5, lora_tokens=5)

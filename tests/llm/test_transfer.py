@@ -6,13 +6,12 @@ import pytest
 import torch
 from support.llm_models import tiny_model
 
-from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.metrics import run_teacher, transfer_errors
-from subquad.llm.training.transfer import freeze_for_transfer, transfer, transfer_step, attention_weights_loss
+from subquad.llm.training.transfer import attention_weights_loss, freeze_for_transfer, transfer, transfer_step
 
 IDS = torch.randint(2, 151, (2, 23), generator=torch.Generator().manual_seed(0))
 SHAPES = ["terrace", "sliding", "none"]
@@ -46,7 +45,7 @@ def entropy(weights):
 
 
 @pytest.mark.parametrize("window_shape", ["terrace", "sliding"])
-def test_a_window_over_all_gives_the_least_loss_the_entropy_of_the_softmax_weights(window_shape):
+def test_the_minimum_of_the_cross_entropy_is_the_entropy_of_the_softmax_weights(window_shape):
     least = sum(entropy(weights) for weights in softmax_weights()) / 2
     found = figures(converted(window=23, window_shape=window_shape))
     # transformers computes this softmax in float32
@@ -57,7 +56,7 @@ def test_a_window_over_all_gives_the_least_loss_the_entropy_of_the_softmax_weigh
 
 @pytest.mark.parametrize("feature_heads", ["query", "kv"])
 @pytest.mark.parametrize("window_shape", SHAPES)
-def test_the_loss_is_its_formula_over_the_models_own_weights(window_shape, feature_heads):
+def test_the_cross_entropy_equals_its_formula(window_shape, feature_heads):
     model = converted(window_shape=window_shape, feature_heads=feature_heads)
     wanted, found = softmax_weights(), []
 
@@ -74,7 +73,7 @@ def test_the_loss_is_its_formula_over_the_models_own_weights(window_shape, featu
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_both_parts_count_by_their_share(share):
+def test_the_loss_weights_both_parts(share):
     found = figures(converted(), cross_entropy_fraction=share)
     torch.testing.assert_close(found["loss"], (1 - share) * found["outputs"] + share * found["weights"])
     assert float(found["outputs"]) == pytest.approx(
@@ -84,7 +83,7 @@ def test_both_parts_count_by_their_share(share):
 
 @pytest.mark.parametrize("feature_map", ["hedgehog", "t2r"])
 @pytest.mark.parametrize("window_shape", SHAPES)
-def test_the_gradient_of_the_weights_reaches_every_map(window_shape, feature_map):
+def test_the_gradient_reaches_every_feature_map(window_shape, feature_map):
     model = converted(window_shape=window_shape, feature_map=feature_map)
     figures(model, cross_entropy_fraction=1.0)
     for layer in model.model.layers:
@@ -94,7 +93,7 @@ def test_the_gradient_of_the_weights_reaches_every_map(window_shape, feature_map
             assert bool(parameter.grad.any()) == (name != "mix" or window_shape != "none"), name
 
 
-def test_the_slope_is_that_of_the_loss():
+def test_the_gradient_equals_finite_differences():
     model = converted(window_shape="sliding")
     figures(model, cross_entropy_fraction=1.0)
     parameter = model.model.layers[1].self_attn.hybrid.map_k.weight
@@ -108,7 +107,7 @@ def test_the_slope_is_that_of_the_loss():
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-5)
 
 
-def test_maps_that_give_nothing_make_a_finite_loss_and_gradient():
+def test_zero_features_give_a_finite_loss_and_gradient():
     model = converted(window_shape="none", feature_map="t2r")
     for layer in model.model.layers:
         # relu gives 0 for any query
@@ -119,7 +118,7 @@ def test_maps_that_give_nothing_make_a_finite_loss_and_gradient():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_changes_nothing(side):
+def test_padding_does_not_change_the_loss(side):
     ids, pad = IDS[:1, :17], torch.full((1, 6), 1)
     parts, real = ([ids, pad], [torch.ones_like(ids), torch.zeros_like(pad)])
     if side == "left":
@@ -139,7 +138,7 @@ def test_padding_changes_nothing(side):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_stage_1_learns_from_it(tokenizer, text, precision):
+def test_transfer_reduces_the_cross_entropy(tokenizer, text, precision):
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
     made = prepare_text(tokenizer, [text], sequence_length=31)
     settings = LinearizeSettings(sequence_length=31, transfer_loss="attention_weights")
@@ -152,8 +151,3 @@ def test_stage_1_learns_from_it(tokenizer, text, precision):
     transfer(model, made.training.ids, settings, tokens=31 * 40, precision=precision, quiet=True)
     assert loss() < 0.98 * before
     assert all(new < old for new, old in zip(transfer_errors(model, ids), errors, strict=True))
-
-
-def test_a_share_beyond_the_whole_is_refused():
-    with pytest.raises(SubquadError, match=r"--cross-entropy-fraction must be from 0 to 1, got 1\.5"):
-        LinearizeSettings(transfer_loss="attention_weights", cross_entropy_fraction=1.5)

@@ -168,6 +168,7 @@ def transfer_blockwise(
             f"--block-layers {block_layers} runs in one process, but {processes().num_processes} were started"
         )
     meta = open_meta_model(path, settings.attention)
+    directory.mkdir(parents=True, exist_ok=True)
     if not (directory / FEATURE_MAPS).is_file():
         validation = validation if settings.validate_every and validation is not None else sequences[:0]
         steps = steps_for(tokens, settings)

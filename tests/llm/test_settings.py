@@ -1,0 +1,83 @@
+"""Settings of `subquad llm linearize`: what they reject, and when the command reports it."""
+
+import pytest
+from support.llm_models import write_text
+
+import subquad.llm
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sequence_length": 1}, "--sequence-length must be at least 2, got 1"),
+        ({"patience": 0, "validate_every": 3}, "--patience must be at least 1, got 0"),
+        ({"transfer_learning_rate": 0.0}, "--transfer-learning-rate must be greater than 0, got 0.0"),
+        ({"feature_map_learning_rate": float("nan")}, "--feature-map-learning-rate must be at least 0, got nan"),
+        ({"distillation_weight": 1.5}, "--distillation-weight must be from 0 to 1, got 1.5"),
+        ({"cross_entropy_fraction": 1.5}, "--cross-entropy-fraction must be from 0 to 1, got 1.5"),
+        ({"text_weights": (1.0, 0.0)}, "--text-weights must all be greater than 0 and finite, got 1 0"),
+        ({"text_weights": (1.0, float("nan"))}, "--text-weights must all be greater than 0 and finite, got 1 nan"),
+        ({"lora_targets": ()}, "--lora-targets: at least one is required"),
+        ({"lora_targets": ("all-linear", "lm_head")}, "all-linear cannot be combined with other names"),
+        (
+            {"transfer_loss": "wieghts"},
+            "--transfer-loss must be one of mse, relative, attention_weights, got",
+        ),
+        ({"precision": "fp8"}, "--precision must be one of auto, float32, bfloat16, got 'fp8'"),
+        ({"schedule": "cosine"}, "--schedule must be one of linear, plateau"),
+        ({"transfer_tokens": 5}, "--transfer-tokens requires --lora-tokens"),
+        (
+            {"transfer_tokens": 5, "lora_tokens": 5, "minutes": 1},
+            "--minutes and --transfer-tokens exclude each other",
+        ),
+        ({"warmup_fraction": 1.0}, "--warmup-fraction must be at least 0 and less than 1, a fraction .* got 1.0"),
+        ({"warmup_fraction": float("nan")}, "--warmup-fraction must be at least 0 and less than 1, a .* got nan"),
+        ({"patience": 3}, "--patience 3 requires --validate-every N, the steps between validations"),
+        ({"schedule": "plateau"}, "--schedule plateau requires --validate-every N, the steps between validations"),
+        (
+            {"schedule": "plateau", "validate_every": 5, "patience": 2},
+            "halves the learning rates after 2 .* --patience 2 ends the stage by then; use --patience 3 or more",
+        ),
+        ({"documents": "separate", "transfer_loss": "attention_weights"}, "--documents separate can only be used with"),
+        (
+            {"documents": "separate", "block_layers": 1, "transfer_tokens": 5, "lora_tokens": 5},
+            "--block-layers requires --documents joined",
+        ),
+        ({"block_layers": 2}, "--block-layers requires --transfer-tokens and --lora-tokens"),
+        ({"block_layers": 0}, "--block-layers must be at least 1, got 0"),
+        (
+            {"shard": True, "block_layers": 1, "transfer_tokens": 5, "lora_tokens": 5},
+            "--shard and --block-layers exclude each other",
+        ),
+        ({"dtype": "bfloat16", "precision": "float32"}, "--dtype bfloat16 implies products in bfloat16"),
+    ],
+)
+def test_invalid_settings_are_rejected_by_flag(change, message):
+    with pytest.raises(SubquadError, match=message):
+        LinearizeSettings(**change)
+
+
+def test_one_lora_target_may_be_a_string():
+    assert LinearizeSettings(lora_targets="q_proj").lora_targets == ("q_proj",)
+
+
+def test_conflicting_flags_are_reported_by_the_command_before_anything_is_read(tmp_path, capsys):
+    flags = ["--schedule", "plateau", "--patience", "2", "--validate-every", "3", "--warmup-fraction", "0.2"]
+    command = ["llm", "linearize", "nowhere", "--text", "nothing.txt", "--out", str(tmp_path / "out"), *flags]
+    assert main(command) == 2
+    assert "use --patience 3 or more" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_triton_kernel_on_a_cpu_is_rejected_before_the_model_is_opened(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("subquad.train.distributed.has_accelerator", lambda: False)
+    monkeypatch.setattr("subquad.llm.commands.linearize.open_checkpoint", lambda *_, **__: pytest.fail("opened"))
+    settings = LinearizeSettings(attention=AttentionSettings(kernel="triton"))
+    text = write_text(tmp_path / "words.txt")
+    with pytest.raises(SubquadError, match="kernel 'triton' needs a CUDA GPU"):
+        subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
