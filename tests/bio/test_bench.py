@@ -10,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from subquad.bio.benchmark.jobs import is_done, jobs_of
+from subquad.bio.benchmark.jobs import is_done, make_jobs
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import read_tasks
 from subquad.bio.cli import bench as bench_command
 from subquad.bio.commands.bench import bench
 from subquad.errors import SubquadError
+from subquad.runs.options import OutputOptions
 
 DATA = os.environ.get("SUBQUAD_DATA")
 
@@ -80,7 +81,7 @@ def write_tasks(folder, texts, **more):
 
 def test_finished_runs_are_not_done_again_and_failed_ones_are(tmp_path, fake_fit):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/two": "ACGTACGT", "b/bad": "wrong", "b/bug": "crash"})
-    results = bench(tasks, BenchSettings(seeds="0,1"), out=tmp_path / "out", quiet=True)
+    results = bench(tasks, BenchSettings(seeds=(0, 1)), out=tmp_path / "out", quiet=True)
     assert len(fake_fit()) == 8
     # largest table first
     assert fake_fit()[0].startswith("two")
@@ -89,13 +90,13 @@ def test_finished_runs_are_not_done_again_and_failed_ones_are(tmp_path, fake_fit
     }
     failed = json.loads((tmp_path / "out" / "failed.json").read_text())
     assert failed[0]["message"] == "row 3: 'J' is not in the dna alphabet"
-    assert "the process ended with status 1: ValueError: a bug (see " in failed[-1]["message"]
-    again = bench(tasks, BenchSettings(seeds="0,1"), out=tmp_path / "out", quiet=True)
+    assert "the process exited with status 1: ValueError: a bug (see " in failed[-1]["message"]
+    again = bench(tasks, BenchSettings(seeds=(0, 1)), out=tmp_path / "out", quiet=True)
     assert len(fake_fit()) == 12
     assert again["tasks"] == results["tasks"]
     (tmp_path / "b_bad.csv").write_text("sequence,target,split\nACGT,1,train\n")
     (tmp_path / "b_bug.csv").write_text("sequence,target,split\nACGT,1,train\n")
-    assert bench(tasks, BenchSettings(seeds="0,1"), out=tmp_path / "out", quiet=True)["failed"] == []
+    assert bench(tasks, BenchSettings(seeds=(0, 1)), out=tmp_path / "out", quiet=True)["failed"] == []
     assert not (tmp_path / "out" / "failed.json").exists()
     for name in ("results.json", "results.csv", "results.html", "results.md"):
         assert (tmp_path / "out" / name).is_file()
@@ -134,8 +135,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_table(tmp_path, fake_fit):
 
 def test_a_task_that_takes_too_long_is_ended_and_said(tmp_path, fake_fit):
     tasks = write_tasks(tmp_path, {"a/slow": "slow"})
-    results = bench(tasks, BenchSettings(seconds=1.3), out=tmp_path / "out", quiet=True)
-    assert results["failed"][0]["message"].startswith("took longer than 1.3 seconds (--seconds) and was ended")
+    results = bench(tasks, BenchSettings(timeout=1.3), out=tmp_path / "out", quiet=True)
+    assert results["failed"][0]["message"].startswith("stopped after 1.3 seconds (--timeout)")
     assert results["tasks"][0]["state"] == "failed"
 
 
@@ -143,21 +144,24 @@ def test_other_settings_are_refused_unless_forced(tmp_path, fake_fit):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
     bench(tasks, out=tmp_path / "out", quiet=True)
     with pytest.raises(SubquadError, match=r"a/one, seed 0: train_rows was 20000 and is 53") as caught:
-        bench(tasks, BenchSettings(rows=53), out=tmp_path / "out", quiet=True)
-    assert "name another folder with --out, or run these again with --force" in str(caught.value)
-    bench(tasks, BenchSettings(rows=53), out=tmp_path / "out", force=True, quiet=True)
+        bench(tasks, BenchSettings(train_rows=53), out=tmp_path / "out", quiet=True)
+    assert "choose another --out, or repeat these runs with --force" in str(caught.value)
+    bench(tasks, BenchSettings(train_rows=53), out=tmp_path / "out", force=True, quiet=True)
     assert fake_fit() == ["one 0 20000 target", "one 0 53 target"]
     (tmp_path / "a_one.csv").write_text("sequence,target,split\nTTTT,1,train\n")
     with pytest.raises(SubquadError, match="the table has changed"):
-        bench(tasks, BenchSettings(rows=53), out=tmp_path / "out", quiet=True)
+        bench(tasks, BenchSettings(train_rows=53), out=tmp_path / "out", quiet=True)
 
 
 def test_the_command_says_who_wins_and_what_failed(tmp_path, fake_fit, capsys):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/bad": "wrong"})
     with pytest.raises(SubquadError, match="a/bad, seed 0: row 3: 'J' is no letter"):
-        bench_command(tasks, out=tmp_path / "out")
+        bench_command(tasks, options=OutputOptions(out=tmp_path / "out"))
     shown = capsys.readouterr()
-    assert "all: 1 scored; above paper 1 of 1 (100 %); above rivals 1 of 1 (100 %)" in shown.out
+    assert (
+        "all: 1 scored; higher than the published network in 1 of 1 (100 %); higher than the best baseline in 1 of 1"
+        in shown.out
+    )
     assert "tasks: 2/2" in shown.err
     assert "a/bad:0 failed: row 3" in shown.err
 
@@ -183,26 +187,29 @@ def test_ray_gives_the_same_table(tmp_path, fake_fit, monkeypatch):
 
 
 def test_a_machine_without_the_folder_sends_the_files_back(tmp_path, fake_fit):
-    from subquad.bio.benchmark.ray_jobs import keep, run_there
+    from subquad.bio.benchmark.runners import run_remotely, store_files
 
     tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
     settings = BenchSettings()
-    job = jobs_of(read_tasks(tasks, settings, tmp_path), settings, tmp_path / "out", force=False)[0]
-    outcome, files = run_there(job, str(tmp_path / "no such mark"), Path(job["table"]).read_bytes(), None)
+    job = make_jobs(read_tasks(tasks, settings, tmp_path), settings, tmp_path / "out", force=False)[0]
+    outcome, files = run_remotely(job, str(tmp_path / "no such mark"), Path(job["table"]).read_bytes(), None)
     assert outcome["message"] is None
     assert set(files) == {"metrics.json"}
     assert not is_done(job)
-    keep(job, outcome, files)
+    store_files(job, outcome, files)
     assert is_done(job)
 
 
 BAD = [
-    ("{}", "must hold a list of tasks"),
-    ("[3]", "task 1 is 3, not an object with id, file and kind"),
+    ("{}", "must be a list of tasks"),
+    ("[3]", "task 1 is 3, not an object with id, file and task_type"),
     ('[{"id": "../x", "file": "t.csv", "kind": "reg"}]', "task 1: its id is '../x'; use letters, digits"),
     ('[{"id": "x", "file": "u.csv", "kind": "reg"}]', r"x: .*u\.csv: no such file"),
-    ('[{"id": "x", "kind": "reg"}]', "x: file is None; name the table, relative to this file"),
-    ('[{"id": "x", "file": "t.csv", "kind": "regg"}]', "x: kind is 'regg'; there are: regression, binary"),
+    ('[{"id": "x", "kind": "reg"}]', "x: file is None; give the path of the table, relative to the task file"),
+    (
+        '[{"id": "x", "file": "t.csv", "kind": "regg"}]',
+        "x: task_type is 'regg'; the task types are: regression",
+    ),
     (
         '[{"id": "x", "file": "t.csv", "kind": "reg", "settings": {"epoch": 3}}]',
         "no setting 'epoch'; did you mean 'epochs'",
@@ -216,32 +223,32 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "message"), BAD)
-def test_what_is_wrong_in_the_file_is_said(tmp_path, text, message):
+def test_an_invalid_task_file_is_refused(tmp_path, text, message):
     (tmp_path / "t.csv").write_text("sequence,target\nAC,1\n")
     (tmp_path / "tasks.json").write_text(text)
     with pytest.raises(SubquadError, match=message):
         read_tasks(tmp_path / "tasks.json", BenchSettings(), tmp_path)
 
 
-def test_all_mistakes_of_a_file_are_said_at_once(tmp_path):
+def test_all_errors_of_a_task_file_are_reported_at_once(tmp_path):
     (tmp_path / "t.csv").write_text("sequence,target\nAC,1\n")
     good = {"id": "x", "file": "t.csv", "kind": "bin"}
     (tmp_path / "tasks.json").write_text(json.dumps([good, good, {**good, "id": 7}, {**good, "kind": "mulit3"}]))
     with pytest.raises(SubquadError) as caught:
         read_tasks(tmp_path / "tasks.json", BenchSettings(), tmp_path)
-    assert [word in str(caught.value) for word in ("2 times", "its id is 7", "'mulit3'")] == [True] * 3
+    assert [word in str(caught.value) for word in ("occurs 2 times", "its id is 7", "'mulit3'")] == [True] * 3
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"seeds": "0,0"}, "different whole numbers with commas between"),
-        ({"seeds": "a"}, "different whole numbers with commas between"),
-        ({"presets": "auto,papr"}, "no preset 'papr'; did you mean 'paper'"),
-        ({"presets": ","}, "--presets takes different names"),
+        ({"seeds": (0, 0)}, "--seeds needs different values, got '0 0'"),
+        ({"seeds": (-1,)}, "--seeds must not be negative"),
+        ({"presets": ("auto", "papr")}, "no preset 'papr'; did you mean 'paper'"),
+        ({"presets": ()}, "--presets needs different values"),
         ({"jobs": 0}, "--jobs must be at least 1, got 0"),
-        ({"seconds": 0.0}, "--seconds must be above 0"),
-        ({"train_on": "a"}, "--train-on takes TASK=TASK"),
+        ({"timeout": 0.0}, "--timeout must be above 0"),
+        ({"train_on": ("a",)}, "--train-on must be TASK=TASK"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(given, message):
@@ -252,10 +259,10 @@ def test_settings_that_cannot_work_are_refused(given, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"only": "z/*"}, r"--only: no task 'z/\*'"),
-        ({"kinds": "binry"}, "--kinds: no kind 'binry'; did you mean 'binary'"),
-        ({"kinds": "pairs"}, "no task is left by --only and --kinds together"),
-        ({"train_on": "q=a/one"}, "--train-on: no task 'q'"),
+        ({"only": ("z/*",)}, r"--only: no task 'z/\*'"),
+        ({"task_types": ("binry",)}, "--task-types: no task type 'binry'; did you mean 'binary'"),
+        ({"task_types": ("pairs",)}, "no task matches both --only and --task-types"),
+        ({"train_on": ("q=a/one",)}, "--train-on: no task 'q'"),
     ],
 )
 def test_a_choice_of_nothing_is_refused(tmp_path, given, message):
@@ -279,7 +286,7 @@ def test_columns_kinds_and_alphabets_become_settings(tmp_path):
         {"id": "r", "file": "own.csv", "kind": "residue_multiclass", "alphabet": "ACGU", "anything": 3},
     ]
     (tmp_path / "tasks.json").write_text(json.dumps(entries))
-    p, q, r = read_tasks(tmp_path / "tasks.json", BenchSettings(rows=29), tmp_path)
+    p, q, r = read_tasks(tmp_path / "tasks.json", BenchSettings(train_rows=29), tmp_path)
     assert (p.task_type, p.settings["sequence"], p.settings["partner"], p.settings["alphabet"]) == (
         "multiclass",
         "context",
@@ -317,7 +324,7 @@ def test_a_task_without_training_rows_takes_those_of_another(tmp_path):
     (tmp_path / "tasks.json").write_text(json.dumps(entries))
     a, b = read_tasks(tmp_path / "tasks.json", BenchSettings(), tmp_path / "out")
     assert (a.has_training, b.has_training) == (True, False)
-    settings = BenchSettings(train_on="b*=a")
+    settings = BenchSettings(train_on=("b*=a",))
     a, b = read_tasks(tmp_path / "tasks.json", settings, tmp_path / "out")
     frame = pd.read_csv(b.table, dtype=str)
     # TTT is tested, so it is not learned from
@@ -331,7 +338,7 @@ def test_a_task_without_training_rows_takes_those_of_another(tmp_path):
     before = b.table.read_bytes()
     read_tasks(tmp_path / "tasks.json", settings, tmp_path / "out")
     assert b.table.read_bytes() == before
-    assert [job["id"] for job in jobs_of([a, b], settings, tmp_path / "out", force=False)] == ["a", "b"]
+    assert [job["id"] for job in make_jobs([a, b], settings, tmp_path / "out", force=False)] == ["a", "b"]
 
 
 @pytest.mark.data
@@ -348,7 +355,7 @@ def test_the_tasks_of_the_paper_are_read(tmp_path):
     assert by_id["dna/splice_uci"].settings["alphabet"] == "dna"
     assert by_id["pep/ttca"].settings["alphabet"] == "protein"
     only = read_tasks(
-        path, BenchSettings(only="idr/caid2_linker", train_on="idr/caid2_linker=idr/flexible_linker"), tmp_path
+        path, BenchSettings(only=("idr/caid2_linker",), train_on=("idr/caid2_linker=idr/flexible_linker",)), tmp_path
     )
     counts = pd.read_csv(only[0].table)["split"].value_counts().to_dict()
     assert counts == {"train": 589, "validation": 148, "test": 40}

@@ -3,16 +3,16 @@ import json
 import numpy as np
 import pytest
 
-from subquad.bio.benchmark.jobs import jobs_of
+from subquad.bio.benchmark.jobs import make_jobs
 from subquad.bio.benchmark.settings import BenchSettings
-from subquad.bio.benchmark.summary import rows_of, summary, table
+from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.plots.bench_page import markdown, render, summary_lines
 
 
-def fake_entry(name, random, *, rivals=("ridge", "boosting"), rows=211, seeds=(0,)):
+def fake_entry(name, random, *, baselines=("ridge", "boosting"), rows=211, seeds=(0,)):
     """Return a run's metrics such as a fit leaves."""
-    models = ("net", "paper", *rivals, "stack")
+    models = ("net", "paper", *baselines, "stack")
     base = random.uniform(0.4, 0.9)
     runs = {}
     for seed in seeds:
@@ -42,20 +42,26 @@ def fake_entry(name, random, *, rivals=("ridge", "boosting"), rows=211, seeds=(0
 
 
 def written(folder, entries, kinds):
-    tasks, settings = [], BenchSettings(seeds=",".join(str(seed) for seed in entries[0][1]))
+    tasks, settings = [], BenchSettings(seeds=tuple(entries[0][1]))
     (folder / "t.csv").write_text("sequence,target\nAC,1\n")
     for (name, runs), task_type in zip(entries, kinds, strict=True):
         tasks.append(
-            Task(id=name, table=folder / "t.csv", task_type=task_type, metric="Pearson (paper)", published="Transformer 0.68")
+            Task(
+                id=name,
+                table=folder / "t.csv",
+                task_type=task_type,
+                metric="Pearson (paper)",
+                published="Transformer 0.68",
+            )
         )
         for seed, metrics in runs.items():
             out = folder / "runs" / name / str(seed)
             out.mkdir(parents=True)
             (out / "metrics.json").write_text(json.dumps(metrics))
-    return tasks, jobs_of(tasks, settings, folder, force=False)
+    return tasks, make_jobs(tasks, settings, folder, force=False)
 
 
-def test_wins_are_counted_with_their_intervals(tmp_path):
+def test_comparisons_are_counted_with_their_intervals(tmp_path):
     random = np.random.default_rng(3)
     entries = [fake_entry(f"a/{k}", random, seeds=(0, 1, 2)) for k in range(5)]
     entries[4] = fake_entry("a/4", random, rows=19, seeds=(0, 1, 2))
@@ -72,36 +78,48 @@ def test_wins_are_counted_with_their_intervals(tmp_path):
             }
             run["stack_versus_best"] = {"best": "net", "value": -value, "low": -high, "high": -low}
     tasks, jobs = written(tmp_path, entries, ["regression"] * 5)
-    found = table([*tasks, Task(id="b/none", table=tmp_path / "t.csv", task_type="pairs", has_training=False)], jobs)
-    counts = summary(found)
-    assert counts["a"]["rival"] == {"of": 4, "above": 2, "clearly_above": 1, "within_or_above": 3}
-    assert counts["all"]["paper"] == {"of": 4, "above": 2, "clearly_above": 1, "within_or_above": 3}
-    assert counts["all"]["stack"] == {"of": 4, "above": 2, "within_or_above": 3}
+    found = task_entries(
+        [*tasks, Task(id="b/none", table=tmp_path / "t.csv", task_type="pairs", has_training=False)], jobs
+    )
+    counts = summarize(found)
+    expected = {"tasks": 4, "higher": 2, "significantly_higher": 1, "not_significantly_lower": 3}
+    assert counts["a"]["baseline"] == expected
+    assert counts["all"]["paper"] == expected
+    assert counts["all"]["stack"] == expected
     assert (counts["all"]["scored"], counts["all"]["small"], counts["all"]["no training rows"]) == (4, 1, 1)
-    assert counts["b"]["rival"]["of"] == 0
+    assert counts["b"]["baseline"]["tasks"] == 0
     first = found[0]
-    assert first["best_rival"] == "boosting"
+    assert first["best_baseline"] == "boosting"
     assert first["values"]["net"] == pytest.approx(0.76)
-    assert first["spread"]["net"] == pytest.approx(0.01)
-    # the task is measured by Pearson elsewhere, so that is shown too
-    assert first["other"] == "pearson"
-    assert len(rows_of(found)) == 5 * 3 * 5 * 5
+    assert first["std"]["net"] == pytest.approx(0.01)
+    # the task is published with Pearson, so that is shown too
+    assert first["published_metric"] == "pearson"
+    assert len(result_rows(found)) == 5 * 3 * 5 * 5
 
 
 def test_the_page_and_the_text_hold_every_task(tmp_path):
     random = np.random.default_rng(5)
     entries = [fake_entry(f"dms/task_{k}", random) for k in range(3)]
-    entries += [fake_entry("rna/fold", random, rivals=("vienna", "vienna_bpp")), fake_entry("rna/few", random, rows=7)]
+    entries += [
+        fake_entry("rna/fold", random, baselines=("vienna", "vienna_bpp")),
+        fake_entry("rna/few", random, rows=7),
+    ]
     tasks, jobs = written(tmp_path, entries, ["regression"] * 3 + ["pairs", "multiclass"])
-    found = table(tasks, jobs)
+    found = task_entries(tasks, jobs)
     results = {
         "tasks_file": "tasks.json",
         "date": "2026-01-01T00:00",
         "machine": {"processor": "a processor", "cores": 2, "memory_gb": 7.5, "system": "Linux"},
         "versions": {"python": "3.11"},
-        "settings": {"presets": "auto,paper", "rows": 20000, "tokens": 31, "boosting_iterations": 7, "seeds": "0"},
+        "settings": {
+            "presets": ["auto", "paper"],
+            "train_rows": 20000,
+            "tokens": 31,
+            "boosting_iterations": 7,
+            "seeds": [0],
+        },
         "core_hours": 0.25,
-        "summary": summary(found),
+        "summary": summarize(found),
         "failed": [],
         "tasks": found,
     }
@@ -112,6 +130,6 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
     assert html.count("<img") == 3
     assert "http" not in html.replace("http-equiv", "")
     assert text.startswith(
-        "# tasks.json: 5 tasks\n\n4 of 5 tasks are scored; Lyra, auto is above the published net on "
+        "# tasks.json: 5 tasks\n\n4 of 5 tasks are scored; auto is higher than the published network in "
     )
-    assert summary_lines(results)[-1].startswith("all: 4 scored; above paper ")
+    assert summary_lines(results)[-1].startswith("all: 4 scored; higher than the published network in ")

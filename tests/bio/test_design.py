@@ -8,20 +8,20 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from subquad.bio.design_search.plates import plate_map
-from support.bio_models import AMINO, Landscape, made, rules_of
+from support.bio_models import AMINO, Landscape, constraints_of, run_design
 
 from subquad.bio.commands.design import COLUMNS, design
-from subquad.bio.design_search.search import ALL, Tried, choose, search
+from subquad.bio.design_search.batch import choose_batch, plate_map
+from subquad.bio.design_search.search import EXHAUSTIVE, ScoredVariants, search
 from subquad.bio.design_search.settings import DesignSettings
-from subquad.bio.models.scorer import open_model
+from subquad.bio.models.scorer import open_scorer
 from subquad.cli import main
 from subquad.errors import SubquadError
 
 
 def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):
     model = Landscape()
-    frame = made(model, tmp_path, number=7, max_mutations=4)
+    frame = run_design(model, tmp_path, number=7, max_mutations=4)
     own = model.predict_each_of_sequences([model.wild_type])[0, 0, 0]
     assert frame["prediction"][0] == pytest.approx(own + model.best_gain(4))
     assert tuple(frame.columns) == COLUMNS
@@ -40,43 +40,45 @@ def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):
 def test_the_best_of_a_rugged_landscape_that_is_too_large_to_try_all_is_found(tmp_path):
     model = Landscape(length=9, letters="ACGT", coupling=1.0, seed=5)
     settings = {"number": 5, "max_mutations": 6, "diversity": 0.0, "rounds": 30, "population": 200}
-    rules = rules_of(model, **settings)
-    assert rules.variants(10**9) == 27 + 324 + 2268 + 10206 + 30618 + 61236
+    rules = constraints_of(model, **settings)
+    assert rules.count_variants(10**9) == 27 + 324 + 2268 + 10206 + 30618 + 61236
     codes = np.stack(np.meshgrid(*[np.arange(4)] * 9, indexing="ij"), -1).reshape(-1, 9).astype(np.int8)
     own = np.array([model.alphabet.index(letter) for letter in model.wild_type])
     codes = codes[(codes != own).sum(1) <= 6]
     place = np.arange(9)
     values = model.effects[place, codes].sum(1) + model.pairs[place[:-1], codes[:, :-1], codes[:, 1:]].sum(1)
-    frame = made(model, tmp_path, **settings)
+    frame = run_design(model, tmp_path, **settings)
     assert frame["prediction"][0] == pytest.approx(values.max())
     assert frame["prediction"].tolist() == pytest.approx(np.sort(values)[::-1][:5].tolist())
 
 
 @given(st.integers(2, 7), st.integers(1, 4), st.integers(0, 99))
-def test_variants_are_counted_as_they_are_made(length, most, seed):
+def test_variants_are_counted_as_they_are_enumerated(length, most, seed):
     model = Landscape(length=length, letters="ACGT", members=1, seed=seed)
-    tried = search(rules_of(model, max_mutations=most, forbid_letters="C"), open_model(model), DesignSettings(), seed=0)
-    assert len(tried) == rules_of(model, max_mutations=most, forbid_letters="C").variants(ALL)
-    assert len({row.tobytes() for row in tried.codes}) == len(tried)
+    scored = search(
+        constraints_of(model, max_mutations=most, forbid_letters="C"), open_scorer(model), DesignSettings(), seed=0
+    )
+    assert len(scored) == constraints_of(model, max_mutations=most, forbid_letters="C").count_variants(EXHAUSTIVE)
+    assert len({row.tobytes() for row in scored.codes}) == len(scored)
 
 
 def test_the_bound_is_the_mean_and_beta_times_the_spread(tmp_path):
     model = Landscape(spread=0.5)
     for goal, sign in (("max", 1), ("min", -1)):
-        frame = made(model, tmp_path, goal, goal=goal, number=11, beta=2.0)
-        np.testing.assert_allclose(frame["ucb"], frame["prediction"] + sign * 2 * frame["spread"])
+        frame = run_design(model, tmp_path, goal, goal=goal, number=11, beta=2.0)
+        np.testing.assert_allclose(frame["ucb"], frame["prediction"] + sign * 2 * frame["prediction_std"])
         members = model.predict_each_of_sequences(frame["sequence"].tolist())[..., 0]
         np.testing.assert_allclose(frame["prediction"], members.mean(0))
-        np.testing.assert_allclose(frame["spread"], members.std(0, ddof=1))
+        np.testing.assert_allclose(frame["prediction_std"], members.std(0, ddof=1))
         assert (sign * frame["ucb"]).is_monotonic_decreasing
-    alone = made(Landscape(members=1), tmp_path, "alone", number=3)
-    assert alone["spread"].isna().all()
+    alone = run_design(Landscape(members=1), tmp_path, "alone", number=3)
+    assert alone["prediction_std"].isna().all()
     np.testing.assert_allclose(alone["ucb"], alone["prediction"])
 
 
 def test_the_same_seed_gives_the_same_designs(tmp_path):
     model = Landscape(coupling=0.5, spread=0.3)
-    first, second = (made(model, tmp_path, name, seed=3, number=17) for name in ("a", "b"))
+    first, second = (run_design(model, tmp_path, name, seed=3, number=17) for name in ("a", "b"))
     pd.testing.assert_frame_equal(first, second)
     for name in ("designs.csv", "designs.fasta", "plates.csv", "design.html", "design.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -84,7 +86,7 @@ def test_the_same_seed_gives_the_same_designs(tmp_path):
 
 def test_more_diversity_makes_designs_share_less(tmp_path):
     def likeness(diversity):
-        frame = made(Landscape(), tmp_path, str(diversity), number=23, diversity=diversity)
+        frame = run_design(Landscape(), tmp_path, str(diversity), number=23, diversity=diversity)
         sets = [set(text.split(":")) for text in frame["mutants"]]
         return np.mean([len(a & b) / len(a | b) for k, a in enumerate(sets) for b in sets[:k]])
 
@@ -94,8 +96,14 @@ def test_more_diversity_makes_designs_share_less(tmp_path):
 
 def test_all_constraints_on_letters_hold(tmp_path):
     model = Landscape()
-    settings = {"fixed": "1-5,9", "allow": "11=AG, 12=KR", "forbid_letters": "C,M", "number": 41, "max_mutations": 3}
-    frame = made(model, tmp_path, **settings)
+    settings = {
+        "fixed": ("1-5", "9"),
+        "allow": ("11=AG", "12=KR"),
+        "forbid_letters": "CM",
+        "number": 41,
+        "max_mutations": 3,
+    }
+    frame = run_design(model, tmp_path, number=41, **settings)
     for mutants in frame["mutants"]:
         for mutant in mutants.split(":"):
             place, letter = int(mutant[1:-1]), mutant[-1]
@@ -103,26 +111,26 @@ def test_all_constraints_on_letters_hold(tmp_path):
             assert letter not in "CM"
             assert place != 11 or letter in "AG"
             assert place != 12 or letter in "KR"
-    only = made(model, tmp_path, "only", only="7-8", number=400)
+    only = run_design(model, tmp_path, "only", only=("7-8",), number=400)
     assert len(only) == 19 + 19 + 19 * 19 == 399
     assert {mutant[1:-1] for text in only["mutants"] for mutant in text.split(":")} == {"7", "8"}
 
 
 def test_a_stop_is_designed_only_where_it_is_asked_for():
     model = Landscape(letters=AMINO + "*")
-    assert not rules_of(model).options[:, -1].any()
-    assert np.flatnonzero(rules_of(model, allow="7=*A").options[:, -1]).tolist() == [6]
+    assert not constraints_of(model).allowed[:, -1].any()
+    assert np.flatnonzero(constraints_of(model, allow=("7=*A",)).allowed[:, -1]).tolist() == [6]
 
 
 def test_gc_and_forbidden_sites_hold_on_both_strands(tmp_path):
     model = Landscape(length=43, letters="ACGT")
-    settings = {"gc": "0.4-0.5", "forbid_sites": "BsaI,GAATTC,ggncc", "max_mutations": 9, "number": 53}
-    frame = made(model, tmp_path, **settings)
+    settings = {"gc": (0.4, 0.5), "forbid_sites": ("BsaI", "GAATTC", "ggncc"), "max_mutations": 9, "number": 53}
+    frame = run_design(model, tmp_path, **settings)
     assert len(frame) == 53
     for text in frame["sequence"]:
         assert 0.4 <= sum(letter in "GC" for letter in text) / 43 <= 0.5
         assert not re.search("GGTCTC|GAGACC|GAATTC|GG.CC", text)
-    free = made(model, tmp_path, "free", max_mutations=9, number=53)
+    free = run_design(model, tmp_path, "free", max_mutations=9, number=53)
     assert not all(0.4 <= sum(letter in "GC" for letter in text) / 43 <= 0.5 for text in free["sequence"])
 
 
@@ -132,7 +140,7 @@ def test_a_site_of_the_start_is_designed_away(tmp_path):
     # all gains lie elsewhere
     model.effects[:] = model.members[:] = 0
     model.members[:, 20:] = np.arange(4)
-    frame = made(model, tmp_path, forbid_sites="EcoRI", max_mutations=3, number=13)
+    frame = run_design(model, tmp_path, forbid_sites=("EcoRI",), max_mutations=3, number=13)
     assert not frame["sequence"].str.contains("GAAUUC").any()
     assert frame["prediction"][0] == pytest.approx(6.0)
 
@@ -140,57 +148,54 @@ def test_a_site_of_the_start_is_designed_away(tmp_path):
 def test_only_letters_that_training_had_are_proposed(tmp_path, capsys):
     model = Landscape()
     model.config = {"observed_letters": [[0, -2, 1, 2] if place % 2 else [k] for place, k in enumerate([3] * 31)]}
-    frame = made(model, tmp_path, number=29)
+    frame = run_design(model, tmp_path, number=29)
     for text in frame["mutants"]:
         for mutant in text.split(":"):
             assert mutant[-1] in ("ACD" if int(mutant[1:-1]) % 2 == 0 else "E")
-    design(model, out=tmp_path / "all", settings=DesignSettings(unseen=True, number=3))
-    assert "the model cannot know what they do" in capsys.readouterr().err
+    design(model, DesignSettings(allow_unobserved=True, number=3), out=tmp_path / "all")
+    assert "their effects are extrapolations" in capsys.readouterr().err
     with pytest.raises(SubquadError, match="--allow: no training sequence has KR at position 2"):
-        made(model, tmp_path, "none", allow="2=KR")
+        run_design(model, tmp_path, "none", allow=("2=KR",))
 
 
 def test_measured_variants_are_not_designed_again_unless_asked(tmp_path, monkeypatch):
     model = Landscape()
-    first = made(model, tmp_path, "first", number=19)
+    first = run_design(model, tmp_path, "first", number=19)
     measured = [*first["sequence"][:11], model.wild_type]
     monkeypatch.setattr("subquad.bio.data.table.read_like", lambda path, schema: pd.Series({"sequences": measured}))
-    settings = DesignSettings(rounds=7, population=61, number=19)
-    second = design(model, out=tmp_path / "partner", settings=settings, table=tmp_path / "t.csv", quiet=True)
+    settings = DesignSettings(rounds=7, population=61, number=19, table="t.csv")
+    second = design(model, settings, out=tmp_path / "second", quiet=True)
     assert not set(second["sequence"]) & set(measured)
     for row in second.to_dict("records"):
         far = min(sum(a != b for a, b in zip(row["sequence"], text, strict=True)) for text in measured)
         assert row["distance"] == far
-    settings = DesignSettings(rounds=7, population=61, number=19, repeat=True)
-    third = design(model, out=tmp_path / "third", settings=settings, table=tmp_path / "t.csv", quiet=True)
+    settings = DesignSettings(rounds=7, population=61, number=19, table="t.csv", allow_measured=True)
+    third = design(model, settings, out=tmp_path / "third", quiet=True)
     assert third["sequence"].tolist() == first["sequence"].tolist()
     assert third["distance"][0] == 0
 
 
-def test_all_mistakes_in_constraints_are_said_at_once(tmp_path):
+def test_all_errors_in_the_constraints_are_reported_at_once(tmp_path):
     settings = {
-        "start": "ACDEFGHIKLMNPQRSTVWYACDEFGHIKLZ",
-        "fixed": "3-5,40,b",
-        "allow": "4=AC,7=XA,7=G,9",
+        "fixed": ("3-5", "40", "b"),
+        "allow": ("4=AC", "7=XA", "7=G", "9"),
         "forbid_letters": "C?",
-        "gc": "0.4-0.6",
-        "forbid_sites": "EcoRI",
+        "gc": (0.4, 0.6),
+        "forbid_sites": ("EcoRI",),
     }
     with pytest.raises(SubquadError) as error:
-        made(Landscape(), tmp_path, **settings)
+        run_design(Landscape(), tmp_path, **settings)
     assert str(error.value).splitlines() == [
-        "these constraints cannot be met; change them",
-        "  start: 'Z' at position 31 is not in the model (ACDEFGHIKLMNPQRSTVWY)",
+        "the constraints are not valid:",
         "  --fixed: 40 is outside the sequence, which has positions 1 to 31",
-        "  --fixed: 'b' is no position and no range such as 1-10",
-        "  --forbid-letters: '?' is not in the model (ACDEFGHIKLMNPQRSTVWY)",
-        "  --allow 7=XA: 'X' is not in the model (ACDEFGHIKLMNPQRSTVWY)",
-        "  --allow: position 7 stands there twice",
-        "  --allow: '9' names no letters; write POSITION=LETTERS, such as 24=AGS",
-        "  --allow: position 4 may change, but --fixed keeps it",
-        "  --allow: C at position 4, but --forbid-letters forbids it",
-        "  --gc is for DNA and RNA, and the model reads proteins",
-        "  --forbid-sites is for DNA and RNA, and the model reads proteins",
+        "  --fixed: 'b' is not a position or a range such as 1-10",
+        "  --forbid-letters: '?' is not in the model's alphabet (ACDEFGHIKLMNPQRSTVWY)",
+        "  --allow 7=XA: 'X' is not in the model's alphabet (ACDEFGHIKLMNPQRSTVWY)",
+        "  --allow: position 7 is listed twice",
+        "  --allow: '9' has no letters; write POSITION=LETTERS, such as 24=AGS",
+        "  --allow: position 4 is in --fixed",
+        "  --allow: C at position 4 is in --forbid-letters",
+        "  … and 2 more",
     ]
     assert not (tmp_path / "out").exists()
 
@@ -198,18 +203,17 @@ def test_all_mistakes_in_constraints_are_said_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gc": "60"}, "--gc: '60' is no range of parts such as 0.4-0.6"),
-        ({"gc": "0.7-0.6"}, "--gc: '0.7-0.6' is no range of parts such as 0.4-0.6"),
-        ({"forbid_sites": "EcoRX"}, "--forbid-sites: 'EcoRX' is neither a sequence nor an enzyme that Biopython knows"),
-        ({"forbid_sites": "NNN"}, "--forbid-sites: 'NNN' forbids every sequence"),
-        ({"fixed": "1-23"}, "no position may change, with the letters that training had; --unseen allows others"),
-        ({"gc": "1-1"}, "satisfy --gc and --forbid-sites"),
-        ({"start": "ACGT"}, "the start has 4 letters, and the model was fitted on sequences of 23"),
+        ({"gc": (0.7, 0.6)}, "--gc must be a lowest and a highest fraction, such as 0.4 0.6, got (0.7, 0.6)"),
+        ({"forbid_sites": ("EcoRX",)}, "--forbid-sites: 'EcoRX' is neither an IUPAC sequence nor a restriction enzyme"),
+        ({"forbid_sites": ("NNN",)}, "--forbid-sites: 'NNN' matches every sequence"),
+        ({"fixed": ("1-23",)}, "no position may mutate to a letter observed in training; --allow-unobserved allows"),
+        ({"gc": (1.0, 1.0)}, "satisfies --gc and --forbid-sites"),
+        ({"start": "ACGT"}, "--start has 4 letters, but the model reads aligned sequences of 23 letters"),
     ],
 )
-def test_constraints_that_nothing_satisfies_are_refused(tmp_path, settings, message):
+def test_constraints_that_no_variant_satisfies_are_refused(tmp_path, settings, message):
     with pytest.raises(SubquadError) as error:
-        made(Landscape(length=23, letters="ACGT"), tmp_path, **{"rounds": 2, "max_mutations": 3, **settings})
+        run_design(Landscape(length=23, letters="ACGT"), tmp_path, **{"rounds": 2, "max_mutations": 3, **settings})
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -217,47 +221,50 @@ def test_constraints_that_nothing_satisfies_are_refused(tmp_path, settings, mess
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task_type": "pairs"}, "the model predicts pairs, not one value a sequence"),
-        ({"task_type": "multiclass", "classes": ["a", "b", "c"]}, "say which one with --of (a, b, c)"),
-        ({"wild_type": None}, "the model knows no wild type; say what to start from with --start"),
+        ({"task_type": "pairs"}, "the model predicts pairs, not one value per sequence"),
+        ({"task_type": "multiclass", "classes": ["a", "b", "c"]}, "select one with --target (a, b, c)"),
+        ({"wild_type": None}, "the run has no wild type; give the sequence with --start"),
         ({"schema": replace(Landscape().schema, partner="guide")}, "the model reads pairs of sequences"),
-        ({"schema": replace(Landscape().schema, covariates={"ESM1": 0.1, "EVE": 0.2})}, "reads the columns ESM1, EVE"),
+        (
+            {"schema": replace(Landscape().schema, covariates={"ESM1": 0.1, "EVE": 0.2})},
+            "reads the covariates ESM1, EVE",
+        ),
     ],
 )
-def test_models_that_cannot_judge_a_variant_are_refused(tmp_path, change, message):
+def test_models_without_one_value_per_sequence_are_refused(tmp_path, change, message):
     model = Landscape()
     for name, value in change.items():
         setattr(model, name, value)
     with pytest.raises(SubquadError) as error:
-        made(model, tmp_path)
+        run_design(model, tmp_path)
     assert message in str(error.value)
 
 
 def test_one_of_several_targets_is_designed_for():
     model = Landscape()
     model.names = ["binding", "expression"]
-    assert open_model(model, of="expression").column == 1
+    assert open_scorer(model, target="expression").column == 1
     with pytest.raises(SubquadError, match="no target or class 'expresion'; did you mean 'expression'"):
-        open_model(model, of="expresion")
+        open_scorer(model, target="expresion")
     model.task_type, model.classes = "binary", ["dead", "alive"]
-    assert open_model(model).name == open_model(model, of="alive").name == "probability of alive"
+    assert open_scorer(model).title == open_scorer(model, target="alive").title == "probability of alive"
     with pytest.raises(SubquadError, match=r"no target or class 'dead' \(there are: alive\)"):
-        open_model(model, of="dead")
+        open_scorer(model, target="dead")
 
 
-def test_a_batch_takes_the_best_first_and_its_twins_last():
+def test_a_diverse_batch_has_the_best_first_and_similar_variants_last():
     model = Landscape(length=11, members=1)
-    tried = Tried(rules_of(model), open_model(model), 1, 0.0)
-    tried.add(search(rules_of(model, max_mutations=2), open_model(model), DesignSettings(), seed=0).codes)
-    rows = np.arange(len(tried))
-    alone = choose(tried, rows, DesignSettings(number=1, diversity=9.0), start=0.0)
-    assert alone.tolist() == [tried.value.argmax()]
-    wide = choose(tried, rows, DesignSettings(number=11, diversity=9.0), start=0.0)
-    changes = [set(own) for own in tried.rules.mutants(tried.codes[wide])]
+    scored = ScoredVariants(constraints_of(model), open_scorer(model), 1, 0.0)
+    scored.add(search(constraints_of(model, max_mutations=2), open_scorer(model), DesignSettings(), seed=0).codes)
+    rows = np.arange(len(scored))
+    alone = choose_batch(scored, rows, DesignSettings(number=1, diversity=9.0), start=0.0)
+    assert alone.tolist() == [scored.value.argmax()]
+    wide = choose_batch(scored, rows, DesignSettings(number=11, diversity=9.0), start=0.0)
+    changes = [set(own) for own in scored.constraints.mutants(scored.codes[wide])]
     # eleven places are free, so that no two need to share a change
     assert not any(a & b for k, a in enumerate(changes) for b in changes[:k])
-    top = choose(tried, rows, DesignSettings(number=29, diversity=0.0), start=0.0)
-    assert top.tolist() == np.argsort(-tried.value)[:29].tolist()
+    top = choose_batch(scored, rows, DesignSettings(number=29, diversity=0.0), start=0.0)
+    assert top.tolist() == np.argsort(-scored.value)[:29].tolist()
 
 
 @pytest.mark.parametrize(("count", "wells", "controls"), [(92, 96, 4), (101, 96, 4), (7, 384, 1), (13, 96, 0)])
@@ -281,7 +288,7 @@ def test_plates_are_filled_by_rows_with_controls_spread_over_them(count, wells, 
 
 def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
     model = Landscape(spread=0.2)
-    frame = made(model, tmp_path, number=103)
+    frame = run_design(model, tmp_path, number=103)
     folder = tmp_path / "out"
     pd.testing.assert_frame_equal(
         pd.read_csv(folder / "designs.csv")[["name", "sequence"]], frame[["name", "sequence"]]
@@ -298,19 +305,10 @@ def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
     assert (record["designs"], record["settings"]["number"], record["start"]) == (103, 103, model.wild_type)
     page = (folder / "design.html").read_text()
     assert page.count("<img") == 4
-    with pytest.raises(
-        SubquadError, match="holds designs; name another folder with --out, or replace them with --force"
-    ):
-        made(model, tmp_path)
-    # killed before the last file was written: made again
-    (folder / "design.json").unlink()
-    (folder / ".design.json.x7f").mkdir()
-    made(model, tmp_path)
-    assert (folder / "design.json").is_file()
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "thesis.txt").write_text("years of work")
-    with pytest.raises(SubquadError, match="not empty, and no designs of subquad"):
-        made(model, tmp_path, "taken")
+    with pytest.raises(SubquadError, match="exists already; choose another --out, or overwrite it with --force"):
+        run_design(model, tmp_path)
+    design(model, DesignSettings(rounds=1, number=3), out=folder, force=True, quiet=True)
+    assert len(pd.read_csv(folder / "designs.csv")) == 3
 
 
 @pytest.mark.parametrize(
@@ -318,8 +316,8 @@ def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
     [
         ({"number": 0}, "--number must be at least 1, got 0"),
         ({"max_mutations": 0}, "--max-mutations must be at least 1, got 0"),
-        ({"controls": 96}, "--controls must leave wells for designs: below 96, got 96"),
-        ({"fixed": "1", "only": "2"}, "--fixed and --only both say which positions stay; give one of them"),
+        ({"controls": 96}, "--controls must be below the number of wells, 96, got 96"),
+        ({"fixed": ("1",), "only": ("2",)}, "--fixed and --only exclude each other; give one of them"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
@@ -361,5 +359,5 @@ def test_the_command_designs_from_a_fitted_run(tmp_path, capsys):
     letters = {mutant[-1] for text in designs["mutants"] for mutant in text.split(":")}
     assert "W" in letters
     assert letters <= set("ADW") | set(wild)
-    assert main(["bio", "design", str(tmp_path / "run"), "--out", str(out), "--gc", "0.1-0.2", "--force"]) == 2
-    assert "--gc is for DNA and RNA, and the model reads proteins" in capsys.readouterr().err
+    assert main(["bio", "design", str(tmp_path / "run"), "--out", str(out), "--gc", "0.1", "0.2", "--force"]) == 2
+    assert "--gc applies to DNA and RNA, but the model reads proteins" in capsys.readouterr().err

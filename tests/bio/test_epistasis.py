@@ -1,24 +1,25 @@
 import itertools
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from support.bio_models import Fake
+from support.bio_models import AdditiveModel
 
 from subquad.bio.analysis.cycles import (
     additive_fit,
-    beyond_curve,
+    by_pair,
     letters_of,
     measured_cycles,
     predicted_cycles,
-    summary,
+    specific_epistasis,
 )
+from subquad.bio.analysis.landscape import measured_landscape, predicted_landscape
 from subquad.bio.analysis.orders import by_order, find_library, order_kernels, variance_by_order, walsh
-from subquad.bio.commands import epistasis as room
-from subquad.bio.commands.epistasis import epistasis, find_measured, find_predicted
+from subquad.bio.commands import epistasis as command
+from subquad.bio.commands.epistasis import epistasis
+from subquad.bio.models.scorer import open_scorer
 from subquad.errors import SubquadError
 
 DATA = os.environ.get("SUBQUAD_DATA")
@@ -55,7 +56,7 @@ def test_a_cycle_is_the_value_of_the_double_less_the_sum_of_both_singles():
     assert (row["first"], row["second"], row["i"], row["j"]) == ("A1C", "G3T", 1, 3)
     # 4 - 9 - 8 + 10
     assert row["epistasis"] == -3
-    assert found.how == "the measured singles and wild type"
+    assert found.single_effects == "measured single mutants and wild type"
 
 
 def test_repeated_rows_are_averaged():
@@ -68,7 +69,7 @@ def test_without_the_wild_type_its_value_closes_half_of_the_cycles():
     names, y = all_doubles(lambda place, letter: place)
     found = measured_cycles(*codes_of(names[1:]), y[1:] + 2.0)
     np.testing.assert_allclose(found.frame["epistasis"], 0, atol=1e-9)
-    assert "the wild type is not in the table" in found.how
+    assert "the wild type is missing from the table" in found.single_effects
 
 
 def test_without_singles_an_additive_fit_finds_the_pair_that_does_not_add_up():
@@ -77,11 +78,11 @@ def test_without_singles_an_additive_fit_finds_the_pair_that_does_not_add_up():
     letters, own = codes_of(names)
     is_double_stranded = (letters != own).sum(1) == 2
     found = measured_cycles(letters[is_double_stranded], own, y[is_double_stranded])
-    assert "the least-squares fit of an additive model" in found.how
+    assert "a least-squares additive model" in found.single_effects
     first = found.frame.loc[found.frame["epistasis"].idxmax()]
     assert (first["first"], first["second"]) == ("C2G", "A5T")
     assert first["epistasis"] > 2
-    assert summary(found.frame).iloc[0][["i", "j"]].tolist() == [2, 5]
+    assert by_pair(found.frame).iloc[0][["i", "j"]].tolist() == [2, 5]
 
 
 def test_the_additive_fit_takes_rows_of_few_changes_and_predicts_all():
@@ -98,44 +99,45 @@ def test_a_curve_takes_what_comes_from_the_scale_and_leaves_what_belongs_to_a_pa
     value = random.normal(size=701)
     frame = pd.DataFrame({"expected": value, "f_ij": np.maximum(value, -0.5), "i": 1, "j": 2})
     frame["epistasis"] = frame["f_ij"] - frame["expected"]
-    left, _ = beyond_curve(frame)
+    left, _ = specific_epistasis(frame)
     assert frame["epistasis"].abs().max() > 1
     assert np.abs(left).max() < 1e-9
     frame.loc[7, "f_ij"] += 5
-    assert np.abs(beyond_curve(frame)[0]).argmax() == 7
+    assert np.abs(specific_epistasis(frame)[0]).argmax() == 7
 
 
 def test_an_additive_model_has_no_epistasis_and_a_product_has_its_own():
-    class Product(Fake):
+    class Product(AdditiveModel):
         def value(self, sequence):
             # letters 2 and 5 count only together
             return (sequence[1] == "G") * (sequence[4] == "T") + 0.25 * (sequence[0] == "C")
 
-    plain = predicted_cycles(Fake(nets=1), WILD).frame
+    plain = predicted_cycles(open_scorer(AdditiveModel(members=1)), WILD).frame
     assert len(plain) == 21 * 9
     np.testing.assert_allclose(plain["epistasis"], 0, atol=1e-9)
-    found = predicted_cycles(Product(nets=1), WILD).frame
+    found = predicted_cycles(open_scorer(Product(members=1)), WILD).frame
     assert found["epistasis"].sum() == 1
     assert found.loc[found["epistasis"].idxmax(), "first"] == "C2G"
 
 
-def test_a_model_of_classes_is_seen_in_log_odds():
-    found = predicted_cycles(Fake("binary", classes=("no", "yes"), nets=1), WILD)
+def test_the_epistasis_of_a_class_is_in_log_odds():
+    model = AdditiveModel("binary", classes=("no", "yes"), members=1)
+    found = predicted_cycles(open_scorer(model), WILD)
     np.testing.assert_allclose(found.frame["epistasis"], 0, atol=1e-6)
 
 
-def test_few_doubles_are_drawn_evenly_and_said_to_be():
-    found = predicted_cycles(Fake(nets=1), WILD, most=43)
+def test_double_mutants_are_subsampled_evenly_and_the_page_states_it():
+    found = predicted_cycles(open_scorer(AdditiveModel(members=1)), WILD, max_double_mutants=43)
     assert found.frame.groupby(["i", "j"]).size().tolist() == [2] * 21
-    assert "42 of 189 doubles were predicted" in found.how
+    assert "42 of 189 double mutants were sampled" in found.single_effects
     # fewer than there are pairs of positions: those with the largest effects, which are the last ones
-    few = predicted_cycles(Fake(nets=1), "AAAAAAA", most=3).frame
+    few = predicted_cycles(open_scorer(AdditiveModel(members=1)), "AAAAAAA", max_double_mutants=3).frame
     assert set(few["i"]) | set(few["j"]) == {5, 6, 7}
 
 
-def test_asked_doubles_are_those_that_are_predicted():
+def test_only_the_requested_double_mutants_are_predicted():
     doubles = [((0, "C"), (2, "T")), ((1, "G"), (4, "T"))]
-    found = predicted_cycles(Fake(nets=1), WILD, doubles=doubles).frame
+    found = predicted_cycles(open_scorer(AdditiveModel(members=1)), WILD, doubles=doubles).frame
     assert found["second"].tolist() == ["G3T", "A5T"]
 
 
@@ -162,7 +164,7 @@ def test_variance_by_order_of_a_complete_library_is_exact():
     assert library.is_complete
     found = variance_by_order(library)
     # 4, 1 and 1 of 6
-    np.testing.assert_allclose(found.share, [4 / 6, 1 / 6, 1 / 6, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(found.fraction, [4 / 6, 1 / 6, 1 / 6, 0, 0], atol=1e-12)
     assert found.is_exact
     # a change of site 1 costs twice its coefficient, a cycle is four times it
     assert found.terms[0] == (("A1C",), -4.0, pytest.approx(4 / 6))
@@ -171,7 +173,7 @@ def test_variance_by_order_of_a_complete_library_is_exact():
         ("A1C", "A4C", "A5C"): -8.0,
     }
     assert found.pairs[1, 2] == 4.0
-    assert found.held_out[2] == pytest.approx(1)
+    assert found.heldout_r2[2] == pytest.approx(1)
 
 
 def test_what_each_order_adds_is_what_its_kernel_gives():
@@ -192,14 +194,14 @@ def test_variance_by_order_of_a_complete_library_of_three_letters_is_that_of_the
     cube = y.reshape(3, 3, 3)
     means = [cube.mean(axis=tuple(site for site in range(3) if site != own)) - y.mean() for own in range(3)]
     singles = sum((mean**2).mean() for mean in means) / y.var()
-    np.testing.assert_allclose(found.share, [singles, 1 - singles, 0], atol=1e-12)
+    np.testing.assert_allclose(found.fraction, [singles, 1 - singles, 0], atol=1e-12)
     assert (found.is_exact, found.pairs, found.terms) == (True, None, [])
     # each of 27 rows left out of a fit of one constant and six single terms
     columns = [[name[site] == letter for name in names] for site in range(3) for letter in "CD"]
     X = np.column_stack([np.ones(27), *columns]).astype(float)
     H = X @ np.linalg.pinv(X)
     error = ((y - H @ y) / (1 - H.diagonal())) ** 2
-    assert found.held_out[0] == pytest.approx(1 - error.mean() / y.var())
+    assert found.heldout_r2[0] == pytest.approx(1 - error.mean() / y.var())
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -210,9 +212,9 @@ def test_a_landscape_of_one_order_is_seen_as_that_also_with_rows_missing(order):
     kept = np.sort(random.permutation(128)[:113])
     found = variance_by_order(find_library(*codes_of([names[k] for k in kept], "A" * 7), y[kept]))
     assert not found.is_exact
-    assert found.share.argmax() == order - 1
-    assert found.share[order - 1] > 0.97
-    assert found.share.min() >= 0
+    assert found.fraction.argmax() == order - 1
+    assert found.fraction[order - 1] > 0.97
+    assert found.fraction.min() >= 0
 
 
 def test_noise_has_no_order():
@@ -220,7 +222,7 @@ def test_noise_has_no_order():
     names, _ = landscape(7, {(): 0.0})
     kept = random.permutation(128)[:101]
     found = variance_by_order(find_library(*codes_of([names[k] for k in kept], "A" * 7), random.normal(size=101)))
-    assert found.held_out.max() < 0.1
+    assert found.heldout_r2.max() < 0.1
 
 
 def test_kernels_of_an_order_are_sums_over_sets_of_sites():
@@ -238,7 +240,7 @@ def test_positions_that_always_change_together_are_one_site():
     names = [name[0] + name for name in names]
     library = find_library(*codes_of(names, "AAAA"), y)
     assert library.sites == ["A1C+A2C", "A3C", "A4C"]
-    assert room._sequences(library, "AAAA") == sorted(names)
+    assert library.sequences("AAAA") == sorted(names)
 
 
 def test_a_scan_of_single_and_double_mutants_is_no_library():
@@ -248,57 +250,58 @@ def test_a_scan_of_single_and_double_mutants_is_no_library():
 
 def test_rows_without_doubles_or_combinations_are_refused():
     names = [WILD, change((1, "C")), change((2, "T"))]
-    with pytest.raises(SubquadError, match="there is no row with exactly two changes from the wild type"):
-        find_measured(names, np.arange(3.0), WILD)
+    with pytest.raises(SubquadError, match="the table has neither double mutants of the wild type nor"):
+        measured_landscape(names, np.arange(3.0), WILD)
 
 
-def test_sequences_of_other_lengths_are_left_out_and_said_to_be():
+def test_sequences_of_other_lengths_are_skipped_with_a_remark():
     names, y = all_doubles(lambda place, letter: place)
-    found, remarks = find_measured([*names, "ACG"], np.append(y, 1.0), None)
+    found, remarks = measured_landscape([*names, "ACG"], np.append(y, 1.0), None)
     assert found.wild_type == WILD
-    assert remarks[0] == "1 rows of another length, or without a measurement, are left out"
-    assert remarks[1].startswith("wild type: the commonest letter at each position")
+    assert remarks[0] == "skipped 1 rows of another length or without a measurement"
+    assert remarks[1].startswith("wild type: inferred as the most frequent letter at each position")
 
 
 def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
     names, y = landscape(5, TERMS)
-    measured, _ = find_measured(names, y, "AAAAA")
-    found = find_predicted(Fake(nets=1, wild_type="AAAAA"), "AAAAA", measured=measured)
+    measured, _ = measured_landscape(names, y, "AAAAA")
+    scorer = open_scorer(AdditiveModel(members=1, wild_type="AAAAA"))
+    found = predicted_landscape(scorer, "AAAAA", measured=measured)
     assert set(found.cycles) == {"measured", "predicted"}
-    np.testing.assert_allclose(found.orders["predicted"].share[:2], [1, 0], atol=1e-9)
-    pairs = room._write(found, tmp_path / "out", Path("run"))
+    np.testing.assert_allclose(found.orders["predicted"].fraction[:2], [1, 0], atol=1e-9)
+    pairs = command._write(found, tmp_path / "out", "run")
     assert len(pairs) == 10
     assert {"rms", "predicted_rms"} <= set(pairs)
     cycles = pd.read_csv(tmp_path / "out" / "cycles.csv.gz")
     assert {"epistasis", "predicted_epistasis"} <= set(cycles)
     orders = pd.read_csv(tmp_path / "out" / "orders.csv")
-    assert orders.groupby("from")["share"].sum().round(6).tolist() == [1.0, 1.0]
+    assert orders.groupby("source")["variance_fraction"].sum().round(6).tolist() == [1.0, 1.0]
     text = (tmp_path / "out" / "epistasis.html").read_text()
-    assert "Measured and predicted have colours of their own" in text
-    assert "Exact, for all combinations are there." in text
+    assert "Each map has its own colour scale" in text
+    assert "Exact decomposition: all combinations are present." in text
     assert "http" not in text
     for name in ("pairs.png", "pairs.pdf", "orders.png", "orders.pdf"):
         assert (tmp_path / "out" / name).stat().st_size > 1000, name
 
 
-def test_a_table_is_read_and_mapped(tmp_path):
+def test_the_epistasis_of_a_table_is_found_and_written(tmp_path):
     names, y = all_doubles(lambda place, letter: place / 7, lambda a, b: float(a[0] == 1 and b[0] == 7))
     pd.DataFrame({"sequence": names, "score": y}).to_csv(tmp_path / "t.csv", index=False)
     pairs = epistasis(tmp_path / "t.csv", out=tmp_path / "out", quiet=True)
     assert pairs.iloc[0][["i", "j"]].tolist() == [1, 7]
     assert pairs.iloc[0]["rms"] == pytest.approx(1)
     assert pairs.iloc[1]["rms"] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(SubquadError, match="exists already"):
+        epistasis(tmp_path / "t.csv", out=tmp_path / "out", quiet=True)
 
 
 @pytest.mark.data
 @pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set")
-def test_half_a_million_doubles_of_gb1_are_mapped_in_under_a_minute(tmp_path):
-    began = time.process_time()
+def test_half_a_million_double_mutants_of_gb1_show_a_contact(tmp_path):
     table = pd.read_csv(Path(DATA) / "bio" / "dms" / "gb1_double_olson2014.csv.gz")
-    found, _ = find_measured(table["sequence"].tolist(), table["target"].to_numpy(), None)
-    pairs = room._write(found, tmp_path / "out", Path("gb1"))
-    assert time.process_time() - began < 60
+    found, _ = measured_landscape(table["sequence"].tolist(), table["target"].to_numpy(), None)
+    pairs = command._write(found, tmp_path / "out", "gb1")
     assert len(pairs) == 55 * 54 / 2
     # Gly41 and Val54 of the protein, whose first residue is not in the construct
-    top = pairs.sort_values("rms_beyond", ascending=False).head(10)
+    top = pairs.sort_values("rms_specific", ascending=False).head(10)
     assert [40, 53] in top[["i", "j"]].to_numpy().tolist()

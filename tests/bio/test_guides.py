@@ -7,12 +7,21 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from subquad.bio.guide_search.off_targets import count_near, pack
 
-from subquad.bio.commands.guides import COLUMNS, find_guides, guides
+from subquad.bio.commands.guides import guides
 from subquad.bio.data.dataset import InputSchema, PartnerAlignment
 from subquad.bio.guide_search.settings import GuideSettings, Window
-from subquad.bio.guide_search.sites import AMBIGUITY, as_codes, find_sites, letters, longest_stem, windows_of
+from subquad.bio.guide_search.sites import (
+    AMBIGUITY,
+    as_codes,
+    count_similar,
+    find_sites,
+    letters,
+    longest_stem,
+    pack,
+    windows_of,
+)
+from subquad.bio.guide_search.table import COLUMNS, find_guides
 from subquad.cli import main
 from subquad.errors import SubquadError
 
@@ -21,12 +30,12 @@ PAMS = {"cas9": "NGG", "sacas9": "NNGRRT", "cas12a": "TTTV", "cas13a": "", "cas1
 
 
 class Counter:
-    """Predicts the number of each letter A and C in place of a model; two members that differ by 2."""
+    """A model whose two ensemble members predict the number of A less and plus one."""
 
     task_type, alphabet, wild_type, names, classes = "regression", "ACGT", None, ["activity"], []
 
-    def __init__(self, length, **schema):
-        self.schema = InputSchema(alphabet="dna", is_aligned=length is not None, length=length, **schema)
+    def __init__(self, length, alphabet="dna", **schema):
+        self.schema = InputSchema(alphabet=alphabet, is_aligned=length is not None, length=length, **schema)
         self.config, self.asked = {}, []
 
     def predict_each_of_sequences(self, sequences):
@@ -52,7 +61,7 @@ def fits(pam, text):
     return len(pam) == len(text) and all(letter in AMBIGUITY[code] for code, letter in zip(pam, text, strict=True))
 
 
-def test_the_place_of_a_guide_is_told_on_both_strands():
+def test_guides_are_found_on_both_strands():
     guide = "ATCATCATCATCATCATCAT"
     forward = find_guides("C" + guide + "TGG" + "AA")
     assert forward.to_dict("records") == [{"strand": "+", "start": 2, "end": 21, "guide": guide, "pam": "TGG"}]
@@ -123,7 +132,7 @@ def test_windows_reach_past_the_ends_and_turn_with_the_strand():
 @given(texts=st.lists(st.text(alphabet="AC", min_size=17, max_size=17), max_size=23), mismatches=st.integers(0, 5))
 def test_similar_sites_are_counted_as_by_comparing_all_pairs(texts, mismatches):
     codes = np.array([[("ACGT").index(x) for x in text] for text in texts], dtype=np.uint8).reshape(-1, 17)
-    equal, near = count_near(pack(codes), 17, mismatches)
+    equal, near = count_similar(pack(codes), 17, mismatches)
     differ = (codes[:, None] != codes[None]).sum(-1)
     assert equal.tolist() == ((differ == 0).sum(1) - 1).tolist()
     assert near.tolist() == ((differ <= mismatches).sum(1) - 1).tolist()
@@ -144,13 +153,13 @@ def test_a_model_scores_whole_windows_and_ranks_each_gene(tmp_path, capsys):
     model = Counter(30)
     best = guides(fasta(tmp_path / "g.fa", **genes), out=tmp_path / "g.csv", model=model, page=tmp_path / "g.html")
     said = capsys.readouterr().err
-    assert "the model reads 30 letters, as the guide reads: 4 before the guide and 6 after it (guessed" in said
+    assert "in the sense of the guide: 4 letters before and 6 after the guide (inferred from its length" in said
     table = pd.read_csv(tmp_path / "g.csv")
     assert tuple(table.columns) == COLUMNS == tuple(best.columns)
     scored = table[table["score"].notna()]
     assert sorted(model.asked) == sorted(scored["context"])
     assert (scored["score"] == scored["context"].str.count("A")).all()
-    assert np.allclose(scored["score_spread"], 2**0.5, atol=1e-5)
+    assert np.allclose(scored["score_std"], 2**0.5, atol=1e-5)
     for _, own in scored.groupby("gene"):
         assert (own.sort_values("rank")["score"].diff().dropna() <= 0).all()
         assert sorted(own["rank"]) == list(range(1, len(own) + 1))
@@ -160,17 +169,17 @@ def test_a_model_scores_whole_windows_and_ranks_each_gene(tmp_path, capsys):
         assert row["context"][4:27] == row["guide"] + row["pam"]
     unscored = table[table["score"].isna()]
     assert len(unscored)
-    assert unscored["remark"].str.startswith("context runs off the sequence, so no score").all()
+    assert unscored["remark"].str.startswith("not scored: context beyond the end of the sequence").all()
     assert best.groupby("gene").size().max() == 10
     html = (tmp_path / "g.html").read_text()
-    assert "No guide fits in here." in html
+    assert "No target site." in html
     assert html.count("<img") == 3
 
 
 def test_low_scores_rank_first_where_they_are_best(tmp_path):
     path = fasta(tmp_path / "g.fa", one=random_gene(307))
     settings = GuideSettings(goal="min", best=3)
-    best = guides(path, out=tmp_path / "g.tsv.gz", model=Counter(23), settings=settings, quiet=True)
+    best = guides(path, settings, out=tmp_path / "g.tsv.gz", model=Counter(23), quiet=True)
     table = pd.read_csv(tmp_path / "g.tsv.gz", sep="\t")
     assert best["score"].tolist() == sorted(table["score"])[:3]
 
@@ -179,34 +188,34 @@ def test_guides_and_targets_of_cas13a_go_to_the_model_as_the_target_reads(tmp_pa
     gene = random_gene(53)
     model = Counter(48, partner="guide", alignment=PartnerAlignment(offset=10, most_common=10, is_reversed=False))
     settings = GuideSettings(nuclease="cas13a")
-    guides(fasta(tmp_path / "g.fa", one=gene), out=tmp_path / "g.csv", model=model, settings=settings, quiet=True)
+    guides(fasta(tmp_path / "g.fa", one=gene), settings, out=tmp_path / "g.csv", model=model, quiet=True)
     assert model.asked == [f"{gene[k + 10 : k + 38]}|{gene[k : k + 48]}" for k in range(6)]
     turned = Counter(48, partner="guide", alignment=PartnerAlignment(offset=10, most_common=10, is_reversed=True))
-    guides(tmp_path / "g.fa", out=tmp_path / "g.csv", model=turned, settings=settings, quiet=True)
+    guides(tmp_path / "g.fa", settings, out=tmp_path / "turned.csv", model=turned, quiet=True)
     assert turned.asked[0] == f"{back(gene[10:38])}|{gene[:48]}"
     shifted = Counter(48, partner="guide", alignment=PartnerAlignment(offset=7, most_common=7, is_reversed=False))
-    with pytest.raises(SubquadError, match="the model's guides are aligned 7 letters into their context, and those of cas13a"):
-        guides(tmp_path / "g.fa", out=tmp_path / "g.csv", model=shifted, settings=settings, quiet=True)
+    with pytest.raises(SubquadError, match="guides start 7 letters into their context, but those of cas13a"):
+        guides(tmp_path / "g.fa", settings, out=tmp_path / "shifted.csv", model=shifted, quiet=True)
 
 
 def test_windows_of_cas13d_read_as_the_guide_does(tmp_path):
     gene = random_gene(37)
     model = Counter(33)
     settings = GuideSettings(nuclease="cas13d")
-    guides(fasta(tmp_path / "g.fa", one=gene), out=tmp_path / "g.csv", model=model, settings=settings, quiet=True)
+    guides(fasta(tmp_path / "g.fa", one=gene), settings, out=tmp_path / "g.csv", model=model, quiet=True)
     assert model.asked == [back(gene[k : k + 33]) for k in range(5)]
     assert set(pd.read_csv(tmp_path / "g.csv")["guide"].str.len()) == {23}
 
 
 def test_a_model_of_rna_is_asked_in_its_letters(tmp_path):
-    model = Counter(23)
+    model = Counter(23, alphabet="rna")
     model.alphabet = "ACGU"
     guides(fasta(tmp_path / "g.fa", one=random_gene(97)), out=tmp_path / "g.csv", model=model, quiet=True)
     assert model.asked
     assert not any("T" in text for text in model.asked)
 
 
-def test_without_a_model_guides_are_listed_and_warned_of(tmp_path):
+def test_guides_without_a_model_have_remarks_and_no_scores(tmp_path):
     guide = "ATCATCATTTTCATCATCAT"
     gene = "ACGTA" + guide + "TGGACGT" + guide.lower() + "tggACGTACGT"
     best = guides(fasta(tmp_path / "g.fa", one=gene), out=tmp_path / "g.csv", quiet=True)
@@ -217,23 +226,23 @@ def test_without_a_model_guides_are_listed_and_warned_of(tmp_path):
     assert same["soft_masked"].tolist() == [False, True]
     assert same["has_poly_t"].all()
     assert same["gc"].tolist() == [0.25, 0.25]
-    assert same["remark"].tolist() == ["TTTT ends transcripts of U6; cuts elsewhere in this file too"] * 2
+    assert same["remark"].tolist() == ["TTTT terminates U6 transcription; identical site elsewhere in the file"] * 2
 
 
 @pytest.mark.parametrize(
     ("schema", "settings", "message"),
     [
-        ({"length": 31}, {}, "fitted on sequences of 31 letters, and windows of cas9 have 30 (4+20+6), 23 (0+20+3)"),
-        ({"length": 34}, {}, "choose another --nuclease (34 letters fit cas12a)"),
-        ({"length": None}, {}, "say so with --context BEFORE,AFTER (usual for cas9: 4,6, 0,3, 0,0, 20,20)"),
-        ({"length": 30}, {"context": "4,7", "spacer": 20}, "make 31, but the model was fitted on sequences of 30"),
-        ({"length": 30, "covariates": {"ESM": 0.0}}, {}, "the model reads the column ESM beside the sequence"),
+        ({"length": 31}, {}, "reads sequences of 31 letters, but contexts of cas9 have 30 (4+20+6), 23 (0+20+3)"),
+        ({"length": 34}, {}, "or another --nuclease (34 letters match cas12a)"),
+        ({"length": None}, {}, "--context BEFORE AFTER (published for cas9: 4 6, 0 3, 0 0, 20 20)"),
+        ({"length": 30}, {"context": (4, 7), "spacer": 20}, "have 31 letters, but the model reads sequences of 30"),
+        ({"length": 30, "covariates": {"ESM": 0.0}}, {}, "the model also reads the covariate ESM"),
     ],
 )
 def test_a_model_that_reads_no_window_is_refused(tmp_path, schema, settings, message):
     path = fasta(tmp_path / "g.fa", one=random_gene(97))
     with pytest.raises(SubquadError) as error:
-        guides(path, out=tmp_path / "out.csv", model=Counter(**schema), settings=GuideSettings(**settings), quiet=True)
+        guides(path, GuideSettings(**settings), out=tmp_path / "out.csv", model=Counter(**schema), quiet=True)
     assert message in str(error.value)
     assert not (tmp_path / "out.csv").exists()
 
@@ -241,7 +250,7 @@ def test_a_model_that_reads_no_window_is_refused(tmp_path, schema, settings, mes
 def test_a_context_may_be_given_for_a_model_of_any_length(tmp_path):
     model = Counter(None)
     path = fasta(tmp_path / "g.fa", one=random_gene(97))
-    guides(path, out=tmp_path / "g.csv", model=model, settings=GuideSettings(context="1,5"), quiet=True)
+    guides(path, GuideSettings(context=(1, 5)), out=tmp_path / "g.csv", model=model, quiet=True)
     assert {len(text) for text in model.asked} == {26}
 
 
@@ -249,10 +258,10 @@ def test_a_context_may_be_given_for_a_model_of_any_length(tmp_path):
     ("setting", "message"),
     [
         ({"nuclease": "cas8"}, "--nuclease must be one of cas9, sacas9, cas12a, cas13a, cas13d, got 'cas8'"),
-        ({"pam": "NGE"}, "--pam must be letters of ACGTRYSWKMBDHVN, got 'NGE'"),
-        ({"spacer": 40}, "--spacer must be from 15 to 32 letters, got 40"),
-        ({"context": "four"}, "--context must be letters before and after the guide, such as 4,6; got 'four'"),
-        ({"mismatches": 9}, "--mismatches must be from 0 to 5, got 9"),
+        ({"pam": "NGE"}, "--pam must consist of the letters ACGTRYSWKMBDHVN, got 'NGE'"),
+        ({"spacer": 40}, "--spacer must be between 15 and 32 letters, got 40"),
+        ({"context": (-1, 6)}, "--context must be letters before and after the guide, such as 4 6, got (-1, 6)"),
+        ({"mismatches": 9}, "--mismatches must be between 0 and 5, got 9"),
     ],
 )
 def test_wrong_settings_are_refused(setting, message):
@@ -273,9 +282,9 @@ def test_files_that_are_no_fasta_of_nucleotides_are_refused(tmp_path):
     assert said("b.fa", b"gene,ACGT") == ": starts with 'g'; a FASTA file starts with > and a name"
     assert said("c.fa.gz", b">a\nACGT").startswith(": not a gzip file, or truncated")
     assert said("d.fa", b">a\nACGT\n>b\nACGE\nLG\n>c\nac-t").splitlines() == [
-        ": not all sequences are nucleotides",
-        "  b: 'E' at position 4 is no letter of DNA or RNA",
-        "  c: '-' at position 3 is no letter of DNA or RNA",
+        ": not all sequences are nucleotides:",
+        "  b: 'E' at position 4 is not a nucleotide",
+        "  c: '-' at position 3 is not a nucleotide",
     ]
     with pytest.raises(SubquadError, match=r"nowhere\.fa: no such file"):
         guides(tmp_path / "nowhere.fa", out=tmp_path / "out.csv", quiet=True)
@@ -288,7 +297,9 @@ def test_the_command_lists_guides_of_a_gzipped_file(tmp_path, capsys):
     assert main(["bio", "guides", str(path), "--out", str(tmp_path / "g.csv"), "--nuclease", "cas12a"]) == 0
     shown = capsys.readouterr()
     assert "Cas12a: guides of 23 letters, PAM TTTV" in shown.err
-    assert f"Next: sort {tmp_path / 'g.csv'} by gene and rank." in shown.out
+    assert f"Wrote {tmp_path / 'g.csv'}." in " ".join(shown.out.split())
+    assert main(["bio", "guides", str(path), "--out", str(tmp_path / "g.csv")]) == 2
+    assert "overwrite it with --force" in capsys.readouterr().err
 
 
 def test_chunks_change_nothing(monkeypatch):
@@ -314,6 +325,6 @@ def test_the_windows_of_measured_guides_are_found_in_genes_made_of_them(tmp_path
     genes = {f"g{k}": "".join(rows["sequence"][k : k + 97]) for k in range(0, len(rows), 97)}
     settings = GuideSettings(nuclease=nuclease, pam=pam)
     model = Counter(len(rows["sequence"][0]))
-    guides(fasta(tmp_path / "g.fa", **genes), out=tmp_path / "g.csv", model=model, settings=settings, quiet=True)
+    guides(fasta(tmp_path / "g.fa", **genes), settings, out=tmp_path / "g.csv", model=model, quiet=True)
     found = set(pd.read_csv(tmp_path / "g.csv")["context"])
     assert np.mean([text in found for text in rows["sequence"]]) > 0.99

@@ -3,16 +3,21 @@
 import json
 import random
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
-from support.bio_models import Fake, Landscape, made, rules_of
+from support.bio_models import AdditiveModel, Landscape, constraints_of, run_design
 
 from subquad import bio
 from subquad.bio.analysis.cycles import predicted_cycles
-from subquad.bio.commands.epistasis import epistasis, find_measured, find_predicted
-from subquad.bio.commands.scan import scan, scan_table
+from subquad.bio.analysis.landscape import measured_landscape, predicted_landscape
+from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
+from subquad.bio.analysis.single_mutants import scan_table
+from subquad.bio.commands.epistasis import epistasis
+from subquad.bio.commands.scan import scan
 from subquad.bio.data.variants import renumbered
+from subquad.bio.models.scorer import open_scorer
 from subquad.bio.plots.scan_page import grid_of
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -53,7 +58,7 @@ def test_the_test_rows_name_the_variants_of_the_table(run, table):
 
 
 def test_a_scan_numbers_positions_as_the_table_does(run, table, tmp_path):
-    frame = scan(run, out=tmp_path / "scan", table=table, quiet=True)
+    frame = scan(run, ScanSettings(table=str(table)), out=tmp_path / "scan", quiet=True)
     assert frame["mutant"].iloc[0].startswith("M24")
     assert frame["position"].min() == 24
     assert frame["position"].max() == 39
@@ -61,13 +66,13 @@ def test_a_scan_numbers_positions_as_the_table_does(run, table, tmp_path):
     given = pd.read_csv(table).set_index("mutant")["score"]
     assert len(measured) == 48
     assert measured.to_dict() == pytest.approx(given[measured.index].to_dict())
-    assert "the first letter is 24" in (tmp_path / "scan" / "scan.html").read_text()
+    assert "the first letter is position 24" in (tmp_path / "scan" / "scan.html").read_text()
     assert grid_of(frame, 16, "ACDEFGHIKLMNPQRSTVWY", offset=OFFSET).shape == (20, 16)
 
 
 def test_epistasis_of_a_table_and_of_a_model_numbers_positions_as_the_table_does(run, table, tmp_path):
-    of_table = epistasis(table, out=tmp_path / "table", settings=FitSettings(wild_type=WILD), quiet=True)
-    of_run = epistasis(run, out=tmp_path / "run", table=table, quiet=True)
+    of_table = epistasis(table, EpistasisSettings(wild_type=WILD), out=tmp_path / "table", quiet=True)
+    of_run = epistasis(run, EpistasisSettings(table=str(table)), out=tmp_path / "run", quiet=True)
     assert {*of_table["i"], *of_table["j"]} <= set(range(24, 40))
     given = {m for m in pd.read_csv(table)["mutant"] if ":" in m}
     for folder in ("table", "run"):
@@ -83,32 +88,32 @@ def test_epistasis_of_a_table_and_of_a_model_numbers_positions_as_the_table_does
 def test_a_library_at_few_sites_has_the_numbers_of_the_table():
     wild = "ACGTACG"
     sequences = [f"A{b}GT{c}CG" for b in "CT" for c in "AG"] * 2
-    found, _ = find_measured(sequences, pd.Series(range(8), dtype=float).to_numpy(), wild, offset=10)
+    found, _ = measured_landscape(sequences, pd.Series(range(8), dtype=float).to_numpy(), wild, offset=10)
     assert found.library is not None
     assert found.library.sites == ["C12T", "A15G"]
 
 
 def test_predicted_cycles_of_the_measured_doubles_are_those_of_the_same_places():
-    model = Fake()
-    plain = predicted_cycles(model, model.wild_type).frame
-    model.schema.offset = 30
-    numbered = predicted_cycles(model, model.wild_type).frame
+    model = AdditiveModel()
+    plain = predicted_cycles(open_scorer(model), model.wild_type).frame
+    model.schema = replace(model.schema, offset=30)
+    numbered = predicted_cycles(open_scorer(model), model.wild_type).frame
     assert (numbered["i"] - plain["i"]).unique().tolist() == [30]
     assert numbered["epistasis"].tolist() == plain["epistasis"].tolist()
-    measured, _ = find_measured(
+    measured, _ = measured_landscape(
         ["ACGTACG", "CCGTACG", "ACTTACG", "CCTTACG"],
         pd.Series([0.0, 1.0, 2.0, 5.0]).to_numpy(),
         "ACGTACG",
         offset=30,
     )
-    found = find_predicted(model, model.wild_type, measured=measured)
+    found = predicted_landscape(open_scorer(model), model.wild_type, measured=measured)
     assert found.cycles["predicted"].frame[["first", "second"]].astype(str).to_numpy().tolist() == [["A31C", "G33T"]]
-    assert scan_table(model, model.wild_type)["mutant"].iloc[0] == "A31C"
+    assert scan_table(open_scorer(model), model.wild_type)["mutant"].iloc[0] == "A31C"
 
 
 def test_designs_and_their_constraints_have_the_numbers_of_the_table(tmp_path):
     model = Landscape(length=13, offset=40)
-    frame = made(model, tmp_path, number=5, max_mutations=3, fixed="41-45,53", allow="47=AC")
+    frame = run_design(model, tmp_path, number=5, max_mutations=3, fixed=("41-45", "53"), allow=("47=AC",))
     assert numbers(frame["mutants"]) <= set(range(46, 53))
     assert all(mutant[-1] in "AC" for row in frame["mutants"] for mutant in row.split(":") if mutant[1:-1] == "47")
     for row in frame.to_dict("records"):
@@ -117,12 +122,12 @@ def test_designs_and_their_constraints_have_the_numbers_of_the_table(tmp_path):
             assert (model.wild_type[place], row["sequence"][place]) == (mutant[0], mutant[-1])
     assert json.loads((tmp_path / "out" / "design.json").read_text())["start"] == model.wild_type
     with pytest.raises(SubquadError, match="--fixed: 5 is outside the sequence, which has positions 41 to 53"):
-        rules_of(model, fixed="5")
+        constraints_of(model, fixed=("5",))
 
 
 def test_numbers_below_the_first_letter_can_be_asked_for():
-    rules = rules_of(Landscape(length=13, offset=-3), only="-2-0")
-    assert rules.places.tolist() == [0, 1, 2]
+    constraints = constraints_of(Landscape(length=13, offset=-3), only=("-2-0",))
+    assert constraints.positions.tolist() == [0, 1, 2]
 
 
 def test_variants_are_renumbered_one_by_one():

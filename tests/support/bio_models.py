@@ -1,23 +1,25 @@
-"""Models with known effects, in the place of fitted ones."""
+"""Models with known effects that replace fitted ones in tests."""
 
 import numpy as np
 
 from subquad.bio.commands.design import design
 from subquad.bio.data.dataset import InputSchema
-from subquad.bio.design_search.constraints import read_rules
+from subquad.bio.design_search.constraints import read_constraints
 from subquad.bio.design_search.settings import DesignSettings
-from subquad.bio.models.scorer import open_model
+from subquad.bio.models.scorer import open_scorer
 from subquad.bio.settings import ALPHABETS
 
 WILD = "ACGTACG"
 
 
-class Fake:
-    """A model whose nets add known values of the letters, and differ by a known spread."""
+class AdditiveModel:
+    """A model whose ensemble members add known values of the letters, and differ by a known factor."""
 
-    def __init__(self, task_type="regression", *, wild_type=WILD, alphabet="dna", nets=2, classes=(), names=("score",)):
+    def __init__(
+        self, task_type="regression", *, wild_type=WILD, alphabet="dna", members=2, classes=(), names=("score",)
+    ):
         self.task_type, self.wild_type, self.classes, self.names = task_type, wild_type, list(classes), list(names)
-        self.alphabet, self.nets = ALPHABETS[alphabet], nets
+        self.alphabet, self.members = ALPHABETS[alphabet], members
         self.schema = InputSchema(alphabet=alphabet, is_aligned=False, length=None)
         self.outputs = len(classes) if task_type.endswith("multiclass") else len(names)
 
@@ -29,7 +31,7 @@ class Fake:
         one = np.array([[self.value(s) * (k + 1) for k in range(self.outputs)] for s in sequences], dtype=float)
         if self.task_type in ("binary", "multiclass"):
             one = 1 / (1 + np.exp(-one / 50))
-        return np.stack([one * (1 + net) for net in range(self.nets)])
+        return np.stack([one * (1 + net) for net in range(self.members)])
 
     def predict_sequences(self, sequences):
         if self.task_type == "pairs":
@@ -45,7 +47,7 @@ AMINO = "ACDEFGHIKLMNPQRSTVWY"
 
 
 class Landscape:
-    """Effects of letters, and of neighbours where it is rugged: what a model would be, with a known best variant."""
+    """A model with effects of letters and of neighbouring pairs, whose best variant is known."""
 
     task_type, names, classes = "regression", ["fitness"], []
 
@@ -72,16 +74,18 @@ class Landscape:
         return np.sort(gain)[::-1][:changes].clip(min=0).sum()
 
 
-def made(model, tmp_path, name="out", seed=0, **settings):
+def run_design(model, tmp_path, name="out", seed=0, **settings):
     chosen = DesignSettings(**{"rounds": 7, "population": 61, **settings})
-    return design(model, out=tmp_path / name, settings=chosen, seed=seed, quiet=True)
+    return design(model, chosen, out=tmp_path / name, seed=seed, quiet=True)
 
 
-def rules_of(model, **settings):
-    settings = DesignSettings(**settings)
-    judge = open_model(model)
-    seen = ["".join(model.alphabet[k] for k in own) for own in model.config["observed_letters"]]
-    offset = model.schema.offset
-    return read_rules(
-        model.wild_type, model.alphabet, settings, seen=seen, is_nucleotide=judge.is_nucleotide, offset=offset
+def constraints_of(model, **settings):
+    observed = ["".join(model.alphabet[k] for k in own) for own in model.config["observed_letters"]]
+    return read_constraints(
+        model.wild_type,
+        model.alphabet,
+        DesignSettings(**settings),
+        observed=observed,
+        is_nucleotide=open_scorer(model).is_nucleotide,
+        offset=model.schema.offset,
     )
