@@ -14,19 +14,22 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subquad.bio.commands.predict import predict
-from subquad.bio.data.dataset import Inputs
+from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.models.estimator_data import holdout_mask, read_X
 from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
+from subquad.bio.models.fit import fit_net, prepare
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.plots.fit_page import report
+from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
+from subquad.runs.loading import load_run
 
 SHORT = {"epochs": 3.0, "ensemble_size": 1, "random_state": 0}
 
 EXCEPTIONS = {
     "check_sample_weight_equivalence_on_dense_data": (
-        "a weight scales a row's part of the loss, repeated rows come in other batches and may be held out: alike in "
-        "the mean, not to the last digit; weight 0 is tested below"
+        "a weight scales the loss of a row, while repeated rows fall into other batches and may be held out; weight 0 is "
+        "tested below"
     )
 }
 
@@ -34,12 +37,12 @@ EXCEPTIONS = {
 @parametrize_with_checks(
     [LyraRegressor(**SHORT), LyraClassifier(**SHORT)], expected_failed_checks=lambda estimator: EXCEPTIONS
 )
-def test_scikit_learn_agrees_that_it_is_an_estimator(estimator, check):
+def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
 
 
 @pytest.mark.parametrize("kind", [LyraTagger, LyraPairing])
-def test_what_of_the_contract_applies_to_other_targets_holds(kind):
+def test_parameters_follow_the_contract_for_other_targets(kind):
     # `check_estimator` fits numbers on one value a row, which these two do not learn
     estimator = kind(ensemble_size=2, random_state=3)
     copy = clone(estimator)
@@ -48,7 +51,7 @@ def test_what_of_the_contract_applies_to_other_targets_holds(kind):
     assert copy.set_params(batch_size=7).batch_size == 7
     with pytest.raises(NotFittedError, match=f"This {kind.__name__} instance is not fitted yet"):
         estimator.predict(["ACGU"])
-    with pytest.raises(SubquadError, match="this learns from sequences"):
+    with pytest.raises(SubquadError, match="this estimator needs sequences"):
         estimator.fit(np.ones((3, 2)), ["((", "..", ".."])
 
 
@@ -60,7 +63,7 @@ def assay(rows=211, length=7, seed=0, letters="ACGT"):
 
 
 @pytest.mark.parametrize("columns", [1, 2])
-def test_a_regressor_says_what_its_measurements_are_within(columns, tmp_path):
+def test_a_regressor_predicts_intervals(columns, tmp_path):
     X, y = assay(rows=401)
     y = y if columns == 1 else np.stack([y, 10 * y], axis=1)
     model = LyraRegressor(**SHORT, validation_fraction=0.4).fit(X[:300], y[:300])
@@ -77,7 +80,7 @@ def test_a_regressor_says_what_its_measurements_are_within(columns, tmp_path):
 
 def test_without_held_out_rows_there_are_no_intervals():
     X, y = assay(rows=7)
-    with pytest.raises(SubquadError, match="all rows were learned from, so that no errors are known"):
+    with pytest.raises(SubquadError, match="no rows were held out to calibrate intervals"):
         LyraRegressor(**SHORT).fit(X, y).predict_interval(X)
 
 
@@ -100,7 +103,7 @@ def test_a_list_a_series_an_array_and_a_table_of_sequences_are_the_same():
         np.testing.assert_array_equal(model.predict(X), expected)
 
 
-def test_numbers_and_a_second_channel_stand_beside_the_sequences():
+def test_covariates_and_partner_sequences_are_columns_of_a_table():
     X, y = assay(rows=101, length=13)
     random = np.random.default_rng(1)
     covariates = random.normal(size=101)
@@ -111,13 +114,15 @@ def test_numbers_and_a_second_channel_stand_beside_the_sequences():
     assert model._schema.partner == "guide"
     assert model.score(frame, y + 2 * covariates) > 0.7
     np.testing.assert_array_equal(model.predict(frame[["context", "guide", "score"]]), model.predict(frame))
-    with pytest.raises(SubquadError, match="learned from columns that are not here; add them\n  no column 'guide'"):
+    with pytest.raises(
+        SubquadError, match="the model was trained on columns that X does not have; add them\n  no column 'guide'"
+    ):
         model.predict(frame[["context", "score"]])
     with pytest.raises(SubquadError, match=r"no finite numbers; correct or empty them\n  row 3: inf in column 'score'"):
         model.predict(frame.assign(score=frame["score"].where(frame.index != 2, np.inf)))
 
 
-def test_gaps_beside_the_sequences_are_filled_with_the_median_of_the_fit():
+def test_missing_covariates_are_replaced_by_the_median_of_the_fit():
     X, y = assay(rows=41)
     frame = pd.DataFrame({"guide": X, "score": np.r_[np.nan, np.arange(40.0)], "other": [None, *range(40)]})
     estimator = LyraRegressor(**SHORT)
@@ -137,7 +142,7 @@ def test_blanks_inside_sequences_are_left_out():
     np.testing.assert_array_equal(model.predict(X), LyraRegressor(**SHORT).fit(X, y).predict(X))
 
 
-def test_what_to_say_in_python_is_said_as_python():
+def test_errors_name_python_arguments_instead_of_flags():
     X, y = assay(rows=41, length=23)
     with pytest.raises(SubquadError, match="keep one kind in a table, or say alphabet=\n  row 41: 'MKVLIFEQPW'"):
         LyraRegressor().fit([*X[:40], "MKVLIFEQPW"], y)
@@ -168,25 +173,25 @@ def test_sequences_of_several_lengths_are_learned_from():
     assert model.predict(["KKKKK", "EEEEEEE"]).tolist() == sorted(model.predict(["KKKKK", "EEEEEEE"]), reverse=True)
 
 
-def test_a_row_does_not_hang_on_the_others_that_are_predicted():
+def test_a_prediction_does_not_depend_on_the_other_rows():
     X, y = assay(rows=83)
     model = LyraRegressor(epochs=11.0, ensemble_size=1, random_state=0).fit(X, y)
-    model.nets_.nets[0].blend.fill_(0.5)
+    model.ensemble_.nets[0].blending.fill_(0.5)
     alone = np.concatenate([model.predict([x]) for x in X])
     np.testing.assert_allclose(alone, model.predict(X), atol=1e-5)
 
 
-def test_members_give_a_spread_and_one_has_none():
+def test_an_ensemble_has_a_standard_deviation_and_a_single_network_has_none():
     X, y = assay(rows=61)
     model = LyraRegressor(epochs=1.0, ensemble_size=2, random_state=0).fit(X, y)
     mean, spread = model.predict(X, return_std=True)
     assert mean.shape == spread.shape == (61,)
     assert (spread >= 0).all()
-    with pytest.raises(SubquadError, match="one member has no spread; fit with ensemble_size=2"):
+    with pytest.raises(SubquadError, match="a single network has no standard deviation; fit with ensemble_size=2"):
         LyraRegressor(**SHORT).fit(X, y).predict(X, return_std=True)
 
 
-def test_measurements_come_back_in_the_shape_that_they_had():
+def test_predictions_have_the_shape_of_y():
     X, y = assay(rows=61)
     for form in (y, y.tolist(), y[:, None], np.stack([y, -y], axis=1)):
         assert LyraRegressor(**SHORT).fit(X, form).predict(X).shape == np.shape(form)
@@ -201,15 +206,14 @@ def test_measurements_come_back_in_the_shape_that_they_had():
         LyraRegressor().fit(X, two)
 
 
-def test_predictions_are_as_large_as_the_measurements():
-    # ridge's penalty is chosen by ranks, which do not see size
+def test_predictions_have_the_scale_of_the_measurements():
     X, y = assay(rows=307, length=11, seed=5)
     y = 3 * y + np.random.default_rng(2).normal(size=307)
     model = LyraRegressor(**SHORT).fit(X[:200], y[:200])
     assert 0.7 < np.polyfit(model.predict(X[200:]), y[200:], 1)[0] < 1.4
 
 
-def test_classes_and_labels_are_told():
+def test_classes_and_labels_are_predicted():
     X, y = assay()
     names = np.array(["low", "mid", "high"])[np.digitize(y, np.quantile(y, [0.3, 0.7]))]
     model = LyraClassifier(**SHORT).fit(X, names)
@@ -229,7 +233,7 @@ def test_classes_and_labels_are_told():
 
 
 @pytest.mark.parametrize("kind", [LyraRegressor, LyraClassifier])
-def test_a_row_of_weight_zero_is_no_row(kind):
+def test_a_row_of_weight_zero_is_left_out(kind):
     X, y = assay(rows=67)
     y = y if kind is LyraRegressor else (y > 0).astype(int)
     weight = np.random.default_rng(0).integers(0, 3, 67).astype(float)
@@ -249,7 +253,9 @@ def test_a_fit_is_repeatable_and_leaves_the_generators_alone():
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
     torch.rand(3)
-    np.testing.assert_array_equal(LyraRegressor(epochs=5.0, ensemble_size=1, random_state=7).fit(X, y).predict(X), first)
+    np.testing.assert_array_equal(
+        LyraRegressor(epochs=5.0, ensemble_size=1, random_state=7).fit(X, y).predict(X), first
+    )
     assert not np.array_equal(LyraRegressor(epochs=5.0, ensemble_size=1, random_state=8).fit(X, y).predict(X), first)
 
 
@@ -269,7 +275,7 @@ def test_it_works_in_searches_cross_validation_and_pipelines():
 
 
 @pytest.mark.parametrize("form", ["text", "lists", "arrays"])
-def test_residues_are_told_in_the_form_that_they_had(form):
+def test_residues_are_predicted_in_the_form_of_y(form):
     X, _ = assay(rows=61, length=11, letters="ACDEFGHIKLMNPQRSTVWY")
     X[0] = X[0][:7]
     y = ["".join("H" if letter < "G" else "E" if letter < "P" else "C" for letter in x) for x in X]
@@ -288,7 +294,7 @@ def test_residues_are_told_in_the_form_that_they_had(form):
     np.testing.assert_allclose(model.predict_proba(X)[0].sum(1), 1)
 
 
-def test_residues_have_numbers_too():
+def test_numbers_of_residues_are_predicted():
     X, _ = assay(rows=61, length=11, letters="ACDEFGHIKLMNPQRSTVWY")
     y = [[0.5 * "ACDEFGHIKLMNPQRSTVWY".index(letter) for letter in x] for x in X]
     y[0][3] = None
@@ -301,7 +307,9 @@ def test_residues_have_numbers_too():
     assert LyraTagger(values="numbers", **SHORT).fit(X, whole)._target["task_type"] == "residue_regression"
     with pytest.raises(SubquadError, match="no values 'number'; did you mean 'numbers'"):
         LyraTagger(values="number").fit(X, y)
-    with pytest.raises(SubquadError, match="each row must have one value a letter\n  row 2: 10 values for 11 letters"):
+    with pytest.raises(
+        SubquadError, match="each row must have one value per letter\n  row 2: 10 values for 11 letters"
+    ):
         LyraTagger().fit(X, [y[0], y[1][:10], *y[2:]])
 
 
@@ -314,7 +322,7 @@ def hairpins(rows=23, seed=0):
     return X, ["(((((" + "." * len(loop) + ")))))" for loop in loops]
 
 
-def test_base_pairs_are_told_in_the_form_that_they_had():
+def test_base_pairs_are_predicted_in_the_form_of_y():
     pytest.importorskip("RNA")
     X, y = hairpins()
     model = LyraPairing(**SHORT).fit(X, y)
@@ -331,7 +339,7 @@ def test_base_pairs_are_told_in_the_form_that_they_had():
     assert listed.score(X, y) == model.score(X, y)
     with pytest.raises(SubquadError, match=r"base pairs cannot be read\n  row 1: a pair is two different positions"):
         LyraPairing().fit(X, [[(0, 99)], *pairs[1:]])
-    with pytest.raises(SubquadError, match="base pairs are of RNA or DNA, but these are proteins"):
+    with pytest.raises(SubquadError, match="base pairs need RNA or DNA, but these are proteins"):
         LyraPairing().fit(["MKTAYIAK"] * 3, ["((....))"] * 3)
 
 
@@ -375,7 +383,7 @@ def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
             np.testing.assert_array_equal(a, b)
     if name in ("regressor", "classifier", "pairing"):
         assert BioModel.load(tmp_path / "model").task_type == model._target["task_type"]
-    with pytest.raises(SubquadError, match="an estimator was saved here, without test rows"):
+    with pytest.raises(SubquadError, match="a saved estimator, which has no test rows"):
         report(tmp_path / "model")
     if name == "numbers":
         X.to_csv(tmp_path / "t.csv", index=False)
@@ -398,10 +406,39 @@ def test_the_command_predicts_with_a_saved_estimator(name, tmp_path):
         np.testing.assert_allclose([json.loads(own) for own in got["prediction"]], expected, atol=1e-3)
 
 
+def test_the_folder_of_an_estimator_names_the_models_that_it_lacks(tmp_path):
+    model, X = fitted("regressor")
+    model.save(tmp_path / "model")
+    pd.DataFrame({"sequence": X}).to_csv(tmp_path / "t.csv", index=False)
+    for name in ("ridge", "boosting", "stack"):
+        message = f"holds the network of an estimator only, and no {name}; predict with --model net, or fit with"
+        with pytest.raises(SubquadError, match=message):
+            predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", model=name, quiet=True)
+    with pytest.raises(SubquadError, match=r"no model 'lyra' \(there are: net\)"):
+        predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyra", quiet=True)
+    assert not (tmp_path / "p.csv").exists()
+    opened = load_run(tmp_path / "model")
+    assert isinstance(opened, LyraRegressor)
+    np.testing.assert_array_equal(opened.predict(X), model.predict(X))
+
+
+def test_an_estimator_is_the_network_of_the_command():
+    X, y = assay(rows=101)
+    mask = np.arange(101) % 5 == 0
+    model = LyraRegressor(**SHORT).fit(X, y, validation=mask)
+    codes = np.array([["ACGT".index(letter) for letter in x] for x in X], dtype=np.int8)
+    inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((101, 0)), is_aligned=True)
+    split = {"train": np.flatnonzero(~mask), "validation": np.flatnonzero(mask), "test": np.arange(0)}
+    own = Dataset(inputs=inputs, target=Target(task_type="regression", y=y[:, None]), split=split)
+    seed = int(np.random.RandomState(0).randint(2**31 - 1))
+    net = fit_net(prepare(own), FitSettings(epochs=3.0, ensemble_size=1), seed=seed)
+    np.testing.assert_array_equal(net.predict(inputs)[:, 0], model.predict(X))
+
+
 def test_folders_of_others_are_refused(tmp_path):
     model, _ = fitted("regressor")
     model.save(tmp_path / "model")
-    with pytest.raises(SubquadError, match=r"open it with LyraRegressor\.load"):
+    with pytest.raises(SubquadError, match=r"load it with LyraRegressor\.load"):
         LyraClassifier.load(tmp_path / "model")
     with pytest.raises(SubquadError, match="holds a finished run"):
         model.save(tmp_path / "model")
@@ -410,24 +447,24 @@ def test_folders_of_others_are_refused(tmp_path):
         LyraRegressor().save(tmp_path / "other")
 
 
-def test_mistakes_are_named_with_their_rows():
+def test_errors_name_their_rows():
     X, y = assay(rows=41)
     with pytest.raises(SubquadError, match="row 3: 'J' at position 2 is not in the DNA alphabet"):
         LyraRegressor().fit([*X[:2], "AJACACA", *X[3:]], y)
     with pytest.raises(SubquadError, match="1 of 41 rows have no sequence; leave them out\n  row 2: None"):
         LyraRegressor().fit([X[0], None, *X[2:]], y)
-    with pytest.raises(SubquadError, match="3 columns hold text"):
+    with pytest.raises(SubquadError, match="3 columns are text"):
         LyraRegressor().fit(pd.DataFrame({"a": X, "b": X, "c": X}), y)
     model = LyraRegressor(**SHORT).fit(X, y)
     with pytest.raises(SubquadError, match="row 1: 5 letters, but the model was trained on sequences of 7"):
         model.predict(["ACGTA"])
-    with pytest.raises(SubquadError, match="the model learned from sequences, and there are none here"):
+    with pytest.raises(SubquadError, match="the model was trained on sequences, and X has none"):
         model.predict(np.ones((3, 1)))
-    with pytest.raises(SubquadError, match="learned from numbers alone, and there are sequences here"):
+    with pytest.raises(SubquadError, match="the model was trained on numbers alone, and X has sequences"):
         LyraRegressor(**SHORT).fit(np.arange(20.0)[:, None], np.arange(20.0)).predict(X)
     with pytest.raises(ValueError, match="y has one class only"):
         LyraClassifier().fit(X, np.ones(41))
-    with pytest.raises(SubquadError, match="this learns from sequences"):
+    with pytest.raises(SubquadError, match="this estimator needs sequences"):
         LyraRegressor(preset="paper").fit(np.ones((41, 2)), y)
     with pytest.raises(ValueError, match="validation must be 41 of bool, got int64"):
         LyraRegressor(**SHORT).fit(X, y, validation=np.arange(41))
@@ -451,24 +488,24 @@ def test_equal_rows_and_whole_groups_are_held_out_together_within_each_class():
     strata = (np.arange(211) < 23).astype(int)
     out = held(np.arange(211), strata=strata)
     assert (out[strata == 1].sum(), out[strata == 0].sum()) == (5, 38)
-    # a class of one row is learned from
+    # a class of one row is used for training
     assert not held(np.arange(31), strata=(np.arange(31) == 7))[7]
 
 
-def test_few_rows_and_one_group_are_all_learned_from():
+def test_few_rows_and_one_group_hold_out_nothing():
     assert not held(np.arange(9)).any()
     assert not held(np.ones(31)).any()
-    # of a few more a quarter is held out, since less would say nothing
+    # of a few more rows a quarter is held out
     assert held(np.arange(41), fraction=0.02).sum() == 11
     X, y = assay(rows=7)
     assert LyraRegressor(**SHORT).fit(X, y).predict(X).shape == (7,)
 
 
-def test_the_rows_that_choices_are_made_on_can_be_given():
+def test_the_validation_rows_can_be_given():
     X, y = assay(rows=61)
     mask = np.arange(61) < 13
     model = LyraRegressor(**SHORT).fit(X, y, validation=mask)
-    # a measurement that is only judged by does not move what is learned: it is the scale that would show it
+    # validation measurements do not change what is learned: a shift of the predictions would show it
     wrong = np.where(mask, y + 1000, y)
     assert LyraRegressor(**SHORT).fit(X, wrong, validation=mask).predict(X).max() < 100
     assert LyraRegressor(**SHORT).fit(X, wrong, validation=~mask).predict(X).min() > 100

@@ -219,7 +219,7 @@ def bootstrap_metric(target: Target, prediction: Any, name: str, *, draws: int =
     return _drawn(target, prediction, draws, names=(name,), seed=seed)[name]
 
 
-def by_group(target: Target, prediction: Any, groups: Sequence[str]) -> dict[str, dict[str, float]]:
+def by_group(target: Target, prediction: Any, groups: Sequence[str] | np.ndarray) -> dict[str, dict[str, float]]:
     """Return the metrics within each group of rows, and its number of `rows`, sorted by the group's name."""
     names, place = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     result = {}

@@ -42,6 +42,18 @@ def set_parameters(estimator: "Estimator", parameters: Mapping[str, Any]) -> Non
 class Estimator(BaseEstimator):
     """Base class; a subclass defines the form of y and of the predictions."""
 
+    preset: str
+    alphabet: str
+    ambiguity: str
+    validation_fraction: float
+    random_state: int | np.random.RandomState | None
+    ensemble_: NetEnsemble
+    _schema: InputSchema
+    _target: dict[str, Any]
+    _form: str
+    """Form of y: `flat`, `wide`, `labels`, `text` or `lists`."""
+    _intervals: list[dict[str, Any] | None] | None
+
     def __init__(
         self,
         *,
@@ -186,8 +198,9 @@ class Estimator(BaseEstimator):
         names = {field.name for field in fields(FitSettings)}
         given = {name: value for name, value in self.get_params(deep=False).items() if name in names}
         # scikit-learn takes any object with an attribute `transform` for a transformer
-        if hasattr(self, "target_transform"):
-            given["transform"] = self.target_transform
+        transform = getattr(self, "target_transform", None)
+        if transform is not None:
+            given["transform"] = transform
         # no row is held out for a test: that is the task of cross-validation
         return FitSettings(**given, test_fraction=0.01)
 

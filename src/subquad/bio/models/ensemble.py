@@ -6,14 +6,14 @@ Axes: n rows, T positions, L letters of a sequence, O outputs.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from subquad.bio.data.dataset import Dataset, Inputs
 from subquad.bio.features.sequences import SequenceFeatures
-from subquad.bio.models.additive import binned_features
+from subquad.bio.models.additive import AdditiveBranch, binned_features
 from subquad.bio.models.baselines import Baseline
 from subquad.bio.models.batches import Priors, predict_net
 from subquad.bio.models.initialization import fit_linear_start, fit_target_scaler
@@ -160,7 +160,7 @@ def fit_ensemble(
         net, found = _new_net(spec, features, own_seed), {}
         if start is not None:
             found = {"start": start.selected, "branches": []}
-            for k, branch in enumerate(net.mlp_branches or ()):
+            for k, branch in enumerate(cast("list[AdditiveBranch]", list(net.mlp_branches or ()))):
                 # every second MLP uses the sparse features: neither choice is best everywhere
                 initialize_branch(branch, dataset, start, matrices["train"], uses_sparse=(member + k) % 2 == 1)
                 own = replace(options, name=f"{name} MLP {k + 1}", seed=own_seed + k)

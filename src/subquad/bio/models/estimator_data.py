@@ -1,6 +1,6 @@
-"""What scikit-learn's users call X and y, as inputs and targets of this field. Costs one pass.
+"""Conversion of scikit-learn's X and y to inputs and targets of this field. Costs one pass over the rows.
 
-Axes: n rows, T positions, K columns of measurements, p pairs of bases.
+Axes: n rows, T positions, L letters of a sequence, p base pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 WHERE = "X"
-"""The table's name in messages."""
-FEW_ROWS, LEAST_HELD, MOST_HELD = 10, 20, 0.25
-"""Fewer rows are all learned from and chosen on; else at least so many are held out, but not more than this part."""
+"""Name of the table in error messages."""
+MIN_ROWS, MIN_HELD_OUT, MAX_FRACTION = 10, 20, 0.25
+"""Number of rows below which none is held out; minimum number of held-out rows; maximum fraction for that minimum."""
 
 
 def read_X(
@@ -40,16 +40,15 @@ def read_X(
     """Return X as inputs, and the schema with which another X is read in the same way.
 
     Args:
-        estimator: whose `n_features_in_` and `feature_names_in_` are set in a fit, and held to after it.
-        X: sequences; a table with a column or two of them, beside numbers; numbers alone; or `Inputs`.
+        estimator: Its `n_features_in_` and `feature_names_in_` are set in a fit, and checked afterwards.
+        X: Sequences; a table with one or two columns of sequences and with covariates; numbers alone; or `Inputs`.
         schema: Schema of the fit; None if this is the fit.
-        alphabet: its name, or `auto`.
+        alphabet: Name of the alphabet, or `auto`.
         ambiguity: `any` or `refuse`.
 
     Raises:
-        SubquadError: wrong letters or lengths, or words among numbers, each with its row from 1; or columns that are
-            not there.
-        ValueError: numbers alone that are not finite, or of other columns than in the fit.
+        SubquadError: Invalid letters or lengths, or text among numbers, each with its row from 1; or missing columns.
+        ValueError: Numbers that are not finite, or other columns than in the fit.
     """
     if isinstance(X, Inputs):
         return _given(estimator, X, schema)
@@ -88,7 +87,7 @@ def _given(estimator: Any, X: Inputs, schema: InputSchema | None) -> tuple[Input
 def _frame(X: Any, schema: InputSchema | None) -> pd.DataFrame | None:
     """Return X as a table if it has sequences, else None."""
     if isinstance(X, pd.DataFrame):
-        return X if any(_is_text(X[name]) for name in X.columns) else None
+        return X if any(_is_text(column) for _, column in X.items()) else None
     if isinstance(X, pd.Series | list | tuple) or (isinstance(X, np.ndarray) and X.ndim == 1):
         values = list(X)
         if not any(isinstance(value, str) for value in values):
@@ -97,17 +96,17 @@ def _frame(X: Any, schema: InputSchema | None) -> pd.DataFrame | None:
         return pd.DataFrame({name: pd.Series(values, dtype=object)})
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUT":
         frame = pd.DataFrame(X, columns=[str(k) for k in range(X.shape[1])]).infer_objects()
-        return frame if any(_is_text(frame[name]) for name in frame) else None
+        return frame if any(_is_text(column) for _, column in frame.items()) else None
     return None
 
 
-def _is_text(column: pd.Series) -> bool:
+def _is_text(column: Any) -> bool:
     if pd.api.types.is_numeric_dtype(column) or isinstance(column.dtype, pd.CategoricalDtype):
         return False
     known = column.dropna()
     texts = [value for value in known if isinstance(value, str)]
-    # numbers that were read as text are numbers
-    return bool(texts) and bool(pd.to_numeric(pd.Series(texts), errors="coerce").isna().any())
+    # numbers read as text are numbers
+    return bool(texts) and bool(np.isnan(_to_numbers(pd.Series(texts))).any())
 
 
 def _numbers(estimator: Any, X: Any, schema: InputSchema | None) -> tuple[Inputs, InputSchema]:
@@ -116,7 +115,8 @@ def _numbers(estimator: Any, X: Any, schema: InputSchema | None) -> tuple[Inputs
     if schema is not None and schema.source != "numbers":
         raise SubquadError(f"{WHERE}: the model was trained on sequences, and X has none")
     is_first = schema is None
-    values = validate_data(estimator, X, reset=is_first, dtype=np.float64, ensure_min_samples=2 if is_first else 1)
+    least = 2 if is_first else 1
+    values: Any = validate_data(estimator, X, reset=is_first, dtype=np.float64, ensure_min_samples=least)
     # without sequences any alphabet will do
     codes = np.zeros((len(values), 0), dtype=np.int8)
     inputs = Inputs(codes=codes, letters=len(ALPHABETS["dna"]), covariates=values, is_aligned=True)
@@ -129,14 +129,14 @@ def _numbers(estimator: Any, X: Any, schema: InputSchema | None) -> tuple[Inputs
 
 def _sort_columns(frame: pd.DataFrame) -> tuple[str, str | None, list[str]]:
     """Return the columns of the sequences, of the partner sequences, and of the covariates."""
-    texts = [name for name in frame.columns if _is_text(frame[name])]
+    texts = [name for name, column in frame.items() if _is_text(column)]
     if len(texts) > 2:
         shown = ", ".join(map(repr, texts))
         raise SubquadError(
-            f"{WHERE}: {len(texts)} columns hold text ({shown}); keep one of sequences, or two that pair"
+            f"{WHERE}: {len(texts)} columns are text ({shown}); keep one column of sequences, or two that pair"
         )
     # a guide is shorter than the context that it lies on
-    texts.sort(key=lambda name: -frame[name].map(len, na_action="ignore").mean())
+    texts.sort(key=lambda name: -np.mean([len(text) for text in frame[name] if isinstance(text, str)]))
     covariates = [str(name) for name in frame.columns if name not in texts]
     return str(texts[0]), str(texts[1]) if len(texts) == 2 else None, covariates
 
@@ -205,48 +205,55 @@ def _sequences(
     )
 
 
-def _texts(column: pd.Series) -> list[str]:
+def _texts(column: Any) -> list[str]:
     values = column.tolist()
-    mistakes = [
-        f"row {row + 1}: {value!r} is no sequence" for row, value in enumerate(values) if not isinstance(value, str)
+    errors = [
+        f"row {row + 1}: {value!r} is not a sequence" for row, value in enumerate(values) if not isinstance(value, str)
     ]
-    raise_errors(f"{WHERE}: {len(mistakes):,} of {len(values):,} rows have no sequence; leave them out", mistakes)
+    raise_errors(f"{WHERE}: {len(errors):,} of {len(values):,} rows have no sequence; leave them out", errors)
     # sequences may be written in blocks of ten letters
     return ["".join(value.split()).upper() for value in values]
+
+
+def _to_numbers(column: Any) -> np.ndarray:
+    """Return a column as numbers; NaN for other text."""
+    numbers: Any = pd.to_numeric(column, errors="coerce")
+    return numbers.to_numpy(dtype=np.float64)
 
 
 def _covariates(
     frame: pd.DataFrame, names: Sequence[str], fill: Mapping[str, float] | None
 ) -> tuple[np.ndarray, Mapping[str, float]]:
     """Return the covariates `(n, E)`, and the median of the fit that replaces missing values of each column."""
-    columns = [pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64) for name in names]
+    columns = [_to_numbers(frame[name]) for name in names]
     values = np.stack(columns, axis=1) if columns else np.zeros((len(frame), 0))
     wrong = np.argwhere(frame[list(names)].notna().to_numpy(dtype=bool) & ~np.isfinite(values))
     raise_errors(
-        f"{WHERE}: {len(wrong):,} entries beside the sequences are no finite numbers; mend or empty them",
+        f"{WHERE}: {len(wrong):,} covariates are not finite numbers; correct or empty them",
         [f"row {row + 1}: {frame[names[k]].iloc[row]} in column {names[k]!r}" for row, k in wrong],
     )
     return fill_missing(WHERE, values, names, fill, flag="X")[:2]
 
 
 def take_rows(values: Any, rows: np.ndarray) -> Any:
-    """Return some of the rows of a list, an array or a column."""
+    """Return the given rows of a list, an array or a column."""
     if isinstance(values, list | tuple):
         return [values[row] for row in rows]
     return values.iloc[rows] if hasattr(values, "iloc") else np.asarray(values)[rows]
 
 
 def check_weights(values: Any, rows: int) -> np.ndarray | None:
-    """Return sample weights, checked; None where there are none.
+    """Return validated sample weights, or None if there are none.
 
     Raises:
-        ValueError: another shape, not finite, negative, or all zero.
+        ValueError: Another shape, or values that are not finite, negative, or all zero.
     """
     from sklearn.utils.validation import check_array
 
     if values is None:
         return None
-    weight = check_array(values, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    options: dict[str, Any] = {"ensure_2d": False, "dtype": np.float64, "input_name": "sample_weight"}
+    weight: np.ndarray = check_array(values, **options)
     if weight.shape != (rows,):
         raise ValueError(f"sample_weight has the shape {weight.shape}, expected ({rows},)")
     if (weight < 0).any():
@@ -259,14 +266,14 @@ def check_weights(values: Any, rows: int) -> np.ndarray | None:
 def holdout_mask(
     inputs: Inputs, strata: np.ndarray, groups: Any, *, fraction: float, random: np.random.Generator
 ) -> np.ndarray:
-    """Return which rows choices are made on, `(n,)` of bool: about a part of each stratum, and whole groups.
+    """Return `(n,)` bool: the rows held out for model selection, stratified and in whole groups.
 
     Args:
-        inputs: rows with equal sequences (equal numbers, where there are none) are one group.
-        strata: `(n,)` class of each row, or zeros; the first row of a group speaks for it.
-        groups: `(n,)` in place of equal sequences; None: these.
-        fraction: of the rows; more of a few rows, and none below ten or where all are one group.
-        random: draws them.
+        inputs: Rows with equal sequences (or equal numbers, without sequences) are one group.
+        strata: `(n,)` class of each row, or zeros; a group has the class of its first row.
+        groups: `(n,)` groups instead of equal sequences, or None.
+        fraction: Fraction of the rows; a larger one if there are few rows, and none below ten rows or with one group.
+        random: Random generator.
     """
     if groups is None:
         own = inputs.codes if inputs.codes.shape[1] else inputs.covariates
@@ -275,40 +282,27 @@ def holdout_mask(
         groups = flat.view(f"V{flat.shape[1]}").ravel()
     names, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
     is_out = np.zeros(len(names), dtype=bool)
-    if len(group) < FEW_ROWS:
+    if len(group) < MIN_ROWS:
         return is_out[group]
-    fraction = max(fraction, min(LEAST_HELD / len(group), MOST_HELD))
+    fraction = max(fraction, min(MIN_HELD_OUT / len(group), MAX_FRACTION))
     sizes, strata = np.bincount(group), strata[first]
     for stratum in np.unique(strata):
         own = random.permutation(np.flatnonzero(strata == stratum))
         wanted = fraction * sizes[own].sum()
-        # what is larger than the whole part comes last
+        # groups larger than the wanted number of rows come last
         own = own[np.argsort(sizes[own] > wanted, kind="stable")]
         reached = np.cumsum(sizes[own]) - sizes[own]
         is_out[own[: len(own) - 1][reached[: len(own) - 1] < wanted]] = True
     return is_out[group]
 
 
-def _lengths_agree(values: Sequence[Any], lengths: np.ndarray, what: str) -> None:
-    if len(values) != len(lengths):
-        raise ValueError(f"X has {len(lengths)} rows and y {len(values)}")
-    raise_errors(
-        f"y: each {what} must have one value a letter",
-        [
-            f"row {row + 1}: {len(own):,} values for {length:,} letters"
-            for row, (own, length) in enumerate(zip(values, lengths, strict=True))
-            if len(own) != length
-        ],
-    )
-
-
 def is_known(values: Sequence[Any]) -> np.ndarray:
-    """Return `(L,)` of bool: which residues of a row have a value; `-`, `?`, None and NaN are unknown."""
+    """Return `(L,)` bool: residues of a row that have a value; `-`, `?`, None and NaN are unknown."""
     return np.fromiter(map(_is_known, values), dtype=bool, count=len(values))
 
 
 def residue_labels(values: Sequence[Any]) -> list[Any]:
-    """Return all known values of residues, of all rows: labels, numbers."""
+    """Return all known labels or numbers of the residues of all rows."""
     return [label for own in values for label in own if _is_known(label)]
 
 
@@ -321,55 +315,61 @@ def residue_target(values: Sequence[Any], inputs: Inputs, classes: np.ndarray | 
     """Return values of residues as a target; `-`, `?`, None and NaN are unknown.
 
     Args:
-        values: of each row a string, or as many labels or numbers as the sequence has letters.
-        inputs: of the same rows.
-        classes: the labels; None where the values are numbers.
+        values: For each row a string, or as many labels or numbers as the sequence has letters.
+        inputs: Inputs of the same rows.
+        classes: All labels that occur; None if the values are numbers.
 
     Raises:
-        SubquadError: more or fewer values than letters, or labels that are no class, each with its row.
+        SubquadError: A row has more or fewer values than letters.
+        ValueError: Another number of rows.
     """
-    _lengths_agree(values, inputs.lengths, "row")
-    shape = inputs.codes.shape
+    lengths = inputs.lengths
+    if len(values) != len(lengths):
+        raise ValueError(f"X has {len(lengths)} rows and y {len(values)}")
+    raise_errors(
+        "y: each row must have one value per letter",
+        [
+            f"row {row + 1}: {len(own):,} values for {length:,} letters"
+            for row, (own, length) in enumerate(zip(values, lengths, strict=True))
+            if len(own) != length
+        ],
+    )
     if classes is None:
-        y = np.full(shape, np.nan)
+        y = np.full(inputs.codes.shape, np.nan)
         for row, own in enumerate(values):
             y[row, : len(own)] = [value if _is_known(value) else np.nan for value in own]
         return Target(task_type="residue_regression", y=y)
     place = {label: k for k, label in enumerate(classes.tolist())}
-    y, mistakes = np.full(shape, -1, dtype=np.int16), []
+    y = np.full(inputs.codes.shape, -1, dtype=np.int16)
     for row, own in enumerate(values):
-        strange = [label for label in own if _is_known(label) and label not in place]
-        if strange:
-            mistakes.append(f"row {row + 1}: {strange[0]!r} is none of the classes")
-        y[row, : len(own)] = [place.get(label, -1) if _is_known(label) else -1 for label in own]
-    raise_errors(f"y: the model knows the classes {', '.join(map(str, place))}", mistakes)
+        y[row, : len(own)] = [place[label] if _is_known(label) else -1 for label in own]
     task_type = "residue_binary" if len(place) == 2 else "residue_multiclass"
     return Target(task_type=task_type, y=y, classes=[str(label) for label in place])
 
 
-def base_pairs(values: Sequence[Any], lengths: Sequence[int]) -> list[np.ndarray]:
-    """Return base pairs as positions from 0, `(p, 2)` with the first below the second.
+def base_pairs(values: Sequence[Any], lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """Return base pairs as positions counted from 0, `(p, 2)` with the lower one first.
 
     Args:
-        values: of each row a dot-bracket, or the paired positions from 0, `(p, 2)`.
-        lengths: letters of each row.
+        values: For each row a dot-bracket string, or the paired positions counted from 0, `(p, 2)`.
+        lengths: Number of letters of each row.
 
     Raises:
-        SubquadError: brackets without a partner, or pairs outside the sequence, each with its row.
-        ValueError: more or fewer rows than sequences.
+        SubquadError: Unbalanced brackets, or pairs outside the sequence, each with its row.
+        ValueError: Another number of rows.
     """
     if len(values) != len(lengths):
         raise ValueError(f"X has {len(lengths)} rows and y {len(values)}")
     if all(isinstance(own, str) for own in values):
         every = np.ones(len(values), dtype=bool)
         return read_pairs("y", pd.Series(list(values), name="y", dtype=object), np.asarray(lengths), every)[0]
-    found, mistakes = [], []
+    found, errors = [], []
     for row, own in enumerate(values):
         pairs = np.asarray(own if len(own) else np.zeros((0, 2), dtype=np.int64))
         if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
-            mistakes.append(f"row {row + 1}: pairs are whole numbers of the shape (p, 2), got {pairs.shape}")
+            errors.append(f"row {row + 1}: pairs are integers of the shape (p, 2), got {pairs.shape}")
         elif (pairs < 0).any() or (pairs >= lengths[row]).any() or (pairs[:, 0] == pairs[:, 1]).any():
-            mistakes.append(f"row {row + 1}: a pair is two different positions from 0 to {lengths[row] - 1}")
+            errors.append(f"row {row + 1}: a pair is two different positions from 0 to {lengths[row] - 1}")
         found.append(pairs)
-    raise_errors("y: base pairs cannot be read", mistakes)
+    raise_errors("y: base pairs cannot be read", errors)
     return [np.unique(np.sort(own, axis=1), axis=0).astype(np.int64) for own in found]

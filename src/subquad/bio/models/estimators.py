@@ -75,17 +75,19 @@ class LyraRegressor(RegressorMixin, Estimator):
         set_parameters(self, locals())
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Return the measurements, of the shape of y; with `return_std` also how far the members are apart.
+        """Return the measurements, of the shape of y; with `return_std` also the standard deviation of the ensemble.
 
         Raises:
-            SubquadError: X does not fit the model, or there is one member only, which has no spread.
+            SubquadError: X does not fit the model, or `return_std` with a single network.
         """
-        _, members = self._members(X)
-        if return_std and len(members) == 1:
-            raise SubquadError("one member has no spread; fit with ensemble_size=2 or more")
-        shape = (-1,) if self._form == "flat" else members[0].shape
-        mean = ensemble_mean(members).reshape(shape)
-        return (mean, np.std(members, axis=0, ddof=1).reshape(shape)) if return_std else mean
+        _, each = self._predict_each(X)
+        shape = (-1,) if self._form == "flat" else each[0].shape
+        mean, spread = ensemble_mean(each).reshape(shape), ensemble_std(each)
+        if not return_std:
+            return mean
+        if spread is None:
+            raise SubquadError("a single network has no standard deviation; fit with ensemble_size=2 or more")
+        return mean, spread.reshape(shape)
 
     def predict_interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Return the lower and the upper end of prediction intervals, each of the shape of y.
@@ -121,7 +123,8 @@ class LyraRegressor(RegressorMixin, Estimator):
 
     def _read_target(self, y: Any, inputs: Inputs) -> Target:
         names = [str(name) for name in getattr(y, "columns", [])]
-        y = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+        options: dict[str, Any] = {"dtype": np.float64, "ensure_all_finite": "allow-nan"}
+        y = check_array(y, ensure_2d=False, input_name="y", **options)
         self._form = "flat" if y.ndim == 1 else "wide"
         wide = y.reshape(len(y), -1)
         if np.isnan(wide).all(1).any():
@@ -177,7 +180,8 @@ class LyraClassifier(ClassifierMixin, Estimator):
 
     def _read_target(self, y: Any, inputs: Inputs) -> Target:
         names = [str(name) for name in getattr(y, "columns", [])]
-        y = check_array(y, dtype=None, ensure_2d=False, accept_sparse="csr", input_name="y")
+        options: dict[str, Any] = {"dtype": None, "accept_sparse": "csr"}
+        y = check_array(y, ensure_2d=False, input_name="y", **options)
         check_classification_targets(y)
         if type_of_target(y, input_name="y") == "multilabel-indicator":
             table = (y if isinstance(y, np.ndarray) else y.toarray()).astype(np.float64)
@@ -215,6 +219,8 @@ class LyraTagger(Estimator):
         classes_: `(C,)` sorted classes; absent if numbers are predicted.
         ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
     """
+
+    values: str
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ class Linear:
         return np.asarray(X @ (self.weight * self.scale).T) + self.bias
 
     def predict(self, X: SparseMatrix, task_type: str) -> np.ndarray:
-        """Return measurements, or probabilities of each class, of the positive one (binary) or of each label: `(n, O)`."""
+        """Return measurements or probabilities, `(n, O)`; see `subquad.bio.data.dataset.Target.outputs`."""
         if task_type == "regression":
             return self(X)
         return softmax(self(X), axis=1) if task_type == "multiclass" else expit(self(X))

@@ -193,6 +193,7 @@ class BioNet(nn.Module):
         if self.mlp_branches is None:
             assert isinstance(z, Tensor)
             return z
+        assert covariates is not None
         f = torch_features(self.features, codes, partner, covariates)
         if self.training and self.lyra_branch is not None:
             return self.lyra_branch(f, z)

@@ -1,4 +1,4 @@
-"""All folds in turn: every row predicted once, figures pooled and averaged, kills, and what has no folds."""
+"""Cross-validation: every row predicted once, means and pooled metrics, interrupted runs, and tables without folds."""
 
 import json
 
@@ -10,9 +10,13 @@ from support.bio_tables import settings, table
 
 from subquad.bio.cli import cross_validate as command
 from subquad.bio.commands import cross_validate as crossval
+from subquad.bio.commands import fit as fit_command
 from subquad.bio.commands.cross_validate import cross_validate
 from subquad.bio.plots.cross_validation_page import is_level
 from subquad.errors import SubquadError
+from subquad.runs.options import RunOptions
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def done(genes):
 
 
 def by_gene(**more):
-    return settings(split_by="group", group="gene", folds=3, **more)
+    return settings(**{"split_by": "group", "group": "gene", "folds": 3, **more})
 
 
 def test_each_row_is_predicted_once_by_models_of_the_other_genes(done, genes):
@@ -45,17 +49,17 @@ def test_each_row_is_predicted_once_by_models_of_the_other_genes(done, genes):
     assert predicted["group"].tolist() == given["gene"].tolist()
 
 
-def test_the_figures_are_those_of_the_folds_and_of_all_rows(done):
+def test_the_metrics_are_those_of_the_folds_and_of_all_rows(done):
     out, metrics = done
     predicted = pd.read_csv(out / "predictions.csv")
     for model in ("net", "ridge", "boosting", "stack"):
         own = [spearmanr(rows["measured"], rows[model]).statistic for _, rows in predicted.groupby("fold")]
         assert metrics["folds"][model] == pytest.approx(own)
         assert metrics["test"][model]["spearman"] == pytest.approx(np.mean(own))
-        assert metrics["spread"][model]["spearman"] == pytest.approx(np.std(own, ddof=1))
+        assert metrics["std"][model]["spearman"] == pytest.approx(np.std(own, ddof=1))
         whole = spearmanr(predicted["measured"], predicted[model]).statistic
         assert metrics["pooled"][model]["spearman"] == pytest.approx(whole)
-    assert sum(metrics["first"].values()) == 3
+    assert sum(metrics["best_folds"].values()) == 3
     gap = metrics["differences"]["ridge"]
     assert gap["low"] <= gap["value"] <= gap["high"]
     page = (out / "report.html").read_text()
@@ -63,8 +67,8 @@ def test_the_figures_are_those_of_the_folds_and_of_all_rows(done):
     assert "fold-2/report.html" in page
 
 
-def test_a_stopped_run_goes_on_at_the_fold_where_it_was(done, genes, tmp_path, monkeypatch):
-    whole, calls = crossval.fit, []
+def test_an_interrupted_run_resumes_at_its_fold(done, genes, tmp_path, monkeypatch):
+    whole, calls = crossval.fit_table, []
 
     def stop(*arguments, **more):
         calls.append(more["out"].name)
@@ -72,7 +76,7 @@ def test_a_stopped_run_goes_on_at_the_fold_where_it_was(done, genes, tmp_path, m
             raise KeyboardInterrupt
         return whole(*arguments, **more)
 
-    monkeypatch.setattr(crossval, "fit", stop)
+    monkeypatch.setattr(crossval, "fit_table", stop)
     with pytest.raises(KeyboardInterrupt):
         cross_validate(genes, by_gene(), out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out" / "metrics.json").exists()
@@ -83,20 +87,34 @@ def test_a_stopped_run_goes_on_at_the_fold_where_it_was(done, genes, tmp_path, m
     assert metrics["folds"] == done[1]["folds"]
 
 
+def test_the_table_is_read_once_for_all_folds(genes, tmp_path, monkeypatch):
+    whole, calls = crossval.read_table, []
+
+    def read_table(*arguments, **more):
+        calls.append(arguments[0])
+        return whole(*arguments, **more)
+
+    for module in (crossval, fit_command):
+        monkeypatch.setattr(module, "read_table", read_table)
+    cross_validate(genes, by_gene(boosting_iterations=1), out=tmp_path / "out", quiet=True)
+    assert calls == [genes]
+
+
 def test_a_column_of_numbers_says_the_folds_and_the_command_shows_them(tmp_path, capsys):
     frame = table(tmp_path / "t.csv", rows=101).drop_duplicates("sequence")
     frame["part"] = np.arange(len(frame)) % 2 + 5
     frame.to_csv(tmp_path / "t.csv", index=False)
-    command(tmp_path / "t.csv", settings(split="part", target=("active",)), out=tmp_path / "out")
+    own = settings(split="part", target=("active",))
+    command(str(tmp_path / "t.csv"), own, options=RunOptions(out=tmp_path / "out"))
     shown = capsys.readouterr().out
-    assert "mean and spread of 2 folds" in shown
+    assert "mean and standard deviation over 2 folds" in shown
     assert "±" in shown
     predicted = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert (predicted["fold"] + 5).tolist() == frame["part"].tolist()
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["main_metric"] == "auroc"
 
 
-def test_residues_have_the_mean_of_the_folds_alone(tmp_path):
+def test_residues_have_means_over_the_folds_only(tmp_path):
     table(tmp_path / "t.csv", rows=41)
     metrics = cross_validate(
         tmp_path / "t.csv", settings(target=("residues",), folds=2), out=tmp_path / "out", quiet=True
@@ -114,7 +132,7 @@ def test_residues_have_the_mean_of_the_folds_alone(tmp_path):
         ({"split": "word"}, "no column 'word'; did you mean 'words'"),
     ],
 )
-def test_what_has_no_folds_is_said(tmp_path, more, message):
+def test_tables_without_folds_are_refused(tmp_path, more, message):
     frame = table(tmp_path / "t.csv", rows=41)
     frame["words"] = np.where(np.arange(41) % 2, "test", "train")
     frame.to_csv(tmp_path / "t.csv", index=False)

@@ -1,4 +1,4 @@
-"""From a table to a saved model and back: every kind of target, kills and mistakes."""
+"""From a table to a saved model and back: every task type, interrupted runs and errors."""
 
 import gzip
 import json
@@ -10,16 +10,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from support.bio_tables import SHORT, settings, table
 
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_command
 from subquad.bio.cli import predict as predict_command
-from subquad.bio.models import fit as compare
-from subquad.bio.models import fitted as models
-from subquad.bio.models import training
+from subquad.bio.data.dataset import Target
+from subquad.bio.data.examples import resolve_table
+from subquad.bio.metrics.scores import score
+from subquad.bio.models import ensemble, training
+from subquad.bio.models import fit as models
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.runs.loading import load_run
+from subquad.runs.options import OutputOptions, RunOptions
 
 DATA = os.environ.get("SUBQUAD_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the data folder is not here")
@@ -27,9 +32,10 @@ needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the d
 
 def test_the_commands_fit_and_predict(tmp_path, capsys):
     frame = table(tmp_path / "t.csv")
-    fit_command(tmp_path / "t.csv", settings(ensemble_size=2), out=tmp_path / "run", presets=("paper",))
+    options = RunOptions(out=tmp_path / "run")
+    fit_command(str(tmp_path / "t.csv"), settings(ensemble_size=2), presets=("paper",), options=options)
     shown = capsys.readouterr()
-    assert "alphabet: dna (ACGT) (guessed" in shown.err
+    assert "alphabet: dna (ACGT) (inferred" in shown.err
     assert "←" in shown.out
     assert "Next: subquad bio predict" in " ".join(shown.out.split())
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -41,7 +47,7 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
     assert {"low", "high", "value"} <= set(metrics["differences"]["ridge"])
     for name in ("config.json", "history.jsonl", "report.html", "README.md", "model.safetensors", "test.csv"):
         assert (tmp_path / "run" / name).is_file(), name
-    predict_command(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv.gz")
+    predict_command(tmp_path / "run", str(tmp_path / "t.csv"), options=OutputOptions(out=tmp_path / "p.csv.gz"))
     got = pd.read_csv(tmp_path / "p.csv.gz")
     added = [name for name in got.columns if name not in frame.columns]
     assert added == ["prediction", "prediction_std", "prediction_low", "prediction_high"]
@@ -53,9 +59,9 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("preset", ["auto", "paper"])
-def test_a_rival_or_the_stack_predicts_what_it_was_measured_with(tmp_path, preset):
+def test_a_baseline_or_the_stack_predicts_what_it_was_measured_with(tmp_path, preset):
     frame = table(tmp_path / "t.csv")
-    # the rivals, and not the net as published, leave out what never varies
+    # the baselines, and not the network as published, leave out positions that never vary
     frame["sequence"] = "AC" + frame["sequence"]
     frame.to_csv(tmp_path / "t.csv", index=False)
     fit(tmp_path / "t.csv", settings(preset=preset), out=tmp_path / "run", quiet=True)
@@ -79,7 +85,7 @@ def test_a_rival_or_the_stack_predicts_what_it_was_measured_with(tmp_path, prese
     ],
 )
 @pytest.mark.parametrize("is_aligned", [True, False])
-def test_every_kind_of_target_from_a_table_and_back(tmp_path, target, task_type, names, is_aligned):
+def test_every_task_type_from_a_table_and_back(tmp_path, target, task_type, names, is_aligned):
     frame = table(tmp_path / "t.csv")
     if not is_aligned:
         lengths = [4 + row % 4 for row in range(len(frame))]
@@ -145,7 +151,7 @@ def test_the_paper_preset_is_fitted_alone(tmp_path):
     predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
 
 
-def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     table(tmp_path / "t.csv")
     own = settings(ensemble_size=2)
     whole = fit(tmp_path / "t.csv", own, out=tmp_path / "whole", quiet=True)
@@ -161,7 +167,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     monkeypatch.setattr(training, "train", real)
-    monkeypatch.setattr(compare, "fit_baseline", None)
+    monkeypatch.setattr(models, "fit_baseline", None)
     with pytest.raises(SubquadError, match="an unfinished run with other settings \\(seed was 0 and is 1\\)"):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
     again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
@@ -179,7 +185,7 @@ def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
     assert [point["rows"] for point in curve] == sorted(point["rows"] for point in curve)
     assert len(curve) == 3
     assert set(curve[0]) == {"rows", "net", "ridge", "boosting"}
-    assert sum(metrics["stack"]["weights"].values()) == pytest.approx(1)
+    assert sum(metrics["stacking"]["weights"].values()) == pytest.approx(1)
 
 
 def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
@@ -188,14 +194,14 @@ def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
     metrics = fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
     few, some, whole = metrics["learning_curve"]
     assert [few["rows"], some["rows"], whole["rows"]] == [12, 48, metrics["rows"]["train"]]
-    assert set(few["spread"]) == {"net", "ridge", "boosting"}
-    assert few["spread"]["ridge"] > 0
+    assert set(few["std"]) == {"net", "ridge", "boosting"}
+    assert few["std"]["ridge"] > 0
     assert few["ridge"] < some["ridge"] < whole["ridge"]
-    assert "spread" not in whole
+    assert "std" not in whole
     assert "Means over drawings of the rows" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_mistakes_are_said_before_anything_is_written(tmp_path):
+def test_errors_are_reported_before_anything_is_written(tmp_path):
     frame = table(tmp_path / "t.csv")
     frame.loc[[3, 17], "sequence"] = ["AC1TACG", "ACGTAC!"]
     frame.to_csv(tmp_path / "t.csv", index=False)
@@ -207,7 +213,7 @@ def test_mistakes_are_said_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_words_of_the_split_are_mistakes_like_all_others(tmp_path):
+def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path):
     frame = table(tmp_path / "t.csv", rows=31)
     frame["split"] = ["train", "trian", *["test"] * 29]
     frame.loc[4, "sequence"] = "ACG1ACG"
@@ -231,7 +237,7 @@ def test_words_of_the_split_are_mistakes_like_all_others(tmp_path):
         ({"sequence": "same"}, "all training sequences are the same; there is nothing to learn from"),
     ],
 )
-def test_what_cannot_be_learned_is_refused_before_a_folder_is_there(tmp_path, more, message):
+def test_data_without_signal_are_refused_before_a_folder_is_written(tmp_path, more, message):
     frame = table(tmp_path / "t.csv")
     frame["split"] = np.resize(["train", "train", "validation", "test"], len(frame))
     frame["late"] = frame["score"].where(frame["split"] != "train")
@@ -245,9 +251,9 @@ def test_what_cannot_be_learned_is_refused_before_a_folder_is_there(tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
 
 
-def test_intervals_that_few_rows_cannot_promise_are_null_in_the_figures_and_no_winner_is_named(tmp_path, capsys):
+def test_infinite_intervals_are_null_and_few_test_rows_name_no_winner(tmp_path, capsys):
     table(tmp_path / "t.csv", rows=83)
-    fit_command(tmp_path / "t.csv", settings(), out=tmp_path / "run")
+    fit_command(str(tmp_path / "t.csv"), settings(), options=RunOptions(out=tmp_path / "run"))
     shown = capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert f"No winner is named, with {metrics['rows']['test']} test rows only" in " ".join(shown.split())
@@ -277,44 +283,117 @@ def test_each_model_has_intervals_of_its_own_for_each_column(tmp_path, columns):
             assert inside == pytest.approx(metrics["conformal"][model][name]["0.9"]["coverage"])
 
 
-def test_an_interval_that_too_few_rows_could_promise_is_left_empty_and_said(tmp_path, capsys):
+def test_too_few_validation_rows_leave_intervals_empty_with_a_remark(tmp_path, capsys):
     frame = table(tmp_path / "t.csv", rows=83)
     frame["split"] = ["train"] * 60 + ["validation"] * 8 + ["test"] * 15
     frame.to_csv(tmp_path / "t.csv", index=False)
     fit(tmp_path / "t.csv", settings(keep_duplicates=True), out=tmp_path / "run", quiet=True)
     got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv")
     assert got["prediction_low"].isna().all()
-    assert "there is no 90 % interval: it takes nine validation rows" in capsys.readouterr().err
+    assert "no 90 % intervals: they need nine validation rows" in capsys.readouterr().err
     assert "inf" not in (tmp_path / "p.csv").read_text()
 
 
-def test_the_published_net_sees_all_positions_in_the_folds_of_a_stack(tmp_path, monkeypatch):
+def test_the_published_network_uses_all_positions_in_the_folds_of_a_stack(tmp_path, monkeypatch):
     frame = table(tmp_path / "t.csv", rows=101)
     frame["sequence"] = "AAC" + frame["sequence"]
     frame.to_csv(tmp_path / "t.csv", index=False)
-    seen, whole = [], training.outputs
+    widths, whole = [], training.predict_net
 
-    def outputs(net, inputs, **more):
-        seen.append(inputs.codes.shape[1])
-        return whole(net, inputs, **more)
+    def predict_net(net, inputs, *more, **options):
+        widths.append(inputs.codes.shape[1])
+        return whole(net, inputs, *more, **options)
 
-    for module in (training, models):
-        monkeypatch.setattr(module, "outputs", outputs)
+    for module in (training, ensemble):
+        monkeypatch.setattr(module, "predict_net", predict_net)
     fit(tmp_path / "t.csv", settings(preset="paper", stack_folds=2), out=tmp_path / "run", quiet=True)
-    assert set(seen) == {10}
+    assert set(widths) == {10}
 
 
-def test_a_table_with_predictions_in_it_is_not_overwritten(tmp_path):
-    frame = table(tmp_path / "t.csv")
-    fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
-    frame.assign(prediction=1.0).to_csv(tmp_path / "again.csv", index=False)
-    with pytest.raises(SubquadError, match="has a column 'prediction' already"):
-        predict(tmp_path / "run", tmp_path / "again.csv", out=tmp_path / "p.csv", quiet=True)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the folder of a finished run, beside its table `t.csv`."""
+    folder = tmp_path_factory.mktemp("fit")
+    table(folder / "t.csv")
+    fit(folder / "t.csv", settings(), out=folder / "run", quiet=True)
+    return folder / "run"
 
 
-def test_weights_that_do_not_fit_are_refused(tmp_path):
-    table(tmp_path / "t.csv")
-    fit(tmp_path / "t.csv", settings(), out=tmp_path / "run", quiet=True)
+@pytest.mark.slow
+def test_a_table_that_has_predictions_already_is_refused(run, tmp_path):
+    pd.read_csv(run.parent / "t.csv").assign(prediction=1.0).to_csv(tmp_path / "again.csv", index=False)
+    with pytest.raises(SubquadError, match="already has a column 'prediction'"):
+        predict(run, tmp_path / "again.csv", out=tmp_path / "p.csv", quiet=True)
+
+
+@pytest.mark.slow
+def test_predict_overwrites_its_output_only_with_force(run, tmp_path):
+    (tmp_path / "p.csv").write_text("precious")
+    with pytest.raises(
+        SubquadError, match=r"p\.csv: exists already; choose another --out, or overwrite it with --force"
+    ):
+        predict(run, run.parent / "t.csv", out=tmp_path / "p.csv", quiet=True)
+    assert (tmp_path / "p.csv").read_text() == "precious"
+    predict(run, run.parent / "t.csv", out=tmp_path / "p.csv", force=True, quiet=True)
+    assert pd.read_csv(tmp_path / "p.csv")["prediction"].notna().all()
+
+
+@pytest.mark.slow
+def test_metrics_show_blending_weights_intervals_and_the_winner(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics["blending"]["net"]) == {"linear", "mlp_1", "mlp_2", "mlp_3", "mlp_4", "lyra"}
+    assert sum(metrics["blending"]["net"].values()) == pytest.approx(1, abs=1e-3)
+    for model, own in metrics["test"].items():
+        for name, value in own.items():
+            low, high = metrics["intervals"]["test"][model][name]
+            assert low <= value + 1e-9
+            assert value <= high + 1e-9
+    assert metrics["wins"] is None or metrics["wins"] in metrics["test"]
+
+
+@pytest.mark.slow
+def test_the_loader_of_all_fields_opens_a_fitted_model(run):
+    model = load_run(run)
+    assert isinstance(model, BioModel)
+    assert model.models == ("net", "ridge", "boosting", "stack")
+
+
+@pytest.mark.slow
+def test_the_loop_does_not_validate_twice_at_its_end(run):
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    for part in {line["part"] for line in lines}:
+        steps = [line["step"] for line in lines if line["part"] == part and "validation_spearman" in line]
+        gaps = np.diff(steps)
+        assert len(set(steps)) == len(steps)
+        # the last interval is at least half of the others
+        assert len(gaps) < 2 or 2 * gaps[-1] >= gaps[0]
+
+
+@pytest.mark.slow
+def test_an_example_is_predicted_and_shuffled_weights_fall_below_the_floor(tmp_path):
+    # 3,000 variants of the table that ships with the package, so that the test stays short
+    whole = pd.read_csv(resolve_table("example:tdp43"))
+    whole.sample(3000, random_state=0).to_csv(tmp_path / "tdp43.csv", index=False)
+    own = FitSettings(tokens=400_000, boosting_iterations=40, ensemble_size=1)
+    metrics = fit(tmp_path / "tdp43.csv", own, out=tmp_path / "run", quiet=True)
+    assert all(metrics["test"][name]["spearman"] > 0.5 for name in ("net", "ridge", "boosting", "stack"))
+    test = pd.read_csv(tmp_path / "run" / "test.csv")
+    model, random = load_run(tmp_path / "run"), np.random.default_rng(0)
+    inputs, truth = model.inputs_of(test["sequence"]), Target(task_type="regression", y=test[["measured"]].to_numpy())
+    assert score(truth, model.predict(inputs))["spearman"] == pytest.approx(
+        metrics["test"]["net"]["spearman"], abs=1e-6
+    )
+    with torch.no_grad():
+        for tensor in model.net.nets[0].state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim == 2:
+                order = torch.from_numpy(random.permutation(tensor.numel()))
+                tensor.copy_(tensor.flatten()[order].reshape(tensor.shape))
+    assert score(truth, model.predict(inputs))["spearman"] < 0.3
+
+
+@pytest.mark.slow
+def test_weights_that_do_not_fit_are_refused(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     config["model"]["spec"]["hidden"] = 3
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))

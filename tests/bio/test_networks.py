@@ -1,4 +1,4 @@
-"""The net: where it starts, what it is independent of, and that it learns every kind of target."""
+"""The networks: their start, their invariances, and that they learn every task type."""
 
 from dataclasses import replace
 
@@ -11,7 +11,8 @@ from subquad.bio.features.tensors import soft_one_hot
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import AdditiveBranch
 from subquad.bio.models.baselines import fit_ridge
-from subquad.bio.models.fitted import NetEnsemble, drop_constant_positions, fit_ensemble
+from subquad.bio.models.ensemble import NetEnsemble
+from subquad.bio.models.fit import fit_net, prepare
 from subquad.bio.models.initialization import fit_linear_start
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet, NetSpec
@@ -31,7 +32,13 @@ def inputs(*, length=7, is_aligned=True, covariates=0, has_partner=False, rows=2
     if has_partner:
         partner = np.where(random.random(codes.shape) < 0.2, random.integers(0, 4, codes.shape), codes).astype(np.int8)
         partner[:, :2] = PAD
-    return Inputs(codes=codes, letters=4, partner=partner, covariates=random.normal(size=(rows, covariates)), is_aligned=is_aligned)
+    return Inputs(
+        codes=codes,
+        letters=4,
+        partner=partner,
+        covariates=random.normal(size=(rows, covariates)),
+        is_aligned=is_aligned,
+    )
 
 
 def signal(own, seed=1):
@@ -49,7 +56,9 @@ def dataset(task_type="regression", **options):
         case "binary":
             target = Target(task_type=task_type, y=(y > 0).astype(np.int64), classes=("no", "yes"))
         case "multiclass":
-            target = Target(task_type=task_type, y=np.digitize(y, [-0.5, 0.5]).astype(np.int64), classes=("a", "b", "c"))
+            target = Target(
+                task_type=task_type, y=np.digitize(y, [-0.5, 0.5]).astype(np.int64), classes=("a", "b", "c")
+            )
         case "multilabel":
             target = Target(task_type=task_type, y=np.stack([y > 0, y > 0.5], axis=1).astype(float), names=("x", "y"))
         case "residue_binary":
@@ -64,10 +73,7 @@ def dataset(task_type="regression", **options):
 
 def fitted(own, **settings):
     settings = FitSettings(**{"epochs": 12.0, "ensemble_size": 1, "batch_size": 31, **settings})
-    narrowed, positions = drop_constant_positions(own)
-    return fit_ensemble(
-        narrowed, settings, fit_ridge(narrowed), positions=positions, seed=0, directory=None, quiet=True
-    )
+    return fit_net(prepare(own), settings, seed=0)
 
 
 def test_padding_is_zero_and_any_letter_is_equal_parts():
@@ -81,10 +87,10 @@ def test_the_net_starts_exactly_at_a_linear_model(task_type, has_partner):
     own = dataset(task_type, covariates=2, has_partner=has_partner)
     settings = {"learning_rate": 1e-12, "epochs": 0.01}
     start = fit_linear_start(own, fit_ridge(own), FitSettings(**settings))
-    # one step at a rate of nothing: what is left is the start
+    # one step at a negligible rate leaves the start unchanged
     nets = fitted(own, **settings)
     test, _ = own.part("test")
-    expected = to_predictions(start.linear(start.features.matrix(test)), task_type, nets.scale)
+    expected = to_predictions(start.linear(start.features.matrix(test)), task_type, nets.scaler)
     np.testing.assert_allclose(nets.predict(test), expected, rtol=2e-3, atol=2e-3)
 
 
@@ -113,7 +119,9 @@ def test_padding_changes_no_prediction_and_no_loss_of_pairs():
         padded = net(wider, prior=torch.nn.functional.pad(prior, (0, 6, 0, 6)))
     torch.testing.assert_close(padded[:, :11, :11], alone)
     inputs = Inputs(codes=codes.numpy(), letters=4, covariates=np.zeros((3, 0)), is_aligned=False)
-    target = Target(task_type="pairs", y=[np.array([[0, 9], [1, 8]]), np.zeros((0, 2), dtype=np.int64), np.array([[2, 7]])])
+    target = Target(
+        task_type="pairs", y=[np.array([[0, 9], [1, 8]]), np.zeros((0, 2), dtype=np.int64), np.array([[2, 7]])]
+    )
     loss = make_loss(Dataset(inputs=inputs, target=target, split={}), TargetScaler.identity(1))
     rows = np.array([2, 0, 1])
     torch.testing.assert_close(loss(padded[rows], rows), loss(alone[rows], rows))
@@ -144,7 +152,8 @@ def test_padding_changes_no_prediction(preset, task_type):
     ],
 )
 @pytest.mark.parametrize("is_aligned", [True, False])
-def test_every_kind_of_target_is_learned_and_kept(task_type, least, is_aligned):
+@pytest.mark.slow
+def test_every_task_type_is_learned_and_saved(task_type, least, is_aligned):
     own = dataset(task_type, is_aligned=is_aligned)
     nets = fitted(own)
     test, truth = own.part("test")
@@ -168,14 +177,14 @@ def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
         split=SPLIT,
     )
     settings = FitSettings(epochs=6.0, ensemble_size=1, batch_size=13)
-    nets = fit_ensemble(own, settings, None, positions=None, seed=0, directory=None, quiet=True)
+    nets = fit_net(prepare(own), settings, seed=0)
     test, _ = own.part("test")
     prediction = nets.predict(test)
     assert np.mean([values[0, 22] for values in prediction]) > 0.5
     assert all(np.allclose(values, values.T, atol=1e-6) for values in prediction)
 
 
-def test_further_numbers_are_learned_from_even_without_sequences():
+def test_covariates_are_learned_even_without_sequences():
     own = inputs(covariates=3, length=0)
     target = Target(task_type="regression", y=(own.covariates[:, :1] - own.covariates[:, 2:]) * 2 + 5)
     bare = Dataset(inputs=own, target=target, split=SPLIT)
@@ -183,7 +192,7 @@ def test_further_numbers_are_learned_from_even_without_sequences():
     assert score(truth, fitted(bare).predict(test))["r2"] > 0.95
 
 
-def test_rows_of_weight_zero_teach_nothing():
+def test_rows_of_weight_zero_have_no_effect():
     own = dataset()
     wrong = own.target.y.copy()
     wrong[:75] = -wrong[:75]
@@ -193,16 +202,17 @@ def test_rows_of_weight_zero_teach_nothing():
     assert score(truth, fitted(bent).predict(test))["spearman"] > 0.9
 
 
-def test_positions_that_never_vary_are_cut_away_and_named():
+def test_positions_that_never_vary_are_removed():
     own = dataset()
     codes = own.inputs.codes.copy()
     codes[:, 4:6] = 1
-    narrowed, positions = drop_constant_positions(replace(own, inputs=replace(own.inputs, codes=codes)))
-    assert positions.tolist() == [0, 1, 2, 3, 6]
-    assert narrowed.inputs.codes.shape[1] == 5
+    data = prepare(replace(own, inputs=replace(own.inputs, codes=codes)))
+    assert data.positions.tolist() == [0, 1, 2, 3, 6]
+    assert data.varying.inputs.codes.shape[1] == 5
+    assert data.dataset.inputs.codes.shape[1] == 7
 
 
-def test_few_data_get_several_nets_and_many_get_one():
+def test_small_tables_get_several_networks_and_large_ones_one():
     own = dataset()
     assert ensemble_size_for(own, FitSettings()) == 5
     assert ensemble_size_for(own, FitSettings(tokens=50_000)) == 1
@@ -221,16 +231,17 @@ def test_a_budget_is_spent_in_many_steps_of_few_sequences():
     assert batch_size_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
 
 
-def test_several_mlps_stand_beside_one_lyra_and_fewer_where_there_are_several_nets():
+def test_the_blending_weights_name_the_linear_model_each_mlp_and_lyra():
     own = dataset()
-    for members, paths in ((1, 4), (2, 2), (5, 1)):
-        nets = fitted(own, ensemble_size=members, epochs=0.1).nets
-        assert [len(net.mlp_paths) for net in nets] == [paths] * members
-    assert all(0 <= share <= 1 for net in nets for share in net.blend.tolist())
-    assert all(net.blend.sum() <= 1 + 1e-6 for net in nets)
+    for members, branches in ((1, 4), (2, 2), (5, 1)):
+        nets = fitted(own, ensemble_size=members, epochs=0.1)
+        assert [len(net.mlp_branches) for net in nets.nets] == [branches] * members
+        assert set(nets.blending) == {"linear", "lyra", *(f"mlp_{k + 1}" for k in range(members * branches))}
+        assert sum(nets.blending.values()) == pytest.approx(1, abs=1e-3)
+        assert all(0 <= weight <= 1 for weight in nets.blending.values())
 
 
-def test_a_motif_anywhere_is_learned_by_lyra_and_gets_the_larger_share():
+def test_lyra_learns_a_motif_at_any_position_and_gets_the_larger_weight():
     random = np.random.default_rng(5)
     codes = random.integers(0, 4, (1211, 31)).astype(np.int8)
     split = {"train": np.arange(811), "validation": np.arange(811, 1011), "test": np.arange(1011, 1211)}
@@ -238,15 +249,14 @@ def test_a_motif_anywhere_is_learned_by_lyra_and_gets_the_larger_share():
     found = ((codes[:, :-2] == 0) & (codes[:, 1:-1] == 3) & (codes[:, 2:] == 2)).sum(1)[:, None] * 1.0
     motif = Dataset(inputs=own, target=Target(task_type="regression", y=found), split=split)
     nets = fitted(motif, epochs=20.0)
-    mlps, lyra = nets.nets[0].blend.tolist()
-    assert lyra > mlps
+    assert nets.blending["lyra"] > sum(weight for name, weight in nets.blending.items() if name.startswith("mlp"))
     inputs, truth = motif.part("test")
     ridge = fit_ridge(motif)
     assert score(truth, nets.predict(inputs))["r2"] > score(truth, ridge.predict(inputs))["r2"] + 0.2
 
 
-def test_steps_between_large_values_that_hardly_differ_are_finite():
-    path = AdditiveBranch(inputs=1, outputs=1, hidden=7, is_curved=False, stepped=1)
+def test_bins_of_large_nearly_equal_values_are_finite():
+    branch = AdditiveBranch(inputs=1, outputs=1, hidden=7, is_curved=False, binned=1)
     lengths = torch.tensor([1701.0] * 50 + [1702.0, 1704.0])[:, None]
-    path.step_at(torch.tensor([0]), lengths.double())
-    assert torch.isfinite(path(lengths)).all()
+    branch.mlp.set_bins(torch.tensor([0]), lengths.double())
+    assert torch.isfinite(branch(lengths)).all()
