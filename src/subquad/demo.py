@@ -21,7 +21,8 @@ from subquad.runs.storage import atomic, read_json
 __all__ = ["demo"]
 
 QUICK_VARIANTS = 4_000
-JETS_PER_CLASS = 800
+QUICK_EPOCHS = ("--epochs", "5")
+JETS_PER_CLASS = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +174,14 @@ def _bio(out: Path, *, quick: bool) -> _Job:
         baselines = ", ".join(f"{name} {test[name]['spearman']:.3f}" for name in ("ridge", "boosting"))
         return f"Spearman {test['net']['spearman']:.3f}", baselines
 
-    table, title = "example:tdp43", "Variant effects: 57,996 variants of TDP-43"
+    table, title, budget = "example:tdp43", "Variant effects: 57,996 variants of TDP-43", ()
     if quick:
         table, title = str(_some_variants(out)), f"Variant effects: {QUICK_VARIANTS:,} variants of TDP-43"
+        budget = QUICK_EPOCHS
     return _Job(
         name="bio",
         title=title,
-        commands=(("bio", "fit", table, "--out", str(out / "bio")),),
+        commands=(("bio", "fit", table, *budget, "--out", str(out / "bio")),),
         section=section,
         result=result,
     )
@@ -255,13 +257,14 @@ def _hep(out: Path, *, quick: bool, quiet: bool) -> _Job:
     files, simulate = "example:jets", ()
     if not quick and find_spec("pythia8mc") is not None:
         files = str(out / "jets" / "*.root")
-        simulate = (("hep", "simulate", "--jets-per-class", str(JETS_PER_CLASS), "--out", str(out / "jets")),)
+        jets = ("--jets-per-class", str(JETS_PER_CLASS), "--workers", "1")
+        simulate = (("hep", "simulate", *jets, "--out", str(out / "jets")),)
     elif not quick:
         say("pythia8mc is not installed: the tagger is trained on the few jets that ship with subquad", quiet=quiet)
     return _Job(
         name="hep",
         title="Jet tagging: ten classes of simulated jets",
-        commands=(*simulate, ("hep", "fit", files, "--out", str(out / "hep"))),
+        commands=(*simulate, ("hep", "fit", files, *(QUICK_EPOCHS if quick else ()), "--out", str(out / "hep"))),
         section=section,
         result=result,
     )
