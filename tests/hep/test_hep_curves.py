@@ -1,4 +1,4 @@
-"""What the pictures show, as arrays that can be checked by hand, and as drawn."""
+"""Curves as arrays that can be checked by hand, and as figures."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from subquad.hep.metrics.classification import rejection
 from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model
+from subquad.hep.metrics.summary import measure, summarize
 from subquad.hep.plots.evaluation_page import draw
 from subquad.hep.plots.figures import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
 
@@ -44,7 +45,7 @@ def test_a_roc_curve_goes_through_the_rejection_of_the_table():
     assert not np.isnan([curve.value, curve.low, curve.high]).any()
 
 
-def test_several_trainings_give_the_median_from_the_least_to_the_most():
+def test_several_trainings_give_the_median_with_the_range():
     trainings = [random(seed=seed) for seed in range(3)]
     each = np.stack([roc([one], 1, 0).value for one in trainings])
     together = roc(trainings, 1, 0)
@@ -74,7 +75,7 @@ def test_fractions_against_pt_by_hand():
     assert against_pt(scored([0.1, 0.9], [0, 1]), 1, 0, efficiency=0.5, edges=np.array([0.0, 1])) is None
 
 
-def test_bins_of_pt_hold_all_jets_and_are_one_where_jets_are_few():
+def test_bins_of_pt_contain_all_jets_and_few_jets_share_one_bin():
     one = random(jets=1201)
     edges = pt_edges([one])
     assert len(edges) == 9
@@ -84,7 +85,7 @@ def test_bins_of_pt_hold_all_jets_and_are_one_where_jets_are_few():
     assert len(pt_edges([scored([0.1, 0.2], [0, 1], pt=np.array([500.0, 500.0]))])) == 2
 
 
-def test_a_score_that_is_the_mass_sculpts_it_and_one_that_knows_nothing_does_not():
+def test_a_score_that_is_the_mass_sculpts_it_and_a_random_one_does_not():
     generator = np.random.default_rng(0)
     mass = generator.uniform(0, 200, 3001)
     labels = np.r_[np.ones(1), np.zeros(3000)].astype(int)
@@ -113,20 +114,20 @@ def test_reliability_by_hand():
     assert error == pytest.approx((10 * 0.05 + 20 * 0.1 + 0.45) / 31)
 
 
-def test_the_pictures_draw_these_arrays():
+def test_the_figures_show_these_arrays():
     models = [
         ModelPredictions(name=name, trainings=[random(name=name, strength=s)]) for name, s in (("a", 0.2), ("b", 0.1))
     ]
     curves = {model.name: roc(model.trainings, 1, 0) for model in models}
-    words = {"signal": "Hbb", "background": "QCD", "efficiency": 0.5}
-    top, bottom = ratio_figure(curves, reference="a", background_jets=204, **words).axes
+    options = {"signal": "Hbb", "background": "QCD", "efficiency": 0.5}
+    top, bottom = ratio_figure(curves, reference="a", background_jets=204, **options).axes
     assert [text.get_text() for text in top.get_legend().get_texts()] == ["a", "b"]
     is_drawn = np.isfinite(curves["b"].value)
     assert top.lines[1].get_ydata().tolist() == curves["b"].value[is_drawn].tolist()
     assert set(bottom.lines[0].get_ydata().tolist()) == {1.0}
     edges = pt_edges([model.median_training for model in models])
     pairs = {model.name: against_pt(model.median_training, 1, 0, efficiency=0.5, edges=edges) for model in models}
-    top, bottom = pt_figure(pairs, **words).axes
+    top, bottom = pt_figure(pairs, **options).axes
     assert top.lines[0].get_ydata().tolist() == pairs["a"][0].value.tolist()
     kept = np.isfinite(pairs["b"][1].value)
     assert bottom.containers[1][0].get_ydata().tolist() == pairs["b"][1].value[kept].tolist()
@@ -144,7 +145,7 @@ def test_the_pictures_draw_these_arrays():
     assert "2 ms" in axes.get_legend().get_texts()[0].get_text()
 
 
-def test_classes_without_jets_and_scores_without_observers_are_drawn_without_them():
+def test_figures_without_jets_or_observers_are_omitted():
     score = np.array([0.1, 0.2, 0.3])
     probabilities = np.stack([1 - score, score / 2, score / 2], 1)
     one = Predictions(model="few", source="made up", probabilities=probabilities, labels=np.array([0, 1, 1]))
@@ -158,6 +159,41 @@ def test_classes_without_jets_and_scores_without_observers_are_drawn_without_the
     assert names == ["confusion", "scores", "calibration"]
 
 
-def test_the_training_shown_is_the_one_of_median_accuracy():
+def test_figures_of_a_single_training_show_the_one_of_median_accuracy():
     trainings = [scored([0.1, 0.9, 0.9], labels) for labels in ([0, 1, 1], [1, 0, 0], [0, 1, 0])]
     assert ModelPredictions(name="net", trainings=trainings).median_training is trainings[2]
+
+
+def answers(correct, name, seed=None):
+    """Predictions for jets of class 0 that are right where `correct`."""
+    probabilities = np.where(np.array(correct)[:, None], [0.9, 0.1], [0.2, 0.8])
+    return Predictions(
+        model=name, source=f"{name} {seed}", seed=seed, probabilities=probabilities, labels=np.zeros(len(correct), int)
+    )
+
+
+def winner_of(*predictions):
+    models = group_by_model(predictions)
+    return summarize(measure(models, ("QCD", "Hbb"), "QCD"), models)
+
+
+def test_a_model_wins_by_more_than_two_standard_errors_of_the_paired_difference():
+    good, bad = np.arange(400) % 10 > 0, np.arange(400) % 10 > 1
+    found = winner_of(answers(good, "a"), answers(bad, "b"))
+    assert found["test"]["a"]["accuracy"] == pytest.approx(0.9)
+    low, high = found["intervals"]["test"]["b"]["accuracy"]
+    assert low < 0.8 < high
+    assert found["wins"] == "a"
+    # two more errors in 400 jets are 1.4 standard errors
+    slightly_worse = good & ~np.isin(np.arange(400), [1, 2])
+    assert winner_of(answers(good, "a"), answers(slightly_worse, "b"))["wins"] is None
+    # other jets cannot be paired
+    assert winner_of(answers(good, "a"), answers(bad[:399], "b"))["wins"] is None
+    assert winner_of(answers(good, "a"))["wins"] is None
+
+
+def test_the_spread_over_trainings_counts_in_the_comparison():
+    good, bad = np.arange(400) % 10 > 0, np.arange(400) % 10 > 1
+    trainings = [answers(good, "a", 1), answers(np.arange(400) % 10 > 3, "a", 2), answers(np.ones(400, bool), "a", 3)]
+    # 0.9, 0.6 and 1.0: the mean is 0.03 above 0.8, and its error 0.12
+    assert winner_of(*trainings, answers(bad, "b", 1))["wins"] is None

@@ -1,8 +1,10 @@
-"""Taggers side by side: from runs and from ROOT files of scores to a page, a PDF and figures."""
+"""Comparison of taggers: from runs and ROOT files of scores to metrics, a page, a PDF and figures."""
 
 import json
 import re
+import shutil
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit
 from subquad.hep.commands import evaluate as job
-from subquad.hep.data.jets import read
+from subquad.hep.data.jets import iterate_jets, read
+from subquad.hep.evaluation import scoring
 from subquad.hep.evaluation.external_scores import read_external_scores
+from subquad.hep.models.trained import TrainedTagger
 from subquad.runs.storage import read_tensors
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
@@ -39,19 +43,19 @@ def runs(jets, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def held(tables, tmp_path_factory):
+def holdout(tables, tmp_path_factory):
     columns, write = tables
-    folder = tmp_path_factory.mktemp("held")
+    folder = tmp_path_factory.mktemp("holdout")
     return [write(folder / f"{label}.root", columns(label, jets=41, seed=7)) for label in CLASSES]
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
-    """Leave the pictures out, which take most of the time; the title page is drawn."""
+def no_figures(monkeypatch):
+    """Omit the figures, which take most of the time; the title page is drawn."""
     monkeypatch.setattr(job, "draw", lambda _, models: ([], {model.name: {} for model in models}))
 
 
-def scores_of_others(path, labels, order=(2, 0, 1), *, prefix="score_", without=(), tree="Events"):
+def external_scores(path, labels, order=(2, 0, 1), *, prefix="score_", without=(), tree="Events"):
     """A file whose branches stand in another order than the classes: right about every jet but the first."""
     table = {}
     for i in order:
@@ -75,11 +79,11 @@ def pages_of(path):
     return len(re.findall(rb"/Type\s*/Page\b", content))
 
 
-def test_trainings_of_one_model_give_its_spread_and_others_stand_beside(runs, held, tmp_path):
-    labels = read(held).labels
-    other = scores_of_others(tmp_path / "other.root", labels)
+def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, holdout, tmp_path):
+    labels = read(holdout).labels
+    other = external_scores(tmp_path / "other.root", labels)
     out = tmp_path / "evaluation"
-    got = evaluate([runs / "one", runs / "two"], files=held, scores=[f"ParT={other}"], out=out, quiet=True)
+    got = evaluate([runs / "one", runs / "two"], files=holdout, scores=[f"ParT={other}"], out=out, quiet=True)
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(got))
     ours, theirs = got["models"]
     assert [ours["name"], theirs["name"]] == ["standard", "ParT"]
@@ -92,6 +96,12 @@ def test_trainings_of_one_model_give_its_spread_and_others_stand_beside(runs, he
     # right about all jets but one, whatever the order of the branches
     assert theirs["trainings"][0]["accuracy"] == pytest.approx(122 / 123)
     assert theirs["trainings"][0]["milliseconds_per_jet"] is None
+    # one schema of metrics: the trainings' mean, with an interval over jets and trainings
+    assert got["test"].keys() == got["intervals"]["test"].keys() == {"standard", "ParT"}
+    assert got["test"]["standard"]["accuracy"] == pytest.approx(np.mean(accuracies))
+    low, high = got["intervals"]["test"]["standard"]["accuracy"]
+    assert low < np.mean(accuracies) < high
+    assert got["wins"] == "ParT"
     # the observers of the jets are those of the files, since the jets are the same
     assert set(theirs["against_pt"]) == {"Hbb", "Tbqq"}
     assert got["notes"] == []
@@ -102,14 +112,14 @@ def test_trainings_of_one_model_give_its_spread_and_others_stand_beside(runs, he
     assert pages_of(out / "report.pdf") == 1 + len(figures)
     assert all(pages_of(out / "figures" / name) == 1 for name in figures)
     text = (out / "report.html").read_text()
-    assert "AUPR, macro" in text
+    assert "average precision" in text
     assert text.count("data:image/png") == len(figures)
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text)
     assert sorted(path.name for path in out.iterdir()) == ["figures", "metrics.json", "report.html", "report.pdf"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation", "other.root"]
 
 
-def test_without_files_each_run_has_its_own_test_jets_and_its_boosting(runs, tmp_path, no_pictures):
+def test_without_files_each_run_is_evaluated_on_its_own_test_jets_beside_its_baseline(runs, tmp_path, no_figures):
     out = tmp_path / "evaluation"
     settings = EvaluateSettings(reference="boosting")
     got = evaluate([runs / "one", runs / "paper"], settings, out=out, quiet=True)
@@ -123,7 +133,21 @@ def test_without_files_each_run_has_its_own_test_jets_and_its_boosting(runs, tmp
     assert pages_of(out / "report.pdf") == 1
 
 
-def test_jets_that_were_learnt_from_are_told(runs, jets, tmp_path, no_pictures):
+def test_the_files_are_read_once_for_all_taggers(runs, holdout, tmp_path, monkeypatch, no_figures):
+    read_from = []
+
+    def counted(files, **options):
+        read_from.append(list(files))
+        return iterate_jets(files, **options)
+
+    monkeypatch.setattr(scoring, "iterate_jets", counted)
+    # presets of raw and of standardized features
+    got = evaluate([runs / "one", runs / "two", runs / "paper"], files=holdout, out=tmp_path / "out", quiet=True)
+    assert read_from == [holdout]
+    assert [len(model["trainings"]) for model in got["models"]] == [2, 1]
+
+
+def test_a_note_warns_of_training_jets(runs, jets, tmp_path, no_figures):
     got = evaluate(runs / "one", files=jets[0], out=tmp_path / "evaluation", quiet=True)
     assert len(got["notes"]) == 1
     assert "was trained on jets of 1 of the 1 files, so its metrics are biased upwards" in got["notes"][0]
@@ -132,10 +156,10 @@ def test_jets_that_were_learnt_from_are_told(runs, jets, tmp_path, no_pictures):
     assert got["models"][0]["trainings"][0]["auc_ovo"] is None
 
 
-def test_scores_of_others_are_read_in_any_order_and_under_weavers_names(tmp_path, no_pictures):
+def test_external_scores_are_read_in_any_order_and_under_weavers_names(tmp_path, no_figures):
     labels = np.array([0, 1, 2, 2])
-    ours = scores_of_others(tmp_path / "ours.root", labels)
-    weavers = scores_of_others(tmp_path / "weaver.root", labels, (1, 2, 0), prefix="score_label_", tree="tree")
+    ours = external_scores(tmp_path / "ours.root", labels)
+    weavers = external_scores(tmp_path / "weaver.root", labels, (1, 2, 0), prefix="score_label_", tree="tree")
     expected = np.array([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.1, 0.1, 0.8]])
     for path in (ours, weavers):
         scored, classes = read_external_scores(path, "other", classes=CLASSES)
@@ -149,11 +173,11 @@ def test_scores_of_others_are_read_in_any_order_and_under_weavers_names(tmp_path
     assert got["models"][0]["name"] == "ours"
 
 
-def test_scores_of_others_that_cannot_be_used_are_told(tmp_path):
+def test_invalid_external_scores_are_refused(tmp_path):
     labels = np.array([0, 1, 2, 2])
-    path = scores_of_others(tmp_path / "lacking.root", labels, without=("score_Hbb", "label_Tbqq"))
+    path = external_scores(tmp_path / "missing.root", labels, without=("score_Hbb", "label_Tbqq"))
     with pytest.raises(
-        SubquadError, match=r"lacking.root: tree 'Events' has no branches score_Hbb, label_Tbqq; every class needs"
+        SubquadError, match=r"missing.root: tree 'Events' has no branches score_Hbb, label_Tbqq; every class needs"
     ):
         read_external_scores(path, "other", classes=CLASSES)
     with pytest.raises(SubquadError, match=r"none.root: no such file"):
@@ -162,20 +186,20 @@ def test_scores_of_others_that_cannot_be_used_are_told(tmp_path):
     text.write_text("no jets")
     with pytest.raises(SubquadError, match=r"text.root: not a ROOT file, damaged or truncated"):
         read_external_scores(text, "other")
-    bad = scores_of_others(tmp_path / "bad.root", np.array([0, 7, 2]))
+    bad = external_scores(tmp_path / "bad.root", np.array([0, 7, 2]))
     with pytest.raises(SubquadError, match=r"bad.root: entry 1: not exactly one label is 1"):
         read_external_scores(bad, "other", classes=CLASSES)
-    names = scores_of_others(tmp_path / "names.root", labels, without=[f"label_{name}" for name in CLASSES])
+    names = external_scores(tmp_path / "names.root", labels, without=[f"label_{name}" for name in CLASSES])
     with pytest.raises(SubquadError, match=r"has no branch label_\*, so the classes of its jets are unknown"):
         read_external_scores(names, "other")
 
 
-def test_what_cannot_be_evaluated_is_told_before_anything_is_written(runs, held, jets, tmp_path):
+def test_invalid_input_is_refused_before_anything_is_written(runs, holdout, jets, tmp_path):
     out = tmp_path / "evaluation"
     with pytest.raises(SubquadError, match=r"nothing to evaluate; give folders that `subquad hep fit` wrote"):
         evaluate(out=out)
     with pytest.raises(SubquadError, match=r"--files needs a run that scores these jets"):
-        evaluate(files=held, scores=["a=b.root"], out=out)
+        evaluate(files=holdout, scores=["a=b.root"], out=out)
     with pytest.raises(SubquadError, match=r"no model 'ParT' \(there are: standard\)"):
         evaluate(runs / "one", EvaluateSettings(reference="ParT"), out=out, quiet=True)
     other = fit(
@@ -185,8 +209,8 @@ def test_what_cannot_be_evaluated_is_told_before_anything_is_written(runs, held,
     with pytest.raises(SubquadError, match=r"two classes: Tbqq is not a class of both it and .*one"):
         evaluate([runs / "one", tmp_path / "two classes"], out=out)
     with pytest.raises(SubquadError, match=r"jets of Tbqq, which the taggers do not know \(QCD, Hbb\)"):
-        evaluate(tmp_path / "two classes", files=held, out=out, quiet=True)
-    scores = scores_of_others(tmp_path / "standard.root", np.array([0, 1, 2, 2]))
+        evaluate(tmp_path / "two classes", files=holdout, out=out, quiet=True)
+    scores = external_scores(tmp_path / "standard.root", np.array([0, 1, 2, 2]))
     with pytest.raises(SubquadError, match=r"a run is already named 'standard'; choose another name"):
         evaluate(runs / "one", scores=[str(scores)], out=out)
     assert not out.exists()
@@ -194,9 +218,7 @@ def test_what_cannot_be_evaluated_is_told_before_anything_is_written(runs, held,
         evaluate(runs / "one", out=runs / "two", force=True)
 
 
-def test_a_training_given_twice_is_refused(runs, tmp_path):
-    import shutil
-
+def test_a_training_that_is_given_twice_is_refused(runs, tmp_path):
     shutil.copytree(runs / "one", tmp_path / "copy")
     with pytest.raises(
         SubquadError, match=r"copy: the same training as .*one \(seed 1\); trainings of one model must differ"
@@ -204,8 +226,8 @@ def test_a_training_given_twice_is_refused(runs, tmp_path):
         evaluate([runs / "one", tmp_path / "copy"], out=tmp_path / "evaluation")
 
 
-def test_the_command_line_evaluates_and_replaces_only_when_told(tmp_path, capsys, no_pictures):
-    scores, out = scores_of_others(tmp_path / "part.root", np.array([0, 1, 2, 2])), tmp_path / "evaluation"
+def test_the_command_replaces_an_evaluation_only_with_force(tmp_path, capsys, no_figures):
+    scores, out = external_scores(tmp_path / "part.root", np.array([0, 1, 2, 2])), tmp_path / "evaluation"
     line = ["hep", "evaluate", "--scores", f"ParT={scores}", "--out", str(out), "--background", "Hbb"]
     assert main(line) == 0
     printed = capsys.readouterr().out
@@ -220,3 +242,20 @@ def test_the_command_line_evaluates_and_replaces_only_when_told(tmp_path, capsys
     assert main([*line, "--force", "--quiet"]) == 0
     assert (out / "metrics.json").stat().st_mtime_ns > before
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["evaluation", "part.root"]
+
+
+def test_numeric_labels_are_matched_to_the_names_of_the_classes():
+    def indices(classes, labels, names=()):
+        chunk = SimpleNamespace(classes=names, labels=np.array(labels))
+        return TrainedTagger.class_indices(SimpleNamespace(classes=classes), chunk).tolist()
+
+    # class 1 has no jets in the training files
+    assert indices(("0", "2"), [2, 0, 1, -1]) == [1, 0, -1, -1]
+    assert indices(("QCD", "Hbb"), [1, 0, 2], ("Hbb", "QCD", "Tbl")) == [0, 1, -1]
+
+
+def test_help_shows_names_in_angle_brackets(capsys):
+    assert main(["hep", "evaluate", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "score_<class>" in text
+    assert all(f"─ {group} ─" in text for group in ("Input", "Model", "Output"))

@@ -1,4 +1,4 @@
-"""What a tagger looks at: nets that by construction look at one thing, and the command."""
+"""Explanations: networks that by construction depend on one input, and the command."""
 
 import json
 from dataclasses import replace
@@ -90,7 +90,7 @@ def of_one_feature(jet_features=0, feature=3):
     return net
 
 
-def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuffling(jets):
+def test_a_net_of_one_feature_has_all_attribution_and_permutation_importance_on_it(jets):
     inputs, batch = batch_of(jets)
     net = of_one_feature()
     found = attribute(net, batch, batch.labels, input_means([batch]))
@@ -104,27 +104,27 @@ def test_a_net_of_one_feature_has_all_importance_on_it_by_gradients_and_by_shuff
     for one, score in zip(batches, scores, strict=True):
         one.labels.copy_(score <= torch.cat(scores).median())
     columns = {"unused": [0], "used": [3], "both": [0, 3]}
-    fallen = particle_importance(net, batches, columns, repeats=2, seed=1, only=0)
-    assert fallen["unused"] == Importance(accuracy=0, accuracy_deviation=0, auc=0, auc_deviation=0)
-    assert fallen["used"].auc > 0.05
-    assert fallen["both"].auc > 0.05
+    importance = particle_importance(net, batches, columns, repeats=2, seed=1, only=0)
+    assert importance["unused"] == Importance(accuracy=0, accuracy_deviation=0, auc=0, auc_deviation=0)
+    assert importance["used"].auc > 0.05
+    assert importance["both"].auc > 0.05
 
 
-def test_a_net_of_one_number_of_the_jet_has_all_its_importance_on_it(jets):
+def test_a_net_of_one_jet_level_feature_has_all_importance_on_it(jets):
     _, batch = batch_of(jets, NetSettings(k=2))
     net = of_one_feature(jet_features=batch.jet_features.shape[1])
     found = attribute(net, batch, batch.labels, input_means([batch]))
     assert found.jet_features[:, 1:].max() == 0
     assert found.jet_features[:, 0].max() > 0
-    fallen = jet_feature_importance(net, [batch], {"used": [0], "unused": [1, 2]}, repeats=2, seed=1)
-    assert fallen["unused"].accuracy == 0
+    importance = jet_feature_importance(net, [batch], {"used": [0], "unused": [1, 2]}, repeats=2, seed=1)
+    assert importance["unused"].accuracy == 0
     with torch.no_grad():
         moved = batch.jet_features.clone()
         moved[:, 1:3] = 0
         torch.testing.assert_close(forward(net, batch), net(batch.x, batch.points, batch.mask, jet_features=moved))
 
 
-def test_first_order_importance_is_what_the_logit_changes_by_in_a_linear_net(jets):
+def test_the_attribution_is_the_change_of_the_logit_in_a_linear_net(jets):
     _, batch = batch_of(jets)
     torch.manual_seed(5)
     net = EPCN(H, 3, width=5, terms=2, layers=1, k=2).eval()
@@ -167,14 +167,14 @@ def test_a_display_has_the_edges_of_the_graph_and_marks_displaced_tracks(jets):
     assert display.pt.sum() == pytest.approx(1)
 
 
-def test_the_best_scored_jets_come_first_then_those_most_surely_wrong():
+def test_jets_with_the_highest_score_come_first_then_the_most_confident_mistakes():
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]])
     labels = np.array([0, 0, 0, 0, 1])
     assert select_jets(probabilities, labels, 0, 1).tolist() == [0, 2]
     assert select_jets(probabilities, labels, 0, 5).tolist() == [0, 1, 2, 3]
 
 
-def test_the_area_of_a_class_that_is_not_there_is_none():
+def test_the_auc_of_a_class_without_jets_is_none():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8]])
     assert mean_auc(probabilities, np.array([0, 1]), None) == 1
     assert mean_auc(probabilities, np.array([0, 0]), 0) is None
@@ -198,7 +198,7 @@ def fitted(jets, tmp_path_factory):
     return out
 
 
-def test_the_command_writes_page_figures_and_numbers(fitted, jets, tmp_path, capsys):
+def test_the_command_writes_page_figures_and_json(fitted, jets, tmp_path, capsys):
     out = tmp_path / "explained"
     files = [str(path) for path in jets]
     arguments = ["hep", "explain", str(fitted), "--files", *files, "--out", str(out), "--jets", "60", "--repeats", "2"]
@@ -223,7 +223,7 @@ def test_the_command_writes_page_figures_and_numbers(fitted, jets, tmp_path, cap
     assert json.loads((out / "explain.json").read_text())["classes"] == ["Hbb"]
 
 
-def test_what_cannot_be_explained_is_said(fitted, jets, tmp_path):
+def test_invalid_input_is_refused(fitted, jets, tmp_path):
     with pytest.raises(SubquadError, match="nowhere: no such model folder"):
         explain(tmp_path / "nowhere", files=jets, out=tmp_path / "out", quiet=True)
     with pytest.raises(SubquadError, match="no class 'Hb'; did you mean 'Hbb'"):

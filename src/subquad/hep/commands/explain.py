@@ -24,8 +24,7 @@ from subquad.hep.explanation.sample import read_sample
 from subquad.hep.explanation.summary import (
     Features,
     by_class,
-    by_feature,
-    by_group,
+    by_columns,
     fractions_by_class,
     permute_all,
 )
@@ -156,8 +155,8 @@ def _explain(
         "graphs": fractions_by_class(attributions.get("graphs"), rows),
         "variables": fractions_by_class(attributions.get("variables"), rows),
         "exponents": net.exponents.detach().tolist() if isinstance(net, KinematicPCN) else None,
-        "features": by_feature(attributions, is_explained, features, importance),
-        "groups": by_group(attributions, is_explained, features, grouped),
+        "features": by_columns(attributions, is_explained, features.singles, importance),
+        "groups": by_columns(attributions, is_explained, features.groups, grouped),
         "by_class": by_class(attributions, rows, features),
     }
     displays = [

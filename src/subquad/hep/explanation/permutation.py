@@ -1,6 +1,6 @@
 """Permutation importance: what a tagger's metrics lose when features are permuted; one forward pass per permutation.
 
-Attributions say what would change a single jet's score a little, permutation importance what the metrics depend on.
+Attributions measure small changes of the scores of single jets, permutation importance what the metrics depend on.
 Particle features are permuted among all particles of the sample, jet-level features among the jets; the graph and its
 edges stay unchanged.
 
@@ -66,31 +66,6 @@ def mean_auc(probabilities: np.ndarray, labels: np.ndarray, only: int | None) ->
     return float(np.mean([roc_auc_score(truth, probabilities[:, i]) for i, truth in zip(classes, truths, strict=True)]))
 
 
-def _metrics(logits: Tensor, labels: Tensor, only: int | None) -> tuple[float, float | None]:
-    """Return the top-1 accuracy, for the jets of one class if given, and the AUC."""
-    is_counted = torch.ones_like(labels, dtype=torch.bool) if only is None else labels == only
-    accuracy = (logits.argmax(-1) == labels)[is_counted].float().mean().item()
-    return accuracy, mean_auc(logits.double().softmax(-1).numpy(), labels.numpy(), only)
-
-
-def _importance(
-    logits: Tensor, permuted: Callable[[], Tensor], labels: Tensor, *, repeats: int, only: int | None
-) -> Importance:
-    accuracy, auc = _metrics(logits, labels, only)
-    after = [_metrics(permuted(), labels, only) for _ in range(repeats)]
-    of_accuracy = _mean_and_deviation([accuracy - lower for lower, _ in after])
-    of_auc = (
-        (None, None) if auc is None else _mean_and_deviation([auc - lower for _, lower in after if lower is not None])
-    )
-    return Importance(
-        accuracy=of_accuracy[0], accuracy_deviation=of_accuracy[1], auc=of_auc[0], auc_deviation=of_auc[1]
-    )
-
-
-def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
 @torch.no_grad()
 def particle_importance(
     net: nn.Module,
@@ -113,28 +88,18 @@ def particle_importance(
         only: Class whose jets are counted; None for all.
         advance: Called after each name.
     """
-    labels = torch.cat([batch.labels for batch in batches])
-    logits = torch.cat([forward(net, batch) for batch in batches])
-    particles = torch.cat([batch.x[batch.mask] for batch in batches])
     counts = [int(batch.mask.sum()) for batch in batches]
-    generator = torch.Generator().manual_seed(seed)
-    found = {}
-    for name, places in columns.items():
-        at = torch.tensor(list(places))
 
-        def permuted(at: Tensor = at) -> Tensor:
-            moved = particles.clone()
-            moved[:, at] = particles[torch.randperm(len(particles), generator=generator)][:, at]
-            outputs = []
-            for batch, part in zip(batches, moved.split(counts), strict=True):
-                x = batch.x.clone()
-                x[batch.mask] = part
-                outputs.append(forward(net, replace(batch, x=x)))
-            return torch.cat(outputs)
+    def logits(particles: Tensor) -> Tensor:
+        outputs = []
+        for batch, own in zip(batches, particles.split(counts), strict=True):
+            x = batch.x.clone()
+            x[batch.mask] = own
+            outputs.append(forward(net, replace(batch, x=x)))
+        return torch.cat(outputs)
 
-        found[name] = _importance(logits, permuted, labels, repeats=repeats, only=only)
-        advance()
-    return found
+    particles, labels = torch.cat([batch.x[batch.mask] for batch in batches]), _labels(batches)
+    return _importances(particles, columns, logits, labels, repeats=repeats, seed=seed, only=only, advance=advance)
 
 
 @torch.no_grad()
@@ -151,23 +116,63 @@ def jet_feature_importance(
 
     The arguments are those of `particle_importance`.
     """
-    labels, inputs = torch.cat([batch.labels for batch in batches]), []
+    inputs: list[Tensor] = []
     hook = net.head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     try:
-        logits = torch.cat([forward(net, batch) for batch in batches])
+        for batch in batches:
+            forward(net, batch)
     finally:
         hook.remove()
     head_input = torch.cat(inputs)
+    # the jet-level features are the last inputs of the head
+    first = head_input.shape[1] - net.jet_features
+    shifted = {name: [first + i for i in places] for name, places in columns.items()}
+    return _importances(head_input, shifted, net.head, _labels(batches), repeats=repeats, seed=seed, only=only)
+
+
+def _labels(batches: Sequence[Batch]) -> Tensor:
+    return torch.cat([batch.labels for batch in batches])
+
+
+def _importances(
+    table: Tensor,
+    columns: Mapping[str, Sequence[int]],
+    logits: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    *,
+    repeats: int,
+    seed: int,
+    only: int | None,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Importance]:
+    """Return the importance of columns of a table, of which `logits` computes the predictions."""
     generator = torch.Generator().manual_seed(seed)
+    accuracy, auc = _metrics(logits(table), labels, only)
     found = {}
     for name, places in columns.items():
-        # the jet-level features are the last inputs of the head
-        at = torch.tensor(list(places)) + head_input.shape[1] - net.jet_features
-
-        def permuted(at: Tensor = at) -> Tensor:
-            moved = head_input.clone()
-            moved[:, at] = head_input[torch.randperm(len(head_input), generator=generator)][:, at]
-            return net.head(moved)
-
-        found[name] = _importance(logits, permuted, labels, repeats=repeats, only=only)
+        after = []
+        for _ in range(repeats):
+            permuted = table.clone()
+            permuted[:, list(places)] = table[torch.randperm(len(table), generator=generator)][:, list(places)]
+            after.append(_metrics(logits(permuted), labels, only))
+        of_accuracy = _mean_and_deviation([accuracy - lower for lower, _ in after])
+        # permutations do not change which classes have jets
+        of_auc = (None, None)
+        if auc is not None:
+            of_auc = _mean_and_deviation([auc - lower for _, lower in after if lower is not None])
+        found[name] = Importance(
+            accuracy=of_accuracy[0], accuracy_deviation=of_accuracy[1], auc=of_auc[0], auc_deviation=of_auc[1]
+        )
+        advance()
     return found
+
+
+def _metrics(logits: Tensor, labels: Tensor, only: int | None) -> tuple[float, float | None]:
+    """Return the top-1 accuracy, for the jets of one class if given, and the AUC."""
+    is_counted = torch.ones_like(labels, dtype=torch.bool) if only is None else labels == only
+    accuracy = (logits.argmax(-1) == labels)[is_counted].float().mean().item()
+    return accuracy, mean_auc(logits.double().softmax(-1).numpy(), labels.numpy(), only)
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

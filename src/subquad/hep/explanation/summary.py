@@ -20,7 +20,7 @@ from subquad.hep.models.networks import Batch
 from subquad.ops.kinematics import VARIABLES
 from subquad.progress import track
 
-__all__ = ["Features", "by_class", "by_feature", "by_group", "fractions_by_class", "permute_all"]
+__all__ = ["Features", "by_class", "by_columns", "fractions_by_class", "permute_all"]
 
 JET_LEVEL = "jet-level features"
 """Name of the group of all jet-level features."""
@@ -37,6 +37,11 @@ class Features:
     def names(self) -> list[str]:
         """Particle features, then jet-level features with a prefix."""
         return [*self.particle, *(f"jet: {name}" for name in self.jet)]
+
+    @property
+    def singles(self) -> dict[str, list[int]]:
+        """Index of each feature in `names`."""
+        return {name: [i] for i, name in enumerate(self.names)}
 
     @property
     def groups(self) -> dict[str, list[int]]:
@@ -68,25 +73,24 @@ def permute_all(
     return importance, grouped
 
 
-def by_feature(
-    attributions: Mapping[str, np.ndarray], rows: np.ndarray, features: Features, importance: Mapping[str, Importance]
+def by_columns(
+    attributions: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    columns: Mapping[str, Sequence[int]],
+    importance: Mapping[str, Importance],
 ) -> dict[str, Any]:
-    """Return the attribution (a fraction of all) and the permutation importance of each feature, over some jets."""
+    """Return the attribution (a fraction of all) and the permutation importance of features or groups of features.
+
+    Args:
+        attributions: Of every jet.
+        rows: [J] bool, the jets that count.
+        columns: Indices of the features by name.
+        importance: By the same names.
+    """
     fractions = _fractions(attributions, rows)
     return {
-        name: {"attribution": fraction, "permutation": asdict(importance[name])}
-        for name, fraction in zip(features.names, fractions, strict=True)
-    }
-
-
-def by_group(
-    attributions: Mapping[str, np.ndarray], rows: np.ndarray, features: Features, importance: Mapping[str, Importance]
-) -> dict[str, Any]:
-    """Return the attribution (a fraction of all) and the permutation importance of each group, over some jets."""
-    fractions = _fractions(attributions, rows)
-    return {
-        name: {"attribution": fractions[columns].sum(), "permutation": asdict(importance[name])}
-        for name, columns in features.groups.items()
+        name: {"attribution": fractions[list(places)].sum(), "permutation": asdict(importance[name])}
+        for name, places in columns.items()
     }
 
 

@@ -86,7 +86,7 @@ def draw(
                 name="jets",
                 section="Test jets",
                 figure=observers_figure(sample, classes),
-                caption="Distributions of observers of the test jets by class.",
+                caption="Soft-drop mass, pT and number of particles of the test jets by class.",
             )
         )
     return drawings, curves
@@ -117,11 +117,12 @@ def _signal_drawings(
         if rocs:
             reference = evaluation["reference"] if evaluation["reference"] in rocs else next(iter(rocs))
             jets = max(int((model.median_training.labels == b).sum()) for model in models)
+            ratio = f" (top) and its ratio to {reference} (bottom)" * (len(rocs) > 1)
             yield Drawing(
                 name=f"roc_{name}",
                 section=section,
                 figure=ratio_figure(rocs, reference=reference, background_jets=jets, **labels),
-                caption=f"{name}: rejection of {background} (top) and its ratio to {reference} (bottom). Bands: "
+                caption=f"{name}: rejection of {background}{ratio}. Bands: "
                 "range over trainings around their median, or the 68 % Clopper–Pearson interval of a single training. "
                 "Grey: fewer than ten background jets pass. Dotted: the working point of the table.",
                 is_half=True,

@@ -183,7 +183,7 @@ def ratio_figure(
     efficiency: float,
     background_jets: int,
 ) -> Figure:
-    """Return the background rejection against the efficiency of one signal, and its ratio to a reference model.
+    """Return the background rejection against the efficiency of one signal; of several models also the ratios.
 
     Args:
         curves: ROC curve of each model, as `curves.roc` returns them.
@@ -193,33 +193,43 @@ def ratio_figure(
         efficiency: Working point, which is marked.
         background_jets: Number of background jets, the upper end of the axis.
     """
-    figure, (top, bottom) = panels(5.2, 4.9, rows=2, sharex=True, height_ratios=(3, 1.25))
-    divisor = curves[reference].value
-    ratios, left = [1.0], efficiency
+    rows = 2 if len(curves) > 1 else 1
+    figure, grid = panels(5.2, 4.9, rows=rows, sharex=True, height_ratios=(3, 1.25)[:rows], squeeze=False)
+    top, *below = grid[:, 0]
+    left = efficiency
     for look, (name, curve) in zip(line_looks(len(curves)), curves.items(), strict=True):
         _draw_band(top, curve, look, label=name)
-        _draw_band(bottom, curve, look, divisor=divisor)
-        x, ratio, _, _ = _finite(curve, divisor)
-        ratios += [*ratio[x >= 0.2]]
         left = min([left, *_finite(curve)[0][:1]])
-    for axes in (top, bottom):
+    for axes in below:
+        _draw_ratios(axes, curves, curves[reference].value)
+        axes.set_ylabel(f"ratio to\n{_short(reference)}")
+    for axes in grid.flat:
         axes.axvline(efficiency, color="0.6", linewidth=0.8, linestyle=":")
     _shade_few_jets(top, background_jets)
     # a curve begins where the first background jet passes
     top.set(yscale="log", xlim=(max(0.0, np.floor(10 * left - 0.5) / 10), 1))
     top.set_ylabel(r"rejection $1/\varepsilon_B$")
-    low, high = min(ratios), max(ratios)
-    if high > 6 * low:
-        bottom.set(yscale="log", ylim=(low / 1.5, high * 1.5))
-        bottom.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        room = 0.15 * max(high - low, 0.2)
-        bottom.set_ylim(max(0.0, low - room), high + room)
-        bottom.yaxis.set_major_locator(MaxNLocator(4))
-    bottom.set(xlabel=r"signal efficiency $\varepsilon_S$", ylabel=f"ratio to\n{_short(reference)}")
+    grid[-1, 0].set_xlabel(r"signal efficiency $\varepsilon_S$")
     top.set_title(f"{latex_name(signal)} against {latex_name(background)}", loc="left")
     top.legend(loc="lower left", frameon=False)
     return figure
+
+
+def _draw_ratios(axes: Axes, curves: Mapping[str, Curve], divisor: np.ndarray) -> None:
+    ratios = [1.0]
+    for look, curve in zip(line_looks(len(curves)), curves.values(), strict=True):
+        _draw_band(axes, curve, look, divisor=divisor)
+        x, ratio, _, _ = _finite(curve, divisor)
+        # at low efficiencies few background jets pass, and the ratio fluctuates
+        ratios += [*ratio[x >= 0.2]]
+    low, high = min(ratios), max(ratios)
+    if high > 6 * low:
+        axes.set(yscale="log", ylim=(low / 1.5, high * 1.5))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        room = 0.15 * max(high - low, 0.2)
+        axes.set_ylim(max(0.0, low - room), high + room)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
 
 
 def _short(name: str) -> str:

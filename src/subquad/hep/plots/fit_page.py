@@ -137,7 +137,7 @@ def sections_of(
     ]
 
 
-_OBSERVERS = "Distributions of observers of the test jets by class."
+_OBSERVERS = "Soft-drop mass, pT and number of particles of the test jets by class."
 
 
 def _split_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
