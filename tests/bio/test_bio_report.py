@@ -10,7 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from subquad.bio.analysis.audit import audit, nearest
-from subquad.bio.data.dataset import PAD, Inputs, Target
+from subquad.bio.commands.report import report
+from subquad.bio.data.dataset import PAD, Inputs, InputSchema, Target
 from subquad.bio.data.table import Table
 from subquad.bio.metrics.scores import (
     MAIN_METRIC,
@@ -21,7 +22,8 @@ from subquad.bio.metrics.scores import (
     score,
     undefined_metrics,
 )
-from subquad.bio.plots.fit_page import card, render, report, sections, winner
+from subquad.bio.plots.finished_run import FinishedRun, best_model
+from subquad.bio.plots.fit_page import card, render, sections
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError
 from subquad.runs.folder import open_run
@@ -32,7 +34,7 @@ ROWS, LENGTH = 67, 23
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Pictures take most of the time, and some tests read words only."""
+    """Skip the drawing of figures, which takes most of the time."""
     monkeypatch.setattr(Figure, "savefig", lambda self, buffer, **how: buffer.write(b"picture"))
 
 
@@ -77,27 +79,32 @@ def target_and_predictions(task_type, random):
 
 
 def finished(task_type, seed=0):
-    """Return metrics, facts, rows and history of a run, as the files have them."""
+    """Return a finished run as its files describe it."""
     random = np.random.default_rng(seed)
     target, predictions = target_and_predictions(task_type, random)
+    baselines = [name for name in predictions if name not in ("net", "stack")]
+    stack = difference(target, predictions["stack"], predictions[baselines[0]])
     metrics = {
         "task_type": task_type,
         "main_metric": MAIN_METRIC[task_type],
         "test": {name: score(target, p) for name, p in predictions.items()},
         "intervals": {"test": {name: intervals(target, p, 20) for name, p in predictions.items()}},
-        "differences": {name: difference(target, predictions["net"], p) for name, p in predictions.items() if name != "net"},
+        "differences": {
+            name: difference(target, predictions["net"], p) for name, p in predictions.items() if name != "net"
+        },
+        "stack_versus_best": {"best": baselines[0], **stack},
+        "wins": "net",
         "rows": {"train": 500, "validation": 50, "test": ROWS},
         "seconds": dict.fromkeys(predictions, 1.0),
         "parameters": 47_169,
+        "ensemble_size": 4,
         "memory_mb": 512,
+        "blending": {"net": {"linear": 0.25, "mlp_1": 0.375, "mlp_2": 0.375, "lyra": 0.0}},
         "stacking": {"weights": {"net": 0.7, "ridge": 0.3}},
         "leakage": {"exact": 2, "near_duplicates": 5, "definition": "up to 1 substitution", "removed": 7, "marked": 0},
     }
-    rivals = [name for name in predictions if name not in ("net", "stack")]
-    stack = difference(target, predictions["stack"], predictions[rivals[0]])
-    metrics["stack_versus_best"] = {"best": rivals[0], **stack}
-    facts = {
-        "table": {"alphabet": "protein", "wild_type": None},
+    config = {
+        "inputs": {"alphabet": "protein", "wild_type": None},
         "file": "assay.csv",
         "target": {"task_type": task_type, "classes": list(target.classes), "names": list(target.names)},
         "split": {"how": "at random", "rows": metrics["rows"]},
@@ -107,7 +114,7 @@ def finished(task_type, seed=0):
     history = [{"part": "net", "step": k, "loss": 1 / k} for k in range(1, 31)]
     history += [{"part": "net", "step": k, f"validation_{MAIN_METRIC[task_type]}": k / 30} for k in (10, 20, 30)]
     sequences = ["".join(random.choice(list(ALPHABETS["protein"]), LENGTH)) for _ in range(ROWS)]
-    return metrics, facts, rows_of(target, predictions, sequences), history
+    return FinishedRun(metrics=metrics, config=config, rows=rows_of(target, predictions, sequences), history=history)
 
 
 def rows_of(target, predictions, sequences):
@@ -138,17 +145,17 @@ def rows_of(target, predictions, sequences):
 
 
 def folder(directory, task_type):
-    metrics, facts, rows, history = finished(task_type)
-    run = open_run(directory, kind="bio", settings=facts["settings"], force=False)
-    if isinstance(rows, list):
-        write_json(run.directory / "test.json", rows)
+    finished_run = finished(task_type)
+    run = open_run(directory, kind="bio", settings=finished_run.config["settings"], force=False)
+    if isinstance(finished_run.rows, list):
+        write_json(run.directory / "test.json", finished_run.rows)
     else:
-        rows.to_csv(run.directory / "test.csv", index=False)
-    (run.directory / "history.jsonl").write_text("\n".join(map(json.dumps, history)))
-    told = {name: value for name, value in facts.items() if name != "settings"}
+        finished_run.rows.to_csv(run.directory / "test.csv", index=False)
+    (run.directory / "history.jsonl").write_text("\n".join(map(json.dumps, finished_run.history)))
+    config = {name: value for name, value in finished_run.config.items() if name != "settings"}
     tensors = {"w": torch.zeros(1)}
-    run.finish(config=told, tensors=tensors, metrics=metrics, card=card(metrics, facts), report="")
-    return metrics, facts, rows, history
+    run.finish(config=config, tensors=tensors, metrics=finished_run.metrics, card=card(finished_run), report="")
+    return finished_run
 
 
 class Whole(HTMLParser):
@@ -167,111 +174,122 @@ class Whole(HTMLParser):
 
 
 @pytest.mark.parametrize("task_type", list(MAIN_METRIC))
-def test_every_kind_has_a_page_of_its_own_that_needs_nothing_else(tmp_path, task_type):
+def test_every_task_type_has_a_complete_and_self_contained_page(tmp_path, task_type):
     folder(tmp_path / "run", task_type)
-    page = report(tmp_path / "run").read_text()
+    page = report(tmp_path / "run", out=tmp_path / "page.html").read_text()
     whole = Whole()
     whole.feed(page)
     assert whole.opened == []
     assert "http" not in page
-    assert "the winner is: net (Lyra)" in page or task_type == "pairs"
+    assert re.search(r"Best on 67 test \w+: network, ", page) or task_type == "pairs"
     assert page.count("data:image/png") >= 4
     assert "How to read this page" in page
-    assert "further test rows that are nearly one of those: up to 1 substitution" in page
+    assert "Other test rows that are near-duplicates of a training or validation row: up to 1 substitution" in page
     assert "nan" not in re.sub(r'src="[^"]*"', "", page)
-    assert "The net's lead in" in (tmp_path / "run" / "README.md").read_text()
+    assert "Difference of the network in" in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_the_page_of_the_folder_is_that_of_the_run(tmp_path, undrawn):
-    told = folder(tmp_path / "run", "regression")
-    page = render(*told)
+    page = render(folder(tmp_path / "run", "regression"))
     assert report(tmp_path / "run", out=tmp_path / "page.html").read_text() == page
     assert (tmp_path / "run" / "report.html").read_text() == ""
     assert sections(tmp_path / "run")[0].title == "Result"
 
 
-def test_a_level_race_is_won_by_the_simpler_model():
+def test_an_existing_report_is_overwritten_only_with_force(tmp_path, undrawn):
+    page = render(folder(tmp_path / "run", "regression"))
+    with pytest.raises(SubquadError, match=r"report\.html: exists already; choose another --out, or overwrite it"):
+        report(tmp_path / "run")
+    assert report(tmp_path / "run", force=True).read_text() == page
+
+
+def test_of_equal_models_the_simplest_is_best():
     test = {name: {"spearman": 0.7} for name in ("net", "stack", "boosting", "ridge")}
     metrics = {"task_type": "regression", "main_metric": "spearman", "rows": {"test": 23}, "test": test}
-    assert winner(metrics) == "ridge"
+    assert best_model(metrics) == "ridge"
     test["stack"]["spearman"] = 0.8
-    assert winner(metrics) == "stack"
+    assert best_model(metrics) == "stack"
 
 
-def test_below_twenty_test_rows_no_winner_is_named(undrawn):
-    metrics, facts, rows, history = finished("regression")
-    metrics["rows"]["test"] = MIN_TEST_ROWS
-    assert "On 20 test rows the winner is: net (Lyra)" in render(metrics, facts, rows, history)
-    metrics["rows"]["test"] = MIN_TEST_ROWS - 1
-    assert winner(metrics) is None
-    for text in (render(metrics, facts, rows, history), card(metrics, facts)):
-        assert "No winner is named, with 19 test rows only: fewer than 20 tell no model from another." in text
-        assert "the winner is" not in text
-        assert "The net's lead" not in text
-        assert "decides who wins" not in text
+def test_below_twenty_test_rows_no_model_is_named_best(undrawn):
+    run = finished("regression")
+    run.metrics["rows"]["test"] = MIN_TEST_ROWS
+    assert "Best on 20 test rows: network, Spearman" in render(run)
+    run.metrics["rows"]["test"] = MIN_TEST_ROWS - 1
+    assert run.best is None
+    for text in (render(run), card(run)):
+        assert "No model is named best: 19 test rows, fewer than the 20 that a comparison needs." in text
+        assert "Best on" not in text
+        assert "Difference of the network" not in text
         assert 'class="winner"' not in text
 
 
-@pytest.mark.parametrize(("measured", "lacking"), [(0, "no positive"), (1, "no negative")])
-def test_one_class_among_the_test_rows_is_said_and_no_figure_of_two_is_shown(undrawn, measured, lacking):
-    metrics, facts, rows, history = finished("binary")
+@pytest.mark.parametrize(("measured", "reason"), [(0, "no positive"), (1, "no negative")])
+def test_metrics_of_two_classes_are_dashes_if_the_test_rows_have_one(undrawn, measured, reason):
+    run = finished("binary")
     target = Target(task_type="binary", y=np.full(ROWS, measured), classes=("no", "yes"))
-    metrics["test"] = {model: score(target, rows[model].to_numpy()) for model in metrics["test"]}
-    metrics["undefined"] = undefined_metrics(target)
-    rows["measured"] = target.classes[measured]
-    page = render(metrics, facts, rows, history)
-    for text in (page, card(metrics, facts)):
-        assert f"No winner is named, with {lacking} among the {ROWS} test rows: AUROC cannot be measured." in text
+    run.metrics["test"] = {model: score(target, run.rows[model].to_numpy()) for model in run.metrics["test"]}
+    run.metrics["undefined"] = undefined_metrics(target)
+    run.rows["measured"] = target.classes[measured]
+    page = render(run)
+    for text in (page, card(run)):
+        assert f"No model is named best: {reason} among the {ROWS} test rows, so that AUROC is undefined." in text
         assert "0.500" not in text
-    assert f"–: {lacking} among them, nothing to measure." in page
-    assert re.search(r"\| net \(Lyra\) \| – \| ", card(metrics, facts))
+    assert f"–: undefined, because there is {reason} among the test rows." in page
+    assert "| network | – | " in card(run)
 
 
-def test_the_verdict_names_the_best_single_model_beside_the_stack_and_says_what_is_not_clear(undrawn):
-    metrics, facts, rows, history = finished("regression")
-    metrics["test"]["stack"]["spearman"] = 0.99
-    metrics["differences"]["ridge"] = {"value": 0.01, "low": -0.02, "high": 0.04}
-    text = render(metrics, facts, rows, history)
-    assert "the winner is: stack of all" in text
-    assert "Of the single models it is: net (Lyra)." in text
-    assert "over ridge +0.0100 (95 % interval -0.0200 to +0.0400, no clear difference)" in text
-    assert "not clearly better than all simple models" in text
+def test_a_difference_that_is_not_significant_is_called_so(undrawn):
+    run = finished("regression")
+    assert "Its advantage over every other model is significant." in render(run)
+    run.metrics["test"]["stack"]["spearman"] = 0.99
+    run.metrics["wins"] = None
+    run.metrics["differences"]["ridge"] = {"value": 0.01, "low": -0.02, "high": 0.04}
+    text = render(run)
+    assert "rows: stack of all models, Spearman 0.990" in text
+    assert "Best single model: network." in text
+    assert "ridge +0.0100 (95 % interval -0.0200 to +0.0400, not significant)" in text
+    assert "The network is not significantly better than all baselines here" in text
 
 
-def test_groups_a_learning_curve_and_coverage_are_shown_where_they_are_known(undrawn):
-    metrics, facts, rows, history = finished("regression")
-    assert "Learning curve" not in render(metrics, facts, rows, history)
-    target = Target(task_type="regression", y=rows[["measured"]].to_numpy(), names=("score",))
+def test_the_page_states_what_the_network_consists_of(undrawn):
+    run = finished("regression")
+    for text in (render(run), card(run)):
+        assert "blending weights, averaged over 4 ensemble members: linear 0.25, MLPs 0.75, Lyra 0.00." in text
+        assert "Lyra does not contribute to its predictions." in text
+
+
+def test_groups_a_learning_curve_and_coverage_are_shown_if_they_are_known(undrawn):
+    run = finished("regression")
+    assert "Learning curve" not in render(run)
+    target = Target(task_type="regression", y=run.rows[["measured"]].to_numpy(), names=("score",))
     names = np.array(["a gene", "b gene"])[np.arange(ROWS) % 2]
-    found = {model: by_group(target, rows[[model]].to_numpy(), names) for model in metrics["test"]}
-    metrics["groups"] = {group: {model: found[model][group] for model in found} for group in found["net"]}
-    metrics["learning_curve"] = [{"rows": n, "net": 0.5 + n / 1e4, "ridge": 0.5} for n in (50, 200, 800)]
+    found = {model: by_group(target, run.rows[[model]].to_numpy(), names) for model in run.metrics["test"]}
+    run.metrics["groups"] = {group: {model: found[model][group] for model in found} for group in found["net"]}
+    run.metrics["learning_curve"] = [{"rows": n, "net": 0.5 + n / 1e4, "ridge": 0.5} for n in (50, 200, 800)]
     levels = {"0.8": {"coverage": 0.79, "width": 1.25}, "0.9": {"coverage": 0.93, "width": None}}
-    metrics["conformal"] = {"net": {"score": levels}, "stack": {"score": levels}}
-    text = render(metrics, facts, rows, history)
+    run.metrics["conformal"] = {"net": {"score": levels}, "stack": {"score": levels}}
+    text = render(run)
     assert "a gene (34)" in text
-    assert re.search(r"The net is first in \d of 2\.", text)
-    assert "Still rising at the end: measure more." in text
+    assert re.search(r"The network is best in \d of 2\.", text)
+    assert "If it still rises at its end, more measurements will help." in text
     assert "79.0 %" in text
 
 
-def test_a_figure_of_nought_is_above_a_negative_one_in_a_group(undrawn):
-    metrics, facts, rows, history = finished("regression")
-    figures = {"net": -0.3, "ridge": 0.0, "boosting": -0.5, "stack": -0.4}
-    metrics["groups"] = {"a gene": {model: {"rows": 31, "spearman": value} for model, value in figures.items()}}
-    assert "The net is first in 0 of 1." in render(metrics, facts, rows, history)
+def test_a_metric_of_zero_is_better_than_a_negative_one_in_a_group(undrawn):
+    run = finished("regression")
+    values = {"net": -0.3, "ridge": 0.0, "boosting": -0.5, "stack": -0.4}
+    run.metrics["groups"] = {"a gene": {model: {"rows": 31, "spearman": value} for model, value in values.items()}}
+    assert "The network is best in 0 of 1." in render(run)
 
 
-def test_near_copies_that_stay_are_said_and_so_are_rows_that_were_not_looked_at(undrawn):
-    metrics, facts, rows, history = finished("regression")
-    assert "--leak-distance 1" not in render(metrics, facts, rows, history)
-    metrics["leakage"] |= {"kept_because": "the split comes from a column", "compared": 20_011, "not_compared": 1_003}
-    text = render(metrics, facts, rows, history)
-    assert "are counted and stay in the test: a column gave the split. --leak-distance 1 leaves them out." in text
-    assert "Near copies were looked for in 20,011 of 21,014 rows, drawn at random." in text
-    # as older versions wrote it
-    del metrics["leakage"]["definition"]
-    assert "nearly one of those: few letters differ" in render(metrics, facts, rows, history)
+def test_near_duplicates_that_stay_and_rows_that_were_not_searched_are_reported(undrawn):
+    run = finished("regression")
+    assert "--leak-distance 1" not in render(run)
+    run.metrics["leakage"] |= {"kept_because": "a column gave the split", "compared": 20_011, "not_compared": 1_003}
+    text = render(run)
+    assert "are counted and stay in the test set: a column gave the split. --leak-distance 1 removes them." in text
+    assert "Near-duplicates were searched in a random sample of 20,011 of 21,014 rows." in text
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
@@ -284,7 +302,12 @@ def made_table(codes, y, **more):
     inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((len(codes), 0)), is_aligned=bool((codes >= 0).all()))
     told = {"path": "t.csv", "frame": pd.DataFrame(), "inputs": inputs, "sequences": sequences, "mutants": None}
     told |= {"target": Target(task_type="regression", y=y, names=("score",)), "wild_type": None, "weight": None}
-    told |= {"groups": None, "has_target": np.isfinite(y[:, 0]), "about": {"alphabet": "dna"}, "remarks": []}
+    told |= {
+        "groups": None,
+        "has_target": np.isfinite(y[:, 0]),
+        "schema": InputSchema(alphabet="dna", is_aligned=True, length=3),
+        "remarks": [],
+    }
     return Table(**(told | more))
 
 
@@ -296,7 +319,7 @@ def test_the_audit_counts_what_is_there():
     table = made_table(codes, y, wild_type="ACG", mutants=mutants, groups=groups)
     found = audit(table, SimpleNamespace(parts={"train": [0, 1], "validation": [4], "test": [2]}))
     assert (found["rows"], found["measured"], found["varying"]) == (5, 4, 3)
-    assert found["duplicates"] == {"rows": 1, "spread": 0.5}
+    assert found["duplicates"] == {"rows": 1, "difference": 0.5}
     assert found["mutations"] == {"0": 2, "1": 2, "2": 1}
     assert found["letters"] == {"A": 4, "C": 4, "G": 4, "T": 3}
     assert found["groups"] == {"count": 2, "largest": [["a", 3], ["b", 1]]}
@@ -310,18 +333,18 @@ def test_the_audit_counts_what_is_there():
     )["mutations"] == {"0": 2, "1": 2, "2": 1}
 
 
-def test_neighbours_of_unequal_length_are_told_by_their_words():
+def test_sequences_of_unequal_length_are_compared_by_k_mers():
     random = np.random.default_rng(0)
     codes = random.integers(0, 20, (11, 31)).astype(np.int8)
     codes[10] = codes[3]
     codes[10, 20:] = PAD
     inputs = Inputs(codes=codes, letters=20, covariates=np.zeros((11, 0)), is_aligned=False)
     found = nearest(inputs, np.arange(10), np.array([10]))
-    assert (found["measure"], found["median"]) == ("words missing", 0.0)
+    assert (found["measure"], found["median"]) == ("missing k-mers", 0.0)
     assert nearest(inputs, np.arange(5), np.array([6]))["median"] > 0.9
 
 
-def test_neighbours_are_those_of_the_definition():
+def test_nearest_rows_are_those_of_the_definition():
     random = np.random.default_rng(0)
     codes = random.integers(0, 4, (53, 7)).astype(np.int8)
     inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((53, 0)), is_aligned=True)

@@ -107,7 +107,7 @@ def test_an_existing_scan_is_overwritten_only_with_force(with_run, tmp_path):
 
 def test_positions_that_did_not_vary_in_training_are_skipped(with_run, tmp_path):
     model = with_run(AdditiveModel())
-    model.nets = SimpleNamespace(positions=np.array([1, 4]))
+    model.net = SimpleNamespace(positions=np.array([1, 4]))
     frame = scan(model, out=tmp_path / "scan", quiet=True)
     assert sorted(set(frame["position"])) == [2, 5]
 

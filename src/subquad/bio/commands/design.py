@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.data import examples
 from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints
 from subquad.bio.design_search.search import ScoredVariants, search
@@ -110,12 +111,12 @@ def _measured(run: Any, scorer: Scorer, settings: DesignSettings, *, quiet: bool
 
 
 def _table_of_fit(folder: Path | None, model: Any) -> Path | None:
-    """Return the table of the fit, if a file of its name and content is here, beside the run or in it."""
+    """Return the table of the fit, if its file is in this folder, in or beside the run, or ships with subquad."""
     name = model.config.get("file")
     expected = model.config.get("subquad", {}).get("settings", {}).get("fingerprint")
     if folder is None or name is None or expected is None:
         return None
-    candidates = [Path(name), folder.parent / name, folder / name]
+    candidates = [Path(name), folder.parent / name, folder / name, Path(examples.__file__).parent / name]
     return next((path for path in candidates if path.is_file() and fingerprint(path) == expected), None)
 
 

@@ -1,6 +1,7 @@
 """`epistasis`: double-mutant cycles and variance by order of interaction, of measurements, a fitted model or both."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ __all__ = ["epistasis"]
 
 
 def epistasis(
-    source: Path | str,
+    source: Any,
     settings: EpistasisSettings | None = None,
     *,
     out: Path | str,
@@ -40,7 +41,7 @@ def epistasis(
     units of the target, or in log odds of a predicted class.
 
     Args:
-        source: Folder that `fit` wrote, or a table of variants with measurements.
+        source: Table of variants with measurements, folder that `fit` wrote, or a `BioModel`.
         settings: Columns and wild type of a table; for a fitted model, target and measurements to compare with.
         out: Output folder: `pairs.csv`, `cycles.csv.gz`, `orders.csv`, `epistasis.html`, figures as PNG and PDF.
         seed: Seed of random subsamples.
@@ -52,11 +53,10 @@ def epistasis(
             exists; nothing has been written then.
     """
     settings, out = settings or EpistasisSettings(), check_output(as_folder(out), force=force)
-    if Path(source).is_dir():
-        landscape = _of_run(source, settings, seed=seed, quiet=quiet)
-    else:
-        landscape = _of_table(source, settings, seed=seed, quiet=quiet)
-    return _write(landscape, out, Path(source).name)
+    is_table = isinstance(source, str | Path) and not Path(source).is_dir()
+    analyse = _of_table if is_table else _of_run
+    landscape = analyse(source, settings, seed=seed, quiet=quiet)
+    return _write(landscape, out, Path(source).name if isinstance(source, str | Path) else "Fitted model")
 
 
 def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
@@ -86,7 +86,7 @@ def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet
     return landscape
 
 
-def _of_run(run: Path | str, settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
+def _of_run(run: Any, settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
     scorer = open_scorer(run, target=settings.target)
     wild_type = input_sequence(scorer.model, settings.wild_type, "--wild-type")
     measured = None

@@ -105,8 +105,8 @@ class Scorer:
     @property
     def positions(self) -> list[int] | None:
         """Positions (from 0) that varied in training and that the model reads; None: all."""
-        nets = getattr(self.model, "nets", None)
-        positions = getattr(nets, "positions", None)
+        net = getattr(self.model, "net", None)
+        positions = getattr(net, "positions", None)
         return None if positions is None else [int(position) for position in positions]
 
     def normalized(self, sequence: str) -> str:

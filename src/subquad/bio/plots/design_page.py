@@ -57,7 +57,7 @@ def _table(designs: pd.DataFrame) -> Table:
         std = "" if pd.isna(row["prediction_std"]) else f" ± {show(float(row['prediction_std']))}"
         distance = None if pd.isna(row["distance"]) else int(row["distance"])
         prediction, well = show(float(row["prediction"])) + std, f"{row['plate']} {row['well']}"
-        rows.append([row["name"], row["mutants"].reposition(":", " "), prediction, float(row["ucb"]), distance, well])
+        rows.append([row["name"], row["mutants"].replace(":", " "), prediction, float(row["ucb"]), distance, well])
     caption = (
         f"The best {len(rows)} of {len(designs):,} designs in designs.csv. ±: standard deviation of the ensemble "
         "members; UCB: upper confidence bound, by which designs are ranked; distance: substitutions to the nearest "
@@ -71,7 +71,7 @@ def _by_mutations(frame: pd.DataFrame, scored: ScoredVariants, own: float, label
     axes = figure.add_subplot()
     random, rows = np.random.default_rng(0), np.flatnonzero(scored.violations == 0)
     if len(rows) > MAX_POINTS:
-        rows = random.choice(rows, MAX_POINTS, reposition=False)
+        rows = random.choice(rows, MAX_POINTS, replace=False)
     counts = (scored.codes[rows] != scored.constraints.start).sum(1)
     jitter = random.uniform(-0.28, 0.28, len(rows))
     axes.scatter(counts + jitter, scored.mean[rows], s=5, color=GREY, alpha=0.35, linewidths=0, label="scored variants")
