@@ -12,7 +12,7 @@ from subquad.bio.cli import cross_validate as command
 from subquad.bio.commands import cross_validate as crossval
 from subquad.bio.commands import fit as fit_command
 from subquad.bio.commands.cross_validate import cross_validate
-from subquad.bio.plots.cross_validation_page import is_level
+from subquad.bio.plots.cross_validation_page import is_tied
 from subquad.errors import SubquadError
 from subquad.runs.options import RunOptions
 
@@ -63,7 +63,7 @@ def test_the_metrics_are_those_of_the_folds_and_of_all_rows(done):
     gap = metrics["differences"]["ridge"]
     assert gap["low"] <= gap["value"] <= gap["high"]
     page = (out / "report.html").read_text()
-    assert "As the mean of 3 folds the winner is" in page
+    assert "Best on average over 3 folds" in page
     assert "fold-2/report.html" in page
 
 
@@ -142,5 +142,5 @@ def test_tables_without_folds_are_refused(tmp_path, more, message):
 
 
 def test_a_lead_that_the_folds_do_not_agree_on_is_no_lead():
-    assert is_level([0.5, 0.3, 0.6], [0.4, 0.5, 0.3])
-    assert not is_level([0.5, 0.3, 0.6], [0.4, 0.2, 0.5])
+    assert is_tied([0.5, 0.3, 0.6], [0.4, 0.5, 0.3])
+    assert not is_tied([0.5, 0.3, 0.6], [0.4, 0.2, 0.5])

@@ -28,8 +28,8 @@ SHORT = {"epochs": 3.0, "ensemble_size": 1, "random_state": 0}
 
 EXCEPTIONS = {
     "check_sample_weight_equivalence_on_dense_data": (
-        "a weight scales the loss of a row, while repeated rows fall into other batches and may be held out; weight 0 is "
-        "tested below"
+        "a weight scales the loss of a row, while repeated rows fall into other batches and may be held out; "
+        "weight 0 is tested below"
     )
 }
 

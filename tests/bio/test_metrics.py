@@ -277,12 +277,11 @@ def test_the_decoded_structure_is_the_best_of_all_nested_ones(threshold, min_loo
     assert (got[:, 1] - got[:, 0] > min_loop).all()
 
 
-def test_crossing_pairs_are_kept_on_demand():
+def test_of_crossing_pairs_the_likelier_one_is_kept():
     P = np.zeros((13, 13))
     for i, j, value in ((0, 7, 0.9), (3, 11, 0.8), (3, 10, 0.7)):
         P[i, j] = P[j, i] = value
     assert decode_pairs(P).tolist() == [[0, 7]]
-    assert decode_pairs(P, is_nested=False).tolist() == [[0, 7], [3, 11]]
     for L in (0, 1, 5):
         assert decode_pairs(np.zeros((L, L))).shape == (0, 2)
     with pytest.raises(ValueError, match=r"must be square, got \(3, 2\)"):

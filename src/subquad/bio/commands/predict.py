@@ -31,7 +31,7 @@ def predict(
     A regression adds `prediction`; several targets or labels add `prediction_NAME` each. Two classes add `prediction`,
     the probability of the second one, and `prediction_class`; more classes add `prediction`, the most likely class, and
     `probability_CLASS` for each. Residues add `prediction`, a JSON list (for classes: a string or a list of names), and
-    base pairs a dot-bracket string or a JSON list of pairs. `prediction_std` is the standard deviation of the ensemble,
+    base pairs a dot-bracket string. `prediction_std` is the standard deviation of the ensemble,
     and `prediction_low` and `prediction_high` are the 90 % interval (of several targets, `prediction_low_NAME` …),
     which is empty if the fit had too few validation rows.
 

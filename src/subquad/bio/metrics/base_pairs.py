@@ -8,16 +8,16 @@ import numpy as np
 __all__ = ["agreement", "decode_pairs", "dot_bracket"]
 
 
-def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3, is_nested: bool = True) -> np.ndarray:
-    r"""Return the structure, `(p, 2)`, predicted by pair probabilities.
+def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3) -> np.ndarray:
+    r"""Return the structure without crossing pairs, `(p, 2)`, with the largest sum of $P_{ij} - \theta$ over its pairs.
+
+    The $\gamma$-centroid estimator of Hamada et al., Bioinformatics 25 (2009) 465, with $\theta = 1/(\gamma+1)$, by
+    Nussinov's recursion.
 
     Args:
         P: `(L, L)` probability of each pair, symmetric.
-        threshold: Pairs must be more likely than this.
+        threshold: $\theta$; pairs must be more likely than this.
         min_loop: Minimum number of letters between the two of a pair.
-        is_nested: Allow no crossing pairs and maximise the sum of $P_{ij} - \theta$: the $\gamma$-centroid estimator
-            of Hamada et al., Bioinformatics 25 (2009) 465, with $\theta = 1/(\gamma+1)$, by Nussinov's recursion.
-            Otherwise take each pair whose letters are each other's most likely partners, crossing or not.
 
     Raises:
         ValueError: P is not square.
@@ -28,17 +28,9 @@ def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3, is
     gain = np.triu(P - threshold, min_loop + 1)
     first, second = np.nonzero(gain > 0)
     both = np.concatenate([first, second])
-    if not is_nested:
-        return _mutual(gain, first, second)
     if len(np.unique(both)) == len(both) and not _crosses(first, second):
         return np.stack([first, second], axis=1)
     return _nested(gain, first, second)
-
-
-def _mutual(gain: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    likeliest = (gain + gain.T).argmax(1) if len(gain) else np.zeros(0, dtype=np.int64)
-    is_mutual = (likeliest[first] == second) & (likeliest[second] == first)
-    return np.stack([first[is_mutual], second[is_mutual]], axis=1)
 
 
 def _crosses(first: np.ndarray, second: np.ndarray) -> bool:

@@ -143,7 +143,8 @@ def compare_models(target: Target, predictions: Mapping[str, Any], *, single: Se
         single: Names of the models that are no combination of others.
 
     Returns:
-        `test.<model>.<metric>`; `intervals.test.<model>.<metric>`, 95 % bootstrap intervals; `undefined`;
+        `task_type`, `main_metric`; `test.<model>.<metric>`; `intervals.test.<model>.<metric>`, 95 % bootstrap
+        intervals; `undefined`;
         `differences.<model>`, by which the main metric of `net` is higher; `stack_versus_best`; and `wins`, the model
         with the best main metric if its advantage over every other model is significant, else None.
     """
@@ -158,7 +159,9 @@ def compare_models(target: Target, predictions: Mapping[str, Any], *, single: Se
         low, high = _interval(drawn[first][main] - drawn[second][main], value)
         return {"value": value, "low": low, "high": high}
 
-    found = {
+    found: dict[str, Any] = {
+        "task_type": target.task_type,
+        "main_metric": main,
         "test": test,
         "undefined": undefined,
         "intervals": {
@@ -195,11 +198,10 @@ def difference(
         `value`, `low` and `high`.
     """
     name = name or MAIN_METRIC[target.task_type]
-    everyone = np.ones((1, len(target)))
-    sides = [task_metrics(target, prediction)[name] for prediction in (first, second)]
-    value = _defined(name, sides[0](everyone)[0]) - _defined(name, sides[1](everyone)[0])
-    drawn = [sides[0](W) - sides[1](W) for W in _samples(target, draws, seed)]
-    low, high = _interval(np.concatenate(drawn), value)
+    value = score(target, first)[name] - score(target, second)[name]
+    # equal seeds draw equal rows
+    one, other = (bootstrap_metric(target, side, name, draws=draws, seed=seed) for side in (first, second))
+    low, high = _interval(one - other, value)
     return {"value": value, "low": low, "high": high}
 
 

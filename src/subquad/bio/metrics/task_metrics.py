@@ -21,7 +21,7 @@ Metric = Callable[[np.ndarray], np.ndarray]
 
 
 def task_metrics(target: Target, prediction: Any) -> dict[str, Metric]:
-    """Return the metrics of the task type as functions of the counts of rows; predictions are sorted once for all samples.
+    """Return the metrics of the task type as functions of the counts of rows; values are sorted once.
 
     Args:
         target: Measured values of n rows.

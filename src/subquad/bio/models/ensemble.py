@@ -48,7 +48,7 @@ class NetEnsemble:
     def seconds(self) -> float:
         """Time of the training, in seconds."""
         own = (one["seconds"] + sum(branch["seconds"] for branch in one.get("branches", ())) for one in self.selected)
-        return sum(own)
+        return float(sum(own))
 
     @property
     def blending(self) -> dict[str, float]:

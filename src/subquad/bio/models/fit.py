@@ -176,11 +176,10 @@ def fit_models(
         for part in ("validation", "test")
     }
     nets, spreads = {}, {}
-    for place, preset in enumerate(presets):
-        name, began = "net" if place == 0 else preset, time.monotonic()
+    for name, preset in zip(("net", *presets[1:]), presets, strict=True):
         own_settings, ridge = replace(settings, preset=preset), baselines.get("ridge")
         nets[name] = fit_net(data, own_settings, ridge, seed=seed, directory=directory, quiet=quiet)
-        seconds[name] = nets[name].seconds or time.monotonic() - began
+        seconds[name] = nets[name].seconds
         for part, own in predictions.items():
             each = nets[name].predict_each(data.dataset.part(part)[0])
             own[name], spreads[name, part] = ensemble_mean(each), ensemble_std(each)
@@ -192,18 +191,8 @@ def fit_models(
     seconds["stack"] = time.monotonic() - began
     for own in predictions.values():
         own["stack"] = stacking.predict({name: own[name] for name in single})
-    metrics = {
-        "task_type": truth.task_type,
-        "main_metric": MAIN_METRIC[truth.task_type],
-        **compare_models(truth, predictions["test"], single=single),
-        "rows": {part: len(rows) for part, rows in dataset.split.items()},
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "memory_mb": peak_memory(),
-        "parameters": sum(p.numel() for net in nets["net"].nets for p in net.parameters()),
-        "ensemble_size": len(nets["net"].nets),
-        "blending": {name: own.blending for name, own in nets.items()},
-        "stacking": stacking.as_dict(),
-    }
+    metrics = compare_models(truth, predictions["test"], single=single)
+    metrics |= _costs(dataset, nets, seconds) | {"stacking": stacking.as_dict()}
     selected = {name: own.selected for name, own in (baselines | nets).items()}
     if truth.task_type == "regression":
         metrics["conformal"], selected["conformal"] = _conformal(data.dataset, predictions, spreads)
@@ -215,6 +204,18 @@ def fit_models(
         selected=selected,
         positions=data.positions,
     )
+
+
+def _costs(dataset: Dataset, nets: Mapping[str, NetEnsemble], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return sizes of data and networks, blending weights, time and memory."""
+    return {
+        "rows": {part: len(rows) for part, rows in dataset.split.items()},
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "memory_mb": peak_memory(),
+        "parameters": sum(p.numel() for net in nets["net"].nets for p in net.parameters()),
+        "ensemble_size": len(nets["net"].nets),
+        "blending": {name: own.blending for name, own in nets.items()},
+    }
 
 
 def _fit_baselines(

@@ -48,7 +48,7 @@ def add_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
             for k, name in enumerate(classes):
                 frame[f"probability_{name}"] = prediction[:, k]
         case "pairs":
-            frame["prediction"] = [_structure(values) for values in prediction]
+            frame["prediction"] = [dot_bracket(decode_pairs(values), len(values)) for values in prediction]
         case _:
             own = (prediction[row, :length] for row, length in enumerate(read.inputs.lengths))
             frame["prediction"] = [_residues(values, model.task_type, classes) for values in own]
@@ -126,10 +126,3 @@ def _residues(values: np.ndarray, task_type: str, classes: list[str]) -> str:
         return json.dumps(np.round(values[:, 0], 4).tolist())
     predicted = [classes[k] for k in values.argmax(1)]
     return "".join(predicted) if all(len(name) == 1 for name in classes) else json.dumps(predicted)
-
-
-def _structure(values: np.ndarray) -> str:
-    """Return the structure in dot-bracket notation, or as a list of pairs counted from 1 if pairs cross."""
-    pairs = np.asarray(decode_pairs(values)).reshape(-1, 2)
-    crosses = any(i < k < j < m for i, j in pairs for k, m in pairs)
-    return json.dumps((pairs + 1).tolist()) if crosses else dot_bracket(pairs, len(values))
