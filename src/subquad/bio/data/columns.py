@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from subquad.bio.data.files import is_missing, with_hyphens
+from subquad.bio.data.files import is_missing, to_numbers, with_decimal_points
 from subquad.bio.data.variants import looks_like_variants
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, collect_errors, unknown
@@ -148,12 +149,11 @@ def _infer_sequence(path: Path | str, left: list[str], likely: list[str], mutant
 def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
     left = [name for name in frame.columns if name not in taken and not _is_index(name)]
     named = _named(TARGET_NAMES, left)
-    some = frame[left].head(SAMPLE_ROWS)
+    sample = frame[left].head(SAMPLE_ROWS)
     numbers = [
         name
         for name in left
-        if pd.to_numeric(with_hyphens(some[name]).str.replace(",", "."), errors="coerce").notna().sum()
-        > 0.9 * (~is_missing(some[name])).sum()
+        if (~np.isnan(to_numbers(with_decimal_points(sample[name])))).sum() > 0.9 * (~is_missing(sample[name])).sum()
     ]
     for candidate in (named, left[0] if len(left) == 1 else None, numbers[0] if len(numbers) == 1 else None):
         if candidate is not None:

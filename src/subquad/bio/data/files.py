@@ -19,7 +19,7 @@ import pandas as pd
 from subquad.bio.data.fasta import parse_fasta
 from subquad.errors import SubquadError, collect_errors, raise_errors, require, unknown
 
-__all__ = ["MISSING", "is_missing", "read_frame", "read_numbers", "separator_of", "with_hyphens"]
+__all__ = ["MISSING", "is_missing", "read_frame", "read_numbers", "separator_of", "to_numbers", "with_decimal_points"]
 
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Values, in lower case, that mean: not measured."""
@@ -260,6 +260,17 @@ def with_hyphens(text: pd.Series) -> pd.Series:
     return text.str.replace("\u2212", "-", regex=False)
 
 
+def to_numbers(text: pd.Series) -> np.ndarray:
+    """Return text as a new array of float64, NaN where it is not a number."""
+    numbers: Any = pd.to_numeric(text, errors="coerce")
+    return np.array(numbers, dtype=np.float64)
+
+
+def with_decimal_points(text: pd.Series) -> pd.Series:
+    """Return a column with a hyphen for the typographic minus sign, and points for decimal commas."""
+    return with_hyphens(text).str.replace(",", ".", regex=False)
+
+
 def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.ndarray, list[str]]:
     """Return a column of text as float64 (NaN where not measured), and remarks.
 
@@ -272,11 +283,10 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
         SubquadError: Values that are not finite numbers.
     """
     text, missing, remarks = with_hyphens(column.str.strip()), is_missing(column), []
-    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
+    numbers = to_numbers(text)
     wrong = ~np.isfinite(numbers) & ~missing
     if wrong.any() and _has_decimal_commas(text[~missing], text[wrong]):
-        commas = pd.to_numeric(text[wrong].str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
-        numbers[wrong] = commas
+        numbers[wrong] = to_numbers(with_decimal_points(text[wrong]))
         remarks.append(f"commas in column {column.name!r} are read as decimal points ({text[wrong].iloc[0]})")
         wrong = ~np.isfinite(numbers) & ~missing
     count = int(wrong.sum())

@@ -13,6 +13,7 @@ import pandas as pd
 
 from subquad.bio.data.alphabet import flatten
 from subquad.bio.data.dataset import Target, TaskType
+from subquad.bio.data.files import to_numbers
 from subquad.errors import SubquadError, raise_errors
 
 __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
@@ -175,7 +176,7 @@ def _flat_numbers(path: Path | str, name: str, rows: np.ndarray, lists: list, fo
         numbers = np.array(items, dtype=np.float64)
     except (ValueError, TypeError):
         text = pd.Series([None if item is None or str(item) in UNKNOWN else str(item) for item in items], dtype=object)
-        numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
+        numbers = to_numbers(text)
         numbers[np.isnan(numbers) & text.notna().to_numpy()] = np.inf
     row_of = np.repeat(rows, found)
     starts = np.repeat(np.cumsum(found) - found, found)

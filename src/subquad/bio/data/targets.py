@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import Target, TaskType
-from subquad.bio.data.files import is_missing, read_numbers, with_hyphens
+from subquad.bio.data.files import is_missing, read_numbers, to_numbers, with_decimal_points
 from subquad.bio.data.residue_targets import (
     looks_like_pairs,
     looks_like_residues,
@@ -87,7 +87,7 @@ def _infer(
         return "pairs"
     if lengths is not None and (task_type := looks_like_residues(text, lengths[has])) is not None:
         return task_type
-    numbers = pd.to_numeric(with_hyphens(text).str.replace(",", "."), errors="coerce").to_numpy(dtype=np.float64)
+    numbers = to_numbers(with_decimal_points(text))
     is_number = np.isfinite(numbers)
     if is_number.all() and set(np.unique(numbers)) in ({0.0, 1.0}, {-1.0, 1.0}, {0.0}, {1.0}):
         return "binary"
@@ -125,7 +125,7 @@ def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: 
 
 
 def _classes(path: Path | str, column: pd.Series, has: np.ndarray, task_type: TaskType) -> tuple[Target, list[str]]:
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
+    numbers = to_numbers(column)
     if np.isfinite(numbers[has]).all():
         # 1 and 1.0 are one class
         whole = has & (numbers == np.round(numbers))

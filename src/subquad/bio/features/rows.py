@@ -1,4 +1,4 @@
-"""One part of a problem as rows that simple models learn from: rows of the table, or single residues.
+"""One part of a dataset as training rows of the baselines: rows of the table, or single residues.
 
 Axes: n rows, T positions, m residues, K columns.
 """
@@ -14,18 +14,18 @@ __all__ = ["Part", "part_of"]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What is known of one part of the rows, a residue as a row where each has a value."""
+    """Inputs, target and weights of one part; with one value per residue, each known residue is a row."""
 
     inputs: Inputs
     target: Target
-    """Of the rows, or of the known residues: its kind is one of rows then, and it has m of them."""
+    """Target of the rows, or of the m known residues (with the task type of rows)."""
     residues: tuple[np.ndarray, ...]
-    """Rows of `inputs` and positions of the residues, each `(m,)`; nothing where a row has one value."""
+    """Rows of `inputs` and positions of the residues, `(m,)` each; empty if there is one value per row."""
     weight: np.ndarray | None
     """`(n,)` or `(m,)`."""
 
     def take(self, chosen: np.ndarray) -> "Part":
-        """Return some of the rows or residues."""
+        """Return the given rows or residues."""
         return replace(
             self,
             inputs=self.inputs if self.residues else self.inputs.take(chosen),
@@ -35,7 +35,7 @@ class Part:
         )
 
     def column(self, k: int) -> tuple[np.ndarray, "Part"]:
-        """Return the rows where one column of measurements or labels is known, and them with it alone."""
+        """Return the rows where target column k is known, and the part with these rows and this column only."""
         target = self.target
         if target.task_type not in ("regression", "multilabel"):
             return np.arange(len(target)), self
@@ -51,7 +51,7 @@ class Part:
 
 
 def part_of(dataset: Dataset, name: str, *, most: int, seed: int) -> Part:
-    """Return one part of a problem; of the known residues at most so many, drawn at random."""
+    """Return `train` or `validation` of a dataset, with at most `most` known residues, drawn at random."""
     inputs, target = dataset.part(name)
     weight = None if dataset.weight is None else dataset.weight[dataset.split[name]]
     if not target.is_residue:
@@ -61,9 +61,9 @@ def part_of(dataset: Dataset, name: str, *, most: int, seed: int) -> Part:
     y = target.y[rows, positions]
     weight = None if weight is None else weight[rows]
     if len(rows) > most:
-        # figures are of what there is, so only learning sees rare classes more often
+        # metrics need the natural frequencies, so only the training set oversamples rare classes
         is_class = name == "train" and target.task_type != "residue_regression"
-        drawn, times = _drawn(y, most, seed=seed, is_class=is_class)
+        drawn, times = _sample(y, most, seed=seed, is_class=is_class)
         rows, positions, y = rows[drawn], positions[drawn], y[drawn]
         weight = times if weight is None else times * weight[drawn]
     task_type = target.task_type.removeprefix("residue_")
@@ -71,16 +71,16 @@ def part_of(dataset: Dataset, name: str, *, most: int, seed: int) -> Part:
     return Part(inputs=inputs, target=flat, residues=(rows, positions), weight=weight)
 
 
-def _drawn(y: np.ndarray, most: int, *, seed: int, is_class: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return which are drawn, in order, and how much each counts, 1 on average: rare classes are kept whole."""
+def _sample(y: np.ndarray, most: int, *, seed: int, is_class: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return a sorted sample that keeps rare classes whole, and its weights with mean 1."""
     random = np.random.default_rng(seed)
     groups = [np.flatnonzero(y == k) for k in np.unique(y)] if is_class else [np.arange(len(y))]
-    left, drawn, times = most, [], []
+    left, chosen, weights = most, [], []
     for number, group in enumerate(sorted(groups, key=len)):
         count = min(len(group), left // (len(groups) - number))
-        drawn.append(random.choice(group, count, replace=False))
-        times.append(np.full(count, len(group) / count * most / len(y)))
+        chosen.append(random.choice(group, count, replace=False))
+        weights.append(np.full(count, len(group) / count * most / len(y)))
         left -= count
-    drawn, times = np.concatenate(drawn), np.concatenate(times)
+    drawn = np.concatenate(chosen)
     order = np.argsort(drawn)
-    return drawn[order], times[order]
+    return drawn[order], np.concatenate(weights)[order]

@@ -106,7 +106,7 @@ def _joined(sequences: list[str], labels: np.ndarray, count: int, identity: floa
     lengths, codes = lengths[order], _padded([sequences[k] for k in order])
     for start in range(0, count, BLOCK):
         block = np.arange(start, min(start + BLOCK, count))
-        end = np.searchsorted(lengths, lengths[block[-1]] / identity + SLACK, side="right")
+        end = int(np.searchsorted(lengths, lengths[block[-1]] / identity + SLACK, side="right"))
         furthest = int((1 - identity) * lengths[end - 1] + SLACK) if lengths[0] < lengths[-1] else 0
         for others in np.split(np.arange(start, end), range(OTHERS, end - start, OTHERS)):
             similar = _identity(codes, lengths, block, others, range(-furthest, furthest + 1)) >= identity

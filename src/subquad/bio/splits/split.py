@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import PARTS
+from subquad.bio.data.files import to_numbers
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.clusters import cluster
@@ -141,21 +142,22 @@ def count_folds(table: Table, settings: FitSettings) -> int:
         return settings.folds
     if name not in table.frame.columns:
         raise SubquadError(f"{table.path}: {unknown('column', name, table.frame.columns)} (--split)")
-    values = _values(table.frame, name)[np.asarray(table.has_target)]
+    values = _values(table.frame, name).loc[np.asarray(table.has_target)]
     if not _are_folds(values):
         raise SubquadError(
             f"{table.path}: column {name!r} has no fold numbers ({', '.join(values.unique()[:3])} …); leave out "
             "--split to have folds made"
         )
-    return int(pd.to_numeric(values[values != ""]).nunique())
+    return len(np.unique(to_numbers(values.loc[values != ""])))
 
 
 def _values(frame: pd.DataFrame, name: str) -> pd.Series:
+    """Return a column in lower case, indexed from 0."""
     return frame[name].astype(str).str.strip().str.lower().reset_index(drop=True)
 
 
 def _are_folds(values: pd.Series) -> bool:
-    return bool(values[values != ""].str.fullmatch(r"\d+(\.0+)?").all() and (values != "").any())
+    return bool(values.loc[values != ""].str.fullmatch(r"\d+(\.0+)?").all() and (values != "").any())
 
 
 def _column(frame: pd.DataFrame, settings: FitSettings) -> str | None:
@@ -291,7 +293,7 @@ def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -
 def _folds_of_column(
     table: Table, settings: FitSettings, name: str, values: pd.Series
 ) -> tuple[dict[str, np.ndarray], str]:
-    numbers = pd.to_numeric(values).to_numpy(dtype=np.float64, copy=True)
+    numbers = to_numbers(values)
     numbers[~table.has_target] = np.nan
     known = np.unique(numbers[~np.isnan(numbers)])
     fold = settings.fold or 0
