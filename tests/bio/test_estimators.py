@@ -14,12 +14,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subquad.bio.commands.predict import predict
+from subquad.bio.commands.report import report
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.models.estimator_data import holdout_mask, read_X
 from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
 from subquad.bio.models.fit import fit_net, prepare
 from subquad.bio.models.fitted import BioModel
-from subquad.bio.plots.fit_page import report
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.runs.loading import load_run

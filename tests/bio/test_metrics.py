@@ -8,7 +8,16 @@ from sklearn import metrics as sk
 from subquad.bio.data.dataset import TASK_TYPES, Target
 from subquad.bio.metrics import scores, task_metrics
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs
-from subquad.bio.metrics.scores import MAIN_METRIC, by_group, difference, intervals, score, title, undefined_metrics
+from subquad.bio.metrics.scores import (
+    MAIN_METRIC,
+    by_group,
+    compare_models,
+    difference,
+    intervals,
+    score,
+    title,
+    undefined_metrics,
+)
 
 CLASSES = ("helix", "sheet", "coil")
 
@@ -75,7 +84,7 @@ def take(prediction, rows):
     return [prediction[row] for row in rows] if isinstance(prediction, list) else prediction[rows]
 
 
-def test_measurements_have_the_figures_of_scipy_and_sklearn():
+def test_regression_metrics_equal_those_of_scipy_and_scikit_learn():
     y, p = numbers()
     got = score(Target(task_type="regression", y=y), p)
     assert got["spearman"] == pytest.approx(spearmanr(y[:, 0], p[:, 0]).statistic, abs=1e-12)
@@ -97,7 +106,7 @@ def test_ndcg_without_ties_is_that_of_the_ten_best_of_a_hundred():
     assert got["top10_recall"] == pytest.approx(len(best) / 10)
 
 
-def test_a_constant_prediction_is_worth_nothing_and_never_nan():
+def test_a_constant_prediction_scores_chance_and_never_nan():
     y = np.sort(numbers()[0], axis=0)
     got = score(Target(task_type="regression", y=y), np.full_like(y, 0.1))
     assert got["spearman"] == got["pearson"] == 0
@@ -110,7 +119,7 @@ def test_a_constant_prediction_is_worth_nothing_and_never_nan():
         assert np.isfinite(list(score(task_type, np.full(len(task_type), 0.5)).values())).all()
 
 
-def test_one_class_alone_gives_neutral_figures():
+def test_one_class_alone_gives_metrics_of_chance():
     target = Target(task_type="binary", y=np.ones(7, dtype=int), classes=("no", "yes"))
     got = score(target, np.linspace(0, 1, 7))
     assert got["auroc"] == 0.5
@@ -118,7 +127,7 @@ def test_one_class_alone_gives_neutral_figures():
     assert intervals(target, np.linspace(0, 1, 7), 11)["auroc"] == (0.5, 0.5)
 
 
-def test_two_classes_have_the_figures_of_sklearn():
+def test_binary_metrics_equal_those_of_scikit_learn():
     target, p = binary()
     got, said = score(target, p), p[:, 0] > 0.5
     want = {
@@ -132,7 +141,7 @@ def test_two_classes_have_the_figures_of_sklearn():
     assert got == pytest.approx(want, abs=1e-12)
 
 
-def test_three_classes_have_the_figures_of_sklearn():
+def test_multiclass_metrics_equal_those_of_scikit_learn():
     target, p = next(pair for pair in every_kind() if pair[0].task_type == "multiclass")
     said = p.argmax(1)
     want = {
@@ -145,7 +154,7 @@ def test_three_classes_have_the_figures_of_sklearn():
     assert score(target, p) == pytest.approx(want, abs=1e-12)
 
 
-def test_several_columns_are_averaged_over_what_was_measured():
+def test_columns_are_averaged_over_their_measured_rows():
     target, p = next(every_kind())
     got = score(target, p)
     known = ~np.isnan(target.y[:, 1])
@@ -158,7 +167,7 @@ def test_several_columns_are_averaged_over_what_was_measured():
     assert got["auroc:binds"] == pytest.approx(sk.roc_auc_score(target.y[:, 0], p[:, 0]), abs=1e-12)
 
 
-def test_residues_are_pooled_where_they_are_known():
+def test_residues_are_pooled_over_known_values():
     target, p = residues("residue_binary")
     known = target.y >= 0
     y, scores = target.y[known], p[known][:, 0]
@@ -181,7 +190,7 @@ def test_residues_are_pooled_where_they_are_known():
     assert np.isfinite(score(target, p)["r2"])
 
 
-def test_every_kind_has_its_main_figure_and_counts_equal_rows_written_out(monkeypatch):
+def test_every_task_type_has_its_main_metric_and_weights_equal_repeated_rows(monkeypatch):
     rows = np.random.default_rng(1).integers(0, 19, 19)
     seen = set()
     for target, p in every_kind():
@@ -217,7 +226,29 @@ def test_the_interval_of_a_difference_is_paired():
     assert near["high"] - near["low"] < (lone[1] - lone[0]) / 2
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_a_model_wins_only_if_its_advantage_over_every_other_one_is_significant():
+    random = np.random.default_rng(4)
+    y = random.normal(size=(211, 1))
+    target = Target(task_type="regression", y=y)
+    models = {
+        name: y + size * random.normal(size=y.shape) for name, size in (("ridge", 3), ("boosting", 2), ("net", 1))
+    }
+    found = compare_models(target, models | {"stack": models["net"]}, single=list(models))
+    # the stack equals the network, so that neither wins
+    assert found["wins"] is None
+    assert found["stack_versus_best"] == {"best": "net", "value": 0, "low": 0, "high": 0}
+    found = compare_models(target, models, single=list(models))
+    assert found["wins"] == "net"
+    assert found["differences"]["ridge"] == difference(target, models["net"], models["ridge"])
+    assert found["intervals"]["test"]["net"] == intervals(target, models["net"])
+    few = target.take(np.arange(19)), {name: own[:19] for name, own in models.items()}
+    assert compare_models(*few, single=list(models))["wins"] is None
+    one_class = Target(task_type="binary", y=np.ones(31, dtype=int), classes=("no", "yes"))
+    constant = {name: np.full((31, 1), 0.5) for name in models}
+    assert compare_models(one_class, constant, single=list(models))["wins"] is None
+
+
+def test_intervals_have_their_nominal_coverage():
     covered = 0
     for seed in range(60):
         random = np.random.default_rng(seed)
@@ -288,7 +319,7 @@ def test_of_crossing_pairs_the_likelier_one_is_kept():
         decode_pairs(np.zeros((3, 2)))
 
 
-def test_structures_agree_as_counted_by_hand():
+def test_agreement_of_structures_equals_a_count_by_hand():
     truth = np.array([[0, 19], [1, 18], [2, 17]])
     got = agreement(truth, np.array([[0, 19], [1, 17], [5, 11], [6, 10]]))
     assert got["precision"] == 1 / 4
@@ -301,7 +332,7 @@ def test_structures_agree_as_counted_by_hand():
     assert agreement(none, truth)["f1"] == agreement(truth, none)["f1_shifted"] == 0
 
 
-def test_what_rows_of_one_class_cannot_measure_is_named():
+def test_metrics_undefined_on_one_class_are_named():
     both, none, all_ = (np.array(y) for y in ([0, 1, 1], [0, 0, 0], [1, 1, 1]))
     classes = ("no", "yes")
     assert undefined_metrics(Target(task_type="binary", y=both, classes=classes)) == {}
