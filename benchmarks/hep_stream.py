@@ -1,4 +1,4 @@
-"""Memory and waiting of a fit on many GB of ROOT files: peak of the process's own memory, fraction of time spent waiting.
+"""Memory and waiting of a fit on many GB of ROOT files: peak of the process's own memory, fraction of time waiting.
 
     SUBQUAD_DATA=DIR python benchmarks/hep_stream.py [--gigabytes 5] [--steps 300] [--batch-size 64] [--boosting]
 

@@ -91,7 +91,7 @@ def test_pools_count_real_particles_only():
 
 def test_observers_of_the_jet_reach_the_head():
     x, points, mask, _ = jets(2, 7, 5)
-    pcn = net({"observers": 3, "hidden": 11})
+    pcn = net({"jet_features": 3, "hidden": 11})
     one = pcn(x, points, mask, jet_features=torch.zeros(2, 3, dtype=torch.float64))
     two = pcn(x, points, mask, jet_features=torch.ones(2, 3, dtype=torch.float64))
     assert not torch.allclose(one, two)

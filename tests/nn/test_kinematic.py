@@ -12,7 +12,7 @@ from subquad.nn.kinematic import EPCN, AttentionPool, KinematicPCN
 from subquad.ops.chebyshev import chebyshev_direct, knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
 
-nets = pytest.mark.parametrize("kind", ["epcn", "ours", "observers"])
+nets = pytest.mark.parametrize("kind", ["epcn", "ours", "jet_features"])
 
 
 def net(kind, features=5, classes=7):
@@ -20,26 +20,26 @@ def net(kind, features=5, classes=7):
     if kind == "epcn":
         return EPCN(features, classes, width=11, terms=4, k=2).double().eval()
     arguments = {"width": 12, "graphs": 3, "terms": 3, "layers": 2, "k": 2, "pool_heads": 2}
-    made = KinematicPCN(features, classes, jet_features=3 if kind == "observers" else 0, **arguments).double().eval()
+    made = KinematicPCN(features, classes, jet_features=3 if kind == "jet_features" else 0, **arguments).double().eval()
     with torch.no_grad():
         made.exponents.add_(torch.randn_like(made.exponents))
     return made
 
 
 def jets(B, P, seed, features=5):
-    """Features, Δη and Δφ, which particles are real, and their vectors; observers of each jet."""
+    """Features, Δη and Δφ, which particles are real, and their vectors; jet_features of each jet."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(B, P, features, generator=generator, dtype=torch.float64)
     mask = torch.arange(P)[None] < torch.randint(0, P + 1, (B, 1), generator=generator)
     pt = torch.randn(B, P, generator=generator, dtype=torch.float64).exp()
     eta, phi = (0.4 * torch.randn(2, B, P, generator=generator, dtype=torch.float64)).unbind()
     vectors = torch.stack([pt * phi.cos(), pt * phi.sin(), pt * eta.sinh(), pt * eta.cosh()], -1)
-    observers = torch.randn(B, 3, generator=generator, dtype=torch.float64)
-    return {"x": x, "points": torch.stack([eta, phi], -1), "mask": mask, "vectors": vectors}, observers, generator
+    jet_features = torch.randn(B, 3, generator=generator, dtype=torch.float64)
+    return {"x": x, "points": torch.stack([eta, phi], -1), "mask": mask, "vectors": vectors}, jet_features, generator
 
 
-def answer(made, inputs, observers):
-    rest = {"observers": observers} if made.jet_features else {}
+def answer(made, inputs, jet_features):
+    rest = {"jet_features": jet_features} if made.jet_features else {}
     return made(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], **rest)
 
 
@@ -100,18 +100,18 @@ def test_each_group_of_channels_is_filtered_on_its_own_graph():
 @examples(15)
 @given(B=st.integers(1, 3), P=st.sampled_from([1, 3, 7, 13]), seed=st.integers(0, 2**31))
 def test_the_order_of_particles_changes_nothing(kind, B, P, seed):
-    inputs, observers, generator = jets(B, P, seed)
+    inputs, jet_features, generator = jets(B, P, seed)
     order = torch.randperm(P, generator=generator)
     made = net(kind)
     moved = {name: value[:, order] for name, value in inputs.items()}
-    torch.testing.assert_close(answer(made, inputs, observers), answer(made, moved, observers))
+    torch.testing.assert_close(answer(made, inputs, jet_features), answer(made, moved, jet_features))
 
 
 @nets
 @examples(15)
 @given(B=st.integers(1, 3), P=st.sampled_from([1, 3, 7, 13]), padding=st.integers(0, 5), seed=st.integers(0, 2**31))
 def test_padding_and_the_other_jets_change_nothing(kind, B, P, padding, seed):
-    inputs, observers, _ = jets(B, P, seed)
+    inputs, jet_features, _ = jets(B, P, seed)
     made = net(kind)
     mask = torch.nn.functional.pad(inputs["mask"], (0, padding))
     # garbage in padded places, also what no arithmetic survives
@@ -120,32 +120,32 @@ def test_padding_and_the_other_jets_change_nothing(kind, B, P, padding, seed):
         for name, value in inputs.items()
         if name != "mask"
     }
-    together = answer(made, {**padded, "mask": mask}, observers)
+    together = answer(made, {**padded, "mask": mask}, jet_features)
     for b in range(B):
         alone = {name: value[b : b + 1] for name, value in inputs.items()}
-        torch.testing.assert_close(together[b : b + 1], answer(made, alone, observers[b : b + 1]))
+        torch.testing.assert_close(together[b : b + 1], answer(made, alone, jet_features[b : b + 1]))
 
 
 @nets
 def test_empty_and_single_particle_jets_and_particles_in_one_place_have_finite_gradients(kind):
-    inputs, observers, _ = jets(4, 7, 1)
+    inputs, jet_features, _ = jets(4, 7, 1)
     inputs["mask"] = torch.arange(7)[None] < torch.tensor([[0], [1], [7], [7]])
     inputs["points"][3], inputs["vectors"][3] = inputs["points"][3, 0], inputs["vectors"][3, 0]
     made = net(kind)
-    answer(made, inputs, observers).square().sum().backward()
+    answer(made, inputs, jet_features).square().sum().backward()
     assert all(p.grad.isfinite().all() for p in made.parameters())
 
 
 @nets
 def test_half_precision_of_products_leaves_the_graphs_alone(kind):
-    inputs, observers, _ = jets(4, 13, 8)
+    inputs, jet_features, _ = jets(4, 13, 8)
     inputs = {name: value if name == "mask" else value.float() for name, value in inputs.items()}
-    made, observers = net(kind).float(), observers.float()
+    made, jet_features = net(kind).float(), jet_features.float()
     exact = pair_kinematics(inputs["vectors"], inputs["points"], inputs["mask"])
-    expected = answer(made, inputs, observers)
+    expected = answer(made, inputs, jet_features)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(pair_kinematics(inputs["vectors"], inputs["points"], inputs["mask"]), exact)
-        given = answer(made, inputs, observers)
+        given = answer(made, inputs, jet_features)
         given.square().sum().backward()
     torch.testing.assert_close(given.float(), expected, atol=0.05, rtol=0.05)
     assert all(p.grad.isfinite().all() for p in made.parameters())
@@ -183,8 +183,8 @@ def test_a_net_without_features_learns_how_far_pairs_are_apart():
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="13 channels are no multiple of 4 graphs"):
+    with pytest.raises(ValueError, match="13 channels are not a multiple of 4 graphs"):
         KinematicPCN(5, 7, width=13)
-    inputs, observers, _ = jets(2, 3, 1)
-    with pytest.raises(ValueError, match="takes 0 observers"):
-        net("ours")(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], jet_features=observers)
+    inputs, jet_features, _ = jets(2, 3, 1)
+    with pytest.raises(ValueError, match="takes 0 jet-level features"):
+        net("ours")(inputs["x"], inputs["points"], inputs["mask"], vectors=inputs["vectors"], jet_features=jet_features)

@@ -1,0 +1,52 @@
+"""Names of files that the commands accept: folders, patterns, trees of a file, and the jets that ship with subquad."""
+
+import pytest
+
+from subquad.cli import main
+from subquad.errors import SubquadError
+from subquad.hep import read
+from subquad.hep.data.examples import example_path
+from subquad.hep.data.formats import expand_files, file_of
+
+
+def test_a_folder_stands_for_its_files_of_jets(jets, tmp_path):
+    assert expand_files(jets[0].parent) == sorted(jets)
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(SubquadError, match=r"the folder has no file that ends in \.root, \.parquet"):
+        expand_files(tmp_path)
+
+
+def test_a_tree_after_the_file_is_read_as_uproot_does(tables, tmp_path):
+    columns, write = tables
+    path = write(tmp_path / "a.root", columns("QCD"), tree="Jets")
+    (found,) = expand_files(f"{path}:Jets")
+    assert file_of(found) == path
+    assert len(read(f"{path}:Jets")) == len(read(f"{tmp_path}/*.root:Jets")) == 23
+    with pytest.raises(SubquadError, match="no tree 'Events' in it; its trees are Jets"):
+        read(f"{path}:Events")
+
+
+def test_a_remote_file_is_refused_with_the_command_that_copies_it(capsys, tmp_path):
+    assert main(["hep", "fit", "root://eos.cern.ch//jets.root", "--out", str(tmp_path / "run")]) == 2
+    printed = capsys.readouterr().err
+    assert "root://eos.cern.ch//jets.root: remote files are not read; copy it first" in printed
+    assert "xrdcp root://eos.cern.ch//jets.root ." in printed
+
+
+def test_the_jets_that_ship_with_subquad_have_a_name():
+    assert expand_files("example:jets") == [example_path()]
+    jets = read("example:jets")
+    assert len(jets) == 1500
+    assert len(jets.classes) == 10
+
+
+@pytest.mark.slow
+def test_a_fit_takes_a_folder_and_a_tree(jets, tables, tmp_path):
+    columns, write = tables
+    for label in ("QCD", "Hbb"):
+        write(tmp_path / f"test_{label}.root", columns(label, seed=1), tree="Jets")
+    test = tmp_path / "test_*.root"
+    flags = ["--preset", "standard", "--epochs", "1", "--no-boosting", "--quiet", "--out", str(tmp_path / "run")]
+    assert main(["hep", "fit", str(jets[0].parent), "--test", f"{test}:Jets", *flags]) == 0
+    scores = str(tmp_path / "scores.root")
+    assert main(["hep", "predict", str(tmp_path / "run"), f"{test}:Jets", "--out", scores, "--quiet"]) == 0
