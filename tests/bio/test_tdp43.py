@@ -1,0 +1,103 @@
+"""Quality of scan, design and epistasis on the deep mutational scan that ships with the package, TDP-43.
+
+A model is fitted to double mutants, and evaluated on single mutants and on other double mutants. Each floor must fail for
+the same model with shuffled weights.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from subquad.bio import DesignSettings, EpistasisSettings, FitSettings, design, epistasis, fit, resolve_table, scan
+from subquad.runs.storage import read_tensors, write_tensors
+
+pytestmark = pytest.mark.slow
+
+WILD = "GNSRGGGAGLGNNQGSNMGGGMNFGAFSINPAMMAAAQAALQSSWGMMGMLASQQNQSGPSGNNQNQGNMQREPNQAFGSGNNS"
+HELIX = range(31, 43)
+"""Positions of residues 320 to 331, a helix with epistasis between its residues (Bolognesi et al. 2019)."""
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Return a table to fit on, whose test rows are the single mutants, and one of other double mutants."""
+    folder = tmp_path_factory.mktemp("tdp43")
+    rows = pd.read_csv(resolve_table("example:tdp43"))
+    mutations = rows["sequence"].map(lambda text: sum(a != b for a, b in zip(text, WILD, strict=True)))
+    doubles = rows[mutations == 2].sample(4500, random_state=0)
+    singles = rows[mutations == 1].assign(split="test")
+    training = doubles[:4000].assign(split=np.where(np.arange(4000) % 10, "train", "validation"))
+    pd.concat([training, singles]).to_csv(folder / "fit.csv", index=False)
+    pd.concat([singles, doubles[4000:]]).drop(columns="split").to_csv(folder / "other.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tables):
+    """Return the folders of a fitted model and of the same model with shuffled weights."""
+    settings = FitSettings(wild_type=WILD, epochs=1.0, boosting_iterations=3, ensemble_size=1, leak_distance=0)
+    for name in ("fitted", "shuffled"):
+        fit(tables / "fit.csv", settings, out=tables / name, quiet=True)
+    random, path = torch.Generator().manual_seed(0), tables / "shuffled" / "model.safetensors"
+    shuffled = {
+        name: tensor.flatten()[torch.randperm(tensor.numel(), generator=random)].reshape(tensor.shape)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in read_tensors(path).items()
+    }
+    write_tensors(path, shuffled)
+    return tables / "fitted", tables / "shuffled"
+
+
+def test_a_scan_predicts_the_measured_single_mutants(runs, tmp_path):
+    def correlation(run):
+        frame = scan(run, out=tmp_path / run.name, quiet=True).dropna(subset="measured")
+        assert len(frame) > 1000
+        return spearmanr(frame["measured"], frame["difference"]).statistic
+
+    fitted, shuffled = map(correlation, runs)
+    assert fitted > 0.45
+    assert shuffled < 0.45
+
+
+def test_designed_single_mutants_have_high_measurements(runs, tables, tmp_path):
+    rows = pd.read_csv(tables / "fit.csv")
+    measured = rows[rows["split"] == "test"].set_index("sequence")["toxicity"]
+
+    def rank(run):
+        settings = DesignSettings(max_mutations=1, number=50, diversity=0.0, allow_measured=True)
+        frame = design(run, settings, out=tmp_path / run.name, quiet=True)
+        return measured.rank(pct=True)[frame["sequence"][frame["sequence"].isin(measured.index)]].mean()
+
+    fitted, shuffled = map(rank, runs)
+    assert fitted > 0.75
+    assert shuffled < 0.75
+
+
+def test_a_model_predicts_double_mutants_that_it_was_not_trained_on(runs, tables, tmp_path):
+    def correlation(run):
+        settings = EpistasisSettings(table=str(tables / "other.csv"))
+        epistasis(run, settings, out=tmp_path / run.name, quiet=True)
+        cycles = pd.read_csv(tmp_path / run.name / "cycles.csv.gz")
+        return spearmanr(cycles["f_ij"], cycles["predicted_f_ij"]).statistic
+
+    fitted, shuffled = map(correlation, runs)
+    assert fitted > 0.7
+    assert shuffled < 0.7
+
+
+def test_the_strongest_epistasis_is_in_the_helix(tables, tmp_path):
+    rows = pd.read_csv(resolve_table("example:tdp43")).drop(columns="split")
+    shuffled = rows.assign(toxicity=rows["toxicity"].sample(frac=1, random_state=0).to_numpy())
+
+    def in_helix(name, frame):
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        settings = EpistasisSettings(wild_type=WILD, target="toxicity")
+        pairs = epistasis(tmp_path / f"{name}.csv", settings, out=tmp_path / name, quiet=True)
+        strongest = pairs[pairs["double_mutants"] >= 20].head(20)
+        return (strongest["i"].isin(HELIX) & strongest["j"].isin(HELIX)).mean()
+
+    assert in_helix("measured", rows) > 0.5
+    assert in_helix("shuffled", shuffled) < 0.5
