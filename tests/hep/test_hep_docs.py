@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from subquad.cli import main
+from subquad.hep.commands import evaluate as evaluate_command
 
 pytest.importorskip("uproot")
 
@@ -73,7 +74,9 @@ def test_the_commands_about_files_and_cards_run(folder):
     assert (folder / "kin_scores.root").is_file()
 
 
-def test_the_commands_about_comparisons_run(folder):
+def test_the_commands_about_comparisons_run(folder, monkeypatch):
+    # figures take most of the time, and are tested elsewhere
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models: ([], {model.name: {} for model in models}))
     for seed in (1, 2, 3):
         run(shortened(["hep", "fit", "jets", "--no-boosting", "--seed", str(seed), "--out", f"seed_{seed}"]))
     run(["hep", "fit", "jets", "--no-boosting", "--epochs", "1", "--preset", "paper", "--out", "paper"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from subquad.errors import require
 from subquad.hep.data.batches import Batch
-from subquad.hep.models.networks import forward
+from subquad.hep.models.networks import Network, forward
 
 __all__ = [
     "FEATURE_GROUPS",
@@ -104,7 +104,7 @@ def particle_importance(
 
 @torch.no_grad()
 def jet_feature_importance(
-    net: nn.Module,
+    net: Network,
     batches: Sequence[Batch],
     columns: Mapping[str, Sequence[int]],
     *,

@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
 
+from subquad.hep.data.batches import Batch
 from subquad.hep.explanation.permutation import (
     Importance,
     feature_groups,
     jet_feature_importance,
     particle_importance,
 )
-from subquad.hep.models.networks import Batch
+from subquad.hep.models.networks import Network
 from subquad.ops.kinematics import VARIABLES
 from subquad.progress import track
 
@@ -51,7 +51,7 @@ class Features:
 
 
 def permute_all(
-    net: nn.Module,
+    net: Network,
     batches: Sequence[Batch],
     features: Features,
     *,

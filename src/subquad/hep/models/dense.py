@@ -8,12 +8,14 @@ weaver.
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from subquad.hep.data.layout import Layout
+from subquad.hep.models.networks import Network
 from subquad.hep.models.trained import TrainedTagger
 from subquad.nn.graph import PCN, ChebConv
 from subquad.nn.kinematic import EPCN, KinematicPCN
@@ -51,10 +53,12 @@ class DenseTagger(nn.Module):
         uses_features_as_points: Nearest neighbours are found in the features, and there is no input `pf_points`.
     """
 
-    def __init__(self, net: nn.Module, *, uses_features_as_points: bool = False) -> None:
+    def __init__(self, net: Network, *, uses_features_as_points: bool = False) -> None:
         super().__init__()
-        self.net, self.uses_features_as_points = copy.deepcopy(net).eval(), uses_features_as_points
-        for part in [self.net] if isinstance(net, PCN) else getattr(self.net, "on_each", []):
+        self.net: Network = copy.deepcopy(net).eval()
+        self.uses_features_as_points = uses_features_as_points
+        parts: list[Any] = [self.net] if isinstance(self.net, PCN) else [*getattr(self.net, "on_each", [])]
+        for part in parts:
             part.filters = nn.ModuleList(_DenseFilter(one) for one in part.filters)
         self.eval()
 

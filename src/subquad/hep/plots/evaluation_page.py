@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from subquad.hep.metrics.classification import SIGNAL_EFFICIENCIES
 from subquad.hep.metrics.curves import Curve, against_pt, mass_edges, pt_edges, roc, sculpting
@@ -269,7 +270,7 @@ def _title_page(evaluation: Mapping[str, Any]) -> Figure:
         axes.set_axis_off()
         cells = [[show(cell) for cell in row] for row in table.rows]
         drawn = axes.table(
-            cells, colLabels=list(table.header), bbox=(0, 0, 1, 1), cellLoc="right", colLoc="right", edges="B"
+            cells, colLabels=list(table.header), bbox=Bbox.unit(), cellLoc="right", colLoc="right", edges="B"
         )
         drawn.auto_set_font_size(False)
         drawn.set_fontsize(9)

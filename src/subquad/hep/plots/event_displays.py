@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -98,7 +98,8 @@ def _draw(axes: Axes, display: JetDisplay) -> None:
     # areas are proportional to pT, and the softest particles remain visible
     area = 6 + 700 * display.pt
     eta, phi = display.points.T
-    axes.scatter(eta, phi, s=2.2 * area + 60, c=HALO, alpha=display.particles, edgecolors="none", zorder=2)
+    halo = to_rgba_array([HALO] * len(area), display.particles)
+    axes.scatter(eta, phi, s=2.2 * area + 60, c=halo, edgecolors="none", zorder=2)
     types = np.array(display.types or [""] * len(area))
     widths, rims = np.where(display.is_displaced, 1.4, 0.3), np.where(display.is_displaced, "k", "w")
     for name, marker in {**MARKERS, "": "o"}.items():

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from subquad.hep.plots.event_displays import JetDisplay, displays_figure
@@ -74,9 +73,9 @@ def _grid(
     return np.array([[fractions[row][name] for name in columns] for row in rows], float)
 
 
-def _draw_cells(axes: Axes, table: np.ndarray, template: str, *, cmap: str | Colormap, **limits: float) -> Any:
+def _draw_cells(axes: Axes, table: np.ndarray, template: str, *, cmap: str, limits: tuple[float, float]) -> Any:
     """Draw a table as coloured cells with numbers; NaN stays empty."""
-    image = axes.imshow(table, cmap=cmap, aspect="auto", **limits)
+    image = axes.imshow(table, cmap=cmap, aspect="auto", vmin=limits[0], vmax=limits[1])
     for (i, j), value in np.ndenumerate(table):
         if np.isfinite(value):
             red, green, blue, _ = image.cmap(image.norm(value))
@@ -96,7 +95,7 @@ def _percent_figure(
     height, width = 1.3 + 0.36 * len(rows) + is_wide, (0.42 if is_wide else 0.9) * len(columns) + 0.6
     figure, grid = panels(1.3 + width * len(tables), height, columns=len(tables), sharey=True, squeeze=False)
     for axes, (title, table) in zip(grid.flat, tables.items(), strict=True):
-        _draw_cells(axes, 100 * table, "{:.0f}", cmap="Blues", vmin=0, vmax=max(1, np.nanmax(100 * table, initial=0)))
+        _draw_cells(axes, 100 * table, "{:.0f}", cmap="Blues", limits=(0, max(1, np.nanmax(100 * table, initial=0))))
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_wide else {}
         axes.set_xticks(range(len(columns)), columns, **turned)
         axes.set_yticks(range(len(rows)), [latex_name(name) for name in rows])
@@ -109,7 +108,7 @@ def _exponents_figure(exponents: np.ndarray, variables: Sequence[str]) -> Figure
     """Return the trained exponents [graphs, variables] of the edge weights."""
     limit = max(0.1, float(np.abs(exponents).max()))
     figure, axes = panels(5.4, 1.2 + 0.36 * len(exponents))
-    image = _draw_cells(axes, exponents, "{:+.2f}", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    image = _draw_cells(axes, exponents, "{:+.2f}", cmap="RdBu_r", limits=(-limit, limit))
     axes.set_xticks(range(len(variables)), variables)
     axes.set_yticks(range(len(exponents)), [f"graph {g + 1}" for g in range(len(exponents))])
     figure.colorbar(image, ax=axes, label="exponent")
