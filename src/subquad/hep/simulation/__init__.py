@@ -1,1 +1,1 @@
-"""Simulated jets: hard process and shower, detector, jets, file; one module per step."""
+"""Simulation of jets: generator, detector, jet finding, file; one module per step."""

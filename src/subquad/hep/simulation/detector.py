@@ -1,11 +1,11 @@
 """A detector like CMS without pile-up: particles in, energy-flow candidates out, about 1 ms per event.
 
-Axes: P particles, T tracks, C candidates. Units: GeV, mm; angles of candidates are seen from the beams' crossing.
+Axes: P particles, T tracks, C candidates. Units: GeV, mm; angles of candidates are measured from the interaction point.
 
-The emulation behind JetClass, Delphes (arXiv:1307.6346), is followed in its physics: tracks with an efficiency and
-smeared momenta and impact parameters; towers of an electromagnetic and a hadronic calorimeter with log-normal smearing;
-energy flow by subtraction. A significant excess of a tower over its tracks becomes a neutral candidate; otherwise the
-tower measures the energy of its tracks. Tracks do not weigh in that measurement, as they do not in JetClass.
+The physics follows Delphes (arXiv:1307.6346), the emulation behind JetClass: tracks with an efficiency and smeared
+momenta and impact parameters; towers of an electromagnetic and a hadronic calorimeter with log-normal smearing; energy
+flow by subtraction. A significant excess of a tower over its tracks becomes a neutral candidate; otherwise the tower
+measures the energy of its tracks. As in JetClass, the tracks do not enter that measurement.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ CHARGED_HADRON, NEUTRAL_HADRON, PHOTON, ELECTRON, MUON = range(5)
 
 # the solenoid: field in tesla, radius and half length of the tracker in mm
 _FIELD, _RADIUS, _HALF_LENGTH = 3.8, 1290.0, 3000.0
-# pT in GeV that a unit charge needs per mm of radius of its circle
+# pT in GeV of a unit charge per mm of its radius of curvature
 _BEND = 2.99792458e-4 * _FIELD
 
 _TRACKER_ETA = 2.5
@@ -35,14 +35,14 @@ _EFFICIENCY = {
     MUON: ((0.75, 0.99), (0.70, 0.98)),
 }
 _LEAST_TRACK_PT = 0.1
-# what curls up in the field and turns by more than half a circle before it leaves at an end is no track: JetClass has
-# hardly any below the 0.7 GeV that the barrel takes
+# a particle that turns by more than half a circle before it leaves the tracker is no track: JetClass has hardly any
+# below 0.7 GeV, the least pT that reaches the barrel's end
 _MOST_TURN = np.pi
 
 # |η| of the tracker's regions, then per region a and b of the relative error of pT, a ⊕ b pT
 _MOMENTUM_ETA = (0.5, 1.5)
 _MOMENTUM_ERROR = {
-    # coarse, as in JetClass: what a hadron scatters and an electron radiates in the material counts here
+    # coarse, as in JetClass: includes scattering of hadrons and radiation of electrons in the material
     CHARGED_HADRON: ((0.06, 1.3e-3), (0.10, 1.7e-3), (0.25, 3.1e-3)),
     ELECTRON: ((0.03, 1.3e-3), (0.05, 1.7e-3), (0.15, 3.1e-3)),
     MUON: ((0.010, 1.0e-4), (0.015, 1.5e-4), (0.025, 3.5e-4)),
@@ -57,10 +57,10 @@ _LEAST_IMPACT_PT = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """What energy flow makes of a batch of events, one candidate after the other."""
+    """Energy-flow candidates of a batch of events."""
 
     event: Int[np.ndarray, " C"]
-    """The event of each, ascending."""
+    """Event of each candidate, ascending."""
     momentum: Float[np.ndarray, "C 4"]
     """px, py, pz, E."""
     kind: Int[np.ndarray, " C"]
@@ -68,7 +68,7 @@ class Candidates:
     charge: Int[np.ndarray, " C"]
     """Charges in units of e."""
     impact: Float[np.ndarray, "C 4"]
-    """d0, its error, dz, its error in mm; zero for what has no track."""
+    """d0, its error, dz, its error in mm; 0 for candidates without a track."""
 
 
 def detect(events: Events, random: np.random.Generator) -> Candidates:
@@ -77,21 +77,21 @@ def detect(events: Events, random: np.random.Generator) -> Candidates:
     kind = _kinds(events)
     position, turn = _at_calorimeter(events)
     is_track = _is_tracked(events, kind, turn, random)
-    # for tracks what the tracker says, for all others the truth
+    # measured by the tracker for tracks, true for all others
     momentum = _scaled(events.momentum, np.where(is_track, _momentum_scale(events, kind, random), 1.0))
     impact = _impact(events, momentum, is_track, random)
 
-    hadronic, electromagnetic = _shares(kind)
-    # energy that the calorimeters measure for each track, over what the tracker says
+    hadronic, electromagnetic = _energy_fractions(kind)
+    # energy of each track measured by the calorimeters, relative to the tracker
     scale = np.ones(len(kind))
     neutral = []
-    for calorimeter, share, made in ((ECAL, electromagnetic, PHOTON), (HCAL, hadronic, NEUTRAL_HADRON)):
+    for calorimeter, fraction, made in ((ECAL, electromagnetic, PHOTON), (HCAL, hadronic, NEUTRAL_HADRON)):
         event, flow = _flow(
             calorimeter,
             events,
             momentum,
             position=position,
-            share=share,
+            fraction=fraction,
             is_track=is_track,
             scale=scale,
             random=random,
@@ -114,9 +114,9 @@ def detect(events: Events, random: np.random.Generator) -> Candidates:
 
 
 def _made_inside(events: Events) -> Events:
-    """Return the events without the particles that were made outside the tracker's cylinder, where a K⁰S or Λ decayed.
+    """Return the events without particles produced outside the tracker's cylinder, in decays of K⁰S or Λ.
 
-    As in Delphes they are lost to the calorimeters too, which costs a jet 2 or 3 per cent of its mass.
+    As in Delphes they are lost to the calorimeters too, which costs a jet 2 or 3 % of its mass.
     """
     x, y, z = events.vertex.T
     rows = np.flatnonzero((np.hypot(x, y) < _RADIUS) & (np.abs(z) < _HALF_LENGTH))
@@ -132,17 +132,17 @@ def _kinds(events: Events) -> Int[np.ndarray, " P"]:
     return kind
 
 
-def _shares(kind: Int[np.ndarray, " P"]) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-    """Return the shares of each particle's energy that the hadronic and the electromagnetic calorimeter see."""
+def _energy_fractions(kind: Int[np.ndarray, " P"]) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """Return the fractions of each particle's energy in the hadronic and the electromagnetic calorimeter."""
     electromagnetic = np.where((kind == PHOTON) | (kind == ELECTRON), 1.0, 0.0)
     hadronic = np.where(kind == MUON, 0.0, 1.0 - electromagnetic)
     return hadronic, electromagnetic
 
 
 def _at_calorimeter(events: Events) -> tuple[Float[np.ndarray, "P 2"], Float[np.ndarray, " P"]]:
-    """Return η and φ of where the particles leave the tracker's cylinder, and by what angle they turn until there.
+    """Return η and φ at which particles leave the tracker's cylinder, and the angle that their helix turns until then.
 
-    They fly on helices or straight lines from where they were made, which must be inside.
+    They propagate on helices or straight lines from their production vertex, which must be inside.
     """
     x, y, z = events.vertex.T
     px, py, pz, _ = events.momentum.T
@@ -150,18 +150,18 @@ def _at_calorimeter(events: Events) -> tuple[Float[np.ndarray, "P 2"], Float[np.
     slope = pz / pt
     is_straight = events.charge == 0
     curvature = _BEND * events.charge / pt
-    # signed; the circle's centre, and the angles of start and beam seen from there
+    # signed radius; the circle's centre, and the angle of the start as seen from it
     radius = 1.0 / np.where(is_straight, 1.0, curvature)
     u, v = x + radius * py / pt, y - radius * px / pt
     start = np.arctan2(y - v, x - u)
-    # the circle is outside the barrel up to this angle on both sides of the point that lies farthest from the beam
+    # the circle is outside the barrel within this angle on both sides of the point farthest from the beam
     apart = np.hypot(u, v)
     cosine = (_RADIUS**2 - apart**2 - radius**2) / (2 * np.maximum(apart, 1e-9) * np.abs(radius))
     outside = np.arccos(np.clip(cosine, -1.0, 1.0))
     passed = np.mod(np.sign(radius) * (np.arctan2(v, u) - start), 2 * np.pi)
     barrel = np.abs(radius) * np.maximum(2 * np.pi - outside - passed, 0.0)
     barrel[cosine >= 1.0] = np.inf
-    # and for straight lines
+    # straight lines
     along = (x * px + y * py) / pt
     line = np.sqrt(np.maximum(along**2 + _RADIUS**2 - x**2 - y**2, 0.0)) - along
     end = np.abs(np.copysign(_HALF_LENGTH, pz) - z) / np.maximum(np.abs(slope), 1e-12)
@@ -177,7 +177,7 @@ def _at_calorimeter(events: Events) -> tuple[Float[np.ndarray, "P 2"], Float[np.
 def _is_tracked(
     events: Events, kind: Int[np.ndarray, " P"], turn: Float[np.ndarray, " P"], random: np.random.Generator
 ) -> Bool[np.ndarray, " P"]:
-    """Draw which particles leave a track; `turn` is the angle of each helix inside the tracker."""
+    """Draw which particles have a track; `turn` is the angle of each helix inside the tracker."""
     px, py, pz, _ = events.momentum.T
     pt = np.hypot(px, py)
     eta = np.abs(np.arcsinh(pz / np.maximum(pt, 1e-12)))
@@ -192,7 +192,7 @@ def _is_tracked(
 def _momentum_scale(
     events: Events, kind: Int[np.ndarray, " P"], random: np.random.Generator
 ) -> Float[np.ndarray, " P"]:
-    """Return measured over true momentum of each particle, were it a track: log-normal."""
+    """Return the log-normal ratio of measured and true momentum of each particle, as if it were a track."""
     px, py, pz, _ = events.momentum.T
     pt = np.hypot(px, py)
     region = np.searchsorted(_MOMENTUM_ETA, np.abs(np.arcsinh(pz / np.maximum(pt, 1e-12))), side="right")
@@ -207,7 +207,7 @@ def _momentum_scale(
 def _impact(
     events: Events, momentum: Float[np.ndarray, "P 4"], is_track: Bool[np.ndarray, " P"], random: np.random.Generator
 ) -> Float[np.ndarray, "P 4"]:
-    """Return d0, its error, dz, its error of each track: measured at the helix's point nearest to the beam."""
+    """Return d0, its error, dz, its error of each track, at the point of closest approach to the beam."""
     rows = np.flatnonzero(is_track)
     px, py, pz, _ = events.momentum[rows].T
     x, y, z = events.vertex[rows].T
@@ -215,9 +215,9 @@ def _impact(
     # signed radius, and the circle's centre
     radius = pt / (_BEND * events.charge[rows])
     u, v = x + radius * py / pt, y - radius * px / pt
-    # positive where the beam lies to the track's left, as JetClass has it
+    # positive if the beam is to the left of the track, as in JetClass
     d0 = np.sign(radius) * (np.hypot(u, v) - np.abs(radius))
-    # the nearest point lies from the centre towards the beam; the angle from there to the vertex, counter-clockwise
+    # angle from the point of closest approach to the vertex, counter-clockwise
     angle = np.arctan2(v * (x - u) - u * (y - v), -u * (x - u) - v * (y - v))
     dz = z + pz / pt * radius * angle
 
@@ -239,24 +239,24 @@ def _flow(
     momentum: Float[np.ndarray, "P 4"],
     *,
     position: Float[np.ndarray, "P 2"],
-    share: Float[np.ndarray, " P"],
+    fraction: Float[np.ndarray, " P"],
     is_track: Bool[np.ndarray, " P"],
     scale: Float[np.ndarray, " P"],
     random: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, "N 4"]]:
-    """Return event and momentum of one calorimeter's neutral candidates; `scale` of its tracks is set in place."""
-    hits = np.flatnonzero((share > 0) & (np.abs(position[:, 0]) < calorimeter.reach))
+    """Return event and momentum of the neutral candidates of a calorimeter; set `scale` of its tracks in place."""
+    hits = np.flatnonzero((fraction > 0) & (np.abs(position[:, 0]) < calorimeter.reach))
     cell, eta, phi = calorimeter.cells(position[hits], random)
     _, first, inverse = np.unique(events.event[hits] * calorimeter.count + cell, return_index=True, return_inverse=True)
-    energy = events.momentum[hits, 3] * share[hits]
+    energy = events.momentum[hits, 3] * fraction[hits]
     deposited = np.bincount(inverse, energy)
-    tracked = np.bincount(inverse, momentum[hits, 3] * share[hits] * is_track[hits])
+    tracked = np.bincount(inverse, momentum[hits, 3] * fraction[hits] * is_track[hits])
     eta, phi = eta[first], phi[first]
 
     measured = calorimeter.measure(deposited, eta, random)
     excess = np.maximum(measured - tracked, 0.0)
     is_neutral = excess > calorimeter.significance * calorimeter.resolution(measured, eta)
-    # no significant excess: the tower says what its tracks have, even nothing
+    # without a significant excess the tower measures its tracks, even as 0
     ratio = np.where(is_neutral | (tracked == 0), 1.0, measured / np.where(tracked == 0, 1.0, tracked))
     scale[hits] *= np.where(is_track[hits], ratio[inverse], 1.0)
 
@@ -267,7 +267,7 @@ def _flow(
 
 
 def _scaled(momentum: Float[np.ndarray, "T 4"], scale: Float[np.ndarray, " T"]) -> Float[np.ndarray, "T 4"]:
-    """Return momenta times `scale` with the same mass."""
+    """Return momenta scaled at fixed mass."""
     square = np.maximum(momentum[:, 3] ** 2 - (momentum[:, :3] ** 2).sum(axis=1), 0.0)
     three = momentum[:, :3] * scale[:, None]
     return np.concatenate([three, np.sqrt((three**2).sum(axis=1) + square)[:, None]], axis=1)

@@ -1,9 +1,9 @@
-"""Proton collisions from Pythia 8 as flat arrays, with the decays that make the jets: 6–8 ms per event.
+"""Proton collisions from Pythia 8 as flat arrays, with the decays that produce the jets: 6–8 ms per event.
 
 Axes: P final particles of all events of a batch. Units: GeV and mm.
 
-Pythia makes the hard process in microseconds and the shower and hadrons in milliseconds, so that a hard process without
-a jet of the class in sight is turned down before its shower.
+Pythia generates the hard process in microseconds, and shower and hadrons in milliseconds; therefore a hard process that
+cannot give a jet of the class is vetoed before its shower.
 """
 
 import math
@@ -22,7 +22,7 @@ __all__ = ["Decay", "Events", "Generator", "pythia"]
 
 LARGEST_SEED = 900_000_000
 
-# the window of a jet, wider by what shower and detector may change
+# the cuts on a jet, widened for shower and detector
 _PT = (400.0, 1250.0)
 _ETA = 2.3
 _SPREAD = 1.1
@@ -30,28 +30,28 @@ _SPREAD = 1.1
 
 @dataclass(frozen=True, kw_only=True)
 class Decay:
-    """A heavy particle that fell apart into what should become one jet."""
+    """A decay of a heavy particle into the contents of one jet."""
 
     event: int
-    """The event in its batch."""
+    """Index of the event in its batch."""
     pdg: int
     """PDG code."""
     momentum: tuple[float, float, float, float]
     """px, py, pz, E just before the decay."""
     products: tuple[tuple[float, float, float, float], ...]
-    """The momenta of its quarks, gluons and charged leptons."""
+    """Momenta of its quarks, gluons and charged leptons."""
     code: int
     """JetClass's `aux_truth_match`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Events:
-    """The final particles of a batch of events, one after the other."""
+    """Final-state particles of a batch of events."""
 
     count: int
-    """How many events."""
+    """Number of events."""
     event: Int[np.ndarray, " P"]
-    """The event of each particle, ascending."""
+    """Event of each particle, ascending."""
     pdg: Int[np.ndarray, " P"]
     """PDG codes."""
     charge: Int[np.ndarray, " P"]
@@ -59,9 +59,9 @@ class Events:
     momentum: Float[np.ndarray, "P 4"]
     """px, py, pz, E."""
     vertex: Float[np.ndarray, "P 3"]
-    """Where each was made."""
+    """Production vertex."""
     decays: tuple[Decay, ...]
-    """The decays that belong to the class."""
+    """Decays of the class."""
 
 
 def pythia() -> Any:
@@ -83,10 +83,10 @@ def pythia() -> Any:
 
 @cache
 def _hook_class() -> type:
-    """Return the class of the hook; Pythia must be there to derive from it."""
+    """Return the class of the hook, which derives from a class of Pythia."""
 
     class Hook(pythia().UserHooks):
-        """Turns down hard processes that promise no jet of the class."""
+        """Vetoes hard processes that cannot give a jet of the class."""
 
         def __init__(self, process: Process) -> None:
             super().__init__()
@@ -103,7 +103,7 @@ def _hook_class() -> type:
 
 def _is_promising(record: Any, process: Process) -> bool:
     mothers = [0] * record.size()
-    # what each resonance decays to; None: the parton that recoils against the Z
+    # decay products of each resonance; None: the parton that recoils against the Z
     groups: dict[int | None, list[tuple[int, float, float, float]]] = {}
     for index in range(5, record.size()):
         particle = record[index]
@@ -133,13 +133,13 @@ def _is_jet(products: Sequence[tuple[int, float, float, float]], process: Proces
 def distance(first: Sequence[float], second: Sequence[float]) -> float:
     """Return ΔR between two momenta."""
     (x, y, z), (u, v, w) = first[:3], second[:3]
-    # the angle of the product of one with the other's conjugate
+    # argument of the product of one with the complex conjugate of the other
     azimuth = math.atan2(x * v - y * u, x * u + y * v)
     return math.hypot(math.asinh(z / math.hypot(x, y)) - math.asinh(w / math.hypot(u, v)), azimuth)
 
 
 class Generator:
-    """Pythia, set up for one class; the same seed gives the same events."""
+    """Pythia for one class; the same seed gives the same events."""
 
     def __init__(self, process: Process, *, seed: int) -> None:
         module = pythia()
@@ -152,12 +152,12 @@ class Generator:
         )
         for command in (*COMMON, *process.commands, *own):
             if not self._pythia.readString(command):
-                raise ValueError(f"Pythia does not know the setting {command!r}")
+                raise ValueError(f"unknown Pythia setting {command!r}")
         # Pythia keeps no reference of its own
         self._hook = _hook_class()(process)
         self._pythia.setUserHooksPtr(self._hook)
         if not self._pythia.init():
-            raise RuntimeError(f"Pythia does not start for {process.label}")
+            raise RuntimeError(f"Pythia does not initialize for {process.label}")
         self._charges: dict[int, int] = {}
 
     def batch(self, events: int) -> Events:
@@ -183,7 +183,7 @@ class Generator:
 
 
 class _Record:
-    """The whole record of a batch as flat arrays; mothers and daughters are rows of these arrays."""
+    """The full event record of a batch as flat arrays; mothers and daughters are rows of these arrays."""
 
     def __init__(self, batch: Any) -> None:
         import awkward as ak
@@ -202,12 +202,12 @@ class _Record:
         self.lifetime = ak.to_numpy(flat.tau)
 
     def vertices(self) -> Float[np.ndarray, "R 3"]:
-        """Return where each particle was made, by adding up the flights of its ancestors.
+        """Return the production vertices, as sums of the flight paths of the ancestors.
 
-        `nextBatch` of pythia8mc 8.317 gives vertices of its own, which can be those of other particles.
+        `nextBatch` of pythia8mc 8.317 returns vertices too, but sometimes those of other particles.
         """
         status = np.abs(self.status)
-        # 91–99: products of the decay of a hadron or a lepton; all others are made where the protons met
+        # 91–99: decay products of hadrons and leptons; all others come from the primary vertex
         children = np.flatnonzero((status >= 91) & (status <= 99))
         mothers = self.mother[children] + self.first[self.event[children]]
         flights = self.momentum[mothers, :3] * (self.lifetime[mothers] / np.maximum(self.mass[mothers], 1e-9))[:, None]
@@ -222,7 +222,7 @@ class _Record:
         """Yield the decays of the class."""
         if process.resonance is None:
             return
-        # 22: the hard process's own, before anything was radiated
+        # 22: intermediate particle of the hard process, before radiation
         for row in np.flatnonzero((np.abs(self.pdg) == process.resonance) & (self.status == -22)).tolist():
             last = self._last_copy(row)
             products = list(self._products(last))

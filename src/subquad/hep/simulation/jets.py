@@ -30,7 +30,7 @@ class Jets:
     """Jets of a batch; the constituents of jet j are `rows[first[j]:first[j + 1]]` of the candidates, by falling pT."""
 
     first: Int[np.ndarray, " J1"]
-    """Where the constituents of each jet begin, and the end of the last."""
+    """First row of each jet, and the end of the last."""
     rows: Int[np.ndarray, " K"]
     """Rows of the candidates."""
     momentum: Float[np.ndarray, "J 4"]
@@ -40,19 +40,19 @@ class Jets:
     subjettiness: Float[np.ndarray, "J 4"]
     """τ1 … τ4 (arXiv:1011.2268) with β = 1."""
     decays: tuple[Decay | None, ...]
-    """The decay that each jet holds; None for jets of light quarks and gluons."""
+    """Decay in each jet; None for jets of light quarks and gluons."""
     codes: Int[np.ndarray, " J"]
     """JetClass's `aux_truth_match`."""
 
 
 def find_jets(events: Events, candidates: Candidates, process: Process) -> Jets:
-    """Return the jets within the cuts that belong to the class."""
+    """Return the jets of the class within the cuts."""
     import awkward as ak
     import fastjet
 
     rows = np.flatnonzero(np.hypot(candidates.momentum[:, 0], candidates.momentum[:, 1]) > _LEAST_CANDIDATE_PT)
     sizes = np.bincount(candidates.event[rows], minlength=events.count)
-    # an event without candidates would have no clusters to ask for
+    # FastJet cannot cluster an event without candidates
     kept = np.flatnonzero(sizes)
     cluster = fastjet.ClusterSequence(
         _vectors(candidates.momentum[rows], sizes[kept]), fastjet.JetDefinition(fastjet.antikt_algorithm, RADIUS)
@@ -81,7 +81,7 @@ def _is_within(axis: Sequence[float]) -> bool:
 
 
 def _matched(axis: Sequence[float], event: int, events: Events) -> Decay | None:
-    """Return the decay whose quarks and charged leptons all lie in the jet."""
+    """Return the decay whose quarks and charged leptons are all inside the jet."""
     for decay in events.decays:
         if decay.event == event and all(distance(axis, product) < RADIUS for product in decay.products):
             return decay
@@ -112,14 +112,14 @@ def substructure(
 ) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, "J 4"]]:
     """Return the soft-drop masses and τ1 … τ4 of jets whose constituents follow one another.
 
-    τ uses the axes of one pass of minimisation from exclusive-kT axes; with fewer particles than axes it is zero.
+    τ uses axes from one pass of minimization starting at exclusive-kT axes; it is 0 with fewer particles than axes.
     """
     import awkward as ak
     import fastjet
 
     if len(sizes) == 0:
         return np.zeros(0), np.zeros((0, 4))
-    # without a limit on the radius, so that one jet holds all constituents again
+    # without a limit on the radius, so that one jet has all constituents
     definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, fastjet.JetDefinition.max_allowable_R)
     cluster = fastjet.ClusterSequence(_vectors(constituents, sizes), definition)
     groomed = cluster.exclusive_jets_softdrop_grooming(njets=1, beta=0.0, symmetry_cut=0.1, R0=RADIUS)

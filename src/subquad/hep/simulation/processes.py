@@ -1,4 +1,4 @@
-"""The ten classes of JetClass as commands to Pythia, and how a decay is read as a label. Costs nothing.
+"""The ten classes of JetClass: settings of Pythia, and labels of decays.
 
 Class, branching and truth codes follow JetClass (arXiv:2202.03772): a jet belongs to a class when all quarks and
 charged leptons of the decay lie within ΔR < 0.8 of its axis.
@@ -14,7 +14,7 @@ COMMON = (
     "Beams:eCM = 13000.",
     # above the jets' upper edge
     "PhaseSpace:pTHatMax = 1150.",
-    # no limit on lifetimes: as in JetClass, K⁰S and hyperons decay, however far they fly
+    # no limit on lifetimes: as in JetClass, K⁰S and hyperons decay at any distance
     "25:m0 = 125.",
     "WeakZ0:gmZmode = 2",
 )
@@ -29,7 +29,7 @@ Flavours = Sequence[int]
 
 
 def is_neutrino(pdg: int) -> bool:
-    """No detector sees it."""
+    """Return whether a particle is a neutrino, which no detector measures."""
     return abs(pdg) in (12, 14, 16)
 
 
@@ -67,19 +67,19 @@ def _leptonic_top(flavours: Flavours) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """How the jets of one class come about."""
+    """Simulation of the jets of one class."""
 
     label: str
-    """The branch that is set for these jets."""
+    """Label branch of these jets."""
     commands: tuple[str, ...]
-    """What Pythia is told besides `COMMON`."""
+    """Settings of Pythia besides `COMMON`."""
     resonance: int | None
-    """The PDG code whose decay makes the jet; none for the jets of light quarks and gluons."""
+    """PDG code of the particle that decays into the jet; None for jets of light quarks and gluons."""
     code: Callable[[Flavours], int | None]
-    """JetClass's `aux_truth_match` by the flavours of the decay; None: this decay does not belong to the class."""
+    """Returns JetClass's `aux_truth_match` from the flavours of a decay; None if it does not belong to the class."""
     least_pt: float = 480.0
-    """Lower edge of the hard process's pT in GeV: below the jets' own, since radiation adds to it, and higher where a
-    neutrino takes its share. It costs the jets of the softest hard processes, some per cent."""
+    """Minimum pT of the hard process in GeV: below that of the jets because radiation adds to it, and higher where a
+    neutrino carries pT away. It loses the jets of the softest hard processes, some per cent."""
 
 
 PROCESSES = {

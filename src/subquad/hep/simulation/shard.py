@@ -1,8 +1,7 @@
-"""One file of jets of one class, made from nothing but its own seed; and the process that makes such files.
+"""One file of simulated jets of one class, which depends on its own seed only; and the worker that writes such files.
 
-`python -m subquad.hep.simulation.shard` reads jobs from its standard input, one JSON object per line, and answers on
-its standard output with one JSON object per line: `{"jets": n}` while it works, `{"done": path}` after each file. A
-process of its own, rather than a fork or a pool, since it then needs no guard in the caller's script and no torch.
+`python -m subquad.hep.simulation.shard` reads jobs from standard input, one JSON object per line, and answers on
+standard output with one JSON object per line: `{"jets": n}` while it works, `{"done": path}` after each file.
 """
 
 import json
@@ -34,7 +33,7 @@ def make_jets(
     for_pythia, for_detector = np.random.SeedSequence([seed, CLASSES.index(name), shard]).spawn(2)
     generator = Generator(process, seed=int(for_pythia.generate_state(1)[0]) % LARGEST_SEED)
     random = np.random.default_rng(for_detector)
-    # few events at a time where few jets are wanted, so that few are thrown away
+    # small batches for few jets, so that few are discarded
     events = max(_LEAST_EVENTS, min(_MOST_EVENTS, jets // 4))
     tables, found = [], 0
     while found < jets:
@@ -49,7 +48,7 @@ def make_jets(
 
 
 def serve(jobs: TextIO, answers: TextIO) -> None:
-    """Make files until the jobs end."""
+    """Write files until standard input ends."""
 
     def answer(**what: int | str) -> None:
         answers.write(json.dumps(what) + "\n")
@@ -66,7 +65,7 @@ def serve(jobs: TextIO, answers: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    # Pythia and FastJet print banners on the standard output, which here belongs to the answers
+    # Pythia and FastJet print banners on standard output, which is reserved for the answers
     private = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     serve(sys.stdin, private)

@@ -1,4 +1,4 @@
-"""Two calorimeters: which tower a particle hits, and what the tower measures. Costs one log-normal per tower.
+"""Two calorimeters: the tower that a particle hits, and the energy that the tower measures.
 
 Axes: P particles, N towers. Units: GeV. Granularity and resolutions are those of a detector like CMS.
 """
@@ -19,11 +19,11 @@ class Calorimeter:
     edges: Float[np.ndarray, " edges"]
     """The edges of the rings in η."""
     around: Int[np.ndarray, " rings"]
-    """How many towers each ring has."""
+    """Number of towers in each ring."""
     relative: Callable[[Float[np.ndarray, " N"], Float[np.ndarray, " N"]], Float[np.ndarray, " N"]]
     """Standard deviation of the measured energy by energy and η."""
     significance: float
-    """How many standard deviations a tower or an excess must have to count."""
+    """Significance, in standard deviations, that the energy of a tower or an excess must have."""
 
     @property
     def reach(self) -> float:
@@ -38,7 +38,7 @@ class Calorimeter:
     def cells(
         self, position: Float[np.ndarray, "P 2"], random: np.random.Generator
     ) -> tuple[Int[np.ndarray, " P"], Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
-        """Return the number of the tower that each particle hits, and an η and φ drawn within that tower."""
+        """Return the index of the tower that each particle hits, and a random η and φ inside it."""
         ring = np.clip(np.searchsorted(self.edges, position[:, 0], side="right") - 1, 0, len(self.around) - 1)
         around = self.around[ring]
         column = np.clip(np.floor((position[:, 1] / (2 * np.pi) + 0.5) * around).astype(np.int64), 0, around - 1)
@@ -54,7 +54,7 @@ class Calorimeter:
     def measure(
         self, energy: Float[np.ndarray, " N"], eta: Float[np.ndarray, " N"], random: np.random.Generator
     ) -> Float[np.ndarray, " N"]:
-        """Return the measured energy: log-normal, and zero where it is within the noise."""
+        """Return the measured energy: log-normal, and 0 if it is not significant."""
         width = self.resolution(energy, eta)
         # the log-normal with mean `energy` and standard deviation `width`
         variance = np.log1p((width / energy) ** 2)
@@ -88,6 +88,6 @@ _ECAL_EDGES, _ECAL_AROUND = _rings((0.0, 3.0, 0.0174, 360), (3.0, 5.0, 0.175, 36
 _HCAL_EDGES, _HCAL_AROUND = _rings((0.0, 1.653, 0.087, 72), (1.653, 3.0, 0.135, 36), (3.0, 5.0, 0.175, 36))
 
 ECAL = Calorimeter(edges=_ECAL_EDGES, around=_ECAL_AROUND, relative=_ecal_resolution, significance=2.0)
-"""The electromagnetic one."""
+"""Electromagnetic calorimeter."""
 HCAL = Calorimeter(edges=_HCAL_EDGES, around=_HCAL_AROUND, relative=_hcal_resolution, significance=1.0)
-"""The hadronic one."""
+"""Hadronic calorimeter."""

@@ -60,7 +60,7 @@ def columns(candidates: Candidates, jets: Jets, process: Process) -> dict[str, n
         "part_py": own[:, 1],
         "part_pz": own[:, 2],
         "part_energy": own[:, 3],
-        # the side of the jet that faces the beam has one sign in both halves of the detector
+        # the side of the jet towards the beam has the same sign in both halves of the detector
         "part_deta": (np.arcsinh(own[:, 2] / np.hypot(own[:, 0], own[:, 1])) - np.repeat(eta, sizes))
         * np.repeat(np.where(eta < 0, -1.0, 1.0), sizes),
         "part_dphi": _wrapped(np.arctan2(own[:, 1], own[:, 0]) - np.repeat(phi, sizes)),
@@ -104,7 +104,7 @@ def _wrapped(angle: np.ndarray) -> np.ndarray:
 
 
 def joined(tables: Iterable[Columns], *, jets: int | None = None) -> dict[str, np.ndarray]:
-    """Return the columns of several batches as one, cut after `jets` jets."""
+    """Return the concatenated columns of several batches, truncated after `jets` jets."""
     parts = list(tables)
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if jets is None:
@@ -135,7 +135,7 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_jets(path: Path, table: Columns, *, compression: Any = None) -> None:
-    """Write the columns as one ROOT file under a temporary name, and rename it when it is whole."""
+    """Write the columns as a ROOT file, under a temporary name until it is complete."""
     import awkward as ak
 
     uproot = require("uproot", extra="hep")
