@@ -1,12 +1,12 @@
-"""Sequences per second of Lyra and of an ESM-2 of 650 million parameters, both with random weights, at 256 letters.
+"""Throughput of Lyra and of the architecture of ESM-2 650M, both with random weights, at 256 residues.
 
 Run: python benchmarks/bio_esm.py [--length 256] [--threads 1] [--quick]
 
 ESM-2 (33 layers, width 1,280, 20 heads) comes from transformers, in float32 and in bfloat16. Lyra goes from letters to
 outputs, one-hot encoding included: as published (`paper`), and with positions, both directions and a wider gate
-(`auto`). Each takes the batch that is best for it. First Lyra's outputs and gradients are compared with the usual form.
-Memory is the peak of a process of its own over what its imports take, that of ESM-2 with its float32 weights. The last
-line is JSON: ratios are Lyra's sequences per second over the faster ESM-2's.
+(`auto`). Each runs with its best batch size. First Lyra's outputs and gradients are compared with the usual
+implementation. Memory is the peak of a separate process minus that of its imports; ESM-2 has float32 weights. The last
+line is JSON: ratios are Lyra's sequences per second over those of the faster ESM-2.
 """
 
 import argparse
@@ -67,12 +67,12 @@ def run_lyra(net, index, form):
 
 @torch.inference_mode()
 def run_esm(net, index):
-    # its letters begin after four special tokens
+    # its residues follow four special tokens
     return net(input_ids=index + 4).last_hidden_state
 
 
 def seconds(function, repeats):
-    """Return the median seconds of a call; with repeats to come, the first one does not count."""
+    """Return the median seconds of a call, after a warm-up if it is repeated."""
     if repeats > 1:
         function()
     times = []
@@ -84,10 +84,10 @@ def seconds(function, repeats):
 
 
 def per_second(models, length, rounds):
-    """Return the sequences per second of every model, medians over rounds in which all take their turn."""
+    """Return the sequences per second of each model: medians over rounds that interleave the models."""
     rates = {}
     for name, net in models.items():
-        # what the first call loads and plans counts for none
+        # warm-up
         run_esm(net, codes(1, 16)) if name.startswith("ESM") else run_lyra(net, codes(1, 16), "outputs")
     for _ in range(rounds):
         for name, net in models.items():
@@ -110,7 +110,7 @@ def memory(name, length):
 
 
 def print_memory_of(name, length):
-    """Print the MiB that a model and one forward of 16 sequences (ESM-2: one) take beside the imports."""
+    """Print the MiB of a model and one forward pass of 16 sequences (ESM-2: one), without the imports."""
     if name == "ESM-2":
         import transformers.models.esm.modeling_esm  # noqa: F401
     before = peak()
@@ -134,8 +134,8 @@ def main():
         print_memory_of(options.memory_of, options.length)
         return
     check(options.length, 2)
-    rival = esm(options.quick)
-    models = {"paper": lyra("paper", options.length), "auto": lyra("auto", options.length), "ESM-2 float32": rival}
+    reference = esm(options.quick)
+    models = {"paper": lyra("paper", options.length), "auto": lyra("auto", options.length), "ESM-2 float32": reference}
     count = {name: sum(p.numel() for p in net.parameters()) for name, net in models.items()}
     models["ESM-2 bfloat16"] = esm(options.quick).to(torch.bfloat16)
     rates = per_second(models, options.length, 1 if options.quick else options.rounds)

@@ -1,11 +1,10 @@
-"""Time and memory of Lyra from 1,024 to 65,536 positions, one sequence at a time: they grow about linearly.
+"""Time and memory of Lyra from 1,024 to 65,536 positions, one sequence at a time.
 
 Run: python benchmarks/bio_growth.py [--threads 1] [--quick]
 
-First the fast form is compared with the usual one. Times are medians over rounds in which every length takes its turn;
-memory is the peak of a process of its own, with all that its imports take. The exponent is the slope of the logarithm
-of the time over the logarithm of the length, fitted from 4,096 positions on: 1 is linear, 2 is attention. The last line
-is JSON.
+First the fast form is compared with the usual implementation. Times are medians over rounds that interleave the
+lengths; memory is the peak of a separate process, including its imports. The exponent is the slope of log time over log length
+from 4,096 positions: 1 is linear, 2 is quadratic as in attention. The last line is JSON.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""A training step and a forward pass of Lyra against the usual form: the same numbers first, then ratios of time.
+"""A training step and a forward pass of Lyra against the usual implementation: first equality, then ratios of time.
 
 Run: python benchmarks/bio_speed.py [--lengths 20 64 256 1024 4096] [--batches 1 64] [--threads 1] [--quick]
 
-The usual form is the same net with the same weights as one would write it from the paper: PyTorch's layers one after
-another, the kernel of the state space by the naive Vandermonde matrix, the convolution by rfft, all gradients by
-autograd. A training step is forward, backward and AdamW with dropout 0.2; memory is the peak that one step adds, each
-measured in a process of its own. The last line is JSON: ratios above 1 mean that ours is faster, or smaller.
+The usual implementation is the same network with the same weights, written directly from the paper: PyTorch's layers,
+the kernel of the state space by the naive Vandermonde matrix, the convolution by rfft, all gradients by autograd. A
+training step is forward pass, backward pass and AdamW, with dropout 0.2; memory is the peak that one step adds, in a
+separate process. The last line is JSON: ratios above 1 mean that ours is faster, or smaller.
 """
 
 import argparse
@@ -26,7 +26,7 @@ LETTERS, OUTPUTS = 20, 1
 
 
 class UsualPGC(nn.Module):
-    """The gate, layer after layer."""
+    """The projected gated convolution, layer by layer."""
 
     def __init__(self, width, inner):
         super().__init__()
@@ -42,7 +42,7 @@ class UsualPGC(nn.Module):
 
 
 class UsualS4D(nn.Module):
-    """The state space, by the naive kernel and rfft."""
+    """The diagonal state space, by the naive kernel and rfft."""
 
     def __init__(self, width, modes, dropout):
         super().__init__()
@@ -61,7 +61,7 @@ class UsualS4D(nn.Module):
 
 
 class UsualLyra(nn.Module):
-    """Has the names of `Lyra`'s parameters, so that it takes over its weights."""
+    """A network with the parameter names of `Lyra`, so that it can load its weights."""
 
     def __init__(self, width=64, gates=(16, 128), modes=32, dropout=0.2):
         super().__init__()
@@ -114,7 +114,7 @@ def check(T, batch):
         found.append({"output": out.detach()} | {name: p.grad for name, p in net.named_parameters()})
     for name, right in found[1].items():
         error = float((found[0][name] - right).abs().max() / right.abs().max().clamp(min=1e-9))
-        # the usual form takes logarithms of what the kernel needs powers of, and loses digits where T is large
+        # the usual implementation takes logarithms where the kernel needs powers, and loses digits for large T
         assert error < 1e-6, (T, batch, name, error)
 
 
@@ -127,7 +127,7 @@ def check_kernel(A, C, dt, T):
 
 
 def kernel_ratio(T, repeats):
-    """Return how often the split kernel is made while the naive one is made once: value, and value and gradient."""
+    """Return the speed-up of the kernel over the naive one: of its value, and of value and gradient."""
     A = s4d_lin(32).repeat(64, 1)
     C = torch.randn(64, 32, dtype=torch.complex64, generator=torch.Generator().manual_seed(2))
     dt = torch.logspace(-3, -1, 64)
@@ -149,7 +149,7 @@ def kernel_ratio(T, repeats):
 
 
 def measure(T, batch, repeats):
-    """Return the median seconds of both nets: a step, and forward alone."""
+    """Return the median seconds of both networks: of a training step, and of a forward pass."""
     x, y = data(batch, T)
     both = nets()
     optimizers = {name: torch.optim.AdamW(net.parameters(), lr=1e-3) for name, net in both.items()}
@@ -160,18 +160,18 @@ def measure(T, batch, repeats):
 
 
 def machine(threads):
-    """Return what the ratios depend on, for the JSON line."""
+    """Return the machine, for the JSON line."""
     return {"threads": threads, "cores": os.cpu_count(), "torch": torch.__version__}
 
 
 def peak():
-    """Return the largest memory of this process so far, in MiB; of Linux, since `getrusage` counts the parent's too."""
+    """Return the peak memory of this process in MiB (Linux only, because `getrusage` includes the parent)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def added_memory(name, T, batch):
-    """Return the MiB that one training step adds to the peak, measured in a process of its own."""
+    """Return the MiB that one training step adds to the peak, in a separate process."""
     command = [sys.executable, __file__, "--memory-of", name, "--lengths", str(T), "--batches", str(batch)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -179,7 +179,7 @@ def added_memory(name, T, batch):
 def print_memory_of(name, T, batch):
     net = nets()[name]
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    # what every first step loads is no memory of the step
+    # warm-up: libraries that the first step loads are not memory of the step
     step(net, optimizer, *data(1, 16))
     x, y = data(batch, T)
     before = peak()

@@ -1,20 +1,19 @@
-"""The published marks on their own test rows: what the net, its rivals and their stack reach, over several seeds.
+"""Network, baselines and their stack against published results, on the published test rows and over several seeds.
 
-Run: SUBQUAD_DATA=DATA python benchmarks/bio_tasks.py --out marks [--only cas13a,azimuth] [--seeds 0,1,2] [--jobs 2]
+Run: SUBQUAD_DATA=DATA python benchmarks/bio_tasks.py --out published [--only cas13a azimuth] [--seeds 0 1 2] [--jobs 2]
 
-Each mark is one or several tasks of `subquad bio bench`, so the same command goes on where it was stopped.
+Each result is one or several tasks of `subquad bio bench`, so that the same command resumes an interrupted benchmark.
 
 - fluorescence: TAPE's split, Spearman.
 - cpp: the 192 peptides of KELM's independent test, accuracy.
 - cas13a: ADAPT's held-out guides, AUROC over its 51,980 rows: 5,197 guide-target pairs, each with ten resampled
-  measurements, of which those above log k = -4 are active. Learned from pairs with one measurement each.
-- idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task a function, with the
-  proteins of both as its test: no DP93 protein is in training.
+  measurements, of which those above log k = -4 are active. Trained on pairs with one measurement each.
+- idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task per function, tested on
+  the proteins of both: no DP93 protein is in training.
 - ncrna: nRC's 13 classes, accuracy on the test rows whose sequence is not in training.
-- azimuth: 17 genes, each predicted by models of the others; Spearman of all rows together, and its mean over genes.
+- azimuth: 17 genes, each predicted by models of the others; Spearman of all rows out-of-fold, and its mean over genes.
 
-The last line is JSON: for each mark the published one, what is reached by each model (mean over seeds) and its spread
-(standard deviation over seeds).
+The last line is JSON: for each result the published value, and mean and standard deviation over seeds of each model.
 """
 
 import argparse
@@ -37,7 +36,7 @@ ADAPT = "raw/adapt_published_predictions/classify__test.tsv.gz"
 AZIMUTH = "raw/azimuth_FC_plus_RES_withPredictions.csv.gz"
 DP93 = "raw/disoflag_DP93.txt.gz"
 
-# name, task of the suite, figure, published mark
+# name, task of the suite, metric, published value
 SHIPPED = [
     ("fluorescence", "dms/tape_fluorescence", "spearman", 0.68),
     ("cpp", "pep/cpp_plm4cpps", "accuracy", 0.90),
@@ -56,22 +55,25 @@ FUNCTIONS = [
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="", help="marks to run, with commas between")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--only", nargs="+", default=(), help="results to run, by the start of their names")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--train-rows", type=int, default=100_000)
     parser.add_argument("--tokens", type=int, default=5_000_000)
-    parser.add_argument("--presets", default="auto")
-    parser.add_argument("--settings", default="{}", help="JSON of further settings of the fit, such as members")
+    parser.add_argument("--presets", nargs="+", default=("auto",))
+    parser.add_argument("--settings", default="{}", help="JSON of further settings of the fit")
     options = parser.parse_args()
     if "SUBQUAD_DATA" not in os.environ:
-        parser.error("SUBQUAD_DATA must say where the data are")
+        parser.error("SUBQUAD_DATA must name the folder of the data")
     data = Path(os.environ["SUBQUAD_DATA"]) / "bio"
-    asked = [word for word in options.only.split(",") if word]
-    marks = [mark for mark in all_marks() if not asked or any(mark["name"].startswith(word) for word in asked)]
+    marks = [mark for mark in all_marks() if not options.only or mark["name"].startswith(tuple(options.only))]
     tasks = write_tasks(marks, data, options.out, json.loads(options.settings))
     settings = BenchSettings(
-        seeds=options.seeds, jobs=options.jobs, rows=options.rows, tokens=options.tokens, presets=options.presets
+        seeds=tuple(options.seeds),
+        jobs=options.jobs,
+        train_rows=options.train_rows,
+        tokens=options.tokens,
+        presets=tuple(options.presets),
     )
     results = bench(tasks, settings, out=options.out)
     reached = {mark["name"]: reach(mark, results, options.out) for mark in marks}
@@ -84,10 +86,10 @@ def main():
                 "benchmark": "bio_tasks",
                 "date": results["date"],
                 "machine": results["machine"],
-                "seeds": settings.seed_numbers,
+                "seeds": settings.seeds,
                 "tokens": options.tokens,
                 "core_hours": round(results["core_hours"], 3),
-                "marks": reached,
+                "results": reached,
                 "failed": failed,
             }
         )
@@ -96,18 +98,18 @@ def main():
 
 
 def all_marks():
-    marks = [{"name": name, "ids": [task], "figure": figure, "mark": mark} for name, task, figure, mark in SHIPPED]
-    marks.append({"name": "cas13a", "ids": ["marks/cas13a"], "figure": "auroc", "mark": 0.866})
+    marks = [{"name": name, "ids": [task], "metric": metric, "mark": mark} for name, task, metric, mark in SHIPPED]
+    marks.append({"name": "cas13a", "ids": ["marks/cas13a"], "metric": "auroc", "mark": 0.866})
     for name, _, *published in FUNCTIONS:
         for group, mark in zip(("DP94", "DP93"), published, strict=True):
-            own = {"ids": [f"marks/idr_{name}"], "group": group, "figure": "auroc", "mark": mark}
+            own = {"ids": [f"marks/idr_{name}"], "group": group, "metric": "auroc", "mark": mark}
             marks.append({"name": f"idr_{group}_{name}", **own})
-    marks.append({"name": "azimuth", "ids": [], "figure": "spearman", "mark": 0.476})
+    marks.append({"name": "azimuth", "ids": [], "metric": "spearman", "mark": 0.476})
     return marks
 
 
 def write_tasks(marks, data, out, settings):
-    """Write the tables that are not shipped as they are needed, and the list of tasks; return its path."""
+    """Write the tables that are derived from the data, and the list of tasks; return its path."""
     shipped = {task["id"]: task for task in read_json(data / "tasks.json")}
     folder = (out / "tables" / "marks").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,13 +134,13 @@ def write_tasks(marks, data, out, settings):
 
 
 def write_table(frame, path):
-    # no time in it: the same rows make the same file, and finished runs are known again
+    # without a time stamp: equal rows give equal files, so that finished runs are recognised
     frame.to_csv(path, index=False, compression={"method": "gzip", "mtime": 0})
     return {"file": str(path), "rows": len(frame)}
 
 
 def cas13a_task(data, folder):
-    """Learn from the shipped training pairs; the test rows are ADAPT's, each with its own measurement."""
+    """Train on the pairs of the suite; the test rows are ADAPT's, each with its own measurement."""
     shipped = pd.read_csv(data / "crispr/cas13a_active.csv.gz", dtype=str)
     rows = pd.read_csv(data / ADAPT, sep="\t")
     print(f"cas13a: ADAPT's own scores reach {roc_auc_score(rows['true_activity'], rows['predicted_activity']):.4f}")
@@ -147,9 +149,9 @@ def cas13a_task(data, folder):
     test["split"] = "test"
     learned = shipped[shipped["split"].isin(["train", "validation"])]
     shared = set(learned["guide"]) & set(test["guide"])
-    assert not shared, f"{len(shared)} test guides are learned from"
+    assert not shared, f"{len(shared)} test guides are in training"
     table = write_table(pd.concat([learned, test]), folder / "cas13a.csv.gz")
-    return {"id": "marks/cas13a", "kind": "bin", "alphabet": "ACGT", "length": [48, 48], **table}
+    return {"id": "marks/cas13a", "task_type": "binary", "alphabet": "ACGT", "length": [48, 48], **table}
 
 
 def dp93_records(data):
@@ -162,24 +164,29 @@ def dp93_records(data):
 
 
 def idr_task(data, folder, name):
-    """Learn from the shipped training proteins; the test are those of DP94 and of DP93, told apart by their group."""
+    """Train on the proteins of the suite; the test proteins are those of DP94 and DP93, which form two groups."""
     line = next(line for function, line, *_ in FUNCTIONS if function == name)
     records = dp93_records(data)
     dp93 = pd.DataFrame({"sequence": [r[1] for r in records], "target": [r[line] for r in records], "split": "test"})
     shipped = pd.read_csv(data / f"idr/{name}.csv.gz", dtype=str)
     shipped = shipped[shipped["split"].isin(["train", "validation", "test"])]
     shared = set(shipped.loc[shipped["split"] != "test", "sequence"]) & set(dp93["sequence"])
-    assert not shared, f"{len(shared)} proteins of DP93 are learned from"
+    assert not shared, f"{len(shared)} proteins of DP93 are in training"
     table = write_table(
         pd.concat([shipped.assign(group="DP94"), dp93.assign(group="DP93")]), folder / f"idr_{name}.csv.gz"
     )
     lengths = [int(shipped["sequence"].str.len().mean())] * 2
-    task = {"id": f"marks/idr_{name}", "kind": "perres_bin", "alphabet": "ACDEFGHIKLMNPQRSTVWXYZ", "length": lengths}
+    task = {
+        "id": f"marks/idr_{name}",
+        "task_type": "perres_bin",
+        "alphabet": "ACDEFGHIKLMNPQRSTVWXYZ",
+        "length": lengths,
+    }
     return {**task, **table}
 
 
 def azimuth_tasks(data, folder):
-    """Return one task a gene: it is the test, some of the other genes the validation, all else is learned from."""
+    """Return one task per gene, which is the test set; some of the other genes are the validation set."""
     frame = pd.read_csv(data / AZIMUTH)
     frame = pd.DataFrame(
         {
@@ -192,51 +199,53 @@ def azimuth_tasks(data, folder):
     tasks = []
     for gene in sorted(sizes.index):
         others = sizes.drop(gene)
-        # a gene with a fifth of all rows would be missed in training
+        # a gene with a fifth of all rows is needed in training
         order = [name for name in sorted(others.index) if others[name] < 0.2 * others.sum()]
         chosen, order = [], list(np.random.default_rng(len(tasks)).permutation(order))
         while others[chosen].sum() < 0.12 * others.sum():
             chosen.append(order.pop())
         parts = {name: "validation" if name in chosen else "train" for name in others.index} | {gene: "test"}
         table = write_table(frame.assign(split=frame["group"].map(parts)), folder / f"azimuth_{gene}.csv.gz")
-        tasks.append({"id": f"marks/azimuth_{gene}", "kind": "reg", "alphabet": "ACGT", "length": [30, 30], **table})
+        tasks.append(
+            {"id": f"marks/azimuth_{gene}", "task_type": "reg", "alphabet": "ACGT", "length": [30, 30], **table}
+        )
     return tasks
 
 
 def reach(mark, results, out):
-    """Return the published mark, and what each model reaches over the seeds that are finished."""
+    """Return the published value, and mean and standard deviation of each model over the finished seeds."""
     entries = [entry for entry in results["tasks"] if entry["id"] in mark["ids"]]
     seeds = [seed for seed in entries[0]["seeds"] if all("test" in entry["seeds"][seed] for entry in entries)]
     if mark["name"] == "azimuth":
-        per_seed = [azimuth_figures(mark["ids"], seed, out) for seed in seeds]
+        per_seed = [azimuth_metrics(mark["ids"], seed, out) for seed in seeds]
     elif "group" in mark:
         folders = [out / "runs" / mark["ids"][0] / str(seed) for seed in seeds]
         groups = [read_json(folder / "metrics.json")["groups"][mark["group"]] for folder in folders]
-        per_seed = [{model: figures[mark["figure"]] for model, figures in own.items()} for own in groups]
+        per_seed = [{model: metrics[mark["metric"]] for model, metrics in own.items()} for own in groups]
     else:
         runs = [entries[0]["seeds"][seed]["test"] for seed in seeds]
-        per_seed = [{model: figures[mark["figure"]] for model, figures in run.items()} for run in runs]
+        per_seed = [{model: metrics[mark["metric"]] for model, metrics in run.items()} for run in runs]
     models = list(per_seed[0]) if per_seed else []
     return {
-        "mark": mark["mark"],
-        "figure": mark["figure"],
-        "reached": {model: round(fmean(run[model] for run in per_seed), 4) for model in models},
-        "spread": {model: round(stdev(run[model] for run in per_seed), 4) for model in models if len(per_seed) > 1},
+        "published": mark["mark"],
+        "metric": mark["metric"],
+        "mean": {model: round(fmean(run[model] for run in per_seed), 4) for model in models},
+        "std": {model: round(stdev(run[model] for run in per_seed), 4) for model in models if len(per_seed) > 1},
         "seeds": len(per_seed),
     }
 
 
-def azimuth_figures(ids, seed, out):
-    """Return the Spearman of each model, of all rows together and as a mean over the genes."""
+def azimuth_metrics(ids, seed, out):
+    """Return the Spearman of each model over all rows, and its mean over genes."""
     frames = [pd.read_csv(out / "runs" / name / str(seed) / "test.csv") for name in ids]
     models = [name for name in ("net", "paper", "ridge", "boosting", "stack") if name in frames[0]]
-    figures = {}
+    metrics = {}
     for model in models:
         pooled = pd.concat(frames)
-        figures[f"{model}, pooled"] = float(spearmanr(pooled["measured"], pooled[model]).statistic)
+        metrics[f"{model}, pooled"] = float(spearmanr(pooled["measured"], pooled[model]).statistic)
         genes = [float(spearmanr(frame["measured"], frame[model]).statistic) for frame in frames]
-        figures[f"{model}, mean of genes"] = fmean(genes)
-    return figures
+        metrics[f"{model}, mean of genes"] = fmean(genes)
+    return metrics
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
-"""Which part of Lyra learns which order of epistasis: R² on landscapes of pure order 1 to 4 over 12 binary sites.
+"""Ablation of Lyra: R² on fitness landscapes of a single order of interaction, 1 to 4, over 12 binary sites.
 
 Run: python benchmarks/bio_walsh.py [--seeds 3] [--steps 400] [--forms ...] [--jobs 2] [--quick]
 
-A landscape of pure order k is a sum of all products of k of the sites' signs with random coefficients: no sum of
-effects of k - 1 sites explains any of it. Nets see
-2,048 of the 4,096 sequences, the other half is the test. By the paper's theory the recurrence alone is linear; products
-come from the gates, and from the GLU behind the state space. Higher orders also take longer to learn, so a low R² may
-be a matter of `--steps`: compare parts at equal steps, and look at more before saying that one cannot. Beside the nets:
-ridge on one-hot letters, and gradient boosting of 500 trees. First each landscape is held to be of its order alone, by
-its Walsh transform, and boosting on shuffled measurements to learn nothing. The last line is JSON: mean and standard
-deviation of R².
+A landscape of order k is a random linear combination of all products of the signs of k sites, so that interactions of
+fewer sites explain none of it. Networks are trained on 2,048 of the 4,096 sequences and tested on the others. The state
+space alone is linear; products come from the gated convolutions and from the GLU behind the state space. Higher orders
+also take longer to learn: a low R² after `--steps` is not proof that an architecture cannot represent the landscape.
+Baselines: ridge on one-hot letters, and gradient boosting with 500 trees. First the Walsh transform verifies that each
+landscape has a single order, and boosting on shuffled measurements that nothing leaks. The last line is JSON: mean and
+standard deviation of R².
 """
 
 import argparse
@@ -38,7 +37,7 @@ FORMS = ("all parts", "no positions", "no S4D", "no PGC", "positions alone", "ri
 
 
 class Without(nn.Module):
-    """Stands in the place of the state space and adds nothing."""
+    """Replaces the state space and adds nothing."""
 
     def forward(self, u, mask=None):  # noqa: D102
         return torch.zeros_like(u)
@@ -53,7 +52,7 @@ def landscape(order, seed):
 
 
 def check_order(y, order):
-    """Hold all of the variance to be of one order: the Walsh transform is zero elsewhere."""
+    """Verify that all variance is of one order: the Walsh transform is zero elsewhere."""
     spectrum = y.reshape((2,) * SITES)
     for axis in range(SITES):
         a, b = np.take(spectrum, 0, axis), np.take(spectrum, 1, axis)
