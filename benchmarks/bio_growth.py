@@ -3,8 +3,8 @@
 Run: python benchmarks/bio_growth.py [--threads 1] [--quick]
 
 First the fast form is compared with the usual implementation. Times are medians over rounds that interleave the
-lengths; memory is the peak of a separate process, including its imports. The exponent is the slope of log time over log length
-from 4,096 positions: 1 is linear, 2 is quadratic as in attention. The last line is JSON.
+lengths; memory is the peak of a separate process, including its imports. The exponent is the slope of log time over log
+length from 4,096 positions: 1 is linear, 2 is quadratic as in attention. The last line is JSON.
 """
 
 import argparse

@@ -289,7 +289,7 @@ def test_near_duplicates_that_stay_and_rows_that_were_not_searched_are_reported(
     run.metrics["leakage"] |= {"kept_because": "a column gave the split", "compared": 20_011, "not_compared": 1_003}
     text = render(run)
     assert "are counted and stay in the test set: a column gave the split. --leak-distance 1 removes them." in text
-    assert "Near-duplicates were searched in a random sample of 20,011 of 21,014 rows." in text
+    assert "Near-duplicates were searched for in a random sample of 20,011 of 21,014 rows." in text
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
