@@ -164,7 +164,7 @@ class _Parser:
         fixed = self._positions(settings.fixed, "--fixed")
         if settings.only:
             fixed = set(self.numbers) - self._positions(settings.only, "--only")
-        forbidden = self._letters(settings.forbid_letters, "--forbid-letters")
+        forbidden = self._letters(settings.forbid_letters or "", "--forbid-letters")
         self._read_allowed(settings.allow)
         for position, choices in self.listed.items():
             if position in fixed:

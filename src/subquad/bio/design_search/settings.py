@@ -38,7 +38,7 @@ class DesignSettings:
     allow: Model[tuple[str, ...]] = ()
     """The only substitutions allowed at a position, such as 24=AGS 30=KR; other positions stay free. A stop codon (*)
     is designed only where it is listed here."""
-    forbid_letters: Model[str] = ""
+    forbid_letters: Model[str | None] = None
     """Letters that no substitution may introduce, such as CM."""
     gc: Model[tuple[float, float] | None] = None
     """Lowest and highest GC content of a design, such as 0.4 0.6; DNA and RNA only."""
