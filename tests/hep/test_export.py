@@ -1,5 +1,6 @@
 """Export of taggers: ONNX has torch's probabilities at any multiplicity, and preprocess.json describes the inputs."""
 
+import importlib.util
 import json
 from dataclasses import replace
 
@@ -23,6 +24,11 @@ from subquad.hep.models.presets import PRESETS
 from subquad.hep.models.trained import TrainedTagger
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
+
+needs_onnx = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="onnx, onnxscript or onnxruntime is not installed",
+)
 SMALL = {"k": 2, "chebyshev_order": 3, "layers": 2, "width": 4, "graphs": 2, "pool_heads": 1}
 
 
@@ -58,6 +64,7 @@ def test_the_dense_form_has_the_probabilities_of_the_network(preset):
             torch.testing.assert_close(scorer(**given), expected, atol=1e-5, rtol=1e-4)
 
 
+@needs_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["auto", "epcn", "paper-edges"])
 def test_onnxruntime_has_the_probabilities_of_torch_at_any_multiplicity(preset, tmp_path):
@@ -110,6 +117,8 @@ class _Sum(torch.nn.Module):
         return x + (0.0 if torch.compiler.is_exporting() else self.off)
 
 
+@needs_onnx
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [0.0, 0.5])
 def test_a_model_with_other_values_in_onnxruntime_is_refused(off, tmp_path):
     how = {"inputs": {"x": torch.ones(2, 3)}, "axes": {"x": {0: "rows"}}, "output": "y"}
@@ -132,6 +141,7 @@ def test_the_command_refuses_missing_runs_other_suffixes_and_existing_files(tmp_
     assert not (tmp_path / "a.onnx").exists()
 
 
+@needs_onnx
 @pytest.mark.slow
 def test_the_command_writes_model_and_preprocessing(jets, tmp_path, capsys):
     from subquad.hep import FitSettings, fit

@@ -1,4 +1,4 @@
-"""The benchmarks of jets run to their JSON line and go on where they stopped; what they measure is not looked at."""
+"""The benchmarks of jets end in a line of JSON and resume; the values that they measure are not checked."""
 
 import json
 import os
@@ -14,6 +14,9 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # always the jets that ship with the package
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "SUBQUAD_DATA"} | {"OMP_NUM_THREADS": "1"}
 
+# each benchmark is a process of its own
+pytestmark = pytest.mark.slow
+
 
 def run(name, *arguments):
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
@@ -25,18 +28,21 @@ def result_of(done):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_growth_ends_in_one_line_of_json():
     result = result_of(run("hep_growth", "--most", 128, "--repeats", 1))
     assert result["exponents"].keys() >= {"sparse_ms", "dense_ms", "all_pairs_ms", "graph_ms", "net_ms"}
     assert [row["P"] for row in result["particles"]] == [16, 32, 64, 128]
 
 
+@pytest.mark.slow
 def test_the_filter_is_measured_beside_pytorch_geometrics():
     pytest.importorskip("torch_geometric.nn", reason="needs PyTorch Geometric: pip install torch_geometric")
     result = result_of(run("hep_chebconv", "--quick", "--count", 64, "--repeats", 1))
     assert {row["particles"] for row in result["rows"]} == {"128", "real"}
 
 
+@pytest.mark.slow
 def test_baselines_have_the_same_budget_and_a_second_run_reuses_the_results(tmp_path):
     arguments = ["--out", tmp_path, "--baselines", "boosting", "--epochs", 1, "--most-jets", 230]
     models = result_of(run("hep_baselines", *arguments))["models"]
@@ -48,6 +54,7 @@ def test_baselines_have_the_same_budget_and_a_second_run_reuses_the_results(tmp_
     assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == written
 
 
+@pytest.mark.slow
 def test_scoring_is_timed_on_one_core_and_on_all(jets, tmp_path):
     fit(jets, FitSettings(preset="standard", epochs=1, no_boosting=True), out=tmp_path / "tagger", quiet=True)
     result = result_of(run("hep_score", tmp_path / "tagger", *jets, "--repeats", 1))

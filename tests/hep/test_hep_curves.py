@@ -114,6 +114,7 @@ def test_reliability_by_hand():
     assert error == pytest.approx((10 * 0.05 + 20 * 0.1 + 0.45) / 31)
 
 
+@pytest.mark.slow
 def test_the_figures_show_these_arrays():
     models = [
         ModelPredictions(name=name, trainings=[random(name=name, strength=s)]) for name, s in (("a", 0.2), ("b", 0.1))
@@ -145,6 +146,7 @@ def test_the_figures_show_these_arrays():
     assert "2 ms" in axes.get_legend().get_texts()[0].get_text()
 
 
+@pytest.mark.slow
 def test_figures_without_jets_or_observers_are_omitted():
     score = np.array([0.1, 0.2, 0.3])
     probabilities = np.stack([1 - score, score / 2, score / 2], 1)

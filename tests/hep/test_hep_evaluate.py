@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import uproot
 
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -19,6 +18,8 @@ from subquad.hep.evaluation import scoring
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.models.trained import TrainedTagger
 from subquad.runs.storage import read_tensors
+
+uproot = pytest.importorskip("uproot")
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
 
@@ -79,6 +80,7 @@ def pages_of(path):
     return len(re.findall(rb"/Type\s*/Page\b", content))
 
 
+@pytest.mark.slow
 def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, holdout, tmp_path):
     labels = read(holdout).labels
     other = external_scores(tmp_path / "other.root", labels)
@@ -119,6 +121,7 @@ def test_trainings_of_one_model_are_summarized_beside_external_scores(runs, hold
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation", "other.root"]
 
 
+@pytest.mark.slow
 def test_without_files_each_run_is_evaluated_on_its_own_test_jets_beside_its_baseline(runs, tmp_path, no_figures):
     out = tmp_path / "evaluation"
     settings = EvaluateSettings(reference="boosting")
@@ -133,6 +136,7 @@ def test_without_files_each_run_is_evaluated_on_its_own_test_jets_beside_its_bas
     assert pages_of(out / "report.pdf") == 1
 
 
+@pytest.mark.slow
 def test_the_files_are_read_once_for_all_taggers(runs, holdout, tmp_path, monkeypatch, no_figures):
     read_from = []
 
@@ -147,6 +151,7 @@ def test_the_files_are_read_once_for_all_taggers(runs, holdout, tmp_path, monkey
     assert [len(model["trainings"]) for model in got["models"]] == [2, 1]
 
 
+@pytest.mark.slow
 def test_a_note_warns_of_training_jets(runs, jets, tmp_path, no_figures):
     got = evaluate(runs / "one", files=jets[0], out=tmp_path / "evaluation", quiet=True)
     assert len(got["notes"]) == 1
@@ -156,6 +161,7 @@ def test_a_note_warns_of_training_jets(runs, jets, tmp_path, no_figures):
     assert got["models"][0]["trainings"][0]["auc_ovo"] is None
 
 
+@pytest.mark.slow
 def test_external_scores_are_read_in_any_order_and_under_weavers_names(tmp_path, no_figures):
     labels = np.array([0, 1, 2, 2])
     ours = external_scores(tmp_path / "ours.root", labels)
@@ -194,6 +200,7 @@ def test_invalid_external_scores_are_refused(tmp_path):
         read_external_scores(names, "other")
 
 
+@pytest.mark.slow
 def test_invalid_input_is_refused_before_anything_is_written(runs, holdout, jets, tmp_path):
     out = tmp_path / "evaluation"
     with pytest.raises(SubquadError, match=r"nothing to evaluate; give folders that `subquad hep fit` wrote"):
@@ -218,6 +225,7 @@ def test_invalid_input_is_refused_before_anything_is_written(runs, holdout, jets
         evaluate(runs / "one", out=runs / "two", force=True)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_given_twice_is_refused(runs, tmp_path):
     shutil.copytree(runs / "one", tmp_path / "copy")
     with pytest.raises(
@@ -226,6 +234,7 @@ def test_a_training_that_is_given_twice_is_refused(runs, tmp_path):
         evaluate([runs / "one", tmp_path / "copy"], out=tmp_path / "evaluation")
 
 
+@pytest.mark.slow
 def test_the_command_replaces_an_evaluation_only_with_force(tmp_path, capsys, no_figures):
     scores, out = external_scores(tmp_path / "part.root", np.array([0, 1, 2, 2])), tmp_path / "evaluation"
     line = ["hep", "evaluate", "--scores", f"ParT={scores}", "--out", str(out), "--background", "Hbb"]

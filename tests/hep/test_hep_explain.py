@@ -198,6 +198,7 @@ def fitted(jets, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_figures_and_json(fitted, jets, tmp_path, capsys):
     out = tmp_path / "explained"
     files = [str(path) for path in jets]
@@ -223,6 +224,7 @@ def test_the_command_writes_page_figures_and_json(fitted, jets, tmp_path, capsys
     assert json.loads((out / "explain.json").read_text())["classes"] == ["Hbb"]
 
 
+@pytest.mark.slow
 def test_invalid_input_is_refused(fitted, jets, tmp_path):
     with pytest.raises(SubquadError, match="nowhere: no such model folder"):
         explain(tmp_path / "nowhere", files=jets, out=tmp_path / "out", quiet=True)
