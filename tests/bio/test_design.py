@@ -100,7 +100,6 @@ def test_all_constraints_on_letters_hold(tmp_path):
         "fixed": ("1-5", "9"),
         "allow": ("11=AG", "12=KR"),
         "forbid_letters": "CM",
-        "number": 41,
         "max_mutations": 3,
     }
     frame = run_design(model, tmp_path, number=41, **settings)
@@ -195,7 +194,8 @@ def test_all_errors_in_the_constraints_are_reported_at_once(tmp_path):
         "  --allow: '9' has no letters; write POSITION=LETTERS, such as 24=AGS",
         "  --allow: position 4 is in --fixed",
         "  --allow: C at position 4 is in --forbid-letters",
-        "  … and 2 more",
+        "  --forbid-sites applies to DNA and RNA, but the model reads proteins",
+        "  --gc applies to DNA and RNA, but the model reads proteins",
     ]
     assert not (tmp_path / "out").exists()
 
