@@ -305,7 +305,7 @@ def test_a_cache_of_softmax_attention_is_rejected():
 
 def test_several_sequences_in_one_row_are_rejected():
     model = converted("llama")
-    with pytest.raises(ValueError, match="one a row"):
+    with pytest.raises(ValueError, match="one sequence in each row"):
         model(tokens(1, 7), position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2]]), use_cache=False)
 
 
@@ -435,7 +435,7 @@ def test_attention_that_computes_something_else_is_rejected():
     # as in models with a gate on the output, or layers without rotary positions
     forward = original.forward
     original.forward = lambda **inputs: (forward(**inputs)[0] * 1.01, None)
-    with pytest.raises(SubquadError, match="layer 1 computes something else in its LlamaAttention"):
+    with pytest.raises(SubquadError, match="the LlamaAttention of layer 1 computes more than projections"):
         convert(model, AttentionSettings())
 
 
