@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from subquad.bio.benchmark.jobs import make_jobs
+from subquad.bio.benchmark.page import markdown, render, summary_lines
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import Task
-from subquad.bio.plots.bench_page import markdown, render, summary_lines
 
 
 def fake_entry(name, random, *, baselines=("ridge", "boosting"), rows=211, seeds=(0,)):

@@ -12,7 +12,6 @@ from subquad.bio.commands.guides import guides
 from subquad.bio.data.dataset import InputSchema, PartnerAlignment
 from subquad.bio.guide_search.settings import GuideSettings, Window
 from subquad.bio.guide_search.sites import (
-    AMBIGUITY,
     as_codes,
     count_similar,
     find_sites,
@@ -22,6 +21,7 @@ from subquad.bio.guide_search.sites import (
     windows_of,
 )
 from subquad.bio.guide_search.table import COLUMNS, find_guides
+from subquad.bio.models.scorer import AMBIGUITY
 from subquad.cli import main
 from subquad.errors import SubquadError
 

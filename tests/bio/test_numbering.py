@@ -12,13 +12,13 @@ from support.bio_models import AdditiveModel, Landscape, constraints_of, run_des
 from subquad import bio
 from subquad.bio.analysis.cycles import predicted_cycles
 from subquad.bio.analysis.landscape import measured_landscape, predicted_landscape
+from subquad.bio.analysis.scan_page import grid_of
 from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
 from subquad.bio.analysis.single_mutants import scan_table
 from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.commands.scan import scan
 from subquad.bio.data.variants import renumbered
 from subquad.bio.models.scorer import open_scorer
-from subquad.bio.plots.scan_page import grid_of
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 

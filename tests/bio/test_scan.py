@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 from support.bio_models import WILD, AdditiveModel
 
+from subquad.bio.analysis.scan_page import grid_of, information
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import scan_table, single_mutants
 from subquad.bio.commands.scan import scan
 from subquad.bio.models import scorer as scoring
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.plots.maps import heat_map, logo, rows_of
-from subquad.bio.plots.scan_page import grid_of, information
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError
 from subquad.runs.storage import write_json

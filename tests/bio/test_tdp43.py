@@ -1,7 +1,7 @@
 """Quality of scan, design and epistasis on the deep mutational scan that ships with the package, TDP-43.
 
-A model is fitted to double mutants, and evaluated on single mutants and on other double mutants. Each floor must fail for
-the same model with shuffled weights.
+A model is fitted to double mutants, and evaluated on single mutants and on other double mutants. Each floor must fail
+for the same model with shuffled weights.
 """
 
 import numpy as np

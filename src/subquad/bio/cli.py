@@ -256,7 +256,7 @@ def bench(
         tasks: JSON list of tasks with id, file and task_type, and optionally settings, metric, published and train_on.
     """
     from subquad.bio.commands.bench import bench as run_bench
-    from subquad.bio.plots.bench_page import summary_lines
+    from subquad.bio.benchmark.page import summary_lines
     from subquad.errors import raise_errors
 
     out = options.out

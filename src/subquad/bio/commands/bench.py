@@ -140,7 +140,7 @@ def _write_failures(folder: Path, failed: list[dict[str, Any]]) -> None:
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
-    from subquad.bio.plots.bench_page import markdown, render
+    from subquad.bio.benchmark.page import markdown, render
 
     write_json(folder / "results.json", results)
     rows = result_rows(results["tasks"])

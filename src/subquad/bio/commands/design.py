@@ -209,7 +209,7 @@ def _filled(plates: pd.DataFrame, designs: pd.DataFrame, start: str, mean: float
 def _write(
     out: Path, designs: pd.DataFrame, plates: pd.DataFrame, record: dict[str, Any], scored: ScoredVariants
 ) -> None:
-    from subquad.bio.plots.design_page import render
+    from subquad.bio.design_search.page import render
 
     html = render(designs, plates, record, scored=scored)
     rows = designs[["name", "mutants", "sequence"]].itertuples(index=False)

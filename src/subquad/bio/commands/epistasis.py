@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.analysis.epistasis_page import page_and_figures
 from subquad.bio.analysis.landscape import (
     Landscape,
     measured_landscape,
@@ -16,7 +17,6 @@ from subquad.bio.analysis.landscape import (
 from subquad.bio.analysis.settings import EpistasisSettings
 from subquad.bio.analysis.single_mutants import measured_values
 from subquad.bio.models.scorer import input_sequence, open_scorer
-from subquad.bio.plots.epistasis_page import page_and_figures
 from subquad.bio.plots.maps import save
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError

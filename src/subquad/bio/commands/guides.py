@@ -74,7 +74,7 @@ def guides(
     frame = pd.concat([own for own in best if len(own)] or best[:1], ignore_index=True)
     say(f"{len(similar):,} guides in {len(maps):,} sequences", quiet=quiet)
     if page is not None:
-        from subquad.bio.plots.guides_page import render
+        from subquad.bio.guide_search.page import render
 
         score = None if scorer is None else scorer.title
         with atomic(page) as temporary:

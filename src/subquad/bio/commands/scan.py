@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.analysis.scan_page import write_profile, write_scan
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import measured_values, scan_table
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.models.scorer import SequenceModel, input_sequence, open_model, open_scorer, output_names
-from subquad.bio.plots.scan_page import write_profile, write_scan
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import as_folder, check_output, read_json
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from subquad.bio.design_search.settings import DesignSettings
-from subquad.bio.guide_search.sites import AMBIGUITY
+from subquad.bio.models.scorer import AMBIGUITY
 from subquad.errors import SubquadError, raise_errors, require
 
 __all__ = ["Constraints", "read_constraints"]

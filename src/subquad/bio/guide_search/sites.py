@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings, Window
+from subquad.bio.models.scorer import AMBIGUITY
 from subquad.progress import track
 
 __all__ = [
-    "AMBIGUITY",
     "Sites",
     "as_codes",
     "complement",
@@ -25,10 +25,6 @@ __all__ = [
     "pack",
     "windows_of",
 ]
-
-AMBIGUITY = {"A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC"}
-AMBIGUITY |= {"B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"}
-"""IUPAC codes of nucleotides, and the nucleotides that they stand for."""
 
 CHUNK = 1 << 21
 """Positions searched per step."""

@@ -16,9 +16,22 @@ from subquad.bio.data.fasta import read_sequence
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.progress import track
 
-__all__ = ["SEPARATOR", "Scorer", "SequenceModel", "input_sequence", "open_model", "open_scorer", "output_names"]
+__all__ = [
+    "AMBIGUITY",
+    "SEPARATOR",
+    "Scorer",
+    "SequenceModel",
+    "input_sequence",
+    "open_model",
+    "open_scorer",
+    "output_names",
+]
 
 NUCLEOTIDES = frozenset("ACGTU")
+AMBIGUITY = {"A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC"}
+AMBIGUITY |= {"B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"}
+"""IUPAC codes of nucleotides, and the nucleotides that they stand for."""
+
 BATCH = 4096
 """Sequences per call of the model."""
 SEPARATOR = "|"
