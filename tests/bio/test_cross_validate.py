@@ -128,7 +128,7 @@ def test_residues_have_means_over_the_folds_only(tmp_path):
     ("more", "message"),
     [
         ({"fold": 1}, "leave out --fold"),
-        ({"split": "words"}, r"column 'words' holds no numbers of folds \(train, test …\); leave out --split"),
+        ({"split": "words"}, r"column 'words' has no fold numbers \(train, test …\); leave out --split"),
         ({"split": "word"}, "no column 'word'; did you mean 'words'"),
     ],
 )

@@ -30,13 +30,14 @@ DATA = os.environ.get("SUBQUAD_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the data folder is not here")
 
 
+@pytest.mark.slow
 def test_the_commands_fit_and_predict(tmp_path, capsys):
     frame = table(tmp_path / "t.csv")
     options = RunOptions(out=tmp_path / "run")
     fit_command(str(tmp_path / "t.csv"), settings(ensemble_size=2), presets=("paper",), options=options)
     shown = capsys.readouterr()
     assert "alphabet: dna (ACGT) (inferred" in shown.err
-    assert "←" in shown.out
+    assert "31 test rows" in shown.out
     assert "Next: subquad bio predict" in " ".join(shown.out.split())
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["test"]) == {"net", "paper", "ridge", "boosting", "stack"}
@@ -58,6 +59,7 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
     assert got["sequence"].tolist() == frame["sequence"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["auto", "paper"])
 def test_a_baseline_or_the_stack_predicts_what_it_was_measured_with(tmp_path, preset):
     frame = table(tmp_path / "t.csv")
@@ -74,6 +76,7 @@ def test_a_baseline_or_the_stack_predicts_what_it_was_measured_with(tmp_path, pr
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyra", quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "task_type", "names"),
     [
@@ -108,6 +111,7 @@ def test_every_task_type_from_a_table_and_back(tmp_path, target, task_type, name
     assert (tmp_path / "run" / ("test.json" if task_type.startswith("residue") else "test.csv")).is_file()
 
 
+@pytest.mark.slow
 def test_base_pairs_from_a_table_and_back(tmp_path):
     pytest.importorskip("RNA")
     random = np.random.default_rng(2)
@@ -125,6 +129,7 @@ def test_base_pairs_from_a_table_and_back(tmp_path):
     assert set(got["prediction"].str.len()) == {14}
 
 
+@pytest.mark.slow
 def test_variants_of_a_wild_type_are_learned_without_sequences(tmp_path):
     random = np.random.default_rng(7)
     wild = "".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 23))
@@ -144,6 +149,7 @@ def test_variants_of_a_wild_type_are_learned_without_sequences(tmp_path):
     assert got["prediction"].notna().all()
 
 
+@pytest.mark.slow
 def test_the_paper_preset_is_fitted_alone(tmp_path):
     table(tmp_path / "t.csv")
     metrics = fit(tmp_path / "t.csv", settings(preset="paper"), out=tmp_path / "run", quiet=True)
@@ -151,6 +157,7 @@ def test_the_paper_preset_is_fitted_alone(tmp_path):
     predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     table(tmp_path / "t.csv")
     own = settings(ensemble_size=2)
@@ -177,6 +184,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     ).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
     table(tmp_path / "t.csv")
     own = settings(learning_curve=2, stack_folds=2)
@@ -188,6 +196,7 @@ def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
     assert sum(metrics["stacking"]["weights"].values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
     table(tmp_path / "t.csv")
     own = settings(learning_sizes=(48, 12, 5000), learning_repeats=3)
@@ -198,7 +207,7 @@ def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
     assert few["std"]["ridge"] > 0
     assert few["ridge"] < some["ridge"] < whole["ridge"]
     assert "std" not in whole
-    assert "Means over drawings of the rows" in (tmp_path / "run" / "report.html").read_text()
+    assert "Means over random subsets" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_errors_are_reported_before_anything_is_written(tmp_path):
@@ -223,7 +232,7 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
     assert str(error.value).splitlines() == [
         f"{tmp_path}/t.csv: 1 of 31 rows cannot be read; correct or remove them",
         "  row 5: '1' at position 4 is not in the DNA alphabet (ACGT)",
-        f"{tmp_path}/t.csv: column 'split' must say train, validation or test (or unused)",
+        f"{tmp_path}/t.csv: column 'split' must hold train, validation or test (or unused)",
         "  row 2: 'trian'",
     ]
 
@@ -232,7 +241,7 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
     ("more", "message"),
     [
         ({"presets": ("papr",)}, "no preset 'papr'; did you mean 'paper'?"),
-        ({"out": "t.csv"}, "t.csv: --out names a folder, and this is a file"),
+        ({"out": "t.csv"}, "t.csv: --out must be a folder, and this is a file"),
         ({"target": ("score", "late")}, "no training row has a value in column 'late'; leave it out"),
         ({"sequence": "same"}, "all training sequences are the same; there is nothing to learn from"),
     ],
@@ -251,12 +260,13 @@ def test_data_without_signal_are_refused_before_a_folder_is_written(tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
 
 
+@pytest.mark.slow
 def test_infinite_intervals_are_null_and_few_test_rows_name_no_winner(tmp_path, capsys):
     table(tmp_path / "t.csv", rows=83)
     fit_command(str(tmp_path / "t.csv"), settings(), options=RunOptions(out=tmp_path / "run"))
     shown = capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert f"No winner is named, with {metrics['rows']['test']} test rows only" in " ".join(shown.split())
+    assert f"No model is named best: {metrics['rows']['test']} test rows, fewer than the 20" in " ".join(shown.split())
     assert "←" not in shown
     assert set(metrics["conformal"]) == {"net", "ridge", "boosting", "stack"}
     for found in metrics["conformal"].values():
@@ -266,6 +276,7 @@ def test_infinite_intervals_are_null_and_few_test_rows_name_no_winner(tmp_path, 
         json.loads((tmp_path / "run" / name).read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [("score",), ("score", "other")])
 def test_each_model_has_intervals_of_its_own_for_each_column(tmp_path, columns):
     frame = table(tmp_path / "t.csv")
@@ -283,6 +294,7 @@ def test_each_model_has_intervals_of_its_own_for_each_column(tmp_path, columns):
             assert inside == pytest.approx(metrics["conformal"][model][name]["0.9"]["coverage"])
 
 
+@pytest.mark.slow
 def test_too_few_validation_rows_leave_intervals_empty_with_a_remark(tmp_path, capsys):
     frame = table(tmp_path / "t.csv", rows=83)
     frame["split"] = ["train"] * 60 + ["validation"] * 8 + ["test"] * 15
@@ -294,6 +306,7 @@ def test_too_few_validation_rows_leave_intervals_empty_with_a_remark(tmp_path, c
     assert "inf" not in (tmp_path / "p.csv").read_text()
 
 
+@pytest.mark.slow
 def test_the_published_network_uses_all_positions_in_the_folds_of_a_stack(tmp_path, monkeypatch):
     frame = table(tmp_path / "t.csv", rows=101)
     frame["sequence"] = "AAC" + frame["sequence"]
@@ -329,9 +342,7 @@ def test_a_table_that_has_predictions_already_is_refused(run, tmp_path):
 @pytest.mark.slow
 def test_predict_overwrites_its_output_only_with_force(run, tmp_path):
     (tmp_path / "p.csv").write_text("precious")
-    with pytest.raises(
-        SubquadError, match=r"p\.csv: exists already; .* overwrite it with --force"
-    ):
+    with pytest.raises(SubquadError, match=r"p\.csv: exists already; .* overwrite it with --force"):
         predict(run, run.parent / "t.csv", out=tmp_path / "p.csv", quiet=True)
     assert (tmp_path / "p.csv").read_text() == "precious"
     predict(run, run.parent / "t.csv", out=tmp_path / "p.csv", force=True, quiet=True)
@@ -371,12 +382,12 @@ def test_the_loop_does_not_validate_twice_at_its_end(run):
 
 @pytest.mark.slow
 def test_an_example_is_predicted_and_shuffled_weights_fall_below_the_floor(tmp_path):
-    # 3,000 variants of the table that ships with the package, so that the test stays short
+    # a subset of the table that ships with the package, so that the test stays short
     whole = pd.read_csv(resolve_table("example:tdp43"))
-    whole.sample(3000, random_state=0).to_csv(tmp_path / "tdp43.csv", index=False)
-    own = FitSettings(tokens=400_000, boosting_iterations=40, ensemble_size=1)
+    whole.sample(2000, random_state=0).to_csv(tmp_path / "tdp43.csv", index=False)
+    own = FitSettings(tokens=200_000, boosting_iterations=10, ensemble_size=1)
     metrics = fit(tmp_path / "tdp43.csv", own, out=tmp_path / "run", quiet=True)
-    assert all(metrics["test"][name]["spearman"] > 0.5 for name in ("net", "ridge", "boosting", "stack"))
+    assert all(metrics["test"][name]["spearman"] > 0.6 for name in ("net", "ridge", "stack"))
     test = pd.read_csv(tmp_path / "run" / "test.csv")
     model, random = load_run(tmp_path / "run"), np.random.default_rng(0)
     inputs, truth = model.inputs_of(test["sequence"]), Target(task_type="regression", y=test[["measured"]].to_numpy())
@@ -420,7 +431,7 @@ def test_real_files_are_fitted_from_the_command_line(tmp_path, capsys):
         "1",
     ]
     assert main(["bio", "fit", str(syua), *extra, *short, "--out", str(tmp_path / "syua")]) == 0
-    assert json.loads((tmp_path / "syua" / "config.json").read_text())["table"]["covariates"].keys() >= {"EVE_single"}
+    assert json.loads((tmp_path / "syua" / "config.json").read_text())["inputs"]["covariates"].keys() >= {"EVE_single"}
     # a table of variants with its wild type in a FASTA file
     with gzip.open(raw / "ecnet_RRM.fasta.gz") as source, (tmp_path / "rrm.fasta").open("wb") as target:
         shutil.copyfileobj(source, target)

@@ -81,6 +81,7 @@ def test_padding_is_zero_and_any_letter_is_equal_parts():
     assert x.tolist() == [[[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0.25] * 4]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_type", ["regression", "binary", "multiclass"])
 @pytest.mark.parametrize("has_partner", [True, False])
 def test_the_net_starts_exactly_at_a_linear_model(task_type, has_partner):
@@ -165,6 +166,7 @@ def test_every_task_type_is_learned_and_saved(task_type, least, is_aligned):
     np.testing.assert_array_equal(again.predict(test), prediction)
 
 
+@pytest.mark.slow
 def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
     pytest.importorskip("RNA")
     random = np.random.default_rng(3)
@@ -184,6 +186,7 @@ def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
     assert all(np.allclose(values, values.T, atol=1e-6) for values in prediction)
 
 
+@pytest.mark.slow
 def test_covariates_are_learned_even_without_sequences():
     own = inputs(covariates=3, length=0)
     target = Target(task_type="regression", y=(own.covariates[:, :1] - own.covariates[:, 2:]) * 2 + 5)
@@ -192,6 +195,7 @@ def test_covariates_are_learned_even_without_sequences():
     assert score(truth, fitted(bare).predict(test))["r2"] > 0.95
 
 
+@pytest.mark.slow
 def test_rows_of_weight_zero_have_no_effect():
     own = dataset()
     wrong = own.target.y.copy()
@@ -231,6 +235,7 @@ def test_a_budget_is_spent_in_many_steps_of_few_sequences():
     assert batch_size_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
 
 
+@pytest.mark.slow
 def test_the_blending_weights_name_the_linear_model_each_mlp_and_lyra():
     own = dataset()
     for members, branches in ((1, 4), (2, 2), (5, 1)):
@@ -241,6 +246,7 @@ def test_the_blending_weights_name_the_linear_model_each_mlp_and_lyra():
         assert all(0 <= weight <= 1 for weight in nets.blending.values())
 
 
+@pytest.mark.slow
 def test_lyra_learns_a_motif_at_any_position_and_gets_the_larger_weight():
     random = np.random.default_rng(5)
     codes = random.integers(0, 4, (1211, 31)).astype(np.int8)

@@ -45,7 +45,7 @@ def both(**more):
     return FitSettings(**{**SHORT, "sequence": "sequence", "target": ("activity",), "strands": "both", **more})
 
 
-def test_the_other_strand_is_the_reverse_complement_from_its_first_letter_on():
+def test_reverse_complements_are_left_aligned():
     codes = np.array([[0, 1, 1, 3, PAD], [2, ANY, 3, 0, 1], [PAD] * 5], dtype=np.int8)
     inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((3, 0)), is_aligned=False, is_double_stranded=True)
     turned = inputs.reverse_complement()
@@ -55,9 +55,11 @@ def test_the_other_strand_is_the_reverse_complement_from_its_first_letter_on():
     assert turned.reverse_complement().codes.tolist() == codes.tolist()
 
 
-def test_each_training_row_comes_from_both_sides_and_no_other_row_does():
+def test_only_training_rows_are_augmented_with_their_reverse_complements():
     codes = np.array([[0, 1, 2], [3, 3, 1], [2, 0, 0], [1, 1, 1], [0, 0, 3]], dtype=np.int8)
-    inputs = Inputs(codes=codes, letters=4, covariates=np.arange(5.0)[:, None], is_aligned=True, is_double_stranded=True)
+    inputs = Inputs(
+        codes=codes, letters=4, covariates=np.arange(5.0)[:, None], is_aligned=True, is_double_stranded=True
+    )
     split = {"train": np.array([1, 3]), "validation": np.array([0]), "test": np.array([4])}
     target = Target(task_type="binary", y=np.array([0, 1, 1, 0, 1]), classes=("a", "b"))
     whole = with_both_strands(Dataset(inputs=inputs, target=target, split=split, units=np.array([7, 8, 9, 7, 5])))
@@ -77,7 +79,7 @@ def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
         pd.DataFrame({"sequence": side}).to_csv(tmp_path / f"{name}.csv", index=False)
     for model in ("net", "ridge", "boosting", "stack"):
         got = [
-            predict(tmp_path / "run", tmp_path / f"{name}.csv", out=tmp_path / "p.csv", model=model, quiet=True)
+            predict(tmp_path / "run", tmp_path / f"{name}.csv", out=tmp_path / "p.csv", model=model, force=True, quiet=True)
             for name in ("one", "two")
         ]
         np.testing.assert_allclose(got[0]["prediction"], got[1]["prediction"], atol=1e-6)
@@ -87,7 +89,7 @@ def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
     )
 
 
-def test_what_may_be_read_from_either_side_is_learned_from_both():
+def test_training_on_both_strands_improves_predictions_of_double_stranded_dna():
     X, y = enhancers()
     new, measured = enhancers(rows=101, seed=1)
     turned = list(map(other, new))
@@ -110,7 +112,7 @@ def test_what_may_be_read_from_either_side_is_learned_from_both():
         (["ACGT", "CCGT", "AGGT"] * 7, ["0101", "1010", "0011"] * 7, "the target has values along the sequence"),
     ],
 )
-def test_what_has_one_strand_is_refused(tmp_path, sequences, target, message):
+def test_strands_both_is_an_error_for_other_inputs(tmp_path, sequences, target, message):
     pd.DataFrame({"sequence": sequences, "activity": target}).to_csv(tmp_path / "t.csv", index=False, quoting=2)
     with pytest.raises(SubquadError, match=message):
         fit(tmp_path / "t.csv", both(), out=tmp_path / "run", quiet=True)
@@ -118,7 +120,7 @@ def test_what_has_one_strand_is_refused(tmp_path, sequences, target, message):
         LyraClassifier(strands="both").fit(["MKTW", "MKTF"] * 7, ["a", "b"] * 7)
 
 
-def test_the_folds_of_a_stack_hold_whole_what_the_split_held_whole(tmp_path):
+def test_the_folds_of_a_stack_keep_the_units_of_the_split_together(tmp_path):
     sequences, values = enhancers(rows=113)
     genes = np.array(["a", "b", "c", "d", "e", "f", "g"])[np.arange(113) % 7]
     frame = pd.DataFrame({"sequence": sequences, "activity": values, "gene": genes})

@@ -86,12 +86,12 @@ def fit_table(
     seconds = time.monotonic() - began
     try:
         check_trainable(dataset)
-        run = open_run(out, kind="bio", settings=run_settings(path, settings, presets, seed), force=force)
-        if run.is_resumed:
-            say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
-        fitted = fit_models(dataset, settings, presets=presets, directory=run.directory, seed=seed, quiet=quiet)
     except SubquadError as error:
         raise SubquadError(f"{path}: {error}") from error
+    run = open_run(out, kind="bio", settings=run_settings(path, settings, presets, seed), force=force)
+    if run.is_resumed:
+        say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
+    fitted = fit_models(dataset, settings, presets=presets, directory=run.directory, seed=seed, quiet=quiet)
     metrics = fitted.metrics
     if settings.learning_curve or settings.learning_sizes:
         metrics["learning_curve"] = learning_curve(
