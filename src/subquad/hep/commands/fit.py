@@ -20,7 +20,7 @@ from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.data.preparation import JETS, FitSource, source_of, temporary_store, wait_for
 from subquad.hep.data.splits import reweighted, split_dataset, stratified_split, with_present_classes
 from subquad.hep.data.store import JetDataset
-from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model
+from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predictions_of_run
 from subquad.hep.metrics.summary import measure, summarize
 from subquad.hep.models.boosting import fit_boosting
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
@@ -183,16 +183,8 @@ def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) ->
 def _metrics(
     job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    keys = {"pcn": "probabilities", "boosting": "probabilities_boosting"}
-    models = group_by_model(
-        [
-            Predictions(
-                model=name, source="test jets", seed=job.seed, probabilities=scores[key], labels=scores["labels"]
-            )
-            for name, key in keys.items()
-            if key in scores
-        ]
-    )
+    names = {"pcn": "pcn", "boosting": "boosting"}
+    models = group_by_model(predictions_of_run(scores, names, source="test jets", seed=job.seed))
     measured = measure(models, job.classes, job.background)
     result, jets = fitted.result, {name: len(part) for name, part in job.parts.items()}
     return {

@@ -6,7 +6,7 @@ Axes: J jets, C classes, N batches.
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from subquad.errors import SubquadError
 from subquad.hep.data.chunks import JetChunk, chunk_of
 from subquad.hep.data.jets import iterate_jets
 from subquad.hep.data.store import JetDataset
-from subquad.hep.metrics.predictions import TEST_SCORES, Predictions
+from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, predictions_of_run
 from subquad.hep.models.networks import predict_logits, using_threads
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import EvaluateSettings
@@ -175,17 +175,8 @@ def stored_predictions(folder: Path, name: str, config: Mapping[str, Any], class
         raise SubquadError(f"{folder}: stores no test jets of its own; give --files")
     stored = {key: tensor.numpy() for key, tensor in read_tensors(folder / TEST_SCORES).items()}
     order = [config["classes"].index(name) for name in classes]
-    shared = {
-        "source": str(folder),
-        "seed": config["seed"],
-        "labels": np.argsort(order)[stored["labels"]],
-        "pt": stored.get("pt"),
-        "sdmass": stored.get("sdmass"),
-        "multiplicity": stored["particles"],
-    }
-    keys = {name: "probabilities", BOOSTING: "probabilities_boosting"}
+    names = {"pcn": name, "boosting": BOOSTING}
     return [
-        Predictions(model=model, probabilities=stored[key][:, order], **shared)
-        for model, key in keys.items()
-        if key in stored
+        replace(one, probabilities=one.probabilities[:, order], labels=np.argsort(order)[one.labels])
+        for one in predictions_of_run(stored, names, source=str(folder), seed=config["seed"])
     ]

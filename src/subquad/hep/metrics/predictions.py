@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-__all__ = ["OBSERVERS", "TEST_SCORES", "ModelPredictions", "Predictions", "group_by_model", "with_observers_of"]
+__all__ = [
+    "OBSERVERS",
+    "TEST_SCORES",
+    "ModelPredictions",
+    "Predictions",
+    "group_by_model",
+    "predictions_of_run",
+    "with_observers_of",
+]
 
 TEST_SCORES = "test_scores.safetensors"
 """File in the folder of a run: probabilities, labels and observers of its test jets."""
@@ -64,6 +72,34 @@ class ModelPredictions:
         """Training of median accuracy, which figures of a single training show."""
         order = sorted(self.trainings, key=lambda training: training.accuracy)
         return order[(len(order) - 1) // 2]
+
+
+def predictions_of_run(
+    scores: Mapping[str, np.ndarray], names: Mapping[str, str], *, source: str, seed: int | None = None
+) -> list[Predictions]:
+    """Return the predictions of the network and, if it was fitted, of the baseline for a run's test jets.
+
+    Args:
+        scores: Arrays of `test_scores.safetensors`.
+        names: Names of the models `pcn` and `boosting`.
+        source: Folder of the run, or a description.
+        seed: Seed of the run.
+    """
+    keys = {"pcn": "probabilities", "boosting": "probabilities_boosting"}
+    return [
+        Predictions(
+            model=names[model],
+            source=source,
+            seed=seed,
+            probabilities=scores[key],
+            labels=scores["labels"],
+            pt=scores.get("pt"),
+            sdmass=scores.get("sdmass"),
+            multiplicity=scores["particles"],
+        )
+        for model, key in keys.items()
+        if key in scores
+    ]
 
 
 def group_by_model(predictions: Sequence[Predictions]) -> list[ModelPredictions]:

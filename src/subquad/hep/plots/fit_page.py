@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, group_by_model
+from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predictions_of_run
 from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
@@ -61,23 +61,6 @@ def comparison_table(metrics: Mapping[str, Any]) -> Table:
     return metrics_table(_measured(metrics), MODELS.get(metrics["wins"]))
 
 
-def _predictions(scores: Mapping[str, np.ndarray]) -> list[Predictions]:
-    keys = {"pcn": "probabilities", "boosting": "probabilities_boosting"}
-    return [
-        Predictions(
-            model=MODELS[name],
-            source="test jets",
-            probabilities=scores[key],
-            labels=scores["labels"],
-            pt=scores.get("pt"),
-            sdmass=scores.get("sdmass"),
-            multiplicity=scores["particles"],
-        )
-        for name, key in keys.items()
-        if key in scores
-    ]
-
-
 def sections_of(
     metrics: Mapping[str, Any],
     config: Mapping[str, Any],
@@ -93,7 +76,7 @@ def sections_of(
         history: Entries of `history.jsonl`.
     """
     classes, background = config["classes"], config["background"]
-    predictions = _predictions(scores)
+    predictions = predictions_of_run(scores, MODELS, source="test jets")
     pcn = predictions[0]
     return [
         Section(
