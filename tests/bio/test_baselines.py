@@ -74,6 +74,7 @@ MAKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitted", [fit_ridge, fit_boosting])
 @pytest.mark.parametrize("task_type", MAKE)
 def test_baselines_learn_each_kind_of_target_and_come_back_from_disk(tmp_path, task_type, fitted):
@@ -132,6 +133,7 @@ def test_logistic_regression_is_scikit_learns(monkeypatch, classes, most):
         np.testing.assert_allclose(own.predict(X, task_type), expected, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_class_without_training_rows_is_never_predicted():
     dataset = aligned("multiclass")
     two = replace(dataset.target, classes=("low", "mid", "high", "never"))
@@ -171,6 +173,7 @@ def test_the_linear_model_is_what_the_net_starts_from():
     assert tagged.linear.weight.shape == (3, tagged.features.count)
 
 
+@pytest.mark.slow
 def test_extra_columns_and_a_second_channel_are_learned_from():
     random = np.random.default_rng(5)
     codes = random.integers(0, 4, (503, 11)).astype(np.int8)
@@ -188,6 +191,7 @@ def test_extra_columns_and_a_second_channel_are_learned_from():
     assert score(target, fit_boosting(dataset).predict(inputs))["spearman"] > 0.95
 
 
+@pytest.mark.slow
 def test_long_sequences_of_many_rows_show_their_letters_to_trees():
     dataset = aligned("regression", rows=401, length=29, letters=20)
     codes = dataset.inputs.codes.copy()
@@ -206,6 +210,7 @@ def test_a_small_budget_takes_fewer_rows_and_trees(monkeypatch):
     assert baseline.selected["trees"] <= 50
 
 
+@pytest.mark.slow
 def test_weighted_trees_on_frequencies_come_back_from_disk(tmp_path):
     random = np.random.default_rng(7)
     codes = random.integers(0, 20, (907, 31)).astype(np.int8)

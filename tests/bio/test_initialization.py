@@ -67,6 +67,7 @@ def test_what_is_not_known_does_not_count_and_rows_count_as_they_weigh():
     np.testing.assert_array_equal(first.weight, again.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task_type", ["regression", "binary", "multilabel", "multiclass"])
 def test_few_letters_that_count_are_found_where_ridge_spreads_out(task_type):
     inputs, random = table()
@@ -91,6 +92,7 @@ def test_few_letters_that_count_are_found_where_ridge_spreads_out(task_type):
     assert score(truth, found)[main] > score(truth, ridge.predict(test))[main]
 
 
+@pytest.mark.slow
 def test_many_letters_that_count_are_left_to_ridge():
     inputs, random = table(rows=811, length=31)
     effects = random.normal(size=(31, 4))

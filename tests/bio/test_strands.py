@@ -71,6 +71,7 @@ def test_only_training_rows_are_augmented_with_their_reverse_complements():
     assert whole.split["test"].tolist() == [4]
 
 
+@pytest.mark.slow
 def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
     metrics = fit(table, both(epochs=8.0), out=tmp_path / "run", quiet=True)
     assert sum(metrics["rows"].values()) <= 307
@@ -79,7 +80,9 @@ def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
         pd.DataFrame({"sequence": side}).to_csv(tmp_path / f"{name}.csv", index=False)
     for model in ("net", "ridge", "boosting", "stack"):
         got = [
-            predict(tmp_path / "run", tmp_path / f"{name}.csv", out=tmp_path / "p.csv", model=model, force=True, quiet=True)
+            predict(
+                tmp_path / "run", tmp_path / f"{name}.csv", out=tmp_path / "p.csv", model=model, force=True, quiet=True
+            )
             for name in ("one", "two")
         ]
         np.testing.assert_allclose(got[0]["prediction"], got[1]["prediction"], atol=1e-6)
@@ -89,6 +92,7 @@ def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_training_on_both_strands_improves_predictions_of_double_stranded_dna():
     X, y = enhancers()
     new, measured = enhancers(rows=101, seed=1)
