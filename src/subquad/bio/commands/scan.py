@@ -10,7 +10,8 @@ from subquad.bio.analysis.scan_page import write_profile, write_scan
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import measured_values, scan_table
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.models.scorer import SequenceModel, input_sequence, open_model, open_scorer, output_names
+from subquad.bio.models.fitted import BioModel
+from subquad.bio.models.scorer import input_sequence, open_model, open_scorer, output_names
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import as_folder, check_output, read_json
 
@@ -73,7 +74,7 @@ def _extrapolation(model: Any) -> str | None:
     )
 
 
-def _residues(model: SequenceModel, sequence: str) -> tuple[pd.DataFrame, str, str]:
+def _residues(model: BioModel, sequence: str) -> tuple[pd.DataFrame, str, str]:
     """Return the prediction at each position, the label of its axis, and a caption."""
     names = output_names(model)
     values = np.asarray(model.predict_sequences([sequence]))[0][: len(sequence)].reshape(len(sequence), -1)
@@ -85,7 +86,7 @@ def _residues(model: SequenceModel, sequence: str) -> tuple[pd.DataFrame, str, s
     return frame, "probability" if is_class else names[0], f"Predicted {what} at each position of the sequence."
 
 
-def _base_pairs(model: SequenceModel, sequence: str) -> tuple[pd.DataFrame, str, str]:
+def _base_pairs(model: BioModel, sequence: str) -> tuple[pd.DataFrame, str, str]:
     """Return the likely base pairs, a label and a caption."""
     probability = np.asarray(model.predict_sequences([sequence])[0])
     first, second = np.nonzero(np.triu(probability >= MIN_PAIR_PROBABILITY, 1))

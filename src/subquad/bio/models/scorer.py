@@ -6,7 +6,7 @@ Axes: m ensemble members, n sequences.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from subquad.bio.data.fasta import read_sequence
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.progress import track
 
+if TYPE_CHECKING:
+    from subquad.bio.models.fitted import BioModel
+
 __all__ = [
     "AMBIGUITY",
     "SEPARATOR",
     "Scorer",
-    "SequenceModel",
     "input_sequence",
     "open_model",
     "open_scorer",
@@ -38,53 +40,11 @@ SEPARATOR = "|"
 """Stands between the two sequences of a pair, as in `guide|context`."""
 
 
-class SequenceModel(Protocol):
-    """The part of a fitted model that scoring needs; `subquad.bio.BioModel` is one."""
-
-    @property
-    def schema(self) -> InputSchema:
-        """How the inputs of the table of the fit were read."""
-        ...
-
-    @property
-    def task_type(self) -> str:
-        """Task type."""
-        ...
-
-    @property
-    def alphabet(self) -> str:
-        """Letters of a sequence."""
-        ...
-
-    @property
-    def wild_type(self) -> str | None:
-        """Wild-type sequence, if the run has one."""
-        ...
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes."""
-        ...
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Target columns."""
-        ...
-
-    def predict_sequences(self, sequences: Sequence[str]) -> Any:
-        """Return the predictions of the ensemble mean, in the shapes of `Target.outputs`."""
-        ...
-
-    def predict_each_of_sequences(self, sequences: Sequence[str]) -> Any:
-        """Return the predictions of each ensemble member, `(m, n, O)`."""
-        ...
-
-
 @dataclass(frozen=True)
 class Scorer:
     """One output of a model that predicts one value per sequence."""
 
-    model: SequenceModel
+    model: "BioModel"
     column: int
     """Index of the output."""
     name: str
@@ -155,7 +115,7 @@ def standard_deviation(members: np.ndarray) -> np.ndarray:
     return members.std(0, ddof=1) if len(members) > 1 else np.full(members.shape[1], np.nan)
 
 
-def open_model(run: Any) -> Any:
+def open_model(run: "BioModel | Path | str") -> "BioModel":
     """Return the model in a run folder; a model is returned as it is.
 
     Args:
@@ -171,7 +131,7 @@ def open_model(run: Any) -> Any:
     return BioModel.load(Path(run))
 
 
-def output_names(model: SequenceModel) -> list[str]:
+def output_names(model: "BioModel") -> list[str]:
     """Return the names of a model's outputs: target columns, labels or classes."""
     if model.task_type.endswith("multiclass"):
         return [str(name) for name in model.classes]
@@ -179,7 +139,7 @@ def output_names(model: SequenceModel) -> list[str]:
     return [str(model.classes[1])] if model.task_type == "binary" else [str(name) for name in model.names]
 
 
-def open_scorer(run: Any, *, target: str | None = None, wild_type: str | None = None) -> Scorer:
+def open_scorer(run: "BioModel | Path | str", *, target: str | None = None, wild_type: str | None = None) -> Scorer:
     """Return the scorer of a model or of the folder that holds it.
 
     Args:
@@ -211,7 +171,7 @@ def open_scorer(run: Any, *, target: str | None = None, wild_type: str | None = 
     return Scorer(model, names.index(target), target)
 
 
-def _default_output(model: SequenceModel, names: Sequence[str], wild_type: str | None) -> tuple[int, str]:
+def _default_output(model: "BioModel", names: Sequence[str], wild_type: str | None) -> tuple[int, str]:
     if model.task_type != "multiclass":
         return 0, names[0]
     if wild_type is None:
@@ -220,7 +180,7 @@ def _default_output(model: SequenceModel, names: Sequence[str], wild_type: str |
     return column, names[column]
 
 
-def input_sequence(model: SequenceModel, given: str | None, flag: str) -> str:
+def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
     """Return the sequence to mutate: the one given, or the wild type of the run.
 
     Args:
