@@ -56,6 +56,7 @@ def batch_of(files, card, rows=slice(None)):
     return collate(dataset_of(chunk, layout_of(NET, card)), torch.arange(len(chunk))[rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "observers"), [("kin", MOMENTUM_FEATURES), ("kinpid", MOMENTUM_FEATURES), ("full", JET_FEATURES)]
 )
@@ -142,6 +143,7 @@ def test_without_points_the_graph_takes_the_angles_of_the_momenta(files):
     assert (energy > 0).all()
 
 
+@pytest.mark.slow
 def test_automatic_variables_are_standardized_by_the_training_jets(files, tmp_path):
     given = options("kin")
     given["preprocess"] = {"method": "auto"}
@@ -156,6 +158,7 @@ def test_automatic_variables_are_standardized_by_the_training_jets(files, tmp_pa
     predict(tmp_path / "run", files, out=tmp_path / "scores.root", quiet=True)
 
 
+@pytest.mark.slow
 def test_custom_labels_count_the_classes(files, tmp_path):
     given = options("kin")
     given["labels"] = {"type": "custom", "value": {"truth": "label_Hbb + 2 * label_Hcc"}}
@@ -283,6 +286,7 @@ def test_a_negative_weight_is_told(files, tmp_path):
         chunks_of(files, card_of(given, "card.yaml"))
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_card(files, tmp_path, capsys):
     names = [str(path) for path in files]
     card = str(CARDS / "JetClass_kin.yaml")

@@ -35,6 +35,7 @@ def test_the_parameters_are_scikit_learn_s():
         estimator.predict([])
 
 
+@pytest.mark.slow
 def test_it_learns_the_same_from_files_and_from_awkward_arrays(files):
     jets = read(files)
     model = PCNTagger(**SHORT).fit(jets, jets.class_names)
@@ -50,6 +51,7 @@ def test_it_learns_the_same_from_files_and_from_awkward_arrays(files):
     np.testing.assert_array_equal(again.predict_proba(arrays), probabilities)
 
 
+@pytest.mark.slow
 def test_cross_validation_and_searches_divide_jets(files):
     jets = read(files)
     found = cross_val_score(PCNTagger(**SHORT), jets, jets.labels, cv=2)
@@ -59,6 +61,7 @@ def test_cross_validation_and_searches_divide_jets(files):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
+@pytest.mark.slow
 def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
     jets = read(files)
     model = PCNTagger(**SHORT).fit(jets, jets.class_names)
@@ -82,6 +85,7 @@ def test_it_is_saved_as_what_the_commands_take(files, tmp_path):
         model.save(tmp_path / "tagger")
 
 
+@pytest.mark.slow
 def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path):
     jets = read(files)
     for seed in (0, 1):
@@ -98,6 +102,7 @@ def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path)
     assert [(model["name"], len(model["trainings"])) for model in models] == [("standard", 3)]
 
 
+@pytest.mark.slow
 def test_jets_of_weight_0_teach_nothing(files):
     jets = read(files)
     # two of three jets have the name of the next class
@@ -110,6 +115,7 @@ def test_jets_of_weight_0_teach_nothing(files):
     assert fooled.score(jets, jets.labels) < 0.4
 
 
+@pytest.mark.slow
 def test_the_random_numbers_of_others_are_left_alone(files):
     jets = read(files)
     torch.manual_seed(5)

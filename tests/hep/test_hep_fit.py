@@ -33,6 +33,7 @@ def fitted(jets, tmp_path_factory):
     return out, fit(jets, SMALL, out=out, seed=3, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_tagger_learns_made_up_jets_and_leaves_all_its_files(fitted):
     out, metrics = fitted
     assert metrics["test"]["pcn"]["accuracy"] > 0.7
@@ -58,6 +59,7 @@ def test_a_tagger_learns_made_up_jets_and_leaves_all_its_files(fitted):
     assert "nan" not in text[: text.index("data:image")]
 
 
+@pytest.mark.slow
 def test_scores_come_back_in_the_order_of_the_entries(fitted, jets, tmp_path):
     out, _ = fitted
     path = predict(out, [jets[2], jets[0]], out=tmp_path / "scores.root", quiet=True)
@@ -77,6 +79,7 @@ def test_scores_come_back_in_the_order_of_the_entries(fitted, jets, tmp_path):
     assert (chosen == read_jets.labels).mean() > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_preset_is_fitted_and_opened_again_with_the_same_scores(preset, jets, tmp_path):
     settings = FitSettings(preset=preset, epochs=1, batch_size=31, no_boosting=True)
@@ -87,6 +90,7 @@ def test_every_preset_is_fitted_and_opened_again_with_the_same_scores(preset, je
     assert (scores.argmax(0) == np.repeat(range(3), 47)).mean() == pytest.approx(metrics["test"]["pcn"]["accuracy"])
 
 
+@pytest.mark.slow
 def test_a_jet_scores_the_same_alone_and_among_others(fitted, jets, tmp_path, tables):
     columns, write = tables
     out, _ = fitted
@@ -100,6 +104,7 @@ def test_a_jet_scores_the_same_alone_and_among_others(fitted, jets, tmp_path, ta
             assert one["Events"][name].array(library="np")[0] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_bad_jet_leaves_no_half_written_scores(fitted, tmp_path, tables):
     columns, write = tables
     table = columns("QCD")
@@ -109,6 +114,7 @@ def test_a_bad_jet_leaves_no_half_written_scores(fitted, tmp_path, tables):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.root"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monkeypatch):
     settings = FitSettings(epochs=3, batch_size=17, no_boosting=True)
     whole = fit(jets, settings, out=tmp_path / "whole", quiet=True)
@@ -138,6 +144,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monk
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_test_files_of_their_own_are_used_whole(jets, tables, tmp_path):
     columns, write = tables
     held = [write(tmp_path / f"{label}.root", columns(label, jets=11, seed=5)) for label in ("QCD", "Tbqq")]
@@ -164,6 +171,7 @@ def test_what_cannot_be_fitted_is_told_before_anything_is_written(jets, tables, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsys):
     files, run, scores = str(jets[0].parent / "*.root"), str(tmp_path / "run"), str(tmp_path / "s.root")
     assert main(["hep", "fit", files, "--out", run, "--epochs", "1", "--batch-size", "17"]) == 0
@@ -229,6 +237,7 @@ def test_an_epoch_holds_every_jet_once_and_is_the_same_when_asked_again(jets):
     assert {row for plan in plans for batch in plan[:4] for row in batch.tolist()} == set(range(85))
 
 
+@pytest.mark.slow
 def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
     settings = FitSettings(
         preset="standard", k=3, graph="features", chebyshev_order=2, width=12, layers=1, epochs=1, no_boosting=True

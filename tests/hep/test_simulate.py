@@ -50,6 +50,7 @@ def _all_equal(first, second):
 # the whole
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_the_files_have_the_names_and_the_branches_of_jetclass(made):
     assert [path.name for path in made] == ["WToQQ_000.root", "WToQQ_001.root", "TTBar_000.root", "TTBar_001.root"]
@@ -76,6 +77,7 @@ def test_the_branches_are_those_of_the_reference_sample():
         assert list(reference) == [branch.name for branch in file["tree"].branches]
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_each_jet_has_one_label_and_it_is_the_class_of_its_file(made):
     for path in made:
@@ -85,6 +87,7 @@ def test_each_jet_has_one_label_and_it_is_the_class_of_its_file(made):
         assert table[PROCESSES[path.name.split("_")[0]].label].all()
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_jets_lie_within_the_cuts_and_are_the_sum_of_their_constituents(made):
     for path in made:
@@ -108,6 +111,7 @@ def test_jets_lie_within_the_cuts_and_are_the_sum_of_their_constituents(made):
         assert (table["part_d0err"][~is_track] == 0).all()
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_the_jets_do_not_depend_on_the_number_of_workers_and_do_depend_on_the_seed(made, tmp_path):
     job = {"classes": TWO[:1], "workers": 1}
@@ -118,6 +122,7 @@ def test_the_jets_do_not_depend_on_the_number_of_workers_and_do_depend_on_the_se
     assert not np.array_equal(other["jet_pt"], make_jets(TWO[0], 3, SEED)["jet_pt"])
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_a_file_that_is_gone_is_made_again_and_the_others_are_left(made):
     before = read_columns(made[1])
@@ -128,6 +133,7 @@ def test_a_file_that_is_gone_is_made_again_and_the_others_are_left(made):
     assert all(path.stat().st_mtime_ns == times[path] for path in made if path != made[1])
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_a_stopped_simulation_leaves_no_half_file(tmp_path):
     command = "from subquad.hep.commands.simulate import simulate, SimulateSettings as S; import sys\n"
@@ -148,6 +154,7 @@ def test_a_stopped_simulation_leaves_no_half_file(tmp_path):
         assert len(read_columns(path)["npart"]) == 1
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_a_folder_with_jets_of_another_seed_is_refused_until_forced(tmp_path):
     settings = SimulateSettings(jets_per_class=1, classes=("TTBar",), workers=1)
@@ -160,6 +167,7 @@ def test_a_folder_with_jets_of_another_seed_is_refused_until_forced(tmp_path):
     assert not _all_equal(read_columns(path), first)
 
 
+@pytest.mark.slow
 @needs_pythia
 @pytest.mark.parametrize("version", [None, 1])
 def test_a_folder_with_jets_of_another_version_of_the_physics_is_refused_until_forced(tmp_path, version):
@@ -181,6 +189,7 @@ def test_a_folder_with_jets_of_another_version_of_the_physics_is_refused_until_f
     assert json.loads(record.read_text(encoding="utf-8")) == {"physics": PHYSICS, **asked}
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_a_file_of_someone_else_is_not_overwritten(tmp_path):
     (tmp_path / "TTBar_000.root").write_text("mine")
@@ -189,6 +198,7 @@ def test_a_file_of_someone_else_is_not_overwritten(tmp_path):
     assert (tmp_path / "TTBar_000.root").read_text() == "mine"
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_a_worker_that_fails_is_reported_with_its_last_words(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('no hadrons today')")
@@ -199,6 +209,7 @@ def test_a_worker_that_fails_is_reported_with_its_last_words(tmp_path, monkeypat
     assert not list((tmp_path / "out").glob("*.root"))
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_the_groomed_mass_of_w_jets_lies_near_the_w():
     table = make_jets("WToQQ", 61, 3)

@@ -37,6 +37,7 @@ def _particles(*rows):
     )
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_vertices_rebuilt_from_the_decays_are_those_of_the_event_record():
     # the record of the last event of a batch is still there
@@ -56,6 +57,7 @@ def test_vertices_rebuilt_from_the_decays_are_those_of_the_event_record():
     np.testing.assert_allclose(own, truth, rtol=1e-9, atol=1e-6)
 
 
+@pytest.mark.slow
 @needs_pythia
 @pytest.mark.parametrize(
     ("name", "pdg", "products", "codes"),
@@ -138,6 +140,7 @@ def test_what_is_made_outside_the_tracker_leaves_neither_track_nor_energy(vertex
     assert (len(found.kind) > 0) == is_there
 
 
+@pytest.mark.slow
 @needs_pythia
 def test_no_short_lived_hadron_reaches_the_detector():
     final = set(np.abs(Generator(PROCESSES["HToBB"], seed=3).batch(11).pdg).tolist())

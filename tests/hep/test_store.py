@@ -71,6 +71,7 @@ def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
         assert source.open(folder) is None
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path):
     files = [str(path) for path in jets]
     flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--quiet"]
@@ -94,6 +95,7 @@ def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path
     assert not (tmp_path / "run" / "jets").exists()
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_stopped_while_it_learns_does_not_read_again(jets, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -124,6 +126,7 @@ def test_a_folder_that_will_not_do_is_refused_before_jets_are_read(jets, tmp_pat
         fit(jets, SETTINGS, out=tmp_path, quiet=True)
 
 
+@pytest.mark.slow
 def test_weights_enter_the_loss(jets, tmp_path):
     settings = replace(SETTINGS, reweight="class", reweight_vars=("jet_sdmass:0,100,140,300",))
     source = source_of(jets[:2], [], NET, settings)
@@ -151,6 +154,7 @@ def test_items_are_prefetched_in_their_order_once_each():
     assert made[:5] == [1, 3, 5, 7, 9]
 
 
+@pytest.mark.slow
 def test_two_processes_share_all_jets_out(jets, tmp_path):
     flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--out", str(tmp_path / "two")]
     command = [

@@ -13,11 +13,11 @@ from typing import TextIO
 
 import numpy as np
 
+from subquad.hep.settings import CLASSES
 from subquad.hep.simulation.detector import detect
 from subquad.hep.simulation.generator import LARGEST_SEED, Generator
 from subquad.hep.simulation.jets import find_jets
 from subquad.hep.simulation.processes import PROCESSES
-from subquad.hep.simulation.settings import CLASSES
 from subquad.hep.simulation.writer import columns, joined, write_jets
 
 __all__ = ["make_jets"]
