@@ -24,7 +24,6 @@ from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.runs.loading import load_run
 
-pytestmark = pytest.mark.slow
 SHORT = {"epochs": 3.0, "ensemble_size": 1, "random_state": 0}
 
 EXCEPTIONS = {
@@ -35,6 +34,7 @@ EXCEPTIONS = {
 }
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [LyraRegressor(**SHORT), LyraClassifier(**SHORT)], expected_failed_checks=lambda estimator: EXCEPTIONS
 )
@@ -42,6 +42,7 @@ def test_scikit_learns_checks_pass(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [LyraTagger, LyraPairing])
 def test_parameters_follow_the_contract_for_other_targets(kind):
     # `check_estimator` fits numbers on one value a row, which these two do not learn
@@ -63,6 +64,7 @@ def assay(rows=211, length=7, seed=0, letters="ACGT"):
     return ["".join(letters[k] for k in row) for row in codes], y + 0.1 * random.normal(size=rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [1, 2])
 def test_a_regressor_predicts_intervals(columns, tmp_path):
     X, y = assay(rows=401)
@@ -79,12 +81,14 @@ def test_a_regressor_predicts_intervals(columns, tmp_path):
         model.predict_interval(X, level=0.7)
 
 
+@pytest.mark.slow
 def test_without_held_out_rows_there_are_no_intervals():
     X, y = assay(rows=7)
     with pytest.raises(SubquadError, match="no rows were held out to calibrate intervals"):
         LyraRegressor(**SHORT).fit(X, y).predict_interval(X)
 
 
+@pytest.mark.slow
 def test_a_list_a_series_an_array_and_a_table_of_sequences_are_the_same():
     X, y = assay()
     expected = LyraRegressor(**SHORT).fit(X, y).predict(X)
@@ -104,6 +108,7 @@ def test_a_list_a_series_an_array_and_a_table_of_sequences_are_the_same():
         np.testing.assert_array_equal(model.predict(X), expected)
 
 
+@pytest.mark.slow
 def test_covariates_and_partner_sequences_are_columns_of_a_table():
     X, y = assay(rows=101, length=13)
     random = np.random.default_rng(1)
@@ -125,6 +130,7 @@ def test_covariates_and_partner_sequences_are_columns_of_a_table():
         model.predict(frame.assign(score=frame["score"].where(frame.index != 2, np.inf)))
 
 
+@pytest.mark.slow
 def test_missing_covariates_are_replaced_by_the_median_of_the_fit():
     X, y = assay(rows=41)
     frame = pd.DataFrame({"guide": X, "score": np.r_[np.nan, np.arange(40.0)], "other": [None, *range(40)]})
@@ -139,12 +145,14 @@ def test_missing_covariates_are_replaced_by_the_median_of_the_fit():
         estimator.fit(frame, y)
 
 
+@pytest.mark.slow
 def test_blanks_inside_sequences_are_left_out():
     X, y = assay(rows=41)
     model = LyraRegressor(**SHORT).fit([f" {x[:3]} {x[3:].lower()}\n" for x in X], y)
     np.testing.assert_array_equal(model.predict(X), LyraRegressor(**SHORT).fit(X, y).predict(X))
 
 
+@pytest.mark.slow
 def test_errors_name_python_arguments_instead_of_flags():
     X, y = assay(rows=41, length=23)
     with pytest.raises(
@@ -159,6 +167,7 @@ def test_errors_name_python_arguments_instead_of_flags():
         LyraTagger().fit(X, ["H" * 23] * 41)
 
 
+@pytest.mark.slow
 def test_inputs_of_the_library_are_taken_as_they_are():
     X, y = assay(rows=61)
     codes = np.array([["ACGT".index(letter) for letter in x] for x in X], dtype=np.int8)
@@ -169,6 +178,7 @@ def test_inputs_of_the_library_are_taken_as_they_are():
         model.predict(Inputs(codes=codes[:, :5], letters=4, covariates=np.zeros((61, 0)), is_aligned=True))
 
 
+@pytest.mark.slow
 def test_sequences_of_several_lengths_are_learned_from():
     random = np.random.default_rng(0)
     X = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), random.integers(5, 17))) for _ in range(307)]
@@ -178,6 +188,7 @@ def test_sequences_of_several_lengths_are_learned_from():
     assert model.predict(["KKKKK", "EEEEEEE"]).tolist() == sorted(model.predict(["KKKKK", "EEEEEEE"]), reverse=True)
 
 
+@pytest.mark.slow
 def test_a_prediction_does_not_depend_on_the_other_rows():
     X, y = assay(rows=83)
     model = LyraRegressor(epochs=11.0, ensemble_size=1, random_state=0).fit(X, y)
@@ -186,6 +197,7 @@ def test_a_prediction_does_not_depend_on_the_other_rows():
     np.testing.assert_allclose(alone, model.predict(X), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_ensemble_has_a_standard_deviation_and_a_single_network_has_none():
     X, y = assay(rows=61)
     model = LyraRegressor(epochs=1.0, ensemble_size=2, random_state=0).fit(X, y)
@@ -196,6 +208,7 @@ def test_an_ensemble_has_a_standard_deviation_and_a_single_network_has_none():
         LyraRegressor(**SHORT).fit(X, y).predict(X, return_std=True)
 
 
+@pytest.mark.slow
 def test_predictions_have_the_shape_of_y():
     X, y = assay(rows=61)
     for form in (y, y.tolist(), y[:, None], np.stack([y, -y], axis=1)):
@@ -211,6 +224,7 @@ def test_predictions_have_the_shape_of_y():
         LyraRegressor().fit(X, two)
 
 
+@pytest.mark.slow
 def test_predictions_have_the_scale_of_the_measurements():
     X, y = assay(rows=307, length=11, seed=5)
     y = 3 * y + np.random.default_rng(2).normal(size=307)
@@ -218,6 +232,7 @@ def test_predictions_have_the_scale_of_the_measurements():
     assert 0.7 < np.polyfit(model.predict(X[200:]), y[200:], 1)[0] < 1.4
 
 
+@pytest.mark.slow
 def test_classes_and_labels_are_predicted():
     X, y = assay()
     names = np.array(["low", "mid", "high"])[np.digitize(y, np.quantile(y, [0.3, 0.7]))]
@@ -237,6 +252,7 @@ def test_classes_and_labels_are_predicted():
     np.testing.assert_array_equal(sparse.predict(X), expected.predict(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [LyraRegressor, LyraClassifier])
 def test_a_row_of_weight_zero_is_left_out(kind):
     X, y = assay(rows=67)
@@ -249,6 +265,7 @@ def test_a_row_of_weight_zero_is_left_out(kind):
         kind(**SHORT).fit(X, y, sample_weight=-weight)
 
 
+@pytest.mark.slow
 def test_a_fit_is_repeatable_and_leaves_the_generators_alone():
     X, y = assay(rows=61)
     torch.manual_seed(5)
@@ -264,6 +281,7 @@ def test_a_fit_is_repeatable_and_leaves_the_generators_alone():
     assert not np.array_equal(LyraRegressor(epochs=5.0, ensemble_size=1, random_state=8).fit(X, y).predict(X), first)
 
 
+@pytest.mark.slow
 def test_it_works_in_searches_cross_validation_and_pipelines():
     X, y = assay(rows=97)
     assert cross_val_score(LyraRegressor(**SHORT), X, y, cv=3).mean() > 0.5
@@ -279,6 +297,7 @@ def test_it_works_in_searches_cross_validation_and_pipelines():
     assert cross_val_score(LyraTagger(**SHORT), X, tags, cv=2).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "lists", "arrays"])
 def test_residues_are_predicted_in_the_form_of_y(form):
     X, _ = assay(rows=61, length=11, letters="ACDEFGHIKLMNPQRSTVWY")
@@ -299,6 +318,7 @@ def test_residues_are_predicted_in_the_form_of_y(form):
     np.testing.assert_allclose(model.predict_proba(X)[0].sum(1), 1)
 
 
+@pytest.mark.slow
 def test_numbers_of_residues_are_predicted():
     X, _ = assay(rows=61, length=11, letters="ACDEFGHIKLMNPQRSTVWY")
     y = [[0.5 * "ACDEFGHIKLMNPQRSTVWY".index(letter) for letter in x] for x in X]
@@ -327,6 +347,7 @@ def hairpins(rows=23, seed=0):
     return X, ["(((((" + "." * len(loop) + ")))))" for loop in loops]
 
 
+@pytest.mark.slow
 def test_base_pairs_are_predicted_in_the_form_of_y():
     pytest.importorskip("RNA")
     X, y = hairpins()
@@ -368,6 +389,7 @@ def fitted(name, rows=41):
     return LyraPairing(**SHORT).fit(X, y), X
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["regressor", "rank", "classifier", "paper", "numbers", "tagger", "pairing"])
 def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
     if name == "pairing":
@@ -396,6 +418,7 @@ def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
             predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["regressor", "classifier", "tagger"])
 def test_the_command_predicts_with_a_saved_estimator(name, tmp_path):
     model, X = fitted(name)
@@ -411,6 +434,7 @@ def test_the_command_predicts_with_a_saved_estimator(name, tmp_path):
         np.testing.assert_allclose([json.loads(own) for own in got["prediction"]], expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_folder_of_an_estimator_names_the_models_that_it_lacks(tmp_path):
     model, X = fitted("regressor")
     model.save(tmp_path / "model")
@@ -427,6 +451,7 @@ def test_the_folder_of_an_estimator_names_the_models_that_it_lacks(tmp_path):
     np.testing.assert_array_equal(opened.predict(X), model.predict(X))
 
 
+@pytest.mark.slow
 def test_an_estimator_is_the_network_of_the_command():
     X, y = assay(rows=101)
     mask = np.arange(101) % 5 == 0
@@ -440,6 +465,7 @@ def test_an_estimator_is_the_network_of_the_command():
     np.testing.assert_array_equal(net.predict(inputs)[:, 0], model.predict(X))
 
 
+@pytest.mark.slow
 def test_folders_of_others_are_refused(tmp_path):
     model, _ = fitted("regressor")
     model.save(tmp_path / "model")
@@ -452,6 +478,7 @@ def test_folders_of_others_are_refused(tmp_path):
         LyraRegressor().save(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_errors_name_their_rows():
     X, y = assay(rows=41)
     with pytest.raises(SubquadError, match="row 3: 'J' at position 2 is not in the DNA alphabet"):
@@ -497,6 +524,7 @@ def test_equal_rows_and_whole_groups_are_held_out_together_within_each_class():
     assert not held(np.arange(31), strata=(np.arange(31) == 7))[7]
 
 
+@pytest.mark.slow
 def test_few_rows_and_one_group_hold_out_nothing():
     assert not held(np.arange(9)).any()
     assert not held(np.ones(31)).any()
@@ -506,6 +534,7 @@ def test_few_rows_and_one_group_hold_out_nothing():
     assert LyraRegressor(**SHORT).fit(X, y).predict(X).shape == (7,)
 
 
+@pytest.mark.slow
 def test_the_validation_rows_can_be_given():
     X, y = assay(rows=61)
     mask = np.arange(61) < 13
