@@ -54,7 +54,7 @@ def state_of(hybrid: nn.Module, batch: int, context: int) -> DynamicCache:
         layer.state, layer.length = attention.hybrid.empty_state(batch), context
         for tensor in layer.state[:3]:
             tensor.uniform_(0, 1)
-        layer.state.seen.fill_(context)
+        layer.state.length.fill_(context)
         cache.layers.append(layer)
     return cache
 

@@ -361,7 +361,7 @@ def test_what_does_not_fit_together_is_refused():
         inspect.unwrap(hybrid_weights)(**{name: x for name, x in given.items() if name != "v"}, window_shape="round")
     with pytest.raises(ValueError, match="window must be at least 1, not 0"):
         hybrid_chunked(**given, window=0)
-    with pytest.raises(ValueError, match="6 query heads are no multiple of 4 key heads"):
+    with pytest.raises(ValueError, match="6 query heads are not a multiple of 4 key heads"):
         hybrid_chunked(**{**given, "k": given["k"].repeat(1, 2, 1, 1), "v": given["v"].repeat(1, 2, 1, 1)})
     with pytest.raises(ValueError, match=r"phi_k has 3 heads; it needs one per query head \(6\) or key head \(2\)"):
         hybrid_chunked(**{**given, "phi_k": given["phi_k"][:, :3]})

@@ -176,7 +176,7 @@ def test_a_cpu_without_the_interpreter_is_refused(monkeypatch):
 
 
 def test_float64_is_refused():
-    with pytest.raises(TypeError, match="sums in float32; for float64 tensors take kernel 'torch'"):
+    with pytest.raises(TypeError, match="accumulates in float32; use kernel 'torch' for float64"):
         triton(**{name: x.double() for name, x in draw(3).items()}, window=2)
 
 

@@ -70,12 +70,12 @@ def test_one_token_at_a_time_gives_what_the_whole_row_gives(choice):
         y, state = module(q[:, :, :7], k[:, :, :7], v[:, :, :7], return_state=True)
         outputs = [y]
         for t in range(7, 17):
-            place = step_place(state.seen, window=module.window, window_shape=module.window_shape)
+            place = step_place(state.length, window=module.window, window_shape=module.window_shape)
             own = (x[:, :, t : t + 1] for x in (q, k, v))
             y, state = module(*own, state=state, return_state=True, place=place)
             outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, 2), whole)
-    assert state.seen.tolist() == [17, 17]
+    assert state.length.tolist() == [17, 17]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -125,7 +125,7 @@ def test_a_larger_gamma_brings_the_window_alone_nearer():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kv_heads": 4}, "6 query heads are no multiple of 4 key heads"),
+        ({"kv_heads": 4}, "6 query heads are not a multiple of 4 key heads"),
         ({"gamma": 0.0}, "gamma must be positive, not 0.0"),
     ],
 )
@@ -142,7 +142,7 @@ def test_gradients_flow_through_single_tokens_as_through_the_whole(choice):
     y, state = module(*(x[:, :, :2] for x in given), return_state=True)
     outputs = [y]
     for t in range(2, 17):
-        place = step_place(state.seen, window=module.window, window_shape=module.window_shape)
+        place = step_place(state.length, window=module.window, window_shape=module.window_shape)
         y, state = module(*(x[:, :, t : t + 1] for x in given), state=state, return_state=True, place=place)
         outputs.append(y)
     found = torch.autograd.grad(torch.cat(outputs, 2).square().sum(), learnt)
@@ -154,7 +154,7 @@ def test_a_batch_without_rows_has_no_output():
     module, (q, k, v) = attention(), (x[:0] for x in inputs())
     with torch.no_grad():
         _, state = module(q[:, :, :7], k[:, :, :7], v[:, :, :7], return_state=True)
-        place = step_place(state.seen, window=module.window, window_shape=module.window_shape)
+        place = step_place(state.length, window=module.window, window_shape=module.window_shape)
         one = (x[:, :, 7:8] for x in (q, k, v))
         y, state = module(*one, state=state, return_state=True, place=place)
     assert y.shape == (0, 6, 1, v.shape[3])

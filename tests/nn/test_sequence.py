@@ -105,7 +105,7 @@ def test_the_causal_net_sees_only_the_neighbours_of_a_position_ahead():
 
 
 def test_sequences_longer_than_the_positions_are_refused():
-    with pytest.raises(ValueError, match="sequences of 19 positions, but the net has learned 17"):
+    with pytest.raises(ValueError, match="sequences of 19 positions, but the positional embedding has 17"):
         small(positions=17)(letters(1, 19))
 
 

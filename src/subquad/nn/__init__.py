@@ -1,1 +1,1 @@
-"""Parameters around the operators of `subquad.ops`: layers and models that need torch and jaxtyping only."""
+"""Layers and models: modules with parameters that call `subquad.ops`. Import torch and jaxtyping only."""

@@ -1,7 +1,7 @@
-r"""Learned feature maps and the hybrid of linear and window attention: what LoLCATs puts in the place of softmax.
+r"""Trainable feature maps and hybrid linear and window attention, which replace softmax attention in LoLCATs.
 
-Eqs. (5)-(7) of arXiv:2410.10254. A map works on queries and keys after the rotary embedding; its weights are few and
-stay float32. Cost: O(T · window) in training, O(1) per token in decoding; see `subquad.ops.linattn`.
+Eqs. (5)-(7) of arXiv:2410.10254. A map is applied to queries and keys after the rotary embedding; its weights
+stay in float32. Cost: O(T · window) in training, O(1) per token in decoding; see `subquad.ops.linattn`.
 
 Axes: B rows, T positions, H heads, Hq query heads, Hkv key and value heads, K head width, V value width.
 """
@@ -23,7 +23,7 @@ from subquad.ops.linattn import (
     hybrid_step,
     hybrid_weights,
 )
-from subquad.ops.precision import exactly
+from subquad.ops.precision import autocast_disabled
 
 __all__ = ["T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
 
@@ -33,7 +33,7 @@ FeatureMap = Literal["hedgehog", "t2r"]
 class Hedgehog(nn.Module):
     r"""$\phi(x) = [\text{softmax}(xW), \text{softmax}(-xW)]$, one W per head; W starts as the identity.
 
-    With more or fewer features than the head is wide, W starts as the identity repeated or cut.
+    If the number of features is not the head's width, W starts as the identity, repeated or truncated.
     """
 
     def __init__(self, heads: int, head_width: int, *, features: int | None = None):
@@ -42,11 +42,11 @@ class Hedgehog(nn.Module):
 
     @property
     def width(self) -> int:
-        """Features that come out of one head."""
+        """Number of features per head."""
         return 2 * self.weight.shape[-1]
 
     def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
-        """Return the features, all positive, in the weights' dtype; a head of x may serve several heads of W."""
+        """Return the features, all positive, in the weights' dtype; several heads of W can share a head of x."""
         z = _project(x, self.weight)
         return torch.cat((z.softmax(-1), (-z).softmax(-1)), -1)
 
@@ -61,11 +61,11 @@ class T2R(nn.Module):
 
     @property
     def width(self) -> int:
-        """Features that come out of one head."""
+        """Number of features per head."""
         return self.weight.shape[-1]
 
     def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
-        """Return the features, none negative, in the weights' dtype; a head of x may serve several heads of W."""
+        """Return the features, non-negative, in the weights' dtype; several heads of W can share a head of x."""
         return torch.relu(_project(x, self.weight) + self.bias)
 
 
@@ -73,7 +73,7 @@ _MAPS = {"hedgehog": Hedgehog, "t2r": T2R}
 
 
 class HybridAttention(nn.Module):
-    """Softmax over a window and linear attention over all earlier tokens, with everything LoLCATs learns in stage 1.
+    """Softmax over a window and linear attention over all earlier tokens, with the parameters of LoLCATs' stage 1.
 
     Parameters: the feature maps of queries and keys, and ln γ of each query head.
     """
@@ -93,11 +93,11 @@ class HybridAttention(nn.Module):
         gamma: float = 1.0,
         kernel: Kernel = "torch",
     ):
-        """Set up the maps; see `subquad.ops.linattn` for the window shapes.
+        """Initialize the maps; see `subquad.ops.linattn` for the window shapes.
 
         Args:
             heads: Query heads.
-            kv_heads: Key and value heads; they divide the query heads.
+            kv_heads: Key and value heads; the number of query heads is a multiple of it.
             head_width: Width of queries and keys.
             feature_map: `hedgehog` or `t2r`.
             features: Columns of the map's matrix; None for the head's width. Hedgehog gives twice as many.
@@ -105,12 +105,12 @@ class HybridAttention(nn.Module):
             window_shape: `sliding`, `terrace` or `none`.
             feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
             scale: Factor on the scores; None for 1/√head_width.
-            gamma: Where the mixing term γ, the weight of the softmax terms, starts.
-            kernel: What goes through the blocks of many tokens: `torch`, or on CUDA `triton`.
+            gamma: Initial value of the mixing term γ, the weight of the softmax terms.
+            kernel: Implementation for many tokens: `torch` or, on CUDA, `triton`.
         """
         super().__init__()
         if heads % kv_heads:
-            raise ValueError(f"{heads} query heads are no multiple of {kv_heads} key heads")
+            raise ValueError(f"{heads} query heads are not a multiple of {kv_heads} key heads")
         if feature_map not in _MAPS:
             raise ValueError(f"feature_map must be one of {', '.join(_MAPS)}, not {feature_map!r}")
         if feature_heads not in ("query", "kv"):
@@ -151,18 +151,18 @@ class HybridAttention(nn.Module):
         use_linear: bool = True,
         place: StepPlace | None = None,
     ) -> Float[Tensor, "B Hq T V"] | tuple[Float[Tensor, "B Hq T V"], HybridState]:
-        """Return the attention's output, with `return_state` also the state after the last token.
+        """Return the attention's output and, with `return_state`, the state after the last token.
 
         Args:
             q: Queries, after the rotary embedding.
             k: Keys, after the rotary embedding.
             v: Values.
             mask: True where a token is real.
-            state: What came before; None for nothing.
-            return_state: Whether to return the state too.
-            use_linear: False for the window alone.
-            place: Where one more token of each row lies, by `step_place`: the cheap form for one token, which without
-                gradients writes the state in place.
+            state: State after the earlier tokens; None if there are none.
+            return_state: Return the state as well.
+            use_linear: False leaves the linear terms out.
+            place: Result of `step_place` for one more token of each row: selects the form for a single token, which
+                updates the state in place if gradients are off.
         """
         if state is None and not return_state:
             how = {**self._arguments(q), "phi_k": self.map_k(k), "mask": mask, "use_linear": use_linear}
@@ -183,14 +183,14 @@ class HybridAttention(nn.Module):
         *,
         mask: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B Hq T T"], Float[Tensor, "B Hq T T"]]:
-        """Return the attention's weights, and without gradients those of softmax attention over all; O(T²).
+        """Return the attention's weights and, without gradients, those of softmax attention over all tokens; O(T²).
 
         The weights of a real token sum to 1, those of padding are 0.
         """
         how = {**self._arguments(q), "phi_k": self.map_k(k), "mask": mask}
         given = hybrid_weights(q, k, **how)
         with torch.no_grad():
-            # a window that shows everything
+            # a window over all tokens
             how |= {"window": q.shape[2], "window_shape": "sliding"}
             return given, hybrid_weights(q, k, **how, use_linear=False)
 
@@ -219,12 +219,12 @@ class HybridAttention(nn.Module):
 
 def _project(x: Float[Tensor, "B Hx T K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H T C"]:
     """Return x W for each head of W, in W's dtype under autocast too."""
-    with exactly(x.device.type):
+    with autocast_disabled(x.device.type):
         x = x.to(weight.dtype)
         if x.shape[1] == weight.shape[0]:
-            # of one position a row, rows take the place of positions, so that the weight is not repeated for each
+            # with one position per row, rows take the axis of positions, so that the weight is not repeated per row
             return (x.transpose(0, 2) @ weight).transpose(0, 2) if x.shape[2] == 1 else x @ weight
-        # the matrices that share a head of x stand side by side, so that x is not repeated
+        # the matrices that share a head of x are concatenated, so that x is not repeated
         beside = weight.unflatten(0, (x.shape[1], -1)).transpose(1, 2).flatten(2)
         return (x @ beside).unflatten(3, (-1, weight.shape[2])).transpose(2, 3).flatten(1, 2)
 

@@ -1,4 +1,4 @@
-"""Particle Chebyshev network (PCN, arXiv:2309.08630): filters on each jet's own kNN graph, O(K E P H) per layer.
+"""Particle Chebyshev network (PCN, arXiv:2309.08630): filters on the kNN graph of each jet, O(K E P H) per layer.
 
 Axes: B jets, P particles (padded to the longest jet), D coordinates of the graph, E neighbours, H channels in,
 F channels out, K terms, J jet-level features. `mask` is true where a particle is real; padded rows are 0
@@ -21,7 +21,7 @@ __all__ = ["PCN", "ChebConv", "EdgeConv", "knn_graph", "masked_max", "masked_mea
 def knn_graph(
     points: Float[Tensor, "B P D"], mask: Bool[Tensor, "B P"], k: int, *, periodic: Sequence[int] = ()
 ) -> Neighbours:
-    """Return the scaled Laplacian of each jet's symmetrised graph of k nearest neighbours, as neighbour lists."""
+    """Return the scaled Laplacian of the symmetrised kNN graph of each jet, as neighbour lists."""
     return neighbours(scaled_laplacian(knn_adjacency(points, mask, k, periodic=periodic), mask))
 
 
@@ -51,13 +51,16 @@ class ChebConv(nn.Module):
     def forward(
         self, x: Float[Tensor, "B P H"], graph: Neighbours, mask: Bool[Tensor, "B P"]
     ) -> Float[Tensor, "B P F"]:
-        """Return the filtered particles; rows of padded ones are 0."""
+        """Return the filtered particles; padded rows are 0."""
         x = torch.where(mask[..., None], x, 0)
         return torch.where(mask[..., None], chebyshev_gather(x, self.weight, graph) + self.bias, 0)
 
 
 class EdgeConv(nn.Module):
-    r"""$\max_{j \in N(i)} \Theta (x_j - x_i) + \Phi x_i$ (arXiv:1801.07829): between the second variant's filters."""
+    r"""$\max_{j \in N(i)} \Theta (x_j - x_i) + \Phi x_i$ (arXiv:1801.07829).
+
+    Used between the filters of the paper's second variant.
+    """
 
     def __init__(self, features_in: int, features_out: int) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class EdgeConv(nn.Module):
     def forward(
         self, x: Float[Tensor, "B P H"], graph: Neighbours, mask: Bool[Tensor, "B P"]
     ) -> Float[Tensor, "B P F"]:
-        """Return the particles after they looked at their neighbours; an isolated one keeps its own part."""
+        """Return the updated particles; an isolated particle has no neighbour term."""
         of_neighbour = self.theta(x)
         B, P, F = of_neighbour.shape
         E = graph.place.shape[-1]
@@ -79,25 +82,25 @@ class EdgeConv(nn.Module):
 
 
 class PCN(nn.Module):
-    """Jet classifier: a kNN graph, Chebyshev layers on it, pooling over particles, a head.
+    """Jet classifier: Chebyshev layers on a kNN graph, pooling over particles, and a classification head.
 
-    The defaults are the published net (`PCN.paper`); the arguments beside them are ours.
+    The defaults are the published network (`PCN.paper`); the other options are ours.
 
     Args:
-        features: numbers that describe a particle.
-        classes: numbers that come out for a jet.
-        jet_features: number of jet-level features that are concatenated with the pooled particles before the head.
-        width: channels of every layer.
-        terms: K of every filter.
-        layers: filters.
-        k: neighbours that each particle chooses.
-        periodic: which coordinates of `points` are angles.
-        has_edges: an `EdgeConv` after each filter but the last: the paper's second variant.
-        is_normalised: layer norm of the inputs of each filter but the first.
-        is_residual: each filter but the first adds to its input.
-        pool: what is kept of the particles.
-        hidden: width of the head's hidden layer; 0: none, as published.
-        dropout: probability in the head.
+        features: Number of input features per particle.
+        classes: Number of outputs per jet.
+        jet_features: Number of jet-level features that are concatenated with the pooled particles before the head.
+        width: Channels of every layer.
+        terms: Number of Chebyshev terms K of every filter.
+        layers: Number of filters.
+        k: Number of nearest neighbours of each particle.
+        periodic: Which coordinates of `points` are angles.
+        has_edges: Use an `EdgeConv` after each filter but the last: the paper's second variant.
+        is_normalised: Apply layer norm to the input of each filter but the first.
+        is_residual: Add the input of each filter but the first to its output.
+        pool: Pooling over particles.
+        hidden: Width of the head's hidden layer; 0 for no hidden layer, as published.
+        dropout: Dropout probability in the head.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class PCN(nn.Module):
 
     @classmethod
     def paper(cls, features: int, classes: int, *, has_edges: bool = False) -> "PCN":
-        """Return the published net: three filters of 16 terms and 64 channels, ReLU, mean over particles, linear."""
+        """Return the published network: three filters of 16 terms and 64 channels, ReLU, mean, linear head."""
         return cls(features, classes, has_edges=has_edges)
 
     def forward(
@@ -151,7 +154,7 @@ class PCN(nn.Module):
         *,
         jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B F"]:
-        """Return the logits of each jet, from its particles' features and the coordinates its graph is made in."""
+        """Return the logits of each jet from the features of its particles and the coordinates of its graph."""
         if (0 if jet_features is None else jet_features.shape[-1]) != self.jet_features:
             raise ValueError(f"this PCN takes {self.jet_features} jet-level features")
         return self.classify(
@@ -166,7 +169,7 @@ class PCN(nn.Module):
         *,
         jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B F"]:
-        """Return the logits from the graph, which `forward` makes of the points."""
+        """Return the logits from the graph that `forward` builds from the points."""
         for i, layer in enumerate(self.filters):
             into = self.norms[i - 1](x) if self.norms is not None and i else x
             out = functional.relu(layer(into, graph, mask))

@@ -1,11 +1,11 @@
-r"""PCN on kinematic graphs: edges of a jet's kNN graph weighted by powers of $\Delta R$, $k_T$, $z$ and $m^2$.
+r"""PCN on kinematic graphs: kNN graphs whose edges are weighted by powers of $\Delta R$, $k_T$, $z$ and $m^2$.
 
 `EPCN` is E-PCN (arXiv:2512.07420): four graphs, one per variable, a PCN on each, all four pooled together.
-`KinematicPCN` is ours: several graphs whose exponents are learnt, each filtering its own part of the channels, in
-residual blocks with a feed-forward part, and attention among what is pooled.
+`KinematicPCN` is ours: several graphs with trainable exponents, each of which filters a group of the channels, in
+residual blocks with a feed-forward layer, and attention pooling beside mean and maximum.
 
 Axes: B jets, P particles (padded to the longest jet), G graphs, H channels, K terms, J jet-level features, C classes.
-`mask` is true where a particle is real; padded rows are finite and nobody sees them.
+`mask` is true where a particle is real; padded rows are finite and have no effect.
 """
 
 from collections.abc import Sequence
@@ -39,18 +39,18 @@ class _Branch(nn.Module):
 
 
 class EPCN(nn.Module):
-    """Jet classifier on four kinematic graphs (arXiv:2512.07420): filters with edge convolutions between them on each.
+    """Jet classifier on four kinematic graphs (arXiv:2512.07420): on each, filters with edge convolutions between them.
 
-    Where we differ from the paper: an edge's weight is the variable itself and not its logarithm, which may be
-    negative and has no normalised Laplacian.
+    Difference from the paper: the weight of an edge is the variable itself and not its logarithm, which can be negative
+    and then has no normalised Laplacian.
 
     Args:
-        features: numbers that describe a particle.
-        classes: numbers that come out for a jet.
-        width: channels of every layer.
-        terms: K of every filter.
-        layers: filters on each graph.
-        k: neighbours that each particle chooses by angle.
+        features: Number of input features per particle.
+        classes: Number of outputs per jet.
+        width: Channels of every layer.
+        terms: Number of Chebyshev terms K of every filter.
+        layers: Number of filters on each graph.
+        k: Number of nearest neighbours of each particle in angle.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class EPCN(nn.Module):
         adjacency: Float[Tensor, "B P P"],
         mask: Bool[Tensor, "B P"],
     ) -> list[Float[Tensor, "B P H2"]]:
-        """Return what `branches` returns, from the pairs' variables and the edges."""
+        """Return the output of `branches` from the pairs' variables and the edges."""
         exponents = torch.eye(len(VARIABLES), dtype=pairs.dtype, device=pairs.device)
         laplacians = kinematic_laplacians(pairs, adjacency, exponents)
         return [
@@ -101,32 +101,32 @@ class EPCN(nn.Module):
         ]
 
     def classify(self, branches: Sequence[Float[Tensor, "B P H"]], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B C"]:
-        """Return the logits from what `branches` returns."""
+        """Return the logits from the output of `branches`."""
         return self.head(torch.cat([masked_mean(y, mask) for y in branches], dim=-1))
 
 
 class AttentionPool(nn.Module):
-    """Weighted means over a jet's particles; each head learns which ones count."""
+    """Attention pooling: each head is a weighted mean over a jet's particles, with trained weights."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.score = nn.Linear(width, heads)
 
     def forward(self, x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B F"]:
-        """Return the means of all heads side by side; 0 for an empty jet. Padded rows must be finite."""
+        """Return the concatenated means of all heads; 0 for an empty jet. Padded rows must be finite."""
         scores = self.score(x)
-        # a number and not -inf, of which a softmax over an empty jet is none
+        # finite and not -inf: a softmax over an empty jet must not give NaN
         weights = scores.masked_fill(~mask[..., None], torch.finfo(scores.dtype).min).softmax(1)
         return (torch.where(mask[..., None], weights, 0).mT @ x).flatten(1)
 
 
 class KinematicBlock(nn.Module):
-    """A Chebyshev filter with a graph for each group of channels, then a feed-forward part; each adds to its input."""
+    """A Chebyshev filter with one graph per group of channels, then a feed-forward layer; both are residual."""
 
     def __init__(self, width: int, graphs: int, terms: int, *, hidden: int, dropout: float) -> None:
         super().__init__()
         if width % graphs:
-            raise ValueError(f"{width} channels are no multiple of {graphs} graphs")
+            raise ValueError(f"{width} channels are not a multiple of {graphs} graphs")
         self.graphs, self.terms = graphs, terms
         self.norm, self.filter = nn.LayerNorm(width), nn.Linear(terms * width, width)
         self.feed = nn.Sequential(
@@ -134,7 +134,7 @@ class KinematicBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B P H"], laplacians: Float[Tensor, "B G P P"]) -> Float[Tensor, "B P H"]:
-        """Return the particles after they looked at their neighbours; padded ones have none."""
+        """Return the updated particles; padded particles have no neighbours."""
         B, P, H = x.shape
         G, K = self.graphs, self.terms
         parts = self.norm(x).view(B, P, G, H // G).transpose(1, 2)
@@ -145,20 +145,20 @@ class KinematicBlock(nn.Module):
 
 
 class KinematicPCN(nn.Module):
-    """Jet classifier on graphs whose edge weights are learnt powers of the pair's kinematics.
+    """Jet classifier on graphs whose edge weights are powers of the pair kinematics, with trainable exponents.
 
     Args:
-        features: numbers that describe a particle.
-        classes: numbers that come out for a jet.
-        jet_features: number of jet-level features that are concatenated with the pooled particles before the head.
-        width: channels of every layer.
-        graphs: weighted graphs, the same in all layers; they share out the channels.
-        terms: K of every filter.
-        layers: blocks.
-        k: neighbours that each particle chooses by angle.
-        feed: width of the feed-forward parts, in widths.
-        pool_heads: weighted means that are taken of the particles, beside the mean and the largest.
-        dropout: probability in the blocks and in the head.
+        features: Number of input features per particle.
+        classes: Number of outputs per jet.
+        jet_features: Number of jet-level features that are concatenated with the pooled particles before the head.
+        width: Channels of every layer.
+        graphs: Number of weighted graphs, the same in all layers; the channels are divided among them.
+        terms: Number of Chebyshev terms K of every filter.
+        layers: Number of blocks.
+        k: Number of nearest neighbours of each particle in angle.
+        feed: Hidden width of the feed-forward layers, in multiples of `width`.
+        pool_heads: Number of heads of attention pooling, beside mean and maximum.
+        dropout: Dropout probability in the blocks and in the head.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class KinematicPCN(nn.Module):
         super().__init__()
         self.classes, self.jet_features, self.k = classes, jet_features, k
         self.embed = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width))
-        # near, soft, uneven and light pairs weigh more
+        # close, soft, asymmetric and light pairs get larger weights
         start = torch.eye(len(VARIABLES)).repeat(-(-graphs // 4), 1)[:graphs] * -0.5
         self.exponents = nn.Parameter(start)
         self.blocks = nn.ModuleList(
@@ -208,11 +208,11 @@ class KinematicPCN(nn.Module):
         """Return the logits of each jet.
 
         Args:
-            x: features of the particles.
-            points: Δη and Δφ in radians, in which neighbours are near.
-            mask: true where a particle is real.
-            vectors: px, py, pz and E in GeV, of which edges are weighted.
-            jet_features: jet-level features.
+            x: Features of the particles.
+            points: Δη and Δφ in radians, in which neighbours are searched.
+            mask: True where a particle is real.
+            vectors: px, py, pz and E in GeV, from which the edge weights are computed.
+            jet_features: Jet-level features.
 
         Raises:
             ValueError: The number of jet-level features is not that of the network.
@@ -232,7 +232,7 @@ class KinematicPCN(nn.Module):
         *,
         jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Return the logits from the pairs' variables and the edges, which `forward` makes of points and vectors."""
+        """Return the logits from the pairs' variables and the edges that `forward` builds from points and vectors."""
         x = self.embed(torch.where(mask[..., None], x, 0))
         laplacians = kinematic_laplacians(pairs, adjacency, self.exponents)
         for block in self.blocks:

@@ -1,9 +1,9 @@
-"""Lyra (arXiv:2503.16351): projected gated convolutions, then a diagonal state space; O(T log T) in the length.
+"""Lyra (arXiv:2503.16351): projected gated convolutions, then a diagonal state space; O(T log T) in sequence length.
 
-Written from the paper's formulas. Where the paper is silent we follow S4D (arXiv:2206.11893).
+Written from the paper's formulas; details that the paper does not give follow S4D (arXiv:2206.11893).
 
-Axes: B sequences, T positions, H channels, N modes of the state, A letters. Layers take and give `B T H`. `mask` is
-True where a position is real; a padded position changes nothing, in no layer and not in the mean over positions.
+Axes: B sequences, T positions, H channels, N modes of the state, A letters. The shape of a layer's input and output is
+`B T H`. `mask` is True where a position is real; padded positions have no effect in any layer or in the mean.
 """
 
 import math
@@ -24,20 +24,20 @@ Mask = Bool[Tensor, "B T"] | None
 
 
 def masked_mean(x: Float[Tensor, "B T H"], mask: Mask = None) -> Float[Tensor, "B H"]:
-    """Return the mean over the real positions; 0 where a sequence has none."""
+    """Return the mean over the real positions; 0 for an empty sequence."""
     if mask is None:
         return x.mean(1)
     return _masked(x, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(x.dtype)
 
 
 class S4D(nn.Module):
-    r"""One state space a channel with a skip, $\mathrm{SSM}(u) + Du$, then GELU, dropout, linear mix and gate (GLU).
+    r"""One state space per channel with a skip connection, $\mathrm{SSM}(u) + Du$, GELU, dropout, linear layer, GLU.
 
-    Starts as S4D-Lin: $A_n = -\tfrac12 + i\pi n$, $\log \Delta \sim U(\log 10^{-3}, \log 10^{-1})$, C normal.
+    Initialized as S4D-Lin: $A_n = -\tfrac12 + i\pi n$, $\log \Delta \sim U(\log 10^{-3}, \log 10^{-1})$, C normal.
     """
 
     state_space_parameters = ("log_dt", "log_A_real", "A_imag")
-    """These want a rate of at most 1e-3 and no weight decay."""
+    """Names of parameters that need a learning rate of at most 1e-3 and no weight decay."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class S4D(nn.Module):
         self.log_dt = nn.Parameter(low + (high - low) * torch.rand(width))
         self.log_A_real = nn.Parameter((-A.real).log().repeat(width, 1))
         self.A_imag = nn.Parameter(A.imag.repeat(width, 1))
-        # complex numbers as pairs of real ones: optimisers, safetensors and ONNX all take those
+        # complex numbers as pairs of real ones, which optimizers, safetensors and ONNX support
         self.C = nn.Parameter(torch.randn(width, modes, 2) * 0.5**0.5)
         self.C_reverse = nn.Parameter(torch.randn(width, modes, 2) * 0.5**0.5) if is_bidirectional else None
         self.D = nn.Parameter(torch.randn(width))
@@ -62,7 +62,7 @@ class S4D(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, u: Float[Tensor, "B T H"], mask: Mask = None) -> Float[Tensor, "B T H"]:
-        """Return the layer's output; the residual is the caller's."""
+        """Return the layer's output, without the residual connection."""
         A = torch.complex(-self.log_A_real.exp(), self.A_imag)
         C_reverse = None if self.C_reverse is None else torch.view_as_complex(self.C_reverse)
         y = s4d(
@@ -82,7 +82,7 @@ class PGC(nn.Module):
     r"""Projected gated convolution, $\mathrm{norm}(W_2 (v \odot \mathrm{conv}_3(x)))$.
 
     $x$ and $v$ are the halves of $\mathrm{norm}(W_1 u)$; the convolution is depthwise, over three neighbours.
-    No activation in the gate and no residual around it: the product of the halves is what makes pairs of letters count.
+    The gate has no activation and no residual connection: the product of the halves models interactions of positions.
     """
 
     def __init__(self, width: int, inner: int) -> None:
@@ -109,9 +109,9 @@ class PGC(nn.Module):
 
 
 class Lyra(nn.Module):
-    """Letters to outputs: linear encoder, PGCs, one S4D block with a residual, mean over positions, linear head.
+    """Lyra: linear encoder, PGCs, one residual S4D block, mean over positions, linear head.
 
-    With `positions`, a learned embedding of each place is added after the encoder: fixed-length libraries need it.
+    With `positions`, a trained embedding of each position is added after the encoder; fixed-length libraries need it.
     """
 
     def __init__(
@@ -137,20 +137,20 @@ class Lyra(nn.Module):
 
     @classmethod
     def paper(cls, letters: int, outputs: int) -> "Lyra":
-        """Return the net as published: 47,169 parameters for 20 letters and one output."""
+        """Return the published network: 47,169 parameters for 20 letters and one output."""
         return cls(letters, outputs)
 
     def embed(self, x: Float[Tensor, "B T A"], mask: Mask = None) -> Float[Tensor, "B T H"]:
-        """Return what the net knows about each position, before the mean.
+        """Return the representation of each position, before the mean.
 
         Raises:
-            ValueError: the sequences are longer than the learned positions.
+            ValueError: The sequences are longer than the positional embedding.
         """
         u = self.encode(x)
         if self.position is not None:
             T, known = x.shape[1], self.position.shape[0]
             if known < T:
-                raise ValueError(f"sequences of {T} positions, but the net has learned {known}")
+                raise ValueError(f"sequences of {T} positions, but the positional embedding has {known}")
             u = u + self.position[:T]
         u = _masked(u, mask)
         for gate in self.gates:
@@ -163,13 +163,13 @@ class Lyra(nn.Module):
 
 
 def _draw(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> tuple[Bool[Tensor, "B T H"] | None, float]:
-    """Return what `dropout` leaves and the factor on it; a byte a number: its probability is rounded to 1/256."""
+    """Return the mask and the factor of `dropout`; its probability is rounded to 1/256."""
     bar = round(256 * dropout.p)
     if not dropout.training or bar == 0:
         return None, 1.0
-    # eight numbers from one draw: drawing would take longer than all else that dropout does
+    # eight bytes from one random number: the generator would take longer than the rest of dropout
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    # not `>= bar`: 256 is no byte and would be taken for 0
+    # not `>= bar`: 256 is not a byte and would wrap to 0
     return draws.view(torch.uint8)[: x.numel()].view(x.shape) > bar - 1, 256 / max(256 - bar, 1)
 
 
@@ -179,5 +179,5 @@ def _drop(x: Float[Tensor, "B T H"], dropout: nn.Dropout) -> Float[Tensor, "B T 
 
 
 def _masked(x: Float[Tensor, "B T H"], mask: Mask) -> Float[Tensor, "B T H"]:
-    # where, not a product: a padded NaN must not survive
+    # `where` and not a product, so that a NaN in a padded position is removed
     return x if mask is None else torch.where(mask[:, :, None], x, 0.0)

@@ -1,1 +1,1 @@
-"""Functions on tensors: each operator's definition and the cheaper forms that are equal to it. Imports torch only."""
+"""Operators as functions on tensors: the definition of each and cheaper forms that equal it. Imports torch only."""

@@ -1,14 +1,14 @@
-r"""Kernels of hybrid attention's Triton form, one tile of a block a program; `linattn_triton` launches them.
+r"""Triton kernels of hybrid attention, one program per tile of a block; launched by `linattn_triton`.
 
-Imported where they run and nowhere else, since this file needs Triton. A query of block n meets the keys of its own
-block and of the one before one by one; all that is earlier is in the state of its block. Which of those keys it sees
-follows from how far it is ahead of them: `terrace` from 0 on, by softmax; `sliding` from 0 to W - 1 by softmax, from W
-on by features; `none` from 0 on by features.
+This module needs Triton and is imported only where the kernels run. A query of block n is compared with each key of its
+own block and of the one before; all earlier keys are in the state of its block. The distance from key to query decides
+how a key is weighted: `terrace` from 0 on by softmax; `sliding` from 0 to W - 1 by softmax, from W on by features;
+`none` from 0 on by features.
 
-Tensors are contiguous. Names in small letters have their meaning from `linattn_blocks`, those in capitals are known
-when a kernel is compiled: `W` positions of a block, `HQ`, `HKV` and `H` heads, `K`, `V` and `F` widths, `LEAD` blocks
+Tensors are contiguous. Names in lower case have the meaning that they have in `linattn_blocks`; names in upper case are
+compile-time constants: `W` positions of a block, `HQ`, `HKV` and `H` heads, `K`, `V` and `F` widths, `LEAD` blocks
 of keys in front of the first block of queries, and of the tiles `BT` positions, `BK`, `BV` and `BF` columns: powers of
-two from 16 on, as `tl.dot` wants them. Sums are in float32; `PRECISION` is that of a product of float32 tiles.
+two of at least 16, as `tl.dot` requires. Sums are in float32; `PRECISION` is that of a product of float32 tiles.
 """
 
 from typing import no_type_check
@@ -21,7 +21,7 @@ __all__ = ["forward", "keys_backward", "maps_backward", "queries_backward", "sum
 TERRACE, SLIDING, NONE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
-# a type checker of tests would wrap the kernels, and Triton could no longer read them
+# the runtime type checker of the tests would wrap the kernels, and Triton could not read them any more
 @triton.jit
 @no_type_check
 def _rows(base, place, columns, is_real, WIDTH: tl.constexpr):
@@ -47,28 +47,28 @@ def _product(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _softmax_sees(ahead, W: tl.constexpr, SHAPE: tl.constexpr):
+def _in_softmax(distance, W: tl.constexpr, SHAPE: tl.constexpr):
     if SHAPE == SLIDING:
-        return (ahead >= 0) & (ahead < W)
+        return (distance >= 0) & (distance < W)
     else:
-        return ahead >= 0
+        return distance >= 0
 
 
 @triton.jit
 @no_type_check
-def _features_see(ahead, W: tl.constexpr, SHAPE: tl.constexpr):
+def _in_features(distance, W: tl.constexpr, SHAPE: tl.constexpr):
     if SHAPE == SLIDING:
-        return ahead >= W
+        return distance >= W
     else:
-        return ahead >= 0
+        return distance >= 0
 
 
 @triton.jit
 @no_type_check
-def _scores(query, key, ahead, is_key, scale, W: tl.constexpr, SHAPE: tl.constexpr, PRECISION: tl.constexpr):
-    """Return the scores, -inf where the window shows nothing."""
+def _scores(query, key, distance, is_key, scale, W: tl.constexpr, SHAPE: tl.constexpr, PRECISION: tl.constexpr):
+    """Return the scores, -inf for keys outside the window."""
     score = _product(query, tl.trans(key), PRECISION) * scale
-    return tl.where(_softmax_sees(ahead, W, SHAPE) & is_key[None, :], score, float("-inf"))
+    return tl.where(_in_softmax(distance, W, SHAPE) & is_key[None, :], score, float("-inf"))
 
 
 @triton.jit
@@ -77,22 +77,22 @@ def _likeness(
     phi_q, phi_k, place, at, is_query, is_key, W: tl.constexpr, F: tl.constexpr, BT: tl.constexpr, BF: tl.constexpr,
     LEAD: tl.constexpr, SHAPE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Return φ(q) · φ(k) where a query sees a key by features, else 0."""
+    """Return φ(q) · φ(k) where a query weights a key by features, else 0."""
     weight = tl.zeros((BT, BT), tl.float32)
     for f in range(0, F, BF):
         features = f + tl.arange(0, BF)
         maps, other = _rows(phi_q, place, features, is_query, F), _rows(phi_k, at, features, is_key, F)
         weight += _product(maps, tl.trans(other), PRECISION)
-    return tl.where(_features_see((place + LEAD * W)[:, None] - at[None, :], W, SHAPE), weight, 0.0)
+    return tl.where(_in_features((place + LEAD * W)[:, None] - at[None, :], W, SHAPE), weight, 0.0)
 
 
 @triton.jit
 @no_type_check
 def _is_key(offset, at, keys, past, row, W: tl.constexpr, LEAD: tl.constexpr, HAS_PAST: tl.constexpr):
-    """Return which places of a pair of blocks hold a key: the block in front may be empty."""
+    """Return which positions of a pair of blocks hold a key: the block in front can be empty."""
     is_key = (offset < 2 * W) & (at < keys)
     if HAS_PAST:
-        # one number, read by all places: the interpreter takes no mask that was widened
+        # one scalar for all positions: the interpreter does not accept a broadcast mask
         return is_key & (at >= 0) & ((at >= W) | (tl.load(past + row + 0 * at) != 0))
     else:
         return is_key & (at >= LEAD * W)
@@ -107,7 +107,7 @@ def sums(
 ):  # fmt: skip
     """Write the sum of φ [x, weight] over block n of positions to block `first + step n` of `out` and `norm`.
 
-    HP heads of φ and HX of x are summed over to H heads. Without weights they are 1.
+    HP heads of φ and HX heads of x are summed to H heads. Without weights all weights are 1.
     """
     n, features = tl.program_id(0), tl.program_id(1) * BF + tl.arange(0, BF)
     row, head = tl.program_id(2) // H, tl.program_id(2) % H
@@ -138,7 +138,7 @@ def forward(
     F: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, BF: tl.constexpr, SHAPE: tl.constexpr,
     LEAD: tl.constexpr, HAS_PAST: tl.constexpr, USE_LINEAR: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write output and normaliser of a tile of queries; for the backward c - ln γ and the key that c belongs to."""
+    """Write output and normaliser of a tile of queries; for the backward pass c - ln γ and the key of c."""
     tiles: tl.constexpr = (W + BT - 1) // BT
     n, i = tl.program_id(0) // tiles, (tl.program_id(0) % tiles) * BT + tl.arange(0, BT)
     row, head = tl.program_id(1) // HQ, tl.program_id(1) % HQ
@@ -155,13 +155,13 @@ def forward(
             offset = tile * BT + tl.arange(0, BT)
             at = (n + LEAD - 1) * W + offset
             is_key = _is_key(offset, at, keys, past, row, W, LEAD, HAS_PAST)
-            ahead = (place + LEAD * W)[:, None] - at[None, :]
+            distance = (place + LEAD * W)[:, None] - at[None, :]
             key = _rows(k + at_k * K, at, along, is_key, K)
-            score = _scores(query, key, ahead, is_key, scale, W, SHAPE, PRECISION)
+            score = _scores(query, key, distance, is_key, scale, W, SHAPE, PRECISION)
             high, which = tl.max(score, 1, return_indices=True)
             best = tl.where(high > c, (n + LEAD - 1) * W + tile * BT + which, best)
             higher = tl.maximum(c, high)
-            # a query that has seen nothing yet has no largest score
+            # a query without keys has no largest score
             finite = tl.where(higher == float("-inf"), 0.0, higher)
             weight, fade = tl.exp(score - finite[:, None]), tl.exp(c - finite)
             top = top * fade[:, None] + _product(weight, _rows(v + at_k * V, at, across, is_key, V), PRECISION)
@@ -205,7 +205,7 @@ def queries_backward(
     LEAD: tl.constexpr, HAS_PAST: tl.constexpr, USE_LINEAR: tl.constexpr, NEEDS_Q: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of a tile of queries and of their features, and each query's share of that of ln γ."""
+    """Write the gradients of a tile of queries and of their features, and each query's part of the gradient of ln γ."""
     tiles: tl.constexpr = (W + BT - 1) // BT
     n, i = tl.program_id(0) // tiles, (tl.program_id(0) % tiles) * BT + tl.arange(0, BT)
     row, head = tl.program_id(1) // HQ, tl.program_id(1) % HQ
@@ -224,16 +224,16 @@ def queries_backward(
             offset = tile * BT + tl.arange(0, BT)
             at = (n + LEAD - 1) * W + offset
             is_key = _is_key(offset, at, keys, past, row, W, LEAD, HAS_PAST)
-            ahead = (place + LEAD * W)[:, None] - at[None, :]
+            distance = (place + LEAD * W)[:, None] - at[None, :]
             key, value = _rows(k + at_k * K, at, along, is_key, K), _rows(v + at_k * V, at, across, is_key, V)
-            weight = tl.exp(_scores(query, key, ahead, is_key, scale, W, SHAPE, PRECISION) - c[:, None])
+            weight = tl.exp(_scores(query, key, distance, is_key, scale, W, SHAPE, PRECISION) - c[:, None])
             dscore = weight * (_product(down, tl.trans(value), PRECISION) + below[:, None])
             total += tl.sum(dscore, 1)
             if NEEDS_Q:
                 dquery += _product(dscore, key, PRECISION)
         tl.store(rows + at_q + place, total, mask=is_query)
         if NEEDS_Q:
-            # the largest score, which was taken off, has a gradient too: it goes to the key that it belongs to
+            # the largest score, which was subtracted, has a gradient too: it belongs to the key of that score
             best = tl.load(chosen + at_q + place, mask=is_query, other=0)
             dquery -= total[:, None] * _rows(k + at_k * K, best, along, is_query, K).to(tl.float32)
             _put(dq + at_q * K, place, along, is_query, dquery * scale, K)
@@ -248,10 +248,10 @@ def queries_backward(
                     offset = tile * BT + tl.arange(0, BT)
                     at = (n + LEAD - 1) * W + offset
                     is_key = _is_key(offset, at, keys, past, row, W, LEAD, HAS_PAST)
-                    ahead = (place + LEAD * W)[:, None] - at[None, :]
+                    distance = (place + LEAD * W)[:, None] - at[None, :]
                     value = _rows(v + at_k * V, at, across, is_key, V)
                     dweight = _product(down, tl.trans(value), PRECISION) + below[:, None]
-                    dweight = tl.where(_features_see(ahead, W, SHAPE), dweight, 0.0)
+                    dweight = tl.where(_in_features(distance, W, SHAPE), dweight, 0.0)
                     other = _rows(phi_k + h * keys * F, at, features, is_key, F)
                     dmaps += _product(dweight, other, PRECISION)
             _put(dphi_q + at_q * F, place, features, is_query, dmaps, F)
@@ -273,7 +273,7 @@ def keys_backward(
     at_k = tl.program_id(1).to(tl.int64) * keys
     at, across, along = m * W + j, tl.arange(0, BV), tl.arange(0, BK)
     is_key = (j < W) & (at < keys)
-    is_seen = is_key & _is_key(j, at, keys, past, row, W, LEAD, HAS_PAST)
+    is_valid = is_key & _is_key(j, at, keys, past, row, W, LEAD, HAS_PAST)
     key, value = _rows(k + at_k * K, at, along, is_key, K), _rows(v + at_k * V, at, across, is_key, V)
     dkey, dvalue = tl.zeros((BT, BK), tl.float32), tl.zeros((BT, BV), tl.float32)
     # the queries of the block that has this one for its own, and of the next, for all heads that share the keys
@@ -287,9 +287,9 @@ def keys_backward(
         down = _rows(dtop + at_q * V, place, across, is_query, V)
         if SHAPE != NONE:
             query = _rows(q + at_q * K, place, along, is_query, K)
-            ahead = (place + LEAD * W)[:, None] - at[None, :]
+            distance = (place + LEAD * W)[:, None] - at[None, :]
             c = tl.load(largest + at_q + place, mask=is_query, other=0.0)
-            weight = tl.exp(_scores(query, key, ahead, is_seen, scale, W, SHAPE, PRECISION) - c[:, None])
+            weight = tl.exp(_scores(query, key, distance, is_valid, scale, W, SHAPE, PRECISION) - c[:, None])
             if NEEDS_V:
                 dvalue += _product(tl.trans(weight), down, PRECISION)
             if NEEDS_K:
@@ -301,7 +301,7 @@ def keys_backward(
                 dkey += _product(tl.trans(dscore), query, PRECISION)
         if NEEDS_V and USE_LINEAR and SHAPE != TERRACE:
             weight = _likeness(
-                phi_q + at_q * F, phi_k + h * keys * F, place, at, is_query, is_seen, W, F, BT, BF, LEAD, SHAPE,
+                phi_q + at_q * F, phi_k + h * keys * F, place, at, is_query, is_valid, W, F, BT, BF, LEAD, SHAPE,
                 PRECISION,
             )  # fmt: skip
             dvalue += _product(tl.trans(weight), down, PRECISION)
@@ -345,7 +345,7 @@ def maps_backward(
         dmaps += _product(value, tl.trans(dsum), PRECISION)
         dmaps += tl.load(dnorm + (h * blocks + behind) * F + features, mask=features < F, other=0.0)[None, :]
     if SHAPE != TERRACE:
-        is_seen = is_key & _is_key(j, at, keys, past, row, W, LEAD, HAS_PAST)
+        is_valid = is_key & _is_key(j, at, keys, past, row, W, LEAD, HAS_PAST)
         reach: tl.constexpr = (2 * W + BT - 1) // BT
         for step in range(HQ // H * reach):
             at_q = (row * HQ + group * (HQ // H) + step // reach).to(tl.int64) * queries
@@ -354,8 +354,8 @@ def maps_backward(
             is_query = (i < 2 * W) & (place < queries) & (place >= 0)
             down = _rows(dtop + at_q * V, place, across, is_query, V)
             below = tl.load(dbottom + at_q + place, mask=is_query, other=0.0)
-            ahead = (place + LEAD * W)[:, None] - at[None, :]
+            distance = (place + LEAD * W)[:, None] - at[None, :]
             dweight = _product(down, tl.trans(value), PRECISION) + below[:, None]
-            dweight = tl.where(_features_see(ahead, W, SHAPE) & is_seen[None, :], dweight, 0.0)
+            dweight = tl.where(_in_features(distance, W, SHAPE) & is_valid[None, :], dweight, 0.0)
             dmaps += _product(tl.trans(dweight), _rows(phi_q + at_q * F, place, features, is_query, F), PRECISION)
     _put(dphi_k + h * keys * F, at, features, is_key, dmaps, F)

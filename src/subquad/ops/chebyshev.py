@@ -1,4 +1,4 @@
-r"""Chebyshev filter on a kNN graph of particles: O(K E P H) on neighbours in place of all P² pairs.
+r"""Chebyshev filter on a kNN graph of particles: O(K E P H) on neighbours instead of O(P²) on all pairs.
 
 $y = \sum_{k=0}^{K-1} T_k(\tilde L)\, x\, W_k$ (PCN, arXiv:2309.08630, after Eq. (4) of arXiv:1606.09375), where
 $\tilde L = 2L/\lambda_{max} - I$ is the rescaled normalised Laplacian of one jet.
@@ -7,9 +7,9 @@ Axes: B jets, P particles (padded to the longest jet), D coordinates, E neighbou
 H channels in, F channels out, K terms; C real particles of all jets, N entries that are not 0. `mask` is true where a
 particle is real; a padded particle has no edge.
 
-Where we differ from the paper's code: $\lambda_{max}$ is its bound 2, the same for every jet, and never an eigenvalue
-of the whole batch, so that a jet's result cannot depend on the others in its batch. Neighbours at equal distance are
-taken in the order in which they stand, so that padding cannot change the graph.
+Differences from the paper's code: $\lambda_{max}$ is the upper bound 2 for every jet and not an eigenvalue of the whole
+batch, so that a jet's result does not depend on the other jets of its batch. Neighbours at equal distance are taken in
+input order, so that padding does not change the graph.
 """
 
 import math
@@ -38,16 +38,16 @@ __all__ = [
 
 
 class Neighbours(NamedTuple):
-    r"""The rows of $\tilde L$ without zeros: `value[b, i, e]` stands in column `place[b, i, e]`; spare ones are 0."""
+    r"""The rows of $\tilde L$ without zeros: `value[b, i, e]` is in column `place[b, i, e]`; unused entries are 0."""
 
     place: Int[Tensor, "B P E"]
     value: Float[Tensor, "B P E"]
 
 
 class Rows(NamedTuple):
-    r"""The rows of $\tilde L$ of all jets' real particles, one jet after the other, without zeros and without padding.
+    r"""The rows of $\tilde L$ of the real particles of all jets, concatenated, without zeros and without padding.
 
-    `value[n]` stands in row `row[n]` and column `column[n]`; the entries of row c begin at `start[c]`.
+    `value[n]` is in row `row[n]` and column `column[n]`; the entries of row c begin at `start[c]`.
     """
 
     row: Int[Tensor, " N"]
@@ -59,15 +59,15 @@ class Rows(NamedTuple):
 def knn_adjacency(
     points: Float[Tensor, "B P D"], mask: Bool[Tensor, "B P"], k: int, *, periodic: Sequence[int] = ()
 ) -> Float[Tensor, "B P P"]:
-    r"""Return the symmetric 0/1 matrix of edges: i and j are joined when either is among the other's k nearest.
+    r"""Return the symmetric 0/1 matrix of edges: i and j are joined if either is among the k nearest of the other.
 
-    Costs O(D P²) for the distances. A jet of fewer than k + 1 particles is fully joined.
+    Costs O(D P²) for the distances. A jet of at most k particles is fully connected.
 
     Args:
-        points: coordinates of the particles; those of padded ones are ignored.
-        mask: true where a particle is real.
-        k: neighbours that each particle chooses; after symmetrisation it may have more.
-        periodic: which of the D coordinates are angles, compared modulo $2\pi$.
+        points: Coordinates of the particles; those of padded particles are ignored.
+        mask: True where a particle is real.
+        k: Number of nearest neighbours of each particle; symmetrisation can add more.
+        periodic: Which of the D coordinates are angles, compared modulo $2\pi$.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
@@ -85,8 +85,7 @@ def knn_adjacency(
     joined = is_real[:, :, None] * is_real[:, None, :] * (1 - torch.eye(P, dtype=points.dtype, device=points.device))
     distance.masked_fill_(joined == 0, math.inf)
     adjacency = torch.zeros_like(distance)
-    # one argmin after the other, which takes the first of equal distances, and not topk, which among equal ones takes
-    # whatever the row's length makes convenient
+    # argmin takes the first of equal distances; the order in which topk takes them depends on the row's length
     for _ in range(min(k, P - 1)):
         nearest = distance.argmin(dim=-1, keepdim=True)
         adjacency.scatter_(-1, nearest, 1)
@@ -110,7 +109,7 @@ def scaled_laplacian(adjacency: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"
 
 
 def neighbours(laplacian: Float[Tensor, "B P P"]) -> Neighbours:
-    """Return the same matrix as padded lists of neighbours, as long as the largest degree of the batch (at least 1)."""
+    """Return the matrix as padded neighbour lists, whose length is the largest degree in the batch (at least 1)."""
     if not laplacian.numel():
         return Neighbours(laplacian.new_zeros((*laplacian.shape[:2], 1), dtype=torch.long), laplacian[..., :1])
     E = max(1, int((laplacian != 0).sum(-1).max()))
@@ -119,7 +118,7 @@ def neighbours(laplacian: Float[Tensor, "B P P"]) -> Neighbours:
 
 
 def rows(laplacian: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"]) -> Rows:
-    """Return the same matrix as one list of entries, for tables `x[mask]` of the real particles alone."""
+    """Return the matrix as one list of entries, for tables `x[mask]` that hold real particles only."""
     place = (mask.flatten().cumsum(0) - 1).reshape(mask.shape)
     b, i, j = laplacian.detach().nonzero(as_tuple=True)
     degree = (laplacian.detach() != 0).sum(-1)[mask]
@@ -129,10 +128,10 @@ def rows(laplacian: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"]) -> Rows:
 def chebyshev_direct(
     x: Float[Tensor, "B P H"], weight: Float[Tensor, "K H F"], laplacian: Float[Tensor, "B P P"]
 ) -> Float[Tensor, "B P F"]:
-    r"""The definition, $\sum_k T_k(\tilde L) x W_k$, every $T_k$ as the polynomial in the powers of $\tilde L$.
+    r"""Return the definition, $\sum_k T_k(\tilde L) x W_k$, with every $T_k$ as a polynomial in powers of $\tilde L$.
 
     $T_0 = 1$, $T_k(z) = \frac{k}{2} \sum_{m=0}^{\lfloor k/2 \rfloor} (-1)^m \frac{(k-m-1)!}{m!\,(k-2m)!} (2z)^{k-2m}$.
-    O(K P³); float64 for more than a few terms, since the coefficients grow as $2^k$ and cancel.
+    O(K P³); more than a few terms need float64, since the coefficients grow as $2^k$ and cancel.
     """
     power = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand_as(laplacian)
     powers = [power]
@@ -163,9 +162,9 @@ def chebyshev_terms(
 def chebyshev(
     x: Float[Tensor, "B P H"], weight: Float[Tensor, "K H F"], laplacian: Float[Tensor, "B P P"]
 ) -> Float[Tensor, "B P F"]:
-    r"""Equal `chebyshev_direct`, by the three-term recurrence with dense batched products: O(K P² min(H, F)).
+    r"""Compute `chebyshev_direct` by the three-term recurrence with dense batched products: O(K P² min(H, F)).
 
-    Where the filter narrows (H > F) the sum is folded from its far end (Clenshaw), on F channels in place of H:
+    If the filter reduces the channels (H > F), Clenshaw's recurrence evaluates the sum on F channels instead of H:
     $b_k = x W_k + 2 \tilde L b_{k+1} - b_{k+2}$, $y = x W_0 + \tilde L b_1 - b_2$.
     """
     K, H, F = weight.shape
@@ -202,10 +201,10 @@ def _recurrence(x: Tensor, K: int, hop: _HopForm) -> Iterator[Tensor]:
 
 
 class _Filter(torch.autograd.Function):
-    r"""The filter on a graph without gradient, keeping its input alone where autograd would keep all K terms.
+    r"""The filter on a graph without gradient; saves only its input, where autograd would save all K terms.
 
     The filter is its own adjoint: with $S_k = T_k(\tilde L)\, \partial y$ the gradient of $x$ is $\sum_k S_k W_k^T$ and
-    that of $W_k$ is $x^T S_k$, so the way back is the same recurrence. One term after the other stays in the cache.
+    that of $W_k$ is $x^T S_k$, so the backward pass is the same recurrence, whose terms stay in the cache one by one.
     """
 
     @staticmethod
@@ -235,7 +234,7 @@ class _Filter(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         K, gradient = weight.shape[0], gradients[0].contiguous()
         if not ctx.needs_input_grad[0]:
-            # as in the first layer: on the channels that come in, which are fewer
+            # if the filter adds channels, as in the first layer: on the fewer input channels
             return None, torch.stack([term.T @ gradient for term in _recurrence(x, K, ctx.hop)]), None
         of_x, of_weight = torch.zeros_like(x), []
         for k, term in enumerate(_recurrence(gradient, K, ctx.hop)):
@@ -245,7 +244,7 @@ class _Filter(torch.autograd.Function):
 
 
 def _is_fixed(matrix: Tensor) -> bool:
-    # autocast chooses the type of single products, and would choose none inside `_Filter`
+    # autocast sets the dtype of single products and does not reach inside `_Filter`
     return not matrix.requires_grad and not torch.is_autocast_enabled(matrix.device.type)
 
 
@@ -266,7 +265,7 @@ class _Hop(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         of_x = of_value = None
         if ctx.needs_input_grad[0]:
-            # the matrix is its own transpose: the way back visits the same neighbours, with no scattered additions
+            # the matrix is symmetric: the backward pass gathers from the same neighbours, without scattered additions
             of_x = functional.embedding_bag(index, gradient, mode="sum", per_sample_weights=value)
         if ctx.needs_input_grad[2]:
             of_value = torch.einsum("neh,nh->ne", x[index], gradient)
@@ -276,7 +275,7 @@ class _Hop(torch.autograd.Function):
 def chebyshev_gather(
     x: Float[Tensor, "B P H"], weight: Float[Tensor, "K H F"], graph: Neighbours
 ) -> Float[Tensor, "B P F"]:
-    """Equal `chebyshev_direct`, the recurrence visiting each particle's neighbours only: O(K E P min(H, F)).
+    """Compute `chebyshev_direct` by the recurrence over each particle's neighbours only: O(K E P min(H, F)).
 
     The matrix must be symmetric, as `scaled_laplacian` makes it; the backward pass relies on it.
     """
@@ -287,7 +286,7 @@ def chebyshev_gather(
     index = (graph.place + shift).reshape(B * P, E)
     once = graph.value.reshape(B * P, E)
     twice = 2 * once
-    # autocast makes products of half precision, and the hops between them take one type
+    # autocast runs the products in half precision, and the hops between them need one dtype
     x = x.reshape(B * P, H).to(once.dtype)
     if _is_fixed(graph.value):
 
@@ -314,7 +313,7 @@ def chebyshev_gather(
 
 
 def chebyshev_rows(x: Float[Tensor, "C H"], weight: Float[Tensor, "K H F"], graph: Rows) -> Float[Tensor, "C F"]:
-    """Equal `chebyshev_direct` on the real particles alone: O(K N min(H, F)), whatever the lengths of the jets.
+    """Compute `chebyshev_direct` on the real particles only: O(K N min(H, F)), at any lengths of the jets.
 
     The matrix must be symmetric, as `scaled_laplacian` makes it; the backward pass relies on it.
     """

@@ -1,6 +1,6 @@
-"""What each form in `ops` costs, and what its all-pairs rival costs: operations, bytes and state, from the sizes alone.
+"""Cost of each form in `ops` and of its all-pairs baseline: operations, bytes and state, computed from the sizes.
 
-Counted is the forward pass as our code does it, with whole blocks and no share of masked pairs taken off.
+Counts the forward pass as implemented: whole blocks, masked pairs included.
 
 Axes: B rows, T positions, H channels, N modes; Hq query heads, Hkv key heads, Hf heads of the keys' feature map, K key
 width, V value width, F features, w window; P particles, E neighbours, C channels in, O channels out, K terms, D
@@ -35,14 +35,14 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one forward pass costs."""
+    """Cost of one forward pass."""
 
     operations: int
-    """Real additions and multiplications of products, transforms and recurrences, without masks and exponentials."""
+    """Real additions and multiplications in products, transforms and recurrences; masks and exponentials excluded."""
     bytes: int
-    """Bytes of all tensors touched, each once: inputs, outputs, and what is written in between."""
+    """Bytes of all tensors, each counted once: inputs, outputs and intermediate results."""
     state: int = 0
-    """Bytes remembered from one position to the next, for all rows; 0 for a form that takes all positions at once."""
+    """Bytes of the recurrent state of all rows; 0 for a form that processes all positions at once."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -109,7 +109,7 @@ def s4d_step(*, B: int, H: int, N: int, itemsize: int = 4) -> Cost:
 
 
 def softmax_attention(*, B: int, Hq: int, Hkv: int, T: int, K: int, V: int, itemsize: int = 4) -> Cost:
-    """Return the cost of the all-pairs rival: softmax attention over T positions with its weights written out."""
+    """Return the cost of the all-pairs baseline: softmax attention over T positions with its weights written out."""
     return Cost(
         operations=2 * B * Hq * T * T * (K + V),
         bytes=itemsize * (B * T * (Hq * (K + V) + Hkv * (K + V)) + B * Hq * T * T),
@@ -123,7 +123,7 @@ def softmax_step(*, B: int, Hq: int, Hkv: int, T: int, K: int, V: int, itemsize:
 
 
 def hybrid_quadratic(*, B: int, Hq: int, Hkv: int, Hf: int, T: int, K: int, V: int, F: int, itemsize: int = 4) -> Cost:
-    """Return the cost of hybrid attention by its definition; more than softmax attention, by the features' T × T."""
+    """Return the cost of hybrid attention by its definition: softmax attention and the T × T products of features."""
     return Cost(
         operations=2 * B * Hq * T * T * (K + F + V),
         bytes=_attention_bytes(B=B, Hq=Hq, Hkv=Hkv, Hf=Hf, T=T, K=K, V=V, F=F, itemsize=itemsize)
@@ -140,7 +140,7 @@ def hybrid_chunked(
     L = blocks * w
     window = 0 if window_shape == "none" else 2 * B * Hq * L * 2 * w * (K + V)
     past = 2 * B * (Hf + Hq) * L * F * (V + 1)
-    # blocks of which keys are seen by features: that before one's own (`sliding`), or that and one's own
+    # blocks whose keys are weighted by features: the one before (`sliding`), or that and the query's own
     by_features = {"terrace": 0, "sliding": 1, "none": 2}[window_shape]
     near = 2 * B * Hq * L * by_features * w * (F + V + 1)
     between = B * Hq * L * (by_features + (2 if window else 0)) * w + B * Hf * blocks * F * (V + 1)
@@ -157,9 +157,9 @@ def hybrid_step(
     """Return the cost of hybrid attention for one token: the same after any number of tokens."""
     slots = {"sliding": w, "terrace": 2 * w, "none": 0}[window_shape]
     read = 2 * B * Hq * (slots * (K + V) + F * (V + 1))
-    # one token leaves the window, in the mean
+    # on average one token leaves the window
     write = 2 * B * Hf * F * (V + 1)
-    # sums are float32 at least, and each row has one 8-byte counter
+    # sums are at least float32, and each row has one 8-byte counter
     state = B * (itemsize * Hkv * slots * (K + V) + max(itemsize, 4) * Hf * F * (V + 1) + 8)
     one = _attention_bytes(B=B, Hq=Hq, Hkv=Hkv, Hf=Hf, T=1, K=K, V=V, F=F, itemsize=itemsize)
     return Cost(operations=read + write, bytes=one + state, state=state)
@@ -196,7 +196,7 @@ def chebyshev_gather(*, B: int, P: int, E: int, C: int, O: int, K: int, itemsize
 
 
 def fully_connected(*, B: int, P: int, C: int, O: int, K: int, itemsize: int = 4) -> Cost:  # noqa: E741
-    """Return the cost of the all-pairs rival: the same filter on lists that hold every other particle."""
+    """Return the cost of the all-pairs baseline: the same filter on lists that hold every other particle."""
     return chebyshev_gather(B=B, P=P, E=max(P - 1, 1), C=C, O=O, K=K, itemsize=itemsize)
 
 

@@ -1,4 +1,4 @@
-r"""What two particles of a jet are to each other: $\Delta R$, $k_T$, $z$, $m^2$; edges weighted by powers of them.
+r"""Pairwise kinematics of particles, $\Delta R$, $k_T$, $z$ and $m^2$, and graphs weighted by powers of them.
 
 The four variables of E-PCN (arXiv:2512.07420) and of Particle Transformer (arXiv:2202.03772), all symmetric in the two
 particles: $\Delta R_{ij}$, $k_T = \min(p_{T,i}, p_{T,j}) \Delta R$, $z = \min(p_{T,i}, p_{T,j}) / (p_{T,i} + p_{T,j})$
@@ -15,28 +15,30 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from subquad.ops.precision import exactly
+from subquad.ops.precision import autocast_disabled
 
 __all__ = ["VARIABLES", "kinematic_adjacency", "kinematic_laplacians", "pair_kinematics"]
 
 VARIABLES = ("ΔR", "kT", "z", "m²")
 """The variables of a pair, in the order of the last axis."""
 
-# where the logarithms end: angles that a calorimeter cannot tell apart, GeV that no particle has
+# limits of the logarithms: angles below a calorimeter's resolution, energies below any particle's
 _LEAST_ANGLE, _LEAST_PT, _LEAST_MASS = 1e-4, 1e-6, 1e-2
-# and where logarithms of weights do: float32 holds their exponentials, and the sums of those
+# limits of the weights' logarithms: float32 can represent their exponentials and sums of them
 _STRONGEST = 40
 
 
 def pair_kinematics(
     vectors: Float[Tensor, "B P 4"], points: Float[Tensor, "B P 2"], mask: Bool[Tensor, "B P"]
 ) -> Float[Tensor, "B P P 4"]:
-    r"""Return $\ln \Delta R$, $\ln k_T$, $\ln z$ and $\ln m^2$ of every pair; some numbers where one is padding.
+    r"""Return $\ln \Delta R$, $\ln k_T$, $\ln z$ and $\ln m^2$ of every pair.
+
+    The values of padded particles are finite, without meaning.
 
     Args:
         vectors: px, py, pz and E in GeV.
         points: Δη and Δφ in radians; φ is compared modulo 2π.
-        mask: true where a particle is real.
+        mask: True where a particle is real.
     """
     vectors, points = (x.masked_fill(~mask[..., None], 0) for x in (vectors, points))
     eta, phi = points.unbind(-1)
@@ -46,11 +48,11 @@ def pair_kinematics(
     pt = torch.hypot(vectors[..., 0], vectors[..., 1]).clamp(min=_LEAST_PT)
     softer = torch.minimum(pt[:, :, None], pt[:, None, :]).log()
     shared = softer - (pt[:, :, None] + pt[:, None, :]).log()
-    # 2 (E E' - p p'), as one product for all pairs, of which half precision would leave nothing
-    with exactly(vectors.device.type):
+    # 2 (E E' - p p'), as one product for all pairs; half precision would lose all digits of it
+    with autocast_disabled(vectors.device.type):
         product = 2 * torch.bmm(vectors * vectors.new_tensor([-1, -1, -1, 1]), vectors.mT)
     mass = product.clamp(min=_LEAST_MASS**2).log()
-    # in memory one variable lies after the other
+    # in memory the variables follow one another
     return torch.stack([angle, softer + angle, shared, mass], dim=1).movedim(1, -1)
 
 
@@ -59,20 +61,20 @@ def kinematic_adjacency(
     adjacency: Float[Tensor, "B P P"],
     exponents: Float[Tensor, "G 4"],
 ) -> Float[Tensor, "B G P P"]:
-    r"""Return G weighted graphs on the edges of one: $\Delta R^{a} k_T^{b} z^{c} (m^2)^{d}$, an exponent each.
+    r"""Return G graphs with the edges of one and the weights $\Delta R^{a} k_T^{b} z^{c} (m^2)^{d}$.
 
-    Each graph's weights are divided by the largest of the jet, which its Laplacian does not see, so that no power
-    overflows.
+    The weights of each graph are divided by the largest of the jet, so that no power overflows; this does not change
+    the normalised Laplacian.
 
     Args:
-        pairs: what `pair_kinematics` returns.
-        adjacency: symmetric, 1 where two particles are joined.
-        exponents: a, b, c and d of each graph; 0 leaves edges of weight 1, unit vectors are E-PCN's four graphs.
+        pairs: Output of `pair_kinematics`.
+        adjacency: Symmetric; 1 where two particles are joined.
+        exponents: a, b, c and d of each graph. All 0 gives edges of weight 1; unit vectors give E-PCN's four graphs.
     """
     is_edge = (adjacency > 0)[:, None]
     power = _powers(pairs, exponents)
     largest = power.detach().masked_fill(~is_edge, -math.inf).amax((2, 3), keepdim=True)
-    # the floor keeps a weak edge an edge; a jet without any has no largest
+    # the lower bound keeps weak edges in the graph; a jet without edges has no largest weight
     power = (power - largest.masked_fill(largest == -math.inf, 0)).clamp(min=-20, max=0)
     return power.exp() * is_edge
 
@@ -84,14 +86,14 @@ def kinematic_laplacians(
 ) -> Float[Tensor, "B G P P"]:
     r"""Return `scaled_laplacian` of each of the graphs of `kinematic_adjacency`, in one table.
 
-    They differ where edges are extreme. Here a weight ends at $e^{\pm 40}$, and the gradient passes as if it did not;
-    there it ends at $e^{-20}$ of the jet's largest.
+    Both differ for extreme edges. Here weights are clipped to $e^{\pm 40}$ and the gradient ignores the clipping; there
+    they are clipped to at least $e^{-20}$ of the jet's largest.
     """
     return cast(Tensor, _Laplacians.apply(_powers(pairs, exponents), adjacency))
 
 
 def _powers(pairs: Float[Tensor, "B P P 4"], exponents: Float[Tensor, "G 4"]) -> Float[Tensor, "B G P P"]:
-    with exactly(pairs.device.type):
+    with autocast_disabled(pairs.device.type):
         return (exponents @ pairs.movedim(-1, 1).flatten(2)).unflatten(-1, pairs.shape[1:3])
 
 

@@ -1,6 +1,6 @@
-r"""Hybrid attention of LoLCATs: softmax over a window, linear attention over all that is earlier, under one normaliser.
+r"""Hybrid attention of LoLCATs: softmax over a window and linear attention over earlier tokens, under one normaliser.
 
-Eq. (7) of arXiv:2410.10254. For query $t$ let $W_t$ be the keys that its window shows, $L_t$ all earlier ones, and
+Eq. (7) of arXiv:2410.10254. For query $t$ let $W_t$ be the keys in its window, $L_t$ all earlier keys, and
 $c_t = \max_{s \in W_t} q_t \cdot k_s \cdot \text{scale}$:
 
 $$y_t = \frac{\gamma \sum_{s \in W_t} e^{q_t \cdot k_s \cdot \text{scale} - c_t} v_s
@@ -8,27 +8,26 @@ $$y_t = \frac{\gamma \sum_{s \in W_t} e^{q_t \cdot k_s \cdot \text{scale} - c_t}
              {\gamma \sum_{s \in W_t} e^{q_t \cdot k_s \cdot \text{scale} - c_t}
               + \sum_{s \in L_t} \phi_q(q_t) \cdot \phi_k(k_s)}$$
 
-The mixing term $\gamma > 0$ is learnt, one per query head; `mix` is $\ln \gamma$. Weights that split it into
-$\sigma(g)$ for softmax and $1 - \sigma(g)$ for linear terms give the same function with $\ln \gamma = g$, since the
-fraction keeps only their ratio. $c_t$ does not cancel against the linear terms: it belongs to the formula, and the
-gradient goes through it.
+The mixing term $\gamma > 0$ is a parameter, one per query head; `mix` is $\ln \gamma$. Weights $\sigma(g)$ for the
+softmax terms and $1 - \sigma(g)$ for the linear terms give the same function with $\ln \gamma = g$, since only their
+ratio matters. $c_t$ does not cancel against the linear terms: it is part of the formula and has a gradient.
 
 Window shapes, with $p$ the position of a token in its row:
 
-- `sliding`: $W_t$ holds the last `window` tokens, $t$ itself included.
-- `terrace`: positions are cut into blocks of `window`; $W_t$ holds the block of $t$ up to $t$ and the whole block
-  before it, as in the authors' kernels: between `window + 1` and `2 window` keys, once there are as many.
-- `none`: $W_t$ is empty, $L_t$ holds $t$ and all before it: linear attention alone. Without softmax terms
-  $\gamma$ counts for nothing, and `window` is the size of the blocks that it is computed in.
+- `sliding`: $W_t$ is the last `window` tokens, including $t$.
+- `terrace`: positions are divided into blocks of `window`; $W_t$ is the block of $t$ up to $t$ and the whole block
+  before it, as in the authors' kernels: `window + 1` to `2 window` keys, except at the start of the row.
+- `none`: $W_t$ is empty and $L_t$ is $t$ and all earlier tokens: pure linear attention. Without softmax terms
+  $\gamma$ has no effect, and `window` is the block size of the computation.
 
-Positions count the real tokens of a row, so padding, on whichever side, moves no block edge: each row gives what it
-would give alone and without padding. A padded key changes nothing, a padded query gives 0.
+Positions count the real tokens of a row, so that padding on either side does not move block boundaries: each row gives
+the result that it would give alone and without padding. A padded key has no effect; a padded query gives 0.
 
-Forms: `hybrid_quadratic`, the definition, O(T²), by its `hybrid_weights`; `hybrid_chunked` for training and
+Forms: `hybrid_quadratic`, the definition, O(T²), from its `hybrid_weights`; `hybrid_chunked` for training and
 `hybrid_prefill` for prompts, O(T · window); `hybrid_step`, one token, O(1), on a `HybridState` whose size does not
-depend on T. The last two take the feature map of keys itself, for keys that leave the window. All accumulate in float32
-(float64 for float64 inputs), under autocast too. The two forms for many tokens go through their blocks by PyTorch's
-products (`kernel` `torch`) or, on CUDA, by kernels in Triton (`triton`), which are equal.
+depend on T. The last two take the feature map of keys as a function and apply it to keys that leave the window. All
+accumulate in float32 (float64 for float64 inputs), also under autocast. The two forms for many tokens compute blocks
+with PyTorch (`kernel` `torch`) or, on CUDA, with Triton kernels (`triton`) that give equal results.
 
 Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
 H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, R slots of the state's ring.
@@ -63,7 +62,7 @@ from subquad.ops.linattn_state import (
     widen,
 )
 from subquad.ops.linattn_triton import hybrid_triton
-from subquad.ops.precision import exactly
+from subquad.ops.precision import autocast_disabled
 
 __all__ = [
     "HybridState",
@@ -95,20 +94,20 @@ def hybrid_weights(
     scale: float | None = None,
     use_linear: bool = True,
 ) -> Float[Tensor, "B Hq T T"]:
-    """Return the T × T weights of Eq. (7) of arXiv:2410.10254, a query's in a row; in float32 at least.
+    """Return the T × T weights of Eq. (7) of arXiv:2410.10254, one row per query; at least float32.
 
-    The weights of a query sum to 1. They are all 0 where it is padding, and where no feature of it meets one of a key
-    and no window shows it anything (`none` with features that may be 0).
+    The weights of a query sum to 1. They are all 0 for padding, and for a query whose features are orthogonal to those
+    of all keys while its window is empty (`none` with features that can be 0).
 
     Args:
         q: Queries.
         k: Keys.
-        phi_q: Feature map of the queries, not negative.
+        phi_q: Feature map of the queries, non-negative.
         phi_k: Feature map of the keys, one per query head or one per key head.
         mix: ln γ of each query head; larger means more softmax.
         window: Tokens of the window (`sliding`) or of a block (`terrace`, `none`).
         window_shape: `sliding`, `terrace` or `none`.
-        mask: True where a token is real; None where all are.
+        mask: True where a token is real; None if all are.
         scale: Factor on the scores; None for 1/√K.
         use_linear: False leaves the linear terms out: plain softmax over the window.
     """
@@ -116,7 +115,7 @@ def hybrid_weights(
     heads = q.shape[1]
     real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
     q, k, phi_q, phi_k = (hide(x, mask) for x in (q, k, phi_q, phi_k))
-    with exactly(q.device.type):
+    with autocast_disabled(q.device.type):
         q, k, phi_q, phi_k, mix = widen(q, k, phi_q, phi_k, mix)
         k, phi_k = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, phi_k))
         position = real.cumsum(-1) - 1
@@ -147,12 +146,12 @@ def hybrid_quadratic(
     scale: float | None = None,
     use_linear: bool = True,
 ) -> Float[Tensor, "B Hq T V"]:
-    """Return the definition: the values v, summed with the weights of `hybrid_weights`."""
+    """Return the definition: the values v weighted by `hybrid_weights`."""
     weights = hybrid_weights(
         q, k, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, mask=mask, scale=scale,
         use_linear=use_linear,
     )  # fmt: skip
-    with exactly(q.device.type):
+    with autocast_disabled(q.device.type):
         v = hide(v, mask).to(weights.dtype).repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         return (weights @ v).to(q.dtype)
 
@@ -172,9 +171,9 @@ def hybrid_chunked(
     use_linear: bool = True,
     kernel: Kernel = "torch",
 ) -> Float[Tensor, "B Hq T V"]:
-    """Equal `hybrid_quadratic` in O(T · window), block by block; for training.
+    """Compute `hybrid_quadratic` in O(T · window), block by block; for training.
 
-    `kernel` says by what: `torch`, or on CUDA `triton` (see `linattn_triton`, and for what it refuses).
+    `kernel` is `torch` or, on CUDA, `triton`; see `linattn_triton` for its restrictions.
     """
     _check(q, k, phi_k, window=window, window_shape=window_shape)
     if mask is not None:
@@ -211,9 +210,9 @@ def hybrid_prefill(
     use_linear: bool = True,
     kernel: Kernel = "torch",
 ) -> tuple[Float[Tensor, "B Hq T V"], HybridState]:
-    """Return what `hybrid_quadratic` gives for tokens that follow those in `state`, and the state after them.
+    """Return the output of `hybrid_quadratic` for tokens that follow those in `state`, and the state after them.
 
-    Prompts may come in pieces of any length; the state given is left as it is. `kernel` is that of `hybrid_chunked`.
+    A prompt can be processed in chunks of any length; the given state is not modified. `kernel` as in `hybrid_chunked`.
     """
     k = hide(k, mask)
     phi_k, phi_ring = map_k(k), map_k(state.keys.to(k.dtype))
@@ -222,19 +221,19 @@ def hybrid_prefill(
         mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
     slots = state.keys.shape[2]
     if slots:
-        place = locate(state.seen, mask, window=window, slots=slots)
+        place = locate(state.length, mask, window=window, slots=slots)
         sources = [beside(*both) for both in ((state.keys, k), (state.values, v), (phi_ring, phi_k))]
     else:
-        # all before is in the sum, so blocks may begin anywhere
-        place = locate(torch.zeros_like(state.seen), mask, window=window, slots=window)
+        # all earlier tokens are in the sum, so blocks can begin at any position
+        place = locate(torch.zeros_like(state.length), mask, window=window, slots=window)
         sources = [_behind_nothing(x, window) for x in (k, v, phi_k)]
     keys, values, features = (take(x, place.keys) for x in sources)
     queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
 
-    held = positions(state.seen, slots)
-    first = summed(state.seen, window=window, window_shape=window_shape)
+    stored = positions(state.length, slots)
+    first = summed(state.length, window=window, window_shape=window_shape)
     # at the end of a block the ring of a terrace still holds the block before it, which is linear for the next token
-    stale = (held >= first[:, None]) & (held < place.start[:, None])
+    stale = (stored >= first[:, None]) & (stored < place.start[:, None])
     y = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
         scale=_scale(q, scale), use_linear=use_linear, kernel=kernel,
@@ -266,23 +265,23 @@ def hybrid_step(
 ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
     """Return the output for one more token per row, and the state after it; O(1) in the number of tokens before.
 
-    Without gradients the state's tensors are written in place; with them (`torch.is_grad_enabled()`) on a copy.
-    `place` is `step_place` of what the state has seen, with the same window, shape and mask, for layers that share it;
-    None finds it here.
+    Without gradients the state's tensors are updated in place; with gradients (`torch.is_grad_enabled()`) in a copy.
+    `place` is the result of `step_place` for the state's number of tokens, with the same window, shape and mask; layers
+    can share it. None computes it here.
     """
     _check(q, k, state.total, window=window, window_shape=window_shape, state=state)
     if torch.is_grad_enabled() or (state.total.is_inference() and not torch.is_inference_mode_enabled()):
         state = HybridState(*(x.clone() for x in state))
     if place is None:
-        place = step_place(state.seen, window=window, window_shape=window_shape, mask=mask)
+        place = step_place(state.length, window=window, window_shape=window_shape, mask=mask)
     push(state, k, v, map_k=map_k, place=place, window_shape=window_shape, mask=mask)
     rows, heads, groups = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
-    with exactly(q.device.type):
+    with autocast_disabled(q.device.type):
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
-        # query heads that share a key head lie in the place of the positions, rows beside heads: [B * Hkv, G, ...]
+        # query heads that share a key head take the axis of positions, rows are merged with heads: [B * Hkv, G, ...]
         queries = wide.reshape(rows * heads, groups, q.shape[3]) * _scale(q, scale)
         if keys.shape[2]:
-            # a number, since a padded row may see nothing; its output is hidden
+            # finite, since a padded row can have no keys; its output is masked
             scores = torch.bmm(queries, keys.flatten(0, 1).mT).unflatten(0, (rows, heads))
             scores = scores.masked_fill_(place.hidden, torch.finfo(scores.dtype).min).flatten(0, 1)
             weights = (scores - scores.amax(-1, keepdim=True)).exp()
@@ -304,7 +303,7 @@ def _attend(
     window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, total: Tensor | None = None,
     has_past: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window's shape, in the dtype to sum in."""
+    """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window shape, in the dtype of the accumulators."""
     if kernel == "triton":
         return hybrid_triton(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,
@@ -313,7 +312,7 @@ def _attend(
     softmax, linear = _pair_masks(
         q.shape[2] // window, window=window, window_shape=window_shape, device=q.device, has_past=has_past
     )
-    with exactly(q.device.type):
+    with autocast_disabled(q.device.type):
         q, k, v, phi_q, phi_k, mix = widen(q, k, v, phi_q, phi_k, mix)
         return hybrid_blocks(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, softmax=softmax, linear=linear, scale=scale,
@@ -326,14 +325,14 @@ def _pair_masks(
 ) -> tuple[Bool[Tensor, "#B N w J"] | None, Bool[Tensor, "w J"] | None]:
     """Return which keys of the block before and its own each query sees by softmax, and which by features.
 
-    The first block of a row without `has_past` has none before it. None where there are no such keys.
+    The first block of a row without `has_past` has no block before it. None if there are no such keys.
     """
     row = torch.arange(window, device=device)[:, None]
     column = torch.arange(2 * window, device=device) - window
     causal = column <= row
     if window_shape == "none":
         return None, causal
-    # both are moved by a window, for the sake of blocks that start at 0
+    # both are shifted by one window, so that blocks can start at 0
     near = _is_near(row + window, column + window, window=window, window_shape=window_shape)
     softmax = (causal & near).repeat(1 if has_past is None else has_past.shape[0], blocks, 1, 1)
     softmax[:, 0] &= column >= 0 if has_past is None else (column >= 0) | has_past[:, None, None]
@@ -341,7 +340,7 @@ def _pair_masks(
 
 
 def _behind_nothing(x: Float[Tensor, "B H T C"], window: int) -> Float[Tensor, "B H S C"]:
-    """Return what `locate` counts on, where the ring in front is empty."""
+    """Return the layout that `locate` expects, with an empty ring in front."""
     return beside(None, functional.pad(x, (0, 0, window, 0)))
 
 
@@ -353,7 +352,7 @@ def _check(
     if window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
     if q.shape[1] % k.shape[1]:
-        raise ValueError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads")
+        raise ValueError(f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key heads")
     if phi_k.shape[1] not in (q.shape[1], k.shape[1]):
         raise ValueError(
             f"phi_k has {phi_k.shape[1]} heads; it needs one per query head ({q.shape[1]}) or key head ({k.shape[1]})"

@@ -1,8 +1,8 @@
-r"""The heart of hybrid attention's fast forms: whole blocks of positions, with a backward written by hand.
+r"""Hybrid attention over whole blocks of positions, with a backward pass written by hand.
 
-A block's queries look at the block before and their own by softmax (or, where a `sliding` window has passed, by their
-features), and at the sum over everything earlier. O(T · window) operations. Kept for the backward: the inputs, the
-output and its normaliser; the weights are made again, so the memory between the passes is O(T).
+The queries of a block attend to their own block and the one before by softmax (or, outside a `sliding` window, by
+features), and to the sum over all earlier blocks. O(T · window) operations. Saved for the backward pass: the inputs,
+the output and its normaliser; the weights are recomputed, so that the memory between the passes is O(T).
 
 Axes: B rows, L positions of queries, Hq query heads, Hkv key heads, H heads of the keys' features (Hq or Hkv), K key
 width, V value width, V1 = V + 1, F features. Inside: N blocks of queries, w positions of a block, J = 2w positions of a
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from subquad.ops.precision import exactly
+from subquad.ops.precision import autocast_disabled
 
 __all__ = ["hybrid_blocks", "with_ones"]
 
@@ -41,7 +41,7 @@ def hybrid_blocks(
 ) -> Float[Tensor, "B Hq L V"]:
     """Return the attention of blocks of queries.
 
-    All tensors have one dtype, the one to accumulate in; the gradient can be taken once.
+    All tensors have the dtype of the accumulators; the backward pass is not differentiable.
 
     Args:
         q: Queries, whole blocks.
@@ -78,7 +78,7 @@ class _HybridBlocks(torch.autograd.Function):
             y += past[..., :-1]
             bottom += past[..., -1:]
         if softmax is None:
-            # features may all be 0, and then so is what they weigh
+            # all features can be 0, and the weighted values are then 0 too
             bottom.masked_fill_(bottom == 0, 1.0)
         y /= bottom
         ctx.save_for_backward(q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom)
@@ -93,10 +93,10 @@ class _HybridBlocks(torch.autograd.Function):
         dy = gradients[0]
         q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom = ctx.saved_tensors
         window, heads = ctx.window, q.shape[1]
-        with exactly(q.device.type):
+        with autocast_disabled(q.device.type):
             # of the numerator, and behind it of the normaliser: as if it were one value more
             dsum = torch.cat((dy, -(dy * y).sum(-1, keepdim=True)), -1).div_(bottom)
-            # attention transfer trains the maps alone: half of this is then left out
+            # attention transfer trains only the feature maps, which needs half of this
             needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
             dq, dk, dv, dmix = None, None, torch.zeros_like(v) if needs_v else None, torch.zeros_like(mix)
             if softmax is not None:
@@ -150,7 +150,7 @@ def _softmax_backward(
     dmix = _unfold(rows, q.shape[1]).sum((0, 2, 3))
     if not needs_keys:
         return None, None, dv, dmix
-    # the largest score, which was taken off, has a gradient too: it goes to the key that it belongs to
+    # the largest score, which was subtracted, has a gradient too: it belongs to the key of that score
     dscores.scatter_add_(-1, weights.argmax(-1, keepdim=True), -rows)
     dq = _unfold(dscores @ pairs, q.shape[1]).mul_(scale)
     dk = _unpair(dscores.mT @ folded, k).mul_(scale)
@@ -163,8 +163,8 @@ def _linear(
 ) -> Float[Tensor, "B H N M V1"]:  # fmt: skip
     """Return numerator and normaliser of the linear terms; NS is N, or N + 1 with a block in front."""
     past = phi_q @ _before(phi_k, ones, blocks=phi_q.shape[2], total=total)
-    for side, seen in _seen_parts(linear):
-        past += _near(phi_q, side(phi_k, phi_q.shape[2]), seen) @ side(ones, phi_q.shape[2])
+    for side, visible in _feature_blocks(linear):
+        past += _near(phi_q, side(phi_k, phi_q.shape[2]), visible) @ side(ones, phi_q.shape[2])
     return past
 
 
@@ -181,22 +181,22 @@ def _linear_backward(
     dsums = functional.pad(dbefore[:, :, lag:], (0, 0, 0, 0, 0, phi_k.shape[2] - max(blocks - lag, 0)))
     dphi_k = ones @ dsums.mT
     dones = phi_k @ dsums if needs_values else None
-    for side, seen in _seen_parts(linear):
+    for side, visible in _feature_blocks(linear):
         add = _add_last if side is _last else _add_own
         keys, values = side(phi_k, blocks), side(ones, blocks)
-        dnear = _near(dpast, values, seen)
+        dnear = _near(dpast, values, visible)
         dphi_q += dnear @ keys
         add(dphi_k, dnear.mT @ phi_q)
         if dones is not None:
-            add(dones, _near(phi_q, keys, seen).mT @ dpast)
+            add(dones, _near(phi_q, keys, visible).mT @ dpast)
     return dphi_q, dphi_k, dones, None if total is None else dbefore[:, :, 0]
 
 
-def _seen_parts(linear: Tensor | None) -> list[tuple[Callable[[Tensor, int], Tensor], Tensor]]:
-    """Return what a query sees by features of the block before its own and of its own, where it sees any of it."""
+def _feature_blocks(linear: Tensor | None) -> list[tuple[Callable[[Tensor, int], Tensor], Tensor]]:
+    """Return accessors and masks of the blocks, previous and own, that have keys weighted by features."""
     if linear is None:
         return []
-    return [(side, seen) for side, seen in zip((_last, _own), linear.chunk(2, 1), strict=True) if seen.any()]
+    return [(side, visible) for side, visible in zip((_last, _own), linear.chunk(2, 1), strict=True) if visible.any()]
 
 
 def _near(x: Float[Tensor, "B H N M C"], y: Float[Tensor, "B H N w C"], linear: Tensor) -> Float[Tensor, "B H N M w"]:
@@ -226,7 +226,7 @@ def _add_last(dx: Tensor, dlast: Tensor) -> None:
 
 def _before(phi_k: Tensor, ones: Tensor, *, blocks: int, total: Tensor | None) -> Float[Tensor, "B H N F V1"]:
     """Return, for each block of queries, the sum of φ(k) [v, 1] over all before the block before it."""
-    # the last two blocks serve nobody, but leaving them out would copy all others
+    # the last two blocks are not used, but leaving them out would copy all others
     sums = phi_k.mT @ ones
     lag = 2 - (phi_k.shape[2] - blocks)
     before = functional.pad(sums[:, :, : max(blocks - lag, 0)], (0, 0, 0, 0, min(lag, blocks), 0))
@@ -276,7 +276,7 @@ def _pairs(x: Tensor, length: int, window: int) -> Tensor:
 
 
 def _unpair(dpairs: Tensor, like: Tensor) -> Tensor:
-    """Return the gradient of `_pairs`: what each position got in its two places."""
+    """Return the gradient of `_pairs`: the sum over the two places of each position."""
     window = dpairs.shape[3] // 2
     dx = functional.pad(dpairs[..., :window, :], (0, 0, 0, 0, 0, 1))
     dx[:, :, 1:] += dpairs[..., window:, :]

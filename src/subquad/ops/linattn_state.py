@@ -1,7 +1,7 @@
-"""What decoding with hybrid attention remembers, and where its tokens lie: a ring of the latest, a sum of all others.
+"""State of decoding with hybrid attention: a ring buffer of the latest tokens and one sum over all earlier ones.
 
-The size does not depend on how many tokens were seen. A row's positions count its real tokens alone. Feature maps are
-not kept: they are made from the keys when those leave the window, one token at a time (`sliding`) or a block at a time
+The size does not depend on the number of tokens. Positions count the real tokens of a row. Feature maps are not stored:
+they are computed from the keys when those leave the window, one token at a time (`sliding`) or one block at a time
 (`terrace`, when the next block but one begins).
 
 Axes: B rows, T new tokens, Hkv key and value heads, H heads of the keys' feature map, K key width, V value width,
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subquad.ops.linattn_blocks import with_ones
-from subquad.ops.precision import exactly
+from subquad.ops.precision import autocast_disabled
 
 __all__ = ["HybridState", "StepPlace", "WindowShape", "hybrid_state", "step_place"]
 
@@ -27,16 +27,16 @@ MapOfKeys = Callable[[Float[Tensor, "B Hkv R K"]], Float[Tensor, "B H R F"]]
 
 
 class HybridState(NamedTuple):
-    """What decoding remembers: the latest tokens in a ring, all earlier ones as one sum. Its size is constant."""
+    """State of decoding, of constant size: a ring buffer of the latest tokens, and one sum over all earlier tokens."""
 
     keys: Float[Tensor, "B Hkv R K"]
-    """Keys of the latest tokens; position p lies in slot p mod R. Empty slots are 0."""
+    """Keys of the latest tokens; position p is in slot p mod R. Empty slots are 0."""
     values: Float[Tensor, "B Hkv R V"]
     """Values of the same tokens."""
     total: Float[Tensor, "B H F V1"]
     r"""Tokens that left the window: $\sum_s \phi_k(k_s) [v_s, 1]$, so V1 = V + 1; float32 at least."""
-    seen: Int[Tensor, " B"]
-    """Real tokens seen by each row."""
+    length: Int[Tensor, " B"]
+    """Number of real tokens that each row has processed."""
 
 
 def hybrid_state(
@@ -59,20 +59,20 @@ def hybrid_state(
         keys=torch.zeros(batch, kv_heads, slots, key_width, dtype=dtype, device=device),
         values=torch.zeros(batch, kv_heads, slots, value_width, dtype=dtype, device=device),
         total=torch.zeros(batch, feature_heads, features, value_width + 1, dtype=wide, device=device),
-        seen=torch.zeros(batch, dtype=torch.long, device=device),
+        length=torch.zeros(batch, dtype=torch.long, device=device),
     )
 
 
 def ring_slots(window: int, window_shape: WindowShape) -> int:
-    """Return how many tokens the ring holds: all that a window may show."""
+    """Return the number of slots of the ring: the most keys that a window can have."""
     return {"sliding": window, "terrace": 2 * window, "none": 0}[window_shape]
 
 
 class Place(NamedTuple):
-    """Where the tokens of ring and input lie once each row is cut into blocks at its own positions."""
+    """Indices of the tokens of ring and input after each row is divided into blocks at its own positions."""
 
     start: Int[Tensor, " B"]
-    """Position of the first key, a multiple of the window; negative where nothing lies before the first block."""
+    """Position of the first key, a multiple of the window; negative if no token precedes the first block."""
     order: Int[Tensor, "B T"]
     """Real tokens of the input first, in their order."""
     keys: Int[Tensor, "B W+L"]
@@ -84,7 +84,7 @@ class Place(NamedTuple):
 
 
 def locate(count: Int[Tensor, " B"], mask: Bool[Tensor, "B T"], *, window: int, slots: int) -> Place:
-    """Return where tokens lie when rows that have seen `count` tokens get those that `mask` says are real."""
+    """Return the indices of tokens if rows that have processed `count` tokens get the real ones of `mask`."""
     length = mask.shape[1]
     order = torch.argsort(~mask, dim=1, stable=True)
     start = count // window * window - window
@@ -93,47 +93,47 @@ def locate(count: Int[Tensor, " B"], mask: Bool[Tensor, "B T"], *, window: int, 
     rank = position - count[:, None]
     new = order.gather(1, rank.clamp(0, length - 1))
     is_new = (rank >= 0) & (rank < mask.sum(-1, keepdim=True))
-    is_held = (rank < 0) & (rank >= -slots) & (position >= 0)
-    keys = torch.where(is_new, slots + new, torch.where(is_held, position % slots, slots + length))
+    is_stored = (rank < 0) & (rank >= -slots) & (position >= 0)
+    keys = torch.where(is_new, slots + new, torch.where(is_stored, position % slots, slots + length))
     queries = torch.where(is_new, new, length)[:, window:]
     back = (count - start)[:, None] + mask.cumsum(-1) - 1 - window
     return Place(start=start, order=order, keys=keys, queries=queries, back=back.clamp(min=0))
 
 
 class StepPlace(NamedTuple):
-    """Where one more token of each row lies, and what it meets; all layers of a model that reads the row share it."""
+    """Slot of one more token of each row, and the keys that it attends to; all layers of a model can share it."""
 
     rows: Int[Tensor, " B"]
     """0, 1, 2 and so on."""
     slot: Int[Tensor, " B"]
-    """Slot of the ring that the token is written to."""
+    """Slot of the ring to which the token is written."""
     leaves: Bool[Tensor, "B R"] | None
-    """What leaves the window for the sum: for `sliding` the slot's own token; None: nothing does."""
+    """Slots that move from the window to the sum: for `sliding` the token's own slot; None for no slot."""
     hidden: Bool[Tensor, "B 1 1 R"]
-    """Slots that the token does not see, once it is written."""
+    """Slots that the token does not attend to, after it was written."""
 
 
 def step_place(
-    seen: Int[Tensor, " B"], *, window: int, window_shape: WindowShape, mask: Bool[Tensor, "B 1"] | None = None
+    length: Int[Tensor, " B"], *, window: int, window_shape: WindowShape, mask: Bool[Tensor, "B 1"] | None = None
 ) -> StepPlace:
-    """Return where the next token of rows lies that have seen so many; where the mask is False a row gets none."""
+    """Return the slot of the next token of rows that have processed `count` tokens; none where the mask is False."""
     slots = ring_slots(window, window_shape)
-    rows = torch.arange(len(seen), device=seen.device)
+    rows = torch.arange(len(length), device=length.device)
     is_real = None if mask is None else mask[:, 0]
-    count = seen + 1 if is_real is None else seen + is_real
-    held = positions(count, slots)
-    hidden = (held < summed(count, window=window, window_shape=window_shape)[:, None])[:, None, None]
+    count = length + 1 if is_real is None else length + is_real
+    stored = positions(count, slots)
+    hidden = (stored < summed(count, window=window, window_shape=window_shape)[:, None])[:, None, None]
     if not slots:
         return StepPlace(rows, rows, None, hidden)
-    slot = seen % slots
+    slot = length % slots
     if window_shape == "sliding":
-        leaves = seen >= window if is_real is None else is_real & (seen >= window)
-        leaves = leaves[:, None] & (torch.arange(slots, device=seen.device) == slot[:, None])
+        leaves = length >= window if is_real is None else is_real & (length >= window)
+        leaves = leaves[:, None] & (torch.arange(slots, device=length.device) == slot[:, None])
     else:
-        # once in a window a whole block leaves
-        begins = (slot % window == 0) & (seen >= slots)
+        # a whole block leaves once per window
+        begins = (slot % window == 0) & (length >= slots)
         leaves = begins if is_real is None else is_real & begins
-        leaves = leaves[:, None] & ((torch.arange(slots, device=seen.device) - slot[:, None]) % slots < window)
+        leaves = leaves[:, None] & ((torch.arange(slots, device=length.device) - slot[:, None]) % slots < window)
     return StepPlace(rows, slot, leaves if leaves.any() else None, hidden)
 
 
@@ -147,7 +147,7 @@ def push(
     window_shape: WindowShape,
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
-    """Write one token per row into the ring; what thereby leaves the window goes into the sum."""
+    """Write one token per row into the ring; tokens that leave the window are added to the sum."""
     rows, slot, leaves, _ = place
     if not state.keys.shape[2]:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
@@ -158,27 +158,27 @@ def push(
         left = with_ones(state.values[rows, :, slot].to(phi.dtype))
         state.total.add_(phi[..., None] * left.repeat_interleave(phi.shape[1] // left.shape[1], 1)[:, :, None])
     elif leaves is not None:
-        # the ring is written to below, and the gradient of the map needs it as it was
+        # the ring is overwritten below, and the gradient of the map needs its old values
         keys = state.keys.clone() if torch.is_grad_enabled() else state.keys
         state.total.add_(sum_of(map_k(keys), state.values, leaves))
     if state.keys.shape[2]:
         for ring, token in zip(state[:2], (k, v), strict=True):
             _write(ring, token.to(ring.dtype), place, mask)
-    state.seen.add_(1 if mask is None else mask[:, 0])
+    state.length.add_(1 if mask is None else mask[:, 0])
 
 
 def _write(ring: Tensor, token: Tensor, place: StepPlace, mask: Tensor | None) -> None:
     if mask is not None:
         token = torch.where(mask[:, None, :, None], token, ring[place.rows, :, place.slot][:, :, None])
     if len(ring) == 1:
-        # the same, in a third of the time
+        # the same result in a third of the time
         ring.index_copy_(2, place.slot, token)
     else:
         ring[place.rows, :, place.slot] = token[:, :, 0]
 
 
 def summed(count: Int[Tensor, " B"], *, window: int, window_shape: WindowShape) -> Int[Tensor, " B"]:
-    """Return how many tokens of each row have left the window, and are in the sum, once it has seen `count`."""
+    """Return how many tokens of each row are in the sum after `count` tokens."""
     if window_shape == "none":
         return count
     last = count - window if window_shape == "sliding" else ((count - 1) // window - 1) * window
@@ -186,7 +186,7 @@ def summed(count: Int[Tensor, " B"], *, window: int, window_shape: WindowShape) 
 
 
 def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B R"]:
-    """Return the position of the token in each slot of the ring; negative where there is none."""
+    """Return the position of the token in each slot of the ring; negative for an empty slot."""
     last = count[:, None] - 1
     if not slots:
         return last[:, :0]
@@ -206,49 +206,51 @@ def store(
     order: Int[Tensor, "B T"],
 ) -> HybridState:
     """Return the state after many tokens; `order` puts the real ones of each row first."""
-    slots, before = state.keys.shape[2], state.seen[:, None]
-    count = state.seen + mask.sum(-1)
-    first, behind = (summed(seen, window=window, window_shape=window_shape)[:, None] for seen in (state.seen, count))
-    was, now = positions(state.seen, slots), positions(count, slots)
+    slots, before = state.keys.shape[2], state.length[:, None]
+    count = state.length + mask.sum(-1)
+    first, behind = (
+        summed(tokens, window=window, window_shape=window_shape)[:, None] for tokens in (state.length, count)
+    )
+    was, now = positions(state.length, slots), positions(count, slots)
     total = state.total + sum_of(phi_ring, state.values, (was >= first) & (was < behind))
     total = total + sum_of(phi_k, v, mask & (before + mask.cumsum(-1) - 1 < behind))
     new = slots + order.gather(1, (now - before).clamp(0, mask.shape[1] - 1))
     index = torch.where(now >= before, new, torch.arange(slots, device=mask.device))
     keys, values = (take(beside(ring, x), index).to(ring.dtype) for ring, x in zip(state[:2], (k, v), strict=True))
-    return HybridState(keys=keys, values=values, total=total, seen=count)
+    return HybridState(keys=keys, values=values, total=total, length=count)
 
 
 def sum_of(
     phi_k: Float[Tensor, "B H S F"], v: Float[Tensor, "B Hkv S V"], chosen: Bool[Tensor, "B S"]
 ) -> Float[Tensor, "B H F V1"]:
     """Return the sum of φ(k) [v, 1] over the chosen tokens."""
-    with exactly(v.device.type):
+    with autocast_disabled(v.device.type):
         phi_k, v = widen(hide(phi_k, chosen), hide(v, chosen))
         grouped = phi_k.unflatten(1, (v.shape[1], -1)).mT.flatten(2, 3)  # [B, Hkv, G * F, S]
         return (grouped @ with_ones(v)).reshape(*phi_k.shape[:2], phi_k.shape[3], v.shape[3] + 1)
 
 
 def take(x: Float[Tensor, "B H S C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B H L C"]:
-    """Return the positions of `index`, those of each row its own."""
+    """Return the elements at the positions of `index`, which each row has its own."""
     return x.gather(2, index[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
 
 
 def beside(ring: Tensor | None, new: Tensor) -> Tensor:
-    """Return the ring, the new tokens and one zero, one behind the other."""
+    """Return the ring, the new tokens and one zero, concatenated."""
     zero = new.new_zeros(*new.shape[:2], 1, new.shape[3])
     return torch.cat((new, zero) if ring is None else (ring.to(new.dtype), new, zero), 2)
 
 
 def hide(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return x [B, H, T, C] with 0 where the mask [B, T] is False, whatever stood there."""
+    """Return x [B, H, T, C] with 0 where the mask [B, T] is False, also in place of NaN."""
     return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0.0)
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to sum in: float64 for float64, float32 for all others."""
+    """Return the dtype of accumulators: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def widen(*tensors: Tensor) -> list[Tensor]:
-    """Return all tensors in the dtype that the first is summed in."""
+    """Return all tensors in the dtype of the first one's accumulator."""
     return [x.to(accumulator(tensors[0].dtype)) for x in tensors]

@@ -1,12 +1,12 @@
-r"""Hybrid attention's blocks by Triton kernels, for CUDA: what `hybrid_blocks` gives, forward and backward.
+r"""Triton kernels for the blocks of hybrid attention on CUDA: equal to `hybrid_blocks`, forward and backward.
 
-Operations as there, O(T · window). No scores and no repeated keys are written to memory; the states of all blocks are
-(N · F · V numbers in float32 per head), and made again in the backward. Products take the inputs as they are and sum in
-float32: those of half inputs on tensor cores (TF32, which holds halves exactly), those of float32 inputs by three such
-products, which come as close as float32 does. float64 is refused.
+O(T · window) operations. Scores and repeated keys are not written to memory; the states of all blocks are (N · F · V
+float32 numbers per head), and the backward pass recomputes them. Products accumulate in float32: half-precision inputs
+on tensor cores (TF32 represents them exactly), float32 inputs as three such products, with the accuracy of float32.
+float64 is not supported.
 
-Triton comes with PyTorch for CUDA, so it is no further requirement; it is imported by the first call. On a CPU the
-kernels run in its interpreter, for tests: set `TRITON_INTERPRET=1` before anything imports Triton.
+Triton is installed with PyTorch for CUDA and is imported by the first call. On a CPU the kernels run in Triton's
+interpreter, for tests: set `TRITON_INTERPRET=1` before Triton is imported.
 
 Axes: B rows, L positions of queries, S of keys, Hq query heads, Hkv key heads, H heads of the keys' features (Hq or
 Hkv), K key width, V value width, V1 = V + 1, F features. Inside: N blocks of queries.
@@ -23,16 +23,16 @@ from torch.autograd.function import once_differentiable
 
 from subquad.errors import SubquadError
 from subquad.ops.linattn_state import WindowShape
-from subquad.ops.precision import exactly
+from subquad.ops.precision import autocast_disabled
 
 __all__ = ["check_triton", "hybrid_triton"]
 
 
 def check_triton(device: torch.device) -> None:
-    """Return where the kernels can work on tensors of the device.
+    """Check that the kernels can run on tensors of the device.
 
     Raises:
-        SubquadError: Triton is missing, or there is no GPU and the interpreter is off.
+        SubquadError: Triton is not installed, or there is no GPU and the interpreter is off.
     """
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise SubquadError(
@@ -62,10 +62,10 @@ def hybrid_triton(
     total: Float[Tensor, "B H F V1"] | None = None,
     has_past: Bool[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B Hq L V"]:
-    """Return the attention of blocks of queries, in float32; the gradient can be taken once.
+    """Return the attention of blocks of queries, in float32; the backward pass is not differentiable.
 
     Args:
-        q: Queries; the last block need not be whole.
+        q: Queries; the last block can be incomplete.
         k: Keys of the same positions, S = L; or with the block before them in front, S = window + L.
         v: Values of the keys' tokens.
         phi_q: Feature map of the queries.
@@ -76,16 +76,16 @@ def hybrid_triton(
         scale: Factor on the scores.
         use_linear: False leaves all linear terms out.
         total: Sum of φ(k) [v, 1] over the tokens before the first key; None for none.
-        has_past: The rows whose block in front of the queries holds keys; None for none of them.
+        has_past: Rows whose block in front of the queries has keys; None for no row.
 
     Raises:
-        SubquadError: see `check_triton`.
-        TypeError: float64, which the kernels do not sum in.
+        SubquadError: The kernels cannot run here; see `check_triton`.
+        TypeError: The inputs are float64.
     """
     check_triton(q.device)
     if torch.float64 in (q.dtype, k.dtype, v.dtype, phi_q.dtype, phi_k.dtype):
-        raise TypeError("the kernel 'triton' sums in float32; for float64 tensors take kernel 'torch'")
-    with exactly(q.device.type):
+        raise TypeError("the kernel 'triton' accumulates in float32; use kernel 'torch' for float64 tensors")
+    with autocast_disabled(q.device.type):
         y = _HybridTriton.apply(
             q, k.to(q.dtype), v, phi_q, phi_k, mix, total, None if has_past is None else has_past.to(torch.int8),
             window, window_shape, scale, use_linear,
@@ -120,7 +120,7 @@ class _HybridTriton(torch.autograd.Function):
         q, k, v, phi_q, phi_k, mix, total, has_past, y, bottom, largest, chosen = ctx.saved_tensors
         how, kernels = ctx.how, _kernels()
         needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
-        with exactly(q.device.type):
+        with autocast_disabled(q.device.type):
             # of the numerator and of the normaliser
             dtop = gradients[0].float() / bottom[..., None]
             dbottom = -(dtop * y).sum(-1)
@@ -133,7 +133,7 @@ class _HybridTriton(torch.autograd.Function):
                 ctx.scale, **how, NEEDS_Q=needs_q,
             )  # fmt: skip
             dstate, dnorm = _behind(phi_q, dtop, dbottom, how, heads=phi_k.shape[1], blocks=state.shape[2])
-            # attention transfer trains the maps alone: this is then left out
+            # attention transfer trains only the feature maps, which does not need this
             if needs_k or needs_v:
                 kernels.keys_backward[_grid(k, how)](
                     q, k, v, phi_q, phi_k, has_past, dstate, largest, chosen, dtop, dbottom, rows, dk, dv, *lengths,
@@ -161,7 +161,7 @@ def _kernels() -> Any:
 def _sizes(
     q: Tensor, k: Tensor, v: Tensor, phi_k: Tensor, *, window: int, window_shape: WindowShape, use_linear: bool
 ) -> dict[str, Any]:
-    """Return what the kernels know when they are compiled."""
+    """Return the compile-time constants of the kernels."""
     is_exact = torch.float32 in (q.dtype, v.dtype)
     widest = max(_tile(q.shape[3]), _tile(v.shape[3]))
     # a program holds its rows of queries, keys, values and sums in registers and in 99 KiB of shared memory, as the
@@ -179,12 +179,12 @@ def _sizes(
 
 
 def _tile(size: int) -> int:
-    """Return the power of two that holds so many, 16 at least: what `tl.dot` takes."""
+    """Return the next power of two, at least 16, as `tl.dot` requires."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def _grid(x: Tensor, how: dict[str, Any]) -> tuple[int, int]:
-    """Return the programs for x [B, H, T, C]: one for each tile of each block, of each row and head."""
+    """Return the grid for x [B, H, T, C]: one program per tile of each block of each row and head."""
     return -(-x.shape[2] // how["W"]) * -(-how["W"] // how["BT"]), x.shape[0] * x.shape[1]
 
 

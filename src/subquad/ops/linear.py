@@ -1,7 +1,7 @@
-r"""$y = W x + b$ in float32 through oneDNN: O(H F) a position, on some processors in half the time of PyTorch's own.
+r"""$y = W x + b$ in float32 through oneDNN: O(H F) per position, on some processors in half the time of PyTorch.
 
-PyTorch takes MKL for float32, which leaves the wide vectors of processors that are not Intel's unused; oneDNN takes
-what the processor has. Where there is no oneDNN, or the type is another, this is `nn.functional.linear`.
+For float32 PyTorch calls MKL, which does not use the wide vector units of processors of other makers than Intel;
+oneDNN does. Without oneDNN, or for another dtype, this is `nn.functional.linear`.
 
 Axes: H channels in, F channels out.
 """
@@ -20,7 +20,7 @@ __all__ = ["linear", "product"]
 def linear(
     x: Float[Tensor, "*batch H"], weight: Float[Tensor, "F H"], bias: Float[Tensor, " F"]
 ) -> Float[Tensor, "*batch F"]:
-    """Equal `nn.functional.linear` in value and gradient; it cannot be differentiated again."""
+    """Compute `nn.functional.linear`, with an equal gradient; the backward pass is not differentiable."""
     if not _takes(x) or torch.is_autocast_enabled("cpu"):
         return nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
@@ -29,7 +29,7 @@ def linear(
 def product(
     x: Float[Tensor, "*batch H"], weight: Float[Tensor, "F H"], bias: Float[Tensor, " F"] | None = None
 ) -> Float[Tensor, "*batch F"]:
-    """Return the same without a graph for gradients, for use inside a backward written by hand."""
+    """Return the product without recording gradients, for use in backward passes that are written by hand."""
     if not _takes(x):
         return nn.functional.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -41,7 +41,7 @@ def _takes(x: Tensor) -> bool:
 
 @cache
 def _has_onednn() -> bool:
-    # the product is there for PyTorch's compiler, and not in every build
+    # PyTorch has this product for its compiler; not every build includes it
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

@@ -2,17 +2,18 @@ r"""Convolution with a kernel as long as the sequence: O(T log T) in place of th
 
 $$ y_t = \sum_{s \le t} k_{t-s}\, u_s \;+\; \sum_{s \ge t} r_{s-t}\, u_s $$
 
-`k` looks back and `r` (the argument `reverse`) looks ahead; without `reverse` the operator is causal. Both kernels
-count the position itself, so the weight of $u_t$ in $y_t$ is $k_0 + r_0$. One channel has one kernel (depthwise).
+`k` weights earlier positions and `r` (the argument `reverse`) later ones; without `reverse` the operator is causal.
+Both kernels include the position itself, so the weight of $u_t$ in $y_t$ is $k_0 + r_0$. Each channel has its own
+kernel (depthwise).
 
 Axes: B sequences, H channels, T positions.
 
-| form                 | multiplications a channel | memory beside u | use                                       |
-|----------------------|---------------------------|-----------------|-------------------------------------------|
-| `longconv_direct`    | B T²                      | H T²            | the definition                            |
-| `longconv_toeplitz`  | B T²                      | H T²            | short sequences: one matrix product       |
-| `longconv`           | B T log T                 | B H T           | everything else; takes Toeplitz when short |
-| `longconv_frozen`    | 8 B T²                    | 8 T²            | export: real numbers, no FFT              |
+| form                 | multiplications per channel | memory beside u | use                                       |
+|----------------------|-----------------------------|-----------------|-------------------------------------------|
+| `longconv_direct`    | B T²                        | H T²            | the definition                            |
+| `longconv_toeplitz`  | B T²                        | H T²            | short sequences: one matrix product       |
+| `longconv`           | B T log T                   | B H T           | everything else; uses Toeplitz when short |
+| `longconv_frozen`    | 8 B T²                      | 8 T²            | export: real numbers, no FFT              |
 """
 
 from collections.abc import Iterator
@@ -26,14 +27,14 @@ from torch.autograd.function import once_differentiable
 __all__ = ["TOEPLITZ_LENGTH", "longconv", "longconv_direct", "longconv_frozen", "longconv_toeplitz"]
 
 TOEPLITZ_LENGTH = 128
-"""Up to this many positions `longconv` multiplies by the Toeplitz matrix: there it is faster than the FFT.
+"""Up to this number of positions `longconv` multiplies by the Toeplitz matrix, which is then faster than the FFT.
 
-Not where there are fewer than T / 2 sequences: gathering the gradient of the kernel costs H T² whatever B is.
+With fewer than T / 2 sequences the FFT is used anyway: the gradient of the kernel costs H T² at any B.
 """
 
 
 NUMBERS_AT_ONCE = 2**19
-"""Places of all sequences that `longconv` transforms at once."""
+"""Number of elements that `longconv` transforms at once."""
 
 
 def longconv_direct(
@@ -52,20 +53,20 @@ def longconv_direct(
 def longconv_toeplitz(
     u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
 ) -> Float[Tensor, "B H T"]:
-    """Equal `longconv_direct`, as one batched product with a Toeplitz matrix, backward by hand."""
+    """Compute `longconv_direct` as one batched product with a Toeplitz matrix; its backward pass is written by hand."""
     # every lag from T-1 down to -(T-1), so that each row of the matrix is a window of it
     centre = k[:, :1] if reverse is None else k[:, :1] + reverse[:, :1]
-    ahead = torch.zeros_like(k[:, 1:]) if reverse is None else reverse[:, 1:]
-    lags = torch.cat([k[:, 1:].flip(-1), centre, ahead], dim=-1)
+    later = torch.zeros_like(k[:, 1:]) if reverse is None else reverse[:, 1:]
+    lags = torch.cat([k[:, 1:].flip(-1), centre, later], dim=-1)
     return _Toeplitz.apply(_wide(u), _wide(lags)).to(u.dtype)
 
 
 def longconv(
     u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
 ) -> Float[Tensor, "B H T"]:
-    """Equal `longconv_direct`, by FFT; by the Toeplitz matrix for T ≤ `TOEPLITZ_LENGTH` and B ≥ T / 2.
+    """Compute `longconv_direct` by FFT, or by the Toeplitz matrix for T ≤ `TOEPLITZ_LENGTH` and B ≥ T / 2.
 
-    Half-precision input is transformed in float32. The backward is written by hand and cannot be differentiated again.
+    Half-precision input is transformed in float32. The backward pass is written by hand and is not differentiable.
     """
     T = u.shape[-1]
     if T <= TOEPLITZ_LENGTH and 2 * u.shape[0] >= T:
@@ -76,7 +77,7 @@ def longconv(
 def longconv_frozen(
     u: Float[Tensor, "B H T"], k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None = None
 ) -> Float[Tensor, "B H T"]:
-    """Equal `longconv_direct`, by products with real Fourier matrices: no complex tensor, no FFT, for export.
+    """Compute `longconv_direct` with real Fourier matrices: no complex tensors and no FFT, for export.
 
     The matrices depend on T alone and are shared by all channels; an exporter folds them into constants.
     """
@@ -100,7 +101,7 @@ def _wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def _circular(k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None, n: int) -> Float[Tensor, "H n"]:
-    """Return both kernels on one circle of n ≥ 2T - 1 places: lag d at place d, lag -d at place n - d."""
+    """Return both kernels on one circle of n ≥ 2T - 1 positions: lag d at index d, lag -d at index n - d."""
     T = k.shape[-1]
     if reverse is None:
         return nn.functional.pad(k, (0, n - T))
@@ -109,7 +110,7 @@ def _circular(k: Float[Tensor, "H T"], reverse: Float[Tensor, "H T"] | None, n: 
 
 
 def _fast_length(least: int) -> int:
-    """Return the smallest even number ≥ least whose prime factors are 2, 3 and 5: FFTs are fast there."""
+    """Return the smallest even number ≥ least whose prime factors are 2, 3 and 5: FFTs of such lengths are fast."""
     n = least + least % 2
     while True:
         rest = n
@@ -151,7 +152,7 @@ class _Toeplitz(torch.autograd.Function):
 
 
 class _FFTConvolution(torch.autograd.Function):
-    """Circular convolution on as many places as the kernel has; four real FFTs of u's size, forward and backward."""
+    """Circular convolution of the kernel's length; four real FFTs of u's size, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, u: Float[Tensor, "B H T"], kernel: Float[Tensor, "H n"]) -> Float[Tensor, "B H T"]:

@@ -1,13 +1,13 @@
-r"""What follows Lyra's state space, $\mathrm{GLU}(W (d \odot \mathrm{GELU}(y)) + b)$: O(H²) at each position.
+r"""Output layer of Lyra's state space block, $\mathrm{GLU}(W (d \odot \mathrm{GELU}(y)) + b)$: O(H²) at each position.
 
-`kept` is what dropout leaves, `scale` what it multiplies that by: $d$ is `scale` where `kept`, else 0.
+`kept` is dropout's mask and `scale` its factor: $d$ is `scale` where `kept` is true, else 0.
 
 Axes: B sequences, T positions, H channels.
 
-| form         | numbers kept for backward, a position | use            |
-|--------------|---------------------------------------|----------------|
-| `mix_direct` | 7 H                                   | the definition; GPU, autocast |
-| `mix`        | H                                     | CPU: a few positions at a time, all in the cache |
+| form         | numbers kept for backward, per position | use            |
+|--------------|-----------------------------------------|----------------|
+| `mix_direct` | 7 H                                     | the definition; GPU, autocast |
+| `mix`        | H                                       | CPU: a few positions at a time, all in the cache |
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from subquad.ops.linear import linear, product
 __all__ = ["mix", "mix_direct"]
 
 NUMBERS_AT_ONCE = 2**17
-"""Of the product with W: less than what fits into a core's own cache."""
+"""Number of elements of the product with W that are computed at once: less than fits into the cache of one core."""
 
 
 def mix_direct(
@@ -49,7 +49,10 @@ def mix(
     kept: Bool[Tensor, "B T H"] | None = None,
     scale: float = 1.0,
 ) -> Float[Tensor, "B T H"]:
-    """Equal `mix_direct`, a few positions at a time, backward by hand: it cannot be differentiated again."""
+    """Compute `mix_direct` a few positions at a time.
+
+    The backward pass is written by hand and is not differentiable.
+    """
     if y.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return mix_direct(y, weight, bias, kept=kept, scale=scale)
     return _Mix.apply(y, weight, bias, (kept, scale))

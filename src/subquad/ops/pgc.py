@@ -1,16 +1,16 @@
-r"""Projected gated convolution of Lyra (arXiv:2503.16351): O(T) in the length, products of neighbouring letters.
+r"""Projected gated convolution of Lyra (arXiv:2503.16351): O(T); multiplies features of neighbouring positions.
 
 $$ [x, v] = \mathrm{norm}(W_1 u + b_1), \qquad y = \mathrm{norm}(W_2\,(v \odot \mathrm{conv}_3(x)) + b_2) $$
 
-The norms divide by the root of the mean square and multiply by a gain. The convolution is depthwise, over three
+The norms are RMS norms with a gain. The convolution is depthwise, over three
 neighbours, with zeros beyond both ends and at padded positions.
 
 Axes: B sequences, T positions, H channels, M channels of the gate.
 
-| form         | multiplications a position | memory kept for backward | use            |
-|--------------|----------------------------|--------------------------|----------------|
-| `pgc_direct` | 3 H M + 4 M                | 9 M + 4 H                | the definition; GPU |
-| `pgc`        | 3 H M + 4 M                | H                        | CPU: a window at a time, in the cache |
+| form         | multiplications per position | memory kept for backward | use            |
+|--------------|------------------------------|--------------------------|----------------|
+| `pgc_direct` | 3 H M + 4 M                  | 9 M + 4 H                | the definition; GPU |
+| `pgc`        | 3 H M + 4 M                  | H                        | CPU: a window at a time, in the cache |
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +26,13 @@ from subquad.ops.linear import product
 __all__ = ["PGCWeights", "pgc", "pgc_direct"]
 
 NUMBERS_AT_ONCE = 2**17
-"""Of the projection: about what fits into a core's own cache."""
+"""Number of elements of the projection that are computed at once: about what fits into the cache of one core."""
 FEW_NUMBERS = 2**14
-"""Of the projection: up to here the definition is faster, since it takes fewer calls."""
+"""Number of elements of the projection up to which the definition is faster, because it makes fewer calls."""
 
 
 class PGCWeights(NamedTuple):
-    """The parameters, as `nn.Linear`, `nn.RMSNorm` and a depthwise `nn.Conv1d` keep them."""
+    """The parameters, in the layouts of `nn.Linear`, `nn.RMSNorm` and a depthwise `nn.Conv1d`."""
 
     project: Float[Tensor, "2*M H"]
     project_bias: Float[Tensor, " 2*M"]
@@ -47,7 +47,7 @@ class PGCWeights(NamedTuple):
 def pgc_direct(
     u: Float[Tensor, "B T H"], weights: PGCWeights, mask: Bool[Tensor, "B T"] | None = None
 ) -> Float[Tensor, "B T H"]:
-    """Return the definition, term by term; 0 at padded positions."""
+    """Return the definition, term by term; padded positions are 0."""
     functional, w = nn.functional, weights
     p = functional.linear(u, w.project, w.project_bias)
     x, v = functional.rms_norm(p, p.shape[-1:], w.inner_gain).chunk(2, dim=-1)
@@ -60,7 +60,10 @@ def pgc_direct(
 def pgc(
     u: Float[Tensor, "B T H"], weights: PGCWeights, mask: Bool[Tensor, "B T"] | None = None
 ) -> Float[Tensor, "B T H"]:
-    """Equal `pgc_direct`, a few positions at a time, backward by hand: it cannot be differentiated again."""
+    """Compute `pgc_direct` a few positions at a time.
+
+    The backward pass is written by hand and is not differentiable.
+    """
     w, M = weights, len(weights.kernel)
     is_plain = u.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     if u.device.type != "cpu" or not is_plain or u.shape[0] * u.shape[1] * 2 * M <= FEW_NUMBERS:
@@ -72,7 +75,7 @@ def pgc(
 
 
 class _PGC(torch.autograd.Function):
-    """Keeps u alone: to compute the rest again costs less than to write it to memory and read it back."""
+    """Saves only u for the backward pass: recomputing the rest is cheaper than a round trip through memory."""
 
     @staticmethod
     def forward(
@@ -80,12 +83,12 @@ class _PGC(torch.autograd.Function):
     ) -> Float[Tensor, "B T H"]:
         ctx.save_for_backward(u, mask, *weights)
         result = torch.empty_like(u)
-        for rows, inside, seen in _windows(u, weights):
-            hidden = None if mask is None else ~mask[rows, seen, None]
-            z = _forward(u[rows, seen], hidden, weights)[-2] * weights[-1]
+        for rows, inside, reach in _windows(u, weights):
+            hidden = None if mask is None else ~mask[rows, reach, None]
+            z = _forward(u[rows, reach], hidden, weights)[-2] * weights[-1]
             if hidden is not None:
                 z.masked_fill_(hidden, 0.0)
-            before = inside.start - seen.start
+            before = inside.start - reach.start
             result[rows, inside] = z[:, before : before + inside.stop - inside.start]
         return result
 
@@ -96,25 +99,25 @@ class _PGC(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         u, mask, *weights = ctx.saved_tensors
         for_u, sums = torch.zeros_like(u), [torch.zeros_like(w) for w in weights]
-        for rows, inside, seen in _windows(u, weights):
-            hidden = None if mask is None else ~mask[rows, seen, None]
-            # what is only seen belongs to another window: here it has no gradient of its own
-            around = (inside.start - seen.start, seen.stop - inside.stop)
+        for rows, inside, reach in _windows(u, weights):
+            hidden = None if mask is None else ~mask[rows, reach, None]
+            # the neighbours on both sides belong to other windows, which compute their gradients
+            around = (inside.start - reach.start, reach.stop - inside.stop)
             g = nn.functional.pad(gradients[0][rows, inside], (0, 0, *around))
-            g_u, *more = _backward(g if hidden is None else g.masked_fill(hidden, 0.0), u[rows, seen], hidden, weights)
-            for_u[rows, seen] += g_u
+            g_u, *more = _backward(g if hidden is None else g.masked_fill(hidden, 0.0), u[rows, reach], hidden, weights)
+            for_u[rows, reach] += g_u
             sums = [total + part for total, part in zip(sums, more, strict=True)]
         return for_u, None, *sums
 
 
 def _forward(u: Float[Tensor, "b T H"], hidden: Bool[Tensor, "b T 1"] | None, weights: Sequence[Tensor]) -> tuple:
-    """Return what is before each product; p and z are normalised, without the gain, by the scales beside them."""
+    """Return the factors of each product; p and z are normalised without the gain, followed by their scales."""
     project, project_bias, taps, kernel_bias, back, back_bias, _ = weights
     p, p_scale = _normalise(product(u, project, project_bias))
     x, v = p.chunk(2, dim=-1)
     if hidden is not None:
         x.masked_fill_(hidden, 0.0)
-    # three shifted products: `conv1d` wants the channels before the positions, two copies more
+    # three shifted products: `conv1d` expects the channels before the positions, which takes two more copies
     a = torch.addcmul(kernel_bias, x, taps[1])
     a[:, 1:].addcmul_(x[:, :-1], taps[0])
     a[:, :-1].addcmul_(x[:, 1:], taps[2])
@@ -126,7 +129,7 @@ def _forward(u: Float[Tensor, "b T H"], hidden: Bool[Tensor, "b T 1"] | None, we
 def _backward(
     g: Float[Tensor, "b T H"], u: Tensor, hidden: Bool[Tensor, "b T 1"] | None, weights: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Return the gradients of u and of the weights from that of the result."""
+    """Return the gradients of u and of the weights from the gradient of the output."""
     project, _, taps, _, back, _, gain = weights
     p, p_scale, a, y, z, z_scale = _forward(u, hidden, weights)
     x, v = p.chunk(2, dim=-1)
@@ -158,9 +161,9 @@ def _backward(
 
 
 def _windows(u: Float[Tensor, "B T H"], weights: Sequence[Tensor]) -> Iterator[tuple[slice, slice, slice]]:
-    """Yield rows, positions and the positions that those see: one more on either side where the sequence goes on.
+    """Yield rows, positions and the positions that those depend on: one more on each side inside the sequence.
 
-    A window is several sequences or a part of one, and its projection has about `NUMBERS_AT_ONCE` numbers.
+    A window is several sequences or a part of one; its projection has about `NUMBERS_AT_ONCE` elements.
     """
     B, T, _ = u.shape
     positions = max(1, NUMBERS_AT_ONCE // len(weights[0]))
@@ -172,18 +175,18 @@ def _windows(u: Float[Tensor, "B T H"], weights: Sequence[Tensor]) -> Iterator[t
 
 
 def _normalise(p: Float[Tensor, "b T W"]) -> tuple[Tensor, Float[Tensor, "b T 1"]]:
-    """Divide by the root of the mean square, in place; return that and what was multiplied by."""
+    """Divide by the root mean square in place; return the result and the factor."""
     W = p.shape[-1]
     scale = torch.linalg.vector_norm(p, dim=-1, keepdim=True).square_().div_(W).add_(torch.finfo(p.dtype).eps).rsqrt_()
     return p.mul_(scale), scale
 
 
 def _normalise_backward(g: Tensor, p: Tensor, scale: Tensor) -> Tensor:
-    """Return the gradient before the norm from the one behind it, in place of `g`."""
+    """Return the gradient of the norm's input from that of its output; overwrites `g`."""
     along = (g * p).mean(-1, keepdim=True)
     return g.addcmul_(p, along, value=-1.0).mul_(scale)
 
 
 def _masked(x: Float[Tensor, "B T H"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B T H"]:
-    # where, not a product: a padded NaN must not survive
+    # `where` and not a product, so that a NaN in a padded position is removed
     return x if mask is None else torch.where(mask[:, :, None], x, 0.0)

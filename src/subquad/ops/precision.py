@@ -1,12 +1,12 @@
-"""Where autocast, which takes matrix products in half precision, must not reach. Costs nothing."""
+"""Keeps autocast, which runs matrix products in half precision, out of code that must accumulate in float32."""
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-__all__ = ["exactly"]
+__all__ = ["autocast_disabled"]
 
 
-def exactly(device: str) -> AbstractContextManager:
-    """Return a context without autocast; where there is none anyway, entering it costs nothing."""
+def autocast_disabled(device: str) -> AbstractContextManager:
+    """Return a context in which autocast is off for the device type; a null context if it is off already."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

@@ -1,17 +1,17 @@
-r"""Diagonal state space: a convolution whose kernel is a sum of N decaying waves, so it is also a recurrence.
+r"""Diagonal state space: a convolution whose kernel is a sum of N decaying modes, which is also a linear recurrence.
 
 $$ x_t = \bar A x_{t-1} + \bar B u_t, \qquad y_t = 2\,\mathrm{Re} \sum_n C_n x_{t,n}, \qquad
    \bar A = e^{\Delta A}, \quad \bar B = (\bar A - 1) / A $$
 
-Zero-order hold with B = 1, Eq. (2) and (4) of arXiv:2206.11893 (S4D). The modes come in conjugate pairs of which one is
-kept, hence the 2 Re. Unrolled, $y = k * u$ with $k_t = 2\,\mathrm{Re} \sum_n C_n \bar B_n \bar A_n^t$.
+Zero-order hold with B = 1, Eq. (2) and (4) of arXiv:2206.11893 (S4D). The modes come in conjugate pairs, of which
+one is stored, hence the 2 Re. Unrolled, $y = k * u$ with $k_t = 2\,\mathrm{Re} \sum_n C_n \bar B_n \bar A_n^t$.
 
-A padded position (`mask` False) counts as the input 0 and gives the output 0. `C_reverse` adds the same operator run
-from the last position to the first; `D` adds the skip $D u_t$.
+A padded position (`mask` False) is treated as input 0 and has output 0. `C_reverse` adds the same operator in the
+reverse direction; `D` adds the skip connection $D u_t$.
 
 Axes: B sequences, H channels, T positions, N modes.
 
-| form          | cost a channel                    | memory of the kernel | use                    |
+| form          | cost per channel                  | memory of the kernel | use                    |
 |---------------|-----------------------------------|----------------------|------------------------|
 | `s4d_direct`  | N T + B T²                        | H N T                | the definition         |
 | `s4d`         | N T (one matrix product) + B T log T | H N √T            | training               |
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def s4d_lin(modes: int) -> Complex[Tensor, " N"]:
-    r"""Return the S4D-Lin start of A, $A_n = -\tfrac12 + i \pi n$ (Eq. (9) of arXiv:2206.11893)."""
+    r"""Return the S4D-Lin initialization of A, $A_n = -\tfrac12 + i \pi n$ (Eq. (9) of arXiv:2206.11893)."""
     n = torch.arange(modes, dtype=torch.float64)
     return torch.complex(torch.full_like(n, -0.5), math.pi * n).to(torch.complex64)
 
@@ -66,7 +66,7 @@ def _driven(dtA: Complex[Tensor, "H N"], A: Complex[Tensor, "H N"]) -> Complex[T
 def kernel_direct(
     A: Complex[Tensor, "H N"], C: Complex[Tensor, "H N"], dt: Float[Tensor, " H"], *, length: int
 ) -> Float[Tensor, "H T"]:
-    r"""Return $k_t = 2\,\mathrm{Re} \sum_n C_n \bar B_n e^{t \Delta A_n}$, the definition, by a Vandermonde matrix."""
+    r"""Return $k_t = 2\,\mathrm{Re} \sum_n C_n \bar B_n e^{t \Delta A_n}$, by a Vandermonde matrix: the definition."""
     _, Bbar = discretise(A, dt)
     t = torch.arange(length, device=dt.device, dtype=dt.dtype)
     # [H, N, T]
@@ -77,9 +77,10 @@ def kernel_direct(
 def kernel(
     A: Complex[Tensor, "H N"], C: Complex[Tensor, "H N"], dt: Float[Tensor, " H"], *, length: int
 ) -> Float[Tensor, "H T"]:
-    r"""Equal `kernel_direct`, by $e^{t\Delta A} = e^{ib\Delta A} e^{j\Delta A}$, $t = ib + j$ and $b \approx \sqrt T$.
+    r"""Compute `kernel_direct` from $e^{t\Delta A} = e^{ib\Delta A} e^{j\Delta A}$ with $t = ib + j$.
 
-    Only 2 √T exponentials a mode are taken, and no H × N × T tensor is made: the sum over modes is one real product.
+    With $b \approx \sqrt T$ it takes 2 √T exponentials per mode instead of T and makes no H × N × T tensor: the sum over
+    modes is a matrix product.
     """
     dtA = dt[:, None] * A
     return _SplitKernel.apply(dtA, 2 * C * _driven(dtA, A), length)
@@ -134,9 +135,9 @@ def s4d_direct(
 ) -> Float[Tensor, "B H T"]:
     """Return the definition: the whole kernel, convolved term by term."""
     T = u.shape[-1]
-    ahead = None if C_reverse is None else kernel_direct(A, C_reverse, dt, length=T)
+    later = None if C_reverse is None else kernel_direct(A, C_reverse, dt, length=T)
     u = _masked(u, mask)
-    y = longconv_direct(u, kernel_direct(A, C, dt, length=T), ahead)
+    y = longconv_direct(u, kernel_direct(A, C, dt, length=T), later)
     return _masked(y if D is None else y + D[:, None] * u, mask)
 
 
@@ -150,13 +151,13 @@ def s4d(
     D: Float[Tensor, " H"] | None = None,
     mask: Bool[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B H T"]:
-    """Equal `s4d_direct`, by the split kernel, the skip added to its first place, and the fast convolution."""
+    """Compute `s4d_direct` from the split kernel, with the skip added to its first element, and `longconv`."""
     T = u.shape[-1]
-    ahead = None if C_reverse is None else kernel(A, C_reverse, dt, length=T)
+    later = None if C_reverse is None else kernel(A, C_reverse, dt, length=T)
     back = kernel(A, C, dt, length=T)
     if D is not None:
         back = back + nn.functional.pad(D[:, None], (0, T - 1))
-    return _masked(longconv(_masked(u, mask), back, ahead), mask)
+    return _masked(longconv(_masked(u, mask), back, later), mask)
 
 
 def s4d_scan(
@@ -169,7 +170,7 @@ def s4d_scan(
     D: Float[Tensor, " H"] | None = None,
     mask: Bool[Tensor, "B T"] | None = None,
 ) -> Float[Tensor, "B H T"]:
-    """Equal `s4d_direct`, by the recurrence: constant memory beside the output, T steps one after another."""
+    """Compute `s4d_direct` by the recurrence: T sequential steps, with constant memory beside the output."""
     u = _masked(u, mask)
     state = A.new_zeros(u.shape[0], *A.shape)
     y = []
@@ -199,5 +200,5 @@ def s4d_step(
 
 
 def _masked(x: Float[Tensor, "B H T"], mask: Bool[Tensor, "B T"] | None) -> Float[Tensor, "B H T"]:
-    # where, not a product: a padded NaN must not survive
+    # `where` and not a product, so that a NaN in a padded position is removed
     return x if mask is None else torch.where(mask[:, None, :], x, 0.0)

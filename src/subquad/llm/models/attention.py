@@ -185,9 +185,9 @@ class HybridSelfAttention(nn.Module):
         shared: _SharedPlace | None = getattr(cache, _SharedPlace.__name__, None)
         # layers run in order, so one that does not come after the last layer has another token
         is_new = shared is None or self.layer_idx <= shared.layer or shared.length != length
-        if is_new or shared.place.slot.device != state.seen.device:
+        if is_new or shared.place.slot.device != state.length.device:
             hybrid = self.hybrid
-            place = step_place(state.seen, window=hybrid.window, window_shape=hybrid.window_shape, mask=mask)
+            place = step_place(state.length, window=hybrid.window, window_shape=hybrid.window_shape, mask=mask)
         else:
             place = shared.place
         setattr(cache, _SharedPlace.__name__, _SharedPlace(self.layer_idx, length, place))

@@ -79,6 +79,6 @@ class StateBatch:
         for layer, state in zip(self._layers, self._states, strict=True):
             # without gradients a step updates these views, and so the rows, in place
             layer.state = HybridState(*(rows[: self.count] for rows in state))
-        positions = self._states[0].seen[: self.count, None].clone()
+        positions = self._states[0].length[: self.count, None].clone()
         ids = torch.tensor(tokens, device=positions.device)[:, None]
         return forward(self._model, ids, positions, self._cache)
