@@ -318,7 +318,7 @@ def with_index(path):
             changed_config(layer_types=["sliding_attention"] * LAYERS, model_type="qwen3"),
             "no layer is left to be linearized",
         ),
-        (changed_config(intermediate_size=41), r"model.layers.0.mlp.gate_proj.weight has shape \[37, 30\], and"),
+        (changed_config(intermediate_size=41), r"model.layers.0.mlp.gate_proj.weight has shape \[37, 30\], but"),
         (without("model.layers.0.mlp.up_proj.weight"), "no model.layers.0.mlp.up_proj.weight in its safetensors"),
         (with_index, "1 of its files are missing, such as model-00001-of-00007.safetensors"),
         (lambda path: (path / "model.safetensors").write_bytes(b"{}"), "not a safetensors file, or truncated"),

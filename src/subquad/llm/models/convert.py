@@ -7,7 +7,7 @@ for single models: each converted layer is compared with the layer that it repla
 import importlib
 import inspect
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -146,13 +146,11 @@ def _chosen_layers(name: str, config: PreTrainedConfig, settings: AttentionSetti
         raise SubquadError(f"--attention.softmax-layers: {wrong[0]}, but {name} has layers 0 to {count - 1}")
     chosen = [i for i, kind in enumerate(types) if kind != KEPT and i not in settings.softmax_layers]
     if not chosen:
-        raise SubquadError(
-            f"{name}: no layer is left to be linearized; list fewer in --attention.softmax-layers"
-        )
+        raise SubquadError(f"{name}: no layer is left to be linearized; list fewer in --attention.softmax-layers")
     return chosen
 
 
-def _check_attention(name: str, attention: nn.Module) -> None:
+def _check_attention(name: str, attention: Any) -> None:
     children = [child for child, _ in attention.named_children()]
     if not set(PROJECTIONS) <= set(children) and not {FUSED, "o_proj"} <= set(children):
         raise SubquadError(
@@ -174,7 +172,7 @@ def _check_attention(name: str, attention: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _compare(name: str, model: PreTrainedModel, original: nn.Module, replacement: HybridSelfAttention) -> None:
+def _compare(name: str, model: PreTrainedModel, original: Any, replacement: HybridSelfAttention) -> None:
     """Compare the replacement in softmax mode with the original on random inputs.
 
     Raises:
@@ -214,9 +212,10 @@ def feature_parameters(model: nn.Module) -> list[nn.Parameter]:
 @cache
 def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedModel], type[PreTrainedConfig]]:
     """Return the class of linearized models of a family and the class of their configs, registered in transformers."""
+    base_config = cast(type[PreTrainedConfig], base.config_class)
     config_class = type(
-        f"Subquad{base.config_class.__name__}",
-        (base.config_class,),
+        f"Subquad{base_config.__name__}",
+        (base_config,),
         {"model_type": MODEL_TYPE, "__module__": __name__, "__doc__": f"Config of `Subquad{base.__name__}`."},
     )
 
@@ -249,7 +248,7 @@ def _adopt(model: PreTrainedModel, settings: AttentionSettings) -> None:
 
     With the class of the base model, transformers without subquad would open the folder as a softmax model silently.
     """
-    config, base = model.config, type(model).config_class.model_type
+    config, base = model.config, cast(type[PreTrainedConfig], type(model).config_class).model_type
     model.__class__, config.__class__ = linearized_classes(type(model))
     config.base_model_type, config.hybrid_attention = base, plain(settings)
     config.architectures = [type(model).__name__]

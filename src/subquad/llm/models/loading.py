@@ -1,6 +1,7 @@
 """Open any model that `subquad llm linearize` wrote: a whole model, or an adapter on its checkpoint."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -11,8 +12,9 @@ from subquad.llm.models.adapter import open_adapter
 from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bars
 from subquad.runs.folder import load_config
 from subquad.runs.storage import read_json
+from subquad.train.distributed import process_device
 
-__all__ = ["load", "not_linearized"]
+__all__ = ["load", "not_linearized", "to_device"]
 
 
 def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -52,7 +54,8 @@ def not_linearized(directory: Path | str) -> SubquadError:
 
 def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with without_progress_bars():
-        model, found = AutoModelForCausalLM.from_pretrained(
+        # with `output_loading_info` it returns a pair
+        opened: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=torch.float32,
             local_files_only=True,
@@ -60,6 +63,7 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
             use_safetensors=True,
             output_loading_info=True,
         )
+    model, found = opened
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise SubquadError(
@@ -67,3 +71,8 @@ def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokeni
         )
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     return model.eval(), tokenizer
+
+
+def to_device(model: PreTrainedModel) -> PreTrainedModel:
+    """Move a model to the device of this process."""
+    return model.to(process_device())  # pyright: ignore[reportArgumentType] (the stubs of its decorated `to`)

@@ -97,7 +97,8 @@ class MetaModel:
         tokens are read.
         """
         calls: list[tuple[Tensor, LayerArguments]] = []
-        config, embedding = self.model.config, self.model.get_input_embeddings()
+        config = self.model.config
+        embedding: Any = self.model.get_input_embeddings()
         implementation, empty = config._attn_implementation, embedding.weight
         rows, compact = ids.unique(return_inverse=True)
         weight = self._read_rows(f"{self.names[id(embedding)]}.weight", rows)

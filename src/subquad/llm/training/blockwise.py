@@ -36,7 +36,7 @@ from subquad.llm.training.stages import Precision, steps_for
 from subquad.llm.training.transfer import transfer
 from subquad.progress import say, track
 from subquad.runs.storage import read_json, read_tensors, read_tensors_and_metadata, write_json, write_tensors
-from subquad.train.distributed import processes
+from subquad.train.distributed import process_device, processes
 from subquad.train.loop import TrainingResult
 
 __all__ = ["FEATURE_MAPS", "BlockwiseResult", "load_feature_maps", "transfer_blockwise"]
@@ -171,17 +171,15 @@ def transfer_blockwise(
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / FEATURE_MAPS).is_file():
         validation = validation if settings.validate_every and validation is not None else sequences[:0]
-        steps = steps_for(tokens, settings)
-        read = _sequences_read(len(sequences), steps, batch_size=settings.batch_size, seed=seed, mixture=mixture)
+        read = _sequences_read(len(sequences), steps_for(tokens, settings), settings, seed=seed, mixture=mixture)
         numbers = torch.cat((read, torch.arange(len(sequences), len(sequences) + len(validation))))
         _, length, width = meta.embed(sequences[:1])[0].shape
-        store = ActivationStore(
-            directory=directory, numbers=numbers, sequence_length=length, width=width, dtype=states_dtype
-        )
         _BlockwiseTransfer(
             meta=meta,
             arguments=meta.layer_arguments(sequences[:1]),
-            store=store,
+            store=ActivationStore(
+                directory=directory, numbers=numbers, sequence_length=length, width=width, dtype=states_dtype
+            ),
             ids=torch.cat((sequences, validation)),
             training_sequences=len(sequences),
             settings=settings,
@@ -195,13 +193,13 @@ def transfer_blockwise(
 
 
 def _sequences_read(
-    count: int, steps: int, *, batch_size: int, seed: int, mixture: Mixture | None
+    count: int, steps: int, settings: LinearizeSettings, *, seed: int, mixture: Mixture | None
 ) -> Int[Tensor, " N"]:
     """Return the indices of the sequences that this many steps read, ascending."""
     batches: list[Tensor] = []
     epoch = 0
     while len(batches) < steps:
-        of_epoch = epoch_batches(count, batch_size=batch_size, seed=seed, epoch=epoch, mixture=mixture)
+        of_epoch = epoch_batches(count, batch_size=settings.batch_size, seed=seed, epoch=epoch, mixture=mixture)
         batches += of_epoch[: steps - len(batches)]
         epoch += 1
     return torch.cat(batches).unique()
@@ -263,14 +261,14 @@ class _BlockwiseTransfer:
         block.to("meta")
 
     def open(self, number: int) -> Block:
-        layers = [self.meta.layers[index] for index in self.blocks[number]]
+        layers: list[Any] = [self.meta.layers[index] for index in self.blocks[number]]
         for layer in layers:
             self.meta.fill(layer)
             if id(layer) in self.meta.replaced:
                 replace_in_layer(self.meta.model, layer, self.settings.attention, check=True)
         arguments = [self.arguments[index] for index in self.blocks[number]]
         block = Block(layers, arguments, lambda numbers: self.store.read(number, numbers))
-        return block.to(processes().device)
+        return block.to(process_device())
 
     def train(self, number: int, block: Block) -> None:
         if not block.hybrids:
@@ -289,9 +287,10 @@ class _BlockwiseTransfer:
         )
         tensors = {
             f"{self.meta.names[id(layer)]}.self_attn.hybrid.{name}": tensor
-            for layer in block.layers
-            if id(layer) in self.meta.replaced
-            for name, tensor in layer.self_attn.hybrid.named_parameters()
+            for layer, hybrid in zip(
+                (layer for layer in block.layers if id(layer) in self.meta.replaced), block.hybrids, strict=True
+            )
+            for name, tensor in hybrid.hybrid.named_parameters()
         }
         write_tensors(self.feature_maps(number), tensors, {"result": json.dumps(asdict(result))})
 
@@ -305,7 +304,7 @@ class _BlockwiseTransfer:
     @torch.no_grad()
     def states_after(self, number: int, block: Block) -> Iterator[Tensor]:
         """Yield the teacher's hidden states after a block, batch by batch."""
-        device, is_half = processes().device, self.options["precision"] == "bfloat16"
+        device, is_half = process_device(), self.options["precision"] == "bfloat16"
         numbers = self.store.numbers
         with (
             attention_mode(block, "softmax"),

@@ -14,6 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.data.packing import VALIDATION_SEQUENCES, TextDataset
 from subquad.llm.models.adapter import add_lora
+from subquad.llm.models.checkpoints import embedding_weight
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
 from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.metrics import perplexity
@@ -74,7 +75,7 @@ def budget_from_time(
     saved = _read(directory)
     if saved is not None:
         return saved
-    weight = model.get_input_embeddings().weight
+    weight = embedding_weight(model)
     precision = _choose_precision(settings, weight.shape[1], weight.device)
     start = time.monotonic()
     seconds = _time_steps(model, text, settings, precision, seed)

@@ -96,7 +96,8 @@ def run_teacher(model: nn.Module, ids: Int[Tensor, "N T"], compare: TransferCall
             model(input_ids=ids.to(device), use_cache=False, logits_to_keep=1)
         else:
             # the body alone, since stage 1 needs no logits
-            model.base_model(input_ids=ids.to(device), use_cache=False)
+            body: Any = model.base_model
+            body(input_ids=ids.to(device), use_cache=False)
 
 
 def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:

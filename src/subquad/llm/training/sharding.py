@@ -22,7 +22,8 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.convert import decoder_layers, feature_parameters
-from subquad.train.distributed import processes
+from subquad.llm.models.loading import to_device
+from subquad.train.distributed import process_device, processes
 
 __all__ = ["check_processes", "gather", "merge_lora", "shard"]
 
@@ -51,16 +52,16 @@ def shard(model: PreTrainedModel) -> PreTrainedModel:
     LoRA updates may be added afterwards. From then on the model must be called as a whole, and by all processes.
     """
     model.requires_grad_(False)
-    group, trained = processes(), set(feature_parameters(model))
+    trained = set(feature_parameters(model))
     # by this mesh name peft recognises weights that are gathered for a product
-    mesh = init_device_mesh(group.device.type, (group.num_processes,), mesh_dim_names=("fsdp",))
+    mesh = init_device_mesh(process_device().type, (processes().num_processes,), mesh_dim_names=("fsdp",))
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.weight not in trained:
             module.forward = MethodType(_frozen_forward, module)
     # modules outside the layers form the model's own group, where tied weights are found
     for module in (*decoder_layers(model), model):
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
-    return model.to(group.device)
+    return to_device(model)
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -90,7 +91,8 @@ def merge_lora(tuned: LoraModel) -> PreTrainedModel:
     """Return the model with its LoRA updates merged into its weights, sharded or not."""
     # an update is whole in every process, which adds the rows of its own shard
     with implicit_replication():
-        return tuned.merge_and_unload()
+        merged: Any = tuned.merge_and_unload()
+    return merged
 
 
 def gather(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
