@@ -1,7 +1,8 @@
-"""Evaluation of linearized models: figures beside their controls, kept as they come, and what cannot be measured."""
+"""Evaluation of linearized models: results beside their controls, resumed evaluations, and errors."""
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,23 +15,25 @@ from transformers import PreTrainedTokenizerFast
 import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.llm.evaluation.comparisons import NO_LEAD, TOO_FEW, compare
-from subquad.llm.evaluation.probes import bins, cache_bytes, loss_rows, passkey_prompt, passkey_row, speed_row
+from subquad.llm.evaluation.comparisons import NO_GAP, TOO_FEW, compare
+from subquad.llm.evaluation.model_variants import ModelLoader
+from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
 from subquad.llm.evaluation.settings import EvaluateSettings
-from subquad.llm.evaluation.store import Figures
+from subquad.llm.evaluation.store import MeasurementStore
 from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.convert import convert
+from subquad.llm.models.decoding import cache_bytes
 from subquad.llm.settings import AttentionSettings
 from subquad.llm.training.metrics import perplexity, token_losses
 
 QUICK = EvaluateSettings(
-    length=31, evaluation_tokens=31 * 5, speed="17", passkey="331", passkey_depths="0,1", passkey_trials=1,
+    sequence_length=31, evaluation_tokens=31 * 5, speed=(17,), passkey=(331,), passkey_depths=(0, 1), passkey_trials=1,
     batch_tokens=31 * 2, resamples=100,
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def letters():
+def byte_tokenizer():
     """Return a tokenizer that knows every byte."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -44,11 +47,11 @@ def letters():
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, letters):
+def base(tmp_path_factory, byte_tokenizer):
     """Return the folder of a tiny checkpoint."""
     path = tmp_path_factory.mktemp("base")
-    tiny_model("llama", vocab_size=len(letters)).save_pretrained(path)
-    letters.save_pretrained(path)
+    tiny_model("llama", vocab_size=len(byte_tokenizer)).save_pretrained(path)
+    byte_tokenizer.save_pretrained(path)
     return path
 
 
@@ -74,7 +77,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def asked(linear, text, data):
     """Return what the evaluation is of."""
-    return {"folders": linear, "text": [text], "data": data, "quiet": True}
+    return {"runs": linear, "text": [text], "data": data, "quiet": True}
 
 
 @pytest.fixture(scope="module")
@@ -86,50 +89,50 @@ def evaluated(asked, tmp_path_factory):
     return out
 
 
-def test_perplexity_by_position_averages_to_the_overall_one(evaluated, linear, text):
+def test_perplexity_by_position_averages_to_the_overall_perplexity(evaluated, linear, text):
     (model,) = json.loads((evaluated / "evaluation.json").read_text())["models"]
-    figures = model["perplexity"]["words.txt"]
-    assert list(figures["models"]) == ["softmax", "window_only", "tuned_without_linear", "tuned"]
-    widths = [bin_["to"] - bin_["from"] + 1 for bin_ in figures["positions"]]
+    result = model["perplexity"]["words.txt"]
+    assert list(result["models"]) == ["teacher", "window", "fine_tuned_without_linear", "fine_tuned"]
+    widths = [bin_["to"] - bin_["from"] + 1 for bin_ in result["positions"]]
     assert sum(widths) == 30
-    for role, estimate in figures["models"].items():
-        losses = [np.log(bin_["models"][role]["value"]) for bin_ in figures["positions"]]
+    for role, estimate in result["models"].items():
+        losses = [np.log(bin_["models"][role]["value"]) for bin_ in result["positions"]]
         assert np.exp(np.average(losses, weights=widths)) == pytest.approx(estimate["value"], rel=1e-6)
         assert estimate["low"] < estimate["value"] < estimate["high"]
     net, tokenizer = subquad.llm.load(linear)
     sequences = torch.tensor(tokenizer(text.read_text())["input_ids"])[: 31 * 5].reshape(5, 31)
-    assert figures["models"]["tuned"]["value"] == pytest.approx(perplexity(net, sequences), rel=1e-4)
+    assert result["models"]["fine_tuned"]["value"] == pytest.approx(perplexity(net, sequences), rel=1e-4)
     without = perplexity(net, sequences, mode="window")
-    assert figures["models"]["tuned_without_linear"]["value"] == pytest.approx(without, rel=1e-4)
+    assert result["models"]["fine_tuned_without_linear"]["value"] == pytest.approx(without, rel=1e-4)
 
 
 def test_inside_the_window_the_linear_branch_changes_nothing(evaluated):
     (model,) = json.loads((evaluated / "evaluation.json").read_text())["models"]
-    assert model["about"]["shown"] == 6
+    assert model["about"]["visible"] == 6
     for bin_ in model["perplexity"]["words.txt"]["positions"]:
-        one, other = (bin_["models"][role]["value"] for role in ("tuned", "tuned_without_linear"))
-        # the token at position p is told by p tokens before it
+        one, other = (bin_["models"][role]["value"] for role in ("fine_tuned", "fine_tuned_without_linear"))
+        # the token at position p is predicted from the p tokens before it
         assert (one == pytest.approx(other, rel=1e-5)) == (bin_["to"] <= 6)
 
 
-def test_tasks_say_how_many_items_the_window_does_not_show(evaluated, linear):
+def test_tasks_report_how_many_items_are_longer_than_the_window(evaluated, linear):
     (model,) = json.loads((evaluated / "evaluation.json").read_text())["models"]
     piqa = model["tasks"]["piqa"]
     _, tokenizer = subquad.llm.load(linear)
     assert len(tokenizer.encode("Question: the bird\nAnswer: sings")) > 7
-    assert piqa["beyond_window"] == {"items": 2, "share": 1.0, **piqa["metrics"]["acc"]}
+    assert piqa["beyond_window"] == {"items": 2, "fraction": 1.0, **piqa["metrics"]["acc"]}
     assert set(piqa["metrics"]) == {"acc", "acc_norm"}
 
 
-def test_the_page_shows_all_figures_and_says_what_was_not_trained(evaluated):
+def test_the_page_shows_all_results_and_the_missing_control(evaluated):
     page = (evaluated / "report.html").read_text()
     for words in (
         "gap closed",
-        "not trained",
+        "not given",
         "PIQA",
         "passkey 331",
         "KiB",
-        "Loss of the two stages",
+        "Training loss of both stages",
         "words.txt",
     ):
         assert words in page
@@ -138,10 +141,10 @@ def test_the_page_shows_all_figures_and_says_what_was_not_trained(evaluated):
     assert "longer than the 211 tokens" in page
 
 
-def test_a_killed_evaluation_goes_on_where_it_stopped(evaluated, asked, tmp_path, monkeypatch):
-    from subquad.llm.evaluation import measurements as plans
+def test_a_stopped_evaluation_is_resumed(evaluated, asked, tmp_path, monkeypatch):
+    from subquad.llm.evaluation import measurements
 
-    calls, real = [], plans.loss_rows
+    calls, real = [], measurements.loss_rows
 
     def stop_at_the_third(*arguments, **keywords):
         calls.append(arguments[1].shape[0])
@@ -151,7 +154,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(evaluated, asked, tmp_path
 
     out = tmp_path / "out"
     how = {**asked, "out": out}
-    monkeypatch.setattr(plans, "loss_rows", stop_at_the_third)
+    monkeypatch.setattr(measurements, "loss_rows", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         subquad.llm.evaluate(settings=QUICK, **how)
     assert not (out / "evaluation.json").exists()
@@ -163,45 +166,46 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(evaluated, asked, tmp_path
     assert found["models"][0]["tasks"] == whole["models"][0]["tasks"]
 
 
-def test_a_finished_evaluation_is_extended_and_opens_no_model_for_what_is_known(
-    evaluated, asked, tmp_path, monkeypatch
-):
-    from subquad.llm.evaluation import model_variants as contenders
-
+def test_a_finished_evaluation_is_extended_without_measuring_again(evaluated, asked, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(evaluated, out)
     how = {**asked, "out": out}
     with monkeypatch.context() as patch:
-        patch.setattr(contenders.Nets, "open", lambda *_: pytest.fail("a model was opened"))
-        again = subquad.llm.evaluate(settings=QUICK, **how)
+        patch.setattr(ModelLoader, "load", lambda *_: pytest.fail("a model was loaded"))
+        again = subquad.llm.evaluate(settings=QUICK, extend=True, **how)
     assert again == json.loads((evaluated / "evaluation.json").read_text())
-    longer = EvaluateSettings(**{**vars(QUICK), "evaluation_tokens": 31 * 7, "passkey": None, "speed": "0"})
-    more = subquad.llm.evaluate(settings=longer, **how)["models"][0]
+    longer = replace(QUICK, evaluation_tokens=31 * 7, passkey=(), speed=())
+    more = subquad.llm.evaluate(settings=longer, extend=True, **how)["models"][0]
     assert more["perplexity"]["words.txt"]["items"] == 7
     assert more["passkey"] == more["speed"] == {}
 
 
-def test_a_window_tuned_model_stands_beside_the_others(linear, text, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(linear, other)
-    quick = EvaluateSettings(length=31, evaluation_tokens=31 * 3, speed="0", resamples=100)
-    out = tmp_path / "out"
-    (model,) = subquad.llm.evaluate(linear, quick, out=out, text=[text], window_tuned=[other], quiet=True)["models"]
-    figures = model["perplexity"]["words.txt"]
-    # the same weights, with the window alone
-    assert figures["models"]["window_tuned"] == figures["models"]["tuned_without_linear"]
-    assert figures["differences"]["window_tuned"]["value"] == figures["differences"]["tuned_without_linear"]["value"]
-    assert "not trained" not in (out / "report.html").read_text()
+def test_a_window_fine_tuned_control_is_measured_with_the_window_alone(base, linear, text, tmp_path):
+    control, out = tmp_path / "control", tmp_path / "out"
+    settings = replace(SMALL, fine_tune_attention="window", lora_learning_rate=2e-2)
+    subquad.llm.linearize(base, text, settings, out=control, quiet=True)
+    quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 3, speed=(), resamples=100)
+    how = {"text": [text], "window_fine_tuned": [control], "quiet": True}
+    (model,) = subquad.llm.evaluate(linear, quick, out=out, **how)["models"]
+    result = model["perplexity"]["words.txt"]
+    net, tokenizer = subquad.llm.load(control)
+    sequences = torch.tensor(tokenizer(text.read_text())["input_ids"])[: 31 * 3].reshape(3, 31)
+    expected = perplexity(net, sequences, mode="window")
+    assert result["models"]["window_fine_tuned"]["value"] == pytest.approx(expected, rel=1e-4)
+    # neither the control with its linear branch, nor the student without its own
+    assert perplexity(net, sequences) != pytest.approx(expected, rel=1e-3)
+    assert result["models"]["fine_tuned_without_linear"]["value"] != pytest.approx(expected, rel=1e-3)
+    assert "not given" not in (out / "report.html").read_text()
     narrow = tmp_path / "narrow"
     convert(tiny_model("llama", vocab_size=300), AttentionSettings(window=5)).save_pretrained(narrow)
     with pytest.raises(SubquadError, match=r"its window is 5 terrace, and that of .* is 3 terrace"):
-        subquad.llm.evaluate(linear, quick, out=tmp_path / "2", text=[text], window_tuned=[narrow], quiet=True)
+        subquad.llm.evaluate(linear, quick, out=tmp_path / "2", **{**how, "window_fine_tuned": [narrow]})
 
 
-def test_several_models_stand_on_one_page_each_with_its_controls(linear, text, tmp_path):
+def test_several_models_share_a_page_each_with_its_controls(linear, text, tmp_path):
     other, out = tmp_path / "other", tmp_path / "out"
     shutil.copytree(linear, other)
-    quick = EvaluateSettings(length=31, evaluation_tokens=31 * 3, speed="0", resamples=100)
+    quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 3, speed=(), resamples=100)
     found = subquad.llm.evaluate([linear, other], quick, out=out, text=[text], quiet=True)["models"]
     assert [model["about"]["folder"] for model in found] == [str(linear), str(other)]
     assert found[0]["perplexity"] == found[1]["perplexity"]
@@ -210,39 +214,62 @@ def test_several_models_stand_on_one_page_each_with_its_controls(linear, text, t
     assert "other: Perplexity" in page
 
 
-def test_the_command_prints_figures_beside_their_controls(linear, text, tmp_path, capsys):
+def test_the_command_prints_results_beside_their_controls(linear, text, tmp_path, capsys):
     flags = ["--sequence-length", "31", "--evaluation-tokens", "93", "--speed", "0", "--quiet", "--resamples", "100"]
     command = ["llm", "evaluate", str(linear), "--text", str(text), "--out", str(tmp_path / "out"), *flags]
     assert main(command) == 0
-    assert main([part for part in command if part != "--quiet"]) == 0
+    assert main([part for part in command if part != "--quiet"] + ["--extend"]) == 0
     shown = capsys.readouterr().out
-    for words in ("window only", "not trained", "loss on words.txt", "report.html"):
+    for words in ("window only", "not given", "loss on words.txt", "report.html"):
         assert words in " ".join(shown.split())
 
 
-def test_the_gap_closed_is_the_share_of_the_teachers_lead():
+def test_the_gap_closed_is_the_fraction_of_the_teachers_advantage():
     noise = np.random.default_rng(0).normal(size=200)
-    found = compare({"softmax": 2.0 + noise, "window_only": 4.0 + noise, "tuned": 2.5 + noise}, resamples=200)
+    losses = {"teacher": 2.0 + noise, "window": 4.0 + noise, "fine_tuned": 2.5 + noise}
+    found = compare(losses, is_rate=False, resamples=200)
     assert found["gap_closed"]["value"] == pytest.approx(0.75)
-    # what the items have in common does not blur differences
-    assert found["differences"]["window_only"]["low"] == pytest.approx(-1.5)
-    assert found["models"]["tuned"]["high"] - found["models"]["tuned"]["low"] > 0.2
+    # differences are paired: noise that all models share cancels
+    assert found["differences"]["window"]["low"] == pytest.approx(-1.5)
+    assert found["models"]["fine_tuned"]["high"] - found["models"]["fine_tuned"]["low"] > 0.2
 
 
-def test_no_gap_is_closed_where_there_is_none():
+def test_without_a_significant_gap_no_gap_is_closed():
     draw = np.random.default_rng(1)
-    same = {role: draw.normal(size=60) for role in ("softmax", "window_only", "tuned")}
-    assert compare(same, resamples=200)["gap_closed"] == {"value": None, "why": NO_LEAD}
-    one = compare({role: values[:1] for role, values in same.items()}, resamples=200)
-    assert one["gap_closed"] == {"value": None, "why": TOO_FEW}
-    always = compare({"softmax": [1.0] * 3, "window_only": [0.0] * 3, "tuned": [0.5] * 3}, resamples=200)
-    assert always["gap_closed"] == {"value": None, "why": TOO_FEW}
-    assert one["models"]["tuned"] == {"value": same["tuned"][0], "low": None, "high": None}
+    same = {role: draw.normal(size=60) for role in ("teacher", "window", "fine_tuned")}
+    missing = {"value": None, "low": None, "high": None}
+    assert compare(same, is_rate=False, resamples=200)["gap_closed"] == {**missing, "reason": NO_GAP}
+    one = compare({role: values[:1] for role, values in same.items()}, is_rate=False, resamples=200)
+    assert one["gap_closed"] == {**missing, "reason": TOO_FEW.format(4)}
+    assert one["models"]["fine_tuned"] == {"value": same["fine_tuned"][0], "low": None, "high": None}
+    right = {"teacher": [1.0] * 19, "window": [0.0] * 19, "fine_tuned": [1.0] * 19}
+    assert compare(right, is_rate=True, resamples=200)["gap_closed"] == {**missing, "reason": TOO_FEW.format(20)}
+
+
+def test_rates_of_few_items_have_wide_intervals():
+    found = compare(
+        {"teacher": [1.0] * 4, "window": [1.0, 0.0, 0.0, 0.0], "fine_tuned": [1.0] * 4}, is_rate=True, resamples=200
+    )
+    # Wilson's interval of 4 of 4
+    assert found["models"]["fine_tuned"]["low"] == pytest.approx(0.510, abs=1e-3)
+    assert found["models"]["fine_tuned"]["high"] == pytest.approx(1.0)
+    assert found["differences"]["teacher"]["low"] < -0.4 < 0.4 < found["differences"]["teacher"]["high"]
+    assert 0 < found["differences"]["window"]["low"] < 0.75 < found["differences"]["window"]["high"] <= 1
+
+
+def test_intervals_of_paired_rates_are_newcombes():
+    # an example of Newcombe (1998), Table II, method 10: pairs 36, 12, 2 and 0
+    right = [1.0] * 36 + [1.0] * 12 + [0.0] * 2
+    other = [1.0] * 36 + [0.0] * 12 + [1.0] * 2
+    found = compare({"teacher": other, "window": other, "fine_tuned": right}, is_rate=True, resamples=100)
+    difference = found["differences"]["teacher"]
+    assert difference["value"] == pytest.approx(0.2)
+    assert (difference["low"], difference["high"]) == pytest.approx((0.0569, 0.3404), abs=1e-4)
 
 
 @pytest.mark.parametrize("length", [2, 3, 31, 64, 97, 1024])
 def test_bins_cover_every_position_once(length):
-    edges = bins(length)
+    edges = position_bins(length)
     assert (edges[0], edges[-1]) == (1, length)
     assert edges == sorted(set(edges))
 
@@ -251,7 +278,7 @@ def test_bins_cover_every_position_once(length):
 def test_losses_by_position_are_the_models_own():
     model = convert(tiny_model("llama"), AttentionSettings(window=3))
     ids = torch.arange(2 * 23).reshape(2, 23) % 151
-    edges = bins(23)
+    edges = position_bins(23)
     with attention_mode(model, "window"):
         chances = model(ids[:1]).logits.log_softmax(-1)
     expected = [-float(chances[0, position - 1, ids[0, position]]) for position in range(1, 23)]
@@ -282,27 +309,27 @@ class Reader:
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(0.0, 0.0), (0.5, 0.0), (1.0, 1.0)])
-def test_a_hidden_number_is_found_where_a_model_can_see_it(letters, depth, expected):
+def test_a_passkey_is_reproduced_if_the_model_can_attend_to_it(byte_tokenizer, depth, expected):
     how = {"tokens": 900, "depth": depth, "key": 67_890, "mode": "hybrid"}
-    assert passkey_row(Reader(letters, 200), letters, **how)["right"] == expected
-    assert passkey_row(Reader(letters, 900), letters, **how)["right"] == 1.0
+    assert passkey_row(Reader(byte_tokenizer, 200), byte_tokenizer, **how)["right"] == expected
+    assert passkey_row(Reader(byte_tokenizer, 900), byte_tokenizer, **how)["right"] == 1.0
 
 
 @pytest.mark.parametrize("tokens", [400, 901, 1703])
-def test_a_text_with_a_hidden_number_is_as_long_as_asked_for(letters, tokens):
+def test_a_passkey_prompt_has_the_requested_length(byte_tokenizer, tokens):
     places = []
     for depth in (0.0, 0.5, 1.0):
-        ids = passkey_prompt(letters, tokens=tokens, depth=depth, key=54_321)
-        # a repetition of the filler is at most 90 letters
+        ids = passkey_prompt(byte_tokenizer, tokens=tokens, depth=depth, key=54_321)
+        # a repetition of the filler is at most 90 byte_tokenizer
         assert tokens - 90 <= len(ids) <= tokens
-        prompt = letters.decode(ids)
+        prompt = byte_tokenizer.decode(ids)
         assert prompt.count("54321") == 2
         assert prompt.endswith("The pass key is")
         places.append(prompt.index("54321"))
     assert places == sorted(places)
 
 
-def test_the_state_stays_as_small_as_it_is_and_the_cache_grows():
+def test_the_state_has_a_constant_size_and_the_cache_grows():
     model = convert(tiny_model("llama"), AttentionSettings(window=3))
     state = [speed_row(model, tokens=tokens, mode="hybrid")["bytes"] for tokens in (7, 53)]
     cache = [speed_row(model, tokens=tokens, mode="softmax")["bytes"] for tokens in (7, 53)]
@@ -313,81 +340,96 @@ def test_the_state_stays_as_small_as_it_is_and_the_cache_grows():
     assert cache_bytes(model(ids, use_cache=True).cache) == state[0]
 
 
-def test_rows_of_other_questions_are_not_taken_for_answers(tmp_path):
-    figures = Figures(tmp_path / "out", quiet=True)
-    count = []
+def test_stored_rows_of_other_conditions_are_measured_again(tmp_path):
+    store, calls = MeasurementStore(tmp_path / "out", quiet=True), []
 
-    def compute(start, stop):
-        count.append((start, stop))
+    def measure(start, stop):
+        calls.append((start, stop))
         return [{"row": row} for row in range(start, stop)]
 
-    assert len(figures.rows("a", {"text": "x"}, 5, compute, step=2)) == 5
-    assert figures.rows("a", {"text": "x"}, 3, compute, step=2) == [{"row": 0}, {"row": 1}, {"row": 2}]
-    assert count == [(0, 2), (2, 4), (4, 5)]
-    figures.rows("a", {"text": "y"}, 1, compute, step=2)
-    assert count[3:] == [(0, 1)]
+    assert len(store.rows("a", {"text": "x"}, 5, measure, step=2)) == 5
+    assert store.rows("a", {"text": "x"}, 3, measure, step=2) == [{"row": 0}, {"row": 1}, {"row": 2}]
+    assert calls == [(0, 2), (2, 4), (4, 5)]
+    store.rows("a", {"text": "y"}, 1, measure, step=2)
+    assert calls[3:] == [(0, 1)]
 
 
-def refused(message, *arguments, **keywords):
+def test_a_finished_evaluation_is_overwritten_only_with_force(asked, evaluated, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(evaluated, out)
+    message = "contains a finished evaluation; choose another --out, add to it with --extend, or overwrite it with --fo"
+    rejected(message, asked["runs"], QUICK, out=out, text=asked["text"])
+    quick = replace(QUICK, passkey=(), speed=(), evaluation_tokens=31)
+    subquad.llm.evaluate(asked["runs"], quick, out=out, text=asked["text"], force=True, quiet=True)
+    assert not list((out / "measurements").glob("*task*"))
+
+
+def rejected(message, *arguments, **keywords):
     with pytest.raises(SubquadError, match=message):
         subquad.llm.evaluate(*arguments, quiet=True, **keywords)
 
 
-def test_what_cannot_be_measured_is_refused_before_anything_is_written(linear, base, text, tmp_path):
+def test_errors_are_raised_before_anything_is_written(linear, base, text, tmp_path):
     out = tmp_path / "out"
-    refused("nothing to measure: give --text, --data or --passkey", linear, out=out)
-    refused("no such model folder", tmp_path / "none", out=out, text=[text])
-    refused("no linearized model that is finished", base, out=out, text=[text])
-    refused("none.txt: no such file", linear, out=out, text=[tmp_path / "none.txt"])
-    refused("a folder is given twice", [linear, linear], out=out, text=[text])
-    refused("--tasks needs --data", linear, EvaluateSettings(tasks="piqa"), out=out)
-    refused(
-        "--sequence-length 300: .* was made for at most 211 tokens", linear, EvaluateSettings(length=300), out=out, text=[text]
+    rejected("nothing to measure: give --text, --data or --passkey", linear, out=out)
+    rejected("no such model folder", tmp_path / "none", out=out, text=[text])
+    rejected("a checkpoint with softmax attention, which is not linearized yet", base, out=out, text=[text])
+    rejected("none.txt: no such file", linear, out=out, text=[tmp_path / "none.txt"])
+    rejected("a folder is given twice", [linear, linear], out=out, text=[text])
+    rejected("--tasks requires --data", linear, EvaluateSettings(tasks=("piqa",)), out=out)
+    rejected(
+        "--sequence-length 300: .* supports at most 211 tokens",
+        linear,
+        EvaluateSettings(sequence_length=300),
+        out=out,
+        text=[text],
     )
-    refused("--passkey 50: the question alone takes", linear, EvaluateSettings(passkey="50"), out=out)
+    rejected("--passkey 50: the shortest prompt has", linear, EvaluateSettings(passkey=(50,)), out=out)
     (tmp_path / "empty").mkdir()
-    refused("holds no files of any task", linear, out=out, data=tmp_path / "empty")
-    refused(
+    rejected("contains the files of no task", linear, out=out, data=tmp_path / "empty")
+    rejected(
         r"files of tasks are missing.*\n  winogrande: no .*winogrande/dev.jsonl",
-        linear, EvaluateSettings(tasks="winogrande"), out=out, data=tmp_path / "empty",
+        linear, EvaluateSettings(tasks=("winogrande",)), out=out, data=tmp_path / "empty",
     )  # fmt: skip
     assert not out.exists()
 
 
-def test_a_teacher_that_is_not_there_or_another_model_is_refused(linear, base, text, letters, tmp_path):
+def test_a_missing_or_wrong_teacher_is_rejected(linear, base, text, byte_tokenizer, tmp_path):
     moved, out = tmp_path / "moved", tmp_path / "out"
     shutil.copytree(linear, moved)
     config = json.loads((moved / "config.json").read_text())
     config["subquad"]["settings"]["model"] = str(tmp_path / "gone")
     (moved / "config.json").write_text(json.dumps(config))
-    refused(r"gone: no such file or folder.*(?s:.*)was made from .*gone; say where it is now with --teacher", moved,
+    rejected(r"gone: no such file or folder.*(?s:.*)was made from .*gone; if it has moved, use --teacher", moved,
             out=out, text=[text])  # fmt: skip
-    quick = EvaluateSettings(length=31, evaluation_tokens=31 * 2, speed="0", resamples=100)
+    quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 2, speed=(), resamples=100)
     subquad.llm.evaluate(moved, quick, out=out, text=[text], teacher=base, quiet=True)
     wide = tmp_path / "wide"
-    tiny_model("llama", vocab_size=len(letters), hidden_size=60).save_pretrained(wide)
-    refused("hidden_size is 60, and 30 in .*this is not its teacher", linear, out=out, text=[text], teacher=wide)
+    tiny_model("llama", vocab_size=len(byte_tokenizer), hidden_size=60).save_pretrained(wide)
+    rejected("hidden_size is 60, and 30 in .*this is not its teacher", linear, out=out / "2", text=[text], teacher=wide)
     bare = tmp_path / "bare"
     net, tokenizer = subquad.llm.load(linear)
     net.save_pretrained(bare)
     tokenizer.save_pretrained(bare)
-    refused("does not say what it was made from; name that model with --teacher", bare, out=out, text=[text])
+    rejected(
+        "does not record the model that it was made from; name it with --teacher", bare, out=out / "2", text=[text]
+    )
 
 
-def test_a_folder_of_other_things_is_left_alone(linear, text, tmp_path):
+def test_a_folder_with_other_files_is_not_touched(linear, text, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for out in (tmp_path, linear):
-        refused("holds other things than an evaluation", linear, QUICK, out=out, text=[text])
+        rejected("contains something other than an evaluation", linear, QUICK, out=out, text=[text])
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_settings_that_cannot_work_are_refused():
+def test_invalid_settings_are_rejected():
     for changes, message in (
-        ({"tasks": "piqua"}, "no task 'piqua'; did you mean 'piqa'"),
+        ({"tasks": ("piqua",)}, "no task 'piqua'; did you mean 'piqa'"),
         ({"limit": 0}, "--limit must be at least 1, got 0"),
-        ({"passkey": "1k"}, "--passkey 1k: '1k' is no number of tokens; give them as 1024,4096"),
-        ({"passkey_depths": "0.5,2"}, "2.0 is not between 0 and 1"),
-        ({"passkey_depths": "half"}, "depths are numbers from 0 to 1"),
+        ({"passkey": (0,)}, "--passkey must be at least 1 token, got 0"),
+        ({"passkey_depths": (0.5, 2.0)}, "--passkey-depths must be from 0 to 1, got 2.0"),
+        ({"precision": "bf16"}, "--precision must be one of float32, bfloat16, got 'bf16'"),
     ):
         with pytest.raises(SubquadError, match=message):
             EvaluateSettings(**changes)

@@ -20,8 +20,8 @@ from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers, attention_mode
 from subquad.llm.models.convert import convert, feature_parameters, replace_attention
 from subquad.llm.planning.architecture import KNOWN, sizes_of
-from subquad.llm.planning.costs import STAGES, kept_in_lora, kept_in_transfer, memory, plan
-from subquad.llm.planning.settings import SizingSettings
+from subquad.llm.planning.cost_estimate import STAGES, estimate_costs, kept_in_lora, kept_in_transfer, memory
+from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.lora import fine_tune_step, trainable_parameters
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
@@ -61,7 +61,7 @@ def write_config(folder, kind="llama", **changes):
         ("smollm2-135m", 134_515_008),
     ],
 )
-def test_the_known_models_have_as_many_weights_as_their_makers_say(name, parameters):
+def test_the_known_models_have_the_published_numbers_of_weights(name, parameters):
     assert sizes_of(name).parameters == parameters
     assert name in KNOWN
 
@@ -81,7 +81,9 @@ def test_the_counts_are_those_of_a_converted_model(tmp_path, kind, attention):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_the_state_has_the_bytes_of_a_real_one(tmp_path, attention, dtype):
-    found = plan(write_config(tmp_path), SizingSettings(attention=attention, dtype=dtype, length=31))["generation"]
+    found = estimate_costs(
+        write_config(tmp_path), PlanSettings(attention=attention, dtype=dtype, sequence_length=31)
+    ).generation
     layers = attention_layers(convert(tiny_model("llama"), attention, check=False))
     kind = {"bfloat16": torch.bfloat16, "float32": torch.float32}[dtype]
     real = sum(tensor.nbytes for layer in layers for tensor in layer.hybrid.empty_state(1, kind))
@@ -170,9 +172,9 @@ def in_lora(model, ids):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(("stage", "formula"), [(in_transfer, kept_in_transfer), (in_lora, kept_in_lora)])
-def test_a_layer_keeps_what_the_formula_says(tmp_path, stage, formula, attention, dtype):
+def test_a_layer_keeps_the_bytes_of_the_formula(tmp_path, stage, formula, attention, dtype):
     attention = replace(attention, window=16)
-    settings = SizingSettings(attention=attention, dtype=dtype, length=TOKENS)
+    settings = PlanSettings(attention=attention, dtype=dtype, sequence_length=TOKENS)
     ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     one, three = (kept_bytes(*stage(real_model(attention, dtype, layers), ids)) for layers in (1, 3))
     sizes = sizes_of(write_config(tmp_path, max_position_embeddings=TOKENS, **MIDDLE), attention)
@@ -184,9 +186,9 @@ def test_a_layer_keeps_what_the_formula_says(tmp_path, stage, formula, attention
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(("stage", "name"), [(in_transfer, "transfer"), (in_lora, "lora")])
-def test_the_peak_of_a_step_is_near_the_estimate(tmp_path, stage, name, attention):
+def test_the_peak_of_a_step_is_close_to_the_estimate(tmp_path, stage, name, attention):
     attention = replace(attention, window=16)
-    settings = SizingSettings(attention=attention, dtype="float32", length=TOKENS)
+    settings = PlanSettings(attention=attention, dtype="float32", sequence_length=TOKENS)
     ids = torch.randint(0, 1009, (1, TOKENS), generator=torch.Generator().manual_seed(0))
     model, work = stage(real_model(attention, "float32", 3), ids)
     with Peak(model) as peak:
@@ -210,13 +212,13 @@ def test_the_memory_of_stage_1_does_not_grow_with_the_layers():
     assert peaks[1] < 1.02 * peaks[0]
 
 
-def test_weights_and_moments_are_those_of_what_is_trained():
-    found = plan("llama-3.1-8b", SizingSettings(lora_rank=16))
-    trained, parts = found["parameters"]["trained_in_transfer"], found["memory"]["transfer"]
+def test_gradients_and_moments_are_those_of_the_trained_weights():
+    found = estimate_costs("llama-3.1-8b", PlanSettings(lora_rank=16))
+    trained, parts = found.parameters["trained_in_transfer"], found.memory["transfer"]
     assert trained == 32 * (2 * 32 * 128 * 128 + 32)
     assert (parts["weights"], parts["gathered"]) == (2 * 8_030_261_248, 0)
     assert (parts["trained"], parts["gradients"], parts["optimizer"]) == (4 * trained, 4 * trained, 8 * trained)
-    updates, parts = found["parameters"]["trained_in_lora"], found["memory"]["lora"]
+    updates, parts = found.parameters["trained_in_lora"], found.memory["lora"]
     assert updates == trained + 32 * 16 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 14336))
     assert parts["weights"] == 2 * 8_030_261_248
     assert (parts["trained"], parts["gradients"], parts["optimizer"]) == (
@@ -230,7 +232,7 @@ def test_weights_and_moments_are_those_of_what_is_trained():
 @pytest.mark.parametrize("stage", STAGES)
 def test_several_gpus_divide_the_frozen_weights_and_nothing_else(stage):
     sizes = sizes_of("llama-3.1-8b")
-    one, four = (memory(sizes, SizingSettings(gpus=gpus), stage) for gpus in (1, 4))
+    one, four = (memory(sizes, PlanSettings(gpus=gpus), stage) for gpus in (1, 4))
     is_shared = stage != "transfer_in_blocks"
     # two layers and what lies around them, in two bytes a weight
     gathered = 2 * (2 * 218_112_000 + 2 * 128_256 * 4096 + 4096)
@@ -247,45 +249,45 @@ def giant():
 
 @given(
     gpu_memory=st.floats(5, 2000),
-    batch=st.integers(1, 17),
+    batch_size=st.integers(1, 17),
     gradient_checkpointing=st.booleans(),
     dtype=st.sampled_from(["bfloat16", "float32"]),
     stage=st.sampled_from(STAGES),
 )
 def test_the_fewest_gpus_fit_and_one_less_does_not(giant, stage, **options):
-    fewest = memory(giant, SizingSettings(**options), stage)["fewest_gpus"]
+    fewest = memory(giant, PlanSettings(**options), stage)["fewest_gpus"]
     if fewest is None:
-        assert not any(memory(giant, SizingSettings(gpus=n, **options), stage)["fits"] for n in (1, 2, 1000, 10**6))
+        assert not any(memory(giant, PlanSettings(gpus=n, **options), stage)["fits"] for n in (1, 2, 1000, 10**6))
         return
-    assert memory(giant, SizingSettings(gpus=fewest, **options), stage)["fits"]
-    assert fewest == 1 or not memory(giant, SizingSettings(gpus=fewest - 1, **options), stage)["fits"]
+    assert memory(giant, PlanSettings(gpus=fewest, **options), stage)["fits"]
+    assert fewest == 1 or not memory(giant, PlanSettings(gpus=fewest - 1, **options), stage)["fits"]
 
 
 def test_a_block_of_the_largest_model_fits_where_the_whole_does_not(giant):
-    settings = SizingSettings()
+    settings = PlanSettings()
     assert memory(giant, settings, "transfer_in_blocks")["fits"]
     assert not memory(giant, settings, "transfer")["fits"]
     assert memory(giant, settings, "lora")["fewest_gpus"] is None
-    assert memory(giant, SizingSettings(gradient_checkpointing=True), "lora")["fewest_gpus"] > 10
+    assert memory(giant, PlanSettings(gradient_checkpointing=True), "lora")["fewest_gpus"] > 10
 
 
 def test_a_block_of_all_layers_needs_what_all_layers_need_but_the_embeddings(tmp_path):
     config = write_config(tmp_path)
-    stages = plan(config, SizingSettings(block_layers=99, length=31, dtype="float32"))["memory"]
+    stages = estimate_costs(config, PlanSettings(block_layers=99, sequence_length=31, dtype="float32")).memory
     outer = sizes_of(config).outer_parameters
     assert stages["transfer"]["total"] - stages["transfer_in_blocks"]["total"] == 4 * outer > 0
 
 
 def test_the_disk_of_block_wise_transfer_is_that_of_two_edges():
-    found = plan("llama-3.1-405b")
-    assert found["blocks"] == 14
-    assert found["disk_bytes"] == 2 * 20_000_000 * 16384 * 2
-    assert plan("llama-3.1-8b", SizingSettings(block_layers=32, transfer_tokens=7))["disk_bytes"] == 2 * 7 * 4096
+    found = estimate_costs("llama-3.1-405b")
+    assert found.blocks == 14
+    assert found.disk_bytes == 2 * 20_000_000 * 16384 * 2
+    assert estimate_costs("llama-3.1-8b", PlanSettings(block_layers=32, transfer_tokens=7)).disk_bytes == 2 * 7 * 4096
 
 
-def test_a_measured_rate_takes_the_place_of_the_estimate():
-    settings = SizingSettings(gpus=3, tokens_per_second_transfer=1000.0, flops=1e15, lora_tokens=7_200_000)
-    time = plan("llama-3.1-8b", settings)["time"]
+def test_a_measured_rate_replaces_the_estimate():
+    settings = PlanSettings(gpus=3, tokens_per_second_transfer=1000.0, flops=1e15, lora_tokens=7_200_000)
+    time = estimate_costs("llama-3.1-8b", settings).time
     first, second = time["transfer"], time["lora"]
     assert first["hours"] == pytest.approx(20_000 / 3600)
     assert first["gpu_hours"] == pytest.approx(3 * 20_000 / 3600)
@@ -294,9 +296,10 @@ def test_a_measured_rate_takes_the_place_of_the_estimate():
     assert second["tokens_per_second"] == pytest.approx(3 * 1e15 / (4 * 7.5e9), rel=0.1)
 
 
-def test_checkpointing_costs_about_half_as_much_time_again():
+def test_gradient_checkpointing_takes_half_as_much_time_again():
     plain, again = (
-        plan("llama-3.1-8b", SizingSettings(gradient_checkpointing=value))["time"]["lora"]["hours"] for value in (False, True)
+        estimate_costs("llama-3.1-8b", PlanSettings(gradient_checkpointing=value)).time["lora"]["hours"]
+        for value in (False, True)
     )
     assert again / plain == pytest.approx(1.5, rel=0.05)
 
@@ -304,22 +307,25 @@ def test_checkpointing_costs_about_half_as_much_time_again():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": None}, r"the sizes of the model are not all in it\n  hidden_size: None is no whole number"),
-        ({"vocab_size": 0, "head_dim": -2}, r"vocab_size: 0 is no whole number above 0\n  head_dim: -2 is no whole"),
-        ({"num_hidden_layers": "two"}, "num_hidden_layers: 'two' is no whole number above 0"),
-        ({"num_attention_heads": True}, "num_attention_heads: True is no whole number above 0"),
+        (
+            {"hidden_size": None},
+            r"missing or invalid:\n  hidden_size: None is not a positive integer",
+        ),
+        ({"vocab_size": 0, "head_dim": -2}, r"vocab_size: 0 is not a positive integer\n  head_dim: -2 is not a pos"),
+        ({"num_hidden_layers": "two"}, "num_hidden_layers: 'two' is not a positive integer"),
+        ({"num_attention_heads": True}, "num_attention_heads: True is not a positive integer"),
         ({"intermediate_size": ...}, "intermediate_size: missing"),
-        ({"model_type": ...}, "no model_type in it; it is not the config of a transformers model"),
+        ({"model_type": ...}, "no model_type in it; this is not the config of a transformers model"),
         ({"model_type": "llamma"}, "no causal language model of type 'llamma'; did you mean 'llama'"),
-        ({"model_type": "subquad"}, "subquad wrote this model; give the config.json of the one it was made from"),
-        ({"num_attention_heads": 14}, "transformers makes no model of this config: .*not a multiple"),
-        ({"num_key_value_heads": 4}, "6 query heads are no multiple of 4 key heads"),
-        ({"hidden_act": "sillu"}, "transformers makes no model of this config: .*sillu"),
+        ({"model_type": "subquad"}, "this model is linearized already; give the config.json of the softmax model"),
+        ({"num_attention_heads": 14}, "transformers cannot build a model from this config: .*not a multiple"),
+        ({"num_key_value_heads": 4}, "6 query heads are not a multiple of 4 key heads"),
+        ({"hidden_act": "sillu"}, "transformers cannot build a model from this config: .*sillu"),
         ({"num_local_experts": 8}, r"a mixture of experts \(num_local_experts = 8\)"),
-        ({"model_type": "mistral", "sliding_window": 17}, "config.json: Mistral.* are linear already"),
+        ({"model_type": "mistral", "sliding_window": 17}, "config.json: Mistral.*sliding-window attention"),
     ],
 )
-def test_a_config_that_will_not_do_is_refused_with_its_place(tmp_path, changes, message):
+def test_an_unusable_config_is_rejected_with_its_path(tmp_path, changes, message):
     path = write_config(tmp_path)
     config = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
@@ -331,51 +337,51 @@ def test_a_config_that_will_not_do_is_refused_with_its_place(tmp_path, changes, 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("model.gguf", b"GGUF", "holds weights, .* give the config.json of the model that it was made from"),
-        ("model.safetensors", b"", "holds weights, .*llama-3.1-8b"),
-        ("config.json", b"{", "this is not JSON"),
-        ("config.json", b"[1]", "holds a list; the config of a model is a JSON object"),
-        ("notes.txt", b"a model", "this is not JSON"),
+        ("model.gguf", b"GGUF", "contains weights, .* give the config.json of the model"),
+        ("model.safetensors", b"", "contains weights, .*llama-3.1-8b"),
+        ("config.json", b"{", "not JSON"),
+        ("config.json", b"[1]", "contains a list; the config of a model is a JSON object"),
+        ("notes.txt", b"a model", "not JSON"),
     ],
 )
-def test_a_file_that_is_no_config_is_refused(tmp_path, name, content, message):
+def test_a_file_that_is_not_a_config_is_rejected(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(SubquadError, match=message):
-        plan(path)
+        estimate_costs(path)
 
 
-def test_what_is_not_there_is_refused_with_the_nearest_word(tmp_path):
+def test_an_unknown_name_is_rejected_with_the_most_similar_one(tmp_path):
     with pytest.raises(SubquadError, match=r"llama-3.1-8: no file, .* did you mean 'llama-3.1-8b'\?"):
-        plan("llama-3.1-8")
-    with pytest.raises(SubquadError, match=r"no config.json in it; CONFIG is a Hugging Face folder"):
-        plan(tmp_path)
+        estimate_costs("llama-3.1-8")
+    with pytest.raises(SubquadError, match=r"no config.json in it; give a Hugging Face folder"):
+        estimate_costs(tmp_path)
 
 
-def test_settings_that_cannot_work_are_refused():
+def test_invalid_settings_are_rejected():
     wrong: dict[str, Any]
-    for name in ("gpus", "batch", "block_layers", "lora_rank", "transfer_tokens", "lora_tokens"):
+    for name in ("gpus", "batch_size", "block_layers", "lora_rank", "transfer_tokens", "lora_tokens"):
         wrong = {name: 0}
         with pytest.raises(SubquadError, match=f"--{name.replace('_', '-')} must be at least 1, got 0"):
-            SizingSettings(**wrong)
+            PlanSettings(**wrong)
     for name in ("gpu_memory", "tokens_per_second_transfer", "tokens_per_second_lora", "flops"):
         for value in (0.0, -1.0, math.inf, math.nan):
             wrong = {name: value}
-            with pytest.raises(SubquadError, match=f"--{name.replace('_', '-')} must be a number above 0"):
-                SizingSettings(**wrong)
+            with pytest.raises(SubquadError, match=f"--{name.replace('_', '-')} must be greater than 0"):
+                PlanSettings(**wrong)
     with pytest.raises(SubquadError, match="--sequence-length must be at least 2, got 1"):
-        SizingSettings(length=1)
-    with pytest.raises(SubquadError, match="--sequence-length 8193: llama-3-8b was made for at most 8192 tokens"):
-        plan("llama-3-8b", SizingSettings(length=8193))
+        PlanSettings(sequence_length=1)
+    with pytest.raises(SubquadError, match="--sequence-length 8193: llama-3-8b supports at most 8192 tokens"):
+        estimate_costs("llama-3-8b", PlanSettings(sequence_length=8193))
 
 
-def test_the_command_shows_all_figures(capsys, monkeypatch):
+def test_the_command_shows_all_costs(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     assert main(["llm", "plan", "llama-3.1-8b", "llama-3.1-405b", "--gpus", "2"]) == 0
     shown = capsys.readouterr().out
     for words in ("Memory of each of 2 GPUs in GB", "8.03 B", "406 B", "33.6 M", "1.31 TB", "1 of 14 blocks"):
         assert words in shown
-    assert "none: what GPUs do not share is more than --gpu-memory 80 GB; try --gradient-checkpointing" in shown
+    assert "none: the memory that is not sharded exceeds --gpu-memory 80 GB; try --gradient-checkpointing" in shown
 
 
 def test_the_command_takes_a_folder_and_the_flags_of_the_attention(tmp_path, capsys):
@@ -388,7 +394,7 @@ def test_the_command_takes_a_folder_and_the_flags_of_the_attention(tmp_path, cap
     assert found["parameters"]["trained_in_transfer"] == 2 * (8 * (10 * 10 + 10) + 6)
 
 
-def test_a_mistake_ends_the_command_with_status_2(tmp_path, capsys):
+def test_an_error_ends_the_command_with_status_2(tmp_path, capsys):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     assert main(["llm", "plan", str(tmp_path / "model.gguf")]) == 2
     assert "give the config.json" in capsys.readouterr().err

@@ -26,47 +26,41 @@ def _print_sizes(estimates: Estimates) -> None:
         hours = [f"{_digits(t['gpu_hours'])}{'' if t['is_estimate'] else '*'}" for t in estimate.time.values()]
         rows.append([name, *counts, *hours, _size(estimate.disk_bytes)])
     print_table(
-        ["model", "weights", "stage 1 trains", "stage 2 trains", "stage 1 hours", "stage 2 hours", "disk"],
+        ["model", "weights", "stage 1", "stage 2", "hours 1", "hours 2", "disk"],
         rows,
-        title="Trained parameters, GPU hours, and disk space of block-wise transfer",
+        title="Trained parameters and GPU hours of stages 1 and 2, and disk space of block-wise transfer",
     )
 
 
 def _print_memory(estimates: Estimates, settings: PlanSettings) -> None:
     rows = []
     for name, estimate in estimates.items():
-        stages = ("stage 1", f"1 of {estimate.blocks} blocks", "stage 2")
-        for stage, title in zip(STAGES, stages, strict=True):
+        rows.append([name, *[""] * 6])
+        titles = ("stage 1", f"1 of {estimate.blocks} blocks", "stage 2")
+        for stage, title in zip(STAGES, titles, strict=True):
             own = estimate.memory[stage]
-            columns = (
-                own["weights"],
-                own["trained"] + own["gradients"] + own["optimizer"],
-                own["activations"],
-                own["gathered"] + own["runtime"],
-                own["total"],
-            )
-            cells = [_digits(value / GB) for value in columns]
-            rows.append([name, title, *cells, "yes" if own["fits"] else "no", str(own["fewest_gpus"] or "none")])
+            training = own["trained"] + own["gradients"] + own["optimizer"]
+            cells = [_digits(size / GB) for size in (own["weights"], training, own["activations"], own["total"])]
+            rows.append([title, *cells, "yes" if own["fits"] else "no", str(own["fewest_gpus"] or "none")])
     gpus = "1 GPU" if settings.gpus == 1 else f"each of {settings.gpus} GPUs"
     print_table(
-        ["model", "", "weights", "training", "activations", "other", "total", f"fits {settings.gpu_memory:g} GB",
-         "fewest GPUs"],
+        ["", "frozen", "trained", "activations", "total", "fits", "GPUs"],
         rows,
         title=f"Memory of {gpus} in GB ({settings.dtype}, {settings.batch_size} × {settings.sequence_length:,} tokens "
         f"per step{', gradient checkpointing' * settings.gradient_checkpointing})",
-    )  # fmt: skip
+    )
 
 
 def _print_generation(estimates: Estimates) -> None:
     rows = []
     for name, estimate in estimates.items():
-        for heads, state in estimate.generation["state"].items():
-            sizes = [_size(state["bytes"])] * len(CONTEXTS)
-            rows.append([name, f"state, {heads} maps", f"{state['crossover']:,}", *sizes])
         caches = [_size(estimate.generation["cache_bytes"][str(context)]) for context in CONTEXTS]
-        rows.append([name, "key-value cache", "", *caches])
+        rows.append([name, *[""] * (len(CONTEXTS) + 1)])
+        for heads, state in estimate.generation["state"].items():
+            rows.append([f"state, {heads}", f"{state['crossover']:,}", *[_size(state["bytes"])] * len(CONTEXTS)])
+        rows.append(["cache", "", *caches])
     print_table(
-        ["model", "", "smaller from", *(f"{context // 1024}k" for context in CONTEXTS)],
+        ["", "from", *(f"{context // 1024}k" for context in CONTEXTS)],
         rows,
         title="Generation: memory of one sequence by context length",
     )
@@ -77,9 +71,11 @@ def _notes(estimates: Estimates, settings: PlanSettings) -> str:
     lines = [
         "Counts, disk space and states are exact if all layers are linearized. Memory and time are estimates; see "
         "subquad.llm.planning.cost_estimate for the formulas.",
-        "weights: frozen. training: trained weights, their gradients and AdamW's moments, in each GPU. other: CUDA, "
-        "and with several GPUs (--shard) the layers that each gathers.",
-        "smaller from: number of tokens from which on the state is smaller than the key-value cache.",
+        "trained: weights, gradients and AdamW's moments of what is trained. total: with CUDA's own memory, and with "
+        f"several GPUs (--shard) the layers that each gathers. fits: within {settings.gpu_memory:g} GB. GPUs: the "
+        "smallest number that is enough.",
+        "state: with a feature map per query head or per key-value head (--attention.feature-heads). from: number of "
+        "tokens from which on it is smaller than the key-value cache.",
         f"Time is for {_count(settings.transfer_tokens)} + {_count(settings.lora_tokens)} tokens at "
         f"{settings.flops_per_gpu:.1e} operations per second and GPU (--flops)"
         + (", * at the measured rate." if is_measured else "; prefer a measured rate."),
