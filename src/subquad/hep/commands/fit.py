@@ -89,8 +89,8 @@ def fit(
     began, group = time.perf_counter(), processes()
     # only the first process prints and writes
     quiet = quiet or not group.is_main_process
-    net = net_settings(settings)
-    source = source_of(expand_files(files), expand_files(test) if list_files(test) else [], net, settings)
+    net, test_files = net_settings(settings), list_files(test)
+    source = source_of(expand_files(files), expand_files(test_files) if test_files else [], net, settings)
     net = replace(net, max_particles=source.layout.max_particles)
     job = _read_and_split(source, net, settings, Path(out), seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
