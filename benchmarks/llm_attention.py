@@ -1,11 +1,11 @@
-"""The student's attention, feature maps and all, in chunks against its quadratic form: forward + backward.
+"""Hybrid attention with its feature maps, in chunks against its quadratic form: forward and backward pass.
 
     python benchmarks/llm_attention.py [--threads 1] [--repeats 5]
     python benchmarks/llm_attention.py --device cuda --forms chunked triton quadratic [--precision bfloat16]
 
-Heads as in SmolLM2-135M: 9 query heads, 3 key heads, width 64, window 64. `transfer` learns the maps alone, `tuning`
-passes gradients on to queries, keys and values too. All forms are checked to equal the quadratic one, in value and
-gradient, before they are timed; it is timed up to 4,096 tokens. Ends in one line of JSON.
+Heads as in SmolLM2-135M: 9 query heads, 3 key heads, width 64, window 64. `transfer` trains the feature maps alone,
+`lora` also passes gradients to queries, keys and values. All forms are compared with the quadratic one, in value and
+gradient, before they are timed; the quadratic form is timed up to 4,096 tokens. Ends in one line of JSON.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def quadratic(net: HybridAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def both_passes(form, net: HybridAttention, inputs: list[Tensor]) -> list[Tensor]:
     y = form(net, *inputs)
-    learnt = [*net.parameters(), *(x for x in inputs if x.requires_grad)]
-    return [y, *torch.autograd.grad(y.square().sum(), learnt)]
+    trained = [*net.parameters(), *(x for x in inputs if x.requires_grad)]
+    return [y, *torch.autograd.grad(y.square().sum(), trained)]
 
 
 FORMS = {"chunked": chunked, "triton": triton, "quadratic": quadratic}
@@ -111,9 +111,9 @@ def main() -> None:
     for window_shape in ("terrace", "sliding"):
         error = max(check(window_shape, name, device) for name in options.forms)
         net = student(window_shape, device=device)
-        for stage in ("transfer", "tuning"):
+        for stage in ("transfer", "lora"):
             for T in LENGTHS:
-                inputs = [x.requires_grad_(stage == "tuning") for x in draw(T, dtype, device)]
+                inputs = [x.requires_grad_(stage == "lora") for x in draw(T, dtype, device)]
                 row = {"window_shape": window_shape, "stage": stage, "T": T, "largest_difference": error}
                 row |= compare(net, inputs, options.forms, options.repeats)
                 print("  ".join(f"{key} {x:.3g}" if isinstance(x, float) else f"{key} {x}" for key, x in row.items()))

@@ -1,14 +1,14 @@
-"""Peak memory of attention transfer in blocks of layers, against all layers at once and against opening the model.
+"""Peak memory of block-wise attention transfer, against all layers at once and against opening the model.
 
 Run: python benchmarks/llm_blockwise.py [--hidden 2048] [--layers 16] [--threads 1] [--quick]
 
-A Llama with random weights (1.1 billion parameters by default) is written to a temporary folder in bfloat16, a file a
-layer, and never held as a whole while that is done. Each way of stage 1 then runs in a process of its own on the same
-tokens; memory is the peak of that process. `joint` and `open` hold the model in float32, as `subquad llm linearize`
-does without --block. The maps of each block-wise run are compared with those of the joint one: the distance is a part
-of how far training moved them. Gradients are not clipped here, since the norm over one block's layers is not that over
-all; what is left is the rounding of states on disk: none with --states float32, and in bfloat16 the less the longer
-the training, since Adam's first steps are as large for a gradient that is all rounding. The last line is JSON.
+A Llama with random weights (1.1 billion parameters by default) is written to a temporary folder in bfloat16, one file
+per layer, without ever being in memory as a whole. Each form of stage 1 then runs in its own process on the same
+tokens; memory is the peak of that process. `joint` and `open` keep the model in float32, as `subquad llm linearize`
+does without --block-layers. The feature maps of each block-wise run are compared with those of the joint run: the
+distance is relative to how far training moved them. Gradients are not clipped here, since the norm over the layers of
+one block differs from that over all layers; the remaining difference is the rounding of hidden states on disk, none
+with --states-dtype float32. The last line is JSON.
 """
 
 import argparse
@@ -64,12 +64,14 @@ def write_checkpoint(folder, hidden, layers):
 def settings(options):
     from subquad.llm.settings import LinearizeSettings
 
-    return LinearizeSettings(length=options.length)
+    return LinearizeSettings(sequence_length=options.sequence_length)
 
 
 def sequences(options):
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(VOCABULARY, (options.tokens // options.length, options.length), generator=generator)
+    return torch.randint(
+        VOCABULARY, (options.tokens // options.sequence_length, options.sequence_length), generator=generator
+    )
 
 
 def opened(folder):
@@ -81,10 +83,10 @@ def opened(folder):
 def do(what, options):
     """Do one thing and print its peak memory and its seconds."""
     from subquad.llm.models import convert
-    from subquad.llm.training import blockwise, transfer
+    from subquad.llm.training import blockwise, stages, transfer
     from subquad.runs.storage import write_tensors
 
-    transfer.LoopSettings = partial(transfer.LoopSettings, clip=None)
+    stages.LoopSettings = partial(stages.LoopSettings, clip=None)
     folder, out = Path(options.folder), Path(options.folder) / what
     out.mkdir(exist_ok=True)
     began = time.monotonic()
@@ -93,14 +95,14 @@ def do(what, options):
     elif what == "joint":
         model = convert.convert(opened(folder), settings(options).attention)
         transfer.transfer(
-            model, sequences(options), settings(options), tokens=options.tokens, precision="no", quiet=True
+            model, sequences(options), settings(options), tokens=options.tokens, precision="float32", quiet=True
         )
         maps = {name: tensor for name, tensor in model.named_parameters() if ".hybrid." in name}
-        write_tensors(out / blockwise.MAPS, maps)
+        write_tensors(out / blockwise.FEATURE_MAPS, maps)
     elif what != "imports":
         blockwise.transfer_blockwise(
-            folder, sequences(options), settings(options), block=int(what), tokens=options.tokens, directory=out,
-            states=getattr(torch, options.states), quiet=True,
+            folder, sequences(options), settings(options), block_layers=int(what), tokens=options.tokens, directory=out,
+            states_dtype=getattr(torch, options.states_dtype), quiet=True,
         )  # fmt: skip
     # of Linux: `getrusage` counts the memory of the process that started this one
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
@@ -110,7 +112,8 @@ def do(what, options):
 def measured(what, options, folder):
     command = [
         sys.executable, __file__, "--do", what, "--folder", str(folder), "--threads", str(options.threads),
-        "--tokens", str(options.tokens), "--length", str(options.length), "--states", options.states,
+        "--tokens", str(options.tokens), "--sequence-length", str(options.sequence_length),
+        "--states-dtype", options.states_dtype,
     ]  # fmt: skip
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
@@ -119,7 +122,7 @@ def distance(folder, what):
     """Return how far the maps are from the joint form's, as a part of how far those moved."""
     from subquad.runs.storage import read_tensors
 
-    joint, given = (read_tensors(folder / name / "maps.safetensors") for name in ("joint", what))
+    joint, given = (read_tensors(folder / name / "feature_maps.safetensors") for name in ("joint", what))
     apart = sum((joint[name] - given[name]).square().sum() for name in joint)
     start = {name: 0.0 if name.endswith("mix") else torch.eye(tensor.shape[-1]) for name, tensor in joint.items()}
     moved = sum((tensor - start[name]).square().sum() for name, tensor in joint.items())
@@ -132,8 +135,8 @@ def main():
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--states", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--sequence-length", type=int, default=128)
+    parser.add_argument("--states-dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="5 layers of width 256")
     parser.add_argument("--do", help=argparse.SUPPRESS)
@@ -165,7 +168,7 @@ def main():
         "torch": torch.__version__,
         "parameters": parameters,
         "layers": layers,
-        "states": options.states,
+        "states_dtype": options.states_dtype,
         "tokens": options.tokens,
         "peak_mib": {way: round(peak) for way, (peak, _) in figures.items()},
         "seconds": {way: round(seconds, 2) for way, (_, seconds) in figures.items()},

@@ -1,12 +1,12 @@
-"""Tokens a second and memory of both stages, against low-rank tuning of the softmax model with peft and transformers.
+"""Tokens per second and memory of both stages, against LoRA fine-tuning of the softmax model with peft.
 
-Run: python benchmarks/llm_train.py [--threads 2] [--lengths 1024] [--repeats 5] [--precision bf16]
+Run: python benchmarks/llm_train.py [--threads 2] [--lengths 1024] [--repeats 5] [--precision bfloat16]
 
-SmolLM2-135M with the default settings, one sequence a step: `transfer` is a step of stage 1, `tune` one of stage 2,
-`distill` one that asks the softmax model too; `softmax` is the step that people would take without subquad: the same
-low-rank updates of the same layers in the model as transformers has it (its sdpa attention and its loss). All take
-turns; rates are medians, ratios those of neighbours. First it is checked that with a window over the whole text stage 2
-has the softmax model's loss. Peaks are those of processes of their own that open the checkpoint and take three steps.
+SmolLM2-135M with the default settings, one sequence per step: `transfer` is a step of stage 1, `lora` one of stage 2,
+`distillation` one that includes a pass of the teacher; `softmax` is the step without subquad: the same LoRA updates of
+the same layers in the model of transformers, with its sdpa attention and its loss. All alternate; rates are medians,
+and ratios are medians of neighbouring pairs. First it is checked that with a window over the whole text stage 2 has the
+loss of the softmax model. Peak memory is measured in separate processes that open the checkpoint and take three steps.
 Ends in one line of JSON.
 """
 
@@ -24,13 +24,15 @@ from statistics import median
 import torch
 from peft import LoraConfig, LoraModel
 
-from subquad.llm.models.attention import using
-from subquad.llm.models.convert import convert, locate, open_checkpoint
+from subquad.llm.models.adapter import add_lora
+from subquad.llm.models.attention import attention_mode
+from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.lora import add_updates, finetune_step
-from subquad.llm.training.transfer import learnt_in_transfer, transfer_step
+from subquad.llm.training.lora import fine_tune_step
+from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 
-WAYS = ("transfer", "tune", "distill", "softmax")
+WAYS = ("transfer", "lora", "distillation", "softmax")
 SETTINGS = LinearizeSettings()
 
 
@@ -53,13 +55,13 @@ def step_of(way: str, model: str | Path) -> Callable[[torch.Tensor], float]:
         return step
     convert(net, SETTINGS.attention)
     if way == "transfer":
-        learnt_in_transfer(net)
+        freeze_for_transfer(net)
         return lambda ids: float(transfer_step(net, ids, torch.Tensor.backward)["loss"])
-    ours, share = add_updates(net, SETTINGS, seed=0), 0.5 if way == "distill" else 0.0
+    ours, weight = add_lora(net, SETTINGS, seed=0), 0.5 if way == "distillation" else 0.0
 
     def tune(ids: torch.Tensor) -> float:
-        with using(ours, "hybrid"):
-            return float(finetune_step(ours, ids, torch.Tensor.backward, distill=share)["loss"])
+        with attention_mode(ours, "hybrid"):
+            return float(fine_tune_step(ours, ids, torch.Tensor.backward, distillation_weight=weight)["loss"])
 
     return tune
 
@@ -69,8 +71,8 @@ def check() -> float:
     ids, (net, _) = draw(100), open_checkpoint(locate("smollm2"))
     with torch.no_grad():
         expected = net(input_ids=ids, labels=ids).loss.item()
-    tuned = add_updates(convert(net, AttentionSettings(window=100)), SETTINGS, seed=0)
-    found = float(finetune_step(tuned, ids, torch.Tensor.backward)["loss"])
+    tuned = add_lora(convert(net, AttentionSettings(window=100)), SETTINGS, seed=0)
+    found = float(fine_tune_step(tuned, ids, torch.Tensor.backward)["loss"])
     error = abs(found - expected) / expected
     if error > 1e-4:
         raise SystemExit(f"the losses differ: {found} and {expected}")
@@ -78,7 +80,7 @@ def check() -> float:
 
 
 def autocast(precision: str) -> torch.autocast:
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def peak_of(way: str, options: argparse.Namespace, model: Path) -> float:
@@ -95,7 +97,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=["no", "bf16"], default="bf16")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--peak", choices=["imports", *WAYS], help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -137,8 +139,8 @@ def main() -> None:
         net.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         del net
-        peaks = {way: peak_of(way, options, Path(folder)) for way in ("imports", "transfer", "tune", "softmax")}
-    said = {
+        peaks = {way: peak_of(way, options, Path(folder)) for way in ("imports", "transfer", "lora", "softmax")}
+    result = {
         "benchmark": "llm_train",
         "cpu": platform.processor() or platform.machine(),
         "threads": options.threads,
@@ -148,7 +150,7 @@ def main() -> None:
         "rows": rows,
         "peak_mib": peaks,
     }
-    print(json.dumps(said))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
