@@ -15,6 +15,8 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.runs.storage import read_tensors
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.arange(2 * 23).reshape(2, 23) % 97
 
 

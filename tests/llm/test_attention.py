@@ -99,6 +99,7 @@ def test_a_window_as_long_as_the_text_equals_the_teacher(kind, shape):
             torch.testing.assert_close(model(ids).logits, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["hybrid", "window"])
 @given(
     kind=st.sampled_from(KINDS),
@@ -252,7 +253,7 @@ def test_separate_documents_equal_each_document_alone(kind, kept, mode):
 
 @pytest.mark.parametrize(("step", "counts"), [(transfer_step, (11, 13)), (fine_tune_step, (10, 12))])
 def test_gradients_of_separate_documents_equal_those_of_each_document_alone(step, counts):
-    # without rotation, since it tells the maps where a document stands
+    # without rotation, since feature maps depend on positions through it
     model = converted("llama", window=3)
     for layer in attention_layers(model):
         layer._rotate = lambda q, k, *_: (q, k)
@@ -397,12 +398,13 @@ def test_attention_without_the_projections_is_rejected():
         convert(model, AttentionSettings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_family_trains_in_both_stages(kind):
     model = convert(tiny_model(kind), AttentionSettings(window=3))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-    def learnt(rate, step, net):
+    def change(rate, step, net):
         optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=rate)
         losses = []
         for _ in range(6):
@@ -412,11 +414,11 @@ def test_every_family_trains_in_both_stages(kind):
         return losses
 
     freeze_for_transfer(model)
-    first = learnt(3e-2, transfer_step, model)
+    first = change(3e-2, transfer_step, model)
     assert first[-1] < first[0]
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {name for name in before if ".hybrid." in name}
-    second = learnt(1e-2, fine_tune_step, add_lora(model, LinearizeSettings(), seed=0))
+    second = change(1e-2, fine_tune_step, add_lora(model, LinearizeSettings(), seed=0))
     assert second[-1] < second[0]
 
 

@@ -56,6 +56,7 @@ def test_feature_maps_stay_in_float32_in_a_bfloat16_model(tmp_path):
     assert model(IDS).logits.dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_linearize_wrote_opens_with_transformers(run):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
@@ -65,6 +66,7 @@ def test_what_linearize_wrote_opens_with_transformers(run):
     assert torch.equal(model(ids).logits, ours(ids).logits)
 
 
+@pytest.mark.slow
 def test_a_model_that_was_trained_further_can_be_saved_and_opened(run, tmp_path):
     model, tokenizer = subquad.llm.load(run)
     model.train()
@@ -80,6 +82,7 @@ def test_a_model_that_was_trained_further_can_be_saved_and_opened(run, tmp_path)
         assert torch.equal(opened(IDS % 97).logits, model.eval()(IDS % 97).logits)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_layers_can_be_offloaded_to_disk(run, tmp_path):
     whole = AutoModelForCausalLM.from_pretrained(run)
@@ -96,6 +99,7 @@ def test_layers_can_be_offloaded_to_disk(run, tmp_path):
     assert torch.equal(placed.generate(ids, max_new_tokens=19, do_sample=False, pad_token_id=1), expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_streamer_gets_single_tokens(run):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(run), AutoTokenizer.from_pretrained(run)
@@ -130,6 +134,7 @@ def test_an_unknown_base_model_is_an_error(tmp_path):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["subquad.llm, transformers", "transformers, subquad.llm"])
 def test_transformers_knows_the_models_whichever_is_imported_first(order, tmp_path):
     convert(tiny_model("llama"), AttentionSettings()).save_pretrained(tmp_path)

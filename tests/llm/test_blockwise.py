@@ -27,6 +27,8 @@ from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
 from subquad.train import loop
 
+pytestmark = pytest.mark.slow
+
 LAYERS, TOKENS = 5, 31 * 11
 HOW = {"tokens": TOKENS, "precision": "float32", "quiet": True}
 EXACT = {**HOW, "states_dtype": torch.float32}
@@ -68,7 +70,7 @@ def maps_of(model):
 
 
 def distance(a, b):
-    """Return how far two sets of maps are apart, as a part of how far the first went from where maps start."""
+    """Return the distance of two sets of feature maps, relative to how far training moved the first."""
     assert a.keys() == b.keys()
     moved = sum((tensor - start(name, tensor)).square().sum() for name, tensor in a.items()).sqrt()
     return float(sum((a[name] - b[name]).square().sum() for name in a).sqrt() / moved)
@@ -88,7 +90,7 @@ def stop(*_, **__):
 
 @pytest.mark.parametrize("block", [1, 2])
 def test_blocks_train_the_feature_maps_of_the_joint_form(checkpoint, sequences, tmp_path, monkeypatch, block):
-    # gradients are clipped by the norm over all layers that learn together, so they agree without clipping alone
+    # clipping uses the norm over the layers that are trained together, so both forms agree without clipping only
     unclipped(monkeypatch)
     expected = joint(checkpoint, sequences)
     found = transfer_blockwise(checkpoint, sequences, SMALL, block_layers=block, directory=tmp_path, **EXACT)

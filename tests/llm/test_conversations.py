@@ -24,7 +24,7 @@ PLAIN = "{% for m in messages %}{{ m['role'] + '\n' + m['content'] + '</s>\n' }}
 ASKING = "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
 # as in Llama 3: the template writes the mark of the beginning
 WITH_BEGINNING = "<s>" + PLAIN + ASKING
-# as in Qwen 3: a thought stands before the last answer alone, and answers are trimmed
+# as in Qwen 3: a thought precedes the last answer only, and answers are trimmed
 WITH_THOUGHT = (
     "{% for m in messages %}{{ m['role'] + '\n' }}{% if m['role'] == 'assistant' and loop.last %}{{ 'a thought. ' }}"
     "{% endif %}{{ m['content'].strip() + '</s>\n' }}{% endfor %}" + ASKING
@@ -52,7 +52,7 @@ def write(path, rows):
     return path
 
 
-def learnt(tokenizer, tokens):
+def loss_text(tokenizer, tokens):
     return tokenizer.decode(tokens.ids[tokens.loss_mask])
 
 
@@ -97,7 +97,7 @@ def test_special_tokens_of_the_template_are_not_added_twice(tokenizer, tmp_path)
     whole = used.apply_chat_template(TURNS[:2], return_dict=False)
     assert made.ids.tolist() == whole * 3
     assert made.starts.tolist() == [0, len(whole), 2 * len(whole)]
-    assert learnt(used, made) == " sings </s>" * 3
+    assert loss_text(used, made) == " sings </s>" * 3
 
 
 def test_the_start_token_is_added_to_plain_text_only(tokenizer, tmp_path):
@@ -106,23 +106,23 @@ def test_the_start_token_is_added_to_plain_text_only(tokenizer, tmp_path):
     rows = [{"question": "the river", "answer": "the bird"}] * 2
     made = tokenize(used, [write(tmp_path / "a.jsonl", rows)], train_on="answers")
     assert used.decode(made.ids) == "<s>the river\n\nthe bird</s>" * 2
-    assert learnt(used, made) == "the bird</s>" * 2
+    assert loss_text(used, made) == "the bird</s>" * 2
     used.chat_template = WITH_BEGINNING
     made = tokenize(used, [tmp_path / "a.jsonl"], train_on="answers")
     assert used.decode(made.ids) == "<s>user\nthe river</s>\nassistant\nthe bird</s>\n" * 2
-    assert learnt(used, made) == "the bird</s>" * 2
+    assert loss_text(used, made) == "the bird</s>" * 2
 
 
 def test_without_a_template_the_end_token_after_an_answer_counts_in_the_loss(tokenizer, tmp_path):
     rows = [{"instruction": "the river", "input": "falls", "output": "the bird"}, {"instruction": "a", "output": ""}]
     made = tokenize(tokenizer, [write(tmp_path / "a.jsonl", rows)], train_on="answers")
     assert tokenizer.decode(made.ids) == "the river\n\nfalls\n\nthe bird</s>a</s>"
-    assert learnt(tokenizer, made) == "the bird</s>"
+    assert loss_text(tokenizer, made) == "the bird</s>"
 
 
 def test_the_end_token_after_a_question_does_not_count_in_the_loss(tokenizer, tmp_path):
     made = tokenize(tokenizer, [write(tmp_path / "a.jsonl", [{"messages": TURNS[:3]}])], train_on="answers")
-    assert learnt(tokenizer, made) == "sings"
+    assert loss_text(tokenizer, made) == "sings"
     assert made.ids[-1] == tokenizer.eos_token_id
 
 
@@ -169,7 +169,7 @@ def test_conversations_that_a_template_rejects_are_errors_of_their_rows(tokenize
     check_text([path])
     with pytest.raises(SubquadError, match=r"2 of 3 rows(?s:.)*line 2: .*template rejects the roles bird: no birds"):
         tokenize(with_template(tokenizer, STRICT), [path])
-    with pytest.raises(SubquadError, match="line 3: unknown role 'bird' .known: system, user, assistant"):
+    with pytest.raises(SubquadError, match=r"line 3: unknown role 'bird' .known: system, user, assistant"):
         tokenize(tokenizer, [path])
 
 
@@ -191,6 +191,7 @@ def test_a_slow_tokenizer_cannot_limit_the_loss_to_answers(tmp_path):
         tokenize(used, [path], train_on="answers")
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_a_mixture_and_describes_its_files(folder, text, tmp_path, capsys):
     path = write(tmp_path / "a.jsonl", [{"question": "the river", "answer": "the old bird"}] * 211)
     changes = {
@@ -200,8 +201,8 @@ def test_a_run_trains_on_a_mixture_and_describes_its_files(folder, text, tmp_pat
     out = tmp_path / "out"
     metrics = subquad.llm.linearize(folder, [text, path], how, out=out)
     assert metrics["test"]["fine_tuned"]["perplexity"] > 1
-    said = capsys.readouterr().err
-    assert "a.jsonl: 'question' as the question, 'answer' as the answer, joined by blank lines" in said
+    printed = capsys.readouterr().err
+    assert "a.jsonl: 'question' as the question, 'answer' as the answer, joined by blank lines" in printed
     assert json.loads((out / "config.json").read_text())["subquad"]["settings"]["text_weights"] == [1, 2]
 
 
@@ -215,4 +216,4 @@ def test_the_loss_mask_of_published_instructions_is_their_answers(tokenizer):
     answers = [row["instances"][0]["output"].strip() + "</s>" for row in rows]
     assert len(made.starts) == 175
     # the tokenizer knows few letters, so only those are compared
-    assert learnt(used, made) == used.decode([token for answer in answers for token in used(answer)["input_ids"]])
+    assert loss_text(used, made) == used.decode([token for answer in answers for token in used(answer)["input_ids"]])

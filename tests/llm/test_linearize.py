@@ -25,6 +25,7 @@ from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
 
 
+@pytest.mark.slow
 def test_the_metrics_have_the_documented_keys(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics) == ["test", "intervals", "wins", "tokens", "seconds", "trainable_parameters"]
@@ -38,6 +39,7 @@ def test_the_metrics_have_the_documented_keys(run):
     assert all(value > 0 for value in metrics["seconds"].values())
 
 
+@pytest.mark.slow
 def test_the_folder_is_in_hugging_faces_layout(run):
     names = {path.name for path in run.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"} <= names
@@ -52,6 +54,7 @@ def test_the_folder_is_in_hugging_faces_layout(run):
     assert "model.layers.0.self_attn.q_proj.weight" in read_tensors(run / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_loaded_model_has_the_perplexity_of_the_metrics(run, text):
     model, tokenizer = subquad.llm.load(run)
     held_out = prepare_text(tokenizer, [text], sequence_length=31).holdout.ids[:3]
@@ -62,6 +65,7 @@ def test_the_loaded_model_has_the_perplexity_of_the_metrics(run, text):
     )
 
 
+@pytest.mark.slow
 def test_the_saved_model_continues_a_text(run, capsys):
     greedy = GenerateSettings(max_new_tokens=11, temperature=0.0)
     first = subquad.llm.generate(run, "the green bird", greedy)
@@ -71,6 +75,7 @@ def test_the_saved_model_continues_a_text(run, capsys):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+@pytest.mark.slow
 def test_the_page_shows_all_models(run):
     page = (run / "report.html").read_text()
     for words in (
@@ -83,6 +88,7 @@ def test_the_page_shows_all_models(run):
     assert page.count("data:image/png") == 3
 
 
+@pytest.mark.slow
 def test_separate_documents_change_both_stages(folder, text, tmp_path):
     words = text.read_text().split()
     lines = [" ".join(words[start : start + 7]) for start in range(0, len(words), 7)]
@@ -107,6 +113,7 @@ def test_a_text_of_fewer_sequences_than_a_batch_is_rejected(folder, tmp_path):
         subquad.llm.linearize(folder, text, replace(SMALL, batch_size=50), out=tmp_path / "out", quiet=True)
 
 
+@pytest.mark.slow
 def test_frozen_weights_may_be_bfloat16_and_trained_tensors_stay_float32(run, folder, text, tmp_path):
     settings = replace(SMALL, dtype="bfloat16", precision="auto")
     halves = subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
@@ -122,6 +129,7 @@ def test_frozen_weights_may_be_bfloat16_and_trained_tensors_stay_float32(run, fo
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
     from subquad.llm.commands import linearize as tasks
     from subquad.llm.training import lora as finetune
@@ -144,6 +152,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, folder, text, tmp_p
     assert all(torch.equal(expected[name], given[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_path, monkeypatch):
     from subquad.llm.training import stages
     from subquad.llm.training import transfer as stage_1
@@ -177,6 +186,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_p
     assert all(torch.equal(results["whole"][key], results["stopped"][key]) for key in results["whole"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 def test_transfer_reduces_the_error_of_every_layer_and_changes_nothing_else(kind, tokenizer, text):
     model = convert(tiny_model(kind, vocab_size=len(tokenizer)), AttentionSettings(window=3))
@@ -198,6 +208,7 @@ def test_window_only_equals_softmax_where_the_window_holds_the_text(folder, text
     assert window == pytest.approx(softmax, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, text, tmp_path):
     how = LinearizeSettings(
         attention=AttentionSettings(window=3), sequence_length=31, transfer_tokens=31 * 4, lora_tokens=31 * 4,
@@ -210,6 +221,7 @@ def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, tex
     assert metrics["trainable_parameters"]["lora"] > metrics["trainable_parameters"]["transfer"]
 
 
+@pytest.mark.slow
 def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
     from subquad.llm.commands import linearize as tasks
 
@@ -278,6 +290,7 @@ def test_a_missing_model_is_rejected(tmp_path):
         locate(tmp_path / "model.bin")
 
 
+@pytest.mark.slow
 def test_a_finished_folder_is_not_overwritten_without_force(run, folder, text, tmp_path):
     with pytest.raises(SubquadError, match="holds a finished run"):
         subquad.llm.linearize(folder, text, SMALL, out=run, quiet=True)
@@ -323,6 +336,7 @@ def test_a_tokenizer_of_another_model_is_rejected(folder, text, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_more_tokens_than_the_model_supports_are_rejected(run):
     with pytest.raises(SubquadError, match=r"--max-new-tokens 5000: together with the \d tokens .*211 tokens"):
         subquad.llm.generate(run, "the green bird", GenerateSettings(max_new_tokens=5000))
@@ -333,6 +347,7 @@ def on_a_full_disk(*_, **__):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_the_run_can_be_resumed(folder, text, tmp_path, monkeypatch, capsys):
     from subquad.cli import main
     from subquad.runs import storage

@@ -1,4 +1,4 @@
-"""What stage 2 learns from, and what it leaves alone."""
+"""Fine-tuning with LoRA: the loss and its gradient, targets, learning rates and gradient checkpointing."""
 
 import pytest
 import torch
@@ -20,13 +20,13 @@ def tuned(window=3, **settings):
     return add_lora(model, LinearizeSettings(**settings), seed=0)
 
 
-def figures(model, **options):
+def step_metrics(model, **options):
     return fine_tune_step(model, IDS, torch.Tensor.backward, **options)
 
 
 def test_a_window_over_the_whole_text_has_no_divergence_from_the_teacher():
-    assert float(figures(tuned(window=23), distillation_weight=1.0)["loss"]) == pytest.approx(0.0, abs=1e-5)
-    assert float(figures(tuned(window=3), distillation_weight=1.0)["loss"]) > 1e-2
+    assert float(step_metrics(tuned(window=23), distillation_weight=1.0)["loss"]) == pytest.approx(0.0, abs=1e-5)
+    assert float(step_metrics(tuned(window=3), distillation_weight=1.0)["loss"]) > 1e-2
 
 
 def test_the_divergence_is_from_the_model_before_conversion():
@@ -37,28 +37,30 @@ def test_the_divergence_is_from_the_model_before_conversion():
             torch.nn.init.normal_(parameter, std=0.1)
     found = model(input_ids=IDS).logits[:, :-1].log_softmax(-1).detach()
     distance = (expected.exp() * (expected - found)).sum(-1).mean()
-    assert float(figures(model, distillation_weight=1.0)["divergence"]) == pytest.approx(float(distance), rel=1e-4)
+    assert float(step_metrics(model, distillation_weight=1.0)["divergence"]) == pytest.approx(float(distance), rel=1e-4)
 
 
 def test_the_loss_weights_both_parts():
     model = tuned()
-    parts = figures(model, distillation_weight=0.25)
+    parts = step_metrics(model, distillation_weight=0.25)
     with torch.no_grad():
         next_token = F.cross_entropy(model(input_ids=IDS).logits[:, :-1].flatten(0, 1), IDS[:, 1:].flatten())
     assert float(parts["next_token"]) == pytest.approx(float(next_token), rel=1e-5)
     assert float(parts["loss"]) == pytest.approx(0.25 * float(parts["divergence"]) + 0.75 * float(next_token), rel=1e-5)
-    assert float(figures(model)["loss"]) == pytest.approx(float(next_token), rel=1e-5)
+    assert float(step_metrics(model)["loss"]) == pytest.approx(float(next_token), rel=1e-5)
 
 
 @pytest.mark.parametrize("distillation_weight", [0.0, 0.5])
 def test_the_loss_covers_the_masked_tokens_only(distillation_weight):
     model, loss_mask = tuned(), torch.zeros(2, 23, dtype=torch.bool)
     loss_mask[0, 7:11] = True
-    alone = figures(model, loss_mask=loss_mask, distillation_weight=distillation_weight)
+    alone = step_metrics(model, loss_mask=loss_mask, distillation_weight=distillation_weight)
     with torch.no_grad():
         expected = F.cross_entropy(model(input_ids=IDS).logits[0, 6:10], IDS[0, 7:11])
     assert float(alone.get("next_token", alone["loss"])) == pytest.approx(float(expected), rel=1e-5)
-    nothing = figures(model, loss_mask=torch.zeros(2, 23, dtype=torch.bool), distillation_weight=distillation_weight)
+    nothing = step_metrics(
+        model, loss_mask=torch.zeros(2, 23, dtype=torch.bool), distillation_weight=distillation_weight
+    )
     assert float(nothing["loss"]) == 0.0
 
 
@@ -84,7 +86,7 @@ def test_the_gradient_equals_autograd(monkeypatch, distillation_weight, at_a_tim
 
 def test_updates_have_gradients_after_the_pass_of_the_teacher():
     model = tuned()
-    figures(model, distillation_weight=0.5)
+    step_metrics(model, distillation_weight=0.5)
     assert all(parameter.grad is not None for name, parameter in model.named_parameters() if "lora_" in name)
 
 
@@ -125,9 +127,9 @@ def test_gradient_checkpointing_changes_no_gradient(documents):
         calls = []
         layer = next(module for module in model.modules() if hasattr(module, "hybrid")).hybrid
         layer.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        figures(model, distillation_weight=0.5, documents=documents)
+        step_metrics(model, distillation_weight=0.5, documents=documents)
         found[checkpointing] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        # once more in the backward pass; documents apart are several calls
+        # once more in the backward pass; separate documents are several calls
         assert len(calls) % (1 + checkpointing) == 0
         assert (len(calls) > (1 if documents is None else 4)) == checkpointing
     for name, gradient in found[False].items():

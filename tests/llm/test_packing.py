@@ -132,8 +132,8 @@ def test_the_batches_of_an_epoch_are_a_reproducible_shuffle(sequences, batch, se
     plan = epoch_batches(sequences, batch_size=batch, seed=seed, epoch=epoch)
     again = epoch_batches(sequences, batch_size=batch, seed=seed, epoch=epoch)
     assert [rows.tolist() for rows in plan] == [rows.tolist() for rows in again]
-    seen = torch.cat(plan).tolist()
-    assert len(set(seen)) == len(seen) >= max(1, sequences - batch + 1) or len(plan) == 1
+    sampled = torch.cat(plan).tolist()
+    assert len(set(sampled)) == len(sampled) >= max(1, sequences - batch + 1) or len(plan) == 1
 
 
 def test_without_weights_an_epoch_is_a_plain_shuffle():
@@ -169,12 +169,12 @@ def test_every_prefix_of_an_epoch_has_the_files_in_proportion(sizes, parts, seed
 
 def test_a_file_of_small_weight_contributes_other_sequences_in_each_epoch():
     mixture = Mixture(sizes=(1, 997), weights=(9.0, 1.0))
-    seen = [
+    sampled = [
         set(torch.cat(epoch_batches(998, batch_size=1, seed=0, epoch=epoch, mixture=mixture)).tolist())
         for epoch in range(3)
     ]
-    assert all(90 < len(rows) < 110 for rows in seen)
-    assert len(set.union(*seen)) > 250
+    assert all(90 < len(rows) < 110 for rows in sampled)
+    assert len(set.union(*sampled)) > 250
 
 
 def two_files(tmp_path):

@@ -230,11 +230,13 @@ def test_ten_errors_of_a_file_are_listed_and_the_others_counted(tmp_path):
     lines = ['{"text": "one"}', '{"text": 2}', '{"text" 3}', "[4]", '{"text": "five"}'] * 11
     with pytest.raises(SubquadError) as caught:
         list(read_documents(write(tmp_path / "a.jsonl", "\n".join(lines))))
-    said = str(caught.value).splitlines()
-    assert said[0].endswith("a.jsonl: 33 of 55 rows are invalid")
-    assert [line.rpartition(" of type ")[2] for line in said if "line 2:" in line] == ["int (see --text-key)"]
-    assert len([line for line in said if "are invalid" not in line]) == 11
-    assert said[-1] == "  … and 23 more"
+    lines_of_message = str(caught.value).splitlines()
+    assert lines_of_message[0].endswith("a.jsonl: 33 of 55 rows are invalid")
+    assert [line.rpartition(" of type ")[2] for line in lines_of_message if "line 2:" in line] == [
+        "int (see --text-key)"
+    ]
+    assert len([line for line in lines_of_message if "are invalid" not in line]) == 11
+    assert lines_of_message[-1] == "  … and 23 more"
 
 
 def test_a_file_of_invalid_rows_is_not_read_to_its_end(tmp_path):
@@ -245,9 +247,9 @@ def test_a_file_of_invalid_rows_is_not_read_to_its_end(tmp_path):
 
 def test_documents_are_read_lazily(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "one two three four"}\n' * 30_011)
-    seen = []
-    next(open_documents(path, on_progress=seen.append).documents)
-    assert 0 < max(seen) < path.stat().st_size / 4
+    positions = []
+    next(open_documents(path, on_progress=positions.append).documents)
+    assert 0 < max(positions) < path.stat().st_size / 4
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Two processes learn what one learns from twice as many sequences a step, also where they share the weights."""
+"""Two processes take the steps of one with twice the batch size, also with sharded weights."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from support.llm_models import SMALL
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.runs.storage import read_tensors
+
+pytestmark = pytest.mark.slow
 
 FLAGS = [
     "--attention.window", "3", "--sequence-length", "31", "--evaluation-tokens", "93", "--precision", "float32",
@@ -47,7 +49,7 @@ def one(folder, text, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["each whole", "shared"])
 def two(request, command, tmp_path_factory):
-    """Return the folder of the same run in two processes, and what they printed; where they share, it was killed."""
+    """Return the folder of the same run in two processes and their output; the sharded run was interrupted once."""
     path = tmp_path_factory.mktemp("processes") / "two"
     command = [*command, "--out", str(path)]
     if request.param == "shared":
@@ -60,9 +62,9 @@ def two(request, command, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shares(tmp_path_factory):
-    """Return what each of two processes found that share a model."""
-    path = tmp_path_factory.mktemp("shares")
+def shards(tmp_path_factory):
+    """Return the results of each of two processes with a sharded model."""
+    path = tmp_path_factory.mktemp("shards")
     done = launch("-m", "support.llm_sharded", str(path))
     assert done.returncode == 0, done.stderr
     return [json.loads((path / f"{process}.json").read_text()) for process in (0, 1)]
@@ -91,31 +93,31 @@ def test_only_one_process_prints_and_writes(two):
 
 
 @pytest.mark.parametrize("kind", ["untied", "tied"])
-def test_each_of_two_processes_has_half_of_the_frozen_weights(shares, kind):
-    for found in (process[kind] for process in shares):
+def test_each_of_two_processes_has_half_of_the_frozen_weights(shards, kind):
+    for found in (process[kind] for process in shards):
         # what is trained, and a row of each weight that does not divide evenly
-        assert found["held"] < 0.51 * found["frozen"] + found["learnt"]
-        assert found["whole"] > found["frozen"] + found["learnt"]
+        assert found["bytes"] < 0.51 * found["frozen"] + found["trained"]
+        assert found["whole"] > found["frozen"] + found["trained"]
         # both stages leave no layer gathered; the sequences came in between
-        assert found["held_behind_both_stages"] - found["held"] < 0.01 * found["frozen"]
+        assert found["bytes_after_both_stages"] - found["bytes"] < 0.01 * found["frozen"]
 
 
 @pytest.mark.parametrize("kind", ["untied", "tied"])
-def test_sharded_weights_give_the_same_gradients_and_merged_model(shares, kind):
-    for process, found in enumerate(process[kind] for process in shares):
+def test_sharded_weights_give_the_same_gradients_and_merged_model(shards, kind):
+    for process, found in enumerate(process[kind] for process in shards):
         # losses of both stages, 6 parameters, twice these and 14 pairs of updates, logits, a text
         assert len(found["errors"]) == 2 + 6 + 2 * (6 + 28) + 2 + (not process) * (27 - (kind == "tied"))
         assert max(found["errors"].values()) < 1e-4
 
 
-def test_autograd_keeps_no_copy_of_a_sharded_weight(shares):
-    for found in (process["untied"] for process in shares):
+def test_autograd_keeps_no_copy_of_a_sharded_weight(shards):
+    for found in (process["untied"] for process in shards):
         shared, alone = found["kept"]
         assert shared == 0 < alone
 
 
-def test_processes_agree_on_the_token_budget(shares):
-    first, second = (process["untied"]["budget"] for process in shares)
+def test_processes_agree_on_the_token_budget(shards):
+    first, second = (process["untied"]["budget"] for process in shards)
     assert first == second
     assert first["seconds_per_sequence"].keys() == {"evaluate", "transfer", "lora"}
 

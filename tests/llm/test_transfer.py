@@ -1,4 +1,4 @@
-"""Stage 1's loss of attention weights: what it is, where it is least, and what learns from it."""
+"""Attention transfer with the loss of attention weights: formula, minimum, gradient and training."""
 
 import math
 
@@ -27,7 +27,7 @@ def converted(**attention):
     return model
 
 
-def figures(model, ids=IDS, **settings):
+def step_metrics(model, ids=IDS, **settings):
     settings = LinearizeSettings(transfer_loss="attention_weights", **settings)
     return transfer_step(model, ids, torch.Tensor.backward, settings=settings)
 
@@ -47,11 +47,11 @@ def entropy(weights):
 @pytest.mark.parametrize("window_shape", ["terrace", "sliding"])
 def test_the_minimum_of_the_cross_entropy_is_the_entropy_of_the_softmax_weights(window_shape):
     least = sum(entropy(weights) for weights in softmax_weights()) / 2
-    found = figures(converted(window=23, window_shape=window_shape))
+    found = step_metrics(converted(window=23, window_shape=window_shape))
     # transformers computes this softmax in float32
     torch.testing.assert_close(found["weights"], least.double(), rtol=1e-5, atol=0)
     assert float(found["outputs"]) == pytest.approx(0.0, abs=1e-12)
-    assert float(figures(converted(window=3, window_shape=window_shape))["weights"]) > 1.01 * float(least)
+    assert float(step_metrics(converted(window=3, window_shape=window_shape))["weights"]) > 1.01 * float(least)
 
 
 @pytest.mark.parametrize("feature_heads", ["query", "kv"])
@@ -69,13 +69,13 @@ def test_the_cross_entropy_equals_its_formula(window_shape, feature_heads):
         found.append(-torch.special.xlogy(wanted[layer], ours).tril().sum(-1).mean())
 
     run_teacher(model, IDS, compare)
-    torch.testing.assert_close(figures(model)["weights"], sum(found) / 2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(step_metrics(model)["weights"], sum(found) / 2, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_loss_weights_both_parts(share):
-    found = figures(converted(), cross_entropy_fraction=share)
-    torch.testing.assert_close(found["loss"], (1 - share) * found["outputs"] + share * found["weights"])
+@pytest.mark.parametrize("beta", [0.0, 0.25, 1.0])
+def test_the_loss_weights_both_parts(beta):
+    found = step_metrics(converted(), cross_entropy_fraction=beta)
+    torch.testing.assert_close(found["loss"], (1 - beta) * found["outputs"] + beta * found["weights"])
     assert float(found["outputs"]) == pytest.approx(
         float(transfer_step(converted(), IDS, torch.Tensor.backward)["loss"]), rel=1e-6
     )
@@ -85,24 +85,24 @@ def test_the_loss_weights_both_parts(share):
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_the_gradient_reaches_every_feature_map(window_shape, feature_map):
     model = converted(window_shape=window_shape, feature_map=feature_map)
-    figures(model, cross_entropy_fraction=1.0)
+    step_metrics(model, cross_entropy_fraction=1.0)
     for layer in model.model.layers:
         for name, parameter in layer.self_attn.hybrid.named_parameters():
             assert parameter.grad.isfinite().all()
-            # without softmax terms their share is of nothing
+            # without softmax terms the mixing term has no effect
             assert bool(parameter.grad.any()) == (name != "mix" or window_shape != "none"), name
 
 
 def test_the_gradient_equals_finite_differences():
     model = converted(window_shape="sliding")
-    figures(model, cross_entropy_fraction=1.0)
+    step_metrics(model, cross_entropy_fraction=1.0)
     parameter = model.model.layers[1].self_attn.hybrid.map_k.weight
     slope, step = parameter.grad[3, 5, 7].item(), 1e-6
     values = []
     for sign in (1, -1):
         parameter.data[3, 5, 7] += sign * step
         # the loss of one layer is that of all, over their number
-        values.append(2 * float(figures(model, cross_entropy_fraction=1.0)["loss"]))
+        values.append(2 * float(step_metrics(model, cross_entropy_fraction=1.0)["loss"]))
         parameter.data[3, 5, 7] -= sign * step
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(slope, rel=1e-5)
 
@@ -112,7 +112,7 @@ def test_zero_features_give_a_finite_loss_and_gradient():
     for layer in model.model.layers:
         # relu gives 0 for any query
         layer.self_attn.hybrid.map_q.bias.data[:] = -1e3
-    found = figures(model, cross_entropy_fraction=1.0)
+    found = step_metrics(model, cross_entropy_fraction=1.0)
     assert float(found["weights"]) == pytest.approx(-math.log(torch.finfo(torch.float64).eps))
     assert all(parameter.grad.isfinite().all() for parameter in feature_parameters(model))
 
@@ -137,6 +137,7 @@ def test_padding_does_not_change_the_loss(side):
     torch.testing.assert_close(torch.stack(found[:2]), torch.stack(found[2:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_transfer_reduces_the_cross_entropy(tokenizer, text, precision):
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))

@@ -26,7 +26,7 @@ SETTINGS = LinearizeSettings(
 )
 
 
-def held():
+def allocated_bytes():
     """Return the bytes of all tensors that live in this process."""
     gc.collect()
     kinds = (torch.Tensor, torch.nn.Parameter)
@@ -86,21 +86,21 @@ def look(out, *, is_tied):
     same = broadcast_object(ids)
     # once before counting: what autograd and the processes keep for good
     convert(tiny_model("llama"), SETTINGS.attention)
-    before = held()
+    before = allocated_bytes()
     model = convert(tiny_model("llama", tie_word_embeddings=is_tied), SETTINGS.attention)
-    alone, learnt = copy.deepcopy(model), {id(parameter) for parameter in feature_parameters(model)}
-    frozen = size(parameter for parameter in model.parameters() if id(parameter) not in learnt)
-    double = held() - before
+    alone, trained = copy.deepcopy(model), {id(parameter) for parameter in feature_parameters(model)}
+    frozen = size(parameter for parameter in model.parameters() if id(parameter) not in trained)
+    double = allocated_bytes() - before
     model = shard(model)
-    found = {"frozen": frozen, "learnt": size(feature_parameters(model)), "whole": double / 2}
-    found["held"] = held() - before - double / 2
+    found = {"frozen": frozen, "trained": size(feature_parameters(model)), "whole": double / 2}
+    found["bytes"] = allocated_bytes() - before - double / 2
 
     packed = PackedSequences(
         ids=same, documents=torch.zeros_like(same), loss_mask=torch.ones_like(same, dtype=torch.bool)
     )
     text = TextDataset(training=packed, validation=packed, holdout=packed, holdout_source="drawn")
     found["budget"] = vars(budget_from_time(model, text, SETTINGS, directory=out, elapsed=0.0, seed=0))
-    found["held_behind_both_stages"] = held() - before - double / 2
+    found["bytes_after_both_stages"] = allocated_bytes() - before - double / 2
 
     (mine, tuned), (wanted, other) = (gradients_of_both_stages(net, ids) for net in (model, alone))
     weights = [module.weight for name, module in other.named_modules() if name.endswith("base_layer")]
@@ -126,9 +126,9 @@ def look(out, *, is_tied):
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    seen = {}
+    results = {}
     for is_tied in (False, True):
         folder = place / f"plan_{is_tied}"
         folder.mkdir(exist_ok=True)
-        seen["tied" if is_tied else "untied"] = look(folder, is_tied=is_tied)
-    (place / f"{processes().process_index}.json").write_text(json.dumps(seen))
+        results["tied" if is_tied else "untied"] = look(folder, is_tied=is_tied)
+    (place / f"{processes().process_index}.json").write_text(json.dumps(results))
