@@ -1,9 +1,7 @@
 """Tiny checkpoints, tokenizers and runs."""
 
 import pytest
-from support.llm_models import SMALL, WORDS, tiny_model, write_text
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from support.llm_models import SMALL, word_tokenizer, write_checkpoint, write_text
 
 import subquad.llm
 
@@ -17,24 +15,13 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tokenizer(text):
     """Return a byte-level tokenizer trained on the words."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=151, special_tokens=["<s>", "</s>"], show_progress=False,
-        initial_alphabet=sorted(set("".join(WORDS)) | {".", "Ġ", "Ċ"}),
-    )  # fmt: skip
-    core.train_from_iterator([text.read_text()], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+    return word_tokenizer(text)
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory, tokenizer):
     """Return the folder of a tiny checkpoint."""
-    path = tmp_path_factory.mktemp("checkpoint")
-    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), tokenizer)
 
 
 @pytest.fixture(scope="session")

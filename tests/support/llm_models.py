@@ -124,3 +124,23 @@ def linear_model(kind="llama", *, vocab_size=283, seed=0, **settings):
     with torch.no_grad():
         model.lm_head.weight[: len(SPECIAL)] = 0.0
     return convert(model, AttentionSettings(**{"window": 5, **settings}))
+
+
+def word_tokenizer(text):
+    """Return a byte-level tokenizer that is trained on the words of a file."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=151, special_tokens=["<s>", "</s>"], show_progress=False,
+        initial_alphabet=sorted(set("".join(WORDS)) | {".", "Ġ", "Ċ"}),
+    )  # fmt: skip
+    core.train_from_iterator([text.read_text()], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+
+
+def write_checkpoint(folder, tokenizer):
+    """Write a tiny Llama with random weights and its tokenizer."""
+    tiny_model("llama", vocab_size=len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,1 @@
+"""Saved runs of each kind that every later version must load."""

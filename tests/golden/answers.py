@@ -1,0 +1,55 @@
+"""What each saved run answers to its input, through `load_run` and the field's own prediction."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from subquad import bio, hep
+from subquad.runs.loading import load_run
+
+
+def bio_model(folder: Path) -> dict[str, list]:
+    """Predictions of all models, and the interval of the first."""
+    pd = pytest.importorskip("pandas")
+    load_run(folder)
+    answers = {}
+    with tempfile.TemporaryDirectory() as work:
+        for model in ("net", "ridge", "boosting", "stack"):
+            out = Path(work) / f"{model}.csv"
+            bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
+            answers[model] = pd.read_csv(out)[["prediction", "prediction_low", "prediction_high"]].to_numpy().tolist()
+    return answers
+
+
+def bio_estimator(folder: Path) -> dict[str, list]:
+    """Probabilities of the classes."""
+    pd = pytest.importorskip("pandas")
+    sequences = pd.read_csv(folder / "input.csv")["sequence"].tolist()
+    return {"probabilities": load_run(folder).predict_proba(sequences).tolist()}
+
+
+def llm_model(folder: Path) -> dict[str, list]:
+    """Logits of the last token, and the tokens of a greedy continuation."""
+    pytest.importorskip("transformers")
+    model, tokenizer = load_run(folder)
+    ids = tokenizer((folder / "input.txt").read_text(), return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, -1]
+        continued = model.generate(ids, max_new_tokens=11, do_sample=False)
+    return {"logits": logits.tolist(), "continuation": continued[0].tolist()}
+
+
+def hep_tagger(folder: Path) -> dict[str, list]:
+    """Scores of the jets."""
+    uproot = pytest.importorskip("uproot")
+    load_run(folder)
+    with tempfile.TemporaryDirectory() as work:
+        scored = hep.predict(folder, folder / "input.root", out=Path(work) / "scores.root", quiet=True)
+        with uproot.open(scored) as file:
+            tree = file["Events"]
+            return {name: tree[name].array().tolist() for name in sorted(tree.keys()) if name.startswith("score_")}
+
+
+ANSWERS = {"bio_model": bio_model, "bio_estimator": bio_estimator, "llm_model": llm_model, "hep_tagger": hep_tagger}
