@@ -121,7 +121,7 @@ def test_the_authors_own_files_give_the_same_items(data):
     ]
 
 
-def test_a_subject_that_lm_eval_does_not_know_is_refused(data):
+def test_an_unknown_subject_is_rejected(data):
     for split in ("test", "dev"):
         (data / f"mmlu/{split}/anatomy_{split}.csv").rename(data / f"mmlu/{split}/anatomie_{split}.csv")
     with pytest.raises(SubquadError, match="no subject of mmlu 'anatomie'; did you mean 'anatomy'"):
@@ -132,20 +132,20 @@ def test_a_subject_that_lm_eval_does_not_know_is_refused(data):
     ("name", "content", "task", "message"),
     [
         ("piqa/valid-labels.lst", "1\n", "piqa", r"valid-labels.lst: 1 labels for the 2 items of valid.jsonl"),
-        ("piqa/valid-labels.lst", "1\n2\n", "piqa", r"valid-labels.lst, line 2: the answer 2 is none of 2"),
+        ("piqa/valid-labels.lst", "1\n2\n", "piqa", r"valid-labels.lst, line 2: the answer 2 is not from 0 to 1"),
         ("piqa/valid.jsonl", '{"goal": "a", "sol1": "b"}', "piqa", r"valid.jsonl, line 1: no 'sol2'"),
         ("arc/ARC-Easy.test.json", '[{"instruction": "Which?"}]', "arc_easy", r"item 1: its instruction is not"),
-        ("hellaswag/hellaswag_val_full.txt", "one\ntwo\n", "hellaswag", r"2 lines, which is no multiple of 6"),
+        ("hellaswag/hellaswag_val_full.txt", "one\ntwo\n", "hellaswag", r"2 lines is not a multiple of 6"),
         ("winogrande/dev.jsonl", '{"sentence": "none"}', "winogrande", r"line 1: no _ in the sentence"),
     ],
 )
-def test_files_that_cannot_be_read_are_refused_with_their_place(data, name, content, task, message):
+def test_invalid_files_are_rejected_with_the_place_of_the_error(data, name, content, task, message):
     (data / name).write_text(content)
     with pytest.raises(SubquadError, match=message):
         read(data, task)
 
 
-def test_what_is_missing_is_named_with_all_its_forms(tmp_path):
+def test_missing_files_are_named_in_all_forms(tmp_path):
     with pytest.raises(SubquadError, match=r"hellaswag: no .*hellaswag_val.jsonl or .*hellaswag_val_full.txt.bz2 or"):
         read(tmp_path, "hellaswag")
     assert find(tmp_path, "piqa") == []
@@ -205,7 +205,7 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
         assert sum(row[name] for row in rows) / len(rows) == theirs[f"{name},none"]
 
 
-def test_items_that_the_window_shows_are_computed_once_for_both_that_give_the_same(
+def test_items_within_the_window_are_computed_once_for_variants_that_agree(
     folder, text, tokenizer, tmp_path, monkeypatch
 ):
     from subquad.llm.evaluation import tasks as suites
@@ -227,24 +227,24 @@ def test_items_that_the_window_shows_are_computed_once_for_both_that_give_the_sa
         return real(harness, task, asked)
 
     monkeypatch.setattr(suites, "item_rows", counted)
-    how = EvaluateSettings(tasks="piqa", speed="0")
-    measure(tmp_path / "linear", how, data=files, out=tmp_path / "evaluation", quiet=True)
+    how = EvaluateSettings(tasks=("piqa",), speed=())
+    evaluate(tmp_path / "linear", how, data=files, out=tmp_path / "evaluation", quiet=True)
     assert counts == [("softmax", 4), ("window", 2), ("window", 4), ("hybrid", 2)]
     model, _ = subquad.llm.load(tmp_path / "linear")
     made = build(files, "piqa")
-    (path,) = (tmp_path / "evaluation" / "figures").glob("hybrid-*task-piqa.json")
+    (path,) = (tmp_path / "evaluation" / "measurements").glob("hybrid-*task-piqa.json")
     expected = real(HarnessModel(model, tokenizer), made, questions(made))
     for found, wanted in zip(json.loads(path.read_text())["rows"], expected, strict=True):
         assert found.pop("loglikelihoods") == pytest.approx(wanted.pop("loglikelihoods"), rel=1e-4)
         assert found == wanted
     # in another precision all is measured anew
-    halves = replace(how, precision="bfloat16", passkey="300", passkey_trials=1, passkey_depths="0.5")
-    measure(tmp_path / "linear", halves, data=files, out=tmp_path / "evaluation", quiet=True)
+    halves = replace(how, precision="bfloat16", passkey=(300,), passkey_trials=1, passkey_depths=(0.5,))
+    evaluate(tmp_path / "linear", halves, extend=True, data=files, out=tmp_path / "evaluation", quiet=True)
     assert counts[4:] == counts[:4]
-    assert "which are in bfloat16." in (tmp_path / "evaluation" / "report.html").read_text()
+    assert "texts and tasks in bfloat16" in (tmp_path / "evaluation" / "report.html").read_text()
 
 
-def test_a_context_that_is_too_long_loses_its_start(tokenizer):
+def test_a_context_that_is_too_long_is_truncated_at_its_start(tokenizer):
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), AttentionSettings(window=3))
     harness = HarnessModel(model, tokenizer)
     harness.max_length = 7
@@ -260,7 +260,7 @@ def test_a_context_that_is_too_long_loses_its_start(tokenizer):
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA / "piqa").is_dir(), reason="SUBQUAD_DATA is not set: PIQA is not here")
-def test_a_model_that_people_use_does_better_than_chance_on_piqa():
+def test_smollm2_is_better_than_chance_on_piqa():
     try:
         path = locate("smollm2")
     except SubquadError:
@@ -276,6 +276,6 @@ def test_a_model_that_people_use_does_better_than_chance_on_piqa():
 
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.is_dir(), reason="SUBQUAD_DATA is not set: the files of the tasks are not here")
-def test_the_files_hold_as_many_items_as_were_published():
+def test_the_files_contain_the_published_numbers_of_items():
     counts = {"piqa": 1838, "arc_easy": 2376, "arc_challenge": 1172, "hellaswag": 10042}
     assert {task: len(next(iter(read(DATA, task).values()))) for task in counts} == counts

