@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from subquad.bio.data.alphabet import encode, flatten, infer_alphabet, normalise, check_mixed
+from subquad.bio.data.alphabet import check_mixed, encode, flatten, infer_alphabet, normalise
 from subquad.errors import SubquadError
 
 PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
@@ -13,7 +13,7 @@ def said(call, *arguments, **options) -> str:
     return str(error.value)
 
 
-def test_every_wrong_letter_is_said_with_its_row_and_position():
+def test_every_invalid_letter_is_reported_with_its_row_and_position():
     message = said(encode, "t.csv", ["ACD", "A1D", "", "A.D,"], "protein")
     assert message.splitlines() == [
         "t.csv: 3 of 4 rows cannot be read; correct or remove them",
@@ -35,7 +35,7 @@ def test_codes_are_places_in_the_alphabet_padded_with_minus_one():
     assert encode("t.csv", ["GAT", "CCC"], "dna")[0].tolist() == [[2, 0, 3], [1, 1, 1]]
 
 
-def test_letters_that_stand_for_several_follow_the_policy():
+def test_ambiguous_letters_are_encoded_or_reported():
     codes, remarks = encode("t.csv", ["ACX-", "BCUO"], "protein")
     assert codes.tolist() == [[0, 1, -2, -2], [-2, 1, 1, 8]]
     assert remarks == [
@@ -75,7 +75,7 @@ def test_t_and_u_are_the_same_letter():
     assert normalise(["ACGU"], "protein") == (["ACGU"], [])
 
 
-def test_mixed_alphabets_name_the_fewer_rows():
+def test_mixed_alphabets_name_the_minority():
     dna = ["ACGTACGTACGTA", "GGCATTACGACGA", "TTGACCATGACGA"]
     assert said(check_mixed, "t.csv", [*dna, "MKVLIFEQPW"], "dna").splitlines() == [
         "t.csv: most sequences are DNA or RNA, but 1 of 4 look like proteins; "
@@ -91,10 +91,12 @@ def test_mixed_alphabets_name_the_fewer_rows():
     assert "most sequences are DNA or RNA, but 1 of 4" in said(check_mixed, "t.csv", [*dna, proteins[0]], "protein")
     # degenerate oligonucleotides are DNA, and one oddity in hundreds is said and read
     assert check_mixed("t.csv", [*dna, "NNKNNKNNKNNK"], "dna") == []
-    assert check_mixed("t.csv", [*proteins * 29, dna[0]], "protein")[0].startswith("1 sequences among proteins look like DNA")
+    assert check_mixed("t.csv", [*proteins * 29, dna[0]], "protein")[0].startswith(
+        "1 sequences among proteins look like DNA"
+    )
 
 
-def test_one_sequence_of_100000_letters_is_said_and_refused_where_it_would_fill_the_memory():
+def test_a_very_long_sequence_is_remarked_on_and_refused_if_padding_would_fill_the_memory():
     codes, remarks = encode("t.csv", ["ACDEF"] * 10 + ["ACDEF" * 20_000], "protein")
     assert codes.shape == (11, 100_000)
     assert remarks == [
@@ -108,7 +110,7 @@ def test_one_sequence_of_100000_letters_is_said_and_refused_where_it_would_fill_
     )
 
 
-def test_letters_come_out_in_one_piece():
+def test_flatten_joins_all_letters():
     flat, lengths = flatten(["AC", "", "Gé"])
     assert flat.tobytes() == b"ACG?"
     assert lengths.tolist() == [2, 0, 2]

@@ -24,7 +24,9 @@ def inputs(texts, alphabet, *, partner=None, covariates=None, is_aligned=True):
         codes[row, : len(text)] = coded(text, alphabet)
     other = None
     if partner is not None:
-        other = np.array([[PAD if letter == "." else coded(letter, alphabet)[0] for letter in text] for text in partner])
+        other = np.array(
+            [[PAD if letter == "." else coded(letter, alphabet)[0] for letter in text] for text in partner]
+        )
     covariates = np.zeros((len(texts), 0)) if covariates is None else np.array(covariates, dtype=np.float64)
     return Inputs(codes=codes, letters=len(alphabet), partner=other, covariates=covariates, is_aligned=is_aligned)
 
@@ -111,7 +113,9 @@ def test_extra_columns_are_standardised_by_the_training_rows():
 
 
 def test_rows_without_sequences_have_their_extra_columns_only():
-    x = Inputs(codes=np.zeros((5, 0), np.int8), letters=20, covariates=np.arange(10.0).reshape(5, 2) ** 2, is_aligned=False)
+    x = Inputs(
+        codes=np.zeros((5, 0), np.int8), letters=20, covariates=np.arange(10.0).reshape(5, 2) ** 2, is_aligned=False
+    )
     features = SequenceFeatures.for_inputs(x)
     assert features.matrix(x).shape == (5, 2)
     got = torch_features(features, torch.from_numpy(x.codes), None, torch.from_numpy(x.covariates))
@@ -119,13 +123,20 @@ def test_rows_without_sequences_have_their_extra_columns_only():
 
 
 @given(
-    letters=st.sampled_from([4, 20, 21]), is_aligned=st.booleans(), has_partner=st.booleans(), seed=st.integers(0, 2**16)
+    letters=st.sampled_from([4, 20, 21]),
+    is_aligned=st.booleans(),
+    has_partner=st.booleans(),
+    seed=st.integers(0, 2**16),
 )
 def test_the_tensor_has_the_numbers_of_the_matrix(letters, is_aligned, has_partner, seed):
     x = drawn(letters, is_aligned=is_aligned, has_partner=has_partner, seed=seed)
     features = SequenceFeatures.from_dict(json.loads(json.dumps(SequenceFeatures.for_inputs(x).as_dict())))
     assert features == SequenceFeatures.for_inputs(x)
-    tensors = torch.from_numpy(x.codes), torch.from_numpy(x.partner) if has_partner else None, torch.from_numpy(x.covariates)
+    tensors = (
+        torch.from_numpy(x.codes),
+        torch.from_numpy(x.partner) if has_partner else None,
+        torch.from_numpy(x.covariates),
+    )
     matrix = features.matrix(x)
     assert matrix.shape == (13, features.count) == (13, len(features.names())) == (13, len(features.is_unit))
     np.testing.assert_allclose(torch_features(features, *tensors), matrix.toarray(), atol=1e-4)

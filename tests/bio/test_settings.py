@@ -52,7 +52,7 @@ from subquad.errors import SubquadError
         (GuideSettings, {"goal": "low"}, "--goal must be one of max, min, got 'low'"),
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_with_its_flag(make, given, message):
+def test_invalid_settings_are_an_error_that_names_the_flag(make, given, message):
     with pytest.raises(SubquadError, match=re.escape(message)):
         make(**given)
 

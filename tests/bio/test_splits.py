@@ -156,7 +156,7 @@ def test_the_folds_of_a_cross_validation_test_each_row_at_most_once(way):
 
 
 @pytest.mark.parametrize("fold", [None, 1])
-def test_groups_stay_whole(fold):
+def test_groups_stay_together(fold):
     groups = np.random.default_rng(0).integers(0, 13, 211).astype(str)
     own = table(random_sequences(211), groups=groups)
     split = make_split(own, FitSettings(split_by="group", group="gene", fold=fold), seed=1)
@@ -168,7 +168,8 @@ def test_groups_stay_whole(fold):
     assert "whole groups of 'gene' (13)" in split.how
 
 
-def test_clusters_of_similar_proteins_stay_whole():
+@pytest.mark.slow
+def test_clusters_of_similar_proteins_stay_together():
     rng = np.random.default_rng(0)
     kinds, sequences, family = random_sequences(17, length=53), [], []
     for k in range(163):
@@ -240,7 +241,7 @@ def test_a_chain_of_short_sequences_is_one_cluster_from_end_to_end():
     assert len(set(cluster([*chain, "MMMMMMMM"], 0.75)[0])) == 2
 
 
-def test_a_cluster_of_most_rows_is_said():
+def test_a_cluster_with_most_rows_is_described():
     own = table([*(["ACDEFGHI"[:k] + "W" * (8 - k) for k in range(9)]), "MMMMMMMM", "PPPPPPPP", "TTTTTTTT"])
     assert (
         "at 50% identity (4, the largest with 75% of the rows); "
@@ -248,7 +249,8 @@ def test_a_cluster_of_most_rows_is_said():
     )
 
 
-def test_more_short_sequences_than_one_block_find_their_first_one():
+@pytest.mark.slow
+def test_short_sequences_are_clustered_across_blocks():
     kinds = random_sequences(331, length=11)
     labels, _ = cluster([*kinds, *kinds, *(task_type[:-1] + "A" for task_type in kinds)], 0.85)
     assert (labels[:331] == labels[331:662]).all()
@@ -256,6 +258,7 @@ def test_more_short_sequences_than_one_block_find_their_first_one():
     assert len(np.unique(labels)) == 331
 
 
+@pytest.mark.slow
 def test_long_nucleotides_are_clustered_by_mmseqs():
     rng = np.random.default_rng(0)
     kinds = ["".join(rng.choice(list("ACGU"), 97)) for _ in range(5)]
@@ -313,7 +316,7 @@ def test_modulo_and_contiguous_positions_are_those_of_proteingym():
     assert "fold 0 of 5" in both.how
 
 
-def test_a_column_gives_the_split_and_its_duplicates_stay_out():
+def test_a_split_column_is_used_and_its_marked_duplicates_are_not():
     sequences = random_sequences(23)
     sequences[20] = sequences[1]
     words = ["train"] * 11 + ["Validation"] * 3 + ["test"] * 7 + ["test_duplicate", "unused"]
@@ -380,7 +383,7 @@ def test_few_training_rows_are_part_of_more_and_the_test_stays():
 
 
 @pytest.mark.parametrize("within", [1, 2, 3])
-def test_within_substitutions_are_those_of_the_definition(within):
+def test_substitution_distance_follows_the_definition(within):
     rng = np.random.default_rng(within)
     codes = rng.integers(0, 3, (211, 7)).astype(np.int8)
     codes[::3, 6:] = -1
@@ -393,7 +396,7 @@ def test_within_substitutions_are_those_of_the_definition(within):
     assert within_substitutions(own, rows, others, within).tolist() == want.tolist()
 
 
-def test_equal_sequences_are_equal_in_both_channels():
+def test_equal_sequences_also_have_equal_partners():
     codes = np.array([[0, 1], [0, 1], [0, 1], [0, -1]], dtype=np.int8)
     own = Inputs(codes=codes, letters=4, covariates=np.zeros((4, 0)), is_aligned=False)
     assert len(np.unique(equal_sequences(own))) == 2
@@ -406,6 +409,7 @@ def test_equal_sequences_are_equal_in_both_channels():
     assert len(np.unique(equal_sequences(none))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(211, 100_003), (100_003, 211)])
 def test_equal_sequences_are_found_with_little_memory_beside_the_codes(shape):
     codes = np.zeros(shape, dtype=np.int8)
@@ -422,7 +426,7 @@ def test_equal_sequences_are_found_with_little_memory_beside_the_codes(shape):
     assert most < 60_000_000
 
 
-def test_sums_of_some_codes_at_a_time_are_those_of_all_at_once():
+def test_hashes_do_not_depend_on_the_block_size():
     codes = np.random.default_rng(0).integers(-2, 20, (4099, 521)).astype(np.int8)
     terms = np.random.default_rng(0).integers(0, 2**64, (521, 130), dtype=np.uint64)
     # the order of the numbers says which rows a split draws
@@ -431,7 +435,7 @@ def test_sums_of_some_codes_at_a_time_are_those_of_all_at_once():
     np.testing.assert_array_equal(equal_sequences(own), expected)
 
 
-def test_near_test_rows_are_left_out_where_asked():
+def test_near_duplicates_are_removed_from_the_test_set_if_asked_for():
     sequences = ["A" * 12, "A" * 11 + "C", "CDEFGHIKLMNP", "ACACACACACAC", "WWWWWWWWWWWW", "YWWWWWWWWWWW", "M" * 12]
     words = ["train", "test", "test", "validation", "train", "test", "test"]
     split = make_split(table(sequences, split=words), FitSettings(leak_distance=1), seed=0)
@@ -449,7 +453,7 @@ def with_copies(count, length=17):
     ("more", "is_kept"),
     [({}, False), ({"leak_distance": 2}, False), ({"leak_distance": 0}, True), ({"keep_duplicates": True}, True)],
 )
-def test_near_copies_leave_the_test_of_random_rows_unless_it_is_said(more, is_kept):
+def test_near_duplicates_are_removed_from_random_test_sets_by_default(more, is_kept):
     own = table(with_copies(101))
     split = make_split(own, FitSettings(**more), seed=0)
     check(split, 202)
@@ -462,7 +466,7 @@ def test_near_copies_leave_the_test_of_random_rows_unless_it_is_said(more, is_ke
     assert ("test rows removed that are in training or validation, or near-duplicates" in split.how) != is_kept
 
 
-def test_keeping_equal_rows_keeps_no_near_ones_where_both_are_asked_for():
+def test_keep_duplicates_with_a_leak_distance_still_removes_near_duplicates():
     words = ["train"] * 7 + ["validation"] * 2 + ["test"] * 5
     near = with_copies(1)[1]
     sequences = [*random_sequences(9), random_sequences(9)[0], near, *random_sequences(3, seed=1)]
@@ -471,7 +475,7 @@ def test_keeping_equal_rows_keeps_no_near_ones_where_both_are_asked_for():
     assert split.parts["test"].tolist() == [9, 11, 12, 13]
 
 
-def test_near_copies_of_a_column_are_counted_and_move_no_row():
+def test_near_duplicates_in_a_given_split_are_counted_and_stay():
     own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
     split, asked = (make_split(own, FitSettings(leak_distance=distance), seed=3) for distance in (None, 0))
     assert split.leakage.near_duplicates == 31
@@ -482,7 +486,7 @@ def test_near_copies_of_a_column_are_counted_and_move_no_row():
     assert split.how == asked.how
 
 
-def test_near_copies_are_the_data_of_a_library_and_stay():
+def test_near_duplicates_in_a_library_of_variants_stay():
     split = make_split(variants(), FitSettings(), seed=0)
     assert split.leakage.near_duplicates > split.leakage.removed == split.leakage.exact
     cube = ["".join(letters) for letters in itertools.product("ACDE", repeat=4)]
@@ -491,7 +495,7 @@ def test_near_copies_are_the_data_of_a_library_and_stay():
     assert split.leakage.kept_because.startswith("the table is a library of variants")
 
 
-def test_sequences_with_one_letter_more_or_less_are_those_of_the_definition():
+def test_one_insertion_or_deletion_follows_the_definition():
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(["A", "C"], rng.integers(1, 8))) for _ in range(157)]
     rows, others = np.arange(101), np.arange(101, 109)
@@ -505,7 +509,7 @@ def test_sequences_with_one_letter_more_or_less_are_those_of_the_definition():
     assert within_one_indel(inputs(sequences), rows, others).tolist() == want
 
 
-def test_reverse_complements_are_those_of_the_definition():
+def test_reverse_complements_follow_the_definition():
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACGT"), rng.integers(3, 6))) for _ in range(211)]
     codes = np.full((211, 5), -1, dtype=np.int8)
@@ -523,7 +527,7 @@ def test_reverse_complements_are_those_of_the_definition():
     assert make_split(dna, FitSettings(), seed=0).leakage.definition == how
 
 
-def test_rows_that_are_too_many_to_look_at_are_counted(monkeypatch):
+def test_rows_beyond_the_limit_are_sampled_and_counted(monkeypatch):
     own = table(with_copies(31), split=["train"] * 31 + ["test"] * 31)
     monkeypatch.setattr(leakage, "MAX_LETTERS", 17 * (31 + 11))
     found = make_split(own, FitSettings(), seed=0).leakage
@@ -596,7 +600,7 @@ def test_mutations_are_read_from_canonical_variants():
         ),
     ],
 )
-def test_what_cannot_be_split_says_why(own, settings, message):
+def test_impossible_splits_are_an_error_with_the_reason(own, settings, message):
     with pytest.raises(SubquadError, match=message) as caught:
         make_split(own, FitSettings(**settings), seed=1)
     assert "assay.csv" in str(caught.value)

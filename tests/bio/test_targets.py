@@ -47,7 +47,7 @@ def test_numbers_with_the_minus_of_print_are_a_regression():
     assert target.y[:, 0].tolist() == [-1.5, -2, -0.25]
 
 
-def test_infinite_numbers_and_words_are_said_by_row():
+def test_infinite_numbers_and_text_are_reported_by_row():
     assert said(["1.5", "inf", "2", "-Infinity", "3", "n.d."]).splitlines() == [
         "t.csv: not all measurements in column 'y' are finite numbers (3 wrong); correct or empty them",
         "  row 2: 'inf'",
@@ -70,7 +70,7 @@ def test_several_columns_are_several_measurements_or_labels():
     )
 
 
-def test_lists_of_labels_are_many_labels_where_the_kind_says_so():
+def test_lists_of_labels_are_multilabel_if_the_task_type_says_so():
     target, _, _ = read(["membrane;nucleus", "nucleus", "", "golgi | membrane"], task_type="multilabel")
     assert target.names == ("golgi", "membrane", "nucleus")
     np.testing.assert_array_equal(target.y[[0, 1, 3]], [[0, 1, 1], [0, 0, 1], [1, 1, 0]])
@@ -88,14 +88,14 @@ def test_lists_of_labels_are_many_labels_where_the_kind_says_so():
         (["binder", "non-binder", "binder", ""], ["non-binder", "binder"], [1, 0, 1, -1]),
     ],
 )
-def test_two_values_are_two_classes_and_the_second_is_looked_for(values, classes, y):
+def test_two_values_are_binary_and_the_second_is_the_positive_class(values, classes, y):
     target, _, _ = read(values)
     assert (target.task_type, target.outputs) == ("binary", 1)
     assert list(target.classes) == classes
     assert target.y.tolist() == y
 
 
-def test_words_are_classes_and_small_numbers_only_where_the_kind_says_so():
+def test_names_are_classes_and_small_integers_only_if_the_task_type_says_so():
     target, _, _ = read(["EI", "IE", "N", "N", "EI", "IE"])
     assert (target.task_type, list(target.classes), target.y.tolist()) == (
         "multiclass",
@@ -106,17 +106,17 @@ def test_words_are_classes_and_small_numbers_only_where_the_kind_says_so():
     assert list(read(["2", "10", "1", "2.0"], task_type="multiclass")[0].classes) == ["1", "2", "10"]
     assert "3 classes (1, 2, 10)" in said(["2", "10", "1", "2"], task_type="binary")
     assert said([f"protein {k}" for k in range(31)]) == (
-        "t.csv: column 'y' has 31 different values ('protein 0', 'protein 1', 'protein 2' …), which are neither numbers nor classes nor "
-        "one value per residue; name the target with --target"
+        "t.csv: column 'y' has 31 different values ('protein 0', 'protein 1', 'protein 2' …), which are neither "
+        "numbers nor classes nor one value per residue; name the target with --target"
     )
     assert order_of_classes(["b", "a", "c"]) == ["a", "b", "c"]
 
 
-def test_an_empty_column_is_said():
+def test_an_empty_target_column_is_an_error():
     assert said(["", "NA", ""]) == "t.csv: column 'y' is empty; name the target with --target"
 
 
-def test_strings_of_labels_are_values_of_residues_even_where_they_look_like_numbers():
+def test_strings_of_labels_are_residue_targets_even_if_they_look_like_numbers():
     target, has, _ = read(["01101", "110", "", "0-1?"], [5, 3, 2, 4])
     assert (target.task_type, list(target.classes), target.outputs) == ("residue_binary", ["0", "1"], 1)
     assert has.tolist() == [True, True, False, True]
@@ -129,7 +129,7 @@ def test_strings_of_labels_are_values_of_residues_even_where_they_look_like_numb
     assert read(["train", "tests"] * 20, [5] * 40)[0].task_type == "binary"
 
 
-def test_labels_of_other_lengths_are_said_by_row():
+def test_labels_of_other_lengths_are_reported_by_row():
     message = said(["01101", "11", "0101", *["111"] * 29], [5, 3, 4, *[3] * 29])
     assert message.splitlines() == [
         "t.csv: column 'y' must have one value per residue; 1 of 32 rows do not",
@@ -177,7 +177,7 @@ def hairpins(tmp_path, first, rows=13, stem="GGAUC"):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_pairs_are_counted_from_where_their_bases_pair_and_it_is_said(tmp_path, first):
+def test_the_numbering_of_pairs_is_inferred_from_their_bases_and_remarked_on(tmp_path, first):
     table = hairpins(tmp_path, first)
     assert all(pairs.tolist() == [[k, 15 - k] for k in range(1, 6)] for pairs in table.target.y)
     said = next(remark for remark in table.remarks if remark.startswith("pairs are counted from"))
@@ -196,7 +196,7 @@ def test_pairs_of_bases_that_do_not_pair_are_counted_from_1_and_remarked(tmp_pat
     ]
 
 
-def test_pairs_that_are_counted_from_0_in_some_rows_and_from_1_in_others_are_a_mistake():
+def test_pairs_counted_from_0_in_some_rows_and_from_1_in_others_are_an_error():
     title = "t.csv: 1 structures in column 'y' cannot be read; correct or empty them (pairs are counted from 0 in"
     assert said(["[[0, 6]]", "[[0, 5]]", "[[1, 7]]"], [7, 7, 7], task_type="pairs").splitlines() == [
         f"{title} 2 rows and from 1 in 1; use one numbering)",
@@ -208,7 +208,7 @@ def test_pairs_that_are_counted_from_0_in_some_rows_and_from_1_in_others_are_a_m
     ]
 
 
-def test_structures_that_are_wrong_are_said_by_row():
+def test_invalid_structures_are_reported_by_row():
     values = ["((..)", "(..))", "(..)", "(.x.)", "(...)"]
     assert said(values, [5, 5, 5, 5, 5], task_type="pairs").splitlines() == [
         "t.csv: 4 structures in column 'y' cannot be read; correct or empty them",
@@ -226,7 +226,7 @@ def test_structures_that_are_wrong_are_said_by_row():
 
 @pytest.mark.data
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs SUBQUAD_DATA")
-def test_the_kind_of_a_small_task_of_each_kind_is_guessed():
+def test_the_task_type_of_real_tables_is_inferred():
     tasks = sorted(json.loads((DATA / "tasks.json").read_text()), key=lambda task: task["rows"])
     chosen = {}
     for task in tasks:
@@ -236,7 +236,9 @@ def test_the_kind_of_a_small_task_of_each_kind_is_guessed():
     for task_type, task in chosen.items():
         table = read_table(DATA / task["file"], FitSettings())
         rest = "residue_multiclass" if task_type.startswith("perres") else "multiclass"
-        assert table.target.task_type == TASK_TYPES.get(task_type, "pairs" if task_type == "pairs" else rest), task["id"]
+        assert table.target.task_type == TASK_TYPES.get(task_type, "pairs" if task_type == "pairs" else rest), task[
+            "id"
+        ]
         assert len(table.inputs) == len(table.target) == task["rows"]
         if "multi" in task_type:
             assert len(table.target.classes) == int(task_type.rpartition("multi")[2])

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.variants import canonical, looks_like_variants, parse_variants, check_unread
+from subquad.bio.data.variants import canonical, check_unread, looks_like_variants, parse_variants
 from subquad.bio.data.wild_type import from_both, from_sequences, from_variants
 from subquad.errors import SubquadError
 
@@ -57,11 +57,11 @@ def test_all_ways_to_write_a_variant_are_one(written):
 
 
 @pytest.mark.parametrize("word", ["_wt", "WT", "wt", "wild-type", "p.=", "p.(=)", "=", "_sy", "c.=", "NP_1.3:p.=", ""])
-def test_words_for_the_wild_type(word):
+def test_names_of_the_wild_type_are_recognised(word):
     assert made(word, "A3G").sequences == [WILD, "MKGEFGHIKLW"]
 
 
-def test_empty_words_are_counted():
+def test_empty_variants_are_the_wild_type_and_are_counted():
     assert parse_variants(pd.Series(["A3G", "", ""], name="m"))[1] == [
         "2 empty cells in column 'm' are read as the wild type"
     ]
@@ -72,7 +72,7 @@ def test_a_stop_and_bases_are_substitutions():
     assert made("c.2C>T", "n.[1A>T;2C>G]", "3G>A", "A1C", wild="ACGT").sequences == ["ATGT", "TGGT", "ACAT", "CCGT"]
 
 
-def test_what_changes_the_length_is_refused_by_its_row():
+def test_variants_that_change_the_length_are_an_error():
     assert "'NP_1.2:p.Ala3del' is a deletion;" in said(parse, "A3G", "NP_1.2:p.Ala3del")
     words = ["A3G", "p.Ala3del", "p.Lys2_Ala3insGln", "p.Arg78fs", "p.Ala3_Glu4dup", "c.1_2delinsTTT", "A3", "A3_del"]
     lines = said(parse, *words).splitlines()
@@ -89,7 +89,7 @@ def test_what_changes_the_length_is_refused_by_its_row():
     ]
 
 
-def test_the_offset_is_found_and_said():
+def test_the_offset_is_inferred_and_remarked_on():
     words = [f"{letter}{place + 23}{'V' if letter != 'V' else 'A'}" for place, letter in enumerate(WILD, 1)]
     construct = made(*words)
     assert construct.offset == 23
@@ -100,14 +100,14 @@ def test_the_offset_is_found_and_said():
     assert made("M0I,K1G", "A2G").sequences == ["IGAEFGHIKLW", "MKGEFGHIKLW"]
 
 
-def test_two_offsets_that_fit_are_both_said():
+def test_two_offsets_that_fit_are_both_remarked_on():
     construct = made("K2R")
     assert construct.offset == 0
     assert construct.remarks[0].endswith("offset 0 fits all 1 rows, and so does -7; set --offset if 0 is wrong")
     assert made("K2R", offset=-7).sequences == ["MKAEFGHIRLW"]
 
 
-def test_a_wrong_wild_type_letter_is_said_with_row_and_offset():
+def test_a_wrong_wild_type_letter_is_reported_with_row_and_offset():
     message = said(made, "M24I", "K25G", "A26G", "E27G", "G28A", "Y50A", "L33I:L33V")
     assert message.splitlines() == [
         "t.csv: 3 of 7 rows do not fit the wild type; correct or remove them",
@@ -147,7 +147,7 @@ def test_variants_and_sequences_agree_and_give_the_wild_type():
     assert given.mutants == construct.mutants
 
 
-def test_variants_that_disagree_with_their_sequences_are_said_by_row():
+def test_variants_that_disagree_with_their_sequences_are_reported_by_row():
     words = ["M1I", "K2G", "A3G", "E4G", "F5G", "_wt", "W11F", "L10A"]
     sequences = [
         *("IKAEFGHIKLW", "MRAEFGHIKLW", "MKGEFGHIKLY", "MKAGFGHIKLW", "MKAEGGHIKLW", "MKAEFGHIKLV", "MKAEFGHIKLF"),
@@ -162,7 +162,7 @@ def test_variants_that_disagree_with_their_sequences_are_said_by_row():
     ]
 
 
-def test_a_guessed_column_that_does_not_fit_is_left_aside_and_a_named_one_refused():
+def test_an_inferred_variant_column_that_does_not_fit_is_ignored_and_a_named_one_is_an_error():
     sequences, words = ["ACDEFGH", "KLMNPQR", "STVWYAC"], ["A3G", "K3R", "S1T"]
     aside = both(sequences, words)
     assert aside.mutants is None
@@ -213,7 +213,7 @@ def test_a_wild_type_is_read_from_a_plain_text_file(tmp_path):
     assert message == f"{path}: neither a FASTA file nor a text file with one sequence (--wild-type)"
 
 
-def test_columns_of_variants_are_seen_and_others_not():
+def test_columns_of_variants_are_recognised():
     assert looks_like_variants(pd.Series(["A24G:K30R", "_wt", "M1L"]))
     assert looks_like_variants(pd.Series(["p.Ala24Gly", "p.=", "p.Trp3Ter"]))
     assert looks_like_variants(pd.Series(["ENSP00000269305.4:p.Ala24Gly", "ENSP00000269305.4:p.="]))

@@ -90,11 +90,17 @@ def check_mixed(path: Path | str, sequences: Sequence[str], alphabet: str, *, fl
     bases = np.concatenate([_base_fraction(sequences[row : row + ROWS_AT_ONCE]) for row in blocks])
     if alphabet in ("dna", "rna"):
         # degenerate DNA has many letters outside ACGT, but none of these
-        rows = [row for row in np.flatnonzero((lengths >= 5) & (bases <= 0.7)) if set(sequences[row]) & set("EFILPQ")]
+        rows = [
+            row
+            for row in np.flatnonzero((lengths >= 5) & (bases <= 0.7)).tolist()
+            if set(sequences[row]) & set("EFILPQ")
+        ]
         most, others = "DNA or RNA", "proteins"
     else:
         # a peptide of A, C, G and T only rarely has all four
-        full = [row for row in np.flatnonzero((lengths >= 12) & (bases == 1)) if set("ACG") < set(sequences[row])]
+        full = [
+            row for row in np.flatnonzero((lengths >= 12) & (bases == 1)).tolist() if set("ACG") < set(sequences[row])
+        ]
         rows = [row for row in full if set("TU") & set(sequences[row])]
         most, others = "proteins", "DNA or RNA"
         if len(rows) > len(sequences) / 2:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.files import is_missing, to_numbers, with_decimal_points
+from subquad.bio.data.files import column_of, is_missing, sample_of, to_numbers, with_decimal_points
 from subquad.bio.data.variants import looks_like_variants
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, collect_errors, unknown
@@ -108,7 +108,7 @@ def find_inputs(
     collect_errors(*checks)
     remarks = []
     left = [name for name in frame.columns if name not in [name for _, name in excluded]]
-    likely = [name for name in left if _looks_like_sequences(frame[name])]
+    likely = [name for name in left if _looks_like_sequences(column_of(frame, name))]
     if partner is None and sequence is None:
         partner = _named(GUIDE_NAMES, likely)
         sequence = _named(CONTEXT_NAMES, likely) if partner is not None else None
@@ -121,7 +121,7 @@ def find_inputs(
     elif sequence is None:
         sequence = _named(CONTEXT_NAMES, [name for name in likely if name != partner])
     if mutant is None:
-        variants = [name for name in left if looks_like_variants(frame[name])]
+        variants = [name for name in left if looks_like_variants(column_of(frame, name))]
         mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
         if mutant is not None:
             remarks.append(f"variants: column {mutant!r} (inferred; --mutant overrides)")
@@ -149,7 +149,7 @@ def _infer_sequence(path: Path | str, left: list[str], likely: list[str], mutant
 def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
     left = [name for name in frame.columns if name not in taken and not _is_index(name)]
     named = _named(TARGET_NAMES, left)
-    sample = frame[left].head(SAMPLE_ROWS)
+    sample = {name: column_of(frame, name).head(SAMPLE_ROWS) for name in left}
     numbers = [
         name
         for name in left
@@ -200,9 +200,7 @@ def _covariates(path: Path | str, frame: pd.DataFrame, settings: FitSettings) ->
 
 
 def _sample(column: pd.Series) -> pd.Series:
-    text = column[column.str.len() > 0]
-    # tables are often sorted, so rows are sampled evenly
-    return text.iloc[:: max(1, len(text) // 200)].head(400).str.strip().str.upper()
+    return sample_of(column).str.strip().str.upper()
 
 
 def _looks_like_sequences(column: pd.Series) -> bool:
@@ -218,5 +216,5 @@ def _looks_like_sequences(column: pd.Series) -> bool:
 
 
 def _are_nucleotides(frame: pd.DataFrame, names: Sequence[str | None]) -> bool:
-    letters = Counter("".join("".join(_sample(frame[name])) for name in names))
+    letters = Counter("".join("".join(_sample(column_of(frame, name))) for name in names if name is not None))
     return sum(letters[letter] for letter in "ACGTUN") > 0.95 * letters.total()

@@ -70,6 +70,11 @@ class Inputs:
         """Number of letters in each row, `(n,)`."""
         return (self.codes != PAD).sum(1)
 
+    @property
+    def channels(self) -> list[np.ndarray]:
+        """Codes of the sequences and, if there are any, of the partner sequences, `(n, T)` each."""
+        return [self.codes] if self.partner is None else [self.codes, self.partner]
+
     def take(self, rows: np.ndarray) -> "Inputs":
         """Return the inputs of the given rows."""
         partner = None if self.partner is None else self.partner[rows]

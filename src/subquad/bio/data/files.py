@@ -19,7 +19,18 @@ import pandas as pd
 from subquad.bio.data.fasta import parse_fasta
 from subquad.errors import SubquadError, collect_errors, raise_errors, require, unknown
 
-__all__ = ["MISSING", "is_missing", "read_frame", "read_numbers", "separator_of", "to_numbers", "with_decimal_points"]
+__all__ = [
+    "MISSING",
+    "column_of",
+    "is_missing",
+    "read_frame",
+    "read_number_columns",
+    "read_numbers",
+    "sample_of",
+    "separator_of",
+    "to_numbers",
+    "with_decimal_points",
+]
 
 MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Values, in lower case, that mean: not measured."""
@@ -87,7 +98,7 @@ def _decoded(path: Path, data: bytes) -> tuple[str, list[str]]:
         text = data.decode(encoding)
     except UnicodeDecodeError:
         text = _from_windows(path, data)
-        word = re.search(r"\w*[^\W\x00-\x7f]\w*|[^\x00-\x7f]", text)[0]
+        word = re.findall(r"\w*[^\W\x00-\x7f]\w*|[^\x00-\x7f]", text)[0]
         remarks = [f"not UTF-8: read as Windows-1252, as in {word!r}; if that is wrong, save the file as UTF-8"]
     return text.replace("\r\n", "\n").replace("\r", "\n"), remarks
 
@@ -112,6 +123,7 @@ def _from_text(path: Path, text: str) -> pd.DataFrame:
     separator = _separator_in(head)
     stream = io.StringIO(text)
     options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False, "header": None}
+    header: list[str] = []
     try:
         # a quoted name may hold a line break
         header = [name.strip() for name in next(csv.reader(iter(stream.readline, ""), delimiter=separator))]
@@ -142,7 +154,7 @@ def _separator_in(head: str) -> str:
 
 def _skip_comments(text: str) -> tuple[str, list[str]]:
     """Return the text without blank lines and comments before the header, and a remark."""
-    before = re.match(r"(?:[ \t]*(?:#[^\n]*)?\n)*", text)[0]
+    before = re.findall(r"\A(?:[ \t]*(?:#[^\n]*)?\n)*", text)[0]
     text, comments = text[len(before) :], [line.strip() for line in before.split("\n") if line.strip()]
     head = text.split("\n", 1)[0]
     separator = _separator_in(head)
@@ -250,6 +262,18 @@ def _from_parquet(path: Path, data: bytes) -> pd.DataFrame:
     return pd.DataFrame(columns, dtype=str)
 
 
+def column_of(frame: pd.DataFrame, name: str) -> pd.Series:
+    """Return one column of a table."""
+    column: Any = frame[name]
+    return column
+
+
+def sample_of(column: pd.Series, count: int = 200) -> pd.Series:
+    """Return an even sample of at least `count` non-empty values, since tables are often sorted."""
+    text: Any = column[column.str.len() > 0]
+    return text.iloc[:: max(1, len(text) // count)].head(2 * count)
+
+
 def is_missing(column: pd.Series) -> np.ndarray:
     """Return which rows of a column have no measurement, `(n,)` bool."""
     return column.str.strip().str.lower().isin(MISSING).to_numpy(dtype=bool)
@@ -285,9 +309,11 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
     text, missing, remarks = with_hyphens(column.str.strip()), is_missing(column), []
     numbers = to_numbers(text)
     wrong = ~np.isfinite(numbers) & ~missing
-    if wrong.any() and _has_decimal_commas(text[~missing], text[wrong]):
-        numbers[wrong] = to_numbers(with_decimal_points(text[wrong]))
-        remarks.append(f"commas in column {column.name!r} are read as decimal points ({text[wrong].iloc[0]})")
+    bad: Any = text[wrong]
+    known: Any = text[~missing]
+    if wrong.any() and _has_decimal_commas(known, bad):
+        numbers[wrong] = to_numbers(with_decimal_points(bad))
+        remarks.append(f"commas in column {column.name!r} are read as decimal points ({bad.iloc[0]})")
         wrong = ~np.isfinite(numbers) & ~missing
     count = int(wrong.sum())
     raise_errors(
@@ -295,6 +321,15 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
         [f"row {row + 1}: {column.iloc[row]!r}{_advice(text.iloc[row])}" for row in np.flatnonzero(wrong)],
     )
     return numbers, remarks
+
+
+def read_number_columns(
+    path: Path | str, frame: pd.DataFrame, names: Sequence[str], what: str
+) -> tuple[np.ndarray, list[str]]:
+    """Return several columns as `(n, K)` float64, and remarks; see `read_numbers`."""
+    read = collect_errors(*(lambda name=name: read_numbers(path, column_of(frame, name), what) for name in names))
+    values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
+    return values, [remark for _, remarks in read for remark in remarks]
 
 
 def _advice(text: str) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from subquad.bio.data.alphabet import TITLES, check_mixed, encode, infer_alphabet, normalise
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema, PartnerAlignment
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.files import read_numbers
+from subquad.bio.data.files import column_of, read_number_columns
 from subquad.bio.data.partner_sequences import align_partners
 from subquad.bio.data.variants import Variants, check_unread, parse_variants
 from subquad.bio.data.wild_type import SequenceSet, from_both, from_sequences, from_variants, with_stops
@@ -80,7 +80,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
     wild, is_training = options.wild_type, options.schema is None
     if wild is not None and is_training:
         wild = read_sequence(wild, "--wild-type")
-    texts, remarks = (None, []) if options.sequence is None else _upper_case(frame[options.sequence])
+    texts, remarks = (None, []) if options.sequence is None else _upper_case(column_of(frame, options.sequence))
     if texts is None and wild is None:
         raise SubquadError(
             f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type (letters or a "
@@ -110,7 +110,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (inferred; --alphabet overrides)")
     remarks += notes + found.remarks + more
     if options.partner is not None:
-        guides = normalise(_upper_case(frame[options.partner])[0], alphabet)[0]
+        guides = normalise(_upper_case(column_of(frame, options.partner))[0], alphabet)[0]
         pairs = [f"{guide}|{context}" for guide, context in zip(guides, found.sequences, strict=True)]
         found = SequenceSet(sequences=pairs)
     is_aligned = bool((codes[:, -1] != PAD).all())
@@ -167,7 +167,7 @@ def _codes(
     if options.partner is None:
         codes, remarks = sequences()
         return codes, None, None, remarks
-    guides = normalise(_upper_case(frame[options.partner])[0], alphabet)[0]
+    guides = normalise(_upper_case(column_of(frame, options.partner))[0], alphabet)[0]
     (codes, remarks), (short, more) = collect_errors(
         sequences, lambda: encode(path, guides, alphabet, ambiguity=options.ambiguity, what=str(options.partner))
     )
@@ -238,7 +238,7 @@ def _variants(
 ) -> tuple[Variants | None, list[str]]:
     if options.mutant is None:
         return None, []
-    variants, remarks = parse_variants(frame[options.mutant])
+    variants, remarks = parse_variants(column_of(frame, options.mutant))
     if variants.unread and not is_needed:
         # the full sequences suffice
         text = f"column {options.mutant!r} has values that are not substitutions and is ignored"
@@ -267,10 +267,9 @@ def read_covariates(
         f"{path}: the model was trained with covariates that the table does not have; add the columns",
         [str(unknown("column", name, frame.columns)) for name in missing],
     )
-    read = collect_errors(*(lambda name=name: read_numbers(path, frame[name], "covariates") for name in names))
-    values = np.stack([numbers for numbers, _ in read], axis=1) if names else np.zeros((len(frame), 0))
+    values, remarks = read_number_columns(path, frame, names, "covariates")
     values, fill, filled = fill_missing(path, values, names, fill, flag="--covariates")
-    return values, fill, [remark for _, remarks in read for remark in remarks] + filled
+    return values, fill, remarks + filled
 
 
 def fill_missing(
@@ -289,10 +288,9 @@ def fill_missing(
         SubquadError: Columns of the training table without any number.
     """
     if fill is None:
-        is_empty = np.isnan(values).all(0)
         raise_errors(
             f"{path}: covariates without any number; remove them from {flag}",
-            [repr(name) for name, empty in zip(names, is_empty, strict=True) if empty],
+            [repr(name) for k, name in enumerate(names) if np.isnan(values[:, k]).all()],
         )
         fill = {name: float(np.nanmedian(values[:, k])) for k, name in enumerate(names)}
     values, remarks = values.copy(), []

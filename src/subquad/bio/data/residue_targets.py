@@ -13,7 +13,7 @@ import pandas as pd
 
 from subquad.bio.data.alphabet import flatten
 from subquad.bio.data.dataset import Target, TaskType
-from subquad.bio.data.files import to_numbers
+from subquad.bio.data.files import sample_of, to_numbers
 from subquad.errors import SubquadError, raise_errors
 
 __all__ = ["UNKNOWN", "looks_like_pairs", "looks_like_residues", "order_of_classes", "read_pairs", "read_residues"]
@@ -28,14 +28,9 @@ random bases three in eight can pair."""
 NEGATIVE = ("non", "not", "neg", "no_", "no-", "no ", "false", "decoy", "control", "random", "wt", "low", "unbound")
 
 
-def _sample(text: pd.Series) -> pd.Series:
-    # tables are often sorted, so rows are sampled evenly
-    return text.iloc[:: max(1, len(text) // 300)]
-
-
 def looks_like_pairs(text: pd.Series) -> bool:
     """Return whether most values are dot-brackets or lists of pairs."""
-    sample = _sample(text).tolist()
+    sample = sample_of(text, 300).tolist()
     if sum(value.replace(" ", "").startswith(("[[", "[]")) for value in sample) > 0.5 * len(sample):
         return any("[[" in value.replace(" ", "") for value in sample)
     letters = set("".join(sample))
@@ -47,8 +42,8 @@ def looks_like_pairs(text: pd.Series) -> bool:
 
 def looks_like_residues(text: pd.Series, lengths: np.ndarray) -> TaskType | None:
     """Return the task type of a column with one value per residue, or None if it has one value per row."""
-    sample = _sample(text)
-    lengths = pd.Series(lengths, index=text.index)[sample.index].to_numpy()
+    sample = sample_of(text, 300)
+    lengths = pd.Series(lengths, index=text.index).loc[sample.index].to_numpy()
     values = sample.tolist()
     lists = [_as_list(value) for value in values]
     if sum(isinstance(value, list) for value in lists) > 0.9 * len(values):
@@ -129,13 +124,13 @@ def read_residues(
         lists = values
     found = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
     expected = found if lengths is None else lengths[rows]
-    remarks = _check_lengths(path, column.name, rows, found, expected, may_be_short=is_list)
+    remarks = _check_lengths(path, str(column.name), rows, found, expected, may_be_short=is_list)
     width = int((found if lengths is None else lengths).max(initial=0))
     if task_type == "residue_regression":
         y = np.full((len(column), width), np.nan)
-        flat = _flat_numbers(path, column.name, rows, lists, found)
+        flat = _flat_numbers(path, str(column.name), rows, lists, found)
         _fill(y, rows, found, flat)
-        return Target(task_type=task_type, y=y, names=(column.name,)), remarks
+        return Target(task_type=task_type, y=y, names=(str(column.name),)), remarks
     labels, flat = _flat_labels(lists, is_list=is_list)
     if task_type == "residue_binary" and len(labels) > 2:
         raise SubquadError(
@@ -143,7 +138,7 @@ def read_residues(
         )
     y = np.full((len(column), width), -1, dtype=np.int16)
     _fill(y, rows, found, flat)
-    return Target(task_type=task_type, y=y, classes=labels, names=(column.name,)), remarks
+    return Target(task_type=task_type, y=y, classes=labels, names=(str(column.name),)), remarks
 
 
 def _check_lengths(
@@ -251,7 +246,7 @@ def read_pairs(
             errors.append(f"row {row + 1}: {found}")
             found = np.zeros((0, 2), dtype=np.int64)
         pairs.append(found)
-    listed = [row for row in np.flatnonzero(is_list) if len(pairs[row])]
+    listed = [row for row in np.flatnonzero(is_list).tolist() if len(pairs[row])]
     first, remarks = _first_position({row: pairs[row] for row in listed}, lengths, codes)
     for row in listed:
         length = np.inf if lengths is None else lengths[row]

@@ -14,7 +14,7 @@ import pandas as pd
 from subquad.bio.data.columns import Columns, find_columns, find_inputs
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.examples import resolve_table
-from subquad.bio.data.files import is_missing, read_frame, read_numbers
+from subquad.bio.data.files import column_of, is_missing, read_frame, read_numbers
 from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, read_covariates, read_inputs
 from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
@@ -159,7 +159,9 @@ def read_like(path: Path | str, schema: InputSchema, *, sequence: str | None = N
 
     def inputs() -> ReadInputs:
         if is_absent or sequence is not None:
-            found, notes = find_inputs(path, frame, **names)
+            found, notes = find_inputs(
+                path, frame, sequence=names["sequence"], mutant=names["mutant"], partner=names["partner"]
+            )
             if is_absent:
                 names.update(found)
                 remarks.extend(notes)
@@ -230,9 +232,9 @@ def _weight(path: Path | str, frame: pd.DataFrame, columns: Columns) -> tuple[np
     if name is None:
         return None, []
     what = "weights" if columns.weight else "standard errors"
-    numbers, remarks = read_numbers(path, frame[name], what)
+    numbers, remarks = read_numbers(path, column_of(frame, name), what)
     # rows without a measurement need no weight
-    has = ~np.stack([is_missing(frame[target]) for target in columns.target]).all(0)
+    has = ~np.stack([is_missing(column_of(frame, target)) for target in columns.target]).all(0)
     wrong = np.flatnonzero(has & ~(numbers > 0))
     raise_errors(
         f"{path}: {what} in column {name!r} must be above 0; correct or remove {len(wrong):,} rows",

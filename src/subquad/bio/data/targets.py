@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import Target, TaskType
-from subquad.bio.data.files import is_missing, read_numbers, to_numbers, with_decimal_points
+from subquad.bio.data.files import column_of, is_missing, read_number_columns, to_numbers, with_decimal_points
 from subquad.bio.data.residue_targets import (
     looks_like_pairs,
     looks_like_residues,
@@ -16,7 +16,7 @@ from subquad.bio.data.residue_targets import (
     read_pairs,
     read_residues,
 )
-from subquad.errors import SubquadError, collect_errors, raise_errors
+from subquad.errors import SubquadError, raise_errors
 
 __all__ = ["read_target"]
 
@@ -45,8 +45,8 @@ def read_target(
     Raises:
         SubquadError: Values do not fit the task type, or columns are empty.
     """
-    missing = np.stack([is_missing(frame[name]) for name in columns], axis=1)
-    has = ~missing.all(1)
+    missing: np.ndarray = np.stack([is_missing(column_of(frame, name)) for name in columns], axis=1)
+    has = ~missing.all(axis=1, keepdims=True)[:, 0]
     for k, name in enumerate(columns):
         if missing[:, k].all():
             raise SubquadError(f"{path}: column {name!r} is empty; name the target with --target")
@@ -59,10 +59,10 @@ def read_target(
         remarks.append(f"task type: {chosen} (inferred; --task-type overrides)")
     if not has.all():
         remarks.append(f"{int((~has).sum()):,} of {len(has):,} rows have no measurement and are not used")
-    column = frame[columns[0]].str.strip()
+    column = column_of(frame, columns[0]).str.strip()
     match chosen:
         case "regression":
-            y, more = _numbers(path, frame, columns)
+            y, more = read_number_columns(path, frame, columns, "measurements")
             target = Target(task_type="regression", y=y, names=tuple(columns))
         case "multilabel":
             target, more = _labels(path, frame, columns, has)
@@ -80,9 +80,10 @@ def _infer(
     path: Path | str, frame: pd.DataFrame, columns: Sequence[str], lengths: np.ndarray | None, has: np.ndarray
 ) -> TaskType:
     if len(columns) > 1:
-        values = [set(frame[name].str.strip()[~is_missing(frame[name])].unique()) for name in columns]
-        return "multilabel" if all(value <= {"0", "1", "0.0", "1.0"} for value in values) else "regression"
-    text = frame[columns[0]].str.strip()[has]
+        texts = [column_of(frame, name).str.strip() for name in columns]
+        is_label = all(set(text.loc[~is_missing(text)]) <= {"0", "1", "0.0", "1.0"} for text in texts)
+        return "multilabel" if is_label else "regression"
+    text = column_of(frame, columns[0]).str.strip().loc[has]
     if looks_like_pairs(text):
         return "pairs"
     if lengths is not None and (task_type := looks_like_residues(text, lengths[has])) is not None:
@@ -103,11 +104,6 @@ def _infer(
     return "binary" if classes <= 2 else "multiclass"
 
 
-def _numbers(path: Path | str, frame: pd.DataFrame, columns: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    read = collect_errors(*(lambda name=name: read_numbers(path, frame[name], "measurements") for name in columns))
-    return np.stack([numbers for numbers, _ in read], axis=1), [remark for _, notes in read for remark in notes]
-
-
 def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: np.ndarray) -> tuple[Target, list[str]]:
     if len(columns) == 1:
         text = frame[columns[0]].str.strip().str.replace(r"\s*[;,|]\s*", ";", regex=True)
@@ -115,7 +111,7 @@ def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: 
         y = table.to_numpy(dtype=np.float64, copy=True)
         y[~has] = np.nan
         return Target(task_type="multilabel", y=y, names=tuple(map(str, table.columns))), []
-    y, remarks = _numbers(path, frame, columns)
+    y, remarks = read_number_columns(path, frame, columns, "measurements")
     wrong = np.argwhere(~np.isnan(y) & (y != 0) & (y != 1))
     raise_errors(
         f"{path}: labels must be 0 or 1 (or empty); correct them, or set --task-type regression",
@@ -131,7 +127,7 @@ def _classes(path: Path | str, column: pd.Series, has: np.ndarray, task_type: Ta
         whole = has & (numbers == np.round(numbers))
         digits = np.where(whole, numbers, 0).astype(np.int64).astype(str)
         column = column.mask(whole, pd.Series(digits, index=column.index))
-    counts = column[has].value_counts()
+    counts = column.loc[has].value_counts()
     classes, remarks = order_of_classes(counts.index.tolist()), []
     limit = 2 if task_type == "binary" else MAX_CLASSES
     if len(classes) > limit:
@@ -143,4 +139,4 @@ def _classes(path: Path | str, column: pd.Series, has: np.ndarray, task_type: Ta
         remarks.append(f"positive class: {classes[1]!r}, negative class: {classes[0]!r}")
     place = {name: k for k, name in enumerate(classes)}
     y = column.map(place).where(has, -1).to_numpy(dtype=np.int64, copy=True)
-    return Target(task_type=task_type, y=y, classes=classes, names=(column.name,)), remarks
+    return Target(task_type=task_type, y=y, classes=classes, names=(str(column.name),)), remarks

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from subquad.bio.data.files import sample_of
 from subquad.errors import raise_errors, require
 
 __all__ = [
@@ -72,10 +73,7 @@ class Variants:
 
 def looks_like_variants(column: pd.Series) -> bool:
     """Return whether most values of a column are variants."""
-    text = column[column.str.len() > 0]
-    # tables are often sorted, so rows are sampled evenly
-    sample = text.iloc[:: max(1, len(text) // 200)].head(400).tolist()
-    parts = [_parts(value) for value in sample]
+    parts = [_parts(value) for value in sample_of(column)]
     found = sum(bool(part) and all(_substitution(word) is not None for word in part) for part in parts)
     return found > 0 and found >= 0.7 * sum(map(bool, parts))
 

@@ -78,7 +78,7 @@ def _translated(variants: Variants, wild_type: str) -> str | None:
         return None
     from Bio.Seq import translate
 
-    return translate(wild_type).rstrip("*")
+    return str(translate(wild_type)).rstrip("*")
 
 
 def _infer_offset(path: Path | str, variants: Variants, wild: np.ndarray, given: int | None) -> tuple[int, list[str]]:
@@ -337,13 +337,13 @@ def with_stops(sequences: Sequence[str], wild_type: str | None = None) -> tuple[
     """
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     full = len(wild_type) if wild_type is not None else int(np.bincount(lengths, minlength=1).argmax())
-    truncated = np.flatnonzero(lengths < full)
-    if not len(truncated) or lengths.max() > full or not lengths.min():
+    truncated = np.flatnonzero(lengths < full).tolist()
+    if not truncated or lengths.max() > full or not lengths.min():
         return list(sequences), []
     if wild_type is None:
         if len(truncated) > MAX_TRUNCATED * len(sequences):
             return list(sequences), []
-        whole = [sequences[row] for row in np.flatnonzero(lengths == full)[:SAMPLE_ROWS]]
+        whole = [str(sequences[row]) for row in np.flatnonzero(lengths == full)[:SAMPLE_ROWS].tolist()]
         letters = flatten(whole)[0].reshape(-1, full)
         counts = np.stack([(letters == ord(letter)).sum(0) for letter in LETTERS])
         wild_type = "".join(LETTERS[k] for k in counts.argmax(0))

@@ -53,7 +53,8 @@ class ResidueFeatures:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ResidueFeatures":
         """Return the features that `as_dict` wrote."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**fields)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON values."""
@@ -76,11 +77,10 @@ class ResidueFeatures:
         order = np.argsort(rows, kind="stable")
         blocks = [sparse.csr_matrix((0, self.count), dtype=np.float32)]
         for some, own, places in _groups(inputs, rows[order], positions[order]):
-            channels = [some.codes, some.partner] if self.has_partner else [some.codes]
-            parts = [_one_hot(_window(codes, own, places, self.window), self.letters) for codes in channels]
+            parts = [_one_hot(_window(codes, own, places, self.window), self.letters) for codes in some.channels]
             parts.append(sparse.csr_matrix(self._numbers(some, own, places).astype(np.float32)))
-            blocks.append(sparse.hstack(parts, format="csr"))
-        return sparse.vstack(blocks, format="csr")[np.argsort(order)]
+            blocks.append(sparse.csr_matrix(sparse.hstack(parts, format="csr")))
+        return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))[np.argsort(order)]
 
     def numbers(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return compact features for trees, `(m, columns)` float32: letters are replaced by their properties."""
@@ -90,8 +90,7 @@ class ResidueFeatures:
         lookup = np.vstack([table, table.mean(0), np.full(table.shape[1], np.nan)])
         blocks = []
         for some, own, places in _groups(inputs, rows[order], positions[order]):
-            channels = [some.codes, some.partner] if self.has_partner else [some.codes]
-            windows = [_window(codes, own, places, self.window).astype(np.int64) for codes in channels]
+            windows = [_window(codes, own, places, self.window).astype(np.int64) for codes in some.channels]
             parts = [lookup[codes].reshape(len(codes), -1) for codes in windows]
             reaches = self.reaches[: self._reaches_of_numbers]
             parts += [mean[own, places] for mean in _averages(some.codes, table, reaches)]

@@ -124,7 +124,8 @@ class SequenceFeatures:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SequenceFeatures":
         """Return the features that `as_dict` wrote."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**fields)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as JSON values."""
@@ -148,7 +149,8 @@ class SequenceFeatures:
     def matrix(self, inputs: Inputs) -> sparse.csr_matrix:
         """Return the features of each row, `(n, F)` float32."""
         blocks = list(self._blocks(inputs))
-        return sparse.vstack(blocks, format="csr") if blocks else sparse.csr_matrix((0, self.count), dtype=np.float32)
+        empty = sparse.csr_matrix((0, self.count), dtype=np.float32)
+        return sparse.csr_matrix(sparse.vstack([empty, *blocks], format="csr"))
 
     def names(self, alphabet: str | None = None, covariates: Sequence[str] | None = None) -> list[str]:
         """Return the names of the features: A24 (from 1), mismatch A24G, GC, dipeptide KR, a covariate.
@@ -218,6 +220,8 @@ def kmers_of(channels: Sequence[np.ndarray], letters: int) -> tuple[np.ndarray, 
 
     K-mers with `PAD` are skipped; those with `ANY` are all k-mers that they may stand for, with equal weights.
     """
+    rows: Any
+    positions: Any
     rows, positions = np.nonzero(np.all([channel != PAD for channel in channels], axis=0))
     kmer, weight = np.zeros(len(rows), dtype=np.int64), np.ones(len(rows))
     for channel in channels:
@@ -227,7 +231,7 @@ def kmers_of(channels: Sequence[np.ndarray], letters: int) -> tuple[np.ndarray, 
             rows, positions, kmer, weight, letter, times = (
                 np.repeat(values, times) for values in (rows, positions, kmer, weight / times, letter, times)
             )
-            # repeats of one place stand together and count up from 0
+            # repeats of one position are adjacent and count up from 0
             starts = np.flatnonzero(
                 np.r_[True, (np.diff(rows) != 0) | (np.diff(positions) != 0) | (np.diff(kmer) != 0)]
             )
@@ -249,16 +253,18 @@ def _globals(letters: int) -> list[str]:
 
 
 def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
-    A, codes, partner = features.letters, inputs.codes, inputs.partner
+    A, codes = features.letters, inputs.codes
     match kind:
         case "letters" | "partner":
-            rows, positions, kmer, weight = kmers_of([codes if kind == "letters" else partner], A)
+            rows, positions, kmer, weight = kmers_of(
+                inputs.channels[:1] if kind == "letters" else inputs.channels[1:], A
+            )
             return rows, positions * A + kmer, weight
         case "pairs":
             rows, positions, kmer, weight = kmers_of([codes[:, :-1], codes[:, 1:]], A)
             return rows, positions * A**2 + kmer, weight
         case "mismatch" | "type" | "mismatches":
-            rows, positions, kmer, weight = kmers_of([codes, partner], A)
+            rows, positions, kmer, weight = kmers_of(inputs.channels, A)
             differs = kmer // A != kmer % A
             rows, positions, kmer, weight = rows[differs], positions[differs], kmer[differs], weight[differs]
             column = {"mismatch": positions, "type": positions * A**2 + kmer, "mismatches": np.zeros_like(rows)}

@@ -42,7 +42,8 @@ def torch_features(
     if isinstance(features, ResidueFeatures):
         return _residue_features(features, codes, partner, covariates)
     x = soft_one_hot(codes, features.letters)
-    y = None if partner is None else soft_one_hot(partner, features.letters)
+    # without partner sequences no block reads y
+    y = x if partner is None else soft_one_hot(partner, features.letters)
     lengths = (codes != PAD).sum(1)
     blocks = [
         _block(features, kind, x, y=y, codes=codes, lengths=lengths, covariates=covariates)
@@ -60,7 +61,7 @@ def _block(
     kind: str,
     x: Tensor,
     *,
-    y: Tensor | None,
+    y: Tensor,
     codes: Tensor,
     lengths: Tensor,
     covariates: Tensor,
@@ -124,7 +125,7 @@ def _residue_features(
     features: ResidueFeatures, codes: Tensor, partner: Tensor | None, covariates: Tensor
 ) -> Float[Tensor, "B T F"]:
     B, T = codes.shape
-    channels = [soft_one_hot(own, features.letters) for own in ([codes, partner] if features.has_partner else [codes])]
+    channels = [soft_one_hot(own, features.letters) for own in (codes, partner) if own is not None]
     w = features.window
     blocks = [nn.functional.pad(x, (0, 0, w, w)).unfold(1, 2 * w + 1, 1).mT.flatten(2) for x in channels]
     is_there = (codes != PAD)[..., None]

@@ -70,7 +70,7 @@ def are_reverse_complements(inputs: Inputs, rows: np.ndarray, others: np.ndarray
 
 
 def _letters(inputs: Inputs) -> np.ndarray:
-    return inputs.codes if inputs.partner is None else np.concatenate([inputs.codes, inputs.partner], axis=1)
+    return inputs.codes if inputs.partner is None else np.concatenate(inputs.channels, axis=1)
 
 
 class _Hashes:

@@ -19,7 +19,7 @@ def variants(random: np.random.Generator, count: int) -> list[str]:
     return rows
 
 
-def test_a_beginning_of_the_wild_type_is_read_as_a_stop():
+def test_a_prefix_of_the_wild_type_is_read_as_a_stop():
     full = variants(np.random.default_rng(0), 60)
     written, remarks = with_stops([*full, WILD[:7], WILD[:-1]])
     assert written[:-2] == full
@@ -27,7 +27,7 @@ def test_a_beginning_of_the_wild_type_is_read_as_a_stop():
     assert "2 sequences" in remarks[0]
 
 
-def test_a_beginning_with_a_written_stop_is_read_as_one_without():
+def test_a_prefix_with_a_stop_is_read_like_one_without():
     full = variants(np.random.default_rng(0), 60)
     early = [WILD[:7], WILD[:-2]]
     assert with_stops([*full, *(f"{own}*" for own in early)]) == with_stops([*full, *early])
@@ -46,12 +46,13 @@ def test_a_beginning_with_a_written_stop_is_read_as_one_without():
         [WILD[:5]] * 30,
     ],
 )
-def test_other_lengths_are_left_alone(strange):
+def test_other_lengths_are_not_changed(strange):
     sequences = [*variants(np.random.default_rng(0), 60), *strange]
     assert with_stops(sequences) == (sequences, [])
 
 
-def test_a_table_with_early_ends_is_aligned_and_its_model_reads_them_again(tmp_path):
+@pytest.mark.slow
+def test_a_table_with_truncated_proteins_is_aligned_and_its_model_reads_them_again(tmp_path):
     random = np.random.default_rng(1)
     sequences = variants(random, 120) + [WILD[:k] for k in range(1, len(WILD), 2)]
     table = pd.DataFrame({"sequence": sequences, "score": random.normal(size=len(sequences))})

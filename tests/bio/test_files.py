@@ -48,7 +48,7 @@ def test_all_kinds_of_files_give_the_same_table(tmp_path):
         assert read_frame(tmp_path / name)[["sequence", "score"]].to_numpy().tolist() == plain.to_numpy().tolist(), name
 
 
-def test_files_that_are_no_tables_are_refused(tmp_path):
+def test_files_that_are_not_tables_are_an_error(tmp_path):
     assert said(read_frame, tmp_path / "no.csv") == f"{tmp_path}/no.csv: no such file"
     assert said(read_frame, tmp_path) == f"{tmp_path}: this is a folder; give the table in it"
     empty = write(tmp_path / "e.csv", "", [])
@@ -69,7 +69,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path):
     assert "not a readable Parquet file (" in said(read_frame, tmp_path / "d.parquet")
 
 
-def test_a_column_twice_is_named_and_rows_that_are_too_long_too(tmp_path):
+def test_duplicate_columns_and_rows_that_are_too_long_are_an_error(tmp_path):
     path = write(tmp_path / "t.csv", "sequence,score,score", ["ACDEF,1,2"])
     assert said(read_frame, path) == f"{path}: duplicate column names: 'score'; rename or remove them"
     path = write(tmp_path / "t.csv", "sequence,score,set", ["ACDEF,1,train", "ACDEF,1", "ACDEF,1,train,7"])
@@ -107,7 +107,7 @@ def test_a_sheet_is_chosen_and_all_digits_of_numbers_are_kept(tmp_path):
     assert read_frame(tmp_path / "b.parquet").iloc[0].tolist() == ["ACDEF", "0.1234567890123456", "[1.5, null]"]
 
 
-def test_a_file_of_windows_is_read_and_said(tmp_path):
+def test_windows_1252_is_read_and_remarked_on(tmp_path):
     text = "\n".join(["sequence;größe", *ROWS]).replace(",", ";")
     (tmp_path / "w.csv").write_bytes(text.encode("cp1252"))
     frame = read_frame(tmp_path / "w.csv")
@@ -120,7 +120,7 @@ def test_a_file_of_windows_is_read_and_said(tmp_path):
         assert said(read_frame, tmp_path / "b.csv").endswith("not a text file in UTF-8; export the table as CSV")
 
 
-def test_empty_rows_and_comments_before_the_header_are_left_out(tmp_path):
+def test_empty_rows_and_comments_before_the_header_are_skipped(tmp_path):
     book = openpyxl.Workbook()
     for row in ([], [None, None], ["sequence", "score"], ["ACDEF", 1]):
         book.active.append(row)
@@ -132,9 +132,7 @@ def test_empty_rows_and_comments_before_the_header_are_left_out(tmp_path):
     path = write(tmp_path / "c.csv", "", ["# Accession: urn, 1, 2", "# Licence: CC0", "", "sequence,score", *ROWS])
     frame = read_frame(path)
     assert frame["score"].tolist() == ["0.5", "1.5", "2.5", "3.5", "4.5"]
-    assert frame.attrs["remarks"] == [
-        "2 comment lines before the header are skipped ('# Accession: urn, 1, 2')"
-    ]
+    assert frame.attrs["remarks"] == ["2 comment lines before the header are skipped ('# Accession: urn, 1, 2')"]
     # names that begin with # are names
     path = write(tmp_path / "n.csv", "#sequence,score", ROWS)
     assert list(read_frame(path).columns) == ["#sequence", "score"]
@@ -143,7 +141,7 @@ def test_empty_rows_and_comments_before_the_header_are_left_out(tmp_path):
     assert list(read_frame(path).columns) == ["#sequence", "score"]
 
 
-def test_blank_lines_are_no_rows_and_a_message_with_rows_says_so(tmp_path):
+def test_blank_lines_are_not_counted_and_errors_with_rows_say_so(tmp_path):
     path = write(tmp_path / "t.csv", "sequence,score", ["ACDEF,1", "", "  ", "ACDEG,2", ",", "", "ACDEF,3,4", "", ""])
     assert said(read_frame, path).splitlines() == [
         f"{path}: the header has 2 columns, but 1 rows have more values; correct them",
@@ -183,7 +181,7 @@ def test_lines_of_labels_under_a_sequence_become_targets(tmp_path):
     assert list(read_frame(path).columns) == ["id", "sequence", "target_1", "target_2"]
 
 
-def test_missing_words_are_no_numbers_and_infinite_ones_are_mistakes():
+def test_missing_values_are_nan_and_infinite_ones_are_errors():
     column = pd.Series(["1.5", "high", "", "2.5", "n.d.", "NaN", "inf", "None"], name="score")
     assert is_missing(column).tolist() == [False, False, True, False, False, True, False, True]
     assert said(read_numbers, "t.csv", column, "measurements").splitlines() == [
@@ -194,7 +192,7 @@ def test_missing_words_are_no_numbers_and_infinite_ones_are_mistakes():
     ]
 
 
-def test_the_minus_of_print_is_one_and_a_limit_says_what_to_write():
+def test_a_typographic_minus_is_read_and_a_bound_gets_advice():
     numbers, _ = read_numbers("t.csv", pd.Series(["−3.5", " −1e-3", "2"], name="y"), "measurements")
     assert numbers.tolist() == [-3.5, -0.001, 2]
     assert read_numbers("t.csv", pd.Series(["−0,5", "2,25"], name="y"), "measurements")[0].tolist() == [-0.5, 2.25]
@@ -241,7 +239,7 @@ def test_a_header_with_a_quoted_line_break_is_one_name(tmp_path):
     assert list(read_frame(tmp_path / "q.csv").columns) == ["sequence", "score,\nmean"]
 
 
-def test_an_example_table_is_complete_and_a_changed_file_is_refused(monkeypatch):
+def test_an_example_table_is_complete_and_a_changed_file_is_an_error(monkeypatch):
     path = resolve_table("example:tdp43")
     frame = read_frame(path)
     assert len(frame) == 57_996
@@ -264,5 +262,5 @@ def test_an_example_table_is_complete_and_a_changed_file_is_refused(monkeypatch)
         ({"learning_rate": 0.0}, "--learning-rate must be above 0, got 0.0"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(options, message):
+def test_invalid_settings_are_an_error(options, message):
     assert said(FitSettings, **options) == message
