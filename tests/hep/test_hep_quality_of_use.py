@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from subquad.hep import EvaluateSettings, ExplainSettings, FitSettings, TrainedTagger, evaluate, explain, export, fit
+from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.data.batches import collate
 from subquad.hep.data.chunks import chunk_of
 from subquad.hep.data.jets import read
@@ -43,7 +44,9 @@ def shuffled(fitted, tmp_path_factory):
     return out
 
 
-def test_evaluate_exceeds_the_floor_and_shuffled_weights_do_not(fitted, shuffled, tmp_path):
+def test_evaluate_exceeds_the_floor_and_shuffled_weights_do_not(fitted, shuffled, tmp_path, monkeypatch):
+    # figures take most of the time, and are tested elsewhere
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models: ([], {model.name: {} for model in models}))
     own = evaluate(fitted, out=tmp_path / "own", quiet=True)
     assert own["test"]["standard"]["accuracy"] > FLOOR
     # no or few of 30 background jets pass

@@ -184,8 +184,8 @@ def _print_fit(metrics: dict[str, Any], out: Path) -> None:
     print_table(table.header, table.rows, title=title, best=table.winner, transposed=True)
     print(
         verdict(metrics),
-        f"Training took {metrics['seconds']['training']:.0f} s. Wrote {out}. Next: open {out / 'report.html'}, or run",
-        f"    subquad hep predict {out} more.root --out scores.root",
+        f"Training took {metrics['seconds']['training']:.0f} s. Wrote {out}; open {out / 'report.html'}.",
+        f"Next: subquad hep predict {out} more.root --out scores.root",
         sep="\n",
     )
 

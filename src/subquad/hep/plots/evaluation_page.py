@@ -149,22 +149,11 @@ def _signal_drawings(
 
 def _as_json(pair: tuple[Curve, Curve], edges: np.ndarray) -> dict[str, Any]:
     """Return the curves against pT as lists; a rejection without an upper limit is None."""
-
-    def listed(values: np.ndarray) -> list[float | None]:
-        return [float(value) if np.isfinite(value) else None for value in values]
-
-    return {
-        "edges": edges.tolist(),
-        **{
-            name: {
-                "pt": listed(c.x),
-                "value": listed(c.value),
-                "low": listed(c.low),
-                "high": listed(c.high),
-            }
-            for name, c in zip(("efficiency", "rejection"), pair, strict=True)
-        },
-    }
+    found: dict[str, Any] = {"edges": edges.tolist()}
+    for name, curve in zip(("efficiency", "rejection"), pair, strict=True):
+        columns = {"pt": curve.x, "value": curve.value, "low": curve.low, "high": curve.high}
+        found[name] = {key: [v if np.isfinite(v) else None for v in column.tolist()] for key, column in columns.items()}
+    return found
 
 
 def _model_drawings(
