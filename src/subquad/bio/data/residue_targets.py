@@ -53,7 +53,7 @@ def looks_like_residues(text: pd.Series, lengths: np.ndarray) -> TaskType | None
         return None
     letters = Counter("".join(values))
     one_length = len(set(lengths.tolist())) == 1
-    # a number may have as many digits as the sequences have letters, and so may the word of a class
+    # a number may have as many digits as the sequences have letters, and so may the name of a class
     is_decimal = np.mean([value.count(".") == 1 for value in values]) > 0.5
     is_word = one_length and len(values) > 10 and len(set(values)) <= 0.1 * len(values)
     if is_decimal or is_word or len(letters) > MAX_LABELS:

@@ -46,7 +46,7 @@ def read_target(
         SubquadError: Values do not fit the task type, or columns are empty.
     """
     missing: np.ndarray = np.stack([is_missing(column_of(frame, name)) for name in columns], axis=1)
-    has = ~missing.all(axis=1, keepdims=True)[:, 0]
+    has: Any = ~missing.all(axis=1)
     for k, name in enumerate(columns):
         if missing[:, k].all():
             raise SubquadError(f"{path}: column {name!r} is empty; name the target with --target")
