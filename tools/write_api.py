@@ -6,6 +6,7 @@
 import ast
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -60,17 +61,18 @@ def summary_of(module: str, name: str) -> str:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 if any(isinstance(target, ast.Name) and target.id == name for target in targets):
                     is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                    return first_sentence(str(after.value.value)) if is_text else ""
+                    return first_sentence(str(after.value.value)) if is_text else f"`{ast.unparse(node.value)}`"
     raise SystemExit(f"{module}: {name} is in __all__, but nothing defines it")
 
 
 def entry(module: str) -> list[str]:
     """Return the lines about one module; none where it has no public names."""
     tree = ast.parse(source_of(module).read_text(encoding="utf-8"))
-    public, homes = value_of(tree, "__all__"), value_of(tree, "_HOMES")
+    public = value_of(tree, "__all__")
     if public is None:
         return []
-    homes = ast.literal_eval(homes) if homes is not None else {}
+    # a field's package imports its names when they are first used; importing it is cheap
+    homes = import_module(module)._HOMES if value_of(tree, "_HOMES") is not None else {}
     lines = [f"### `{module}`", "", first_sentence(ast.get_docstring(tree)), ""]
     for name in sorted(ast.literal_eval(public)):
         summary = summary_of(homes.get(name, module), name)
