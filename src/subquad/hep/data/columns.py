@@ -147,6 +147,6 @@ def class_indices(columns: Mapping[str, Any], names: Sequence[str], errors: Chun
     is_bad = ((table == 1).sum(1) != 1) | ((table != 0).sum(1) != 1)
     if is_bad.any():
         j = int(np.argmax(is_bad))
-        given = [f"{names[i]} = {table[j, i]:g}" for i in np.flatnonzero(table[j])]
+        given = [f"{names[i]} = {table[j, i]:g}" for i in np.flatnonzero(table[j]).tolist()]
         errors.add(is_bad, ", ".join(given) or "no label is 1", advice="exactly one label of a jet must be 1")
     return table.argmax(1)

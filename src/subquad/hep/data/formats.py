@@ -204,8 +204,7 @@ def _inspect_root(given: Path, path: Path, tree: str | None, default: str) -> So
     with require("uproot", extra="hep").open(path) as root:
         names = {name.split(";")[0]: kind for name, kind in root.classnames().items()}
         trees = [name for name, kind in names.items() if kind in ("TTree", "ROOT::RNTuple")]
-        if tree is None:
-            tree = trees[0] if len(trees) == 1 else default
+        tree = tree or (trees[0] if len(trees) == 1 else default)
         if tree not in trees:
             present = f"its trees are {', '.join(trees)}; name one with --tree" if trees else "it has no tree"
             raise SubquadError(f"{path}: no tree {tree!r} in it; {present}")

@@ -61,7 +61,7 @@ class PaddedTable:
             self._origins |= {name: ("vectors", None) for name in JET_SUMS if name not in self._origins}
         self.columns = tuple(self._origins)
 
-    def _add(self, path: Path, name: str, shape: tuple[int, ...], places: int | None) -> None:
+    def _add(self, path: Path, name: str, shape: Sequence[int], places: int | None) -> None:
         is_ragged = len(shape) == 1 and shape[0] != self.entries and self._count is not None
         if len(shape) == 1 and (shape[0] == self.entries or is_ragged):
             self._origins[name] = (name, None)

@@ -3,7 +3,7 @@
 Axes: J jets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +53,7 @@ def with_present_classes(dataset: JetDataset, fitted: int, name: Any) -> JetData
     return replace(dataset, classes=tuple(present), labels=torch.from_numpy(index[labels]))
 
 
-def check_counts(classes: Sequence[Any], counts: np.ndarray, where: str) -> None:
+def check_counts(classes: Iterable[Any], counts: np.ndarray, where: str) -> None:
     """Check that there are two classes or more, and enough jets of each that has any.
 
     Raises:

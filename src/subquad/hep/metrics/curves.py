@@ -70,7 +70,8 @@ def roc(trainings: Sequence[Predictions], signal: int, background: int) -> Curve
         found.append((passed, len(of_background)))
     values = np.stack([_inverse(passed / total) for passed, total in found])
     if len(found) == 1:
-        low, high = clopper_pearson(*found[0], CONFIDENCE)
+        passed, total = found[0]
+        low, high = clopper_pearson(passed, total, CONFIDENCE)
         return Curve(GRID, values[0], _inverse(high), _inverse(low))
     return Curve(GRID, np.median(values, axis=0), values.min(0), values.max(0))
 
@@ -142,6 +143,7 @@ def sculpting(
     Jets beyond the last edge are counted in the last bin. Cuts that leave fewer than `MIN_JETS` are omitted.
     """
     of = scored.labels == background
+    assert scored.sdmass is not None
     score, mass = discriminant(scored.probabilities, signal, background)[of], scored.sdmass[of].clip(0, edges[-1])
     before = _density(mass, edges)
     generator = np.random.default_rng(0)

@@ -120,12 +120,13 @@ def substructure(
     if len(sizes) == 0:
         return np.zeros(0), np.zeros((0, 4))
     # without a limit on the radius, so that one jet has all constituents
-    definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, fastjet.JetDefinition.max_allowable_R)
+    largest = fastjet.JetDefinition.max_allowable_R  # pyright: ignore[reportAttributeAccessIssue]
+    definition = fastjet.JetDefinition(fastjet.cambridge_algorithm, largest)
     cluster = fastjet.ClusterSequence(_vectors(constituents, sizes), definition)
-    groomed = cluster.exclusive_jets_softdrop_grooming(njets=1, beta=0.0, symmetry_cut=0.1, R0=RADIUS)
-    subjettiness = cluster.njettiness(njets=[1, 2, 3, 4], beta=1.0, R0=RADIUS)
+    groomed = cluster.exclusive_jets_softdrop_grooming(njets=1, beta=0, symmetry_cut=0.1, R0=RADIUS)
+    taus = cluster.njettiness(njets=[1, 2, 3, 4], beta=1.0, R0=RADIUS)  # pyright: ignore[reportAttributeAccessIssue]
     mass = ak.to_numpy(groomed.msoftdrop).astype(np.float64).reshape(-1)
-    return mass, ak.to_numpy(subjettiness).astype(np.float64).reshape(len(sizes), 4)
+    return mass, ak.to_numpy(taus).astype(np.float64).reshape(len(sizes), 4)
 
 
 def _vectors(momentum: Float[np.ndarray, "C 4"], sizes: Int[np.ndarray, " J"]) -> Any:

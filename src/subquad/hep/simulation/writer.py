@@ -131,7 +131,9 @@ def read_columns(path: Path) -> dict[str, np.ndarray]:
     uproot = require("uproot", extra="hep")
     with uproot.open(path) as file:
         arrays = file[TREE].arrays(["npart", *BRANCHES])
-    return {name: ak.to_numpy(ak.flatten(arrays[name], axis=None)) for name in arrays.fields}
+    # the stubs of awkward know no None
+    flat = {name: ak.flatten(arrays[name], axis=None) for name in arrays.fields}  # pyright: ignore[reportArgumentType]
+    return {name: ak.to_numpy(column) for name, column in flat.items()}
 
 
 def write_jets(path: Path, table: Columns, *, compression: Any = None) -> None:
