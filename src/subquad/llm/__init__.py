@@ -1,4 +1,4 @@
-"""Linear attention in trained language models (LoLCATs, arXiv:2410.10254). Importing this loads nothing heavy.
+"""Linear attention in trained language models (LoLCATs, arXiv:2410.10254). Importing this loads no heavy package.
 
 After it, `AutoModelForCausalLM` of transformers opens the folders of linearized models.
 """
