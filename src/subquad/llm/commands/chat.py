@@ -22,17 +22,18 @@ CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) n
 COMMANDS = "/reset starts a new chat, /system TEXT starts one with this system message, /quit (or Ctrl-D) ends"
 
 
-def chat(run: Path | str, settings: ChatSettings = ChatSettings(), *, seed: int = 0) -> None:
+def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0) -> None:
     """Chat with a linearized model: turns from standard input, answers to standard output.
 
     Args:
         run: Folder of a linearized model or an adapter.
-        settings: System message, length of answers and sampling parameters.
+        settings: System message, length of answers and sampling parameters; None for the defaults.
         seed: Seed of the sampled tokens.
 
     Raises:
         SubquadError: The folder holds no linearized model, or its tokenizer has no chat template.
     """
+    settings = settings or ChatSettings()
     model, tokenizer = load_for_generation(run)
     session = ChatSession(model, tokenizer, settings, seed=seed)
     longest = getattr(model.config, "max_position_embeddings", None)

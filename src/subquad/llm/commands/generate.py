@@ -11,7 +11,7 @@ __all__ = ["generate"]
 def generate(
     run: Path | str,
     prompt: str,
-    settings: GenerateSettings = GenerateSettings(),
+    settings: GenerateSettings | None = None,
     *,
     seed: int = 0,
     is_printed: bool = False,
@@ -21,13 +21,14 @@ def generate(
     Args:
         run: Folder of a linearized model or an adapter.
         prompt: Text to continue.
-        settings: Number of tokens and sampling parameters.
+        settings: Number of tokens and sampling parameters; None for the defaults.
         seed: Seed of the sampled tokens.
         is_printed: Also print the text as it is generated.
 
     Raises:
         SubquadError: The folder holds no linearized model, the prompt is empty, or the text would be too long.
     """
+    settings = settings or GenerateSettings()
     model, tokenizer = load_for_generation(run)
     deltas = []
     for delta in stream_text(model, tokenizer, prompt, settings, seed=seed):

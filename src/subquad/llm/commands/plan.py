@@ -9,14 +9,12 @@ from subquad.llm.planning.settings import PlanSettings
 __all__ = ["plan"]
 
 
-def plan(
-    configs: str | Path | Sequence[str | Path], settings: PlanSettings = PlanSettings()
-) -> dict[str, CostEstimate]:
+def plan(configs: str | Path | Sequence[str | Path], settings: PlanSettings | None = None) -> dict[str, CostEstimate]:
     """Estimate the costs of linearizing models.
 
     Args:
         configs: A `config.json`, its folder, or a name such as `llama-3.1-8b`; or several of them.
-        settings: How the models are linearized, and on which GPUs.
+        settings: How the models are linearized, and on which GPUs; None for the defaults.
 
     Returns:
         The estimate of each config, by its name.
@@ -24,5 +22,6 @@ def plan(
     Raises:
         SubquadError: A config cannot be read, or its model cannot be linearized.
     """
+    settings = settings or PlanSettings()
     configs = [configs] if isinstance(configs, str | Path) else configs
     return {str(config): estimate_costs(config, settings) for config in configs}

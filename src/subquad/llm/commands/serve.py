@@ -15,16 +15,17 @@ from subquad.progress import say
 __all__ = ["serve"]
 
 
-def serve(run: Path | str, settings: ServeSettings = ServeSettings()) -> None:
+def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
     """Serve a linearized model with OpenAI's interface until the process is stopped.
 
     Args:
         run: Folder of a linearized model or an adapter.
-        settings: Address, sizes and limits.
+        settings: Address, sizes and limits; None for the defaults.
 
     Raises:
         SubquadError: The folder holds no linearized model, or the port is in use.
     """
+    settings = settings or ServeSettings()
     # before the model is loaded, since that takes longer
     with _listen(settings.host, settings.port) as listener:
         model, tokenizer = load_for_generation(run, settings.precision)
