@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, LoraModel
@@ -43,7 +43,7 @@ def add_lora(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         targets = ALL_LINEAR if settings.lora_targets == (ALL_LINEAR,) else list(settings.lora_targets)
-        config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
+        config = LoraConfig(r=settings.lora_rank, lora_alpha=cast(int, settings.lora_alpha), target_modules=targets)
         try:
             tuned = LoraModel(model, config, "default")
         except ValueError as error:
@@ -118,5 +118,5 @@ def open_adapter(
     if wrong:
         raise SubquadError(f"{directory}: {len(wrong)} tensors do not fit, such as {wrong[0]}; the folder is damaged")
     tuned.load_state_dict(tensors, strict=False)
-    merged: PreTrainedModel = tuned.merge_and_unload()
+    merged = cast(PreTrainedModel, tuned.merge_and_unload())
     return merged.requires_grad_(False).eval(), tokenizer

@@ -82,7 +82,7 @@ class _SharedPlace(NamedTuple):
 class HybridSelfAttention(nn.Module):
     """Replaces `self_attn`: the same projections under the same names, with hybrid attention between them."""
 
-    def __init__(self, original: nn.Module, settings: AttentionSettings):
+    def __init__(self, original: Any, settings: AttentionSettings):
         """Reuse the projections of the original attention.
 
         Args:
@@ -139,11 +139,11 @@ class HybridSelfAttention(nn.Module):
         mask = None if attention_mask is None else attention_mask.new
         match self.mode:
             case "softmax":
-                y = self._each_document(lambda *qkv: self._softmax(*qkv, attention_mask, cache), q, k, v)
+                y = self._each_document(lambda q, k, v: self._softmax(q, k, v, attention_mask, cache), q, k, v)
             case "transfer":
                 y = self._transfer(q, k, v, attention_mask)
             case _:
-                y = self._each_document(lambda *qkv: self._hybrid(*qkv, mask, cache), q, k, v)
+                y = self._each_document(lambda q, k, v: self._hybrid(q, k, v, mask, cache), q, k, v)
         return self.o_proj(y.to(v.dtype).transpose(1, 2).flatten(2)), None
 
     def _each_document(self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -172,8 +172,9 @@ class HybridSelfAttention(nn.Module):
         if cache is None:
             return self.hybrid(q, k, v, mask=mask, use_linear=use_linear)
         layer = hybrid_layer(cache, self.layer_idx)
-        is_step = layer.state is not None and q.shape[2] == 1
-        place = self._place(cache, layer.state, layer.length, mask) if is_step else None
+        place = None
+        if layer.state is not None and q.shape[2] == 1:
+            place = self._place(cache, layer.state, layer.length, mask)
         y, layer.state = self.hybrid(
             q, k, v, mask=mask, state=layer.state, return_state=True, use_linear=use_linear, place=place
         )
@@ -184,12 +185,12 @@ class HybridSelfAttention(nn.Module):
         """Return the place of the next token; the first layer computes it for all layers."""
         shared: _SharedPlace | None = getattr(cache, _SharedPlace.__name__, None)
         # layers run in order, so one that does not come after the last layer has another token
-        is_new = shared is None or self.layer_idx <= shared.layer or shared.length != length
-        if is_new or shared.place.slot.device != state.length.device:
+        is_same = shared is not None and self.layer_idx > shared.layer and shared.length == length
+        if shared is not None and is_same and shared.place.slot.device == state.length.device:
+            place = shared.place
+        else:
             hybrid = self.hybrid
             place = step_place(state.length, window=hybrid.window, window_shape=hybrid.window_shape, mask=mask)
-        else:
-            place = shared.place
         setattr(cache, _SharedPlace.__name__, _SharedPlace(self.layer_idx, length, place))
         return place
 
@@ -207,7 +208,7 @@ class HybridSelfAttention(nn.Module):
         if self.on_transfer is None:
             raise ValueError("mode 'transfer' needs a callback for both outputs")
         with torch.no_grad():
-            target = self._each_document(lambda *qkv: self._softmax(*qkv, padding, None), q, k, v)
+            target = self._each_document(lambda q, k, v: self._softmax(q, k, v, padding, None), q, k, v)
         with torch.enable_grad():
             mask, q, k, v = None if padding is None else padding.new, q.detach(), k.detach(), v.detach()
             y = self._each_document(lambda *qkv: self.hybrid(*qkv, mask=mask), q, k, v)
@@ -224,7 +225,7 @@ def _each(documents: Spans, attend: Callable[[slice, slice], Tensor], axis: int)
     return torch.cat(rows)
 
 
-def _split_fused(attention: nn.Module) -> list[nn.Linear]:
+def _split_fused(attention: Any) -> list[nn.Linear]:
     """Return the projections of queries, keys and values as three layers."""
     fused, queries = attention.qkv_proj, attention.o_proj.in_features
     keys = (fused.out_features - queries) // 2
@@ -287,7 +288,9 @@ def separate_documents(model: nn.Module, documents: Int[Tensor, "B T"] | None) -
     """
     spans = None if documents is None else [_spans(row) for row in documents]
     # layers that keep softmax attention read it as well
-    layers = [module for module in model.modules() if hasattr(module, "o_proj") and hasattr(module, "layer_idx")]
+    layers: list[Any] = [
+        module for module in model.modules() if hasattr(module, "o_proj") and hasattr(module, "layer_idx")
+    ]
     for layer in layers:
         layer.documents = spans
     try:
@@ -336,12 +339,11 @@ def _softmax_layer(
 
         def alone(row: slice, part: slice) -> Tensor:
             mask = None if visible is None else visible[row, :, part, part]
-            qkv = (x[row, :, part] for x in (q, k, v))
-            return sdpa_attention_forward(module, *qkv, mask, **kwargs)[0]
+            own_q, own_k, own_v = (x[row, :, part] for x in (q, k, v))
+            return sdpa_attention_forward(module, own_q, own_k, own_v, mask, **kwargs)[0]
 
         return _each(documents, alone, 1), None
-    is_padding = attention_mask is None or isinstance(attention_mask, Padding)
-    mask = _allowed(attention_mask, q.shape[2], k) if is_padding else attention_mask
+    mask = attention_mask if isinstance(attention_mask, Tensor) else _allowed(attention_mask, q.shape[2], k)
     return sdpa_attention_forward(module, q, k, v, mask, **kwargs)
 
 

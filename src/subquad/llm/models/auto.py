@@ -12,11 +12,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from subquad.errors import unknown
+from subquad.llm.settings import MODEL_TYPE
 
-__all__ = ["MODEL_TYPE", "LinearizedConfig"]
-
-MODEL_TYPE = "subquad"
-"""`model_type` in the config of a linearized model."""
+__all__ = ["LinearizedConfig"]
 
 
 class LinearizedConfig(PreTrainedConfig):
@@ -33,9 +31,9 @@ class LinearizedConfig(PreTrainedConfig):
         """
         from subquad.llm.models.convert import linearized_classes
 
-        base = config_dict.get("base_model_type")
+        base = str(config_dict.get("base_model_type"))
         if base not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            raise unknown("base_model_type", str(base), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+            raise unknown("base_model_type", base, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         _, config_class = linearized_classes(MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[base]])
         # the entry of the run is no part of the model
         own = {key: value for key, value in config_dict.items() if key != "subquad"}

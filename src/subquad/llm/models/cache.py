@@ -1,7 +1,7 @@
 """Cache of hybrid attention for transformers' `generate`: a state of constant size per layer."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -81,7 +81,7 @@ def hybrid_layer(cache: Cache, index: int) -> HybridLayer:
         cache.layers.append(HybridLayer())
     layer = cache.layers[index]
     if not isinstance(layer, HybridLayer):
-        if layer.get_seq_length():
+        if cast(CacheLayerMixin, layer).get_seq_length():
             raise ValueError("this cache was filled by softmax attention; hybrid attention needs a new one")
         layer = cache.layers[index] = HybridLayer()
     return layer

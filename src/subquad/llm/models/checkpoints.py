@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from subquad.errors import SubquadError, require, unknown
-from subquad.llm.models.auto import MODEL_TYPE
+from subquad.llm.settings import MODEL_TYPE
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = [
@@ -156,7 +156,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
     if quantizer is not None:
         quantizer.remove_quantization_config(model)
     elif hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+        delattr(model.config, "quantization_config")
     model.generation_config = _plain_generation(model)
     return model.eval(), tokenizer
 

@@ -25,8 +25,7 @@ from subquad.llm.models.attention import (
     attention_layers,
     attention_mode,
 )
-from subquad.llm.models.auto import MODEL_TYPE
-from subquad.llm.settings import AttentionSettings, attention_of
+from subquad.llm.settings import MODEL_TYPE, AttentionSettings, attention_of
 from subquad.runs.storage import plain
 
 __all__ = [
@@ -102,7 +101,7 @@ def layers_to_replace(model: PreTrainedModel, settings: AttentionSettings) -> li
     return chosen
 
 
-def replace_in_layer(model: PreTrainedModel, layer: nn.Module, settings: AttentionSettings, *, check: bool) -> None:
+def replace_in_layer(model: PreTrainedModel, layer: Any, settings: AttentionSettings, *, check: bool) -> None:
     """Replace the attention of one layer; see `convert`."""
     replacement = HybridSelfAttention(layer.self_attn, settings)
     if check:

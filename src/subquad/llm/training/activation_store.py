@@ -72,7 +72,7 @@ class ActivationStore:
         with atomic(self.path(boundary)) as temporary:
             with temporary.open("wb") as file:
                 for batch in batches:
-                    file.write(memoryview(batch.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy()))
+                    file.write(batch.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().data)
             size = temporary.stat().st_size
             if size != self.bytes:
                 raise ValueError(f"boundary {boundary} has {size} bytes instead of {self.bytes}")
@@ -85,7 +85,7 @@ class ActivationStore:
         with self.path(boundary).open("rb", buffering=0) as file:
             for place, row in zip(places.tolist(), states, strict=True):
                 file.seek(place * self._sequence_bytes)
-                if file.readinto(memoryview(row.view(torch.uint8).numpy())) != self._sequence_bytes:
+                if file.readinto(row.view(torch.uint8).numpy().data) != self._sequence_bytes:
                     raise SubquadError(
                         f"{self.path(boundary)}: the file is truncated; delete it and repeat the command"
                     )
