@@ -8,8 +8,10 @@ from typing import Any, Literal
 from subquad.errors import SubquadError, flag_name, unknown, validate_choices
 from subquad.runs.options import Input, Model, Output, Training
 
-__all__ = ["AttentionSettings", "LinearizeSettings", "attention_of"]
+__all__ = ["MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "attention_of"]
 
+MODEL_TYPE = "subquad"
+"""`model_type` in the config of a linearized model."""
 DEFAULT_MINUTES = 10.0
 ALL_LINEAR = "all-linear"
 PLATEAU = 2

@@ -16,9 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.auto import MODEL_TYPE
 from subquad.llm.models.convert import feature_parameters, replace_attention
-from subquad.llm.settings import AttentionSettings
+from subquad.llm.settings import MODEL_TYPE, AttentionSettings
 from subquad.runs.storage import read_json
 
 __all__ = ["KNOWN", "ModelSizes", "read_architecture", "sizes_of"]
