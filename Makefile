@@ -37,6 +37,7 @@ lint: .venv/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+	$(BIN)/python tools/write_api.py --check
 
 format: .venv/.ready-dev
 	$(BIN)/ruff format .
