@@ -5,7 +5,6 @@ letters.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -239,6 +238,6 @@ def _histogram(values: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, An
     return found
 
 
-def _groups(groups: Sequence[str]) -> dict[str, Any]:
+def _groups(groups: np.ndarray) -> dict[str, Any]:
     counts = Counter(map(str, groups))
     return {"count": len(counts), "largest": [[name, count] for name, count in counts.most_common(5)]}

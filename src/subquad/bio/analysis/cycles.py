@@ -94,7 +94,7 @@ def measured_cycles(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarr
     # replicates of a double mutant form one cycle
     names = ["first", "second", "i", "j"]
     if frame.duplicated(names).any():
-        frame = frame.groupby(names, as_index=False, sort=False, observed=True).mean()
+        frame = pd.DataFrame(frame.groupby(names, as_index=False, sort=False, observed=True).mean())
     return Cycles(frame=frame, single_effects=source)
 
 
@@ -133,7 +133,7 @@ def additive_fit(letters: np.ndarray, wild_type: np.ndarray, values: np.ndarray)
     few = np.diff(X.indptr) <= 2
     # columns of large scale leave the wild type's value and the mean effect nearly unpenalised
     common = UNPENALIZED_SCALE * np.stack([np.ones(len(letters)), np.diff(X.indptr)], axis=1)
-    X = sparse.hstack([X, sparse.csr_matrix(common)], format="csr")
+    X = sparse.csr_matrix(sparse.hstack([X, sparse.csr_matrix(common)]))
     return X @ lsqr(X[few], values[few], damp=PENALTY, atol=1e-10, btol=1e-10, iter_lim=5000)[0]
 
 
@@ -162,6 +162,7 @@ def predicted_cycles(
     """
     positions = list(range(len(wild_type))) if scorer.positions is None else sorted(scorer.positions)
     letters = {p: [letter for letter in scorer.model.alphabet if letter != wild_type[p]] for p in positions}
+    total = 0
     if doubles is not None:
         total = len(doubles)
         chosen = np.sort(np.random.default_rng(seed).permutation(total)[:max_double_mutants])
@@ -209,7 +210,7 @@ def by_pair(cycles: pd.DataFrame, values: str = "epistasis") -> pd.DataFrame:
     groups = known.groupby(["i", "j"])
     frame = pd.DataFrame(
         {
-            "rms": np.sqrt(groups["square"].mean()),
+            "rms": groups["square"].mean() ** 0.5,
             "max": groups["size"].max(),
             "mean": groups["value"].mean(),
             "double_mutants": groups["value"].size(),

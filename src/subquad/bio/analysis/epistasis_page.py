@@ -20,7 +20,7 @@ AXIS = "position, with the wild-type letter"
 
 
 def page_and_figures(
-    landscape: Landscape, pairs: pd.DataFrame, cycles: pd.DataFrame | None, *, source: str
+    landscape: Landscape, pairs: pd.DataFrame, cycles: Any, *, source: str
 ) -> tuple[str, dict[str, Figure]]:
     """Return the page as HTML, and its figures by the name of their file.
 
@@ -81,8 +81,8 @@ def _stems(landscape: Landscape, pairs: pd.DataFrame) -> tuple[Figure, str]:
     middle = (pairs["i"].to_numpy() + pairs["j"].to_numpy()) / 2
     length, offset = len(landscape.wild_type), landscape.offset
     figure = pair_stems(middle, values, length=length, label="epistasis, root mean square", offset=offset)
-    apart = pairs["j"] - pairs["i"]
-    span = f"{apart.min():,}" if apart.min() == apart.max() else f"{apart.min():,} to {apart.max():,}"
+    apart = np.unique(pairs["j"] - pairs["i"])
+    span = f"{apart[0]:,}" if len(apart) == 1 else f"{apart[0]:,} to {apart[-1]:,}"
     caption = (
         f"Epistasis of {landscape.name} of the {len(pairs):,} pairs of positions with double mutants, {span} residues "
         "apart; each is drawn at the midpoint of its positions."
@@ -116,13 +116,13 @@ def _panels(landscape: Landscape, pairs: pd.DataFrame, columns: Mapping[str, str
 
 def _square(pairs: pd.DataFrame, column: str) -> np.ndarray:
     index = {position: k for k, position in enumerate(_positions(pairs))}
-    i, j = (pairs[side].map(index).to_numpy() for side in ("i", "j"))
+    i, j = ([index[position] for position in pairs[side]] for side in ("i", "j"))
     grid = np.full((len(index), len(index)), np.nan)
     grid[i, j] = grid[j, i] = pairs[column]
     return grid
 
 
-def _specific(landscape: Landscape, pairs: pd.DataFrame, cycles: pd.DataFrame) -> Part:
+def _specific(landscape: Landscape, pairs: pd.DataFrame, cycles: Any) -> Part:
     first = next(iter(landscape.cycles))
     expected, f_ij = cycles["expected"].to_numpy(), cycles["f_ij"].to_numpy()
     curve = f_ij - cycles["specific"].to_numpy()
@@ -158,7 +158,7 @@ def _compared(cycles: pd.DataFrame) -> Picture:
     )
 
 
-def _strongest_pairs(landscape: Landscape, pairs: pd.DataFrame) -> Table:
+def _strongest_pairs(landscape: Landscape, pairs: Any) -> Table:
     titles = {
         "rms": "root mean square",
         "max": "largest",
@@ -176,7 +176,7 @@ def _strongest_pairs(landscape: Landscape, pairs: pd.DataFrame) -> Table:
     return Table(["positions", *(titles[name] for name in columns)], rows, caption="pairs.csv lists all pairs.")
 
 
-def _strongest_cycles(cycles: pd.DataFrame) -> Table:
+def _strongest_cycles(cycles: Any) -> Table:
     is_specific = bool(cycles["specific"].notna().any())
     column = "specific" if is_specific else "epistasis"
     titles = {"f_ij": "value", "expected": "expected without epistasis", "epistasis": "epistasis"}

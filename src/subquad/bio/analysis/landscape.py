@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -165,7 +166,7 @@ def pair_tables(landscape: Landscape) -> tuple[pd.DataFrame, pd.DataFrame | None
     for name, own in landscape.cycles.items():
         frame = own.frame.copy()
         frame["specific"] = specific_epistasis(frame)[0] if len(frame) >= MIN_FOR_CURVE else np.nan
-        specific = by_pair(frame, "specific")[["i", "j", "rms", "mean"]]
+        specific: Any = by_pair(frame, "specific")[["i", "j", "rms", "mean"]]
         table = by_pair(frame).merge(
             specific.rename(columns={"rms": "rms_specific", "mean": "mean_specific"}), on=["i", "j"]
         )

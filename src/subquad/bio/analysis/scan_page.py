@@ -34,8 +34,8 @@ def grid_of(
 ) -> np.ndarray:
     """Return a column of a scan as `(A, L)`, NaN where it has no value; positions start at 1 + `offset`."""
     grid = np.full((len(letters), length), np.nan)
-    row = frame["to"].map({letter: k for k, letter in enumerate(letters)})
-    grid[row.to_numpy(dtype=int), frame["position"].to_numpy() - 1 - offset] = frame[column]
+    row = [letters.index(letter) for letter in frame["to"]]
+    grid[row, frame["position"].to_numpy() - 1 - offset] = frame[column]
     return grid
 
 
@@ -116,7 +116,7 @@ def _write(out: Path, frame: pd.DataFrame, figures: dict[str, Any], html: str) -
 def _measured_blocks(
     frame: pd.DataFrame, wild_type: str, letters: str, *, name: str, offset: int
 ) -> list[str | Picture]:
-    known = frame[frame["measured"].notna()]
+    known: Any = frame[frame["measured"].notna()]
     if len(known) < 3:
         return ["Fewer than three single mutants have a measurement; --table adds the measurements of a table."]
     blocks: list[str | Picture] = []
@@ -134,7 +134,7 @@ def _measured_blocks(
 
 
 def _positions(frame: pd.DataFrame) -> Table:
-    by_position = frame.groupby(["position", "from"])["difference"].agg(["mean", "min", "max"]).reset_index()
+    by_position: Any = frame.groupby(["position", "from"])["difference"].agg(["mean", "min", "max"]).reset_index()
     strongest = by_position.reindex(by_position["mean"].abs().sort_values(ascending=False).index).head(12)
     rows = [
         [f"{row['from']}{row['position']}", float(row["mean"]), float(row["min"]), float(row["max"])]

@@ -76,14 +76,14 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
         return {}
     sequences, texts = found
     if scorer.model.task_type in ("binary", "multiclass"):
-        values = (texts.astype(str).str.strip() == scorer.name).astype(float).where(texts.notna())
+        values: Any = (texts.astype(str).str.strip() == scorer.name).astype(float).where(texts.notna())
     else:
         values = pd.to_numeric(texts, errors="coerce")
     means = values.groupby(np.asarray(sequences)).mean().dropna()
     return dict(zip(means.index, means, strict=True))
 
 
-def _test_rows(scorer: Scorer) -> tuple[Any, pd.Series] | None:
+def _test_rows(scorer: Scorer) -> tuple[Any, Any] | None:
     path = Path(getattr(scorer.model, "directory", "")) / "test.csv"
     # a saved estimator keeps no rows
     if not path.is_file():
@@ -93,7 +93,7 @@ def _test_rows(scorer: Scorer) -> tuple[Any, pd.Series] | None:
     return frame["sequence"], frame[column]
 
 
-def _table_rows(scorer: Scorer, table: Path | str) -> tuple[Any, pd.Series]:
+def _table_rows(scorer: Scorer, table: Path | str) -> tuple[Any, Any]:
     from subquad.bio.data.table import read_like
 
     model = scorer.model

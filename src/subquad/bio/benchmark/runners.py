@@ -39,9 +39,8 @@ def run_locally(
         return job, run_job(job, settings.timeout, running)
 
     # threads that wait for processes: a process pool would reuse its processes and add up the memory of their jobs
-    pool = Parallel(
-        n_jobs=settings.jobs, backend="threading", return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs"
-    )
+    options: dict[str, Any] = {"batch_size": 1, "pre_dispatch": "n_jobs", "return_as": "generator_unordered"}
+    pool: Any = Parallel(n_jobs=settings.jobs, backend="threading", **options)
     try:
         yield from pool(delayed(run)(job) for job in jobs)
     finally:

@@ -285,5 +285,5 @@ def _missing(names: set[str]) -> Iterator[str]:
         yield "sequence"
 
 
-def _read(table: Path) -> pd.DataFrame:
+def _read(table: Path) -> Any:
     return pd.read_csv(table, dtype=str, keep_default_na=False, sep=separator_of(table), encoding="utf-8-sig")

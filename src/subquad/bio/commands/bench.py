@@ -193,8 +193,10 @@ def _run_in_this_process(path: Path) -> None:
     job: Job = read_json(path)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     began, message = time.monotonic(), None
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in job["settings"].items()}
-    options = {key: job[key] for key in ("out", "presets", "seed", "force")}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in job["settings"].items()
+    }
+    options: dict[str, Any] = {key: job[key] for key in ("out", "presets", "seed", "force")}
     try:
         fit(job["table"], FitSettings(**values), **options, quiet=True)
     except SubquadError as error:

@@ -75,7 +75,7 @@ def design(
         say(f"only {len(chosen):,} variants satisfy the constraints, of {settings.number:,} requested", quiet=quiet)
     designs = _table(scored, chosen, measured)
     plates = plate_map(designs["name"].tolist(), wells=int(settings.wells), controls=settings.controls)
-    designs = designs.merge(plates[["name", "plate", "well"]], on="name", how="left")[list(COLUMNS)]
+    designs = designs.merge(plates[["name", "plate", "well"]], on="name", how="left").filter(COLUMNS)
     plates = _filled(plates, designs, start, float(mean[0]), float(std[0]))
     record = {
         "settings": plain(settings),

@@ -35,7 +35,7 @@ def render(designs: pd.DataFrame, plates: pd.DataFrame, record: Mapping[str, Any
         scored: All scored variants.
     """
     settings, target, start = record["settings"], record["target"], record["start_prediction"]
-    low, high = show(float(designs["prediction"].min())), show(float(designs["prediction"].max()))
+    low, high = (show(float(value)) for value in np.quantile(designs["prediction"], [0, 1]))
     lead = (
         f"{len(designs):,} designs with at most {settings['max_mutations']} mutations, with a predicted {target} of "
         f"{low} to {high}; the start sequence is predicted at {show(float(start))}. {record['scored']:,} variants were "
@@ -142,7 +142,7 @@ def _plates(plates: pd.DataFrame, settings: Mapping[str, Any], label: str) -> li
             "sequence). Darker wells have better predictions. plates.csv lists all wells."
         )
         blocks.append(picture(_plate(own, PLATE_SHAPES[wells], ScalarMappable(norm, cmap), label), caption))
-    more = plates["plate"].max() - len(blocks)
+    more = int(np.max(plates["plate"])) - len(blocks)
     return [*blocks, f"plates.csv lists {more} further plates."] if more > 0 else blocks
 
 
@@ -160,7 +160,7 @@ def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, l
         face = colours.to_rgba(well["prediction"])
         axes.add_patch(Circle(position, 0.42, facecolor=face, edgecolor=edge, linewidth=width))
     axes.set(xlim=(-0.6, shape[1] - 0.4), ylim=(shape[0] - 0.4, -0.6), aspect="equal")
-    axes.set_xticks(range(shape[1]), range(1, shape[1] + 1), fontsize=7.5)
+    axes.set_xticks(range(shape[1]), [str(column + 1) for column in range(shape[1])], fontsize=7.5)
     axes.set_yticks(range(shape[0]), [chr(ord("A") + row) for row in range(shape[0])], fontsize=7.5)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)

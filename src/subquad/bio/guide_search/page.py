@@ -1,6 +1,7 @@
 """Page of CRISPR guides: the best guides of each gene on its map and as a table."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings
 from subquad.bio.guide_search.sites import Sites
 from subquad.bio.plots.maps import GREEN, INK, OCHRE, tidy
-from subquad.reporting.page import Picture, Section, Table, page, picture, show
+from subquad.reporting.page import Section, Table, page, picture, show
 
 __all__ = ["render"]
 
@@ -50,15 +51,13 @@ def render(
     )
     sections = [Section("Sequences", [_summary(best, maps)])]
     for name, length, sites, values in maps[:MAX_MAPS]:
-        own = best[best["gene"] == name]
-        blocks: list[str | Table | Picture] = ["No target site."]
-        if len(sites):
-            figure = _map(length, sites, values, own, label=score if np.isfinite(values).any() else None)
-            blocks = [
-                picture(figure, _caption(score, len(own), is_rna=nuclease.is_rna)),
-                _table(own, score, settings.mismatches),
-            ]
-        sections.append(Section(name, blocks))
+        own: Any = best[best["gene"] == name]
+        if not len(sites):
+            sections.append(Section(name, ["No target site."]))
+            continue
+        figure = _map(length, sites, values, own, label=score if np.isfinite(values).any() else None)
+        caption = _caption(score, len(own), is_rna=nuclease.is_rna)
+        sections.append(Section(name, [picture(figure, caption), _table(own, score, settings.mismatches)]))
     if len(maps) > MAX_MAPS:
         sections.append(
             Section("Further sequences", [f"The output table lists {len(maps) - MAX_MAPS:,} further sequences."])
@@ -138,7 +137,7 @@ def _map(length: int, sites: Sites, values: np.ndarray, own: pd.DataFrame, *, la
 
 def _mark(axes: Axes, own: pd.DataFrame, length: int, spacer: int) -> None:
     """Write the rank beside each of the best guides, unless labels would overlap."""
-    ranked = own[own["score"].notna()]
+    ranked: Any = own[own["score"].notna()]
     span = float(ranked["score"].max() - ranked["score"].min()) if len(ranked) else 0.0
     # on the side of the better scores, where there are fewer marks
     is_low_best = len(ranked) > 1 and ranked["score"].iloc[0] < ranked["score"].iloc[-1]

@@ -5,6 +5,7 @@ Axes: S sites, W letters of a window.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -135,7 +136,7 @@ class GeneGuides:
             similar: Numbers of identical and of similar sites of each guide, `(S,)` each.
         """
         is_low_best = self.settings.goal == "min"
-        rank = pd.Series(self.score).rank(method="first", ascending=is_low_best).astype("Int64")
+        rank: Any = pd.Series(self.score).rank(method="first", ascending=is_low_best).astype("Int64")
         for rows, sites in batches(self.sites):
             frame = _site_columns(self.codes, sites, self.settings)
             codes, context = spacers(self.codes, sites, self.settings), self._contexts(sites)
@@ -150,7 +151,7 @@ class GeneGuides:
             frame["remark"] = _remarks(frame, context)
             frame["rank"] = rank[rows].to_numpy()
             frame.index = pd.RangeIndex(rows.start, rows.stop)
-            yield frame[list(COLUMNS)]
+            yield frame.filter(COLUMNS)
 
     def _contexts(self, sites: Sites) -> np.ndarray:
         nuclease = NUCLEASES[self.settings.nuclease]

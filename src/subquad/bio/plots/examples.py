@@ -138,5 +138,5 @@ def _profiles(run: FinishedRun, chosen: list[int], titles: list[str]) -> Picture
     return picture(profiles(panels, label=axis), f"{what} along the best, median and worst test sequence.")
 
 
-def _finite(value: float) -> float | None:
+def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -116,7 +116,7 @@ def probability_histogram(
     for k, own in enumerate((GREY, GREEN)):
         values = probability[is_positive == bool(k)]
         label = f"measured {names[k]} ({len(values):,} {unit})"
-        axes.hist(values, bins=np.linspace(0, 1, 31), density=True, alpha=0.65, color=own, label=label)
+        axes.hist(values, bins=np.linspace(0, 1, 31).tolist(), density=True, alpha=0.65, color=own, label=label)
     axes.set(xlabel=f"predicted probability of {names[1]}", ylabel="density")
     axes.legend(frameon=False)
     tidy(axes)

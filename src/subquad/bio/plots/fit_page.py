@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.metrics.scores import LOWER_IS_BETTER, title
 from subquad.bio.plots import diagnostics

@@ -6,9 +6,11 @@ Axes: A letters, L positions.
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 
@@ -90,7 +92,7 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, o
             strip.text(x, -0.75, wild_type[position], ha="center", va="bottom", fontsize=7, family="monospace")
         base = top - CELL - 0.06 - len(letters) * CELL
         axes = figure.add_axes((left / width, base / height, size[2], len(letters) * CELL / height))
-        image = axes.imshow(effects[:, row], cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
+        axes.imshow(effects[:, row], cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
         _bare(axes, list(letters))
         _number(axes, row, offset)
         own = [(x, letters.find(wild_type[p])) for x, p in enumerate(row) if wild_type[p] in letters]
@@ -102,7 +104,7 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, o
         0.13 / width,
         bar / height,
     )
-    colours = figure.colorbar(image, cax=figure.add_axes(place), extend=extend)
+    colours = figure.colorbar(ScalarMappable(norm, cmap), cax=figure.add_axes(place), extend=extend)
     colours.set_label(
         label if len(letters) > 5 else label.replace(": ", ":\n"), fontsize=8 if len(letters) > 5 else 6.5
     )
@@ -303,7 +305,8 @@ def correlation_text(x: np.ndarray, y: np.ndarray) -> str:
 
     if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
         return "no correlation: all values are equal"
-    return f"Spearman {float(spearmanr(x, y).statistic):.3f}"
+    correlation: Any = spearmanr(x, y)
+    return f"Spearman {correlation.statistic:.3f}"
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -318,8 +321,10 @@ def _diverging(effects: np.ndarray) -> tuple[Normalize, Colormap, str]:
     # saturate at the 1st and 99th percentile, so that few outliers do not flatten the colours of all others
     low, high = np.quantile(known, [0.01, 0.99]) if known.size else (-1.0, 1.0)
     most = max(abs(low), abs(high)) or 1.0
-    is_cut = [known.size and known.min() < -most, known.size and known.max() > most]
-    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[tuple(map(int, map(bool, is_cut)))]
+    is_below, is_above = bool((known < -most).any()), bool((known > most).any())
+    extend = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[
+        is_below, is_above
+    ]
     return TwoSlopeNorm(0.0, -most, most), with_grey("RdBu"), extend
 
 
