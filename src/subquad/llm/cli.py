@@ -75,7 +75,6 @@ def generate(
     """
     from subquad.llm.commands.generate import generate as run_generate
 
-    print(prompt, end="", flush=True)
     run_generate(run, prompt, settings, seed=seed, is_printed=True)
 
 

@@ -23,7 +23,7 @@ def generate(
         prompt: Text to continue.
         settings: Number of tokens and sampling parameters; None for the defaults.
         seed: Seed of the sampled tokens.
-        is_printed: Also print the text as it is generated.
+        is_printed: Also print the prompt, and the text as it is generated.
 
     Raises:
         SubquadError: The folder holds no linearized model, the prompt is empty, or the text would be too long.
@@ -31,6 +31,8 @@ def generate(
     settings = settings or GenerateSettings()
     model, tokenizer = load_for_generation(run)
     deltas = []
+    if is_printed:
+        print(prompt, end="", flush=True)
     for delta in stream_text(model, tokenizer, prompt, settings, seed=seed):
         deltas.append(delta)
         if is_printed:
