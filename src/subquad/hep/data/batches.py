@@ -42,8 +42,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
-        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if tensor is None else tensor.to(device) for name, tensor in tensors.items()})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: x if x is None else x.to(device) for name, x in tensors.items()}
+        return Batch(**moved)
 
 
 def collate(dataset: JetDataset, indices: Tensor, device: torch.device | str = "cpu") -> Batch:

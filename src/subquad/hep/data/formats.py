@@ -204,13 +204,13 @@ def _inspect_root(given: Path, path: Path, tree: str | None, default: str) -> So
     with require("uproot", extra="hep").open(path) as root:
         names = {name.split(";")[0]: kind for name, kind in root.classnames().items()}
         trees = [name for name, kind in names.items() if kind in ("TTree", "ROOT::RNTuple")]
-        tree = tree or (trees[0] if len(trees) == 1 else default)
-        if tree not in trees:
+        chosen = str(tree or (trees[0] if len(trees) == 1 else default))
+        if chosen not in trees:
             present = f"its trees are {', '.join(trees)}; name one with --tree" if trees else "it has no tree"
-            raise SubquadError(f"{path}: no tree {tree!r} in it; {present}")
-        table = root[tree]
+            raise SubquadError(f"{path}: no tree {chosen!r} in it; {present}")
+        table = root[chosen]
         columns = tuple(table.keys(recursive=False))
-        return Source(path=given, kind="ROOT", tree=tree, entries=table.num_entries, columns=columns)
+        return Source(path=given, kind="ROOT", tree=chosen, entries=table.num_entries, columns=columns)
 
 
 @contextmanager
