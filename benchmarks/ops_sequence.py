@@ -2,8 +2,8 @@
 
 Run: python benchmarks/ops_sequence.py [--lengths 20 64 256 1024 4096] [--batch 16] [--channels 64]
 
-The rivals are what a paper's code usually holds: a convolution by rfft whose backward is autograd's, and the kernel
-of a diagonal state space by the naive Vandermonde matrix.
+The baselines are common implementations: a convolution by rfft with the backward pass of autograd, and the kernel
+of a diagonal state space from the naive Vandermonde matrix.
 The last line is JSON: ratios above 1 mean that ours is faster.
 """
 
@@ -38,8 +38,8 @@ def gradients(form, *tensors, **options):
     return y.detach(), [leaf.grad for leaf in leaves]
 
 
-def check(ours, rival, tolerance):
-    for a, b in zip([ours[0], *ours[1]], [rival[0], *rival[1]], strict=True):
+def check(ours, baseline, tolerance):
+    for a, b in zip([ours[0], *ours[1]], [baseline[0], *baseline[1]], strict=True):
         error = float((a - b).abs().max() / b.abs().max())
         assert error < tolerance, error
 
@@ -79,18 +79,18 @@ def main():
         forms = [lambda u=u, k=k: gradients(longconv, u, k), lambda u=u, k=k: gradients(fft_by_autograd, u, k)]
         if T <= MOST_FOR_TOEPLITZ:
             forms.append(lambda u=u, k=k: gradients(longconv_toeplitz, u, k))
-        ours, rival, *short = interleaved(forms)
+        ours, baseline, *short = interleaved(forms)
         split, naive = interleaved(
             [
                 lambda A=A, C=C, dt=dt, T=T: gradients(kernel, A, C, dt, length=T),
                 lambda A=A, C=C, dt=dt, T=T: gradients(naive_kernel, A, C, dt, length=T),
             ]
         )
-        result["longconv"][T] = round(rival / ours, 2)
+        result["longconv"][T] = round(baseline / ours, 2)
         if short:
-            result["toeplitz"][T] = round(rival / short[0], 2)
+            result["toeplitz"][T] = round(baseline / short[0], 2)
         result["kernel"][T] = round(naive / split, 2)
-        print(f"T = {T}: convolution {rival / ours:.2f}×, kernel {naive / split:.2f}×")
+        print(f"T = {T}: convolution {baseline / ours:.2f}×, kernel {naive / split:.2f}×")
     print(json.dumps(result))
 
 

@@ -81,8 +81,8 @@ def part(inputs, start, stop):
     return {name: x if name in NO_TOKENS else x[:, :, start:stop] for name, x in inputs.items()}
 
 
-def in_pieces(sizes):
-    """The form that reads a row in pieces; pieces of one token by `hybrid_step`."""
+def in_chunks(sizes):
+    """The form that processes a row in chunks; chunks of one token by `hybrid_step`."""
 
     def form(*, mask=None, use_linear=True, window, window_shape, **inputs):
         state, map_k = empty(inputs, window=window, window_shape=window_shape), map_of(inputs.pop("w"))
@@ -120,7 +120,7 @@ def assert_equal_in_value_and_gradient(form, inputs, **options):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("form", [*FORMS, in_pieces([1]), in_pieces([2, 1])])
+@pytest.mark.parametrize("form", [*FORMS, in_chunks([1]), in_chunks([2, 1])])
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_a_number_that_is_checked_by_hand(form, window_shape):
     # scores 0, so each key of the window weighs γ = 3; features 2, so each earlier one weighs 4
@@ -178,7 +178,7 @@ def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(
     use_linear = use_linear or window_shape == "none"
     options = {"window": window, "window_shape": window_shape, "use_linear": use_linear}
     mask = mask_of(real, B, T, heads["seed"])
-    assert_equal_in_value_and_gradient(in_pieces(sizes), draw(B, T, **heads), mask=mask, **options)
+    assert_equal_in_value_and_gradient(in_chunks(sizes), draw(B, T, **heads), mask=mask, **options)
 
 
 @pytest.mark.parametrize("window_shape", SHAPES)
@@ -245,13 +245,13 @@ def test_padding_on_either_side_changes_nothing_whatever_stands_in_it(window_sha
     mask = torch.zeros(2, left + T + right, dtype=torch.bool)
     mask[:, left : left + T] = True
     expected = quadratic(**inputs, window=window, window_shape=window_shape)
-    for form in [*FORMS, in_pieces([1]), in_pieces([5, 1, 2])]:
+    for form in [*FORMS, in_chunks([1]), in_chunks([5, 1, 2])]:
         y = form(**padded, window=window, window_shape=window_shape, mask=mask)
         torch.testing.assert_close(y[:, :, left : left + T], expected)
         assert (y.masked_select(~mask[:, None, :, None]) == 0).all()
 
 
-@pytest.mark.parametrize("form", [*FORMS, in_pieces([3, 1])])
+@pytest.mark.parametrize("form", [*FORMS, in_chunks([3, 1])])
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_a_row_does_not_depend_on_its_neighbours_in_the_batch(form, window_shape):
     inputs = draw(5, 17)
@@ -262,7 +262,7 @@ def test_a_row_does_not_depend_on_its_neighbours_in_the_batch(form, window_shape
     torch.testing.assert_close(whole[2:3], form(**alone, **options, mask=mask[2:3]))
 
 
-@pytest.mark.parametrize("form", [*FORMS, in_pieces([3, 1])])
+@pytest.mark.parametrize("form", [*FORMS, in_chunks([3, 1])])
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_a_row_of_padding_gives_zeros_and_a_finite_gradient(form, window_shape):
     inputs = draw(2, 7)

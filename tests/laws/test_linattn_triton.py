@@ -115,7 +115,7 @@ def test_padding_in_any_place_changes_nothing(window_shape):
 
 
 @pytest.mark.parametrize("window_shape", SHAPES)
-def test_a_prompt_in_pieces_equals_the_definition_in_value_and_gradient(window_shape):
+def test_a_prompt_in_chunks_equals_the_definition_in_value_and_gradient(window_shape):
     def form(*, phi_k, window, window_shape, **inputs):
         state = hybrid_state(
             1, kv_heads=1, key_width=K, value_width=V, feature_heads=1, features=K, window=window,
@@ -123,9 +123,9 @@ def test_a_prompt_in_pieces_equals_the_definition_in_value_and_gradient(window_s
         )  # fmt: skip
         mix, outputs = inputs.pop("mix"), []
         for part in (slice(0, 4), slice(4, 11)):
-            pieces = {name: x[:, :, part] for name, x in inputs.items()}
+            chunks = {name: x[:, :, part] for name, x in inputs.items()}
             y, state = hybrid_prefill(
-                **pieces, mix=mix, map_k=torch.abs, state=state, window=window, window_shape=window_shape,
+                **chunks, mix=mix, map_k=torch.abs, state=state, window=window, window_shape=window_shape,
                 kernel="triton",
             )  # fmt: skip
             outputs.append(y)

@@ -100,7 +100,7 @@ def test_the_causal_net_sees_only_the_neighbours_of_a_position_ahead():
     net, x = small(), letters(1, 13)
     changed = x.clone()
     changed[:, 9:] = letters(1, 4, seed=1)
-    # two gates look one position ahead each
+    # two gates each add one later position
     torch.testing.assert_close(net.embed(changed)[:, :7], net.embed(x)[:, :7])
 
 

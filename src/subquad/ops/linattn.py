@@ -119,8 +119,8 @@ def hybrid_weights(
         q, k, phi_q, phi_k, mix = widen(q, k, phi_q, phi_k, mix)
         k, phi_k = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, phi_k))
         position = real.cumsum(-1) - 1
-        ahead = position[:, :, None] - position[:, None, :]
-        causal = (ahead >= 0) & real[:, :, None] & real[:, None, :]
+        distance = position[:, :, None] - position[:, None, :]
+        causal = (distance >= 0) & real[:, :, None] & real[:, None, :]
         near = _is_near(position[:, :, None], position[:, None, :], window=window, window_shape=window_shape)
         softmax, linear = (causal & near)[:, None], (causal & ~near)[:, None]  # [B, 1, T, T]
 

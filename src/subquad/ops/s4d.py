@@ -79,8 +79,8 @@ def kernel(
 ) -> Float[Tensor, "H T"]:
     r"""Compute `kernel_direct` from $e^{t\Delta A} = e^{ib\Delta A} e^{j\Delta A}$ with $t = ib + j$.
 
-    With $b \approx \sqrt T$ it takes 2 √T exponentials per mode instead of T and makes no H × N × T tensor: the sum over
-    modes is a matrix product.
+    With $b \approx \sqrt T$ it takes 2 √T exponentials per mode instead of T and makes no H × N × T tensor: the sum
+    over modes is a matrix product.
     """
     dtA = dt[:, None] * A
     return _SplitKernel.apply(dtA, 2 * C * _driven(dtA, A), length)
