@@ -82,6 +82,12 @@ class _SharedPlace(NamedTuple):
 class HybridSelfAttention(nn.Module):
     """Replaces `self_attn`: the same projections under the same names, with hybrid attention between them."""
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+    mode: Mode
+
     def __init__(self, original: Any, settings: AttentionSettings):
         """Reuse the projections of the original attention.
 
@@ -111,7 +117,7 @@ class HybridSelfAttention(nn.Module):
         ).to(self.q_proj.weight.device)
         # the rotary function of the model, from the module that defines its attention
         self._rotate = getattr(sys.modules[type(original).__module__], ROTARY)
-        self.mode: Mode = "hybrid"
+        self.mode = "hybrid"
         self.on_transfer: TransferCallback | None = None
         self.documents: Spans | None = None
 
@@ -268,7 +274,7 @@ def attention_mode(model: nn.Module, mode: Mode, on_transfer: TransferCallback |
         on_transfer: Called by each layer in mode `transfer`.
     """
     layers = attention_layers(model)
-    before = [(layer.mode, layer.on_transfer) for layer in layers]
+    before: list[tuple[Mode, TransferCallback | None]] = [(layer.mode, layer.on_transfer) for layer in layers]
     for layer in layers:
         layer.mode, layer.on_transfer = mode, on_transfer
     try:
