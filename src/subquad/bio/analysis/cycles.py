@@ -5,6 +5,7 @@ Axes: n rows, L positions, c cycles. Measured cycles cost one pass over the tabl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -207,7 +208,7 @@ def specific_epistasis(cycles: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 def by_pair(cycles: pd.DataFrame, values: str = "epistasis") -> pd.DataFrame:
     """Return one row per pair of positions, by rms: `i`, `j`, `rms`, `max` (absolute), `mean` and `double_mutants`."""
     known = cycles[["i", "j"]].assign(value=cycles[values], square=cycles[values] ** 2, size=cycles[values].abs())
-    groups = known.groupby(["i", "j"])
+    groups: Any = known.groupby(["i", "j"])
     frame = pd.DataFrame(
         {
             "rms": groups["square"].mean() ** 0.5,

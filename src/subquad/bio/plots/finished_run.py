@@ -157,7 +157,7 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
     if metrics["task_type"] not in ROW_TASK_TYPES:
         rows = read_json(directory / "test.json")
     else:
-        text: dict[str, Any] = dict.fromkeys(("sequence", "group", "mutant"), str)
+        text: Any = dict.fromkeys(("sequence", "group", "mutant"), str)
         if metrics["task_type"] in ("binary", "multiclass"):
             text["measured"] = str
         # a group or class named NA is not a missing value
