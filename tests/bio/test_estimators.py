@@ -159,7 +159,7 @@ def test_errors_name_python_arguments_instead_of_flags():
         SubquadError, match="keep one type of sequence in a table, or set alphabet=\n  row 41: 'MKVLIFEQPW'"
     ):
         LyraRegressor().fit([*X[:40], "MKVLIFEQPW"], y)
-    with pytest.raises(SubquadError, match=r'\(ambiguity="any" takes letters that stand for several\)\n  row 1'):
+    with pytest.raises(SubquadError, match=r'\(ambiguity="any" accepts ambiguous letters\)\n  row 1'):
         LyraRegressor(ambiguity="refuse").fit(["N" + X[0][1:], *X[1:]], y)
     with pytest.raises(ValueError, match=r"y has one class only \('a'\)"):
         LyraClassifier().fit(X, ["a"] * 41)
