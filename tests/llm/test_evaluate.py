@@ -138,7 +138,7 @@ def test_the_page_shows_all_results_and_the_missing_control(evaluated):
         assert words in page
     # positions, heat maps, speed, losses, layers
     assert page.count("data:image/png") == 5
-    assert "longer than the 211 tokens" in page
+    assert "longer than the model&#39;s maximum of 211 tokens" in page
 
 
 def test_a_stopped_evaluation_is_resumed(evaluated, asked, tmp_path, monkeypatch):

@@ -64,7 +64,7 @@ def workplace(tmp_path_factory, folder):
 def test_linearize_trains_a_model(workplace):
     test = json.loads((workplace / "linear" / "metrics.json").read_text())["test"]
     perplexities = {name: values["perplexity"] for name, values in test.items()}
-    assert perplexities["teacher"] < perplexities["fine_tuned"] < 0.7 * perplexities["untrained"]
+    assert perplexities["teacher"] < perplexities["fine_tuned"] < 0.85 * perplexities["untrained"]
     assert (workplace / "linear" / "report.html").stat().st_size > 10_000
 
 

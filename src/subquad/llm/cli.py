@@ -230,10 +230,13 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
 
     for model in evaluation["models"]:
         folder = model["about"]["folder"]
-        if rows := perplexity_rows(model["perplexity"]):
-            print_table(["text", "tokens", *columns()], rows, title=f"{folder}: perplexity (lower is better)")
-        if rows := task_rows(model):
-            print_table(["task", "items", "beyond", *columns()], rows, title=f"{folder}: accuracy in percent")
+        for header, rows, title in (
+            (["text", "tokens", *columns()], perplexity_rows(model["perplexity"]), "perplexity (lower is better)"),
+            (["task", "items", "beyond", *columns()], task_rows(model), "accuracy in percent"),
+        ):
+            # three columns with intervals fit a terminal
+            for start in range(0, len(rows), 3):
+                print_table(header, rows[start : start + 3], title=f"{folder}: {title}", transposed=True)
         if rows := gap_rows(model):
             header = ["measurement", "gap closed"]
             print_table(header, [row[:2] for row in rows], title=f"{folder}: gap to the teacher closed")

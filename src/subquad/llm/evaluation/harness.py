@@ -48,17 +48,18 @@ class HarnessModel(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """End-of-text token."""
-        return self.tokenizer.eos_token_id
+        token: Any = self.tokenizer.eos_token_id
+        return token
 
     @property
     def prefix_token_id(self) -> int:
         """Token that replaces an empty context."""
-        begin = self.tokenizer.bos_token_id
-        return self.eot_token_id if begin is None else begin
+        token: Any = self.tokenizer.bos_token_id
+        return self.eot_token_id if token is None else token
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Return the tokens of a text, by default with the tokenizer's own special tokens."""
-        begin = self.tokenizer.bos_token
+        begin: Any = self.tokenizer.bos_token
         if add_special_tokens is None and not (begin and string.startswith(begin)):
             return self.tokenizer.encode(string)
         return self.tokenizer.encode(string, add_special_tokens=bool(add_special_tokens))

@@ -73,9 +73,14 @@ def questions(task: ConfigurableTask, limit: int | None = None) -> list[Question
         task.build_all_requests(limit=limit)
     together = groupby(task.instances, key=lambda instance: instance.doc_id)
     return [
-        Question(row=asked[0].doc, pairs=[(str(instance.args[0]), str(instance.args[1])) for instance in asked])
+        Question(row=asked[0].doc, pairs=[_pair(instance) for instance in asked])
         for asked in (list(part) for _, part in together)
     ]
+
+
+def _pair(instance: Any) -> tuple[str, str]:
+    context, continuation = instance.args
+    return str(context), str(continuation)
 
 
 def item_rows(harness: HarnessModel, task: ConfigurableTask, asked: Sequence[Question]) -> list[Row]:

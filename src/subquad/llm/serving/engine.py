@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ class EngineClosed(Exception):  # noqa: N818 (it is a state)
     """The engine was stopped or has failed; it accepts no more jobs."""
 
 
-class Delta(NamedTuple):
+@dataclass(frozen=True)
+class Delta:
     """What one token adds to a sequence."""
 
     index: int

@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
@@ -231,7 +231,7 @@ def _enqueue(deltas: asyncio.Queue[Delta], first: int) -> Callable[[Delta], None
     loop = asyncio.get_running_loop()
 
     def on_delta(delta: Delta) -> None:
-        loop.call_soon_threadsafe(deltas.put_nowait, delta._replace(index=first + delta.index))
+        loop.call_soon_threadsafe(deltas.put_nowait, replace(delta, index=first + delta.index))
 
     return on_delta
 
