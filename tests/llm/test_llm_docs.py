@@ -64,7 +64,9 @@ def workplace(tmp_path_factory, folder):
 def test_linearize_trains_a_model(workplace):
     test = json.loads((workplace / "linear" / "metrics.json").read_text())["test"]
     perplexities = {name: values["perplexity"] for name, values in test.items()}
-    assert perplexities["teacher"] < perplexities["fine_tuned"] < 0.85 * perplexities["untrained"]
+    # fine-tuning adapts to the style of the text, so the student may even be better than its teacher
+    assert perplexities["fine_tuned"] < 0.85 * perplexities["untrained"]
+    assert perplexities["fine_tuned"] < 1.5 * perplexities["teacher"]
     assert (workplace / "linear" / "report.html").stat().st_size > 10_000
 
 
@@ -88,17 +90,17 @@ def test_a_checkpoint_is_linearized_block_by_block(workplace):
 
 
 def test_generate_continues_the_prompt(workplace):
-    shown = run(command("generate"), workplace)
+    shown = run(command("llm generate"), workplace)
     assert shown.startswith("The list type")
     assert re.search(r"\w", shown.removeprefix("The list type"))
 
 
 def test_chat_answers_each_line(workplace):
-    assert re.search(r"\w", run(command("chat"), workplace, typed="What is a river?\n/quit\n"))
+    assert re.search(r"\w", run(command("llm chat"), workplace, typed="What is a river?\n/quit\n"))
 
 
 def test_serve_listens_until_it_is_stopped(workplace):
-    arguments = [argument.replace("8000", "0") for argument in command("serve")]
+    arguments = [argument.replace("8000", "0") for argument in command("llm serve")]
     with subprocess.Popen(arguments, cwd=workplace, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
@@ -108,16 +110,17 @@ def test_serve_listens_until_it_is_stopped(workplace):
 
 
 def test_evaluate_shows_the_model_beside_its_controls(workplace):
-    run(command("evaluate"), workplace)
+    run(command("llm evaluate"), workplace)
     (model,) = json.loads((workplace / "evaluation" / "evaluation.json").read_text())["models"]
     (text,) = model["perplexity"].values()
-    assert text["models"]["teacher"]["value"] < text["models"]["fine_tuned"]["value"]
+    values = {role: estimate["value"] for role, estimate in text["models"].items()}
+    assert values["fine_tuned"] < min(1.5 * values["teacher"], values["window"])
     assert set(model["passkey"]["200"]["models"]) == {"teacher", "window", "fine_tuned_without_linear", "fine_tuned"}
     assert (workplace / "evaluation" / "report.html").stat().st_size > 10_000
 
 
 def test_plan_estimates_costs(workplace):
-    shown = run(command("plan"), workplace)
+    shown = run(command("llm plan"), workplace)
     assert "8.03 B" in shown
     assert "406 B" in shown
 
