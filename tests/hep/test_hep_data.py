@@ -80,7 +80,7 @@ def test_all_files_that_cannot_be_used_are_told_at_once(tables, tmp_path):
     text = str(caught.value)
     assert "missing.root: tree 'tree' has no branches part_d0val, jet_tau3" in text
     assert "unlabelled.root: tree 'tree' has no branch label_*" in text
-    assert "text.root: is not a ROOT file, or is damaged or cut short" in text
+    assert "text.root: is not a ROOT file, or is damaged or truncated" in text
     assert "good.root" not in text
 
 
@@ -110,8 +110,8 @@ def test_bad_jets_are_told_with_entry_and_branch(tables, tmp_path):
     text = str(caught.value)
     assert "bad.root: entry 5: part_dzerr of particle" in text
     assert "is nan; drop such jets" in text
-    assert "bad.root: entry 7: jet_tau2 is inf (and 1 more jets like it)" in text
-    assert "bad.root: entry 11: label_QCD = 1, label_Hbb = 1 (and 1 more jets like it); exactly one label" in text
+    assert "bad.root: entry 7: jet_tau2 is inf (and 1 more jet)" in text
+    assert "bad.root: entry 11: label_QCD = 1, label_Hbb = 1 (and 1 more jet); exactly one label" in text
     assert "bad.root: entry 17: the jet has no particles" in text
 
 
@@ -122,7 +122,7 @@ def test_a_file_that_is_cut_short_is_told(tables, tmp_path, part):
     content = path.read_bytes()
     cut = tmp_path / "cut.root"
     cut.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(SubquadError, match=r"cut\.root: is not a ROOT file, or is damaged or cut short"):
+    with pytest.raises(SubquadError, match=r"cut\.root: is not a ROOT file, or is damaged or truncated"):
         read([cut])
 
 

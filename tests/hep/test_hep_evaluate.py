@@ -187,13 +187,13 @@ def test_invalid_external_scores_are_refused(tmp_path):
     ):
         read_external_scores(path, "other", classes=CLASSES)
     with pytest.raises(SubquadError, match=r"none.root: no such file"):
-        read_external_scores(tmp_path / "none.root", "other")
+        evaluate(scores=[f"ParT={tmp_path}/none.root"], out=tmp_path / "evaluation")
     text = tmp_path / "text.root"
     text.write_text("no jets")
-    with pytest.raises(SubquadError, match=r"text.root: not a ROOT file, damaged or truncated"):
+    with pytest.raises(SubquadError, match=r"text.root: is not a ROOT file, or is damaged or truncated"):
         read_external_scores(text, "other")
     bad = external_scores(tmp_path / "bad.root", np.array([0, 7, 2]))
-    with pytest.raises(SubquadError, match=r"bad.root: entry 1: not exactly one label is 1"):
+    with pytest.raises(SubquadError, match=r"bad.root: entry 1: no label is 1; exactly one label of a jet must be 1"):
         read_external_scores(bad, "other", classes=CLASSES)
     names = external_scores(tmp_path / "names.root", labels, without=[f"label_{name}" for name in CLASSES])
     with pytest.raises(SubquadError, match=r"has no branch label_\*, so the classes of its jets are unknown"):

@@ -186,6 +186,10 @@ def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsy
     assert main(["hep", "predict", run, files, "--out", scores, "--quiet"]) == 0
     assert main(["hep", "predict", run, files, "--out", scores]) == 2
     assert "exists already" in capsys.readouterr().err
+    assert main(["hep", "predict", run, files, "--out", str(tmp_path / "t.txt")]) == 2
+    assert "t.txt: --out must end in .root" in capsys.readouterr().err
+    assert main(["hep", "predict", run, files, "--out", run, "--force"]) == 2
+    assert "--out must be a file, and this is a folder" in capsys.readouterr().err
     assert main(["hep", "fit", files, "--out", run]) == 2
     assert "holds a finished run" in capsys.readouterr().err
     assert main(["hep", "fit", str(tmp_path / "none.root"), "--out", str(tmp_path / "new")]) == 2
@@ -261,6 +265,7 @@ def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
     ("given", "what"),
     [
         ({"k": 0}, "--k is 0; give 1 or more"),
+        ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
         ({"width": 30}, "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4"),
         ({"graph": "feature"}, "--graph must be one of features, angles, got 'feature'"),
         ({"preset": "autp"}, "--preset must be one of auto, "),

@@ -122,8 +122,9 @@ def test_what_cannot_be_used_leaves_nothing_behind(jets, tables, tmp_path):
 def test_a_folder_that_will_not_do_is_refused_before_jets_are_read(jets, tmp_path, monkeypatch):
     (tmp_path / "note.txt").write_text("mine")
     monkeypatch.setattr(preparation, "write_store", None)
-    with pytest.raises(SubquadError, match="not empty and not written by subquad"):
-        fit(jets, SETTINGS, out=tmp_path, quiet=True)
+    for force in (False, True):
+        with pytest.raises(SubquadError, match="not empty and not written by subquad"):
+            fit(jets, SETTINGS, out=tmp_path, force=force, quiet=True)
 
 
 @pytest.mark.slow

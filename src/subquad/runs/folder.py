@@ -12,7 +12,7 @@ from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.runs.storage import as_folder, atomic, plain, read_json, read_tensors, write_json, write_tensors
 
-__all__ = ["FORMAT", "Run", "load_config", "load_tensors", "open_run", "stamp_of"]
+__all__ = ["FORMAT", "Run", "check_run_folder", "load_config", "load_tensors", "open_run", "stamp_of"]
 
 FORMAT = 1
 """Version of the layout of a saved folder; raised when an older subquad could not read a newer folder."""
@@ -77,14 +77,20 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
         SubquadError: The folder holds a finished run and `force` is off, holds files that subquad did not write, or an
             unfinished run with other settings.
     """
-    directory, wanted = as_folder(out), plain(settings)
-    if directory.is_dir() and any(directory.iterdir()):
-        _check_begun(directory, kind, wanted, force)
+    directory, wanted = check_run_folder(out, kind=kind, settings=settings, force=force), plain(settings)
     is_resumed = (directory / CONFIG).is_file() and not force
     if not is_resumed:
         _clear(directory)
         write_json(directory / CONFIG, {"subquad": _stamp(kind, wanted)})
     return Run(directory=directory, kind=kind, settings=wanted, is_resumed=is_resumed)
+
+
+def check_run_folder(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Path:
+    """Return `out` as the path of a run folder to write, after the checks of `open_run`; nothing is changed."""
+    directory = as_folder(out)
+    if directory.is_dir() and any(directory.iterdir()):
+        _check_begun(directory, kind, plain(settings), force)
+    return directory
 
 
 def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: bool) -> None:

@@ -175,7 +175,8 @@ def _read_external(scores: Sequence[str], compared: _Runs) -> list[tuple[Predict
         if name in {*compared.names.values(), BOOSTING}:
             raise SubquadError(f"--scores {given}: a run is already named {name!r}; choose another name")
         classes = compared.classes or (found[0][1] if found else None)
-        found.append(read_external_scores(Path(path), name, classes=classes))
+        for file in expand_files(path):
+            found.append(read_external_scores(file, name, classes=classes))
     return found
 
 

@@ -30,7 +30,7 @@ from subquad.hep.plots.fit_page import model_card, sections_of
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
 from subquad.reporting.page import page
-from subquad.runs.folder import METRICS, Run, open_run
+from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.storage import plain, read_json, write_tensors
 from subquad.train.distributed import processes
@@ -123,9 +123,8 @@ def _read_and_split(
         **{"files": [str(path) for path in source.files], "test": [str(path) for path in source.test]},
     }
     # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
-    is_begun = not force and out.exists() and (not out.is_dir() or any(out.iterdir()))
+    check_run_folder(out, kind="hep", settings=stamp, force=force)
     group.wait_for_everyone()
-    run = open_run(out, kind="hep", settings=stamp) if is_begun else None
     with temporary_store(source, out, quiet=quiet) as folder:
         store = source.open(folder)
         assert store is not None
@@ -134,7 +133,7 @@ def _read_and_split(
         parts = _split(dataset, fitted, source, net=net, settings=settings, seed=seed)
         background = _background(settings.background, dataset.classes)
         with group.main_process_first():
-            run = run or open_run(out, kind="hep", settings=stamp, force=force and group.is_main_process)
+            run = open_run(out, kind="hep", settings=stamp, force=force and group.is_main_process)
         # until all processes have mapped the store
         group.wait_for_everyone()
         if group.is_main_process and folder != run.directory / JETS:

@@ -11,7 +11,7 @@ from subquad.hep.data.formats import Files, expand_files, file_of
 from subquad.hep.models.networks import predict_logits
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import PredictSettings
-from subquad.runs.storage import atomic, check_output
+from subquad.runs.storage import as_file, atomic, check_output
 from subquad.train.distributed import processes
 
 __all__ = ["predict"]
@@ -47,7 +47,9 @@ def predict(
     tagger, paths = TrainedTagger.load(run), expand_files(files)
     if Path(out).resolve() in {file_of(path).resolve() for path in paths}:
         raise SubquadError(f"{out}: is one of the files to read; choose another --out")
-    out = check_output(out, force=force)
+    out = check_output(as_file(out), force=force)
+    if out.suffix != ".root":
+        raise SubquadError(f"{out}: --out must end in .root")
     tagger.net.to(processes().device)
     uproot = require("uproot", extra="hep")
     with atomic(out) as temporary, uproot.recreate(temporary) as file:

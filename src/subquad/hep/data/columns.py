@@ -27,7 +27,7 @@ class ChunkErrors:
     def add(self, is_bad: np.ndarray, what: str, *, advice: str = "drop such jets") -> None:
         """Add an error of the jets where `is_bad` [J] is true, described by `what` at the first of them."""
         count = int(is_bad.sum())
-        others = f" (and {count - 1} more jets like it)" if count > 1 else ""
+        others = f" (and {count - 1:,} more jet{'s' * (count > 2)})" if count > 1 else ""
         self.errors.append(f"{self.file}: entry {self.entries[np.argmax(is_bad)]}: {what}{others}; {advice}")
 
     def add_type(self, name: str, given: str, wanted: str) -> None:

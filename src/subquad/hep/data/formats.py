@@ -27,11 +27,11 @@ Files = Path | str | Iterable[Path | str]
 SUFFIXES = {".root": "ROOT", ".parquet": "Parquet", ".pq": "Parquet", ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NPZ"}
 _MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"\x89HDF": "HDF5", b"PK\x03\x04": "NPZ"}
 
-_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://")
+_REMOTE = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _TREE = re.compile(r"(.+\.root):(.+)", re.DOTALL)
 _SAMPLE = re.compile(r"[A-Za-z_]\w+:(.+)", re.DOTALL)
 
-# what readers raise for a file that is cut short, overwritten or of another kind
+# what readers raise for a file that is truncated, overwritten or of another kind
 _DAMAGE: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError),
     *(struct.error, zlib.error, zipfile.BadZipFile, RuntimeError, OverflowError, MemoryError, AssertionError),
@@ -78,8 +78,9 @@ def expand_files(files: Files) -> list[Path]:
     for pattern in map(str, list_files(files)):
         if pattern in EXAMPLES:
             found.append(str(example_path(pattern)))
-        elif _REMOTE.match(pattern):
-            errors.append(f"{pattern}: remote files are not read; copy it first, as with: xrdcp {pattern} .")
+        elif remote := _REMOTE.match(pattern):
+            command = f"xrdcp {pattern} ." if remote[1] == "root" else f"curl -O {pattern}"
+            errors.append(f"{pattern}: remote files are not read; copy it first, for example with: {command}")
         elif matches := _matches(pattern):
             found += matches
         elif Path(pattern).is_dir():
@@ -130,7 +131,7 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
         default: Name of the tree if there are several and `tree` is None.
 
     Raises:
-        SubquadError: The file is of no known format, damaged or cut short, or it has no such tree.
+        SubquadError: The file is of no known format, damaged or truncated, or it has no such tree.
     """
     given, (path, own_tree) = path, _split_tree(path)
     kind = _kind(path)
@@ -151,7 +152,7 @@ def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Itera
     """Yield these columns as awkward arrays, at most `entries` jets at a time.
 
     Raises:
-        SubquadError: The file is damaged or cut short; the message says how far it could be read.
+        SubquadError: The file is damaged or truncated; the message says how far it could be read.
     """
     ak, names, begin = require("awkward", extra="hep"), list(names), 0
     try:
@@ -160,9 +161,8 @@ def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Itera
                 begin += len(arrays[names[0]])
                 yield {name: _normalized(ak.Array(arrays[name])) for name in names}
     except _damage() as error:
-        raise SubquadError(
-            f"{_damage_message(source.path, source.kind, error)}; the entries before {begin} could be read"
-        ) from error
+        readable = f"; its first {begin:,} entries could be read" if begin else ""
+        raise SubquadError(_damage_message(source.path, source.kind, error) + readable) from error
 
 
 def _normalized(array: Any) -> Any:
@@ -206,7 +206,9 @@ def _inspect_root(given: Path, path: Path, tree: str | None, default: str) -> So
         trees = [name for name, kind in names.items() if kind in ("TTree", "ROOT::RNTuple")]
         chosen = str(tree or (trees[0] if len(trees) == 1 else default))
         if chosen not in trees:
-            present = f"its trees are {', '.join(trees)}; name one with --tree" if trees else "it has no tree"
+            present = "it has no tree"
+            if trees:
+                present = f"its trees are {', '.join(trees)}; name one with --tree, or as {path}:{trees[0]}"
             raise SubquadError(f"{path}: no tree {chosen!r} in it; {present}")
         table = root[chosen]
         columns = tuple(table.keys(recursive=False))
@@ -223,4 +225,4 @@ def _damage_as_error(path: Path, kind: str) -> Iterator[None]:
 
 def _damage_message(path: Path, kind: str, error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return f"{path}: is not a {kind} file, or is damaged or cut short ({reason[:160]}); copy it again"
+    return f"{path}: is not a {kind} file, or is damaged or truncated ({reason[:160]}); copy it again"

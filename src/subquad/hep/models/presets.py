@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from subquad.errors import SubquadError
 from subquad.hep.settings import FitSettings, NetSettings
 
 __all__ = ["PRESETS", "Preset", "net_settings", "training_defaults"]
@@ -58,7 +59,10 @@ def net_settings(settings: FitSettings) -> NetSettings:
     """
     given = {name: getattr(settings, name) for name in ("k", "chebyshev_order", "width", "layers", "graph")}
     changes = {name: value for name, value in given.items() if value is not None}
-    return replace(PRESETS[settings.preset].net, **changes)
+    net = replace(PRESETS[settings.preset].net, **changes)
+    if net.k >= net.max_particles:
+        raise SubquadError(f"--k is {net.k}; a jet has at most {net.max_particles} particles, so give fewer neighbours")
+    return net
 
 
 def training_defaults(settings: FitSettings) -> Preset:
