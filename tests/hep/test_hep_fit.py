@@ -192,6 +192,8 @@ def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsy
     assert "--out must be a file, and this is a folder" in capsys.readouterr().err
     assert main(["hep", "fit", files, "--out", run]) == 2
     assert "holds a finished run" in capsys.readouterr().err
+    assert main(["hep", "fit", files, "--seed", "-1", "--out", str(tmp_path / "new")]) == 2
+    assert "--seed is -1; give 0 or more" in capsys.readouterr().err
     assert main(["hep", "fit", str(tmp_path / "none.root"), "--out", str(tmp_path / "new")]) == 2
     assert "none.root: no such file" in capsys.readouterr().err
     assert main(["hep", "predict", str(tmp_path / "none"), files, "--out", str(tmp_path / "t.root")]) == 2
@@ -266,6 +268,7 @@ def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
     [
         ({"k": 0}, "--k is 0; give 1 or more"),
         ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan; give a value above 0"),
         ({"width": 30}, "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4"),
         ({"graph": "feature"}, "--graph must be one of features, angles, got 'feature'"),
         ({"preset": "autp"}, "--preset must be one of auto, "),

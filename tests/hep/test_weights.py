@@ -8,6 +8,7 @@ from subquad.hep import FitSettings
 from subquad.hep.data.reweighting import balance_classes, kinematic_weights, unit_mean
 from subquad.hep.settings import Reweighting
 
+NAMES = ("QCD", "Hbb")
 EDGES = (0.0, 1.0, 2.0, 3.0)
 
 
@@ -30,7 +31,7 @@ def test_classes_of_unequal_number_count_the_same():
 
 def test_by_hand():
     columns = {"pt": np.array([0.5, 0.5, 0.5, 1.5])}
-    found = kinematic_weights(Reweighting(bins={"pt": (0.0, 1.0, 2.0)}, threshold=0), columns, np.zeros(4, int), 1)
+    found = kinematic_weights(Reweighting(bins={"pt": (0.0, 1.0, 2.0)}, threshold=0), columns, np.zeros(4, int), ("a",))
     # flat: the three jets of the first bin together count as the one of the second; all together 1
     assert found == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
 
@@ -38,13 +39,13 @@ def test_by_hand():
 @pytest.mark.parametrize("names", [(), ("is0", "is1")])
 def test_flat_makes_every_class_flat(names):
     columns, labels = drawn()
-    found = kinematic_weights(Reweighting(bins={"pt": EDGES}, classes=names, threshold=0), columns, labels, 2)
+    found = kinematic_weights(Reweighting(bins={"pt": EDGES}, classes=names, threshold=0), columns, labels, NAMES)
     assert sums(found, columns, labels) == pytest.approx(np.full((2, 3), 1 / 3))
 
 
 def test_ref_makes_every_class_like_the_first():
     columns, labels = drawn()
-    found = kinematic_weights(Reweighting(bins={"pt": EDGES}, method="ref", threshold=0), columns, labels, 2)
+    found = kinematic_weights(Reweighting(bins={"pt": EDGES}, method="ref", threshold=0), columns, labels, NAMES)
     first, second = sums(found, columns, labels)
     assert second == pytest.approx(first)
     counts = np.histogram(columns["pt"][labels == 0], EDGES)[0]
@@ -57,7 +58,7 @@ def test_two_variables_shares_and_base_weights():
     reweighting = Reweighting(
         bins={"pt": EDGES, "mass": EDGES}, classes=("is0", "is1"), class_weights=(1, 0.25), base="base", threshold=0
     )
-    found = kinematic_weights(reweighting, columns, labels, 2)
+    found = kinematic_weights(reweighting, columns, labels, NAMES)
     assert sums(found, columns, labels) == pytest.approx(np.array([[1 / 3] * 3, [1 / 12] * 3]))
 
 
@@ -65,16 +66,16 @@ def test_jets_outside_of_the_bins_count_nothing_or_as_the_nearest():
     columns, labels = drawn()
     bins = {"pt": (0.5, 1.0, 2.0)}
     outside = (columns["pt"] < 0.5) | (columns["pt"] > 2)
-    dropped = kinematic_weights(Reweighting(bins=bins), columns, labels, 2)
-    kept = kinematic_weights(Reweighting(bins=bins, drops_outside=False), columns, labels, 2)
+    dropped = kinematic_weights(Reweighting(bins=bins), columns, labels, NAMES)
+    kept = kinematic_weights(Reweighting(bins=bins, drops_outside=False), columns, labels, NAMES)
     assert not dropped[outside].any()
     assert (kept > 0).all()
 
 
 def test_a_threshold_bounds_the_weights():
     columns, labels = drawn()
-    sharp = kinematic_weights(Reweighting(bins={"pt": EDGES}, threshold=0), columns, labels, 2)
-    mild = kinematic_weights(Reweighting(bins={"pt": EDGES}, threshold=50), columns, labels, 2)
+    sharp = kinematic_weights(Reweighting(bins={"pt": EDGES}, threshold=0), columns, labels, NAMES)
+    mild = kinematic_weights(Reweighting(bins={"pt": EDGES}, threshold=50), columns, labels, NAMES)
     of_first = labels == 0
     assert mild[of_first].max() / mild[of_first].min() < sharp[of_first].max() / sharp[of_first].min()
 
@@ -88,8 +89,9 @@ def test_weights_have_a_mean_of_1_among_the_jets_to_learn_from():
 
 def test_a_class_without_jets_in_the_bins_is_told():
     columns, labels = drawn()
-    with pytest.raises(SubquadError, match=r"no jet of is0 is inside the bins of pt; give wider bins"):
-        kinematic_weights(Reweighting(bins={"pt": (7.0, 8.0)}, classes=("is0", "is1")), columns, labels, 2)
+    for classes, first in ((("is0", "is1"), "is0"), ((), "QCD")):
+        with pytest.raises(SubquadError, match=rf"no jet of {first} is inside the bins of pt; give wider bins"):
+            kinematic_weights(Reweighting(bins={"pt": (7.0, 8.0)}, classes=classes), columns, labels, NAMES)
 
 
 @pytest.mark.parametrize("words", ["jet_pt", "jet_pt:", "jet_pt:1", "jet_pt:2,1", "jet_pt:a,b"])

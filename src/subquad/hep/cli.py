@@ -5,8 +5,15 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from subquad.hep.settings import EvaluateSettings, ExplainSettings, FitSettings, PredictSettings, SimulateSettings
-from subquad.runs.options import Input, OutputOptions, RunOptions
+from subquad.hep.settings import (
+    EvaluateSettings,
+    ExplainSettings,
+    FitSettings,
+    PredictSettings,
+    SimulateSettings,
+    Simulation,
+)
+from subquad.runs.options import Input, Model, OutputOptions, RunOptions
 
 __all__ = ["app"]
 
@@ -21,9 +28,9 @@ Names = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 def fit(
     files: list[str],
     /,
-    settings: Annotated[FitSettings, FLAGS] = FitSettings(),
     *,
     test: Input[Names] = (),
+    settings: Annotated[FitSettings, FLAGS] = FitSettings(),
     options: Annotated[RunOptions, FLAGS],
 ) -> None:
     """Fit a tagger on labelled jets and compare it with gradient boosting on test jets.
@@ -76,9 +83,9 @@ def predict(
 @app.command
 def evaluate(
     *runs: Path,
-    settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
     files: Input[Names] = (),
     scores: Input[Names] = (),
+    settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
     options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Compare taggers on the same jets: metrics with intervals, ROC curves, pT dependence, mass sculpting, calibration.
@@ -91,8 +98,8 @@ def evaluate(
     Args:
         runs: Folders that `subquad hep fit` wrote.
         files: Files of labelled jets to score. Default: each run is evaluated on its own test jets.
-        scores: Scores of taggers that another program ran, as name=scores.root; the file holds score_<class> and
-            label_<class> for every class.
+        scores: Scores of other programs' taggers, as name=scores.root; the file holds score_<class> and label_<class>
+            for every class.
     """
     from subquad.hep.commands.evaluate import evaluate as run
 
@@ -105,11 +112,12 @@ def evaluate(
 def explain(
     run: Path,
     /,
-    settings: Annotated[ExplainSettings, FLAGS] = ExplainSettings(),
     *,
     files: Input[Names],
     only: Annotated[Input[str | None], Parameter(name="--class")] = None,
-    options: Annotated[RunOptions, FLAGS],
+    settings: Annotated[ExplainSettings, FLAGS] = ExplainSettings(),
+    seed: Model[int] = 0,
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Explain a tagger: attributions and permutation importance of its inputs and graphs, and displays of single jets.
 
@@ -120,12 +128,13 @@ def explain(
     Args:
         run: Folder that `subquad hep fit` wrote.
         files: Files of labelled jets, preferably not the training jets.
-        only: Class whose logit is explained, for its jets. Default: the true class of each jet.
+        only: Explain the logit of this class, for its jets only. Default: the logit of each jet's true class.
+        seed: Seed of the permutations.
     """
     from subquad.hep.commands.explain import explain as run_explain
     from subquad.hep.plots.explain_page import summary
 
-    explanation = run_explain(run, settings, files=files, only=only, **vars(options))
+    explanation = run_explain(run, settings, files=files, only=only, seed=seed, **vars(options))
     if not options.quiet:
         print(summary(explanation), f"Wrote {options.out}. Next: open {options.out / 'report.html'}", sep="\n")
 
@@ -158,19 +167,23 @@ def export(run: Path, /, *, options: Annotated[OutputOptions, FLAGS]) -> None:
 
 @app.command
 def simulate(
-    settings: Annotated[SimulateSettings, FLAGS] = SimulateSettings(),
     *,
-    options: Annotated[RunOptions, FLAGS],
+    settings: Annotated[SimulateSettings, FLAGS] = SimulateSettings(),
+    seed: Simulation[int] = 0,
+    options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Simulate labelled jets of JetClass's ten classes with Pythia 8 and FastJet, in JetClass's branch layout.
 
     For example:
 
         subquad hep simulate --out jets --jets-per-class 1000
+
+    Args:
+        seed: Seed of the collisions and of the detector.
     """
     from subquad.hep.commands.simulate import simulate as run
 
-    files = run(settings, **vars(options))
+    files = run(settings, seed=seed, **vars(options))
     if not options.quiet:
         print(f"Wrote {len(files)} files to {options.out}. Next: subquad hep fit '{options.out}/*.root' --out tagger")
 

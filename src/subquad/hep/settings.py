@@ -1,9 +1,12 @@
 """Settings of the commands for jets. No heavy package is imported, so that the command line starts fast."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
+
+from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError, flag_name, unknown, validate_choices
 from subquad.runs.options import Input, Model, Output, Training
@@ -20,6 +23,7 @@ __all__ = [
     "PresetName",
     "Reweighting",
     "SimulateSettings",
+    "Simulation",
     "bin_edges",
     "reweighting_of",
 ]
@@ -27,6 +31,11 @@ __all__ = [
 PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
 Graph = Literal["features", "angles"]
 Precision = Literal["float32", "bfloat16"]
+
+T = TypeVar("T")
+
+Simulation = Annotated[T, Parameter(group=Group("Simulation", sort_key=2))]
+"""A flag about the simulated jets."""
 
 CLASSES = (
     "ZJetsToNuNu",
@@ -92,7 +101,7 @@ class NetSettings:
                 f"{self.graphs}"
             )
         if self.kind != "pcn" and self.graph != "angles":
-            raise SubquadError(f"--graph is {self.graph}; this preset finds neighbours by angles only, leave it out")
+            raise SubquadError(f"--graph is {self.graph}; this preset finds neighbours by angles only; omit it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +109,8 @@ class FitSettings:
     """Settings of `subquad hep fit`: inputs, network and training."""
 
     preset: Model[PresetName] = "auto"
-    """Inputs, graph and size of the network: `auto`, most accurate and quadratic in the particles; `standard`, PCN with
-    standardized inputs; `epcn`, `paper` and `paper-edges`, as published."""
+    """Inputs, graph and size of the network: `auto`, the most accurate one, with costs quadratic in the number of
+    particles; `standard`, PCN with standardized inputs; `epcn`, `paper` and `paper-edges`, as published."""
     epochs: Training[int] = 15
     """Number of passes over the training set."""
     batch_size: Training[int] = 128
@@ -121,29 +130,30 @@ class FitSettings:
     reweight: Training[Literal["none", "class"]] = "none"
     """Weights in the loss: `class` gives every class the same total weight."""
     reweight_vars: Training[tuple[str, ...]] = ()
-    """Observers in which each class is reweighted to a flat spectrum, each as name:edge,edge,…, such as
+    """Observers whose spectrum is made flat in each class by weights in the loss, as name:edge,edge,…; for example
     jet_pt:500,600,800,1000."""
     k: Model[int | None] = None
-    """Nearest neighbours of each particle. Default: that of the preset, as for the next four."""
+    """Number of nearest neighbours of each particle. Default: that of the preset."""
     chebyshev_order: Model[int | None] = None
-    """Chebyshev terms of each filter."""
+    """Number of Chebyshev terms of each filter. Default: that of the preset."""
     width: Model[int | None] = None
-    """Channels of each layer."""
+    """Number of channels of each layer. Default: that of the preset."""
     layers: Model[int | None] = None
-    """Number of Chebyshev layers."""
+    """Number of Chebyshev layers. Default: that of the preset."""
     graph: Model[Graph | None] = None
-    """Space in which nearest neighbours are found: all features, or Δη and Δφ; `auto` and `epcn` take angles only."""
+    """Space in which nearest neighbours are found: all features, or Δη and Δφ (`angles`, the only choice for `auto` and
+    `epcn`). Default: that of the preset."""
     no_boosting: Training[bool] = False
     """Skip the gradient-boosting baseline on jet-level features."""
     ema_decay: Training[float | None] = None
-    """Decay of the exponential moving average of the weights, which is what is saved. Default: 0.998 for `auto`, no
-    average for the others."""
+    """Decay of the exponential moving average (EMA) of the weights; the averaged weights are saved. Default: 0.998 for
+    `auto`, no average for the others."""
     weight_decay: Training[float] = 0.01
     """Weight decay of AdamW; applied to weight matrices only."""
     precision: Training[Precision] = "float32"
     """Floating-point type of matrix products; weights stay in float32."""
     threads: Training[int] = 1
-    """CPU threads per optimizer step. Steps are small: on a busy machine more threads mostly wait for each other."""
+    """Number of CPU threads. The operations of a step are small, so that more threads help little."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -153,11 +163,11 @@ class FitSettings:
             if not 0 < getattr(self, name) < 0.5:
                 raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a fraction between 0 and 0.5")
         reweighting_of(self.reweight_vars)
-        if self.learning_rate is not None and self.learning_rate <= 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise SubquadError(f"--learning-rate is {self.learning_rate}; give a value above 0")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise SubquadError(f"--ema-decay is {self.ema_decay}; give a decay between 0 and 1, such as 0.998")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise SubquadError(f"--weight-decay is {self.weight_decay}; give 0 or more")
 
 
@@ -166,7 +176,7 @@ class PredictSettings:
     """Settings of `subquad hep predict`."""
 
     batch_size: Model[int] = 64
-    """Jets per forward pass; larger batches suit a GPU, 64 jets fit into the cache of a CPU."""
+    """Jets per forward pass: 64 fit into the cache of a CPU; use more on a GPU."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
 
@@ -182,13 +192,13 @@ class EvaluateSettings:
     background: Input[str | None] = None
     """Class whose rejection is measured. Default: that of the first run, or QCD, or the first class."""
     reference: Output[str | None] = None
-    """Name of the model in the denominator of the ratios of ROC curves. Default: the first model."""
+    """Name of the model that ROC curves are divided by in the ratio panels. Default: the first model."""
     batch_size: Model[int] = 64
-    """Jets per forward pass; larger batches suit a GPU, 64 jets fit into the cache of a CPU."""
+    """Jets per forward pass: 64 fit into the cache of a CPU; use more on a GPU."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files."""
     threads: Model[int] = 1
-    """CPU threads of the network."""
+    """Number of CPU threads of the network."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -200,17 +210,18 @@ class ExplainSettings:
     """Settings of `subquad hep explain`."""
 
     jets: Input[int] = 2000
-    """Number of jets that are explained: the first ones of each file, the same number from each."""
+    """Number of jets to explain: the first ones of each file, equally many from each."""
     repeats: Model[int] = 3
-    """Number of shuffles per feature for permutation importance."""
+    """Number of permutations of each feature."""
     displays: Output[int] = 2
-    """Event displays per class: this many of the jets with the highest score, and of the most confident mistakes."""
+    """Number of event displays per class: so many of the jets with the highest score, and as many of the most confident
+    misclassifications."""
     batch_size: Model[int] = 64
     """Jets per forward pass."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files."""
     threads: Model[int] = 1
-    """CPU threads of the network."""
+    """Number of CPU threads of the network."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
@@ -223,14 +234,14 @@ class ExplainSettings:
 class SimulateSettings:
     """Settings of `subquad hep simulate`."""
 
-    jets_per_class: Model[int] = 1000
+    jets_per_class: Simulation[int] = 1000
     """Number of jets of each class."""
-    classes: Model[tuple[str, ...]] = CLASSES
-    """Classes to simulate, by the names of JetClass's files. Default: all ten."""
+    classes: Simulation[tuple[str, ...]] = CLASSES
+    """Classes to simulate, by the names of JetClass's files."""
     jets_per_file: Output[int] = 1000
     """Number of jets per file; each file is simulated by one process."""
-    workers: Training[int] = 0
-    """Number of processes; 0 uses all cores. The jets do not depend on it."""
+    workers: Simulation[int] = 0
+    """Number of processes; 0 uses all cores. The number does not change the jets."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""

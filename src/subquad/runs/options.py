@@ -6,6 +6,8 @@ from typing import Annotated, TypeVar
 
 from cyclopts import Group, Parameter
 
+from subquad.errors import SubquadError
+
 __all__ = ["Input", "Model", "Output", "OutputOptions", "RunOptions", "Training"]
 
 T = TypeVar("T")
@@ -25,7 +27,7 @@ class OutputOptions:
     """Options of a command that writes without drawing random numbers."""
 
     out: Output[Path]
-    """Output folder or file. A folder with an unfinished run of the same settings is resumed."""
+    """Output folder or file."""
     force: Output[bool] = False
     """Overwrite an existing output."""
     quiet: Output[bool] = False
@@ -36,5 +38,12 @@ class OutputOptions:
 class RunOptions(OutputOptions):
     """Options of a command that also draws random numbers."""
 
+    out: Output[Path]
+    """Output folder or file. A folder with an unfinished run of the same settings is resumed."""
     seed: Training[int] = 0
     """Seed of all random numbers: splits, initial weights, order of the data."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that no generator takes."""
+        if self.seed < 0:
+            raise SubquadError(f"--seed is {self.seed}; give 0 or more")

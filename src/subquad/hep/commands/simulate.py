@@ -17,7 +17,7 @@ from subquad.hep.settings import SimulateSettings
 from subquad.hep.simulation.generator import pythia
 from subquad.hep.simulation.workers import Job, run_jobs
 from subquad.progress import say, track
-from subquad.runs.storage import write_json
+from subquad.runs.storage import as_folder, write_json
 
 __all__ = ["simulate"]
 
@@ -59,7 +59,7 @@ def simulate(
     pythia()
     for module in ("fastjet", "awkward", "uproot"):
         require(module, extra="hep")
-    out = Path(out)
+    out = as_folder(out)
     jobs = _jobs(out, settings, seed)
     _prepare_folder(out, jobs, settings, seed=seed, force=force)
     missing = [job for job in jobs if not job.path.is_file()]
@@ -87,8 +87,6 @@ def _prepare_folder(out: Path, jobs: Sequence[Job], settings: SimulateSettings, 
     """Check that the folder holds a simulation with the same settings, or clear it with `force`."""
     asked = {"physics": PHYSICS, "seed": seed, **dataclasses.asdict(settings), "classes": list(settings.classes)}
     del asked["workers"]
-    if out.exists() and not out.is_dir():
-        raise SubquadError(f"{out}: this is a file; --out names a folder")
     record = out / RECORD
     existing = [job.path for job in jobs if job.path.exists()]
     before = _read(record)

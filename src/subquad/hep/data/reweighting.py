@@ -6,7 +6,7 @@ jets with these probabilities; here they enter the loss, which has the same expe
 Axes: J jets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def balance_classes(weights: np.ndarray, labels: np.ndarray, classes: int) -> np
 
 
 def kinematic_weights(
-    reweighting: Reweighting, columns: Mapping[str, np.ndarray], labels: np.ndarray, classes: int
+    reweighting: Reweighting, columns: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str]
 ) -> np.ndarray:
     """Return [J]: the weights of jets by bin and class; 0 for jets of no class and for jets outside the bins.
 
@@ -31,7 +31,7 @@ def kinematic_weights(
         reweighting: Variables, bins and classes.
         columns: [J] each: the variables, the classes' columns, and the weights that the jets have already.
         labels: [J], the classes if the reweighting names none.
-        classes: Number of classes.
+        classes: Names of the classes.
 
     Raises:
         SubquadError: A class has no jet inside the bins.
@@ -46,8 +46,8 @@ def kinematic_weights(
     )
     cells = int(np.prod([len(edges) - 1 for edges in bins]))
     base = columns[reweighting.base] if reweighting.base else np.ones(len(values))
-    names = reweighting.classes or tuple(map(str, range(classes)))
-    members = [columns[name] == 1 for name in reweighting.classes] or [labels == i for i in range(classes)]
+    names = reweighting.classes or classes
+    members = [columns[name] == 1 for name in reweighting.classes] or [labels == i for i in range(len(classes))]
     counts = np.stack([np.bincount(place[m & is_inside], base[m & is_inside], minlength=cells) for m in members])
     for name, count in zip(names, counts, strict=True):
         if not (count > 0).any():

@@ -19,7 +19,15 @@ from subquad.hep.data.reweighting import balance_classes, kinematic_weights, uni
 from subquad.hep.data.store import JetDataset
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting
 
-__all__ = ["MIN_JETS", "check_counts", "reweighted", "split_dataset", "stratified_split", "with_present_classes"]
+__all__ = [
+    "MIN_JETS",
+    "check_counts",
+    "reweighted",
+    "split_dataset",
+    "stratified_split",
+    "thinned",
+    "with_present_classes",
+]
 
 MIN_JETS = 5
 """Smallest number of jets of a class: fewer cannot be split into three parts."""
@@ -104,9 +112,7 @@ def split_dataset(
         SubquadError: All training jets or all validation jets have weight 0.
     """
     train = dataset.subset(indices["train"])
-    few, many = (
-        train.subset(torch.arange(len(train))[:: -(-len(train) // n)]) for n in (JETS_FOR_QUANTILES, JETS_FOR_MEAN)
-    )
+    few, many = thinned(train, JETS_FOR_QUANTILES), thinned(train, JETS_FOR_MEAN)
     card = dataset.layout.card
     particles = few.particles[few.particle_rows()] if card is not None and card.has_automatic else few.particles[:0]
     layout = fit_standardization(dataset.layout, settings, particles, many.jet_features[many.rows])
@@ -120,14 +126,14 @@ def split_dataset(
     return parts
 
 
-def _evenly(jets: int, count: int) -> Tensor:
-    """Return at most `count` indices, evenly spaced."""
-    return torch.arange(0, jets, -(-jets // count))
+def thinned(dataset: JetDataset, most: int) -> JetDataset:
+    """Return at most so many of the jets, evenly spaced."""
+    return dataset.subset(torch.arange(0, len(dataset), -(-len(dataset) // most)))
 
 
 def reweighted(dataset: JetDataset, settings: FitSettings, reweighting: Reweighting | None) -> np.ndarray:
     """Return the weights [J] of jets by card, `--reweight-vars` and `--reweight`."""
-    labels, classes, card = dataset.labels.numpy(), len(dataset.classes), dataset.layout.card
+    labels, classes, card = dataset.labels.numpy(), dataset.classes, dataset.layout.card
 
     def column(name: str) -> np.ndarray:
         values = dataset.observer(name)
@@ -141,4 +147,4 @@ def reweighted(dataset: JetDataset, settings: FitSettings, reweighting: Reweight
         base = [reweighting.base] if reweighting.base else []
         columns = {name: column(name) for name in (*reweighting.bins, *reweighting.classes, *base)}
         weights = kinematic_weights(reweighting, columns, labels, classes)
-    return balance_classes(weights, labels, classes) if settings.reweight == "class" else weights
+    return balance_classes(weights, labels, len(classes)) if settings.reweight == "class" else weights
