@@ -1,4 +1,4 @@
-"""Data cards: what they say, and what a user is told of those that cannot be used."""
+"""Data cards: their content, and the errors of those that cannot be used."""
 
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def test_weights_are_read(options):
     assert card_of(options, "card.yaml").weights.names == {"weight", "class_weight"}
 
 
-def test_all_mistakes_of_a_card_are_told_with_key_and_nearest_name(options):
+def test_all_mistakes_of_a_card_are_reported_with_key_and_nearest_name(options):
     options["input"] = {}
     options["new_variables"] |= {"one": "two + 1", "two": "one", "three": "np.lg(part_px)"}
     options["inputs"]["pf_maks"] = options["inputs"].pop("pf_mask")
@@ -102,7 +102,7 @@ def test_all_mistakes_of_a_card_are_told_with_key_and_nearest_name(options):
         "inputs: pf_features: part_pt_log: ['part_pt_log', 'much']: the entries after the name must be",
         "labels: give type: simple with a list of two labels or more",
         "weights: no key 'reweight_metod'; did you mean 'reweight_method'?",
-        "observers: 'jet_pt' is no list of names",
+        "observers: 'jet_pt' is not a list of names",
     ):
         assert message in text
 
@@ -130,7 +130,7 @@ def test_two_collections_of_particles_are_refused(options):
         card_of(options, "card.yaml")
 
 
-def test_a_file_that_is_no_card_is_told(tmp_path):
+def test_a_file_that_is_no_card_is_reported(tmp_path):
     with pytest.raises(SubquadError, match=r"none\.yaml: no such file \(--card\)"):
         read_card(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [1")

@@ -1,4 +1,4 @@
-"""Weaver's cards run unchanged: from files to a tagger to scores, and what is told of files that do not fit a card."""
+"""Weaver's cards run unchanged: from files to a tagger to scores, and the errors of files that do not fit a card."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_a_card_of_jetclass_is_fitted_and_predicts_from_the_model_alone(kind, ob
     assert sum(scores[f"score_{name}"] for name in config["classes"]) == pytest.approx(np.ones(47), abs=1e-5)
 
 
-def test_a_net_sees_what_the_card_says(files):
+def test_a_network_takes_the_inputs_of_the_card(files):
     batch = batch_of(files[:1], read_card(CARDS / "JetClass_full.yaml"))
     with uproot.open(files[0]) as file:
         jets = file["tree"].arrays()
@@ -175,7 +175,7 @@ def test_custom_labels_count_the_classes(files, tmp_path):
         fit(files, replace(settings, card=written(tmp_path / "half.yaml", given)), out=tmp_path / "half", quiet=True)
 
 
-def test_a_file_may_say_a_column_by_its_name_and_another_name_for_a_branch(files):
+def test_columns_may_depend_on_the_file_name_and_branches_may_be_renamed(files):
     given = options("kin")
     given["file_magic"] = {"is_higgs": {"Hbb|Hcc": 1, "QCD": 0}}
     given["branch_magic"] = {"hardness": "pt"}
@@ -185,7 +185,7 @@ def test_a_file_may_say_a_column_by_its_name_and_another_name_for_a_branch(files
     assert (found[0].observers["jet_hardness"] > 1).all()
 
 
-def test_missing_branches_are_told_with_the_key_and_the_nearest(files):
+def test_missing_branches_are_reported_with_the_key_and_the_nearest(files):
     given = options()
     given["new_variables"]["part_d0"] = "np.tanh(part_d0vl)"
     given["observers"].append("jet_charge")
@@ -199,7 +199,7 @@ def test_missing_branches_are_told_with_the_key_and_the_nearest(files):
         assert f"{name}: tree 'tree' has no branch jet_charge, which card.yaml: observers" in str(caught.value)
 
 
-def test_bad_jets_are_told_by_file_and_entry_and_selected_away(tables, tmp_path):
+def test_bad_jets_are_reported_by_file_and_entry_and_selected_away(tables, tmp_path):
     columns, write = tables
     table = columns("QCD", classes=JETCLASS)
     table["jet_tau1"][4] = np.nan
@@ -222,7 +222,7 @@ def test_bad_jets_are_told_by_file_and_entry_and_selected_away(tables, tmp_path)
     assert len(found) == 20
 
 
-def test_a_variable_without_a_value_counts_as_0_and_is_said(files, capsys):
+def test_a_variable_without_a_value_counts_as_0_and_is_logged(files, capsys):
     given = options()
     given["new_variables"]["part_sig"] = "part_d0val / part_d0err"
     given["inputs"]["pf_features"]["vars"].append(["part_sig", 0, 1])
@@ -236,7 +236,7 @@ def test_a_variable_without_a_value_counts_as_0_and_is_said(files, capsys):
         chunks_of(files[:1], card_of(given, "card.yaml"))
 
 
-def test_a_column_of_the_wrong_shape_is_told(files):
+def test_a_column_of_the_wrong_shape_is_reported(files):
     given = options()
     given["new_variables"]["part_d0"] = "jet_pt"
     with pytest.raises(SubquadError, match=r"QCD\.root: part_d0 is of type float32; it must be a list of numbers"):
@@ -280,7 +280,7 @@ def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
         assert found / found[0] == pytest.approx(values["jet_tau1"] / values["jet_tau1"][0], rel=1e-4)
 
 
-def test_a_negative_weight_is_told(files, tmp_path):
+def test_a_negative_weight_is_reported(files, tmp_path):
     given = {**options("kin"), "weights": {"use_precomputed_weights": True, "weight_branches": ["jet_tau1 - 9"]}}
     with pytest.raises(SubquadError, match=r"QCD\.root: entry 0: the weight is -8\.\d+ \(and 46 more jets\)"):
         chunks_of(files, card_of(given, "card.yaml"))

@@ -113,12 +113,12 @@ def test_what_is_no_arithmetic_is_refused_with_the_place(text):
         ("a.foo + 1", r"'a\.foo' is not allowed"),
     ],
 )
-def test_a_refusal_names_the_piece_and_the_remedy(text, message):
+def test_a_refusal_names_the_part_and_the_remedy(text, message):
     with pytest.raises(SubquadError, match=message):
         parse(text, "card.yaml: selection")
 
 
-def test_what_cannot_be_computed_is_told_with_its_place():
+def test_what_cannot_be_computed_is_reported_with_its_place():
     columns = {"a": ak.Array([[1.0, 2.0]]), "b": ak.Array([[1.0]] * 3)}
     with pytest.raises(SubquadError, match=r"card\.yaml: new_variables: x: 'a \+ b' cannot be computed"):
         value("a + b", columns)

@@ -1,4 +1,4 @@
-"""The same jets from ROOT, Parquet, HDF5 and NPZ, and what is told of files that cannot be read."""
+"""The same jets from ROOT, Parquet, HDF5 and NPZ, and the errors of files that cannot be read."""
 
 import os
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_the_name_of_a_sample_before_a_colon_is_left_out(jets):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_of_any_format_that_is_cut_short_is_told(kind, tables, tmp_path):
+def test_a_file_of_any_format_that_is_cut_short_is_reported(kind, tables, tmp_path):
     columns, _ = tables
     path = WRITERS[kind](tmp_path / f"jets.{kind}", columns("QCD", jets=211))
     cut = tmp_path / f"cut.{kind}"
@@ -95,7 +95,7 @@ def test_a_file_of_any_format_that_is_cut_short_is_told(kind, tables, tmp_path):
         read([cut])
 
 
-def test_files_that_break_off_in_the_middle_are_all_told_with_the_entry(tables, tmp_path, monkeypatch):
+def test_files_that_break_off_in_the_middle_are_all_reported_with_the_entry(tables, tmp_path, monkeypatch):
     columns, write = tables
     monkeypatch.setattr(data, "ENTRIES_PER_CHUNK", 50)
     paths = []
@@ -115,7 +115,7 @@ def test_files_that_break_off_in_the_middle_are_all_told_with_the_entry(tables, 
     assert "entries could be read" not in str(caught.value)
 
 
-def test_a_branch_of_the_wrong_type_is_told(tables, tmp_path):
+def test_a_branch_of_the_wrong_type_is_reported(tables, tmp_path):
     columns, write = tables
     table = columns("QCD")
     table["jet_tau1"] = table["part_px"]
@@ -127,7 +127,7 @@ def test_a_branch_of_the_wrong_type_is_told(tables, tmp_path):
     assert "types.root: part_charge is of type float32; it must be a list of numbers per jet" in text
 
 
-def test_a_missing_value_in_parquet_is_told_with_its_entry(tables, tmp_path):
+def test_a_missing_value_in_parquet_is_reported_with_its_entry(tables, tmp_path):
     columns, _ = tables
     table = columns("QCD")
     values = table["jet_tau3"].tolist()
@@ -137,7 +137,7 @@ def test_a_missing_value_in_parquet_is_told_with_its_entry(tables, tmp_path):
         read([as_parquet(tmp_path / "none.parquet", table)])
 
 
-def test_arrays_that_cannot_be_columns_are_told(tmp_path):
+def test_arrays_that_cannot_be_columns_are_reported(tmp_path):
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object), mask=np.ones((1, 3)))
     with pytest.raises(SubquadError, match=r"objects\.npz: array 'a' holds Python objects; save numbers only"):
         inspect_file(tmp_path / "objects.npz", None)

@@ -1,4 +1,4 @@
-"""Reading jets: what comes out, and what a user is told about files that cannot be used."""
+"""Reading jets: the values, and the errors of files that cannot be used."""
 
 import awkward as ak
 import numpy as np
@@ -65,7 +65,7 @@ def test_a_file_without_the_tree_names_the_trees_it_has(tables, tmp_path):
     assert len(read([path], tree="Jets")) == 23
 
 
-def test_all_files_that_cannot_be_used_are_told_at_once(tables, tmp_path):
+def test_all_files_that_cannot_be_used_are_reported_at_once(tables, tmp_path):
     columns, write = tables
     missing = columns("QCD")
     del missing["part_d0val"], missing["jet_tau3"]
@@ -94,7 +94,7 @@ def test_other_labels_in_another_file_are_refused(tables, tmp_path):
         read([one, other])
 
 
-def test_bad_jets_are_told_with_entry_and_branch(tables, tmp_path):
+def test_bad_jets_are_reported_with_entry_and_branch(tables, tmp_path):
     columns, write = tables
     table = columns("QCD")
     table["part_dzerr"] = spoilt(table["part_dzerr"], 5, np.nan)
@@ -116,7 +116,7 @@ def test_bad_jets_are_told_with_entry_and_branch(tables, tmp_path):
 
 
 @pytest.mark.parametrize("part", [0.2, 0.6, 0.9])
-def test_a_file_that_is_cut_short_is_told(tables, tmp_path, part):
+def test_a_file_that_is_cut_short_is_reported(tables, tmp_path, part):
     columns, write = tables
     path = write(tmp_path / "whole.root", columns("QCD", jets=211))
     content = path.read_bytes()

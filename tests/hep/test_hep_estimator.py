@@ -36,7 +36,7 @@ def test_the_parameters_are_scikit_learn_s():
 
 
 @pytest.mark.slow
-def test_it_learns_the_same_from_files_and_from_awkward_arrays(files):
+def test_it_is_fitted_equally_on_files_and_from_awkward_arrays(files):
     jets = read(files)
     model = PCNTagger(**SHORT).fit(jets, jets.class_names)
     assert list(model.classes_) == sorted(jets.classes)
@@ -103,15 +103,15 @@ def test_estimators_of_several_seeds_are_trainings_of_one_model(files, tmp_path)
 
 
 @pytest.mark.slow
-def test_jets_of_weight_0_teach_nothing(files):
+def test_jets_of_weight_0_have_no_effect(files):
     jets = read(files)
     # two of three jets have the name of the next class
     is_wrong = np.random.default_rng(0).random(len(jets)) < 2 / 3
     labels = (jets.labels + is_wrong) % 3
     settings = {**SHORT, "epochs": 8, "validation_fraction": 0.3}
-    told = PCNTagger(**settings).fit(jets, labels, sample_weight=1.0 - is_wrong)
+    weighted = PCNTagger(**settings).fit(jets, labels, sample_weight=1.0 - is_wrong)
     fooled = PCNTagger(**settings).fit(jets, labels)
-    assert told.score(jets, jets.labels) > 0.6
+    assert weighted.score(jets, jets.labels) > 0.6
     assert fooled.score(jets, jets.labels) < 0.4
 
 
@@ -125,7 +125,7 @@ def test_the_random_numbers_of_others_are_left_alone(files):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_what_is_wrong_with_the_jets_is_said(files):
+def test_errors_of_the_jets_are_reported(files):
     jets = read(files)
     with pytest.raises(SubquadError, match="too few jets: lonely has 1; a class needs 5 or more"):
         PCNTagger(**SHORT).fit(jets, ["lonely", *jets.class_names[1:]])

@@ -34,7 +34,7 @@ def fitted(jets, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_tagger_learns_made_up_jets_and_leaves_all_its_files(fitted):
+def test_a_tagger_separates_synthetic_jets_and_writes_all_its_files(fitted):
     out, metrics = fitted
     assert metrics["test"]["pcn"]["accuracy"] > 0.7
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
@@ -115,7 +115,7 @@ def test_a_bad_jet_leaves_no_half_written_scores(fitted, tmp_path, tables):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(jets, tmp_path, monkeypatch):
+def test_a_run_that_was_interrupted_is_resumed_to_the_same_weights(jets, tmp_path, monkeypatch):
     settings = FitSettings(epochs=3, batch_size=17, no_boosting=True)
     whole = fit(jets, settings, out=tmp_path / "whole", quiet=True)
     steps = 0
@@ -157,7 +157,7 @@ def test_test_files_of_their_own_are_used_whole(jets, tables, tmp_path):
     assert "Hbb" not in metrics["test"]["pcn"]["rejection"]
 
 
-def test_what_cannot_be_fitted_is_told_before_anything_is_written(jets, tables, tmp_path):
+def test_what_cannot_be_fitted_is_reported_before_anything_is_written(jets, tables, tmp_path):
     columns, write = tables
     with pytest.raises(SubquadError, match=r"all 47 jets of .* are QCD; a tagger needs two classes or more"):
         fit(jets[0], SMALL, out=tmp_path / "run", quiet=True)
@@ -172,7 +172,7 @@ def test_what_cannot_be_fitted_is_told_before_anything_is_written(jets, tables, 
 
 
 @pytest.mark.slow
-def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsys):
+def test_the_command_line_fits_predicts_and_reports_mistakes(jets, tmp_path, capsys):
     files, run, scores = str(jets[0].parent / "*.root"), str(tmp_path / "run"), str(tmp_path / "s.root")
     assert main(["hep", "fit", files, "--out", run, "--epochs", "1", "--batch-size", "17"]) == 0
     printed = capsys.readouterr().out
@@ -202,7 +202,7 @@ def test_the_command_line_fits_predicts_and_tells_mistakes(jets, tmp_path, capsy
     assert not (tmp_path / "t.root").exists()
 
 
-def test_features_are_named_finite_and_as_many_as_said(jets):
+def test_features_are_named_finite_and_as_many_as_their_names(jets):
     read_jets = read(jets)
     assert len(RAW_FEATURES) == 16
     for names in (RAW_FEATURES, STANDARD_FEATURES):
@@ -275,7 +275,7 @@ def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
         ({"graph": "features"}, "--graph is features; this preset finds neighbours by angles only"),
     ],
 )
-def test_shapes_that_no_net_has_are_refused(given, what):
+def test_settings_that_no_network_has_are_refused(given, what):
     with pytest.raises(SubquadError, match=what):
         net_settings(FitSettings(**given))
 

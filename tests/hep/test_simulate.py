@@ -200,7 +200,7 @@ def test_a_file_of_someone_else_is_not_overwritten(tmp_path):
 
 @pytest.mark.slow
 @needs_pythia
-def test_a_worker_that_fails_is_reported_with_its_last_words(tmp_path, monkeypatch):
+def test_a_worker_that_fails_is_reported_with_the_end_of_its_error_output(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('no hadrons today')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     settings = SimulateSettings(jets_per_class=1, classes=("TTBar",))

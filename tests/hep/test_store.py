@@ -34,7 +34,7 @@ def split_store(source, folder, net, settings):
 
 
 @pytest.mark.parametrize("preset", ["standard", "paper"])
-def test_a_net_sees_in_the_store_what_it_sees_in_memory(preset, jets, tmp_path, monkeypatch):
+def test_a_network_gets_the_same_inputs_from_the_store_as_from_memory(preset, jets, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "ENTRIES_PER_CHUNK", 13)
     settings, net = replace(SETTINGS, preset=preset), PRESETS[preset].net
     source = source_of(jets, [], net, settings)
@@ -96,7 +96,7 @@ def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path
 
 
 @pytest.mark.slow
-def test_a_fit_that_is_stopped_while_it_learns_does_not_read_again(jets, tmp_path, monkeypatch):
+def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_used_leaves_nothing_behind(jets, tables, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.root"]
 
 
-def test_a_folder_that_will_not_do_is_refused_before_jets_are_read(jets, tmp_path, monkeypatch):
+def test_an_unusable_folder_is_refused_before_jets_are_read(jets, tmp_path, monkeypatch):
     (tmp_path / "note.txt").write_text("mine")
     monkeypatch.setattr(preparation, "write_store", None)
     for force in (False, True):
@@ -156,7 +156,7 @@ def test_items_are_prefetched_in_their_order_once_each():
 
 
 @pytest.mark.slow
-def test_two_processes_share_all_jets_out(jets, tmp_path):
+def test_two_processes_divide_all_jets(jets, tmp_path):
     flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--out", str(tmp_path / "two")]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),

@@ -1,4 +1,4 @@
-"""Weights by which classes count alike, or look alike in some variables."""
+"""Weights that equalize classes, or their spectra in some variables."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_ref_makes_every_class_like_the_first():
     assert first == pytest.approx(counts / counts.sum())
 
 
-def test_two_variables_shares_and_base_weights():
+def test_two_variables_class_weights_and_base_weights():
     columns, labels = drawn()
     columns["base"] = np.linspace(0.5, 2, len(labels))
     reweighting = Reweighting(
@@ -80,14 +80,14 @@ def test_a_threshold_bounds_the_weights():
     assert mild[of_first].max() / mild[of_first].min() < sharp[of_first].max() / sharp[of_first].min()
 
 
-def test_weights_have_a_mean_of_1_among_the_jets_to_learn_from():
+def test_weights_have_a_mean_of_1_among_the_training_jets():
     found = unit_mean(np.array([1.0, 3.0, 8.0]), 2)
     assert found.tolist() == [0.5, 1.5, 4.0]
     with pytest.raises(SubquadError, match="all training jets have weight 0"):
         unit_mean(np.array([0.0, 0.0, 1.0]), 2)
 
 
-def test_a_class_without_jets_in_the_bins_is_told():
+def test_a_class_without_jets_in_the_bins_is_reported():
     columns, labels = drawn()
     for classes, first in ((("is0", "is1"), "is0"), ((), "QCD")):
         with pytest.raises(SubquadError, match=rf"no jet of {first} is inside the bins of pt; give wider bins"):
@@ -95,6 +95,6 @@ def test_a_class_without_jets_in_the_bins_is_told():
 
 
 @pytest.mark.parametrize("words", ["jet_pt", "jet_pt:", "jet_pt:1", "jet_pt:2,1", "jet_pt:a,b"])
-def test_words_that_are_no_bins_are_refused(words):
+def test_texts_that_are_not_bins_are_refused(words):
     with pytest.raises(SubquadError, match=f"--reweight-vars {words}: "):
         FitSettings(reweight_vars=(words,))

@@ -291,7 +291,7 @@ def bin_edges(name: str, values: Any) -> tuple[float, ...]:
         SubquadError: There are fewer than two edges, or they do not increase.
     """
     if not isinstance(values, Sequence) or not all(isinstance(v, int | float) for v in values) or len(values) < 2:
-        raise SubquadError(f"{name}: {values!r} are no bin edges; give two numbers or more")
+        raise SubquadError(f"{name}: {values!r} are not bin edges; give two numbers or more")
     if any(low >= high for low, high in pairwise(values)):
         raise SubquadError(f"{name}: bin edges must increase, got {', '.join(f'{value:g}' for value in values)}")
     return tuple(map(float, values))

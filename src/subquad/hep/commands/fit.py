@@ -71,10 +71,10 @@ def fit(
     Args:
         files: ROOT, Parquet, HDF5 or NPZ files in JetClass's layout, or as `settings.card` describes: names, patterns
             such as `jets/*.root`, folders, or `example:jets`.
-        settings: Of inputs, network and training; defaults if None.
+        settings: Settings of inputs, network and training; defaults if None.
         out: Folder to write. An unfinished run of the same settings is resumed.
-        test: Files to test on. Without them a fraction of `files`, drawn by the seed.
-        seed: Of the split, the initial weights and the order of the jets.
+        test: Files to test on. Without them, a random fraction of `files` is held out.
+        seed: Seed of the split, the initial weights and the order of the jets.
         force: Overwrite a finished run.
         quiet: Print no progress.
 

@@ -45,7 +45,7 @@ def simulate(
     Args:
         settings: Numbers of jets and processes; defaults if None.
         out: Folder to write.
-        seed: Of the collisions and the detector.
+        seed: Seed of the collisions and the detector.
         force: Simulate all files again.
         quiet: Print no progress.
 

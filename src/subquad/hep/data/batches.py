@@ -82,7 +82,7 @@ class Prefetch(Sequence[Made], Generic[Item, Made]):
     Args:
         items: What the items are made from.
         make: Makes an item.
-        pool: Of one thread.
+        pool: Thread pool with one thread.
         waiting: Accumulates the seconds spent waiting.
     """
 

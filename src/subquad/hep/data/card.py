@@ -143,7 +143,7 @@ def card_of(options: Mapping[str, Any], name: str) -> Card:
 
     Args:
         options: As YAML or JSON.
-        name: Of the card, for messages.
+        name: Name of the card, for messages.
 
     Raises:
         SubquadError: The card cannot be used; all errors are listed.

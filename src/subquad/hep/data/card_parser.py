@@ -102,14 +102,14 @@ class CardParser:
     def _mapping(self, options: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         value = options.get(key) or {}
         if not isinstance(value, Mapping):
-            self.errors.append(f"{self.name}: {key}: {value!r} is no mapping `name: value`")
+            self.errors.append(f"{self.name}: {key}: {value!r} is not a mapping `name: value`")
             return {}
         return value
 
     def _names(self, options: Mapping[str, Any], key: str) -> tuple[str, ...]:
         value = options.get(key) or []
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            self.errors.append(f"{self.name}: {key}: {value!r} is no list of names")
+            self.errors.append(f"{self.name}: {key}: {value!r} is not a list of names")
             return ()
         return tuple(dict.fromkeys(value))
 
@@ -283,5 +283,5 @@ def _parse_weights(given: Mapping[str, Any]) -> Reweighting | str:
 def _listed(given: Mapping[str, Any], key: str, kind: Any) -> list[Any]:
     values = given.get(key) or []
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise SubquadError(f"{key}: {values!r} is no list")
+        raise SubquadError(f"{key}: {values!r} is not a list")
     return values

@@ -65,7 +65,7 @@ def read_chunks(
         tree: Name of the tree in ROOT files, unless the card names one.
         is_training: Apply the card's `selection` and weights; otherwise its `test_time_selection`.
         needs_labels: Refuse files without labels.
-        title: Of the progress bar.
+        title: Title of the progress bar.
         quiet: Print no progress.
 
     Raises:

@@ -202,18 +202,18 @@ def parse(text: Any, place: str) -> Expression:
         place: Card and key, for messages.
 
     Raises:
-        SubquadError: The text is no expression, contains syntax that is not allowed, or calls an unknown function.
+        SubquadError: The text is not an expression, contains syntax that is not allowed, or calls an unknown function.
     """
     if isinstance(text, bool | int | float):
         text = repr(text)
     if not isinstance(text, str) or not text.strip():
-        raise SubquadError(f"{place}: {text!r} is no expression; write one such as np.log(part_pt)")
+        raise SubquadError(f"{place}: {text!r} is not an expression; write one such as np.log(part_pt)")
     if len(text) > MAX_LENGTH:
         raise SubquadError(f"{place}: the expression has {len(text):,} characters; at most {MAX_LENGTH:,} are allowed")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise SubquadError(f"{place}: {text!r} is no expression ({error})") from None
+        raise SubquadError(f"{place}: {text!r} is not an expression ({error})") from None
     names: set[str] = set()
     try:
         _check(tree, text.strip(), place, names)
@@ -234,7 +234,7 @@ def _check(node: ast.AST, text: str, place: str, names: set[str]) -> None:
     match node:
         case ast.Name(id=name):
             if name in _MODULES or name in _bare_functions():
-                raise _refused(node, text, place, "it is no column; call one of its functions")
+                raise _refused(node, text, place, "it is not a column; call one of its functions")
             if name.startswith("__"):
                 raise _refused(node, text, place, ADVICE)
             names.add(name)

@@ -131,7 +131,7 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
         default: Name of the tree if there are several and `tree` is None.
 
     Raises:
-        SubquadError: The file is of no known format, damaged or truncated, or it has no such tree.
+        SubquadError: The file has an unknown format, is damaged or truncated, or has no such tree.
     """
     given, (path, own_tree) = path, _split_tree(path)
     kind = _kind(path)

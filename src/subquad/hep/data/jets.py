@@ -50,7 +50,7 @@ ENTRIES_PER_CHUNK = 10_000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Jets:
-    """Jets as flat columns; the particles of jet j are the rows `first[j]:first[j + 1]`, by falling pT.
+    """Jets as flat columns; the particles of jet j are the rows `first[j]:first[j + 1]`, by descending pT.
 
     `jets[rows]` selects jets, in the order of `rows`: indices, a slice, or one bool per jet.
     """
@@ -123,7 +123,7 @@ def read(
         files: Names, patterns such as `jets/*.root`, folders, or `example:jets`.
         tree: Name of the tree in ROOT files; None takes the only one.
         needs_labels: Refuse files without labels.
-        title: Of the progress bar.
+        title: Title of the progress bar.
         quiet: Print no progress.
 
     Raises:
@@ -188,7 +188,7 @@ def iterate_chunks(
         sources: The files.
         names: Returns the columns to read from a file.
         make: Takes columns, file, and where to add errors.
-        title: Of the progress bar.
+        title: Title of the progress bar.
         quiet: Print no progress.
 
     Raises:
@@ -271,7 +271,7 @@ def jets_of(columns: Mapping[str, Any], classes: Sequence[str], errors: ChunkErr
     particles, lengths = particle_table(columns, PARTICLES, errors)
     jet = np.repeat(np.arange(len(lengths)), lengths)
     labels = [LABEL + name for name in classes]
-    # by falling pT, so that truncation keeps the hardest particles and the order in the file does not matter
+    # by descending pT, so that truncation keeps the hardest particles and the order in the file does not matter
     order = np.lexsort((-np.hypot(particles[:, 0], particles[:, 1]), jet))
     return Jets(
         particles=particles[order],

@@ -88,7 +88,7 @@ class Layout:
     max_particles: int
     """Largest number of particles per jet."""
     jet_standardizer: Standardizer | None = None
-    """Of the jet-level features; None if the network does not take them."""
+    """Standardization of the jet-level features; None if the network does not take them."""
     card: Card | None = None
     """The data card that the columns come from; None for JetClass's branches."""
 
@@ -105,7 +105,7 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
     such as one of kinematics only, gets features of the momenta, so that no other information enters.
 
     Args:
-        settings: Of the network.
+        settings: Settings of the network.
         card: The data card; None for JetClass's branches.
     """
     if card is None:
@@ -165,8 +165,8 @@ def fit_standardization(
     distance to the 16 % and 84 % quantiles, as in weaver; jet-level features are scaled to mean 0 and deviation 1.
 
     Args:
-        layout: Of the jets.
-        settings: Of the network.
+        layout: Columns of the jets.
+        settings: Settings of the network.
         particles: Particles of training jets; used for a card with automatic standardization.
         jet_features: Jet-level features of training jets.
     """

@@ -149,7 +149,7 @@ def hdf5(path: Path) -> Iterator[PaddedTable]:
     """Open the datasets at the root of an HDF5 file.
 
     Raises:
-        SubquadError: An array is no column of jets.
+        SubquadError: An array is not a column of jets.
     """
     h5py = require("h5py", extra="hep")
     with h5py.File(path) as file:
@@ -173,7 +173,7 @@ def npz(path: Path) -> Iterator[PaddedTable]:
     """Open the arrays of an NPZ file; each is decompressed while it is read.
 
     Raises:
-        SubquadError: An array is no column of jets, or holds Python objects, which could run code when read.
+        SubquadError: An array is not a column of jets, or holds Python objects, which could run code when read.
     """
     with zipfile.ZipFile(path) as file, ExitStack() as stack:
         arrays = {}

@@ -31,13 +31,13 @@ class FitSource:
     files: Sequence[Path]
     """Files to fit on."""
     test: Sequence[Path]
-    """Files to test on; empty if a part of the others is held out."""
+    """Files to test on; empty if a fraction of the others is held out."""
     tree: str
     """Name of the tree in ROOT files."""
     layout: Layout
     """Columns to keep."""
     reweighting: Reweighting | None
-    """Of the card or of `--reweight-vars`."""
+    """Reweighting by the card or by `--reweight-vars`; None without it."""
     data: str
     """Fingerprint of the files and the card."""
 

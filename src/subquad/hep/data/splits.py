@@ -41,9 +41,9 @@ def with_present_classes(dataset: JetDataset, fitted: int, name: Any) -> JetData
     """Return the dataset with the classes that its jets have; those of the test jets must be among them.
 
     Args:
-        dataset: Of all jets.
-        fitted: How many jets come from the files to fit on; they come first.
-        name: Of the first file, for messages.
+        dataset: All jets.
+        fitted: Number of jets from the files to fit on; they come first.
+        name: Name of the first file, for messages.
 
     Raises:
         SubquadError: There are fewer than two classes, too few jets of a class, or new classes among the test jets.
@@ -82,10 +82,10 @@ def stratified_split(
     """Return the ascending indices of `train`, `validation` and `test` jets, the same fractions of each class.
 
     Args:
-        labels: [J].
-        validation_fraction: Of the jets of each class; at least one jet.
-        test_fraction: The same; 0 gives no test jets.
-        seed: Of the random split.
+        labels: [J], indices of the classes.
+        validation_fraction: Fraction of the jets of each class; at least one jet is taken.
+        test_fraction: Likewise; 0 gives no test jets.
+        seed: Seed of the random split.
     """
     generator = np.random.default_rng(seed)
     part = np.zeros(len(labels), np.int8)
@@ -103,10 +103,10 @@ def split_dataset(
     """Return the parts of a dataset, weighted, and standardized by the training jets.
 
     Args:
-        dataset: Of all jets.
-        indices: Of the jets of each part: `train`, `validation`, and others.
-        weights: [J], of the training jets and then the validation jets.
-        settings: Of the network.
+        dataset: All jets.
+        indices: Indices of the jets of each part: `train`, `validation`, and others.
+        weights: [J], weights of the training jets, followed by those of the validation jets.
+        settings: Settings of the network.
 
     Raises:
         SubquadError: All training jets or all validation jets have weight 0.

@@ -111,7 +111,7 @@ def open_store(folder: Path, key: str, layout: Layout) -> tuple[JetDataset, int]
     Args:
         folder: Written by `write_store`.
         key: Must be the key that the store was written with.
-        layout: Of the columns.
+        layout: Meaning of the columns.
 
     Returns:
         None if there is no complete store with this key.
@@ -139,8 +139,8 @@ def write_store(
     """Write the jets of all chunks into a new folder; its index, which is written last, completes the store.
 
     Args:
-        folder: To write.
-        layout: Of the columns.
+        folder: Folder to write.
+        layout: Meaning of the columns.
         fitted: Jets for training and validation, and for testing if `test` is empty.
         test: Jets for testing.
         key: Identifies files and layout.

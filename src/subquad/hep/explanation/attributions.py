@@ -1,7 +1,7 @@
 r"""First-order attributions: how strongly inputs, edges and graphs affect the logit of a class.
 
 The attribution of an input v is $|\partial y / \partial v \cdot (v - \bar v)|$: the first-order change of the logit y
-when v is replaced by its mean. Costs one backward pass per batch.
+when v is replaced by its mean; it takes one backward pass per batch.
 
 Axes: B jets, P particles, H particle features, J jet-level features, G = 4 pair variables.
 """
@@ -42,7 +42,7 @@ class Attribution:
     """Particles, summed over their features."""
     jet_features: Float[Tensor, "B J"] | None
     graphs: Float[Tensor, "B G"] | None
-    """E-PCN: Grad-CAM of the four graphs; each row sums to 1, or is NaN if no graph speaks for the class."""
+    """E-PCN: Grad-CAM of the four graphs; each row sums to 1, or is NaN if no graph contributes positively."""
     variables: Float[Tensor, "B G"] | None
     """Kinematic networks: pair variables; each row sums to 1, or is NaN if none affects the logit."""
     edges: Float[Tensor, "B P P"]
@@ -61,13 +61,13 @@ def input_means(batches: Sequence[Batch]) -> InputMeans:
 def attribute_all(
     net: nn.Module, batches: Sequence[Batch], target: int | None, means: InputMeans, *, quiet: bool
 ) -> dict[str, np.ndarray]:
-    """Return the attributions that are known for every jet: `features`, `jet_features`, `graphs` and `variables`.
+    """Return the attributions of every jet: `features`, `jet_features`, `graphs` and `variables`.
 
     Args:
         net: Network in evaluation mode.
         batches: The sample.
         target: Class whose logit is explained; None for the class of each jet.
-        means: Of the sample.
+        means: Means of the inputs over the sample.
         quiet: Show no progress.
     """
     found: dict[str, list[np.ndarray]] = {}

@@ -75,10 +75,10 @@ def display_of(
     Args:
         table: [P, V], its rows of the particles' table.
         layout: Meaning of the columns.
-        attribution: Of a batch that holds this jet alone.
+        attribution: Attributions of a batch that holds only this jet.
         label: True class.
         predicted: Predicted class.
-        probability: Of the predicted class.
+        probability: Probability of the predicted class.
     """
     P = len(table)
     columns = {name: table[:, i] for i, name in enumerate(layout.particles)}

@@ -1,6 +1,6 @@
-"""Permutation importance: what a tagger's metrics lose when features are permuted; one forward pass per permutation.
+"""Permutation importance: decrease of a tagger's metrics when features are permuted; one forward pass each.
 
-Attributions measure small changes of the scores of single jets, permutation importance what the metrics depend on.
+Attributions measure small changes of the scores of single jets, permutation importance changes of the metrics.
 Particle features are permuted among all particles of the sample, jet-level features among the jets; the graph and its
 edges stay unchanged.
 
@@ -85,7 +85,7 @@ def particle_importance(
         columns: Indices of the particle features by name.
         repeats: Number of permutations of each.
         seed: Seed of the permutations.
-        only: Class whose jets are counted; None for all.
+        only: Measure the metrics on the jets of this class; None for all.
         advance: Called after each name.
     """
     counts = [int(batch.mask.sum()) for batch in batches]

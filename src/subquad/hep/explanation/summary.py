@@ -82,10 +82,10 @@ def by_columns(
     """Return the attribution (a fraction of all) and the permutation importance of features or groups of features.
 
     Args:
-        attributions: Of every jet.
-        rows: [J] bool, the jets that count.
+        attributions: Attributions of all jets.
+        rows: [J] bool, the jets to include.
         columns: Indices of the features by name.
-        importance: By the same names.
+        importance: Permutation importance by the same names.
     """
     fractions = _fractions(attributions, rows)
     return {

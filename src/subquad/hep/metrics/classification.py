@@ -55,7 +55,8 @@ def classification_metrics(
     `auc_ovo` and `auc_ovr` are macro averages over pairs of classes and over classes against the rest;
     `average_precision` is the mean over classes against the rest, which E-PCN (arXiv:2512.07420) reports as AUPR; all
     three are None if a class has no jets. `accuracy_ovr_macro` is what the PCN paper calls accuracy: each class against
-    the rest, averaged; always answering no gives 1 - 1/C. `calibration_error` is that of the most probable class.
+    the rest, averaged; a tagger that rejects every class reaches 1 - 1/C. `calibration_error` is that of the most
+    probable class.
 
     Args:
         probabilities: [J, C].
@@ -81,7 +82,7 @@ def classification_metrics(
         }.items():
             metrics[name] = value
             intervals[name] = (max(0.0, value - error), min(1.0, value + error))
-    # a wrong answer is wrong for two classes of the C, and right for all others
+    # a misclassified jet is wrong for two of the C classes against the rest, and right for all others
     metrics["accuracy_ovr_macro"] = 1 - 2 * (1 - accuracy) / C
     intervals["accuracy_ovr_macro"] = (1 - 2 * (1 - low) / C, 1 - 2 * (1 - high) / C)
     return {

@@ -1,4 +1,4 @@
-"""The baseline of every tagger: gradient boosting on jet-level features, seconds for 10⁴ jets."""
+"""The baseline of every tagger: gradient boosting on jet-level features; some seconds for 10,000 jets."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def fit_boosting(train: JetDataset, test: JetDataset, *, classes: int, seed: int
         train: At most `MAX_JETS` of them are used, evenly spaced.
         test: The J jets to predict.
         classes: Number of classes C.
-        seed: Of the jets held out for early stopping.
+        seed: Seed of the selection of jets held out for early stopping.
     """
     some = thinned(train, MAX_JETS)
     return boosting_probabilities(
@@ -50,7 +50,7 @@ def boosting_probabilities(
         labels: [N], indices of their classes.
         test_features: [J, F].
         classes: Number of classes C.
-        seed: Of the jets held out for early stopping.
+        seed: Seed of the selection of jets held out for early stopping.
         weights: [N] of the training jets.
     """
     ensemble = require("sklearn.ensemble", extra="hep")

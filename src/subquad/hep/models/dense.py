@@ -1,6 +1,6 @@
 """The dense form of a tagger, which can be exported: filters multiply by whole matrices instead of neighbour lists.
 
-ONNX has no neighbour lists. The dense form has the same values and costs O(P²) instead of O(P E).
+ONNX has no neighbour lists. The dense form gives the same values with O(P²) instead of O(P E) operations.
 
 Axes: B jets, P particles, E edges, H particle features, J jet-level features, C classes; inputs are [B, H, P] as in
 weaver.

@@ -203,7 +203,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
-        # jets are no table of numbers, and checked by `as_jets`
+        # jets are not a table of numbers; `as_jets` checks them
         tags.no_validation = True
         return tags
 

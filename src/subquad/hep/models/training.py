@@ -47,11 +47,11 @@ def fit_network(
 
     Args:
         parts: `train` and `validation`, standardized.
-        settings: Of the training.
+        settings: Training hyperparameters.
         net_settings: Architecture.
         classes: Number of classes.
         directory: Folder for checkpoints and the history; None keeps nothing.
-        seed: Of the initial weights, the order of the jets, and dropout.
+        seed: Seed of the initial weights, the order of the jets, and dropout.
         quiet: Print no progress.
     """
     with torch.random.fork_rng(devices=[]):

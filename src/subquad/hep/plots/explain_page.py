@@ -146,7 +146,7 @@ def explain_page(explanation: Mapping[str, Any], figures: Mapping[str, Figure]) 
     """Return the HTML page."""
     only, jets, count = explanation["class"], explanation["jets"], explanation["explained_jets"]
     target = "each jet's true class" if only is None else only
-    scope = f"Explained is the logit of {target}, for {count:,} of {jets:,} jets."
+    scope = f"The explained output is the logit of {target}, for {count:,} of {jets:,} jets."
     accuracy = f"The top-1 accuracy of {explanation['run']} on these jets is {100 * explanation['accuracy']:.1f} %."
     displays = _display_section(explanation, figures)
     return page(
@@ -161,10 +161,10 @@ def explain_page(explanation: Mapping[str, Any], figures: Mapping[str, Figure]) 
                     picture(
                         figures["features"],
                         "Left: attribution, the first-order change of the logit when the feature is replaced by its "
-                        "mean over the sample, as a fraction of all. Right: permutation importance, the decrease of "
-                        "the metric when the feature is permuted among all particles (or jets), with the standard "
-                        "deviation over the permutations. Attributions can mislead where the network is strongly "
-                        "nonlinear; permutation importance is small for each of two correlated features.",
+                        "mean over the sample, as a fraction of the sum over features. Right: permutation importance, "
+                        "the decrease of the metric when the feature is permuted among all particles (or jets), with "
+                        "the standard deviation over the permutations. Attributions can mislead where the network is "
+                        "strongly nonlinear; permutation importance is small for each of two correlated features.",
                     ),
                     picture(
                         figures["features_by_class"],

@@ -138,7 +138,7 @@ def history_figure(history: Sequence[Mapping[str, float]]) -> Figure:
 
 @in_style
 def observers_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
-    """Return the distributions of soft-drop mass, pT and number of particles by class, as far as they are known."""
+    """Return the distributions of soft-drop mass, pT and number of particles by class, if available."""
     known = {
         "soft-drop mass [GeV]": predictions.sdmass,
         r"jet $p_T$ [GeV]": predictions.pt,

@@ -84,8 +84,8 @@ def panel_grid(count: int, *, columns: int, width: float, height: float, extra: 
     Args:
         count: Number of panels.
         columns: Largest number of panels in a row.
-        width: Of a panel, in inches.
-        height: Of a panel, in inches.
+        width: Width of a panel in inches.
+        height: Height of a panel in inches.
         extra: Additional height of the figure, in inches.
     """
     columns = max(1, min(columns, count))

@@ -38,7 +38,7 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
             for model in models
         ],
         caption=f"0.7417(52) means 0.7417 ± 0.0052; the uncertainty is {error}. One-vs-rest accuracy is what the PCN "
-        f"paper calls accuracy; a tagger that always answers no reaches {1 - 1 / classes:.3g}.{result}",
+        f"paper calls accuracy; a tagger that rejects every class reaches {1 - 1 / classes:.3g}.{result}",
         winner=names.index(wins) if wins in names else None,
     )
 

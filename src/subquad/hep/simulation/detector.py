@@ -116,7 +116,7 @@ def detect(events: Events, random: np.random.Generator) -> Candidates:
 def _made_inside(events: Events) -> Events:
     """Return the events without particles produced outside the tracker's cylinder, in decays of K⁰S or Λ.
 
-    As in Delphes they are lost to the calorimeters too, which costs a jet 2 or 3 % of its mass.
+    As in Delphes, they do not reach the calorimeters either, which lowers the mass of a jet by 2 to 3 %.
     """
     x, y, z = events.vertex.T
     rows = np.flatnonzero((np.hypot(x, y) < _RADIUS) & (np.abs(z) < _HALF_LENGTH))

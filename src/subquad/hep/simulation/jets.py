@@ -27,7 +27,7 @@ _QCD_CODE = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Jets:
-    """Jets of a batch; the constituents of jet j are `rows[first[j]:first[j + 1]]` of the candidates, by falling pT."""
+    """Jets of a batch; constituents of jet j are `rows[first[j]:first[j + 1]]` of the candidates, by descending pT."""
 
     first: Int[np.ndarray, " J1"]
     """First row of each jet, and the end of the last."""

@@ -79,7 +79,7 @@ class Process:
     """Returns JetClass's `aux_truth_match` from the flavours of a decay; None if it does not belong to the class."""
     least_pt: float = 480.0
     """Minimum pT of the hard process in GeV: below that of the jets because radiation adds to it, and higher where a
-    neutrino carries pT away. It loses the jets of the softest hard processes, some per cent."""
+    neutrino carries pT away. The jets of the softest hard processes, some per cent, are lost."""
 
 
 PROCESSES = {

@@ -1,4 +1,4 @@
-"""Jets as columns and as ROOT files in the branch layout of JetClass. Costs microseconds per jet.
+"""Jets as columns and as ROOT files in the branch layout of JetClass. Takes microseconds per jet.
 
 Axes: J jets, K constituents of all jets, one jet after the other.
 """
