@@ -2,14 +2,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.features.sequences import PROPERTIES, SequenceFeatures, kmers_of, properties
-from subquad.bio.features.tensors import torch_features
 from subquad.bio.settings import ALPHABETS
 
 
@@ -118,8 +116,6 @@ def test_rows_without_sequences_have_their_extra_columns_only():
     )
     features = SequenceFeatures.for_inputs(x)
     assert features.matrix(x).shape == (5, 2)
-    got = torch_features(features, torch.from_numpy(x.codes), None, torch.from_numpy(x.covariates))
-    np.testing.assert_allclose(got, features.matrix(x).toarray(), atol=1e-6)
 
 
 @given(
@@ -128,35 +124,26 @@ def test_rows_without_sequences_have_their_extra_columns_only():
     has_partner=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-def test_the_tensor_has_the_numbers_of_the_matrix(letters, is_aligned, has_partner, seed):
+def test_every_column_has_a_name_and_the_features_survive_json(letters, is_aligned, has_partner, seed):
     x = drawn(letters, is_aligned=is_aligned, has_partner=has_partner, seed=seed)
     features = SequenceFeatures.from_dict(json.loads(json.dumps(SequenceFeatures.for_inputs(x).as_dict())))
     assert features == SequenceFeatures.for_inputs(x)
-    tensors = (
-        torch.from_numpy(x.codes),
-        torch.from_numpy(x.partner) if has_partner else None,
-        torch.from_numpy(x.covariates),
-    )
     matrix = features.matrix(x)
     assert matrix.shape == (13, features.count) == (13, len(features.names())) == (13, len(features.is_unit))
-    np.testing.assert_allclose(torch_features(features, *tensors), matrix.toarray(), atol=1e-4)
     residues = ResidueFeatures.from_dict(json.loads(json.dumps(ResidueFeatures.for_inputs(x).as_dict())))
     rows, positions = np.nonzero(x.codes != PAD)
     mixed = np.random.default_rng(seed).permutation(len(rows))
     rows, positions = rows[mixed], positions[mixed]
     matrix = residues.matrix(x, rows, positions)
     assert matrix.shape == (len(rows), residues.count) == (len(rows), len(residues.names()))
-    np.testing.assert_allclose(torch_features(residues, *tensors)[rows, positions], matrix.toarray(), atol=1e-5)
     assert residues.numbers(x, rows, positions).shape == (len(rows), residues.numbers_count)
 
 
-def test_padding_that_is_cut_off_changes_nothing():
+def test_the_features_of_a_row_do_not_depend_on_the_others():
     x = drawn(20, is_aligned=False, has_partner=False, seed=3)
     features = SequenceFeatures.for_inputs(x)
-    short = np.argsort(x.lengths)[:5]
-    cut = torch.from_numpy(x.codes[short, : x.lengths[short].max()])
-    got = torch_features(features, cut, None, torch.from_numpy(x.covariates[short]))
-    np.testing.assert_allclose(got, features.matrix(x.take(short)).toarray(), atol=1e-6)
+    some = np.argsort(x.lengths)[:5]
+    np.testing.assert_array_equal(features.matrix(x.take(some)).toarray(), features.matrix(x)[some].toarray())
 
 
 def test_a_residue_sees_its_neighbours_and_its_place():

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target
-from subquad.bio.features.tensors import soft_one_hot
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import AdditiveBranch
 from subquad.bio.models.baselines import fit_ridge
@@ -15,7 +14,7 @@ from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.fit import fit_net, prepare
 from subquad.bio.models.initialization import fit_linear_start
 from subquad.bio.models.losses import make_loss
-from subquad.bio.models.lyra import BioNet, NetSpec
+from subquad.bio.models.lyra import BioNet, NetSpec, soft_one_hot
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.models.training import batch_size_for, ensemble_size_for
 from subquad.bio.settings import FitSettings

@@ -15,7 +15,7 @@ from subquad.bio.data.dataset import PAD, Inputs
 from subquad.bio.features.sequences import NUCLEOTIDES, covariate_statistics, kmers_of, properties
 from subquad.bio.settings import ALPHABETS
 
-__all__ = ["END_DISTANCE", "ResidueFeatures", "letter_table"]
+__all__ = ["ResidueFeatures", "letter_table"]
 
 WINDOW = 7
 """Number of letters on either side that are one-hot features."""

@@ -1,6 +1,6 @@
 """Sequence features of linear models and boosting: one-hot letters at positions, or composition and k-mers.
 
-Available as a sparse matrix here, and as a tensor in `subquad.bio.features.tensors`. Cost: one pass over the letters.
+Cost: one pass over the letters.
 
 Axes: n or B rows, T positions, A letters, E covariates, F features.
 """
@@ -17,7 +17,6 @@ from subquad.bio.data.dataset import ANY, PAD, Inputs
 from subquad.bio.settings import ALPHABETS
 
 __all__ = [
-    "HELIX",
     "NUCLEOTIDES",
     "PROPERTIES",
     "SequenceFeatures",

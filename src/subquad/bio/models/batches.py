@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from subquad.bio.data.dataset import PAD, Inputs
+from subquad.bio.features.sequences import SequenceFeatures
+from subquad.bio.models.linear import SparseMatrix
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 
 __all__ = ["Priors", "epoch_batches", "net_inputs", "predict_net", "raw_outputs"]
@@ -28,13 +30,28 @@ Priors = Sequence[np.ndarray] | None
 
 
 def net_inputs(
-    inputs: Inputs, rows: np.ndarray, priors: Priors, *, task_type: str, device: torch.device
+    inputs: Inputs,
+    rows: np.ndarray,
+    features: SparseMatrix | None,
+    priors: Priors,
+    *,
+    task_type: str,
+    device: torch.device,
 ) -> tuple[Tensor | None, ...]:
-    """Return the codes, partner codes, covariates and priors of a batch, cut to its longest sequence."""
+    """Return the codes, partner codes, features and priors of a batch, cut to its longest sequence.
+
+    Args:
+        inputs: Inputs of all rows.
+        rows: Rows of the batch.
+        features: Features of the rows of the batch; None for a network without additive branches.
+        priors: Starting logits of all rows.
+        task_type: Type of the task.
+        device: Device of the network.
+    """
     length = max(1, int((inputs.codes[rows] != PAD).sum(1).max(initial=0)))
     codes = torch.from_numpy(inputs.codes[rows, :length]).to(device)
     partner = None if inputs.partner is None else torch.from_numpy(inputs.partner[rows, :length]).to(device)
-    covariates = torch.from_numpy(inputs.covariates[rows]).float().to(device)
+    dense = None if features is None else torch.from_numpy(features.toarray()).to(device)
     prior = None
     if priors is not None:
         wide = length if task_type == "pairs" else priors[rows[0]].shape[1]
@@ -43,12 +60,21 @@ def net_inputs(
             own = priors[row]
             padded[k, : own.shape[0], : own.shape[1]] = own
         prior = torch.from_numpy(padded).to(device)
-    return codes, partner, covariates, prior
+    return codes, partner, dense, prior
 
 
-def predict_net(net: nn.Module, inputs: Inputs, task_type: str, *, scaler: TargetScaler, priors: Priors = None) -> Any:
+def predict_net(
+    net: nn.Module,
+    inputs: Inputs,
+    task_type: str,
+    features: SequenceFeatures | None,
+    *,
+    scaler: TargetScaler,
+    priors: Priors = None,
+) -> Any:
     """Return a network's predictions as measurements or probabilities; see `Target.outputs` for the shapes."""
-    found = [to_predictions(z, task_type, scaler) for z in raw_outputs(net, inputs, task_type, priors=priors)]
+    outputs = raw_outputs(net, inputs, task_type, features, priors=priors)
+    found = [to_predictions(z, task_type, scaler) for z in outputs]
     if task_type == "pairs":
         return found
     if not task_type.startswith("residue"):
@@ -60,7 +86,9 @@ def predict_net(net: nn.Module, inputs: Inputs, task_type: str, *, scaler: Targe
 
 
 @torch.no_grad()
-def raw_outputs(net: nn.Module, inputs: Inputs, task_type: str, *, priors: Priors = None) -> list[np.ndarray]:
+def raw_outputs(
+    net: nn.Module, inputs: Inputs, task_type: str, features: SequenceFeatures | None, *, priors: Priors = None
+) -> list[np.ndarray]:
     """Return a network's outputs of each row, on the training scale and without padding."""
     was_training, device = net.training, next(net.parameters()).device
     net.eval()
@@ -69,7 +97,8 @@ def raw_outputs(net: nn.Module, inputs: Inputs, task_type: str, *, priors: Prior
     order = np.argsort(-lengths, kind="stable")
     found: list[Any] = [None] * len(order)
     for rows in _cut(order, lengths, task_type=task_type, batch_size=PREDICTION_BATCH):
-        z = net(*net_inputs(inputs, rows, priors, task_type=task_type, device=device)).float().cpu().double().numpy()
+        f = None if features is None else features.matrix(inputs.take(rows))
+        z = net(*net_inputs(inputs, rows, f, priors, task_type=task_type, device=device)).float().cpu().double().numpy()
         for k, row in enumerate(rows):
             if task_type == "pairs":
                 found[row] = z[k, : lengths[row], : lengths[row]]

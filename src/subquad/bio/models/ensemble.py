@@ -73,7 +73,10 @@ class NetEnsemble:
         own = inputs if self.positions is None else select_positions(inputs, self.positions)
         if priors is None:
             priors = _priors(inputs, self.spec, self.scaler, self.prior)
-        return [predict_net(net, own, self.spec.task_type, scaler=self.scaler, priors=priors) for net in self.nets]
+        return [
+            predict_net(net, own, self.spec.task_type, self.features, scaler=self.scaler, priors=priors)
+            for net in self.nets
+        ]
 
     def predict(self, inputs: Inputs, priors: Priors = None) -> Any:
         """Return the mean prediction of the networks."""
@@ -107,7 +110,7 @@ class NetEnsemble:
         features = None if values["features"] is None else SequenceFeatures.from_dict(values["features"])
         nets = []
         for k in range(values["ensemble_size"]):
-            net, prefix = BioNet(spec, features), f"{k}."
+            net, prefix = BioNet(spec), f"{k}."
             net.load_state_dict({key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)})
             nets.append(net.eval())
         positions = None if values["positions"] is None else np.asarray(values["positions"], dtype=np.int64)
@@ -148,26 +151,28 @@ def fit_ensemble(
     spec = _spec(dataset, settings.preset, features, mlp_branches=-(-MLP_BRANCHES // count))
     prior = ridge if spec.has_prior and dataset.target.is_residue else None
     priors = _priors(dataset.inputs, spec, scaler, prior)
-    start, matrices = None, {}
+    start, matrix, train = None, None, None
     if ridge is not None and features is not None:
         start = fit_linear_start(dataset, ridge, settings, seed=seed)
-        matrices = {part: features.matrix(dataset.part(part)[0]) for part in ("train", "validation")}
+        matrix = features.matrix(dataset.inputs)
+        train = matrix[dataset.split["train"]]
     nets, selected = [], []
     for member in range(count):
         name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
         own_seed = seed + 1000 * member
         options = TrainOptions(scaler=scaler, name=name, seed=own_seed, directory=directory, quiet=quiet)
-        net, found = _new_net(spec, features, own_seed), {}
+        net, found = _new_net(spec, own_seed), {}
         if start is not None:
             found = {"start": start.selected, "branches": []}
             for k, branch in enumerate(cast("list[AdditiveBranch]", list(net.mlp_branches or ()))):
                 # every second MLP uses the sparse features: neither choice is best everywhere
-                initialize_branch(branch, dataset, start, matrices["train"], uses_sparse=(member + k) % 2 == 1)
+                initialize_branch(branch, dataset, start, train, uses_sparse=(member + k) % 2 == 1)
                 own = replace(options, name=f"{name} MLP {k + 1}", seed=own_seed + k)
-                found["branches"].append(train_branch(branch, dataset, settings, matrices, own))
+                found["branches"].append(train_branch(branch, dataset, settings, matrix, own))
             if net.lyra_branch is not None:
-                initialize_branch(net.lyra_branch, dataset, start, matrices["train"])
-        selected.append(found | train_net(net, dataset, settings, priors, options))
+                initialize_branch(net.lyra_branch, dataset, start, train)
+        more = {"features": features, "matrix": matrix, "priors": priors}
+        selected.append(found | train_net(net, dataset, settings, options, **more))
         nets.append(net.eval())
     return NetEnsemble(
         spec=spec, nets=nets, features=features, scaler=scaler, positions=positions, prior=prior, selected=selected
@@ -230,7 +235,7 @@ def _priors(inputs: Inputs, spec: NetSpec, scaler: TargetScaler, ridge: Baseline
     return [own[:length].astype(np.float32) for own, length in zip(start, inputs.lengths, strict=True)]
 
 
-def _new_net(spec: NetSpec, features: SequenceFeatures | None, seed: int) -> BioNet:
+def _new_net(spec: NetSpec, seed: int) -> BioNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BioNet(spec, features)
+        return BioNet(spec)

@@ -11,22 +11,22 @@ position. Each branch is trained alone, because the residuals of a branch that f
 signal for another one. The blending weights $\alpha$ and $\beta$ are selected on the validation rows. Residues start at
 the ridge regression of their windows, base pairs at the probabilities of a thermodynamic model.
 
-Axes: B sequences, T positions, A letters, F features, E covariates, H channels, O outputs.
+Axes: B sequences, T positions, A letters, F features, H channels, O outputs.
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from subquad.bio.data.dataset import PAD
-from subquad.bio.features.tensors import soft_one_hot, torch_features
+from subquad.bio.data.dataset import ANY, PAD
 from subquad.bio.models.additive import AdditiveBranch
 from subquad.nn.sequence import Lyra, masked_mean
 
-__all__ = ["BioNet", "NetSpec"]
+__all__ = ["BioNet", "NetSpec", "soft_one_hot"]
 
 WIDTH = 64
 """Channels of Lyra."""
@@ -60,6 +60,12 @@ class NetSpec:
     def is_residue(self) -> bool:
         """One output per residue."""
         return self.task_type.startswith("residue")
+
+
+def soft_one_hot(codes: Int[Tensor, "B T"], letters: int) -> Float[Tensor, "B T A"]:
+    """Return one-hot letters: zeros for `PAD`, equal parts of all letters for `ANY`."""
+    rows = torch.cat([torch.eye(letters), torch.full((1, letters), 1 / letters), torch.zeros(1, letters)])
+    return nn.functional.embedding(torch.where(codes < 0, letters - ANY + codes, codes).long(), rows.to(codes.device))
 
 
 class _Readout(nn.Module):
@@ -127,19 +133,14 @@ def _canonical(x: Tensor) -> Tensor:
 
 
 class BioNet(nn.Module):
-    """Inputs to outputs on the training scale: standardised measurements or logits.
-
-    Args:
-        spec: Architecture.
-        features: Features of the additive branches; required if `spec.features` is not 0.
-    """
+    """Inputs to outputs on the training scale: standardised measurements or logits."""
 
     blending: Tensor
     """`(2,)` blending weights of the MLP branches and of Lyra; registered only with additive branches."""
 
-    def __init__(self, spec: NetSpec, features: Any = None) -> None:
+    def __init__(self, spec: NetSpec) -> None:
         super().__init__()
-        self.spec, self.features = spec, features
+        self.spec = spec
         is_auto, is_pairs = spec.preset == "auto", spec.task_type == "pairs"
         self.lyra = self.readout = self.mlp_branches = self.lyra_branch = None
         channels = spec.letters * (2 if spec.has_partner else 1)
@@ -155,12 +156,11 @@ class BioNet(nn.Module):
                 self.lyra.head = head
         self.prior_weight = nn.Parameter(torch.ones(())) if spec.has_prior and not is_pairs else None
         if spec.features:
-            shape: dict[str, Any] = {"inputs": spec.features, "outputs": spec.outputs}
-            shape["is_curved"] = spec.task_type == "regression"
+            branch = partial(AdditiveBranch, spec.features, spec.outputs, is_curved=spec.task_type == "regression")
             self.mlp_branches = nn.ModuleList(
-                AdditiveBranch(**shape, hidden=spec.hidden, binned=spec.binned) for _ in range(spec.mlp_branches)
+                branch(hidden=spec.hidden, binned=spec.binned) for _ in range(spec.mlp_branches)
             )
-            self.lyra_branch = AdditiveBranch(**shape, hidden=0) if spec.has_sequence else None
+            self.lyra_branch = branch(hidden=0) if spec.has_sequence else None
             self.register_buffer("blending", torch.tensor([0.0, 1.0] if spec.has_sequence else [1.0, 0.0]))
 
     def embed(self, codes: Int[Tensor, "B T"], partner: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -175,12 +175,12 @@ class BioNet(nn.Module):
         self,
         codes: Int[Tensor, "B T"],
         partner: Int[Tensor, "B T"] | None = None,
-        covariates: Float[Tensor, "B E"] | None = None,
+        f: Float[Tensor, "B F"] | None = None,
         prior: Tensor | None = None,
     ) -> Tensor:
         """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs.
 
-        In training mode these are the outputs of Lyra's branch alone.
+        In training mode these are the outputs of Lyra's branch alone. `f` are the features of the additive branches.
         """
         z: Tensor | float = 0.0
         if self.lyra is not None:
@@ -193,8 +193,7 @@ class BioNet(nn.Module):
         if self.mlp_branches is None:
             assert isinstance(z, Tensor)
             return z
-        assert covariates is not None
-        f = torch_features(self.features, codes, partner, covariates)
+        assert f is not None
         if self.training and self.lyra_branch is not None:
             return self.lyra_branch(f, z)
         branches = cast("list[AdditiveBranch]", list(self.mlp_branches))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from subquad.bio.data.dataset import Dataset, Inputs, Target
+from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import COMPOUND, AdditiveBranch, binned_features
 from subquad.bio.models.batches import Priors, epoch_batches, net_inputs, predict_net, raw_outputs
@@ -151,7 +152,7 @@ def train_branch(
     branch: AdditiveBranch,
     dataset: Dataset,
     settings: FitSettings,
-    matrices: Mapping[str, SparseMatrix],
+    matrix: SparseMatrix,
     options: TrainOptions,
 ) -> dict[str, Any]:
     """Train a branch with an MLP in place, and return what the validation rows selected.
@@ -162,12 +163,12 @@ def train_branch(
         branch: The branch, initialized.
         dataset: Training data.
         settings: Batch size, learning rate and weight decay.
-        matrices: Features of the `train` and the `validation` rows.
+        matrix: Features of all rows.
         options: Name, seed and checkpoints.
     """
     assert branch.mlp is not None
     rows, task_type = dataset.split["train"], dataset.target.task_type
-    X, V = matrices["train"], matrices["validation"]
+    X, V = matrix[rows], matrix[dataset.split["validation"]]
     loss, (_, truth) = make_loss(dataset, options.scaler), dataset.part("validation")
     batch_size = min(settings.batch_size or BRANCH_BATCH, len(rows))
     products = 6 * len(rows) * X.shape[1] * branch.mlp.last.in_features
@@ -206,17 +207,31 @@ def train_branch(
 
 
 def train_net(
-    net: BioNet, dataset: Dataset, settings: FitSettings, priors: Priors, options: TrainOptions
+    net: BioNet,
+    dataset: Dataset,
+    settings: FitSettings,
+    options: TrainOptions,
+    *,
+    features: SequenceFeatures | None,
+    matrix: SparseMatrix | None,
+    priors: Priors,
 ) -> dict[str, Any]:
     """Train Lyra and its branch in place, select the blending weights, and return what the validation rows selected.
 
-    The MLP branches of the network must have been trained.
+    Args:
+        net: The network; its MLP branches must have been trained.
+        dataset: Training data.
+        settings: Budget and optimizer.
+        options: Name, seed and checkpoints.
+        features: Features of the additive branches; None for a network without them.
+        matrix: Features of all rows.
+        priors: Starting logits of all rows.
     """
     subset = validation_subset(dataset, options.seed)
     inputs, truth = dataset.inputs.take(subset), dataset.target.take(subset)
     if net.mlp_branches is not None and net.lyra_branch is None:
         # without sequences there is no Lyra to train
-        return {"seconds": 0.0, **_blend(net, inputs, truth, options)}
+        return {"seconds": 0.0, **_blend(net, inputs, truth, features, options)}
     rows, task_type = dataset.split["train"], truth.task_type
     epochs, batch_size = epochs_for(dataset, settings), batch_size_for(dataset, settings)
     batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=options.seed)
@@ -226,12 +241,14 @@ def train_net(
 
     def step(model: nn.Module, own: np.ndarray, backward: Callable[[Tensor], None]) -> Mapping[str, Tensor]:
         device = next(model.parameters()).device
-        value = loss(model(*net_inputs(dataset.inputs, own, priors, task_type=task_type, device=device)), own)
+        f = None if matrix is None else matrix[own]
+        value = loss(model(*net_inputs(dataset.inputs, own, f, priors, task_type=task_type, device=device)), own)
         backward(value)
         return {"loss": value}
 
     def metrics(model: nn.Module) -> dict[str, float]:
-        return score(truth, predict_net(model, inputs, task_type, scaler=options.scaler, priors=subset_priors))
+        found = predict_net(model, inputs, task_type, features, scaler=options.scaler, priors=subset_priors)
+        return score(truth, found)
 
     has_start = net.lyra_branch is not None or net.spec.has_prior
     selected = _train_best(
@@ -246,7 +263,7 @@ def train_net(
         least=metrics(net)[MAIN_METRIC[task_type]] if has_start else -np.inf,
     )
     selected["batch_size"] = batch_size
-    return selected if net.mlp_branches is None else selected | _blend(net, inputs, truth, options)
+    return selected if net.mlp_branches is None else selected | _blend(net, inputs, truth, features, options)
 
 
 def _train_best(
@@ -297,12 +314,14 @@ def _validations(dataset: Dataset, validation: Inputs, epochs: float) -> int:
     return int(np.clip(VALIDATION_TIME * 3 * trained / max(validation.lengths.sum(), 1), 3, VALIDATIONS))
 
 
-def _blend(net: BioNet, inputs: Inputs, truth: Target, options: TrainOptions) -> dict[str, Any]:
+def _blend(
+    net: BioNet, inputs: Inputs, truth: Target, features: SequenceFeatures | None, options: TrainOptions
+) -> dict[str, Any]:
     """Select the blending weights of the MLPs and of Lyra; return them and the validation metric."""
     ends = []
     for corner in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
         net.blending.copy_(torch.tensor(corner))
-        ends.append(np.stack(raw_outputs(net, inputs, truth.task_type)))
+        ends.append(np.stack(raw_outputs(net, inputs, truth.task_type, features)))
     start, mlp, lyra = ends
 
     def blended(weights: Any) -> np.ndarray:
