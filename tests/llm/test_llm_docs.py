@@ -19,8 +19,9 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("subquad llm ")
 ]
-SMALL = "--sequence-length 128 --evaluation-tokens 256"
-TOKENS = "--transfer-tokens 256 --lora-tokens 256"
+SMALL = "--sequence-length 256 --evaluation-tokens 512"
+"""Longer than the 128 tokens that a window of 64 shows, so that linear attention is used."""
+TOKENS = "--transfer-tokens 512 --lora-tokens 512"
 
 pytestmark = [
     pytest.mark.slow,
@@ -66,7 +67,7 @@ def test_linearize_trains_a_model(workplace):
     perplexities = {name: values["perplexity"] for name, values in test.items()}
     # fine-tuning adapts to the style of the text, so the student may even be better than its teacher
     assert perplexities["fine_tuned"] < 0.85 * perplexities["untrained"]
-    assert perplexities["fine_tuned"] < 1.5 * perplexities["teacher"]
+    assert perplexities["fine_tuned"] < 2.5 * perplexities["teacher"]
     assert (workplace / "linear" / "report.html").stat().st_size > 10_000
 
 
@@ -83,7 +84,7 @@ def test_an_adapter_is_merged(workplace):
 
 
 def test_a_checkpoint_is_linearized_block_by_block(workplace):
-    arguments = [argument for argument in command("--block-layers 2") if argument != "128"]
+    arguments = [argument for argument in command("--block-layers 2") if argument != "256"]
     arguments.remove("--sequence-length")
     run([*arguments, "--sequence-length", "31"], workplace)
     assert (workplace / "blockwise" / "metrics.json").is_file()
