@@ -141,3 +141,23 @@ def test_a_missing_package_is_reported_with_the_extra_that_installs_it(capsys, m
     monkeypatch.delitem(sys.modules, "subquad.bio.data.table", raising=False)
     assert main(["bio", "fit", "a.csv", "--out", "run"]) == 2
     assert "pandas is not installed; install it with: pip install 'subquad[bio]'" in capsys.readouterr().err
+
+
+def test_a_settings_file_that_cannot_be_read_is_reported_with_its_name(tmp_path, capsys):
+    settings = tmp_path / "settings.yaml"
+    for content, message in (
+        ("epochs: [2", "not a YAML file (while parsing"),
+        ("epochs", "must hold lines `flag: value`"),
+    ):
+        settings.write_text(content)
+        assert main(["hep", "fit", "example:jets", "--out", "x", "--config", str(settings)]) == 2
+        assert f"{settings}: {message}" in capsys.readouterr().err
+
+
+def test_an_interruption_is_reported_with_the_way_to_resume(tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("subquad.hep.commands.simulate.simulate", interrupted)
+    assert main(["hep", "simulate", "--out", str(tmp_path / "jets")]) == 130
+    assert "interrupted; run the same command to resume" in capsys.readouterr().err

@@ -64,7 +64,10 @@ app = App(
     # a flag has one spelling: --quiet, without --no-quiet beside it
     default_parameter=Parameter(negative=()),
     result_action="return_value",
+    # `main` prints how to resume
+    suppress_keyboard_interrupt=False,
 )
+app.meta.suppress_keyboard_interrupt = False
 app.command("subquad.bio.cli:app", name="bio", help="Sequences with measurements: proteins, DNA and RNA (Lyra).")
 app.command("subquad.llm.cli:app", name="llm", help="Linear attention in pretrained language models (LoLCATs).")
 app.command("subquad.hep.cli:app", name="hep", help="Jet tagging on ROOT files (PCN).")
@@ -97,6 +100,14 @@ def _launch(
 def _settings_file(path: Path) -> Yaml:
     if not path.is_file():
         raise SubquadError(f"{path}: no such file (--config)")
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise SubquadError(f"{path}: must hold lines `flag: value`, such as `epochs: 3` (--config)")
     return Yaml(path, must_exist=True, search_parents=False, use_commands_as_keys=False)
 
 
