@@ -72,7 +72,9 @@ def test_a_sequence_equals_what_transformers_generates(tokenizer, kind, shape):
     max_batch_size=st.integers(1, 4),
 )
 @settings(max_examples=8)
-def test_a_sequence_is_the_same_in_a_batch_that_others_join_and_leave(model, tokenizer, arrivals, prefill_chunk_size, max_batch_size):
+def test_a_sequence_is_the_same_in_a_batch_that_others_join_and_leave(
+    model, tokenizer, arrivals, prefill_chunk_size, max_batch_size
+):
     engine = Engine(model, tokenizer, max_batch_size=max_batch_size, prefill_chunk_size=prefill_chunk_size)
     everyone = []
     for place, (wait, length, most, temperature) in enumerate(arrivals):
@@ -95,7 +97,9 @@ def test_the_first_of_several_sequences_of_a_prompt_equals_a_single_one(model, t
     assert three.tokens(0) == alone(model, tokenizer, prompt(29), 17, **how).tokens()
     assert len({tuple(three.tokens(index)) for index in range(3)}) == 3
     assert alone(model, tokenizer, prompt(29), 17, n=3, **how).deltas == three.deltas
-    assert alone(model, tokenizer, prompt(29), 17, n=3, sampling=SamplingParameters(), seed=4).tokens() != three.tokens()
+    assert (
+        alone(model, tokenizer, prompt(29), 17, n=3, sampling=SamplingParameters(), seed=4).tokens() != three.tokens()
+    )
 
 
 def test_a_long_prompt_is_prefilled_between_the_decoding_steps_of_others(model, tokenizer):
@@ -130,7 +134,12 @@ def test_jobs_wait_in_the_order_of_arrival_if_the_batch_is_full(model, tokenizer
 
 def test_a_cancelled_job_frees_its_row_and_does_not_disturb_others(model, tokenizer):
     engine = Engine(model, tokenizer, max_batch_size=3, prefill_chunk_size=7)
-    kept, dropped, unread, last = Recorded(prompt(5), 19), Recorded(prompt(6), 10**9, n=2), Recorded(prompt(99), 5), None
+    kept, dropped, unread, last = (
+        Recorded(prompt(5), 19),
+        Recorded(prompt(6), 10**9, n=2),
+        Recorded(prompt(99), 5),
+        None,
+    )
     for recorded in (dropped, kept, unread):
         engine.submit(recorded.job)
     for _ in range(4):
@@ -188,7 +197,9 @@ def test_unfinished_jobs_are_closed_when_the_engine_fails_or_stops(model, tokeni
 
 
 def test_a_model_with_softmax_layers_cannot_be_batched():
-    with pytest.raises(SubquadError, match="only 1 of the model's 2 layers are linear, and sequences with growing key-value caches"):
+    with pytest.raises(
+        SubquadError, match="only 1 of the model's 2 layers are linear, and sequences with growing key-value caches"
+    ):
         StateBatch(linear_model(softmax_layers=(0,)), 3)
 
 

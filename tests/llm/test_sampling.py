@@ -16,7 +16,9 @@ def test_tokens_are_sampled_with_the_models_probabilities():
     p = torch.tensor([0.1, 0.2, 0.3, 0.4])
     counts = torch.bincount(torch.tensor(sampled(p.log().tolist(), SamplingParameters())), minlength=4) / 4000
     assert (counts - p).abs().max() < 0.03
-    cold = torch.bincount(torch.tensor(sampled(p.log().tolist(), SamplingParameters(temperature=0.5))), minlength=4) / 4000
+    cold = (
+        torch.bincount(torch.tensor(sampled(p.log().tolist(), SamplingParameters(temperature=0.5))), minlength=4) / 4000
+    )
     assert (cold - p.square() / p.square().sum()).abs().max() < 0.03
 
 
@@ -30,7 +32,15 @@ def test_top_p_keeps_the_most_likely_tokens():
 def test_a_sequence_is_sampled_independently_of_the_others_in_the_batch():
     logits = torch.randn(31, generator=torch.Generator().manual_seed(0)).tolist()
     expected = sampled(logits, SamplingParameters(), count=50)
-    assert sampled(logits, SamplingParameters(), count=50, beside=[SamplingParameters(top_p=0.5), SamplingParameters(temperature=0.0)]) == expected
+    assert (
+        sampled(
+            logits,
+            SamplingParameters(),
+            count=50,
+            beside=[SamplingParameters(top_p=0.5), SamplingParameters(temperature=0.0)],
+        )
+        == expected
+    )
 
 
 def test_penalties_apply_to_the_tokens_of_the_answer():

@@ -255,8 +255,8 @@ def bench(
     Args:
         tasks: JSON list of tasks with id, file and task_type, and optionally settings, metric, published and train_on.
     """
-    from subquad.bio.commands.bench import bench as run_bench
     from subquad.bio.benchmark.page import summary_lines
+    from subquad.bio.commands.bench import bench as run_bench
     from subquad.errors import raise_errors
 
     out = options.out

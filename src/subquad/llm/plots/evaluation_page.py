@@ -274,8 +274,8 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
     products = "in float32, with matrix products of texts and tasks in bfloat16" if is_half else "in float32"
     blocks.append(
         f"Intervals of losses and of gaps are bootstrapped over sequences or items ({settings['resamples']:,} "
-        "resamples, the same for all models); those of rates are Wilson's, and those of their differences Newcombe's for "
-        f"paired items. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, {products}."
+        "resamples, the same for all models); those of rates are Wilson's, and those of their differences are "
+        f"Newcombe's for paired items. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, {products}."
     )
     return blocks
 
