@@ -275,7 +275,8 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
     blocks.append(
         f"Intervals of losses and of gaps are bootstrapped over sequences or items ({settings['resamples']:,} "
         "resamples, the same for all models); those of rates are Wilson's, and those of their differences are "
-        f"Newcombe's for paired items. Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, {products}."
+        "Newcombe's for paired items. "
+        f"Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, {products}."
     )
     return blocks
 
