@@ -64,10 +64,11 @@ class _Processes:
             )
             self.running.append(child)
         lines = []
-        for line in child.stderr or ():
-            lines.append(line.rstrip())
-            say(f"[{label}] {lines[-1]}", quiet=quiet)
-        if child.wait() != 0:
+        with child:
+            for line in child.stderr or ():
+                lines.append(line.rstrip())
+                say(f"[{label}] {lines[-1]}", quiet=quiet)
+        if child.returncode != 0:
             raise SubquadError(f"subquad {' '.join(arguments)} failed:\n" + "\n".join(lines[-10:]))
 
     def stop(self) -> None:
