@@ -3,16 +3,15 @@
 Axes: n or B rows, T positions, A letters, m residues, F features, P properties.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
-from subquad.bio.features.sequences import NUCLEOTIDES, covariate_statistics, kmers_of, properties
+from subquad.bio.features.sequences import NUCLEOTIDES, Features, common_fields, kmers_of, properties
 from subquad.bio.settings import ALPHABETS
 
 __all__ = ["ResidueFeatures", "letter_table"]
@@ -28,37 +27,16 @@ CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResidueFeatures:
+class ResidueFeatures(Features):
     """Set of features of a residue."""
 
-    letters: int
     window: int = WINDOW
     reaches: tuple[int, ...] = REACHES
-    has_partner: bool = False
-    covariate_mean: tuple[float, ...] = ()
-    covariate_scale: tuple[float, ...] = ()
-    """Factor of the centred covariates; 0 for constant columns."""
 
     @classmethod
     def for_inputs(cls, inputs: Inputs) -> "ResidueFeatures":
         """Return the features for training rows."""
-        mean, scale = covariate_statistics(inputs)
-        return cls(
-            letters=inputs.letters,
-            has_partner=inputs.partner is not None,
-            covariate_mean=mean,
-            covariate_scale=scale,
-        )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ResidueFeatures":
-        """Return the features that `as_dict` wrote."""
-        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return cls(**fields)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return cls(**common_fields(inputs))
 
     @property
     def count(self) -> int:
@@ -128,7 +106,7 @@ class ResidueFeatures:
             [
                 *(mean[rows, positions] for mean in (whole, *local)),
                 _places(positions, lengths),
-                ((inputs.covariates - np.array(self.covariate_mean)) * np.array(self.covariate_scale))[rows],
+                self.standardise(inputs)[rows],
             ]
         )
 

@@ -8,7 +8,7 @@ Axes: n or B rows, T positions, A letters, E covariates, F features.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
@@ -19,8 +19,9 @@ from subquad.bio.settings import ALPHABETS
 __all__ = [
     "NUCLEOTIDES",
     "PROPERTIES",
+    "Features",
     "SequenceFeatures",
-    "covariate_statistics",
+    "common_fields",
     "kmer_name",
     "kmers_of",
     "properties",
@@ -72,28 +73,52 @@ def properties(letters: int) -> np.ndarray:
     return np.array([PROPERTY_TABLE[letter] for letter in ALPHABETS["protein_stop"][:letters]])
 
 
-def covariate_statistics(inputs: Inputs) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean of each covariate, and the inverse of its standard deviation (0 if it is constant)."""
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Fields that sets of features of sequences and of residues have in common."""
+
+    letters: int
+    has_partner: bool = False
+    covariate_mean: tuple[float, ...] = ()
+    covariate_scale: tuple[float, ...] = ()
+    """Factor of the centred covariates; 0 for constant columns."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the features that `as_dict` wrote."""
+        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**fields)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def standardise(self, inputs: Inputs) -> np.ndarray:
+        """Return the covariates, centred and scaled by those of the training rows, `(n, E)`."""
+        return (inputs.covariates - np.array(self.covariate_mean)) * np.array(self.covariate_scale)
+
+
+def common_fields(inputs: Inputs) -> dict[str, Any]:
+    """Return the fields of `Features` for training rows."""
     spread = inputs.covariates.std(0)
-    scale = np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0)
-    return tuple(inputs.covariates.mean(0).tolist()), tuple(scale.tolist())
+    return {
+        "letters": inputs.letters,
+        "has_partner": inputs.partner is not None,
+        "covariate_mean": tuple(inputs.covariates.mean(0).tolist()),
+        "covariate_scale": tuple(np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0).tolist()),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceFeatures:
+class SequenceFeatures(Features):
     """Set of features of a sequence."""
 
-    letters: int
     positions: int
     """Number of positions of aligned sequences; 0 if lengths vary."""
     kmer: int
     """Length of the longest k-mer: at positions if aligned (1 or 2), otherwise as a frequency."""
     ends: int = 0
     """Number of letters at either end that are features, if lengths vary."""
-    has_partner: bool = False
-    covariate_mean: tuple[float, ...] = ()
-    covariate_scale: tuple[float, ...] = ()
-    """Factor of the centred covariates; 0 for constant columns."""
     kept: tuple[int, ...] | None = None
     """Columns that vary over the training rows; None keeps all."""
 
@@ -103,15 +128,11 @@ class SequenceFeatures:
         is_nucleic = inputs.letters < NUCLEOTIDES
         positions = inputs.codes.shape[1] if inputs.is_aligned else 0
         kmer = (2 if is_nucleic and positions <= MAX_PAIR_POSITIONS else 1) if inputs.is_aligned else 2 + is_nucleic
-        mean, scale = covariate_statistics(inputs)
         whole = cls(
-            letters=inputs.letters,
+            **common_fields(inputs),
             positions=positions,
             kmer=kmer,
             ends=0 if inputs.is_aligned else ENDS,
-            has_partner=inputs.partner is not None,
-            covariate_mean=mean,
-            covariate_scale=scale,
         )
         lowest, highest = np.inf, -np.inf
         for block in whole._blocks(inputs):
@@ -119,16 +140,6 @@ class SequenceFeatures:
             highest = np.maximum(highest, block.max(0).toarray().ravel())
         varies = np.flatnonzero(np.broadcast_to(highest > lowest, whole.count))
         return replace(whole, kept=tuple(varies.tolist()))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SequenceFeatures":
-        """Return the features that `as_dict` wrote."""
-        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return cls(**fields)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @property
     def count(self) -> int:
@@ -274,7 +285,7 @@ def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
         case "global":
             return _dense(_global_values(inputs))
         case "covariates":
-            return _dense((inputs.covariates - np.array(features.covariate_mean)) * np.array(features.covariate_scale))
+            return _dense(features.standardise(inputs))
     length = int(kind.removeprefix("kmer "))
     T = codes.shape[1]
     rows, _, kmer, weight = kmers_of([codes[:, k : max(T - length + 1 + k, k)] for k in range(length)], A)

@@ -13,7 +13,7 @@ Axes: n rows, K columns of measurements.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,9 @@ class Conformal:
         Raises:
             ValueError: Another level, or no spread although it is needed.
         """
-        width = _at(self.levels, self.quantiles, level)
+        if level not in self.levels:
+            raise ValueError(f"no level {level}; calibrated are {', '.join(map(str, self.levels))}")
+        width = self.quantiles[self.levels.index(level)]
         prediction = np.asarray(prediction, dtype=np.float64)
         if self.offset is None:
             return prediction - width, prediction + width
@@ -76,9 +78,7 @@ class Conformal:
         return cls(levels=tuple(values["levels"]), quantiles=quantiles, offset=values["offset"], rows=values["rows"])
 
 
-def fit_conformal(
-    truth: ArrayLike, prediction: ArrayLike, spread: ArrayLike | None = None, *, levels: Sequence[float] = LEVELS
-) -> Conformal:
+def fit_conformal(truth: ArrayLike, prediction: ArrayLike, spread: ArrayLike | None = None) -> Conformal:
     r"""Return intervals calibrated on rows that were not trained on.
 
     Args:
@@ -87,7 +87,6 @@ def fit_conformal(
         spread: `(n,)` standard deviation of the ensemble. The score is then $|y - ŷ| / (σ + β)$ (Section 5.2 of Lei et
             al.), with β the median spread to avoid division by almost zero: intervals are wider where the replicates
             disagree. Without it, or if all replicates agree, the score is $|y - ŷ|$.
-        levels: Nominal coverages.
 
     Raises:
         ValueError: No rows, or arrays of different lengths.
@@ -105,8 +104,8 @@ def fit_conformal(
         offset = float(np.median(own)) or float(own.mean()) or None
         if offset is not None:
             scores = scores / (own + offset)
-    quantiles = tuple(_quantile(scores, level) for level in levels)
-    return Conformal(levels=tuple(levels), quantiles=quantiles, offset=offset, rows=len(scores))
+    quantiles = tuple(_quantile(scores, level) for level in LEVELS)
+    return Conformal(levels=LEVELS, quantiles=quantiles, offset=offset, rows=len(scores))
 
 
 def fit_conformal_columns(
@@ -155,15 +154,6 @@ def reliability(is_positive: ArrayLike, probability: ArrayLike, *, bins: int = 1
 
 
 def _quantile(scores: np.ndarray, level: float) -> float:
-    if not 0 < level < 1:
-        raise ValueError(f"a level must be between 0 and 1, got {level}")
     # 0.95 * 20 is 19.000000000000004 in binary
     k = math.ceil(round((len(scores) + 1) * level, 9))
     return float(np.partition(scores, k - 1)[k - 1]) if k <= len(scores) else math.inf
-
-
-def _at(levels: Sequence[float], quantiles: Sequence[float], level: float) -> float:
-    for known, value in zip(levels, quantiles, strict=True):
-        if math.isclose(known, level):
-            return value
-    raise ValueError(f"no level {level}; calibrated are {', '.join(map(str, levels))}")

@@ -43,6 +43,8 @@ class Estimator(BaseEstimator):
     """Base class; a subclass defines the form of y and of the predictions."""
 
     preset: str
+    target_transform: Literal["auto", "none", "rank"]
+    """Transform of measurements; classes and base pairs have none."""
     alphabet: str
     ambiguity: str
     validation_fraction: float
@@ -64,6 +66,7 @@ class Estimator(BaseEstimator):
         batch_size: int | None = FitSettings.batch_size,
         learning_rate: float = FitSettings.learning_rate,
         weight_decay: float = FitSettings.weight_decay,
+        target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
         alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
         ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
         strands: Literal["one", "both"] = FitSettings.strands,
@@ -197,12 +200,9 @@ class Estimator(BaseEstimator):
     def _settings(self) -> FitSettings:
         names = {field.name for field in fields(FitSettings)}
         given = {name: value for name, value in self.get_params(deep=False).items() if name in names}
-        # scikit-learn takes any object with an attribute `transform` for a transformer
-        transform = getattr(self, "target_transform", None)
-        if transform is not None:
-            given["transform"] = transform
+        # named otherwise, since scikit-learn takes any object with an attribute `transform` for a transformer;
         # no row is held out for a test: that is the task of cross-validation
-        return FitSettings(**given, test_fraction=0.01)
+        return FitSettings(**given, transform=self.target_transform, test_fraction=0.01)
 
     def _check_inputs(self, inputs: Inputs) -> None:
         # tags tell which estimators accept numbers alone

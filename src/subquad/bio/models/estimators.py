@@ -55,25 +55,6 @@ class LyraRegressor(RegressorMixin, Estimator):
         feature_names_in_: Names of the columns, if X is a data frame.
     """
 
-    def __init__(
-        self,
-        *,
-        preset: Literal["auto", "paper"] = FitSettings.preset,
-        ensemble_size: int | None = FitSettings.ensemble_size,
-        epochs: float | None = FitSettings.epochs,
-        tokens: int = FitSettings.tokens,
-        batch_size: int | None = FitSettings.batch_size,
-        learning_rate: float = FitSettings.learning_rate,
-        weight_decay: float = FitSettings.weight_decay,
-        target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
-        alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
-        ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
-        strands: Literal["one", "both"] = FitSettings.strands,
-        validation_fraction: float = FitSettings.validation_fraction,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        set_parameters(self, locals())
-
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Return the measurements, of the shape of y; with `return_std` also the standard deviation of the ensemble.
 

@@ -193,7 +193,9 @@ def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
     """
     if given is None:
         if model.wild_type is None:
-            raise SubquadError(f"the run has no wild type; give the sequence with {flag}, as letters or a FASTA file")
+            raise SubquadError(
+                f"the run has no wild type; give the sequence with {flag}, as letters, or a FASTA or text file"
+            )
         return model.wild_type
     sequence = normalise([read_sequence(given, flag)], model.schema.alphabet)[0][0]
     length, first = model.schema.length, 1 + model.schema.offset
