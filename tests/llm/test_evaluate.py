@@ -372,6 +372,9 @@ def rejected(message, *arguments, **keywords):
 def test_errors_are_raised_before_anything_is_written(linear, base, text, tmp_path):
     out = tmp_path / "out"
     rejected("nothing to measure: give --text, --data or --passkey", linear, out=out)
+    rejected(
+        "no model folder to evaluate; name one or more that `subquad llm linearize` wrote", [], out=out, text=[text]
+    )
     rejected("no such model folder", tmp_path / "none", out=out, text=[text])
     rejected("a checkpoint with softmax attention, which is not linearized yet", base, out=out, text=[text])
     rejected("none.txt: no such file", linear, out=out, text=[tmp_path / "none.txt"])

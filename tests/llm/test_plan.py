@@ -352,7 +352,7 @@ def test_a_file_that_is_not_a_config_is_rejected(tmp_path, name, content, messag
 
 
 def test_an_unknown_name_is_rejected_with_the_most_similar_one(tmp_path):
-    with pytest.raises(SubquadError, match=r"llama-3.1-8: no file, .* did you mean 'llama-3.1-8b'\?"):
+    with pytest.raises(SubquadError, match=r"^no file, .* 'llama-3.1-8'; did you mean 'llama-3.1-8b'\?"):
         estimate_costs("llama-3.1-8")
     with pytest.raises(SubquadError, match=r"no config.json in it; give a Hugging Face folder"):
         estimate_costs(tmp_path)

@@ -162,18 +162,22 @@ def test_the_context_of_a_question_is_optional(tmp_path):
         ),
         ("a.jsonl", b'{"body": "two"}', "1 of 1 rows are invalid; rows may have 'text', 'messages', 'instruction'"),
         ("a.json", b'["one"]', "row 1: str where an object with 'text' is expected"),
-        ("a.json", b'[{"text": 7}]', "row 1: no text under 'text', but a value of type int"),
-        ("a.json", b'[{"text": null}]', "row 1: no text under 'text', but nothing"),
+        ("a.json", b'[{"text": 7}]', "row 1: no text under 'text'; found a value of type int"),
+        ("a.json", b'[{"text": null}]', "row 1: no text under 'text'; found nothing"),
         ("a.json", b'[{"instruction": "", "output": "la"}]', "row 1: the question is empty: 'instruction' has no text"),
-        ("a.json", b'[{"question": "1?", "answer": 1}]', "row 1: no text under 'answer', but a value of type int"),
+        ("a.json", b'[{"question": "1?", "answer": 1}]', "row 1: no text under 'answer'; found a value of type int"),
         ("a.json", b'[{"instruction": "x", "instances": []}]', "row 1: 'instances' is not a list of objects"),
         (
             "a.json",
             b'[{"messages": []}]',
-            "'messages' is not a list of messages with 'role' and 'content', but nothing",
+            "'messages' is not a list of messages with 'role' and 'content'; found nothing",
         ),
         ("a.json", b'[{"messages": ["hi"]}]', "row 1: message 1 is a value of type str, not an object"),
-        ("a.json", b'[{"messages": [{"role": "user"}]}]', "row 1: message 1 has no text under 'content', but nothing"),
+        (
+            "a.json",
+            b'[{"messages": [{"role": "user"}]}]',
+            "row 1: message 1 has no text under 'content'; found nothing",
+        ),
         (
             "a.json",
             b'[{"messages": [{"role": "bird", "content": "la"}]}]',
@@ -205,7 +209,7 @@ def test_a_parquet_file_without_the_column_is_rejected_with_its_columns(tmp_path
     with pytest.raises(SubquadError, match=r"no column 'text'; its columns are 'body', 'score' .see --text-key."):
         list(read_documents(path))
     assert list(read_documents(path, "body")) == ["one"]
-    with pytest.raises(SubquadError, match="row 1: no text under 'score', but a value of type int"):
+    with pytest.raises(SubquadError, match="row 1: no text under 'score'; found a value of type int"):
         list(read_documents(path, "score"))
 
 

@@ -56,9 +56,7 @@ def test_a_finished_run_is_not_overwritten_without_force(tmp_path):
 def test_an_unfinished_run_is_resumed_with_the_same_settings_only(tmp_path):
     assert not open_run(tmp_path, kind="bio", settings={"seed": 3, "rate": 0.1}).is_resumed
     assert open_run(tmp_path, kind="bio", settings={"seed": 3, "rate": 0.1}).is_resumed
-    with pytest.raises(
-        SubquadError, match=r"other settings \(seed was 3 and is 4\); use the same"
-    ):
+    with pytest.raises(SubquadError, match=r"other settings \(seed was 3 and is 4\); use the same"):
         open_run(tmp_path, kind="bio", settings={"seed": 4, "rate": 0.1})
     with pytest.raises(SubquadError, match="an unfinished run of subquad bio"):
         open_run(tmp_path, kind="hep", settings={"seed": 3, "rate": 0.1})
@@ -115,7 +113,7 @@ def test_a_folder_of_another_field_or_none_is_refused(tmp_path):
     finish(tmp_path)
     with pytest.raises(SubquadError, match="holds a model of `subquad bio`, not of `subquad hep`"):
         load_config(tmp_path, "hep")
-    with pytest.raises(SubquadError, match="no such model folder"):
+    with pytest.raises(SubquadError, match="no such model folder; give a folder that `subquad "):
         load_config(tmp_path / "nowhere", "bio")
 
 

@@ -196,10 +196,11 @@ def evaluate(
 
     Args:
         runs: Folders that `subquad llm linearize` wrote.
-        text: Held-out texts, in the formats of `subquad llm linearize --text`.
-        data: Folder with the files of the tasks: piqa, arc, hellaswag, winogrande, mmlu.
+        text: Held-out texts, in the formats of `subquad llm linearize --text`. Default: none.
+        data: Folder with the files of the tasks: piqa, arc, hellaswag, winogrande, mmlu. Default: no tasks.
         teacher: The softmax model that the runs were made from. Default: the one recorded in them.
-        window_fine_tuned: Control that was fine-tuned with the window alone: one for all runs, or one each.
+        window_fine_tuned: Control that was fine-tuned with the window alone: one for all runs, or one each. Default:
+            none.
         extend: Add to a finished evaluation, keeping what it has measured.
     """
     from subquad.llm.commands.evaluate import evaluate as run
@@ -232,7 +233,7 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
         folder = model["about"]["folder"]
         for header, rows, title in (
             (["text", "tokens", *columns()], perplexity_rows(model["perplexity"]), "perplexity (lower is better)"),
-            (["task", "items", "beyond", *columns()], task_rows(model), "accuracy in percent"),
+            (["task", "items", "beyond window", *columns()], task_rows(model), "accuracy in percent"),
         ):
             # three columns with intervals fit a terminal
             for start in range(0, len(rows), 3):

@@ -38,7 +38,8 @@ class AttentionSettings:
     feature_heads: Model[Literal["query", "kv"]] = "query"
     """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
     softmax_layers: Model[tuple[int, ...]] = ()
-    """Layers, counted from 0, that keep softmax attention; their key-value cache grows with the text."""
+    """Layers, counted from 0, that keep softmax attention; their key-value cache grows with the text.
+    Default: none."""
     kernel: Model[Literal["torch", "triton"]] = "torch"
     """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
 
@@ -103,7 +104,8 @@ class LinearizeSettings:
     teacher's outputs; or a mix of the first with the cross-entropy of the attention weights, whose time and memory grow
     with the square of `--sequence-length`."""
     cross_entropy_fraction: Training[float] = 0.5
-    """Weight of the cross-entropy in `--transfer-loss attention_weights`; the squared error has the rest."""
+    """Weight of the cross-entropy in `--transfer-loss attention_weights`, from 0 to 1; the squared error has
+    the rest."""
     distillation_weight: Training[float] = 0.0
     """Weight of the KL divergence from the teacher's next-token probabilities in the fine-tuning loss, from 0 to 1;
     next-token cross-entropy has the rest."""

@@ -154,7 +154,7 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise SubquadError(f"{directory}: no such model folder")
+        raise SubquadError(f"{directory}: no such model folder; give a folder that `subquad {kind}` wrote")
     if not (directory / CONFIG).is_file():
         raise SubquadError(f"{directory}: no {CONFIG} in it; give a folder that `subquad {kind}` wrote")
     config = read_json(directory / CONFIG)

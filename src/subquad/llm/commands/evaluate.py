@@ -87,7 +87,7 @@ def evaluate(
 
 def _check(folders: Sequence[Path], texts: Sequence[Path], data: Path | None, settings: EvaluateSettings) -> None:
     if not folders:
-        raise SubquadError("no model folder to evaluate")
+        raise SubquadError("no model folder to evaluate; name one or more that `subquad llm linearize` wrote")
     if not texts and data is None and not settings.passkey:
         raise SubquadError("nothing to measure: give --text, --data or --passkey")
     if len({path.name for path in texts}) != len(texts):

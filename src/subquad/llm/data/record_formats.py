@@ -98,7 +98,7 @@ def _string(row: Mapping[str, Any], key: str) -> str:
         found = ", ".join(map(repr, row)) or "no keys"
         raise SubquadError(f"no text under {key!r}; the row has {found} (see --text-key)")
     if not isinstance(row[key], str):
-        raise SubquadError(f"no text under {key!r}, but {_type_name(row[key])} (see --text-key)")
+        raise SubquadError(f"no text under {key!r}; found {_type_name(row[key])} (see --text-key)")
     return row[key]
 
 
@@ -132,7 +132,7 @@ def _read_messages(row: Mapping[str, Any], *, key: str) -> list[str | list[Messa
     given, messages = row.get(key), []
     if not isinstance(given, list) or not given:
         raise SubquadError(
-            f"{key!r} is not a list of messages with 'role' and 'content', but {_type_name(given or None)}"
+            f"{key!r} is not a list of messages with 'role' and 'content'; found {_type_name(given or None)}"
         )
     for number, message in enumerate(given, start=1):
         if not isinstance(message, Mapping):
@@ -140,7 +140,8 @@ def _read_messages(row: Mapping[str, Any], *, key: str) -> list[str | list[Messa
         names = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
         for name in names:
             if not isinstance(message.get(name), str):
-                raise SubquadError(f"message {number} has no text under {name!r}, but {_type_name(message.get(name))}")
+                found = _type_name(message.get(name))
+                raise SubquadError(f"message {number} has no text under {name!r}; found {found}")
         role, content = (message[name] for name in names)
         messages.append({"role": SHAREGPT_ROLES.get(role, role) if names[0] == "from" else role, "content": content})
     return [messages]

@@ -111,7 +111,7 @@ def read_architecture(config: str | Path) -> dict[str, Any]:
     if not path.is_file():
         if str(config) in KNOWN:
             return KNOWN[str(config)]
-        raise SubquadError(f"{config}: {unknown('file, folder or known model', str(config), KNOWN)}")
+        raise unknown("file, folder or known model", str(config), KNOWN)
     if path.suffix.lower() in (".gguf", ".safetensors", ".bin"):
         raise SubquadError(
             f"{path}: contains weights, and sizes are counted from a config; give the config.json of the model, or one "

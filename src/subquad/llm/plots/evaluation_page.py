@@ -142,12 +142,12 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
         return []
     return [
         Table(
-            ["task", "items", "beyond", *columns()],
+            ["task", "items", "beyond window", *columns()],
             task_rows({**model, "passkey": {}}),
             caption=f"Accuracy in percent, with prompts and metrics of lm-eval. {INTERVAL} (Wilson). Norm: the "
             "log-likelihood of an answer is divided by its length, as papers do for ARC-c and HellaSwag. MMLU has five "
-            f"examples before each question. Beyond: fraction of items longer than {model['about']['visible']} tokens; "
-            "on all others the student computes the same with and without its linear branch.",
+            f"examples before each question. Beyond window: fraction of items longer than {model['about']['visible']} "
+            "tokens; on all others the student computes the same with and without its linear branch.",
         )
     ]
 
