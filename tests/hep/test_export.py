@@ -83,7 +83,7 @@ def test_the_expressions_compute_the_standard_features(jets):
     expected = particle_features(given, STANDARD_FEATURES)
     infos = preprocessing(tagger("standard"))["pf_features"]["var_infos"]
     for i, name in enumerate(STANDARD_FEATURES):
-        value = np.asarray(ak.flatten(parse(EXPRESSIONS[name][0], name)(columns)), np.float64)
+        value = np.asarray(ak.flatten(parse(EXPRESSIONS[name], name)(columns)), np.float64)
         info = infos[name]
         value = ((value - info["median"]) * info["norm_factor"]).clip(info["lower_bound"], info["upper_bound"])
         np.testing.assert_allclose(value, expected[:, i], atol=2e-5, err_msg=name)

@@ -13,6 +13,7 @@ from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.evaluation.scoring import BOOSTING, score_files, stored_predictions
+from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import Predictions, group_by_model, with_observers_of
 from subquad.hep.metrics.summary import measure, summarize
 from subquad.hep.models.trained import TrainedTagger
@@ -69,7 +70,8 @@ def evaluate(
     # read before the jets are scored, which may take long
     external = _read_external(scores, compared)
     classes = compared.classes or external[0][1]
-    background = _background(settings.background, compared, classes)
+    of_first_run = next(iter(compared.configs.values()), {}).get("background")
+    background = background_class(settings.background, classes, of_first_run)
     if paths:
         predictions = score_files(compared.taggers(), paths, settings, classes, quiet=quiet)
     else:
@@ -178,13 +180,6 @@ def _read_external(scores: Sequence[str], compared: _Runs) -> list[tuple[Predict
         for file in expand_files(path):
             found.append(read_external_scores(file, name, classes=classes))
     return found
-
-
-def _background(given: str | None, compared: _Runs, classes: Sequence[str]) -> str:
-    if given is not None and given not in classes:
-        raise unknown("class", given, classes)
-    first = next(iter(compared.configs.values()), {}).get("background")
-    return given or first or ("QCD" if "QCD" in classes else classes[0])
 
 
 def _reference(given: str | None, names: Sequence[str]) -> str:

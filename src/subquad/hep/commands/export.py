@@ -10,7 +10,7 @@ from typing import Any
 from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.export import export_onnx
-from subquad.hep.data.features import STANDARD_FEATURES
+from subquad.hep.data.features import STANDARD_FEATURES, STANDARDIZATION, TYPES
 from subquad.hep.data.layout import InputGroup, Layout, Standardizer
 from subquad.hep.models.dense import DenseTagger, example_inputs, input_names
 from subquad.hep.models.trained import TrainedTagger
@@ -137,8 +137,9 @@ def _infos(standardizer: Standardizer) -> list[dict[str, float]]:
 def _variable_infos(group: InputGroup, layout: Layout, *, is_standard: bool) -> dict[str, dict[str, float]]:
     if group.standardizer is not None:
         return dict(zip(group.names, _infos(group.standardizer), strict=True))
-    standard = EXPRESSIONS if layout.card is None and is_standard else {}
-    return {name: _info(*standard[name][1:], -10.0, 10.0) if name in standard else _info() for name in group.names}
+    standard = STANDARD_FEATURES if layout.card is None and is_standard else ()
+    numbers = {name: STANDARDIZATION.get(name, (0.0, 1.0)) for name in standard}
+    return {name: _info(*numbers[name], -10.0, 10.0) if name in numbers else _info() for name in group.names}
 
 
 def _expression(name: str, layout: Layout, is_standard: bool) -> str:
@@ -147,7 +148,7 @@ def _expression(name: str, layout: Layout, is_standard: bool) -> str:
         expression = layout.card.new_variables.get(name)
         return layout.card.branch(name) if expression is None else expression.text
     if is_standard and name in EXPRESSIONS:
-        return EXPRESSIONS[name][0]
+        return EXPRESSIONS[name]
     return "np.hypot(part_px, part_py)" if name == "pt" else f"part_{name}"
 
 
@@ -159,21 +160,18 @@ def _significance(name: str) -> str:
 _PT = "np.maximum(np.hypot(part_px, part_py), 1e-6)"
 _ENERGY = "np.maximum(part_energy, 1e-6)"
 
-EXPRESSIONS: dict[str, tuple[str, float, float]] = {
-    "deta": ("part_deta", 0.0, 1.0),
-    "dphi": ("part_dphi", 0.0, 1.0),
-    "log pt": (f"np.log({_PT})", 1.7, 0.7),
-    "log energy": (f"np.log({_ENERGY})", 2.0, 0.7),
-    "log pt/jet": (f"np.log({_PT}) - np.log(np.maximum(jet_pt, 1e-6))", -4.7, 0.7),
-    "log energy/jet": (f"np.log({_ENERGY}) - np.log(np.maximum(jet_energy, 1e-6))", -4.7, 0.7),
-    "dr": ("np.hypot(part_deta, part_dphi)", 0.2, 4.0),
-    "charge": ("part_charge", 0.0, 1.0),
-    **{name: (f"part_{name}", 0.0, 1.0) for name in STANDARD_FEATURES if name.startswith("is")},
-    "tanh d0": ("np.tanh(part_d0val)", 0.0, 1.0),
-    "d0err": ("np.clip(part_d0err, 0, 1)", 0.0, 1.0),
-    "tanh dz": ("np.tanh(part_dzval)", 0.0, 1.0),
-    "dzerr": ("np.clip(part_dzerr, 0, 1)", 0.0, 1.0),
-    "d0 significance": (_significance("d0"), 0.0, 1.0),
-    "dz significance": (_significance("dz"), 0.0, 1.0),
+EXPRESSIONS = {
+    **{name: f"part_{name}" for name in ("deta", "dphi", "charge", *TYPES)},
+    "log pt": f"np.log({_PT})",
+    "log energy": f"np.log({_ENERGY})",
+    "log pt/jet": f"np.log({_PT}) - np.log(np.maximum(jet_pt, 1e-6))",
+    "log energy/jet": f"np.log({_ENERGY}) - np.log(np.maximum(jet_energy, 1e-6))",
+    "dr": "np.hypot(part_deta, part_dphi)",
+    "tanh d0": "np.tanh(part_d0val)",
+    "d0err": "np.clip(part_d0err, 0, 1)",
+    "tanh dz": "np.tanh(part_dzval)",
+    "dzerr": "np.clip(part_dzerr, 0, 1)",
+    "d0 significance": _significance("d0"),
+    "dz significance": _significance("dz"),
 }
-"""Each standard feature: its expression in terms of JetClass's branches, its center and its scale."""
+"""Each standard feature, before standardization, in terms of JetClass's branches."""

@@ -7,7 +7,7 @@ several processes (`torchrun`) each trains on its part of every epoch, and the f
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.errors import unknown
 from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.data.preparation import JETS, FitSource, source_of, temporary_store, wait_for
 from subquad.hep.data.splits import reweighted, split_dataset, stratified_split, with_present_classes
 from subquad.hep.data.store import JetDataset
+from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predictions_of_run
 from subquad.hep.metrics.summary import measure, summarize
 from subquad.hep.models.boosting import fit_boosting
@@ -131,7 +131,7 @@ def _read_and_split(
         dataset, fitted = store
         dataset = with_present_classes(dataset, fitted, source.files[0])
         parts = _split(dataset, fitted, source, net=net, settings=settings, seed=seed)
-        background = _background(settings.background, dataset.classes)
+        background = background_class(settings.background, dataset.classes)
         with group.main_process_first():
             run = open_run(out, kind="hep", settings=stamp, force=force and group.is_main_process)
         # until all processes have mapped the store
@@ -155,12 +155,6 @@ def _split(
         indices["test"] = torch.arange(fitted, len(dataset))
     both = dataset.subset(torch.cat([indices["train"], indices["validation"]]))
     return split_dataset(dataset, indices, reweighted(both, settings, source.reweighting), net)
-
-
-def _background(given: str | None, classes: Sequence[str]) -> str:
-    if given is not None and given not in classes:
-        raise unknown("class", given, classes)
-    return given or ("QCD" if "QCD" in classes else classes[0])
 
 
 def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) -> dict[str, np.ndarray]:

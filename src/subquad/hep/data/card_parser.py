@@ -83,6 +83,9 @@ class CardParser:
             file_magic={str(key): dict(value) for key, value in self._mapping(options, "file_magic").items()},
         )
 
+    def _error(self, message: str) -> None:
+        self.errors.append(f"{self.name}: {message}")
+
     def _expression(self, text: Any, place: str) -> Expression | None:
         try:
             return parse(text, f"{self.name}: {place}")
@@ -97,19 +100,19 @@ class CardParser:
     def _known(self, given: Mapping[str, Any], known: Sequence[str], kind: str, place: str) -> None:
         for name in given:
             if name not in known:
-                self.errors.append(f"{self.name}: {place}{unknown(kind, str(name), known)}")
+                self._error(f"{place}{unknown(kind, str(name), known)}")
 
     def _mapping(self, options: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         value = options.get(key) or {}
         if not isinstance(value, Mapping):
-            self.errors.append(f"{self.name}: {key}: {value!r} is not a mapping `name: value`")
+            self._error(f"{key}: {value!r} is not a mapping `name: value`")
             return {}
         return value
 
     def _names(self, options: Mapping[str, Any], key: str) -> tuple[str, ...]:
         value = options.get(key) or []
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            self.errors.append(f"{self.name}: {key}: {value!r} is not a list of names")
+            self._error(f"{key}: {value!r} is not a list of names")
             return ()
         return tuple(dict.fromkeys(value))
 
@@ -117,7 +120,7 @@ class CardParser:
         def walk(name: str, above: tuple[str, ...]) -> None:
             if name in above:
                 cycle = " → ".join((*above[above.index(name) :], name))
-                self.errors.append(f"{self.name}: new_variables: {cycle}: a variable cannot depend on itself")
+                self._error(f"new_variables: {cycle}: a variable cannot depend on itself")
                 return
             if name in new_variables and name not in done:
                 for part in new_variables[name].names:
@@ -137,36 +140,34 @@ class CardParser:
             prefix, _, kind = str(name).rpartition("_")
             if kind not in GROUPS:
                 known = [f"{prefix or 'pf'}_{kind}" for kind in GROUPS]
-                self.errors.append(f"{self.name}: inputs: {unknown('group', str(name), known)}")
+                self._error(f"inputs: {unknown('group', str(name), known)}")
                 continue
             prefixes.add(prefix)
             if not isinstance(group, Mapping):
-                self.errors.append(f"{self.name}: inputs: {name}: it must have `length` and `vars`")
+                self._error(f"inputs: {name}: it must have `length` and `vars`")
                 continue
             self._known(group, ("length", "pad_mode", "vars"), "key", f"inputs: {name}: ")
             lengths[name] = group.get("length")
             if str(group.get("pad_mode", "constant")).lower() not in ("wrap", "constant"):
-                self.errors.append(f"{self.name}: inputs: {name}: pad_mode is {group['pad_mode']!r}; wrap or constant")
+                self._error(f"inputs: {name}: pad_mode is {group['pad_mode']!r}; wrap or constant")
             groups[kind] = self._variables(group.get("vars"), f"inputs: {name}", options, is_mask=kind == "mask")
         if len(prefixes) > 1:
-            self.errors.append(
-                f"{self.name}: inputs: {', '.join(sorted(prefixes))}: networks take one collection of particles; "
+            self._error(
+                f"inputs: {', '.join(sorted(prefixes))}: networks take one collection of particles; "
                 "keep the groups of one"
             )
         if not groups.get("features"):
-            self.errors.append(f"{self.name}: inputs: no group of features, such as pf_features")
+            self._error("inputs: no group of features, such as pf_features")
         for kind, count in (("vectors", 4), ("mask", 1)):
             if groups.get(kind) and len(groups[kind]) != count:
                 what = "px, py, pz and energy" if kind == "vectors" else "one variable"
-                self.errors.append(f"{self.name}: inputs: {kind} has {len(groups[kind])} variables; it needs {what}")
+                self._error(f"inputs: {kind} has {len(groups[kind])} variables; it needs {what}")
         if not groups.get("points") and not groups.get("vectors"):
-            self.errors.append(
-                f"{self.name}: inputs: neither points nor vectors; add pf_points, coordinates for nearest neighbours"
-            )
+            self._error("inputs: neither points nor vectors; add pf_points, coordinates for nearest neighbours")
         good = {length for length in lengths.values() if isinstance(length, int) and length > 0}
         if inputs and (len(good) != 1 or len(set(map(repr, lengths.values()))) != 1):
             listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-            self.errors.append(f"{self.name}: inputs: all lengths must be the same whole number above 0 ({listed})")
+            self._error(f"inputs: all lengths must be the same whole number above 0 ({listed})")
         return groups, next(iter(good), 1)
 
     def _variables(self, given: Any, place: str, options: Mapping[str, Any], *, is_mask: bool) -> tuple[Variable, ...]:
@@ -174,18 +175,18 @@ class CardParser:
         if not is_mask and place.endswith("features"):
             self._known(preprocess, ("method", "data_fraction", "params"), "key", "preprocess: ")
             if not str(preprocess.get("method", "manual")).lower().startswith(("manual", "auto")):
-                self.errors.append(f"{self.name}: preprocess: method is {preprocess['method']!r}; manual or auto")
+                self._error(f"preprocess: method is {preprocess['method']!r}; manual or auto")
         is_auto = str(preprocess.get("method", "manual")).lower().startswith("auto") and not is_mask
         params = preprocess.get("params") or {}
         if not isinstance(given, list) or not given:
-            self.errors.append(f"{self.name}: {place}: vars must list one variable or more")
+            self._error(f"{place}: vars must list one variable or more")
             return ()
         found = []
         for entry in given:
             name, *numbers = entry if isinstance(entry, list) and entry else [entry]
-            where = f"{self.name}: {place}: {name}"
+            where = f"{place}: {name}"
             if not isinstance(name, str) or len(numbers) > 5:
-                self.errors.append(f"{where}: write [name, subtract, multiply, clip_min, clip_max, pad]")
+                self._error(f"{where}: write [name, subtract, multiply, clip_min, clip_max, pad]")
                 continue
             if name in params:
                 numbers = [params[name].get(key) for key in ("center", "scale", "min", "max")]
@@ -197,7 +198,7 @@ class CardParser:
                 value is not None and (isinstance(value, bool) or not isinstance(value, int | float))
                 for value in values
             ):
-                self.errors.append(f"{where}: {entry!r}: the entries after the name must be numbers or null")
+                self._error(f"{where}: {entry!r}: the entries after the name must be numbers or null")
                 continue
             found.append(
                 Variable(
@@ -223,8 +224,8 @@ class CardParser:
             ((key, text),) = value.items()
             entry = self._expression(text, f"labels: {key}")
             return (entry,) if entry else (), None
-        self.errors.append(
-            f"{self.name}: labels: give type: simple with a list of two labels or more as value, or type: custom with "
+        self._error(
+            "labels: give type: simple with a list of two labels or more as value, or type: custom with "
             "one `name: expression` that gives the class index"
         )
         return (), None
@@ -236,7 +237,7 @@ class CardParser:
         try:
             weights = _parse_weights(given)
         except SubquadError as error:
-            self.errors.append(f"{self.name}: weights: {error}")
+            self._error(f"weights: {error}")
             return None
         return self._expression(weights, "weights: weight_branches") if isinstance(weights, str) else weights
 

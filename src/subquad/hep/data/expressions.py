@@ -164,7 +164,6 @@ _COMPARE: Mapping[type[ast.AST], Callable[[Any, Any], Any]] = {
     **{ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
     **{ast.Eq: operator.eq, ast.NotEq: operator.ne},
 }
-_CHILDREN = (ast.operator, ast.unaryop, ast.cmpop, ast.expr_context)
 
 
 @dataclass(frozen=True)

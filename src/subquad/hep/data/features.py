@@ -3,41 +3,48 @@
 Axes: J jets, C particles of all jets, P particles of a padded batch, H features.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
+from subquad.hep.data.columns import jet_totals
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, Jets
 
 __all__ = [
     "JET_FEATURES",
     "MOMENTUM_FEATURES",
     "RAW_FEATURES",
+    "STANDARDIZATION",
     "STANDARD_FEATURES",
+    "TYPES",
     "angles_from_momenta",
     "jet_features",
     "momentum_features",
     "particle_features",
 ]
 
-RAW_FEATURES = (
-    *("px", "py", "pz", "energy", "pt", "deta", "dphi", "d0val", "d0err", "dzval", "dzerr"),
-    *("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon"),
-)
+TYPES = ("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon")
+
+RAW_FEATURES = ("px", "py", "pz", "energy", "pt", "deta", "dphi", "d0val", "d0err", "dzval", "dzerr", *TYPES)
 """The 16 features of the PCN paper, in GeV, radians and mm as in the file."""
 
+STANDARDIZATION = {
+    **{"log pt": (1.7, 0.7), "log energy": (2.0, 0.7), "log pt/jet": (-4.7, 0.7), "log energy/jet": (-4.7, 0.7)},
+    "dr": (0.2, 4.0),
+}
+"""Center and scale of standard features (arXiv:2202.03772); the other ones are taken as they are."""
+
 STANDARD_FEATURES = (
-    *("deta", "dphi", "log pt", "log energy", "log pt/jet", "log energy/jet", "dr", "charge"),
-    *("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon"),
+    *("deta", "dphi", "log pt", "log energy", "log pt/jet", "log energy/jet", "dr", "charge", *TYPES),
     *("tanh d0", "d0err", "tanh dz", "dzerr", "d0 significance", "dz significance"),
 )
-"""JetClass's 17 features, standardized by the constants of arXiv:2202.03772, and two impact parameter significances."""
-
-_TYPES = ("isChargedHadron", "isNeutralHadron", "isPhoton", "isElectron", "isMuon")
+"""JetClass's 17 features, standardized by `STANDARDIZATION`, and two impact parameter significances."""
 
 JET_FEATURES = (
     *("log pt", "|eta|", "log mass", "log sdmass", "particles", "log tau1", "log tau2", "log tau3", "log tau4"),
     *("tau21", "tau32", "tau43", "jet charge", "width", "pt dispersion", "log e2", "leading", "second", "third"),
-    *(f"count {name}" for name in _TYPES),
-    *(f"part of pt {name}" for name in _TYPES),
+    *(f"count {name}" for name in TYPES),
+    *(f"part of pt {name}" for name in TYPES),
     *(f"d0 significance {i}" for i in (1, 2, 3, 4)),
     *(f"dz significance {i}" for i in (1, 2, 3)),
     *("displaced tracks", "mean d0 significance", "lepton pt/jet", "lepton dr", "mass of displaced"),
@@ -70,41 +77,34 @@ def _significance(jets: Jets, name: str) -> np.ndarray:
 def particle_features(jets: Jets, names: tuple[str, ...]) -> np.ndarray:
     """Return [C, H] float32: the features of the particles; `names` is `RAW_FEATURES` or `STANDARD_FEATURES`."""
     pt = np.hypot(_column(jets, "px"), _column(jets, "py"))
-    types = [_column(jets, name) for name in _TYPES]
     if names == RAW_FEATURES:
         return np.stack([pt if name == "pt" else _column(jets, name) for name in RAW_FEATURES], axis=1)
     energy, deta, dphi = (_column(jets, name) for name in ("energy", "deta", "dphi"))
-    lengths = jets.lengths
-    jet_pt, jet_energy = (np.repeat(_observer(jets, name), lengths).clip(1e-6) for name in ("pt", "energy"))
+    jet_pt, jet_energy = (np.repeat(_observer(jets, name), jets.lengths).clip(1e-6) for name in ("pt", "energy"))
     log_pt, log_energy = np.log(pt.clip(1e-6)), np.log(energy.clip(1e-6))
-    columns = [
-        deta,
-        dphi,
-        (log_pt - 1.7) * 0.7,
-        (log_energy - 2.0) * 0.7,
-        (log_pt - np.log(jet_pt) + 4.7) * 0.7,
-        (log_energy - np.log(jet_energy) + 4.7) * 0.7,
-        (np.hypot(deta, dphi) - 0.2) * 4.0,
-        _column(jets, "charge"),
-        *types,
-        np.tanh(_column(jets, "d0val")),
-        _column(jets, "d0err").clip(0, 1),
-        np.tanh(_column(jets, "dzval")),
-        _column(jets, "dzerr").clip(0, 1),
-        _significance(jets, "d0"),
-        _significance(jets, "dz"),
-    ]
+    computed = {
+        "log pt": log_pt,
+        "log energy": log_energy,
+        "log pt/jet": log_pt - np.log(jet_pt),
+        "log energy/jet": log_energy - np.log(jet_energy),
+        "dr": np.hypot(deta, dphi),
+        "tanh d0": np.tanh(_column(jets, "d0val")),
+        "d0err": _column(jets, "d0err").clip(0, 1),
+        "tanh dz": np.tanh(_column(jets, "dzval")),
+        "dzerr": _column(jets, "dzerr").clip(0, 1),
+        "d0 significance": _significance(jets, "d0"),
+        "dz significance": _significance(jets, "dz"),
+    }
+    columns = []
+    for name in STANDARD_FEATURES:
+        center, scale = STANDARDIZATION.get(name, (0.0, 1.0))
+        columns.append((computed[name] - center) * scale if name in computed else _column(jets, name))
     return np.stack(columns, axis=1).clip(-10, 10).astype(np.float32)
 
 
 def jet_features(jets: Jets) -> np.ndarray:
     """Return [J, H] float32: the jet-level features named in `JET_FEATURES`."""
-    lengths = jets.lengths
-    jet = np.repeat(np.arange(len(jets)), lengths)
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(jet, weights=values, minlength=len(jets))
-
+    lengths, total = jets.lengths, _totals(jets.lengths)
     pt = np.hypot(_column(jets, "px"), _column(jets, "py")).astype(np.float64)
     sum_pt = total(pt).clip(1e-6)
     dr = np.hypot(_column(jets, "deta"), _column(jets, "dphi"))
@@ -114,8 +114,8 @@ def jet_features(jets: Jets) -> np.ndarray:
     displaced = charged & (d0 > np.log1p(3.0))
     tau = [_observer(jets, f"tau{i}").clip(1e-6) for i in (1, 2, 3, 4)]
     lepton_pt = _ranked(pt * is_lepton, jets.first, 1)[:, 0]
-    is_first_lepton = is_lepton & (pt == lepton_pt[jet])
-    fractions = _ranked(pt, jets.first, 3) / sum_pt[:, None]
+    is_first_lepton = is_lepton & (pt == np.repeat(lepton_pt, lengths))
+    shapes, fractions = _shapes(pt, dr, lengths)
     columns = [
         np.log(_observer(jets, "pt").clip(1e-6)),
         np.abs(_observer(jets, "eta")),
@@ -125,12 +125,10 @@ def jet_features(jets: Jets) -> np.ndarray:
         *(np.log(value) for value in tau),
         *(tau[i + 1] / tau[i] for i in range(3)),
         total(_column(jets, "charge") * np.sqrt(pt)) / np.sqrt(sum_pt),
-        total(pt * dr) / sum_pt,
-        np.sqrt(total(pt**2)) / sum_pt,
-        np.log(total(pt * dr**2).clip(1e-6) / sum_pt),
-        *fractions.T,
-        *(total(_column(jets, name)) for name in _TYPES),
-        *(total(_column(jets, name) * pt) / sum_pt for name in _TYPES),
+        *shapes,
+        *fractions,
+        *(total(_column(jets, name)) for name in TYPES),
+        *(total(_column(jets, name) * pt) / sum_pt for name in TYPES),
         *_ranked(d0, jets.first, 4).T,
         *_ranked(dz, jets.first, 3).T,
         total(displaced),
@@ -142,54 +140,58 @@ def jet_features(jets: Jets) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _jet_momenta(vectors: np.ndarray, jet: np.ndarray, jets: int) -> np.ndarray:
-    """Return [J, 4]: the sums of the momenta of the particles."""
-    columns = [np.bincount(jet, weights=vectors[:, i].astype(np.float64), minlength=jets) for i in range(4)]
-    return np.stack(columns, axis=1)
+def _totals(lengths: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that sums values [C] over the particles of each jet."""
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    return lambda values: jet_totals(jet, values, len(lengths))
+
+
+def _shapes(pt: np.ndarray, dr: np.ndarray, lengths: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return width, pT dispersion and log e2 [J] each, and the pT fractions [3, J] of the hardest particles."""
+    total, first = _totals(lengths), np.concatenate([[0], np.cumsum(lengths)])
+    sum_pt = total(pt).clip(1e-6)
+    e2 = total(pt * dr**2).clip(1e-6) / sum_pt
+    shapes = [total(pt * dr) / sum_pt, np.sqrt(total(pt**2)) / sum_pt, np.log(e2)]
+    return shapes, (_ranked(pt, first, 3) / sum_pt[:, None]).T
 
 
 def angles_from_momenta(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return [C, 2] float32: Δη and Δφ between each particle and its jet, from momenta [C, 4] in GeV."""
-    jet = np.repeat(np.arange(len(lengths)), lengths)
 
     def eta_and_phi(px: np.ndarray, py: np.ndarray, pz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.arcsinh(pz / np.hypot(px, py).clip(1e-6)), np.arctan2(py, px)
 
-    eta, phi = eta_and_phi(*vectors[:, :3].astype(np.float64).T)
-    eta_of_jet, phi_of_jet = eta_and_phi(*_jet_momenta(vectors, jet, len(lengths))[:, :3].T)
-    turn = (phi - phi_of_jet[jet] + np.pi) % (2 * np.pi) - np.pi
-    return np.stack([eta - eta_of_jet[jet], turn], axis=1).astype(np.float32)
+    momenta = vectors[:, :3].astype(np.float64).T
+    eta, phi = eta_and_phi(*momenta)
+    eta_of_jet, phi_of_jet = (np.repeat(x, lengths) for x in eta_and_phi(*map(_totals(lengths), momenta)))
+    turn = (phi - phi_of_jet + np.pi) % (2 * np.pi) - np.pi
+    return np.stack([eta - eta_of_jet, turn], axis=1).astype(np.float32)
 
 
 def momentum_features(vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return [J, H] float32: the jet-level features named in `MOMENTUM_FEATURES`, from momenta [C, 4] in GeV."""
-    jet = np.repeat(np.arange(len(lengths)), lengths)
-    first = np.concatenate([[0], np.cumsum(lengths)])
     pt = np.hypot(vectors[:, 0], vectors[:, 1]).astype(np.float64)
-    px, py, pz, energy = _jet_momenta(vectors, jet, len(lengths)).T
+    px, py, pz, energy = map(_totals(lengths), vectors.astype(np.float64).T)
     pt_of_jet = np.hypot(px, py).clip(1e-6)
-    dr = np.hypot(*angles_from_momenta(vectors, lengths).T)
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(jet, weights=values, minlength=len(lengths))
-
-    sum_pt = total(pt).clip(1e-6)
+    shapes, fractions = _shapes(pt, np.hypot(*angles_from_momenta(vectors, lengths).T), lengths)
     columns = [
         lengths,
         np.log(pt_of_jet),
         np.abs(np.arcsinh(pz / pt_of_jet)),
         np.log(energy.clip(1e-6)),
-        np.log1p(np.sqrt((energy**2 - px**2 - py**2 - pz**2).clip(0))),
-        total(pt * dr) / sum_pt,
-        np.sqrt(total(pt**2)) / sum_pt,
-        np.log(total(pt * dr**2).clip(1e-6) / sum_pt),
-        *(_ranked(pt, first, 3) / sum_pt[:, None]).T,
+        np.log1p(_invariant_mass(px, py, pz, energy)),
+        *shapes,
+        *fractions,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _mass(jets: Jets, total) -> np.ndarray:
     px, py, pz, energy = (total(_column(jets, name).astype(np.float64)) for name in ("px", "py", "pz", "energy"))
+    return _invariant_mass(px, py, pz, energy)
+
+
+def _invariant_mass(px: np.ndarray, py: np.ndarray, pz: np.ndarray, energy: np.ndarray) -> np.ndarray:
     return np.sqrt((energy**2 - px**2 - py**2 - pz**2).clip(0))
 
 

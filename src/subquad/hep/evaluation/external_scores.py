@@ -5,6 +5,7 @@ Axes: J jets, C classes.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,11 +48,11 @@ def read_external_scores(
     labels = class_indices(columns, [f"label_{name}" for name in names], errors)
     raise_errors("Some scores cannot be used:", errors.errors)
     scores = np.stack([np.asarray(columns[f"score_{name}"], np.float64) for name in names], axis=1)
-    for is_bad, what in (((scores < 0).any(1), "a score is negative"), (scores.sum(1) == 0, "all scores are 0")):
-        if is_bad.any():
-            errors.add(is_bad, what)
+    for is_bad, what in (((scores < 0).any(1), "a score is negative"), ((scores == 0).all(1), "all scores are 0")):
+        if np.any(is_bad):
+            errors.add(np.asarray(is_bad), what)
     raise_errors("Some scores cannot be used:", errors.errors)
-    observers = {key: np.asarray(columns[key], np.float32) for key in OBSERVERS if key in columns}
+    observers: dict[str, Any] = {key: np.asarray(columns[key], np.float32) for key in OBSERVERS if key in columns}
     predictions = Predictions(
         model=name, source=str(path), probabilities=normalized(scores), labels=labels, **observers
     )

@@ -17,7 +17,7 @@ from subquad.errors import SubquadError
 from subquad.hep.data.chunks import JetChunk, chunk_of
 from subquad.hep.data.jets import iterate_jets
 from subquad.hep.data.store import JetDataset
-from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, predictions_of_run
+from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, concatenated, predictions_of_run
 from subquad.hep.models.networks import predict_logits, using_threads
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import EvaluateSettings
@@ -96,29 +96,31 @@ class _Scorer:
     tagger: TrainedTagger
     classes: Sequence[str]
     settings: EvaluateSettings
-    probabilities: list[np.ndarray] = field(default_factory=list)
-    labels: list[np.ndarray] = field(default_factory=list)
-    batches: list[np.ndarray] = field(default_factory=list)
-    multiplicity: list[np.ndarray] = field(default_factory=list)
-    observers: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    parts: list[Predictions] = field(default_factory=list)
 
     def add(self, chunk: JetChunk, files: Sequence[Path]) -> None:
         """Score a chunk of jets."""
         if not len(chunk):
             return
         inputs, batch_size = self.tagger.dataset(chunk), self.settings.batch_size
-        if not self.batches:
+        if not self.parts:
             # the first call allocates memory, and its time would be attributed to the jets
             self._timed_logits(inputs.subset(torch.arange(min(batch_size, len(chunk)))))
         outputs, batches = self._timed_logits(inputs)
         order = [self.tagger.classes.index(name) for name in self.classes]
-        self.probabilities.append(outputs.softmax(-1).numpy()[:, order])
-        self.batches.append(batches)
-        self.labels.append(_labels(chunk, self.tagger, self.classes, files))
-        self.multiplicity.append(chunk.lengths.astype(np.float32))
-        for key, branch in (("pt", "jet_pt"), ("sdmass", "jet_sdmass")):
-            if branch in chunk.observers:
-                self.observers.setdefault(key, []).append(chunk.observers[branch].astype(np.float32))
+        observers = {key: chunk.observers.get(branch) for key, branch in (("pt", "jet_pt"), ("sdmass", "jet_sdmass"))}
+        self.parts.append(
+            Predictions(
+                model=self.name,
+                source=str(self.tagger.path),
+                seed=self.tagger.config["seed"],
+                probabilities=outputs.softmax(-1).numpy()[:, order],
+                labels=_labels(chunk, self.tagger, self.classes, files),
+                multiplicity=chunk.lengths.astype(np.float32),
+                batches=batches,
+                **{key: None if column is None else column.astype(np.float32) for key, column in observers.items()},
+            )
+        )
 
     def _timed_logits(self, inputs: JetDataset) -> tuple[torch.Tensor, np.ndarray]:
         """Return the logits and, of each batch, the mean number of particles, the number of jets and the seconds."""
@@ -135,18 +137,9 @@ class _Scorer:
 
     def predictions(self, files: Sequence[Path]) -> Predictions:
         """Return all predictions."""
-        if not self.batches:
+        if not self.parts:
             raise SubquadError(f"{files[0]} …: the data card of {self.tagger.path} selects no jet")
-        return Predictions(
-            model=self.name,
-            source=str(self.tagger.path),
-            seed=self.tagger.config["seed"],
-            probabilities=np.concatenate(self.probabilities),
-            labels=np.concatenate(self.labels),
-            multiplicity=np.concatenate(self.multiplicity),
-            batches=np.concatenate(self.batches),
-            **{key: np.concatenate(values) for key, values in self.observers.items()},
-        )
+        return concatenated(self.parts)
 
 
 def _labels(chunk: JetChunk, tagger: TrainedTagger, classes: Sequence[str], files: Sequence[Path]) -> np.ndarray:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from subquad.errors import unknown
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 __all__ = [
     "CONFIDENCE",
     "METRICS",
     "SIGNAL_EFFICIENCIES",
+    "background_class",
     "classification_metrics",
     "confusion",
     "discriminant",
@@ -91,6 +93,17 @@ def classification_metrics(
         "intervals": intervals,
         "rejection": rejections(probabilities, labels, classes, background),
     }
+
+
+def background_class(given: str | None, classes: Sequence[str], default: str | None = None) -> str:
+    """Return the class whose rejection is measured: `given`, `default`, QCD, or the first class.
+
+    Raises:
+        SubquadError: `given` is not a class.
+    """
+    if given is not None and given not in classes:
+        raise unknown("class", given, classes)
+    return given or default or ("QCD" if "QCD" in classes else classes[0])
 
 
 def normalized(probabilities: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ __all__ = [
     "TEST_SCORES",
     "ModelPredictions",
     "Predictions",
+    "concatenated",
     "group_by_model",
     "predictions_of_run",
     "with_observers_of",
@@ -100,6 +101,19 @@ def predictions_of_run(
         for model, key in keys.items()
         if key in scores
     ]
+
+
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of one training for several chunks of jets as one; observers that all chunks have."""
+    names = ("probabilities", "labels", *OBSERVERS, "batches")
+    columns = {name: [getattr(part, name) for part in parts] for name in names}
+    return replace(
+        parts[0],
+        **{
+            name: None if any(values is None for values in column) else np.concatenate(column)
+            for name, column in columns.items()
+        },
+    )
 
 
 def group_by_model(predictions: Sequence[Predictions]) -> list[ModelPredictions]:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subquad.hep.plots.event_displays import JetDisplay, displays_figure
-from subquad.hep.plots.style import colours, in_style, latex_name, panels
+from subquad.hep.plots.style import colours, draw_cells, in_style, latex_name, panels
 from subquad.ops.kinematics import VARIABLES
 from subquad.reporting.page import Section, Table, page, picture
 
@@ -73,20 +72,6 @@ def _grid(
     return np.array([[fractions[row][name] for name in columns] for row in rows], float)
 
 
-def _draw_cells(axes: Axes, table: np.ndarray, template: str, *, cmap: str, limits: tuple[float, float]) -> Any:
-    """Draw a table as coloured cells with numbers; NaN stays empty."""
-    image = axes.imshow(table, cmap=cmap, aspect="auto", vmin=limits[0], vmax=limits[1])
-    for (i, j), value in np.ndenumerate(table):
-        if np.isfinite(value):
-            red, green, blue, _ = image.cmap(image.norm(value))
-            is_dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-            text, colour = template.format(value), "w" if is_dark else "k"
-            axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
-    axes.minorticks_off()
-    axes.tick_params(which="both", length=0)
-    return image
-
-
 @in_style
 def _percent_figure(
     tables: Mapping[str, np.ndarray], rows: Sequence[str], columns: Sequence[str], *, is_wide: bool = False
@@ -95,7 +80,7 @@ def _percent_figure(
     height, width = 1.3 + 0.36 * len(rows) + is_wide, (0.42 if is_wide else 0.9) * len(columns) + 0.6
     figure, grid = panels(1.3 + width * len(tables), height, columns=len(tables), sharey=True, squeeze=False)
     for axes, (title, table) in zip(grid.flat, tables.items(), strict=True):
-        _draw_cells(axes, 100 * table, "{:.0f}", cmap="Blues", limits=(0, max(1, np.nanmax(100 * table, initial=0))))
+        draw_cells(axes, 100 * table, "{:.0f}", cmap="Blues", limits=(0, max(1, np.nanmax(100 * table, initial=0))))
         turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_wide else {}
         axes.set_xticks(range(len(columns)), columns, **turned)
         axes.set_yticks(range(len(rows)), [latex_name(name) for name in rows])
@@ -108,7 +93,7 @@ def _exponents_figure(exponents: np.ndarray, variables: Sequence[str]) -> Figure
     """Return the trained exponents [graphs, variables] of the edge weights."""
     limit = max(0.1, float(np.abs(exponents).max()))
     figure, axes = panels(5.4, 1.2 + 0.36 * len(exponents))
-    image = _draw_cells(axes, exponents, "{:+.2f}", cmap="RdBu_r", limits=(-limit, limit))
+    image = draw_cells(axes, exponents, "{:+.2f}", cmap="RdBu_r", limits=(-limit, limit))
     axes.set_xticks(range(len(variables)), variables)
     axes.set_yticks(range(len(exponents)), [f"graph {g + 1}" for g in range(len(exponents))])
     figure.colorbar(image, ax=axes, label="exponent")

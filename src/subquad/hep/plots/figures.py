@@ -14,7 +14,7 @@ from subquad.errors import require
 from subquad.hep.metrics.classification import confusion, discriminant
 from subquad.hep.metrics.curves import Curve, Sculpted, reliability, roc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
-from subquad.hep.plots.style import GREY, RED, colours, in_style, latex_name, line_looks, panel_grid, panels
+from subquad.hep.plots.style import GREY, RED, colours, draw_cells, in_style, latex_name, line_looks, panel_grid, panels
 
 __all__ = [
     "calibration_figure",
@@ -81,19 +81,13 @@ def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure
     """Return the confusion matrix in per cent of each true class."""
     size = 2.6 + 0.52 * len(classes)
     figure, axes = panels(size + 0.8, size)
-    table = confusion(predictions.probabilities, predictions.labels)
-    image = axes.imshow(table, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), value in np.ndenumerate(table):
-        if round(100 * value) >= 1:
-            colour = "w" if value > 0.5 else "k"
-            axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    table = 100 * confusion(predictions.probabilities, predictions.labels)
+    image = draw_cells(axes, table, "{:.0f}", cmap="Blues", limits=(0, 100), least=0.5)
     names = [latex_name(name) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
-    axes.minorticks_off()
-    axes.tick_params(which="both", length=0)
     axes.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axes, label="fraction of the true class", shrink=0.85)
+    figure.colorbar(image, ax=axes, label="per cent of the true class", shrink=0.85)
     return figure
 
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subquad.errors import require
 
-__all__ = ["GREY", "RED", "colours", "in_style", "latex_name", "line_looks", "panel_grid", "panels"]
+__all__ = ["GREY", "RED", "colours", "draw_cells", "in_style", "latex_name", "line_looks", "panel_grid", "panels"]
 
 NAMES = {
     "QCD": "q/g",
@@ -76,6 +77,22 @@ def panels(width: float, height: float, *, rows: int = 1, columns: int = 1, **op
     """Return a figure of this size in inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **options)
+
+
+def draw_cells(
+    axes: Axes, table: np.ndarray, template: str, *, cmap: str, limits: tuple[float, float], least: float = -np.inf
+) -> Any:
+    """Draw a table as coloured cells with numbers and return the image; NaN and cells below `least` have no number."""
+    image = axes.imshow(table, cmap=cmap, aspect="auto", vmin=limits[0], vmax=limits[1])
+    for (i, j), value in np.ndenumerate(table):
+        if np.isfinite(value) and value >= least:
+            red, green, blue, _ = image.cmap(image.norm(value))
+            is_dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+            text, colour = template.format(value), "w" if is_dark else "k"
+            axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
+    axes.minorticks_off()
+    axes.tick_params(which="both", length=0)
+    return image
 
 
 def panel_grid(count: int, *, columns: int, width: float, height: float, extra: float) -> tuple[Figure, list[Axes]]:

@@ -34,10 +34,10 @@ _EFFICIENCY = {
     ELECTRON: ((0.73, 0.95), (0.50, 0.83)),
     MUON: ((0.75, 0.99), (0.70, 0.98)),
 }
-_LEAST_TRACK_PT = 0.1
+_MIN_TRACK_PT = 0.1
 # a particle that turns by more than half a circle before it leaves the tracker is no track: JetClass has hardly any
 # below 0.7 GeV, the least pT that reaches the barrel's end
-_MOST_TURN = np.pi
+_MAX_TURN = np.pi
 
 # |η| of the tracker's regions, then per region a and b of the relative error of pT, a ⊕ b pT
 _MOMENTUM_ETA = (0.5, 1.5)
@@ -52,7 +52,7 @@ _MOMENTUM_ERROR = {
 _IMPACT_ETA = (0.9, 1.4)
 _TRANSVERSE_ERROR = np.array([(0.0106, 0.0837, 0.75), (0.0093, 0.0982, 0.75), (0.0140, 0.1613, 0.90)])
 _LONGITUDINAL_ERROR = np.array([(0.0305, 0.1152, 0.75), (0.0342, 0.1993, 0.80), (0.0782, 0.6464, 0.85)])
-_LEAST_IMPACT_PT = 0.2
+_MIN_IMPACT_PT = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ def _is_tracked(
     for name, values in _EFFICIENCY.items():
         table[name] = values
     efficiency = table[kind, (eta > _ENDCAP_ETA).astype(int), (pt > 1.0).astype(int)]
-    can_be = (events.charge != 0) & (eta < _TRACKER_ETA) & (pt > _LEAST_TRACK_PT) & (turn < _MOST_TURN)
+    can_be = (events.charge != 0) & (eta < _TRACKER_ETA) & (pt > _MIN_TRACK_PT) & (turn < _MAX_TURN)
     return can_be & (random.random(len(pt)) < efficiency)
 
 
@@ -227,7 +227,7 @@ def _impact(
     impact = np.zeros((len(is_track), 4))
     for column, value, table in ((0, d0, _TRANSVERSE_ERROR), (2, dz, _LONGITUDINAL_ERROR)):
         floor, rate, power = table[region].T
-        error = np.hypot(floor, rate * np.maximum(pt, _LEAST_IMPACT_PT) ** -power)
+        error = np.hypot(floor, rate * np.maximum(pt, _MIN_IMPACT_PT) ** -power)
         impact[rows, column] = value + error * random.standard_normal(len(rows))
         impact[rows, column + 1] = error
     return impact

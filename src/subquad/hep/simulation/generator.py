@@ -20,7 +20,7 @@ from subquad.hep.simulation.processes import COMMON, Process, is_neutrino
 
 __all__ = ["Decay", "Events", "Generator", "pythia"]
 
-LARGEST_SEED = 900_000_000
+MAX_SEED = 900_000_000
 
 # the cuts on a jet, widened for shower and detector
 _PT = (400.0, 1250.0)
@@ -146,9 +146,9 @@ class Generator:
         self._process = process
         self._pythia = module.Pythia("", False)
         own = (
-            f"PhaseSpace:pTHatMin = {process.least_pt}",
+            f"PhaseSpace:pTHatMin = {process.min_pt}",
             "Random:setSeed = on",
-            f"Random:seed = {1 + seed % LARGEST_SEED}",
+            f"Random:seed = {1 + seed % MAX_SEED}",
         )
         for command in (*COMMON, *process.commands, *own):
             if not self._pythia.readString(command):

@@ -21,7 +21,7 @@ RADIUS = 0.8
 PT_RANGE = (500.0, 1000.0)
 ETA_MAX = 2.0
 
-_LEAST_CANDIDATE_PT = 1e-3
+_MIN_CANDIDATE_PT = 1e-3
 _QCD_CODE = 50
 
 
@@ -50,7 +50,7 @@ def find_jets(events: Events, candidates: Candidates, process: Process) -> Jets:
     import awkward as ak
     import fastjet
 
-    rows = np.flatnonzero(np.hypot(candidates.momentum[:, 0], candidates.momentum[:, 1]) > _LEAST_CANDIDATE_PT)
+    rows = np.flatnonzero(np.hypot(candidates.momentum[:, 0], candidates.momentum[:, 1]) > _MIN_CANDIDATE_PT)
     sizes = np.bincount(candidates.event[rows], minlength=events.count)
     # FastJet cannot cluster an event without candidates
     kept = np.flatnonzero(sizes)

@@ -77,7 +77,7 @@ class Process:
     """PDG code of the particle that decays into the jet; None for jets of light quarks and gluons."""
     code: Callable[[Flavours], int | None]
     """Returns JetClass's `aux_truth_match` from the flavours of a decay; None if it does not belong to the class."""
-    least_pt: float = 480.0
+    min_pt: float = 480.0
     """Minimum pT of the hard process in GeV: below that of the jets because radiation adds to it, and higher where a
     neutrino carries pT away. The jets of the softest hard processes, some per cent, are lost."""
 
@@ -118,7 +118,7 @@ PROCESSES = {
         commands=(*_HIGGS, "25:onIfMatch = 24 -24", "24:onMode = off", "24:onIfAny = 1 2 3 4 5 11 13"),
         resonance=25,
         code=_semileptonic_higgs,
-        least_pt=520.0,
+        min_pt=520.0,
     ),
     "ZToQQ": Process(
         label="label_Zqq",
@@ -143,7 +143,7 @@ PROCESSES = {
         commands=(*_TOPS, "24:onMode = off", "24:onIfAny = 11 13"),
         resonance=6,
         code=_leptonic_top,
-        least_pt=560.0,
+        min_pt=560.0,
     ),
 }
 """The ten classes, in the order of JetClass's labels."""

@@ -15,14 +15,14 @@ import numpy as np
 
 from subquad.hep.settings import CLASSES
 from subquad.hep.simulation.detector import detect
-from subquad.hep.simulation.generator import LARGEST_SEED, Generator
+from subquad.hep.simulation.generator import MAX_SEED, Generator
 from subquad.hep.simulation.jets import find_jets
 from subquad.hep.simulation.processes import PROCESSES
 from subquad.hep.simulation.writer import columns, joined, write_jets
 
 __all__ = ["make_jets"]
 
-_MOST_EVENTS, _LEAST_EVENTS = 64, 8
+_MAX_EVENTS, _MIN_EVENTS = 64, 8
 
 
 def make_jets(
@@ -31,10 +31,10 @@ def make_jets(
     """Return the columns of `jets` jets of one class; the same arguments give the same jets."""
     process = PROCESSES[name]
     for_pythia, for_detector = np.random.SeedSequence([seed, CLASSES.index(name), shard]).spawn(2)
-    generator = Generator(process, seed=int(for_pythia.generate_state(1)[0]) % LARGEST_SEED)
+    generator = Generator(process, seed=int(for_pythia.generate_state(1)[0]) % MAX_SEED)
     random = np.random.default_rng(for_detector)
     # small batches for few jets, so that few are discarded
-    events = max(_LEAST_EVENTS, min(_MOST_EVENTS, jets // 4))
+    events = max(_MIN_EVENTS, min(_MAX_EVENTS, jets // 4))
     tables, found = [], 0
     while found < jets:
         batch = generator.batch(events)

@@ -20,7 +20,7 @@ class Calorimeter:
     """The edges of the rings in η."""
     around: Int[np.ndarray, " rings"]
     """Number of towers in each ring."""
-    relative: Callable[[Float[np.ndarray, " N"], Float[np.ndarray, " N"]], Float[np.ndarray, " N"]]
+    resolution: Callable[[Float[np.ndarray, " N"], Float[np.ndarray, " N"]], Float[np.ndarray, " N"]]
     """Standard deviation of the measured energy by energy and η."""
     significance: float
     """Significance, in standard deviations, that the energy of a tower or an excess must have."""
@@ -46,10 +46,6 @@ class Calorimeter:
         eta = low + (high - low) * random.random(len(ring))
         phi = ((column + random.random(len(ring))) / around - 0.5) * 2 * np.pi
         return ring * int(self.around.max()) + column, eta, phi
-
-    def resolution(self, energy: Float[np.ndarray, " N"], eta: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-        """Return the standard deviation of the measured energy."""
-        return self.relative(energy, eta)
 
     def measure(
         self, energy: Float[np.ndarray, " N"], eta: Float[np.ndarray, " N"], random: np.random.Generator
@@ -87,7 +83,7 @@ def _hcal_resolution(energy: Float[np.ndarray, " N"], eta: Float[np.ndarray, " N
 _ECAL_EDGES, _ECAL_AROUND = _rings((0.0, 3.0, 0.0174, 360), (3.0, 5.0, 0.175, 36))
 _HCAL_EDGES, _HCAL_AROUND = _rings((0.0, 1.653, 0.087, 72), (1.653, 3.0, 0.135, 36), (3.0, 5.0, 0.175, 36))
 
-ECAL = Calorimeter(edges=_ECAL_EDGES, around=_ECAL_AROUND, relative=_ecal_resolution, significance=2.0)
+ECAL = Calorimeter(edges=_ECAL_EDGES, around=_ECAL_AROUND, resolution=_ecal_resolution, significance=2.0)
 """Electromagnetic calorimeter."""
-HCAL = Calorimeter(edges=_HCAL_EDGES, around=_HCAL_AROUND, relative=_hcal_resolution, significance=1.0)
+HCAL = Calorimeter(edges=_HCAL_EDGES, around=_HCAL_AROUND, resolution=_hcal_resolution, significance=1.0)
 """Hadronic calorimeter."""
