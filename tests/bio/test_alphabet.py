@@ -39,7 +39,7 @@ def test_ambiguous_letters_are_encoded_or_reported():
     codes, remarks = encode("t.csv", ["ACX-", "BCUO"], "protein")
     assert codes.tolist() == [[0, 1, -2, -2], [-2, 1, 1, 8]]
     assert remarks == [
-        "ambiguous letters (and gaps, -) are encoded as equal parts of all letters: B 1, X 1, - 1 of 8 letters "
+        "3 of 8 letters are ambiguous or gaps (B 1, X 1, - 1); each is encoded as equal parts of all letters "
         "(--ambiguity refuse reports them as errors)",
         "U is read as C, the most similar standard amino acid (1 letters)",
         "O is read as K, the most similar standard amino acid (1 letters)",

@@ -144,3 +144,9 @@ def test_tables_without_folds_are_refused(tmp_path, more, message):
 def test_a_lead_that_the_folds_do_not_agree_on_is_no_lead():
     assert is_tied([0.5, 0.3, 0.6], [0.4, 0.5, 0.3])
     assert not is_tied([0.5, 0.3, 0.6], [0.4, 0.2, 0.5])
+
+
+def test_more_folds_than_groups_are_refused_before_anything_is_written(genes, tmp_path):
+    with pytest.raises(SubquadError, match="3 groups cannot be divided into 7 parts; reduce --folds"):
+        cross_validate(genes, by_gene(folds=7), out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()

@@ -328,3 +328,10 @@ def test_the_windows_of_measured_guides_are_found_in_genes_made_of_them(tmp_path
     guides(fasta(tmp_path / "g.fa", **genes), settings, out=tmp_path / "g.csv", model=model, quiet=True)
     found = set(pd.read_csv(tmp_path / "g.csv")["context"])
     assert np.mean([text in found for text in rows["sequence"]]) > 0.99
+
+
+def test_genes_without_a_guide_are_an_error_and_nothing_is_written(tmp_path):
+    genes = fasta(tmp_path / "genes.fa", short="ACGT")
+    with pytest.raises(SubquadError, match="no guide of 20 letters for SpCas9 in it; check the sequences"):
+        guides(genes, out=tmp_path / "guides.csv", quiet=True)
+    assert not (tmp_path / "guides.csv").exists()

@@ -156,7 +156,11 @@ def test_residues_and_base_pairs_are_shown_along_the_sequence(with_run, tmp_path
 @pytest.mark.parametrize(
     ("wild_type", "sequence", "message"),
     [
-        (None, None, "the run has no wild type; give the sequence with --sequence, as letters or a FASTA file"),
+        (
+            None,
+            None,
+            "the run has no wild type; give the sequence with --sequence, as letters, or a FASTA or text file",
+        ),
         (WILD, "ACXTE", "'X' at position 3"),
         (WILD, "none.fa", "none.fa: no such file (--sequence takes letters"),
     ],

@@ -565,7 +565,7 @@ def test_mutations_are_read_from_canonical_variants():
         (
             table(random_sequences(31), groups=["a", "b", "c"] * 10 + ["c"]),
             {"split_by": "group", "group": "gene", "fold": 0},
-            "there are 3 groups, but 5 parts to make; reduce --folds",
+            "3 groups cannot be divided into 5 parts; reduce --folds",
         ),
         (
             table([random_sequences(1, 40)[0] + letter for letter in LETTERS]),

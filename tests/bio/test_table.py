@@ -68,7 +68,7 @@ def test_columns_are_inferred_from_names_and_values_and_remarked_on(tmp_path):
 def test_ambiguous_columns_ask_for_a_flag_and_all_wrong_names_are_reported_together(tmp_path):
     path = write(tmp_path / "t.csv", a=proteins(), b=proteins(seed=1), p=list(range(13)), q=list(range(13)))
     assert said(read_table, path, FitSettings()) == (
-        f"{path}: several columns may be the sequences (a, b); name it with --sequence"
+        f"{path}: several columns may be the sequences (a, b); name the column with --sequence or --mutant"
     )
     assert said(read_table, path, FitSettings(sequence="a")) == (
         f"{path}: several columns may be the target (p, q); name it with --target"
@@ -114,8 +114,8 @@ def test_unreadable_variants_do_not_hide_variants_that_do_not_fit_the_wild_type(
     assert said(read_table, path, FitSettings(wild_type=wild)).splitlines() == [
         f"{path}: 1 of 29 variants in column 'mutant' cannot be read; correct or remove them",
         "  row 5: 'p.Ala5del' is a deletion; only substitutions are supported; give such rows as full sequences",
-        f"{path}: 1 of 29 rows do not fit the wild type; correct or remove them",
-        f"  row 8: expected {words[7][0]} at 8, found {wild[7]}; offset 0 fits 27 of 28 rows",
+        f"{path}: 1 of 29 rows do not fit the wild type; offset 0 fits 27 of 28 variants; correct or remove the others",
+        f"  row 8: expected {words[7][0]} at 8, found {wild[7]}",
         f"{path}: not all measurements in column 'score' are finite numbers (1 wrong); correct or empty them",
         "  row 1: 'high'",
     ]
@@ -272,7 +272,7 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     words = [f"{wild[k]}{k + 5}A:{wild[k + 3]}{k + 8}W" for k in range(23)]
     path = write(tmp_path / "t.csv", mutant=words, score=list(range(23)))
     assert said(read_table, path, FitSettings()) == (
-        f"{path}: column 'mutant' holds variants; give their wild type with --wild-type (letters or a FASTA file)"
+        f"{path}: column 'mutant' holds variants; give their wild type with --wild-type (letters, or a FASTA or text file)"
     )
     table = read_table(path, FitSettings(wild_type=wild))
     assert table.schema.offset == 4
@@ -284,8 +284,8 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     full = write(tmp_path / "full.csv", sequence=table.sequences)
     assert_same_inputs(table, again(full, table))
     assert said(again, write(tmp_path / "bad.csv", mutant=["C5A", f"{wild[1]}6A"]), table).splitlines() == [
-        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type; correct or remove them",
-        f"  row 1: expected C at 5, found {wild[0]}; offset 4 fits 1 of 2 rows",
+        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type; offset 4 fits 1 of 2 variants; correct or remove the others",
+        f"  row 1: expected C at 5, found {wild[0]}",
     ]
 
 
@@ -453,3 +453,11 @@ def test_a_table_of_a_hundred_thousand_rows_is_read():
     table = read_table(DATA / "dms" / "nn4dms_ube4b.csv.gz", FitSettings())
     assert table.inputs.codes.shape == (98_297, 102)
     assert table.wild_type.startswith("IEKFKLLAEKVEEIVAKNARAEIDYSDAPD")
+
+
+def test_a_fasta_file_without_measurements_is_named(tmp_path):
+    path = tmp_path / "t.fa"
+    path.write_text("".join(f">s{k}\n{text}\n" for k, text in enumerate(proteins(12, 29))))
+    assert said(read_table, path, FitSettings()) == (
+        f"{path}: no column has measurements (id, sequence); add one, or name it with --target"
+    )

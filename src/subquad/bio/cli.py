@@ -318,8 +318,10 @@ def _print_folds(metrics: dict[str, Any], out: Path) -> None:
 def _print_rows(frame: Any, names: Sequence[str], title: str, *, most: int = 10) -> None:
     from subquad.reporting.tables import print_table
 
-    shown = frame[list(names)].head(most).astype(object)
+    # a column without values, such as the standard deviation of a single network, is not shown
+    names = [name for name in names if frame[name].notna().any()]
+    shown = frame[names].head(most).astype(object)
     cells = shown.where(shown.notna(), None).to_numpy()
     # the table rounds Python's numbers, not NumPy's
     rows = [[cell.item() if hasattr(cell, "item") else cell for cell in row] for row in cells]
-    print_table(list(names), rows, title=f"first of {len(frame):,} {title}")
+    print_table(names, rows, title=f"first of {len(frame):,} {title}")

@@ -13,7 +13,7 @@ class ScanSettings:
     """What to scan, and the measurements to compare with."""
 
     sequence: Input[str | None] = None
-    """Sequence to mutate: letters, or a FASTA file with one sequence. Default: the wild type of the run."""
+    """Sequence to mutate: letters, or a FASTA or text file with one sequence. Default: the wild type of the run."""
     table: Input[str | None] = None
     """Table with measurements to show beside the predictions. Default: the test rows of the run."""
     target: Model[str | None] = None
@@ -32,15 +32,14 @@ class EpistasisSettings:
     target: Input[str | None] = None
     """Column of the measurements; for a fitted model, the target column or class. Default: inferred, or the first."""
     wild_type: Input[str | None] = None
-    """Wild-type sequence: letters, or a FASTA file. Default: that of the run, or the most frequent letter at each
-    position."""
+    """Wild-type sequence: letters, or a FASTA or text file with one sequence. Default: that of the run, or the most
+    frequent letter at each position."""
     offset: Input[int | None] = None
-    """Number subtracted from the position of a variant to obtain the position in the wild type, from 1. Default:
-    inferred."""
+    """Position in the table minus position in the wild type (counted from 1). Default: inferred from the variants."""
     table: Input[str | None] = None
     """Table with measurements to compare the predictions of a fitted model with."""
     max_double_mutants: Model[int] = 50_000
-    """Number of double mutants that a fitted model predicts; more are subsampled."""
+    """Maximum number of double mutants that a fitted model predicts; of more, a random sample is predicted."""
 
     def __post_init__(self) -> None:
         if self.max_double_mutants < 1:

@@ -20,10 +20,10 @@ from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.plots.cross_validation_page import render, verdict
 from subquad.bio.settings import FitSettings, validate_presets
-from subquad.bio.splits.split import count_folds
+from subquad.bio.splits.split import count_folds, make_split
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import open_run
+from subquad.runs.folder import check_run_folder, open_run
 from subquad.runs.storage import atomic, read_json
 
 __all__ = ["cross_validate"]
@@ -65,7 +65,11 @@ def cross_validate(
     validate_presets(presets)
     read = read_table(path, settings)
     count = count_folds(read, settings)
-    run = open_run(out, kind="bio folds", settings=run_settings(path, settings, presets, seed), force=force)
+    identity = run_settings(path, settings, presets, seed)
+    check_run_folder(out, kind="bio folds", settings=identity, force=force)
+    # impossible folds are refused before anything is written
+    first = make_split(read, replace(settings, fold=0), seed=seed)
+    run = open_run(out, kind="bio folds", settings=identity, force=force)
     for remark in read.remarks:
         say(remark, quiet=quiet)
     folds = []
@@ -74,7 +78,8 @@ def cross_validate(
         # the settings of the whole run identify its folds, so that a finished one is not repeated
         if not (folder / METRICS).is_file():
             say(f"fold {fold + 1} of {count}", quiet=quiet)
-            fit_table(read, replace(settings, fold=fold), out=folder, presets=presets, seed=seed, quiet=quiet)
+            own, split = replace(settings, fold=fold), first if fold == 0 else None
+            fit_table(read, own, out=folder, presets=presets, seed=seed, quiet=quiet, split=split)
         folds.append(read_json(folder / METRICS))
     frame = _predictions(run.directory, count)
     if frame is not None:

@@ -21,7 +21,7 @@ from subquad.bio.settings import FitSettings, validate_presets
 from subquad.bio.splits.split import Split, check_split_column, make_split
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import Run, open_run
+from subquad.runs.folder import Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.storage import atomic, fingerprint, plain, write_json
 
@@ -60,6 +60,9 @@ def fit(
     settings, path = settings or FitSettings(), resolve_table(table)
     validate_presets(presets)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
+    # a folder that cannot be written is refused before anything is printed
+    identity = run_settings(path, settings, _all_presets(settings, presets), seed)
+    check_run_folder(out, kind="bio", settings=identity, force=force)
     for remark in read.remarks:
         say(remark, quiet=quiet)
     seconds = time.monotonic() - began
@@ -76,13 +79,14 @@ def fit_table(
     force: bool = False,
     quiet: bool = False,
     seconds: float = 0.0,
+    split: Split | None = None,
 ) -> dict[str, Any]:
-    """Fit all models to a table that has been read (`seconds` is the time that it took); see `fit`."""
+    """Fit all models to a table that has been read (`seconds` is the time that it took), and split; see `fit`."""
     began, path = time.monotonic() - seconds, read.path
-    split = make_split(read, settings, seed=seed)
+    split = make_split(read, settings, seed=seed) if split is None else split
     say(f"split: {split.how}", quiet=quiet)
     dataset = read.with_split(split.parts, split.units)
-    presets = tuple(dict.fromkeys((settings.preset, *presets)))
+    presets = _all_presets(settings, presets)
     seconds = time.monotonic() - began
     try:
         check_trainable(dataset)
@@ -110,6 +114,10 @@ def run_settings(path: Path, settings: FitSettings, presets: Sequence[str], seed
     """Return what identifies a run of a table, so that an unfinished one can be resumed."""
     named = {"presets": list(presets), "seed": seed, "table": path.name, "fingerprint": fingerprint(path)}
     return {**plain(settings), **named}
+
+
+def _all_presets(settings: FitSettings, presets: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((settings.preset, *presets)))
 
 
 def _by_group(fitted: FittedModels, dataset: Dataset, groups: np.ndarray) -> dict[str, dict[str, Any]]:

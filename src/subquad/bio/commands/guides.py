@@ -51,8 +51,7 @@ def guides(
 
     Raises:
         SubquadError: The file is not nucleotide FASTA, the model reads another context, or an output exists; nothing
-        has
-            been written then.
+            has been written then.
     """
     settings, genes, out = settings or GuideSettings(), Path(genes), check_output(as_file(out), force=force)
     page = None if page is None else check_output(as_file(page), force=force)
@@ -71,7 +70,7 @@ def guides(
             begin = rows.stop
             best.append(_write_gene(gene, file, separator, [identical[rows], similar[rows]]))
             maps.append((name, len(sequence), gene.sites, gene.score))
-    frame = pd.concat([own for own in best if len(own)] or best[:1], ignore_index=True)
+    frame = pd.concat([own for own in best if len(own)], ignore_index=True)
     say(f"{len(similar):,} guides in {len(maps):,} sequences", quiet=quiet)
     if page is not None:
         from subquad.bio.guide_search.page import render
@@ -138,6 +137,11 @@ def _similar_sites(
             packed += [pack(spacers(codes, some, settings)) for _, some in batches(sites)]
     raise_errors(f"{genes}: not all sequences are nucleotides:", errors)
     joined = np.concatenate(packed or [np.empty(0, np.uint64)])
+    if not len(joined):
+        raise SubquadError(
+            f"{genes}: no guide of {window.spacer} letters for {NUCLEASES[settings.nuclease].title} in it; check the "
+            "sequences, or set another --nuclease, --pam or --spacer"
+        )
     return count_similar(joined, window.spacer, settings.mismatches, quiet=quiet)
 
 

@@ -257,8 +257,8 @@ def _remarks(counts: np.ndarray, alphabet: str, lengths: np.ndarray) -> list[str
     if ambiguous:
         shown = ", ".join(f"{letter} {count:,}" for letter, count in ambiguous.items())
         remarks.append(
-            f"ambiguous letters (and gaps, -) are encoded as equal parts of all letters: {shown} of "
-            f"{int(counts.sum()):,} letters (--ambiguity refuse reports them as errors)"
+            f"{sum(ambiguous.values()):,} of {int(counts.sum()):,} letters are ambiguous or gaps ({shown}); each is "
+            "encoded as equal parts of all letters (--ambiguity refuse reports them as errors)"
         )
     for letter, similar in NEAREST.items():
         if alphabet.startswith("protein") and counts[ord(letter)]:

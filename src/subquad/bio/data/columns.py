@@ -143,7 +143,7 @@ def _infer_sequence(path: Path | str, left: list[str], likely: list[str], mutant
         return likely[0]
     shown = ", ".join(likely or [name for name in left if name])
     what = "several columns may be the sequences" if likely else "no column looks like sequences or variants"
-    raise SubquadError(f"{path}: {what} ({shown}); name it with --sequence")
+    raise SubquadError(f"{path}: {what} ({shown}); name the column with --sequence or --mutant")
 
 
 def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remarks: list[str]) -> tuple[str, ...]:
@@ -160,8 +160,9 @@ def _infer_target(path: Path | str, frame: pd.DataFrame, taken: list[str], remar
             remarks.append(f"target: column {candidate!r} (inferred; --target overrides)")
             return (candidate,)
     shown = ", ".join(numbers or left or [name for name in frame.columns if name])
-    what = "several columns may be the target" if left else "no column is left for the target"
-    raise SubquadError(f"{path}: {what} ({shown}); name it with --target")
+    if not left:
+        raise SubquadError(f"{path}: no column has measurements ({shown}); add one, or name it with --target")
+    raise SubquadError(f"{path}: several columns may be the target ({shown}); name it with --target")
 
 
 def _is_index(name: str) -> bool:

@@ -83,8 +83,8 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
     texts, remarks = (None, []) if options.sequence is None else _upper_case(column_of(frame, options.sequence))
     if texts is None and wild is None:
         raise SubquadError(
-            f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type (letters or a "
-            "FASTA file)"
+            f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type "
+            "(letters, or a FASTA or text file)"
         )
     alphabet, is_inferred = infer_alphabet(texts if texts is not None else [wild or ""], options.alphabet)
     if texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or is_training):

@@ -176,7 +176,10 @@ def read_like(path: Path | str, schema: InputSchema, *, sequence: str | None = N
     except SubquadError as error:
         if not is_absent:
             raise
-        raise SubquadError(f"{_expected_columns(path, frame, expected)}\n{error}") from error
+        # without a column that could be read instead, the error only repeats that none was found
+        is_found = names["sequence"] is not None or names["mutant"] is not None
+        more = f"\n{error}" if is_found else ""
+        raise SubquadError(_expected_columns(path, frame, expected) + more) from error
     own = replace(made.inputs, covariates=covariates, is_double_stranded=schema.strands == "both")
     return Table(
         path=path,
@@ -249,7 +252,8 @@ def _check_learnable(path: Path | str, target: Target, has: np.ndarray) -> None:
     rows = int(has.sum())
     name = ", ".join(map(repr, target.names))
     if rows < MIN_ROWS:
-        raise SubquadError(f"{path}: {rows} rows with a measurement in {name}; at least {MIN_ROWS} are needed")
+        unit = "row" if rows == 1 else "rows"
+        raise SubquadError(f"{path}: {rows} {unit} with a measurement in {name}; at least {MIN_ROWS} are needed")
     nothing = f"{path}: there is nothing to learn: "
     if target.task_type == "pairs":
         if not any(map(len, target.y)):

@@ -141,17 +141,18 @@ def _check(path: Path | str, variants: Variants, wild: np.ndarray, place: np.nda
             found = f"expected {chr(variants.old[k])} at {position}, found {chr(wild[place[k]])}"
         else:
             found = f"{position} is outside the wild type, which has the positions {1 + offset} to {len(wild) + offset}"
-        errors[row] = f"row {row + 1}: {found}; offset {offset} fits {fit:,} of {total:,} rows"
+        errors[row] = f"row {row + 1}: {found}"
     order = np.lexsort((place, variants.row))
     twice = (np.diff(variants.row[order]) == 0) & (np.diff(place[order]) == 0)
     for k in order[1:][twice]:
         row = int(variants.row[k])
         errors.setdefault(row, f"row {row + 1}: two variants at {variants.position[k]} ({variants.text[row]})")
-    remedy = "correct or remove them"
+    remedy = f"offset {offset} fits {fit:,} of {total:,} variants; correct or remove the others"
     if fit < total / 2:
         best = next(iter(_ranked(_votes(variants, wild))), offset)
         better = _rows_that_fit(variants, wild, best)
-        remedy = f"--offset {best} fits {better:,} of {total:,} rows" if better > total / 2 else "check --wild-type"
+        is_better = better > total / 2
+        remedy = f"--offset {best} fits {better:,} of {total:,} variants" if is_better else "check --wild-type"
     raise_errors(
         f"{path}: {len(errors):,} of {variants.rows:,} rows do not fit the wild type; {remedy}",
         [errors[row] for row in sorted(errors)],

@@ -24,13 +24,13 @@ class DesignSettings:
     """Objective and constraints of a design. Positions are numbered as in the table of the fit."""
 
     start: Input[str | None] = None
-    """Sequence to mutate: letters, or a FASTA file with one sequence. Default: the wild type of the run."""
+    """Sequence to mutate: letters, or a FASTA or text file with one sequence. Default: the wild type of the run."""
     table: Input[str | None] = None
-    """Measured variants, which are not designed again. Default: the table of the fit, if it is still in its place."""
+    """Measured variants, which are not designed again. Default: the table of the fit, if its file still exists."""
     number: Model[int] = 92
     """Number of designs; 92 designs and 4 controls fill a 96-well plate."""
     max_mutations: Model[int] = 4
-    """Largest number of mutations per design."""
+    """Maximum number of mutations per design."""
     fixed: Model[tuple[str, ...]] = ()
     """Positions that must not mutate, such as 1-10 24."""
     only: Model[tuple[str, ...]] = ()
@@ -60,7 +60,7 @@ class DesignSettings:
     """Penalty for mutations shared with designs chosen before, as a fraction of the best design's gain; 0 ignores
     similarity."""
     rounds: Training[int] = 30
-    """Largest number of rounds of the evolutionary search, used if there are too many variants to score all of them."""
+    """Maximum number of rounds of the evolutionary search, used if there are too many variants to score all of them."""
     population: Training[int] = 300
     """Number of parents per round."""
     wells: Output[Literal["96", "384"]] = "96"

@@ -31,7 +31,9 @@ def sections(directory: Path | str) -> list[Section]:
     Args:
         directory: Folder of the run.
     """
-    return _sections(read_finished_run(directory))
+    run = read_finished_run(directory)
+    result, *others = _sections(run)
+    return [Section(result.title, [_summary(run), *result.blocks]), *others]
 
 
 def card(run: FinishedRun) -> str:
@@ -91,7 +93,7 @@ def _summary(run: FinishedRun) -> str:
     text = f"Best on {run.metrics['rows']['test']:,} test {unit}: {label(best)}, {result}."
     if run.metrics.get("wins") == best:
         return f"{text} Its advantage over every other model is significant."
-    text += " Its advantage is not significant over all other models, so that the simplest of them may be preferred."
+    text += " Its advantage over at least one other model is not significant; the simplest such model may be preferred."
     if best == "stack":
         text += f" Best single model: {label(run.best_single)}."
     return text
@@ -151,8 +153,9 @@ def _result(run: FinishedRun) -> list[Block]:
         caption=caption,
         winner=None if run.best is None else run.models.index(run.best),
     )
-    texts = [_summary(run), *_network(run), *_differences(run)]
-    return [" ".join(texts), table, *diagnostics.main_figures(run)]
+    # the summary stands above, as the lead of the page
+    texts = " ".join([*_network(run), *_differences(run)])
+    return [*([texts] if texts else []), table, *diagnostics.main_figures(run)]
 
 
 def _metrics(run: FinishedRun) -> list[Block]:
@@ -176,7 +179,7 @@ def _intervals(run: FinishedRun) -> list[Block]:
         low, high = run.interval(model, run.main) or [test[model][run.main]] * 2
         rows.append((label(model), model, test[model][run.main], low, high))
     caption = (
-        f"{run.title} with 95 % bootstrap intervals over the test rows; the variation of the training is not included."
+        f"{run.title} with 95 % bootstrap intervals over the test rows, without the variation between training runs."
     )
     blocks: list[Block] = [picture(forest(rows, label=run.title), caption)]
     gaps = [

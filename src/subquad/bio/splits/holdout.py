@@ -98,7 +98,7 @@ def hold_out_units(units: np.ndarray, what: str) -> Holdout:
 
 def _require_units(count: int, needed: int, what: str) -> None:
     if count < needed:
-        raise SubquadError(f"there are {count} {what}, but {needed} parts to make; reduce --folds")
+        raise SubquadError(f"{count} {what} cannot be divided into {needed} parts; reduce --folds")
 
 
 def _balanced_parts(sizes: np.ndarray, order: np.ndarray, parts: int) -> np.ndarray:
