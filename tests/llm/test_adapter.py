@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,3 +103,10 @@ def test_a_moved_checkpoint_is_opened_with_base(adapter, folder, tmp_path):
 def test_a_whole_model_needs_no_base(run, folder):
     with pytest.raises(SubquadError, match="a whole model, not an adapter"):
         subquad.llm.load(run, base=folder)
+
+
+def test_merging_a_whole_model_is_rejected(tmp_path):
+    golden = Path(__file__).parents[1] / "golden" / "llm_model"
+    with pytest.raises(SubquadError, match="holds a whole model, not an adapter; there is nothing to merge"):
+        subquad.llm.merge(golden, out=tmp_path / "whole")
+    assert not (tmp_path / "whole").exists()

@@ -34,6 +34,8 @@ def merge(
     out = check_output(as_folder(out), force=force)
     if out.exists() and any(out.iterdir()) and checkpoint_kind(out) not in ("linearized", "adapter"):
         raise SubquadError(f"{out}: contains something other than a linearized model; choose another --out")
+    if checkpoint_kind(Path(adapter)) == "linearized":
+        raise SubquadError(f"{adapter}: holds a whole model, not an adapter; there is nothing to merge")
     model, tokenizer = load(adapter, base=base)
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
