@@ -260,9 +260,9 @@ def test_smollm2_continues_a_text_with_facts(wide):
 
 @pytest.mark.slow
 def test_smollm2_reproduces_a_passkey_within_its_window(wide, tmp_path):
-    settings = EvaluateSettings(passkey=(200,), passkey_depths=(0.3, 0.7), passkey_trials=1, speed=())
+    settings = EvaluateSettings(passkey=(100,), passkey_depths=(0.5,), passkey_trials=1, speed=())
     found = subquad.llm.evaluate(wide, settings, out=tmp_path / "out", teacher="smollm2", quiet=True)
     (model,) = found["models"]
-    rates = {role: estimate["value"] for role, estimate in model["passkey"]["200"]["models"].items()}
+    rates = {role: estimate["value"] for role, estimate in model["passkey"]["100"]["models"].items()}
     # chance is 1 in 90,000; the window shows everything, so all variants are the same model
-    assert rates["fine_tuned"] == rates["teacher"] >= 0.5
+    assert rates["fine_tuned"] == rates["teacher"] == 1

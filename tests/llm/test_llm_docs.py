@@ -21,7 +21,6 @@ COMMANDS = [
 ]
 SMALL = "--sequence-length 256 --evaluation-tokens 512"
 """Longer than the 128 tokens that a window of 64 shows, so that linear attention is used."""
-TOKENS = "--transfer-tokens 512 --lora-tokens 512"
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,11 +28,12 @@ pytestmark = [
 ]
 
 
-def command(*words):
+def command(*words, transfer=512, lora=512):
     """Return the only command of the page with these words, with a budget that a test can afford."""
     (line,) = [line for line in COMMANDS if all(word in line for word in words)]
     if "linearize" in line:
-        line = re.sub(r" --(minutes|transfer-tokens|lora-tokens) \d+", "", line) + f" {TOKENS} {SMALL}"
+        line = re.sub(r" --(minutes|transfer-tokens|lora-tokens) \d+", "", line) + f" {SMALL}"
+        line += f" --transfer-tokens {transfer} --lora-tokens {lora}"
     if "evaluate" in line:
         line = line.replace("--passkey 1024 4096", "--passkey 200 --passkey-trials 1 --passkey-depths 0.5 --speed 64")
         line += f" {SMALL}"
@@ -58,7 +58,8 @@ def workplace(tmp_path_factory, folder):
     row = {"messages": [{"role": "user", "content": "What is a list?"}, {"role": "assistant", "content": text[:600]}]}
     (path / "chats.jsonl").write_text(f"{json.dumps(row)}\n" * 20, encoding="utf-8")
     (path / "checkpoint").symlink_to(folder)
-    run(command("linearize smollm2", "--minutes 10 --out linear"), path)
+    # enough steps for a model that is clearly better than an untrained one
+    run(command("linearize smollm2", "--minutes 10 --out linear", transfer=2048, lora=1024), path)
     return path
 
 

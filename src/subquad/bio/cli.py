@@ -60,7 +60,9 @@ def cross_validate(
 ) -> None:
     """Fit all models on each fold in turn, so that every row is predicted out-of-fold.
 
-    With as many folds as groups, each group is predicted from all others. For example:
+    With as many folds as groups, each group is predicted from all others.
+
+    For example:
 
         subquad bio cross-validate guides.csv --split-by group --group gene --folds 17 --out genes
 
