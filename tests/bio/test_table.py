@@ -272,7 +272,8 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     words = [f"{wild[k]}{k + 5}A:{wild[k + 3]}{k + 8}W" for k in range(23)]
     path = write(tmp_path / "t.csv", mutant=words, score=list(range(23)))
     assert said(read_table, path, FitSettings()) == (
-        f"{path}: column 'mutant' holds variants; give their wild type with --wild-type (letters, or a FASTA or text file)"
+        f"{path}: column 'mutant' holds variants; give their wild type with --wild-type "
+        "(letters, or a FASTA or text file)"
     )
     table = read_table(path, FitSettings(wild_type=wild))
     assert table.schema.offset == 4
@@ -284,7 +285,8 @@ def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     full = write(tmp_path / "full.csv", sequence=table.sequences)
     assert_same_inputs(table, again(full, table))
     assert said(again, write(tmp_path / "bad.csv", mutant=["C5A", f"{wild[1]}6A"]), table).splitlines() == [
-        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type; offset 4 fits 1 of 2 variants; correct or remove the others",
+        f"{tmp_path}/bad.csv: 1 of 2 rows do not fit the wild type; offset 4 fits 1 of 2 variants; "
+        "correct or remove the others",
         f"  row 1: expected C at 5, found {wild[0]}",
     ]
 
