@@ -414,7 +414,7 @@ def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
         report(tmp_path / "model", force=True)
     if name == "numbers":
         X.to_csv(tmp_path / "t.csv", index=False)
-        with pytest.raises(SubquadError, match=r"no column looks like sequences or variants \(a, b\)"):
+        with pytest.raises(SubquadError, match="the model was trained on column sequence, and this table has 'a', 'b'"):
             predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
 
 
