@@ -19,7 +19,7 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith("subquad llm ")
 ]
-SMALL = "--sequence-length 256 --evaluation-tokens 512"
+SMALL = "--sequence-length 256"
 """Longer than the 128 tokens that a window of 64 shows, so that linear attention is used."""
 
 pytestmark = [
@@ -28,15 +28,15 @@ pytestmark = [
 ]
 
 
-def command(*words, transfer=512, lora=512):
+def command(*words, transfer=256, lora=256, evaluation=256):
     """Return the only command of the page with these words, with a budget that a test can afford."""
     (line,) = [line for line in COMMANDS if all(word in line for word in words)]
     if "linearize" in line:
         line = re.sub(r" --(minutes|transfer-tokens|lora-tokens) \d+", "", line) + f" {SMALL}"
-        line += f" --transfer-tokens {transfer} --lora-tokens {lora}"
+        line += f" --transfer-tokens {transfer} --lora-tokens {lora} --evaluation-tokens {evaluation}"
     if "evaluate" in line:
         line = line.replace("--passkey 1024 4096", "--passkey 200 --passkey-trials 1 --passkey-depths 0.5 --speed 64")
-        line += f" {SMALL}"
+        line += f" {SMALL} --evaluation-tokens 512"
     return [sys.executable, "-m", *shlex.split(line)]
 
 
@@ -59,7 +59,7 @@ def workplace(tmp_path_factory, folder):
     (path / "chats.jsonl").write_text(f"{json.dumps(row)}\n" * 20, encoding="utf-8")
     (path / "checkpoint").symlink_to(folder)
     # enough steps for a model that is clearly better than an untrained one
-    run(command("linearize smollm2", "--minutes 10 --out linear", transfer=2048, lora=1024), path)
+    run(command("linearize smollm2", "--minutes 10 --out linear", transfer=2048, lora=1024, evaluation=512), path)
     return path
 
 
