@@ -21,7 +21,7 @@ from subquad.runs.storage import atomic, read_json
 __all__ = ["demo"]
 
 QUICK_VARIANTS = 4_000
-QUICK_EPOCHS = ("--epochs", "5")
+QUICK_BUDGET = ("--epochs", "5", "--ensemble-size", "1")
 JETS_PER_CLASS = 500
 
 
@@ -178,7 +178,7 @@ def _bio(out: Path, *, quick: bool) -> _Job:
     table, title, budget = "example:tdp43", "Variant effects: 57,996 variants of TDP-43", ()
     if quick:
         table, title = str(_some_variants(out)), f"Variant effects: {QUICK_VARIANTS:,} variants of TDP-43"
-        budget = QUICK_EPOCHS
+        budget = QUICK_BUDGET
     return _Job(
         name="bio",
         title=title,
@@ -219,8 +219,9 @@ def _llm(out: Path, text: Path | None, *, quick: bool) -> _Job:
             f"{label} {test[name]['perplexity']:.1f}" for name, label in baselines.items()
         )
 
-    transfer, lora, evaluation = (3_072, 2_048, 1_024) if quick else (24_576, 16_384, 4_096)
+    transfer, lora, evaluation, length = (3_072, 2_048, 512, 512) if quick else (24_576, 16_384, 4_096, 1_024)
     budget = ("--transfer-tokens", transfer, "--lora-tokens", lora, "--evaluation-tokens", evaluation)
+    budget = (*budget, "--sequence-length", length)
     corpus = str(text or _python_topics(out))
     return _Job(
         name="llm",
@@ -265,7 +266,7 @@ def _hep(out: Path, *, quick: bool, quiet: bool) -> _Job:
     return _Job(
         name="hep",
         title="Jet tagging: ten classes of simulated jets",
-        commands=(*simulate, ("hep", "fit", files, *(QUICK_EPOCHS if quick else ()), "--out", str(out / "hep"))),
+        commands=(*simulate, ("hep", "fit", files, "--out", str(out / "hep"))),
         section=section,
         result=result,
     )

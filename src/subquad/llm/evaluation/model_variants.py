@@ -19,11 +19,10 @@ from subquad.llm.models.checkpoints import (
     open_tokenizer,
 )
 from subquad.llm.models.convert import convert
-from subquad.llm.models.loading import load, not_linearized
+from subquad.llm.models.loading import load, not_linearized, to_device
 from subquad.llm.settings import AttentionSettings, attention_of
 from subquad.ops.linattn_state import ring_slots
 from subquad.runs.storage import fingerprint, read_json
-from subquad.train.distributed import processes
 
 __all__ = ["EvaluatedModel", "ModelLoader", "ModelVariant", "models_to_evaluate"]
 
@@ -87,7 +86,7 @@ class ModelLoader:
                 model, _ = load(variant.path)
             else:
                 model = convert(open_checkpoint(variant.path)[0], variant.attention)
-            self._model, self._key = model.to(processes().device).requires_grad_(False).eval(), key  # pyright: ignore[reportArgumentType] (its decorated `to`)
+            self._model, self._key = to_device(model).requires_grad_(False).eval(), key
         return self._model
 
 

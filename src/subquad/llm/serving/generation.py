@@ -10,11 +10,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.decoding import eos_tokens, forward, new_cache
-from subquad.llm.models.loading import load
+from subquad.llm.models.loading import load, to_device
 from subquad.llm.serving.detokenizer import Detokenizer, encode
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
 from subquad.llm.serving.settings import GenerateSettings
-from subquad.train.distributed import processes
 
 __all__ = ["generate_text", "generate_tokens", "load_for_generation", "stream_text"]
 
@@ -39,7 +38,7 @@ def load_for_generation(
         for name, parameter in model.named_parameters():
             if ".hybrid." not in name:
                 parameter.data = parameter.data.to(getattr(torch, precision))
-    return model.to(processes().device), tokenizer  # pyright: ignore[reportArgumentType] (its decorated `to`)
+    return to_device(model), tokenizer
 
 
 def stream_text(
