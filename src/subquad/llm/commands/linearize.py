@@ -42,7 +42,7 @@ from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer
 from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
-from subquad.runs.folder import Run, open_run
+from subquad.runs.folder import Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.storage import fingerprint, plain, read_json, write_json
 from subquad.train.distributed import device_name, process_device, processes
@@ -89,13 +89,15 @@ def linearize(
     quiet = quiet or not processes().is_main_process
     checkpoint, files, evaluation_files = _check(model, text, eval_text, settings)
     run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
-    run = _resume(out, run_settings, force=force)
+    # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
+    check_run_folder(out, kind="llm", settings=run_settings, force=force)
+    processes().wait_for_everyone()
     say(f"opening {checkpoint.name}", quiet=quiet)
     net, tokenizer = _open(checkpoint, settings)
     data = _tokenize(net, tokenizer, files, evaluation_files, settings, quiet=quiet)
     if settings.block_layers is None:
         net = _convert(net, settings)
-    run = run or _create(out, run_settings, force=force)
+    run = _create(out, run_settings, force=force)
 
     job = _Job(run=run, settings=settings, data=data, tokenizer=tokenizer, seed=seed, quiet=quiet)
     job.note("seconds", "load", lambda: time.monotonic() - start)
@@ -157,15 +159,8 @@ def _run_settings(
     }
 
 
-def _resume(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) -> Run | None:
-    """Open an existing folder, which is checked before the model is opened; None for a new one."""
-    exists = Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir()))
-    processes().wait_for_everyone()
-    return open_run(out, kind="llm", settings=run_settings) if exists and not force else None
-
-
 def _create(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) -> Run:
-    """Create the folder, once all inputs are known to fit together."""
+    """Create or resume the run's folder; the first process writes, the others find what it wrote."""
     with processes().main_process_first():
         return open_run(out, kind="llm", settings=run_settings, force=force and processes().is_main_process)
 
