@@ -20,7 +20,7 @@ from subquad.runs.storage import atomic, read_json
 
 __all__ = ["demo"]
 
-QUICK_VARIANTS = 4_000
+QUICK_VARIANTS = 3_000
 QUICK_BUDGET = ("--epochs", "5", "--ensemble-size", "1")
 JETS_PER_CLASS = 350
 
@@ -219,7 +219,7 @@ def _llm(out: Path, text: Path | None, *, quick: bool) -> _Job:
             f"{label} {test[name]['perplexity']:.1f}" for name, label in baselines.items()
         )
 
-    transfer, lora, evaluation, length = (3_072, 2_048, 512, 512) if quick else (24_576, 16_384, 2_048, 1_024)
+    transfer, lora, evaluation, length = (2_560, 1_536, 512, 512) if quick else (24_576, 16_384, 2_048, 1_024)
     budget = ("--transfer-tokens", transfer, "--lora-tokens", lora, "--evaluation-tokens", evaluation)
     budget = (*budget, "--sequence-length", length)
     corpus = str(text or _python_topics(out))
