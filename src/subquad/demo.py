@@ -21,7 +21,8 @@ from subquad.runs.storage import atomic, read_json
 __all__ = ["demo"]
 
 QUICK_VARIANTS = 3_000
-QUICK_BUDGET = ("--epochs", "5", "--ensemble-size", "1")
+QUICK_BUDGET = ("--epochs", "4", "--ensemble-size", "1")
+QUICK_EPOCHS = ("--epochs", "12")
 JETS_PER_CLASS = 350
 
 
@@ -103,7 +104,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     # the longest job first, so that the other two share the second core
     jobs = [_llm(out, text, quick=quick), _bio(out, quick=quick), _hep(out, quick=quick, quiet=quiet)]
-    failed, processes = [], _Processes()
+    failed, finished, processes = [], {}, _Processes()
     with ThreadPoolExecutor(2) as pool:
         waiting = {pool.submit(_finish, job, out, processes, seed=seed, quiet=quiet): job for job in jobs}
         try:
@@ -111,8 +112,9 @@ def demo(
                 if (error := done.exception()) is not None:
                     failed.append(f"{waiting[done].title}: {error}")
                     continue
-                path = _write_page(jobs, out)
-                say(f"[{waiting[done].name}] finished; see {path}", quiet=quiet)
+                job = waiting[done]
+                finished[job.name] = _section(job, out / job.name)
+                say(f"[{job.name}] finished; see {_write_page(jobs, finished, out)}", quiet=quiet)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             processes.stop()
@@ -131,24 +133,19 @@ def _finish(job: _Job, out: Path, processes: _Processes, *, seed: int, quiet: bo
         processes.run((*command, "--seed", str(seed)), label=job.name, quiet=quiet)
 
 
-def _write_page(jobs: list[_Job], out: Path) -> Path:
-    sections = []
-    for job in jobs:
-        run = out / job.name
-        if not (run / METRICS).is_file():
-            sections.append(Section(job.title, ["This job is still running; the page is written again when it ends."]))
-            continue
-        seconds = read_json(run / METRICS)["seconds"]["total"]
-        closing = [
-            f"This run took {seconds / 60:.1f} minutes on one core.",
-            Link("Full report", f"{job.name}/{REPORT}"),
-        ]
-        sections.append(Section(job.title, [*job.section(run).blocks, *closing]))
+def _section(job: _Job, run: Path) -> Section:
+    seconds = read_json(run / METRICS)["seconds"]["total"]
+    closing = [f"This run took {seconds / 60:.1f} minutes on one core.", Link("Full report", f"{run.name}/{REPORT}")]
+    return Section(job.title, [*job.section(run).blocks, *closing])
+
+
+def _write_page(jobs: list[_Job], finished: Mapping[str, Section], out: Path) -> Path:
+    unfinished = "This job is not finished; the page is written again when it is."
     html = page(
         "subquad: three systems, one idea",
         lead="Replace an all-pairs step, whose cost grows with the square of the input, by an operator that costs n or "
         "n log n. Each section shows a real run on this machine beside its baselines.",
-        sections=sections,
+        sections=[finished.get(job.name, Section(job.title, [unfinished])) for job in jobs],
     )
     with atomic(out / REPORT) as temporary:
         temporary.write_text(html, encoding="utf-8")
@@ -266,7 +263,7 @@ def _hep(out: Path, *, quick: bool, quiet: bool) -> _Job:
     return _Job(
         name="hep",
         title="Jet tagging: ten classes of simulated jets",
-        commands=(*simulate, ("hep", "fit", files, "--out", str(out / "hep"))),
+        commands=(*simulate, ("hep", "fit", files, *(QUICK_EPOCHS if quick else ()), "--out", str(out / "hep"))),
         section=section,
         result=result,
     )
