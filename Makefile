@@ -4,7 +4,7 @@ BIN := .venv/bin
 export SUBQUAD_DATA ?= $(abspath $(wildcard ../shared/data))
 TEXT ?=
 # whole files go to one process, so that fits shared by a module are made once
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-oldest test-minimal golden lint format api release-check clean
 

@@ -93,27 +93,25 @@ def is_running(pid):
 @pytest.mark.slow
 def test_finished_runs_are_not_done_again_and_failed_ones_are(tmp_path, fake_fit):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT", "a/two": "ACGTACGT", "b/bad": "wrong", "b/bug": "crash"})
-    results = bench(tasks, BenchSettings(seeds=(0, 1)), out=tmp_path / "out", quiet=True)
-    assert len(fake_fit()) == 8
+    results = bench(tasks, out=tmp_path / "out", quiet=True)
+    assert len(fake_fit()) == 4
     # largest table first
     assert fake_fit()[0].startswith("two")
-    assert {(run["id"], run["seed"]) for run in results["failed"]} == {
-        (b, s) for b in ("b/bad", "b/bug") for s in (0, 1)
-    }
+    assert [run["id"] for run in results["failed"]] == ["b/bad", "b/bug"]
     failed = json.loads((tmp_path / "out" / "failed.json").read_text())
     assert failed[0]["message"] == "row 3: 'J' is not in the dna alphabet"
     assert "the process exited with status 1: ValueError: a bug (see " in failed[-1]["message"]
-    again = bench(tasks, BenchSettings(seeds=(0, 1)), out=tmp_path / "out", quiet=True)
-    assert len(fake_fit()) == 12
+    again = bench(tasks, out=tmp_path / "out", quiet=True)
+    assert len(fake_fit()) == 6
     assert again["tasks"] == results["tasks"]
     (tmp_path / "b_bad.csv").write_text("sequence,target,split\nACGT,1,train\n")
     (tmp_path / "b_bug.csv").write_text("sequence,target,split\nACGT,1,train\n")
-    assert bench(tasks, BenchSettings(seeds=(0, 1)), out=tmp_path / "out", quiet=True)["failed"] == []
+    assert bench(tasks, out=tmp_path / "out", quiet=True)["failed"] == []
     assert not (tmp_path / "out" / "failed.json").exists()
     for name in ("results.json", "results.csv", "results.html", "results.md"):
         assert (tmp_path / "out" / name).is_file()
     frame = pd.read_csv(tmp_path / "out" / "results.csv")
-    assert len(frame) == 4 * 2 * 5 * 2
+    assert len(frame) == 4 * 5 * 2
     assert frame["memory_mb"].between(5, 500).all()
 
 
@@ -154,12 +152,12 @@ def test_a_task_beyond_its_timeout_is_stopped_and_reported(tmp_path, fake_fit):
 @pytest.mark.slow
 def test_other_settings_are_refused_unless_forced(tmp_path, fake_fit):
     tasks = write_tasks(tmp_path, {"a/one": "ACGT"})
-    bench(tasks, out=tmp_path / "out", quiet=True)
+    bench(tasks, BenchSettings(seeds=(0, 1)), out=tmp_path / "out", quiet=True)
     with pytest.raises(SubquadError, match=r"a/one, seed 0: train_rows was 20000 and is 53") as caught:
         bench(tasks, BenchSettings(train_rows=53), out=tmp_path / "out", quiet=True)
     assert "choose another --out, or repeat these runs with --force" in str(caught.value)
     bench(tasks, BenchSettings(train_rows=53), out=tmp_path / "out", force=True, quiet=True)
-    assert fake_fit() == ["one 0 20000 target", "one 0 53 target"]
+    assert fake_fit() == ["one 0 20000 target", "one 1 20000 target", "one 0 53 target"]
     (tmp_path / "a_one.csv").write_text("sequence,target,split\nTTTT,1,train\n")
     with pytest.raises(SubquadError, match="the table has changed"):
         bench(tasks, BenchSettings(train_rows=53), out=tmp_path / "out", quiet=True)

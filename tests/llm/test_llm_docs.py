@@ -54,7 +54,7 @@ def command(*words):
             line += " --transfer-tokens 124 --lora-tokens 124"
     if "evaluate" in line:
         line = line.replace("--passkey 1024 4096", "--passkey 200 --passkey-trials 1 --passkey-depths 0.5 --speed 64")
-        line += f" --sequence-length {LENGTH} --evaluation-tokens {2 * LENGTH}"
+        line += f" --sequence-length {LENGTH} --evaluation-tokens {LENGTH}"
     return [sys.executable, "-m", *shlex.split(line)]
 
 
