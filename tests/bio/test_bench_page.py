@@ -124,12 +124,12 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
         "tasks": found,
     }
     html, text = render(results), markdown(results)
-    for word in ("task_0", "task_2", "fold", "rna/few", "Vienna MFE", "Transformer 0.68", "fewer than 20 test rows"):
+    for word in ("task_0", "task_2", "fold", "rna/few", "ViennaRNA MFE", "Transformer 0.68", "fewer than 20 test rows"):
         assert word in html, word
         assert word in text, word
     assert html.count("<img") == 3
     assert "http" not in html.replace("http-equiv", "")
     assert text.startswith(
-        "# tasks.json: 5 tasks\n\n4 of 5 tasks are scored; auto is higher than the published network in "
+        "# tasks.json: 5 tasks\n\n4 of 5 tasks are scored; network (preset auto) is higher than the published network in "
     )
     assert summary_lines(results)[-1].startswith("all: 4 scored; higher than the published network in ")

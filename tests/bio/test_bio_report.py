@@ -53,7 +53,7 @@ def target_and_predictions(task_type, random):
             for i, j in y[row][: 1 + row % 3]:
                 P[i, j] = P[j, i] = 0.9
             square.append(P)
-        return Target(task_type=task_type, y=y), dict.fromkeys(("net", "vienna", "stack"), square)
+        return Target(task_type=task_type, y=y), dict.fromkeys(("net", "vienna", "vienna_bpp", "stack"), square)
     if task_type == "regression":
         y = random.normal(size=(ROWS, 1))
         return Target(task_type=task_type, y=y, names=("score",)), {m: noisy(random, y, s) for m, s in noise.items()}

@@ -412,6 +412,7 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path):
         BioModel.load(tmp_path / "run")
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.data
 def test_real_files_are_fitted_from_the_command_line(tmp_path, capsys):

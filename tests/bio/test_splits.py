@@ -131,6 +131,7 @@ def test_rows_without_a_measurement_are_in_no_part():
     assert not np.isin(np.arange(0, 101, 7), np.concatenate(list(split.parts.values()))).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["random", "group", "homology", "mutations", "position", "modulo", "contiguous"])
 def test_the_folds_of_a_cross_validation_test_each_row_at_most_once(way):
     own = variants(most=1 if way in ("modulo", "contiguous", "position") else 3)

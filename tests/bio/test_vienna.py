@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target
-from subquad.bio.models.baselines import Baseline, baselines_for, fit_baseline
+from subquad.bio.metrics.compared_models import baselines_for
+from subquad.bio.models.baselines import Baseline, fit_baseline
 from subquad.bio.models.vienna import fold, pair_probabilities, rna_of
 
 pytest.importorskip("RNA", reason="ViennaRNA is not installed")

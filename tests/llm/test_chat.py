@@ -158,6 +158,7 @@ def chat_by_pipe(folder, lines, *flags):
     )
 
 
+@pytest.mark.slow
 def test_lines_of_a_pipe_are_turns_and_commands(chatty, model, bytewise):
     lines = ["the bird", "", "/system old", "the bird", "/rest", "/reset", "the bird", "/quit", "a river"]
     done = chat_by_pipe(chatty, lines, "--temperature", "0", "--max-new-tokens", "11")
@@ -190,11 +191,12 @@ def interrupt_until(process, terminal, pattern):
     for _ in range(9):
         os.kill(process.pid, signal.SIGINT)
         with suppress(AssertionError):
-            read_until(terminal, pattern, seconds=15)
+            read_until(terminal, pattern, seconds=3)
             return
     raise AssertionError(f"no {pattern} after nine times Ctrl-C")
 
 
+@pytest.mark.slow
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
     ours, theirs = pty.openpty()
     command = [*COMMAND, str(chatty), "--max-new-tokens", "90000"]

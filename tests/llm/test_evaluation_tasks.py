@@ -205,6 +205,7 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
         assert sum(row[name] for row in rows) / len(rows) == theirs[f"{name},none"]
 
 
+@pytest.mark.slow
 def test_items_within_the_window_are_computed_once_for_variants_that_agree(
     folder, text, tokenizer, tmp_path, monkeypatch
 ):

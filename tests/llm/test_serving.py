@@ -329,6 +329,7 @@ def served(tmp_path_factory, bytewise):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_stopped(served, how):
     command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]

@@ -280,8 +280,9 @@ def _keywords(options: OutputOptions) -> dict[str, Any]:
 
 
 def _print_models(metrics: dict[str, Any], out: Path) -> None:
+    from subquad.bio.metrics.compared_models import label_of
     from subquad.bio.metrics.scores import title
-    from subquad.bio.plots.finished_run import LABELS, best_model, no_comparison
+    from subquad.bio.plots.finished_run import best_model, no_comparison
     from subquad.reporting.tables import print_table
 
     test = metrics["test"]
@@ -289,7 +290,7 @@ def _print_models(metrics: dict[str, Any], out: Path) -> None:
     # metrics of single columns and classes are in the report
     names = [name for name in test["net"] if ":" not in name][:6]
     rows = [
-        [LABELS.get(model, model), *(None if name in metrics["undefined"] else own[name] for name in names)]
+        [label_of(model), *(None if name in metrics["undefined"] else own[name] for name in names)]
         for model, own in test.items()
     ]
     index = None if best is None else list(test).index(best)
@@ -301,14 +302,14 @@ def _print_models(metrics: dict[str, Any], out: Path) -> None:
 
 
 def _print_folds(metrics: dict[str, Any], out: Path) -> None:
+    from subquad.bio.metrics.compared_models import label_of
     from subquad.bio.metrics.scores import title
-    from subquad.bio.plots.finished_run import LABELS
     from subquad.reporting.tables import print_table
 
     mean, std = metrics["test"], metrics["std"]
     names = [name for name in mean["net"] if ":" not in name][:6]
     rows = [
-        [LABELS.get(model, model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
+        [label_of(model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
         for model, own in mean.items()
     ]
     folds = len(metrics["rows"])

@@ -7,27 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subquad.bio.benchmark.summary import MODELS, STATES
+from subquad.bio.metrics.compared_models import COMPARED_MODELS, colour_of, label_of, names_of
 from subquad.bio.metrics.scores import MIN_TEST_ROWS, TITLES
-from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE
+from subquad.bio.plots.maps import GREEN, INK
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
 __all__ = ["markdown", "render", "summary_lines"]
 
-LABELS = {
-    "auto": "auto",
-    "paper": "Lyra as published",
-    "ridge": "ridge",
-    "boosting": "boosting",
-    "vienna": "Vienna MFE",
-    "vienna_bpp": "Vienna bpp",
-    "stack": "stack",
-}
-NETWORKS = ("net", "auto", "paper")
-COLOURS = {"net": GREEN, "auto": "#7fb6a0", "paper": "#7fb6a0", "ridge": GREY, "boosting": OCHRE}
-COLOURS |= {"vienna": GREY, "vienna_bpp": OCHRE, "stack": INK}
-MARKERS = {"net": "o", "auto": "s", "paper": "s", "ridge": "|", "boosting": "|", "vienna": "|", "vienna_bpp": "|"}
-MARKERS |= {"stack": "D"}
-MARKER_SIZES = {"|": 9, "o": 6, "s": 4.6, "D": 4.2}
+MARKERS = {"network": "o", "baseline": "|", "stack": "D"}
+MARKER_SIZES = {"|": 9, "o": 6, "D": 4.2}
 HIGHER, EQUAL, LOWER = GREEN, "#9aa5b5", "#b4532a"
 
 Results = Mapping[str, Any]
@@ -112,7 +100,8 @@ def _excluded(entries: Sequence[Results]) -> list[Results]:
 
 
 def _labels(results: Results) -> dict[str, str]:
-    return {**LABELS, "net": LABELS[results["settings"]["presets"][0]]}
+    """Return the label of each model; `net` is named by its preset."""
+    return {**{name: label_of(name) for name in MODELS}, "net": label_of(results["settings"]["presets"][0])}
 
 
 def _summary(results: Results) -> str:
@@ -215,12 +204,12 @@ def _short(entry: Results) -> str:
 
 
 def _costs(entries: Sequence[Results], labels: Mapping[str, str]) -> Table:
-    networks = [name for name in NETWORKS if any(name in entry["values"] for entry in entries)]
+    networks = [name for name in reversed(names_of("network")) if any(name in entry["values"] for entry in entries)]
     rows = []
     for entry in entries:
         runs = [run["seconds"] for run in entry["seeds"].values() if "test" in run]
         means = {name: sum(run.get(name, 0.0) for run in runs) / len(runs) for name in MODELS}
-        others = sum(value for name, value in means.items() if name not in NETWORKS)
+        others = sum(value for name, value in means.items() if name not in networks)
         cells = [round(value) for value in (*(means[name] for name in networks), others, entry["seconds"])]
         rows.append([entry["id"], entry["rows"]["train"], *cells, entry["memory_mb"]])
     return Table(
@@ -313,14 +302,15 @@ def _values(entries: Sequence[Results], labels: Mapping[str, str]) -> Picture:
             axes.plot(ends, [y, y], color="#cdd3dd", linewidth=2.2, zorder=1)
     for name in models:
         known = [(entry["values"][name], y) for y, entry in enumerate(own) if name in entry["values"]]
-        is_hollow, marker = name in ("paper", "auto", "stack"), MARKERS[name]
+        role = COMPARED_MODELS[name].role
+        is_hollow, marker = name != "net" and role != "baseline", MARKERS[role]
         axes.plot(
             *zip(*known, strict=True),
             marker,
-            color=COLOURS[name],
+            color=colour_of(name),
             markersize=MARKER_SIZES[marker],
             markeredgewidth=2 if marker == "|" else 1.1,
-            markerfacecolor="white" if is_hollow else COLOURS[name],
+            markerfacecolor="white" if is_hollow else colour_of(name),
             zorder=3 if name == "net" else 2,
             label=labels[name],
         )

@@ -8,15 +8,14 @@ from typing import Any
 
 from subquad.bio.benchmark.jobs import Job, metrics_of, outcome_of
 from subquad.bio.benchmark.tasks import Task
+from subquad.bio.metrics.compared_models import names_of
 from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS
 from subquad.runs.storage import read_json
 
-__all__ = ["BASELINES", "MODELS", "STATES", "result_rows", "summarize", "task_entries"]
+__all__ = ["MODELS", "STATES", "result_rows", "summarize", "task_entries"]
 
-MODELS = ("net", "auto", "paper", "ridge", "boosting", "vienna", "vienna_bpp", "stack")
+MODELS = (*reversed(names_of("network")), *names_of("baseline"), *names_of("stack"))
 """Models in the order of the tables."""
-BASELINES = ("ridge", "boosting", "vienna", "vienna_bpp")
-"""Baselines; the two of ViennaRNA replace the others in tasks of base pairs."""
 STATES = {
     "scored": "scored",
     "small": f"fewer than {MIN_TEST_ROWS} test rows: run, but not counted",
@@ -119,7 +118,7 @@ def _run(job: Job) -> dict[str, Any]:
     if not path.is_file():
         return {"message": outcome.get("message") or "not finished"}
     metrics = read_json(path)
-    models = sorted(metrics["test"], key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS))
+    models = sorted(metrics["test"], key=MODELS.index)
     return {
         "test": {name: metrics["test"][name] for name in models},
         "intervals": metrics.get("intervals", {}).get("test", {}),
@@ -150,7 +149,7 @@ def _means(entry: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[
         if all(name in run["differences"] for run in runs)
     }
     values = {name: fmean(run["test"][name][main] for run in runs) for name in models}
-    best = max((name for name in BASELINES if name in values), key=values.__getitem__, default=None)
+    best = max((name for name in names_of("baseline") if name in values), key=values.__getitem__, default=None)
     stacks = [run["stack"] for run in runs if run["stack"]]
     memory = [run["memory_mb"] for run in runs if run["memory_mb"]]
     return {

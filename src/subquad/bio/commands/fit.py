@@ -147,6 +147,7 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
         "observed_letters": [np.unique(column).tolist() for column in train.T] if dataset.inputs.is_aligned else None,
         "file": read.path.name,
         "split": {"how": split.how, "rows": {part: len(dataset.split[part]) for part in PARTS}},
+        "models": fitted.models,
         "model": fitted.net.as_dict(),
         "stacking": fitted.stacking.as_dict(),
         "positions": None if fitted.positions is None else fitted.positions.tolist(),

@@ -160,6 +160,7 @@ class Estimator(BaseEstimator):
                 "target": self._target,
                 "observed_letters": None,
                 "selected": {} if self._intervals is None else {"conformal": {"net": self._intervals}},
+                "models": ["net"],
                 "model": ensemble.as_dict(),
             },
             tensors=ensemble.tensors(),

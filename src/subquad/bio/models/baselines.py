@@ -17,13 +17,14 @@ from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target, TaskType
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.features.rows import Part, part_of
 from subquad.bio.features.sequences import SequenceFeatures
+from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.boosting import Trees, fit_trees
 from subquad.bio.models.linear import Linear, SparseMatrix, logistic_path, ridge_path, scale_of
 from subquad.bio.models.vienna import predict_pairs
 from subquad.errors import SubquadError, unknown
 
-__all__ = ["Baseline", "baselines_for", "fit_baseline", "fit_boosting", "fit_ridge"]
+__all__ = ["Baseline", "fit_baseline", "fit_boosting", "fit_ridge"]
 
 MAX_RESIDUES = 200_000
 """Maximum number of training residues of the linear model; a random subset beyond."""
@@ -126,11 +127,6 @@ class Baseline:
         if self.trees is not None:
             return self.trees.outputs
         return 0 if self.linear is None else len(self.linear.weight)
-
-
-def baselines_for(task_type: str) -> tuple[str, ...]:
-    """Return the names of the baselines of a task type."""
-    return ("vienna", "vienna_bpp") if task_type == "pairs" else ("ridge", "boosting")
 
 
 def fit_baseline(name: str, dataset: Dataset, *, seed: int = 0, iterations: int | None = None) -> Baseline:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.data.dataset import PARTS, Dataset, with_both_strands
+from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
-from subquad.bio.models.baselines import Baseline, baselines_for, fit_baseline, fit_ridge
+from subquad.bio.models.baselines import Baseline, fit_baseline, fit_ridge
 from subquad.bio.models.ensemble import NetEnsemble, ensemble_mean, ensemble_std, fit_ensemble, select_positions
 from subquad.bio.models.stacking import Stacking, fit_stacking
 from subquad.bio.settings import FitSettings
@@ -50,6 +51,8 @@ class TrainingData:
 class FittedModels:
     """All models of one dataset, fitted and compared."""
 
+    models: list[str]
+    """Names of the models that are saved."""
     net: NetEnsemble
     """Networks of the preset that is saved."""
     stacking: Stacking
@@ -197,6 +200,7 @@ def fit_models(
     if truth.task_type == "regression":
         metrics["conformal"], selected["conformal"] = _conformal(data.dataset, predictions, spreads)
     return FittedModels(
+        models=["net", *baselines, "stack"],
         net=nets["net"],
         stacking=stacking,
         predictions=predictions["test"],

@@ -9,7 +9,8 @@ import numpy as np
 
 from subquad.bio.data.dataset import Inputs, InputSchema
 from subquad.bio.data.table import inputs_of
-from subquad.bio.models.baselines import Baseline, baselines_for
+from subquad.bio.metrics.compared_models import baselines_for
+from subquad.bio.models.baselines import Baseline
 from subquad.bio.models.ensemble import NetEnsemble, select_positions
 from subquad.bio.models.stacking import Stacking
 from subquad.errors import SubquadError, unknown
@@ -69,7 +70,7 @@ class BioModel:
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the models in the folder; an estimator saves its networks only."""
-        return ("net", *baselines_for(self.task_type), "stack") if "stacking" in self.config else ("net",)
+        return tuple(self.config["models"])
 
     def check_model(self, name: str) -> None:
         """Check that the folder holds a model.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.data.dataset import Dataset
-from subquad.bio.models.baselines import baselines_for
+from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.models.fit import fit_models
 from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
 from subquad.errors import SubquadError

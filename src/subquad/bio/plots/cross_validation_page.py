@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.scores import title
 from subquad.bio.plots.figures import dot_plot
-from subquad.bio.plots.finished_run import label
 from subquad.reporting.page import Link, Section, Table, page, picture
 
 __all__ = ["is_tied", "render", "verdict"]
@@ -34,11 +34,11 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     """Return which model is best on average, and from which others the folds do not tell it."""
     main, mean, std = metrics["main_metric"], metrics["test"], metrics["std"]
     best, folds = _best(metrics), len(metrics["rows"])
-    others = ", ".join(f"{label(model)} {own[main]:.3f}" for model, own in mean.items() if model != best)
-    tied = [label(model) for model, own in metrics["folds"].items() if is_tied(metrics["folds"][best], own)]
+    others = ", ".join(f"{label_of(model)} {own[main]:.3f}" for model, own in mean.items() if model != best)
+    tied = [label_of(model) for model, own in metrics["folds"].items() if is_tied(metrics["folds"][best], own)]
     unclear = f" The folds do not distinguish it from {', '.join(tied)}." if tied else ""
     return (
-        f"Best on average over {folds} folds: {label(best)}, {title(main)} {mean[best][main]:.3f} ± "
+        f"Best on average over {folds} folds: {label_of(best)}, {title(main)} {mean[best][main]:.3f} ± "
         f"{std[best][main]:.3f} ({others}); best in {metrics['best_folds'][best]} of {folds} folds.{unclear}"
     )
 
@@ -57,7 +57,11 @@ def _result(metrics: Mapping[str, Any]) -> list[Any]:
     main, mean, std, folds = metrics["main_metric"], metrics["test"], metrics["std"], metrics["folds"]
     names = [name for name in mean["net"] if ":" not in name][:MAX_METRICS]
     rows = [
-        [label(model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names), metrics["best_folds"][model]]
+        [
+            label_of(model),
+            *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names),
+            metrics["best_folds"][model],
+        ]
         for model, own in mean.items()
     ]
     table = Table(
@@ -71,7 +75,7 @@ def _result(metrics: Mapping[str, Any]) -> list[Any]:
     blocks: list[Any] = [table, picture(figure, caption)]
     if "pooled" in metrics:
         rows = [
-            [label(model), own[main], None if model == "net" else _gap(metrics["differences"][model])]
+            [label_of(model), own[main], None if model == "net" else _gap(metrics["differences"][model])]
             for model, own in metrics["pooled"].items()
         ]
         caption = (

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.metrics.compared_models import baselines_for, label_of
 from subquad.bio.metrics.conformal import reliability
 from subquad.bio.plots import examples
 from subquad.bio.plots.figures import (
@@ -21,7 +22,7 @@ from subquad.bio.plots.figures import (
     reliability_diagram,
     residual_plot,
 )
-from subquad.bio.plots.finished_run import FinishedRun, label
+from subquad.bio.plots.finished_run import FinishedRun
 from subquad.reporting.page import Picture, Section, Table, picture
 
 __all__ = ["main_figures", "sections"]
@@ -81,11 +82,11 @@ def main_figures(run: FinishedRun) -> list[Block]:
 
 def _measured_predicted(run: FinishedRun) -> Picture:
     name = run.names[0]
-    other = run.best_single if run.best_single != "net" else "ridge"
+    other = run.best_single if run.best_single != "net" else baselines_for(run.task_type)[0]
     measured = _measured(run, name)
     known = np.isfinite(measured)
     panels = [
-        (label(model), measured[known], run.column(model, name)[known])
+        (label_of(model), measured[known], run.column(model, name)[known])
         for model in ("net", other)
         if model in run.models
     ]
@@ -250,7 +251,7 @@ def _calibration(run: FinishedRun) -> list[Block]:
             for level in levels:
                 inside, width = (_mean_over_columns(conformal[model], level, name) for name in ("coverage", "width"))
                 text = None if inside is None else f"{100 * inside:.1f} %"
-                rows.append([label(model), f"{100 * float(level):.0f} %", text, width])
+                rows.append([label_of(model), f"{100 * float(level):.0f} %", text, width])
         caption = "Of models with the nominal coverage, the one with the narrower intervals is better."
         caption += " Means over the target columns." if len(run.names) > 1 else ""
         blocks.append(
@@ -321,12 +322,12 @@ def _residuals(run: FinishedRun) -> list[Block]:
             picture(figure, "Residuals by number of mutations: quartiles, and whiskers of 1.5 interquartile ranges.")
         )
     worst = known[np.argsort(-np.abs(residual), kind="stable")[:MAX_WORST_ROWS]]
-    other = "ridge" if "ridge" in run.models else run.models[-1]
+    other = baselines_for(run.task_type)[0]
     rows = [
         [*_named(run, row), float(measured[row]), float(predicted[row]), float(run.column(other, name)[row])]
         for row in worst
     ]
-    header = ["row", "sequence", "measured", label("net"), label(other)]
+    header = ["row", "sequence", "measured", label_of("net"), label_of(other)]
     caption = "Test rows with the largest residuals of the network. If all models agree, suspect the measurement."
     return [*blocks, Table(header, rows, caption=caption)]
 
@@ -357,7 +358,7 @@ def _groups(run: FinishedRun) -> list[Block]:
     )
     figure = dot_plot(names, values, label=run.title)
     rows = [[name, *(own[k] for own in values.values())] for k, name in enumerate(names)]
-    return [picture(figure, caption), Table(["group", *map(label, models)], rows)]
+    return [picture(figure, caption), Table(["group", *map(label_of, models)], rows)]
 
 
 def _best_in_group(metrics: Mapping[str, Mapping[str, float]], main: str) -> str:
@@ -379,4 +380,4 @@ def _learning(run: FinishedRun) -> list[Block]:
         [point["rows"], *(f"{point[m]:.3f} ± {point['std'][m]:.3f}" if "std" in point else point[m] for m in models)]
         for point in curve
     ]
-    return [picture(figure, caption), Table(["training rows", *map(label, models)], rows)]
+    return [picture(figure, caption), Table(["training rows", *map(label_of, models)], rows)]

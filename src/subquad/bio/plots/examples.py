@@ -7,6 +7,7 @@ import numpy as np
 
 from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.base_pairs import agreement
+from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.scores import score
 from subquad.bio.plots.figures import (
     base_pair_panels,
@@ -16,7 +17,7 @@ from subquad.bio.plots.figures import (
     probability_histogram,
     profiles,
 )
-from subquad.bio.plots.finished_run import FinishedRun, label
+from subquad.bio.plots.finished_run import FinishedRun
 from subquad.reporting.page import Picture, Table, picture
 
 __all__ = ["blocks", "main_figures", "sequence_metric"]
@@ -52,7 +53,7 @@ def blocks(run: FinishedRun) -> list[Block]:
         for k in ends
     ]
     table = Table(
-        ["row", "length", *map(label, run.models)],
+        ["row", "length", *map(label_of, run.models)],
         rows,
         caption=f"{run.title} of the sequences that the network predicts best and worst.",
     )
@@ -67,7 +68,7 @@ def main_figures(run: FinishedRun) -> list[Block]:
     y, p = (np.concatenate(own) for own in zip(*parts, strict=True))
     unit = f"residues of {len(run.rows):,} test sequences"
     if run.task_type == "residue_regression":
-        figure = measured_predicted([(label("net"), y, p[:, 0])], target=run.names[0])
+        figure = measured_predicted([(label_of("net"), y, p[:, 0])], target=run.names[0])
         return [picture(figure, f"Predicted against measured values of the {unit}.")]
     if run.task_type == "residue_binary":
         figure = probability_histogram(y == 1, p[:, -1], run.classes or ["0", "1"], unit="residues")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from subquad.bio.plots.finished_run import label as label_of
+from subquad.bio.metrics.compared_models import colour_of, label_of
 from subquad.bio.plots.maps import BLUE, GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
 
 __all__ = [
@@ -30,16 +30,9 @@ __all__ = [
     "training_curves",
 ]
 
-COLOURS = {"net": GREEN, "ridge": GREY, "boosting": OCHRE, "stack": BLUE, "paper": "#7fb39c", "auto": "#7fb39c"}
-COLOURS |= {"vienna": GREY, "vienna_bpp": OCHRE}
 PARTS = {"train": GREY, "validation": OCHRE, "test": GREEN}
 MAX_POINTS = 5000
 """Points that are drawn singly; more are drawn as a density."""
-
-
-def colour_of(model: str) -> str:
-    """Return the colour of a model on all pages."""
-    return COLOURS.get(model, "#6d4b9a")
 
 
 def forest(rows: Sequence[tuple[str, str, float, float, float]], *, label: str, zero: bool = False) -> Figure:

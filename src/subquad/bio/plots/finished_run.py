@@ -9,30 +9,14 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.metrics.compared_models import COMPARED_MODELS
 from subquad.bio.metrics.scores import MIN_TEST_ROWS, title
 from subquad.errors import SubquadError
 from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
-__all__ = ["LABELS", "FinishedRun", "best_model", "label", "no_comparison", "read_finished_run"]
-
-LABELS = {
-    "net": "network",
-    "ridge": "ridge",
-    "boosting": "gradient boosting",
-    "stack": "stack of all models",
-    "paper": "Lyra as published",
-    "auto": "network, preset auto",
-    "vienna": "ViennaRNA, minimum free energy",
-    "vienna_bpp": "ViennaRNA, pair probabilities",
-}
-SIMPLEST_FIRST = ("ridge", "vienna", "vienna_bpp", "boosting", "paper", "auto", "net")
-
-
-def label(model: str) -> str:
-    """Return the name of a model on pages and in the terminal."""
-    return LABELS.get(model, model)
+__all__ = ["FinishedRun", "best_model", "no_comparison", "read_finished_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +123,7 @@ def no_comparison(metrics: Mapping[str, Any]) -> str:
 def best_model(metrics: Mapping[str, Any]) -> str:
     """Return the model with the best main metric on the test rows; of equal ones the simplest."""
     test, main = metrics["test"], metrics["main_metric"]
-    known = [name for name in SIMPLEST_FIRST if name in test]
-    return max([*known, *(name for name in test if name not in known)], key=lambda name: test[name][main])
+    return max((name for name in COMPARED_MODELS if name in test), key=lambda name: test[name][main])
 
 
 def read_finished_run(directory: Path | str) -> FinishedRun:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.metrics.compared_models import baselines_for, label_of
 from subquad.bio.metrics.scores import LOWER_IS_BETTER, title
 from subquad.bio.plots import diagnostics
 from subquad.bio.plots.figures import forest, training_curves
-from subquad.bio.plots.finished_run import FinishedRun, label, no_comparison, read_finished_run
+from subquad.bio.plots.finished_run import FinishedRun, no_comparison, read_finished_run
 from subquad.reporting.page import Picture, Section, Table, page, picture
 
 __all__ = ["card", "render", "sections"]
@@ -50,7 +51,7 @@ def card(run: FinishedRun) -> str:
     for model in run.models:
         values = (run.metric(model, name) for name in run.metric_names)
         cells = " | ".join("–" if value is None else f"{value:.3f}" for value in values)
-        lines.append(f"| {label(model)} | {cells} |")
+        lines.append(f"| {label_of(model)} | {cells} |")
     lines += [
         "",
         f"Metrics of {rows['test']:,} test rows. Model selection used {rows['validation']:,} validation rows, training "
@@ -88,14 +89,14 @@ def _summary(run: FinishedRun) -> str:
         return f"No model is named best: {no_comparison(run.metrics)}."
     values = {name: own[run.main] for name, own in run.metrics["test"].items()}
     unit = "rows" if run.task_type in ROW_TASK_TYPES else "sequences"
-    others = ", ".join(f"{label(name)} {value:.3f}" for name, value in values.items() if name != best)
+    others = ", ".join(f"{label_of(name)} {value:.3f}" for name, value in values.items() if name != best)
     result = f"{run.title} {values[best]:.3f} ({others})"
-    text = f"Best on {run.metrics['rows']['test']:,} test {unit}: {label(best)}, {result}."
+    text = f"Best on {run.metrics['rows']['test']:,} test {unit}: {label_of(best)}, {result}."
     if run.metrics.get("wins") == best:
         return f"{text} Its advantage over every other model is significant."
     text += " Its advantage over at least one other model is not significant; the simplest such model may be preferred."
     if best == "stack":
-        text += f" Best single model: {label(run.best_single)}."
+        text += f" Best single model: {label_of(run.best_single)}."
     return text
 
 
@@ -125,11 +126,11 @@ def blending_weights(run: FinishedRun) -> dict[str, float] | None:
 def _differences(run: FinishedRun) -> list[str]:
     if run.best is None:
         return []
-    gaps = [f"{label(name)} {_gap(gap)}" for name, gap in run.metrics["differences"].items() if name != "stack"]
+    gaps = [f"{label_of(name)} {_gap(gap)}" for name, gap in run.metrics["differences"].items() if name != "stack"]
     texts = [f"Difference of the network in {run.title} to: {'; '.join(gaps)}."] if gaps else []
     gap = run.metrics.get("stack_versus_best")
     if gap is not None:
-        texts.append(f"Difference of the stack to the best single model, {label(gap['best'])}: {_gap(gap)}.")
+        texts.append(f"Difference of the stack to the best single model, {label_of(gap['best'])}: {_gap(gap)}.")
     return texts
 
 
@@ -141,7 +142,7 @@ def _gap(gap: Mapping[str, float]) -> str:
 def _result(run: FinishedRun) -> list[Block]:
     names = run.metric_names[:MAX_COLUMNS]
     seconds = run.metrics["seconds"]
-    rows = [[label(model), *(run.metric(model, name) for name in names), seconds.get(model)] for model in run.models]
+    rows = [[label_of(model), *(run.metric(model, name) for name in names), seconds.get(model)] for model in run.models]
     caption = f"Metrics of the held-out test rows. The main metric is {run.title}."
     reasons = {run.undefined[name] for name in names if name in run.undefined}
     caption += (
@@ -160,7 +161,7 @@ def _result(run: FinishedRun) -> list[Block]:
 
 def _metrics(run: FinishedRun) -> list[Block]:
     blocks = [] if run.main in run.undefined else _intervals(run)
-    header = ["metric", *map(label, run.models)]
+    header = ["metric", *map(label_of, run.models)]
     cells = [
         [_metric_title(name), *(_with_interval(run, model, name) for model in run.models)] for name in run.metric_names
     ]
@@ -177,13 +178,13 @@ def _intervals(run: FinishedRun) -> list[Block]:
     rows, test = [], run.metrics["test"]
     for model in run.models:
         low, high = run.interval(model, run.main) or [test[model][run.main]] * 2
-        rows.append((label(model), model, test[model][run.main], low, high))
+        rows.append((label_of(model), model, test[model][run.main], low, high))
     caption = (
         f"{run.title} with 95 % bootstrap intervals over the test rows, without the variation between training runs."
     )
     blocks: list[Block] = [picture(forest(rows, label=run.title), caption)]
     gaps = [
-        (f"network − {label(name)}", name, gap["value"], gap["low"], gap["high"])
+        (f"network − {label_of(name)}", name, gap["value"], gap["low"], gap["high"])
         for name, gap in run.metrics["differences"].items()
     ]
     if gaps:
@@ -218,7 +219,7 @@ def _training(run: FinishedRun) -> list[Block]:
     ]
     weights = metrics.get("stacking", {}).get("weights")
     if weights:
-        parts = ", ".join(f"{label(name)} {value:.2f}" for name, value in weights.items())
+        parts = ", ".join(f"{label_of(name)} {value:.2f}" for name, value in weights.items())
         blocks.append(f"Blending weights of the stack: {parts}.")
     weights = blending_weights(run)
     if weights:
@@ -226,7 +227,7 @@ def _training(run: FinishedRun) -> list[Block]:
         blocks.append(
             Table(["part of the network", "blending weight"], rows, caption="Mean over the ensemble members.")
         )
-    rows = [[label(name), text] for name, text in _hyperparameters(run.config.get("selected", {}))]
+    rows = [[label_of(name), text] for name, text in _hyperparameters(run.config.get("selected", {}))]
     if rows:
         blocks.append(Table(["model", "selected on the validation rows"], rows))
     if any("loss" in line for line in run.history):
@@ -271,7 +272,7 @@ def _explanation(run: FinishedRun) -> list[Block]:
             "Prediction intervals are split-conformal, calibrated on the validation rows. Their coverage holds on "
             "average for new rows like these; for dissimilar sequences they are too narrow."
         )
-    significant = [run.metrics["differences"][name]["low"] > 0 for name in ("ridge", "boosting") if name in run.models]
+    significant = [run.metrics["differences"][name]["low"] > 0 for name in baselines_for(run.task_type)]
     if run.best is not None and significant and not all(significant):
         texts.append(
             "The network is not significantly better than all baselines here: positions act nearly additively, or "
