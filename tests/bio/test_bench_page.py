@@ -129,7 +129,6 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
         assert word in text, word
     assert html.count("<img") == 3
     assert "http" not in html.replace("http-equiv", "")
-    assert text.startswith(
-        "# tasks.json: 5 tasks\n\n4 of 5 tasks are scored; network (preset auto) is higher than the published network in "
-    )
+    lead = "4 of 5 tasks are scored; network (preset auto) is higher than the published network in "
+    assert text.startswith(f"# tasks.json: 5 tasks\n\n{lead}")
     assert summary_lines(results)[-1].startswith("all: 4 scored; higher than the published network in ")

@@ -1,5 +1,7 @@
 """Settings of `subquad llm linearize`: what they reject, and when the command reports it."""
 
+from typing import get_args, get_type_hints
+
 import pytest
 from support.llm_models import write_text
 
@@ -7,6 +9,7 @@ import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.nn.attention import FEATURE_MAPS, FeatureMap
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,8 @@ def test_the_triton_kernel_on_a_cpu_is_rejected_before_the_model_is_opened(folde
     with pytest.raises(SubquadError, match="kernel 'triton' needs a CUDA GPU"):
         subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_settings_offer_every_feature_map():
+    # written out there, since help must not import torch
+    assert get_args(get_type_hints(AttentionSettings)["feature_map"]) == get_args(FeatureMap) == tuple(FEATURE_MAPS)

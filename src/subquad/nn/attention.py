@@ -25,7 +25,7 @@ from subquad.ops.linattn import (
 )
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
+__all__ = ["FEATURE_MAPS", "T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
 
 FeatureMap = Literal["hedgehog", "t2r"]
 
@@ -36,6 +36,11 @@ class Hedgehog(nn.Module):
     If the number of features is not the head's width, W starts as the identity, repeated or truncated.
     """
 
+    features_per_column = 2
+    """Features of each column of W."""
+    kept_per_feature = 2
+    """Values that the backward pass keeps of each feature: the softmax, and the features in one tensor."""
+
     def __init__(self, heads: int, head_width: int, *, features: int | None = None):
         super().__init__()
         self.weight = nn.Parameter(_identity(heads, head_width, head_width if features is None else features))
@@ -43,7 +48,7 @@ class Hedgehog(nn.Module):
     @property
     def width(self) -> int:
         """Number of features per head."""
-        return 2 * self.weight.shape[-1]
+        return self.features_per_column * self.weight.shape[-1]
 
     def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
         """Return the features, all positive, in the weights' dtype; several heads of W can share a head of x."""
@@ -54,6 +59,9 @@ class Hedgehog(nn.Module):
 class T2R(nn.Module):
     r"""$\phi(x) = \text{relu}(xW + b)$, one W and b per head; W starts as the identity, b as 0."""
 
+    features_per_column = 1
+    kept_per_feature = 1
+
     def __init__(self, heads: int, head_width: int, *, features: int | None = None):
         super().__init__()
         self.weight = nn.Parameter(_identity(heads, head_width, head_width if features is None else features))
@@ -62,14 +70,15 @@ class T2R(nn.Module):
     @property
     def width(self) -> int:
         """Number of features per head."""
-        return self.weight.shape[-1]
+        return self.features_per_column * self.weight.shape[-1]
 
     def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
         """Return the features, non-negative, in the weights' dtype; several heads of W can share a head of x."""
         return torch.relu(_project(x, self.weight) + self.bias)
 
 
-_MAPS = {"hedgehog": Hedgehog, "t2r": T2R}
+FEATURE_MAPS: dict[FeatureMap, type[Hedgehog] | type[T2R]] = {"hedgehog": Hedgehog, "t2r": T2R}
+"""Feature maps by their name in settings."""
 
 
 class HybridAttention(nn.Module):
@@ -111,8 +120,8 @@ class HybridAttention(nn.Module):
         super().__init__()
         if heads % kv_heads:
             raise ValueError(f"{heads} query heads are not a multiple of {kv_heads} key heads")
-        if feature_map not in _MAPS:
-            raise ValueError(f"feature_map must be one of {', '.join(_MAPS)}, not {feature_map!r}")
+        if feature_map not in FEATURE_MAPS:
+            raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, not {feature_map!r}")
         if feature_heads not in ("query", "kv"):
             raise ValueError(f"feature_heads must be 'query' or 'kv', not {feature_heads!r}")
         if kernel not in get_args(Kernel):
@@ -124,8 +133,9 @@ class HybridAttention(nn.Module):
         self.window_shape: WindowShape = window_shape
         self.scale = scale
         self.kernel: Kernel = kernel
-        self.map_q = _MAPS[feature_map](heads, head_width, features=features)
-        self.map_k = _MAPS[feature_map](heads if feature_heads == "query" else kv_heads, head_width, features=features)
+        make = FEATURE_MAPS[feature_map]
+        self.map_q = make(heads, head_width, features=features)
+        self.map_k = make(heads if feature_heads == "query" else kv_heads, head_width, features=features)
         self.mix = nn.Parameter(torch.full((heads,), gamma).log())
 
     @overload

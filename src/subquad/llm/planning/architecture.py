@@ -6,7 +6,7 @@ Takes seconds even for 405 billion weights; nothing is loaded, and no code from 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,6 +18,7 @@ from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.convert import feature_parameters, replace_attention
 from subquad.llm.settings import MODEL_TYPE, AttentionSettings
+from subquad.nn.attention import FeatureMap
 from subquad.runs.storage import read_json
 
 __all__ = ["KNOWN", "ModelSizes", "read_architecture", "sizes_of"]
@@ -91,7 +92,7 @@ class ModelSizes:
     """H, heads of the keys' feature map."""
     features: int
     """F, features per head."""
-    feature_map: Literal["hedgehog", "t2r"]
+    feature_map: FeatureMap
     """The feature map."""
     longest: int | None
     """Maximum number of tokens of a text."""

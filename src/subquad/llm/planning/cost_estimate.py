@@ -49,6 +49,7 @@ from subquad.errors import SubquadError
 from subquad.llm.planning.architecture import ModelSizes, sizes_of
 from subquad.llm.planning.settings import PlanSettings
 from subquad.llm.settings import AttentionSettings
+from subquad.nn.attention import FEATURE_MAPS
 from subquad.ops.cost import hybrid_chunked
 from subquad.ops.linattn import hybrid_state
 
@@ -189,8 +190,8 @@ def _fewest_gpus(sizes: ModelSizes, settings: PlanSettings, stage: Stage, *, lim
 
 def _attention_kept(sizes: ModelSizes) -> float:
     Hq, Hkv, H, K, F = _letters(sizes)
-    copies = 2 if sizes.feature_map == "hedgehog" else 1
-    return 4 * (copies * (Hq + H) * F + (Hq + 2 * Hkv) * K + Hq * (K + 1))
+    kept = FEATURE_MAPS[sizes.feature_map].kept_per_feature
+    return 4 * (kept * (Hq + H) * F + (Hq + 2 * Hkv) * K + Hq * (K + 1))
 
 
 def _attention_written(sizes: ModelSizes, attention: AttentionSettings) -> float:
@@ -257,7 +258,7 @@ def _hybrid_operations(sizes: ModelSizes, settings: PlanSettings) -> float:
     cost = hybrid_chunked(
         B=1, Hq=Hq, Hkv=Hkv, Hf=H, T=T, K=K, V=K, F=F, w=attention.window, window_shape=attention.window_shape
     )
-    columns = F // 2 if sizes.feature_map == "hedgehog" else F
+    columns = F // FEATURE_MAPS[sizes.feature_map].features_per_column
     return cost.operations / T + 2 * K * columns * (Hq + H)
 
 
