@@ -11,31 +11,17 @@ import pytest
 from subquad.cli import app, main
 
 README = Path(__file__).parent.parent / "README.md"
-COMMANDS = [
-    "bio fit",
-    "bio predict",
-    "bio report",
-    "bio scan",
-    "bio epistasis",
-    "bio design",
-    "bio guides",
-    "bio cross-validate",
-    "bio bench",
-    "llm linearize",
-    "llm generate",
-    "llm merge",
-    "llm plan",
-    "llm chat",
-    "llm serve",
-    "llm evaluate",
-    "hep evaluate",
-    "hep explain",
-    "hep export",
-    "hep fit",
-    "hep predict",
-    "hep simulate",
-    "demo",
-]
+
+
+def command_names():
+    """Return every command as one types it, from the apps that hold them."""
+    for name in app:
+        children = [child for child in app[name] if not child.startswith("-")] if not name.startswith("-") else []
+        yield from (f"{name} {child}" for child in children)
+    yield "demo"
+
+
+COMMANDS = list(command_names())
 
 
 def shown(capsys, *arguments):
@@ -72,13 +58,8 @@ def test_every_command_has_help_with_an_example(capsys, command):
     assert re.search(rf"subquad {command} ", text)
 
 
-def test_no_command_is_missing_here():
-    names = [name for name in app if not name.startswith("-")]
-    found = []
-    for name in names:
-        children = [child for child in app[name] if not child.startswith("-")]
-        found += [f"{name} {child}" for child in children] if children else [name]
-    assert sorted(found) == sorted(COMMANDS)
+def test_the_command_line_has_the_commands_of_the_three_fields():
+    assert {"bio fit", "bio predict", "llm linearize", "llm generate", "hep fit", "hep predict"} < set(COMMANDS)
 
 
 def readme_commands():

@@ -15,11 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HOME = ROOT / "build" / "minimal"
-COMMANDS = {
-    "bio": ("fit", "predict", "cross-validate", "scan", "epistasis", "design", "guides", "bench", "report"),
-    "llm": ("linearize", "generate", "chat", "serve", "evaluate", "plan", "merge"),
-    "hep": ("simulate", "fit", "predict", "evaluate", "explain", "export"),
-}
+FIELDS = ("bio", "llm", "hep")
 TINY_LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512,
@@ -96,6 +92,12 @@ def run(python: Path, arguments: str, folder: Path) -> subprocess.CompletedProce
     )
 
 
+def commands_of(python: Path, field: str) -> list[str]:
+    """Return the names of the commands of a field."""
+    code = f"from subquad.cli import app; print(*(name for name in app[{field!r}] if not name.startswith('-')))"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+
 def problems(python: Path, check: Check, folder: Path) -> list[str]:
     """Return what went wrong in one environment, one line each."""
     folder.mkdir(exist_ok=True)
@@ -103,8 +105,8 @@ def problems(python: Path, check: Check, folder: Path) -> list[str]:
     stems = ["".join(letters) for letters in product("ACGU", repeat=4)]
     hairpins = [f"{stem}AAAA{stem[::-1].translate(str.maketrans('ACGU', 'UGCA'))},((((....))))" for stem in stems]
     (folder / "pairs.csv").write_text("\n".join(["sequence,base_pairs", *hairpins]) + "\n")
-    helps = ["--help", *(f"{field} --help" for field in COMMANDS)]
-    helps += [f"{field} {command} --help" for field in check.fields for command in COMMANDS[field]]
+    helps = ["--help", *(f"{field} --help" for field in FIELDS)]
+    helps += [f"{field} {command} --help" for field in check.fields for command in commands_of(python, field)]
     found = []
     for arguments in [*helps, *check.works]:
         done = run(python, arguments, folder)
