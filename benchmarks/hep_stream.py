@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from subquad.hep import FitSettings
-from subquad.hep.commands import fit as command
+from subquad.hep.commands import fit as fit_command
 from subquad.hep.data.formats import inspect_file
-from subquad.hep.models import training as loop
+from subquad.hep.models import training as training_module
 from subquad.hep.models.training import FittedNetwork
 from subquad.train.loop import LoopSettings
 
@@ -75,16 +75,18 @@ def main() -> None:
     parser.add_argument("--boosting", action="store_true")
     parser.add_argument("--folder", type=Path, default=None, help="where the copies and the run are kept")
     given = parser.parse_args()
-    watch, store, train = Watch(), [0], command.fit_network
+    watch, store, train = Watch(), [0], fit_command.fit_network
 
     def training(*positional: Any, directory: Path, **named: Any) -> FittedNetwork:
-        store[0], watch.part = drop_pages(directory / command.JETS), "training"
+        store[0], watch.part = drop_pages(directory / fit_command.JETS), "training"
         fitted = train(*positional, directory=directory, **named)
         watch.part = "measuring"
         return fitted
 
-    command.fit_network = training
-    loop.LoopSettings = lambda **asked: LoopSettings(**{**asked, "steps": given.steps, "evaluate_every": None})
+    fit_command.fit_network = training
+    training_module.LoopSettings = lambda **asked: LoopSettings(
+        **{**asked, "steps": given.steps, "evaluate_every": None}
+    )
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         files = copies(Path(os.environ["SUBQUAD_DATA"]) / "hep" / "sim", Path(name), given.gigabytes * 1e9)
         size, jets = (
@@ -99,7 +101,7 @@ def main() -> None:
             no_boosting=not given.boosting,
         )
         began = time.perf_counter()
-        metrics = command.fit(files, settings, out=Path(name) / "run", quiet=False)
+        metrics = fit_command.fit(files, settings, out=Path(name) / "run", quiet=False)
         seconds = metrics["seconds"]
         found = {
             **{"gigabytes": size / 1e9, "files": len(files), "jets": jets, "store_gigabytes": store[0] / 1e9},

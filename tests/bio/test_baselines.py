@@ -8,7 +8,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target
-from subquad.bio.features import rows as parts
+from subquad.bio.features import rows as row_features
 from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.scores import score
 from subquad.bio.models import boosting, linear
@@ -240,13 +240,13 @@ def test_rare_classes_of_residues_are_kept_when_some_are_drawn():
     dataset = replace(dataset, target=replace(dataset.target, y=y))
     known = (dataset.part("train")[1].y >= 0).sum()
     rare = (dataset.part("train")[1].y == 1).sum()
-    part = parts.part_of(dataset, "train", most=307, seed=0)
+    part = row_features.part_of(dataset, "train", most=307, seed=0)
     assert (len(part.target), (part.target.y == 1).sum()) == (307, rare)
     assert part.weight.mean() == pytest.approx(1)
     assert part.weight[part.target.y == 1].sum() / part.weight.sum() == pytest.approx(rare / known)
     rows, positions = part.residues
     np.testing.assert_array_equal(part.inputs.codes[rows, positions] >= 0, True)
-    held = parts.part_of(dataset, "validation", most=101, seed=0)
+    held = row_features.part_of(dataset, "validation", most=101, seed=0)
     assert (held.target.y == 1).mean() < 0.1
 
 

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import spearmanr
 from support.bio_tables import settings, table
 
-from subquad.bio.cli import cross_validate as command
-from subquad.bio.commands import cross_validate as crossval
+from subquad.bio.cli import cross_validate as cross_validate_cli
+from subquad.bio.commands import cross_validate as cross_validate_command
 from subquad.bio.commands import fit as fit_command
 from subquad.bio.commands.cross_validate import cross_validate
 from subquad.bio.plots.cross_validation_page import is_tied
@@ -68,7 +68,7 @@ def test_the_metrics_are_those_of_the_folds_and_of_all_rows(done):
 
 
 def test_an_interrupted_run_resumes_at_its_fold(done, genes, tmp_path, monkeypatch):
-    whole, calls = crossval.fit_table, []
+    whole, calls = cross_validate_command.fit_table, []
 
     def stop(*arguments, **more):
         calls.append(more["out"].name)
@@ -76,7 +76,7 @@ def test_an_interrupted_run_resumes_at_its_fold(done, genes, tmp_path, monkeypat
             raise KeyboardInterrupt
         return whole(*arguments, **more)
 
-    monkeypatch.setattr(crossval, "fit_table", stop)
+    monkeypatch.setattr(cross_validate_command, "fit_table", stop)
     with pytest.raises(KeyboardInterrupt):
         cross_validate(genes, by_gene(), out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out" / "metrics.json").exists()
@@ -88,13 +88,13 @@ def test_an_interrupted_run_resumes_at_its_fold(done, genes, tmp_path, monkeypat
 
 
 def test_the_table_is_read_once_for_all_folds(genes, tmp_path, monkeypatch):
-    whole, calls = crossval.read_table, []
+    whole, calls = cross_validate_command.read_table, []
 
     def read_table(*arguments, **more):
         calls.append(arguments[0])
         return whole(*arguments, **more)
 
-    for module in (crossval, fit_command):
+    for module in (cross_validate_command, fit_command):
         monkeypatch.setattr(module, "read_table", read_table)
     cross_validate(genes, by_gene(boosting_iterations=1), out=tmp_path / "out", quiet=True)
     assert calls == [genes]
@@ -105,7 +105,7 @@ def test_a_column_of_numbers_says_the_folds_and_the_command_shows_them(tmp_path,
     frame["part"] = np.arange(len(frame)) % 2 + 5
     frame.to_csv(tmp_path / "t.csv", index=False)
     own = settings(split="part", target=("active",))
-    command(str(tmp_path / "t.csv"), own, options=RunOptions(out=tmp_path / "out"))
+    cross_validate_cli(str(tmp_path / "t.csv"), own, options=RunOptions(out=tmp_path / "out"))
     shown = capsys.readouterr().out
     assert "mean and standard deviation over 2 folds" in shown
     assert "±" in shown

@@ -17,7 +17,7 @@ from subquad.bio.analysis.cycles import (
 )
 from subquad.bio.analysis.landscape import measured_landscape, predicted_landscape
 from subquad.bio.analysis.orders import by_order, find_library, order_kernels, variance_by_order, walsh
-from subquad.bio.commands import epistasis as command
+from subquad.bio.commands import epistasis as epistasis_command
 from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.models.scorer import open_scorer
 from subquad.errors import SubquadError
@@ -269,7 +269,7 @@ def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
     found = predicted_landscape(scorer, "AAAAA", measured=measured)
     assert set(found.cycles) == {"measured", "predicted"}
     np.testing.assert_allclose(found.orders["predicted"].fraction[:2], [1, 0], atol=1e-9)
-    pairs = command._write(found, tmp_path / "out", "run")
+    pairs = epistasis_command._write(found, tmp_path / "out", "run")
     assert len(pairs) == 10
     assert {"rms", "predicted_rms"} <= set(pairs)
     cycles = pd.read_csv(tmp_path / "out" / "cycles.csv.gz")
@@ -301,7 +301,7 @@ def test_the_epistasis_of_a_table_is_found_and_written(tmp_path):
 def test_half_a_million_double_mutants_of_gb1_show_a_contact(tmp_path):
     table = pd.read_csv(Path(DATA) / "bio" / "dms" / "gb1_double_olson2014.csv.gz")
     found, _ = measured_landscape(table["sequence"].tolist(), table["target"].to_numpy(), None)
-    pairs = command._write(found, tmp_path / "out", "gb1")
+    pairs = epistasis_command._write(found, tmp_path / "out", "gb1")
     assert len(pairs) == 55 * 54 / 2
     # Gly41 and Val54 of the protein, whose first residue is not in the construct
     top = pairs.sort_values("rms_specific", ascending=False).head(10)

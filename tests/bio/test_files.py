@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from subquad.bio import resolve_table
-from subquad.bio.data import examples as datasets
+from subquad.bio.data import examples
 from subquad.bio.data.files import is_missing, read_frame, read_numbers
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -247,8 +247,8 @@ def test_an_example_table_is_complete_and_a_changed_file_is_an_error(monkeypatch
     assert frame["split"].value_counts().to_dict() == {"train": 52_249, "validation": 2_916, "test": 2_831}
     # no time of writing in it, so that it can be made again byte for byte
     assert path.read_bytes()[4:8] == b"\0\0\0\0"
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == datasets.EXAMPLES["tdp43"][1]
-    monkeypatch.setitem(datasets.EXAMPLES, "tdp43", ("tdp43.csv.gz", "0" * 64))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == examples.EXAMPLES["tdp43"][1]
+    monkeypatch.setitem(examples.EXAMPLES, "tdp43", ("tdp43.csv.gz", "0" * 64))
     assert said(resolve_table, "example:tdp43").endswith("; install subquad again")
     assert said(resolve_table, "example:tdp44").startswith("no example 'tdp44'; did you mean 'tdp43'?")
 

@@ -14,13 +14,13 @@ import torch
 from support.bio_tables import SHORT, settings, table
 
 from subquad.bio import BioModel, FitSettings, fit, predict
-from subquad.bio.cli import fit as fit_command
-from subquad.bio.cli import predict as predict_command
+from subquad.bio.cli import fit as fit_cli
+from subquad.bio.cli import predict as predict_cli
 from subquad.bio.data.dataset import Target
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.metrics.scores import score
 from subquad.bio.models import ensemble, training
-from subquad.bio.models import fit as models
+from subquad.bio.models import fit as model_fit
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.runs.loading import load_run
@@ -34,7 +34,7 @@ needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the d
 def test_the_commands_fit_and_predict(tmp_path, capsys):
     frame = table(tmp_path / "t.csv")
     options = RunOptions(out=tmp_path / "run")
-    fit_command(str(tmp_path / "t.csv"), settings(ensemble_size=2), presets=("paper",), options=options)
+    fit_cli(str(tmp_path / "t.csv"), settings(ensemble_size=2), presets=("paper",), options=options)
     shown = capsys.readouterr()
     assert "alphabet: dna (ACGT) (inferred" in shown.err
     assert "31 test rows" in shown.out
@@ -48,7 +48,7 @@ def test_the_commands_fit_and_predict(tmp_path, capsys):
     assert {"low", "high", "value"} <= set(metrics["differences"]["ridge"])
     for name in ("config.json", "history.jsonl", "report.html", "README.md", "model.safetensors", "test.csv"):
         assert (tmp_path / "run" / name).is_file(), name
-    predict_command(tmp_path / "run", str(tmp_path / "t.csv"), options=OutputOptions(out=tmp_path / "p.csv.gz"))
+    predict_cli(tmp_path / "run", str(tmp_path / "t.csv"), options=OutputOptions(out=tmp_path / "p.csv.gz"))
     got = pd.read_csv(tmp_path / "p.csv.gz")
     added = [name for name in got.columns if name not in frame.columns]
     assert added == ["prediction", "prediction_std", "prediction_low", "prediction_high"]
@@ -174,9 +174,13 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     monkeypatch.setattr(training, "train", real)
-    monkeypatch.setattr(models, "fit_baseline", None)
+    monkeypatch.setattr(model_fit, "fit_baseline", None)
     with pytest.raises(SubquadError, match="an unfinished run with other settings \\(seed was 0 and is 1\\)"):
         fit(tmp_path / "t.csv", own, out=tmp_path / "killed", seed=1, quiet=True)
+    (tmp_path / "other").mkdir()
+    table(tmp_path / "other" / "t.csv", seed=7)
+    with pytest.raises(SubquadError, match="other settings \\(the contents of an input file have changed\\)"):
+        fit(tmp_path / "other" / "t.csv", own, out=tmp_path / "killed", quiet=True)
     again = fit(tmp_path / "t.csv", own, out=tmp_path / "killed", quiet=True)
     assert again["test"] == whole["test"]
     assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (
@@ -263,7 +267,7 @@ def test_data_without_signal_are_refused_before_a_folder_is_written(tmp_path, mo
 @pytest.mark.slow
 def test_infinite_intervals_are_null_and_few_test_rows_name_no_winner(tmp_path, capsys):
     table(tmp_path / "t.csv", rows=83)
-    fit_command(str(tmp_path / "t.csv"), settings(), options=RunOptions(out=tmp_path / "run"))
+    fit_cli(str(tmp_path / "t.csv"), settings(), options=RunOptions(out=tmp_path / "run"))
     shown = capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert f"No model is named best: {metrics['rows']['test']} test rows, fewer than the 20" in " ".join(shown.split())

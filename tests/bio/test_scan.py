@@ -10,7 +10,7 @@ from subquad.bio.analysis.scan_page import grid_of, information
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import scan_table, single_mutants
 from subquad.bio.commands.scan import scan
-from subquad.bio.models import scorer as scoring
+from subquad.bio.models import scorer as scorer_module
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.plots.maps import heat_map, logo, rows_of
 from subquad.bio.settings import ALPHABETS
@@ -50,7 +50,7 @@ def test_sequences_are_scored_the_same_in_batches(monkeypatch):
     sequences = [WILD[:k] + "T" + WILD[k + 1 :] for k in range(7)]
     scorer = open_scorer(AdditiveModel())
     at_once = scorer.scores(sequences)[0]
-    monkeypatch.setattr(scoring, "BATCH", 2)
+    monkeypatch.setattr(scorer_module, "BATCH", 2)
     np.testing.assert_array_equal(scorer.scores(sequences)[0], at_once)
 
 

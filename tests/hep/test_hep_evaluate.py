@@ -12,7 +12,7 @@ import pytest
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit
-from subquad.hep.commands import evaluate as job
+from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.data.jets import iterate_jets, read
 from subquad.hep.evaluation import scoring
 from subquad.hep.evaluation.external_scores import read_external_scores
@@ -53,7 +53,7 @@ def holdout(tables, tmp_path_factory):
 @pytest.fixture
 def no_figures(monkeypatch):
     """Omit the figures, which take most of the time; the title page is drawn."""
-    monkeypatch.setattr(job, "draw", lambda _, models: ([], {model.name: {} for model in models}))
+    monkeypatch.setattr(evaluate_command, "draw", lambda _, models: ([], {model.name: {} for model in models}))
 
 
 def external_scores(path, labels, order=(2, 0, 1), *, prefix="score_", without=(), tree="Events"):

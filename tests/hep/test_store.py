@@ -13,8 +13,8 @@ from support.hep_jets import dataset_in_memory
 
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit
-from subquad.hep.commands import fit as command
-from subquad.hep.data import jets as data
+from subquad.hep.commands import fit as fit_command
+from subquad.hep.data import jets as jets_module
 from subquad.hep.data import preparation
 from subquad.hep.data.batches import Prefetch, WaitingTime, collate
 from subquad.hep.data.jets import read
@@ -30,12 +30,12 @@ def split_store(source, folder, net, settings):
     """The parts of a store, as the command splits it."""
     dataset, fitted = source.open(folder)
     dataset = with_present_classes(dataset, fitted, source.files[0])
-    return command._split(dataset, fitted, source, net=net, settings=settings, seed=1)
+    return fit_command._split(dataset, fitted, source, net=net, settings=settings, seed=1)
 
 
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 def test_a_network_gets_the_same_inputs_from_the_store_as_from_memory(preset, jets, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "ENTRIES_PER_CHUNK", 13)
+    monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 13)
     settings, net = replace(SETTINGS, preset=preset), PRESETS[preset].net
     source = source_of(jets, [], net, settings)
     with temporary_store(source, tmp_path / "run", quiet=True) as folder:
@@ -75,7 +75,7 @@ def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
 def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path):
     files = [str(path) for path in jets]
     flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--quiet"]
-    command = [
+    arguments = [
         sys.executable,
         "-m",
         "support.hep_killed_fit",
@@ -86,7 +86,7 @@ def test_a_fit_that_is_killed_while_it_reads_starts_reading_again(jets, tmp_path
         str(tmp_path / "run"),
         *flags,
     ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=240)
     assert done.returncode == 9, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [".run.jets"]
     metrics = fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
@@ -101,7 +101,7 @@ def test_a_fit_that_is_interrupted_while_it_trains_does_not_read_again(jets, tmp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "predict_logits", stop)
+        patch.setattr(fit_command, "predict_logits", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(jets, SETTINGS, out=tmp_path / "run", quiet=True)
     assert (tmp_path / "run" / "jets" / "index.json").is_file()
@@ -158,12 +158,12 @@ def test_items_are_prefetched_in_their_order_once_each():
 @pytest.mark.slow
 def test_two_processes_divide_all_jets(jets, tmp_path):
     flags = ["--epochs", "1", "--batch-size", "11", "--no-boosting", "--out", str(tmp_path / "two")]
-    command = [
+    arguments = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
         *("-m", "support.hep_recorded_fit", str(tmp_path), "hep", "fit", *map(str, jets[:2]), *flags),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=280, env=environment)
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=280, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("│ top-1 accuracy") == done.stdout.count("more.root --out scores.root") == 1
     mine, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))

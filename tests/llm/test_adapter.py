@@ -46,8 +46,10 @@ def test_an_adapter_has_the_trained_tensors_only(adapter):
 
 
 @torch.no_grad()
-def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path):
+def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path, capsys):
     assert main(["llm", "merge", str(adapter), "--out", str(tmp_path / "whole")]) in (0, None)
+    # no bar of transformers
+    assert capsys.readouterr().err == ""
     opened, expected = AutoModelForCausalLM.from_pretrained(tmp_path / "whole"), subquad.llm.load(adapter)[0]
     assert torch.equal(opened(IDS).logits, expected(IDS).logits)
     assert not list(tmp_path.glob(".*"))

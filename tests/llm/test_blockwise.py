@@ -14,14 +14,12 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.commands import linearize as tasks
+from subquad.llm.commands import linearize as linearize_command
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training import activation_store as states
-from subquad.llm.training import blockwise
-from subquad.llm.training import stages as stage
+from subquad.llm.training import activation_store, blockwise, stages
 from subquad.llm.training.blockwise import load_feature_maps, transfer_blockwise
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
@@ -81,7 +79,7 @@ def start(name, tensor):
 
 
 def unclipped(monkeypatch):
-    monkeypatch.setattr(stage, "LoopSettings", partial(loop.LoopSettings, clip=None))
+    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, clip=None))
 
 
 def stop(*_, **__):
@@ -191,10 +189,10 @@ def test_weights_are_found_in_shards_and_without_the_prefix_of_the_body(
 
 
 def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, sequences, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
+    monkeypatch.setattr(stages, "LoopSettings", partial(loop.LoopSettings, save_seconds=0.0))
     run = partial(transfer_blockwise, llama, sequences, SMALL, block_layers=2, **HOW)
     expected = read_tensors(run(directory=tmp_path / "whole").feature_maps)
-    out, read, calls = tmp_path / "out", states.ActivationStore.read, []
+    out, read, calls = tmp_path / "out", activation_store.ActivationStore.read, []
 
     def killed_at(count):
         def counted(*arguments):
@@ -209,8 +207,8 @@ def test_an_interrupted_transfer_resumes_to_the_same_feature_maps(llama, sequenc
     kills = (
         # while the first edge is written, in the middle of a block, and while the states behind it are written
         (blockwise.Block, "forward", stop, ["blockwise.json", "states-0.bin"]),
-        (states.ActivationStore, "read", killed_at(4), ["checkpoint-transfer-0.safetensors", "states-0.bin"]),
-        (states.ActivationStore, "read", killed_at(8 + 5), ["feature_maps-0.safetensors", "states-0.bin"]),
+        (activation_store.ActivationStore, "read", killed_at(4), ["checkpoint-transfer-0.safetensors", "states-0.bin"]),
+        (activation_store.ActivationStore, "read", killed_at(8 + 5), ["feature_maps-0.safetensors", "states-0.bin"]),
         # when a block's maps are written, and when all are put together
         (
             blockwise,
@@ -284,7 +282,7 @@ def test_states_of_unused_sequences_are_not_stored(llama, sequences, tmp_path, m
 
 def test_a_full_disk_is_reported_before_anything_is_computed(llama, sequences, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: usage(99_999, 99_000, 999))
+    monkeypatch.setattr(activation_store.shutil, "disk_usage", lambda _: usage(99_999, 99_000, 999))
     needed = 2 * 2 * TOKENS * 30
     with pytest.raises(SubquadError, match=rf"341 tokens need {needed:,} more bytes .*{needed - 999:,} too few"):
         transfer_blockwise(llama, sequences, SMALL, block_layers=2, directory=tmp_path, **HOW)
@@ -344,7 +342,7 @@ def test_a_gguf_file_and_an_empty_block_are_rejected(llama, sequences, tmp_path)
 
 def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monkeypatch):
     settings, out = replace(SMALL, block_layers=1), tmp_path / "out"
-    for place, name in ((blockwise.Block, "forward"), (tasks, "load_feature_maps")):
+    for place, name in ((blockwise.Block, "forward"), (linearize_command, "load_feature_maps")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, stop)
             with pytest.raises(KeyboardInterrupt):

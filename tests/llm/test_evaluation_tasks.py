@@ -209,7 +209,7 @@ def test_accuracies_are_those_that_lm_eval_computes_with_the_model(data, tokeniz
 def test_items_within_the_window_are_computed_once_for_variants_that_agree(
     folder, text, tokenizer, tmp_path, monkeypatch
 ):
-    from subquad.llm.evaluation import tasks as suites
+    from subquad.llm.evaluation import tasks
 
     rows = [
         {"goal": "See" + " the old bird" * repeats, "sol1": "the house", "sol2": "a river"}
@@ -221,13 +221,13 @@ def test_items_within_the_window_are_computed_once_for_variants_that_agree(
     (files / "piqa" / "valid-labels.lst").write_text("1\n0\n1\n0\n")
     settings = replace(SMALL, attention=AttentionSettings(window=23))
     subquad.llm.linearize(folder, text, settings, out=tmp_path / "linear", quiet=True)
-    real, counts = suites.item_rows, []
+    real, counts = tasks.item_rows, []
 
     def counted(harness, task, asked):
         counts.append((harness.mode, len(asked)))
         return real(harness, task, asked)
 
-    monkeypatch.setattr(suites, "item_rows", counted)
+    monkeypatch.setattr(tasks, "item_rows", counted)
     how = EvaluateSettings(tasks=("piqa",), speed=())
     evaluate(tmp_path / "linear", how, data=files, out=tmp_path / "evaluation", quiet=True)
     assert counts == [("softmax", 4), ("window", 2), ("window", 4), ("hybrid", 2)]

@@ -130,14 +130,18 @@ def test_frozen_weights_may_be_bfloat16_and_trained_tensors_stay_float32(run, fo
 
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
-    from subquad.llm.commands import linearize as tasks
-    from subquad.llm.training import lora as finetune
+    from subquad.llm.commands import linearize as linearize_command
+    from subquad.llm.training import lora
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    for place, name in ((tasks, "transfer_errors"), (finetune, "fine_tune_step"), (tasks, "generate_text")):
+    for place, name in (
+        (linearize_command, "transfer_errors"),
+        (lora, "fine_tune_step"),
+        (linearize_command, "generate_text"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, stop)
             with pytest.raises(KeyboardInterrupt):
@@ -154,7 +158,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, folder, text, tmp_p
 @pytest.mark.slow
 def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_path, monkeypatch):
     from subquad.llm.training import stages
-    from subquad.llm.training import transfer as stage_1
+    from subquad.llm.training import transfer as transfer_module
     from subquad.train import loop
 
     # a checkpoint behind every step
@@ -166,7 +170,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_p
         (tmp_path / name).mkdir()
         how = {"tokens": 31 * 7, "precision": "float32", "directory": tmp_path / name, "quiet": True}
         if stop_after:
-            calls, real = [], stage_1.transfer_step
+            calls, real = [], transfer_module.transfer_step
 
             def counted(*arguments, calls=calls, real=real, **options):
                 calls.append(1)
@@ -175,7 +179,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(tokenizer, text, tmp_p
                 return real(*arguments, **options)
 
             with monkeypatch.context() as patch:
-                patch.setattr(stage_1, "transfer_step", counted)
+                patch.setattr(transfer_module, "transfer_step", counted)
                 with pytest.raises(KeyboardInterrupt):
                     transfer(model, sequences, SMALL, **how)
             assert list((tmp_path / name).glob("checkpoint-*"))
@@ -222,13 +226,13 @@ def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, tex
 
 @pytest.mark.slow
 def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
-    from subquad.llm.commands import linearize as tasks
+    from subquad.llm.commands import linearize as linearize_command
 
     how = LinearizeSettings(
         attention=AttentionSettings(window=3), sequence_length=31, minutes=0.02, evaluation_tokens=31, precision="auto"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "generate_text", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(linearize_command, "generate_text", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
     plan = json.loads((tmp_path / "out" / "budget.json").read_text())

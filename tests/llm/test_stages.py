@@ -12,9 +12,7 @@ import subquad.llm
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.convert import convert
-from subquad.llm.training import lora as second
-from subquad.llm.training import stages
-from subquad.llm.training import transfer as first
+from subquad.llm.training import lora, stages, transfer
 from subquad.llm.training.blockwise import transfer_blockwise
 from subquad.runs.storage import read_tensors, read_tensors_and_metadata
 from subquad.train import loop
@@ -29,7 +27,7 @@ STAGES = ["transfer", "lora"]
 def rates(monkeypatch, tokenizer, text, stage, validations=(), **how):
     """Return the factor on the rates at each step of a stage whose validations find these losses, and its outcome."""
     settings, factors, losses = replace(SMALL, **TOKENS, **how), [], iter(validations)
-    place, step = {"transfer": (first, "transfer_step"), "lora": (second, "fine_tune_step")}[stage]
+    place, step = {"transfer": (transfer, "transfer_step"), "lora": (lora, "fine_tune_step")}[stage]
     real_train, real_step = stages.train, getattr(place, step)
 
     def watched_train(model, *, optimizer, **options):
@@ -43,14 +41,14 @@ def rates(monkeypatch, tokenizer, text, stage, validations=(), **how):
         return real_train(model, optimizer=optimizer, **options)
 
     monkeypatch.setattr(stages, "train", watched_train)
-    monkeypatch.setattr(first, "transfer_errors", lambda *_: [next(losses)])
-    monkeypatch.setattr(second, "perplexity", lambda *_, **__: next(losses))
+    monkeypatch.setattr(transfer, "transfer_errors", lambda *_: [next(losses)])
+    monkeypatch.setattr(lora, "perplexity", lambda *_, **__: next(losses))
     made = prepare_text(tokenizer, [text], sequence_length=31)
     model = convert(tiny_model("llama", vocab_size=len(tokenizer)), settings.attention)
     options = {"tokens": 31 * STEPS, "precision": "float32", "validation": made.holdout.ids[:1], "quiet": True}
     if stage == "transfer":
-        return factors, first.transfer(model, made.training.ids, settings, **options)
-    return factors, second.fine_tune(add_lora(model, settings, seed=0), made.training.ids, settings, **options)
+        return factors, transfer.transfer(model, made.training.ids, settings, **options)
+    return factors, lora.fine_tune(add_lora(model, settings, seed=0), made.training.ids, settings, **options)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ def test_patience_that_runs_out_at_the_last_step_is_not_early_stopping(monkeypat
 def test_each_block_stops_early_by_itself(monkeypatch, folder, tokenizer, text, tmp_path):
     settings = replace(SMALL, **TOKENS, patience=2, validate_every=2)
     losses = iter([5.0, 6.0, 7.0, 5.0, 4.0, 3.0, 3.5, 3.6])
-    monkeypatch.setattr(first, "transfer_errors", lambda *_: [next(losses)])
+    monkeypatch.setattr(transfer, "transfer_errors", lambda *_: [next(losses)])
     made = prepare_text(tokenizer, [text], sequence_length=31)
     found = transfer_blockwise(
         folder, made.training.ids, settings, block_layers=1, tokens=31 * STEPS, directory=tmp_path,
@@ -112,8 +110,8 @@ def test_each_block_stops_early_by_itself(monkeypatch, folder, tokenizer, text, 
 
 @pytest.mark.parametrize("block", [None, 1])
 def test_metrics_and_page_have_the_steps_taken(monkeypatch, folder, text, tmp_path, block):
-    monkeypatch.setattr(first, "transfer_errors", lambda *_: [1.0])
-    monkeypatch.setattr(second, "perplexity", lambda *_, **__: 1.0)
+    monkeypatch.setattr(transfer, "transfer_errors", lambda *_: [1.0])
+    monkeypatch.setattr(lora, "perplexity", lambda *_, **__: 1.0)
     settings = replace(SMALL, **TOKENS, patience=2, validate_every=2, block_layers=block)
     metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
     assert metrics == json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -131,7 +129,7 @@ def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypa
     def size(net, *_, **__):
         return sum(float(tensor.square().sum()) for name, tensor in net.named_parameters() if "lora_B" in name)
 
-    monkeypatch.setattr(second, "perplexity", size)
+    monkeypatch.setattr(lora, "perplexity", size)
     settings = replace(
         SMALL, **TOKENS, schedule="plateau", warmup_fraction=0.1, patience=3, validate_every=1, block_layers=block,
         transfer_learning_rate=1.0, transfer_loss="attention_weights",
@@ -142,10 +140,10 @@ def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypa
     part = "transfer" if block is None else "transfer-0"
     kills = (
         # with one validation that was no best, and with two, after which the rate is halved
-        (first, "transfer_step", 3, part, 1),
-        (first, "transfer_step", 2, part, 2),
-        (second, "fine_tune_step", 3, "lora", 1),
-        (second, "fine_tune_step", 2, "lora", 2),
+        (transfer, "transfer_step", 3, part, 1),
+        (transfer, "transfer_step", 2, part, 2),
+        (lora, "fine_tune_step", 3, "lora", 1),
+        (lora, "fine_tune_step", 2, "lora", 2),
     )
     for place, name, last, checkpoint, since_best in kills:
         calls, real = [], getattr(place, name)

@@ -4,7 +4,7 @@ import os
 import sys
 
 from subquad.cli import main
-from subquad.hep.data import jets as data
+from subquad.hep.data import jets as jets_module
 from subquad.hep.data import store
 
 real, calls = store._Writer.add, []
@@ -18,6 +18,6 @@ def add(writer, chunk):
 
 
 if __name__ == "__main__":
-    data.ENTRIES_PER_CHUNK = 20
+    jets_module.ENTRIES_PER_CHUNK = 20
     store._Writer.add = add
     sys.exit(main(sys.argv[1:]))

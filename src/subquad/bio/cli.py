@@ -42,9 +42,9 @@ def fit(
             example:NAME for a table that ships with subquad.
         presets: Further networks to fit for comparison, such as paper.
     """
-    from subquad.bio.commands.fit import fit as run
+    from subquad.bio.commands.fit import fit as run_fit
 
-    metrics = run(table, settings, presets=presets, **_keywords(options))
+    metrics = run_fit(table, settings, presets=presets, **_keywords(options))
     if not options.quiet:
         _print_models(metrics, options.out)
 
@@ -71,9 +71,9 @@ def cross_validate(
             example:NAME for a table that ships with subquad.
         presets: Further networks to fit for comparison, such as paper.
     """
-    from subquad.bio.commands.cross_validate import cross_validate as run
+    from subquad.bio.commands.cross_validate import cross_validate as run_cross_validate
 
-    metrics = run(table, settings, presets=presets, **_keywords(options))
+    metrics = run_cross_validate(table, settings, presets=presets, **_keywords(options))
     if not options.quiet:
         _print_folds(metrics, options.out)
 

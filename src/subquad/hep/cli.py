@@ -45,10 +45,10 @@ def fit(
             patterns in quotes, or example:jets for the jets that ship with subquad.
         test: Files with the test jets. Default: a stratified fraction of the jets.
     """
-    from subquad.hep.commands.fit import fit as run
+    from subquad.hep.commands.fit import fit as run_fit
     from subquad.train.distributed import processes
 
-    metrics = run(files, settings, test=test, **vars(options))
+    metrics = run_fit(files, settings, test=test, **vars(options))
     if not options.quiet and processes().is_main_process:
         _print_fit(metrics, options.out)
 
@@ -101,9 +101,9 @@ def evaluate(
         scores: Scores of other programs' taggers, as name=scores.root; the file holds score_<class> and label_<class>
             for every class.
     """
-    from subquad.hep.commands.evaluate import evaluate as run
+    from subquad.hep.commands.evaluate import evaluate as run_evaluate
 
-    evaluation = run(runs, settings, files=files, scores=scores, **vars(options))
+    evaluation = run_evaluate(runs, settings, files=files, scores=scores, **vars(options))
     if not options.quiet:
         _print_evaluation(evaluation, options.out)
 
@@ -181,9 +181,9 @@ def simulate(
     Args:
         seed: Seed of the collisions and of the detector.
     """
-    from subquad.hep.commands.simulate import simulate as run
+    from subquad.hep.commands.simulate import simulate as run_simulate
 
-    files = run(settings, seed=seed, **vars(options))
+    files = run_simulate(settings, seed=seed, **vars(options))
     if not options.quiet:
         print(f"Wrote {len(files)} files to {options.out}. Next: subquad hep fit '{options.out}/*.root' --out tagger")
 

@@ -42,10 +42,10 @@ def linearize(
         text: Training text: .txt, .md, .jsonl or .json, also as .gz, or .parquet, with texts or conversations.
         eval_text: Text on which perplexity is measured. Default: the last tenth of the training text.
     """
-    from subquad.llm.commands.linearize import linearize as run
+    from subquad.llm.commands.linearize import linearize as run_linearize
     from subquad.train.distributed import processes
 
-    metrics = run(
+    metrics = run_linearize(
         model, text, settings, eval_text=eval_text or (),
         out=options.out, seed=options.seed, force=options.force, quiet=options.quiet,
     )  # fmt: skip
@@ -96,9 +96,9 @@ def merge(
         adapter: Folder that `subquad llm linearize --save adapter` wrote.
         base: Checkpoint of the adapter. Default: the one recorded in the adapter.
     """
-    from subquad.llm.commands.merge import merge as run
+    from subquad.llm.commands.merge import merge as run_merge
 
-    run(adapter, base=base, out=options.out, force=options.force, quiet=options.quiet)
+    run_merge(adapter, base=base, out=options.out, force=options.force, quiet=options.quiet)
 
 
 @app.command
@@ -122,11 +122,11 @@ def plan(
     """
     import json
 
-    from subquad.llm.commands.plan import plan as run
+    from subquad.llm.commands.plan import plan as run_plan
     from subquad.llm.planning.tables import print_costs
     from subquad.runs.storage import plain
 
-    estimates = run(configs, settings)
+    estimates = run_plan(configs, settings)
     if as_json:
         print(json.dumps(plain(estimates), indent=2))
     else:
@@ -203,9 +203,9 @@ def evaluate(
             none.
         extend: Add to a finished evaluation, keeping what it has measured.
     """
-    from subquad.llm.commands.evaluate import evaluate as run
+    from subquad.llm.commands.evaluate import evaluate as run_evaluate
 
-    evaluation = run(
+    evaluation = run_evaluate(
         runs, settings, text=text or (), data=data, teacher=teacher, window_fine_tuned=window_fine_tuned or (),
         extend=extend, out=options.out, force=options.force, quiet=options.quiet,
     )  # fmt: skip

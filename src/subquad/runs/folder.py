@@ -115,7 +115,12 @@ def _check_begun(directory: Path, kind: str, wanted: Mapping[str, Any], force: b
                 f"{directory}: holds an unfinished run of another version of subquad, which had other settings; "
                 "finish it with that version, or start again with --force"
             )
-        lines = "; ".join(f"{name} was {begun[name]!r} and is {wanted[name]!r}" for name in changed)
+        lines = "; ".join(
+            "the contents of an input file have changed"
+            if "fingerprint" in name
+            else f"{name} was {begun[name]!r} and is {wanted[name]!r}"
+            for name in changed
+        )
         raise SubquadError(
             f"{directory}: holds an unfinished run with other settings ({lines}); "
             "use the same settings to resume it, or --force to start again"

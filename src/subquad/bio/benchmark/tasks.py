@@ -81,6 +81,11 @@ def read_tasks(path: Path | str, settings: BenchSettings, folder: Path | str) ->
         SubquadError: All errors of the file at once: invalid entries, missing tables, or no task selected.
     """
     path = Path(path)
+    if path.is_file() and path.suffix.lower() != ".json":
+        raise SubquadError(
+            f"{path}: bench reads a JSON list of tasks; compare models on one table with: "
+            f"subquad bio fit {path} --out run"
+        )
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise SubquadError(f'{path}: must be a list of tasks, such as [{{"id": …, "file": …, "task_type": …}}]')

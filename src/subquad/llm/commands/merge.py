@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from subquad.errors import SubquadError
-from subquad.llm.models.checkpoints import checkpoint_kind
+from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bars
 from subquad.llm.models.loading import load
 from subquad.runs.storage import as_folder, check_output
 
@@ -39,7 +39,8 @@ def merge(
     model, tokenizer = load(adapter, base=base)
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
+    with without_progress_bars():
+        model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(out, ignore_errors=True)
     temporary.rename(out)
