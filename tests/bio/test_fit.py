@@ -421,20 +421,9 @@ def test_weights_that_do_not_fit_are_refused(run, tmp_path):
 @pytest.mark.data
 def test_real_files_are_fitted_from_the_command_line(tmp_path, capsys):
     raw = Path(DATA) / "bio" / "raw"
-    short = ["--tokens", "20000", "--boosting-iterations", "10", "--quiet"]
+    short = ["--epochs", "1", "--train-rows", "300", "--ensemble-size", "1", "--boosting-iterations", "5", "--quiet"]
     syua = raw / "proteingym_SYUA_HUMAN_Newberry_2020.csv.gz"
-    extra = [
-        "--target",
-        "DMS_score",
-        "--covariates",
-        "EVE_single",
-        "--covariates",
-        "ESM1v_*",
-        "--split-by",
-        "modulo",
-        "--fold",
-        "1",
-    ]
+    extra = ["--target", "DMS_score", "--covariates", "EVE_single", "ESM1v_*", "--split-by", "modulo", "--fold", "1"]
     assert main(["bio", "fit", str(syua), *extra, *short, "--out", str(tmp_path / "syua")]) == 0
     assert json.loads((tmp_path / "syua" / "config.json").read_text())["inputs"]["covariates"].keys() >= {"EVE_single"}
     # a table of variants with its wild type in a FASTA file
