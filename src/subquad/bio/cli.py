@@ -11,7 +11,7 @@ from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.settings import FitSettings
-from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
+from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
 
 __all__ = ["app"]
 
@@ -163,7 +163,7 @@ def epistasis(
     /,
     settings: Annotated[EpistasisSettings, FLAGS] = EpistasisSettings(),
     *,
-    options: Annotated[RunOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
     """Estimate epistasis: double-mutant cycles of pairs of positions, and variance by order of interaction.
 
@@ -190,7 +190,7 @@ def design(
     /,
     settings: Annotated[DesignSettings, FLAGS] = DesignSettings(),
     *,
-    options: Annotated[RunOptions, FLAGS],
+    options: Annotated[SeededOptions, FLAGS],
 ) -> None:
     """Design the best variants under constraints, as a diverse batch laid out on plates.
 

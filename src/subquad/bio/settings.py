@@ -112,7 +112,7 @@ class FitSettings:
     """Number of networks trained with different seeds; predictions are averaged, and from two on `prediction_std` is
     written. Default: as many as `--tokens` allows, at most 5."""
     boosting_iterations: Model[int | None] = None
-    """Maximum number of trees in gradient boosting. Default: as many as fit in about a minute, at most 300."""
+    """Maximum number of trees in gradient boosting. Default: as many as fit in about half a minute, at most 300."""
     transform: Model[Literal["auto", "none", "rank"]] = "auto"
     """Transform of the measurements before training: `none` standardises them, `rank` maps ranks to normal quantiles,
     `auto` uses ranks if the distribution is far from normal."""

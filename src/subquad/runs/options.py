@@ -8,7 +8,7 @@ from cyclopts import Group, Parameter
 
 from subquad.errors import SubquadError
 
-__all__ = ["Input", "Model", "Output", "OutputOptions", "RunOptions", "Training"]
+__all__ = ["Input", "Model", "Output", "OutputOptions", "RunOptions", "SeededOptions", "Training"]
 
 T = TypeVar("T")
 
@@ -35,11 +35,9 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(OutputOptions):
+class SeededOptions(OutputOptions):
     """Options of a command that also draws random numbers."""
 
-    out: Output[Path]
-    """Output folder or file. A folder with an unfinished run of the same settings is resumed."""
     seed: Training[int] = 0
     """Seed of all random numbers: splits, initial weights, order of the data."""
 
@@ -47,3 +45,11 @@ class RunOptions(OutputOptions):
         """Refuse a seed that no generator takes."""
         if self.seed < 0:
             raise SubquadError(f"--seed is {self.seed}; give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SeededOptions):
+    """Options of a command that trains, and that resumes where it was interrupted."""
+
+    out: Output[Path]
+    """Output folder. A folder with an unfinished run of the same settings is resumed."""

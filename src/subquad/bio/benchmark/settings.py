@@ -29,7 +29,7 @@ class BenchSettings:
     tokens: Training[int] = 2_000_000
     """Training budget of each network, in tokens (letters of the sequences)."""
     boosting_iterations: Training[int | None] = None
-    """Maximum number of trees in gradient boosting. Default: as many as fit in about a minute."""
+    """Maximum number of trees in gradient boosting. Default: as many as fit in about half a minute."""
     seeds: Training[tuple[int, ...]] = (0,)
     """Seeds; each task is run once per seed."""
     jobs: Training[int] = 2

@@ -1,7 +1,7 @@
 """Baselines on the same split and features as the network: ridge (logistic regression) and gradient boosting.
 
-Ridge costs seconds, boosting up to a minute. All hyperparameters are selected on the validation rows. The baseline of
-base pairs is ViennaRNA.
+Ridge costs seconds, boosting up to half a minute. All hyperparameters are selected on the validation rows. The
+baseline of base pairs is ViennaRNA.
 
 Axes: n rows, T positions, m residues, F features, K columns of measurements, O outputs.
 """
