@@ -74,7 +74,7 @@ app.command("subquad.hep.cli:app", name="hep", help="Jet tagging on ROOT files (
 app.command(
     "subquad.demo:demo",
     name="demo",
-    help="""Run the main job of the three fields on real input and write one HTML page about it.
+    help="""Run the main job of the three fields and write one HTML page about it.
 
     Fits the deep mutational scan of TDP-43, linearizes SmolLM2-135M-Instruct and trains a jet tagger, each beside its
     baselines. An interrupted demo resumes where it stopped.

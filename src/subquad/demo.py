@@ -83,7 +83,7 @@ class _Processes:
 def demo(
     *, out: Path = Path("demo"), quick: bool = False, text: Path | None = None, seed: int = 0, quiet: bool = False
 ) -> None:
-    """Run the main job of the three fields on real input and write one HTML page about it.
+    """Run the main job of the three fields and write one HTML page about it.
 
     Fits the deep mutational scan of TDP-43, linearizes SmolLM2-135M-Instruct and trains a jet tagger, each beside its
     baselines. Two jobs run at a time, on one core each. The page is written again whenever a job ends, and an
@@ -142,9 +142,10 @@ def _section(job: _Job, run: Path) -> Section:
 def _write_page(jobs: list[_Job], finished: Mapping[str, Section], out: Path) -> Path:
     unfinished = "This job is not finished; the page is written again when it is."
     html = page(
-        "subquad: three systems, one idea",
-        lead="Replace an all-pairs step, whose cost grows with the square of the input, by an operator that costs n or "
-        "n log n. Each section shows a real run on this machine beside its baselines.",
+        "subquad demo",
+        lead="Variants of TDP-43, a language model and simulated jets, each run on this machine beside its baselines. "
+        "The network for TDP-43 may give its Lyra branch no weight, and the time of the jet preset auto grows with the "
+        "square of the number of particles.",
         sections=[finished.get(job.name, Section(job.title, [unfinished])) for job in jobs],
     )
     with atomic(out / REPORT) as temporary:

@@ -241,7 +241,7 @@ def test_metrics_of_two_classes_are_dashes_if_the_test_rows_have_one(undrawn, me
 
 def test_a_difference_that_is_not_significant_is_called_so(undrawn):
     run = finished("regression")
-    assert "Its advantage over every other model is significant." in render(run)
+    assert "Its lead exceeds the 95 % intervals over test rows;" in render(run)
     run.metrics["test"]["stack"]["spearman"] = 0.99
     run.metrics["wins"] = None
     run.metrics["differences"]["ridge"] = {"value": 0.01, "low": -0.02, "high": 0.04}

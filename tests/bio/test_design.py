@@ -302,10 +302,10 @@ def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
     assert (merged["sequence_x"] == merged["sequence_y"]).all()
     assert (folder / "designs.fasta").read_text().startswith(f">D001 {frame['mutants'][0]}\n{frame['sequence'][0]}\n")
     record = json.loads((folder / "design.json").read_text())
-    assert (record["designs"], record["settings"]["number"], record["start"]) == (103, 103, model.wild_type)
+    assert (record["designs"], record["subquad"]["settings"]["number"], record["start"]) == (103, 103, model.wild_type)
     page = (folder / "design.html").read_text()
     assert page.count("<img") == 4
-    with pytest.raises(SubquadError, match="exists already; choose another --out, or overwrite it with --force"):
+    with pytest.raises(SubquadError, match="already; choose another folder with --out, or replace it with --force"):
         run_design(model, tmp_path)
     design(model, DesignSettings(rounds=1, number=3), out=folder, force=True, quiet=True)
     assert len(pd.read_csv(folder / "designs.csv")) == 3

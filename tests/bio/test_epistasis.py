@@ -269,7 +269,7 @@ def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
     found = predicted_landscape(scorer, "AAAAA", measured=measured)
     assert set(found.cycles) == {"measured", "predicted"}
     np.testing.assert_allclose(found.orders["predicted"].fraction[:2], [1, 0], atol=1e-9)
-    pairs = epistasis_command._write(found, tmp_path / "out", "run")
+    pairs = epistasis_command._write(found, {}, tmp_path / "out", "run")
     assert len(pairs) == 10
     assert {"rms", "predicted_rms"} <= set(pairs)
     cycles = pd.read_csv(tmp_path / "out" / "cycles.csv.gz")
@@ -291,7 +291,7 @@ def test_the_epistasis_of_a_table_is_found_and_written(tmp_path):
     assert pairs.iloc[0][["i", "j"]].tolist() == [1, 7]
     assert pairs.iloc[0]["rms"] == pytest.approx(1)
     assert pairs.iloc[1]["rms"] == pytest.approx(0, abs=1e-9)
-    with pytest.raises(SubquadError, match="exists already"):
+    with pytest.raises(SubquadError, match="holds a bio epistasis analysis already"):
         epistasis(tmp_path / "t.csv", out=tmp_path / "out", quiet=True)
 
 
@@ -301,7 +301,7 @@ def test_the_epistasis_of_a_table_is_found_and_written(tmp_path):
 def test_half_a_million_double_mutants_of_gb1_show_a_contact(tmp_path):
     table = pd.read_csv(Path(DATA) / "bio" / "dms" / "gb1_double_olson2014.csv.gz")
     found, _ = measured_landscape(table["sequence"].tolist(), table["target"].to_numpy(), None)
-    pairs = epistasis_command._write(found, tmp_path / "out", "gb1")
+    pairs = epistasis_command._write(found, {}, tmp_path / "out", "gb1")
     assert len(pairs) == 55 * 54 / 2
     # Gly41 and Val54 of the protein, whose first residue is not in the construct
     top = pairs.sort_values("rms_specific", ascending=False).head(10)

@@ -9,6 +9,8 @@ from support.bio_models import WILD, AdditiveModel
 from subquad.bio.analysis.scan_page import grid_of, information
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import scan_table, single_mutants
+from subquad.bio.commands.design import design
+from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.commands.scan import scan
 from subquad.bio.models import scorer as scorer_module
 from subquad.bio.models.scorer import open_scorer
@@ -100,9 +102,18 @@ def test_the_page_warns_if_the_wild_type_is_an_extrapolation(with_run, tmp_path)
 def test_an_existing_scan_is_overwritten_only_with_force(with_run, tmp_path):
     model = with_run(AdditiveModel())
     scan(model, out=tmp_path / "scan", quiet=True)
-    with pytest.raises(SubquadError, match="exists already; choose another --out, or overwrite it with --force"):
+    with pytest.raises(SubquadError, match="already; choose another folder with --out, or replace it with --force"):
         scan(model, out=tmp_path / "scan", quiet=True)
     scan(model, out=tmp_path / "scan", force=True, quiet=True)
+
+
+@pytest.mark.parametrize("command", [scan, epistasis, design])
+def test_a_folder_of_other_files_is_kept_even_with_force(command, with_run, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("mine")
+    with pytest.raises(SubquadError, match="notes: not empty, and does not hold a bio "):
+        command(with_run(AdditiveModel()), out=tmp_path / "notes", force=True, quiet=True)
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["thesis.txt"]
 
 
 def test_positions_that_did_not_vary_in_training_are_skipped(with_run, tmp_path):

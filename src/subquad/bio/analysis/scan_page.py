@@ -1,20 +1,18 @@
-"""Page and files of a scan: heat map and logo of all single mutants, or a profile along the sequence.
+"""Page and figures of a scan: heat map and logo of all single mutants, or a profile along the sequence.
 
 Axes: L positions, A letters.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from subquad.bio.models.scorer import Scorer
-from subquad.bio.plots.maps import base_pair_figure, correlation_text, heat_map, logo, profile, save, scatter
+from subquad.bio.plots.maps import base_pair_figure, correlation_text, heat_map, logo, profile, scatter
 from subquad.reporting.page import Picture, Section, Table, page, picture
-from subquad.runs.storage import atomic
 
-__all__ = ["grid_of", "information", "write_profile", "write_scan"]
+__all__ = ["grid_of", "information", "profile_page", "scan_page"]
 
 HEAT_MAP_CAPTION = (
     "Columns are positions, with the wild-type letter above and a dot in its cell; rows are the substituted letters. "
@@ -56,15 +54,14 @@ def information(grid: np.ndarray) -> np.ndarray:
     return frequency * (np.log2(len(grid)) - entropy)
 
 
-def write_scan(
-    frame: pd.DataFrame, wild_type: str, out: Path, *, scorer: Scorer, source: str, caution: str | None = None
-) -> None:
-    """Write table, figures and page of a scan of all single mutants.
+def scan_page(
+    frame: pd.DataFrame, wild_type: str, *, scorer: Scorer, source: str, caution: str | None = None
+) -> tuple[dict[str, Any], str]:
+    """Return the figures, by the names of their files, and the page of a scan of all single mutants.
 
     Args:
         frame: The table that `scan_table` returns.
         wild_type: The sequence that was mutated.
-        out: Output folder.
         scorer: Model and output.
         source: Name of the run.
         caution: Warning shown above the heat map.
@@ -87,11 +84,11 @@ def write_scan(
     if offset:
         lead += f" Positions are numbered as in the table of the fit: the first letter is position {1 + offset}."
     figures = {"heatmap": effects, "logo": preferred}
-    _write(out, frame, figures, page(f"All single mutants: {scorer.title}", lead=lead, sections=sections))
+    return figures, page(f"All single mutants: {scorer.title}", lead=lead, sections=sections)
 
 
-def write_profile(frame: pd.DataFrame, label: str, caption: str, *, sequence: str, out: Path) -> pd.DataFrame:
-    """Write table, figure and page of the prediction along a sequence, of residues or base pairs; return the table."""
+def profile_page(frame: pd.DataFrame, label: str, caption: str, *, sequence: str) -> tuple[dict[str, Any], str]:
+    """Return the figure and the page of the prediction along a sequence, of residues or base pairs."""
     if "first" in frame:
         figure = base_pair_figure(frame[["first", "second", "probability"]].to_numpy(), len(sequence))
     else:
@@ -99,18 +96,7 @@ def write_profile(frame: pd.DataFrame, label: str, caption: str, *, sequence: st
         figure = profile(frame[names].to_numpy(dtype=float), sequence, names=names, label=label)
     lead = f"Sequence of {len(sequence)} letters. Predictions are not measurements; verify those that you rely on."
     sections = [Section("Prediction", [picture(figure, caption)])]
-    _write(out, frame, {"profile": figure}, page("Prediction along the sequence", lead=lead, sections=sections))
-    return frame
-
-
-def _write(out: Path, frame: pd.DataFrame, figures: dict[str, Any], html: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for stem, figure in figures.items():
-        save(figure, out / stem)
-    with atomic(out / "scan.csv") as temporary:
-        frame.to_csv(temporary, index=False)
-    with atomic(out / "scan.html") as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    return {"profile": figure}, page("Prediction along the sequence", lead=lead, sections=sections)
 
 
 def _measured_blocks(

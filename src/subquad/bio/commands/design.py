@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad import __version__
 from subquad.bio.data import examples
 from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints
@@ -15,9 +16,12 @@ from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import Scorer, input_sequence, open_scorer
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.storage import as_folder, atomic, check_output, fingerprint, plain, write_json
+from subquad.runs.reports import check_report_folder, write_report_folder
+from subquad.runs.storage import fingerprint, plain, write_json
 
 __all__ = ["COLUMNS", "design"]
+
+KIND, RECORD = "bio design", "design.json"
 
 COLUMNS = (
     "name",
@@ -60,7 +64,8 @@ def design(
         SubquadError: The constraints contradict each other or nothing satisfies them, the model does not predict one
             value per sequence, or the output exists; nothing has been written then.
     """
-    settings, out = settings or DesignSettings(), check_output(as_folder(out), force=force)
+    settings = settings or DesignSettings()
+    out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
     scorer = open_scorer(run, target=settings.target)
     if scorer.schema.partner:
         raise SubquadError("the model reads pairs of sequences; guides for a target come from `subquad bio guides`")
@@ -78,8 +83,7 @@ def design(
     designs = designs.merge(plates[["name", "plate", "well"]], on="name", how="left").filter(COLUMNS)
     plates = _filled(plates, designs, start, float(mean[0]), float(std[0]))
     record = {
-        "settings": plain(settings),
-        "seed": seed,
+        "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed},
         "run": str(run) if isinstance(run, str | Path) else None,
         "target": scorer.title,
         "start": start,
@@ -214,11 +218,9 @@ def _write(
     html = render(designs, plates, record, scored=scored)
     rows = designs[["name", "mutants", "sequence"]].itertuples(index=False)
     fasta = "".join(f">{name} {mutants}\n{sequence}\n" for name, mutants, sequence in rows)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, table in (("designs.csv", designs), ("plates.csv", plates)):
-        with atomic(out / name) as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
-    for name, content in (("designs.fasta", fasta), ("design.html", html)):
-        with atomic(out / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    write_json(out / "design.json", record)
+    with write_report_folder(out) as folder:
+        designs.to_csv(folder / "designs.csv", index=False, float_format="%.6g")
+        plates.to_csv(folder / "plates.csv", index=False, float_format="%.6g")
+        (folder / "designs.fasta").write_text(fasta, encoding="utf-8")
+        (folder / "design.html").write_text(html, encoding="utf-8")
+        write_json(folder / RECORD, record)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad import __version__
 from subquad.bio.analysis.epistasis_page import page_and_figures
 from subquad.bio.analysis.landscape import (
     Landscape,
@@ -21,9 +22,12 @@ from subquad.bio.plots.maps import save
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.storage import as_folder, atomic, check_output
+from subquad.runs.reports import check_report_folder, write_report_folder
+from subquad.runs.storage import plain, write_json
 
 __all__ = ["epistasis"]
+
+KIND, RECORD = "bio epistasis analysis", "epistasis.json"
 
 
 def epistasis(
@@ -43,7 +47,8 @@ def epistasis(
     Args:
         source: Table of variants with measurements, folder that `fit` wrote, or a `BioModel`.
         settings: Columns and wild type of a table; for a fitted model, target and measurements to compare with.
-        out: Output folder: `pairs.csv`, `cycles.csv.gz`, `orders.csv`, `epistasis.html`, figures as PNG and PDF.
+        out: Output folder: `pairs.csv`, `cycles.csv.gz`, `orders.csv`, `epistasis.html`,
+            `epistasis.json`, figures as PNG and PDF.
         seed: Seed of random subsamples.
         force: Overwrite an earlier analysis.
         quiet: Show no progress and no remarks.
@@ -52,11 +57,13 @@ def epistasis(
         SubquadError: The source cannot be read, has neither double mutants nor a combinatorial library, or the output
             exists; nothing has been written then.
     """
-    settings, out = settings or EpistasisSettings(), check_output(as_folder(out), force=force)
+    settings = settings or EpistasisSettings()
+    out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
     is_table = isinstance(source, str | Path) and not Path(source).is_dir()
     analyse = _of_table if is_table else _of_run
     landscape = analyse(source, settings, seed=seed, quiet=quiet)
-    return _write(landscape, out, Path(source).name if isinstance(source, str | Path) else "Fitted model")
+    record = {"subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed}}
+    return _write(landscape, record, out, Path(source).name if isinstance(source, str | Path) else "Fitted model")
 
 
 def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
@@ -103,21 +110,18 @@ def _of_run(run: Any, settings: EpistasisSettings, *, seed: int, quiet: bool) ->
     )
 
 
-def _write(landscape: Landscape, out: Path, source: str) -> pd.DataFrame:
+def _write(landscape: Landscape, record: dict[str, Any], out: Path, source: str) -> pd.DataFrame:
     pairs, cycles = pair_tables(landscape)
     html, figures = page_and_figures(landscape, pairs, cycles, source=source)
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic(out / "pairs.csv") as temporary:
-        pairs.to_csv(temporary, index=False)
-    if cycles is not None:
-        compression = {"method": "gzip", "compresslevel": 3}
-        with atomic(out / "cycles.csv.gz") as temporary:
-            cycles.to_csv(temporary, index=False, compression=compression, float_format="%.6g")
-    if landscape.orders:
-        with atomic(out / "orders.csv") as temporary:
-            orders_table(landscape).to_csv(temporary, index=False)
-    for stem, figure in figures.items():
-        save(figure, out / stem)
-    with atomic(out / "epistasis.html") as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    with write_report_folder(out) as folder:
+        pairs.to_csv(folder / "pairs.csv", index=False)
+        if cycles is not None:
+            compression = {"method": "gzip", "compresslevel": 3}
+            cycles.to_csv(folder / "cycles.csv.gz", index=False, compression=compression, float_format="%.6g")
+        if landscape.orders:
+            orders_table(landscape).to_csv(folder / "orders.csv", index=False)
+        for stem, figure in figures.items():
+            save(figure, folder / stem)
+        (folder / "epistasis.html").write_text(html, encoding="utf-8")
+        write_json(folder / RECORD, record)
     return pairs

@@ -6,16 +6,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.analysis.scan_page import write_profile, write_scan
+from subquad import __version__
+from subquad.bio.analysis.scan_page import profile_page, scan_page
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import measured_values, scan_table
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import input_sequence, open_model, open_scorer, output_names
+from subquad.bio.plots.maps import save
 from subquad.runs.folder import METRICS
-from subquad.runs.storage import as_folder, check_output, read_json
+from subquad.runs.reports import check_report_folder, write_report_folder
+from subquad.runs.storage import plain, read_json, write_json
 
 __all__ = ["scan"]
+
+KIND, RECORD = "bio scan", "scan.json"
 
 MIN_PAIR_PROBABILITY = 0.1
 """Base pairs below this probability are left out of table and picture."""
@@ -37,23 +42,33 @@ def scan(
     Args:
         run: Folder that `fit` wrote, or a `BioModel`.
         settings: Sequence, target, and measurements to compare with.
-        out: Output folder: `scan.csv`, `scan.html`, and the figures as PNG and PDF.
+        out: Output folder: `scan.csv`, `scan.html`, `scan.json`, and the figures as PNG and PDF.
         force: Overwrite an earlier scan.
         quiet: Show no progress.
 
     Raises:
         SubquadError: There is no such run, sequence or target, or the output exists; nothing has been written then.
     """
-    settings, out = settings or ScanSettings(), check_output(as_folder(out), force=force)
+    settings = settings or ScanSettings()
+    out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
     model = open_model(run)
     wild_type = input_sequence(model, settings.sequence, "--sequence")
     if model.task_type not in ROW_TASK_TYPES:
         describe = _base_pairs if model.task_type == "pairs" else _residues
-        return write_profile(*describe(model, wild_type), sequence=wild_type, out=out)
-    scorer = open_scorer(model, target=settings.target, wild_type=wild_type)
-    measured = measured_values(scorer, settings.table)
-    frame = scan_table(scorer, wild_type, measured=measured, quiet=quiet)
-    write_scan(frame, wild_type, out, scorer=scorer, source=_name(run), caution=_extrapolation(model))
+        frame, label, caption = describe(model, wild_type)
+        figures, html = profile_page(frame, label, caption, sequence=wild_type)
+    else:
+        scorer = open_scorer(model, target=settings.target, wild_type=wild_type)
+        measured = measured_values(scorer, settings.table)
+        frame = scan_table(scorer, wild_type, measured=measured, quiet=quiet)
+        figures, html = scan_page(frame, wild_type, scorer=scorer, source=_name(run), caution=_extrapolation(model))
+    with write_report_folder(out) as folder:
+        frame.to_csv(folder / "scan.csv", index=False)
+        for stem, figure in figures.items():
+            save(figure, folder / stem)
+        (folder / "scan.html").write_text(html, encoding="utf-8")
+        record = {"kind": KIND, "version": __version__, "settings": plain(settings)}
+        write_json(folder / RECORD, {"subquad": record, "sequence": wild_type})
     return frame
 
 

@@ -34,7 +34,7 @@ def render(designs: pd.DataFrame, plates: pd.DataFrame, record: Mapping[str, Any
         record: Contents of `design.json`.
         scored: All scored variants.
     """
-    settings, target, start = record["settings"], record["target"], record["start_prediction"]
+    settings, target, start = record["subquad"]["settings"], record["target"], record["start_prediction"]
     low, high = (show(float(value)) for value in np.quantile(designs["prediction"], [0, 1]))
     lead = (
         f"{len(designs):,} designs with at most {settings['max_mutations']} mutations, with a predicted {target} of "
@@ -174,7 +174,7 @@ def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, l
 def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
     given = {name: value for name, value in settings.items() if value not in (None, [], "") and name != "start"}
     rows = [[name.replace("_", " "), _text(value)] for name, value in given.items()]
-    rows.append(["seed", str(record["seed"])])
+    rows.append(["seed", str(record["subquad"]["seed"])])
     return Table(["setting", "value"], rows, caption="design.json holds all settings and the start sequence.")
 
 

@@ -93,8 +93,8 @@ def _summary(run: FinishedRun) -> str:
     result = f"{run.title} {values[best]:.3f} ({others})"
     text = f"Best on {run.metrics['rows']['test']:,} test {unit}: {label_of(best)}, {result}."
     if run.metrics.get("wins") == best:
-        return f"{text} Its advantage over every other model is significant."
-    text += " Its advantage over at least one other model is not significant; the simplest such model may be preferred."
+        return f"{text} Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
+    text += " The test rows do not separate it from at least one other model; the simplest such model may be preferred."
     if best == "stack":
         text += f" Best single model: {label_of(run.best_single)}."
     return text

@@ -142,8 +142,9 @@ def _lead(about: Mapping[str, Any]) -> str:
 
 def _limits(about: Mapping[str, Any]) -> str:
     return (
-        f"Measured to {about['length']:,} tokens, the length of the training sequences; expect higher perplexity "
-        "beyond, and measure it with `subquad llm evaluate --sequence-length`."
+        f"Measured to {about['length']:,} tokens, the length of the training sequences, on text in the style of the "
+        "training text. Expect much higher perplexity beyond, and measure it with `subquad llm evaluate "
+        "--sequence-length`."
     )
 
 
@@ -168,7 +169,8 @@ def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
             f"(perplexity {without:.1f}; teacher {teacher:.1f})."
         )
     branch = (
-        f"Without its linear branch it is {without:.1f}, so the linear branch contributes."
+        f"Without its linear branch it is {without:.1f}, so this model depends on its linear branch; a model "
+        "fine-tuned with the window alone may do as well (--fine-tune-attention window)."
         if without > student
         else f"Without its linear branch it is {without:.1f}, so the linear branch contributes nothing on this text."
     )
