@@ -248,7 +248,7 @@ def _hep(out: Path, *, quick: bool, quiet: bool) -> _Job:
         return sections(run)[0]
 
     def result(metrics: Mapping[str, Any]) -> tuple[str, str]:
-        ours, boosting = metrics["test"]["pcn"], metrics["test"]["boosting"]
+        ours, boosting = metrics["test"]["net"], metrics["test"]["boosting"]
         return (
             f"top-1 {ours['accuracy']:.3f}, AUC {ours['auc_ovo']:.3f}",
             f"boosting {boosting['accuracy']:.3f}, {boosting['auc_ovo']:.3f}; chance 0.100",

@@ -65,7 +65,7 @@ def test_a_card_of_jetclass_is_fitted_and_predicts_from_the_model_alone(kind, ob
     card.write_text((CARDS / f"JetClass_{kind}.yaml").read_text())
     run = tmp_path / "run"
     metrics = fit(files, FitSettings(card=str(card), epochs=2, batch_size=17), out=run, quiet=True)
-    assert metrics["test"]["pcn"]["accuracy"] > 0.3
+    assert metrics["test"]["net"]["accuracy"] > 0.3
     assert metrics["test"]["boosting"]["accuracy"] > 0.5
     config = json.loads((run / "config.json").read_text())
     assert config["classes"] == ["QCD", "Hbb", "Hcc"]

@@ -36,15 +36,15 @@ def fitted(jets, tmp_path_factory):
 @pytest.mark.slow
 def test_a_tagger_separates_synthetic_jets_and_writes_all_its_files(fitted):
     out, metrics = fitted
-    assert metrics["test"]["pcn"]["accuracy"] > 0.7
+    assert metrics["test"]["net"]["accuracy"] > 0.7
     assert json.loads((out / "metrics.json").read_text()) == json.loads(json.dumps(metrics))
-    assert set(metrics["test"]) == set(metrics["intervals"]["test"]) == {"pcn", "boosting"}
-    for model in ("pcn", "boosting"):
+    assert set(metrics["test"]) == set(metrics["intervals"]["test"]) == {"net", "boosting"}
+    for model in ("net", "boosting"):
         test, intervals = metrics["test"][model], metrics["intervals"]["test"][model]
         assert set(test) == {*METRICS, "rejection"}
         assert set(test["rejection"]) == {"Hbb", "Tbqq"}
         assert intervals["accuracy"][0] < test["accuracy"] < intervals["accuracy"][1]
-    assert metrics["wins"] in {"pcn", "boosting", None}
+    assert metrics["wins"] in {"net", "boosting", None}
     assert metrics["jets"] == {"train": 99, "validation": 15, "test": 27}
     assert set(metrics["jets_per_second"]) == {"train", "predict"}
     assert metrics["seconds"]["total"] > 0
@@ -87,7 +87,7 @@ def test_every_preset_is_fitted_and_opened_again_with_the_same_scores(preset, je
     path = predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
     with uproot.open(path) as file:
         scores = np.stack([file["Events"][f"score_{name}"].array(library="np") for name in ("QCD", "Hbb", "Tbqq")])
-    assert (scores.argmax(0) == np.repeat(range(3), 47)).mean() == pytest.approx(metrics["test"]["pcn"]["accuracy"])
+    assert (scores.argmax(0) == np.repeat(range(3), 47)).mean() == pytest.approx(metrics["test"]["net"]["accuracy"])
 
 
 @pytest.mark.slow
@@ -152,9 +152,9 @@ def test_test_files_of_their_own_are_used_whole(jets, tables, tmp_path):
     metrics = fit(jets, settings, test=held, out=tmp_path / "run", quiet=True)
     assert metrics["jets"] == {"train": 126, "validation": 15, "test": 22}
     # a class without test jets has no area and no rejection
-    assert set(metrics["test"]) == {"pcn"}
-    assert "auc_ovo" not in metrics["test"]["pcn"]
-    assert "Hbb" not in metrics["test"]["pcn"]["rejection"]
+    assert set(metrics["test"]) == {"net"}
+    assert "auc_ovo" not in metrics["test"]["net"]
+    assert "Hbb" not in metrics["test"]["net"]["rejection"]
 
 
 def test_what_cannot_be_fitted_is_reported_before_anything_is_written(jets, tables, tmp_path):
@@ -178,7 +178,7 @@ def test_the_command_line_fits_predicts_and_reports_mistakes(jets, tmp_path, cap
     printed = capsys.readouterr().out
     assert "Next: subquad hep predict" in printed
     # on a terminal of 80 columns no figure is cut off
-    accuracy = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["pcn"]["accuracy"]
+    accuracy = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["net"]["accuracy"]
     assert any(
         line.split()[1:3] == ["top-1", "accuracy"] and f" {accuracy:.4f}(" in line for line in printed.splitlines()
     )

@@ -58,7 +58,7 @@ def shuffled(fitted, tmp_path_factory):
 def test_network_and_baseline_exceed_the_floor_on_test_jets(fitted):
     metrics = read_json(fitted / "metrics.json")
     assert metrics["jets"] == {"train": 1050, "validation": 150, "test": 300}
-    for model in ("pcn", "boosting"):
+    for model in ("net", "boosting"):
         assert metrics["test"][model]["accuracy"] > FLOOR
         assert metrics["test"][model]["auc_ovo"] > 0.85
         low, high = metrics["intervals"]["test"][model]["accuracy"]

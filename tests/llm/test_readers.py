@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from subquad.errors import SubquadError
-from subquad.llm.data.readers import open_documents, read_documents
+from subquad.llm.data.readers import open_documents
 
 DATA = Path(os.environ.get("SUBQUAD_DATA", "no data")) / "llm" / "instruct"
 
@@ -25,6 +25,10 @@ def write(path, content):
     data = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
+
+
+def read_documents(path, text_key="text"):
+    return ["".join(document.blocks) for document in open_documents(path, text_key).documents]
 
 
 def write_rows(path, rows):
@@ -49,31 +53,31 @@ def write_rows(path, rows):
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_each_type_of_file_is_read_plain_and_compressed(tmp_path, name, content, is_packed):
     path = write(tmp_path / (name + ".gz" * is_packed), content)
-    assert list(read_documents(path)) == (["one\ntwo"] if path.suffixes[0] in (".txt", ".md") else ["one", "two"])
+    assert read_documents(path) == (["one\ntwo"] if path.suffixes[0] in (".txt", ".md") else ["one", "two"])
 
 
 def test_a_parquet_file_is_read_in_order_over_its_row_groups(tmp_path):
     rows = [{"number": number, "text": f"text {number}"} for number in range(7)]
     path = write_rows(tmp_path / "a.parquet", rows)
     assert pq.ParquetFile(path).num_row_groups == 4
-    assert list(read_documents(path)) == [row["text"] for row in rows]
+    assert read_documents(path) == [row["text"] for row in rows]
 
 
 def test_one_object_over_many_lines_is_one_document(tmp_path):
     path = write(tmp_path / "a.json", json.dumps({"text": "one\ntwo"}, indent=2))
-    assert list(read_documents(path)) == ["one\ntwo"]
+    assert read_documents(path) == ["one\ntwo"]
 
 
 def test_a_text_longer_than_a_block_is_read_completely(tmp_path, monkeypatch):
     monkeypatch.setattr("subquad.llm.data.readers.BLOCK_SIZE", 7)
     content = "caf\xe9 \u2028 \U0001f426\r\nnoir\rend\n" * 11
     path = write(tmp_path / "a.txt", content)
-    assert list(read_documents(path)) == [content.replace("\r\n", "\n").replace("\r", "\n")]
+    assert read_documents(path) == [content.replace("\r\n", "\n").replace("\r", "\n")]
 
 
 def test_json_lines_end_at_line_feeds_only(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "one\u2028\x85two"}\n{"text": "three"}')
-    assert list(read_documents(path)) == ["one\u2028\x85two", "three"]
+    assert read_documents(path) == ["one\u2028\x85two", "three"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
@@ -114,12 +118,12 @@ def test_the_format_of_rows_is_detected_from_their_keys_and_described(tmp_path, 
 def test_each_instance_of_an_instruction_is_a_document(tmp_path):
     instances = [{"input": "", "output": "la"}, {"input": "low", "output": "lo"}]
     path = write_rows(tmp_path / "a.json", [{"instruction": "Sing.", "instances": instances}])
-    assert list(read_documents(path)) == ["Sing.\n\nla", "Sing.\n\nlow\n\nlo"]
+    assert read_documents(path) == ["Sing.\n\nla", "Sing.\n\nlow\n\nlo"]
 
 
 def test_a_named_key_has_precedence_over_other_formats(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", [{"text": "one", "question": "why?", "answer": "so"}])
-    assert list(read_documents(path, "answer")) == ["so"]
+    assert read_documents(path, "answer") == ["so"]
     with pytest.raises(SubquadError, match="no text under 'body'; the row has 'text', 'question', 'answer'"):
         list(read_documents(path, "body"))
 
@@ -189,7 +193,7 @@ def test_the_context_of_a_question_is_optional(tmp_path):
 def test_an_invalid_file_is_rejected_with_the_place_of_the_error(tmp_path, name, content, message):
     path = write(tmp_path / name, content)
     with pytest.raises(SubquadError, match=message):
-        list(read_documents(path))
+        read_documents(path)
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.json.gz"])
@@ -201,13 +205,13 @@ def test_a_truncated_or_damaged_gzip_file_is_rejected(tmp_path, name):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(SubquadError, match=rf"{name}: not a gzip file, or truncated"):
-            list(read_documents(path))
+            read_documents(path)
 
 
 def test_a_parquet_file_without_the_column_is_rejected_with_its_columns(tmp_path):
     path = write_rows(tmp_path / "a.parquet", [{"body": "one", "score": 1}])
     with pytest.raises(SubquadError, match=r"no column 'text'; its columns are 'body', 'score' .see --text-key."):
-        list(read_documents(path))
+        read_documents(path)
     assert list(read_documents(path, "body")) == ["one"]
     with pytest.raises(SubquadError, match="row 1: no text under 'score'; found a value of type int"):
         list(read_documents(path, "score"))
@@ -217,7 +221,7 @@ def test_a_parquet_file_without_rows_is_empty(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
     with pytest.raises(SubquadError, match=r"a.parquet: the file is empty"):
-        list(read_documents(path))
+        read_documents(path)
 
 
 def test_a_parquet_file_damaged_in_its_middle_is_rejected(tmp_path):
@@ -227,7 +231,7 @@ def test_a_parquet_file_damaged_in_its_middle_is_rejected(tmp_path):
     data[start : start + 30] = bytes(30)
     path.write_bytes(data)
     with pytest.raises(SubquadError, match="damaged after row 2"):
-        list(read_documents(path))
+        read_documents(path)
 
 
 def test_ten_errors_of_a_file_are_listed_and_the_others_counted(tmp_path):
@@ -244,7 +248,7 @@ def test_ten_errors_of_a_file_are_listed_and_the_others_counted(tmp_path):
 def test_a_file_of_invalid_rows_is_not_read_to_its_end(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"body": "one"}\n' * 5_003)
     with pytest.raises(SubquadError, match="1000 of the first 1000 rows are invalid"):
-        list(read_documents(path))
+        read_documents(path)
 
 
 def test_documents_are_read_lazily(tmp_path):

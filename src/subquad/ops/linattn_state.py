@@ -116,7 +116,7 @@ class StepPlace(NamedTuple):
 def step_place(
     length: Int[Tensor, " B"], *, window: int, window_shape: WindowShape, mask: Bool[Tensor, "B 1"] | None = None
 ) -> StepPlace:
-    """Return the slot of the next token of rows that have processed `count` tokens; none where the mask is False."""
+    """Return the slot of the next token of rows that have processed `length` tokens; none where the mask is False."""
     slots = ring_slots(window, window_shape)
     rows = torch.arange(len(length), device=length.device)
     is_real = None if mask is None else mask[:, 0]

@@ -33,7 +33,7 @@ class Run:
     directory: Path
     """The folder."""
     kind: str
-    """The field: `bio`, `llm` or `hep`."""
+    """What the folder holds: `bio`, `bio folds`, `llm` or `hep`."""
     settings: Mapping[str, Any]
     """Settings of the run as JSON values; a run is resumed only with equal settings."""
     is_resumed: bool
@@ -69,7 +69,7 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
 
     Args:
         out: The folder to write.
-        kind: The field: `bio`, `llm` or `hep`.
+        kind: What the folder holds: `bio`, `bio folds`, `llm` or `hep`.
         settings: Settings of the run, anything that `plain` turns into JSON.
         force: Replace what is in the folder.
 

@@ -1,4 +1,4 @@
-"""Open the model of any finished run folder: each field registers the function that loads its own."""
+"""Open the model of any finished run folder by the loader of its field, which is imported only then."""
 
 from importlib import import_module
 from pathlib import Path

@@ -20,7 +20,7 @@ from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.plots.cross_validation_page import render, verdict
 from subquad.bio.settings import FitSettings, validate_presets
-from subquad.bio.splits.split import count_folds, make_split
+from subquad.bio.splits.split import check_split_column, count_folds, make_split
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.folder import check_run_folder, open_run
@@ -63,7 +63,7 @@ def cross_validate(
     if settings.fold is not None:
         raise SubquadError("cross-validation uses each fold in turn; leave out --fold")
     validate_presets(presets)
-    read = read_table(path, settings)
+    read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     count = count_folds(read, settings)
     identity = run_settings(path, settings, presets, seed)
     check_run_folder(out, kind="bio folds", settings=identity, force=force)

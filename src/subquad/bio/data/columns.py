@@ -14,7 +14,7 @@ from subquad.bio.data.variants import looks_like_variants
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError, collect_errors, unknown
 
-__all__ = ["Columns", "find_columns", "find_inputs"]
+__all__ = ["SPLIT_NAMES", "Columns", "find_columns", "find_inputs"]
 
 SEQUENCE_NAMES = ("sequence", "seq", "mutated_sequence", "protein", "guide", "peptide", "x")
 GUIDE_NAMES = ("guide", "grna", "sgrna", "spacer", "crrna")
@@ -37,7 +37,6 @@ class Columns:
     weight: str | None = None
     error: str | None = None
     group: str | None = None
-    split: str | None = None
 
 
 def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> tuple[Columns, list[str]]:
@@ -58,16 +57,13 @@ def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -
         )
     )
     *_, covariates, (inputs, remarks) = collect_errors(*checks)
-    group, split = settings.group, settings.split
+    group = settings.group
     lower = {str(name).lower(): name for name in frame.columns}
     if group is None and "group" in lower and lower["group"] not in settings.target:
         group = lower["group"]
         remarks.append(f"groups: column {group!r} (inferred; --group overrides)")
-    if split is None:
-        split = next(
-            (lower[name] for name in SPLIT_NAMES if name in lower and lower[name] not in settings.target), None
-        )
-    taken = [*inputs.values(), *covariates, settings.weight, settings.error, group, split]
+    splits = [settings.split, *(lower[name] for name in SPLIT_NAMES if name in lower)]
+    taken = [*inputs.values(), *covariates, settings.weight, settings.error, group, *splits]
     target = settings.target or _infer_target(path, frame, [name for name in taken if name is not None], remarks)
     if any(pattern not in covariates for pattern in settings.covariates):
         remarks.append(f"covariates: {', '.join(covariates)}")
@@ -82,7 +78,6 @@ def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -
         weight=settings.weight,
         error=settings.error,
         group=group,
-        split=split,
     )
     return columns, remarks
 

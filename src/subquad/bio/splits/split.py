@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.data.columns import SPLIT_NAMES
 from subquad.bio.data.dataset import PARTS
 from subquad.bio.data.files import to_numbers
 from subquad.bio.data.table import Table
@@ -126,7 +127,7 @@ def check_split_column(path: Path | str, frame: pd.DataFrame, settings: FitSetti
 def find_split(frame: pd.DataFrame) -> str | None:
     """Return the column named split or set that contains the value train, or None."""
     for column in frame.columns:
-        if str(column).lower() in ("split", "set") and set(_values(frame, column)) & {"train", "training"}:
+        if str(column).lower() in SPLIT_NAMES and set(_values(frame, column)) & {"train", "training"}:
             return str(column)
     return None
 

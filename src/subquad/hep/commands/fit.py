@@ -176,7 +176,7 @@ def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) ->
 def _metrics(
     job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    names = {"pcn": "pcn", "boosting": "boosting"}
+    names = {"net": "net", "boosting": "boosting"}
     models = group_by_model(predictions_of_run(scores, names, source="test jets", seed=job.seed))
     measured = measure(models, job.classes, job.background)
     result, jets = fitted.result, {name: len(part) for name, part in job.parts.items()}
@@ -209,13 +209,14 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
     write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
     sections = sections_of(metrics, config, scores, read_history(run.directory))
     files = run.settings["files"]
+    lead = f"Preset {job.settings.preset} on {', '.join(files[:3])}{' …' * (len(files) > 3)}"
     shutil.rmtree(run.directory / JETS, ignore_errors=True)
     run.finish(
         config=config,
         tensors=network_tensors(fitted.net, layout),
         metrics=metrics,
         card=model_card(metrics, config),
-        report=page("Jet tagger", lead=f"PCN on {', '.join(files[:3])}{' …' * (len(files) > 3)}", sections=sections),
+        report=page("Jet tagger", lead=lead, sections=sections),
     )
 
 

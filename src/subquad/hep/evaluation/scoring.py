@@ -168,7 +168,7 @@ def stored_predictions(folder: Path, name: str, config: Mapping[str, Any], class
         raise SubquadError(f"{folder}: stores no test jets of its own; give --files")
     stored = {key: tensor.numpy() for key, tensor in read_tensors(folder / TEST_SCORES).items()}
     order = [config["classes"].index(name) for name in classes]
-    names = {"pcn": name, "boosting": BOOSTING}
+    names = {"net": name, "boosting": BOOSTING}
     return [
         replace(one, probabilities=one.probabilities[:, order], labels=np.argsort(order)[one.labels])
         for one in predictions_of_run(stored, names, source=str(folder), seed=config["seed"])

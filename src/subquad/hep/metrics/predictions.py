@@ -82,11 +82,11 @@ def predictions_of_run(
 
     Args:
         scores: Arrays of `test_scores.safetensors`.
-        names: Names of the models `pcn` and `boosting`.
+        names: Names of the models `net` and `boosting`.
         source: Folder of the run, or a description.
         seed: Seed of the run.
     """
-    keys = {"pcn": "probabilities", "boosting": "probabilities_boosting"}
+    keys = {"net": "probabilities", "boosting": "probabilities_boosting"}
     return [
         Predictions(
             model=names[model],

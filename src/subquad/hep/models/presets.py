@@ -14,6 +14,8 @@ class Preset:
     """A network with its training hyperparameters."""
 
     net: NetSettings
+    origin: str
+    """Where the network comes from, for the model card."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: tuple[Literal["cosine", "one_cycle", "constant"], float] = ("constant", 0.0)
@@ -34,6 +36,10 @@ _PAPER = NetSettings(
     hidden=0,
     dropout=0.0,
 )
+_OWN = (
+    "Built on the particle Chebyshev network (arXiv:2309.08630) with jet-level features and attention pooling added; "
+    "not the published network."
+)
 
 PRESETS: dict[str, Preset] = {
     "auto": Preset(
@@ -41,14 +47,20 @@ PRESETS: dict[str, Preset] = {
         learning_rate=2e-3,
         schedule=("cosine", 0.05),
         ema_decay=0.998,
+        origin=f"{_OWN} Kinematic edge weights make its time quadratic in the number of particles.",
     ),
-    "standard": Preset(net=NetSettings(), learning_rate=3e-3, schedule=("one_cycle", 0.0)),
-    "epcn": Preset(net=NetSettings(kind="epcn", has_jet_features=False, k=3, chebyshev_order=16, dropout=0.0)),
-    "paper": Preset(net=_PAPER),
-    "paper-edges": Preset(net=replace(_PAPER, has_edges=True)),
+    "standard": Preset(net=NetSettings(), learning_rate=3e-3, schedule=("one_cycle", 0.0), origin=_OWN),
+    "epcn": Preset(
+        net=NetSettings(kind="epcn", has_jet_features=False, k=3, chebyshev_order=16, dropout=0.0),
+        origin="E-PCN as published: arXiv:2512.07420.",
+    ),
+    "paper": Preset(net=_PAPER, origin="The particle Chebyshev network as published: arXiv:2309.08630."),
+    "paper-edges": Preset(
+        net=replace(_PAPER, has_edges=True),
+        origin="The particle Chebyshev network with weighted edges, as published: arXiv:2309.08630.",
+    ),
 }
-"""`auto`, ours; `standard`, PCN with standardized inputs; `epcn` (arXiv:2512.07420); `paper` and `paper-edges`, the two
-networks of arXiv:2309.08630 with inputs and graph as published."""
+"""`auto` and `standard`, ours; `epcn`, `paper` and `paper-edges` with inputs and graph as published."""
 
 
 def net_settings(settings: FitSettings) -> NetSettings:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predictions_of_run
+from subquad.hep.models.presets import PRESETS
 from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
@@ -23,7 +24,7 @@ from subquad.runs.storage import read_json, read_tensors
 
 __all__ = ["comparison_table", "model_card", "sections", "sections_of", "verdict"]
 
-MODELS = {"pcn": "PCN", "boosting": "boosting"}
+MODELS = {"net": "tagger", "boosting": "gradient boosting"}
 """Keys of the models in `metrics.json`, and their names in tables and figures."""
 
 
@@ -41,9 +42,9 @@ def _measured(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 def verdict(metrics: Mapping[str, Any]) -> str:
     """Return one or two sentences: the top-1 accuracy of the tagger, and whether it exceeds that of the baseline."""
     accuracies = {name: test["accuracy"] for name, test in metrics["test"].items()}
-    jets, accuracy = metrics["jets"]["test"], accuracies["pcn"]
+    jets, accuracy = metrics["jets"]["test"], accuracies["net"]
     error = (accuracy * (1 - accuracy) / jets) ** 0.5
-    text = f"PCN reaches a top-1 accuracy of {100 * accuracy:.1f} ± {100 * error:.1f} % on {jets:,} test jets."
+    text = f"The tagger reaches a top-1 accuracy of {100 * accuracy:.1f} ± {100 * error:.1f} % on {jets:,} test jets."
     if "boosting" not in accuracies:
         return text
     gap = 100 * (accuracy - accuracies["boosting"])
@@ -52,12 +53,12 @@ def verdict(metrics: Mapping[str, Any]) -> str:
         case None:
             return text + f"the difference of {abs(gap):.1f} points is not significant on these test jets."
         case "boosting":
-            return text + f"it is better by {-gap:.1f} points; PCN needs more training jets or more epochs."
-    return text + f"PCN is better by {gap:.1f} points."
+            return text + f"it is better by {-gap:.1f} points; the tagger needs more training jets or more epochs."
+    return text + f"the tagger is better by {gap:.1f} points. Training seeds were not varied."
 
 
 def comparison_table(metrics: Mapping[str, Any]) -> Table:
-    """Return the metrics of the network and of the gradient-boosting baseline."""
+    """Return the metrics of the tagger and, if it was fitted, of gradient boosting."""
     return metrics_table(_measured(metrics), MODELS.get(metrics["wins"]))
 
 
@@ -143,7 +144,7 @@ def _training_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str
 
 def model_card(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Return the model card, `README.md` of the run."""
-    return f"""# Jet tagger (subquad, PCN)
+    return f"""# Jet tagger (subquad)
 
 Classifies jets into {len(config["classes"])} classes: {", ".join(config["classes"])}.
 {verdict(metrics)}
@@ -155,5 +156,5 @@ Trained on {metrics["jets"]["train"]:,} jets with preset `{config["preset"]}` an
 subquad hep predict THIS_FOLDER jets.root --out scores.root
 ```
 
-Particle Chebyshev network: arXiv:2309.08630.
+{PRESETS[config["preset"]].origin}
 """

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import check_text
@@ -17,7 +15,7 @@ from subquad.llm.evaluation.summary import summarize
 from subquad.llm.plots.evaluation_page import evaluation_page
 from subquad.progress import say
 from subquad.runs.storage import atomic, plain, write_json
-from subquad.train.distributed import processes
+from subquad.train.distributed import device_name
 
 __all__ = ["evaluate"]
 
@@ -76,7 +74,7 @@ def evaluate(
         "subquad": {"kind": "llm evaluation", "version": __version__, "settings": plain(settings)},
         "texts": [path.name for path in texts],
         "not_measured": missing,
-        "machine": _machine(),
+        "machine": device_name(),
         "models": results,
     }
     with atomic(store.directory / "report.html") as temporary:
@@ -94,11 +92,3 @@ def _check(folders: Sequence[Path], texts: Sequence[Path], data: Path | None, se
         raise SubquadError("--text: two files have the same name")
     if texts:
         check_text(texts, text_key=settings.text_key)
-
-
-def _machine() -> str:
-    device = torch.device(processes().device or "cpu")
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{threads} CPU thread{'s' * (threads > 1)}"

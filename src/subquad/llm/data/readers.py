@@ -20,7 +20,7 @@ from subquad.errors import SubquadError, raise_errors, require
 from subquad.llm.data.conversations import Message, Rendered, render_plain
 from subquad.llm.data.record_formats import KNOWN_FORMATS, RecordFormat, detect_format, text_format
 
-__all__ = ["Document", "Source", "open_documents", "read_documents"]
+__all__ = ["Document", "Source", "open_documents"]
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".json")
 PARQUET = ".parquet"
@@ -57,16 +57,6 @@ class Source:
     """Whether its rows are questions and answers."""
     documents: Iterator[Document]
     """Its documents."""
-
-
-def read_documents(path: Path, text_key: str = "text") -> Iterator[str]:
-    """Yield the documents of a file as text: all of a `.txt` or `.md` file, each row of other files.
-
-    Raises:
-        SubquadError: There is no such file, its type is unknown, its rows have no text, or it is not UTF-8.
-    """
-    for document in open_documents(path, text_key).documents:
-        yield "".join(document.blocks)
 
 
 def open_documents(

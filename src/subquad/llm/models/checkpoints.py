@@ -47,10 +47,7 @@ CheckpointKind = Literal["softmax", "linearized", "adapter", "unfinished"]
 
 
 def checkpoint_kind(path: Path | str) -> CheckpointKind | None:
-    """Return which kind of checkpoint is at `path`; None if there is no checkpoint.
-
-    This is the only place that decides whether a checkpoint has hybrid attention.
-    """
+    """Return which kind of checkpoint is at `path`; None if there is no checkpoint."""
     path = Path(path)
     if path.suffix.lower() == ".gguf" or (str(path) == SMOLLM2 and not path.exists()):
         return "softmax"

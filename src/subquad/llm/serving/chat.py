@@ -7,10 +7,10 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.decoding import eos_tokens, new_cache
-from subquad.llm.serving.detokenizer import Detokenizer, chat_text, encode
 from subquad.llm.serving.generation import generate_tokens
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler
 from subquad.llm.serving.settings import ChatSettings
+from subquad.llm.serving.tokenization import Detokenizer, chat_text, encode
 
 __all__ = ["ChatSession"]
 

@@ -18,9 +18,9 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.decoding import eos_tokens, forward, new_cache
-from subquad.llm.serving.detokenizer import Detokenizer
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
 from subquad.llm.serving.state_batch import StateBatch
+from subquad.llm.serving.tokenization import Detokenizer
 
 __all__ = ["Delta", "Engine", "EngineClosed", "Job"]
 

@@ -11,9 +11,9 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.models.decoding import eos_tokens, forward, new_cache
 from subquad.llm.models.loading import load, to_device
-from subquad.llm.serving.detokenizer import Detokenizer, encode
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
 from subquad.llm.serving.settings import GenerateSettings
+from subquad.llm.serving.tokenization import Detokenizer, encode
 
 __all__ = ["generate_text", "generate_tokens", "load_for_generation", "stream_text"]
 

@@ -13,7 +13,6 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
-from subquad.llm.serving.detokenizer import chat_text, encode
 from subquad.llm.serving.engine import Delta, Engine, EngineClosed, Job
 from subquad.llm.serving.protocol import (
     ChatRequest,
@@ -24,6 +23,7 @@ from subquad.llm.serving.protocol import (
     error_body,
     usage_body,
 )
+from subquad.llm.serving.tokenization import chat_text, encode
 
 __all__ = ["RequestHandler"]
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.llm_models import byte_tokenizer
 
-from subquad.llm.serving.detokenizer import Detokenizer
+from subquad.llm.serving.tokenization import Detokenizer
 
 
 @pytest.fixture(scope="module")
