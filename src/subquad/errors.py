@@ -17,6 +17,7 @@ __all__ = [
     "require",
     "unknown",
     "validate_choices",
+    "validate_minima",
 ]
 
 
@@ -124,6 +125,23 @@ def _choices(kind: Any) -> tuple[str, ...]:
 def _is_optional(kind: Any) -> bool:
     kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     return type(None) in get_args(kind) and get_origin(kind) is not Literal
+
+
+def validate_minima(settings: Any, *, prefix: str = "", **minima: float) -> None:
+    """Check that fields of a settings class are None or at least as large as they must be; NaN is not.
+
+    Args:
+        settings: An instance of the class.
+        prefix: Prefix of its flags, such as `attention.`.
+        **minima: Smallest value of each field.
+
+    Raises:
+        SubquadError: A field is smaller.
+    """
+    for name, minimum in minima.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= minimum:
+            raise SubquadError(f"{flag_name(prefix + name)} must be at least {minimum}, got {value}")
 
 
 def validate_choices(settings: Any, *, prefix: str = "") -> None:

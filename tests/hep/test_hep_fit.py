@@ -266,7 +266,7 @@ def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ({"k": 0}, "--k is 0; give 1 or more"),
+        ({"k": 0}, "--k must be at least 1, got 0"),
         ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
         ({"learning_rate": float("nan")}, "--learning-rate is nan; give a value above 0"),
         ({"width": 30}, "--width is 30; this preset divides it among 4 graphs, so give a multiple of 4"),

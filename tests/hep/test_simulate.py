@@ -230,8 +230,8 @@ def test_without_pythia_the_remedy_is_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"jets_per_class": 0}, r"--jets-per-class is 0; give 1 or more"),
-        ({"workers": -2}, r"--workers is -2"),
+        ({"jets_per_class": 0}, r"--jets-per-class must be at least 1, got 0"),
+        ({"workers": -2}, r"--workers must be at least 0, got -2"),
         ({"classes": ("HToBb",)}, r"no class 'HToBb'; did you mean 'HToBB'\?"),
         ({"classes": ()}, r"--classes is empty; the classes are ZJetsToNuNu"),
         ({"classes": ("TTBar", "TTBar")}, r"--classes names a class twice"),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_choices
+from subquad.errors import SubquadError, flag_name, unknown, validate_choices, validate_minima
 from subquad.runs.options import Input, Model, Training
 
 __all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "PRESETS", "FitSettings", "TaskType", "validate_presets"]
@@ -142,12 +142,8 @@ class FitSettings:
                 raise SubquadError(f"{flag_name(name)} must be between 0 and 1, got {getattr(self, name)}")
         if self.test_fraction + self.validation_fraction >= 0.9:
             raise SubquadError("--test-fraction and --validation-fraction leave less than a tenth of the rows to train")
-        least = {"ensemble_size": 1, "batch_size": 1, "boosting_iterations": 1, "tokens": 1, "stack_folds": 1}
-        least |= {"learning_curve": 0, "learning_repeats": 1, "leak_distance": 0, "fold": 0, "train_rows": 10}
-        for name, bound in {**least, "folds": 2}.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise SubquadError(f"{flag_name(name)} must be at least {bound}, got {value}")
+        validate_minima(self, ensemble_size=1, batch_size=1, boosting_iterations=1, tokens=1, stack_folds=1, folds=2)
+        validate_minima(self, learning_curve=0, learning_repeats=1, leak_distance=0, fold=0, train_rows=10)
         if any(size < MIN_CURVE_ROWS for size in self.learning_sizes):
             raise SubquadError(
                 f"--learning-sizes must be numbers of rows of at least {MIN_CURVE_ROWS}, got {min(self.learning_sizes)}"

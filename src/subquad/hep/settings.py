@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_choices
+from subquad.errors import SubquadError, flag_name, unknown, validate_choices, validate_minima
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = [
@@ -158,7 +158,7 @@ class FitSettings:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         validate_choices(self)
-        _check_positive(self, "epochs", "batch_size", "threads", "k", "chebyshev_order", "width", "layers")
+        validate_minima(self, epochs=1, batch_size=1, threads=1, k=1, chebyshev_order=1, width=1, layers=1)
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a fraction between 0 and 0.5")
@@ -182,7 +182,7 @@ class PredictSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _check_positive(self, "batch_size")
+        validate_minima(self, batch_size=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _check_positive(self, "batch_size", "threads")
+        validate_minima(self, batch_size=1, threads=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,9 +225,8 @@ class ExplainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _check_positive(self, "jets", "repeats", "batch_size", "threads")
-        if self.displays < 0:
-            raise SubquadError(f"--displays is {self.displays}; give 0 or more")
+        validate_minima(self, jets=1, repeats=1, batch_size=1, threads=1)
+        validate_minima(self, displays=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,9 +244,8 @@ class SimulateSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        _check_positive(self, "jets_per_class", "jets_per_file")
-        if self.workers < 0:
-            raise SubquadError(f"--workers is {self.workers}; give 0 (all cores) or more")
+        validate_minima(self, jets_per_class=1, jets_per_file=1)
+        validate_minima(self, workers=0)
         if not self.classes:
             raise SubquadError(f"--classes is empty; the classes are {', '.join(CLASSES)}")
         for name in self.classes:
@@ -255,13 +253,6 @@ class SimulateSettings:
                 raise unknown("class", name, CLASSES)
         if len(set(self.classes)) < len(self.classes):
             raise SubquadError(f"--classes names a class twice: {', '.join(self.classes)}")
-
-
-def _check_positive(settings: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise SubquadError(f"{flag_name(name)} is {value}; give 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_choices
+from subquad.errors import SubquadError, flag_name, unknown, validate_choices, validate_minima
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "attention_of"]
@@ -16,12 +16,6 @@ DEFAULT_MINUTES = 10.0
 ALL_LINEAR = "all-linear"
 PLATEAU = 2
 """Validations without improvement after which the schedule `plateau` halves the learning rates."""
-
-
-def _check_minimum(name: str, value: float | None, minimum: float) -> None:
-    # written so that NaN fails, too
-    if value is not None and not value >= minimum:
-        raise SubquadError(f"{flag_name(name)} must be at least {minimum}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +39,7 @@ class AttentionSettings:
 
     def __post_init__(self) -> None:
         validate_choices(self, prefix="attention.")
-        _check_minimum("attention.window", self.window, 1)
+        validate_minima(self, prefix="attention.", window=1)
         # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
         if self.softmax_layers and self.softmax_layers[0] < 0:
@@ -148,11 +142,9 @@ class LinearizeSettings:
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        for name, minimum in (("sequence_length", 2), ("batch_size", 1), ("lora_rank", 1), ("evaluation_tokens", 2)):
-            _check_minimum(name, getattr(self, name), minimum)
-        for name in ("transfer_tokens", "lora_tokens", "validate_every", "block_layers", "patience"):
-            _check_minimum(name, getattr(self, name), 1)
-        _check_minimum("feature_map_learning_rate", self.feature_map_learning_rate, 0)
+        validate_minima(self, sequence_length=2, batch_size=1, lora_rank=1, evaluation_tokens=2)
+        validate_minima(self, transfer_tokens=1, lora_tokens=1, validate_every=1, block_layers=1, patience=1)
+        validate_minima(self, feature_map_learning_rate=0)
         for name in ("minutes", "transfer_learning_rate", "lora_learning_rate", "lora_alpha"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from subquad.errors import SubquadError
+from subquad.errors import validate_minima
 from subquad.runs.options import Input, Model
 
 __all__ = ["EpistasisSettings", "ScanSettings"]
@@ -42,5 +42,4 @@ class EpistasisSettings:
     """Maximum number of double mutants that a fitted model predicts; of more, a random sample is predicted."""
 
     def __post_init__(self) -> None:
-        if self.max_double_mutants < 1:
-            raise SubquadError(f"--max-double-mutants must be at least 1, got {self.max_double_mutants}")
+        validate_minima(self, max_double_mutants=1)

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 
 from subquad.bio.settings import validate_presets
-from subquad.errors import SubquadError, flag_name
+from subquad.errors import SubquadError, flag_name, validate_minima
 from subquad.runs.options import Input, Model, Training
 
 __all__ = ["BenchSettings"]
-
-MINIMA = {"jobs": 1, "train_rows": 10, "tokens": 1, "boosting_iterations": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +39,7 @@ class BenchSettings:
     resumes it. Default: no limit."""
 
     def __post_init__(self) -> None:
-        for name, bound in MINIMA.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise SubquadError(f"{flag_name(name)} must be at least {bound}, got {value}")
+        validate_minima(self, jobs=1, train_rows=10, tokens=1, boosting_iterations=1)
         if self.timeout is not None and self.timeout <= 0:
             raise SubquadError(f"--timeout must be above 0 seconds, got {self.timeout:g}")
         for name in ("seeds", "presets"):

@@ -3,20 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, validate_choices
+from subquad.errors import SubquadError, validate_choices, validate_minima
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["DesignSettings"]
-
-MINIMA = {
-    "number": 1,
-    "max_mutations": 1,
-    "rounds": 1,
-    "population": 2,
-    "controls": 0,
-    "beta": 0,
-    "diversity": 0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +60,7 @@ class DesignSettings:
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        for name, bound in MINIMA.items():
-            if getattr(self, name) < bound:
-                raise SubquadError(f"{flag_name(name)} must be at least {bound}, got {getattr(self, name)}")
+        validate_minima(self, number=1, max_mutations=1, rounds=1, population=2, controls=0, beta=0, diversity=0)
         if self.controls >= int(self.wells):
             raise SubquadError(f"--controls must be below the number of wells, {self.wells}, got {self.controls}")
         if self.fixed and self.only:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, validate_choices
+from subquad.errors import SubquadError, validate_choices, validate_minima
 from subquad.runs.options import Input, Model, Output
 
 __all__ = ["NUCLEASES", "GuideSettings", "Nuclease", "Window"]
@@ -99,8 +99,7 @@ class GuideSettings:
             raise SubquadError(f"--spacer must be between 15 and 32 letters, got {self.spacer}")
         if not 0 <= self.mismatches <= 5:
             raise SubquadError(f"--mismatches must be between 0 and 5, got {self.mismatches}")
-        if self.best < 1:
-            raise SubquadError(f"--best must be at least 1, got {self.best}")
+        validate_minima(self, best=1)
         if self.context is not None and min(self.context) < 0:
             raise SubquadError(f"--context must be letters before and after the guide, such as 4 6, got {self.context}")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_choices
+from subquad.errors import SubquadError, flag_name, unknown, validate_choices, validate_minima
 from subquad.runs.options import Input, Model, Output
 
 __all__ = ["TASKS", "EvaluateSettings"]
@@ -43,14 +43,8 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        minimums = {
-            "limit": 1, "sequence_length": 3, "evaluation_tokens": 3, "passkey_trials": 1, "batch_tokens": 1,
-            "resamples": 100,
-        }  # fmt: skip
-        for name, minimum in minimums.items():
-            value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise SubquadError(f"{flag_name(name)} must be at least {minimum}, got {value}")
+        validate_minima(self, limit=1, passkey_trials=1, batch_tokens=1, resamples=100)
+        validate_minima(self, sequence_length=3, evaluation_tokens=3)
         for task in self.tasks:
             if task not in TASKS:
                 raise unknown("task", task, TASKS)

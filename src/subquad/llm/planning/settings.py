@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, validate_choices
+from subquad.errors import SubquadError, flag_name, validate_choices, validate_minima
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.options import Input, Model, Training
 
@@ -49,10 +49,8 @@ class PlanSettings:
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        counts = ("gpus", "batch_size", "block_layers", "lora_rank", "transfer_tokens", "lora_tokens")
-        for name, minimum in (*((name, 1) for name in counts), ("sequence_length", 2)):
-            if getattr(self, name) < minimum:
-                raise SubquadError(f"{flag_name(name)} must be at least {minimum}, got {getattr(self, name)}")
+        validate_minima(self, gpus=1, batch_size=1, block_layers=1, lora_rank=1, transfer_tokens=1, lora_tokens=1)
+        validate_minima(self, sequence_length=2)
         for name in ("gpu_memory", "tokens_per_second_transfer", "tokens_per_second_lora", "flops"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

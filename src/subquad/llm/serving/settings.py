@@ -1,9 +1,9 @@
 """Settings of text generation, chat and the server. Imports the standard library and cyclopts only."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, validate_choices
+from subquad.errors import SubquadError, validate_choices, validate_minima
 from subquad.runs.options import Model, Output
 
 __all__ = ["ChatSettings", "GenerateSettings", "ServeSettings"]
@@ -21,7 +21,7 @@ class GenerateSettings:
     """Nucleus sampling: sample from the smallest set of most likely tokens with at least this probability."""
 
     def __post_init__(self) -> None:
-        _at_least(self, max_new_tokens=1, temperature=0)
+        validate_minima(self, max_new_tokens=1, temperature=0)
         if not 0 < self.top_p <= 1:
             raise SubquadError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
 
@@ -61,16 +61,8 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        _at_least(self, max_batch_size=1, max_context=2, max_waiting=1, prefill_chunk_size=1, shutdown_timeout=0)
+        validate_minima(self, max_batch_size=1, max_context=2, max_waiting=1, prefill_chunk_size=1, shutdown_timeout=0)
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
         if self.name == "":
             raise SubquadError("--name must not be empty")
-
-
-def _at_least(settings: Any, **bounds: float) -> None:
-    for name, bound in bounds.items():
-        value = getattr(settings, name)
-        # written this way round, NaN is rejected too
-        if value is not None and not value >= bound:
-            raise SubquadError(f"{flag_name(name)} must be at least {bound}, got {value}")
