@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.models.scorer import SEPARATOR, Scorer
+from subquad.bio.plots.finished_run import TEST_ROWS
 from subquad.errors import unknown
 
 __all__ = ["measured_values", "scan_table", "single_mutants"]
@@ -84,7 +85,7 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
 
 
 def _test_rows(scorer: Scorer) -> tuple[Any, Any] | None:
-    path = Path(getattr(scorer.model, "directory", "")) / "test.csv"
+    path = Path(getattr(scorer.model, "directory", "")) / TEST_ROWS
     # a saved estimator keeps no rows
     if not path.is_file():
         return None

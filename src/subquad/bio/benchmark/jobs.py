@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import Task
 from subquad.errors import raise_errors
+from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, plain, read_json, write_json
 
 __all__ = ["Job", "beside", "is_done", "make_jobs", "outcome_of", "run_job"]
@@ -82,7 +83,7 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
 
 def metrics_of(job: Job) -> Path:
     """Return the path of the metrics of a finished run."""
-    return Path(job["out"]) / "metrics.json"
+    return Path(job["out"]) / METRICS
 
 
 def beside(job: Job, suffix: str) -> Path:

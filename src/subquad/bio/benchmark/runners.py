@@ -16,6 +16,7 @@ from typing import Any
 from subquad.bio.benchmark.jobs import Job, beside, run_job
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.errors import require
+from subquad.runs.folder import METRICS
 from subquad.runs.storage import atomic, write_json
 
 __all__ = ["run_locally", "run_on_ray"]
@@ -108,6 +109,6 @@ def store_files(job: Job, outcome: Outcome, files: dict[str, bytes] | None) -> N
     write_json(beside(job, "job.json"), job)
     write_json(beside(job, "done.json"), outcome)
     # the metrics last: they mark a finished run
-    for name in sorted(files, key=lambda name: name == "metrics.json"):
+    for name in sorted(files, key=lambda name: name == METRICS):
         with atomic(Path(job["out"]) / name) as temporary:
             temporary.write_bytes(files[name])

@@ -19,16 +19,17 @@ from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.plots.cross_validation_page import render, verdict
+from subquad.bio.plots.finished_run import TEST_ROWS
 from subquad.bio.settings import FitSettings, validate_presets
 from subquad.bio.splits.split import check_split_column, count_folds, make_split
 from subquad.errors import SubquadError
 from subquad.progress import say
-from subquad.runs.folder import check_run_folder, open_run
+from subquad.runs.folder import CONFIG, METRICS, check_run_folder, open_run
 from subquad.runs.storage import atomic, read_json
 
 __all__ = ["cross_validate"]
 
-METRICS, CONFIG, TEST, PREDICTIONS = "metrics.json", "config.json", "test.csv", "predictions.csv"
+PREDICTIONS = "predictions.csv"
 
 
 def cross_validate(
@@ -96,7 +97,7 @@ def cross_validate(
 
 def _predictions(directory: Path, count: int) -> pd.DataFrame | None:
     """Return the test rows of all folds, in the order of the table; None for residues and pairs."""
-    paths = [directory / f"fold-{fold}" / TEST for fold in range(count)]
+    paths = [directory / f"fold-{fold}" / TEST_ROWS for fold in range(count)]
     if not all(path.is_file() for path in paths):
         return None
     frames = [pd.read_csv(path, dtype={"sequence": str}).assign(fold=fold) for fold, path in enumerate(paths)]

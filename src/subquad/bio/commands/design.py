@@ -14,6 +14,7 @@ from subquad.bio.design_search.constraints import Constraints, read_constraints
 from subquad.bio.design_search.search import ScoredVariants, search
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import Scorer, input_sequence, open_scorer
+from subquad.bio.plots.finished_run import TEST_ROWS
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.reports import check_report_folder, write_report_folder
@@ -108,9 +109,9 @@ def _measured(run: Any, scorer: Scorer, settings: DesignSettings, *, quiet: bool
         "the table of the fit was not found, so designs may include variants that were measured; name it with --table",
         quiet=quiet,
     )
-    if folder is None or not (folder / "test.csv").is_file():
+    if folder is None or not (folder / TEST_ROWS).is_file():
         return [], False
-    rows = pd.read_csv(folder / "test.csv", dtype=str)["sequence"].dropna()
+    rows = pd.read_csv(folder / TEST_ROWS, dtype=str)["sequence"].dropna()
     return list(dict.fromkeys(map(scorer.normalized, rows))), False
 
 

@@ -15,7 +15,7 @@ from subquad.bio.metrics.scores import by_group
 from subquad.bio.models.fit import FittedModels, check_trainable, fit_models
 from subquad.bio.models.learning_curve import learning_curve
 from subquad.bio.models.predictions import test_examples, test_frame
-from subquad.bio.plots.finished_run import FinishedRun
+from subquad.bio.plots.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
 from subquad.bio.plots.fit_page import card, render
 from subquad.bio.settings import FitSettings, validate_presets
 from subquad.bio.splits.split import Split, check_split_column, make_split
@@ -135,11 +135,11 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
     rows, target = dataset.split["test"], dataset.target
     if target.task_type in ROW_TASK_TYPES:
         examples: Any = test_frame(read, rows, fitted.predictions)
-        with atomic(run.directory / "test.csv") as temporary:
+        with atomic(run.directory / TEST_ROWS) as temporary:
             examples.to_csv(temporary, index=False)
     else:
         examples = test_examples(read, rows, fitted.predictions, most=EXAMPLES)
-        write_json(run.directory / "test.json", examples)
+        write_json(run.directory / TEST_SEQUENCES, examples)
     train = dataset.inputs.codes[dataset.split["train"]]
     config = {
         "inputs": read.schema.as_dict(),

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import check_strands
 from subquad.bio.metrics.conformal import fit_conformal_columns
+from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.ensemble import NetEnsemble, ensemble_mean, ensemble_std
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
 from subquad.bio.models.fit import fit_net, prepare
@@ -28,7 +29,6 @@ from subquad.runs.folder import load_config, open_run
 
 __all__ = ["Estimator", "set_parameters"]
 
-PRIOR = "ridge.skops"
 FITTED = ("n_features_in_", "feature_names_in_", "classes_", "_target", "_form", "_intervals")
 """Attributes set by `fit`, beside the networks and the schema."""
 
@@ -147,7 +147,7 @@ class Estimator(BaseEstimator):
         title = f"{name}: {self._target['task_type'].replace('_', ', ')}"
         lead = f"A fitted scikit-learn estimator. Load it with `subquad.bio.{name}.load(folder)`."
         if ensemble.prior is not None:
-            ensemble.prior.save(run.directory / PRIOR)
+            ensemble.prior.save(baseline_file(run.directory, "ridge"))
         own = vars(self)
         run.finish(
             config={

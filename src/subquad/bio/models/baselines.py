@@ -24,7 +24,7 @@ from subquad.bio.models.linear import Linear, SparseMatrix, logistic_path, ridge
 from subquad.bio.models.vienna import predict_pairs
 from subquad.errors import SubquadError, unknown
 
-__all__ = ["Baseline", "fit_baseline", "fit_boosting", "fit_ridge"]
+__all__ = ["Baseline", "baseline_file", "fit_baseline", "fit_boosting", "fit_ridge"]
 
 MAX_RESIDUES = 200_000
 """Maximum number of training residues of the linear model; a random subset beyond."""
@@ -39,6 +39,11 @@ TRUSTED = (
 """Types allowed in saved files beside numbers, text, arrays and what skops trusts of scikit-learn."""
 CHUNK = 1 << 17
 """Residues predicted at a time."""
+
+
+def baseline_file(directory: Path | str, name: str) -> Path:
+    """Return the file of a fitted baseline in a run folder."""
+    return Path(directory) / f"{name}.skops"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from subquad.bio.data.dataset import PARTS, Dataset, with_both_strands
 from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
-from subquad.bio.models.baselines import Baseline, fit_baseline, fit_ridge
+from subquad.bio.models.baselines import Baseline, baseline_file, fit_baseline, fit_ridge
 from subquad.bio.models.ensemble import NetEnsemble, ensemble_mean, ensemble_std, fit_ensemble, select_positions
 from subquad.bio.models.stacking import Stacking, fit_stacking
 from subquad.bio.settings import FitSettings
@@ -229,7 +229,7 @@ def _fit_baselines(
     baselines = {}
     main, count = MAIN_METRIC[data.dataset.target.task_type], len(data.dataset.split["train"])
     for name in baselines_for(data.dataset.target.task_type):
-        model, record = directory / f"{name}.skops", directory / f"{name}.json"
+        model, record = baseline_file(directory, name), directory / f"{name}.json"
         if not record.is_file():
             say(f"fitting {name} ({count:,} rows) …", quiet=quiet)
             began = time.monotonic()

@@ -10,7 +10,7 @@ import numpy as np
 from subquad.bio.data.dataset import Inputs, InputSchema
 from subquad.bio.data.table import inputs_of
 from subquad.bio.metrics.compared_models import baselines_for
-from subquad.bio.models.baselines import Baseline
+from subquad.bio.models.baselines import Baseline, baseline_file
 from subquad.bio.models.ensemble import NetEnsemble, select_positions
 from subquad.bio.models.stacking import Stacking
 from subquad.errors import SubquadError, unknown
@@ -106,7 +106,7 @@ class BioModel:
             return stacking.predict({own: self.predict_by(own, inputs) for own in used})
         positions = self.config["positions"]
         own = inputs if positions is None else select_positions(inputs, np.asarray(positions, dtype=np.int64))
-        return Baseline.load(self.directory / f"{name}.skops").predict(own)
+        return Baseline.load(baseline_file(self.directory, name)).predict(own)
 
     def predict_each(self, inputs: Inputs) -> np.ndarray:
         """Return the prediction of each network: `(ensemble size, …)`."""
@@ -153,7 +153,7 @@ def load_ensemble(directory: Path | str, config: dict[str, Any]) -> NetEnsemble:
     try:
         spec = config["model"]["spec"]
         starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
-        prior = Baseline.load(Path(directory) / "ridge.skops") if starts_at_ridge else None
+        prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
         return NetEnsemble.from_dict(config["model"], load_tensors(directory), prior)
     except (KeyError, RuntimeError, TypeError) as error:
         raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error

@@ -16,7 +16,12 @@ from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
-__all__ = ["FinishedRun", "best_model", "no_comparison", "read_finished_run"]
+__all__ = ["TEST_ROWS", "TEST_SEQUENCES", "FinishedRun", "best_model", "no_comparison", "read_finished_run"]
+
+TEST_ROWS = "test.csv"
+"""File of a run with its test rows, measured and predicted."""
+TEST_SEQUENCES = "test.json"
+"""The same for values per residue and base pairs: a list of test sequences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +143,13 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
     if "test" not in metrics:
         raise SubquadError(f"{directory}: a saved estimator, which has no test rows to report on")
     if metrics["task_type"] not in ROW_TASK_TYPES:
-        rows = read_json(directory / "test.json")
+        rows = read_json(directory / TEST_SEQUENCES)
     else:
         text: Any = dict.fromkeys(("sequence", "group", "mutant"), str)
         if metrics["task_type"] in ("binary", "multiclass"):
             text["measured"] = str
         # a group or class named NA is not a missing value
-        rows = pd.read_csv(directory / "test.csv", dtype=text, keep_default_na=False, na_values=[""])
+        rows = pd.read_csv(directory / TEST_ROWS, dtype=text, keep_default_na=False, na_values=[""])
     config = {**config, "settings": config["subquad"]["settings"]}
     return FinishedRun(
         metrics=metrics,

@@ -22,6 +22,7 @@ from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import load, not_linearized, to_device
 from subquad.llm.settings import AttentionSettings, attention_of
 from subquad.ops.linattn_state import ring_slots
+from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, read_json
 
 __all__ = ["EvaluatedModel", "ModelLoader", "ModelVariant", "models_to_evaluate"]
@@ -211,5 +212,5 @@ def _weights_fingerprint(folder: Path) -> str:
 
 
 def _training_tokens(folder: Path) -> dict[str, int] | None:
-    path = folder / "metrics.json"
+    path = folder / METRICS
     return read_json(path).get("tokens") if path.is_file() else None

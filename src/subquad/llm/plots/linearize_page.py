@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
@@ -47,7 +48,7 @@ Block = str | Table | Picture
 def sections(directory: Path | str) -> list[Section]:
     """Return the sections of a finished run's page, from its folder; the first can be shown alone."""
     directory = Path(directory)
-    metrics, notes = (read_json(directory / name) for name in ("metrics.json", "evaluations.json"))
+    metrics, notes = (read_json(directory / name) for name in (METRICS, "evaluations.json"))
     return _sections(metrics, notes, read_history(directory))
 
 
