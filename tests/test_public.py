@@ -56,6 +56,13 @@ def test_importing_a_field_imports_nothing_heavy(name):
     assert done.stdout.strip() == "[]"
 
 
+def test_commands_that_read_no_weights_start_without_torch():
+    names = ["bio.commands.bench", "bio.commands.guides", "bio.commands.report", "hep.commands.simulate"]
+    code = f"import sys, {', '.join(f'subquad.{name}' for name in names)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("name", ["subquad.ops", "subquad.nn"])
 def test_operators_need_torch_and_jaxtyping_only(name):
     code = (

@@ -4,13 +4,14 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from subquad import __version__
 from subquad.errors import SubquadError
 from subquad.runs.storage import as_folder, atomic, plain, read_json, read_tensors, write_json, write_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["FORMAT", "Run", "check_run_folder", "load_config", "load_tensors", "open_run", "stamp_of"]
 
@@ -43,7 +44,7 @@ class Run:
         self,
         *,
         config: Mapping[str, Any],
-        tensors: Mapping[str, Tensor] | None,
+        tensors: "Mapping[str, Tensor] | None",
         metrics: Mapping[str, Any],
         card: str,
         report: str,
@@ -178,6 +179,6 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
     return config
 
 
-def load_tensors(directory: Path | str) -> dict[str, Tensor]:
+def load_tensors(directory: Path | str) -> "dict[str, Tensor]":
     """Return the weights of a model folder."""
     return read_tensors(Path(directory) / WEIGHTS)

@@ -9,13 +9,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
-from safetensors.torch import save_file
-from torch import Tensor
 
 from subquad.errors import SubquadError
+
+if TYPE_CHECKING:
+    # imported where tensors are written: most commands that read no weights start a second earlier without torch
+    from torch import Tensor
 
 __all__ = [
     "as_file",
@@ -142,8 +144,10 @@ def read_json(path: Path | str) -> Any:
         raise SubquadError(f"{path}: not JSON ({error}); the file is damaged or was written by another tool") from error
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors, with `metadata` in the header."""
+    from safetensors.torch import save_file
+
     # clones: safetensors refuses tensors that share memory, as tied weights and views do
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
@@ -156,7 +160,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
             raise
 
 
-def read_tensors(path: Path | str) -> dict[str, Tensor]:
+def read_tensors(path: Path | str) -> "dict[str, Tensor]":
     """Return the named tensors of a safetensors file.
 
     Raises:
@@ -165,7 +169,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     return read_tensors_and_metadata(path)[0]
 
 
-def read_tensors_and_metadata(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors_and_metadata(path: Path | str) -> "tuple[dict[str, Tensor], dict[str, str]]":
     """Return the named tensors of a safetensors file and the entries of its header."""
     path = Path(path)
     if not path.is_file():
