@@ -15,7 +15,7 @@ FIT = "--epochs 0.3 --boosting-iterations 5 --train-rows 200 --ensemble-size 1"
 BUDGETS = {
     "fit": FIT,
     "cross-validate": FIT.replace("200", "53"),
-    "bench": "--tokens 20000 --boosting-iterations 5 --train-rows 50 --jobs 1",
+    "bench": "--presets paper --tokens 20000 --boosting-iterations 5 --train-rows 50 --jobs 1",
     "design": "--rounds 3 --population 50",
 }
 """Flags that a test adds to commands whose cost depends on them."""

@@ -236,5 +236,5 @@ def test_invalid_input_is_refused(fitted, jets, tmp_path):
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(SubquadError, match="not empty"):
         explain(fitted, files=jets, out=tmp_path / "full", quiet=True)
-    with pytest.raises(SubquadError, match="repeats is 0"):
+    with pytest.raises(SubquadError, match="--repeats must be at least 1, got 0"):
         ExplainSettings(repeats=0)
