@@ -18,3 +18,11 @@ settings.register_profile("full", deadline=None, derandomize=True, suppress_heal
 settings.register_profile("fast", settings.get_profile("full"), max_examples=10)
 settings.register_profile("random", settings.get_profile("full"), derandomize=False)
 settings.load_profile(os.environ.get("SUBQUAD_HYPOTHESIS", "full"))
+
+LONG = ("test_llm_docs.py", "test_bio_docs.py", "test_bench.py", "test_hep_docs.py", "test_sharding.py", "test_chat.py")
+"""Files that take a minute or more."""
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the longest files, so that both processes end at about the same time."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
