@@ -5,8 +5,10 @@ export SUBQUAD_DATA ?= $(abspath $(wildcard ../shared/data))
 TEXT ?=
 # whole files go to one process, so that fits shared by a module are made once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-# shapes are checked while the operators and networks are tested; trainings would become a tenth slower
-FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
+# the tests of operators and networks check shapes too, which would make trainings a tenth slower
+OPERATORS = tests/laws tests/nn tests/ops
+SHAPES = --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
+OTHERS = $(OPERATORS:%=--ignore=%)
 
 .PHONY: demo test test-fast test-oldest test-minimal golden lint format api release-check clean
 
@@ -14,20 +16,20 @@ FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beart
 demo: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/subquad demo --out demo $(if $(TEXT),--text $(TEXT))
 
-# all tests: under 10 minutes on two cores
+# all tests: about 10 minutes on two cores; three processes, since some of them wait for others that tests start
 test: .venv/.ready-dev
-	$(FAST)
-	$(PYTEST) -m slow
+	$(PYTEST) $(SHAPES) $(OPERATORS)
+	$(PYTEST) -n 3 $(OTHERS)
 
 # no training, no processes, few examples per law: under 2 minutes on two cores
 test-fast: .venv/.ready-dev
-	SUBQUAD_HYPOTHESIS=fast $(FAST)
+	SUBQUAD_HYPOTHESIS=fast $(PYTEST) -m "not slow" $(SHAPES)
 
 # the fast tests with the oldest version of each direct dependency, whose own deprecation warnings are no errors;
 # torch 2.6 from PyPI needs 5 GB of disk
 test-oldest: BIN = .venv-oldest/bin
 test-oldest: .venv-oldest/.ready
-	SUBQUAD_HYPOTHESIS=fast $(FAST) -W ignore::DeprecationWarning
+	SUBQUAD_HYPOTHESIS=fast $(PYTEST) -m "not slow" -W ignore::DeprecationWarning
 
 # one environment per extra: commands start, and what is missing is named
 test-minimal:
