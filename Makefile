@@ -5,10 +5,8 @@ export SUBQUAD_DATA ?= $(abspath $(wildcard ../shared/data))
 TEXT ?=
 # whole files go to one process, so that fits shared by a module are made once
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
-# the tests of operators and networks check shapes too, which would make trainings a tenth slower
-OPERATORS = tests/laws tests/nn tests/ops
-SHAPES = --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
-OTHERS = $(OPERATORS:%=--ignore=%)
+# shapes are checked while the operators and networks are tested; trainings would become a tenth slower
+FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 
 .PHONY: demo test test-fast test-oldest test-minimal golden lint format api release-check clean
 
@@ -16,20 +14,20 @@ OTHERS = $(OPERATORS:%=--ignore=%)
 demo: .venv/.ready
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/subquad demo --out demo $(if $(TEXT),--text $(TEXT))
 
-# all tests: about 10 minutes on two cores; three processes, since some of them wait for others that tests start
+# all tests: under 10 minutes on two cores
 test: .venv/.ready-dev
-	$(PYTEST) $(SHAPES) $(OPERATORS)
-	$(PYTEST) -n 3 $(OTHERS)
+	$(FAST)
+	$(PYTEST) -m slow
 
 # no training, no processes, few examples per law: under 2 minutes on two cores
 test-fast: .venv/.ready-dev
-	SUBQUAD_HYPOTHESIS=fast $(PYTEST) -m "not slow" $(SHAPES)
+	SUBQUAD_HYPOTHESIS=fast $(FAST)
 
 # the fast tests with the oldest version of each direct dependency, whose own deprecation warnings are no errors;
 # torch 2.6 from PyPI needs 5 GB of disk
 test-oldest: BIN = .venv-oldest/bin
 test-oldest: .venv-oldest/.ready
-	SUBQUAD_HYPOTHESIS=fast $(PYTEST) -m "not slow" -W ignore::DeprecationWarning
+	SUBQUAD_HYPOTHESIS=fast $(FAST) -W ignore::DeprecationWarning
 
 # one environment per extra: commands start, and what is missing is named
 test-minimal:
