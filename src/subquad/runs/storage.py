@@ -16,7 +16,7 @@ import safetensors
 from subquad.errors import SubquadError
 
 if TYPE_CHECKING:
-    # imported where tensors are written: most commands that read no weights start a second earlier without torch
+    # commands that read no weights start a second earlier without torch
     from torch import Tensor
 
 __all__ = [
