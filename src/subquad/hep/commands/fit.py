@@ -208,7 +208,7 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
     }
     write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
     sections = sections_of(metrics, config, scores, read_history(run.directory))
-    files = run.settings["files"]
+    files = [Path(file).name for file in run.settings["files"]]
     lead = f"Preset {job.settings.preset} on {', '.join(files[:3])}{' …' * (len(files) > 3)}"
     shutil.rmtree(run.directory / JETS, ignore_errors=True)
     run.finish(
