@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.llm_models import tiny_model
+from support.llm_models import prefilled, tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_layers, attention_mode, separate_documents
 from subquad.llm.models.convert import convert
-from subquad.llm.models.decoding import forward, new_cache
+from subquad.llm.models.decoding import cache_argument, forward, new_cache
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
@@ -123,8 +123,9 @@ def test_prefill_and_steps_equal_one_pass(mode, kind, attention, cuts, seed):
         expected = model(ids).logits
         cache, logits = None, []
         for part in ids.split([*cuts, 1, 1, 1, 1, 1], dim=1):
-            given = model(part, use_cache=True, **({} if cache is None else {"cache": cache}))
-            cache = given.cache
+            name = cache_argument(type(model))
+            given = model(part, use_cache=True, **{name: cache})
+            cache = given[name]
             logits.append(given.logits)
     # these models' norms compute in float32 whatever the weights are
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, rtol=1e-4, atol=1e-5)
@@ -144,7 +145,7 @@ def test_the_state_of_decoding_does_not_grow():
     model = converted("llama")
 
     def state_size(length):
-        cache = model(tokens(1, length), use_cache=True).cache
+        cache = prefilled(model, tokens(1, length))
         return [sum(tensor.numel() for tensor in layer.state) for layer in cache.layers]
 
     assert state_size(3) == state_size(97)
@@ -299,9 +300,9 @@ def test_the_projections_keep_their_names():
 def test_a_cache_of_softmax_attention_is_rejected():
     model, ids = converted("llama"), tokens(1, 7)
     with attention_mode(model, "softmax"):
-        cache = model(ids, use_cache=True).cache
+        cache = prefilled(model, ids)
     with pytest.raises(ValueError, match="filled by softmax attention"):
-        model(ids, use_cache=True, cache=cache)
+        forward(model, ids, torch.arange(7)[None], cache)
 
 
 def test_several_sequences_in_one_row_are_rejected():
@@ -322,8 +323,8 @@ def test_layers_with_a_sliding_window_are_kept():
 def test_chosen_layers_keep_softmax_attention():
     model, ids = converted("llama", softmax_layers=(1,), num_hidden_layers=3), tokens(2, 23)
     assert [layer.layer_idx for layer in attention_layers(model)] == [0, 2]
-    cache = model(ids[:, :17], use_cache=True).cache
-    given = model(ids[:, 17:], use_cache=True, cache=cache).logits
+    cache = prefilled(model, ids[:, :17])
+    given = model(ids[:, 17:], use_cache=True, **{cache_argument(type(model)): cache}).logits
     torch.testing.assert_close(given, model(ids).logits[:, 17:], rtol=1e-4, atol=1e-5)
     assert cache.layers[1].keys.shape[2] == 23
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.llm_models import SMALL, WORDS, tiny_model
+from support.llm_models import SMALL, WORDS, prefilled, tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -337,7 +337,7 @@ def test_the_state_has_a_constant_size_and_the_cache_grows():
     # keys and values of 2 layers with 2 heads of width 10, in float32
     assert cache == [tokens * 2 * 2 * 2 * 10 * 4 for tokens in (7, 53)]
     ids = torch.arange(11)[None]
-    assert cache_bytes(model(ids, use_cache=True).cache) == state[0]
+    assert cache_bytes(prefilled(model, ids)) == state[0]
 
 
 def test_stored_rows_of_other_conditions_are_measured_again(tmp_path):

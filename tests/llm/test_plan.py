@@ -184,6 +184,14 @@ def test_a_layer_keeps_the_bytes_of_the_formula(tmp_path, stage, formula, attent
     assert formula(sizes, settings) * TOKENS + is_copied * copies == pytest.approx((three - one) / 2, rel=0.05)
 
 
+def keeps_scores():
+    """Return whether softmax attention with shared keys keeps all scores here, as PyTorch 2.6 does on CPUs."""
+    q, kv = torch.zeros(1, 2, 3, 4, requires_grad=True), torch.zeros(1, 1, 3, 4)
+    given = torch.nn.functional.scaled_dot_product_attention(q, kv, kv, is_causal=True, enable_gqa=True)
+    return "Flash" not in given.grad_fn.name()
+
+
+@pytest.mark.skipif(keeps_scores(), reason="softmax attention keeps all scores in memory here")
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize(("stage", "name"), [(in_transfer, "transfer"), (in_lora, "lora")])
 def test_the_peak_of_a_step_is_close_to_the_estimate(tmp_path, stage, name, attention):

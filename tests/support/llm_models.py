@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from subquad.llm.models.convert import convert
+from subquad.llm.models.decoding import forward, new_cache
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 
 CONFIGS = {
@@ -95,6 +96,13 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL = ["<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>"]
+
+
+def prefilled(model, ids):
+    """Return the cache of a model after these tokens."""
+    cache = new_cache(model)
+    forward(model, ids, torch.arange(ids.shape[1])[None], cache)
+    return cache
 
 
 def byte_tokenizer(folder, *, template=TEMPLATE):

@@ -61,7 +61,7 @@ def predict_pairs(name: str, inputs: Inputs) -> list[np.ndarray]:
 
 def _pairs(RNA: Any, brackets: str) -> np.ndarray:
     # the table counts from 1, and its first entry is the length
-    table = np.array(RNA.ptable(brackets)[1:])
+    table = np.array(list(RNA.ptable(brackets)))[1:]
     first = np.flatnonzero(table > np.arange(1, len(table) + 1))
     return np.stack([first, table[first] - 1], axis=1).astype(np.int64)
 

@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
 
-__all__ = ["cache_bytes", "eos_tokens", "forward", "has_softmax_layers", "new_cache"]
+__all__ = ["cache_argument", "cache_bytes", "eos_tokens", "forward", "has_softmax_layers", "new_cache"]
 
 
 def new_cache(model: PreTrainedModel) -> Cache:
@@ -43,14 +43,14 @@ def forward(
         positions: Their positions in the sequence, from 0.
         state: Cache of the tokens before; it is updated in place.
     """
-    inputs: dict[str, Any] = {_cache_argument(type(model)): state}
+    inputs: dict[str, Any] = {cache_argument(type(model)): state}
     output: Any = model(input_ids=ids, position_ids=positions, use_cache=True, logits_to_keep=1, **inputs)
     return output.logits[:, -1].float()
 
 
 @cache
-def _cache_argument(model_class: type[PreTrainedModel]) -> str:
-    # transformers renamed it within version 5
+def cache_argument(model_class: type[PreTrainedModel]) -> str:
+    """Return the name of a model's argument and output with the state; transformers renamed it within version 5."""
     return "cache" if "cache" in inspect.signature(model_class.forward).parameters else "past_key_values"
 
 
