@@ -253,7 +253,7 @@ def test_lyra_learns_a_motif_at_any_position_and_gets_the_larger_weight():
     own = Inputs(codes=codes, letters=4, covariates=np.zeros((1211, 0)), is_aligned=True)
     found = ((codes[:, :-2] == 0) & (codes[:, 1:-1] == 3) & (codes[:, 2:] == 2)).sum(1)[:, None] * 1.0
     motif = Dataset(inputs=own, target=Target(task_type="regression", y=found), split=split)
-    nets = fitted(motif, epochs=20.0, batch_size=61)
+    nets = fitted(motif, epochs=8.0, batch_size=61)
     assert nets.blending["lyra"] > sum(weight for name, weight in nets.blending.items() if name.startswith("mlp"))
     inputs, truth = motif.part("test")
     ridge = fit_ridge(motif)

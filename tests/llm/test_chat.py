@@ -235,7 +235,7 @@ def wide(smollm2, tmp_path_factory):
     """Return SmolLM2 with a window that is wider than the texts here: without training it equals its teacher."""
     folder = tmp_path_factory.mktemp("wide") / "wide"
     model, tokenizer = open_checkpoint(smollm2)
-    convert(model, AttentionSettings(window=512), check=False).save_pretrained(folder)
+    convert(model, AttentionSettings(window=128), check=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
