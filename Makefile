@@ -24,7 +24,7 @@ test-fast: .venv/.ready-dev
 	SUBQUAD_HYPOTHESIS=fast $(FAST)
 
 # the fast tests with the oldest version of each direct dependency, whose own deprecation warnings are no errors;
-# torch 2.6 from PyPI needs 5 GB of disk
+# torch 2.7 from PyPI needs 5 GB of disk
 test-oldest: BIN = .venv-oldest/bin
 test-oldest: .venv-oldest/.ready
 	SUBQUAD_HYPOTHESIS=fast $(FAST) -W ignore::DeprecationWarning

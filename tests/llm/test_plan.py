@@ -185,7 +185,7 @@ def test_a_layer_keeps_the_bytes_of_the_formula(tmp_path, stage, formula, attent
 
 
 def keeps_scores():
-    """Return whether softmax attention with shared keys keeps all scores here, as PyTorch 2.6 does on CPUs."""
+    """Return whether softmax attention with shared keys keeps all scores here, as PyTorch 2.7 does on CPUs."""
     q, kv = torch.zeros(1, 2, 3, 4, requires_grad=True), torch.zeros(1, 1, 3, 4)
     given = torch.nn.functional.scaled_dot_product_attention(q, kv, kv, is_causal=True, enable_gqa=True)
     return "Flash" not in given.grad_fn.name()

@@ -27,23 +27,18 @@ from subquad.train.distributed import process_device, processes
 
 __all__ = ["check_processes", "gather", "merge_lora", "shard"]
 
-MINIMUM_TORCH = "2.7"
-"""First version whose `fully_shard` can ignore parameters."""
-
 
 def check_processes() -> None:
     """Check that weights can be sharded.
 
     Raises:
-        SubquadError: There is only one process, or torch is too old.
+        SubquadError: There is only one process.
     """
     if processes().num_processes == 1:
         raise SubquadError(
             "--shard needs several processes, and there is only one; start them with "
             "`torchrun --nproc-per-node 2 -m subquad llm linearize …`, or omit --shard"
         )
-    if torch.__version__ < MINIMUM_TORCH:
-        raise SubquadError(f"--shard needs torch {MINIMUM_TORCH} or newer, and this is {torch.__version__}")
 
 
 def shard(model: PreTrainedModel) -> PreTrainedModel:
