@@ -142,3 +142,18 @@ def test_an_interruption_is_reported_with_the_way_to_resume(tmp_path, capsys, mo
     monkeypatch.setattr("subquad.hep.commands.simulate.simulate", interrupted)
     assert main(["hep", "simulate", "--out", str(tmp_path / "jets")]) == 130
     assert "interrupted; run the same command to resume" in capsys.readouterr().err
+
+
+def test_an_error_of_the_operating_system_is_one_line(tmp_path, capsys, monkeypatch):
+    def refused(*args, **options):
+        raise PermissionError(13, "Permission denied", "/proc/x")
+
+    monkeypatch.setattr("subquad.hep.commands.simulate.simulate", refused)
+    assert main(["hep", "simulate", "--out", str(tmp_path / "jets")]) == 2
+    assert capsys.readouterr().err == "subquad: /proc/x: Permission denied\n"
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999"])
+def test_a_seed_that_no_generator_takes_is_refused(capsys, seed):
+    assert main(["bio", "fit", "example:tdp43", "--out", "run", "--seed", seed]) == 2
+    assert f"--seed is {seed}; give a number from 0 to 4,294,967,295" in capsys.readouterr().err

@@ -135,10 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"subquad: {missing_extra(error.name, field)}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if error.errno in DISK_FULL:
+            where = f" ({error.filename})" if error.filename else ""
+            message = f"the disk is full{where}; free some space and run the same command to resume"
+        elif error.filename and error.strerror:
+            message = f"{error.filename}: {error.strerror}"
+        else:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"subquad: the disk is full{where}; free some space and run the same command to resume", file=sys.stderr)
+        print(f"subquad: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("subquad: interrupted; run the same command to resume", file=sys.stderr)

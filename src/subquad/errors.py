@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from types import ModuleType
@@ -145,7 +146,7 @@ def validate_minima(settings: Any, *, prefix: str = "", **minima: float) -> None
 
 
 def validate_choices(settings: Any, *, prefix: str = "") -> None:
-    """Check that the fields of a settings dataclass whose type is a `Literal` hold one of its values.
+    """Check that the fields of a settings dataclass are finite, and hold one of the values of a `Literal`.
 
     Args:
         settings: An instance of the dataclass.
@@ -156,6 +157,8 @@ def validate_choices(settings: Any, *, prefix: str = "") -> None:
     """
     for field in fields(settings):
         choices, value = _choices(field.type), getattr(settings, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SubquadError(f"{flag_name(prefix + field.name)} must be a finite number, got {value}")
         if not choices or (value is None and _is_optional(field.type)) or value in choices:
             continue
         raise SubquadError(f"{flag_name(prefix + field.name)} must be one of {', '.join(choices)}, got {value!r}")

@@ -593,7 +593,16 @@ def test_mutations_are_read_from_canonical_variants():
             {"split_by": "contiguous"},
             "variants are mutated at only 4 positions, fewer than the 5 --folds",
         ),
-        (table(random_sequences(2)), {}, "no (test|validation) rows in the split of 2 rows; give more rows"),
+        (
+            table(random_sequences(2)),
+            {},
+            "no (test|validation) rows in the split of 2 rows with 2 different sequences; give more rows",
+        ),
+        (
+            table(random_sequences(2) * 20),
+            {},
+            "no (test|validation) rows in the split of 40 rows with 2 different sequences; identical sequences stay",
+        ),
         (
             table(["ACD", "ACD", "CDE"], split=["train", "test", "validation"]),
             {},

@@ -463,3 +463,16 @@ def test_a_fasta_file_without_measurements_is_named(tmp_path):
     assert said(read_table, path, FitSettings()) == (
         f"{path}: no column has measurements (id, sequence); add one, or name it with --target"
     )
+
+
+def test_a_table_without_a_header_is_refused(tmp_path):
+    rows = "\n".join(f"{sequence},{k / 7:.3f}" for k, sequence in enumerate(proteins()))
+    (tmp_path / "table.csv").write_text(rows)
+    message = said(read_table, tmp_path / "table.csv", FitSettings())
+    assert f"table.csv: no header: its first line has the sequence '{proteins()[0]}' and the number 0.000" in message
+
+
+def test_a_wild_type_of_another_length_than_all_sequences_is_refused(tmp_path):
+    path = write(tmp_path / "table.csv", sequence=proteins(), value=np.arange(13.0))
+    message = said(read_table, path, FitSettings(wild_type="MKVL"))
+    assert "--wild-type has 4 letters, and no sequence has: they have 17 to 17" in message

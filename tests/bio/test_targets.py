@@ -110,6 +110,7 @@ def test_names_are_classes_and_small_integers_only_if_the_task_type_says_so():
         "numbers nor classes nor one value per residue; name the target with --target"
     )
     assert order_of_classes(["b", "a", "c"]) == ["a", "b", "c"]
+    assert order_of_classes(["+", "-"]) == ["-", "+"]
 
 
 def test_an_empty_target_column_is_an_error():

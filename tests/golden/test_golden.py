@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from golden.answers import ANSWERS
+from subquad import bio, hep
+from subquad.errors import SubquadError
 
 HERE = Path(__file__).parent
 
@@ -32,3 +35,52 @@ def test_a_saved_run_has_a_format_number_and_holds_no_code(kind):
     config = json.loads((HERE / kind / "config.json").read_text())
     assert "format" in json.dumps(config)
     assert not {path.suffix for path in (HERE / kind).iterdir()} & {".pkl", ".pt", ".bin", ".joblib", ".py"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "load", "damage"),
+    [
+        *(
+            ("bio_model", bio.BioModel.load, damage)
+            for damage in (
+                {"inputs": None},
+                {"inputs": {"alphabet": "xyz"}},
+                {"target": None},
+            )
+        ),
+        ("hep_tagger", hep.TrainedTagger.load, {"net": None}),
+        ("hep_tagger", hep.TrainedTagger.load, {"net": {"width": "abc"}}),
+    ],
+)
+def test_a_damaged_config_is_refused(kind, load, damage, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(HERE / kind, copy)
+    config = json.loads((copy / "config.json").read_text())
+    _damage(config, damage)
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SubquadError, match=r"copy: .*config\.json.*; fit again"):
+        load(copy)
+
+
+def _damage(config, changes):
+    """Replace entries of a nested JSON object."""
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            _damage(config[name], value)
+        else:
+            config[name] = value
+
+
+def test_predictions_do_not_replace_their_own_table(tmp_path):
+    table = tmp_path / "input.csv"
+    shutil.copy(HERE / "bio_model" / "input.csv", table)
+    with pytest.raises(SubquadError, match=r"input\.csv: this is the table itself"):
+        bio.predict(HERE / "bio_model", table, out=table, force=True, quiet=True)
+
+
+def test_a_report_without_its_test_rows_is_refused(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(HERE / "bio_model", copy)
+    (copy / "test.csv").touch()
+    with pytest.raises(SubquadError, match=r"test\.csv: missing or damaged .*; fit again"):
+        bio.report(copy, out=tmp_path / "report.html")

@@ -1,10 +1,11 @@
 """Names of files that the commands accept: folders, patterns, trees of a file, and the jets that ship with subquad."""
 
+import numpy as np
 import pytest
 
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.hep import read
+from subquad.hep import FitSettings, fit, read
 from subquad.hep.data.examples import example_path
 from subquad.hep.data.formats import expand_files, file_of
 
@@ -52,3 +53,27 @@ def test_a_fit_takes_a_folder_and_a_tree(jets, tables, tmp_path):
     assert main(["hep", "fit", str(jets[0].parent), "--test", f"{test}:Jets", *flags]) == 0
     scores = str(tmp_path / "scores.root")
     assert main(["hep", "predict", str(tmp_path / "run"), f"{test}:Jets", "--out", scores, "--quiet"]) == 0
+
+
+def test_a_misspelt_example_is_answered_with_its_name():
+    with pytest.raises(SubquadError, match=r"no example 'example:jet'; did you mean 'example:jets'\?"):
+        expand_files("example:jet")
+
+
+def test_jets_to_fit_on_are_not_tested_on(tmp_path):
+    with pytest.raises(SubquadError, match=r"--test: .*jets_small\.root is also among the files to fit on"):
+        fit("example:jets", test=[example_path()], out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_damaged_inside_is_refused(tmp_path):
+    content = bytearray(example_path().read_bytes())
+    content[200_000:400_000] = np.random.default_rng(0).bytes(200_000)
+    (tmp_path / "jets.root").write_bytes(content)
+    with pytest.raises(SubquadError, match=r"jets\.root: is not a ROOT file, or is damaged or truncated"):
+        read(tmp_path / "jets.root")
+
+
+def test_a_number_of_threads_that_no_machine_has_is_refused():
+    with pytest.raises(SubquadError, match=r"--threads must be from 1 to 1,024, got 100,000"):
+        FitSettings(threads=100_000)

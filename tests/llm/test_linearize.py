@@ -360,3 +360,10 @@ def test_a_full_disk_is_reported_and_the_run_can_be_resumed(folder, text, tmp_pa
         assert main(command) == 2
     assert "the disk is full" in capsys.readouterr().err
     assert main(command) == 0
+
+
+def test_a_window_that_shows_the_whole_sequence_is_refused(folder, text, tmp_path):
+    settings = replace(SMALL, attention=replace(SMALL.attention, window=31), sequence_length=31)
+    with pytest.raises(SubquadError, match=r"--attention.window 31 must be less than --sequence-length 31"):
+        subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()

@@ -1,11 +1,14 @@
 """Opening models by folder or name: which kind of checkpoint it is, and what to do with one that is not linearized."""
 
 import json
+import shutil
 
 import pytest
+from support.llm_models import tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
+from subquad.llm.models.adapter import check_targets
 from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.checkpoints import checkpoint_kind, locate
 from subquad.runs.loading import load_run
@@ -58,3 +61,30 @@ def test_the_loader_of_all_runs_opens_a_linearized_model(run):
     model, tokenizer = load_run(run)
     assert attention_layers(model)
     assert tokenizer("the green bird")["input_ids"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda copy: (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-100]),
+        lambda copy: (copy / "tokenizer.json").unlink(),
+        lambda copy: (copy / "config.json").write_text(
+            (copy / "config.json").read_text().replace('"window": 3', '"window": "abc"')
+        ),
+    ],
+)
+def test_a_damaged_model_is_refused(run, tmp_path, damage):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    damage(copy)
+    with pytest.raises(SubquadError, match=r"copy: a file is missing or damaged \(.+\); linearize again"):
+        subquad.llm.load(copy)
+
+
+def test_layers_for_lora_are_checked_before_training():
+    model = tiny_model("llama")
+    check_targets(model, ("all-linear",))
+    check_targets(model, ("q_proj", "self_attn.o_proj", "down_proj"))
+    with pytest.raises(SubquadError, match=r"--lora-targets: no layer 'q_pro'; did you mean 'q_proj'\?"):
+        check_targets(model, ("v_proj", "q_pro"))

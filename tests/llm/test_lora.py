@@ -112,7 +112,7 @@ def test_updates_are_added_to_the_targets():
 
 
 def test_an_unknown_target_is_an_error():
-    with pytest.raises(SubquadError, match=r"--lora-targets q_prij: .*q_prij"):
+    with pytest.raises(SubquadError, match=r"--lora-targets: no layer 'q_prij'; did you mean 'q_proj'"):
         tuned(lora_targets=("q_prij",))
 
 

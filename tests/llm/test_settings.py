@@ -18,7 +18,7 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
         ({"sequence_length": 1}, "--sequence-length must be at least 2, got 1"),
         ({"patience": 0, "validate_every": 3}, "--patience must be at least 1, got 0"),
         ({"transfer_learning_rate": 0.0}, "--transfer-learning-rate must be greater than 0, got 0.0"),
-        ({"feature_map_learning_rate": float("nan")}, "--feature-map-learning-rate must be at least 0, got nan"),
+        ({"feature_map_learning_rate": float("nan")}, "--feature-map-learning-rate must be a finite number, got nan"),
         ({"distillation_weight": 1.5}, "--distillation-weight must be from 0 to 1, got 1.5"),
         ({"cross_entropy_fraction": 1.5}, "--cross-entropy-fraction must be from 0 to 1, got 1.5"),
         ({"text_weights": (1.0, 0.0)}, "--text-weights must all be greater than 0 and finite, got 1 0"),
@@ -37,7 +37,7 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
             "--minutes and --transfer-tokens exclude each other",
         ),
         ({"warmup_fraction": 1.0}, "--warmup-fraction must be at least 0 and less than 1, a fraction .* got 1.0"),
-        ({"warmup_fraction": float("nan")}, "--warmup-fraction must be at least 0 and less than 1, a .* got nan"),
+        ({"warmup_fraction": float("nan")}, "--warmup-fraction must be a finite number, got nan"),
         ({"patience": 3}, "--patience 3 requires --validate-every N, the steps between validations"),
         ({"schedule": "plateau"}, "--schedule plateau requires --validate-every N, the steps between validations"),
         (

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from subquad.errors import SubquadError
-from subquad.runs.folder import FORMAT, load_config, load_tensors, open_run
+from subquad.runs.folder import FORMAT, check_run_folder, load_config, load_tensors, open_run
+from subquad.runs.reports import check_report_folder
 from subquad.runs.storage import (
     atomic,
     check_output,
@@ -152,3 +153,25 @@ def test_a_shipped_file_with_another_content_is_refused(tmp_path):
         shipped_file(path, hashlib.sha256(b"sequence,score\n").hexdigest())
     with pytest.raises(SubquadError, match="this file of the package is missing; install subquad again"):
         shipped_file(tmp_path / "gone.csv", "0" * 64)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "table.csv").touch()
+    for check in (
+        lambda out: check_output(out, force=False),
+        lambda out: check_run_folder(out, kind="bio", settings={}),
+        lambda out: check_report_folder(out, kind="bio scan", file="scan.json", force=False),
+    ):
+        with pytest.raises(SubquadError, match=r"table\.csv is a file, not a folder; choose another --out"):
+            check(tmp_path / "table.csv" / "new" / "out")
+        with monkeypatch.context() as patch:
+            # whoever runs the tests may write everywhere
+            patch.setattr("os.access", lambda path, mode: False)
+            with pytest.raises(SubquadError, match="no permission to write in"):
+                check(tmp_path / "out")
+
+
+def test_weights_have_the_permissions_of_other_files(tmp_path):
+    finish(tmp_path)
+    modes = {(tmp_path / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1

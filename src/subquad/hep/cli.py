@@ -157,8 +157,8 @@ def export(run: Path, /, *, options: Annotated[OutputOptions, FLAGS]) -> None:
     if not options.quiet:
         checks, beside = found["checked"], options.out.parent / PREPROCESS
         print(
-            f"Wrote {options.out} and {beside}. Inputs: {', '.join(found['input_names'])}; outputs: "
-            f"{', '.join(found['output_names'])}.",
+            f"Wrote {options.out} and {beside}. Inputs: {', '.join(found['input_names'])}; output: softmax, the "
+            f"probabilities of {', '.join(found['output_names'])}.",
             f"The probabilities of onnxruntime and torch differ by at most {checks['largest_difference']:.1g} at "
             f"{len(checks['sizes'])} sizes, with up to {max(size['particles'] for size in checks['sizes'])} particles.",
             sep="\n",

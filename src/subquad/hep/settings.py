@@ -34,6 +34,8 @@ Precision = Literal["float32", "bfloat16"]
 
 T = TypeVar("T")
 
+MAX_THREADS = 1024
+
 Simulation = Annotated[T, Parameter(group=Group("Simulation", sort_key=2))]
 """A flag about the simulated jets."""
 
@@ -158,7 +160,8 @@ class FitSettings:
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
         validate_choices(self)
-        validate_minima(self, epochs=1, batch_size=1, threads=1, k=1, chebyshev_order=1, width=1, layers=1)
+        check_threads(self.threads)
+        validate_minima(self, epochs=1, batch_size=1, k=1, chebyshev_order=1, width=1, layers=1)
         for name in ("validation_fraction", "test_fraction"):
             if not 0 < getattr(self, name) < 0.5:
                 raise SubquadError(f"{flag_name(name)} is {getattr(self, name)}; give a fraction between 0 and 0.5")
@@ -202,7 +205,8 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        validate_minima(self, batch_size=1, threads=1)
+        check_threads(self.threads)
+        validate_minima(self, batch_size=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +229,8 @@ class ExplainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        validate_minima(self, jets=1, repeats=1, batch_size=1, threads=1)
+        check_threads(self.threads)
+        validate_minima(self, jets=1, repeats=1, batch_size=1)
         validate_minima(self, displays=0)
 
 
@@ -273,6 +278,16 @@ class Reweighting:
     """Jets outside the bins get weight 0; otherwise they count in the nearest bin."""
     base: str | None = None
     """Column with weights that the jets have already."""
+
+
+def check_threads(threads: int) -> None:
+    """Check a number of threads, of which torch starts as many as it is told.
+
+    Raises:
+        SubquadError: There are none, or too many for any machine.
+    """
+    if not 1 <= threads <= MAX_THREADS:
+        raise SubquadError(f"--threads must be from 1 to {MAX_THREADS:,}, got {threads:,}")
 
 
 def bin_edges(name: str, values: Any) -> tuple[float, ...]:

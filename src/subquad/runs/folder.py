@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from subquad import __version__
 from subquad.errors import SubquadError
-from subquad.runs.storage import as_folder, atomic, plain, read_json, read_tensors, write_json, write_tensors
+from subquad.runs.storage import (
+    as_folder,
+    atomic,
+    check_writable,
+    plain,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,6 +98,7 @@ def open_run(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: 
 def check_run_folder(out: Path | str, *, kind: str, settings: Mapping[str, Any], force: bool = False) -> Path:
     """Return `out` as the path of a run folder to write, after the checks of `open_run`; nothing is changed."""
     directory = as_folder(out)
+    check_writable(directory)
     if directory.is_dir() and any(directory.iterdir()):
         _check_begun(directory, kind, plain(settings), force)
     return directory

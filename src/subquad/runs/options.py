@@ -43,8 +43,8 @@ class SeededOptions(OutputOptions):
 
     def __post_init__(self) -> None:
         """Refuse a seed that no generator takes."""
-        if self.seed < 0:
-            raise SubquadError(f"--seed is {self.seed}; give 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise SubquadError(f"--seed is {self.seed}; give a number from 0 to {2**32 - 1:,}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from subquad.errors import SubquadError
-from subquad.runs.storage import as_folder, atomic, read_json
+from subquad.runs.storage import as_folder, atomic, check_writable, read_json
 
 __all__ = ["check_report_folder", "write_report_folder"]
 
@@ -21,9 +21,10 @@ def check_report_folder(out: Path | str, *, kind: str, file: str, force: bool) -
         force: Replace an earlier report of this kind.
 
     Raises:
-        SubquadError: `out` is a file, holds other files, or holds such a report and `force` is off.
+        SubquadError: `out` is a file, cannot be written, holds other files, or holds such a report and `force` is off.
     """
     out = as_folder(out)
+    check_writable(out)
     if not out.is_dir() or not any(out.iterdir()):
         return out
     content = read_json(out / file) if (out / file).is_file() else None

@@ -24,6 +24,7 @@ __all__ = [
     "as_folder",
     "atomic",
     "check_output",
+    "check_writable",
     "fingerprint",
     "plain",
     "read_json",
@@ -47,17 +48,32 @@ def atomic(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def check_writable(path: Path | str) -> None:
+    """Check that an output can be written, before any work.
+
+    Raises:
+        SubquadError: The nearest folder above it is a file, or must not be written to.
+    """
+    above = Path(path).absolute()
+    above = next(parent for parent in (above if above.is_dir() else above.parent, *above.parents) if parent.exists())
+    if not above.is_dir():
+        raise SubquadError(f"{path}: {above} is a file, not a folder; choose another --out")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise SubquadError(f"{path}: no permission to write in {above}; choose another --out")
+
+
 def check_output(path: Path | str, *, force: bool) -> Path:
-    """Return the path of an output, after checking that writing it destroys nothing.
+    """Return the path of an output, after checking that it can be written and that writing it destroys nothing.
 
     Args:
         path: A file or folder that a command is about to write. An empty folder counts as absent.
         force: Allow an existing output to be overwritten.
 
     Raises:
-        SubquadError: The output exists and `force` is off.
+        SubquadError: The output exists and `force` is off, or it cannot be written.
     """
     path = Path(path)
+    check_writable(path)
     is_there = any(path.iterdir()) if path.is_dir() else path.exists()
     if is_there and not force:
         raise SubquadError(f"{path}: exists already; choose another --out, or overwrite it with --force")
@@ -152,7 +168,11 @@ def write_tensors(path: Path | str, tensors: "Mapping[str, Tensor]", metadata: M
     owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         try:
+            # created here, with the permissions of other files; safetensors makes it readable by its owner only
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(owned, temporary, metadata=dict(metadata or {}))
+            temporary.chmod(mode)
         except safetensors.SafetensorError as error:
             # safetensors turns errors of the operating system into text
             if f"os error {errno.ENOSPC}" in str(error):

@@ -48,6 +48,8 @@ def predict(
         SubquadError: The model or the table cannot be read, or the output exists; nothing has been written then.
     """
     out, path, fitted = check_output(as_file(out), force=force), resolve_table(table), BioModel.load(run)
+    if out.exists() and out.samefile(path):
+        raise SubquadError(f"{out}: this is the table itself, which --force would replace; choose another --out")
     fitted.check_model(model)
     read = read_like(path, fitted.schema, sequence=sequence)
     taken = [name for name in read.frame.columns if str(name).startswith(("prediction", "probability_"))]

@@ -23,6 +23,8 @@ MUTANT_NAMES = ("mutant", "mutants", "mutation", "mutations", "variant", "varian
 TARGET_NAMES = ("target", "score", "dms_score", "label", "fitness", "activity", "y")
 SPLIT_NAMES = ("split", "set")
 SAMPLE_ROWS = 2000
+MIN_HEADER_LETTERS = 5
+"""Minimum length of a column name that may be a sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ def find_columns(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -
     Raises:
         SubquadError: A named column does not exist, or a role cannot be inferred.
     """
+    _check_header(path, frame)
     flags = {"--weight": settings.weight, "--error": settings.error, "--group": settings.group}
     flags |= {"--split": settings.split}
     named: list[tuple[str, str]] = [(flag, name) for flag, name in flags.items() if name is not None]
@@ -125,6 +128,24 @@ def find_inputs(
         if sequence is not None:
             remarks.append(f"sequences: column {sequence!r} (inferred; --sequence overrides)")
     return {"sequence": sequence, "mutant": mutant, "partner": partner}, remarks
+
+
+def _check_header(path: Path | str, frame: pd.DataFrame) -> None:
+    """Check that the names of the columns are not the first row.
+
+    Raises:
+        SubquadError: One name is a number above numbers, another one a sequence of letters above such sequences.
+    """
+    letters = set("".join(ALPHABETS.values()))
+    names = [str(name) for name in frame.columns]
+    numbers = [name for name in names if np.isfinite(to_numbers(pd.Series([name]))).all()]
+    likely = [name for name in names if len(name) >= MIN_HEADER_LETTERS and set(name) <= letters]
+    sequences = [name for name in likely if _looks_like_sequences(column_of(frame, name))]
+    if numbers and sequences:
+        raise SubquadError(
+            f"{path}: no header: its first line has the sequence {sequences[0][:20]!r} and the number {numbers[0]}; "
+            "add a line with the names of the columns, such as sequence,value"
+        )
 
 
 def _infer_sequence(path: Path | str, left: list[str], likely: list[str], mutant: str | None) -> str | None:

@@ -55,7 +55,8 @@ class InputOptions:
             alphabet=schema.alphabet,
             ambiguity=schema.ambiguity,
             wild_type=schema.wild_type,
-            offset=schema.offset,
+            # a table of sequences has not said how positions are numbered
+            offset=None if schema.mutant is None else schema.offset,
             schema=schema,
         )
 

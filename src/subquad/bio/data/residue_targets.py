@@ -206,6 +206,8 @@ def order_of_classes(names: Sequence[str]) -> list[str]:
         return sorted(names, key=float)
     except ValueError:
         ordered = sorted(names)
+    if ordered == ["+", "-"]:
+        return ["-", "+"]
     if len(ordered) == 2:
         first, second = (name.lower() for name in ordered)
         # active and inactive, binder and non-binder: the negated name comes first

@@ -303,6 +303,11 @@ def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) ->
     if (lengths != width).any() or not width or (wild_type is not None and len(wild_type) != width):
         remarks = []
         if wild_type is not None:
+            if not (lengths == len(wild_type)).any():
+                raise SubquadError(
+                    f"--wild-type has {len(wild_type):,} letters, and no sequence has: they have {lengths.min():,} to "
+                    f"{lengths.max():,}; give the wild type of these sequences"
+                )
             remarks = [
                 f"not all sequences are as long as the wild type ({len(wild_type)} letters); variants are not derived"
             ]

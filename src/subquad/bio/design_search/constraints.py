@@ -190,7 +190,10 @@ class _Parser:
                 self.errors.append(f"{flag}: {text!r} is not a position or a range such as 1-10")
                 continue
             low, high = int(match[1]), int(match[2] or match[1])
-            if low > high or low not in self.numbers or high not in self.numbers:
+            if low > high:
+                self.errors.append(f"{flag}: {text}: the range is reversed; write {high}-{low}")
+                continue
+            if low not in self.numbers or high not in self.numbers:
                 span = f"{self.numbers[0]} to {self.numbers[-1]}"
                 self.errors.append(f"{flag}: {text} is outside the sequence, which has positions {span}")
                 continue

@@ -40,7 +40,13 @@ class BioModel:
         """
         config = load_config(directory, "bio")
         net = load_ensemble(directory, config)
-        return cls(net=net, schema=InputSchema.from_dict(config["inputs"]), config=config, directory=Path(directory))
+        try:
+            schema = InputSchema.from_dict(config["inputs"])
+            model = cls(net=net, schema=schema, config=config, directory=Path(directory))
+            _ = (model.classes, model.names, model.models, schema.letters, config["observed_letters"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SubquadError(f"{directory}: its config.json is damaged ({error!r}); fit again") from error
+        return model
 
     @property
     def task_type(self) -> str:
@@ -155,5 +161,5 @@ def load_ensemble(directory: Path | str, config: dict[str, Any]) -> NetEnsemble:
         starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
         prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
         return NetEnsemble.from_dict(config["model"], load_tensors(directory), prior)
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error

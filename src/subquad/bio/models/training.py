@@ -24,6 +24,7 @@ from subquad.bio.models.lyra import BioNet
 from subquad.bio.models.stacking import best_blending
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.settings import FitSettings
+from subquad.errors import SubquadError
 from subquad.train.loop import LoopSettings, train
 from subquad.train.optim import parameter_groups, schedule
 
@@ -188,7 +189,7 @@ def train_branch(
 
     def metrics(model: nn.Module) -> dict[str, float]:
         z = [model(_dense(V[begin : begin + 4096], model)).cpu() for begin in range(0, V.shape[0], 4096)]
-        return score(truth, to_predictions(torch.cat(z).double().numpy(), task_type, options.scaler))
+        return _finite_score(truth, to_predictions(torch.cat(z).double().numpy(), task_type, options.scaler))
 
     with torch.no_grad():
         start = metrics(branch.eval())[MAIN_METRIC[task_type]]
@@ -248,7 +249,7 @@ def train_net(
 
     def metrics(model: nn.Module) -> dict[str, float]:
         found = predict_net(model, inputs, task_type, features, scaler=options.scaler, priors=subset_priors)
-        return score(truth, found)
+        return _finite_score(truth, found)
 
     has_start = net.lyra_branch is not None or net.spec.has_prior
     selected = _train_best(
@@ -264,6 +265,18 @@ def train_net(
     )
     selected["batch_size"] = batch_size
     return selected if net.mlp_branches is None else selected | _blend(net, inputs, truth, features, options)
+
+
+def _finite_score(truth: Target, predictions: Any) -> dict[str, float]:
+    """Return the metrics of predictions.
+
+    Raises:
+        SubquadError: A prediction is not finite.
+    """
+    # residues are padded with NaN
+    if not truth.is_residue and not all(np.isfinite(own).all() for own in predictions):
+        raise SubquadError("training diverged: predictions are no longer finite; lower --learning-rate")
+    return score(truth, predictions)
 
 
 def _train_best(

@@ -135,7 +135,7 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
     """Return the finished run in a folder.
 
     Raises:
-        SubquadError: There is none.
+        SubquadError: There is none, or a file of it is damaged.
     """
     directory = Path(directory)
     config = load_config(directory, "bio")
@@ -149,7 +149,10 @@ def read_finished_run(directory: Path | str) -> FinishedRun:
         if metrics["task_type"] in ("binary", "multiclass"):
             text["measured"] = str
         # a group or class named NA is not a missing value
-        rows = pd.read_csv(directory / TEST_ROWS, dtype=text, keep_default_na=False, na_values=[""])
+        try:
+            rows = pd.read_csv(directory / TEST_ROWS, dtype=text, keep_default_na=False, na_values=[""])
+        except (OSError, ValueError) as error:
+            raise SubquadError(f"{directory / TEST_ROWS}: missing or damaged ({error}); fit again") from error
     config = {**config, "settings": config["subquad"]["settings"]}
     return FinishedRun(
         metrics=metrics,

@@ -49,6 +49,8 @@ PART_OF = {
 """Part of each value in a split column; rows of the empty part are not used."""
 MIN_VALIDATION = 10
 """Minimum number of validation rows if `--train-rows` reduces them."""
+MIN_DISTINCT = 10
+"""Number of different sequences below which an empty part of the split is put down to identical ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,5 +368,12 @@ def _check_parts(table: Table, parts: dict[str, np.ndarray]) -> None:
     }
     for part in PARTS:
         if not len(parts[part]):
-            measured = int(table.has_target.sum())
-            raise SubquadError(f"{table.path}: no {part} rows in the split of {measured} rows; {remedy[part]}")
+            measured = np.flatnonzero(table.has_target)
+            distinct = len({table.sequences[row] for row in measured})
+            hint = remedy[part]
+            if distinct < min(MIN_DISTINCT, len(measured)):
+                hint = "identical sequences stay in one part; give more different sequences"
+            raise SubquadError(
+                f"{table.path}: no {part} rows in the split of {len(measured):,} rows with {distinct:,} different "
+                f"sequences; {hint}"
+            )

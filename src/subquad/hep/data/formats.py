@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from subquad.errors import SubquadError, raise_errors, require
+from subquad.errors import SubquadError, raise_errors, require, unknown
 from subquad.hep.data.examples import EXAMPLES, example_path
 from subquad.hep.data.padded_arrays import hdf5, npz
 
@@ -39,8 +39,13 @@ _DAMAGE: tuple[type[Exception], ...] = (
 
 
 def _damage() -> tuple[type[Exception], ...]:
-    uproot = sys.modules.get("uproot")
-    return (*_DAMAGE, uproot.deserialization.DeserializationError) if uproot else _DAMAGE
+    found = list(_DAMAGE)
+    if uproot := sys.modules.get("uproot"):
+        found.append(uproot.deserialization.DeserializationError)
+    if cramjam := sys.modules.get("cramjam"):
+        # with which uproot decompresses
+        found.append(cramjam.DecompressionError)
+    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,8 @@ def expand_files(files: Files) -> list[Path]:
     for pattern in map(str, list_files(files)):
         if pattern in EXAMPLES:
             found.append(str(example_path(pattern)))
+        elif pattern.startswith("example:"):
+            errors.append(str(unknown("example", pattern, EXAMPLES)))
         elif remote := _REMOTE.match(pattern):
             command = f"xrdcp {pattern} ." if remote[1] == "root" else f"curl -O {pattern}"
             errors.append(f"{pattern}: remote files are not read; copy it first, for example with: {command}")

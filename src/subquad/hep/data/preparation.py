@@ -63,8 +63,12 @@ def source_of(files: Sequence[Path], test: Sequence[Path], net: NetSettings, set
     """Return how the files of a fit are read.
 
     Raises:
-        SubquadError: The card, or the observers of the reweighting, cannot be used.
+        SubquadError: The card, or the observers of the reweighting, cannot be used, or a file is to be fitted on and
+            tested on.
     """
+    twice = sorted({file_of(path).resolve() for path in files} & {file_of(path).resolve() for path in test})
+    if twice:
+        raise SubquadError(f"--test: {twice[0]} is also among the files to fit on; test on jets of other files")
     reweighting = reweighting_of(settings.reweight_vars)
     card = None if settings.card is None else read_card(settings.card)
     if card is not None and card.weights is not None:

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from subquad.errors import SubquadError
 from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import JetChunk, read_chunks
 from subquad.hep.data.layout import Layout, layout_of
@@ -40,10 +41,13 @@ class TrainedTagger:
         Raises:
             SubquadError: There is no such folder, it is not finished, or holds a model of another field.
         """
-        config = load_config(run, "hep")
-        settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
-        card = card_of(config["card"]["options"], config["card"]["name"]) if config.get("card") else None
-        net, layout = load_network(load_tensors(run), settings, layout_of(settings, card), len(classes))
+        config, tensors = load_config(run, "hep"), load_tensors(run)
+        try:
+            settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
+            card = card_of(config["card"]["options"], config["card"]["name"]) if config.get("card") else None
+            net, layout = load_network(tensors, settings, layout_of(settings, card), len(classes))
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise SubquadError(f"{run}: its config.json is damaged ({error!r}); fit again") from error
         return cls(path=Path(run), config=config, net=net, settings=settings, layout=layout, classes=classes)
 
     def read_chunks(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.errors import SubquadError
 from subquad.llm.data.packing import TextDataset, check_text, prepare_text
-from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora
+from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora, check_targets
 from subquad.llm.models.attention import Mode, attention_layers, attention_mode
 from subquad.llm.models.checkpoints import (
     embedding_weight,
@@ -94,6 +95,7 @@ def linearize(
     processes().wait_for_everyone()
     say(f"opening {checkpoint.name}", quiet=quiet)
     net, tokenizer = _open(checkpoint, settings)
+    check_targets(net, settings.lora_targets)
     data = _tokenize(net, tokenizer, files, evaluation_files, settings, quiet=quiet)
     if settings.block_layers is None:
         net = _convert(net, settings)
@@ -125,6 +127,12 @@ def _check(
 ) -> tuple[Path, list[Path], list[Path]]:
     """Check what can be checked before the model is opened; return the checkpoint and the text files."""
     checkpoint, files, evaluation_files = locate(model), _paths(text), _paths(eval_text)
+    window, length = settings.attention.window, settings.sequence_length
+    if window >= length:
+        raise SubquadError(
+            f"--attention.window {window:,} must be less than --sequence-length {length:,}: otherwise no token is left "
+            "for linear attention to learn from"
+        )
     if settings.shard:
         check_processes()
     if settings.attention.kernel == "triton":

@@ -1,6 +1,6 @@
 """Low-rank updates on a converted model, and adapters: the trained tensors of a linearized model alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,18 +10,41 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, unknown
 from subquad.llm.models.checkpoints import ADAPTER_TYPE, SMOLLM2, locate, model_fingerprint, open_checkpoint
 from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import ALL_LINEAR, LinearizeSettings, attention_of
 from subquad.runs.folder import load_tensors
 from subquad.runs.storage import plain
 
-__all__ = ["adapter_config", "adapter_tensors", "add_lora", "open_adapter"]
+__all__ = ["adapter_config", "adapter_tensors", "add_lora", "check_targets", "open_adapter"]
 
 TRAINED = (".hybrid.", ".lora_")
 """Parts of the names of trained tensors."""
 LORA = ("lora_rank", "lora_alpha", "lora_targets")
+
+
+def check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Check that LoRA updates can be added to these layers of a model, converted or not.
+
+    Raises:
+        SubquadError: A target matches no layer, or it is an output head whose weight is tied to the embedding.
+    """
+    if tuple(targets) == (ALL_LINEAR,):
+        return
+    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
+    if getattr(model.config, "tie_word_embeddings", False) and head.split(".")[-1] in targets:
+        raise SubquadError(
+            f"--lora-targets {head}: its weight is tied to the embedding, which an update would change as well; omit it"
+        )
+    # fused projections are split when the model is converted
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    layers += ["q_proj", "k_proj", "v_proj"]
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            raise SubquadError(
+                f"--lora-targets: {unknown('layer', target, sorted({n.split('.')[-1] for n in layers}))}"
+            )
 
 
 def add_lora(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) -> LoraModel:
@@ -35,19 +58,12 @@ def add_lora(model: PreTrainedModel, settings: LinearizeSettings, *, seed: int) 
     Raises:
         SubquadError: A target matches no layer, or it is an output head whose weight is tied to the embedding.
     """
-    head = next((name for name, module in model.named_modules() if module is model.get_output_embeddings()), "")
-    if getattr(model.config, "tie_word_embeddings", False) and head.split(".")[-1] in settings.lora_targets:
-        raise SubquadError(
-            f"--lora-targets {head}: its weight is tied to the embedding, which an update would change as well; omit it"
-        )
+    check_targets(model, settings.lora_targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         targets = ALL_LINEAR if settings.lora_targets == (ALL_LINEAR,) else list(settings.lora_targets)
         config = LoraConfig(r=settings.lora_rank, lora_alpha=cast(int, settings.lora_alpha), target_modules=targets)
-        try:
-            tuned = LoraModel(model, config, "default")
-        except ValueError as error:
-            raise SubquadError(f"--lora-targets {' '.join(settings.lora_targets)}: {error}") from error
+        tuned = LoraModel(model, config, "default")
     for name, parameter in tuned.named_parameters():
         if ".lora_" in name:
             # small steps would be lost in bfloat16

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
@@ -29,7 +30,7 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
 
     Raises:
         SubquadError: The folder is missing or unfinished, the checkpoint was not linearized yet, or the adapter
-            belongs to another checkpoint.
+            belongs to another checkpoint, or a file is damaged.
     """
     kind = checkpoint_kind(directory)
     if kind == "softmax":
@@ -53,23 +54,27 @@ def not_linearized(directory: Path | str) -> SubquadError:
 
 
 def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    with without_progress_bars():
-        # with `output_loading_info` it returns a pair
-        opened: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+    try:
+        with without_progress_bars():
+            # with `output_loading_info` it returns a pair
+            opened: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise SubquadError(f"{directory}: a file is missing or damaged ({reason}); linearize again") from error
     model, found = opened
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise SubquadError(
             f"{directory}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}; the folder is damaged"
         )
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     return model.eval(), tokenizer
 
 
