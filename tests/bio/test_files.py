@@ -74,7 +74,7 @@ def test_duplicate_columns_and_rows_that_are_too_long_are_an_error(tmp_path):
     assert said(read_frame, path) == f"{path}: duplicate column names: 'score'; rename or remove them"
     path = write(tmp_path / "t.csv", "sequence,score,set", ["ACDEF,1,train", "ACDEF,1", "ACDEF,1,train,7"])
     assert said(read_frame, path).splitlines() == [
-        f"{path}: the header has 3 columns, but 1 rows have more values; correct them",
+        f"{path}: the header has 3 columns; rows with more values: 1; correct them",
         "  row 3: 'ACDEF, 1, train, 7' …",
     ]
 
@@ -144,7 +144,7 @@ def test_empty_rows_and_comments_before_the_header_are_skipped(tmp_path):
 def test_blank_lines_are_not_counted_and_errors_with_rows_say_so(tmp_path):
     path = write(tmp_path / "t.csv", "sequence,score", ["ACDEF,1", "", "  ", "ACDEG,2", ",", "", "ACDEF,3,4", "", ""])
     assert said(read_frame, path).splitlines() == [
-        f"{path}: the header has 2 columns, but 1 rows have more values; correct them",
+        f"{path}: the header has 2 columns; rows with more values: 1; correct them",
         "  row 4: 'ACDEF, 3, 4' …",
         "rows are counted from the header, without 3 blank lines (the first is below row 1)",
     ]

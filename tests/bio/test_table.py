@@ -75,10 +75,10 @@ def test_ambiguous_columns_ask_for_a_flag_and_all_wrong_names_are_reported_toget
     )
     message = said(read_table, path, FitSettings(sequence="c", target=("r",), weight="w", covariates=("x*",)))
     assert [line.split(";")[0].split(" (there")[0] for line in message.splitlines()] == [
-        f"{path}: no column 'w'",
-        f"{path}: no column 'r'",
-        f"{path}: no column 'x*'",
-        f"{path}: no column 'c'",
+        f"{path}: --weight: no column 'w'",
+        f"{path}: --target: no column 'r'",
+        f"{path}: --covariates: no column 'x*'",
+        f"{path}: --sequence: no column 'c'",
     ]
     assert "column 'a' has two roles" in said(read_table, path, FitSettings(sequence="a", target=("a",)))
 

@@ -193,7 +193,7 @@ def _named(usual: Sequence[str], columns: Sequence[str]) -> str | None:
 
 def _known(path: Path | str, frame: pd.DataFrame, name: str, flag: str) -> str:
     if name not in frame.columns:
-        raise SubquadError(f"{path}: {unknown('column', name, [name for name in frame.columns if name])} ({flag})")
+        raise SubquadError(f"{path}: {flag}: {unknown('column', name, [name for name in frame.columns if name])}")
     return name
 
 

@@ -60,6 +60,8 @@ def read_frame(path: Path | str) -> pd.DataFrame:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
+    except PermissionError:
+        raise SubquadError(f"{path}: no permission to read this file") from None
     except (OSError, EOFError, zlib.error) as error:
         raise SubquadError(f"{path}: damaged or truncated ({error})") from error
     if data[:4] == b"PK\x03\x04":
@@ -184,7 +186,7 @@ def _check_long_rows(path: Path, frame: pd.DataFrame, header: Sequence[str]) -> 
     width = len(header)
     rows = np.flatnonzero((frame[width] != "").to_numpy())
     raise_errors(
-        f"{path}: the header has {width} columns, but {len(rows):,} rows have more values; correct them",
+        f"{path}: the header has {width} columns; rows with more values: {len(rows):,}; correct them",
         [f"row {row + 1}: {', '.join(frame.iloc[row])[:60]!r} …" for row in rows],
     )
 

@@ -209,7 +209,7 @@ def iterate_chunks(
                         yield chunk
             except SubquadError as error:
                 errors.append(str(error))
-    raise_errors("Some jets cannot be used:", errors)
+    raise_errors("Some files or jets cannot be used:", errors)
 
 
 def _check_branches(sources: Sequence[Source], errors: list[str], needs_labels: bool) -> tuple[str, ...]:
@@ -262,7 +262,7 @@ def as_jets(data: Any) -> Jets:
     columns = {name: ak.Array(data[name]) for name in (*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes))}
     errors = ChunkErrors(file="the array", entries=np.arange(len(columns["jet_pt"])), errors=[])
     jets = jets_of(columns, classes, errors)
-    raise_errors("Some jets cannot be used:", errors.errors)
+    raise_errors("Some files or jets cannot be used:", errors.errors)
     return jets
 
 

@@ -66,11 +66,12 @@ def source_of(files: Sequence[Path], test: Sequence[Path], net: NetSettings, set
         SubquadError: The card, or the observers of the reweighting, cannot be used, or a file is to be fitted on and
             tested on.
     """
-    twice = sorted({file_of(path).resolve() for path in files} & {file_of(path).resolve() for path in test})
-    if twice:
-        raise SubquadError(f"--test: {twice[0]} is also among the files to fit on; test on jets of other files")
     reweighting = reweighting_of(settings.reweight_vars)
     card = None if settings.card is None else read_card(settings.card)
+    twice = sorted({file_of(path).resolve() for path in files} & {file_of(path).resolve() for path in test})
+    # the selections of a card may take different jets of one file
+    if twice and (card is None or card.test_selection == card.selection):
+        raise SubquadError(f"--test: {twice[0]} is also among the files to fit on; test on jets of other files")
     if card is not None and card.weights is not None:
         if reweighting is not None:
             raise SubquadError(f"--reweight-vars: {card.name} defines weights too; remove one of them")

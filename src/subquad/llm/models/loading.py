@@ -1,5 +1,7 @@
 """Open any model that `subquad llm linearize` wrote: a whole model, or an adapter on its checkpoint."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,28 +56,34 @@ def not_linearized(directory: Path | str) -> SubquadError:
 
 
 def _open_linearized(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        with without_progress_bars():
-            # with `output_loading_info` it returns a pair
-            opened: Any = AutoModelForCausalLM.from_pretrained(
-                directory,
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise SubquadError(f"{directory}: a file is missing or damaged ({reason}); linearize again") from error
+    with without_progress_bars(), _damage_as_error(directory, "config.json or model.safetensors"):
+        # with `output_loading_info` it returns a pair
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     model, found = opened
     wrong = sorted({*found["missing_keys"], *found["unexpected_keys"]})
     if wrong:
         raise SubquadError(
             f"{directory}: {len(wrong)} weights are missing or unexpected, such as {wrong[0]}; the folder is damaged"
         )
+    with _damage_as_error(directory, "tokenizer.json"):
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     return model.eval(), tokenizer
+
+
+@contextmanager
+def _damage_as_error(directory: Path, files: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise SubquadError(f"{directory}: {files} is missing or damaged ({reason}); linearize again") from error
 
 
 def to_device(model: PreTrainedModel) -> PreTrainedModel:
