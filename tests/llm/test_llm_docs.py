@@ -54,8 +54,8 @@ def command(*words):
             line += f" --evaluation-tokens {2 * LENGTH}"
         else:
             # the positions of the tiny checkpoint end at 32
-            line = line.replace(" smollm2 ", " checkpoint ") + " --sequence-length 31 --evaluation-tokens 93"
-            line += " --transfer-tokens 124 --lora-tokens 124"
+            line = line.replace(" smollm2 ", " checkpoint ") + " --sequence-length 31 --attention.window 8"
+            line += " --evaluation-tokens 93 --transfer-tokens 124 --lora-tokens 124"
     if "evaluate" in line:
         line = line.replace("--passkey 1024 4096", "--passkey 150 --passkey-trials 1 --passkey-depths 0.5 --speed 32")
         line += f" --sequence-length {LENGTH} --evaluation-tokens {LENGTH}"
