@@ -13,11 +13,16 @@ import torch
 from scipy.stats import spearmanr
 
 from subquad.bio import DesignSettings, EpistasisSettings, FitSettings, design, epistasis, fit, resolve_table, scan
-from subquad.runs.storage import read_tensors, write_tensors
+from subquad.bio.data.dataset import Target
+from subquad.bio.metrics.scores import score
+from subquad.runs.loading import load_run
+from subquad.runs.storage import read_json, read_tensors, write_tensors
 
 pytestmark = pytest.mark.slow
 
 WILD = "GNSRGGGAGLGNNQGSNMGGGMNFGAFSINPAMMAAAQAALQSSWGMMGMLASQQNQSGPSGNNQNQGNMQREPNQAFGSGNNS"
+FLOOR = 0.5
+"""Spearman correlation on single mutants."""
 HELIX = range(31, 43)
 """Positions of residues 320 to 331, a helix with epistasis between its residues (Bolognesi et al. 2019)."""
 
@@ -51,6 +56,20 @@ def runs(tables):
     }
     write_tensors(path, shuffled)
     return tables / "fitted", tables / "shuffled"
+
+
+def test_the_metrics_of_a_fit_are_those_of_the_saved_model(runs):
+    fitted, shuffled = runs
+    metrics, test = read_json(fitted / "metrics.json")["test"], pd.read_csv(fitted / "test.csv")
+    truth = Target(task_type="regression", y=test[["measured"]].to_numpy())
+
+    def spearman(run):
+        model = load_run(run)
+        return score(truth, model.predict(model.inputs_of(test["sequence"])))["spearman"]
+
+    assert all(metrics[name]["spearman"] > FLOOR for name in ("net", "ridge", "stack"))
+    assert spearman(fitted) == pytest.approx(metrics["net"]["spearman"], abs=1e-6)
+    assert spearman(shuffled) < FLOOR / 2
 
 
 def test_a_scan_predicts_the_measured_single_mutants(runs, tmp_path):

@@ -1,7 +1,6 @@
 """Export of taggers: ONNX has torch's probabilities at any multiplicity, and preprocess.json describes the inputs."""
 
 import importlib.util
-import json
 from dataclasses import replace
 
 import awkward as ak
@@ -139,17 +138,3 @@ def test_the_command_refuses_missing_runs_other_suffixes_and_existing_files(tmp_
     with pytest.raises(SubquadError, match=r"preprocess.json: exists already"):
         export(tmp_path, out=tmp_path / "a.onnx")
     assert not (tmp_path / "a.onnx").exists()
-
-
-@needs_onnx
-@pytest.mark.slow
-def test_the_command_writes_model_and_preprocessing(jets, tmp_path, capsys):
-    from subquad.hep import FitSettings, fit
-
-    fit(jets, FitSettings(epochs=1, preset="standard", no_boosting=True), out=tmp_path / "run", quiet=True)
-    out = tmp_path / "onnx" / "tagger.onnx"
-    assert main(["hep", "export", str(tmp_path / "run"), "--out", str(out)]) == 0
-    assert "differ by at most" in capsys.readouterr().out
-    found = json.loads((out.parent / "preprocess.json").read_text())
-    assert found["checked"]["largest_difference"] < 1e-4
-    assert sorted(path.name for path in out.parent.iterdir()) == ["preprocess.json", "tagger.onnx"]

@@ -189,7 +189,7 @@ def test_the_commands_about_explanation_and_export_run(folder, fitted, shuffled)
     assert broken["accuracy"] < FLOOR / 2
     assert max(group["permutation"]["auc"] for group in broken["groups"].values()) < 0.05
 
-    assert (folder / "preprocess.json").is_file()
+    assert read_json(folder / "preprocess.json")["checked"]["largest_difference"] < 1e-4
     jets, tagger = read("example:jets"), TrainedTagger.load(fitted)
     batch = collate(tagger.dataset(chunk_of(jets, tagger.layout)), torch.arange(300))
     inputs = {
