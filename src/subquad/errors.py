@@ -17,8 +17,8 @@ __all__ = [
     "raise_errors",
     "require",
     "unknown",
-    "validate_choices",
     "validate_minima",
+    "validate_values",
 ]
 
 
@@ -145,7 +145,7 @@ def validate_minima(settings: Any, *, prefix: str = "", **minima: float) -> None
             raise SubquadError(f"{flag_name(prefix + name)} must be at least {minimum}, got {value}")
 
 
-def validate_choices(settings: Any, *, prefix: str = "") -> None:
+def validate_values(settings: Any, *, prefix: str = "") -> None:
     """Check that the fields of a settings dataclass are finite, and hold one of the values of a `Literal`.
 
     Args:

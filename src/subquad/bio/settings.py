@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_choices, validate_minima
+from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
 __all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "PRESETS", "FitSettings", "TaskType", "validate_presets"]
@@ -136,7 +136,7 @@ class FitSettings:
     """Number of random subsets per size of the learning curve; their mean and standard deviation are reported."""
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_values(self)
         for name in ("test_fraction", "validation_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise SubquadError(f"{flag_name(name)} must be between 0 and 1, got {getattr(self, name)}")

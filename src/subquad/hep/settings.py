@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_choices, validate_minima
+from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = [
@@ -159,7 +159,7 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        validate_choices(self)
+        validate_values(self)
         check_threads(self.threads)
         validate_minima(self, epochs=1, batch_size=1, k=1, chebyshev_order=1, width=1, layers=1)
         for name in ("validation_fraction", "test_fraction"):

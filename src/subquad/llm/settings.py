@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_choices, validate_minima
+from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "attention_of"]
@@ -38,7 +38,7 @@ class AttentionSettings:
     """Implementation for many tokens at once: PyTorch on any device, or Triton kernels on a CUDA GPU."""
 
     def __post_init__(self) -> None:
-        validate_choices(self, prefix="attention.")
+        validate_values(self, prefix="attention.")
         validate_minima(self, prefix="attention.", window=1)
         # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
@@ -141,7 +141,7 @@ class LinearizeSettings:
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_values(self)
         validate_minima(self, sequence_length=2, batch_size=1, lora_rank=1, evaluation_tokens=2)
         validate_minima(self, transfer_tokens=1, lora_tokens=1, validate_every=1, block_layers=1, patience=1)
         validate_minima(self, feature_map_learning_rate=0)
@@ -159,6 +159,19 @@ class LinearizeSettings:
         self._check_budget()
         self._check_schedule()
         self._check_combinations()
+
+    def check_window(self) -> None:
+        """Check that attention transfer has something to learn, which fine-tuning alone does not need.
+
+        Raises:
+            SubquadError: The window shows each token of a sequence all earlier ones.
+        """
+        window, length = self.attention.window, self.sequence_length
+        if window >= length:
+            raise SubquadError(
+                f"--attention.window {window:,} must be less than --sequence-length {length:,}: otherwise no token is "
+                "left for linear attention to learn from"
+            )
 
     def _check_targets(self) -> None:
         # a JSON file gives a list; Python may give one name

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, validate_choices, validate_minima
+from subquad.errors import SubquadError, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["DesignSettings"]
@@ -59,7 +59,7 @@ class DesignSettings:
     """Wells per plate that hold the start sequence as a control."""
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_values(self)
         validate_minima(self, number=1, max_mutations=1, rounds=1, population=2, controls=0, beta=0, diversity=0)
         if self.controls >= int(self.wells):
             raise SubquadError(f"--controls must be below the number of wells, {self.wells}, got {self.controls}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, validate_choices, validate_minima
+from subquad.errors import SubquadError, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output
 
 __all__ = ["NUCLEASES", "GuideSettings", "Nuclease", "Window"]
@@ -92,7 +92,7 @@ class GuideSettings:
     """Guides per gene on the page and in the terminal; the output file lists all."""
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_values(self)
         if self.pam is not None and (not self.pam or set(self.pam.upper()) - set(IUPAC)):
             raise SubquadError(f"--pam must consist of the letters {IUPAC}, got {self.pam!r}")
         if self.spacer is not None and not 15 <= self.spacer <= 32:

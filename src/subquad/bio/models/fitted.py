@@ -43,6 +43,7 @@ class BioModel:
         try:
             schema = InputSchema.from_dict(config["inputs"])
             model = cls(net=net, schema=schema, config=config, directory=Path(directory))
+            # read here, so that a damaged file is noticed before anything is predicted
             _ = (model.classes, model.names, model.models, schema.letters, config["observed_letters"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SubquadError(f"{directory}: its config.json is damaged ({error!r}); fit again") from error

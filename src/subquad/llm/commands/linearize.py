@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError
 from subquad.llm.data.packing import TextDataset, check_text, prepare_text
 from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora, check_targets
 from subquad.llm.models.attention import Mode, attention_layers, attention_mode
@@ -127,12 +126,7 @@ def _check(
 ) -> tuple[Path, list[Path], list[Path]]:
     """Check what can be checked before the model is opened; return the checkpoint and the text files."""
     checkpoint, files, evaluation_files = locate(model), _paths(text), _paths(eval_text)
-    window, length = settings.attention.window, settings.sequence_length
-    if window >= length:
-        raise SubquadError(
-            f"--attention.window {window:,} must be less than --sequence-length {length:,}: otherwise no token is left "
-            "for linear attention to learn from"
-        )
+    settings.check_window()
     if settings.shard:
         check_processes()
     if settings.attention.kernel == "triton":

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_choices, validate_minima
+from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output
 
 __all__ = ["TASKS", "EvaluateSettings"]
@@ -42,7 +42,7 @@ class EvaluateSettings:
     """Bootstrap resamples of the intervals."""
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_values(self)
         validate_minima(self, limit=1, passkey_trials=1, batch_tokens=1, resamples=100)
         validate_minima(self, sequence_length=3, evaluation_tokens=3)
         for task in self.tasks:

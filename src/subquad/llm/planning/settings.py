@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, validate_choices, validate_minima
+from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.options import Input, Model, Training
 
@@ -48,7 +48,7 @@ class PlanSettings:
     """Sustained operations per second of one GPU. Default: 1.6e14 in bfloat16 and 2.7e13 in float32 (H100)."""
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_values(self)
         validate_minima(self, gpus=1, batch_size=1, block_layers=1, lora_rank=1, transfer_tokens=1, lora_tokens=1)
         validate_minima(self, sequence_length=2)
         for name in ("gpu_memory", "tokens_per_second_transfer", "tokens_per_second_lora", "flops"):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, validate_choices, validate_minima
+from subquad.errors import SubquadError, validate_minima, validate_values
 from subquad.runs.options import Model, Output
 
 __all__ = ["ChatSettings", "GenerateSettings", "ServeSettings"]
@@ -60,7 +60,7 @@ class ServeSettings:
     """Seconds that running requests have to finish after Ctrl-C."""
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_values(self)
         validate_minima(self, max_batch_size=1, max_context=2, max_waiting=1, prefill_chunk_size=1, shutdown_timeout=0)
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
