@@ -1,5 +1,6 @@
 """The HTML page."""
 
+import re
 from html.parser import HTMLParser
 
 from matplotlib.figure import Figure
@@ -44,3 +45,11 @@ def test_numbers_are_shown_as_people_write_them():
     assert [show(value) for value in (None, "x", True, 12345, 0.12345, 12.345, 1234.5)] == [
         "–", "x", "True", "12,345", "0.123", "12.3", "1,234",
     ]  # fmt: skip
+
+
+def test_code_is_marked_and_a_column_with_a_sentence_is_aligned_as_text():
+    rows = [("a", 1.5, "short"), ("b", 2.5, "a sentence that is longer than a number with its interval")]
+    section = Section("One", ["Run `subquad <x>` & look.", Table(("name", "value", "description"), rows)])
+    text = page("Title", lead="Lead", sections=[section])
+    assert "<p>Run <code>subquad &lt;x&gt;</code> &amp; look.</p>" in text
+    assert re.findall(r"<t[hd]( class=\"text\")?>", text) == ["", "", ' class="text"'] * 3

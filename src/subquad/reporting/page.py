@@ -2,10 +2,12 @@
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jinja2
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 __all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show"]
@@ -83,11 +85,21 @@ def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["show"] = show
     environment.tests["table"] = lambda block: isinstance(block, Table)
-    # text is aligned to the left, numbers and their intervals to the right
-    environment.tests["sentence"] = lambda cell: isinstance(cell, str) and len(cell) > 24
+    environment.filters["text_columns"] = _text_columns
+    environment.filters["with_code"] = _with_code
     environment.tests["link"] = lambda block: isinstance(block, Link)
     environment.tests["picture"] = lambda block: isinstance(block, Picture)
     return environment.from_string(_PAGE).render(title=title, lead=lead, sections=sections)
+
+
+def _text_columns(table: Table) -> set[int]:
+    """Return the columns with sentences: text is aligned to the left, numbers and their intervals to the right."""
+    return {k for row in table.rows for k, cell in enumerate(row) if isinstance(cell, str) and len(cell) > 24}
+
+
+def _with_code(text: str) -> Markup:
+    """Return a paragraph as HTML, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 _PAGE = """<!DOCTYPE html>
@@ -133,15 +145,16 @@ nav a { margin-right: 1.2rem; }
 <h2>{{ section.title }}</h2>
 {% for block in section.blocks %}
 {% if block is table %}
+{% set texts = block | text_columns %}
 <div class="wide"><table>
 {% if block.caption %}<caption>{{ block.caption }}</caption>{% endif %}
 <thead><tr>{% for name in block.header %}
-<th{% if block.rows and block.rows[0][loop.index0] is sentence %} class="text"{% endif %}>{{ name }}</th>
+<th{% if loop.index0 in texts %} class="text"{% endif %}>{{ name }}</th>
 {% endfor %}</tr></thead>
 <tbody>
 {% for row in block.rows %}
 <tr{% if loop.index0 == block.winner %} class="winner"{% endif %}>
-{% for cell in row %}<td{% if cell is sentence %} class="text"{% endif %}>{{ cell | show }}</td>
+{% for cell in row %}<td{% if loop.index0 in texts %} class="text"{% endif %}>{{ cell | show }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </tbody>
@@ -152,7 +165,7 @@ nav a { margin-right: 1.2rem; }
 {% elif block is link %}
 <p><a href="{{ block.target }}">{{ block.text }}</a></p>
 {% else %}
-<p>{{ block }}</p>
+<p>{{ block | with_code }}</p>
 {% endif %}
 {% endfor %}
 </section>
