@@ -29,7 +29,7 @@ CARDS = Path(__file__).parent / "cards"
 FIT = ["hep", "fit", "example:jets", "--preset", "standard", "--epochs", "12", "--out", "tagger"]
 SHORT = {
     "fit": {"--epochs": "1", "--preset": "standard"},
-    "explain": {"--jets": "150", "--repeats": "2", "--displays": "1"},
+    "explain": {"--jets": "120", "--repeats": "1", "--displays": "1"},
     "simulate": {"--jets-per-class": "2", "--classes": "HToBB"},
 }
 """Flags that make a command short."""
@@ -184,7 +184,7 @@ def test_the_commands_about_explanation_and_export_run(folder, fitted, shuffled)
     importance = {name: group["permutation"]["auc"] for name, group in found["groups"].items()}
     assert set(importance) == {"kinematics", "particle types", "impact parameters", "jet-level features"}
     assert max(importance.values()) > 0.05
-    settings = ExplainSettings(jets=150, repeats=1, displays=0)
+    settings = ExplainSettings(jets=120, repeats=1, displays=0)
     broken = explain(shuffled, settings, files="example:jets", out=folder / "broken", quiet=True)
     assert broken["accuracy"] < FLOOR / 2
     assert max(group["permutation"]["auc"] for group in broken["groups"].values()) < 0.05

@@ -1,5 +1,6 @@
 """The chat: a turn is processed once, commands work, and Ctrl-C stops only the answer."""
 
+import io
 import os
 import pty
 import re
@@ -15,6 +16,7 @@ import torch
 from support.llm_models import TEMPLATE, byte_tokenizer, linear_model
 
 import subquad.llm
+from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.models.checkpoints import open_checkpoint
@@ -241,11 +243,11 @@ def wide(smollm2, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_smollm2_chats_and_remembers(wide):
+def test_smollm2_chats_and_remembers(wide, monkeypatch, capsys):
     lines = ["What is the capital of France? Answer in one word.", "And in which country is it?"]
-    done = chat_by_pipe(wide, lines, "--temperature", "0", "--max-new-tokens", "12")
-    assert done.returncode == 0, done.stderr
-    first, *rest = done.stdout.splitlines()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*lines, ""])))
+    assert main(["llm", "chat", str(wide), "--temperature", "0", "--max-new-tokens", "12"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
     assert "Paris" in first
     assert "France" in " ".join(rest)
 
