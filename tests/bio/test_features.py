@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
 from subquad.bio.features.residues import ResidueFeatures
-from subquad.bio.features.sequences import PROPERTIES, SequenceFeatures, kmers_of, properties
+from subquad.bio.features.sequences import SequenceFeatures, kmers_of
+from subquad.bio.features.substitutions import PROPERTIES, properties
 from subquad.bio.settings import ALPHABETS
 
 
@@ -61,7 +62,60 @@ def test_aligned_letters_and_their_pairs_stand_at_their_places():
     assert got == {"C2": 1, "G3": 1, "AC1": 1, "CG2": 1}
     assert "A1" not in SequenceFeatures.for_inputs(x).names()
     protein = inputs(["AK", "AR", "GK"], ALPHABETS["protein"])
-    assert shown(SequenceFeatures.for_inputs(protein), protein, 1, ALPHABETS["protein"]) == {"A1": 1, "R2": 1}
+    got = shown(SequenceFeatures.for_inputs(protein), protein, 1, ALPHABETS["protein"])
+    assert {name: value for name, value in got.items() if name in ("A1", "G1", "K2", "R2")} == {"A1": 1, "R2": 1}
+
+
+def test_a_substitution_is_described_by_what_changes_and_where():
+    reference = "MKAPLSDEWG"
+    # the reference is the most common letter of each position
+    x = inputs([reference, reference, "MKGPLSDEWG", "MKAPLSDKWG"], ALPHABETS["protein"])
+    features = SequenceFeatures.for_inputs(x)
+    assert not features.has_several
+    got = shown(features, x, 2, ALPHABETS["protein"])
+    table = properties(20)
+    spread = dict(zip(PROPERTIES, table.std(0), strict=True))
+    assert got["substitutions"] == 1
+    assert got["Δ hydropathy"] == pytest.approx((-0.4 - 1.8) / spread["hydropathy"])
+    assert got["|Δ volume|"] == pytest.approx((88.6 - 60.1) / spread["volume"])
+    assert got.get("BLOSUM62", 0) == 0
+    assert got["position"] == pytest.approx(0.2)
+    assert got["volume at +1"] == pytest.approx((112.7 - table[:, 2].mean()) / spread["volume"])
+    # beyond the ends and in the reference itself there is nothing
+    assert "volume at -3" not in got
+    assert not {"substitutions", "BLOSUM62", "position"} & set(shown(features, x, 0, ALPHABETS["protein"]))
+    # a residue that training has not seen at this position is described all the same
+    new = shown(features, inputs(["MKWPLSDEWG"], ALPHABETS["protein"]), 0, ALPHABETS["protein"])
+    assert new["BLOSUM62"] == -3
+
+
+def test_several_substitutions_are_averaged_and_summed():
+    x = inputs(["MKAPLSDEWG"] * 3 + ["MRAPLSDKWG", "MKAPLSDKWG"], ALPHABETS["protein"])
+    features = SequenceFeatures.for_inputs(x)
+    both, one = (shown(features, x, row, ALPHABETS["protein"]) for row in (3, 4))
+    # K → R is +2 in BLOSUM62, E → K is +1
+    assert (both["substitutions"], both["BLOSUM62"], both["sum of BLOSUM62"]) == (2, 1.5, 3)
+    assert (both["lowest BLOSUM62"], both["highest BLOSUM62"]) == (1, 2)
+    assert (both["first position"], both["last position"]) == pytest.approx((0.1, 0.7))
+    assert one["BLOSUM62"] == one["sum of BLOSUM62"] == 1
+
+
+def test_sequences_without_a_reference_have_composition_and_open_frames_have_codons():
+    random = np.random.default_rng(0)
+    variants = ["ACGTACGTACGTACG"] * 5 + ["ACGTACGTACGTACT"]
+    drawn_texts = ["".join(random.choice(list("ACGT"), 15)) for _ in range(20)]
+    assert not SequenceFeatures.for_inputs(inputs(variants, "ACGT")).kmer
+    names = SequenceFeatures.for_inputs(inputs(drawn_texts, "ACGT")).names("ACGT")
+    assert {"G", "GC", "trinucleotide ACG"} <= set(names)
+    frames = ["".join(random.choice(["GCT", "GCC", "AAA", "AAG"], 12)) + "TAA" for _ in range(20)]
+    x = inputs(frames, "ACGT")
+    features = SequenceFeatures.for_inputs(x)
+    assert shown(features, x, 0, "ACGT")["codon GCT"] == pytest.approx(
+        sum(frames[0][k : k + 3] == "GCT" for k in range(0, 39, 3)) / 13
+    )
+    # a stop codon inside, or a letter too many, is no reading frame
+    assert not SequenceFeatures.for_inputs(inputs([text[:3] + "TAA" + text[6:] for text in frames], "ACGT")).has_codons
+    assert not SequenceFeatures.for_inputs(inputs([text + "A" for text in frames], "ACGT")).has_codons
 
 
 def test_a_guide_on_its_target_shows_where_and_how_they_differ():

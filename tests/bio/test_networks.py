@@ -205,13 +205,12 @@ def test_rows_of_weight_zero_have_no_effect():
     assert score(truth, fitted(bent).predict(test))["spearman"] > 0.9
 
 
-def test_positions_that_never_vary_are_removed():
+def test_positions_that_vary_are_found():
     own = dataset()
     codes = own.inputs.codes.copy()
     codes[:, 4:6] = 1
     data = prepare(replace(own, inputs=replace(own.inputs, codes=codes)))
     assert data.positions.tolist() == [0, 1, 2, 3, 6]
-    assert data.varying.inputs.codes.shape[1] == 5
     assert data.dataset.inputs.codes.shape[1] == 7
 
 

@@ -150,7 +150,6 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
         "models": fitted.models,
         "model": fitted.net.as_dict(),
         "stacking": fitted.stacking.as_dict(),
-        "positions": None if fitted.positions is None else fitted.positions.tolist(),
         "selected": fitted.selected,
     }
     finished = FinishedRun(

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
-from subquad.bio.features.sequences import NUCLEOTIDES, Features, common_fields, kmers_of, properties
+from subquad.bio.features.sequences import NUCLEOTIDES, Features, common_fields, kmers_of
+from subquad.bio.features.substitutions import properties
 from subquad.bio.settings import ALPHABETS
 
 __all__ = ["ResidueFeatures", "letter_table"]

@@ -1,6 +1,8 @@
-"""Sequence features of linear models and boosting: one-hot letters at positions, or composition and k-mers.
+"""Features of whole sequences: letters at positions, substitutions, k-mers, codons and covariates.
 
-Cost: one pass over the letters.
+Aligned sequences have one-hot letters at positions; aligned proteins also their substitutions. Sequences of varying
+length, and aligned ones that are not variants of one reference, have composition and k-mers, and open reading frames
+have codons. Cost: one pass over the letters.
 
 Axes: n or B rows, T positions, A letters, E covariates, F features.
 """
@@ -14,21 +16,27 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
+from subquad.bio.features.substitutions import Substitutions, properties, reference_of
 from subquad.bio.settings import ALPHABETS
 
 __all__ = [
     "NUCLEOTIDES",
-    "PROPERTIES",
     "Features",
     "SequenceFeatures",
     "common_fields",
     "kmer_name",
     "kmers_of",
-    "properties",
 ]
 
 MAX_PAIR_POSITIONS = 120
-"""Aligned DNA and RNA with at most this many positions also have dinucleotides at positions as features."""
+"""Aligned DNA and RNA with at most this many varying positions also have dinucleotides at positions as features."""
+MIN_DIVERSITY, MIN_KMER_POSITIONS = 0.25, 10
+"""Fraction of letters that differ from the reference, and number of varying positions, from which aligned sequences
+also have k-mers as features."""
+MIN_CODONS, MIN_OPEN = 10, 0.95
+"""Number of codons, and fraction of rows without a stop codon inside, from which sequences are open reading frames."""
+STOPS = ((3, 0, 0), (3, 0, 2), (3, 2, 0))
+"""Codes of the stop codons TAA, TAG and TGA."""
 NUCLEOTIDES = 5
 """Alphabets with fewer letters are DNA or RNA."""
 ENDS = 5
@@ -39,38 +47,6 @@ CHUNK = 1 << 14
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row, column and value."""
-
-PROPERTIES = ("hydropathy", "charge", "volume", "aromatic", "helix cost", "sheet propensity")
-"""Columns of `properties`."""
-PROPERTY_TABLE = {
-    # Kyte and Doolittle 1982; at pH 7; Å³, Zamyatnin 1972; ring; kcal/mol, Pace and Scholtz 1998; Chou and Fasman 1978
-    "A": (1.8, 0.0, 88.6, 0, 0.00, 0.83),
-    "C": (2.5, 0.0, 108.5, 0, 0.68, 1.19),
-    "D": (-3.5, -1.0, 111.1, 0, 0.69, 0.54),
-    "E": (-3.5, -1.0, 138.4, 0, 0.40, 0.37),
-    "F": (2.8, 0.0, 189.9, 1, 0.54, 1.38),
-    "G": (-0.4, 0.0, 60.1, 0, 1.00, 0.75),
-    "H": (-3.2, 0.1, 153.2, 1, 0.61, 0.87),
-    "I": (4.5, 0.0, 166.7, 0, 0.41, 1.60),
-    "K": (-3.9, 1.0, 168.6, 0, 0.26, 0.74),
-    "L": (3.8, 0.0, 166.7, 0, 0.21, 1.30),
-    "M": (1.9, 0.0, 162.9, 0, 0.24, 1.05),
-    "N": (-3.5, 0.0, 114.1, 0, 0.65, 0.89),
-    "P": (-1.6, 0.0, 112.7, 0, 3.16, 0.55),
-    "Q": (-3.5, 0.0, 143.8, 0, 0.39, 1.10),
-    "R": (-4.5, 1.0, 173.4, 0, 0.21, 0.93),
-    "S": (-0.8, 0.0, 89.0, 0, 0.50, 0.75),
-    "T": (-0.7, 0.0, 116.1, 0, 0.66, 1.19),
-    "V": (4.2, 0.0, 140.0, 0, 0.61, 1.70),
-    "W": (-0.9, 0.0, 227.8, 1, 0.49, 1.37),
-    "Y": (-1.3, 0.0, 193.6, 1, 0.53, 1.47),
-    "*": (0.0, 0.0, 0.0, 0, 0.00, 0.00),
-}
-
-
-def properties(letters: int) -> np.ndarray:
-    """Return the properties of the letters of the protein alphabet, `(letters, 6)`; the 21st letter is the stop."""
-    return np.array([PROPERTY_TABLE[letter] for letter in ALPHABETS["protein_stop"][:letters]])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +91,16 @@ class SequenceFeatures(Features):
 
     positions: int
     """Number of positions of aligned sequences; 0 if lengths vary."""
-    kmer: int
-    """Length of the longest k-mer: at positions if aligned (1 or 2), otherwise as a frequency."""
+    has_pairs: bool = False
+    """Dinucleotides at positions are features."""
+    kmer: int = 0
+    """Length of the longest k-mer whose frequency is a feature; 0: none."""
+    has_codons: bool = False
+    """Frequencies of codons are features, counted from the first letter."""
+    reference: tuple[int, ...] = ()
+    """Codes of the letters that substitutions are counted from; empty without substitution features."""
+    has_several: bool = False
+    """Rows may have several substitutions."""
     ends: int = 0
     """Number of letters at either end that are features, if lengths vary."""
     kept: tuple[int, ...] | None = None
@@ -125,14 +109,24 @@ class SequenceFeatures(Features):
     @classmethod
     def for_inputs(cls, inputs: Inputs) -> "SequenceFeatures":
         """Return the features for training rows, without those that are constant."""
-        is_nucleic = inputs.letters < NUCLEOTIDES
-        positions = inputs.codes.shape[1] if inputs.is_aligned else 0
-        kmer = (2 if is_nucleic and positions <= MAX_PAIR_POSITIONS else 1) if inputs.is_aligned else 2 + is_nucleic
+        is_nucleic, codes = inputs.letters < NUCLEOTIDES, inputs.codes
+        fields: dict[str, Any] = {"kmer": 2 + is_nucleic, "ends": ENDS}
+        if inputs.is_aligned:
+            reference = reference_of(codes, inputs.letters)
+            differs = (codes != reference) & (codes >= 0)
+            varying = int(differs.any(0).sum())
+            is_diverse = varying >= MIN_KMER_POSITIONS and differs.sum() > MIN_DIVERSITY * varying * len(codes)
+            fields = {
+                "has_pairs": is_nucleic and varying <= MAX_PAIR_POSITIONS,
+                "kmer": fields["kmer"] if is_diverse else 0,
+            }
+            if not is_nucleic and inputs.partner is None:
+                fields |= {"reference": tuple(reference.tolist()), "has_several": bool((differs.sum(1) > 1).any())}
         whole = cls(
             **common_fields(inputs),
-            positions=positions,
-            kmer=kmer,
-            ends=0 if inputs.is_aligned else ENDS,
+            **fields,
+            positions=codes.shape[1] if inputs.is_aligned else 0,
+            has_codons=is_nucleic and _are_open(inputs),
         )
         lowest, highest = np.inf, -np.inf
         for block in whole._blocks(inputs):
@@ -155,6 +149,17 @@ class SequenceFeatures(Features):
     def blocks(self) -> np.ndarray:
         """`(F,)` name of each feature's block in `layout`."""
         return np.repeat([kind for kind, _, _ in self.layout], self._widths)[self.columns]
+
+    @cached_property
+    def varying(self) -> np.ndarray:
+        """Positions of aligned sequences at which the letters, or those of the partner, varied in training."""
+        place, found = 0, []
+        for kind, width, _ in self.layout:
+            if kind in ("letters", "partner"):
+                own = self.columns[(self.columns >= place) & (self.columns < place + width)]
+                found.append((own - place) // self.letters)
+            place += width
+        return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
 
     def matrix(self, inputs: Inputs) -> sparse.csr_matrix:
         """Return the features of each row, `(n, F)` float32."""
@@ -183,22 +188,29 @@ class SequenceFeatures(Features):
     def layout(self) -> list[tuple[str, int, bool]]:
         """Blocks of features in order: name, number of columns, and whether they are one-hot."""
         A, T = self.letters, self.positions
+        layout = []
         if T:
-            layout = [("letters", T * A, True)]
-            layout += [("pairs", (T - 1) * A**2, True)] if self.kmer == 2 else []
+            layout += [("letters", T * A, True)]
+            layout += [("pairs", (T - 1) * A**2, True)] if self.has_pairs else []
             if self.has_partner:
                 layout += [("partner", T * A, True), ("mismatch", T, True)]
                 layout += [("type", T * A**2, True)] if A < NUCLEOTIDES else []
-                layout += [("mismatches", 1, False)]
-        else:
-            layout = [(f"kmer {k}", A**k, False) for k in range(1, self.kmer + 1)]
-            layout += [
-                ("global", len(_globals(A)), False),
-                ("first", self.ends * A, True),
-                ("last", self.ends * A, True),
-            ]
-            layout += [("mismatches", 1, False)] if self.has_partner else []
+        layout += [(f"kmer {k}", A**k, False) for k in range(1, self.kmer + 1)]
+        layout += [("global", len(_globals(A)), False)] if self.kmer else []
+        layout += [("first", self.ends * A, True), ("last", self.ends * A, True)] if self.ends else []
+        layout += [("codons", A**3, False)] if self.has_codons else []
+        layout += [("mismatches", 1, False)] if self.has_partner else []
+        if self.substitutions is not None:
+            layout += [("substitutions", len(self.substitutions.names), False)]
         return [*layout, ("covariates", len(self.covariate_mean), False)]
+
+    @cached_property
+    def substitutions(self) -> Substitutions | None:
+        """The features of substitutions; None without them."""
+        if not self.reference:
+            return None
+        reference = np.array(self.reference, dtype=np.int64)
+        return Substitutions(reference=reference, letters=self.letters, has_several=self.has_several)
 
     @cached_property
     def _widths(self) -> list[int]:
@@ -286,6 +298,12 @@ def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
             return _dense(_global_values(inputs))
         case "covariates":
             return _dense(features.standardise(inputs))
+        case "substitutions":
+            assert features.substitutions is not None
+            return _dense(features.substitutions.matrix(codes))
+        case "codons":
+            rows, _, codon, weight = kmers_of(_codons(codes), A)
+            return rows, codon, weight / np.maximum(inputs.lengths // 3, 1)[rows]
     length = int(kind.removeprefix("kmer "))
     T = codes.shape[1]
     rows, _, kmer, weight = kmers_of([codes[:, k : max(T - length + 1 + k, k)] for k in range(length)], A)
@@ -293,8 +311,26 @@ def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
 
 
 def _dense(values: np.ndarray) -> Entries:
-    rows, columns = np.indices(values.shape)
-    return rows.ravel(), columns.ravel(), values.ravel()
+    rows, columns = np.nonzero(values)
+    return rows, columns, values[rows, columns]
+
+
+def _codons(codes: np.ndarray) -> list[np.ndarray]:
+    """Return the first, second and third letters of the codons, counted from the first letter."""
+    whole = codes[:, : codes.shape[1] // 3 * 3]
+    return [whole[:, place::3] for place in range(3)]
+
+
+def _are_open(inputs: Inputs) -> bool:
+    """Return whether nearly all sequences are open reading frames: whole codons, and no stop before the last one."""
+    lengths = inputs.lengths
+    if not len(lengths) or lengths.min() < 3 * MIN_CODONS or inputs.is_double_stranded:
+        return False
+    first, second, third = _codons(inputs.codes)
+    is_stop = np.any([(first == a) & (second == b) & (third == c) for a, b, c in STOPS], axis=0)
+    is_inside = np.arange(first.shape[1]) < lengths[:, None] // 3 - 1
+    is_open = (lengths % 3 == 0) & ~(is_stop & is_inside).any(1)
+    return float(is_open.mean()) >= MIN_OPEN
 
 
 def _ends(inputs: Inputs, count: int, kind: str) -> np.ndarray:
@@ -351,6 +387,10 @@ def _names(features: SequenceFeatures, kind: str, alphabet: str, covariates: Seq
             return [f"{letter}-{t}" for t in range(1, features.ends + 1) for letter in alphabet]
         case "covariates":
             return list(covariates)
+        case "codons":
+            return [f"codon {kmer_name(kmer, 3, alphabet)}" for kmer in range(A**3)]
+        case "substitutions":
+            return [] if features.substitutions is None else features.substitutions.names
     length = int(kind.removeprefix("kmer "))
     kmers = [kmer_name(kmer, length, alphabet) for kmer in range(A**length)]
     return kmers if length == 1 else [f"{what[length]} {kmer}" for kmer in kmers]

@@ -14,7 +14,7 @@ __all__ = ["COMPOUND", "AdditiveBranch", "binned_features"]
 
 MANY_FEATURES = 50
 BINS = 8
-COMPOUND = ("kmer 2", "kmer 3", "pairs", "type")
+COMPOUND = ("kmer 2", "kmer 3", "codons", "pairs", "type")
 """Blocks of features that combine several letters."""
 
 

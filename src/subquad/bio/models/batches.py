@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from subquad.bio.data.dataset import PAD, Inputs
-from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.models.linear import SparseMatrix
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 
@@ -67,13 +66,13 @@ def predict_net(
     net: nn.Module,
     inputs: Inputs,
     task_type: str,
-    features: SequenceFeatures | None,
+    matrix: SparseMatrix | None,
     *,
     scaler: TargetScaler,
     priors: Priors = None,
 ) -> Any:
     """Return a network's predictions as measurements or probabilities; see `Target.outputs` for the shapes."""
-    outputs = raw_outputs(net, inputs, task_type, features, priors=priors)
+    outputs = raw_outputs(net, inputs, task_type, matrix, priors=priors)
     found = [to_predictions(z, task_type, scaler) for z in outputs]
     if task_type == "pairs":
         return found
@@ -87,9 +86,17 @@ def predict_net(
 
 @torch.no_grad()
 def raw_outputs(
-    net: nn.Module, inputs: Inputs, task_type: str, features: SequenceFeatures | None, *, priors: Priors = None
+    net: nn.Module, inputs: Inputs, task_type: str, matrix: SparseMatrix | None, *, priors: Priors = None
 ) -> list[np.ndarray]:
-    """Return a network's outputs of each row, on the training scale and without padding."""
+    """Return a network's outputs of each row, on the training scale and without padding.
+
+    Args:
+        net: The network.
+        inputs: Inputs with the positions that it reads.
+        task_type: Type of the task.
+        matrix: Features of the rows; None for a network without additive branches.
+        priors: Starting logits of the rows.
+    """
     was_training, device = net.training, next(net.parameters()).device
     net.eval()
     lengths = np.maximum(inputs.lengths, 1)
@@ -97,7 +104,7 @@ def raw_outputs(
     order = np.argsort(-lengths, kind="stable")
     found: list[Any] = [None] * len(order)
     for rows in _cut(order, lengths, task_type=task_type, batch_size=PREDICTION_BATCH):
-        f = None if features is None else features.matrix(inputs.take(rows))
+        f = None if matrix is None else matrix[rows]
         z = net(*net_inputs(inputs, rows, f, priors, task_type=task_type, device=device)).float().cpu().double().numpy()
         for k, row in enumerate(rows):
             if task_type == "pairs":

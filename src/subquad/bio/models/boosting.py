@@ -1,12 +1,13 @@
-"""Gradient boosting with size and number of trees selected on the validation rows. Costs up to about half a minute.
+"""Gradient boosting with trees selected on the validation rows. Costs up to about half a minute.
 
 Trees use the features of ridge or, if those would allow only few trees, the letter at each position as a categorical
-feature: the same information in a twentieth of the columns. For residues they use properties of the letters around.
+feature instead of one-hot: the same information in a twentieth of the columns. For residues they use properties of the
+letters around. A small search decides on leaves per tree and rows per leaf, early stopping on the number of trees.
 
 Axes: n rows, F features, O outputs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -19,14 +20,23 @@ from subquad.bio.metrics.scores import score
 
 __all__ = ["Trees", "fit_trees"]
 
-MAX_TREES, FEW_TREES, MIN_TREES = 300, 100, 50
+MAX_TREES, FEW_TREES, MIN_TREES = 500, 100, 50
 """Maximum number; number below which letters replace features; minimum number, on fewer rows if necessary."""
+PATIENCE = 50
+"""Number of trees without a lower validation loss after which no more are grown."""
 NUMERIC_RATE, LETTER_RATE = 1.5e8, 1.2e8
 """Rows times columns times trees per second on one thread, for numeric and for categorical columns."""
 OVERHEAD_ROWS = 2000
 """Number of rows that cost as much as finding the splits of a tree."""
-SEVERAL_SIZES = 5000
-"""Maximum number of training sequences for which two sizes of trees are tried."""
+FEW_ROWS = 5000
+"""Maximum number of training sequences for which the whole search is affordable."""
+SEARCH = ((8, 20), (15, 5), (15, 2), (31, 20))
+"""Maximum number of leaves per tree and minimum number of rows per leaf that are tried on few rows. One-hot letters and
+substitutions are rare: with 20 rows per leaf, scikit-learn's default, trees never see a letter that 19 rows have."""
+SHORT_SEARCH = ((31, 5), (31, 20))
+"""The same on many rows."""
+MANY_COLUMNS, COLUMN_FRACTION = 50, 0.3
+"""Number of columns above which each split sees a random fraction of them: faster, and more accurate on average."""
 BINS = 255
 """Maximum number of bins of scikit-learn's trees."""
 BIN_ROWS = 20_000
@@ -40,6 +50,8 @@ STEP = 5
 
 PAIRS = ("pairs", "type")
 """Blocks of features that are products of other features."""
+LETTERS = ("letters", "partner", "mismatch")
+"""Blocks of one-hot letters at positions."""
 
 View = Literal["numbers", "letters", "residues"]
 
@@ -52,7 +64,7 @@ class Trees:
     """Task type, with residues as rows."""
     view: View
     columns: list[int]
-    """Features used in the view `numbers`."""
+    """Features used in the views `numbers` and `letters`."""
     models: list[Any]
     """One model per column of measurements or label, otherwise one. A number stands for a constant column."""
     counts: list[int]
@@ -73,7 +85,9 @@ class Trees:
 def fit_trees(
     features: Any, train: Part, validation: Part, *, metric: str, iterations: int | None, seed: int, budget: float
 ) -> tuple[Trees, dict[str, Any]]:
-    """Return the trees that are best on the validation rows, and what was selected: `leaves`, `trees` and `rows`.
+    """Return the trees that are best on the validation rows, and what was selected.
+
+    That is `leaves` (per tree), `rows_per_leaf`, `trees` and `rows` (of training).
 
     Args:
         features: Features fitted to the training rows.
@@ -87,10 +101,13 @@ def fit_trees(
     target = train.target
     models = target.outputs if target.task_type in ("regression", "multilabel") else 1
     forests = models * (target.outputs if target.task_type == "multiclass" and target.outputs > 2 else 1)
-    # residues of a sequence are correlated, so sequences count
-    sizes = (8, 31) if (len(train.inputs) if train.residues else len(target)) <= SEVERAL_SIZES else (31,)
+    search = SEARCH if len(target) <= FEW_ROWS else SHORT_SEARCH
+    if train.residues:
+        # residues of a sequence are correlated, so sequences count
+        rows_per_leaf = min(MIN_RESIDUES_PER_LEAF, max(len(target) // 100, 1))
+        search = [(size, rows_per_leaf) for size in ((8, 31) if len(train.inputs) <= FEW_ROWS else (31,))]
     view, columns, wide, rate = _view(features, train, budget / forests)
-    affordable = budget * rate / (forests * wide * len(sizes))
+    affordable = budget * rate / (forests * wide * len(search))
     most = iterations or int(np.clip(affordable / (len(target) + OVERHEAD_ROWS), MIN_TREES, MAX_TREES))
     rows = int(max(affordable / MIN_TREES - OVERHEAD_ROWS, 5 * OVERHEAD_ROWS))
     if len(target) > rows:
@@ -105,14 +122,14 @@ def fit_trees(
         _apply_bins(values, edges)
     options: dict[str, Any] = {"random_state": seed}
     if view == "letters":
-        options["categorical_features"] = _categories(train.inputs)
-    elif view == "residues":
-        options["min_samples_leaf"] = min(MIN_RESIDUES_PER_LEAF, max(len(train.target) // 100, 1))
+        options["categorical_features"] = list(range(_categories(features)))
+    if wide > MANY_COLUMNS:
+        options["max_features"] = COLUMN_FRACTION
     found = []
     for k in range(models):
         (rows, own), (known, held_out) = train.column(k), validation.column(k)
-        choice = {"metric": metric, "sizes": sizes, "most": most, "options": options}
-        found.append(_fit_sizes(X[rows], own, V[known], held_out.target, **choice))
+        choice = {"metric": metric, "search": search, "most": most, "options": options}
+        found.append(_search(X[rows], own, V[known], held_out.target, **choice))
     trees = Trees(
         task_type=target.task_type,
         view=view,
@@ -122,7 +139,7 @@ def fit_trees(
         outputs=target.outputs,
         edges=edges,
     )
-    chosen = found[0][1] if models == 1 else {key: [own[key] for _, own in found] for key in ("leaves", "trees")}
+    chosen = found[0][1] if models == 1 else {key: [own[key] for _, own in found] for key in found[0][1]}
     return trees, {**chosen, "rows": len(train.target)}
 
 
@@ -131,31 +148,35 @@ def _view(features: Any, train: Part, seconds: float) -> tuple[View, list[int], 
     if train.residues:
         return "residues", [], features.numbers_count, NUMERIC_RATE
     affordable = seconds * NUMERIC_RATE / FEW_TREES / (len(train.target) + OVERHEAD_ROWS)
+    # a single substitution is known from its features; one-hot letters would only repeat it
+    is_known = features.substitutions is not None and not features.has_several
+    always = LETTERS if is_known else ()
     # products are left out first: trees find them by splitting twice
-    for left_out in ((), PAIRS):
+    for left_out in (always, (*always, *PAIRS)):
         columns = np.flatnonzero(~np.isin(features.blocks, left_out))
         if len(columns) <= affordable:
             break
-    letters = train.inputs.codes.shape[1] * (1 + features.has_partner) + len(features.covariate_mean)
-    is_cheaper = letters / LETTER_RATE < len(columns) / NUMERIC_RATE
-    if len(columns) > affordable and features.positions and is_cheaper:
-        return "letters", [], letters, LETTER_RATE
+    rest = np.flatnonzero(~np.isin(features.blocks, (*LETTERS, *PAIRS)))
+    letters = _categories(features)
+    is_cheaper = letters / LETTER_RATE < (len(columns) - len(rest)) / NUMERIC_RATE
+    if len(columns) > affordable and letters and is_cheaper:
+        return "letters", rest.tolist(), letters + len(rest), LETTER_RATE
     return "numbers", columns.tolist(), max(len(columns), 1), NUMERIC_RATE
 
 
 def _columns_of(features: Any, inputs: Inputs, *residues: np.ndarray, view: View, columns: list[int]) -> np.ndarray:
     if view == "residues":
         return features.numbers(inputs, *residues)
+    if view == "numbers" and not columns:
+        return np.zeros((len(inputs), 1), dtype=np.float32)
+    numbers = features.matrix(inputs)[:, columns].astype(np.float32).toarray()
     if view == "numbers":
-        if not columns:
-            return np.zeros((len(inputs), 1), dtype=np.float32)
-        return features.matrix(inputs)[:, columns].astype(np.float32).toarray()
-    channels = [_letters(inputs.codes)]
+        return numbers
+    letters = [_letters(codes[:, features.varying]) for codes in inputs.channels]
     if inputs.partner is not None:
-        first, second = channels[0], _letters(inputs.partner)
-        is_mismatch = np.where(np.isnan(first) | np.isnan(second), np.nan, first != second)
-        channels += [second, is_mismatch, np.nansum(is_mismatch, axis=1, keepdims=True)]
-    return np.hstack([*channels, inputs.covariates]).astype(np.float32)
+        first, second = letters
+        letters.append(np.where(np.isnan(first) | np.isnan(second), np.nan, first != second))
+    return np.hstack([*letters, numbers]).astype(np.float32)
 
 
 def _bin_edges(X: np.ndarray, seed: int) -> dict[int, np.ndarray]:
@@ -172,9 +193,9 @@ def _apply_bins(X: np.ndarray, edges: dict[int, np.ndarray]) -> None:
         X[:, k] = np.where(np.isnan(X[:, k]), np.nan, np.searchsorted(own, X[:, k]))
 
 
-def _categories(inputs: Inputs) -> list[int]:
-    T = inputs.codes.shape[1]
-    return list(range(T if inputs.partner is None else 2 * T))
+def _categories(features: Any) -> int:
+    """Return the number of categorical columns of the view `letters`: letters, those of the partner, mismatches."""
+    return len(features.varying) * (3 if features.has_partner else 1)
 
 
 def _letters(codes: np.ndarray) -> np.ndarray:
@@ -182,33 +203,37 @@ def _letters(codes: np.ndarray) -> np.ndarray:
     return np.where(codes < 0, np.nan, codes)
 
 
-def _fit_sizes(
+def _search(
     X: np.ndarray,
     train: Part,
     V: np.ndarray,
     validation: Target,
     *,
     metric: str,
-    sizes: tuple[int, ...],
+    search: Sequence[tuple[int, int]],
     most: int,
     options: dict[str, Any],
 ) -> tuple[Any, dict[str, int]]:
-    """Return the model that is best on the validation rows, and its size and number of trees."""
+    """Return the model that is best on the validation rows, and its leaves, rows per leaf and number of trees."""
     target = train.target
     classes = target.outputs if target.task_type == "multiclass" else 0
-    y = target.y[:, 0] if target.task_type == "regression" else target.y
+    y, held_out = (own.y[:, 0] if own.task_type == "regression" else own.y for own in (target, validation))
     if target.task_type != "regression" and len(np.unique(y)) == 1:
-        return float(y[0]), {"leaves": 1, "trees": 0}
+        return float(y[0]), {"leaves": 1, "rows_per_leaf": 1, "trees": 0}
+    # the loss of a class without training rows is undefined
+    known = np.isin(held_out, y) if target.task_type != "regression" else np.ones(len(held_out), dtype=bool)
+    watched = {"X_val": V[known], "y_val": held_out[known]} if known.any() else {}
     best: tuple[float, Any, dict[str, int]] | None = None
-    for size in sizes:
-        model = _new(target.task_type, max_leaf_nodes=size, max_iter=most, **options)
-        model.fit(X, y, sample_weight=train.weight)
+    for leaves, rows_per_leaf in search:
+        limits = {"max_leaf_nodes": leaves, "min_samples_leaf": min(rows_per_leaf, max(len(y) // 10, 1))}
+        model = _new(target.task_type, max_iter=most, early_stopping=bool(watched), **limits, **options)
+        model.fit(X, y, sample_weight=train.weight, **watched)
         for count, prediction in enumerate(_stages(model, V, classes), start=1):
-            if count % STEP and count != most:
+            if count % STEP and count != model.n_iter_:
                 continue
             value = score(validation, prediction)[metric]
             if best is None or value > best[0]:
-                best = (value, model, {"leaves": size, "trees": count})
+                best = (value, model, {"leaves": leaves, "rows_per_leaf": rows_per_leaf, "trees": count})
     assert best is not None
     return best[1:]
 
@@ -218,8 +243,8 @@ def _new(task_type: str, *, max_iter: int, **options: Any) -> Any:
 
     make = HistGradientBoostingRegressor if task_type == "regression" else HistGradientBoostingClassifier
     # fewer trees need larger steps
-    rate = 0.1 if max_iter >= 150 else 0.2
-    options |= {"l2_regularization": LEAF_PENALTY, "early_stopping": False}
+    rate = 0.05 if max_iter >= 300 else 0.1 if max_iter >= 150 else 0.2
+    options |= {"l2_regularization": LEAF_PENALTY, "n_iter_no_change": PATIENCE, "tol": 0.0}
     return make(max_iter=max_iter, learning_rate=rate, **options)
 
 

@@ -71,11 +71,11 @@ class NetEnsemble:
             strands = (replace(inputs, is_double_stranded=False), inputs.reverse_complement())
             return [ensemble_mean(both) for both in zip(*(self.predict_each(each) for each in strands), strict=True)]
         own = inputs if self.positions is None else select_positions(inputs, self.positions)
+        matrix = None if self.features is None else self.features.matrix(inputs)
         if priors is None:
             priors = _priors(inputs, self.spec, self.scaler, self.prior)
         return [
-            predict_net(net, own, self.spec.task_type, self.features, scaler=self.scaler, priors=priors)
-            for net in self.nets
+            predict_net(net, own, self.spec.task_type, matrix, scaler=self.scaler, priors=priors) for net in self.nets
         ]
 
     def predict(self, inputs: Inputs, priors: Priors = None) -> Any:
@@ -130,7 +130,7 @@ def fit_ensemble(
     settings: FitSettings,
     ridge: Baseline | None,
     *,
-    positions: np.ndarray | None,
+    positions: np.ndarray | None = None,
     seed: int,
     directory: Path | None,
     quiet: bool,
@@ -138,14 +138,17 @@ def fit_ensemble(
     """Train the networks of one preset.
 
     Args:
-        dataset: Training data, with the used positions only.
+        dataset: Training data.
         settings: Preset, ensemble size, budget and optimizer.
         ridge: Ridge regression at which or near which the networks start; None for a random start.
-        positions: Positions of the table's sequences that the dataset has; None for all.
+        positions: Positions that Lyra reads; None for all.
         seed: Seed of the initial weights and of the order of the rows.
         directory: Folder of the checkpoints.
         quiet: Show no progress bar.
     """
+    whole = dataset
+    if positions is not None:
+        dataset = replace(dataset, inputs=select_positions(dataset.inputs, positions))
     scaler, count = fit_target_scaler(dataset, settings), ensemble_size_for(dataset, settings)
     features = None if ridge is None or dataset.target.is_residue else ridge.features
     spec = _spec(dataset, settings.preset, features, mlp_branches=-(-MLP_BRANCHES // count))
@@ -153,8 +156,8 @@ def fit_ensemble(
     priors = _priors(dataset.inputs, spec, scaler, prior)
     start, matrix, train = None, None, None
     if ridge is not None and features is not None:
-        start = fit_linear_start(dataset, ridge, settings, seed=seed)
-        matrix = features.matrix(dataset.inputs)
+        start = fit_linear_start(whole, ridge, settings, seed=seed)
+        matrix = features.matrix(whole.inputs)
         train = matrix[dataset.split["train"]]
     nets, selected = [], []
     for member in range(count):
@@ -171,8 +174,7 @@ def fit_ensemble(
                 found["branches"].append(train_branch(branch, dataset, settings, matrix, own))
             if net.lyra_branch is not None:
                 initialize_branch(net.lyra_branch, dataset, start, train)
-        more = {"features": features, "matrix": matrix, "priors": priors}
-        selected.append(found | train_net(net, dataset, settings, options, **more))
+        selected.append(found | train_net(net, dataset, settings, options, matrix=matrix, priors=priors))
         nets.append(net.eval())
     return NetEnsemble(
         spec=spec, nets=nets, features=features, scaler=scaler, positions=positions, prior=prior, selected=selected

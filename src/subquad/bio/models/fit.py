@@ -19,7 +19,7 @@ from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
 from subquad.bio.models.baselines import Baseline, baseline_file, fit_baseline, fit_ridge
-from subquad.bio.models.ensemble import NetEnsemble, ensemble_mean, ensemble_std, fit_ensemble, select_positions
+from subquad.bio.models.ensemble import NetEnsemble, ensemble_mean, ensemble_std, fit_ensemble
 from subquad.bio.models.stacking import Stacking, fit_stacking
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
@@ -35,16 +35,13 @@ class TrainingData:
     """A dataset as models are trained on it."""
 
     dataset: Dataset
-    """All positions; with the reverse complements of the training rows if the sequences are double-stranded."""
-    varying: Dataset
-    """The same with the positions that vary in the training rows."""
+    """With the reverse complements of the training rows if the sequences are double-stranded."""
     positions: np.ndarray | None
-    """These positions; None for all."""
+    """Positions that vary in the training rows; None for all."""
 
     def with_train(self, rows: np.ndarray) -> "TrainingData":
         """Return the data with other training rows, for one fold."""
-        split = {**self.dataset.split, "train": rows}
-        return replace(self, dataset=replace(self.dataset, split=split), varying=replace(self.varying, split=split))
+        return replace(self, dataset=replace(self.dataset, split={**self.dataset.split, "train": rows}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +59,6 @@ class FittedModels:
     """Contents of `metrics.json`: metrics on the test rows, and how they were obtained."""
     selected: dict[str, Any]
     """What was selected on the validation rows."""
-    positions: np.ndarray | None
-    """Positions that the baselines use; None for all."""
 
 
 def prepare(dataset: Dataset) -> TrainingData:
@@ -75,9 +70,9 @@ def prepare(dataset: Dataset) -> TrainingData:
     if dataset.inputs.is_double_stranded:
         # a position that is constant on one strand may vary on the other
         dataset = with_both_strands(dataset)
-        return TrainingData(dataset=dataset, varying=dataset, positions=None)
+        return TrainingData(dataset=dataset, positions=None)
     inputs, target = dataset.inputs, dataset.target
-    whole = TrainingData(dataset=dataset, varying=dataset, positions=None)
+    whole = TrainingData(dataset=dataset, positions=None)
     if not inputs.is_aligned or not inputs.codes.shape[1]:
         return whole
     train = inputs.take(dataset.split["train"])
@@ -90,8 +85,7 @@ def prepare(dataset: Dataset) -> TrainingData:
         varies[0] = True
     if varies.all() or target.is_residue or target.task_type == "pairs":
         return whole
-    positions = np.flatnonzero(varies)
-    return replace(whole, varying=replace(dataset, inputs=select_positions(inputs, positions)), positions=positions)
+    return replace(whole, positions=np.flatnonzero(varies))
 
 
 def check_trainable(dataset: Dataset) -> None:
@@ -138,17 +132,17 @@ def fit_net(
     Args:
         data: Training data; see `prepare`.
         settings: Preset, ensemble size, budget and optimizer.
-        ridge: Ridge regression on `data.varying`, at which the preset `auto` starts. Default: fitted here.
+        ridge: Ridge regression, at which the preset `auto` starts. Default: fitted here.
         seed: Seed of the initial weights and of the order of the rows.
         directory: Folder of the checkpoints; None keeps none.
         quiet: Show no progress bar.
     """
     options: dict[str, Any] = {"seed": seed, "directory": directory, "quiet": quiet}
     if settings.preset != "auto":
-        return fit_ensemble(data.dataset, settings, None, positions=None, **options)
+        return fit_ensemble(data.dataset, settings, None, **options)
     if ridge is None and data.dataset.target.task_type != "pairs":
-        ridge = fit_ridge(data.varying, seed=seed)
-    return fit_ensemble(data.varying, settings, ridge, positions=data.positions, **options)
+        ridge = fit_ridge(data.dataset, seed=seed)
+    return fit_ensemble(data.dataset, settings, ridge, positions=data.positions, **options)
 
 
 def fit_models(
@@ -172,10 +166,10 @@ def fit_models(
     seconds: dict[str, float] = {}
     if data.positions is not None:
         T = dataset.inputs.codes.shape[1]
-        say(f"{len(data.positions)} of {T} positions vary; the others are not used", quiet=quiet)
+        say(f"{len(data.positions)} of {T} positions vary; networks read no others", quiet=quiet)
     baselines = _fit_baselines(data, settings, seconds, directory=directory, seed=seed, quiet=quiet)
     predictions = {
-        part: {name: own.predict(data.varying.part(part)[0]) for name, own in baselines.items()}
+        part: {name: own.predict(data.dataset.part(part)[0]) for name, own in baselines.items()}
         for part in ("validation", "test")
     }
     nets, spreads = {}, {}
@@ -206,7 +200,6 @@ def fit_models(
         predictions=predictions["test"],
         metrics=metrics,
         selected=selected,
-        positions=data.positions,
     )
 
 
@@ -233,7 +226,7 @@ def _fit_baselines(
         if not record.is_file():
             say(f"fitting {name} ({count:,} rows) …", quiet=quiet)
             began = time.monotonic()
-            own = fit_baseline(name, data.varying, seed=seed, iterations=settings.boosting_iterations)
+            own = fit_baseline(name, data.dataset, seed=seed, iterations=settings.boosting_iterations)
             own.save(model)
             write_json(record, {"seconds": time.monotonic() - began})
         # also read when just fitted, so that a resumed run has exactly the same numbers
@@ -255,7 +248,7 @@ def _fit_stacking(
         options: dict[str, Any] = {"directory": folder, "seed": seed, "quiet": True}
         baselines = _fit_baselines(fold, settings, {}, **options)
         for name, own in baselines.items():
-            found[name].append(own.predict(fold.varying.inputs.take(held_out)))
+            found[name].append(own.predict(fold.dataset.inputs.take(held_out)))
         net = fit_net(fold, replace(settings, ensemble_size=1), baselines.get("ridge"), **options)
         found["net"].append(net.predict(fold.dataset.inputs.take(held_out)))
         rows.append(held_out)

@@ -11,7 +11,7 @@ from subquad.bio.data.dataset import Inputs, InputSchema
 from subquad.bio.data.table import inputs_of
 from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.models.baselines import Baseline, baseline_file
-from subquad.bio.models.ensemble import NetEnsemble, select_positions
+from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.stacking import Stacking
 from subquad.errors import SubquadError, unknown
 from subquad.runs.folder import load_config, load_tensors
@@ -111,9 +111,7 @@ class BioModel:
             stacking = Stacking.from_dict(self.config["stacking"])
             used = [own for own, weight in stacking.weights.items() if weight]
             return stacking.predict({own: self.predict_by(own, inputs) for own in used})
-        positions = self.config["positions"]
-        own = inputs if positions is None else select_positions(inputs, np.asarray(positions, dtype=np.int64))
-        return Baseline.load(baseline_file(self.directory, name)).predict(own)
+        return Baseline.load(baseline_file(self.directory, name)).predict(inputs)
 
     def predict_each(self, inputs: Inputs) -> np.ndarray:
         """Return the prediction of each network: `(ensemble size, …)`."""

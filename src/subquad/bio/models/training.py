@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from subquad.bio.data.dataset import Dataset, Inputs, Target
-from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import COMPOUND, AdditiveBranch, binned_features
 from subquad.bio.models.batches import Priors, epoch_batches, net_inputs, predict_net, raw_outputs
@@ -213,7 +212,6 @@ def train_net(
     settings: FitSettings,
     options: TrainOptions,
     *,
-    features: SequenceFeatures | None,
     matrix: SparseMatrix | None,
     priors: Priors,
 ) -> dict[str, Any]:
@@ -224,15 +222,15 @@ def train_net(
         dataset: Training data.
         settings: Budget and optimizer.
         options: Name, seed and checkpoints.
-        features: Features of the additive branches; None for a network without them.
-        matrix: Features of all rows.
+        matrix: Features of all rows; None for a network without additive branches.
         priors: Starting logits of all rows.
     """
     subset = validation_subset(dataset, options.seed)
     inputs, truth = dataset.inputs.take(subset), dataset.target.take(subset)
+    held_out = None if matrix is None else matrix[subset]
     if net.mlp_branches is not None and net.lyra_branch is None:
         # without sequences there is no Lyra to train
-        return {"seconds": 0.0, **_blend(net, inputs, truth, features, options)}
+        return {"seconds": 0.0, **_blend(net, inputs, truth, held_out, options)}
     rows, task_type = dataset.split["train"], truth.task_type
     epochs, batch_size = epochs_for(dataset, settings), batch_size_for(dataset, settings)
     batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=options.seed)
@@ -248,7 +246,7 @@ def train_net(
         return {"loss": value}
 
     def metrics(model: nn.Module) -> dict[str, float]:
-        found = predict_net(model, inputs, task_type, features, scaler=options.scaler, priors=subset_priors)
+        found = predict_net(model, inputs, task_type, held_out, scaler=options.scaler, priors=subset_priors)
         return _finite_score(truth, found)
 
     has_start = net.lyra_branch is not None or net.spec.has_prior
@@ -264,7 +262,7 @@ def train_net(
         least=metrics(net)[MAIN_METRIC[task_type]] if has_start else -np.inf,
     )
     selected["batch_size"] = batch_size
-    return selected if net.mlp_branches is None else selected | _blend(net, inputs, truth, features, options)
+    return selected if net.mlp_branches is None else selected | _blend(net, inputs, truth, held_out, options)
 
 
 def _finite_score(truth: Target, predictions: Any) -> dict[str, float]:
@@ -328,13 +326,13 @@ def _validations(dataset: Dataset, validation: Inputs, epochs: float) -> int:
 
 
 def _blend(
-    net: BioNet, inputs: Inputs, truth: Target, features: SequenceFeatures | None, options: TrainOptions
+    net: BioNet, inputs: Inputs, truth: Target, matrix: SparseMatrix | None, options: TrainOptions
 ) -> dict[str, Any]:
     """Select the blending weights of the MLPs and of Lyra; return them and the validation metric."""
     ends = []
     for corner in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
         net.blending.copy_(torch.tensor(corner))
-        ends.append(np.stack(raw_outputs(net, inputs, truth.task_type, features)))
+        ends.append(np.stack(raw_outputs(net, inputs, truth.task_type, matrix)))
     start, mlp, lyra = ends
 
     def blended(weights: Any) -> np.ndarray:
