@@ -1,4 +1,4 @@
-"""Network, baselines and their stack against published results, on the published test rows and over several seeds.
+"""Lyra, baselines and their ensemble against published results, on the published test rows and over several seeds.
 
 Run: SUBQUAD_DATA=DATA python benchmarks/bio_tasks.py --out published [--only cas13a azimuth] [--seeds 0 1 2] [--jobs 2]
 
@@ -30,6 +30,7 @@ from sklearn.metrics import roc_auc_score
 
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.commands.bench import bench
+from subquad.bio.metrics.compared_models import COMPARED_MODELS
 from subquad.runs.storage import read_json
 
 ADAPT = "raw/adapt_published_predictions/classify__test.tsv.gz"
@@ -60,7 +61,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--train-rows", type=int, default=100_000)
     parser.add_argument("--tokens", type=int, default=5_000_000)
-    parser.add_argument("--presets", nargs="+", default=("auto",))
+    parser.add_argument("--models", nargs="+", default=(), help="models to fit; default: as for subquad bio fit")
     parser.add_argument("--settings", default="{}", help="JSON of further settings of the fit")
     options = parser.parse_args()
     if "SUBQUAD_DATA" not in os.environ:
@@ -73,7 +74,7 @@ def main():
         jobs=options.jobs,
         train_rows=options.train_rows,
         tokens=options.tokens,
-        presets=tuple(options.presets),
+        models=tuple(options.models),
     )
     results = bench(tasks, settings, out=options.out)
     reached = {mark["name"]: reach(mark, results, options.out) for mark in marks}
@@ -238,7 +239,7 @@ def reach(mark, results, out):
 def azimuth_metrics(ids, seed, out):
     """Return the Spearman of each model over all rows, and its mean over genes."""
     frames = [pd.read_csv(out / "runs" / name / str(seed) / "test.csv") for name in ids]
-    models = [name for name in ("net", "paper", "ridge", "boosting", "stack") if name in frames[0]]
+    models = [name for name in COMPARED_MODELS if name in frames[0]]
     metrics = {}
     for model in models:
         pooled = pd.concat(frames)

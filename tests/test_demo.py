@@ -30,6 +30,17 @@ def jobs(monkeypatch):
     return own
 
 
+def test_the_summary_of_sequences_names_the_ensemble_the_weight_of_lyra_and_each_model(tmp_path):
+    values = {"ridge": 0.91, "boosting": 0.88, "mlp": 0.93, "lyra-additive": 0.915, "lyra": 0.92, "ensemble": 0.94}
+    metrics = {
+        "test": {name: {"spearman": value} for name, value in values.items()},
+        "weights": {"ensemble": {"ridge": 0.0, "boosting": 0.1, "mlp": 0.65, "lyra": 0.25}},
+    }
+    ours, baselines = module._bio(tmp_path, quick=False).result(metrics)
+    assert ours == "Spearman: ensemble 0.940 (weight of lyra 0.25), lyra 0.920"
+    assert baselines == "ridge 0.910, boosting 0.880, mlp 0.930"
+
+
 def finish(out, *names):
     for name in names:
         write_json(out / name / "metrics.json", {"test": 0.7, "seconds": {"total": 61.0}})

@@ -48,7 +48,7 @@ CHECKS = {
         fields=("bio",),
         works=(BIO_FIT,),
         missing=(
-            ("bio fit pairs.csv --preset auto --out pairs", "subquad[rna]"),
+            ("bio fit pairs.csv --out pairs", "subquad[rna]"),
             ("llm plan config.json", "subquad[llm]"),
         ),
     ),

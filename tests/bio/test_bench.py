@@ -23,7 +23,7 @@ DATA = os.environ.get("SUBQUAD_DATA")
 FAKE = """
 import json, os, pathlib, sys, time, types
 
-def fit(table, settings, *, out, presets, seed, force, quiet):
+def fit(table, settings, *, out, seed, force, quiet):
     from subquad.errors import SubquadError
     out = pathlib.Path(out)
     with open(pathlib.Path(table).parent / "calls.txt", "a") as file:
@@ -38,19 +38,20 @@ def fit(table, settings, *, out, presets, seed, force, quiet):
         raise SubquadError("row 3: 'J' is not in the dna alphabet")
     if "crash" in text:
         raise ValueError("a bug")
-    names = ["net", "ridge", "boosting", "stack"] + [name for name in presets if name != settings.preset]
-    values = {name: 0.5 + 0.07 * k + 0.01 * seed for k, name in enumerate(reversed(names))}
-    gap = lambda name: {"value": values["net"] - values[name], "low": -0.03, "high": 0.11}
+    names = [*(settings.models or ["ridge", "boosting", "lyra"]), "ensemble-without-lyra", "ensemble"]
+    values = {name: 0.5 + 0.07 * k + 0.01 * seed for k, name in enumerate(names)}
     metrics = {
         "test": {name: {"spearman": value, "pearson": value / 2} for name, value in values.items()},
         "intervals": {"test": {name: {"spearman": [value - 0.1, value + 0.1]} for name, value in values.items()}},
-        "differences": {name: gap(name) for name in names[1:]},
-        "stack_versus_best": {"best": "net", "value": -0.01, "low": -0.02, "high": 0.03},
         "rows": {"train": 41, "validation": 7, "test": 23},
-        "seconds": {name: 1.5 for name in names},
-        "memory_mb": 5, "parameters": 47,
+        "weights": {"ensemble": {"ridge": 0.25, "boosting": 0.25, "lyra": 0.5}},
+        "cpu_seconds": {name: 1.5 for name in names},
+        "memory_mb": 5,
     }
+    # in the second sample the ensemble is below Lyra, and the third one defines no metric
+    bootstrap = {name: [value, value - 0.2 * (name == "ensemble"), None] for name, value in values.items()}
     out.mkdir(parents=True, exist_ok=True)
+    (out / "bootstrap.json").write_text(json.dumps(bootstrap))
     (out / "metrics.json").write_text(json.dumps(metrics))
 
 room = types.ModuleType("subquad.bio.commands.fit")
@@ -171,8 +172,9 @@ def test_the_command_prints_comparisons_and_failures(tmp_path, fake_fit, capsys)
         bench_cli(tasks, options=OutputOptions(out=tmp_path / "out"))
     shown = capsys.readouterr()
     assert (
-        "all: 1 scored; higher than the published network in 1 of 1 (100 %); higher than the best baseline in 1 of 1"
-        in shown.out
+        "all: 1 scored; Lyra against the best baseline: clearly above 1, tie 0, clearly below 0; ensemble against the "
+        "best baseline: clearly above 1, tie 0, clearly below 0; ensemble against the best single model: clearly above "
+        "0, tie 1, clearly below 0; ensemble against the ensemble without Lyra: " in shown.out
     )
     assert "tasks: 2/2" in shown.err
     assert "a/bad:0 failed: row 3" in shown.err
@@ -207,7 +209,7 @@ def test_a_machine_without_the_folder_sends_the_files_back(tmp_path, fake_fit):
     job = make_jobs(read_tasks(tasks, settings, tmp_path), settings, tmp_path / "out", force=False)[0]
     outcome, files = run_remotely(job, str(tmp_path / "no such mark"), Path(job["table"]).read_bytes(), None)
     assert outcome["message"] is None
-    assert set(files) == {"metrics.json"}
+    assert set(files) == {"metrics.json", "bootstrap.json"}
     assert not is_done(job)
     store_files(job, outcome, files)
     assert is_done(job)
@@ -263,8 +265,8 @@ def test_all_errors_of_a_task_file_are_reported_at_once(tmp_path):
     [
         ({"seeds": (0, 0)}, "--seeds needs different values, got '0 0'"),
         ({"seeds": (-1,)}, "--seeds must not be negative"),
-        ({"presets": ("auto", "papr")}, "no preset 'papr'; did you mean 'paper'"),
-        ({"presets": ()}, "--presets needs different values"),
+        ({"models": ("ridge", "lyra", "ridge")}, "--models needs different values, got 'ridge lyra ridge'"),
+        ({"seeds": ()}, "--seeds needs different values"),
         ({"jobs": 0}, "--jobs must be at least 1, got 0"),
         ({"timeout": 0.0}, "--timeout must be above 0"),
         ({"train_on": ("a",)}, "--train-on must be TASK=TASK"),
@@ -282,6 +284,8 @@ def test_invalid_settings_are_an_error(given, message):
         ({"task_types": ("binry",)}, "--task-types: no task type 'binry'; did you mean 'binary'"),
         ({"task_types": ("pairs",)}, "no task matches both --only and --task-types"),
         ({"train_on": ("q=a/one",)}, "--train-on: no task 'q'"),
+        ({"models": ("ridge", "lyra-papr")}, "no model 'lyra-papr'; did you mean 'lyra-paper'"),
+        ({"models": ("vienna", "vienna_bpp")}, "a/one: none of --models vienna vienna_bpp suits a task of type regr"),
     ],
 )
 def test_a_choice_of_nothing_is_refused(tmp_path, given, message):
@@ -322,6 +326,23 @@ def test_columns_kinds_and_alphabets_become_settings(tmp_path):
     )
     assert "sequence" not in q.settings
     assert (r.task_type, r.settings["alphabet"], r.family) == ("residue_multiclass", "rna", "tasks")
+
+
+def test_each_task_gets_the_named_models_that_suit_it_unless_it_names_its_own(tmp_path):
+    (tmp_path / "t.csv").write_text("sequence,target\nAC,1\n")
+    kinds = {"row": "reg", "residue": "perres_bin", "pair": "pairs", "own": "reg"}
+    entries = [{"id": name, "file": "t.csv", "kind": kind} for name, kind in kinds.items()]
+    entries[-1]["settings"] = {"models": "mlp"}
+    (tmp_path / "tasks.json").write_text(json.dumps(entries))
+    tasks = read_tasks(tmp_path / "tasks.json", BenchSettings(models=("lyra", "ridge", "mlp", "vienna")), tmp_path)
+    assert {task.id: task.settings["models"] for task in tasks} == {
+        "row": ("lyra", "ridge", "mlp"),
+        "residue": ("lyra", "ridge"),
+        "pair": ("lyra", "vienna"),
+        "own": ("mlp",),
+    }
+    tasks = read_tasks(tmp_path / "tasks.json", BenchSettings(), tmp_path)
+    assert [task.settings["models"] for task in tasks] == [(), (), (), ("mlp",)]
 
 
 def test_a_header_of_windows_is_read(tmp_path):

@@ -6,38 +6,41 @@ import pytest
 from subquad.bio.benchmark.jobs import make_jobs
 from subquad.bio.benchmark.page import markdown, render, summary_lines
 from subquad.bio.benchmark.settings import BenchSettings
-from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
+from subquad.bio.benchmark.summary import COMPARISONS, MAX_LOSS, result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import Task
 
+BASELINES = ("ridge", "boosting")
+SAMPLES = 201
 
-def fake_entry(name, random, *, baselines=("ridge", "boosting"), rows=211, seeds=(0,)):
-    """Return a run's metrics such as a fit leaves."""
-    models = ("net", "paper", *baselines, "stack")
-    base = random.uniform(0.4, 0.9)
-    runs = {}
+
+def models_with(baselines):
+    return (*baselines, "lyra-paper", "lyra-additive", "lyra", "ensemble-without-lyra", "ensemble")
+
+
+def fake_run(values, samples, *, rows=211, **more):
+    """Return metrics and bootstrap samples such as a fit leaves."""
+    members = [name for name in values if not name.startswith(("ensemble", "lyra-"))]
+    metrics = {
+        "test": {
+            model: {"spearman": v, "pearson": v + 0.013, "r2": v**2, "accuracy": v, "f1": v}
+            for model, v in values.items()
+        },
+        "intervals": {"test": {model: {"spearman": [v - 0.04, v + 0.04]} for model, v in values.items()}},
+        "rows": {"train": 1009, "validation": 101, "test": rows},
+        "weights": {"ensemble": dict.fromkeys(members, 1 / len(members))},
+        "cpu_seconds": dict.fromkeys(values, 17.3),
+        "memory_mb": 431,
+    }
+    return metrics | more, {model: list(own) for model, own in samples.items()}
+
+
+def fake_entry(name, random, *, baselines=BASELINES, rows=211, seeds=(0,)):
+    """Return a task with a run for each seed, whose models differ at random."""
+    runs, base = {}, random.uniform(0.4, 0.9)
     for seed in seeds:
-        values = {model: base + random.normal(0, 0.03) for model in models}
-        values["stack"] = max(values.values()) + random.normal(0.003, 0.004)
-        best = max((v, k) for k, v in values.items() if k != "stack")[1]
-        half = 0.6 / rows**0.5
-
-        def gap(model, other, values=values, half=half):
-            value = values[model] - values[other]
-            return {"value": value, "low": value - half, "high": value + half}
-
-        runs[seed] = {
-            "test": {
-                model: {"spearman": v, "pearson": v + 0.013, "r2": v**2, "accuracy": v, "f1": v}
-                for model, v in values.items()
-            },
-            "intervals": {"test": {model: {"spearman": [v - half, v + half]} for model, v in values.items()}},
-            "differences": {model: gap("net", model) for model in models[1:]},
-            "stack_versus_best": {"best": best, **gap("stack", best)},
-            "rows": {"train": 1009, "validation": 101, "test": rows},
-            "seconds": dict.fromkeys(models, random.uniform(1, 60)),
-            "memory_mb": int(random.uniform(300, 900)),
-            "parameters": 47169,
-        }
+        values = {model: base + random.normal(0, 0.03) for model in models_with(baselines)}
+        samples = {model: v + random.normal(0, 0.6 / rows**0.5, SAMPLES) for model, v in values.items()}
+        runs[seed] = fake_run(values, samples, rows=rows)
     return name, runs
 
 
@@ -54,47 +57,139 @@ def written(folder, entries, kinds):
                 published="Transformer 0.68",
             )
         )
-        for seed, metrics in runs.items():
+        for seed, (metrics, bootstrap) in runs.items():
             out = folder / "runs" / name / str(seed)
             out.mkdir(parents=True)
             (out / "metrics.json").write_text(json.dumps(metrics))
+            (out / "bootstrap.json").write_text(json.dumps(bootstrap))
     return tasks, make_jobs(tasks, settings, folder, force=False)
+
+
+def entries_of(folder, entries, kinds=None):
+    folder.mkdir(exist_ok=True)
+    return task_entries(*written(folder, entries, kinds or ["regression"] * len(entries)))
+
+
+# difference, lowest and highest sample of it: of Lyra to boosting, and of the ensemble to the better of the two
+ABOVE, TIE, BELOW = (0.05, 0.01, 0.09), (0.02, -0.01, 0.05), (-0.05, -0.09, -0.01)
+GAPS = [
+    (ABOVE, (0.03, 0.01, 0.05)),
+    (TIE, (-MAX_LOSS / 2, -0.02, 0.01)),
+    ((-0.02, -0.05, 0.01), (-2 * MAX_LOSS, -0.05, 0.01)),
+    (BELOW, (-MAX_LOSS / 2, -0.008, -0.002)),
+]
+
+
+def with_gaps(lyra, ensemble, random, *, seeds=(0, 1, 2)):
+    """Return the runs of a task with these differences; the metrics themselves vary much more than the differences."""
+    common = random.normal(0.7, 0.3, SAMPLES)
+    gap_of_lyra, gap_of_ensemble = (np.linspace(low, high, SAMPLES) for _, low, high in (lyra, ensemble))
+    is_better = lyra[0] > 0
+    values = {"ridge": 0.6, "boosting": 0.7, "lyra-paper": 0.7, "lyra-additive": 0.7 + lyra[0], "lyra": 0.7 + lyra[0]}
+    values["ensemble-without-lyra"] = values["ensemble"] = 0.7 + is_better * lyra[0] + ensemble[0]
+    samples = {"ridge": common - 0.1, "boosting": common, "lyra-paper": common}
+    samples["lyra-additive"] = samples["lyra"] = common + gap_of_lyra
+    samples["ensemble-without-lyra"] = samples["ensemble"] = common + is_better * gap_of_lyra + gap_of_ensemble
+    return {
+        seed: fake_run(
+            {model: v + 0.01 * seed for model, v in values.items()},
+            {model: own + 0.01 * seed for model, own in samples.items()},
+        )
+        for seed in seeds
+    }
 
 
 def test_comparisons_are_counted_with_their_intervals(tmp_path):
     random = np.random.default_rng(3)
-    entries = [fake_entry(f"a/{k}", random, seeds=(0, 1, 2)) for k in range(5)]
-    entries[4] = fake_entry("a/4", random, rows=19, seeds=(0, 1, 2))
-    gaps = [(0.05, 0.01, 0.09), (0.02, -0.01, 0.05), (-0.02, -0.05, 0.01), (-0.05, -0.09, -0.01)]
-    for (_, runs), (value, low, high) in zip(entries, gaps, strict=False):
-        for seed, run in runs.items():
-            for model, figures in run["test"].items():
-                figures["spearman"] = {"ridge": 0.6, "boosting": 0.7, "paper": 0.8}.get(model, 0.7 + value)
-                figures["spearman"] += 0.01 * seed
-            run["differences"] = {
-                "ridge": {"value": 1.0, "low": 1.0, "high": 1.0},
-                "boosting": {"value": value, "low": low, "high": high},
-                "paper": {"value": -value, "low": -high, "high": -low},
-            }
-            run["stack_versus_best"] = {"best": "net", "value": -value, "low": -high, "high": -low}
+    entries = [(f"a/{k}", with_gaps(*gaps, random)) for k, gaps in enumerate(GAPS)]
+    entries.append(fake_entry("a/4", random, rows=19, seeds=(0, 1, 2)))
     tasks, jobs = written(tmp_path, entries, ["regression"] * 5)
     found = task_entries(
         [*tasks, Task(id="b/none", table=tmp_path / "t.csv", task_type="pairs", has_training=False)], jobs
     )
     counts = summarize(found)
-    expected = {"tasks": 4, "higher": 2, "significantly_higher": 1, "not_significantly_lower": 3}
-    assert counts["a"]["baseline"] == expected
-    assert counts["all"]["paper"] == expected
-    assert counts["all"]["stack"] == expected
+    expected = {"tasks": 4, "clearly above": 1, "tie": 2, "clearly below": 1, "higher": 2, "close": 2}
+    assert counts["a"]["lyra_baseline"] == expected
+    assert counts["all"]["lyra_paper"] == expected
+    # of the two ties one is lower by more than the loss that still counts as equal, and what is clearly below is not
+    # close, however near it is
+    assert counts["all"]["ensemble_single"] == {**expected, "higher": 1, "close": 2}
+    # equal models are a tie, and neither is higher
+    equal = {"tasks": 4, "clearly above": 0, "tie": 4, "clearly below": 0, "higher": 0, "close": 4}
+    assert counts["all"]["lyra_additive"] == counts["all"]["ensemble_without"] == equal
     assert (counts["all"]["scored"], counts["all"]["small"], counts["all"]["no training rows"]) == (4, 1, 1)
-    assert counts["b"]["baseline"]["tasks"] == 0
+    assert [counts["b"][name]["tasks"] for name in COMPARISONS] == [0] * len(COMPARISONS)
     first = found[0]
     assert first["best_baseline"] == "boosting"
-    assert first["values"]["net"] == pytest.approx(0.76)
-    assert first["std"]["net"] == pytest.approx(0.01)
+    assert first["values"]["lyra"] == pytest.approx(0.76)
+    assert first["std"]["lyra"] == pytest.approx(0.01)
+    assert first["weights"] == pytest.approx({"ridge": 1 / 3, "boosting": 1 / 3, "lyra": 1 / 3})
+    gap = first["comparisons"]["lyra_baseline"]
+    assert (gap["first"], gap["second"], gap["verdict"]) == ("lyra", "boosting", "clearly above")
+    assert gap["value"] == pytest.approx(0.05)
+    assert [gap["low"], gap["high"]] == pytest.approx([0.012, 0.088], abs=1e-3)
+    # the best single model is Lyra where it is better than boosting
+    assert [entry["comparisons"]["ensemble_single"]["second"] for entry in found[:4]] == ["lyra"] * 2 + ["boosting"] * 2
     # the task is published with Pearson, so that is shown too
     assert first["published_metric"] == "pearson"
-    assert len(result_rows(found)) == 5 * 3 * 5 * 5
+    rows = result_rows(found)
+    assert len(rows) == 5 * 3 * 7 * 5
+    assert {(row["model"], row["weight"]) for row in rows} >= {("lyra", 1 / 3), ("lyra-paper", None)}
+    assert {row["cpu_seconds"] for row in rows} == {17.3}
+
+
+def seeds_with(gaps, noise):
+    """Return a task with a run per seed, in which Lyra is above boosting by the gap of the seed."""
+    runs = {}
+    for seed, gap in enumerate(gaps):
+        values = {"boosting": 0.6, "lyra": 0.6 + gap, "ensemble": 0.6 + gap}
+        samples = {model: np.full(SAMPLES, v) for model, v in values.items()} | {"lyra": 0.6 + gap + noise}
+        runs[seed] = fake_run(values, samples)
+    return "a/one", runs
+
+
+def test_an_interval_of_several_seeds_is_wider_only_where_seeds_differ(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.005, SAMPLES)
+    cases = {"one": (0.04,), "equal": (0.04, 0.04, 0.04), "different": (-0.01, 0.04, 0.09)}
+    found = {
+        name: entries_of(tmp_path / name, [seeds_with(gaps, noise)])[0]["comparisons"]["lyra_baseline"]
+        for name, gaps in cases.items()
+    }
+    assert [gap["value"] for gap in found.values()] == pytest.approx([0.04] * 3)
+    widths = {name: gap["high"] - gap["low"] for name, gap in found.items()}
+    assert widths["one"] == pytest.approx(2 * 1.96 * 0.005, rel=0.15)
+    assert widths["equal"] == pytest.approx(widths["one"], rel=0.02)
+    # of 3 seeds drawn with replacement, all are the lowest one with a probability of 1/27
+    assert widths["different"] > 3 * widths["one"]
+    assert [gap["verdict"] for gap in found.values()] == ["clearly above", "clearly above", "tie"]
+    rows_alone = entries_of(tmp_path / "rows", [seeds_with((-0.01, 0.04, 0.09), np.zeros(SAMPLES))])[0]
+    gap = rows_alone["comparisons"]["lyra_baseline"]
+    # the widest draw, three times the same seed, is stretched by the variance that few seeds lack
+    assert [gap["low"], gap["high"]] == pytest.approx([0.04 - 0.05 * 1.5**0.5, 0.04 + 0.05 * 1.5**0.5])
+
+
+def test_samples_that_define_no_metric_are_left_out_of_the_interval(tmp_path):
+    name, runs = seeds_with((0.04,), np.linspace(-0.01, 0.01, SAMPLES))
+    runs[0][1]["boosting"][100:] = [None] * (SAMPLES - 100)
+    gap = entries_of(tmp_path / "some", [(name, runs)])[0]["comparisons"]["lyra_baseline"]
+    assert 0.03 < gap["low"] < gap["high"] < 0.04
+    runs[0][1]["boosting"] = [None] * SAMPLES
+    gap = entries_of(tmp_path / "all", [(name, runs)])[0]["comparisons"]["lyra_baseline"]
+    assert gap["low"] == gap["high"] == gap["value"]
+
+
+def results_of(entries, *, seeds=(0,)):
+    return {
+        "tasks_file": "tasks.json",
+        "date": "2026-01-01T00:00",
+        "machine": {"processor": "a processor", "cores": 2, "memory_gb": 7.5, "system": "Linux"},
+        "versions": {"python": "3.11"},
+        "settings": {"train_rows": 20000, "tokens": 31, "boosting_iterations": 7, "seeds": list(seeds)},
+        "core_hours": 0.25,
+        "summary": summarize(entries),
+        "failed": [],
+        "tasks": entries,
+    }
 
 
 def test_the_page_and_the_text_hold_every_task(tmp_path):
@@ -105,30 +200,40 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
         fake_entry("rna/few", random, rows=7),
     ]
     tasks, jobs = written(tmp_path, entries, ["regression"] * 3 + ["pairs", "multiclass"])
-    found = task_entries(tasks, jobs)
-    results = {
-        "tasks_file": "tasks.json",
-        "date": "2026-01-01T00:00",
-        "machine": {"processor": "a processor", "cores": 2, "memory_gb": 7.5, "system": "Linux"},
-        "versions": {"python": "3.11"},
-        "settings": {
-            "presets": ["auto", "paper"],
-            "train_rows": 20000,
-            "tokens": 31,
-            "boosting_iterations": 7,
-            "seeds": [0],
-        },
-        "core_hours": 0.25,
-        "summary": summarize(found),
-        "failed": [],
-        "tasks": found,
-    }
+    results = results_of(task_entries(tasks, jobs))
     html, text = render(results), markdown(results)
     for word in ("task_0", "task_2", "fold", "rna/few", "ViennaRNA MFE", "Transformer 0.68", "fewer than 20 test rows"):
         assert word in html, word
         assert word in text, word
     assert html.count("<img") == 3
     assert "http" not in html.replace("http-equiv", "")
-    lead = "4 of 5 tasks are scored; network (preset auto) is higher than the published network in "
+    lead = "4 of 5 tasks are scored; Lyra against the best baseline: clearly above "
     assert text.startswith(f"# tasks.json: 5 tasks\n\n{lead}")
-    assert summary_lines(results)[-1].startswith("all: 4 scored; higher than the published network in ")
+    last = summary_lines(results)[-1]
+    assert last.startswith("all: 4 scored; Lyra against the best baseline: clearly above ")
+    assert all(f"; {title}: clearly above " in last for title in COMPARISONS.values())
+
+
+def test_the_page_counts_verdicts_and_says_what_one_seed_lacks(tmp_path):
+    random, one_seed = np.random.default_rng(7), "One seed: the intervals lack the variation of the training"
+    entries = [(f"a/{k}", with_gaps(*gaps, random)) for k, gaps in enumerate(GAPS)]
+    results = results_of(entries_of(tmp_path / "three", entries), seeds=(0, 1, 2))
+    text = markdown(results)
+    assert "ensemble neither clearly below the best single model nor over 0.01 below it: 2 of 4 (50 %)." in text
+    assert "| all | 4 | 1 / 2 / 1 | 0 / 4 / 0 | 1 / 2 / 1 | " in text
+    assert "0.760 ±.010" in text
+    assert "| 0.333 | +.050 (+.012, +.088), clearly above | +.030 (+.011, +.049), clearly above |" in text
+    assert one_seed not in text
+    entries = [(name, {0: runs[0]}) for name, runs in entries]
+    assert one_seed in markdown(results_of(entries_of(tmp_path / "one", entries)))
+
+
+def test_comparisons_without_their_models_are_left_out(tmp_path):
+    values = {"ridge": 0.5, "lyra-paper": 0.6}
+    run = fake_run(values, {model: np.full(SAMPLES, v) for model, v in values.items()}, weights={})
+    (entry,) = entries_of(tmp_path / "two", [("a/one", {0: run})])
+    assert entry["comparisons"] == entry["weights"] == {}
+    results = results_of([entry])
+    assert summary_lines(results) == ["a: 1 scored", "all: 1 scored"]
+    assert "| one | 211 | 0.500 | 0.600 | – | – | – |" in markdown(results)
+    assert "Lyra as published" in render(results)

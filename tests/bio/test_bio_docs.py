@@ -20,7 +20,7 @@ FIT = "--epochs 0.3 --boosting-iterations 5 --train-rows 200 --ensemble-size 1"
 BUDGETS = {
     "fit": FIT,
     "cross-validate": FIT.replace("200", "53"),
-    "bench": "--presets paper --tokens 20000 --boosting-iterations 5 --train-rows 50 --jobs 1",
+    "bench": "--models ridge boosting lyra lyra-paper --tokens 20000 --boosting-iterations 5 --train-rows 50 --jobs 1",
     "design": "--rounds 3 --population 50",
 }
 """Flags that a test adds to commands whose cost depends on them."""
@@ -77,7 +77,9 @@ def test_the_page_shows_every_command():
     "name",
     [
         *(f"run/{name}" for name in ("report.html", "metrics.json", "test.csv", "model.safetensors", "config.json")),
+        *(f"run/{name}" for name in ("bootstrap.json", "ridge.skops", "boosting.skops", "README.md")),
         *(f"{run}/report.html" for run in ("variants", "pairs", "with_covariates", "disorder", "guide_model", "genes")),
+        "compared/report.html",
         "report.html",
         *(f"scan/{name}" for name in ("scan.csv", "scan.html", "heatmap.pdf")),
         *(f"epistasis/{name}" for name in ("pairs.csv", "cycles.csv.gz", "epistasis.html")),

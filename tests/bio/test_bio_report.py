@@ -17,8 +17,7 @@ from subquad.bio.metrics.scores import (
     MAIN_METRIC,
     MIN_TEST_ROWS,
     by_group,
-    difference,
-    intervals,
+    compare_models,
     score,
     undefined_metrics,
 )
@@ -26,6 +25,7 @@ from subquad.bio.plots.finished_run import FinishedRun, best_model
 from subquad.bio.plots.fit_page import card, render, sections
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError
+from subquad.reporting.page import Table as PageTable
 from subquad.runs.folder import open_run
 from subquad.runs.storage import write_json
 
@@ -43,8 +43,8 @@ def noisy(random, y, size):
 
 
 def target_and_predictions(task_type, random):
-    """Return a target and predictions of four models, the net's the best."""
-    noise = {"net": 0.3, "ridge": 0.7, "boosting": 0.5, "stack": 0.4}
+    """Return a target and predictions of five models, Lyra's the best."""
+    noise = {"ridge": 0.7, "boosting": 0.5, "lyra": 0.3, "ensemble-without-lyra": 0.45, "ensemble": 0.4}
     if task_type == "pairs":
         y = [np.array([[0, 11], [1, 10], [2, 9]]) for _ in range(ROWS)]
         square = []
@@ -53,7 +53,8 @@ def target_and_predictions(task_type, random):
             for i, j in y[row][: 1 + row % 3]:
                 P[i, j] = P[j, i] = 0.9
             square.append(P)
-        return Target(task_type=task_type, y=y), dict.fromkeys(("net", "vienna", "vienna_bpp", "stack"), square)
+        models = ("vienna", "vienna_bpp", *list(noise)[2:])
+        return Target(task_type=task_type, y=y), dict.fromkeys(models, square)
     if task_type == "regression":
         y = random.normal(size=(ROWS, 1))
         return Target(task_type=task_type, y=y, names=("score",)), {m: noisy(random, y, s) for m, s in noise.items()}
@@ -82,25 +83,17 @@ def finished(task_type, seed=0):
     """Return a finished run as its files describe it."""
     random = np.random.default_rng(seed)
     target, predictions = target_and_predictions(task_type, random)
-    baselines = [name for name in predictions if name not in ("net", "stack")]
-    stack = difference(target, predictions["stack"], predictions[baselines[0]])
-    metrics = {
-        "task_type": task_type,
-        "main_metric": MAIN_METRIC[task_type],
-        "test": {name: score(target, p) for name, p in predictions.items()},
-        "intervals": {"test": {name: intervals(target, p, 20) for name, p in predictions.items()}},
-        "differences": {
-            name: difference(target, predictions["net"], p) for name, p in predictions.items() if name != "net"
-        },
-        "stack_versus_best": {"best": baselines[0], **stack},
-        "wins": "net",
+    first, second, *_ = predictions
+    metrics = compare_models(target, predictions) | {
         "rows": {"train": 500, "validation": 50, "test": ROWS},
-        "seconds": dict.fromkeys(predictions, 1.0),
-        "parameters": 47_169,
-        "ensemble_size": 4,
+        "cpu_seconds": {name: 7.25 + k for k, name in enumerate(predictions)},
+        "seconds": {"read": 0.5, "total": 61.0},
+        "parameters": {"lyra": 47_169},
         "memory_mb": 512,
-        "blending": {"net": {"linear": 0.25, "mlp_1": 0.375, "mlp_2": 0.375, "lyra": 0.0}},
-        "stacking": {"weights": {"net": 0.7, "ridge": 0.3}},
+        "weights": {
+            "ensemble": {first: 0.3, second: 0.0, "lyra": 0.7},
+            "ensemble-without-lyra": {first: 0.45, second: 0.55},
+        },
         "leakage": {"exact": 2, "near_duplicates": 5, "definition": "up to 1 substitution", "removed": 7, "marked": 0},
     }
     config = {
@@ -108,11 +101,13 @@ def finished(task_type, seed=0):
         "file": "assay.csv",
         "target": {"task_type": task_type, "classes": list(target.classes), "names": list(target.names)},
         "split": {"how": "at random", "rows": metrics["rows"]},
-        "selected": {"ridge": {"penalty": 10.0}, "net": [{"best_step": 41, "steps": 100}]},
-        "settings": {"preset": "auto", "seed": seed, "fingerprint": "0123456789abcdef"},
+        "models": [first, second, "lyra", "ensemble"],
+        "networks": {"lyra": {"selected": [{"best_step": 41}, {"best_step": 53}]}},
+        "selected": {"ridge": {"penalty": 10.0}, "lyra": [{"best_step": 41, "steps": 100}]},
+        "settings": {"seed": seed, "fingerprint": "0123456789abcdef"},
     }
-    history = [{"part": "net", "step": k, "loss": 1 / k} for k in range(1, 31)]
-    history += [{"part": "net", "step": k, f"validation_{MAIN_METRIC[task_type]}": k / 30} for k in (10, 20, 30)]
+    history = [{"part": "lyra", "step": k, "loss": 1 / k} for k in range(1, 31)]
+    history += [{"part": "lyra", "step": k, f"validation_{MAIN_METRIC[task_type]}": k / 30} for k in (10, 20, 30)]
     sequences = ["".join(random.choice(list(ALPHABETS["protein"]), LENGTH)) for _ in range(ROWS)]
     return FinishedRun(metrics=metrics, config=config, rows=rows_of(target, predictions, sequences), history=history)
 
@@ -181,12 +176,16 @@ def test_every_task_type_has_a_complete_and_self_contained_page(tmp_path, task_t
     whole.feed(page)
     assert whole.opened == []
     assert "http" not in page
-    assert re.search(r"Best on 67 test \w+: network, ", page) or task_type == "pairs"
+    # the predictions of pairs are all equal
+    best = "ViennaRNA MFE" if task_type == "pairs" else "Lyra"
+    assert re.search(rf"Best single model on 67 test \w+: {best}, ", page)
     assert page.count("data:image/png") >= 4
     assert "How to read this page" in page
     assert "Other test rows that are near-duplicates of a training or validation row: up to 1 substitution" in page
     assert "nan" not in re.sub(r'src="[^"]*"', "", page)
-    assert "Difference of the network in" in (tmp_path / "run" / "README.md").read_text()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Difference of Lyra in" in card
+    assert "without `--model`, ensemble predicts." in card
 
 
 def test_the_page_of_the_folder_is_that_of_the_run(tmp_path, undrawn):
@@ -204,29 +203,32 @@ def test_an_existing_report_is_overwritten_only_with_force(tmp_path, undrawn):
 
 
 def test_of_equal_models_the_simplest_is_best():
-    test = {name: {"spearman": 0.7} for name in ("net", "stack", "boosting", "ridge")}
+    test = {name: {"spearman": 0.7} for name in ("lyra", "ensemble", "boosting", "ridge")}
     metrics = {"task_type": "regression", "main_metric": "spearman", "rows": {"test": 23}, "test": test}
     assert best_model(metrics) == "ridge"
-    test["stack"]["spearman"] = 0.8
-    assert best_model(metrics) == "stack"
+    test["ensemble"]["spearman"] = 0.8
+    assert best_model(metrics) == "ensemble"
 
 
 def test_below_twenty_test_rows_no_model_is_named_best(undrawn):
     run = finished("regression")
     run.metrics["rows"]["test"] = MIN_TEST_ROWS
-    assert "Best on 20 test rows: network, Spearman" in render(run)
+    assert "Best single model on 20 test rows: Lyra, Spearman" in render(run)
+    assert "Difference of Lyra" in card(run)
+    assert 'class="winner"' in render(run)
     run.metrics["rows"]["test"] = MIN_TEST_ROWS - 1
     assert run.best is None
     for text in (render(run), card(run)):
         assert "No model is named best: 19 test rows, fewer than the 20 that a comparison needs." in text
-        assert "Best on" not in text
-        assert "Difference of the network" not in text
+        assert "Best single model" not in text
+        assert "Difference of Lyra" not in text
         assert 'class="winner"' not in text
 
 
 @pytest.mark.parametrize(("measured", "reason"), [(0, "no positive"), (1, "no negative")])
 def test_metrics_of_two_classes_are_dashes_if_the_test_rows_have_one(undrawn, measured, reason):
-    run = finished("binary")
+    # with another seed the Brier score of a model happens to be 0.500
+    run = finished("binary", seed=1)
     target = Target(task_type="binary", y=np.full(ROWS, measured), classes=("no", "yes"))
     run.metrics["test"] = {model: score(target, run.rows[model].to_numpy()) for model in run.metrics["test"]}
     run.metrics["undefined"] = undefined_metrics(target)
@@ -236,27 +238,88 @@ def test_metrics_of_two_classes_are_dashes_if_the_test_rows_have_one(undrawn, me
         assert f"No model is named best: {reason} among the {ROWS} test rows, so that AUROC is undefined." in text
         assert "0.500" not in text
     assert f"–: undefined, because there is {reason} among the test rows." in page
-    assert "| network | – | " in card(run)
+    assert "| Lyra | – | " in card(run)
 
 
 def test_a_difference_that_is_not_significant_is_called_so(undrawn):
-    run = finished("regression")
-    assert "Its lead exceeds the 95 % intervals over test rows;" in render(run)
-    run.metrics["test"]["stack"]["spearman"] = 0.99
-    run.metrics["wins"] = None
-    run.metrics["differences"]["ridge"] = {"value": 0.01, "low": -0.02, "high": 0.04}
+    run, unclear = finished("regression"), "Lyra is not clearly above every other single model here"
+    assert run.metrics["wins"] == "lyra"
     text = render(run)
-    assert "rows: stack of all models, Spearman 0.990" in text
-    assert "Best single model: network." in text
-    assert "ridge +0.0100 (95 % interval -0.0200 to +0.0400, not significant)" in text
-    assert "The network is not significantly better than all baselines here" in text
+    assert "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied." in text
+    assert unclear not in text
+    # neither an ensemble that is better nor one that ties says anything about single models
+    run.metrics["test"]["ensemble"]["spearman"] = 0.99
+    run.metrics["differences"]["lyra"]["ensemble"] = {"value": -0.05, "low": -0.07, "high": -0.03}
+    text = render(run)
+    assert "rows: Lyra, Spearman 0.9" in text
+    assert "ensemble 0.990)." in text
+    assert unclear not in text
+    run.metrics["wins"] = None
+    run.metrics["differences"]["lyra"]["ridge"] = {"value": 0.01, "low": -0.02, "high": 0.04}
+    run.metrics["differences"]["lyra"]["boosting"] = {"value": -0.04, "low": -0.06, "high": -0.02}
+    run.metrics["ensemble_versus_best"] = {"best": "lyra", "value": 0.05, "low": 0.03, "high": 0.07}
+    run.metrics["differences"]["ensemble"]["ensemble-without-lyra"] = {"value": 0.0, "low": 0.0, "high": 0.0}
+    text = render(run)
+    for whole in (text, card(run)):
+        assert "The test rows do not separate it from at least one other single model" in whole
+        assert "ridge +0.0100 (95 % interval -0.0200 to +0.0400, tie)" in whole
+        assert "gradient boosting -0.0400 (95 % interval -0.0600 to -0.0200, clearly below)" in whole
+        versus_best = "Difference of the ensemble to the best single model, Lyra: +0.0500 (95 % interval +0.0300 to "
+        assert f"{versus_best}+0.0700, clearly above)." in whole
+        assert "Difference of the ensemble to the one without Lyra: +0.0000 (95 % interval +0.0000 to" in whole
+    assert unclear in text
+    assert "Its additive path, in a row of its own, shows what Lyra adds to it." not in text
+    run.metrics["differences"]["lyra"]["lyra-additive"] = {"value": 0.01, "low": -0.01, "high": 0.03}
+    assert "Its additive path, in a row of its own, shows what Lyra adds to it." in render(run)
 
 
-def test_the_page_states_what_the_network_consists_of(undrawn):
-    run = finished("regression")
+def test_the_page_states_what_the_ensemble_consists_of(undrawn):
+    run, absent = finished("regression"), "Lyra does not contribute to its predictions."
     for text in (render(run), card(run)):
-        assert "blending weights, averaged over 4 ensemble members: linear 0.25, MLPs 0.75, Lyra 0.00." in text
-        assert "Lyra does not contribute to its predictions." in text
+        assert "Weights of the ensemble: ridge 0.30, gradient boosting 0.00, Lyra 0.70." in text
+        assert absent not in text
+    run.metrics["weights"]["ensemble"] = {"ridge": 0.25, "boosting": 0.75, "lyra": 0.0}
+    for text in (render(run), card(run)):
+        assert f"Weights of the ensemble: ridge 0.25, gradient boosting 0.75, Lyra 0.00. {absent}" in text
+    # an ensemble without Lyra among the models of the run
+    run.metrics["weights"]["ensemble"] = {"ridge": 0.25, "boosting": 0.75}
+    assert absent not in render(run)
+    run.metrics["weights"] = {}
+    assert "Weights of the ensemble" not in render(run)
+
+
+def test_the_first_table_has_the_weight_and_the_processor_time_of_each_model(tmp_path, undrawn):
+    folder(tmp_path / "run", "regression")
+    found = sections(tmp_path / "run")
+    table = next(block for block in found[0].blocks if isinstance(block, PageTable))
+    assert table.header[0] == "model"
+    assert table.header[-2:] == ["weight", "CPU seconds"]
+    assert {row[0]: row[-2:] for row in table.rows} == {
+        "ridge": [0.3, 7.25],
+        "gradient boosting": [0.0, 8.25],
+        "Lyra": [0.7, 9.25],
+        "ensemble without Lyra": [None, 10.25],
+        "ensemble": [None, 11.25],
+    }
+    training = next(own for own in found if own.title == "Training and selected hyperparameters")
+    networks = next(block for block in training.blocks if isinstance(block, PageTable))
+    assert networks.rows == [["Lyra", 2, 47_169]]
+    assert training.blocks[0].startswith("Total time 61 seconds, peak memory 512 MB.")
+
+
+def test_a_run_of_one_model_has_neither_weights_nor_an_ensemble(undrawn):
+    run = finished("regression")
+    for name in ("test", "cpu_seconds"):
+        run.metrics[name] = {"lyra": run.metrics[name]["lyra"]}
+    run.metrics.update(weights={}, differences={"lyra": {}}, wins=None)
+    del run.metrics["ensemble_versus_best"]
+    run.config["models"] = ["lyra"]
+    value = run.metrics["test"]["lyra"]["spearman"]
+    for text in (render(run), card(run)):
+        assert f"Best single model on 67 test rows: Lyra, Spearman {value:.3f}." in text
+        for absent in ("Weights of the ensemble", "Difference of", "do not separate", "Lyra is not clearly above"):
+            assert absent not in text
+    assert "without `--model`, Lyra predicts." in card(run)
 
 
 def test_groups_a_learning_curve_and_coverage_are_shown_if_they_are_known(undrawn):
@@ -265,22 +328,24 @@ def test_groups_a_learning_curve_and_coverage_are_shown_if_they_are_known(undraw
     target = Target(task_type="regression", y=run.rows[["measured"]].to_numpy(), names=("score",))
     names = np.array(["a gene", "b gene"])[np.arange(ROWS) % 2]
     found = {model: by_group(target, run.rows[[model]].to_numpy(), names) for model in run.metrics["test"]}
-    run.metrics["groups"] = {group: {model: found[model][group] for model in found} for group in found["net"]}
-    run.metrics["learning_curve"] = [{"rows": n, "net": 0.5 + n / 1e4, "ridge": 0.5} for n in (50, 200, 800)]
+    run.metrics["groups"] = {group: {model: found[model][group] for model in found} for group in found["lyra"]}
+    run.metrics["learning_curve"] = [{"rows": n, "lyra": 0.5 + n / 1e4, "ridge": 0.5} for n in (50, 200, 800)]
     levels = {"0.8": {"coverage": 0.79, "width": 1.25}, "0.9": {"coverage": 0.93, "width": None}}
-    run.metrics["conformal"] = {"net": {"score": levels}, "stack": {"score": levels}}
+    run.metrics["conformal"] = {"lyra": {"score": levels}, "ensemble": {"score": levels}}
     text = render(run)
     assert "a gene (34)" in text
-    assert re.search(r"The network is best in \d of 2\.", text)
+    assert re.search(r"The model ensemble is best in \d of 2\.", text)
     assert "If it still rises at its end, more measurements will help." in text
     assert "79.0 %" in text
 
 
 def test_a_metric_of_zero_is_better_than_a_negative_one_in_a_group(undrawn):
     run = finished("regression")
-    values = {"net": -0.3, "ridge": 0.0, "boosting": -0.5, "stack": -0.4}
+    values = {"lyra": -0.4, "ridge": 0.0, "boosting": -0.5, "ensemble": -0.3}
     run.metrics["groups"] = {"a gene": {model: {"rows": 31, "spearman": value} for model, value in values.items()}}
-    assert "The network is best in 0 of 1." in render(run)
+    assert "The model ensemble is best in 0 of 1." in render(run)
+    run.metrics["groups"]["a gene"]["ensemble"]["spearman"] = 0.1
+    assert "The model ensemble is best in 1 of 1." in render(run)
 
 
 def test_near_duplicates_that_stay_and_rows_that_were_not_searched_are_reported(undrawn):

@@ -37,7 +37,8 @@ def done(genes):
 
 
 def by_gene(**more):
-    return settings(**{"split_by": "group", "group": "gene", "folds": 3, **more})
+    models = ("ridge", "boosting", "lyra")
+    return settings(**{"split_by": "group", "group": "gene", "folds": 3, "models": models, **more})
 
 
 def test_each_row_is_predicted_once_by_models_of_the_other_genes(done, genes):
@@ -52,7 +53,10 @@ def test_each_row_is_predicted_once_by_models_of_the_other_genes(done, genes):
 def test_the_metrics_are_those_of_the_folds_and_of_all_rows(done):
     out, metrics = done
     predicted = pd.read_csv(out / "predictions.csv")
-    for model in ("net", "ridge", "boosting", "stack"):
+    models = {"ridge", "boosting", "lyra", "ensemble-without-lyra", "ensemble"}
+    for name in ("folds", "test", "std", "best_folds", "pooled"):
+        assert metrics[name].keys() == models
+    for model in models:
         own = [spearmanr(rows["measured"], rows[model]).statistic for _, rows in predicted.groupby("fold")]
         assert metrics["folds"][model] == pytest.approx(own)
         assert metrics["test"][model]["spearman"] == pytest.approx(np.mean(own))
@@ -60,9 +64,16 @@ def test_the_metrics_are_those_of_the_folds_and_of_all_rows(done):
         whole = spearmanr(predicted["measured"], predicted[model]).statistic
         assert metrics["pooled"][model]["spearman"] == pytest.approx(whole)
     assert sum(metrics["best_folds"].values()) == 3
-    gap = metrics["differences"]["ridge"]
-    assert gap["low"] <= gap["value"] <= gap["high"]
+    # the ensemble is compared with every other model, on all rows
+    assert list(metrics["differences"]) == ["ensemble"]
+    gaps = metrics["differences"]["ensemble"]
+    assert gaps.keys() == models - {"ensemble"}
+    for model, gap in gaps.items():
+        pooled = metrics["pooled"]
+        assert gap["value"] == pytest.approx(pooled["ensemble"]["spearman"] - pooled[model]["spearman"])
+        assert gap["low"] <= gap["value"] <= gap["high"]
     page = (out / "report.html").read_text()
+    assert "ensemble minus model, 95 % interval" in page
     assert "Best on average over 3 folds" in page
     assert "fold-2/report.html" in page
 
@@ -81,7 +92,9 @@ def test_an_interrupted_run_resumes_at_its_fold(done, genes, tmp_path, monkeypat
         cross_validate(genes, by_gene(), out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out" / "metrics.json").exists()
     with pytest.raises(SubquadError, match="folds was 3 and is 2"):
-        cross_validate(genes, settings(split_by="group", group="gene", folds=2), out=tmp_path / "out", quiet=True)
+        cross_validate(genes, by_gene(folds=2), out=tmp_path / "out", quiet=True)
+    with pytest.raises(SubquadError, match="models was"):
+        cross_validate(genes, by_gene(models=("ridge",)), out=tmp_path / "out", quiet=True)
     metrics = cross_validate(genes, by_gene(), out=tmp_path / "out", quiet=True)
     assert calls == ["fold-0", "fold-1", "fold-1", "fold-2"]
     assert metrics["folds"] == done[1]["folds"]
@@ -96,15 +109,18 @@ def test_the_table_is_read_once_for_all_folds(genes, tmp_path, monkeypatch):
 
     for module in (cross_validate_command, fit_command):
         monkeypatch.setattr(module, "read_table", read_table)
-    cross_validate(genes, by_gene(boosting_iterations=1), out=tmp_path / "out", quiet=True)
+    metrics = cross_validate(genes, by_gene(models=("ridge",)), out=tmp_path / "out", quiet=True)
     assert calls == [genes]
+    # a single model has no ensemble, and nothing to be compared with
+    assert metrics["differences"] == {"ridge": {}}
+    assert metrics["best_folds"] == {"ridge": 3}
 
 
 def test_a_column_of_numbers_says_the_folds_and_the_command_shows_them(tmp_path, capsys):
     frame = table(tmp_path / "t.csv", rows=101).drop_duplicates("sequence")
     frame["part"] = np.arange(len(frame)) % 2 + 5
     frame.to_csv(tmp_path / "t.csv", index=False)
-    own = settings(split="part", target=("active",))
+    own = settings(split="part", target=("active",), models=("ridge", "lyra"))
     cross_validate_cli(str(tmp_path / "t.csv"), own, options=RunOptions(out=tmp_path / "out"))
     shown = capsys.readouterr().out
     assert "mean and standard deviation over 2 folds" in shown
@@ -121,7 +137,7 @@ def test_residues_have_means_over_the_folds_only(tmp_path):
     )
     assert "pooled" not in metrics
     assert not (tmp_path / "out" / "predictions.csv").exists()
-    assert len(metrics["folds"]["net"]) == 2
+    assert len(metrics["folds"]["lyra"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from subquad.errors import SubquadError
 def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):
     model = Landscape()
     frame = run_design(model, tmp_path, number=7, max_mutations=4)
-    own = model.predict_each_of_sequences([model.wild_type])[0, 0, 0]
+    own = model.members_of_sequences([model.wild_type]).mean[0, 0]
     assert frame["prediction"][0] == pytest.approx(own + model.best_gain(4))
     assert tuple(frame.columns) == COLUMNS
     assert frame["name"].tolist() == [f"D{k}" for k in range(1, 8)]
@@ -67,7 +67,7 @@ def test_the_bound_is_the_mean_and_beta_times_the_spread(tmp_path):
     for goal, sign in (("max", 1), ("min", -1)):
         frame = run_design(model, tmp_path, goal, goal=goal, number=11, beta=2.0)
         np.testing.assert_allclose(frame["ucb"], frame["prediction"] + sign * 2 * frame["prediction_std"])
-        members = model.predict_each_of_sequences(frame["sequence"].tolist())[..., 0]
+        members = np.stack(model.members_of_sequences(frame["sequence"].tolist()).each)[..., 0]
         np.testing.assert_allclose(frame["prediction"], members.mean(0))
         np.testing.assert_allclose(frame["prediction_std"], members.std(0, ddof=1))
         assert (sign * frame["ucb"]).is_monotonic_decreasing

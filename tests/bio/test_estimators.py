@@ -18,7 +18,7 @@ from subquad.bio.commands.report import report
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.models.estimator_data import holdout_mask, read_X
 from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
-from subquad.bio.models.fit import fit_net, prepare
+from subquad.bio.models.fit import fit_network, prepare
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -191,8 +191,9 @@ def test_sequences_of_several_lengths_are_learned_from():
 @pytest.mark.slow
 def test_a_prediction_does_not_depend_on_the_other_rows():
     X, y = assay(rows=83)
-    model = LyraRegressor(epochs=11.0, ensemble_size=1, random_state=0).fit(X, y)
-    model.ensemble_.nets[0].blending.fill_(0.5)
+    model = LyraRegressor(**SHORT).fit(X, y)
+    # not the linear model at which it started
+    torch.nn.init.normal_(model.ensemble_.nets[0].lyra.head.weight)
     alone = np.concatenate([model.predict([x]) for x in X])
     np.testing.assert_allclose(alone, model.predict(X), atol=1e-5)
 
@@ -369,6 +370,9 @@ def test_base_pairs_are_predicted_in_the_form_of_y():
         LyraPairing().fit(["MKTAYIAK"] * 3, ["((....))"] * 3)
 
 
+TAGS = str.maketrans("ACGT", "1100")
+
+
 def fitted(name, rows=41):
     X, y = assay(rows=rows)
     match name:
@@ -379,18 +383,24 @@ def fitted(name, rows=41):
         case "classifier":
             return LyraClassifier(**SHORT).fit(X, np.where(y > 0, "on", "off")), X
         case "paper":
-            return LyraClassifier(preset="paper", **SHORT).fit(X, (y > 0).astype(int)), X
+            return LyraClassifier(model="lyra-paper", **SHORT).fit(X, (y > 0).astype(int)), X
+        case "mlp":
+            return LyraRegressor(model="mlp", **SHORT).fit(X, y), X
+        case "alone":
+            return LyraTagger(model="lyra-alone", **SHORT).fit(X, [x.translate(TAGS) for x in X]), X
         case "numbers":
             numbers = pd.DataFrame(np.random.default_rng(0).normal(size=(rows, 2)), columns=["a", "b"])
             return LyraRegressor(**SHORT).fit(numbers, y), numbers
         case "tagger":
-            return LyraTagger(**SHORT).fit(X, ["".join("01"[letter in "AC"] for letter in x) for x in X]), X
+            return LyraTagger(**SHORT).fit(X, [x.translate(TAGS) for x in X]), X
     X, y = hairpins(rows=13)
     return LyraPairing(**SHORT).fit(X, y), X
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["regressor", "rank", "classifier", "paper", "numbers", "tagger", "pairing"])
+@pytest.mark.parametrize(
+    "name", ["regressor", "rank", "classifier", "paper", "mlp", "alone", "numbers", "tagger", "pairing"]
+)
 def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
     if name == "pairing":
         pytest.importorskip("RNA")
@@ -408,8 +418,10 @@ def test_what_is_saved_and_what_is_pickled_predicts_the_same(name, tmp_path):
     for other in (opened, pickle.loads(pickle.dumps(model))):
         for a, b in zip(other.predict(X), model.predict(X), strict=True):
             np.testing.assert_array_equal(a, b)
-    if name in ("regressor", "classifier", "pairing"):
-        assert BioModel.load(tmp_path / "model").task_type == model._target["task_type"]
+    kinds = {"paper": "lyra-paper", "mlp": "mlp", "numbers": "mlp", "alone": "lyra-alone"}
+    folder = BioModel.load(tmp_path / "model")
+    assert folder.task_type == model._target["task_type"]
+    assert folder.models == (kinds.get(name, "lyra"),)
     with pytest.raises(SubquadError, match="a saved estimator, which has no test rows"):
         report(tmp_path / "model", force=True)
     if name == "numbers":
@@ -439,12 +451,12 @@ def test_the_folder_of_an_estimator_names_the_models_that_it_lacks(tmp_path):
     model, X = fitted("regressor")
     model.save(tmp_path / "model")
     pd.DataFrame({"sequence": X}).to_csv(tmp_path / "t.csv", index=False)
-    for name in ("ridge", "boosting", "stack"):
-        message = f"holds the network of an estimator only, and no {name}; predict with --model net, or fit with"
+    for name in ("ridge", "boosting", "ensemble"):
+        message = f"holds lyra only, and no {name}; predict with --model lyra, or fit several models with"
         with pytest.raises(SubquadError, match=message):
             predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", model=name, quiet=True)
-    with pytest.raises(SubquadError, match=r"no model 'lyra' \(there are: net\)"):
-        predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyra", quiet=True)
+    with pytest.raises(SubquadError, match=r"no model 'net' \(there are: lyra\)"):
+        predict(tmp_path / "model", tmp_path / "t.csv", out=tmp_path / "p.csv", model="net", quiet=True)
     assert not (tmp_path / "p.csv").exists()
     opened = load_run(tmp_path / "model")
     assert isinstance(opened, LyraRegressor)
@@ -461,8 +473,8 @@ def test_an_estimator_is_the_network_of_the_command():
     split = {"train": np.flatnonzero(~mask), "validation": np.flatnonzero(mask), "test": np.arange(0)}
     own = Dataset(inputs=inputs, target=Target(task_type="regression", y=y[:, None]), split=split)
     seed = int(np.random.RandomState(0).randint(2**31 - 1))
-    net = fit_net(prepare(own), FitSettings(epochs=3.0, ensemble_size=1), seed=seed)
-    np.testing.assert_array_equal(net.predict(inputs)[:, 0], model.predict(X))
+    nets = fit_network("lyra", prepare(own), FitSettings(epochs=3.0, ensemble_size=1), seed=seed)
+    np.testing.assert_array_equal(nets.predict(inputs)[:, 0], model.predict(X))
 
 
 @pytest.mark.slow
@@ -497,9 +509,30 @@ def test_errors_name_their_rows():
     with pytest.raises(ValueError, match="y has one class only"):
         LyraClassifier().fit(X, np.ones(41))
     with pytest.raises(SubquadError, match="this estimator needs sequences"):
-        LyraRegressor(preset="paper").fit(np.ones((41, 2)), y)
+        LyraRegressor(model="lyra-paper").fit(np.ones((41, 2)), y)
     with pytest.raises(ValueError, match="validation must be 41 of bool, got int64"):
         LyraRegressor(**SHORT).fit(X, y, validation=np.arange(41))
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "message"),
+    [
+        # baselines are not estimators of this module
+        (LyraRegressor, "ridge", r"no model 'ridge' \(there are: mlp, lyra-paper, lyra-alone, lyra-additive, lyra\)"),
+        (LyraRegressor, "lyra_paper", "no model 'lyra_paper'; did you mean 'lyra-paper'"),
+        (LyraClassifier, "ensemble", "no model 'ensemble'"),
+        (LyraTagger, "mlp", r"no model 'mlp' \(there are: lyra-paper, lyra-alone, lyra\)"),
+        (LyraPairing, "lyra-additive", "no model 'lyra-additive'; did you mean"),
+    ],
+)
+def test_models_that_are_no_network_of_the_target_are_refused(kind, model, message):
+    X, y = (["GGGAAAUCCC"] * 4, ["(((...)))."] * 4) if kind is LyraPairing else assay(rows=21)
+    if kind is LyraTagger:
+        y = [x.translate(TAGS) for x in X]
+    if kind is LyraClassifier:
+        y = y > 0
+    with pytest.raises(SubquadError, match=message):
+        kind(model=model).fit(X, y)
 
 
 def held(X, strata=None, groups=None, fraction=0.2):

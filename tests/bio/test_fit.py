@@ -25,51 +25,63 @@ from subquad.runs.options import OutputOptions, RunOptions
 DATA = os.environ.get("SUBQUAD_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the data folder is not here")
 
+MODELS = ("ridge", "boosting", "mlp", "lyra-additive", "lyra")
+"""Models that are fitted to one value per row if none are named."""
+ENSEMBLES = ("ensemble-without-lyra", "ensemble")
+
 
 @pytest.mark.slow
 def test_the_commands_fit_and_predict(tmp_path, capsys):
     frame = table(tmp_path / "t.csv")
     options = RunOptions(out=tmp_path / "run")
-    fit_cli(str(tmp_path / "t.csv"), settings(ensemble_size=2), presets=("paper",), options=options)
+    models = ("ridge", "boosting", "mlp", "lyra-paper", "lyra")
+    fit_cli(str(tmp_path / "t.csv"), settings(ensemble_size=2, models=models), options=options)
     shown = capsys.readouterr()
     assert "alphabet: dna (ACGT) (inferred" in shown.err
     assert "31 test rows" in shown.out
     assert "subquad bio predict" in " ".join(shown.out.split())
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert set(metrics["test"]) == {"net", "paper", "ridge", "boosting", "stack"}
+    assert set(metrics["test"]) == {*models, *ENSEMBLES}
     assert metrics["main_metric"] == "spearman"
-    assert metrics["seconds"]["total"] >= metrics["seconds"]["net"] > 0
+    assert metrics["seconds"]["total"] >= metrics["seconds"]["read"] > 0
+    assert set(metrics["cpu_seconds"]) == set(metrics["test"])
+    assert metrics["cpu_seconds"]["ensemble"] > metrics["cpu_seconds"]["lyra"] > 0
     assert sum(metrics["rows"].values()) <= 211
-    assert metrics["test"]["net"]["spearman"] > 0.9
-    assert {"low", "high", "value"} <= set(metrics["differences"]["ridge"])
+    assert metrics["test"]["lyra"]["spearman"] > 0.9
+    assert metrics["test"]["ensemble"]["spearman"] > 0.9
+    for model in ("lyra", "ensemble"):
+        assert set(metrics["differences"][model]) == set(metrics["test"]) - {model}
+        assert {"low", "high", "value"} <= set(metrics["differences"][model]["ridge"])
     for name in ("config.json", "history.jsonl", "report.html", "README.md", "model.safetensors", "test.csv"):
         assert (tmp_path / "run" / name).is_file(), name
+    drawn = json.loads((tmp_path / "run" / "bootstrap.json").read_text())
+    assert set(drawn) == set(metrics["test"])
     predict_cli(tmp_path / "run", str(tmp_path / "t.csv"), options=OutputOptions(out=tmp_path / "p.csv.gz"))
     got = pd.read_csv(tmp_path / "p.csv.gz")
     added = [name for name in got.columns if name not in frame.columns]
     assert added == ["prediction", "prediction_std", "prediction_low", "prediction_high"]
     assert (got["prediction_low"] <= got["prediction_high"]).all()
     test = pd.read_csv(tmp_path / "run" / "test.csv")
-    # what was measured in the fit is what the saved net predicts
-    np.testing.assert_allclose(got["prediction"][test["row"] - 1], test["net"], atol=1e-5)
+    # what was measured in the fit is what the saved ensemble predicts
+    np.testing.assert_allclose(got["prediction"][test["row"] - 1], test["ensemble"], atol=1e-5)
     assert got["sequence"].tolist() == frame["sequence"].tolist()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["auto", "paper"])
-def test_a_baseline_or_the_stack_predicts_what_it_was_measured_with(tmp_path, preset):
+def test_each_model_and_the_ensemble_predict_what_they_were_measured_with(tmp_path):
     frame = table(tmp_path / "t.csv")
-    # the baselines, and not the network as published, leave out positions that never vary
+    # all models, except the network as published, leave out positions that never vary
     frame["sequence"] = "AC" + frame["sequence"]
     frame.to_csv(tmp_path / "t.csv", index=False)
-    fit(tmp_path / "t.csv", settings(preset=preset), out=tmp_path / "run", quiet=True)
+    models = ("ridge", "boosting", "mlp", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
+    fit(tmp_path / "t.csv", settings(models=models), out=tmp_path / "run", quiet=True)
     test = pd.read_csv(tmp_path / "run" / "test.csv")
-    for model in ("net", "ridge", "boosting", "stack"):
+    for model in (*models, "ensemble"):
         got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / f"{model}.csv", model=model, quiet=True)
         np.testing.assert_allclose(got["prediction"][test["row"] - 1], test[model], atol=1e-5)
         assert (got["prediction_low"] < got["prediction_high"]).all()
-    with pytest.raises(SubquadError, match=r"no model 'lyra'.*net, ridge, boosting, stack"):
-        predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyra", quiet=True)
+    with pytest.raises(SubquadError, match=r"no model 'lyr'; did you mean 'lyra'\?.*ridge, boosting, .*ensemble"):
+        predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", model="lyr", quiet=True)
 
 
 @pytest.mark.slow
@@ -95,15 +107,18 @@ def test_every_task_type_from_a_table_and_back(tmp_path, target, task_type, name
         ]
         frame.to_csv(tmp_path / "t.csv", index=False)
     metrics = fit(tmp_path / "t.csv", settings(target=target, task_type=task_type), out=tmp_path / "run", quiet=True)
-    assert set(metrics["test"]) == {"net", "ridge", "boosting", "stack"}
-    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.tsv", quiet=True)
-    added = [name for name in got.columns if name not in frame.columns]
-    assert [name for name in added if not name.startswith(("prediction_low", "prediction_high"))] == names
-    if task_type.startswith("residue"):
-        values = [json.loads(text) for text in got["prediction"]]
-        assert [len(own) for own in values] == frame["sequence"].str.len().tolist()
-        stacked = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "s.tsv", model="stack", quiet=True)
-        assert [len(json.loads(own)) for own in stacked["prediction"]] == [len(own) for own in values]
+    fitted = ("ridge", "boosting", "lyra") if task_type.startswith("residue") else MODELS
+    assert set(metrics["test"]) == {*fitted, *ENSEMBLES}
+    # of one network there is no standard deviation
+    for model, bounds in (("lyra", ("low", "high")), (None, ("low", "high", "std"))):
+        out = tmp_path / f"{model}.tsv"
+        got = predict(tmp_path / "run", tmp_path / "t.csv", out=out, model=model, quiet=True)
+        added = [name for name in got.columns if name not in frame.columns]
+        unwanted = tuple(f"prediction_{name}" for name in bounds)
+        assert [name for name in added if not name.startswith(unwanted)] == names
+        if task_type.startswith("residue"):
+            values = [json.loads(text) for text in got["prediction"]]
+            assert [len(own) for own in values] == frame["sequence"].str.len().tolist()
     assert (tmp_path / "run" / ("test.json" if task_type.startswith("residue") else "test.csv")).is_file()
 
 
@@ -117,12 +132,11 @@ def test_base_pairs_from_a_table_and_back(tmp_path):
     frame["structure"] = "(((((....)))))"
     frame.to_csv(tmp_path / "t.csv", index=False)
     metrics = fit(tmp_path / "t.csv", FitSettings(**SHORT), out=tmp_path / "run", quiet=True)
-    assert set(metrics["test"]) == {"net", "vienna", "vienna_bpp", "stack"}
-    assert metrics["test"]["net"]["f1"] > 0.5
-    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
-    assert set(got["prediction"].str.len()) == {14}
-    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "s.csv", model="stack", quiet=True)
-    assert set(got["prediction"].str.len()) == {14}
+    assert set(metrics["test"]) == {"vienna", "vienna_bpp", "lyra", *ENSEMBLES}
+    assert metrics["test"]["lyra"]["f1"] > 0.5
+    for model in ("lyra", None):
+        got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / f"{model}.csv", model=model, quiet=True)
+        assert set(got["prediction"].str.len()) == {14}
 
 
 @pytest.mark.slow
@@ -146,11 +160,35 @@ def test_variants_of_a_wild_type_are_learned_without_sequences(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_paper_preset_is_fitted_alone(tmp_path):
+def test_the_published_network_is_fitted_alone(tmp_path):
     table(tmp_path / "t.csv")
-    metrics = fit(tmp_path / "t.csv", settings(preset="paper"), out=tmp_path / "run", quiet=True)
-    assert metrics["parameters"] == 47_169 - 16 * 64
-    predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
+    metrics = fit(tmp_path / "t.csv", settings(models=("lyra-paper",)), out=tmp_path / "run", quiet=True)
+    assert metrics["parameters"] == {"lyra-paper": 47_169 - 16 * 64}
+    assert set(metrics["test"]) == {"lyra-paper"}
+    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
+    test = pd.read_csv(tmp_path / "run" / "test.csv")
+    np.testing.assert_allclose(got["prediction"][test["row"] - 1], test["lyra-paper"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_ridge_alone_has_no_ensemble_and_predicts(tmp_path):
+    table(tmp_path / "t.csv")
+    arguments = ["bio", "fit", str(tmp_path / "t.csv"), "--sequence", "sequence", "--target", "score", "--quiet"]
+    assert main([*arguments, "--models", "ridge", "--out", str(tmp_path / "run")]) == 0
+    metrics, config = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("metrics", "config"))
+    assert set(metrics["test"]) == set(metrics["cpu_seconds"]) == {"ridge"}
+    assert (metrics["weights"], metrics["parameters"], metrics["wins"]) == ({}, {}, None)
+    assert not {"ensemble", "ensemble_versus_best"} & {*metrics, *metrics["differences"]}
+    assert (config["models"], config["networks"], config["stacking"]) == (["ridge"], {}, None)
+    model = BioModel.load(tmp_path / "run")
+    assert (model.default, model.positions) == ("ridge", None)
+    got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", quiet=True)
+    assert "prediction_std" not in got
+    test = pd.read_csv(tmp_path / "run" / "test.csv")
+    np.testing.assert_allclose(got["prediction"][test["row"] - 1], test["ridge"], atol=1e-5)
+    for other in ("ensemble", "lyra"):
+        with pytest.raises(SubquadError, match=f"holds ridge only, and no {other}; predict with --model ridge, or fit"):
+            predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "q.csv", model=other, quiet=True)
 
 
 @pytest.mark.slow
@@ -158,11 +196,11 @@ def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     table(tmp_path / "t.csv")
     own = settings(ensemble_size=2)
     whole = fit(tmp_path / "t.csv", own, out=tmp_path / "whole", quiet=True)
-    real, calls = training.train, []
+    real = training.train
 
     def killed(*arguments, **options):
-        calls.append(options["name"])
-        if len(calls) == 2:
+        # the models before it, and the first of its networks, have been trained
+        if options["name"] == "lyra 2":
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
@@ -192,8 +230,10 @@ def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
     curve = metrics["learning_curve"]
     assert [point["rows"] for point in curve] == sorted(point["rows"] for point in curve)
     assert len(curve) == 3
-    assert set(curve[0]) == {"rows", "net", "ridge", "boosting"}
-    assert sum(metrics["stacking"]["weights"].values()) == pytest.approx(1)
+    assert set(curve[0]) == {"rows", *MODELS, *ENSEMBLES}
+    assert curve[-1]["ensemble"] == metrics["test"]["ensemble"]["spearman"]
+    for name in ENSEMBLES:
+        assert sum(metrics["weights"][name].values()) == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -203,7 +243,7 @@ def test_a_curve_of_few_rows_has_the_spread_of_its_drawings(tmp_path):
     metrics = fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
     few, some, whole = metrics["learning_curve"]
     assert [few["rows"], some["rows"], whole["rows"]] == [12, 48, metrics["rows"]["train"]]
-    assert set(few["std"]) == {"net", "ridge", "boosting"}
+    assert set(few["std"]) == {*MODELS, *ENSEMBLES}
     assert few["std"]["ridge"] > 0
     assert few["ridge"] < some["ridge"] < whole["ridge"]
     assert "std" not in whole
@@ -240,7 +280,11 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"presets": ("papr",)}, "no preset 'papr'; did you mean 'paper'?"),
+        ({"models": ("ridge", "lyr-paper")}, "t.csv: no model 'lyr-paper'; did you mean 'lyra-paper'?"),
+        (
+            {"models": ("ridge", "vienna")},
+            "t.csv: --models vienna does not suit a task of type regression; choose from",
+        ),
         ({"out": "t.csv"}, "t.csv: --out must be a folder, and this is a file"),
         ({"target": ("score", "late")}, "no training row has a value in column 'late'; leave it out"),
         ({"sequence": "same"}, "all training sequences are the same; there is nothing to learn from"),
@@ -252,11 +296,11 @@ def test_data_without_signal_are_refused_before_a_folder_is_written(tmp_path, mo
     frame["late"] = frame["score"].where(frame["split"] != "train")
     frame["same"] = "ACGTAC" + frame["sequence"].str[0].where(frame["split"] != "train", "A")
     frame.to_csv(tmp_path / "t.csv", index=False)
-    named = {name: value for name, value in more.items() if name in ("target", "sequence")}
+    named = {name: value for name, value in more.items() if name != "out"}
     own = settings(**named, keep_duplicates=True)
     out = tmp_path / more.get("out", "run")
     with pytest.raises(SubquadError, match=re.escape(message)):
-        fit(tmp_path / "t.csv", own, out=out, presets=more.get("presets", ()), quiet=True)
+        fit(tmp_path / "t.csv", own, out=out, quiet=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv"]
 
 
@@ -268,7 +312,7 @@ def test_infinite_intervals_are_null_and_few_test_rows_name_no_winner(tmp_path, 
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert f"No model is named best: {metrics['rows']['test']} test rows, fewer than the 20" in " ".join(shown.split())
     assert "←" not in shown
-    assert set(metrics["conformal"]) == {"net", "ridge", "boosting", "stack"}
+    assert set(metrics["conformal"]) == {*MODELS, *ENSEMBLES}
     for found in metrics["conformal"].values():
         assert found["score"]["0.95"] == {"coverage": 1.0, "width": None}
         assert found["score"]["0.5"]["width"] > 0
@@ -283,7 +327,7 @@ def test_each_model_has_intervals_of_its_own_for_each_column(tmp_path, columns):
     frame["other"] = 10 * frame["score"] + np.random.default_rng(1).normal(size=len(frame))
     frame.to_csv(tmp_path / "t.csv", index=False)
     metrics = fit(tmp_path / "t.csv", settings(target=columns), out=tmp_path / "run", quiet=True)
-    for model in ("net", "ridge", "boosting", "stack"):
+    for model in (*MODELS, "ensemble"):
         got = predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / f"{model}.csv", model=model, quiet=True)
         rows = pd.read_csv(tmp_path / "run" / "test.csv")["row"] - 1
         for name in columns:
@@ -307,20 +351,25 @@ def test_too_few_validation_rows_leave_intervals_empty_with_a_remark(tmp_path, c
 
 
 @pytest.mark.slow
-def test_the_published_network_uses_all_positions_in_the_folds_of_a_stack(tmp_path, monkeypatch):
+def test_the_published_network_reads_all_positions_and_lyra_those_that_vary_also_in_folds(tmp_path, monkeypatch):
     frame = table(tmp_path / "t.csv", rows=101)
     frame["sequence"] = "AAC" + frame["sequence"]
     frame.to_csv(tmp_path / "t.csv", index=False)
-    widths, whole = [], training.predict_net
+    widths, whole = set(), training.predict_net
 
     def predict_net(net, inputs, *more, **options):
-        widths.append(inputs.codes.shape[1])
+        widths.add((net.spec.kind, inputs.codes.shape[1]))
         return whole(net, inputs, *more, **options)
 
     for module in (training, ensemble):
         monkeypatch.setattr(module, "predict_net", predict_net)
-    fit(tmp_path / "t.csv", settings(preset="paper", stack_folds=2), out=tmp_path / "run", quiet=True)
-    assert set(widths) == {10}
+    own = settings(models=("ridge", "lyra-paper", "lyra"), stack_folds=2)
+    fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
+    assert widths == {("lyra-paper", 10), ("lyra", 7)}
+    model = BioModel.load(tmp_path / "run")
+    # what the ensemble reads, of which the published network is no member
+    assert model.positions.tolist() == [3, 4, 5, 6, 7, 8, 9]
+    assert model.networks["lyra-paper"].positions is None
 
 
 @pytest.fixture(scope="module")
@@ -350,23 +399,94 @@ def test_predict_overwrites_its_output_only_with_force(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_metrics_show_blending_weights_intervals_and_the_winner(run):
+def test_metrics_show_weights_intervals_and_the_winner(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics["blending"]["net"]) == {"linear", "mlp_1", "mlp_2", "mlp_3", "mlp_4", "lyra"}
-    assert sum(metrics["blending"]["net"].values()) == pytest.approx(1, abs=1e-3)
+    weights = metrics["weights"]
+    assert list(weights["ensemble"]) == ["ridge", "boosting", "mlp", "lyra"]
+    assert list(weights["ensemble-without-lyra"]) == ["ridge", "boosting", "mlp"]
+    for own in weights.values():
+        assert sum(own.values()) == pytest.approx(1)
+        assert min(own.values()) >= 0
     for model, own in metrics["test"].items():
         for name, value in own.items():
             low, high = metrics["intervals"]["test"][model][name]
             assert low <= value + 1e-9
             assert value <= high + 1e-9
-    assert metrics["wins"] is None or metrics["wins"] in metrics["test"]
+    assert metrics["wins"] is None or metrics["wins"] in MODELS
 
 
 @pytest.mark.slow
 def test_the_loader_of_all_fields_opens_a_fitted_model(run):
     model = load_run(run)
     assert isinstance(model, BioModel)
-    assert model.models == ("net", "ridge", "boosting", "stack")
+    assert model.models == (*MODELS, "ensemble")
+    assert model.default == "ensemble"
+
+
+def with_weights(run, folder, weights):
+    """Return a copy of a run whose ensemble has other weights, and in which Lyra is calibrated to twice the scale."""
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["stacking"]["weights"] = weights
+    config["stacking"]["scale"]["lyra"] = [2.0]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.slow
+def test_the_default_prediction_is_the_weighted_mean_of_the_calibrated_members(run, tmp_path):
+    weights = {"ridge": 0.1, "boosting": 0.2, "mlp": 0.3, "lyra": 0.4}
+    for folder in (run, with_weights(run, tmp_path / "other", weights)):
+        stacking = json.loads((folder / "config.json").read_text())["stacking"]
+        got = predict(folder, run.parent / "t.csv", out=tmp_path / f"{folder.name}.csv", quiet=True)["prediction"]
+        expected = 0.0
+        for name, weight in stacking["weights"].items():
+            out = tmp_path / f"{folder.name}-{name}.csv"
+            own = predict(folder, run.parent / "t.csv", out=out, model=name, quiet=True)["prediction"]
+            expected = expected + weight * (stacking["shift"][name][0] + stacking["scale"][name][0] * own)
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    assert stacking["weights"] == weights
+    model = BioModel.load(tmp_path / "other")
+    sequences = pd.read_csv(run.parent / "t.csv")["sequence"].tolist()
+    np.testing.assert_allclose(model.predict_sequences(sequences)[:, 0], expected, atol=1e-6)
+    members = model.members_of_sequences(sequences)
+    # one of ridge, boosting and Lyra each, and four MLPs
+    np.testing.assert_allclose(members.weights, [0.1, 0.2, *[0.3 / 4] * 4, 0.4])
+    np.testing.assert_allclose(np.tensordot(members.weights, np.stack(members.each), 1), members.mean, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_without_a_weight_lyra_does_not_count_and_does_not_run(run, tmp_path, monkeypatch):
+    sequences = pd.read_csv(run.parent / "t.csv")["sequence"].tolist()
+    models = {}
+    for lyra in (0.0, 0.4, 1.0):
+        weights = {"ridge": (1 - lyra) / 2, "boosting": 0.0, "mlp": (1 - lyra) / 2, "lyra": lyra}
+        models[lyra] = BioModel.load(with_weights(run, tmp_path / str(lyra), weights))
+    without, some, alone = (model.predict_sequences(sequences) for model in models.values())
+    assert np.abs(alone - without).max() > 0.1
+    np.testing.assert_allclose(some, 0.6 * without + 0.4 * alone, atol=1e-6)
+    used = []
+    real = ensemble.predict_net
+
+    def predict_net(net, *arguments, **options):
+        used.append(net.spec.kind)
+        return real(net, *arguments, **options)
+
+    monkeypatch.setattr(ensemble, "predict_net", predict_net)
+    np.testing.assert_array_equal(models[0.0].predict_sequences(sequences), without)
+    assert used == ["mlp"] * 4
+
+
+@pytest.mark.slow
+def test_files_of_baselines_are_read_once(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    model, sequences = BioModel.load(tmp_path / "run"), pd.read_csv(run.parent / "t.csv")["sequence"].tolist()
+    inputs = model.inputs_of(sequences)
+    first = model.predict(inputs, "boosting")
+    (tmp_path / "run" / "boosting.skops").unlink()
+    np.testing.assert_array_equal(model.predict(inputs, "boosting"), first)
+    with pytest.raises(SubquadError, match=r"boosting\.skops: no such file; fit again"):
+        BioModel.load(tmp_path / "run").predict(inputs, "boosting")
 
 
 @pytest.mark.slow
@@ -384,7 +504,7 @@ def test_the_loop_does_not_validate_twice_at_its_end(run):
 def test_weights_that_do_not_fit_are_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    config["model"]["spec"]["hidden"] = 3
+    config["networks"]["mlp"]["spec"]["hidden"] = 3
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     with pytest.raises(SubquadError, match=r"the weights do not fit its config\.json; fit again"):
         BioModel.load(tmp_path / "run")

@@ -21,6 +21,7 @@ from subquad.bio.guide_search.sites import (
     windows_of,
 )
 from subquad.bio.guide_search.table import COLUMNS, find_guides
+from subquad.bio.models.members import Members
 from subquad.bio.models.scorer import AMBIGUITY
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -38,10 +39,10 @@ class Counter:
         self.schema = InputSchema(alphabet=alphabet, is_aligned=length is not None, length=length, **schema)
         self.config, self.asked = {}, []
 
-    def predict_each_of_sequences(self, sequences):
+    def members_of_sequences(self, sequences):
         self.asked += sequences
         one = np.array([[text.count("A")] for text in sequences], dtype=float)
-        return np.stack([one - 1, one + 1])
+        return Members.of_equals(np.stack([one - 1, one + 1]))
 
 
 def back(sequence):

@@ -1,4 +1,5 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from subquad.bio.metrics.scores import (
     score,
     title,
     undefined_metrics,
+    verdict,
 )
 
 CLASSES = ("helix", "sheet", "coil")
@@ -226,26 +228,114 @@ def test_the_interval_of_a_difference_is_paired():
     assert near["high"] - near["low"] < (lone[1] - lone[0]) / 2
 
 
-def test_a_model_wins_only_if_its_advantage_over_every_other_one_is_significant():
-    random = np.random.default_rng(4)
-    y = random.normal(size=(211, 1))
-    target = Target(task_type="regression", y=y)
-    models = {
-        name: y + size * random.normal(size=y.shape) for name, size in (("ridge", 3), ("boosting", 2), ("net", 1))
+def compared(sizes, rows=211, seed=4):
+    """Return a target, and models whose errors have these sizes."""
+    random = np.random.default_rng(seed)
+    y = random.normal(size=(rows, 1))
+    return Target(task_type="regression", y=y), {
+        name: y + size * random.normal(size=y.shape) for name, size in sizes.items()
     }
-    found = compare_models(target, models | {"stack": models["net"]}, single=list(models))
-    # the stack equals the network, so that neither wins
-    assert found["wins"] is None
-    assert found["stack_versus_best"] == {"best": "net", "value": 0, "low": 0, "high": 0}
-    found = compare_models(target, models, single=list(models))
-    assert found["wins"] == "net"
-    assert found["differences"]["ridge"] == difference(target, models["net"], models["ridge"])
-    assert found["intervals"]["test"]["net"] == intervals(target, models["net"])
+
+
+def test_a_model_wins_only_if_its_advantage_over_every_other_one_is_significant():
+    target, models = compared({"ridge": 3, "boosting": 2, "lyra": 1})
+    found = compare_models(target, models)
+    assert found["wins"] == "lyra"
+    assert found["differences"]["lyra"]["ridge"] == difference(target, models["lyra"], models["ridge"])
+    assert found["intervals"]["test"]["lyra"] == intervals(target, models["lyra"])
+    # an ensemble is no single model: it neither wins nor keeps one from winning
+    assert compare_models(target, models | {"ensemble": models["lyra"]})["wins"] == "lyra"
+    better = (models["lyra"] + target.y) / 2
+    found = compare_models(target, models | {"ensemble-without-lyra": better, "ensemble": better})
+    assert found["differences"]["ensemble"]["lyra"]["low"] > 0
+    assert found["wins"] == "lyra"
+    # a variant of Lyra is a single model, and equals it here
+    assert compare_models(target, models | {"lyra-additive": models["lyra"]})["wins"] is None
+    assert compare_models(target, {"lyra": models["lyra"]})["wins"] is None
     few = target.take(np.arange(19)), {name: own[:19] for name, own in models.items()}
-    assert compare_models(*few, single=list(models))["wins"] is None
+    assert compare_models(*few)["wins"] is None
     one_class = Target(task_type="binary", y=np.ones(31, dtype=int), classes=("no", "yes"))
     constant = {name: np.full((31, 1), 0.5) for name in models}
-    assert compare_models(one_class, constant, single=list(models))["wins"] is None
+    assert compare_models(one_class, constant)["wins"] is None
+
+
+def test_lyra_and_the_ensemble_are_compared_with_every_other_model():
+    target, models = compared({"ridge": 3, "boosting": 1, "lyra": 2, "ensemble-without-lyra": 1, "ensemble": 0.5})
+    found = compare_models(target, models)
+    assert list(found["differences"]) == ["lyra", "ensemble"]
+    for first, gaps in found["differences"].items():
+        assert gaps == {name: difference(target, models[first], models[name]) for name in models if name != first}
+    assert found["ensemble_versus_best"] == {"best": "boosting", **found["differences"]["ensemble"]["boosting"]}
+    for name, own in found["bootstrap"].items():
+        assert own == scores.bootstrap_metric(target, models[name], "spearman").tolist()
+    baselines = {name: models[name] for name in ("ridge", "boosting")}
+    found = compare_models(target, baselines)
+    assert found["differences"] == {}
+    assert "ensemble_versus_best" not in found
+    assert found["wins"] == "boosting"
+
+
+def constant_and_worse(task_type):
+    """Return a target, a model that predicts the same everywhere, and one that is always wrong."""
+    random = np.random.default_rng(6)
+    if task_type == "residue_regression":
+        y = random.normal(size=(53, 7))
+        y[:, 5:] = np.nan
+        # networks leave zeros in the padding
+        constant = np.where(np.isnan(y), 0.0, np.nanmean(y))[..., None]
+        return Target(task_type=task_type, y=y), constant, -3 * np.nan_to_num(y)[..., None]
+    count = {"residue_binary": 2}.get(task_type, 3)
+    shape = (53, 7) if task_type.startswith("residue") else (53,)
+    y = random.choice(count, size=shape, p=[0.7, 0.2, 0.1] if count == 3 else [0.7, 0.3])
+    constant, wrong = np.broadcast_to([0.6, 0.3, 0.1], (*shape, 3)), np.eye(3)[(y + 1) % 3]
+    dtype = np.int16 if task_type.startswith("residue") else np.int64
+    if count == 2:
+        return (
+            Target(task_type=task_type, y=y.astype(dtype), classes=CLASSES[:2]),
+            constant[..., :1],
+            1.0 - y[..., None],
+        )
+    return Target(task_type=task_type, y=y.astype(dtype), classes=CLASSES), constant, wrong
+
+
+@pytest.mark.parametrize("task_type", ["multiclass", "residue_regression", "residue_binary", "residue_multiclass"])
+def test_constant_predictions_never_win(task_type):
+    target, constant, worse = constant_and_worse(task_type)
+    found = compare_models(target, {"ridge": worse, "lyra": constant})
+    assert found["differences"]["lyra"]["ridge"]["low"] > 0
+    assert found["wins"] is None
+    # one prediction that differs is no constant
+    other = constant.copy()
+    other[3] *= 0.99
+    assert compare_models(target, {"ridge": worse, "lyra": other})["wins"] == "lyra"
+
+
+def test_undefined_samples_of_the_bootstrap_are_null_in_json():
+    target = Target(task_type="binary", y=np.arange(23) == 0, classes=("no", "yes"))
+    found = compare_models(target, {"ridge": np.linspace(0, 1, 23)[:, None], "lyra": np.full((23, 1), 0.5)})
+    drawn = json.loads(json.dumps(found, allow_nan=False))["bootstrap"]
+    undefined = [value is None for value in drawn["lyra"]]
+    # the only positive is in none of these samples
+    assert 0 < sum(undefined) < len(undefined)
+    assert undefined == [value is None for value in drawn["ridge"]]
+    assert {value for value in drawn["lyra"] if value is not None} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.01, 0.03, "clearly above"),
+        (-0.01, 0.03, "tie"),
+        (-0.03, 0.01, "tie"),
+        (-0.03, -0.01, "clearly below"),
+        # equal models
+        (0.0, 0.0, "tie"),
+        (0.0, 0.03, "tie"),
+        (-0.03, 0.0, "tie"),
+    ],
+)
+def test_a_difference_is_clear_only_if_its_interval_excludes_zero(low, high, expected):
+    assert verdict({"value": (low + high) / 2, "low": low, "high": high}) == expected
 
 
 def test_intervals_have_their_nominal_coverage():

@@ -1,5 +1,6 @@
 """The networks: their start, their invariances, and that they learn every task type."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,18 +8,20 @@ import pytest
 import torch
 
 from subquad.bio.data.dataset import ANY, PAD, Dataset, Inputs, Target
+from subquad.bio.features.substitutions import channels_of, standard_properties
 from subquad.bio.metrics.scores import MAIN_METRIC, score
-from subquad.bio.models.additive import AdditiveBranch
+from subquad.bio.models.additive import AdditivePath
 from subquad.bio.models.baselines import fit_ridge
 from subquad.bio.models.ensemble import NetEnsemble
-from subquad.bio.models.fit import fit_net, prepare
+from subquad.bio.models.fit import fit_network, prepare
 from subquad.bio.models.initialization import fit_linear_start
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet, NetSpec, soft_one_hot
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.models.training import batch_size_for, ensemble_size_for
-from subquad.bio.settings import FitSettings
+from subquad.bio.settings import ALPHABETS, FitSettings
 
+AMINO = ALPHABETS["protein"]
 SPLIT = {"train": np.arange(151), "validation": np.arange(151, 181), "test": np.arange(181, 211)}
 
 
@@ -70,9 +73,9 @@ def dataset(task_type="regression", **options):
     return Dataset(inputs=own, target=target, split=SPLIT)
 
 
-def fitted(own, **settings):
+def fitted(own, kind="lyra", **settings):
     settings = FitSettings(**{"epochs": 12.0, "ensemble_size": 1, "batch_size": 31, **settings})
-    return fit_net(prepare(own), settings, seed=0)
+    return fit_network(kind, prepare(own), settings, seed=0)
 
 
 def test_padding_is_zero_and_any_letter_is_equal_parts():
@@ -81,21 +84,22 @@ def test_padding_is_zero_and_any_letter_is_equal_parts():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mlp", "lyra-additive", "lyra"])
 @pytest.mark.parametrize("task_type", ["regression", "binary", "multiclass"])
 @pytest.mark.parametrize("has_partner", [True, False])
-def test_the_net_starts_exactly_at_a_linear_model(task_type, has_partner):
+def test_networks_with_an_additive_path_start_exactly_at_a_linear_model(kind, task_type, has_partner):
     own = dataset(task_type, covariates=2, has_partner=has_partner)
     settings = {"learning_rate": 1e-12, "epochs": 0.01}
     start = fit_linear_start(own, fit_ridge(own), FitSettings(**settings))
     # one step at a negligible rate leaves the start unchanged
-    nets = fitted(own, **settings)
+    nets = fitted(own, kind, **settings)
     test, _ = own.part("test")
     expected = to_predictions(start.linear(start.features.matrix(test)), task_type, nets.scaler)
     np.testing.assert_allclose(nets.predict(test), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_the_output_curve_never_falls():
-    curve = AdditiveBranch(5, 3, hidden=7, is_curved=True).curve
+    curve = AdditivePath(5, 3, hidden=7, is_curved=True).curve
     with torch.no_grad():
         curve.height.copy_(torch.linspace(-9, 9, 8))
         curve.log_steepness.copy_(torch.linspace(2, -1, 8))
@@ -103,8 +107,8 @@ def test_the_output_curve_never_falls():
     assert (values.diff(dim=0) > 0).all()
 
 
-def test_the_paper_preset_is_lyra_alone():
-    net = BioNet(NetSpec(task_type="regression", letters=20, outputs=1, preset="paper"))
+def test_lyra_as_published_has_the_published_number_of_parameters():
+    net = BioNet(NetSpec(task_type="regression", letters=20, outputs=1, kind="lyra-paper"))
     assert sum(p.numel() for p in net.parameters()) == 47_169
 
 
@@ -127,10 +131,10 @@ def test_padding_changes_no_prediction_and_no_loss_of_pairs():
     torch.testing.assert_close(loss(padded[rows], rows), loss(alone[rows], rows))
 
 
-@pytest.mark.parametrize("preset", ["auto", "paper"])
+@pytest.mark.parametrize("kind", ["lyra", "lyra-paper"])
 @pytest.mark.parametrize("task_type", ["regression", "residue_multiclass"])
-def test_padding_changes_no_prediction(preset, task_type):
-    net = BioNet(NetSpec(task_type=task_type, letters=4, outputs=3, preset=preset)).eval()
+def test_padding_changes_no_prediction(kind, task_type):
+    net = BioNet(NetSpec(task_type=task_type, letters=4, outputs=3, kind=kind)).eval()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     codes = torch.randint(0, 4, (5, 11))
@@ -140,22 +144,25 @@ def test_padding_changes_no_prediction(preset, task_type):
 
 
 @pytest.mark.parametrize(
-    ("task_type", "least"),
+    ("kind", "task_type", "least"),
     [
-        ("regression", 0.9),
-        ("binary", 0.9),
-        ("multiclass", 0.6),
-        ("multilabel", 0.9),
-        ("residue_binary", 0.95),
-        ("residue_multiclass", 0.95),
-        ("residue_regression", 0.9),
+        ("lyra", "regression", 0.9),
+        ("lyra", "binary", 0.9),
+        ("lyra", "multiclass", 0.6),
+        ("lyra", "multilabel", 0.9),
+        ("lyra", "residue_binary", 0.95),
+        ("lyra", "residue_multiclass", 0.95),
+        ("lyra", "residue_regression", 0.9),
+        ("mlp", "regression", 0.9),
+        ("mlp", "multiclass", 0.6),
+        ("mlp", "multilabel", 0.9),
     ],
 )
 @pytest.mark.parametrize("is_aligned", [True, False])
 @pytest.mark.slow
-def test_every_task_type_is_learned_and_saved(task_type, least, is_aligned):
+def test_every_task_type_is_learned_and_saved(kind, task_type, least, is_aligned):
     own = dataset(task_type, is_aligned=is_aligned)
-    nets = fitted(own)
+    nets = fitted(own, kind)
     test, truth = own.part("test")
     prediction = nets.predict(test)
     value = score(truth, prediction)[MAIN_METRIC[task_type]]
@@ -178,7 +185,7 @@ def test_base_pairs_are_learned_beyond_the_thermodynamic_model():
         split=SPLIT,
     )
     settings = FitSettings(epochs=6.0, ensemble_size=1, batch_size=13)
-    nets = fit_net(prepare(own), settings, seed=0)
+    nets = fit_network("lyra", prepare(own), settings, seed=0)
     test, _ = own.part("test")
     prediction = nets.predict(test)
     assert np.mean([values[0, 22] for values in prediction]) > 0.5
@@ -191,7 +198,7 @@ def test_covariates_are_learned_even_without_sequences():
     target = Target(task_type="regression", y=(own.covariates[:, :1] - own.covariates[:, 2:]) * 2 + 5)
     bare = Dataset(inputs=own, target=target, split=SPLIT)
     test, truth = bare.part("test")
-    assert score(truth, fitted(bare).predict(test))["r2"] > 0.95
+    assert score(truth, fitted(bare, "mlp").predict(test))["r2"] > 0.95
 
 
 @pytest.mark.slow
@@ -216,10 +223,12 @@ def test_positions_that_vary_are_found():
 
 def test_small_tables_get_several_networks_and_large_ones_one():
     own = dataset()
-    assert ensemble_size_for(own, FitSettings()) == 5
-    assert ensemble_size_for(own, FitSettings(tokens=50_000)) == 1
-    assert ensemble_size_for(own, FitSettings(preset="paper")) == 1
-    assert ensemble_size_for(own, FitSettings(ensemble_size=3)) == 3
+    assert ensemble_size_for(own, FitSettings(), "lyra") == 5
+    assert ensemble_size_for(own, FitSettings(tokens=50_000), "lyra") == 1
+    assert ensemble_size_for(own, FitSettings(ensemble_size=3), "lyra") == 3
+    # the published network and the additive path are one network each, and MLPs cost little
+    for kind, count in (("lyra-paper", 1), ("lyra-additive", 1), ("mlp", 4)):
+        assert ensemble_size_for(own, FitSettings(ensemble_size=3), kind) == count
 
 
 def test_a_budget_is_spent_in_many_steps_of_few_sequences():
@@ -234,33 +243,73 @@ def test_a_budget_is_spent_in_many_steps_of_few_sequences():
 
 
 @pytest.mark.slow
-def test_the_blending_weights_name_the_linear_model_each_mlp_and_lyra():
-    own = dataset()
-    for members, branches in ((1, 4), (2, 2), (5, 1)):
-        nets = fitted(own, ensemble_size=members, epochs=0.1)
-        assert [len(net.mlp_branches) for net in nets.nets] == [branches] * members
-        assert set(nets.blending) == {"linear", "lyra", *(f"mlp_{k + 1}" for k in range(members * branches))}
-        assert sum(nets.blending.values()) == pytest.approx(1, abs=1e-3)
-        assert all(0 <= weight <= 1 for weight in nets.blending.values())
-
-
-@pytest.mark.slow
-def test_lyra_learns_a_motif_at_any_position_and_gets_the_larger_weight():
+def test_lyra_learns_a_motif_at_any_position_and_its_additive_path_alone_does_not():
     random = np.random.default_rng(5)
     codes = random.integers(0, 4, (1211, 31)).astype(np.int8)
     split = {"train": np.arange(811), "validation": np.arange(811, 1011), "test": np.arange(1011, 1211)}
     own = Inputs(codes=codes, letters=4, covariates=np.zeros((1211, 0)), is_aligned=True)
-    found = ((codes[:, :-2] == 0) & (codes[:, 1:-1] == 3) & (codes[:, 2:] == 2)).sum(1)[:, None] * 1.0
+    # with a gap, so that counts of k-mers, which are features of the linear model, do not show it
+    found = ((codes[:, :-3] == 0) & (codes[:, 3:] == 3)).sum(1)[:, None] * 1.0
     motif = Dataset(inputs=own, target=Target(task_type="regression", y=found), split=split)
-    nets = fitted(motif, epochs=8.0, batch_size=61)
-    assert nets.blending["lyra"] > sum(weight for name, weight in nets.blending.items() if name.startswith("mlp"))
     inputs, truth = motif.part("test")
-    ridge = fit_ridge(motif)
-    assert score(truth, nets.predict(inputs))["r2"] > score(truth, ridge.predict(inputs))["r2"] + 0.2
+    models = {kind: fitted(motif, kind, epochs=10.0) for kind in ("lyra", "lyra-additive")}
+    r2 = {name: score(truth, model.predict(inputs))["r2"] for name, model in models.items()}
+    assert r2["lyra"] > r2["lyra-additive"] + 0.4
+    assert r2["lyra"] > score(truth, fit_ridge(motif).predict(inputs))["r2"] + 0.4
+
+
+def test_other_outputs_replace_those_of_the_linear_model_at_which_a_path_starts():
+    path = AdditivePath(inputs=5, outputs=2, hidden=7, is_curved=True)
+    random = torch.Generator().manual_seed(0)
+    for tensor in (*path.parameters(), path.linear.start, path.linear.start_bias):
+        tensor.detach().normal_(std=0.3, generator=random)
+    path.eval()
+    f = torch.randn(11, 5, generator=random)
+    start = torch.nn.functional.linear(f, path.linear.start, path.linear.start_bias)
+    torch.testing.assert_close(path(f, 0.5, start), path(f, 0.5))
+    moved = path(f, 0.5, start + torch.tensor([1.0, 0.0]))
+    # the curve never falls, and each output has its own start
+    assert (moved[:, 0] > path(f, 0.5)[:, 0]).all()
+    torch.testing.assert_close(moved[:, 1], path(f, 0.5)[:, 1])
+
+
+def test_channels_tell_what_a_letter_means_beside_the_reference():
+    reference = np.array([AMINO.index(letter) for letter in "AWP"])
+    channels = channels_of(reference, 20)
+    assert channels.shape == (3, 22, 20)
+    own = channels[np.arange(3), reference]
+    # the reference itself changes nothing
+    assert not own[:, :7].any()
+    assert (channels[:, :20, 6].sum(1) == 19).all()
+    table, w, a = standard_properties(20), AMINO.index("W"), AMINO.index("A")
+    np.testing.assert_allclose(channels[0, w, :6], table[w] - table[a])
+    # BLOSUM62 of W and A is -3
+    assert channels[0, w, 7] == -3 / 4
+    np.testing.assert_allclose(channels[0, w, 8:], [*table[w], *table[a]])
+    # equal parts of all letters, and nothing for padding
+    np.testing.assert_allclose(channels[:, ANY], channels[:, :20].mean(1))
+    assert not channels[:, PAD].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lyra", "lyra-alone"])
+def test_lyra_reads_substitutions_of_aligned_proteins_and_comes_back(kind):
+    own = dataset()
+    codes = np.where(own.inputs.codes == 0, ANY, own.inputs.codes).astype(np.int8)
+    own = replace(own, inputs=replace(own.inputs, letters=20, codes=codes))
+    nets = fitted(own, kind)
+    train = codes[own.split["train"]]
+    most = [np.bincount(column[column >= 0]).argmax() for column in train.T]
+    assert list(nets.spec.reference) == most
+    test, truth = own.part("test")
+    prediction = nets.predict(test)
+    assert score(truth, prediction)["spearman"] > 0.85
+    values = json.loads(json.dumps(nets.as_dict()))
+    np.testing.assert_array_equal(NetEnsemble.from_dict(values, nets.tensors()).predict(test), prediction)
 
 
 def test_bins_of_large_nearly_equal_values_are_finite():
-    branch = AdditiveBranch(inputs=1, outputs=1, hidden=7, is_curved=False, binned=1)
+    path = AdditivePath(inputs=1, outputs=1, hidden=7, is_curved=False, binned=1)
     lengths = torch.tensor([1701.0] * 50 + [1702.0, 1704.0])[:, None]
-    branch.mlp.set_bins(torch.tensor([0]), lengths.double())
-    assert torch.isfinite(branch(lengths)).all()
+    path.mlp.set_bins(torch.tensor([0]), lengths.double())
+    assert torch.isfinite(path(lengths)).all()

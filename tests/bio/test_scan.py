@@ -1,5 +1,4 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -118,7 +117,7 @@ def test_a_folder_of_other_files_is_kept_even_with_force(command, with_run, tmp_
 
 def test_positions_that_did_not_vary_in_training_are_skipped(with_run, tmp_path):
     model = with_run(AdditiveModel())
-    model.net = SimpleNamespace(positions=np.array([1, 4]))
+    model.positions = np.array([1, 4])
     frame = scan(model, out=tmp_path / "scan", quiet=True)
     assert sorted(set(frame["position"])) == [2, 5]
 

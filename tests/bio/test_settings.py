@@ -1,21 +1,23 @@
 """Settings are checked before anything is read, and errors name the flag."""
 
+import inspect
 import re
-from dataclasses import fields
 from typing import get_args
 
 import pytest
 
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.guide_search.settings import GuideSettings
-from subquad.bio.settings import PRESETS, FitSettings
+from subquad.bio.metrics.compared_models import NETWORKS, models_suiting
+from subquad.bio.models.estimators import LyraRegressor, LyraTagger
+from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 
 
 @pytest.mark.parametrize(
     ("make", "given", "message"),
     [
-        (FitSettings, {"preset": "papr"}, "--preset must be one of auto, paper, got 'papr'"),
+        (FitSettings, {"models": ("lyra", "ridge", "lyra")}, "--models names a model twice: lyra ridge lyra"),
         (FitSettings, {"split_by": "homologie"}, "--split-by must be one of random, group, homology, mutations, "),
         (
             FitSettings,
@@ -57,6 +59,8 @@ def test_invalid_settings_are_an_error_that_names_the_flag(make, given, message)
         make(**given)
 
 
-def test_the_presets_are_those_of_the_field():
-    field = next(field for field in fields(FitSettings) if field.name == "preset")
-    assert get_args(field.type)[0].__args__ == PRESETS
+@pytest.mark.parametrize("kind", [LyraRegressor, LyraTagger])
+def test_the_models_that_an_estimator_names_are_networks_that_suit_it(kind):
+    named = get_args(inspect.signature(kind).parameters["model"].annotation)
+    task_type = "regression" if kind is LyraRegressor else "residue_binary"
+    assert set(named) == set(models_suiting(task_type, NETWORKS))

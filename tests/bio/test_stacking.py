@@ -5,7 +5,8 @@ import pytest
 
 from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.scores import MAIN_METRIC, score
-from subquad.bio.models.stacking import Stacking, fit_stacking
+from subquad.bio.models.members import Members
+from subquad.bio.models.stacking import Stacking, _slope, combine, fit_stacking
 
 
 def measured(rows, strengths, *, common=0.5, seed=0, task_type="regression"):
@@ -180,13 +181,118 @@ def test_every_kind_is_stacked_and_survives_json(target, models):
 def test_a_missing_model_is_named_unless_it_has_no_weight():
     stack = Stacking(
         task_type="regression",
-        weights={"net": 1.0, "ridge": 0.0},
-        shift={"net": (1.0,), "ridge": (0.0,)},
-        scale={"net": (2.0,), "ridge": (1.0,)},
+        weights={"lyra": 1.0, "ridge": 0.0},
+        shift={"lyra": (1.0,), "ridge": (0.0,)},
+        scale={"lyra": (2.0,), "ridge": (1.0,)},
         rows=31,
     )
-    assert stack.predict({"net": np.array([[3.0]])}) == 7
-    with pytest.raises(ValueError, match="the stack needs the predictions of net"):
+    assert stack.predict({"lyra": np.array([[3.0]])}) == 7
+    with pytest.raises(ValueError, match="the stack needs the predictions of lyra"):
         stack.predict({"ridge": np.zeros((1, 1))})
     with pytest.raises(ValueError, match="at least one model"):
         fit_stacking(measured(31, (0.5,))[0], {})
+
+
+def with_members(predictions, count, seed=0):
+    """Return members that scatter around each model's prediction, a single one for the last model."""
+    random, found = np.random.default_rng(seed), {}
+    for name, own in predictions.items():
+        size = 1 if name == list(predictions)[-1] else count
+        if isinstance(own, list):
+            each = [[np.clip(P + 0.01 * random.random(), 0, 1) for P in own] for _ in range(size)]
+        else:
+            each = [own * (1 + 0.05 * random.normal(size=own.shape)) for _ in range(size)]
+            if own.min() >= 0 and own.max() <= 1:
+                each = [np.clip(one, 0, 1) for one in each]
+        found[name] = Members.of_equals(each)
+    return found
+
+
+@pytest.mark.parametrize("target_and_models", [measured(101, (0.8, 0.5, 0.7)), labels("regression")])
+def test_the_weighted_mean_of_all_members_is_the_prediction_of_a_stack_of_measurements(target_and_models):
+    target, models = target_and_models
+    members = with_members(models, 3)
+    stack = fit_stacking(target, {name: own.mean for name, own in members.items()})
+    stack = stack.with_weights(np.arange(1, len(models) + 1) / np.arange(1, len(models) + 1).sum())
+    found = combine(stack, members)
+    assert len(found.each) == len(found.weights) == 3 * (len(models) - 1) + 1
+    assert found.weights.sum() == pytest.approx(1)
+    # three networks share the weight of their model
+    assert found.weights[:3] == pytest.approx(stack.weights[next(iter(models))] / 3)
+    assert np.tensordot(found.weights, np.stack(found.each), 1) == pytest.approx(found.mean)
+    assert found.mean == pytest.approx(stack.predict({name: own.mean for name, own in members.items()}))
+    square = sum(w * (one - found.mean) ** 2 for w, one in zip(found.weights, found.each, strict=True))
+    assert found.std() == pytest.approx(np.sqrt(square / (1 - (found.weights**2).sum())))
+
+
+@pytest.mark.parametrize(
+    ("target", "models"),
+    [
+        *(residues(task_type) for task_type in ("residue_binary", "residue_multiclass")),
+        *(labels(task_type) for task_type in ("multiclass", "multilabel")),
+        pairs(),
+    ],
+    ids=lambda own: own.task_type if isinstance(own, Target) else "",
+)
+def test_members_of_probabilities_are_calibrated_probabilities(target, models):
+    stack = fit_stacking(target, models, draws=30).with_weights(np.array([0.7, 0.3]))
+    members = with_members(models, 2)
+    found = combine(stack, members)
+    assert found.weights == pytest.approx([0.35, 0.35, 0.3])
+    for one in found.each:
+        for own, mean in zip(one, found.mean, strict=True):
+            assert own.shape == mean.shape
+            assert ((own >= 0) & (own <= 1)).all()
+            if target.task_type.endswith("multiclass"):
+                assert own.sum(-1) == pytest.approx(1)
+    # a stack of one model predicts what that model does after calibration
+    alone = combine(stack.with_weights(np.array([1.0, 0.0])), members)
+    calibrated = stack.calibrate("good", members["good"].mean)
+    for own, want in zip(alone.mean, calibrated, strict=True):
+        np.testing.assert_allclose(own, want, atol=1e-12)
+    assert len(alone.each) == 2
+
+
+def test_models_without_weight_are_not_needed_for_members():
+    target, models = measured(53, (0.8, 0.5))
+    stack = fit_stacking(target, models).with_weights(np.array([1.0, 0.0]))
+    found = combine(stack, {"model 0": Members.of_equals([models["model 0"]])})
+    assert found.weights.tolist() == [1.0]
+    np.testing.assert_array_equal(found.each[0], found.mean)
+    assert found.std() is None
+
+
+def test_calibration_is_the_line_of_each_column():
+    stack = Stacking(
+        task_type="regression",
+        weights={"ridge": 0.5, "lyra": 0.5},
+        shift={"ridge": (1.0, -3.0), "lyra": (0.0, 0.0)},
+        scale={"ridge": (2.0, 0.5), "lyra": (1.0, 1.0)},
+        rows=31,
+    )
+    assert stack.calibrate("ridge", np.array([[5.0, 8.0]])).tolist() == [[11.0, 1.0]]
+    assert stack.calibrate("lyra", np.array([[5.0, 8.0]])).tolist() == [[5.0, 8.0]]
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-17, 1e-15, 1e-11])
+@pytest.mark.parametrize("level", [0.0, 0.1, 1.0, -3e5])
+def test_a_constant_model_gets_no_slope_and_does_not_explode_the_scale(noise, level):
+    random = np.random.default_rng(2)
+    target, models = measured(211, (0.7, 0.5))
+    models["constant"] = level + noise * max(abs(level), 1) * random.normal(size=(211, 1))
+    assert _slope(models["constant"][:, 0], target.y[:, 0], 2.0) == 0
+    stack = fit_stacking(target, models)
+    assert stack.scale["constant"] == (0.0,)
+    assert np.abs(list(stack.scale.values())).max() < 10
+    # another level at prediction time must not matter either
+    shifted = stack.predict(models | {"constant": models["constant"] + 1.0})
+    np.testing.assert_allclose(shifted, stack.predict(models))
+    assert score(target, shifted)["spearman"] > score(target, models["model 0"])["spearman"] - 0.02
+
+
+def test_a_model_of_small_but_real_variance_keeps_its_slope():
+    target, models = measured(211, (0.7,))
+    p, y = models["model 0"][:, 0], target.y[:, 0]
+    plain = _slope(p, y, 0.0)
+    assert plain == pytest.approx(np.polyfit(p, y, 1)[0])
+    assert _slope(1 + 1e-6 * p, y, 0.0) == pytest.approx(1e6 * plain, rel=1e-4)

@@ -78,7 +78,7 @@ def test_all_models_predict_the_same_of_both_strands(table, tmp_path):
     sequences, _ = enhancers(rows=31, seed=1)
     for name, side in (("one", sequences), ("two", list(map(other, sequences)))):
         pd.DataFrame({"sequence": side}).to_csv(tmp_path / f"{name}.csv", index=False)
-    for model in ("net", "ridge", "boosting", "stack"):
+    for model in ("ridge", "boosting", "mlp", "lyra-additive", "lyra", "ensemble"):
         got = [
             predict(
                 tmp_path / "run", tmp_path / f"{name}.csv", out=tmp_path / "p.csv", model=model, force=True, quiet=True

@@ -11,12 +11,12 @@ from subquad.runs.loading import load_run
 
 
 def bio_model(folder: Path) -> dict[str, list]:
-    """Predictions of all models, and the interval of the first."""
+    """Predictions and intervals of all models."""
     pd = pytest.importorskip("pandas")
     load_run(folder)
     answers = {}
     with tempfile.TemporaryDirectory() as work:
-        for model in ("net", "ridge", "boosting", "stack"):
+        for model in ("ridge", "boosting", "mlp", "lyra-additive", "lyra", "ensemble"):
             out = Path(work) / f"{model}.csv"
             bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
             answers[model] = pd.read_csv(out)[["prediction", "prediction_low", "prediction_high"]].to_numpy().tolist()

@@ -11,8 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).parent
-UNUSED = {"report.html", "history.jsonl", "test.csv", "test_scores.safetensors"}
+UNUSED = {"report.html", "history.jsonl", "test.csv", "test_scores.safetensors", "bootstrap.json"}
 """Files of a run that are not needed to load it."""
 
 sys.path[:0] = [str(HERE.parent)]
@@ -24,8 +26,11 @@ from subquad import bio, hep, llm  # noqa: E402
 
 
 def bio_model(folder: Path, work: Path) -> None:
-    """A fit of the command line, with its baselines."""
+    """A fit of the command line, with all its models."""
     frame = bio_tables.table(work / "table.csv", length=5)
+    # with noise, so that the ensemble has several members
+    frame["score"] += np.random.default_rng(1).normal(scale=0.5, size=len(frame))
+    frame.to_csv(work / "table.csv", index=False)
     bio.fit(work / "table.csv", bio_tables.settings(), out=folder, quiet=True)
     frame[["sequence"]].head(7).to_csv(folder / "input.csv", index=False)
 

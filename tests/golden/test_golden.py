@@ -46,6 +46,9 @@ def test_a_saved_run_has_a_format_number_and_holds_no_code(kind):
                 {"inputs": None},
                 {"inputs": {"alphabet": "xyz"}},
                 {"target": None},
+                {"models": []},
+                {"networks": {"lyra": None}},
+                {"stacking": None},
             )
         ),
         ("hep_tagger", hep.TrainedTagger.load, {"net": None}),

@@ -6,6 +6,7 @@ from subquad.bio.commands.design import design
 from subquad.bio.data.dataset import InputSchema
 from subquad.bio.design_search.constraints import read_constraints
 from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.models.members import Members
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.settings import ALPHABETS
 
@@ -27,11 +28,11 @@ class AdditiveModel:
         # letter k at position t (from 0) is worth k * (t + 1)
         return sum(self.alphabet.find(letter) * (t + 1) for t, letter in enumerate(sequence) if letter != "|")
 
-    def predict_each_of_sequences(self, sequences):
+    def members_of_sequences(self, sequences):
         one = np.array([[self.value(s) * (k + 1) for k in range(self.outputs)] for s in sequences], dtype=float)
         if self.task_type in ("binary", "multiclass"):
             one = 1 / (1 + np.exp(-one / 50))
-        return np.stack([one * (1 + net) for net in range(self.members)])
+        return Members.of_equals(np.stack([one * (1 + net) for net in range(self.members)]))
 
     def predict_sequences(self, sequences):
         if self.task_type == "pairs":
@@ -40,7 +41,7 @@ class AdditiveModel:
             return [P]
         if self.task_type.startswith("residue"):
             return np.stack([[[self.alphabet.find(c)] * self.outputs for c in s] for s in sequences]).astype(float)
-        return self.predict_each_of_sequences(sequences).mean(0)
+        return self.members_of_sequences(sequences).mean
 
 
 AMINO = "ACDEFGHIKLMNPQRSTVWY"
@@ -62,11 +63,11 @@ class Landscape:
         self.pairs = coupling * random.normal(size=(length - 1, len(letters), len(letters)))
         self.wild_type = "".join(letters[k] for k in random.integers(0, len(letters), length))
 
-    def predict_each_of_sequences(self, sequences):
+    def members_of_sequences(self, sequences):
         codes = np.array([[self.alphabet.index(letter) for letter in text] for text in sequences])
         place = np.arange(codes.shape[1])
         joint = self.pairs[place[:-1], codes[:, :-1], codes[:, 1:]].sum(1)
-        return np.stack([own[place, codes].sum(1) + joint for own in self.members])[..., None]
+        return Members.of_equals(np.stack([own[place, codes].sum(1) + joint for own in self.members])[..., None])
 
     def best_gain(self, changes):
         own = [self.alphabet.index(letter) for letter in self.wild_type]

@@ -19,7 +19,6 @@ app = App(name="bio", help="Fit and use models of biological sequences with meas
 
 # flags of several values take them as `--target a b`
 FLAGS = Parameter(name="*", consume_multiple=True)
-Presets = Model[Annotated[tuple[str, ...], Parameter(consume_multiple=True)]]
 
 
 @app.command
@@ -28,10 +27,9 @@ def fit(
     /,
     settings: Annotated[FitSettings, FLAGS] = FitSettings(),
     *,
-    presets: Presets = (),
     options: Annotated[RunOptions, FLAGS],
 ) -> None:
-    """Fit a network, ridge, gradient boosting and their stack on one split, and compare them on held-out rows.
+    """Fit ridge, gradient boosting, an MLP, Lyra and their ensemble on one split, and compare them on held-out rows.
 
     For example:
 
@@ -40,11 +38,10 @@ def fit(
     Args:
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants and measurements; or
             example:NAME for a table that ships with subquad.
-        presets: Further networks to fit for comparison, such as paper.
     """
     from subquad.bio.commands.fit import fit as run_fit
 
-    metrics = run_fit(table, settings, presets=presets, **_keywords(options))
+    metrics = run_fit(table, settings, **_keywords(options))
     if not options.quiet:
         _print_models(metrics, options.out)
 
@@ -55,7 +52,6 @@ def cross_validate(
     /,
     settings: Annotated[FitSettings, FLAGS] = FitSettings(),
     *,
-    presets: Presets = (),
     options: Annotated[RunOptions, FLAGS],
 ) -> None:
     """Fit all models on each fold in turn, so that every row is predicted out-of-fold.
@@ -69,11 +65,10 @@ def cross_validate(
     Args:
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants and measurements; or
             example:NAME for a table that ships with subquad.
-        presets: Further networks to fit for comparison, such as paper.
     """
     from subquad.bio.commands.cross_validate import cross_validate as run_cross_validate
 
-    metrics = run_cross_validate(table, settings, presets=presets, **_keywords(options))
+    metrics = run_cross_validate(table, settings, **_keywords(options))
     if not options.quiet:
         _print_folds(metrics, options.out)
 
@@ -85,7 +80,7 @@ def predict(
     /,
     *,
     sequence: Input[str | None] = None,
-    model: Model[str] = "net",
+    model: Model[str | None] = None,
     options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Predict the sequences of a table with a fitted model; all columns of the table are kept.
@@ -98,8 +93,8 @@ def predict(
         run: Folder that `subquad bio fit` wrote.
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
         sequence: Column of the sequences. Default: the one of the fit, or inferred.
-        model: The network (net), a baseline (ridge, boosting; for base pairs vienna, vienna_bpp) or the stack of all;
-            the report of the run compares them.
+        model: Name of one of the models of the run, such as lyra or ridge; its report compares them. Default: the
+            ensemble.
     """
     from subquad.bio.commands.predict import predict as run_predict
 
@@ -288,7 +283,7 @@ def _print_models(metrics: dict[str, Any], out: Path) -> None:
     test = metrics["test"]
     best = None if no_comparison(metrics) else best_model(metrics)
     # metrics of single columns and classes are in the report
-    names = [name for name in test["net"] if ":" not in name][:6]
+    names = [name for name in next(iter(test.values())) if ":" not in name][:6]
     rows = [
         [label_of(model), *(None if name in metrics["undefined"] else own[name] for name in names)]
         for model, own in test.items()
@@ -307,7 +302,7 @@ def _print_folds(metrics: dict[str, Any], out: Path) -> None:
     from subquad.reporting.tables import print_table
 
     mean, std = metrics["test"], metrics["std"]
-    names = [name for name in mean["net"] if ":" not in name][:6]
+    names = [name for name in next(iter(mean.values())) if ":" not in name][:6]
     rows = [
         [label_of(model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
         for model, own in mean.items()

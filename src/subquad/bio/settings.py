@@ -1,13 +1,12 @@
 """Settings of a fit on biological sequences. Imports nothing heavy, so that the command line starts fast."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
+from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
-__all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "PRESETS", "FitSettings", "TaskType", "validate_presets"]
+__all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "FitSettings", "TaskType"]
 
 ALPHABETS = {
     "dna": "ACGT",
@@ -19,20 +18,6 @@ ALPHABETS = {
 
 MIN_CURVE_ROWS = 10
 """Minimum number of training rows for a point of a learning curve."""
-PRESETS = ("auto", "paper")
-"""Names of the network presets."""
-
-
-def validate_presets(presets: Iterable[str]) -> None:
-    """Check the names of presets.
-
-    Raises:
-        SubquadError: There is no such preset.
-    """
-    for preset in presets:
-        if preset not in PRESETS:
-            raise unknown("preset", preset, PRESETS)
-
 
 TaskType = Literal[
     "regression",
@@ -94,7 +79,7 @@ class FitSettings:
     test_fraction: Input[float] = 0.15
     """Fraction of the rows in the test set."""
     validation_fraction: Input[float] = 0.1
-    """Fraction of the rows used for model selection (early stopping, penalties, blending weights)."""
+    """Fraction of the rows used for model selection (early stopping, penalties, weights of the ensemble)."""
     train_rows: Input[int | None] = None
     """Maximum number of training rows, drawn at random. Default: all."""
     leak_distance: Input[int | None] = None
@@ -106,18 +91,19 @@ class FitSettings:
     strands: Input[Literal["one", "both"]] = "one"
     """`both`: double-stranded DNA that is read from either side (enhancers, binding sites). All models then also train
     on the reverse complements and average their predictions over both strands."""
-    preset: Model[Literal["auto", "paper"]] = "auto"
-    """`auto`: an ensemble of additive paths (linear model and MLPs) and Lyra. `paper`: Lyra alone, as published."""
+    models: Model[tuple[str, ...]] = ()
+    """Models to fit, such as ridge lyra; two or more also form an ensemble. Default: all that suit the task, without
+    `lyra-alone` (Lyra without its additive path) and `lyra-paper` (as published), which are compared on request."""
     ensemble_size: Model[int | None] = None
-    """Number of networks trained with different seeds; predictions are averaged, and from two on `prediction_std` is
-    written. Default: as many as `--tokens` allows, at most 5."""
+    """Number of networks of `lyra` trained with different seeds; their predictions are averaged. Default: as many as
+    `--tokens` allows, at most 5."""
     boosting_iterations: Model[int | None] = None
-    """Maximum number of trees in gradient boosting. Default: as many as fit in about half a minute, at most 300."""
+    """Maximum number of trees in gradient boosting. Default: as many as fit in about half a minute, at most 500."""
     transform: Model[Literal["auto", "none", "rank"]] = "auto"
     """Transform of the measurements before training: `none` standardises them, `rank` maps ranks to normal quantiles,
     `auto` uses ranks if the distribution is far from normal."""
     stack_folds: Model[int] = 1
-    """Number of cross-validation folds that determine the blending weights of the stack; 1 uses the validation set."""
+    """Number of cross-validation folds that determine the weights of the ensemble; 1 uses the validation set."""
     epochs: Training[float | None] = None
     """Number of passes over the training set. Default: as many as `--tokens` allows, between 0.3 and 40."""
     tokens: Training[int] = 5_000_000
@@ -143,6 +129,8 @@ class FitSettings:
         if self.test_fraction + self.validation_fraction >= 0.9:
             raise SubquadError("--test-fraction and --validation-fraction leave less than a tenth of the rows to train")
         validate_minima(self, ensemble_size=1, batch_size=1, boosting_iterations=1, tokens=1, stack_folds=1, folds=2)
+        if len(set(self.models)) < len(self.models):
+            raise SubquadError(f"--models names a model twice: {' '.join(self.models)}")
         validate_minima(self, learning_curve=0, learning_repeats=1, leak_distance=0, fold=0, train_rows=10)
         if any(size < MIN_CURVE_ROWS for size in self.learning_sizes):
             raise SubquadError(

@@ -83,6 +83,8 @@ class TrainingResult:
     """Validation metrics at that step."""
     seconds: float
     """Time spent in training and validation, summed over all starts of the run."""
+    cpu_seconds: float
+    """Time of the processor in it, over all threads of this process."""
     stopped_early: bool
     """Whether patience ran out before the last step."""
 
@@ -93,6 +95,7 @@ class _State:
     epoch: int = 0
     index: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     best_step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     since_best: int = 0
@@ -191,8 +194,22 @@ def train(
         best_step=state.best_step,
         best=state.best,
         seconds=state.seconds,
+        cpu_seconds=state.cpu_seconds,
         stopped_early=state.stopped_early,
     )
+
+
+class _Clock:
+    """Adds the time since its last tick to a state."""
+
+    def __init__(self, state: _State) -> None:
+        self.state, self.last = state, (time.monotonic(), time.process_time())
+
+    def tick(self) -> None:
+        now = time.monotonic(), time.process_time()
+        self.state.seconds += now[0] - self.last[0]
+        self.state.cpu_seconds += now[1] - self.last[1]
+        self.last = now
 
 
 @dataclass(kw_only=True)
@@ -218,7 +235,8 @@ class _Trainer:
         settings, state = self.settings, self.state
         batches = self._batches_of(state.epoch)
         sums: dict[str, Tensor | float] = {}
-        count, last_saved, last_tick = 0, time.monotonic(), time.monotonic()
+        count, last_saved = 0, time.monotonic()
+        clock = _Clock(state)
         shown: dict[str, float] = {}
         log_every = max(1, settings.steps // 200)
         self.model.train()
@@ -236,8 +254,7 @@ class _Trainer:
             state.step += 1
             if self.ema is not None:
                 self.ema.update(trained_state(self.model), state.step)
-            now = time.monotonic()
-            state.seconds, last_tick = state.seconds + now - last_tick, now
+            clock.tick()
             is_last = state.step == settings.steps
             if state.step % log_every == 0 or is_last:
                 shown = self._log(sums, count)
@@ -245,10 +262,9 @@ class _Trainer:
             if self.validate is not None and self._is_validated():
                 shown = {**shown, **self._evaluate(self.validate)}
                 # the time of a validation counts as time of the stage
-                now = time.monotonic()
-                state.seconds, last_tick = state.seconds + now - last_tick, now
+                clock.tick()
             advance(1, **{key: shown[key] for key in list(shown)[:3]})
-            if count == 0 and now - last_saved > settings.save_seconds:
+            if count == 0 and time.monotonic() - last_saved > settings.save_seconds:
                 self.save()
                 last_saved = time.monotonic()
         state.has_ended = True

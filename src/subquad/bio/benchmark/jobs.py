@@ -13,13 +13,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import Task
+from subquad.bio.metrics.scores import BOOTSTRAP
 from subquad.errors import raise_errors
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, plain, read_json, write_json
 
-__all__ = ["Job", "beside", "is_done", "make_jobs", "outcome_of", "run_job"]
+__all__ = ["Job", "beside", "bootstrap_of", "is_done", "make_jobs", "outcome_of", "run_job"]
 
 WORKER = "subquad.bio.commands.bench"
 """Module that runs one job when it is started with the path of a job file."""
@@ -42,7 +45,6 @@ class Job(TypedDict):
     table: str
     fingerprint: str
     settings: dict[str, Any]
-    presets: list[str]
     out: str
     force: bool
 
@@ -64,7 +66,6 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
                 table=str(task.table.resolve()),
                 fingerprint=fingerprint(task.table),
                 settings=plain(task.settings),
-                presets=list(settings.presets),
                 out=str((folder / "runs" / task.id / str(seed)).resolve()),
                 force=False,
             )
@@ -79,6 +80,11 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
         changed,
     )
     return jobs
+
+
+def bootstrap_of(job: Job) -> dict[str, np.ndarray]:
+    """Return the main metric of each model of a run in bootstrap samples of its test rows; NaN where undefined."""
+    return {name: np.array(own, dtype=np.float64) for name, own in read_json(Path(job["out"]) / BOOTSTRAP).items()}
 
 
 def metrics_of(job: Job) -> Path:

@@ -6,15 +6,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from subquad.bio.benchmark.summary import MODELS, STATES
-from subquad.bio.metrics.compared_models import COMPARED_MODELS, colour_of, label_of, names_of
+from subquad.bio.benchmark.summary import COMPARISONS, MAX_LOSS, STATES, VERDICTS
+from subquad.bio.metrics.compared_models import COMPARED_MODELS, ENSEMBLE, colour_of, label_of, names_of
 from subquad.bio.metrics.scores import MIN_TEST_ROWS, TITLES
 from subquad.bio.plots.maps import GREEN, INK
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
 __all__ = ["markdown", "render", "summary_lines"]
 
-MARKERS = {"network": "o", "baseline": "|", "stack": "D"}
+MARKERS = {"lyra": "o", "variant": "o", "baseline": "|", "ensemble": "D"}
 MARKER_SIZES = {"|": 9, "o": 6, "D": 4.2}
 HIGHER, EQUAL, LOWER = GREEN, "#9aa5b5", "#b4532a"
 
@@ -28,22 +28,22 @@ def render(results: Results) -> str:
     Args:
         results: Contents of `results.json`.
     """
-    entries, labels = results["tasks"], _labels(results)
+    entries = results["tasks"]
     scored = [entry for entry in entries if entry["state"] == "scored"]
     first: list[Block] = [_comparisons(results)]
-    if any(entry.get("versus_baseline") for entry in scored):
-        first.append(_differences(scored, labels))
+    if any("lyra_baseline" in entry["comparisons"] for entry in scored):
+        first.append(_differences(scored))
     sections = [Section("Result", first)]
     for family, own in _families(scored).items():
-        sections.append(Section(family, [*_tables(own, labels), _values(own, labels)]))
+        sections.append(Section(family, [*_tables(own), _values(own)]))
     published = _with_publication(entries)
     if published:
-        sections.append(Section("Published results", [_published(published, labels)]))
+        sections.append(Section("Published results", [_published(published)]))
     excluded = _excluded(entries)
     if excluded:
-        sections.append(Section("Not counted", [_exclusions(excluded, labels)]))
+        sections.append(Section("Not counted", [_exclusions(excluded)]))
     finished = [entry for entry in entries if "values" in entry]
-    methods: list[Block] = [*_methods(results), *([_costs(finished, labels)] if finished else [])]
+    methods: list[Block] = [*_methods(results), *([_costs(finished)] if finished else [])]
     sections.append(Section("Methods", methods))
     return page(f"{results['tasks_file']}: {len(entries)} tasks", lead=_summary(results), sections=sections)
 
@@ -54,7 +54,7 @@ def markdown(results: Results) -> str:
     Args:
         results: Contents of `results.json`.
     """
-    entries, labels = results["tasks"], _labels(results)
+    entries = results["tasks"]
     scored = [entry for entry in entries if entry["state"] == "scored"]
     parts = [
         f"# {results['tasks_file']}: {len(entries)} tasks",
@@ -63,27 +63,29 @@ def markdown(results: Results) -> str:
         _as_markdown(_comparisons(results)),
     ]
     for family, own in _families(scored).items():
-        parts += [f"## {family}", *(_as_markdown(table) for table in _tables(own, labels))]
+        parts += [f"## {family}", *(_as_markdown(table) for table in _tables(own))]
     if published := _with_publication(entries):
-        parts += ["## Published results", _as_markdown(_published(published, labels))]
+        parts += ["## Published results", _as_markdown(_published(published))]
     if excluded := _excluded(entries):
-        parts += ["## Not counted", _as_markdown(_exclusions(excluded, labels))]
+        parts += ["## Not counted", _as_markdown(_exclusions(excluded))]
     return "\n\n".join(parts) + "\n"
 
 
 def summary_lines(results: Results) -> list[str]:
     """Return one line per family and one for all tasks."""
-    lines = []
-    for family, counts in results["summary"].items():
-        baseline = counts["baseline"]
-        lines.append(
-            f"{family}: {counts['scored']} scored; higher than the published network in "
-            f"{_fraction(counts['paper'], 'higher')}; higher than the best baseline in "
-            f"{_fraction(baseline, 'higher')}, not significantly lower in "
-            f"{_fraction(baseline, 'not_significantly_lower')}; stack not significantly lower than the best model in "
-            f"{_fraction(counts['stack'], 'not_significantly_lower')}"
-        )
-    return lines
+    return [
+        "; ".join([f"{family}: {counts['scored']} scored", *_verdicts(counts)])
+        for family, counts in results["summary"].items()
+    ]
+
+
+def _verdicts(counts: Mapping[str, Any]) -> list[str]:
+    """Return the verdicts of each comparison, as text."""
+    return [
+        f"{title}: {', '.join(f'{one} {counts[name][one]}' for one in VERDICTS)}"
+        for name, title in COMPARISONS.items()
+        if counts[name]["tasks"]
+    ]
 
 
 def _families(entries: Sequence[Results]) -> dict[str, list[Results]]:
@@ -99,91 +101,68 @@ def _excluded(entries: Sequence[Results]) -> list[Results]:
     return [entry for entry in entries if entry["state"] != "scored" or entry["messages"]]
 
 
-def _labels(results: Results) -> dict[str, str]:
-    """Return the label of each model; `net` is named by its preset."""
-    return {**{name: label_of(name) for name in MODELS}, "net": label_of(results["settings"]["presets"][0])}
-
-
 def _summary(results: Results) -> str:
-    counts, net = results["summary"]["all"], _labels(results)["net"]
+    counts = results["summary"]["all"]
     parts = [f"{counts['scored']} of {len(results['tasks'])} tasks are scored"]
-    if counts["paper"]["tasks"]:
-        parts.append(f"{net} is higher than the published network in {_fraction(counts['paper'], 'higher')}")
-    if counts["baseline"]["tasks"]:
-        baseline = counts["baseline"]
-        parts.append(
-            f"higher than the best baseline in {_fraction(baseline, 'higher')}, and not significantly lower in "
-            f"{_fraction(baseline, 'not_significantly_lower')}"
-        )
-    if counts["stack"]["tasks"]:
-        stack = _fraction(counts["stack"], "not_significantly_lower")
-        parts.append(f"the stack is not significantly lower than the best single model in {stack}")
+    parts += _verdicts(counts)
+    single = counts["ensemble_single"]
+    if single["tasks"]:
+        close = f"{single['close']} of {single['tasks']} ({100 * single['close'] / single['tasks']:.0f} %)"
+        parts.append(f"ensemble neither clearly below the best single model nor over {MAX_LOSS} below it: {close}")
     return "; ".join(parts) + "."
 
 
-def _fraction(counts: Mapping[str, int], name: str) -> str:
-    total = counts["tasks"]
-    return f"{counts[name]} of {total} ({100 * counts[name] / total:.0f} %)" if total else "–"
-
-
 def _comparisons(results: Results) -> Table:
-    net = _labels(results)["net"]
     rows: list[list[Any]] = []
+    shown = [name for name in COMPARISONS if results["summary"]["all"][name]["tasks"]]
     for family, counts in results["summary"].items():
-        cells = [_count(counts["paper"], "higher"), _count(counts["baseline"], "higher")]
-        cells += [_count(counts["baseline"], name) for name in ("significantly_higher", "not_significantly_lower")]
-        cells.append(_count(counts["stack"], "not_significantly_lower"))
+        cells = [
+            " / ".join(str(counts[name][one]) for one in VERDICTS) if counts[name]["tasks"] else None for name in shown
+        ]
         excluded = counts["small"] + counts["no training rows"] + counts["failed"]
         rows.append([family, counts["scored"], *cells, excluded])
+    seeds = results["settings"]["seeds"]
+    caption = (
+        f"Number of tasks in which the first model is {' / '.join(VERDICTS)} (main metric on the test rows): the 95 % "
+        "interval of the difference is above 0, contains 0, or is below 0. Baselines: ridge, boosting, MLP; for base "
+        "pairs the two predictions of ViennaRNA. The best of them is chosen on the test rows. Not counted: fewer than "
+        f"{MIN_TEST_ROWS} test rows, no training rows, or failed."
+    )
+    if len(seeds) == 1:
+        caption += " One seed: the intervals lack the variation of the training, and no task has a winner."
     return Table(
-        header=[
-            "family",
-            "scored",
-            "> paper",
-            "> baseline",
-            "significant",
-            "≥ baseline",
-            "stack ≥ best",
-            "not counted",
-        ],
+        header=["family", "scored", *(COMPARISONS[name] for name in shown), "not counted"],
         rows=rows,
-        caption=f"Main metric on the test rows. > paper: {net} is higher than the published network. > baseline: it is "
-        "higher than the better of ridge and boosting (of ViennaRNA's two predictions for base pairs); significant: "
-        "the 95 % interval of the difference is above 0; ≥ baseline: the interval is not below 0. Stack ≥ best: the "
-        "stack is not significantly lower than the best single model. Not counted: fewer than "
-        f"{MIN_TEST_ROWS} test rows, no training rows, or failed.",
+        caption=caption,
         winner=len(rows) - 1,
     )
 
 
-def _count(counts: Mapping[str, int], name: str) -> str:
-    total = counts["tasks"]
-    return f"{counts[name]} ({100 * counts[name] / total:.0f} %)" if total else "–"
-
-
-def _tables(entries: Sequence[Results], labels: Mapping[str, str]) -> list[Table]:
+def _tables(entries: Sequence[Results]) -> list[Table]:
     # tasks of base pairs have other baselines, and thus a table of their own
     by_models: dict[tuple[str, ...], list[Results]] = {}
     for entry in entries:
-        by_models.setdefault(tuple(name for name in MODELS if name in entry["values"]), []).append(entry)
-    return [_table(own, models, labels) for models, own in by_models.items()]
+        by_models.setdefault(tuple(name for name in COMPARED_MODELS if name in entry["values"]), []).append(entry)
+    return [_table(own, models) for models, own in by_models.items()]
 
 
-def _table(entries: Sequence[Results], models: Sequence[str], labels: Mapping[str, str]) -> Table:
+def _table(entries: Sequence[Results], models: Sequence[str]) -> Table:
     titles = [TITLES[entry["main"]] for entry in entries]
     usual = max(titles, key=titles.count)
     rows = []
     for entry, title in zip(entries, titles, strict=True):
         row = [_short(entry) + (f" ({title})" if title != usual else ""), entry["rows"]["test"]]
-        row += [_with_std(entry, name) if name == "net" else entry["values"][name] for name in models]
-        rows.append([*row, _interval(entry["versus_baseline"])])
+        row += [_with_std(entry, name) for name in models]
+        gaps = [entry["comparisons"].get(name) for name in ("lyra_baseline", "ensemble_single")]
+        rows.append([*row, entry["weights"].get("lyra"), *(_interval(gap) for gap in gaps)])
     other = " (or the metric in brackets)" if len(set(titles)) > 1 else ""
-    caption = f"{usual}{other} on the test rows, and the difference of {labels['net']} to the best baseline with its "
-    caption += "95 % interval."
-    if any(entry["std"]["net"] is not None for entry in entries):
-        caption += f" Means over seeds; ±: standard deviation of {labels['net']} over seeds."
-    header = ["task", "test rows", *(labels[name] for name in models), "versus best baseline"]
-    return Table(header=header, rows=rows, caption=caption)
+    caption = (
+        f"{usual}{other} on the test rows, the weight of Lyra in the ensemble, and differences with 95 % intervals."
+    )
+    if any(std is not None for entry in entries for std in entry["std"].values()):
+        caption += " Means over seeds; ±: standard deviation over seeds."
+    header = ["task", "test rows", *map(label_of, models), "weight of Lyra", "Lyra − best baseline"]
+    return Table(header=[*header, "ensemble − best single model"], rows=rows, caption=caption)
 
 
 def _interval(gap: Mapping[str, float] | None) -> str | None:
@@ -191,7 +170,7 @@ def _interval(gap: Mapping[str, float] | None) -> str | None:
         return None
     # without the leading zero, so that a row fits on the page
     value, low, high = (f"{gap[name]:+.3f}".replace("0.", ".", 1) for name in ("value", "low", "high"))
-    return f"{value} ({low}, {high})"
+    return f"{value} ({low}, {high}), {gap['verdict']}"
 
 
 def _with_std(entry: Results, name: str) -> str | float:
@@ -203,44 +182,42 @@ def _short(entry: Results) -> str:
     return entry["id"].removeprefix(f"{entry['family']}/")
 
 
-def _costs(entries: Sequence[Results], labels: Mapping[str, str]) -> Table:
-    networks = [name for name in reversed(names_of("network")) if any(name in entry["values"] for entry in entries)]
+def _costs(entries: Sequence[Results]) -> Table:
+    models = [name for name in COMPARED_MODELS if any(name in entry["values"] for entry in entries)]
+    models = [name for name in models if name not in names_of("ensemble")]
     rows = []
     for entry in entries:
-        runs = [run["seconds"] for run in entry["seeds"].values() if "test" in run]
-        means = {name: sum(run.get(name, 0.0) for run in runs) / len(runs) for name in MODELS}
-        others = sum(value for name, value in means.items() if name not in networks)
-        cells = [round(value) for value in (*(means[name] for name in networks), others, entry["seconds"])]
-        rows.append([entry["id"], entry["rows"]["train"], *cells, entry["memory_mb"]])
+        cells = [round(entry["cpu_seconds"][name]) if name in entry["cpu_seconds"] else None for name in models]
+        rows.append([entry["id"], entry["rows"]["train"], *cells, round(entry["seconds"]), entry["memory_mb"]])
     return Table(
-        header=["task", "training rows", *(labels[name] for name in networks), "other models", "total", "memory, MB"],
+        header=["task", "training rows", *map(label_of, models), "total", "memory, MB"],
         rows=rows,
-        caption="Seconds on one core (total: including reading and intervals), and peak memory.",
+        caption="CPU seconds of each model, seconds in all (with reading and intervals), and peak memory.",
     )
 
 
-def _published(entries: Sequence[Results], labels: Mapping[str, str]) -> Table:
+def _published(entries: Sequence[Results]) -> Table:
     rows = []
     for entry in entries:
         name = entry["published_metric"] or entry["main"]
         values = entry["published_values"] or entry["values"]
         title = TITLES.get(name, name)
-        rows.append([entry["id"], title, values["net"], values.get("stack"), entry["published"]])
+        rows.append([entry["id"], title, values.get("lyra"), values.get(ENSEMBLE), entry["published"]])
     return Table(
-        header=["task", "metric", labels["net"], "stack", "published"],
+        header=["task", "metric", label_of("lyra"), label_of(ENSEMBLE), "published"],
         rows=rows,
         caption="In the metric of the publication, if it is computed here. Published results are quoted from the task "
         "file; those on another split or other rows are not comparable.",
     )
 
 
-def _exclusions(entries: Sequence[Results], labels: Mapping[str, str]) -> Table:
+def _exclusions(entries: Sequence[Results]) -> Table:
     rows = []
     for entry in entries:
         values, best = entry.get("values", {}), entry.get("best_baseline")
         reason = "; ".join([STATES[entry["state"]], *entry["messages"]])
-        rows.append([entry["id"], entry.get("rows", {}).get("test"), values.get("net"), values.get(best), reason])
-    return Table(header=["task", "test rows", labels["net"], "best baseline", "reason"], rows=rows)
+        rows.append([entry["id"], entry.get("rows", {}).get("test"), values.get("lyra"), values.get(best), reason])
+    return Table(header=["task", "test rows", label_of("lyra"), "best baseline", "reason"], rows=rows)
 
 
 def _methods(results: Results) -> list[str]:
@@ -255,8 +232,7 @@ def _methods(results: Results) -> list[str]:
         f"Each task: at most {settings['train_rows']:,} training rows, {settings['tokens']:,} tokens of training per "
         f"network{f', at most {trees} trees' if trees else ''}, {'seeds' if len(settings['seeds']) > 1 else 'seed'} "
         f"{seeds}, one thread. All models are trained on the same rows and evaluated on the same test rows; no choice "
-        "was made on the test rows. Intervals are from bootstrap samples of the test rows (means over seeds), so that "
-        "they do not include the variation of the training.",
+        "was made on the test rows. Intervals are from bootstrap samples of the test rows and of the seeds.",
     ]
 
 
@@ -269,41 +245,41 @@ def _as_markdown(table: Table) -> str:
     return "\n".join([*lines, *(["", table.caption] if table.caption else [])])
 
 
-def _differences(entries: Sequence[Results], labels: Mapping[str, str]) -> Picture:
-    compared = [entry for entry in entries if entry["versus_baseline"]]
-    own = sorted(compared, key=lambda entry: entry["versus_baseline"]["value"])
+def _differences(entries: Sequence[Results]) -> Picture:
+    compared = [entry for entry in entries if "lyra_baseline" in entry.get("comparisons", {})]
+    own = sorted(compared, key=lambda entry: entry["comparisons"]["lyra_baseline"]["value"])
     figure = Figure(figsize=(8.6, 0.155 * len(own) + 1.1))
     axes = figure.add_subplot()
     for y, entry in enumerate(own):
-        gap = entry["versus_baseline"]
+        gap = entry["comparisons"]["lyra_baseline"]
         colour = HIGHER if gap["low"] > 0 else LOWER if gap["high"] < 0 else EQUAL
         axes.plot([gap["low"], gap["high"]], [y, y], color=colour, linewidth=1.3, alpha=0.7, solid_capstyle="butt")
         axes.plot(gap["value"], y, "o", color=colour, markersize=3.8)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(own)), [entry["id"] for entry in own], fontsize=6.6)
     axes.set_ylim(-0.8, len(own) - 0.2)
-    axes.set_xlabel(f"{labels['net']} minus best baseline, main metric of the task")
+    axes.set_xlabel("Lyra minus best baseline, main metric of the task")
     _style(axes)
-    for label, colour in (("higher", HIGHER), ("not significant", EQUAL), ("lower", LOWER)):
+    for label, colour in (("clearly above", HIGHER), ("tie", EQUAL), ("clearly below", LOWER)):
         axes.plot([], [], "o-", color=colour, label=label, markersize=3.8, linewidth=1.3)
     axes.legend(frameon=False, loc="lower right", fontsize=8)
-    caption = "Difference to the best baseline in each task, with its 95 % interval; right of 0 the network is higher."
+    caption = "Difference to the best baseline in each task, with its 95 % interval; right of 0 Lyra is higher."
     return picture(figure, caption)
 
 
-def _values(entries: Sequence[Results], labels: Mapping[str, str]) -> Picture:
+def _values(entries: Sequence[Results]) -> Picture:
     figure = Figure(figsize=(8.6, 0.21 * len(entries) + 1.3))
     axes = figure.add_subplot()
-    own = sorted(entries, key=lambda entry: entry["values"]["net"])
-    models = [name for name in MODELS if any(name in entry["values"] for entry in own)]
+    own = sorted(entries, key=lambda entry: entry["values"].get("lyra", 0.0))
+    models = [name for name in COMPARED_MODELS if any(name in entry["values"] for entry in own)]
     for y, entry in enumerate(own):
-        if entry["best_baseline"]:
-            ends = [entry["values"][entry["best_baseline"]], entry["values"]["net"]]
+        if entry["best_baseline"] and "lyra" in entry["values"]:
+            ends = [entry["values"][entry["best_baseline"]], entry["values"]["lyra"]]
             axes.plot(ends, [y, y], color="#cdd3dd", linewidth=2.2, zorder=1)
     for name in models:
         known = [(entry["values"][name], y) for y, entry in enumerate(own) if name in entry["values"]]
         role = COMPARED_MODELS[name].role
-        is_hollow, marker = name != "net" and role != "baseline", MARKERS[role]
+        is_hollow, marker = role == "variant", MARKERS[role]
         axes.plot(
             *zip(*known, strict=True),
             marker,
@@ -311,8 +287,8 @@ def _values(entries: Sequence[Results], labels: Mapping[str, str]) -> Picture:
             markersize=MARKER_SIZES[marker],
             markeredgewidth=2 if marker == "|" else 1.1,
             markerfacecolor="white" if is_hollow else colour_of(name),
-            zorder=3 if name == "net" else 2,
-            label=labels[name],
+            zorder=3 if name == "lyra" else 2,
+            label=label_of(name),
         )
     axes.set_yticks(range(len(own)), [_short(entry) for entry in own], fontsize=7.4)
     axes.set_ylim(-0.8, len(own) - 0.2)
@@ -329,7 +305,7 @@ def _values(entries: Sequence[Results], labels: Mapping[str, str]) -> Picture:
         loc="upper center",
         bbox_to_anchor=(0.45, -0.55 / figure.get_figheight()),
     )
-    return picture(figure, "Main metric of each task; the bar connects the network and the best baseline.")
+    return picture(figure, "Main metric of each task; the bar connects Lyra and the best baseline.")
 
 
 def _style(axes: Axes) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from subquad.bio.settings import validate_presets
 from subquad.errors import SubquadError, flag_name, validate_minima
 from subquad.runs.options import Input, Model, Training
 
@@ -20,8 +19,8 @@ class BenchSettings:
     train_on: Input[tuple[str, ...]] = ()
     """Training rows for tasks that have none, as TASK=TASK; * on the left matches any characters, such as
     idr/caid2_disorder_*=idr/disorder."""
-    presets: Model[tuple[str, ...]] = ("auto", "paper")
-    """Networks to fit; the first one is compared with the baselines and with the other networks."""
+    models: Model[tuple[str, ...]] = ()
+    """Models to fit to each task that they suit, such as ridge lyra lyra-paper. Default: as for `fit`."""
     train_rows: Training[int] = 20_000
     """Maximum number of training rows per task, drawn at random."""
     tokens: Training[int] = 2_000_000
@@ -42,13 +41,12 @@ class BenchSettings:
         validate_minima(self, jobs=1, train_rows=10, tokens=1, boosting_iterations=1)
         if self.timeout is not None and self.timeout <= 0:
             raise SubquadError(f"--timeout must be above 0 seconds, got {self.timeout:g}")
-        for name in ("seeds", "presets"):
+        for name in ("seeds", "models"):
             values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
+            if len(set(values)) < len(values) or (name == "seeds" and not values):
                 raise SubquadError(f"{flag_name(name)} needs different values, got {' '.join(map(str, values))!r}")
         if min(self.seeds) < 0:
             raise SubquadError(f"--seeds must not be negative, got {min(self.seeds)}")
-        validate_presets(self.presets)
         # parsed here to report errors before any file is read
         _ = self.train_pairs
 

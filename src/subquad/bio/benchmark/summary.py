@@ -1,4 +1,9 @@
-"""Results of many runs: means over seeds, and comparisons of the network with the baselines."""
+"""Results of many runs: means over seeds, and comparisons of Lyra and the ensemble with the other models.
+
+A difference between two models has a 95 % interval from bootstrap samples of the test rows and, with several seeds, of
+the seeds: each sample averages the differences of as many randomly drawn runs, on the same resampled rows if all seeds
+have the same test rows.
+"""
 
 import math
 import re
@@ -6,16 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from subquad.bio.benchmark.jobs import Job, metrics_of, outcome_of
+import numpy as np
+
+from subquad.bio.benchmark.jobs import Job, bootstrap_of, metrics_of, outcome_of
 from subquad.bio.benchmark.tasks import Task
-from subquad.bio.metrics.compared_models import names_of
-from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS
+from subquad.bio.metrics.compared_models import COMPARED_MODELS, ENSEMBLE, WITHOUT_LYRA, names_of
+from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS, verdict
 from subquad.runs.storage import read_json
 
-__all__ = ["MODELS", "STATES", "result_rows", "summarize", "task_entries"]
+__all__ = ["COMPARISONS", "MAX_LOSS", "STATES", "VERDICTS", "result_rows", "summarize", "task_entries"]
 
-MODELS = (*reversed(names_of("network")), *names_of("baseline"), *names_of("stack"))
-"""Models in the order of the tables."""
 STATES = {
     "scored": "scored",
     "small": f"fewer than {MIN_TEST_ROWS} test rows: run, but not counted",
@@ -23,6 +28,21 @@ STATES = {
     "failed": "failed",
 }
 """State of a task, and its description."""
+COMPARISONS = {
+    "lyra_baseline": "Lyra against the best baseline",
+    "lyra_additive": "Lyra against its additive path",
+    "lyra_paper": "Lyra against Lyra as published",
+    "ensemble_baseline": "ensemble against the best baseline",
+    "ensemble_single": "ensemble against the best single model",
+    "ensemble_without": "ensemble against the ensemble without Lyra",
+}
+"""Comparisons of a task, and their titles. The best model is chosen on the test rows, to the disadvantage of the first
+one."""
+VERDICTS = ("clearly above", "tie", "clearly below")
+RESAMPLES = 1000
+"""Bootstrap samples of rows and seeds."""
+MAX_LOSS = 0.01
+"""Largest loss of the ensemble to the best single model that still counts as equal."""
 PUBLISHED_METRICS = {
     "spearman": ("spearman",),
     "pearson": ("pearson",),
@@ -39,11 +59,12 @@ PUBLISHED_METRICS = {
 
 
 def task_entries(tasks: Iterable[Task], jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Return one entry per task, in the order of the tasks, with the runs of all seeds and their means."""
+    """Return one entry per task, in the order of the tasks, with the runs of all seeds, means and comparisons."""
     entries = []
     for task in tasks:
-        runs = {str(job["seed"]): _run(job) for job in jobs if job["id"] == task.id}
-        finished = [run for run in runs.values() if "test" in run]
+        own = [job for job in jobs if job["id"] == task.id]
+        runs = {str(job["seed"]): _run(job) for job in own}
+        finished = [job for job in own if "test" in runs[str(job["seed"])]]
         entry: dict[str, Any] = {
             "id": task.id,
             "family": task.family,
@@ -52,7 +73,7 @@ def task_entries(tasks: Iterable[Task], jobs: Sequence[Job]) -> list[dict[str, A
             "metric": task.metric,
             "published": task.published,
             "train_on": task.train_on,
-            "state": _state(task, finished),
+            "state": _state(task, [runs[str(job["seed"])] for job in finished]),
             "seeds": runs,
             "messages": list(dict.fromkeys(run["message"] for run in runs.values() if run.get("message"))),
         }
@@ -81,7 +102,8 @@ def result_rows(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                             "low": low,
                             "high": high,
                             "test_rows": run["rows"]["test"],
-                            "model_seconds": run["seconds"].get(model),
+                            "weight": run["weights"].get(model),
+                            "cpu_seconds": run["cpu_seconds"].get(model),
                             "memory_mb": run["memory_mb"],
                         }
                     )
@@ -89,10 +111,10 @@ def result_rows(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def summarize(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the counts of each family and of `all`: tasks by state, and comparisons of those scored.
+    """Return the counts of each family and of `all`: tasks by state, and verdicts of those scored.
 
-    Keys of a comparison (`paper`, `baseline`, `stack`): `tasks`, and in how many of them the network is `higher`,
-    `significantly_higher` and `not_significantly_lower`; for `stack`, the stack against the best single model.
+    Each comparison of `COMPARISONS` has `tasks` and the number of each verdict; `ensemble_single` also has
+    `close`, in how many tasks the ensemble is neither clearly below nor more than 0.01 below the best single model.
     """
     families = dict.fromkeys(entry["family"] for entry in entries)
     groups = {name: [entry for entry in entries if entry["family"] == name] for name in families}
@@ -102,14 +124,11 @@ def summarize(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counts: dict[str, Any] = {state: sum(entry["state"] == state for entry in entries) for state in STATES}
     scored = [entry for entry in entries if entry["state"] == "scored"]
-    for name in ("paper", "baseline", "stack"):
-        gaps = [entry[f"versus_{name}"] for entry in scored if entry.get(f"versus_{name}")]
-        counts[name] = {
-            "tasks": len(gaps),
-            "higher": sum(gap["value"] > 0 for gap in gaps),
-            "significantly_higher": sum(gap["low"] > 0 for gap in gaps),
-            "not_significantly_lower": sum(gap["high"] >= 0 for gap in gaps),
-        }
+    for name in COMPARISONS:
+        gaps = [entry["comparisons"][name] for entry in scored if name in entry["comparisons"]]
+        counts[name] = {"tasks": len(gaps), **{one: sum(gap["verdict"] == one for gap in gaps) for one in VERDICTS}}
+        counts[name]["higher"] = sum(gap["value"] > 0 for gap in gaps)
+        counts[name]["close"] = sum(gap["high"] >= 0 and gap["value"] >= -MAX_LOSS for gap in gaps)
     return counts
 
 
@@ -118,17 +137,14 @@ def _run(job: Job) -> dict[str, Any]:
     if not path.is_file():
         return {"message": outcome.get("message") or "not finished"}
     metrics = read_json(path)
-    models = sorted(metrics["test"], key=MODELS.index)
     return {
-        "test": {name: metrics["test"][name] for name in models},
+        "test": metrics["test"],
         "intervals": metrics.get("intervals", {}).get("test", {}),
-        "differences": metrics.get("differences", {}),
-        "stack": metrics.get("stack_versus_best"),
         "rows": metrics["rows"],
-        "seconds": metrics.get("seconds", {}),
+        "weights": metrics["weights"].get(ENSEMBLE, {}),
+        "cpu_seconds": metrics["cpu_seconds"],
         "task_seconds": outcome.get("seconds"),
         "memory_mb": outcome.get("memory_mb") or metrics.get("memory_mb"),
-        "parameters": metrics.get("parameters"),
     }
 
 
@@ -140,36 +156,69 @@ def _state(task: Task, finished: Sequence[Mapping[str, Any]]) -> str:
     return "small" if min(run["rows"]["test"] for run in finished) < MIN_TEST_ROWS else "scored"
 
 
-def _means(entry: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _means(entry: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
+    runs = [entry["seeds"][str(job["seed"])] for job in jobs]
     main, models = entry["main"], list(runs[0]["test"])
-    other = _published_metric(entry["metric"], main, runs[0]["test"]["net"])
-    differences = {
-        name: _mean_gap([run["differences"][name] for run in runs])
-        for name in models
-        if all(name in run["differences"] for run in runs)
-    }
+    other = _published_metric(entry["metric"], main, runs[0]["test"][models[0]])
     values = {name: fmean(run["test"][name][main] for run in runs) for name in models}
-    best = max((name for name in names_of("baseline") if name in values), key=values.__getitem__, default=None)
-    stacks = [run["stack"] for run in runs if run["stack"]]
     memory = [run["memory_mb"] for run in runs if run["memory_mb"]]
+    baseline = _best(values, "baseline")
     return {
         "rows": runs[0]["rows"],
         "values": values,
         "std": {name: _std([run["test"][name][main] for run in runs]) for name in models},
         "published_metric": other,
         "published_values": {name: fmean(run["test"][name][other] for run in runs) for name in models} if other else {},
-        "differences": differences,
-        "best_baseline": best,
-        "versus_baseline": None if best is None else differences.get(best),
-        "versus_paper": differences.get("paper"),
-        "versus_stack": _mean_gap(stacks) if stacks else None,
-        "seconds": fmean(run["task_seconds"] or run["seconds"].get("total", 0.0) for run in runs),
+        "best_baseline": baseline,
+        "weights": {name: fmean(run["weights"].get(name, 0.0) for run in runs) for name in runs[0]["weights"]},
+        "comparisons": _comparisons(values, baseline, [bootstrap_of(job) for job in jobs]),
+        "cpu_seconds": {name: fmean(run["cpu_seconds"].get(name, 0.0) for run in runs) for name in models},
+        "seconds": fmean(run["task_seconds"] or 0.0 for run in runs),
         "memory_mb": max(memory, default=None),
     }
 
 
-def _mean_gap(gaps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: fmean(gap[name] for gap in gaps) for name in ("value", "low", "high")}
+def _comparisons(
+    values: Mapping[str, float], baseline: str | None, drawn: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, dict[str, Any]]:
+    """Return difference, interval and verdict of each comparison whose models were fitted."""
+    pairs = {
+        "lyra_baseline": ("lyra", baseline),
+        "lyra_additive": ("lyra", "lyra-additive"),
+        "lyra_paper": ("lyra", "lyra-paper"),
+        "ensemble_baseline": (ENSEMBLE, baseline),
+        "ensemble_single": (ENSEMBLE, _best(values, "baseline", "lyra")),
+        "ensemble_without": (ENSEMBLE, WITHOUT_LYRA),
+    }
+    found = {}
+    for name, (first, second) in pairs.items():
+        if first in values and second is not None and second in values:
+            value = values[first] - values[second]
+            gaps = np.stack([run[first] - run[second] for run in drawn])
+            low, high = _interval(gaps, value)
+            gap = {"first": first, "second": second, "value": value, "low": low, "high": high}
+            found[name] = gap | {"verdict": verdict(gap)}
+    return found
+
+
+def _interval(gaps: np.ndarray, value: float) -> tuple[float, float]:
+    """Return the 95 % interval of differences `(seeds, samples of the rows)` over rows and seeds."""
+    random, (seeds, samples) = np.random.default_rng(0), gaps.shape
+    row = np.arange(RESAMPLES) % samples
+    means = gaps[:, row].mean(0)
+    if seeds > 1:
+        drawn = gaps[random.integers(0, seeds, (seeds, RESAMPLES)), row].mean(0)
+        # resampling few seeds has (seeds - 1) / seeds of the variance of their mean
+        means += np.sqrt(seeds / (seeds - 1)) * (drawn - means)
+    known = means[np.isfinite(means)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (value, value)
+    return float(low), float(high)
+
+
+def _best(values: Mapping[str, float], *roles: Any) -> str | None:
+    """Return the model of some roles with the highest value; of equal ones the simplest."""
+    names = [name for name in COMPARED_MODELS if name in values and name in names_of(*roles)]
+    return max(names, key=values.__getitem__, default=None)
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -15,6 +15,7 @@ from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import separator_of
+from subquad.bio.metrics.compared_models import models_suiting
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.runs.storage import atomic, read_json
@@ -33,7 +34,7 @@ SHORT_NAMES: dict[str, TaskType] = {
 
 NUCLEOTIDES = set("ACGTURYSWKMBDHVN")
 """Nucleotides and their IUPAC codes, most of which are amino acids too."""
-LIST_SETTINGS = ("target", "covariates", "learning_sizes")
+LIST_SETTINGS = ("target", "covariates", "learning_sizes", "models")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,13 @@ def read_tasks(path: Path | str, settings: BenchSettings, folder: Path | str) ->
         for task in chosen
         if task.train_on is not None and task.train_on not in by_id
     ]
+    # without any model a task would get the default ones
+    errors += [
+        f"{task.id}: none of --models {' '.join(settings.models)} suits a task of type {task.task_type}; add one that "
+        "does, or leave the task out with --only or --task-types"
+        for task in chosen
+        if settings.models and not task.settings["models"]
+    ]
     raise_errors(f"{path}:", errors)
     errors = []
     chosen = [_merged(task, by_id, Path(folder), errors) if task.train_on else task for task in chosen]
@@ -140,7 +148,7 @@ def _task(folder: Path, entry: Any, number: int, options: BenchSettings, errors:
         "train_rows": options.train_rows,
         "tokens": options.tokens,
         "boosting_iterations": options.boosting_iterations,
-        "preset": options.presets[0],
+        "models": models_suiting(task_type, options.models),
         **own,
     }
     try:

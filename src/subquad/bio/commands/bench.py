@@ -1,4 +1,4 @@
-"""`bench`: fit all models on many tables, resumable at any time, and count in how many the network is better.
+"""`bench`: fit all models on many tables, resumable at any time, and count the verdicts of their comparisons.
 
 Costs about a minute of one core per task and network with the default budget. Each task runs in a process of its own,
 `python -m subquad.bio.commands.bench JOB.json`.
@@ -196,7 +196,7 @@ def _run_in_this_process(path: Path) -> None:
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in job["settings"].items()
     }
-    options: dict[str, Any] = {key: job[key] for key in ("out", "presets", "seed", "force")}
+    options: dict[str, Any] = {key: job[key] for key in ("out", "seed", "force")}
     try:
         fit(job["table"], FitSettings(**values), **options, quiet=True)
     except SubquadError as error:

@@ -17,10 +17,11 @@ from subquad.bio.commands.fit import fit_table, run_settings
 from subquad.bio.data.dataset import Target
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import read_table
+from subquad.bio.metrics.compared_models import ENSEMBLE
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.plots.cross_validation_page import render, verdict
 from subquad.bio.plots.finished_run import TEST_ROWS
-from subquad.bio.settings import FitSettings, validate_presets
+from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import check_split_column, count_folds, make_split
 from subquad.errors import SubquadError
 from subquad.progress import say
@@ -37,7 +38,6 @@ def cross_validate(
     settings: FitSettings | None = None,
     *,
     out: Path | str,
-    presets: Sequence[str] = (),
     seed: int = 0,
     force: bool = False,
     quiet: bool = False,
@@ -52,7 +52,6 @@ def cross_validate(
         table: As for `fit`.
         settings: Columns, folds, models and training.
         out: Output folder.
-        presets: Presets of additional networks, as for `fit`.
         seed: Seed of the folds and of the networks.
         force: Overwrite a finished run in the folder.
         quiet: Print no progress and no remarks.
@@ -63,10 +62,9 @@ def cross_validate(
     settings, path = settings or FitSettings(), resolve_table(table)
     if settings.fold is not None:
         raise SubquadError("cross-validation uses each fold in turn; leave out --fold")
-    validate_presets(presets)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     count = count_folds(read, settings)
-    identity = run_settings(path, settings, presets, seed)
+    identity = run_settings(path, settings, seed)
     check_run_folder(out, kind="bio folds", settings=identity, force=force)
     # impossible folds are refused before anything is written
     first = make_split(read, replace(settings, fold=0), seed=seed)
@@ -80,7 +78,7 @@ def cross_validate(
         if not (folder / METRICS).is_file():
             say(f"fold {fold + 1} of {count}", quiet=quiet)
             own, split = replace(settings, fold=fold), first if fold == 0 else None
-            fit_table(read, own, out=folder, presets=presets, seed=seed, quiet=quiet, split=split)
+            fit_table(read, own, out=folder, seed=seed, quiet=quiet, split=split)
         folds.append(read_json(folder / METRICS))
     frame = _predictions(run.directory, count)
     if frame is not None:
@@ -110,7 +108,8 @@ def _metrics(
     """Return means and standard deviations over the folds, and metrics of all rows together."""
     task_type, main = folds[0]["task_type"], folds[0]["main_metric"]
     models = list(folds[0]["test"])
-    names = [name for name in folds[0]["test"]["net"] if all(name in fold["test"]["net"] for fold in folds)]
+    first = models[0]
+    names = [name for name in folds[0]["test"][first] if all(name in fold["test"][first] for fold in folds)]
     values = {model: {name: [fold["test"][model][name] for fold in folds] for name in names} for model in models}
     best = [max(models, key=lambda model: values[model][main][k]) for k in range(len(folds))]
     metrics: dict[str, Any] = {
@@ -132,7 +131,7 @@ def _metrics(
 
 
 def _pooled(frame: pd.DataFrame, models: Sequence[str], target: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of all rows together, and by how much the network is better than each other model."""
+    """Return the metrics of all rows together, and the advantage of the ensemble (else Lyra) over each other model."""
     task_type, classes = target["task_type"], target["classes"]
     if task_type == "binary":
         y = (frame["measured"].astype(str) == str(classes[1])).to_numpy(dtype=np.int64)
@@ -140,5 +139,6 @@ def _pooled(frame: pd.DataFrame, models: Sequence[str], target: Mapping[str, Any
         y = frame[["measured"]].to_numpy(dtype=np.float64)
     truth = Target(task_type=task_type, y=y, classes=tuple(classes))
     predicted = {model: frame[[model]].to_numpy(dtype=np.float64) for model in models}
-    gaps = {model: difference(truth, predicted["net"], own) for model, own in predicted.items() if model != "net"}
-    return {"pooled": {model: score(truth, own) for model, own in predicted.items()}, "differences": gaps}
+    first = next((name for name in (ENSEMBLE, "lyra") if name in predicted), models[0])
+    gaps = {model: difference(truth, predicted[first], own) for model, own in predicted.items() if model != first}
+    return {"pooled": {model: score(truth, own) for model, own in predicted.items()}, "differences": {first: gaps}}

@@ -1,7 +1,6 @@
 """`fit`: from a table to saved models with metrics on a test set and a report."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ from subquad.bio.analysis.audit import audit
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import Table, read_table
-from subquad.bio.metrics.scores import by_group
-from subquad.bio.models.fit import FittedModels, check_trainable, fit_models
+from subquad.bio.metrics.scores import BOOTSTRAP, by_group
+from subquad.bio.models.fit import FittedModels, check_trainable, fit_models, models_of
+from subquad.bio.models.fitted import network_tensors
 from subquad.bio.models.learning_curve import learning_curve
 from subquad.bio.models.predictions import test_examples, test_frame
 from subquad.bio.plots.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
 from subquad.bio.plots.fit_page import card, render
-from subquad.bio.settings import FitSettings, validate_presets
+from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import Split, check_split_column, make_split
 from subquad.errors import SubquadError
 from subquad.progress import say
@@ -36,18 +36,16 @@ def fit(
     settings: FitSettings | None = None,
     *,
     out: Path | str,
-    presets: Sequence[str] = (),
     seed: int = 0,
     force: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Fit the network, baselines and their stack on one split, save them, and return the contents of `metrics.json`.
+    """Fit baselines, Lyra and their ensemble on one split, save them, and return the contents of `metrics.json`.
 
     Args:
         table: Table or FASTA file of sequences or variants with measurements (see `read_table`), or `example:NAME`.
         settings: Columns, split, models and training. Default: inferred or standard values.
         out: Output folder. An unfinished run with the same settings in it is resumed.
-        presets: Presets of additional networks that are fitted for comparison; the preset of the settings comes first.
         seed: Seed of the random split, the order of the rows and the initial weights.
         force: Overwrite a finished run in the folder.
         quiet: Print no progress and no remarks.
@@ -58,15 +56,14 @@ def fit(
     """
     began = time.monotonic()
     settings, path = settings or FitSettings(), resolve_table(table)
-    validate_presets(presets)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     # a folder that cannot be written is refused before anything is printed
-    identity = run_settings(path, settings, _all_presets(settings, presets), seed)
+    identity = run_settings(path, settings, seed)
     check_run_folder(out, kind="bio", settings=identity, force=force)
     for remark in read.remarks:
         say(remark, quiet=quiet)
     seconds = time.monotonic() - began
-    return fit_table(read, settings, out=out, presets=presets, seed=seed, force=force, quiet=quiet, seconds=seconds)
+    return fit_table(read, settings, out=out, seed=seed, force=force, quiet=quiet, seconds=seconds)
 
 
 def fit_table(
@@ -74,7 +71,6 @@ def fit_table(
     settings: FitSettings,
     *,
     out: Path | str,
-    presets: Sequence[str],
     seed: int,
     force: bool = False,
     quiet: bool = False,
@@ -86,23 +82,22 @@ def fit_table(
     split = make_split(read, settings, seed=seed) if split is None else split
     say(f"split: {split.how}", quiet=quiet)
     dataset = read.with_split(split.parts, split.units)
-    presets = _all_presets(settings, presets)
     seconds = time.monotonic() - began
     try:
+        models_of(dataset, settings)
         check_trainable(dataset)
     except SubquadError as error:
         raise SubquadError(f"{path}: {error}") from error
-    run = open_run(out, kind="bio", settings=run_settings(path, settings, presets, seed), force=force)
+    run = open_run(out, kind="bio", settings=run_settings(path, settings, seed), force=force)
     if run.is_resumed:
         say(f"{run.directory}: resuming an unfinished run", quiet=quiet)
-    fitted = fit_models(dataset, settings, presets=presets, directory=run.directory, seed=seed, quiet=quiet)
+    fitted = fit_models(dataset, settings, directory=run.directory, seed=seed, quiet=quiet)
     metrics = fitted.metrics
     if settings.learning_curve or settings.learning_sizes:
         metrics["learning_curve"] = learning_curve(
             dataset, settings, metrics, directory=run.directory, seed=seed, quiet=quiet
         )
-    metrics["seconds"]["read"] = round(seconds, 2)
-    metrics["seconds"]["total"] = round(sum(metrics["seconds"].values()), 2)
+    metrics["seconds"] = {"read": round(seconds, 2), "total": round(time.monotonic() - began, 2)}
     metrics["leakage"], metrics["audit"] = split.leakage.as_dict(), audit(read, split)
     if read.groups is not None:
         metrics["groups"] = _by_group(fitted, dataset, read.groups)
@@ -110,14 +105,10 @@ def fit_table(
     return metrics
 
 
-def run_settings(path: Path, settings: FitSettings, presets: Sequence[str], seed: int) -> dict[str, Any]:
+def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]:
     """Return what identifies a run of a table, so that an unfinished one can be resumed."""
-    named = {"presets": list(presets), "seed": seed, "table": path.name, "fingerprint": fingerprint(path)}
+    named = {"seed": seed, "table": path.name, "fingerprint": fingerprint(path)}
     return {**plain(settings), **named}
-
-
-def _all_presets(settings: FitSettings, presets: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((settings.preset, *presets)))
 
 
 def _by_group(fitted: FittedModels, dataset: Dataset, groups: np.ndarray) -> dict[str, dict[str, Any]]:
@@ -140,6 +131,7 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
     else:
         examples = test_examples(read, rows, fitted.predictions, most=EXAMPLES)
         write_json(run.directory / TEST_SEQUENCES, examples)
+    write_json(run.directory / BOOTSTRAP, fitted.bootstrap)
     train = dataset.inputs.codes[dataset.split["train"]]
     config = {
         "inputs": read.schema.as_dict(),
@@ -148,8 +140,8 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
         "file": read.path.name,
         "split": {"how": split.how, "rows": {part: len(dataset.split[part]) for part in PARTS}},
         "models": fitted.models,
-        "model": fitted.net.as_dict(),
-        "stacking": fitted.stacking.as_dict(),
+        "networks": {name: own.as_dict() for name, own in fitted.networks.items()},
+        "stacking": None if fitted.stacking is None else fitted.stacking.as_dict(),
         "selected": fitted.selected,
     }
     finished = FinishedRun(
@@ -160,7 +152,7 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
     )
     run.finish(
         config=config,
-        tensors=fitted.net.tensors(),
+        tensors=network_tensors(fitted.networks),
         metrics=fitted.metrics,
         card=card(finished),
         report=render(finished),

@@ -21,7 +21,7 @@ def predict(
     table: Path | str,
     *,
     out: Path | str,
-    model: str = "net",
+    model: str | None = None,
     sequence: str | None = None,
     force: bool = False,
     quiet: bool = False,
@@ -31,7 +31,7 @@ def predict(
     A regression adds `prediction`; several targets or labels add `prediction_NAME` each. Two classes add `prediction`,
     the probability of the second one, and `prediction_class`; more classes add `prediction`, the most likely class, and
     `probability_CLASS` for each. Residues add `prediction`, a JSON list (for classes: a string or a list of names), and
-    base pairs a dot-bracket string. `prediction_std` is the standard deviation of the ensemble,
+    base pairs a dot-bracket string. `prediction_std` is the standard deviation over the members of the model,
     and `prediction_low` and `prediction_high` are the 90 % interval (of several targets, `prediction_low_NAME` …),
     which is empty if the fit had too few validation rows.
 
@@ -39,7 +39,7 @@ def predict(
         run: Folder that `fit` or an estimator's `save` wrote.
         table: Table with sequences, or with variants if the model was trained on variants.
         out: Output file; its suffix `.tsv` and `.gz` set the format.
-        model: `net`, a baseline (`ridge`, `boosting`; for base pairs `vienna`, `vienna_bpp`), or the `stack` of all.
+        model: `ensemble`, or one of the models of the run, such as `lyra` or `ridge`. Default: the ensemble.
         sequence: Column with the sequences. Default: the one of the fit, otherwise inferred.
         force: Overwrite the output file.
         quiet: Print no remarks.
@@ -50,6 +50,7 @@ def predict(
     out, path, fitted = check_output(as_file(out), force=force), resolve_table(table), BioModel.load(run)
     if out.exists() and out.samefile(path):
         raise SubquadError(f"{out}: this is the table itself, which --force would replace; choose another --out")
+    model = model or fitted.default
     fitted.check_model(model)
     read = read_like(path, fitted.schema, sequence=sequence)
     taken = [name for name in read.frame.columns if str(name).startswith(("prediction", "probability_"))]

@@ -18,7 +18,7 @@ import numpy as np
 
 from subquad.bio.settings import ALPHABETS
 
-__all__ = ["PROPERTIES", "Substitutions", "properties", "reference_of"]
+__all__ = ["PROPERTIES", "Substitutions", "channels_of", "properties", "reference_of"]
 
 REACH = 4
 """Letters on either side of a position that describe it: one turn of a helix."""
@@ -95,6 +95,21 @@ def blosum62(letters: int) -> np.ndarray:
 def reference_of(codes: np.ndarray, letters: int) -> np.ndarray:
     """Return the most common letter of each position of aligned training sequences `(n, T)`, `(T,)`."""
     return np.array([np.bincount(column[column >= 0], minlength=letters).argmax() for column in codes.T])
+
+
+def channels_of(reference: np.ndarray, letters: int) -> np.ndarray:
+    """Return what a letter at a position means beside its reference letter, `(T, letters + 2, 20)`.
+
+    Change of the properties, whether there is a change, its BLOSUM62 score, properties of the letter and of the
+    reference. The last two rows of the letters are equal parts of all letters (`ANY`) and zeros (`PAD`).
+    """
+    table = standard_properties(letters)
+    shape = len(reference), letters, len(PROPERTIES)
+    new, old = np.broadcast_to(table, shape), np.broadcast_to(table[reference][:, None], shape)
+    is_new = (np.arange(letters) != reference[:, None])[..., None]
+    similarity = blosum62(letters)[reference][..., None] / 4
+    known = np.concatenate([is_new * (new - old), is_new, is_new * similarity, new, old], axis=2)
+    return np.concatenate([known, known.mean(1, keepdims=True), 0 * known[:, :1]], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,30 @@
-"""The models that a run compares on its test rows: one entry for each name in `metrics.json`."""
+"""The models that a run fits and compares on its test rows: one entry for each name in `metrics.json`."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["COMPARED_MODELS", "ComparedModel", "baselines_for", "colour_of", "label_of", "names_of"]
+from subquad.errors import SubquadError, unknown
 
-Role = Literal["baseline", "network", "stack"]
+__all__ = [
+    "COMPARED_MODELS",
+    "ENSEMBLE",
+    "NETWORKS",
+    "WITHOUT_LYRA",
+    "ComparedModel",
+    "baselines_for",
+    "colour_of",
+    "label_of",
+    "members_of",
+    "models_for",
+    "models_suiting",
+    "names_of",
+]
+
+Role = Literal["baseline", "lyra", "variant", "ensemble"]
+Tasks = Literal["rows", "residues", "pairs"]
+
+ENSEMBLE, WITHOUT_LYRA = "ensemble", "ensemble-without-lyra"
 
 
 @dataclass(frozen=True)
@@ -15,35 +34,86 @@ class ComparedModel:
     label: str
     """Name on pages and in the terminal."""
     role: Role
+    """A baseline, Lyra, a variant of Lyra that is only compared, or the ensemble."""
     colour: str
     """Colour in figures."""
-    predicts_pairs: bool = False
-    """Whether this baseline takes the place of the others in tasks of base pairs."""
+    tasks: tuple[Tasks, ...] = ("rows", "residues", "pairs")
+    """Tasks that it suits: one value per row, one per residue, or base pairs."""
+    is_default: bool = True
+    """Whether it is fitted if no models are named."""
+    needs_sequence: bool = False
+    """Whether it needs letters, and not covariates alone."""
 
 
 COMPARED_MODELS = {
-    "ridge": ComparedModel("ridge", "baseline", "#8a94a6"),
-    "vienna": ComparedModel("ViennaRNA MFE", "baseline", "#8a94a6", predicts_pairs=True),
-    "vienna_bpp": ComparedModel("ViennaRNA pair probabilities", "baseline", "#c08a3e", predicts_pairs=True),
-    "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e"),
-    "paper": ComparedModel("Lyra as published", "network", "#7fb39c"),
-    "auto": ComparedModel("network (preset auto)", "network", "#7fb39c"),
-    "net": ComparedModel("network", "network", "#1f6f54"),
-    "stack": ComparedModel("stack of all models", "stack", "#2f6db3"),
+    "ridge": ComparedModel("ridge", "baseline", "#8a94a6", ("rows", "residues")),
+    "vienna": ComparedModel("ViennaRNA MFE", "baseline", "#8a94a6", ("pairs",)),
+    "vienna_bpp": ComparedModel("ViennaRNA pair probabilities", "baseline", "#c08a3e", ("pairs",)),
+    "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", ("rows", "residues")),
+    "mlp": ComparedModel("MLP", "baseline", "#9a6fb0", ("rows",)),
+    "lyra-paper": ComparedModel("Lyra as published", "variant", "#a9cdbd", is_default=False, needs_sequence=True),
+    "lyra-alone": ComparedModel(
+        "Lyra without additive path", "variant", "#7fb39c", is_default=False, needs_sequence=True
+    ),
+    "lyra-additive": ComparedModel("additive path of Lyra", "variant", "#b9c48b", ("rows",), needs_sequence=True),
+    "lyra": ComparedModel("Lyra", "lyra", "#1f6f54", needs_sequence=True),
+    WITHOUT_LYRA: ComparedModel("ensemble without Lyra", "ensemble", "#8fb4dd"),
+    ENSEMBLE: ComparedModel("ensemble", "ensemble", "#2f6db3"),
 }
-"""Models by their name in `metrics.json`, the simplest first. `net` is the network of the run's own preset; `paper` and
-`auto` are further presets fitted beside it."""
+"""Models by their name in `metrics.json`, the simplest first."""
+NETWORKS = ("mlp", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
+"""Models that are trained by gradient descent."""
 
 
-def names_of(role: Role) -> tuple[str, ...]:
-    """Return the names of the models with a role, the simplest first."""
-    return tuple(name for name, model in COMPARED_MODELS.items() if model.role == role)
+def names_of(*roles: Role) -> tuple[str, ...]:
+    """Return the names of the models with one of the roles, the simplest first."""
+    return tuple(name for name, model in COMPARED_MODELS.items() if model.role in roles)
+
+
+def models_for(task_type: str, named: Sequence[str] = (), *, has_sequence: bool = True) -> tuple[str, ...]:
+    """Return the models to fit to a task, without the ensemble, the simplest first.
+
+    Args:
+        task_type: Type of the task.
+        named: Models that the user named; without any, all that suit the task by default.
+        has_sequence: The inputs have letters, and not covariates alone.
+
+    Raises:
+        SubquadError: There is no such model, or it does not suit the task.
+    """
+    fitted = {name: own for name, own in COMPARED_MODELS.items() if own.role != "ensemble"}
+    suited = [name for name in models_suiting(task_type, fitted) if has_sequence >= fitted[name].needs_sequence]
+    models_suiting(task_type, named)
+    for name in named:
+        if name not in suited:
+            reason = f"a task of type {task_type}" if has_sequence else "a table without sequences"
+            raise SubquadError(f"--models {name} does not suit {reason}; choose from {', '.join(suited)}")
+    return tuple(name for name in suited if (name in named if named else fitted[name].is_default))
+
+
+def models_suiting(task_type: str, named: Iterable[str]) -> tuple[str, ...]:
+    """Return those of the named models that suit a task.
+
+    Raises:
+        SubquadError: There is no such model.
+    """
+    kind: Tasks = "pairs" if task_type == "pairs" else "residues" if task_type.startswith("residue") else "rows"
+    fitted = {name: own for name, own in COMPARED_MODELS.items() if own.role != "ensemble"}
+    for name in named:
+        if name not in fitted:
+            raise unknown("model", name, fitted)
+    return tuple(name for name in named if kind in fitted[name].tasks)
+
+
+def members_of(models: Sequence[str]) -> tuple[str, ...]:
+    """Return the models that the ensemble combines: baselines and Lyra, but not its variants."""
+    return tuple(name for name in models if COMPARED_MODELS[name].role in ("baseline", "lyra"))
 
 
 def baselines_for(task_type: str) -> tuple[str, ...]:
-    """Return the names of the baselines of a task type."""
-    is_pairs = task_type == "pairs"
-    return tuple(name for name in names_of("baseline") if COMPARED_MODELS[name].predicts_pairs == is_pairs)
+    """Return the names of the baselines of a task type that are not networks."""
+    baselines = [name for name in models_for(task_type) if COMPARED_MODELS[name].role == "baseline"]
+    return tuple(name for name in baselines if name not in NETWORKS)
 
 
 def label_of(model: str) -> str:

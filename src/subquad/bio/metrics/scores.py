@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.data.dataset import Target, TaskType
+from subquad.bio.metrics.compared_models import ENSEMBLE, names_of
 from subquad.bio.metrics.task_metrics import task_metrics
 
 __all__ = [
+    "BOOTSTRAP",
     "LOWER_IS_BETTER",
     "MAIN_METRIC",
     "MIN_TEST_ROWS",
@@ -27,6 +29,7 @@ __all__ = [
     "score",
     "title",
     "undefined_metrics",
+    "verdict",
 ]
 
 MAIN_METRIC: dict[TaskType, str] = {
@@ -70,6 +73,8 @@ TITLES = {
 }
 """Display name of each metric; `title` also handles metrics of single columns and classes."""
 
+BOOTSTRAP = "bootstrap.json"
+"""File of a run with the main metric of each model in the bootstrap samples of its test rows."""
 DRAWS = 200
 """Bootstrap samples of an interval."""
 MAX_CELLS = 4_000_000
@@ -133,20 +138,19 @@ def undefined_metrics(target: Target) -> dict[str, str]:
             return {}
 
 
-def compare_models(target: Target, predictions: Mapping[str, Any], *, single: Sequence[str]) -> dict[str, Any]:
+def compare_models(target: Target, predictions: Mapping[str, Any]) -> dict[str, Any]:
     """Return metrics, intervals and paired differences of models on the same rows.
 
     Args:
         target: Measured values of the rows.
-        predictions: Predictions of each model; `net` is compared with every other one, and `stack`, if it is there,
-            with the best of the single models.
-        single: Names of the models that are no combination of others.
+        predictions: Predictions of each model, by its name in `COMPARED_MODELS`.
 
     Returns:
         `task_type`, `main_metric`; `test.<model>.<metric>`; `intervals.test.<model>.<metric>`, 95 % bootstrap
-        intervals; `undefined`;
-        `differences.<model>`, by which the main metric of `net` is higher; `stack_versus_best`; and `wins`, the model
-        with the best main metric if its advantage over every other model is significant, else None.
+        intervals; `undefined`; `differences.<model>.<other>` for Lyra and the ensemble, by how much its main metric is
+        higher than that of each other model; `ensemble_versus_best`, the same for the best single model; and `wins`,
+        the single model that is clearly above every other one (the 95 % interval of each difference is above 0), else
+        None; and `bootstrap.<model>`, the main metric in each bootstrap sample, None where a sample does not define it.
     """
     main = MAIN_METRIC[target.task_type]
     test = {name: score(target, values) for name, values in predictions.items()}
@@ -164,21 +168,43 @@ def compare_models(target: Target, predictions: Mapping[str, Any], *, single: Se
         "main_metric": main,
         "test": test,
         "undefined": undefined,
+        "bootstrap": {name: _as_json(own[main]) for name, own in drawn.items()},
         "intervals": {
             "test": {
                 model: {name: _interval(values, test[model][name]) for name, values in own.items()}
                 for model, own in drawn.items()
             }
         },
-        "differences": {name: gap("net", name) for name in predictions if name != "net"},
+        "differences": {
+            first: {name: gap(first, name) for name in predictions if name != first}
+            for first in ("lyra", ENSEMBLE)
+            if first in predictions
+        },
     }
-    if "stack" in predictions:
-        best = max(single, key=lambda name: test[name][main])
-        found["stack_versus_best"] = {"best": best, **gap("stack", best)}
-    leader = max(test, key=lambda name: test[name][main])
-    is_clear = all(gap(leader, name)["low"] > 0 for name in test if name != leader)
-    can_tell = len(target) >= MIN_TEST_ROWS and main not in undefined
-    return found | {"wins": leader if can_tell and is_clear else None}
+    single = [name for name in predictions if name not in names_of("ensemble")]
+    best = max(single, key=lambda name: test[name][main])
+    if ENSEMBLE in predictions:
+        found["ensemble_versus_best"] = {"best": best, **gap(ENSEMBLE, best)}
+    is_clear = all(gap(best, name)["low"] > 0 for name in single if name != best)
+    can_tell = len(target) >= MIN_TEST_ROWS and main not in undefined and len(single) > 1
+    return found | {"wins": best if can_tell and is_clear and not _is_constant(target, predictions[best]) else None}
+
+
+def verdict(gap: Mapping[str, float]) -> str:
+    """Return `clearly above`, `tie` or `clearly below` for a difference with its 95 % interval."""
+    return "clearly above" if gap["low"] > 0 else "clearly below" if gap["high"] < 0 else "tie"
+
+
+def _is_constant(target: Target, prediction: Any) -> bool:
+    """Return whether all rows, or all residues with a known value, have the same prediction."""
+    if isinstance(prediction, list):
+        return False
+    values = np.asarray(prediction)
+    if target.is_residue:
+        # what stands in the padding means nothing
+        known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
+        values = values.reshape(*target.y.shape, -1)[known]
+    return bool((values == values[:1]).all())
 
 
 def difference(
@@ -248,6 +274,11 @@ def _drawn(
     metrics = {name: own for name, own in task_metrics(target, prediction).items() if names is None or name in names}
     drawn = [{name: metric(W) for name, metric in metrics.items()} for W in _samples(target, draws, seed)]
     return {name: np.concatenate([own[name] for own in drawn]) for name in metrics}
+
+
+def _as_json(values: np.ndarray) -> list[float | None]:
+    """Return values as a list, with None where they are undefined, because JSON has no NaN."""
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def _interval(drawn: np.ndarray, value: float) -> tuple[float, float]:

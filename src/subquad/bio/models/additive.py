@@ -1,4 +1,4 @@
-"""Additive branch of a network: a linear model, an MLP or a sequence network added to it, and a monotone curve.
+"""Additive path of a network: a linear model, an MLP or a sequence network added to it, and a monotone curve.
 
 Axes: B sequences, F features, O outputs, S binned features.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from subquad.bio.features.sequences import SequenceFeatures
 
-__all__ = ["COMPOUND", "AdditiveBranch", "binned_features"]
+__all__ = ["COMPOUND", "AdditivePath", "binned_features"]
 
 MANY_FEATURES = 50
 BINS = 8
@@ -33,11 +33,10 @@ class _Linear(nn.Module):
         self.change = nn.Parameter(torch.zeros(outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
-        return nn.functional.linear(f * self.scale, self.start + self.change, self.start_bias + self.bias)
-
-    def at_start(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
-        return nn.functional.linear(f * self.scale, self.start, self.start_bias)
+    def forward(self, f: Float[Tensor, "B F"], start: Float[Tensor, "B O"] | None = None) -> Float[Tensor, "B O"]:
+        if start is None:
+            return nn.functional.linear(f * self.scale, self.start + self.change, self.start_bias + self.bias)
+        return start + nn.functional.linear(f * self.scale, self.change, self.bias)
 
 
 class MLP(nn.Module):
@@ -114,7 +113,7 @@ class _Curve(nn.Module):
         return self.log_slope.exp() * (z + self.most * bends.mean(2)) + self.shift
 
 
-class AdditiveBranch(nn.Module):
+class AdditivePath(nn.Module):
     """A linear model of features plus an MLP or a sequence network, through a monotone curve.
 
     It starts exactly at a fitted linear model; the curve learns global epistasis.
@@ -122,7 +121,7 @@ class AdditiveBranch(nn.Module):
     Args:
         inputs: Number of features F.
         outputs: Number of outputs O.
-        hidden: Width of the MLP; 0 for a branch without one.
+        hidden: Width of the MLP; 0 for a path without one.
         is_curved: The output passes through the curve.
         binned: Number of features that the MLP also encodes in bins.
     """
@@ -134,18 +133,22 @@ class AdditiveBranch(nn.Module):
         self.curve = _Curve(outputs) if is_curved else None
 
     def start_at(self, weight: Float[Tensor, "O F"], bias: Float[Tensor, " O"], scale: Float[Tensor, " F"]) -> None:
-        """Set the linear model, on features times `scale`, at which the branch starts."""
+        """Set the linear model, on features times `scale`, at which the path starts."""
         self.linear.start.copy_(weight)
         self.linear.start_bias.copy_(bias)
         self.linear.scale.copy_(scale)
 
-    def at_start(self, f: Float[Tensor, "B F"]) -> Float[Tensor, "B O"]:
-        """Return the predictions of the linear model at which the branch starts."""
-        return self.linear.at_start(f)
+    def forward(
+        self, f: Float[Tensor, "B F"], sequence: Tensor | float = 0.0, start: Float[Tensor, "B O"] | None = None
+    ) -> Float[Tensor, "B O"]:
+        """Return the outputs.
 
-    def forward(self, f: Float[Tensor, "B F"], sequence: Tensor | float = 0.0) -> Float[Tensor, "B O"]:
-        """Return the outputs; `sequence` is the output of a sequence network, added before the curve."""
-        z = self.linear(f) + sequence
+        Args:
+            f: Features.
+            sequence: Output of a sequence network, added before the curve.
+            start: Outputs of other linear models that replace those of the fitted one; see `LinearStart.out_of_fold`.
+        """
+        z = self.linear(f, start) + sequence
         if self.mlp is not None:
             z = z + self.mlp(f)
         return z if self.curve is None else self.curve(z)
@@ -153,4 +156,4 @@ class AdditiveBranch(nn.Module):
 
 def binned_features(features: SequenceFeatures) -> np.ndarray:
     """Return the features that the MLP also encodes in bins: frequencies of letters, lengths, charges, covariates."""
-    return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, COMPOUND))
+    return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, (*COMPOUND, "substitutions")))

@@ -16,14 +16,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import check_strands
+from subquad.bio.metrics.compared_models import NETWORKS, models_suiting
 from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
-from subquad.bio.models.ensemble import NetEnsemble, ensemble_mean, ensemble_std
+from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
-from subquad.bio.models.fit import fit_net, prepare
-from subquad.bio.models.fitted import load_ensemble
+from subquad.bio.models.fit import check_trainable, fit_network, prepare
+from subquad.bio.models.fitted import load_network, network_tensors
+from subquad.bio.models.members import Members
 from subquad.bio.settings import FitSettings
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, unknown
 from subquad.reporting.page import page
 from subquad.runs.folder import load_config, open_run
 
@@ -42,7 +44,7 @@ def set_parameters(estimator: "Estimator", parameters: Mapping[str, Any]) -> Non
 class Estimator(BaseEstimator):
     """Base class; a subclass defines the form of y and of the predictions."""
 
-    preset: str
+    model: str
     target_transform: Literal["auto", "none", "rank"]
     """Transform of measurements; classes and base pairs have none."""
     alphabet: str
@@ -59,7 +61,7 @@ class Estimator(BaseEstimator):
     def __init__(
         self,
         *,
-        preset: Literal["auto", "paper"] = FitSettings.preset,
+        model: Literal["lyra", "lyra-additive", "lyra-alone", "lyra-paper", "mlp"] = "lyra",
         ensemble_size: int | None = FitSettings.ensemble_size,
         epochs: float | None = FitSettings.epochs,
         tokens: int = FitSettings.tokens,
@@ -115,7 +117,13 @@ class Estimator(BaseEstimator):
         if weight is not None:
             weight = weight / weight[split["train"]].mean()
         dataset = Dataset(inputs=inputs, target=target, split=split, weight=weight)
-        self.ensemble_ = fit_net(prepare(dataset), settings, seed=seed)
+        known = models_suiting(target.task_type, NETWORKS)
+        if self.model not in known:
+            raise unknown("model", str(self.model), known)
+        # numbers alone have no letters for Lyra to read
+        kind = self.model if inputs.codes.shape[1] else "mlp"
+        check_trainable(dataset)
+        self.ensemble_ = fit_network(kind, prepare(dataset), settings, seed=seed)
         self._intervals = _intervals(dataset, self.ensemble_)
         self._schema = replace(schema, strands=strands)
         self._target = {"task_type": target.task_type, "classes": list(target.classes), "names": list(target.names)}
@@ -140,6 +148,7 @@ class Estimator(BaseEstimator):
         """
         check_is_fitted(self, "ensemble_")
         name, ensemble = type(self).__name__, self.ensemble_
+        kind = ensemble.spec.kind
         parameters = self.get_params(deep=False)
         if not isinstance(parameters["random_state"], int | np.integer):
             parameters["random_state"] = None
@@ -159,16 +168,12 @@ class Estimator(BaseEstimator):
                 "inputs": self._schema.as_dict(),
                 "target": self._target,
                 "observed_letters": None,
-                "selected": {} if self._intervals is None else {"conformal": {"net": self._intervals}},
-                "models": ["net"],
-                "model": ensemble.as_dict(),
+                "selected": {} if self._intervals is None else {"conformal": {kind: self._intervals}},
+                "models": [kind],
+                "networks": {kind: ensemble.as_dict()},
             },
-            tensors=ensemble.tensors(),
-            metrics={
-                "selected": ensemble.selected,
-                "blending": {"net": ensemble.blending},
-                "seconds": {"net": round(ensemble.seconds, 2)},
-            },
+            tensors=network_tensors({kind: ensemble}),
+            metrics={"selected": ensemble.selected, "cpu_seconds": {kind: round(ensemble.cpu_seconds, 2)}},
             card=f"# {title}\n\n{lead}\n",
             report=page(title, lead=lead, sections=[]),
         )
@@ -187,7 +192,8 @@ class Estimator(BaseEstimator):
         if saved["class"] != cls.__name__:
             raise SubquadError(f"{folder}: holds a {saved['class']}; load it with {saved['class']}.load")
         estimator = cls(**saved["parameters"])
-        estimator.ensemble_ = load_ensemble(folder, config)
+        (kind,) = config["networks"]
+        estimator.ensemble_ = load_network(folder, config, kind)
         estimator._schema = InputSchema.from_dict(config["inputs"])
         vars(estimator).update({key: _from_json(value) for key, value in saved["fitted"].items()})
         return estimator
@@ -207,7 +213,7 @@ class Estimator(BaseEstimator):
 
     def _check_inputs(self, inputs: Inputs) -> None:
         # tags tell which estimators accept numbers alone
-        needs = self.preset == "paper" or not self.__sklearn_tags__().input_tags.two_d_array
+        needs = self.model not in ("lyra", "mlp") or not self.__sklearn_tags__().input_tags.two_d_array
         if needs and not inputs.codes.shape[1]:
             raise SubquadError("X: has numbers only, and this estimator needs sequences; pass strings of letters")
 
@@ -229,12 +235,12 @@ class Estimator(BaseEstimator):
             return {"train": rows, "validation": rows, "test": rows[:0]}
         return {"train": rows[~is_held_out], "validation": rows[is_held_out], "test": rows[:0]}
 
-    def _predict_each(self, X: Any) -> tuple[Inputs, list[Any]]:
-        """Return X as inputs, and the prediction of each network."""
+    def _members(self, X: Any) -> tuple[Inputs, Members]:
+        """Return X as inputs, and the predictions of the networks."""
         check_is_fitted(self, "ensemble_")
         inputs, _ = read_X(self, X, self._schema, alphabet=self.alphabet, ambiguity=self.ambiguity)
         inputs = replace(inputs, is_double_stranded=self._schema.strands == "both")
-        return inputs, self.ensemble_.predict_each(inputs)
+        return inputs, self.ensemble_.members(inputs)
 
 
 def _intervals(dataset: Dataset, ensemble: NetEnsemble) -> list[dict[str, Any] | None] | None:
@@ -243,8 +249,8 @@ def _intervals(dataset: Dataset, ensemble: NetEnsemble) -> list[dict[str, Any] |
     if dataset.target.task_type != "regression" or np.array_equal(split["train"], split["validation"]):
         return None
     inputs, truth = dataset.part("validation")
-    each = ensemble.predict_each(inputs)
-    found = fit_conformal_columns(truth, ensemble_mean(each), ensemble_std(each))
+    members = ensemble.members(inputs)
+    found = fit_conformal_columns(truth, members.mean, members.std())
     return [None if conformal is None else conformal.as_dict() for conformal in found]
 
 

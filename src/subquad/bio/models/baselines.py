@@ -21,10 +21,11 @@ from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.boosting import Trees, fit_trees
 from subquad.bio.models.linear import Linear, SparseMatrix, logistic_path, ridge_path, scale_of
+from subquad.bio.models.members import Members
 from subquad.bio.models.vienna import predict_pairs
 from subquad.errors import SubquadError, unknown
 
-__all__ = ["Baseline", "baseline_file", "fit_baseline", "fit_boosting", "fit_ridge"]
+__all__ = ["Baseline", "baseline_file", "fit_baseline", "fit_boosting", "fit_ridge", "refit_ridge"]
 
 MAX_RESIDUES = 200_000
 """Maximum number of training residues of the linear model; a random subset beyond."""
@@ -77,6 +78,10 @@ class Baseline:
             own = rows[begin : begin + CHUNK], positions[begin : begin + CHUNK]
             predicted[own] = self._values(inputs, *own)
         return predicted
+
+    def members(self, inputs: Inputs) -> Members:
+        """Return the prediction as that of a single member."""
+        return Members.of_equals([self.predict(inputs)])
 
     def save(self, path: Path | str) -> None:
         """Write the baseline into one file with skops, which stores data and no code."""
@@ -143,7 +148,7 @@ def fit_baseline(name: str, dataset: Dataset, *, seed: int = 0, iterations: int 
         name: One of `baselines_for` the task type.
         dataset: Data to fit it to.
         seed: Seed of random subsets of the rows.
-        iterations: Maximum number of trees. Default: as many as take about half a minute, at most 300.
+        iterations: Maximum number of trees. Default: as many as take about half a minute, at most 500.
 
     Raises:
         SubquadError: The task type has no baseline of this name.
@@ -194,6 +199,42 @@ def fit_ridge(dataset: Dataset, *, seed: int = 0) -> Baseline:
     )
 
 
+def refit_ridge(ridge: Baseline, dataset: Dataset, X: SparseMatrix, rows: np.ndarray) -> Linear:
+    """Return ridge or logistic regression on some rows, with the features and penalties of a fitted one.
+
+    Args:
+        ridge: Fitted to training rows with one value or class per row.
+        dataset: Targets and weights.
+        X: Features of all rows.
+        rows: Rows to fit it to.
+    """
+    assert ridge.linear is not None
+    target, scale = dataset.target.take(rows), ridge.linear.scale
+    weight = None if dataset.weight is None else dataset.weight[rows]
+    part = Part(inputs=dataset.inputs.take(rows), target=target, residues=(), weight=weight)
+    columns = target.outputs if target.task_type in ("regression", "multilabel") else 1
+    penalties = np.broadcast_to(ridge.selected["penalty"], columns)
+    found = []
+    for k in range(columns):
+        (known, own), penalty = part.column(k), (float(penalties[k]),)
+        if not len(known):
+            # the mean on the training scale, or even odds
+            found.append(Linear(weight=np.zeros((1, len(scale))), bias=np.zeros(1), scale=scale))
+            continue
+        if target.task_type == "regression":
+            path = ridge_path(X[rows[known]], own.target.y, own.weight, scale, penalties=penalty)
+        else:
+            classes = len(own.target.classes)
+            options = {"weight": own.weight, "scale": scale, "penalties": penalty}
+            path = logistic_path(X[rows[known]], own.target.y, classes, **options)
+        found.append(next(iter(path))[1])
+    return Linear(
+        weight=np.concatenate([own.weight for own in found]),
+        bias=np.concatenate([own.bias for own in found]),
+        scale=scale,
+    )
+
+
 def fit_boosting(
     dataset: Dataset, *, iterations: int | None = None, seed: int = 0, budget_seconds: float = 30.0
 ) -> Baseline:
@@ -201,7 +242,7 @@ def fit_boosting(
 
     Args:
         dataset: Data to fit it to.
-        iterations: Maximum number of trees. Default: as many as the budget allows, at most 300.
+        iterations: Maximum number of trees. Default: as many as the budget allows, at most 500.
         seed: Seed of random subsets of residues and rows.
         budget_seconds: Approximate cost of the fit on one thread, in seconds.
     """

@@ -17,7 +17,7 @@ from subquad.bio.data.dataset import PAD, Inputs
 from subquad.bio.models.linear import SparseMatrix
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 
-__all__ = ["Priors", "epoch_batches", "net_inputs", "predict_net", "raw_outputs"]
+__all__ = ["Priors", "epoch_batches", "net_inputs", "predict_net", "raw_outputs", "shuffled_batches"]
 
 MAX_LETTERS, MAX_PAIRS = 40_000, 600_000
 """Maximum number of letters, and of pairs of letters, of a batch with its padding."""
@@ -133,6 +133,17 @@ def epoch_batches(
         # the gradient of a few remaining rows would be noisy; they come in another epoch
         whole = [part for part in cut if 2 * len(part) > min(map(len, cut[:-1] or cut))]
         return [whole[i] for i in random.permutation(len(whole))]
+
+    return batches
+
+
+def shuffled_batches(rows: np.ndarray, *, batch_size: int, seed: int) -> Callable[[int], Sequence[np.ndarray]]:
+    """Return the function from the number of an epoch to its batches of equal size, in random order."""
+    size = min(batch_size, len(rows))
+
+    def batches(epoch: int) -> list[np.ndarray]:
+        order = rows[np.random.default_rng((seed, epoch)).permutation(len(rows))]
+        return [order[begin : begin + size] for begin in range(0, len(order) - size + 1, size)]
 
     return batches
 

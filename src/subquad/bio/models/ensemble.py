@@ -1,4 +1,4 @@
-"""Ensemble of networks: training with several seeds, averaged predictions, and storage as JSON and tensors.
+"""Networks of one model: training with several seeds, averaged predictions, and storage as JSON and tensors.
 
 Axes: n rows, T positions, L letters of a sequence, O outputs.
 """
@@ -6,70 +6,61 @@ Axes: n rows, T positions, L letters of a sequence, O outputs.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from subquad.bio.data.dataset import Dataset, Inputs
-from subquad.bio.features.sequences import SequenceFeatures
-from subquad.bio.models.additive import AdditiveBranch, binned_features
+from subquad.bio.features.sequences import NUCLEOTIDES, SequenceFeatures
+from subquad.bio.features.substitutions import reference_of
+from subquad.bio.models.additive import binned_features
 from subquad.bio.models.baselines import Baseline
 from subquad.bio.models.batches import Priors, predict_net
-from subquad.bio.models.initialization import fit_linear_start, fit_target_scaler
+from subquad.bio.models.initialization import LinearStart, fit_target_scaler
 from subquad.bio.models.lyra import BioNet, NetSpec
+from subquad.bio.models.members import Members
 from subquad.bio.models.target_scaling import TargetScaler
-from subquad.bio.models.training import TrainOptions, ensemble_size_for, initialize_branch, train_branch, train_net
+from subquad.bio.models.training import TrainOptions, ensemble_size_for, initialize_path, train_net
 from subquad.bio.models.vienna import pair_probabilities, rna_of
 from subquad.bio.settings import FitSettings
 
-__all__ = ["NetEnsemble", "ensemble_mean", "ensemble_std", "fit_ensemble", "select_positions"]
-
-MLP_BRANCHES = 4
-"""MLP branches over all networks of an ensemble: their mean is better than one, and they cost seconds."""
+__all__ = ["NetEnsemble", "fit_ensemble", "select_positions"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetEnsemble:
-    """Networks of one preset, trained on one dataset with different seeds."""
+    """Networks of one model, trained on one dataset with different seeds."""
 
     spec: NetSpec
     nets: Sequence[BioNet]
     features: SequenceFeatures | None
     scaler: TargetScaler
     positions: np.ndarray | None
-    """Positions of the sequences that the networks use; None for all."""
+    """Positions of the sequences that the networks read; None for all."""
     prior: Baseline | None = None
     """Ridge regression at which networks of residues start."""
     selected: list[dict[str, Any]] = field(default_factory=list)
     """What the validation rows selected in the training of each network."""
 
     @property
-    def seconds(self) -> float:
-        """Time of the training, in seconds."""
-        own = (one["seconds"] + sum(branch["seconds"] for branch in one.get("branches", ())) for one in self.selected)
-        return float(sum(own))
+    def cpu_seconds(self) -> float:
+        """Processor time of the training, in seconds."""
+        return float(sum(one["cpu_seconds"] for one in self.selected))
 
-    @property
-    def blending(self) -> dict[str, float]:
-        """Weight of each component of the prediction: the linear model, each MLP, and Lyra; they sum to one."""
-        weights = {"linear": 0.0} if self.spec.features else {}
-        for net in self.nets:
-            mlp, lyra = net.blending.tolist() if self.spec.features else (0.0, 1.0)
-            count = len(self.nets) * self.spec.mlp_branches
-            for _ in range(self.spec.mlp_branches if self.spec.features else 0):
-                weights[f"mlp_{sum(name.startswith('mlp') for name in weights) + 1}"] = mlp / count
-            if self.spec.features:
-                weights["linear"] += (1 - mlp - lyra) / len(self.nets)
-            if self.spec.has_sequence:
-                weights["lyra"] = weights.get("lyra", 0.0) + lyra / len(self.nets)
-        return {name: round(weight, 4) for name, weight in weights.items()}
+    def members(self, inputs: Inputs, priors: Priors = None) -> Members:
+        """Return the prediction of each network and their mean; see `Target.outputs` for the shapes."""
+        return Members.of_equals(self._predict_each(inputs, priors))
 
-    def predict_each(self, inputs: Inputs, priors: Priors = None) -> list[Any]:
-        """Return the prediction of each network; see `Target.outputs` for the shapes."""
+    def predict(self, inputs: Inputs, priors: Priors = None) -> Any:
+        """Return the mean prediction of the networks."""
+        return self.members(inputs, priors).mean
+
+    def _predict_each(self, inputs: Inputs, priors: Priors) -> list[Any]:
         if inputs.is_double_stranded:
             strands = (replace(inputs, is_double_stranded=False), inputs.reverse_complement())
-            return [ensemble_mean(both) for both in zip(*(self.predict_each(each) for each in strands), strict=True)]
+            both = zip(*(self._predict_each(each, priors) for each in strands), strict=True)
+            return [Members.of_equals(pair).mean for pair in both]
         own = inputs if self.positions is None else select_positions(inputs, self.positions)
         matrix = None if self.features is None else self.features.matrix(inputs)
         if priors is None:
@@ -77,10 +68,6 @@ class NetEnsemble:
         return [
             predict_net(net, own, self.spec.task_type, matrix, scaler=self.scaler, priors=priors) for net in self.nets
         ]
-
-    def predict(self, inputs: Inputs, priors: Priors = None) -> Any:
-        """Return the mean prediction of the networks."""
-        return ensemble_mean(self.predict_each(inputs, priors))
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything except the weights as a JSON object."""
@@ -106,7 +93,7 @@ class NetEnsemble:
         Raises:
             KeyError, RuntimeError: The weights do not fit.
         """
-        spec = NetSpec(**values["spec"])
+        spec = NetSpec(**{**values["spec"], "reference": tuple(values["spec"]["reference"])})
         features = None if values["features"] is None else SequenceFeatures.from_dict(values["features"])
         nets = []
         for k in range(values["ensemble_size"]):
@@ -126,73 +113,59 @@ class NetEnsemble:
 
 
 def fit_ensemble(
+    kind: str,
     dataset: Dataset,
     settings: FitSettings,
-    ridge: Baseline | None,
     *,
+    ridge: Baseline | None,
+    start: LinearStart | None,
     positions: np.ndarray | None = None,
     seed: int,
     directory: Path | None,
     quiet: bool,
 ) -> NetEnsemble:
-    """Train the networks of one preset.
+    """Train the networks of one model.
 
     Args:
+        kind: Name of the model; see `NetSpec.kind`.
         dataset: Training data.
-        settings: Preset, ensemble size, budget and optimizer.
-        ridge: Ridge regression at which or near which the networks start; None for a random start.
-        positions: Positions that Lyra reads; None for all.
+        settings: Ensemble size, budget and optimizer.
+        ridge: Ridge regression at which networks of residues start; None for a random start.
+        start: Linear model at which an additive path starts; None for a network without one.
+        positions: Positions that the networks read; None for all.
         seed: Seed of the initial weights and of the order of the rows.
         directory: Folder of the checkpoints.
         quiet: Show no progress bar.
     """
-    whole = dataset
+    matrix = train = None
+    if start is not None:
+        matrix = start.features.matrix(dataset.inputs)
+        train = matrix[dataset.split["train"]]
     if positions is not None:
         dataset = replace(dataset, inputs=select_positions(dataset.inputs, positions))
-    scaler, count = fit_target_scaler(dataset, settings), ensemble_size_for(dataset, settings)
-    features = None if ridge is None or dataset.target.is_residue else ridge.features
-    spec = _spec(dataset, settings.preset, features, mlp_branches=-(-MLP_BRANCHES // count))
+    scaler, count = fit_target_scaler(dataset, settings, kind), ensemble_size_for(dataset, settings, kind)
+    spec = _spec(dataset, kind, None if start is None else start.features)
     prior = ridge if spec.has_prior and dataset.target.is_residue else None
     priors = _priors(dataset.inputs, spec, scaler, prior)
-    start, matrix, train = None, None, None
-    if ridge is not None and features is not None:
-        start = fit_linear_start(whole, ridge, settings, seed=seed)
-        matrix = features.matrix(whole.inputs)
-        train = matrix[dataset.split["train"]]
     nets, selected = [], []
     for member in range(count):
-        name = settings.preset if count == 1 else f"{settings.preset} {member + 1}"
-        own_seed = seed + 1000 * member
+        name, own_seed = kind if count == 1 else f"{kind} {member + 1}", seed + 1000 * member
         options = TrainOptions(scaler=scaler, name=name, seed=own_seed, directory=directory, quiet=quiet)
-        net, found = _new_net(spec, own_seed), {}
-        if start is not None:
-            found = {"start": start.selected, "branches": []}
-            for k, branch in enumerate(cast("list[AdditiveBranch]", list(net.mlp_branches or ()))):
-                # every second MLP uses the sparse features: neither choice is best everywhere
-                initialize_branch(branch, dataset, start, train, uses_sparse=(member + k) % 2 == 1)
-                own = replace(options, name=f"{name} MLP {k + 1}", seed=own_seed + k)
-                found["branches"].append(train_branch(branch, dataset, settings, matrix, own))
-            if net.lyra_branch is not None:
-                initialize_branch(net.lyra_branch, dataset, start, train)
-        selected.append(found | train_net(net, dataset, settings, options, matrix=matrix, priors=priors))
+        net = _new_net(spec, own_seed)
+        if net.additive is not None and start is not None and train is not None:
+            initialize_path(net.additive, dataset, start, train)
+        own = {"matrix": matrix, "out_of_fold": None if start is None else start.out_of_fold, "priors": priors}
+        selected.append(train_net(net, dataset, settings, options, **own))
         nets.append(net.eval())
     return NetEnsemble(
-        spec=spec, nets=nets, features=features, scaler=scaler, positions=positions, prior=prior, selected=selected
+        spec=spec,
+        nets=nets,
+        features=None if start is None else start.features,
+        scaler=scaler,
+        positions=positions,
+        prior=prior,
+        selected=selected,
     )
-
-
-def ensemble_mean(predictions: Sequence[Any]) -> Any:
-    """Return the mean of predictions of several networks."""
-    if isinstance(predictions[0], list):
-        return [np.mean(each, axis=0) for each in zip(*predictions, strict=True)]
-    return np.mean(predictions, axis=0)
-
-
-def ensemble_std(predictions: Sequence[Any]) -> np.ndarray | None:
-    """Return the standard deviation of predictions of several networks; None for one network or for base pairs."""
-    if len(predictions) < 2 or isinstance(predictions[0], list):
-        return None
-    return np.std(predictions, axis=0, ddof=1)
 
 
 def select_positions(inputs: Inputs, positions: np.ndarray) -> Inputs:
@@ -201,22 +174,29 @@ def select_positions(inputs: Inputs, positions: np.ndarray) -> Inputs:
     return replace(inputs, codes=np.ascontiguousarray(inputs.codes[:, positions]), partner=partner)
 
 
-def _spec(dataset: Dataset, preset: str, features: SequenceFeatures | None, *, mlp_branches: int) -> NetSpec:
+def _spec(dataset: Dataset, kind: str, features: SequenceFeatures | None) -> NetSpec:
     inputs, target = dataset.inputs, dataset.target
-    T = inputs.codes.shape[1]
     return NetSpec(
         task_type=target.task_type,
         letters=inputs.letters,
         outputs=target.outputs,
-        preset=preset,
-        positions=T if inputs.is_aligned and preset == "auto" else 0,
-        has_sequence=T > 0,
+        kind=kind,
+        reference=_reference(dataset) if kind in ("lyra", "lyra-alone") else (),
+        positions=inputs.codes.shape[1] if inputs.is_aligned and kind != "lyra-paper" else 0,
         has_partner=inputs.partner is not None,
         features=0 if features is None else features.count,
-        mlp_branches=mlp_branches,
-        binned=0 if features is None else len(binned_features(features)),
-        has_prior=preset == "auto" and (target.task_type == "pairs" or target.is_residue),
+        binned=len(binned_features(features)) if features is not None and kind == "mlp" else 0,
+        has_prior=kind == "lyra" and (target.task_type == "pairs" or target.is_residue),
     )
+
+
+def _reference(dataset: Dataset) -> tuple[int, ...]:
+    """Return the reference of aligned proteins, in the positions that the network reads; empty for other inputs."""
+    inputs, target = dataset.inputs, dataset.target
+    is_row = not target.is_residue and target.task_type != "pairs"
+    if not is_row or not inputs.is_aligned or inputs.letters < NUCLEOTIDES or inputs.partner is not None:
+        return ()
+    return tuple(reference_of(inputs.codes[dataset.split["train"]], inputs.letters).tolist())
 
 
 def _priors(inputs: Inputs, spec: NetSpec, scaler: TargetScaler, ridge: Baseline | None) -> Priors:

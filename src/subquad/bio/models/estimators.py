@@ -19,7 +19,6 @@ from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
 from subquad.bio.models.base_estimator import Estimator, set_parameters
-from subquad.bio.models.ensemble import ensemble_mean, ensemble_std
 from subquad.bio.models.estimator_data import base_pairs, is_known, residue_labels, residue_target
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, FitSettings
@@ -33,7 +32,7 @@ MIN_PROBABILITY = 1e-7
 
 
 class LyraRegressor(RegressorMixin, Estimator):
-    """Regression of measurements on sequences with an ensemble of MLPs and Lyra around ridge regression.
+    """Regression of measurements on sequences with Lyra around a linear model.
 
     y is `(n,)`, or `(n, K)` for K measurements that are learned jointly, some of which may be NaN.
 
@@ -50,7 +49,7 @@ class LyraRegressor(RegressorMixin, Estimator):
     and not exactly. A weight of 0 is exactly equivalent to leaving out the row.
 
     Attributes:
-        ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
+        ensemble_: The fitted networks.
         n_features_in_: Number of columns of X; 1 if X is a list of sequences.
         feature_names_in_: Names of the columns, if X is a data frame.
     """
@@ -61,9 +60,9 @@ class LyraRegressor(RegressorMixin, Estimator):
         Raises:
             SubquadError: X does not fit the model, or `return_std` with a single network.
         """
-        _, each = self._predict_each(X)
-        shape = (-1,) if self._form == "flat" else each[0].shape
-        mean, spread = ensemble_mean(each).reshape(shape), ensemble_std(each)
+        _, members = self._members(X)
+        shape = (-1,) if self._form == "flat" else members.mean.shape
+        mean, spread = members.mean.reshape(shape), members.std()
         if not return_std:
             return mean
         if spread is None:
@@ -83,12 +82,12 @@ class LyraRegressor(RegressorMixin, Estimator):
         Raises:
             SubquadError: X does not fit the model, no rows were held out, or there is no such level.
         """
-        _, each = self._predict_each(X)
+        _, members = self._members(X)
         if self._intervals is None:
             raise SubquadError("no rows were held out to calibrate intervals; fit with ten rows or more")
         if level not in LEVELS:
             raise SubquadError(f"level must be one of {', '.join(map(str, LEVELS))}, got {level}")
-        mean, spread = ensemble_mean(each), ensemble_std(each)
+        mean, spread = members.mean, members.std()
         ends = np.full((2, *mean.shape), [[[-np.inf]], [[np.inf]]])
         for k, values in enumerate(self._intervals):
             if values is not None:
@@ -119,7 +118,7 @@ class LyraRegressor(RegressorMixin, Estimator):
 
 
 class LyraClassifier(ClassifierMixin, Estimator):
-    """Classification of sequences with an ensemble of MLPs and Lyra around logistic regression.
+    """Classification of sequences with Lyra around logistic regression.
 
     y is `(n,)` of two or more classes, or `(n, K)` of 0 and 1 for K labels (multilabel).
 
@@ -134,7 +133,7 @@ class LyraClassifier(ClassifierMixin, Estimator):
 
     Attributes:
         classes_: `(C,)` sorted classes; `0 … K-1` for labels.
-        ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
+        ensemble_: The fitted networks.
         n_features_in_: Number of columns of X; 1 if X is a list of sequences.
         feature_names_in_: Names of the columns, if X is a data frame.
     """
@@ -148,8 +147,8 @@ class LyraClassifier(ClassifierMixin, Estimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, `(n, C)`, or of each label, `(n, K)`."""
-        _, each = self._predict_each(X)
-        probability = ensemble_mean(each)
+        _, members = self._members(X)
+        probability = members.mean
         if self._form == "labels":
             return probability.clip(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
         return _class_probabilities(probability)
@@ -198,7 +197,7 @@ class LyraTagger(Estimator):
 
     Attributes:
         classes_: `(C,)` sorted classes; absent if numbers are predicted.
-        ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
+        ensemble_: The fitted networks.
     """
 
     values: str
@@ -207,7 +206,7 @@ class LyraTagger(Estimator):
         self,
         *,
         values: Literal["auto", "classes", "numbers"] = "auto",
-        preset: Literal["auto", "paper"] = FitSettings.preset,
+        model: Literal["lyra", "lyra-alone", "lyra-paper"] = "lyra",
         ensemble_size: int | None = FitSettings.ensemble_size,
         epochs: float | None = FitSettings.epochs,
         tokens: int = FitSettings.tokens,
@@ -225,8 +224,8 @@ class LyraTagger(Estimator):
     def predict(self, X: Any) -> list[Any]:
         """Return the values of each row in the form of y: a string, or an array `(L,)` of labels or numbers."""
         if not self._has_classes:
-            inputs, each = self._predict_each(X)
-            return [values[:, 0] for values in _unpadded(ensemble_mean(each), inputs)]
+            inputs, members = self._members(X)
+            return [values[:, 0] for values in _unpadded(members.mean, inputs)]
         labels = [self.classes_[probability.argmax(1)] for probability in self.predict_proba(X)]
         return ["".join(own) for own in labels] if self._form == "text" else labels
 
@@ -236,10 +235,10 @@ class LyraTagger(Estimator):
         Raises:
             SubquadError: X does not fit the model, or it predicts numbers.
         """
-        inputs, each = self._predict_each(X)
+        inputs, members = self._members(X)
         if not self._has_classes:
             raise SubquadError("this tagger predicts numbers, which have no probabilities; use predict")
-        return [_class_probabilities(probability) for probability in _unpadded(ensemble_mean(each), inputs)]
+        return [_class_probabilities(probability) for probability in _unpadded(members.mean, inputs)]
 
     def score(self, X: Any, y: Any) -> float:
         """Return the accuracy over all known residues, or R² if numbers are predicted."""
@@ -290,7 +289,7 @@ class LyraPairing(Estimator):
     It works in searches and cross-validation; scikit-learn's `check_estimator` has no such y.
 
     Attributes:
-        ensemble_: The fitted networks; `ensemble_.blending` is the weight of each component.
+        ensemble_: The fitted networks.
     """
 
     def predict(self, X: Any) -> list[Any]:
@@ -303,8 +302,8 @@ class LyraPairing(Estimator):
 
     def predict_proba(self, X: Any) -> list[np.ndarray]:
         """Return the probability of each pair, one symmetric `(L, L)` array per row."""
-        _, each = self._predict_each(X)
-        return ensemble_mean(each)
+        _, members = self._members(X)
+        return members.mean
 
     def score(self, X: Any, y: Any) -> float:
         """Return the mean F1 of base pairs over the rows."""

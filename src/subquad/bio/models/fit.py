@@ -15,19 +15,33 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.data.dataset import PARTS, Dataset, with_both_strands
-from subquad.bio.metrics.compared_models import baselines_for
+from subquad.bio.metrics.compared_models import ENSEMBLE, NETWORKS, WITHOUT_LYRA, members_of, models_for
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
 from subquad.bio.models.baselines import Baseline, baseline_file, fit_baseline, fit_ridge
-from subquad.bio.models.ensemble import NetEnsemble, ensemble_mean, ensemble_std, fit_ensemble
-from subquad.bio.models.stacking import Stacking, fit_stacking
+from subquad.bio.models.ensemble import NetEnsemble, fit_ensemble
+from subquad.bio.models.initialization import LinearStart, fit_linear_start
+from subquad.bio.models.members import Members
+from subquad.bio.models.stacking import Stacking, combine, fit_stacking
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.storage import read_json, write_json
 
-__all__ = ["FittedModels", "TrainingData", "check_trainable", "fit_models", "fit_net", "peak_memory", "prepare"]
+__all__ = [
+    "FittedModels",
+    "TrainingData",
+    "check_trainable",
+    "fit_models",
+    "fit_network",
+    "models_of",
+    "peak_memory",
+    "prepare",
+]
+
+ADDITIVE = ("mlp", "lyra-additive", "lyra")
+"""Networks with an additive path, if there is one value per row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +64,16 @@ class FittedModels:
 
     models: list[str]
     """Names of the models that are saved."""
-    net: NetEnsemble
-    """Networks of the preset that is saved."""
-    stacking: Stacking
+    networks: dict[str, NetEnsemble]
+    """Those that are networks; the others are in files of the run's folder."""
+    stacking: Stacking | None
+    """The ensemble; None for a single model."""
     predictions: dict[str, Any]
-    """Predictions of the test rows by each model: `net`, other presets, baselines and `stack`."""
+    """Predictions of the test rows by each model."""
     metrics: dict[str, Any]
     """Contents of `metrics.json`: metrics on the test rows, and how they were obtained."""
+    bootstrap: dict[str, list[float | None]]
+    """Main metric of each model in bootstrap samples of the test rows; None if a sample does not define it."""
     selected: dict[str, Any]
     """What was selected on the validation rows."""
 
@@ -106,8 +123,8 @@ def check_trainable(dataset: Dataset) -> None:
     if target.task_type == "pairs":
         return
     is_known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
-    # a column without a test row is left out of the metrics
-    for part in PARTS if target.is_residue else PARTS[:2]:
+    # a column without a test row is left out of the metrics, and estimators have no test rows
+    for part in PARTS if target.is_residue and len(dataset.split["test"]) else PARTS[:2]:
         own = is_known[dataset.split[part]]
         known = [own.any()] if target.is_residue else own.any(0)
         names = [repr(name) for name, there in zip(target.names, known, strict=True) if not there]
@@ -118,143 +135,199 @@ def check_trainable(dataset: Dataset) -> None:
             )
 
 
-def fit_net(
+def fit_network(
+    kind: str,
     data: TrainingData,
     settings: FitSettings,
-    ridge: Baseline | None = None,
     *,
+    ridge: Baseline | None = None,
+    start: LinearStart | None = None,
     seed: int,
     directory: Path | None = None,
     quiet: bool = True,
 ) -> NetEnsemble:
-    """Fit the networks of the preset in the settings.
+    """Fit one of the `NETWORKS`.
 
     Args:
+        kind: Its name.
         data: Training data; see `prepare`.
-        settings: Preset, ensemble size, budget and optimizer.
-        ridge: Ridge regression, at which the preset `auto` starts. Default: fitted here.
+        settings: Ensemble size, budget and optimizer.
+        ridge: Ridge regression, near which some networks start. Default: fitted here if one is needed.
+        start: Linear model at which an additive path starts. Default: fitted here if one is needed.
         seed: Seed of the initial weights and of the order of the rows.
         directory: Folder of the checkpoints; None keeps none.
         quiet: Show no progress bar.
     """
-    options: dict[str, Any] = {"seed": seed, "directory": directory, "quiet": quiet}
-    if settings.preset != "auto":
-        return fit_ensemble(data.dataset, settings, None, **options)
-    if ridge is None and data.dataset.target.task_type != "pairs":
-        ridge = fit_ridge(data.dataset, seed=seed)
-    return fit_ensemble(data.dataset, settings, ridge, positions=data.positions, **options)
+    dataset, target = data.dataset, data.dataset.target
+    is_row = not target.is_residue and target.task_type != "pairs"
+    has_path = kind in ADDITIVE and is_row
+    if ridge is None and (has_path or (kind == "lyra" and target.is_residue)):
+        ridge = fit_ridge(dataset, seed=seed)
+    if has_path and start is None and ridge is not None:
+        start = fit_linear_start(dataset, ridge, settings, seed=seed)
+    return fit_ensemble(
+        kind,
+        dataset,
+        settings,
+        ridge=ridge,
+        start=start if has_path else None,
+        positions=data.positions,
+        seed=seed,
+        directory=directory,
+        quiet=quiet,
+    )
 
 
-def fit_models(
-    dataset: Dataset, settings: FitSettings, *, presets: Sequence[str], directory: Path, seed: int, quiet: bool
-) -> FittedModels:
-    """Fit baselines, networks and their stack, and compare them on the test rows.
+def fit_models(dataset: Dataset, settings: FitSettings, *, directory: Path, seed: int, quiet: bool) -> FittedModels:
+    """Fit all models and their ensemble, and compare them on the test rows.
 
     Args:
         dataset: Inputs, targets and split.
-        settings: Settings of the models and their training.
-        presets: Presets of the networks; the first one is saved and named `net`.
+        settings: Which models, and how they are trained.
         directory: Folder in which fitted models are kept.
         seed: Seed of all random numbers.
         quiet: Show no progress and no remarks.
 
     Raises:
-        SubquadError: There is nothing to learn from.
+        SubquadError: There is nothing to learn from, or a model does not suit the task.
     """
+    names = models_of(dataset, settings)
     check_trainable(dataset)
-    data, (_, truth) = prepare(dataset), dataset.part("test")
-    seconds: dict[str, float] = {}
+    data, (known, _), (test, truth) = prepare(dataset), dataset.part("validation"), dataset.part("test")
     if data.positions is not None:
         T = dataset.inputs.codes.shape[1]
         say(f"{len(data.positions)} of {T} positions vary; networks read no others", quiet=quiet)
-    baselines = _fit_baselines(data, settings, seconds, directory=directory, seed=seed, quiet=quiet)
-    predictions = {
-        part: {name: own.predict(data.dataset.part(part)[0]) for name, own in baselines.items()}
-        for part in ("validation", "test")
+    fitted, seconds = _fit_all(names, data, settings, directory=directory, seed=seed, quiet=quiet)
+    found = {
+        part: {name: own.members(inputs) for name, own in fitted.items()}
+        for part, inputs in (("validation", known), ("test", test))
     }
-    nets, spreads = {}, {}
-    for name, preset in zip(("net", *presets[1:]), presets, strict=True):
-        own_settings, ridge = replace(settings, preset=preset), baselines.get("ridge")
-        nets[name] = fit_net(data, own_settings, ridge, seed=seed, directory=directory, quiet=quiet)
-        seconds[name] = nets[name].seconds
-        for part, own in predictions.items():
-            each = nets[name].predict_each(data.dataset.part(part)[0])
-            own[name], spreads[name, part] = ensemble_mean(each), ensemble_std(each)
-    single = [*baselines, "net"]
-    began = time.monotonic()
-    stacking = _fit_stacking(
-        data, settings, {name: predictions["validation"][name] for name in single}, directory, seed
-    )
-    seconds["stack"] = time.monotonic() - began
-    for own in predictions.values():
-        own["stack"] = stacking.predict({name: own[name] for name in single})
-    metrics = compare_models(truth, predictions["test"], single=single)
-    metrics |= _costs(dataset, nets, seconds) | {"stacking": stacking.as_dict()}
-    selected = {name: own.selected for name, own in (baselines | nets).items()}
+    stackings = _fit_stackings(data, settings, found["validation"], directory=directory, seed=seed, seconds=seconds)
+    for own in found.values():
+        own.update({name: combine(stacking, own) for name, stacking in stackings.items()})
+    predictions = {name: own.mean for name, own in found["test"].items()}
+    metrics = compare_models(truth, predictions)
+    bootstrap = metrics.pop("bootstrap")
+    metrics |= {
+        "rows": {part: len(rows) for part, rows in dataset.split.items()},
+        "cpu_seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "memory_mb": peak_memory(),
+        "parameters": {
+            name: sum(p.numel() for net in own.nets for p in net.parameters())
+            for name, own in fitted.items()
+            if isinstance(own, NetEnsemble)
+        },
+        "weights": {name: own.weights for name, own in stackings.items()},
+    }
+    selected = {name: own.selected for name, own in fitted.items()}
     if truth.task_type == "regression":
-        metrics["conformal"], selected["conformal"] = _conformal(data.dataset, predictions, spreads)
+        metrics["conformal"], selected["conformal"] = _conformal(dataset, found)
     return FittedModels(
-        models=["net", *baselines, "stack"],
-        net=nets["net"],
-        stacking=stacking,
-        predictions=predictions["test"],
+        models=[*fitted, *([ENSEMBLE] if ENSEMBLE in stackings else [])],
+        networks={name: own for name, own in fitted.items() if isinstance(own, NetEnsemble)},
+        stacking=stackings.get(ENSEMBLE),
+        predictions=predictions,
         metrics=metrics,
+        bootstrap=bootstrap,
         selected=selected,
     )
 
 
-def _costs(dataset: Dataset, nets: Mapping[str, NetEnsemble], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return sizes of data and networks, blending weights, time and memory."""
-    return {
-        "rows": {part: len(rows) for part, rows in dataset.split.items()},
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "memory_mb": peak_memory(),
-        "parameters": sum(p.numel() for net in nets["net"].nets for p in net.parameters()),
-        "ensemble_size": len(nets["net"].nets),
-        "blending": {name: own.blending for name, own in nets.items()},
-    }
+def models_of(dataset: Dataset, settings: FitSettings) -> tuple[str, ...]:
+    """Return the names of the models to fit, without the ensemble, the simplest first.
+
+    Raises:
+        SubquadError: The settings name a model that does not exist or does not suit the task.
+    """
+    has_sequence = dataset.inputs.codes.shape[1] > 0
+    return models_for(dataset.target.task_type, settings.models, has_sequence=has_sequence)
 
 
-def _fit_baselines(
-    data: TrainingData, settings: FitSettings, seconds: dict[str, float], *, directory: Path, seed: int, quiet: bool
-) -> dict[str, Baseline]:
-    """Return the fitted baselines, from the run's folder if they are there, and add their time to `seconds`."""
-    baselines = {}
-    main, count = MAIN_METRIC[data.dataset.target.task_type], len(data.dataset.split["train"])
-    for name in baselines_for(data.dataset.target.task_type):
-        model, record = baseline_file(directory, name), directory / f"{name}.json"
-        if not record.is_file():
-            say(f"fitting {name} ({count:,} rows) …", quiet=quiet)
-            began = time.monotonic()
-            own = fit_baseline(name, data.dataset, seed=seed, iterations=settings.boosting_iterations)
-            own.save(model)
-            write_json(record, {"seconds": time.monotonic() - began})
-        # also read when just fitted, so that a resumed run has exactly the same numbers
-        baselines[name], seconds[name] = Baseline.load(model), read_json(record)["seconds"]
-        say(f"{name}: validation {main} {baselines[name].selected.get('validation', np.nan):.3f}", quiet=quiet)
-    return baselines
+def _fit_all(
+    names: Sequence[str], data: TrainingData, settings: FitSettings, *, directory: Path, seed: int, quiet: bool
+) -> tuple[dict[str, Baseline | NetEnsemble], dict[str, float]]:
+    """Return the fitted models and the processor time of each, in seconds."""
+    dataset, fitted, seconds = data.dataset, {}, {}
+    main, count = MAIN_METRIC[dataset.target.task_type], len(dataset.split["train"])
+    options: dict[str, Any] = {"seed": seed, "directory": directory, "quiet": quiet}
+    ridge, start, started = None, None, 0.0
+    needs_ridge = dataset.target.task_type != "pairs" and set(names) & set(ADDITIVE)
+    for name in names if "ridge" in names or not needs_ridge else ("ridge", *names):
+        if name not in NETWORKS:
+            own, seconds[name] = _fit_baseline(name, data, settings, **options)
+            say(f"{name}: validation {main} {own.selected.get('validation', np.nan):.3f}", quiet=quiet)
+            ridge = own if name == "ridge" else ridge
+        else:
+            if start is None and name in ADDITIVE and ridge is not None and not dataset.target.is_residue:
+                began = time.process_time()
+                start = fit_linear_start(dataset, ridge, settings, seed=seed)
+                started = seconds["ridge"] + time.process_time() - began
+            say(f"training {name} ({count:,} rows) …", quiet=quiet)
+            own = fit_network(name, data, settings, ridge=ridge, start=start, **options)
+            before = started if own.features is not None else seconds["ridge"] if own.prior is not None else 0.0
+            seconds[name] = own.cpu_seconds + before
+        if name in names:
+            fitted[name] = own
+    return fitted, {name: seconds[name] for name in names}
 
 
-def _fit_stacking(
-    data: TrainingData, settings: FitSettings, validation: Mapping[str, Any], directory: Path, seed: int
-) -> Stacking:
-    """Return the stack, fitted on the validation rows or on out-of-fold predictions of the training rows."""
+def _fit_baseline(
+    name: str, data: TrainingData, settings: FitSettings, *, directory: Path, seed: int, quiet: bool
+) -> tuple[Baseline, float]:
+    """Return a baseline and its processor time, from the run's folder if it is there."""
+    model, record = baseline_file(directory, name), directory / f"{name}.json"
+    if not record.is_file():
+        say(f"fitting {name} ({len(data.dataset.split['train']):,} rows) …", quiet=quiet)
+        began = time.process_time()
+        own = fit_baseline(name, data.dataset, seed=seed, iterations=settings.boosting_iterations)
+        own.save(model)
+        write_json(record, {"cpu_seconds": time.process_time() - began})
+    # also read when just fitted, so that a resumed run has exactly the same numbers
+    return Baseline.load(model), read_json(record)["cpu_seconds"]
+
+
+def _fit_stackings(
+    data: TrainingData,
+    settings: FitSettings,
+    validation: Mapping[str, Members],
+    *,
+    directory: Path,
+    seed: int,
+    seconds: dict[str, float],
+) -> dict[str, Stacking]:
+    """Return the ensemble of all members, and the one without Lyra; add the time of both to `seconds`."""
+    members = members_of(tuple(validation))
+    if len(members) < 2:
+        return {}
+    began = time.process_time()
     if settings.stack_folds == 1:
-        return fit_stacking(data.dataset.part("validation")[1], validation)
-    rows, found = [], {name: [] for name in validation}
+        target, predicted = data.dataset.part("validation")[1], {name: validation[name].mean for name in members}
+    else:
+        target, predicted = _out_of_fold(members, data, settings, directory=directory, seed=seed)
+    sets = {WITHOUT_LYRA: tuple(name for name in members if name != "lyra"), ENSEMBLE: members}
+    found = {}
+    for name, own in sets.items():
+        if name == ENSEMBLE or ("lyra" in members and own):
+            found[name] = fit_stacking(target, {member: predicted[member] for member in own})
+            seconds[name] = time.process_time() - began + sum(seconds[member] for member in own)
+    return found
+
+
+def _out_of_fold(
+    members: Sequence[str], data: TrainingData, settings: FitSettings, *, directory: Path, seed: int
+) -> tuple[Any, dict[str, Any]]:
+    """Return the target of the training rows, and predictions by models that were not trained on the row."""
+    rows, found = [], {name: [] for name in members}
     for number, (train, held_out) in enumerate(_folds(data.dataset, settings.stack_folds, seed)):
         fold, folder = data.with_train(train), directory / f"fold-{number}"
         folder.mkdir(exist_ok=True)
-        options: dict[str, Any] = {"directory": folder, "seed": seed, "quiet": True}
-        baselines = _fit_baselines(fold, settings, {}, **options)
-        for name, own in baselines.items():
-            found[name].append(own.predict(fold.dataset.inputs.take(held_out)))
-        net = fit_net(fold, replace(settings, ensemble_size=1), baselines.get("ridge"), **options)
-        found["net"].append(net.predict(fold.dataset.inputs.take(held_out)))
+        own = replace(settings, ensemble_size=1)
+        fitted, _ = _fit_all(members, fold, own, directory=folder, seed=seed, quiet=True)
+        for name, model in fitted.items():
+            found[name].append(model.predict(fold.dataset.inputs.take(held_out)))
         rows.append(held_out)
-    return fit_stacking(
-        data.dataset.target.take(np.concatenate(rows)), {name: _concatenate(parts) for name, parts in found.items()}
-    )
+    predicted = {name: _concatenate(parts) for name, parts in found.items()}
+    return data.dataset.target.take(np.concatenate(rows)), predicted
 
 
 def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -270,18 +343,14 @@ def _concatenate(parts: list[Any]) -> Any:
     return [x for part in parts for x in part] if isinstance(parts[0], list) else np.concatenate(parts)
 
 
-def _conformal(
-    dataset: Dataset,
-    predictions: Mapping[str, Mapping[str, np.ndarray]],
-    spreads: Mapping[tuple[str, str], np.ndarray | None],
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _conformal(dataset: Dataset, found: Mapping[str, Mapping[str, Members]]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return coverage and width of the intervals on the test rows, and the intervals; by model and column."""
     (_, known), (_, truth) = dataset.part("validation"), dataset.part("test")
     covered: dict[str, Any] = {}
     calibrated: dict[str, Any] = {}
-    for model, predicted in predictions["test"].items():
-        spread = spreads.get((model, "test"))
-        own = fit_conformal_columns(known, predictions["validation"][model], spreads.get((model, "validation")))
+    for model, test in found["test"].items():
+        validation, spread = found["validation"][model], test.std()
+        own = fit_conformal_columns(known, validation.mean, validation.std())
         calibrated[model] = [None if conformal is None else conformal.as_dict() for conformal in own]
         covered[model] = {}
         for k, (name, conformal) in enumerate(zip(truth.names, own, strict=True)):
@@ -289,7 +358,7 @@ def _conformal(
                 continue
             column = None if spread is None else spread[:, k]
             covered[model][name] = {
-                str(level): _coverage(truth.y[:, k], *conformal.interval(predicted[:, k], column, level))
+                str(level): _coverage(truth.y[:, k], *conformal.interval(test.mean[:, k], column, level))
                 for level in conformal.levels
             }
     return covered, calibrated

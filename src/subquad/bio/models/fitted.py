@@ -1,30 +1,33 @@
 """A fitted model, opened from the folder that `subquad bio fit` or an estimator's `save` wrote."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from subquad.bio.data.dataset import Inputs, InputSchema
 from subquad.bio.data.table import inputs_of
-from subquad.bio.metrics.compared_models import baselines_for
+from subquad.bio.metrics.compared_models import COMPARED_MODELS, ENSEMBLE, members_of
 from subquad.bio.models.baselines import Baseline, baseline_file
 from subquad.bio.models.ensemble import NetEnsemble
-from subquad.bio.models.stacking import Stacking
+from subquad.bio.models.members import Members
+from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
 from subquad.runs.folder import load_config, load_tensors
 
-__all__ = ["BioModel", "load_ensemble"]
+__all__ = ["BioModel", "load_network", "network_tensors"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BioModel:
-    """A fitted model, opened from its folder."""
+    """The fitted models of one run, opened from its folder."""
 
-    net: NetEnsemble
-    """The networks."""
+    networks: Mapping[str, NetEnsemble]
+    """The models that are networks, by name."""
     schema: InputSchema
     """How the inputs of the training table were read."""
     config: dict[str, Any]
@@ -33,26 +36,33 @@ class BioModel:
 
     @classmethod
     def load(cls, directory: Path | str) -> "BioModel":
-        """Return the model in a folder that `subquad bio fit` or an estimator's `save` wrote.
+        """Return the models in a folder that `subquad bio fit` or an estimator's `save` wrote.
 
         Raises:
-            SubquadError: There is none, or its weights do not fit its `config.json`.
+            SubquadError: There are none, or the weights do not fit the `config.json`.
         """
         config = load_config(directory, "bio")
-        net = load_ensemble(directory, config)
         try:
+            networks = {name: load_network(directory, config, name) for name in config["networks"]}
             schema = InputSchema.from_dict(config["inputs"])
-            model = cls(net=net, schema=schema, config=config, directory=Path(directory))
+            model = cls(networks=networks, schema=schema, config=config, directory=Path(directory))
             # read here, so that a damaged file is noticed before anything is predicted
-            _ = (model.classes, model.names, model.models, schema.letters, config["observed_letters"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            _ = (model.classes, model.names, model.models, model.default, schema.letters, config["observed_letters"])
+            if ENSEMBLE in model.models:
+                Stacking.from_dict(config["stacking"])
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise SubquadError(f"{directory}: its config.json is damaged ({error!r}); fit again") from error
         return model
 
     @property
+    def default(self) -> str:
+        """Name of the model that predicts if none is named: the ensemble, or the last of the models in the folder."""
+        return self.models[-1]
+
+    @property
     def task_type(self) -> str:
         """Task type; see `subquad.bio.data.dataset.TASK_TYPES`."""
-        return self.net.spec.task_type
+        return self.config["target"]["task_type"]
 
     @property
     def classes(self) -> list[str]:
@@ -76,7 +86,7 @@ class BioModel:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the models in the folder; an estimator saves its networks only."""
+        """Names of the models in the folder, the ensemble last; an estimator saves one."""
         return tuple(self.config["models"])
 
     def check_model(self, name: str) -> None:
@@ -87,35 +97,50 @@ class BioModel:
         """
         if name in self.models:
             return
-        if self.models == ("net",) and name in (*baselines_for(self.task_type), "stack"):
+        if len(self.models) == 1 and name in COMPARED_MODELS:
+            own = self.models[0]
             raise SubquadError(
-                f"{self.directory}: holds the network of an estimator only, and no {name}; predict with --model net, "
-                "or fit with `subquad bio fit`, which saves all models"
+                f"{self.directory}: holds {own} only, and no {name}; predict with --model {own}, or fit several models "
+                "with `subquad bio fit`"
             )
         raise unknown("model", name, self.models)
 
-    def predict(self, inputs: Inputs) -> Any:
-        """Return the mean prediction of the networks in the target's units; see `Target.outputs` for the shapes."""
-        return self.net.predict(inputs)
+    def members(self, inputs: Inputs, name: str | None = None) -> Members:
+        """Return the prediction of a model in the target's units, and those of its members.
 
-    def predict_by(self, name: str, inputs: Inputs) -> Any:
-        """Return the prediction of the network, a baseline or their stack, as `predict` does.
+        Args:
+            inputs: The rows.
+            name: Name of the model. Default: `default`.
 
         Raises:
             SubquadError: The folder holds no such model.
         """
+        name = name or self.default
         self.check_model(name)
-        if name == "net":
-            return self.predict(inputs)
-        if name == "stack":
+        if name == ENSEMBLE:
             stacking = Stacking.from_dict(self.config["stacking"])
             used = [own for own, weight in stacking.weights.items() if weight]
-            return stacking.predict({own: self.predict_by(own, inputs) for own in used})
-        return Baseline.load(baseline_file(self.directory, name)).predict(inputs)
+            return combine(stacking, {own: self.members(inputs, own) for own in used})
+        if name in self.networks:
+            return self.networks[name].members(inputs)
+        if name not in self._baselines:
+            self._baselines[name] = Baseline.load(baseline_file(self.directory, name))
+        return self._baselines[name].members(inputs)
 
-    def predict_each(self, inputs: Inputs) -> np.ndarray:
-        """Return the prediction of each network: `(ensemble size, …)`."""
-        return np.stack(self.net.predict_each(inputs))
+    def predict(self, inputs: Inputs, name: str | None = None) -> Any:
+        """Return the prediction of a model; see `members`, and `Target.outputs` for the shapes."""
+        return self.members(inputs, name).mean
+
+    @cached_property
+    def _baselines(self) -> dict[str, Baseline]:
+        """Baselines that were read already: searches predict hundreds of times."""
+        return {}
+
+    @property
+    def positions(self) -> np.ndarray | None:
+        """Positions that the networks of the default model read; None for all."""
+        names = members_of(self.models[:-1]) if self.default == ENSEMBLE else (self.default,)
+        return next((self.networks[name].positions for name in names if name in self.networks), None)
 
     def warn_unobserved(self, inputs: Inputs) -> list[str]:
         """Return a warning if sequences have a letter at a position where no training sequence had it."""
@@ -141,24 +166,31 @@ class BioModel:
         return inputs_of(self.schema, sequences)
 
     def predict_sequences(self, sequences: Sequence[str]) -> Any:
-        """Return the mean prediction for sequences."""
+        """Return the predictions of the default model for sequences."""
         return self.predict(self.inputs_of(sequences))
 
-    def predict_each_of_sequences(self, sequences: Sequence[str]) -> np.ndarray:
-        """Return the prediction of each network for sequences: `(ensemble size, n, O)`."""
-        return self.predict_each(self.inputs_of(sequences))
+    def members_of_sequences(self, sequences: Sequence[str]) -> Members:
+        """Return the predictions of the default model for sequences, and those of its members: `(n, O)` each."""
+        return self.members(self.inputs_of(sequences))
 
 
-def load_ensemble(directory: Path | str, config: dict[str, Any]) -> NetEnsemble:
-    """Return the networks in a folder with the given `config.json`.
+def network_tensors(networks: Mapping[str, NetEnsemble]) -> dict[str, Tensor]:
+    """Return the weights of networks, as `load_network` reads them."""
+    return {f"{name}.{key}": x for name, own in networks.items() for key, x in own.tensors().items()}
+
+
+def load_network(directory: Path | str, config: Mapping[str, Any], name: str) -> NetEnsemble:
+    """Return one of the networks in a folder with the given `config.json`.
 
     Raises:
         SubquadError: The weights do not fit.
     """
     try:
-        spec = config["model"]["spec"]
+        values, prefix = config["networks"][name], f"{name}."
+        tensors = {key.removeprefix(prefix): x for key, x in load_tensors(directory).items() if key.startswith(prefix)}
+        spec = values["spec"]
         starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
         prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
-        return NetEnsemble.from_dict(config["model"], load_tensors(directory), prior)
+        return NetEnsemble.from_dict(values, tensors, prior)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error

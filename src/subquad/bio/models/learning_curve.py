@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.data.dataset import Dataset
-from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.models.fit import fit_models
 from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
 from subquad.errors import SubquadError
@@ -35,7 +34,7 @@ def learning_curve(
         For each size: `rows`, the mean over the subsets by model, and their standard deviation `std` if there are
         several.
     """
-    main, names = metrics["main_metric"], ("net", *baselines_for(metrics["task_type"]))
+    main, names = metrics["main_metric"], tuple(metrics["test"])
     count = len(dataset.split["train"])
     points = [{"rows": count, **{name: metrics["test"][name][main] for name in names}}]
     halves = [count // 2**halving for halving in range(1, settings.learning_curve + 1)]
@@ -49,9 +48,8 @@ def learning_curve(
             folder = directory / f"rows-{size}-{repeat}"
             folder.mkdir(exist_ok=True)
             own = replace(dataset, split=dataset.split | _subset(dataset, size, [seed, repeat]))
-            presets = (settings.preset,)
             try:
-                one = fit_models(own, fewer, presets=presets, directory=folder, seed=seed + repeat, quiet=True)
+                one = fit_models(own, fewer, directory=folder, seed=seed + repeat, quiet=True)
             except SubquadError as error:
                 say(f"learning curve: subset left out, {error}", quiet=quiet)
                 continue

@@ -1,4 +1,4 @@
-r"""Linear models on sparse features: paths of ridge and logistic regression over penalties, and forward stagewise.
+r"""Linear models on sparse features: paths of ridge and logistic regression over penalties.
 
 One pass over the rows gives the normal equations, and each penalty then costs $F^3/3$, where scikit-learn's `RidgeCV`
 starts anew. Logistic regression is minimised by L-BFGS in coordinates in which the covariance of the data is round:
@@ -27,7 +27,6 @@ __all__ = [
     "logistic_path",
     "ridge_path",
     "scale_of",
-    "stagewise_path",
     "unit_scale",
 ]
 
@@ -44,14 +43,6 @@ MAX_DOUBLE = 20_000_000
 """Maximum number of values for which dense rows are float64."""
 ABSENT = -20.0
 """Logit of a class without training rows."""
-
-STEP_SIZE = 0.05
-"""Fraction of the optimal stagewise step that is taken."""
-STEPS_PER_MODEL = 20
-MAX_NONZERO = 1_000_000
-"""Maximum of non-zero values times outputs in a stagewise step; a random subset of the rows beyond."""
-MIN_FREQUENCY = 1e-3
-"""Lower bound on the frequency of a class at the start of the stagewise path."""
 
 
 SparseMatrix = Any
@@ -97,7 +88,12 @@ def unit_scale(X: SparseMatrix) -> np.ndarray:
 
 
 def ridge_path(
-    X: SparseMatrix, Y: np.ndarray, weight: np.ndarray | None, scale: np.ndarray
+    X: SparseMatrix,
+    Y: np.ndarray,
+    weight: np.ndarray | None,
+    scale: np.ndarray,
+    *,
+    penalties: tuple[float, ...] | None = None,
 ) -> Iterator[tuple[float, Linear]]:
     """Yield each penalty with its ridge regression of `Y` `(n, K)`, without missing values, strongest penalty first.
 
@@ -106,8 +102,9 @@ def ridge_path(
     rows = Rows.centred(X, weight, scale)
     centre = rows.weight @ Y / rows.weight.sum()
     product = np.asarray(rows.Z.T @ (rows.weight[:, None] * (Y - centre))) * scale[:, None]
-    # every second penalty is enough if each costs seconds
-    penalties = PENALTIES[::-1] if X.shape[1] <= MAX_DENSE // 2 else PENALTIES[::-2]
+    if penalties is None:
+        # every second penalty is enough if each costs seconds
+        penalties = PENALTIES[::-1] if X.shape[1] <= MAX_DENSE // 2 else PENALTIES[::-2]
     gram = rows.gram() if X.shape[1] <= MAX_DENSE else None
     w = np.zeros(product.shape)
     for penalty in penalties:
@@ -154,50 +151,6 @@ def logistic_path(
             weights, bias = np.zeros((classes, X.shape[1])), np.full(classes, ABSENT + bias.min())
             weights[there], bias[there] = W.T, b - rows.shift @ W
         yield penalty, Linear(weight=weights.copy(), bias=bias, scale=scale)
-
-
-def stagewise_path(
-    X: SparseMatrix, Y: np.ndarray, weight: np.ndarray, *, task_type: str, steps: int, seed: int
-) -> Iterator[Linear]:
-    """Yield linear models with more and more features by forward stagewise steps, one every `STEPS_PER_MODEL` steps.
-
-    Each step changes, for each output, the one feature of unit standard deviation that lowers the loss most, by a
-    little (Efron et al., Annals of Statistics 32 (2004) 407; Bühlmann and Hothorn, arXiv:0804.2752). The path is close
-    to that of the lasso: it finds the features if few count, while ridge shrinks all of them equally.
-
-    Args:
-        X: Features of the rows.
-        Y: `(n, O)` values to fit: measurements, or 0 and 1 for the positive class, each label or each class.
-        weight: `(n, O)` weights; 0 for a missing value.
-        task_type: `regression`, `binary`, `multilabel` or `multiclass`.
-        steps: Number of steps of the whole path.
-        seed: Seed of the random subset of the rows.
-    """
-    scale = unit_scale(X)
-    rows = Rows.centred(X, None, scale)
-    most = int(MAX_NONZERO * len(Y) / max(rows.Z.nnz * Y.shape[1], 1))
-    if most < len(Y):
-        drawn = np.sort(np.random.default_rng(seed).choice(len(Y), most, replace=False))
-        X, Y, weight = X[drawn], Y[drawn], weight[drawn]
-        rows = Rows.centred(X, None, scale)
-    Z, transposed = rows.Z.tocsc().astype(np.float64), rows.Z.T.tocsr().astype(np.float64)
-    total = np.maximum(weight.sum(0), 1e-9)
-    curvature = 1.0 if task_type == "regression" else 0.25
-    W, b = np.zeros((X.shape[1], Y.shape[1])), _constant(Y, weight / total, task_type)
-    F = np.tile(b, (len(Y), 1))
-    for step in range(1, steps + 1):
-        residual = weight * (Y - _expected(F, task_type)) / total
-        slope = (np.asarray(transposed @ residual) - np.outer(rows.mean, residual.sum(0))) * scale[:, None]
-        for k, j in enumerate(np.abs(slope).argmax(0)):
-            change = STEP_SIZE * slope[j, k] / curvature
-            W[j, k] += change
-            begin, end = Z.indptr[j], Z.indptr[j + 1]
-            F[Z.indices[begin:end], k] += change * scale[j] * Z.data[begin:end]
-            F[:, k] -= change * scale[j] * rows.mean[j]
-        moved = STEP_SIZE * residual.sum(0) / curvature
-        b, F = b + moved, F + moved
-        if step % STEPS_PER_MODEL == 0:
-            yield Linear(weight=W.T.copy(), bias=b - rows.shift @ W, scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,17 +306,3 @@ def _minimise(
     options = {"maxiter": iterations, "maxcor": 20, "ftol": 1e-8, "gtol": 1e-4}
     v = minimize(objective, np.zeros(size + len(b)), jac=True, method="L-BFGS-B", options=options).x
     return W + into(v[:size].reshape(W.shape)), b + v[size:] / unit
-
-
-def _constant(Y: np.ndarray, weight: np.ndarray, task_type: str) -> np.ndarray:
-    mean = (weight * Y).sum(0)
-    if task_type == "regression":
-        return mean
-    mean = np.clip(mean, MIN_FREQUENCY, 1 - MIN_FREQUENCY)
-    return log_softmax(np.log(mean)) if task_type == "multiclass" else np.log(mean / (1 - mean))
-
-
-def _expected(F: np.ndarray, task_type: str) -> np.ndarray:
-    if task_type == "regression":
-        return F
-    return softmax(F, axis=1) if task_type == "multiclass" else expit(F)

@@ -1,29 +1,27 @@
-r"""Networks of this field: Lyra as published, or blended with MLPs around a linear model.
+r"""Networks of this field: Lyra around a linear model, its variants, and an MLP.
 
-$$ \hat y = r(x) + \alpha \big(g_1(w_1 \cdot f(x) + \mathrm{MLP}(f(x))) - r(x)\big)
-   + \beta \big(g_2(w_2 \cdot f(x) + \mathrm{Lyra}(x)) - r(x)\big) $$
+$$ \hat y = g(w \cdot f(x) + \mathrm{Lyra}(x)) $$
 
-$r$ is linear in the features $f$: ridge regression, or between it and a sparse model. The first term is the mean of
-several MLP branches. $w_1$ and $w_2$ start at $r$, the last layers of Lyra and of the MLP at 0 and the monotone curves
-$g$ at the identity, so that training starts exactly at $r$. The curve models global epistasis: mutations are additive
-on a latent scale that the assay distorts. The MLP combines distant letters in any order, Lyra finds motifs at any
-position. Each branch is trained alone, because the residuals of a branch that fits the training rows closely carry no
-signal for another one. The blending weights $\alpha$ and $\beta$ are selected on the validation rows. Residues start at
-the ridge regression of their windows, base pairs at the probabilities of a thermodynamic model.
+is the model `lyra`: $w$ is linear in the features $f$ and starts at ridge (or logistic) regression, the last layer of
+Lyra starts at 0 and the monotone curve $g$ at the identity, so that training starts exactly at the linear model. The
+curve models global epistasis: mutations are additive on a latent scale that the assay distorts. Without Lyra the same
+is `lyra-additive`, with an MLP of $f$ instead it is `mlp`, and without $w$ and $g$ it is `lyra-alone`. `lyra-paper` is
+the published network. Residues start at the ridge regression of their windows, base pairs at the probabilities of a
+thermodynamic model.
 
 Axes: B sequences, T positions, A letters, F features, H channels, O outputs.
 """
 
 from dataclasses import dataclass
-from functools import partial
-from typing import cast
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from subquad.bio.data.dataset import ANY, PAD
-from subquad.bio.models.additive import AdditiveBranch
+from subquad.bio.features.substitutions import channels_of
+from subquad.bio.models.additive import AdditivePath
 from subquad.nn.sequence import Lyra, masked_mean
 
 __all__ = ["BioNet", "NetSpec", "soft_one_hot"]
@@ -39,15 +37,15 @@ class NetSpec:
     task_type: str
     letters: int
     outputs: int
-    preset: str = "auto"
+    kind: str = "lyra"
+    """Name of the model: `mlp`, `lyra`, `lyra-additive`, `lyra-alone` or `lyra-paper`."""
     positions: int = 0
-    """Length of all sequences if they are aligned, otherwise 0."""
-    has_sequence: bool = True
+    """Number of positions that Lyra reads if sequences are aligned, otherwise 0."""
+    reference: tuple[int, ...] = ()
+    """Codes of the letters at these positions that substitutions are counted from; empty for other than proteins."""
     has_partner: bool = False
     features: int = 0
-    """Number of features of the additive branches; 0 for a network without them."""
-    mlp_branches: int = 1
-    """Number of branches with an MLP, which are averaged."""
+    """Number of features of the additive path; 0 for a network without one."""
     binned: int = 0
     """Number of features that the MLP also encodes in bins."""
     has_prior: bool = False
@@ -55,6 +53,11 @@ class NetSpec:
     hidden: int = 128
     """Width of the MLP."""
     dropout: float = 0.2
+
+    @property
+    def has_lyra(self) -> bool:
+        """The network reads the letters, and not only their features."""
+        return self.kind in ("lyra", "lyra-alone", "lyra-paper")
 
     @property
     def is_residue(self) -> bool:
@@ -69,21 +72,29 @@ def soft_one_hot(codes: Int[Tensor, "B T"], letters: int) -> Float[Tensor, "B T 
 
 
 class _Readout(nn.Module):
-    """Sequence to vector: the mean, and position-dependent weights (aligned sequences) or attention pooling."""
+    """Sequence to vector: the mean, and position-dependent weights (aligned sequences) or attention pooling.
 
-    def __init__(self, positions: int) -> None:
+    With a reference also the sum and the mean over the substituted positions: in the mean over all positions a single
+    substitution would almost vanish.
+    """
+
+    def __init__(self, positions: int, *, has_reference: bool) -> None:
         super().__init__()
+        self.has_reference = has_reference
         self.place = nn.Parameter(torch.zeros(positions, WIDTH)) if positions else None
         self.attention = None if positions else nn.Linear(WIDTH, 4)
-        self.size = (2 if positions else 5) * WIDTH
+        self.size = ((2 if positions else 5) + (2 if has_reference else 0)) * WIDTH
 
-    def forward(self, u: Float[Tensor, "B T H"], mask: Tensor) -> Float[Tensor, "B D"]:
-        mean = masked_mean(u, mask)
+    def forward(self, u: Float[Tensor, "B T H"], mask: Tensor, changed: Tensor | None = None) -> Float[Tensor, "B D"]:
+        parts = [masked_mean(u, mask)]
+        if changed is not None:
+            total = torch.einsum("bth,bt->bh", u, changed.to(u.dtype))
+            parts += [total, total / changed.sum(1, keepdim=True).clamp(min=1)]
         if self.attention is None:
             assert self.place is not None
-            return torch.cat([mean, torch.einsum("bth,th->bh", u, self.place[: u.shape[1]])], dim=1)
+            return torch.cat([*parts, torch.einsum("bth,th->bh", u, self.place[: u.shape[1]])], dim=1)
         weights = self.attention(u).masked_fill(~mask[:, :, None], -torch.inf).softmax(1)
-        return torch.cat([mean, torch.einsum("bth,btk->bkh", u, weights).flatten(1)], dim=1)
+        return torch.cat([*parts, torch.einsum("bth,btk->bkh", u, weights).flatten(1)], dim=1)
 
 
 class _Pairs(nn.Module):
@@ -135,33 +146,43 @@ def _canonical(x: Tensor) -> Tensor:
 class BioNet(nn.Module):
     """Inputs to outputs on the training scale: standardised measurements or logits."""
 
-    blending: Tensor
-    """`(2,)` blending weights of the MLP branches and of Lyra; registered only with additive branches."""
+    reference: Tensor | None
+    """`(T,)` codes of the reference."""
+    channels: Tensor | None
+    """`(T, A + 2, C)` channels of each letter at each position; see `channels_of`."""
 
     def __init__(self, spec: NetSpec) -> None:
         super().__init__()
         self.spec = spec
-        is_auto, is_pairs = spec.preset == "auto", spec.task_type == "pairs"
-        self.lyra = self.readout = self.mlp_branches = self.lyra_branch = None
+        self.register_buffer("reference", None, persistent=False)
+        self.register_buffer("channels", None, persistent=False)
+        is_paper, is_pairs = spec.kind == "lyra-paper", spec.task_type == "pairs"
+        self.lyra = self.readout = self.additive = None
         channels = spec.letters * (2 if spec.has_partner else 1)
-        if spec.has_sequence:
-            self.lyra = _lyra(spec, channels) if is_auto else Lyra.paper(channels, spec.outputs)
+        if spec.reference:
+            found = channels_of(np.array(spec.reference), spec.letters)
+            self.reference = torch.tensor(spec.reference)
+            self.channels = torch.from_numpy(found).float()
+            channels += found.shape[2]
+        if spec.has_lyra:
+            self.lyra = Lyra.paper(channels, spec.outputs) if is_paper else _lyra(spec, channels)
             if is_pairs:
                 self.lyra.add_module("head", nn.Identity())
                 self.pairs = _Pairs(channels, has_prior=spec.has_prior)
-            elif is_auto:
-                self.readout = None if spec.is_residue else _Readout(spec.positions)
+            elif not is_paper:
+                self.readout = None if spec.is_residue else _Readout(spec.positions, has_reference=bool(spec.reference))
                 head = nn.Linear(2 * WIDTH if self.readout is None else self.readout.size, spec.outputs)
                 _start_at_zero(head)
                 self.lyra.head = head
         self.prior_weight = nn.Parameter(torch.ones(())) if spec.has_prior and not is_pairs else None
         if spec.features:
-            branch = partial(AdditiveBranch, spec.features, spec.outputs, is_curved=spec.task_type == "regression")
-            self.mlp_branches = nn.ModuleList(
-                branch(hidden=spec.hidden, binned=spec.binned) for _ in range(spec.mlp_branches)
+            self.additive = AdditivePath(
+                spec.features,
+                spec.outputs,
+                hidden=spec.hidden if spec.kind == "mlp" else 0,
+                is_curved=spec.task_type == "regression",
+                binned=spec.binned,
             )
-            self.lyra_branch = branch(hidden=0) if spec.has_sequence else None
-            self.register_buffer("blending", torch.tensor([0.0, 1.0] if spec.has_sequence else [1.0, 0.0]))
 
     def embed(self, codes: Int[Tensor, "B T"], partner: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the embedding of each position, the letters as vectors, and the mask."""
@@ -169,6 +190,9 @@ class BioNet(nn.Module):
         x, mask = soft_one_hot(codes, self.spec.letters), codes != PAD
         if self.spec.has_partner and partner is not None:
             x = torch.cat([x, soft_one_hot(partner, self.spec.letters)], dim=2)
+        if self.channels is not None:
+            place = torch.where(codes < 0, self.spec.letters - ANY + codes, codes).long()
+            x = torch.cat([x, self.channels[torch.arange(x.shape[1], device=x.device), place]], dim=2)
         return self.lyra.embed(x, None if self.spec.positions else mask), x, mask
 
     def forward(
@@ -177,47 +201,39 @@ class BioNet(nn.Module):
         partner: Int[Tensor, "B T"] | None = None,
         f: Float[Tensor, "B F"] | None = None,
         prior: Tensor | None = None,
+        *,
+        start: Float[Tensor, "B O"] | None = None,
     ) -> Tensor:
         """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs.
 
-        In training mode these are the outputs of Lyra's branch alone. `f` are the features of the additive branches.
+        `f` are the features of the additive path, `prior` the logits at which residues and pairs start; for `start` see
+        `AdditivePath.forward`.
         """
         z: Tensor | float = 0.0
         if self.lyra is not None:
             u, x, mask = self.embed(codes, partner)
             if self.spec.task_type == "pairs":
                 return self.pairs(u, x, prior, mask)
-            z = self.lyra.head(self._pool(u, mask))
+            changed = None if self.reference is None else (codes != self.reference) & (codes >= 0)
+            z = self.lyra.head(self._pool(u, mask, changed))
             if self.prior_weight is not None and prior is not None:
-                return z + self.prior_weight * prior
-        if self.mlp_branches is None:
+                z = z + self.prior_weight * prior
+        if self.additive is None:
             assert isinstance(z, Tensor)
             return z
         assert f is not None
-        if self.training and self.lyra_branch is not None:
-            return self.lyra_branch(f, z)
-        branches = cast("list[AdditiveBranch]", list(self.mlp_branches))
-        start = branches[0].at_start(f)
-        mlp = sum((branch(f) for branch in branches), torch.zeros_like(start)) / len(branches)
-        found = start + self.blending[0] * (mlp - start)
-        return found if self.lyra_branch is None else found + self.blending[1] * (self.lyra_branch(f, z) - start)
+        return self.additive(f, z, start)
 
-    def _pool(self, u: Tensor, mask: Tensor) -> Tensor:
+    def _pool(self, u: Tensor, mask: Tensor, changed: Tensor | None) -> Tensor:
         if self.spec.is_residue:
-            if self.spec.preset == "paper":
+            if self.spec.kind == "lyra-paper":
                 return u
             return torch.cat([u, masked_mean(u, mask)[:, None].expand_as(u)], dim=2)
-        return masked_mean(u, mask) if self.readout is None else self.readout(u, mask)
+        return masked_mean(u, mask) if self.readout is None else self.readout(u, mask, changed)
 
 
 def _lyra(spec: NetSpec, channels: int) -> Lyra:
-    return Lyra(
-        channels,
-        spec.outputs,
-        positions=spec.positions,
-        dropout=spec.dropout,
-        is_bidirectional=not spec.positions,
-    )
+    return Lyra(channels, spec.outputs, positions=spec.positions, dropout=spec.dropout, is_bidirectional=True)
 
 
 def _start_at_zero(layer: nn.Linear | nn.Conv2d) -> None:

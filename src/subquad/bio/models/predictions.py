@@ -12,7 +12,6 @@ from subquad.bio.data.table import Table
 from subquad.bio.data.variants import renumbered
 from subquad.bio.metrics.base_pairs import decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import Conformal
-from subquad.bio.models.ensemble import ensemble_mean, ensemble_std
 from subquad.bio.models.fitted import BioModel
 
 __all__ = ["add_predictions", "test_examples", "test_frame"]
@@ -21,13 +20,10 @@ INTERVAL = 0.9
 
 
 def add_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
-    """Return the table with the predictions of the network, a baseline or the stack in additional columns."""
+    """Return the table with the predictions of a model in additional columns."""
     frame, classes, names = read.frame.copy(), model.classes, model.names
-    if by == "net":
-        each = model.net.predict_each(read.inputs)
-        prediction, spread = ensemble_mean(each), ensemble_std(each)
-    else:
-        prediction, spread = model.predict_by(by, read.inputs), None
+    members = model.members(read.inputs, by)
+    prediction, spread = members.mean, members.std()
     match model.task_type:
         case "regression" if len(names) == 1:
             frame["prediction"] = prediction[:, 0]

@@ -1,6 +1,6 @@
 """Scores of new sequences: one output of a fitted model, with the spread of its ensemble members.
 
-Axes: m ensemble members, n sequences.
+Axes: m members, n sequences.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 from subquad.bio.data.alphabet import normalise
 from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
 from subquad.bio.data.fasta import read_sequence
+from subquad.bio.models.members import Members, deviation
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.progress import track
 
@@ -78,41 +79,40 @@ class Scorer:
     @property
     def positions(self) -> list[int] | None:
         """Positions (from 0) that varied in training and that the model reads; None: all."""
-        net = getattr(self.model, "net", None)
-        positions = getattr(net, "positions", None)
+        positions = getattr(self.model, "positions", None)
         return None if positions is None else [int(position) for position in positions]
 
     def normalized(self, sequence: str) -> str:
         """Return the sequence in upper case, with U or T as the model writes them."""
         return normalise([sequence.upper()], self.schema.alphabet)[0][0]
 
-    def members(self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True) -> np.ndarray:
-        """Return the score of each sequence by each ensemble member, `(m, n)` float64."""
-        parts = []
+    def members(self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True) -> Members:
+        """Return the score of each sequence, `(n,)`, and the scores by each member of the model."""
+        means, parts, weights = [np.empty(0)], [], np.ones(1)
         with track(title, len(sequences), quiet=quiet) as advance:
             for start in range(0, len(sequences), BATCH):
                 batch = list(sequences[start : start + BATCH])
-                members = np.asarray(self.model.predict_each_of_sequences(batch), dtype=np.float64)
-                parts.append(members.reshape(len(members), len(batch), -1)[..., self.column])
+                found = self.model.members_of_sequences(batch)
+                means.append(np.asarray(found.mean, dtype=np.float64).reshape(len(batch), -1)[:, self.column])
+                each = np.asarray(found.each, dtype=np.float64).reshape(len(found.each), len(batch), -1)
+                parts.append(each[..., self.column])
+                weights = found.weights
                 advance(len(batch))
-        return np.concatenate(parts, axis=1) if parts else np.empty((1, 0))
+        each = np.concatenate(parts, axis=1) if parts else np.empty((1, 0))
+        return Members(mean=np.concatenate(means), each=list(each), weights=weights)
 
     def scores(self, sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation over the ensemble members, `(n,)` each; NaN deviations for one member."""
+        """Return scores and standard deviations over the members, `(n,)` each; NaN deviations for one member."""
         members = self.members(sequences)
-        return members.mean(0), standard_deviation(members)
+        return members.mean, deviation(members.each, members.weights)
 
     def effects(
         self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean scores, and the standard deviation over the members of the difference to the first sequence."""
+        """Return scores, and the standard deviation over the members of the difference to the first sequence."""
         members = self.members(sequences, title=title, quiet=quiet)
-        return members.mean(0), standard_deviation(members - members[:, :1])
-
-
-def standard_deviation(members: np.ndarray) -> np.ndarray:
-    """Return the sample standard deviation over the members, `(n,)`; NaN for a single member."""
-    return members.std(0, ddof=1) if len(members) > 1 else np.full(members.shape[1], np.nan)
+        each = np.asarray(members.each)
+        return members.mean, deviation(each - each[:, :1], members.weights)
 
 
 def open_model(run: "BioModel | Path | str") -> "BioModel":

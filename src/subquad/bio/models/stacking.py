@@ -14,7 +14,7 @@ rows cannot tell the models apart. scikit-learn's `StackingRegressor` minimises 
 Axes: M models, i known values (cells of a table, residues, pairs of letters), C classes, n rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,12 +23,11 @@ from scipy.optimize import minimize, minimize_scalar, nnls
 from scipy.special import expit, log_softmax, softmax
 
 from subquad.bio.data.dataset import Target, TaskType
-from subquad.bio.metrics.scores import MAIN_METRIC, bootstrap_metric, score
+from subquad.bio.metrics.scores import MAIN_METRIC, bootstrap_metric
+from subquad.bio.models.members import Members
 
-__all__ = ["Stacking", "best_blending", "fit_stacking"]
+__all__ = ["Stacking", "combine", "fit_stacking"]
 
-BLENDING_DRAWS, MAX_BOOTSTRAP_ROWS = 50, 3000
-"""Bootstrap samples that choose blending weights, and the number of rows from which the metric itself does."""
 MIN_PROBABILITY = 1e-7
 MAX_ITEMS = 60_000
 """Maximum number of known values that weights are fitted on; a random subset beyond."""
@@ -75,11 +74,22 @@ class Stacking:
     def _blend(self, predictions: Mapping[str, Any]) -> np.ndarray:
         total: Any = 0.0
         for name, prediction in predictions.items():
-            own = _linked(self.task_type, prediction)
-            total = total + self.weights[name] * (np.array(self.shift[name]) + np.array(self.scale[name]) * own)
+            total = total + self.weights[name] * self._calibrated(name, prediction)
+        return self._unlinked(total)
+
+    def calibrate(self, name: str, prediction: Any) -> Any:
+        """Return the prediction of one model, calibrated to the scale of the target."""
+        if self.task_type == "pairs":
+            return [self._unlinked(self._calibrated(name, own)) for own in prediction]
+        return self._unlinked(self._calibrated(name, prediction))
+
+    def _calibrated(self, name: str, prediction: Any) -> np.ndarray:
+        return np.array(self.shift[name]) + np.array(self.scale[name]) * _linked(self.task_type, prediction)
+
+    def _unlinked(self, value: np.ndarray) -> np.ndarray:
         if self.task_type.endswith("regression"):
-            return total
-        return softmax(total, axis=-1) if self.task_type.endswith("multiclass") else expit(total)
+            return value
+        return softmax(value, axis=-1) if self.task_type.endswith("multiclass") else expit(value)
 
     def with_weights(self, weights: np.ndarray) -> "Stacking":
         """Return the stack with other weights, in the order of the models."""
@@ -126,25 +136,14 @@ class _Items:
         return replace(self, values=added + factor * self.values)
 
 
-def best_blending(
-    truth: Target, predictions: Sequence[np.ndarray], candidates: Sequence[tuple[float, ...]], *, seed: int
-) -> np.ndarray:
-    """Return the mean of the candidates that are best in bootstrap samples: a mixture if rows are too few to decide.
-
-    Args:
-        truth: Measured values of the rows.
-        predictions: Predictions with each of the candidates.
-        candidates: Blending weights.
-        seed: Seed of the bootstrap samples; with very many rows the metric itself decides.
-    """
-    main = MAIN_METRIC[truth.task_type]
-    if len(truth) < MAX_BOOTSTRAP_ROWS:
-        values = np.stack([bootstrap_metric(truth, own, main, draws=BLENDING_DRAWS, seed=seed) for own in predictions])
-    else:
-        values = np.array([[score(truth, own)[main]] for own in predictions])
-    # a sample with one class only is no evidence for any candidate
-    best = np.nan_to_num(values, nan=-np.inf).argmax(0)
-    return np.array(candidates)[best].mean(0)
+def combine(stacking: Stacking, members: Mapping[str, Members]) -> Members:
+    """Return the prediction of the stack, with the members of all its models, calibrated and weighted."""
+    used = [name for name, weight in stacking.weights.items() if weight > 0]
+    return Members(
+        mean=stacking.predict({name: members[name].mean for name in used}),
+        each=[stacking.calibrate(name, own) for name in used for own in members[name].each],
+        weights=np.concatenate([stacking.weights[name] * members[name].weights for name in used]),
+    )
 
 
 def fit_stacking(
@@ -242,7 +241,8 @@ def _calibration(task_type: TaskType, items: _Items, columns: int, prior: float)
 
 def _slope(p: np.ndarray, y: np.ndarray, prior: float) -> float:
     variance = p.var()
-    if variance == 0:
+    # the variance of a constant is rounding error, and a slope fitted to it is arbitrarily large
+    if np.sqrt(variance) <= 1e-9 * max(np.abs(p).max(), y.std()):
         return 0.0
     covariance = ((p - p.mean()) * (y - y.mean())).mean()
     # a few rows may suggest that a model is worthless or worse; its order is kept nevertheless

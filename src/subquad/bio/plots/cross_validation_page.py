@@ -55,7 +55,7 @@ def is_tied(best: Sequence[float], other: Sequence[float]) -> bool:
 
 def _result(metrics: Mapping[str, Any]) -> list[Any]:
     main, mean, std, folds = metrics["main_metric"], metrics["test"], metrics["std"], metrics["folds"]
-    names = [name for name in mean["net"] if ":" not in name][:MAX_METRICS]
+    names = [name for name in next(iter(mean.values())) if ":" not in name][:MAX_METRICS]
     rows = [
         [
             label_of(model),
@@ -74,15 +74,14 @@ def _result(metrics: Mapping[str, Any]) -> list[Any]:
     caption = "Each fold. Where all models move together, the folds differ in difficulty."
     blocks: list[Any] = [table, picture(figure, caption)]
     if "pooled" in metrics:
-        rows = [
-            [label_of(model), own[main], None if model == "net" else _gap(metrics["differences"][model])]
-            for model, own in metrics["pooled"].items()
-        ]
+        first = next(iter(metrics["differences"]))
+        gaps = {name: _gap(gap) for name, gap in metrics["differences"][first].items()}
+        rows = [[label_of(model), own[main], gaps.get(model)] for model, own in metrics["pooled"].items()]
         caption = (
             "All rows together, predicted out-of-fold. If folds have different means (genes, proteins), this can be "
             "far below the mean over folds."
         )
-        header = ["model", title(main), "network minus model, 95 % interval"]
+        header = ["model", title(main), f"{label_of(first)} minus model, 95 % interval"]
         blocks.append(Table(header, rows, caption=caption))
     return blocks
 

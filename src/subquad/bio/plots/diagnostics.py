@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.compared_models import baselines_for, label_of
+from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.conformal import reliability
 from subquad.bio.plots import examples
 from subquad.bio.plots.figures import (
@@ -67,13 +67,14 @@ def main_figures(run: FinishedRun) -> list[Block]:
             # there is a single class to draw
             return []
         case "binary":
-            is_positive, probability = run.measured_classes() == 1, run.probabilities("net")[:, 1]
+            is_positive, probability = run.measured_classes() == 1, run.probabilities(run.shown)[:, 1]
             figure = probability_histogram(is_positive, probability, run.classes)
-            return [picture(figure, "Predicted probability (network) of the test rows of each class.")]
+            return [picture(figure, f"Predicted probability ({label_of(run.shown)}) of the test rows of each class.")]
         case "multiclass":
-            predicted = run.probabilities("net").argmax(1)
+            predicted = run.probabilities(run.shown).argmax(1)
             figure = confusion(run.measured_classes(), predicted, run.classes)
-            return [picture(figure, "Confusion matrix of the network on the test rows, in % of the measured class.")]
+            caption = f"Confusion matrix ({label_of(run.shown)}) of the test rows, in % of the measured class."
+            return [picture(figure, caption)]
         case "multilabel":
             return []
         case _:
@@ -82,13 +83,12 @@ def main_figures(run: FinishedRun) -> list[Block]:
 
 def _measured_predicted(run: FinishedRun) -> Picture:
     name = run.names[0]
-    other = run.best_single if run.best_single != "net" else baselines_for(run.task_type)[0]
+    other = run.best_single if run.best_single != run.shown else run.models[0]
     measured = _measured(run, name)
     known = np.isfinite(measured)
     panels = [
         (label_of(model), measured[known], run.column(model, name)[known])
-        for model in ("net", other)
-        if model in run.models
+        for model in dict.fromkeys((run.shown, other))
     ]
     caption = "Predictions against measurements of the test rows; dashed line: equality."
     if len(run.names) > 1:
@@ -240,11 +240,11 @@ def _mean_over_columns(columns: Mapping[str, Mapping[str, Any]], level: str, nam
 def _calibration(run: FinishedRun) -> list[Block]:
     blocks: list[Block] = []
     conformal = run.metrics.get("conformal")
-    if conformal and conformal["net"]:
-        levels = list(next(iter(conformal["net"].values())))
-        measured = [_mean_over_columns(conformal["net"], level, "coverage") or 0.0 for level in levels]
+    if conformal and conformal[run.shown]:
+        levels = list(next(iter(conformal[run.shown].values())))
+        measured = [_mean_over_columns(conformal[run.shown], level, "coverage") or 0.0 for level in levels]
         figure = coverage([float(level) for level in levels], measured, run.metrics["rows"]["test"])
-        caption = "Coverage of the network's prediction intervals; on the dashed line it equals the nominal level."
+        caption = f"Coverage of the prediction intervals of {label_of(run.shown)}; dashed line: the nominal level."
         blocks.append(picture(figure, caption))
         rows = []
         for model in conformal:
@@ -261,10 +261,10 @@ def _calibration(run: FinishedRun) -> list[Block]:
         tables = {model: _reliability(run, model) for model in run.models}
         of = f"Class {run.classes[1]}" if run.task_type == "binary" else "All classes"
         caption = (
-            f"Reliability diagram. {of}; band: 95 % interval of the network. Below the dashed line a model is "
-            "overconfident."
+            f"Reliability diagram. {of}; band: 95 % interval of {label_of(run.shown)}. Below the dashed line a model "
+            "is overconfident."
         )
-        blocks.append(picture(reliability_diagram(tables), caption))
+        blocks.append(picture(reliability_diagram(tables, band=run.shown), caption))
     return blocks
 
 
@@ -283,7 +283,7 @@ def _errors(run: FinishedRun) -> list[Block]:
         return []
     if run.task_type == "regression":
         return _residuals(run)
-    p, y = run.probabilities("net"), run.measured_classes()
+    p, y = run.probabilities(run.shown), run.measured_classes()
     of_true = p[np.arange(len(y)), y]
     blocks: list[Block] = []
     if "mutations" in run.rows and run.rows["mutations"].nunique() > 1:
@@ -291,7 +291,7 @@ def _errors(run: FinishedRun) -> list[Block]:
             run.rows["mutations"].to_numpy(), of_true, label="probability of the true class", axis="mutations"
         )
         blocks.append(
-            picture(figure, "Probability that the network assigns to the true class, by number of mutations.")
+            picture(figure, f"Probability of the true class ({label_of(run.shown)}), by number of mutations.")
         )
     worst = [row for row in np.argsort(of_true, kind="stable")[:MAX_WORST_ROWS] if of_true[row] < 0.5]
     rows = [
@@ -300,19 +300,19 @@ def _errors(run: FinishedRun) -> list[Block]:
     ]
     if rows:
         header = ["row", "sequence", "measured", "predicted", "probability of the measured class"]
-        caption = "Test rows with the largest errors of the network; some may be mislabelled."
+        caption = f"Test rows with the largest errors ({label_of(run.shown)}); some may be mislabelled."
         blocks.append(Table(header, rows, caption=caption))
     return blocks
 
 
 def _residuals(run: FinishedRun) -> list[Block]:
     name = run.names[0]
-    measured, predicted = _measured(run, name), run.column("net", name)
+    measured, predicted = _measured(run, name), run.column(run.shown, name)
     known = np.flatnonzero(np.isfinite(measured))
     residual = (measured - predicted)[known]
     caption = (
-        f"Residuals of the network's predictions of {name}. A mean away from zero is a bias; a widening band means "
-        "that the error depends on the predicted value."
+        f"Residuals of the predictions of {name} ({label_of(run.shown)}). A mean away from zero is a bias; a widening "
+        "band means that the error depends on the predicted value."
     )
     blocks: list[Block] = [picture(residual_plot(predicted[known], residual), caption)]
     if "mutations" in run.rows and run.rows["mutations"].nunique() > 1:
@@ -322,13 +322,13 @@ def _residuals(run: FinishedRun) -> list[Block]:
             picture(figure, "Residuals by number of mutations: quartiles, and whiskers of 1.5 interquartile ranges.")
         )
     worst = known[np.argsort(-np.abs(residual), kind="stable")[:MAX_WORST_ROWS]]
-    other = baselines_for(run.task_type)[0]
+    other = run.models[0]
     rows = [
         [*_named(run, row), float(measured[row]), float(predicted[row]), float(run.column(other, name)[row])]
         for row in worst
     ]
-    header = ["row", "sequence", "measured", label_of("net"), label_of(other)]
-    caption = "Test rows with the largest residuals of the network. If all models agree, suspect the measurement."
+    header = ["row", "sequence", "measured", label_of(run.shown), label_of(other)]
+    caption = "Test rows with the largest residuals. If all models agree, suspect the measurement."
     return [*blocks, Table(header, rows, caption=caption)]
 
 
@@ -350,11 +350,11 @@ def _groups(run: FinishedRun) -> list[Block]:
     models = [model for model in run.models if model in groups[ordered[0]]]
     values = {model: [groups[name].get(model, {}).get(run.main, np.nan) for name in ordered] for model in models}
     names = [f"{name} ({size[name]:,})" for name in ordered]
-    first = sum(_best_in_group(own, run.main) == "net" for own in groups.values())
+    first = sum(_best_in_group(own, run.main) == run.shown for own in groups.values())
     more = f"; the {MAX_GROUPS} largest of {len(groups):,} groups" if len(groups) > MAX_GROUPS else ""
     caption = (
-        f"{run.title} within each group of test rows (number of rows in parentheses{more}). The network is best in "
-        f"{first:,} of {len(groups):,}. Metrics of small groups are uncertain."
+        f"{run.title} within each group of test rows (number of rows in parentheses{more}). The model "
+        f"{label_of(run.shown)} is best in {first:,} of {len(groups):,}. Metrics of small groups are uncertain."
     )
     figure = dot_plot(names, values, label=run.title)
     rows = [[name, *(own[k] for own in values.values())] for k, name in enumerate(names)]

@@ -31,19 +31,19 @@ MAX_POSITIONS = 600
 def blocks(run: FinishedRun) -> list[Block]:
     """Return the distribution of the main metric over the test sequences, and the best, median and worst sequence."""
     values = {model: np.array([sequence_metric(run, row, model) for row in run.rows]) for model in run.models}
-    of_network = values["net"]
-    known = np.flatnonzero(np.isfinite(of_network))
+    of_shown = values[run.shown]
+    known = np.flatnonzero(np.isfinite(of_shown))
     if not len(known):
         return []
-    edges = np.linspace(min(0.0, float(np.quantile(of_network[known], 0.02))), 1.0, 26)
-    counts = {"net": np.histogram(np.clip(of_network[known], edges[0], 1), edges)[0].tolist()}
+    edges = np.linspace(min(0.0, float(np.quantile(of_shown[known], 0.02))), 1.0, 26)
+    counts = {run.shown: np.histogram(np.clip(of_shown[known], edges[0], 1), edges)[0].tolist()}
     panel = {"edges": edges, "counts": counts, "label": f"{run.title} of a sequence"}
-    caption = f"{run.title} of the network for each of {len(known):,} test sequences."
-    order = known[np.argsort(-of_network[known], kind="stable")]
+    caption = f"{run.title} ({label_of(run.shown)}) of each of {len(known):,} test sequences."
+    order = known[np.argsort(-of_shown[known], kind="stable")]
     chosen = list(dict.fromkeys([order[0], order[len(order) // 2], order[-1]]))
     ranks = ["best", "median", "worst"] if len(chosen) == 3 else ["shown"] * len(chosen)
     titles = [
-        f"{rank}: row {run.rows[k]['row']:,}, {len(run.rows[k]['sequence'])} letters, {run.title} {of_network[k]:.3f}"
+        f"{rank}: row {run.rows[k]['row']:,}, {len(run.rows[k]['sequence'])} letters, {run.title} {of_shown[k]:.3f}"
         for rank, k in zip(ranks, chosen, strict=True)
     ]
     drawn = _base_pairs(run, chosen, titles) if run.task_type == "pairs" else _profiles(run, chosen, titles)
@@ -55,7 +55,7 @@ def blocks(run: FinishedRun) -> list[Block]:
     table = Table(
         ["row", "length", *map(label_of, run.models)],
         rows,
-        caption=f"{run.title} of the sequences that the network predicts best and worst.",
+        caption=f"{run.title} of the sequences that {label_of(run.shown)} predicts best and worst.",
     )
     return [picture(histograms([panel]), caption), drawn, table]
 
@@ -64,17 +64,17 @@ def main_figures(run: FinishedRun) -> list[Block]:
     """Return the figure below the first table: predictions of all residues of the test sequences."""
     if run.task_type == "pairs":
         return []
-    parts = [_known(row, "net") for row in run.rows]
+    parts = [_known(row, run.shown) for row in run.rows]
     y, p = (np.concatenate(own) for own in zip(*parts, strict=True))
     unit = f"residues of {len(run.rows):,} test sequences"
     if run.task_type == "residue_regression":
-        figure = measured_predicted([(label_of("net"), y, p[:, 0])], target=run.names[0])
+        figure = measured_predicted([(label_of(run.shown), y, p[:, 0])], target=run.names[0])
         return [picture(figure, f"Predicted against measured values of the {unit}.")]
     if run.task_type == "residue_binary":
         figure = probability_histogram(y == 1, p[:, -1], run.classes or ["0", "1"], unit="residues")
-        return [picture(figure, f"Predicted probability (network) of the {unit}, by measured class.")]
+        return [picture(figure, f"Predicted probability ({label_of(run.shown)}) of the {unit}, by measured class.")]
     figure = confusion(y.astype(int), p.argmax(1), run.classes)
-    return [picture(figure, f"Confusion matrix of the network on the {unit}, in % of the measured class.")]
+    return [picture(figure, f"Confusion matrix ({label_of(run.shown)}) of the {unit}, in % of the measured class.")]
 
 
 def sequence_metric(run: FinishedRun, row: Mapping[str, Any], model: str) -> float:
@@ -112,15 +112,16 @@ def _as_pairs(pairs: Any) -> np.ndarray:
 
 def _base_pairs(run: FinishedRun, chosen: list[int], titles: list[str]) -> Picture:
     panels = [
-        (title, len(run.rows[k]["sequence"]), _as_pairs(run.rows[k]["net"]), _as_pairs(run.rows[k]["measured"]))
+        (title, len(run.rows[k]["sequence"]), _as_pairs(run.rows[k][run.shown]), _as_pairs(run.rows[k]["measured"]))
         for k, title in zip(chosen, titles, strict=True)
     ]
-    return picture(base_pair_panels(panels), "Base pairs: predicted by the network (above) and measured (below).")
+    caption = f"Base pairs: predicted by {label_of(run.shown)} (above) and measured (below)."
+    return picture(base_pair_panels(panels), caption)
 
 
 def _profiles(run: FinishedRun, chosen: list[int], titles: list[str]) -> Picture:
     is_multiclass = run.task_type == "residue_multiclass"
-    models = dict.fromkeys(model for model in ("net", run.best_single, "ridge") if model in run.models)
+    models = dict.fromkeys(model for model in (run.shown, run.best_single, "ridge") if model in run.models)
     panels = []
     for k, title in zip(chosen, titles, strict=True):
         y = _measured(run.rows[k])

@@ -1,6 +1,6 @@
 """Figures of a report: comparisons of models, data, calibration, residuals, training and single sequences.
 
-The colours are the same on all pages: green for the network, grey for ridge, ochre for boosting, blue for the stack.
+The colours are the same on all pages: green for Lyra, grey for ridge, ochre for boosting, blue for the ensemble.
 """
 
 from collections.abc import Mapping, Sequence
@@ -138,15 +138,15 @@ def confusion(measured: np.ndarray, predicted: np.ndarray, classes: Sequence[str
     return figure
 
 
-def reliability_diagram(tables: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Return observed rates against predicted probabilities by model, with the intervals of the network."""
+def reliability_diagram(tables: Mapping[str, Sequence[Mapping[str, float]]], *, band: str) -> Figure:
+    """Return observed rates against predicted probabilities by model, with the intervals of the model `band`."""
     figure = Figure(figsize=(4.8, 4.3), layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
     for model, bins in tables.items():
         x, y = ([entry[key] for entry in bins] for key in ("predicted", "observed"))
         axes.plot(x, y, "o-", color=colour_of(model), markersize=4, linewidth=1.3, label=label_of(model))
-        if model == "net":
+        if model == band:
             low, high = ([entry[key] for entry in bins] for key in ("low", "high"))
             axes.fill_between(x, low, high, color=colour_of(model), alpha=0.15, linewidth=0)
     axes.set(xlabel="predicted probability", ylabel="observed rate", xlim=(0, 1), ylim=(0, 1))
@@ -245,7 +245,7 @@ def learning_curve(
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], main: str, title: str) -> Figure:
-    """Return training loss and validation metric by step, one line per trained part of the network."""
+    """Return training loss and validation metric by step, one line per network."""
     figure = Figure(figsize=(8.6, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for k, part in enumerate(dict.fromkeys(line["part"] for line in history)):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.compared_models import COMPARED_MODELS
+from subquad.bio.metrics.compared_models import COMPARED_MODELS, names_of
 from subquad.bio.metrics.scores import MIN_TEST_ROWS, title
 from subquad.errors import SubquadError
 from subquad.runs.folder import METRICS, load_config
@@ -83,9 +83,14 @@ class FinishedRun:
 
     @property
     def best_single(self) -> str:
-        """Model with the best main metric, without the stack."""
-        single = {name: own for name, own in self.metrics["test"].items() if name != "stack"}
+        """Model with the best main metric, without ensembles."""
+        single = {name: own for name, own in self.metrics["test"].items() if name not in names_of("ensemble")}
         return best_model({**self.metrics, "test": single})
+
+    @property
+    def shown(self) -> str:
+        """Model that figures show: the one that `predict` takes by default."""
+        return self.config["models"][-1]
 
     def metric(self, model: str, name: str) -> float | None:
         """Return a metric of the test rows; None if they do not define it."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.compared_models import baselines_for, label_of
-from subquad.bio.metrics.scores import LOWER_IS_BETTER, title
+from subquad.bio.metrics.compared_models import ENSEMBLE, WITHOUT_LYRA, label_of, names_of
+from subquad.bio.metrics.scores import LOWER_IS_BETTER, title, verdict
 from subquad.bio.plots import diagnostics
 from subquad.bio.plots.figures import forest, training_curves
 from subquad.bio.plots.finished_run import FinishedRun, no_comparison, read_finished_run
@@ -43,7 +43,7 @@ def card(run: FinishedRun) -> str:
     lines = [
         f"# {_title(run)}",
         "",
-        " ".join([_summary(run), *_network(run), *_differences(run)]),
+        " ".join([_summary(run), *_weights(run), *_differences(run)]),
         "",
         "| model | " + " | ".join(title(name) for name in run.metric_names) + " |",
         "|---|" + "---|" * len(run.metric_names),
@@ -57,10 +57,11 @@ def card(run: FinishedRun) -> str:
         f"Metrics of {rows['test']:,} test rows. Model selection used {rows['validation']:,} validation rows, training "
         f"{rows['train']:,} rows. Split: {run.config['split']['how']}.",
         "",
-        "This folder holds the network. Use it with `subquad bio predict FOLDER TABLE.csv --out predictions.csv`.",
+        "This folder holds the models. Use them with `subquad bio predict FOLDER TABLE.csv --out predictions.csv`; "
+        f"without `--model`, {label_of(run.shown)} predicts.",
         "",
-        f"Alphabet {run.config['inputs']['alphabet']}, preset {settings['preset']}, seed {settings['seed']}, data "
-        f"fingerprint {settings['fingerprint']}.",
+        f"Alphabet {run.config['inputs']['alphabet']}, seed {settings['seed']}, data fingerprint "
+        f"{settings['fingerprint']}.",
         "",
     ]
     return "\n".join(lines)
@@ -83,79 +84,81 @@ def _sections(run: FinishedRun) -> list[Section]:
 
 
 def _summary(run: FinishedRun) -> str:
-    """Return which model is best, and from which others the test rows do not tell it."""
-    best = run.best
-    if best is None:
+    """Return which single model is best, from which others the test rows do not tell it, and what the ensemble adds."""
+    best = run.best_single
+    if run.best is None:
         return f"No model is named best: {no_comparison(run.metrics)}."
     values = {name: own[run.main] for name, own in run.metrics["test"].items()}
     unit = "rows" if run.task_type in ROW_TASK_TYPES else "sequences"
     others = ", ".join(f"{label_of(name)} {value:.3f}" for name, value in values.items() if name != best)
-    result = f"{run.title} {values[best]:.3f} ({others})"
-    text = f"Best on {run.metrics['rows']['test']:,} test {unit}: {label_of(best)}, {result}."
+    text = f"Best single model on {run.metrics['rows']['test']:,} test {unit}: {label_of(best)}, {run.title} "
+    text += f"{values[best]:.3f} ({others})." if others else f"{values[best]:.3f}."
     if run.metrics.get("wins") == best:
         return f"{text} Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
-    text += " The test rows do not separate it from at least one other model; the simplest such model may be preferred."
-    if best == "stack":
-        text += f" Best single model: {label_of(run.best_single)}."
+    if len(values) > 1:
+        text += " The test rows do not separate it from at least one other single model; prefer the simplest such one."
     return text
 
 
-def _network(run: FinishedRun) -> list[str]:
-    """Return what the network consists of, with the blending weights of its parts."""
-    members = run.metrics.get("ensemble_size", 1)
-    weights = blending_weights(run)
+def _weights(run: FinishedRun) -> list[str]:
+    """Return the weights of the ensemble's members."""
+    weights = run.metrics["weights"].get(ENSEMBLE)
     if weights is None:
-        return [f"The network is an ensemble of {members} networks."] if members > 1 else []
-    parts = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
-    ensemble = f", averaged over {members} ensemble members" if members > 1 else ""
-    text = f"The network is a blend of a linear model, MLPs and Lyra; blending weights{ensemble}: {parts}."
-    if weights["Lyra"] < 0.005:
+        return []
+    parts = ", ".join(f"{label_of(name)} {weight:.2f}" for name, weight in weights.items())
+    text = f"Weights of the ensemble: {parts}."
+    if weights.get("lyra", 1.0) < 0.005:
         text += " Lyra does not contribute to its predictions."
     return [text]
-
-
-def blending_weights(run: FinishedRun) -> dict[str, float] | None:
-    """Return the blending weights of linear model, MLPs and Lyra; None if the network has no such parts."""
-    weights = run.metrics.get("blending", {}).get("net", {})
-    if "linear" not in weights:
-        return None
-    mlps = sum(weight for name, weight in weights.items() if name.startswith("mlp_"))
-    return {"linear": weights["linear"], "MLPs": mlps, "Lyra": weights.get("lyra", 0.0)}
 
 
 def _differences(run: FinishedRun) -> list[str]:
     if run.best is None:
         return []
-    gaps = [f"{label_of(name)} {_gap(gap)}" for name, gap in run.metrics["differences"].items() if name != "stack"]
-    texts = [f"Difference of the network in {run.title} to: {'; '.join(gaps)}."] if gaps else []
-    gap = run.metrics.get("stack_versus_best")
+    texts, differences = [], run.metrics["differences"]
+    gaps = [f"{label_of(name)} {_gap(gap)}" for name, gap in differences.get("lyra", {}).items() if name != ENSEMBLE]
+    if gaps:
+        texts.append(f"Difference of Lyra in {run.title} to: {'; '.join(gaps)}.")
+    gap = run.metrics.get("ensemble_versus_best")
     if gap is not None:
-        texts.append(f"Difference of the stack to the best single model, {label_of(gap['best'])}: {_gap(gap)}.")
+        texts.append(f"Difference of the ensemble to the best single model, {label_of(gap['best'])}: {_gap(gap)}.")
+    gap = differences.get(ENSEMBLE, {}).get(WITHOUT_LYRA)
+    if gap is not None:
+        texts.append(f"Difference of the ensemble to the one without Lyra: {_gap(gap)}.")
     return texts
 
 
 def _gap(gap: Mapping[str, float]) -> str:
-    rest = ", not significant" if gap["low"] <= 0 <= gap["high"] else ""
-    return f"{gap['value']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}{rest})"
+    return f"{gap['value']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}, {verdict(gap)})"
 
 
 def _result(run: FinishedRun) -> list[Block]:
     names = run.metric_names[:MAX_COLUMNS]
-    seconds = run.metrics["seconds"]
-    rows = [[label_of(model), *(run.metric(model, name) for name in names), seconds.get(model)] for model in run.models]
+    seconds, weights = run.metrics["cpu_seconds"], run.metrics["weights"].get(ENSEMBLE, {})
+    rows = [
+        [
+            label_of(model),
+            *(run.metric(model, name) for name in names),
+            *([weights.get(model)] if weights else []),
+            seconds.get(model),
+        ]
+        for model in run.models
+    ]
     caption = f"Metrics of the held-out test rows. The main metric is {run.title}."
+    if weights:
+        caption += " Weight: of the model in the ensemble, which takes the time of its members."
     reasons = {run.undefined[name] for name in names if name in run.undefined}
     caption += (
         f" –: undefined, because there is {' and '.join(sorted(reasons))} among the test rows." if reasons else ""
     )
     table = Table(
-        header=["model", *(title(name) for name in names), "seconds"],
+        header=["model", *(title(name) for name in names), *(["weight"] if weights else []), "CPU seconds"],
         rows=rows,
         caption=caption,
         winner=None if run.best is None else run.models.index(run.best),
     )
     # the summary stands above, as the lead of the page
-    texts = " ".join([*_network(run), *_differences(run)])
+    texts = " ".join([*_weights(run), *_differences(run)])
     return [*([texts] if texts else []), table, *diagnostics.main_figures(run)]
 
 
@@ -184,8 +187,10 @@ def _intervals(run: FinishedRun) -> list[Block]:
     )
     blocks: list[Block] = [picture(forest(rows, label=run.title), caption)]
     gaps = [
-        (f"network − {label_of(name)}", name, gap["value"], gap["low"], gap["high"])
-        for name, gap in run.metrics["differences"].items()
+        (f"{label_of(first)} − {label_of(name)}", name, gap["value"], gap["low"], gap["high"])
+        for first, own in run.metrics["differences"].items()
+        for name, gap in own.items()
+        if (first, name) != (ENSEMBLE, "lyra")
     ]
     if gaps:
         caption = (
@@ -209,30 +214,23 @@ def _with_interval(run: FinishedRun, model: str, name: str) -> str:
 
 def _training(run: FinishedRun) -> list[Block]:
     settings, metrics = run.config["settings"], run.metrics
-    members = metrics.get("ensemble_size", 1)
-    total = sum(value for name, value in metrics["seconds"].items() if name != "total")
     memory = f", peak memory {metrics['memory_mb']:,} MB" if metrics.get("memory_mb") else ""
     blocks: list[Block] = [
-        f"Network: preset {settings['preset']}, {metrics['parameters']:,} parameters in {members} ensemble "
-        f"member{'s' if members > 1 else ''}. Total time {total:,.0f} seconds{memory}. Seed {settings['seed']}, data "
-        f"fingerprint {settings['fingerprint']}."
+        f"Total time {metrics['seconds']['total']:,.0f} seconds{memory}. Seed {settings['seed']}, data fingerprint "
+        f"{settings['fingerprint']}."
     ]
-    weights = metrics.get("stacking", {}).get("weights")
-    if weights:
-        parts = ", ".join(f"{label_of(name)} {value:.2f}" for name, value in weights.items())
-        blocks.append(f"Blending weights of the stack: {parts}.")
-    weights = blending_weights(run)
-    if weights:
-        rows = [[name, weight] for name, weight in weights.items()]
-        blocks.append(
-            Table(["part of the network", "blending weight"], rows, caption="Mean over the ensemble members.")
-        )
+    networks = [
+        [label_of(name), len(run.config["networks"][name]["selected"]), count]
+        for name, count in metrics["parameters"].items()
+    ]
+    if networks:
+        blocks.append(Table(["network", "seeds", "parameters in all"], networks))
     rows = [[label_of(name), text] for name, text in _hyperparameters(run.config.get("selected", {}))]
     if rows:
         blocks.append(Table(["model", "selected on the validation rows"], rows))
     if any("loss" in line for line in run.history):
         caption = (
-            "Training of the network. The weights with the best validation metric are kept, or the initial ones if "
+            "Training of the networks. The weights with the best validation metric are kept, or the initial ones if "
             "they are better."
         )
         blocks.append(picture(training_curves(run.history, run.main, run.title), caption))
@@ -272,12 +270,16 @@ def _explanation(run: FinishedRun) -> list[Block]:
             "Prediction intervals are split-conformal, calibrated on the validation rows. Their coverage holds on "
             "average for new rows like these; for dissimilar sequences they are too narrow."
         )
-    significant = [run.metrics["differences"][name]["low"] > 0 for name in baselines_for(run.task_type)]
-    if run.best is not None and significant and not all(significant):
-        texts.append(
-            "The network is not significantly better than all baselines here: positions act nearly additively, or "
-            "there are too few or too noisy rows to learn more."
+    differences = run.metrics["differences"].get("lyra", {})
+    gaps = {name: gap for name, gap in differences.items() if name not in names_of("ensemble")}
+    if run.best is not None and gaps and not all(gap["low"] > 0 for gap in gaps.values()):
+        text = (
+            "Lyra is not clearly above every other single model here: positions act nearly additively, or there are "
+            "too few or too noisy rows to learn more."
         )
+        if "lyra-additive" in gaps:
+            text += " Its additive path, in a row of its own, shows what Lyra adds to it."
+        texts.append(text)
     return texts
 
 

@@ -42,7 +42,7 @@ from subquad.train.loop import TrainingResult
 __all__ = ["FEATURE_MAPS", "BlockwiseResult", "load_feature_maps", "transfer_blockwise"]
 
 FEATURE_MAPS, SECONDS = "feature_maps.safetensors", "blockwise.json"
-NOT_TRAINED = TrainingResult(steps=0, best_step=0, best={}, seconds=0.0, stopped_early=False)
+NOT_TRAINED = TrainingResult(steps=0, best_step=0, best={}, seconds=0.0, cpu_seconds=0.0, stopped_early=False)
 """Result of a block whose layers all keep softmax attention."""
 
 

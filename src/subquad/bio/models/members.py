@@ -1,0 +1,46 @@
+"""Predictions of several members of a model: networks with different seeds, or the models of an ensemble.
+
+Axes: m members, n rows, O outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Members", "deviation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """Predictions of the same rows by each member, and their combination."""
+
+    mean: Any
+    """Prediction of the model; see `subquad.bio.data.dataset.Target.outputs` for the shapes."""
+    each: Sequence[Any]
+    """Predictions of the m members, of the same shape."""
+    weights: np.ndarray
+    """`(m,)`, with sum one."""
+
+    @classmethod
+    def of_equals(cls, each: Sequence[Any]) -> "Members":
+        """Return members of equal weight, whose mean is the prediction."""
+        if isinstance(each[0], list):
+            mean: Any = [np.mean(own, axis=0) for own in zip(*each, strict=True)]
+        else:
+            mean = np.mean(each, axis=0)
+        return cls(mean=mean, each=each, weights=np.full(len(each), 1 / len(each)))
+
+    def std(self) -> np.ndarray | None:
+        """Return the sample standard deviation over the members; None for a single one or for base pairs."""
+        return None if len(self.each) < 2 or isinstance(self.each[0], list) else deviation(self.each, self.weights)
+
+
+def deviation(each: Any, weights: np.ndarray) -> np.ndarray:
+    """Return the weighted sample standard deviation over the first axis; NaN for a single member."""
+    each = np.asarray(each, dtype=np.float64)
+    if len(each) < 2:
+        return np.full(each.shape[1:], np.nan)
+    square = (each - np.tensordot(weights, each, 1)) ** 2
+    return np.sqrt(np.tensordot(weights, square, 1) / max(1 - (weights**2).sum(), 1e-12))

@@ -1,0 +1,94 @@
+"""Which models a run fits: by default, those that are named, and errors for those that do not suit the task."""
+
+import re
+
+import pytest
+
+from subquad.bio.metrics.compared_models import COMPARED_MODELS, baselines_for, members_of, models_for, models_suiting
+from subquad.errors import SubquadError
+
+
+@pytest.mark.parametrize(
+    ("task_type", "has_sequence", "models"),
+    [
+        ("regression", True, ("ridge", "boosting", "mlp", "lyra-additive", "lyra")),
+        ("multilabel", True, ("ridge", "boosting", "mlp", "lyra-additive", "lyra")),
+        ("binary", False, ("ridge", "boosting", "mlp")),
+        ("residue_multiclass", True, ("ridge", "boosting", "lyra")),
+        ("pairs", True, ("vienna", "vienna_bpp", "lyra")),
+    ],
+)
+def test_all_models_that_suit_a_task_are_fitted_by_default_except_those_on_request(task_type, has_sequence, models):
+    assert models_for(task_type, has_sequence=has_sequence) == models
+
+
+def test_named_models_are_fitted_the_simplest_first():
+    assert models_for("regression", ("lyra", "lyra-paper", "ridge")) == ("ridge", "lyra-paper", "lyra")
+    assert models_for("residue_binary", ["lyra-alone"]) == ("lyra-alone",)
+    assert models_for("multiclass", ("mlp", "ridge"), has_sequence=False) == ("ridge", "mlp")
+
+
+@pytest.mark.parametrize(
+    ("task_type", "named", "has_sequence", "message"),
+    [
+        ("regression", ("ridge", "lyra-papr"), True, "no model 'lyra-papr'; did you mean 'lyra-paper'?"),
+        # an ensemble is not fitted but combined
+        (
+            "regression",
+            ("ensemble",),
+            True,
+            "no model 'ensemble' (there are: ridge, vienna, vienna_bpp, boosting, mlp,",
+        ),
+        ("regression", ("net",), False, "no model 'net' (there are:"),
+        (
+            "binary",
+            ("ridge", "vienna"),
+            True,
+            "--models vienna does not suit a task of type binary; choose from ridge, boosting, mlp, lyra-paper, "
+            "lyra-alone, lyra-additive, lyra",
+        ),
+        (
+            "residue_regression",
+            ("mlp",),
+            True,
+            "--models mlp does not suit a task of type residue_regression; choose from ridge, boosting, lyra-paper, "
+            "lyra-alone, lyra",
+        ),
+        (
+            "pairs",
+            ("ridge",),
+            True,
+            "--models ridge does not suit a task of type pairs; choose from vienna, vienna_bpp, lyra-paper, "
+            "lyra-alone, lyra",
+        ),
+        (
+            "regression",
+            ("ridge", "lyra"),
+            False,
+            "--models lyra does not suit a table without sequences; choose from ridge, boosting, mlp",
+        ),
+    ],
+)
+def test_models_that_do_not_exist_or_do_not_suit_are_an_error(task_type, named, has_sequence, message):
+    with pytest.raises(SubquadError, match="^" + re.escape(message)):
+        models_for(task_type, named, has_sequence=has_sequence)
+
+
+def test_of_named_models_those_that_suit_a_task_are_chosen():
+    named = ("lyra", "mlp", "vienna", "ridge")
+    assert models_suiting("regression", named) == ("lyra", "mlp", "ridge")
+    assert models_suiting("residue_regression", named) == ("lyra", "ridge")
+    assert models_suiting("pairs", named) == ("lyra", "vienna")
+    assert models_suiting("pairs", ()) == ()
+    with pytest.raises(SubquadError, match="no model 'lyraa'; did you mean 'lyra'"):
+        models_suiting("pairs", ("lyra", "lyraa"))
+
+
+def test_an_ensemble_has_baselines_and_lyra_as_members_and_no_variants():
+    assert members_of(tuple(COMPARED_MODELS)) == ("ridge", "vienna", "vienna_bpp", "boosting", "mlp", "lyra")
+    assert members_of(("lyra-paper", "lyra-alone")) == ()
+
+
+def test_baselines_are_those_models_that_are_no_networks():
+    assert baselines_for("regression") == baselines_for("residue_binary") == ("ridge", "boosting")
+    assert baselines_for("pairs") == ("vienna", "vienna_bpp")
