@@ -238,9 +238,13 @@ def compared(sizes, rows=211, seed=4):
 
 
 def test_a_model_wins_only_if_its_advantage_over_every_other_one_is_significant():
-    target, models = compared({"ridge": 3, "boosting": 2, "lyra": 1})
+    target, models = compared({"ridge": 3, "boosting": 2, "lyra-additive": 3, "lyra": 1})
     found = compare_models(target, models)
     assert found["wins"] == "lyra"
+    # whether Lyra adds to its additive path is unknown without that path
+    assert (
+        compare_models(target, {name: own for name, own in models.items() if name != "lyra-additive"})["wins"] is None
+    )
     assert found["differences"]["lyra"]["ridge"] == difference(target, models["lyra"], models["ridge"])
     assert found["intervals"]["test"]["lyra"] == intervals(target, models["lyra"])
     # an ensemble is no single model: it neither wins nor keeps one from winning
@@ -301,13 +305,14 @@ def constant_and_worse(task_type):
 @pytest.mark.parametrize("task_type", ["multiclass", "residue_regression", "residue_binary", "residue_multiclass"])
 def test_constant_predictions_never_win(task_type):
     target, constant, worse = constant_and_worse(task_type)
-    found = compare_models(target, {"ridge": worse, "lyra": constant})
+    others = {"ridge": worse, "lyra-additive": worse}
+    found = compare_models(target, {**others, "lyra": constant})
     assert found["differences"]["lyra"]["ridge"]["low"] > 0
     assert found["wins"] is None
     # one prediction that differs is no constant
     other = constant.copy()
     other[3] *= 0.99
-    assert compare_models(target, {"ridge": worse, "lyra": other})["wins"] == "lyra"
+    assert compare_models(target, {**others, "lyra": other})["wins"] == "lyra"
 
 
 def test_undefined_samples_of_the_bootstrap_are_null_in_json():

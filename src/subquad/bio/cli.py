@@ -275,23 +275,29 @@ def _keywords(options: OutputOptions) -> dict[str, Any]:
 
 
 def _print_models(metrics: dict[str, Any], out: Path) -> None:
-    from subquad.bio.metrics.compared_models import label_of
+    from subquad.bio.metrics.compared_models import ENSEMBLE, label_of
     from subquad.bio.metrics.scores import title
-    from subquad.bio.plots.finished_run import best_model, no_comparison
+    from subquad.bio.plots.finished_run import no_comparison
     from subquad.reporting.tables import print_table
 
-    test = metrics["test"]
-    best = None if no_comparison(metrics) else best_model(metrics)
-    # metrics of single columns and classes are in the report
-    names = [name for name in next(iter(test.values())) if ":" not in name][:6]
+    test, weights = metrics["test"], metrics["weights"].get(ENSEMBLE, {})
+    # the other metrics, and those of single columns and classes, are in the report
+    names = [name for name in next(iter(test.values())) if ":" not in name][:4]
     rows = [
-        [label_of(model), *(None if name in metrics["undefined"] else own[name] for name in names)]
+        [
+            label_of(model),
+            *(None if name in metrics["undefined"] else own[name] for name in names),
+            weights.get(model),
+            metrics["cpu_seconds"][model],
+        ]
         for model, own in test.items()
     ]
-    index = None if best is None else list(test).index(best)
-    print_table(["model", *map(title, names)], rows, title=f"{metrics['rows']['test']:,} test rows", best=index)
-    if best is None:
-        print(f"No model is named best: {no_comparison(metrics)}.")
+    wins, reason = metrics["wins"], no_comparison(metrics)
+    header, heading = [*map(title, names), "weight", "CPU seconds"], f"{metrics['rows']['test']:,} test rows"
+    print_table(["model", *header], rows, title=heading, best=None if wins is None else list(test).index(wins))
+    if reason or wins is None:
+        reason = reason or "the 95 % intervals do not separate the best single model from all others"
+        print(f"No model is named best: {reason}.")
     print(f"Wrote {out}/ (report.html, metrics.json, test rows, models).")
     print(f"Next: open {out}/report.html, or subquad bio predict {out} TABLE.csv --out predictions.csv")
 

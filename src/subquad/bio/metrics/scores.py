@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.bio.data.dataset import Target, TaskType
+from subquad.bio.data.dataset import ROW_TASK_TYPES, Target, TaskType
 from subquad.bio.metrics.compared_models import ENSEMBLE, names_of
 from subquad.bio.metrics.task_metrics import task_metrics
 
@@ -149,8 +149,8 @@ def compare_models(target: Target, predictions: Mapping[str, Any]) -> dict[str, 
         `task_type`, `main_metric`; `test.<model>.<metric>`; `intervals.test.<model>.<metric>`, 95 % bootstrap
         intervals; `undefined`; `differences.<model>.<other>` for Lyra and the ensemble, by how much its main metric is
         higher than that of each other model; `ensemble_versus_best`, the same for the best single model; and `wins`,
-        the single model that is clearly above every other one (the 95 % interval of each difference is above 0), else
-        None; and `bootstrap.<model>`, the main metric in each bootstrap sample, None where a sample does not define it.
+        the single model that is clearly above every other one (the 95 % interval of each difference is above 0; Lyra
+        must also be clearly above its additive path), else None; and `bootstrap.<model>`, the main metric in each bootstrap sample, None where a sample does not define it.
     """
     main = MAIN_METRIC[target.task_type]
     test = {name: score(target, values) for name, values in predictions.items()}
@@ -187,6 +187,9 @@ def compare_models(target: Target, predictions: Mapping[str, Any]) -> dict[str, 
         found["ensemble_versus_best"] = {"best": best, **gap(ENSEMBLE, best)}
     is_clear = all(gap(best, name)["low"] > 0 for name in single if name != best)
     can_tell = len(target) >= MIN_TEST_ROWS and main not in undefined and len(single) > 1
+    if best == "lyra" and target.task_type in ROW_TASK_TYPES and "lyra-additive" not in predictions:
+        # its additive path alone may be as good
+        can_tell = False
     return found | {"wins": best if can_tell and is_clear and not _is_constant(target, predictions[best]) else None}
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from subquad.bio.metrics.compared_models import colour_of, label_of
-from subquad.bio.plots.maps import BLUE, GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
+from subquad.bio.metrics.compared_models import COMPARED_MODELS, colour_of, label_of
+from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
 
 __all__ = [
     "base_pair_panels",
@@ -50,6 +50,7 @@ def forest(rows: Sequence[tuple[str, str, float, float, float]], *, label: str, 
         axes.axvline(0, color=INK, linewidth=0.8)
     axes.set(ylim=(-0.6, len(rows) - 0.4), yticks=[], xlabel=label)
     axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="x", color="#dfe3ea", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -245,13 +246,16 @@ def learning_curve(
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], main: str, title: str) -> Figure:
-    """Return training loss and validation metric by step, one line per network."""
+    """Return training loss and validation metric by step, one line per network in the colour of its model."""
     figure = Figure(figsize=(8.6, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for k, part in enumerate(dict.fromkeys(line["part"] for line in history)):
+    labelled = set()
+    for part in dict.fromkeys(line["part"] for line in history):
+        # several networks of one model are numbered
+        model = part if part in COMPARED_MODELS else part.rpartition(" ")[0]
         own = [line for line in history if line["part"] == part]
         losses = np.array([(line["step"], line["loss"]) for line in own if "loss" in line]).reshape(-1, 2)
-        shade = [GREEN, OCHRE, BLUE, GREY][k % 4]
+        shade = colour_of(model)
         if len(losses):
             # a running mean smooths the noise of single batches
             near = max(1, len(losses) // 15)
@@ -260,10 +264,12 @@ def training_curves(history: Sequence[Mapping[str, Any]], main: str, title: str)
             left.plot(losses[near - 1 :, 0], smooth, color=shade, linewidth=1.6)
         values = [(line["step"], line[f"validation_{main}"]) for line in own if f"validation_{main}" in line]
         if values:
-            right.plot(*zip(*values, strict=True), color=shade, linewidth=1.2, marker=".", label=str(part))
+            label = "_" if model in labelled else label_of(model)
+            right.plot(*zip(*values, strict=True), color=shade, linewidth=1.2, marker=".", label=label)
+            labelled.add(model)
     left.set(xlabel="step", ylabel="training loss")
     right.set(xlabel="step", ylabel=f"{title}, validation rows")
-    if 1 < len(right.get_lines()) <= 6:
+    if len(labelled) > 1:
         right.legend(frameon=False, fontsize=8)
     tidy(left)
     tidy(right)

@@ -58,7 +58,7 @@ def card(run: FinishedRun) -> str:
         f"{rows['train']:,} rows. Split: {run.config['split']['how']}.",
         "",
         "This folder holds the models. Use them with `subquad bio predict FOLDER TABLE.csv --out predictions.csv`; "
-        f"without `--model`, {label_of(run.shown)} predicts.",
+        f"without `--model` the model is {label_of(run.shown)}.",
         "",
         f"Alphabet {run.config['inputs']['alphabet']}, seed {settings['seed']}, data fingerprint "
         f"{settings['fingerprint']}.",
@@ -89,12 +89,15 @@ def _summary(run: FinishedRun) -> str:
     if run.best is None:
         return f"No model is named best: {no_comparison(run.metrics)}."
     values = {name: own[run.main] for name, own in run.metrics["test"].items()}
-    unit = "rows" if run.task_type in ROW_TASK_TYPES else "sequences"
+    is_row = run.task_type in ROW_TASK_TYPES
+    unit = "rows" if is_row else "sequences"
     others = ", ".join(f"{label_of(name)} {value:.3f}" for name, value in values.items() if name != best)
     text = f"Best single model on {run.metrics['rows']['test']:,} test {unit}: {label_of(best)}, {run.title} "
     text += f"{values[best]:.3f} ({others})." if others else f"{values[best]:.3f}."
     if run.metrics.get("wins") == best:
         return f"{text} Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
+    if best == "lyra" and "lyra-additive" not in values and is_row:
+        return f"{text} Whether it is better than its additive path, which was not fitted, is unknown."
     if len(values) > 1:
         text += " The test rows do not separate it from at least one other single model; prefer the simplest such one."
     return text
@@ -135,6 +138,7 @@ def _gap(gap: Mapping[str, float]) -> str:
 def _result(run: FinishedRun) -> list[Block]:
     names = run.metric_names[:MAX_COLUMNS]
     seconds, weights = run.metrics["cpu_seconds"], run.metrics["weights"].get(ENSEMBLE, {})
+    wins = run.metrics.get("wins")
     rows = [
         [
             label_of(model),
@@ -155,7 +159,7 @@ def _result(run: FinishedRun) -> list[Block]:
         header=["model", *(title(name) for name in names), *(["weight"] if weights else []), "CPU seconds"],
         rows=rows,
         caption=caption,
-        winner=None if run.best is None else run.models.index(run.best),
+        winner=None if run.best is None or wins is None else run.models.index(wins),
     )
     # the summary stands above, as the lead of the page
     texts = " ".join([*_weights(run), *_differences(run)])
@@ -190,7 +194,7 @@ def _intervals(run: FinishedRun) -> list[Block]:
         (f"{label_of(first)} − {label_of(name)}", name, gap["value"], gap["low"], gap["high"])
         for first, own in run.metrics["differences"].items()
         for name, gap in own.items()
-        if (first, name) != (ENSEMBLE, "lyra")
+        if first == ENSEMBLE or name not in names_of("ensemble")
     ]
     if gaps:
         caption = (
