@@ -150,7 +150,8 @@ def compare_models(target: Target, predictions: Mapping[str, Any]) -> dict[str, 
         intervals; `undefined`; `differences.<model>.<other>` for Lyra and the ensemble, by how much its main metric is
         higher than that of each other model; `ensemble_versus_best`, the same for the best single model; and `wins`,
         the single model that is clearly above every other one (the 95 % interval of each difference is above 0; Lyra
-        must also be clearly above its additive path), else None; and `bootstrap.<model>`, the main metric in each bootstrap sample, None where a sample does not define it.
+        must also be clearly above its additive path), else None; and `bootstrap.<model>`, the main metric in each
+        bootstrap sample, None where a sample does not define it.
     """
     main = MAIN_METRIC[target.task_type]
     test = {name: score(target, values) for name, values in predictions.items()}
