@@ -105,6 +105,12 @@ class _State:
     stopped_early: bool = False
     has_ended: bool = False
 
+    def tick(self, last: tuple[float, float]) -> tuple[float, float]:
+        """Add the time since the last tick, and return that of this one."""
+        now = time.monotonic(), time.process_time()
+        self.seconds, self.cpu_seconds = self.seconds + now[0] - last[0], self.cpu_seconds + now[1] - last[1]
+        return now
+
 
 def train(
     model: nn.Module,
@@ -199,19 +205,6 @@ def train(
     )
 
 
-class _Clock:
-    """Adds the time since its last tick to a state."""
-
-    def __init__(self, state: _State) -> None:
-        self.state, self.last = state, (time.monotonic(), time.process_time())
-
-    def tick(self) -> None:
-        now = time.monotonic(), time.process_time()
-        self.state.seconds += now[0] - self.last[0]
-        self.state.cpu_seconds += now[1] - self.last[1]
-        self.last = now
-
-
 @dataclass(kw_only=True)
 class _Trainer:
     accelerator: Accelerator
@@ -236,7 +229,7 @@ class _Trainer:
         batches = self._batches_of(state.epoch)
         sums: dict[str, Tensor | float] = {}
         count, last_saved = 0, time.monotonic()
-        clock = _Clock(state)
+        last_tick = time.monotonic(), time.process_time()
         shown: dict[str, float] = {}
         log_every = max(1, settings.steps // 200)
         self.model.train()
@@ -254,7 +247,7 @@ class _Trainer:
             state.step += 1
             if self.ema is not None:
                 self.ema.update(trained_state(self.model), state.step)
-            clock.tick()
+            last_tick = state.tick(last_tick)
             is_last = state.step == settings.steps
             if state.step % log_every == 0 or is_last:
                 shown = self._log(sums, count)
@@ -262,7 +255,7 @@ class _Trainer:
             if self.validate is not None and self._is_validated():
                 shown = {**shown, **self._evaluate(self.validate)}
                 # the time of a validation counts as time of the stage
-                clock.tick()
+                last_tick = state.tick(last_tick)
             advance(1, **{key: shown[key] for key in list(shown)[:3]})
             if count == 0 and time.monotonic() - last_saved > settings.save_seconds:
                 self.save()

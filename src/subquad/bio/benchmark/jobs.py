@@ -1,7 +1,7 @@
 """A task with a seed as a resumable job, run in a process of its own so that its peak memory is its own.
 
 Beside the folder of each run, `runs/TASK/SEED`, are SEED.job.json (what was requested), SEED.done.json (message,
-seconds, memory) and SEED.log (output of the process). The process runs `python -m subquad.bio.benchmark.jobs
+seconds, memory) and SEED.log (output of the process). The process runs `python -m subquad.bio.commands.bench
 SEED.job.json`.
 """
 

@@ -137,10 +137,8 @@ def fit_ensemble(
         directory: Folder of the checkpoints.
         quiet: Show no progress bar.
     """
-    matrix = train = None
-    if start is not None:
-        matrix = start.features.matrix(dataset.inputs)
-        train = matrix[dataset.split["train"]]
+    matrix = None if start is None else start.matrix
+    train = None if matrix is None else matrix[dataset.split["train"]]
     if positions is not None:
         dataset = replace(dataset, inputs=select_positions(dataset.inputs, positions))
     scaler, count = fit_target_scaler(dataset, settings, kind), ensemble_size_for(dataset, settings, kind)

@@ -14,7 +14,7 @@ import numpy as np
 from subquad.bio.data.dataset import Dataset
 from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.models.baselines import Baseline, fit_ridge, refit_ridge
-from subquad.bio.models.linear import Linear
+from subquad.bio.models.linear import Linear, SparseMatrix
 from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.settings import FitSettings
 
@@ -31,6 +31,8 @@ class LinearStart:
     """A linear model on the training scale."""
 
     features: SequenceFeatures
+    matrix: SparseMatrix
+    """`(n, F)` features of all rows."""
     linear: Linear
     out_of_fold: np.ndarray
     """`(n, O)` float32: its outputs for all rows; for a training row, of a model that was fitted without its fold."""
@@ -79,7 +81,7 @@ def fit_linear_start(dataset: Dataset, ridge: Baseline, settings: FitSettings, *
     for k in np.unique(fold) if fold.any() else ():
         held_out, rest = train[fold == k], train[fold != k]
         found[held_out] = refit_ridge(ridge, dataset, X, rest)(X[held_out])
-    return LinearStart(features=features, linear=linear, out_of_fold=found.astype(np.float32))
+    return LinearStart(features=features, matrix=X, linear=linear, out_of_fold=found.astype(np.float32))
 
 
 def _folds(dataset: Dataset, seed: int) -> np.ndarray:
