@@ -22,7 +22,7 @@ from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
 from subquad.bio.models.fit import check_trainable, fit_network, prepare
-from subquad.bio.models.fitted import load_network, network_tensors
+from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, unknown
@@ -192,8 +192,7 @@ class Estimator(BaseEstimator):
         if saved["class"] != cls.__name__:
             raise SubquadError(f"{folder}: holds a {saved['class']}; load it with {saved['class']}.load")
         estimator = cls(**saved["parameters"])
-        (kind,) = config["networks"]
-        estimator.ensemble_ = load_network(folder, config, kind)
+        (estimator.ensemble_,) = load_networks(folder, config).values()
         estimator._schema = InputSchema.from_dict(config["inputs"])
         vars(estimator).update({key: _from_json(value) for key, value in saved["fitted"].items()})
         return estimator

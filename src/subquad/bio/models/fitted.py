@@ -19,7 +19,7 @@ from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
 from subquad.runs.folder import load_config, load_tensors
 
-__all__ = ["BioModel", "load_network", "network_tensors"]
+__all__ = ["BioModel", "load_networks", "network_tensors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class BioModel:
         """
         config = load_config(directory, "bio")
         try:
-            networks = {name: load_network(directory, config, name) for name in config["networks"]}
+            networks = load_networks(directory, config)
             schema = InputSchema.from_dict(config["inputs"])
             model = cls(networks=networks, schema=schema, config=config, directory=Path(directory))
             # read here, so that a damaged file is noticed before anything is predicted
@@ -175,22 +175,25 @@ class BioModel:
 
 
 def network_tensors(networks: Mapping[str, NetEnsemble]) -> dict[str, Tensor]:
-    """Return the weights of networks, as `load_network` reads them."""
+    """Return the weights of networks, as `load_networks` reads them."""
     return {f"{name}.{key}": x for name, own in networks.items() for key, x in own.tensors().items()}
 
 
-def load_network(directory: Path | str, config: Mapping[str, Any], name: str) -> NetEnsemble:
-    """Return one of the networks in a folder with the given `config.json`.
+def load_networks(directory: Path | str, config: Mapping[str, Any]) -> dict[str, NetEnsemble]:
+    """Return the networks in a folder with the given `config.json`, by name.
 
     Raises:
         SubquadError: The weights do not fit.
     """
+    found = {}
     try:
-        values, prefix = config["networks"][name], f"{name}."
-        tensors = {key.removeprefix(prefix): x for key, x in load_tensors(directory).items() if key.startswith(prefix)}
-        spec = values["spec"]
-        starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
-        prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
-        return NetEnsemble.from_dict(values, tensors, prior)
+        tensors = load_tensors(directory) if config["networks"] else {}
+        for name, values in config["networks"].items():
+            prefix, spec = f"{name}.", values["spec"]
+            own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+            starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
+            prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
+            found[name] = NetEnsemble.from_dict(values, own, prior)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
+    return found
