@@ -280,10 +280,10 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"models": ("ridge", "lyr-paper")}, "t.csv: no model 'lyr-paper'; did you mean 'lyra-paper'?"),
+        ({"models": ("ridge", "lyr-paper")}, "no model 'lyr-paper'; did you mean 'lyra-paper'?"),
         (
             {"models": ("ridge", "vienna")},
-            "t.csv: --models vienna does not suit a task of type regression; choose from",
+            "--models vienna does not suit a task of type regression; choose from",
         ),
         ({"out": "t.csv"}, "t.csv: --out must be a folder, and this is a file"),
         ({"target": ("score", "late")}, "no training row has a value in column 'late'; leave it out"),

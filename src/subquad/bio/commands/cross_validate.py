@@ -17,7 +17,7 @@ from subquad.bio.commands.fit import fit_table, run_settings
 from subquad.bio.data.dataset import Target
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import read_table
-from subquad.bio.metrics.compared_models import ENSEMBLE
+from subquad.bio.metrics.compared_models import ENSEMBLE, check_names
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.plots.cross_validation_page import render, verdict
 from subquad.bio.plots.finished_run import TEST_ROWS
@@ -62,6 +62,7 @@ def cross_validate(
     settings, path = settings or FitSettings(), resolve_table(table)
     if settings.fold is not None:
         raise SubquadError("cross-validation uses each fold in turn; leave out --fold")
+    check_names(settings.models)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     count = count_folds(read, settings)
     identity = run_settings(path, settings, seed)

@@ -10,6 +10,7 @@ from subquad.bio.analysis.audit import audit
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import Table, read_table
+from subquad.bio.metrics.compared_models import check_names
 from subquad.bio.metrics.scores import BOOTSTRAP, by_group
 from subquad.bio.models.fit import FittedModels, check_trainable, fit_models, models_of
 from subquad.bio.models.fitted import network_tensors
@@ -56,6 +57,7 @@ def fit(
     """
     began = time.monotonic()
     settings, path = settings or FitSettings(), resolve_table(table)
+    check_names(settings.models)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     # a folder that cannot be written is refused before anything is printed
     identity = run_settings(path, settings, seed)
@@ -83,8 +85,8 @@ def fit_table(
     say(f"split: {split.how}", quiet=quiet)
     dataset = read.with_split(split.parts, split.units)
     seconds = time.monotonic() - began
+    models_of(dataset, settings)
     try:
-        models_of(dataset, settings)
         check_trainable(dataset)
     except SubquadError as error:
         raise SubquadError(f"{path}: {error}") from error

@@ -13,6 +13,7 @@ __all__ = [
     "WITHOUT_LYRA",
     "ComparedModel",
     "baselines_for",
+    "check_names",
     "colour_of",
     "label_of",
     "members_of",
@@ -61,6 +62,8 @@ COMPARED_MODELS = {
     ENSEMBLE: ComparedModel("ensemble", "ensemble", "#2f6db3"),
 }
 """Models by their name in `metrics.json`, the simplest first."""
+FITTED = {name: model for name, model in COMPARED_MODELS.items() if model.role != "ensemble"}
+"""Those that are fitted themselves."""
 NETWORKS = ("mlp", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
 """Models that are trained by gradient descent."""
 
@@ -81,14 +84,13 @@ def models_for(task_type: str, named: Sequence[str] = (), *, has_sequence: bool 
     Raises:
         SubquadError: There is no such model, or it does not suit the task.
     """
-    fitted = {name: own for name, own in COMPARED_MODELS.items() if own.role != "ensemble"}
-    suited = [name for name in models_suiting(task_type, fitted) if has_sequence >= fitted[name].needs_sequence]
-    models_suiting(task_type, named)
+    check_names(named)
+    suited = [name for name in models_suiting(task_type, FITTED) if has_sequence >= FITTED[name].needs_sequence]
     for name in named:
         if name not in suited:
             reason = f"a task of type {task_type}" if has_sequence else "a table without sequences"
             raise SubquadError(f"--models {name} does not suit {reason}; choose from {', '.join(suited)}")
-    return tuple(name for name in suited if (name in named if named else fitted[name].is_default))
+    return tuple(name for name in suited if (name in named if named else FITTED[name].is_default))
 
 
 def models_suiting(task_type: str, named: Iterable[str]) -> tuple[str, ...]:
@@ -97,12 +99,22 @@ def models_suiting(task_type: str, named: Iterable[str]) -> tuple[str, ...]:
     Raises:
         SubquadError: There is no such model.
     """
+    names = check_names(named)
     kind: Tasks = "pairs" if task_type == "pairs" else "residues" if task_type.startswith("residue") else "rows"
-    fitted = {name: own for name, own in COMPARED_MODELS.items() if own.role != "ensemble"}
-    for name in named:
-        if name not in fitted:
-            raise unknown("model", name, fitted)
-    return tuple(name for name in named if kind in fitted[name].tasks)
+    return tuple(name for name in names if kind in FITTED[name].tasks)
+
+
+def check_names(named: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of models that may be fitted.
+
+    Raises:
+        SubquadError: There is no such model.
+    """
+    names = tuple(named)
+    for name in names:
+        if name not in FITTED:
+            raise unknown("model", name, FITTED)
+    return names
 
 
 def members_of(models: Sequence[str]) -> tuple[str, ...]:

@@ -118,8 +118,10 @@ def _weights(run: FinishedRun) -> list[str]:
 def _differences(run: FinishedRun) -> list[str]:
     if run.best is None:
         return []
-    texts, differences = [], run.metrics["differences"]
-    gaps = [f"{label_of(name)} {_gap(gap)}" for name, gap in differences.get("lyra", {}).items() if name != ENSEMBLE]
+    texts, differences, together = [], run.metrics["differences"], names_of("ensemble")
+    gaps = [
+        f"{label_of(name)} {_gap(gap)}" for name, gap in differences.get("lyra", {}).items() if name not in together
+    ]
     if gaps:
         texts.append(f"Difference of Lyra in {run.title} to: {'; '.join(gaps)}.")
     gap = run.metrics.get("ensemble_versus_best")
@@ -199,7 +201,7 @@ def _intervals(run: FinishedRun) -> list[Block]:
     if gaps:
         caption = (
             "Paired differences on the same bootstrap samples, which are more precise than the intervals above, "
-            "because difficult rows are difficult for all models. An interval that contains zero is not significant."
+            "because difficult rows are difficult for all models. An interval that contains zero is a tie."
         )
         blocks.append(picture(forest(gaps, label=f"difference in {run.title}", zero=True), caption))
     return blocks
