@@ -11,7 +11,7 @@ from subquad.errors import SubquadError
 @pytest.mark.parametrize(
     ("task_type", "has_sequence", "models"),
     [
-        ("regression", True, ("ridge", "boosting", "mlp", "lyra-additive", "lyra")),
+        ("regression", True, ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra")),
         ("multilabel", True, ("ridge", "boosting", "mlp", "lyra-additive", "lyra")),
         ("binary", False, ("ridge", "boosting", "mlp")),
         ("residue_multiclass", True, ("ridge", "boosting", "lyra")),
@@ -20,6 +20,12 @@ from subquad.errors import SubquadError
 )
 def test_all_models_that_suit_a_task_are_fitted_by_default_except_those_on_request(task_type, has_sequence, models):
     assert models_for(task_type, has_sequence=has_sequence) == models
+
+
+def test_a_gaussian_process_is_fitted_to_large_tables_only_if_it_is_named():
+    assert "gp" in models_for("regression", rows=7500)
+    assert "gp" not in models_for("regression", rows=7501)
+    assert models_for("regression", ("gp", "ridge"), rows=100_000) == ("ridge", "gp")
 
 
 def test_named_models_are_fitted_the_simplest_first():
@@ -37,7 +43,7 @@ def test_named_models_are_fitted_the_simplest_first():
             "regression",
             ("ensemble",),
             True,
-            "no model 'ensemble' (there are: ridge, vienna, vienna_bpp, boosting, mlp,",
+            "no model 'ensemble' (there are: ridge, vienna, vienna_bpp, boosting, gp,",
         ),
         ("regression", ("net",), False, "no model 'net' (there are:"),
         (
@@ -65,7 +71,7 @@ def test_named_models_are_fitted_the_simplest_first():
             "regression",
             ("ridge", "lyra"),
             False,
-            "--models lyra does not suit a table without sequences; choose from ridge, boosting, mlp",
+            "--models lyra does not suit a table without sequences; choose from ridge, boosting, gp, mlp",
         ),
     ],
 )
@@ -85,10 +91,19 @@ def test_of_named_models_those_that_suit_a_task_are_chosen():
 
 
 def test_an_ensemble_has_baselines_and_lyra_as_members_and_no_variants():
-    assert members_of(tuple(COMPARED_MODELS)) == ("ridge", "vienna", "vienna_bpp", "boosting", "mlp", "lyra")
+    assert members_of(tuple(COMPARED_MODELS)) == (
+        "ridge",
+        "vienna",
+        "vienna_bpp",
+        "boosting",
+        "gp",
+        "mlp",
+        "lyra",
+    )
     assert members_of(("lyra-paper", "lyra-alone")) == ()
 
 
 def test_baselines_are_those_models_that_are_no_networks():
-    assert baselines_for("regression") == baselines_for("residue_binary") == ("ridge", "boosting")
+    assert baselines_for("regression") == ("ridge", "boosting", "gp")
+    assert baselines_for("binary") == baselines_for("residue_binary") == ("ridge", "boosting")
     assert baselines_for("pairs") == ("vienna", "vienna_bpp")

@@ -29,7 +29,7 @@ def fit(
     *,
     options: Annotated[RunOptions, FLAGS],
 ) -> None:
-    """Fit ridge, gradient boosting, an MLP, Lyra and their ensemble on one split, and compare them on held-out rows.
+    """Fit baselines, Lyra and their ensemble on one split, and compare them on held-out rows.
 
     For example:
 

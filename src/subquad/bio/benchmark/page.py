@@ -124,9 +124,9 @@ def _comparisons(results: Results) -> Table:
     seeds = results["settings"]["seeds"]
     caption = (
         f"Number of tasks in which the first model is {' / '.join(VERDICTS)} (main metric on the test rows): the 95 % "
-        "interval of the difference is above 0, contains 0, or is below 0. Baselines: ridge, boosting, MLP; for base "
-        "pairs the two predictions of ViennaRNA. The best of them is chosen on the test rows. Not counted: fewer than "
-        f"{MIN_TEST_ROWS} test rows, no training rows, or failed."
+        "interval of the difference is above 0, contains 0, or is below 0. Baselines: ridge, boosting, Gaussian "
+        "process, MLP; for base pairs the two predictions of ViennaRNA. The best of them is chosen on the test rows. "
+        f"Not counted: fewer than {MIN_TEST_ROWS} test rows, no training rows, or failed."
     )
     if len(seeds) == 1:
         caption += " One seed: the intervals lack the variation of the training, and no task has a winner."

@@ -20,7 +20,9 @@ from subquad.bio.features.substitutions import Substitutions, properties, refere
 from subquad.bio.settings import ALPHABETS
 
 __all__ = [
+    "LETTERS",
     "NUCLEOTIDES",
+    "PRODUCTS",
     "Features",
     "SequenceFeatures",
     "common_fields",
@@ -44,6 +46,8 @@ ENDS = 5
 HELIX = np.deg2rad(100.0)
 """Rotation of an α-helix per residue, for the hydrophobic moment (Eisenberg 1982)."""
 CHUNK = 1 << 14
+LETTERS, PRODUCTS = ("letters", "partner", "mismatch"), ("pairs", "type")
+"""Blocks of one-hot letters at positions, and of features that are products of them."""
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row, column and value."""

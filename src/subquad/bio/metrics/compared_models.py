@@ -23,7 +23,9 @@ __all__ = [
 ]
 
 Role = Literal["baseline", "lyra", "variant", "ensemble"]
-Tasks = Literal["rows", "residues", "pairs"]
+Tasks = Literal["regression", "classes", "residues", "pairs"]
+ROWS: tuple[Tasks, ...] = ("regression", "classes")
+"""Tasks with one target value, class or set of labels per row."""
 
 ENSEMBLE, WITHOUT_LYRA = "ensemble", "ensemble-without-lyra"
 
@@ -38,25 +40,28 @@ class ComparedModel:
     """A baseline, Lyra, a variant of Lyra that is only compared, or the ensemble."""
     colour: str
     """Colour in figures."""
-    tasks: tuple[Tasks, ...] = ("rows", "residues", "pairs")
-    """Tasks that it suits: one value per row, one per residue, or base pairs."""
+    tasks: tuple[Tasks, ...] = (*ROWS, "residues", "pairs")
+    """Tasks that it suits: measurements or classes of rows, one value per residue, or base pairs."""
     is_default: bool = True
     """Whether it is fitted if no models are named."""
+    max_rows: int | None = None
+    """Number of rows of the table above which it is only fitted if it is named."""
     needs_sequence: bool = False
     """Whether it needs letters, and not covariates alone."""
 
 
 COMPARED_MODELS = {
-    "ridge": ComparedModel("ridge", "baseline", "#8a94a6", ("rows", "residues")),
+    "ridge": ComparedModel("ridge", "baseline", "#8a94a6", (*ROWS, "residues")),
     "vienna": ComparedModel("ViennaRNA MFE", "baseline", "#8a94a6", ("pairs",)),
     "vienna_bpp": ComparedModel("ViennaRNA pair probabilities", "baseline", "#c08a3e", ("pairs",)),
-    "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", ("rows", "residues")),
-    "mlp": ComparedModel("MLP", "baseline", "#9a6fb0", ("rows",)),
+    "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", (*ROWS, "residues")),
+    "gp": ComparedModel("Gaussian process", "baseline", "#b5616a", ("regression",), max_rows=7500),
+    "mlp": ComparedModel("MLP", "baseline", "#9a6fb0", ROWS),
     "lyra-paper": ComparedModel("Lyra as published", "variant", "#a9cdbd", is_default=False, needs_sequence=True),
     "lyra-alone": ComparedModel(
         "Lyra without additive path", "variant", "#7fb39c", is_default=False, needs_sequence=True
     ),
-    "lyra-additive": ComparedModel("additive path of Lyra", "variant", "#b9c48b", ("rows",), needs_sequence=True),
+    "lyra-additive": ComparedModel("additive path of Lyra", "variant", "#b9c48b", ROWS, needs_sequence=True),
     "lyra": ComparedModel("Lyra", "lyra", "#1f6f54", needs_sequence=True),
     WITHOUT_LYRA: ComparedModel("ensemble without Lyra", "ensemble", "#8fb4dd"),
     ENSEMBLE: ComparedModel("ensemble", "ensemble", "#2f6db3"),
@@ -73,13 +78,16 @@ def names_of(*roles: Role) -> tuple[str, ...]:
     return tuple(name for name, model in COMPARED_MODELS.items() if model.role in roles)
 
 
-def models_for(task_type: str, named: Sequence[str] = (), *, has_sequence: bool = True) -> tuple[str, ...]:
+def models_for(
+    task_type: str, named: Sequence[str] = (), *, has_sequence: bool = True, rows: int = 0
+) -> tuple[str, ...]:
     """Return the models to fit to a task, without the ensemble, the simplest first.
 
     Args:
         task_type: Type of the task.
         named: Models that the user named; without any, all that suit the task by default.
         has_sequence: The inputs have letters, and not covariates alone.
+        rows: Number of rows of the table.
 
     Raises:
         SubquadError: There is no such model, or it does not suit the task.
@@ -90,7 +98,9 @@ def models_for(task_type: str, named: Sequence[str] = (), *, has_sequence: bool 
         if name not in suited:
             reason = f"a task of type {task_type}" if has_sequence else "a table without sequences"
             raise SubquadError(f"--models {name} does not suit {reason}; choose from {', '.join(suited)}")
-    return tuple(name for name in suited if (name in named if named else FITTED[name].is_default))
+    if named:
+        return tuple(name for name in suited if name in named)
+    return tuple(name for name in suited if FITTED[name].is_default and rows <= (FITTED[name].max_rows or rows))
 
 
 def models_suiting(task_type: str, named: Iterable[str]) -> tuple[str, ...]:
@@ -100,7 +110,8 @@ def models_suiting(task_type: str, named: Iterable[str]) -> tuple[str, ...]:
         SubquadError: There is no such model.
     """
     names = check_names(named)
-    kind: Tasks = "pairs" if task_type == "pairs" else "residues" if task_type.startswith("residue") else "rows"
+    kinds: dict[str, Tasks] = {"regression": "regression", "pairs": "pairs"}
+    kind = "residues" if task_type.startswith("residue") else kinds.get(task_type, "classes")
     return tuple(name for name in names if kind in FITTED[name].tasks)
 
 

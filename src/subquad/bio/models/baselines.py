@@ -1,14 +1,14 @@
-"""Baselines on the same split and features as the network: ridge (logistic regression) and gradient boosting.
+"""Baselines on the features of the networks: ridge (logistic regression), gradient boosting and a Gaussian process.
 
-Ridge costs seconds, boosting up to half a minute. All hyperparameters are selected on the validation rows. The
-baseline of base pairs is ViennaRNA.
+Ridge costs seconds, boosting up to half a minute, the Gaussian process up to a minute. Hyperparameters are selected on
+the validation rows; those of the Gaussian process maximise its likelihood. The baseline of base pairs is ViennaRNA.
 
 Axes: n rows, T positions, m residues, F features, K columns of measurements, O outputs.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from zipfile import is_zipfile
 
 import numpy as np
@@ -25,7 +25,18 @@ from subquad.bio.models.members import Members
 from subquad.bio.models.vienna import predict_pairs
 from subquad.errors import SubquadError, unknown
 
-__all__ = ["Baseline", "baseline_file", "fit_baseline", "fit_boosting", "fit_ridge", "refit_ridge"]
+if TYPE_CHECKING:
+    from subquad.bio.models.gaussian_process import GaussianProcess
+
+__all__ = [
+    "Baseline",
+    "baseline_file",
+    "fit_baseline",
+    "fit_boosting",
+    "fit_gp",
+    "fit_ridge",
+    "refit_ridge",
+]
 
 MAX_RESIDUES = 200_000
 """Maximum number of training residues of the linear model; a random subset beyond."""
@@ -52,7 +63,7 @@ class Baseline:
     """A fitted baseline."""
 
     name: str
-    """`ridge`, `boosting`, `vienna` or `vienna_bpp`."""
+    """`ridge`, `boosting`, `gp`, `vienna` or `vienna_bpp`."""
     task_type: TaskType
     selected: dict[str, Any]
     """Hyperparameters selected on the validation rows, and `validation`, the main metric there."""
@@ -62,9 +73,12 @@ class Baseline:
     """Coefficients of ridge."""
     trees: Trees | None = None
     """Trees of boosting."""
+    process: "GaussianProcess | None" = None
 
     def predict(self, inputs: Inputs) -> Any:
         """Return the predictions of new rows; see `Target.outputs` for the shapes."""
+        if self.process is not None:
+            return self._posterior(inputs)[0]
         if inputs.is_double_stranded:
             single = replace(inputs, is_double_stranded=False)
             return (self.predict(single) + self.predict(inputs.reverse_complement())) / 2
@@ -80,8 +94,12 @@ class Baseline:
         return predicted
 
     def members(self, inputs: Inputs) -> Members:
-        """Return the prediction as that of a single member."""
-        return Members.of_equals([self.predict(inputs)])
+        """Return the prediction as that of a single member, or as two that differ by a posterior's deviation."""
+        if self.process is None:
+            return Members.of_equals([self.predict(inputs)])
+        mean, deviation = self._posterior(inputs)
+        # the sample standard deviation of the two is that of the posterior
+        return Members.of_equals([mean - deviation / np.sqrt(2), mean + deviation / np.sqrt(2)])
 
     def save(self, path: Path | str) -> None:
         """Write the baseline into one file with skops, which stores data and no code."""
@@ -96,6 +114,7 @@ class Baseline:
             "features": None if self.features is None else self.features.as_dict(),
             "linear": None if self.linear is None else vars(self.linear),
             "trees": None if self.trees is None else vars(self.trees),
+            "process": None if self.process is None else self.process.as_dict(),
         }
         with atomic(path) as temporary:
             dump(values, temporary)
@@ -122,6 +141,7 @@ class Baseline:
             ("features", features.from_dict),
             ("linear", lambda own: Linear(**own)),
             ("trees", lambda own: Trees(**own)),
+            ("process", _process),
         )
         return cls(**values | {key: make(values[key]) for key, make in parts if values[key] is not None})
 
@@ -131,6 +151,15 @@ class Baseline:
         assert self.linear is not None
         X = self.features.matrix(inputs, *residues)
         return self.linear.predict(X, self.task_type.removeprefix("residue_"))
+
+    def _posterior(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of the Gaussian process; on both strands if the inputs have two."""
+        assert self.process is not None
+        strands = [inputs]
+        if inputs.is_double_stranded:
+            strands = [replace(inputs, is_double_stranded=False), inputs.reverse_complement()]
+        means, deviations = zip(*(self.process.predict(self.features, own) for own in strands), strict=True)
+        return np.mean(means, axis=0), np.mean(deviations, axis=0)
 
     @property
     def _outputs(self) -> int:
@@ -160,6 +189,8 @@ def fit_baseline(name: str, dataset: Dataset, *, seed: int = 0, iterations: int 
         return fit_ridge(dataset, seed=seed)
     if name == "boosting":
         return fit_boosting(dataset, iterations=iterations, seed=seed)
+    if name == "gp":
+        return fit_gp(dataset, seed=seed)
     baseline = Baseline(name=name, task_type="pairs", selected={})
     inputs, target = dataset.part("validation")
     value = score(target, baseline.predict(inputs))[MAIN_METRIC["pairs"]] if len(target) else np.nan
@@ -255,6 +286,29 @@ def fit_boosting(
     return Baseline(
         name="boosting", task_type=dataset.target.task_type, selected=selected, features=features, trees=trees
     )
+
+
+def fit_gp(dataset: Dataset, *, seed: int = 0) -> Baseline:
+    """Return the Gaussian process of measurements; see `subquad.bio.models.gaussian_process`.
+
+    Args:
+        dataset: Data to fit it to, with one or more measurements per row.
+        seed: Seed of random subsets of the rows.
+    """
+    from subquad.bio.models.gaussian_process import fit_gaussian_process
+
+    train, validation = (part_of(dataset, name, most=MAX_RESIDUES, seed=seed) for name in ("train", "validation"))
+    features = SequenceFeatures.for_inputs(train.inputs)
+    process, selected = fit_gaussian_process(features, train, seed=seed)
+    baseline = Baseline(name="gp", task_type="regression", selected={}, features=features, process=process)
+    value = score(validation.target, baseline.predict(validation.inputs))[MAIN_METRIC["regression"]]
+    return replace(baseline, selected={**selected, "validation": value})
+
+
+def _process(values: dict[str, Any]) -> "GaussianProcess":
+    from subquad.bio.models.gaussian_process import GaussianProcess
+
+    return GaussianProcess.from_dict(values)
 
 
 def _features(dataset: Dataset, train: Part) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from subquad.bio.data.dataset import Inputs, Target, TaskType
 from subquad.bio.features.rows import Part
+from subquad.bio.features.sequences import LETTERS, PRODUCTS
 from subquad.bio.metrics.scores import score
 
 __all__ = ["Trees", "fit_trees"]
@@ -47,11 +48,6 @@ MIN_RESIDUES_PER_LEAF = 100
 """Neighbouring residues of a protein are not independent."""
 STEP = 5
 """Trees between two validations."""
-
-PAIRS = ("pairs", "type")
-"""Blocks of features that are products of other features."""
-LETTERS = ("letters", "partner", "mismatch")
-"""Blocks of one-hot letters at positions."""
 
 View = Literal["numbers", "letters", "residues"]
 
@@ -152,11 +148,11 @@ def _view(features: Any, train: Part, seconds: float) -> tuple[View, list[int], 
     is_known = features.substitutions is not None and not features.has_several
     always = LETTERS if is_known else ()
     # products are left out first: trees find them by splitting twice
-    for left_out in (always, (*always, *PAIRS)):
+    for left_out in (always, (*always, *PRODUCTS)):
         columns = np.flatnonzero(~np.isin(features.blocks, left_out))
         if len(columns) <= affordable:
             break
-    rest = np.flatnonzero(~np.isin(features.blocks, (*LETTERS, *PAIRS)))
+    rest = np.flatnonzero(~np.isin(features.blocks, (*LETTERS, *PRODUCTS)))
     letters = _categories(features)
     is_cheaper = letters / LETTER_RATE < (len(columns) - len(rest)) / NUMERIC_RATE
     if len(columns) > affordable and letters and is_cheaper:

@@ -239,8 +239,9 @@ def models_of(dataset: Dataset, settings: FitSettings) -> tuple[str, ...]:
     Raises:
         SubquadError: The settings name a model that does not exist or does not suit the task.
     """
-    has_sequence = dataset.inputs.codes.shape[1] > 0
-    return models_for(dataset.target.task_type, settings.models, has_sequence=has_sequence)
+    has_sequence, rows = dataset.inputs.codes.shape[1] > 0, len(dataset.inputs)
+    rows = min(rows, settings.train_rows or rows)
+    return models_for(dataset.target.task_type, settings.models, has_sequence=has_sequence, rows=rows)
 
 
 def _fit_all(
