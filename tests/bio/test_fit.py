@@ -25,8 +25,10 @@ from subquad.runs.options import OutputOptions, RunOptions
 DATA = os.environ.get("SUBQUAD_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set: the data folder is not here")
 
-MODELS = ("ridge", "boosting", "mlp", "lyra-additive", "lyra")
-"""Models that are fitted to one value per row if none are named."""
+CLASS_MODELS = ("ridge", "boosting", "mlp", "lyra-additive", "lyra")
+"""Models that are fitted to one class per row if none are named."""
+MODELS = ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra")
+"""Models that are fitted to one measurement per row of a small table if none are named."""
 ENSEMBLES = ("ensemble-without-lyra", "ensemble")
 
 
@@ -107,7 +109,8 @@ def test_every_task_type_from_a_table_and_back(tmp_path, target, task_type, name
         ]
         frame.to_csv(tmp_path / "t.csv", index=False)
     metrics = fit(tmp_path / "t.csv", settings(target=target, task_type=task_type), out=tmp_path / "run", quiet=True)
-    fitted = ("ridge", "boosting", "lyra") if task_type.startswith("residue") else MODELS
+    rows = MODELS if task_type == "regression" else CLASS_MODELS
+    fitted = ("ridge", "boosting", "lyra") if task_type.startswith("residue") else rows
     assert set(metrics["test"]) == {*fitted, *ENSEMBLES}
     # of one network there is no standard deviation
     for model, bounds in (("lyra", ("low", "high")), (None, ("low", "high", "std"))):
@@ -401,8 +404,8 @@ def test_predict_overwrites_its_output_only_with_force(run, tmp_path):
 def test_metrics_show_weights_intervals_and_the_winner(run):
     metrics = json.loads((run / "metrics.json").read_text())
     weights = metrics["weights"]
-    assert list(weights["ensemble"]) == ["ridge", "boosting", "mlp", "lyra"]
-    assert list(weights["ensemble-without-lyra"]) == ["ridge", "boosting", "mlp"]
+    assert list(weights["ensemble"]) == ["ridge", "boosting", "gp", "mlp", "lyra"]
+    assert list(weights["ensemble-without-lyra"]) == ["ridge", "boosting", "gp", "mlp"]
     for own in weights.values():
         assert sum(own.values()) == pytest.approx(1)
         assert min(own.values()) >= 0

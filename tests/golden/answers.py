@@ -16,7 +16,7 @@ def bio_model(folder: Path) -> dict[str, list]:
     load_run(folder)
     answers = {}
     with tempfile.TemporaryDirectory() as work:
-        for model in ("ridge", "boosting", "mlp", "lyra-additive", "lyra", "ensemble"):
+        for model in ("ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra", "ensemble"):
             out = Path(work) / f"{model}.csv"
             bio.predict(folder, folder / "input.csv", out=out, model=model, quiet=True)
             answers[model] = pd.read_csv(out)[["prediction", "prediction_low", "prediction_high"]].to_numpy().tolist()

@@ -33,6 +33,7 @@ __all__ = [
 PARTS = {"train": GREY, "validation": OCHRE, "test": GREEN}
 MAX_POINTS = 5000
 """Points that are drawn singly; more are drawn as a density."""
+LEGEND_COLUMNS = 4
 
 
 def forest(rows: Sequence[tuple[str, str, float, float, float]], *, label: str, zero: bool = False) -> Figure:
@@ -213,7 +214,8 @@ def boxes(numbers: np.ndarray, values: np.ndarray, *, label: str, axis: str) -> 
 
 def dot_plot(names: Sequence[str], values: Mapping[str, Sequence[float]], *, label: str) -> Figure:
     """Return one row per group, with one dot per model."""
-    figure = Figure(figsize=(6.6, 0.6 + 0.26 * (len(names) + 1)), layout="constrained")
+    legend_rows = -(-len(values) // LEGEND_COLUMNS)
+    figure = Figure(figsize=(6.6, 0.6 + 0.26 * (len(names) + legend_rows)), layout="constrained")
     axes = figure.add_subplot()
     y = np.arange(len(names))[::-1]
     for model, own in values.items():
@@ -222,7 +224,7 @@ def dot_plot(names: Sequence[str], values: Mapping[str, Sequence[float]], *, lab
     axes.set_xlabel(label)
     axes.grid(axis="y", color="#dfe3ea", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, ncols=len(values), loc="lower left", bbox_to_anchor=(0, 1.0))
+    figure.legend(frameon=False, fontsize=8, ncols=LEGEND_COLUMNS, loc="outside upper left")
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
