@@ -4,7 +4,14 @@ import re
 
 import pytest
 
-from subquad.bio.metrics.compared_models import COMPARED_MODELS, baselines_for, members_of, models_for, models_suiting
+from subquad.bio.metrics.compared_models import (
+    COMPARED_MODELS,
+    WITHOUT_LYRA,
+    baselines_for,
+    members_of,
+    models_for,
+    models_suiting,
+)
 from subquad.errors import SubquadError
 
 
@@ -50,8 +57,8 @@ def test_named_models_are_fitted_the_simplest_first():
             "binary",
             ("ridge", "vienna"),
             True,
-            "--models vienna does not suit a task of type binary; choose from ridge, boosting, mlp, lyra-paper, "
-            "lyra-alone, lyra-additive, lyra",
+            "--models vienna does not suit a task of type binary; choose from ridge, boosting, mlp, mlp-more, "
+            "lyra-paper, lyra-alone, lyra-additive, lyra",
         ),
         (
             "residue_regression",
@@ -71,7 +78,7 @@ def test_named_models_are_fitted_the_simplest_first():
             "regression",
             ("ridge", "lyra"),
             False,
-            "--models lyra does not suit a table without sequences; choose from ridge, boosting, gp, mlp",
+            "--models lyra does not suit a table without sequences; choose from ridge, boosting, gp, mlp, mlp-more",
         ),
     ],
 )
@@ -101,6 +108,8 @@ def test_an_ensemble_has_baselines_and_lyra_as_members_and_no_variants():
         "lyra",
     )
     assert members_of(("lyra-paper", "lyra-alone")) == ()
+    without = members_of(("ridge", "mlp", "mlp-more", "lyra"), WITHOUT_LYRA)
+    assert without == ("ridge", "mlp", "mlp-more")
 
 
 def test_baselines_are_those_models_that_are_no_networks():

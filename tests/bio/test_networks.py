@@ -18,7 +18,7 @@ from subquad.bio.models.initialization import fit_linear_start
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet, NetSpec, soft_one_hot
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
-from subquad.bio.models.training import batch_size_for, ensemble_size_for
+from subquad.bio.models.training import batch_size_for, ensemble_size_for, epochs_for
 from subquad.bio.settings import ALPHABETS, FitSettings
 
 AMINO = ALPHABETS["protein"]
@@ -313,3 +313,37 @@ def test_bins_of_large_nearly_equal_values_are_finite():
     lengths = torch.tensor([1701.0] * 50 + [1702.0, 1704.0])[:, None]
     path.mlp.set_bins(torch.tensor([0]), lengths.double())
     assert torch.isfinite(path(lengths)).all()
+
+
+def test_large_tables_get_three_passes_unless_these_cost_four_times_the_budget():
+    # 151 training rows of 7 letters
+    own = dataset()
+    tokens = int(own.inputs.lengths[own.split["train"]].sum())
+    assert epochs_for(own, FitSettings(tokens=10 * tokens)) == 10
+    assert epochs_for(own, FitSettings(tokens=tokens)) == 3
+    assert epochs_for(own, FitSettings(tokens=tokens // 2)) == pytest.approx(2, rel=0.01)
+    assert epochs_for(own, FitSettings(tokens=tokens, epochs=0.5)) == 0.5
+
+
+@pytest.mark.slow
+def test_the_published_network_is_trained_until_it_no_longer_improves():
+    own = dataset()
+    settings = FitSettings(batch_size=31, learning_rate=0.03)
+    selected = fit_network("lyra-paper", prepare(own), settings, seed=0).selected[0]
+    assert selected["stopped_early"]
+    assert 3 < selected["epochs"] < 100
+    assert selected["best_step"] < selected["steps"]
+    # a number of passes that the user sets is kept
+    set_by_user = fitted(own, "lyra-paper", epochs=2.0).selected[0]
+    assert set_by_user["epochs"] == 2
+    assert not set_by_user["stopped_early"]
+
+
+@pytest.mark.slow
+def test_more_mlps_are_others_than_those_of_the_baseline():
+    own = dataset()
+    first, more = (fitted(own, kind, epochs=0.1) for kind in ("mlp", "mlp-more"))
+    assert len(more.nets) == len(first.nets) == 4
+    assert first.spec == more.spec
+    each = [torch.nn.utils.parameters_to_vector(net.additive.mlp.parameters()) for net in (*first.nets, *more.nets)]
+    assert all((a - b).abs().max() > 1e-2 for k, a in enumerate(each) for b in each[:k])

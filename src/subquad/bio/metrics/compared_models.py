@@ -22,7 +22,7 @@ __all__ = [
     "names_of",
 ]
 
-Role = Literal["baseline", "lyra", "variant", "ensemble"]
+Role = Literal["baseline", "lyra", "variant", "control", "ensemble"]
 Tasks = Literal["regression", "classes", "residues", "pairs"]
 ROWS: tuple[Tasks, ...] = ("regression", "classes")
 """Tasks with one target value, class or set of labels per row."""
@@ -37,7 +37,7 @@ class ComparedModel:
     label: str
     """Name on pages and in the terminal."""
     role: Role
-    """A baseline, Lyra, a variant of Lyra that is only compared, or the ensemble."""
+    """A baseline, Lyra, a variant of Lyra that is only compared, a control of the ensemble, or the ensemble."""
     colour: str
     """Colour in figures."""
     tasks: tuple[Tasks, ...] = (*ROWS, "residues", "pairs")
@@ -57,6 +57,7 @@ COMPARED_MODELS = {
     "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", (*ROWS, "residues")),
     "gp": ComparedModel("Gaussian process", "baseline", "#b5616a", ("regression",), max_rows=7500),
     "mlp": ComparedModel("MLP", "baseline", "#9a6fb0", ROWS),
+    "mlp-more": ComparedModel("more MLPs", "control", "#c9b3d6", ROWS, is_default=False),
     "lyra-paper": ComparedModel("Lyra as published", "variant", "#a9cdbd", is_default=False, needs_sequence=True),
     "lyra-alone": ComparedModel(
         "Lyra without additive path", "variant", "#7fb39c", is_default=False, needs_sequence=True
@@ -69,7 +70,7 @@ COMPARED_MODELS = {
 """Models by their name in `metrics.json`, the simplest first."""
 FITTED = {name: model for name, model in COMPARED_MODELS.items() if model.role != "ensemble"}
 """Those that are fitted themselves."""
-NETWORKS = ("mlp", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
+NETWORKS = ("mlp", "mlp-more", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
 """Models that are trained by gradient descent."""
 
 
@@ -128,9 +129,15 @@ def check_names(named: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def members_of(models: Sequence[str]) -> tuple[str, ...]:
-    """Return the models that the ensemble combines: baselines and Lyra, but not its variants."""
-    return tuple(name for name in models if COMPARED_MODELS[name].role in ("baseline", "lyra"))
+def members_of(models: Sequence[str], ensemble: str = ENSEMBLE) -> tuple[str, ...]:
+    """Return the models that an ensemble combines: baselines and Lyra, or baselines and the control that replaces it.
+
+    Args:
+        models: Models that were fitted.
+        ensemble: `ENSEMBLE` or `WITHOUT_LYRA`.
+    """
+    roles = ("baseline", "lyra") if ensemble == ENSEMBLE else ("baseline", "control")
+    return tuple(name for name in models if COMPARED_MODELS[name].role in roles)
 
 
 def baselines_for(task_type: str) -> tuple[str, ...]:

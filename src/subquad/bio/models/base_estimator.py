@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import check_strands
-from subquad.bio.metrics.compared_models import NETWORKS, models_suiting
+from subquad.bio.metrics.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.ensemble import NetEnsemble
@@ -117,7 +117,7 @@ class Estimator(BaseEstimator):
         if weight is not None:
             weight = weight / weight[split["train"]].mean()
         dataset = Dataset(inputs=inputs, target=target, split=split, weight=weight)
-        known = models_suiting(target.task_type, NETWORKS)
+        known = [name for name in models_suiting(target.task_type, NETWORKS) if name not in names_of("control")]
         if self.model not in known:
             raise unknown("model", str(self.model), known)
         # numbers alone have no letters for Lyra to read

@@ -127,7 +127,7 @@ def fit_ensemble(
     """Train the networks of one model.
 
     Args:
-        kind: Name of the model; see `NetSpec.kind`.
+        kind: Name of the model; see `NetSpec.kind`, of which `mlp-more` is an `mlp`.
         dataset: Training data.
         settings: Ensemble size, budget and optimizer.
         ridge: Ridge regression at which networks of residues start; None for a random start.
@@ -142,12 +142,13 @@ def fit_ensemble(
     if positions is not None:
         dataset = replace(dataset, inputs=select_positions(dataset.inputs, positions))
     scaler, count = fit_target_scaler(dataset, settings, kind), ensemble_size_for(dataset, settings, kind)
-    spec = _spec(dataset, kind, None if start is None else start.features)
+    is_control = kind == "mlp-more"
+    spec = _spec(dataset, "mlp" if is_control else kind, None if start is None else start.features)
     prior = ridge if spec.has_prior and dataset.target.is_residue else None
     priors = _priors(dataset.inputs, spec, scaler, prior)
     nets, selected = [], []
     for member in range(count):
-        name, own_seed = kind if count == 1 else f"{kind} {member + 1}", seed + 1000 * member
+        name, own_seed = kind if count == 1 else f"{kind} {member + 1}", seed + 1000 * member + 500 * is_control
         options = TrainOptions(scaler=scaler, name=name, seed=own_seed, directory=directory, quiet=quiet)
         net = _new_net(spec, own_seed)
         if net.additive is not None and start is not None and train is not None:

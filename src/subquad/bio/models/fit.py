@@ -40,7 +40,7 @@ __all__ = [
     "prepare",
 ]
 
-ADDITIVE = ("mlp", "lyra-additive", "lyra")
+ADDITIVE = ("mlp", "mlp-more", "lyra-additive", "lyra")
 """Networks with an additive path, if there is one value per row."""
 
 
@@ -297,20 +297,21 @@ def _fit_stackings(
     seconds: dict[str, float],
 ) -> dict[str, Stacking]:
     """Return the ensemble of all members, and the one without Lyra; add the time of both to `seconds`."""
-    members = members_of(tuple(validation))
-    if len(members) < 2:
+    sets = {name: members_of(tuple(validation), name) for name in (WITHOUT_LYRA, ENSEMBLE)}
+    if len(sets[ENSEMBLE]) < 2:
         return {}
+    if "lyra" not in sets[ENSEMBLE] or not sets[WITHOUT_LYRA]:
+        del sets[WITHOUT_LYRA]
     began = time.process_time()
     if settings.stack_folds == 1:
-        target, predicted = data.dataset.part("validation")[1], {name: validation[name].mean for name in members}
+        target, predicted = data.dataset.part("validation")[1], {name: own.mean for name, own in validation.items()}
     else:
+        members = tuple(name for name in validation if any(name in own for own in sets.values()))
         target, predicted = _out_of_fold(members, data, settings, directory=directory, seed=seed)
-    sets = {WITHOUT_LYRA: tuple(name for name in members if name != "lyra"), ENSEMBLE: members}
     found = {}
     for name, own in sets.items():
-        if name == ENSEMBLE or ("lyra" in members and own):
-            found[name] = fit_stacking(target, {member: predicted[member] for member in own})
-            seconds[name] = time.process_time() - began + sum(seconds[member] for member in own)
+        found[name] = fit_stacking(target, {member: predicted[member] for member in own})
+        seconds[name] = time.process_time() - began + sum(seconds[member] for member in own)
     return found
 
 

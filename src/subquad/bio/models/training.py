@@ -26,11 +26,17 @@ from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.train.loop import LoopSettings, train
-from subquad.train.optim import parameter_groups, schedule
+from subquad.train.optim import ScheduleName, parameter_groups, schedule
 
 __all__ = ["TrainOptions", "batch_size_for", "ensemble_size_for", "epochs_for", "initialize_path", "train_net"]
 
-MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 0.3, 40.0, 5
+MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 3.0, 40.0, 5
+MAX_STRETCH = 4.0
+"""Maximum factor on the budget of tokens that the minimum number of passes over large tables may cost."""
+PAPER_EPOCHS, PAPER_STRETCH, PAPER_VALIDATIONS, PATIENCE, PLATEAU = 100.0, 20.0, 2, 8, 3
+"""The published network is trained until it no longer improves: maximum number of passes, maximum factor on the budget,
+validations per pass, and validations without a new best after which training stops and after which its rate is halved.
+"""
 VALIDATION_TIME = 0.15
 """Maximum fraction of the training time that validation takes."""
 VALIDATIONS = 12
@@ -72,7 +78,15 @@ def epochs_for(dataset: Dataset, settings: FitSettings) -> float:
     """Return the number of passes over the training rows: `epochs` if set, otherwise as many as `tokens` allows."""
     if settings.epochs is not None:
         return settings.epochs
-    return float(min(max(settings.tokens / _tokens(dataset), MIN_EPOCHS), MAX_EPOCHS))
+    affordable = settings.tokens / _tokens(dataset)
+    return float(min(max(affordable, min(MIN_EPOCHS, MAX_STRETCH * affordable)), MAX_EPOCHS))
+
+
+def _paper_epochs(dataset: Dataset, settings: FitSettings) -> float:
+    """Return the maximum number of passes of the published network."""
+    if settings.epochs is not None:
+        return settings.epochs
+    return float(min(PAPER_STRETCH * settings.tokens / _tokens(dataset), PAPER_EPOCHS))
 
 
 def ensemble_size_for(dataset: Dataset, settings: FitSettings, kind: str) -> int:
@@ -80,7 +94,7 @@ def ensemble_size_for(dataset: Dataset, settings: FitSettings, kind: str) -> int
 
     Of Lyra these are `ensemble_size` if set, otherwise as many as `tokens` allows, at most five.
     """
-    if kind == "mlp":
+    if kind in ("mlp", "mlp-more"):
         return MLP_NETWORKS
     if kind in ("lyra-paper", "lyra-additive"):
         return 1
@@ -164,10 +178,16 @@ def train_net(
     inputs, truth = dataset.inputs.take(subset), dataset.target.take(subset)
     held_out = None if matrix is None else matrix[subset]
     rows, task_type = dataset.split["train"], truth.task_type
+    is_paper = net.spec.kind == "lyra-paper"
+    stopping: dict[str, Any] = {}
     if net.spec.has_lyra:
-        epochs, batch_size = epochs_for(dataset, settings), batch_size_for(dataset, settings)
+        epochs = _paper_epochs(dataset, settings) if is_paper else epochs_for(dataset, settings)
+        batch_size = batch_size_for(dataset, settings)
         batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=options.seed)
         validations = _validations(dataset, inputs, epochs)
+        if is_paper and settings.epochs is None:
+            validations = max(round(PAPER_VALIDATIONS * epochs), 1)
+            stopping = {"patience": PATIENCE, "plateau": PLATEAU}
     else:
         epochs, batch_size = _feature_epochs(net, len(rows), settings), settings.batch_size or FEATURE_BATCH
         batches, validations = shuffled_batches(rows, batch_size=batch_size, seed=options.seed), VALIDATIONS
@@ -196,13 +216,15 @@ def train_net(
         options,
         batches=batches,
         step=step,
-        loop=LoopSettings(steps=steps, evaluate_every=max(1, steps // validations)),
+        loop=LoopSettings(steps=steps, evaluate_every=max(1, steps // validations), **stopping),
+        schedule_name="constant" if stopping else "one_cycle",
         validate=metrics,
         monitor=MAIN_METRIC[task_type],
         # strictly better than the linear model
         least=float(np.nextafter(metrics(net)[MAIN_METRIC[task_type]], np.inf)) if has_start else -np.inf,
     )
-    return {"epochs": round(float(epochs), 2), "batch_size": batch_size, **selected}
+    taken = epochs * selected["steps"] / steps
+    return {"epochs": round(float(taken), 2), "batch_size": batch_size, **selected}
 
 
 def _feature_epochs(net: BioNet, rows: int, settings: FitSettings) -> float:
@@ -236,6 +258,7 @@ def _train_best(
     batches: Callable[[int], Sequence[np.ndarray]],
     step: Callable[..., Mapping[str, Tensor]],
     loop: LoopSettings,
+    schedule_name: ScheduleName,
     validate: Callable[[nn.Module], dict[str, float]],
     monitor: str,
     least: float,
@@ -248,7 +271,7 @@ def _train_best(
         step=step,
         optimizer=torch.optim.AdamW(groups, fused=True),
         settings=loop,
-        schedule=schedule("one_cycle"),
+        schedule=schedule(schedule_name),
         validate=validate,
         monitor=monitor,
         maximize=True,
@@ -262,8 +285,9 @@ def _train_best(
     if value < least:
         module.load_state_dict(before)
     return {
-        "steps": loop.steps,
+        "steps": result.steps,
         "best_step": result.best_step if value >= least else 0,
+        "stopped_early": result.stopped_early,
         "validation": max(value, least),
         "cpu_seconds": result.cpu_seconds,
     }
