@@ -337,6 +337,10 @@ def test_a_split_column_is_used_and_its_marked_duplicates_are_not():
         "validation_exact": 0,
         "replicated": 1,
         "conflicts": 1,
+        "homologs": None,
+        "homology": "",
+        "known_sequences": 0,
+        "known_partners": 0,
         "marked": 1,
         "unused": 3,
     }

@@ -393,10 +393,16 @@ def test_reverse_complement_guides_and_varying_positions_are_found(tmp_path):
 def test_guides_longer_than_their_contexts_are_an_error(tmp_path):
     contexts, guides = pairs()
     path = write(tmp_path / "t.csv", a=contexts, b=guides, score=np.arange(37) / 7)
-    message = said(read_table, path, FitSettings(sequence="b", partner="a"))
-    assert message.splitlines()[:2] == [
-        f"{path}: 37 guides are longer than their contexts; correct them, or swap --sequence and --partner",
-        "  row 1: a guide of 47 letters, a context of 19",
+    assert said(read_table, path, FitSettings(sequence="b", partner="a")) == (
+        f"{path}: the sequences lie on their partner sequences; swap --sequence and --partner, or read two chains with "
+        "--pairing chains"
+    )
+    guides[2] = contexts[2] + "A"
+    path = write(tmp_path / "one.csv", a=contexts, b=guides, score=np.arange(37) / 7)
+    message = said(read_table, path, FitSettings(sequence="a", partner="b"))
+    assert message.splitlines() == [
+        f"{path}: 1 guides are longer than their contexts; correct them, or swap --sequence and --partner",
+        "  row 3: a guide of 48 letters, a context of 47",
     ]
 
 
