@@ -177,7 +177,8 @@ def _method(table: Table, settings: FitSettings) -> _Method:
         # rare classes have at least one row in each part
         test, validation = _random(table, keep=2), _random(table, keep=1)
         units = equal_sequences(table.inputs)
-        return _Method(test, validation, lambda _: "random rows, equal sequences together", units)
+        what = "pairs" if table.schema.partner else "sequences"
+        return _Method(test, validation, lambda _: f"random rows, equal {what} together", units)
     if name in KINDS:
         units, description = units_of(table, settings)
         hold_out = hold_out_units(units, KINDS[name])
