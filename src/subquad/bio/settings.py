@@ -84,9 +84,7 @@ class FitSettings:
     """Column that assigns rows to train, validation and test, or to numbered folds. Default: a column named split or
     set, if there is one."""
     split_by: Input[
-        Literal[
-            "random", "group", "sequence", "partner", "homology", "mutations", "position", "modulo", "contiguous"
-        ]
+        Literal["random", "group", "sequence", "partner", "homology", "mutations", "position", "modulo", "contiguous"]
     ] = "random"
     """How to split if no column does: random rows; whole groups; whole sequences, or whole partner sequences, of pairs;
     clusters of similar sequences (MMseqs2); the variants with the most mutations as test; whole mutated positions; or

@@ -43,8 +43,9 @@ def scan(
 ) -> pd.DataFrame:
     """Write the predictions of all single mutants of a sequence as table, heat map, logo and page; return the table.
 
-    Of a pair the first sequence is mutated, and the partner sequence stays the same. Differences are those to the wild type, in units of the target; for classes, in probability. Positions are numbered
-    as in the table of the fit. A model of residues or base pairs shows its prediction along the sequence instead.
+    Of a pair the first sequence is mutated, and the partner sequence stays the same. Differences are those to the wild
+    type, in units of the target; for classes, in probability. Positions are numbered as in the table of the fit. A
+    model of residues or base pairs shows its prediction along the sequence instead.
 
     Args:
         run: Folder that `fit` wrote, or a `BioModel`.
@@ -104,7 +105,9 @@ def _pair(sequence: str, partner: str | None) -> str:
 def _residues(model: BioModel, sequence: str, partner: str | None) -> tuple[pd.DataFrame, str, str]:
     """Return the prediction at each position, the label of its axis, and a caption."""
     names = output_names(model)
-    values = np.asarray(model.predict_sequences([_pair(sequence, partner)]))[0][: len(sequence)].reshape(len(sequence), -1)
+    values = np.asarray(model.predict_sequences([_pair(sequence, partner)]))[0][: len(sequence)].reshape(
+        len(sequence), -1
+    )
     frame = pd.DataFrame({"position": range(1, len(sequence) + 1), "letter": list(sequence)})
     for k, name in enumerate(names):
         frame[name] = values[:, k]

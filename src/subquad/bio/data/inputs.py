@@ -127,12 +127,12 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         if is_inferred:
             # the variants may add a stop, and DNA may have been translated
             alphabet = infer_alphabet(found.sequences, "auto")[0]
-        codes, paired, more = _codes(path, options, found.sequences, alphabet, partners, partner_alphabet)
+        codes, paired, more = _codes(path, options, found.sequences, partners, alphabets=(alphabet, partner_alphabet))
     else:
         sequences, changed = normalise(texts, alphabet)
         (found, notes), (codes, paired, more) = collect_errors(
             lambda: _sequence_set(path, frame, options, sequences, wild=wild, alphabet=alphabet),
-            lambda: _codes(path, options, sequences, alphabet, partners, partner_alphabet),
+            lambda: _codes(path, options, sequences, partners, alphabets=(alphabet, partner_alphabet)),
         )
         notes = changed + notes
     if is_inferred:
@@ -185,9 +185,7 @@ def _few_other_lengths(lengths: np.ndarray) -> list[str]:
     ]
 
 
-def _partner_texts(
-    path: Path | str, frame: pd.DataFrame, options: InputOptions
-) -> tuple[list[str] | None, str]:
+def _partner_texts(path: Path | str, frame: pd.DataFrame, options: InputOptions) -> tuple[list[str] | None, str]:
     """Return the partner sequences in upper case, and the name of their alphabet; None without partner sequences."""
     if options.partner is None:
         return None, options.partner_alphabet
@@ -211,12 +209,12 @@ def _codes(
     path: Path | str,
     options: InputOptions,
     texts: list[str],
-    alphabet: str,
     partners: list[str] | None,
-    partner_alphabet: str,
+    *,
+    alphabets: tuple[str, str],
 ) -> tuple[np.ndarray, Partners, list[str]]:
     """Return the codes of the sequences, the partner sequences, and remarks."""
-    schema = options.schema
+    schema, (alphabet, partner_alphabet) = options.schema, alphabets
 
     def sequences() -> tuple[np.ndarray, list[str]]:
         length = None if schema is None else schema.length
@@ -228,10 +226,7 @@ def _codes(
     chain, what = None if schema is None else schema.partner_chain, f"{options.partner} sequence"
     short, changed = normalise(partners, partner_alphabet)
     asked = {"ambiguity": options.ambiguity, "length": None if chain is None else chain.length, "what": what}
-    (codes, remarks), (short, more) = collect_errors(
-        sequences, lambda: encode(path, short, partner_alphabet, **asked)
-    )
-    alphabets = (alphabet, partner_alphabet)
+    (codes, remarks), (short, more) = collect_errors(sequences, lambda: encode(path, short, partner_alphabet, **asked))
     paired = pair(path, codes, short, alphabets=alphabets, pairing=options.pairing, schema=schema)
     return codes, paired, [*remarks, *changed, *more, *paired.remarks]
 

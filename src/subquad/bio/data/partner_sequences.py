@@ -7,9 +7,7 @@ comparison of all rows per possible position.
 Axes: n rows, T positions of a context, G of a guide. Codes are indices into the alphabet, `PAD` after the end.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +91,7 @@ def pair(
         return Partners(aligned=aligned, alignment=alignment, remarks=remarks)
     own = None if schema is None else schema.partner_chain
     fixed = bool((partners[:, -1] != PAD).all())
-    known = own or PartnerChain(
-        alphabet=alphabets[1], is_aligned=fixed, length=partners.shape[1] if fixed else None
-    )
+    known = own or PartnerChain(alphabet=alphabets[1], is_aligned=fixed, length=partners.shape[1] if fixed else None)
     chain = Inputs(
         codes=partners,
         letters=len(ALPHABETS[alphabets[1]]),
@@ -143,7 +139,6 @@ def _described(codes: np.ndarray, partners: np.ndarray, alphabets: tuple[str, st
         letters = f"{low:,} letters each" if low == high else f"{low:,} to {high:,} letters"
         spans.append(f"{letters}, {name}")
     return f"pairs of two chains, read one after the other: the first with {spans[0]}; the partner with {spans[1]}"
-
 
 
 def align_partners(

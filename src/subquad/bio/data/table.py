@@ -105,7 +105,7 @@ def read_table(
         return read[0]
 
     def target() -> tuple[Target, np.ndarray, list[str]]:
-        lengths = read[0].inputs.lengths if read else None
+        lengths = read[0].inputs.chains[0].lengths if read else None
         if lengths is None and columns.sequence is not None:
             lengths = frame[columns.sequence].str.replace(r"\s", "", regex=True).str.len().to_numpy(dtype=np.int64)
         codes = read[0].inputs.codes if read and is_nucleotide(read[0].schema.alphabet) else None

@@ -167,7 +167,7 @@ class Substitutions:
     def _substitutions(self, old: np.ndarray, new: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return the features of single substitutions, `(m, …)`, in the order of `CHANGE`, `GAPS` and `PLACE`."""
         table, alphabet = standard_properties(self.letters), ALPHABETS["protein_stop"]
-        gaps = np.column_stack([new == GAP, old == GAP])
+        gaps = np.stack([new == GAP, old == GAP], axis=1)
         change = np.where(gaps.any(1)[:, None], 0.0, table[new] - table[old])
         sizes = np.abs(change[:, [PROPERTIES.index(name) for name in SIZES]])
         # beyond the ends properties are the mean ones

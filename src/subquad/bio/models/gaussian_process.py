@@ -122,9 +122,7 @@ class GaussianProcess:
         return cls(**{**values, "terms": [Term(**term) for term in values["terms"]]})
 
 
-def fit_gaussian_process(
-    features: RowFeatures, train: Part, *, seed: int
-) -> tuple[GaussianProcess, dict[str, Any]]:
+def fit_gaussian_process(features: RowFeatures, train: Part, *, seed: int) -> tuple[GaussianProcess, dict[str, Any]]:
     """Return the Gaussian process of the training rows, and what was learnt.
 
     That is `noise` (fraction of the variance, per column) and `rows` (of training).

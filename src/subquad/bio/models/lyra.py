@@ -242,7 +242,7 @@ class BioNet(nn.Module):
         A, other = self.spec.letters, self.spec.partner_letters
         first, second = soft_one_hot(codes, A), soft_one_hot(partner, other)
         is_chain = torch.stack([codes != PAD, partner != PAD], dim=2)
-        letters = [first + second] if A == other else [first, second]
+        letters = [first + second] if other == A else [first, second]
         return torch.cat([*letters, is_chain.to(first.dtype)], dim=2), is_chain.any(2)
 
     def _pool(self, u: Tensor, mask: Tensor, changed: Tensor | None) -> Tensor:

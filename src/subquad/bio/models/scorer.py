@@ -278,6 +278,7 @@ def partner_sequence(model: "BioModel", given: str | None, flag: str = "--partne
     )
     if chain is not None and chain.length not in (None, len(partner)):
         raise SubquadError(
-            f"{flag} has {len(partner)} letters, but the model reads aligned partner sequences of {chain.length} letters"
+            f"{flag} has {len(partner)} letters, but the model reads aligned partner sequences of {chain.length} "
+            "letters"
         )
     return partner

@@ -1,4 +1,6 @@
-"""Clusters of similar sequences, and homologs of proteins: MMseqs2, or all-pairs comparison for sequences too short for its seeds.
+"""Clusters of similar sequences, and homologs of proteins, by MMseqs2.
+
+Sequences that are too short for its seeds are compared with all others.
 
 Cost: seconds for ten thousand proteins, up to a minute for ten thousand RNAs. Short sequences cost the square of their
 number: up to five seconds for ten thousand.

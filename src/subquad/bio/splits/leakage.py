@@ -27,7 +27,7 @@ __all__ = ["Leakage", "find_leakage"]
 
 MAX_LETTERS = 200_000_000
 """Maximum number of letters of test rows and the rows they are compared with; of larger tables a sample is compared."""
-MAX_PAIRS = 1e12
+MAX_PAIRS = 5e11
 """Maximum number of pairs of letters for which homologs are searched, in about half a minute; of more, a sample of the
 test rows is searched."""
 DENSE = 0.01

@@ -353,7 +353,9 @@ def _check_parts(table: Table, parts: dict[str, np.ndarray]) -> None:
         if not len(parts[part]):
             rows = _rows_by_sequence(table)
             measured, hint = int(table.has_target.sum()), remedy[part]
-            title = f"{table.path}: no {part} rows in the split of {measured:,} rows with {len(rows):,} different sequences"
+            title = (
+                f"{table.path}: no {part} rows in the split of {measured:,} rows with {len(rows):,} different sequences"
+            )
             if len(rows) < min(MIN_DISTINCT, measured):
                 hint = "identical sequences stay in one part; give more different sequences"
                 raise_errors(f"{title}; {hint}. The sequences and their rows:", _shown_duplicates(rows))
