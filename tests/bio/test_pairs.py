@@ -21,7 +21,7 @@ from subquad.bio.data.table import inputs_of, read_like, read_table
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.features.pairs import PairFeatures, features_for, features_from_dict
 from subquad.bio.features.sequences import SequenceFeatures
-from subquad.bio.models.baselines import Baseline, fit_baseline
+from subquad.bio.models.baselines import Baseline, fit_baseline, fit_boosting
 from subquad.bio.models.batches import net_inputs
 from subquad.bio.models.estimators import LyraRegressor, LyraTagger
 from subquad.bio.models.fit import fit_network, prepare
@@ -294,6 +294,15 @@ def test_baselines_of_pairs_are_saved_and_predict_the_same(tmp_path, table, name
     np.testing.assert_allclose(again.predict(table.inputs), fitted.predict(table.inputs), rtol=0, atol=1e-6)
 
 
+def test_trees_read_the_letters_of_both_chains_as_categories_if_features_are_too_many(tmp_path):
+    table = read_table(written(tmp_path, antibodies()), FitSettings(**PAIRS["antibodies"][1]))
+    data = dataset_of(table)
+    fitted = fit_boosting(data, iterations=11, budget_seconds=1e-6)
+    assert fitted.trees.view == "letters"
+    assert fitted.features.varying.tolist() == [2, 3, 5, 15, 16, 18]
+    assert np.isfinite(fitted.predict(table.inputs)).all()
+
+
 def test_whole_partners_or_whole_sequences_are_held_out(table):
     for split_by, part in (("partner", 0), ("sequence", 2)):
         split = make_split(table, FitSettings(split_by=split_by, partner="p", keep_duplicates=True), seed=0)
@@ -320,6 +329,15 @@ def test_a_pair_leaks_only_if_both_chains_are_equal(tmp_path):
     known = set(frame["epitope"][:48])
     assert leakage.known_partners == frame["epitope"][[49, 50, *range(52, 60)]].isin(known).sum() < 10
     assert leakage.homologs is None
+
+
+def test_near_duplicates_of_a_library_of_first_chains_stay_in_the_test_set(tmp_path):
+    table = read_table(written(tmp_path, antibodies()), FitSettings(**PAIRS["antibodies"][1]))
+    leakage = make_split(table, FitSettings(), seed=0).leakage
+    assert leakage.kept_because == "the table is a library of variants, which are near-duplicates of each other"
+    assert leakage.near_duplicates > 0
+    table = read_table(written(tmp_path, receptors()), FitSettings(**PAIRS["receptors"][1]))
+    assert make_split(table, FitSettings(), seed=0).leakage.kept_because == ""
 
 
 def test_a_split_by_partner_needs_pairs(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 from subquad.bio.data.alphabet import is_nucleotide
 from subquad.bio.data.dataset import Target
 from subquad.bio.data.table import Table
+from subquad.bio.data.wild_type import from_sequences
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.clusters import HOMOLOG, SHORTEST, have_homologs
 from subquad.bio.splits.near_duplicates import (
@@ -182,11 +183,17 @@ def _reason_to_keep(table: Table, settings: FitSettings, *, is_given: bool) -> s
 
 
 def _is_library(table: Table) -> bool:
-    """Return whether rows are variants of one sequence, or a large fraction of all combinations of letters."""
+    """Return whether rows are variants of one sequence, or a large fraction of all combinations of letters.
+
+    Of pairs of two chains only the first chain counts.
+    """
     if table.mutants is not None or table.wild_type is not None:
         return True
+    if table.inputs.partner_chain is not None:
+        # variants of one first chain, whatever their partners are
+        return from_sequences([text.rpartition("|")[2] for text in table.sequences]).mutants is not None
     codes = table.inputs.codes[table.has_target]
-    if not table.inputs.is_aligned or table.inputs.partner is not None or table.inputs.partner_chain is not None:
+    if not table.inputs.is_aligned or table.inputs.partner is not None:
         return False
     return len(codes) >= DENSE * math.prod(len(np.unique(column)) for column in codes.T)
 
