@@ -36,15 +36,15 @@ def test_codes_are_places_in_the_alphabet_padded_with_minus_one():
 
 
 def test_ambiguous_letters_are_encoded_or_reported():
-    codes, remarks = encode("t.csv", ["ACX-", "BCUO"], "protein")
-    assert codes.tolist() == [[0, 1, -2, -2], [-2, 1, 1, 8]]
+    codes, remarks = encode("t.csv", ["ACX", "BCUO"], "protein")
+    assert codes.tolist() == [[0, 1, -2, -1], [-2, 1, 1, 8]]
     assert remarks == [
-        "3 of 8 letters are ambiguous or gaps (B 1, X 1, - 1); each is encoded as equal parts of all letters "
+        "2 of 7 letters are ambiguous (B 1, X 1); each is encoded as equal parts of all letters "
         "(--ambiguity refuse reports them as errors)",
         "U is read as C, the most similar standard amino acid (1 letters)",
         "O is read as K, the most similar standard amino acid (1 letters)",
     ]
-    assert encode("t.csv", ["ACNR-"], "dna")[0].tolist() == [[0, 1, -2, -2, -2]]
+    assert encode("t.csv", ["ACNR"], "dna")[0].tolist() == [[0, 1, -2, -2]]
     message = said(encode, "t.csv", ["ACGT", "ANGT"], "dna", ambiguity="refuse")
     assert message.splitlines() == [
         "t.csv: 1 of 2 rows cannot be read; correct or remove them (--ambiguity any accepts ambiguous letters)",

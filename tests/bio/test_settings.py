@@ -18,13 +18,13 @@ from subquad.errors import SubquadError
     ("make", "given", "message"),
     [
         (FitSettings, {"models": ("lyra", "ridge", "lyra")}, "--models names a model twice: lyra ridge lyra"),
-        (FitSettings, {"split_by": "homologie"}, "--split-by must be one of random, group, homology, mutations, "),
+        (FitSettings, {"split_by": "homologie"}, "--split-by must be one of random, group, sequence, partner, "),
         (
             FitSettings,
             {"task_type": "reg"},
             "--task-type must be one of auto, regression, binary, multiclass, multilabel, ",
         ),
-        (FitSettings, {"alphabet": "DNA"}, "--alphabet must be one of auto, dna, rna, protein, protein_stop, got"),
+        (FitSettings, {"alphabet": "DNA"}, "--alphabet must be one of auto, dna, rna, protein, protein_stop, "),
         (FitSettings, {"ambiguity": "N"}, "--ambiguity must be one of any, refuse, got 'N'"),
         (FitSettings, {"transform": "log"}, "--transform must be one of auto, none, rank, got 'log'"),
         (FitSettings, {"test_fraction": 1.0}, "--test-fraction must be between 0 and 1, got 1.0"),

@@ -337,6 +337,10 @@ def test_a_split_column_is_used_and_its_marked_duplicates_are_not():
         "validation_exact": 0,
         "replicated": 1,
         "conflicts": 1,
+        "homologs": None,
+        "homology": "",
+        "known_sequences": 0,
+        "known_partners": 0,
         "marked": 1,
         "unused": 3,
     }
@@ -614,3 +618,46 @@ def test_impossible_splits_are_an_error_with_the_reason(own, settings, message):
     with pytest.raises(SubquadError, match=message) as caught:
         make_split(own, FitSettings(**settings), seed=1)
     assert "assay.csv" in str(caught.value)
+
+
+def test_an_empty_part_names_the_sequences_that_are_repeated():
+    first, second = random_sequences(2, length=51)
+    own = table([first] * 33 + [second] * 7)
+    with pytest.raises(SubquadError) as caught:
+        make_split(own, FitSettings(), seed=1)
+    assert str(caught.value).splitlines()[1:] == [
+        f"  '{first[:39]}…': 33 rows (1, 2, 3, 4, 5, …)",
+        f"  '{second[:39]}…': 7 rows (34, 35, 36, 37, 38, …)",
+    ]
+
+
+def related(sequence, identity, random):
+    """Return the sequence with a fraction of its letters kept, and the others drawn at random."""
+    is_kept = random.random(len(sequence)) < identity
+    others = random_sequences(1, len(sequence), seed=int(random.integers(1000)))[0]
+    return "".join(a if keep else b for a, b, keep in zip(sequence, others, is_kept, strict=True))
+
+
+def test_homologs_of_a_given_split_are_counted_and_said():
+    random = np.random.default_rng(0)
+    known = [random_sequences(1, 150 + 3 * k, seed=k)[0] for k in range(23)]
+    test = [random_sequences(1, 140 + 3 * k, seed=100 + k)[0] for k in range(7)]
+    test[:3] = [related(known[k], 0.6, random) for k in range(3)]
+    # a third of the protein is not half of it
+    test[3] = known[3][:50] + test[3][50:]
+    own = table(known + test, split=["train"] * 20 + ["validation"] * 3 + ["test"] * 7)
+    split = make_split(own, FitSettings(), seed=0)
+    assert split.leakage.homologs == 3
+    assert split.leakage.removed == 0
+    assert split.leakage.homology == (
+        "at least 30 % identity over half of the sequence, E-value at most 0.001, of 7 test rows"
+    )
+    assert "3 test rows have homologs in training or validation" in split.how
+    split = make_split(table(known + test), FitSettings(split_by="homology", identity=0.3), seed=0)
+    assert split.leakage.homologs == 0
+
+
+def test_homologs_are_not_searched_among_variants_of_one_protein():
+    wild = random_sequences(1, 60)[0]
+    own = table([wild[:k] + "W" + wild[k + 1 :] for k in range(31)], mutants=[f"A{k + 1}W" for k in range(31)])
+    assert make_split(own, FitSettings(), seed=0).leakage.homologs is None

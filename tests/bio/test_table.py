@@ -267,6 +267,33 @@ def test_standard_errors_and_weights_have_mean_one_over_rows_with_a_target(tmp_p
     assert "row 13: 'not known'" in said(read_table, path, FitSettings(weight="bad", target=("y",)))
 
 
+def test_a_tiny_standard_error_weighs_at_most_ten_times_the_median(tmp_path):
+    errors = [0.02, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.3, 0.4, 0.4]
+    path = write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13)), se=errors)
+    table = read_table(path, FitSettings(error="se", target=("y",)))
+    assert table.weight[0] / table.weight[2] == pytest.approx(10)
+    assert table.weight[1] / table.weight[2] == pytest.approx(4)
+    assert (
+        "standard errors: the weights of 1 row are limited to 10 times the median weight, as if the standard error "
+        "were 0.0632 (smallest: 0.02 in row 1)"
+    ) in table.remarks
+    # weights that the user gives are taken as they are
+    table = read_table(path, FitSettings(weight="se", target=("y",)))
+    assert table.weight[12] / table.weight[0] == pytest.approx(20)
+
+
+def test_zero_negative_and_missing_standard_errors_are_an_error_that_names_the_rows(tmp_path):
+    errors = ["0.1"] * 13
+    errors[2], errors[4], errors[7] = "0", "-0.2", ""
+    path = write(tmp_path / "t.csv", sequence=proteins(), y=list(range(13)), se=errors)
+    assert said(read_table, path, FitSettings(error="se", target=("y",))).splitlines() == [
+        f"{path}: standard errors in column 'se' must be above 0; correct or remove 3 rows",
+        "  row 3: '0'",
+        "  row 5: '-0.2'",
+        "  row 8: ''",
+    ]
+
+
 def test_variants_are_read_with_their_wild_type_and_again(tmp_path):
     wild = proteins(1, 29)[0]
     words = [f"{wild[k]}{k + 5}A:{wild[k + 3]}{k + 8}W" for k in range(23)]
@@ -393,10 +420,16 @@ def test_reverse_complement_guides_and_varying_positions_are_found(tmp_path):
 def test_guides_longer_than_their_contexts_are_an_error(tmp_path):
     contexts, guides = pairs()
     path = write(tmp_path / "t.csv", a=contexts, b=guides, score=np.arange(37) / 7)
-    message = said(read_table, path, FitSettings(sequence="b", partner="a"))
-    assert message.splitlines()[:2] == [
-        f"{path}: 37 guides are longer than their contexts; correct them, or swap --sequence and --partner",
-        "  row 1: a guide of 47 letters, a context of 19",
+    assert said(read_table, path, FitSettings(sequence="b", partner="a")) == (
+        f"{path}: the sequences lie on their partner sequences; swap --sequence and --partner, or read two chains with "
+        "--pairing chains"
+    )
+    guides[2] = contexts[2] + "A"
+    path = write(tmp_path / "one.csv", a=contexts, b=guides, score=np.arange(37) / 7)
+    message = said(read_table, path, FitSettings(sequence="a", partner="b"))
+    assert message.splitlines() == [
+        f"{path}: 1 guides are longer than their contexts; correct them, or swap --sequence and --partner",
+        "  row 3: a guide of 48 letters, a context of 47",
     ]
 
 

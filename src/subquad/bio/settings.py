@@ -6,18 +6,25 @@ from typing import Literal
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
-__all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "FitSettings", "TaskType"]
+__all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "AlphabetName", "FitSettings", "TaskType"]
 
 ALPHABETS = {
     "dna": "ACGT",
     "rna": "ACGU",
     "protein": "ACDEFGHIKLMNPQRSTVWY",
     "protein_stop": "ACDEFGHIKLMNPQRSTVWY*",
+    "dna_gap": "ACGT-",
+    "rna_gap": "ACGU-",
+    "protein_gap": "ACDEFGHIKLMNPQRSTVWY*-",
 }
-"""Names and letters of the alphabets; `protein_stop` has the stop codon `*` as an additional letter."""
+"""Names and letters of the alphabets. `protein_stop` has the stop codon `*` as an additional letter; the alphabets of
+alignments have the gap `-`, and that of proteins the stop too, so that its letters differ in number from all others."""
 
 MIN_CURVE_ROWS = 10
 """Minimum number of training rows for a point of a learning curve."""
+
+AlphabetName = Literal["auto", "dna", "rna", "protein", "protein_stop", "dna_gap", "rna_gap", "protein_gap"]
+"""Name of an alphabet; `auto` infers it."""
 
 TaskType = Literal[
     "regression",
@@ -39,7 +46,8 @@ class FitSettings:
     target: Input[tuple[str, ...]] = ()
     """Target columns: measurements, classes or labels. Several columns are learned jointly. Default: inferred."""
     sequence: Input[str | None] = None
-    """Column with the sequences. With `--partner`, the longer sequence (target context). Default: inferred."""
+    """Column with the sequences. With an aligned `--partner`, the longer sequence (target context). Default:
+    inferred."""
     mutant: Input[str | None] = None
     """Column with variants (A24G:K30R, p.Ala24Gly …), for tables without full sequences. Default: inferred."""
     wild_type: Input[str | None] = None
@@ -48,28 +56,39 @@ class FitSettings:
     offset: Input[int | None] = None
     """Position in the table minus position in the wild type (counted from 1). Default: inferred from the variants."""
     partner: Input[str | None] = None
-    """Column with a second sequence that pairs with the first one, such as the guide of a target context."""
+    """Column with a second sequence that pairs with the first one: the guide of a target context, the light chain of a
+    heavy chain, the epitope of a receptor."""
+    pairing: Input[Literal["auto", "aligned", "chains"]] = "auto"
+    """Form of the partner sequences: `aligned` on their sequences (guides), or two `chains`, read one after the other.
+    `auto` aligns DNA and RNA that lies on its sequence with few mismatches."""
+    partner_alphabet: Input[AlphabetName] = "auto"
+    """Alphabet of the partner sequences. Default: that of the sequences if it contains all letters."""
     covariates: Input[tuple[str, ...]] = ()
     """Columns with additional numeric inputs, such as ESM or EVE scores; `*` matches any characters."""
     weight: Input[str | None] = None
     """Column with the training weight of each row (above 0)."""
     error: Input[str | None] = None
-    """Column with the standard error of each measurement; rows are weighted by its inverse square."""
+    """Column with the standard error of each measurement (above 0); rows are weighted by its inverse square, at most by
+    10 times the median weight."""
     group: Input[str | None] = None
     """Column with a group (gene, family) of each row; used by `--split-by group` and reported separately."""
     task_type: Input[Literal["auto", TaskType]] = "auto"
     """Type of the prediction task. Default: inferred from the target column."""
-    alphabet: Input[Literal["auto", "dna", "rna", "protein", "protein_stop"]] = "auto"
-    """Alphabet of the sequences; `auto` takes the smallest one that contains all letters."""
+    alphabet: Input[AlphabetName] = "auto"
+    """Alphabet of the sequences; `auto` takes the smallest one that contains all letters. In `protein_gap`, `dna_gap`
+    and `rna_gap` the gap of an alignment is a letter."""
     ambiguity: Input[Literal["any", "refuse"]] = "any"
     """Ambiguous letters (N, X, B …): `any` encodes them as equal parts of all letters, `refuse` reports them as
     errors."""
     split: Input[str | None] = None
     """Column that assigns rows to train, validation and test, or to numbered folds. Default: a column named split or
     set, if there is one."""
-    split_by: Input[Literal["random", "group", "homology", "mutations", "position", "modulo", "contiguous"]] = "random"
-    """How to split if no column does: random rows; whole groups; clusters of similar sequences (MMseqs2); the variants
-    with the most mutations as test; whole mutated positions; or the modulo or contiguous folds of ProteinGym."""
+    split_by: Input[
+        Literal["random", "group", "sequence", "partner", "homology", "mutations", "position", "modulo", "contiguous"]
+    ] = "random"
+    """How to split if no column does: random rows; whole groups; whole sequences, or whole partner sequences, of pairs;
+    clusters of similar sequences (MMseqs2); the variants with the most mutations as test; whole mutated positions; or
+    the modulo or contiguous folds of ProteinGym."""
     identity: Input[float] = 0.5
     """Minimum sequence identity (0 to 1) within a cluster of `--split-by homology`."""
     folds: Input[int] = 5
@@ -152,3 +171,5 @@ class FitSettings:
             raise SubquadError("--split names a column and --split-by a method; give one of them")
         if self.split_by == "group" and self.group is None:
             raise SubquadError("--split-by group needs a group column; name it with --group")
+        if self.partner is not None and self.partner == self.sequence:
+            raise SubquadError(f"--sequence and --partner both name {self.partner!r}; name two columns")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subquad.bio.data.dataset import ANY, PARTS, Inputs, Target
+from subquad.bio.features.sequences import NUCLEOTIDES
+from subquad.bio.splits.near_duplicates import equal_sequences
 
 if TYPE_CHECKING:
     from subquad.bio.data.table import Table
@@ -36,6 +38,8 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
 
         - `rows`, `measured`, `used`: rows of the file, with a measurement, and in each part of the split
         - `length`: `min`, `median`, `max`, and `edges` and `counts` of a histogram
+        - `partners`: of pairs of chains `length` of the partner chain, as above, and the numbers of different
+          `sequences` and `partners`; otherwise None
         - `letters`, `ambiguous`: number of each letter, and of ambiguous letters
         - `varying`: number of positions that vary; None if lengths vary
         - `duplicates`: `rows` that repeat an earlier sequence, and of those with measurements the median absolute
@@ -44,6 +48,7 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
         - `target`: by column, `edges` and counts of `train`, `validation` and `test`, the fraction `known`, and the
           fractions that equal the `lowest` and `highest` value; or counts by class, under `classes`
         - `groups`: `count`, and the `largest`; None without groups
+        - `remarks`: what was inferred or changed when the table was read
         - `nearest`: distances of test rows to the nearest training row, see `nearest`
         - `covariates`: names of the covariates
     """
@@ -54,16 +59,18 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
         "rows": len(table.sequences),
         "measured": int(table.has_target.sum()),
         "used": {name: len(rows) for name, rows in parts.items()},
-        "length": _lengths(inputs),
+        "length": _lengths(inputs.chains[0]),
+        "partners": _partners(inputs),
         "letters": _letters(inputs, table.schema.letters),
-        "ambiguous": int((inputs.codes == ANY).sum()),
-        "varying": int((inputs.codes != inputs.codes[0]).any(0).sum()) if inputs.is_aligned else None,
+        "ambiguous": sum(int((chain.codes == ANY).sum()) for chain in inputs.chains),
+        "varying": _varying(inputs) if inputs.are_aligned else None,
         "duplicates": _duplicates(table),
         "mutations": _mutations(table),
         "target": None if table.target is None else _target(table.target, parts),
         "groups": None if table.groups is None else _groups(table.groups[used]),
         "nearest": nearest(inputs, parts["train"], parts["test"], seed=seed),
         "covariates": list(table.schema.covariates),
+        "remarks": list(table.remarks),
     }
 
 
@@ -86,7 +93,7 @@ def nearest(inputs: Inputs, train: np.ndarray, test: np.ndarray, *, seed: int = 
     random = np.random.default_rng(seed)
     train = random.choice(train, MAX_TRAIN_ROWS, replace=False) if len(train) > MAX_TRAIN_ROWS else train
     test = random.choice(test, MAX_TEST_ROWS, replace=False) if len(test) > MAX_TEST_ROWS else test
-    if inputs.is_aligned:
+    if inputs.are_aligned:
         distances, measure = _substitutions(inputs, train, test), "substitutions"
         top = int(distances.max())
         edges = np.arange(top + 2) if top < BINS else np.linspace(0, top + 1, BINS + 1).round()
@@ -103,7 +110,7 @@ def nearest(inputs: Inputs, train: np.ndarray, test: np.ndarray, *, seed: int = 
 
 
 def _substitutions(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    codes = inputs.codes if inputs.partner is None else np.concatenate([inputs.codes, inputs.partner], axis=1)
+    codes = inputs.all_codes
     known = codes[train]
     varies = (known != known[0]).any(0) | (codes[test] != known[0]).any(0)
     # positions first, so that each comparison is contiguous in memory
@@ -120,9 +127,11 @@ def _substitutions(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.nd
 def _missing_k_mers(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     from scipy import sparse
 
-    size = K_MER_OF_NUCLEOTIDES if inputs.letters == 4 else K_MER
+    def all_k_mers(rows: np.ndarray) -> sparse.csr_matrix:
+        return sparse.csr_matrix(sparse.hstack([k_mers(chain, rows) for chain in inputs.chains], format="csr"))
 
-    def k_mers(rows: np.ndarray) -> sparse.csr_matrix:
+    def k_mers(inputs: Inputs, rows: np.ndarray) -> sparse.csr_matrix:
+        size = K_MER_OF_NUCLEOTIDES if inputs.letters < NUCLEOTIDES else K_MER
         codes = inputs.codes[rows].astype(np.int64)
         count = max(codes.shape[1] - size + 1, 0)
         key = np.zeros((len(rows), count), dtype=np.int64)
@@ -136,10 +145,21 @@ def _missing_k_mers(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.n
         matrix.data[:] = 1.0
         return matrix
 
-    own = k_mers(test)
-    shared = (own @ k_mers(train).T).max(axis=1).toarray().ravel()
+    own = all_k_mers(test)
+    shared = (own @ all_k_mers(train).T).max(axis=1).toarray().ravel()
     total = np.asarray(own.sum(1)).ravel()
     return 1 - shared / np.maximum(total, 1)
+
+
+def _partners(inputs: Inputs) -> dict[str, Any] | None:
+    if inputs.partner_chain is None:
+        return None
+    sequences, partners = (len(np.unique(equal_sequences(chain))) for chain in inputs.chains)
+    return {"length": _lengths(inputs.partner_chain), "sequences": sequences, "partners": partners}
+
+
+def _varying(inputs: Inputs) -> int:
+    return sum(int((chain.codes != chain.codes[0]).any(0).sum()) for chain in inputs.chains)
 
 
 def _lengths(inputs: Inputs) -> dict[str, Any]:

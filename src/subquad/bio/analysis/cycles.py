@@ -162,7 +162,7 @@ def predicted_cycles(
         quiet: Show no progress.
     """
     positions = list(range(len(wild_type))) if scorer.positions is None else sorted(scorer.positions)
-    letters = {p: [letter for letter in scorer.model.alphabet if letter != wild_type[p]] for p in positions}
+    letters = {p: [letter for letter in scorer.letters if letter != wild_type[p]] for p in positions}
     total = 0
     if doubles is not None:
         total = len(doubles)

@@ -66,7 +66,7 @@ def scan_page(
         source: Name of the run.
         caution: Warning shown above the heat map.
     """
-    offset, letters = scorer.offset, scorer.model.alphabet
+    offset, letters = scorer.offset, scorer.letters
     grid = grid_of(frame, len(wild_type), letters, offset=offset)
     label = f"{scorer.title}: difference to the wild type"
     effects = heat_map(grid, wild_type, letters, label=label, offset=offset)
@@ -81,6 +81,8 @@ def scan_page(
         f"In silico deep mutational scan: {len(frame):,} single mutants of a wild type of {len(wild_type)} letters, "
         f"predicted by the model in {source}. Predictions are not measurements; verify the mutants that you rely on."
     )
+    if scorer.partner is not None:
+        lead += f" The partner sequence ({len(scorer.partner)} letters) is the same in all of them."
     if offset:
         lead += f" Positions are numbered as in the table of the fit: the first letter is position {1 + offset}."
     figures = {"heatmap": effects, "logo": preferred}

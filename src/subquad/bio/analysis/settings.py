@@ -14,6 +14,9 @@ class ScanSettings:
 
     sequence: Input[str | None] = None
     """Sequence to mutate: letters, or a FASTA or text file with one sequence. Default: the wild type of the run."""
+    partner: Input[str | None] = None
+    """Partner sequence, for a model of pairs; it stays the same in all mutants. Letters, or a FASTA or text file with
+    one sequence."""
     table: Input[str | None] = None
     """Table with measurements to show beside the predictions. Default: the test rows of the run."""
     target: Model[str | None] = None

@@ -22,7 +22,7 @@ def single_mutants(sequence: str, letters: str, positions: Sequence[int] | None 
     return [
         (position, letter)
         for position, own in enumerate(sequence)
-        if own != SEPARATOR and (positions is None or position in positions)
+        if positions is None or position in positions
         for letter in letters
         if letter != own
     ]
@@ -44,7 +44,7 @@ def scan_table(
         `difference` (prediction less that of the wild type), `difference_std` (its standard deviation over the ensemble
         members; empty for a single member) and `measured` (empty where not measured).
     """
-    mutants = single_mutants(wild_type, scorer.model.alphabet, scorer.positions)
+    mutants = single_mutants(wild_type, scorer.letters, scorer.positions)
     sequences = [wild_type, *(wild_type[:p] + letter + wild_type[p + 1 :] for p, letter in mutants)]
     prediction, deviation = scorer.effects(sequences, title="single mutants", quiet=quiet)
     known, first = measured or {}, 1 + scorer.offset
@@ -63,7 +63,7 @@ def scan_table(
 
 
 def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float]:
-    """Return the mean measurement of each measured sequence.
+    """Return the mean measurement of each measured sequence, of pairs only with the partner of the scorer.
 
     Args:
         scorer: Model and output.
@@ -81,7 +81,11 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
     else:
         values = pd.to_numeric(texts, errors="coerce")
     means = values.groupby(np.asarray(sequences)).mean().dropna()
-    return dict(zip(means.index, means, strict=True))
+    known = dict(zip(means.index, means, strict=True))
+    if scorer.partner is None:
+        return known
+    prefix = f"{scorer.partner}{SEPARATOR}"
+    return {pair.removeprefix(prefix): value for pair, value in known.items() if pair.startswith(prefix)}
 
 
 def _test_rows(scorer: Scorer) -> tuple[Any, Any] | None:

@@ -224,8 +224,10 @@ def _alphabet(letters: Any) -> dict[str, str]:
         return {}
     own = {letter.upper() for letter in letters if letter.isalpha()}
     if own - NUCLEOTIDES:
-        return {"alphabet": "protein_stop" if "*" in letters else "protein"}
-    return {"alphabet": "rna" if "U" in own else "dna"}
+        name = "protein_stop" if "*" in letters and "-" not in letters else "protein"
+    else:
+        name = "rna" if "U" in own else "dna"
+    return {"alphabet": f"{name}_gap" if "-" in letters else name}
 
 
 def _size(entry: Mapping[str, Any], table: Path, most: int | None) -> float:

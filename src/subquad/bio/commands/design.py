@@ -1,6 +1,6 @@
 """`design`: the best variants that a fitted model predicts under constraints, as a diverse batch laid out on plates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,12 @@ import pandas as pd
 
 from subquad import __version__
 from subquad.bio.data import examples
+from subquad.bio.data.alphabet import GAP
 from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints
 from subquad.bio.design_search.search import ScoredVariants, search
 from subquad.bio.design_search.settings import DesignSettings
-from subquad.bio.models.scorer import Scorer, input_sequence, open_scorer
+from subquad.bio.models.scorer import SEPARATOR, Scorer, input_sequence, open_model, open_scorer, partner_sequence
 from subquad.bio.plots.finished_run import TEST_ROWS
 from subquad.errors import SubquadError
 from subquad.progress import say
@@ -67,9 +68,11 @@ def design(
     """
     settings = settings or DesignSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
-    scorer = open_scorer(run, target=settings.target)
-    if scorer.schema.partner:
+    model = open_model(run)
+    if model.schema.partner and model.schema.partner_chain is None:
         raise SubquadError("the model reads pairs of sequences; guides for a target come from `subquad bio guides`")
+    partner = partner_sequence(model, settings.partner)
+    scorer = open_scorer(model, target=settings.target, partner=partner)
     start = input_sequence(scorer.model, settings.start, "--start")
     measured, is_complete = _measured(run, scorer, settings, quiet=quiet)
     constraints = _constraints(scorer, start, settings, measured if is_complete else [], quiet=quiet)
@@ -88,6 +91,7 @@ def design(
         "run": str(run) if isinstance(run, str | Path) else None,
         "target": scorer.title,
         "start": start,
+        "partner": partner,
         "start_prediction": float(mean[0]),
         "scored": len(scored),
         "measured": len(measured),
@@ -104,7 +108,7 @@ def _measured(run: Any, scorer: Scorer, settings: DesignSettings, *, quiet: bool
     if table is not None:
         from subquad.bio.data.table import read_like
 
-        return list(dict.fromkeys(map(scorer.normalized, read_like(table, scorer.schema).sequences))), True
+        return _with_partner(scorer, read_like(table, scorer.schema).sequences), True
     say(
         "the table of the fit was not found, so designs may include variants that were measured; name it with --table",
         quiet=quiet,
@@ -112,7 +116,15 @@ def _measured(run: Any, scorer: Scorer, settings: DesignSettings, *, quiet: bool
     if folder is None or not (folder / TEST_ROWS).is_file():
         return [], False
     rows = pd.read_csv(folder / TEST_ROWS, dtype=str)["sequence"].dropna()
-    return list(dict.fromkeys(map(scorer.normalized, rows))), False
+    return _with_partner(scorer, rows), False
+
+
+def _with_partner(scorer: Scorer, sequences: Iterable[str]) -> list[str]:
+    """Return the different sequences; of pairs the first sequences of those with the partner of the scorer."""
+    if scorer.partner is not None:
+        pairs = (text.rpartition(SEPARATOR) for text in sequences)
+        sequences = [sequence for partner, _, sequence in pairs if partner == scorer.partner]
+    return list(dict.fromkeys(map(scorer.normalized, sequences)))
 
 
 def _table_of_fit(folder: Path | None, model: Any) -> Path | None:
@@ -135,7 +147,7 @@ def _constraints(
         say("the letters observed in training are unknown, so designs may contain unobserved ones", quiet=quiet)
     return read_constraints(
         start,
-        scorer.model.alphabet,
+        scorer.letters,
         settings,
         observed=observed,
         is_nucleotide=scorer.is_nucleotide,
@@ -218,7 +230,8 @@ def _write(
 
     html = render(designs, plates, record, scored=scored)
     rows = designs[["name", "mutants", "sequence"]].itertuples(index=False)
-    fasta = "".join(f">{name} {mutants}\n{sequence}\n" for name, mutants, sequence in rows)
+    # a design is ordered without the gaps of its alignment
+    fasta = "".join(f">{name} {mutants}\n{sequence.replace(GAP, '')}\n" for name, mutants, sequence in rows)
     with write_report_folder(out) as folder:
         designs.to_csv(folder / "designs.csv", index=False, float_format="%.6g")
         plates.to_csv(folder / "plates.csv", index=False, float_format="%.6g")

@@ -95,6 +95,11 @@ def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet
 
 def _of_run(run: Any, settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
     scorer = open_scorer(run, target=settings.target)
+    if scorer.schema.partner is not None:
+        raise SubquadError(
+            "epistasis is that of variants of one sequence, but the model reads pairs of sequences; fit a model to the "
+            "rows with one partner sequence, without --partner"
+        )
     wild_type = input_sequence(scorer.model, settings.wild_type, "--wild-type")
     measured = None
     if settings.table is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from subquad.bio.analysis.audit import audit
-from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset
+from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset, Inputs
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import Table, read_table
 from subquad.bio.metrics.compared_models import check_names
@@ -123,6 +123,11 @@ def _by_group(fitted: FittedModels, dataset: Dataset, groups: np.ndarray) -> dic
     return result
 
 
+def _observed(chain: Inputs, train: np.ndarray) -> list[list[int]] | None:
+    """Return the codes that training rows have at each position; None if lengths vary."""
+    return [np.unique(column).tolist() for column in chain.codes[train].T] if chain.is_aligned else None
+
+
 def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: FittedModels) -> None:
     """Write test rows, `config.json`, weights, model card and report."""
     rows, target = dataset.split["test"], dataset.target
@@ -134,11 +139,12 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
         examples = test_examples(read, rows, fitted.predictions, most=EXAMPLES)
         write_json(run.directory / TEST_SEQUENCES, examples)
     write_json(run.directory / BOOTSTRAP, fitted.bootstrap)
-    train = dataset.inputs.codes[dataset.split["train"]]
+    first, *partner = (_observed(chain, dataset.split["train"]) for chain in dataset.inputs.chains)
     config = {
         "inputs": read.schema.as_dict(),
         "target": {"task_type": target.task_type, "classes": list(target.classes), "names": list(target.names)},
-        "observed_letters": [np.unique(column).tolist() for column in train.T] if dataset.inputs.is_aligned else None,
+        "observed_letters": first,
+        "observed_partner_letters": partner[0] if partner else None,
         "file": read.path.name,
         "split": {"how": split.how, "rows": {part: len(dataset.split[part]) for part in PARTS}},
         "models": fitted.models,

@@ -103,6 +103,10 @@ def _window(scorer: Scorer | None, settings: GuideSettings, *, quiet: bool) -> W
 def _model_window(scorer: Scorer, settings: GuideSettings) -> Window:
     if not scorer.is_nucleotide:
         raise SubquadError(f"the model reads the letters {scorer.model.alphabet}; guides need a model of DNA or RNA")
+    if scorer.schema.partner_chain is not None:
+        raise SubquadError(
+            "the model reads two chains, and a guide and its target are aligned; fit it with --pairing aligned"
+        )
     length = scorer.schema.length
     if length is None and settings.context is None:
         published = ", ".join(f"{w.before} {w.after}" for w in NUCLEASES[settings.nuclease].windows)

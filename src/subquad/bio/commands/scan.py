@@ -12,7 +12,14 @@ from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import measured_values, scan_table
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.models.fitted import BioModel
-from subquad.bio.models.scorer import input_sequence, open_model, open_scorer, output_names
+from subquad.bio.models.scorer import (
+    SEPARATOR,
+    input_sequence,
+    open_model,
+    open_scorer,
+    output_names,
+    partner_sequence,
+)
 from subquad.bio.plots.maps import save
 from subquad.runs.folder import METRICS
 from subquad.runs.reports import check_report_folder, write_report_folder
@@ -36,8 +43,9 @@ def scan(
 ) -> pd.DataFrame:
     """Write the predictions of all single mutants of a sequence as table, heat map, logo and page; return the table.
 
-    Differences are those to the wild type, in units of the target; for classes, in probability. Positions are numbered
-    as in the table of the fit. A model of residues or base pairs shows its prediction along the sequence instead.
+    Of a pair the first sequence is mutated, and the partner sequence stays the same. Differences are those to the wild
+    type, in units of the target; for classes, in probability. Positions are numbered as in the table of the fit. A
+    model of residues or base pairs shows its prediction along the sequence instead.
 
     Args:
         run: Folder that `fit` wrote, or a `BioModel`.
@@ -53,12 +61,13 @@ def scan(
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
     model = open_model(run)
     wild_type = input_sequence(model, settings.sequence, "--sequence")
+    partner = partner_sequence(model, settings.partner)
     if model.task_type not in ROW_TASK_TYPES:
         describe = _base_pairs if model.task_type == "pairs" else _residues
-        frame, label, caption = describe(model, wild_type)
+        frame, label, caption = describe(model, wild_type, partner)
         figures, html = profile_page(frame, label, caption, sequence=wild_type)
     else:
-        scorer = open_scorer(model, target=settings.target, wild_type=wild_type)
+        scorer = open_scorer(model, target=settings.target, wild_type=wild_type, partner=partner)
         measured = measured_values(scorer, settings.table)
         frame = scan_table(scorer, wild_type, measured=measured, quiet=quiet)
         figures, html = scan_page(frame, wild_type, scorer=scorer, source=_name(run), caution=_extrapolation(model))
@@ -68,7 +77,7 @@ def scan(
             save(figure, folder / stem)
         (folder / "scan.html").write_text(html, encoding="utf-8")
         record = {"kind": KIND, "version": __version__, "settings": plain(settings)}
-        write_json(folder / RECORD, {"subquad": record, "sequence": wild_type})
+        write_json(folder / RECORD, {"subquad": record, "sequence": wild_type, "partner": partner})
     return frame
 
 
@@ -89,10 +98,16 @@ def _extrapolation(model: Any) -> str | None:
     )
 
 
-def _residues(model: BioModel, sequence: str) -> tuple[pd.DataFrame, str, str]:
+def _pair(sequence: str, partner: str | None) -> str:
+    return sequence if partner is None else f"{partner}{SEPARATOR}{sequence}"
+
+
+def _residues(model: BioModel, sequence: str, partner: str | None) -> tuple[pd.DataFrame, str, str]:
     """Return the prediction at each position, the label of its axis, and a caption."""
     names = output_names(model)
-    values = np.asarray(model.predict_sequences([sequence]))[0][: len(sequence)].reshape(len(sequence), -1)
+    values = np.asarray(model.predict_sequences([_pair(sequence, partner)]))[0][: len(sequence)].reshape(
+        len(sequence), -1
+    )
     frame = pd.DataFrame({"position": range(1, len(sequence) + 1), "letter": list(sequence)})
     for k, name in enumerate(names):
         frame[name] = values[:, k]
@@ -101,9 +116,9 @@ def _residues(model: BioModel, sequence: str) -> tuple[pd.DataFrame, str, str]:
     return frame, "probability" if is_class else names[0], f"Predicted {what} at each position of the sequence."
 
 
-def _base_pairs(model: BioModel, sequence: str) -> tuple[pd.DataFrame, str, str]:
+def _base_pairs(model: BioModel, sequence: str, partner: str | None) -> tuple[pd.DataFrame, str, str]:
     """Return the likely base pairs, a label and a caption."""
-    probability = np.asarray(model.predict_sequences([sequence])[0])
+    probability = np.asarray(model.predict_sequences([_pair(sequence, partner)])[0])
     first, second = np.nonzero(np.triu(probability >= MIN_PAIR_PROBABILITY, 1))
     frame = pd.DataFrame({"first": first + 1, "second": second + 1, "probability": probability[first, second]})
     caption = (

@@ -12,16 +12,34 @@ from subquad.bio.data.dataset import ANY, PAD
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors
 
-__all__ = ["AMBIGUOUS", "TITLES", "check_mixed", "encode", "flatten", "infer_alphabet", "is_invalid", "normalise"]
+__all__ = [
+    "AMBIGUOUS",
+    "GAP",
+    "TITLES",
+    "check_aligned",
+    "check_mixed",
+    "encode",
+    "flatten",
+    "has_gap",
+    "infer_alphabet",
+    "is_invalid",
+    "is_nucleotide",
+    "normalise",
+]
 
 TITLES = {
     "dna": "DNA alphabet",
     "rna": "RNA alphabet",
     "protein": "protein alphabet",
     "protein_stop": "protein alphabet with stop",
+    "dna_gap": "DNA alphabet with gap",
+    "rna_gap": "RNA alphabet with gap",
+    "protein_gap": "protein alphabet with stop and gap",
 }
-AMBIGUOUS = {"dna": "NRYSWKMBDHV-", "rna": "NRYSWKMBDHV-", "protein": "BZXJ-", "protein_stop": "BZXJ-"}
-"""Ambiguous letters, and the gap of an alignment, which stands for any letter."""
+AMBIGUOUS = {name: "BZXJ" if name.startswith("protein") else "NRYSWKMBDHV" for name in ALPHABETS}
+"""Ambiguous letters."""
+GAP, OTHER_GAP = "-", "."
+"""The gap of an alignment, and its other sign."""
 NEAREST = {"U": "C", "O": "K"}
 """Selenocysteine and pyrrolysine, encoded as the most similar standard amino acids."""
 MAX_CODES = 500_000_000
@@ -40,6 +58,16 @@ def flatten(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer("".join(sequences).encode("ascii", "replace"), dtype=np.uint8), lengths
 
 
+def is_nucleotide(alphabet: str) -> bool:
+    """Return whether an alphabet is that of DNA or RNA."""
+    return alphabet.startswith(("dna", "rna"))
+
+
+def has_gap(alphabet: str) -> bool:
+    """Return whether the gap of an alignment is a letter of the alphabet."""
+    return GAP in ALPHABETS[alphabet]
+
+
 def infer_alphabet(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
     """Return the name of the smallest alphabet that contains (nearly) all letters, and whether it was inferred.
 
@@ -50,13 +78,39 @@ def infer_alphabet(sequences: Sequence[str], alphabet: str) -> tuple[str, bool]:
     if alphabet != "auto":
         return alphabet, False
     counts = _counts(flatten(sequences)[0])
+    gaps = int(counts[[ord(GAP), ord(OTHER_GAP)]].sum())
+    counts[[ord(GAP), ord(OTHER_GAP)]] = 0
     nucleotides = _mask("ACGTUN")
     # a few invalid letters in DNA are errors to report, no reason to take it for a protein
     if counts[~nucleotides].sum() <= 0.02 * max(counts.sum(), 1):
         name = "rna" if counts[ord("U")] > counts[ord("T")] else "dna"
     else:
-        name = "protein_stop" if counts[ord("*")] else "protein"
-    return name, True
+        name = "protein_stop" if counts[ord("*")] and not gaps else "protein"
+    return f"{name}_gap" if gaps else name, True
+
+
+def check_aligned(path: Path | str, sequences: Sequence[str], *, column: str) -> None:
+    """Check that sequences with gaps have one length.
+
+    Args:
+        path: The table, for messages.
+        sequences: One per row.
+        column: Their column, for messages.
+
+    Raises:
+        SubquadError: Lengths differ; with the rows that differ from the most common length.
+    """
+    lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    gapped = sum(GAP in sequence or OTHER_GAP in sequence for sequence in sequences)
+    if not gapped or not len(lengths) or (lengths == lengths[0]).all():
+        return
+    common = int(np.bincount(lengths).argmax())
+    raise_errors(
+        f"{path}: {gapped:,} sequences in column {column!r} have gaps ({GAP} or {OTHER_GAP}), but lengths differ, so "
+        "they are not aligned; give all sequences as rows of one alignment, with gaps at their ends too, or remove "
+        f"all gaps. Most have {common:,} letters, others:",
+        [f"row {row + 1}: {lengths[row]:,} letters" for row in np.flatnonzero(lengths != common)],
+    )
 
 
 def _counts(flat: np.ndarray) -> np.ndarray:
@@ -85,10 +139,12 @@ def check_mixed(path: Path | str, sequences: Sequence[str], alphabet: str, *, fl
     Raises:
         SubquadError: Proteins among DNA, or DNA in more than 1 % of the rows of proteins.
     """
+    if has_gap(alphabet):
+        sequences = [sequence.replace(GAP, "").replace(OTHER_GAP, "") for sequence in sequences]
     lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     blocks = range(0, len(sequences), ROWS_AT_ONCE)
     bases = np.concatenate([_base_fraction(sequences[row : row + ROWS_AT_ONCE]) for row in blocks])
-    if alphabet in ("dna", "rna"):
+    if is_nucleotide(alphabet):
         # degenerate DNA has many letters outside ACGT, but none of these
         rows = [
             row
@@ -131,14 +187,17 @@ def _shortened(sequence: str) -> str:
 
 
 def normalise(sequences: Sequence[str], alphabet: str) -> tuple[list[str], list[str]]:
-    """Return the sequences with U replaced by T in DNA and T by U in RNA, and remarks."""
-    if alphabet not in ("dna", "rna"):
-        return list(sequences), []
-    old, new = ("U", "T") if alphabet == "dna" else ("T", "U")
+    """Return the sequences with U replaced by T in DNA, T by U in RNA and `.` by `-` in alignments, and remarks."""
+    sequences = list(sequences)
+    if has_gap(alphabet):
+        sequences = [sequence.replace(OTHER_GAP, GAP) for sequence in sequences]
+    if not is_nucleotide(alphabet):
+        return sequences, []
+    old, new = ("U", "T") if alphabet.startswith("dna") else ("T", "U")
     rows = sum(old in sequence for sequence in sequences)
     if not rows:
-        return list(sequences), []
-    remark = f"{old} is read as {new} in {rows:,} of {len(sequences):,} sequences ({alphabet.upper()})"
+        return sequences, []
+    remark = f"{old} is read as {new} in {rows:,} of {len(sequences):,} sequences ({alphabet[:3].upper()})"
     return [sequence.replace(old, new) for sequence in sequences], [remark]
 
 
@@ -180,6 +239,9 @@ def encode(
     title = f"{path}: {len(errors):,} of {len(sequences):,} rows cannot be read; correct or remove them"
     if ambiguity == "refuse" and any(set(AMBIGUOUS[alphabet]) & set(sequence) for sequence in sequences):
         title += f" ({flag} accepts ambiguous letters)"
+    if not has_gap(alphabet) and any(GAP in sequence for sequence in sequences):
+        name = "protein_gap" if alphabet.startswith("protein") else f"{alphabet}_gap"
+        title += f"; remove the gaps, or train a model on an alignment, in which gaps are letters (alphabet {name})"
     raise_errors(title, errors)
     return _padded(flat_codes, lengths), _remarks(_counts(flat), alphabet, lengths)
 
@@ -257,8 +319,13 @@ def _remarks(counts: np.ndarray, alphabet: str, lengths: np.ndarray) -> list[str
     if ambiguous:
         shown = ", ".join(f"{letter} {count:,}" for letter, count in ambiguous.items())
         remarks.append(
-            f"{sum(ambiguous.values()):,} of {int(counts.sum()):,} letters are ambiguous or gaps ({shown}); each is "
+            f"{sum(ambiguous.values()):,} of {int(counts.sum()):,} letters are ambiguous ({shown}); each is "
             "encoded as equal parts of all letters (--ambiguity refuse reports them as errors)"
+        )
+    if has_gap(alphabet) and counts[ord(GAP)]:
+        remarks.append(
+            f"{int(counts[ord(GAP)]):,} of {int(counts.sum()):,} letters are gaps ({GAP}) of the alignment; a gap is "
+            "read as a letter of its own"
         )
     for letter, similar in NEAREST.items():
         if alphabet.startswith("protein") and counts[ord(letter)]:

@@ -136,7 +136,7 @@ def _check_header(path: Path | str, frame: pd.DataFrame) -> None:
     Raises:
         SubquadError: One name is a number above numbers, another one a sequence of letters above such sequences.
     """
-    letters = set("".join(ALPHABETS.values()))
+    letters = set("".join(ALPHABETS.values())) - {"-"}
     names = [str(name) for name in frame.columns]
     numbers = [name for name in names if np.isfinite(to_numbers(pd.Series([name]))).all()]
     likely = [name for name in names if len(name) >= MIN_HEADER_LETTERS and set(name) <= letters]
@@ -225,7 +225,7 @@ def _looks_like_sequences(column: pd.Series) -> bool:
     if sample.empty or sample.str.len().median() < 4:
         return False
     letters = Counter("".join(sample))
-    allowed = set(ALPHABETS["protein_stop"]) | set("UNX-")
+    allowed = set(ALPHABETS["protein_gap"]) | set("UNX.")
     valid = sum(count for letter, count in letters.items() if letter in allowed)
     # labels of residues (H, E, C) are amino acids too, but few; class names such as "train" repeat
     is_labels = letters.total() > 100 and len(letters) <= 4 and not set(letters) <= set("ACGTUN")

@@ -22,6 +22,7 @@ __all__ = [
     "InputSchema",
     "Inputs",
     "PartnerAlignment",
+    "PartnerChain",
     "Target",
     "TaskType",
     "reverse_complement",
@@ -40,8 +41,8 @@ def reverse_complement(codes: np.ndarray) -> np.ndarray:
     """Return the reverse complements of DNA or RNA codes `(n, T)`, left-aligned."""
     place = (codes != PAD).sum(1)[:, None] - 1 - np.arange(codes.shape[1])
     turned = np.take_along_axis(codes, np.maximum(place, 0), axis=1)
-    # in ACGT and ACGU the complement of code k is 3 - k; ambiguous letters stay ambiguous
-    turned = np.where(turned >= 0, 3 - turned, turned)
+    # in ACGT and ACGU the complement of code k is 3 - k; ambiguous letters stay ambiguous, and gaps gaps
+    turned = np.where((turned >= 0) & (turned < 4), 3 - turned, turned)
     return np.where(place >= 0, turned, PAD).astype(codes.dtype)
 
 
@@ -55,10 +56,13 @@ class Inputs:
     """Number of letters in the alphabet, A."""
     partner: np.ndarray | None = None
     """`(n, T)` int8: the partner sequence (a guide on its target context), aligned with `codes`; `PAD` outside it."""
+    partner_chain: "Inputs | None" = None
+    """The partner sequences as a second chain (VL of VH, epitope of a receptor), which is not aligned with `codes` and
+    may have another alphabet; without covariates."""
     covariates: np.ndarray
     """`(n, E)` float64, finite: additional numeric inputs, not standardised."""
     is_aligned: bool
-    """All rows have T letters, and position t corresponds between rows."""
+    """All rows have T letters, and position t corresponds between rows. Says nothing about a partner chain."""
     is_double_stranded: bool = False
     """Double-stranded DNA that is read from either side: predictions are averaged over both strands."""
 
@@ -67,18 +71,42 @@ class Inputs:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Number of letters in each row, `(n,)`."""
-        return (self.codes != PAD).sum(1)
+        """Number of letters in each row, in both chains if there are two, `(n,)`."""
+        return np.sum([(chain.codes != PAD).sum(1) for chain in self.chains], axis=0)
 
     @property
     def channels(self) -> list[np.ndarray]:
         """Codes of the sequences and, if there are any, of the partner sequences, `(n, T)` each."""
         return [self.codes] if self.partner is None else [self.codes, self.partner]
 
+    @property
+    def chains(self) -> "list[Inputs]":
+        """The inputs without the partner chain and, if there is one, the partner chain."""
+        return [self] if self.partner_chain is None else [replace(self, partner_chain=None), self.partner_chain]
+
+    @property
+    def are_aligned(self) -> bool:
+        """Each chain is aligned."""
+        return all(chain.is_aligned for chain in self.chains)
+
+    @property
+    def all_positions(self) -> int:
+        """Number of positions, T; of two chains together."""
+        return sum(chain.codes.shape[1] for chain in self.chains)
+
+    @property
+    def all_codes(self) -> np.ndarray:
+        """Codes of sequences and partner sequences side by side, which are equal for equal pairs."""
+        parts = [codes for chain in self.chains for codes in chain.channels]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
     def take(self, rows: np.ndarray) -> "Inputs":
         """Return the inputs of the given rows."""
         partner = None if self.partner is None else self.partner[rows]
-        return replace(self, codes=self.codes[rows], partner=partner, covariates=self.covariates[rows])
+        chain = None if self.partner_chain is None else self.partner_chain.take(rows)
+        return replace(
+            self, codes=self.codes[rows], partner=partner, partner_chain=chain, covariates=self.covariates[rows]
+        )
 
     def reverse_complement(self) -> "Inputs":
         """Return the reverse complements of DNA, left-aligned, as single strands."""
@@ -180,6 +208,23 @@ class PartnerAlignment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartnerChain:
+    """How partner sequences that are a second chain were read."""
+
+    alphabet: str
+    """Name of the alphabet; see `ALPHABETS`."""
+    is_aligned: bool
+    """All training sequences of the chain have the same length."""
+    length: int | None
+    """That length; None if lengths vary."""
+
+    @property
+    def letters(self) -> str:
+        """Letters of the alphabet."""
+        return ALPHABETS[self.alphabet]
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputSchema:
     """How the inputs of the training table were read; another table read with it gives the same inputs."""
 
@@ -208,7 +253,9 @@ class InputSchema:
     length: int | None
     """That length; None if lengths vary."""
     alignment: PartnerAlignment | None = None
-    """Where partner sequences lie; None without partner sequences."""
+    """Where aligned partner sequences lie; None without them."""
+    partner_chain: PartnerChain | None = None
+    """How partner sequences that are a second chain were read; None without them."""
     strands: Literal["one", "both"] = "one"
     """Strands that predictions are averaged over."""
 
@@ -224,5 +271,9 @@ class InputSchema:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "InputSchema":
         """Return the schema that `as_dict` wrote."""
-        alignment = values["alignment"]
-        return cls(**{**values, "alignment": None if alignment is None else PartnerAlignment(**alignment)})
+        alignment, chain = values["alignment"], values.get("partner_chain")
+        kinds = {
+            "alignment": None if alignment is None else PartnerAlignment(**alignment),
+            "partner_chain": None if chain is None else PartnerChain(**chain),
+        }
+        return cls(**{**values, **kinds})

@@ -10,17 +10,34 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.alphabet import TITLES, check_mixed, encode, infer_alphabet, normalise
-from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema, PartnerAlignment
+from subquad.bio.data.alphabet import (
+    TITLES,
+    check_aligned,
+    check_mixed,
+    encode,
+    has_gap,
+    infer_alphabet,
+    is_nucleotide,
+    normalise,
+)
+from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema
 from subquad.bio.data.fasta import read_sequence
-from subquad.bio.data.files import column_of, read_number_columns
-from subquad.bio.data.partner_sequences import align_partners
+from subquad.bio.data.files import column_of, is_missing, read_number_columns
+from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.variants import Variants, check_unread, parse_variants
 from subquad.bio.data.wild_type import SequenceSet, from_both, from_sequences, from_variants, with_stops
 from subquad.bio.settings import ALPHABETS, TaskType
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 
-__all__ = ["InputOptions", "ReadInputs", "check_strands", "fill_missing", "read_covariates", "read_inputs"]
+__all__ = [
+    "InputOptions",
+    "ReadInputs",
+    "check_strands",
+    "check_task",
+    "fill_missing",
+    "read_covariates",
+    "read_inputs",
+]
 
 FEW_OTHERS = 0.05
 """If at most this fraction of the sequences has another length, it is likely an error or a deletion."""
@@ -38,6 +55,10 @@ class InputOptions:
     wild_type: str | None
     """Letters, or a file with one sequence."""
     offset: int | None
+    partner_alphabet: str = "auto"
+    """Name of the alphabet of the partner sequences, or `auto`."""
+    pairing: str = "auto"
+    """Form of the partner sequences: `aligned`, `chains` or `auto`."""
     is_mutant_named: bool = False
     """The user named the column of variants, so it must be readable."""
     schema: InputSchema | None = None
@@ -57,6 +78,7 @@ class InputOptions:
             wild_type=schema.wild_type,
             # a table of sequences has not said how positions are numbered
             offset=None if schema.mutant is None else schema.offset,
+            partner_alphabet=schema.alphabet if schema.partner_chain is None else schema.partner_chain.alphabet,
             schema=schema,
         )
 
@@ -75,8 +97,8 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
     """Read the inputs of all rows, without covariates.
 
     Raises:
-        SubquadError: Invalid letters, variants that do not fit the wild type, guides longer than their contexts (with
-            their rows), or no wild type.
+        SubquadError: Invalid letters, variants that do not fit the wild type, missing partner sequences, guides longer
+            than their contexts (with their rows), or no wild type.
     """
     wild, is_training = options.wild_type, options.schema is None
     if wild is not None and is_training:
@@ -88,7 +110,13 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
             "(letters, or a FASTA or text file)"
         )
     alphabet, is_inferred = infer_alphabet(texts if texts is not None else [wild or ""], options.alphabet)
-    if texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or is_training):
+    partners, partner_alphabet = _partner_texts(path, frame, options)
+    if is_inferred and partners is not None and options.partner_alphabet == "auto":
+        alphabet = joint_alphabet(alphabet, partner_alphabet) or alphabet
+        partner_alphabet = joint_alphabet(partner_alphabet, alphabet) or partner_alphabet
+    if texts is not None and has_gap(alphabet) and is_training:
+        check_aligned(path, texts, column=str(options.sequence))
+    elif texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or is_training):
         texts, truncated = with_stops(texts, wild)
         alphabet = "protein_stop" if truncated else alphabet
         remarks = remarks + truncated
@@ -99,21 +127,21 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         if is_inferred:
             # the variants may add a stop, and DNA may have been translated
             alphabet = infer_alphabet(found.sequences, "auto")[0]
-        codes, partner, alignment, more = _codes(path, frame, options, found.sequences, alphabet)
+        codes, paired, more = _codes(path, options, found.sequences, partners, alphabets=(alphabet, partner_alphabet))
     else:
         sequences, changed = normalise(texts, alphabet)
-        (found, notes), (codes, partner, alignment, more) = collect_errors(
+        (found, notes), (codes, paired, more) = collect_errors(
             lambda: _sequence_set(path, frame, options, sequences, wild=wild, alphabet=alphabet),
-            lambda: _codes(path, frame, options, sequences, alphabet),
+            lambda: _codes(path, options, sequences, partners, alphabets=(alphabet, partner_alphabet)),
         )
         notes = changed + notes
     if is_inferred:
         remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (inferred; --alphabet overrides)")
     remarks += notes + found.remarks + more
-    if options.partner is not None:
-        guides = normalise(_upper_case(column_of(frame, options.partner))[0], alphabet)[0]
-        pairs = [f"{guide}|{context}" for guide, context in zip(guides, found.sequences, strict=True)]
-        found = SequenceSet(sequences=pairs)
+    if partners is not None:
+        texts = normalise(partners, partner_alphabet)[0]
+        pairs = [f"{partner}|{sequence}" for partner, sequence in zip(texts, found.sequences, strict=True)]
+        found = replace(found, sequences=pairs)
     is_aligned = bool((codes[:, -1] != PAD).all())
     if is_training and not is_aligned:
         remarks += _few_other_lengths((codes != PAD).sum(1))
@@ -127,12 +155,14 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         offset=found.offset,
         is_aligned=is_aligned,
         length=codes.shape[1] if is_aligned else None,
-        alignment=alignment,
+        alignment=paired.alignment,
+        partner_chain=paired.chain_schema,
     )
     inputs = Inputs(
         codes=codes,
         letters=len(ALPHABETS[alphabet]),
-        partner=partner,
+        partner=paired.aligned,
+        partner_chain=paired.chain,
         covariates=np.zeros((len(codes), 0)),
         is_aligned=is_aligned,
     )
@@ -155,30 +185,50 @@ def _few_other_lengths(lengths: np.ndarray) -> list[str]:
     ]
 
 
+def _partner_texts(path: Path | str, frame: pd.DataFrame, options: InputOptions) -> tuple[list[str] | None, str]:
+    """Return the partner sequences in upper case, and the name of their alphabet; None without partner sequences."""
+    if options.partner is None:
+        return None, options.partner_alphabet
+    column = column_of(frame, options.partner)
+    missing = np.flatnonzero(is_missing(column))
+    raise_errors(
+        f"{path}: {len(missing):,} rows have no partner sequence in column {options.partner!r}; complete or remove "
+        "them",
+        [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
+    )
+    texts = _upper_case(column)[0]
+    alphabet, is_inferred = infer_alphabet(texts, options.partner_alphabet)
+    if is_inferred:
+        check_mixed(path, texts, alphabet, flag="--partner-alphabet")
+    if has_gap(alphabet) and options.schema is None:
+        check_aligned(path, texts, column=options.partner)
+    return texts, alphabet
+
+
 def _codes(
-    path: Path | str, frame: pd.DataFrame, options: InputOptions, texts: list[str], alphabet: str
-) -> tuple[np.ndarray, np.ndarray | None, PartnerAlignment | None, list[str]]:
-    """Return the codes of the sequences and of the partner sequences, their alignment, and remarks."""
-    schema = options.schema
+    path: Path | str,
+    options: InputOptions,
+    texts: list[str],
+    partners: list[str] | None,
+    *,
+    alphabets: tuple[str, str],
+) -> tuple[np.ndarray, Partners, list[str]]:
+    """Return the codes of the sequences, the partner sequences, and remarks."""
+    schema, (alphabet, partner_alphabet) = options.schema, alphabets
 
     def sequences() -> tuple[np.ndarray, list[str]]:
         length = None if schema is None else schema.length
         return encode(path, texts, alphabet, ambiguity=options.ambiguity, length=length)
 
-    if options.partner is None:
+    if partners is None:
         codes, remarks = sequences()
-        return codes, None, None, remarks
-    guides = normalise(_upper_case(column_of(frame, options.partner))[0], alphabet)[0]
-    (codes, remarks), (short, more) = collect_errors(
-        sequences, lambda: encode(path, guides, alphabet, ambiguity=options.ambiguity, what=str(options.partner))
-    )
-    if alphabet not in ("dna", "rna"):
-        raise SubquadError(
-            f"{path}: partner sequences (column {options.partner!r}) are supported for DNA and RNA, but these "
-            "sequences are proteins"
-        )
-    partner, alignment, placed = align_partners(path, codes, short, known=None if schema is None else schema.alignment)
-    return codes, partner, alignment, remarks + more + placed
+        return codes, Partners(), remarks
+    chain, what = None if schema is None else schema.partner_chain, f"{options.partner} sequence"
+    short, changed = normalise(partners, partner_alphabet)
+    asked = {"ambiguity": options.ambiguity, "length": None if chain is None else chain.length, "what": what}
+    (codes, remarks), (short, more) = collect_errors(sequences, lambda: encode(path, short, partner_alphabet, **asked))
+    paired = pair(path, codes, short, alphabets=alphabets, pairing=options.pairing, schema=schema)
+    return codes, paired, [*remarks, *changed, *more, *paired.remarks]
 
 
 def _sequence_set(
@@ -244,8 +294,8 @@ def _variants(
         # the full sequences suffice
         text = f"column {options.mutant!r} has values that are not substitutions and is ignored"
         return None, [f"{text} (--mutant {options.mutant} shows where)"]
-    if alphabet in ("dna", "rna"):
-        variants = variants.translated("U", "T") if alphabet == "dna" else variants.translated("T", "U")
+    if is_nucleotide(alphabet):
+        variants = variants.translated("U", "T") if alphabet.startswith("dna") else variants.translated("T", "U")
     return variants, remarks
 
 
@@ -305,6 +355,21 @@ def fill_missing(
     return values, fill, remarks
 
 
+def check_task(inputs: Inputs, *, alphabet: str, task_type: TaskType) -> None:
+    """Check that the inputs suit the type of the task.
+
+    Raises:
+        SubquadError: Values along the sequence of pairs of chains, or base pairs of an alignment with gaps.
+    """
+    if inputs.partner_chain is not None and task_type not in ROW_TASK_TYPES:
+        raise SubquadError(
+            "pairs of two chains need one measurement or class per row, but the target has values along the sequence; "
+            "leave out --partner, or choose another --target"
+        )
+    if task_type == "pairs" and has_gap(alphabet):
+        raise SubquadError("base pairs need sequences without gaps; remove the gaps of the alignment")
+
+
 def check_strands(inputs: Inputs, strands: str, *, alphabet: str, task_type: TaskType) -> Inputs:
     """Return the inputs as single- or double-stranded ones.
 
@@ -314,8 +379,8 @@ def check_strands(inputs: Inputs, strands: str, *, alphabet: str, task_type: Tas
     reason = None
     if alphabet != "dna":
         reason = f"these sequences are of the {TITLES[alphabet]}"
-    elif inputs.partner is not None:
-        reason = "a guide and its target each have their own strand"
+    elif inputs.partner is not None or inputs.partner_chain is not None:
+        reason = "the two sequences of a pair each have their own strand"
     elif task_type not in ROW_TASK_TYPES:
         reason = "the target has values along the sequence"
     if strands == "both" and reason:

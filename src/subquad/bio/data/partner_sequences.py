@@ -1,24 +1,144 @@
-"""Alignment of partner sequences (guides) with their sequences (target contexts), without gaps.
+"""Partner sequences: guides aligned on their target contexts, or a second chain beside the first.
 
-Cost: one comparison of all rows per possible position.
+DNA or RNA that lies within its sequence with few mismatches is aligned with it, without gaps, so that models see the
+mismatches. All other partners (light chains, epitopes, antigens) are a second chain with its own positions. Cost: one
+comparison of all rows per possible position.
 
 Axes: n rows, T positions of a context, G of a guide. Codes are indices into the alphabet, `PAD` after the end.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from subquad.bio.data.dataset import PAD, PartnerAlignment, reverse_complement
-from subquad.errors import raise_errors
+from subquad.bio.data.alphabet import is_nucleotide
+from subquad.bio.data.dataset import PAD, Inputs, InputSchema, PartnerAlignment, PartnerChain, reverse_complement
+from subquad.bio.settings import ALPHABETS
+from subquad.errors import SubquadError, raise_errors
 
-__all__ = ["align_partners"]
+__all__ = ["Partners", "align_partners", "joint_alphabet", "pair"]
 
 SAMPLE_ROWS = 2000
 COMMON_FRACTION = 0.9
 """If this fraction of the rows fits best at one position, all guides are placed there."""
 REVERSE_MISMATCHES = 0.35
 """Fraction of mismatches above which the reverse complements are tried."""
+MAX_MISMATCHES = 0.45
+"""Fraction of mismatches above which partner sequences do not lie on their sequences. Random ones have about 0.6."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partners:
+    """Partner sequences of all rows in one of the two forms; the fields of the other one are None."""
+
+    aligned: np.ndarray | None = None
+    """`(n, T)`; see `Inputs.partner`."""
+    alignment: PartnerAlignment | None = None
+    chain: Inputs | None = None
+    """See `Inputs.partner_chain`."""
+    chain_schema: PartnerChain | None = None
+    remarks: list[str] = field(default_factory=list)
+
+
+def joint_alphabet(first: str, second: str) -> str | None:
+    """Return the smallest alphabet of two chains that both are proteins, or both DNA or RNA; otherwise None."""
+    if is_nucleotide(first) != is_nucleotide(second):
+        return None
+    has_gap = "_gap" if first.endswith("_gap") or second.endswith("_gap") else ""
+    if is_nucleotide(first):
+        return first[:3] + has_gap
+    return f"protein{has_gap}" if has_gap or first == second else "protein_stop"
+
+
+def pair(
+    path: Path | str,
+    codes: np.ndarray,
+    partners: np.ndarray,
+    *,
+    alphabets: tuple[str, str],
+    pairing: str,
+    schema: InputSchema | None,
+) -> Partners:
+    """Return partner sequences aligned with their sequences if they lie on them, otherwise as a second chain.
+
+    Args:
+        path: The table, for messages.
+        codes: Codes of the sequences, `(n, T)`.
+        partners: Codes of the partner sequences, `(n, G)`.
+        alphabets: Names of the alphabets of both.
+        pairing: The form: `aligned`, `chains`, or `auto`.
+        schema: Schema of the training table, whose form is taken; None if this is the training table.
+
+    Raises:
+        SubquadError: Some guides are longer than their contexts, or `aligned` sequences are not DNA or RNA.
+    """
+    can_align = alphabets[0] == alphabets[1] and is_nucleotide(alphabets[0])
+    if schema is not None:
+        is_aligned = schema.alignment is not None
+    elif pairing == "auto":
+        is_aligned = can_align and _lie_on(path, codes, partners)
+    else:
+        is_aligned = pairing == "aligned"
+    if is_aligned:
+        if not can_align:
+            raise SubquadError(
+                f"{path}: --pairing aligned needs DNA or RNA, but these alphabets are {' and '.join(alphabets)}; "
+                "leave it out to read two chains"
+            )
+        known = None if schema is None else schema.alignment
+        aligned, alignment, remarks = align_partners(path, codes, partners, known=known)
+        return Partners(aligned=aligned, alignment=alignment, remarks=remarks)
+    own = None if schema is None else schema.partner_chain
+    fixed = bool((partners[:, -1] != PAD).all())
+    known = own or PartnerChain(alphabet=alphabets[1], is_aligned=fixed, length=partners.shape[1] if fixed else None)
+    chain = Inputs(
+        codes=partners,
+        letters=len(ALPHABETS[alphabets[1]]),
+        covariates=np.zeros((len(partners), 0)),
+        is_aligned=known.is_aligned,
+    )
+    remarks = [] if own else [_described(codes, partners, alphabets)]
+    return Partners(chain=chain, chain_schema=known, remarks=remarks)
+
+
+def _lie_on(path: Path | str, codes: np.ndarray, partners: np.ndarray) -> bool:
+    """Return whether partner sequences lie on their sequences.
+
+    Raises:
+        SubquadError: The sequences lie on the partner sequences instead.
+    """
+    if _fraction_of_mismatches(codes, partners) <= MAX_MISMATCHES:
+        return True
+    if _fraction_of_mismatches(partners, codes) <= MAX_MISMATCHES:
+        raise SubquadError(
+            f"{path}: the sequences lie on their partner sequences; swap --sequence and --partner, or read two chains "
+            "with --pairing chains"
+        )
+    return False
+
+
+def _fraction_of_mismatches(contexts: np.ndarray, guides: np.ndarray) -> float:
+    """Return the fraction of mismatches of guides, or of their reverse complements, on a sample of rows; else 1."""
+    sample = np.unique(np.linspace(0, len(guides) - 1, SAMPLE_ROWS).astype(int))
+    contexts, guides = contexts[sample], guides[sample]
+    fits = np.flatnonzero((guides != PAD).sum(1) <= (contexts != PAD).sum(1))
+    if len(fits) < len(guides) / 2:
+        return 1.0
+    contexts, guides = contexts[fits], guides[fits]
+    letters = max(int((guides != PAD).sum()), 1)
+    strands = (guides, reverse_complement(guides))
+    return min(float(_best_offsets(contexts, strand, None)[1].sum()) / letters for strand in strands)
+
+
+def _described(codes: np.ndarray, partners: np.ndarray, alphabets: tuple[str, str]) -> str:
+    spans = []
+    for own, name in zip((codes, partners), alphabets, strict=True):
+        lengths = (own != PAD).sum(1)
+        low, high = int(lengths.min()), int(lengths.max())
+        letters = f"{low:,} letters each" if low == high else f"{low:,} to {high:,} letters"
+        spans.append(f"{letters}, {name}")
+    return f"pairs of two chains, read one after the other: the first with {spans[0]}; the partner with {spans[1]}"
 
 
 def align_partners(

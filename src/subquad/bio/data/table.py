@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.data.alphabet import is_nucleotide
 from subquad.bio.data.columns import Columns, find_columns, find_inputs
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import column_of, is_missing, read_frame, read_numbers
-from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, read_covariates, read_inputs
+from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, check_task, read_covariates, read_inputs
 from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
@@ -23,6 +24,9 @@ from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 __all__ = ["Table", "inputs_of", "read_like", "read_table"]
 
 MIN_ROWS = 10
+MAX_WEIGHT = 10.0
+"""Maximum weight of a row from its standard error, as a multiple of the median weight. A standard error far below the
+others is that of few replicates which agree by chance, and would let one row decide the fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,7 @@ class Table:
     target: Target | None
     """Target of all rows; rows outside `has_target` hold NaN, -1 or no pairs. None for a table to predict."""
     sequences: list[str]
-    """Full sequences in upper case (with either T or U); `guide|context` with partner sequences."""
+    """Full sequences in upper case (with either T or U); `partner|sequence` with partner sequences."""
     mutants: list[str] | None
     """Variant of each row, such as `A24G:K30R`, counted from 1 in the wild type and empty for the wild type itself;
     None if the rows are not variants."""
@@ -87,6 +91,8 @@ def read_table(
         mutant=columns.mutant,
         partner=columns.partner,
         alphabet=settings.alphabet,
+        partner_alphabet=settings.partner_alphabet,
+        pairing=settings.pairing,
         ambiguity=settings.ambiguity,
         wild_type=settings.wild_type,
         offset=settings.offset,
@@ -99,10 +105,10 @@ def read_table(
         return read[0]
 
     def target() -> tuple[Target, np.ndarray, list[str]]:
-        lengths = read[0].inputs.lengths if read else None
+        lengths = read[0].inputs.chains[0].lengths if read else None
         if lengths is None and columns.sequence is not None:
             lengths = frame[columns.sequence].str.replace(r"\s", "", regex=True).str.len().to_numpy(dtype=np.int64)
-        codes = read[0].inputs.codes if read and read[0].schema.alphabet in ("dna", "rna") else None
+        codes = read[0].inputs.codes if read and is_nucleotide(read[0].schema.alphabet) else None
         found = read_target(path, frame, columns.target, lengths, task_type=settings.task_type, codes=codes)
         _check_learnable(path, found[0], found[1])
         return found
@@ -113,6 +119,10 @@ def read_table(
     made, (aims, has, notes), (covariates, fill, filled), (weight, weighted), _ = collect_errors(*checks, note=note)
     if weight is not None:
         weight = np.where(has, weight / weight[has].mean(), 1.0)
+    try:
+        check_task(made.inputs, alphabet=made.schema.alphabet, task_type=aims.task_type)
+    except SubquadError as error:
+        raise SubquadError(f"{path}: {error}") from error
     try:
         own = check_strands(made.inputs, settings.strands, alphabet=made.schema.alphabet, task_type=aims.task_type)
     except SubquadError as error:
@@ -198,7 +208,7 @@ def read_like(path: Path | str, schema: InputSchema, *, sequence: str | None = N
 
 
 def inputs_of(schema: InputSchema, sequences: Sequence[str], *, path: str = "the sequences") -> Inputs:
-    """Return sequences as inputs of a model; a partner sequence precedes `|`, as in `guide|context`.
+    """Return sequences as inputs of a model; a partner sequence precedes `|`, as in `partner|sequence`.
 
     Raises:
         SubquadError: Letters outside the alphabet, wrong lengths, or the model needs covariates.
@@ -244,7 +254,19 @@ def _weight(path: Path | str, frame: pd.DataFrame, columns: Columns) -> tuple[np
         [f"row {row + 1}: {frame[name].iloc[row]!r}" for row in wrong],
     )
     numbers = np.where(numbers > 0, numbers, 1.0)
-    return (numbers if columns.weight else numbers**-2.0), remarks
+    if columns.weight:
+        return numbers, remarks
+    weight = numbers**-2.0
+    most = MAX_WEIGHT * float(np.median(weight[has])) if has.any() else np.inf
+    limited = np.flatnonzero(has & (weight > most))
+    if len(limited):
+        row = int(limited[numbers[limited].argmin()])
+        remarks.append(
+            f"standard errors: the weights of {len(limited):,} row{'s'[: len(limited) > 1]} are limited to "
+            f"{MAX_WEIGHT:g} times the median weight, as if the standard error were {most**-0.5:.3g} (smallest: "
+            f"{numbers[row]:.3g} in row {row + 1})"
+        )
+    return np.minimum(weight, most), remarks
 
 
 def _check_learnable(path: Path | str, target: Target, has: np.ndarray) -> None:

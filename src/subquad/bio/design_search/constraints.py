@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subquad.bio.data.alphabet import GAP
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import AMBIGUITY
 from subquad.errors import SubquadError, raise_errors, require
@@ -118,6 +119,8 @@ def read_constraints(
     sites = parser.sites(settings.forbid_sites)
     if settings.gc is not None and not is_nucleotide:
         parser.errors.append("--gc applies to DNA and RNA, but the model reads proteins")
+    if is_nucleotide and GAP in start and (settings.gc is not None or settings.forbid_sites):
+        parser.errors.append("--gc and --forbid-sites need a start sequence without gaps")
     raise_errors("the constraints are not valid:", parser.errors)
     if observed is not None and not settings.allow_unobserved:
         is_observed = np.array([[letter in own for letter in letters] for own in observed])
@@ -129,6 +132,9 @@ def read_constraints(
             [f"--allow: no training sequence has {parser.listed[p]} at position {p}" for p in sorted(listed)],
         )
     codes = np.array([letters.index(letter) for letter in start], dtype=np.int8)
+    # an insertion is designed on request only, as a deletion is
+    listed = {parser.index(position) for position in parser.listed}
+    allowed[[place for place, letter in enumerate(start) if letter == GAP and place not in listed]] = False
     allowed[np.arange(len(codes)), codes] = False
     if not allowed.any():
         is_limited = observed is not None and not settings.allow_unobserved
@@ -176,10 +182,10 @@ class _Parser:
             allowed[self.index(position)] = [letter in choices for letter in self.letters]
         allowed[[self.index(position) for position in fixed]] = False
         allowed[:, [self.letters.index(letter) for letter in forbidden]] = False
-        if "*" in self.letters:
-            # a stop truncates the protein, so that it is designed on request only
-            requested = [self.index(position) for position, own in self.listed.items() if "*" in own]
-            allowed[np.setdiff1d(np.arange(len(allowed)), requested), self.letters.index("*")] = False
+        for sign in set("*-") & set(self.letters):
+            # a stop truncates the protein and a gap is a deletion, so that they are designed on request only
+            requested = [self.index(position) for position, own in self.listed.items() if sign in own]
+            allowed[np.setdiff1d(np.arange(len(allowed)), requested), self.letters.index(sign)] = False
         return allowed
 
     def _positions(self, given: Sequence[str], flag: str) -> set[int]:

@@ -15,6 +15,9 @@ class DesignSettings:
 
     start: Input[str | None] = None
     """Sequence to mutate: letters, or a FASTA or text file with one sequence. Default: the wild type of the run."""
+    partner: Input[str | None] = None
+    """Partner sequence, for a model of pairs of chains; it is not designed. Letters, or a FASTA or text file with one
+    sequence."""
     table: Input[str | None] = None
     """Measured variants, which are not designed again. Default: the table of the fit, if its file still exists."""
     number: Model[int] = 92
@@ -27,7 +30,7 @@ class DesignSettings:
     """The only positions that may mutate, such as 30-60."""
     allow: Model[tuple[str, ...]] = ()
     """The only substitutions allowed at a position, such as 24=AGS 30=KR; other positions stay free. A stop codon (*)
-    is designed only where it is listed here."""
+    or a gap (-) is designed only where it is listed here."""
     forbid_letters: Model[str | None] = None
     """Letters that no substitution may introduce, such as CM."""
     gc: Model[tuple[float, float] | None] = None

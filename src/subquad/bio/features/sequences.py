@@ -39,8 +39,8 @@ MIN_CODONS, MIN_OPEN = 10, 0.95
 """Number of codons, and fraction of rows without a stop codon inside, from which sequences are open reading frames."""
 STOPS = ((3, 0, 0), (3, 0, 2), (3, 2, 0))
 """Codes of the stop codons TAA, TAG and TGA."""
-NUCLEOTIDES = 5
-"""Alphabets with fewer letters are DNA or RNA."""
+NUCLEOTIDES = 6
+"""Alphabets with fewer letters are DNA or RNA, with or without a gap."""
 ENDS = 5
 """Number of letters at either end that are features if lengths vary."""
 HELIX = np.deg2rad(100.0)
@@ -350,7 +350,7 @@ def _global_values(inputs: Inputs) -> np.ndarray:
     columns = [inputs.lengths / 100, np.log(lengths)]
     A = inputs.letters
     if A < NUCLEOTIDES:
-        is_gc = np.array([0.0, 1.0, 1.0, 0.0])
+        is_gc = np.isin(np.arange(A), (1, 2)).astype(np.float64)
         return np.stack([*columns, _values(inputs.codes, is_gc).sum(1) / lengths], axis=1)
     table = properties(A)
     hydropathy, charge, aromatic = (_values(inputs.codes, table[:, k]) for k in (0, 1, 3))

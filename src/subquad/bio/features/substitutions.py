@@ -48,7 +48,10 @@ PROPERTY_TABLE = {
     "W": (-0.9, 0.0, 227.8, 1, 0.49, 1.37),
     "Y": (-1.3, 0.0, 193.6, 1, 0.53, 1.47),
     "*": (0.0, 0.0, 0.0, 0, 0.00, 0.00),
+    "-": (0.0, 0.0, 0.0, 0, 0.00, 0.00),
 }
+GAP = 21
+"""Code of the gap in the alphabet of protein alignments."""
 SIZES = ("hydropathy", "volume")
 """Properties whose change also counts without its sign."""
 AROUND = ("hydropathy", "charge", "volume")
@@ -67,29 +70,38 @@ PLACE = (
     "position",
 )
 """Features of the reference letter, of the new one and of the surroundings."""
+GAPS = ("to gap", "from gap")
+"""Features beside these in alignments."""
 
 
 @cache
 def properties(letters: int) -> np.ndarray:
-    """Return the properties of the letters of the protein alphabet, `(letters, 6)`; the 21st letter is the stop."""
-    return np.array([PROPERTY_TABLE[letter] for letter in ALPHABETS["protein_stop"][:letters]])
+    """Return the properties of the letters of a protein alphabet, `(letters, 6)`: amino acids, stop and gap."""
+    return np.array([PROPERTY_TABLE[letter] for letter in ALPHABETS["protein_gap"][:letters]])
 
 
 @cache
 def standard_properties(letters: int) -> np.ndarray:
-    """Return the properties with mean 0 and standard deviation 1 over the amino acids, `(letters, 6)`."""
+    """Return the properties with mean 0 and standard deviation 1 over the amino acids, `(letters, 6)`.
+
+    A gap has none: its properties are 0.
+    """
     table = properties(letters)
-    return (table - table[:20].mean(0)) / table[:20].std(0)
+    table = (table - table[:20].mean(0)) / table[:20].std(0)
+    table[GAP:] = 0.0
+    return table
 
 
 @cache
 def blosum62(letters: int) -> np.ndarray:
-    """Return the BLOSUM62 scores of the letters of the protein alphabet, `(letters, letters)`."""
+    """Return the BLOSUM62 scores of the letters of a protein alphabet, `(letters, letters)`; 0 for gaps."""
     from Bio.Align import substitution_matrices
 
     scores: Any = substitution_matrices.load("BLOSUM62")
-    alphabet = ALPHABETS["protein_stop"][:letters]
-    return np.array([[scores[a][b] for b in alphabet] for a in alphabet])
+    known = ALPHABETS["protein_stop"][:letters]
+    table = np.zeros((letters, letters))
+    table[: len(known), : len(known)] = [[scores[a][b] for b in known] for a in known]
+    return table
 
 
 def reference_of(codes: np.ndarray, letters: int) -> np.ndarray:
@@ -108,7 +120,10 @@ def channels_of(reference: np.ndarray, letters: int) -> np.ndarray:
     new, old = np.broadcast_to(table, shape), np.broadcast_to(table[reference][:, None], shape)
     is_new = (np.arange(letters) != reference[:, None])[..., None]
     similarity = blosum62(letters)[reference][..., None] / 4
-    known = np.concatenate([is_new * (new - old), is_new, is_new * similarity, new, old], axis=2)
+    # to or from a gap no property changes
+    is_gap = (np.arange(letters) == GAP) | (reference == GAP)[:, None]
+    change = np.where(is_gap[..., None], 0.0, is_new * (new - old))
+    known = np.concatenate([change, is_new, is_new * similarity, new, old], axis=2)
     return np.concatenate([known, known.mean(1, keepdims=True), 0 * known[:, :1]], axis=1)
 
 
@@ -125,10 +140,11 @@ class Substitutions:
     @property
     def names(self) -> list[str]:
         """Names of the features, in the order of the columns of `matrix`."""
+        single = ["substitutions", *CHANGE, *(GAPS if self.letters > GAP else ()), *PLACE]
         if not self.has_several:
-            return ["substitutions", *CHANGE, *PLACE]
+            return single
         more = [f"{how} {name}" for how in ("sum of", "lowest", "highest") for name in CHANGE]
-        return ["substitutions", *CHANGE, *PLACE, *more, "first position", "last position"]
+        return [*single, *more, "first position", "last position"]
 
     def matrix(self, codes: np.ndarray) -> np.ndarray:
         """Return the features of aligned sequences `(n, T)`, `(n, F)`; zeros for the reference itself."""
@@ -149,9 +165,10 @@ class Substitutions:
         return found
 
     def _substitutions(self, old: np.ndarray, new: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Return the features of single substitutions, `(m, …)`, in the order of `CHANGE` and `PLACE`."""
+        """Return the features of single substitutions, `(m, …)`, in the order of `CHANGE`, `GAPS` and `PLACE`."""
         table, alphabet = standard_properties(self.letters), ALPHABETS["protein_stop"]
-        change = table[new] - table[old]
+        gaps = np.stack([new == GAP, old == GAP], axis=1)
+        change = np.where(gaps.any(1)[:, None], 0.0, table[new] - table[old])
         sizes = np.abs(change[:, [PROPERTIES.index(name) for name in SIZES]])
         # beyond the ends properties are the mean ones
         padded = np.pad(table[self.reference], ((REACH, REACH), (0, 0)))
@@ -163,6 +180,7 @@ class Substitutions:
                 change,
                 sizes,
                 blosum62(self.letters)[old, new],
+                gaps[:, : len(GAPS) if self.letters > GAP else 0],
                 table[old],
                 table[new],
                 around.mean(1),

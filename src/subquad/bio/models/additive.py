@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from subquad.bio.features.sequences import SequenceFeatures
+from subquad.bio.features.pairs import RowFeatures
 
 __all__ = ["COMPOUND", "AdditivePath", "binned_features"]
 
@@ -154,6 +154,6 @@ class AdditivePath(nn.Module):
         return z if self.curve is None else self.curve(z)
 
 
-def binned_features(features: SequenceFeatures) -> np.ndarray:
+def binned_features(features: RowFeatures) -> np.ndarray:
     """Return the features that the MLP also encodes in bins: frequencies of letters, lengths, charges, covariates."""
     return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, (*COMPOUND, "substitutions")))

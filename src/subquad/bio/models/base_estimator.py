@@ -24,7 +24,7 @@ from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_
 from subquad.bio.models.fit import check_trainable, fit_network, prepare
 from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members
-from subquad.bio.settings import FitSettings
+from subquad.bio.settings import AlphabetName, FitSettings
 from subquad.errors import SubquadError, unknown
 from subquad.reporting.page import page
 from subquad.runs.folder import load_config, open_run
@@ -69,7 +69,7 @@ class Estimator(BaseEstimator):
         learning_rate: float = FitSettings.learning_rate,
         weight_decay: float = FitSettings.weight_decay,
         target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
-        alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
+        alphabet: AlphabetName = FitSettings.alphabet,
         ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
         strands: Literal["one", "both"] = FitSettings.strands,
         validation_fraction: float = FitSettings.validation_fraction,

@@ -14,9 +14,9 @@ from zipfile import is_zipfile
 import numpy as np
 
 from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target, TaskType
+from subquad.bio.features.pairs import features_for, features_from_dict
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.features.rows import Part, part_of
-from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.boosting import Trees, fit_trees
@@ -136,9 +136,9 @@ class Baseline:
         if untrusted:
             raise SubquadError(f"{path}: contains {', '.join(untrusted)}, which no fitted baseline does; fit again")
         values = load(path, trusted=list(TRUSTED))
-        features = ResidueFeatures if values["task_type"].startswith("residue") else SequenceFeatures
+        is_residue = values["task_type"].startswith("residue")
         parts = (
-            ("features", features.from_dict),
+            ("features", ResidueFeatures.from_dict if is_residue else features_from_dict),
             ("linear", lambda own: Linear(**own)),
             ("trees", lambda own: Trees(**own)),
             ("process", _process),
@@ -298,7 +298,7 @@ def fit_gp(dataset: Dataset, *, seed: int = 0) -> Baseline:
     from subquad.bio.models.gaussian_process import fit_gaussian_process
 
     train, validation = (part_of(dataset, name, most=MAX_RESIDUES, seed=seed) for name in ("train", "validation"))
-    features = SequenceFeatures.for_inputs(train.inputs)
+    features = features_for(train.inputs)
     process, selected = fit_gaussian_process(features, train, seed=seed)
     baseline = Baseline(name="gp", task_type="regression", selected={}, features=features, process=process)
     value = score(validation.target, baseline.predict(validation.inputs))[MAIN_METRIC["regression"]]
@@ -312,7 +312,7 @@ def _process(values: dict[str, Any]) -> "GaussianProcess":
 
 
 def _features(dataset: Dataset, train: Part) -> Any:
-    return (ResidueFeatures if dataset.target.is_residue else SequenceFeatures).for_inputs(train.inputs)
+    return (ResidueFeatures.for_inputs if dataset.target.is_residue else features_for)(train.inputs)
 
 
 def _ridge(

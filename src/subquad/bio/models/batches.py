@@ -39,6 +39,8 @@ def net_inputs(
 ) -> tuple[Tensor | None, ...]:
     """Return the codes, partner codes, features and priors of a batch, cut to its longest sequence.
 
+    A partner chain follows the first one without padding between them: where one of both has codes, the other is `PAD`.
+
     Args:
         inputs: Inputs of all rows.
         rows: Rows of the batch.
@@ -47,9 +49,12 @@ def net_inputs(
         task_type: Type of the task.
         device: Device of the network.
     """
-    length = max(1, int((inputs.codes[rows] != PAD).sum(1).max(initial=0)))
-    codes = torch.from_numpy(inputs.codes[rows, :length]).to(device)
-    partner = None if inputs.partner is None else torch.from_numpy(inputs.partner[rows, :length]).to(device)
+    codes, partner = inputs.codes[rows], None if inputs.partner is None else inputs.partner[rows]
+    if inputs.partner_chain is not None:
+        codes, partner = _one_after_the_other(codes, inputs.partner_chain.codes[rows])
+    length = max(1, int(inputs.lengths[rows].max(initial=0)))
+    codes = torch.from_numpy(np.ascontiguousarray(codes[:, :length])).to(device)
+    partner = None if partner is None else torch.from_numpy(np.ascontiguousarray(partner[:, :length])).to(device)
     dense = None if features is None else torch.from_numpy(features.toarray()).to(device)
     prior = None
     if priors is not None:
@@ -60,6 +65,17 @@ def net_inputs(
             padded[k, : own.shape[0], : own.shape[1]] = own
         prior = torch.from_numpy(padded).to(device)
     return codes, partner, dense, prior
+
+
+def _one_after_the_other(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes of two chains at their positions in the joint sequence, `(B, T)` each, with `PAD` elsewhere."""
+    begin = (first != PAD).sum(1)
+    row, place = np.nonzero(second != PAD)
+    shape = len(first), first.shape[1] + second.shape[1]
+    codes, partner = np.full(shape, PAD, dtype=first.dtype), np.full(shape, PAD, dtype=second.dtype)
+    codes[:, : first.shape[1]] = first
+    partner[row, begin[row] + place] = second[row, place]
+    return codes, partner
 
 
 def predict_net(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from subquad.bio.data.dataset import Inputs, Target, TaskType
+from subquad.bio.features.pairs import letter_channels
 from subquad.bio.features.rows import Part
 from subquad.bio.features.sequences import LETTERS, PRODUCTS
 from subquad.bio.metrics.scores import score
@@ -168,7 +169,7 @@ def _columns_of(features: Any, inputs: Inputs, *residues: np.ndarray, view: View
     numbers = features.matrix(inputs)[:, columns].astype(np.float32).toarray()
     if view == "numbers":
         return numbers
-    letters = [_letters(codes[:, features.varying]) for codes in inputs.channels]
+    letters = [_letters(codes[:, features.varying]) for codes in letter_channels(features, inputs)]
     if inputs.partner is not None:
         first, second = letters
         letters.append(np.where(np.isnan(first) | np.isnan(second), np.nan, first != second))

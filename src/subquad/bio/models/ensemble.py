@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from subquad.bio.data.dataset import Dataset, Inputs
-from subquad.bio.features.sequences import NUCLEOTIDES, SequenceFeatures
+from subquad.bio.features.pairs import RowFeatures, features_from_dict
+from subquad.bio.features.sequences import NUCLEOTIDES
 from subquad.bio.features.substitutions import reference_of
 from subquad.bio.models.additive import binned_features
 from subquad.bio.models.baselines import Baseline
@@ -34,10 +35,10 @@ class NetEnsemble:
 
     spec: NetSpec
     nets: Sequence[BioNet]
-    features: SequenceFeatures | None
+    features: RowFeatures | None
     scaler: TargetScaler
     positions: np.ndarray | None
-    """Positions of the sequences that the networks read; None for all."""
+    """Positions of the sequences that the networks read, of two chains one after the other; None for all."""
     prior: Baseline | None = None
     """Ridge regression at which networks of residues start."""
     selected: list[dict[str, Any]] = field(default_factory=list)
@@ -94,7 +95,7 @@ class NetEnsemble:
             KeyError, RuntimeError: The weights do not fit.
         """
         spec = NetSpec(**{**values["spec"], "reference": tuple(values["spec"]["reference"])})
-        features = None if values["features"] is None else SequenceFeatures.from_dict(values["features"])
+        features = None if values["features"] is None else features_from_dict(values["features"])
         nets = []
         for k in range(values["ensemble_size"]):
             net, prefix = BioNet(spec), f"{k}."
@@ -168,12 +169,18 @@ def fit_ensemble(
 
 
 def select_positions(inputs: Inputs, positions: np.ndarray) -> Inputs:
-    """Return the inputs with some of their positions only."""
+    """Return the inputs with some of their positions only, those of two chains counted one after the other."""
+    chain = inputs.partner_chain
+    if chain is not None:
+        T = inputs.codes.shape[1]
+        chain = select_positions(chain, positions[positions >= T] - T)
+        positions = positions[positions < T]
     partner = None if inputs.partner is None else np.ascontiguousarray(inputs.partner[:, positions])
-    return replace(inputs, codes=np.ascontiguousarray(inputs.codes[:, positions]), partner=partner)
+    codes = np.ascontiguousarray(inputs.codes[:, positions])
+    return replace(inputs, codes=codes, partner=partner, partner_chain=chain)
 
 
-def _spec(dataset: Dataset, kind: str, features: SequenceFeatures | None) -> NetSpec:
+def _spec(dataset: Dataset, kind: str, features: RowFeatures | None) -> NetSpec:
     inputs, target = dataset.inputs, dataset.target
     return NetSpec(
         task_type=target.task_type,
@@ -181,8 +188,9 @@ def _spec(dataset: Dataset, kind: str, features: SequenceFeatures | None) -> Net
         outputs=target.outputs,
         kind=kind,
         reference=_reference(dataset) if kind in ("lyra", "lyra-alone") else (),
-        positions=inputs.codes.shape[1] if inputs.is_aligned and kind != "lyra-paper" else 0,
+        positions=inputs.all_positions if inputs.are_aligned and kind != "lyra-paper" else 0,
         has_partner=inputs.partner is not None,
+        partner_letters=0 if inputs.partner_chain is None else inputs.partner_chain.letters,
         features=0 if features is None else features.count,
         binned=len(binned_features(features)) if features is not None and kind == "mlp" else 0,
         has_prior=kind == "lyra" and (target.task_type == "pairs" or target.is_residue),
@@ -193,9 +201,14 @@ def _reference(dataset: Dataset) -> tuple[int, ...]:
     """Return the reference of aligned proteins, in the positions that the network reads; empty for other inputs."""
     inputs, target = dataset.inputs, dataset.target
     is_row = not target.is_residue and target.task_type != "pairs"
-    if not is_row or not inputs.is_aligned or inputs.letters < NUCLEOTIDES or inputs.partner is not None:
+    letters = {chain.letters for chain in inputs.chains}
+    if not is_row or not inputs.are_aligned or inputs.letters < NUCLEOTIDES or inputs.partner is not None:
         return ()
-    return tuple(reference_of(inputs.codes[dataset.split["train"]], inputs.letters).tolist())
+    # letters of two alphabets are not compared
+    if len(letters) > 1:
+        return ()
+    train = dataset.split["train"]
+    return tuple(int(code) for chain in inputs.chains for code in reference_of(chain.codes[train], chain.letters))
 
 
 def _priors(inputs: Inputs, spec: NetSpec, scaler: TargetScaler, ridge: Baseline | None) -> Priors:

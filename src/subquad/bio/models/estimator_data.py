@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.alphabet import check_mixed, encode, infer_alphabet, normalise
+from subquad.bio.data.alphabet import check_aligned, check_mixed, encode, has_gap, infer_alphabet, normalise
 from subquad.bio.data.dataset import PAD, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import fill_missing
-from subquad.bio.data.partner_sequences import align_partners
+from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.residue_targets import UNKNOWN, read_pairs
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors, unknown
@@ -67,6 +67,8 @@ def read_X(
 def _given(estimator: Any, X: Inputs, schema: InputSchema | None) -> tuple[Inputs, InputSchema]:
     T, E = X.codes.shape[1], X.covariates.shape[1]
     if schema is None:
+        if X.partner_chain is not None:
+            raise ValueError("pairs of two chains are given as a table with two columns, not as Inputs")
         estimator.n_features_in_ = (T > 0) + (X.partner is not None) + E
         return X, InputSchema(
             source="inputs",
@@ -135,7 +137,7 @@ def _sort_columns(frame: pd.DataFrame) -> tuple[str, str | None, list[str]]:
         raise SubquadError(
             f"{WHERE}: {len(texts)} columns are text ({shown}); keep one column of sequences, or two that pair"
         )
-    # a guide is shorter than the context that it lies on
+    # a guide is shorter than the context that it lies on; of two chains the longer one is the first
     texts.sort(key=lambda name: -np.mean([len(text) for text in frame[name] if isinstance(text, str)]))
     covariates = [str(name) for name in frame.columns if name not in texts]
     return str(texts[0]), str(texts[1]) if len(texts) == 2 else None, covariates
@@ -175,22 +177,35 @@ def _sequences(
 ) -> tuple[Inputs, InputSchema]:
     sequences = _texts(frame[sequence])
     name, is_inferred = infer_alphabet(sequences, alphabet if schema is None else schema.alphabet)
+    partners = None if partner_column is None else _texts(frame[partner_column])
+    known = None if schema is None else schema.partner_chain
+    other, _ = infer_alphabet(partners or [], known.alphabet if known else "auto" if schema is None else name)
     if is_inferred and schema is None:
+        if partners is not None:
+            name, other = joint_alphabet(name, other) or name, joint_alphabet(other, name) or other
         check_mixed(WHERE, sequences, name, flag="alphabet=")
+    elif schema is None:
+        other = joint_alphabet(name, other) or other
+    for column, texts, own in ((sequence, sequences, name), (partner_column, partners, other)):
+        if texts is not None and has_gap(own) and schema is None:
+            check_aligned(WHERE, texts, column=str(column))
     asked: dict[str, Any] = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
     length = None if schema is None else schema.length
     codes, _ = encode(WHERE, normalise(sequences, name)[0], name, length=length, **asked)
-    partner, alignment = None, None if schema is None else schema.alignment
-    if partner_column is not None:
-        if name not in ("dna", "rna"):
-            raise SubquadError(f"{WHERE}: column {partner_column!r} pairs with DNA or RNA only, not with proteins")
-        texts = normalise(_texts(frame[partner_column]), name)[0]
-        guides, _ = encode(WHERE, texts, name, what=partner_column, **asked)
-        partner, alignment, _ = align_partners(WHERE, codes, guides, known=alignment)
+    paired = Partners()
+    if partners is not None:
+        length, what = None if known is None else known.length, f"{partner_column} sequence"
+        short, _ = encode(WHERE, normalise(partners, other)[0], other, length=length, what=what, **asked)
+        paired = pair(WHERE, codes, short, alphabets=(name, other), pairing="auto", schema=schema)
     covariates, fill = _covariates(frame, covariate_columns, None if schema is None else schema.covariates)
     is_aligned = bool((codes[:, -1] != PAD).all()) if schema is None else schema.is_aligned
     inputs = Inputs(
-        codes=codes, letters=len(ALPHABETS[name]), partner=partner, covariates=covariates, is_aligned=is_aligned
+        codes=codes,
+        letters=len(ALPHABETS[name]),
+        partner=paired.aligned,
+        partner_chain=paired.chain,
+        covariates=covariates,
+        is_aligned=is_aligned,
     )
     return inputs, schema or InputSchema(
         source="sequences",
@@ -201,7 +216,8 @@ def _sequences(
         ambiguity=ambiguity,
         is_aligned=is_aligned,
         length=codes.shape[1] if is_aligned else None,
-        alignment=alignment,
+        alignment=paired.alignment,
+        partner_chain=paired.chain_schema,
     )
 
 
@@ -276,9 +292,8 @@ def holdout_mask(
         random: Random generator.
     """
     if groups is None:
-        own = inputs.codes if inputs.codes.shape[1] else inputs.covariates
-        parts = [own] if inputs.partner is None else [own, inputs.partner]
-        flat = np.ascontiguousarray(np.concatenate(parts, axis=1)).view(np.uint8).reshape(len(own), -1)
+        own = inputs.all_codes if inputs.codes.shape[1] else inputs.covariates
+        flat = np.ascontiguousarray(own).view(np.uint8).reshape(len(own), -1)
         groups = flat.view(f"V{flat.shape[1]}").ravel()
     names, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
     is_out = np.zeros(len(names), dtype=bool)

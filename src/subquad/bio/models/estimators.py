@@ -16,12 +16,13 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted
 
 from subquad.bio.data.dataset import Inputs, Target
+from subquad.bio.data.inputs import check_task
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
 from subquad.bio.models.base_estimator import Estimator, set_parameters
 from subquad.bio.models.estimator_data import base_pairs, is_known, residue_labels, residue_target
 from subquad.bio.models.fitted import BioModel
-from subquad.bio.settings import ALPHABETS, FitSettings
+from subquad.bio.settings import ALPHABETS, AlphabetName, FitSettings
 from subquad.errors import SubquadError, unknown
 from subquad.runs.folder import load_config
 
@@ -214,7 +215,7 @@ class LyraTagger(Estimator):
         learning_rate: float = FitSettings.learning_rate,
         weight_decay: float = FitSettings.weight_decay,
         target_transform: Literal["auto", "none", "rank"] = FitSettings.transform,
-        alphabet: Literal["auto", "dna", "rna", "protein", "protein_stop"] = FitSettings.alphabet,
+        alphabet: AlphabetName = FitSettings.alphabet,
         ambiguity: Literal["any", "refuse"] = FitSettings.ambiguity,
         validation_fraction: float = FitSettings.validation_fraction,
         random_state: int | np.random.RandomState | None = None,
@@ -257,6 +258,7 @@ class LyraTagger(Estimator):
         return self._target["task_type"] != "residue_regression"
 
     def _read_target(self, y: Any, inputs: Inputs) -> Target:
+        check_task(inputs, alphabet="auto", task_type="residue_binary")
         if self.values not in ("auto", "classes", "numbers"):
             raise unknown("values", str(self.values), ["auto", "classes", "numbers"])
         rows = [own if isinstance(own, str) else np.asarray(own, dtype=object).tolist() for own in y]
@@ -316,6 +318,8 @@ class LyraPairing(Estimator):
         return _sequence_tags(super().__sklearn_tags__())
 
     def _read_target(self, y: Any, inputs: Inputs) -> Target:
+        name = next(name for name, letters in ALPHABETS.items() if len(letters) == inputs.letters)
+        check_task(inputs, alphabet=name, task_type="pairs")
         if inputs.letters != len(ALPHABETS["rna"]):
             raise SubquadError("X: base pairs need RNA or DNA, but these are proteins; set alphabet if that is wrong")
         y = list(y)

@@ -90,12 +90,11 @@ def prepare(dataset: Dataset) -> TrainingData:
         return TrainingData(dataset=dataset, positions=None)
     inputs, target = dataset.inputs, dataset.target
     whole = TrainingData(dataset=dataset, positions=None)
-    if not inputs.is_aligned or not inputs.codes.shape[1]:
+    if not inputs.are_aligned or not inputs.codes.shape[1]:
         return whole
     train = inputs.take(dataset.split["train"])
-    varies = (train.codes != train.codes[0]).any(0)
-    if train.partner is not None:
-        varies |= (train.partner != train.partner[0]).any(0)
+    chains = [np.any([(codes != codes[0]).any(0) for codes in chain.channels], axis=0) for chain in train.chains]
+    varies = np.concatenate(chains)
     if not varies.any():
         if not inputs.covariates.shape[1]:
             raise SubquadError("all training sequences are the same; there is nothing to learn from")
@@ -195,7 +194,7 @@ def fit_models(dataset: Dataset, settings: FitSettings, *, directory: Path, seed
     check_trainable(dataset)
     data, (known, _), (test, truth) = prepare(dataset), dataset.part("validation"), dataset.part("test")
     if data.positions is not None:
-        T = dataset.inputs.codes.shape[1]
+        T = dataset.inputs.all_positions
         say(f"{len(data.positions)} of {T} positions vary; networks read no others", quiet=quiet)
     fitted, seconds = _fit_all(names, data, settings, directory=directory, seed=seed, quiet=quiet)
     found = {

@@ -144,12 +144,10 @@ class BioModel:
 
     def warn_unobserved(self, inputs: Inputs) -> list[str]:
         """Return a warning if sequences have a letter at a position where no training sequence had it."""
-        observed = self.config["observed_letters"]
-        if observed is None:
-            return []
         is_new = np.zeros(len(inputs), dtype=bool)
-        for column, letters in zip(inputs.codes.T, observed, strict=True):
-            is_new |= ~np.isin(column, letters)
+        for chain, key in zip(inputs.chains, ("observed_letters", "observed_partner_letters"), strict=False):
+            for column, letters in zip(chain.codes.T, self.config.get(key) or [], strict=False):
+                is_new |= ~np.isin(column, letters)
         if not is_new.any():
             return []
         return [

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from subquad.bio.data.dataset import Inputs
+from subquad.bio.features.pairs import RowFeatures, letter_channels
 from subquad.bio.features.rows import Part
-from subquad.bio.features.sequences import LETTERS, NUCLEOTIDES, PRODUCTS, SequenceFeatures
+from subquad.bio.features.sequences import LETTERS, NUCLEOTIDES, PRODUCTS
 from subquad.bio.features.substitutions import blosum62
 from subquad.bio.models.linear import scale_of
 
@@ -56,12 +57,12 @@ class Term:
     scale: np.ndarray
     """`(D,)`."""
 
-    def matrix(self, features: SequenceFeatures, inputs: Inputs) -> np.ndarray:
+    def matrix(self, features: RowFeatures, inputs: Inputs) -> np.ndarray:
         """Return the columns of the term, `(n, D)` float32."""
         if self.kind == "letters":
-            table = _embedding(features.letters)
+            table = _letter_table(features)
             # codes -2 (any letter) and -1 (padding) index from the end
-            letters = np.concatenate([codes[:, self.columns] for codes in inputs.channels], axis=1)
+            letters = np.concatenate([codes[:, self.columns] for codes in letter_channels(features, inputs)], axis=1)
             values = table[letters.astype(np.int64)].reshape(len(inputs), -1)
         else:
             values = features.matrix(inputs)[:, self.columns].toarray()
@@ -86,7 +87,7 @@ class GaussianProcess:
     hyperparameters: list[dict[str, np.ndarray]]
     """State of the GPyTorch model of each column."""
 
-    def predict(self, features: SequenceFeatures, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, features: RowFeatures, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         """Return the posterior mean of the measurements and its standard deviation, without noise, `(n, K)` each."""
         from gpytorch.settings import debug, fast_computations
 
@@ -121,9 +122,7 @@ class GaussianProcess:
         return cls(**{**values, "terms": [Term(**term) for term in values["terms"]]})
 
 
-def fit_gaussian_process(
-    features: SequenceFeatures, train: Part, *, seed: int
-) -> tuple[GaussianProcess, dict[str, Any]]:
+def fit_gaussian_process(features: RowFeatures, train: Part, *, seed: int) -> tuple[GaussianProcess, dict[str, Any]]:
     """Return the Gaussian process of the training rows, and what was learnt.
 
     That is `noise` (fraction of the variance, per column) and `rows` (of training).
@@ -161,7 +160,7 @@ def fit_gaussian_process(
     return process, {"noise": learnt[0] if len(learnt) == 1 else learnt, "rows": len(y)}
 
 
-def _terms(features: SequenceFeatures, inputs: Inputs) -> list[Term]:
+def _terms(features: RowFeatures, inputs: Inputs) -> list[Term]:
     scale = scale_of(features.matrix(inputs), features.is_unit)
     others = np.flatnonzero(~np.isin(features.blocks, (*LETTERS, *PRODUCTS)))
     zero, one = np.zeros(1), np.ones(1)
@@ -174,12 +173,12 @@ def _terms(features: SequenceFeatures, inputs: Inputs) -> list[Term]:
     return [term for term in scaled if term is not None]
 
 
-def _scaled(term: Term, features: SequenceFeatures, inputs: Inputs) -> Term | None:
+def _scaled(term: Term, features: RowFeatures, inputs: Inputs) -> Term | None:
     """Return the term with centred and scaled columns, and not too many of them; None if all are constant."""
     values = term.matrix(features, inputs)
     if values.shape[1] > MAX_COLUMNS:
         # a letter has as many columns as dimensions
-        parts = len(inputs.channels) if term.kind == "letters" else 1
+        parts = len(letter_channels(features, inputs)) if term.kind == "letters" else 1
         variance = values.var(0).reshape(parts, len(term.columns), -1).sum((0, 2))
         most = MAX_COLUMNS * len(term.columns) // values.shape[1]
         kept = np.sort(np.argsort(-variance, kind="stable")[:most])
@@ -190,6 +189,18 @@ def _scaled(term: Term, features: SequenceFeatures, inputs: Inputs) -> Term | No
     if norm == 0:
         return None
     return replace(term, scale=term.scale / norm, shift=values.mean(0, dtype=np.float64) / norm)
+
+
+def _letter_table(features: RowFeatures) -> np.ndarray:
+    """Return the embedding of the letters of one alphabet, or of two in dimensions of their own; see `_embedding`."""
+    if isinstance(features.letters, int):
+        return _embedding(features.letters)
+    if len(features.letters) == 1:
+        return _embedding(features.letters[0])
+    first, second = map(_embedding, features.letters)
+    # the letters of both, any letter of the second one, any letter of the first one, and padding
+    above, below = np.pad(first, ((0, 0), (0, second.shape[1]))), np.pad(second, ((0, 0), (first.shape[1], 0)))
+    return np.vstack([above[:-2], below[:-1], above[-2:]])
 
 
 @cache

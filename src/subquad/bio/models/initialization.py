@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from subquad.bio.data.dataset import Dataset
-from subquad.bio.features.sequences import SequenceFeatures
+from subquad.bio.features.pairs import RowFeatures
 from subquad.bio.models.baselines import Baseline, fit_ridge, refit_ridge
 from subquad.bio.models.linear import Linear, SparseMatrix
 from subquad.bio.models.target_scaling import TargetScaler
@@ -30,7 +30,7 @@ MAX_VALIDATION_ROWS = 5000
 class LinearStart:
     """A linear model on the training scale."""
 
-    features: SequenceFeatures
+    features: RowFeatures
     matrix: SparseMatrix
     """`(n, F)` features of all rows."""
     linear: Linear
@@ -73,7 +73,7 @@ def fit_linear_start(dataset: Dataset, ridge: Baseline, settings: FitSettings, *
             # the transform is not linear, so that the penalty is selected anew
             ridge = fit_ridge(dataset, seed=seed)
     features, train = ridge.features, dataset.split["train"]
-    assert isinstance(features, SequenceFeatures)
+    assert isinstance(features, RowFeatures)
     X = features.matrix(dataset.inputs)
     linear = refit_ridge(ridge, dataset, X, train)
     found = linear(X)

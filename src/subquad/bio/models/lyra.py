@@ -28,6 +28,8 @@ __all__ = ["BioNet", "NetSpec", "soft_one_hot"]
 
 WIDTH = 64
 """Channels of Lyra."""
+CHAINS = 2
+"""Channels that tell the two chains of a pair apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +42,13 @@ class NetSpec:
     kind: str = "lyra"
     """Name of the model: `mlp`, `lyra`, `lyra-additive`, `lyra-alone` or `lyra-paper`."""
     positions: int = 0
-    """Number of positions that Lyra reads if sequences are aligned, otherwise 0."""
+    """Number of positions that Lyra reads if all chains are aligned, otherwise 0."""
     reference: tuple[int, ...] = ()
     """Codes of the letters at these positions that substitutions are counted from; empty for other than proteins."""
     has_partner: bool = False
+    """A partner sequence is aligned with the sequence."""
+    partner_letters: int = 0
+    """Number of letters in the alphabet of the partner chain, which follows the first one; 0 without one."""
     features: int = 0
     """Number of features of the additive path; 0 for a network without one."""
     binned: int = 0
@@ -159,6 +164,8 @@ class BioNet(nn.Module):
         is_paper, is_pairs = spec.kind == "lyra-paper", spec.task_type == "pairs"
         self.lyra = self.readout = self.additive = None
         channels = spec.letters * (2 if spec.has_partner else 1)
+        if spec.partner_letters:
+            channels += CHAINS + (spec.partner_letters if spec.partner_letters != spec.letters else 0)
         if spec.reference:
             found = channels_of(np.array(spec.reference), spec.letters)
             self.reference = torch.tensor(spec.reference)
@@ -190,6 +197,9 @@ class BioNet(nn.Module):
         x, mask = soft_one_hot(codes, self.spec.letters), codes != PAD
         if self.spec.has_partner and partner is not None:
             x = torch.cat([x, soft_one_hot(partner, self.spec.letters)], dim=2)
+        if self.spec.partner_letters and partner is not None:
+            x, mask = self._chains(codes, partner)
+            codes = _joined(codes, partner)
         if self.channels is not None:
             place = torch.where(codes < 0, self.spec.letters - ANY + codes, codes).long()
             x = torch.cat([x, self.channels[torch.arange(x.shape[1], device=x.device), place]], dim=2)
@@ -206,6 +216,8 @@ class BioNet(nn.Module):
     ) -> Tensor:
         """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs.
 
+        A partner is aligned with the sequence, or follows it as a second chain: see `NetSpec`.
+
         `f` are the features of the additive path, `prior` the logits at which residues and pairs start; for `start` see
         `AdditivePath.forward`.
         """
@@ -214,7 +226,8 @@ class BioNet(nn.Module):
             u, x, mask = self.embed(codes, partner)
             if self.spec.task_type == "pairs":
                 return self.pairs(u, x, prior, mask)
-            changed = None if self.reference is None else (codes != self.reference) & (codes >= 0)
+            letters = _joined(codes, partner) if self.spec.partner_letters and partner is not None else codes
+            changed = None if self.reference is None else (letters != self.reference) & (letters >= 0)
             z = self.lyra.head(self._pool(u, mask, changed))
             if self.prior_weight is not None and prior is not None:
                 z = z + self.prior_weight * prior
@@ -224,12 +237,25 @@ class BioNet(nn.Module):
         assert f is not None
         return self.additive(f, z, start)
 
+    def _chains(self, codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
+        """Return the letters of two chains, one after the other, with one-hot chains as channels, and the mask."""
+        A, other = self.spec.letters, self.spec.partner_letters
+        first, second = soft_one_hot(codes, A), soft_one_hot(partner, other)
+        is_chain = torch.stack([codes != PAD, partner != PAD], dim=2)
+        letters = [first + second] if other == A else [first, second]
+        return torch.cat([*letters, is_chain.to(first.dtype)], dim=2), is_chain.any(2)
+
     def _pool(self, u: Tensor, mask: Tensor, changed: Tensor | None) -> Tensor:
         if self.spec.is_residue:
             if self.spec.kind == "lyra-paper":
                 return u
             return torch.cat([u, masked_mean(u, mask)[:, None].expand_as(u)], dim=2)
         return masked_mean(u, mask) if self.readout is None else self.readout(u, mask, changed)
+
+
+def _joined(codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Return the codes of both chains."""
+    return torch.where(codes == PAD, partner, codes)
 
 
 def _lyra(spec: NetSpec, channels: int) -> Lyra:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from subquad.bio.data.alphabet import normalise
+from subquad.bio.data.alphabet import GAP, normalise
 from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.models.members import Members, deviation
+from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.progress import track
 
@@ -28,6 +29,7 @@ __all__ = [
     "open_model",
     "open_scorer",
     "output_names",
+    "partner_sequence",
 ]
 
 NUCLEOTIDES = frozenset("ACGTU")
@@ -38,7 +40,7 @@ AMBIGUITY |= {"B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"}
 BATCH = 4096
 """Sequences per call of the model."""
 SEPARATOR = "|"
-"""Stands between the two sequences of a pair, as in `guide|context`."""
+"""Stands between the two sequences of a pair, as in `partner|sequence`."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Scorer:
     """Index of the output."""
     name: str
     """Target column or class."""
+    partner: str | None = None
+    """Partner sequence of all sequences that are scored; None if each is given as `partner|sequence`, or has none."""
 
     @property
     def title(self) -> str:
@@ -74,13 +78,26 @@ class Scorer:
     @property
     def is_nucleotide(self) -> bool:
         """The model reads DNA or RNA."""
-        return set(self.model.alphabet) <= NUCLEOTIDES
+        return set(self.model.alphabet) <= NUCLEOTIDES | {GAP}
 
     @property
     def positions(self) -> list[int] | None:
         """Positions (from 0) that varied in training and that the model reads; None: all."""
-        positions = getattr(self.model, "positions", None)
-        return None if positions is None else [int(position) for position in positions]
+        positions, length = getattr(self.model, "positions", None), self.schema.length
+        if positions is None:
+            return None
+        # those of a partner chain follow
+        return [int(position) for position in positions if length is None or position < length]
+
+    @property
+    def letters(self) -> str:
+        """Letters that mutants may have: the alphabet, without a stop or a gap that no training sequence has."""
+        observed = self.model.config.get("observed_letters") if hasattr(self.model, "config") else None
+        alphabet = self.model.alphabet
+        if observed is None:
+            return alphabet
+        seen = {alphabet[code] for codes in observed for code in codes if code >= 0}
+        return "".join(letter for letter in alphabet if letter not in "*-" or letter in seen)
 
     def normalized(self, sequence: str) -> str:
         """Return the sequence in upper case, with U or T as the model writes them."""
@@ -92,6 +109,8 @@ class Scorer:
         with track(title, len(sequences), quiet=quiet) as advance:
             for start in range(0, len(sequences), BATCH):
                 batch = list(sequences[start : start + BATCH])
+                if self.partner is not None:
+                    batch = [f"{self.partner}{SEPARATOR}{sequence}" for sequence in batch]
                 found = self.model.members_of_sequences(batch)
                 means.append(np.asarray(found.mean, dtype=np.float64).reshape(len(batch), -1)[:, self.column])
                 each = np.asarray(found.each, dtype=np.float64).reshape(len(found.each), len(batch), -1)
@@ -139,13 +158,20 @@ def output_names(model: "BioModel") -> list[str]:
     return [str(model.classes[1])] if model.task_type == "binary" else [str(name) for name in model.names]
 
 
-def open_scorer(run: "BioModel | Path | str", *, target: str | None = None, wild_type: str | None = None) -> Scorer:
+def open_scorer(
+    run: "BioModel | Path | str",
+    *,
+    target: str | None = None,
+    wild_type: str | None = None,
+    partner: str | None = None,
+) -> Scorer:
     """Return the scorer of a model or of the folder that holds it.
 
     Args:
         run: Folder that `subquad bio fit` wrote, or a `BioModel`.
         target: Target column or class to score; by default the first target column, or the second of two classes.
         wild_type: Of several classes, select the likeliest class of this sequence where `target` is not given.
+        partner: Partner sequence of all sequences that are scored; see `partner_sequence`.
 
     Raises:
         SubquadError: There is no model, it does not predict one value per sequence, it needs covariates, or it has no
@@ -165,10 +191,11 @@ def open_scorer(run: "BioModel | Path | str", *, target: str | None = None, wild
         )
     names = output_names(model)
     if target is None:
-        return Scorer(model, *_default_output(model, names, wild_type))
+        text = wild_type if wild_type is None or partner is None else f"{partner}{SEPARATOR}{wild_type}"
+        return Scorer(model, *_default_output(model, names, text), partner=partner)
     if target not in names:
         raise unknown("target or class", target, names)
-    return Scorer(model, names.index(target), target)
+    return Scorer(model, names.index(target), target, partner=partner)
 
 
 def _default_output(model: "BioModel", names: Sequence[str], wild_type: str | None) -> tuple[int, str]:
@@ -199,7 +226,9 @@ def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
         return model.wild_type
     sequence = normalise([read_sequence(given, flag)], model.schema.alphabet)[0][0]
     length, first = model.schema.length, 1 + model.schema.offset
-    size = len(sequence.rpartition(SEPARATOR)[2])
+    if SEPARATOR in sequence:
+        raise SubquadError(f"{flag} has two sequences with {SEPARATOR!r} between them; give the partner with --partner")
+    size = len(sequence)
     if length is not None and size != length:
         hint = f"; without {flag} the run's wild type is used" if model.wild_type else ""
         raise SubquadError(
@@ -211,7 +240,45 @@ def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
         [
             f"{letter!r} at position {position}"
             for position, letter in enumerate(sequence, start=first)
-            if letter not in model.alphabet + SEPARATOR
+            if letter not in model.alphabet
         ],
     )
     return sequence
+
+
+def partner_sequence(model: "BioModel", given: str | None, flag: str = "--partner") -> str | None:
+    """Return the partner sequence of all sequences that are scored; None if the model reads single sequences.
+
+    Args:
+        model: The model that will read it.
+        given: Letters, or the path of a FASTA or text file with one sequence.
+        flag: Its flag, for messages.
+
+    Raises:
+        SubquadError: The model reads pairs and no partner is given, or it does not; or the partner has other letters or
+            another length than the model reads.
+    """
+    schema = model.schema
+    if schema.partner is None:
+        if given is not None:
+            raise SubquadError(f"{flag}: the model reads single sequences, without partner sequences; leave it out")
+        return None
+    if given is None:
+        raise SubquadError(
+            f"the model reads pairs of sequences; give the partner sequence (column {schema.partner!r} of the table of "
+            f"the fit), which stays the same in all mutants, with {flag}"
+        )
+    chain = schema.partner_chain
+    alphabet = schema.alphabet if chain is None else chain.alphabet
+    partner = normalise([read_sequence(given, flag)], alphabet)[0][0]
+    letters = ALPHABETS[alphabet]
+    raise_errors(
+        f"{flag} has letters outside the alphabet of the partner sequences, {alphabet} ({letters}):",
+        [f"{letter!r} at position {place}" for place, letter in enumerate(partner, 1) if letter not in letters],
+    )
+    if chain is not None and chain.length not in (None, len(partner)):
+        raise SubquadError(
+            f"{flag} has {len(partner)} letters, but the model reads aligned partner sequences of {chain.length} "
+            "letters"
+        )
+    return partner

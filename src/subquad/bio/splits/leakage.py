@@ -4,25 +4,33 @@ Cost: a few passes over the letters, at most about ten seconds (`MAX_LETTERS`).
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from subquad.bio.data.alphabet import is_nucleotide
 from subquad.bio.data.dataset import Target
 from subquad.bio.data.table import Table
+from subquad.bio.data.wild_type import from_sequences
 from subquad.bio.settings import FitSettings
+from subquad.bio.splits.clusters import HOMOLOG, SHORTEST, have_homologs
 from subquad.bio.splits.near_duplicates import (
     are_reverse_complements,
     equal_sequences,
     within_one_indel,
     within_substitutions,
 )
+from subquad.bio.splits.units import equal_partners
+from subquad.errors import SubquadError
 
 __all__ = ["Leakage", "find_leakage"]
 
 MAX_LETTERS = 200_000_000
 """Maximum number of letters of test rows and the rows they are compared with; of larger tables a sample is compared."""
+MAX_PAIRS = 5e11
+"""Maximum number of pairs of letters for which homologs are searched, in about half a minute; of more, a sample of the
+test rows is searched."""
 DENSE = 0.01
 """A table with at least this fraction of all combinations of its letters is a combinatorial library."""
 
@@ -32,7 +40,7 @@ class Leakage:
     """Rows of a split that are not independent of each other, as numbers of rows unless stated otherwise."""
 
     exact: int
-    """Test rows whose sequence is also in the training or validation set."""
+    """Test rows whose sequence, or pair of sequences, is also in the training or validation set."""
     near_duplicates: int
     """Other test rows that are near-duplicates of a training or validation row."""
     definition: str
@@ -51,6 +59,15 @@ class Leakage:
     """Sequences with several rows."""
     conflicts: int
     """Those of them with different targets."""
+    homologs: int | None = None
+    """Test rows with a homolog (see `HOMOLOG`) in the training or validation set; None if not searched: only proteins
+    of varying lengths are."""
+    homology: str = ""
+    """Definition of a homolog and number of test rows searched, or why none were."""
+    known_sequences: int = 0
+    """Of pairs, test rows whose first sequence is also in the training or validation set."""
+    known_partners: int = 0
+    """Of pairs, test rows whose partner sequence is also in the training or validation set."""
     marked: int = 0
     """Rows that the table marks as duplicates of test rows (`test_duplicate`)."""
     unused: int = 0
@@ -80,6 +97,7 @@ def find_leakage(
     is_near &= ~is_exact
     reason = _reason_to_keep(table, settings, is_given=is_given)
     is_removed = (is_near & (not reason)) | (is_exact & (not settings.keep_duplicates))
+    homologs, homology = _homologs(table, test[~is_removed], known)
     replicated, conflicts = _replicates(table.target, equal, np.concatenate([known, test]))
     leakage = Leakage(
         exact=int(is_exact.sum()),
@@ -92,12 +110,15 @@ def find_leakage(
         validation_exact=int(np.isin(equal[parts["validation"]], equal[parts["train"]]).sum()),
         replicated=replicated,
         conflicts=conflicts,
+        homologs=homologs,
+        homology=homology,
+        **_known_chains(table, test[~is_removed], known),
     )
     return leakage, test[~is_removed]
 
 
 def _sample(table: Table, test: np.ndarray, known: np.ndarray) -> np.ndarray:
-    most = MAX_LETTERS // max(table.inputs.codes.shape[1], 1) - len(test)
+    most = MAX_LETTERS // max(table.inputs.all_positions, 1) - len(test)
     if len(known) <= most:
         return known
     return np.random.default_rng(0).choice(known, max(most, 1), replace=False)
@@ -109,13 +130,46 @@ def _near_duplicates(table: Table, test: np.ndarray, others: np.ndarray, *, dist
     definition = f"up to {distance} substitution{'s' if distance > 1 else ''}"
     if inputs.partner is not None or not inputs.codes.shape[1]:
         return found, definition
-    if len(np.unique(inputs.lengths)) > 1:
+    if any(len(np.unique(chain.lengths)) > 1 for chain in inputs.chains):
         found |= within_one_indel(inputs, test, others)
         definition += ", or one insertion or deletion"
-    if table.schema.alphabet == "dna":
+    if inputs.partner_chain is None and table.schema.alphabet.startswith("dna"):
         found |= are_reverse_complements(inputs, test, others)
         definition += ", or its reverse complement"
     return found, definition
+
+
+def _homologs(table: Table, test: np.ndarray, known: np.ndarray) -> tuple[int | None, str]:
+    """Return the number of test rows with homologs among the known rows, and the definition; None if not searched."""
+    inputs = table.inputs
+    # variants of one protein are homologs by design, and lengths that are all equal are mostly those of variants
+    is_nucleic = is_nucleotide(table.schema.alphabet)
+    if is_nucleic or inputs.is_aligned or inputs.partner is not None or inputs.partner_chain is not None:
+        return None, ""
+    if _is_library(table) or not len(test) or np.median(inputs.lengths) < SHORTEST["protein"]:
+        return None, ""
+    known = known[np.unique(equal_sequences(inputs)[known], return_index=True)[1]]
+    letters = inputs.lengths
+    most = int(MAX_PAIRS / max(float(letters[known].sum()) * max(float(letters[test].mean()), 1.0), 1.0))
+    if len(test) > max(most, 1):
+        test = np.random.default_rng(0).choice(test, max(most, 1), replace=False)
+    try:
+        found = have_homologs([table.sequences[row] for row in test], [table.sequences[row] for row in known])
+    except SubquadError as error:
+        return None, f"homologs were not searched for: {error}"
+    return int(found.sum()), f"{HOMOLOG}, of {len(test):,} test rows"
+
+
+def _known_chains(table: Table, test: np.ndarray, known: np.ndarray) -> dict[str, int]:
+    """Return the fields `known_sequences` and `known_partners`."""
+    partners = equal_partners(table.inputs)
+    if partners is None:
+        return {}
+    sequences = equal_sequences(replace(table.inputs, partner=None, partner_chain=None))
+    return {
+        "known_sequences": int(np.isin(sequences[test], sequences[known]).sum()),
+        "known_partners": int(np.isin(partners[test], partners[known]).sum()),
+    }
 
 
 def _reason_to_keep(table: Table, settings: FitSettings, *, is_given: bool) -> str:
@@ -129,9 +183,15 @@ def _reason_to_keep(table: Table, settings: FitSettings, *, is_given: bool) -> s
 
 
 def _is_library(table: Table) -> bool:
-    """Return whether rows are variants of one sequence, or a large fraction of all combinations of letters."""
+    """Return whether rows are variants of one sequence, or a large fraction of all combinations of letters.
+
+    Of pairs of two chains only the first chain counts.
+    """
     if table.mutants is not None or table.wild_type is not None:
         return True
+    if table.inputs.partner_chain is not None:
+        # variants of one first chain, whatever their partners are
+        return from_sequences([text.rpartition("|")[2] for text in table.sequences]).mutants is not None
     codes = table.inputs.codes[table.has_target]
     if not table.inputs.is_aligned or table.inputs.partner is not None:
         return False

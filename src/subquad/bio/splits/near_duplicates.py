@@ -53,13 +53,22 @@ def within_substitutions(inputs: Inputs, rows: np.ndarray, others: np.ndarray, w
 
 
 def within_one_indel(inputs: Inputs, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return which rows are one of the others with one letter inserted or deleted: bool. Ignores partner sequences."""
-    own, theirs = _Hashes.of(inputs.codes[rows]), _Hashes.of(inputs.codes[others])
-    found = np.zeros(len(rows), dtype=bool)
-    for place, shorter in enumerate(theirs.shortened()):
-        found |= _among(own.whole, shorter[theirs.lengths > place])
-    for place, shorter in enumerate(own.shortened()):
-        found |= _among(shorter, theirs.whole) & (own.lengths > place)
+    """Return which rows are one of the others with one letter inserted or deleted: bool.
+
+    The letter is in one chain of a pair, and the other chain is equal. Ignores aligned partner sequences.
+    """
+    found, chains = np.zeros(len(rows), dtype=bool), inputs.chains
+    for k, chain in enumerate(chains):
+        own, theirs = _Hashes.of(chain.codes[rows]), _Hashes.of(chain.codes[others])
+        left, right = np.zeros(len(rows), dtype=np.uint64), np.zeros(len(others), dtype=np.uint64)
+        if len(chains) > 1:
+            # with the hash of the other chain, so that both must agree
+            equal = chains[1 - k].codes
+            left, right = (_Hashes.of(equal[some]).whole * ODD for some in (rows, others))
+        for place, shorter in enumerate(theirs.shortened()):
+            found |= _among(own.whole + left, (shorter + right)[theirs.lengths > place])
+        for place, shorter in enumerate(own.shortened()):
+            found |= _among(shorter + left, theirs.whole + right) & (own.lengths > place)
     return found
 
 
@@ -70,7 +79,7 @@ def are_reverse_complements(inputs: Inputs, rows: np.ndarray, others: np.ndarray
 
 
 def _letters(inputs: Inputs) -> np.ndarray:
-    return inputs.codes if inputs.partner is None else np.concatenate(inputs.channels, axis=1)
+    return inputs.all_codes
 
 
 class _Hashes:

@@ -17,7 +17,6 @@ from subquad.bio.data.dataset import PARTS
 from subquad.bio.data.files import to_numbers
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
-from subquad.bio.splits.clusters import cluster
 from subquad.bio.splits.holdout import (
     Holdout,
     Mutations,
@@ -29,6 +28,7 @@ from subquad.bio.splits.holdout import (
 )
 from subquad.bio.splits.leakage import Leakage, find_leakage
 from subquad.bio.splits.near_duplicates import equal_sequences
+from subquad.bio.splits.units import KINDS, units_of
 from subquad.errors import SubquadError, raise_errors, unknown
 
 __all__ = ["Split", "check_split_column", "count_folds", "find_split", "make_split"]
@@ -51,6 +51,8 @@ MIN_VALIDATION = 10
 """Minimum number of validation rows if `--train-rows` reduces them."""
 MIN_DISTINCT = 10
 """Number of different sequences below which an empty part of the split is put down to identical ones."""
+SHOWN_LETTERS, SHOWN_ROWS = 40, 5
+"""Letters and row numbers of a sequence that an error shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,10 +177,11 @@ def _method(table: Table, settings: FitSettings) -> _Method:
         # rare classes have at least one row in each part
         test, validation = _random(table, keep=2), _random(table, keep=1)
         units = equal_sequences(table.inputs)
-        return _Method(test, validation, lambda _: "random rows, equal sequences together", units)
-    if name in ("group", "homology"):
-        units, description = _units(table, settings)
-        hold_out = hold_out_units(units, "groups" if name == "group" else "clusters")
+        what = "pairs" if table.schema.partner else "sequences"
+        return _Method(test, validation, lambda _: f"random rows, equal {what} together", units)
+    if name in KINDS:
+        units, description = units_of(table, settings)
+        hold_out = hold_out_units(units, KINDS[name])
         return _Method(hold_out, hold_out, lambda _: description, units)
     if table.mutants is None:
         raise SubquadError(
@@ -195,31 +198,6 @@ def _random(table: Table, *, keep: int = 0) -> Holdout:
     target = table.target
     classes = target.y if target is not None and target.task_type in ("binary", "multiclass") else None
     return hold_out_random(equal_sequences(table.inputs), classes, keep=keep)
-
-
-def _units(table: Table, settings: FitSettings) -> tuple[np.ndarray, str]:
-    """Return the index of the group or cluster of each row (-1 for rows without a target), and a description."""
-    rows, units = np.flatnonzero(table.has_target), np.full(len(table.has_target), -1)
-    if settings.split_by == "group":
-        if table.groups is None:
-            raise SubquadError(f"{table.path}: --split-by group needs a group column; name it with --group")
-        units[rows] = np.unique(np.asarray(table.groups)[rows].astype(str), return_inverse=True)[1].reshape(-1)
-        description = f"whole groups of {settings.group!r}"
-    else:
-        sequences = [table.sequences[row] for row in rows]
-        is_nucleotide = table.schema.alphabet in ("dna", "rna")
-        units[rows], description = cluster(sequences, settings.identity, is_nucleotide=is_nucleotide)
-    sizes = np.unique(units[rows], return_counts=True)[1]
-    count = len(sizes)
-    if count < 3:
-        what = "groups" if settings.split_by == "group" else "clusters"
-        remedy = "" if what == "groups" else f" at --identity {settings.identity} (raise it)"
-        raise SubquadError(
-            f"{table.path}: the measured rows are in {count} {what[: -1 if count == 1 else None]}{remedy}, but "
-            "training, validation and test need three; use another --split-by"
-        )
-    largest = f", the largest with {sizes.max() / len(rows):.0%} of the rows" if sizes.max() > len(rows) / 2 else ""
-    return units, f"{description} ({count:,}{largest})"
 
 
 def _by_number(mutations: Mutations, units: np.ndarray) -> _Method:
@@ -335,6 +313,11 @@ def _finish(
         has_near = leakage.near_duplicates and not leakage.kept_because
         near = f", or near-duplicates ({leakage.definition})" if has_near else ""
         notes.append(f"{leakage.removed:,} test rows removed that are in training or validation{near}")
+    if leakage.homologs:
+        notes.append(
+            f"{leakage.homologs:,} test rows have homologs in training or validation ({leakage.homology}); --split-by "
+            "homology separates them"
+        )
     if not len(test):
         raise SubquadError(
             f"{table.path}: all {len(parts['test']):,} test rows are equal to or near-duplicates of training or "
@@ -368,12 +351,29 @@ def _check_parts(table: Table, parts: dict[str, np.ndarray]) -> None:
     }
     for part in PARTS:
         if not len(parts[part]):
-            measured = np.flatnonzero(table.has_target)
-            distinct = len({table.sequences[row] for row in measured})
-            hint = remedy[part]
-            if distinct < min(MIN_DISTINCT, len(measured)):
-                hint = "identical sequences stay in one part; give more different sequences"
-            raise SubquadError(
-                f"{table.path}: no {part} rows in the split of {len(measured):,} rows with {distinct:,} different "
-                f"sequences; {hint}"
+            rows = _rows_by_sequence(table)
+            measured, hint = int(table.has_target.sum()), remedy[part]
+            title = (
+                f"{table.path}: no {part} rows in the split of {measured:,} rows with {len(rows):,} different sequences"
             )
+            if len(rows) < min(MIN_DISTINCT, measured):
+                hint = "identical sequences stay in one part; give more different sequences"
+                raise_errors(f"{title}; {hint}. The sequences and their rows:", _shown_duplicates(rows))
+            raise SubquadError(f"{title}; {hint}")
+
+
+def _rows_by_sequence(table: Table) -> dict[str, list[int]]:
+    """Return the measured rows, from 1, of each different sequence, those with the most rows first."""
+    found: dict[str, list[int]] = {}
+    for row in np.flatnonzero(table.has_target).tolist():
+        found.setdefault(table.sequences[row], []).append(row + 1)
+    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
+
+
+def _shown_duplicates(found: dict[str, list[int]]) -> list[str]:
+    texts = []
+    for sequence, rows in found.items():
+        text = sequence if len(sequence) <= SHOWN_LETTERS else f"{sequence[: SHOWN_LETTERS - 1]}…"
+        places = ", ".join(map(str, rows[:SHOWN_ROWS])) + (", …" if len(rows) > SHOWN_ROWS else "")
+        texts.append(f"{text!r}: {len(rows):,} row{'s' if len(rows) > 1 else ''} ({places})")
+    return texts

@@ -1,0 +1,81 @@
+"""Section of the report on the split: how rows were held out, leakage, and distances of test rows to training rows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from subquad.bio.plots.figures import histograms
+from subquad.bio.plots.finished_run import FinishedRun
+from subquad.reporting.page import Picture, Table, picture
+
+__all__ = ["blocks"]
+
+Block = str | Table | Picture
+LEAK_LABELS = {
+    "exact": "Test rows with the same sequence, or the same pair, as a training or validation row",
+    "near_duplicates": "Other test rows that are near-duplicates of a training or validation row: {definition}",
+    "removed": "Of both, removed from the test set",
+    "homologs": "Remaining test rows with a homolog in training or validation: {homology}",
+    "known_sequences": "Remaining test rows whose first sequence occurs in training or validation, in other pairs",
+    "known_partners": "Remaining test rows whose partner sequence occurs in training or validation, in other pairs",
+    "marked": "Rows that the table itself marks as duplicates of test rows",
+    "validation_exact": "Validation rows with the same sequence as a training row",
+    "replicated": "Sequences with several rows",
+    "conflicts": "Of these, with different measurements",
+    "unused": "Measured rows in no part of the split",
+}
+"""Counts of a split, and their description."""
+
+
+def blocks(run: FinishedRun) -> list[Block]:
+    """Return how rows were held out, the counts of leakage, and the distances of test rows to training rows."""
+    audit, rows, leaks = run.metrics.get("audit") or {}, run.metrics["rows"], run.metrics.get("leakage") or {}
+    found: list[Block] = [
+        f"Split: {run.config['split']['how']}. {rows['train']:,} training rows, {rows['validation']:,} validation rows "
+        f"for model selection, {rows['test']:,} held-out test rows."
+    ]
+    counts = [[text.format(**leaks), leaks[key]] for key, text in LEAK_LABELS.items() if leaks.get(key)]
+    if counts:
+        found.append(Table(["leakage", "rows"], counts))
+    elif leaks:
+        found.append("No test sequence occurs in training or validation, and no sequence has several rows.")
+    found += _near_duplicates(leaks)
+    nearest = audit.get("nearest")
+    if nearest:
+        found.append(_nearest(nearest))
+    groups = audit.get("groups")
+    if groups:
+        largest = ", ".join(f"{name} ({count:,})" for name, count in groups["largest"])
+        found.append(f"{groups['count']:,} groups; the largest are {largest}.")
+    return found
+
+
+def _nearest(nearest: Mapping[str, Any]) -> Picture:
+    is_integer = nearest["measure"] == "substitutions"
+    text = "substitutions to the nearest training row" if is_integer else "k-mers missing from the nearest training row"
+    panel = {"edges": nearest["edges"], "counts": {"rows": nearest["counts"]}, "label": text, "is_integer": is_integer}
+    caption = (
+        f"Distance of {nearest['rows']:,} test rows to the nearest training row (median {nearest['median']:.3g}). "
+        "Metrics apply to new sequences at similar distances; nearer ones are easier to predict."
+    )
+    return picture(histograms([panel]), caption)
+
+
+def _near_duplicates(leaks: Mapping[str, Any]) -> list[Block]:
+    texts = []
+    if leaks.get("near_duplicates") and leaks.get("kept_because"):
+        texts.append(
+            f"Near-duplicates are counted and stay in the test set: {leaks['kept_because']}. --leak-distance 1 removes "
+            "them."
+        )
+    if leaks.get("not_compared"):
+        total = leaks["not_compared"] + leaks["compared"]
+        texts.append(
+            f"Near-duplicates were searched for in a random sample of {leaks['compared']:,} of {total:,} rows."
+        )
+    if leaks.get("homologs") == 0:
+        texts.append(f"No test row has a homolog in training or validation ({leaks['homology']}).")
+    if leaks.get("homologs"):
+        texts.append("Metrics apply to new proteins of known families; --split-by homology holds out whole clusters.")
+    if leaks.get("homologs") is None and leaks.get("homology"):
+        texts.append(f"{leaks['homology']}.".capitalize())
+    return [" ".join(texts)] if texts else []
