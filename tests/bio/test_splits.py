@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from subquad.bio.analysis.audit import count_unseen
 from subquad.bio.data.dataset import PARTS, Inputs, InputSchema, Target
 from subquad.bio.data.table import Table
 from subquad.bio.settings import FitSettings
@@ -661,3 +662,14 @@ def test_homologs_are_not_searched_among_variants_of_one_protein():
     wild = random_sequences(1, 60)[0]
     own = table([wild[:k] + "W" + wild[k + 1 :] for k in range(31)], mutants=[f"A{k + 1}W" for k in range(31)])
     assert make_split(own, FitSettings(), seed=0).leakage.homologs is None
+
+
+def test_test_rows_whose_substitutions_are_all_new_are_counted():
+    codes = np.zeros((7, 4), dtype=np.int8)
+    # training: A1C and A2G; test: A2T (new letter), A4C (new position), A1C:A4C (one known), and the reference
+    codes[[1, 2, 3, 4, 5, 5], [0, 1, 1, 3, 0, 3]] = [1, 2, 3, 1, 1, 1]
+    inputs = Inputs(codes=codes, letters=4, covariates=np.zeros((7, 0)), is_aligned=True)
+    assert count_unseen(inputs, np.array([0, 1, 2]), np.array([3, 4, 5, 6])) == 2
+    assert count_unseen(replace(inputs, is_aligned=False), np.array([0, 1, 2]), np.array([3, 4, 5, 6])) == 0
+    assert not inputs.has_substitutions
+    assert replace(inputs, letters=20).has_substitutions

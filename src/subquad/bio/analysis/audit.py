@@ -11,13 +11,14 @@ import numpy as np
 
 from subquad.bio.data.dataset import ANY, PARTS, Inputs, Target
 from subquad.bio.features.sequences import NUCLEOTIDES
+from subquad.bio.features.substitutions import reference_of
 from subquad.bio.splits.near_duplicates import equal_sequences
 
 if TYPE_CHECKING:
     from subquad.bio.data.table import Table
     from subquad.bio.splits.split import Split
 
-__all__ = ["audit", "nearest"]
+__all__ = ["audit", "count_unseen", "nearest"]
 
 BINS = 30
 MAX_TEST_ROWS, MAX_TRAIN_ROWS = 500, 20_000
@@ -50,6 +51,7 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
         - `groups`: `count`, and the `largest`; None without groups
         - `remarks`: what was inferred or changed when the table was read
         - `nearest`: distances of test rows to the nearest training row, see `nearest`
+        - `unseen`: number of test rows all of whose substitutions are in no training row; see `count_unseen`
         - `covariates`: names of the covariates
     """
     parts = {name: np.asarray(split.parts[name]) for name in PARTS}
@@ -69,9 +71,33 @@ def audit(table: "Table", split: "Split", *, seed: int = 0) -> dict[str, Any]:
         "target": None if table.target is None else _target(table.target, parts),
         "groups": None if table.groups is None else _groups(table.groups[used]),
         "nearest": nearest(inputs, parts["train"], parts["test"], seed=seed),
+        "unseen": count_unseen(inputs, parts["train"], parts["test"]),
         "covariates": list(table.schema.covariates),
         "remarks": list(table.remarks),
     }
+
+
+def count_unseen(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> int:
+    """Return the number of test rows all of whose substitutions are in no training row; 0 if lengths vary.
+
+    One-hot letters do not tell such rows apart: their columns are constant in training.
+
+    Args:
+        inputs: Inputs of all rows.
+        train: Training rows.
+        test: Test rows.
+    """
+    known, codes = (inputs.take(rows).all_codes.astype(np.int64) for rows in (train, test))
+    if not inputs.are_aligned or not codes.size or not len(known):
+        return 0
+    letters = max(chain.letters for chain in inputs.chains)
+    reference, places = reference_of(known, letters), np.arange(codes.shape[1])
+    # codes of padding and ambiguous letters are negative
+    is_seen = np.zeros((len(places), letters + 2), dtype=bool)
+    is_seen[np.broadcast_to(places, known.shape), known] = True
+    is_substituted = (codes != reference) & (codes >= 0)
+    is_new = is_substituted & ~is_seen[places, codes]
+    return int((is_substituted.any(1) & (is_new == is_substituted).all(1)).sum())
 
 
 def nearest(inputs: Inputs, train: np.ndarray, test: np.ndarray, *, seed: int = 0) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.bio.analysis.audit import audit
+from subquad.bio.analysis.audit import audit, count_unseen
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset, Inputs
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import Table, read_table
@@ -84,6 +84,13 @@ def fit_table(
     split = make_split(read, settings, seed=seed) if split is None else split
     say(f"split: {split.how}", quiet=quiet)
     dataset = read.with_split(split.parts, split.units)
+    unseen = count_unseen(dataset.inputs, split.parts["train"], split.parts["test"])
+    if unseen and not dataset.inputs.has_substitutions:
+        say(
+            f"{unseen:,} of {len(split.parts['test']):,} test rows have only substitutions that no training row has; "
+            "one-hot letters do not tell them apart, and predictions of them are nearly constant",
+            quiet=quiet,
+        )
     seconds = time.monotonic() - began
     models_of(dataset, settings)
     try:

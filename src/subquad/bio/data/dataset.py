@@ -90,6 +90,11 @@ class Inputs:
         return all(chain.is_aligned for chain in self.chains)
 
     @property
+    def has_substitutions(self) -> bool:
+        """Aligned proteins, whose substitutions have features."""
+        return all(chain.is_aligned and chain.partner is None and chain.letters >= 20 for chain in self.chains)
+
+    @property
     def all_positions(self) -> int:
         """Number of positions, T; of two chains together."""
         return sum(chain.codes.shape[1] for chain in self.chains)

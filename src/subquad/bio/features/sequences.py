@@ -124,7 +124,7 @@ class SequenceFeatures(Features):
                 "has_pairs": is_nucleic and varying <= MAX_PAIR_POSITIONS,
                 "kmer": fields["kmer"] if is_diverse else 0,
             }
-            if not is_nucleic and inputs.partner is None:
+            if inputs.has_substitutions:
                 fields |= {"reference": tuple(reference.tolist()), "has_several": bool((differs.sum(1) > 1).any())}
         whole = cls(
             **common_fields(inputs),

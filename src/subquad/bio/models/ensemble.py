@@ -13,7 +13,6 @@ import torch
 
 from subquad.bio.data.dataset import Dataset, Inputs
 from subquad.bio.features.pairs import RowFeatures, features_from_dict
-from subquad.bio.features.sequences import NUCLEOTIDES
 from subquad.bio.features.substitutions import reference_of
 from subquad.bio.models.additive import binned_features
 from subquad.bio.models.baselines import Baseline
@@ -201,11 +200,8 @@ def _reference(dataset: Dataset) -> tuple[int, ...]:
     """Return the reference of aligned proteins, in the positions that the network reads; empty for other inputs."""
     inputs, target = dataset.inputs, dataset.target
     is_row = not target.is_residue and target.task_type != "pairs"
-    letters = {chain.letters for chain in inputs.chains}
-    if not is_row or not inputs.are_aligned or inputs.letters < NUCLEOTIDES or inputs.partner is not None:
-        return ()
     # letters of two alphabets are not compared
-    if len(letters) > 1:
+    if not is_row or not inputs.has_substitutions or len({chain.letters for chain in inputs.chains}) > 1:
         return ()
     train = dataset.split["train"]
     return tuple(int(code) for chain in inputs.chains for code in reference_of(chain.codes[train], chain.letters))

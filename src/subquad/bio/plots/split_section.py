@@ -39,6 +39,8 @@ def blocks(run: FinishedRun) -> list[Block]:
     elif leaks:
         found.append("No test sequence occurs in training or validation, and no sequence has several rows.")
     found += _near_duplicates(leaks)
+    if audit.get("unseen"):
+        found.append(_unseen(audit["unseen"], run))
     nearest = audit.get("nearest")
     if nearest:
         found.append(_nearest(nearest))
@@ -47,6 +49,14 @@ def blocks(run: FinishedRun) -> list[Block]:
         largest = ", ".join(f"{name} ({count:,})" for name, count in groups["largest"])
         found.append(f"{groups['count']:,} groups; the largest are {largest}.")
     return found
+
+
+def _unseen(count: int, run: FinishedRun) -> str:
+    text = f"{count:,} of {run.metrics['rows']['test']:,} test rows have only substitutions that no training row has. "
+    inputs = run.config["inputs"]
+    if inputs["alphabet"].startswith("protein") and inputs["alignment"] is None:
+        return text + "Predictions of them rest on the features of the substitutions."
+    return text + "One-hot letters do not tell these rows apart, and predictions of them are nearly constant."
 
 
 def _nearest(nearest: Mapping[str, Any]) -> Picture:
