@@ -406,6 +406,16 @@ def test_a_scan_mutates_the_first_chain_beside_a_fixed_partner(run):
     assert not (run / "refused").exists()
 
 
+def test_a_scan_of_a_first_chain_that_never_varied_is_refused(tmp_path):
+    frame = antibodies().drop_duplicates("vl")
+    frame["vh"] = HEAVY
+    settings = FitSettings(**PAIRS["antibodies"][1], models=("ridge", "lyra"), ensemble_size=1, epochs=1.0)
+    fit(written(tmp_path, frame), replace(settings, leak_distance=0), out=tmp_path / "run", quiet=True)
+    own = ScanSettings(sequence=HEAVY, partner=LIGHT)
+    message = said(scan, tmp_path / "run", own, out=tmp_path / "scan", quiet=True)
+    assert "no position of the sequence varied in training" in message
+
+
 def test_designs_are_first_chains_for_a_fixed_partner_and_epistasis_is_refused(run):
     measured = antibodies()
     partner = measured["vl"][0]

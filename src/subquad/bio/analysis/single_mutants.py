@@ -12,7 +12,7 @@ import pandas as pd
 
 from subquad.bio.models.scorer import SEPARATOR, Scorer
 from subquad.bio.plots.finished_run import TEST_ROWS
-from subquad.errors import unknown
+from subquad.errors import SubquadError, unknown
 
 __all__ = ["measured_values", "scan_table", "single_mutants"]
 
@@ -43,8 +43,16 @@ def scan_table(
         Columns `mutant` (A24G, numbered as in the table of the fit), `position`, `from`, `to`, `prediction`,
         `difference` (prediction less that of the wild type), `difference_std` (its standard deviation over the ensemble
         members; empty for a single member) and `measured` (empty where not measured).
+
+    Raises:
+        SubquadError: The first chain of all training pairs was the same.
     """
     mutants = single_mutants(wild_type, scorer.letters, scorer.positions)
+    if not mutants:
+        raise SubquadError(
+            "no position of the sequence varied in training, so that the model cannot tell its mutants apart; swap "
+            "--sequence and --partner in the fit to scan the partner sequences"
+        )
     sequences = [wild_type, *(wild_type[:p] + letter + wild_type[p + 1 :] for p, letter in mutants)]
     prediction, deviation = scorer.effects(sequences, title="single mutants", quiet=quiet)
     known, first = measured or {}, 1 + scorer.offset

@@ -168,7 +168,7 @@ class Substitutions:
         """Return the features of single substitutions, `(m, …)`, in the order of `CHANGE`, `GAPS` and `PLACE`."""
         table, alphabet = standard_properties(self.letters), ALPHABETS["protein_stop"]
         gaps = np.stack([new == GAP, old == GAP], axis=1)
-        change = np.where(gaps.any(1)[:, None], 0.0, table[new] - table[old])
+        change = np.where(gaps.any(axis=1, keepdims=True), 0.0, table[new] - table[old])
         sizes = np.abs(change[:, [PROPERTIES.index(name) for name in SIZES]])
         # beyond the ends properties are the mean ones
         padded = np.pad(table[self.reference], ((REACH, REACH), (0, 0)))

@@ -88,7 +88,7 @@ def hold_out_units(units: np.ndarray, what: str) -> Holdout:
             _require_units(len(sizes), fold[1], what)
             chosen = _balanced_parts(sizes, order, fold[1]) == fold[0]
         else:
-            _require_units(len(sizes), 2, what)
+            _require_units(len(sizes), 2, what, remedy="use another --split-by")
             chosen = _units_of_size(sizes, order, fraction * len(rows))
         is_out = chosen[unit.reshape(-1)]
         return rows[is_out], rows[~is_out]
@@ -96,9 +96,10 @@ def hold_out_units(units: np.ndarray, what: str) -> Holdout:
     return hold_out
 
 
-def _require_units(count: int, needed: int, what: str) -> None:
+def _require_units(count: int, needed: int, what: str, *, remedy: str = "reduce --folds") -> None:
     if count < needed:
-        raise SubquadError(f"{count} {what} cannot be divided into {needed} parts; reduce --folds")
+        what = what.removesuffix("s") if count == 1 else what
+        raise SubquadError(f"{count} {what} cannot be divided into {needed} parts; {remedy}")
 
 
 def _balanced_parts(sizes: np.ndarray, order: np.ndarray, parts: int) -> np.ndarray:
