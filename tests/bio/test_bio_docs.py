@@ -21,7 +21,7 @@ BUDGETS = {
     "fit": FIT,
     "cross-validate": FIT.replace("200", "53"),
     "bench": "--models ridge boosting lyra lyra-paper --tokens 20000 --boosting-iterations 5 --train-rows 50 --jobs 1",
-    "design": "--rounds 3 --population 50",
+    "design": "--generations 3 --population 50",
 }
 """Flags that a test adds to commands whose cost depends on them."""
 SINGLES = 1_266

@@ -146,9 +146,9 @@ def scan(
     if options.quiet:
         return
     if "difference" in frame:
-        best = frame.sort_values("difference", ascending=False)
-        names = ("mutant", "prediction", "difference", "difference_std", "measured")
-        _print_rows(best, names, "single mutants, best first", most=5)
+        best = frame.sort_values("difference", ascending=settings.direction == "minimize")
+        names = ("mutant", "prediction", "90 % interval", "difference", "measured", "observed")
+        _print_rows(_with_intervals(best), names, "single mutants, best first", most=5)
     print(f"Wrote {options.out}/ (scan.html, scan.csv, figures as PNG and PDF). Next: open {options.out}/scan.html")
 
 
@@ -200,8 +200,8 @@ def design(
 
     frame = run_design(run, settings, **_keywords(options))
     if not options.quiet:
-        names = ("name", "mutants", "prediction", "prediction_std", "ucb", "distance", "well")
-        _print_rows(frame, names, "designs")
+        names = ("name", "mutants", "prediction", "90 % interval", "ucb", "distance", "well")
+        _print_rows(_with_intervals(frame), names, "designs")
         files = "designs.csv, designs.fasta, plates.csv, design.html"
         print(f"Wrote {options.out}/ ({files}). Next: open {options.out}/design.html")
 
@@ -317,6 +317,14 @@ def _print_folds(metrics: dict[str, Any], out: Path) -> None:
     print_table(["model", *map(title, names)], rows, title=f"mean and standard deviation over {folds} folds")
     print(f"Wrote {out}/ (report.html, metrics.json, predictions.csv, a folder per fold).")
     print(f"Next: open {out}/report.html, or subquad bio predict {out}/fold-0 TABLE.csv --out predictions.csv")
+
+
+def _with_intervals(frame: Any) -> Any:
+    """Return a table with its 90 % intervals in one column of text."""
+    from subquad.bio.models.support import interval_text
+
+    ends = zip(frame["prediction_low"], frame["prediction_high"], strict=True)
+    return frame.assign(**{"90 % interval": [interval_text(low, high) for low, high in ends]})
 
 
 def _print_rows(frame: Any, names: Sequence[str], title: str, *, most: int = 10) -> None:

@@ -1,24 +1,23 @@
-"""Settings of `design`."""
+"""Settings of `design` and of `rounds`."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from subquad.bio.settings import Direction
 from subquad.errors import SubquadError, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
-__all__ = ["DesignSettings"]
+__all__ = ["DesignSettings", "SearchSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DesignSettings:
-    """Objective and constraints of a design. Positions are numbered as in the table of the fit."""
+class SearchSettings:
+    """Objective and constraints of a search for variants. Positions are numbered as in the table of the fit."""
 
     start: Input[str | None] = None
     """Sequence to mutate: letters, or a FASTA or text file with one sequence. Default: the wild type of the run."""
     table: Input[str | None] = None
     """Measured variants, which are not designed again. Default: the table of the fit, if its file still exists."""
-    number: Model[int] = 92
-    """Number of designs; 92 designs and 4 controls fill a 96-well plate."""
     max_mutations: Model[int] = 4
     """Maximum number of mutations per design."""
     fixed: Model[tuple[str, ...]] = ()
@@ -37,22 +36,25 @@ class DesignSettings:
     DNA and RNA only."""
     allow_unobserved: Model[bool] = False
     """Allow letters that were not observed at a position in training; their effect is an extrapolation."""
-    allow_measured: Model[bool] = False
-    """Allow variants that have already been measured."""
-    goal: Model[Literal["max", "min"]] = "max"
-    """Whether to maximize or minimize the target."""
+    direction: Model[Direction | None] = None
+    """Whether a high (maximize) or a low (minimize) value of the target is better. Default: maximize, which the page
+    and the terminal then call an assumption."""
     target: Model[str | None] = None
     """Target column or class to optimize. Default: the first target column, or the second of two classes."""
-    beta: Model[float] = 1.0
+    beta: Model[float | None] = None
     """Weight of the ensemble's standard deviation in the upper confidence bound (UCB) that ranks the designs; 0 ranks
-    by the mean prediction, larger values explore."""
+    by the mean prediction, larger values explore. Default: 1, or 0 if the model has a single member and thus no
+    standard deviation."""
     diversity: Model[float] = 0.2
     """Penalty for mutations shared with designs chosen before, as a fraction of the best design's gain; 0 ignores
     similarity."""
-    rounds: Training[int] = 30
-    """Maximum number of rounds of the evolutionary search, used if there are too many variants to score all of them."""
+    min_distance: Model[int] = 1
+    """Minimum number of substitutions between any two designs."""
+    generations: Training[int] = 30
+    """Maximum number of generations of the evolutionary search, used if there are too many variants to score all of
+    them."""
     population: Training[int] = 300
-    """Number of parents per round."""
+    """Number of parents per generation."""
     wells: Output[Literal["96", "384"]] = "96"
     """Wells per plate."""
     controls: Output[int] = 4
@@ -60,10 +62,25 @@ class DesignSettings:
 
     def __post_init__(self) -> None:
         validate_values(self)
-        validate_minima(self, number=1, max_mutations=1, rounds=1, population=2, controls=0, beta=0, diversity=0)
+        validate_minima(self, max_mutations=1, generations=1, population=2, controls=0, beta=0, diversity=0)
+        validate_minima(self, min_distance=1)
         if self.controls >= int(self.wells):
             raise SubquadError(f"--controls must be below the number of wells, {self.wells}, got {self.controls}")
         if self.fixed and self.only:
             raise SubquadError("--fixed and --only exclude each other; give one of them")
         if self.gc is not None and not 0 <= self.gc[0] <= self.gc[1] <= 1:
             raise SubquadError(f"--gc must be a lowest and a highest fraction, such as 0.4 0.6, got {self.gc}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignSettings(SearchSettings):
+    """Number of designs, objective and constraints of a design."""
+
+    number: Model[int] = 92
+    """Number of designs; 92 designs and 4 controls fill a 96-well plate."""
+    allow_measured: Model[bool] = False
+    """Allow variants that have already been measured."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validate_minima(self, number=1)
