@@ -226,7 +226,7 @@ def by_pair(cycles: pd.DataFrame, values: str = "epistasis") -> pd.DataFrame:
             "double_mutants": groups["value"].size(),
         }
     )
-    if "observed" in cycles and cycles["observed"].notna().any():
+    if "observed" in cycles and bool(cycles["observed"].notna().any()):
         frame["observed_double_mutants"] = (cycles["observed"] == "yes").groupby([cycles["i"], cycles["j"]]).sum()
     return frame.sort_values("rms", ascending=False).reset_index()
 

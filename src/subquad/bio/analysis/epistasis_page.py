@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from subquad.bio.analysis.landscape import MEASURED, PREDICTED, Landscape
+from subquad.bio.models.support import count_of
 from subquad.bio.plots.maps import correlation_text, order_bars, pair_map, pair_stems, scatter
 from subquad.reporting.page import Picture, Section, Table, page, picture
 
@@ -52,7 +53,7 @@ def support_warnings(landscape: Landscape) -> list[str]:
     if PREDICTED not in landscape.cycles:
         return []
     frame, texts = landscape.cycles[PREDICTED].frame, []
-    unobserved = int((frame["observed"] == "no").sum())
+    unobserved = count_of(frame["observed"], "no")
     if unobserved:
         texts.append(
             f"Warning: {unobserved:,} of {len(frame):,} predicted double mutants have a letter that no training "
@@ -61,7 +62,8 @@ def support_warnings(landscape: Landscape) -> list[str]:
         )
     if landscape.measured_range is not None:
         low, high = landscape.measured_range
-        beyond = int(((frame["f_ij"] < low) | (frame["f_ij"] > high)).sum())
+        values = frame["f_ij"].to_numpy()
+        beyond = int(((values < low) | (values > high)).sum())
         if beyond:
             texts.append(
                 f"Warning: {beyond:,} of {len(frame):,} double mutants are predicted outside the measured range, "
@@ -219,7 +221,9 @@ def _strongest_cycles(cycles: Any) -> Table:
     column = "specific" if is_specific else "epistasis"
     titles = {"f_ij": "value", "expected": "expected without epistasis", "epistasis": "epistasis"}
     titles |= {"specific": "specific epistasis"} if is_specific else {}
-    titles |= {"observed": "letters observed"} if "observed" in cycles and cycles["observed"].notna().any() else {}
+    titles |= (
+        {"observed": "letters observed"} if "observed" in cycles and bool(cycles["observed"].notna().any()) else {}
+    )
     titles |= {f"{PREDICTED}_epistasis": "predicted"} if f"{PREDICTED}_epistasis" in cycles else {}
     strongest = cycles.loc[cycles[column].abs().sort_values(ascending=False).head(20).index]
     rows = [

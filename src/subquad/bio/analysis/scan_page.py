@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.models.scorer import Scorer
-from subquad.bio.models.support import describe_direction, interval_text, measured_range, range_warning
+from subquad.bio.models.support import count_of, describe_direction, interval_text, measured_range, range_warning
 from subquad.bio.plots.maps import base_pair_figure, correlation_text, heat_map, logo, profile, scatter
 from subquad.bio.settings import Direction
 from subquad.reporting.page import Picture, Section, Table, page, picture
@@ -111,7 +111,7 @@ def support_warnings(frame: pd.DataFrame, scorer: Scorer, direction: Direction |
         direction: Which direction of the target is better.
     """
     texts = []
-    unobserved = int((frame["observed"] == "no").sum())
+    unobserved = count_of(frame["observed"], "no")
     if unobserved:
         texts.append(
             f"Warning: {unobserved:,} of {len(frame):,} single mutants have a letter that no training sequence had at "
@@ -175,7 +175,7 @@ def _extremes(frame: pd.DataFrame, direction: Direction | None) -> list[Table]:
 
 def _mutants(frame: pd.DataFrame, caption: str) -> Table:
     optional = {"difference_std": "± (ensemble)", "observed": "letter observed", "beyond_measured": "beyond measured"}
-    shown = [name for name in optional if frame[name].notna().any()]
+    shown = [name for name in optional if bool(frame[name].notna().any())]
     rows = []
     for row in frame.to_dict("records"):
         measured = None if pd.isna(row["measured"]) else float(row["measured"])

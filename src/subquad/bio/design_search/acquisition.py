@@ -9,17 +9,15 @@ Axes: n variants, m members, b choices of a batch.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from subquad.bio.design_search.settings import AcquisitionKind
 from subquad.bio.models.support import sign_of
 from subquad.bio.settings import Direction
 from subquad.errors import SubquadError
 
-__all__ = ["Acquisition", "AcquisitionKind", "draws_of_members", "make_acquisition"]
-
-AcquisitionKind = Literal["ucb", "ei", "thompson"]
+__all__ = ["Acquisition", "draws_of_members", "make_acquisition"]
 
 
 @dataclass(frozen=True, kw_only=True)

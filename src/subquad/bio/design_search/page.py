@@ -13,7 +13,7 @@ from matplotlib.patches import Circle
 from subquad.bio.design_search.batch import PLATE_SHAPES
 from subquad.bio.design_search.proposal import Proposal
 from subquad.bio.design_search.search import ScoredVariants
-from subquad.bio.models.support import interval_text
+from subquad.bio.models.support import count_of, interval_text
 from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
@@ -65,13 +65,9 @@ def render(proposal: Proposal, record: Mapping[str, Any], *, title: str = "Desig
 def _table(proposal: Proposal) -> Table:
     designs, column = proposal.designs, proposal.ranked_by
     has_interval, rows = bool(designs["prediction_low"].notna().any()), []
-    marks = {"observed": "letters observed", "beyond_measured": "beyond measured"}
     # what holds for all designs alike is no column
-    marks = {
-        name: title
-        for name, title in marks.items()
-        if designs[name].isin({"observed": ["no"]}.get(name, ["yes"])).any()
-    }
+    marked_as = {"observed": ("letters observed", "no"), "beyond_measured": ("beyond measured", "yes")}
+    marks = {name: title for name, (title, value) in marked_as.items() if count_of(designs[name], value)}
     for row in designs.head(MAX_DESIGNS).to_dict("records"):
         std = "" if pd.isna(row["prediction_std"]) else f" ± {show(float(row['prediction_std']))}"
         distance = None if pd.isna(row["distance"]) else int(row["distance"])

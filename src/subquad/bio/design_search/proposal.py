@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data import examples
-from subquad.bio.design_search.acquisition import AcquisitionKind, draws_of_members, make_acquisition
+from subquad.bio.design_search.acquisition import draws_of_members, make_acquisition
 from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints
 from subquad.bio.design_search.search import ScoredVariants, search
-from subquad.bio.design_search.settings import SearchSettings
+from subquad.bio.design_search.settings import AcquisitionKind, SearchSettings
 from subquad.bio.models.scorer import Scorer, input_sequence
 from subquad.bio.models.support import (
     beyond_measured,
+    count_of,
     describe_direction,
     measured_range,
     observed_letters,
@@ -160,7 +161,7 @@ def propose(
     chosen = choose_batch(scored, rows, settings, number=number, start=at_start, draws=drawn)
     designs = _table(scored, chosen, measured.sequences, drawn, settings)
     plates = plate_map(designs["name"].tolist(), wells=int(settings.wells), controls=settings.controls)
-    designs = designs.merge(plates[["name", "plate", "well"]], on="name", how="left")
+    designs = pd.DataFrame(designs.merge(plates[["name", "plate", "well"]], on="name", how="left"))
     warnings = [remark] if remark else []
     if len(chosen) < number:
         warnings.append(f"Only {len(chosen):,} variants satisfy the constraints, of {number:,} requested.")
@@ -290,10 +291,10 @@ def _table(
 
 
 def _support_warnings(designs: pd.DataFrame, limits: tuple[float, float] | None, settings: SearchSettings) -> list[str]:
-    found, unobserved = [], designs["observed"] == "no"
-    if unobserved.any():
+    found, unobserved = [], count_of(designs["observed"], "no")
+    if unobserved:
         found.append(
-            f"Warning: {int(unobserved.sum()):,} of {len(designs):,} designs have a letter that no training sequence "
+            f"Warning: {unobserved:,} of {len(designs):,} designs have a letter that no training sequence "
             "had at the position (column `observed`); their predictions are extrapolations."
         )
     ordered = designs.sort_values("prediction", ascending=settings.direction == "minimize", kind="stable")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INTERVAL",
     "beyond_measured",
+    "count_of",
     "describe_direction",
     "interval_text",
     "measured_range",
@@ -134,6 +135,11 @@ def prediction_interval(
 def interval_text(low: float, high: float) -> str | None:
     """Return an interval as the cell of a table; None without one."""
     return None if np.isnan(low) or np.isnan(high) else f"{show(float(low))} to {show(float(high))}"
+
+
+def count_of(column: Any, value: str) -> int:
+    """Return how many cells of a column equal a text."""
+    return int((np.asarray(column, dtype=object) == value).sum())
 
 
 def yes_no(values: Any) -> Any:
