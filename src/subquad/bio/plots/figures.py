@@ -213,7 +213,10 @@ def boxes(numbers: np.ndarray, values: np.ndarray, *, label: str, axis: str) -> 
 
 def dot_plot(names: Sequence[str], values: Mapping[str, Sequence[float]], *, label: str) -> Figure:
     """Return one row per group, with one dot per model."""
-    figure = Figure(figsize=(6.6, 0.6 + 0.26 * (len(names) + 1)), layout="constrained")
+    # a legend wider than the figure would leave no room for the axes
+    columns = min(3, len(values))
+    above = 0.2 * -(-len(values) // columns)
+    figure = Figure(figsize=(6.6, 0.5 + above + 0.26 * (len(names) + 1)), layout="constrained")
     axes = figure.add_subplot()
     y = np.arange(len(names))[::-1]
     for model, own in values.items():
@@ -222,7 +225,7 @@ def dot_plot(names: Sequence[str], values: Mapping[str, Sequence[float]], *, lab
     axes.set_xlabel(label)
     axes.grid(axis="y", color="#dfe3ea", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8, ncols=len(values), loc="lower left", bbox_to_anchor=(0, 1.0))
+    axes.legend(frameon=False, fontsize=8, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1.0))
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
