@@ -21,7 +21,8 @@ BUDGETS = {
     "fit": FIT,
     "cross-validate": FIT.replace("200", "53"),
     "bench": "--models ridge boosting lyra lyra-paper --tokens 20000 --boosting-iterations 5 --train-rows 50 --jobs 1",
-    "design": "--rounds 3 --population 50",
+    "design": "--generations 3 --population 50",
+    "rounds": "--generations 2 --population 50 --tokens 2000 --ensemble-size 1",
 }
 """Flags that a test adds to commands whose cost depends on them."""
 SINGLES = 1_266
@@ -69,7 +70,7 @@ def test_the_page_shows_every_command():
     lines = [line for language, text in STEPS if language == "sh" for line in text.splitlines()]
     shown = {line.split()[2] for line in lines}
     assert shown == {
-        "fit", "predict", "report", "scan", "epistasis", "design", "guides", "cross-validate", "bench",
+        "fit", "predict", "report", "scan", "epistasis", "design", "rounds", "guides", "cross-validate", "bench",
     }  # fmt: skip
 
 
@@ -86,6 +87,10 @@ def test_the_page_shows_every_command():
         "epistasis_of_model/epistasis.html",
         "orders/orders.csv",
         *(f"designs/{name}" for name in ("designs.csv", "designs.fasta", "plates.csv", "design.html")),
+        *(f"rounds/round-1/{name}" for name in ("batch.csv", "batch.fasta", "plates.csv", "batch.html")),
+        *(f"rounds/round-2/{name}" for name in ("table.csv", "measured.csv", "run/report.html", "batch.csv")),
+        *(f"rounds/rounds.{ending}" for ending in ("html", "json")),
+        *(f"simulation/{name}" for name in ("report.html", "metrics.json")),
         "guides.html",
         *(f"bench/results.{ending}" for ending in ("html", "json", "csv", "md")),
         "guides_again/metrics.json",

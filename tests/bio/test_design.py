@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from support.bio_models import AMINO, Landscape, constraints_of, run_design
 
 from subquad.bio.commands.design import COLUMNS, design
+from subquad.bio.design_search.acquisition import Acquisition
 from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.search import EXHAUSTIVE, ScoredVariants, search
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import open_scorer
 from subquad.cli import main
 from subquad.errors import SubquadError
+
+MEAN = Acquisition(kind="ucb", sign=1, beta=0.0)
 
 
 def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):
@@ -39,7 +42,7 @@ def test_the_best_variant_of_an_additive_landscape_is_found(tmp_path):
 
 def test_the_best_of_a_rugged_landscape_that_is_too_large_to_try_all_is_found(tmp_path):
     model = Landscape(length=9, letters="ACGT", coupling=1.0, seed=5)
-    settings = {"number": 5, "max_mutations": 6, "diversity": 0.0, "rounds": 30, "population": 200}
+    settings = {"number": 5, "max_mutations": 6, "diversity": 0.0, "generations": 30, "population": 200}
     rules = constraints_of(model, **settings)
     assert rules.count_variants(10**9) == 27 + 324 + 2268 + 10206 + 30618 + 61236
     codes = np.stack(np.meshgrid(*[np.arange(4)] * 9, indexing="ij"), -1).reshape(-1, 9).astype(np.int8)
@@ -55,17 +58,16 @@ def test_the_best_of_a_rugged_landscape_that_is_too_large_to_try_all_is_found(tm
 @given(st.integers(2, 7), st.integers(1, 4), st.integers(0, 99))
 def test_variants_are_counted_as_they_are_enumerated(length, most, seed):
     model = Landscape(length=length, letters="ACGT", members=1, seed=seed)
-    scored = search(
-        constraints_of(model, max_mutations=most, forbid_letters="C"), open_scorer(model), DesignSettings(), seed=0
-    )
+    rules = constraints_of(model, max_mutations=most, forbid_letters="C")
+    scored = search(rules, open_scorer(model), MEAN, DesignSettings(), number=92, seed=0)
     assert len(scored) == constraints_of(model, max_mutations=most, forbid_letters="C").count_variants(EXHAUSTIVE)
     assert len({row.tobytes() for row in scored.codes}) == len(scored)
 
 
 def test_the_bound_is_the_mean_and_beta_times_the_spread(tmp_path):
     model = Landscape(spread=0.5)
-    for goal, sign in (("max", 1), ("min", -1)):
-        frame = run_design(model, tmp_path, goal, goal=goal, number=11, beta=2.0)
+    for direction, sign in (("maximize", 1), ("minimize", -1)):
+        frame = run_design(model, tmp_path, direction, direction=direction, number=11, beta=2.0)
         np.testing.assert_allclose(frame["ucb"], frame["prediction"] + sign * 2 * frame["prediction_std"])
         members = np.stack(model.members_of_sequences(frame["sequence"].tolist()).each)[..., 0]
         np.testing.assert_allclose(frame["prediction"], members.mean(0))
@@ -162,13 +164,13 @@ def test_measured_variants_are_not_designed_again_unless_asked(tmp_path, monkeyp
     first = run_design(model, tmp_path, "first", number=19)
     measured = [*first["sequence"][:11], model.wild_type]
     monkeypatch.setattr("subquad.bio.data.table.read_like", lambda path, schema: pd.Series({"sequences": measured}))
-    settings = DesignSettings(rounds=7, population=61, number=19, table="t.csv")
+    settings = DesignSettings(generations=7, population=61, number=19, table="t.csv")
     second = design(model, settings, out=tmp_path / "second", quiet=True)
     assert not set(second["sequence"]) & set(measured)
     for row in second.to_dict("records"):
         far = min(sum(a != b for a, b in zip(row["sequence"], text, strict=True)) for text in measured)
         assert row["distance"] == far
-    settings = DesignSettings(rounds=7, population=61, number=19, table="t.csv", allow_measured=True)
+    settings = DesignSettings(generations=7, population=61, number=19, table="t.csv", allow_measured=True)
     third = design(model, settings, out=tmp_path / "third", quiet=True)
     assert third["sequence"].tolist() == first["sequence"].tolist()
     assert third["distance"][0] == 0
@@ -213,7 +215,7 @@ def test_all_errors_in_the_constraints_are_reported_at_once(tmp_path):
 )
 def test_constraints_that_no_variant_satisfies_are_refused(tmp_path, settings, message):
     with pytest.raises(SubquadError) as error:
-        run_design(Landscape(length=23, letters="ACGT"), tmp_path, **{"rounds": 2, "max_mutations": 3, **settings})
+        run_design(Landscape(length=23, letters="ACGT"), tmp_path, **{"generations": 2, "max_mutations": 3, **settings})
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -254,16 +256,17 @@ def test_one_of_several_targets_is_designed_for():
 
 def test_a_diverse_batch_has_the_best_first_and_similar_variants_last():
     model = Landscape(length=11, members=1)
-    scored = ScoredVariants(constraints_of(model), open_scorer(model), 1, 0.0)
-    scored.add(search(constraints_of(model, max_mutations=2), open_scorer(model), DesignSettings(), seed=0).codes)
+    scored = ScoredVariants(constraints_of(model), open_scorer(model), MEAN)
+    rules = constraints_of(model, max_mutations=2)
+    scored.add(search(rules, open_scorer(model), MEAN, DesignSettings(), number=92, seed=0).codes)
     rows = np.arange(len(scored))
-    alone = choose_batch(scored, rows, DesignSettings(number=1, diversity=9.0), start=0.0)
+    alone = choose_batch(scored, rows, DesignSettings(diversity=9.0), number=1, start=0.0)
     assert alone.tolist() == [scored.value.argmax()]
-    wide = choose_batch(scored, rows, DesignSettings(number=11, diversity=9.0), start=0.0)
+    wide = choose_batch(scored, rows, DesignSettings(diversity=9.0), number=11, start=0.0)
     changes = [set(own) for own in scored.constraints.mutants(scored.codes[wide])]
     # eleven places are free, so that no two need to share a change
     assert not any(a & b for k, a in enumerate(changes) for b in changes[:k])
-    top = choose_batch(scored, rows, DesignSettings(number=29, diversity=0.0), start=0.0)
+    top = choose_batch(scored, rows, DesignSettings(diversity=0.0), number=29, start=0.0)
     assert top.tolist() == np.argsort(-scored.value)[:29].tolist()
 
 
@@ -307,7 +310,7 @@ def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
     assert page.count("<img") == 4
     with pytest.raises(SubquadError, match="already; choose another folder with --out, or replace it with --force"):
         run_design(model, tmp_path)
-    design(model, DesignSettings(rounds=1, number=3), out=folder, force=True, quiet=True)
+    design(model, DesignSettings(generations=1, number=3), out=folder, force=True, quiet=True)
     assert len(pd.read_csv(folder / "designs.csv")) == 3
 
 

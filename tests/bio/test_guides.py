@@ -179,7 +179,7 @@ def test_a_model_scores_whole_windows_and_ranks_each_gene(tmp_path, capsys):
 
 def test_low_scores_rank_first_where_they_are_best(tmp_path):
     path = fasta(tmp_path / "g.fa", one=random_gene(307))
-    settings = GuideSettings(goal="min", best=3)
+    settings = GuideSettings(direction="minimize", best=3)
     best = guides(path, settings, out=tmp_path / "g.tsv.gz", model=Counter(23), quiet=True)
     table = pd.read_csv(tmp_path / "g.tsv.gz", sep="\t")
     assert best["score"].tolist() == sorted(table["score"])[:3]

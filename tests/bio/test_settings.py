@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.metrics.compared_models import NETWORKS, models_suiting
@@ -49,9 +50,10 @@ from subquad.errors import SubquadError
         (FitSettings, {"weight": "w", "error": "e"}, "--weight and --error both weight the rows"),
         (FitSettings, {"split": "s", "split_by": "position"}, "--split names a column and --split-by a method"),
         (FitSettings, {"split_by": "group"}, "--split-by group needs a group column"),
-        (DesignSettings, {"goal": "low"}, "--goal must be one of max, min, got 'low'"),
+        (DesignSettings, {"direction": "low"}, "--direction must be one of maximize, minimize, got 'low'"),
         (DesignSettings, {"wells": "48"}, "--wells must be one of 96, 384, got '48'"),
-        (GuideSettings, {"goal": "low"}, "--goal must be one of max, min, got 'low'"),
+        (GuideSettings, {"direction": "low"}, "--direction must be one of maximize, minimize, got 'low'"),
+        (ScanSettings, {"direction": "low"}, "--direction must be one of maximize, minimize, got 'low'"),
     ],
 )
 def test_invalid_settings_are_an_error_that_names_the_flag(make, given, message):

@@ -16,11 +16,13 @@ WILD = "ACGTACG"
 class AdditiveModel:
     """A model whose ensemble members add known values of the letters, and differ by a known factor."""
 
+    default = "lyra"
+
     def __init__(
         self, task_type="regression", *, wild_type=WILD, alphabet="dna", members=2, classes=(), names=("score",)
     ):
         self.task_type, self.wild_type, self.classes, self.names = task_type, wild_type, list(classes), list(names)
-        self.alphabet, self.members = ALPHABETS[alphabet], members
+        self.alphabet, self.members, self.config = ALPHABETS[alphabet], members, {}
         self.schema = InputSchema(alphabet=alphabet, is_aligned=False, length=None)
         self.outputs = len(classes) if task_type.endswith("multiclass") else len(names)
 
@@ -50,7 +52,7 @@ AMINO = "ACDEFGHIKLMNPQRSTVWY"
 class Landscape:
     """A model with effects of letters and of neighbouring pairs, whose best variant is known."""
 
-    task_type, names, classes = "regression", ["fitness"], []
+    task_type, names, classes, default = "regression", ["fitness"], [], "lyra"
 
     def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **schema):
         random = np.random.default_rng(seed)
@@ -76,7 +78,7 @@ class Landscape:
 
 
 def run_design(model, tmp_path, name="out", seed=0, **settings):
-    chosen = DesignSettings(**{"rounds": 7, "population": 61, **settings})
+    chosen = DesignSettings(**{"generations": 7, "population": 61, **settings})
     return design(model, chosen, out=tmp_path / name, seed=seed, quiet=True)
 
 

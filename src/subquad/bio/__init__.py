@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from subquad.bio.commands.guides import guides
     from subquad.bio.commands.predict import predict
     from subquad.bio.commands.report import report
+    from subquad.bio.commands.rounds import rounds
     from subquad.bio.commands.scan import scan
     from subquad.bio.data.examples import resolve_table
     from subquad.bio.data.table import read_table
     from subquad.bio.design_search.batch import plate_map
-    from subquad.bio.design_search.settings import DesignSettings
+    from subquad.bio.design_search.settings import DesignSettings, RoundsSettings
     from subquad.bio.guide_search.settings import GuideSettings
     from subquad.bio.guide_search.table import find_guides
     from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
@@ -37,6 +38,7 @@ __all__ = [
     "LyraPairing",
     "LyraRegressor",
     "LyraTagger",
+    "RoundsSettings",
     "ScanSettings",
     "bench",
     "cross_validate",
@@ -50,6 +52,7 @@ __all__ = [
     "read_table",
     "report",
     "resolve_table",
+    "rounds",
     "scan",
 ]
 
@@ -64,6 +67,7 @@ _HOMES = {
     "LyraPairing": "subquad.bio.models.estimators",
     "LyraRegressor": "subquad.bio.models.estimators",
     "LyraTagger": "subquad.bio.models.estimators",
+    "RoundsSettings": "subquad.bio.design_search.settings",
     "ScanSettings": "subquad.bio.analysis.settings",
     "bench": "subquad.bio.commands.bench",
     "cross_validate": "subquad.bio.commands.cross_validate",
@@ -77,6 +81,7 @@ _HOMES = {
     "read_table": "subquad.bio.data.table",
     "report": "subquad.bio.commands.report",
     "resolve_table": "subquad.bio.data.examples",
+    "rounds": "subquad.bio.commands.rounds",
     "scan": "subquad.bio.commands.scan",
 }
 

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
 from subquad.bio.benchmark.settings import BenchSettings
-from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.design_search.settings import DesignSettings, RoundsSettings
 from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.settings import FitSettings
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
@@ -146,9 +146,9 @@ def scan(
     if options.quiet:
         return
     if "difference" in frame:
-        best = frame.sort_values("difference", ascending=False)
-        names = ("mutant", "prediction", "difference", "difference_std", "measured")
-        _print_rows(best, names, "single mutants, best first", most=5)
+        best = frame.sort_values("difference", ascending=settings.direction == "minimize")
+        names = ("mutant", "prediction", "90 % interval", "difference", "measured", "observed")
+        _print_rows(_with_intervals(best), names, "single mutants, best first", most=5)
     print(f"Wrote {options.out}/ (scan.html, scan.csv, figures as PNG and PDF). Next: open {options.out}/scan.html")
 
 
@@ -200,10 +200,40 @@ def design(
 
     frame = run_design(run, settings, **_keywords(options))
     if not options.quiet:
-        names = ("name", "mutants", "prediction", "prediction_std", "ucb", "distance", "well")
-        _print_rows(frame, names, "designs")
+        names = ("name", "mutants", "prediction", "90 % interval", "ucb", "distance", "well")
+        _print_rows(_with_intervals(frame), names, "designs")
         files = "designs.csv, designs.fasta, plates.csv, design.html"
         print(f"Wrote {options.out}/ ({files}). Next: open {options.out}/design.html")
+
+
+@app.command
+def rounds(
+    source: str,
+    /,
+    settings: Annotated[RoundsSettings, FLAGS] = RoundsSettings(),
+    *,
+    options: Annotated[SeededOptions, FLAGS],
+) -> None:
+    """Propose variants, read their measurements, fit again and propose the next ones; or simulate this on an assay.
+
+    For example:
+
+        subquad bio rounds run --propose 24 --direction maximize --out rounds
+        subquad bio rounds run --measured rounds/round-1/batch.csv --propose 24 --out rounds
+        subquad bio rounds assay.csv --simulate --direction maximize --out simulation
+
+    Args:
+        source: Folder that `subquad bio fit` wrote, the same for all rounds; with --simulate a table.
+    """
+    from subquad.bio.commands.rounds import rounds as run_rounds
+
+    record = run_rounds(source, settings, **_keywords(options))
+    if options.quiet:
+        return
+    if settings.simulate:
+        _print_strategies(record, options.out)
+    else:
+        _print_round(record, options.out)
 
 
 @app.command
@@ -317,6 +347,38 @@ def _print_folds(metrics: dict[str, Any], out: Path) -> None:
     print_table(["model", *map(title, names)], rows, title=f"mean and standard deviation over {folds} folds")
     print(f"Wrote {out}/ (report.html, metrics.json, predictions.csv, a folder per fold).")
     print(f"Next: open {out}/report.html, or subquad bio predict {out}/fold-0 TABLE.csv --out predictions.csv")
+
+
+def _print_round(record: dict[str, Any], out: Path) -> None:
+    import pandas as pd
+
+    number = len(record["rounds"])
+    batch = out / f"round-{number}" / "batch.csv"
+    if "proposed" in record["rounds"][-1]:
+        frame = pd.read_csv(batch)
+        names = ("name", "mutants", "mutant", "prediction", "90 % interval", "distance", "well")
+        _print_rows(_with_intervals(frame), [name for name in names if name in frame or "%" in name], "variants")
+    print(f"Wrote {out}/ (rounds.html, rounds.json, round-{number}).")
+    if "proposed" in record["rounds"][-1]:
+        print(f"Next: write the measurements into {batch}, and name it with --measured")
+
+
+def _print_strategies(metrics: dict[str, Any], out: Path) -> None:
+    from subquad.bio.design_search.simulation_page import result_table
+    from subquad.reporting.tables import print_table
+
+    table = result_table(metrics)
+    title = f"{metrics['rows']:,} variants, {metrics['hits']:,} hits, {len(metrics['settings']['seeds'])} seeds"
+    print_table(table.header, table.rows, title=title)
+    print(f"Wrote {out}/ (report.html, metrics.json). Next: open {out}/report.html")
+
+
+def _with_intervals(frame: Any) -> Any:
+    """Return a table with its 90 % intervals in one column of text."""
+    from subquad.bio.models.support import interval_text
+
+    ends = zip(frame["prediction_low"], frame["prediction_high"], strict=True)
+    return frame.assign(**{"90 % interval": [interval_text(low, high) for low, high in ends]})
 
 
 def _print_rows(frame: Any, names: Sequence[str], title: str, *, most: int = 10) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
-__all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "AlphabetName", "FitSettings", "TaskType"]
+__all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "AlphabetName", "Direction", "FitSettings", "TaskType"]
 
 ALPHABETS = {
     "dna": "ACGT",
@@ -37,6 +37,9 @@ TaskType = Literal[
     "pairs",
 ]
 """Type of the prediction task; see `subquad.bio.data.dataset.Target`."""
+
+Direction = Literal["maximize", "minimize"]
+"""Which direction of the target is better."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,8 @@ a { color: var(--accent); }
 p.lead { font-size: 1.08rem; color: var(--soft); }
 div.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: .88rem; padding-top: .4rem; }
+caption { caption-side: bottom; text-align: left; color: var(--soft); font-size: .88rem; padding-top: .4rem;
+  position: sticky; left: 0; max-width: calc(100vw - 2.5rem); }
 th, td { padding: .34rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th.text, td.text { text-align: left; white-space: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: .3rem; }
@@ -131,6 +132,7 @@ figure.half { display: inline-block; vertical-align: top; width: 49%; min-width:
 figure.half figcaption { padding-right: 1.2rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
 nav a { margin-right: 1.2rem; }
+@media (max-width: 700px) { figure.half { width: 100%; } td.text { min-width: 13rem; } }
 @media print { body { margin: 0; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } }
 </style>
 </head>

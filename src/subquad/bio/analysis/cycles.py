@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.models.scorer import Scorer
+from subquad.bio.models.support import observed_letters, yes_no
 from subquad.errors import SubquadError
 
 __all__ = [
@@ -37,7 +38,8 @@ class Cycles:
 
     frame: pd.DataFrame
     """`first`, `second` (A24G), `i`, `j` (positions, numbered as in the table), `f_ij`, `expected` (without epistasis)
-    and `epistasis`."""
+    and `epistasis`; of predictions also `observed`, whether training sequences had both letters at their positions
+    (`yes`, `no` or empty where unknown)."""
     single_effects: str
     """Source of the single-mutant effects."""
 
@@ -189,6 +191,10 @@ def predicted_cycles(
     if len(doubles) < total:
         source += f"; {len(doubles):,} of {total:,} double mutants were sampled at random and predicted"
     frame = _frame(position, new, own, f_ij=f_ij, expected=expected, offset=scorer.offset)
+    observed = observed_letters(scorer, len(wild_type))
+    frame["observed"] = yes_no(
+        None if observed is None else [all(letter in observed[p] for p, letter in double) for double in doubles]
+    )
     return Cycles(frame=frame, single_effects=source)
 
 
@@ -206,7 +212,10 @@ def specific_epistasis(cycles: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_pair(cycles: pd.DataFrame, values: str = "epistasis") -> pd.DataFrame:
-    """Return one row per pair of positions, by rms: `i`, `j`, `rms`, `max` (absolute), `mean` and `double_mutants`."""
+    """Return one row per pair of positions, by rms: `i`, `j`, `rms`, `max` (absolute), `mean` and `double_mutants`.
+
+    Of predictions also `observed_double_mutants`, those whose letters training sequences had at their positions.
+    """
     known = cycles[["i", "j"]].assign(value=cycles[values], square=cycles[values] ** 2, size=cycles[values].abs())
     groups: Any = known.groupby(["i", "j"])
     frame = pd.DataFrame(
@@ -217,6 +226,8 @@ def by_pair(cycles: pd.DataFrame, values: str = "epistasis") -> pd.DataFrame:
             "double_mutants": groups["value"].size(),
         }
     )
+    if "observed" in cycles and bool(cycles["observed"].notna().any()):
+        frame["observed_double_mutants"] = (cycles["observed"] == "yes").groupby([cycles["i"], cycles["j"]]).sum()
     return frame.sort_values("rms", ascending=False).reset_index()
 
 

@@ -8,10 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from subquad.bio.analysis.landscape import MEASURED, PREDICTED, Landscape
+from subquad.bio.models.support import count_of
 from subquad.bio.plots.maps import correlation_text, order_bars, pair_map, pair_stems, scatter
 from subquad.reporting.page import Picture, Section, Table, page, picture
 
-__all__ = ["page_and_figures"]
+__all__ = ["page_and_figures", "support_warnings"]
 
 Block = str | Table | Picture
 Part = tuple[list[Block], dict[str, Figure]]
@@ -32,7 +33,8 @@ def page_and_figures(
     """
     parts: dict[str, Part] = {}
     if cycles is not None:
-        parts["Pairs of positions"] = _pairs(landscape, pairs)
+        blocks, figures = _pairs(landscape, pairs)
+        parts["Pairs of positions"] = [*support_warnings(landscape), *blocks], figures
         if cycles["specific"].notna().any():
             parts["Specific epistasis"] = _specific(landscape, pairs, cycles)
         if f"{PREDICTED}_epistasis" in cycles:
@@ -44,6 +46,30 @@ def page_and_figures(
     sections = [Section(title, blocks) for title, (blocks, _) in parts.items()]
     figures = {name: figure for _, own in parts.values() for name, figure in own.items()}
     return page(f"Epistasis: {landscape.name}", lead=_lead(landscape, source), sections=sections), figures
+
+
+def support_warnings(landscape: Landscape) -> list[str]:
+    """Return warnings about predicted double mutants that training does not support."""
+    if PREDICTED not in landscape.cycles:
+        return []
+    frame, texts = landscape.cycles[PREDICTED].frame, []
+    unobserved = count_of(frame["observed"], "no")
+    if unobserved:
+        texts.append(
+            f"Warning: {unobserved:,} of {len(frame):,} predicted double mutants have a letter that no training "
+            "sequence had at its position (column `observed` of cycles.csv.gz); they are extrapolations. Pairs of "
+            "positions without any other double mutant are hatched in the map."
+        )
+    if landscape.measured_range is not None:
+        low, high = landscape.measured_range
+        values = frame["f_ij"].to_numpy()
+        beyond = int(((values < low) | (values > high)).sum())
+        if beyond:
+            texts.append(
+                f"Warning: {beyond:,} of {len(frame):,} double mutants are predicted outside the measured range, "
+                f"{low:.4g} to {high:.4g}; no measurement supports such values."
+            )
+    return texts
 
 
 def _lead(landscape: Landscape, source: str) -> str:
@@ -63,8 +89,11 @@ def _pairs(landscape: Landscape, pairs: pd.DataFrame) -> Part:
         figure, caption = _stems(landscape, pairs)
         return [picture(figure, caption), *sources], {"pairs": figure}
     panels = _panels(landscape, pairs, {"root mean square": "rms", "largest absolute value": "max"})
-    figure = pair_map(panels, labels=_labels(landscape, pairs), axis=AXIS)
+    unobserved = _unobserved(landscape, pairs, panels)
+    figure = pair_map(panels, labels=_labels(landscape, pairs), axis=AXIS, unobserved=unobserved)
     caption = f"Epistasis of {landscape.name} between positions, over all substitutions; grey: no double mutant."
+    if any(cells.any() for cells in unobserved.values()):
+        caption += " Hatched: all double mutants of the pair have a letter that was not observed in training."
     if len(landscape.cycles) > 1:
         caption += " Each map has its own colour scale: compare the pattern, not the magnitude."
     return [picture(figure, caption), *sources], {"pairs": figure}
@@ -112,6 +141,16 @@ def _panels(landscape: Landscape, pairs: pd.DataFrame, columns: Mapping[str, str
         f"{first}, {title}": _square(pairs, column),
         f"{others[0]}, {title}": _square(pairs, f"{others[0]}_{column}"),
     }
+
+
+def _unobserved(landscape: Landscape, pairs: pd.DataFrame, panels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the pairs without observed double mutants, `(L, L)` bool, in the maps of predictions."""
+    prefix = f"{PREDICTED}_" if len(landscape.cycles) > 1 else ""
+    column = f"{prefix}observed_double_mutants"
+    if PREDICTED not in landscape.cycles or column not in pairs:
+        return {}
+    cells = _square(pairs, column) == 0
+    return {title: cells for title in panels if not prefix or title.startswith(PREDICTED)}
 
 
 def _square(pairs: pd.DataFrame, column: str) -> np.ndarray:
@@ -164,6 +203,7 @@ def _strongest_pairs(landscape: Landscape, pairs: Any) -> Table:
         "max": "largest",
         "mean": "mean",
         "double_mutants": "double mutants",
+        "observed_double_mutants": "with observed letters",
         "rms_specific": "specific, root mean square",
         "mean_specific": "specific, mean",
         f"{PREDICTED}_rms": "predicted, root mean square",
@@ -171,7 +211,7 @@ def _strongest_pairs(landscape: Landscape, pairs: Any) -> Table:
     columns = [column for column in titles if column in pairs and pairs[column].notna().any()]
     rows = []
     for row in pairs.dropna(subset=["rms"]).head(15).to_dict("records"):
-        cells = [int(row[name]) if name == "double_mutants" else _number(row[name]) for name in columns]
+        cells = [int(row[name]) if name.endswith("double_mutants") else _number(row[name]) for name in columns]
         rows.append([f"{_site(landscape, int(row['i']))} – {_site(landscape, int(row['j']))}", *cells])
     return Table(["positions", *(titles[name] for name in columns)], rows, caption="pairs.csv lists all pairs.")
 
@@ -181,10 +221,13 @@ def _strongest_cycles(cycles: Any) -> Table:
     column = "specific" if is_specific else "epistasis"
     titles = {"f_ij": "value", "expected": "expected without epistasis", "epistasis": "epistasis"}
     titles |= {"specific": "specific epistasis"} if is_specific else {}
+    titles |= (
+        {"observed": "letters observed"} if "observed" in cycles and bool(cycles["observed"].notna().any()) else {}
+    )
     titles |= {f"{PREDICTED}_epistasis": "predicted"} if f"{PREDICTED}_epistasis" in cycles else {}
     strongest = cycles.loc[cycles[column].abs().sort_values(ascending=False).head(20).index]
     rows = [
-        [f"{row['first']} + {row['second']}", *(_number(row[name]) for name in titles)]
+        [f"{row['first']} + {row['second']}", *(_cell(row[name]) for name in titles)]
         for row in strongest.to_dict("records")
     ]
     caption = (
@@ -248,6 +291,10 @@ def _explanation(landscape: Landscape) -> list[str]:
             "limit of the assay; epistasis and high orders among them reflect that limit."
         )
     return texts
+
+
+def _cell(value: Any) -> float | str | None:
+    return value if isinstance(value, str) else _number(value)
 
 
 def _number(value: Any) -> float | None:

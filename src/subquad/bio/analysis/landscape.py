@@ -18,6 +18,7 @@ from subquad.bio.analysis.cycles import (
 )
 from subquad.bio.analysis.orders import Library, Orders, find_library, variance_by_order
 from subquad.bio.models.scorer import Scorer
+from subquad.bio.models.support import measured_range
 from subquad.errors import SubquadError
 
 __all__ = [
@@ -49,6 +50,8 @@ class Landscape:
     """Fraction of the measurements that equal the lowest one."""
     name: str
     """Target column or class."""
+    measured_range: tuple[float, float] | None = None
+    """Lowest and highest measurement of the table of the fit, to which predictions are compared; None if unknown."""
 
 
 def measured_landscape(
@@ -146,6 +149,7 @@ def predicted_landscape(
         library=library,
         at_minimum=0.0 if measured is None else measured.at_minimum,
         name=scorer.name,
+        measured_range=measured_range(scorer),
     )
 
 
@@ -160,7 +164,8 @@ def pair_tables(landscape: Landscape) -> tuple[pd.DataFrame, pd.DataFrame | None
 
     Columns of pairs: `i`, `j`, `rms`, `max`, `mean`, `double_mutants`, `rms_specific`, `mean_specific`; of double
     mutants: `first`, `second`, `i`, `j`, `f_ij`, `expected`, `epistasis`, `specific`. Predictions beside measurements
-    have the prefix `predicted_`.
+    have the prefix `predicted_`. Predictions also have `observed` (of double mutants) and `observed_double_mutants` (of
+    pairs); see `Cycles` and `by_pair`.
     """
     pairs, cycles = None, None
     for name, own in landscape.cycles.items():

@@ -3,16 +3,19 @@
 Axes: L positions, A letters.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from subquad.bio.models.scorer import Scorer
+from subquad.bio.models.support import count_of, describe_direction, interval_text, measured_range, range_warning
 from subquad.bio.plots.maps import base_pair_figure, correlation_text, heat_map, logo, profile, scatter
+from subquad.bio.settings import Direction
 from subquad.reporting.page import Picture, Section, Table, page, picture
 
-__all__ = ["grid_of", "information", "profile_page", "scan_page"]
+__all__ = ["grid_of", "information", "profile_page", "scan_page", "support_warnings"]
 
 HEAT_MAP_CAPTION = (
     "Columns are positions, with the wild-type letter above and a dot in its cell; rows are the substituted letters. "
@@ -20,6 +23,7 @@ HEAT_MAP_CAPTION = (
     "about which the model has no information. The strip above is the mean of each position. Colours saturate at the "
     "1st and 99th percentile. heatmap.pdf holds this figure for publication."
 )
+HATCH_CAPTION = " Hatched: no training sequence had the letter at the position, so that its effect is an extrapolation."
 LOGO_CAPTION = (
     "Sequence logo of the predicted preferences. The height of a column is the information content of the position, in "
     "bits; the height of a letter is its part of it. Letter frequencies are the softmax of the effects above, in units "
@@ -31,9 +35,10 @@ def grid_of(
     frame: pd.DataFrame, length: int, letters: str, column: str = "difference", *, offset: int = 0
 ) -> np.ndarray:
     """Return a column of a scan as `(A, L)`, NaN where it has no value; positions start at 1 + `offset`."""
-    grid = np.full((len(letters), length), np.nan)
+    values = frame[column].to_numpy()
+    grid = np.full((len(letters), length), np.nan, dtype=float if values.dtype.kind == "f" else object)
     row = [letters.index(letter) for letter in frame["to"]]
-    grid[row, frame["position"].to_numpy() - 1 - offset] = frame[column]
+    grid[row, frame["position"].to_numpy() - 1 - offset] = values
     return grid
 
 
@@ -55,7 +60,13 @@ def information(grid: np.ndarray) -> np.ndarray:
 
 
 def scan_page(
-    frame: pd.DataFrame, wild_type: str, *, scorer: Scorer, source: str, caution: str | None = None
+    frame: pd.DataFrame,
+    wild_type: str,
+    *,
+    scorer: Scorer,
+    source: str,
+    direction: Direction | None = None,
+    cautions: Sequence[str] = (),
 ) -> tuple[dict[str, Any], str]:
     """Return the figures, by the names of their files, and the page of a scan of all single mutants.
 
@@ -64,22 +75,26 @@ def scan_page(
         wild_type: The sequence that was mutated.
         scorer: Model and output.
         source: Name of the run.
-        caution: Warning shown above the heat map.
+        direction: Which direction of the target is better.
+        cautions: Warnings shown above the heat map.
     """
     offset, letters = scorer.offset, scorer.letters
     grid = grid_of(frame, len(wild_type), letters, offset=offset)
     label = f"{scorer.title}: difference to the wild type"
-    effects = heat_map(grid, wild_type, letters, label=label, offset=offset)
+    unobserved = grid_of(frame, len(wild_type), letters, "observed", offset=offset) == "no"
+    effects = heat_map(grid, wild_type, letters, label=label, offset=offset, unobserved=unobserved)
     preferred = logo(information(grid), letters, label="bits", offset=offset)
     measured = _measured_blocks(frame, wild_type, letters, name=scorer.name, offset=offset)
+    caption = HEAT_MAP_CAPTION + (HATCH_CAPTION if unobserved.any() else "")
     sections = [
-        Section("All single mutants", [*([caution] if caution else []), picture(effects, HEAT_MAP_CAPTION), *measured]),
+        Section("All single mutants", [*cautions, picture(effects, caption), *measured]),
         Section("Preferred letters", [picture(preferred, LOGO_CAPTION)]),
-        Section("Positions and mutants", [_positions(frame), _extremes(frame)]),
+        Section("Positions and mutants", [_positions(frame), *_extremes(frame, direction)]),
     ]
     lead = (
         f"In silico deep mutational scan: {len(frame):,} single mutants of a wild type of {len(wild_type)} letters, "
-        f"predicted by the model in {source}. Predictions are not measurements; verify the mutants that you rely on."
+        f"predicted by the model in {source}. {describe_direction(direction, scorer.title)} Predictions are not "
+        "measurements; verify the mutants that you rely on."
     )
     if scorer.partner is not None:
         lead += f" The partner sequence ({len(scorer.partner)} letters) is the same in all of them."
@@ -87,6 +102,28 @@ def scan_page(
         lead += f" Positions are numbered as in the table of the fit: the first letter is position {1 + offset}."
     figures = {"heatmap": effects, "logo": preferred}
     return figures, page(f"All single mutants: {scorer.title}", lead=lead, sections=sections)
+
+
+def support_warnings(frame: pd.DataFrame, scorer: Scorer, direction: Direction | None) -> list[str]:
+    """Return warnings about the mutants of a scan that training does not support.
+
+    Args:
+        frame: The table that `scan_table` returns.
+        scorer: Model and output.
+        direction: Which direction of the target is better.
+    """
+    texts = []
+    unobserved = count_of(frame["observed"], "no")
+    if unobserved:
+        texts.append(
+            f"Warning: {unobserved:,} of {len(frame):,} single mutants have a letter that no training sequence had at "
+            "the position; they are hatched in the heat map and marked in the column `observed` of scan.csv."
+        )
+    ordered = frame.sort_values("prediction", ascending=direction == "minimize")
+    is_beyond = (ordered["beyond_measured"] == "yes").to_numpy()
+    names = ordered["mutant"].tolist()
+    warning = range_warning(names, is_beyond, measured_range(scorer), direction, what="single mutants")
+    return [*texts, *([warning] if warning else [])]
 
 
 def profile_page(frame: pd.DataFrame, label: str, caption: str, *, sequence: str) -> tuple[dict[str, Any], str]:
@@ -132,13 +169,23 @@ def _positions(frame: pd.DataFrame) -> Table:
     return Table(header, rows, caption="The twelve positions with the largest mean effect of a substitution.")
 
 
-def _extremes(frame: pd.DataFrame) -> Table:
-    ordered = frame.sort_values("difference", ascending=False)
-    has_deviation = bool(frame["difference_std"].notna().any())
+def _extremes(frame: pd.DataFrame, direction: Direction | None) -> list[Table]:
+    ordered = frame.sort_values("difference", ascending=direction == "minimize")
+    ends = {"best": ordered.head(10), "worst": ordered.tail(10)}
+    return [_mutants(own, f"The ten {which} predicted single mutants.") for which, own in ends.items()]
+
+
+def _mutants(frame: pd.DataFrame, caption: str) -> Table:
+    optional = {"difference_std": "± (ensemble)", "observed": "letter observed", "beyond_measured": "beyond measured"}
+    shown = [name for name in optional if bool(frame[name].notna().any())]
     rows = []
-    for row in pd.concat([ordered.head(10), ordered.tail(10)]).to_dict("records"):
-        deviation = [float(row["difference_std"])] if has_deviation else []
+    for row in frame.to_dict("records"):
         measured = None if pd.isna(row["measured"]) else float(row["measured"])
-        rows.append([row["mutant"], float(row["prediction"]), float(row["difference"]), *deviation, measured])
-    header = ["mutant", "prediction", "difference", *(["± (ensemble)"] if has_deviation else []), "measured"]
-    return Table(header, rows, caption="The ten highest and the ten lowest predicted single mutants.")
+        interval = interval_text(row["prediction_low"], row["prediction_high"])
+        rows.append(
+            [row["mutant"], float(row["prediction"]), interval, float(row["difference"])]
+            + [row[name] for name in shown]
+            + [measured]
+        )
+    header = ["mutant", "prediction", "90 % interval", "difference", *(optional[name] for name in shown), "measured"]
+    return Table(header, rows, caption=caption)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from subquad.errors import validate_minima
+from subquad.bio.settings import Direction
+from subquad.errors import validate_minima, validate_values
 from subquad.runs.options import Input, Model
 
 __all__ = ["EpistasisSettings", "ScanSettings"]
@@ -22,6 +23,12 @@ class ScanSettings:
     target: Model[str | None] = None
     """Target column or class to scan. Default: the first target column, the second of two classes, or the likeliest of
     several classes for the wild type."""
+    direction: Model[Direction | None] = None
+    """Whether a high (maximize) or a low (minimize) value of the target is better, for the order of the mutants and for
+    warnings. Default: maximize, which the page and the terminal then call an assumption."""
+
+    def __post_init__(self) -> None:
+        validate_values(self)
 
 
 @dataclass(frozen=True, kw_only=True)

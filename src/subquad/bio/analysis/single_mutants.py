@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.models.members import deviation
 from subquad.bio.models.scorer import SEPARATOR, Scorer
+from subquad.bio.models.support import (
+    beyond_measured,
+    measured_range,
+    observed_letters,
+    prediction_interval,
+    yes_no,
+)
 from subquad.bio.plots.finished_run import TEST_ROWS
+from subquad.bio.settings import Direction
 from subquad.errors import SubquadError, unknown
 
 __all__ = ["measured_values", "scan_table", "single_mutants"]
@@ -29,7 +38,12 @@ def single_mutants(sequence: str, letters: str, positions: Sequence[int] | None 
 
 
 def scan_table(
-    scorer: Scorer, wild_type: str, *, measured: Mapping[str, float] | None = None, quiet: bool = True
+    scorer: Scorer,
+    wild_type: str,
+    *,
+    measured: Mapping[str, float] | None = None,
+    direction: Direction | None = None,
+    quiet: bool = True,
 ) -> pd.DataFrame:
     """Return one row per single mutant, ordered by position.
 
@@ -37,12 +51,16 @@ def scan_table(
         scorer: Model and output.
         wild_type: Sequence to mutate.
         measured: Measurement by sequence, where known.
+        direction: Which direction of the target is better.
         quiet: Show no progress.
 
     Returns:
         Columns `mutant` (A24G, numbered as in the table of the fit), `position`, `from`, `to`, `prediction`,
-        `difference` (prediction less that of the wild type), `difference_std` (its standard deviation over the ensemble
-        members; empty for a single member) and `measured` (empty where not measured).
+        `prediction_low` and `prediction_high` (90 % interval; empty if the fit calibrated none), `difference`
+        (prediction less that of the wild type), `difference_std` (its standard deviation over the ensemble members;
+        empty for a single member), `measured` (empty where not measured), `observed` (whether the letter was observed
+        at its position in training) and `beyond_measured` (whether the prediction is better than any measurement):
+        `yes`, `no` or empty where unknown.
 
     Raises:
         SubquadError: The first chain of all training pairs was the same.
@@ -54,7 +72,12 @@ def scan_table(
             "--sequence and --partner in the fit to scan the partner sequences"
         )
     sequences = [wild_type, *(wild_type[:p] + letter + wild_type[p + 1 :] for p, letter in mutants)]
-    prediction, deviation = scorer.effects(sequences, title="single mutants", quiet=quiet)
+    members = scorer.members(sequences, title="single mutants", quiet=quiet)
+    prediction, each = members.mean, np.asarray(members.each)
+    spread, deviations = (deviation(own, members.weights) for own in (each, each - each[:, :1]))
+    low, high = prediction_interval(scorer, prediction, spread)
+    observed = observed_letters(scorer, len(wild_type))
+    is_beyond = beyond_measured(prediction[1:], measured_range(scorer), direction)
     known, first = measured or {}, 1 + scorer.offset
     return pd.DataFrame(
         {
@@ -63,9 +86,13 @@ def scan_table(
             "from": [wild_type[p] for p, _ in mutants],
             "to": [letter for _, letter in mutants],
             "prediction": prediction[1:],
+            "prediction_low": low[1:],
+            "prediction_high": high[1:],
             "difference": prediction[1:] - prediction[0],
-            "difference_std": deviation[1:],
+            "difference_std": deviations[1:],
             "measured": [known.get(sequence, np.nan) for sequence in sequences[1:]],
+            "observed": yes_no(None if observed is None else [letter in observed[p] for p, letter in mutants]),
+            "beyond_measured": yes_no(is_beyond),
         }
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from subquad import __version__
-from subquad.bio.analysis.epistasis_page import page_and_figures
+from subquad.bio.analysis.epistasis_page import page_and_figures, support_warnings
 from subquad.bio.analysis.landscape import (
     Landscape,
     measured_landscape,
@@ -63,7 +63,8 @@ def epistasis(
     analyse = _of_table if is_table else _of_run
     landscape = analyse(source, settings, seed=seed, quiet=quiet)
     record = {"subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed}}
-    return _write(landscape, record, out, Path(source).name if isinstance(source, str | Path) else "Fitted model")
+    name = Path(source).name if isinstance(source, str | Path) else "Fitted model"
+    return _write(landscape, record, out, name, quiet=quiet)
 
 
 def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
@@ -115,7 +116,11 @@ def _of_run(run: Any, settings: EpistasisSettings, *, seed: int, quiet: bool) ->
     )
 
 
-def _write(landscape: Landscape, record: dict[str, Any], out: Path, source: str) -> pd.DataFrame:
+def _write(
+    landscape: Landscape, record: dict[str, Any], out: Path, source: str, *, quiet: bool = False
+) -> pd.DataFrame:
+    for text in support_warnings(landscape):
+        say(text, quiet=quiet)
     pairs, cycles = pair_tables(landscape)
     html, figures = page_and_figures(landscape, pairs, cycles, source=source)
     with write_report_folder(out) as folder:

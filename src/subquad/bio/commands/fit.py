@@ -135,6 +135,14 @@ def _observed(chain: Inputs, train: np.ndarray) -> list[list[int]] | None:
     return [np.unique(column).tolist() for column in chain.codes[train].T] if chain.is_aligned else None
 
 
+def _measured_range(dataset: Dataset) -> list[list[float]] | None:
+    """Return the lowest and highest measurement of each column, in all parts of the split; None for classes."""
+    if dataset.target.task_type != "regression":
+        return None
+    y = dataset.target.y[np.concatenate(list(dataset.split.values()))]
+    return np.stack([np.nanmin(y, axis=0), np.nanmax(y, axis=0)], axis=1).tolist()
+
+
 def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: FittedModels) -> None:
     """Write test rows, `config.json`, weights, model card and report."""
     rows, target = dataset.split["test"], dataset.target
@@ -152,6 +160,7 @@ def _finish(run: Run, read: Table, split: Split, dataset: Dataset, fitted: Fitte
         "target": {"task_type": target.task_type, "classes": list(target.classes), "names": list(target.names)},
         "observed_letters": first,
         "observed_partner_letters": partner[0] if partner else None,
+        "measured_range": _measured_range(dataset),
         "file": read.path.name,
         "split": {"how": split.how, "rows": {part: len(dataset.split[part]) for part in PARTS}},
         "models": fitted.models,

@@ -19,6 +19,7 @@ from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings, Window
 from subquad.bio.guide_search.sites import as_codes, count_similar, find_sites, pack
 from subquad.bio.guide_search.table import COLUMNS, GeneGuides, batches, spacers
 from subquad.bio.models.scorer import Scorer, open_scorer
+from subquad.bio.models.support import describe_direction
 from subquad.errors import SubquadError, raise_errors
 from subquad.progress import say, track
 from subquad.runs.storage import as_file, atomic, check_output
@@ -90,6 +91,7 @@ def _window(scorer: Scorer | None, settings: GuideSettings, *, quiet: bool) -> W
     pam = f"PAM {settings.site_pam}" if settings.site_pam else "no PAM"
     say(f"{nuclease.title}: guides of {window.spacer} letters, {pam}", quiet=quiet)
     if scorer is not None:
+        say(describe_direction(settings.direction, scorer.title), quiet=quiet)
         sense = "target" if nuclease.target_sense else "guide"
         inferred = " (inferred from its length; override it with --context)" if settings.context is None else ""
         say(

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from subquad import __version__
-from subquad.bio.analysis.scan_page import profile_page, scan_page
+from subquad.bio.analysis.scan_page import profile_page, scan_page, support_warnings
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.analysis.single_mutants import measured_values, scan_table
 from subquad.bio.data.dataset import ROW_TASK_TYPES
@@ -20,7 +20,9 @@ from subquad.bio.models.scorer import (
     output_names,
     partner_sequence,
 )
+from subquad.bio.models.support import describe_direction
 from subquad.bio.plots.maps import save
+from subquad.progress import say
 from subquad.runs.folder import METRICS
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import plain, read_json, write_json
@@ -69,8 +71,14 @@ def scan(
     else:
         scorer = open_scorer(model, target=settings.target, wild_type=wild_type, partner=partner)
         measured = measured_values(scorer, settings.table)
-        frame = scan_table(scorer, wild_type, measured=measured, quiet=quiet)
-        figures, html = scan_page(frame, wild_type, scorer=scorer, source=_name(run), caution=_extrapolation(model))
+        direction = settings.direction
+        say(describe_direction(direction, scorer.title), quiet=quiet)
+        frame = scan_table(scorer, wild_type, measured=measured, direction=direction, quiet=quiet)
+        cautions = [text for text in (_extrapolation(model), *support_warnings(frame, scorer, direction)) if text]
+        for text in cautions:
+            say(text, quiet=quiet)
+        options = {"source": _name(run), "direction": direction, "cautions": cautions}
+        figures, html = scan_page(frame, wild_type, scorer=scorer, **options)
     with write_report_folder(out) as folder:
         frame.to_csv(folder / "scan.csv", index=False)
         for stem, figure in figures.items():

@@ -1,51 +1,100 @@
 """The batch to order: a diverse choice of the best variants, laid out on plates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from subquad.bio.design_search.search import ScoredVariants
-from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.design_search.settings import SearchSettings
 from subquad.errors import SubquadError
 
-__all__ = ["PLATE_SHAPES", "choose_batch", "plate_map"]
+__all__ = ["PLATE_SHAPES", "choose_batch", "pick_batch", "plate_map"]
 
+MAX_CANDIDATES = 5000
+"""Candidates of a batch: the best of all scored variants; more for large batches."""
+MAX_DRAWN = 2000
+"""Candidates of Thompson sampling, of which a Gaussian process has a joint distribution."""
 PLATE_SHAPES = {96: (8, 12), 384: (16, 24)}
 """Rows and columns of a plate, by its number of wells."""
 
 
-def choose_batch(scored: ScoredVariants, rows: np.ndarray, settings: DesignSettings, *, start: float) -> np.ndarray:
-    """Return the rows of a diverse batch, best first, chosen greedily.
-
-    The similarity of two variants is the Jaccard index of their mutations. Each candidate loses its largest plus its
-    mean similarity to the variants chosen so far, times `diversity`, times the gain of the best variant over the start.
+def choose_batch(
+    scored: ScoredVariants,
+    rows: np.ndarray,
+    settings: SearchSettings,
+    *,
+    number: int,
+    start: float,
+    draws: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Return the rows of a diverse batch, best first.
 
     Args:
         scored: Variants and their scores.
         rows: Candidates.
-        settings: Number and diversity.
-        start: Upper confidence bound of the start sequence.
+        settings: Diversity and minimum distance.
+        number: Size of the batch.
+        start: Acquisition function of the start sequence.
+        draws: For Thompson sampling: function from candidates to the values by which each choice ranks them,
+            `(number, candidates)`; the batch is then in the order of the choices.
     """
-    most = max(5000, 50 * settings.number)
+    most = max(MAX_CANDIDATES, 50 * number) if draws is None else MAX_DRAWN
     rows = rows[np.argsort(-scored.value[rows], kind="stable")][:most]
-    value, codes = scored.value[rows], scored.codes[rows]
-    is_mutated = codes != scored.constraints.start
-    count = is_mutated.sum(1)
+    values, codes = scored.value[rows] if draws is None else draws(rows), scored.codes[rows]
     # if nothing improves on the start, the range of the candidates sets the scale
-    gain = value[0] - start if value[0] > start else np.ptp(value)
-    largest, total, chosen = np.zeros(len(rows)), np.zeros(len(rows)), []
-    is_left = np.ones(len(rows), dtype=bool)
-    for _ in range(min(settings.number, len(rows))):
-        loss = settings.diversity * gain * (largest + total / max(len(chosen), 1))
-        pick = int(np.where(is_left, value - loss, -np.inf).argmax())
+    gain = values.max() - start if values.max() > start else np.ptp(values)
+    scale = settings.diversity * float(gain)
+    chosen = pick_batch(
+        values, codes, scored.constraints.start, number=number, scale=scale, min_distance=settings.min_distance
+    )
+    picked = rows[chosen]
+    return picked if draws is not None else picked[np.argsort(-scored.value[picked], kind="stable")]
+
+
+def pick_batch(
+    values: np.ndarray,
+    codes: np.ndarray | None,
+    reference: np.ndarray | None,
+    *,
+    number: int,
+    scale: float,
+    min_distance: int = 1,
+) -> np.ndarray:
+    """Return the indices of a diverse batch, chosen greedily.
+
+    The similarity of two variants is the Jaccard index of their mutations. Each candidate loses its largest plus its
+    mean similarity to the variants chosen so far, times `scale`.
+
+    Args:
+        values: `(n,)` values of the candidates, higher is better; or `(number, n)`, one row per choice.
+        codes: `(n, L)` codes of their letters; None for sequences that are not aligned, of which the best are chosen.
+        reference: `(L,)` codes of the sequence that they mutate.
+        number: Size of the batch; it is smaller if there are too few candidates.
+        scale: Penalty of full similarity, in units of the values.
+        min_distance: Minimum number of substitutions between two choices.
+    """
+    count = values.shape[-1]
+    values = np.broadcast_to(values, (number, count))
+    is_mutated = None if codes is None or reference is None else codes != reference
+    mutations = np.zeros(count) if is_mutated is None else is_mutated.sum(1)
+    largest, total, chosen = np.zeros(count), np.zeros(count), []
+    is_left = np.ones(count, dtype=bool)
+    for choice in range(number):
+        if not is_left.any():
+            break
+        loss = scale * (largest + total / max(len(chosen), 1))
+        pick = int(np.where(is_left, values[choice] - loss, -np.inf).argmax())
         chosen.append(pick)
         is_left[pick] = False
-        shared = ((codes == codes[pick]) & is_mutated & is_mutated[pick]).sum(1)
-        similarity = shared / np.maximum(count + count[pick] - shared, 1)
+        if is_mutated is None or codes is None:
+            continue
+        is_same = codes == codes[pick]
+        is_left &= (~is_same).sum(1) >= min_distance
+        shared = (is_same & is_mutated & is_mutated[pick]).sum(1)
+        similarity = shared / np.maximum(mutations + mutations[pick] - shared, 1)
         largest, total = np.maximum(largest, similarity), total + similarity
-    picked = rows[chosen]
-    return picked[np.argsort(-scored.value[picked], kind="stable")]
+    return np.array(chosen, dtype=np.int64)
 
 
 def plate_map(names: Sequence[str], *, wells: int = 96, controls: int = 4, control: str = "wild type") -> pd.DataFrame:

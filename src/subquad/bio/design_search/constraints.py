@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from subquad.bio.data.alphabet import GAP
-from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.design_search.settings import SearchSettings
 from subquad.bio.models.scorer import AMBIGUITY
 from subquad.errors import SubquadError, raise_errors, require
 
@@ -29,6 +29,8 @@ class Constraints:
     """The alphabet."""
     allowed: np.ndarray
     """`(L, A)` bool: allowed substitutions; the start's own letter is never one."""
+    observed: np.ndarray | None
+    """`(L, A)` bool: letters observed at each position in training; None if unknown."""
     max_mutations: int
     """Largest number of mutations."""
     gc: tuple[float, float] | None
@@ -75,6 +77,13 @@ class Constraints:
             is_site &= np.isin(codes[:, k : k + width], [self.letters.index(one) for one in own])
         return is_site.sum(1)
 
+    def are_observed(self, codes: np.ndarray) -> np.ndarray | None:
+        """Return whether all mutations of each design were observed in training, `(n,)` bool; None if unknown."""
+        if self.observed is None:
+            return None
+        is_known = self.observed[np.arange(codes.shape[1]), codes]
+        return (is_known | (codes == self.start)).all(1)
+
     def sequences(self, codes: np.ndarray) -> list[str]:
         """Return designs as sequences."""
         table = np.frombuffer(self.letters.encode("ascii"), dtype=np.uint8)
@@ -95,7 +104,7 @@ class Constraints:
 def read_constraints(
     start: str,
     letters: str,
-    settings: DesignSettings,
+    settings: SearchSettings,
     *,
     observed: Sequence[str] | None,
     is_nucleotide: bool,
@@ -122,8 +131,8 @@ def read_constraints(
     if is_nucleotide and GAP in start and (settings.gc is not None or settings.forbid_sites):
         parser.errors.append("--gc and --forbid-sites need a start sequence without gaps")
     raise_errors("the constraints are not valid:", parser.errors)
-    if observed is not None and not settings.allow_unobserved:
-        is_observed = np.array([[letter in own for letter in letters] for own in observed])
+    is_observed = None if observed is None else np.array([[letter in own for letter in letters] for own in observed])
+    if is_observed is not None and not settings.allow_unobserved:
         listed = [position for position in parser.listed if not (allowed & is_observed)[parser.index(position)].any()]
         allowed &= is_observed
         raise_errors(
@@ -146,6 +155,7 @@ def read_constraints(
         offset=offset,
         letters=letters,
         allowed=allowed,
+        observed=is_observed,
         max_mutations=most,
         gc=settings.gc,
         sites=sites,
@@ -164,7 +174,7 @@ class _Parser:
     def index(self, position: int) -> int:
         return self.numbers.index(position)
 
-    def substitutions(self, settings: DesignSettings) -> np.ndarray:
+    def substitutions(self, settings: SearchSettings) -> np.ndarray:
         """Return `(L, A)` bool: the substitutions that the settings allow."""
         allowed = np.ones((len(self.numbers), len(self.letters)), dtype=bool)
         fixed = self._positions(settings.fixed, "--fixed")

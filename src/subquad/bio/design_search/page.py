@@ -11,11 +11,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from subquad.bio.design_search.batch import PLATE_SHAPES
+from subquad.bio.design_search.proposal import Proposal
 from subquad.bio.design_search.search import ScoredVariants
+from subquad.bio.models.support import count_of, interval_text
 from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
 __all__ = ["render"]
+
+LABELS = {"ucb": "UCB", "expected_improvement": "expected improvement", "draw": "draw"}
+MEANINGS = {
+    "ucb": "upper confidence bound, by which designs are ranked",
+    "expected_improvement": "mean improvement over the best measurement, by which designs are ranked",
+    "draw": "prediction by the random member, or sample of the posterior, that chose the design",
+}
+"""Columns by which designs are ranked, on the page."""
 
 MAX_POSITIONS = 60
 """Columns of the map of mutations."""
@@ -25,48 +35,62 @@ MAX_POINTS = 6000
 """Scored variants that are drawn."""
 
 
-def render(designs: pd.DataFrame, plates: pd.DataFrame, record: Mapping[str, Any], *, scored: ScoredVariants) -> str:
+def render(proposal: Proposal, record: Mapping[str, Any], *, title: str = "Designed variants") -> str:
     """Return the page as HTML.
 
     Args:
-        designs: Contents of `designs.csv`.
-        plates: Contents of `plates.csv`.
+        proposal: The designs and how they were found.
         record: Contents of `design.json`.
-        scored: All scored variants.
+        title: Title of the page.
     """
+    designs, scored = proposal.designs, proposal.scored
     settings, target, start = record["subquad"]["settings"], record["target"], record["start_prediction"]
     low, high = (show(float(value)) for value in np.quantile(designs["prediction"], [0, 1]))
     lead = (
         f"{len(designs):,} designs with at most {settings['max_mutations']} mutations, with a predicted {target} of "
-        f"{low} to {high}; the start sequence is predicted at {show(float(start))}. {record['scored']:,} variants were "
-        "scored. Predictions are not measurements: the plates include the start sequence as a control."
+        f"{low} to {high}; the start sequence is predicted at {show(float(start))}. {proposal.direction} "
+        f"{record['scored']:,} variants were scored. Predictions are not measurements: the plates include the start "
+        "sequence as a control."
     )
     sections = [
-        Section("Best designs", [_table(designs)]),
-        Section("Number of mutations", [_by_mutations(designs, scored, start, target)]),
+        Section("Best designs", [*proposal.warnings, _table(proposal)]),
+        Section("Number of mutations", [_by_mutations(designs, scored, record)]),
         Section("Mutations", [_mutations(scored, designs, record["start"])]),
-        Section("Plates", _plates(plates, settings, target)),
+        Section("Plates", _plates(proposal.plates, settings, target)),
         Section("Settings", [_settings(settings, record)]),
     ]
-    return page("Designed variants", lead=lead, sections=sections)
+    return page(title, lead=lead, sections=sections)
 
 
-def _table(designs: pd.DataFrame) -> Table:
-    rows = []
+def _table(proposal: Proposal) -> Table:
+    designs, column = proposal.designs, proposal.ranked_by
+    has_interval, rows = bool(designs["prediction_low"].notna().any()), []
+    # what holds for all designs alike is no column
+    marked_as = {"observed": ("letters observed", "no"), "beyond_measured": ("beyond measured", "yes")}
+    marks = {name: title for name, (title, value) in marked_as.items() if count_of(designs[name], value)}
     for row in designs.head(MAX_DESIGNS).to_dict("records"):
         std = "" if pd.isna(row["prediction_std"]) else f" ± {show(float(row['prediction_std']))}"
         distance = None if pd.isna(row["distance"]) else int(row["distance"])
         prediction, well = show(float(row["prediction"])) + std, f"{row['plate']} {row['well']}"
-        rows.append([row["name"], row["mutants"].replace(":", " "), prediction, float(row["ucb"]), distance, well])
+        interval = [interval_text(row["prediction_low"], row["prediction_high"])] if has_interval else []
+        marked = [row[name] for name in marks]
+        mutations = row["mutants"].replace(":", " ")
+        rows.append([row["name"], mutations, prediction, *interval, float(row[column]), distance, *marked, well])
     caption = (
-        f"The best {len(rows)} of {len(designs):,} designs in designs.csv. ±: standard deviation of the ensemble "
-        "members; UCB: upper confidence bound, by which designs are ranked; distance: substitutions to the nearest "
-        "measured variant."
+        f"The first {len(rows)} of {len(designs):,} designs in {proposal.file}. ±: standard deviation of the members "
+        f"of the model; {LABELS[column]}: {MEANINGS[column]}; distance: substitutions to the nearest measured variant."
     )
-    return Table(["name", "mutations", "prediction", "UCB", "distance", "plate, well"], rows, caption=caption)
+    if has_interval:
+        caption += (
+            " The 90 % interval holds for variants like those of the table of the fit; with every further mutation it "
+            "is less reliable."
+        )
+    header = ["name", "mutations", "prediction", *(["90 % interval"] if has_interval else []), LABELS[column]]
+    return Table([*header, "distance", *marks.values(), "plate, well"], rows, caption=caption)
 
 
-def _by_mutations(frame: pd.DataFrame, scored: ScoredVariants, own: float, label: str) -> Picture:
+def _by_mutations(frame: pd.DataFrame, scored: ScoredVariants, record: Mapping[str, Any]) -> Picture:
+    label, best = record["target"], record["best_measurement"]
     figure = Figure(figsize=(7.2, 3.8))
     axes = figure.add_subplot()
     random, rows = np.random.default_rng(0), np.flatnonzero(scored.violations == 0)
@@ -77,7 +101,9 @@ def _by_mutations(frame: pd.DataFrame, scored: ScoredVariants, own: float, label
     axes.scatter(counts + jitter, scored.mean[rows], s=5, color=GREY, alpha=0.35, linewidths=0, label="scored variants")
     jitter = random.uniform(-0.28, 0.28, len(frame))
     axes.scatter(frame["mutations"] + jitter, frame["prediction"], s=20, color=GREEN, linewidths=0, label="designs")
-    axes.axhline(own, color=OCHRE, linewidth=1.4, linestyle="--", label="start")
+    axes.axhline(record["start_prediction"], color=OCHRE, linewidth=1.4, linestyle="--", label="start")
+    if best is not None:
+        axes.axhline(best, color=INK, linewidth=1.0, linestyle=":", label="best measurement")
     axes.set(xlabel="mutations", ylabel=f"predicted {label}")
     axes.set_xticks(range(1, int(max(counts.max(), frame["mutations"].max())) + 1))
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -134,7 +160,7 @@ def _mutations(scored: ScoredVariants, frame: pd.DataFrame, start: str) -> Pictu
 def _plates(plates: pd.DataFrame, settings: Mapping[str, Any], label: str) -> list[str | Picture]:
     blocks: list[str | Picture] = []
     known = plates.loc[~plates["is_control"], "prediction"].to_numpy(dtype=float)
-    wells, cmap = int(settings["wells"]), "YlGn" if settings["goal"] == "max" else "YlGn_r"
+    wells, cmap = int(settings["wells"]), "YlGn_r" if settings["direction"] == "minimize" else "YlGn"
     norm = Normalize(known.min(), known.max() if known.max() > known.min() else known.min() + 1)
     for number, own in list(plates.groupby("plate"))[:4]:
         caption = (
@@ -174,7 +200,7 @@ def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, l
 def _settings(settings: Mapping[str, Any], record: Mapping[str, Any]) -> Table:
     given = {name: value for name, value in settings.items() if value not in (None, [], "") and name != "start"}
     rows = [[name.replace("_", " "), _text(value)] for name, value in given.items()]
-    rows.append(["seed", str(record["subquad"]["seed"])])
+    rows += [["beta (used)", show(float(record["beta"]))], ["seed", str(record["subquad"]["seed"])]]
     return Table(["setting", "value"], rows, caption="design.json holds all settings and the start sequence.")
 
 

@@ -1,7 +1,7 @@
 """Search for the best variants under constraints.
 
 Scores all variants if there are few. Otherwise it scores all single mutants and runs an evolutionary search: in each
-round three children per parent and the neighbours of the best variant. Axes: n variants, L positions, A letters.
+generation three children per parent and the neighbours of the best variant. Axes: n variants, L positions, A letters.
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,10 @@ from itertools import combinations, product
 
 import numpy as np
 
+from subquad.bio.design_search.acquisition import Acquisition
 from subquad.bio.design_search.constraints import Constraints
-from subquad.bio.design_search.settings import DesignSettings
+from subquad.bio.design_search.settings import SearchSettings
+from subquad.bio.models.members import deviation
 from subquad.bio.models.scorer import Scorer
 from subquad.progress import track
 
@@ -20,9 +22,9 @@ __all__ = ["EXHAUSTIVE", "ScoredVariants", "search"]
 EXHAUSTIVE = 20_000
 """Up to this number of variants, all are scored."""
 NEIGHBOURS = 1_000
-"""Largest number of neighbours of the best variant scored per round."""
+"""Largest number of neighbours of the best variant scored per generation."""
 PATIENCE = 6
-"""Rounds without a change among the best variants after which the search stops."""
+"""Generations without a change among the best variants after which the search stops."""
 
 
 @dataclass
@@ -31,22 +33,25 @@ class ScoredVariants:
 
     constraints: Constraints
     scorer: Scorer
-    sign: int
-    """1 to maximize, -1 to minimize."""
-    beta: float
-    """Weight of the standard deviation."""
+    acquisition: Acquisition
+    """What the variants are ranked by."""
     codes: np.ndarray = field(init=False)
     """`(n, L)` int8."""
     mean: np.ndarray = field(init=False)
     """`(n,)` prediction, in units of the target."""
     std: np.ndarray = field(init=False)
     """`(n,)` standard deviation over the ensemble members; NaN for a single member."""
+    each: np.ndarray = field(init=False)
+    """`(m, n)` predictions of the members."""
+    weights: np.ndarray = field(init=False)
+    """`(m,)` weights of the members."""
     violations: np.ndarray = field(init=False)
     """`(n,)` 0 where the constraints are satisfied."""
 
     def __post_init__(self) -> None:
         self.codes = np.empty((0, len(self.constraints.start)), dtype=np.int8)
         self.mean = self.std = self.violations = np.empty(0)
+        self.each, self.weights = np.empty((0, 0)), np.empty(0)
         # the start itself is not a variant
         self._known = {self.constraints.start.tobytes()}
 
@@ -55,12 +60,8 @@ class ScoredVariants:
 
     @property
     def value(self) -> np.ndarray:
-        """Upper confidence bound, `(n,)`; higher is better."""
-        return self.ucb(self.mean, self.std)
-
-    def ucb(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-        """Return the upper confidence bound of the signed predictions, ± `mean` + `beta` `std`."""
-        return self.sign * mean + self.beta * np.nan_to_num(std)
+        """Acquisition function, `(n,)`; higher is better."""
+        return self.acquisition.value(self.mean, self.std)
 
     def add(self, codes: np.ndarray) -> int:
         """Score the new ones among the variants, and return their number."""
@@ -72,9 +73,13 @@ class ScoredVariants:
                 fresh.append(row)
         if fresh:
             new = np.stack(fresh)
-            mean, std = self.scorer.scores(self.constraints.sequences(new))
+            members = self.scorer.members(self.constraints.sequences(new))
+            each = np.asarray(members.each)
+            self.each = np.concatenate([self.each, each], axis=1) if len(self) else each
+            self.weights = members.weights
             self.codes = np.concatenate([self.codes, new])
-            self.mean, self.std = np.append(self.mean, mean), np.append(self.std, std)
+            self.mean = np.append(self.mean, members.mean)
+            self.std = np.append(self.std, deviation(each, members.weights))
             self.violations = np.append(self.violations, self.constraints.violations(new))
         return len(fresh)
 
@@ -84,10 +89,27 @@ class ScoredVariants:
 
 
 def search(
-    constraints: Constraints, scorer: Scorer, settings: DesignSettings, *, seed: int, quiet: bool = True
+    constraints: Constraints,
+    scorer: Scorer,
+    acquisition: Acquisition,
+    settings: SearchSettings,
+    *,
+    number: int,
+    seed: int,
+    quiet: bool = True,
 ) -> ScoredVariants:
-    """Return all variants scored during the search for the best ones; deterministic for a seed."""
-    scored = ScoredVariants(constraints, scorer, 1 if settings.goal == "max" else -1, settings.beta)
+    """Return all variants scored during the search for the best ones; deterministic for a seed.
+
+    Args:
+        constraints: Which variants are allowed.
+        scorer: Model and output.
+        acquisition: What the variants are ranked by.
+        settings: Size of the evolutionary search.
+        number: Number of variants to find; the search ends when the best ones do not change.
+        seed: Seed of the search.
+        quiet: Show no progress.
+    """
+    scored = ScoredVariants(constraints, scorer, acquisition)
     total = constraints.count_variants(EXHAUSTIVE + 1)
     if total <= EXHAUSTIVE:
         with track("all variants", total, quiet=quiet) as advance:
@@ -102,7 +124,7 @@ def search(
     scored.add(singles)
     weight = _weights(scored)
     if constraints.max_mutations > 1:
-        _evolve(scored, weight, settings, random, quiet=quiet)
+        _evolve(scored, weight, settings, random, number=number, quiet=quiet)
     return scored
 
 
@@ -147,24 +169,30 @@ def _weights(scored: ScoredVariants) -> np.ndarray:
 
 
 def _evolve(
-    scored: ScoredVariants, weight: np.ndarray, settings: DesignSettings, random: np.random.Generator, *, quiet: bool
+    scored: ScoredVariants,
+    weight: np.ndarray,
+    settings: SearchSettings,
+    random: np.random.Generator,
+    *,
+    number: int,
+    quiet: bool,
 ) -> None:
     constraints = scored.constraints
     expanded: set[bytes] = set()
     last, still = b"", 0
-    with track("search", settings.rounds, quiet=quiet) as advance:
-        for done in range(settings.rounds):
+    with track("search", settings.generations, quiet=quiet) as advance:
+        for done in range(settings.generations):
             parents = scored.codes[scored.best(settings.population)]
             children = _children(parents, constraints, weight, 3 * settings.population, random)
             centre = next((row for row in parents if row.tobytes() not in expanded), parents[0])
             expanded.add(centre.tobytes())
             scored.add(np.concatenate([children, _neighbours(centre, constraints, random)]))
-            top = scored.best(settings.number)
+            top = scored.best(number)
             now = np.sort(top).tobytes()
             still = still + 1 if now == last else 0
             last = now
             if still >= PATIENCE:
-                advance(settings.rounds - done)
+                advance(settings.generations - done)
                 return
             advance(1, best=float(scored.mean[top[0]]))
 

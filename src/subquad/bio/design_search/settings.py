@@ -1,17 +1,24 @@
-"""Settings of `design`."""
+"""Settings of `design` and of `rounds`."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from subquad.errors import SubquadError, validate_minima, validate_values
+from subquad.bio.settings import Direction
+from subquad.errors import SubquadError, unknown, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
-__all__ = ["DesignSettings"]
+__all__ = ["STRATEGIES", "AcquisitionKind", "DesignSettings", "RoundsSettings", "SearchSettings", "Strategy"]
+
+AcquisitionKind = Literal["ucb", "ei", "thompson"]
+"""Acquisition function; see `subquad.bio.design_search.acquisition`."""
+Strategy = Literal["ensemble", "gp", "ridge", "random"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+"""What chooses the rows of a simulated round: a model, or chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DesignSettings:
-    """Objective and constraints of a design. Positions are numbered as in the table of the fit."""
+class SearchSettings:
+    """Objective and constraints of a search for variants. Positions are numbered as in the table of the fit."""
 
     start: Input[str | None] = None
     """Sequence to mutate: letters, or a FASTA or text file with one sequence. Default: the wild type of the run."""
@@ -20,8 +27,6 @@ class DesignSettings:
     sequence."""
     table: Input[str | None] = None
     """Measured variants, which are not designed again. Default: the table of the fit, if its file still exists."""
-    number: Model[int] = 92
-    """Number of designs; 92 designs and 4 controls fill a 96-well plate."""
     max_mutations: Model[int] = 4
     """Maximum number of mutations per design."""
     fixed: Model[tuple[str, ...]] = ()
@@ -40,22 +45,25 @@ class DesignSettings:
     DNA and RNA only."""
     allow_unobserved: Model[bool] = False
     """Allow letters that were not observed at a position in training; their effect is an extrapolation."""
-    allow_measured: Model[bool] = False
-    """Allow variants that have already been measured."""
-    goal: Model[Literal["max", "min"]] = "max"
-    """Whether to maximize or minimize the target."""
+    direction: Model[Direction | None] = None
+    """Whether a high (maximize) or a low (minimize) value of the target is better. Default: maximize, which the page
+    and the terminal then call an assumption."""
     target: Model[str | None] = None
     """Target column or class to optimize. Default: the first target column, or the second of two classes."""
-    beta: Model[float] = 1.0
+    beta: Model[float | None] = None
     """Weight of the ensemble's standard deviation in the upper confidence bound (UCB) that ranks the designs; 0 ranks
-    by the mean prediction, larger values explore."""
+    by the mean prediction, larger values explore. Default: 1, or 0 if the model has a single member and thus no
+    standard deviation."""
     diversity: Model[float] = 0.2
     """Penalty for mutations shared with designs chosen before, as a fraction of the best design's gain; 0 ignores
     similarity."""
-    rounds: Training[int] = 30
-    """Maximum number of rounds of the evolutionary search, used if there are too many variants to score all of them."""
+    min_distance: Model[int] = 1
+    """Minimum number of substitutions between any two designs."""
+    generations: Training[int] = 30
+    """Maximum number of generations of the evolutionary search, used if there are too many variants to score all of
+    them."""
     population: Training[int] = 300
-    """Number of parents per round."""
+    """Number of parents per generation."""
     wells: Output[Literal["96", "384"]] = "96"
     """Wells per plate."""
     controls: Output[int] = 4
@@ -63,10 +71,90 @@ class DesignSettings:
 
     def __post_init__(self) -> None:
         validate_values(self)
-        validate_minima(self, number=1, max_mutations=1, rounds=1, population=2, controls=0, beta=0, diversity=0)
+        validate_minima(self, max_mutations=1, generations=1, population=2, controls=0, beta=0, diversity=0)
+        validate_minima(self, min_distance=1)
         if self.controls >= int(self.wells):
             raise SubquadError(f"--controls must be below the number of wells, {self.wells}, got {self.controls}")
         if self.fixed and self.only:
             raise SubquadError("--fixed and --only exclude each other; give one of them")
         if self.gc is not None and not 0 <= self.gc[0] <= self.gc[1] <= 1:
             raise SubquadError(f"--gc must be a lowest and a highest fraction, such as 0.4 0.6, got {self.gc}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignSettings(SearchSettings):
+    """Number of designs, objective and constraints of a design."""
+
+    number: Model[int] = 92
+    """Number of designs; 92 designs and 4 controls fill a 96-well plate."""
+    allow_measured: Model[bool] = False
+    """Allow variants that have already been measured."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validate_minima(self, number=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsSettings(SearchSettings):
+    """Rounds of proposing, measuring and fitting again, in the laboratory or simulated on a complete assay."""
+
+    measured: Input[tuple[str, ...]] = ()
+    """Tables with the measurements of proposed variants, such as batch.csv with its empty column filled in."""
+    propose: Model[int | None] = None
+    """Number of variants to propose; with --simulate, per round (default there: 20)."""
+    acquisition: Model[AcquisitionKind] = "ucb"
+    """Acquisition function that ranks the variants: ucb (upper confidence bound, with --beta), ei (expected
+    improvement over the best measurement), or thompson (each choice by another random member of the model, or by
+    another sample from the posterior of a Gaussian process)."""
+    simulate: Model[bool] = False
+    """Replay the loop on a complete assay: the source is then a table, and each round chooses from its unmeasured
+    rows."""
+    strategies: Model[tuple[Strategy, ...]] = STRATEGIES
+    """With --simulate: what chooses the rows. ensemble: the models of --models; gp: a Gaussian process; ridge: an
+    additive model, which has no standard deviation; random."""
+    models: Model[tuple[str, ...]] = ("ridge", "boosting", "lyra")
+    """With --simulate: models of the strategy `ensemble`."""
+    sequence: Input[str | None] = None
+    """With --simulate: column of the sequences. Default: inferred."""
+    mutant: Input[str | None] = None
+    """With --simulate: column of the variants, for tables without full sequences. Default: inferred."""
+    wild_type: Input[str | None] = None
+    """With --simulate: wild-type sequence of the variants. Default: inferred from the full sequences."""
+    assay_rows: Input[int | None] = None
+    """With --simulate: maximum number of rows of the assay, drawn at random. Default: all."""
+    start_rows: Training[int] = 50
+    """With --simulate: number of random rows that are measured before the first round."""
+    rounds: Training[int] = 5
+    """With --simulate: number of rounds."""
+    seeds: Training[tuple[int, ...]] = (0, 1, 2)
+    """With --simulate: seeds of the start rows and of the models; the loop is replayed once per seed."""
+    tokens: Training[int] = 100_000
+    """With --simulate: training budget of each network, in tokens (letters of the sequences)."""
+    ensemble_size: Training[int] = 2
+    """With --simulate: number of networks of `lyra`."""
+    hit_fraction: Output[float] = 0.01
+    """With --simulate: fraction of the assay, the best rows, that counts as hits."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        validate_minima(self, propose=1, start_rows=20, rounds=1, tokens=1, ensemble_size=1, assay_rows=100)
+        if self.simulate and self.measured:
+            raise SubquadError("--simulate takes all measurements from its table; leave out --measured")
+        if not 0 < self.hit_fraction < 1:
+            raise SubquadError(f"--hit-fraction must be between 0 and 1, got {self.hit_fraction}")
+        for name in ("seeds", "strategies", "models"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                shown = " ".join(map(str, values))
+                raise SubquadError(f"--{name} needs different values, got {shown!r}")
+        for name in self.strategies:
+            if name not in STRATEGIES:
+                raise unknown("strategy", name, STRATEGIES)
+        if min(self.seeds) < 0:
+            raise SubquadError(f"--seeds must not be negative, got {min(self.seeds)}")
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows that each simulated round chooses."""
+        return 20 if self.propose is None else self.propose

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings
 from subquad.bio.guide_search.sites import Sites
+from subquad.bio.models.support import describe_direction
 from subquad.bio.plots.maps import GREEN, INK, OCHRE, tidy
 from subquad.reporting.page import Section, Table, page, picture, show
 
@@ -44,7 +45,7 @@ def render(
     total = sum(len(sites) for _, _, sites, _ in maps)
     pam = f" with PAM {settings.site_pam}" if settings.site_pam else ""
     lead = f"{total:,} guides{pam} in {len(maps):,} sequences, " + (
-        f"ranked by predicted {score} ({'high' if settings.goal == 'max' else 'low'} is best). Predictions are not "
+        f"ranked by predicted {score}. {describe_direction(settings.direction, score)} Predictions are not "
         "measurements."
         if score
         else "without scores; give a fitted model with --model to rank them."

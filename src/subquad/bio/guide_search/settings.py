@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from subquad.bio.settings import Direction
 from subquad.errors import SubquadError, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output
 
@@ -86,8 +87,9 @@ class GuideSettings:
     target: Model[str | None] = None
     """Target column or class of the model that ranks the guides. Default: the first target column, or the second of two
     classes."""
-    goal: Model[Literal["max", "min"]] = "max"
-    """Whether high or low scores rank first; for depletion scores and fold changes, min."""
+    direction: Model[Direction | None] = None
+    """Whether a high (maximize) or a low (minimize) score is better; for depletion scores and fold changes, minimize.
+    Default: maximize, which the page and the terminal then call an assumption."""
     best: Output[int] = 10
     """Guides per gene on the page and in the terminal; the output file lists all."""
 

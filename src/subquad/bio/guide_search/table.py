@@ -135,7 +135,7 @@ class GeneGuides:
         Args:
             similar: Numbers of identical and of similar sites of each guide, `(S,)` each.
         """
-        is_low_best = self.settings.goal == "min"
+        is_low_best = self.settings.direction == "minimize"
         rank: Any = pd.Series(self.score).rank(method="first", ascending=is_low_best).astype("Int64")
         for rows, sites in batches(self.sites):
             frame = _site_columns(self.codes, sites, self.settings)

@@ -101,6 +101,16 @@ class Baseline:
         # the sample standard deviation of the two is that of the posterior
         return Members.of_equals([mean - deviation / np.sqrt(2), mean + deviation / np.sqrt(2)])
 
+    def draws(self, inputs: Inputs, count: int, *, seed: int) -> np.ndarray:
+        """Return samples from the joint posterior of a Gaussian process, `(count, n, K)`, of one strand of the inputs.
+
+        Raises:
+            ValueError: The baseline is no Gaussian process.
+        """
+        if self.process is None:
+            raise ValueError(f"{self.name} has no posterior")
+        return self.process.draws(self.features, inputs, count, seed=seed)
+
     def save(self, path: Path | str) -> None:
         """Write the baseline into one file with skops, which stores data and no code."""
         from skops.io import dump

@@ -123,13 +123,16 @@ class BioModel:
             return combine(stacking, {own: self.members(inputs, own) for own in used})
         if name in self.networks:
             return self.networks[name].members(inputs)
-        if name not in self._baselines:
-            self._baselines[name] = Baseline.load(baseline_file(self.directory, name))
-        return self._baselines[name].members(inputs)
+        return self._baseline(name).members(inputs)
 
     def predict(self, inputs: Inputs, name: str | None = None) -> Any:
         """Return the prediction of a model; see `members`, and `Target.outputs` for the shapes."""
         return self.members(inputs, name).mean
+
+    def _baseline(self, name: str) -> Baseline:
+        if name not in self._baselines:
+            self._baselines[name] = Baseline.load(baseline_file(self.directory, name))
+        return self._baselines[name]
 
     @cached_property
     def _baselines(self) -> dict[str, Baseline]:
@@ -170,6 +173,10 @@ class BioModel:
     def members_of_sequences(self, sequences: Sequence[str]) -> Members:
         """Return the predictions of the default model for sequences, and those of its members: `(n, O)` each."""
         return self.members(self.inputs_of(sequences))
+
+    def posterior_draws(self, sequences: Sequence[str], count: int, *, seed: int) -> np.ndarray:
+        """Return samples from the joint posterior of the Gaussian process, `(count, n, K)`; see `Baseline.draws`."""
+        return self._baseline("gp").draws(self.inputs_of(sequences), count, seed=seed)
 
 
 def network_tensors(networks: Mapping[str, NetEnsemble]) -> dict[str, Tensor]:

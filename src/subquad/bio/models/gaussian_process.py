@@ -41,6 +41,8 @@ START_NOISE = 0.2
 """Variance of the noise at which the fit starts, in units of the variance of the measurements."""
 MIN_NOISE, KNOWN_NOISE, MAX_NOISE = 1e-4, 0.05, 1000.0
 """Variance of the noise in the same units beside the learnt one: without weights, of a row of weight 1, and maximum."""
+JITTER = 1e-6
+"""Added to the diagonal of the posterior covariance, as a fraction of its mean."""
 CHUNK = 1024
 """Rows predicted at a time."""
 
@@ -100,6 +102,32 @@ class GaussianProcess:
                 means.append(torch.stack([own.mean for own in found], dim=1).numpy())
                 deviations.append(torch.stack([own.stddev for own in found], dim=1).numpy())
         return self.mean + self.spread * np.concatenate(means), self.spread * np.concatenate(deviations)
+
+    def draws(self, features: RowFeatures, inputs: Inputs, count: int, *, seed: int) -> np.ndarray:
+        """Return samples from the joint posterior of the measurements, without noise, `(count, n, K)`.
+
+        Costs the cube of the number of rows.
+
+        Args:
+            features: Features of the fit.
+            inputs: n rows.
+            count: Number of samples.
+            seed: Seed of the samples.
+        """
+        from gpytorch.settings import debug, fast_computations
+
+        X = torch.from_numpy(np.hstack([term.matrix(features, inputs) for term in self.terms])).double()
+        random, found = np.random.default_rng(seed), []
+        with torch.no_grad(), fast_computations(False, False, False), debug(False):
+            for process in self._processes:
+                posterior = process(X)
+                covariance = posterior.covariance_matrix
+                # relative to the mean variance: repeated rows make the matrix singular
+                jitter = JITTER * float(covariance.diagonal().mean())
+                root = torch.linalg.cholesky(covariance + jitter * torch.eye(len(X), dtype=X.dtype))
+                noise = torch.from_numpy(random.normal(size=(len(X), count)))
+                found.append((posterior.mean[:, None] + root @ noise).T.numpy())
+        return self.mean + self.spread * np.stack(found, axis=-1)
 
     @cached_property
     def _processes(self) -> list[Any]:

@@ -13,10 +13,9 @@ from subquad.bio.data.variants import renumbered
 from subquad.bio.metrics.base_pairs import decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import Conformal
 from subquad.bio.models.fitted import BioModel
+from subquad.bio.models.support import INTERVAL
 
 __all__ = ["add_predictions", "test_examples", "test_frame"]
-
-INTERVAL = 0.9
 
 
 def add_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:

@@ -3,10 +3,10 @@
 Axes: m members, n sequences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,6 +64,16 @@ class Scorer:
     def is_probability(self) -> bool:
         """Scores are probabilities of a class or label."""
         return self.model.task_type != "regression"
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Contents of the `config.json` of the model."""
+        return self.model.config
+
+    @property
+    def default(self) -> str:
+        """Name of the model that predicts."""
+        return self.model.default
 
     @property
     def schema(self) -> InputSchema:
@@ -124,6 +134,15 @@ class Scorer:
         """Return scores and standard deviations over the members, `(n,)` each; NaN deviations for one member."""
         members = self.members(sequences)
         return members.mean, deviation(members.each, members.weights)
+
+    def posterior_draws(self, sequences: Sequence[str], count: int, *, seed: int) -> np.ndarray | None:
+        """Return samples from the joint posterior of the scores, `(count, n)`; None unless a Gaussian process predicts.
+
+        Costs the cube of n: pass a few thousand sequences at most.
+        """
+        if self.default != "gp":
+            return None
+        return self.model.posterior_draws(sequences, count, seed=seed)[..., self.column]
 
     def effects(
         self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True

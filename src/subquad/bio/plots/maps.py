@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection
 from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
 
 from subquad.errors import require
 from subquad.runs.storage import atomic
@@ -27,6 +29,8 @@ __all__ = [
     "base_pair_figure",
     "correlation_text",
     "draw_base_pairs",
+    "hatch",
+    "hatch_patch",
     "heat_map",
     "logo",
     "order_bars",
@@ -45,6 +49,8 @@ BY_PROPERTY = "KRHDENQSTCGPAVILMFYW*"
 """Amino acids grouped by property: charged, polar, small, hydrophobic, aromatic; then the stop."""
 CELL = 0.145
 """Size of a heat map cell, in inches."""
+HATCH, HATCH_INK = "////", "#5b6474"
+HATCH_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 7.5, "handlelength": 1.6, "borderaxespad": 0.2}
 WIDEST = 80
 """Most positions in one row of a heat map."""
 
@@ -61,7 +67,15 @@ def rows_of(length: int, widest: int = WIDEST) -> list[range]:
     return [range(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, offset: int = 0) -> Figure:
+def heat_map(
+    effects: np.ndarray,
+    wild_type: str,
+    letters: str,
+    *,
+    label: str,
+    offset: int = 0,
+    unobserved: np.ndarray | None = None,
+) -> Figure:
     """Return the heat map of all single mutants: one column per position, wrapped into rows.
 
     Args:
@@ -70,15 +84,17 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, o
         letters: The A letters of the rows.
         label: Label of the colour bar.
         offset: Positions are numbered from 1 + `offset`.
+        unobserved: `(A, L)` bool: letters without training data, which are hatched.
     """
     ordered = sorted(range(len(letters)), key=lambda k: BY_PROPERTY.find(letters[k]) if len(letters) > 5 else k)
     effects, letters = effects[ordered], "".join(letters[k] for k in ordered)
+    unobserved = np.zeros(effects.shape, dtype=bool) if unobserved is None else unobserved[ordered]
     norm, cmap, extend = _diverging(effects)
     rows = rows_of(len(wild_type))
     widest = max(len(row) for row in rows)
     # from the top: wild-type letters, position means, cells, position numbers
     block = 0.2 + CELL + 0.06 + len(letters) * CELL + 0.34
-    left, right, foot = 0.62, 1.05, 0.12
+    left, right, foot = 0.62, 1.05, 0.34 if unobserved.any() else 0.12
     width, height = left + max(widest, 20) * CELL + right, len(rows) * block + foot + 0.1
     figure = Figure(figsize=(width, height))
     mean = _column_means(effects)
@@ -93,6 +109,7 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, o
         base = top - CELL - 0.06 - len(letters) * CELL
         axes = figure.add_axes((left / width, base / height, size[2], len(letters) * CELL / height))
         axes.imshow(effects[:, row], cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
+        hatch(axes, unobserved[:, row])
         _bare(axes, list(letters))
         _number(axes, row, offset)
         own = [(x, letters.find(wild_type[p])) for x, p in enumerate(row) if wild_type[p] in letters]
@@ -109,7 +126,21 @@ def heat_map(effects: np.ndarray, wild_type: str, letters: str, *, label: str, o
         label if len(letters) > 5 else label.replace(": ", ":\n"), fontsize=8 if len(letters) > 5 else 6.5
     )
     colours.ax.tick_params(labelsize=7)
+    if unobserved.any():
+        text = "letter not observed at this position in training (extrapolation)"
+        figure.legend([hatch_patch()], [text], loc="lower left", bbox_to_anchor=(left / width, 0.0), **HATCH_LEGEND)
     return figure
+
+
+def hatch(axes: Axes, cells: np.ndarray) -> None:
+    """Hatch the cells of an image, `(rows, columns)` bool."""
+    places = [Rectangle((x - 0.5, y - 0.5), 1, 1) for y, x in zip(*np.nonzero(cells), strict=True)]
+    axes.add_collection(PatchCollection(places, hatch=HATCH, facecolor="none", edgecolor=HATCH_INK, linewidth=0))
+
+
+def hatch_patch() -> Patch:
+    """Return what stands for hatched cells in a legend."""
+    return Patch(hatch=HATCH, facecolor="white", edgecolor=HATCH_INK, linewidth=0.5)
 
 
 def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> Figure:
@@ -199,13 +230,20 @@ def base_pair_figure(pairs: np.ndarray, length: int) -> Figure:
     return figure
 
 
-def pair_map(panels: Mapping[str, np.ndarray], *, labels: Sequence[str], axis: str) -> Figure:
+def pair_map(
+    panels: Mapping[str, np.ndarray],
+    *,
+    labels: Sequence[str],
+    axis: str,
+    unobserved: Mapping[str, np.ndarray] | None = None,
+) -> Figure:
     """Return maps of pairs of positions side by side, each with its own colour scale.
 
     Args:
         panels: Title and `(L, L)` values of each map; NaN where there is no pair.
         labels: Labels of the L positions.
         axis: Label of the axes.
+        unobserved: `(L, L)` bool of maps, by title: pairs without training data, which are hatched.
     """
     count = len(panels)
     figure = Figure(figsize=(4.7 * count + 0.4, 4.3), layout="constrained")
@@ -215,6 +253,7 @@ def pair_map(panels: Mapping[str, np.ndarray], *, labels: Sequence[str], axis: s
         most = float(np.quantile(np.abs(known), 0.995)) if known.size else 1.0
         cmap, low = (with_grey("RdBu"), -most) if is_signed else (with_grey("magma_r"), 0.0)
         image = axes.imshow(values, cmap=cmap, vmin=low, vmax=most or 1.0, interpolation="nearest")
+        hatch(axes, (unobserved or {}).get(title, np.zeros(values.shape, dtype=bool)))
         is_cut = known.size and np.abs(known).max() > most * 1.001
         figure.colorbar(image, ax=axes, shrink=0.82, extend=("both" if is_signed else "max") if is_cut else "neither")
         axes.set_title(title, fontsize=10)
@@ -229,6 +268,9 @@ def pair_map(panels: Mapping[str, np.ndarray], *, labels: Sequence[str], axis: s
         axes.set_xticks(ticks, [labels[k] for k in ticks], rotation=90, fontsize=7)
         axes.set_yticks(ticks, [labels[k] for k in ticks], fontsize=7)
         axes.set_xlabel(axis, fontsize=9)
+    if any(cells.any() for cells in (unobserved or {}).values()):
+        text = "letters not observed in training (extrapolation)"
+        figure.legend([hatch_patch()], [text], loc="outside lower center", **HATCH_LEGEND)
     return figure
 
 

@@ -1,0 +1,309 @@
+"""`rounds`: propose variants, read their measurements, fit again, and so on; or the same replayed on a complete assay.
+
+A folder holds one folder per round, `round-1`, `round-2` …: what was proposed, and from the second one on usually the
+table with all measurements so far and the models fitted to it. An interrupted round is resumed by the same command.
+"""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subquad import __version__
+from subquad.bio.commands.fit import fit
+from subquad.bio.data.examples import resolve_table
+from subquad.bio.design_search.measurements import Measurements, batch_table, read_measurements, settings_of_run
+from subquad.bio.design_search.proposal import measured_sequences, propose, table_of_fit
+from subquad.bio.design_search.settings import RoundsSettings
+from subquad.bio.models.fitted import BioModel
+from subquad.bio.models.scorer import open_scorer
+from subquad.bio.models.support import prediction_interval, sign_of
+from subquad.bio.settings import Direction
+from subquad.errors import SubquadError
+from subquad.progress import say, track
+from subquad.runs.folder import METRICS, open_run
+from subquad.runs.storage import as_folder, atomic, check_writable, fingerprint, plain, read_json, write_json
+
+__all__ = ["rounds"]
+
+KIND, SIMULATION, RECORD = "bio rounds", "bio rounds simulation", "rounds.json"
+TABLE, RUN, BATCH, MEASURED = "table.csv", "run", "batch.csv", "measured.csv"
+
+Step = dict[str, Any]
+"""Entry of a round in `rounds.json`."""
+
+
+def rounds(
+    source: Path | str,
+    settings: RoundsSettings,
+    *,
+    out: Path | str,
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Do the next round: read measurements and fit again, propose variants, or both; or simulate all rounds.
+
+    The folder gets `round-1`, `round-2` …, each with `table.csv` and `run` (if measurements were read) and `batch.csv`,
+    `batch.fasta`, `plates.csv` and `batch.html` (if variants were proposed), and `rounds.json` and `rounds.html`. With
+    `settings.simulate` it gets `metrics.json` and `report.html`.
+
+    Args:
+        source: Folder that `fit` wrote, from which the first round starts; with `settings.simulate` a table.
+        settings: Measurements to read, number of variants to propose, objective and constraints; or the simulation.
+        out: Output folder, the same for all rounds.
+        seed: Seed of the search and of draws.
+        force: Replace the last round, if it was made from the same measurements; or a finished simulation.
+        quiet: Show no progress and no remarks.
+
+    Returns:
+        Contents of `rounds.json`, or of `metrics.json` of a simulation.
+
+    Raises:
+        SubquadError: Measurements are missing, invalid or contradictory, nothing satisfies the constraints, or the
+            round was done already; nothing has been written then.
+    """
+    if settings.simulate:
+        return _simulate(source, settings, out=out, seed=seed, force=force, quiet=quiet)
+    if not (settings.measured or settings.propose):
+        raise SubquadError("give --propose N, --measured TABLE, both, or --simulate")
+    out, source = as_folder(out), Path(source)
+    check_writable(out)
+    record = _record(out, source)
+    direction = _direction(record, settings)
+    step, number, is_resumed = _step(record, settings, seed=seed), len(record["rounds"]) + 1, False
+    done = record["rounds"]
+    if done and (not done[-1]["is_finished"] or _identity(done[-1]) == _identity(step)):
+        number = len(done)
+        is_resumed = _check_last(out, done.pop(), step, number, force=force)
+    run, table = _current(done, out, source, settings)
+    folder = out / f"round-{number}"
+    if settings.measured:
+        model = BioModel.load(run)
+        if table is None:
+            raise SubquadError(f"{run}: the table of the fit was not found; name it with --table")
+        fit_settings, fit_seed = settings_of_run(model)
+        found = read_measurements(settings.measured, table, model, fit_settings, seed=fit_seed)
+        for remark in found.remarks:
+            say(remark, quiet=quiet)
+        # from here on the round has begun, and the same command resumes it
+        if not is_resumed:
+            shutil.rmtree(folder, ignore_errors=True)
+        _save(out, record, step)
+        step |= _compare(run, found, direction, folder / MEASURED)
+        table = folder / TABLE
+        _write_csv(found.table, table)
+        run = folder / RUN
+        if not (run / METRICS).is_file():
+            fit(table, found.settings, out=run, seed=fit_seed, quiet=quiet)
+        step |= {"run": f"{folder.name}/{RUN}", "table": f"{folder.name}/{TABLE}"}
+    if settings.propose:
+        step |= _propose(run, table, settings, direction, folder, seed=seed, quiet=quiet)
+    _save(out, record, step | {"is_finished": True})
+    return record
+
+
+def _record(out: Path, source: Path) -> dict[str, Any]:
+    """Return the record of the rounds in a folder, or a new one."""
+    if not out.is_dir() or not any(out.iterdir()):
+        BioModel.load(source)
+        stamp = {"kind": KIND, "version": __version__}
+        return {"subquad": stamp, "source": str(source.resolve()), "direction": None, "rounds": []}
+    record = read_json(out / RECORD) if (out / RECORD).is_file() else {}
+    if record.get("subquad", {}).get("kind") != KIND:
+        raise SubquadError(f"{out}: not empty, and holds no rounds; choose another folder with --out")
+    if record["source"] != str(source.resolve()):
+        raise SubquadError(
+            f"{out}: its rounds started from {record['source']}, not from {source}; name that run, or choose another "
+            "--out"
+        )
+    return record
+
+
+def _direction(record: dict[str, Any], settings: RoundsSettings) -> Direction | None:
+    """Return the direction that was stated, now or in an earlier round."""
+    before: Direction | None = record["direction"]
+    if before is not None and settings.direction not in (None, before):
+        raise SubquadError(f"--direction {settings.direction}: earlier rounds were to {before}; choose another --out")
+    record["direction"] = settings.direction or before
+    return record["direction"]
+
+
+def _step(record: dict[str, Any], settings: RoundsSettings, *, seed: int) -> Step:
+    names = [Path(path).name for path in settings.measured]
+    prints = [fingerprint(Path(path)) if Path(path).is_file() else "" for path in settings.measured]
+    return {
+        "measured": names,
+        "fingerprints": prints,
+        "settings": {**plain(settings), "measured": names, "direction": record["direction"], "seed": seed},
+        "is_finished": False,
+    }
+
+
+def _identity(step: Step) -> tuple[Any, ...]:
+    """Return what makes two rounds the same: the measurements, and whether there are any."""
+    return (tuple(step["fingerprints"]), bool(step["settings"]["propose"]))
+
+
+def _check_last(out: Path, last: Step, step: Step, number: int, *, force: bool) -> bool:
+    """Return whether the last round is resumed, and check that it may be replaced otherwise."""
+    folder = out / f"round-{number}"
+    is_same = all(last[key] == step[key] for key in ("fingerprints", "settings"))
+    if not last["is_finished"] and is_same:
+        return True
+    if not force:
+        if last["is_finished"]:
+            raise SubquadError(
+                f"{out}: round {number} was made from the same measurements; measure {folder / BATCH} and name it with "
+                "--measured, or replace the round with --force"
+            )
+        raise SubquadError(
+            f"{out}: round {number} is unfinished and has other settings or measurements; use the same command to "
+            "resume it, or replace it with --force"
+        )
+    return False
+
+
+def _current(done: list[Step], out: Path, source: Path, settings: RoundsSettings) -> tuple[Path, Path | None]:
+    """Return the newest run and its table."""
+    step = next((own for own in reversed(done) if "run" in own), None)
+    if step is not None:
+        return out / step["run"], out / step["table"]
+    if settings.table is not None:
+        return source, resolve_table(settings.table)
+    return source, table_of_fit(source, BioModel.load(source))
+
+
+def _compare(run: Path, found: Measurements, direction: Direction | None, path: Path) -> Step:
+    """Write the new measurements beside their predictions by the model that had not seen them, and summarize them."""
+    scorer = open_scorer(run)
+    summary: Step = {"new_measurements": len(found.sequences)}
+    if scorer.model.task_type != "regression":
+        return summary
+    y = found.y[:, scorer.column]
+    mean, std = scorer.scores(found.sequences)
+    low, high = prediction_interval(scorer, mean, std)
+    columns = {"prediction": mean, "prediction_low": low, "prediction_high": high}
+    frame = pd.DataFrame({"sequence": found.sequences, "measured": y, **columns})
+    _write_csv(frame, path)
+    known = np.isfinite(y)
+    sign = sign_of(direction)
+    summary["target"] = scorer.title
+    if known.any():
+        summary["best_new"] = float(sign * (sign * y[known]).max())
+    if known.any() and np.isfinite(low).all():
+        summary["inside_interval"] = float(((y >= low) & (y <= high))[known].mean())
+    return summary
+
+
+def _propose(
+    run: Path,
+    table: Path | None,
+    settings: RoundsSettings,
+    direction: Direction | None,
+    folder: Path,
+    *,
+    seed: int,
+    quiet: bool,
+) -> Step:
+    from subquad.bio.design_search.page import render
+
+    assert settings.propose is not None
+    scorer = open_scorer(run, target=settings.target)
+    measured = measured_sequences(run, scorer, None if table is None else str(table), quiet=quiet)
+    proposal = propose(
+        scorer,
+        replace(settings, direction=direction),
+        number=settings.propose,
+        measured=measured,
+        kind=settings.acquisition,
+        file=BATCH,
+        seed=seed,
+        quiet=quiet,
+    )
+    record = {
+        "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed},
+        "run": str(run),
+        **proposal.record,
+    }
+    record["subquad"]["settings"]["direction"] = direction
+    batch, html = batch_table(proposal.designs, scorer.model), render(proposal, record, title="Proposed batch")
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(batch, folder / BATCH)
+    _write_csv(proposal.plates, folder / "plates.csv")
+    for name, text in (("batch.fasta", proposal.fasta), ("batch.html", html)):
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    write_json(folder / "batch.json", record)
+    best = proposal.designs["prediction"].iloc[0]
+    return {"proposed": len(batch), "best_prediction": float(best), "measured_before": len(measured.sequences)}
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.6g")
+
+
+def _save(out: Path, record: dict[str, Any], step: Step) -> None:
+    """Write the record with a round at its end, and the page."""
+    from subquad.bio.design_search.rounds_page import render
+
+    number = len([own for own in record["rounds"] if own["is_finished"]])
+    record["rounds"] = [*record["rounds"][:number], step]
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RECORD, record)
+    if step["is_finished"]:
+        frames = {}
+        for k in range(1, len(record["rounds"]) + 1):
+            path = out / f"round-{k}" / MEASURED
+            if path.is_file():
+                frames[k] = pd.read_csv(path)
+        with atomic(out / "rounds.html") as temporary:
+            temporary.write_text(render(record, frames), encoding="utf-8")
+
+
+def _simulate(
+    source: Path | str, settings: RoundsSettings, *, out: Path | str, seed: int, force: bool, quiet: bool
+) -> dict[str, Any]:
+    """Replay all rounds on a complete assay; see `rounds`."""
+    from subquad.bio.design_search.simulation import read_assay, replay
+    from subquad.bio.design_search.simulation_page import card, render, summarize
+    from subquad.bio.metrics.compared_models import models_for
+    from subquad.bio.models.support import describe_direction
+
+    path = resolve_table(source)
+    models_for("regression", settings.models)
+    assay, remarks = read_assay(path, settings)
+    identity = {**plain(settings), "table": path.name, "fingerprint": fingerprint(path), "seed": seed}
+    run = open_run(out, kind=SIMULATION, settings=identity, force=force)
+    direction = describe_direction(settings.direction, assay.name)
+    for remark in (*remarks, direction):
+        say(remark, quiet=quiet)
+    found: dict[str, list[dict[str, Any]]] = {}
+    total = len(settings.strategies) * len(settings.seeds) * settings.rounds
+    with track("rounds", total, quiet=quiet) as advance:
+        for strategy in settings.strategies:
+            for own in settings.seeds:
+                file = run.directory / f"{strategy}-{own}.json"
+                result = replay(assay, strategy, settings, seed=seed + own, path=file, advance=advance)
+                found.setdefault(strategy, []).append(result)
+    best = np.sort(assay.sign * assay.y)[-int(assay.hits.sum())]
+    metrics = {
+        "target": assay.name,
+        "direction": direction,
+        "rows": len(assay.y),
+        "hits": int(assay.hits.sum()),
+        "hit_text": f"the best {100 * settings.hit_fraction:g} %, {assay.name} {'≥' if assay.sign > 0 else '≤'} "
+        f"{assay.sign * best:.4g}",
+        "batch_size": settings.batch_size,
+        "settings": run.settings,
+        **summarize(found, assay.sign),
+        "replays": found,
+    }
+    run.finish(
+        config={}, tensors=None, metrics=metrics, card=card(metrics, path.name), report=render(metrics, path.name)
+    )
+    return metrics

@@ -1,0 +1,215 @@
+"""Measurements of proposed variants, read back and appended to the table of the fit.
+
+Axes: n rows, K columns of measurements.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from subquad.bio.data.files import column_of, is_missing, read_frame
+from subquad.bio.data.table import read_like, read_table
+from subquad.bio.data.targets import read_target
+from subquad.bio.models.fitted import BioModel
+from subquad.bio.settings import FitSettings
+from subquad.bio.splits.split import make_split
+from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
+
+__all__ = ["Measurements", "batch_table", "read_measurements", "settings_of_run"]
+
+SPLIT = "rounds_split"
+"""Column with the part of each row, from the second round on."""
+TOLERANCE = 1e-6
+"""Relative difference below which two measurements are equal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements:
+    """New measurements beside those of the table of the fit."""
+
+    table: pd.DataFrame
+    """The table of the fit with the new rows at its end, as text, and the part of each row in the column `SPLIT`."""
+    settings: FitSettings
+    """Settings of the next fit: those of the run, with that column as the split."""
+    sequences: list[str]
+    """Sequences of the new rows."""
+    y: np.ndarray
+    """`(n, K)` measurements of the new rows, or `(n,)` indices of classes."""
+    remarks: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Rows of one table."""
+
+    path: Path
+    frame: pd.DataFrame
+    sequences: list[str]
+    y: np.ndarray
+    has: np.ndarray
+
+    def value(self, row: int) -> str:
+        values = np.ravel(self.y[row])
+        return " ".join(f"{value:g}" for value in values)
+
+
+def settings_of_run(model: BioModel) -> tuple[FitSettings, int]:
+    """Return the settings with which a run was fitted, and its seed; what was inferred from its table is fixed.
+
+    Raises:
+        SubquadError: An estimator saved the folder, which keeps no settings of a table.
+    """
+    saved = model.config["subquad"]["settings"]
+    names = {field.name for field in fields(FitSettings)}
+    if "fingerprint" not in saved:
+        raise SubquadError(f"{model.directory}: not fitted by `subquad bio fit`; rounds need its table and settings")
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names
+    }
+    schema = model.schema
+    settings = replace(
+        FitSettings(**given),
+        sequence=schema.sequence,
+        mutant=schema.mutant,
+        target=tuple(model.names),
+        task_type=model.task_type,
+        alphabet=schema.alphabet,
+        wild_type=schema.wild_type,
+        offset=schema.offset if schema.mutant is not None else given.get("offset"),
+    )
+    return settings, int(saved["seed"])
+
+
+def read_measurements(
+    paths: Sequence[Path | str], table: Path | str, model: BioModel, settings: FitSettings, *, seed: int
+) -> Measurements:
+    """Return the measurements of tables, appended to the table of the fit.
+
+    Rows without a measurement are left out, and so are rows that repeat a known measurement. All errors of all tables
+    are reported together. New rows are training rows; validation and test rows stay those of the run, so that metrics
+    of all rounds are comparable, and no measurement is lost to `--train-rows`.
+
+    Args:
+        paths: Tables with the columns that the fit reads.
+        table: The table of the fit.
+        model: The fitted model.
+        settings: Its settings, from `settings_of_run`.
+        seed: Its seed.
+
+    Raises:
+        SubquadError: A table cannot be read or lacks a column, has no measurement, or a measurement differs from
+            another one of the same sequence.
+    """
+    known = _read(Path(table), model, settings, is_new=False)
+    read = collect_errors(*(lambda path=path: _read(Path(path), model, settings, is_new=True) for path in paths))
+    seen = {}
+    for row in np.flatnonzero(known.has):
+        seen.setdefault(known.sequences[row], []).append((known, int(row)))
+    conflicts, kept, repeated = [], [], 0
+    for rows in read:
+        for row in np.flatnonzero(rows.has):
+            before = seen.setdefault(rows.sequences[row], [])
+            if any(np.allclose(rows.y[row], own.y[k], rtol=TOLERANCE, equal_nan=True) for own, k in before):
+                repeated += 1
+            elif before:
+                own, k = before[0]
+                conflicts.append(
+                    f"{rows.path}, row {row + 1}: {rows.value(row)}, but {own.path}, row {k + 1}, has {own.value(k)} "
+                    f"for the same sequence {_short(rows.sequences[row])}"
+                )
+            else:
+                before.append((rows, int(row)))
+                kept.append((rows, int(row)))
+    raise_errors("measurements of one sequence differ; correct them, or give the mean of replicates once:", conflicts)
+    missing = sum(int((~rows.has).sum()) for rows in read)
+    remarks = [f"{len(kept):,} new measurements"]
+    remarks += [f"{missing:,} rows without a measurement are left out"] if missing else []
+    remarks += [f"{repeated:,} rows repeat a known measurement and are left out"] if repeated else []
+    if not kept:
+        raise SubquadError(f"{', '.join(map(str, paths))}: no new measurement; all rows are in {known.path} already")
+    new = pd.DataFrame([rows.frame.iloc[row].to_dict() for rows, row in kept]).reindex(
+        columns=known.frame.columns, fill_value=""
+    )
+    frame, settings = _with_split(known, settings, seed=seed)
+    new[SPLIT] = "train"
+    return Measurements(
+        table=pd.concat([frame, new], ignore_index=True),
+        settings=settings,
+        sequences=[rows.sequences[row] for rows, row in kept],
+        y=np.stack([rows.y[row] for rows, row in kept]),
+        remarks=remarks,
+    )
+
+
+def _read(path: Path, model: BioModel, settings: FitSettings, *, is_new: bool) -> _Rows:
+    frame = read_frame(path)
+    columns = [*model.names, *(name for name in (settings.group, settings.weight, settings.error) if name)]
+    absent = [name for name in columns if name not in frame.columns]
+    if absent:
+        raise SubquadError(f"{path}: {unknown('column', absent[0], frame.columns)}; the fit reads it")
+    texts = [column_of(frame, name) for name in model.names]
+    if is_new and all(is_missing(text).all() for text in texts):
+        raise SubquadError(f"{path}: column {model.names[0]!r} is empty; write the measurements into it")
+    read = read_like(path, model.schema)
+    target, has, _ = read_target(path, frame, model.names, None, task_type=model.task_type)
+    y: np.ndarray = np.asarray(target.y)
+    if model.classes and model.task_type in ("binary", "multiclass"):
+        y = _as_known_classes(path, target.classes, target.y, model.classes)
+    return _Rows(path=path, frame=frame, sequences=read.sequences, y=y, has=has)
+
+
+def _as_known_classes(path: Path, classes: Sequence[str], y: np.ndarray, known: Sequence[str]) -> np.ndarray:
+    """Return indices of classes in the order of the model."""
+    place = {name: k for k, name in enumerate(known)}
+    raise_errors(
+        f"{path}: classes that the fit does not have ({', '.join(known)}):",
+        [f"row {row + 1}: {classes[y[row]]!r}" for row in np.flatnonzero(y >= 0) if classes[y[row]] not in place],
+    )
+    return np.array([place[classes[int(value)]] if value >= 0 else -1 for value in y])
+
+
+def _with_split(known: _Rows, settings: FitSettings, *, seed: int) -> tuple[pd.DataFrame, FitSettings]:
+    """Return the table of a fit with the part of each row as a column, and the settings that use the column."""
+    if settings.split == SPLIT:
+        return known.frame, settings
+    if SPLIT in known.frame.columns:
+        raise SubquadError(f"{known.path}: has a column {SPLIT!r}, which rounds write; rename it")
+    split = make_split(read_table(known.path, settings), settings, seed=seed)
+    part = np.full(len(known.frame), "unused", dtype=object)
+    for name, rows in split.parts.items():
+        part[rows] = name
+    fixed = replace(settings, split=SPLIT, split_by="random", fold=None, train_rows=None)
+    return known.frame.assign(**{SPLIT: part}), fixed
+
+
+def _short(sequence: str) -> str:
+    return sequence if len(sequence) <= 24 else f"{sequence[:21]}…"
+
+
+def batch_table(designs: pd.DataFrame, model: BioModel) -> pd.DataFrame:
+    """Return proposed variants as a table to fill in: with the columns that the fit reads, those of the target empty.
+
+    Args:
+        designs: Variants of a `Proposal`.
+        model: The model that proposed them.
+
+    Raises:
+        SubquadError: A column of the fit has the name of a column of the batch.
+    """
+    schema = model.schema
+    names = {"mutants": schema.mutant or "mutants", "sequence": schema.sequence or "sequence"}
+    # a column of variants may be called mutations, like the number of them
+    frame = designs.drop(columns=[name for name in names.values() if name == "mutations"]).rename(columns=names)
+    for place, name in enumerate(model.names):
+        if name in frame.columns:
+            raise SubquadError(
+                f"column {name!r} of the fit is also a column of proposed batches; rename it in the table"
+            )
+        frame.insert(3 + place, name, "")
+    if frame.columns.duplicated().any():
+        raise SubquadError(f"columns of the fit ({', '.join(names.values())}) are also columns of proposed batches")
+    return frame

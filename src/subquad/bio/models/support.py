@@ -1,0 +1,147 @@
+"""What the training data of a model support: letters observed at each position, range of the measurements; and which
+direction of the target is better.
+
+Axes: n rows, L positions, A letters.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from subquad.bio.metrics.conformal import Conformal
+from subquad.bio.settings import Direction
+from subquad.reporting.page import show
+
+if TYPE_CHECKING:
+    from subquad.bio.models.scorer import Scorer
+
+__all__ = [
+    "INTERVAL",
+    "beyond_measured",
+    "count_of",
+    "describe_direction",
+    "interval_text",
+    "measured_range",
+    "observed_letters",
+    "prediction_interval",
+    "range_warning",
+    "sign_of",
+    "yes_no",
+]
+
+INTERVAL = 0.9
+"""Level of the intervals in tables."""
+NAMED = 5
+"""Rows that a warning names."""
+
+
+def sign_of(direction: Direction | None) -> int:
+    """Return 1 if the target is maximized, which is assumed if nothing is stated, and -1 if it is minimized."""
+    return -1 if direction == "minimize" else 1
+
+
+def describe_direction(direction: Direction | None, title: str) -> str:
+    """Return which direction is better, as a sentence for pages and the terminal; an assumption is called one.
+
+    Args:
+        direction: What the user stated; None if nothing.
+        title: Label of the score.
+    """
+    if direction is None:
+        return (
+            f"Direction: assumed that a higher {title} is better, because --direction was not given; if a lower one "
+            "is, repeat with --direction minimize."
+        )
+    return f"Direction: a {'higher' if direction == 'maximize' else 'lower'} {title} is better, as stated."
+
+
+def observed_letters(scorer: "Scorer", length: int) -> list[str] | None:
+    """Return the letters that the training rows have at each of the `length` positions; None if they are unknown."""
+    recorded = scorer.config.get("observed_letters")
+    if scorer.schema.length is None or recorded is None or len(recorded) != length:
+        return None
+    # negative codes are ambiguous letters
+    return ["".join(scorer.model.alphabet[code] for code in codes if code >= 0) for codes in recorded]
+
+
+def measured_range(scorer: "Scorer") -> tuple[float, float] | None:
+    """Return the lowest and highest measurement of the table of the fit; None for probabilities or if unknown."""
+    recorded = None if scorer.is_probability else scorer.config.get("measured_range")
+    return None if recorded is None else (float(recorded[scorer.column][0]), float(recorded[scorer.column][1]))
+
+
+def beyond_measured(
+    prediction: np.ndarray, limits: tuple[float, float] | None, direction: Direction | None
+) -> np.ndarray | None:
+    """Return which predictions are better than the best measurement, `(n,)` bool; None if the range is unknown."""
+    if limits is None:
+        return None
+    return prediction < limits[0] if sign_of(direction) < 0 else prediction > limits[1]
+
+
+def range_warning(
+    names: Sequence[str],
+    is_beyond: np.ndarray | None,
+    limits: tuple[float, float] | None,
+    direction: Direction | None,
+    *,
+    what: str,
+) -> str | None:
+    """Return a warning about predictions better than any measurement; None if there are none.
+
+    Args:
+        names: Names of the rows, best first.
+        is_beyond: `(n,)`, from `beyond_measured`.
+        limits: From `measured_range`.
+        direction: Which direction is better.
+        what: What the rows are, such as designs.
+    """
+    if is_beyond is None or limits is None or not is_beyond.any():
+        return None
+    own = [name for name, beyond in zip(names, is_beyond, strict=True) if beyond]
+    more = f" and {len(own) - NAMED:,} more" if len(own) > NAMED else ""
+    side = (
+        f"below the lowest measurement, {limits[0]:.4g}"
+        if sign_of(direction) < 0
+        else (f"above the highest measurement, {limits[1]:.4g}")
+    )
+    return (
+        f"Warning: {len(own):,} of {len(is_beyond):,} {what} are predicted {side} ({', '.join(own[:NAMED])}{more}); no "
+        "measurement supports such values, so that they are extrapolations."
+    )
+
+
+def prediction_interval(
+    scorer: "Scorer", prediction: np.ndarray, spread: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both ends of the 90 % interval of predictions, `(n,)` each; NaN if the fit calibrated none.
+
+    Args:
+        scorer: Model and output.
+        prediction: `(n,)`.
+        spread: `(n,)` standard deviation over the members; None or NaN for a single one.
+    """
+    nothing = np.full(len(prediction), np.nan)
+    saved = scorer.config.get("selected", {}).get("conformal", {}).get(scorer.default, ())
+    values = saved[scorer.column] if len(saved) > scorer.column else None
+    if scorer.is_probability or values is None:
+        return nothing, nothing
+    own = None if spread is None or np.isnan(spread).all() else spread
+    low, high = Conformal.from_dict(values).interval(prediction, own, INTERVAL)
+    return np.where(np.isfinite(low), low, np.nan), np.where(np.isfinite(high), high, np.nan)
+
+
+def interval_text(low: float, high: float) -> str | None:
+    """Return an interval as the cell of a table; None without one."""
+    return None if np.isnan(low) or np.isnan(high) else f"{show(float(low))} to {show(float(high))}"
+
+
+def count_of(column: Any, value: str) -> int:
+    """Return how many cells of a column equal a text."""
+    return int((np.asarray(column, dtype=object) == value).sum())
+
+
+def yes_no(values: Any) -> Any:
+    """Return booleans as the column of a table, `yes` or `no`; None, for unknown, leaves the column empty."""
+    return np.nan if values is None else np.where(np.asarray(values, dtype=bool), "yes", "no").astype(object)

@@ -1,0 +1,312 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from subquad.bio.commands.rounds import rounds
+from subquad.bio.data.table import read_like
+from subquad.bio.design_search import simulation
+from subquad.bio.design_search.batch import pick_batch
+from subquad.bio.design_search.settings import RoundsSettings
+from subquad.bio.design_search.simulation import read_assay, replay
+from subquad.bio.design_search.simulation_page import interval_over_seeds, summarize
+from subquad.bio.models.fitted import BioModel
+from subquad.bio.settings import FitSettings
+from subquad.cli import main
+from subquad.errors import SubquadError
+
+WILD = "MKTAYIAKQRQ"
+LETTERS = "ADKLSW"
+
+
+def value(sequence):
+    # W is good wherever it stands, and K at the third position
+    return sequence.count("W") + 2.0 * (sequence[2] == "K")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Return a folder with a table of variants of one protein, and a run of ridge and a Gaussian process."""
+    from subquad.bio import fit
+
+    folder, random = tmp_path_factory.mktemp("rounds"), np.random.default_rng(0)
+    rows = set()
+    while len(rows) < 137:
+        text = list(WILD)
+        for place in random.choice(len(WILD), 2, replace=False):
+            text[place] = random.choice(list(LETTERS))
+        rows.add("".join(text))
+    frame = pd.DataFrame({"protein": sorted(rows), "batch": "first"})
+    frame["activity"] = [round(value(text) + random.normal(scale=0.1), 4) for text in frame["protein"]]
+    frame.to_csv(folder / "assay.csv", index=False)
+    settings = FitSettings(models=("ridge", "gp"), target=("activity",), wild_type=WILD)
+    fit(folder / "assay.csv", settings, out=folder / "run", quiet=True)
+    return folder
+
+
+def propose(start, out, number=5, **settings):
+    chosen = {"direction": "maximize", "generations": 2, "population": 20, "max_mutations": 2, **settings}
+    return rounds(start / "run", RoundsSettings(propose=number, **chosen), out=out, quiet=True)
+
+
+def measure(path, noise=0.0):
+    frame = pd.read_csv(path)
+    frame["activity"] = [value(text) + noise for text in frame["protein"]]
+    frame.to_csv(path, index=False)
+    return frame
+
+
+@pytest.mark.slow
+def test_two_rounds_propose_new_variants_and_learn_from_their_measurements(start, tmp_path):
+    out = tmp_path / "rounds"
+    propose(start, out)
+    batch = pd.read_csv(out / "round-1" / "batch.csv")
+    known = pd.read_csv(start / "assay.csv")
+    assert len(batch) == 5
+    assert batch["activity"].isna().all()
+    assert not set(batch["protein"]) & set(known["protein"])
+    assert (batch["prediction_low"] < batch["prediction"]).all()
+    measured = measure(out / "round-1" / "batch.csv")
+    again = RoundsSettings(measured=(str(out / "round-1" / "batch.csv"),), propose=4, max_mutations=2, generations=2)
+    record = rounds(start / "run", again, out=out, quiet=True)
+    table = pd.read_csv(out / "round-2" / "table.csv")
+    assert table["protein"].tolist() == [*known["protein"], *measured["protein"]]
+    assert (table["rounds_split"].tail(5) == "train").all()
+    # validation and test rows are those of the first fit
+    first, second = (pd.read_csv(own / "test.csv")["row"].tolist() for own in (start / "run", out / "round-2" / "run"))
+    assert first == second
+    assert read_like(out / "round-2" / "table.csv", BioModel.load(out / "round-2" / "run").schema).wild_type == WILD
+    new = pd.read_csv(out / "round-2" / "batch.csv")
+    assert not set(new["protein"]) & set(table["protein"])
+    step = record["rounds"][1]
+    assert (step["new_measurements"], step["proposed"], step["is_finished"]) == (5, 4, True)
+    assert step["best_new"] == measured["activity"].max()
+    # the direction that the first round stated
+    assert record["direction"] == step["settings"]["direction"] == "maximize"
+    page = (out / "rounds.html").read_text()
+    for text in ("2 rounds, 5 new measurements", "a higher activity is better, as stated", "round-2/batch.html"):
+        assert text in page
+    with pytest.raises(SubquadError, match="earlier rounds were to maximize"):
+        propose(start, out, direction="minimize")
+
+
+@pytest.mark.slow
+def test_an_interrupted_round_is_resumed_with_the_same_result(start, tmp_path, monkeypatch):
+    batches = {}
+    for name in ("whole", "killed"):
+        out = tmp_path / name
+        propose(start, out)
+        measure(out / "round-1" / "batch.csv")
+        settings = RoundsSettings(measured=(str(out / "round-1" / "batch.csv"),), propose=3, generations=2)
+        if name == "killed":
+            with monkeypatch.context() as patch:
+                patch.setattr("subquad.bio.commands.rounds.propose", lambda *_, **__: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    rounds(start / "run", settings, out=out, quiet=True)
+            fitted = (out / "round-2" / "run" / "metrics.json").stat().st_mtime_ns
+            other = RoundsSettings(measured=settings.measured, propose=4)
+            with pytest.raises(SubquadError, match="round 2 is unfinished and has other settings"):
+                rounds(start / "run", other, out=out, quiet=True)
+        rounds(start / "run", settings, out=out, quiet=True)
+        batches[name] = (out / "round-2" / "batch.csv").read_text()
+    assert batches["whole"] == batches["killed"]
+    assert (out / "round-2" / "run" / "metrics.json").stat().st_mtime_ns == fitted
+
+
+def test_a_round_is_replaced_only_with_force(start, tmp_path):
+    propose(start, tmp_path / "rounds")
+    with pytest.raises(SubquadError, match="round 1 was made from the same measurements; measure"):
+        propose(start, tmp_path / "rounds")
+    settings = RoundsSettings(propose=2, generations=1)
+    record = rounds(start / "run", settings, out=tmp_path / "rounds", force=True, quiet=True)
+    assert [step["proposed"] for step in record["rounds"]] == [2]
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("mine")
+    with pytest.raises(SubquadError, match="not empty, and holds no rounds"):
+        propose(start, tmp_path / "notes")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.assign(activity=""), "column 'activity' is empty; write the measurements into it"),
+        (lambda frame: frame.drop(columns="activity"), "no column 'activity'"),
+        (lambda frame: frame.assign(activity=["1", "high", "2", "3", "4"]), "row 2: 'high'"),
+        (lambda frame: frame.assign(protein=["MKB?", *frame["protein"][1:]]), "row 1"),
+        (lambda frame: pd.concat([frame, frame.assign(activity="9")]), "row 6: 9, but"),
+    ],
+)
+def test_wrong_measurements_are_refused_with_their_rows_and_nothing_is_written(start, tmp_path, change, message):
+    out = tmp_path / "rounds"
+    propose(start, out)
+    path = tmp_path / "measured.csv"
+    change(measure(out / "round-1" / "batch.csv").astype({"activity": str})).to_csv(path, index=False)
+    before = (out / "rounds.json").read_text()
+    with pytest.raises(SubquadError) as error:
+        rounds(start / "run", RoundsSettings(measured=(str(path),)), out=out, quiet=True)
+    assert message in str(error.value)
+    assert (out / "rounds.json").read_text() == before
+    assert not (out / "round-2").exists()
+
+
+def test_a_measurement_that_contradicts_the_table_names_both_rows_and_equal_ones_are_left_out(start, tmp_path):
+    known = pd.read_csv(start / "assay.csv")
+    path = tmp_path / "measured.csv"
+    known.iloc[[6]].assign(activity=9.5).to_csv(path, index=False)
+    with pytest.raises(SubquadError) as error:
+        rounds(start / "run", RoundsSettings(measured=(str(path),)), out=tmp_path / "rounds", quiet=True)
+    assert f"{path}, row 1: 9.5, but {start / 'assay.csv'}, row 7, has {known['activity'][6]:g}" in str(error.value)
+    known.iloc[[6]].to_csv(path, index=False)
+    with pytest.raises(SubquadError, match="no new measurement; all rows are in"):
+        rounds(start / "run", RoundsSettings(measured=(str(path),)), out=tmp_path / "rounds", quiet=True)
+
+
+@pytest.mark.parametrize("acquisition", ["ei", "thompson"])
+def test_batches_of_each_acquisition_are_diverse_and_new(start, tmp_path, acquisition):
+    propose(start, tmp_path / acquisition, number=7, acquisition=acquisition, min_distance=2)
+    frame = pd.read_csv(tmp_path / acquisition / "round-1" / "batch.csv")
+    texts = frame["protein"].tolist()
+    assert min(sum(a != b for a, b in zip(x, y, strict=True)) for k, x in enumerate(texts) for y in texts[:k]) >= 2
+    assert {"ei": "expected_improvement", "thompson": "draw"}[acquisition] in frame
+
+
+def test_draws_from_the_posterior_have_its_mean_and_standard_deviation(start):
+    model = BioModel.load(start / "run")
+    inputs = model.inputs_of([WILD, WILD[:2] + "K" + WILD[3:], WILD[:5] + "WW" + WILD[7:]])
+    members = model.members(inputs, "gp")
+    draws = model._baseline("gp").draws(inputs, 20_000, seed=0)
+    assert draws.shape == (20_000, 3, 1)
+    np.testing.assert_allclose(draws.mean(0), members.mean, atol=0.02)
+    np.testing.assert_allclose(draws.std(0), members.std(), rtol=0.03)
+
+
+def test_a_batch_prefers_high_values_and_keeps_its_distance():
+    codes = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]], dtype=np.int8)
+    values = np.array([0.0, 3.0, 2.9, 1.0])
+    options = {"reference": codes[0], "number": 3, "scale": 0.0}
+    assert pick_batch(values, codes, **options).tolist() == [1, 2, 3]
+    assert pick_batch(values, codes, **options, min_distance=2).tolist() == [1, 3]
+    each = np.array([[0, 0, 0, 1.0], [0, 0, 5, 0], [0, 0, 5, 1]])
+    assert pick_batch(each, codes, **options).tolist() == [3, 2, 0]
+
+
+@pytest.fixture(scope="module")
+def assay(tmp_path_factory):
+    """Return a complete assay: all substitutions by six letters at two sites, and all pairs of them."""
+    rows = {WILD}
+    for a in range(len(WILD)):
+        for x in LETTERS:
+            rows.add(WILD[:a] + x + WILD[a + 1 :])
+            rows |= {WILD[:a] + x + WILD[a + 1 : b] + y + WILD[b + 1 :] for b in range(a + 1, 5) for y in LETTERS}
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"sequence": sorted(rows)})
+    frame["score"] = [value(text) + random.normal(scale=0.05) for text in frame["sequence"]]
+    path = tmp_path_factory.mktemp("assay") / "assay.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def simulated(**settings):
+    chosen = {"direction": "maximize", "start_rows": 30, "rounds": 2, "propose": 10, "seeds": (0, 1)}
+    return RoundsSettings(simulate=True, **chosen | settings)
+
+
+def test_a_model_finds_the_hits_of_an_additive_assay_sooner_than_chance(assay, tmp_path):
+    settings = simulated(strategies=("ridge", "random"), hit_fraction=0.05)
+    metrics = rounds(assay, settings, out=tmp_path / "out", quiet=True)
+    final = {name: own["hits"]["mean"][-1] for name, own in metrics["strategies"].items()}
+    assert final["ridge"] > 2 * final["random"]
+    for runs in metrics["replays"].values():
+        for run in runs:
+            assert np.all(np.diff(run["hits"]) >= 0)
+            assert np.all(np.diff(run["best"]) >= 0)
+    # strategies of one seed start from the same rows
+    assert [run["hits"][0] for run in metrics["replays"]["ridge"]] == [
+        run["hits"][0] for run in metrics["replays"]["random"]
+    ]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "a higher score is better, as stated" in page
+    with pytest.raises(SubquadError, match="holds a finished run"):
+        rounds(assay, settings, out=tmp_path / "out", quiet=True)
+
+
+def test_a_low_value_is_sought_if_a_low_one_is_better(assay, tmp_path):
+    table, _ = read_assay(assay, simulated(direction="minimize", hit_fraction=0.05))
+    assert table.y[table.hits].max() <= np.sort(table.y)[len(table.y) // 10]
+    found = replay(table, "ridge", simulated(direction="minimize"), seed=0, path=tmp_path / "x.json")
+    assert found["best"][-1] <= found["best"][0] < np.median(table.y)
+
+
+def test_a_resumed_replay_picks_the_same_rows_without_repeating_rounds(assay, tmp_path, monkeypatch):
+    settings = simulated(rounds=3, acquisition="thompson")
+    table, _ = read_assay(assay, settings)
+    whole = replay(table, "gp", settings, seed=1, path=tmp_path / "whole.json")
+    replay(table, "gp", simulated(rounds=2, acquisition="thompson"), seed=1, path=tmp_path / "part.json")
+    calls, fit_gp = [], simulation.fit_gp
+    monkeypatch.setattr(simulation, "fit_gp", lambda *args, **options: calls.append(1) or fit_gp(*args, **options))
+    resumed = replay(table, "gp", settings, seed=1, path=tmp_path / "part.json")
+    assert len(calls) == 1
+    picks = [json.loads((tmp_path / name).read_text())["picks"] for name in ("whole.json", "part.json")]
+    assert picks[0] == picks[1]
+    assert len({row for own in picks[0] for row in own}) == 30
+    assert (whole["hits"], whole["best"]) == (resumed["hits"], resumed["best"])
+
+
+def test_measurements_of_the_pool_are_hidden_from_the_models(assay):
+    settings = simulated()
+    table, _ = read_assay(assay, settings)
+    known = np.arange(0, 60, 2)
+    dataset = simulation._dataset(table, known, np.random.default_rng(0))
+    assert np.isfinite(dataset.target.y[:, 0]).nonzero()[0].tolist() == known.tolist()
+    assert sorted([*dataset.split["train"], *dataset.split["validation"]]) == known.tolist()
+
+
+@pytest.mark.slow
+def test_the_ensemble_of_a_simulation_predicts_by_its_weighted_models(assay):
+    settings = simulated(tokens=2000)
+    table, _ = read_assay(assay, settings)
+    dataset = simulation._dataset(table, np.arange(0, 200, 2), np.random.default_rng(0))
+    members = simulation._ensemble_members(dataset, settings, table.inputs, seed=0)
+    assert members.weights.sum() == pytest.approx(1)
+    np.testing.assert_allclose(members.mean, np.tensordot(members.weights, np.asarray(members.each), 1), atol=1e-6)
+    assert np.corrcoef(members.mean[:, 0], table.y)[0, 1] > 0.7
+
+
+def test_differences_between_strategies_are_paired_over_seeds():
+    mean, low, high = interval_over_seeds(np.array([1.0, 2.0, 3.0]))
+    # t of 2 degrees of freedom is 4.303, and the standard error 1 / sqrt(3)
+    assert (mean, low, high) == pytest.approx((2.0, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
+    assert np.isnan(interval_over_seeds(np.array([1.0]))[1])
+    runs = [{"hits": [0, k], "best": [0.0, 1.0], "cpu_seconds": 1.0} for k in (3, 9, 6)]
+    fewer = [{**run, "hits": [0, run["hits"][1] - 2]} for run in runs]
+    found = summarize({"ensemble": runs, "random": fewer}, 1)["strategies"]["random"]["difference"]
+    assert (found["value"], found["verdict"]) == (2.0, "clearly above")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"propose": 0}, "--propose must be at least 1, got 0"),
+        ({"simulate": True, "measured": ("a.csv",)}, "--simulate takes all measurements from its table"),
+        ({"seeds": (1, 1)}, "--seeds needs different values, got '1 1'"),
+        ({"strategies": ("gpp",)}, "no strategy 'gpp'; did you mean 'gp'"),
+        ({"hit_fraction": 1.5}, "--hit-fraction must be between 0 and 1, got 1.5"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(SubquadError) as error:
+        RoundsSettings(**settings)
+    assert message in str(error.value)
+
+
+def test_the_command_states_what_to_do_next(start, tmp_path, capsys):
+    out = tmp_path / "rounds"
+    assert main(["bio", "rounds", str(start / "run"), "--out", str(out)]) == 2
+    assert "give --propose N, --measured TABLE, both, or --simulate" in capsys.readouterr().err
+    arguments = ["--propose", "3", "--generations", "1", "--max-mutations", "2"]
+    assert main(["bio", "rounds", str(start / "run"), *arguments, "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert f"Next: write the measurements into {out / 'round-1' / 'batch.csv'}" in printed.out
+    assert "assumed that a higher activity is better" in printed.err
