@@ -85,7 +85,9 @@ def _near_duplicates(leaks: Mapping[str, Any]) -> list[Block]:
     if leaks.get("homologs") == 0:
         texts.append(f"No test row has a homolog in training or validation ({leaks['homology']}).")
     if leaks.get("homologs"):
-        texts.append("Metrics apply to new proteins of known families; --split-by homology holds out whole clusters.")
+        texts.append(
+            "Rows with homologs are easier to predict than new families; --split-by homology holds out whole clusters."
+        )
     if leaks.get("homologs") is None and leaks.get("homology"):
         texts.append(f"{leaks['homology']}.".capitalize())
     return [" ".join(texts)] if texts else []
