@@ -10,6 +10,7 @@ from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.guide_search.settings import GuideSettings
+from subquad.bio.language_models.settings import EmbedSettings
 from subquad.bio.settings import FitSettings
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
 
@@ -80,6 +81,7 @@ def predict(
     /,
     *,
     sequence: Input[str | None] = None,
+    embeddings: Input[Path | None] = None,
     model: Model[str | None] = None,
     options: Annotated[OutputOptions, FLAGS],
 ) -> None:
@@ -93,16 +95,43 @@ def predict(
         run: Folder that `subquad bio fit` wrote.
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
         sequence: Column of the sequences. Default: the one of the fit, or inferred.
+        embeddings: File with embeddings of the rows, if the model was fitted with some; see `subquad bio embed`.
         model: Name of one of the models of the run, such as lyra or ridge; its report compares them. Default: the
             ensemble.
     """
     from subquad.bio.commands.predict import predict as run_predict
 
-    frame = run_predict(run, table, model=model, sequence=sequence, **_keywords(options))
+    frame = run_predict(run, table, model=model, sequence=sequence, embeddings=embeddings, **_keywords(options))
     if not options.quiet:
         names = [name for name in frame.columns if name.startswith(("prediction", "probability_"))][:6]
         _print_rows(frame, names, "predictions", most=5)
         print(f"Wrote {options.out}.")
+
+
+@app.command
+def embed(
+    table: str,
+    /,
+    settings: Annotated[EmbedSettings, FLAGS],
+    *,
+    options: Annotated[OutputOptions, FLAGS],
+) -> None:
+    """Write embeddings of the sequences of a table by a language model, as inputs of `fit` and `predict`.
+
+    For example:
+
+        subquad bio embed example:tdp43 --model facebook/esm2_t12_35M_UR50D --out tdp43.safetensors
+
+    Args:
+        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants; or example:NAME.
+    """
+    from subquad.bio.commands.embed import embed as run_embed
+
+    found = run_embed(table, settings, **_keywords(options))
+    if not options.quiet:
+        rows, numbers = found.mean.shape
+        print(f"Wrote {options.out} ({rows:,} rows, {numbers:,} numbers each).")
+        print(f"Next: subquad bio fit {table} --embeddings {options.out} --out run")
 
 
 @app.command

@@ -1,7 +1,8 @@
 """Containers between a table and the models: inputs, target, dataset with its split, and the schema of the inputs.
 
-Axes: n rows, T positions, A letters, E covariates, K target columns, O outputs. `codes` are indices into the alphabet;
-`PAD` follows the end of a sequence, and `ANY` stands for an ambiguous letter (N, X), encoded as equal parts of all.
+Axes: n rows, T positions, A letters, E covariates, D numbers of an embedding, K target columns, O outputs. `codes` are
+indices into the alphabet; `PAD` follows the end of a sequence, and `ANY` stands for an ambiguous letter (N, X), encoded
+as equal parts of all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ __all__ = [
     "ROW_TASK_TYPES",
     "TASK_TYPES",
     "Dataset",
+    "EmbeddingSchema",
     "InputSchema",
     "Inputs",
     "PartnerAlignment",
@@ -59,6 +61,8 @@ class Inputs:
     """`(n, E)` float64, finite: additional numeric inputs, not standardised."""
     is_aligned: bool
     """All rows have T letters, and position t corresponds between rows."""
+    embedding: np.ndarray | None = None
+    """`(n, D)` float32, finite: vector of each row by a language model, not standardised."""
     is_double_stranded: bool = False
     """Double-stranded DNA that is read from either side: predictions are averaged over both strands."""
 
@@ -77,8 +81,9 @@ class Inputs:
 
     def take(self, rows: np.ndarray) -> "Inputs":
         """Return the inputs of the given rows."""
-        partner = None if self.partner is None else self.partner[rows]
-        return replace(self, codes=self.codes[rows], partner=partner, covariates=self.covariates[rows])
+        partner, embedding = (None if own is None else own[rows] for own in (self.partner, self.embedding))
+        covariates = self.covariates[rows]
+        return replace(self, codes=self.codes[rows], partner=partner, covariates=covariates, embedding=embedding)
 
     def reverse_complement(self) -> "Inputs":
         """Return the reverse complements of DNA, left-aligned, as single strands."""
@@ -157,9 +162,11 @@ def with_both_strands(dataset: Dataset) -> Dataset:
     def extend(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else np.concatenate([values, values[rows]])
 
-    covariates = np.concatenate([inputs.covariates, other.covariates])
+    codes, covariates = (
+        np.concatenate([getattr(own, key) for own in (inputs, other)]) for key in ("codes", "covariates")
+    )
     return Dataset(
-        inputs=replace(inputs, codes=np.concatenate([inputs.codes, other.codes]), covariates=covariates),
+        inputs=replace(inputs, codes=codes, covariates=covariates, embedding=extend(inputs.embedding)),
         target=replace(dataset.target, y=np.concatenate([dataset.target.y, dataset.target.y[rows]])),
         split={**dataset.split, "train": np.concatenate([rows, n + np.arange(len(rows))])},
         weight=extend(dataset.weight),
@@ -177,6 +184,30 @@ class PartnerAlignment:
     """Most common position in the training table; breaks ties."""
     is_reversed: bool
     """The guides are the reverse complements of their targets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingSchema:
+    """Which embeddings the inputs of a model have."""
+
+    model: str | None
+    """Name of the language model; None for an array that does not say."""
+    dimensions: int
+    """Numbers of a vector, D."""
+    median_score: float | None = None
+    """If the score of each row is the last covariate: the one of rows without a score, the median of the training
+    table."""
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the score of each row is the last covariate."""
+        return self.median_score is not None
+
+    @property
+    def title(self) -> str:
+        """What the embeddings are, in messages and reports."""
+        scores = " and scores" if self.has_scores else ""
+        return f"embeddings{scores} of {self.model or 'another program'} ({self.dimensions:,} numbers)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +242,8 @@ class InputSchema:
     """Where partner sequences lie; None without partner sequences."""
     strands: Literal["one", "both"] = "one"
     """Strands that predictions are averaged over."""
+    embedding: EmbeddingSchema | None = None
+    """Embeddings of the rows; None without them."""
 
     @property
     def letters(self) -> str:
@@ -224,5 +257,6 @@ class InputSchema:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "InputSchema":
         """Return the schema that `as_dict` wrote."""
-        alignment = values["alignment"]
-        return cls(**{**values, "alignment": None if alignment is None else PartnerAlignment(**alignment)})
+        parts = {"alignment": PartnerAlignment, "embedding": EmbeddingSchema}
+        made = {key: make(**values[key]) for key, make in parts.items() if values.get(key) is not None}
+        return cls(**{**values, **made})

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
-from subquad.bio.features.sequences import NUCLEOTIDES, Features, common_fields, kmers_of
+from subquad.bio.features.base import Features, common_fields
+from subquad.bio.features.sequences import NUCLEOTIDES, kmers_of
 from subquad.bio.features.substitutions import properties
 from subquad.bio.settings import ALPHABETS
 

@@ -148,14 +148,19 @@ def open_scorer(run: "BioModel | Path | str", *, target: str | None = None, wild
         wild_type: Of several classes, select the likeliest class of this sequence where `target` is not given.
 
     Raises:
-        SubquadError: There is no model, it does not predict one value per sequence, it needs covariates, or it has no
-            such target.
+        SubquadError: There is no model, it does not predict one value per sequence, it needs covariates or
+            embeddings, or it has no such target.
     """
     model = open_model(run)
     if model.task_type not in ROW_TASK_TYPES:
         raise SubquadError(
             f"the model predicts {model.task_type.replace('_', ' ')}, not one value per sequence; fit a target column "
             "with one measurement or class per row"
+        )
+    if model.schema.embedding is not None:
+        raise SubquadError(
+            f"the model was trained with {model.schema.embedding.title}, which new sequences do not have until the "
+            "language model has read them; fit a model without --embeddings, or predict a table with `bio predict`"
         )
     covariates = list(model.schema.covariates)
     if covariates:
