@@ -1,7 +1,19 @@
 """Small language models of proteins and DNA with random weights, saved as checkpoints of transformers."""
 
 import torch
-from transformers import EsmConfig, EsmForMaskedLM, EsmModel, EsmTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    EsmConfig,
+    EsmForMaskedLM,
+    EsmModel,
+    EsmTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5Model,
+)
 
 AMINO = "LAGVSERTIDPKQNFYMHWC"
 TOKENS = ["<cls>", "<pad>", "<eos>", "<unk>", *AMINO, "X", "<mask>"]
@@ -32,4 +44,32 @@ def esm(folder, *, tokens=TOKENS, with_head=True, seed=0, limit=129):
     network.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(tokens))
     EsmTokenizer(str(folder / "vocab.txt"), model_max_length=limit).save_pretrained(folder)
+    return folder
+
+
+def t5_with_spaces(folder, *, seed=0):
+    """Save an encoder-decoder whose tokenizer reads letters between spaces, as ProtT5's does, and return its folder."""
+    tokens = ["<pad>", "</s>", "<unk>", *AMINO, "X"]
+    vocabulary = {token: k for k, token in enumerate(tokens)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return _t5(folder, tokenizer, len(tokens), seed)
+
+
+def t5_with_pairs(folder, *, seed=0):
+    """Save an encoder-decoder of DNA whose tokens are up to four letters, as DNABERT-2's are, and return its folder."""
+    tokens = ["<pad>", "</s>", "<unk>", *"ACGT", "AC", "GT", "ACGT"]
+    merges = [("A", "C"), ("G", "T"), ("AC", "GT")]
+    tokenizer = Tokenizer(BPE({token: k for k, token in enumerate(tokens)}, merges, unk_token="<unk>"))
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return _t5(folder, tokenizer, len(tokens), seed)
+
+
+def _t5(folder, tokenizer, size, seed):
+    config = T5Config(vocab_size=size, d_model=12, d_kv=6, d_ff=20, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    torch.manual_seed(seed)
+    T5Model(config).save_pretrained(folder)
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder

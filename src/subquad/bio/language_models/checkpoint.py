@@ -142,14 +142,18 @@ def open_language_model(
             dtype=getattr(torch, precision),
             trust_remote_code=False,
             use_safetensors=True,
+            # they are reported with the missing ones
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    missing = sorted(key for key in found["missing_keys"] if not any(part in key for part in NOT_READ))
+    absent = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    missing = sorted(key for key in absent if not any(part in key for part in NOT_READ))
     if missing:
         head = " (the masked-language-model head, which --scores needs)" if with_head else ""
         raise SubquadError(
-            f"{name}: {len(missing)} weights are missing, such as {missing[0]}{head}; transformers would make them up "
-            "at random. The checkpoint is incomplete, or its architecture is defined by code in it, which is not run"
+            f"{name}: {len(missing)} weights are missing or have another shape, such as {missing[0]}{head}; "
+            "transformers would draw them at random. The checkpoint is incomplete, or its architecture is defined by "
+            "code in it, which is not run"
         )
     is_spaced, is_letterwise, replaced = _reading(name, tokenizer, sequence, alphabet)
     if with_head and tokenizer.mask_token_id is None:
