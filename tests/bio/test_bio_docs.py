@@ -69,7 +69,7 @@ def test_the_page_shows_every_command():
     lines = [line for language, text in STEPS if language == "sh" for line in text.splitlines()]
     shown = {line.split()[2] for line in lines}
     assert shown == {
-        "fit", "predict", "report", "scan", "epistasis", "design", "guides", "cross-validate", "bench",
+        "fit", "predict", "report", "scan", "epistasis", "design", "guides", "cross-validate", "bench", "embed",
     }  # fmt: skip
 
 
@@ -80,6 +80,8 @@ def test_the_page_shows_every_command():
         *(f"run/{name}" for name in ("bootstrap.json", "ridge.skops", "boosting.skops", "README.md")),
         *(f"{run}/report.html" for run in ("variants", "pairs", "with_covariates", "disorder", "guide_model", "genes")),
         "compared/report.html",
+        *(f"with_embeddings{name}" for name in ("/report.html", "/embedding-ridge.skops", ".csv")),
+        "variants.safetensors",
         "report.html",
         *(f"scan/{name}" for name in ("scan.csv", "scan.html", "heatmap.pdf")),
         *(f"epistasis/{name}" for name in ("pairs.csv", "cycles.csv.gz", "epistasis.html")),
