@@ -82,6 +82,7 @@ def test_the_page_shows_every_command():
         "compared/report.html",
         *(f"with_embeddings{name}" for name in ("/report.html", "/embedding-ridge.skops", ".csv")),
         "variants.safetensors",
+        "disorder_with_embeddings/report.html",
         "report.html",
         *(f"scan/{name}" for name in ("scan.csv", "scan.html", "heatmap.pdf")),
         *(f"epistasis/{name}" for name in ("pairs.csv", "cycles.csv.gz", "epistasis.html")),

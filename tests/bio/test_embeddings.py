@@ -1,6 +1,5 @@
 """Fits and predictions with embeddings: the formats of their files, errors, and features that hold their values."""
 
-import re
 from dataclasses import replace
 
 import h5py
@@ -59,7 +58,7 @@ def test_plain_arrays_are_read_in_the_order_of_the_table(rows, tmp_path, ending)
     read = read_table(tmp_path / "t.csv", settings(embeddings=path))
     np.testing.assert_array_equal(read.inputs.embedding, mean)
     assert read.schema.embedding.dimensions == DIMENSIONS
-    assert read.remarks[-1] == f"{path}: embeddings of another program (5 numbers) are inputs of the models"
+    assert read.remarks[-1] == f"{path}: embeddings by another program (5 numbers) are inputs of the models"
     assert InputSchema.from_dict(read.schema.as_dict()) == read.schema
 
 
@@ -150,7 +149,7 @@ def test_a_saved_run_predicts_the_values_that_were_measured_in_the_fit(rows, tmp
         "gp",
         "lyra",
     }
-    assert "embeddings and scores of esm/small (5 numbers)" in (tmp_path / "run" / "report.html").read_text()
+    assert "embeddings by esm/small (5 numbers, with scores)" in (tmp_path / "run" / "report.html").read_text()
     test = pd.read_csv(tmp_path / "run" / "test.csv")
     for model in ("ridge", "embedding-ridge", "boosting", "gp", "mlp", "lyra", "ensemble"):
         out = tmp_path / f"{model}.csv"
@@ -183,7 +182,7 @@ def test_a_prediction_needs_embeddings_of_the_same_kind(run, tmp_path):
     options = {"out": tmp_path / "out.csv", "quiet": True}
     with pytest.raises(
         SubquadError,
-        match=r"new.csv: the model was trained with embeddings and scores of esm/small \(5 numbers\); write those of "
+        match=r"new.csv: the model was trained with embeddings by esm/small \(5 numbers, with scores\); write those of "
         r"this table with `subquad bio embed .*new.csv --model esm/small --scores --out FILE`",
     ):
         predict(folder, tmp_path / "new.csv", **options)
@@ -192,7 +191,7 @@ def test_a_prediction_needs_embeddings_of_the_same_kind(run, tmp_path):
             "wide",
             np.ones((len(frame), 6)),
             {},
-            r"embeddings of esm/small \(6 numbers\), but the model was trained with emb",
+            r"embeddings by esm/small \(6 numbers\), but the model was trained with emb",
         ),
         ("plain", mean, {}, "has no scores, with which the model was trained"),
     ]:
@@ -201,7 +200,7 @@ def test_a_prediction_needs_embeddings_of_the_same_kind(run, tmp_path):
             predict(folder, tmp_path / "new.csv", embeddings=path, **options)
     found = Embeddings(mean=mean, scores=mean[:, 0], model="esm/large")
     write_embeddings(tmp_path / "large.safetensors", found, frame["sequence"].tolist())
-    with pytest.raises(SubquadError, match=r"embeddings of esm/large \(5 numbers\), but the model was trained with"):
+    with pytest.raises(SubquadError, match=r"embeddings by esm/large \(5 numbers\), but the model was trained with"):
         predict(folder, tmp_path / "new.csv", embeddings=tmp_path / "large.safetensors", **options)
     assert not (tmp_path / "out.csv").exists()
 
@@ -210,7 +209,7 @@ def test_a_prediction_needs_embeddings_of_the_same_kind(run, tmp_path):
 def test_commands_that_make_new_sequences_refuse_a_model_with_embeddings(run, tmp_path):
     folder, _, _ = run
     (tmp_path / "genes.fa").write_text(">gene\n" + "ACGT" * 50 + "\n")
-    message = r"embeddings and scores of esm/small \(5 numbers\), which new sequences do not have"
+    message = r"embeddings by esm/small \(5 numbers, with scores\), which new sequences do not have"
     for call in (
         lambda out: scan(folder, ScanSettings(sequence="ACGTACG"), out=out, quiet=True),
         lambda out: design(folder, DesignSettings(start="ACGTACG"), out=out, quiet=True),
@@ -288,8 +287,11 @@ def test_a_model_without_embeddings_needs_none(rows, tmp_path):
         predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "p.csv", embeddings=path, quiet=True)
 
 
-def test_targets_along_the_sequence_have_no_use_for_a_vector_per_row(rows, tmp_path):
+def test_values_along_the_sequence_need_a_vector_per_letter(rows, tmp_path):
     _, mean = rows
     path = written(tmp_path / "e.npy", mean)
-    with pytest.raises(SubquadError, match=re.escape("--embeddings: a task of type residue_binary has values along")):
+    message = (
+        "has one vector per row, but a task of type residue_binary has values along the sequence and needs one per"
+    )
+    with pytest.raises(SubquadError, match=message):
         read_table(tmp_path / "t.csv", settings(embeddings=path, target=("residues",)))

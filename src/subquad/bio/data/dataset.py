@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from subquad.bio.data.residue_vectors import ResidueVectors
 from subquad.bio.settings import ALPHABETS, TaskType
 
 __all__ = [
@@ -63,6 +64,8 @@ class Inputs:
     """All rows have T letters, and position t corresponds between rows."""
     embedding: np.ndarray | None = None
     """`(n, D)` float32, finite: vector of each row by a language model, not standardised."""
+    vectors: ResidueVectors | None = None
+    """Vectors of each letter by a language model, not standardised."""
     is_double_stranded: bool = False
     """Double-stranded DNA that is read from either side: predictions are averaged over both strands."""
 
@@ -82,12 +85,14 @@ class Inputs:
     def take(self, rows: np.ndarray) -> "Inputs":
         """Return the inputs of the given rows."""
         partner, embedding = (None if own is None else own[rows] for own in (self.partner, self.embedding))
-        covariates = self.covariates[rows]
-        return replace(self, codes=self.codes[rows], partner=partner, covariates=covariates, embedding=embedding)
+        vectors = None if self.vectors is None else self.vectors.take(rows)
+        own = replace(self, codes=self.codes[rows], covariates=self.covariates[rows])
+        return replace(own, partner=partner, embedding=embedding, vectors=vectors)
 
     def reverse_complement(self) -> "Inputs":
         """Return the reverse complements of DNA, left-aligned, as single strands."""
-        return replace(self, codes=reverse_complement(self.codes), is_double_stranded=False)
+        vectors = None if self.vectors is None else self.vectors.reversed()
+        return replace(self, codes=reverse_complement(self.codes), vectors=vectors, is_double_stranded=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +170,12 @@ def with_both_strands(dataset: Dataset) -> Dataset:
     codes, covariates = (
         np.concatenate([getattr(own, key) for own in (inputs, other)]) for key in ("codes", "covariates")
     )
+    vectors = inputs.vectors
+    if vectors is not None and other.vectors is not None:
+        vectors = vectors.followed_by(other.vectors)
+    embedding = extend(inputs.embedding)
     return Dataset(
-        inputs=replace(inputs, codes=codes, covariates=covariates, embedding=extend(inputs.embedding)),
+        inputs=replace(inputs, codes=codes, covariates=covariates, embedding=embedding, vectors=vectors),
         target=replace(dataset.target, y=np.concatenate([dataset.target.y, dataset.target.y[rows]])),
         split={**dataset.split, "train": np.concatenate([rows, n + np.arange(len(rows))])},
         weight=extend(dataset.weight),
@@ -194,6 +203,8 @@ class EmbeddingSchema:
     """Name of the language model; None for an array that does not say."""
     dimensions: int
     """Numbers of a vector, D."""
+    has_vectors: bool = False
+    """Each letter has a vector too."""
     median_score: float | None = None
     """If the score of each row is the last covariate: the one of rows without a score, the median of the training
     table."""
@@ -206,8 +217,9 @@ class EmbeddingSchema:
     @property
     def title(self) -> str:
         """What the embeddings are, in messages and reports."""
-        scores = " and scores" if self.has_scores else ""
-        return f"embeddings{scores} of {self.model or 'another program'} ({self.dimensions:,} numbers)"
+        parts = [f"{self.dimensions:,} numbers", *(["of each letter too"] if self.has_vectors else [])]
+        parts += ["with scores"] if self.has_scores else []
+        return f"embeddings by {self.model or 'another program'} ({', '.join(parts)})"
 
 
 @dataclass(frozen=True, kw_only=True)

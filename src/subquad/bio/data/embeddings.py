@@ -15,6 +15,7 @@ import numpy as np
 
 from subquad import __version__
 from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema, Inputs, InputSchema
+from subquad.bio.data.residue_vectors import ResidueVectors
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.runs.storage import atomic, read_tensors_and_metadata
 
@@ -131,21 +132,28 @@ def add_embeddings(
     Scores become the last covariate.
 
     Raises:
-        SubquadError: As `read_embeddings`; or the task has no use for a vector per row.
+        SubquadError: As `read_embeddings`; or the task has no use for embeddings, or needs a vector per letter.
     """
-    if task_type not in ROW_TASK_TYPES:
-        raise SubquadError(
-            f"--embeddings: a task of type {task_type} has values along the sequence, and a file of embeddings one "
-            "vector per row; leave it out"
-        )
     found = read_embeddings(path, sequences, table=table)
+    if task_type == "pairs":
+        raise SubquadError("--embeddings: base pairs have no use for embeddings; leave it out")
+    if task_type not in ROW_TASK_TYPES and found.residues is None:
+        raise SubquadError(
+            f"{path}: has one vector per row, but a task of type {task_type} has values along the sequence and needs "
+            "one per letter; write the file with `subquad bio embed --residues`"
+        )
     remarks, median = [], None
     if found.scores is not None:
         known = found.scores[~np.isnan(found.scores)]
         median, count = float(np.median(known)) if len(known) else 0.0, len(found.scores) - len(known)
         if count:
             remarks = [f"{path}: {count:,} variants without a score (stop codons) get the median, {median:.4g}"]
-    own = EmbeddingSchema(model=found.model, dimensions=found.mean.shape[1], median_score=median)
+    own = EmbeddingSchema(
+        model=found.model,
+        dimensions=found.mean.shape[1],
+        has_vectors=found.residues is not None,
+        median_score=median,
+    )
     remarks.insert(0, f"{path}: {own.title} are inputs of the models")
     return _with(inputs, found, own), replace(schema, embedding=own), remarks
 
@@ -164,18 +172,22 @@ def add_embeddings_like(
             raise SubquadError("the model was trained without embeddings; leave out --embeddings")
         return inputs
     if path is None:
-        model = expected.model or "MODEL"
-        made = f"`subquad bio embed {table} --model {model}{' --scores' if expected.has_scores else ''} --out FILE`"
+        flags = " --residues" * expected.has_vectors + " --scores" * expected.has_scores
+        made = f"`subquad bio embed {table} --model {expected.model}{flags} --out FILE`"
         how = f"write those of this table with {made}, and name" if expected.model else "name"
         raise SubquadError(f"{table}: the model was trained with {expected.title}; {how} the file with --embeddings")
     found = read_embeddings(path, sequences, table=table)
     size = found.mean.shape[1]
     is_other = expected.model and found.model and Path(expected.model).name != Path(found.model).name
     if size != expected.dimensions or is_other:
-        what = f"of {found.model} ({size:,} numbers)" if found.model else f"of {size:,} numbers"
-        raise SubquadError(f"{path}: embeddings {what}, but the model was trained with {expected.title}")
+        given = replace(expected, model=found.model, dimensions=size, has_vectors=False, median_score=None)
+        raise SubquadError(f"{path}: {given.title}, but the model was trained with {expected.title}")
     if expected.has_scores and found.scores is None:
         raise SubquadError(f"{path}: has no scores, with which the model was trained; write it with --scores")
+    if expected.has_vectors and found.residues is None:
+        raise SubquadError(
+            f"{path}: has no vectors of letters, with which the model was trained; write it with --residues"
+        )
     return _with(inputs, found, expected)
 
 
@@ -184,7 +196,10 @@ def _with(inputs: Inputs, found: Embeddings, schema: EmbeddingSchema) -> Inputs:
     if schema.median_score is not None:
         scores = np.asarray(found.scores, dtype=np.float64)
         covariates = np.column_stack([covariates, np.where(np.isnan(scores), schema.median_score, scores)])
-    return replace(inputs, covariates=covariates, embedding=found.mean)
+    vectors = None
+    if schema.has_vectors and found.residues is not None and found.lengths is not None:
+        vectors = ResidueVectors.of_rows(found.residues, found.lengths)
+    return replace(inputs, covariates=covariates, embedding=found.mean, vectors=vectors)
 
 
 def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
@@ -201,7 +216,12 @@ def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
             f"{path}: embeddings of another table: its sequences are not those of {table}, row by row; run "
             f"`subquad bio embed {table}` with the same columns"
         )
-    return Embeddings(**{name: x.numpy() for name, x in tensors.items()}, model=header["model"])
+    found = {name: x.numpy() for name, x in tensors.items()}
+    if ("residues" in found) != ("lengths" in found) or (
+        "residues" in found and found["lengths"].sum() != len(found["residues"])
+    ):
+        raise SubquadError(f"{path}: the lengths of the rows do not fit the vectors of letters; write the file again")
+    return Embeddings(**found, model=header["model"])
 
 
 def _numpy(path: Path) -> np.ndarray:
@@ -261,4 +281,10 @@ def _check_finite(path: Path, found: Embeddings) -> None:
     if found.scores is not None:
         # NaN stands for a variant without a score
         errors += [f"row {row + 1}, score: {found.scores[row]}" for row in np.flatnonzero(np.isinf(found.scores))]
+    if found.residues is not None and found.lengths is not None and not np.isfinite(found.residues).all():
+        letters = np.flatnonzero(~np.isfinite(found.residues).all(1))
+        ends = found.lengths.cumsum()
+        rows = np.searchsorted(ends, letters, side="right")
+        places = letters - (ends - found.lengths)[rows] + 1
+        errors += [f"row {row + 1}, letter {place}" for row, place in zip(rows, places, strict=True)]
     raise_errors(f"{path}: values that are not finite numbers; remove or replace them", errors)

@@ -54,7 +54,7 @@ class ComparedModel:
 
 COMPARED_MODELS = {
     "ridge": ComparedModel("ridge", "baseline", "#8a94a6", (*ROWS, "residues")),
-    "embedding-ridge": ComparedModel("ridge on the embedding", "baseline", "#5f7fb8", ROWS, needs_embedding=True),
+    "embedding-ridge": ComparedModel("ridge on the embedding", "baseline", "#7d6455", ROWS, needs_embedding=True),
     "vienna": ComparedModel("ViennaRNA MFE", "baseline", "#8a94a6", ("pairs",)),
     "vienna_bpp": ComparedModel("ViennaRNA pair probabilities", "baseline", "#c08a3e", ("pairs",)),
     "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", (*ROWS, "residues")),

@@ -14,7 +14,7 @@ from zipfile import is_zipfile
 import numpy as np
 
 from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target, TaskType
-from subquad.bio.features.residues import ResidueFeatures
+from subquad.bio.features.residues import ResidueFeatures, vector_cost
 from subquad.bio.features.rows import Part, part_of
 from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.compared_models import baselines_for
@@ -88,8 +88,9 @@ class Baseline:
             return self._values(inputs)
         rows, positions = np.nonzero(inputs.codes != PAD)
         predicted = np.zeros((*inputs.codes.shape, self._outputs))
-        for begin in range(0, len(rows), CHUNK):
-            own = rows[begin : begin + CHUNK], positions[begin : begin + CHUNK]
+        chunk = CHUNK // vector_cost(inputs)
+        for begin in range(0, len(rows), chunk):
+            own = rows[begin : begin + chunk], positions[begin : begin + chunk]
             predicted[own] = self._values(inputs, *own)
         return predicted
 
@@ -203,7 +204,8 @@ def fit_ridge(dataset: Dataset, *, seed: int = 0, name: str = "ridge") -> Baseli
     Each column of measurements or labels has its own penalty. Residues are predicted from the letters around them; up
     to `MAX_RESIDUES` are used, drawn with the seed. `embedding-ridge` reads the embedding alone.
     """
-    train, validation = (part_of(dataset, part, most=MAX_RESIDUES, seed=seed) for part in ("train", "validation"))
+    most = 2 * MAX_RESIDUES // (1 + vector_cost(dataset.inputs))
+    train, validation = (part_of(dataset, part, most=most, seed=seed) for part in ("train", "validation"))
     features = _features(dataset, train)
     if name == "embedding-ridge":
         features = features.of_block("embedding")
