@@ -12,6 +12,7 @@ from transformers import (
     EsmTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
+    T5EncoderModel,
     T5Model,
 )
 
@@ -48,13 +49,13 @@ def esm(folder, *, tokens=TOKENS, with_head=True, seed=0, limit=129):
 
 
 def t5_with_spaces(folder, *, seed=0):
-    """Save an encoder-decoder whose tokenizer reads letters between spaces, as ProtT5's does, and return its folder."""
+    """Save an encoder whose tokenizer reads letters between spaces, as ProtT5's does, and return its folder."""
     tokens = ["<pad>", "</s>", "<unk>", *AMINO, "X"]
     vocabulary = {token: k for k, token in enumerate(tokens)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return _t5(folder, tokenizer, len(tokens), seed)
+    return _t5(T5EncoderModel, folder, tokenizer, len(tokens), seed)
 
 
 def t5_with_pairs(folder, *, seed=0):
@@ -63,13 +64,13 @@ def t5_with_pairs(folder, *, seed=0):
     merges = [("A", "C"), ("G", "T"), ("AC", "GT")]
     tokenizer = Tokenizer(BPE({token: k for k, token in enumerate(tokens)}, merges, unk_token="<unk>"))
     tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return _t5(folder, tokenizer, len(tokens), seed)
+    return _t5(T5Model, folder, tokenizer, len(tokens), seed)
 
 
-def _t5(folder, tokenizer, size, seed):
+def _t5(kind, folder, tokenizer, size, seed):
     config = T5Config(vocab_size=size, d_model=12, d_kv=6, d_ff=20, num_layers=2, num_heads=2, decoder_start_token_id=0)
     torch.manual_seed(seed)
-    T5Model(config).save_pretrained(folder)
+    kind(config).save_pretrained(folder)
     special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder

@@ -129,7 +129,7 @@ def open_language_model(
     """
     require("transformers", extra="embed")
     chosen = _device(device)
-    if Path(name).exists() or name.startswith((".", "/", "~")):
+    if Path(name).exists() or "/" not in name or name.startswith((".", "/", "~")):
         _check_folder(Path(name))
     with _readable_errors(name):
         from transformers import AutoConfig, AutoTokenizer
@@ -191,7 +191,7 @@ def _check_folder(folder: Path) -> None:
         what = "no config.json in it" if folder.is_dir() else "no such folder"
         raise SubquadError(
             f"{folder}: {what}; --model is the folder of a checkpoint (fetch one with `hf download NAME --local-dir "
-            "FOLDER`), or its name on the Hugging Face Hub"
+            "FOLDER`), or its name on the Hugging Face Hub, such as facebook/esm2_t12_35M_UR50D"
         )
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
         others = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
@@ -249,11 +249,12 @@ def _loader(name: str, config: Any, *, with_head: bool) -> Any:
                 "leave out --scores"
             )
         return AutoModelForMaskedLM
-    if not getattr(config, "is_encoder_decoder", False):
-        return AutoModel
-    if config.model_type not in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES:
+    # of encoder-decoders only the encoder, which may be all that the checkpoint has
+    if config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES:
+        return AutoModelForTextEncoding
+    if getattr(config, "is_encoder_decoder", False):
         raise SubquadError(f"{name}: transformers has no encoder for a model of type {config.model_type}")
-    return AutoModelForTextEncoding
+    return AutoModel
 
 
 def _reading(name: str, tokenizer: Any, sequence: str, alphabet: str) -> tuple[bool, bool, dict[str, str]]:
