@@ -94,13 +94,15 @@ def embed_rows(task: EmbeddingTask, model: LanguageModel, directory: Path, *, qu
         SubquadError: A vector is not finite, or the tokens of a sequence are not its letters.
     """
     shards = task.shards()
-    with track("embeddings", len(task.texts), quiet=quiet) as advance:
-        for number, batches in enumerate(shards):
-            path = _shard(directory, "embeddings", number)
-            if not path.is_file():
-                write_tensors(path, _embed(task, model, batches))
-            advance(sum(batch.stop - batch.start for batch in batches))
-    found = [read_tensors(_shard(directory, "embeddings", number)) for number in range(len(shards))]
+    paths = [_shard(directory, "embeddings", number) for number in range(len(shards))]
+    counts = [sum(batch.stop - batch.start for batch in batches) for batches in shards]
+    left = [number for number, path in enumerate(paths) if not path.is_file()]
+    done = len(task.texts) - sum(counts[number] for number in left)
+    with track("embeddings", len(task.texts), done=done, quiet=quiet) as advance:
+        for number in left:
+            write_tensors(paths[number], _embed(task, model, shards[number]))
+            advance(counts[number])
+    found = [read_tensors(path) for path in paths]
     mean = torch.cat([own["mean"] for own in found]).numpy()[task.index]
     if not task.has_residues:
         return Embeddings(mean=mean, model=model.name)
