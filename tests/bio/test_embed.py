@@ -184,6 +184,10 @@ def test_tokens_of_several_letters_have_a_mean_and_no_vector_per_letter(tmp_path
     assert ids.shape == (1, 4)
     expected = T5EncoderModel.from_pretrained(folder)(ids).last_hidden_state[0, :-1].mean(0).numpy()
     np.testing.assert_allclose(found.mean[0], expected, atol=2e-6)
+    # 31 tokens with the special one: forty letters of ten tokens are read, forty letters of forty tokens are not
+    pd.DataFrame({"sequence": ["ACGT" * 10, "T" * 40]}).to_csv(tmp_path / "long.csv", index=False)
+    with pytest.raises(SubquadError, match=r"longer than the 30 tokens .*\n  row 2: 40 tokens$"):
+        run(tmp_path / "long.csv", folder, tmp_path / "long.safetensors")
     with pytest.raises(SubquadError, match=r"tokens are of several letters, .*; leave out --residues$"):
         run(tmp_path / "t.csv", folder, tmp_path / "other.safetensors", residues=True)
 

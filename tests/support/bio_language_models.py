@@ -71,6 +71,6 @@ def _t5(kind, folder, tokenizer, size, seed):
     config = T5Config(vocab_size=size, d_model=12, d_kv=6, d_ff=20, num_layers=2, num_heads=2, decoder_start_token_id=0)
     torch.manual_seed(seed)
     kind(config).save_pretrained(folder)
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "model_max_length": 31}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder

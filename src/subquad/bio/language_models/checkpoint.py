@@ -53,7 +53,7 @@ class LanguageModel:
 
     @property
     def max_letters(self) -> int | None:
-        """Maximum number of letters, if each is one token; None for any."""
+        """Maximum number of letters, or of tokens that are not special; None for any."""
         return None if self.max_tokens is None else self.max_tokens - self.special_tokens
 
     @torch.no_grad()
@@ -74,6 +74,10 @@ class LanguageModel:
         logits = self.network(**self._padded(rows)).logits
         logs = logits[torch.arange(len(rows)), torch.from_numpy(places)].float().log_softmax(1)
         return logs[:, [self._token_of(letter) for letter in letters]].cpu().numpy()
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a sequence, without special ones."""
+        return int(self._encode(text)[1].sum())
 
     def _encode(self, text: str) -> tuple[list[int], np.ndarray]:
         """Return the tokens of a sequence, and which of them are not special."""

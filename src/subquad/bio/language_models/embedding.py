@@ -71,20 +71,28 @@ def check_task(task: EmbeddingTask, model: LanguageModel, read: Table, *, with_s
             f"{model.name}: its tokens are of several letters, so that there is no vector or score of a single one; "
             f"leave out {' and '.join(flags)}"
         )
-    limit = model.max_letters if model.is_letterwise else None
-    lengths = np.array([len(text) for text in task.texts])[task.index]
-    long = np.flatnonzero(lengths > limit) if limit is not None else ()
-    raise_errors(
-        f"{read.path}: sequences longer than the {limit:,} letters that {model.name} reads; cut them to the part that "
-        "matters, or choose another model"
-        if limit is not None
-        else "",
-        [f"row {row + 1}: {lengths[row]:,} letters" for row in long],
-    )
+    _check_lengths(task, model, read)
     if with_scores and (read.mutants is None or read.wild_type is None):
         raise SubquadError(
             f"{read.path}: --scores needs variants of a wild type, and these sequences are none; leave out --scores"
         )
+
+
+def _check_lengths(task: EmbeddingTask, model: LanguageModel, read: Table) -> None:
+    limit = model.max_letters
+    if limit is None:
+        return
+    unit = "letters" if model.is_letterwise else "tokens"
+    # a token is at least one letter, so that only these may be too long
+    long = {text: len(text) for text in task.texts if len(text) > limit}
+    if not model.is_letterwise:
+        counted = {text: model.count_tokens(text) for text in long}
+        long = {text: count for text, count in counted.items() if count > limit}
+    raise_errors(
+        f"{read.path}: sequences longer than the {limit:,} {unit} that {model.name} reads; cut them to the part that "
+        "matters, or choose another model",
+        [f"row {row + 1}: {long[task.texts[k]]:,} {unit}" for row, k in enumerate(task.index) if task.texts[k] in long],
+    )
 
 
 def embed_rows(task: EmbeddingTask, model: LanguageModel, directory: Path, *, quiet: bool) -> Embeddings:

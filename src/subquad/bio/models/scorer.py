@@ -160,7 +160,7 @@ def open_scorer(run: "BioModel | Path | str", *, target: str | None = None, wild
     if model.schema.embedding is not None:
         raise SubquadError(
             f"the model was trained with {model.schema.embedding.title}, which new sequences do not have until the "
-            "language model has read them; fit a model without --embeddings, or predict a table with `bio predict`"
+            "language model has read them; fit a model without --embeddings, or use `subquad bio predict` on a table"
         )
     covariates = list(model.schema.covariates)
     if covariates:
