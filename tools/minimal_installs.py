@@ -49,8 +49,13 @@ CHECKS = {
         works=(BIO_FIT,),
         missing=(
             ("bio fit pairs.csv --out pairs", "subquad[rna]"),
+            ("bio embed example:tdp43 --model esm2 --out esm2.safetensors", "subquad[embed]"),
             ("llm plan config.json", "subquad[llm]"),
         ),
+    ),
+    "embed": Check(
+        fields=("bio",),
+        missing=(("bio embed example:tdp43 --model ./esm2 --out esm2.safetensors", "esm2: no such folder"),),
     ),
     "llm": Check(
         fields=("llm",),

@@ -71,6 +71,7 @@ def test_the_page_shows_every_command():
     shown = {line.split()[2] for line in lines}
     assert shown == {
         "fit", "predict", "report", "scan", "epistasis", "design", "rounds", "guides", "cross-validate", "bench",
+        "embed",
     }  # fmt: skip
 
 
@@ -81,6 +82,9 @@ def test_the_page_shows_every_command():
         *(f"run/{name}" for name in ("bootstrap.json", "ridge.skops", "boosting.skops", "README.md")),
         *(f"{run}/report.html" for run in ("variants", "pairs", "with_covariates", "disorder", "guide_model", "genes")),
         "compared/report.html",
+        *(f"with_embeddings{name}" for name in ("/report.html", "/embedding-ridge.skops", ".csv")),
+        "variants.safetensors",
+        "disorder_with_embeddings/report.html",
         "report.html",
         *(f"scan/{name}" for name in ("scan.csv", "scan.html", "heatmap.pdf")),
         *(f"epistasis/{name}" for name in ("pairs.csv", "cycles.csv.gz", "epistasis.html")),

@@ -35,6 +35,14 @@ def test_a_gaussian_process_is_fitted_to_large_tables_only_if_it_is_named():
     assert models_for("regression", ("gp", "ridge"), rows=100_000) == ("ridge", "gp")
 
 
+def test_a_ridge_regression_on_embeddings_is_fitted_only_if_there_are_embeddings():
+    assert models_for("regression", has_embedding=True)[:2] == ("ridge", "embedding-ridge")
+    assert "embedding-ridge" not in models_for("regression")
+    assert "embedding-ridge" not in models_for("residue_binary", has_embedding=True)
+    with pytest.raises(SubquadError, match=r"--models embedding-ridge needs embeddings .*; name their file with --emb"):
+        models_for("regression", ("embedding-ridge",))
+
+
 def test_named_models_are_fitted_the_simplest_first():
     assert models_for("regression", ("lyra", "lyra-paper", "ridge")) == ("ridge", "lyra-paper", "lyra")
     assert models_for("residue_binary", ["lyra-alone"]) == ("lyra-alone",)
@@ -50,7 +58,7 @@ def test_named_models_are_fitted_the_simplest_first():
             "regression",
             ("ensemble",),
             True,
-            "no model 'ensemble' (there are: ridge, vienna, vienna_bpp, boosting, gp,",
+            "no model 'ensemble' (there are: ridge, embedding-ridge, vienna, vienna_bpp,",
         ),
         ("regression", ("net",), False, "no model 'net' (there are:"),
         (
@@ -100,6 +108,7 @@ def test_of_named_models_those_that_suit_a_task_are_chosen():
 def test_an_ensemble_has_baselines_and_lyra_as_members_and_no_variants():
     assert members_of(tuple(COMPARED_MODELS)) == (
         "ridge",
+        "embedding-ridge",
         "vienna",
         "vienna_bpp",
         "boosting",
@@ -114,5 +123,6 @@ def test_an_ensemble_has_baselines_and_lyra_as_members_and_no_variants():
 
 def test_baselines_are_those_models_that_are_no_networks():
     assert baselines_for("regression") == ("ridge", "boosting", "gp")
+    assert baselines_for("binary", has_embedding=True) == ("ridge", "embedding-ridge", "boosting")
     assert baselines_for("binary") == baselines_for("residue_binary") == ("ridge", "boosting")
     assert baselines_for("pairs") == ("vienna", "vienna_bpp")

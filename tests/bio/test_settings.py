@@ -9,7 +9,7 @@ import pytest
 from subquad.bio.analysis.settings import ScanSettings
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.guide_search.settings import GuideSettings
-from subquad.bio.metrics.compared_models import NETWORKS, models_suiting
+from subquad.bio.metrics.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.models.estimators import LyraRegressor, LyraTagger
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -65,4 +65,4 @@ def test_invalid_settings_are_an_error_that_names_the_flag(make, given, message)
 def test_the_models_that_an_estimator_names_are_networks_that_suit_it(kind):
     named = get_args(inspect.signature(kind).parameters["model"].annotation)
     task_type = "regression" if kind is LyraRegressor else "residue_binary"
-    assert set(named) == set(models_suiting(task_type, NETWORKS))
+    assert set(named) == set(models_suiting(task_type, NETWORKS)) - set(names_of("control"))

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from subquad.bio.commands.bench import bench
     from subquad.bio.commands.cross_validate import cross_validate
     from subquad.bio.commands.design import design
+    from subquad.bio.commands.embed import embed
     from subquad.bio.commands.epistasis import epistasis
     from subquad.bio.commands.fit import fit
     from subquad.bio.commands.guides import guides
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from subquad.bio.design_search.settings import DesignSettings, RoundsSettings
     from subquad.bio.guide_search.settings import GuideSettings
     from subquad.bio.guide_search.table import find_guides
+    from subquad.bio.language_models.settings import EmbedSettings
     from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
     from subquad.bio.models.fitted import BioModel
     from subquad.bio.settings import FitSettings
@@ -31,6 +33,7 @@ __all__ = [
     "BenchSettings",
     "BioModel",
     "DesignSettings",
+    "EmbedSettings",
     "EpistasisSettings",
     "FitSettings",
     "GuideSettings",
@@ -43,6 +46,7 @@ __all__ = [
     "bench",
     "cross_validate",
     "design",
+    "embed",
     "epistasis",
     "find_guides",
     "fit",
@@ -60,6 +64,7 @@ _HOMES = {
     "BenchSettings": "subquad.bio.benchmark.settings",
     "BioModel": "subquad.bio.models.fitted",
     "DesignSettings": "subquad.bio.design_search.settings",
+    "EmbedSettings": "subquad.bio.language_models.settings",
     "EpistasisSettings": "subquad.bio.analysis.settings",
     "FitSettings": "subquad.bio.settings",
     "GuideSettings": "subquad.bio.guide_search.settings",
@@ -72,6 +77,7 @@ _HOMES = {
     "bench": "subquad.bio.commands.bench",
     "cross_validate": "subquad.bio.commands.cross_validate",
     "design": "subquad.bio.commands.design",
+    "embed": "subquad.bio.commands.embed",
     "epistasis": "subquad.bio.commands.epistasis",
     "find_guides": "subquad.bio.guide_search.table",
     "fit": "subquad.bio.commands.fit",

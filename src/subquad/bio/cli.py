@@ -1,6 +1,5 @@
 """`subquad bio`: names and flags of its commands. Everything else is imported when a command runs."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ from subquad.bio.analysis.settings import EpistasisSettings, ScanSettings
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.design_search.settings import DesignSettings, RoundsSettings
 from subquad.bio.guide_search.settings import GuideSettings
+from subquad.bio.language_models.settings import EmbedSettings
 from subquad.bio.settings import FitSettings
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
 
@@ -40,10 +40,11 @@ def fit(
             example:NAME for a table that ships with subquad.
     """
     from subquad.bio.commands.fit import fit as run_fit
+    from subquad.bio.commands.printing import print_models
 
     metrics = run_fit(table, settings, **_keywords(options))
     if not options.quiet:
-        _print_models(metrics, options.out)
+        print_models(metrics, options.out)
 
 
 @app.command
@@ -67,10 +68,11 @@ def cross_validate(
             example:NAME for a table that ships with subquad.
     """
     from subquad.bio.commands.cross_validate import cross_validate as run_cross_validate
+    from subquad.bio.commands.printing import print_folds
 
     metrics = run_cross_validate(table, settings, **_keywords(options))
     if not options.quiet:
-        _print_folds(metrics, options.out)
+        print_folds(metrics, options.out)
 
 
 @app.command
@@ -80,6 +82,7 @@ def predict(
     /,
     *,
     sequence: Input[str | None] = None,
+    embeddings: Input[Path | None] = None,
     model: Model[str | None] = None,
     options: Annotated[OutputOptions, FLAGS],
 ) -> None:
@@ -93,16 +96,44 @@ def predict(
         run: Folder that `subquad bio fit` wrote.
         table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants.
         sequence: Column of the sequences. Default: the one of the fit, or inferred.
+        embeddings: File with embeddings of the rows, if the model was fitted with some; see `subquad bio embed`.
         model: Name of one of the models of the run, such as lyra or ridge; its report compares them. Default: the
             ensemble.
     """
     from subquad.bio.commands.predict import predict as run_predict
+    from subquad.bio.commands.printing import print_rows
 
-    frame = run_predict(run, table, model=model, sequence=sequence, **_keywords(options))
+    frame = run_predict(run, table, model=model, sequence=sequence, embeddings=embeddings, **_keywords(options))
     if not options.quiet:
         names = [name for name in frame.columns if name.startswith(("prediction", "probability_"))][:6]
-        _print_rows(frame, names, "predictions", most=5)
+        print_rows(frame, names, "predictions", most=5)
         print(f"Wrote {options.out}.")
+
+
+@app.command
+def embed(
+    table: str,
+    /,
+    settings: Annotated[EmbedSettings, FLAGS],
+    *,
+    options: Annotated[OutputOptions, FLAGS],
+) -> None:
+    """Write embeddings of the sequences of a table by a language model, as inputs of `fit` and `predict`.
+
+    For example:
+
+        subquad bio embed example:tdp43 --model facebook/esm2_t12_35M_UR50D --out tdp43.safetensors
+
+    Args:
+        table: CSV, TSV, Excel, Parquet or FASTA, plain or gzipped, with sequences or variants; or example:NAME.
+    """
+    from subquad.bio.commands.embed import embed as run_embed
+
+    found = run_embed(table, settings, **_keywords(options))
+    if not options.quiet:
+        rows, numbers = found.mean.shape
+        print(f"Wrote {options.out} ({rows:,} rows, {numbers:,} numbers each).")
+        print(f"Next: subquad bio fit {table} --embeddings {options.out} --out run")
 
 
 @app.command
@@ -140,6 +171,7 @@ def scan(
     Args:
         run: Folder that `subquad bio fit` wrote.
     """
+    from subquad.bio.commands.printing import print_rows, with_intervals
     from subquad.bio.commands.scan import scan as run_scan
 
     frame = run_scan(run, settings, **_keywords(options))
@@ -148,7 +180,7 @@ def scan(
     if "difference" in frame:
         best = frame.sort_values("difference", ascending=settings.direction == "minimize")
         names = ("mutant", "prediction", "90 % interval", "difference", "measured", "observed")
-        _print_rows(_with_intervals(best), names, "single mutants, best first", most=5)
+        print_rows(with_intervals(best), names, "single mutants, best first", most=5)
     print(f"Wrote {options.out}/ (scan.html, scan.csv, figures as PNG and PDF). Next: open {options.out}/scan.html")
 
 
@@ -170,12 +202,13 @@ def epistasis(
         source: Table of variants with measurements, or a folder that `subquad bio fit` wrote.
     """
     from subquad.bio.commands.epistasis import epistasis as run_epistasis
+    from subquad.bio.commands.printing import print_rows
 
     pairs = run_epistasis(source, settings, **_keywords(options))
     if not options.quiet:
         if len(pairs):
             names = ("i", "j", "rms", "max", "mean", "double_mutants")
-            _print_rows(pairs, names, "pairs of positions, strongest first", most=5)
+            print_rows(pairs, names, "pairs of positions, strongest first", most=5)
         print(f"Wrote {options.out}/ (epistasis.html, tables, figures). Next: open {options.out}/epistasis.html")
 
 
@@ -197,11 +230,12 @@ def design(
         run: Folder that `subquad bio fit` wrote.
     """
     from subquad.bio.commands.design import design as run_design
+    from subquad.bio.commands.printing import print_rows, with_intervals
 
     frame = run_design(run, settings, **_keywords(options))
     if not options.quiet:
         names = ("name", "mutants", "prediction", "90 % interval", "ucb", "distance", "well")
-        _print_rows(_with_intervals(frame), names, "designs")
+        print_rows(with_intervals(frame), names, "designs")
         files = "designs.csv, designs.fasta, plates.csv, design.html"
         print(f"Wrote {options.out}/ ({files}). Next: open {options.out}/design.html")
 
@@ -225,15 +259,16 @@ def rounds(
     Args:
         source: Folder that `subquad bio fit` wrote, the same for all rounds; with --simulate a table.
     """
+    from subquad.bio.commands.printing import print_round, print_strategies
     from subquad.bio.commands.rounds import rounds as run_rounds
 
     record = run_rounds(source, settings, **_keywords(options))
     if options.quiet:
         return
     if settings.simulate:
-        _print_strategies(record, options.out)
+        print_strategies(record, options.out)
     else:
-        _print_round(record, options.out)
+        print_round(record, options.out)
 
 
 @app.command
@@ -258,10 +293,11 @@ def guides(
         page: HTML page to write, with the best guides of each gene on its map.
     """
     from subquad.bio.commands.guides import guides as run_guides
+    from subquad.bio.commands.printing import print_rows
 
     frame = run_guides(genes, settings, model=model, page=page, **_keywords(options))
     if not options.quiet:
-        _print_rows(frame, ("gene", "strand", "start", "guide", "pam", "off_targets", "score"), "best guides")
+        print_rows(frame, ("gene", "strand", "start", "guide", "pam", "off_targets", "score"), "best guides")
         print(f"Wrote {options.out}{f' and {page}' if page else ''}.")
 
 
@@ -302,92 +338,3 @@ def bench(
 def _keywords(options: OutputOptions) -> dict[str, Any]:
     """Return the options as keywords of a command's function."""
     return dict(vars(options))
-
-
-def _print_models(metrics: dict[str, Any], out: Path) -> None:
-    from subquad.bio.metrics.compared_models import ENSEMBLE, label_of
-    from subquad.bio.metrics.scores import title
-    from subquad.bio.plots.finished_run import no_comparison
-    from subquad.reporting.tables import print_table
-
-    test, weights = metrics["test"], metrics["weights"].get(ENSEMBLE, {})
-    # the other metrics, and those of single columns and classes, are in the report
-    names = [name for name in next(iter(test.values())) if ":" not in name][:4]
-    rows = [
-        [
-            label_of(model),
-            *(None if name in metrics["undefined"] else own[name] for name in names),
-            weights.get(model),
-            metrics["cpu_seconds"][model],
-        ]
-        for model, own in test.items()
-    ]
-    wins, reason = metrics["wins"], no_comparison(metrics)
-    header, heading = [*map(title, names), "weight", "CPU seconds"], f"{metrics['rows']['test']:,} test rows"
-    print_table(["model", *header], rows, title=heading, best=None if wins is None else list(test).index(wins))
-    if reason or wins is None:
-        reason = reason or "the 95 % intervals do not separate the best single model from all others"
-        print(f"No model is named best: {reason}.")
-    print(f"Wrote {out}/ (report.html, metrics.json, test rows, models).")
-    print(f"Next: open {out}/report.html, or subquad bio predict {out} TABLE.csv --out predictions.csv")
-
-
-def _print_folds(metrics: dict[str, Any], out: Path) -> None:
-    from subquad.bio.metrics.compared_models import label_of
-    from subquad.bio.metrics.scores import title
-    from subquad.reporting.tables import print_table
-
-    mean, std = metrics["test"], metrics["std"]
-    names = [name for name in next(iter(mean.values())) if ":" not in name][:6]
-    rows = [
-        [label_of(model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
-        for model, own in mean.items()
-    ]
-    folds = len(metrics["rows"])
-    print_table(["model", *map(title, names)], rows, title=f"mean and standard deviation over {folds} folds")
-    print(f"Wrote {out}/ (report.html, metrics.json, predictions.csv, a folder per fold).")
-    print(f"Next: open {out}/report.html, or subquad bio predict {out}/fold-0 TABLE.csv --out predictions.csv")
-
-
-def _print_round(record: dict[str, Any], out: Path) -> None:
-    import pandas as pd
-
-    number = len(record["rounds"])
-    batch = out / f"round-{number}" / "batch.csv"
-    if "proposed" in record["rounds"][-1]:
-        frame = pd.read_csv(batch)
-        names = ("name", "mutants", "mutant", "prediction", "90 % interval", "distance", "well")
-        _print_rows(_with_intervals(frame), [name for name in names if name in frame or "%" in name], "variants")
-    print(f"Wrote {out}/ (rounds.html, rounds.json, round-{number}).")
-    if "proposed" in record["rounds"][-1]:
-        print(f"Next: write the measurements into {batch}, and name it with --measured")
-
-
-def _print_strategies(metrics: dict[str, Any], out: Path) -> None:
-    from subquad.bio.design_search.simulation_page import result_table
-    from subquad.reporting.tables import print_table
-
-    table = result_table(metrics)
-    title = f"{metrics['rows']:,} variants, {metrics['hits']:,} hits, {len(metrics['settings']['seeds'])} seeds"
-    print_table(table.header, table.rows, title=title)
-    print(f"Wrote {out}/ (report.html, metrics.json). Next: open {out}/report.html")
-
-
-def _with_intervals(frame: Any) -> Any:
-    """Return a table with its 90 % intervals in one column of text."""
-    from subquad.bio.models.support import interval_text
-
-    ends = zip(frame["prediction_low"], frame["prediction_high"], strict=True)
-    return frame.assign(**{"90 % interval": [interval_text(low, high) for low, high in ends]})
-
-
-def _print_rows(frame: Any, names: Sequence[str], title: str, *, most: int = 10) -> None:
-    from subquad.reporting.tables import print_table
-
-    # a column without values, such as the standard deviation of a single network, is not shown
-    names = [name for name in names if frame[name].notna().any()]
-    shown = frame[names].head(most).astype(object)
-    cells = shown.where(shown.notna(), None).to_numpy()
-    # the table rounds Python's numbers, not NumPy's
-    rows = [[cell.item() if hasattr(cell, "item") else cell for cell in row] for row in cells]
-    print_table(names, rows, title=f"first of {len(frame):,} {title}")

@@ -68,6 +68,9 @@ class FitSettings:
     """Alphabet of the partner sequences. Default: that of the sequences if it contains all letters."""
     covariates: Input[tuple[str, ...]] = ()
     """Columns with additional numeric inputs, such as ESM or EVE scores; `*` matches any characters."""
+    embeddings: Input[str | None] = None
+    """File with embeddings of the rows by a language model, as additional inputs: written by `subquad bio embed`, or a
+    matrix with one row per row of the table as .npy, .npz or .h5."""
     weight: Input[str | None] = None
     """Column with the training weight of each row (above 0)."""
     error: Input[str | None] = None

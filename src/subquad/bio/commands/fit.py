@@ -116,7 +116,9 @@ def fit_table(
 
 def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]:
     """Return what identifies a run of a table, so that an unfinished one can be resumed."""
-    named = {"seed": seed, "table": path.name, "fingerprint": fingerprint(path)}
+    named: dict[str, Any] = {"seed": seed, "table": path.name, "fingerprint": fingerprint(path)}
+    if settings.embeddings is not None:
+        named["fingerprint_embeddings"] = fingerprint(Path(settings.embeddings))
     return {**plain(settings), **named}
 
 

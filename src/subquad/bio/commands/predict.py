@@ -23,6 +23,7 @@ def predict(
     out: Path | str,
     model: str | None = None,
     sequence: str | None = None,
+    embeddings: Path | str | None = None,
     force: bool = False,
     quiet: bool = False,
 ) -> pd.DataFrame:
@@ -41,6 +42,7 @@ def predict(
         out: Output file; its suffix `.tsv` and `.gz` set the format.
         model: `ensemble`, or one of the models of the run, such as `lyra` or `ridge`. Default: the ensemble.
         sequence: Column with the sequences. Default: the one of the fit, otherwise inferred.
+        embeddings: File with the embeddings of the table, if the model was trained with some.
         force: Overwrite the output file.
         quiet: Print no remarks.
 
@@ -52,7 +54,7 @@ def predict(
         raise SubquadError(f"{out}: this is the table itself, which --force would replace; choose another --out")
     model = model or fitted.default
     fitted.check_model(model)
-    read = read_like(path, fitted.schema, sequence=sequence)
+    read = read_like(path, fitted.schema, sequence=sequence, embeddings=embeddings)
     taken = [name for name in read.frame.columns if str(name).startswith(("prediction", "probability_"))]
     if taken:
         raise SubquadError(f"{path}: already has a column {taken[0]!r}; rename it, so that it is not overwritten")

@@ -1,7 +1,8 @@
 """Containers between a table and the models: inputs, target, dataset with its split, and the schema of the inputs.
 
-Axes: n rows, T positions, A letters, E covariates, K target columns, O outputs. `codes` are indices into the alphabet;
-`PAD` follows the end of a sequence, and `ANY` stands for an ambiguous letter (N, X), encoded as equal parts of all.
+Axes: n rows, T positions, A letters, E covariates, D numbers of an embedding, K target columns, O outputs. `codes` are
+indices into the alphabet; `PAD` follows the end of a sequence, and `ANY` stands for an ambiguous letter (N, X), encoded
+as equal parts of all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from subquad.bio.data.residue_vectors import ResidueVectors
 from subquad.bio.settings import ALPHABETS, TaskType
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "ROW_TASK_TYPES",
     "TASK_TYPES",
     "Dataset",
+    "EmbeddingSchema",
     "InputSchema",
     "Inputs",
     "PartnerAlignment",
@@ -63,6 +66,10 @@ class Inputs:
     """`(n, E)` float64, finite: additional numeric inputs, not standardised."""
     is_aligned: bool
     """All rows have T letters, and position t corresponds between rows. Says nothing about a partner chain."""
+    embedding: np.ndarray | None = None
+    """`(n, D)` float32, finite: vector of each row by a language model, not standardised."""
+    vectors: ResidueVectors | None = None
+    """Vectors of each letter by a language model, not standardised."""
     is_double_stranded: bool = False
     """Double-stranded DNA that is read from either side: predictions are averaged over both strands."""
 
@@ -107,15 +114,15 @@ class Inputs:
 
     def take(self, rows: np.ndarray) -> "Inputs":
         """Return the inputs of the given rows."""
-        partner = None if self.partner is None else self.partner[rows]
-        chain = None if self.partner_chain is None else self.partner_chain.take(rows)
-        return replace(
-            self, codes=self.codes[rows], partner=partner, partner_chain=chain, covariates=self.covariates[rows]
-        )
+        partner, embedding = (None if own is None else own[rows] for own in (self.partner, self.embedding))
+        chain, vectors = (None if own is None else own.take(rows) for own in (self.partner_chain, self.vectors))
+        own = replace(self, codes=self.codes[rows], covariates=self.covariates[rows], partner=partner)
+        return replace(own, partner_chain=chain, embedding=embedding, vectors=vectors)
 
     def reverse_complement(self) -> "Inputs":
         """Return the reverse complements of DNA, left-aligned, as single strands."""
-        return replace(self, codes=reverse_complement(self.codes), is_double_stranded=False)
+        vectors = None if self.vectors is None else self.vectors.reversed()
+        return replace(self, codes=reverse_complement(self.codes), vectors=vectors, is_double_stranded=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,9 +197,15 @@ def with_both_strands(dataset: Dataset) -> Dataset:
     def extend(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else np.concatenate([values, values[rows]])
 
-    covariates = np.concatenate([inputs.covariates, other.covariates])
+    codes, covariates = (
+        np.concatenate([getattr(own, key) for own in (inputs, other)]) for key in ("codes", "covariates")
+    )
+    vectors = inputs.vectors
+    if vectors is not None and other.vectors is not None:
+        vectors = vectors.followed_by(other.vectors)
+    embedding = extend(inputs.embedding)
     return Dataset(
-        inputs=replace(inputs, codes=np.concatenate([inputs.codes, other.codes]), covariates=covariates),
+        inputs=replace(inputs, codes=codes, covariates=covariates, embedding=embedding, vectors=vectors),
         target=replace(dataset.target, y=np.concatenate([dataset.target.y, dataset.target.y[rows]])),
         split={**dataset.split, "train": np.concatenate([rows, n + np.arange(len(rows))])},
         weight=extend(dataset.weight),
@@ -230,6 +243,33 @@ class PartnerChain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmbeddingSchema:
+    """Which embeddings the inputs of a model have."""
+
+    model: str | None
+    """Name of the language model; None for an array that does not say."""
+    dimensions: int
+    """Numbers of a vector, D."""
+    has_vectors: bool = False
+    """Each letter has a vector too."""
+    median_score: float | None = None
+    """If the score of each row is the last covariate: the one of rows without a score, the median of the training
+    table."""
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the score of each row is the last covariate."""
+        return self.median_score is not None
+
+    @property
+    def title(self) -> str:
+        """What the embeddings are, in messages and reports."""
+        parts = [f"{self.dimensions:,} numbers", *(["of each letter too"] if self.has_vectors else [])]
+        parts += ["with scores"] if self.has_scores else []
+        return f"embeddings by {self.model or 'another program'} ({', '.join(parts)})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputSchema:
     """How the inputs of the training table were read; another table read with it gives the same inputs."""
 
@@ -263,6 +303,8 @@ class InputSchema:
     """How partner sequences that are a second chain were read; None without them."""
     strands: Literal["one", "both"] = "one"
     """Strands that predictions are averaged over."""
+    embedding: EmbeddingSchema | None = None
+    """Embeddings of the rows; None without them."""
 
     @property
     def letters(self) -> str:
@@ -276,9 +318,6 @@ class InputSchema:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "InputSchema":
         """Return the schema that `as_dict` wrote."""
-        alignment, chain = values["alignment"], values.get("partner_chain")
-        kinds = {
-            "alignment": None if alignment is None else PartnerAlignment(**alignment),
-            "partner_chain": None if chain is None else PartnerChain(**chain),
-        }
-        return cls(**{**values, **kinds})
+        parts = {"alignment": PartnerAlignment, "partner_chain": PartnerChain, "embedding": EmbeddingSchema}
+        made = {key: make(**values[key]) for key, make in parts.items() if values.get(key) is not None}
+        return cls(**{**values, **made})

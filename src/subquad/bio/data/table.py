@@ -14,6 +14,7 @@ import pandas as pd
 from subquad.bio.data.alphabet import is_nucleotide
 from subquad.bio.data.columns import Columns, find_columns, find_inputs
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
+from subquad.bio.data.embeddings import add_embeddings, add_embeddings_like
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import column_of, is_missing, read_frame, read_numbers
 from subquad.bio.data.inputs import InputOptions, ReadInputs, check_strands, check_task, read_covariates, read_inputs
@@ -21,7 +22,7 @@ from subquad.bio.data.targets import read_target
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, collect_errors, raise_errors, unknown
 
-__all__ = ["Table", "inputs_of", "read_like", "read_table"]
+__all__ = ["Table", "inputs_of", "read_like", "read_sequences", "read_table"]
 
 MIN_ROWS = 10
 MAX_WEIGHT = 10.0
@@ -127,32 +128,95 @@ def read_table(
         own = check_strands(made.inputs, settings.strands, alphabet=made.schema.alphabet, task_type=aims.task_type)
     except SubquadError as error:
         raise SubquadError(f"{path}: --{error}") from error
+    own, texts = replace(own, covariates=covariates), made.sequences.sequences
+    schema = replace(made.schema, covariates=fill, group=columns.group, strands=settings.strands)
+    if settings.embeddings is not None:
+        own, schema, embedded = add_embeddings(settings.embeddings, own, schema, texts, aims.task_type, table=path)
+        weighted = [*weighted, *embedded]
     return Table(
         path=path,
         frame=frame,
-        inputs=replace(own, covariates=covariates),
+        inputs=own,
         target=aims,
-        sequences=made.sequences.sequences,
+        sequences=texts,
         mutants=made.sequences.mutants,
         wild_type=made.sequences.wild_type,
         weight=weight,
         groups=_groups(frame, columns.group),
         has_target=has,
-        schema=replace(made.schema, covariates=fill, group=columns.group, strands=settings.strands),
+        schema=schema,
         remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks, *notes, *filled, *weighted],
     )
 
 
-def read_like(path: Path | str, schema: InputSchema, *, sequence: str | None = None) -> Table:
+def read_sequences(
+    path: Path | str,
+    *,
+    sequence: str | None = None,
+    mutant: str | None = None,
+    wild_type: str | None = None,
+    offset: int | None = None,
+    alphabet: str = "auto",
+) -> Table:
+    """Read the sequences of a table as `read_table` does, without targets and covariates; those of a pair without it.
+
+    Args:
+        path: The file (see `read_frame`), or `example:NAME`.
+        sequence: Column with the sequences. Default: inferred.
+        mutant: Column with the variants. Default: inferred.
+        wild_type: Letters, or a file with one sequence.
+        offset: Position in the table minus position in the wild type. Default: inferred.
+        alphabet: Name of the alphabet, or `auto`.
+
+    Raises:
+        SubquadError: The file cannot be read, columns are not found, or letters or variants are invalid.
+    """
+    path = resolve_table(path)
+    frame = read_frame(path)
+    columns, remarks = find_inputs(path, frame, sequence=sequence, mutant=mutant, partner=None)
+    made = read_inputs(
+        path,
+        frame,
+        InputOptions(
+            sequence=columns["sequence"],
+            mutant=columns["mutant"],
+            partner=None,
+            alphabet=alphabet,
+            ambiguity="any",
+            wild_type=wild_type,
+            offset=offset,
+            is_mutant_named=mutant is not None,
+        ),
+    )
+    return Table(
+        path=path,
+        frame=frame,
+        inputs=made.inputs,
+        target=None,
+        sequences=made.sequences.sequences,
+        mutants=made.sequences.mutants,
+        wild_type=made.sequences.wild_type,
+        weight=None,
+        groups=None,
+        has_target=np.zeros(len(frame), dtype=bool),
+        schema=made.schema,
+        remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks],
+    )
+
+
+def read_like(
+    path: Path | str, schema: InputSchema, *, sequence: str | None = None, embeddings: Path | str | None = None
+) -> Table:
     """Read a table to predict in the same way as the training table: columns, alphabet, wild type and offset.
 
     Args:
         path: The file (see `read_frame`), or `example:NAME`; it has full sequences or variants.
         schema: Schema of the training table.
         sequence: Column with the sequences. Default: that of the training table, otherwise inferred.
+        embeddings: File with the embeddings of the table, by the same language model as in training.
 
     Raises:
-        SubquadError: The file cannot be read, columns are missing, or values are invalid.
+        SubquadError: The file cannot be read, columns are missing, values are invalid, or embeddings are missing.
     """
     path = resolve_table(path)
     frame = read_frame(path)
@@ -191,6 +255,7 @@ def read_like(path: Path | str, schema: InputSchema, *, sequence: str | None = N
         more = f"\n{error}" if is_found else ""
         raise SubquadError(_expected_columns(path, frame, expected) + more) from error
     own = replace(made.inputs, covariates=covariates, is_double_stranded=schema.strands == "both")
+    own = add_embeddings_like(embeddings, own, schema, made.sequences.sequences, table=path)
     return Table(
         path=path,
         frame=frame,
@@ -211,8 +276,13 @@ def inputs_of(schema: InputSchema, sequences: Sequence[str], *, path: str = "the
     """Return sequences as inputs of a model; a partner sequence precedes `|`, as in `partner|sequence`.
 
     Raises:
-        SubquadError: Letters outside the alphabet, wrong lengths, or the model needs covariates.
+        SubquadError: Letters outside the alphabet, wrong lengths, or the model needs covariates or embeddings.
     """
+    if schema.embedding is not None:
+        raise SubquadError(
+            f"the model was trained with {schema.embedding.title}, which sequences alone do not have; predict a table "
+            "of them with --embeddings, or fit a model without embeddings"
+        )
     if schema.covariates:
         names = ", ".join(schema.covariates)
         raise SubquadError(f"the model was trained with covariates ({names}), which sequences alone do not have")

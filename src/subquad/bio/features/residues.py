@@ -1,6 +1,6 @@
-"""Residue features of linear models and boosting: the letters around a residue, and the composition around it.
+"""Residue features of linear models and boosting: the letters around a residue, the composition around it, its vector.
 
-Axes: n or B rows, T positions, A letters, m residues, F features, P properties.
+Axes: n or B rows, T positions, A letters, m residues, F features, P properties, D numbers of a vector.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,12 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
-from subquad.bio.features.sequences import NUCLEOTIDES, Features, common_fields, kmers_of
+from subquad.bio.features.base import Features, common_fields
+from subquad.bio.features.sequences import NUCLEOTIDES, kmers_of
 from subquad.bio.features.substitutions import properties
 from subquad.bio.settings import ALPHABETS
 
-__all__ = ["ResidueFeatures", "letter_table"]
+__all__ = ["ResidueFeatures", "letter_table", "vector_cost"]
 
 WINDOW = 7
 """Number of letters on either side that are one-hot features."""
@@ -33,11 +34,18 @@ class ResidueFeatures(Features):
 
     window: int = WINDOW
     reaches: tuple[int, ...] = REACHES
+    vector_mean: tuple[float, ...] = ()
+    vector_scale: tuple[float, ...] = ()
+    """Factor of the centred numbers of the vector of the residue by a language model; 0 for constant ones."""
 
     @classmethod
     def for_inputs(cls, inputs: Inputs) -> "ResidueFeatures":
         """Return the features for training rows."""
-        return cls(**common_fields(inputs))
+        features = cls(**common_fields(inputs))
+        if inputs.vectors is None:
+            return features
+        mean, scale = inputs.vectors.statistics()
+        return replace(features, vector_mean=tuple(mean.tolist()), vector_scale=tuple(scale.tolist()))
 
     @property
     def count(self) -> int:
@@ -49,6 +57,7 @@ class ResidueFeatures(Features):
         """`(F,)` bool: the feature is one-hot."""
         units = (2 * self.window + 1) * self.letters * (1 + self.has_partner)
         others = (1 + len(self.reaches)) * self.letters + len(PLACES) + len(self.covariate_mean)
+        others += len(self.vector_mean)
         return np.arange(units + others) < units
 
     def matrix(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> sparse.csr_matrix:
@@ -85,13 +94,14 @@ class ResidueFeatures(Features):
         return around + self._reaches_of_numbers * width + int((~self.is_unit).sum())
 
     def names(self, alphabet: str | None = None, covariates: Sequence[str] | None = None) -> list[str]:
-        """Return the names of the features: A-3, A+0, A ±15, a covariate."""
+        """Return the names of the features: A-3, A+0, A ±15, a covariate, embedding 17."""
         alphabet = alphabet or next(own for own in ALPHABETS.values() if len(own) == self.letters)
         covariates = covariates or [f"covariate {k + 1}" for k in range(len(self.covariate_mean))]
         around = [f"{letter}{k:+d}" for k in range(-self.window, self.window + 1) for letter in alphabet]
         around += [f"partner {name}" for name in around] if self.has_partner else []
         reaches = [f"{letter} ±{reach}" for reach in self.reaches for letter in alphabet]
-        return [*around, *(f"{letter} of all" for letter in alphabet), *reaches, *PLACES, *covariates]
+        vectors = [f"embedding {k + 1}" for k in range(len(self.vector_mean))]
+        return [*around, *(f"{letter} of all" for letter in alphabet), *reaches, *PLACES, *covariates, *vectors]
 
     @property
     def _reaches_of_numbers(self) -> int:
@@ -108,8 +118,22 @@ class ResidueFeatures(Features):
                 *(mean[rows, positions] for mean in (whole, *local)),
                 _places(positions, lengths),
                 self.standardise(inputs)[rows],
+                self._vectors(inputs, rows, positions),
             ]
         )
+
+    def _vectors(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return the standardised vectors of the residues, `(m, D)`; the mean where a residue has none."""
+        if not self.vector_mean:
+            return np.zeros((len(rows), 0))
+        assert inputs.vectors is not None, "the inputs of a model with vectors have some"
+        mean, scale = (np.array(own, dtype=np.float32) for own in (self.vector_mean, self.vector_scale))
+        return np.nan_to_num((inputs.vectors.at(rows, positions) - mean) * scale)
+
+
+def vector_cost(inputs: Inputs) -> int:
+    """Return how many times the memory of a residue grows by its vector, about."""
+    return 1 if inputs.vectors is None else 1 + inputs.vectors.dimensions // 128
 
 
 def letter_table(letters: int) -> np.ndarray:
@@ -155,8 +179,8 @@ def _groups(inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> Iterator
     """Yield groups of sequences, cut to the longest of each group, with their residues, sorted by row."""
     lengths = inputs.lengths
     some, first = np.unique(rows, return_index=True)
-    # averages of a group are in memory for all its residues
-    group = np.cumsum(lengths[some]) // CHUNK
+    # averages and vectors of a group are in memory for all its residues
+    group = np.cumsum(lengths[some]) // (CHUNK // vector_cost(inputs))
     for number in np.unique(group):
         own = np.flatnonzero(group == number)
         begin, end = first[own[0]], first[own[-1] + 1] if own[-1] + 1 < len(first) else len(rows)

@@ -1,21 +1,22 @@
-"""Features of whole sequences: letters at positions, substitutions, k-mers, codons and covariates.
+"""Features of whole sequences: letters at positions, substitutions, k-mers, codons, covariates and embeddings.
 
 Aligned sequences have one-hot letters at positions; aligned proteins also their substitutions. Sequences of varying
 length, and aligned ones that are not variants of one reference, have composition and k-mers, and open reading frames
 have codons. Cost: one pass over the letters.
 
-Axes: n or B rows, T positions, A letters, E covariates, F features.
+Axes: n or B rows, T positions, A letters, E covariates, D numbers of an embedding, F features.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
+from subquad.bio.features.base import Features, common_fields, standardised
 from subquad.bio.features.substitutions import Substitutions, properties, reference_of
 from subquad.bio.settings import ALPHABETS
 
@@ -23,9 +24,7 @@ __all__ = [
     "LETTERS",
     "NUCLEOTIDES",
     "PRODUCTS",
-    "Features",
     "SequenceFeatures",
-    "common_fields",
     "kmer_name",
     "kmers_of",
 ]
@@ -45,48 +44,13 @@ ENDS = 5
 """Number of letters at either end that are features if lengths vary."""
 HELIX = np.deg2rad(100.0)
 """Rotation of an α-helix per residue, for the hydrophobic moment (Eisenberg 1982)."""
-CHUNK = 1 << 14
+CHUNK, MAX_DENSE = 1 << 14, 1 << 22
+"""Rows at a time, and numbers of their embeddings."""
 LETTERS, PRODUCTS = ("letters", "partner", "mismatch"), ("pairs", "type")
 """Blocks of one-hot letters at positions, and of features that are products of them."""
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row, column and value."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Fields that sets of features of sequences and of residues have in common."""
-
-    letters: int
-    has_partner: bool = False
-    covariate_mean: tuple[float, ...] = ()
-    covariate_scale: tuple[float, ...] = ()
-    """Factor of the centred covariates; 0 for constant columns."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the features that `as_dict` wrote."""
-        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return cls(**fields)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    def standardise(self, inputs: Inputs) -> np.ndarray:
-        """Return the covariates, centred and scaled by those of the training rows, `(n, E)`."""
-        return (inputs.covariates - np.array(self.covariate_mean)) * np.array(self.covariate_scale)
-
-
-def common_fields(inputs: Inputs) -> dict[str, Any]:
-    """Return the fields of `Features` for training rows."""
-    spread = inputs.covariates.std(0)
-    return {
-        "letters": inputs.letters,
-        "has_partner": inputs.partner is not None,
-        "covariate_mean": tuple(inputs.covariates.mean(0).tolist()),
-        "covariate_scale": tuple(np.where(spread > 0, 1 / np.maximum(spread, 1e-300), 0.0).tolist()),
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +71,9 @@ class SequenceFeatures(Features):
     """Rows may have several substitutions."""
     ends: int = 0
     """Number of letters at either end that are features, if lengths vary."""
+    embedding_mean: tuple[float, ...] = ()
+    embedding_scale: tuple[float, ...] = ()
+    """Factor of the centred numbers of the embedding; 0 for constant ones."""
     kept: tuple[int, ...] | None = None
     """Columns that vary over the training rows; None keeps all."""
 
@@ -126,6 +93,8 @@ class SequenceFeatures(Features):
             }
             if inputs.has_substitutions:
                 fields |= {"reference": tuple(reference.tolist()), "has_several": bool((differs.sum(1) > 1).any())}
+        if inputs.embedding is not None:
+            fields |= dict(zip(("embedding_mean", "embedding_scale"), standardised(inputs.embedding), strict=True))
         whole = cls(
             **common_fields(inputs),
             **fields,
@@ -138,6 +107,10 @@ class SequenceFeatures(Features):
             highest = np.maximum(highest, block.max(0).toarray().ravel())
         varies = np.flatnonzero(np.broadcast_to(highest > lowest, whole.count))
         return replace(whole, kept=tuple(varies.tolist()))
+
+    def of_block(self, name: str) -> "SequenceFeatures":
+        """Return the features of one block of `layout`."""
+        return replace(self, kept=tuple(self.columns[self.blocks == name].tolist()))
 
     @property
     def count(self) -> int:
@@ -165,6 +138,11 @@ class SequenceFeatures(Features):
             place += width
         return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
 
+    def standardise_embedding(self, inputs: Inputs) -> np.ndarray:
+        """Return the embeddings, centred and scaled by those of the training rows, `(n, D)`."""
+        assert inputs.embedding is not None, "the inputs of a model with embeddings have some"
+        return (inputs.embedding - np.array(self.embedding_mean)) * np.array(self.embedding_scale)
+
     def matrix(self, inputs: Inputs) -> sparse.csr_matrix:
         """Return the features of each row, `(n, F)` float32."""
         blocks = list(self._blocks(inputs))
@@ -172,7 +150,7 @@ class SequenceFeatures(Features):
         return sparse.csr_matrix(sparse.vstack([empty, *blocks], format="csr"))
 
     def names(self, alphabet: str | None = None, covariates: Sequence[str] | None = None) -> list[str]:
-        """Return the names of the features: A24 (from 1), mismatch A24G, GC, dipeptide KR, a covariate.
+        """Return the names of the features: A24 (from 1), mismatch A24G, GC, dipeptide KR, a covariate, embedding 17.
 
         Args:
             alphabet: The letters; by default DNA or protein, depending on their number.
@@ -206,7 +184,8 @@ class SequenceFeatures(Features):
         layout += [("mismatches", 1, False)] if self.has_partner else []
         if self.substitutions is not None:
             layout += [("substitutions", len(self.substitutions.names), False)]
-        return [*layout, ("covariates", len(self.covariate_mean), False)]
+        layout += [("covariates", len(self.covariate_mean), False)]
+        return [*layout, ("embedding", len(self.embedding_mean), False)] if self.embedding_mean else layout
 
     @cached_property
     def substitutions(self) -> Substitutions | None:
@@ -227,8 +206,9 @@ class SequenceFeatures(Features):
     def _blocks(self, inputs: Inputs) -> Iterator[sparse.csr_matrix]:
         place = np.full(self._width, -1)
         place[self.columns] = np.arange(self.count)
-        for begin in range(0, len(inputs), CHUNK):
-            some = inputs.take(np.arange(begin, min(begin + CHUNK, len(inputs))))
+        chunk = min(CHUNK, max(1, MAX_DENSE // max(len(self.embedding_mean), 1)))
+        for begin in range(0, len(inputs), chunk):
+            some = inputs.take(np.arange(begin, min(begin + chunk, len(inputs))))
             parts, offset = [], 0
             for kind, width, _ in self.layout:
                 rows, columns, values = _entries(self, kind, some) if width else (np.zeros(0, int),) * 3
@@ -302,6 +282,8 @@ def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
             return _dense(_global_values(inputs))
         case "covariates":
             return _dense(features.standardise(inputs))
+        case "embedding":
+            return _dense(features.standardise_embedding(inputs))
         case "substitutions":
             assert features.substitutions is not None
             return _dense(features.substitutions.matrix(codes))
@@ -391,6 +373,8 @@ def _names(features: SequenceFeatures, kind: str, alphabet: str, covariates: Seq
             return [f"{letter}-{t}" for t in range(1, features.ends + 1) for letter in alphabet]
         case "covariates":
             return list(covariates)
+        case "embedding":
+            return [f"embedding {k + 1}" for k in range(len(features.embedding_mean))]
         case "codons":
             return [f"codon {kmer_name(kmer, 3, alphabet)}" for kmer in range(A**3)]
         case "substitutions":

@@ -48,10 +48,13 @@ class ComparedModel:
     """Number of rows of the table above which it is only fitted if it is named."""
     needs_sequence: bool = False
     """Whether it needs letters, and not covariates alone."""
+    needs_embedding: bool = False
+    """Whether it needs embeddings of a language model."""
 
 
 COMPARED_MODELS = {
     "ridge": ComparedModel("ridge", "baseline", "#8a94a6", (*ROWS, "residues")),
+    "embedding-ridge": ComparedModel("ridge on the embedding", "baseline", "#7d6455", ROWS, needs_embedding=True),
     "vienna": ComparedModel("ViennaRNA MFE", "baseline", "#8a94a6", ("pairs",)),
     "vienna_bpp": ComparedModel("ViennaRNA pair probabilities", "baseline", "#c08a3e", ("pairs",)),
     "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", (*ROWS, "residues")),
@@ -80,7 +83,12 @@ def names_of(*roles: Role) -> tuple[str, ...]:
 
 
 def models_for(
-    task_type: str, named: Sequence[str] = (), *, has_sequence: bool = True, rows: int = 0
+    task_type: str,
+    named: Sequence[str] = (),
+    *,
+    has_sequence: bool = True,
+    has_embedding: bool = False,
+    rows: int = 0,
 ) -> tuple[str, ...]:
     """Return the models to fit to a task, without the ensemble, the simplest first.
 
@@ -88,14 +96,23 @@ def models_for(
         task_type: Type of the task.
         named: Models that the user named; without any, all that suit the task by default.
         has_sequence: The inputs have letters, and not covariates alone.
+        has_embedding: The inputs have embeddings of a language model.
         rows: Number of rows of the table.
 
     Raises:
         SubquadError: There is no such model, or it does not suit the task.
     """
     check_names(named)
-    suited = [name for name in models_suiting(task_type, FITTED) if has_sequence >= FITTED[name].needs_sequence]
+    suited = [
+        name
+        for name in models_suiting(task_type, FITTED)
+        if has_sequence >= FITTED[name].needs_sequence and has_embedding >= FITTED[name].needs_embedding
+    ]
     for name in named:
+        if FITTED[name].needs_embedding and not has_embedding:
+            raise SubquadError(
+                f"--models {name} needs embeddings of a language model; name their file with --embeddings"
+            )
         if name not in suited:
             reason = f"a task of type {task_type}" if has_sequence else "a table without sequences"
             raise SubquadError(f"--models {name} does not suit {reason}; choose from {', '.join(suited)}")
@@ -140,9 +157,10 @@ def members_of(models: Sequence[str], ensemble: str = ENSEMBLE) -> tuple[str, ..
     return tuple(name for name in models if COMPARED_MODELS[name].role in roles)
 
 
-def baselines_for(task_type: str) -> tuple[str, ...]:
-    """Return the names of the baselines of a task type that are not networks."""
-    baselines = [name for name in models_for(task_type) if COMPARED_MODELS[name].role == "baseline"]
+def baselines_for(task_type: str, *, has_embedding: bool = False) -> tuple[str, ...]:
+    """Return the names of the baselines of a task type that are not networks; some need embeddings."""
+    models = models_for(task_type, has_embedding=has_embedding)
+    baselines = [name for name in models if COMPARED_MODELS[name].role == "baseline"]
     return tuple(name for name in baselines if name not in NETWORKS)
 
 

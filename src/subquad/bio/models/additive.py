@@ -156,4 +156,4 @@ class AdditivePath(nn.Module):
 
 def binned_features(features: RowFeatures) -> np.ndarray:
     """Return the features that the MLP also encodes in bins: frequencies of letters, lengths, charges, covariates."""
-    return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, (*COMPOUND, "substitutions")))
+    return np.flatnonzero(~features.is_unit & ~np.isin(features.blocks, (*COMPOUND, "substitutions", "embedding")))

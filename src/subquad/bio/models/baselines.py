@@ -15,7 +15,7 @@ import numpy as np
 
 from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target, TaskType
 from subquad.bio.features.pairs import features_for, features_from_dict
-from subquad.bio.features.residues import ResidueFeatures
+from subquad.bio.features.residues import ResidueFeatures, vector_cost
 from subquad.bio.features.rows import Part, part_of
 from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.metrics.scores import MAIN_METRIC, score
@@ -63,7 +63,7 @@ class Baseline:
     """A fitted baseline."""
 
     name: str
-    """`ridge`, `boosting`, `gp`, `vienna` or `vienna_bpp`."""
+    """`ridge`, `embedding-ridge`, `boosting`, `gp`, `vienna` or `vienna_bpp`."""
     task_type: TaskType
     selected: dict[str, Any]
     """Hyperparameters selected on the validation rows, and `validation`, the main metric there."""
@@ -88,8 +88,9 @@ class Baseline:
             return self._values(inputs)
         rows, positions = np.nonzero(inputs.codes != PAD)
         predicted = np.zeros((*inputs.codes.shape, self._outputs))
-        for begin in range(0, len(rows), CHUNK):
-            own = rows[begin : begin + CHUNK], positions[begin : begin + CHUNK]
+        chunk = CHUNK // vector_cost(inputs)
+        for begin in range(0, len(rows), chunk):
+            own = rows[begin : begin + chunk], positions[begin : begin + chunk]
             predicted[own] = self._values(inputs, *own)
         return predicted
 
@@ -192,11 +193,11 @@ def fit_baseline(name: str, dataset: Dataset, *, seed: int = 0, iterations: int 
     Raises:
         SubquadError: The task type has no baseline of this name.
     """
-    known = baselines_for(dataset.target.task_type)
+    known = baselines_for(dataset.target.task_type, has_embedding=dataset.inputs.embedding is not None)
     if name not in known:
         raise unknown(f"baseline of {dataset.target.task_type}", name, known)
-    if name == "ridge":
-        return fit_ridge(dataset, seed=seed)
+    if name in ("ridge", "embedding-ridge"):
+        return fit_ridge(dataset, seed=seed, name=name)
     if name == "boosting":
         return fit_boosting(dataset, iterations=iterations, seed=seed)
     if name == "gp":
@@ -207,14 +208,17 @@ def fit_baseline(name: str, dataset: Dataset, *, seed: int = 0, iterations: int 
     return replace(baseline, selected={"validation": value})
 
 
-def fit_ridge(dataset: Dataset, *, seed: int = 0) -> Baseline:
+def fit_ridge(dataset: Dataset, *, seed: int = 0, name: str = "ridge") -> Baseline:
     """Return ridge or logistic regression with the penalty that is best on the validation rows.
 
     Each column of measurements or labels has its own penalty. Residues are predicted from the letters around them; up
-    to `MAX_RESIDUES` are used, drawn with the seed.
+    to `MAX_RESIDUES` are used, drawn with the seed. `embedding-ridge` reads the embedding alone.
     """
-    train, validation = (part_of(dataset, name, most=MAX_RESIDUES, seed=seed) for name in ("train", "validation"))
+    most = 2 * MAX_RESIDUES // (1 + vector_cost(dataset.inputs))
+    train, validation = (part_of(dataset, part, most=most, seed=seed) for part in ("train", "validation"))
     features = _features(dataset, train)
+    if name == "embedding-ridge":
+        features = features.of_block("embedding")
     X, V = (features.matrix(part.inputs, *part.residues) for part in (train, validation))
     scale, task_type = scale_of(X, features.is_unit), train.target.task_type
     if task_type == "regression":
@@ -235,9 +239,7 @@ def fit_ridge(dataset: Dataset, *, seed: int = 0) -> Baseline:
         "penalty": penalties[0] if len(penalties) == 1 else penalties,
         "validation": score(validation.target, predicted)[MAIN_METRIC[dataset.target.task_type]],
     }
-    return Baseline(
-        name="ridge", task_type=dataset.target.task_type, selected=selected, features=features, linear=linear
-    )
+    return Baseline(name=name, task_type=dataset.target.task_type, selected=selected, features=features, linear=linear)
 
 
 def refit_ridge(ridge: Baseline, dataset: Dataset, X: SparseMatrix, rows: np.ndarray) -> Linear:

@@ -37,7 +37,7 @@ def net_inputs(
     task_type: str,
     device: torch.device,
 ) -> tuple[Tensor | None, ...]:
-    """Return the codes, partner codes, features and priors of a batch, cut to its longest sequence.
+    """Return the codes, partner codes, features, priors and vectors of a batch, cut to its longest sequence.
 
     A partner chain follows the first one without padding between them: where one of both has codes, the other is `PAD`.
 
@@ -64,7 +64,8 @@ def net_inputs(
             own = priors[row]
             padded[k, : own.shape[0], : own.shape[1]] = own
         prior = torch.from_numpy(padded).to(device)
-    return codes, partner, dense, prior
+    vectors = None if inputs.vectors is None else torch.from_numpy(inputs.vectors.padded(rows, length)).to(device)
+    return codes, partner, dense, prior, vectors
 
 
 def _one_after_the_other(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,9 @@ from subquad.bio.settings import FitSettings
 
 __all__ = ["NetEnsemble", "fit_ensemble", "select_positions"]
 
+READ_VECTORS = ("lyra", "lyra-alone")
+"""Networks that read the vectors of letters by a language model, if there are any."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetEnsemble:
@@ -62,6 +65,8 @@ class NetEnsemble:
             both = zip(*(self._predict_each(each, priors) for each in strands), strict=True)
             return [Members.of_equals(pair).mean for pair in both]
         own = inputs if self.positions is None else select_positions(inputs, self.positions)
+        if not self.spec.vectors:
+            own = replace(own, vectors=None)
         matrix = None if self.features is None else self.features.matrix(inputs)
         if priors is None:
             priors = _priors(inputs, self.spec, self.scaler, self.prior)
@@ -141,6 +146,8 @@ def fit_ensemble(
     train = None if matrix is None else matrix[dataset.split["train"]]
     if positions is not None:
         dataset = replace(dataset, inputs=select_positions(dataset.inputs, positions))
+    if kind not in READ_VECTORS:
+        dataset = replace(dataset, inputs=replace(dataset.inputs, vectors=None))
     scaler, count = fit_target_scaler(dataset, settings, kind), ensemble_size_for(dataset, settings, kind)
     is_control = kind == "mlp-more"
     spec = _spec(dataset, "mlp" if is_control else kind, None if start is None else start.features)
@@ -151,6 +158,8 @@ def fit_ensemble(
         name, own_seed = kind if count == 1 else f"{kind} {member + 1}", seed + 1000 * member + 500 * is_control
         options = TrainOptions(scaler=scaler, name=name, seed=own_seed, directory=directory, quiet=quiet)
         net = _new_net(spec, own_seed)
+        if dataset.inputs.vectors is not None:
+            net.standardize(*map(torch.from_numpy, dataset.inputs.vectors.take(dataset.split["train"]).statistics()))
         if net.additive is not None and start is not None and train is not None:
             initialize_path(net.additive, dataset, start, train)
         own = {"matrix": matrix, "out_of_fold": None if start is None else start.out_of_fold, "priors": priors}
@@ -176,7 +185,8 @@ def select_positions(inputs: Inputs, positions: np.ndarray) -> Inputs:
         positions = positions[positions < T]
     partner = None if inputs.partner is None else np.ascontiguousarray(inputs.partner[:, positions])
     codes = np.ascontiguousarray(inputs.codes[:, positions])
-    return replace(inputs, codes=codes, partner=partner, partner_chain=chain)
+    vectors = None if inputs.vectors is None else inputs.vectors.select(positions)
+    return replace(inputs, codes=codes, partner=partner, partner_chain=chain, vectors=vectors)
 
 
 def _spec(dataset: Dataset, kind: str, features: RowFeatures | None) -> NetSpec:
@@ -190,6 +200,7 @@ def _spec(dataset: Dataset, kind: str, features: RowFeatures | None) -> NetSpec:
         positions=inputs.all_positions if inputs.are_aligned and kind != "lyra-paper" else 0,
         has_partner=inputs.partner is not None,
         partner_letters=0 if inputs.partner_chain is None else inputs.partner_chain.letters,
+        vectors=0 if inputs.vectors is None else inputs.vectors.dimensions,
         features=0 if features is None else features.count,
         binned=len(binned_features(features)) if features is not None and kind == "mlp" else 0,
         has_prior=kind == "lyra" and (target.task_type == "pairs" or target.is_residue),

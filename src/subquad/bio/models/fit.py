@@ -96,7 +96,7 @@ def prepare(dataset: Dataset) -> TrainingData:
     chains = [np.any([(codes != codes[0]).any(0) for codes in chain.channels], axis=0) for chain in train.chains]
     varies = np.concatenate(chains)
     if not varies.any():
-        if not inputs.covariates.shape[1]:
+        if not inputs.covariates.shape[1] and inputs.embedding is None:
             raise SubquadError("all training sequences are the same; there is nothing to learn from")
         varies[0] = True
     if varies.all() or target.is_residue or target.task_type == "pairs":
@@ -238,9 +238,14 @@ def models_of(dataset: Dataset, settings: FitSettings) -> tuple[str, ...]:
     Raises:
         SubquadError: The settings name a model that does not exist or does not suit the task.
     """
-    has_sequence, rows = dataset.inputs.codes.shape[1] > 0, len(dataset.inputs)
-    rows = min(rows, settings.train_rows or rows)
-    return models_for(dataset.target.task_type, settings.models, has_sequence=has_sequence, rows=rows)
+    inputs, rows = dataset.inputs, len(dataset.inputs)
+    return models_for(
+        dataset.target.task_type,
+        settings.models,
+        has_sequence=inputs.codes.shape[1] > 0,
+        has_embedding=inputs.embedding is not None,
+        rows=min(rows, settings.train_rows or rows),
+    )
 
 
 def _fit_all(

@@ -9,7 +9,7 @@ is `lyra-additive`, with an MLP of $f$ instead it is `mlp`, and without $w$ and 
 the published network. Residues start at the ridge regression of their windows, base pairs at the probabilities of a
 thermodynamic model.
 
-Axes: B sequences, T positions, A letters, F features, H channels, O outputs.
+Axes: B sequences, T positions, A letters, F features, D numbers of a vector, H channels, O outputs.
 """
 
 from dataclasses import dataclass
@@ -49,6 +49,8 @@ class NetSpec:
     """A partner sequence is aligned with the sequence."""
     partner_letters: int = 0
     """Number of letters in the alphabet of the partner chain, which follows the first one; 0 without one."""
+    vectors: int = 0
+    """Numbers of the vector of each letter by a language model, D; 0 without."""
     features: int = 0
     """Number of features of the additive path; 0 for a network without one."""
     binned: int = 0
@@ -155,6 +157,8 @@ class BioNet(nn.Module):
     """`(T,)` codes of the reference."""
     channels: Tensor | None
     """`(T, A + 2, C)` channels of each letter at each position; see `channels_of`."""
+    vector_mean: Tensor
+    vector_scale: Tensor
 
     def __init__(self, spec: NetSpec) -> None:
         super().__init__()
@@ -171,6 +175,12 @@ class BioNet(nn.Module):
             self.reference = torch.tensor(spec.reference)
             self.channels = torch.from_numpy(found).float()
             channels += found.shape[2]
+        self.project = None
+        if spec.vectors:
+            self.register_buffer("vector_mean", torch.zeros(spec.vectors))
+            self.register_buffer("vector_scale", torch.ones(spec.vectors))
+            self.project = nn.Linear(spec.vectors, WIDTH)
+            channels += WIDTH
         if spec.has_lyra:
             self.lyra = Lyra.paper(channels, spec.outputs) if is_paper else _lyra(spec, channels)
             if is_pairs:
@@ -191,7 +201,14 @@ class BioNet(nn.Module):
                 binned=spec.binned,
             )
 
-    def embed(self, codes: Int[Tensor, "B T"], partner: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def standardize(self, mean: Float[Tensor, " D"], scale: Float[Tensor, " D"]) -> None:
+        """Set the mean of the vectors of letters and the factor on their deviations from it."""
+        self.vector_mean.copy_(mean)
+        self.vector_scale.copy_(scale)
+
+    def embed(
+        self, codes: Int[Tensor, "B T"], partner: Tensor | None, vectors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the embedding of each position, the letters as vectors, and the mask."""
         assert self.lyra is not None
         x, mask = soft_one_hot(codes, self.spec.letters), codes != PAD
@@ -203,6 +220,10 @@ class BioNet(nn.Module):
         if self.channels is not None:
             place = torch.where(codes < 0, self.spec.letters - ANY + codes, codes).long()
             x = torch.cat([x, self.channels[torch.arange(x.shape[1], device=x.device), place]], dim=2)
+        if self.project is not None:
+            assert vectors is not None, "a network with vectors of letters needs them"
+            # a letter without a vector, such as a stop codon, has the mean
+            x = torch.cat([x, self.project(((vectors - self.vector_mean) * self.vector_scale).nan_to_num())], dim=2)
         return self.lyra.embed(x, None if self.spec.positions else mask), x, mask
 
     def forward(
@@ -211,6 +232,7 @@ class BioNet(nn.Module):
         partner: Int[Tensor, "B T"] | None = None,
         f: Float[Tensor, "B F"] | None = None,
         prior: Tensor | None = None,
+        vectors: Float[Tensor, "B T D"] | None = None,
         *,
         start: Float[Tensor, "B O"] | None = None,
     ) -> Tensor:
@@ -218,12 +240,12 @@ class BioNet(nn.Module):
 
         A partner is aligned with the sequence, or follows it as a second chain: see `NetSpec`.
 
-        `f` are the features of the additive path, `prior` the logits at which residues and pairs start; for `start` see
-        `AdditivePath.forward`.
+        `f` are the features of the additive path, `prior` the logits at which residues and pairs start, `vectors` those
+        of a language model, NaN where a letter has none; for `start` see `AdditivePath.forward`.
         """
         z: Tensor | float = 0.0
         if self.lyra is not None:
-            u, x, mask = self.embed(codes, partner)
+            u, x, mask = self.embed(codes, partner, vectors)
             if self.spec.task_type == "pairs":
                 return self.pairs(u, x, prior, mask)
             letters = _joined(codes, partner) if self.spec.partner_letters and partner is not None else codes

@@ -193,14 +193,19 @@ def open_scorer(
         partner: Partner sequence of all sequences that are scored; see `partner_sequence`.
 
     Raises:
-        SubquadError: There is no model, it does not predict one value per sequence, it needs covariates, or it has no
-            such target.
+        SubquadError: There is no model, it does not predict one value per sequence, it needs covariates or
+            embeddings, or it has no such target.
     """
     model = open_model(run)
     if model.task_type not in ROW_TASK_TYPES:
         raise SubquadError(
             f"the model predicts {model.task_type.replace('_', ' ')}, not one value per sequence; fit a target column "
             "with one measurement or class per row"
+        )
+    if model.schema.embedding is not None:
+        raise SubquadError(
+            f"the model was trained with {model.schema.embedding.title}, which new sequences do not have until the "
+            "language model has read them; fit a model without --embeddings, or use `subquad bio predict` on a table"
         )
     covariates = list(model.schema.covariates)
     if covariates:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.dataset import ROW_TASK_TYPES
+from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema
 from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.conformal import reliability
 from subquad.bio.plots import examples, split_section
@@ -104,6 +104,8 @@ def _data(run: FinishedRun) -> list[Block]:
         text += f"; {audit['varying']} positions vary"
     text += f"; {audit['ambiguous']:,} ambiguous letters" if audit["ambiguous"] else ""
     text += f". Covariates: {', '.join(audit['covariates'])}." if audit["covariates"] else "."
+    if (embedding := run.config["inputs"].get("embedding")) is not None:
+        text += f" Further inputs: {EmbeddingSchema(**embedding).title}."
     remarks = "; ".join(audit.get("remarks", []))
     blocks: list[Block] = [text, *_partners(audit, run.config["inputs"]), *_duplicates(audit["duplicates"])]
     blocks += [f"How the table was read: {remarks}."] if remarks else []

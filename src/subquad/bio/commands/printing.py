@@ -1,0 +1,92 @@
+"""What commands of `subquad bio` print at their end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from subquad.bio.design_search.simulation_page import result_table
+from subquad.bio.metrics.compared_models import ENSEMBLE, label_of
+from subquad.bio.metrics.scores import title
+from subquad.bio.models.support import interval_text
+from subquad.bio.plots.finished_run import no_comparison
+from subquad.reporting.tables import print_table
+
+__all__ = ["print_folds", "print_models", "print_round", "print_rows", "print_strategies", "with_intervals"]
+
+
+def print_models(metrics: dict[str, Any], out: Path) -> None:
+    """Print one row of metrics per model, and what comes next."""
+    test, weights = metrics["test"], metrics["weights"].get(ENSEMBLE, {})
+    # the other metrics, and those of single columns and classes, are in the report
+    names = [name for name in next(iter(test.values())) if ":" not in name][:4]
+    rows = [
+        [
+            label_of(model),
+            *(None if name in metrics["undefined"] else own[name] for name in names),
+            weights.get(model),
+            metrics["cpu_seconds"][model],
+        ]
+        for model, own in test.items()
+    ]
+    wins, reason = metrics["wins"], no_comparison(metrics)
+    header, heading = [*map(title, names), "weight", "CPU seconds"], f"{metrics['rows']['test']:,} test rows"
+    print_table(["model", *header], rows, title=heading, best=None if wins is None else list(test).index(wins))
+    if reason or wins is None:
+        reason = reason or "the 95 % intervals do not separate the best single model from all others"
+        print(f"No model is named best: {reason}.")
+    print(f"Wrote {out}/ (report.html, metrics.json, test rows, models).")
+    print(f"Next: open {out}/report.html, or subquad bio predict {out} TABLE.csv --out predictions.csv")
+
+
+def print_folds(metrics: dict[str, Any], out: Path) -> None:
+    """Print the mean and standard deviation of the metrics of each model over the folds."""
+    mean, std = metrics["test"], metrics["std"]
+    names = [name for name in next(iter(mean.values())) if ":" not in name][:6]
+    rows = [
+        [label_of(model), *(f"{own[name]:.3f} ± {std[model][name]:.3f}" for name in names)]
+        for model, own in mean.items()
+    ]
+    folds = len(metrics["rows"])
+    print_table(["model", *map(title, names)], rows, title=f"mean and standard deviation over {folds} folds")
+    print(f"Wrote {out}/ (report.html, metrics.json, predictions.csv, a folder per fold).")
+    print(f"Next: open {out}/report.html, or subquad bio predict {out}/fold-0 TABLE.csv --out predictions.csv")
+
+
+def print_round(record: dict[str, Any], out: Path) -> None:
+    """Print the batch that a round proposes, and what comes next."""
+    number = len(record["rounds"])
+    batch = out / f"round-{number}" / "batch.csv"
+    if "proposed" in record["rounds"][-1]:
+        frame = pd.read_csv(batch)
+        names = ("name", "mutants", "mutant", "prediction", "90 % interval", "distance", "well")
+        print_rows(with_intervals(frame), [name for name in names if name in frame or "%" in name], "variants")
+    print(f"Wrote {out}/ (rounds.html, rounds.json, round-{number}).")
+    if "proposed" in record["rounds"][-1]:
+        print(f"Next: write the measurements into {batch}, and name it with --measured")
+
+
+def print_strategies(metrics: dict[str, Any], out: Path) -> None:
+    """Print one row per strategy of a simulation."""
+    table = result_table(metrics)
+    heading = f"{metrics['rows']:,} variants, {metrics['hits']:,} hits, {len(metrics['settings']['seeds'])} seeds"
+    print_table(table.header, table.rows, title=heading)
+    print(f"Wrote {out}/ (report.html, metrics.json). Next: open {out}/report.html")
+
+
+def with_intervals(frame: Any) -> Any:
+    """Return a table with its 90 % intervals in one column of text."""
+    ends = zip(frame["prediction_low"], frame["prediction_high"], strict=True)
+    return frame.assign(**{"90 % interval": [interval_text(low, high) for low, high in ends]})
+
+
+def print_rows(frame: Any, names: Sequence[str], title: str, *, most: int = 10) -> None:
+    """Print the first rows of a table, without empty columns."""
+    # a column without values, such as the standard deviation of a single network, is not shown
+    names = [name for name in names if frame[name].notna().any()]
+    shown = frame[names].head(most).astype(object)
+    cells = shown.where(shown.notna(), None).to_numpy()
+    # the table rounds Python's numbers, not NumPy's
+    rows = [[cell.item() if hasattr(cell, "item") else cell for cell in row] for row in cells]
+    print_table(names, rows, title=f"first of {len(frame):,} {title}")

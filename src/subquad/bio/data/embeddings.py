@@ -1,0 +1,290 @@
+"""Files of embeddings: one vector per row of a table, and optionally one per letter and a score per row.
+
+Reading costs one pass over the file; its contents are then in memory.
+
+Axes: n rows, D numbers of an embedding, L letters of all sequences together.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subquad import __version__
+from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema, Inputs, InputSchema
+from subquad.bio.data.residue_vectors import ResidueVectors
+from subquad.errors import SubquadError, raise_errors, require
+from subquad.runs.storage import atomic, read_tensors_and_metadata
+
+__all__ = [
+    "Embeddings",
+    "add_embeddings",
+    "add_embeddings_like",
+    "model_text",
+    "read_embeddings",
+    "sequences_fingerprint",
+    "write_embeddings",
+]
+
+KIND, FORMAT = "bio embeddings", 1
+"""What the header of our files says, and the newest format that is read."""
+ENDINGS = ".safetensors (of `subquad bio embed`), .npy, .npz or .h5"
+HDF5 = (".h5", ".hdf5", ".hdf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Embeddings of the rows of one table."""
+
+    mean: np.ndarray
+    """`(n, D)` float32: the mean over the letters of each row."""
+    scores: np.ndarray | None = None
+    """`(n,)` float32: log-odds of the variant of each row beside the wild type; NaN if it has a stop codon."""
+    residues: np.ndarray | None = None
+    """`(L, D)` float16: the vector of each letter, one row of the table after the other."""
+    lengths: np.ndarray | None = None
+    """`(n,)` int64: number of letters of each row in `residues`."""
+    model: str | None
+    """Name of the language model; None for an array that does not say."""
+
+
+def model_text(sequence: str) -> str:
+    """Return the letters of a row that a language model reads: those before a stop codon, and of a pair the second."""
+    return sequence.rpartition("|")[2].partition("*")[0]
+
+
+def sequences_fingerprint(sequences: Sequence[str]) -> str:
+    """Return the SHA-256 (64 hex digits) of sequences in their order; U and T are the same letter."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        digest.update(f"{model_text(sequence).replace('U', 'T')}\n".encode())
+    return digest.hexdigest()
+
+
+def write_embeddings(path: Path | str, embeddings: Embeddings, sequences: Sequence[str]) -> None:
+    """Write embeddings as safetensors; the header has the fingerprint of the sequences, the model and the format.
+
+    Args:
+        path: The file.
+        embeddings: One row per sequence.
+        sequences: The sequences of the table, in its order.
+    """
+    from safetensors.numpy import save_file
+
+    names = ("mean", "scores", "residues", "lengths")
+    arrays = {name: np.ascontiguousarray(x) for name in names if (x := getattr(embeddings, name)) is not None}
+    header = {"kind": KIND, "format": str(FORMAT), "version": __version__, "model": embeddings.model or ""}
+    with atomic(path) as temporary:
+        # created here, with the permissions of other files; safetensors makes it readable by its owner only
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(arrays, temporary, metadata={**header, "sequences": sequences_fingerprint(sequences)})
+        temporary.chmod(mode)
+
+
+def read_embeddings(path: Path | str, sequences: Sequence[str], *, table: Path | str) -> Embeddings:
+    """Read the embeddings of a table's rows.
+
+    Args:
+        path: File of `subquad bio embed`; or `.npy`, `.npz` with one array or `.h5` with one data set, `(n, D)`.
+        sequences: The sequences of the table, in its order.
+        table: The table, for messages.
+
+    Raises:
+        SubquadError: The file cannot be read, belongs to another table, has another number of rows than it, or a value
+            that is not a finite number.
+    """
+    path = Path(path)
+    readers: dict[str, Callable[[Path], np.ndarray]] = {".npy": _numpy, ".npz": _numpy_archive}
+    readers |= dict.fromkeys(HDF5, _hdf5)
+    ending = path.suffix.lower()
+    if not path.is_file():
+        raise SubquadError(f"{path}: no such file (--embeddings)")
+    if ending == ".safetensors":
+        found = _own(path, sequences, table)
+    elif ending in readers:
+        found = Embeddings(mean=_matrix(path, readers[ending](path)), model=None)
+    else:
+        raise SubquadError(f"{path}: embeddings end in {ENDINGS}; convert the file")
+    if len(found.mean) != len(sequences):
+        raise SubquadError(
+            f"{path}: has {len(found.mean):,} rows, but {table} has {len(sequences):,}; embeddings need one row for "
+            "each row of the table, in its order"
+        )
+    _check_finite(path, found)
+    return found
+
+
+def add_embeddings(
+    path: Path | str,
+    inputs: Inputs,
+    schema: InputSchema,
+    sequences: Sequence[str],
+    task_type: str,
+    *,
+    table: Path | str,
+) -> tuple[Inputs, InputSchema, list[str]]:
+    """Return the inputs of a training table with the embeddings of a file, their schema, and a remark.
+
+    Scores become the last covariate.
+
+    Raises:
+        SubquadError: As `read_embeddings`; or the task has no use for embeddings, or needs a vector per letter.
+    """
+    found = read_embeddings(path, sequences, table=table)
+    if task_type == "pairs":
+        raise SubquadError("--embeddings: base pairs have no use for embeddings; leave it out")
+    if task_type not in ROW_TASK_TYPES and found.residues is None:
+        raise SubquadError(
+            f"{path}: has one vector per row, but a task of type {task_type} has values along the sequence and needs "
+            "one per letter; write the file with `subquad bio embed --residues`"
+        )
+    remarks, median = [], None
+    if found.scores is not None:
+        known = found.scores[~np.isnan(found.scores)]
+        median, count = float(np.median(known)) if len(known) else 0.0, len(found.scores) - len(known)
+        if count:
+            remarks = [f"{path}: {count:,} variants without a score (stop codons) get the median, {median:.4g}"]
+    own = EmbeddingSchema(
+        model=found.model,
+        dimensions=found.mean.shape[1],
+        has_vectors=found.residues is not None,
+        median_score=median,
+    )
+    remarks.insert(0, f"{path}: {own.title} are inputs of the models")
+    return _with(inputs, found, own), replace(schema, embedding=own), remarks
+
+
+def add_embeddings_like(
+    path: Path | str | None, inputs: Inputs, schema: InputSchema, sequences: Sequence[str], *, table: Path | str
+) -> Inputs:
+    """Return the inputs of a table to predict with embeddings like those of the training table.
+
+    Raises:
+        SubquadError: As `read_embeddings`; or the file is missing, not needed, or of another language model.
+    """
+    expected = schema.embedding
+    if expected is None:
+        if path is not None:
+            raise SubquadError("the model was trained without embeddings; leave out --embeddings")
+        return inputs
+    if path is None:
+        flags = " --residues" * expected.has_vectors + " --scores" * expected.has_scores
+        made = f"`subquad bio embed {table} --model {expected.model}{flags} --out FILE`"
+        how = f"write those of this table with {made}, and name" if expected.model else "name"
+        raise SubquadError(f"{table}: the model was trained with {expected.title}; {how} the file with --embeddings")
+    found = read_embeddings(path, sequences, table=table)
+    size = found.mean.shape[1]
+    is_other = expected.model and found.model and Path(expected.model).name != Path(found.model).name
+    if size != expected.dimensions or is_other:
+        given = replace(expected, model=found.model, dimensions=size, has_vectors=False, median_score=None)
+        raise SubquadError(f"{path}: {given.title}, but the model was trained with {expected.title}")
+    if expected.has_scores and found.scores is None:
+        raise SubquadError(f"{path}: has no scores, with which the model was trained; write it with --scores")
+    if expected.has_vectors and found.residues is None:
+        raise SubquadError(
+            f"{path}: has no vectors of letters, with which the model was trained; write it with --residues"
+        )
+    return _with(inputs, found, expected)
+
+
+def _with(inputs: Inputs, found: Embeddings, schema: EmbeddingSchema) -> Inputs:
+    covariates = inputs.covariates
+    if schema.median_score is not None:
+        scores = np.asarray(found.scores, dtype=np.float64)
+        covariates = np.column_stack([covariates, np.where(np.isnan(scores), schema.median_score, scores)])
+    vectors = None
+    if schema.has_vectors and found.residues is not None and found.lengths is not None:
+        vectors = ResidueVectors.of_rows(found.residues, found.lengths)
+    return replace(inputs, covariates=covariates, embedding=found.mean, vectors=vectors)
+
+
+def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
+    tensors, header = read_tensors_and_metadata(path)
+    if header.get("kind") != KIND:
+        raise SubquadError(f"{path}: not written by `subquad bio embed`; give such a file, or an array as {ENDINGS}")
+    if not header.get("format", "").isdigit() or int(header["format"]) > FORMAT:
+        raise SubquadError(
+            f"{path}: format {header.get('format')} is newer than this subquad {__version__} reads (up to {FORMAT}); "
+            "upgrade subquad"
+        )
+    if header.get("sequences") != sequences_fingerprint(sequences):
+        raise SubquadError(
+            f"{path}: embeddings of another table: its sequences are not those of {table}, row by row; run "
+            f"`subquad bio embed {table}` with the same columns"
+        )
+    found = {name: x.numpy() for name, x in tensors.items()}
+    if ("residues" in found) != ("lengths" in found) or (
+        "residues" in found and found["lengths"].sum() != len(found["residues"])
+    ):
+        raise SubquadError(f"{path}: the lengths of the rows do not fit the vectors of letters; write the file again")
+    return Embeddings(**found, model=header["model"])
+
+
+def _numpy(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (EOFError, OSError, ValueError) as error:
+        raise SubquadError(f"{path}: not a NumPy array of numbers, or cut short ({error})") from error
+
+
+def _numpy_archive(path: Path) -> np.ndarray:
+    archive: Any = _numpy(path)
+    if isinstance(archive, np.ndarray):
+        return archive
+    with archive:
+        _check_single(path, "arrays", archive.files)
+        try:
+            return archive[archive.files[0]]
+        except (EOFError, OSError, ValueError) as error:
+            raise SubquadError(f"{path}: its array does not hold numbers, or is cut short ({error})") from error
+
+
+def _hdf5(path: Path) -> np.ndarray:
+    h5py = require("h5py", extra="embed")
+    try:
+        with h5py.File(path, "r") as file:
+            names: list[str] = []
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            _check_single(path, "data sets", names)
+            return file[names[0]][()]
+    except OSError as error:
+        raise SubquadError(f"{path}: not an HDF5 file, or cut short ({error})") from error
+
+
+def _check_single(path: Path, what: str, names: Sequence[str]) -> None:
+    if len(names) != 1:
+        shown = ", ".join(names[:10]) or "none"
+        raise SubquadError(f"{path}: has {len(names)} {what} ({shown}); keep one, with a row for each row of the table")
+
+
+def _matrix(path: Path, values: Any) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
+        raise SubquadError(
+            f"{path}: has the shape {values.shape} and the type {values.dtype}; embeddings are numbers with one row "
+            "for each row of the table: shape (rows, numbers)"
+        )
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _check_finite(path: Path, found: Embeddings) -> None:
+    is_wrong = ~np.isfinite(found.mean)
+    rows = np.flatnonzero(is_wrong.any(1))
+    # the first one of each row
+    columns = is_wrong[rows].argmax(1)
+    errors = [f"row {r + 1}, column {c + 1}: {found.mean[r, c]}" for r, c in zip(rows, columns, strict=True)]
+    if found.scores is not None:
+        # NaN stands for a variant without a score
+        errors += [f"row {row + 1}, score: {found.scores[row]}" for row in np.flatnonzero(np.isinf(found.scores))]
+    if found.residues is not None and found.lengths is not None and not np.isfinite(found.residues).all():
+        letters = np.flatnonzero(~np.isfinite(found.residues).all(1))
+        ends = found.lengths.cumsum()
+        rows = np.searchsorted(ends, letters, side="right")
+        places = letters - (ends - found.lengths)[rows] + 1
+        errors += [f"row {row + 1}, letter {place}" for row, place in zip(rows, places, strict=True)]
+    raise_errors(f"{path}: values that are not finite numbers; remove or replace them", errors)

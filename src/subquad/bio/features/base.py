@@ -1,0 +1,61 @@
+"""What the features of whole sequences and of residues have in common: fields, standardised covariates and storage.
+
+Axes: n rows, A letters, E covariates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from subquad.bio.data.dataset import Inputs
+
+__all__ = ["Features", "common_fields", "standardised"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Fields that sets of features of sequences and of residues have in common."""
+
+    letters: int
+    has_partner: bool = False
+    covariate_mean: tuple[float, ...] = ()
+    covariate_scale: tuple[float, ...] = ()
+    """Factor of the centred covariates; 0 for constant columns."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the features that `as_dict` wrote."""
+        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**fields)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def standardise(self, inputs: Inputs) -> np.ndarray:
+        """Return the covariates, centred and scaled by those of the training rows, `(n, E)`."""
+        return (inputs.covariates - np.array(self.covariate_mean)) * np.array(self.covariate_scale)
+
+
+def common_fields(inputs: Inputs) -> dict[str, Any]:
+    """Return the fields of `Features` for training rows."""
+    mean, scale = standardised(inputs.covariates)
+    return {
+        "letters": inputs.letters,
+        "has_partner": inputs.partner is not None,
+        "covariate_mean": mean,
+        "covariate_scale": scale,
+    }
+
+
+def standardised(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean of each column, and one over its standard deviation or 0 for a constant one."""
+    values = values.astype(np.float64)
+    if not len(values):
+        return (0.0,) * values.shape[1], (0.0,) * values.shape[1]
+    # the deviation of a constant may be rounding error
+    varies, spread = values.max(0) > values.min(0), values.std(0)
+    scale = np.where(varies & (spread > 0), 1 / np.maximum(spread, 1e-300), 0.0)
+    return tuple(values.mean(0).tolist()), tuple(scale.tolist())

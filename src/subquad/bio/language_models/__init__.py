@@ -1,0 +1,1 @@
+"""Embeddings and scores of sequences by language models of transformers."""
