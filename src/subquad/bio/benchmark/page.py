@@ -233,8 +233,8 @@ def _methods(results: Results) -> list[str]:
         f"network{f', at most {trees} trees' if trees else ''}, {'seeds' if len(settings['seeds']) > 1 else 'seed'} "
         f"{seeds}, one thread. All models are trained on the same rows and evaluated on the same test rows. "
         "Hyperparameters, stopping and weights were selected on validation rows; the best baseline and the best single "
-        "model, to which Lyra and the ensemble are compared, were chosen on the test rows. Intervals are from bootstrap samples of "
-        "the test rows and of the seeds.",
+        "model, to which Lyra and the ensemble are compared, were chosen on the test rows. Intervals are from "
+        "bootstrap samples of the test rows and of the seeds.",
     ]
 
 
