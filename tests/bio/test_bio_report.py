@@ -21,6 +21,7 @@ from subquad.bio.metrics.scores import (
     score,
     undefined_metrics,
 )
+from subquad.bio.plots.figures import dot_plot
 from subquad.bio.plots.finished_run import FinishedRun, best_model
 from subquad.bio.plots.fit_page import card, render, sections
 from subquad.bio.settings import ALPHABETS
@@ -421,3 +422,13 @@ def test_nearest_rows_are_those_of_the_definition():
     wanted = (codes[test][:, None] != codes[train][None]).sum(2).min(1)
     found = nearest(inputs, train, test)
     assert found["counts"] == np.bincount(wanted).tolist()
+
+
+@pytest.mark.parametrize("groups", [1, 7])
+def test_the_legend_of_many_models_leaves_room_for_the_groups(groups):
+    models = ["ridge", "boosting", "gp", "mlp", "lyra-additive", "lyra", "ensemble-without-lyra", "ensemble"]
+    figure = dot_plot([f"g{k}" for k in range(groups)], {name: [0.5] * groups for name in models}, label="Spearman")
+    figure.draw_without_rendering()
+    width, height = figure.axes[0].get_position().size * figure.get_size_inches()
+    assert width > 3
+    assert height > 0.1 * groups
