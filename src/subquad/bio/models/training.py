@@ -30,7 +30,7 @@ from subquad.train.optim import ScheduleName, parameter_groups, schedule
 
 __all__ = ["TrainOptions", "batch_size_for", "ensemble_size_for", "epochs_for", "initialize_path", "train_net"]
 
-MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 3.0, 40.0, 5
+MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 1.0, 40.0, 5
 MAX_STRETCH = 4.0
 """Maximum factor on the budget of tokens that the minimum number of passes over large tables may cost."""
 PAPER_EPOCHS, PAPER_STRETCH, PAPER_VALIDATIONS, PATIENCE, PLATEAU = 100.0, 20.0, 2, 8, 3
