@@ -368,7 +368,7 @@ def test_all_networks_read_the_positions_that_vary_also_in_folds(tmp_path, monke
         monkeypatch.setattr(module, "predict_net", predict_net)
     own = settings(models=("ridge", "lyra-paper", "lyra"), stack_folds=2)
     fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
-    assert widths == {("lyra-paper", 7), ("lyra", 7)}
+    assert widths == {("lyra-paper", 7), ("lyra-additive", 7), ("lyra", 7)}
     model = BioModel.load(tmp_path / "run")
     assert model.positions.tolist() == [3, 4, 5, 6, 7, 8, 9]
     assert model.networks["lyra-paper"].positions.tolist() == [3, 4, 5, 6, 7, 8, 9]

@@ -347,3 +347,21 @@ def test_more_mlps_are_others_than_those_of_the_baseline():
     assert first.spec == more.spec
     each = [torch.nn.utils.parameters_to_vector(net.additive.mlp.parameters()) for net in (*first.nets, *more.nets)]
     assert all((a - b).abs().max() > 1e-2 for k, a in enumerate(each) for b in each[:k])
+
+
+@pytest.mark.slow
+def test_lyra_with_few_passes_starts_at_the_trained_additive_path():
+    own, data = dataset(), prepare(dataset())
+    settings = FitSettings(ensemble_size=1, epochs=9.0)
+    additive = fit_network("lyra-additive", data, settings, seed=0)
+    with torch.no_grad():
+        # another path than the linear model, at which Lyra starts otherwise
+        additive.nets[0].additive.curve.shift += 0.5
+    still = replace(settings, learning_rate=1e-12)
+    few, many = (
+        fit_network("lyra", data, replace(still, epochs=epochs), additive=additive, seed=0) for epochs in (0.01, 10.0)
+    )
+    test, _ = own.part("test")
+    np.testing.assert_allclose(few.predict(test), additive.predict(test), rtol=1e-4, atol=1e-4)
+    assert np.abs(many.predict(test) - additive.predict(test)).max() > 1e-2
+    assert few.cpu_seconds > additive.cpu_seconds

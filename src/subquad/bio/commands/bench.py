@@ -26,6 +26,7 @@ from subquad.bio.benchmark.summary import result_rows, summarize, task_entries
 from subquad.bio.benchmark.tasks import read_tasks
 from subquad.errors import SubquadError
 from subquad.progress import say, track
+from subquad.runs.machine import describe_machine, peak_memory
 from subquad.runs.storage import as_folder, atomic, read_json, write_json
 
 __all__ = ["bench"]
@@ -72,7 +73,7 @@ def bench(
         "benchmark": "subquad bio bench",
         "tasks_file": Path(tasks).name,
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
-        "machine": _machine(),
+        "machine": describe_machine(),
         "versions": _versions(),
         "settings": asdict(settings),
         "core_hours": seconds / 3600,
@@ -153,27 +154,6 @@ def _write(folder: Path, results: dict[str, Any]) -> None:
             temporary.write_text(text, encoding="utf-8")
 
 
-def _machine() -> dict[str, Any]:
-    memory = None
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    return {
-        "system": platform.platform(terse=True),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": memory,
-    }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "subquad": __version__}
     for name in PACKAGES:
@@ -187,7 +167,6 @@ def _versions() -> dict[str, str]:
 def _run_in_this_process(path: Path) -> None:
     """Run the job of a file, and write its outcome beside the folder of the run."""
     from subquad.bio.commands.fit import fit
-    from subquad.bio.models.fit import peak_memory
     from subquad.bio.settings import FitSettings
 
     job: Job = read_json(path)

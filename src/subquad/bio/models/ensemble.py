@@ -124,6 +124,7 @@ def fit_ensemble(
     *,
     ridge: Baseline | None,
     start: LinearStart | None,
+    path: NetEnsemble | None = None,
     positions: np.ndarray | None = None,
     seed: int,
     directory: Path | None,
@@ -137,6 +138,8 @@ def fit_ensemble(
         settings: Ensemble size, budget and optimizer.
         ridge: Ridge regression at which networks of residues start; None for a random start.
         start: Linear model at which an additive path starts; None for a network without one.
+        path: Trained additive path at whose weights the networks start; None for the linear model alone. Its time
+            counts as that of the first network.
         positions: Positions that the networks read; None for all.
         seed: Seed of the initial weights and of the order of the rows.
         directory: Folder of the checkpoints.
@@ -162,9 +165,13 @@ def fit_ensemble(
             net.standardize(*map(torch.from_numpy, dataset.inputs.vectors.take(dataset.split["train"]).statistics()))
         if net.additive is not None and start is not None and train is not None:
             initialize_path(net.additive, dataset, start, train)
+            if path is not None and path.nets[0].additive is not None:
+                net.additive.load_state_dict(path.nets[0].additive.state_dict())
         own = {"matrix": matrix, "out_of_fold": None if start is None else start.out_of_fold, "priors": priors}
         selected.append(train_net(net, dataset, settings, options, **own))
         nets.append(net.eval())
+    if path is not None:
+        selected[0]["cpu_seconds"] += path.cpu_seconds
     return NetEnsemble(
         spec=spec,
         nets=nets,

@@ -5,7 +5,6 @@ What is fitted is kept in the run's folder, so that an interrupted run resumes w
 Axes: n rows, K columns of measurements, O outputs.
 """
 
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +22,12 @@ from subquad.bio.models.ensemble import NetEnsemble, fit_ensemble
 from subquad.bio.models.initialization import LinearStart, fit_linear_start
 from subquad.bio.models.members import Members
 from subquad.bio.models.stacking import Stacking, combine, fit_stacking
+from subquad.bio.models.training import epochs_for
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError
 from subquad.progress import say
+from subquad.runs.machine import peak_memory
 from subquad.runs.storage import read_json, write_json
 
 __all__ = [
@@ -36,12 +37,13 @@ __all__ = [
     "fit_models",
     "fit_network",
     "models_of",
-    "peak_memory",
     "prepare",
 ]
 
 ADDITIVE = ("mlp", "mlp-more", "lyra-additive", "lyra")
 """Networks with an additive path, if there is one value per row."""
+FEW_EPOCHS = 10.0
+"""Passes over the rows below which Lyra starts at a trained additive path: linear model and curve need more of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +143,7 @@ def fit_network(
     *,
     ridge: Baseline | None = None,
     start: LinearStart | None = None,
+    additive: NetEnsemble | None = None,
     seed: int,
     directory: Path | None = None,
     quiet: bool = True,
@@ -153,6 +156,8 @@ def fit_network(
         settings: Ensemble size, budget and optimizer.
         ridge: Ridge regression, near which some networks start. Default: fitted here if one is needed.
         start: Linear model at which an additive path starts. Default: fitted here if one is needed.
+        additive: Trained additive path, at which Lyra starts if it sees the rows only a few times. Default: trained
+            here if one is needed.
         seed: Seed of the initial weights and of the order of the rows.
         directory: Folder of the checkpoints; None keeps none.
         quiet: Show no progress bar.
@@ -164,12 +169,17 @@ def fit_network(
         ridge = fit_ridge(dataset, seed=seed)
     if has_path and start is None and ridge is not None:
         start = fit_linear_start(dataset, ridge, settings, seed=seed)
+    starts_at_path = has_path and kind == "lyra" and epochs_for(dataset, settings) < FEW_EPOCHS
+    if starts_at_path and additive is None:
+        options: dict[str, Any] = {"ridge": ridge, "start": start, "seed": seed, "directory": directory}
+        additive = fit_network("lyra-additive", data, settings, quiet=quiet, **options)
     return fit_ensemble(
         kind,
         dataset,
         settings,
         ridge=ridge,
         start=start if has_path else None,
+        path=additive if starts_at_path else None,
         positions=data.positions,
         seed=seed,
         directory=directory,
@@ -255,7 +265,7 @@ def _fit_all(
     dataset, fitted, seconds = data.dataset, {}, {}
     main, count = MAIN_METRIC[dataset.target.task_type], len(dataset.split["train"])
     options: dict[str, Any] = {"seed": seed, "directory": directory, "quiet": quiet}
-    ridge, start, started = None, None, 0.0
+    ridge, start, additive, started = None, None, None, 0.0
     needs_ridge = dataset.target.task_type != "pairs" and set(names) & set(ADDITIVE)
     for name in names if "ridge" in names or not needs_ridge else ("ridge", *names):
         if name not in NETWORKS:
@@ -268,7 +278,8 @@ def _fit_all(
                 start = fit_linear_start(dataset, ridge, settings, seed=seed)
                 started = seconds["ridge"] + time.process_time() - began
             say(f"training {name} ({count:,} rows) …", quiet=quiet)
-            own = fit_network(name, data, settings, ridge=ridge, start=start, **options)
+            own = fit_network(name, data, settings, ridge=ridge, start=start, additive=additive, **options)
+            additive = own if name == "lyra-additive" else additive
             before = started if own.features is not None else seconds["ridge"] if own.prior is not None else 0.0
             seconds[name] = own.cpu_seconds + before
         if name in names:
@@ -374,22 +385,3 @@ def _coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str,
     width = float(np.median(high - low))
     # too few validation rows give infinite intervals, which JSON cannot hold
     return {"coverage": coverage(truth, low, high), "width": width if np.isfinite(width) else None}
-
-
-def peak_memory() -> int | None:
-    """Return the peak memory of this process and of those that it started, in MiB; None if it is unknown."""
-    try:
-        import resource
-    except ModuleNotFoundError:
-        # not on Windows
-        return None
-    divisor = 2**20 if sys.platform == "darwin" else 2**10
-    own, children = (
-        resource.getrusage(who).ru_maxrss / divisor for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # on Linux getrusage includes the peak of the parent process at the start of this one
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
-        own = int(lines["VmHWM"].split()[0]) / 2**10 if "VmHWM" in lines else own
-    return round(max(own, children))
