@@ -41,7 +41,7 @@ def fitted(dataset, **options):
 
 def test_the_posterior_is_that_of_the_formula():
     dataset = variants(120)
-    features, process, learnt = fitted(dataset)
+    features, process, estimated = fitted(dataset)
     state = {
         name.split(".", 1)[-1]: value.item() for name, value in process.hyperparameters[0].items() if value.size == 1
     }
@@ -50,7 +50,11 @@ def test_the_posterior_is_that_of_the_formula():
         return np.logaddexp(0, next(value for key, value in state.items() if key.endswith(name)))
 
     X = {
-        part: {term.kind: term.matrix(features, dataset.part(part)[0]).astype(float) for term in process.terms}
+        part: {
+            term.kind: term.matrix(features, own, features.matrix(own)).astype(float)
+            for own in [dataset.part(part)[0]]
+            for term in process.terms
+        }
         for part in ("train", "test")
     }
     assert list(X["train"]) == ["linear", "letters", "others"]
@@ -63,14 +67,14 @@ def test_the_posterior_is_that_of_the_formula():
         linear = softplus("0.raw_variance") * a["linear"] @ b["linear"].T
         return linear + softplus("1.raw_outputscale") * letters + softplus("2.raw_outputscale") * others
 
-    noise = learnt["noise"] + process.noise
+    noise = estimated["noise"] + process.noise
     between, within = kernel(X["test"], X["train"]), kernel(X["train"], X["train"]) + np.diag(noise)
     constant = state["raw_constant"]
     mean = constant + between @ np.linalg.solve(within, process.y[:, 0] - constant)
     variance = np.diag(kernel(X["test"], X["test"]) - between @ np.linalg.solve(within, between.T))
     found, deviation = process.predict(features, dataset.part("test")[0])
     scale = process.spread[0]
-    # the noise is rounded in what was learnt
+    # the noise is rounded in what is returned
     np.testing.assert_allclose(found[:, 0], process.mean[0] + scale * mean, rtol=0, atol=2e-3 * scale)
     np.testing.assert_allclose(deviation[:, 0], scale * np.sqrt(variance), rtol=0, atol=2e-3 * scale)
 
@@ -96,11 +100,11 @@ def test_embedded_amino_acids_are_as_far_apart_as_blosum62_says(monkeypatch):
 
 def test_it_predicts_new_rows_and_knows_how_well():
     dataset = variants(900, noise=0.3)
-    features, process, learnt = fitted(dataset)
+    features, process, estimated = fitted(dataset)
     test, truth = dataset.part("test")
     mean, deviation = process.predict(features, test)
     assert np.corrcoef(mean[:, 0], truth.y[:, 0])[0, 1] > 0.85
-    total = np.sqrt(deviation**2 + learnt["noise"] * process.spread**2)
+    total = np.sqrt(deviation**2 + estimated["noise"] * process.spread**2)
     inside = np.abs(truth.y - mean) < 1.645 * total
     assert 0.83 < inside.mean() < 0.96
 
@@ -119,13 +123,13 @@ def test_columns_are_fitted_to_the_rows_where_they_are_known():
     dataset = variants(300, columns=2)
     y = dataset.target.y.copy()
     y[::3, 1] = np.nan
-    features, process, learnt = fitted(replace(dataset, target=replace(dataset.target, y=y)))
+    features, process, estimated = fitted(replace(dataset, target=replace(dataset.target, y=y)))
     both = fitted(dataset)[1].predict(features, dataset.part("test")[0])[0]
     found = process.predict(features, dataset.part("test")[0])[0]
     np.testing.assert_allclose(found[:, 0], both[:, 0], rtol=1e-6)
     assert np.corrcoef(found[:, 1], both[:, 1])[0, 1] > 0.8
     assert not np.allclose(found[:, 1], both[:, 1])
-    assert len(learnt["noise"]) == 2
+    assert len(estimated["noise"]) == 2
 
 
 def test_rows_of_small_weight_hardly_count():
@@ -149,8 +153,8 @@ def test_many_rows_are_sampled_and_wide_terms_keep_their_widest_columns(monkeypa
     monkeypatch.setattr(gaussian_process, "MAX_ROWS", 100)
     monkeypatch.setattr(gaussian_process, "SUBSET_ROWS", 50)
     monkeypatch.setattr(gaussian_process, "MAX_COLUMNS", 24)
-    features, process, learnt = fitted(dataset)
-    assert learnt["rows"] == len(process.X) == 100
+    features, process, estimated = fitted(dataset)
+    assert estimated["rows"] == len(process.X) == 100
     widths = {term.kind: len(term.shift) for term in process.terms}
     assert widths == {"linear": 24, "letters": 24, "others": 24}
     mean, deviation = process.predict(features, dataset.part("test")[0])

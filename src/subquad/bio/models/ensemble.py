@@ -156,13 +156,15 @@ def fit_ensemble(
     spec = _spec(dataset, "mlp" if is_control else kind, None if start is None else start.features)
     prior = ridge if spec.has_prior and dataset.target.is_residue else None
     priors = _priors(dataset.inputs, spec, scaler, prior)
+    vectors = dataset.inputs.vectors
+    statistics = () if vectors is None else vectors.take(dataset.split["train"]).statistics()
     nets, selected = [], []
     for member in range(count):
         name, own_seed = kind if count == 1 else f"{kind} {member + 1}", seed + 1000 * member + 500 * is_control
         options = TrainOptions(scaler=scaler, name=name, seed=own_seed, directory=directory, quiet=quiet)
         net = _new_net(spec, own_seed)
-        if dataset.inputs.vectors is not None:
-            net.standardize(*map(torch.from_numpy, dataset.inputs.vectors.take(dataset.split["train"]).statistics()))
+        if statistics:
+            net.standardize(*map(torch.from_numpy, statistics))
         if net.additive is not None and start is not None and train is not None:
             initialize_path(net.additive, dataset, start, train)
             if path is not None and path.nets[0].additive is not None:

@@ -4,7 +4,7 @@ $$ k(x, x') = c\, \langle f, f' \rangle + a \prod_t S(x_t, x'_t)^p + b\, e^{-\lV
 
 The first term is linear in the features $f$ of ridge. The second compares aligned sequences letter by letter: $S$ is
 the similarity of two amino acids by BLOSUM62, 1 for equal ones, and the exponent $p$, a Hadamard power of the matrix,
-is learnt, in the spirit of arXiv:2606.11057. As $-\log S$ is a squared distance of embedded letters, this is a squared
+is fitted, in the spirit of arXiv:2606.11057. As $-\log S$ is a squared distance of embedded letters, this is a squared
 exponential kernel of embedded sequences. The third compares what is not a letter at a position (features of
 substitutions, frequencies of k-mers, covariates), as composite kernels do by structure (arXiv:2407.00002).
 Hyperparameters maximise the marginal likelihood of a random subset of the training rows.
@@ -25,7 +25,7 @@ from subquad.bio.features.pairs import RowFeatures, letter_channels
 from subquad.bio.features.rows import Part
 from subquad.bio.features.sequences import LETTERS, NUCLEOTIDES, PRODUCTS
 from subquad.bio.features.substitutions import blosum62
-from subquad.bio.models.linear import scale_of
+from subquad.bio.models.linear import SparseMatrix, scale_of
 
 __all__ = ["GaussianProcess", "fit_gaussian_process"]
 
@@ -40,7 +40,7 @@ STEPS, RATE = 50, 0.1
 START_NOISE = 0.2
 """Variance of the noise at which the fit starts, in units of the variance of the measurements."""
 MIN_NOISE, KNOWN_NOISE, MAX_NOISE = 1e-4, 0.05, 1000.0
-"""Variance of the noise in the same units beside the learnt one: without weights, of a row of weight 1, and maximum."""
+"""Variance of the noise in the same units beside the estimated one: without weights, at weight 1, and at most."""
 JITTER = 1e-6
 """Added to the diagonal of the posterior covariance, as a fraction of its mean."""
 CHUNK = 1024
@@ -59,15 +59,15 @@ class Term:
     scale: np.ndarray
     """`(D,)`."""
 
-    def matrix(self, features: RowFeatures, inputs: Inputs) -> np.ndarray:
-        """Return the columns of the term, `(n, D)` float32."""
+    def matrix(self, features: RowFeatures, inputs: Inputs, X: SparseMatrix) -> np.ndarray:
+        """Return the columns of the term, `(n, D)` float32; `X` are the features of the rows."""
         if self.kind == "letters":
             table = _letter_table(features)
             # codes -2 (any letter) and -1 (padding) index from the end
             letters = np.concatenate([codes[:, self.columns] for codes in letter_channels(features, inputs)], axis=1)
             values = table[letters.astype(np.int64)].reshape(len(inputs), -1)
         else:
-            values = features.matrix(inputs)[:, self.columns].toarray()
+            values = X[:, self.columns].toarray()
         return (values * self.scale - self.shift).astype(np.float32)
 
 
@@ -97,7 +97,7 @@ class GaussianProcess:
         with torch.no_grad(), fast_computations(False, False, False), debug(False):
             for begin in range(0, len(inputs), CHUNK):
                 some = inputs.take(np.arange(begin, min(begin + CHUNK, len(inputs))))
-                X = torch.from_numpy(np.hstack([term.matrix(features, some) for term in self.terms])).double()
+                X = torch.from_numpy(_columns(self.terms, features, some)).double()
                 found = [process(X) for process in self._processes]
                 means.append(torch.stack([own.mean for own in found], dim=1).numpy())
                 deviations.append(torch.stack([own.stddev for own in found], dim=1).numpy())
@@ -116,7 +116,7 @@ class GaussianProcess:
         """
         from gpytorch.settings import debug, fast_computations
 
-        X = torch.from_numpy(np.hstack([term.matrix(features, inputs) for term in self.terms])).double()
+        X = torch.from_numpy(_columns(self.terms, features, inputs)).double()
         random, found = np.random.default_rng(seed), []
         with torch.no_grad(), fast_computations(False, False, False), debug(False):
             for process in self._processes:
@@ -151,7 +151,7 @@ class GaussianProcess:
 
 
 def fit_gaussian_process(features: RowFeatures, train: Part, *, seed: int) -> tuple[GaussianProcess, dict[str, Any]]:
-    """Return the Gaussian process of the training rows, and what was learnt.
+    """Return the Gaussian process of the training rows, and what was estimated.
 
     That is `noise` (fraction of the variance, per column) and `rows` (of training).
 
@@ -172,8 +172,8 @@ def fit_gaussian_process(features: RowFeatures, train: Part, *, seed: int) -> tu
     spread = np.where(spread > 0, spread, 1.0)
     y = (y - mean) / spread
     terms = _terms(features, train.inputs)
-    X = np.hstack([term.matrix(features, train.inputs) for term in terms])
-    hyperparameters, learnt = [], []
+    X = _columns(terms, features, train.inputs)
+    hyperparameters, estimated = [], []
     for column in y.T:
         rows = np.flatnonzero(np.isfinite(column))
         if len(rows) > SUBSET_ROWS:
@@ -181,15 +181,22 @@ def fit_gaussian_process(features: RowFeatures, train: Part, *, seed: int) -> tu
         process = _new_process(terms, X[rows], column[rows], noise[rows])
         _maximise_likelihood(process)
         hyperparameters.append({name: value.numpy() for name, value in process.state_dict().items()})
-        learnt.append(round(process.likelihood.second_noise.item(), 4))
+        estimated.append(round(process.likelihood.second_noise.item(), 4))
     process = GaussianProcess(
         terms=terms, X=X, y=y, noise=noise, mean=mean, spread=spread, hyperparameters=hyperparameters
     )
-    return process, {"noise": learnt[0] if len(learnt) == 1 else learnt, "rows": len(y)}
+    return process, {"noise": estimated[0] if len(estimated) == 1 else estimated, "rows": len(y)}
+
+
+def _columns(terms: list[Term], features: RowFeatures, inputs: Inputs) -> np.ndarray:
+    """Return the columns of all terms, one after the other, `(n, D)` float32."""
+    X = features.matrix(inputs)
+    return np.hstack([term.matrix(features, inputs, X) for term in terms])
 
 
 def _terms(features: RowFeatures, inputs: Inputs) -> list[Term]:
-    scale = scale_of(features.matrix(inputs), features.is_unit)
+    X = features.matrix(inputs)
+    scale = scale_of(X, features.is_unit)
     others = np.flatnonzero(~np.isin(features.blocks, (*LETTERS, *PRODUCTS)))
     zero, one = np.zeros(1), np.ones(1)
     candidates = [
@@ -197,13 +204,13 @@ def _terms(features: RowFeatures, inputs: Inputs) -> list[Term]:
         Term(kind="letters", columns=features.varying, shift=zero, scale=one),
         Term(kind="others", columns=others, shift=zero, scale=scale[others]),
     ]
-    scaled = (_scaled(term, features, inputs) for term in candidates if len(term.columns))
+    scaled = (_scaled(term, features, inputs, X) for term in candidates if len(term.columns))
     return [term for term in scaled if term is not None]
 
 
-def _scaled(term: Term, features: RowFeatures, inputs: Inputs) -> Term | None:
+def _scaled(term: Term, features: RowFeatures, inputs: Inputs, X: SparseMatrix) -> Term | None:
     """Return the term with centred and scaled columns, and not too many of them; None if all are constant."""
-    values = term.matrix(features, inputs)
+    values = term.matrix(features, inputs, X)
     if values.shape[1] > MAX_COLUMNS:
         # a letter has as many columns as dimensions
         parts = len(letter_channels(features, inputs)) if term.kind == "letters" else 1
@@ -212,7 +219,7 @@ def _scaled(term: Term, features: RowFeatures, inputs: Inputs) -> Term | None:
         kept = np.sort(np.argsort(-variance, kind="stable")[:most])
         scale = term.scale if term.kind == "letters" else term.scale[kept]
         term = replace(term, columns=term.columns[kept], scale=scale)
-        values = term.matrix(features, inputs)
+        values = term.matrix(features, inputs, X)
     norm = np.sqrt(2 * values.var(0, dtype=np.float64).sum())
     if norm == 0:
         return None
