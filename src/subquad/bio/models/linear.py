@@ -1,10 +1,10 @@
 r"""Linear models on sparse features: paths of ridge and logistic regression over penalties.
 
-Ridge forms the normal equations in one pass over the rows, after which each penalty costs $F^3/3$. (scikit-learn's
-`Ridge`, which iterates over sparse rows anew for each penalty, took 40 times as long on 52,000 variants of a protein.)
-It is used for more features than that allows, as is its logistic regression. Penalties act on scaled features: 1 for
-letters at positions, one over the standard deviation for frequencies and numbers, so that rare k-mers and large units
-are not penalised.
+Ridge forms the normal equations in one pass over the rows, after which each penalty costs $F^3/3$: scikit-learn's
+`Ridge`, which iterates over sparse rows anew for each penalty, took 40 times as long on 52,000 variants of a protein.
+It fits tables with too many features for that, and scikit-learn's `LogisticRegression` fits classes. Penalties act on
+scaled features: 1 for letters at positions, one over the standard deviation for frequencies and numbers, so that rare
+k-mers and large units are not penalised.
 
 Axes: n rows, F features, K columns of measurements, O outputs.
 """
