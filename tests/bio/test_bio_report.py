@@ -281,11 +281,17 @@ def test_a_difference_that_is_not_significant_is_called_so(undrawn):
 def test_the_page_states_what_the_ensemble_consists_of(undrawn):
     run, absent = finished("regression"), "Lyra does not contribute to its predictions."
     for text in (render(run), card(run)):
-        assert "Weights of the ensemble: ridge 0.30, gradient boosting 0.00, Lyra 0.70." in text
+        assert (
+            "Weights of the ensemble, chosen on the validation rows: ridge 0.30, gradient boosting 0.00, Lyra 0.70."
+            in text
+        )
         assert absent not in text
     run.metrics["weights"]["ensemble"] = {"ridge": 0.25, "boosting": 0.75, "lyra": 0.0}
     for text in (render(run), card(run)):
-        assert f"Weights of the ensemble: ridge 0.25, gradient boosting 0.75, Lyra 0.00. {absent}" in text
+        assert (
+            f"Weights of the ensemble, chosen on the validation rows: ridge 0.25, gradient boosting 0.75, Lyra 0.00. {absent}"
+            in text
+        )
     # an ensemble without Lyra among the models of the run
     run.metrics["weights"]["ensemble"] = {"ridge": 0.25, "boosting": 0.75}
     assert absent not in render(run)

@@ -18,7 +18,7 @@ from subquad.bio.data.embeddings import Embeddings, read_embeddings, sequences_f
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.models.baselines import Baseline, fit_baseline
-from subquad.bio.models.fit import prepare
+from subquad.bio.models.training_data import prepare
 from subquad.errors import SubquadError
 
 DIMENSIONS = 5

@@ -18,8 +18,9 @@ from subquad.bio.commands.report import report
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.models.estimator_data import holdout_mask, read_X
 from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
-from subquad.bio.models.fit import fit_network, prepare
+from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import BioModel
+from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.runs.loading import load_run

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,37 @@ def test_a_learning_curve_and_a_stack_of_folds(tmp_path):
     assert curve[-1]["ensemble"] == metrics["test"]["ensemble"]["spearman"]
     for name in ENSEMBLES:
         assert sum(metrics["weights"][name].values()) == pytest.approx(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "stacked"), [(211, "train"), (401, "validation")])
+def test_few_validation_rows_leave_the_weights_to_out_of_fold_predictions(tmp_path, rows, stacked):
+    table(tmp_path / "t.csv", rows=rows, length=9)
+    own = settings(models=("ridge", "lyra-additive", "lyra"), stack_folds=None)
+    metrics = fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
+    stacking = json.loads((tmp_path / "run" / "config.json").read_text())["stacking"]
+    assert (metrics["rows"]["validation"] < 30) == (stacked == "train")
+    assert stacking["rows"] == metrics["rows"][stacked]
+    source = {"train": "out-of-fold predictions of the training rows", "validation": "the validation rows"}[stacked]
+    assert f"chosen on {source}: ridge" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_class_that_a_fold_would_lack_leaves_the_weights_to_the_validation_rows(tmp_path):
+    frame = table(tmp_path / "t.csv")
+    frame["active"] = 0
+    # one training row of class 1: the fold that holds it out has none to train on
+    frame.loc[[3, 50, 90], "active"] = 1
+    frame["split"] = np.where(frame.index % 7 == 1, "validation", np.where(frame.index % 7 == 6, "test", "train"))
+    assert frame["split"][[3, 50, 90]].tolist() == ["train", "validation", "test"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    own = settings(target=("active",), models=("ridge", "boosting"), stack_folds=None, task_type="binary")
+    own = replace(own, split="split")
+    fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["stacking"]["rows"] == config["split"]["rows"]["validation"]
+    with pytest.raises(SubquadError, match="no training row of class '1'"):
+        fit(tmp_path / "t.csv", replace(own, stack_folds=5), out=tmp_path / "other", quiet=True)
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.features.substitutions import CHANGE, Substitutions, blosum62, channels_of, standard_properties
 from subquad.bio.models.baselines import fit_baseline
-from subquad.bio.models.fit import fit_network, prepare
+from subquad.bio.models.fit import fit_network
+from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.errors import SubquadError
 

@@ -13,12 +13,13 @@ from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import AdditivePath
 from subquad.bio.models.baselines import fit_ridge
 from subquad.bio.models.ensemble import NetEnsemble
-from subquad.bio.models.fit import fit_network, prepare
+from subquad.bio.models.fit import fit_network
 from subquad.bio.models.initialization import fit_linear_start
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet, NetSpec, soft_one_hot
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.models.training import batch_size_for, ensemble_size_for, epochs_for
+from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import ALPHABETS, FitSettings
 
 AMINO = ALPHABETS["protein"]

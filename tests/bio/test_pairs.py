@@ -24,9 +24,10 @@ from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.models.baselines import Baseline, fit_baseline, fit_boosting
 from subquad.bio.models.batches import net_inputs
 from subquad.bio.models.estimators import LyraRegressor, LyraTagger
-from subquad.bio.models.fit import fit_network, prepare
+from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.lyra import BioNet, NetSpec
+from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import ALPHABETS, FitSettings
 from subquad.bio.splits.split import make_split
 from subquad.errors import SubquadError

@@ -7,7 +7,7 @@ import pandas as pd
 
 from subquad.bio import FitSettings
 
-SHORT = {"epochs": 2.0, "boosting_iterations": 10, "batch_size": 31, "ensemble_size": 1}
+SHORT = {"epochs": 2.0, "boosting_iterations": 10, "batch_size": 31, "ensemble_size": 1, "stack_folds": 1}
 
 
 def table(path, rows=211, length=7, seed=0):

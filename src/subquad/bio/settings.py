@@ -127,8 +127,9 @@ class FitSettings:
     transform: Model[Literal["auto", "none", "rank"]] = "auto"
     """Transform of the measurements before training: `none` standardises them, `rank` maps ranks to normal quantiles,
     `auto` uses ranks if the distribution is far from normal."""
-    stack_folds: Model[int] = 1
-    """Number of cross-validation folds that determine the weights of the ensemble; 1 uses the validation set."""
+    stack_folds: Model[int | None] = None
+    """Number of cross-validation folds that determine the weights of the ensemble; 1 uses the validation set. Default:
+    5 if the validation set has fewer than 30 rows, otherwise 1."""
     epochs: Training[float | None] = None
     """Number of passes over the training set. Default: as many as `--tokens` allows, between 0.3 and 40."""
     tokens: Training[int] = 5_000_000

@@ -232,7 +232,8 @@ def _methods(results: Results) -> list[str]:
         f"Each task: at most {settings['train_rows']:,} training rows, {settings['tokens']:,} tokens of training per "
         f"network{f', at most {trees} trees' if trees else ''}, {'seeds' if len(settings['seeds']) > 1 else 'seed'} "
         f"{seeds}, one thread. All models are trained on the same rows and evaluated on the same test rows. "
-        "Hyperparameters, stopping and weights were selected on validation rows; the best baseline and the best single "
+        "Hyperparameters, stopping and weights were selected on validation rows (weights of tables with few of them on "
+        "out-of-fold predictions of the training rows); the best baseline and the best single "
         "model, to which Lyra and the ensemble are compared, were chosen on the test rows. Intervals are from "
         "bootstrap samples of the test rows and of the seeds.",
     ]

@@ -19,10 +19,11 @@ from subquad.bio.design_search.batch import MAX_DRAWN, pick_batch
 from subquad.bio.design_search.settings import RoundsSettings, Strategy
 from subquad.bio.metrics.compared_models import NETWORKS
 from subquad.bio.models.baselines import Baseline, fit_baseline, fit_gp, fit_ridge, refit_ridge
-from subquad.bio.models.fit import fit_network, prepare
+from subquad.bio.models.fit import fit_network
 from subquad.bio.models.members import Members, deviation
 from subquad.bio.models.stacking import combine, fit_stacking
 from subquad.bio.models.support import sign_of
+from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
 from subquad.runs.storage import read_json, write_json

@@ -21,9 +21,10 @@ from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
-from subquad.bio.models.fit import check_trainable, fit_network, prepare
+from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members
+from subquad.bio.models.training_data import check_trainable, prepare
 from subquad.bio.settings import AlphabetName, FitSettings
 from subquad.errors import SubquadError, unknown
 from subquad.reporting.page import page

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.bio.data.dataset import PARTS, Dataset, with_both_strands
+from subquad.bio.data.dataset import ROW_TASK_TYPES, Dataset
 from subquad.bio.metrics.compared_models import ENSEMBLE, NETWORKS, WITHOUT_LYRA, members_of, models_for
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
@@ -23,6 +23,7 @@ from subquad.bio.models.initialization import LinearStart, fit_linear_start
 from subquad.bio.models.members import Members
 from subquad.bio.models.stacking import Stacking, combine, fit_stacking
 from subquad.bio.models.training import epochs_for
+from subquad.bio.models.training_data import TrainingData, check_trainable, prepare
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
 from subquad.errors import SubquadError
@@ -32,32 +33,18 @@ from subquad.runs.storage import read_json, write_json
 
 __all__ = [
     "FittedModels",
-    "TrainingData",
-    "check_trainable",
     "fit_models",
     "fit_network",
     "models_of",
-    "prepare",
 ]
 
 ADDITIVE = ("mlp", "mlp-more", "lyra-additive", "lyra")
 """Networks with an additive path, if there is one value per row."""
+STACK_FOLDS, FEW_VALIDATION_ROWS = 5, 30
+"""Folds that determine the weights of the ensemble, and number of validation rows from which these do. They also stop
+the training of the networks, and few of them favour a network by chance."""
 FEW_EPOCHS = 10.0
 """Passes over the rows below which Lyra starts at a trained additive path: linear model and curve need more of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """A dataset as models are trained on it."""
-
-    dataset: Dataset
-    """With the reverse complements of the training rows if the sequences are double-stranded."""
-    positions: np.ndarray | None
-    """Positions that vary in the training rows; None for all."""
-
-    def with_train(self, rows: np.ndarray) -> "TrainingData":
-        """Return the data with other training rows, for one fold."""
-        return replace(self, dataset=replace(self.dataset, split={**self.dataset.split, "train": rows}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,62 +65,6 @@ class FittedModels:
     """Main metric of each model in bootstrap samples of the test rows; None if a sample does not define it."""
     selected: dict[str, Any]
     """What was selected on the validation rows."""
-
-
-def prepare(dataset: Dataset) -> TrainingData:
-    """Return a dataset with both strands and with the positions that vary.
-
-    Raises:
-        SubquadError: All training sequences are the same.
-    """
-    if dataset.inputs.is_double_stranded:
-        # a position that is constant on one strand may vary on the other
-        dataset = with_both_strands(dataset)
-        return TrainingData(dataset=dataset, positions=None)
-    inputs, target = dataset.inputs, dataset.target
-    whole = TrainingData(dataset=dataset, positions=None)
-    if not inputs.are_aligned or not inputs.codes.shape[1]:
-        return whole
-    train = inputs.take(dataset.split["train"])
-    chains = [np.any([(codes != codes[0]).any(0) for codes in chain.channels], axis=0) for chain in train.chains]
-    varies = np.concatenate(chains)
-    if not varies.any():
-        if not inputs.covariates.shape[1] and inputs.embedding is None:
-            raise SubquadError("all training sequences are the same; there is nothing to learn from")
-        varies[0] = True
-    if varies.all() or target.is_residue or target.task_type == "pairs":
-        return whole
-    return replace(whole, positions=np.flatnonzero(varies))
-
-
-def check_trainable(dataset: Dataset) -> None:
-    """Check that there is something to learn from, before anything is fitted or written.
-
-    Raises:
-        SubquadError: All training sequences are the same, a class has no training row, or a part of the split has no
-            measurement in some column.
-    """
-    prepare(dataset)
-    target = dataset.target
-    if target.task_type in ("binary", "multiclass"):
-        present = np.unique(target.y[dataset.split["train"]])
-        absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
-        if absent:
-            raise SubquadError(f"no training row of class {', '.join(absent)}; there is nothing to learn from")
-        return
-    if target.task_type == "pairs":
-        return
-    is_known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
-    # a column without a test row is left out of the metrics, and estimators have no test rows
-    for part in PARTS if target.is_residue and len(dataset.split["test"]) else PARTS[:2]:
-        own = is_known[dataset.split[part]]
-        known = [own.any()] if target.is_residue else own.any(0)
-        names = [repr(name) for name, there in zip(target.names, known, strict=True) if not there]
-        if names:
-            raise SubquadError(
-                f"no {'training' if part == 'train' else part} row has a value in column {', '.join(names)}; leave it "
-                "out, or choose another split"
-            )
 
 
 def fit_network(
@@ -317,12 +248,12 @@ def _fit_stackings(
         return {}
     if "lyra" not in sets[ENSEMBLE] or not sets[WITHOUT_LYRA]:
         del sets[WITHOUT_LYRA]
-    began = time.process_time()
-    if settings.stack_folds == 1:
+    began, folds = time.process_time(), _stack_folds(data.dataset, settings, seed)
+    if not folds:
         target, predicted = data.dataset.part("validation")[1], {name: own.mean for name, own in validation.items()}
     else:
         members = tuple(name for name in validation if any(name in own for own in sets.values()))
-        target, predicted = _out_of_fold(members, data, settings, directory=directory, seed=seed)
+        target, predicted = _out_of_fold(members, data, settings, folds, directory=directory, seed=seed)
     found = {}
     for name, own in sets.items():
         found[name] = fit_stacking(target, {member: predicted[member] for member in own})
@@ -330,12 +261,41 @@ def _fit_stackings(
     return found
 
 
+def _stack_folds(dataset: Dataset, settings: FitSettings, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return training and held-out rows of the folds that determine the weights of the ensemble; none: the validation
+    rows do.
+
+    Raises:
+        SubquadError: The training rows cannot be divided into the number of folds that the settings name.
+    """
+    count, is_row = settings.stack_folds, dataset.target.task_type in ROW_TASK_TYPES
+    if count is None:
+        count = STACK_FOLDS if is_row and len(dataset.split["validation"]) < FEW_VALIDATION_ROWS else 1
+    if count == 1:
+        return []
+    try:
+        folds = _folds(dataset, count, seed)
+        for train, _ in folds:
+            check_trainable(replace(dataset, split={**dataset.split, "train": train}))
+    except SubquadError:
+        if settings.stack_folds is not None:
+            raise
+        return []
+    return folds
+
+
 def _out_of_fold(
-    members: Sequence[str], data: TrainingData, settings: FitSettings, *, directory: Path, seed: int
+    members: Sequence[str],
+    data: TrainingData,
+    settings: FitSettings,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    directory: Path,
+    seed: int,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the target of the training rows, and predictions by models that were not trained on the row."""
     rows, found = [], {name: [] for name in members}
-    for number, (train, held_out) in enumerate(_folds(data.dataset, settings.stack_folds, seed)):
+    for number, (train, held_out) in enumerate(folds):
         fold, folder = data.with_train(train), directory / f"fold-{number}"
         folder.mkdir(exist_ok=True)
         own = replace(settings, ensemble_size=1)

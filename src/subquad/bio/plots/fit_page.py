@@ -109,7 +109,10 @@ def _weights(run: FinishedRun) -> list[str]:
     if weights is None:
         return []
     parts = ", ".join(f"{label_of(name)} {weight:.2f}" for name, weight in weights.items())
-    text = f"Weights of the ensemble: {parts}."
+    rows, stacked = run.metrics["rows"], (run.config["stacking"] or {}).get("rows")
+    is_out_of_fold = stacked == rows["train"] != rows["validation"]
+    source = "out-of-fold predictions of the training rows" if is_out_of_fold else "the validation rows"
+    text = f"Weights of the ensemble, chosen on {source}: {parts}."
     if weights.get("lyra", 1.0) < 0.005:
         text += " Lyra does not contribute to its predictions."
     return [text]
