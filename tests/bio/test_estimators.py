@@ -194,7 +194,7 @@ def test_a_prediction_does_not_depend_on_the_other_rows():
     X, y = assay(rows=83)
     model = LyraRegressor(**SHORT).fit(X, y)
     # not the linear model at which it started
-    torch.nn.init.normal_(model.ensemble_.nets[0].lyra.head.weight)
+    torch.nn.init.normal_(model.ensemble_.nets[0].lyra.head[-1].weight)
     alone = np.concatenate([model.predict([x]) for x in X])
     np.testing.assert_allclose(alone, model.predict(X), atol=1e-5)
 

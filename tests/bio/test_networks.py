@@ -12,6 +12,7 @@ from subquad.bio.features.substitutions import channels_of, standard_properties
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import AdditivePath
 from subquad.bio.models.baselines import fit_ridge
+from subquad.bio.models.batches import net_inputs
 from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.initialization import fit_linear_start
@@ -171,6 +172,29 @@ def test_every_task_type_is_learned_and_saved(kind, task_type, least, is_aligned
     assert value > (least if is_aligned or truth.is_residue else 0.4)
     again = NetEnsemble.from_dict(nets.as_dict(), nets.tensors(), nets.prior)
     np.testing.assert_array_equal(again.predict(test), prediction)
+
+
+@pytest.mark.slow
+def test_lyra_also_learns_what_the_linear_model_explains():
+    own = dataset()
+    # an interaction, so that the linear model at which training starts is not the best one
+    y = own.target.y + 3.0 * (own.inputs.codes[:, [1]] == own.inputs.codes[:, [5]])
+    own = replace(own, target=replace(own.target, y=y))
+    nets, (test, _) = fitted(own, epochs=40.0), own.part("test")
+    assert nets.selected[0]["best_step"] > 0
+    assert nets.features is not None
+    matrix = nets.features.matrix(test)
+    batch = net_inputs(test, np.arange(len(test)), matrix, None, task_type="regression", device=torch.device("cpu"))
+    with torch.no_grad():
+        outputs, auxiliary = nets.nets[0](*batch, is_training=True)
+        torch.testing.assert_close(outputs, nets.nets[0](*batch))
+    assert auxiliary.shape == outputs.shape
+    # the auxiliary head was fitted too: Adam leaves a bias without gradients as it was
+    torch.manual_seed(0)
+    initial, own = BioNet(nets.spec).auxiliary, nets.nets[0].auxiliary
+    assert initial is not None
+    assert own is not None
+    assert not torch.equal(own.bias, initial.bias)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_lyra_reads_the_vectors_and_its_output_does_not_depend_on_the_batch():
     inputs = inputs_of(np.array([11, 5, 7]))
     torch.manual_seed(0)
     net = BioNet(NetSpec(task_type="residue_regression", letters=4, outputs=2, kind="lyra", vectors=DIMENSIONS)).eval()
-    torch.nn.init.normal_(net.lyra.head.weight)
+    torch.nn.init.normal_(net.lyra.head[-1].weight)
     options = {"task_type": "residue_regression", "device": torch.device("cpu")}
     together = net(*net_inputs(inputs, np.arange(3), None, None, **options))
     alone = net(*net_inputs(inputs, np.array([1]), None, None, **options))

@@ -9,6 +9,10 @@ is `lyra-additive`, with an MLP of $f$ instead it is `mlp`, and without $w$ and 
 the published network. Residues start at the ridge regression of their windows, base pairs at the probabilities of a
 thermodynamic model.
 
+What is left of the target after a linear model are interactions, which gradient descent learns poorly where it cannot
+first learn the letters that interact (the staircase of arXiv:2202.08658): Lyra around a linear model then stays at it.
+So an auxiliary head predicts the whole target from Lyra alone during training, and its loss is added.
+
 Axes: B sequences, T positions, A letters, F features, D numbers of a vector, H channels, O outputs.
 """
 
@@ -30,6 +34,8 @@ WIDTH = 64
 """Channels of Lyra."""
 CHAINS = 2
 """Channels that tell the two chains of a pair apart."""
+HEAD_WIDTH, HEAD_DROPOUT = 128, 0.3
+"""Width of the hidden layer of Lyra's head, and its dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,16 @@ class _Readout(nn.Module):
         return torch.cat([*parts, torch.einsum("bth,btk->bkh", u, weights).flatten(1)], dim=1)
 
 
+class _Head(nn.Sequential):
+    """What was read out to outputs: one hidden layer; the outputs start at 0."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        last = nn.Linear(HEAD_WIDTH, outputs)
+        _start_at_zero(last)
+        hidden = nn.Linear(inputs, HEAD_WIDTH)
+        super().__init__(nn.LayerNorm(inputs), hidden, nn.GELU(), nn.Dropout(HEAD_DROPOUT), last)
+
+
 class _Pairs(nn.Module):
     """Logit of each pair of positions from their embeddings, their two letters and a convolution along stems."""
 
@@ -166,7 +182,7 @@ class BioNet(nn.Module):
         self.register_buffer("reference", None, persistent=False)
         self.register_buffer("channels", None, persistent=False)
         is_paper, is_pairs = spec.kind == "lyra-paper", spec.task_type == "pairs"
-        self.lyra = self.readout = self.additive = None
+        self.lyra = self.readout = self.additive = self.auxiliary = None
         channels = spec.letters * (2 if spec.has_partner else 1)
         if spec.partner_letters:
             channels += CHAINS + (spec.partner_letters if spec.partner_letters != spec.letters else 0)
@@ -188,9 +204,10 @@ class BioNet(nn.Module):
                 self.pairs = _Pairs(channels, has_prior=spec.has_prior)
             elif not is_paper:
                 self.readout = None if spec.is_residue else _Readout(spec.positions, has_reference=bool(spec.reference))
-                head = nn.Linear(2 * WIDTH if self.readout is None else self.readout.size, spec.outputs)
-                _start_at_zero(head)
-                self.lyra.head = head
+                size = 2 * WIDTH if self.readout is None else self.readout.size
+                self.lyra.add_module("head", _Head(size, spec.outputs))
+                if spec.features or spec.has_prior:
+                    self.auxiliary = nn.Linear(size, spec.outputs)
         self.prior_weight = nn.Parameter(torch.ones(())) if spec.has_prior and not is_pairs else None
         if spec.features:
             self.additive = AdditivePath(
@@ -235,29 +252,45 @@ class BioNet(nn.Module):
         vectors: Float[Tensor, "B T D"] | None = None,
         *,
         start: Float[Tensor, "B O"] | None = None,
+        is_training: bool = False,
     ) -> Tensor:
         """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs.
 
         A partner is aligned with the sequence, or follows it as a second chain: see `NetSpec`.
 
         `f` are the features of the additive path, `prior` the logits at which residues and pairs start, `vectors` those
-        of a language model, NaN where a letter has none; for `start` see `AdditivePath.forward`.
+        of a language model, NaN where a letter has none; for `start` see `AdditivePath.forward`. With `is_training`
+        the first axis of the result is over the outputs and, if there is one, those of the auxiliary head, which are
+        both fitted to the target.
         """
-        z: Tensor | float = 0.0
-        if self.lyra is not None:
-            u, x, mask = self.embed(codes, partner, vectors)
-            if self.spec.task_type == "pairs":
-                return self.pairs(u, x, prior, mask)
-            letters = _joined(codes, partner) if self.spec.partner_letters and partner is not None else codes
-            changed = None if self.reference is None else (letters != self.reference) & (letters >= 0)
-            z = self.lyra.head(self._pool(u, mask, changed))
-            if self.prior_weight is not None and prior is not None:
-                z = z + self.prior_weight * prior
-        if self.additive is None:
-            assert isinstance(z, Tensor)
+        z, auxiliary = self._sequence(codes, partner, prior, vectors)
+        if self.additive is not None:
+            assert f is not None
+            z = self.additive(f, z, start)
+        if not is_training:
             return z
-        assert f is not None
-        return self.additive(f, z, start)
+        return z[None] if auxiliary is None else torch.stack([z, auxiliary])
+
+    def _sequence(
+        self,
+        codes: Int[Tensor, "B T"],
+        partner: Int[Tensor, "B T"] | None,
+        prior: Tensor | None,
+        vectors: Float[Tensor, "B T D"] | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the outputs of Lyra before the additive path, 0 without it, and those of the auxiliary head."""
+        if self.lyra is None:
+            return torch.zeros(()), None
+        u, x, mask = self.embed(codes, partner, vectors)
+        if self.spec.task_type == "pairs":
+            return self.pairs(u, x, prior, mask), None
+        letters = _joined(codes, partner) if self.spec.partner_letters and partner is not None else codes
+        changed = None if self.reference is None else (letters != self.reference) & (letters >= 0)
+        pooled = self._pool(u, mask, changed)
+        z = self.lyra.head(pooled)
+        if self.prior_weight is not None and prior is not None:
+            z = z + self.prior_weight * prior
+        return z, None if self.auxiliary is None else self.auxiliary(pooled)
 
     def _chains(self, codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
         """Return the letters of two chains, one after the other, with one-hot chains as channels, and the mask."""

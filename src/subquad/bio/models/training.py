@@ -201,7 +201,7 @@ def train_net(
         f = None if matrix is None else matrix[own]
         start = None if starts is None else starts[own].to(device)
         batch = net_inputs(dataset.inputs, own, f, priors, task_type=task_type, device=device)
-        value = loss(model(*batch, start=start), own)
+        value = torch.stack([loss(z, own) for z in model(*batch, start=start, is_training=True)]).sum()
         backward(value)
         return {"loss": value}
 

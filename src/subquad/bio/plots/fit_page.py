@@ -109,7 +109,7 @@ def _weights(run: FinishedRun) -> list[str]:
     if weights is None:
         return []
     parts = ", ".join(f"{label_of(name)} {weight:.2f}" for name, weight in weights.items())
-    rows, stacked = run.metrics["rows"], (run.config["stacking"] or {}).get("rows")
+    rows, stacked = run.metrics["rows"], (run.config.get("stacking") or {}).get("rows")
     is_out_of_fold = stacked == rows["train"] != rows["validation"]
     source = "out-of-fold predictions of the training rows" if is_out_of_fold else "the validation rows"
     text = f"Weights of the ensemble, chosen on {source}: {parts}."
