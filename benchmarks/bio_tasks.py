@@ -11,6 +11,8 @@ Each result is one or several tasks of `subquad bio bench`, so that the same com
 - idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task per function, tested on
   the proteins of both: no DP93 protein is in training.
 - ncrna: nRC's 13 classes, accuracy on the test rows whose sequence is not in training.
+- syua, pten, gb1_stability, cov_degradation, openvaccine_*: the test rows of the suite, Spearman (R² over the residues of
+  OpenVaccine); published results of other rows are not compared, those of CodonBERT's split of the vaccine are.
 - azimuth: 17 genes, each predicted by models of the others; Spearman of all rows out-of-fold, and its mean over genes.
 
 The last line is JSON: for each result the published value, and mean and standard deviation over seeds of each model.
@@ -37,11 +39,17 @@ ADAPT = "raw/adapt_published_predictions/classify__test.tsv.gz"
 AZIMUTH = "raw/azimuth_FC_plus_RES_withPredictions.csv.gz"
 DP93 = "raw/disoflag_DP93.txt.gz"
 
+CONDITIONS = ("reactivity", "deg_Mg_pH10", "deg_pH10", "deg_Mg_50C", "deg_50C")
 # name, task of the suite, metric, published value
 SHIPPED = [
     ("fluorescence", "dms/tape_fluorescence", "spearman", 0.68),
     ("cpp", "pep/cpp_plm4cpps", "accuracy", 0.90),
     ("ncrna", "rna/ncrna_13class_nrc", "accuracy", 0.857),
+    ("syua", "dms/syua_newberry2020", "spearman", None),
+    ("pten", "dms/metl_pten-activity", "spearman", None),
+    ("gb1_stability", "dms/gb1_stability_nisthal", "spearman", None),
+    ("cov_degradation", "rna/codonbert_CoV_Vaccine_Degradation", "spearman", 0.80),
+    *((f"openvaccine_{name}", f"rna/openvaccine_{name}", "r2", None) for name in CONDITIONS),
 ]
 # function, line of a record after its header, best published AUROC on DP94 (fIDPnn, DeepDISOBind) and DP93 (DisoFLAG)
 FUNCTIONS = [

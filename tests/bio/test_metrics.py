@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 
 from subquad.bio.data.dataset import TASK_TYPES, Target
 from subquad.bio.metrics import scores, task_metrics
-from subquad.bio.metrics.base_pairs import agreement, decode_pairs
+from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.scores import (
     MAIN_METRIC,
     by_group,
@@ -20,6 +20,7 @@ from subquad.bio.metrics.scores import (
     undefined_metrics,
     verdict,
 )
+from subquad.bio.models.estimator_data import base_pairs
 
 CLASSES = ("helix", "sheet", "coil")
 
@@ -397,7 +398,7 @@ def test_the_decoded_structure_is_the_best_of_all_nested_ones(threshold, min_loo
     best = max(
         sum(P[i, j] - threshold for i, j in pairs if P[i, j] > threshold) for pairs in structures(range(9), min_loop)
     )
-    got = decode_pairs(P, threshold=threshold, min_loop=min_loop)
+    got = decode_pairs(P, threshold=threshold, min_loop=min_loop, crossing=False)
     assert sum(P[i, j] - threshold for i, j in got) == pytest.approx(best)
     assert len(set(got.ravel())) == 2 * len(got)
     assert (got[:, 1] - got[:, 0] > min_loop).all()
@@ -412,6 +413,21 @@ def test_of_crossing_pairs_the_likelier_one_is_kept():
         assert decode_pairs(np.zeros((L, L))).shape == (0, 2)
     with pytest.raises(ValueError, match=r"must be square, got \(3, 2\)"):
         decode_pairs(np.zeros((3, 2)))
+
+
+def test_pseudoknots_are_decoded_and_written_in_brackets_of_their_own():
+    P = np.zeros((20, 20))
+    # a hairpin of three pairs, crossed by a stem of two and by a single pair
+    for i, j, value in ((0, 9, 0.9), (1, 8, 0.9), (2, 7, 0.9), (4, 15, 0.8), (5, 14, 0.8), (6, 19, 0.7)):
+        P[i, j] = P[j, i] = value
+    got = decode_pairs(P)
+    assert got.tolist() == [[0, 9], [1, 8], [2, 7], [4, 15], [5, 14]]
+    text = dot_bracket(got, 20)
+    assert text == "(((.[[.)))....]]...."
+    assert base_pairs([text], [20])[0].tolist() == got.tolist()
+    nested = decode_pairs(P, crossing=False)
+    assert nested.tolist() == [[0, 9], [1, 8], [2, 7]]
+    assert dot_bracket(nested, 20) == "(((....))).........."
 
 
 def test_agreement_of_structures_equals_a_count_by_hand():

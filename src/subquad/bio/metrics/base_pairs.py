@@ -7,17 +7,23 @@ import numpy as np
 
 __all__ = ["agreement", "decode_pairs", "dot_bracket"]
 
+BRACKETS = ("()", "[]", "{}", "<>", *(f"{chr(k)}{chr(k + 32)}" for k in range(ord("A"), ord("Z") + 1)))
+"""Brackets of pairs that cross each other, in the order in which they are used."""
 
-def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3) -> np.ndarray:
-    r"""Return the structure without crossing pairs, `(p, 2)`, with the largest sum of $P_{ij} - \theta$ over its pairs.
 
-    The $\gamma$-centroid estimator of Hamada et al., Bioinformatics 25 (2009) 465, with $\theta = 1/(\gamma+1)$, by
-    Nussinov's recursion.
+def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3, crossing: bool = True) -> np.ndarray:
+    r"""Return the structure, `(p, 2)`, of pairs that are likelier than a threshold.
+
+    Its nested part has the largest sum of $P_{ij} - \theta$ of all structures without crossing pairs: the
+    $\gamma$-centroid estimator of Hamada et al., Bioinformatics 25 (2009) 465, with $\theta = 1/(\gamma+1)$, by
+    Nussinov's recursion. Pseudoknots are found as in IPknot (Sato et al., Bioinformatics 27 (2011) i85), but one level
+    after the other: the letters that are left form a second nested structure, of which stacked pairs are kept.
 
     Args:
         P: `(L, L)` probability of each pair, symmetric.
         threshold: $\theta$; pairs must be more likely than this.
         min_loop: Minimum number of letters between the two of a pair.
+        crossing: Add the second structure; otherwise no pairs cross.
 
     Raises:
         ValueError: P is not square.
@@ -26,6 +32,18 @@ def decode_pairs(P: np.ndarray, *, threshold: float = 0.5, min_loop: int = 3) ->
     if P.ndim != 2 or P.shape[0] != P.shape[1]:
         raise ValueError(f"probabilities of pairs must be square, got {P.shape}")
     gain = np.triu(P - threshold, min_loop + 1)
+    pairs = _best_nested(gain)
+    if not crossing:
+        return pairs
+    gain[pairs.ravel()] = 0.0
+    gain[:, pairs.ravel()] = 0.0
+    left = {(int(i), int(j)) for i, j in _best_nested(gain)}
+    stacked = [(i, j) for i, j in left if {(i - 1, j + 1), (i + 1, j - 1)} & left]
+    return np.array(sorted([*map(tuple, pairs.tolist()), *stacked]), dtype=np.int64).reshape(-1, 2)
+
+
+def _best_nested(gain: np.ndarray) -> np.ndarray:
+    """Return the pairs, none of them crossing, with the largest sum of positive gains."""
     first, second = np.nonzero(gain > 0)
     both = np.concatenate([first, second])
     if len(np.unique(both)) == len(both) and not _crosses(first, second):
@@ -67,9 +85,12 @@ def _nested(gain: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 
 
 def dot_bracket(pairs: np.ndarray, length: int) -> str:
-    """Return non-crossing pairs as a dot-bracket string."""
-    signs = np.full(length, ".")
-    signs[pairs[:, 0]], signs[pairs[:, 1]] = "(", ")"
+    """Return pairs as a dot-bracket string; those that cross pairs in `()` are in `[]`, then `{}` …"""
+    signs, levels = np.full(length, "."), [[] for _ in BRACKETS]
+    for i, j in sorted(map(tuple, pairs.tolist())):
+        free = [k for k, own in enumerate(levels) if not any(a < i < b < j for a, b in own)]
+        levels[free[0]].append((i, j))
+        signs[i], signs[j] = BRACKETS[free[0]]
     return "".join(signs)
 
 

@@ -295,7 +295,7 @@ class LyraPairing(Estimator):
     """
 
     def predict(self, X: Any) -> list[Any]:
-        """Return the structure of each row, without crossing pairs, in the form of y."""
+        """Return the structure of each row, in the form of y."""
         found = self.predict_proba(X)
         pairs = [decode_pairs(probability) for probability in found]
         if self._form == "lists":
