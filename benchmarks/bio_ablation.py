@@ -6,7 +6,8 @@ A fifth of the training rows of each table (at least 100, at most 1,500) is held
 stop the training as always, and the test rows of the table are not read. Forms:
 
 - lyra: the model as it is.
-- no auxiliary head: what is left of the target after the linear model is the only thing that Lyra learns.
+- no direct head: Lyra only learns what the linear model leaves.
+- no trained start: Lyra starts at the linear model also where it sees the rows fewer than ten times.
 - linear head: no hidden layer between what was read out and the outputs.
 - no state space, no gates: Lyra without its state-space block, or without its gated convolutions.
 - lyra-alone: without linear model and curve. lyra-additive: linear model and curve without Lyra.
@@ -36,7 +37,7 @@ from subquad.bio.benchmark.tasks import read_tasks
 from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.baselines import fit_baseline
-from subquad.bio.models.fit import fit_network
+from subquad.bio.models.fit import FEW_EPOCHS, fit_network
 from subquad.bio.models.lyra import BioNet
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
@@ -55,8 +56,9 @@ TABLES = (
     "dna/splice_uci",
     "idr/disorder",
 )
-CHANGED = ("no auxiliary head", "linear head", "no state space", "no gates")
-NETWORKS = ("lyra", *CHANGED, "lyra-alone", "lyra-additive", "lyra-paper", "mlp")
+CHANGED = ("no direct head", "linear head", "no state space", "no gates")
+UNTRAINED = "no trained start"
+NETWORKS = ("lyra", *CHANGED, UNTRAINED, "lyra-alone", "lyra-additive", "lyra-paper", "mlp")
 FORMS = (*NETWORKS, "boosting", "ridge")
 
 
@@ -118,8 +120,10 @@ def development_data(name, options, seed):
 def measure(form, data, settings, seed):
     began = time.process_time()
     if form in NETWORKS:
-        with patch("subquad.bio.models.ensemble.BioNet", changed(form) if form in CHANGED else BioNet):
-            model = fit_network("lyra" if form in CHANGED else form, data, settings, seed=seed)
+        own = changed(form) if form in CHANGED else BioNet
+        few = 0.0 if form == UNTRAINED else FEW_EPOCHS
+        with patch("subquad.bio.models.ensemble.BioNet", own), patch("subquad.bio.models.fit.FEW_EPOCHS", few):
+            model = fit_network("lyra" if form in (*CHANGED, UNTRAINED) else form, data, settings, seed=seed)
     else:
         model = fit_baseline(form, data.dataset, seed=seed, iterations=settings.boosting_iterations)
     seconds = time.process_time() - began
@@ -136,8 +140,8 @@ def changed(form):
             super().__init__(spec)
             if spec.kind != "lyra":
                 return
-            if form == "no auxiliary head":
-                self.auxiliary = None
+            if form == "no direct head":
+                self.direct = None
             elif form == "linear head":
                 last = nn.Linear(self.lyra.head[1].in_features, spec.outputs)
                 nn.init.zeros_(last.weight)

@@ -11,8 +11,8 @@ Each result is one or several tasks of `subquad bio bench`, so that the same com
 - idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task per function, tested on
   the proteins of both: no DP93 protein is in training.
 - ncrna: nRC's 13 classes, accuracy on the test rows whose sequence is not in training.
-- syua, pten, gb1_stability, cov_degradation, openvaccine_*: the test rows of the suite, Spearman (R² over the residues of
-  OpenVaccine); published results of other rows are not compared, those of CodonBERT's split of the vaccine are.
+- syua, pten, gb1_stability, cov_degradation, openvaccine_*: test rows of the suite, Spearman (R² over the residues of
+  OpenVaccine). Published on these rows is only CodonBERT's comparison for the degradation of the vaccine.
 - azimuth: 17 genes, each predicted by models of the others; Spearman of all rows out-of-fold, and its mean over genes.
 
 The last line is JSON: for each result the published value, and mean and standard deviation over seeds of each model.

@@ -175,7 +175,7 @@ def _bio(out: Path, *, quick: bool) -> _Job:
         return f"Spearman: {ensemble} (weight of lyra {weight:.2f}), {lyra}", ", ".join(baselines)
 
     table, title = "example:tdp43", "Variant effects: 57,996 variants of TDP-43"
-    budget: tuple[str, ...] = ("--boosting-iterations", "100", "--tokens", "3000000")
+    budget: tuple[str, ...] = ("--boosting-iterations", "100", "--tokens", "1000000")
     if quick:
         table, title = str(_some_variants(out)), f"Variant effects: {QUICK_VARIANTS:,} variants of TDP-43"
         budget = QUICK_BUDGET

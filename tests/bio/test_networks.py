@@ -19,7 +19,7 @@ from subquad.bio.models.initialization import fit_linear_start
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet, NetSpec, soft_one_hot
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
-from subquad.bio.models.training import batch_size_for, ensemble_size_for, epochs_for
+from subquad.bio.models.training import MIXES, batch_size_for, ensemble_size_for, epochs_for
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import ALPHABETS, FitSettings
 
@@ -186,12 +186,15 @@ def test_lyra_also_learns_what_the_linear_model_explains():
     matrix = nets.features.matrix(test)
     batch = net_inputs(test, np.arange(len(test)), matrix, None, task_type="regression", device=torch.device("cpu"))
     with torch.no_grad():
-        outputs, auxiliary = nets.nets[0](*batch, is_training=True)
-        torch.testing.assert_close(outputs, nets.nets[0](*batch))
-    assert auxiliary.shape == outputs.shape
-    # the auxiliary head was fitted too: Adam leaves a bias without gradients as it was
+        outputs, direct = nets.nets[0](*batch, of_heads=True)
+        # the validation rows chose their parts in the prediction
+        mix = float(nets.nets[0].mix)
+        assert mix in MIXES
+        torch.testing.assert_close((1 - mix) * outputs + mix * direct, nets.nets[0](*batch))
+    assert direct.shape == outputs.shape
+    # the direct head was fitted too: Adam leaves a bias without gradients as it was
     torch.manual_seed(0)
-    initial, own = BioNet(nets.spec).auxiliary, nets.nets[0].auxiliary
+    initial, own = BioNet(nets.spec).direct, nets.nets[0].direct
     assert initial is not None
     assert own is not None
     assert not torch.equal(own.bias, initial.bias)
@@ -345,7 +348,9 @@ def test_every_row_is_seen_once_unless_that_costs_four_times_the_budget():
     own = dataset()
     tokens = int(own.inputs.lengths[own.split["train"]].sum())
     assert epochs_for(own, FitSettings(tokens=10 * tokens)) == 10
-    assert epochs_for(own, FitSettings(tokens=tokens // 3)) == 1
+    # few passes are stretched to five, at four times the budget at most
+    assert epochs_for(own, FitSettings(tokens=2 * tokens)) == 5
+    assert epochs_for(own, FitSettings(tokens=tokens)) == 4
     assert epochs_for(own, FitSettings(tokens=tokens // 8)) == pytest.approx(0.5, rel=0.01)
     assert epochs_for(own, FitSettings(tokens=tokens, epochs=0.5)) == 0.5
 

@@ -17,7 +17,7 @@ from subquad.bio.data.dataset import PAD, Inputs
 from subquad.bio.models.linear import SparseMatrix
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 
-__all__ = ["Priors", "epoch_batches", "net_inputs", "predict_net", "raw_outputs", "shuffled_batches"]
+__all__ = ["Priors", "as_predictions", "epoch_batches", "net_inputs", "predict_net", "raw_outputs", "shuffled_batches"]
 
 MAX_LETTERS, MAX_PAIRS = 40_000, 600_000
 """Maximum number of letters, and of pairs of letters, of a batch with its padding."""
@@ -89,7 +89,11 @@ def predict_net(
     priors: Priors = None,
 ) -> Any:
     """Return a network's predictions as measurements or probabilities; see `Target.outputs` for the shapes."""
-    outputs = raw_outputs(net, inputs, task_type, matrix, priors=priors)
+    return as_predictions(raw_outputs(net, inputs, task_type, matrix, priors=priors), inputs, task_type, scaler)
+
+
+def as_predictions(outputs: Sequence[np.ndarray], inputs: Inputs, task_type: str, scaler: TargetScaler) -> Any:
+    """Return outputs as measurements or probabilities; see `Target.outputs` for the shapes."""
     found = [to_predictions(z, task_type, scaler) for z in outputs]
     if task_type == "pairs":
         return found
@@ -103,7 +107,13 @@ def predict_net(
 
 @torch.no_grad()
 def raw_outputs(
-    net: nn.Module, inputs: Inputs, task_type: str, matrix: SparseMatrix | None, *, priors: Priors = None
+    net: nn.Module,
+    inputs: Inputs,
+    task_type: str,
+    matrix: SparseMatrix | None,
+    *,
+    priors: Priors = None,
+    of_heads: bool = False,
 ) -> list[np.ndarray]:
     """Return a network's outputs of each row, on the training scale and without padding.
 
@@ -113,6 +123,7 @@ def raw_outputs(
         task_type: Type of the task.
         matrix: Features of the rows; None for a network without additive branches.
         priors: Starting logits of the rows.
+        of_heads: Return the outputs of each head along a first axis, and not their mean.
     """
     was_training, device = net.training, next(net.parameters()).device
     net.eval()
@@ -122,12 +133,16 @@ def raw_outputs(
     found: list[Any] = [None] * len(order)
     for rows in _cut(order, lengths, task_type=task_type, batch_size=PREDICTION_BATCH):
         f = None if matrix is None else matrix[rows]
-        z = net(*net_inputs(inputs, rows, f, priors, task_type=task_type, device=device)).float().cpu().double().numpy()
+        batch = net_inputs(inputs, rows, f, priors, task_type=task_type, device=device)
+        z = net(*batch, of_heads=True) if of_heads else net(*batch)[None]
+        z = z.float().cpu().double().numpy()
         for k, row in enumerate(rows):
+            own = z[:, k]
             if task_type == "pairs":
-                found[row] = z[k, : lengths[row], : lengths[row]]
-            else:
-                found[row] = z[k, : lengths[row]] if task_type.startswith("residue") else z[k]
+                own = own[:, : lengths[row], : lengths[row]]
+            elif task_type.startswith("residue"):
+                own = own[:, : lengths[row]]
+            found[row] = own if of_heads else own[0]
     net.train(was_training)
     return found
 

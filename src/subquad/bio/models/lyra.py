@@ -11,7 +11,8 @@ thermodynamic model.
 
 What is left of the target after a linear model are interactions, which gradient descent learns poorly where it cannot
 first learn the letters that interact (the staircase of arXiv:2202.08658): Lyra around a linear model then stays at it.
-So an auxiliary head predicts the whole target from Lyra alone during training, and its loss is added.
+So a direct head predicts the whole target from Lyra alone; its loss is added, and the validation rows choose its part
+in the prediction.
 
 Axes: B sequences, T positions, A letters, F features, D numbers of a vector, H channels, O outputs.
 """
@@ -173,6 +174,8 @@ class BioNet(nn.Module):
     """`(T,)` codes of the reference."""
     channels: Tensor | None
     """`(T, A + 2, C)` channels of each letter at each position; see `channels_of`."""
+    mix: Tensor
+    """Part of the direct head in the prediction, from 0 to 1."""
     vector_mean: Tensor
     vector_scale: Tensor
 
@@ -182,7 +185,7 @@ class BioNet(nn.Module):
         self.register_buffer("reference", None, persistent=False)
         self.register_buffer("channels", None, persistent=False)
         is_paper, is_pairs = spec.kind == "lyra-paper", spec.task_type == "pairs"
-        self.lyra = self.readout = self.additive = self.auxiliary = None
+        self.lyra = self.readout = self.additive = self.direct = None
         channels = spec.letters * (2 if spec.has_partner else 1)
         if spec.partner_letters:
             channels += CHAINS + (spec.partner_letters if spec.partner_letters != spec.letters else 0)
@@ -207,7 +210,8 @@ class BioNet(nn.Module):
                 size = 2 * WIDTH if self.readout is None else self.readout.size
                 self.lyra.add_module("head", _Head(size, spec.outputs))
                 if spec.features or spec.has_prior:
-                    self.auxiliary = nn.Linear(size, spec.outputs)
+                    self.direct = nn.Linear(size, spec.outputs)
+                    self.register_buffer("mix", torch.zeros(()))
         self.prior_weight = nn.Parameter(torch.ones(())) if spec.has_prior and not is_pairs else None
         if spec.features:
             self.additive = AdditivePath(
@@ -252,24 +256,24 @@ class BioNet(nn.Module):
         vectors: Float[Tensor, "B T D"] | None = None,
         *,
         start: Float[Tensor, "B O"] | None = None,
-        is_training: bool = False,
+        of_heads: bool = False,
     ) -> Tensor:
         """Return the outputs: `(B, O)`, `(B, T, O)` for residues, `(B, T, T)` for pairs.
 
         A partner is aligned with the sequence, or follows it as a second chain: see `NetSpec`.
 
         `f` are the features of the additive path, `prior` the logits at which residues and pairs start, `vectors` those
-        of a language model, NaN where a letter has none; for `start` see `AdditivePath.forward`. With `is_training`
-        the first axis of the result is over the outputs and, if there is one, those of the auxiliary head, which are
-        both fitted to the target.
+        of a language model, NaN where a letter has none; for `start` see `AdditivePath.forward`. With `of_heads`
+        the first axis of the result is over the heads: Lyra around what it starts at and, if there is one, the direct
+        one. Otherwise it is their mean, weighted by `mix`.
         """
-        z, auxiliary = self._sequence(codes, partner, prior, vectors)
+        z, direct = self._sequence(codes, partner, prior, vectors)
         if self.additive is not None:
             assert f is not None
             z = self.additive(f, z, start)
-        if not is_training:
-            return z
-        return z[None] if auxiliary is None else torch.stack([z, auxiliary])
+        if not of_heads:
+            return z if direct is None else torch.lerp(z, direct, self.mix)
+        return z[None] if direct is None else torch.stack([z, direct])
 
     def _sequence(
         self,
@@ -278,7 +282,7 @@ class BioNet(nn.Module):
         prior: Tensor | None,
         vectors: Float[Tensor, "B T D"] | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the outputs of Lyra before the additive path, 0 without it, and those of the auxiliary head."""
+        """Return the outputs of Lyra before the additive path, 0 without it, and those of the direct head."""
         if self.lyra is None:
             return torch.zeros(()), None
         u, x, mask = self.embed(codes, partner, vectors)
@@ -290,7 +294,7 @@ class BioNet(nn.Module):
         z = self.lyra.head(pooled)
         if self.prior_weight is not None and prior is not None:
             z = z + self.prior_weight * prior
-        return z, None if self.auxiliary is None else self.auxiliary(pooled)
+        return z, None if self.direct is None else self.direct(pooled)
 
     def _chains(self, codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
         """Return the letters of two chains, one after the other, with one-hot chains as channels, and the mask."""

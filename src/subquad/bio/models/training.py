@@ -8,7 +8,7 @@ Axes: B rows of a batch, F features, O outputs.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import COMPOUND, AdditivePath, binned_features
-from subquad.bio.models.batches import Priors, epoch_batches, net_inputs, predict_net, shuffled_batches
+from subquad.bio.models.batches import Priors, as_predictions, epoch_batches, net_inputs, raw_outputs, shuffled_batches
 from subquad.bio.models.initialization import LinearStart, validation_subset
 from subquad.bio.models.linear import SparseMatrix
 from subquad.bio.models.losses import make_loss
@@ -30,13 +30,15 @@ from subquad.train.optim import ScheduleName, parameter_groups, schedule
 
 __all__ = ["TrainOptions", "batch_size_for", "ensemble_size_for", "epochs_for", "initialize_path", "train_net"]
 
-MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 1.0, 40.0, 5
+MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 5.0, 40.0, 5
 MAX_STRETCH = 4.0
 """Maximum factor on the budget of tokens that the minimum number of passes over large tables may cost."""
 PAPER_EPOCHS, PAPER_STRETCH, PAPER_VALIDATIONS, PATIENCE, PLATEAU = 100.0, 20.0, 2, 8, 3
 """The published network is trained until it no longer improves: maximum number of passes, maximum factor on the budget,
 validations per pass, and validations without a new best after which training stops and after which its rate is halved.
 """
+MIXES = (0.0, 0.5, 1.0)
+"""Candidates for the part of the direct head in the prediction of Lyra."""
 VALIDATION_TIME = 0.15
 """Maximum fraction of the training time that validation takes."""
 VALIDATIONS = 12
@@ -201,13 +203,20 @@ def train_net(
         f = None if matrix is None else matrix[own]
         start = None if starts is None else starts[own].to(device)
         batch = net_inputs(dataset.inputs, own, f, priors, task_type=task_type, device=device)
-        value = torch.stack([loss(z, own) for z in model(*batch, start=start, is_training=True)]).sum()
+        value = torch.stack([loss(z, own) for z in model(*batch, start=start, of_heads=True)]).sum()
         backward(value)
         return {"loss": value}
 
     def metrics(model: nn.Module) -> dict[str, float]:
-        found = predict_net(model, inputs, task_type, held_out, scaler=options.scaler, priors=subset_priors)
-        return _finite_score(truth, found)
+        heads = raw_outputs(model, inputs, task_type, held_out, priors=subset_priors, of_heads=True)
+        found: dict[float, dict[str, float]] = {}
+        for mix in MIXES if len(heads[0]) > 1 else (0.0,):
+            outputs = [own[0] if mix == 0 else (1 - mix) * own[0] + mix * own[1] for own in heads]
+            found[mix] = _finite_score(truth, as_predictions(outputs, inputs, task_type, options.scaler))
+        best = max(found, key=lambda mix: found[mix][MAIN_METRIC[task_type]])
+        if len(found) > 1:
+            cast("BioNet", model).mix.fill_(best)
+        return found[best]
 
     has_start = net.additive is not None or net.spec.has_prior
     selected = _train_best(
