@@ -194,7 +194,7 @@ def results_of(entries, *, seeds=(0,)):
 
 def test_the_page_and_the_text_hold_every_task(tmp_path):
     random = np.random.default_rng(5)
-    entries = [fake_entry(f"dms/task_{k}", random) for k in range(3)]
+    entries = [fake_entry(f"dms/task_{k}", random, baselines=(*BASELINES, "mlp-more")) for k in range(3)]
     entries += [
         fake_entry("rna/fold", random, baselines=("vienna", "vienna_bpp")),
         fake_entry("rna/few", random, rows=7),

@@ -14,7 +14,7 @@ from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
 __all__ = ["markdown", "render", "summary_lines"]
 
-MARKERS = {"lyra": "o", "variant": "o", "baseline": "|", "ensemble": "D"}
+MARKERS = {"lyra": "o", "variant": "o", "baseline": "|", "control": "|", "ensemble": "D"}
 MARKER_SIZES = {"|": 9, "o": 6, "D": 4.2}
 HIGHER, EQUAL, LOWER = GREEN, "#9aa5b5", "#b4532a"
 
