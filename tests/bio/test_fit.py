@@ -16,7 +16,7 @@ from support.bio_tables import SHORT, settings, table
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_cli
 from subquad.bio.cli import predict as predict_cli
-from subquad.bio.models import ensemble, training
+from subquad.bio.models import batches, ensemble, training
 from subquad.bio.models import fit as model_fit
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -390,14 +390,14 @@ def test_all_networks_read_the_positions_that_vary_also_in_folds(tmp_path, monke
     frame = table(tmp_path / "t.csv", rows=101)
     frame["sequence"] = "AAC" + frame["sequence"]
     frame.to_csv(tmp_path / "t.csv", index=False)
-    widths, whole = set(), training.predict_net
+    widths, whole = set(), training.raw_outputs
 
-    def predict_net(net, inputs, *more, **options):
+    def raw_outputs(net, inputs, *more, **options):
         widths.add((net.spec.kind, inputs.codes.shape[1]))
         return whole(net, inputs, *more, **options)
 
-    for module in (training, ensemble):
-        monkeypatch.setattr(module, "predict_net", predict_net)
+    for module in (training, batches):
+        monkeypatch.setattr(module, "raw_outputs", raw_outputs)
     own = settings(models=("ridge", "lyra-paper", "lyra"), stack_folds=2)
     fit(tmp_path / "t.csv", own, out=tmp_path / "run", quiet=True)
     assert widths == {("lyra-paper", 7), ("lyra-additive", 7), ("lyra", 7)}

@@ -97,7 +97,7 @@ def test_training_on_both_strands_improves_predictions_of_double_stranded_dna():
     X, y = enhancers()
     new, measured = enhancers(rows=101, seed=1)
     turned = list(map(other, new))
-    settings = {"epochs": 8.0, "ensemble_size": 1, "random_state": 0}
+    settings = {"epochs": 20.0, "ensemble_size": 1, "random_state": 0}
     models = {way: LyraRegressor(**settings, strands=way).fit(X, y) for way in ("one", "both")}
     np.testing.assert_allclose(models["both"].predict(new), models["both"].predict(turned), atol=1e-6)
     assert np.abs(models["one"].predict(new) - models["one"].predict(turned)).max() > 0.05

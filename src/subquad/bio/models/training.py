@@ -209,14 +209,14 @@ def train_net(
 
     def metrics(model: nn.Module) -> dict[str, float]:
         heads = raw_outputs(model, inputs, task_type, held_out, priors=subset_priors, of_heads=True)
-        found: dict[float, dict[str, float]] = {}
-        for mix in MIXES if len(heads[0]) > 1 else (0.0,):
-            outputs = [own[0] if mix == 0 else (1 - mix) * own[0] + mix * own[1] for own in heads]
-            found[mix] = _finite_score(truth, as_predictions(outputs, inputs, task_type, options.scaler))
-        best = max(found, key=lambda mix: found[mix][MAIN_METRIC[task_type]])
-        if len(found) > 1:
-            cast("BioNet", model).mix.fill_(best)
-        return found[best]
+        outputs = [own[0] for own in heads]
+        if len(heads[0]) > 1:
+            # by the loss, which knows the scale of the outputs: metrics of ranks do not
+            mixed = {mix: [(1 - mix) * own[0] + mix * own[1] for own in heads] for mix in MIXES}
+            mix = min(mixed, key=lambda mix: float(loss(_padded(mixed[mix]), subset)))
+            cast("BioNet", model).mix.fill_(mix)
+            outputs = mixed[mix]
+        return _finite_score(truth, as_predictions(outputs, inputs, task_type, options.scaler))
 
     has_start = net.additive is not None or net.spec.has_prior
     selected = _train_best(
@@ -245,6 +245,11 @@ def _feature_epochs(net: BioNet, rows: int, settings: FitSettings) -> float:
         budget = PRODUCTS_PER_TOKEN * settings.tokens / products
         epochs = float(np.clip(budget, MIN_FEATURE_EPOCHS, MAX_FEATURE_EPOCHS))
     return epochs if settings.epochs is None else min(epochs, settings.epochs)
+
+
+def _padded(outputs: Sequence[np.ndarray]) -> Tensor:
+    """Return the outputs of all rows, those of residues padded with zeros."""
+    return nn.utils.rnn.pad_sequence([torch.from_numpy(own).float() for own in outputs], batch_first=True)
 
 
 def _finite_score(truth: Target, predictions: Any) -> dict[str, float]:
