@@ -207,12 +207,12 @@ def train_net(
         backward(value)
         return {"loss": value}
 
-    def metrics(model: nn.Module) -> dict[str, float]:
+    def metrics(model: nn.Module, mixes: Sequence[float] = MIXES) -> dict[str, float]:
         heads = raw_outputs(model, inputs, task_type, held_out, priors=subset_priors, of_heads=True)
         outputs = [own[0] for own in heads]
         if len(heads[0]) > 1:
             # by the loss, which knows the scale of the outputs: metrics of ranks do not
-            mixed = {mix: [(1 - mix) * own[0] + mix * own[1] for own in heads] for mix in MIXES}
+            mixed = {mix: [(1 - mix) * own[0] + mix * own[1] for own in heads] for mix in mixes}
             mix = min(mixed, key=lambda mix: float(loss(_padded(mixed[mix]), subset)))
             cast("BioNet", model).mix.fill_(mix)
             outputs = mixed[mix]
@@ -229,8 +229,8 @@ def train_net(
         schedule_name="constant" if stopping else "one_cycle",
         validate=metrics,
         monitor=MAIN_METRIC[task_type],
-        # strictly better than the linear model
-        least=float(np.nextafter(metrics(net)[MAIN_METRIC[task_type]], np.inf)) if has_start else -np.inf,
+        # strictly better than the start, of which the direct head is no part
+        least=float(np.nextafter(metrics(net, (0.0,))[MAIN_METRIC[task_type]], np.inf)) if has_start else -np.inf,
     )
     taken = epochs * selected["steps"] / steps
     return {"epochs": round(float(taken), 2), "batch_size": batch_size, **selected}
