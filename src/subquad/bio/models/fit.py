@@ -137,12 +137,16 @@ def fit_models(dataset: Dataset, settings: FitSettings, *, directory: Path, seed
     if data.positions is not None:
         T = dataset.inputs.all_positions
         say(f"{len(data.positions)} of {T} positions vary; networks read no others", quiet=quiet)
+    # impossible folds are refused before anything is fitted
+    folds = _stack_folds(data.dataset, settings, seed)
     fitted, seconds = _fit_all(names, data, settings, directory=directory, seed=seed, quiet=quiet)
     found = {
         part: {name: own.members(inputs) for name, own in fitted.items()}
         for part, inputs in (("validation", known), ("test", test))
     }
-    stackings = _fit_stackings(data, settings, found["validation"], directory=directory, seed=seed, seconds=seconds)
+    stackings = _fit_stackings(
+        data, settings, found["validation"], folds, directory=directory, seed=seed, seconds=seconds
+    )
     for own in found.values():
         own.update({name: combine(stacking, own) for name, stacking in stackings.items()})
     predictions = {name: own.mean for name, own in found["test"].items()}
@@ -237,6 +241,7 @@ def _fit_stackings(
     data: TrainingData,
     settings: FitSettings,
     validation: Mapping[str, Members],
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
     directory: Path,
     seed: int,
@@ -248,7 +253,7 @@ def _fit_stackings(
         return {}
     if "lyra" not in sets[ENSEMBLE] or not sets[WITHOUT_LYRA]:
         del sets[WITHOUT_LYRA]
-    began, folds = time.process_time(), _stack_folds(data.dataset, settings, seed)
+    began = time.process_time()
     if not folds:
         target, predicted = data.dataset.part("validation")[1], {name: own.mean for name, own in validation.items()}
     else:
@@ -311,7 +316,7 @@ def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[np.ndarray, np
     """Return training and held-out rows of each fold of the training rows; units of the split stay together."""
     rows = dataset.split["train"]
     units = np.arange(len(dataset.inputs)) if dataset.units is None else dataset.units
-    hold = hold_out_units(units, "groups of training rows for --stack-folds")
+    hold = hold_out_units(units, "different training rows or groups", flag="--stack-folds")
     folds = (hold(rows, fraction=0.0, fold=(k, count), random=np.random.default_rng(seed)) for k in range(count))
     return [(kept, held_out) for held_out, kept in folds]
 

@@ -71,12 +71,13 @@ def _some_of_each_class(is_out: np.ndarray, classes: np.ndarray, keep: int) -> n
     return is_out
 
 
-def hold_out_units(units: np.ndarray, what: str) -> Holdout:
+def hold_out_units(units: np.ndarray, what: str, *, flag: str = "--folds") -> Holdout:
     """Return the method that holds out random whole groups or clusters.
 
     Args:
         units: `(n,)` index of the group of each row.
         what: Name of the groups, for messages.
+        flag: Option with the number of folds, for messages.
     """
 
     def hold_out(
@@ -85,7 +86,7 @@ def hold_out_units(units: np.ndarray, what: str) -> Holdout:
         _, unit, sizes = np.unique(units[rows], return_inverse=True, return_counts=True)
         order = random.permutation(len(sizes))
         if fold is not None:
-            _require_units(len(sizes), fold[1], what)
+            _require_units(len(sizes), fold[1], what, remedy=f"reduce {flag}")
             chosen = _balanced_parts(sizes, order, fold[1]) == fold[0]
         else:
             _require_units(len(sizes), 2, what, remedy="use another --split-by")
