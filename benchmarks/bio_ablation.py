@@ -36,9 +36,10 @@ from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import read_tasks
 from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import MAIN_METRIC, score
-from subquad.bio.models.baselines import fit_baseline
+from subquad.bio.models.baselines import BOOSTING_SECONDS, fit_baseline
 from subquad.bio.models.fit import FEW_EPOCHS, fit_network
 from subquad.bio.models.lyra import BioNet
+from subquad.bio.models.training import seconds_for
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import make_split
@@ -125,7 +126,8 @@ def measure(form, data, settings, seed):
         with patch("subquad.bio.models.ensemble.BioNet", own), patch("subquad.bio.models.fit.FEW_EPOCHS", few):
             model = fit_network("lyra" if form in (*CHANGED, UNTRAINED) else form, data, settings, seed=seed)
     else:
-        model = fit_baseline(form, data.dataset, seed=seed, iterations=settings.boosting_iterations)
+        limit = max(BOOSTING_SECONDS, seconds_for(data.dataset, settings))
+        model = fit_baseline(form, data.dataset, seed=seed, seconds=limit)
     seconds = time.process_time() - began
     test, truth = data.dataset.part("test")
     metric = MAIN_METRIC[truth.task_type]

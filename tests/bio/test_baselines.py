@@ -211,7 +211,7 @@ def test_long_sequences_of_many_rows_show_their_letters_to_trees():
     codes = dataset.inputs.codes.copy()
     codes[::7, 3] = ANY
     dataset = replace(dataset, inputs=replace(dataset.inputs, codes=codes))
-    baseline = fit_boosting(dataset, iterations=53, budget_seconds=0.5)
+    baseline = fit_boosting(dataset, iterations=53, seconds=0.5)
     assert baseline.trees.view == "letters"
     inputs, target = dataset.part("test")
     assert score(target, baseline.predict(inputs))["spearman"] > 0.9
@@ -219,7 +219,7 @@ def test_long_sequences_of_many_rows_show_their_letters_to_trees():
 
 def test_a_small_budget_takes_fewer_rows_and_trees(monkeypatch):
     monkeypatch.setattr(boosting, "OVERHEAD_ROWS", 23)
-    baseline = fit_boosting(aligned("regression"), budget_seconds=0.001)
+    baseline = fit_boosting(aligned("regression"), seconds=0.001)
     assert baseline.selected["rows"] < 420
     assert baseline.selected["trees"] <= 50
 

@@ -195,6 +195,23 @@ def test_ridge_alone_has_no_ensemble_and_predicts(tmp_path):
             predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "q.csv", model=other, quiet=True)
 
 
+@pytest.mark.parametrize(("tokens", "seconds"), [(1_000, 30.0), (8_000_000, 96.0)])
+def test_boosting_has_the_time_of_lyra_but_at_least_half_a_minute(tmp_path, monkeypatch, tokens, seconds):
+    table(tmp_path / "t.csv")
+    given = {}
+
+    def stopped(name, dataset, **options):
+        given.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model_fit, "fit_baseline", stopped)
+    # so few letters that all passes are affordable
+    monkeypatch.setattr(training, "MAX_EPOCHS", np.inf)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "t.csv", settings(tokens=tokens, epochs=None), out=tmp_path / "run", quiet=True)
+    assert given["seconds"] == pytest.approx(seconds)
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_result(tmp_path, monkeypatch):
     table(tmp_path / "t.csv")

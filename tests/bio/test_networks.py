@@ -19,7 +19,7 @@ from subquad.bio.models.initialization import fit_linear_start
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet, NetSpec, soft_one_hot
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
-from subquad.bio.models.training import MIXES, batch_size_for, ensemble_size_for, epochs_for
+from subquad.bio.models.training import MIXES, batch_size_for, ensemble_size_for, epochs_for, seconds_for
 from subquad.bio.models.training_data import prepare
 from subquad.bio.settings import ALPHABETS, FitSettings
 
@@ -355,6 +355,8 @@ def test_few_passes_are_stretched_to_five_or_to_four_times_the_budget():
     assert epochs_for(own, FitSettings(tokens=tokens)) == 4
     assert epochs_for(own, FitSettings(tokens=tokens // 8)) == pytest.approx(0.5, rel=0.01)
     assert epochs_for(own, FitSettings(tokens=tokens, epochs=0.5)) == 0.5
+    # as long as the passes that are made, and not only those that the budget allows
+    assert seconds_for(own, FitSettings(tokens=tokens)) == pytest.approx(4 * seconds_for(own, FitSettings(epochs=1)))
 
 
 @pytest.mark.slow

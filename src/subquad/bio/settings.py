@@ -123,7 +123,8 @@ class FitSettings:
     """Number of networks of `lyra` trained with different seeds; their predictions are averaged. Default: as many as
     `--tokens` allows, at most 5."""
     boosting_iterations: Model[int | None] = None
-    """Maximum number of trees in gradient boosting. Default: as many as fit in about half a minute, at most 500."""
+    """Maximum number of trees in gradient boosting. Default: as many as fit in half a minute or in the time of
+    Lyra, if that is longer, at most 500."""
     transform: Model[Literal["auto", "none", "rank"]] = "auto"
     """Transform of the measurements before training: `none` standardises them, `rank` maps ranks to normal quantiles,
     `auto` uses ranks if the distribution is far from normal."""

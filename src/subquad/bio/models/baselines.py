@@ -1,7 +1,8 @@
 """Baselines on the features of the networks: ridge (logistic regression), gradient boosting and a Gaussian process.
 
-Ridge costs seconds, boosting up to half a minute, the Gaussian process up to a minute. Hyperparameters are selected on
-the validation rows; those of the Gaussian process maximise its likelihood. The baseline of base pairs is ViennaRNA.
+Ridge costs seconds, boosting half a minute or as long as Lyra, the Gaussian process up to a minute. Hyperparameters are
+selected on the validation rows; those of the Gaussian process maximise its likelihood. The baseline of base pairs is
+ViennaRNA.
 
 Axes: n rows, T positions, m residues, F features, K columns of measurements, O outputs.
 """
@@ -43,6 +44,8 @@ MAX_RESIDUES = 200_000
 MAX_PENALTY_ROWS = 50_000
 """Maximum number of rows or residues on which penalties of logistic regression are compared."""
 MAX_BOOSTING_ROWS = 100_000
+BOOSTING_SECONDS = 30.0
+"""Processor time of boosting, unless Lyra takes longer."""
 TRUSTED = (
     "functools.partial",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -179,7 +182,9 @@ class Baseline:
         return 0 if self.linear is None else len(self.linear.weight)
 
 
-def fit_baseline(name: str, dataset: Dataset, *, seed: int = 0, iterations: int | None = None) -> Baseline:
+def fit_baseline(
+    name: str, dataset: Dataset, *, seed: int = 0, iterations: int | None = None, seconds: float = BOOSTING_SECONDS
+) -> Baseline:
     """Return a fitted baseline by its name.
 
     ViennaRNA needs no fit: `vienna` predicts the structure of minimum free energy, `vienna_bpp` pair probabilities.
@@ -188,7 +193,8 @@ def fit_baseline(name: str, dataset: Dataset, *, seed: int = 0, iterations: int 
         name: One of `baselines_for` the task type.
         dataset: Data to fit it to.
         seed: Seed of random subsets of the rows.
-        iterations: Maximum number of trees. Default: as many as take about half a minute, at most 500.
+        iterations: Maximum number of trees. Default: as many as `seconds` allow, at most 500.
+        seconds: Approximate processor time of boosting.
 
     Raises:
         SubquadError: The task type has no baseline of this name.
@@ -199,7 +205,7 @@ def fit_baseline(name: str, dataset: Dataset, *, seed: int = 0, iterations: int 
     if name in ("ridge", "embedding-ridge"):
         return fit_ridge(dataset, seed=seed, name=name)
     if name == "boosting":
-        return fit_boosting(dataset, iterations=iterations, seed=seed)
+        return fit_boosting(dataset, iterations=iterations, seed=seed, seconds=seconds)
     if name == "gp":
         return fit_gp(dataset, seed=seed)
     baseline = Baseline(name=name, task_type="pairs", selected={})
@@ -279,19 +285,19 @@ def refit_ridge(ridge: Baseline, dataset: Dataset, X: SparseMatrix, rows: np.nda
 
 
 def fit_boosting(
-    dataset: Dataset, *, iterations: int | None = None, seed: int = 0, budget_seconds: float = 30.0
+    dataset: Dataset, *, iterations: int | None = None, seed: int = 0, seconds: float = BOOSTING_SECONDS
 ) -> Baseline:
     """Return gradient boosting with the size and number of trees that are best on the validation rows.
 
     Args:
         dataset: Data to fit it to.
-        iterations: Maximum number of trees. Default: as many as the budget allows, at most 500.
+        iterations: Maximum number of trees. Default: as many as `seconds` allow, at most 500.
         seed: Seed of random subsets of residues and rows.
-        budget_seconds: Approximate cost of the fit on one thread, in seconds.
+        seconds: Approximate processor time of the fit.
     """
     train, validation = (part_of(dataset, name, most=MAX_BOOSTING_ROWS, seed=seed) for name in ("train", "validation"))
     features, metric = _features(dataset, train), MAIN_METRIC[dataset.target.task_type]
-    options = {"metric": metric, "iterations": iterations, "seed": seed, "budget": budget_seconds}
+    options = {"metric": metric, "iterations": iterations, "seed": seed, "seconds": seconds}
     trees, selected = fit_trees(features, train, validation, **options)
     predicted = trees.predict(features, validation.inputs, *validation.residues)
     selected = {**selected, "validation": score(validation.target, predicted)[metric]}

@@ -1,4 +1,4 @@
-"""Gradient boosting with trees selected on the validation rows. Costs up to about half a minute.
+"""Gradient boosting with trees selected on the validation rows. Costs as many seconds as it may.
 
 Trees use the features of ridge or, if those would allow only few trees, the letter at each position as a categorical
 feature instead of one-hot: the same information in a twentieth of the columns. For residues they use properties of the
@@ -80,7 +80,7 @@ class Trees:
 
 
 def fit_trees(
-    features: Any, train: Part, validation: Part, *, metric: str, iterations: int | None, seed: int, budget: float
+    features: Any, train: Part, validation: Part, *, metric: str, iterations: int | None, seed: int, seconds: float
 ) -> tuple[Trees, dict[str, Any]]:
     """Return the trees that are best on the validation rows, and what was selected.
 
@@ -91,9 +91,9 @@ def fit_trees(
         train: Training rows or residues.
         validation: Validation rows or residues.
         metric: Metric that selects.
-        iterations: Maximum number of trees. Default: as many as the budget allows.
+        iterations: Maximum number of trees. Default: as many as `seconds` allow.
         seed: Seed of random subsets of the rows and of ties.
-        budget: Cost on one thread, in seconds.
+        seconds: Approximate processor time of the fit.
     """
     target = train.target
     models = target.outputs if target.task_type in ("regression", "multilabel") else 1
@@ -103,8 +103,8 @@ def fit_trees(
         # residues of a sequence are correlated, so sequences count
         rows_per_leaf = min(MIN_RESIDUES_PER_LEAF, max(len(target) // 100, 1))
         search = [(size, rows_per_leaf) for size in ((8, 31) if len(train.inputs) <= FEW_ROWS else (31,))]
-    view, columns, wide, rate = _view(features, train, budget / forests)
-    affordable = budget * rate / (forests * wide * len(search))
+    view, columns, wide, rate = _view(features, train, seconds / forests)
+    affordable = seconds * rate / (forests * wide * len(search))
     most = iterations or int(np.clip(affordable / (len(target) + OVERHEAD_ROWS), MIN_TREES, MAX_TREES))
     rows = int(max(affordable / MIN_TREES - OVERHEAD_ROWS, 5 * OVERHEAD_ROWS))
     if len(target) > rows:

@@ -17,12 +17,12 @@ from subquad.bio.data.dataset import ROW_TASK_TYPES, Dataset
 from subquad.bio.metrics.compared_models import ENSEMBLE, NETWORKS, WITHOUT_LYRA, members_of, models_for
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
-from subquad.bio.models.baselines import Baseline, baseline_file, fit_baseline, fit_ridge
+from subquad.bio.models.baselines import BOOSTING_SECONDS, Baseline, baseline_file, fit_baseline, fit_ridge
 from subquad.bio.models.ensemble import NetEnsemble, fit_ensemble
 from subquad.bio.models.initialization import LinearStart, fit_linear_start
 from subquad.bio.models.members import Members
 from subquad.bio.models.stacking import Stacking, combine, fit_stacking
-from subquad.bio.models.training import epochs_for
+from subquad.bio.models.training import epochs_for, seconds_for
 from subquad.bio.models.training_data import TrainingData, check_trainable, prepare
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.holdout import hold_out_units
@@ -230,7 +230,9 @@ def _fit_baseline(
     if not record.is_file():
         say(f"fitting {name} ({len(data.dataset.split['train']):,} rows) …", quiet=quiet)
         began = time.process_time()
-        own = fit_baseline(name, data.dataset, seed=seed, iterations=settings.boosting_iterations)
+        limit = max(BOOSTING_SECONDS, seconds_for(data.dataset, settings))
+        trees = settings.boosting_iterations
+        own = fit_baseline(name, data.dataset, seed=seed, iterations=trees, seconds=limit)
         own.save(model)
         write_json(record, {"cpu_seconds": time.process_time() - began})
     # also read when just fitted, so that a resumed run has exactly the same numbers

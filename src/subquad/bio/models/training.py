@@ -28,7 +28,15 @@ from subquad.errors import SubquadError
 from subquad.train.loop import LoopSettings, train
 from subquad.train.optim import ScheduleName, parameter_groups, schedule
 
-__all__ = ["TrainOptions", "batch_size_for", "ensemble_size_for", "epochs_for", "initialize_path", "train_net"]
+__all__ = [
+    "TrainOptions",
+    "batch_size_for",
+    "ensemble_size_for",
+    "epochs_for",
+    "initialize_path",
+    "seconds_for",
+    "train_net",
+]
 
 MIN_EPOCHS, MAX_EPOCHS, MAX_ENSEMBLE = 5.0, 40.0, 5
 MAX_STRETCH = 4.0
@@ -44,6 +52,8 @@ VALIDATION_TIME = 0.15
 VALIDATIONS = 12
 MIN_STEPS, TOKENS_PER_STEP, MAX_BATCH = 2000, 1500, 128
 """Wanted number of steps, tokens below which a step is no faster, and maximum number of sequences of a step."""
+SECONDS_PER_TOKEN = 12e-6
+"""Rough processor time of training Lyra."""
 PAIRS_PER_TOKEN = 16
 """Pairs of positions that cost as much as one token."""
 
@@ -82,6 +92,11 @@ def epochs_for(dataset: Dataset, settings: FitSettings) -> float:
         return settings.epochs
     affordable = settings.tokens / _tokens(dataset)
     return float(min(max(affordable, min(MIN_EPOCHS, MAX_STRETCH * affordable)), MAX_EPOCHS))
+
+
+def seconds_for(dataset: Dataset, settings: FitSettings) -> float:
+    """Return the rough processor time of the training of one Lyra, in seconds."""
+    return SECONDS_PER_TOKEN * _tokens(dataset) * epochs_for(dataset, settings)
 
 
 def _paper_epochs(dataset: Dataset, settings: FitSettings) -> float:
