@@ -265,8 +265,8 @@ def test_a_difference_that_is_not_significant_is_called_so(undrawn):
     text = render(run)
     for whole in (text, card(run)):
         assert "Whether it is better than its additive path, which was not fitted, is unknown." in whole
-        assert "ridge +0.0100 (95 % interval -0.0200 to +0.0400, tie)" in whole
-        assert "gradient boosting -0.0400 (95 % interval -0.0600 to -0.0200, clearly below)" in whole
+        assert "ridge +0.0100 (95 % interval −0.0200 to +0.0400, tie)" in whole
+        assert "gradient boosting −0.0400 (95 % interval −0.0600 to −0.0200, clearly below)" in whole
         versus_best = "Difference of the ensemble to the best single model, Lyra: +0.0500 (95 % interval +0.0300 to "
         assert f"{versus_best}+0.0700, clearly above)." in whole
         assert "Difference of the ensemble to the one without Lyra: +0.0000 (95 % interval +0.0000 to" in whole
@@ -304,11 +304,11 @@ def test_the_first_table_has_the_weight_and_the_processor_time_of_each_model(tmp
     assert table.header[0] == "model"
     assert table.header[-2:] == ["weight", "CPU seconds"]
     assert {row[0]: row[-2:] for row in table.rows} == {
-        "ridge": [0.3, 7.25],
-        "gradient boosting": [0.0, 8.25],
-        "Lyra": [0.7, 9.25],
-        "ensemble without Lyra": [None, 10.25],
-        "ensemble": [None, 11.25],
+        "ridge": [0.3, 7],
+        "gradient boosting": [0.0, 8],
+        "Lyra": [0.7, 9],
+        "ensemble without Lyra": [None, 10],
+        "ensemble": [None, 11],
     }
     training = next(own for own in found if own.title == "Training and selected hyperparameters")
     networks = next(block for block in training.blocks if isinstance(block, PageTable))

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-__all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show"]
+__all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show", "signed"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ def show(value: str | float | int | None) -> str:
             return f"{value:,}"
         case _:
             return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def signed(value: float, digits: int) -> str:
+    """Return a difference with its sign, for text that is read: a minus sign instead of a hyphen."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def page(title: str, *, lead: str, sections: Sequence[Section]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -10,13 +11,16 @@ from subquad.bio.benchmark.summary import COMPARISONS, MAX_LOSS, STATES, VERDICT
 from subquad.bio.metrics.compared_models import COMPARED_MODELS, ENSEMBLE, colour_of, label_of, names_of
 from subquad.bio.metrics.scores import MIN_TEST_ROWS, TITLES
 from subquad.bio.plots.maps import GREEN, INK
-from subquad.reporting.page import Picture, Section, Table, page, picture, show
+from subquad.reporting.page import Picture, Section, Table, page, picture, show, signed
 
 __all__ = ["markdown", "render", "summary_lines"]
 
 MARKERS = {"lyra": "o", "variant": "o", "baseline": "|", "control": "|", "ensemble": "D"}
 MARKER_SIZES = {"|": 9, "o": 6, "D": 4.2}
 HIGHER, EQUAL, LOWER = GREEN, "#9aa5b5", "#b4532a"
+OUTLIER = 3.0
+"""A difference of more than this factor times the 0.9 quantile of the differences is beyond the axis."""
+NBSP = "\N{NO-BREAK SPACE}"
 
 Results = Mapping[str, Any]
 Block = str | Table | Picture
@@ -169,8 +173,9 @@ def _interval(gap: Mapping[str, float] | None) -> str | None:
     if gap is None:
         return None
     # without the leading zero, so that a row fits on the page
-    value, low, high = (f"{gap[name]:+.3f}".replace("0.", ".", 1) for name in ("value", "low", "high"))
-    return f"{value} ({low}, {high}), {gap['verdict']}"
+    value, low, high = (signed(gap[name], 3).replace("0.", ".", 1) for name in ("value", "low", "high"))
+    # the only line break is before the verdict
+    return f"{value}{NBSP}({low},{NBSP}{high}), {gap['verdict'].replace(' ', NBSP)}"
 
 
 def _with_std(entry: Results, name: str) -> str | float:
@@ -241,7 +246,7 @@ def _methods(results: Results) -> list[str]:
 
 def _as_markdown(table: Table) -> str:
     def cell(value: Any) -> str:
-        return show(value).replace("|", "\\|").replace("\n", " ")
+        return show(value).replace("|", "\\|").replace("\n", " ").replace(NBSP, " ")
 
     lines = ["| " + " | ".join(table.header) + " |", "|" + "---|" * len(table.header)]
     lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in table.rows]
@@ -251,6 +256,9 @@ def _as_markdown(table: Table) -> str:
 def _differences(entries: Sequence[Results]) -> Picture:
     compared = [entry for entry in entries if "lyra_baseline" in entry.get("comparisons", {})]
     own = sorted(compared, key=lambda entry: entry["comparisons"]["lyra_baseline"]["value"])
+    gaps = [entry["comparisons"]["lyra_baseline"] for entry in own]
+    # a few far values must not compress the axis of all others
+    most = OUTLIER * float(np.quantile([abs(gap["value"]) for gap in gaps], 0.9)) + 0.01
     figure = Figure(figsize=(8.6, 0.155 * len(own) + 1.1))
     axes = figure.add_subplot()
     for y, entry in enumerate(own):
@@ -258,15 +266,24 @@ def _differences(entries: Sequence[Results]) -> Picture:
         colour = HIGHER if gap["low"] > 0 else LOWER if gap["high"] < 0 else EQUAL
         axes.plot([gap["low"], gap["high"]], [y, y], color=colour, linewidth=1.3, alpha=0.7, solid_capstyle="butt")
         axes.plot(gap["value"], y, "o", color=colour, markersize=3.8)
+        if abs(gap["value"]) > most:
+            side = -1 if gap["value"] < 0 else 1
+            text = f"◀ {signed(gap['value'], 3)}" if side < 0 else f"{signed(gap['value'], 3)} ▶"
+            axes.text(side * most, y, text, color=colour, fontsize=7, va="center", ha="left" if side < 0 else "right")
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(own)), [entry["id"] for entry in own], fontsize=6.6)
     axes.set_ylim(-0.8, len(own) - 0.2)
+    ends = [gap[name] for gap in gaps for name in ("low", "high")]
+    axes.set_xlim(max(1.05 * min(*ends, -0.01), -most), min(1.05 * max(*ends, 0.01), most))
     axes.set_xlabel("Lyra minus best baseline, main metric of the task")
     _style(axes)
     for label, colour in (("clearly above", HIGHER), ("tie", EQUAL), ("clearly below", LOWER)):
         axes.plot([], [], "o-", color=colour, label=label, markersize=3.8, linewidth=1.3)
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    # the rows are sorted, so that the upper left is free
+    axes.legend(frameon=False, loc="upper left", fontsize=8)
     caption = "Difference to the best baseline in each task, with its 95 % interval; right of 0 Lyra is higher."
+    if any(abs(gap["value"]) > most for gap in gaps):
+        caption += " Arrows: beyond the axis."
     return picture(figure, caption)
 
 

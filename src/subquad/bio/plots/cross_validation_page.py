@@ -8,7 +8,7 @@ import numpy as np
 from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.scores import title
 from subquad.bio.plots.figures import dot_plot
-from subquad.reporting.page import Link, Section, Table, page, picture
+from subquad.reporting.page import Link, Section, Table, page, picture, signed
 
 __all__ = ["is_tied", "render", "verdict"]
 
@@ -87,4 +87,5 @@ def _result(metrics: Mapping[str, Any]) -> list[Any]:
 
 
 def _gap(gap: Mapping[str, float]) -> str:
-    return f"{gap['value']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})"
+    value, low, high = (signed(gap[name], 4) for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"

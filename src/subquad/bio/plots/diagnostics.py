@@ -23,7 +23,7 @@ from subquad.bio.plots.figures import (
     residual_plot,
 )
 from subquad.bio.plots.finished_run import FinishedRun
-from subquad.reporting.page import Picture, Section, Table, picture
+from subquad.reporting.page import Picture, Section, Table, picture, show
 
 __all__ = ["main_figures", "sections"]
 
@@ -196,6 +196,12 @@ def _mean_over_columns(columns: Mapping[str, Mapping[str, Any]], level: str, nam
     return None if None in values else float(np.mean(values))
 
 
+def _with_width(columns: Mapping[str, Any], level: str) -> str | None:
+    """Return the coverage of a level and the width of its intervals."""
+    inside, width = (_mean_over_columns(columns, level, name) for name in ("coverage", "width"))
+    return None if inside is None or width is None else f"{100 * inside:.1f} % ({show(width)})"
+
+
 def _calibration(run: FinishedRun) -> list[Block]:
     blocks: list[Block] = []
     conformal = run.metrics.get("conformal")
@@ -205,17 +211,15 @@ def _calibration(run: FinishedRun) -> list[Block]:
         figure = coverage([float(level) for level in levels], measured, run.metrics["rows"]["test"])
         caption = f"Coverage of the prediction intervals of {label_of(run.shown)}; dashed line: the nominal level."
         blocks.append(picture(figure, caption))
-        rows = []
-        for model in conformal:
-            for level in levels:
-                inside, width = (_mean_over_columns(conformal[model], level, name) for name in ("coverage", "width"))
-                text = None if inside is None else f"{100 * inside:.1f} %"
-                rows.append([label_of(model), f"{100 * float(level):.0f} %", text, width])
-        caption = "Of models with the nominal coverage, the one with the narrower intervals is better."
-        caption += " Means over the target columns." if len(run.names) > 1 else ""
-        blocks.append(
-            Table(["model", "nominal coverage", "coverage of test rows", "median width"], rows, caption=caption)
+        cells = {model: [_with_width(own, level) for level in levels] for model, own in conformal.items()}
+        rows = [[label_of(model), *own] for model, own in cells.items()]
+        caption = (
+            "Coverage of the test rows at each nominal coverage, and the median width of the intervals "
+            "in parentheses. Of models with the nominal coverage, the one with the narrower intervals is better."
         )
+        caption += " Means over the target columns." if len(run.names) > 1 else ""
+        header = ["model", *(f"{100 * float(level):.0f} %" for level in levels)]
+        blocks.append(Table(header, rows, caption=caption))
     if run.task_type in ("binary", "multiclass", "multilabel"):
         tables = {model: _reliability(run, model) for model in run.models}
         of = f"Class {run.classes[1]}" if run.task_type == "binary" else "All classes"

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from subquad.bio.metrics.compared_models import COMPARED_MODELS, colour_of, label_of
 from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
+from subquad.reporting.page import signed
 
 __all__ = [
     "base_pair_panels",
@@ -34,18 +35,20 @@ PARTS = {"train": GREY, "validation": OCHRE, "test": GREEN}
 MAX_POINTS = 5000
 """Points that are drawn singly; more are drawn as a density."""
 LEGEND_COLUMNS = 4
+FINE_RANGE = 0.05
+"""Range of an axis below which values have four decimals."""
 
 
 def forest(rows: Sequence[tuple[str, str, float, float, float]], *, label: str, zero: bool = False) -> Figure:
     """Return values with their intervals in rows: label, model, value, low and high."""
     figure = Figure(figsize=(6.6, 0.45 + 0.36 * (len(rows) + 1)), layout="constrained")
     axes = figure.add_subplot()
+    digits = 4 if max(high for *_, high in rows) - min(low for *_, low, _ in rows) < FINE_RANGE else 3
     for k, (name, model, value, low, high) in enumerate(reversed(rows)):
         axes.plot([low, high], [k, k], color=colour_of(model), linewidth=3, alpha=0.45, solid_capstyle="butt")
         axes.plot([value], [k], "o", color=colour_of(model), markersize=7)
-        axes.annotate(
-            f"{value:+.3f}" if zero else f"{value:.3f}", (high, k), (6, -3.5), textcoords="offset points", fontsize=8
-        )
+        text = signed(value, digits) if zero else f"{value:.{digits}f}"
+        axes.annotate(text, (high, k), (6, -3.5), textcoords="offset points", fontsize=8)
         axes.text(-0.02, k, name, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=9)
     if zero:
         axes.axvline(0, color=INK, linewidth=0.8)

@@ -10,7 +10,7 @@ from subquad.bio.metrics.scores import LOWER_IS_BETTER, title, verdict
 from subquad.bio.plots import diagnostics
 from subquad.bio.plots.figures import forest, training_curves
 from subquad.bio.plots.finished_run import FinishedRun, no_comparison, read_finished_run
-from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.reporting.page import Picture, Section, Table, page, picture, signed
 
 __all__ = ["card", "render", "sections"]
 
@@ -137,7 +137,8 @@ def _differences(run: FinishedRun) -> list[str]:
 
 
 def _gap(gap: Mapping[str, float]) -> str:
-    return f"{gap['value']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}, {verdict(gap)})"
+    value, low, high = (signed(gap[name], 4) for name in ("value", "low", "high"))
+    return f"{value} (95 % interval {low} to {high}, {verdict(gap)})"
 
 
 def _result(run: FinishedRun) -> list[Block]:
@@ -149,7 +150,7 @@ def _result(run: FinishedRun) -> list[Block]:
             label_of(model),
             *(run.metric(model, name) for name in names),
             *([weights.get(model)] if weights else []),
-            seconds.get(model),
+            round(seconds[model]) if model in seconds else None,
         ]
         for model in run.models
     ]
