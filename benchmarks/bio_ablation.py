@@ -15,7 +15,7 @@ stop the training as always, and the test rows of the table are not read. Forms:
 - mlp, boosting, ridge: baselines.
 
 Each result is kept in OUT/results.json, so that the same command resumes an interrupted benchmark. The last line is
-JSON: the metric of each form on each table, the mean over tables, and CPU seconds.
+JSON: the metric of each form on each table, the mean over the tables that have all forms, and CPU seconds.
 """
 
 import argparse
@@ -85,7 +85,11 @@ def main():
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "results.json"
-    results = read_json(path) if path.is_file() else {}
+    given = {"rows": options.rows, "tokens": options.tokens}
+    saved = read_json(path) if path.is_file() else {"settings": given, "values": {}}
+    if saved["settings"] != given:
+        parser.error(f"{path} has results with {saved['settings']}; choose another --out")
+    results = saved["values"]
     for name in options.only:
         for seed in options.seeds:
             own = results.setdefault(name, {}).setdefault(str(seed), {})
@@ -97,7 +101,7 @@ def main():
                 if form in own or (is_residue and form in ("mlp", "lyra-additive")):
                     continue
                 own[form] = measure(form, data, settings, seed)
-                write_json(path, results)
+                write_json(path, saved)
                 print(name, seed, form, json.dumps(own[form]), flush=True)
     print(json.dumps(summary(results, options)))
 
@@ -123,7 +127,7 @@ def measure(form, data, settings, seed):
     if form in NETWORKS:
         own = changed(form) if form in CHANGED else BioNet
         few = 0.0 if form == UNTRAINED else FEW_EPOCHS
-        with patch("subquad.bio.models.ensemble.BioNet", own), patch("subquad.bio.models.fit.FEW_EPOCHS", few):
+        with patch("subquad.bio.models.networks.BioNet", own), patch("subquad.bio.models.fit.FEW_EPOCHS", few):
             model = fit_network("lyra" if form in (*CHANGED, UNTRAINED) else form, data, settings, seed=seed)
     else:
         limit = max(BOOSTING_SECONDS, seconds_for(data.dataset, settings))
@@ -151,8 +155,10 @@ def changed(form):
                 self.lyra.head = last
             elif form == "no state space":
                 self.lyra.state_space = Nothing()
-            else:
+            elif form == "no gates":
                 self.lyra.gates = nn.ModuleList()
+            else:
+                raise ValueError(form)
 
     return Changed
 
@@ -174,6 +180,7 @@ def summary(results, options):
         "cpu_seconds": round(seconds),
         "values": {name: {form: round(value, 4) for form, value in own.items()} for name, own in values.items()},
         "means": means,
+        "tables_in_means": [name for name, own in values.items() if set(options.forms) <= set(own)],
     }
 
 

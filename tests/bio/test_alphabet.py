@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from subquad.bio.data.alphabet import check_mixed, encode, flatten, infer_alphabet, normalise
+from subquad.bio.data.alphabet import check_mixed, encode, flatten, infer_alphabet, normalize
 from subquad.errors import SubquadError
 
 PROTEIN = "ACDEFGHIKLMNPQRSTVWY"
@@ -70,9 +70,9 @@ def test_the_alphabet_is_the_smallest_that_fits(sequences, name):
 
 
 def test_t_and_u_are_the_same_letter():
-    assert normalise(["ACGU", "ACGT"], "dna") == (["ACGT", "ACGT"], ["U is read as T in 1 of 2 sequences (DNA)"])
-    assert normalise(["ACGU", "ACGT"], "rna")[0] == ["ACGU", "ACGU"]
-    assert normalise(["ACGU"], "protein") == (["ACGU"], [])
+    assert normalize(["ACGU", "ACGT"], "dna") == (["ACGT", "ACGT"], ["U is read as T in 1 of 2 sequences (DNA)"])
+    assert normalize(["ACGU", "ACGT"], "rna")[0] == ["ACGU", "ACGU"]
+    assert normalize(["ACGU"], "protein") == (["ACGU"], [])
 
 
 def test_mixed_alphabets_name_the_minority():

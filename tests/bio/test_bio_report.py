@@ -16,6 +16,7 @@ from subquad.bio.data.table import Table
 from subquad.bio.metrics.scores import (
     MAIN_METRIC,
     MIN_TEST_ROWS,
+    TITLES,
     by_group,
     compare_models,
     score,
@@ -169,6 +170,14 @@ class Whole(HTMLParser):
 
     def handle_endtag(self, tag):
         assert self.opened.pop() == tag
+
+
+@pytest.mark.parametrize("task_type", list(MAIN_METRIC))
+def test_every_metric_has_a_title(task_type):
+    target, predictions = target_and_predictions(task_type, np.random.default_rng(0))
+    found = score(target, predictions["lyra"])
+    # those of single columns and classes are named after these
+    assert {name for name in found if ":" not in name} <= set(TITLES)
 
 
 @pytest.mark.parametrize("task_type", list(MAIN_METRIC))

@@ -1,11 +1,13 @@
 """Fits and predictions with embeddings: the formats of their files, errors, and features that hold their values."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from support.bio_tables import settings, table
 
 from subquad.bio import BioModel, ScanSettings, fit, predict, read_table
@@ -18,8 +20,9 @@ from subquad.bio.data.embeddings import Embeddings, read_embeddings, sequences_f
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.models.baselines import Baseline, fit_baseline
-from subquad.bio.models.training_data import prepare
+from subquad.bio.models.training_data import check_trainable, prepare
 from subquad.errors import SubquadError
+from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 
 DIMENSIONS = 5
 
@@ -49,6 +52,19 @@ def written(path, values):
             with h5py.File(path, "w") as file:
                 file["group/vectors"] = values
     return str(path)
+
+
+def test_a_file_with_other_arrays_than_embeddings_is_refused(rows, tmp_path):
+    frame, mean = rows
+    path = own_file(tmp_path / "e.safetensors", frame, mean)
+    tensors, header = read_tensors_and_metadata(Path(path))
+    write_tensors(path, {**tensors, "extra": tensors["mean"]}, header)
+    with pytest.raises(SubquadError, match="damaged: has the arrays extra, mean; write the file again"):
+        read_table(tmp_path / "t.csv", settings(embeddings=path))
+    residues, lengths = torch.zeros(8, DIMENSIONS, dtype=torch.float16), torch.tensor([8])
+    write_tensors(path, {**tensors, "residues": residues, "lengths": lengths}, header)
+    with pytest.raises(SubquadError, match="the lengths of the rows do not fit the vectors of letters"):
+        read_table(tmp_path / "t.csv", settings(embeddings=path))
 
 
 @pytest.mark.parametrize("ending", [".npy", ".npz", ".h5"])
@@ -132,8 +148,10 @@ def test_equal_sequences_with_different_embeddings_are_something_to_learn_from(r
     same = replace(read.inputs, codes=np.ones_like(read.inputs.codes))
     dataset = Dataset(inputs=same, target=read.target, split={"train": np.arange(20)})
     assert prepare(dataset).positions.tolist() == [0]
-    with pytest.raises(SubquadError, match="all training sequences are the same"):
-        prepare(replace(dataset, inputs=replace(same, embedding=None)))
+    for more in ({}, {"is_double_stranded": True}):
+        alone = replace(dataset, inputs=replace(same, embedding=None, **more))
+        with pytest.raises(SubquadError, match="all training sequences are the same"):
+            check_trainable(alone)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from support.bio_tables import SHORT, settings, table
 from subquad.bio import BioModel, FitSettings, fit, predict
 from subquad.bio.cli import fit as fit_cli
 from subquad.bio.cli import predict as predict_cli
-from subquad.bio.models import batches, ensemble, training
+from subquad.bio.models import batches, networks, training
 from subquad.bio.models import fit as model_fit
 from subquad.cli import main
 from subquad.errors import SubquadError
@@ -266,6 +266,10 @@ def test_few_validation_rows_leave_the_weights_to_out_of_fold_predictions(tmp_pa
     stacking = json.loads((tmp_path / "run" / "config.json").read_text())["stacking"]
     assert (metrics["rows"]["validation"] < 30) == (stacked == "train")
     assert stacking["rows"] == metrics["rows"][stacked]
+    assert stacking["is_out_of_fold"] == (stacked == "train")
+    # the time of the folds of Lyra is no part of the ensemble without it
+    seconds = metrics["cpu_seconds"]
+    assert seconds["ensemble-without-lyra"] < min(seconds["lyra"], seconds["ensemble"])
     source = {"train": "out-of-fold predictions of the training rows", "validation": "the validation rows"}[stacked]
     assert f"chosen on {source}: ridge" in (tmp_path / "run" / "report.html").read_text()
 
@@ -517,13 +521,13 @@ def test_without_a_weight_lyra_does_not_count_and_does_not_run(run, tmp_path, mo
     assert np.abs(alone - without).max() > 0.1
     np.testing.assert_allclose(some, 0.6 * without + 0.4 * alone, atol=1e-6)
     used = []
-    real = ensemble.predict_net
+    real = networks.predict_net
 
     def predict_net(net, *arguments, **options):
         used.append(net.spec.kind)
         return real(net, *arguments, **options)
 
-    monkeypatch.setattr(ensemble, "predict_net", predict_net)
+    monkeypatch.setattr(networks, "predict_net", predict_net)
     np.testing.assert_array_equal(models[0.0].predict_sequences(sequences), without)
     assert used == ["mlp"] * 4
 

@@ -13,11 +13,11 @@ from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.additive import AdditivePath
 from subquad.bio.models.baselines import fit_ridge
 from subquad.bio.models.batches import net_inputs
-from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.initialization import fit_linear_start
 from subquad.bio.models.losses import make_loss
 from subquad.bio.models.lyra import BioNet, NetSpec, soft_one_hot
+from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.target_scaling import TargetScaler, to_predictions
 from subquad.bio.models.training import MIXES, batch_size_for, ensemble_size_for, epochs_for, seconds_for
 from subquad.bio.models.training_data import prepare
@@ -170,7 +170,7 @@ def test_every_task_type_is_learned_and_saved(kind, task_type, least, is_aligned
     value = score(truth, prediction)[MAIN_METRIC[task_type]]
     # without places, composition alone says less
     assert value > (least if is_aligned or truth.is_residue else 0.4)
-    again = NetEnsemble.from_dict(nets.as_dict(), nets.tensors(), nets.prior)
+    again = NetworkEnsemble.from_dict(nets.as_dict(), nets.tensors(), nets.prior)
     np.testing.assert_array_equal(again.predict(test), prediction)
 
 
@@ -335,7 +335,7 @@ def test_lyra_reads_substitutions_of_aligned_proteins_and_comes_back(kind):
     prediction = nets.predict(test)
     assert score(truth, prediction)["spearman"] > 0.85
     values = json.loads(json.dumps(nets.as_dict()))
-    np.testing.assert_array_equal(NetEnsemble.from_dict(values, nets.tensors()).predict(test), prediction)
+    np.testing.assert_array_equal(NetworkEnsemble.from_dict(values, nets.tensors()).predict(test), prediction)
 
 
 def test_bins_of_large_nearly_equal_values_are_finite():

@@ -14,8 +14,8 @@ from subquad.bio.data.embeddings import Embeddings, read_embeddings, write_embed
 from subquad.bio.data.residue_vectors import ResidueVectors
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.models.batches import net_inputs
-from subquad.bio.models.ensemble import select_positions
 from subquad.bio.models.lyra import BioNet, NetSpec
+from subquad.bio.models.networks import select_positions
 from subquad.errors import SubquadError
 
 DIMENSIONS = 3

@@ -8,6 +8,7 @@ from subquad.bio.commands.rounds import rounds
 from subquad.bio.data.table import read_like
 from subquad.bio.design_search import simulation
 from subquad.bio.design_search.batch import pick_batch
+from subquad.bio.design_search.measurements import read_measurements, settings_of_run
 from subquad.bio.design_search.settings import RoundsSettings
 from subquad.bio.design_search.simulation import read_assay, replay
 from subquad.bio.design_search.simulation_page import interval_over_seeds, summarize
@@ -160,6 +161,18 @@ def test_a_measurement_that_contradicts_the_table_names_both_rows_and_equal_ones
     known.iloc[[6]].to_csv(path, index=False)
     with pytest.raises(SubquadError, match="no new measurement; all rows are in"):
         rounds(start / "run", RoundsSettings(measured=(str(path),)), out=tmp_path / "rounds", quiet=True)
+
+
+def test_measurements_far_below_one_are_compared_relatively(start, tmp_path):
+    model = BioModel.load(start / "run")
+    settings, seed = settings_of_run(model)
+    frame = pd.read_csv(start / "assay.csv")
+    # dissociation constants in mol/L
+    frame["activity"] = 1e-9 * (1 + frame.index)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.iloc[[2]].assign(activity=1.24e-8).to_csv(tmp_path / "measured.csv", index=False)
+    with pytest.raises(SubquadError, match="measurements of one sequence differ"):
+        read_measurements([tmp_path / "measured.csv"], tmp_path / "t.csv", model, settings, seed=seed)
 
 
 @pytest.mark.parametrize("acquisition", ["ei", "thompson"])

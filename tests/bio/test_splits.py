@@ -132,6 +132,14 @@ def test_rows_without_a_measurement_are_in_no_part():
     assert not np.isin(np.arange(0, 101, 7), np.concatenate(list(split.parts.values()))).any()
 
 
+def test_a_split_of_variants_without_a_case_is_an_error_and_no_other_split():
+    settings = FitSettings(split_by="modulo")
+    # as if it had been added to the settings alone
+    object.__setattr__(settings, "split_by", "length")
+    with pytest.raises(ValueError, match="no split 'length'"):
+        make_split(variants(), settings, seed=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["random", "group", "homology", "mutations", "position", "modulo", "contiguous"])
 def test_the_folds_of_a_cross_validation_test_each_row_at_most_once(way):

@@ -132,8 +132,8 @@ class FitSettings:
     """Number of cross-validation folds that determine the weights of the ensemble; 1 uses the validation set. Default:
     5 if the validation set has fewer than 30 rows, otherwise 1."""
     epochs: Training[float | None] = None
-    """Number of passes over the training set. Default: as many as `--tokens` allows, at most 40; fewer than
-    five are stretched to five, or to four times `--tokens`."""
+    """Number of passes of Lyra over the training set, and maximum number of those of MLPs. Default: as many as
+    `--tokens` allows, at most 40; fewer than five are stretched to five, or to four times `--tokens`."""
     tokens: Training[int] = 5_000_000
     """Training budget in tokens (letters of the sequences) if `--epochs` is not set; 5 million take about a minute."""
     batch_size: Training[int | None] = None

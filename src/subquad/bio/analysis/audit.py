@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from subquad.bio.data.dataset import ANY, PARTS, Inputs, Target
-from subquad.bio.features.sequences import NUCLEOTIDES
+from subquad.bio.features.sequences import is_nucleic
 from subquad.bio.features.substitutions import reference_of
 from subquad.bio.splits.near_duplicates import equal_sequences
 
@@ -157,7 +157,7 @@ def _missing_k_mers(inputs: Inputs, train: np.ndarray, test: np.ndarray) -> np.n
         return sparse.csr_matrix(sparse.hstack([k_mers(chain, rows) for chain in inputs.chains], format="csr"))
 
     def k_mers(inputs: Inputs, rows: np.ndarray) -> sparse.csr_matrix:
-        size = K_MER_OF_NUCLEOTIDES if inputs.letters < NUCLEOTIDES else K_MER
+        size = K_MER_OF_NUCLEOTIDES if is_nucleic(inputs.letters) else K_MER
         codes = inputs.codes[rows].astype(np.int64)
         count = max(codes.shape[1] - size + 1, 0)
         key = np.zeros((len(rows), count), dtype=np.int64)

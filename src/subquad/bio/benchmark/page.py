@@ -169,7 +169,7 @@ def _table(entries: Sequence[Results], models: Sequence[str]) -> Table:
     return Table(header=[*header, "ensemble − best single model"], rows=rows, caption=caption)
 
 
-def _interval(gap: Mapping[str, float] | None) -> str | None:
+def _interval(gap: Mapping[str, Any] | None) -> str | None:
     if gap is None:
         return None
     # without the leading zero, so that a row fits on the page

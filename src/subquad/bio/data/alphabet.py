@@ -24,7 +24,7 @@ __all__ = [
     "infer_alphabet",
     "is_invalid",
     "is_nucleotide",
-    "normalise",
+    "normalize",
 ]
 
 TITLES = {
@@ -186,7 +186,7 @@ def _shortened(sequence: str) -> str:
     return sequence if len(sequence) <= 40 else f"{sequence[:37]}…"
 
 
-def normalise(sequences: Sequence[str], alphabet: str) -> tuple[list[str], list[str]]:
+def normalize(sequences: Sequence[str], alphabet: str) -> tuple[list[str], list[str]]:
     """Return the sequences with U replaced by T in DNA, T by U in RNA and `.` by `-` in alignments, and remarks."""
     sequences = list(sequences)
     if has_gap(alphabet):

@@ -166,6 +166,16 @@ class Target:
         """Whether there is one value per residue."""
         return self.task_type.startswith("residue")
 
+    @property
+    def is_row(self) -> bool:
+        """Whether there are values of whole sequences, and not of residues or pairs."""
+        return self.task_type in ROW_TASK_TYPES
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """Which values were measured, of the shape of `y`; not defined for pairs."""
+        return np.isfinite(self.y) if self.y.dtype.kind == "f" else self.y >= 0
+
     def take(self, rows: np.ndarray) -> "Target":
         """Return the targets of the given rows."""
         return replace(self, y=[self.y[row] for row in rows] if self.task_type == "pairs" else self.y[rows])

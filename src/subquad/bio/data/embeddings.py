@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 KIND, FORMAT = "bio embeddings", 1
+TENSORS = {"mean", "scores", "residues", "lengths"}
 """What the header of our files says, and the newest format that is read."""
 ENDINGS = ".safetensors (of `subquad bio embed`), .npy, .npz or .h5"
 HDF5 = (".h5", ".hdf5", ".hdf")
@@ -42,7 +43,8 @@ class Embeddings:
     mean: np.ndarray
     """`(n, D)` float32: the mean over the letters of each row."""
     scores: np.ndarray | None = None
-    """`(n,)` float32: log-odds of the variant of each row beside the wild type; NaN if it has a stop codon."""
+    """`(n,)` float32: masked-marginal score of each row: log-likelihood ratio of the variant to the wild
+    type; NaN with a stop codon or an ambiguous letter."""
     residues: np.ndarray | None = None
     """`(L, D)` float16: the vector of each letter, one row of the table after the other."""
     lengths: np.ndarray | None = None
@@ -217,8 +219,15 @@ def _own(path: Path, sequences: Sequence[str], table: Path | str) -> Embeddings:
             f"`subquad bio embed {table}` with the same columns"
         )
     found = {name: x.numpy() for name, x in tensors.items()}
-    if ("residues" in found) != ("lengths" in found) or (
-        "residues" in found and found["lengths"].sum() != len(found["residues"])
+    if not {"mean"} <= set(found) <= TENSORS:
+        raise SubquadError(
+            f"{path}: damaged: has the arrays {', '.join(sorted(found)) or 'none'}; write the file again"
+        )
+    residues, lengths = found.get("residues"), found.get("lengths")
+    if (residues is None) != (lengths is None) or (
+        residues is not None
+        and lengths is not None
+        and (lengths.shape != found["mean"].shape[:1] or lengths.sum() != len(residues))
     ):
         raise SubquadError(f"{path}: the lengths of the rows do not fit the vectors of letters; write the file again")
     return Embeddings(**found, model=header["model"])

@@ -18,7 +18,7 @@ from subquad.bio.data.alphabet import (
     has_gap,
     infer_alphabet,
     is_nucleotide,
-    normalise,
+    normalize,
 )
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema
 from subquad.bio.data.fasta import read_sequence
@@ -129,7 +129,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
             alphabet = infer_alphabet(found.sequences, "auto")[0]
         codes, paired, more = _codes(path, options, found.sequences, partners, alphabets=(alphabet, partner_alphabet))
     else:
-        sequences, changed = normalise(texts, alphabet)
+        sequences, changed = normalize(texts, alphabet)
         (found, notes), (codes, paired, more) = collect_errors(
             lambda: _sequence_set(path, frame, options, sequences, wild=wild, alphabet=alphabet),
             lambda: _codes(path, options, sequences, partners, alphabets=(alphabet, partner_alphabet)),
@@ -139,7 +139,7 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
         remarks.insert(0, f"alphabet: {alphabet} ({ALPHABETS[alphabet]}) (inferred; --alphabet overrides)")
     remarks += notes + found.remarks + more
     if partners is not None:
-        texts = normalise(partners, partner_alphabet)[0]
+        texts = normalize(partners, partner_alphabet)[0]
         pairs = [f"{partner}|{sequence}" for partner, sequence in zip(texts, found.sequences, strict=True)]
         found = replace(found, sequences=pairs)
     is_aligned = bool((codes[:, -1] != PAD).all())
@@ -224,7 +224,7 @@ def _codes(
         codes, remarks = sequences()
         return codes, Partners(), remarks
     chain, what = None if schema is None else schema.partner_chain, f"{options.partner} sequence"
-    short, changed = normalise(partners, partner_alphabet)
+    short, changed = normalize(partners, partner_alphabet)
     asked = {"ambiguity": options.ambiguity, "length": None if chain is None else chain.length, "what": what}
     (codes, remarks), (short, more) = collect_errors(sequences, lambda: encode(path, short, partner_alphabet, **asked))
     paired = pair(path, codes, short, alphabets=alphabets, pairing=options.pairing, schema=schema)
@@ -241,7 +241,7 @@ def _sequence_set(
     alphabet: str,
 ) -> tuple[SequenceSet, list[str]]:
     """Return the sequences with the variants that they are, and remarks beside those of the set."""
-    wild = None if wild is None else normalise([wild], alphabet)[0][0]
+    wild = None if wild is None else normalize([wild], alphabet)[0][0]
     if sequences is not None and options.partner is not None:
         return SequenceSet(sequences=sequences), []
     is_needed = sequences is None or options.is_mutant_named

@@ -113,7 +113,7 @@ def read_measurements(
     for rows in read:
         for row in np.flatnonzero(rows.has):
             before = seen.setdefault(rows.sequences[row], [])
-            if any(np.allclose(rows.y[row], own.y[k], rtol=TOLERANCE, equal_nan=True) for own, k in before):
+            if any(np.allclose(rows.y[row], own.y[k], rtol=TOLERANCE, atol=0.0, equal_nan=True) for own, k in before):
                 repeated += 1
             elif before:
                 own, k = before[0]

@@ -17,6 +17,7 @@ from subquad.bio.data.table import read_table
 from subquad.bio.design_search.acquisition import draws_of_members, make_acquisition
 from subquad.bio.design_search.batch import MAX_DRAWN, pick_batch
 from subquad.bio.design_search.settings import RoundsSettings, Strategy
+from subquad.bio.features.substitutions import reference_of
 from subquad.bio.metrics.compared_models import NETWORKS
 from subquad.bio.models.baselines import Baseline, fit_baseline, fit_gp, fit_ridge, refit_ridge
 from subquad.bio.models.fit import fit_network
@@ -83,10 +84,8 @@ def read_assay(path: Path | str, settings: RoundsSettings) -> tuple[Assay, list[
             f"{table.path}: {len(groups):,} measured sequences are fewer than the {needed:,} of --start-rows and all "
             "rounds; choose smaller numbers"
         )
-    inputs, y = (
-        table.inputs.take(np.array([own[0] for own in groups])),
-        np.array([values[own].mean() for own in groups]),
-    )
+    inputs = table.inputs.take(np.array([own[0] for own in groups]))
+    y = np.array([values[own].mean() for own in groups])
     sign = sign_of(settings.direction)
     count = max(1, int(np.ceil(settings.hit_fraction * len(y))))
     assay = Assay(
@@ -94,14 +93,10 @@ def read_assay(path: Path | str, settings: RoundsSettings) -> tuple[Assay, list[
         inputs=inputs,
         y=y,
         sign=sign,
-        reference=_reference(inputs) if inputs.is_aligned and inputs.partner is None else None,
+        reference=reference_of(inputs.codes, inputs.letters) if inputs.is_aligned and inputs.partner is None else None,
         hits=sign * y >= np.sort(sign * y)[-count],
     )
     return assay, remarks
-
-
-def _reference(inputs: Inputs) -> np.ndarray:
-    return np.array([np.bincount(np.maximum(column, 0)).argmax() for column in inputs.codes.T], dtype=np.int8)
 
 
 def replay(
@@ -252,7 +247,10 @@ def _ridge_members(dataset: Dataset, known: np.ndarray, inputs: Inputs, *, seed:
 
 
 def _ensemble_members(dataset: Dataset, settings: RoundsSettings, inputs: Inputs, *, seed: int) -> Members:
-    """Return the prediction of the ensemble that `fit` would make of some models, with small budgets."""
+    """Return the prediction of an ensemble of some models, with small budgets.
+
+    Its weights are chosen on the validation rows also where `fit` would fit all models five times more.
+    """
     data, fitted = prepare(dataset), {}
     budget = FitSettings(tokens=settings.tokens, ensemble_size=settings.ensemble_size)
     validation, truth = dataset.part("validation")

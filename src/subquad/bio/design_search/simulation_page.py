@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from subquad.bio.metrics.scores import verdict
 from subquad.bio.plots.maps import BLUE, GREEN, GREY, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture
 
@@ -55,7 +56,9 @@ def summarize(found: Mapping[str, Sequence[Mapping[str, Any]]], sign: int) -> di
             gap = np.array([a["hits"][-1] - b["hits"][-1] for a, b in zip(found[first], runs, strict=True)])
             mean, low, high = interval_over_seeds(gap)
             own["difference"] = {"value": float(mean), "low": _known(low), "high": _known(high)}
-            own["difference"]["verdict"] = _verdict(own["difference"])
+            own["difference"]["verdict"] = (
+                "one seed, no interval" if own["difference"]["low"] is None else verdict(own["difference"])
+            )
         summary[name] = own
     return {"sign": sign, "strategies": summary}
 
@@ -63,12 +66,6 @@ def summarize(found: Mapping[str, Sequence[Mapping[str, Any]]], sign: int) -> di
 def _known(values: np.ndarray) -> Any:
     """Return an array as JSON, with None for NaN."""
     return [None if np.isnan(value) else float(value) for value in values] if values.ndim else _known(values[None])[0]
-
-
-def _verdict(gap: Mapping[str, Any]) -> str:
-    if gap["low"] is None:
-        return "one seed, no interval"
-    return "clearly above" if gap["low"] > 0 else "clearly below" if gap["high"] < 0 else "tie"
 
 
 def render(metrics: Mapping[str, Any], name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from subquad.bio.data.dataset import Inputs
 
-__all__ = ["Features", "common_fields", "standardised"]
+__all__ = ["Features", "common_fields", "standardized"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +34,14 @@ class Features:
         """Return all fields as JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def standardise(self, inputs: Inputs) -> np.ndarray:
+    def standardize(self, inputs: Inputs) -> np.ndarray:
         """Return the covariates, centred and scaled by those of the training rows, `(n, E)`."""
         return (inputs.covariates - np.array(self.covariate_mean)) * np.array(self.covariate_scale)
 
 
 def common_fields(inputs: Inputs) -> dict[str, Any]:
     """Return the fields of `Features` for training rows."""
-    mean, scale = standardised(inputs.covariates)
+    mean, scale = standardized(inputs.covariates)
     return {
         "letters": inputs.letters,
         "has_partner": inputs.partner is not None,
@@ -50,7 +50,7 @@ def common_fields(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def standardised(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def standardized(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean of each column, and one over its standard deviation or 0 for a constant one."""
     values = values.astype(np.float64)
     if not len(values):

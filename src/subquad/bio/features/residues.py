@@ -12,7 +12,7 @@ from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
 from subquad.bio.features.base import Features, common_fields
-from subquad.bio.features.sequences import NUCLEOTIDES, kmers_of
+from subquad.bio.features.sequences import is_nucleic, kmers_of
 from subquad.bio.features.substitutions import properties
 from subquad.bio.settings import ALPHABETS
 
@@ -106,7 +106,7 @@ class ResidueFeatures(Features):
     @property
     def _reaches_of_numbers(self) -> int:
         # the composition of nucleotides is among the other numbers
-        return len(self.reaches) if self.letters > NUCLEOTIDES else 0
+        return len(self.reaches) if not is_nucleic(self.letters) else 0
 
     def _numbers(self, inputs: Inputs, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Return all features but the window, `(m, F - units)`."""
@@ -117,7 +117,7 @@ class ResidueFeatures(Features):
             [
                 *(mean[rows, positions] for mean in (whole, *local)),
                 _places(positions, lengths),
-                self.standardise(inputs)[rows],
+                self.standardize(inputs)[rows],
                 self._vectors(inputs, rows, positions),
             ]
         )
@@ -138,7 +138,7 @@ def vector_cost(inputs: Inputs) -> int:
 
 def letter_table(letters: int) -> np.ndarray:
     """Return the numbers that represent each letter, `(A, P)`: properties of amino acids, one-hot for nucleotides."""
-    return np.eye(letters) if letters < NUCLEOTIDES else properties(letters)
+    return np.eye(letters) if is_nucleic(letters) else properties(letters)
 
 
 def _places(positions: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -56,8 +56,7 @@ def part_of(dataset: Dataset, name: str, *, most: int, seed: int) -> Part:
     weight = None if dataset.weight is None else dataset.weight[dataset.split[name]]
     if not target.is_residue:
         return Part(inputs=inputs, target=target, residues=(), weight=weight)
-    is_known = np.isfinite(target.y) if target.task_type == "residue_regression" else target.y >= 0
-    rows, positions = np.nonzero(is_known)
+    rows, positions = np.nonzero(target.is_known)
     y = target.y[rows, positions]
     weight = None if weight is None else weight[rows]
     if len(rows) > most:

@@ -16,15 +16,15 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import ANY, PAD, Inputs
-from subquad.bio.features.base import Features, common_fields, standardised
+from subquad.bio.features.base import Features, common_fields, standardized
 from subquad.bio.features.substitutions import Substitutions, properties, reference_of
 from subquad.bio.settings import ALPHABETS
 
 __all__ = [
     "LETTERS",
-    "NUCLEOTIDES",
     "PRODUCTS",
     "SequenceFeatures",
+    "is_nucleic",
     "kmer_name",
     "kmers_of",
 ]
@@ -38,8 +38,8 @@ MIN_CODONS, MIN_OPEN = 10, 0.95
 """Number of codons, and fraction of rows without a stop codon inside, from which sequences are open reading frames."""
 STOPS = ((3, 0, 0), (3, 0, 2), (3, 2, 0))
 """Codes of the stop codons TAA, TAG and TGA."""
-NUCLEOTIDES = 6
-"""Alphabets with fewer letters are DNA or RNA, with or without a gap."""
+MAX_NUCLEIC_LETTERS = 5
+"""Letters of DNA or RNA with the gap of an alignment."""
 ENDS = 5
 """Number of letters at either end that are features if lengths vary."""
 HELIX = np.deg2rad(100.0)
@@ -51,6 +51,11 @@ LETTERS, PRODUCTS = ("letters", "partner", "mismatch"), ("pairs", "type")
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Row, column and value."""
+
+
+def is_nucleic(letters: int) -> bool:
+    """Return whether an alphabet with so many letters is DNA or RNA, with or without a gap."""
+    return letters <= MAX_NUCLEIC_LETTERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,26 +85,26 @@ class SequenceFeatures(Features):
     @classmethod
     def for_inputs(cls, inputs: Inputs) -> "SequenceFeatures":
         """Return the features for training rows, without those that are constant."""
-        is_nucleic, codes = inputs.letters < NUCLEOTIDES, inputs.codes
-        fields: dict[str, Any] = {"kmer": 2 + is_nucleic, "ends": ENDS}
+        is_dna_or_rna, codes = is_nucleic(inputs.letters), inputs.codes
+        fields: dict[str, Any] = {"kmer": 2 + is_dna_or_rna, "ends": ENDS}
         if inputs.is_aligned:
             reference = reference_of(codes, inputs.letters)
             differs = (codes != reference) & (codes >= 0)
             varying = int(differs.any(0).sum())
             is_diverse = varying >= MIN_KMER_POSITIONS and differs.sum() > MIN_DIVERSITY * varying * len(codes)
             fields = {
-                "has_pairs": is_nucleic and varying <= MAX_PAIR_POSITIONS,
+                "has_pairs": is_dna_or_rna and varying <= MAX_PAIR_POSITIONS,
                 "kmer": fields["kmer"] if is_diverse else 0,
             }
             if inputs.has_substitutions:
                 fields |= {"reference": tuple(reference.tolist()), "has_several": bool((differs.sum(1) > 1).any())}
         if inputs.embedding is not None:
-            fields |= dict(zip(("embedding_mean", "embedding_scale"), standardised(inputs.embedding), strict=True))
+            fields |= dict(zip(("embedding_mean", "embedding_scale"), standardized(inputs.embedding), strict=True))
         whole = cls(
             **common_fields(inputs),
             **fields,
             positions=codes.shape[1] if inputs.is_aligned else 0,
-            has_codons=is_nucleic and _are_open(inputs),
+            has_codons=is_dna_or_rna and _are_open(inputs),
         )
         lowest, highest = np.inf, -np.inf
         for block in whole._blocks(inputs):
@@ -138,7 +143,7 @@ class SequenceFeatures(Features):
             place += width
         return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
 
-    def standardise_embedding(self, inputs: Inputs) -> np.ndarray:
+    def standardize_embedding(self, inputs: Inputs) -> np.ndarray:
         """Return the embeddings, centred and scaled by those of the training rows, `(n, D)`."""
         assert inputs.embedding is not None, "the inputs of a model with embeddings have some"
         return (inputs.embedding - np.array(self.embedding_mean)) * np.array(self.embedding_scale)
@@ -176,7 +181,7 @@ class SequenceFeatures(Features):
             layout += [("pairs", (T - 1) * A**2, True)] if self.has_pairs else []
             if self.has_partner:
                 layout += [("partner", T * A, True), ("mismatch", T, True)]
-                layout += [("type", T * A**2, True)] if A < NUCLEOTIDES else []
+                layout += [("type", T * A**2, True)] if is_nucleic(A) else []
         layout += [(f"kmer {k}", A**k, False) for k in range(1, self.kmer + 1)]
         layout += [("global", len(_globals(A)), False)] if self.kmer else []
         layout += [("first", self.ends * A, True), ("last", self.ends * A, True)] if self.ends else []
@@ -253,7 +258,7 @@ def kmer_name(index: int, length: int, alphabet: str) -> str:
 
 
 def _globals(letters: int) -> list[str]:
-    if letters < NUCLEOTIDES:
+    if is_nucleic(letters):
         return ["length", "log length", "GC"]
     return ["length", "log length", "net charge", "mean hydropathy", "aromatic fraction", "hydrophobic moment"]
 
@@ -281,9 +286,9 @@ def _entries(features: SequenceFeatures, kind: str, inputs: Inputs) -> Entries:
         case "global":
             return _dense(_global_values(inputs))
         case "covariates":
-            return _dense(features.standardise(inputs))
+            return _dense(features.standardize(inputs))
         case "embedding":
-            return _dense(features.standardise_embedding(inputs))
+            return _dense(features.standardize_embedding(inputs))
         case "substitutions":
             assert features.substitutions is not None
             return _dense(features.substitutions.matrix(codes))
@@ -331,7 +336,7 @@ def _global_values(inputs: Inputs) -> np.ndarray:
     lengths = np.maximum(inputs.lengths, 1)
     columns = [inputs.lengths / 100, np.log(lengths)]
     A = inputs.letters
-    if A < NUCLEOTIDES:
+    if is_nucleic(A):
         is_gc = np.isin(np.arange(A), (1, 2)).astype(np.float64)
         return np.stack([*columns, _values(inputs.codes, is_gc).sum(1) / lengths], axis=1)
     table = properties(A)
@@ -351,7 +356,7 @@ def _values(codes: np.ndarray, table: np.ndarray) -> np.ndarray:
 def _names(features: SequenceFeatures, kind: str, alphabet: str, covariates: Sequence[str]) -> list[str]:
     places = range(1, features.positions + 1)
     A = len(alphabet)
-    what = {2: "dinucleotide", 3: "trinucleotide"} if A < NUCLEOTIDES else {2: "dipeptide", 3: "tripeptide"}
+    what = {2: "dinucleotide", 3: "trinucleotide"} if is_nucleic(A) else {2: "dipeptide", 3: "tripeptide"}
     match kind:
         case "letters":
             return [f"{letter}{t}" for t in places for letter in alphabet]

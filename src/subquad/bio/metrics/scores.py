@@ -206,8 +206,7 @@ def _is_constant(target: Target, prediction: Any) -> bool:
     values = np.asarray(prediction)
     if target.is_residue:
         # what stands in the padding means nothing
-        known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
-        values = values.reshape(*target.y.shape, -1)[known]
+        values = values.reshape(*target.y.shape, -1)[target.is_known]
     return bool((values == values[:1]).all())
 
 

@@ -39,7 +39,7 @@ def task_metrics(target: Target, prediction: Any) -> dict[str, Metric]:
     if p.shape != shape and not (target.outputs == 1 and p.shape == shape[:-1]):
         raise ValueError(f"predictions of {target.task_type} must have the shape {shape}, got {p.shape}")
     p = p.reshape(shape)
-    known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
+    known = target.is_known
     rows = np.nonzero(known)[0]
     if not np.isfinite(p[known] if target.is_residue or target.task_type == "multilabel" else p).all():
         raise ValueError("predictions must be finite numbers")

@@ -19,11 +19,11 @@ from subquad.bio.data.inputs import check_strands
 from subquad.bio.metrics.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
-from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.fitted import load_networks, network_tensors
 from subquad.bio.models.members import Members
+from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.training_data import check_trainable, prepare
 from subquad.bio.settings import AlphabetName, FitSettings
 from subquad.errors import SubquadError, unknown
@@ -52,7 +52,7 @@ class Estimator(BaseEstimator):
     ambiguity: str
     validation_fraction: float
     random_state: int | np.random.RandomState | None
-    ensemble_: NetEnsemble
+    ensemble_: NetworkEnsemble
     _schema: InputSchema
     _target: dict[str, Any]
     _form: str
@@ -243,7 +243,7 @@ class Estimator(BaseEstimator):
         return inputs, self.ensemble_.members(inputs)
 
 
-def _intervals(dataset: Dataset, ensemble: NetEnsemble) -> list[dict[str, Any] | None] | None:
+def _intervals(dataset: Dataset, ensemble: NetworkEnsemble) -> list[dict[str, Any] | None] | None:
     """Return the intervals of each column of measurements; None if no rows were held out to calibrate them."""
     split = dataset.split
     if dataset.target.task_type != "regression" or np.array_equal(split["train"], split["validation"]):

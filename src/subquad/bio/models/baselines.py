@@ -43,7 +43,8 @@ MAX_RESIDUES = 200_000
 """Maximum number of training residues of the linear model; a random subset beyond."""
 MAX_PENALTY_ROWS = 50_000
 """Maximum number of rows or residues on which penalties of logistic regression are compared."""
-MAX_BOOSTING_ROWS = 100_000
+MAX_BOOSTING_RESIDUES = 100_000
+"""Maximum number of training residues of boosting; a random subset beyond."""
 BOOSTING_SECONDS = 30.0
 """Processor time of boosting, unless Lyra takes longer."""
 TRUSTED = (
@@ -208,6 +209,8 @@ def fit_baseline(
         return fit_boosting(dataset, iterations=iterations, seed=seed, seconds=seconds)
     if name == "gp":
         return fit_gp(dataset, seed=seed)
+    if name not in ("vienna", "vienna_bpp"):
+        raise ValueError(f"no fit of the baseline {name!r}")
     baseline = Baseline(name=name, task_type="pairs", selected={})
     inputs, target = dataset.part("validation")
     value = score(target, baseline.predict(inputs))[MAIN_METRIC["pairs"]] if len(target) else np.nan
@@ -295,7 +298,9 @@ def fit_boosting(
         seed: Seed of random subsets of residues and rows.
         seconds: Approximate processor time of the fit.
     """
-    train, validation = (part_of(dataset, name, most=MAX_BOOSTING_ROWS, seed=seed) for name in ("train", "validation"))
+    train, validation = (
+        part_of(dataset, name, most=MAX_BOOSTING_RESIDUES, seed=seed) for name in ("train", "validation")
+    )
     features, metric = _features(dataset, train), MAIN_METRIC[dataset.target.task_type]
     options = {"metric": metric, "iterations": iterations, "seed": seed, "seconds": seconds}
     trees, selected = fit_trees(features, train, validation, **options)

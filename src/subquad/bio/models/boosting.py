@@ -22,8 +22,11 @@ from subquad.bio.metrics.scores import score
 
 __all__ = ["Trees", "fit_trees"]
 
-MAX_TREES, FEW_TREES, MIN_TREES = 500, 100, 50
-"""Maximum number; number below which letters replace features; minimum number, on fewer rows if necessary."""
+MAX_TREES = 500
+FEW_TREES = 100
+"""Number of trees below which letters replace features."""
+MIN_TREES = 50
+"""Minimum number of trees, on fewer rows if necessary."""
 PATIENCE = 50
 """Number of trees without a lower validation loss after which no more are grown."""
 NUMERIC_RATE, LETTER_RATE = 1.5e8, 1.2e8
@@ -106,7 +109,8 @@ def fit_trees(
     view, columns, wide, rate = _view(features, train, seconds / forests)
     affordable = seconds * rate / (forests * wide * len(search))
     most = iterations or int(np.clip(affordable / (len(target) + OVERHEAD_ROWS), MIN_TREES, MAX_TREES))
-    rows = int(max(affordable / MIN_TREES - OVERHEAD_ROWS, 5 * OVERHEAD_ROWS))
+    fewest = min(MIN_TREES, iterations or MIN_TREES)
+    rows = int(max(affordable / fewest - OVERHEAD_ROWS, 5 * OVERHEAD_ROWS))
     if len(target) > rows:
         train = train.take(np.sort(np.random.default_rng(seed).choice(len(target), rows, replace=False)))
     X, V = (

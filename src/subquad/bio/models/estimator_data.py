@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.alphabet import check_aligned, check_mixed, encode, has_gap, infer_alphabet, normalise
+from subquad.bio.data.alphabet import check_aligned, check_mixed, encode, has_gap, infer_alphabet, normalize
 from subquad.bio.data.dataset import PAD, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import fill_missing
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
@@ -191,11 +191,11 @@ def _sequences(
             check_aligned(WHERE, texts, column=str(column))
     asked: dict[str, Any] = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
     length = None if schema is None else schema.length
-    codes, _ = encode(WHERE, normalise(sequences, name)[0], name, length=length, **asked)
+    codes, _ = encode(WHERE, normalize(sequences, name)[0], name, length=length, **asked)
     paired = Partners()
     if partners is not None:
         length, what = None if known is None else known.length, f"{partner_column} sequence"
-        short, _ = encode(WHERE, normalise(partners, other)[0], other, length=length, what=what, **asked)
+        short, _ = encode(WHERE, normalize(partners, other)[0], other, length=length, what=what, **asked)
         paired = pair(WHERE, codes, short, alphabets=(name, other), pairing="auto", schema=schema)
     covariates, fill = _covariates(frame, covariate_columns, None if schema is None else schema.covariates)
     is_aligned = bool((codes[:, -1] != PAD).all()) if schema is None else schema.is_aligned

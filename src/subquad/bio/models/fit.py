@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from subquad.bio.data.dataset import ROW_TASK_TYPES, Dataset
+from subquad.bio.data.dataset import Dataset
 from subquad.bio.metrics.compared_models import ENSEMBLE, NETWORKS, WITHOUT_LYRA, members_of, models_for
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
 from subquad.bio.models.baselines import BOOSTING_SECONDS, Baseline, baseline_file, fit_baseline, fit_ridge
-from subquad.bio.models.ensemble import NetEnsemble, fit_ensemble
 from subquad.bio.models.initialization import LinearStart, fit_linear_start
 from subquad.bio.models.members import Members
+from subquad.bio.models.networks import NetworkEnsemble, train_networks
 from subquad.bio.models.stacking import Stacking, combine, fit_stacking
 from subquad.bio.models.training import epochs_for, seconds_for
 from subquad.bio.models.training_data import TrainingData, check_trainable, prepare
@@ -53,7 +53,7 @@ class FittedModels:
 
     models: list[str]
     """Names of the models that are saved."""
-    networks: dict[str, NetEnsemble]
+    networks: dict[str, NetworkEnsemble]
     """Those that are networks; the others are in files of the run's folder."""
     stacking: Stacking | None
     """The ensemble; None for a single model."""
@@ -74,11 +74,11 @@ def fit_network(
     *,
     ridge: Baseline | None = None,
     start: LinearStart | None = None,
-    additive: NetEnsemble | None = None,
+    additive: NetworkEnsemble | None = None,
     seed: int,
     directory: Path | None = None,
     quiet: bool = True,
-) -> NetEnsemble:
+) -> NetworkEnsemble:
     """Fit one of the `NETWORKS`.
 
     Args:
@@ -94,8 +94,7 @@ def fit_network(
         quiet: Show no progress bar.
     """
     dataset, target = data.dataset, data.dataset.target
-    is_row = not target.is_residue and target.task_type != "pairs"
-    has_path = kind in ADDITIVE and is_row
+    has_path = kind in ADDITIVE and target.is_row
     if ridge is None and (has_path or (kind == "lyra" and target.is_residue)):
         ridge = fit_ridge(dataset, seed=seed)
     if has_path and start is None and ridge is not None:
@@ -104,7 +103,7 @@ def fit_network(
     if starts_at_path and additive is None:
         options: dict[str, Any] = {"ridge": ridge, "start": start, "seed": seed, "directory": directory}
         additive = fit_network("lyra-additive", data, settings, quiet=quiet, **options)
-    return fit_ensemble(
+    return train_networks(
         kind,
         dataset,
         settings,
@@ -159,7 +158,7 @@ def fit_models(dataset: Dataset, settings: FitSettings, *, directory: Path, seed
         "parameters": {
             name: sum(p.numel() for net in own.nets for p in net.parameters())
             for name, own in fitted.items()
-            if isinstance(own, NetEnsemble)
+            if isinstance(own, NetworkEnsemble)
         },
         "weights": {name: own.weights for name, own in stackings.items()},
     }
@@ -168,7 +167,7 @@ def fit_models(dataset: Dataset, settings: FitSettings, *, directory: Path, seed
         metrics["conformal"], selected["conformal"] = _conformal(dataset, found)
     return FittedModels(
         models=[*fitted, *([ENSEMBLE] if ENSEMBLE in stackings else [])],
-        networks={name: own for name, own in fitted.items() if isinstance(own, NetEnsemble)},
+        networks={name: own for name, own in fitted.items() if isinstance(own, NetworkEnsemble)},
         stacking=stackings.get(ENSEMBLE),
         predictions=predictions,
         metrics=metrics,
@@ -195,7 +194,7 @@ def models_of(dataset: Dataset, settings: FitSettings) -> tuple[str, ...]:
 
 def _fit_all(
     names: Sequence[str], data: TrainingData, settings: FitSettings, *, directory: Path, seed: int, quiet: bool
-) -> tuple[dict[str, Baseline | NetEnsemble], dict[str, float]]:
+) -> tuple[dict[str, Baseline | NetworkEnsemble], dict[str, float]]:
     """Return the fitted models and the processor time of each, in seconds."""
     dataset, fitted, seconds = data.dataset, {}, {}
     main, count = MAIN_METRIC[dataset.target.task_type], len(dataset.split["train"])
@@ -255,16 +254,17 @@ def _fit_stackings(
         return {}
     if "lyra" not in sets[ENSEMBLE] or not sets[WITHOUT_LYRA]:
         del sets[WITHOUT_LYRA]
-    began = time.process_time()
+    in_folds = dict.fromkeys(seconds, 0.0)
     if not folds:
         target, predicted = data.dataset.part("validation")[1], {name: own.mean for name, own in validation.items()}
     else:
         members = tuple(name for name in validation if any(name in own for own in sets.values()))
-        target, predicted = _out_of_fold(members, data, settings, folds, directory=directory, seed=seed)
+        target, predicted, in_folds = _out_of_fold(members, data, settings, folds, directory=directory, seed=seed)
     found = {}
     for name, own in sets.items():
-        found[name] = fit_stacking(target, {member: predicted[member] for member in own})
-        seconds[name] = time.process_time() - began + sum(seconds[member] for member in own)
+        began = time.process_time()
+        found[name] = fit_stacking(target, {member: predicted[member] for member in own}, is_out_of_fold=bool(folds))
+        seconds[name] = time.process_time() - began + sum(seconds[member] + in_folds[member] for member in own)
     return found
 
 
@@ -275,9 +275,9 @@ def _stack_folds(dataset: Dataset, settings: FitSettings, seed: int) -> list[tup
     Raises:
         SubquadError: The training rows cannot be divided into the number of folds that the settings name.
     """
-    count, is_row = settings.stack_folds, dataset.target.task_type in ROW_TASK_TYPES
+    count = settings.stack_folds
     if count is None:
-        count = STACK_FOLDS if is_row and len(dataset.split["validation"]) < FEW_VALIDATION_ROWS else 1
+        count = STACK_FOLDS if dataset.target.is_row and len(dataset.split["validation"]) < FEW_VALIDATION_ROWS else 1
     if count == 1:
         return []
     try:
@@ -299,19 +299,20 @@ def _out_of_fold(
     *,
     directory: Path,
     seed: int,
-) -> tuple[Any, dict[str, Any]]:
-    """Return the target of the training rows, and predictions by models that were not trained on the row."""
-    rows, found = [], {name: [] for name in members}
+) -> tuple[Any, dict[str, Any], dict[str, float]]:
+    """Return the target of the training rows, predictions by models of other folds, and the time of each model."""
+    rows, found, seconds = [], {name: [] for name in members}, dict.fromkeys(members, 0.0)
     for number, (train, held_out) in enumerate(folds):
         fold, folder = data.with_train(train), directory / f"fold-{number}"
         folder.mkdir(exist_ok=True)
         own = replace(settings, ensemble_size=1)
-        fitted, _ = _fit_all(members, fold, own, directory=folder, seed=seed, quiet=True)
+        fitted, taken = _fit_all(members, fold, own, directory=folder, seed=seed, quiet=True)
         for name, model in fitted.items():
+            seconds[name] += taken[name]
             found[name].append(model.predict(fold.dataset.inputs.take(held_out)))
         rows.append(held_out)
     predicted = {name: _concatenate(parts) for name, parts in found.items()}
-    return data.dataset.target.take(np.concatenate(rows)), predicted
+    return data.dataset.target.take(np.concatenate(rows)), predicted, seconds
 
 
 def _folds(dataset: Dataset, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -13,8 +13,8 @@ from subquad.bio.data.dataset import Inputs, InputSchema
 from subquad.bio.data.table import inputs_of
 from subquad.bio.metrics.compared_models import COMPARED_MODELS, ENSEMBLE, members_of
 from subquad.bio.models.baselines import Baseline, baseline_file
-from subquad.bio.models.ensemble import NetEnsemble
 from subquad.bio.models.members import Members
+from subquad.bio.models.networks import NetworkEnsemble
 from subquad.bio.models.stacking import Stacking, combine
 from subquad.errors import SubquadError, unknown
 from subquad.runs.folder import load_config, load_tensors
@@ -26,7 +26,7 @@ __all__ = ["BioModel", "load_networks", "network_tensors"]
 class BioModel:
     """The fitted models of one run, opened from its folder."""
 
-    networks: Mapping[str, NetEnsemble]
+    networks: Mapping[str, NetworkEnsemble]
     """The models that are networks, by name."""
     schema: InputSchema
     """How the inputs of the training table were read."""
@@ -179,12 +179,12 @@ class BioModel:
         return self._baseline("gp").draws(self.inputs_of(sequences), count, seed=seed)
 
 
-def network_tensors(networks: Mapping[str, NetEnsemble]) -> dict[str, Tensor]:
+def network_tensors(networks: Mapping[str, NetworkEnsemble]) -> dict[str, Tensor]:
     """Return the weights of networks, as `load_networks` reads them."""
     return {f"{name}.{key}": x for name, own in networks.items() for key, x in own.tensors().items()}
 
 
-def load_networks(directory: Path | str, config: Mapping[str, Any]) -> dict[str, NetEnsemble]:
+def load_networks(directory: Path | str, config: Mapping[str, Any]) -> dict[str, NetworkEnsemble]:
     """Return the networks in a folder with the given `config.json`, by name.
 
     Raises:
@@ -198,7 +198,7 @@ def load_networks(directory: Path | str, config: Mapping[str, Any]) -> dict[str,
             own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
             starts_at_ridge = spec["has_prior"] and spec["task_type"] != "pairs"
             prior = Baseline.load(baseline_file(directory, "ridge")) if starts_at_ridge else None
-            found[name] = NetEnsemble.from_dict(values, own, prior)
+            found[name] = NetworkEnsemble.from_dict(values, own, prior)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise SubquadError(f"{directory}: the weights do not fit its config.json; fit again") from error
     return found

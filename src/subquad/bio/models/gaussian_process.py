@@ -23,7 +23,7 @@ import torch
 from subquad.bio.data.dataset import Inputs
 from subquad.bio.features.pairs import RowFeatures, letter_channels
 from subquad.bio.features.rows import Part
-from subquad.bio.features.sequences import LETTERS, NUCLEOTIDES, PRODUCTS
+from subquad.bio.features.sequences import LETTERS, PRODUCTS, is_nucleic
 from subquad.bio.features.substitutions import blosum62
 from subquad.bio.models.linear import SparseMatrix, scale_of
 
@@ -244,7 +244,7 @@ def _embedding(letters: int) -> np.ndarray:
 
     Nucleotides are equally distant. The last two rows are the mean of all letters (`ANY`) and zeros (`PAD`).
     """
-    if letters < NUCLEOTIDES:
+    if is_nucleic(letters):
         table = np.eye(letters)
     else:
         # scores are logarithms of odds ratios, in half bits

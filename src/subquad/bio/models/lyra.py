@@ -1,6 +1,6 @@
 r"""Networks of this field: Lyra around a linear model, its variants, and an MLP.
 
-$$ \hat y = g(w \cdot f(x) + \mathrm{Lyra}(x)) $$
+$$ \hat y = (1 - m)\, g(w \cdot f(x) + \mathrm{Lyra}(x)) + m\, \mathrm{direct}(x) $$
 
 is the model `lyra`: $w$ is linear in the features $f$ and starts at ridge (or logistic) regression, the last layer of
 Lyra starts at 0 and the monotone curve $g$ at the identity, so that training starts exactly at the linear model. The
@@ -9,10 +9,10 @@ is `lyra-additive`, with an MLP of $f$ instead it is `mlp`, and without $w$ and 
 the published network. Residues start at the ridge regression of their windows, base pairs at the probabilities of a
 thermodynamic model.
 
-What is left of the target after a linear model are interactions, which gradient descent learns poorly where it cannot
-first learn the letters that interact (the staircase of arXiv:2202.08658): Lyra around a linear model then stays at it.
-So a direct head predicts the whole target from Lyra alone; its loss is added, and the validation rows choose its part
-in the prediction.
+A linear model leaves only interactions, which gradient descent learns slowly unless it also learns the effects of the
+single letters that interact (the staircase property of arXiv:2202.08658): Lyra then stays at the linear model. So a
+direct head predicts the whole target from the same layers. Its loss is added, and the validation rows choose its weight
+$m$.
 
 Axes: B sequences, T positions, A letters, F features, D numbers of a vector, H channels, O outputs.
 """
@@ -41,7 +41,10 @@ HEAD_WIDTH, HEAD_DROPOUT = 128, 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class NetSpec:
-    """Architecture of a network."""
+    """Architecture of a network.
+
+    What saved networks have in two forms is a field here, whose default is the old form.
+    """
 
     task_type: str
     letters: int
@@ -175,7 +178,7 @@ class BioNet(nn.Module):
     channels: Tensor | None
     """`(T, A + 2, C)` channels of each letter at each position; see `channels_of`."""
     mix: Tensor
-    """Part of the direct head in the prediction, from 0 to 1."""
+    """Weight of the direct head in the prediction, from 0 to 1."""
     vector_mean: Tensor
     vector_scale: Tensor
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subquad.bio.data.alphabet import GAP, normalise
+from subquad.bio.data.alphabet import GAP, normalize
 from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.models.members import Members, deviation
@@ -111,7 +111,7 @@ class Scorer:
 
     def normalized(self, sequence: str) -> str:
         """Return the sequence in upper case, with U or T as the model writes them."""
-        return normalise([sequence.upper()], self.schema.alphabet)[0][0]
+        return normalize([sequence.upper()], self.schema.alphabet)[0][0]
 
     def members(self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True) -> Members:
         """Return the score of each sequence, `(n,)`, and the scores by each member of the model."""
@@ -248,7 +248,7 @@ def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
                 f"the run has no wild type; give the sequence with {flag}, as letters, or a FASTA or text file"
             )
         return model.wild_type
-    sequence = normalise([read_sequence(given, flag)], model.schema.alphabet)[0][0]
+    sequence = normalize([read_sequence(given, flag)], model.schema.alphabet)[0][0]
     length, first = model.schema.length, 1 + model.schema.offset
     if SEPARATOR in sequence:
         raise SubquadError(f"{flag} has two sequences with {SEPARATOR!r} between them; give the partner with --partner")
@@ -294,7 +294,7 @@ def partner_sequence(model: "BioModel", given: str | None, flag: str = "--partne
         )
     chain = schema.partner_chain
     alphabet = schema.alphabet if chain is None else chain.alphabet
-    partner = normalise([read_sequence(given, flag)], alphabet)[0][0]
+    partner = normalize([read_sequence(given, flag)], alphabet)[0][0]
     letters = ALPHABETS[alphabet]
     raise_errors(
         f"{flag} has letters outside the alphabet of the partner sequences, {alphabet} ({letters}):",

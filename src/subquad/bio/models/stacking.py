@@ -52,6 +52,8 @@ class Stacking:
     """Factor on each model's predictions (log-odds for probabilities), one per column of measurements."""
     rows: int
     """Number of rows that it was fitted on."""
+    is_out_of_fold: bool = False
+    """These are training rows, predicted by models of other folds, and not the validation rows."""
 
     def predict(self, predictions: Mapping[str, Any]) -> Any:
         """Return the stacked predictions, of the shape of one model's; see `Target.outputs`.
@@ -147,7 +149,13 @@ def combine(stacking: Stacking, members: Mapping[str, Members]) -> Members:
 
 
 def fit_stacking(
-    target: Target, predictions: Mapping[str, Any], *, draws: int = 100, shrink: float = PRIOR, seed: int = 0
+    target: Target,
+    predictions: Mapping[str, Any],
+    *,
+    is_out_of_fold: bool = False,
+    draws: int = 100,
+    shrink: float = PRIOR,
+    seed: int = 0,
 ) -> Stacking:
     """Return the stack of models, fitted on rows that none of them was trained on.
 
@@ -156,6 +164,7 @@ def fit_stacking(
     Args:
         target: Measured values of n rows.
         predictions: Predictions of these rows by each model; see `Target.outputs`.
+        is_out_of_fold: The rows are training rows, predicted by models of other folds.
         draws: Number of bootstrap samples that the candidates are compared on.
         shrink: Strength of the prior, in rows, that the models are equally good and calibrated already.
         seed: Seed of the bootstrap samples.
@@ -168,7 +177,14 @@ def fit_stacking(
         raise ValueError("a stack needs at least one model")
     columns = len(target.names) if target.task_type == "regression" else 1
     weights = dict.fromkeys(names, 1 / len(names))
-    stacking = Stacking(task_type=target.task_type, weights=weights, shift={}, scale={}, rows=len(target))
+    stacking = Stacking(
+        task_type=target.task_type,
+        weights=weights,
+        shift={},
+        scale={},
+        rows=len(target),
+        is_out_of_fold=is_out_of_fold,
+    )
     stacking = stacking.calibrated(np.zeros((len(names), columns)), np.ones((len(names), columns)))
     items = _items(target, list(predictions.values())) if len(target) else None
     if items is None or len(np.unique(items.rows)) < 5 or np.ptp(items.truth) == 0:
@@ -197,7 +213,7 @@ def _items(target: Target, predictions: list[Any]) -> _Items:
         return _pair_items(target, predictions)
     y = np.asarray(target.y)
     cells = y if y.ndim == 2 else y[:, None]
-    known = np.isfinite(cells) if cells.dtype.kind == "f" else cells >= 0
+    known = target.is_known.reshape(cells.shape)
     rows, places = np.nonzero(known)
     values = []
     for prediction in predictions:

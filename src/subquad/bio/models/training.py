@@ -46,7 +46,7 @@ PAPER_EPOCHS, PAPER_STRETCH, PAPER_VALIDATIONS, PATIENCE, PLATEAU = 100.0, 20.0,
 validations per pass, and validations without a new best after which training stops and after which its rate is halved.
 """
 MIXES = (0.0, 0.5, 1.0)
-"""Candidates for the part of the direct head in the prediction of Lyra."""
+"""Candidates for the weight of the direct head in the prediction of Lyra."""
 VALIDATION_TIME = 0.15
 """Maximum fraction of the training time that validation takes."""
 VALIDATIONS = 12
@@ -222,7 +222,8 @@ def train_net(
         backward(value)
         return {"loss": value}
 
-    def metrics(model: nn.Module, mixes: Sequence[float] = MIXES) -> dict[str, float]:
+    def validate(model: nn.Module, mixes: Sequence[float] = MIXES) -> dict[str, float]:
+        # also sets the weight of the direct head
         heads = raw_outputs(model, inputs, task_type, held_out, priors=subset_priors, of_heads=True)
         outputs = [own[0] for own in heads]
         if len(heads[0]) > 1:
@@ -233,19 +234,21 @@ def train_net(
             outputs = mixed[mix]
         return _finite_score(truth, as_predictions(outputs, inputs, task_type, options.scaler))
 
+    groups = _net_groups(net, settings)
+    assert sum(len(group["params"]) for group in groups) == len(list(net.parameters())), "a parameter is not trained"
     has_start = net.additive is not None or net.spec.has_prior
     selected = _train_best(
         net,
-        _net_groups(net, settings),
+        groups,
         options,
         batches=batches,
         step=step,
         loop=LoopSettings(steps=steps, evaluate_every=max(1, steps // validations), **stopping),
         schedule_name="constant" if stopping else "one_cycle",
-        validate=metrics,
+        validate=validate,
         monitor=MAIN_METRIC[task_type],
         # strictly better than the start, of which the direct head is no part
-        least=float(np.nextafter(metrics(net, (0.0,))[MAIN_METRIC[task_type]], np.inf)) if has_start else -np.inf,
+        least=float(np.nextafter(validate(net, (0.0,))[MAIN_METRIC[task_type]], np.inf)) if has_start else -np.inf,
     )
     taken = epochs * selected["steps"] / steps
     return {"epochs": round(float(taken), 2), "batch_size": batch_size, **selected}

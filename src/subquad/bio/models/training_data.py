@@ -28,11 +28,7 @@ class TrainingData:
 
 
 def prepare(dataset: Dataset) -> TrainingData:
-    """Return a dataset with both strands and with the positions that vary.
-
-    Raises:
-        SubquadError: All training sequences are the same.
-    """
+    """Return a dataset with both strands and with the positions that vary."""
     if dataset.inputs.is_double_stranded:
         # a position that is constant on one strand may vary on the other
         dataset = with_both_strands(dataset)
@@ -45,10 +41,9 @@ def prepare(dataset: Dataset) -> TrainingData:
     chains = [np.any([(codes != codes[0]).any(0) for codes in chain.channels], axis=0) for chain in train.chains]
     varies = np.concatenate(chains)
     if not varies.any():
-        if not inputs.covariates.shape[1] and inputs.embedding is None:
-            raise SubquadError("all training sequences are the same; there is nothing to learn from")
+        # covariates or an embedding vary, and a network needs a position to read
         varies[0] = True
-    if varies.all() or target.is_residue or target.task_type == "pairs":
+    if varies.all() or not target.is_row:
         return whole
     return replace(whole, positions=np.flatnonzero(varies))
 
@@ -60,8 +55,13 @@ def check_trainable(dataset: Dataset) -> None:
         SubquadError: All training sequences are the same, a class has no training row, or a part of the split has no
             measurement in some column.
     """
-    prepare(dataset)
-    target = dataset.target
+    target, inputs = dataset.target, dataset.inputs
+    train = inputs.take(dataset.split["train"])
+    is_constant = target.is_row and all(
+        (codes == codes[:1]).all() for chain in train.chains for codes in chain.channels
+    )
+    if is_constant and not inputs.covariates.shape[1] and inputs.embedding is None:
+        raise SubquadError("all training sequences are the same; there is nothing to learn from")
     if target.task_type in ("binary", "multiclass"):
         present = np.unique(target.y[dataset.split["train"]])
         absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
@@ -70,11 +70,10 @@ def check_trainable(dataset: Dataset) -> None:
         return
     if target.task_type == "pairs":
         return
-    is_known = np.isfinite(target.y) if target.y.dtype.kind == "f" else target.y >= 0
     # a column without a test row is left out of the metrics, and estimators have no test rows
     for part in PARTS if target.is_residue and len(dataset.split["test"]) else PARTS[:2]:
-        own = is_known[dataset.split[part]]
-        known = [own.any()] if target.is_residue else own.any(0)
+        own = target.is_known[dataset.split[part]]
+        known = np.atleast_1d(own.any() if target.is_residue else own.any(0))
         names = [repr(name) for name, there in zip(target.names, known, strict=True) if not there]
         if names:
             raise SubquadError(

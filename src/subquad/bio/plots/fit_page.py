@@ -109,8 +109,7 @@ def _weights(run: FinishedRun) -> list[str]:
     if weights is None:
         return []
     parts = ", ".join(f"{label_of(name)} {weight:.2f}" for name, weight in weights.items())
-    rows, stacked = run.metrics["rows"], (run.config.get("stacking") or {}).get("rows")
-    is_out_of_fold = stacked == rows["train"] != rows["validation"]
+    is_out_of_fold = (run.config.get("stacking") or {}).get("is_out_of_fold", False)
     source = "out-of-fold predictions of the training rows" if is_out_of_fold else "the validation rows"
     text = f"Weights of the ensemble, chosen on {source}: {parts}."
     if weights.get("lyra", 1.0) < 0.005:

@@ -189,9 +189,13 @@ def _method(table: Table, settings: FitSettings) -> _Method:
             "or give --wild-type"
         )
     mutations = Mutations.of(table.mutants)
-    if name == "mutations":
-        return _by_number(mutations, equal_sequences(table.inputs))
-    return _by_position(mutations, settings)
+    match name:
+        case "mutations":
+            return _by_number(mutations, equal_sequences(table.inputs))
+        case "position" | "modulo" | "contiguous":
+            return _by_position(mutations, settings)
+        case _:
+            raise ValueError(f"no split {name!r}")
 
 
 def _random(table: Table, *, keep: int = 0) -> Holdout:

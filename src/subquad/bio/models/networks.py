@@ -25,14 +25,14 @@ from subquad.bio.models.training import TrainOptions, ensemble_size_for, initial
 from subquad.bio.models.vienna import pair_probabilities, rna_of
 from subquad.bio.settings import FitSettings
 
-__all__ = ["NetEnsemble", "fit_ensemble", "select_positions"]
+__all__ = ["NetworkEnsemble", "select_positions", "train_networks"]
 
 READ_VECTORS = ("lyra", "lyra-alone")
 """Networks that read the vectors of letters by a language model, if there are any."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetEnsemble:
+class NetworkEnsemble:
     """Networks of one model, trained on one dataset with different seeds."""
 
     spec: NetSpec
@@ -92,7 +92,7 @@ class NetEnsemble:
     @classmethod
     def from_dict(
         cls, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], prior: Baseline | None = None
-    ) -> "NetEnsemble":
+    ) -> "NetworkEnsemble":
         """Return the ensemble from the results of `as_dict` and `tensors`.
 
         Raises:
@@ -102,7 +102,7 @@ class NetEnsemble:
         features = None if values["features"] is None else features_from_dict(values["features"])
         nets = []
         for k in range(values["ensemble_size"]):
-            net, prefix = BioNet(spec), f"{k}."
+            net, prefix = _new_net(spec, seed=0), f"{k}."
             net.load_state_dict({key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)})
             nets.append(net.eval())
         positions = None if values["positions"] is None else np.asarray(values["positions"], dtype=np.int64)
@@ -117,19 +117,19 @@ class NetEnsemble:
         )
 
 
-def fit_ensemble(
+def train_networks(
     kind: str,
     dataset: Dataset,
     settings: FitSettings,
     *,
     ridge: Baseline | None,
     start: LinearStart | None,
-    path: NetEnsemble | None = None,
+    path: NetworkEnsemble | None = None,
     positions: np.ndarray | None = None,
     seed: int,
     directory: Path | None,
     quiet: bool,
-) -> NetEnsemble:
+) -> NetworkEnsemble:
     """Train the networks of one model.
 
     Args:
@@ -174,7 +174,7 @@ def fit_ensemble(
         nets.append(net.eval())
     if path is not None:
         selected[0]["cpu_seconds"] += path.cpu_seconds
-    return NetEnsemble(
+    return NetworkEnsemble(
         spec=spec,
         nets=nets,
         features=None if start is None else start.features,
@@ -219,9 +219,8 @@ def _spec(dataset: Dataset, kind: str, features: RowFeatures | None) -> NetSpec:
 def _reference(dataset: Dataset) -> tuple[int, ...]:
     """Return the reference of aligned proteins, in the positions that the network reads; empty for other inputs."""
     inputs, target = dataset.inputs, dataset.target
-    is_row = not target.is_residue and target.task_type != "pairs"
     # letters of two alphabets are not compared
-    if not is_row or not inputs.has_substitutions or len({chain.letters for chain in inputs.chains}) > 1:
+    if not target.is_row or not inputs.has_substitutions or len({chain.letters for chain in inputs.chains}) > 1:
         return ()
     train = dataset.split["train"]
     return tuple(int(code) for chain in inputs.chains for code in reference_of(chain.codes[train], chain.letters))
