@@ -9,13 +9,17 @@ import torch
 from support.bio_tables import settings
 
 from subquad.bio import FitSettings, fit, predict, read_table
-from subquad.bio.data.dataset import Inputs, reverse_complement
+from subquad.bio.data.dataset import Dataset, Inputs, Target, reverse_complement
 from subquad.bio.data.embeddings import Embeddings, read_embeddings, write_embeddings
 from subquad.bio.data.residue_vectors import ResidueVectors
 from subquad.bio.features.residues import ResidueFeatures
+from subquad.bio.models import networks
+from subquad.bio.models.baselines import fit_ridge
 from subquad.bio.models.batches import net_inputs
+from subquad.bio.models.fit import fit_network
 from subquad.bio.models.lyra import BioNet, NetSpec
 from subquad.bio.models.networks import select_positions
+from subquad.bio.models.training_data import prepare
 from subquad.errors import SubquadError
 
 DIMENSIONS = 3
@@ -141,6 +145,40 @@ def labelled(rows=60, seed=0):
     labels = np.split((values[:, 0] + values[:, 1] > 50).astype(int), lengths.cumsum()[:-1])
     sequences = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), length)) for length in lengths]
     return pd.DataFrame({"sequence": sequences, "label": ["".join(map(str, own)) for own in labels]}), values
+
+
+def test_training_residues_start_at_predictions_of_ridge_that_has_not_read_their_labels(monkeypatch):
+    random = np.random.default_rng(0)
+    lengths = np.full(23, 11)
+    inputs = replace(inputs_of(lengths, letters=20), codes=random.integers(0, 20, (23, 11)).astype(np.int8))
+    vectors = random.normal(size=(lengths.sum(), 131)).astype(np.float32)
+    inputs = replace(inputs, vectors=ResidueVectors.of_rows(vectors, lengths))
+    target = Target(task_type="residue_regression", y=random.normal(size=(23, 11)))
+    parts = {"train": np.arange(15), "validation": np.arange(15, 19), "test": np.arange(19, 23)}
+    starts = {}
+
+    def train_net(net, dataset, settings, options, **given):
+        starts["given"] = given["priors"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(networks, "train_net", train_net)
+    dataset = Dataset(inputs=inputs, target=target, split=parts)
+    # nearly without a penalty ridge repeats the labels of its training residues
+    monkeypatch.setattr("subquad.bio.models.linear.PENALTIES", (1e-6,))
+    ridge = fit_ridge(dataset)
+    with pytest.raises(KeyboardInterrupt):
+        fit_network("lyra", prepare(dataset), FitSettings(), ridge=ridge, seed=0)
+    fitted = np.concatenate([own[:11, 0] for own in ridge.predict(inputs)[:15]])
+    start = np.concatenate([own[:, 0] for own in starts["given"][:15]])
+    truth = target.y[:15].ravel()
+    assert np.corrcoef(fitted, truth)[0, 1] > 0.9
+    assert abs(np.corrcoef(start, truth)[0, 1]) < 0.3
+    # all others start at the ridge regression of all training rows
+    np.testing.assert_allclose(
+        np.concatenate([own[:, 0] for own in starts["given"][15:]]) * truth.std() + truth.mean(),
+        np.concatenate([own[:11, 0] for own in ridge.predict(inputs)[15:]]),
+        atol=1e-4,
+    )
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from subquad.bio.models.linear import Linear, SparseMatrix
 from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.settings import FitSettings
 
-__all__ = ["LinearStart", "fit_linear_start", "fit_target_scaler", "validation_subset"]
+__all__ = ["LinearStart", "fit_linear_start", "fit_target_scaler", "folds_of", "validation_subset"]
 
 FOLDS = 5
 """Number of folds of the predictions out of fold."""
@@ -77,14 +77,14 @@ def fit_linear_start(dataset: Dataset, ridge: Baseline, settings: FitSettings, *
     X = features.matrix(dataset.inputs)
     linear = refit_ridge(ridge, dataset, X, train)
     found = linear(X)
-    fold = _folds(dataset, seed)
+    fold = folds_of(dataset, seed)
     for k in np.unique(fold) if fold.any() else ():
         held_out, rest = train[fold == k], train[fold != k]
         found[held_out] = refit_ridge(ridge, dataset, X, rest)(X[held_out])
     return LinearStart(features=features, matrix=X, linear=linear, out_of_fold=found.astype(np.float32))
 
 
-def _folds(dataset: Dataset, seed: int) -> np.ndarray:
+def folds_of(dataset: Dataset, seed: int) -> np.ndarray:
     """Return the fold of each training row; units of the split stay together."""
     train = dataset.split["train"]
     units = train if dataset.units is None else dataset.units[train]

@@ -3,6 +3,7 @@
 Axes: n rows, T positions, L letters of a sequence, O outputs.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from subquad.bio.data.dataset import Dataset, Inputs
 from subquad.bio.features.pairs import RowFeatures, features_from_dict
 from subquad.bio.features.substitutions import reference_of
 from subquad.bio.models.additive import binned_features
-from subquad.bio.models.baselines import Baseline
+from subquad.bio.models.baselines import Baseline, fit_ridge
 from subquad.bio.models.batches import Priors, predict_net
-from subquad.bio.models.initialization import LinearStart, fit_target_scaler
+from subquad.bio.models.initialization import LinearStart, fit_target_scaler, folds_of
 from subquad.bio.models.lyra import BioNet, NetSpec
 from subquad.bio.models.members import Members
 from subquad.bio.models.target_scaling import TargetScaler
@@ -155,8 +156,11 @@ def train_networks(
     is_control = kind == "mlp-more"
     spec = _spec(dataset, "mlp" if is_control else kind, None if start is None else start.features)
     prior = ridge if spec.has_prior and dataset.target.is_residue else None
-    priors = _priors(dataset.inputs, spec, scaler, prior)
-    vectors = dataset.inputs.vectors
+    priors, vectors = _priors(dataset.inputs, spec, scaler, prior), dataset.inputs.vectors
+    began = time.process_time()
+    if prior is not None and priors is not None and vectors is not None:
+        priors = _out_of_fold_priors(dataset, priors, spec, scaler, seed=seed)
+    taken = time.process_time() - began
     statistics = () if vectors is None else vectors.take(dataset.split["train"]).statistics()
     nets, selected = [], []
     for member in range(count):
@@ -172,8 +176,7 @@ def train_networks(
         own = {"matrix": matrix, "out_of_fold": None if start is None else start.out_of_fold, "priors": priors}
         selected.append(train_net(net, dataset, settings, options, **own))
         nets.append(net.eval())
-    if path is not None:
-        selected[0]["cpu_seconds"] += path.cpu_seconds
+    selected[0]["cpu_seconds"] += taken if path is None else path.cpu_seconds
     return NetworkEnsemble(
         spec=spec,
         nets=nets,
@@ -242,6 +245,24 @@ def _priors(inputs: Inputs, spec: NetSpec, scaler: TargetScaler, ridge: Baseline
         clipped = np.clip(found, 1e-4, 1 - 1e-4)
         start = np.log(clipped if spec.outputs > 1 else clipped / (1 - clipped))
     return [own[:length].astype(np.float32) for own, length in zip(start, inputs.lengths, strict=True)]
+
+
+def _out_of_fold_priors(
+    dataset: Dataset, priors: Sequence[np.ndarray], spec: NetSpec, scaler: TargetScaler, *, seed: int
+) -> Priors:
+    """Return the logits of residues with those of training rows from ridge regression on the other folds.
+
+    With a language model's vectors ridge has hundreds of features and fits its own training rows better than others,
+    so that the network would find little left to learn. Windows of letters alone are few features for many residues.
+    """
+    train, fold, found = dataset.split["train"], folds_of(dataset, seed), list(priors)
+    for number in np.unique(fold) if len(np.unique(fold)) > 1 else ():
+        split = {**dataset.split, "train": train[fold != number]}
+        rows = train[fold == number]
+        ridge = fit_ridge(replace(dataset, split=split), seed=seed)
+        for row, own in zip(rows, _priors(dataset.inputs.take(rows), spec, scaler, ridge) or (), strict=True):
+            found[row] = own
+    return found
 
 
 def _new_net(spec: NetSpec, seed: int) -> BioNet:
