@@ -273,7 +273,7 @@ def test_a_difference_that_is_not_significant_is_called_so(undrawn):
     run.metrics["differences"]["ensemble"]["ensemble-without-lyra"] = {"value": 0.0, "low": 0.0, "high": 0.0}
     text = render(run)
     for whole in (text, card(run)):
-        assert "Whether it is better than its additive path, which was not fitted, is unknown." in whole
+        assert "Whether it is better than its additive path, which is not among the models, is unknown." in whole
         assert "ridge +0.0100 (95 % interval −0.0200 to +0.0400, tie)" in whole
         assert "gradient boosting −0.0400 (95 % interval −0.0600 to −0.0200, clearly below)" in whole
         versus_best = "Difference of the ensemble to the best single model, Lyra: +0.0500 (95 % interval +0.0300 to "

@@ -258,8 +258,13 @@ def test_what_a_model_cannot_do_is_an_error_before_anything_is_computed(model, p
         run(variants, headless, out, wild_type=WILD, scores=True)
     with pytest.raises(SubquadError, match="a model of type t5 has no masked-language-model head"):
         run(variants, t5_with_spaces(tmp_path / "t5"), out, wild_type=WILD, scores=True)
-    with pytest.raises(SubquadError, match=r"does not know the letters ACDEF.* \(amino acids\)"):
+    with pytest.raises(SubquadError, match=r"does not know the letters DEFHIKLMNPQRSVWY \(amino acids\)"):
         run(proteins, t5_with_pairs(tmp_path / "dna"), out)
+    pd.DataFrame({"sequence": ["ACGTTGCA", "GGCATTTA"]}).to_csv(tmp_path / "bases.csv", index=False)
+    with pytest.raises(
+        SubquadError, match=r"a model of proteins, which would read the bases .*; choose a model of DNA"
+    ):
+        run(tmp_path / "bases.csv", model, out)
     with pytest.raises(SubquadError, match="no such folder; --model is the folder of a checkpoint"):
         run(proteins, tmp_path / "nothing", out)
     with pytest.raises(SubquadError, match="--device abacus: PyTorch cannot use it"):

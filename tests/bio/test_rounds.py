@@ -115,6 +115,19 @@ def test_an_interrupted_round_is_resumed_with_the_same_result(start, tmp_path, m
     assert (out / "round-2" / "run" / "metrics.json").stat().st_mtime_ns == fitted
 
 
+def test_a_batch_without_measurements_and_other_constraints_are_said(start, tmp_path, capsys):
+    out = tmp_path / "rounds"
+    propose(start, out)
+    measure(out / "round-1" / "batch.csv")
+    measured = (str(out / "round-1" / "batch.csv"),)
+    rounds(start / "run", RoundsSettings(measured=measured, propose=3, generations=1, max_mutations=3), out=out)
+    assert "--max-mutations (round 1: 2, now: 3)" in " ".join(capsys.readouterr().err.split())
+    rounds(start / "run", RoundsSettings(propose=3, generations=1, max_mutations=3), out=out)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "round 2 is not measured yet; this round does not know of its variants" in shown
+    assert "are not taken over" not in shown
+
+
 def test_a_round_is_replaced_only_with_force(start, tmp_path):
     propose(start, tmp_path / "rounds")
     with pytest.raises(SubquadError, match="round 1 was made from the same measurements; measure"):

@@ -170,9 +170,9 @@ def test_rows_without_a_measurement_are_marked_and_kept(tmp_path):
     ("values", "message"),
     [
         (["1.5"] * 13, "there is nothing to learn: column 'y' has the same value (1.5) in all rows"),
-        (["1"] * 13, "there is nothing to learn: column 'y' has only one class ('1')"),
-        (["toxic"] * 13, "there is nothing to learn: column 'y' has only one class ('toxic')"),
-        (["0" * 17] * 13, "there is nothing to learn: column 'y' has only one class ('0')"),
+        (["1"] * 13, "there is nothing to learn: column 'y' has the same value or class ('1') in all rows"),
+        (["toxic"] * 13, "there is nothing to learn: column 'y' has the same value or class ('toxic') in all rows"),
+        (["0" * 17] * 13, "there is nothing to learn: column 'y' has the same value or class ('0') in all rows"),
         (["1", "2", *[""] * 11], "2 rows with a measurement in 'y'; at least 10 are needed"),
     ],
 )
@@ -508,4 +508,4 @@ def test_a_table_without_a_header_is_refused(tmp_path):
 def test_a_wild_type_of_another_length_than_all_sequences_is_refused(tmp_path):
     path = write(tmp_path / "table.csv", sequence=proteins(), value=np.arange(13.0))
     message = said(read_table, path, FitSettings(wild_type="MKVL"))
-    assert "--wild-type has 4 letters, and no sequence has: they have 17 to 17" in message
+    assert "the wild type has 4 letters, and no sequence has: they have 17; give" in message

@@ -1,5 +1,6 @@
 """`subquad bio`: names and flags of its commands. Everything else is imported when a command runs."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from subquad.bio.design_search.settings import DesignSettings, RoundsSettings
 from subquad.bio.guide_search.settings import GuideSettings
 from subquad.bio.language_models.settings import EmbedSettings
 from subquad.bio.settings import FitSettings
+from subquad.errors import flag_name
 from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions, SeededOptions
 
 __all__ = ["app"]
@@ -133,7 +135,10 @@ def embed(
     if not options.quiet:
         rows, numbers = found.mean.shape
         print(f"Wrote {options.out} ({rows:,} rows, {numbers:,} numbers each).")
-        print(f"Next: subquad bio fit {table} --embeddings {options.out} --out run")
+        names = ("sequence", "mutant", "wild_type", "offset")
+        given = [(name, getattr(settings, name)) for name in names if getattr(settings, name) is not None]
+        flags = "".join(f" {flag_name(name)} {shlex.quote(str(value))}" for name, value in given)
+        print(f"Next: subquad bio fit {table}{flags} --embeddings {options.out} --out run")
 
 
 @app.command

@@ -176,6 +176,8 @@ def load_config(directory: Path | str, kind: str) -> dict[str, Any]:
     config = read_json(directory / CONFIG)
     stamp = stamp_of(config, directory)
     if stamp.get("kind") != kind:
+        if stamp.get("kind") == "bio folds":
+            raise SubquadError(f"{directory}: holds a cross-validation; give one of its folds, {directory / 'fold-0'}")
         raise SubquadError(f"{directory}: holds a model of `subquad {stamp.get('kind')}`, not of `subquad {kind}`")
     if not isinstance(stamp.get("format"), int) or stamp["format"] > FORMAT:
         raise SubquadError(

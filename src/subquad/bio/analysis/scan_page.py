@@ -152,8 +152,8 @@ def _measured_blocks(
         blocks.append(picture(figure, f"The {len(known):,} measured single mutants; grey: not measured."))
     x, y = known["measured"].to_numpy(), known["prediction"].to_numpy()
     caption = (
-        f"Predictions against measurements of {len(known):,} single mutants ({correlation_text(x, y)}). Some of them "
-        "may be training variants, so this is not an estimate of accuracy on new variants."
+        f"Predictions against measurements of {len(known):,} single mutants ({correlation_text(x, y)}). If training "
+        "variants are among them, as with --table, this is no estimate of the accuracy on new variants."
     )
     return [*blocks, picture(scatter(x, y, labels=(f"measured {name}", "predicted")), caption)]
 

@@ -10,7 +10,7 @@ from subquad.bio.design_search.simulation_page import result_table
 from subquad.bio.metrics.compared_models import ENSEMBLE, label_of
 from subquad.bio.metrics.scores import title
 from subquad.bio.models.support import interval_text
-from subquad.bio.plots.finished_run import no_comparison
+from subquad.bio.plots.finished_run import best_single, lead_of, no_comparison
 from subquad.reporting.tables import print_table
 
 __all__ = ["print_folds", "print_models", "print_round", "print_rows", "print_strategies", "with_intervals"]
@@ -33,9 +33,11 @@ def print_models(metrics: dict[str, Any], out: Path) -> None:
     wins, reason = metrics["wins"], no_comparison(metrics)
     header, heading = [*map(title, names), "weight", "CPU seconds"], f"{metrics['rows']['test']:,} test rows"
     print_table(["model", *header], rows, title=heading, best=None if wins is None else list(test).index(wins))
-    if reason or wins is None:
-        reason = reason or "the 95 % intervals do not separate the best single model from all others"
+    if reason:
         print(f"No model is named best: {reason}.")
+    elif len(test) > 1:
+        best, main = best_single(metrics), metrics["main_metric"]
+        print(f"Best single model: {label_of(best)}, {title(main)} {test[best][main]:.3f}. {lead_of(metrics)}".rstrip())
     print(f"Wrote {out}/ (report.html, metrics.json, test rows, models).")
     print(f"Next: open {out}/report.html, or subquad bio predict {out} TABLE.csv --out predictions.csv")
 

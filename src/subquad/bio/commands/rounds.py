@@ -5,7 +5,7 @@ table with all measurements so far and the models fitted to it. An interrupted r
 """
 
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from subquad.bio.commands.fit import fit
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.design_search.measurements import Measurements, batch_table, read_measurements, settings_of_run
 from subquad.bio.design_search.proposal import measured_sequences, propose, table_of_fit
-from subquad.bio.design_search.settings import RoundsSettings
+from subquad.bio.design_search.settings import RoundsSettings, SearchSettings
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.models.support import prediction_interval, sign_of
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError
+from subquad.errors import SubquadError, flag_name
 from subquad.progress import say, track
 from subquad.runs.folder import METRICS, open_run
 from subquad.runs.storage import as_folder, atomic, check_writable, fingerprint, plain, read_json, write_json
@@ -101,6 +101,8 @@ def rounds(
             fit(table, found.settings, out=run, seed=fit_seed, quiet=quiet)
         step |= {"run": f"{folder.name}/{RUN}", "table": f"{folder.name}/{TABLE}"}
     if settings.propose:
+        for remark in _unlike_before(done, settings):
+            say(remark, quiet=quiet)
         step |= _propose(run, table, settings, direction, folder, seed=seed, quiet=quiet)
     _save(out, record, step | {"is_finished": True})
     return record
@@ -165,6 +167,26 @@ def _check_last(out: Path, last: Step, step: Step, number: int, *, force: bool) 
             "resume it, or replace it with --force"
         )
     return False
+
+
+def _unlike_before(done: list[Step], settings: RoundsSettings) -> list[str]:
+    """Return what a reader of the rounds would not expect: a batch without measurements, and other constraints."""
+    before = next((k for k in range(len(done), 0, -1) if "proposed" in done[k - 1]), None)
+    if before is None:
+        return []
+    remarks = []
+    if before == len(done) and not settings.measured:
+        remarks.append(f"round {before} is not measured yet; this round does not know of its variants")
+    given, old = plain(settings), done[before - 1]["settings"]
+    names = [field.name for field in fields(SearchSettings) if field.name not in ("direction", "target")]
+    changed = [
+        f"{flag_name(name)} (round {before}: {old[name]}, now: {given[name]})"
+        for name in names
+        if name in old and old[name] != given[name]
+    ]
+    if changed:
+        remarks.append(f"settings are not taken over from the round before, and differ: {', '.join(changed)}")
+    return remarks
 
 
 def _current(done: list[Step], out: Path, source: Path, settings: RoundsSettings) -> tuple[Path, Path | None]:

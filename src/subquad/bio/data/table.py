@@ -356,7 +356,7 @@ def _check_learnable(path: Path | str, target: Target, has: np.ndarray) -> None:
         present = np.unique(y[y >= 0])
         if len(present) < 2:
             only = target.classes[present[0]] if len(present) else "unknown"
-            raise SubquadError(f"{nothing}column {name} has only one class ({only!r})")
+            raise SubquadError(f"{nothing}column {name} has the same value or class ({only!r}) in all rows")
         return
     columns = [y.ravel()] if target.task_type == "residue_regression" else list(y.T)
     for label, values in zip(target.names, columns, strict=True):

@@ -290,6 +290,17 @@ def _consensus(letters: np.ndarray) -> np.ndarray:
     return best
 
 
+def _final_stops(sequences: Sequence[str]) -> list[str]:
+    """Return a remark if sequences differ in length only because some of them end with the stop codon."""
+    count = sum(text.endswith("*") for text in sequences)
+    if not count or len({len(text.rstrip("*")) for text in sequences}) > 1:
+        return []
+    return [
+        f"{count:,} of {len(sequences):,} sequences end with the stop codon *, the others do not, so that they differ "
+        "in length and are not compared position by position; remove it from all of them"
+    ]
+
+
 def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) -> SequenceSet:
     """Return full sequences as variants of a wild type, if they are few substitutions away from it.
 
@@ -301,14 +312,15 @@ def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) ->
     flat, lengths = flatten(sequences)
     width = int(lengths[0])
     if (lengths != width).any() or not width or (wild_type is not None and len(wild_type) != width):
-        remarks = []
+        remarks = _final_stops(sequences)
         if wild_type is not None:
             if not (lengths == len(wild_type)).any():
+                low, high = lengths.min(), lengths.max()
                 raise SubquadError(
-                    f"--wild-type has {len(wild_type):,} letters, and no sequence has: they have {lengths.min():,} to "
-                    f"{lengths.max():,}; give the wild type of these sequences"
+                    f"the wild type has {len(wild_type):,} letters, and no sequence has: they have {low:,}"
+                    f"{f' to {high:,}' if high > low else ''}; give the wild type of these sequences"
                 )
-            remarks = [
+            remarks += [
                 f"not all sequences are as long as the wild type ({len(wild_type)} letters); variants are not derived"
             ]
         return SequenceSet(sequences=list(sequences), wild_type=wild_type, remarks=remarks)

@@ -184,7 +184,11 @@ def propose(
     designs = pd.DataFrame(designs.merge(plates[["name", "plate", "well"]], on="name", how="left"))
     warnings = [remark] if remark else []
     if len(chosen) < number:
-        warnings.append(f"Only {len(chosen):,} variants satisfy the constraints, of {number:,} requested.")
+        reason = "satisfy the constraints"
+        if len(chosen) < len(rows):
+            reason = f"of {len(rows):,} that satisfy the constraints differ from each other by --min-distance "
+            reason += f"{settings.min_distance}"
+        warnings.append(f"Of {number:,} requested variants there are only {len(chosen):,}: no more {reason}.")
     warnings += _support_warnings(designs, limits, settings)
     for text in warnings:
         say(text, quiet=quiet)

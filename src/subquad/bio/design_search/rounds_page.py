@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from subquad.bio.models.support import describe_direction
+from subquad.bio.models.support import describe_direction, sign_of
 from subquad.bio.plots.maps import BLUE, GREEN, GREY, INK, OCHRE, correlation_text, tidy
 from subquad.reporting.page import Link, Section, Table, page, picture
 
@@ -32,7 +32,9 @@ def render(record: Mapping[str, Any], measured: Mapping[int, pd.DataFrame]) -> s
     )
     sections = [Section("Rounds", [_table(steps), *_links(steps)])]
     if measured:
-        sections.append(Section("Predicted and measured", _compared(measured, target)))
+        sections.append(
+            Section("Predicted and measured", _compared(measured, target, sign=sign_of(record["direction"])))
+        )
     return page("Rounds of design and measurement", lead=lead, sections=sections)
 
 
@@ -76,7 +78,7 @@ def _links(steps: list[Mapping[str, Any]]) -> list[Link]:
     return links
 
 
-def _compared(measured: Mapping[int, pd.DataFrame], target: str) -> list[Any]:
+def _compared(measured: Mapping[int, pd.DataFrame], target: str, *, sign: int) -> list[Any]:
     figure = Figure(figsize=(5.6, 4.4))
     axes = figure.add_subplot()
     for k, (number, frame) in enumerate(measured.items()):
@@ -97,7 +99,8 @@ def _compared(measured: Mapping[int, pd.DataFrame], target: str) -> list[Any]:
     ]
     caption = (
         f"Measurements of each round, predicted by the model before it was fitted to them ({'; '.join(texts)}); lines "
-        "are 90 % intervals. Proposed variants are a selection with high predictions, so that they are on average "
-        "below what was predicted, and less correlated than random ones."
+        f"are 90 % intervals. Proposed variants are selected for {'high' if sign > 0 else 'low'} predictions, so that "
+        f"their measurements are on average {'below' if sign > 0 else 'above'} these, and less correlated with them "
+        "than those of random variants."
     )
     return [picture(figure, caption)]

@@ -20,10 +20,12 @@ TITLES = {
 }
 COLOURS = {"ensemble": BLUE, "gp": OCHRE, "ridge": GREEN, "random": GREY}
 CONFIDENCE = 0.95
+MIN_SEEDS = 3
+"""Minimum number of seeds for an interval."""
 
 
 def interval_over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean and both ends of the 95 % interval of Student's t over seeds; NaN ends for a single seed.
+    """Return mean and both ends of the 95 % interval of Student's t over seeds; NaN ends for fewer than three.
 
     Args:
         values: `(seeds, …)`.
@@ -32,7 +34,7 @@ def interval_over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
     values = np.asarray(values, dtype=np.float64)
     mean, count = values.mean(0), len(values)
-    if count < 2:
+    if count < MIN_SEEDS:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     half = t.ppf(0.5 + CONFIDENCE / 2, count - 1) * values.std(0, ddof=1) / np.sqrt(count)
     return mean, mean - half, mean + half
@@ -57,7 +59,9 @@ def summarize(found: Mapping[str, Sequence[Mapping[str, Any]]], sign: int) -> di
             mean, low, high = interval_over_seeds(gap)
             own["difference"] = {"value": float(mean), "low": _known(low), "high": _known(high)}
             own["difference"]["verdict"] = (
-                "one seed, no interval" if own["difference"]["low"] is None else verdict(own["difference"])
+                f"fewer than {MIN_SEEDS} seeds, no interval"
+                if own["difference"]["low"] is None
+                else verdict(own["difference"])
             )
         summary[name] = own
     return {"sign": sign, "strategies": summary}

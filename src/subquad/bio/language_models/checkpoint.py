@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from subquad.bio.data.alphabet import AMBIGUOUS
+from subquad.bio.data.alphabet import AMBIGUOUS, GAP, is_nucleotide
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, require
 from subquad.runs.storage import fingerprint
@@ -264,7 +264,12 @@ def _loader(name: str, config: Any, *, with_head: bool) -> Any:
 def _reading(name: str, tokenizer: Any, sequence: str, alphabet: str) -> tuple[bool, bool, dict[str, str]]:
     """Return whether letters are written with spaces, whether each is a token, and the letters that are replaced."""
     standard = ALPHABETS[alphabet].replace("*", "")
-    is_nucleic = alphabet in ("dna", "rna")
+    is_nucleic = is_nucleotide(alphabet)
+    if is_nucleic and _reads_proteins(tokenizer):
+        raise SubquadError(
+            f"{name}: a model of proteins, which would read the bases A, C, G and T as amino acids; choose a model of "
+            f"{alphabet.removesuffix('_gap').upper()}"
+        )
     # RNA models know U, models of DNA know T
     for letters in (standard, standard.translate(str.maketrans("TU", "UT"))) if is_nucleic else (standard,):
         turned = {a: b for a, b in zip(standard, letters, strict=True) if a != b}
@@ -279,9 +284,23 @@ def _reading(name: str, tokenizer: Any, sequence: str, alphabet: str) -> tuple[b
             unknown = [a for a in AMBIGUOUS[alphabet] + ("" if is_nucleic else "UO") if a not in known]
             return is_spaced, is_letterwise, turned | (dict.fromkeys(unknown, other) if other else {})
     kind = "nucleotides" if is_nucleic else "amino acids"
+    unknown = "".join(a for a in standard if not _is_known(tokenizer, a, is_spaced=False))
+    if unknown == GAP:
+        raise SubquadError(
+            f"{name}: its tokenizer does not know the gap {GAP} of an alignment; choose a model that does, or a table "
+            "of the sequences without gaps"
+        )
     raise SubquadError(
-        f"{name}: its tokenizer does not know the letters {standard} ({kind}), neither joined nor separated by spaces; "
-        "choose a model of such sequences (those that read overlapping k-mers are not supported)"
+        f"{name}: its tokenizer does not know the letters {unknown or standard} ({kind}), neither joined nor separated "
+        "by spaces; choose a model of such sequences (those that read overlapping k-mers are not supported)"
+    )
+
+
+def _reads_proteins(tokenizer: Any) -> bool:
+    """Return whether a vocabulary has a token for each amino acid, and none for a letter that stands for no residue."""
+    letters = ALPHABETS["protein"]
+    return all(_is_known(tokenizer, a, is_spaced=False) for a in letters) and not _is_known(
+        tokenizer, "J", is_spaced=False
     )
 
 

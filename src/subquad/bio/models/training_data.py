@@ -64,9 +64,13 @@ def check_trainable(dataset: Dataset) -> None:
         raise SubquadError("all training sequences are the same; there is nothing to learn from")
     if target.task_type in ("binary", "multiclass"):
         present = np.unique(target.y[dataset.split["train"]])
-        absent = [repr(name) for k, name in enumerate(target.classes) if k not in present]
+        counts = {name: int((target.y == k).sum()) for k, name in enumerate(target.classes) if k not in present}
+        absent = [f"{name!r} ({count:,} in all)" for name, count in counts.items()]
         if absent:
-            raise SubquadError(f"no training row of class {', '.join(absent)}; there is nothing to learn from")
+            raise SubquadError(
+                f"no training row of class {', '.join(absent)}; measure more rows of it, leave it out, or choose "
+                "another split"
+            )
         return
     if target.task_type == "pairs":
         return

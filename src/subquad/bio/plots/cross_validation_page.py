@@ -37,9 +37,12 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     others = ", ".join(f"{label_of(model)} {own[main]:.3f}" for model, own in mean.items() if model != best)
     tied = [label_of(model) for model, own in metrics["folds"].items() if is_tied(metrics["folds"][best], own)]
     unclear = f" The folds do not distinguish it from {', '.join(tied)}." if tied else ""
+    value = f"{label_of(best)}, {title(main)} {mean[best][main]:.3f} ± {std[best][main]:.3f}"
+    if not others:
+        return f"Mean over {folds} folds: {value}."
     return (
-        f"Best on average over {folds} folds: {label_of(best)}, {title(main)} {mean[best][main]:.3f} ± "
-        f"{std[best][main]:.3f} ({others}); best in {metrics['best_folds'][best]} of {folds} folds.{unclear}"
+        f"Best on average over {folds} folds: {value} ({others}); best in {metrics['best_folds'][best]} of {folds} "
+        f"folds.{unclear}"
     )
 
 

@@ -16,7 +16,16 @@ from subquad.runs.folder import METRICS, load_config
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
-__all__ = ["TEST_ROWS", "TEST_SEQUENCES", "FinishedRun", "best_model", "no_comparison", "read_finished_run"]
+__all__ = [
+    "TEST_ROWS",
+    "TEST_SEQUENCES",
+    "FinishedRun",
+    "best_model",
+    "best_single",
+    "lead_of",
+    "no_comparison",
+    "read_finished_run",
+]
 
 TEST_ROWS = "test.csv"
 """File of a run with its test rows, measured and predicted."""
@@ -84,8 +93,7 @@ class FinishedRun:
     @property
     def best_single(self) -> str:
         """Model with the best main metric, without ensembles."""
-        single = {name: own for name, own in self.metrics["test"].items() if name not in names_of("ensemble")}
-        return best_model({**self.metrics, "test": single})
+        return best_single(self.metrics)
 
     @property
     def shown(self) -> str:
@@ -134,6 +142,25 @@ def best_model(metrics: Mapping[str, Any]) -> str:
     """Return the model with the best main metric on the test rows; of equal ones the simplest."""
     test, main = metrics["test"], metrics["main_metric"]
     return max((name for name in COMPARED_MODELS if name in test), key=lambda name: test[name][main])
+
+
+def best_single(metrics: Mapping[str, Any]) -> str:
+    """Return the model with the best main metric on the test rows, without ensembles."""
+    single = {name: own for name, own in metrics["test"].items() if name not in names_of("ensemble")}
+    return best_model({**metrics, "test": single})
+
+
+def lead_of(metrics: Mapping[str, Any]) -> str:
+    """Return in a sentence whether the best single model is clearly above all others; empty if there are no others."""
+    single = [name for name in metrics["test"] if name not in names_of("ensemble")]
+    best = best_single(metrics)
+    if metrics.get("wins") == best:
+        return "Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
+    if best == "lyra" and "lyra-additive" not in single and metrics["task_type"] in ROW_TASK_TYPES:
+        return "Whether it is better than its additive path, which is not among the models, is unknown."
+    if len(single) == 1:
+        return ""
+    return "The test rows do not separate it from at least one other single model; prefer the simplest such one."
 
 
 def read_finished_run(directory: Path | str) -> FinishedRun:

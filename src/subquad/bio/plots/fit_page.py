@@ -9,7 +9,7 @@ from subquad.bio.metrics.compared_models import ENSEMBLE, WITHOUT_LYRA, label_of
 from subquad.bio.metrics.scores import LOWER_IS_BETTER, title, verdict
 from subquad.bio.plots import diagnostics
 from subquad.bio.plots.figures import forest, training_curves
-from subquad.bio.plots.finished_run import FinishedRun, no_comparison, read_finished_run
+from subquad.bio.plots.finished_run import FinishedRun, lead_of, no_comparison, read_finished_run
 from subquad.reporting.page import Picture, Section, Table, page, picture, signed
 
 __all__ = ["card", "render", "sections"]
@@ -94,13 +94,12 @@ def _summary(run: FinishedRun) -> str:
     others = ", ".join(f"{label_of(name)} {value:.3f}" for name, value in values.items() if name != best)
     text = f"Best single model on {run.metrics['rows']['test']:,} test {unit}: {label_of(best)}, {run.title} "
     text += f"{values[best]:.3f} ({others})." if others else f"{values[best]:.3f}."
-    if run.metrics.get("wins") == best:
-        return f"{text} Its lead exceeds the 95 % intervals over test rows; training seeds were not varied."
-    if best == "lyra" and "lyra-additive" not in values and is_row:
-        return f"{text} Whether it is better than its additive path, which was not fitted, is unknown."
-    if len(values) > 1:
-        text += " The test rows do not separate it from at least one other single model; prefer the simplest such one."
-    return text
+    return f"{text} {lead_of(run.metrics)}".rstrip()
+
+
+def _is_out_of_fold(run: FinishedRun) -> bool:
+    """Return whether the weights of the ensemble were chosen on out-of-fold predictions of the training rows."""
+    return (run.config.get("stacking") or {}).get("is_out_of_fold", False)
 
 
 def _weights(run: FinishedRun) -> list[str]:
@@ -109,8 +108,7 @@ def _weights(run: FinishedRun) -> list[str]:
     if weights is None:
         return []
     parts = ", ".join(f"{label_of(name)} {weight:.2f}" for name, weight in weights.items())
-    is_out_of_fold = (run.config.get("stacking") or {}).get("is_out_of_fold", False)
-    source = "out-of-fold predictions of the training rows" if is_out_of_fold else "the validation rows"
+    source = "out-of-fold predictions of the training rows" if _is_out_of_fold(run) else "the validation rows"
     text = f"Weights of the ensemble, chosen on {source}: {parts}."
     if weights.get("lyra", 1.0) < 0.005:
         text += " Lyra does not contribute to its predictions."
@@ -155,7 +153,8 @@ def _result(run: FinishedRun) -> list[Block]:
     ]
     caption = f"Metrics of the held-out test rows. The main metric is {run.title}."
     if weights:
-        caption += " Weight: of the model in the ensemble, which takes the time of its members."
+        caption += " Weight: that of the model in the ensemble. An ensemble takes the time of its members"
+        caption += ", also that of their fits on the folds that chose the weights." if _is_out_of_fold(run) else "."
     reasons = {run.undefined[name] for name in names if name in run.undefined}
     caption += (
         f" –: undefined, because there is {' and '.join(sorted(reasons))} among the test rows." if reasons else ""

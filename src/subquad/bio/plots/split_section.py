@@ -38,7 +38,7 @@ def blocks(run: FinishedRun) -> list[Block]:
         found.append(Table(["leakage", "rows"], counts))
     elif leaks:
         found.append("No test sequence occurs in training or validation, and no sequence has several rows.")
-    found += _near_duplicates(leaks)
+    found += _near_duplicates(leaks, used=rows["train"] + rows["validation"])
     if audit.get("unseen"):
         found.append(_unseen(audit["unseen"], run))
     nearest = audit.get("nearest")
@@ -63,22 +63,29 @@ def _nearest(nearest: Mapping[str, Any]) -> Picture:
     is_integer = nearest["measure"] == "substitutions"
     text = "substitutions to the nearest training row" if is_integer else "k-mers missing from the nearest training row"
     panel = {"edges": nearest["edges"], "counts": {"rows": nearest["counts"]}, "label": text, "is_integer": is_integer}
+    unit = f"{nearest['measure']}" if is_integer else "of the k-mers missing"
+    median = f"{nearest['median']:.3g} {unit}"
     caption = (
-        f"Distance of {nearest['rows']:,} test rows to the nearest training row (median {nearest['median']:.3g}). "
+        f"Distance of {nearest['rows']:,} test rows to the nearest training row (median {median}). "
         "Metrics apply to new sequences at similar distances; nearer ones are easier to predict."
     )
     return picture(histograms([panel]), caption)
 
 
-def _near_duplicates(leaks: Mapping[str, Any]) -> list[Block]:
+def _near_duplicates(leaks: Mapping[str, Any], *, used: int) -> list[Block]:
     texts = []
     if leaks.get("near_duplicates") and leaks.get("kept_because"):
         texts.append(
             f"Near-duplicates are counted and stay in the test set: {leaks['kept_because']}. --leak-distance 1 removes "
             "them."
         )
+    total = leaks.get("not_compared", 0) + leaks.get("compared", 0)
+    if total > used:
+        texts.append(
+            f"Duplicates were searched for among all {total:,} measured rows outside the test set, of which "
+            f"{used:,} are used (--train-rows), so that the test set does not depend on the number of training rows."
+        )
     if leaks.get("not_compared"):
-        total = leaks["not_compared"] + leaks["compared"]
         texts.append(
             f"Near-duplicates were searched for in a random sample of {leaks['compared']:,} of {total:,} rows."
         )

@@ -258,6 +258,9 @@ def _from_column(table: Table, settings: FitSettings, name: str, *, seed: int) -
         part = np.where(table.has_target, values.map(PART_OF).to_numpy(), "")
         parts = {word: np.flatnonzero(part == word) for word in PARTS}
         how, marked = f"column {name!r}", int((part == "duplicate").sum())
+        empty = int((table.has_target & (frame[name].astype(str).str.strip() == "").to_numpy()).sum())
+        if empty:
+            how += f" (empty in {empty:,} measured rows, which are not used)"
         for word in ("train", "test"):
             if not len(parts[word]):
                 raise SubquadError(f"{table.path}: column {name!r} has no measured row with the value {word}")
