@@ -9,10 +9,11 @@ stop the training as always, and the test rows of the table are not read. Forms:
 - no direct head: Lyra only learns what the linear model leaves.
 - no trained start: Lyra starts at the linear model also where it sees the rows fewer than ten times.
 - linear head: no hidden layer between what was read out and the outputs.
+- no motifs: Lyra without the convolution beside its linear encoder.
 - no state space, no gates: Lyra without its state-space block, or without its gated convolutions.
 - lyra-alone: without linear model and curve. lyra-additive: linear model and curve without Lyra.
 - lyra-paper: the published network, trained until the validation metric no longer improves.
-- mlp, boosting, ridge: baselines.
+- cnn, mlp, boosting, ridge: baselines; the CNN reads the letters as Lyra does.
 
 Each result is kept in OUT/results.json, so that the same command resumes an interrupted benchmark. The last line is
 JSON: the metric of each form on each table, the mean over the tables that have all forms, and CPU seconds.
@@ -57,9 +58,9 @@ TABLES = (
     "dna/splice_uci",
     "idr/disorder",
 )
-CHANGED = ("no direct head", "linear head", "no state space", "no gates")
+CHANGED = ("no direct head", "linear head", "no motifs", "no state space", "no gates")
 UNTRAINED = "no trained start"
-NETWORKS = ("lyra", *CHANGED, UNTRAINED, "lyra-alone", "lyra-additive", "lyra-paper", "mlp")
+NETWORKS = ("lyra", *CHANGED, UNTRAINED, "lyra-alone", "lyra-additive", "lyra-paper", "cnn", "mlp")
 FORMS = (*NETWORKS, "boosting", "ridge")
 
 
@@ -153,6 +154,8 @@ def changed(form):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
                 self.lyra.head = last
+            elif form == "no motifs":
+                self.lyra.motifs = None
             elif form == "no state space":
                 self.lyra.state_space = Nothing()
             elif form == "no gates":

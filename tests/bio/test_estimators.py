@@ -519,10 +519,10 @@ def test_errors_name_their_rows():
     ("kind", "model", "message"),
     [
         # baselines are not estimators of this module
-        (LyraRegressor, "ridge", r"no model 'ridge' \(there are: mlp, lyra-paper, lyra-alone, lyra-additive, lyra\)"),
+        (LyraRegressor, "ridge", r"no model .ridge. \(there are: mlp, cnn, lyra-paper, lyra-alone, lyra-additive, lyra\)"),
         (LyraRegressor, "lyra_paper", "no model 'lyra_paper'; did you mean 'lyra-paper'"),
         (LyraClassifier, "ensemble", "no model 'ensemble'"),
-        (LyraTagger, "mlp", r"no model 'mlp' \(there are: lyra-paper, lyra-alone, lyra\)"),
+        (LyraTagger, "mlp", r"no model 'mlp' \(there are: cnn, lyra-paper, lyra-alone, lyra\)"),
         (LyraPairing, "lyra-additive", "no model 'lyra-additive'; did you mean"),
     ],
 )

@@ -76,7 +76,7 @@ def test_each_model_and_the_ensemble_predict_what_they_were_measured_with(tmp_pa
     # all models, except the network as published, leave out positions that never vary
     frame["sequence"] = "AC" + frame["sequence"]
     frame.to_csv(tmp_path / "t.csv", index=False)
-    models = ("ridge", "boosting", "mlp", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
+    models = ("ridge", "boosting", "mlp", "cnn", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
     fit(tmp_path / "t.csv", settings(models=models), out=tmp_path / "run", quiet=True)
     test = pd.read_csv(tmp_path / "run" / "test.csv")
     for model in (*models, "ensemble"):

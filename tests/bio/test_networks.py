@@ -133,10 +133,10 @@ def test_padding_changes_no_prediction_and_no_loss_of_pairs():
     torch.testing.assert_close(loss(padded[rows], rows), loss(alone[rows], rows))
 
 
-@pytest.mark.parametrize("kind", ["lyra", "lyra-paper"])
+@pytest.mark.parametrize("kind", ["lyra", "lyra-paper", "cnn"])
 @pytest.mark.parametrize("task_type", ["regression", "residue_multiclass"])
 def test_padding_changes_no_prediction(kind, task_type):
-    net = BioNet(NetSpec(task_type=task_type, letters=4, outputs=3, kind=kind)).eval()
+    net = BioNet(NetSpec(task_type=task_type, letters=4, outputs=3, kind=kind, kernel=5)).eval()
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     codes = torch.randint(0, 4, (5, 11))
@@ -155,6 +155,10 @@ def test_padding_changes_no_prediction(kind, task_type):
         ("lyra", "residue_binary", 0.95),
         ("lyra", "residue_multiclass", 0.95),
         ("lyra", "residue_regression", 0.9),
+        ("cnn", "regression", 0.9),
+        ("cnn", "multiclass", 0.6),
+        ("cnn", "residue_binary", 0.95),
+        ("cnn", "residue_regression", 0.9),
         ("mlp", "regression", 0.9),
         ("mlp", "multiclass", 0.6),
         ("mlp", "multilabel", 0.9),
@@ -256,6 +260,8 @@ def test_small_tables_get_several_networks_and_large_ones_one():
     assert ensemble_size_for(own, FitSettings(), "lyra") == 5
     assert ensemble_size_for(own, FitSettings(tokens=50_000), "lyra") == 1
     assert ensemble_size_for(own, FitSettings(ensemble_size=3), "lyra") == 3
+    # a step of the CNN takes less than half the time
+    assert ensemble_size_for(own, FitSettings(tokens=50_000), "cnn") == 2
     # the published network and the additive path are one network each, and MLPs cost little
     for kind, count in (("lyra-paper", 1), ("lyra-additive", 1), ("mlp", 4)):
         assert ensemble_size_for(own, FitSettings(ensemble_size=3), kind) == count
@@ -282,9 +288,9 @@ def test_lyra_learns_a_motif_at_any_position_and_its_additive_path_alone_does_no
     found = ((codes[:, :-3] == 0) & (codes[:, 3:] == 3)).sum(1)[:, None] * 1.0
     motif = Dataset(inputs=own, target=Target(task_type="regression", y=found), split=split)
     inputs, truth = motif.part("test")
-    models = {kind: fitted(motif, kind, epochs=10.0) for kind in ("lyra", "lyra-additive")}
+    models = {kind: fitted(motif, kind, epochs=10.0) for kind in ("lyra", "cnn", "lyra-additive")}
     r2 = {name: score(truth, model.predict(inputs))["r2"] for name, model in models.items()}
-    assert r2["lyra"] > r2["lyra-additive"] + 0.4
+    assert min(r2["lyra"], r2["cnn"]) > r2["lyra-additive"] + 0.4
     assert r2["lyra"] > score(truth, fit_ridge(motif).predict(inputs))["r2"] + 0.4
 
 
@@ -322,8 +328,8 @@ def test_channels_tell_what_a_letter_means_beside_the_reference():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["lyra", "lyra-alone"])
-def test_lyra_reads_substitutions_of_aligned_proteins_and_comes_back(kind):
+@pytest.mark.parametrize("kind", ["lyra", "lyra-alone", "cnn"])
+def test_networks_read_substitutions_of_aligned_proteins_and_comes_back(kind):
     own = dataset()
     codes = np.where(own.inputs.codes == 0, ANY, own.inputs.codes).astype(np.int8)
     own = replace(own, inputs=replace(own.inputs, letters=20, codes=codes))
@@ -336,6 +342,13 @@ def test_lyra_reads_substitutions_of_aligned_proteins_and_comes_back(kind):
     assert score(truth, prediction)["spearman"] > 0.85
     values = json.loads(json.dumps(nets.as_dict()))
     np.testing.assert_array_equal(NetworkEnsemble.from_dict(values, nets.tensors()).predict(test), prediction)
+
+
+def test_an_empty_sequence_has_a_finite_prediction_of_the_cnn():
+    net = BioNet(NetSpec(task_type="regression", letters=4, outputs=1, kind="cnn")).eval()
+    codes = torch.full((2, 5), PAD)
+    codes[1, :3] = 2
+    assert torch.isfinite(net(codes)).all()
 
 
 def test_bins_of_large_nearly_equal_values_are_finite():

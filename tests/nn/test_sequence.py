@@ -5,12 +5,17 @@ import torch
 
 from subquad.nn.sequence import PGC, S4D, Lyra, _drop, masked_mean
 
-WAYS = [{}, {"positions": 17}, {"is_bidirectional": True}]
+WAYS = [{}, {"positions": 17}, {"is_bidirectional": True}, {"kernel": 3}]
 
 
 def small(seed=0, **options):
     torch.manual_seed(seed)
-    return Lyra(5, 3, width=7, gates=(2, 11), modes=3, **options).double().eval()
+    net = Lyra(5, 3, width=7, gates=(2, 11), modes=3, **options).double().eval()
+    if net.motifs is not None:
+        # it starts at zero, where it would hide what it reads
+        torch.nn.init.normal_(net.motifs.weight)
+        torch.nn.init.normal_(net.motifs.bias)
+    return net
 
 
 def letters(B, T, seed=0):
@@ -20,6 +25,16 @@ def letters(B, T, seed=0):
 
 def test_the_papers_net_has_47169_parameters():
     assert sum(p.numel() for p in Lyra.paper(20, 1).parameters()) == 47_169
+
+
+def test_a_convolution_of_motifs_starts_at_zero():
+    torch.manual_seed(0)
+    plain = Lyra(4, 2, width=7, gates=(5,), modes=3)
+    motifs = Lyra(4, 2, width=7, gates=(5,), modes=3, kernel=3)
+    motifs.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(3, 11, 4)
+    torch.testing.assert_close(motifs.eval()(x), plain.eval()(x))
+    assert motifs.motifs.weight.shape == (7, 4, 3)
 
 
 def test_positions_add_one_row_of_the_width_each():

@@ -109,9 +109,11 @@ class PGC(nn.Module):
 
 
 class Lyra(nn.Module):
-    """Lyra: linear encoder, PGCs, one residual S4D block, mean over positions, linear head.
+    r"""Lyra: linear encoder, PGCs, one residual S4D block, mean over positions, linear head.
 
     With `positions`, a trained embedding of each position is added after the encoder; fixed-length libraries need it.
+    With `kernel`, which the paper does not have, a convolution over that many letters is added to the linear encoder:
+    $u = W x + \mathrm{GELU}(\mathrm{conv}(x))$ reads motifs that otherwise only several gates would. It starts at 0.
     """
 
     def __init__(
@@ -124,10 +126,16 @@ class Lyra(nn.Module):
         modes: int = 32,
         dropout: float = 0.2,
         positions: int = 0,
+        kernel: int = 0,
         is_bidirectional: bool = False,
     ) -> None:
         super().__init__()
         self.encode = nn.Linear(letters, width)
+        self.motifs = None
+        if kernel:
+            self.motifs = nn.Conv1d(letters, width, kernel, padding=kernel // 2)
+            nn.init.zeros_(self.motifs.weight)
+            nn.init.zeros_(cast("Tensor", self.motifs.bias))
         self.position = nn.Parameter(0.02 * torch.randn(positions, width)) if positions else None
         self.gates = nn.ModuleList(PGC(width, inner) for inner in gates)
         self.norm = nn.RMSNorm(width)
@@ -147,6 +155,8 @@ class Lyra(nn.Module):
             ValueError: The sequences are longer than the positional embedding.
         """
         u = self.encode(x)
+        if self.motifs is not None:
+            u = u + nn.functional.gelu(self.motifs(_masked(x, mask).transpose(1, 2))).transpose(1, 2)
         if self.position is not None:
             T, known = x.shape[1], self.position.shape[0]
             if known < T:

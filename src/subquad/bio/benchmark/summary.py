@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+from scipy.stats import t as student
 
 from subquad.bio.benchmark.jobs import Job, bootstrap_of, metrics_of, outcome_of
 from subquad.bio.benchmark.tasks import Task
@@ -39,7 +40,7 @@ COMPARISONS = {
 """Comparisons of a task, and their titles. The best model is chosen on the test rows, to the disadvantage of the first
 one."""
 VERDICTS = ("clearly above", "tie", "clearly below")
-RESAMPLES = 1000
+TIE = VERDICTS[1]
 """Bootstrap samples of rows and seeds."""
 MAX_LOSS = 0.01
 """Largest loss of the ensemble to the best single model that still counts as equal."""
@@ -127,7 +128,8 @@ def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in COMPARISONS:
         gaps = [entry["comparisons"][name] for entry in scored if name in entry["comparisons"]]
         counts[name] = {"tasks": len(gaps), **{one: sum(gap["verdict"] == one for gap in gaps) for one in VERDICTS}}
-        counts[name]["higher"] = sum(gap["value"] > 0 for gap in gaps)
+        counts[name]["at_least"] = sum(gap["value"] >= 0 for gap in gaps)
+        counts[name]["after_holm"] = _after_holm(gaps)
         counts[name]["close"] = sum(gap["high"] >= 0 and gap["value"] >= -MAX_LOSS for gap in gaps)
     return counts
 
@@ -195,24 +197,52 @@ def _comparisons(
         if first in values and second is not None and second in values:
             value = values[first] - values[second]
             gaps = np.stack([run[first] - run[second] for run in drawn])
-            low, high = _interval(gaps, value)
-            gap = {"first": first, "second": second, "value": value, "low": low, "high": high}
+            gap = {"first": first, "second": second, "value": value, **_interval(gaps, value)}
             found[name] = gap | {"verdict": verdict(gap)}
     return found
 
 
-def _interval(gaps: np.ndarray, value: float) -> tuple[float, float]:
-    """Return the 95 % interval of differences `(seeds, samples of the rows)` over rows and seeds."""
-    random, (seeds, samples) = np.random.default_rng(0), gaps.shape
-    row = np.arange(RESAMPLES) % samples
-    means = gaps[:, row].mean(0)
+def _interval(gaps: np.ndarray, value: float) -> dict[str, float]:
+    """Return the 95 % interval of differences `(seeds, samples of the rows)` over rows and seeds, and the p value.
+
+    The bootstrap over the rows gives the interval of the mean of the seeds. It is widened by the variance between the
+    seeds, with the quantile of Student's t at the degrees of freedom of Welch and Satterthwaite, since three seeds tell
+    little of their variance.
+    """
+    seeds, means = len(gaps), gaps.mean(0)
+    means = means[np.isfinite(means)]
+    if not len(means):
+        return {"low": value, "high": value, "p": 1.0}
+    low, high = np.quantile(means, [0.025, 0.975])
+    of_rows, of_seeds, freedom = float(means.var()), 0.0, math.inf
     if seeds > 1:
-        drawn = gaps[random.integers(0, seeds, (seeds, RESAMPLES)), row].mean(0)
-        # resampling few seeds has (seeds - 1) / seeds of the variance of their mean
-        means += np.sqrt(seeds / (seeds - 1)) * (drawn - means)
-    known = means[np.isfinite(means)]
-    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (value, value)
-    return float(low), float(high)
+        of_seeds = float(np.nanmean(gaps, axis=1).var(ddof=1)) / seeds
+    if of_seeds > 0:
+        freedom = (seeds - 1) * ((of_rows + of_seeds) / of_seeds) ** 2
+    error = math.sqrt(of_rows + of_seeds)
+    p = 2 * float(student.sf(abs(value) / error, freedom)) if error > 0 else float(value == 0)
+    half = float(student.ppf(0.975, freedom)) * error
+    if of_rows > 0.01 * of_seeds > 0:
+        # a wider interval, as asymmetric as that of the rows
+        wider = half / (1.96 * math.sqrt(of_rows))
+        low, high = value + wider * (low - value), value + wider * (high - value)
+    elif of_seeds > 0:
+        low, high = value - half, value + half
+    return {"low": float(low), "high": float(high), "p": p}
+
+
+def _after_holm(gaps: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of each verdict after Holm's correction for as many comparisons as there are differences."""
+    order = sorted(gaps, key=lambda gap: gap["p"])
+    kept = len(order)
+    counts: dict[str, int] = dict.fromkeys(VERDICTS, 0)
+    for k, gap in enumerate(order):
+        if gap["p"] * (len(order) - k) > 0.05:
+            kept = k
+            break
+    for k, gap in enumerate(order):
+        counts[gap["verdict"] if k < kept else TIE] += 1
+    return counts
 
 
 def _best(values: Mapping[str, float], *roles: Any) -> str | None:

@@ -60,6 +60,7 @@ COMPARED_MODELS = {
     "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", (*ROWS, "residues")),
     "gp": ComparedModel("Gaussian process", "baseline", "#b5616a", ("regression",), max_rows=7500),
     "mlp": ComparedModel("MLP", "baseline", "#9a6fb0", ROWS),
+    "cnn": ComparedModel("CNN", "baseline", "#5b8fa8", (*ROWS, "residues"), is_default=False, needs_sequence=True),
     "mlp-more": ComparedModel("more MLPs", "control", "#c9b3d6", ROWS, is_default=False),
     "lyra-paper": ComparedModel("Lyra as published", "variant", "#a9cdbd", is_default=False, needs_sequence=True),
     "lyra-alone": ComparedModel(
@@ -73,7 +74,7 @@ COMPARED_MODELS = {
 """Models by their name in `metrics.json`, the simplest first."""
 FITTED = {name: model for name, model in COMPARED_MODELS.items() if model.role != "ensemble"}
 """Those that are fitted themselves."""
-NETWORKS = ("mlp", "mlp-more", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
+NETWORKS = ("mlp", "cnn", "mlp-more", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
 """Models that are trained by gradient descent."""
 
 

@@ -62,7 +62,7 @@ class Estimator(BaseEstimator):
     def __init__(
         self,
         *,
-        model: Literal["lyra", "lyra-additive", "lyra-alone", "lyra-paper", "mlp"] = "lyra",
+        model: Literal["lyra", "lyra-additive", "lyra-alone", "lyra-paper", "cnn", "mlp"] = "lyra",
         ensemble_size: int | None = FitSettings.ensemble_size,
         epochs: float | None = FitSettings.epochs,
         tokens: int = FitSettings.tokens,

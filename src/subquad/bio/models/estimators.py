@@ -207,7 +207,7 @@ class LyraTagger(Estimator):
         self,
         *,
         values: Literal["auto", "classes", "numbers"] = "auto",
-        model: Literal["lyra", "lyra-alone", "lyra-paper"] = "lyra",
+        model: Literal["lyra", "lyra-alone", "lyra-paper", "cnn"] = "lyra",
         ensemble_size: int | None = FitSettings.ensemble_size,
         epochs: float | None = FitSettings.epochs,
         tokens: int = FitSettings.tokens,

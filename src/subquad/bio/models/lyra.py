@@ -27,12 +27,15 @@ from torch import Tensor, nn
 from subquad.bio.data.dataset import ANY, PAD
 from subquad.bio.features.substitutions import channels_of
 from subquad.bio.models.additive import AdditivePath
+from subquad.bio.models.cnn import CNN
 from subquad.nn.sequence import Lyra, masked_mean
 
-__all__ = ["BioNet", "NetSpec", "soft_one_hot"]
+__all__ = ["KERNEL", "BioNet", "NetSpec", "soft_one_hot"]
 
 WIDTH = 64
 """Channels of Lyra."""
+KERNEL = 7
+"""Letters of the convolution beside its linear encoder."""
 CHAINS = 2
 """Channels that tell the two chains of a pair apart."""
 HEAD_WIDTH, HEAD_DROPOUT = 128, 0.3
@@ -50,7 +53,7 @@ class NetSpec:
     letters: int
     outputs: int
     kind: str = "lyra"
-    """Name of the model: `mlp`, `lyra`, `lyra-additive`, `lyra-alone` or `lyra-paper`."""
+    """Name of the model: `mlp`, `cnn`, `lyra`, `lyra-additive`, `lyra-alone` or `lyra-paper`."""
     positions: int = 0
     """Number of positions that Lyra reads if all chains are aligned, otherwise 0."""
     reference: tuple[int, ...] = ()
@@ -67,14 +70,16 @@ class NetSpec:
     """Number of features that the MLP also encodes in bins."""
     has_prior: bool = False
     """Residues and pairs start at the logits of another model."""
+    kernel: int = 0
+    """Letters of the convolution beside the linear encoder of Lyra; 0 without one."""
     hidden: int = 128
     """Width of the MLP."""
     dropout: float = 0.2
 
     @property
-    def has_lyra(self) -> bool:
+    def reads_letters(self) -> bool:
         """The network reads the letters, and not only their features."""
-        return self.kind in ("lyra", "lyra-alone", "lyra-paper")
+        return self.kind in ("cnn", "lyra", "lyra-alone", "lyra-paper")
 
     @property
     def is_residue(self) -> bool:
@@ -188,7 +193,7 @@ class BioNet(nn.Module):
         self.register_buffer("reference", None, persistent=False)
         self.register_buffer("channels", None, persistent=False)
         is_paper, is_pairs = spec.kind == "lyra-paper", spec.task_type == "pairs"
-        self.lyra = self.readout = self.additive = self.direct = None
+        self.lyra = self.readout = self.additive = self.direct = self.cnn = None
         channels = spec.letters * (2 if spec.has_partner else 1)
         if spec.partner_letters:
             channels += CHAINS + (spec.partner_letters if spec.partner_letters != spec.letters else 0)
@@ -203,7 +208,9 @@ class BioNet(nn.Module):
             self.register_buffer("vector_scale", torch.ones(spec.vectors))
             self.project = nn.Linear(spec.vectors, WIDTH)
             channels += WIDTH
-        if spec.has_lyra:
+        if spec.kind == "cnn":
+            self.cnn = CNN(channels, spec.outputs, positions=spec.positions, is_residue=spec.is_residue)
+        elif spec.reads_letters:
             self.lyra = Lyra.paper(channels, spec.outputs) if is_paper else _lyra(spec, channels)
             if is_pairs:
                 self.lyra.add_module("head", nn.Identity())
@@ -230,11 +237,10 @@ class BioNet(nn.Module):
         self.vector_mean.copy_(mean)
         self.vector_scale.copy_(scale)
 
-    def embed(
-        self, codes: Int[Tensor, "B T"], partner: Tensor | None, vectors: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the embedding of each position, the letters as vectors, and the mask."""
-        assert self.lyra is not None
+    def _letters(
+        self, codes: Int[Tensor, "B T"], partner: Tensor | None, vectors: Tensor | None
+    ) -> tuple[Float[Tensor, "B T C"], Bool[Tensor, "B T"]]:
+        """Return the channels of each letter, and the mask."""
         x, mask = soft_one_hot(codes, self.spec.letters), codes != PAD
         if self.spec.has_partner and partner is not None:
             x = torch.cat([x, soft_one_hot(partner, self.spec.letters)], dim=2)
@@ -248,7 +254,7 @@ class BioNet(nn.Module):
             assert vectors is not None, "a network with vectors of letters needs them"
             # a letter without a vector, such as a stop codon, has the mean
             x = torch.cat([x, self.project(((vectors - self.vector_mean) * self.vector_scale).nan_to_num())], dim=2)
-        return self.lyra.embed(x, None if self.spec.positions else mask), x, mask
+        return x, mask
 
     def forward(
         self,
@@ -286,9 +292,13 @@ class BioNet(nn.Module):
         vectors: Float[Tensor, "B T D"] | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the outputs of Lyra before the additive path, 0 without it, and those of the direct head."""
-        if self.lyra is None:
+        if not self.spec.reads_letters:
             return torch.zeros(()), None
-        u, x, mask = self.embed(codes, partner, vectors)
+        x, mask = self._letters(codes, partner, vectors)
+        if self.cnn is not None:
+            return self.cnn(x, mask), None
+        assert self.lyra is not None
+        u = self.lyra.embed(x, None if self.spec.positions else mask)
         if self.spec.task_type == "pairs":
             return self.pairs(u, x, prior, mask), None
         letters = _joined(codes, partner) if self.spec.partner_letters and partner is not None else codes
@@ -321,7 +331,14 @@ def _joined(codes: Int[Tensor, "B T"], partner: Int[Tensor, "B T"]) -> Int[Tenso
 
 
 def _lyra(spec: NetSpec, channels: int) -> Lyra:
-    return Lyra(channels, spec.outputs, positions=spec.positions, dropout=spec.dropout, is_bidirectional=True)
+    return Lyra(
+        channels,
+        spec.outputs,
+        positions=spec.positions,
+        kernel=spec.kernel,
+        dropout=spec.dropout,
+        is_bidirectional=True,
+    )
 
 
 def _start_at_zero(layer: nn.Linear | nn.Conv2d) -> None:

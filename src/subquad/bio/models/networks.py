@@ -19,7 +19,7 @@ from subquad.bio.models.additive import binned_features
 from subquad.bio.models.baselines import Baseline, fit_ridge
 from subquad.bio.models.batches import Priors, predict_net
 from subquad.bio.models.initialization import LinearStart, fit_target_scaler, folds_of
-from subquad.bio.models.lyra import BioNet, NetSpec
+from subquad.bio.models.lyra import KERNEL, BioNet, NetSpec
 from subquad.bio.models.members import Members
 from subquad.bio.models.target_scaling import TargetScaler
 from subquad.bio.models.training import TrainOptions, ensemble_size_for, initialize_path, train_net
@@ -28,7 +28,7 @@ from subquad.bio.settings import FitSettings
 
 __all__ = ["NetworkEnsemble", "select_positions", "train_networks"]
 
-READ_VECTORS = ("lyra", "lyra-alone")
+READ_VECTORS = ("cnn", "lyra", "lyra-alone")
 """Networks that read the vectors of letters by a language model, if there are any."""
 
 
@@ -208,7 +208,8 @@ def _spec(dataset: Dataset, kind: str, features: RowFeatures | None) -> NetSpec:
         letters=inputs.letters,
         outputs=target.outputs,
         kind=kind,
-        reference=_reference(dataset) if kind in ("lyra", "lyra-alone") else (),
+        kernel=KERNEL if kind in ("lyra", "lyra-alone") else 0,
+        reference=_reference(dataset) if kind in READ_VECTORS else (),
         positions=inputs.all_positions if inputs.are_aligned and kind != "lyra-paper" else 0,
         has_partner=inputs.partner is not None,
         partner_letters=0 if inputs.partner_chain is None else inputs.partner_chain.letters,

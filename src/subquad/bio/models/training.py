@@ -61,11 +61,16 @@ LINEAR_RATE = 0.1
 """Factor on the learning rate of the linear model, which starts at a fitted one."""
 MLP_NETWORKS = 4
 """Number of MLPs whose predictions are averaged: their mean is better than one, and they cost seconds."""
+CNN_NETWORKS = 2
+"""Minimum number of CNNs whose predictions are averaged: their steps take less than half the time of those of Lyra."""
+CNN_DECAY = 0.05
+"""Maximum weight decay of the CNN."""
 PRODUCTS_PER_TOKEN = 80_000
 """Multiplications of MLP training for each token of the budget: four MLPs cost about as much as Lyra."""
 MIN_FEATURE_EPOCHS, MAX_FEATURE_EPOCHS, MAX_LINEAR_EPOCHS = 2, 150, 30
 """Bounds on the passes of networks that read features only, and the upper one without an MLP."""
-FEATURE_BATCH = 128
+MIN_FEATURE_BATCH, FEATURE_BATCH = 16, 128
+"""Minimum and maximum number of rows of their steps."""
 ROWS_PER_FEATURE = 5
 """Rows per feature above which the MLP also uses features of several letters."""
 
@@ -117,8 +122,8 @@ def ensemble_size_for(dataset: Dataset, settings: FitSettings, kind: str) -> int
         return 1
     if settings.ensemble_size is not None:
         return settings.ensemble_size
-    tokens = _tokens(dataset) * epochs_for(dataset, settings)
-    return int(min(max(settings.tokens / tokens, 1), MAX_ENSEMBLE))
+    tokens, least = _tokens(dataset) * epochs_for(dataset, settings), CNN_NETWORKS if kind == "cnn" else 1
+    return int(min(max(settings.tokens / tokens, least), MAX_ENSEMBLE))
 
 
 def batch_size_for(dataset: Dataset, settings: FitSettings) -> int:
@@ -197,7 +202,7 @@ def train_net(
     rows, task_type = dataset.split["train"], truth.task_type
     is_paper = net.spec.kind == "lyra-paper"
     stopping: dict[str, Any] = {}
-    if net.spec.has_lyra:
+    if net.spec.reads_letters:
         epochs = _paper_epochs(dataset, settings) if is_paper else epochs_for(dataset, settings)
         batch_size = batch_size_for(dataset, settings)
         batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=options.seed)
@@ -206,7 +211,10 @@ def train_net(
             validations = max(round(PAPER_VALIDATIONS * epochs), 1)
             stopping = {"patience": PATIENCE, "plateau": PLATEAU}
     else:
-        epochs, batch_size = _feature_epochs(net, len(rows), settings), settings.batch_size or FEATURE_BATCH
+        epochs = _feature_epochs(net, dataset, settings)
+        # many small steps on few rows, as for Lyra
+        fitting = int(np.clip(epochs * len(rows) / MIN_STEPS, MIN_FEATURE_BATCH, FEATURE_BATCH))
+        batch_size = settings.batch_size or fitting
         batches, validations = shuffled_batches(rows, batch_size=batch_size, seed=options.seed), VALIDATIONS
     steps = max(1, round(epochs * len(batches(0))))
     subset_priors = None if priors is None else [priors[row] for row in subset]
@@ -254,13 +262,17 @@ def train_net(
     return {"epochs": round(float(taken), 2), "batch_size": batch_size, **selected}
 
 
-def _feature_epochs(net: BioNet, rows: int, settings: FitSettings) -> float:
-    """Return the number of passes over the training rows of a network that reads features only."""
+def _feature_epochs(net: BioNet, dataset: Dataset, settings: FitSettings) -> float:
+    """Return the number of passes over the training rows of a network that reads features only.
+
+    MLPs take as long as Lyra, also where it makes more passes than `tokens` allows.
+    """
     if net.additive is None or net.additive.mlp is None:
         epochs = MAX_LINEAR_EPOCHS
     else:
-        products = 6 * rows * net.spec.features * net.spec.hidden
-        budget = PRODUCTS_PER_TOKEN * settings.tokens / products
+        products = 6 * len(dataset.split["train"]) * net.spec.features * net.spec.hidden
+        tokens = max(settings.tokens, _tokens(dataset) * epochs_for(dataset, settings))
+        budget = PRODUCTS_PER_TOKEN * tokens / products
         epochs = float(np.clip(budget, MIN_FEATURE_EPOCHS, MAX_FEATURE_EPOCHS))
     return epochs if settings.epochs is None else min(epochs, settings.epochs)
 
@@ -335,6 +347,8 @@ def _validations(dataset: Dataset, validation: Inputs, epochs: float) -> int:
 def _net_groups(net: BioNet, settings: FitSettings) -> list[dict[str, Any]]:
     """Return the optimizer's groups: a low rate and decay to its start for the linear model, no decay for the curve."""
     rate, decay, groups = settings.learning_rate, settings.weight_decay, []
+    if net.cnn is not None:
+        decay = min(decay, CNN_DECAY)
     for module in net.children():
         if not isinstance(module, AdditivePath):
             groups += parameter_groups(module, learning_rate=rate, weight_decay=decay)
