@@ -509,3 +509,31 @@ def test_a_wild_type_of_another_length_than_all_sequences_is_refused(tmp_path):
     path = write(tmp_path / "table.csv", sequence=proteins(), value=np.arange(13.0))
     message = said(read_table, path, FitSettings(wild_type="MKVL"))
     assert "the wild type has 4 letters, and no sequence has: they have 17; give" in message
+
+
+@pytest.mark.parametrize("flag", ["target", "weight"])
+def test_a_flag_that_takes_the_sequences_is_named(tmp_path, flag):
+    path = write(tmp_path / "table.csv", sequence=proteins(), value=np.arange(13.0))
+    given = {flag: ("sequence",) if flag == "target" else "sequence"}
+    assert f"--{flag} names column 'sequence', which has the sequences" in said(read_table, path, FitSettings(**given))
+
+
+def test_sequences_of_which_some_end_with_a_stop_are_remarked_on(tmp_path):
+    mixed = [text + "*" * (k % 3 == 0) for k, text in enumerate(proteins())]
+    path = write(tmp_path / "table.csv", sequence=mixed, value=np.arange(13.0))
+    remarks = read_table(path, FitSettings()).remarks
+    assert any("5 of 13 sequences end with the stop codon *, the others do not" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("partners", "remark"),
+    [
+        (lambda texts: texts, "each partner sequence is the sequence of its row"),
+        (lambda texts: texts[:1] * len(texts), "all partner sequences are the same"),
+    ],
+)
+def test_partner_sequences_that_tell_nothing_are_remarked_on(tmp_path, partners, remark):
+    texts = list(proteins())
+    path = write(tmp_path / "table.csv", heavy=texts, light=partners(texts), value=np.arange(13.0))
+    remarks = read_table(path, FitSettings(sequence="heavy", partner="light")).remarks
+    assert any(remark in one for one in remarks)

@@ -123,6 +123,13 @@ def find_inputs(
         mutant = _named(MUTANT_NAMES, variants) or (variants[0] if len(variants) == 1 else None)
         if mutant is not None:
             remarks.append(f"variants: column {mutant!r} (inferred; --mutant overrides)")
+    if sequence is None and mutant is None and not likely:
+        elsewhere = [(flag, name) for flag, name in excluded if name in frame.columns]
+        for flag, name in elsewhere:
+            if _looks_like_sequences(column_of(frame, name)):
+                raise SubquadError(
+                    f"{path}: {flag} names column {name!r}, which has the sequences; name another column"
+                )
     if sequence is None:
         sequence = _infer_sequence(path, left, [name for name in likely if name != partner], mutant)
         if sequence is not None:

@@ -157,6 +157,9 @@ def add_embeddings(
         median_score=median,
     )
     remarks.insert(0, f"{path}: {own.title} are inputs of the models")
+    constant = int((found.mean == found.mean[:1]).all(0).sum())
+    if constant and len(found.mean) > 1:
+        remarks.append(f"{path}: {constant:,} of {own.dimensions:,} numbers are the same in all rows and are not used")
     return _with(inputs, found, own), replace(schema, embedding=own), remarks
 
 

@@ -99,6 +99,10 @@ def pair(
         is_aligned=known.is_aligned,
     )
     remarks = [] if own else [_described(codes, partners, alphabets)]
+    if own is None and len(partners) > 1 and (partners == partners[0]).all():
+        remarks.append("all partner sequences are the same; they tell the models nothing")
+    elif own is None and partners.shape == codes.shape and alphabets[0] == alphabets[1] and (partners == codes).all():
+        remarks.append("each partner sequence is the sequence of its row; --partner is perhaps the wrong column")
     return Partners(chain=chain, chain_schema=known, remarks=remarks)
 
 

@@ -334,8 +334,8 @@ def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) ->
     remarks = []
     if wild_type is None:
         remarks = [
-            f"wild type: inferred from the most common letters; half of the rows have at most {median} substitutions "
-            "(--wild-type overrides)"
+            f"wild type: inferred from the most common letters; half of the rows have at most {median} "
+            f"substitution{'' if median == 1 else 's'} (--wild-type overrides)"
         ]
     mutants = canonical(*differences(letters, wild), rows=len(sequences))
     return SequenceSet(sequences=list(sequences), mutants=mutants, wild_type=wild.tobytes().decode(), remarks=remarks)

@@ -233,7 +233,7 @@ def _training(run: FinishedRun) -> list[Block]:
     ]
     if networks:
         blocks.append(Table(["network", "seeds", "parameters in all"], networks))
-    rows = [[label_of(name), text] for name, text in _hyperparameters(run.config.get("selected", {}))]
+    rows = [[label_of(name), text] for name, text in _hyperparameters(run.config.get("selected", {}), run.title)]
     if rows:
         blocks.append(Table(["model", "selected on the validation rows"], rows))
     if any("loss" in line for line in run.history):
@@ -245,13 +245,17 @@ def _training(run: FinishedRun) -> list[Block]:
     return blocks
 
 
-def _hyperparameters(chosen: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
+def _hyperparameters(chosen: Mapping[str, Any], main: str) -> list[tuple[str, str]]:
+    names, rows = {"validation": f"validation {main}", "cpu_seconds": "CPU seconds of the training"}, []
     for name, facts in chosen.items():
         for one in facts if isinstance(facts, list) else [facts]:
-            scalars = {key: value for key, value in one.items() if isinstance(value, str | int | float)}
+            scalars = {
+                key: value
+                for key, value in one.items()
+                if isinstance(value, str | int | float) and (key, value) != ("stopped_early", False)
+            }
             if scalars and name != "conformal":
-                texts = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in scalars.items()]
+                texts = [f"{names.get(key, key.replace('_', ' '))} {_short(value)}" for key, value in scalars.items()]
                 rows.append((name, ", ".join(texts)))
     return rows
 
