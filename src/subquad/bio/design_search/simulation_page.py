@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from subquad.bio.metrics.compared_models import colour_of
 from subquad.bio.metrics.scores import verdict
-from subquad.bio.plots.maps import BLUE, GREEN, GREY, OCHRE, tidy
+from subquad.bio.plots.maps import INK, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture
 
 __all__ = ["card", "interval_over_seeds", "render", "result_table", "summarize"]
@@ -18,7 +19,7 @@ TITLES = {
     "ridge": "additive (ridge)",
     "random": "random",
 }
-COLOURS = {"ensemble": BLUE, "gp": OCHRE, "ridge": GREEN, "random": GREY}
+COLOURS = {**{name: colour_of(name) for name in ("ensemble", "gp", "ridge")}, "random": INK}
 CONFIDENCE = 0.95
 MIN_SEEDS = 3
 """Minimum number of seeds for an interval."""
