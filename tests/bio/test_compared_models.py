@@ -65,14 +65,14 @@ def test_named_models_are_fitted_the_simplest_first():
             "binary",
             ("ridge", "vienna"),
             True,
-            "--models vienna does not suit a task of type binary; choose from ridge, boosting, mlp, mlp-more, "
+            "--models vienna does not suit a task of type binary; choose from ridge, boosting, mlp, cnn, mlp-more, "
             "lyra-paper, lyra-alone, lyra-additive, lyra",
         ),
         (
             "residue_regression",
             ("mlp",),
             True,
-            "--models mlp does not suit a task of type residue_regression; choose from ridge, boosting, lyra-paper, "
+            "--models mlp does not suit a task of type residue_regression; choose from ridge, boosting, cnn, lyra-paper, "
             "lyra-alone, lyra",
         ),
         (
@@ -114,6 +114,7 @@ def test_an_ensemble_has_baselines_and_lyra_as_members_and_no_variants():
         "boosting",
         "gp",
         "mlp",
+        "cnn",
         "lyra",
     )
     assert members_of(("lyra-paper", "lyra-alone")) == ()
