@@ -72,8 +72,8 @@ def test_named_models_are_fitted_the_simplest_first():
             "residue_regression",
             ("mlp",),
             True,
-            "--models mlp does not suit a task of type residue_regression; choose from ridge, boosting, cnn, lyra-paper, "
-            "lyra-alone, lyra",
+            "--models mlp does not suit a task of type residue_regression; choose from ridge, boosting, cnn, "
+            "lyra-paper, lyra-alone, lyra",
         ),
         (
             "pairs",

@@ -271,10 +271,12 @@ def test_a_budget_is_spent_in_many_steps_of_few_sequences():
     # 151 training rows of 7 letters
     own = dataset()
     assert batch_size_for(own, FitSettings(batch_size=17)) == 17
-    assert batch_size_for(own, FitSettings()) == 128
+    assert batch_size_for(own, FitSettings(epochs=40.0)) == 128
+    # 300 steps in the 40 passes that the budget allows
+    assert batch_size_for(own, FitSettings()) == 151 * 40 // 300
     longer = dataset(length=77)
     # a step has letters enough: 1,500 of 77 a row
-    assert batch_size_for(longer, FitSettings(tokens=100_000)) == 19
+    assert batch_size_for(longer, FitSettings(epochs=8.6)) == 19
     assert batch_size_for(longer, FitSettings(epochs=1000.0)) == 151 * 1000 // 2000
 
 

@@ -277,7 +277,7 @@ def test_lyra_learns_a_product_of_both_chains_that_ridge_cannot(tmp_path):
     frame["vl"] = [LIGHT[:7] + b + LIGHT[8:] for b in letters[:, 1]]
     frame["kd"] = np.where(letters[:, 0] == letters[:, 1], 1.0, -1.0) + 0.1 * random.normal(size=301)
     data = dataset_of(read_table(written(tmp_path, frame), FitSettings(**PAIRS["antibodies"][1])))
-    settings = FitSettings(epochs=30, ensemble_size=1)
+    settings = FitSettings(epochs=30, batch_size=16, ensemble_size=1)
     test, truth = data.part("test")
     fitted = fit_network("lyra-alone", prepare(data), settings, seed=0)
     ridge = fit_baseline("ridge", data)

@@ -50,8 +50,10 @@ MIXES = (0.0, 0.5, 1.0)
 VALIDATION_TIME = 0.15
 """Maximum fraction of the training time that validation takes."""
 VALIDATIONS = 12
-MIN_STEPS, TOKENS_PER_STEP, MAX_BATCH = 2000, 1500, 128
-"""Wanted number of steps, tokens below which a step is no faster, and maximum number of sequences of a step."""
+MIN_STEPS, FEW_STEPS = 2000, 300
+"""Wanted number of steps, and the number that is made, unless `epochs` is set, even if smaller ones are no faster."""
+TOKENS_PER_STEP, MAX_BATCH = 1500, 128
+"""Tokens below which a step is no faster, and maximum number of sequences of a step."""
 SECONDS_PER_TOKEN = 12e-6
 """Rough processor time of training Lyra."""
 PAIRS_PER_TOKEN = 16
@@ -134,8 +136,12 @@ def batch_size_for(dataset: Dataset, settings: FitSettings) -> int:
     if settings.batch_size is not None:
         return settings.batch_size
     rows = len(dataset.split["train"])
+    passed = epochs_for(dataset, settings) * rows
     least = TOKENS_PER_STEP * rows / _tokens(dataset)
-    return int(np.clip(epochs_for(dataset, settings) * rows / MIN_STEPS, max(least, 1), MAX_BATCH))
+    if settings.epochs is None:
+        # few steps learn nothing, and so many cost seconds
+        least = min(least, passed / FEW_STEPS)
+    return int(np.clip(passed / MIN_STEPS, max(least, 1), MAX_BATCH))
 
 
 def _tokens(dataset: Dataset) -> float:
