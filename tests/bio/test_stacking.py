@@ -296,3 +296,16 @@ def test_a_model_of_small_but_real_variance_keeps_its_slope():
     plain = _slope(p, y, 0.0)
     assert plain == pytest.approx(np.polyfit(p, y, 1)[0])
     assert _slope(1 + 1e-6 * p, y, 0.0) == pytest.approx(1e6 * plain, rel=1e-4)
+
+
+def test_a_model_with_all_the_weight_out_of_fold_stays_as_it_is():
+    random = np.random.default_rng(3)
+    y = random.normal(size=(101, 1))
+    target = Target(task_type="regression", y=y)
+    # models of the folds that overshoot
+    predictions = {"lyra": 2.0 * y + 0.01 * random.normal(size=y.shape)}
+    folded = fit_stacking(target, predictions, is_out_of_fold=True)
+    assert folded.weights == {"lyra": 1.0}
+    np.testing.assert_array_equal(folded.predict({"lyra": y}), y)
+    # validation rows are predicted by the models themselves
+    np.testing.assert_allclose(fit_stacking(target, predictions).predict({"lyra": y}), 0.5 * y, atol=0.05)

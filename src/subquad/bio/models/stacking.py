@@ -192,11 +192,10 @@ def fit_stacking(
     random = np.random.default_rng(seed)
     few = items.take(random.choice(len(items.truth), MAX_ITEMS, False)) if len(items.truth) > MAX_ITEMS else items
     shift, scale = _calibration(target.task_type, few, columns, shrink)
-    uncalibrated = stacking
-    few, stacking = few.calibrated(shift, scale), stacking.calibrated(shift, scale)
+    few, uncalibrated, stacking = few.calibrated(shift, scale), stacking, stacking.calibrated(shift, scale)
     found = _weights(target, predictions, few, stacking, draws=draws, shrink=shrink, random=random)
     if is_out_of_fold and (found > 0).sum() == 1:
-        # models of the folds have fewer rows: their calibration is of use only where models share a scale
+        # models of the folds have fewer rows than the whole one: their calibration serves only to share a scale
         return uncalibrated.with_weights(found)
     blend = replace(few, values=np.tensordot(found, few.values, 1)[None])
     last_shift, last_scale = _calibration(target.task_type, blend, columns, shrink)
