@@ -124,9 +124,8 @@ def find_inputs(
         if mutant is not None:
             remarks.append(f"variants: column {mutant!r} (inferred; --mutant overrides)")
     if sequence is None and mutant is None and not likely:
-        elsewhere = [(flag, name) for flag, name in excluded if name in frame.columns]
-        for flag, name in elsewhere:
-            if _looks_like_sequences(column_of(frame, name)):
+        for flag, name in excluded:
+            if name in frame.columns and _looks_like_sequences(column_of(frame, name)):
                 raise SubquadError(
                     f"{path}: {flag} names column {name!r}, which has the sequences; name another column"
                 )

@@ -293,7 +293,7 @@ def _consensus(letters: np.ndarray) -> np.ndarray:
 def _final_stops(sequences: Sequence[str]) -> list[str]:
     """Return a remark if sequences differ in length only because some of them end with the stop codon."""
     count = sum(text.endswith("*") for text in sequences)
-    if not count or len({len(text.rstrip("*")) for text in sequences}) > 1:
+    if count in (0, len(sequences)) or len({len(text.rstrip("*")) for text in sequences}) > 1:
         return []
     return [
         f"{count:,} of {len(sequences):,} sequences end with the stop codon *, the others do not, so that they differ "

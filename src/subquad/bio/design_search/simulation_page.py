@@ -122,7 +122,7 @@ def result_table(metrics: Mapping[str, Any]) -> Table:
     header = ["strategy", "hits found", f"best {metrics['target']}", f"hits: {first} less strategy", "CPU seconds"]
     caption = (
         f"After {metrics['settings']['rounds']} rounds, of {metrics['hits']:,} hits, those among the start rows "
-        "included. Mean over seeds, with the 95 % interval (Student's t) where there are several."
+        "included. Mean over seeds, with the 95 % interval (Student's t) of three or more seeds."
     )
     return Table(header, rows, caption=caption)
 
