@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.llm.data.packing import prepare_text
 from subquad.llm.evaluation.comparisons import NO_GAP, TOO_FEW, compare
 from subquad.llm.evaluation.model_variants import ModelLoader
 from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row, position_bins, speed_row
@@ -24,6 +25,7 @@ from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_bytes
 from subquad.llm.settings import AttentionSettings
+from subquad.llm.training.controls import CONTROLS
 from subquad.llm.training.metrics import perplexity, token_losses
 
 QUICK = EvaluateSettings(
@@ -124,11 +126,11 @@ def test_tasks_report_how_many_items_are_longer_than_the_window(evaluated, linea
     assert set(piqa["metrics"]) == {"acc", "acc_norm"}
 
 
-def test_the_page_shows_all_results_and_the_missing_control(evaluated):
+def test_the_page_shows_all_results_and_that_controls_are_missing(evaluated):
     page = (evaluated / "report.html").read_text()
     for words in (
         "gap closed",
-        "not given",
+        "No control was fine-tuned",
         "PIQA",
         "passkey 331",
         "KiB",
@@ -180,26 +182,41 @@ def test_a_finished_evaluation_is_extended_without_measuring_again(evaluated, as
     assert more["passkey"] == more["speed"] == {}
 
 
-def test_a_window_fine_tuned_control_is_measured_with_the_window_alone(base, linear, text, tmp_path):
-    control, out = tmp_path / "control", tmp_path / "out"
-    settings = replace(SMALL, fine_tune_attention="window", lora_learning_rate=2e-2)
-    subquad.llm.linearize(base, text, settings, out=control, quiet=True)
+@pytest.mark.slow
+def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear, text, tmp_path):
+    student, out = tmp_path / "student", tmp_path / "out"
+    settings = replace(SMALL, controls=True, lora_learning_rate=2e-2)
+    metrics = subquad.llm.linearize(base, text, settings, out=student, quiet=True)
     quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 3, speed=(), resamples=100)
-    how = {"text": [text], "window_fine_tuned": [control], "quiet": True}
-    (model,) = subquad.llm.evaluate(linear, quick, out=out, **how)["models"]
+    (model,) = subquad.llm.evaluate(student, quick, out=out, text=[text], quiet=True)["models"]
     result = model["perplexity"]["words.txt"]
-    net, tokenizer = subquad.llm.load(control)
+    assert list(result["models"]) == model["about"]["roles"] == [
+        "teacher", *CONTROLS[:1], "window", *CONTROLS[1:], "fine_tuned_without_linear", "fine_tuned",
+    ]  # fmt: skip
+    page = (out / "report.html").read_text()
+    assert "the fine-tuned teacher and the fine-tuned wide window" in page
+    expected, tokenizer = {}, subquad.llm.load(student)[1]
     sequences = torch.tensor(tokenizer(text.read_text())["input_ids"])[: 31 * 3].reshape(3, 31)
-    expected = perplexity(net, sequences, mode="window")
-    assert result["models"]["window_fine_tuned"]["value"] == pytest.approx(expected, rel=1e-4)
-    # neither the control with its linear branch, nor the student without its own
-    assert perplexity(net, sequences) != pytest.approx(expected, rel=1e-3)
-    assert result["models"]["fine_tuned_without_linear"]["value"] != pytest.approx(expected, rel=1e-3)
-    assert "not given" not in (out / "report.html").read_text()
-    narrow = tmp_path / "narrow"
-    convert(tiny_model("llama", vocab_size=300), AttentionSettings(window=5)).save_pretrained(narrow)
-    with pytest.raises(SubquadError, match=r"its window is 5 terrace, and that of .* is 3 terrace"):
-        subquad.llm.evaluate(linear, quick, out=tmp_path / "2", **{**how, "window_fine_tuned": [narrow]})
+    held_out = prepare_text(tokenizer, [text], sequence_length=31).holdout.ids[:3]
+    for name, mode in zip(CONTROLS, ("softmax", "window", "window"), strict=True):
+        folder = student / "controls" / name
+        net, _ = subquad.llm.load(folder)
+        expected[name] = perplexity(net, sequences, mode=mode)
+        assert result["models"][name]["value"] == pytest.approx(expected[name], rel=1e-4)
+        # measured before the updates were merged
+        assert metrics["test"][name]["perplexity"] == pytest.approx(perplexity(net, held_out, mode=mode), rel=1e-4)
+        assert json.loads((folder / "metrics.json").read_text())["tokens"] == {"lora": 31 * (7 + 5)}
+    untrained = result["models"]["teacher"]["value"]
+    assert len({round(value, 3) for value in (untrained, expected[CONTROLS[0]], expected[CONTROLS[1]])}) == 3
+    # the wide window sees the whole of such short sequences
+    assert expected[CONTROLS[2]] == pytest.approx(expected[CONTROLS[0]], rel=1e-3)
+    # six heads with 20 features and values of 10 + 1 numbers, and a ring of six tokens
+    tokens = -(-(6 * 20 * 11 + 6 * 2 * 2 * 10) // (2 * 2 * 10))
+    wide = json.loads((student / "controls" / CONTROLS[2] / "config.json").read_text())["hybrid_attention"]["window"]
+    assert wide == -(-tokens // 2)
+    # the student is that of a run without controls
+    alone = subquad.llm.linearize(base, text, replace(settings, controls=False), out=tmp_path / "alone", quiet=True)
+    assert alone["test"]["fine_tuned"] == metrics["test"]["fine_tuned"]
 
 
 def test_several_models_share_a_page_each_with_its_controls(linear, text, tmp_path):
@@ -220,7 +237,7 @@ def test_the_command_prints_results_beside_their_controls(linear, text, tmp_path
     assert main(command) == 0
     assert main([part for part in command if part != "--quiet"] + ["--extend"]) == 0
     shown = capsys.readouterr().out
-    for words in ("window only", "not given", "loss on words.txt", "report.html"):
+    for words in ("window only", "loss on words.txt", "report.html"):
         assert words in " ".join(shown.split())
 
 
@@ -232,6 +249,16 @@ def test_the_gap_closed_is_the_fraction_of_the_teachers_advantage():
     # differences are paired: noise that all models share cancels
     assert found["differences"]["window"]["low"] == pytest.approx(-1.5)
     assert found["models"]["fine_tuned"]["high"] - found["models"]["fine_tuned"]["low"] > 0.2
+
+
+def test_the_gap_is_that_of_the_fine_tuned_controls_where_they_were_trained():
+    losses = {"teacher": 2.0, "teacher_fine_tuned": 1.5, "window": 4.0, "window_fine_tuned": 3.0, "fine_tuned": 2.0}
+    noise = np.random.default_rng(0).normal(size=30)
+    values = {role: value + noise for role, value in losses.items()}
+    # without the wide window the two ends would not be of one kind
+    assert compare(values, is_rate=False, resamples=50)["gap_closed"]["value"] == pytest.approx(1.0)
+    values["wide_window_fine_tuned"] = 2.5 + noise
+    assert compare(values, is_rate=False, resamples=50)["gap_closed"]["value"] == pytest.approx(0.5)
 
 
 def test_without_a_significant_gap_no_gap_is_closed():

@@ -19,6 +19,7 @@ from subquad.llm.models.convert import convert
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.budget import MODEL_NAMES, divide_time
+from subquad.llm.training.controls import CONTROLS
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
 from subquad.runs.storage import read_tensors
@@ -28,7 +29,8 @@ from subquad.runs.storage import read_tensors
 def test_the_metrics_have_the_documented_keys(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics) == ["test", "intervals", "wins", "tokens", "seconds", "trainable_parameters"]
-    assert list(metrics["test"]) == list(metrics["intervals"]["test"]) == list(MODEL_NAMES)
+    names = [name for name in MODEL_NAMES if name not in CONTROLS]
+    assert list(metrics["test"]) == list(metrics["intervals"]["test"]) == names
     for name, found in metrics["test"].items():
         low, high = metrics["intervals"]["test"][name]["perplexity"]
         assert 0 < low <= found["perplexity"] <= high
@@ -246,6 +248,12 @@ def test_the_time_is_divided_between_evaluations_and_stages():
     plan = divide_time(400.0, seconds, LinearizeSettings(sequence_length=1024), precision="float32", sequences=20)
     used = 6 * plan.evaluation_sequences * 2.0
     used += plan.transfer_tokens / 1024 * 4.0 + plan.lora_tokens / 1024 * 8.0
+    assert 300 < used < 400
+    settings = LinearizeSettings(sequence_length=1024, controls=True)
+    plan = divide_time(400.0, seconds, settings, precision="float32", sequences=2)
+    read = plan.transfer_tokens / 1024, plan.lora_tokens / 1024
+    # each of the three controls fine-tunes on the sequences of both stages
+    used = 9 * plan.evaluation_sequences * 2.0 + read[0] * 4.0 + read[1] * 8.0 + 3 * sum(read) * 8.0
     assert 300 < used < 400
     least = divide_time(1.0, seconds, LinearizeSettings(sequence_length=1024), precision="float32", sequences=20)
     assert (least.evaluation_sequences, least.transfer_tokens, least.lora_tokens) == (1, 1024, 1024)

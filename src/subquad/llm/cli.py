@@ -180,7 +180,6 @@ def evaluate(
     text: Input[Files] = None,
     data: Input[Path | None] = None,
     teacher: Model[str | None] = None,
-    window_fine_tuned: Model[Files] = None,
     settings: Annotated[EvaluateSettings, FLAGS] = EvaluateSettings(),
     extend: Output[bool] = False,
     options: Annotated[OutputOptions, FLAGS],
@@ -199,15 +198,13 @@ def evaluate(
         text: Held-out texts, in the formats of `subquad llm linearize --text`. Default: none.
         data: Folder with the files of the tasks: piqa, arc, hellaswag, winogrande, mmlu. Default: no tasks.
         teacher: The softmax model that the runs were made from. Default: the one recorded in them.
-        window_fine_tuned: Control that was fine-tuned with the window alone: one for all runs, or one each. Default:
-            none.
         extend: Add to a finished evaluation, keeping what it has measured.
     """
     from subquad.llm.commands.evaluate import evaluate as run_evaluate
 
     evaluation = run_evaluate(
-        runs, settings, text=text or (), data=data, teacher=teacher, window_fine_tuned=window_fine_tuned or (),
-        extend=extend, out=options.out, force=options.force, quiet=options.quiet,
+        runs, settings, text=text or (), data=data, teacher=teacher, extend=extend,
+        out=options.out, force=options.force, quiet=options.quiet,
     )  # fmt: skip
     if not options.quiet:
         _print_evaluation(evaluation, options.out)
@@ -217,7 +214,7 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
     from subquad.llm.plots.linearize_page import LABELS
     from subquad.reporting.tables import print_table
 
-    rows = [[label, metrics["test"][name]["perplexity"]] for name, label in LABELS.items()]
+    rows = [[label, metrics["test"][name]["perplexity"]] for name, label in LABELS.items() if name in metrics["test"]]
     print_table(["attention", "perplexity"], rows, title="Perplexity on held-out text (lower is better)")
     tokens, seconds = metrics["tokens"], metrics["seconds"]
     print(f"Trained on {tokens['transfer']:,} + {tokens['lora']:,} tokens in {seconds['total']:.0f} s.")
@@ -230,10 +227,10 @@ def _print_evaluation(evaluation: dict[str, Any], out: Path) -> None:
     from subquad.reporting.tables import print_table
 
     for model in evaluation["models"]:
-        folder = model["about"]["folder"]
+        folder, names = model["about"]["folder"], columns(model["about"]["roles"])
         for header, rows, title in (
-            (["text", "tokens", *columns()], perplexity_rows(model["perplexity"]), "perplexity (lower is better)"),
-            (["task", "items", "beyond window", *columns()], task_rows(model), "accuracy in percent"),
+            (["text", "tokens", *names], perplexity_rows(model["perplexity"]), "perplexity (lower is better)"),
+            (["task", "items", "beyond window", *names], task_rows(model), "accuracy in percent"),
         ):
             # three columns with intervals fit a terminal
             for start in range(0, len(rows), 3):

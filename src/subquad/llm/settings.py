@@ -105,8 +105,9 @@ class LinearizeSettings:
     next-token cross-entropy has the rest."""
     train_on: Training[Literal["all", "answers"]] = "all"
     """Tokens in the fine-tuning loss: all, or only the answers of conversations."""
-    fine_tune_attention: Training[Literal["hybrid", "window"]] = "hybrid"
-    """Attention used during fine-tuning: hybrid, or the window alone (a control for `subquad llm evaluate`)."""
+    controls: Training[bool] = False
+    """Also fine-tune three controls on the same texts, each with the tokens of both stages: the teacher, its window
+    alone, and a window as large as the state. Takes about four times as long."""
     schedule: Training[Literal["linear", "plateau"]] = "linear"
     """Learning rate schedule of both stages after the warm-up: linear decay to 0, or halved after 2 validations without
     improvement."""

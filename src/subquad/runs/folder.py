@@ -55,13 +55,18 @@ class Run:
         config: Mapping[str, Any],
         tensors: "Mapping[str, Tensor] | None",
         metrics: Mapping[str, Any],
-        card: str,
-        report: str,
+        card: str | None = None,
+        report: str | None = None,
     ) -> None:
-        """Write the results of the run; `metrics.json` comes last and marks the run as finished."""
+        """Write the results of the run; `metrics.json` comes last and marks the run as finished.
+
+        A model within the folder of another has neither card nor report.
+        """
         if tensors is not None:
             write_tensors(self.directory / WEIGHTS, tensors, {"format": "pt"})
         for name, text in ((CARD, card), (REPORT, report)):
+            if text is None:
+                continue
             with atomic(self.directory / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         write_json(self.directory / CONFIG, {**config, "subquad": _stamp(self.kind, self.settings)})

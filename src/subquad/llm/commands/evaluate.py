@@ -28,7 +28,6 @@ def evaluate(
     text: Sequence[str | Path] = (),
     data: str | Path | None = None,
     teacher: str | Path | None = None,
-    window_fine_tuned: Sequence[str | Path] = (),
     extend: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -42,7 +41,6 @@ def evaluate(
         text: Held-out texts for perplexity.
         data: Folder of the tasks' files.
         teacher: The softmax model that the runs were made from; None for the one recorded in them.
-        window_fine_tuned: Controls that were fine-tuned with the window alone: one for all runs, or one each.
         extend: Add to a finished evaluation in `out`, keeping its measurements.
         force: Overwrite a finished evaluation in `out`, and measure everything again.
         quiet: Print nothing.
@@ -59,8 +57,7 @@ def evaluate(
     for line in missing:
         say(f"not measured: {line}", quiet=quiet)
 
-    controls = [Path(folder) for folder in window_fine_tuned]
-    models = models_to_evaluate(folders, teacher=teacher, window_fine_tuned=controls)
+    models = models_to_evaluate(folders, teacher=teacher)
     measurements = [measurements_of(model, settings, text=texts, data=tasks_folder, tasks=tasks) for model in models]
     if force:
         store.clear()

@@ -5,11 +5,12 @@ Each measurement is saved as soon as it is known, so an interrupted run repeats 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
@@ -35,6 +36,7 @@ from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult, load_feature_maps, transfer_blockwise
 from subquad.llm.training.budget import MODEL_NAMES, TokenBudget, budget_from_time, budget_from_tokens
+from subquad.llm.training.controls import as_control, control_folder, controls_of, state_size
 from subquad.llm.training.lora import fine_tune, trainable_parameters
 from subquad.llm.training.metrics import compare_losses, sequence_losses, transfer_errors
 from subquad.llm.training.sharding import check_processes, gather, merge_lora, shard
@@ -42,7 +44,7 @@ from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer
 from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
-from subquad.runs.folder import Run, check_run_folder, open_run
+from subquad.runs.folder import METRICS, Run, check_run_folder, open_run
 from subquad.runs.history import read_history
 from subquad.runs.storage import fingerprint, plain, read_json, write_json
 from subquad.train.distributed import device_name, process_device, processes
@@ -109,6 +111,8 @@ def linearize(
     budget = job.budget(net, elapsed=time.monotonic() - start)
     job.describe(net, str(model), budget)
     job.evaluate_untrained(net)
+    if settings.controls:
+        job.fine_tune_controls(net, budget)
     transferred = job.transfer(net, budget, blockwise)
     fine_tuned, linear, tensors = job.fine_tune(net, budget)
     job.evaluate_fine_tuned(linear)
@@ -274,9 +278,8 @@ class _Job:
             quiet=self.quiet,
         )
         layers = attention_layers(model)
-        hybrid = layers[0].hybrid
-        state_numbers = sum(tensor.numel() for tensor in hybrid.empty_state(1) if tensor.is_floating_point())
-        copied = ("fine_tune_attention", "transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype")
+        hybrid, (state_numbers, state_tokens) = layers[0].hybrid, state_size(model)
+        copied = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype")
         self.notes["about"] = {
             "model": name,
             "layers": len(layers),
@@ -284,7 +287,7 @@ class _Job:
             "window": hybrid.window,
             "window_shape": hybrid.window_shape,
             "state_numbers": state_numbers,
-            "state_as_tokens": -(-state_numbers // (2 * hybrid.kv_heads * hybrid.head_width)),
+            "state_as_tokens": state_tokens,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "text": ", ".join(self.run.settings["text"]),
             "held_out": self.data.holdout_source,
@@ -334,6 +337,36 @@ class _Job:
             "quiet": self.quiet,
         }
 
+    def fine_tune_controls(self, model: PreTrainedModel, budget: TokenBudget) -> None:
+        """Train, measure and save the controls one after the other; the model is left as it was."""
+        tokens = budget.transfer_tokens + budget.lora_tokens
+        for control in controls_of(model, self.settings.attention):
+            directory = self.run.directory / control_folder(control.name)
+            if (directory / METRICS).is_file() and control.name in self.notes["losses"]:
+                continue
+            # linear attention is not computed, so its feature maps do not change
+            settings = replace(self.settings, feature_map_learning_rate=0.0, attention=control.attention)
+            tuned = add_lora(model, settings, seed=self.seed)
+            with as_control(model, control):
+                options = self.stage_options(budget, tokens)
+                result = self._fine_tune(tuned, settings, options, mode=control.mode, name=control.name)
+                self.measure(control.name, model, control.mode)
+            self.note("seconds", control.name, lambda seconds=result.seconds: seconds)
+            tensors = gather(adapter_tensors(tuned))
+            if processes().is_main_process:
+                read = {"lora": result.steps * tokens_per_step(settings)}
+                run = replace(self.run, directory=directory, settings={**self.run.settings, **plain(settings)})
+                config = adapter_config(self.notes["about"]["model"], settings)
+                run.finish(config=config, tensors=tensors, metrics={"tokens": read})
+            processes().wait_for_everyone()
+            tuned.unload()
+
+    def _fine_tune(
+        self, tuned: LoraModel, settings: LinearizeSettings, options: StageOptions, **how: Any
+    ) -> TrainingResult:
+        loss_mask = self.data.training.loss_mask if settings.train_on == "answers" else None
+        return fine_tune(tuned, self.data.training.ids, settings, loss_mask=loss_mask, **how, **options)
+
     def transfer(
         self, model: PreTrainedModel, budget: TokenBudget, blockwise: BlockwiseResult | None
     ) -> TrainingResult | BlockwiseResult:
@@ -354,9 +387,7 @@ class _Job:
         """Train and merge LoRA updates; return the outcome, the merged model and the tensors to save."""
         tuned = add_lora(model, self.settings, seed=self.seed)
         self.trainable["lora"] = trainable_parameters(tuned)
-        loss_mask = self.data.training.loss_mask if self.settings.train_on == "answers" else None
-        options = self.stage_options(budget, budget.lora_tokens)
-        result = fine_tune(tuned, self.data.training.ids, self.settings, loss_mask=loss_mask, **options)
+        result = self._fine_tune(tuned, self.settings, self.stage_options(budget, budget.lora_tokens))
         adapter = adapter_tensors(tuned) if self.settings.save == "adapter" else None
         linear = merge_lora(tuned).requires_grad_(False).eval()
         return result, linear, gather(saved_tensors(linear)) if adapter is None else adapter
@@ -370,9 +401,10 @@ class _Job:
     def metrics(self, transferred: TrainingResult | BlockwiseResult, fine_tuned: TrainingResult) -> dict[str, Any]:
         """Return the content of `metrics.json`."""
         step_tokens = tokens_per_step(self.settings)
+        names = [name for name in MODEL_NAMES if name in self.notes["losses"]]
         seconds = {**self.notes["seconds"], "transfer": transferred.seconds, "lora": fine_tuned.seconds}
         metrics = {
-            **compare_losses({name: self.notes["losses"][name] for name in MODEL_NAMES}),
+            **compare_losses({name: self.notes["losses"][name] for name in names}),
             "tokens": {"transfer": transferred.steps * step_tokens, "lora": fine_tuned.steps * step_tokens},
             "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
             "trainable_parameters": self.trainable,

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from subquad.llm.plots.evaluation_tables import LABELS, STUDENT, TEACHER, WINDOW
+from subquad.llm.plots.evaluation_tables import FINE_TUNED, LABELS, STUDENT, TEACHER, WINDOW
 from subquad.reporting.statistics import bootstrap_means, percentile_interval, wilson
 
 __all__ = ["compare"]
 
-NO_GAP = "teacher and window only do not differ significantly: there is no gap to close"
+NO_GAP = "teacher and window do not differ significantly: there is no gap to close"
 FEWEST, FEWEST_RATES = 4, 20
 """Items from which on a gap is computed, of losses and of rates."""
 TOO_FEW = "too few items or sequences to measure a gap (fewer than {})"
@@ -52,6 +52,9 @@ def compare(values: Mapping[str, Sequence[float]], *, is_rate: bool, resamples: 
             return _newcombe(column[role], column[other])
         return percentile_interval(means[role] - means[other]) if count > 1 else None
 
+    # a student has read its training texts, so it is compared with controls that have read them too
+    are_tuned = all(role in column for role in FINE_TUNED.values())
+    teacher, window = FINE_TUNED.values() if are_tuned else (TEACHER, WINDOW)
     return {
         "items": count,
         "models": {role: _estimate(column[role].mean(), single(role)) for role in roles},
@@ -60,7 +63,7 @@ def compare(values: Mapping[str, Sequence[float]], *, is_rate: bool, resamples: 
             for role in roles
             if role != STUDENT
         },
-        "gap_closed": _gap_closed(column, means, difference(TEACHER, WINDOW), is_rate=is_rate),
+        "gap_closed": _gap_closed(column, means, difference(teacher, window), ends=(teacher, window), is_rate=is_rate),
     }
 
 
@@ -69,17 +72,21 @@ def _gap_closed(
     means: Mapping[str, Float[np.ndarray, " R"]],
     gap: Interval | None,
     *,
+    ends: tuple[str, str],
     is_rate: bool,
 ) -> dict[str, Any]:
-    """Return (student - window) / (teacher - window) with its interval, or the reason why there is no such value."""
+    """Return (student - window) / (teacher - window) with its interval, or the reason why there is no such value.
+
+    `ends` are the names of teacher and window.
+    """
     fewest = FEWEST_RATES if is_rate else FEWEST
     if gap is None or len(column[STUDENT]) < fewest:
         return {**_estimate(None), "reason": TOO_FEW.format(fewest)}
     if gap[0] <= 0 <= gap[1]:
         return {**_estimate(None), "reason": NO_GAP}
-    student, teacher, window = (column[role].mean() for role in (STUDENT, TEACHER, WINDOW))
+    student, teacher, window = (column[role].mean() for role in (STUDENT, *ends))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (means[STUDENT] - means[WINDOW]) / (means[TEACHER] - means[WINDOW])
+        ratios = (means[STUDENT] - means[ends[1]]) / (means[ends[0]] - means[ends[1]])
     interval = percentile_interval(ratios[np.isfinite(ratios)])
     return _estimate((student - window) / (teacher - window), interval)
 

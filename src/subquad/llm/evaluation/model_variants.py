@@ -20,7 +20,9 @@ from subquad.llm.models.checkpoints import (
 )
 from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import load, not_linearized, to_device
+from subquad.llm.plots.evaluation_tables import LABELS
 from subquad.llm.settings import AttentionSettings, attention_of
+from subquad.llm.training.controls import CONTROLS, control_folder
 from subquad.ops.linattn_state import ring_slots
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, read_json
@@ -42,6 +44,8 @@ class ModelVariant:
     """Hybrid attention to convert the weights to, if they are a softmax model's."""
     key: str
     """Identifies weights and mode in the names of stored measurements."""
+    base: Path | None = None
+    """The checkpoint of an adapter; None for whole models."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class EvaluatedModel:
     folder: Path
     """Its folder."""
     variants: Sequence[ModelVariant]
-    """In the order of `LABELS`; `window_fine_tuned` only if there is one."""
+    """In the order of `LABELS`; the fine-tuned controls only if they were trained."""
     attention: AttentionSettings
     """Its attention."""
     longest: int | None
@@ -84,41 +88,29 @@ class ModelLoader:
             self._model, self._key = None, None
             gc.collect()
             if variant.attention is None:
-                model, _ = load(variant.path)
+                model, _ = load(variant.path, base=variant.base)
             else:
                 model = convert(open_checkpoint(variant.path)[0], variant.attention)
             self._model, self._key = to_device(model).requires_grad_(False).eval(), key
         return self._model
 
 
-def models_to_evaluate(
-    folders: Sequence[Path], *, teacher: str | Path | None = None, window_fine_tuned: Sequence[Path] = ()
-) -> list[EvaluatedModel]:
+def models_to_evaluate(folders: Sequence[Path], *, teacher: str | Path | None = None) -> list[EvaluatedModel]:
     """Return linearized models, each with its controls.
 
     Args:
         folders: Folders that `linearize` or `save_pretrained` wrote.
         teacher: The softmax model that they were made from; None for the one recorded in the folders.
-        window_fine_tuned: Folders of models that were fine-tuned with the window alone: one for all, or one each.
 
     Raises:
-        SubquadError: A folder holds no finished model, its teacher is not found or is another model, or a control has
-            another window.
+        SubquadError: A folder holds no finished model, or its teacher is not found or is another model.
     """
     if len(set(folders)) != len(folders):
         raise SubquadError("a folder is given twice")
-    if len(window_fine_tuned) not in (0, 1, len(folders)):
-        raise SubquadError(
-            f"--window-fine-tuned: {len(window_fine_tuned)} folders for {len(folders)} models; give one for all, or "
-            "one each"
-        )
-    controls = [*window_fine_tuned] or [None]
-    if len(controls) != len(folders):
-        controls *= len(folders)
-    return [_evaluated_model(folder, teacher, control) for folder, control in zip(folders, controls, strict=True)]
+    return [_evaluated_model(folder, teacher) for folder in folders]
 
 
-def _evaluated_model(folder: Path, teacher: str | Path | None, control: Path | None) -> EvaluatedModel:
+def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel:
     config = _config(folder)
     attention = attention_of(config["hybrid_attention"], str(folder))
     name, path = _teacher(folder, config, teacher)
@@ -138,12 +130,9 @@ def _evaluated_model(folder: Path, teacher: str | Path | None, control: Path | N
         "window_shape": attention.window_shape,
         "tokens": _training_tokens(folder),
     }
-    if control is not None:
-        _check_same_window(control, folder, attention)
-        key = f"window-{_weights_fingerprint(control)}"
-        variants.insert(2, ModelVariant("window_fine_tuned", control, "window", None, key))
-        about["window_fine_tuned"] = str(control)
-        about["window_fine_tuned_tokens"] = _training_tokens(control)
+    variants += _controls(folder, path)
+    variants.sort(key=lambda variant: list(LABELS).index(variant.role))
+    about["roles"] = [variant.role for variant in variants]
     return EvaluatedModel(
         folder=folder,
         variants=variants,
@@ -195,13 +184,16 @@ def _teacher(folder: Path, config: Mapping[str, Any], given: str | Path | None) 
     return name, path
 
 
-def _check_same_window(control: Path, folder: Path, attention: AttentionSettings) -> None:
-    own = attention_of(_config(control)["hybrid_attention"], str(control))
-    if (own.window, own.window_shape) != (attention.window, attention.window_shape):
-        raise SubquadError(
-            f"--window-fine-tuned {control}: its window is {own.window} {own.window_shape}, and that of {folder} is "
-            f"{attention.window} {attention.window_shape}; a control needs the same window"
-        )
+def _controls(folder: Path, teacher: Path) -> list[ModelVariant]:
+    """Return the controls that `linearize --controls` trained beside a model."""
+    found = []
+    for name in CONTROLS:
+        path = folder / control_folder(name)
+        if (path / METRICS).is_file():
+            mode = "softmax" if name == CONTROLS[0] else "window"
+            key = f"{mode}-{_weights_fingerprint(path)}"
+            found.append(ModelVariant(name, path, mode, None, key, teacher))
+    return found
 
 
 def _weights_fingerprint(folder: Path) -> str:

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from subquad.llm.plots.evaluation_tables import (
+    FINE_TUNED,
     LABELS,
-    NOT_MEASURED,
     STUDENT,
     TEACHER,
     columns,
@@ -26,8 +26,10 @@ __all__ = ["evaluation_page"]
 
 COLOURS = {
     "teacher": "#5b6474",
+    "teacher_fine_tuned": "#2c5aa0",
     "window": "#b9c4d4",
     "window_fine_tuned": "#c98a2b",
+    "wide_window_fine_tuned": "#8a5a10",
     "fine_tuned_without_linear": "#86b8a3",
     "fine_tuned": "#1f6f54",
 }
@@ -51,10 +53,17 @@ def _lead(about: Mapping[str, Any]) -> str:
             f"A text of up to {about['visible']} tokens lies within the window ({about['window']} tokens, "
             f"{about['window_shape']}) as a whole; the linear branch can contribute only to longer ones."
         )
+    tuned = (
+        "A student has read its training texts, so the fine-tuned teacher and windows, which have read as many tokens "
+        "of them, are the fair comparison."
+        if FINE_TUNED[TEACHER] in about["roles"]
+        else "No control was fine-tuned on the student's training texts (`subquad llm linearize --controls`), so a "
+        "part of its advantage over a window may be their style."
+    )
     return (
         "The student, with hybrid attention (linear plus window), is compared with its teacher, the softmax model that "
-        "it was made from, and with models that have the window alone: the teacher's weights, a model fine-tuned with "
-        f"the window alone, and the student without its linear branch. {window}"
+        "it was made from, and with models that have a window alone: the teacher's weights and the student without its "
+        f"linear branch. {tuned} {window}"
     )
 
 
@@ -73,15 +82,17 @@ def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one
 
 
 def _gaps(model: Mapping[str, Any]) -> list[Block]:
-    rows = gap_rows(model)
+    rows, roles = gap_rows(model), model["about"]["roles"]
     if not rows:
         return []
+    are_tuned = all(role in roles for role in FINE_TUNED.values())
+    ends = "the fine-tuned teacher and the fine-tuned wide window" if are_tuned else "teacher and window untrained"
     table = Table(
-        ["measurement", "gap closed", *(f"minus {name}" for name in columns()[:-1])],
+        ["measurement", "gap closed", *(f"minus {name}" for name in columns(model["about"]["roles"])[:-1])],
         rows,
         caption="The student minus each control on the same items: loss in nats per token (negative is better), "
-        "otherwise percentage points (positive is better). Gap closed: (student - window only) / (teacher - window "
-        f"only); 100 % equals the teacher, 0 % the window alone. {INTERVAL}.",
+        "otherwise percentage points (positive is better). Gap closed: (student - window) / (teacher - window), with "
+        f"{ends}; 100 % equals the teacher, 0 % the window. {INTERVAL}.",
     )
     return [table, *(f"–: {reason}." for reason in reasons([model]))]
 
@@ -91,7 +102,7 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
     if not texts:
         return []
     table = Table(
-        ["text", "tokens", *columns()],
+        ["text", "tokens", *columns(model["about"]["roles"])],
         perplexity_rows(texts),
         caption=f"Lower is better. {INTERVAL} over sequences; the paired differences above have narrower ones, since "
         "all models read the same sequences.",
@@ -142,7 +153,7 @@ def _tasks(model: Mapping[str, Any]) -> list[Block]:
         return []
     return [
         Table(
-            ["task", "items", "beyond window", *columns()],
+            ["task", "items", "beyond window", *columns(model["about"]["roles"])],
             task_rows({**model, "passkey": {}}),
             caption=f"Accuracy in percent, with prompts and metrics of lm-eval. {INTERVAL} (Wilson). Norm: the "
             "log-likelihood of an answer is divided by its length, as papers do for ARC-c and HellaSwag. MMLU has five "
@@ -157,7 +168,7 @@ def _passkey(model: Mapping[str, Any]) -> list[Block]:
     if not lengths:
         return []
     table = Table(
-        ["length", "trials", "", *columns()],
+        ["length", "trials", "", *columns(model["about"]["roles"])],
         task_rows({**model, "tasks": {}}),
         caption=f"Passkeys reproduced, in percent. {INTERVAL} (Wilson).",
     )
@@ -254,18 +265,17 @@ def _curves(speed: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
 
 def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Block]:
     about, settings = model["about"], evaluation["subquad"]["settings"]
-    control = f"{NOT_MEASURED}; use --window-fine-tuned with a folder of `linearize --fine-tune-attention window`"
-    if "window_fine_tuned" in about:
-        tokens = _tokens(about["window_fine_tuned_tokens"])
-        control = f"{about['window_fine_tuned']}, {tokens}, fine-tuned and run with the window alone"
+    tuned = "LoRA updates of the teacher, with as many tokens of the same texts as the student"
     meanings = {
         "teacher": f"{about['teacher']}, the softmax model that was linearized",
         "window": "the teacher's weights with softmax attention over the window alone, not trained for it",
-        "window_fine_tuned": control,
+        "teacher_fine_tuned": f"{tuned}; softmax attention",
+        "window_fine_tuned": f"{tuned}; the student's window alone",
+        "wide_window_fine_tuned": f"{tuned}; a window whose keys and values take as much memory as the student's state",
         "fine_tuned_without_linear": "the student with its linear branch switched off",
         "fine_tuned": f"{about['folder']}, {_tokens(about['tokens'])}",
     }
-    blocks: list[Block] = [Table(["model", "description"], [[LABELS[role], text] for role, text in meanings.items()])]
+    blocks: list[Block] = [Table(["model", "description"], [[LABELS[role], meanings[role]] for role in about["roles"]])]
     if model["tasks"] and settings["limit"] is not None:
         blocks.append(f"Only the first {settings['limit']:,} items of each task (of each subject of MMLU) were used.")
     if evaluation["not_measured"]:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
+    "FINE_TUNED",
     "LABELS",
-    "NOT_MEASURED",
     "STUDENT",
     "TEACHER",
     "WINDOW",
@@ -17,15 +17,18 @@ __all__ = [
 ]
 
 TEACHER, WINDOW, STUDENT = "teacher", "window", "fine_tuned"
+FINE_TUNED = {TEACHER: "teacher_fine_tuned", WINDOW: "wide_window_fine_tuned"}
+"""Controls that take the place of the untrained ones in the gap if they were trained."""
 LABELS = {
     TEACHER: "teacher",
+    "teacher_fine_tuned": "teacher, fine-tuned",
     WINDOW: "window only",
     "window_fine_tuned": "window, fine-tuned",
+    "wide_window_fine_tuned": "wide window, fine-tuned",
     "fine_tuned_without_linear": "student without linear",
     STUDENT: "student",
 }
 """The model variants and their names: the student always stands beside its controls."""
-NOT_MEASURED = "not given"
 TASKS = {
     "piqa": "PIQA",
     "arc_easy": "ARC-e",
@@ -39,15 +42,13 @@ Estimate = Mapping[str, float | None]
 """A `value` with the limits of its 95 % interval, `low` and `high`."""
 
 
-def columns() -> list[str]:
-    """Return the headers of the models' columns, the student last."""
-    return list(LABELS.values())
+def columns(roles: Sequence[str]) -> list[str]:
+    """Return the headers of the models' columns."""
+    return [LABELS[role] for role in roles]
 
 
-def _cell(estimate: Estimate | None, write: Callable[[float], str]) -> str:
+def _cell(estimate: Estimate, write: Callable[[float], str]) -> str:
     """Return a value with its interval."""
-    if estimate is None:
-        return NOT_MEASURED
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None:
         return "–"
@@ -65,7 +66,7 @@ def _percent(value: float) -> str:
 def perplexity_rows(texts: Mapping[str, Any]) -> list[list[str | int]]:
     """Return a row per text: its name, its tokens, and each model's perplexity."""
     return [
-        [name, text["tokens"], *(_cell(text["models"].get(role), _perplexity) for role in LABELS)]
+        [name, text["tokens"], *(_cell(estimate, _perplexity) for estimate in text["models"].values())]
         for name, text in texts.items()
     ]
 
@@ -89,7 +90,7 @@ def task_rows(model: Mapping[str, Any]) -> list[list[str | int]]:
 
 
 def _accuracies(result: Mapping[str, Any]) -> list[str]:
-    return [_cell(result["models"].get(role), _percent) for role in LABELS]
+    return [_cell(estimate, _percent) for estimate in result["models"].values()]
 
 
 def _results(model: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Callable[[float], str]]]:
@@ -114,7 +115,7 @@ def gap_rows(model: Mapping[str, Any]) -> list[list[str]]:
     """Return a row per headline result: the gap that is closed, and the student minus each control."""
     rows = []
     for name, result, write in _results(model):
-        differences = [_cell(result["differences"].get(role), write) for role in LABELS if role != STUDENT]
+        differences = [_cell(estimate, write) for estimate in result["differences"].values()]
         rows.append([name, _cell(result["gap_closed"], lambda value: f"{100 * value:.0f} %"), *differences])
     return rows
 

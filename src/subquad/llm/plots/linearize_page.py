@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from subquad.llm.training.controls import CONTROLS
 from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
@@ -18,6 +19,9 @@ __all__ = ["LABELS", "card", "linearize_page", "sections", "training_blocks"]
 
 LABELS = {
     "teacher": "teacher (softmax)",
+    "teacher_fine_tuned": "teacher, fine-tuned",
+    "window_fine_tuned": "window only, fine-tuned",
+    "wide_window_fine_tuned": "window of the state's size, fine-tuned",
     "window": "window only, untrained",
     "untrained": "hybrid, untrained",
     "transferred": "hybrid, after attention transfer",
@@ -26,6 +30,9 @@ LABELS = {
 }
 DESCRIPTIONS = {
     "teacher": "the original model",
+    "teacher_fine_tuned": "control: LoRA updates of the teacher, on the same texts and as many tokens as both stages",
+    "window_fine_tuned": "control: the same with softmax attention over the window alone",
+    "wide_window_fine_tuned": "control: the same with a window whose keys and values take as much memory as the state",
     "window": "the teacher's weights with softmax attention over the window alone",
     "untrained": "hybrid attention with initial feature maps",
     "transferred": "stage 1: feature maps trained to reproduce the teacher's attention outputs",
@@ -37,7 +44,7 @@ TRANSFER_LOSSES = {
     "relative": "squared error relative to the teacher's mean square",
     "attention_weights": "squared error and cross-entropy",
 }
-COLOURS = {"teacher": "#5b6474", "fine_tuned": "#1f6f54"}
+COLOURS = {"teacher": "#5b6474", "teacher_fine_tuned": "#5b6474", "fine_tuned": "#1f6f54"}
 GREY, GREEN = "#b9c4d4", "#1f6f54"
 SMOOTHED = 50
 """Points of a curve from which on a running mean is drawn."""
@@ -100,7 +107,7 @@ The licence of the weights is that of {about["model"]}.
 
 
 def _perplexities(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: metrics["test"][name]["perplexity"] for name in LABELS}
+    return {name: metrics["test"][name]["perplexity"] for name in LABELS if name in metrics["test"]}
 
 
 def _sections(
@@ -116,7 +123,7 @@ def _sections(
     )
     perplexity = [
         _budget(metrics, about),
-        _verdict(values, about),
+        _verdict(values),
         table,
         picture(_bars(values), "Perplexity on a logarithmic axis."),
         _limits(about),
@@ -161,24 +168,29 @@ def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict(values: Mapping[str, float], about: Mapping[str, Any]) -> str:
+def _verdict(values: Mapping[str, float]) -> str:
     student, teacher, window = values["fine_tuned"], values["teacher"], values["window"]
     without = values["fine_tuned_without_linear"]
-    if about.get("fine_tune_attention") == "window":
-        return (
-            "This model is a control: it was fine-tuned with the window alone, so the last row is the fine-tuned model "
-            f"(perplexity {without:.1f}; teacher {teacher:.1f})."
-        )
     branch = (
-        f"Without its linear branch it is {without:.1f}, so this model depends on its linear branch; a model "
-        "fine-tuned with the window alone may do as well (--fine-tune-attention window)."
+        f"Without its linear branch it is {without:.1f}, so this model depends on its linear branch"
         if without > student
-        else f"Without its linear branch it is {without:.1f}, so the linear branch contributes nothing on this text."
+        else f"Without its linear branch it is {without:.1f}, so the linear branch contributes nothing on this text"
     )
-    return (
+    found = (
         f"The fine-tuned model has perplexity {student:.1f}; teacher {teacher:.1f}, window only, untrained "
-        f"{window:.1f}. {branch} Fine-tuning also adapts the model to the style of the text, which the rows before "
-        "fine-tuning did not have: compare with a teacher that is fine-tuned on the same text."
+        f"{window:.1f}. {branch}"
+    )
+    controls = {name: values[name] for name in CONTROLS if name in values}
+    if not controls:
+        return (
+            f"{found}; a model fine-tuned with the window alone may do as well, and fine-tuning also adapts a model to "
+            "the style of the text. Compare it with the controls (--controls)."
+        )
+    best = min((value, name) for name, value in controls.items() if "window" in name)
+    verdict = "better than" if student < best[0] else "no better than"
+    return (
+        f"{found}. With as many tokens of the same texts the teacher reaches {controls['teacher_fine_tuned']:.1f}, and "
+        f"the best window alone {best[0]:.1f} ({LABELS[best[1]]}): on this text the student is {verdict} it."
     )
 
 

@@ -16,6 +16,7 @@ from subquad.llm.data.packing import VALIDATION_SEQUENCES, TextDataset
 from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.checkpoints import embedding_weight
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
+from subquad.llm.training.controls import CONTROLS
 from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.metrics import perplexity
 from subquad.llm.training.stages import Precision
@@ -26,8 +27,8 @@ from subquad.train.distributed import broadcast_object, processes
 __all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens", "divide_time"]
 
 BUDGET_FILE = "budget.json"
-MODEL_NAMES = ("teacher", "window", "untrained", "transferred", "fine_tuned", "fine_tuned_without_linear")
-"""The models whose perplexity a run measures."""
+MODEL_NAMES = ("teacher", *CONTROLS, "window", "untrained", "transferred", "fine_tuned", "fine_tuned_without_linear")
+"""The models whose perplexity a run measures, with the controls if they are trained."""
 
 EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
 """Fractions of the time after loading, and of what evaluation leaves of it."""
@@ -149,7 +150,8 @@ def divide_time(
         precision: Data type of matrix products.
         sequences: Maximum number of evaluation sequences.
     """
-    models = len(MODEL_NAMES)
+    controls = len(CONTROLS) if settings.controls else 0
+    models = len(MODEL_NAMES) - len(CONTROLS) + controls
     affordable = int(remaining * EVALUATION_FRACTION / (models * seconds["evaluate"]))
     sequences = max(1, min(sequences, affordable))
     training = remaining - (models * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
@@ -157,16 +159,20 @@ def divide_time(
     # the cost of a validation is spread over the training sequences before it
     every = (settings.validate_every or math.inf) * settings.batch_size
     validation = VALIDATION_SEQUENCES * seconds["evaluate"] / every
+    fractions = {"transfer": TRANSFER_FRACTION, "lora": 1 - TRANSFER_FRACTION}
+    # sequences per second of the two stages; each control fine-tunes on those of both
+    rates = {stage: fraction / (seconds[stage] + validation) for stage, fraction in fractions.items()}
+    training /= 1 + controls * sum(rates.values()) * (seconds["lora"] + validation)
 
-    def tokens(fraction: float, stage: str) -> int:
-        count = max(settings.batch_size, int(training * fraction / (seconds[stage] + validation)))
+    def tokens(stage: str) -> int:
+        count = max(settings.batch_size, int(training * rates[stage]))
         return count * settings.sequence_length * processes().num_processes
 
     return TokenBudget(
         precision=precision,
         evaluation_sequences=sequences,
-        transfer_tokens=tokens(TRANSFER_FRACTION, "transfer"),
-        lora_tokens=tokens(1 - TRANSFER_FRACTION, "lora"),
+        transfer_tokens=tokens("transfer"),
+        lora_tokens=tokens("lora"),
         seconds_per_sequence={name: round(value, 4) for name, value in seconds.items()},
     )
 

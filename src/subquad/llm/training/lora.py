@@ -18,7 +18,7 @@ from peft import LoraModel
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.models.attention import attention_mode, separate_documents
+from subquad.llm.models.attention import Mode, attention_mode, separate_documents
 from subquad.llm.models.convert import feature_parameters
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.losses import language_model_loss
@@ -111,6 +111,8 @@ def fine_tune(
     sequences: Int[Tensor, "N T"],
     settings: LinearizeSettings,
     *,
+    mode: Mode = "hybrid",
+    name: str = "lora",
     loss_mask: Bool[Tensor, "N T"] | None = None,
     **options: Unpack[StageOptions],
 ) -> TrainingResult:
@@ -120,6 +122,8 @@ def fine_tune(
         model: The model with LoRA updates, from `add_lora`; the caller merges them.
         sequences: Training sequences.
         settings: Loss, batch size, learning rates, schedule and validation.
+        mode: What the attention layers compute.
+        name: Name of the stage in the history and of its checkpoint.
         loss_mask: Tokens that count in the loss; None for all.
         **options: See `StageOptions`.
     """
@@ -136,15 +140,15 @@ def fine_tune(
         )
 
     def validation_loss(net: nn.Module, validation: Tensor) -> float:
-        return perplexity(_callable_model(net), validation, mode=settings.fine_tune_attention)
+        return perplexity(_callable_model(net), validation, mode=mode)
 
-    with attention_mode(model, settings.fine_tune_attention):
+    with attention_mode(model, mode):
         return train_stage(
             model,
             len(sequences),
             settings,
             options,
-            name="lora",
+            name=name,
             step=step,
             validation_loss=validation_loss,
             parameter_groups=_parameter_groups(model, settings),

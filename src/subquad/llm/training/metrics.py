@@ -104,7 +104,8 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return the perplexities of models, as in `metrics.json`.
 
     Args:
-        losses: Name of each model → its loss on each of the same held-out sequences; one of them is the `teacher`.
+        losses: Name of each model → its loss on each of the same held-out sequences. Names that begin with `teacher`
+            are those of softmax models.
 
     Returns:
         `test.<model>.perplexity`; with several sequences, `intervals.test.<model>.perplexity`, the 95 % bootstrap
@@ -119,7 +120,7 @@ def compare_losses(losses: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         name: {"perplexity": [math.exp(limit) for limit in percentile_interval(means[:, column])]}
         for column, name in enumerate(names)
     }
-    students = [column for column, name in enumerate(names) if name != "teacher"]
+    students = [column for column, name in enumerate(names) if not name.startswith("teacher")]
     best = min(students, key=lambda column: values[:, column].mean())
     others = [column for column in students if column != best]
     is_significant = all(percentile_interval(means[:, best] - means[:, other])[1] < 0 for other in others)
