@@ -52,6 +52,7 @@ def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path, capsys)
     assert capsys.readouterr().err == ""
     opened, expected = AutoModelForCausalLM.from_pretrained(tmp_path / "whole"), subquad.llm.load(adapter)[0]
     assert torch.equal(opened(IDS).logits, expected(IDS).logits)
+    assert opened.config.trained_length == expected.config.trained_length == SMALL.sequence_length
     assert not list(tmp_path.glob(".*"))
     with pytest.raises(SubquadError, match="exists already"):
         subquad.llm.merge(adapter, out=tmp_path / "whole", quiet=True)

@@ -18,6 +18,7 @@ from support.llm_models import TEMPLATE, byte_tokenizer, linear_model
 import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.llm.commands.chat import chat
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
@@ -177,6 +178,17 @@ def test_lines_of_a_pipe_are_turns_and_commands(chatty, model, bytewise):
     assert "no command /rest: /reset starts a new chat" in done.stderr
     assert "new chat" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_chat_beyond_the_training_sequences_gets_one_warning(model, bytewise, tmp_path, monkeypatch, capsys):
+    model.config.trained_length = 40
+    model.save_pretrained(tmp_path / "small")
+    del model.config.trained_length
+    bytewise.save_pretrained(tmp_path / "small")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the\nthe green old bird\nthe bird\n/quit\n"))
+    chat(tmp_path / "small", GREEDY)
+    shown = capsys.readouterr().err
+    assert shown.count("more than the 40 of the training sequences") == 1
 
 
 def read_until(terminal, pattern, seconds=400):

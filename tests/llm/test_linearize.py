@@ -77,6 +77,15 @@ def test_the_saved_model_continues_a_text(run, capsys):
 
 
 @pytest.mark.slow
+def test_a_text_beyond_the_training_sequences_gets_a_warning(run, capsys):
+    greedy = GenerateSettings(max_new_tokens=31, temperature=0.0)
+    subquad.llm.generate(run, "the green bird", greedy)
+    assert "more than the 31 of the training sequences" in capsys.readouterr().err
+    subquad.llm.generate(run, "the", replace(greedy, max_new_tokens=19))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
 def test_the_page_shows_all_models(run):
     page = (run / "report.html").read_text()
     for words in (

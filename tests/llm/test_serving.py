@@ -324,7 +324,9 @@ def test_clients_get_an_error_when_the_engine_stops(bytewise):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, bytewise):
     folder = tmp_path_factory.mktemp("served") / "small"
-    linear_model().save_pretrained(folder)
+    model = linear_model()
+    model.config.trained_length = 64
+    model.save_pretrained(folder)
     bytewise.save_pretrained(folder)
     return folder
 
@@ -339,6 +341,7 @@ def test_the_command_serves_until_it_is_stopped(served, how):
         line = process.stderr.readline()
         assert line.startswith("small at http://127.0.0.1:"), line + process.stderr.read()
         assert "(up to 2 sequences together, " in line
+        assert "more than the 64 of the training sequences" in process.stderr.readline()
         with openai.OpenAI(base_url=line.split()[2], api_key="none", max_retries=5) as client:
             stream = completion(client, model="small", max_tokens=300, stream=True)
             next(iter(stream))

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from subquad.errors import SubquadError
+from subquad.llm.models.decoding import beyond_training
 from subquad.llm.serving.chat import ChatSession
 from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.settings import ChatSettings
@@ -37,7 +38,7 @@ def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0
     model, tokenizer = load_for_generation(run)
     session = ChatSession(model, tokenizer, settings, seed=seed)
     longest = getattr(model.config, "max_position_embeddings", None)
-    console, is_terminal, is_warned = Console(), sys.stdin.isatty(), False
+    console, is_terminal, warnings = Console(), sys.stdin.isatty(), 0
     if is_terminal:
         say(f"{Path(run).resolve().name}: {COMMANDS}. Ctrl-C stops an answer.")
     for line in _lines(console, is_terminal=is_terminal):
@@ -46,8 +47,11 @@ def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0
                 return
             continue
         _answer(console, session, line)
-        if longest is not None and session.length > longest and not is_warned:
-            is_warned = True
+        if warnings < 1 and (warning := beyond_training(model, session.length)):
+            warnings = 1
+            say(f"warning: {warning}; /reset starts a new chat")
+        if warnings < 2 and longest is not None and session.length > longest:
+            warnings = 2
             say(f"the chat is longer than the model's maximum of {longest} tokens; /reset starts a new one")
 
 

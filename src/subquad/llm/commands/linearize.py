@@ -420,6 +420,7 @@ class _Job:
         self.tokenizer.save_pretrained(directory)
         model.generation_config.save_pretrained(directory)
         is_adapter = self.settings.save == "adapter"
+        model.config.trained_length = self.settings.sequence_length
         self.run.finish(
             config=adapter_config(about["model"], self.settings) if is_adapter else saved_config(model),
             tensors=tensors,

@@ -7,6 +7,7 @@ from pathlib import Path
 import uvicorn
 
 from subquad.errors import SubquadError
+from subquad.llm.models.decoding import beyond_training
 from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.server import make_app
 from subquad.llm.serving.settings import ServeSettings
@@ -37,6 +38,8 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
             f"sequences together, {app.state.engine.bytes_per_sequence / 2**20:.1f} MiB of state each, whatever their "
             "length); Ctrl-C stops it"
         )
+        if warning := beyond_training(model, app.state.max_context):
+            say(f"warning: requests may be too long: {warning}; limit them with --max-context")
         config = uvicorn.Config(
             app,
             log_level="warning",

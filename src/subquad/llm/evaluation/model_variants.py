@@ -129,6 +129,7 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
         "window": attention.window,
         "window_shape": attention.window_shape,
         "tokens": _training_tokens(folder),
+        "trained_length": config.get("trained_length"),
     }
     variants += _controls(folder, path)
     variants.sort(key=lambda variant: list(LABELS).index(variant.role))

@@ -93,6 +93,7 @@ def adapter_config(model: str | Path, settings: LinearizeSettings) -> dict[str, 
         },
         "hybrid_attention": plain(settings.attention),
         "lora": {name: plain(settings)[name] for name in LORA},
+        "trained_length": settings.sequence_length,
     }
 
 
@@ -135,4 +136,5 @@ def open_adapter(
         raise SubquadError(f"{directory}: {len(wrong)} tensors do not fit, such as {wrong[0]}; the folder is damaged")
     tuned.load_state_dict(tensors, strict=False)
     merged = cast(PreTrainedModel, tuned.merge_and_unload())
+    merged.config.trained_length = config.get("trained_length")
     return merged.requires_grad_(False).eval(), tokenizer

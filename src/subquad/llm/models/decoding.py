@@ -18,7 +18,16 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
 
-__all__ = ["cache_argument", "cache_bytes", "eos_tokens", "forward", "has_softmax_layers", "new_cache"]
+__all__ = [
+    "beyond_training",
+    "cache_argument",
+    "cache_bytes",
+    "eos_tokens",
+    "forward",
+    "has_softmax_layers",
+    "new_cache",
+    "trained_length",
+]
 
 
 def new_cache(model: PreTrainedModel) -> Cache:
@@ -29,6 +38,22 @@ def new_cache(model: PreTrainedModel) -> Cache:
 def has_softmax_layers(model: PreTrainedModel) -> bool:
     """Return whether some layers kept softmax attention, so that the cache grows with the text."""
     return len(attention_layers(model)) < model.config.num_hidden_layers
+
+
+def trained_length(model: PreTrainedModel) -> int | None:
+    """Return the tokens of the sequences that a linearized model was trained and measured on; None if unknown."""
+    return getattr(model.config, "trained_length", None)
+
+
+def beyond_training(model: PreTrainedModel, tokens: int) -> str | None:
+    """Return a warning if a text of so many tokens is longer than the sequences of the training, otherwise None."""
+    trained = trained_length(model)
+    if trained is None or tokens <= trained:
+        return None
+    return (
+        f"{tokens:,} tokens are more than the {trained:,} of the training sequences, up to which this model was "
+        "measured; what it writes beyond may be much worse (subquad llm evaluate --sequence-length shows how much)"
+    )
 
 
 @torch.no_grad()

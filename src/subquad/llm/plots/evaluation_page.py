@@ -109,15 +109,15 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
     )
     caption = (
         "perplexity by position in the sequence. Left of the dashed line everything lies within the window, and "
-        "variants with the same weights are equal; right of it they differ by what lies before the window. Bands: 95 % "
-        "interval over sequences."
+        "variants with the same weights are equal; right of it they differ by what lies before the window. Right of "
+        "the dotted line texts are longer than the training sequences. Bands: 95 % interval over sequences."
     )
-    visible = model["about"]["visible"]
-    figures = [picture(_by_position(text["positions"], visible), f"{name}: {caption}") for name, text in texts.items()]
+    lines = [("--", model["about"]["visible"]), (":", model["about"]["trained_length"])]
+    figures = [picture(_by_position(text["positions"], lines), f"{name}: {caption}") for name, text in texts.items()]
     return [table, *figures]
 
 
-def _by_position(positions: Sequence[Mapping[str, Any]], visible: int) -> Figure:
+def _by_position(positions: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, int | None]]) -> Figure:
     figure = Figure(figsize=(8.2, 3.5))
     axes = figure.subplots()
     centres = [(bin_["from"] * bin_["to"]) ** 0.5 for bin_ in positions]
@@ -128,8 +128,9 @@ def _by_position(positions: Sequence[Mapping[str, Any]], visible: int) -> Figure
         if all(estimate["low"] is not None for estimate in own):
             lows, highs = ([estimate[end] for estimate in own] for end in ("low", "high"))
             axes.fill_between(centres, lows, highs, color=COLOURS[role], alpha=0.13, linewidth=0)
-    if visible < positions[-1]["to"]:
-        axes.axvline(visible, color="#1c2330", linestyle="--", linewidth=1)
+    for style, place in lines:
+        if place is not None and place < positions[-1]["to"]:
+            axes.axvline(place, color="#1c2330", linestyle=style, linewidth=1)
     _log2_axis(axes, "position in the sequence")
     axes.set_yscale("log")
     low, high = axes.get_ylim()

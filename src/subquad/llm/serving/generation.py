@@ -9,11 +9,12 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
-from subquad.llm.models.decoding import eos_tokens, forward, new_cache
+from subquad.llm.models.decoding import beyond_training, eos_tokens, forward, new_cache
 from subquad.llm.models.loading import load, to_device
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.serving.tokenization import Detokenizer, encode
+from subquad.progress import say
 
 __all__ = ["generate_text", "generate_tokens", "load_for_generation", "stream_text"]
 
@@ -70,6 +71,8 @@ def stream_text(
             f"--max-new-tokens {settings.max_new_tokens}: together with the {len(tokens)} tokens of the prompt this "
             f"exceeds the model's maximum of {longest} tokens"
         )
+    if warning := beyond_training(model, len(tokens) + settings.max_new_tokens):
+        say(f"warning: {warning}")
     sampler = TokenSampler(SamplingParameters(temperature=settings.temperature, top_p=settings.top_p), seed)
     detokenizer, eos = Detokenizer(tokenizer, tokens), eos_tokens(model, tokenizer)
     for token in generate_tokens(model, tokens, new_cache(model), sampler, max_new_tokens=settings.max_new_tokens):

@@ -61,7 +61,7 @@ def make_app(
         vocab_size=model.config.vocab_size,
     )
     app = FastAPI(title="subquad llm serve", lifespan=_lifespan)
-    app.state.engine = engine
+    app.state.engine, app.state.max_context = engine, max_context
     _add_routes(app, handler)
     _add_errors(app)
     return app
