@@ -16,6 +16,7 @@ from subquad.ops.linattn import (
     hybrid_step,
     hybrid_weights,
 )
+from subquad.ops.linattn_state import seen_whole
 
 WINDOWS = ["sliding", "terrace"]
 SHAPES = [*WINDOWS, "none"]
@@ -62,7 +63,7 @@ weights_of = with_features(hybrid_weights)
 FORMS = [quadratic, chunked]
 
 
-def empty(inputs, *, window, window_shape, batch=None):
+def empty(inputs, *, window, window_shape, sinks=0, batch=None):
     q, k, v, w = (inputs[name] for name in ("q", "k", "v", "w"))
     return hybrid_state(
         q.shape[0] if batch is None else batch,
@@ -73,6 +74,7 @@ def empty(inputs, *, window, window_shape, batch=None):
         features=w.shape[2],
         window=window,
         window_shape=window_shape,
+        sinks=sinks,
         dtype=q.dtype,
     )
 
@@ -84,8 +86,9 @@ def part(inputs, start, stop):
 def in_chunks(sizes):
     """The form that processes a row in chunks; chunks of one token by `hybrid_step`."""
 
-    def form(*, mask=None, use_linear=True, window, window_shape, **inputs):
-        state, map_k = empty(inputs, window=window, window_shape=window_shape), map_of(inputs.pop("w"))
+    def form(*, mask=None, use_linear=True, window, window_shape, sinks=0, **inputs):
+        state = empty(inputs, window=window, window_shape=window_shape, sinks=sinks)
+        map_k = map_of(inputs.pop("w"))
         outputs, start = [], 0
         while start < inputs["q"].shape[2]:
             stop = min(start + sizes[len(outputs) % len(sizes)], inputs["q"].shape[2])
@@ -98,6 +101,7 @@ def in_chunks(sizes):
                 window_shape=window_shape,
                 mask=None if mask is None else mask[:, start:stop],
                 use_linear=use_linear,
+                sinks=sinks,
             )
             outputs.append(y)
             start = stop
@@ -147,9 +151,17 @@ shapes = {
     "has_own_maps": st.booleans(),
     "window": st.integers(1, 11),
     "use_linear": st.sampled_from([True, True, True, False]),
+    "sinks": st.sampled_from([0, 0, 1, 2, 4]),
     "real": st.sampled_from([None, 0.0, 0.2, 0.7, 0.95]),
     "seed": st.integers(0, 2**31),
 }
+
+
+def options_of(window, window_shape, *, use_linear, sinks):
+    if window_shape == "none":
+        # without a window there are no sinks, and without linear terms there is nothing
+        use_linear, sinks = True, 0
+    return {"window": window, "window_shape": window_shape, "use_linear": use_linear, "sinks": min(sinks, window)}
 
 
 def mask_of(real, B, T, seed):
@@ -160,10 +172,10 @@ def mask_of(real, B, T, seed):
 @pytest.mark.parametrize("window_shape", SHAPES)
 @given(**shapes)
 @few
-def test_chunks_equal_the_definition_in_value_and_gradient(window_shape, *, B, T, window, use_linear, real, **heads):
-    # without a window and without linear terms there is nothing
-    use_linear = use_linear or window_shape == "none"
-    options = {"window": window, "window_shape": window_shape, "use_linear": use_linear}
+def test_chunks_equal_the_definition_in_value_and_gradient(
+    window_shape, *, B, T, window, use_linear, sinks, real, **heads
+):
+    options = options_of(window, window_shape, use_linear=use_linear, sinks=sinks)
     mask = mask_of(real, B, T, heads["seed"])
     assert_equal_in_value_and_gradient(chunked, draw(B, T, **heads), mask=mask, **options)
 
@@ -172,11 +184,9 @@ def test_chunks_equal_the_definition_in_value_and_gradient(window_shape, *, B, T
 @given(**shapes, sizes=st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 13]), min_size=1, max_size=5))
 @few
 def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(
-    window_shape, *, B, T, window, use_linear, real, sizes, **heads
+    window_shape, *, B, T, window, use_linear, sinks, real, sizes, **heads
 ):
-    # without a window and without linear terms there is nothing
-    use_linear = use_linear or window_shape == "none"
-    options = {"window": window, "window_shape": window_shape, "use_linear": use_linear}
+    options = options_of(window, window_shape, use_linear=use_linear, sinks=sinks)
     mask = mask_of(real, B, T, heads["seed"])
     assert_equal_in_value_and_gradient(in_chunks(sizes), draw(B, T, **heads), mask=mask, **options)
 
@@ -195,12 +205,24 @@ def test_what_is_frozen_takes_nothing_from_the_gradient_of_the_rest(frozen, wind
 
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_the_gradient_is_that_of_finite_differences(window_shape):
-    inputs = draw(1, 7, kv_heads=1, groups=2)
+    inputs, how = draw(1, 7, kv_heads=1, groups=2), options_of(2, window_shape, use_linear=True, sinks=1)
 
     def form(*tensors):
-        return chunked(**dict(zip(inputs, tensors, strict=True)), window=2, window_shape=window_shape)
+        return chunked(**dict(zip(inputs, tensors, strict=True)), **how)
 
     assert torch.autograd.gradcheck(form, tuple(inputs.values()))
+
+
+@pytest.mark.parametrize("form", [*FORMS, in_chunks([1]), in_chunks([2, 1])])
+@pytest.mark.parametrize(("window_shape", "weights"), [("sliding", [3, 4, 4, 3]), ("terrace", [3, 4, 3, 3])])
+def test_a_sink_is_in_every_window(form, window_shape, weights):
+    # as in the first number that is checked by hand: each key of the window weighs 3, each earlier one 4
+    v = torch.tensor([1.0, 10.0, 100.0, 1000.0]).view(1, 1, 4, 1)
+    q, k, phi = torch.zeros(1, 1, 4, K), torch.ones(1, 1, 4, K), torch.full((1, 1, 4, 1), 2.0)
+    inputs = {"q": q, "k": k, "v": v, "phi_q": phi, "w": torch.full((1, K, 1), 2 / K)}
+    y = form(**inputs, mix=torch.tensor([math.log(3)]), window=1, window_shape=window_shape, sinks=1)
+    expected = sum(weight * 10**place for place, weight in enumerate(weights)) / sum(weights)
+    torch.testing.assert_close(y[0, 0, -1, 0], torch.tensor(expected))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -212,6 +234,19 @@ def test_a_window_over_all_tokens_is_softmax_attention(form, window_shape):
         inputs["q"], inputs["k"], inputs["v"], is_causal=True, enable_gqa=True
     )
     torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("window_shape", WINDOWS)
+@pytest.mark.parametrize(("window", "sinks"), [(3, 0), (3, 2), (2, 2), (1, 1)])
+def test_up_to_some_length_all_is_softmax_and_not_beyond(window_shape, window, sinks):
+    length = seen_whole(window, window_shape, sinks)
+    inputs = draw(2, length + 1)
+    y = chunked(**inputs, window=window, window_shape=window_shape, sinks=sinks)
+    expected = functional.scaled_dot_product_attention(
+        inputs["q"], inputs["k"], inputs["v"], is_causal=True, enable_gqa=True
+    )
+    torch.testing.assert_close(y[:, :, :length], expected[:, :, :length])
+    assert not torch.isclose(y[:, :, length], expected[:, :, length]).all()
 
 
 @pytest.mark.parametrize("window_shape", SHAPES)
@@ -244,9 +279,10 @@ def test_padding_on_either_side_changes_nothing_whatever_stands_in_it(window_sha
     }
     mask = torch.zeros(2, left + T + right, dtype=torch.bool)
     mask[:, left : left + T] = True
-    expected = quadratic(**inputs, window=window, window_shape=window_shape)
+    how = options_of(window, window_shape, use_linear=True, sinks=left % 3)
+    expected = quadratic(**inputs, **how)
     for form in [*FORMS, in_chunks([1]), in_chunks([5, 1, 2])]:
-        y = form(**padded, window=window, window_shape=window_shape, mask=mask)
+        y = form(**padded, **how, mask=mask)
         torch.testing.assert_close(y[:, :, left : left + T], expected)
         assert (y.masked_select(~mask[:, None, :, None]) == 0).all()
 
@@ -275,7 +311,10 @@ def test_a_row_of_padding_gives_zeros_and_a_finite_gradient(form, window_shape):
 
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_without_gradients_a_step_writes_into_the_state_that_it_got(window_shape):
-    inputs, options = draw(2, 11), {"window": 3, "window_shape": window_shape}
+    inputs, options = (
+        draw(2, 11),
+        {"window": 3, "window_shape": window_shape, "sinks": 2 if window_shape in WINDOWS else 0},
+    )
     state, map_k = empty(inputs, **options), map_of(inputs["w"])
     rest = {name: x for name, x in inputs.items() if name != "w"}
     places = [x.data_ptr() for x in state]
@@ -367,5 +406,7 @@ def test_what_does_not_fit_together_is_refused():
         hybrid_chunked(**{**given, "phi_k": given["phi_k"][:, :3]})
     del given["phi_k"]
     state = empty(inputs, window=3, window_shape="sliding")
-    with pytest.raises(ValueError, match="3 slots, but a terrace window of 3 needs 6"):
+    with pytest.raises(ValueError, match=r"sinks must be from 0 to the window, which is 2 terrace, not 3"):
+        hybrid_chunked(**given, phi_k=inputs["phi_q"], window=2, sinks=3)
+    with pytest.raises(ValueError, match="3 slots, but a terrace window of 3 with 0 sinks needs 6"):
         hybrid_prefill(**given, map_k=map_of(inputs["w"]), window=3, state=state)

@@ -13,6 +13,8 @@ __all__ = ["MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "attention_of
 MODEL_TYPE = "subquad"
 """`model_type` in the config of a linearized model."""
 DEFAULT_MINUTES = 10.0
+SINKS = 4
+"""Default number of attention sinks."""
 ALL_LINEAR = "all-linear"
 PLATEAU = 2
 """Validations without improvement after which the schedule `plateau` halves the learning rates."""
@@ -27,6 +29,9 @@ class AttentionSettings:
     window_shape: Model[Literal["terrace", "sliding", "none"]] = "terrace"
     """`terrace`: blocks of `window` tokens; a token attends to its own and the previous block. `sliding`: the last
     `window` tokens. `none`: linear attention only."""
+    sinks: Model[int | None] = None
+    """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4, but
+    none without a window or with the kernel `triton`."""
     feature_map: Model[Literal["hedgehog", "t2r"]] = "hedgehog"
     """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R)."""
     feature_heads: Model[Literal["query", "kv"]] = "query"
@@ -39,7 +44,15 @@ class AttentionSettings:
 
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
-        validate_minima(self, prefix="attention.", window=1)
+        validate_minima(self, prefix="attention.", window=1, sinks=0)
+        cannot = self.window_shape == "none" or self.kernel == "triton"
+        if self.sinks is None:
+            object.__setattr__(self, "sinks", 0 if cannot else min(SINKS, self.window))
+        elif self.sinks > (0 if cannot else self.window):
+            raise SubquadError(
+                f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window}), and 0 with "
+                "--attention.window-shape none or --attention.kernel triton"
+            )
         # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
         if self.softmax_layers and self.softmax_layers[0] < 0:
@@ -60,7 +73,8 @@ def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
     for name in content:
         if name not in known:
             raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', name, known)}")
-    return AttentionSettings(**content)
+    # a model that was saved before there were sinks has none
+    return AttentionSettings(**{"sinks": 0, **content})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,7 @@ class HybridAttention(nn.Module):
         features: int | None = None,
         window: int = 64,
         window_shape: WindowShape = "terrace",
+        sinks: int = 0,
         feature_heads: Literal["query", "kv"] = "query",
         scale: float | None = None,
         gamma: float = 1.0,
@@ -112,6 +113,7 @@ class HybridAttention(nn.Module):
             features: Columns of the map's matrix; None for the head's width. Hedgehog gives twice as many.
             window: Tokens of the window or block.
             window_shape: `sliding`, `terrace` or `none`.
+            sinks: Number of first tokens that every window has.
             feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
             scale: Factor on the scores; None for 1/√head_width.
             gamma: Initial value of the mixing term γ, the weight of the softmax terms.
@@ -131,6 +133,7 @@ class HybridAttention(nn.Module):
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, head_width
         self.window = window
         self.window_shape: WindowShape = window_shape
+        self.sinks = sinks
         self.scale = scale
         self.kernel: Kernel = kernel
         make = FEATURE_MAPS[feature_map]
@@ -201,7 +204,7 @@ class HybridAttention(nn.Module):
         given = hybrid_weights(q, k, **how)
         with torch.no_grad():
             # a window over all tokens
-            how |= {"window": q.shape[2], "window_shape": "sliding"}
+            how |= {"window": q.shape[2], "window_shape": "sliding", "sinks": 0}
             return given, hybrid_weights(q, k, **how, use_linear=False)
 
     def empty_state(
@@ -217,13 +220,13 @@ class HybridAttention(nn.Module):
             batch, kv_heads=self.kv_heads, key_width=self.head_width,
             value_width=self.head_width if value_width is None else value_width,
             feature_heads=self.map_k.weight.shape[0], features=self.map_k.width,
-            window=self.window, window_shape=self.window_shape, dtype=dtype, device=device,
+            window=self.window, window_shape=self.window_shape, sinks=self.sinks, dtype=dtype, device=device,
         )  # fmt: skip
 
     def _arguments(self, q: Tensor) -> dict[str, Any]:
         return {
             "phi_q": self.map_q(q), "mix": self.mix,
-            "window": self.window, "window_shape": self.window_shape, "scale": self.scale,
+            "window": self.window, "window_shape": self.window_shape, "sinks": self.sinks, "scale": self.scale,
         }  # fmt: skip
 
 

@@ -133,17 +133,17 @@ def hybrid_quadratic(*, B: int, Hq: int, Hkv: int, Hf: int, T: int, K: int, V: i
 
 def hybrid_chunked(
     *, B: int, Hq: int, Hkv: int, Hf: int, T: int, K: int, V: int, F: int, w: int = 64,
-    window_shape: str = "terrace", itemsize: int = 4,
+    window_shape: str = "terrace", sinks: int = 0, itemsize: int = 4,
 ) -> Cost:  # fmt: skip
     """Return the cost of hybrid attention in blocks: linear in T."""
     blocks = -(-T // w)
-    L = blocks * w
-    window = 0 if window_shape == "none" else 2 * B * Hq * L * 2 * w * (K + V)
+    L, sinks = blocks * w, min(sinks, T)
+    window = 0 if window_shape == "none" else 2 * B * Hq * L * (sinks + 2 * w) * (K + V)
     past = 2 * B * (Hf + Hq) * L * F * (V + 1)
     # blocks whose keys are weighted by features: the one before (`sliding`), or that and the query's own
     by_features = {"terrace": 0, "sliding": 1, "none": 2}[window_shape]
     near = 2 * B * Hq * L * by_features * w * (F + V + 1)
-    between = B * Hq * L * (by_features + (2 if window else 0)) * w + B * Hf * blocks * F * (V + 1)
+    between = B * Hq * L * ((by_features + (2 if window else 0)) * w + sinks) + B * Hf * blocks * F * (V + 1)
     return Cost(
         operations=window + past + near,
         bytes=_attention_bytes(B=B, Hq=Hq, Hkv=Hkv, Hf=Hf, T=T, K=K, V=V, F=F, itemsize=itemsize) + itemsize * between,
@@ -152,10 +152,10 @@ def hybrid_chunked(
 
 def hybrid_step(
     *, B: int, Hq: int, Hkv: int, Hf: int, K: int, V: int, F: int, w: int = 64,
-    window_shape: str = "terrace", itemsize: int = 4,
+    window_shape: str = "terrace", sinks: int = 0, itemsize: int = 4,
 ) -> Cost:  # fmt: skip
     """Return the cost of hybrid attention for one token: the same after any number of tokens."""
-    slots = {"sliding": w, "terrace": 2 * w, "none": 0}[window_shape]
+    slots = sinks + {"sliding": w, "terrace": 2 * w, "none": 0}[window_shape]
     read = 2 * B * Hq * (slots * (K + V) + F * (V + 1))
     # on average one token leaves the window
     write = 2 * B * Hf * F * (V + 1)

@@ -20,6 +20,9 @@ Window shapes, with $p$ the position of a token in its row:
 - `none`: $W_t$ is empty and $L_t$ is $t$ and all earlier tokens: pure linear attention. Without softmax terms
   $\gamma$ has no effect, and `window` is the block size of the computation.
 
+With `sinks` the first so many tokens of a row are in every $W_t$, and not in $L_t$: softmax attention puts much of its
+weight on them (attention sinks, arXiv:2309.17453), and neither a window nor a sum of features can stand in for them.
+
 Positions count the real tokens of a row, so that padding on either side does not move block boundaries: each row gives
 the result that it would give alone and without padding. A padded key has no effect; a padded query gives 0.
 
@@ -30,14 +33,15 @@ accumulate in float32 (float64 for float64 inputs), also under autocast. The two
 with PyTorch (`kernel` `torch`) or, on CUDA, with Triton kernels (`triton`) that give equal results.
 
 Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
-H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, R slots of the state's ring.
+H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, R slots of the state, E sinks.
 Inside: N blocks, G query heads per key head, w positions of a block.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -48,6 +52,7 @@ from subquad.ops.linattn_state import (
     StepPlace,
     WindowShape,
     beside,
+    first_tokens,
     hide,
     hybrid_state,
     locate,
@@ -93,6 +98,7 @@ def hybrid_weights(
     mask: Bool[Tensor, "B T"] | None = None,
     scale: float | None = None,
     use_linear: bool = True,
+    sinks: int = 0,
 ) -> Float[Tensor, "B Hq T T"]:
     """Return the T × T weights of Eq. (7) of arXiv:2410.10254, one row per query; at least float32.
 
@@ -110,8 +116,9 @@ def hybrid_weights(
         mask: True where a token is real; None if all are.
         scale: Factor on the scores; None for 1/√K.
         use_linear: False leaves the linear terms out: plain softmax over the window.
+        sinks: Number of first tokens that are in every window; at most `window`.
     """
-    _check(q, k, phi_k, window=window, window_shape=window_shape)
+    _check(q, k, phi_k, window=window, window_shape=window_shape, sinks=sinks)
     heads = q.shape[1]
     real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
     q, k, phi_q, phi_k = (hide(x, mask) for x in (q, k, phi_q, phi_k))
@@ -122,6 +129,7 @@ def hybrid_weights(
         distance = position[:, :, None] - position[:, None, :]
         causal = (distance >= 0) & real[:, :, None] & real[:, None, :]
         near = _is_near(position[:, :, None], position[:, None, :], window=window, window_shape=window_shape)
+        near |= position[:, None, :] < sinks
         softmax, linear = (causal & near)[:, None], (causal & ~near)[:, None]  # [B, 1, T, T]
 
         scores = (q @ k.mT * _scale(q, scale)).masked_fill(~softmax, -torch.inf)
@@ -145,11 +153,12 @@ def hybrid_quadratic(
     mask: Bool[Tensor, "B T"] | None = None,
     scale: float | None = None,
     use_linear: bool = True,
+    sinks: int = 0,
 ) -> Float[Tensor, "B Hq T V"]:
     """Return the definition: the values v weighted by `hybrid_weights`."""
     weights = hybrid_weights(
         q, k, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, mask=mask, scale=scale,
-        use_linear=use_linear,
+        use_linear=use_linear, sinks=sinks,
     )  # fmt: skip
     with autocast_disabled(q.device.type):
         v = hide(v, mask).to(weights.dtype).repeat_interleave(q.shape[1] // k.shape[1], dim=1)
@@ -169,26 +178,30 @@ def hybrid_chunked(
     mask: Bool[Tensor, "B T"] | None = None,
     scale: float | None = None,
     use_linear: bool = True,
+    sinks: int = 0,
     kernel: Kernel = "torch",
 ) -> Float[Tensor, "B Hq T V"]:
     """Compute `hybrid_quadratic` in O(T · window), block by block; for training.
 
     `kernel` is `torch` or, on CUDA, `triton`; see `linattn_triton` for its restrictions.
     """
-    _check(q, k, phi_k, window=window, window_shape=window_shape)
+    _check(q, k, phi_k, window=window, window_shape=window_shape, sinks=sinks)
     if mask is not None:
         none = torch.zeros(q.shape[0], dtype=torch.long, device=q.device)
         place = locate(none, mask, window=window, slots=window)
+        nothing = [x.new_zeros(*x.shape[:2], sinks, x.shape[3]) for x in (k, v)]
+        first = first_tokens(none, nothing, (k, v), mask=mask, order=place.order) if sinks else None
         keys, values, features = (take(_behind_nothing(x, window), place.keys) for x in (k, v, phi_k))
         queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
     else:
+        first = [x[:, :, :sinks] for x in (k, v)] if sinks else None
         behind = -q.shape[2] % window if kernel == "torch" else 0
         whole = [functional.pad(x, (0, 0, 0, behind)) if behind else x for x in (q, k, v, phi_q, phi_k)]
         queries, keys, values, maps, features = whole
         place = None
     y = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
-        scale=_scale(q, scale), use_linear=use_linear, kernel=kernel,
+        scale=_scale(q, scale), use_linear=use_linear, kernel=kernel, first=first,
     )  # fmt: skip
     y = y[:, :, : q.shape[2]] if place is None else hide(take(y, place.back), mask)
     return y.to(q.dtype)
@@ -208,6 +221,7 @@ def hybrid_prefill(
     mask: Bool[Tensor, "B T"] | None = None,
     scale: float | None = None,
     use_linear: bool = True,
+    sinks: int = 0,
     kernel: Kernel = "torch",
 ) -> tuple[Float[Tensor, "B Hq T V"], HybridState]:
     """Return the output of `hybrid_quadratic` for tokens that follow those in `state`, and the state after them.
@@ -215,33 +229,35 @@ def hybrid_prefill(
     A prompt can be processed in chunks of any length; the given state is not modified. `kernel` as in `hybrid_chunked`.
     """
     k = hide(k, mask)
-    phi_k, phi_ring = map_k(k), map_k(state.keys.to(k.dtype))
-    _check(q, k, phi_k, window=window, window_shape=window_shape, state=state)
     if mask is None:
         mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
-    slots = state.keys.shape[2]
+    _check(q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, state=state)
+    kept, ring = (tuple(x[:, :, part] for x in state[:2]) for part in (slice(sinks), slice(sinks, None)))
+    slots = ring[0].shape[2]
+    stored = positions(state.length, slots)
+    phi_k, phi_ring = map_k(k), map_k(ring[0].to(k.dtype))
     if slots:
         place = locate(state.length, mask, window=window, slots=slots)
-        sources = [beside(*both) for both in ((state.keys, k), (state.values, v), (phi_ring, phi_k))]
+        sources = [beside(*both) for both in (*zip(ring, (k, v), strict=True), (phi_ring, phi_k))]
     else:
         # all earlier tokens are in the sum, so blocks can begin at any position
         place = locate(torch.zeros_like(state.length), mask, window=window, slots=window)
         sources = [_behind_nothing(x, window) for x in (k, v, phi_k)]
     keys, values, features = (take(x, place.keys) for x in sources)
     queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
+    first = first_tokens(state.length, kept, (k, v), mask=mask, order=place.order)
 
-    stored = positions(state.length, slots)
-    first = summed(state.length, window=window, window_shape=window_shape)
+    begin = summed(state.length, window=window, window_shape=window_shape)
     # at the end of a block the ring of a terrace still holds the block before it, which is linear for the next token
-    stale = (stored >= first[:, None]) & (stored < place.start[:, None])
+    stale = (stored >= begin[:, None].clamp(min=sinks)) & (stored < place.start[:, None])
     y = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
-        scale=_scale(q, scale), use_linear=use_linear, kernel=kernel,
-        total=state.total + sum_of(phi_ring, state.values, stale), has_past=place.start >= 0,
+        scale=_scale(q, scale), use_linear=use_linear, kernel=kernel, first=first if sinks else None,
+        total=state.total + sum_of(phi_ring, ring[1], stale), start=place.start,
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
     after = store(
-        state, k, v, phi_k=phi_k, phi_ring=phi_ring, window=window, window_shape=window_shape, mask=mask,
+        state, k, v, phi_k=phi_k, phi_ring=phi_ring, first=first, window=window, window_shape=window_shape, mask=mask,
         order=place.order,
     )  # fmt: skip
     return y, after
@@ -261,20 +277,21 @@ def hybrid_step(
     mask: Bool[Tensor, "B 1"] | None = None,
     scale: float | None = None,
     use_linear: bool = True,
+    sinks: int = 0,
     place: StepPlace | None = None,
 ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
     """Return the output for one more token per row, and the state after it; O(1) in the number of tokens before.
 
     Without gradients the state's tensors are updated in place; with gradients (`torch.is_grad_enabled()`) in a copy.
-    `place` is the result of `step_place` for the state's number of tokens, with the same window, shape and mask; layers
-    can share it. None computes it here.
+    `place` is the result of `step_place` for the state's number of tokens, with the same window, shape, sinks and mask;
+    layers can share it. None computes it here.
     """
-    _check(q, k, state.total, window=window, window_shape=window_shape, state=state)
+    _check(q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, state=state)
     if torch.is_grad_enabled() or (state.total.is_inference() and not torch.is_inference_mode_enabled()):
         state = HybridState(*(x.clone() for x in state))
     if place is None:
-        place = step_place(state.length, window=window, window_shape=window_shape, mask=mask)
-    push(state, k, v, map_k=map_k, place=place, window_shape=window_shape, mask=mask)
+        place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, mask=mask)
+    push(state, k, v, map_k=map_k, place=place, window_shape=window_shape, sinks=sinks, mask=mask)
     rows, heads, groups = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
     with autocast_disabled(q.device.type):
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
@@ -300,32 +317,42 @@ def hybrid_step(
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, phi_k: Tensor, mix: Tensor, window: int,
-    window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, total: Tensor | None = None,
-    has_past: Tensor | None = None,
+    window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, first: Sequence[Tensor] | None,
+    total: Tensor | None = None, start: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window shape, in the dtype of the accumulators."""
+    """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window shape, in the dtype of the accumulators.
+
+    `first` are keys and values of the sinks, `start` the position of the first key of each row, -window if None.
+    """
     if kernel == "triton":
         return hybrid_triton(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,
-            use_linear=use_linear, total=total, has_past=has_past,
+            use_linear=use_linear, total=total, has_past=None if start is None else start >= 0,
         )  # fmt: skip
     softmax, linear = _pair_masks(
-        q.shape[2] // window, window=window, window_shape=window_shape, device=q.device, has_past=has_past
-    )
+        q.shape[2] // window, window=window, window_shape=window_shape, device=q.device,
+        sinks=0 if first is None else first[0].shape[2], start=start,
+    )  # fmt: skip
+    counted = None
+    if first is not None:
+        # sinks have no linear terms; without `start`, keys begin at 0 or with an empty block
+        places = torch.arange(k.shape[2], device=k.device)[None]
+        counted = places + (q.shape[2] - k.shape[2] if start is None else start[:, None]) >= first[0].shape[2]
     with autocast_disabled(q.device.type):
-        q, k, v, phi_q, phi_k, mix = widen(q, k, v, phi_q, phi_k, mix)
+        q, k, v, phi_q, phi_k, mix, *first = widen(q, k, v, phi_q, phi_k, mix, *(first or ()))
         return hybrid_blocks(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, softmax=softmax, linear=linear, scale=scale,
-            use_linear=use_linear, total=total,
+            use_linear=use_linear, first=first or None, counted=counted, total=total,
         )  # fmt: skip
 
 
 def _pair_masks(
-    blocks: int, *, window: int, window_shape: WindowShape, device: torch.device, has_past: Bool[Tensor, " B"] | None
-) -> tuple[Bool[Tensor, "#B N w J"] | None, Bool[Tensor, "w J"] | None]:
-    """Return which keys of the block before and its own each query sees by softmax, and which by features.
+    blocks: int, *, window: int, window_shape: WindowShape, device: torch.device, sinks: int,
+    start: Int[Tensor, " B"] | None,
+) -> tuple[Bool[Tensor, "#B N w EJ"] | None, Bool[Tensor, "w J"] | None]:  # fmt: skip
+    """Return which sinks and keys of the block before and its own each query sees by softmax, and which by features.
 
-    The first block of a row without `has_past` has no block before it. None if there are no such keys.
+    A key at a negative position does not exist. None if there are no such keys.
     """
     row = torch.arange(window, device=device)[:, None]
     column = torch.arange(2 * window, device=device) - window
@@ -334,8 +361,14 @@ def _pair_masks(
         return None, causal
     # both are shifted by one window, so that blocks can start at 0
     near = _is_near(row + window, column + window, window=window, window_shape=window_shape)
-    softmax = (causal & near).repeat(1 if has_past is None else has_past.shape[0], blocks, 1, 1)
-    softmax[:, 0] &= column >= 0 if has_past is None else (column >= 0) | has_past[:, None, None]
+    begin = torch.tensor([-window], device=device) if start is None else start
+    # position of the first key of each pair of blocks, [#B, N, 1, 1]
+    begin = (begin[:, None] + window * torch.arange(blocks, device=device))[:, :, None, None]
+    # sinks are seen in front of the pairs only
+    softmax = causal & near & (begin + window + column >= sinks)
+    if sinks:
+        earlier = torch.arange(sinks, device=device) <= begin + window + row
+        softmax = torch.cat((earlier, softmax), 3)
     return softmax, causal & ~near if window_shape == "sliding" else None
 
 
@@ -345,22 +378,25 @@ def _behind_nothing(x: Float[Tensor, "B H T C"], window: int) -> Float[Tensor, "
 
 
 def _check(
-    q: Tensor, k: Tensor, phi_k: Tensor, *, window: int, window_shape: str, state: HybridState | None = None
-) -> None:
+    q: Tensor, k: Tensor, phi_k: Tensor, *, window: int, window_shape: str, sinks: int,
+    state: HybridState | None = None,
+) -> None:  # fmt: skip
     if window_shape not in ("sliding", "terrace", "none"):
         raise ValueError(f"window_shape must be 'sliding', 'terrace' or 'none', not {window_shape!r}")
     if window < 1:
         raise ValueError(f"window must be at least 1, not {window}")
+    if not 0 <= sinks <= (0 if window_shape == "none" else window):
+        raise ValueError(f"sinks must be from 0 to the window, which is {window} {window_shape}, not {sinks}")
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key heads")
     if phi_k.shape[1] not in (q.shape[1], k.shape[1]):
         raise ValueError(
             f"phi_k has {phi_k.shape[1]} heads; it needs one per query head ({q.shape[1]}) or key head ({k.shape[1]})"
         )
-    if state is not None and state.keys.shape[2] != ring_slots(window, window_shape):
+    if state is not None and state.keys.shape[2] != sinks + ring_slots(window, window_shape):
         raise ValueError(
-            f"the state has {state.keys.shape[2]} slots, but a {window_shape} window of {window} needs "
-            f"{ring_slots(window, window_shape)}: make it with the same window and window_shape"
+            f"the state has {state.keys.shape[2]} slots, but a {window_shape} window of {window} with {sinks} sinks "
+            f"needs {sinks + ring_slots(window, window_shape)}: make it with the same window, window_shape and sinks"
         )
 
 

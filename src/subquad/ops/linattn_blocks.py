@@ -5,12 +5,13 @@ features), and to the sum over all earlier blocks. O(T · window) operations. Sa
 the output and its normaliser; the weights are recomputed, so that the memory between the passes is O(T).
 
 Axes: B rows, L positions of queries, Hq query heads, Hkv key heads, H heads of the keys' features (Hq or Hkv), K key
-width, V value width, V1 = V + 1, F features. Inside: N blocks of queries, w positions of a block, J = 2w positions of a
-block and the one before it, M rows of a product: the w positions of all query heads that share what they look at.
+width, V value width, V1 = V + 1, F features, E sinks. Inside: N blocks of queries, w positions of a block, J = 2w
+positions of a block and the one before it, EJ = E + J, M rows of a product: the w positions of all query heads that
+share what they look at.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -33,10 +34,12 @@ def hybrid_blocks(
     phi_k: Float[Tensor, "B H S F"],
     mix: Float[Tensor, " Hq"],
     window: int,
-    softmax: Bool[Tensor, "#B N w J"] | None,
+    softmax: Bool[Tensor, "#B N w EJ"] | None,
     linear: Bool[Tensor, "w J"] | None,
     scale: float,
     use_linear: bool,
+    first: Sequence[Float[Tensor, "B Hkv E C"]] | None = None,
+    counted: Bool[Tensor, "#B S"] | None = None,
     total: Float[Tensor, "B H F V1"] | None = None,
 ) -> Float[Tensor, "B Hq L V"]:
     """Return the attention of blocks of queries.
@@ -51,37 +54,44 @@ def hybrid_blocks(
         phi_k: Feature map of the keys.
         mix: ln γ of each query head.
         window: Positions of a block.
-        softmax: Which keys of the block before and its own each query sees by softmax, at least one; None for none.
+        softmax: Which keys each query sees by softmax, at least one; None for none. First those of `first`, then those
+            of the block before and its own.
         linear: Which of the same keys each query sees by features; None for none.
         scale: Factor on the scores.
         use_linear: False leaves all linear terms out.
+        first: Keys and values that all blocks can see by softmax besides; None for none.
+        counted: Keys that have linear terms; None for all.
         total: Sum of φ(k) [v, 1] over the tokens before the first key; None for none.
     """
-    y = _HybridBlocks.apply(q, k, v, phi_q, phi_k, mix, total, window, softmax, linear, scale, use_linear)
+    sinks = first or (None, None)
+    masks = (softmax, linear, counted)
+    y = _HybridBlocks.apply(q, k, v, phi_q, phi_k, mix, *sinks, total, window, masks, scale, use_linear)
     return cast(Tensor, y)
 
 
 class _HybridBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        q, k, v, phi_q, phi_k, mix, total, window, softmax, linear, scale, use_linear = inputs
+        q, k, v, phi_q, phi_k, mix, first_k, first_v, total, window, masks, scale, use_linear = inputs
+        softmax, linear, counted = masks
         heads, length = q.shape[1], q.shape[2]
         y, bottom = v.new_zeros(*q.shape[:3], v.shape[3]), v.new_zeros(*q.shape[:3], 1)
         if softmax is not None:
             # without linear terms γ cancels
             gamma = mix if use_linear else torch.zeros_like(mix)
-            weights = _weights(_fold(q, k.shape[1], window), _pairs(k, length, window), gamma, softmax, scale=scale)
-            y = _unfold(weights @ _pairs(v, length, window), heads)
+            pairs = _pairs(k, length, window, first=first_k)
+            weights = _weights(_fold(q, k.shape[1], window), pairs, gamma, softmax, scale=scale)
+            y = _unfold(weights @ _pairs(v, length, window, first=first_v), heads)
             bottom = _unfold(weights.sum(-1, keepdim=True), heads)
         if use_linear:
-            past = _unfold(_linear(*_maps(phi_q, phi_k, v, window), total=total, linear=linear), heads)
+            past = _unfold(_linear(*_maps(phi_q, phi_k, v, window, counted), total=total, linear=linear), heads)
             y += past[..., :-1]
             bottom += past[..., -1:]
         if softmax is None:
             # all features can be 0, and the weighted values are then 0 too
             bottom.masked_fill_(bottom == 0, 1.0)
         y /= bottom
-        ctx.save_for_backward(q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom)
+        ctx.save_for_backward(q, k, v, phi_q, phi_k, mix, first_k, first_v, total, *masks, y, bottom)
         ctx.window, ctx.scale, ctx.use_linear = window, scale, use_linear
         return y
 
@@ -91,7 +101,8 @@ class _HybridBlocks(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         dy = gradients[0]
-        q, k, v, phi_q, phi_k, mix, total, softmax, linear, y, bottom = ctx.saved_tensors
+        q, k, v, phi_q, phi_k, mix, first_k, first_v, total, *masks, y, bottom = ctx.saved_tensors
+        softmax, linear, counted = masks
         window, heads = ctx.window, q.shape[1]
         with autocast_disabled(q.device.type):
             # of the numerator, and behind it of the normaliser: as if it were one value more
@@ -99,14 +110,16 @@ class _HybridBlocks(torch.autograd.Function):
             # attention transfer trains only the feature maps, which needs half of this
             needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
             dq, dk, dv, dmix = None, None, torch.zeros_like(v) if needs_v else None, torch.zeros_like(mix)
+            dfirst = (None, None)
             if softmax is not None:
                 gamma = mix if ctx.use_linear else torch.zeros_like(mix)
-                dq, dk, dv, dmix = _softmax_backward(
+                (dq, dk, dv, dmix), dfirst = _softmax_backward(
                     q,
                     k,
                     v,
                     gamma,
                     dsum,
+                    first=(first_k, first_v),
                     softmax=softmax,
                     scale=ctx.scale,
                     needs_values=needs_v,
@@ -115,14 +128,15 @@ class _HybridBlocks(torch.autograd.Function):
             dphi_q, dphi_k, dtotal = None, None, None
             if ctx.use_linear:
                 folded = _fold(dsum, phi_k.shape[1], window)
-                maps = _maps(phi_q, phi_k, v, window)
+                maps = _maps(phi_q, phi_k, v, window, counted)
                 dphi_q, dphi_k, dones, dtotal = _linear_backward(
                     *maps, folded, total=total, linear=linear, needs_values=needs_v
                 )
                 dphi_q, dphi_k = _unfold(dphi_q, heads), dphi_k.flatten(2, 3)
                 if dv is not None and dones is not None:
-                    dv += dones[..., :-1].flatten(2, 3).unflatten(1, (k.shape[1], -1)).sum(2)
-        return dq, dk, dv, dphi_q, dphi_k, dmix if ctx.use_linear else None, dtotal, *(None,) * 5
+                    dvalues = dones[..., :-1].flatten(2, 3).unflatten(1, (k.shape[1], -1)).sum(2)
+                    dv += dvalues if counted is None else dvalues.mul_(counted[:, None, :, None])
+        return dq, dk, dv, dphi_q, dphi_k, dmix if ctx.use_linear else None, *dfirst, dtotal, *(None,) * 4
 
 
 def _weights(
@@ -136,25 +150,34 @@ def _weights(
 
 
 def _softmax_backward(
-    q: Tensor, k: Tensor, v: Tensor, mix: Tensor, dsum: Tensor, *, softmax: Tensor, scale: float,
-    needs_values: bool, needs_keys: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor]:  # fmt: skip
-    """Return the gradients of queries, keys, values and ln γ through the window."""
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mix: Tensor,
+    dsum: Tensor,
+    *,
+    first: tuple[Tensor | None, Tensor | None],
+    softmax: Tensor,
+    scale: float,
+    needs_values: bool,
+    needs_keys: bool,
+) -> tuple[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor], tuple[Tensor | None, Tensor | None]]:
+    """Return the gradients of queries, keys, values and ln γ through softmax, and of the keys and values of sinks."""
     window, heads, length = softmax.shape[2], k.shape[1], q.shape[2]
-    folded, pairs = _fold(q, heads, window), _pairs(k, length, window)
+    folded, pairs = _fold(q, heads, window), _pairs(k, length, window, first=first[0])
     weights = _weights(folded, pairs, mix, softmax, scale=scale)
     dtop, dbottom = _fold(dsum[..., :-1], heads, window), _fold(dsum[..., -1:], heads, window)
-    dv = _unpair(weights.mT @ dtop, v) if needs_values else None
-    dscores = (dtop @ _pairs(v, length, window).mT).add_(dbottom).mul_(weights)
+    dv, dfirst_v = _unpair(weights.mT @ dtop, v, first[1]) if needs_values else (None, None)
+    dscores = (dtop @ _pairs(v, length, window, first=first[1]).mT).add_(dbottom).mul_(weights)
     rows = dscores.sum(-1, keepdim=True)
     dmix = _unfold(rows, q.shape[1]).sum((0, 2, 3))
     if not needs_keys:
-        return None, None, dv, dmix
+        return (None, None, dv, dmix), (None, dfirst_v)
     # the largest score, which was subtracted, has a gradient too: it belongs to the key of that score
     dscores.scatter_add_(-1, weights.argmax(-1, keepdim=True), -rows)
     dq = _unfold(dscores @ pairs, q.shape[1]).mul_(scale)
-    dk = _unpair(dscores.mT @ folded, k).mul_(scale)
-    return dq, dk, dv, dmix
+    dk, dfirst_k = _unpair((dscores.mT @ folded).mul_(scale), k, first[0])
+    return (dq, dk, dv, dmix), (dfirst_k, dfirst_v)
 
 
 def _linear(
@@ -243,10 +266,14 @@ def _add_up(x: Tensor, *, is_reversed: bool = False) -> None:
         following.add_(one)
 
 
-def _maps(phi_q: Tensor, phi_k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+def _maps(
+    phi_q: Tensor, phi_k: Tensor, v: Tensor, window: int, counted: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return both feature maps and the values, with their ones, cut into blocks."""
     heads = phi_k.shape[1]
     ones = with_ones(v)
+    if counted is not None:
+        ones.mul_(counted[:, None, :, None])
     if heads != v.shape[1]:
         ones = ones.repeat_interleave(heads // v.shape[1], 1)
     return _fold(phi_q, heads, window), phi_k.unflatten(2, (-1, window)), ones.unflatten(2, (-1, window))
@@ -269,18 +296,23 @@ def _led(x: Tensor, length: int, window: int) -> Tensor:
     return functional.pad(x, (0, 0, window, 0)) if x.shape[2] == length else x
 
 
-def _pairs(x: Tensor, length: int, window: int) -> Tensor:
-    """Return keys or values [B, Hkv, S, C] as [B, Hkv, N, J, C]: each block behind the one before it."""
+def _pairs(x: Tensor, length: int, window: int, *, first: Tensor | None) -> Tensor:
+    """Return keys or values [B, Hkv, S, C] as [B, Hkv, N, EJ, C]: the sinks, the block before, and each block."""
     blocks = _led(x, length, window).unflatten(2, (-1, window))
-    return torch.cat((blocks[:, :, :-1], blocks[:, :, 1:]), 3)
+    parts = [blocks[:, :, :-1], blocks[:, :, 1:]]
+    if first is not None:
+        parts.insert(0, first[:, :, None].expand(-1, -1, parts[0].shape[2], -1, -1))
+    return torch.cat(parts, 3)
 
 
-def _unpair(dpairs: Tensor, like: Tensor) -> Tensor:
-    """Return the gradient of `_pairs`: the sum over the two places of each position."""
-    window = dpairs.shape[3] // 2
-    dx = functional.pad(dpairs[..., :window, :], (0, 0, 0, 0, 0, 1))
-    dx[:, :, 1:] += dpairs[..., window:, :]
-    return dx.flatten(2, 3)[:, :, -like.shape[2] :]
+def _unpair(dpairs: Tensor, like: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of `_pairs`: sums over the two places of each position, and over those of the sinks."""
+    sinks = 0 if first is None else first.shape[2]
+    dfirst = None if first is None else dpairs[..., :sinks, :].sum(2)
+    window = (dpairs.shape[3] - sinks) // 2
+    dx = functional.pad(dpairs[..., sinks : sinks + window, :], (0, 0, 0, 0, 0, 1))
+    dx[:, :, 1:] += dpairs[..., sinks + window :, :]
+    return dx.flatten(2, 3)[:, :, -like.shape[2] :], dfirst
 
 
 def with_ones(v: Tensor) -> Tensor:

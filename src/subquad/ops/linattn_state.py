@@ -1,14 +1,15 @@
 """State of decoding with hybrid attention: a ring buffer of the latest tokens and one sum over all earlier ones.
 
-The size does not depend on the number of tokens. Positions count the real tokens of a row. Feature maps are not stored:
-they are computed from the keys when those leave the window, one token at a time (`sliding`) or one block at a time
-(`terrace`, when the next block but one begins).
+The size does not depend on the number of tokens. Positions count the real tokens of a row. The first tokens can be kept
+in slots before the ring, as attention sinks, which are never part of the sum. Feature maps are not stored: they are
+computed from the keys when those leave the window, one token at a time (`sliding`) or one block at a time (`terrace`,
+when the next block but one begins).
 
 Axes: B rows, T new tokens, Hkv key and value heads, H heads of the keys' feature map, K key width, V value width,
-V1 = V + 1, F features, R slots of the ring, L places of the queries once cut into blocks, S places of their keys.
+V1 = V + 1, F features, R slots, of which E are sinks and S the ring, L places of the queries once cut into blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ __all__ = ["HybridState", "StepPlace", "WindowShape", "hybrid_state", "step_plac
 
 WindowShape = Literal["sliding", "terrace", "none"]
 
-MapOfKeys = Callable[[Float[Tensor, "B Hkv R K"]], Float[Tensor, "B H R F"]]
+MapOfKeys = Callable[[Float[Tensor, "B Hkv T K"]], Float[Tensor, "B H T F"]]
 """The feature map of keys, position by position."""
 
 
@@ -30,7 +31,8 @@ class HybridState(NamedTuple):
     """State of decoding, of constant size: a ring buffer of the latest tokens, and one sum over all earlier tokens."""
 
     keys: Float[Tensor, "B Hkv R K"]
-    """Keys of the latest tokens; position p is in slot p mod R. Empty slots are 0."""
+    """Keys of the first E and of the latest tokens: position p is in slot p if p < E, and in slot p mod S of the ring
+    behind. Empty slots are 0."""
     values: Float[Tensor, "B Hkv R V"]
     """Values of the same tokens."""
     total: Float[Tensor, "B H F V1"]
@@ -49,11 +51,15 @@ def hybrid_state(
     features: int,
     window: int = 64,
     window_shape: WindowShape = "terrace",
+    sinks: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> HybridState:
-    """Return the state before the first token: `window` slots for `sliding`, twice as many for `terrace`, else none."""
-    slots = ring_slots(window, window_shape)
+    """Return the state before the first token.
+
+    It has a slot for each sink, and `window` slots for `sliding`, twice as many for `terrace`, else none.
+    """
+    slots = sinks + ring_slots(window, window_shape)
     wide = accumulator(dtype)
     return HybridState(
         keys=torch.zeros(batch, kv_heads, slots, key_width, dtype=dtype, device=device),
@@ -68,6 +74,11 @@ def ring_slots(window: int, window_shape: WindowShape) -> int:
     return {"sliding": window, "terrace": 2 * window, "none": 0}[window_shape]
 
 
+def seen_whole(window: int, window_shape: WindowShape, sinks: int) -> int:
+    """Return the number of tokens up to which every token sees all earlier ones by softmax."""
+    return {"sliding": window + sinks, "terrace": (sinks // window + 2) * window, "none": 0}[window_shape]
+
+
 class Place(NamedTuple):
     """Indices of the tokens of ring and input after each row is divided into blocks at its own positions."""
 
@@ -75,7 +86,7 @@ class Place(NamedTuple):
     """Position of the first key, a multiple of the window; negative if no token precedes the first block."""
     order: Int[Tensor, "B T"]
     """Real tokens of the input first, in their order."""
-    keys: Int[Tensor, "B W+L"]
+    keys: Int[Tensor, "B WL"]
     """Index of each key into (ring, input, one zero)."""
     queries: Int[Tensor, "B L"]
     """Index of each query into (input, one zero)."""
@@ -107,34 +118,48 @@ class StepPlace(NamedTuple):
     """0, 1, 2 and so on."""
     slot: Int[Tensor, " B"]
     """Slot of the ring to which the token is written."""
-    leaves: Bool[Tensor, "B R"] | None
+    leaves: Bool[Tensor, "B S"] | None
     """Slots that move from the window to the sum: for `sliding` the token's own slot; None for no slot."""
     hidden: Bool[Tensor, "B 1 1 R"]
     """Slots that the token does not attend to, after it was written."""
+    sink: Bool[Tensor, "B 1 E 1"] | None
+    """Slots of sinks to which the token is written as well; None for no slot."""
 
 
 def step_place(
-    length: Int[Tensor, " B"], *, window: int, window_shape: WindowShape, mask: Bool[Tensor, "B 1"] | None = None
+    length: Int[Tensor, " B"],
+    *,
+    window: int,
+    window_shape: WindowShape,
+    sinks: int = 0,
+    mask: Bool[Tensor, "B 1"] | None = None,
 ) -> StepPlace:
     """Return the slot of the next token of rows that have processed `length` tokens; none where the mask is False."""
     slots = ring_slots(window, window_shape)
     rows = torch.arange(len(length), device=length.device)
     is_real = None if mask is None else mask[:, 0]
     count = length + 1 if is_real is None else length + is_real
-    stored = positions(count, slots)
-    hidden = (stored < summed(count, window=window, window_shape=window_shape)[:, None])[:, None, None]
+    behind = summed(count, window=window, window_shape=window_shape)[:, None]
+    # a sink is seen in its own slot once it has left the window
+    first = torch.arange(sinks, device=length.device)
+    hidden = torch.cat((first >= behind, positions(count, slots) < behind), 1)[:, None, None]
+    sink = first == length[:, None]
+    if is_real is not None:
+        sink &= is_real[:, None]
+    sink = sink[:, None, :, None] if sinks and sink.any() else None
     if not slots:
-        return StepPlace(rows, rows, None, hidden)
+        return StepPlace(rows, rows, None, hidden, sink)
     slot = length % slots
     if window_shape == "sliding":
-        leaves = length >= window if is_real is None else is_real & (length >= window)
+        leaves = length >= window + sinks if is_real is None else is_real & (length >= window + sinks)
         leaves = leaves[:, None] & (torch.arange(slots, device=length.device) == slot[:, None])
     else:
-        # a whole block leaves once per window
+        # a whole block leaves once per window, except its sinks
         begins = (slot % window == 0) & (length >= slots)
         leaves = begins if is_real is None else is_real & begins
         leaves = leaves[:, None] & ((torch.arange(slots, device=length.device) - slot[:, None]) % slots < window)
-    return StepPlace(rows, slot, leaves if leaves.any() else None, hidden)
+        leaves &= positions(length, slots) >= sinks
+    return StepPlace(rows, sinks + slot, leaves if leaves.any() else None, hidden, sink)
 
 
 def push(
@@ -145,10 +170,11 @@ def push(
     map_k: MapOfKeys,
     place: StepPlace,
     window_shape: WindowShape,
+    sinks: int,
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
     """Write one token per row into the ring; tokens that leave the window are added to the sum."""
-    rows, slot, leaves, _ = place
+    rows, slot, leaves, *_ = place
     if not state.keys.shape[2]:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
         state.total.add_(sum_of(map_k(hide(k, mask)), v, mask))
@@ -159,11 +185,13 @@ def push(
         state.total.add_(phi[..., None] * left.repeat_interleave(phi.shape[1] // left.shape[1], 1)[:, :, None])
     elif leaves is not None:
         # the ring is overwritten below, and the gradient of the map needs its old values
-        keys = state.keys.clone() if torch.is_grad_enabled() else state.keys
-        state.total.add_(sum_of(map_k(keys), state.values, leaves))
+        keys = state.keys[:, :, sinks:].clone() if torch.is_grad_enabled() else state.keys[:, :, sinks:]
+        state.total.add_(sum_of(map_k(keys), state.values[:, :, sinks:], leaves))
     if state.keys.shape[2]:
         for ring, token in zip(state[:2], (k, v), strict=True):
             _write(ring, token.to(ring.dtype), place, mask)
+            if place.sink is not None:
+                ring[:, :, :sinks] = torch.where(place.sink, token.to(ring.dtype), ring[:, :, :sinks])
     state.length.add_(1 if mask is None else mask[:, 0])
 
 
@@ -185,12 +213,39 @@ def summed(count: Int[Tensor, " B"], *, window: int, window_shape: WindowShape) 
     return last.clamp(min=0)
 
 
-def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B R"]:
+def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B S"]:
     """Return the position of the token in each slot of the ring; negative for an empty slot."""
     last = count[:, None] - 1
     if not slots:
         return last[:, :0]
     return last - (last - torch.arange(slots, device=count.device)) % slots
+
+
+def first_tokens(
+    length: Int[Tensor, " B"],
+    kept: Sequence[Float[Tensor, "B Hkv E C"]],
+    new: Sequence[Float[Tensor, "B Hkv T C"]],
+    *,
+    mask: Bool[Tensor, "B T"],
+    order: Int[Tensor, "B T"],
+) -> list[Float[Tensor, "B Hkv E C"]]:
+    """Return keys and values of the first E tokens, 0 where there are fewer.
+
+    Args:
+        length: Tokens that each row has processed.
+        kept: Keys and values of the first of those.
+        new: Keys and values of the tokens that follow.
+        mask: Which of them are real.
+        order: Indices of the real ones first.
+    """
+    sinks = kept[0].shape[2]
+    if not sinks:
+        return list(kept)
+    place = torch.arange(sinks, device=length.device)
+    rank = place - length[:, None]
+    later = torch.where(rank < mask.sum(1, keepdim=True), order.gather(1, rank.clamp(0, order.shape[1] - 1)), -1)
+    index = torch.where(rank < 0, place, sinks + later % (order.shape[1] + 1))
+    return [take(beside(*both), index) for both in zip(kept, new, strict=True)]
 
 
 def store(
@@ -199,24 +254,31 @@ def store(
     v: Float[Tensor, "B Hkv T V"],
     *,
     phi_k: Float[Tensor, "B H T F"],
-    phi_ring: Float[Tensor, "B H R F"],
+    phi_ring: Float[Tensor, "B H S F"],
+    first: Sequence[Float[Tensor, "B Hkv E C"]],
     window: int,
     window_shape: WindowShape,
     mask: Bool[Tensor, "B T"],
     order: Int[Tensor, "B T"],
 ) -> HybridState:
-    """Return the state after many tokens; `order` puts the real ones of each row first."""
-    slots, before = state.keys.shape[2], state.length[:, None]
+    """Return the state after many tokens; `order` puts the real ones of each row first, `first` are the sinks."""
+    sinks, before = first[0].shape[2], state.length[:, None]
+    slots = state.keys.shape[2] - sinks
     count = state.length + mask.sum(-1)
-    first, behind = (
+    begin, behind = (
         summed(tokens, window=window, window_shape=window_shape)[:, None] for tokens in (state.length, count)
     )
     was, now = positions(state.length, slots), positions(count, slots)
-    total = state.total + sum_of(phi_ring, state.values, (was >= first) & (was < behind))
-    total = total + sum_of(phi_k, v, mask & (before + mask.cumsum(-1) - 1 < behind))
+    # sinks are never added
+    total = state.total + sum_of(phi_ring, state.values[:, :, sinks:], (was >= begin.clamp(min=sinks)) & (was < behind))
+    position = before + mask.cumsum(-1) - 1
+    total = total + sum_of(phi_k, v, mask & (position >= sinks) & (position < behind))
     new = slots + order.gather(1, (now - before).clamp(0, mask.shape[1] - 1))
     index = torch.where(now >= before, new, torch.arange(slots, device=mask.device))
-    keys, values = (take(beside(ring, x), index).to(ring.dtype) for ring, x in zip(state[:2], (k, v), strict=True))
+    keys, values = (
+        torch.cat((kept, take(beside(old[:, :, sinks:], x), index)), 2).to(old.dtype)
+        for old, x, kept in zip(state[:2], (k, v), first, strict=True)
+    )
     return HybridState(keys=keys, values=values, total=total, length=count)
 
 

@@ -23,7 +23,7 @@ from subquad.llm.models.loading import load, not_linearized, to_device
 from subquad.llm.plots.evaluation_tables import LABELS
 from subquad.llm.settings import AttentionSettings, attention_of
 from subquad.llm.training.controls import CONTROLS, control_folder
-from subquad.ops.linattn_state import ring_slots
+from subquad.ops.linattn_state import seen_whole
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, read_json
 
@@ -66,7 +66,7 @@ class EvaluatedModel:
     @property
     def visible(self) -> int:
         """Longest text that lies within the window as a whole; the linear branch contributes beyond it only."""
-        return ring_slots(self.attention.window, self.attention.window_shape)
+        return seen_whole(self.attention.window, self.attention.window_shape, self.attention.sinks or 0)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the model's tokenizer."""

@@ -111,6 +111,7 @@ class HybridSelfAttention(nn.Module):
             feature_map=settings.feature_map,
             window=settings.window,
             window_shape=settings.window_shape,
+            sinks=settings.sinks or 0,
             feature_heads=settings.feature_heads,
             scale=self.scaling,
             kernel=settings.kernel,
@@ -196,7 +197,9 @@ class HybridSelfAttention(nn.Module):
             place = shared.place
         else:
             hybrid = self.hybrid
-            place = step_place(state.length, window=hybrid.window, window_shape=hybrid.window_shape, mask=mask)
+            place = step_place(
+                state.length, window=hybrid.window, window_shape=hybrid.window_shape, sinks=hybrid.sinks, mask=mask
+            )
         setattr(cache, _SharedPlace.__name__, _SharedPlace(self.layer_idx, length, place))
         return place
 
