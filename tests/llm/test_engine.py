@@ -174,7 +174,7 @@ def test_a_sequence_ends_at_an_end_of_text_token(model, tokenizer, monkeypatch):
 
 def test_an_impossible_job_is_rejected(model, tokenizer):
     engine = Engine(model, tokenizer, max_batch_size=2)
-    for ids, most, n in (([], 1, 1), ([5], 0, 1), ([5], 1, 3)):
+    for ids, most, n in (([], 1, 1), ([5], -1, 1), ([5], 1, 3)):
         with pytest.raises(ValueError, match="1 to 2 sequences"):
             engine.submit(Recorded(ids, most, n=n).job)
 

@@ -29,6 +29,18 @@ def test_top_p_keeps_the_most_likely_tokens():
     assert set(sampled(logits, SamplingParameters(temperature=1e-300))) == {3}
 
 
+def test_top_k_and_min_p_keep_the_most_likely_tokens():
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    logits = p.log().tolist()
+    assert set(sampled(logits, SamplingParameters(top_k=2))) == {2, 3}
+    assert set(sampled(logits, SamplingParameters(top_k=9))) == {0, 1, 2, 3}
+    assert set(sampled(logits, SamplingParameters(min_p=0.6))) == {2, 3}
+    # of the three that top_k keeps, 0.4 / 0.9 is less than one half
+    assert set(sampled(logits, SamplingParameters(top_k=3, top_p=0.5))) == {2, 3}
+    counts = torch.bincount(torch.tensor(sampled(logits, SamplingParameters(top_k=3))), minlength=4) / 4000
+    assert (counts[1:] - p[1:] / 0.9).abs().max() < 0.03
+
+
 def test_a_sequence_is_sampled_independently_of_the_others_in_the_batch():
     logits = torch.randn(31, generator=torch.Generator().manual_seed(0)).tolist()
     expected = sampled(logits, SamplingParameters(), count=50)

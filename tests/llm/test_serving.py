@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+import torch
 import uvicorn
 from support.llm_models import byte_tokenizer, linear_model
 
@@ -157,6 +158,76 @@ def test_a_chat_stream_names_the_role_once(client):
     assert all(event.usage is None for event in events)
 
 
+def reference_logprobs(bytewise, text):
+    """Return the tokens of a text and the log-probabilities of all tokens at each place, by one forward pass."""
+    ids = bytewise(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return ids[0].tolist(), linear_model()(ids).logits[0].log_softmax(-1)
+
+
+def test_an_echoed_prompt_has_the_log_probabilities_of_one_forward_pass(client, bytewise):
+    # longer than a chunk of the prefill
+    text = "the green bird sings under the old river and over the house, quickly seen"
+    ids, expected = reference_logprobs(bytewise, text)
+    assert len(ids) > 2 * 16
+    reply = completion(client, text, echo=True, logprobs=2, max_tokens=0)
+    found = reply.choices[0].logprobs
+    assert reply.choices[0].text == text == "".join(found.tokens)
+    assert reply.choices[0].finish_reason == "length"
+    assert reply.usage.completion_tokens == 0
+    assert found.token_logprobs[0] is None
+    assert found.top_logprobs[0] is None
+    own = [float(row[token]) for row, token in zip(expected, ids[1:], strict=False)]
+    assert found.token_logprobs[1:] == pytest.approx(own, abs=1e-3)
+    best = [max(one.values()) for one in found.top_logprobs[1:]]
+    assert best == pytest.approx(expected[:-1].amax(-1).tolist(), abs=1e-3)
+    assert found.text_offset == [len("".join(found.tokens[:place])) for place in range(len(ids))]
+
+
+@pytest.mark.slow
+def test_lm_eval_scores_answers_through_the_server_as_in_memory(server, bytewise, tmp_path):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    from subquad.llm.evaluation.harness import HarnessModel
+
+    pairs = [("the green bird", " sings"), ("the river", " falls under the house"), ("a", " a a a")]
+    bytewise.save_pretrained(tmp_path)
+    remote = LocalCompletionsAPI(
+        base_url=f"{server.url}/v1/completions", model="tiny", tokenizer=str(tmp_path), max_length=CONTEXT
+    )
+    requests = [
+        Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=place) for place, pair in enumerate(pairs)
+    ]
+    local = HarnessModel(linear_model(), bytewise).loglikelihood(requests)
+    for (value, is_greedy), (expected, is_greedy_here) in zip(remote.loglikelihood(requests), local, strict=True):
+        assert value == pytest.approx(expected, abs=1e-2)
+        assert is_greedy == is_greedy_here
+
+
+def test_generated_tokens_have_log_probabilities_in_both_interfaces(client, bytewise):
+    reply = completion(client, logprobs=0, max_tokens=5, temperature=0.7, seed=1).choices[0]
+    ids, expected = reference_logprobs(bytewise, "the green bird" + reply.text)
+    prompt = len(bytewise("the green bird")["input_ids"])
+    if len(ids) == prompt + 5:
+        own = [float(row[token]) for row, token in zip(expected[prompt - 1 :], ids[prompt:], strict=False)]
+        assert reply.logprobs.token_logprobs == pytest.approx(own, abs=1e-3)
+    echoed = completion(client, logprobs=0, max_tokens=5, temperature=0.7, seed=1, echo=True).choices[0]
+    assert echoed.text == "the green bird" + reply.text
+    assert echoed.logprobs.token_logprobs[prompt:] == pytest.approx(reply.logprobs.token_logprobs, abs=1e-4)
+    answer = chat(client, logprobs=True, top_logprobs=3, max_tokens=5).choices[0].logprobs.content
+    assert len(answer) == 5
+    for one in answer:
+        assert [other.logprob for other in one.top_logprobs] == sorted(
+            (other.logprob for other in one.top_logprobs), reverse=True
+        )
+        # greedy
+        assert one.logprob == pytest.approx(one.top_logprobs[0].logprob, abs=1e-5)
+    streamed = [event.choices[0].logprobs for event in chat(client, logprobs=True, max_tokens=5, stream=True)]
+    values = [one.logprob for part in streamed if part for one in part.content]
+    assert values == pytest.approx([one.logprob for one in answer], abs=1e-4)
+
+
 def test_a_stop_string_ends_the_text_and_is_left_out(client):
     text = completion(client, max_tokens=61).choices[0].text
     stop = text[len(text) // 2 :][:3]
@@ -207,14 +278,17 @@ def test_several_prompts_in_one_request_are_answered_in_their_order(client):
         ({"prompt": [[5, 283]]}, "prompt", "283 is not a token; the model's tokens are 0 to 282"),
         ({"prompt": "bird " * 60_000}, "prompt", r"exceed the maximum of 50000 tokens \(--max-context\)"),
         ({"max_tokens": CONTEXT}, "prompt", "and 50000 of the answer exceed the maximum of 50000"),
-        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1, got 0"),
+        ({"max_tokens": 0}, "max_tokens", "must be at least 1, or with echo at least 0, got 0"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens", "greater than or equal to 0, got -1"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2, got 2.5"),
         ({"top_p": 0}, "top_p", "greater than 0"),
         ({"n": 5}, "n", "less than or equal to 4"),
         ({"stop": list("abcde")}, "stop", "stop: at most 4 stop strings are allowed, got 5"),
         ({"stop": ["a", ""]}, "stop", "at least 1 character"),
-        ({"logprobs": 0}, "logprobs", "logprobs is not supported; leave it out"),
-        ({"echo": True}, "echo", "echo is not supported"),
+        ({"logprobs": 21}, "logprobs", "less than or equal to 20, got 21"),
+        ({"min_p": 1.5}, "min_p", "less than or equal to 1, got 1.5"),
+        ({"top_k": -2}, "top_k", "greater than or equal to -1, got -2"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "response_format is not supported; leave it"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "logit_bias is not supported"),
         ({"temprature": 0.5}, "temprature", "no field 'temprature'; did you mean 'temperature'?"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "requires stream: true"),
@@ -246,6 +320,48 @@ def test_a_lone_surrogate_is_an_error_of_the_request(server, path, body, field):
     assert reply["error"]["type"] == "invalid_request_error"
     assert reply["error"]["param"] == field
     assert "surrogate" in reply["error"]["message"]
+
+
+def test_a_server_with_a_key_answers_only_those_who_send_it(bytewise, monkeypatch):
+    settings = ServeSettings(max_batch_size=1, max_context=CONTEXT, api_key="s3cret")
+    with Server(make_app(linear_model(), bytewise, settings, name="tiny")) as server:
+        asked = {"model": "tiny", "prompt": "the", "max_tokens": 3}
+        status, body = ask(server, "/v1/completions", asked)
+        assert (status, body["error"]["code"]) == (401, "invalid_api_key")
+        assert "no Authorization header" in body["error"]["message"]
+        # who may not use the model does not learn what is wrong with a request either
+        assert ask(server, "/v1/models")[0] == ask(server, "/v1/completions", {**asked, "prompt": ""})[0] == 401
+        assert ask(server, "/health")[0] == 200
+        with server.client() as client, pytest.raises(openai.AuthenticationError, match="the API key is wrong"):
+            client.models.list()
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="s3cret", max_retries=0) as client:
+            assert completion(client, max_tokens=3).choices[0].text
+    monkeypatch.setenv("SUBQUAD_API_KEY", "other")
+    with Server(make_app(linear_model(), bytewise, ServeSettings(max_context=9), name="tiny")) as server:
+        assert ask(server, "/v1/models")[0] == 401
+
+
+def test_the_metrics_count_requests_and_tokens(bytewise):
+    settings = ServeSettings(max_batch_size=2, max_context=CONTEXT)
+    with Server(make_app(linear_model(), bytewise, settings, name="tiny")) as server:
+        with server.client() as client:
+            reply = completion(client, max_tokens=7)
+        ask(server, "/v1/completions", {"model": "huge", "prompt": "a"})
+        ask(server, "/nowhere")
+        with urllib.request.urlopen(f"{server.url}/metrics") as answer:
+            assert answer.headers["content-type"].startswith("text/plain")
+            lines = answer.read().decode().splitlines()
+    values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    assert values["subquad_prompt_tokens_total"] == reply.usage.prompt_tokens
+    assert values["subquad_generated_tokens_total"] == 7
+    assert values["subquad_active_sequences"] == values["subquad_waiting_requests"] == 0
+    counted = {name: value for name, value in values.items() if name.startswith("subquad_requests_total")}
+    assert counted == {
+        'subquad_requests_total{route="/v1/completions",status="200"}': 1,
+        'subquad_requests_total{route="/v1/completions",status="404"}': 1,
+        'subquad_requests_total{route="other",status="404"}': 1,
+    }
+    assert values['subquad_request_seconds_count{route="/v1/completions"}'] == 2
 
 
 def test_fields_without_an_effect_are_accepted(server):

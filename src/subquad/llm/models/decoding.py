@@ -2,7 +2,7 @@
 
 Works in every mode of the attention layers: linear layers keep a state of constant size, softmax layers a cache.
 
-Axes: B sequences, T new tokens, V vocabulary.
+Axes: B sequences, T new tokens, K of them with logits, V vocabulary.
 """
 
 import inspect
@@ -24,6 +24,7 @@ __all__ = [
     "cache_bytes",
     "eos_tokens",
     "forward",
+    "forward_all",
     "has_softmax_layers",
     "new_cache",
     "trained_length",
@@ -56,7 +57,6 @@ def beyond_training(model: PreTrainedModel, tokens: int) -> str | None:
     )
 
 
-@torch.no_grad()
 def forward(
     model: PreTrainedModel, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], state: Cache
 ) -> Float[Tensor, "B V"]:
@@ -68,9 +68,17 @@ def forward(
         positions: Their positions in the sequence, from 0.
         state: Cache of the tokens before; it is updated in place.
     """
+    return forward_all(model, ids, positions, state, kept=1)[:, -1]
+
+
+@torch.no_grad()
+def forward_all(
+    model: PreTrainedModel, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], state: Cache, *, kept: int = 0
+) -> Float[Tensor, "B K V"]:
+    """Return the logits after each of the last `kept` new tokens, of all if it is 0; otherwise as `forward`."""
     inputs: dict[str, Any] = {cache_argument(type(model)): state}
-    output: Any = model(input_ids=ids, position_ids=positions, use_cache=True, logits_to_keep=1, **inputs)
-    return output.logits[:, -1].float()
+    output: Any = model(input_ids=ids, position_ids=positions, use_cache=True, logits_to_keep=kept, **inputs)
+    return output.logits.float()
 
 
 @cache

@@ -8,7 +8,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.decoding import eos_tokens, new_cache
 from subquad.llm.serving.generation import generate_tokens
-from subquad.llm.serving.sampling import SamplingParameters, TokenSampler
+from subquad.llm.serving.sampling import TokenSampler, parameters_of
 from subquad.llm.serving.settings import ChatSettings
 from subquad.llm.serving.tokenization import Detokenizer, chat_text, encode
 
@@ -86,9 +86,7 @@ class ChatSession:
         # unknown until the answer is complete
         self._text, self._pending, self.prompt_tokens = None, [], len(prompt)
         settings = self._settings
-        sampler = TokenSampler(
-            SamplingParameters(temperature=settings.temperature, top_p=settings.top_p), self._seed, self.turns
-        )
+        sampler = TokenSampler(parameters_of(settings), self._seed, self.turns)
         detokenizer, answer, is_plain, token = Detokenizer(self._tokenizer, prompt), "", True, None
         for token in generate_tokens(
             self._model, prompt, self._cache, sampler, max_new_tokens=settings.max_new_tokens, is_stopped=is_stopped

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.models.decoding import eos_tokens, forward, new_cache
+from subquad.llm.models.decoding import eos_tokens, forward, forward_all, new_cache
+from subquad.llm.serving.logprobs import TokenLogprob, token_logprobs
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
 from subquad.llm.serving.state_batch import StateBatch
 from subquad.llm.serving.tokenization import Detokenizer
@@ -41,6 +42,10 @@ class Delta:
     """Text that is final; empty while a character or a stop string may be incomplete."""
     finish_reason: Literal["stop", "length", "closed"] | None
     """Why the sequence ended; None while it continues."""
+    logprob: TokenLogprob | None = None
+    """Log-probability of the token, if the job asks for it."""
+    prompt: tuple[TokenLogprob, ...] | None = None
+    """Log-probabilities of the prompt's tokens but the first, in the first delta of a job that asks for them."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -52,7 +57,7 @@ class Job:
     on_delta: Callable[[Delta], None]
     """Called for each token, in the engine's thread."""
     max_tokens: int
-    """Maximum number of new tokens of a sequence."""
+    """Maximum number of new tokens of a sequence; 0 to read the prompt only."""
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     """How tokens are chosen."""
     seed: int = 0
@@ -61,6 +66,10 @@ class Job:
     """Number of sequences; the prompt is prefilled once."""
     stops: tuple[str, ...] = ()
     """Stop strings."""
+    logprobs: int | None = None
+    """Number of most likely tokens whose log-probabilities come with each token; None for no log-probabilities."""
+    has_prompt_logprobs: bool = False
+    """The tokens of the prompt get them too."""
 
 
 class _Sequence:
@@ -72,8 +81,13 @@ class _Sequence:
         self.detokenizer = Detokenizer(tokenizer, job.prompt, job.stops)
         self.last_token, self.count = -1, 0
 
-    def add(self, token: int, eos: frozenset[int]) -> bool:
-        """Add a token, pass its delta on, and return whether it was the last."""
+    def add(
+        self, token: int, logits: Tensor, eos: frozenset[int], prompt: tuple[TokenLogprob, ...] | None = None
+    ) -> bool:
+        """Add a token, pass its delta on, and return whether it was the last; `prompt` comes with the first one."""
+        logprob = None
+        if self.job.logprobs is not None:
+            (logprob,) = token_logprobs(logits[None], [token], self.job.logprobs)
         self.last_token = token
         self.count += 1
         reason = None
@@ -85,7 +99,7 @@ class _Sequence:
                 text, reason = text + self.detokenizer.finish(), "length"
             if self.detokenizer.is_stopped:
                 reason = "stop"
-        self.job.on_delta(Delta(self.index, token, text, reason))
+        self.job.on_delta(Delta(self.index, token, text, reason, logprob, prompt))
         return reason is not None
 
 
@@ -96,6 +110,10 @@ class _Prefill:
     job: Job
     cache: Cache
     done: int = 0
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of the processed tokens but the first, if the job asks for them."""
+    last: Tensor | None = None
+    """Logits after the last processed token."""
 
 
 class Engine:
@@ -131,6 +149,8 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._prefill: _Prefill | None = None
         self._sequences: list[_Sequence] = []
+        self.prompt_tokens = self.generated_tokens = 0
+        """Tokens since the start."""
 
     @property
     def active(self) -> int:
@@ -151,13 +171,13 @@ class Engine:
         """Queue a job; jobs are started in the order of arrival.
 
         Raises:
-            ValueError: The job has no prompt, no tokens to generate, or more sequences than the batch has rows.
+            ValueError: The job has no prompt, or more sequences than the batch has rows.
             EngineClosed: The engine accepts no more jobs.
         """
-        if not job.prompt or not 1 <= job.n <= self.max_batch_size or job.max_tokens < 1:
+        if not job.prompt or not 1 <= job.n <= self.max_batch_size or job.max_tokens < 0:
             raise ValueError(
-                f"a job needs a prompt of at least one token, 1 to {self.max_batch_size} sequences and at least one "
-                f"new token; got {len(job.prompt)}, {job.n} and {job.max_tokens}"
+                f"a job needs a prompt of at least one token, 1 to {self.max_batch_size} sequences and no negative "
+                f"number of new tokens; got {len(job.prompt)}, {job.n} and {job.max_tokens}"
             )
         with self._lock:
             if self._is_closed:
@@ -222,18 +242,36 @@ class Engine:
         chunk = prefill.job.prompt[prefill.done : prefill.done + self.prefill_chunk_size]
         ids = torch.tensor(chunk, device=self._model.device)[None]
         positions = torch.arange(prefill.done, prefill.done + len(chunk), device=self._model.device)[None]
-        logits = forward(self._model, ids, positions, prefill.cache)
+        if prefill.job.has_prompt_logprobs:
+            logits = self._scored(prefill, chunk, forward_all(self._model, ids, positions, prefill.cache)[0])
+        else:
+            logits = forward(self._model, ids, positions, prefill.cache)
         prefill.done += len(chunk)
+        self.prompt_tokens += len(chunk)
         if prefill.done == len(prefill.job.prompt):
             self._prefill = None
             self._start(prefill, logits)
 
+    def _scored(self, prefill: _Prefill, chunk: Sequence[int], logits: Tensor) -> Tensor:
+        """Keep the log-probabilities of a chunk's tokens, each under the logits before it; return the last logits."""
+        before = logits[:-1] if prefill.last is None else torch.cat((prefill.last, logits[:-1]))
+        if len(before):
+            prefill.logprobs += token_logprobs(before, chunk[-len(before) :], prefill.job.logprobs or 0)
+        prefill.last = logits[-1:]
+        return prefill.last
+
     def _start(self, prefill: _Prefill, logits: Tensor) -> None:
         job = prefill.job
+        prompt = tuple(prefill.logprobs) if job.has_prompt_logprobs else None
+        if job.max_tokens == 0:
+            for index in range(job.n):
+                job.on_delta(Delta(index, None, "", "length", None, prompt))
+            return
         sequences = [_Sequence(job, index, self._tokenizer) for index in range(job.n)]
         tokens = sample(logits.expand(job.n, -1), [sequence.sampler for sequence in sequences])
+        self.generated_tokens += len(tokens)
         for sequence, token in zip(sequences, tokens, strict=True):
-            if not sequence.add(token, self._eos):
+            if not sequence.add(token, logits[0], self._eos, prompt):
                 self._batch.append(prefill.cache)
                 self._sequences.append(sequence)
 
@@ -242,8 +280,9 @@ class Engine:
             return
         logits = self._batch.step([sequence.last_token for sequence in self._sequences])
         tokens = sample(logits, [sequence.sampler for sequence in self._sequences])
-        pairs = list(zip(self._sequences, tokens, strict=True))
-        self._remove([row for row, (sequence, token) in enumerate(pairs) if sequence.add(token, self._eos)])
+        self.generated_tokens += len(tokens)
+        rows = enumerate(zip(self._sequences, tokens, logits, strict=True))
+        self._remove([row for row, (sequence, token, own) in rows if sequence.add(token, own, self._eos)])
 
     def _remove(self, rows: list[int]) -> None:
         # from the last to the first, since the last sequence moves into the free row

@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.models.decoding import beyond_training, eos_tokens, forward, new_cache
 from subquad.llm.models.loading import load, to_device
-from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
+from subquad.llm.serving.sampling import TokenSampler, parameters_of, sample
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.serving.tokenization import Detokenizer, encode
 from subquad.progress import say
@@ -73,7 +73,7 @@ def stream_text(
         )
     if warning := beyond_training(model, len(tokens) + settings.max_new_tokens):
         say(f"warning: {warning}")
-    sampler = TokenSampler(SamplingParameters(temperature=settings.temperature, top_p=settings.top_p), seed)
+    sampler = TokenSampler(parameters_of(settings), seed)
     detokenizer, eos = Detokenizer(tokenizer, tokens), eos_tokens(model, tokenizer)
     for token in generate_tokens(model, tokens, new_cache(model), sampler, max_new_tokens=settings.max_new_tokens):
         if token in eos:

@@ -5,7 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import Request
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Delta, Engine, EngineClosed, Job
+from subquad.llm.serving.logprobs import TokenLogprob, chat_logprobs, completion_logprobs
 from subquad.llm.serving.protocol import (
     ChatRequest,
     CompletionRequest,
@@ -42,13 +43,50 @@ class _Pending:
     head: dict[str, Any]
     is_chat: bool
     has_usage: bool
+    echoes: list[str] | None
+    """Texts of the prompts, if the replies begin with them."""
+    replies: "list[_Reply]" = field(default_factory=list)
 
-    @property
-    def sequences(self) -> int:
-        return sum(job.n for job in self.jobs)
+    def __post_init__(self) -> None:
+        echoes = self.echoes or [""] * len(self.jobs)
+        self.replies = [_Reply(job, echo) for job, echo in zip(self.jobs, echoes, strict=True) for _ in range(job.n)]
 
     def usage(self, tokens: int) -> dict[str, int]:
         return usage_body([job.prompt for job in self.jobs], tokens)
+
+
+class _Reply:
+    """The text of one sequence and its log-probabilities, as they arrive."""
+
+    def __init__(self, job: Job, echo: str):
+        self.text, self.finish_reason = "", ""
+        self._job, self._echo, self._length = job, echo, 0
+        self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprob | None] = []
+
+    def add(self, delta: Delta) -> str:
+        """Add a delta, the first one behind the prompt if it is echoed, and return the new text."""
+        text = self._echo + delta.text
+        self._echo, self.text, self.finish_reason = "", self.text + text, delta.finish_reason or ""
+        if delta.prompt is not None:
+            self._tokens += self._job.prompt
+            self._logprobs += [None, *delta.prompt]
+        if delta.logprob is not None:
+            self._tokens.append(delta.logprob.token)
+            self._logprobs.append(delta.logprob)
+        return text
+
+    def logprobs(self, tokenizer: PreTrainedTokenizerBase, *, is_chat: bool) -> dict[str, Any] | None:
+        """Return the log-probabilities since the last call; None if the request has not asked for them."""
+        if self._job.logprobs is None:
+            return None
+        tokens, found = self._tokens, self._logprobs
+        self._tokens, self._logprobs = [], []
+        if is_chat:
+            return chat_logprobs(tokenizer, [one for one in found if one is not None])
+        body = completion_logprobs(tokenizer, found, tokens, offset=self._length)
+        self._length += sum(map(len, body["tokens"]))
+        return body
 
 
 @dataclass(kw_only=True)
@@ -106,7 +144,11 @@ class RequestHandler:
             raise RequestError(
                 f"n: {n} sequences, and this server decodes at most {self.engine.max_batch_size} together", field="n"
             )
-        prompts = [self._chat(body)] if isinstance(body, ChatRequest) else self._prompts(body)
+        if isinstance(body, ChatRequest):
+            prompts, echoes, logprobs = [self._chat(body)], None, (body.top_logprobs or 0) if body.logprobs else None
+        else:
+            prompts, logprobs = self._prompts(body), body.logprobs
+            echoes = [self._text(*each) for each in zip(body.prompts(), prompts, strict=True)] if body.echo else None
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
         jobs = [
             Job(
@@ -117,6 +159,8 @@ class RequestHandler:
                 seed=seed,
                 n=n,
                 stops=body.stops(),
+                logprobs=logprobs,
+                has_prompt_logprobs=echoes is not None and logprobs is not None,
             )
             for place, prompt in enumerate(prompts)
         ]
@@ -126,7 +170,15 @@ class RequestHandler:
             "created": int(time.time()),
             "model": self.name,
         }
-        return _Pending(jobs=jobs, deltas=deltas, head=head, is_chat=is_chat, has_usage=body.has_usage())
+        return _Pending(jobs=jobs, deltas=deltas, head=head, is_chat=is_chat, has_usage=body.has_usage(), echoes=echoes)
+
+    def _text(self, prompt: str | list[int], tokens: list[int]) -> str:
+        """Return a prompt as text."""
+        if isinstance(prompt, str):
+            return prompt
+        text = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
 
     def _chat(self, body: ChatRequest) -> list[int]:
         try:
@@ -149,15 +201,18 @@ class RequestHandler:
     def _max_tokens(self, prompt: Sequence[int], body: ChatRequest | CompletionRequest) -> int:
         left = self.max_context - len(prompt)
         is_chat = isinstance(body, ChatRequest)
-        wanted = body.most_tokens() if is_chat else body.max_tokens or max(1, min(left, COMPLETION_TOKENS))
-        if (wanted or 1) > left:
+        wanted = body.most_tokens() if is_chat else body.max_tokens
+        if wanted is None and not is_chat:
+            wanted = max(1, min(left, COMPLETION_TOKENS))
+        least = 1 if wanted is None else wanted
+        if least > left:
             raise RequestError(
-                f"the {len(prompt)} tokens of the prompt and {wanted or 1} of the answer exceed the maximum of "
+                f"the {len(prompt)} tokens of the prompt and {least} of the answer exceed the maximum of "
                 f"{self.max_context} tokens (--max-context)",
                 field="messages" if is_chat else "prompt",
                 code="context_length_exceeded",
             )
-        return wanted or left
+        return left if wanted is None else wanted
 
     def _submit(self, pending: _Pending) -> None:
         for job in pending.jobs:
@@ -168,17 +223,16 @@ class RequestHandler:
             self.engine.cancel(job)
 
     async def _whole(self, pending: _Pending, request: Request) -> Response:
-        texts, reasons, tokens = [""] * pending.sequences, [""] * pending.sequences, 0
+        replies, tokens = pending.replies, 0
 
         async def gather() -> None:
             nonlocal tokens
-            while not all(reasons):
+            while not all(reply.finish_reason for reply in replies):
                 delta = await pending.deltas.get()
                 if delta.finish_reason == "closed":
                     raise RequestError(STOPPED, status=503)
-                texts[delta.index] += delta.text
-                reasons[delta.index] = delta.finish_reason or ""
-                tokens += 1
+                replies[delta.index].add(delta)
+                tokens += delta.token is not None
 
         self._submit(pending)
         tasks = [asyncio.create_task(gather()), asyncio.create_task(_disconnected(request))]
@@ -193,14 +247,20 @@ class RequestHandler:
                 task.cancel()
             self._cancel(pending)
         choices = [
-            choice_body(index, text, reason, is_chat=pending.is_chat)
-            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+            choice_body(
+                index,
+                reply.text,
+                reply.finish_reason,
+                is_chat=pending.is_chat,
+                logprobs=reply.logprobs(self.tokenizer, is_chat=pending.is_chat),
+            )
+            for index, reply in enumerate(replies)
         ]
         return JSONResponse({**pending.head, "choices": choices, "usage": pending.usage(tokens)})
 
     async def _events(self, pending: _Pending) -> AsyncIterator[str]:
         started: set[int] = set()
-        tokens, unfinished = 0, pending.sequences
+        tokens, unfinished = 0, len(pending.replies)
         extra = {"usage": None} if pending.has_usage else {}
         try:
             # submitted here: if the client does not read the stream, this never runs
@@ -210,10 +270,20 @@ class RequestHandler:
                 if delta.finish_reason == "closed":
                     yield _event(error_body(STOPPED, status=503))
                     return
-                tokens += 1
+                tokens += delta.token is not None
                 unfinished -= delta.finish_reason is not None
-                if delta.text or delta.finish_reason:
-                    choice = delta_body(delta, is_chat=pending.is_chat, is_first=delta.index not in started)
+                reply = pending.replies[delta.index]
+                text = reply.add(delta)
+                logprobs = reply.logprobs(self.tokenizer, is_chat=pending.is_chat)
+                if text or logprobs or delta.finish_reason:
+                    choice = delta_body(
+                        delta.index,
+                        text,
+                        delta.finish_reason,
+                        is_chat=pending.is_chat,
+                        is_first=delta.index not in started,
+                        logprobs=logprobs,
+                    )
                     started.add(delta.index)
                     yield _event({**pending.head, "choices": [choice], **extra})
             if extra:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from subquad.errors import SubquadError, unknown
-from subquad.llm.serving.engine import Delta
 from subquad.llm.serving.sampling import SamplingParameters
 
 __all__ = [
@@ -24,6 +23,7 @@ __all__ = [
 LONE_SURROGATE = "it contains a lone surrogate, which is not a Unicode character"
 MOST_CHOICES = 4
 MOST_STOPS = 4
+MOST_LOGPROBS = 20
 IGNORED = {
     "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
     "service_tier", "store", "user",
@@ -32,11 +32,9 @@ IGNORED = {
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
-    "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "prediction": (),
     "reasoning_effort": ("none",),
@@ -44,7 +42,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -95,6 +92,8 @@ class _Request(BaseModel):
     max_tokens: Positive | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: int | None = None
@@ -126,6 +125,9 @@ class _Request(BaseModel):
         return SamplingParameters(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
+            # vLLM's -1 means all as well
+            top_k=max(self.top_k or 0, 0),
+            min_p=self.min_p or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
         )
@@ -147,6 +149,19 @@ class CompletionRequest(_Request):
     """Body of /v1/completions."""
 
     prompt: Text | list[Text] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+    def check_supported(self) -> None:
+        """Check the fields that this server does not know, and that something is asked for.
+
+        Raises:
+            RequestError: One of them has a value that would change the reply, or the reply would be empty.
+        """
+        super().check_supported()
+        if self.max_tokens == 0 and not self.echo:
+            raise RequestError("max_tokens: must be at least 1, or with echo at least 0, got 0", field="max_tokens")
 
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts one by one."""
@@ -183,6 +198,8 @@ class ChatRequest(_Request):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
 
     def check_supported(self) -> None:
         """Check the fields that this server does not know, in the messages too.
@@ -191,6 +208,8 @@ class ChatRequest(_Request):
             RequestError: One of them has a value that would change the reply.
         """
         super().check_supported()
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs requires logprobs: true", field="top_logprobs")
         for index, message in enumerate(self.messages):
             for name in ("tool_calls", "function_call"):
                 if (message.model_extra or {}).get(name):
@@ -202,18 +221,28 @@ class ChatRequest(_Request):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-def choice_body(index: int, text: str, finish_reason: str | None, *, is_chat: bool) -> dict[str, Any]:
+def choice_body(
+    index: int, text: str, finish_reason: str | None, *, is_chat: bool, logprobs: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return one sequence of a whole reply."""
     body = {"message": {"role": "assistant", "content": text, "refusal": None}} if is_chat else {"text": text}
-    return {"index": index, **body, "logprobs": None, "finish_reason": finish_reason}
+    return {"index": index, **body, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def delta_body(delta: Delta, *, is_chat: bool, is_first: bool = False) -> dict[str, Any]:
+def delta_body(
+    index: int,
+    text: str,
+    finish_reason: str | None,
+    *,
+    is_chat: bool,
+    is_first: bool = False,
+    logprobs: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return what a delta adds to one sequence of a streamed reply."""
     if not is_chat:
-        return choice_body(delta.index, delta.text, delta.finish_reason, is_chat=False)
-    body = {**({"role": "assistant"} if is_first else {}), **({"content": delta.text} if delta.text else {})}
-    return {"index": delta.index, "delta": body, "logprobs": None, "finish_reason": delta.finish_reason}
+        return choice_body(index, text, finish_reason, is_chat=False, logprobs=logprobs)
+    body = {**({"role": "assistant"} if is_first else {}), **({"content": text} if text else {})}
+    return {"index": index, "delta": body, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
 def usage_body(prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, int]:

@@ -6,13 +6,15 @@ Axes: B sequences, V vocabulary.
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["SamplingParameters", "TokenSampler", "sample"]
+from subquad.llm.serving.settings import GenerateSettings
+
+__all__ = ["SamplingParameters", "TokenSampler", "parameters_of", "sample"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +25,25 @@ class SamplingParameters:
     """Divides the logits; 0 is greedy decoding."""
     top_p: float = 1.0
     """Nucleus sampling: sample from the smallest set of most likely tokens with at least this probability."""
+    top_k: int = 0
+    """Sample from so many most likely tokens; 0 for all."""
+    min_p: float = 0.0
+    """Sample from the tokens with at least this fraction of the probability of the most likely one."""
     presence_penalty: float = 0.0
     """Subtracted from the logit of every token that the answer contains."""
     frequency_penalty: float = 0.0
     """Subtracted from the logit of a token once per occurrence in the answer."""
+
+    @property
+    def is_filtered(self) -> bool:
+        """Some tokens are never drawn, whatever the random number."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
+
+def parameters_of(settings: GenerateSettings) -> SamplingParameters:
+    """Return how tokens are chosen by the settings of a command."""
+    names = [field.name for field in fields(SamplingParameters) if hasattr(settings, field.name)]
+    return SamplingParameters(**{name: getattr(settings, name) for name in names})
 
 
 class TokenSampler:
@@ -59,12 +76,12 @@ def sample(logits: Float[Tensor, "B V"], samplers: Sequence[TokenSampler]) -> li
     """
     logits = _penalized(logits, samplers)
     chosen = logits.argmax(-1)
-    # sequences with top_p are sampled separately, since only they need sorted logits
+    # sequences with a filter are sampled separately, since only they need sorted logits
     sampled = [row for row, sampler in enumerate(samplers) if sampler.parameters.temperature > 0]
-    for is_nucleus in (False, True):
-        rows = [row for row in sampled if (samplers[row].parameters.top_p < 1) == is_nucleus]
+    for is_filtered in (False, True):
+        rows = [row for row in sampled if samplers[row].parameters.is_filtered == is_filtered]
         if rows:
-            chosen[rows] = _sample_rows(logits[rows], [samplers[row] for row in rows], is_nucleus=is_nucleus)
+            chosen[rows] = _sample_rows(logits[rows], [samplers[row] for row in rows], is_filtered=is_filtered)
     tokens = chosen.tolist()
     for sampler, token in zip(samplers, tokens, strict=True):
         sampler.counts[token] += 1
@@ -83,22 +100,24 @@ def _penalized(logits: Tensor, samplers: Sequence[TokenSampler]) -> Tensor:
 
 
 def _sample_rows(
-    logits: Float[Tensor, "B V"], samplers: Sequence[TokenSampler], *, is_nucleus: bool
+    logits: Float[Tensor, "B V"], samplers: Sequence[TokenSampler], *, is_filtered: bool
 ) -> Int[Tensor, " B"]:
-    temperature, top_p, uniform = (
-        torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
-        for values in (
-            [sampler.parameters.temperature for sampler in samplers],
-            [sampler.parameters.top_p for sampler in samplers],
-            [sampler.uniform() for sampler in samplers],
-        )
-    )
+    def column(values: Sequence[float]) -> Float[Tensor, "B 1"]:
+        return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
+
+    parameters = [sampler.parameters for sampler in samplers]
     # the largest logit is subtracted first, so that a small temperature does not overflow
-    p = ((logits - logits.amax(-1, keepdim=True)).double() / temperature).softmax(-1)
+    shifted = (logits - logits.amax(-1, keepdim=True)).double()
+    p = (shifted / column([one.temperature for one in parameters])).softmax(-1)
     order = None
-    if is_nucleus:
+    if is_filtered:
         p, order = p.sort(dim=-1, descending=True, stable=True)
+        rank = torch.arange(p.shape[-1], device=p.device)
+        p = p.masked_fill(rank >= column([one.top_k or p.shape[-1] for one in parameters]), 0.0)
+        p = p.masked_fill(p < column([one.min_p for one in parameters]) * p[:, :1], 0.0)
+        top_p = column([one.top_p for one in parameters]) * p.sum(-1, keepdim=True)
         p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0.0)
     cumulative = p.cumsum(-1)
-    index = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True).clamp(max=p.shape[-1] - 1)
+    threshold = column([sampler.uniform() for sampler in samplers]) * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, threshold, right=True).clamp(max=p.shape[-1] - 1)
     return (index if order is None else order.gather(-1, index))[:, 0]

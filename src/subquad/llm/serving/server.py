@@ -3,15 +3,21 @@
 import asyncio
 import contextlib
 import copy
+import os
+import secrets
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
@@ -21,7 +27,12 @@ from subquad.llm.serving.handlers import RequestHandler
 from subquad.llm.serving.protocol import LONE_SURROGATE, ChatRequest, CompletionRequest, RequestError, error_body
 from subquad.llm.serving.settings import ServeSettings
 
-__all__ = ["make_app"]
+__all__ = ["KEY_VARIABLE", "make_app"]
+
+KEY_VARIABLE = "SUBQUAD_API_KEY"
+"""Environment variable with the key that clients have to send."""
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+"""Upper limits of the histogram of durations."""
 
 
 def make_app(
@@ -62,9 +73,24 @@ def make_app(
     )
     app = FastAPI(title="subquad llm serve", lifespan=_lifespan)
     app.state.engine, app.state.max_context = engine, max_context
-    _add_routes(app, handler)
+    _add_routes(app, handler, guard=Depends(_key_check(settings.api_key or os.environ.get(KEY_VARIABLE))))
+    _add_metrics(app, engine)
     _add_errors(app)
     return app
+
+
+def _key_check(key: str | None) -> Callable[[Request], None]:
+    """Return a check of a request's key; without a key it lets all pass."""
+
+    def check(request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        # in constant time, so that an answer's delay does not tell how much of a key is right
+        if key is None or (scheme.lower() == "bearer" and secrets.compare_digest(given.encode(), key.encode())):
+            return
+        missing = "there is no Authorization header with a Bearer key" if not given else "the API key is wrong"
+        raise RequestError(f"{missing}; this server was started with --api-key", status=401, code="invalid_api_key")
+
+    return check
 
 
 @contextlib.asynccontextmanager
@@ -79,7 +105,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(thread.join)
 
 
-def _add_routes(app: FastAPI, handler: RequestHandler) -> None:
+def _add_routes(app: FastAPI, handler: RequestHandler, guard: Any) -> None:
+    """Add the routes; all but /health need the key."""
     about = {"id": handler.name, "object": "model", "created": int(time.time()), "owned_by": "subquad"}
 
     @app.get("/health")
@@ -88,22 +115,72 @@ def _add_routes(app: FastAPI, handler: RequestHandler) -> None:
         body = {"status": "ok" if is_alive else "failed", "active": engine.active, "waiting": engine.waiting}
         return JSONResponse(body, status_code=200 if is_alive else 503)
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", dependencies=[guard])
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [about]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", dependencies=[guard])
     async def one_model(name: str) -> dict[str, Any]:
         handler.check_model(name)
         return about
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", dependencies=[guard])
     async def completions(body: CompletionRequest, request: Request) -> Response:
         return await handler.answer(body, request)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", dependencies=[guard])
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return await handler.answer(body, request)
+
+
+class _EngineMetrics(Collector):
+    """Reads the engine's counts whenever Prometheus asks."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        engine = self._engine
+        yield GaugeMetricFamily("subquad_active_sequences", "Sequences in the batch.", engine.active)
+        yield GaugeMetricFamily("subquad_waiting_requests", "Prompts that have not been started.", engine.waiting)
+        yield CounterMetricFamily("subquad_prompt_tokens", "Tokens of prompts that were read.", engine.prompt_tokens)
+        yield CounterMetricFamily("subquad_generated_tokens", "Tokens that were generated.", engine.generated_tokens)
+
+
+class _Measured:
+    """Counts requests by route and status, and measures the time until their reply begins."""
+
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry):
+        self._app = app
+        self._requests = Counter("subquad_requests", "Requests.", ["route", "status"], registry=registry)
+        self._seconds = Histogram(
+            "subquad_request_seconds", "Seconds until a reply begins.", ["route"], registry=registry, buckets=SECONDS
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.perf_counter()
+
+        async def measured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # the path of the route, since a client can ask for any number of others
+                route = getattr(scope.get("route"), "path", "other")
+                self._requests.labels(route, str(message["status"])).inc()
+                self._seconds.labels(route).observe(time.perf_counter() - start)
+            await send(message)
+
+        await self._app(scope, receive, measured)
+
+
+def _add_metrics(app: FastAPI, engine: Engine) -> None:
+    """Add /metrics in the format of Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(_EngineMetrics(engine))
+    app.add_middleware(_Measured, registry=registry)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.errors import SubquadError, validate_minima, validate_values
+from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Model, Output
 
 __all__ = ["ChatSettings", "GenerateSettings", "ServeSettings"]
@@ -19,9 +19,15 @@ class GenerateSettings:
     """Sampling temperature; 0 is greedy decoding."""
     top_p: Output[float] = 1.0
     """Nucleus sampling: sample from the smallest set of most likely tokens with at least this probability."""
+    top_k: Output[int] = 0
+    """Sample from so many most likely tokens; 0 for all."""
+    min_p: Output[float] = 0.0
+    """Sample from the tokens with at least this fraction of the probability of the most likely one."""
 
     def __post_init__(self) -> None:
-        validate_minima(self, max_new_tokens=1, temperature=0)
+        validate_minima(self, max_new_tokens=1, temperature=0, top_k=0)
+        if not 0 <= self.min_p <= 1:
+            raise SubquadError(f"--min-p must be from 0 to 1, got {self.min_p}")
         if not 0 < self.top_p <= 1:
             raise SubquadError(f"--top-p must be above 0 and at most 1, got {self.top_p}")
 
@@ -41,9 +47,12 @@ class ServeSettings:
     """How a model is served over HTTP."""
 
     host: Output[str] = "127.0.0.1"
-    """Address to listen on. There is no authentication: at any other address, everyone who reaches it can use it."""
+    """Address to listen on. At any other address everyone who reaches it can use it, unless there is an `--api-key`."""
     port: Output[int] = 8000
     """Port to listen on; 0 picks a free one."""
+    api_key: Output[str | None] = None
+    """Key that clients have to send. Default: the environment variable SUBQUAD_API_KEY, which other users of the
+    machine cannot see; without it, none."""
     name: Output[str | None] = None
     """Model name for clients. Default: the folder's name."""
     max_batch_size: Model[int] = 32
@@ -64,5 +73,6 @@ class ServeSettings:
         validate_minima(self, max_batch_size=1, max_context=2, max_waiting=1, prefill_chunk_size=1, shutdown_timeout=0)
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
-        if self.name == "":
-            raise SubquadError("--name must not be empty")
+        for name in ("name", "api_key"):
+            if getattr(self, name) == "":
+                raise SubquadError(f"{flag_name(name)} must not be empty")
