@@ -14,6 +14,7 @@ IMPORTED = {
     "lm-eval": "lm_eval",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
+    "prometheus-client": "prometheus_client",
     "viennarna": "RNA",
 }
 """Import names that differ from the names of the packages."""
