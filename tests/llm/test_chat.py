@@ -23,8 +23,10 @@ from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.serving.chat import ChatSession
+from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.settings import ChatSettings, GenerateSettings
 from subquad.llm.settings import AttentionSettings
+from subquad.train.distributed import has_accelerator
 
 # a shell lets what it starts in the background ignore Ctrl-C, and so these tests and what they start
 PROGRAM = """
@@ -238,10 +240,27 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chatty):
 def test_invalid_settings_are_rejected():
     with pytest.raises(SubquadError, match="--max-new-tokens must be at least 1, got 0"):
         ChatSettings(max_new_tokens=0)
-    with pytest.raises(SubquadError, match="--temperature must be at least 0, got nan"):
+    with pytest.raises(SubquadError, match="--temperature must be a finite number, got nan"):
         ChatSettings(temperature=float("nan"))
     with pytest.raises(SubquadError, match=r"--top-p must be above 0 and at most 1, got 1\.5"):
         ChatSettings(top_p=1.5)
+    with pytest.raises(SubquadError, match=r"--min-p must be from 0 to 1, got 1\.5"):
+        ChatSettings(min_p=1.5)
+
+
+@pytest.mark.skipif(has_accelerator(), reason="there is an accelerator here")
+def test_a_device_that_is_not_there_is_an_error(chatty):
+    with pytest.raises(SubquadError, match="--device cuda: torch finds no such device here; its device is cpu"):
+        subquad.llm.generate(chatty, "the", GenerateSettings(device="cuda"))
+
+
+def test_a_model_in_bfloat16_keeps_its_feature_maps_in_float32(chatty):
+    model, _ = load_for_generation(chatty, GenerateSettings(dtype="bfloat16"))
+    kinds = {".hybrid." in name: set() for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        kinds[".hybrid." in name].add(parameter.dtype)
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}}
+    assert subquad.llm.generate(chatty, "the", GenerateSettings(dtype="bfloat16", max_new_tokens=5))
 
 
 @pytest.fixture(scope="module")

@@ -238,11 +238,11 @@ def test_items_within_the_window_are_computed_once_for_variants_that_agree(
     for found, wanted in zip(json.loads(path.read_text())["rows"], expected, strict=True):
         assert found.pop("loglikelihoods") == pytest.approx(wanted.pop("loglikelihoods"), rel=1e-4)
         assert found == wanted
-    # in another precision all is measured anew
-    halves = replace(how, precision="bfloat16", passkey=(300,), passkey_trials=1, passkey_depths=(0.5,))
+    # in another type all is measured anew
+    halves = replace(how, dtype="bfloat16", passkey=(300,), passkey_trials=1, passkey_depths=(0.5,))
     evaluate(tmp_path / "linear", halves, extend=True, data=files, out=tmp_path / "evaluation", quiet=True)
     assert counts[4:] == counts[:4]
-    assert "texts and tasks in bfloat16" in (tmp_path / "evaluation" / "report.html").read_text()
+    assert ", in bfloat16." in (tmp_path / "evaluation" / "report.html").read_text()
 
 
 def test_a_context_that_is_too_long_is_truncated_at_its_start(tokenizer):

@@ -451,7 +451,7 @@ def served(tmp_path_factory, bytewise):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_stopped(served, how):
     command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]
-    arguments = ["llm", "serve", str(served), "--port", "0", "--max-batch-size", "2", "--precision", "bfloat16"]
+    arguments = ["llm", "serve", str(served), "--port", "0", "--max-batch-size", "2", "--dtype", "bfloat16"]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
     with process:
         line = process.stderr.readline()
@@ -494,5 +494,5 @@ def test_invalid_settings_are_rejected():
         ServeSettings(max_batch_size=0)
     with pytest.raises(SubquadError, match="--port must be from 0 to 65535"):
         ServeSettings(port=70_000)
-    with pytest.raises(SubquadError, match="--precision must be one of float32, bfloat16"):
-        ServeSettings(precision="int8")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SubquadError, match="--dtype must be one of float32, bfloat16"):
+        ServeSettings(dtype="int8")  # pyright: ignore[reportArgumentType]

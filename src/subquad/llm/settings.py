@@ -8,7 +8,7 @@ from typing import Any, Literal
 from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
-__all__ = ["MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "attention_of"]
+__all__ = ["MODEL_TYPE", "AttentionSettings", "LinearizeSettings", "PlacementSettings", "attention_of"]
 
 MODEL_TYPE = "subquad"
 """`model_type` in the config of a linearized model."""
@@ -57,6 +57,16 @@ class AttentionSettings:
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))
         if self.softmax_layers and self.softmax_layers[0] < 0:
             raise SubquadError(f"--attention.softmax-layers: {self.softmax_layers[0]}; layers are counted from 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementSettings:
+    """Where a linearized model is held, and in which type."""
+
+    device: Model[Literal["auto", "cpu", "cuda", "mps"]] = "auto"
+    """Device of the model; `auto` takes an accelerator if there is one."""
+    dtype: Model[Literal["float32", "bfloat16"]] = "float32"
+    """Type of weights and activations; feature maps stay in float32."""
 
 
 def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:

@@ -35,7 +35,7 @@ def chat(run: Path | str, settings: ChatSettings | None = None, *, seed: int = 0
         SubquadError: The folder holds no linearized model, or its tokenizer has no chat template.
     """
     settings = settings or ChatSettings()
-    model, tokenizer = load_for_generation(run)
+    model, tokenizer = load_for_generation(run, settings)
     session = ChatSession(model, tokenizer, settings, seed=seed)
     longest = getattr(model.config, "max_position_embeddings", None)
     console, is_terminal, warnings = Console(), sys.stdin.isatty(), 0

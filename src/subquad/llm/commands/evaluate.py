@@ -61,7 +61,7 @@ def evaluate(
     measurements = [measurements_of(model, settings, text=texts, data=tasks_folder, tasks=tasks) for model in models]
     if force:
         store.clear()
-    loader = ModelLoader()
+    loader = ModelLoader(settings)
     results = [
         summarize(model, measure_rows(model, own, store, loader, settings), settings)
         for model, own in zip(models, measurements, strict=True)

@@ -29,7 +29,7 @@ def generate(
         SubquadError: The folder holds no linearized model, the prompt is empty, or the text would be too long.
     """
     settings = settings or GenerateSettings()
-    model, tokenizer = load_for_generation(run)
+    model, tokenizer = load_for_generation(run, settings)
     deltas = []
     if is_printed:
         print(prompt, end="", flush=True)

@@ -30,7 +30,7 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
     settings = settings or ServeSettings()
     # before the model is loaded, since that takes longer
     with _listen(settings.host, settings.port) as listener:
-        model, tokenizer = load_for_generation(run, settings.precision)
+        model, tokenizer = load_for_generation(run, settings)
         name = settings.name or Path(run).resolve().name
         app = make_app(model, tokenizer, settings, name=name)
         host, port = listener.getsockname()[:2]

@@ -204,8 +204,6 @@ def measure_rows(
         for measurement in measurements:
             if variant.role not in measurement.roles:
                 continue
-            # single tokens would convert the weights at each step, so passkeys and speed stay in float32
-            is_half = settings.precision == "bfloat16" and measurement.kind in ("perplexity", "tasks")
             known: dict[int, Row] = {}
             if measurement.kind == "tasks" and variant.role in SAME_WITHIN_WINDOW:
                 same = found["tasks"][SAME_WITHIN_WINDOW[variant.role]]
@@ -213,9 +211,9 @@ def measure_rows(
                 known = {number: row for number, row in enumerate(rows) if row["tokens"] <= model.visible}
             rows = store.rows(
                 f"{variant.key}.{measurement.file}",
-                {**measurement.conditions, **({"precision": settings.precision} if is_half else {})},
+                {**measurement.conditions, "dtype": settings.dtype},
                 measurement.total,
-                _measuring(measurement, variant, loader, known=known, is_half=is_half),
+                _measuring(measurement, variant, loader, known=known),
                 step=measurement.step,
                 title=f"{LABELS[variant.role]}: {measurement.kind} {measurement.name}",
             )
@@ -229,7 +227,6 @@ def _measuring(
     loader: ModelLoader,
     *,
     known: Mapping[int, Row],
-    is_half: bool,
 ) -> Callable[[int, int], list[Row]]:
     """Return the function that measures a variant's rows from a start to a stop, except those that are known."""
 
@@ -237,9 +234,7 @@ def _measuring(
         numbers = [number for number in range(start, stop) if number not in known]
         measured: Iterator[Row] = iter(())
         if numbers:
-            model = loader.load(variant)
-            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=is_half):
-                measured = iter(measurement.measure(model, variant.mode, numbers))
+            measured = iter(measurement.measure(loader.load(variant), variant.mode, numbers))
         return [known[number] if number in known else next(measured) for number in range(start, stop)]
 
     return measure

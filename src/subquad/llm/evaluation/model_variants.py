@@ -19,9 +19,9 @@ from subquad.llm.models.checkpoints import (
     open_tokenizer,
 )
 from subquad.llm.models.convert import convert
-from subquad.llm.models.loading import load, not_linearized, to_device
+from subquad.llm.models.loading import load, not_linearized, place
 from subquad.llm.plots.evaluation_tables import LABELS
-from subquad.llm.settings import AttentionSettings, attention_of
+from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
 from subquad.llm.training.controls import CONTROLS, control_folder
 from subquad.ops.linattn_state import seen_whole
 from subquad.runs.folder import METRICS
@@ -76,7 +76,8 @@ class EvaluatedModel:
 class ModelLoader:
     """Loads models when a measurement needs them, and keeps the last one in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: PlacementSettings = PlacementSettings()) -> None:
+        self._settings = settings
         self._key: tuple[Path, AttentionSettings | None] | None = None
         self._model: PreTrainedModel | None = None
 
@@ -91,7 +92,7 @@ class ModelLoader:
                 model, _ = load(variant.path, base=variant.base)
             else:
                 model = convert(open_checkpoint(variant.path)[0], variant.attention)
-            self._model, self._key = to_device(model).requires_grad_(False).eval(), key
+            self._model, self._key = place(model, self._settings).requires_grad_(False).eval(), key
         return self._model
 
 

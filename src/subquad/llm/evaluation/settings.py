@@ -1,9 +1,9 @@
 """Settings of an evaluation. Imports the standard library and cyclopts only."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
+from subquad.llm.settings import PlacementSettings
 from subquad.runs.options import Input, Model, Output
 
 __all__ = ["TASKS", "EvaluateSettings"]
@@ -13,7 +13,7 @@ TASKS = ("piqa", "arc_easy", "arc_challenge", "hellaswag", "winogrande", "mmlu")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
+class EvaluateSettings(PlacementSettings):
     """What is measured, and on how much data."""
 
     tasks: Input[tuple[str, ...]] = ()
@@ -36,8 +36,6 @@ class EvaluateSettings:
     """Context lengths at which speed and memory are measured, in tokens; 0 for none."""
     batch_tokens: Model[int] = 4096
     """Maximum number of tokens in one forward pass, with padding."""
-    precision: Model[Literal["float32", "bfloat16"]] = "float32"
-    """Precision of matrix products for texts and tasks; passkeys and speed are measured in float32."""
     resamples: Output[int] = 2000
     """Bootstrap resamples of the intervals."""
 

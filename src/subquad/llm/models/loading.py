@@ -13,11 +13,12 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
 from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bars
+from subquad.llm.settings import PlacementSettings
 from subquad.runs.folder import load_config
 from subquad.runs.storage import read_json
 from subquad.train.distributed import process_device
 
-__all__ = ["load", "not_linearized", "to_device"]
+__all__ = ["load", "not_linearized", "place", "to_device"]
 
 
 def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -86,6 +87,26 @@ def _damage_as_error(directory: Path, files: str) -> Iterator[None]:
         raise SubquadError(f"{directory}: {files} is missing or damaged ({reason}); linearize again") from error
 
 
-def to_device(model: PreTrainedModel) -> PreTrainedModel:
-    """Move a model to the device of this process."""
-    return model.to(process_device())  # pyright: ignore[reportArgumentType] (the stubs of its decorated `to`)
+def to_device(model: PreTrainedModel, device: str = "auto") -> PreTrainedModel:
+    """Move a model to a device; `auto` is that of this process.
+
+    Raises:
+        SubquadError: torch finds no such device.
+    """
+    own = process_device()
+    if device not in ("auto", "cpu", own.type):
+        raise SubquadError(f"--device {device}: torch finds no such device here; its device is {own.type}")
+    return model.to(own if device in ("auto", own.type) else torch.device("cpu"))  # pyright: ignore[reportArgumentType] (the stubs of its decorated `to`)
+
+
+def place(model: PreTrainedModel, settings: PlacementSettings) -> PreTrainedModel:
+    """Move a linearized model to the device and the type of the settings.
+
+    Raises:
+        SubquadError: torch finds no such device.
+    """
+    if settings.dtype != "float32":
+        for name, parameter in model.named_parameters():
+            if ".hybrid." not in name:
+                parameter.data = parameter.data.to(getattr(torch, settings.dtype))
+    return to_device(model, settings.device)

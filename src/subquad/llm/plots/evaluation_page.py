@@ -74,7 +74,10 @@ def _sections(model: Mapping[str, Any], evaluation: Mapping[str, Any], *, is_one
         ("Perplexity", _perplexity(model)),
         ("Tasks", _tasks(model)),
         ("Passkey retrieval", _passkey(model)),
-        ("Speed and memory", _speed(model, evaluation["machine"])),
+        (
+            "Speed and memory",
+            _speed(model, machine=evaluation["machine"], dtype=evaluation["subquad"]["settings"]["dtype"]),
+        ),
         ("Training", training_blocks(Path(model["about"]["folder"]))),
         ("Method", _method(model, evaluation)),
     ]
@@ -214,7 +217,7 @@ def _heat_maps(lengths: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _speed(model: Mapping[str, Any], machine: str) -> list[Block]:
+def _speed(model: Mapping[str, Any], *, machine: str, dtype: str) -> list[Block]:
     speed = model["speed"]
     if not speed:
         return []
@@ -231,7 +234,7 @@ def _speed(model: Mapping[str, Any], machine: str) -> list[Block]:
         for row in speed.get(role, [])
     ]
     caption = (
-        f"On {machine}, in float32, one sequence. Prefill: the whole context at once. Decoding: one token at a time "
+        f"On {machine}, in {dtype}, one sequence. Prefill: the whole context at once. Decoding: one token at a time "
         "after it. Memory: key-value cache, or states of hybrid attention, of all layers."
     )
     return [
@@ -281,13 +284,11 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
         blocks.append(f"Only the first {settings['limit']:,} items of each task (of each subject of MMLU) were used.")
     if evaluation["not_measured"]:
         blocks.append(f"Not measured, since files are missing: {'; '.join(evaluation['not_measured'])}.")
-    is_half = settings["precision"] == "bfloat16"
-    products = "in float32, with matrix products of texts and tasks in bfloat16" if is_half else "in float32"
     blocks.append(
         f"Intervals of losses and of gaps are bootstrapped over sequences or items ({settings['resamples']:,} "
         "resamples, the same for all models); those of rates are Wilson's, and those of their differences are "
         "Newcombe's for paired items. "
-        f"Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, {products}."
+        f"Measured with subquad {evaluation['subquad']['version']} on {evaluation['machine']}, in {settings['dtype']}."
     )
     return blocks
 

@@ -10,10 +10,11 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.decoding import beyond_training, eos_tokens, forward, new_cache
-from subquad.llm.models.loading import load, to_device
+from subquad.llm.models.loading import load, place
 from subquad.llm.serving.sampling import TokenSampler, parameters_of, sample
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.serving.tokenization import Detokenizer, encode
+from subquad.llm.settings import PlacementSettings
 from subquad.progress import say
 
 __all__ = ["generate_text", "generate_tokens", "load_for_generation", "stream_text"]
@@ -23,23 +24,20 @@ PREFILL_CHUNK_SIZE = 512
 
 
 def load_for_generation(
-    directory: Path | str, precision: str = "float32"
+    directory: Path | str, settings: PlacementSettings
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Open a linearized model on the accelerator, if there is one.
+    """Open a linearized model.
 
     Args:
         directory: Folder of a linearized model or an adapter.
-        precision: Type of weights and activations, `float32` or `bfloat16`; feature maps stay in float32.
+        settings: Device and type.
 
     Raises:
-        SubquadError: The folder is missing or unfinished, or holds a checkpoint that was not linearized.
+        SubquadError: The folder is missing or unfinished, or holds a checkpoint that was not linearized, or there is no
+            such device.
     """
     model, tokenizer = load(directory)
-    if precision != "float32":
-        for name, parameter in model.named_parameters():
-            if ".hybrid." not in name:
-                parameter.data = parameter.data.to(getattr(torch, precision))
-    return to_device(model), tokenizer
+    return place(model, settings), tokenizer
 
 
 def stream_text(

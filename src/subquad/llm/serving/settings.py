@@ -1,16 +1,16 @@
 """Settings of text generation, chat and the server. Imports the standard library and cyclopts only."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
+from subquad.llm.settings import PlacementSettings
 from subquad.runs.options import Model, Output
 
 __all__ = ["ChatSettings", "GenerateSettings", "ServeSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings:
+class GenerateSettings(PlacementSettings):
     """How a text is continued."""
 
     max_new_tokens: Output[int] = 100
@@ -25,6 +25,7 @@ class GenerateSettings:
     """Sample from the tokens with at least this fraction of the probability of the most likely one."""
 
     def __post_init__(self) -> None:
+        validate_values(self)
         validate_minima(self, max_new_tokens=1, temperature=0, top_k=0)
         if not 0 <= self.min_p <= 1:
             raise SubquadError(f"--min-p must be from 0 to 1, got {self.min_p}")
@@ -43,7 +44,7 @@ class ChatSettings(GenerateSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings:
+class ServeSettings(PlacementSettings):
     """How a model is served over HTTP."""
 
     host: Output[str] = "127.0.0.1"
@@ -63,8 +64,6 @@ class ServeSettings:
     """Maximum number of waiting requests; further ones get status 429."""
     prefill_chunk_size: Model[int] = 512
     """Tokens of a new prompt that are processed between two decoding steps of the other sequences."""
-    precision: Model[Literal["float32", "bfloat16"]] = "float32"
-    """Type of weights and activations; feature maps stay in float32."""
     shutdown_timeout: Output[int] = 10
     """Seconds that running requests have to finish after Ctrl-C."""
 
