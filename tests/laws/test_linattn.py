@@ -21,11 +21,11 @@ from subquad.ops.linattn_state import seen_whole
 WINDOWS = ["sliding", "terrace"]
 SHAPES = [*WINDOWS, "none"]
 few = examples(25)
-K, V, F = 5, 7, 3
+K, V, F, U = 5, 7, 3, 4
 NO_TOKENS = ("mix", "w")
 
 
-def draw(B, T, *, kv_heads=2, groups=3, has_own_maps=True, seed=0, dtype=torch.float64):
+def draw(B, T, *, kv_heads=2, groups=3, has_own_maps=True, has_inputs=False, seed=0, dtype=torch.float64):
     """Everything that a form takes, and those of it that have gradients."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -39,9 +39,12 @@ def draw(B, T, *, kv_heads=2, groups=3, has_own_maps=True, seed=0, dtype=torch.f
         "v": normal(B, kv_heads, T, V),
         "phi_q": normal(B, heads, T, F).abs(),
         # the map of keys is |k w|, with a w for each of its heads
-        "w": normal(heads if has_own_maps else kv_heads, K, F),
+        "w": normal(heads if has_own_maps else kv_heads, U if has_inputs else K, F),
         "mix": normal(heads),
     }
+    if has_inputs:
+        # what the map reads in place of the keys
+        inputs["inputs"] = normal(B, kv_heads, T, U)
     return {name: x.requires_grad_() for name, x in inputs.items()}
 
 
@@ -52,8 +55,8 @@ def map_of(w):
 def with_features(form):
     """The form of features as one of their map."""
 
-    def whole(*, w, **inputs):
-        return form(**inputs, phi_k=map_of(w)(inputs["k"]))
+    def whole(*, w, inputs=None, **given):
+        return form(**given, phi_k=map_of(w)(given["k"] if inputs is None else inputs))
 
     return whole
 
@@ -75,6 +78,7 @@ def empty(inputs, *, window, window_shape, sinks=0, batch=None):
         window=window,
         window_shape=window_shape,
         sinks=sinks,
+        input_width=inputs["inputs"].shape[3] if "inputs" in inputs else 0,
         dtype=q.dtype,
     )
 
@@ -149,6 +153,7 @@ shapes = {
     "kv_heads": st.integers(1, 2),
     "groups": st.sampled_from([1, 3]),
     "has_own_maps": st.booleans(),
+    "has_inputs": st.booleans(),
     "window": st.integers(1, 11),
     "use_linear": st.sampled_from([True, True, True, False]),
     "sinks": st.sampled_from([0, 0, 1, 2, 4]),
@@ -312,7 +317,7 @@ def test_a_row_of_padding_gives_zeros_and_a_finite_gradient(form, window_shape):
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_without_gradients_a_step_writes_into_the_state_that_it_got(window_shape):
     inputs, options = (
-        draw(2, 11),
+        draw(2, 11, has_inputs=True),
         {"window": 3, "window_shape": window_shape, "sinks": 2 if window_shape in WINDOWS else 0},
     )
     state, map_k = empty(inputs, **options), map_of(inputs["w"])

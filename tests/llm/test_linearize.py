@@ -36,7 +36,7 @@ def test_the_metrics_have_the_documented_keys(run):
         assert 0 < low <= found["perplexity"] <= high
     assert metrics["wins"] is None or metrics["wins"] in MODEL_NAMES
     assert metrics["tokens"] == {"transfer": 31 * 7, "lora": 31 * 5}
-    assert metrics["trainable_parameters"]["transfer"] == 2 * (2 * 6 * 10 * 10 + 6)
+    assert metrics["trainable_parameters"]["transfer"] == 2 * (2 * 6 * 10 * 10 + 2 * 6)
     assert all(value > 0 for value in metrics["seconds"].values())
 
 

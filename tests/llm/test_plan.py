@@ -223,7 +223,7 @@ def test_the_memory_of_stage_1_does_not_grow_with_the_layers():
 def test_gradients_and_moments_are_those_of_the_trained_weights():
     found = estimate_costs("llama-3.1-8b", PlanSettings(lora_rank=16))
     trained, parts = found.parameters["trained_in_transfer"], found.memory["transfer"]
-    assert trained == 32 * (2 * 32 * 128 * 128 + 32)
+    assert trained == 32 * (2 * 32 * 128 * 128 + 2 * 32)
     assert (parts["weights"], parts["gathered"]) == (2 * 8_030_261_248, 0)
     assert (parts["trained"], parts["gradients"], parts["optimizer"]) == (4 * trained, 4 * trained, 8 * trained)
     updates, parts = found.parameters["trained_in_lora"], found.memory["lora"]
@@ -399,7 +399,7 @@ def test_the_command_takes_a_folder_and_the_flags_of_the_attention(tmp_path, cap
     found = json.loads(capsys.readouterr().out)[str(folder)]
     assert list(found) == ["parameters", "memory", "blocks", "disk_bytes", "time", "generation"]
     # maps of six query heads and two key heads, each 10 × 10 with a bias, and six mixing terms
-    assert found["parameters"]["trained_in_transfer"] == 2 * (8 * (10 * 10 + 10) + 6)
+    assert found["parameters"]["trained_in_transfer"] == 2 * (8 * (10 * 10 + 10) + 2 * 6)
 
 
 def test_an_error_ends_the_command_with_status_2(tmp_path, capsys):

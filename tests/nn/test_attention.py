@@ -5,7 +5,7 @@ from subquad.nn.attention import T2R, Hedgehog, HybridAttention
 from subquad.ops.linattn import step_place
 
 CHOICES = [
-    {"feature_map": feature_map, "window_shape": shape, "feature_heads": heads}
+    {"feature_map": feature_map, "window_shape": shape, "feature_heads": heads, "sinks": 2, "horizon": 4.0}
     for feature_map, shape, heads in [
         ("hedgehog", "terrace", "query"),
         ("hedgehog", "sliding", "kv"),
@@ -13,6 +13,7 @@ CHOICES = [
         ("t2r", "sliding", "query"),
     ]
 ]
+CHOICES += [{**CHOICES[0], "has_inputs": True}, {**CHOICES[3], "has_inputs": True}]
 
 
 def attention(**changes):
@@ -24,9 +25,34 @@ def attention(**changes):
     return module
 
 
+def step_place_of(module, state, mask=None):
+    return step_place(
+        state.length, window=module.window, window_shape=module.window_shape, sinks=module.sinks, mask=mask
+    )
+
+
 def inputs(B=2, T=17):
+    """Return queries, keys, values, and what the maps of queries and keys may read in place of these."""
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(B, heads, T, 5, dtype=torch.float64, generator=generator) for heads in (6, 2, 2)]
+    return [torch.randn(B, heads, T, 5, dtype=torch.float64, generator=generator) for heads in (6, 2, 2, 6, 2)]
+
+
+def attend(module, given, start=0, stop=None, **how):
+    """Attend with tokens from `start` to `stop`; a single token that follows a state takes the form for one token."""
+    q, k, v, *others = (x[:, :, start:stop] for x in given)
+    if how.get("state") is not None and q.shape[2] == 1:
+        how["place"] = step_place_of(module, how["state"])
+    return module(q, k, v, inputs=tuple(others) if module.has_inputs else None, **how)
+
+
+def one_by_one(module, given, first):
+    """Return the outputs of `first` tokens together and of all others one by one, and the state after them."""
+    y, state = attend(module, given, 0, first, return_state=True)
+    outputs = [y]
+    for t in range(first, given[0].shape[2]):
+        y, state = attend(module, given, t, t + 1, state=state, return_state=True)
+        outputs.append(y)
+    return torch.cat(outputs, 2), state
 
 
 def test_hedgehog_starts_as_softmax_of_the_head_and_of_its_negative():
@@ -64,48 +90,67 @@ def test_a_map_keeps_float32_under_autocast(kind):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_one_token_at_a_time_gives_what_the_whole_row_gives(choice):
-    module, (q, k, v) = attention(**choice), inputs()
+    module, given = attention(**choice), inputs()
     with torch.no_grad():
-        whole = module(q, k, v)
-        y, state = module(q[:, :, :7], k[:, :, :7], v[:, :, :7], return_state=True)
-        outputs = [y]
-        for t in range(7, 17):
-            place = step_place(state.length, window=module.window, window_shape=module.window_shape)
-            own = (x[:, :, t : t + 1] for x in (q, k, v))
-            y, state = module(*own, state=state, return_state=True, place=place)
-            outputs.append(y)
-    torch.testing.assert_close(torch.cat(outputs, 2), whole)
+        y, state = one_by_one(module, given, 7)
+        torch.testing.assert_close(y, attend(module, given))
     assert state.length.tolist() == [17, 17]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_the_state_is_as_large_after_many_tokens_as_before_the_first(choice):
-    module, (q, k, v) = attention(**choice), inputs(T=41)
+    module, given = attention(**choice), inputs(T=41)
     empty = module.empty_state(2, torch.float64)
-    _, state = module(q, k, v, return_state=True)
+    _, state = attend(module, given, return_state=True)
     assert [(x.shape, x.dtype) for x in state] == [(x.shape, x.dtype) for x in empty]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_left_padding_changes_nothing(choice):
-    module, (q, k, v) = attention(**choice), inputs()
-    padded = [torch.nn.functional.pad(x, (0, 0, 4, 0), value=3.0) for x in (q, k, v)]
+    module, given = attention(**choice), inputs()
+    padded = [torch.nn.functional.pad(x, (0, 0, 4, 0), value=3.0) for x in given]
     mask = (torch.arange(21) >= 4).expand(2, -1)
-    torch.testing.assert_close(module(*padded, mask=mask)[:, :, 4:], module(q, k, v))
+    torch.testing.assert_close(attend(module, padded, mask=mask)[:, :, 4:], attend(module, given))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_weights_give_the_output(choice):
+    module, given = attention(**choice), inputs()
+    q, k, v, *others = given
+    weights, softmax = module.weights(q, k, inputs=tuple(others) if module.has_inputs else None)
+    torch.testing.assert_close(weights @ v.repeat_interleave(3, 1), attend(module, given))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    torch.testing.assert_close(softmax @ v.repeat_interleave(3, 1), expected)
+
+
+def test_with_a_horizon_earlier_tokens_weigh_at_most_as_much_as_it():
+    module, (q, k, *_) = attention(window_shape="sliding", horizon=2.0), inputs(T=50)
+
+    def share(t):
+        """Return the weight of what lies before the window, relative to that of the window."""
+        weights = module.weights(q, k)[0][..., t, :]
+        return weights[..., : t - 2].sum(-1) / weights[..., t - 2 :].sum(-1)
+
+    with torch.no_grad():
+        horizon, limited = module.log_horizon.exp(), {t: share(t) for t in (3, 4, 10, 49)}
+        module.log_horizon.fill_(1e3)
+        for t, ratio in limited.items():
+            torch.testing.assert_close(ratio, share(t) / (1 + (t - 2) / horizon))
 
 
 def test_every_parameter_gets_a_gradient():
-    module, (q, k, v) = attention(), inputs()
-    module(q, k, v).square().sum().backward()
+    module, given = attention(horizon=9.0, has_inputs=True), inputs()
+    attend(module, given).square().sum().backward()
     assert {name for name, parameter in module.named_parameters() if parameter.grad.abs().sum() > 0} == {
         "map_q.weight",
         "map_k.weight",
         "mix",
+        "log_horizon",
     }
 
 
 def test_without_linear_terms_early_tokens_are_out_of_sight():
-    module, (q, k, v) = attention(window_shape="sliding"), inputs()
+    module, (q, k, v, *_) = attention(window_shape="sliding"), inputs()
     changed = v.clone()
     changed[:, :, :5] += 1
     window_only = [module(q, k, x, use_linear=False)[:, :, 8:] for x in (v, changed)]
@@ -114,7 +159,7 @@ def test_without_linear_terms_early_tokens_are_out_of_sight():
 
 
 def test_a_larger_gamma_brings_the_window_alone_nearer():
-    q, k, v = inputs()
+    q, k, v, *_ = inputs()
     distances = []
     for gamma in (0.1, 10.0, 1000.0):
         module = attention(gamma=gamma)
@@ -127,6 +172,7 @@ def test_a_larger_gamma_brings_the_window_alone_nearer():
     [
         ({"kv_heads": 4}, "6 query heads are not a multiple of 4 key heads"),
         ({"gamma": 0.0}, "gamma must be positive, not 0.0"),
+        ({"horizon": -1.0}, "horizon must be positive, not -1.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change, message):
@@ -134,27 +180,27 @@ def test_settings_that_cannot_work_are_refused(change, message):
         attention(**change)
 
 
+@pytest.mark.parametrize("has_inputs", [False, True])
+def test_inputs_of_the_maps_are_given_exactly_where_they_are_read(has_inputs):
+    module, (q, k, v, *others) = attention(has_inputs=has_inputs), inputs()
+    with pytest.raises(ValueError, match="the maps read"):
+        module(q, k, v, inputs=None if has_inputs else tuple(others))
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_gradients_flow_through_single_tokens_as_through_the_whole(choice):
     module, given = attention(**choice), [x.requires_grad_() for x in inputs()]
-    learnt = [*module.parameters(), *given]
-    whole = torch.autograd.grad(module(*given).square().sum(), learnt)
-    y, state = module(*(x[:, :, :2] for x in given), return_state=True)
-    outputs = [y]
-    for t in range(2, 17):
-        place = step_place(state.length, window=module.window, window_shape=module.window_shape)
-        y, state = module(*(x[:, :, t : t + 1] for x in given), state=state, return_state=True, place=place)
-        outputs.append(y)
-    found = torch.autograd.grad(torch.cat(outputs, 2).square().sum(), learnt)
+    leaves = [*module.parameters(), *given[: 5 if module.has_inputs else 3]]
+    whole = torch.autograd.grad(attend(module, given).square().sum(), leaves)
+    y, _ = one_by_one(module, given, 2)
+    found = torch.autograd.grad(y.square().sum(), leaves)
     for one, other in zip(found, whole, strict=True):
         torch.testing.assert_close(one, other)
 
 
 def test_a_batch_without_rows_has_no_output():
-    module, (q, k, v) = attention(), (x[:0] for x in inputs())
+    module, given = attention(), [x[:0] for x in inputs()]
     with torch.no_grad():
-        _, state = module(q[:, :, :7], k[:, :, :7], v[:, :, :7], return_state=True)
-        place = step_place(state.length, window=module.window, window_shape=module.window_shape)
-        one = (x[:, :, 7:8] for x in (q, k, v))
-        y, state = module(*one, state=state, return_state=True, place=place)
-    assert y.shape == (0, 6, 1, v.shape[3])
+        _, state = attend(module, given, 0, 7, return_state=True)
+        y, state = attend(module, given, 7, 8, state=state, return_state=True)
+    assert y.shape == (0, 6, 1, given[2].shape[3])

@@ -36,6 +36,12 @@ class AttentionSettings:
     """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R)."""
     feature_heads: Model[Literal["query", "kv"]] = "query"
     """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
+    rotate_features: Model[bool] = False
+    """Feature maps read queries and keys after the rotary embedding, as in the paper; beyond the length of the training
+    sequences they then do harm."""
+    horizon: Model[float] = 1024.0
+    """Number of earlier tokens at which their weight is halved before training, so that together they weigh at most as
+    much as so many; trained for each query head. 0 for no limit, as in the paper."""
     softmax_layers: Model[tuple[int, ...]] = ()
     """Layers, counted from 0, that keep softmax attention; their key-value cache grows with the text.
     Default: none."""
@@ -44,7 +50,7 @@ class AttentionSettings:
 
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
-        validate_minima(self, prefix="attention.", window=1, sinks=0)
+        validate_minima(self, prefix="attention.", window=1, sinks=0, horizon=0)
         cannot = self.window_shape == "none" or self.kernel == "triton"
         if self.sinks is None:
             object.__setattr__(self, "sinks", 0 if cannot else min(SINKS, self.window))
@@ -83,8 +89,8 @@ def attention_of(content: Mapping[str, Any], place: str) -> AttentionSettings:
     for name in content:
         if name not in known:
             raise SubquadError(f"{place}: {unknown('setting of hybrid_attention', name, known)}")
-    # a model that was saved before there were sinks has none
-    return AttentionSettings(**{"sinks": 0, **content})
+    # a model that was saved before these settings existed has the attention of the paper
+    return AttentionSettings(**{"sinks": 0, "rotate_features": True, "horizon": 0.0, **content})
 
 
 @dataclass(frozen=True, kw_only=True)

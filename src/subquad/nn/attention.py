@@ -1,7 +1,8 @@
 r"""Trainable feature maps and hybrid linear and window attention, which replace softmax attention in LoLCATs.
 
-Eqs. (5)-(7) of arXiv:2410.10254. A map is applied to queries and keys after the rotary embedding; its weights
-stay in float32. Cost: O(T · window) in training, O(1) per token in decoding; see `subquad.ops.linattn`.
+Eqs. (5)-(7) of arXiv:2410.10254. In the paper a map is applied to queries and keys after the rotary embedding; it can
+read other inputs, such as those before it. Its weights stay in float32. Cost: O(T · window) in training, O(1) per token
+in decoding; see `subquad.ops.linattn`.
 
 Axes: B rows, T positions, H heads, Hq query heads, Hkv key and value heads, K head width, V value width.
 """
@@ -17,6 +18,7 @@ from subquad.ops.linattn import (
     Kernel,
     StepPlace,
     WindowShape,
+    earlier_tokens,
     hybrid_chunked,
     hybrid_prefill,
     hybrid_state,
@@ -82,9 +84,11 @@ FEATURE_MAPS: dict[FeatureMap, type[Hedgehog] | type[T2R]] = {"hedgehog": Hedgeh
 
 
 class HybridAttention(nn.Module):
-    """Softmax over a window and linear attention over all earlier tokens, with the parameters of LoLCATs' stage 1.
+    r"""Softmax over a window and linear attention over all earlier tokens, with the parameters of LoLCATs' stage 1.
 
-    Parameters: the feature maps of queries and keys, and ln γ of each query head.
+    Parameters: the feature maps of queries and keys, and ln γ of each query head. Each of the n earlier tokens adds to
+    the normaliser, so that on long texts they outweigh any window. With a `horizon` the features of the query are
+    divided by $1 + n / h$, with h trained for each query head: together they weigh at most as much as h of them.
     """
 
     def __init__(
@@ -101,6 +105,8 @@ class HybridAttention(nn.Module):
         feature_heads: Literal["query", "kv"] = "query",
         scale: float | None = None,
         gamma: float = 1.0,
+        horizon: float | None = None,
+        has_inputs: bool = False,
         kernel: Kernel = "torch",
     ):
         """Initialize the maps; see `subquad.ops.linattn` for the window shapes.
@@ -117,6 +123,8 @@ class HybridAttention(nn.Module):
             feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
             scale: Factor on the scores; None for 1/√head_width.
             gamma: Initial value of the mixing term γ, the weight of the softmax terms.
+            horizon: Initial number of earlier tokens at which their weight is halved; None for no limit.
+            has_inputs: The maps read inputs of their own, of the heads' width, in place of queries and keys.
             kernel: Implementation for many tokens: `torch` or, on CUDA, `triton`.
         """
         super().__init__()
@@ -128,8 +136,9 @@ class HybridAttention(nn.Module):
             raise ValueError(f"feature_heads must be 'query' or 'kv', not {feature_heads!r}")
         if kernel not in get_args(Kernel):
             raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, not {kernel!r}")
-        if not gamma > 0:
-            raise ValueError(f"gamma must be positive, not {gamma}")
+        for name, value in (("gamma", gamma), ("horizon", 1.0 if horizon is None else horizon)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, not {value}")
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, head_width
         self.window = window
         self.window_shape: WindowShape = window_shape
@@ -140,16 +149,19 @@ class HybridAttention(nn.Module):
         self.map_q = make(heads, head_width, features=features)
         self.map_k = make(heads if feature_heads == "query" else kv_heads, head_width, features=features)
         self.mix = nn.Parameter(torch.full((heads,), gamma).log())
+        self.log_horizon = None if horizon is None else nn.Parameter(torch.full((heads,), horizon).log())
+        self.has_inputs = has_inputs
 
     @overload
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, state: None = None,
-        return_state: Literal[False] = False, use_linear: bool = True,
+        self, q: Tensor, k: Tensor, v: Tensor, *, inputs: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None, state: None = None, return_state: Literal[False] = False, use_linear: bool = True,
     ) -> Tensor: ...  # fmt: skip
     @overload
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, state: HybridState | None = None,
-        return_state: Literal[True], use_linear: bool = True, place: StepPlace | None = None,
+        self, q: Tensor, k: Tensor, v: Tensor, *, inputs: tuple[Tensor, Tensor] | None = None,
+        mask: Tensor | None = None, state: HybridState | None = None, return_state: Literal[True],
+        use_linear: bool = True, place: StepPlace | None = None,
     ) -> tuple[Tensor, HybridState]: ...  # fmt: skip
 
     def forward(
@@ -158,6 +170,7 @@ class HybridAttention(nn.Module):
         k: Float[Tensor, "B Hkv T K"],
         v: Float[Tensor, "B Hkv T V"],
         *,
+        inputs: tuple[Float[Tensor, "B Hq T K"], Float[Tensor, "B Hkv T K"]] | None = None,
         mask: Bool[Tensor, "B T"] | None = None,
         state: HybridState | None = None,
         return_state: bool = False,
@@ -170,6 +183,7 @@ class HybridAttention(nn.Module):
             q: Queries, after the rotary embedding.
             k: Keys, after the rotary embedding.
             v: Values.
+            inputs: What the maps of queries and of keys read, with `has_inputs`.
             mask: True where a token is real.
             state: State after the earlier tokens; None if there are none.
             return_state: Return the state as well.
@@ -177,12 +191,14 @@ class HybridAttention(nn.Module):
             place: Result of `step_place` for one more token of each row: selects the form for a single token, which
                 updates the state in place if gradients are off.
         """
-        if state is None and not return_state:
-            how = {**self._arguments(q), "phi_k": self.map_k(k), "mask": mask, "use_linear": use_linear}
-            return hybrid_chunked(q, k, v, **how, kernel=self.kernel)
-        if state is None:
+        has_state = state is not None or return_state
+        if state is None and has_state:
             state = self.empty_state(q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1])
-        how = {**self._arguments(q), "map_k": self.map_k, "mask": mask, "use_linear": use_linear, "state": state}
+        how, of_keys = self._arguments(q, k, inputs, mask=mask, state=state, place=place)
+        how["use_linear"] = use_linear
+        if state is None:
+            return hybrid_chunked(q, k, v, **how, phi_k=self.map_k(of_keys), kernel=self.kernel)
+        how |= {"map_k": self.map_k, "state": state, "inputs": of_keys if self.has_inputs else None}
         if place is None:
             y, state = hybrid_prefill(q, k, v, **how, kernel=self.kernel)
         else:
@@ -194,13 +210,15 @@ class HybridAttention(nn.Module):
         q: Float[Tensor, "B Hq T K"],
         k: Float[Tensor, "B Hkv T K"],
         *,
+        inputs: tuple[Float[Tensor, "B Hq T K"], Float[Tensor, "B Hkv T K"]] | None = None,
         mask: Bool[Tensor, "B T"] | None = None,
     ) -> tuple[Float[Tensor, "B Hq T T"], Float[Tensor, "B Hq T T"]]:
         """Return the attention's weights and, without gradients, those of softmax attention over all tokens; O(T²).
 
         The weights of a real token sum to 1, those of padding are 0.
         """
-        how = {**self._arguments(q), "phi_k": self.map_k(k), "mask": mask}
+        how, of_keys = self._arguments(q, k, inputs, mask=mask)
+        how["phi_k"] = self.map_k(of_keys)
         given = hybrid_weights(q, k, **how)
         with torch.no_grad():
             # a window over all tokens
@@ -220,14 +238,28 @@ class HybridAttention(nn.Module):
             batch, kv_heads=self.kv_heads, key_width=self.head_width,
             value_width=self.head_width if value_width is None else value_width,
             feature_heads=self.map_k.weight.shape[0], features=self.map_k.width,
-            window=self.window, window_shape=self.window_shape, sinks=self.sinks, dtype=dtype, device=device,
+            window=self.window, window_shape=self.window_shape, sinks=self.sinks,
+            input_width=self.head_width if self.has_inputs else 0, dtype=dtype, device=device,
         )  # fmt: skip
 
-    def _arguments(self, q: Tensor) -> dict[str, Any]:
-        return {
-            "phi_q": self.map_q(q), "mix": self.mix,
-            "window": self.window, "window_shape": self.window_shape, "sinks": self.sinks, "scale": self.scale,
-        }  # fmt: skip
+    def _arguments(
+        self, q: Tensor, k: Tensor, inputs: tuple[Tensor, Tensor] | None, *, mask: Tensor | None,
+        state: HybridState | None = None, place: StepPlace | None = None,
+    ) -> tuple[dict[str, Any], Tensor]:  # fmt: skip
+        """Return what all forms take, and what the map of keys reads."""
+        if self.has_inputs != (inputs is not None):
+            raise ValueError(f"the maps {'read inputs of their own' if self.has_inputs else 'read queries and keys'}")
+        of_queries, of_keys = inputs or (q, k)
+        shape: dict[str, Any] = {"window": self.window, "window_shape": self.window_shape, "sinks": self.sinks}
+        phi_q = self.map_q(of_queries)
+        if self.log_horizon is not None:
+            if place is not None:
+                earlier = place.earlier
+            else:
+                count = torch.arange(1, q.shape[2] + 1, device=q.device)[None] if mask is None else mask.cumsum(1)
+                earlier = earlier_tokens(count if state is None else count + state.length[:, None], **shape)
+            phi_q = phi_q / (1 + earlier[:, None] / self.log_horizon.exp()[:, None])[..., None]
+        return {"phi_q": phi_q, "mix": self.mix, "mask": mask, "scale": self.scale, **shape}, of_keys
 
 
 def _project(x: Float[Tensor, "B Hx T K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H T C"]:

@@ -33,7 +33,8 @@ accumulate in float32 (float64 for float64 inputs), also under autocast. The two
 with PyTorch (`kernel` `torch`) or, on CUDA, with Triton kernels (`triton`) that give equal results.
 
 Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
-H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, R slots of the state, E sinks.
+H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, U width of the inputs of the keys'
+map, R slots of the state, E sinks.
 Inside: N blocks, G query heads per key head, w positions of a block.
 """
 
@@ -74,6 +75,7 @@ __all__ = [
     "Kernel",
     "StepPlace",
     "WindowShape",
+    "earlier_tokens",
     "hybrid_chunked",
     "hybrid_prefill",
     "hybrid_quadratic",
@@ -216,6 +218,7 @@ def hybrid_prefill(
     map_k: MapOfKeys,
     mix: Float[Tensor, " Hq"],
     state: HybridState,
+    inputs: Float[Tensor, "B Hkv T U"] | None = None,
     window: int = 64,
     window_shape: WindowShape = "terrace",
     mask: Bool[Tensor, "B T"] | None = None,
@@ -226,16 +229,21 @@ def hybrid_prefill(
 ) -> tuple[Float[Tensor, "B Hq T V"], HybridState]:
     """Return the output of `hybrid_quadratic` for tokens that follow those in `state`, and the state after them.
 
-    A prompt can be processed in chunks of any length; the given state is not modified. `kernel` as in `hybrid_chunked`.
+    A prompt can be processed in chunks of any length; the given state is not modified. `map_k` reads `inputs`, or the
+    keys if there are none. `kernel` as in `hybrid_chunked`.
     """
     k = hide(k, mask)
     if mask is None:
         mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
-    _check(q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, state=state)
+    _check(q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, state=state, inputs=inputs)
     kept, ring = (tuple(x[:, :, part] for x in state[:2]) for part in (slice(sinks), slice(sinks, None)))
     slots = ring[0].shape[2]
     stored = positions(state.length, slots)
-    phi_k, phi_ring = map_k(k), map_k(ring[0].to(k.dtype))
+    if inputs is None:
+        phi_k, phi_ring = map_k(k), map_k(ring[0].to(k.dtype))
+    else:
+        inputs = hide(inputs, mask)
+        phi_k, phi_ring = map_k(inputs), map_k(state.inputs.to(inputs.dtype))
     if slots:
         place = locate(state.length, mask, window=window, slots=slots)
         sources = [beside(*both) for both in (*zip(ring, (k, v), strict=True), (phi_ring, phi_k))]
@@ -257,8 +265,8 @@ def hybrid_prefill(
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
     after = store(
-        state, k, v, phi_k=phi_k, phi_ring=phi_ring, first=first, window=window, window_shape=window_shape, mask=mask,
-        order=place.order,
+        state, k, v, inputs=inputs, phi_k=phi_k, phi_ring=phi_ring, first=first, window=window,
+        window_shape=window_shape, mask=mask, order=place.order,
     )  # fmt: skip
     return y, after
 
@@ -272,6 +280,7 @@ def hybrid_step(
     map_k: MapOfKeys,
     mix: Float[Tensor, " Hq"],
     state: HybridState,
+    inputs: Float[Tensor, "B Hkv 1 U"] | None = None,
     window: int = 64,
     window_shape: WindowShape = "terrace",
     mask: Bool[Tensor, "B 1"] | None = None,
@@ -283,15 +292,18 @@ def hybrid_step(
     """Return the output for one more token per row, and the state after it; O(1) in the number of tokens before.
 
     Without gradients the state's tensors are updated in place; with gradients (`torch.is_grad_enabled()`) in a copy.
+    `map_k` reads `inputs`, or the keys if there are none.
     `place` is the result of `step_place` for the state's number of tokens, with the same window, shape, sinks and mask;
     layers can share it. None computes it here.
     """
-    _check(q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, state=state)
+    _check(q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, state=state, inputs=inputs)
     if torch.is_grad_enabled() or (state.total.is_inference() and not torch.is_inference_mode_enabled()):
         state = HybridState(*(x.clone() for x in state))
     if place is None:
         place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, mask=mask)
-    push(state, k, v, map_k=map_k, place=place, window_shape=window_shape, sinks=sinks, mask=mask)
+    push(
+        state, k, v, inputs=inputs, map_k=map_k, place=place, window_shape=window_shape, sinks=sinks, mask=mask
+    )  # fmt: skip
     rows, heads, groups = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
     with autocast_disabled(q.device.type):
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
@@ -313,6 +325,13 @@ def hybrid_step(
             top, bottom = past[..., :-1].addcmul(gamma, top), past[..., -1:].addcmul(gamma, bottom)
         y = _divide(top, bottom)
     return hide(y.view(rows, q.shape[1], 1, v.shape[3]), mask).to(q.dtype), state
+
+
+def earlier_tokens(
+    count: Int[Tensor, "B T"], *, window: int, window_shape: WindowShape, sinks: int
+) -> Int[Tensor, "B T"]:
+    """Return how many tokens each query attends to by features, if it is the last of `count` tokens of its row."""
+    return (summed(count, window=window, window_shape=window_shape) - sinks).clamp(min=0)
 
 
 def _attend(
@@ -379,7 +398,7 @@ def _behind_nothing(x: Float[Tensor, "B H T C"], window: int) -> Float[Tensor, "
 
 def _check(
     q: Tensor, k: Tensor, phi_k: Tensor, *, window: int, window_shape: str, sinks: int,
-    state: HybridState | None = None,
+    state: HybridState | None = None, inputs: Tensor | None = None,
 ) -> None:  # fmt: skip
     if window_shape not in ("sliding", "terrace", "none"):
         raise ValueError(f"window_shape must be 'sliding', 'terrace' or 'none', not {window_shape!r}")
@@ -397,6 +416,11 @@ def _check(
         raise ValueError(
             f"the state has {state.keys.shape[2]} slots, but a {window_shape} window of {window} with {sinks} sinks "
             f"needs {sinks + ring_slots(window, window_shape)}: make it with the same window, window_shape and sinks"
+        )
+    if state is not None and state.inputs.shape[3] != (0 if inputs is None else inputs.shape[3]):
+        raise ValueError(
+            f"the state keeps inputs of width {state.inputs.shape[3]} for the keys' map, and "
+            f"{0 if inputs is None else inputs.shape[3]} are given: make it with the same input_width"
         )
 
 

@@ -2,11 +2,12 @@
 
 The size does not depend on the number of tokens. Positions count the real tokens of a row. The first tokens can be kept
 in slots before the ring, as attention sinks, which are never part of the sum. Feature maps are not stored: they are
-computed from the keys when those leave the window, one token at a time (`sliding`) or one block at a time (`terrace`,
-when the next block but one begins).
+computed when keys leave the window, one token at a time (`sliding`) or one block at a time (`terrace`, when the next
+block but one begins), from the keys or from inputs of their own, which the ring then keeps too.
 
 Axes: B rows, T new tokens, Hkv key and value heads, H heads of the keys' feature map, K key width, V value width,
-V1 = V + 1, F features, R slots, of which E are sinks and S the ring, L places of the queries once cut into blocks.
+V1 = V + 1, F features, U width of the map's inputs, R slots, of which E are sinks and S the ring, L places of the
+queries once cut into blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ __all__ = ["HybridState", "StepPlace", "WindowShape", "hybrid_state", "step_plac
 
 WindowShape = Literal["sliding", "terrace", "none"]
 
-MapOfKeys = Callable[[Float[Tensor, "B Hkv T K"]], Float[Tensor, "B H T F"]]
+MapOfKeys = Callable[[Float[Tensor, "B Hkv T U"]], Float[Tensor, "B H T F"]]
 """The feature map of keys, position by position."""
 
 
@@ -39,6 +40,8 @@ class HybridState(NamedTuple):
     r"""Tokens that left the window: $\sum_s \phi_k(k_s) [v_s, 1]$, so V1 = V + 1; float32 at least."""
     length: Int[Tensor, " B"]
     """Number of real tokens that each row has processed."""
+    inputs: Float[Tensor, "B Hkv S U"]
+    """What the feature map reads of the tokens in the ring; U is 0 if it reads the keys."""
 
 
 def hybrid_state(
@@ -52,20 +55,24 @@ def hybrid_state(
     window: int = 64,
     window_shape: WindowShape = "terrace",
     sinks: int = 0,
+    input_width: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> HybridState:
     """Return the state before the first token.
 
-    It has a slot for each sink, and `window` slots for `sliding`, twice as many for `terrace`, else none.
+    It has a slot for each sink, and `window` slots for `sliding`, twice as many for `terrace`, else none. `input_width`
+    is the width of what the keys' feature map reads; 0 if it reads the keys.
     """
-    slots = sinks + ring_slots(window, window_shape)
+    ring = ring_slots(window, window_shape)
+    slots = sinks + ring
     wide = accumulator(dtype)
     return HybridState(
         keys=torch.zeros(batch, kv_heads, slots, key_width, dtype=dtype, device=device),
         values=torch.zeros(batch, kv_heads, slots, value_width, dtype=dtype, device=device),
         total=torch.zeros(batch, feature_heads, features, value_width + 1, dtype=wide, device=device),
         length=torch.zeros(batch, dtype=torch.long, device=device),
+        inputs=torch.zeros(batch, kv_heads, ring, input_width, dtype=dtype, device=device),
     )
 
 
@@ -117,13 +124,15 @@ class StepPlace(NamedTuple):
     rows: Int[Tensor, " B"]
     """0, 1, 2 and so on."""
     slot: Int[Tensor, " B"]
-    """Slot of the ring to which the token is written."""
+    """Slot of the ring to which the token is written, from 0 behind the sinks."""
     leaves: Bool[Tensor, "B S"] | None
     """Slots that move from the window to the sum: for `sliding` the token's own slot; None for no slot."""
     hidden: Bool[Tensor, "B 1 1 R"]
     """Slots that the token does not attend to, after it was written."""
     sink: Bool[Tensor, "B 1 E 1"] | None
     """Slots of sinks to which the token is written as well; None for no slot."""
+    earlier: Int[Tensor, "B 1"]
+    """Number of tokens that it attends to by features."""
 
 
 def step_place(
@@ -140,6 +149,7 @@ def step_place(
     is_real = None if mask is None else mask[:, 0]
     count = length + 1 if is_real is None else length + is_real
     behind = summed(count, window=window, window_shape=window_shape)[:, None]
+    earlier = (behind - sinks).clamp(min=0)
     # a sink is seen in its own slot once it has left the window
     first = torch.arange(sinks, device=length.device)
     hidden = torch.cat((first >= behind, positions(count, slots) < behind), 1)[:, None, None]
@@ -148,7 +158,7 @@ def step_place(
         sink &= is_real[:, None]
     sink = sink[:, None, :, None] if sinks and sink.any() else None
     if not slots:
-        return StepPlace(rows, rows, None, hidden, sink)
+        return StepPlace(rows, rows, None, hidden, sink, earlier)
     slot = length % slots
     if window_shape == "sliding":
         leaves = length >= window + sinks if is_real is None else is_real & (length >= window + sinks)
@@ -159,7 +169,7 @@ def step_place(
         leaves = begins if is_real is None else is_real & begins
         leaves = leaves[:, None] & ((torch.arange(slots, device=length.device) - slot[:, None]) % slots < window)
         leaves &= positions(length, slots) >= sinks
-    return StepPlace(rows, sinks + slot, leaves if leaves.any() else None, hidden, sink)
+    return StepPlace(rows, slot, leaves if leaves.any() else None, hidden, sink, earlier)
 
 
 def push(
@@ -167,6 +177,7 @@ def push(
     k: Float[Tensor, "B Hkv 1 K"],
     v: Float[Tensor, "B Hkv 1 V"],
     *,
+    inputs: Float[Tensor, "B Hkv 1 U"] | None,
     map_k: MapOfKeys,
     place: StepPlace,
     window_shape: WindowShape,
@@ -177,36 +188,40 @@ def push(
     rows, slot, leaves, *_ = place
     if not state.keys.shape[2]:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
-        state.total.add_(sum_of(map_k(hide(k, mask)), v, mask))
-    elif leaves is not None and window_shape == "sliding":
-        phi = map_k(state.keys[rows, :, slot][:, :, None])[:, :, 0].to(state.total.dtype)
+        state.total.add_(sum_of(map_k(hide(k if inputs is None else inputs, mask)), v, mask))
+        state.length.add_(mask[:, 0])
+        return
+    read = state.keys[:, :, sinks:] if inputs is None else state.inputs
+    if leaves is not None and window_shape == "sliding":
+        phi = map_k(read[rows, :, slot][:, :, None])[:, :, 0].to(state.total.dtype)
         phi = phi * leaves.any(1)[:, None, None]
-        left = with_ones(state.values[rows, :, slot].to(phi.dtype))
+        left = with_ones(state.values[rows, :, sinks + slot].to(phi.dtype))
         state.total.add_(phi[..., None] * left.repeat_interleave(phi.shape[1] // left.shape[1], 1)[:, :, None])
     elif leaves is not None:
         # the ring is overwritten below, and the gradient of the map needs its old values
-        keys = state.keys[:, :, sinks:].clone() if torch.is_grad_enabled() else state.keys[:, :, sinks:]
-        state.total.add_(sum_of(map_k(keys), state.values[:, :, sinks:], leaves))
-    if state.keys.shape[2]:
-        for ring, token in zip(state[:2], (k, v), strict=True):
-            _write(ring, token.to(ring.dtype), place, mask)
-            if place.sink is not None:
-                ring[:, :, :sinks] = torch.where(place.sink, token.to(ring.dtype), ring[:, :, :sinks])
+        read = read.clone() if torch.is_grad_enabled() else read
+        state.total.add_(sum_of(map_k(read), state.values[:, :, sinks:], leaves))
+    for kept, token in zip(state[:2], (k, v), strict=True):
+        _write(kept, token.to(kept.dtype), place, sinks + slot, mask)
+        if place.sink is not None:
+            kept[:, :, :sinks] = torch.where(place.sink, token.to(kept.dtype), kept[:, :, :sinks])
+    if inputs is not None:
+        _write(state.inputs, inputs.to(state.inputs.dtype), place, slot, mask)
     state.length.add_(1 if mask is None else mask[:, 0])
 
 
-def _write(ring: Tensor, token: Tensor, place: StepPlace, mask: Tensor | None) -> None:
+def _write(ring: Tensor, token: Tensor, place: StepPlace, slot: Tensor, mask: Tensor | None) -> None:
     if mask is not None:
-        token = torch.where(mask[:, None, :, None], token, ring[place.rows, :, place.slot][:, :, None])
+        token = torch.where(mask[:, None, :, None], token, ring[place.rows, :, slot][:, :, None])
     if len(ring) == 1:
         # the same result in a third of the time
-        ring.index_copy_(2, place.slot, token)
+        ring.index_copy_(2, slot, token)
     else:
-        ring[place.rows, :, place.slot] = token[:, :, 0]
+        ring[place.rows, :, slot] = token[:, :, 0]
 
 
-def summed(count: Int[Tensor, " B"], *, window: int, window_shape: WindowShape) -> Int[Tensor, " B"]:
-    """Return how many tokens of each row are in the sum after `count` tokens."""
+def summed(count: Int[Tensor, "*B"], *, window: int, window_shape: WindowShape) -> Int[Tensor, "*B"]:
+    """Return how many tokens of each row are in the sum after `count` tokens, those that are sinks included."""
     if window_shape == "none":
         return count
     last = count - window if window_shape == "sliding" else ((count - 1) // window - 1) * window
@@ -253,6 +268,7 @@ def store(
     k: Float[Tensor, "B Hkv T K"],
     v: Float[Tensor, "B Hkv T V"],
     *,
+    inputs: Float[Tensor, "B Hkv T U"] | None,
     phi_k: Float[Tensor, "B H T F"],
     phi_ring: Float[Tensor, "B H S F"],
     first: Sequence[Float[Tensor, "B Hkv E C"]],
@@ -279,7 +295,10 @@ def store(
         torch.cat((kept, take(beside(old[:, :, sinks:], x), index)), 2).to(old.dtype)
         for old, x, kept in zip(state[:2], (k, v), first, strict=True)
     )
-    return HybridState(keys=keys, values=values, total=total, length=count)
+    kept = state.inputs
+    if inputs is not None:
+        kept = take(beside(kept, inputs), index).to(kept.dtype)
+    return HybridState(keys=keys, values=values, total=total, length=count, inputs=kept)
 
 
 def sum_of(

@@ -8,6 +8,7 @@ Axes: B sequences, T positions, Hq query heads, Hkv key and value heads, K head 
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -114,6 +115,8 @@ class HybridSelfAttention(nn.Module):
             sinks=settings.sinks or 0,
             feature_heads=settings.feature_heads,
             scale=self.scaling,
+            horizon=settings.horizon or None,
+            has_inputs=not settings.rotate_features,
             kernel=settings.kernel,
         ).to(self.q_proj.weight.device)
         # the rotary function of the model, from the module that defines its attention
@@ -137,7 +140,7 @@ class HybridSelfAttention(nn.Module):
             attention_mask: Which tokens are not padding; None: all.
             **kwargs: Includes the cache, under one of the two names that it has in transformers 5.
         """
-        q, k, v = self._project(hidden_states, position_embeddings)
+        qkv, inputs = self._project(hidden_states, position_embeddings)
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
         if isinstance(attention_mask, Tensor):
             raise ValueError(
@@ -146,21 +149,25 @@ class HybridSelfAttention(nn.Module):
         mask = None if attention_mask is None else attention_mask.new
         match self.mode:
             case "softmax":
-                y = self._each_document(lambda q, k, v: self._softmax(q, k, v, attention_mask, cache), q, k, v)
+                y = self._each_document(lambda *qkv: self._softmax(*qkv, padding=attention_mask, cache=cache), *qkv)
             case "transfer":
-                y = self._transfer(q, k, v, attention_mask)
+                y = self._transfer(qkv, inputs, attention_mask)
             case _:
-                y = self._each_document(lambda q, k, v: self._hybrid(q, k, v, mask, cache), q, k, v)
-        return self.o_proj(y.to(v.dtype).transpose(1, 2).flatten(2)), None
+                y = self._each_document(lambda *given: self._hybrid(*given, mask=mask, cache=cache), *qkv, *inputs)
+        return self.o_proj(y.to(qkv[2].dtype).transpose(1, 2).flatten(2)), None
 
-    def _each_document(self, attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _each_document(self, attend: Callable[..., Tensor], *given: Tensor) -> Tensor:
         if self.documents is None:
-            return attend(q, k, v)
-        return _each(self.documents, lambda row, part: attend(q[row, :, part], k[row, :, part], v[row, :, part]), 2)
+            return attend(*given)
+        return _each(self.documents, lambda row, part: attend(*(x[row, :, part] for x in given)), 2)
 
-    def _project(self, x: Tensor, position_embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, x: Tensor, position_embeddings: tuple[Tensor, Tensor]
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+        """Return queries, keys and values, and queries and keys without rotation if the feature maps read these."""
         q, k, v = self._normed("q_proj", "q_norm", x), self._normed("k_proj", "k_norm", x), self._heads(self.v_proj(x))
-        return *self._rotate(q, k, *position_embeddings), v
+        rotated_q, rotated_k = self._rotate(q, k, *position_embeddings)
+        return (rotated_q, rotated_k, v), (q, k) if self.hybrid.has_inputs else ()
 
     def _normed(self, projection: str, norm: str, x: Tensor) -> Tensor:
         y, normalise = getattr(self, projection)(x), getattr(self, norm, None)
@@ -174,17 +181,17 @@ class HybridSelfAttention(nn.Module):
     def _heads(self, y: Tensor) -> Tensor:
         return y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-    def _hybrid(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        use_linear = self.mode == "hybrid"
+    def _hybrid(
+        self, q: Tensor, k: Tensor, v: Tensor, *inputs: Any, mask: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        how: dict[str, Any] = {"mask": mask, "use_linear": self.mode != "window", "inputs": inputs or None}
         if cache is None:
-            return self.hybrid(q, k, v, mask=mask, use_linear=use_linear)
+            return self.hybrid(q, k, v, **how)
         layer = hybrid_layer(cache, self.layer_idx)
         place = None
         if layer.state is not None and q.shape[2] == 1:
             place = self._place(cache, layer.state, layer.length, mask)
-        y, layer.state = self.hybrid(
-            q, k, v, mask=mask, state=layer.state, return_state=True, use_linear=use_linear, place=place
-        )
+        y, layer.state = self.hybrid(q, k, v, **how, state=layer.state, return_state=True, place=place)
         layer.length += q.shape[2]
         return y
 
@@ -203,7 +210,7 @@ class HybridSelfAttention(nn.Module):
         setattr(cache, _SharedPlace.__name__, _SharedPlace(self.layer_idx, length, place))
         return place
 
-    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, padding: Padding | None, cache: Cache | None) -> Tensor:
+    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, *, padding: Padding | None, cache: Cache | None) -> Tensor:
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx)
         allowed = _allowed(padding, q.shape[2], k)
@@ -213,15 +220,20 @@ class HybridSelfAttention(nn.Module):
             q, k, v, attn_mask=allowed, is_causal=is_causal, scale=self.scaling, enable_gqa=grouped
         )
 
-    def _transfer(self, q: Tensor, k: Tensor, v: Tensor, padding: Padding | None) -> Tensor:
+    def _transfer(
+        self, qkv: tuple[Tensor, Tensor, Tensor], inputs: tuple[Tensor, ...], padding: Padding | None
+    ) -> Tensor:
         if self.on_transfer is None:
             raise ValueError("mode 'transfer' needs a callback for both outputs")
         with torch.no_grad():
-            target = self._each_document(lambda q, k, v: self._softmax(q, k, v, padding, None), q, k, v)
+            target = self._each_document(lambda *qkv: self._softmax(*qkv, padding=padding, cache=None), *qkv)
         with torch.enable_grad():
-            mask, q, k, v = None if padding is None else padding.new, q.detach(), k.detach(), v.detach()
-            y = self._each_document(lambda *qkv: self.hybrid(*qkv, mask=mask), q, k, v)
-            self.on_transfer(self.layer_idx, y, target, lambda: self.hybrid.weights(q, k, mask=mask))
+            mask = None if padding is None else padding.new
+            q, k, v = (x.detach() for x in qkv)
+            of_maps: Any = tuple(x.detach() for x in inputs)
+            y = self._each_document(lambda *given: self._hybrid(*given, mask=mask, cache=None), q, k, v, *of_maps)
+            weights = partial(self.hybrid.weights, q, k, inputs=of_maps or None, mask=mask)
+            self.on_transfer(self.layer_idx, y, target, weights)
         return target
 
 

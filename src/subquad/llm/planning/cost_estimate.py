@@ -188,10 +188,12 @@ def _fewest_gpus(sizes: ModelSizes, settings: PlanSettings, stage: Stage, *, lim
     return max(2, math.ceil(one["weights"] / left)) if is_sharded and left > 0 else None
 
 
-def _attention_kept(sizes: ModelSizes) -> float:
+def _attention_kept(sizes: ModelSizes, attention: AttentionSettings) -> float:
     Hq, Hkv, H, K, F = _letters(sizes)
     kept = FEATURE_MAPS[sizes.feature_map].kept_per_feature
-    return 4 * (kept * (Hq + H) * F + (Hq + 2 * Hkv) * K + Hq * (K + 1))
+    # the features of queries before and behind the horizon's factor
+    scaled = Hq * F if attention.horizon else 0
+    return 4 * (kept * (Hq + H) * F + scaled + (Hq + 2 * Hkv) * K + Hq * (K + 1))
 
 
 def _attention_written(sizes: ModelSizes, attention: AttentionSettings) -> float:
@@ -204,16 +206,17 @@ def _attention_written(sizes: ModelSizes, attention: AttentionSettings) -> float
     return 4 * written
 
 
-def _map_input_copies(sizes: ModelSizes, settings: PlanSettings) -> float:
-    """Return the bytes per token of the float32 copies of a layer's queries and keys."""
+def _map_inputs(sizes: ModelSizes, settings: PlanSettings) -> float:
+    """Return the bytes per token of what a layer's feature maps read, if these are not its rotated queries and keys."""
     Hq, Hkv, _, K, _ = _letters(sizes)
-    return 0 if settings.item_size == 4 else 4 * (Hq + Hkv) * K
+    is_shared = settings.item_size == 4 and settings.attention.rotate_features
+    return 0 if is_shared else 4 * (Hq + Hkv) * K
 
 
 def kept_in_transfer(sizes: ModelSizes, settings: PlanSettings) -> float:
     """Return the bytes per token that one layer keeps between forward and backward pass of attention transfer."""
     outputs = (1 if settings.item_size == 4 else 2) * 4 * sizes.heads * sizes.head_width
-    return _attention_kept(sizes) + _map_input_copies(sizes, settings) + outputs
+    return _attention_kept(sizes, settings.attention) + _map_inputs(sizes, settings) + outputs
 
 
 def kept_in_lora(sizes: ModelSizes, settings: PlanSettings) -> float:
@@ -221,7 +224,8 @@ def kept_in_lora(sizes: ModelSizes, settings: PlanSettings) -> float:
     # autocast makes a copy for each of q, k and v, gate and up
     copies = 2 if settings.item_size == 4 else 5
     inputs = copies * sizes.width + sizes.heads * sizes.head_width + 4 * sizes.inner
-    return _attention_kept(sizes) + _map_input_copies(sizes, settings) + 8 * sizes.width + settings.item_size * inputs
+    attention = _attention_kept(sizes, settings.attention) + _map_inputs(sizes, settings)
+    return attention + 8 * sizes.width + settings.item_size * inputs
 
 
 def _activations_in_transfer(sizes: ModelSizes, settings: PlanSettings) -> float:
@@ -284,7 +288,8 @@ def _generation(sizes: ModelSizes, settings: PlanSettings) -> dict[str, Any]:
         state = hybrid_state(
             1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads, features=F,
             window=settings.attention.window, window_shape=settings.attention.window_shape,
-            sinks=settings.attention.sinks or 0, dtype=getattr(torch, settings.dtype), device="meta",
+            sinks=settings.attention.sinks or 0, input_width=0 if settings.attention.rotate_features else K,
+            dtype=getattr(torch, settings.dtype), device="meta",
         )  # fmt: skip
         size = sizes.layers * sum(tensor.nbytes for tensor in state)
         states[name] = {"bytes": size, "crossover": size // cache_per_token + 1}

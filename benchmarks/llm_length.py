@@ -1,0 +1,181 @@
+"""Perplexity by position far beyond the training length: which part of the attention holds, and beside which controls.
+
+Run: SUBQUAD_DATA=DATA python benchmarks/llm_length.py --out length [--arms default paper] [--seeds 0 1 2] [--threads 2]
+
+SmolLM2-135M-Instruct is linearized on four kinds of text (WikiText-2, radio news, film reviews, role-play) in equal
+parts and measured on long texts of other kinds: speeches, a screenplay, Shakespeare, WikiText-2's test text. Arms:
+
+- default: unrotated features, a horizon, four sinks. no horizon, rotated features, no sinks: without one of them.
+- paper: rotated features, no horizon, no sinks.
+- controls, trained by `linearize --controls` beside the arm default on as many tokens: the teacher, the window of the
+  student, and a window as large as its state, both with sinks.
+
+Each run is resumed, and each measurement kept, so that the same command continues. The last line is JSON: perplexities
+by text and bin of positions, mean and standard deviation over seeds.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import zipfile
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from bio_speed import machine
+
+from subquad import llm
+from subquad.llm.data.packing import prepare_text
+from subquad.llm.models.checkpoints import locate, open_checkpoint
+from subquad.llm.models.convert import convert
+from subquad.llm.settings import AttentionSettings, LinearizeSettings
+from subquad.llm.training.controls import CONTROLS, control_folder
+from subquad.llm.training.metrics import token_losses
+from subquad.runs.storage import read_json, write_json
+
+ARMS = {
+    "default": {},
+    "no horizon": {"horizon": 0.0},
+    "rotated features": {"rotate_features": True},
+    "no sinks": {"sinks": 0},
+    "paper": {"rotate_features": True, "horizon": 0.0, "sinks": 0},
+}
+EDGES = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", default=tuple(ARMS), choices=tuple(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
+    parser.add_argument("--transfer-tokens", type=int, default=32_768)
+    parser.add_argument("--lora-tokens", type=int, default=65_536)
+    parser.add_argument("--sequence-length", type=int, default=1024, help="of training")
+    parser.add_argument("--length", type=int, default=8192, help="of a text")
+    parser.add_argument("--sequences", type=int, default=2, help="per text")
+    parser.add_argument("--settings", default="{}", help="JSON of further settings of linearize")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if "SUBQUAD_DATA" not in os.environ:
+        parser.error("SUBQUAD_DATA must name the folder of the data")
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    training, texts = write_texts(Path(os.environ["SUBQUAD_DATA"]) / "llm", options.out)
+    model, tokenizer = open_checkpoint(locate("smollm2"))
+    held_out = {
+        name: prepare_text(tokenizer, training, [file], sequence_length=options.length, quiet=True).holdout.ids
+        for name, file in texts.items()
+    }
+    held_out = {name: ids[: options.sequences] for name, ids in held_out.items()}
+    convert(model, AttentionSettings(), check=False)
+    found = {}
+    for name, mode in (("teacher", "softmax"), ("window, untrained", "window")):
+        found[name] = [kept(options.out / file_name(name), lambda mode=mode: measure(model, held_out, mode))]
+    del model
+    for seed in options.seeds:
+        for arm in options.arms:
+            run = options.out / f"{arm.replace(' ', '-')}-{seed}"
+            settings = LinearizeSettings(
+                attention=AttentionSettings(**ARMS[arm]),
+                sequence_length=options.sequence_length,
+                transfer_tokens=options.transfer_tokens,
+                lora_tokens=options.lora_tokens,
+                text_weights=(1.0,) * len(training),
+                evaluation_tokens=options.sequence_length,
+                controls=arm == "default",
+            )
+            settings = replace(settings, **json.loads(options.settings))
+            if not (run / "metrics.json").is_file():
+                llm.linearize("smollm2", training, settings, out=run, seed=seed)
+            measured = [(arm, run, "hybrid"), (f"{arm}, without linear", run, "window")]
+            if settings.controls:
+                names = zip(CONTROLS, ("softmax", "window", "window"), strict=True)
+                measured += [(name, run / control_folder(name), mode) for name, mode in names]
+            for name, folder, mode in measured:
+                path = options.out / file_name(name, seed)
+                own = kept(path, lambda folder=folder, mode=mode: measure(llm.load(folder)[0], held_out, mode))
+                found.setdefault(name, []).append(own)
+                print(name, seed, json.dumps(own), flush=True)
+    print(
+        json.dumps(
+            {
+                "benchmark": "llm_length",
+                **machine(options.threads),
+                "seeds": options.seeds,
+                "tokens": [options.transfer_tokens, options.lora_tokens],
+                "sequence_length": options.sequence_length,
+                "edges": [edge for edge in EDGES if edge <= options.length],
+                "results": {name: summary(runs) for name, runs in found.items()},
+            }
+        )
+    )
+
+
+def write_texts(data, out):
+    """Write the texts; return the training files and the held-out ones."""
+    folder = out / "texts"
+    folder.mkdir(exist_ok=True)
+    nltk, wiki = data / "text" / "nltk", data / "text" / "wikitext2"
+
+    def members(name):
+        with zipfile.ZipFile(nltk / f"{name}.zip") as archive:
+            names = sorted(one for one in archive.namelist() if one.endswith(".txt"))
+            return {one: archive.read(one).decode("latin1") for one in names}
+
+    speeches = [text for name, text in members("state_union").items() if "README" not in name]
+    reviews = list(members("movie_reviews").values())
+    random.Random(0).shuffle(reviews)
+    made = {
+        "news": "\n".join(text for name, text in members("abc").items() if "README" not in name),
+        "reviews": "\n\n".join(reviews[:600]),
+        "speeches": "\n\n".join(speeches[-6:]),
+        "screenplay": members("webtext")["webtext/pirates.txt"],
+    }
+    for name, text in made.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    training = [wiki / "train_5k.txt", folder / "news.txt", folder / "reviews.txt"]
+    held_out = {name: folder / f"{name}.txt" for name in ("speeches", "screenplay")}
+    held_out |= {"shakespeare": data / "text/tinyshakespeare/input.txt", "wikitext": wiki / "test.txt"}
+    return [*training, data / "instruct/gpteacher/roleplay.json"], held_out
+
+
+@torch.no_grad()
+def measure(model, held_out, mode):
+    """Return the perplexity of each text in each bin of positions."""
+    model.eval()
+    found = {}
+    for name, sequences in held_out.items():
+        losses = torch.stack([token_losses(model, row, mode=mode) for row in sequences]).double().mean(0)
+        bins = pairwise(edge for edge in EDGES if edge <= sequences.shape[1])
+        found[name] = [math.exp(losses[low:high].mean()) for low, high in bins]
+    return found
+
+
+def file_name(name, seed=0):
+    return f"{name.replace(',', '').replace(' ', '-')}-{seed}.json"
+
+
+def kept(path, compute):
+    """Return a measurement, which is computed once and saved."""
+    if not path.is_file():
+        write_json(path, compute())
+    return read_json(path)
+
+
+def summary(runs):
+    """Return mean and standard deviation over seeds of each perplexity."""
+    return {
+        text: [
+            [round(fmean(values), 3), round(stdev(values), 3) if len(values) > 1 else None]
+            for values in zip(*(run[text] for run in runs), strict=True)
+        ]
+        for text in runs[0]
+    }
+
+
+if __name__ == "__main__":
+    main()
