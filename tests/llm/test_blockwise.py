@@ -75,7 +75,12 @@ def distance(a, b):
 
 
 def start(name, tensor):
-    return torch.zeros_like(tensor) if name.endswith("mix") else torch.eye(tensor.shape[-1]).expand_as(tensor)
+    match name.rpartition(".")[2]:
+        case "mix":
+            return torch.zeros_like(tensor)
+        case "log_horizon":
+            return torch.full_like(tensor, AttentionSettings().horizon).log()
+    return torch.eye(tensor.shape[-1]).expand_as(tensor)
 
 
 def unclipped(monkeypatch):

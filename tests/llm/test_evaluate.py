@@ -211,8 +211,8 @@ def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear
     assert len({round(value, 3) for value in (untrained, expected[CONTROLS[0]], expected[CONTROLS[1]])}) == 3
     # the wide window sees the whole of such short sequences
     assert expected[CONTROLS[2]] == pytest.approx(expected[CONTROLS[0]], rel=1e-3)
-    # six heads with 20 features and values of 10 + 1 numbers, three sinks and a ring of six tokens
-    tokens = -(-(6 * 20 * 11 + 9 * 2 * 2 * 10) // (2 * 2 * 10))
+    # six heads with 20 features and values of 10 + 1 numbers, three sinks and a ring of six tokens, with inputs of maps
+    tokens = -(-(6 * 20 * 11 + 9 * 2 * 2 * 10 + 6 * 2 * 10) // (2 * 2 * 10))
     wide = json.loads((student / "controls" / CONTROLS[2] / "config.json").read_text())["hybrid_attention"]["window"]
     assert wide == -(-tokens // 2)
     # the student is that of a run without controls

@@ -105,8 +105,8 @@ def test_each_of_two_processes_has_half_of_the_frozen_weights(shards, kind):
 @pytest.mark.parametrize("kind", ["untied", "tied"])
 def test_sharded_weights_give_the_same_gradients_and_merged_model(shards, kind):
     for process, found in enumerate(process[kind] for process in shards):
-        # losses of both stages, 6 parameters, twice these and 14 pairs of updates, logits, a text
-        assert len(found["errors"]) == 2 + 6 + 2 * (6 + 28) + 2 + (not process) * (27 - (kind == "tied"))
+        # losses of both stages, 8 parameters, twice these and 14 pairs of updates, logits, a text
+        assert len(found["errors"]) == 2 + 8 + 2 * (8 + 28) + 2 + (not process) * (29 - (kind == "tied"))
         assert max(found["errors"].values()) < 1e-4
 
 
