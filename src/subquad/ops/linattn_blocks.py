@@ -38,7 +38,7 @@ def hybrid_blocks(
     linear: Bool[Tensor, "w J"] | None,
     scale: float,
     use_linear: bool,
-    first: Sequence[Float[Tensor, "B Hkv E C"]] | None = None,
+    first: Sequence[Float[Tensor, "B Hkv E _"]] | None = None,
     counted: Bool[Tensor, "#B S"] | None = None,
     total: Float[Tensor, "B H F V1"] | None = None,
 ) -> Float[Tensor, "B Hq L V"]:

@@ -238,12 +238,12 @@ def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B S"]:
 
 def first_tokens(
     length: Int[Tensor, " B"],
-    kept: Sequence[Float[Tensor, "B Hkv E C"]],
-    new: Sequence[Float[Tensor, "B Hkv T C"]],
+    kept: Sequence[Float[Tensor, "B Hkv E _"]],
+    new: Sequence[Float[Tensor, "B Hkv T _"]],
     *,
     mask: Bool[Tensor, "B T"],
     order: Int[Tensor, "B T"],
-) -> list[Float[Tensor, "B Hkv E C"]]:
+) -> list[Float[Tensor, "B Hkv E _"]]:
     """Return keys and values of the first E tokens, 0 where there are fewer.
 
     Args:
@@ -271,7 +271,7 @@ def store(
     inputs: Float[Tensor, "B Hkv T U"] | None,
     phi_k: Float[Tensor, "B H T F"],
     phi_ring: Float[Tensor, "B H S F"],
-    first: Sequence[Float[Tensor, "B Hkv E C"]],
+    first: Sequence[Float[Tensor, "B Hkv E _"]],
     window: int,
     window_shape: WindowShape,
     mask: Bool[Tensor, "B T"],
