@@ -348,6 +348,8 @@ def test_the_metrics_count_requests_and_tokens(bytewise):
             reply = completion(client, max_tokens=7)
         ask(server, "/v1/completions", {"model": "huge", "prompt": "a"})
         ask(server, "/nowhere")
+        # the end of an answer is still to be read by the engine when its client has it
+        wait_for(lambda: server.engine.active == server.engine.waiting == 0)
         with urllib.request.urlopen(f"{server.url}/metrics") as answer:
             assert answer.headers["content-type"].startswith("text/plain")
             lines = answer.read().decode().splitlines()
