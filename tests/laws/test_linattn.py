@@ -16,7 +16,7 @@ from subquad.ops.linattn import (
     hybrid_step,
     hybrid_weights,
 )
-from subquad.ops.linattn_state import seen_whole
+from subquad.ops.linattn_windows import seen_whole
 
 WINDOWS = ["sliding", "terrace"]
 SHAPES = [*WINDOWS, "none"]

@@ -18,13 +18,13 @@ from subquad.ops.linattn import (
     Kernel,
     StepPlace,
     WindowShape,
-    earlier_tokens,
     hybrid_chunked,
     hybrid_prefill,
     hybrid_state,
     hybrid_step,
     hybrid_weights,
 )
+from subquad.ops.linattn_windows import earlier_tokens
 from subquad.ops.precision import autocast_disabled
 
 __all__ = ["FEATURE_MAPS", "T2R", "FeatureMap", "Hedgehog", "HybridAttention"]

@@ -42,7 +42,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -51,23 +51,20 @@ from subquad.ops.linattn_state import (
     HybridState,
     MapOfKeys,
     StepPlace,
-    WindowShape,
     beside,
     first_tokens,
     hide,
     hybrid_state,
     locate,
-    positions,
     push,
-    ring_slots,
     step_place,
     store,
     sum_of,
-    summed,
     take,
     widen,
 )
 from subquad.ops.linattn_triton import hybrid_triton
+from subquad.ops.linattn_windows import WindowShape, is_near, pair_masks, positions, ring_slots, summed
 from subquad.ops.precision import autocast_disabled
 
 __all__ = [
@@ -75,7 +72,6 @@ __all__ = [
     "Kernel",
     "StepPlace",
     "WindowShape",
-    "earlier_tokens",
     "hybrid_chunked",
     "hybrid_prefill",
     "hybrid_quadratic",
@@ -130,7 +126,7 @@ def hybrid_weights(
         position = real.cumsum(-1) - 1
         distance = position[:, :, None] - position[:, None, :]
         causal = (distance >= 0) & real[:, :, None] & real[:, None, :]
-        near = _is_near(position[:, :, None], position[:, None, :], window=window, window_shape=window_shape)
+        near = is_near(position[:, :, None], position[:, None, :], window=window, window_shape=window_shape)
         near |= position[:, None, :] < sinks
         softmax, linear = (causal & near)[:, None], (causal & ~near)[:, None]  # [B, 1, T, T]
 
@@ -327,13 +323,6 @@ def hybrid_step(
     return hide(y.view(rows, q.shape[1], 1, v.shape[3]), mask).to(q.dtype), state
 
 
-def earlier_tokens(
-    count: Int[Tensor, "B T"], *, window: int, window_shape: WindowShape, sinks: int
-) -> Int[Tensor, "B T"]:
-    """Return how many tokens each query attends to by features, if it is the last of `count` tokens of its row."""
-    return (summed(count, window=window, window_shape=window_shape) - sinks).clamp(min=0)
-
-
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, phi_k: Tensor, mix: Tensor, window: int,
     window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, first: Sequence[Tensor] | None,
@@ -348,7 +337,7 @@ def _attend(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,
             use_linear=use_linear, total=total, has_past=None if start is None else start >= 0,
         )  # fmt: skip
-    softmax, linear = _pair_masks(
+    softmax, linear = pair_masks(
         q.shape[2] // window, window=window, window_shape=window_shape, device=q.device,
         sinks=0 if first is None else first[0].shape[2], start=start,
     )  # fmt: skip
@@ -363,32 +352,6 @@ def _attend(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, softmax=softmax, linear=linear, scale=scale,
             use_linear=use_linear, first=first or None, counted=counted, total=total,
         )  # fmt: skip
-
-
-def _pair_masks(
-    blocks: int, *, window: int, window_shape: WindowShape, device: torch.device, sinks: int,
-    start: Int[Tensor, " B"] | None,
-) -> tuple[Bool[Tensor, "#B N w EJ"] | None, Bool[Tensor, "w J"] | None]:  # fmt: skip
-    """Return which sinks and keys of the block before and its own each query sees by softmax, and which by features.
-
-    A key at a negative position does not exist. None if there are no such keys.
-    """
-    row = torch.arange(window, device=device)[:, None]
-    column = torch.arange(2 * window, device=device) - window
-    causal = column <= row
-    if window_shape == "none":
-        return None, causal
-    # both are shifted by one window, so that blocks can start at 0
-    near = _is_near(row + window, column + window, window=window, window_shape=window_shape)
-    begin = torch.tensor([-window], device=device) if start is None else start
-    # position of the first key of each pair of blocks, [#B, N, 1, 1]
-    begin = (begin[:, None] + window * torch.arange(blocks, device=device))[:, :, None, None]
-    # sinks are seen in front of the pairs only
-    softmax = causal & near & (begin + window + column >= sinks)
-    if sinks:
-        earlier = torch.arange(sinks, device=device) <= begin + window + row
-        softmax = torch.cat((earlier, softmax), 3)
-    return softmax, causal & ~near if window_shape == "sliding" else None
 
 
 def _behind_nothing(x: Float[Tensor, "B H T C"], window: int) -> Float[Tensor, "B H S C"]:
@@ -422,15 +385,6 @@ def _check(
             f"the state keeps inputs of width {state.inputs.shape[3]} for the keys' map, and "
             f"{0 if inputs is None else inputs.shape[3]} are given: make it with the same input_width"
         )
-
-
-def _is_near(query: Tensor, key: Tensor, *, window: int, window_shape: WindowShape) -> Tensor:
-    """Return where the window of a query at one position reaches a key at another, not later, position."""
-    if window_shape == "none":
-        return torch.zeros_like(query - key, dtype=torch.bool)
-    if window_shape == "sliding":
-        return query - key < window
-    return query // window - key // window <= 1
 
 
 def _finite(x: Tensor) -> Tensor:

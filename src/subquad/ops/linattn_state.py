@@ -11,18 +11,17 @@ queries once cut into blocks.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subquad.ops.linattn_blocks import with_ones
+from subquad.ops.linattn_windows import WindowShape, positions, ring_slots, summed
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["HybridState", "StepPlace", "WindowShape", "hybrid_state", "step_place"]
-
-WindowShape = Literal["sliding", "terrace", "none"]
+__all__ = ["HybridState", "StepPlace", "hybrid_state", "step_place"]
 
 MapOfKeys = Callable[[Float[Tensor, "B Hkv T U"]], Float[Tensor, "B H T F"]]
 """The feature map of keys, position by position."""
@@ -74,16 +73,6 @@ def hybrid_state(
         length=torch.zeros(batch, dtype=torch.long, device=device),
         inputs=torch.zeros(batch, kv_heads, ring, input_width, dtype=dtype, device=device),
     )
-
-
-def ring_slots(window: int, window_shape: WindowShape) -> int:
-    """Return the number of slots of the ring: the most keys that a window can have."""
-    return {"sliding": window, "terrace": 2 * window, "none": 0}[window_shape]
-
-
-def seen_whole(window: int, window_shape: WindowShape, sinks: int) -> int:
-    """Return the number of tokens up to which every token sees all earlier ones by softmax."""
-    return {"sliding": window + sinks, "terrace": (sinks // window + 2) * window, "none": 0}[window_shape]
 
 
 class Place(NamedTuple):
@@ -218,22 +207,6 @@ def _write(ring: Tensor, token: Tensor, place: StepPlace, slot: Tensor, mask: Te
         ring.index_copy_(2, slot, token)
     else:
         ring[place.rows, :, slot] = token[:, :, 0]
-
-
-def summed(count: Int[Tensor, "*B"], *, window: int, window_shape: WindowShape) -> Int[Tensor, "*B"]:
-    """Return how many tokens of each row are in the sum after `count` tokens, those that are sinks included."""
-    if window_shape == "none":
-        return count
-    last = count - window if window_shape == "sliding" else ((count - 1) // window - 1) * window
-    return last.clamp(min=0)
-
-
-def positions(count: Int[Tensor, " B"], slots: int) -> Int[Tensor, "B S"]:
-    """Return the position of the token in each slot of the ring; negative for an empty slot."""
-    last = count[:, None] - 1
-    if not slots:
-        return last[:, :0]
-    return last - (last - torch.arange(slots, device=count.device)) % slots
 
 
 def first_tokens(

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from subquad.errors import SubquadError
-from subquad.ops.linattn_state import WindowShape
+from subquad.ops.linattn_windows import WindowShape
 from subquad.ops.precision import autocast_disabled
 
 __all__ = ["check_triton", "hybrid_triton"]

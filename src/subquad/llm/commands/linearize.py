@@ -17,7 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.data.packing import TextDataset, check_text, prepare_text
 from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora, check_targets
-from subquad.llm.models.attention import Mode, attention_layers, attention_mode
+from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.checkpoints import (
     embedding_weight,
     locate,
@@ -30,13 +30,13 @@ from subquad.llm.models.checkpoints import (
 from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import to_device
 from subquad.llm.models.meta_model import open_meta_model
-from subquad.llm.plots.linearize_page import card, linearize_page
+from subquad.llm.plots.linearize_page import card, describe_attention, linearize_page
 from subquad.llm.serving.generation import generate_text
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult, load_feature_maps, transfer_blockwise
 from subquad.llm.training.budget import MODEL_NAMES, TokenBudget, budget_from_time, budget_from_tokens
-from subquad.llm.training.controls import as_control, control_folder, controls_of, state_size
+from subquad.llm.training.controls import as_control, control_folder, controls_of
 from subquad.llm.training.lora import fine_tune, trainable_parameters
 from subquad.llm.training.metrics import compare_losses, sequence_losses, transfer_errors
 from subquad.llm.training.sharding import check_processes, gather, merge_lora, shard
@@ -55,6 +55,8 @@ __all__ = ["linearize"]
 TextFiles = str | Path | Sequence[str | Path]
 NOTES = "evaluations.json"
 PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
+DESCRIBED = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype")
+"""Settings that the page describes."""
 
 
 def linearize(
@@ -277,18 +279,10 @@ class _Job:
             "tokens",
             quiet=self.quiet,
         )
-        layers = attention_layers(model)
-        hybrid, (state_numbers, state_tokens) = layers[0].hybrid, state_size(model)
-        copied = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype")
         self.notes["about"] = {
+            **describe_attention(model),
+            **{setting: getattr(settings, setting) for setting in DESCRIBED},
             "model": name,
-            "layers": len(layers),
-            "all_layers": model.config.num_hidden_layers,
-            "window": hybrid.window,
-            "window_shape": hybrid.window_shape,
-            "state_numbers": state_numbers,
-            "state_as_tokens": state_tokens,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "text": ", ".join(self.run.settings["text"]),
             "held_out": self.data.holdout_source,
             "evaluation_tokens": self.holdout.numel(),
@@ -297,7 +291,6 @@ class _Job:
             "lora_targets": list(settings.lora_targets),
             "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {GenerateSettings().temperature}",
             "machine": device_name(),
-            **{setting: getattr(settings, setting) for setting in copied},
         }
 
     def evaluate_untrained(self, model: PreTrainedModel) -> None:

@@ -10,7 +10,7 @@ import uvicorn
 from subquad.errors import SubquadError
 from subquad.llm.models.decoding import beyond_training
 from subquad.llm.serving.generation import load_for_generation
-from subquad.llm.serving.server import KEY_VARIABLE, make_app
+from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
 from subquad.progress import say
 
@@ -41,8 +41,7 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         )
         if warning := beyond_training(model, app.state.max_context):
             say(f"warning: requests may be too long: {warning}; limit them with --max-context")
-        has_key = settings.api_key is not None or KEY_VARIABLE in os.environ
-        if not has_key and not ipaddress.ip_address(host).is_loopback:
+        if api_key(settings) is None and not ipaddress.ip_address(host).is_loopback:
             say("warning: everyone who reaches this address can use the model; set a key with --api-key")
         config = uvicorn.Config(
             app,

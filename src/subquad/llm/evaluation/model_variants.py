@@ -23,7 +23,7 @@ from subquad.llm.models.loading import load, not_linearized, place
 from subquad.llm.plots.evaluation_tables import LABELS
 from subquad.llm.settings import AttentionSettings, PlacementSettings, attention_of
 from subquad.llm.training.controls import CONTROLS, control_folder
-from subquad.ops.linattn_state import seen_whole
+from subquad.ops.linattn_windows import seen_whole
 from subquad.runs.folder import METRICS
 from subquad.runs.storage import fingerprint, read_json
 

@@ -33,6 +33,8 @@ COLOURS = {
     "fine_tuned_without_linear": "#86b8a3",
     "fine_tuned": "#1f6f54",
 }
+FIRST_SHOWN = 16
+"""Position from which on perplexities by position are drawn."""
 INTERVAL = "Brackets: 95 % interval"
 Block = str | Table | Picture
 
@@ -90,7 +92,7 @@ def _gaps(model: Mapping[str, Any]) -> list[Block]:
         return []
     are_tuned = all(role in roles for role in FINE_TUNED.values())
     ends = "the fine-tuned teacher and the fine-tuned wide window" if are_tuned else "teacher and window untrained"
-    table = Table(
+    table = _table(
         ["measurement", "gap closed", *(f"minus {name}" for name in columns(model["about"]["roles"])[:-1])],
         rows,
         caption="The student minus each control on the same items: loss in nats per token (negative is better), "
@@ -104,25 +106,36 @@ def _perplexity(model: Mapping[str, Any]) -> list[Block]:
     texts = model["perplexity"]
     if not texts:
         return []
-    table = Table(
+    table = _table(
         ["text", "tokens", *columns(model["about"]["roles"])],
         perplexity_rows(texts),
         caption=f"Lower is better. {INTERVAL} over sequences; the paired differences above have narrower ones, since "
         "all models read the same sequences.",
     )
     caption = (
-        "perplexity by position in the sequence. Left of the dashed line everything lies within the window, and "
-        "variants with the same weights are equal; right of it they differ by what lies before the window. Right of "
-        "the dotted line texts are longer than the training sequences. Bands: 95 % interval over sequences."
+        f"perplexity by position in the sequence, from {FIRST_SHOWN} on. Left of the dashed line everything lies in "
+        "the window, and variants with the same weights are equal; right of it they differ by what lies before the "
+        "window. Right of the dotted line texts are longer than the training sequences. Bands: 95 % interval over "
+        "sequences."
     )
     lines = [("--", model["about"]["visible"]), (":", model["about"]["trained_length"])]
     figures = [picture(_by_position(text["positions"], lines), f"{name}: {caption}") for name, text in texts.items()]
     return [table, *figures]
 
 
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str) -> Table:
+    """Return a table of few rows and many columns with the two exchanged, so that it fits the page."""
+    if len(rows) >= len(header):
+        return Table(header, rows, caption=caption)
+    first, *others = zip(header, *rows, strict=True)
+    return Table(list(map(str, first)), [list(row) for row in others], caption=caption)
+
+
 def _by_position(positions: Sequence[Mapping[str, Any]], lines: Sequence[tuple[str, int | None]]) -> Figure:
-    figure = Figure(figsize=(8.2, 3.5))
+    figure = Figure(figsize=(8.2, 4.2), layout="constrained")
     axes = figure.subplots()
+    # after the first words everything is possible, and the rest of the curves would be flat beside them
+    positions = [bin_ for bin_ in positions if bin_["from"] >= FIRST_SHOWN] or positions
     centres = [(bin_["from"] * bin_["to"]) ** 0.5 for bin_ in positions]
     for role in [role for role in LABELS if role in positions[0]["models"]]:
         own = [bin_["models"][role] for bin_ in positions]
@@ -141,7 +154,7 @@ def _by_position(positions: Sequence[Mapping[str, Any]], lines: Sequence[tuple[s
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.yaxis.set_minor_formatter("")
     axes.set_ylabel("perplexity")
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -260,6 +273,7 @@ def _curves(speed: Mapping[str, Any], names: Mapping[str, str]) -> Figure:
             axes.plot(contexts, values, "o-", markersize=4, color=COLOURS[role], label=names[role])
         axes.set_title(title, fontsize=10)
         _log2_axis(axes, "context, tokens")
+        axes.margins(y=0.15)
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
     figure.axes[0].legend(frameon=False, fontsize=8)

@@ -8,14 +8,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.training.controls import CONTROLS
+from subquad.llm.models.attention import attention_layers
+from subquad.llm.training.controls import CONTROLS, state_size
 from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.runs.folder import METRICS
 from subquad.runs.history import read_history
 from subquad.runs.storage import read_json
 
-__all__ = ["LABELS", "card", "linearize_page", "sections", "training_blocks"]
+__all__ = ["LABELS", "card", "describe_attention", "linearize_page", "sections", "training_blocks"]
 
 LABELS = {
     "teacher": "teacher (softmax)",
@@ -72,6 +74,22 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
         lead=_lead(notes["about"]),
         sections=_sections(metrics, notes, history),
     )
+
+
+def describe_attention(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what the page says of the attention of a converted model and of its size."""
+    layers = attention_layers(model)
+    hybrid, (state_numbers, state_tokens) = layers[0].hybrid, state_size(model)
+    return {
+        "layers": len(layers),
+        "all_layers": model.config.num_hidden_layers,
+        "window": hybrid.window,
+        "window_shape": hybrid.window_shape,
+        "sinks": hybrid.sinks,
+        "state_numbers": state_numbers,
+        "state_as_tokens": state_tokens,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
 
 
 def training_blocks(directory: Path) -> list[Block]:
@@ -138,7 +156,8 @@ def _sections(
 
 def _lead(about: Mapping[str, Any]) -> str:
     linear, layers = about["layers"], about.get("all_layers", about["layers"])
-    window = f"softmax attention in a window of {about['window']} tokens ({about['window_shape']})"
+    sinks = f" and to the first {about['sinks']} tokens of the text" if about.get("sinks") else ""
+    window = f"softmax attention in a window of {about['window']} tokens ({about['window_shape']}){sinks}"
     return (
         f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by linear "
         f"attention {'without a window' if about['window_shape'] == 'none' else f'plus {window}'}. "
@@ -151,8 +170,8 @@ def _lead(about: Mapping[str, Any]) -> str:
 def _limits(about: Mapping[str, Any]) -> str:
     return (
         f"Measured to {about['length']:,} tokens, the length of the training sequences, on text in the style of the "
-        "training text. Expect much higher perplexity beyond, and measure it with `subquad llm evaluate "
-        "--sequence-length`."
+        "training text. What it is worth on longer texts and on texts of another kind, measure with `subquad llm "
+        "evaluate --sequence-length`."
     )
 
 

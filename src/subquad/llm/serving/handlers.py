@@ -45,7 +45,7 @@ class _Pending:
     has_usage: bool
     echoes: list[str] | None
     """Texts of the prompts, if the replies begin with them."""
-    replies: "list[_Reply]" = field(default_factory=list)
+    replies: "list[_Reply]" = field(init=False)
 
     def __post_init__(self) -> None:
         echoes = self.echoes or [""] * len(self.jobs)

@@ -27,7 +27,7 @@ from subquad.llm.serving.handlers import RequestHandler
 from subquad.llm.serving.protocol import LONE_SURROGATE, ChatRequest, CompletionRequest, RequestError, error_body
 from subquad.llm.serving.settings import ServeSettings
 
-__all__ = ["KEY_VARIABLE", "make_app"]
+__all__ = ["api_key", "make_app"]
 
 KEY_VARIABLE = "SUBQUAD_API_KEY"
 """Environment variable with the key that clients have to send."""
@@ -73,10 +73,15 @@ def make_app(
     )
     app = FastAPI(title="subquad llm serve", lifespan=_lifespan)
     app.state.engine, app.state.max_context = engine, max_context
-    _add_routes(app, handler, guard=Depends(_key_check(settings.api_key or os.environ.get(KEY_VARIABLE))))
+    _add_routes(app, handler, guard=Depends(_key_check(api_key(settings))))
     _add_metrics(app, engine)
     _add_errors(app)
     return app
+
+
+def api_key(settings: ServeSettings) -> str | None:
+    """Return the key that clients have to send: of the settings, or of the environment; None without one."""
+    return settings.api_key or os.environ.get(KEY_VARIABLE) or None
 
 
 def _key_check(key: str | None) -> Callable[[Request], None]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from subquad.llm.models.attention import Mode, attention_layers
 from subquad.llm.settings import AttentionSettings
-from subquad.ops.linattn_state import WindowShape
+from subquad.ops.linattn_windows import WindowShape
 
 __all__ = ["CONTROLS", "Control", "as_control", "control_folder", "controls_of", "state_size"]
 
