@@ -53,6 +53,23 @@ def written(folder, texts, values, name="family.csv"):
     return folder / name
 
 
+def test_a_few_gaps_in_sequences_that_are_no_alignment_are_removed(tmp_path):
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), random.integers(8, 30))) for _ in range(200)]
+    values = random.normal(size=200)
+    gapped = [*texts[:7], f"{texts[7][:4]}--.{texts[7][4:]}", *texts[8:]]
+    table = read_table(written(tmp_path, gapped, values), FitSettings())
+    assert table.sequences == texts and table.schema.alphabet == "protein"
+    assert any("gaps (- or .) are removed from 1 of 200 sequences (rows 8)" in remark for remark in table.remarks)
+    # an alignment with one row cut short stays an error, as do gaps in more than a few rows
+    cut = [WILD] * 198 + ["MKTAY--KQRQIS", WILD[:-2]]
+    assert "row 200: 11 letters" in said(read_table, written(tmp_path, cut, values), FitSettings())
+    many = [f"-{text}" for text in texts[:9]] + texts[9:]
+    assert "9 sequences in column 'sequence' have gaps" in said(
+        read_table, written(tmp_path, many, values), FitSettings()
+    )
+
+
 def test_gaps_of_both_signs_are_read_as_one_letter_and_logged(tmp_path):
     texts, values = family()
     dotted = [text.replace("-", ".") if row % 2 else text for row, text in enumerate(texts)]

@@ -3,6 +3,7 @@
 Axes: n rows, T positions. If a table has both DNA and RNA letters, U and T are the same letter.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ __all__ = [
     "is_invalid",
     "is_nucleotide",
     "normalize",
+    "remove_few_gaps",
 ]
 
 TITLES = {
@@ -49,7 +51,8 @@ LETTERS_AT_ONCE, ROWS_AT_ONCE = 1_000_000, 1000
 """Letters counted and rows examined at a time, since both need eight bytes or more per letter."""
 INVALID = -3
 FEW = 0.01
-"""Fraction of rows that may look like DNA in a protein table without an error."""
+"""Fraction of rows that may look like DNA in a protein table, or have gaps in a table without an alignment, without an
+error."""
 
 
 def flatten(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +114,30 @@ def check_aligned(path: Path | str, sequences: Sequence[str], *, column: str) ->
         f"all gaps. Most have {common:,} letters, others:",
         [f"row {row + 1}: {lengths[row]:,} letters" for row in np.flatnonzero(lengths != common)],
     )
+
+
+def remove_few_gaps(sequences: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return sequences without gaps if they are no alignment and at most 1 % have gaps, and a remark that says so.
+
+    Sequences are no alignment if less than half of them have the most common length. Other tables with gaps are left
+    as they are, and `check_aligned` reports the rows of other lengths.
+
+    Args:
+        sequences: One per row.
+    """
+    sequences = list(sequences)
+    gapped = [row for row, sequence in enumerate(sequences) if GAP in sequence or OTHER_GAP in sequence]
+    if not gapped or len(gapped) > FEW * len(sequences):
+        return sequences, []
+    if max(Counter(map(len, sequences)).values()) >= len(sequences) / 2:
+        return sequences, []
+    for row in gapped:
+        sequences[row] = sequences[row].replace(GAP, "").replace(OTHER_GAP, "")
+    rows = ", ".join(f"{row + 1:,}" for row in gapped[:3]) + (", …" if len(gapped) > 3 else "")
+    return sequences, [
+        f"gaps ({GAP} or {OTHER_GAP}) are removed from {len(gapped):,} of {len(sequences):,} sequences (rows {rows}), "
+        "which are not aligned"
+    ]
 
 
 def _counts(flat: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from subquad.bio.data.alphabet import (
     infer_alphabet,
     is_nucleotide,
     normalize,
+    remove_few_gaps,
 )
 from subquad.bio.data.dataset import PAD, ROW_TASK_TYPES, Inputs, InputSchema
 from subquad.bio.data.fasta import read_sequence
@@ -109,6 +110,9 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
             f"{path}: column {options.mutant!r} holds variants; give their wild type with --wild-type "
             "(letters, or a FASTA or text file)"
         )
+    if texts is not None and is_training and options.alphabet == "auto":
+        texts, notes = remove_few_gaps(texts)
+        remarks += notes
     alphabet, is_inferred = infer_alphabet(texts if texts is not None else [wild or ""], options.alphabet)
     partners, partner_alphabet = _partner_texts(path, frame, options)
     if is_inferred and partners is not None and options.partner_alphabet == "auto":
