@@ -11,6 +11,7 @@ TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(TEXT)["project"]
 IMPORTED = {
     "biopython": "Bio",
+    "huggingface-hub": "huggingface_hub",
     "lm-eval": "lm_eval",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",

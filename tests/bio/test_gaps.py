@@ -59,7 +59,8 @@ def test_a_few_gaps_in_sequences_that_are_no_alignment_are_removed(tmp_path):
     values = random.normal(size=200)
     gapped = [*texts[:7], f"{texts[7][:4]}--.{texts[7][4:]}", *texts[8:]]
     table = read_table(written(tmp_path, gapped, values), FitSettings())
-    assert table.sequences == texts and table.schema.alphabet == "protein"
+    assert table.sequences == texts
+    assert table.schema.alphabet == "protein"
     assert any("gaps (- or .) are removed from 1 of 200 sequences (rows 8)" in remark for remark in table.remarks)
     # an alignment with one row cut short stays an error, as do gaps in more than a few rows
     cut = [WILD] * 198 + ["MKTAY--KQRQIS", WILD[:-2]]

@@ -304,7 +304,7 @@ def test_an_invalid_checkpoint_is_rejected_before_anything_is_written(folder, te
 
 def test_a_missing_model_is_rejected(tmp_path):
     with pytest.raises(SubquadError, match="no such file or folder; MODEL is a Hugging Face folder"):
-        locate("meta/nothing-8b")
+        locate("nothing-8b")
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(SubquadError, match=r"a model is a folder or a .gguf file"):
         locate(tmp_path / "model.bin")

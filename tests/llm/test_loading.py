@@ -4,13 +4,16 @@ import json
 import shutil
 
 import pytest
+from huggingface_hub import constants, metadata_load
 from support.llm_models import tiny_model
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.models.adapter import check_targets
+from subquad.llm.models.adapter import adapter_config, check_targets
 from subquad.llm.models.attention import attention_layers
-from subquad.llm.models.checkpoints import checkpoint_kind, locate
+from subquad.llm.models.checkpoints import checkpoint_kind, download, locate, model_fingerprint
+from subquad.llm.models.model_card import card_metadata, teacher_metadata
+from subquad.llm.settings import LinearizeSettings
 from subquad.runs.loading import load_run
 
 
@@ -54,6 +57,65 @@ def test_an_unfinished_run_is_rejected(tmp_path):
     folder = write_config(tmp_path / "run", subquad={"format": 1, "kind": "llm"})
     with pytest.raises(SubquadError, match="not finished"):
         subquad.llm.load(folder)
+
+
+@pytest.fixture
+def hub(folder, tmp_path, monkeypatch):
+    """Return the name of a model that was downloaded from the Hub before; there is no network."""
+    revision, repository = "a" * 40, tmp_path / "models--someone--tiny"
+    shutil.copytree(folder, repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    download.cache_clear()
+    yield "someone/tiny"
+    download.cache_clear()
+
+
+def test_a_model_on_the_hub_is_found_by_name_and_stays_named_so_in_an_adapter(hub, folder, tmp_path):
+    assert model_fingerprint(locate(hub)) == model_fingerprint(folder)
+    assert adapter_config(hub, LinearizeSettings())["base"]["model"] == hub
+    (tmp_path / "someone").mkdir()
+    with pytest.raises(SubquadError, match="someone/tiny: no such file or folder"):
+        locate(hub)
+
+
+def test_a_model_that_cannot_be_downloaded_is_an_error_with_what_to_do(hub):
+    with pytest.raises(SubquadError, match="someone/else: no such folder, and it cannot be downloaded") as caught:
+        locate("someone/else")
+    assert "hf download someone/else --local-dir FOLDER" in str(caught.value)
+    with pytest.raises(SubquadError, match=r"not linearized yet(?s:.)*subquad llm linearize someone/tiny --text"):
+        subquad.llm.load(hub)
+
+
+@pytest.mark.parametrize(
+    ("front", "wanted"),
+    [
+        ("---\nlicense: other\nlicense_name: tiny\nlanguage: [de, en]\ntags: [x]\n---\n", "other tiny [de, en]"),
+        ("---\nlicense: [unclosed\n---\n", None),
+        ("# no front matter\n", None),
+    ],
+)
+def test_the_card_of_a_student_names_its_teacher_and_the_licence(tmp_path, front, wanted, monkeypatch):
+    (tmp_path / "README.md").write_text(f"{front}# Teacher\n")
+    monkeypatch.chdir(tmp_path)
+    made = tmp_path / "student.md"
+    made.write_text(card_metadata("someone/tiny", teacher_metadata(tmp_path)))
+    card = metadata_load(made)
+    assert card["base_model"] == "someone/tiny"
+    assert card["pipeline_tag"] == "text-generation"
+    assert "linear-attention" in card["tags"]
+    assert "x" not in card["tags"]
+    if wanted is None:
+        assert "license" not in card
+        assert "language" not in card
+    else:
+        assert f"{card['license']} {card['license_name']} [{', '.join(card['language'])}]" == wanted
+    (tmp_path / "checkpoints").mkdir()
+    made.write_text(card_metadata("checkpoints/qwen", {}))
+    assert "base_model" not in metadata_load(made)
 
 
 @pytest.mark.slow

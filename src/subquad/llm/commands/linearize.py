@@ -30,6 +30,7 @@ from subquad.llm.models.checkpoints import (
 from subquad.llm.models.convert import convert
 from subquad.llm.models.loading import to_device
 from subquad.llm.models.meta_model import open_meta_model
+from subquad.llm.models.model_card import teacher_metadata
 from subquad.llm.plots.linearize_page import card, describe_attention, linearize_page
 from subquad.llm.serving.generation import generate_text
 from subquad.llm.serving.settings import GenerateSettings
@@ -283,6 +284,7 @@ class _Job:
             **describe_attention(model),
             **{setting: getattr(settings, setting) for setting in DESCRIBED},
             "model": name,
+            "teacher_card": teacher_metadata(locate(name)),
             "text": ", ".join(self.run.settings["text"]),
             "held_out": self.data.holdout_source,
             "evaluation_tokens": self.holdout.numel(),

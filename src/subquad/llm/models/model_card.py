@@ -1,0 +1,47 @@
+"""Metadata of model cards: the YAML block from which the Hugging Face Hub reads a model's licence, base and tags."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData, metadata_load
+
+from subquad.llm.models.checkpoints import is_hub_name
+
+__all__ = ["card_metadata", "teacher_metadata"]
+
+INHERITED = ("license", "license_name", "license_link", "language")
+"""Entries of the teacher's card that hold for the student too."""
+TAGS = ["linear-attention", "lolcats", "arxiv:2410.10254"]
+
+
+def teacher_metadata(checkpoint: Path) -> dict[str, Any]:
+    """Return licence and language from the model card in a checkpoint's folder; empty if it has none to read."""
+    card = checkpoint / "README.md"
+    if not card.is_file():
+        return {}
+    try:
+        found = metadata_load(card) or {}
+    except (OSError, ValueError, yaml.YAMLError):
+        # a card is text for people; one that cannot be read is no reason to stop
+        return {}
+    return {key: found[key] for key in INHERITED if isinstance(found.get(key), str | list)}
+
+
+def card_metadata(model: str, teacher: Mapping[str, Any]) -> str:
+    """Return the YAML block at the top of a model card.
+
+    Args:
+        model: Name or path of the teacher; a name on the Hugging Face Hub becomes the base model.
+        teacher: Result of `teacher_metadata`.
+    """
+    data = ModelCardData(
+        base_model=model if is_hub_name(model) else None,
+        library_name="subquad",
+        pipeline_tag="text-generation",
+        tags=TAGS,
+        ignore_metadata_errors=True,
+        **teacher,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
