@@ -56,7 +56,7 @@ def with_features(form):
     """The form of features as one of their map."""
 
     def whole(*, w, inputs=None, **given):
-        return form(**given, phi_k=map_of(w)(given["k"] if inputs is None else inputs))
+        return form(**given, phi_k=map_of(w)(given["k"] if inputs is None else inputs), inputs=inputs)
 
     return whole
 
@@ -66,7 +66,7 @@ weights_of = with_features(hybrid_weights)
 FORMS = [quadratic, chunked]
 
 
-def empty(inputs, *, window, window_shape, sinks=0, batch=None):
+def empty(inputs, *, window, window_shape, sinks=0, cache=0, batch=None):
     q, k, v, w = (inputs[name] for name in ("q", "k", "v", "w"))
     return hybrid_state(
         q.shape[0] if batch is None else batch,
@@ -78,6 +78,7 @@ def empty(inputs, *, window, window_shape, sinks=0, batch=None):
         window=window,
         window_shape=window_shape,
         sinks=sinks,
+        cache=cache,
         input_width=inputs["inputs"].shape[3] if "inputs" in inputs else 0,
         dtype=q.dtype,
     )
@@ -90,8 +91,8 @@ def part(inputs, start, stop):
 def in_chunks(sizes):
     """The form that processes a row in chunks; chunks of one token by `hybrid_step`."""
 
-    def form(*, mask=None, use_linear=True, window, window_shape, sinks=0, **inputs):
-        state = empty(inputs, window=window, window_shape=window_shape, sinks=sinks)
+    def form(*, mask=None, use_linear=True, window, window_shape, sinks=0, cache=0, **inputs):
+        state = empty(inputs, window=window, window_shape=window_shape, sinks=sinks, cache=cache)
         map_k = map_of(inputs.pop("w"))
         outputs, start = [], 0
         while start < inputs["q"].shape[2]:
@@ -106,6 +107,7 @@ def in_chunks(sizes):
                 mask=None if mask is None else mask[:, start:stop],
                 use_linear=use_linear,
                 sinks=sinks,
+                cache=cache,
             )
             outputs.append(y)
             start = stop
@@ -157,16 +159,21 @@ shapes = {
     "window": st.integers(1, 11),
     "use_linear": st.sampled_from([True, True, True, False]),
     "sinks": st.sampled_from([0, 0, 1, 2, 4]),
+    "cache": st.sampled_from([0, 0, 1, 2, 3, 7]),
     "real": st.sampled_from([None, 0.0, 0.2, 0.7, 0.95]),
     "seed": st.integers(0, 2**31),
 }
 
 
-def options_of(window, window_shape, *, use_linear, sinks):
+def options_of(window, window_shape, *, use_linear, sinks, cache=0):
     if window_shape == "none":
         # without a window there are no sinks, and without linear terms there is nothing
         use_linear, sinks = True, 0
-    return {"window": window, "window_shape": window_shape, "use_linear": use_linear, "sinks": min(sinks, window)}
+    cache = cache if window_shape == "terrace" else 0
+    return {
+        "window": window, "window_shape": window_shape, "use_linear": use_linear, "sinks": min(sinks, window),
+        "cache": cache,
+    }  # fmt: skip
 
 
 def mask_of(real, B, T, seed):
@@ -178,9 +185,9 @@ def mask_of(real, B, T, seed):
 @given(**shapes)
 @few
 def test_chunks_equal_the_definition_in_value_and_gradient(
-    window_shape, *, B, T, window, use_linear, sinks, real, **heads
+    window_shape, *, B, T, window, use_linear, sinks, cache, real, **heads
 ):
-    options = options_of(window, window_shape, use_linear=use_linear, sinks=sinks)
+    options = options_of(window, window_shape, use_linear=use_linear, sinks=sinks, cache=cache)
     mask = mask_of(real, B, T, heads["seed"])
     assert_equal_in_value_and_gradient(chunked, draw(B, T, **heads), mask=mask, **options)
 
@@ -189,9 +196,9 @@ def test_chunks_equal_the_definition_in_value_and_gradient(
 @given(**shapes, sizes=st.lists(st.sampled_from([1, 1, 1, 2, 3, 7, 13]), min_size=1, max_size=5))
 @few
 def test_prefill_and_steps_equal_the_definition_in_value_and_gradient(
-    window_shape, *, B, T, window, use_linear, sinks, real, sizes, **heads
+    window_shape, *, B, T, window, use_linear, sinks, cache, real, sizes, **heads
 ):
-    options = options_of(window, window_shape, use_linear=use_linear, sinks=sinks)
+    options = options_of(window, window_shape, use_linear=use_linear, sinks=sinks, cache=cache)
     mask = mask_of(real, B, T, heads["seed"])
     assert_equal_in_value_and_gradient(in_chunks(sizes), draw(B, T, **heads), mask=mask, **options)
 
@@ -210,7 +217,7 @@ def test_what_is_frozen_takes_nothing_from_the_gradient_of_the_rest(frozen, wind
 
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_the_gradient_is_that_of_finite_differences(window_shape):
-    inputs, how = draw(1, 7, kv_heads=1, groups=2), options_of(2, window_shape, use_linear=True, sinks=1)
+    inputs, how = draw(1, 9, kv_heads=1, groups=2), options_of(2, window_shape, use_linear=True, sinks=1, cache=2)
 
     def form(*tensors):
         return chunked(**dict(zip(inputs, tensors, strict=True)), **how)
@@ -228,6 +235,59 @@ def test_a_sink_is_in_every_window(form, window_shape, weights):
     y = form(**inputs, mix=torch.tensor([math.log(3)]), window=1, window_shape=window_shape, sinks=1)
     expected = sum(weight * 10**place for place, weight in enumerate(weights)) / sum(weights)
     torch.testing.assert_close(y[0, 0, -1, 0], torch.tensor(expected))
+
+
+def test_what_a_cache_keeps_is_checked_by_hand():
+    # blocks of one token, so a query sees itself and the token before it; keys are orthogonal but for tokens 2 and 3,
+    # which are equal, and queries ask for token 1
+    k = torch.zeros(1, 1, 7, K)
+    k[0, 0, range(7), [0, 1, 2, 2, 3, 4, 4]] = 1.0
+    q = torch.zeros(1, 1, 7, K)
+    q[..., 1] = 9.0
+    v = torch.eye(7)[None, None]
+    given = hybrid_quadratic(
+        q, k, v, phi_q=torch.zeros(1, 1, 7, 1), phi_k=torch.zeros(1, 1, 7, 1), mix=torch.zeros(1), window=1, cache=2
+    )
+    seen = given[0, 0] > 1e-9
+    assert seen[1].nonzero()[:, 0].tolist() == [0, 1]
+    # token 0 had all attention before there was another; with two tokens cached nothing has to go
+    assert seen[2].nonzero()[:, 0].tolist() == [0, 1, 2]
+    assert seen[3].nonzero()[:, 0].tolist() == [0, 1, 2, 3]
+    # token 2 got less attention than token 1, which stays
+    assert 1 in seen[4].nonzero()[:, 0].tolist()
+    # token 3 is like token 2, so it never enters
+    assert not seen[5:, 3].any()
+    assert seen[6, 1]
+
+
+@pytest.mark.parametrize("form", [*FORMS, in_chunks([1]), in_chunks([5, 1])])
+@pytest.mark.parametrize("sinks", [0, 2])
+def test_a_cache_for_all_tokens_is_softmax_attention(form, sinks):
+    inputs = draw(2, 17)
+    y = form(**inputs, window=3, window_shape="terrace", sinks=sinks, cache=12, use_linear=False)
+    expected = functional.scaled_dot_product_attention(
+        inputs["q"], inputs["k"], inputs["v"], is_causal=True, enable_gqa=True
+    )
+    torch.testing.assert_close(y, expected)
+    less = form(**inputs, window=3, window_shape="terrace", sinks=sinks, cache=5, use_linear=False)
+    assert not torch.isclose(less[:, :, -1], expected[:, :, -1]).all()
+
+
+def test_a_key_that_queries_attend_to_and_that_is_like_no_other_stays_in_a_small_cache():
+    generator = torch.Generator().manual_seed(0)
+    k = torch.randn(1, 1, 1, K, dtype=torch.float64, generator=generator).repeat(1, 1, 200, 1)
+    k += 0.1 * torch.randn(1, 1, 200, K, dtype=torch.float64, generator=generator)
+    k[:, :, 37] = -3 * k[:, :, 36]
+    q = torch.zeros_like(k) + 0.1 * k[:, :, 37:38]
+    q[:, :, 150] *= 50
+    v = torch.arange(200.0, dtype=torch.float64).view(1, 1, 200, 1)
+    nothing = {"phi_q": torch.zeros(1, 1, 200, 1).double(), "phi_k": torch.zeros(1, 1, 200, 1).double()}
+    y, without = (
+        hybrid_chunked(q, k, v, **nothing, mix=torch.zeros(1).double(), window=8, cache=cache)[0, 0, 150, 0]
+        for cache in (6, 0)
+    )
+    assert abs(y - 37) < 0.1
+    assert without > 130
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -284,7 +344,7 @@ def test_padding_on_either_side_changes_nothing_whatever_stands_in_it(window_sha
     }
     mask = torch.zeros(2, left + T + right, dtype=torch.bool)
     mask[:, left : left + T] = True
-    how = options_of(window, window_shape, use_linear=True, sinks=left % 3)
+    how = options_of(window, window_shape, use_linear=True, sinks=left % 3, cache=right % 4)
     expected = quadratic(**inputs, **how)
     for form in [*FORMS, in_chunks([1]), in_chunks([5, 1, 2])]:
         y = form(**padded, **how, mask=mask)
@@ -316,10 +376,8 @@ def test_a_row_of_padding_gives_zeros_and_a_finite_gradient(form, window_shape):
 
 @pytest.mark.parametrize("window_shape", SHAPES)
 def test_without_gradients_a_step_writes_into_the_state_that_it_got(window_shape):
-    inputs, options = (
-        draw(2, 11, has_inputs=True),
-        {"window": 3, "window_shape": window_shape, "sinks": 2 if window_shape in WINDOWS else 0},
-    )
+    inputs, options = draw(2, 11, has_inputs=True), options_of(3, window_shape, use_linear=True, sinks=2, cache=2)
+    del options["use_linear"]
     state, map_k = empty(inputs, **options), map_of(inputs["w"])
     rest = {name: x for name, x in inputs.items() if name != "w"}
     places = [x.data_ptr() for x in state]
@@ -413,5 +471,7 @@ def test_what_does_not_fit_together_is_refused():
     state = empty(inputs, window=3, window_shape="sliding")
     with pytest.raises(ValueError, match=r"sinks must be from 0 to the window, which is 2 terrace, not 3"):
         hybrid_chunked(**given, phi_k=inputs["phi_q"], window=2, sinks=3)
-    with pytest.raises(ValueError, match="3 slots, but a terrace window of 3 with 0 sinks needs 6"):
+    with pytest.raises(
+        ValueError, match="3 slots and a cache of 0, but a terrace window of 3 with 0 sinks and a cache of 0 needs 6"
+    ):
         hybrid_prefill(**given, map_k=map_of(inputs["w"]), window=3, state=state)

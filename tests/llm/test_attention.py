@@ -25,6 +25,7 @@ def converted(
     window_shape="terrace",
     feature_map="hedgehog",
     feature_heads="query",
+    cache=0,
     softmax_layers=(),
     **changes,
 ):
@@ -36,6 +37,7 @@ def converted(
             window_shape=window_shape,
             feature_map=feature_map,
             feature_heads=feature_heads,
+            cache=cache,
             softmax_layers=softmax_layers,
         ),
     )
@@ -100,7 +102,7 @@ def test_a_window_as_long_as_the_text_equals_the_teacher(kind, shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["hybrid", "window"])
+@pytest.mark.parametrize("mode", ["hybrid", "without_linear", "window"])
 @given(
     kind=st.sampled_from(KINDS),
     attention=st.fixed_dictionaries(
@@ -111,13 +113,14 @@ def test_a_window_as_long_as_the_text_equals_the_teacher(kind, shape):
             "window": st.integers(1, 7),
         }
     ),
+    cached=st.sampled_from([0, 1, 3, 7]),
     cuts=st.lists(st.integers(1, 12), min_size=1, max_size=3),
     seed=st.integers(0, 2**31),
 )
 @settings(deadline=None, max_examples=20)
 @torch.no_grad()
-def test_prefill_and_steps_equal_one_pass(mode, kind, attention, cuts, seed):
-    model = converted(kind, **attention, seed=seed)
+def test_prefill_and_steps_equal_one_pass(mode, kind, attention, cached, cuts, seed):
+    model = converted(kind, **attention, cache=cached if attention["window_shape"] == "terrace" else 0, seed=seed)
     ids = tokens(2, sum(cuts) + 5, seed=seed)
     with attention_mode(model, mode):
         expected = model(ids).logits
@@ -129,6 +132,19 @@ def test_prefill_and_steps_equal_one_pass(mode, kind, attention, cuts, seed):
             logits.append(given.logits)
     # these models' norms compute in float32 whatever the weights are
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cache_for_the_whole_text_equals_the_teacher_and_a_window_has_none():
+    model, ids = converted("qwen3", window=3, cache=40), tokens(2, 31)
+    with attention_mode(model, "softmax"):
+        expected = model(ids).logits
+    with attention_mode(model, "without_linear"):
+        torch.testing.assert_close(model(ids).logits, expected)
+    with attention_mode(model, "window"):
+        plain = converted("qwen3", window=3)
+        with attention_mode(plain, "window"):
+            torch.testing.assert_close(model(ids).logits, plain(ids).logits)
 
 
 @torch.no_grad()

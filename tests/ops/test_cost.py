@@ -87,23 +87,29 @@ def attention_inputs(T, feature_heads):
 
 @pytest.mark.parametrize("T", [1, 13, 41])
 @pytest.mark.parametrize("feature_heads", [6, 2])
-@pytest.mark.parametrize(("window_shape", "sinks"), [("sliding", 0), ("sliding", 3), ("terrace", 3), ("none", 0)])
-def test_operations_of_hybrid_attention_are_those_that_torch_counts(window_shape, sinks, feature_heads, T):
+@pytest.mark.parametrize(
+    ("window_shape", "sinks", "cache"),
+    [("sliding", 0, 0), ("sliding", 3, 0), ("terrace", 3, 0), ("terrace", 3, 5), ("none", 0, 0)],
+)
+def test_operations_of_hybrid_attention_are_those_that_torch_counts(window_shape, sinks, cache, feature_heads, T):
     sizes, shape = {**HEADS, "Hf": feature_heads}, {"window_shape": window_shape, "sinks": sinks}
     inputs = attention_inputs(T, feature_heads)
     # T × T pairs, whatever is done with them
     assert cost.hybrid_quadratic(**sizes, T=T).operations == counted(
         lambda: linattn.hybrid_quadratic(**inputs, **shape)
     )
+    shape["cache"] = cache
     assert cost.hybrid_chunked(**sizes, T=T, w=11, **shape).operations == counted(
         lambda: linattn.hybrid_chunked(**inputs, window=11, **shape)
     )
 
 
 @pytest.mark.parametrize("feature_heads", [6, 2])
-@pytest.mark.parametrize(("window_shape", "sinks"), [("sliding", 3), ("terrace", 0), ("terrace", 3)])
+@pytest.mark.parametrize(
+    ("window_shape", "sinks", "cache"), [("sliding", 3, 0), ("terrace", 0, 0), ("terrace", 3, 0), ("terrace", 3, 5)]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_state_and_operations_of_a_step_are_those_of_the_tensors(dtype, window_shape, sinks, feature_heads):
+def test_state_and_operations_of_a_step_are_those_of_the_tensors(dtype, window_shape, sinks, cache, feature_heads):
     sizes = {**HEADS, "Hf": feature_heads}
     state = linattn.hybrid_state(
         2,
@@ -115,18 +121,21 @@ def test_state_and_operations_of_a_step_are_those_of_the_tensors(dtype, window_s
         window=11,
         window_shape=window_shape,
         sinks=sinks,
+        cache=cache,
         dtype=dtype,
     )
-    expected = cost.hybrid_step(**sizes, w=11, window_shape=window_shape, sinks=sinks, itemsize=dtype.itemsize)
+    shape = {"window_shape": window_shape, "sinks": sinks, "cache": cache}
+    expected = cost.hybrid_step(**sizes, w=11, **shape, itemsize=dtype.itemsize)
     assert expected.state == sum(x.numel() * x.element_size() for x in state)
     inputs = {name: x.to(dtype) for name, x in attention_inputs(1, feature_heads).items()}
     features = inputs.pop("phi_k")
     # nothing leaves the window at the first token
     leaving = 2 * 2 * feature_heads * 3 * 8
+    if cache:
+        # but the tokens to cache are chosen, for a whole block at once
+        leaving -= 2 * 2 * 2 * 5 * 10
     assert expected.operations - leaving == counted(
-        lambda: linattn.hybrid_step(
-            **inputs, map_k=lambda _: features, state=state, window=11, window_shape=window_shape, sinks=sinks
-        )
+        lambda: linattn.hybrid_step(**inputs, map_k=lambda _: features, state=state, window=11, **shape)
     )
 
 

@@ -32,6 +32,9 @@ class AttentionSettings:
     sinks: Model[int | None] = None
     """First tokens of a text that every window has (attention sinks); 0 for none, as in the paper. Default: 4, but
     none without a window or with the kernel `triton`."""
+    cache: Model[int] = 0
+    """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
+    most from the rest (sparse cache). Needs the window shape `terrace` and the kernel `torch`."""
     feature_map: Model[Literal["hedgehog", "t2r"]] = "hedgehog"
     """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R)."""
     feature_heads: Model[Literal["query", "kv"]] = "query"
@@ -50,7 +53,7 @@ class AttentionSettings:
 
     def __post_init__(self) -> None:
         validate_values(self, prefix="attention.")
-        validate_minima(self, prefix="attention.", window=1, sinks=0, horizon=0)
+        validate_minima(self, prefix="attention.", window=1, sinks=0, cache=0, horizon=0)
         cannot = self.window_shape == "none" or self.kernel == "triton"
         if self.sinks is None:
             object.__setattr__(self, "sinks", 0 if cannot else min(SINKS, self.window))
@@ -58,6 +61,10 @@ class AttentionSettings:
             raise SubquadError(
                 f"--attention.sinks {self.sinks}: at most as many as --attention.window ({self.window}), and 0 with "
                 "--attention.window-shape none or --attention.kernel triton"
+            )
+        if self.cache and (self.window_shape != "terrace" or self.kernel == "triton"):
+            raise SubquadError(
+                f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
             )
         # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))

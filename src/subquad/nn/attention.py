@@ -102,6 +102,7 @@ class HybridAttention(nn.Module):
         window: int = 64,
         window_shape: WindowShape = "terrace",
         sinks: int = 0,
+        cache: int = 0,
         feature_heads: Literal["query", "kv"] = "query",
         scale: float | None = None,
         gamma: float = 1.0,
@@ -120,6 +121,8 @@ class HybridAttention(nn.Module):
             window: Tokens of the window or block.
             window_shape: `sliding`, `terrace` or `none`.
             sinks: Number of first tokens that every window has.
+            cache: Number of other tokens before the window that stay exact, chosen for each key head; see
+                `subquad.ops.linattn_cache`.
             feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
             scale: Factor on the scores; None for 1/√head_width.
             gamma: Initial value of the mixing term γ, the weight of the softmax terms.
@@ -142,7 +145,7 @@ class HybridAttention(nn.Module):
         self.heads, self.kv_heads, self.head_width = heads, kv_heads, head_width
         self.window = window
         self.window_shape: WindowShape = window_shape
-        self.sinks = sinks
+        self.sinks, self.cache = sinks, cache
         self.scale = scale
         self.kernel: Kernel = kernel
         make = FEATURE_MAPS[feature_map]
@@ -156,12 +159,13 @@ class HybridAttention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, *, inputs: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None, state: None = None, return_state: Literal[False] = False, use_linear: bool = True,
+        use_cache: bool = True,
     ) -> Tensor: ...  # fmt: skip
     @overload
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, *, inputs: tuple[Tensor, Tensor] | None = None,
         mask: Tensor | None = None, state: HybridState | None = None, return_state: Literal[True],
-        use_linear: bool = True, place: StepPlace | None = None,
+        use_linear: bool = True, use_cache: bool = True, place: StepPlace | None = None,
     ) -> tuple[Tensor, HybridState]: ...  # fmt: skip
 
     def forward(
@@ -175,6 +179,7 @@ class HybridAttention(nn.Module):
         state: HybridState | None = None,
         return_state: bool = False,
         use_linear: bool = True,
+        use_cache: bool = True,
         place: StepPlace | None = None,
     ) -> Float[Tensor, "B Hq T V"] | tuple[Float[Tensor, "B Hq T V"], HybridState]:
         """Return the attention's output and, with `return_state`, the state after the last token.
@@ -188,17 +193,20 @@ class HybridAttention(nn.Module):
             state: State after the earlier tokens; None if there are none.
             return_state: Return the state as well.
             use_linear: False leaves the linear terms out.
+            use_cache: False leaves the cached tokens out; a state is then one without a cache.
             place: Result of `step_place` for one more token of each row: selects the form for a single token, which
                 updates the state in place if gradients are off.
         """
         has_state = state is not None or return_state
         if state is None and has_state:
-            state = self.empty_state(q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1])
+            state = self.empty_state(
+                q.shape[0], dtype=k.dtype, device=k.device, value_width=v.shape[-1], use_cache=use_cache
+            )
         how, of_keys = self._arguments(q, k, inputs, mask=mask, state=state, place=place)
-        how["use_linear"] = use_linear
+        how |= {"use_linear": use_linear, "cache": self.cache if use_cache else 0}
         if state is None:
             return hybrid_chunked(q, k, v, **how, phi_k=self.map_k(of_keys), kernel=self.kernel)
-        how |= {"map_k": self.map_k, "state": state, "inputs": of_keys if self.has_inputs else None}
+        how |= {"map_k": self.map_k, "state": state}
         if place is None:
             y, state = hybrid_prefill(q, k, v, **how, kernel=self.kernel)
         else:
@@ -219,7 +227,7 @@ class HybridAttention(nn.Module):
         """
         how, of_keys = self._arguments(q, k, inputs, mask=mask)
         how["phi_k"] = self.map_k(of_keys)
-        given = hybrid_weights(q, k, **how)
+        given = hybrid_weights(q, k, **how, cache=self.cache)
         with torch.no_grad():
             # a window over all tokens
             how |= {"window": q.shape[2], "window_shape": "sliding", "sinks": 0}
@@ -232,6 +240,7 @@ class HybridAttention(nn.Module):
         device: torch.device | str | None = None,
         *,
         value_width: int | None = None,
+        use_cache: bool = True,
     ) -> HybridState:
         """Return the state before the first token."""
         return hybrid_state(
@@ -239,7 +248,8 @@ class HybridAttention(nn.Module):
             value_width=self.head_width if value_width is None else value_width,
             feature_heads=self.map_k.weight.shape[0], features=self.map_k.width,
             window=self.window, window_shape=self.window_shape, sinks=self.sinks,
-            input_width=self.head_width if self.has_inputs else 0, dtype=dtype, device=device,
+            cache=self.cache if use_cache else 0, input_width=self.head_width if self.has_inputs else 0,
+            dtype=dtype, device=device,
         )  # fmt: skip
 
     def _arguments(
@@ -259,7 +269,8 @@ class HybridAttention(nn.Module):
                 count = torch.arange(1, q.shape[2] + 1, device=q.device)[None] if mask is None else mask.cumsum(1)
                 earlier = earlier_tokens(count if state is None else count + state.length[:, None], **shape)
             phi_q = phi_q / (1 + earlier[:, None] / self.log_horizon.exp()[:, None])[..., None]
-        return {"phi_q": phi_q, "mix": self.mix, "mask": mask, "scale": self.scale, **shape}, of_keys
+        own = of_keys if self.has_inputs else None
+        return {"phi_q": phi_q, "mix": self.mix, "mask": mask, "scale": self.scale, "inputs": own, **shape}, of_keys
 
 
 def _project(x: Float[Tensor, "B Hx T K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H T C"]:

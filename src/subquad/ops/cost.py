@@ -133,34 +133,38 @@ def hybrid_quadratic(*, B: int, Hq: int, Hkv: int, Hf: int, T: int, K: int, V: i
 
 def hybrid_chunked(
     *, B: int, Hq: int, Hkv: int, Hf: int, T: int, K: int, V: int, F: int, w: int = 64,
-    window_shape: str = "terrace", sinks: int = 0, itemsize: int = 4,
+    window_shape: str = "terrace", sinks: int = 0, cache: int = 0, itemsize: int = 4,
 ) -> Cost:  # fmt: skip
     """Return the cost of hybrid attention in blocks: linear in T."""
     blocks = -(-T // w)
-    L, sinks = blocks * w, min(sinks, T)
-    window = 0 if window_shape == "none" else 2 * B * Hq * L * (sinks + 2 * w) * (K + V)
+    L, exact = blocks * w, min(sinks, T) + cache
+    window = 0 if window_shape == "none" else 2 * B * Hq * L * (exact + 2 * w) * (K + V)
+    # scores again and the novelty of each token, to choose the cached ones
+    choice = 2 * B * L * K * (Hq * (exact + 2 * w) + Hkv) if cache else 0
     past = 2 * B * (Hf + Hq) * L * F * (V + 1)
     # blocks whose keys are weighted by features: the one before (`sliding`), or that and the query's own
     by_features = {"terrace": 0, "sliding": 1, "none": 2}[window_shape]
     near = 2 * B * Hq * L * by_features * w * (F + V + 1)
-    between = B * Hq * L * ((by_features + (2 if window else 0)) * w + sinks) + B * Hf * blocks * F * (V + 1)
+    between = B * Hq * L * ((by_features + (2 if window else 0)) * w + exact) + B * Hf * blocks * F * (V + 1)
     return Cost(
-        operations=window + past + near,
+        operations=window + past + near + choice,
         bytes=_attention_bytes(B=B, Hq=Hq, Hkv=Hkv, Hf=Hf, T=T, K=K, V=V, F=F, itemsize=itemsize) + itemsize * between,
     )
 
 
 def hybrid_step(
     *, B: int, Hq: int, Hkv: int, Hf: int, K: int, V: int, F: int, w: int = 64,
-    window_shape: str = "terrace", sinks: int = 0, itemsize: int = 4,
+    window_shape: str = "terrace", sinks: int = 0, cache: int = 0, itemsize: int = 4,
 ) -> Cost:  # fmt: skip
     """Return the cost of hybrid attention for one token: the same after any number of tokens."""
-    slots = sinks + {"sliding": w, "terrace": 2 * w, "none": 0}[window_shape]
+    ring = {"sliding": w, "terrace": 2 * w, "none": 0}[window_shape]
+    slots = sinks + cache + ring
     read = 2 * B * Hq * (slots * (K + V) + F * (V + 1))
     # on average one token leaves the window
-    write = 2 * B * Hf * F * (V + 1)
-    # sums are at least float32, and each row has one 8-byte counter
-    state = B * (itemsize * Hkv * slots * (K + V) + max(itemsize, 4) * Hf * F * (V + 1) + 8)
+    write = 2 * B * Hf * F * (V + 1) + (2 * B * Hkv * K if cache else 0)
+    # sums and marks are at least float32, and each row has one 8-byte counter
+    marks = Hkv * (2 * cache + ring + K) if cache else 0
+    state = B * (itemsize * Hkv * slots * (K + V) + max(itemsize, 4) * (Hf * F * (V + 1) + marks) + 8)
     one = _attention_bytes(B=B, Hq=Hq, Hkv=Hkv, Hf=Hf, T=1, K=K, V=V, F=F, itemsize=itemsize)
     return Cost(operations=read + write, bytes=one + state, state=state)
 

@@ -23,6 +23,9 @@ Window shapes, with $p$ the position of a token in its row:
 With `sinks` the first so many tokens of a row are in every $W_t$, and not in $L_t$: softmax attention puts much of its
 weight on them (attention sinks, arXiv:2309.17453), and neither a window nor a sum of features can stand in for them.
 
+With a `cache` (for `terrace`) so many of the tokens before the window, those that `linattn_cache` chooses, are in every
+$W_t$. They stay in $L_t$ as well, where their part is small, so that the sum does not depend on the choice.
+
 Positions count the real tokens of a row, so that padding on either side does not move block boundaries: each row gives
 the result that it would give alone and without padding. A padded key has no effect; a padded query gives 0.
 
@@ -34,7 +37,7 @@ with PyTorch (`kernel` `torch`) or, on CUDA, with Triton kernels (`triton`) that
 
 Axes: B rows, T positions, Hq query heads, Hkv key and value heads (Hq a multiple of Hkv, keys are never repeated),
 H heads of the keys' feature map (Hq or Hkv), K key width, V value width, F features, U width of the inputs of the keys'
-map, R slots of the state, E sinks.
+map, R slots of the state, E sinks, C cached tokens.
 Inside: N blocks, G query heads per key head, w positions of a block.
 """
 
@@ -47,16 +50,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from subquad.ops.linattn_blocks import hybrid_blocks
+from subquad.ops.linattn_cache import Choice, Marks, Sources, choose, no_marks, pick, with_cached
+from subquad.ops.linattn_definition import check_arguments, hybrid_quadratic, hybrid_weights
 from subquad.ops.linattn_state import (
     HybridState,
     MapOfKeys,
     StepPlace,
     beside,
+    divide,
     first_tokens,
     hide,
     hybrid_state,
     locate,
     push,
+    scale_of,
     step_place,
     store,
     sum_of,
@@ -64,7 +71,7 @@ from subquad.ops.linattn_state import (
     widen,
 )
 from subquad.ops.linattn_triton import hybrid_triton
-from subquad.ops.linattn_windows import WindowShape, is_near, pair_masks, positions, ring_slots, summed
+from subquad.ops.linattn_windows import WindowShape, pair_masks, positions, summed
 from subquad.ops.precision import autocast_disabled
 
 __all__ = [
@@ -84,85 +91,6 @@ __all__ = [
 Kernel = Literal["torch", "triton"]
 
 
-def hybrid_weights(
-    q: Float[Tensor, "B Hq T K"],
-    k: Float[Tensor, "B Hkv T K"],
-    *,
-    phi_q: Float[Tensor, "B Hq T F"],
-    phi_k: Float[Tensor, "B H T F"],
-    mix: Float[Tensor, " Hq"],
-    window: int = 64,
-    window_shape: WindowShape = "terrace",
-    mask: Bool[Tensor, "B T"] | None = None,
-    scale: float | None = None,
-    use_linear: bool = True,
-    sinks: int = 0,
-) -> Float[Tensor, "B Hq T T"]:
-    """Return the T × T weights of Eq. (7) of arXiv:2410.10254, one row per query; at least float32.
-
-    The weights of a query sum to 1. They are all 0 for padding, and for a query whose features are orthogonal to those
-    of all keys while its window is empty (`none` with features that can be 0).
-
-    Args:
-        q: Queries.
-        k: Keys.
-        phi_q: Feature map of the queries, non-negative.
-        phi_k: Feature map of the keys, one per query head or one per key head.
-        mix: ln γ of each query head; larger means more softmax.
-        window: Tokens of the window (`sliding`) or of a block (`terrace`, `none`).
-        window_shape: `sliding`, `terrace` or `none`.
-        mask: True where a token is real; None if all are.
-        scale: Factor on the scores; None for 1/√K.
-        use_linear: False leaves the linear terms out: plain softmax over the window.
-        sinks: Number of first tokens that are in every window; at most `window`.
-    """
-    _check(q, k, phi_k, window=window, window_shape=window_shape, sinks=sinks)
-    heads = q.shape[1]
-    real = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
-    q, k, phi_q, phi_k = (hide(x, mask) for x in (q, k, phi_q, phi_k))
-    with autocast_disabled(q.device.type):
-        q, k, phi_q, phi_k, mix = widen(q, k, phi_q, phi_k, mix)
-        k, phi_k = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, phi_k))
-        position = real.cumsum(-1) - 1
-        distance = position[:, :, None] - position[:, None, :]
-        causal = (distance >= 0) & real[:, :, None] & real[:, None, :]
-        near = is_near(position[:, :, None], position[:, None, :], window=window, window_shape=window_shape)
-        near |= position[:, None, :] < sinks
-        softmax, linear = (causal & near)[:, None], (causal & ~near)[:, None]  # [B, 1, T, T]
-
-        scores = (q @ k.mT * _scale(q, scale)).masked_fill(~softmax, -torch.inf)
-        weights = (scores - _finite(scores.max(-1, keepdim=True).values)).exp()
-        if use_linear:
-            weights = mix.exp()[:, None, None] * weights
-            weights = weights + (phi_q @ phi_k.mT).masked_fill(~linear, 0.0)
-        return _divide(weights, weights.sum(-1, keepdim=True))
-
-
-def hybrid_quadratic(
-    q: Float[Tensor, "B Hq T K"],
-    k: Float[Tensor, "B Hkv T K"],
-    v: Float[Tensor, "B Hkv T V"],
-    *,
-    phi_q: Float[Tensor, "B Hq T F"],
-    phi_k: Float[Tensor, "B H T F"],
-    mix: Float[Tensor, " Hq"],
-    window: int = 64,
-    window_shape: WindowShape = "terrace",
-    mask: Bool[Tensor, "B T"] | None = None,
-    scale: float | None = None,
-    use_linear: bool = True,
-    sinks: int = 0,
-) -> Float[Tensor, "B Hq T V"]:
-    """Return the definition: the values v weighted by `hybrid_weights`."""
-    weights = hybrid_weights(
-        q, k, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, mask=mask, scale=scale,
-        use_linear=use_linear, sinks=sinks,
-    )  # fmt: skip
-    with autocast_disabled(q.device.type):
-        v = hide(v, mask).to(weights.dtype).repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-        return (weights @ v).to(q.dtype)
-
-
 def hybrid_chunked(
     q: Float[Tensor, "B Hq T K"],
     k: Float[Tensor, "B Hkv T K"],
@@ -177,13 +105,16 @@ def hybrid_chunked(
     scale: float | None = None,
     use_linear: bool = True,
     sinks: int = 0,
+    cache: int = 0,
+    inputs: Float[Tensor, "B Hkv T U"] | None = None,
     kernel: Kernel = "torch",
 ) -> Float[Tensor, "B Hq T V"]:
     """Compute `hybrid_quadratic` in O(T · window), block by block; for training.
 
-    `kernel` is `torch` or, on CUDA, `triton`; see `linattn_triton` for its restrictions.
+    `kernel` is `torch` or, on CUDA, `triton`; see `linattn_triton` for its restrictions. The choice of cached tokens
+    reads `inputs`.
     """
-    _check(q, k, phi_k, window=window, window_shape=window_shape, sinks=sinks)
+    check_arguments(q, k, phi_k, window=window, window_shape=window_shape, sinks=sinks, cache=cache)
     if mask is not None:
         none = torch.zeros(q.shape[0], dtype=torch.long, device=q.device)
         place = locate(none, mask, window=window, slots=window)
@@ -197,9 +128,22 @@ def hybrid_chunked(
         whole = [functional.pad(x, (0, 0, 0, behind)) if behind else x for x in (q, k, v, phi_q, phi_k)]
         queries, keys, values, maps, features = whole
         place = None
-    y = _attend(
+    sources = None
+    if cache:
+        of_choice = k if inputs is None else inputs
+        if place is not None:
+            of_choice = take(_behind_nothing(of_choice, window), place.keys)
+        else:
+            of_choice = functional.pad(of_choice, (0, 0, 0, keys.shape[2] - k.shape[2]))
+        after = k.new_full((len(k),), q.shape[2], dtype=torch.long) if mask is None else mask.sum(1)
+        # in front a cache, and blocks before the first, that do not exist
+        missing = cache + 2 * window - (keys.shape[2] - queries.shape[2])
+        layout = (functional.pad(x, (0, 0, missing, 0)) for x in (keys, values, of_choice))
+        marks = no_marks(*k.shape[:2], cache=cache, ring=2 * window, width=of_choice.shape[3], like=k)
+        sources = Sources(*layout, marks=marks, before=torch.zeros_like(after), after=after)
+    y, _ = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
-        scale=_scale(q, scale), use_linear=use_linear, kernel=kernel, first=first,
+        scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel, first=first, sources=sources,
     )  # fmt: skip
     y = y[:, :, : q.shape[2]] if place is None else hide(take(y, place.back), mask)
     return y.to(q.dtype)
@@ -221,6 +165,7 @@ def hybrid_prefill(
     scale: float | None = None,
     use_linear: bool = True,
     sinks: int = 0,
+    cache: int = 0,
     kernel: Kernel = "torch",
 ) -> tuple[Float[Tensor, "B Hq T V"], HybridState]:
     """Return the output of `hybrid_quadratic` for tokens that follow those in `state`, and the state after them.
@@ -231,8 +176,19 @@ def hybrid_prefill(
     k = hide(k, mask)
     if mask is None:
         mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
-    _check(q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, state=state, inputs=inputs)
-    kept, ring = (tuple(x[:, :, part] for x in state[:2]) for part in (slice(sinks), slice(sinks, None)))
+    check_arguments(
+        q,
+        k,
+        state.total,
+        window=window,
+        window_shape=window_shape,
+        sinks=sinks,
+        cache=cache,
+        state=state,
+        inputs=inputs,
+    )
+    parts = slice(sinks), slice(sinks, sinks + cache), slice(sinks + cache, None)
+    kept, cached, ring = (tuple(x[:, :, part] for x in state[:2]) for part in parts)
     slots = ring[0].shape[2]
     stored = positions(state.length, slots)
     if inputs is None:
@@ -242,27 +198,40 @@ def hybrid_prefill(
         phi_k, phi_ring = map_k(inputs), map_k(state.inputs.to(inputs.dtype))
     if slots:
         place = locate(state.length, mask, window=window, slots=slots)
-        sources = [beside(*both) for both in (*zip(ring, (k, v), strict=True), (phi_ring, phi_k))]
+        whole = [beside(*both) for both in (*zip(ring, (k, v), strict=True), (phi_ring, phi_k))]
     else:
         # all earlier tokens are in the sum, so blocks can begin at any position
         place = locate(torch.zeros_like(state.length), mask, window=window, slots=window)
-        sources = [_behind_nothing(x, window) for x in (k, v, phi_k)]
-    keys, values, features = (take(x, place.keys) for x in sources)
+        whole = [_behind_nothing(x, window) for x in (k, v, phi_k)]
+    keys, values, features = (take(x, place.keys) for x in whole)
     queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
     first = first_tokens(state.length, kept, (k, v), mask=mask, order=place.order)
 
+    sources, marks = None, Marks(*state[5:])
+    if cache:
+        latest, new = (ring[0], k) if inputs is None else (state.inputs, inputs)
+        of_cache = new.new_zeros(*new.shape[:2], cache, new.shape[3])
+        of_choice = of_cache, latest, take(beside(latest, new), place.keys)
+        # when a block begins, the one that leaves the window is still in the ring
+        leaves = (place.start[:, None] - window + torch.arange(window, device=q.device)) % slots
+        layout = [*zip(cached, ring, (keys, values), strict=True), of_choice]
+        layout = (torch.cat((old.to(x.dtype), take(last.to(x.dtype), leaves), x), 2) for old, last, x in layout)
+        after = state.length + mask.sum(-1)
+        sources = Sources(*layout, marks=marks, before=state.length, after=after)
     begin = summed(state.length, window=window, window_shape=window_shape)
     # at the end of a block the ring of a terrace still holds the block before it, which is linear for the next token
     stale = (stored >= begin[:, None].clamp(min=sinks)) & (stored < place.start[:, None])
-    y = _attend(
+    y, choice = _attend(
         queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
-        scale=_scale(q, scale), use_linear=use_linear, kernel=kernel, first=first if sinks else None,
-        total=state.total + sum_of(phi_ring, ring[1], stale), start=place.start,
+        scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel, first=first if sinks else None,
+        total=state.total + sum_of(phi_ring, ring[1], stale), start=place.start, sources=sources,
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
+    if sources is not None and choice is not None:
+        cached, marks = tuple(pick(x, choice.last) for x in sources[:2]), choice.marks
     after = store(
-        state, k, v, inputs=inputs, phi_k=phi_k, phi_ring=phi_ring, first=first, window=window,
-        window_shape=window_shape, mask=mask, order=place.order,
+        state, k, v, inputs=inputs, phi_k=phi_k, phi_ring=phi_ring, first=first, cached=cached, marks=marks,
+        window=window, window_shape=window_shape, mask=mask, order=place.order,
     )  # fmt: skip
     return y, after
 
@@ -283,6 +252,7 @@ def hybrid_step(
     scale: float | None = None,
     use_linear: bool = True,
     sinks: int = 0,
+    cache: int = 0,
     place: StepPlace | None = None,
 ) -> tuple[Float[Tensor, "B Hq 1 V"], HybridState]:
     """Return the output for one more token per row, and the state after it; O(1) in the number of tokens before.
@@ -292,11 +262,21 @@ def hybrid_step(
     `place` is the result of `step_place` for the state's number of tokens, with the same window, shape, sinks and mask;
     layers can share it. None computes it here.
     """
-    _check(q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, state=state, inputs=inputs)
+    check_arguments(
+        q,
+        k,
+        state.total,
+        window=window,
+        window_shape=window_shape,
+        sinks=sinks,
+        cache=cache,
+        state=state,
+        inputs=inputs,
+    )
     if torch.is_grad_enabled() or (state.total.is_inference() and not torch.is_inference_mode_enabled()):
         state = HybridState(*(x.clone() for x in state))
     if place is None:
-        place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, mask=mask)
+        place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, cache=cache, mask=mask)
     push(
         state, k, v, inputs=inputs, map_k=map_k, place=place, window_shape=window_shape, sinks=sinks, mask=mask
     )  # fmt: skip
@@ -304,13 +284,16 @@ def hybrid_step(
     with autocast_disabled(q.device.type):
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
         # query heads that share a key head take the axis of positions, rows are merged with heads: [B * Hkv, G, ...]
-        queries = wide.reshape(rows * heads, groups, q.shape[3]) * _scale(q, scale)
+        queries = wide.reshape(rows * heads, groups, q.shape[3]) * scale_of(q, scale)
         if keys.shape[2]:
             # finite, since a padded row can have no keys; its output is masked
             scores = torch.bmm(queries, keys.flatten(0, 1).mT).unflatten(0, (rows, heads))
             scores = scores.masked_fill_(place.hidden, torch.finfo(scores.dtype).min).flatten(0, 1)
             weights = (scores - scores.amax(-1, keepdim=True)).exp()
             top, bottom = torch.bmm(weights, values.flatten(0, 1)), weights.sum(-1, keepdim=True)
+            if cache:
+                received = (weights.detach() / bottom.detach()).sum(1).view(rows, heads, -1)[:, :, sinks:]
+                state.mass.add_(received if mask is None else received * mask[:, :, None])
         else:
             top, bottom = (queries.new_zeros(*queries.shape[:2], width) for width in (values.shape[-1], 1))
         if use_linear:
@@ -319,24 +302,26 @@ def hybrid_step(
             shared = maps.reshape(len(total), q.shape[1] // state.total.shape[1], maps.shape[3])  # [B * H, Hq / H, F]
             past = torch.bmm(shared, total).view(rows * heads, groups, total.shape[2])
             top, bottom = past[..., :-1].addcmul(gamma, top), past[..., -1:].addcmul(gamma, bottom)
-        y = _divide(top, bottom)
+        y = divide(top, bottom)
     return hide(y.view(rows, q.shape[1], 1, v.shape[3]), mask).to(q.dtype), state
 
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, phi_k: Tensor, mix: Tensor, window: int,
     window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, first: Sequence[Tensor] | None,
-    total: Tensor | None = None, start: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    total: Tensor | None = None, start: Tensor | None = None, sources: Sources | None = None,
+) -> tuple[Tensor, Choice | None]:  # fmt: skip
     """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window shape, in the dtype of the accumulators.
 
     `first` are keys and values of the sinks, `start` the position of the first key of each row, -window if None.
+    Return what is cached too.
     """
     if kernel == "triton":
-        return hybrid_triton(
+        y = hybrid_triton(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,
             use_linear=use_linear, total=total, has_past=None if start is None else start >= 0,
         )  # fmt: skip
+        return y, None
     softmax, linear = pair_masks(
         q.shape[2] // window, window=window, window_shape=window_shape, device=q.device,
         sinks=0 if first is None else first[0].shape[2], start=start,
@@ -348,52 +333,21 @@ def _attend(
         counted = places + (q.shape[2] - k.shape[2] if start is None else start[:, None]) >= first[0].shape[2]
     with autocast_disabled(q.device.type):
         q, k, v, phi_q, phi_k, mix, *first = widen(q, k, v, phi_q, phi_k, mix, *(first or ()))
-        return hybrid_blocks(
+        choice, cached = None, None
+        if sources is not None and softmax is not None:
+            sources = sources._replace(**dict(zip(("keys", "values", "inputs"), widen(*sources[:3]), strict=True)))
+            begin = torch.full_like(sources.before, -window) if start is None else start
+            sinks = first[0] if first else k[:, :, :0]
+            choice = choose(q, sources, first=sinks, softmax=softmax, start=begin + window, scale=scale)
+            cached = sources.keys, sources.values, choice.places
+            softmax = with_cached(softmax, choice.visible, sinks=sinks.shape[2])
+        y = hybrid_blocks(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, softmax=softmax, linear=linear, scale=scale,
-            use_linear=use_linear, first=first or None, counted=counted, total=total,
+            use_linear=use_linear, first=first or None, cached=cached, counted=counted, total=total,
         )  # fmt: skip
+        return y, choice
 
 
 def _behind_nothing(x: Float[Tensor, "B H T C"], window: int) -> Float[Tensor, "B H S C"]:
     """Return the layout that `locate` expects, with an empty ring in front."""
     return beside(None, functional.pad(x, (0, 0, window, 0)))
-
-
-def _check(
-    q: Tensor, k: Tensor, phi_k: Tensor, *, window: int, window_shape: str, sinks: int,
-    state: HybridState | None = None, inputs: Tensor | None = None,
-) -> None:  # fmt: skip
-    if window_shape not in ("sliding", "terrace", "none"):
-        raise ValueError(f"window_shape must be 'sliding', 'terrace' or 'none', not {window_shape!r}")
-    if window < 1:
-        raise ValueError(f"window must be at least 1, not {window}")
-    if not 0 <= sinks <= (0 if window_shape == "none" else window):
-        raise ValueError(f"sinks must be from 0 to the window, which is {window} {window_shape}, not {sinks}")
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key heads")
-    if phi_k.shape[1] not in (q.shape[1], k.shape[1]):
-        raise ValueError(
-            f"phi_k has {phi_k.shape[1]} heads; it needs one per query head ({q.shape[1]}) or key head ({k.shape[1]})"
-        )
-    if state is not None and state.keys.shape[2] != sinks + ring_slots(window, window_shape):
-        raise ValueError(
-            f"the state has {state.keys.shape[2]} slots, but a {window_shape} window of {window} with {sinks} sinks "
-            f"needs {sinks + ring_slots(window, window_shape)}: make it with the same window, window_shape and sinks"
-        )
-    if state is not None and state.inputs.shape[3] != (0 if inputs is None else inputs.shape[3]):
-        raise ValueError(
-            f"the state keeps inputs of width {state.inputs.shape[3]} for the keys' map, and "
-            f"{0 if inputs is None else inputs.shape[3]} are given: make it with the same input_width"
-        )
-
-
-def _finite(x: Tensor) -> Tensor:
-    return x.masked_fill(x == -torch.inf, 0.0)
-
-
-def _divide(top: Tensor, bottom: Tensor) -> Tensor:
-    return top / bottom.masked_fill(bottom == 0, 1.0)
-
-
-def _scale(q: Tensor, scale: float | None) -> float:
-    return q.shape[-1] ** -0.5 if scale is None else scale

@@ -5,9 +5,9 @@ features), and to the sum over all earlier blocks. O(T · window) operations. Sa
 the output and its normaliser; the weights are recomputed, so that the memory between the passes is O(T).
 
 Axes: B rows, L positions of queries, Hq query heads, Hkv key heads, H heads of the keys' features (Hq or Hkv), K key
-width, V value width, V1 = V + 1, F features, E sinks. Inside: N blocks of queries, w positions of a block, J = 2w
-positions of a block and the one before it, EJ = E + J, M rows of a product: the w positions of all query heads that
-share what they look at.
+width, V value width, V1 = V + 1, F features, E sinks, C cached tokens, X their sources. Inside: N blocks of queries, w
+positions of a block, J = 2w positions of a block and the one before it, ECJ = E + C + J, M rows of a product: the w
+positions of all query heads that share what they look at.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -34,11 +34,12 @@ def hybrid_blocks(
     phi_k: Float[Tensor, "B H S F"],
     mix: Float[Tensor, " Hq"],
     window: int,
-    softmax: Bool[Tensor, "#B N w EJ"] | None,
+    softmax: Bool[Tensor, "#B N w ECJ"] | None,
     linear: Bool[Tensor, "w J"] | None,
     scale: float,
     use_linear: bool,
     first: Sequence[Float[Tensor, "B Hkv E _"]] | None = None,
+    cached: tuple[Float[Tensor, "B Hkv X K"], Float[Tensor, "B Hkv X V"], Int[Tensor, "B Hkv N C"]] | None = None,
     counted: Bool[Tensor, "#B S"] | None = None,
     total: Float[Tensor, "B H F V1"] | None = None,
 ) -> Float[Tensor, "B Hq L V"]:
@@ -55,33 +56,36 @@ def hybrid_blocks(
         mix: ln γ of each query head.
         window: Positions of a block.
         softmax: Which keys each query sees by softmax, at least one; None for none. First those of `first`, then those
-            of the block before and its own.
+            that are cached, then those of the block before and its own.
         linear: Which of the same keys each query sees by features; None for none.
         scale: Factor on the scores.
         use_linear: False leaves all linear terms out.
         first: Keys and values that all blocks can see by softmax besides; None for none.
+        cached: Keys and values, and which of them each block can see by softmax besides; None for none.
         counted: Keys that have linear terms; None for all.
         total: Sum of φ(k) [v, 1] over the tokens before the first key; None for none.
     """
-    sinks = first or (None, None)
-    masks = (softmax, linear, counted)
-    y = _HybridBlocks.apply(q, k, v, phi_q, phi_k, mix, *sinks, total, window, masks, scale, use_linear)
+    *sources, index = cached or (None, None, None)
+    chosen = (softmax, linear, counted, index)
+    besides = (*(first or (None, None)), *sources)
+    y = _HybridBlocks.apply(q, k, v, phi_q, phi_k, mix, *besides, total, window, chosen, scale, use_linear)
     return cast(Tensor, y)
 
 
 class _HybridBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        q, k, v, phi_q, phi_k, mix, first_k, first_v, total, window, masks, scale, use_linear = inputs
-        softmax, linear, counted = masks
+        q, k, v, phi_q, phi_k, mix, first_k, first_v, source_k, source_v, total, *rest = inputs
+        window, chosen, scale, use_linear = rest
+        softmax, linear, counted, index = chosen
         heads, length = q.shape[1], q.shape[2]
         y, bottom = v.new_zeros(*q.shape[:3], v.shape[3]), v.new_zeros(*q.shape[:3], 1)
         if softmax is not None:
             # without linear terms γ cancels
             gamma = mix if use_linear else torch.zeros_like(mix)
-            pairs = _pairs(k, length, window, first=first_k)
+            pairs = _pairs(k, length, window, first=first_k, source=source_k, index=index)
             weights = _weights(_fold(q, k.shape[1], window), pairs, gamma, softmax, scale=scale)
-            y = _unfold(weights @ _pairs(v, length, window, first=first_v), heads)
+            y = _unfold(weights @ _pairs(v, length, window, first=first_v, source=source_v, index=index), heads)
             bottom = _unfold(weights.sum(-1, keepdim=True), heads)
         if use_linear:
             past = _unfold(_linear(*_maps(phi_q, phi_k, v, window, counted), total=total, linear=linear), heads)
@@ -91,7 +95,7 @@ class _HybridBlocks(torch.autograd.Function):
             # all features can be 0, and the weighted values are then 0 too
             bottom.masked_fill_(bottom == 0, 1.0)
         y /= bottom
-        ctx.save_for_backward(q, k, v, phi_q, phi_k, mix, first_k, first_v, total, *masks, y, bottom)
+        ctx.save_for_backward(*inputs[:11], *chosen, y, bottom)
         ctx.window, ctx.scale, ctx.use_linear = window, scale, use_linear
         return y
 
@@ -101,8 +105,8 @@ class _HybridBlocks(torch.autograd.Function):
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor | None, ...]:
         dy = gradients[0]
-        q, k, v, phi_q, phi_k, mix, first_k, first_v, total, *masks, y, bottom = ctx.saved_tensors
-        softmax, linear, counted = masks
+        q, k, v, phi_q, phi_k, mix, first_k, first_v, source_k, source_v, total, *rest = ctx.saved_tensors
+        softmax, linear, counted, index, y, bottom = rest
         window, heads = ctx.window, q.shape[1]
         with autocast_disabled(q.device.type):
             # of the numerator, and behind it of the normaliser: as if it were one value more
@@ -110,16 +114,18 @@ class _HybridBlocks(torch.autograd.Function):
             # attention transfer trains only the feature maps, which needs half of this
             needs_q, needs_k, needs_v = ctx.needs_input_grad[:3]
             dq, dk, dv, dmix = None, None, torch.zeros_like(v) if needs_v else None, torch.zeros_like(mix)
-            dfirst = (None, None)
+            dbesides = (None,) * 4
             if softmax is not None:
                 gamma = mix if ctx.use_linear else torch.zeros_like(mix)
-                (dq, dk, dv, dmix), dfirst = _softmax_backward(
+                (dq, dk, dv, dmix), dbesides = _softmax_backward(
                     q,
                     k,
                     v,
                     gamma,
                     dsum,
                     first=(first_k, first_v),
+                    source=(source_k, source_v),
+                    index=index,
                     softmax=softmax,
                     scale=ctx.scale,
                     needs_values=needs_v,
@@ -136,7 +142,7 @@ class _HybridBlocks(torch.autograd.Function):
                 if dv is not None and dones is not None:
                     dvalues = dones[..., :-1].flatten(2, 3).unflatten(1, (k.shape[1], -1)).sum(2)
                     dv += dvalues if counted is None else dvalues.mul_(counted[:, None, :, None])
-        return dq, dk, dv, dphi_q, dphi_k, dmix if ctx.use_linear else None, *dfirst, dtotal, *(None,) * 4
+        return dq, dk, dv, dphi_q, dphi_k, dmix if ctx.use_linear else None, *dbesides, dtotal, *(None,) * 4
 
 
 def _weights(
@@ -157,27 +163,35 @@ def _softmax_backward(
     dsum: Tensor,
     *,
     first: tuple[Tensor | None, Tensor | None],
+    source: tuple[Tensor | None, Tensor | None],
+    index: Tensor | None,
     softmax: Tensor,
     scale: float,
     needs_values: bool,
     needs_keys: bool,
-) -> tuple[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor], tuple[Tensor | None, Tensor | None]]:
-    """Return the gradients of queries, keys, values and ln γ through softmax, and of the keys and values of sinks."""
+) -> tuple[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor], tuple[Tensor | None, ...]]:
+    """Return the gradients of queries, keys, values and ln γ through softmax, and of keys and values besides."""
     window, heads, length = softmax.shape[2], k.shape[1], q.shape[2]
-    folded, pairs = _fold(q, heads, window), _pairs(k, length, window, first=first[0])
+    folded = _fold(q, heads, window)
+    pairs, values = (
+        _pairs(x, length, window, first=first[part], source=source[part], index=index) for part, x in enumerate((k, v))
+    )
     weights = _weights(folded, pairs, mix, softmax, scale=scale)
     dtop, dbottom = _fold(dsum[..., :-1], heads, window), _fold(dsum[..., -1:], heads, window)
-    dv, dfirst_v = _unpair(weights.mT @ dtop, v, first[1]) if needs_values else (None, None)
-    dscores = (dtop @ _pairs(v, length, window, first=first[1]).mT).add_(dbottom).mul_(weights)
+    dv, dfirst_v, dsource_v = None, None, None
+    if needs_values:
+        dv, dfirst_v, dsource_v = _unpair(weights.mT @ dtop, v, first=first[1], source=source[1], index=index)
+    dscores = (dtop @ values.mT).add_(dbottom).mul_(weights)
     rows = dscores.sum(-1, keepdim=True)
     dmix = _unfold(rows, q.shape[1]).sum((0, 2, 3))
     if not needs_keys:
-        return (None, None, dv, dmix), (None, dfirst_v)
+        return (None, None, dv, dmix), (None, dfirst_v, None, dsource_v)
     # the largest score, which was subtracted, has a gradient too: it belongs to the key of that score
     dscores.scatter_add_(-1, weights.argmax(-1, keepdim=True), -rows)
     dq = _unfold(dscores @ pairs, q.shape[1]).mul_(scale)
-    dk, dfirst_k = _unpair((dscores.mT @ folded).mul_(scale), k, first[0])
-    return (dq, dk, dv, dmix), (dfirst_k, dfirst_v)
+    dpairs = (dscores.mT @ folded).mul_(scale)
+    dk, dfirst_k, dsource_k = _unpair(dpairs, k, first=first[0], source=source[0], index=index)
+    return (dq, dk, dv, dmix), (dfirst_k, dfirst_v, dsource_k, dsource_v)
 
 
 def _linear(
@@ -296,23 +310,36 @@ def _led(x: Tensor, length: int, window: int) -> Tensor:
     return functional.pad(x, (0, 0, window, 0)) if x.shape[2] == length else x
 
 
-def _pairs(x: Tensor, length: int, window: int, *, first: Tensor | None) -> Tensor:
-    """Return keys or values [B, Hkv, S, C] as [B, Hkv, N, EJ, C]: the sinks, the block before, and each block."""
+def _pairs(
+    x: Tensor, length: int, window: int, *, first: Tensor | None, source: Tensor | None, index: Tensor | None
+) -> Float[Tensor, "B Hkv N ECJ C"]:
+    """Return keys or values [B, Hkv, S, C] by block: the sinks, the cached ones, the block before, and the block."""
     blocks = _led(x, length, window).unflatten(2, (-1, window))
     parts = [blocks[:, :, :-1], blocks[:, :, 1:]]
+    if source is not None and index is not None:
+        chosen = source.gather(2, index.flatten(2)[..., None].expand(-1, -1, -1, source.shape[3]))
+        parts.insert(0, chosen.unflatten(2, index.shape[2:]))
     if first is not None:
-        parts.insert(0, first[:, :, None].expand(-1, -1, parts[0].shape[2], -1, -1))
+        parts.insert(0, first[:, :, None].expand(-1, -1, parts[-1].shape[2], -1, -1))
     return torch.cat(parts, 3)
 
 
-def _unpair(dpairs: Tensor, like: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of `_pairs`: sums over the two places of each position, and over those of the sinks."""
+def _unpair(
+    dpairs: Tensor, like: Tensor, *, first: Tensor | None, source: Tensor | None, index: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the gradients of `_pairs`: of x, of the sinks, and of the sources of cached ones."""
     sinks = 0 if first is None else first.shape[2]
+    front = sinks + (0 if index is None else index.shape[3])
     dfirst = None if first is None else dpairs[..., :sinks, :].sum(2)
-    window = (dpairs.shape[3] - sinks) // 2
-    dx = functional.pad(dpairs[..., sinks : sinks + window, :], (0, 0, 0, 0, 0, 1))
-    dx[:, :, 1:] += dpairs[..., sinks + window :, :]
-    return dx.flatten(2, 3)[:, :, -like.shape[2] :], dfirst
+    dsource = None
+    if source is not None and index is not None:
+        dchosen = dpairs[..., sinks:front, :].flatten(2, 3)
+        places = index.flatten(2)[..., None].expand_as(dchosen)
+        dsource = torch.zeros_like(source).scatter_add_(2, places, dchosen)
+    window = (dpairs.shape[3] - front) // 2
+    dx = functional.pad(dpairs[..., front : front + window, :], (0, 0, 0, 0, 0, 1))
+    dx[:, :, 1:] += dpairs[..., front + window :, :]
+    return dx.flatten(2, 3)[:, :, -like.shape[2] :], dfirst, dsource
 
 
 def with_ones(v: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """State of decoding with hybrid attention: a ring buffer of the latest tokens and one sum over all earlier ones.
 
-The size does not depend on the number of tokens. Positions count the real tokens of a row. The first tokens can be kept
-in slots before the ring, as attention sinks, which are never part of the sum. Feature maps are not stored: they are
-computed when keys leave the window, one token at a time (`sliding`) or one block at a time (`terrace`, when the next
-block but one begins), from the keys or from inputs of their own, which the ring then keeps too.
+The size does not depend on the number of tokens. Positions count the real tokens of a row. In front of the ring there
+can be slots for the first tokens, as attention sinks, which are never part of the sum, and for a sparse cache. Feature
+maps are not stored: they are computed when keys leave the window, one token at a time (`sliding`) or one block at a
+time (`terrace`, when the next block but one begins), from the keys or from inputs of their own, which the ring then
+keeps too.
 
 Axes: B rows, T new tokens, Hkv key and value heads, H heads of the keys' feature map, K key width, V value width,
-V1 = V + 1, F features, U width of the map's inputs, R slots, of which E are sinks and S the ring, L places of the
-queries once cut into blocks.
+V1 = V + 1, F features, U width of the map's inputs, R slots, of which E are sinks, C cached tokens and S the ring, L
+places of the queries once cut into blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subquad.ops.linattn_blocks import with_ones
+from subquad.ops.linattn_cache import DECAY, Marks, evict, is_cached, no_marks, pick, select_rows
 from subquad.ops.linattn_windows import WindowShape, positions, ring_slots, summed
 from subquad.ops.precision import autocast_disabled
 
@@ -31,8 +33,8 @@ class HybridState(NamedTuple):
     """State of decoding, of constant size: a ring buffer of the latest tokens, and one sum over all earlier tokens."""
 
     keys: Float[Tensor, "B Hkv R K"]
-    """Keys of the first E and of the latest tokens: position p is in slot p if p < E, and in slot p mod S of the ring
-    behind. Empty slots are 0."""
+    """Keys of the first E tokens, of C cached tokens in the order of their positions, and of the latest tokens, where
+    position p is in slot p mod S of the ring. Empty slots are 0."""
     values: Float[Tensor, "B Hkv R V"]
     """Values of the same tokens."""
     total: Float[Tensor, "B H F V1"]
@@ -41,6 +43,12 @@ class HybridState(NamedTuple):
     """Number of real tokens that each row has processed."""
     inputs: Float[Tensor, "B Hkv S U"]
     """What the feature map reads of the tokens in the ring; U is 0 if it reads the keys."""
+    mass: Float[Tensor, "B Hkv CS"]
+    """Softmax attention to the tokens in the cache and in the ring; empty without a cache, as are the next two."""
+    novelty: Float[Tensor, "B Hkv C"]
+    """How much the tokens in the cache differ from others."""
+    direction: Float[Tensor, "B Hkv D"]
+    """Sum of the normalised inputs of all tokens that have left the window."""
 
 
 def hybrid_state(
@@ -54,24 +62,27 @@ def hybrid_state(
     window: int = 64,
     window_shape: WindowShape = "terrace",
     sinks: int = 0,
+    cache: int = 0,
     input_width: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> HybridState:
     """Return the state before the first token.
 
-    It has a slot for each sink, and `window` slots for `sliding`, twice as many for `terrace`, else none. `input_width`
-    is the width of what the keys' feature map reads; 0 if it reads the keys.
+    It has a slot for each sink and each cached token, and `window` slots for `sliding`, twice as many for `terrace`,
+    else none. `input_width` is the width of what the keys' feature map reads; 0 if it reads the keys.
     """
     ring = ring_slots(window, window_shape)
-    slots = sinks + ring
-    wide = accumulator(dtype)
+    slots = sinks + cache + ring
+    like = torch.zeros(0, dtype=dtype, device=device)
+    width = input_width or key_width
     return HybridState(
-        keys=torch.zeros(batch, kv_heads, slots, key_width, dtype=dtype, device=device),
-        values=torch.zeros(batch, kv_heads, slots, value_width, dtype=dtype, device=device),
-        total=torch.zeros(batch, feature_heads, features, value_width + 1, dtype=wide, device=device),
-        length=torch.zeros(batch, dtype=torch.long, device=device),
-        inputs=torch.zeros(batch, kv_heads, ring, input_width, dtype=dtype, device=device),
+        keys=like.new_zeros(batch, kv_heads, slots, key_width),
+        values=like.new_zeros(batch, kv_heads, slots, value_width),
+        total=like.new_zeros(batch, feature_heads, features, value_width + 1, dtype=accumulator(dtype)),
+        length=like.new_zeros(batch, dtype=torch.long),
+        inputs=like.new_zeros(batch, kv_heads, ring, input_width),
+        **no_marks(batch, kv_heads, cache=cache, ring=ring, width=width, like=like)._asdict(),
     )
 
 
@@ -113,7 +124,7 @@ class StepPlace(NamedTuple):
     rows: Int[Tensor, " B"]
     """0, 1, 2 and so on."""
     slot: Int[Tensor, " B"]
-    """Slot of the ring to which the token is written, from 0 behind the sinks."""
+    """Slot of the ring to which the token is written."""
     leaves: Bool[Tensor, "B S"] | None
     """Slots that move from the window to the sum: for `sliding` the token's own slot; None for no slot."""
     hidden: Bool[Tensor, "B 1 1 R"]
@@ -122,6 +133,8 @@ class StepPlace(NamedTuple):
     """Slots of sinks to which the token is written as well; None for no slot."""
     earlier: Int[Tensor, "B 1"]
     """Number of tokens that it attends to by features."""
+    begins: Bool[Tensor, " B"] | None
+    """Rows in which it is the first token of a block, and cached tokens are chosen anew; None for no row."""
 
 
 def step_place(
@@ -130,6 +143,7 @@ def step_place(
     window: int,
     window_shape: WindowShape,
     sinks: int = 0,
+    cache: int = 0,
     mask: Bool[Tensor, "B 1"] | None = None,
 ) -> StepPlace:
     """Return the slot of the next token of rows that have processed `length` tokens; none where the mask is False."""
@@ -141,24 +155,27 @@ def step_place(
     earlier = (behind - sinks).clamp(min=0)
     # a sink is seen in its own slot once it has left the window
     first = torch.arange(sinks, device=length.device)
-    hidden = torch.cat((first >= behind, positions(count, slots) < behind), 1)[:, None, None]
+    cached = is_cached(behind[:, 0], sinks=sinks, cache=cache)
+    hidden = torch.cat((first >= behind, ~cached, positions(count, slots) < behind), 1)[:, None, None]
     sink = first == length[:, None]
     if is_real is not None:
         sink &= is_real[:, None]
     sink = sink[:, None, :, None] if sinks and sink.any() else None
     if not slots:
-        return StepPlace(rows, rows, None, hidden, sink, earlier)
+        return StepPlace(rows, rows, None, hidden, sink, earlier, None)
     slot = length % slots
     if window_shape == "sliding":
         leaves = length >= window + sinks if is_real is None else is_real & (length >= window + sinks)
         leaves = leaves[:, None] & (torch.arange(slots, device=length.device) == slot[:, None])
     else:
         # a whole block leaves once per window, except its sinks
-        begins = (slot % window == 0) & (length >= slots)
-        leaves = begins if is_real is None else is_real & begins
+        leaving = (slot % window == 0) & (length >= slots)
+        leaves = leaving if is_real is None else is_real & leaving
         leaves = leaves[:, None] & ((torch.arange(slots, device=length.device) - slot[:, None]) % slots < window)
         leaves &= positions(length, slots) >= sinks
-    return StepPlace(rows, slot, leaves if leaves.any() else None, hidden, sink, earlier)
+    begins = length % window == 0 if is_real is None else is_real & (length % window == 0)
+    chosen = begins if cache and begins.any() else None
+    return StepPlace(rows, slot, leaves if leaves.any() else None, hidden, sink, earlier, chosen)
 
 
 def push(
@@ -173,30 +190,60 @@ def push(
     sinks: int,
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
-    """Write one token per row into the ring; tokens that leave the window are added to the sum."""
-    rows, slot, leaves, *_ = place
+    """Write one token per row into the ring; tokens that leave the window are added to the sum, or cached too."""
+    rows, slot, leaves = place.rows, place.slot, place.leaves
+    front = sinks + state.novelty.shape[2]
     if not state.keys.shape[2]:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
         state.total.add_(sum_of(map_k(hide(k if inputs is None else inputs, mask)), v, mask))
         state.length.add_(mask[:, 0])
         return
-    read = state.keys[:, :, sinks:] if inputs is None else state.inputs
+    read = state.keys[:, :, front:] if inputs is None else state.inputs
+    if place.begins is not None:
+        _choose_again(state, read, place, sinks=sinks)
     if leaves is not None and window_shape == "sliding":
         phi = map_k(read[rows, :, slot][:, :, None])[:, :, 0].to(state.total.dtype)
         phi = phi * leaves.any(1)[:, None, None]
-        left = with_ones(state.values[rows, :, sinks + slot].to(phi.dtype))
+        left = with_ones(state.values[rows, :, front + slot].to(phi.dtype))
         state.total.add_(phi[..., None] * left.repeat_interleave(phi.shape[1] // left.shape[1], 1)[:, :, None])
     elif leaves is not None:
         # the ring is overwritten below, and the gradient of the map needs its old values
         read = read.clone() if torch.is_grad_enabled() else read
-        state.total.add_(sum_of(map_k(read), state.values[:, :, sinks:], leaves))
+        state.total.add_(sum_of(map_k(read), state.values[:, :, front:], leaves))
     for kept, token in zip(state[:2], (k, v), strict=True):
-        _write(kept, token.to(kept.dtype), place, sinks + slot, mask)
+        _write(kept, token.to(kept.dtype), place, front + slot, mask)
         if place.sink is not None:
             kept[:, :, :sinks] = torch.where(place.sink, token.to(kept.dtype), kept[:, :, :sinks])
     if inputs is not None:
         _write(state.inputs, inputs.to(state.inputs.dtype), place, slot, mask)
+    if state.mass.shape[2]:
+        _write(
+            state.mass[..., None],
+            k.new_zeros(*k.shape[:3], 1, dtype=state.mass.dtype),
+            place,
+            front - sinks + slot,
+            mask,
+        )
     state.length.add_(1 if mask is None else mask[:, 0])
+
+
+def _choose_again(state: HybridState, read: Float[Tensor, "B Hkv S U"], place: StepPlace, *, sinks: int) -> None:
+    """Choose the cached tokens of rows in which a block begins; `read` is what the feature map reads of the ring."""
+    cache, begins = state.novelty.shape[2], place.begins
+    assert begins is not None
+    window = read.shape[2] // 2
+    # the block that leaves has the slots of the one that begins
+    slots = place.slot[:, None] // window * window + torch.arange(window, device=read.device)
+    mass = state.mass[:, :, cache:].gather(2, slots[:, None].expand(-1, read.shape[1], -1))
+    marks = Marks(state.mass, state.novelty, state.direction)
+    stay, marks = evict(marks, take(read, slots), mass=mass, behind=state.length - window, sinks=sinks)
+    for kept in state[:2]:
+        sources = torch.cat((kept[:, :, sinks : sinks + cache], take(kept[:, :, sinks + cache :], slots)), 2)
+        kept[:, :, sinks : sinks + cache] = select_rows(begins, pick(sources, stay), kept[:, :, sinks : sinks + cache])
+    state.mass.copy_(select_rows(begins, DECAY * state.mass, state.mass))
+    state.mass[:, :, :cache] = select_rows(begins, DECAY * marks.mass, state.mass[:, :, :cache])
+    state.novelty.copy_(select_rows(begins, marks.novelty, state.novelty))
+    state.direction.copy_(select_rows(begins, marks.direction, state.direction))
 
 
 def _write(ring: Tensor, token: Tensor, place: StepPlace, slot: Tensor, mask: Tensor | None) -> None:
@@ -245,33 +292,51 @@ def store(
     phi_k: Float[Tensor, "B H T F"],
     phi_ring: Float[Tensor, "B H S F"],
     first: Sequence[Float[Tensor, "B Hkv E _"]],
+    cached: Sequence[Float[Tensor, "B Hkv C _"]],
+    marks: Marks,
     window: int,
     window_shape: WindowShape,
     mask: Bool[Tensor, "B T"],
     order: Int[Tensor, "B T"],
 ) -> HybridState:
-    """Return the state after many tokens; `order` puts the real ones of each row first, `first` are the sinks."""
-    sinks, before = first[0].shape[2], state.length[:, None]
-    slots = state.keys.shape[2] - sinks
+    """Return the state after many tokens.
+
+    Args:
+        state: The state before.
+        k: Keys.
+        v: Values.
+        inputs: What the feature map of keys reads, if not the keys.
+        phi_k: Feature map of the keys.
+        phi_ring: Feature map of the keys in the ring of the state before.
+        first: Keys and values of the sinks after them.
+        cached: Keys and values of the cached tokens after them.
+        marks: Marks after them.
+        window: Tokens of the window or block.
+        window_shape: `sliding`, `terrace` or `none`.
+        mask: Which tokens are real.
+        order: Indices of the real ones of each row first.
+    """
+    sinks, front, before = first[0].shape[2], first[0].shape[2] + cached[0].shape[2], state.length[:, None]
+    slots = state.keys.shape[2] - front
     count = state.length + mask.sum(-1)
     begin, behind = (
         summed(tokens, window=window, window_shape=window_shape)[:, None] for tokens in (state.length, count)
     )
     was, now = positions(state.length, slots), positions(count, slots)
     # sinks are never added
-    total = state.total + sum_of(phi_ring, state.values[:, :, sinks:], (was >= begin.clamp(min=sinks)) & (was < behind))
+    total = state.total + sum_of(phi_ring, state.values[:, :, front:], (was >= begin.clamp(min=sinks)) & (was < behind))
     position = before + mask.cumsum(-1) - 1
     total = total + sum_of(phi_k, v, mask & (position >= sinks) & (position < behind))
     new = slots + order.gather(1, (now - before).clamp(0, mask.shape[1] - 1))
     index = torch.where(now >= before, new, torch.arange(slots, device=mask.device))
     keys, values = (
-        torch.cat((kept, take(beside(old[:, :, sinks:], x), index)), 2).to(old.dtype)
-        for old, x, kept in zip(state[:2], (k, v), first, strict=True)
+        torch.cat((*kept, take(beside(old[:, :, front:], x), index)), 2).to(old.dtype)
+        for old, x, *kept in zip(state[:2], (k, v), first, cached, strict=True)
     )
     kept = state.inputs
     if inputs is not None:
         kept = take(beside(kept, inputs), index).to(kept.dtype)
-    return HybridState(keys=keys, values=values, total=total, length=count, inputs=kept)
+    return HybridState(keys=keys, values=values, total=total, length=count, inputs=kept, **marks._asdict())
 
 
 def sum_of(
@@ -308,3 +373,13 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 def widen(*tensors: Tensor) -> list[Tensor]:
     """Return all tensors in the dtype of the first one's accumulator."""
     return [x.to(accumulator(tensors[0].dtype)) for x in tensors]
+
+
+def divide(top: Tensor, bottom: Tensor) -> Tensor:
+    """Return the quotient; 0 where nothing was summed."""
+    return top / bottom.masked_fill(bottom == 0, 1.0)
+
+
+def scale_of(q: Float[Tensor, "B Hq T K"], scale: float | None) -> float:
+    """Return the factor on the scores."""
+    return q.shape[-1] ** -0.5 if scale is None else scale

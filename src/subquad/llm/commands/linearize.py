@@ -390,7 +390,7 @@ class _Job:
     def evaluate_fine_tuned(self, model: PreTrainedModel) -> None:
         """Measure the fine-tuned model, and the same without its linear branch."""
         self.measure("fine_tuned", model, "hybrid")
-        self.measure("fine_tuned_without_linear", model, "window")
+        self.measure("fine_tuned_without_linear", model, "without_linear")
         self.sample("fine_tuned", model, "hybrid")
 
     def metrics(self, transferred: TrainingResult | BlockwiseResult, fine_tuned: TrainingResult) -> dict[str, Any]:

@@ -116,12 +116,12 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
     attention = attention_of(config["hybrid_attention"], str(folder))
     name, path = _teacher(folder, config, teacher)
     softmax = "".join(f"-{layer}" for layer in attention.softmax_layers)
-    origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}{softmax}"
+    origin = f"{model_fingerprint(path)}-w{attention.window}-{attention.window_shape}-s{attention.sinks}{softmax}"
     own = _weights_fingerprint(folder)
     variants = [
         ModelVariant("teacher", path, "softmax", attention, f"softmax-{model_fingerprint(path)}"),
         ModelVariant("window", path, "window", attention, f"window-{origin}"),
-        ModelVariant("fine_tuned_without_linear", folder, "window", None, f"window-{own}"),
+        ModelVariant("fine_tuned_without_linear", folder, "without_linear", None, f"window-{own}"),
         ModelVariant("fine_tuned", folder, "hybrid", None, f"hybrid-{own}"),
     ]
     about: dict[str, Any] = {

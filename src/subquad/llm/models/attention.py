@@ -39,9 +39,9 @@ __all__ = [
     "separate_documents",
 ]
 
-Mode = Literal["hybrid", "window", "softmax", "transfer"]
-"""What the attention layers compute: Eq. (7) of arXiv:2410.10254, its window alone, the teacher's softmax attention, or
-both for attention transfer."""
+Mode = Literal["hybrid", "without_linear", "window", "softmax", "transfer"]
+"""What the attention layers compute: Eq. (7) of arXiv:2410.10254, its softmax terms alone, those without cached tokens,
+the teacher's softmax attention, or hybrid and softmax attention for attention transfer."""
 
 AttentionWeights = Callable[[], tuple[Tensor, Tensor]]
 """Computes the weights of the hybrid and of the softmax attention, each [B, Hq, T, T]; 0 for padding."""
@@ -113,6 +113,7 @@ class HybridSelfAttention(nn.Module):
             window=settings.window,
             window_shape=settings.window_shape,
             sinks=settings.sinks or 0,
+            cache=settings.cache,
             feature_heads=settings.feature_heads,
             scale=self.scaling,
             horizon=settings.horizon or None,
@@ -184,7 +185,10 @@ class HybridSelfAttention(nn.Module):
     def _hybrid(
         self, q: Tensor, k: Tensor, v: Tensor, *inputs: Any, mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
-        how: dict[str, Any] = {"mask": mask, "use_linear": self.mode != "window", "inputs": inputs or None}
+        use_cache, use_linear = self.mode != "window", self.mode not in ("window", "without_linear")
+        how: dict[str, Any] = {
+            "mask": mask, "use_linear": use_linear, "use_cache": use_cache, "inputs": inputs or None,
+        }  # fmt: skip
         if cache is None:
             return self.hybrid(q, k, v, **how)
         layer = hybrid_layer(cache, self.layer_idx)
@@ -205,8 +209,9 @@ class HybridSelfAttention(nn.Module):
         else:
             hybrid = self.hybrid
             place = step_place(
-                state.length, window=hybrid.window, window_shape=hybrid.window_shape, sinks=hybrid.sinks, mask=mask
-            )
+                state.length, window=hybrid.window, window_shape=hybrid.window_shape, sinks=hybrid.sinks,
+                cache=state.novelty.shape[2], mask=mask,
+            )  # fmt: skip
         setattr(cache, _SharedPlace.__name__, _SharedPlace(self.layer_idx, length, place))
         return place
 
@@ -285,7 +290,7 @@ def attention_mode(model: nn.Module, mode: Mode, on_transfer: TransferCallback |
 
     Args:
         model: A converted model or a part of one.
-        mode: `hybrid`, `window`, `softmax` or `transfer`.
+        mode: `hybrid`, `without_linear`, `window`, `softmax` or `transfer`.
         on_transfer: Called by each layer in mode `transfer`.
     """
     layers = attention_layers(model)

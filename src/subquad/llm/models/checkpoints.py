@@ -104,7 +104,8 @@ def locate(model: str | Path) -> Path:
 
 def is_hub_name(model: str | Path) -> bool:
     """Return whether `model` is a name on the Hugging Face Hub: `OWNER/NAME` where there is no folder OWNER."""
-    return HUB_NAME.fullmatch(str(model)) is not None and not Path(model).parent.exists()
+    path = Path(model)
+    return HUB_NAME.fullmatch(str(model)) is not None and path.suffix != ".gguf" and not path.parent.exists()
 
 
 @cache

@@ -261,7 +261,7 @@ def _hybrid_operations(sizes: ModelSizes, settings: PlanSettings) -> float:
     attention, T = settings.attention, settings.sequence_length
     cost = hybrid_chunked(
         B=1, Hq=Hq, Hkv=Hkv, Hf=H, T=T, K=K, V=K, F=F, w=attention.window, window_shape=attention.window_shape,
-        sinks=attention.sinks or 0,
+        sinks=attention.sinks or 0, cache=attention.cache,
     )  # fmt: skip
     columns = F // FEATURE_MAPS[sizes.feature_map].features_per_column
     return cost.operations / T + 2 * K * columns * (Hq + H)
@@ -288,7 +288,8 @@ def _generation(sizes: ModelSizes, settings: PlanSettings) -> dict[str, Any]:
         state = hybrid_state(
             1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads, features=F,
             window=settings.attention.window, window_shape=settings.attention.window_shape,
-            sinks=settings.attention.sinks or 0, input_width=0 if settings.attention.rotate_features else K,
+            sinks=settings.attention.sinks or 0, cache=settings.attention.cache,
+            input_width=0 if settings.attention.rotate_features else K,
             dtype=getattr(torch, settings.dtype), device="meta",
         )  # fmt: skip
         size = sizes.layers * sum(tensor.nbytes for tensor in state)

@@ -49,8 +49,10 @@ def controls_of(model: nn.Module, attention: AttentionSettings) -> list[Control]
     shape = "terrace" if attention.window_shape == "none" else attention.window_shape
     found = [
         Control(name=CONTROLS[0], mode="softmax", attention=attention),
-        Control(name=CONTROLS[1], mode="window", attention=attention),
-        Control(name=CONTROLS[2], mode="window", attention=replace(attention, window=wide, window_shape=shape)),
+        Control(name=CONTROLS[1], mode="window", attention=replace(attention, cache=0)),
+        Control(
+            name=CONTROLS[2], mode="window", attention=replace(attention, window=wide, window_shape=shape, cache=0)
+        ),
     ]
     return [control for control in found if control.mode == "softmax" or control.attention.window_shape != "none"]
 

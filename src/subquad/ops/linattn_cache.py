@@ -1,0 +1,225 @@
+r"""Sparse cache of hybrid attention: of the tokens before the window, a constant number that stay exact.
+
+A sum of features cannot recall a single token, such as a name or a number. LoLA (arXiv:2505.23666) keeps the keys that
+the sum recalls worst. Here each key head keeps the C tokens that are best by either of two measures:
+
+- its *mass* $m_s = \sum_b \delta^{b} \sum_{t \in b} P_{ts}$, the softmax attention $P$ that it got from the queries of
+  its query heads (heavy hitters, arXiv:2306.14048), b blocks before the present one;
+- its *novelty* $-\cos(x_s, \sum_{r} x_r / |x_r|)$, how much it differs from all tokens up to the end of its block
+  (redundant keys go first, arXiv:2504.15364), with x what the feature map of keys reads.
+
+Whenever a block of the window `terrace` begins, the block that leaves the window joins the cached tokens as candidates.
+Candidates are ranked by mass and by novelty; the C with the highest sums of both ranks stay, of equal ones the oldest.
+Cached tokens are keys of every window, so $c_t$ and the softmax terms of Eq. (7) include them; the
+linear terms are those without a cache. Sinks are no candidates. Which tokens are kept has no gradient.
+
+Cost: O(T · (C + window)) for T tokens.
+
+Axes: B rows, T positions, Hq query heads, Hkv key heads, K key width, U width of the inputs of the keys' map, C cached
+tokens, CS those and the slots of the ring. Inside: L = N w positions of N blocks, w positions of a block, J = 2w
+positions of a block and the one before it, E sinks, EJ = E + J, X = C + (N + 2) w sources of cached tokens: the cache
+before the first block, the block that leaves the window when it begins, the block before it, and the blocks.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = [
+    "DECAY",
+    "Choice",
+    "Marks",
+    "Sources",
+    "choose",
+    "evict",
+    "is_cached",
+    "no_marks",
+    "pick",
+    "select_rows",
+    "sum_of_ranks",
+    "with_cached",
+]
+
+DECAY = 0.8
+"""Factor δ on the mass of all tokens when a block begins."""
+
+
+class Marks(NamedTuple):
+    """What decides which tokens are kept."""
+
+    mass: Float[Tensor, "B Hkv CS"]
+    """Mass of the cached tokens, and behind them of those in the ring."""
+    novelty: Float[Tensor, "B Hkv C"]
+    """Novelty of the cached tokens."""
+    direction: Float[Tensor, "B Hkv U"]
+    """Sum of the normalised inputs of all tokens that have left the window."""
+
+
+class Sources(NamedTuple):
+    """What cached tokens are chosen from: the cache, the block that leaves the window, the block before, the blocks."""
+
+    keys: Float[Tensor, "B Hkv X K"]
+    values: Float[Tensor, "B Hkv X V"]
+    inputs: Float[Tensor, "B Hkv X U"]
+    """What the feature map of keys reads; of the cache it is not read."""
+    marks: Marks
+    """Marks before the first query."""
+    before: Int[Tensor, " B"]
+    """Number of tokens that each row has processed before."""
+    after: Int[Tensor, " B"]
+    """Number of tokens that each row has processed after the last query."""
+
+
+class Choice(NamedTuple):
+    """Which tokens are cached during each block, and after the last token."""
+
+    places: Int[Tensor, "B Hkv N C"]
+    """Their places among the sources."""
+    visible: Bool[Tensor, "B N C"]
+    """Which of them exist."""
+    last: Int[Tensor, "B Hkv C"]
+    """Places of the tokens that are cached after the last token."""
+    marks: Marks
+    """Marks after the last token."""
+
+
+def no_marks(batch: int, heads: int, *, cache: int, ring: int, width: int, like: Tensor) -> Marks:
+    """Return the marks before the first token; without a cache they are empty."""
+    sizes = (cache + ring, cache, width) if cache else (0, 0, 0)
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return Marks(*(like.new_zeros(batch, heads, size, dtype=dtype) for size in sizes))
+
+
+def is_cached(behind: Int[Tensor, "*B"], *, sinks: int, cache: int) -> Bool[Tensor, "*B C"]:
+    """Return which slots of the cache are in use after `behind` tokens have left the window."""
+    return torch.arange(cache, device=behind.device) < (behind - sinks)[..., None]
+
+
+def with_cached(
+    softmax: Bool[Tensor, "#B N w EJ"], visible: Bool[Tensor, "B N C"], *, sinks: int
+) -> Bool[Tensor, "B N w ECJ"]:
+    """Return which keys each query sees, with the cached ones behind the sinks."""
+    softmax = softmax.expand(len(visible), visible.shape[1], -1, -1)
+    cached = visible[:, :, None].expand(-1, -1, softmax.shape[2], -1)
+    return torch.cat((softmax[..., :sinks], cached, softmax[..., sinks:]), 3)
+
+
+@torch.no_grad()
+def evict(
+    marks: Marks, left: Float[Tensor, "B Hkv w U"], *, mass: Float[Tensor, "B Hkv w"], behind: Int[Tensor, " B"],
+    sinks: int,
+) -> tuple[Int[Tensor, "B Hkv C"], Marks]:  # fmt: skip
+    """Return which candidates stay when a block leaves the window, in the order of their positions, and their marks.
+
+    Candidates are the slots of the cache, and behind them the tokens of the block.
+
+    Args:
+        marks: Marks before.
+        left: What the feature map of keys reads of the block's tokens.
+        mass: Mass of the block's tokens.
+        behind: Tokens of each row that have left the window, the block included; less than w if a part of the block, or
+            all of it, does not exist.
+        sinks: Number of first tokens that are no candidates.
+
+    Returns:
+        The candidates that stay, and their marks; the mass is that of the cache alone.
+    """
+    cache, window = marks.novelty.shape[2], left.shape[2]
+    position = behind[:, None] - window + torch.arange(window, device=left.device)
+    unit = functional.normalize(left.to(marks.direction.dtype), dim=-1)
+    unit = unit.masked_fill((position < 0)[:, None, :, None], 0.0)
+    direction = marks.direction + unit.sum(2)
+    novelty = -(unit @ functional.normalize(direction, dim=-1)[..., None])[..., 0]
+    exists = torch.cat((is_cached(behind - window, sinks=sinks, cache=cache), position >= sinks), 1)[:, None]
+    measures = torch.cat((marks.mass[:, :, :cache], mass), 2), torch.cat((marks.novelty, novelty), 2)
+    ranks = sum_of_ranks(*(x.masked_fill(~exists, -torch.inf) for x in measures)).masked_fill(~exists, -1)
+    best = ranks.argsort(dim=-1, stable=True, descending=True)[..., :cache]
+    # back to the order of positions, and candidates that do not exist to the end
+    size = exists.shape[2]
+    index = (best + size * ~exists.expand_as(ranks).gather(2, best)).sort(-1).values % size
+    return index, Marks(measures[0].gather(2, index), measures[1].gather(2, index), direction)
+
+
+@torch.no_grad()
+def choose(
+    q: Float[Tensor, "B Hq L K"], sources: Sources, *, first: Float[Tensor, "B Hkv E K"],
+    softmax: Bool[Tensor, "#B N w EJ"], start: Int[Tensor, " B"], scale: float,
+) -> Choice:  # fmt: skip
+    """Return which tokens are cached during each block of queries.
+
+    Args:
+        q: Queries, whole blocks.
+        sources: What they are chosen from.
+        first: Keys of the sinks.
+        softmax: Which sinks, and which keys of the block before and its own, each query sees.
+        start: Position of the first query of each row.
+        scale: Factor on the scores.
+    """
+    keys, _, inputs, marks, before, after = sources
+    cache, sinks, heads, window = marks.novelty.shape[2], first.shape[2], keys.shape[1], softmax.shape[2]
+    pair = torch.arange(2 * window, device=q.device)
+    # mass of the block before and the own one; before a new block begins, of the two blocks before it
+    held = torch.where(before % window == 0, start - 2 * window, start - window)[:, None] + pair
+    near = marks.mass[:, :, cache:].gather(2, (held % (2 * window))[:, None].expand(-1, heads, -1))
+    near = near.masked_fill(((held < 0) | (held >= before[:, None]))[:, None], 0.0)
+    marks = marks._replace(mass=marks.mass[:, :, :cache])
+    index = torch.arange(cache, device=q.device).expand(*marks.novelty.shape)
+    indices, visibles = [], []
+    for block, queries in enumerate(q.split(window, 2)):
+        own = start + block * window
+        begins = (own >= before) & (own < after)
+        places = cache + block * window + torch.arange(3 * window, device=q.device)
+        leaving = places[:window].expand(*index.shape[:2], -1)
+        stay, changed = evict(
+            marks, inputs[:, :, places[:window]], mass=near[:, :, :window], behind=own - window, sinks=sinks
+        )
+        changed = changed._replace(mass=DECAY * changed.mass)
+        index = select_rows(begins, torch.cat((index, leaving), 2).gather(2, stay), index)
+        marks = Marks(*(select_rows(begins, *both) for both in zip(changed, marks, strict=True)))
+        near = select_rows(begins, DECAY * functional.pad(near[:, :, window:], (0, window)), near)
+        visible = is_cached(own - window, sinks=sinks, cache=cache)
+        indices.append(index)
+        visibles.append(visible)
+
+        is_seen = with_cached(softmax[:, block : block + 1], visible[:, None], sinks=sinks)[:, 0]
+        asked = own[:, None] + pair[:window]
+        is_seen = is_seen & ((asked >= before[:, None]) & (asked < after[:, None]))[..., None]
+        seen = torch.cat((first, pick(keys, index), keys[:, :, places[window:]]), 2)
+        mass = _mass(queries, seen, is_seen, scale=scale)[:, :, sinks:]
+        marks = marks._replace(mass=marks.mass + mass[:, :, :cache])
+        near = near + mass[:, :, cache:]
+    # the ring holds the block of the last token and the one before
+    slots = ((after - 1) // window * window - window)[:, None] + pair
+    ring = torch.zeros_like(near).scatter(2, (slots % (2 * window))[:, None].expand_as(near), near)
+    marks = marks._replace(mass=torch.cat((marks.mass, ring), 2))
+    return Choice(torch.stack(indices, 2), torch.stack(visibles, 1), index, marks)
+
+
+def sum_of_ranks(mass: Float[Tensor, "*B M"], novelty: Float[Tensor, "*B M"]) -> Int[Tensor, "*B M"]:
+    """Return the sum of the two ranks of each candidate, where the lowest rank is 0."""
+    return sum(
+        (x.argsort(dim=-1, stable=True).argsort(-1) for x in (mass, novelty)), start=torch.zeros_like(mass).long()
+    )
+
+
+def _mass(
+    q: Float[Tensor, "B Hq w K"], k: Float[Tensor, "B Hkv M K"], is_seen: Bool[Tensor, "B w M"], *, scale: float
+) -> Float[Tensor, "B Hkv M"]:
+    """Return the softmax attention to each key, summed over queries and their heads; a query may see no key."""
+    scores = (q.unflatten(1, (k.shape[1], -1)) @ k[:, :, None].mT * scale).masked_fill(
+        ~is_seen[:, None, None], -torch.inf
+    )
+    return scores.softmax(-1).nan_to_num_(0.0).sum((2, 3))
+
+
+def pick(x: Float[Tensor, "B Hkv X K"], index: Int[Tensor, "B Hkv C"]) -> Float[Tensor, "B Hkv C K"]:
+    """Return the elements at the positions of `index`, which each row and head has its own."""
+    return x.gather(2, index[..., None].expand(-1, -1, -1, x.shape[3]))
+
+
+def select_rows(rows: Bool[Tensor, " B"], one: Tensor, other: Tensor) -> Tensor:
+    """Return one tensor where the row is chosen, and the other elsewhere."""
+    return torch.where(rows.view(-1, *(1,) * (one.ndim - 1)), one, other)
