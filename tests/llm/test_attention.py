@@ -119,7 +119,7 @@ def test_a_window_as_long_as_the_text_equals_the_teacher(kind, shape):
 )
 @settings(deadline=None, max_examples=20)
 @torch.no_grad()
-def test_prefill_and_steps_equal_one_pass(mode, kind, attention, cached, cuts, seed):
+def test_prefill_and_steps_equal_one_pass(mode, kind, *, attention, cached, cuts, seed):
     model = converted(kind, **attention, cache=cached if attention["window_shape"] == "terrace" else 0, seed=seed)
     ids = tokens(2, sum(cuts) + 5, seed=seed)
     with attention_mode(model, mode):
