@@ -8,9 +8,10 @@ from support.llm_models import prefilled, tiny_model
 
 from subquad.errors import SubquadError
 from subquad.llm.models.adapter import add_lora
-from subquad.llm.models.attention import attention_layers, attention_mode, separate_documents
+from subquad.llm.models.attention import attention_layers, attention_mode
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_argument, forward, new_cache
+from subquad.llm.models.documents import separate_documents
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
@@ -266,6 +267,49 @@ def test_separate_documents_equal_each_document_alone(kind, kept, mode):
             alone = model(ids[row : row + 1, first:end], position_ids=places, use_cache=False).logits[0]
             torch.testing.assert_close(given[row, first:end], alone, rtol=1e-5, atol=1e-5)
         assert not torch.allclose(model(ids, use_cache=False).logits[0, 11:], given[0, 11:])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@torch.no_grad()
+def test_packed_positions_equal_each_sequence_alone(kind):
+    model, ids = converted(kind, window=3), tokens(2, 23)
+    packed = torch.cat([torch.arange(8), torch.arange(2), torch.arange(13)])[None]
+    given = model(ids, position_ids=packed.expand(2, -1), use_cache=False).logits
+    for first, end in ((0, 8), (8, 10), (10, 23)):
+        alone = model(ids[:, first:end], use_cache=False).logits
+        torch.testing.assert_close(given[:, first:end], alone, rtol=1e-5, atol=1e-5)
+    backwards = packed.clone()
+    backwards[0, 12:] -= 1
+    with pytest.raises(ValueError, match="rise by 1 or start again at 0, but in row 0 1 follows 1"):
+        model(ids, position_ids=backwards, use_cache=False)
+
+
+@torch.no_grad()
+def test_transformers_ways_to_attend_work_or_are_refused():
+    model, ids = converted("llama", window=3, cache=4), tokens(1, 17)
+    expected = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1)
+    given = model.generate(ids, max_new_tokens=7, do_sample=False, pad_token_id=1, cache_implementation="static")
+    assert torch.equal(given, expected)
+    with pytest.raises(ValueError, match="SubquadLlamaForCausalLM computes hybrid attention, which sdpa cannot"):
+        model.set_attn_implementation("sdpa")
+    mask = torch.ones(1, 1, 17, 17, dtype=torch.bool).tril()
+    with pytest.raises(ValueError, match="padding masks and packed positions only"):
+        attention_layers(model)[0](torch.zeros(1, 17, 30).double(), (torch.ones(1, 17, 10).double(),) * 2, mask)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_compiled_model_gives_the_same_output_and_gradient():
+    model, ids = converted("llama", window=3, cache=4), tokens(2, 17)
+    compiled = torch.compile(model, backend="aot_eager")
+    gradients = []
+    for net in (model, compiled):
+        model.zero_grad()
+        net(ids, labels=ids, use_cache=False).loss.backward()
+        gradients.append([x.grad.clone() for x in model.parameters() if x.grad is not None])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
 
 
 @pytest.mark.parametrize(("step", "counts"), [(transfer_step, (11, 13)), (fine_tune_step, (10, 12))])

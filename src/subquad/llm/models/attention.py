@@ -6,14 +6,14 @@ Axes: B sequences, T positions, Hq query heads, Hkv key and value heads, K head 
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
 
 from subquad.llm.models.cache import hybrid_layer
+from subquad.llm.models.documents import Spans, concatenated, each_document, packed_documents
 from subquad.llm.settings import AttentionSettings
 from subquad.nn.attention import HybridAttention
 from subquad.ops.linattn import HybridState, StepPlace, step_place
@@ -36,7 +37,6 @@ __all__ = [
     "TransferCallback",
     "attention_layers",
     "attention_mode",
-    "separate_documents",
 ]
 
 Mode = Literal["hybrid", "without_linear", "window", "softmax", "transfer"]
@@ -49,9 +49,6 @@ AttentionWeights = Callable[[], tuple[Tensor, Tensor]]
 TransferCallback = Callable[[int, Tensor, Tensor, AttentionWeights], None]
 """Called in attention transfer with a layer's index, the hybrid and the softmax output, each [B, Hq, T, K], and a
 function that computes the attention weights."""
-
-Spans = Sequence[Sequence[tuple[int, int]]]
-"""Start and stop of the documents in each sequence."""
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 FUSED = "qkv_proj"
@@ -126,7 +123,8 @@ class HybridSelfAttention(nn.Module):
         self.on_transfer: TransferCallback | None = None
         self.documents: Spans | None = None
 
-    def forward(
+    @torch.compiler.disable
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         hidden_states: Float[Tensor, "B T D"],
         position_embeddings: tuple[Tensor, Tensor],
@@ -139,28 +137,31 @@ class HybridSelfAttention(nn.Module):
             hidden_states: Normalised input of the layer.
             position_embeddings: Cosines and sines of the positions.
             attention_mask: Which tokens are not padding; None: all.
-            **kwargs: Includes the cache, under one of the two names that it has in transformers 5.
+            **kwargs: Includes the cache, under one of the two names that it has in transformers 5, and the positions of
+                the tokens. Where these start again at 0, another sequence begins (packed sequences).
+
+        Raises:
+            ValueError: Packed positions jump, or there is a cache.
         """
         qkv, inputs = self._project(hidden_states, position_embeddings)
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        documents = self.documents
         if isinstance(attention_mask, Tensor):
-            raise ValueError(
-                "hybrid attention supports padding masks only; put one sequence in each row, without packed positions"
-            )
+            # transformers saw packed positions, or could not look at them while it was compiled
+            documents, attention_mask = packed_documents(kwargs.get("position_ids"), hidden_states), None
+            if documents is not None and cache is not None:
+                raise ValueError("packed sequences have no common state for decoding; pass use_cache=False")
         mask = None if attention_mask is None else attention_mask.new
         match self.mode:
             case "softmax":
-                y = self._each_document(lambda *qkv: self._softmax(*qkv, padding=attention_mask, cache=cache), *qkv)
+                y = each_document(
+                    documents, lambda *qkv: self._softmax(*qkv, padding=attention_mask, cache=cache), *qkv
+                )
             case "transfer":
-                y = self._transfer(qkv, inputs, attention_mask)
+                y = self._transfer(qkv, inputs, attention_mask, documents)
             case _:
-                y = self._each_document(lambda *given: self._hybrid(*given, mask=mask, cache=cache), *qkv, *inputs)
+                y = each_document(documents, lambda *given: self._hybrid(*given, mask=mask, cache=cache), *qkv, *inputs)
         return self.o_proj(y.to(qkv[2].dtype).transpose(1, 2).flatten(2)), None
-
-    def _each_document(self, attend: Callable[..., Tensor], *given: Tensor) -> Tensor:
-        if self.documents is None:
-            return attend(*given)
-        return _each(self.documents, lambda row, part: attend(*(x[row, :, part] for x in given)), 2)
 
     def _project(
         self, x: Tensor, position_embeddings: tuple[Tensor, Tensor]
@@ -226,29 +227,24 @@ class HybridSelfAttention(nn.Module):
         )
 
     def _transfer(
-        self, qkv: tuple[Tensor, Tensor, Tensor], inputs: tuple[Tensor, ...], padding: Padding | None
+        self,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        inputs: tuple[Tensor, ...],
+        padding: Padding | None,
+        documents: Spans | None,
     ) -> Tensor:
         if self.on_transfer is None:
             raise ValueError("mode 'transfer' needs a callback for both outputs")
         with torch.no_grad():
-            target = self._each_document(lambda *qkv: self._softmax(*qkv, padding=padding, cache=None), *qkv)
+            target = each_document(documents, lambda *qkv: self._softmax(*qkv, padding=padding, cache=None), *qkv)
         with torch.enable_grad():
             mask = None if padding is None else padding.new
             q, k, v = (x.detach() for x in qkv)
             of_maps: Any = tuple(x.detach() for x in inputs)
-            y = self._each_document(lambda *given: self._hybrid(*given, mask=mask, cache=None), q, k, v, *of_maps)
+            y = each_document(documents, lambda *given: self._hybrid(*given, mask=mask, cache=None), q, k, v, *of_maps)
             weights = partial(self.hybrid.weights, q, k, inputs=of_maps or None, mask=mask)
             self.on_transfer(self.layer_idx, y, target, weights)
         return target
-
-
-def _each(documents: Spans, attend: Callable[[slice, slice], Tensor], axis: int) -> Tensor:
-    """Return the outputs of concatenated documents, each computed separately, along the axis of positions."""
-    rows = [
-        torch.cat([attend(slice(row, row + 1), slice(*ends)) for ends in spans], axis)
-        for row, spans in enumerate(documents)
-    ]
-    return torch.cat(rows)
 
 
 def _split_fused(attention: Any) -> list[nn.Linear]:
@@ -304,33 +300,6 @@ def attention_mode(model: nn.Module, mode: Mode, on_transfer: TransferCallback |
             layer.mode, layer.on_transfer = old_mode, old_callback
 
 
-@contextmanager
-def separate_documents(model: nn.Module, documents: Int[Tensor, "B T"] | None) -> Iterator[None]:
-    """Restrict attention to tokens of the same document, within a `with` block that includes the backward pass.
-
-    Args:
-        model: A converted model, called without padding or cache.
-        documents: Number of each token's document, not decreasing; None changes nothing.
-    """
-    spans = None if documents is None else [_spans(row) for row in documents]
-    # layers that keep softmax attention read it as well
-    layers: list[Any] = [
-        module for module in model.modules() if hasattr(module, "o_proj") and hasattr(module, "layer_idx")
-    ]
-    for layer in layers:
-        layer.documents = spans
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.documents = None
-
-
-def _spans(documents: Int[Tensor, " T"]) -> list[tuple[int, int]]:
-    ends = documents.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
-    return list(zip([0, *ends], ends, strict=False))
-
-
 def _padding(  # noqa: PLR0917 (transformers' signature)
     batch_size: int,
     q_length: int,
@@ -368,7 +337,7 @@ def _softmax_layer(
             own_q, own_k, own_v = (x[row, :, part] for x in (q, k, v))
             return sdpa_attention_forward(module, own_q, own_k, own_v, mask, **kwargs)[0]
 
-        return _each(documents, alone, 1), None
+        return concatenated(documents, alone, 1), None
     mask = attention_mask if isinstance(attention_mask, Tensor) else _allowed(attention_mask, q.shape[2], k)
     return sdpa_attention_forward(module, q, k, v, mask, **kwargs)
 

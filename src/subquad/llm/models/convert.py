@@ -224,11 +224,19 @@ def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedMode
             raise SubquadError(f"Subquad{base.__name__}: no hybrid_attention in its config")
         replace_attention(self, attention_of(config.hybrid_attention, f"Subquad{base.__name__}"), check=False)
 
+    def set_attn_implementation(self: PreTrainedModel, attn_implementation: Any, **kwargs: Any) -> None:
+        if attn_implementation != IMPLEMENTATION:
+            raise ValueError(
+                f"{type(self).__name__} computes hybrid attention, which {attn_implementation} cannot; see "
+                "--attention.kernel for its own implementations"
+            )
+
     model_class = type(
         f"Subquad{base.__name__}",
         (base,),
         {
             "__init__": __init__,
+            "set_attn_implementation": set_attn_implementation,
             "__module__": __name__,
             "__doc__": f"`{base.__name__}` with hybrid attention.",
             "config_class": config_class,

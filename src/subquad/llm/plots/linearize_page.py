@@ -87,6 +87,7 @@ def describe_attention(model: PreTrainedModel) -> dict[str, Any]:
         "window": hybrid.window,
         "window_shape": hybrid.window_shape,
         "sinks": hybrid.sinks,
+        "cache": hybrid.cache,
         "state_numbers": state_numbers,
         "state_as_tokens": state_tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -160,8 +161,11 @@ def _sections(
 
 def _lead(about: Mapping[str, Any]) -> str:
     linear, layers = about["layers"], about.get("all_layers", about["layers"])
-    sinks = f" and to the first {about['sinks']} tokens of the text" if about.get("sinks") else ""
-    window = f"softmax attention in a window of {about['window']} tokens ({about['window_shape']}){sinks}"
+    others = [f"to the first {about['sinks']} tokens of the text"] if about.get("sinks") else []
+    if about.get("cache"):
+        others.append(f"to {about['cache']} earlier tokens that each key head keeps")
+    besides = f" and {' and '.join(others)}" if others else ""
+    window = f"softmax attention in a window of {about['window']} tokens ({about['window_shape']}){besides}"
     return (
         f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by linear "
         f"attention {'without a window' if about['window_shape'] == 'none' else f'plus {window}'}. "

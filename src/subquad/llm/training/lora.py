@@ -18,8 +18,9 @@ from peft import LoraModel
 from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.models.attention import Mode, attention_mode, separate_documents
+from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.convert import feature_parameters
+from subquad.llm.models.documents import separate_documents
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.losses import language_model_loss
 from subquad.llm.training.metrics import perplexity

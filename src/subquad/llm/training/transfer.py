@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from subquad.llm.models.attention import AttentionWeights, separate_documents
+from subquad.llm.models.attention import AttentionWeights
 from subquad.llm.models.convert import feature_parameters
+from subquad.llm.models.documents import separate_documents
 from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.metrics import run_teacher, transfer_errors
 from subquad.llm.training.stages import StageOptions, train_stage
