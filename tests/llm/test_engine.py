@@ -8,6 +8,7 @@ from support.llm_models import byte_tokenizer, linear_model
 
 from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Engine, EngineClosed, Job
+from subquad.llm.serving.prefix_states import PrefixStates
 from subquad.llm.serving.sampling import SamplingParameters
 from subquad.llm.serving.state_batch import StateBatch
 
@@ -209,3 +210,46 @@ def test_rotary_positions_that_depend_on_the_batch_cannot_be_batched(monkeypatch
     with pytest.raises(SubquadError, match=r"dynamic.*use --max-batch-size 1"):
         StateBatch(model, 2)
     assert StateBatch(model, 1).bytes_per_sequence > 0
+
+
+def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on_with_the_same_answer(model, tokenizer):
+    engine = Engine(model, tokenizer, max_batch_size=3, prefill_chunk_size=7, prefix_states=4)
+
+    def ask(ids, **how):
+        recorded = Recorded(ids, 13, **how)
+        engine.submit(recorded.job)
+        while engine.work():
+            pass
+        return recorded
+
+    first = ask(prompt(29))
+    assert first.job.cached_tokens == 0
+    # the next turn of a chat: the prompt and its answer, of which the last token was not read, and a question
+    turn = [*prompt(29), *first.tokens(), *prompt(11, seed=1)]
+    second = ask(turn)
+    assert second.job.cached_tokens == 29 + 12
+    assert second.tokens() == alone(model, tokenizer, turn, 13).tokens()
+    assert engine.prompt_tokens == 29 + len(turn)
+    assert engine.cached_tokens == 29 + 12
+    # the same prompt again has one token left to read, or the answer would have no logits to begin with
+    again = ask(prompt(29))
+    assert again.job.cached_tokens == 0
+    assert again.tokens() == first.tokens()
+    # log-probabilities of the prompt need all of it
+    assert ask(turn, logprobs=1, has_prompt_logprobs=True).job.cached_tokens == 0
+    # the states that were kept are not changed by those that go on from them
+    assert ask([*turn, 7]).job.cached_tokens == len(turn)
+    assert ask([*turn, 7]).tokens() == alone(model, tokenizer, [*turn, 7], 13).tokens()
+
+
+def test_of_the_states_that_are_kept_the_one_not_used_for_the_longest_time_goes():
+    kept = PrefixStates(2)
+    kept.add([1, 2], [])
+    kept.add([1, 2, 3], [])
+    assert kept.find([1, 2, 3, 4])[0] == 3
+    assert kept.find([1, 2, 3])[0] == 2
+    kept.add([9], [])
+    assert len(kept) == 2
+    assert kept.find([1, 2, 3, 4])[0] == 2
+    assert kept.find([9]) is None
+    assert PrefixStates(0).find([1]) is None

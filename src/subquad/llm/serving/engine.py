@@ -19,6 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.decoding import eos_tokens, forward, forward_all, new_cache
 from subquad.llm.serving.logprobs import TokenLogprob, token_logprobs
+from subquad.llm.serving.prefix_states import PrefixStates, cache_of, states_of
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
 from subquad.llm.serving.state_batch import StateBatch
 from subquad.llm.serving.tokenization import Detokenizer
@@ -70,6 +71,8 @@ class Job:
     """Number of most likely tokens whose log-probabilities come with each token; None for no log-probabilities."""
     has_prompt_logprobs: bool = False
     """The tokens of the prompt get them too."""
+    cached_tokens: int = 0
+    """First tokens of the prompt that were not read, since their state was kept; set by the engine."""
 
 
 class _Sequence:
@@ -79,7 +82,8 @@ class _Sequence:
         self.job, self.index = job, index
         self.sampler = TokenSampler(job.sampling, job.seed, index)
         self.detokenizer = Detokenizer(tokenizer, job.prompt, job.stops)
-        self.last_token, self.count = -1, 0
+        self.tokens: list[int] = []
+        """Tokens that were generated."""
 
     def add(
         self, token: int, logits: Tensor, eos: frozenset[int], prompt: tuple[TokenLogprob, ...] | None = None
@@ -88,14 +92,13 @@ class _Sequence:
         logprob = None
         if self.job.logprobs is not None:
             (logprob,) = token_logprobs(logits[None], [token], self.job.logprobs)
-        self.last_token = token
-        self.count += 1
+        self.tokens.append(token)
         reason = None
         if token in eos:
             text, reason = self.detokenizer.finish(), "stop"
         else:
             text = self.detokenizer.add(token)
-            if self.count == self.job.max_tokens and not self.detokenizer.is_stopped:
+            if len(self.tokens) == self.job.max_tokens and not self.detokenizer.is_stopped:
                 text, reason = text + self.detokenizer.finish(), "length"
             if self.detokenizer.is_stopped:
                 reason = "stop"
@@ -126,6 +129,7 @@ class Engine:
         *,
         max_batch_size: int = 32,
         prefill_chunk_size: int = 512,
+        prefix_states: int = 0,
     ):
         """Allocate the states of the batch.
 
@@ -134,6 +138,7 @@ class Engine:
             tokenizer: Its tokenizer; from now on used by the engine's thread only.
             max_batch_size: Maximum number of sequences decoded together.
             prefill_chunk_size: Tokens of a new prompt that are processed between two decoding steps of the others.
+            prefix_states: Number of states of earlier prompts and answers that are kept for prompts that begin alike.
 
         Raises:
             SubquadError: The model's sequences cannot share a batch.
@@ -149,8 +154,9 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._prefill: _Prefill | None = None
         self._sequences: list[_Sequence] = []
-        self.prompt_tokens = self.generated_tokens = 0
-        """Tokens since the start."""
+        self._kept = PrefixStates(prefix_states)
+        self.prompt_tokens = self.cached_tokens = self.generated_tokens = 0
+        """Tokens since the start: of prompts, those of them that were not read again, and of answers."""
 
     @property
     def active(self) -> int:
@@ -232,10 +238,21 @@ class Engine:
             self._prefill = None
         self._remove([row for row, sequence in enumerate(self._sequences) if sequence.job is job])
 
+    def _begin(self, job: Job) -> _Prefill:
+        """Return the start of a prompt, behind the longest beginning whose state was kept."""
+        # log-probabilities need all logits
+        found = None if job.has_prompt_logprobs else self._kept.find(job.prompt)
+        if found is None:
+            return _Prefill(job=job, cache=new_cache(self._model))
+        job.cached_tokens, states = found
+        self.prompt_tokens += job.cached_tokens
+        self.cached_tokens += job.cached_tokens
+        return _Prefill(job=job, cache=cache_of(self._model, states, job.cached_tokens), done=job.cached_tokens)
+
     def _prefill_chunk(self) -> None:
         free = self.max_batch_size - len(self._sequences)
         if self._prefill is None and self._waiting and self._waiting[0].n <= free:
-            self._prefill = _Prefill(job=self._waiting.popleft(), cache=new_cache(self._model))
+            self._prefill = self._begin(self._waiting.popleft())
         prefill = self._prefill
         if prefill is None:
             return
@@ -262,6 +279,8 @@ class Engine:
 
     def _start(self, prefill: _Prefill, logits: Tensor) -> None:
         job = prefill.job
+        if self._kept.size:
+            self._kept.add(job.prompt, states_of(prefill.cache))
         prompt = tuple(prefill.logprobs) if job.has_prompt_logprobs else None
         if job.max_tokens == 0:
             for index in range(job.n):
@@ -278,7 +297,7 @@ class Engine:
     def _decode(self) -> None:
         if not self._sequences:
             return
-        logits = self._batch.step([sequence.last_token for sequence in self._sequences])
+        logits = self._batch.step([sequence.tokens[-1] for sequence in self._sequences])
         tokens = sample(logits, [sequence.sampler for sequence in self._sequences])
         self.generated_tokens += len(tokens)
         rows = enumerate(zip(self._sequences, tokens, logits, strict=True))
@@ -287,6 +306,10 @@ class Engine:
     def _remove(self, rows: list[int]) -> None:
         # from the last to the first, since the last sequence moves into the free row
         for row in reversed(rows):
+            if self._kept.size:
+                # the last token has not been through the model
+                sequence = self._sequences[row]
+                self._kept.add([*sequence.job.prompt, *sequence.tokens[:-1]], self._batch.states(row))
             self._batch.remove(row)
             last = self._sequences.pop()
             if row < len(self._sequences):

@@ -51,8 +51,9 @@ class _Pending:
         echoes = self.echoes or [""] * len(self.jobs)
         self.replies = [_Reply(job, echo) for job, echo in zip(self.jobs, echoes, strict=True) for _ in range(job.n)]
 
-    def usage(self, tokens: int) -> dict[str, int]:
-        return usage_body([job.prompt for job in self.jobs], tokens)
+    def usage(self, tokens: int) -> dict[str, Any]:
+        cached = sum(job.cached_tokens for job in self.jobs)
+        return usage_body([job.prompt for job in self.jobs], tokens, cached=cached)
 
 
 class _Reply:

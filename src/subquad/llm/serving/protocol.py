@@ -245,10 +245,15 @@ def delta_body(
     return {"index": index, "delta": body, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def usage_body(prompts: Sequence[Sequence[int]], tokens: int) -> dict[str, int]:
-    """Return the token counts; a prompt of several sequences counts once."""
+def usage_body(prompts: Sequence[Sequence[int]], tokens: int, *, cached: int) -> dict[str, Any]:
+    """Return the token counts; a prompt of several sequences counts once, and `cached` tokens were not read again."""
     prompt_tokens = sum(len(prompt) for prompt in prompts)
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": tokens,
+        "total_tokens": prompt_tokens + tokens,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
 
 
 def error_body(message: str, *, status: int = 400, field: str | None = None, code: str | None = None) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def make_app(
         copy.deepcopy(tokenizer),
         max_batch_size=settings.max_batch_size,
         prefill_chunk_size=settings.prefill_chunk_size,
+        prefix_states=settings.prefix_states,
     )
     handler = RequestHandler(
         engine=engine,
@@ -149,7 +150,10 @@ class _EngineMetrics(Collector):
         engine = self._engine
         yield GaugeMetricFamily("subquad_active_sequences", "Sequences in the batch.", engine.active)
         yield GaugeMetricFamily("subquad_waiting_requests", "Prompts that have not been started.", engine.waiting)
-        yield CounterMetricFamily("subquad_prompt_tokens", "Tokens of prompts that were read.", engine.prompt_tokens)
+        yield CounterMetricFamily("subquad_prompt_tokens", "Tokens of prompts.", engine.prompt_tokens)
+        yield CounterMetricFamily(
+            "subquad_cached_prompt_tokens", "Those whose state was kept from before.", engine.cached_tokens
+        )
         yield CounterMetricFamily("subquad_generated_tokens", "Tokens that were generated.", engine.generated_tokens)
 
 

@@ -64,12 +64,16 @@ class ServeSettings(PlacementSettings):
     """Maximum number of waiting requests; further ones get status 429."""
     prefill_chunk_size: Model[int] = 512
     """Tokens of a new prompt that are processed between two decoding steps of the other sequences."""
+    prefix_states: Model[int] = 8
+    """States of earlier prompts and answers that are kept: a prompt that begins like one of them, as every turn of a
+    chat does, is read only from there on. Each has the size of one sequence's state; 0 for none."""
     shutdown_timeout: Output[int] = 10
     """Seconds that running requests have to finish after Ctrl-C."""
 
     def __post_init__(self) -> None:
         validate_values(self)
-        validate_minima(self, max_batch_size=1, max_context=2, max_waiting=1, prefill_chunk_size=1, shutdown_timeout=0)
+        validate_minima(self, max_batch_size=1, max_context=2, max_waiting=1, prefill_chunk_size=1)
+        validate_minima(self, prefix_states=0, shutdown_timeout=0)
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
         for name in ("name", "api_key"):

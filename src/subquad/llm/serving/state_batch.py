@@ -66,6 +66,10 @@ class StateBatch:
                 rows[self.count] = new[0]
         self.count += 1
 
+    def states(self, row: int) -> list[HybridState]:
+        """Return a copy of the state of a row, layer by layer."""
+        return [HybridState(*(rows[row : row + 1].clone() for rows in state)) for state in self._states]
+
     def remove(self, row: int) -> None:
         """Free a row; the last row moves into its place."""
         self.count -= 1

@@ -1,0 +1,69 @@
+"""States of texts that were read before: a text that begins with one of them is read only from there on.
+
+A state of hybrid attention has the same size for any length of text, so keeping the last few costs little. A chat,
+whose prompt is the whole conversation at every turn, is then read once instead of once per turn.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import PreTrainedModel
+
+from subquad.llm.models.cache import hybrid_layer
+from subquad.llm.models.decoding import new_cache
+from subquad.ops.linattn import HybridState
+
+__all__ = ["PrefixStates", "cache_of", "states_of"]
+
+States = list[HybridState]
+"""States of one text, layer by layer."""
+
+
+def states_of(cache: Cache, row: int = 0) -> States:
+    """Return a copy of the states of one row."""
+    layers: list[Any] = list(cache.layers)
+    return [HybridState(*(tensor[row : row + 1].clone() for tensor in layer.state)) for layer in layers]
+
+
+def cache_of(model: PreTrainedModel, states: Sequence[Sequence[Tensor]], length: int) -> Cache:
+    """Return a cache with a copy of the states of a text of `length` tokens."""
+    cache = new_cache(model)
+    for index, state in enumerate(states):
+        layer = hybrid_layer(cache, index)
+        layer.state, layer.length = HybridState(*(tensor.clone() for tensor in state)), length
+    return cache
+
+
+class PrefixStates:
+    """The states that were added or used last, by their tokens."""
+
+    def __init__(self, size: int):
+        """Keep `size` states; 0 for none."""
+        self.size = size
+        self._states: OrderedDict[tuple[int, ...], States] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def add(self, tokens: Sequence[int], states: States) -> None:
+        """Keep the states after these tokens, in place of those that were not used for the longest time."""
+        self._states[tuple(tokens)] = states
+        self._states.move_to_end(tuple(tokens))
+        while len(self._states) > self.size:
+            self._states.popitem(last=False)
+
+    def find(self, prompt: Sequence[int]) -> tuple[int, States] | None:
+        """Return the longest beginning of a prompt whose states were kept, as its number of tokens, and the states.
+
+        At least one token is left to read, since it gives the logits of the next one.
+        """
+        prompt = tuple(prompt)
+        known = [tokens for tokens in self._states if len(tokens) < len(prompt) and prompt[: len(tokens)] == tokens]
+        if not known:
+            return None
+        tokens = max(known, key=len)
+        self._states.move_to_end(tokens)
+        return len(tokens), self._states[tokens]
