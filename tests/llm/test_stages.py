@@ -172,3 +172,21 @@ def test_an_interrupted_run_with_validation_resumes_to_the_same_weights(monkeypa
         for name in ("whole", "out")
     ]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("block", [None, 1])
+def test_accumulated_gradients_are_those_of_a_larger_batch(folder, text, tmp_path, block):
+    made = {}
+    for name, how in {
+        "batch": {"batch_size": 2},
+        "accumulated": {"gradient_accumulation": 2},
+        "single": {},
+    }.items():
+        settings = replace(SMALL, transfer_tokens=31 * 8, lora_tokens=31 * 6, block_layers=block, **how)
+        metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / name, quiet=True)
+        assert metrics["tokens"] == {"transfer": 31 * 8, "lora": 31 * 6}
+        made[name] = read_tensors(tmp_path / name / "model.safetensors")
+    for tensor, expected in made["batch"].items():
+        torch.testing.assert_close(made["accumulated"][tensor], expected, rtol=1e-3, atol=1e-4)
+    differs = [not torch.allclose(made["single"][name], made["batch"][name], rtol=1e-3) for name in made["batch"]]
+    assert sum(differs) > len(differs) / 2

@@ -116,7 +116,9 @@ class LinearizeSettings:
     sequence_length: Input[int] = 1024
     """Tokens of one training or evaluation sequence."""
     batch_size: Training[int] = 1
-    """Batch size: sequences per optimizer step and process."""
+    """Batch size: sequences in one forward pass of one process."""
+    gradient_accumulation: Training[int] = 1
+    """Batches whose gradients are averaged in one optimizer step: a larger batch in the same memory."""
     transfer_learning_rate: Training[float] = 3e-2
     """Peak learning rate of attention transfer."""
     lora_learning_rate: Training[float] = 2e-3
@@ -182,7 +184,7 @@ class LinearizeSettings:
         validate_values(self)
         validate_minima(self, sequence_length=2, batch_size=1, lora_rank=1, evaluation_tokens=2)
         validate_minima(self, transfer_tokens=1, lora_tokens=1, validate_every=1, block_layers=1, patience=1)
-        validate_minima(self, feature_map_learning_rate=0)
+        validate_minima(self, gradient_accumulation=1, feature_map_learning_rate=0)
         for name in ("minutes", "transfer_learning_rate", "lora_learning_rate", "lora_alpha"):
             value = getattr(self, name)
             if value is not None and not value > 0:

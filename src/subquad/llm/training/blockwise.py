@@ -197,10 +197,10 @@ def _sequences_read(
 ) -> Int[Tensor, " N"]:
     """Return the indices of the sequences that this many steps read, ascending."""
     batches: list[Tensor] = []
-    epoch = 0
-    while len(batches) < steps:
+    epoch, wanted = 0, steps * settings.gradient_accumulation
+    while len(batches) < wanted:
         of_epoch = epoch_batches(count, batch_size=settings.batch_size, seed=seed, epoch=epoch, mixture=mixture)
-        batches += of_epoch[: steps - len(batches)]
+        batches += of_epoch[: wanted - len(batches)]
         epoch += 1
     return torch.cat(batches).unique()
 

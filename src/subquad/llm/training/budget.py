@@ -157,7 +157,8 @@ def divide_time(
     training = remaining - (models * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
 
     # the cost of a validation is spread over the training sequences before it
-    every = (settings.validate_every or math.inf) * settings.batch_size
+    step = settings.batch_size * settings.gradient_accumulation
+    every = (settings.validate_every or math.inf) * step
     validation = VALIDATION_SEQUENCES * seconds["evaluate"] / every
     fractions = {"transfer": TRANSFER_FRACTION, "lora": 1 - TRANSFER_FRACTION}
     # sequences per second of the two stages; each control fine-tunes on those of both
@@ -165,7 +166,7 @@ def divide_time(
     training /= 1 + controls * sum(rates.values()) * (seconds["lora"] + validation)
 
     def tokens(stage: str) -> int:
-        count = max(settings.batch_size, int(training * rates[stage]))
+        count = max(step, int(training * rates[stage]))
         return count * settings.sequence_length * processes().num_processes
 
     return TokenBudget(

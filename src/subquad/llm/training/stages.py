@@ -91,6 +91,7 @@ def train_stage(
         optimizer=torch.optim.AdamW(parameter_groups, weight_decay=0.0),
         settings=LoopSettings(
             steps=steps_for(options["tokens"], settings),
+            accumulation=settings.gradient_accumulation,
             precision=options["precision"],
             evaluate_every=settings.validate_every,
             patience=settings.patience,
@@ -112,4 +113,5 @@ def steps_for(tokens: int, settings: LinearizeSettings) -> int:
 
 def tokens_per_step(settings: LinearizeSettings) -> int:
     """Return the tokens of one step, over all processes."""
-    return settings.batch_size * settings.sequence_length * processes().num_processes
+    sequences = settings.batch_size * settings.gradient_accumulation * processes().num_processes
+    return sequences * settings.sequence_length
