@@ -365,10 +365,13 @@ def test_a_cache_of_softmax_attention_is_rejected():
         forward(model, ids, torch.arange(7)[None], cache)
 
 
-def test_several_sequences_in_one_row_are_rejected():
+def test_several_sequences_in_one_row_have_no_common_state():
     model = converted("llama")
-    with pytest.raises(ValueError, match="one sequence in each row"):
-        model(tokens(1, 7), position_ids=torch.tensor([[0, 1, 2, 3, 0, 1, 2]]), use_cache=False)
+    packed = torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
+    layer, positions = attention_layers(model)[0], (torch.ones(1, 7, 10).double(),) * 2
+    mask = torch.ones(1, 1, 7, 7, dtype=torch.bool)
+    with pytest.raises(ValueError, match="no common state for decoding; pass use_cache=False"):
+        layer(torch.zeros(1, 7, 30).double(), positions, mask, position_ids=packed, cache=new_cache(model))
 
 
 def test_layers_with_a_sliding_window_are_kept():

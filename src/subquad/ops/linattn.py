@@ -277,9 +277,7 @@ def hybrid_step(
         state = HybridState(*(x.clone() for x in state))
     if place is None:
         place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, cache=cache, mask=mask)
-    push(
-        state, k, v, inputs=inputs, map_k=map_k, place=place, window_shape=window_shape, sinks=sinks, mask=mask
-    )  # fmt: skip
+    push(state, k, v, inputs=inputs, map_k=map_k, place=place, sinks=sinks, mask=mask)
     rows, heads, groups = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
     with autocast_disabled(q.device.type):
         wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)

@@ -8,7 +8,7 @@ keeps too.
 
 Axes: B rows, T new tokens, Hkv key and value heads, H heads of the keys' feature map, K key width, V value width,
 V1 = V + 1, F features, U width of the map's inputs, R slots, of which E are sinks, C cached tokens and S the ring, L
-places of the queries once cut into blocks.
+places of the queries once cut into blocks, M rows in which w tokens leave the window.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from subquad.ops.linattn_blocks import with_ones
-from subquad.ops.linattn_cache import DECAY, Marks, evict, is_cached, no_marks, pick, select_rows
+from subquad.ops.linattn_cache import DECAY, Marks, evict, is_cached, no_marks, pick
 from subquad.ops.linattn_windows import WindowShape, positions, ring_slots, summed
 from subquad.ops.precision import autocast_disabled
 
@@ -118,6 +118,17 @@ def locate(count: Int[Tensor, " B"], mask: Bool[Tensor, "B T"], *, window: int, 
     return Place(start=start, order=order, keys=keys, queries=queries, back=back.clamp(min=0))
 
 
+class Leaving(NamedTuple):
+    """Tokens that leave the window before another token is written: one (`sliding`), or a block (`terrace`)."""
+
+    rows: Int[Tensor, " M"]
+    """Rows in which tokens leave."""
+    slots: Int[Tensor, "M w"]
+    """Slots of the ring that they leave."""
+    counted: Bool[Tensor, "M w"]
+    """Which of them exist and are no sinks."""
+
+
 class StepPlace(NamedTuple):
     """Slot of one more token of each row, and the keys that it attends to; all layers of a model can share it."""
 
@@ -125,16 +136,14 @@ class StepPlace(NamedTuple):
     """0, 1, 2 and so on."""
     slot: Int[Tensor, " B"]
     """Slot of the ring to which the token is written."""
-    leaves: Bool[Tensor, "B S"] | None
-    """Slots that move from the window to the sum: for `sliding` the token's own slot; None for no slot."""
+    leaving: Leaving | None
+    """Tokens that move from the window to the sum, or to the cache; None in most steps of a terrace."""
     hidden: Bool[Tensor, "B 1 1 R"]
     """Slots that the token does not attend to, after it was written."""
     sink: Bool[Tensor, "B 1 E 1"] | None
     """Slots of sinks to which the token is written as well; None for no slot."""
     earlier: Int[Tensor, "B 1"]
     """Number of tokens that it attends to by features."""
-    begins: Bool[Tensor, " B"] | None
-    """Rows in which it is the first token of a block, and cached tokens are chosen anew; None for no row."""
 
 
 def step_place(
@@ -162,20 +171,19 @@ def step_place(
         sink &= is_real[:, None]
     sink = sink[:, None, :, None] if sinks and sink.any() else None
     if not slots:
-        return StepPlace(rows, rows, None, hidden, sink, earlier, None)
-    slot = length % slots
-    if window_shape == "sliding":
-        leaves = length >= window + sinks if is_real is None else is_real & (length >= window + sinks)
-        leaves = leaves[:, None] & (torch.arange(slots, device=length.device) == slot[:, None])
-    else:
-        # a whole block leaves once per window, except its sinks
-        leaving = (slot % window == 0) & (length >= slots)
-        leaves = leaving if is_real is None else is_real & leaving
-        leaves = leaves[:, None] & ((torch.arange(slots, device=length.device) - slot[:, None]) % slots < window)
-        leaves &= positions(length, slots) >= sinks
-    begins = length % window == 0 if is_real is None else is_real & (length % window == 0)
-    chosen = begins if cache and begins.any() else None
-    return StepPlace(rows, slot, leaves if leaves.any() else None, hidden, sink, earlier, chosen)
+        return StepPlace(rows, rows, None, hidden, sink, earlier)
+    # a whole block of a terrace leaves when another begins, and its slots are those of the new one; with a cache the
+    # beginning of the second block counts too, when none leaves yet
+    leaves = length >= (slots if window_shape == "sliding" or not cache else window)
+    if window_shape == "terrace":
+        leaves &= length % window == 0
+    leavers = (leaves if is_real is None else leaves & is_real).nonzero()[:, 0]
+    leaving = None
+    if len(leavers):
+        place = torch.arange(1 if window_shape == "sliding" else window, device=length.device)
+        begin = length[leavers, None] - slots + place
+        leaving = Leaving(leavers, length[leavers, None] % slots + place, begin >= sinks)
+    return StepPlace(rows, length % slots, leaving, hidden, sink, earlier)
 
 
 def push(
@@ -186,64 +194,61 @@ def push(
     inputs: Float[Tensor, "B Hkv 1 U"] | None,
     map_k: MapOfKeys,
     place: StepPlace,
-    window_shape: WindowShape,
     sinks: int,
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
     """Write one token per row into the ring; tokens that leave the window are added to the sum, or cached too."""
-    rows, slot, leaves = place.rows, place.slot, place.leaves
     front = sinks + state.novelty.shape[2]
     if not state.keys.shape[2]:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
         state.total.add_(sum_of(map_k(hide(k if inputs is None else inputs, mask)), v, mask))
         state.length.add_(mask[:, 0])
         return
-    read = state.keys[:, :, front:] if inputs is None else state.inputs
-    if place.begins is not None:
-        _choose_again(state, read, place, sinks=sinks)
-    if leaves is not None and window_shape == "sliding":
-        phi = map_k(read[rows, :, slot][:, :, None])[:, :, 0].to(state.total.dtype)
-        phi = phi * leaves.any(1)[:, None, None]
-        left = with_ones(state.values[rows, :, front + slot].to(phi.dtype))
-        state.total.add_(phi[..., None] * left.repeat_interleave(phi.shape[1] // left.shape[1], 1)[:, :, None])
-    elif leaves is not None:
-        # the ring is overwritten below, and the gradient of the map needs its old values
-        read = read.clone() if torch.is_grad_enabled() else read
-        state.total.add_(sum_of(map_k(read), state.values[:, :, front:], leaves))
+    if place.leaving is not None:
+        rows, slots, counted = place.leaving
+        left_k, left_v = (x[rows[:, None], :, front + slots].transpose(1, 2) for x in state[:2])
+        read = left_k if inputs is None else state.inputs[rows[:, None], :, slots].transpose(1, 2)
+        state.total.index_add_(0, rows, sum_of(map_k(read), left_v, counted).to(state.total.dtype))
+        if front > sinks:
+            _choose_again(state, read, (left_k, left_v), place.leaving, sinks=sinks)
     for kept, token in zip(state[:2], (k, v), strict=True):
-        _write(kept, token.to(kept.dtype), place, front + slot, mask)
+        _write(kept, token.to(kept.dtype), place, front + place.slot, mask)
         if place.sink is not None:
             kept[:, :, :sinks] = torch.where(place.sink, token.to(kept.dtype), kept[:, :, :sinks])
     if inputs is not None:
-        _write(state.inputs, inputs.to(state.inputs.dtype), place, slot, mask)
-    if state.mass.shape[2]:
-        _write(
-            state.mass[..., None],
-            k.new_zeros(*k.shape[:3], 1, dtype=state.mass.dtype),
-            place,
-            front - sinks + slot,
-            mask,
-        )
+        _write(state.inputs, inputs.to(state.inputs.dtype), place, place.slot, mask)
+    if front > sinks:
+        nothing = state.mass.new_zeros(*k.shape[:3], 1)
+        _write(state.mass[..., None], nothing, place, front - sinks + place.slot, mask)
     state.length.add_(1 if mask is None else mask[:, 0])
 
 
-def _choose_again(state: HybridState, read: Float[Tensor, "B Hkv S U"], place: StepPlace, *, sinks: int) -> None:
-    """Choose the cached tokens of rows in which a block begins; `read` is what the feature map reads of the ring."""
-    cache, begins = state.novelty.shape[2], place.begins
-    assert begins is not None
-    window = read.shape[2] // 2
-    # the block that leaves has the slots of the one that begins
-    slots = place.slot[:, None] // window * window + torch.arange(window, device=read.device)
-    mass = state.mass[:, :, cache:].gather(2, slots[:, None].expand(-1, read.shape[1], -1))
-    marks = Marks(state.mass, state.novelty, state.direction)
-    stay, marks = evict(marks, take(read, slots), mass=mass, behind=state.length - window, sinks=sinks)
-    for kept in state[:2]:
-        sources = torch.cat((kept[:, :, sinks : sinks + cache], take(kept[:, :, sinks + cache :], slots)), 2)
-        kept[:, :, sinks : sinks + cache] = select_rows(begins, pick(sources, stay), kept[:, :, sinks : sinks + cache])
-    state.mass.copy_(select_rows(begins, DECAY * state.mass, state.mass))
-    state.mass[:, :, :cache] = select_rows(begins, DECAY * marks.mass, state.mass[:, :, :cache])
-    state.novelty.copy_(select_rows(begins, marks.novelty, state.novelty))
-    state.direction.copy_(select_rows(begins, marks.direction, state.direction))
+def _choose_again(
+    state: HybridState,
+    read: Float[Tensor, "M Hkv w U"],
+    left: Sequence[Float[Tensor, "M Hkv w _"]],
+    leaving: Leaving,
+    *,
+    sinks: int,
+) -> None:
+    """Choose the cached tokens of rows in which a block leaves the window.
+
+    Args:
+        state: The state, which is changed.
+        read: What the feature map reads of the block.
+        left: Keys and values of the block.
+        leaving: The rows and slots.
+        sinks: Number of sinks.
+    """
+    rows, slots, _ = leaving
+    cache = slice(sinks, sinks + state.novelty.shape[2])
+    marks = Marks(state.mass[rows], state.novelty[rows], state.direction[rows])
+    mass = state.mass[rows[:, None], :, state.novelty.shape[2] + slots].transpose(1, 2)
+    stay, chosen = evict(marks, read, mass=mass, behind=state.length[rows] - read.shape[2], sinks=sinks)
+    for kept, new in zip(state[:2], left, strict=True):
+        kept[rows, :, cache] = pick(torch.cat((kept[rows, :, cache], new), 2), stay)
+    state.mass[rows] = DECAY * torch.cat((chosen.mass, marks.mass[:, :, chosen.mass.shape[2] :]), 2)
+    state.novelty[rows], state.direction[rows] = chosen.novelty, chosen.direction
 
 
 def _write(ring: Tensor, token: Tensor, place: StepPlace, slot: Tensor, mask: Tensor | None) -> None:
