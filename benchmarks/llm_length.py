@@ -1,20 +1,23 @@
-"""Perplexity by position far beyond the training length: which part of the attention holds, and beside which controls.
+"""Perplexity by position and recall far beyond the training length: which part of the attention holds, beside controls.
 
-Run: SUBQUAD_DATA=DATA python benchmarks/llm_length.py --out length [--arms default paper] [--seeds 0 1 2] [--threads 2]
+Run: SUBQUAD_DATA=DATA python benchmarks/llm_length.py --out length [--arms cache default] [--seeds 0 1 2] [--threads 2]
 
 SmolLM2-135M-Instruct is linearized on four kinds of text (WikiText-2, radio news, film reviews, role-play) in equal
-parts and measured on long texts of other kinds: speeches, a screenplay, Shakespeare, WikiText-2's test text. Arms:
+parts and measured on long texts of other kinds: speeches, a screenplay, Shakespeare, WikiText-2's test text; and by
+whether it finds a number in a long meaningless text. Arms:
 
-- default: unrotated features, a horizon, four sinks. no horizon, rotated features, no sinks: without one of them.
-- paper: rotated features, no horizon, no sinks.
-- controls, trained by `linearize --controls` beside the arm default on as many tokens: the teacher, the window of the
-  student, and a window as large as its state, both with sinks.
+- cache: a sparse cache of 384 tokens, and one map per key head, so that the state has 30 MB in float32.
+- default: no cache, unrotated features, a horizon, four sinks. no horizon, rotated features, no sinks: without one of
+  them. paper: without all.
+- controls, trained by `linearize --controls` beside the arms cache and default on as many tokens: the teacher, the
+  window of the student, and a window as large as its state, both with sinks.
 
 Each run is resumed, and each measurement kept, so that the same command continues. The last line is JSON: perplexities
-by text and bin of positions, mean and standard deviation over seeds.
+by text and bin of positions, and fractions of numbers that were found, mean and standard deviation over seeds.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -30,6 +33,8 @@ from bio_speed import machine
 
 from subquad import llm
 from subquad.llm.data.packing import prepare_text
+from subquad.llm.evaluation.probes import passkey_prompt
+from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
@@ -38,13 +43,16 @@ from subquad.llm.training.metrics import token_losses
 from subquad.runs.storage import read_json, write_json
 
 ARMS = {
+    "cache": {"cache": 384, "feature_heads": "kv"},
     "default": {},
     "no horizon": {"horizon": 0.0},
     "rotated features": {"rotate_features": True},
     "no sinks": {"sinks": 0},
     "paper": {"rotate_features": True, "horizon": 0.0, "sinks": 0},
 }
+WITH_CONTROLS = ("cache", "default")
 EDGES = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def main():
@@ -57,6 +65,7 @@ def main():
     parser.add_argument("--sequence-length", type=int, default=1024, help="of training")
     parser.add_argument("--length", type=int, default=8192, help="of a text")
     parser.add_argument("--sequences", type=int, default=2, help="per text")
+    parser.add_argument("--passkeys", type=int, nargs="*", default=(4000, 8000), help="tokens of texts with a number")
     parser.add_argument("--settings", default="{}", help="JSON of further settings of linearize")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -71,10 +80,16 @@ def main():
         for name, file in texts.items()
     }
     held_out = {name: ids[: options.sequences] for name, ids in held_out.items()}
-    convert(model, AttentionSettings(), check=False)
+    given = {"held_out": held_out, "tokenizer": tokenizer, "passkeys": options.passkeys}
+    convert(model, AttentionSettings(**ARMS["cache"]), check=False)
     found = {}
-    for name, mode in (("teacher", "softmax"), ("window, untrained", "window")):
-        found[name] = [kept(options.out / file_name(name), lambda mode=mode: measure(model, held_out, mode))]
+    untrained = {
+        "teacher": "softmax",
+        "window, untrained": "window",
+        "cache, untrained, without linear": "without_linear",
+    }
+    for name, mode in untrained.items():
+        found[name] = [kept(options.out / file_name(name), lambda mode=mode: measure(model, mode=mode, **given))]
     del model
     for seed in options.seeds:
         for arm in options.arms:
@@ -86,18 +101,18 @@ def main():
                 lora_tokens=options.lora_tokens,
                 text_weights=(1.0,) * len(training),
                 evaluation_tokens=options.sequence_length,
-                controls=arm == "default",
+                controls=arm in WITH_CONTROLS,
             )
             settings = replace(settings, **json.loads(options.settings))
             if not (run / "metrics.json").is_file():
                 llm.linearize("smollm2", training, settings, out=run, seed=seed)
-            measured = [(arm, run, "hybrid"), (f"{arm}, without linear", run, "window")]
+            measured = [(arm, run, "hybrid"), (f"{arm}, without linear", run, "without_linear")]
             if settings.controls:
                 names = zip(CONTROLS, ("softmax", "window", "window"), strict=True)
-                measured += [(name, run / control_folder(name), mode) for name, mode in names]
+                measured += [(f"{arm}: {name}", run / control_folder(name), mode) for name, mode in names]
             for name, folder, mode in measured:
                 path = options.out / file_name(name, seed)
-                own = kept(path, lambda folder=folder, mode=mode: measure(llm.load(folder)[0], held_out, mode))
+                own = kept(path, lambda folder=folder, mode=mode: measure(llm.load(folder)[0], mode=mode, **given))
                 found.setdefault(name, []).append(own)
                 print(name, seed, json.dumps(own), flush=True)
     print(
@@ -108,6 +123,7 @@ def main():
                 "seeds": options.seeds,
                 "tokens": [options.transfer_tokens, options.lora_tokens],
                 "sequence_length": options.sequence_length,
+                "passkeys": options.passkeys,
                 "edges": [edge for edge in EDGES if edge <= options.length],
                 "results": {name: summary(runs) for name, runs in found.items()},
             }
@@ -144,19 +160,33 @@ def write_texts(data, out):
 
 
 @torch.no_grad()
-def measure(model, held_out, mode):
-    """Return the perplexity of each text in each bin of positions."""
+def measure(model, *, mode, held_out, tokenizer, passkeys):
+    """Return the perplexity of each text in each bin of positions, and how many numbers are found at each length."""
     model.eval()
     found = {}
     for name, sequences in held_out.items():
         losses = torch.stack([token_losses(model, row, mode=mode) for row in sequences]).double().mean(0)
         bins = pairwise(edge for edge in EDGES if edge <= sequences.shape[1])
         found[name] = [math.exp(losses[low:high].mean()) for low, high in bins]
+    if passkeys:
+        found["passkey"] = [passkey(model, tokenizer, tokens, mode) for tokens in passkeys]
     return found
 
 
+def passkey(model, tokenizer, tokens, mode):
+    """Return the fraction of prompts after which each token of the number is the most likely one."""
+    right = []
+    for depth, key in itertools.product(DEPTHS, (48213, 90517)):
+        prompt = passkey_prompt(tokenizer, tokens=tokens, depth=depth, key=key)
+        answer = torch.tensor(tokenizer.encode(f" {key}", add_special_tokens=False))
+        with attention_mode(model, mode):
+            logits = model(torch.cat((prompt, answer))[None], use_cache=False, logits_to_keep=len(answer) + 1).logits
+        right.append(torch.equal(logits[0, :-1].argmax(-1), answer))
+    return fmean(right)
+
+
 def file_name(name, seed=0):
-    return f"{name.replace(',', '').replace(' ', '-')}-{seed}.json"
+    return f"{name.replace(',', '').replace(':', '').replace(' ', '-')}-{seed}.json"
 
 
 def kept(path, compute):
