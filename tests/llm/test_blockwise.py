@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 import subquad.llm
 from subquad.errors import SubquadError
-from subquad.llm.commands import linearize as linearize_command
+from subquad.llm.commands import linearization
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
@@ -347,7 +347,7 @@ def test_a_gguf_file_and_an_empty_block_are_rejected(llama, sequences, tmp_path)
 
 def test_a_model_is_linearized_block_by_block(run, folder, text, tmp_path, monkeypatch):
     settings, out = replace(SMALL, block_layers=1), tmp_path / "out"
-    for place, name in ((blockwise.Block, "forward"), (linearize_command, "load_feature_maps")):
+    for place, name in ((blockwise.Block, "forward"), (linearization, "load_feature_maps")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, stop)
             with pytest.raises(KeyboardInterrupt):

@@ -141,7 +141,7 @@ def test_frozen_weights_may_be_bfloat16_and_trained_tensors_stay_float32(run, fo
 
 @pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_weights(run, folder, text, tmp_path, monkeypatch):
-    from subquad.llm.commands import linearize as linearize_command
+    from subquad.llm.commands import linearization
     from subquad.llm.training import lora
 
     def stop(*_, **__):
@@ -149,9 +149,9 @@ def test_an_interrupted_run_resumes_to_the_same_weights(run, folder, text, tmp_p
 
     out = tmp_path / "out"
     for place, name in (
-        (linearize_command, "transfer_errors"),
+        (linearization, "transfer_errors"),
         (lora, "fine_tune_step"),
-        (linearize_command, "generate_text"),
+        (linearization, "generate_text"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, stop)
@@ -237,13 +237,13 @@ def test_validation_keeps_the_best_weights_and_stays_out_of_training(folder, tex
 
 @pytest.mark.slow
 def test_minutes_become_tokens_once(folder, text, tmp_path, monkeypatch):
-    from subquad.llm.commands import linearize as linearize_command
+    from subquad.llm.commands import linearization
 
     how = LinearizeSettings(
         attention=AttentionSettings(window=3), sequence_length=31, minutes=0.02, evaluation_tokens=31, precision="auto"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(linearize_command, "generate_text", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(linearization, "generate_text", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             subquad.llm.linearize(folder, text, how, out=tmp_path / "out", quiet=True)
     plan = json.loads((tmp_path / "out" / "budget.json").read_text())

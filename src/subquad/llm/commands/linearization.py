@@ -1,0 +1,260 @@
+"""A run of `subquad llm linearize`: what it trains, measures and writes.
+
+Each measurement is saved as soon as it is known, so an interrupted run repeats at most a part of one stage.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from peft import LoraModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
+
+from subquad.llm.data.packing import TextDataset
+from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora
+from subquad.llm.models.attention import Mode, attention_mode
+from subquad.llm.models.checkpoints import (
+    embedding_weight,
+    locate,
+    saved_config,
+    saved_tensors,
+)
+from subquad.llm.models.model_card import teacher_metadata
+from subquad.llm.plots.linearize_page import card, describe_attention, linearize_page
+from subquad.llm.serving.generation import generate_text
+from subquad.llm.serving.settings import GenerateSettings
+from subquad.llm.settings import LinearizeSettings
+from subquad.llm.training.blockwise import BlockwiseResult, load_feature_maps, transfer_blockwise
+from subquad.llm.training.budget import MODEL_NAMES, TokenBudget, budget_from_time, budget_from_tokens
+from subquad.llm.training.controls import as_control, control_folder, controls_of
+from subquad.llm.training.lora import fine_tune, trainable_parameters
+from subquad.llm.training.metrics import compare_losses, sequence_losses, transfer_errors
+from subquad.llm.training.sharding import gather, merge_lora
+from subquad.llm.training.stages import StageOptions, steps_for, tokens_per_step
+from subquad.llm.training.transfer import freeze_for_transfer, transfer
+from subquad.progress import say
+from subquad.runs.folder import METRICS, Run
+from subquad.runs.history import read_history
+from subquad.runs.storage import plain, read_json, write_json
+from subquad.train.distributed import device_name, process_device, processes
+from subquad.train.loop import TrainingResult
+
+__all__ = ["Linearization"]
+
+NOTES = "evaluations.json"
+PROMPT_TOKENS, SAMPLE_TOKENS = 32, 64
+DESCRIBED = ("transfer_loss", "feature_map_learning_rate", "distillation_weight", "dtype")
+"""Settings that the page describes."""
+
+
+@dataclass
+class Linearization:
+    """The inputs of a run and what it has measured."""
+
+    run: Run
+    settings: LinearizeSettings
+    data: TextDataset
+    tokenizer: PreTrainedTokenizerBase
+    seed: int
+    quiet: bool
+
+    def __post_init__(self) -> None:
+        path = self.run.directory / NOTES
+        self.notes: dict[str, dict[str, Any]] = read_json(path) if path.is_file() else {}
+        self.trainable: dict[str, int] = {}
+        self.holdout = self.data.holdout.ids
+
+    def note(self, kind: str, name: str, compute: Callable[[], Any]) -> Any:
+        """Return a measurement, which is computed once and saved."""
+        notes = self.notes.setdefault(kind, {})
+        if name not in notes:
+            start = time.monotonic()
+            notes[name] = compute()
+            if kind != "seconds":
+                seconds = self.notes.setdefault("seconds", {})
+                seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.monotonic() - start
+            if processes().is_main_process:
+                write_json(self.run.directory / NOTES, self.notes)
+        return notes[name]
+
+    def measure(self, name: str, model: nn.Module, mode: Mode, *, with_layers: bool = False) -> None:
+        """Measure the losses on the held-out sequences and, on one of them, the error of each layer."""
+        self.note("losses", name, lambda: sequence_losses(model, self.holdout, mode=mode, title=name, quiet=self.quiet))
+        if with_layers:
+            self.note("errors", name, lambda: transfer_errors(model, self.holdout[:1]))
+
+    def sample(self, name: str, model: PreTrainedModel, mode: Mode) -> None:
+        """Continue the start of the held-out text."""
+        prompt = self.note("samples", "prompt", lambda: self.tokenizer.decode(self.holdout[0, :PROMPT_TOKENS]))
+        settings = GenerateSettings(max_new_tokens=SAMPLE_TOKENS)
+        with attention_mode(model, mode):
+            self.note("samples", name, lambda: generate_text(model, self.tokenizer, prompt, settings, seed=self.seed))
+
+    def budget(self, model: PreTrainedModel, *, elapsed: float = 0.0) -> TokenBudget:
+        """Determine the token budget; only with the user's tokens may the model be on the meta device."""
+        settings, directory = self.settings, self.run.directory
+        if settings.transfer_tokens is None:
+            budget = budget_from_time(model, self.data, settings, directory=directory, elapsed=elapsed, seed=self.seed)
+        else:
+            width, device = embedding_weight(model).shape[1], process_device()
+            budget = budget_from_tokens(self.data, settings, directory=directory, width=width, device=device)
+        self.holdout = self.data.holdout.ids[: budget.evaluation_sequences]
+        return budget
+
+    def describe(self, model: PreTrainedModel, name: str, budget: TokenBudget) -> None:
+        """Print the budget, and note what the page says about the run besides its metrics."""
+        settings = self.settings
+        say(
+            f"{steps_for(budget.transfer_tokens, settings)} steps of attention transfer and "
+            f"{steps_for(budget.lora_tokens, settings)} steps of fine-tuning ({budget.transfer_tokens:,} and "
+            f"{budget.lora_tokens:,} tokens) in {budget.precision}; perplexities on {self.holdout.numel():,} held-out "
+            "tokens",
+            quiet=self.quiet,
+        )
+        self.notes["about"] = {
+            **describe_attention(model),
+            **{setting: getattr(settings, setting) for setting in DESCRIBED},
+            "model": name,
+            "teacher_card": teacher_metadata(locate(name)),
+            "text": ", ".join(self.run.settings["text"]),
+            "held_out": self.data.holdout_source,
+            "evaluation_tokens": self.holdout.numel(),
+            "length": settings.sequence_length,
+            "precision": budget.precision,
+            "lora_targets": list(settings.lora_targets),
+            "sample": f"{PROMPT_TOKENS} tokens, then {SAMPLE_TOKENS} at temperature {GenerateSettings().temperature}",
+            "machine": device_name(),
+        }
+
+    def evaluate_untrained(self, model: PreTrainedModel) -> None:
+        """Measure the teacher, its window alone, and the hybrid model with initial feature maps."""
+        self.measure("teacher", model, "softmax")
+        self.sample("teacher", model, "softmax")
+        self.measure("window", model, "window")
+        self.measure("untrained", model, "hybrid", with_layers=True)
+
+    def transfer_blocks(self, checkpoint: Path, meta_model: PreTrainedModel) -> BlockwiseResult:
+        """Run attention transfer with the checkpoint on disk, before the model is opened as a whole."""
+        budget, settings = self.budget(meta_model), self.settings
+        return transfer_blockwise(
+            checkpoint,
+            self.data.training.ids,
+            settings,
+            block_layers=settings.block_layers or 1,
+            tokens=budget.transfer_tokens,
+            precision=budget.precision,
+            validation=self.data.validation.ids,
+            mixture=self.data.mixture,
+            directory=self.run.directory,
+            seed=self.seed,
+            quiet=self.quiet,
+        )
+
+    def stage_options(self, budget: TokenBudget, tokens: int) -> StageOptions:
+        """Return what both stages are given."""
+        return {
+            "tokens": tokens,
+            "precision": budget.precision,
+            "validation": self.data.validation.ids,
+            "mixture": self.data.mixture,
+            "documents": self.data.training.documents if self.settings.documents == "separate" else None,
+            "directory": self.run.directory,
+            "seed": self.seed,
+            "quiet": self.quiet,
+        }
+
+    def fine_tune_controls(self, model: PreTrainedModel, budget: TokenBudget) -> None:
+        """Train, measure and save the controls one after the other; the model is left as it was."""
+        tokens = budget.transfer_tokens + budget.lora_tokens
+        for control in controls_of(model, self.settings.attention):
+            directory = self.run.directory / control_folder(control.name)
+            if (directory / METRICS).is_file() and control.name in self.notes["losses"]:
+                continue
+            # linear attention is not computed, so its feature maps do not change
+            settings = replace(self.settings, feature_map_learning_rate=0.0, attention=control.attention)
+            tuned = add_lora(model, settings, seed=self.seed)
+            with as_control(model, control):
+                options = self.stage_options(budget, tokens)
+                result = self._fine_tune(tuned, settings, options, mode=control.mode, name=control.name)
+                self.measure(control.name, model, control.mode)
+            self.note("seconds", control.name, lambda seconds=result.seconds: seconds)
+            tensors = gather(adapter_tensors(tuned))
+            if processes().is_main_process:
+                read = {"lora": result.steps * tokens_per_step(settings)}
+                run = replace(self.run, directory=directory, settings={**self.run.settings, **plain(settings)})
+                config = adapter_config(self.notes["about"]["model"], settings)
+                run.finish(config=config, tensors=tensors, metrics={"tokens": read})
+            processes().wait_for_everyone()
+            tuned.unload()
+
+    def _fine_tune(
+        self, tuned: LoraModel, settings: LinearizeSettings, options: StageOptions, **how: Any
+    ) -> TrainingResult:
+        loss_mask = self.data.training.loss_mask if settings.train_on == "answers" else None
+        return fine_tune(tuned, self.data.training.ids, settings, loss_mask=loss_mask, **how, **options)
+
+    def transfer(
+        self, model: PreTrainedModel, budget: TokenBudget, blockwise: BlockwiseResult | None
+    ) -> TrainingResult | BlockwiseResult:
+        """Train the feature maps, or load those that were trained block by block; evaluate."""
+        self.trainable["transfer"] = freeze_for_transfer(model)
+        if blockwise is None:
+            options = self.stage_options(budget, budget.transfer_tokens)
+            result = transfer(model, self.data.training.ids, self.settings, **options)
+        else:
+            load_feature_maps(model, blockwise.feature_maps)
+            result = blockwise
+        self.measure("transferred", model, "hybrid", with_layers=True)
+        return result
+
+    def fine_tune(
+        self, model: PreTrainedModel, budget: TokenBudget
+    ) -> tuple[TrainingResult, PreTrainedModel, Mapping[str, Tensor]]:
+        """Train and merge LoRA updates; return the outcome, the merged model and the tensors to save."""
+        tuned = add_lora(model, self.settings, seed=self.seed)
+        self.trainable["lora"] = trainable_parameters(tuned)
+        result = self._fine_tune(tuned, self.settings, self.stage_options(budget, budget.lora_tokens))
+        adapter = adapter_tensors(tuned) if self.settings.save == "adapter" else None
+        linear = merge_lora(tuned).requires_grad_(False).eval()
+        return result, linear, gather(saved_tensors(linear)) if adapter is None else adapter
+
+    def evaluate_fine_tuned(self, model: PreTrainedModel) -> None:
+        """Measure the fine-tuned model, and the same without its linear branch."""
+        self.measure("fine_tuned", model, "hybrid")
+        self.measure("fine_tuned_without_linear", model, "without_linear")
+        self.sample("fine_tuned", model, "hybrid")
+
+    def metrics(self, transferred: TrainingResult | BlockwiseResult, fine_tuned: TrainingResult) -> dict[str, Any]:
+        """Return the content of `metrics.json`."""
+        step_tokens = tokens_per_step(self.settings)
+        names = [name for name in MODEL_NAMES if name in self.notes["losses"]]
+        seconds = {**self.notes["seconds"], "transfer": transferred.seconds, "lora": fine_tuned.seconds}
+        metrics = {
+            **compare_losses({name: self.notes["losses"][name] for name in names}),
+            "tokens": {"transfer": transferred.steps * step_tokens, "lora": fine_tuned.steps * step_tokens},
+            "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
+            "trainable_parameters": self.trainable,
+        }
+        if self.settings.patience is not None:
+            metrics["stopped_early"] = {"transfer": transferred.stopped_early, "lora": fine_tuned.stopped_early}
+        return metrics
+
+    def write(self, model: PreTrainedModel, metrics: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write the folder of the model or of the adapter."""
+        directory, about = self.run.directory, self.notes["about"]
+        write_json(directory / NOTES, self.notes)
+        self.tokenizer.save_pretrained(directory)
+        model.generation_config.save_pretrained(directory)
+        is_adapter = self.settings.save == "adapter"
+        model.config.trained_length = self.settings.sequence_length
+        self.run.finish(
+            config=adapter_config(about["model"], self.settings) if is_adapter else saved_config(model),
+            tensors=tensors,
+            metrics=metrics,
+            card=card(metrics, about),
+            report=linearize_page(metrics, self.notes, read_history(directory)),
+        )
