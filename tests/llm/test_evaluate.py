@@ -22,6 +22,7 @@ from subquad.llm.evaluation.probes import loss_rows, passkey_prompt, passkey_row
 from subquad.llm.evaluation.settings import EvaluateSettings
 from subquad.llm.evaluation.store import MeasurementStore
 from subquad.llm.models.attention import attention_mode
+from subquad.llm.models.checkpoints import open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.models.decoding import cache_bytes
 from subquad.llm.settings import AttentionSettings
@@ -186,13 +187,14 @@ def test_a_finished_evaluation_is_extended_without_measuring_again(evaluated, as
 @pytest.mark.slow
 def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear, text, tmp_path):
     student, out = tmp_path / "student", tmp_path / "out"
-    settings = replace(SMALL, controls=True, lora_learning_rate=2e-2)
+    attention = AttentionSettings(window=3, cache=5)
+    settings = replace(SMALL, attention=attention, controls=True, lora_learning_rate=2e-2)
     metrics = subquad.llm.linearize(base, text, settings, out=student, quiet=True)
     quick = EvaluateSettings(sequence_length=31, evaluation_tokens=31 * 3, speed=(), resamples=100)
     (model,) = subquad.llm.evaluate(student, quick, out=out, text=[text], quiet=True)["models"]
     result = model["perplexity"]["words.txt"]
     assert list(result["models"]) == model["about"]["roles"] == [
-        "teacher", *CONTROLS[:1], "window", *CONTROLS[1:], "fine_tuned_without_linear", "fine_tuned",
+        "teacher", *CONTROLS[:1], "window", "cache", *CONTROLS[1:], "fine_tuned_without_linear", "fine_tuned",
     ]  # fmt: skip
     page = (out / "report.html").read_text()
     assert "the fine-tuned teacher and the fine-tuned wide window" in page
@@ -211,10 +213,18 @@ def test_controls_are_trained_saved_and_measured_beside_the_student(base, linear
     assert len({round(value, 3) for value in (untrained, expected[CONTROLS[0]], expected[CONTROLS[1]])}) == 3
     # the wide window sees the whole of such short sequences
     assert expected[CONTROLS[2]] == pytest.approx(expected[CONTROLS[0]], rel=1e-3)
-    # six heads with 20 features and values of 10 + 1 numbers, three sinks and a ring of six tokens, with inputs of maps
-    tokens = -(-(6 * 20 * 11 + 9 * 2 * 2 * 10 + 6 * 2 * 10) // (2 * 2 * 10))
-    wide = json.loads((student / "controls" / CONTROLS[2] / "config.json").read_text())["hybrid_attention"]["window"]
-    assert wide == -(-tokens // 2)
+    # six heads with 20 features and values of 10 + 1 numbers, three sinks, five cached tokens and a ring of six, with
+    # inputs of maps, and for the choice of the cached ones the mass of 11 tokens, the novelty of 5, and a direction
+    numbers = 6 * 20 * 11 + 14 * 2 * 2 * 10 + 6 * 2 * 10 + 2 * (11 + 5 + 10)
+    tokens = -(-numbers // (2 * 2 * 10))
+    wide = json.loads((student / "controls" / CONTROLS[2] / "config.json").read_text())["hybrid_attention"]
+    assert (wide["window"], wide["cache"]) == (-(-tokens // 2), 0)
+    # the cache needs no training
+    plain = convert(open_checkpoint(base)[0], attention, check=False)
+    cached = perplexity(plain, sequences, mode="without_linear")
+    assert result["models"]["cache"]["value"] == pytest.approx(cached, rel=1e-4)
+    assert cached != pytest.approx(result["models"]["window"]["value"], rel=1e-3)
+    assert metrics["test"]["cache"]["perplexity"] == pytest.approx(perplexity(plain, held_out, mode="without_linear"))
     # the student is that of a run without controls
     alone = subquad.llm.linearize(base, text, replace(settings, controls=False), out=tmp_path / "alone", quiet=True)
     assert alone["test"]["fine_tuned"] == metrics["test"]["fine_tuned"]

@@ -135,6 +135,8 @@ class Linearization:
         self.measure("teacher", model, "softmax")
         self.sample("teacher", model, "softmax")
         self.measure("window", model, "window")
+        if self.settings.attention.cache:
+            self.measure("cache", model, "without_linear")
         self.measure("untrained", model, "hybrid", with_layers=True)
 
     def transfer_blocks(self, checkpoint: Path, meta_model: PreTrainedModel) -> BlockwiseResult:

@@ -121,7 +121,7 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
     variants = [
         ModelVariant("teacher", path, "softmax", attention, f"softmax-{model_fingerprint(path)}"),
         ModelVariant("window", path, "window", attention, f"window-{origin}"),
-        ModelVariant("fine_tuned_without_linear", folder, "without_linear", None, f"window-{own}"),
+        ModelVariant("fine_tuned_without_linear", folder, "without_linear", None, f"without-linear-{own}"),
         ModelVariant("fine_tuned", folder, "hybrid", None, f"hybrid-{own}"),
     ]
     about: dict[str, Any] = {
@@ -132,6 +132,8 @@ def _evaluated_model(folder: Path, teacher: str | Path | None) -> EvaluatedModel
         "tokens": _training_tokens(folder),
         "trained_length": config.get("trained_length"),
     }
+    if attention.cache:
+        variants.append(ModelVariant("cache", path, "without_linear", attention, f"cache-{attention.cache}-{origin}"))
     variants += _controls(folder, path)
     variants.sort(key=lambda variant: list(LABELS).index(variant.role))
     about["roles"] = [variant.role for variant in variants]

@@ -28,6 +28,7 @@ COLOURS = {
     "teacher": "#5b6474",
     "teacher_fine_tuned": "#2c5aa0",
     "window": "#b9c4d4",
+    "cache": "#9c7fb5",
     "window_fine_tuned": "#c98a2b",
     "wide_window_fine_tuned": "#8a5a10",
     "fine_tuned_without_linear": "#86b8a3",
@@ -287,6 +288,7 @@ def _method(model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[Blo
     meanings = {
         "teacher": f"{about['teacher']}, the softmax model that was linearized",
         "window": "the teacher's weights with softmax attention over the window alone, not trained for it",
+        "cache": "the teacher's weights with softmax attention over the window and the cache, not trained for it",
         "teacher_fine_tuned": f"{tuned}; softmax attention",
         "window_fine_tuned": f"{tuned}; the student's window alone",
         "wide_window_fine_tuned": f"{tuned}; a window whose keys and values take as much memory as the student's state",

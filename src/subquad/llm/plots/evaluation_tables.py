@@ -23,6 +23,7 @@ LABELS = {
     TEACHER: "teacher",
     "teacher_fine_tuned": "teacher, fine-tuned",
     WINDOW: "window only",
+    "cache": "window and cache",
     "window_fine_tuned": "window, fine-tuned",
     "wide_window_fine_tuned": "wide window, fine-tuned",
     "fine_tuned_without_linear": "student without linear",

@@ -27,8 +27,10 @@ from subquad.train.distributed import broadcast_object, processes
 __all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens", "divide_time"]
 
 BUDGET_FILE = "budget.json"
-MODEL_NAMES = ("teacher", *CONTROLS, "window", "untrained", "transferred", "fine_tuned", "fine_tuned_without_linear")
-"""The models whose perplexity a run measures, with the controls if they are trained."""
+MODEL_NAMES = (
+    "teacher", *CONTROLS, "window", "cache", "untrained", "transferred", "fine_tuned", "fine_tuned_without_linear",
+)  # fmt: skip
+"""The models whose perplexity a run measures, with the controls if they are trained, and the cache if there is one."""
 
 EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
 """Fractions of the time after loading, and of what evaluation leaves of it."""
@@ -151,7 +153,7 @@ def divide_time(
         sequences: Maximum number of evaluation sequences.
     """
     controls = len(CONTROLS) if settings.controls else 0
-    models = len(MODEL_NAMES) - len(CONTROLS) + controls
+    models = len(MODEL_NAMES) - len(CONTROLS) + controls - (0 if settings.attention.cache else 1)
     affordable = int(remaining * EVALUATION_FRACTION / (models * seconds["evaluate"]))
     sequences = max(1, min(sequences, affordable))
     training = remaining - (models * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
