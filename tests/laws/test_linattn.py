@@ -471,6 +471,11 @@ def test_what_does_not_fit_together_is_refused():
     state = empty(inputs, window=3, window_shape="sliding")
     with pytest.raises(ValueError, match=r"sinks must be from 0 to the window, which is 2 terrace, not 3"):
         hybrid_chunked(**given, phi_k=inputs["phi_q"], window=2, sinks=3)
+    with pytest.raises(ValueError, match=r"a cache, of 2 tokens, needs a terrace window, not sliding"):
+        hybrid_chunked(**given, phi_k=inputs["phi_q"], window_shape="sliding", cache=2)
+    for how in ({"sinks": 1}, {"cache": 2}):
+        with pytest.raises(ValueError, match="the Triton kernels have no sinks and no cache"):
+            hybrid_chunked(**given, phi_k=inputs["phi_q"], window=3, kernel="triton", **how)
     with pytest.raises(
         ValueError, match="3 slots and a cache of 0, but a terrace window of 3 with 0 sinks and a cache of 0 needs 6"
     ):

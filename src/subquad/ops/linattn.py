@@ -177,16 +177,9 @@ def hybrid_prefill(
     if mask is None:
         mask = torch.ones(q.shape[0], q.shape[2], dtype=torch.bool, device=q.device)
     check_arguments(
-        q,
-        k,
-        state.total,
-        window=window,
-        window_shape=window_shape,
-        sinks=sinks,
-        cache=cache,
-        state=state,
+        q, k, state.total, window=window, window_shape=window_shape, sinks=sinks, cache=cache, state=state,
         inputs=inputs,
-    )
+    )  # fmt: skip
     parts = slice(sinks), slice(sinks, sinks + cache), slice(sinks + cache, None)
     kept, cached, ring = (tuple(x[:, :, part] for x in state[:2]) for part in parts)
     slots = ring[0].shape[2]
@@ -214,10 +207,11 @@ def hybrid_prefill(
         of_choice = of_cache, latest, take(beside(latest, new), place.keys)
         # when a block begins, the one that leaves the window is still in the ring
         leaves = (place.start[:, None] - window + torch.arange(window, device=q.device)) % slots
-        layout = [*zip(cached, ring, (keys, values), strict=True), of_choice]
-        layout = (torch.cat((old.to(x.dtype), take(last.to(x.dtype), leaves), x), 2) for old, last, x in layout)
-        after = state.length + mask.sum(-1)
-        sources = Sources(*layout, marks=marks, before=state.length, after=after)
+        layout = (
+            torch.cat((old.to(x.dtype), take(last.to(x.dtype), leaves), x), 2)
+            for old, last, x in (*zip(cached, ring, (keys, values), strict=True), of_choice)
+        )
+        sources = Sources(*layout, marks=marks, before=state.length, after=state.length + mask.sum(-1))
     begin = summed(state.length, window=window, window_shape=window_shape)
     # at the end of a block the ring of a terrace still holds the block before it, which is linear for the next token
     stale = (stored >= begin[:, None].clamp(min=sinks)) & (stored < place.start[:, None])
@@ -315,6 +309,8 @@ def _attend(
     Return what is cached too.
     """
     if kernel == "triton":
+        if first is not None or sources is not None:
+            raise ValueError("the Triton kernels have no sinks and no cache; use kernel 'torch'")
         y = hybrid_triton(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,
             use_linear=use_linear, total=total, has_past=None if start is None else start >= 0,
