@@ -230,7 +230,7 @@ def test_items_within_the_window_are_computed_once_for_variants_that_agree(
     monkeypatch.setattr(tasks, "item_rows", counted)
     how = EvaluateSettings(tasks=("piqa",), speed=())
     evaluate(tmp_path / "linear", how, data=files, out=tmp_path / "evaluation", quiet=True)
-    assert counts == [("softmax", 4), ("window", 2), ("window", 4), ("hybrid", 2)]
+    assert counts == [("softmax", 4), ("window", 2), ("without_linear", 4), ("hybrid", 2)]
     model, _ = subquad.llm.load(tmp_path / "linear")
     made = build(files, "piqa")
     (path,) = (tmp_path / "evaluation" / "measurements").glob("hybrid-*task-piqa.json")

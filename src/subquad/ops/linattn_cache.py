@@ -43,7 +43,7 @@ __all__ = [
     "with_cached",
 ]
 
-DECAY = 0.8
+DECAY = 0.6
 """Factor δ on the mass of all tokens when a block begins."""
 
 
