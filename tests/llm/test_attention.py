@@ -369,9 +369,16 @@ def test_several_sequences_in_one_row_have_no_common_state():
     model = converted("llama")
     packed = torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
     layer, positions = attention_layers(model)[0], (torch.ones(1, 7, 10).double(),) * 2
-    mask = torch.ones(1, 1, 7, 7, dtype=torch.bool)
+    mask = torch.ones(7, 7, dtype=torch.bool).tril()
+    mask[4:, :4] = False
+    mask = mask[None, None]
     with pytest.raises(ValueError, match="no common state for decoding; pass use_cache=False"):
         layer(torch.zeros(1, 7, 30).double(), positions, mask, position_ids=packed, cache=new_cache(model))
+
+
+def test_a_mask_of_the_users_own_is_refused():
+    with pytest.raises(ValueError, match="padding masks and packed positions only"):
+        converted("llama")(tokens(1, 7), attention_mask=torch.ones(1, 1, 7, 7, dtype=torch.bool), use_cache=False)
 
 
 def test_layers_with_a_sliding_window_are_kept():

@@ -1,7 +1,7 @@
 r"""Sparse cache of hybrid attention: of the tokens before the window, a constant number that stay exact.
 
 A sum of features cannot recall a single token, such as a name or a number. LoLA (arXiv:2505.23666) keeps the keys that
-the sum recalls worst. Here each key head keeps the C tokens that are best by either of two measures:
+the sum recalls worst. Here each key head keeps the C tokens that are best by two measures together:
 
 - its *mass* $m_s = \sum_b \delta^{b} \sum_{t \in b} P_{ts}$, the softmax attention $P$ that it got from the queries of
   its query heads (heavy hitters, arXiv:2306.14048), b blocks before the present one;
@@ -10,8 +10,8 @@ the sum recalls worst. Here each key head keeps the C tokens that are best by ei
 
 Whenever a block of the window `terrace` begins, the block that leaves the window joins the cached tokens as candidates.
 Candidates are ranked by mass and by novelty; the C with the highest sums of both ranks stay, of equal ones the oldest.
-Cached tokens are keys of every window, so $c_t$ and the softmax terms of Eq. (7) include them; the
-linear terms are those without a cache. Sinks are no candidates. Which tokens are kept has no gradient.
+Cached tokens are keys of every window, so $c_t$ and the softmax terms of Eq. (7) include them; the linear
+terms are those without a cache. Sinks are no candidates. Which tokens are kept has no gradient.
 
 Cost: O(T · (C + window)) for T tokens.
 

@@ -148,9 +148,10 @@ class HybridSelfAttention(nn.Module):
         documents = self.documents
         if isinstance(attention_mask, Tensor):
             # transformers saw packed positions, or could not look at them while it was compiled
-            documents, attention_mask = packed_documents(kwargs.get("position_ids"), hidden_states), None
-            if documents is not None and cache is not None:
+            packed, attention_mask = packed_documents(kwargs.get("position_ids"), attention_mask), None
+            if packed is not None and cache is not None:
                 raise ValueError("packed sequences have no common state for decoding; pass use_cache=False")
+            documents = documents if packed is None else packed
         mask = None if attention_mask is None else attention_mask.new
         match self.mode:
             case "softmax":

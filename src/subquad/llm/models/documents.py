@@ -2,7 +2,7 @@
 
 Documents are given for training by `separate_documents`, or by packed positions, which start again at 0.
 
-Axes: B sequences, T positions, D model width.
+Axes: B sequences, T positions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 __all__ = ["Spans", "concatenated", "each_document", "packed_documents", "separate_documents"]
@@ -42,16 +42,21 @@ def separate_documents(model: nn.Module, documents: Int[Tensor, "B T"] | None) -
             layer.documents = None
 
 
-def packed_documents(position_ids: Tensor | None, hidden_states: Float[Tensor, "B T D"]) -> Spans | None:
+def packed_documents(position_ids: Tensor | None, mask: Tensor) -> Spans | None:
     """Return the first and the end of each sequence in each row, by their positions; None if each row has one.
 
+    Args:
+        position_ids: Positions of the tokens, one row or one per sequence of the batch.
+        mask: The mask that transformers made of them, True where a token attends to another.
+
     Raises:
-        ValueError: There are no positions, or they neither rise by 1 nor start again at 0.
+        ValueError: There are no positions, they neither rise by 1 nor start again at 0, or the mask is another one.
     """
-    if position_ids is None or position_ids.ndim != 2:
-        raise ValueError("hybrid attention supports padding masks and packed positions only, and no other masks")
-    rows, length = hidden_states.shape[:2]
-    position_ids = position_ids.expand(rows, length)
+    refused = "hybrid attention supports padding masks and packed positions only, and no other masks"
+    if position_ids is None or position_ids.ndim != 2 or mask.dtype != torch.bool:
+        raise ValueError(refused)
+    rows, length = len(mask), mask.shape[2]
+    position_ids = position_ids.expand(max(rows, len(position_ids)), -1)
     begins = F.pad(position_ids.diff(dim=1) != 1, (1, 0))
     jumps = begins & (position_ids != 0)
     if jumps.any():
@@ -60,7 +65,11 @@ def packed_documents(position_ids: Tensor | None, hidden_states: Float[Tensor, "
         raise ValueError(
             f"packed positions must rise by 1 or start again at 0, but in row {row} {here} follows {before}"
         )
-    return [_spans(row) for row in begins.cumsum(1)] if begins.any() else None
+    documents = begins.cumsum(1)
+    expected = (documents[:, :, None] == documents[:, None]).tril()[:, None]
+    if mask.shape[3] != length or not (mask == expected).all():
+        raise ValueError(refused)
+    return [_spans(row) for row in documents] if begins.any() else None
 
 
 def each_document(documents: Spans | None, attend: Callable[..., Tensor], *given: Tensor) -> Tensor:
