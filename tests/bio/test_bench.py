@@ -307,9 +307,10 @@ def test_columns_kinds_and_alphabets_become_settings(tmp_path):
             "alphabet": "*AEF",
         },
         {"id": "r", "file": "own.csv", "kind": "residue_multiclass", "alphabet": "ACGU", "anything": 3},
+        {"id": "g", "file": "own.csv", "kind": "perres_bin", "settings": {"target": "y"}, "alphabet": "-AEF"},
     ]
     (tmp_path / "tasks.json").write_text(json.dumps(entries))
-    p, q, r = read_tasks(tmp_path / "tasks.json", BenchSettings(train_rows=29), tmp_path)
+    p, q, r, g = read_tasks(tmp_path / "tasks.json", BenchSettings(train_rows=29), tmp_path)
     assert (p.task_type, p.settings["sequence"], p.settings["partner"], p.settings["alphabet"]) == (
         "multiclass",
         "context",
@@ -326,6 +327,7 @@ def test_columns_kinds_and_alphabets_become_settings(tmp_path):
     )
     assert "sequence" not in q.settings
     assert (r.task_type, r.settings["alphabet"], r.family) == ("residue_multiclass", "rna", "tasks")
+    assert "alphabet" not in g.settings, "only `fit` can tell an alignment from a few gaps"
 
 
 def test_each_task_gets_the_named_models_that_suit_it_unless_it_names_its_own(tmp_path):

@@ -219,14 +219,18 @@ def _header(table: Path) -> set[str]:
 
 
 def _alphabet(letters: Any) -> dict[str, str]:
-    """Return the name of the alphabet; IUPAC codes such as N or R could make DNA look like a protein."""
+    """Return the name of the alphabet, since IUPAC codes such as N or R could make DNA look like a protein.
+
+    Proteins with gaps have none here: `fit` tells an alignment from a table in which a few sequences have gaps.
+    """
     if not isinstance(letters, str) or not letters:
         return {}
     own = {letter.upper() for letter in letters if letter.isalpha()}
     if own - NUCLEOTIDES:
-        name = "protein_stop" if "*" in letters and "-" not in letters else "protein"
-    else:
-        name = "rna" if "U" in own else "dna"
+        if "-" in letters:
+            return {}
+        return {"alphabet": "protein_stop" if "*" in letters else "protein"}
+    name = "rna" if "U" in own else "dna"
     return {"alphabet": f"{name}_gap" if "-" in letters else name}
 
 
