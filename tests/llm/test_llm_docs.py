@@ -59,7 +59,8 @@ def command(*words):
     if "evaluate" in line:
         line = line.replace("--passkey 1024 4096", "--passkey 150 --passkey-trials 1 --passkey-depths 0.5 --speed 32")
         line += f" --sequence-length {LENGTH} --evaluation-tokens {LENGTH}"
-    return shlex.split(line)
+    # a shell would redirect standard input
+    return shlex.split(line.partition(" < ")[0])
 
 
 def run(*words):
@@ -134,10 +135,21 @@ def test_a_checkpoint_is_linearized_block_by_block(workplace):
 
 @pytest.mark.usefixtures("workplace")
 def test_generate_continues_the_prompt(capsys):
-    run("llm generate")
+    run("llm generate", "The list type")
     shown = capsys.readouterr().out
     assert shown.startswith("The list type")
     assert re.search(r"\w", shown.removeprefix("The list type"))
+
+
+def test_a_text_is_read_once_and_later_prompts_follow_it(workplace, capsys, monkeypatch):
+    text = (workplace / "held_out.txt").read_text(encoding="utf-8")[:500]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    run("--save-state book.state")
+    assert capsys.readouterr().out.startswith(text)
+    run("--state book.state")
+    shown = capsys.readouterr().out
+    assert shown.startswith("In short, this text is about")
+    assert re.search(r"\w", shown.removeprefix("In short, this text is about"))
 
 
 @pytest.mark.usefixtures("workplace")

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import openai
 import pytest
@@ -18,10 +19,13 @@ import torch
 import uvicorn
 from support.llm_models import byte_tokenizer, linear_model
 
+import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.llm.models.loading import load
 from subquad.llm.serving.server import make_app
-from subquad.llm.serving.settings import ServeSettings
+from subquad.llm.serving.settings import GenerateSettings, ServeSettings
+from subquad.llm.serving.state_files import read_state
 
 CONTEXT = 50_000
 
@@ -449,11 +453,32 @@ def served(tmp_path_factory, bytewise):
     return folder
 
 
+def test_a_saved_state_answers_prompts_that_begin_with_its_text(served, bytewise, tmp_path):
+    text, model = "the green bird in the old house", load(served)[0]
+    subquad.llm.generate(served, text, GenerateSettings(max_new_tokens=1), save_state=tmp_path / "state")
+    app = make_app(model, bytewise, ServeSettings(max_batch_size=2), name="tiny")
+    app.state.engine.keep(read_state(tmp_path / "state", served, model))
+    with Server(app) as server, server.client() as client:
+        given = completion(client, prompt=text + " and")
+        assert given.usage.prompt_tokens_details.cached_tokens == len(bytewise(text)["input_ids"])
+        without = completion(client, prompt=" and")
+        assert without.usage.prompt_tokens_details.cached_tokens == 0
+    with (
+        Server(make_app(model, bytewise, ServeSettings(max_batch_size=2), name="tiny")) as other,
+        other.client() as client,
+    ):
+        assert completion(client, prompt=text + " and").choices[0].text == given.choices[0].text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_stopped(served, how):
     command = [sys.executable, "-c", "import sys; from subquad.cli import main; sys.exit(main())"]
+    state = served.parent / f"{how.name}.state"
+    settings = GenerateSettings(max_new_tokens=1, dtype="bfloat16")
+    subquad.llm.generate(served, "the green", settings, save_state=state)
     arguments = ["llm", "serve", str(served), "--port", "0", "--max-batch-size", "2", "--dtype", "bfloat16"]
+    arguments += ["--state", str(state)]
     process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
     with process:
         line = process.stderr.readline()
@@ -494,6 +519,8 @@ def test_a_softmax_checkpoint_gets_the_command_that_linearizes_it(folder, capsys
 def test_invalid_settings_are_rejected():
     with pytest.raises(SubquadError, match="--max-batch-size must be at least 1, got 0"):
         ServeSettings(max_batch_size=0)
+    with pytest.raises(SubquadError, match="--state has 2 files, and --prefix-states keeps 1 states; keep more"):
+        ServeSettings(state=(Path("a"), Path("b")), prefix_states=1)
     with pytest.raises(SubquadError, match="--port must be from 0 to 65535"):
         ServeSettings(port=70_000)
     with pytest.raises(SubquadError, match="--dtype must be one of float32, bfloat16"):

@@ -1,6 +1,7 @@
 """Linear attention in trained language models (LoLCATs, arXiv:2410.10254). Importing this loads no heavy package.
 
-After it, `AutoModelForCausalLM` of transformers opens the folders of linearized models.
+After it, `AutoModelForCausalLM` of transformers opens the folders of linearized models, and lm-eval knows the model
+`subquad`.
 """
 
 from typing import TYPE_CHECKING
@@ -48,4 +49,5 @@ _HOMES = {
 }
 
 import_after("transformers.models.auto.modeling_auto", "subquad.llm.models.auto")
+import_after("lm_eval.models", "subquad.llm.evaluation.lm_eval_registry")
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

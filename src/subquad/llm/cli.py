@@ -58,9 +58,12 @@ def generate(
     run: Path,
     /,
     *,
-    prompt: Input[str],
+    prompt: Input[str | None] = None,
+    state: Input[Path | None] = None,
     settings: Annotated[GenerateSettings, FLAGS] = GenerateSettings(),
     seed: Output[int] = 0,
+    save_state: Output[Path | None] = None,
+    force: Output[bool] = False,
 ) -> None:
     """Continue a text with a linearized model; time and memory per token do not grow with the text.
 
@@ -70,12 +73,17 @@ def generate(
 
     Args:
         run: Folder that `subquad llm linearize` wrote.
-        prompt: Text to continue.
+        prompt: Text to continue. Default: standard input.
+        state: State of a text that was read before (--save-state); the prompt follows that text.
         seed: Seed of the sampled tokens.
+        save_state: File for the state after the prompt, so that later prompts can follow it without reading it again.
+        force: Overwrite the file of --save-state.
     """
     from subquad.llm.commands.generate import generate as run_generate
 
-    run_generate(run, prompt, settings, seed=seed, is_printed=True)
+    run_generate(
+        run, prompt, settings, state=state, save_state=save_state, force=force, seed=seed, is_printed=True
+    )  # fmt: skip
 
 
 @app.command

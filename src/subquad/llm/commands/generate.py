@@ -1,18 +1,27 @@
 """`subquad llm generate`: continue a text with a linearized model."""
 
+import sys
 from pathlib import Path
 
+from transformers.cache_utils import Cache
+
+from subquad.errors import SubquadError
 from subquad.llm.serving.generation import load_for_generation, stream_text
 from subquad.llm.serving.settings import GenerateSettings
+from subquad.llm.serving.state_files import check_has_state, read_state, write_state
+from subquad.runs.storage import check_output
 
 __all__ = ["generate"]
 
 
 def generate(
     run: Path | str,
-    prompt: str,
+    prompt: str | None = None,
     settings: GenerateSettings | None = None,
     *,
+    state: Path | str | None = None,
+    save_state: Path | str | None = None,
+    force: bool = False,
     seed: int = 0,
     is_printed: bool = False,
 ) -> str:
@@ -20,20 +29,36 @@ def generate(
 
     Args:
         run: Folder of a linearized model or an adapter.
-        prompt: Text to continue.
+        prompt: Text to continue; None reads it from standard input.
         settings: Number of tokens and sampling parameters; None for the defaults.
+        state: State of a text that the prompt follows, from `save_state`.
+        save_state: File for the state after the prompt.
+        force: Overwrite `save_state`.
         seed: Seed of the sampled tokens.
         is_printed: Also print the prompt, and the text as it is generated.
 
     Raises:
-        SubquadError: The folder holds no linearized model, the prompt is empty, or the text would be too long.
+        SubquadError: The folder holds no linearized model, the prompt is empty, the text would be too long, or a state
+            cannot be used or written.
     """
     settings = settings or GenerateSettings()
+    target = None if save_state is None else check_output(save_state, force=force)
+    if prompt is None and sys.stdin.isatty():
+        raise SubquadError("give the text to continue with --prompt, or on standard input")
+    text = sys.stdin.read() if prompt is None else prompt
     model, tokenizer = load_for_generation(run, settings)
+    if state is not None or target is not None:
+        check_has_state(model)
+    after = None if state is None else read_state(Path(state), run, model)
+
+    def save(tokens: list[int], cache: Cache) -> None:
+        if target is not None:
+            write_state(target, run, model, tokens, cache)
+
     deltas = []
     if is_printed:
-        print(prompt, end="", flush=True)
-    for delta in stream_text(model, tokenizer, prompt, settings, seed=seed):
+        print(text, end="", flush=True)
+    for delta in stream_text(model, tokenizer, text, settings, seed=seed, after=after, on_read=save):
         deltas.append(delta)
         if is_printed:
             print(delta, end="", flush=True)

@@ -12,6 +12,7 @@ from subquad.llm.models.decoding import beyond_training
 from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
+from subquad.llm.serving.state_files import read_state
 from subquad.progress import say
 
 __all__ = ["serve"]
@@ -25,7 +26,7 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         settings: Address, sizes and limits; None for the defaults.
 
     Raises:
-        SubquadError: The folder holds no linearized model, or the port is in use.
+        SubquadError: The folder holds no linearized model, the port is in use, or a state cannot be used.
     """
     settings = settings or ServeSettings()
     # before the model is loaded, since that takes longer
@@ -33,6 +34,8 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         model, tokenizer = load_for_generation(run, settings)
         name = settings.name or Path(run).resolve().name
         app = make_app(model, tokenizer, settings, name=name)
+        for path in settings.state:
+            app.state.engine.keep(read_state(path, run, model))
         host, port = listener.getsockname()[:2]
         say(
             f"{name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (up to {settings.max_batch_size} "

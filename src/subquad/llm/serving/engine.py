@@ -22,6 +22,7 @@ from subquad.llm.serving.logprobs import TokenLogprob, token_logprobs
 from subquad.llm.serving.prefix_states import PrefixStates, cache_of, states_of
 from subquad.llm.serving.sampling import SamplingParameters, TokenSampler, sample
 from subquad.llm.serving.state_batch import StateBatch
+from subquad.llm.serving.state_files import TextState
 from subquad.llm.serving.tokenization import Detokenizer
 
 __all__ = ["Delta", "Engine", "EngineClosed", "Job"]
@@ -189,6 +190,10 @@ class Engine:
             if self._is_closed:
                 raise EngineClosed("the engine was stopped")
             self._inbox.put(lambda: self._waiting.append(job))
+
+    def keep(self, text: TextState) -> None:
+        """Keep the state after a text for prompts that begin with it; before `run` only."""
+        self._kept.add(text.tokens, text.states)
 
     def cancel(self, job: Job) -> None:
         """Free the rows of a job; nothing happens if it is done."""

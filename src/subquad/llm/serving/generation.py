@@ -11,8 +11,10 @@ from transformers.modeling_utils import PreTrainedModel
 from subquad.errors import SubquadError
 from subquad.llm.models.decoding import beyond_training, eos_tokens, forward, new_cache
 from subquad.llm.models.loading import load, place
+from subquad.llm.serving.prefix_states import cache_of
 from subquad.llm.serving.sampling import TokenSampler, parameters_of, sample
 from subquad.llm.serving.settings import GenerateSettings
+from subquad.llm.serving.state_files import TextState
 from subquad.llm.serving.tokenization import Detokenizer, encode
 from subquad.llm.settings import PlacementSettings
 from subquad.progress import say
@@ -47,6 +49,8 @@ def stream_text(
     settings: GenerateSettings = GenerateSettings(),
     *,
     seed: int = 0,
+    after: TextState | None = None,
+    on_read: Callable[[list[int], Cache], None] | None = None,
 ) -> Iterator[str]:
     """Yield the continuation of a prompt as it is generated, in the current mode of the attention layers.
 
@@ -56,24 +60,32 @@ def stream_text(
         prompt: Text to continue.
         settings: Number of tokens and sampling parameters.
         seed: Seed of the sampled tokens.
+        after: A text before the prompt that was read already.
+        on_read: Called once with all tokens up to the end of the prompt, and with the cache after them.
 
     Raises:
         SubquadError: The prompt has no tokens, or the text would be longer than the model's context.
     """
-    tokens = encode(tokenizer, prompt)
+    # special tokens, such as one at the start of a text, stand in the text that was read already
+    tokens = encode(tokenizer, prompt, add_special_tokens=after is None)
     if not tokens:
         raise SubquadError("--prompt is empty: there is no text to continue")
+    text = tokens if after is None else [*after.tokens, *tokens]
     longest = getattr(model.config, "max_position_embeddings", None)
-    if longest and len(tokens) + settings.max_new_tokens > longest:
+    if longest and len(text) + settings.max_new_tokens > longest:
         raise SubquadError(
-            f"--max-new-tokens {settings.max_new_tokens}: together with the {len(tokens)} tokens of the prompt this "
+            f"--max-new-tokens {settings.max_new_tokens}: together with the {len(text)} tokens of the prompt this "
             f"exceeds the model's maximum of {longest} tokens"
         )
-    if warning := beyond_training(model, len(tokens) + settings.max_new_tokens):
+    if warning := beyond_training(model, len(text) + settings.max_new_tokens):
         say(f"warning: {warning}")
     sampler = TokenSampler(parameters_of(settings), seed)
-    detokenizer, eos = Detokenizer(tokenizer, tokens), eos_tokens(model, tokenizer)
-    for token in generate_tokens(model, tokens, new_cache(model), sampler, max_new_tokens=settings.max_new_tokens):
+    cache = new_cache(model) if after is None else cache_of(model, after.states, len(after.tokens))
+    detokenizer, eos = Detokenizer(tokenizer, text), eos_tokens(model, tokenizer)
+    for token in generate_tokens(model, tokens, cache, sampler, max_new_tokens=settings.max_new_tokens):
+        if on_read is not None:
+            on_read(text, cache)
+            on_read = None
         if token in eos:
             break
         yield detokenizer.add(token)

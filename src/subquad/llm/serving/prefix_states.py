@@ -16,7 +16,7 @@ from subquad.llm.models.cache import hybrid_layer
 from subquad.llm.models.decoding import new_cache
 from subquad.ops.linattn import HybridState
 
-__all__ = ["PrefixStates", "cache_of", "states_of"]
+__all__ = ["PrefixStates", "States", "cache_of", "states_of"]
 
 States = list[HybridState]
 """States of one text, layer by layer."""

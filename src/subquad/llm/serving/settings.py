@@ -1,6 +1,7 @@
 """Settings of text generation, chat and the server. Imports the standard library and cyclopts only."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.llm.settings import PlacementSettings
@@ -67,6 +68,8 @@ class ServeSettings(PlacementSettings):
     prefix_states: Model[int] = 8
     """States of earlier prompts and answers that are kept: a prompt that begins like one of them, as every turn of a
     chat does, is read only from there on. Each has the size of one sequence's state; 0 for none."""
+    state: Model[tuple[Path, ...]] = ()
+    """States of texts from `subquad llm generate --save-state`, to start with among these."""
     shutdown_timeout: Output[int] = 10
     """Seconds that running requests have to finish after Ctrl-C."""
 
@@ -76,6 +79,10 @@ class ServeSettings(PlacementSettings):
         validate_minima(self, prefix_states=0, shutdown_timeout=0)
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
+        if len(self.state) > self.prefix_states:
+            raise SubquadError(
+                f"--state has {len(self.state)} files, and --prefix-states keeps {self.prefix_states} states; keep more"
+            )
         for name in ("name", "api_key"):
             if getattr(self, name) == "":
                 raise SubquadError(f"{flag_name(name)} must not be empty")

@@ -1,0 +1,63 @@
+"""lm-eval's `--model subquad`: a linearized model for all of lm-eval's tasks, those that generate text among them."""
+
+import inspect
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from subquad.errors import unknown
+from subquad.llm.models.attention import Mode, attention_layers
+from subquad.llm.models.loading import load, place
+from subquad.llm.settings import PlacementSettings
+
+__all__ = ["LinearizedLM"]
+
+MODES = [mode for mode in get_args(Mode) if mode != "transfer"]
+
+
+class LinearizedLM(HFLM):
+    """lm-eval's Hugging Face model around a folder that `subquad llm linearize` wrote."""
+
+    def __init__(
+        self,
+        pretrained: str | Path,
+        *,
+        base: str | None = None,
+        mode: str = "hybrid",
+        device: str | torch.device | None = None,
+        dtype: str = "auto",
+        **options: Any,
+    ) -> None:
+        """Open a linearized model.
+
+        Args:
+            pretrained: Folder of a linearized model or an adapter, or its name on the Hugging Face Hub.
+            base: Checkpoint of an adapter. Default: the one recorded in it.
+            mode: What the attention layers compute: `hybrid`, `without_linear`, `window`, or `softmax`.
+            device: `cpu`; at any other value an accelerator is used if there is one.
+            dtype: `float32` or `bfloat16`; `auto` is float32.
+            **options: Further arguments of lm-eval's Hugging Face model, such as `batch_size` and `max_length`.
+
+        Raises:
+            SubquadError: The folder holds no linearized model, or an argument is unknown.
+        """
+        if mode not in MODES:
+            raise unknown("mode", mode, MODES)
+        # lm-eval asks for cuda unless it is told otherwise, and takes what there is
+        kind = "cpu" if device is not None and torch.device(device).type == "cpu" else "auto"
+        types = {"auto": "float32", "float32": "float32", "bfloat16": "bfloat16"}
+        if dtype not in types:
+            raise unknown("dtype", dtype, [*types])
+        placement: Any = {"device": kind, "dtype": types[dtype]}
+        # lm-eval would ignore other names
+        known = [*inspect.signature(HFLM.__init__).parameters]
+        for name in options:
+            if name not in known:
+                raise unknown("entry of --model_args", name, ["pretrained", "base", "mode", "dtype", *known[2:-1]])
+        model, tokenizer = load(pretrained, base=base)
+        for layer in attention_layers(model):
+            layer.mode = mode  # pyright: ignore[reportAttributeAccessIssue] (checked above)
+        options.setdefault("tokenizer", tokenizer)
+        super().__init__(place(model, PlacementSettings(**placement)), **options)  # pyright: ignore[reportCallIssue] (the decorator hides the signature)
