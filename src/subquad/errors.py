@@ -68,8 +68,8 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
 
 
 def flag_name(field: str) -> str:
-    """Return the flag of a field of a settings class: `batch_size` → `--batch-size`."""
-    return "--" + field.replace("_", "-")
+    """Return the flag of a field of a settings class: `batch_size` → `--batch-size`, and `from_` → `--from`."""
+    return "--" + field.rstrip("_").replace("_", "-")
 
 
 def raise_errors(title: str, errors: Sequence[str], *, most: int = 10) -> None:

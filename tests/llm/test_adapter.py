@@ -45,6 +45,64 @@ def test_an_adapter_has_the_trained_tensors_only(adapter):
     assert json.loads((adapter / "config.json").read_text())["model_type"] == "subquad_adapter"
 
 
+def continued(adapter, **changes):
+    """Return the settings of a run that goes on from an adapter."""
+    return replace(SMALL, **{"transfer_tokens": None, "lora_tokens": 31 * 4, "from_": adapter, **changes})
+
+
+def test_an_adapter_is_trained_further(adapter, folder, text, tmp_path):
+    settings = continued(adapter, save="adapter", sequence_length=29)
+    metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "further", quiet=True)
+    assert metrics["tokens"] == {"lora": 29 * 5}
+    assert [*metrics["test"]] == ["teacher", "window", "earlier", "fine_tuned", "fine_tuned_without_linear"]
+    config = json.loads((tmp_path / "further" / "config.json").read_text())
+    assert config["trained_length"] == 29
+    assert config["lora"] == json.loads((adapter / "config.json").read_text())["lora"]
+    before, after = (read_tensors(path / "model.safetensors") for path in (adapter, tmp_path / "further"))
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in before if ".lora_" in name)
+    page = (tmp_path / "further" / "report.html").read_text()
+    assert f"continuing {adapter}" in page
+    assert "Stage 1" not in page
+
+
+def test_a_run_that_goes_on_starts_where_the_earlier_one_ended(adapter, folder, text, tmp_path):
+    ended = json.loads((adapter / "metrics.json").read_text())["test"]["fine_tuned"]["perplexity"]
+    settings = continued(adapter)
+    metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "further", quiet=True)
+    assert metrics["test"]["earlier"]["perplexity"] == pytest.approx(ended, rel=1e-5)
+    # what was trained is in the saved model, which opens
+    model, _ = subquad.llm.load(tmp_path / "further")
+    with torch.no_grad():
+        assert not torch.equal(model(IDS).logits, subquad.llm.load(adapter)[0](IDS).logits)
+
+
+def test_a_time_is_spent_on_fine_tuning_alone(adapter, folder, text, tmp_path):
+    settings = continued(adapter, lora_tokens=None, minutes=0.01)
+    metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "further", quiet=True)
+    assert [*metrics["tokens"]] == ["lora"]
+    budget = json.loads((tmp_path / "further" / "budget.json").read_text())
+    assert budget["transfer_tokens"] == 0 < budget["lora_tokens"]
+
+
+def test_what_cannot_be_trained_further_is_named(adapter, folder, text, run, tmp_path):
+    def fails(message, model=folder, **changes):
+        settings = continued(adapter, **changes)
+        with pytest.raises(SubquadError, match=message):
+            subquad.llm.linearize(model, text, settings, out=tmp_path / "out", quiet=True)
+        assert not (tmp_path / "out").exists()
+
+    fails("a whole model, whose updates are merged into its weights", from_=run)
+    fails("no such model folder", from_=tmp_path / "missing")
+    fails("--lora-rank differs from that of the adapter", lora_rank=5)
+    fails("--attention differs from that of the adapter", attention=replace(SMALL.attention, window=5))
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    tensors = read_tensors(other / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    fails("trained on another checkpoint than", model=other)
+
+
 @torch.no_grad()
 def test_merge_writes_a_model_that_transformers_opens(adapter, tmp_path, capsys):
     assert main(["llm", "merge", str(adapter), "--out", str(tmp_path / "whole")]) in (0, None)

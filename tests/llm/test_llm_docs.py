@@ -55,7 +55,7 @@ def command(*words):
         else:
             # the positions of the tiny checkpoint end at 32
             line = line.replace(" smollm2 ", " checkpoint ") + " --sequence-length 31 --attention.window 8"
-            line += " --evaluation-tokens 93 --transfer-tokens 124 --lora-tokens 124"
+            line += " --evaluation-tokens 93 --lora-tokens 124" + " --transfer-tokens 124" * ("--from" not in line)
     if "evaluate" in line:
         line = line.replace("--passkey 1024 4096", "--passkey 150 --passkey-trials 1 --passkey-depths 0.5 --speed 32")
         line += f" --sequence-length {LENGTH} --evaluation-tokens {LENGTH}"
@@ -120,12 +120,17 @@ def test_conversations_and_weights_are_accepted(workplace):
 
 
 def test_an_adapter_is_merged(workplace):
-    run("--save adapter")
+    run("--save adapter --out adapter")
     run("merge adapter")
     adapter, merged = (read_tensors(workplace / name / "model.safetensors") for name in ("adapter", "merged"))
     # the frozen weights are in the merged model only
     assert not any("embed_tokens" in name for name in adapter)
     assert any("embed_tokens" in name for name in merged)
+
+
+def test_an_adapter_is_trained_further(workplace):
+    run("--from adapter")
+    assert [*read_json(workplace / "further" / "metrics.json")["tokens"]] == ["lora"]
 
 
 def test_a_checkpoint_is_linearized_block_by_block(workplace):
@@ -192,4 +197,4 @@ def test_plan_estimates_costs(capsys):
 def test_no_command_of_the_page_is_left_out():
     tested = {"linearize", "merge", "generate", "chat", "serve", "evaluate", "plan"}
     assert {line.split()[2] for line in COMMANDS} == tested
-    assert sum(line.startswith("subquad llm linearize") for line in COMMANDS) == 5
+    assert sum(line.startswith("subquad llm linearize") for line in COMMANDS) == 6

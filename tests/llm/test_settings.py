@@ -1,5 +1,6 @@
 """Settings of `subquad llm linearize`: what they reject, and when the command reports it."""
 
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
@@ -34,7 +35,7 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
         ({"transfer_tokens": 5}, "--transfer-tokens requires --lora-tokens"),
         (
             {"transfer_tokens": 5, "lora_tokens": 5, "minutes": 1},
-            "--minutes and --transfer-tokens exclude each other",
+            "--minutes and --lora-tokens exclude each other",
         ),
         ({"warmup_fraction": 1.0}, "--warmup-fraction must be at least 0 and less than 1, a fraction .* got 1.0"),
         ({"warmup_fraction": float("nan")}, "--warmup-fraction must be a finite number, got nan"),
@@ -49,6 +50,12 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
             {"documents": "separate", "block_layers": 1, "transfer_tokens": 5, "lora_tokens": 5},
             "--block-layers requires --documents joined",
         ),
+        (
+            {"from_": Path("a"), "transfer_tokens": 5, "lora_tokens": 5},
+            "whose attention was transferred; omit --transfer",
+        ),
+        ({"from_": Path("a"), "controls": True}, "--controls cannot be used with --from"),
+        ({"from_": Path("a"), "lora_tokens": 5, "minutes": 1}, "--minutes and --lora-tokens exclude each other"),
         ({"block_layers": 2}, "--block-layers requires --transfer-tokens and --lora-tokens"),
         ({"block_layers": 0}, "--block-layers must be at least 1, got 0"),
         (

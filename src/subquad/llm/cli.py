@@ -225,7 +225,7 @@ def _print_metrics(metrics: dict[str, Any], out: Path) -> None:
     rows = [[label, metrics["test"][name]["perplexity"]] for name, label in LABELS.items() if name in metrics["test"]]
     print_table(["attention", "perplexity"], rows, title="Perplexity on held-out text (lower is better)")
     tokens, seconds = metrics["tokens"], metrics["seconds"]
-    print(f"Trained on {tokens['transfer']:,} + {tokens['lora']:,} tokens in {seconds['total']:.0f} s.")
+    print(f"Trained on {' + '.join(f'{count:,}' for count in tokens.values())} tokens in {seconds['total']:.0f} s.")
     print(f"Wrote {out}; open {out / 'report.html'}.")
     print(f'Next: subquad llm generate {out} --prompt "Once upon a time"')
 

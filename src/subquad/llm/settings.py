@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
@@ -106,6 +107,9 @@ class LinearizeSettings:
 
     attention: AttentionSettings = AttentionSettings()
     """The hybrid attention that replaces softmax attention."""
+    from_: Input[Path | None] = None
+    """Adapter of an earlier run of the same model (`--save adapter`) to fine-tune further, without attention transfer;
+    its attention and LoRA settings are used."""
     minutes: Training[float | None] = None
     """Time for the whole run in minutes, converted to tokens by timing the first steps. Default: 10, unless the tokens
     of both stages are given."""
@@ -225,17 +229,31 @@ class LinearizeSettings:
             )
 
     def _check_budget(self) -> None:
-        if (self.transfer_tokens is None) != (self.lora_tokens is None):
+        if self.from_ is not None:
+            self._check_from()
+        elif (self.transfer_tokens is None) != (self.lora_tokens is None):
             given, missing = ("transfer_tokens", "lora_tokens")
             if self.transfer_tokens is None:
                 given, missing = missing, given
             raise SubquadError(f"{flag_name(given)} requires {flag_name(missing)}; or use --minutes instead of both")
-        if self.minutes is not None and self.transfer_tokens is not None:
-            raise SubquadError("--minutes and --transfer-tokens exclude each other: give the time or the tokens")
+        if self.minutes is not None and self.lora_tokens is not None:
+            raise SubquadError("--minutes and --lora-tokens exclude each other: give the time or the tokens")
         if self.block_layers is not None and self.transfer_tokens is None:
             raise SubquadError(
                 "--block-layers requires --transfer-tokens and --lora-tokens: the speed of a model that is not opened "
                 "as a whole cannot be measured"
+            )
+
+    def _check_from(self) -> None:
+        if self.transfer_tokens is not None or self.block_layers is not None:
+            name = "transfer_tokens" if self.transfer_tokens is not None else "block_layers"
+            raise SubquadError(
+                f"--from continues the fine-tuning of a model whose attention was transferred; omit {flag_name(name)}"
+            )
+        if self.controls:
+            raise SubquadError(
+                "--controls cannot be used with --from: the controls would also have to read the texts of the earlier "
+                "run"
             )
 
     def _check_schedule(self) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.data.packing import TextDataset
-from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora
+from subquad.llm.models.adapter import adapter_config, adapter_tensors, add_lora, load_adapter
 from subquad.llm.models.attention import Mode, attention_mode
 from subquad.llm.models.checkpoints import (
     embedding_weight,
@@ -97,7 +97,7 @@ class Linearization:
     def budget(self, model: PreTrainedModel, *, elapsed: float = 0.0) -> TokenBudget:
         """Determine the token budget; only with the user's tokens may the model be on the meta device."""
         settings, directory = self.settings, self.run.directory
-        if settings.transfer_tokens is None:
+        if settings.lora_tokens is None:
             budget = budget_from_time(model, self.data, settings, directory=directory, elapsed=elapsed, seed=self.seed)
         else:
             width, device = embedding_weight(model).shape[1], process_device()
@@ -107,18 +107,19 @@ class Linearization:
 
     def describe(self, model: PreTrainedModel, name: str, budget: TokenBudget) -> None:
         """Print the budget, and note what the page says about the run besides its metrics."""
-        settings = self.settings
+        settings, stages = self.settings, []
+        for stage, tokens in (("attention transfer", budget.transfer_tokens), ("fine-tuning", budget.lora_tokens)):
+            if tokens:
+                stages.append(f"{steps_for(tokens, settings)} steps of {stage} ({tokens:,} tokens)")
         say(
-            f"{steps_for(budget.transfer_tokens, settings)} steps of attention transfer and "
-            f"{steps_for(budget.lora_tokens, settings)} steps of fine-tuning ({budget.transfer_tokens:,} and "
-            f"{budget.lora_tokens:,} tokens) in {budget.precision}; perplexities on {self.holdout.numel():,} held-out "
-            "tokens",
+            f"{' and '.join(stages)} in {budget.precision}; perplexities on {self.holdout.numel():,} held-out tokens",
             quiet=self.quiet,
         )
         self.notes["about"] = {
             **describe_attention(model),
             **{setting: getattr(settings, setting) for setting in DESCRIBED},
             "model": name,
+            "from": None if settings.from_ is None else str(settings.from_),
             "teacher_card": teacher_metadata(locate(name)),
             "text": ", ".join(self.run.settings["text"]),
             "held_out": self.data.holdout_source,
@@ -131,13 +132,14 @@ class Linearization:
         }
 
     def evaluate_untrained(self, model: PreTrainedModel) -> None:
-        """Measure the teacher, its window alone, and the hybrid model with initial feature maps."""
+        """Measure the teacher, its window alone, and the hybrid model with initial feature maps, if it starts so."""
         self.measure("teacher", model, "softmax")
         self.sample("teacher", model, "softmax")
         self.measure("window", model, "window")
         if self.settings.attention.cache:
             self.measure("cache", model, "without_linear")
-        self.measure("untrained", model, "hybrid", with_layers=True)
+        if self.settings.from_ is None:
+            self.measure("untrained", model, "hybrid", with_layers=True)
 
     def transfer_blocks(self, checkpoint: Path, meta_model: PreTrainedModel) -> BlockwiseResult:
         """Run attention transfer with the checkpoint on disk, before the model is opened as a whole."""
@@ -218,6 +220,9 @@ class Linearization:
     ) -> tuple[TrainingResult, PreTrainedModel, Mapping[str, Tensor]]:
         """Train and merge LoRA updates; return the outcome, the merged model and the tensors to save."""
         tuned = add_lora(model, self.settings, seed=self.seed)
+        if self.settings.from_ is not None:
+            load_adapter(tuned, self.settings.from_)
+            self.measure("earlier", tuned, "hybrid")
         self.trainable["lora"] = trainable_parameters(tuned)
         result = self._fine_tune(tuned, self.settings, self.stage_options(budget, budget.lora_tokens))
         adapter = adapter_tensors(tuned) if self.settings.save == "adapter" else None
@@ -230,19 +235,19 @@ class Linearization:
         self.measure("fine_tuned_without_linear", model, "without_linear")
         self.sample("fine_tuned", model, "hybrid")
 
-    def metrics(self, transferred: TrainingResult | BlockwiseResult, fine_tuned: TrainingResult) -> dict[str, Any]:
-        """Return the content of `metrics.json`."""
+    def metrics(self, stages: Mapping[str, TrainingResult | BlockwiseResult]) -> dict[str, Any]:
+        """Return the content of `metrics.json`, given the outcomes of `transfer`, unless it was skipped, and `lora`."""
         step_tokens = tokens_per_step(self.settings)
+        seconds = {**self.notes["seconds"], **{name: stage.seconds for name, stage in stages.items()}}
         names = [name for name in MODEL_NAMES if name in self.notes["losses"]]
-        seconds = {**self.notes["seconds"], "transfer": transferred.seconds, "lora": fine_tuned.seconds}
         metrics = {
             **compare_losses({name: self.notes["losses"][name] for name in names}),
-            "tokens": {"transfer": transferred.steps * step_tokens, "lora": fine_tuned.steps * step_tokens},
+            "tokens": {name: stage.steps * step_tokens for name, stage in stages.items()},
             "seconds": {key: round(value, 3) for key, value in {**seconds, "total": sum(seconds.values())}.items()},
             "trainable_parameters": self.trainable,
         }
         if self.settings.patience is not None:
-            metrics["stopped_early"] = {"transfer": transferred.stopped_early, "lora": fine_tuned.stopped_early}
+            metrics["stopped_early"] = {name: stage.stopped_early for name, stage in stages.items()}
         return metrics
 
     def write(self, model: PreTrainedModel, metrics: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

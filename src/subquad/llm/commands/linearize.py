@@ -11,7 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.commands.linearization import Linearization
 from subquad.llm.data.packing import TextDataset, check_text, prepare_text
-from subquad.llm.models.adapter import check_targets
+from subquad.llm.models.adapter import adapter_settings, check_targets
 from subquad.llm.models.checkpoints import (
     embedding_weight,
     locate,
@@ -26,7 +26,7 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.sharding import check_processes, shard
 from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
-from subquad.runs.folder import Run, check_run_folder, open_run
+from subquad.runs.folder import WEIGHTS, Run, check_run_folder, open_run
 from subquad.runs.storage import fingerprint, plain
 from subquad.train.distributed import process_device, processes
 
@@ -67,7 +67,10 @@ def linearize(
     settings, start = settings or LinearizeSettings(), time.monotonic()
     # only the first process prints and writes
     quiet = quiet or not processes().is_main_process
-    checkpoint, files, evaluation_files = _check(model, text, eval_text, settings)
+    checkpoint = locate(model)
+    if settings.from_ is not None:
+        settings = adapter_settings(settings.from_, checkpoint, settings)
+    files, evaluation_files = _check(text, eval_text, settings)
     run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
     # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
     check_run_folder(out, kind="llm", settings=run_settings, force=force)
@@ -91,10 +94,10 @@ def linearize(
     job.evaluate_untrained(net)
     if settings.controls:
         job.fine_tune_controls(net, budget)
-    transferred = job.transfer(net, budget, blockwise)
-    fine_tuned, linear, tensors = job.fine_tune(net, budget)
+    stages = {} if settings.from_ is not None else {"transfer": job.transfer(net, budget, blockwise)}
+    stages["lora"], linear, tensors = job.fine_tune(net, budget)
     job.evaluate_fine_tuned(linear)
-    metrics = job.metrics(transferred, fine_tuned)
+    metrics = job.metrics(stages)
     if processes().is_main_process:
         job.write(linear, metrics, tensors)
         if blockwise is not None:
@@ -103,18 +106,16 @@ def linearize(
     return metrics
 
 
-def _check(
-    model: str | Path, text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings
-) -> tuple[Path, list[Path], list[Path]]:
-    """Check what can be checked before the model is opened; return the checkpoint and the text files."""
-    checkpoint, files, evaluation_files = locate(model), _paths(text), _paths(eval_text)
+def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -> tuple[list[Path], list[Path]]:
+    """Check what can be checked before the model is opened; return the text files."""
+    files, evaluation_files = _paths(text), _paths(eval_text)
     settings.check_window()
     if settings.shard:
         check_processes()
     if settings.attention.kernel == "triton":
         check_triton(process_device())
     check_text(files, evaluation_files, text_key=settings.text_key, weights=settings.text_weights)
-    return checkpoint, files, evaluation_files
+    return files, evaluation_files
 
 
 def _paths(text: TextFiles) -> list[Path]:
@@ -139,6 +140,7 @@ def _run_settings(
         "eval_text": [file.name for file in evaluation_files],
         "seed": seed,
         "processes": processes().num_processes,
+        "from_fingerprint": None if settings.from_ is None else fingerprint(settings.from_ / WEIGHTS),
         **plain(settings),
     }
 

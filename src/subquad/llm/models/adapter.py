@@ -1,6 +1,7 @@
 """Low-rank updates on a converted model, and adapters: the trained tensors of a linearized model alone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError, flag_name, unknown
 from subquad.llm.models.checkpoints import (
     ADAPTER_TYPE,
     SMOLLM2,
+    checkpoint_kind,
     is_hub_name,
     locate,
     model_fingerprint,
@@ -21,10 +23,18 @@ from subquad.llm.models.checkpoints import (
 )
 from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import ALL_LINEAR, LinearizeSettings, attention_of
-from subquad.runs.folder import load_tensors
+from subquad.runs.folder import load_config, load_tensors
 from subquad.runs.storage import plain
 
-__all__ = ["adapter_config", "adapter_tensors", "add_lora", "check_targets", "open_adapter"]
+__all__ = [
+    "adapter_config",
+    "adapter_settings",
+    "adapter_tensors",
+    "add_lora",
+    "check_targets",
+    "load_adapter",
+    "open_adapter",
+]
 
 TRAINED = (".hybrid.", ".lora_")
 """Parts of the names of trained tensors."""
@@ -113,6 +123,52 @@ def adapter_tensors(tuned: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def load_adapter(tuned: nn.Module, directory: Path) -> None:
+    """Load the tensors of an adapter into a model with LoRA updates.
+
+    Raises:
+        SubquadError: They do not fit.
+    """
+    tensors, wanted = load_tensors(directory), adapter_tensors(tuned)
+    wrong = sorted({*tensors} ^ {*wanted}) or [name for name in wanted if tensors[name].shape != wanted[name].shape]
+    if wrong:
+        raise SubquadError(f"{directory}: {len(wrong)} tensors do not fit, such as {wrong[0]}; the folder is damaged")
+    tuned.load_state_dict(tensors, strict=False)
+
+
+def adapter_settings(directory: Path, checkpoint: Path, settings: LinearizeSettings) -> LinearizeSettings:
+    """Return settings with the attention and the LoRA updates of an adapter that is to be trained further.
+
+    Args:
+        directory: Folder of the adapter.
+        checkpoint: The checkpoint that is trained.
+        settings: Settings of the run.
+
+    Raises:
+        SubquadError: It is no adapter of this checkpoint, or the settings ask for something else than it has.
+    """
+    kind = checkpoint_kind(directory)
+    if kind in ("linearized", "softmax"):
+        raise SubquadError(
+            f"--from {directory}: a whole model, whose updates are merged into its weights; only an adapter "
+            "(--save adapter) can be trained further"
+        )
+    config = load_config(directory, "llm")
+    if model_fingerprint(checkpoint) != config["base"]["fingerprint"]:
+        raise SubquadError(
+            f"--from {directory}: the adapter was trained on another checkpoint than {checkpoint}; MODEL has to be "
+            f"the original one ({config['base']['model']})"
+        )
+    own = {"attention": attention_of(config["hybrid_attention"], str(directory)), **config["lora"]}
+    adopted, default = replace(settings, **own), LinearizeSettings()
+    for name in own:
+        if getattr(settings, name) not in (getattr(default, name), getattr(adopted, name)):
+            raise SubquadError(
+                f"{flag_name(name)} differs from that of the adapter {directory}, which --from continues; omit it"
+            )
+    return adopted
+
+
 def open_adapter(
     directory: Path, config: Mapping[str, Any], *, base: str | Path | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -136,12 +192,7 @@ def open_adapter(
     model, tokenizer = open_checkpoint(path)
     convert(model, attention_of(config["hybrid_attention"], str(directory)), check=False)
     tuned = add_lora(model, LinearizeSettings(**config["lora"]), seed=0)
-    tensors = load_tensors(directory)
-    wanted = adapter_tensors(tuned)
-    wrong = sorted({*tensors} ^ {*wanted}) or [name for name in wanted if tensors[name].shape != wanted[name].shape]
-    if wrong:
-        raise SubquadError(f"{directory}: {len(wrong)} tensors do not fit, such as {wrong[0]}; the folder is damaged")
-    tuned.load_state_dict(tensors, strict=False)
+    load_adapter(tuned, directory)
     merged = cast(PreTrainedModel, tuned.merge_and_unload())
     merged.config.trained_length = config.get("trained_length")
     return merged.requires_grad_(False).eval(), tokenizer

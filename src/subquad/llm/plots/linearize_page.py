@@ -29,6 +29,7 @@ LABELS = {
     "cache": "window and cache, untrained",
     "untrained": "hybrid, untrained",
     "transferred": "hybrid, after attention transfer",
+    "earlier": "hybrid, after the earlier run",
     "fine_tuned": "hybrid, fine-tuned",
     "fine_tuned_without_linear": "fine-tuned, without linear branch",
 }
@@ -41,6 +42,7 @@ DESCRIPTIONS = {
     "cache": "the same with the sparse cache beside the window",
     "untrained": "hybrid attention with initial feature maps",
     "transferred": "stage 1: feature maps trained to reproduce the teacher's attention outputs",
+    "earlier": "the adapter that this run continues",
     "fine_tuned": "stage 2: LoRA updates of the weights; this model is saved",
     "fine_tuned_without_linear": "the saved model with its linear branch switched off",
 }
@@ -190,9 +192,14 @@ def _budget(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     stages = {"transfer": "attention transfer", "lora": "fine-tuning"}
     early = [stages[stage] for stage, is_early in metrics.get("stopped_early", {}).items() if is_early]
     stopped = f" Stopped early, since validation did not improve: {', '.join(early)}." if early else ""
+    transfer = f"continuing {about.get('from')} with "
+    if "transfer" in tokens:
+        transfer = (
+            f"{tokens['transfer']:,} tokens of attention transfer ({trained['transfer']:,} of "
+            f"{about['parameters']:,} parameters) and "
+        )
     return (
-        f"Trained on {about['text']} in sequences of {about['length']:,} tokens: {tokens['transfer']:,} tokens of "
-        f"attention transfer ({trained['transfer']:,} of {about['parameters']:,} parameters) and "
+        f"Trained on {about['text']} in sequences of {about['length']:,} tokens: {transfer}"
         f"{tokens['lora']:,} tokens of fine-tuning with LoRA ({trained['lora']:,} parameters).{stopped}"
     )
 
@@ -247,28 +254,35 @@ def _bars(values: Mapping[str, float]) -> Figure:
 
 
 def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Block]:
-    return [
+    blocks: list[Block] = [
         picture(
             _curves(notes["about"], history),
-            "Training loss of both stages; each point is a mean over the steps since the last point, and the dark line "
+            "Training loss of each stage; each point is a mean over the steps since the last point, and the dark line "
             "a running mean over a fifth of the points.",
-        ),
-        picture(
-            _layer_errors(notes["errors"]),
-            "Error of each layer's attention output, given the teacher's hidden states: squared error relative to the "
-            "squared norm, on one held-out sequence.",
-        ),
+        )
     ]
+    # a run that continues an earlier one has no attention transfer
+    if errors := notes.get("errors"):
+        blocks.append(
+            picture(
+                _layer_errors(errors),
+                "Error of each layer's attention output, given the teacher's hidden states: squared error relative to "
+                "the squared norm, on one held-out sequence.",
+            )
+        )
+    return blocks
 
 
 def _curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> Figure:
     loss = "next-token loss and distillation" if about.get("distillation_weight") else "next-token loss"
-    stages = (
+    stages = [
         ("transfer", f"attention transfer: {TRANSFER_LOSSES[about.get('transfer_loss', 'mse')]}"),
         ("lora", f"fine-tuning: {loss}"),
-    )
-    figure = Figure(figsize=(9, 3))
-    for axes, (stage, title) in zip(figure.subplots(1, 2), stages, strict=True):
+    ]
+    if about.get("from"):
+        del stages[0]
+    figure = Figure(figsize=(4.5 * len(stages), 3))
+    for axes, (stage, title) in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
         # block-wise transfer has one curve per block: transfer-0, transfer-1, …
         parts = dict.fromkeys(entry["part"] for entry in history if entry["part"].split("-")[0] == stage)
         for part, (key, shape) in itertools.product(parts, (("loss", "-"), ("validation_loss", "o"))):
@@ -287,7 +301,8 @@ def _curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> F
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_yscale("log")
+    if len(stages) > 1:
+        figure.axes[0].set_yscale("log")
     figure.tight_layout()
     return figure
 
@@ -324,10 +339,15 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]
     if weight:
         loss = f"{1 - weight:.0%} next-token loss and {weight:.0%} KL divergence from the teacher's probabilities"
     products = "bfloat16" if "bfloat16" in (about.get("dtype"), about["precision"]) else "float32"
+    first = (
+        f"The run continues the fine-tuning of the adapter {about['from']}. It trains"
+        if about.get("from")
+        else "Stage 1, attention transfer, compares each layer's attention outputs with the teacher's, before the "
+        "output projection and on the teacher's hidden states, and trains feature maps and mixing terms only. Stage 2 "
+        "trains"
+    )
     return [
-        "Stage 1, attention transfer, compares each layer's attention outputs with the teacher's, before the output "
-        "projection and on the teacher's hidden states, and trains feature maps and mixing terms only. Stage 2 trains "
-        f"LoRA updates of {where}{maps} by {loss}; the updates are merged into the saved weights.",
+        f"{first} LoRA updates of {where}{maps} by {loss}; the updates are merged into the saved weights.",
         Table(
             ["step", "seconds"],
             [[name, value] for name, value in metrics["seconds"].items()],

@@ -28,9 +28,10 @@ __all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens
 
 BUDGET_FILE = "budget.json"
 MODEL_NAMES = (
-    "teacher", *CONTROLS, "window", "cache", "untrained", "transferred", "fine_tuned", "fine_tuned_without_linear",
+    "teacher", *CONTROLS, "window", "cache", "untrained", "transferred", "earlier", "fine_tuned",
+    "fine_tuned_without_linear",
 )  # fmt: skip
-"""The models whose perplexity a run measures, with the controls if they are trained, and the cache if there is one."""
+"""The models whose perplexity a run may measure."""
 
 EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
 """Fractions of the time after loading, and of what evaluation leaves of it."""
@@ -47,7 +48,7 @@ class TokenBudget:
     evaluation_sequences: int
     """Held-out sequences on which perplexities are measured."""
     transfer_tokens: int
-    """Training tokens of attention transfer."""
+    """Training tokens of attention transfer; 0 if a run continues an earlier one."""
     lora_tokens: int
     """Training tokens of fine-tuning."""
     seconds_per_sequence: dict[str, float] = field(default_factory=dict)
@@ -104,12 +105,12 @@ def budget_from_tokens(
     saved = _read(directory)
     if saved is not None:
         return saved
-    if settings.transfer_tokens is None or settings.lora_tokens is None:
-        raise ValueError("this budget needs the tokens of both stages")
+    if settings.lora_tokens is None:
+        raise ValueError("this budget needs the tokens of fine-tuning, and of attention transfer if there is one")
     budget = TokenBudget(
         precision=_choose_precision(settings, width, device),
         evaluation_sequences=_evaluation_sequences(text, settings),
-        transfer_tokens=settings.transfer_tokens,
+        transfer_tokens=settings.transfer_tokens or 0,
         lora_tokens=settings.lora_tokens,
     )
     return _save(budget, directory)
@@ -153,7 +154,12 @@ def divide_time(
         sequences: Maximum number of evaluation sequences.
     """
     controls = len(CONTROLS) if settings.controls else 0
-    models = len(MODEL_NAMES) - len(CONTROLS) + controls - (0 if settings.attention.cache else 1)
+    absent = {
+        *(() if settings.controls else CONTROLS),
+        *(() if settings.attention.cache else ("cache",)),
+        *(("earlier",) if settings.from_ is None else ("untrained", "transferred")),
+    }
+    models = len({*MODEL_NAMES} - absent)
     affordable = int(remaining * EVALUATION_FRACTION / (models * seconds["evaluate"]))
     sequences = max(1, min(sequences, affordable))
     training = remaining - (models * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
@@ -162,13 +168,14 @@ def divide_time(
     step = settings.batch_size * settings.gradient_accumulation
     every = (settings.validate_every or math.inf) * step
     validation = VALIDATION_SEQUENCES * seconds["evaluate"] / every
-    fractions = {"transfer": TRANSFER_FRACTION, "lora": 1 - TRANSFER_FRACTION}
+    transfer = TRANSFER_FRACTION if settings.from_ is None else 0.0
+    fractions = {"transfer": transfer, "lora": 1 - transfer}
     # sequences per second of the two stages; each control fine-tunes on those of both
     rates = {stage: fraction / (seconds[stage] + validation) for stage, fraction in fractions.items()}
     training /= 1 + controls * sum(rates.values()) * (seconds["lora"] + validation)
 
     def tokens(stage: str) -> int:
-        count = max(step, int(training * rates[stage]))
+        count = max(step, int(training * rates[stage])) if fractions[stage] else 0
         return count * settings.sequence_length * processes().num_processes
 
     return TokenBudget(
