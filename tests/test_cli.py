@@ -86,7 +86,10 @@ def test_every_command_of_the_readme_is_understood(line):
         (["bio", "fot"], 'Unknown command "fot". Did you mean "fit"?'),
         (["bio", "fit"], "requires an argument"),
         (["bio", "fit", "a.csv", "--out", "x", "--sed", "3"], "Did you mean --seed?"),
-        (["bio", "fit", "a.csv", "--out", "x", "--config", "no.yaml"], "no.yaml: no such file (--config)"),
+        (
+            ["bio", "fit", "a.csv", "--out", "x", "--config", "no.yaml"],
+            "no.yaml: no such file (--config), and no recipe of subquad: paper",
+        ),
     ],
 )
 def test_a_wrong_call_is_answered_on_one_line_with_status_2(capsys, arguments, text):

@@ -90,7 +90,12 @@ app.command(
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[Path | None, Parameter(help="YAML file whose keys are the names of the command's flags.")] = None,
+    config: Annotated[
+        Path | None,
+        Parameter(
+            help="YAML file whose keys are the names of the command's flags; or a name: for llm linearize, paper."
+        ),
+    ] = None,
 ) -> None:
     # always set: a call in the same process must not inherit the file of an earlier one
     app.config = () if config is None else (_settings_file(config),)
@@ -99,7 +104,10 @@ def _launch(
 
 def _settings_file(path: Path) -> Yaml:
     if not path.is_file():
-        raise SubquadError(f"{path}: no such file (--config)")
+        shipped = {file.stem: file for file in Path(__file__).parent.glob("*/recipes/*.yaml")}
+        if str(path) not in shipped:
+            raise SubquadError(f"{path}: no such file (--config), and no recipe of subquad: {', '.join(shipped)}")
+        path = shipped[str(path)]
     import yaml
 
     try:

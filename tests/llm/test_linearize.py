@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from support.llm_models import SMALL, tiny_model, write_text
 
 import subquad.llm
+from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.llm.data.packing import prepare_text
 from subquad.llm.models.attention import attention_mode
@@ -384,3 +385,18 @@ def test_a_window_that_shows_the_whole_sequence_is_refused(folder, text, tmp_pat
     with pytest.raises(SubquadError, match=r"--attention.window 31 must be less than --sequence-length 31"):
         subquad.llm.linearize(folder, text, settings, out=tmp_path / "out", quiet=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_published_recipe_is_shipped_and_flags_replace_its_entries(folder, text, tmp_path):
+    out = tmp_path / "out"
+    command = ["llm", "linearize", str(folder), "--text", str(text), "--config", "paper", "--out", str(out), "--quiet"]
+    command += ["--sequence-length", "31", "--attention.window", "5", "--evaluation-tokens", "31"]
+    assert main([*command, "--transfer-tokens", "248", "--lora-tokens", "248", "--validate-every", "1"]) == 0
+    settings = json.loads((out / "config.json").read_text())["subquad"]["settings"]
+    attention = settings["attention"]
+    assert attention["window"] == 5
+    assert (attention["rotate_features"], attention["sinks"], attention["horizon"]) == (True, 0, 0)
+    assert (settings["lora_rank"], settings["lora_targets"]) == (8, ["q_proj", "k_proj", "v_proj", "o_proj"])
+    assert (settings["gradient_accumulation"], settings["schedule"]) == (8, "plateau")
+    assert (settings["transfer_learning_rate"], settings["lora_learning_rate"]) == (1e-2, 1e-4)
