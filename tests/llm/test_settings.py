@@ -62,6 +62,7 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
             {"shard": True, "block_layers": 1, "transfer_tokens": 5, "lora_tokens": 5},
             "--shard and --block-layers exclude each other",
         ),
+        ({"standalone": True, "save": "adapter"}, "--standalone requires --save model"),
         ({"dtype": "bfloat16", "precision": "float32"}, "--dtype bfloat16 implies products in bfloat16"),
     ],
 )

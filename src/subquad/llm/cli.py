@@ -92,6 +92,7 @@ def merge(
     /,
     *,
     base: Model[str | None] = None,
+    standalone: Output[bool] = False,
     options: Annotated[OutputOptions, FLAGS],
 ) -> None:
     """Merge an adapter into its checkpoint, and write the whole model.
@@ -103,10 +104,15 @@ def merge(
     Args:
         adapter: Folder that `subquad llm linearize --save adapter` wrote.
         base: Checkpoint of the adapter. Default: the one recorded in the adapter.
+        standalone: Also save the code of the model, so that transformers opens the folder without subquad, with
+            `trust_remote_code=True`.
     """
     from subquad.llm.commands.merge import merge as run_merge
 
-    run_merge(adapter, base=base, out=options.out, force=options.force, quiet=options.quiet)
+    run_merge(
+        adapter, base=base, standalone=standalone,
+        out=options.out, force=options.force, quiet=options.quiet,
+    )  # fmt: skip
 
 
 @app.command

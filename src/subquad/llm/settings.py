@@ -183,6 +183,9 @@ class LinearizeSettings:
     """Held-out tokens on which each perplexity is measured, at most; fewer if `--minutes` is short."""
     save: Output[Literal["model", "adapter"]] = "model"
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
+    standalone: Output[bool] = False
+    """Also save the code of the model, so that transformers opens the folder without subquad, with
+    `trust_remote_code=True`."""
 
     def __post_init__(self) -> None:
         validate_values(self)
@@ -281,6 +284,8 @@ class LinearizeSettings:
             raise SubquadError("--documents separate can only be used with --transfer-loss mse or relative")
         if self.documents == "separate" and self.block_layers is not None:
             raise SubquadError("--block-layers requires --documents joined")
+        if self.standalone and self.save == "adapter":
+            raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")
         if self.dtype == "bfloat16" and self.precision == "float32":
             raise SubquadError("--dtype bfloat16 implies products in bfloat16; omit --precision float32")
         if self.shard and self.block_layers is not None:

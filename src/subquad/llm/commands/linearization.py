@@ -24,6 +24,7 @@ from subquad.llm.models.checkpoints import (
     saved_tensors,
 )
 from subquad.llm.models.model_card import teacher_metadata
+from subquad.llm.models.standalone import write_code
 from subquad.llm.plots.linearize_page import card, describe_attention, linearize_page
 from subquad.llm.serving.generation import generate_text
 from subquad.llm.serving.settings import GenerateSettings
@@ -258,6 +259,8 @@ class Linearization:
         model.generation_config.save_pretrained(directory)
         is_adapter = self.settings.save == "adapter"
         model.config.trained_length = self.settings.sequence_length
+        if self.settings.standalone:
+            write_code(directory, model)
         self.run.finish(
             config=adapter_config(about["model"], self.settings) if is_adapter else saved_config(model),
             tensors=tensors,

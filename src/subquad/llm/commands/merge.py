@@ -6,6 +6,7 @@ from pathlib import Path
 from subquad.errors import SubquadError
 from subquad.llm.models.checkpoints import checkpoint_kind, without_progress_bars
 from subquad.llm.models.loading import load
+from subquad.llm.models.standalone import write_code
 from subquad.runs.storage import as_folder, check_output
 
 __all__ = ["merge"]
@@ -16,6 +17,7 @@ def merge(
     *,
     out: Path | str,
     base: str | Path | None = None,
+    standalone: bool = False,
     force: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -25,6 +27,7 @@ def merge(
         adapter: Folder of the adapter.
         out: Output folder.
         base: Checkpoint of the adapter; None for the place recorded in the adapter.
+        standalone: Also write the code of the model, so that transformers opens the folder without subquad.
         force: Overwrite an existing model in `out`.
         quiet: Print nothing.
 
@@ -39,6 +42,9 @@ def merge(
     model, tokenizer = load(adapter, base=base)
     temporary = out.with_name(f".{out.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    if standalone:
+        write_code(temporary, model)
     with without_progress_bars():
         model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
