@@ -19,7 +19,7 @@ from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
 from subquad.llm.serving.settings import GenerateSettings
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
-from subquad.llm.training.budget import MODEL_NAMES, divide_time
+from subquad.llm.training.budget import MODEL_NAMES, budget_from_tokens, divide_time
 from subquad.llm.training.controls import CONTROLS
 from subquad.llm.training.metrics import perplexity, transfer_errors
 from subquad.llm.training.transfer import transfer
@@ -267,6 +267,27 @@ def test_the_time_is_divided_between_evaluations_and_stages():
     assert 300 < used < 400
     least = divide_time(1.0, seconds, LinearizeSettings(sequence_length=1024), precision="float32", sequences=20)
     assert (least.evaluation_sequences, least.transfer_tokens, least.lora_tokens) == (1, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        # a training token takes three forward passes: 2 * 31 * 3 / 3 tokens for six models
+        ({"transfer_tokens": 31 * 24, "lora_tokens": 31 * 48}, 12),
+        ({"transfer_tokens": 31 * 24, "lora_tokens": 31 * 48, "controls": True}, 32),
+        ({"transfer_tokens": 31, "lora_tokens": 31}, 1),
+        ({"transfer_tokens": 31, "lora_tokens": 31, "evaluation_tokens": 31 * 7}, 7),
+        ({"transfer_tokens": 10**6, "lora_tokens": 10**6}, 100),
+    ],
+)
+def test_evaluations_take_at_most_a_quarter_of_the_time_unless_tokens_are_given(
+    how, expected, text, tokenizer, tmp_path
+):
+    data = prepare_text(tokenizer, [text], sequence_length=31, quiet=True)
+    data = replace(data, holdout=data.training[:100])
+    settings = LinearizeSettings(sequence_length=31, attention=AttentionSettings(window=3), precision="float32", **how)
+    budget = budget_from_tokens(data, settings, directory=tmp_path, width=8, device=torch.device("cpu"))
+    assert budget.evaluation_sequences == expected
 
 
 def spoilt(folder, tmp_path, change):

@@ -179,8 +179,9 @@ class LinearizeSettings:
     """Sampling weight of each `--text` file, in any unit. Default: proportional to its length."""
     documents: Input[Literal["joined", "separate"]] = "joined"
     """Whether a token attends to earlier documents in the same training sequence; positions continue in both cases."""
-    evaluation_tokens: Input[int] = 8192
-    """Held-out tokens on which each perplexity is measured, at most; fewer if `--minutes` is short."""
+    evaluation_tokens: Input[int | None] = None
+    """Held-out tokens on which each perplexity is measured. Default: 8192, or as many as a quarter of the time allows.
+    With `--minutes` it is never more than that quarter."""
     save: Output[Literal["model", "adapter"]] = "model"
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
     standalone: Output[bool] = False

@@ -35,6 +35,9 @@ MODEL_NAMES = (
 
 EVALUATION_FRACTION, TRANSFER_FRACTION = 0.25, 0.25
 """Fractions of the time after loading, and of what evaluation leaves of it."""
+EVALUATION_TOKENS = 8192
+STEP_COST = 3
+"""Time of a training step, in forward passes over its tokens."""
 OTHER_SEQUENCES = 12
 """Time for saving, text samples and layer errors, in evaluations of one sequence."""
 
@@ -107,9 +110,12 @@ def budget_from_tokens(
         return saved
     if settings.lora_tokens is None:
         raise ValueError("this budget needs the tokens of fine-tuning, and of attention transfer if there is one")
+    sequences = _evaluation_sequences(text, settings)
+    if settings.evaluation_tokens is None:
+        sequences = max(1, min(sequences, _affordable_sequences(settings)))
     budget = TokenBudget(
         precision=_choose_precision(settings, width, device),
-        evaluation_sequences=_evaluation_sequences(text, settings),
+        evaluation_sequences=sequences,
         transfer_tokens=settings.transfer_tokens or 0,
         lora_tokens=settings.lora_tokens,
     )
@@ -138,7 +144,25 @@ def _choose_precision(settings: LinearizeSettings, width: int, device: torch.dev
 
 
 def _evaluation_sequences(text: TextDataset, settings: LinearizeSettings) -> int:
-    return min(len(text.holdout), max(1, settings.evaluation_tokens // settings.sequence_length))
+    tokens = EVALUATION_TOKENS if settings.evaluation_tokens is None else settings.evaluation_tokens
+    return min(len(text.holdout), max(1, tokens // settings.sequence_length))
+
+
+def _affordable_sequences(settings: LinearizeSettings) -> int:
+    """Return on how many sequences each model is measured in a quarter of the time, given the training tokens."""
+    tokens = (settings.transfer_tokens or 0) + (settings.lora_tokens or 0)
+    training = STEP_COST * tokens * (1 + (len(CONTROLS) if settings.controls else 0))
+    share = EVALUATION_FRACTION / (1 - EVALUATION_FRACTION)
+    return int(share * training / (_measured_models(settings) * settings.sequence_length))
+
+
+def _measured_models(settings: LinearizeSettings) -> int:
+    absent = {
+        *(() if settings.controls else CONTROLS),
+        *(() if settings.attention.cache else ("cache",)),
+        *(("earlier",) if settings.from_ is None else ("untrained", "transferred")),
+    }
+    return len({*MODEL_NAMES} - absent)
 
 
 def divide_time(
@@ -153,13 +177,7 @@ def divide_time(
         precision: Data type of matrix products.
         sequences: Maximum number of evaluation sequences.
     """
-    controls = len(CONTROLS) if settings.controls else 0
-    absent = {
-        *(() if settings.controls else CONTROLS),
-        *(() if settings.attention.cache else ("cache",)),
-        *(("earlier",) if settings.from_ is None else ("untrained", "transferred")),
-    }
-    models = len({*MODEL_NAMES} - absent)
+    controls, models = len(CONTROLS) if settings.controls else 0, _measured_models(settings)
     affordable = int(remaining * EVALUATION_FRACTION / (models * seconds["evaluate"]))
     sequences = max(1, min(sequences, affordable))
     training = remaining - (models * sequences + OTHER_SEQUENCES) * seconds["evaluate"]
