@@ -1,20 +1,24 @@
-"""Decoding speed by context length: the constant state against transformers' dynamic and static KV caches.
+"""Decoding speed by context length: states of constant size against transformers' dynamic and static KV caches.
 
-    python benchmarks/llm_decode.py [--threads 1] [--repeats 3] [--model smollm2] [--most-gib 6]
+    python benchmarks/llm_decode.py [--threads 1] [--periods 1] [--model smollm2] [--most-gib 6]
 
 Milliseconds per token and bytes of the cache, for batch sizes 1, 8 and 32 at contexts from 128 to 32,768. The model is
-converted but not trained, with a feature map per key-value head. Caches and states are filled with random numbers
-instead of a prompt, which does not change the time. `floor` is the same model with attention replaced by its values:
-everything that is not attention. Variants alternate, a repetition is the mean of several steps, and ratios are medians
-over repetitions. First it is checked that the window alone reproduces the softmax model's logits for texts within the
-window. Variants that need more than `--most-gib` are skipped. The last line of the output is JSON.
+converted but not trained. States: `default`, the default attention; `kv`, with one feature map per key-value head;
+`cache`, that and a sparse cache of 384 tokens. Caches and states are filled with random numbers instead of a prompt,
+which does not change the time. `floor` is the same model with attention replaced by its values: everything that is not
+attention.
+
+Each variant decodes whole periods of the window, 64 tokens, so that the steps in which a block leaves the window count
+as often as they occur; the rows of a batch are staggered over a period. Variants alternate from token to token. First
+it is checked that the window alone reproduces the softmax model's logits for texts within the window. Variants that
+need more than `--most-gib` are skipped. The last line of the output is JSON.
 """
 
 import argparse
 import json
 import platform
 import time
-from statistics import median
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -24,27 +28,24 @@ from subquad.llm.models.attention import HybridSelfAttention, attention_layers, 
 from subquad.llm.models.cache import HybridLayer
 from subquad.llm.models.checkpoints import locate, open_checkpoint
 from subquad.llm.models.convert import convert
-from subquad.llm.models.decoding import cache_bytes
+from subquad.llm.models.decoding import cache_argument, cache_bytes
 from subquad.llm.settings import AttentionSettings
 
 CONTEXTS = [128, 512, 1024, 4096, 16384, 32768]
 BATCHES = [1, 8, 32]
-STEPS, ROOM = 8, 256
-"""Steps of a repetition, and free tokens of a static cache."""
+STATES = {
+    "default": AttentionSettings(),
+    "kv": AttentionSettings(feature_heads="kv"),
+    "cache": AttentionSettings(feature_heads="kv", cache=384),
+}
+PERIOD = AttentionSettings().window
 
 
-def filled_cache(
-    variant: str, soft: nn.Module, hybrid: nn.Module, *, batch: int, context: int
-) -> DynamicCache | StaticCache:
-    """Return the cache of a variant after `context` tokens."""
-    if variant in ("state", "floor"):
-        return state_of(hybrid, batch, context)
-    config = soft.config
+def kv_cache(kind: str, config, *, batch: int, context: int, room: int) -> DynamicCache | StaticCache:
+    """Return a cache of keys and values after `context` tokens, with free places for `room` more."""
     x = torch.randn(batch, config.num_key_value_heads, context, head_width(config))
     cache = (
-        DynamicCache(config=config)
-        if variant == "dynamic"
-        else StaticCache(config=config, max_cache_len=context + ROOM)
+        DynamicCache(config=config) if kind == "dynamic" else StaticCache(config=config, max_cache_len=context + room)
     )
     for layer in range(config.num_hidden_layers):
         # a copy per layer, as in use
@@ -52,14 +53,16 @@ def filled_cache(
     return cache
 
 
-def state_of(hybrid: nn.Module, batch: int, context: int) -> DynamicCache:
+def state_of(model: nn.Module, lengths: Tensor) -> DynamicCache:
+    """Return states of texts of these lengths."""
     cache = DynamicCache()
-    for attention in attention_layers(hybrid):
+    for attention in attention_layers(model):
         layer = HybridLayer()
-        layer.state, layer.length = attention.hybrid.empty_state(batch), context
-        for tensor in layer.state[:3]:
-            tensor.uniform_(0, 1)
-        layer.state.length.fill_(context)
+        layer.state, layer.length = attention.hybrid.empty_state(len(lengths)), int(lengths[0])
+        for tensor in layer.state:
+            if tensor.is_floating_point():
+                tensor.uniform_(0, 1)
+        layer.state.length.copy_(lengths)
         cache.layers.append(layer)
     return cache
 
@@ -68,11 +71,12 @@ def head_width(config) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def one_step(model: nn.Module, ids: Tensor, cache, position: int) -> None:
-    model(input_ids=ids, position_ids=torch.full_like(ids, position), cache=cache, use_cache=True, logits_to_keep=1)
+def one_step(model: nn.Module, ids: Tensor, cache, positions: Tensor) -> None:
+    argument = {cache_argument(type(model)): cache}
+    model(input_ids=ids, position_ids=positions[:, None], use_cache=True, logits_to_keep=1, **argument)
 
 
-def return_values(layer: HybridSelfAttention, q: Tensor, k: Tensor, v: Tensor, *_: object) -> Tensor:
+def return_values(layer: HybridSelfAttention, q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
     return v.repeat_interleave(q.shape[1] // v.shape[1], 1)
 
 
@@ -93,54 +97,63 @@ def check(soft: nn.Module, hybrid: nn.Module) -> float:
 
 
 @torch.no_grad()
-def measure(soft: nn.Module, hybrid: nn.Module, *, batch: int, context: int, repeats: int, most: float) -> dict:
-    config, ids = soft.config, torch.ones(batch, 1, dtype=torch.long)
+def measure(models: dict[str, nn.Module], *, batch: int, context: int, periods: int, most: float) -> dict:
+    """Return a row of the table; `models` has the softmax model under `softmax`, and those of `STATES`."""
+    config, ids = models["softmax"].config, torch.ones(batch, 1, dtype=torch.long)
     size = 8 * batch * context * config.num_hidden_layers * config.num_key_value_heads * head_width(config)
-    names = ["floor", "state", *(["static", "dynamic"] if 2 * size < most * 2**30 else [])]
-    caches = {name: filled_cache(name, soft, hybrid, batch=batch, context=context) for name in names}
+    # all rows of a text's cache are as long; states are staggered
+    whole = torch.full((batch,), context)
+    staggered = whole + torch.arange(batch) * PERIOD // batch
+    caches = {name: state_of(models[name], staggered) for name in STATES}
+    caches["floor"] = state_of(models["kv"], staggered)
+    if 2 * size < most * 2**30:
+        for kind in ("static", "dynamic"):
+            caches[kind] = kv_cache(kind, config, batch=batch, context=context, room=(periods + 1) * PERIOD)
     row = {"batch": batch, "context": context}
     row |= {f"{name}_bytes": cache_bytes(cache) for name, cache in caches.items() if name != "floor"}
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in caches}
     real = HybridSelfAttention._hybrid
-    for round_ in range(repeats + 1):
+    # the first tokens allocate memory
+    for step in range(-2, periods * PERIOD):
         for name, values in times.items():
             HybridSelfAttention._hybrid = return_values if name == "floor" else real
-            model = hybrid if name in ("floor", "state") else soft
+            is_state = name in STATES or name == "floor"
+            model = models[name if name in STATES else "kv" if name == "floor" else "softmax"]
+            positions = (staggered if is_state else whole) + step + 2
             begin = time.perf_counter()
-            for _ in range(STEPS):
-                one_step(model, ids, caches[name], context)
-            # the first round allocates memory
-            if round_:
-                values.append(1e3 * (time.perf_counter() - begin) / STEPS)
+            one_step(model, ids, caches[name], positions)
+            if step >= 0:
+                values.append(1e3 * (time.perf_counter() - begin))
     HybridSelfAttention._hybrid = real
-    row |= {f"{name}_ms": median(values) for name, values in times.items()}
-    for name in names:
-        if name != "state":
-            pairs = zip(times[name], times["state"], strict=True)
-            row[f"{name}_over_state"] = median(other / own for other, own in pairs)
+    means = {name: fmean(values) for name, values in times.items()}
+    row |= {f"{name}_ms": value for name, value in means.items()}
+    for name in STATES:
+        row[f"{name}_over_floor"] = means[name] / means["floor"]
+        row |= {f"{kind}_over_{name}": means[kind] / means[name] for kind in ("static", "dynamic") if kind in means}
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--periods", type=int, default=1, help="periods of the window that each variant decodes")
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--window-shape", default="terrace")
     parser.add_argument("--most-gib", type=float, default=6.0)
     parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    soft, hybrid = (open_checkpoint(locate(options.model))[0] for _ in range(2))
-    convert(hybrid, AttentionSettings(feature_heads="kv", window_shape=options.window_shape), check=False)
-    with attention_mode(hybrid, "window"):
-        error = check(soft, hybrid)
+    path = locate(options.model)
+    models = {"softmax": open_checkpoint(path)[0]}
+    for name, attention in STATES.items():
+        models[name] = convert(open_checkpoint(path)[0], attention, check=False)
+    with attention_mode(models["kv"], "window"):
+        error = check(models["softmax"], models["kv"])
     rows = []
     for batch in options.batches:
         for context in options.contexts:
-            row = measure(soft, hybrid, batch=batch, context=context, repeats=options.repeats, most=options.most_gib)
+            row = measure(models, batch=batch, context=context, periods=options.periods, most=options.most_gib)
             print(
                 "  ".join(f"{key} {x:.4g}" if isinstance(x, float) else f"{key} {x}" for key, x in row.items()),
                 flush=True,

@@ -24,6 +24,7 @@ from subquad.ops.linattn import (
     hybrid_step,
     hybrid_weights,
 )
+from subquad.ops.linattn_native import hedgehog_native
 from subquad.ops.linattn_windows import earlier_tokens
 from subquad.ops.precision import autocast_disabled
 
@@ -54,6 +55,8 @@ class Hedgehog(nn.Module):
 
     def forward(self, x: Float[Tensor, "B Hx T K"]) -> Float[Tensor, "B H T F"]:
         """Return the features, all positive, in the weights' dtype; several heads of W can share a head of x."""
+        if x.shape[2] == 1 and (features := hedgehog_native(x, self.weight)) is not None:
+            return features
         z = _project(x, self.weight)
         return torch.cat((z.softmax(-1), (-z).softmax(-1)), -1)
 

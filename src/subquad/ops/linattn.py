@@ -52,6 +52,7 @@ from torch.nn import functional
 from subquad.ops.linattn_blocks import hybrid_blocks
 from subquad.ops.linattn_cache import Choice, Marks, Sources, choose, no_marks, pick, with_cached
 from subquad.ops.linattn_definition import check_arguments, hybrid_quadratic, hybrid_weights
+from subquad.ops.linattn_native import is_native, native_step
 from subquad.ops.linattn_state import (
     HybridState,
     MapOfKeys,
@@ -61,6 +62,7 @@ from subquad.ops.linattn_state import (
     first_tokens,
     hide,
     hybrid_state,
+    leave,
     locate,
     push,
     scale_of,
@@ -271,6 +273,14 @@ def hybrid_step(
         state = HybridState(*(x.clone() for x in state))
     if place is None:
         place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, cache=cache, mask=mask)
+    leave(state, has_inputs=inputs is not None, map_k=map_k, place=place, sinks=sinks)
+    given = {"mix": mix, "state": state, "inputs": inputs, "place": place}
+    if mask is None and is_native(q, k, v, phi_q=phi_q, **given):
+        y = native_step(
+            q, k, v, phi_q=phi_q if use_linear else None, sinks=sinks, scale=scale_of(q, scale), **given
+        )  # fmt: skip
+        state.length.add_(1)
+        return y, state
     push(state, k, v, inputs=inputs, map_k=map_k, place=place, sinks=sinks, mask=mask)
     rows, heads, groups = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
     with autocast_disabled(q.device.type):

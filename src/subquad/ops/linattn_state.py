@@ -186,6 +186,19 @@ def step_place(
     return StepPlace(rows, length % slots, leaving, hidden, sink, earlier)
 
 
+def leave(state: HybridState, *, has_inputs: bool, map_k: MapOfKeys, place: StepPlace, sinks: int) -> None:
+    """Add the tokens that leave the window to the sum, and choose the cached tokens again; changes the state."""
+    if place.leaving is None:
+        return
+    front = sinks + state.novelty.shape[2]
+    rows, slots, counted = place.leaving
+    left_k, left_v = (x[rows[:, None], :, front + slots].transpose(1, 2) for x in state[:2])
+    read = state.inputs[rows[:, None], :, slots].transpose(1, 2) if has_inputs else left_k
+    state.total.index_add_(0, rows, sum_of(map_k(read), left_v, counted).to(state.total.dtype))
+    if front > sinks:
+        _choose_again(state, read, (left_k, left_v), place.leaving, sinks=sinks)
+
+
 def push(
     state: HybridState,
     k: Float[Tensor, "B Hkv 1 K"],
@@ -197,20 +210,13 @@ def push(
     sinks: int,
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
-    """Write one token per row into the ring; tokens that leave the window are added to the sum, or cached too."""
+    """Write one token per row into the ring, from which `leave` has moved what leaves the window."""
     front = sinks + state.novelty.shape[2]
     if not state.keys.shape[2]:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
         state.total.add_(sum_of(map_k(hide(k if inputs is None else inputs, mask)), v, mask))
         state.length.add_(mask[:, 0])
         return
-    if place.leaving is not None:
-        rows, slots, counted = place.leaving
-        left_k, left_v = (x[rows[:, None], :, front + slots].transpose(1, 2) for x in state[:2])
-        read = left_k if inputs is None else state.inputs[rows[:, None], :, slots].transpose(1, 2)
-        state.total.index_add_(0, rows, sum_of(map_k(read), left_v, counted).to(state.total.dtype))
-        if front > sinks:
-            _choose_again(state, read, (left_k, left_v), place.leaving, sinks=sinks)
     for kept, token in zip(state[:2], (k, v), strict=True):
         _write(kept, token.to(kept.dtype), place, front + place.slot, mask)
         if place.sink is not None:

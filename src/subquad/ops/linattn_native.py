@@ -1,0 +1,138 @@
+"""`hybrid_step` and the Hedgehog map of one position as C code, for float32 on a CPU: decoding one token takes too
+little arithmetic for dozens of calls of torch per layer.
+
+The code is compiled where a C compiler is found, once per process and in less than a second; otherwise, and with the
+environment variable SUBQUAD_NATIVE=0, torch is used. Both give the same result up to rounding.
+
+Axes: B rows, Hq query heads, Hkv key and value heads, K key width, V value width, F features, U width of the inputs of
+the keys' map.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from subquad.ops.linattn_state import HybridState, StepPlace
+
+__all__ = ["hedgehog_native", "is_native", "native_step"]
+
+SOURCE = Path(__file__).with_name("linattn_step.c")
+MOST_ROWS = 16
+"""Rows up to which one thread of C code is faster than torch's threads."""
+
+
+def is_native(
+    q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, mix: Tensor, state: HybridState, inputs: Tensor | None,
+    place: StepPlace,
+) -> bool:  # fmt: skip
+    """Return whether `native_step` can compute a step without padding; the sums of a state are float32 at least."""
+    return (
+        not torch.is_grad_enabled()
+        and place.sink is None
+        and len(q) <= MOST_ROWS
+        and state.keys.shape[2] > 0
+        and q.device.type == "cpu"
+        and type(q) is Tensor
+        and q.dtype is k.dtype is v.dtype is phi_q.dtype is mix.dtype is state.keys.dtype is torch.float32
+        and (inputs is None or inputs.dtype is torch.float32)
+        and state.keys.is_contiguous()
+        and state.values.is_contiguous()
+        and state.total.is_contiguous()
+        and state.inputs.is_contiguous()
+        and state.mass.is_contiguous()
+        and _library() is not None
+    )
+
+
+def native_step(
+    q: Float[Tensor, "B Hq 1 K"],
+    k: Float[Tensor, "B Hkv 1 K"],
+    v: Float[Tensor, "B Hkv 1 V"],
+    *,
+    phi_q: Float[Tensor, "B Hq 1 F"] | None,
+    mix: Float[Tensor, " Hq"],
+    state: HybridState,
+    inputs: Float[Tensor, "B Hkv 1 U"] | None,
+    place: StepPlace,
+    sinks: int,
+    scale: float,
+) -> Float[Tensor, "B Hq 1 V"]:
+    """Write one token per row into the state, in place, and return the output; `phi_q` is None for no linear terms.
+
+    The number of tokens in the state is not changed.
+    """
+    library = _library()
+    assert library is not None
+    rows, heads = q.shape[:2]
+    slots, ring = state.keys.shape[2], state.keys.shape[2] - sinks - state.novelty.shape[2]
+    y = torch.empty(*q.shape[:3], v.shape[3])
+    # the names keep contiguous copies in memory until the call returns
+    q, k, v, mix = q.contiguous(), k.contiguous(), v.contiguous(), mix.contiguous()
+    inputs = None if inputs is None else inputs.contiguous()
+    phi_q = None if phi_q is None else phi_q.contiguous()
+    library.subquad_hybrid_step(
+        rows, heads, k.shape[1], state.total.shape[1], q.shape[3], v.shape[3], state.total.shape[2],
+        state.inputs.shape[3], slots, sinks, ring, scale,
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), None if inputs is None else inputs.data_ptr(),
+        None if phi_q is None else phi_q.data_ptr(), mix.data_ptr(), place.hidden.data_ptr(), place.slot.data_ptr(),
+        state.keys.data_ptr(), state.values.data_ptr(), state.total.data_ptr(),
+        None if inputs is None else state.inputs.data_ptr(), state.mass.data_ptr() if state.novelty.shape[2] else None,
+        y.data_ptr(),
+    )  # fmt: skip
+    return y
+
+
+def hedgehog_native(x: Float[Tensor, "B Hx 1 K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H 1 F"] | None:
+    """Return the Hedgehog features of one position per row; None where the C code cannot compute them."""
+    if (
+        torch.is_grad_enabled()
+        or len(x) > MOST_ROWS
+        or x.device.type != "cpu"
+        or type(x) is not Tensor
+        or not x.dtype is weight.dtype is torch.float32
+        or (library := _library()) is None
+    ):
+        return None
+    heads, width, columns = weight.shape
+    x, weight = x.contiguous(), weight.contiguous()
+    y = torch.empty(len(x), heads, 1, 2 * columns)
+    library.subquad_hedgehog(
+        len(x), heads, x.shape[1], width, columns, x.data_ptr(), weight.data_ptr(), y.data_ptr()
+    )  # fmt: skip
+    return y
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Return the compiled code; None if it cannot be compiled here."""
+    compiler = shutil.which("cc")
+    if compiler is None or os.environ.get("SUBQUAD_NATIVE") == "0":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        part, target = Path(folder) / "step.o", Path(folder) / "step.so"
+        # linked without -ffast-math, with which loading the library would change the arithmetic of the whole process
+        commands = [
+            [compiler, "-O3", "-march=native", "-ffast-math", "-fPIC", "-c", str(SOURCE), "-o", str(part)],
+            [compiler, "-shared", str(part), "-o", str(target), "-lm"],
+        ]
+        try:
+            for command in commands:
+                subprocess.run(command, check=True, capture_output=True, timeout=60)
+            # it stays in memory when the file is deleted
+            library = ctypes.CDLL(str(target))
+        except (OSError, subprocess.SubprocessError):
+            return None
+    size, pointer = ctypes.c_int64, ctypes.c_void_p
+    library.subquad_hybrid_step.argtypes = [size] * 11 + [ctypes.c_float] + [pointer] * 14
+    library.subquad_hedgehog.argtypes = [size] * 5 + [pointer] * 3
+    for function in (library.subquad_hybrid_step, library.subquad_hedgehog):
+        function.restype = None
+    return library

@@ -1,0 +1,97 @@
+/* One token of hybrid attention per row, for float32 on a CPU: what `hybrid_step` of linattn.py and the feature map
+   Hedgehog compute.
+
+   Sizes: B rows, Hq query heads, Hkv key heads, H heads of the sum or of the map, K key width, V value width, F
+   features, U width of the inputs of the keys' map, R slots, of which E are sinks and S the ring; the cache has the
+   other R - E - S.
+   All arrays are contiguous, with the shapes that `linattn_native.py` names. */
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef int64_t size;
+
+/* Softmax attention of one query to all slots that are not hidden: the unnormalised weights and the sums of values
+   and of weights, relative to the largest score. */
+static float attend(size R, size K, size V, float scale, const float *query, const float *keys, const float *values,
+                    const uint8_t *hidden, float *weights, float *top) {
+  float most = -FLT_MAX, bottom = 0;
+  for (size r = 0; r < R; r++) {
+    float score = 0;
+    for (size i = 0; i < K; i++) score += query[i] * keys[r * K + i];
+    weights[r] = hidden[r] ? -FLT_MAX : score * scale;
+    most = fmaxf(most, weights[r]);
+  }
+  for (size r = 0; r < R; r++) weights[r] = expf(weights[r] - most);
+  for (size r = 0; r < R; r++) bottom += weights[r];
+  for (size i = 0; i < V; i++) top[i] = 0;
+  for (size r = 0; r < R; r++)
+    for (size i = 0; i < V; i++) top[i] += weights[r] * values[r * V + i];
+  return bottom;
+}
+
+/* Write the token into its slot, and return the attention's output. `ring` and `inputs` are NULL if the map of keys
+   reads the keys, `mass` without a cache, `phi` without linear terms. */
+void subquad_hybrid_step(size B, size Hq, size Hkv, size H, size K, size V, size F, size U, size R, size E, size S,
+                         float scale, const float *q, const float *k, const float *v, const float *inputs,
+                         const float *phi, const float *mix, const uint8_t *hidden, const size *slot, float *keys,
+                         float *values, const float *total, float *ring, float *mass, float *y) {
+  size G = Hq / Hkv, shared = Hq / H, front = R - S;
+  float weights[R], top[V], past[V + 1];
+  for (size b = 0; b < B; b++) {
+    for (size h = 0; h < Hkv; h++) {
+      size row = b * Hkv + h, at = front + slot[b];
+      float *own_keys = keys + row * R * K, *own_values = values + row * R * V;
+      memcpy(own_keys + at * K, k + row * K, K * sizeof(float));
+      memcpy(own_values + at * V, v + row * V, V * sizeof(float));
+      if (ring) memcpy(ring + (row * S + slot[b]) * U, inputs + row * U, U * sizeof(float));
+      if (mass) mass[row * (R - E) + at - E] = 0;
+      for (size g = 0; g < G; g++) {
+        size head = h * G + g;
+        float *out = y + (b * Hq + head) * V;
+        float bottom = attend(R, K, V, scale, q + (b * Hq + head) * K, own_keys, own_values, hidden + b * R, weights,
+                              top);
+        if (mass)
+          for (size r = E; r < R; r++) mass[row * (R - E) + r - E] += weights[r] / bottom;
+        if (!phi) {
+          for (size i = 0; i < V; i++) out[i] = top[i] / bottom;
+          continue;
+        }
+        const float *feature = phi + (b * Hq + head) * F, *sum = total + (b * H + head / shared) * F * (V + 1);
+        for (size i = 0; i <= V; i++) past[i] = 0;
+        for (size f = 0; f < F; f++)
+          for (size i = 0; i <= V; i++) past[i] += feature[f] * sum[f * (V + 1) + i];
+        float gamma = expf(mix[head]), below = past[V] + gamma * bottom;
+        for (size i = 0; i < V; i++) out[i] = (past[i] + gamma * top[i]) / below;
+      }
+    }
+  }
+}
+
+/* Write softmax(sign z) into y. */
+static void softmax(size C, float sign, const float *z, float *y) {
+  float most = -FLT_MAX, sum = 0;
+  for (size c = 0; c < C; c++) most = fmaxf(most, sign * z[c]);
+  for (size c = 0; c < C; c++) y[c] = expf(sign * z[c] - most);
+  for (size c = 0; c < C; c++) sum += y[c];
+  for (size c = 0; c < C; c++) y[c] /= sum;
+}
+
+/* Hedgehog features of one position per row: x [B, Hx, K] and weight [H, K, C] give y [B, H, 2 C]. */
+void subquad_hedgehog(size B, size H, size Hx, size K, size C, const float *x, const float *weight, float *y) {
+  float z[C];
+  for (size h = 0; h < H; h++) {
+    const float *w = weight + h * K * C;
+    for (size b = 0; b < B; b++) {
+      const float *own = x + (b * Hx + h / (H / Hx)) * K;
+      float *features = y + (b * H + h) * 2 * C;
+      for (size c = 0; c < C; c++) z[c] = 0;
+      for (size k = 0; k < K; k++)
+        for (size c = 0; c < C; c++) z[c] += own[k] * w[k * C + c];
+      softmax(C, 1, z, features);
+      softmax(C, -1, z, features + C);
+    }
+  }
+}

@@ -1,0 +1,130 @@
+"""A step as C code equals the step in torch, which equals the definition (test_linattn.py)."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.examples import examples
+
+from subquad.nn.attention import Hedgehog, HybridAttention
+from subquad.ops import linattn_native
+from subquad.ops.linattn import hybrid_state, hybrid_step, step_place
+from subquad.ops.linattn_native import hedgehog_native, is_native
+
+pytestmark = pytest.mark.skipif(linattn_native._library() is None, reason="there is no C compiler")
+
+K, V, F, U = 5, 7, 11, 3
+
+
+def in_torch(monkeypatch, work):
+    """Return the result without the C code."""
+    with monkeypatch.context() as patch:
+        patch.setattr(linattn_native, "_library", lambda: None)
+        return work()
+
+
+@pytest.fixture(scope="module")
+def patch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@torch.no_grad()
+@examples(40)
+@given(
+    rows=st.sampled_from([1, 2, 3]), kv_heads=st.sampled_from([1, 2]), groups=st.sampled_from([1, 3]),
+    has_own_maps=st.booleans(), has_inputs=st.booleans(), use_linear=st.booleans(), sinks=st.sampled_from([0, 2]),
+    layout=st.sampled_from([("terrace", 0), ("terrace", 5), ("sliding", 0)]), length=st.integers(5, 40),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+def test_steps_equal_those_of_torch_and_leave_the_same_state(
+    patch, *, rows, kv_heads, groups, has_own_maps, has_inputs, use_linear, sinks, layout, length, seed
+):
+    (shape, cache), window, heads = layout, 3, kv_heads * groups
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*sizes):
+        return torch.randn(*sizes, generator=generator)
+
+    w = normal(heads if has_own_maps else kv_heads, U if has_inputs else K, F)
+    empty = hybrid_state(
+        rows, kv_heads=kv_heads, key_width=K, value_width=V, feature_heads=len(w), features=F, window=window,
+        window_shape=shape, sinks=sinks, cache=cache, input_width=U if has_inputs else 0,
+    )  # fmt: skip
+    # what a state holds does not matter here; rows are at different places of their blocks
+    lengths = length + torch.arange(rows)
+    state = type(empty)(*(x if x is empty.length else normal(*x.shape).abs() for x in empty))._replace(length=lengths)
+    how = {
+        "map_k": lambda k: (k.repeat_interleave(len(w) // kv_heads, 1) @ w).abs(), "mix": normal(heads),
+        "window": window, "window_shape": shape, "sinks": sinks, "cache": cache, "use_linear": use_linear,
+    }  # fmt: skip
+    for _ in range(2 * window):
+        how |= {
+            "phi_q": normal(rows, heads, 1, F).abs(),
+            "inputs": normal(rows, kv_heads, 1, U) if has_inputs else None,
+        }
+        q, k, v = normal(rows, heads, 1, K), normal(rows, kv_heads, 1, K), normal(rows, kv_heads, 1, V)
+        place = step_place(state.length, window=window, window_shape=shape, sinks=sinks, cache=cache)
+        assert is_native(q, k, v, phi_q=how["phi_q"], mix=how["mix"], state=state, inputs=how["inputs"], place=place)
+        copies = [type(state)(*(x.clone() for x in state)) for _ in range(2)]
+        given_y, given_state = hybrid_step(q, k, v, state=copies[0], **how)
+        y, state = in_torch(patch, partial(hybrid_step, q, k, v, state=copies[1], **how))
+        torch.testing.assert_close(given_y, y, rtol=1e-5, atol=1e-5)
+        for name, one, other in zip(state._fields, given_state, state, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("heads", "of_input"), [(6, 6), (6, 2)])
+def test_features_equal_those_of_torch(monkeypatch, heads, of_input):
+    own = Hedgehog(heads, K, features=F)
+    torch.nn.init.normal_(own.weight)
+    x = 3 * torch.randn(2, of_input, 1, K)
+    torch.testing.assert_close(own(x), in_torch(monkeypatch, lambda: own(x)), rtol=1e-5, atol=1e-6)
+    assert hedgehog_native(x, own.weight) is not None
+    large = torch.full((1, of_input, 1, K), 1e4)
+    assert own(large).isfinite().all()
+
+
+def test_gradients_and_other_types_are_left_to_torch(monkeypatch):
+    def fails():
+        raise AssertionError("the C code was called")
+
+    attention = HybridAttention(heads=4, kv_heads=2, head_width=K, window=3, sinks=2)
+    q, k, v = (torch.randn(1, heads, 1, K) for heads in (4, 2, 2))
+
+    def step(q, k, v, attention=attention):
+        state = attention.empty_state(1, dtype=k.dtype)._replace(length=torch.tensor([20]))
+        place = step_place(state.length, window=3, window_shape="terrace", sinks=2)
+        return attention(q, k, v, state=state, return_state=True, place=place)[0]
+
+    monkeypatch.setattr(linattn_native, "_library", fails)
+    step(q.requires_grad_(), k, v).sum().backward()
+    assert q.grad is not None
+    with torch.no_grad():
+        step(q.double(), k.double(), v.double(), attention.double())
+        with pytest.raises(AssertionError, match="was called"):
+            step(q.detach(), k, v, attention.float())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SUBQUAD_NATIVE", "0"), ("PATH", "")], ids=["switched off", "no compiler"]
+)
+def test_without_the_code_torch_is_used(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert linattn_native._library.__wrapped__() is None
+
+
+def test_a_compiler_that_fails_is_no_error(monkeypatch, tmp_path):
+    (tmp_path / "cc").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "cc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert linattn_native._library.__wrapped__() is None
+
+
+def test_loading_the_code_leaves_small_numbers_as_they_are():
+    assert linattn_native._library() is not None
+    # with -ffast-math at linking, numbers this small would become 0
+    assert float(torch.tensor(1e-40) * 0.5) > 0
