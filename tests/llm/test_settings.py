@@ -62,6 +62,11 @@ from subquad.nn.attention import FEATURE_MAPS, FeatureMap
             {"shard": True, "block_layers": 1, "transfer_tokens": 5, "lora_tokens": 5},
             "--shard and --block-layers exclude each other",
         ),
+        (
+            {"softmax_layers": 1, "attention": AttentionSettings(softmax_layers=(0,))},
+            "--softmax-layers and --attention.softmax-layers exclude each other",
+        ),
+        ({"from_": Path("a"), "softmax_layers": 1}, "--softmax-layers cannot be used with --from"),
         ({"standalone": True, "save": "adapter"}, "--standalone requires --save model"),
         ({"dtype": "bfloat16", "precision": "float32"}, "--dtype bfloat16 implies products in bfloat16"),
     ],

@@ -107,6 +107,9 @@ class LinearizeSettings:
 
     attention: AttentionSettings = AttentionSettings()
     """The hybrid attention that replaces softmax attention."""
+    softmax_layers: Model[int] = 0
+    """Number of layers that keep softmax attention, chosen after attention transfer: those that bring the student
+    closest to the teacher's predictions. To name them, use `--attention.softmax-layers`."""
     from_: Input[Path | None] = None
     """Adapter of an earlier run of the same model (`--save adapter`) to fine-tune further, without attention transfer;
     its attention and LoRA settings are used."""
@@ -192,7 +195,7 @@ class LinearizeSettings:
         validate_values(self)
         validate_minima(self, sequence_length=2, batch_size=1, lora_rank=1, evaluation_tokens=2)
         validate_minima(self, transfer_tokens=1, lora_tokens=1, validate_every=1, block_layers=1, patience=1)
-        validate_minima(self, gradient_accumulation=1, feature_map_learning_rate=0)
+        validate_minima(self, gradient_accumulation=1, feature_map_learning_rate=0, softmax_layers=0)
         for name in ("minutes", "transfer_learning_rate", "lora_learning_rate", "lora_alpha"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -254,6 +257,8 @@ class LinearizeSettings:
             raise SubquadError(
                 f"--from continues the fine-tuning of a model whose attention was transferred; omit {flag_name(name)}"
             )
+        if self.softmax_layers:
+            raise SubquadError("--softmax-layers cannot be used with --from, whose adapter has its layers")
         if self.controls:
             raise SubquadError(
                 "--controls cannot be used with --from: the controls would also have to read the texts of the earlier "
@@ -285,6 +290,10 @@ class LinearizeSettings:
             raise SubquadError("--documents separate can only be used with --transfer-loss mse or relative")
         if self.documents == "separate" and self.block_layers is not None:
             raise SubquadError("--block-layers requires --documents joined")
+        if self.softmax_layers and self.attention.softmax_layers:
+            raise SubquadError(
+                "--softmax-layers and --attention.softmax-layers exclude each other: have the layers chosen or name them"
+            )
         if self.standalone and self.save == "adapter":
             raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")
         if self.dtype == "bfloat16" and self.precision == "float32":

@@ -32,6 +32,7 @@ from subquad.llm.settings import LinearizeSettings
 from subquad.llm.training.blockwise import BlockwiseResult, load_feature_maps, transfer_blockwise
 from subquad.llm.training.budget import MODEL_NAMES, TokenBudget, budget_from_time, budget_from_tokens
 from subquad.llm.training.controls import as_control, control_folder, controls_of
+from subquad.llm.training.layer_choice import CHOICE_SEQUENCES, choose_layers, restored_divergences
 from subquad.llm.training.lora import fine_tune, trainable_parameters
 from subquad.llm.training.metrics import compare_losses, sequence_losses, transfer_errors
 from subquad.llm.training.sharding import gather, merge_lora
@@ -201,6 +202,29 @@ class Linearization:
     ) -> TrainingResult:
         loss_mask = self.data.training.loss_mask if settings.train_on == "answers" else None
         return fine_tune(tuned, self.data.training.ids, settings, loss_mask=loss_mask, **how, **options)
+
+    def choose_softmax_layers(self, model: PreTrainedModel) -> LinearizeSettings:
+        """Choose the layers that keep softmax attention; return the settings with them, now those of the run."""
+        sequences = self.data.training.ids[:CHOICE_SEQUENCES]
+        kept = self.note(
+            "softmax_layers",
+            "divergences",
+            lambda: {
+                str(key): value for key, value in restored_divergences(model, sequences, quiet=self.quiet).items()
+            },
+        )
+        chosen = choose_layers({int(key): value for key, value in kept.items()}, self.settings.softmax_layers)
+        say(f"layers that keep softmax attention: {', '.join(map(str, chosen))}", quiet=self.quiet)
+        self.settings = replace(
+            self.settings, softmax_layers=0, attention=replace(self.settings.attention, softmax_layers=chosen)
+        )
+        return self.settings
+
+    def evaluate_restored(self, model: PreTrainedModel) -> None:
+        """Measure the model whose chosen layers have softmax attention again, which the page describes."""
+        self.notes["about"] |= describe_attention(model)
+        self.notes["softmax_layers"]["chosen"] = list(self.settings.attention.softmax_layers)
+        self.measure("restored", model, "hybrid")
 
     def transfer(
         self, model: PreTrainedModel, budget: TokenBudget, blockwise: BlockwiseResult | None

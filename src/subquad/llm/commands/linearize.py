@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
+from subquad.errors import SubquadError
 from subquad.llm.commands.linearization import Linearization
 from subquad.llm.data.packing import TextDataset, check_text, prepare_text
 from subquad.llm.models.adapter import adapter_settings, check_targets
@@ -19,7 +20,7 @@ from subquad.llm.models.checkpoints import (
     open_checkpoint,
     open_tokenizer,
 )
-from subquad.llm.models.convert import convert
+from subquad.llm.models.convert import convert, layers_to_replace
 from subquad.llm.models.loading import to_device
 from subquad.llm.models.meta_model import open_meta_model
 from subquad.llm.settings import LinearizeSettings
@@ -78,6 +79,7 @@ def linearize(
     say(f"opening {checkpoint.name}", quiet=quiet)
     net, tokenizer = _open(checkpoint, settings)
     check_targets(net, settings.lora_targets)
+    _check_layers(net, settings)
     data = _tokenize(net, tokenizer, files, evaluation_files, settings, quiet=quiet)
     if settings.block_layers is None:
         net = _convert(net, settings)
@@ -92,9 +94,13 @@ def linearize(
     budget = job.budget(net, elapsed=time.monotonic() - start)
     job.describe(net, str(model), budget)
     job.evaluate_untrained(net)
+    stages = {} if settings.from_ is not None else {"transfer": job.transfer(net, budget, blockwise)}
+    if settings.softmax_layers:
+        settings = job.choose_softmax_layers(net)
+        net = _restore_softmax(net, checkpoint, settings)
+        job.evaluate_restored(net)
     if settings.controls:
         job.fine_tune_controls(net, budget)
-    stages = {} if settings.from_ is not None else {"transfer": job.transfer(net, budget, blockwise)}
     stages["lora"], linear, tensors = job.fine_tune(net, budget)
     job.evaluate_fine_tuned(linear)
     metrics = job.metrics(stages)
@@ -186,6 +192,24 @@ def _tokenize(
         batch_size=settings.batch_size * processes().num_processes,
     )
     return data
+
+
+def _check_layers(model: PreTrainedModel, settings: LinearizeSettings) -> None:
+    layers = len(layers_to_replace(model, settings.attention)) if settings.softmax_layers else 0
+    if settings.softmax_layers and settings.softmax_layers >= layers:
+        raise SubquadError(
+            f"--softmax-layers {settings.softmax_layers}: the model has {layers} layers to linearize, and at least one "
+            "has to be left"
+        )
+
+
+def _restore_softmax(model: PreTrainedModel, checkpoint: Path, settings: LinearizeSettings) -> PreTrainedModel:
+    """Return the model with softmax attention in the chosen layers, and the trained feature maps in the others."""
+    maps = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".hybrid." in name}
+    # opened again, since the attention of all layers was replaced
+    opened = _convert(open_checkpoint(checkpoint, getattr(torch, settings.dtype))[0], settings)
+    opened.load_state_dict({name: maps[name] for name in opened.state_dict() if name in maps}, strict=False)
+    return opened
 
 
 def _convert(model: PreTrainedModel, settings: LinearizeSettings) -> PreTrainedModel:

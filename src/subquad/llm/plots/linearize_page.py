@@ -29,6 +29,7 @@ LABELS = {
     "cache": "window and cache, untrained",
     "untrained": "hybrid, untrained",
     "transferred": "hybrid, after attention transfer",
+    "restored": "hybrid, with softmax attention in chosen layers",
     "earlier": "hybrid, after the earlier run",
     "fine_tuned": "hybrid, fine-tuned",
     "fine_tuned_without_linear": "fine-tuned, without linear branch",
@@ -42,6 +43,7 @@ DESCRIPTIONS = {
     "cache": "the same with the sparse cache beside the window",
     "untrained": "hybrid attention with initial feature maps",
     "transferred": "stage 1: feature maps trained to reproduce the teacher's attention outputs",
+    "restored": "the same with softmax attention again in the layers that matter most; this model is fine-tuned",
     "earlier": "the adapter that this run continues",
     "fine_tuned": "stage 2: LoRA updates of the weights; this model is saved",
     "fine_tuned_without_linear": "the saved model with its linear branch switched off",
@@ -270,7 +272,30 @@ def _training(notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) ->
                 "the squared norm, on one held-out sequence.",
             )
         )
+    if choice := notes.get("softmax_layers"):
+        blocks.append(
+            picture(
+                _layer_choice(choice),
+                "Divergence of the student's next-token probabilities from the teacher's, on training text, when one "
+                "layer gets its softmax attention back; the layers that keep it are green.",
+            )
+        )
     return blocks
+
+
+def _layer_choice(choice: Mapping[str, Any]) -> Figure:
+    values = {int(layer): value for layer, value in choice["divergences"].items()}
+    without = values.pop(-1)
+    figure = Figure(figsize=(7.5, 2.8))
+    axes = figure.subplots()
+    axes.bar([*values], [*values.values()], color=[GREEN if layer in choice["chosen"] else GREY for layer in values])
+    axes.axhline(without, color="#5b6474", linestyle="--", label="all layers linearized")
+    axes.set_ylim(0.98 * min(values.values()), 1.02 * max(without, *values.values()))
+    axes.set_xlabel("layer with softmax attention")
+    axes.set_ylabel("nats per token")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _curves(about: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> Figure:

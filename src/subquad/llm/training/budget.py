@@ -14,9 +14,11 @@ from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.data.packing import VALIDATION_SEQUENCES, TextDataset
 from subquad.llm.models.adapter import add_lora
+from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.checkpoints import embedding_weight
 from subquad.llm.settings import DEFAULT_MINUTES, LinearizeSettings
 from subquad.llm.training.controls import CONTROLS
+from subquad.llm.training.layer_choice import CHOICE_SEQUENCES
 from subquad.llm.training.lora import fine_tune_step
 from subquad.llm.training.metrics import perplexity
 from subquad.llm.training.stages import Precision
@@ -28,8 +30,8 @@ __all__ = ["MODEL_NAMES", "TokenBudget", "budget_from_time", "budget_from_tokens
 
 BUDGET_FILE = "budget.json"
 MODEL_NAMES = (
-    "teacher", *CONTROLS, "window", "cache", "untrained", "transferred", "earlier", "fine_tuned",
-    "fine_tuned_without_linear",
+    "teacher", *CONTROLS, "window", "cache", "untrained", "transferred", "restored", "earlier",
+    "fine_tuned", "fine_tuned_without_linear",
 )  # fmt: skip
 """The models whose perplexity a run may measure."""
 
@@ -88,6 +90,8 @@ def budget_from_time(
     seconds = _time_steps(model, text, settings, precision, seed)
     remaining = (settings.minutes or DEFAULT_MINUTES) * 60 - elapsed - (time.monotonic() - start)
     sequences = _evaluation_sequences(text, settings)
+    choice = CHOICE_SEQUENCES * (2 + len(attention_layers(model))) if settings.softmax_layers else 0
+    remaining -= choice * seconds["evaluate"]
     return _save(divide_time(remaining, seconds, settings, precision=precision, sequences=sequences), directory)
 
 
@@ -160,6 +164,7 @@ def _measured_models(settings: LinearizeSettings) -> int:
     absent = {
         *(() if settings.controls else CONTROLS),
         *(() if settings.attention.cache else ("cache",)),
+        *(() if settings.softmax_layers else ("restored",)),
         *(("earlier",) if settings.from_ is None else ("untrained", "transferred")),
     }
     return len({*MODEL_NAMES} - absent)
