@@ -292,7 +292,7 @@ class LinearizeSettings:
             raise SubquadError("--block-layers requires --documents joined")
         if self.softmax_layers and self.attention.softmax_layers:
             raise SubquadError(
-                "--softmax-layers and --attention.softmax-layers exclude each other: have the layers chosen or name them"
+                "--softmax-layers and --attention.softmax-layers exclude each other: give their number or name them"
             )
         if self.standalone and self.save == "adapter":
             raise SubquadError("--standalone requires --save model: an adapter is opened by subquad only")

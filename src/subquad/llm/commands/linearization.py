@@ -206,14 +206,15 @@ class Linearization:
     def choose_softmax_layers(self, model: PreTrainedModel) -> LinearizeSettings:
         """Choose the layers that keep softmax attention; return the settings with them, now those of the run."""
         sequences = self.data.training.ids[:CHOICE_SEQUENCES]
-        kept = self.note(
-            "softmax_layers",
-            "divergences",
-            lambda: {
-                str(key): value for key, value in restored_divergences(model, sequences, quiet=self.quiet).items()
-            },
+
+        def measured() -> dict[str, float]:
+            found = restored_divergences(model, sequences, quiet=self.quiet)
+            return {str(layer): divergence for layer, divergence in found.items()}
+
+        divergences = self.note("softmax_layers", "divergences", measured)
+        chosen = choose_layers(
+            {int(layer): divergence for layer, divergence in divergences.items()}, self.settings.softmax_layers
         )
-        chosen = choose_layers({int(key): value for key, value in kept.items()}, self.settings.softmax_layers)
         say(f"layers that keep softmax attention: {', '.join(map(str, chosen))}", quiet=self.quiet)
         self.settings = replace(
             self.settings, softmax_layers=0, attention=replace(self.settings.attention, softmax_layers=chosen)

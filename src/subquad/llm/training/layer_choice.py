@@ -1,9 +1,9 @@
 r"""Choice of the layers that keep softmax attention: those that bring the student closest to the teacher's predictions.
 
 After attention transfer, one layer at a time gets its softmax attention back, and $KL(p \| q)$ is measured, with p the
-teacher's and q the student's next-token probabilities. The layers with the lowest divergence are chosen, as in KL-guided
-layer selection (arXiv:2512.20569), there with a distillation for each layer. It takes a forward pass per layer and
-sequence.
+teacher's and q the student's next-token probabilities. The layers with the lowest divergence are chosen, as in
+KL-guided layer selection (arXiv:2512.20569), there with a distillation for each layer. It takes a forward pass per
+layer and sequence.
 
 Axes: N sequences, T positions.
 """
