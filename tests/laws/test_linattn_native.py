@@ -109,6 +109,70 @@ def test_gradients_and_other_types_are_left_to_torch(monkeypatch):
             step(q.detach(), k, v, attention.float())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": 3}, {"state": "keys"}, {"state": "values"}, {"state": "total"}, {"state": "inputs"}, {"state": "mass"},
+        {"width": 4},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_sizes_that_do_not_fit_are_left_to_torch(monkeypatch, change):
+    attention = HybridAttention(heads=4, kv_heads=2, head_width=K, window=3, sinks=2, cache=4, has_inputs=True)
+    state = attention.empty_state(2)._replace(length=torch.tensor([20, 21]))
+    place = step_place(state.length, window=3, window_shape="terrace", sinks=2, cache=4)
+    if "state" in change:
+        name = change["state"]
+        state = state._replace(**{name: getattr(state, name)[..., :1].contiguous()})
+    rows, width = change.get("rows", 2), change.get("width", K)
+    q, k, v = (torch.randn(rows, heads, 1, width) for heads in (4, 2, 2))
+
+    def fails(*_):
+        raise AssertionError("the C code was called")
+
+    monkeypatch.setattr(linattn_native._library(), "subquad_hybrid_step", fails)
+    phi_q = torch.rand(rows, 4, 1, 2 * K)
+    given = {"phi_q": phi_q, "mix": attention.mix, "state": state, "inputs": k, "place": place}
+    assert not is_native(q, k, v, **given)
+
+
+@torch.no_grad()
+def test_a_place_of_another_window_is_an_error_and_no_damage():
+    attention = HybridAttention(heads=4, kv_heads=2, head_width=K, window=3, sinks=2)
+    state = attention.empty_state(1)._replace(length=torch.tensor([20]))
+    place = step_place(state.length, window=3, window_shape="terrace", sinks=2)._replace(slot=torch.tensor([6]))
+    q, k, v = (torch.randn(1, heads, 1, K) for heads in (4, 2, 2))
+    with pytest.raises(ValueError, match="slots outside of the ring, which has 6"):
+        attention(q, k, v, state=state, return_state=True, place=place)
+
+
+@torch.no_grad()
+def test_features_of_other_sizes_and_places_are_left_to_torch():
+    weight = torch.randn(4, K, F)
+    assert hedgehog_native(torch.randn(1, 4, 1, K + 1), weight) is None
+    assert hedgehog_native(torch.randn(1, 8, 1, K), weight) is None
+    assert hedgehog_native(torch.randn(1, 4, 2, K), weight) is None
+    assert hedgehog_native(torch.randn(1, 4, 1, K), weight.to("meta")) is None
+
+
+@torch.no_grad()
+def test_the_default_type_of_torch_does_not_matter():
+    own, x = Hedgehog(4, K, features=F), torch.randn(2, 4, 1, K)
+    expected = own(x)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert own(x).dtype == torch.float32
+        torch.testing.assert_close(own(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_without_a_temporary_folder_torch_is_used(monkeypatch, tmp_path):
+    monkeypatch.setattr(linattn_native.tempfile, "tempdir", str(tmp_path / "missing"))
+    assert linattn_native._library.__wrapped__() is None
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("SUBQUAD_NATIVE", "0"), ("PATH", "")], ids=["switched off", "no compiler"]
 )

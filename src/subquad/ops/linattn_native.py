@@ -25,31 +25,58 @@ from subquad.ops.linattn_state import HybridState, StepPlace
 __all__ = ["hedgehog_native", "is_native", "native_step"]
 
 SOURCE = Path(__file__).with_name("linattn_step.c")
+CPU = torch.device("cpu")
 MOST_ROWS = 16
-"""Rows up to which one thread of C code is faster than torch's threads."""
+"""Rows times threads up to which one thread of C code is used rather than torch's threads."""
 
 
 def is_native(
     q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, mix: Tensor, state: HybridState, inputs: Tensor | None,
     place: StepPlace,
 ) -> bool:  # fmt: skip
-    """Return whether `native_step` can compute a step without padding; the sums of a state are float32 at least."""
+    """Return whether `native_step` can compute a step without padding; if sizes do not fit, torch has to say so."""
+    if place.sink is not None or not state.keys.shape[2] or not _is_small(q):
+        return False
+    rows, heads, _, width = q.shape
+    key_heads, values, slots = k.shape[1], v.shape[3], state.keys.shape[2]
+    sums, features, inner = state.total.shape[1], phi_q.shape[3], 0 if inputs is None else inputs.shape[3]
+    ring, cache = state.inputs.shape[2], state.novelty.shape[2]
+    # one expression, since a loop over the tensors would take longer than the step
     return (
-        not torch.is_grad_enabled()
-        and place.sink is None
-        and len(q) <= MOST_ROWS
-        and state.keys.shape[2] > 0
-        and q.device.type == "cpu"
-        and type(q) is Tensor
-        and q.dtype is k.dtype is v.dtype is phi_q.dtype is mix.dtype is state.keys.dtype is torch.float32
-        and (inputs is None or inputs.dtype is torch.float32)
+        heads % sums == heads % key_heads == 0
+        and k.shape == (rows, key_heads, 1, width)
+        and v.shape == (rows, key_heads, 1, values)
+        and phi_q.shape == (rows, heads, 1, features)
+        and mix.shape == (heads,)
+        and state.keys.shape == (rows, key_heads, slots, width)
+        and state.values.shape == (rows, key_heads, slots, values)
+        and state.total.shape == (rows, sums, features, values + 1)
+        and state.inputs.shape == (rows, key_heads, ring, inner)
+        and (inputs is None or inputs.shape == (rows, key_heads, 1, inner))
+        and (not cache or state.mass.shape == (rows, key_heads, cache + ring))
+        and place.hidden.shape == (rows, 1, 1, slots)
+        and place.slot.shape == (rows,)
+        and q.dtype is k.dtype is v.dtype is phi_q.dtype is mix.dtype is torch.float32
+        and state.keys.dtype is state.values.dtype is state.total.dtype is torch.float32
+        and (inputs is None or inputs.dtype is state.inputs.dtype is torch.float32)
+        and (not cache or state.mass.dtype is torch.float32)
+        and q.device == k.device == v.device == phi_q.device == mix.device == CPU
+        and state.keys.device == state.values.device == state.total.device == state.inputs.device == CPU
+        and state.mass.device == place.hidden.device == place.slot.device == CPU
+        and (inputs is None or inputs.device == CPU)
         and state.keys.is_contiguous()
         and state.values.is_contiguous()
         and state.total.is_contiguous()
         and state.inputs.is_contiguous()
         and state.mass.is_contiguous()
+        and place.hidden.is_contiguous()
+        and place.slot.is_contiguous()
         and _library() is not None
     )
+
+
+def _is_small(x: Tensor) -> bool:
+    return not torch.is_grad_enabled() and type(x) is Tensor and len(x) * torch.get_num_threads() <= MOST_ROWS
 
 
 def native_step(
@@ -67,18 +94,23 @@ def native_step(
 ) -> Float[Tensor, "B Hq 1 V"]:
     """Write one token per row into the state, in place, and return the output; `phi_q` is None for no linear terms.
 
-    The number of tokens in the state is not changed.
+    The number of tokens in the state is not changed. `is_native` has to have checked the arguments.
+
+    Raises:
+        ValueError: The place is that of another window, or the state of other sinks.
     """
     library = _library()
     assert library is not None
     rows, heads = q.shape[:2]
     slots, ring = state.keys.shape[2], state.keys.shape[2] - sinks - state.novelty.shape[2]
-    y = torch.empty(*q.shape[:3], v.shape[3])
+    y = q.new_empty(*q.shape[:3], v.shape[3])
+    if ring != state.inputs.shape[2]:
+        raise ValueError(f"the ring has {ring} keys and {state.inputs.shape[2]} inputs")
     # the names keep contiguous copies in memory until the call returns
     q, k, v, mix = q.contiguous(), k.contiguous(), v.contiguous(), mix.contiguous()
     inputs = None if inputs is None else inputs.contiguous()
     phi_q = None if phi_q is None else phi_q.contiguous()
-    library.subquad_hybrid_step(
+    failed = library.subquad_hybrid_step(
         rows, heads, k.shape[1], state.total.shape[1], q.shape[3], v.shape[3], state.total.shape[2],
         state.inputs.shape[3], slots, sinks, ring, scale,
         q.data_ptr(), k.data_ptr(), v.data_ptr(), None if inputs is None else inputs.data_ptr(),
@@ -87,52 +119,53 @@ def native_step(
         None if inputs is None else state.inputs.data_ptr(), state.mass.data_ptr() if state.novelty.shape[2] else None,
         y.data_ptr(),
     )  # fmt: skip
+    if failed:
+        raise ValueError(f"place has slots outside of the ring, which has {ring}")
     return y
 
 
 def hedgehog_native(x: Float[Tensor, "B Hx 1 K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H 1 F"] | None:
     """Return the Hedgehog features of one position per row; None where the C code cannot compute them."""
+    heads, width, columns = weight.shape
     if (
-        torch.is_grad_enabled()
-        or len(x) > MOST_ROWS
-        or x.device.type != "cpu"
-        or type(x) is not Tensor
+        not _is_small(x)
         or not x.dtype is weight.dtype is torch.float32
+        or not x.device == weight.device == CPU
+        or x.shape[2:] != (1, width)
+        or heads % x.shape[1]
         or (library := _library()) is None
     ):
         return None
-    heads, width, columns = weight.shape
     x, weight = x.contiguous(), weight.contiguous()
-    y = torch.empty(len(x), heads, 1, 2 * columns)
-    library.subquad_hedgehog(
-        len(x), heads, x.shape[1], width, columns, x.data_ptr(), weight.data_ptr(), y.data_ptr()
-    )  # fmt: skip
-    return y
+    y = x.new_empty(len(x), heads, 1, 2 * columns)
+    sizes = len(x), heads, x.shape[1], width, columns
+    failed = library.subquad_hedgehog(*sizes, x.data_ptr(), weight.data_ptr(), y.data_ptr())
+    return None if failed else y
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
     """Return the compiled code; None if it cannot be compiled here."""
     compiler = shutil.which("cc")
-    if compiler is None or os.environ.get("SUBQUAD_NATIVE") == "0":
+    # a model's folder with its own code has no C code
+    if compiler is None or not SOURCE.is_file() or os.environ.get("SUBQUAD_NATIVE") == "0":
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        part, target = Path(folder) / "step.o", Path(folder) / "step.so"
-        # linked without -ffast-math, with which loading the library would change the arithmetic of the whole process
-        commands = [
-            [compiler, "-O3", "-march=native", "-ffast-math", "-fPIC", "-c", str(SOURCE), "-o", str(part)],
-            [compiler, "-shared", str(part), "-o", str(target), "-lm"],
-        ]
-        try:
-            for command in commands:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            part, target = Path(folder) / "step.o", Path(folder) / "step.so"
+            # linked without -ffast-math, with which loading the library would change the arithmetic of the process
+            for command in (
+                [compiler, "-O3", "-march=native", "-ffast-math", "-fPIC", "-c", str(SOURCE), "-o", str(part)],
+                [compiler, "-shared", str(part), "-o", str(target), "-lm"],
+            ):
                 subprocess.run(command, check=True, capture_output=True, timeout=60)
             # it stays in memory when the file is deleted
             library = ctypes.CDLL(str(target))
-        except (OSError, subprocess.SubprocessError):
-            return None
+    except (OSError, subprocess.SubprocessError):
+        return None
     size, pointer = ctypes.c_int64, ctypes.c_void_p
     library.subquad_hybrid_step.argtypes = [size] * 11 + [ctypes.c_float] + [pointer] * 14
     library.subquad_hedgehog.argtypes = [size] * 5 + [pointer] * 3
     for function in (library.subquad_hybrid_step, library.subquad_hedgehog):
-        function.restype = None
+        function.restype = ctypes.c_int
     return library

@@ -4,11 +4,12 @@
    Sizes: B rows, Hq query heads, Hkv key heads, H heads of the sum or of the map, K key width, V value width, F
    features, U width of the inputs of the keys' map, R slots, of which E are sinks and S the ring; the cache has the
    other R - E - S.
-   All arrays are contiguous, with the shapes that `linattn_native.py` names. */
+   All arrays are contiguous, with the shapes that `linattn_native.py` checks. */
 
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef int64_t size;
@@ -33,13 +34,17 @@ static float attend(size R, size K, size V, float scale, const float *query, con
 }
 
 /* Write the token into its slot, and return the attention's output. `ring` and `inputs` are NULL if the map of keys
-   reads the keys, `mass` without a cache, `phi` without linear terms. */
-void subquad_hybrid_step(size B, size Hq, size Hkv, size H, size K, size V, size F, size U, size R, size E, size S,
-                         float scale, const float *q, const float *k, const float *v, const float *inputs,
-                         const float *phi, const float *mix, const uint8_t *hidden, const size *slot, float *keys,
-                         float *values, const float *total, float *ring, float *mass, float *y) {
+   reads the keys, `mass` without a cache, `phi` without linear terms. Returns 0, or 1 if memory is missing or a slot is
+   not one of the ring. */
+int subquad_hybrid_step(size B, size Hq, size Hkv, size H, size K, size V, size F, size U, size R, size E, size S,
+                        float scale, const float *q, const float *k, const float *v, const float *inputs,
+                        const float *phi, const float *mix, const uint8_t *hidden, const size *slot, float *keys,
+                        float *values, const float *total, float *ring, float *mass, float *y) {
   size G = Hq / Hkv, shared = Hq / H, front = R - S;
-  float weights[R], top[V], past[V + 1];
+  for (size b = 0; b < B; b++)
+    if (slot[b] < 0 || slot[b] >= S) return 1;
+  float *weights = malloc((R + 2 * V + 1) * sizeof(float)), *top = weights + R, *past = top + V;
+  if (!weights) return 1;
   for (size b = 0; b < B; b++) {
     for (size h = 0; h < Hkv; h++) {
       size row = b * Hkv + h, at = front + slot[b];
@@ -68,6 +73,8 @@ void subquad_hybrid_step(size B, size Hq, size Hkv, size H, size K, size V, size
       }
     }
   }
+  free(weights);
+  return 0;
 }
 
 /* Write softmax(sign z) into y. */
@@ -79,9 +86,11 @@ static void softmax(size C, float sign, const float *z, float *y) {
   for (size c = 0; c < C; c++) y[c] /= sum;
 }
 
-/* Hedgehog features of one position per row: x [B, Hx, K] and weight [H, K, C] give y [B, H, 2 C]. */
-void subquad_hedgehog(size B, size H, size Hx, size K, size C, const float *x, const float *weight, float *y) {
-  float z[C];
+/* Hedgehog features of one position per row: x [B, Hx, K] and weight [H, K, C] give y [B, H, 2 C]; returns 0, or 1 if
+   memory is missing. */
+int subquad_hedgehog(size B, size H, size Hx, size K, size C, const float *x, const float *weight, float *y) {
+  float *z = malloc(C * sizeof(float));
+  if (!z) return 1;
   for (size h = 0; h < H; h++) {
     const float *w = weight + h * K * C;
     for (size b = 0; b < B; b++) {
@@ -94,4 +103,6 @@ void subquad_hedgehog(size B, size H, size Hx, size K, size C, const float *x, c
       softmax(C, -1, z, features + C);
     }
   }
+  free(z);
+  return 0;
 }
