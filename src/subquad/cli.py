@@ -98,15 +98,17 @@ def _launch(
     ] = None,
 ) -> None:
     # always set: a call in the same process must not inherit the file of an earlier one
-    app.config = () if config is None else (_settings_file(config),)
+    app.config = () if config is None else (_settings_file(config, tokens[:2]),)
     app(tokens, exit_on_error=False, print_error=False)
 
 
-def _settings_file(path: Path) -> Yaml:
+def _settings_file(path: Path, command: Sequence[str]) -> Yaml:
     if not path.is_file():
-        shipped = {file.stem: file for file in Path(__file__).parent.glob("*/recipes/*.yaml")}
+        recipes = Path(__file__).parent / "llm" / "recipes" if tuple(command) == ("llm", "linearize") else None
+        shipped = {} if recipes is None else {file.stem: file for file in recipes.glob("*.yaml")}
         if str(path) not in shipped:
-            raise SubquadError(f"{path}: no such file (--config), and no recipe of subquad: {', '.join(shipped)}")
+            known = f"; the recipes of this command are: {', '.join(sorted(shipped))}" if shipped else ""
+            raise SubquadError(f"{path}: no such file (--config){known}")
         path = shipped[str(path)]
     import yaml
 

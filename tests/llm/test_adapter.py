@@ -14,6 +14,9 @@ from transformers import AutoModelForCausalLM
 import subquad.llm
 from subquad.cli import main
 from subquad.errors import SubquadError
+from subquad.llm.settings import AttentionSettings
+from subquad.llm.training import lora
+from subquad.llm.training.lora import fine_tune_step
 from subquad.runs.storage import read_tensors
 
 pytestmark = pytest.mark.slow
@@ -77,6 +80,39 @@ def test_a_run_that_goes_on_starts_where_the_earlier_one_ended(adapter, folder, 
         assert not torch.equal(model(IDS).logits, subquad.llm.load(adapter)[0](IDS).logits)
 
 
+def test_an_adapter_is_not_overwritten_by_the_run_that_continues_it(adapter, folder, text):
+    for out in (adapter, adapter.parent):
+        with pytest.raises(SubquadError, match="which would be overwritten; choose another --out"):
+            subquad.llm.linearize(folder, text, continued(adapter), out=out, force=True, quiet=True)
+    assert (adapter / "model.safetensors").is_file()
+
+
+def test_the_settings_of_the_adapter_are_shown(adapter, folder, text, tmp_path, capsys):
+    subquad.llm.linearize(folder, text, continued(adapter, attention=AttentionSettings()), out=tmp_path / "out")
+    shown = capsys.readouterr().err
+    assert "(--lora-rank 3, --lora-targets q_proj down_proj, --attention.window 3" in shown
+
+
+def test_an_interrupted_run_that_goes_on_ends_with_the_same_weights(adapter, folder, text, tmp_path, monkeypatch):
+    settings, done = continued(adapter), []
+
+    def stop(*arguments, **how):
+        done.append(1)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return fine_tune_step(*arguments, **how)
+
+    subquad.llm.linearize(folder, text, settings, out=tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(lora, "fine_tune_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            subquad.llm.linearize(folder, text, settings, out=tmp_path / "stopped", quiet=True)
+    subquad.llm.linearize(folder, text, settings, out=tmp_path / "stopped", quiet=True)
+    whole, stopped = (read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(stopped[name], tensor, rtol=1e-5, atol=1e-6)
+
+
 def test_a_time_is_spent_on_fine_tuning_alone(adapter, folder, text, tmp_path):
     settings = continued(adapter, lora_tokens=None, minutes=0.01)
     metrics = subquad.llm.linearize(folder, text, settings, out=tmp_path / "further", quiet=True)
@@ -94,8 +130,9 @@ def test_what_cannot_be_trained_further_is_named(adapter, folder, text, run, tmp
 
     fails("a whole model, whose updates are merged into its weights", from_=run)
     fails("no such model folder", from_=tmp_path / "missing")
-    fails("--lora-rank differs from that of the adapter", lora_rank=5)
-    fails("--attention differs from that of the adapter", attention=replace(SMALL.attention, window=5))
+    fails("not linearized; only an adapter", from_=folder)
+    fails("--lora-rank 5: the adapter .* has 3; omit it", lora_rank=5)
+    fails("--attention.window 5: the adapter .* has 3; omit it", attention=replace(SMALL.attention, window=5))
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     tensors = read_tensors(other / "model.safetensors")

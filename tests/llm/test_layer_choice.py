@@ -51,6 +51,11 @@ def test_the_lowest_divergences_are_chosen_in_order():
     assert choose_layers({-1: 9.0, 0: 1.0, 1: 1.0}, 1) == (0,)
 
 
+def test_probabilities_that_are_not_finite_are_an_error():
+    with pytest.raises(SubquadError, match=r"layer 1: .* not finite, so no layers can be chosen"):
+        choose_layers({-1: 1.0, 0: 2.0, 1: float("nan")}, 1)
+
+
 @pytest.mark.slow
 def test_linearize_fine_tunes_the_model_with_the_chosen_layers(folder, text, tmp_path):
     settings = replace(SMALL, softmax_layers=1)

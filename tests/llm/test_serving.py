@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import openai
 import pytest
@@ -461,6 +460,10 @@ def test_a_saved_state_answers_prompts_that_begin_with_its_text(served, bytewise
     with Server(app) as server, server.client() as client:
         given = completion(client, prompt=text + " and")
         assert given.usage.prompt_tokens_details.cached_tokens == len(bytewise(text)["input_ids"])
+        for number in range(20):
+            # more than the states of prompts that are kept
+            completion(client, prompt=f"{number} birds", max_tokens=1)
+        assert completion(client, prompt=text + " a").usage.prompt_tokens_details.cached_tokens > 0
         without = completion(client, prompt=" and")
         assert without.usage.prompt_tokens_details.cached_tokens == 0
     with (
@@ -519,8 +522,6 @@ def test_a_softmax_checkpoint_gets_the_command_that_linearizes_it(folder, capsys
 def test_invalid_settings_are_rejected():
     with pytest.raises(SubquadError, match="--max-batch-size must be at least 1, got 0"):
         ServeSettings(max_batch_size=0)
-    with pytest.raises(SubquadError, match="--state has 2 files, and --prefix-states keeps 1 states; keep more"):
-        ServeSettings(state=(Path("a"), Path("b")), prefix_states=1)
     with pytest.raises(SubquadError, match="--port must be from 0 to 65535"):
         ServeSettings(port=70_000)
     with pytest.raises(SubquadError, match="--dtype must be one of float32, bfloat16"):

@@ -69,6 +69,18 @@ def test_the_command_reads_a_prompt_from_standard_input(run, tmp_path, capsys, m
     assert "exists already" in capsys.readouterr().err
 
 
+def test_what_cannot_be_written_is_refused_before_the_text_is_read(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("subquad.llm.commands.generate.load_for_generation", lambda *_: pytest.fail("it was opened"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SubquadError, match="--save-state must be a file, and this is a folder"):
+        subquad.llm.generate(run, TEXT, ONE, save_state=tmp_path / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(SubquadError, match="exists already; choose another --save-state, or overwrite it with --force"):
+        subquad.llm.generate(run, TEXT, ONE, save_state=tmp_path / "file")
+    with pytest.raises(SubquadError, match="no such file"):
+        subquad.llm.generate(run, TEXT, ONE, state=tmp_path / "missing")
+
+
 def test_a_state_of_another_model_is_refused(run, state, folder, text, tmp_path):
     subquad.llm.linearize(folder, text, SMALL, out=tmp_path / "other", seed=1, quiet=True)
     with pytest.raises(SubquadError, match="the state of another model than"):
@@ -93,6 +105,11 @@ def test_other_files_are_refused(run, state, tmp_path):
     write_tensors(tmp_path / "cut", tensors, metadata)
     with pytest.raises(SubquadError, match=r"1 tensors are missing, such as layers.0.total"):
         subquad.llm.generate(run, QUESTION, state=tmp_path / "cut")
+    tensors, metadata = read_tensors_and_metadata(state)
+    tensors["layers.1.values"] = tensors["layers.1.values"][..., :1].contiguous()
+    write_tensors(tmp_path / "small", tensors, metadata)
+    with pytest.raises(SubquadError, match=r"layers.1.values does not fit the model"):
+        subquad.llm.generate(run, QUESTION, state=tmp_path / "small")
     (tmp_path / "short").write_bytes(state.read_bytes()[:5000])
     with pytest.raises(SubquadError, match="cut short"):
         subquad.llm.generate(run, QUESTION, state=tmp_path / "short")
@@ -103,5 +120,5 @@ def test_a_model_with_softmax_layers_has_no_state_to_save(folder, text, tmp_path
 
     settings = replace(SMALL, attention=replace(SMALL.attention, softmax_layers=(0,)))
     subquad.llm.linearize(folder, text, settings, out=tmp_path / "run", quiet=True)
-    with pytest.raises(SubquadError, match="key-value cache grows with the text"):
+    with pytest.raises(SubquadError, match="kept their own attention and its key-value cache"):
         subquad.llm.generate(tmp_path / "run", TEXT, ONE, save_state=tmp_path / "state")

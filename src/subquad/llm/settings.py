@@ -183,8 +183,8 @@ class LinearizeSettings:
     documents: Input[Literal["joined", "separate"]] = "joined"
     """Whether a token attends to earlier documents in the same training sequence; positions continue in both cases."""
     evaluation_tokens: Input[int | None] = None
-    """Held-out tokens on which each perplexity is measured. Default: 8192, or as many as a quarter of the time allows.
-    With `--minutes` it is never more than that quarter."""
+    """Held-out tokens on which each perplexity is measured, at least one sequence. Default: 8192, or as many as about a
+    quarter of the time allows; with `--minutes` no more than that."""
     save: Output[Literal["model", "adapter"]] = "model"
     """Save the whole model, or only the trained tensors as an adapter for the same checkpoint."""
     standalone: Output[bool] = False
@@ -212,7 +212,7 @@ class LinearizeSettings:
         self._check_combinations()
 
     def check_window(self) -> None:
-        """Check that attention transfer has something to learn, which fine-tuning alone does not need.
+        """Check that attention transfer has something to learn.
 
         Raises:
             SubquadError: The window shows each token of a sequence all earlier ones.

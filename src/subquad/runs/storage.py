@@ -62,12 +62,13 @@ def check_writable(path: Path | str) -> None:
         raise SubquadError(f"{path}: no permission to write in {above}; choose another --out")
 
 
-def check_output(path: Path | str, *, force: bool) -> Path:
+def check_output(path: Path | str, *, force: bool, flag: str = "--out") -> Path:
     """Return the path of an output, after checking that it can be written and that writing it destroys nothing.
 
     Args:
         path: A file or folder that a command is about to write. An empty folder counts as absent.
         force: Allow an existing output to be overwritten.
+        flag: The flag that names it.
 
     Raises:
         SubquadError: The output exists and `force` is off, or it cannot be written.
@@ -76,7 +77,7 @@ def check_output(path: Path | str, *, force: bool) -> Path:
     check_writable(path)
     is_there = any(path.iterdir()) if path.is_dir() else path.exists()
     if is_there and not force:
-        raise SubquadError(f"{path}: exists already; choose another --out, or overwrite it with --force")
+        raise SubquadError(f"{path}: exists already; choose another {flag}, or overwrite it with --force")
     return path
 
 
@@ -110,14 +111,14 @@ def as_folder(out: Path | str) -> Path:
     return Path(out)
 
 
-def as_file(out: Path | str) -> Path:
-    """Return `out` as the path of a file to write.
+def as_file(out: Path | str, *, flag: str = "--out") -> Path:
+    """Return `out` as the path of a file to write, which `flag` names.
 
     Raises:
         SubquadError: `out` is a folder.
     """
     if Path(out).is_dir():
-        raise SubquadError(f"{out}: --out must be a file, and this is a folder")
+        raise SubquadError(f"{out}: {flag} must be a file, and this is a folder")
     return Path(out)
 
 

@@ -8,8 +8,8 @@ from transformers.cache_utils import Cache
 from subquad.errors import SubquadError
 from subquad.llm.serving.generation import load_for_generation, stream_text
 from subquad.llm.serving.settings import GenerateSettings
-from subquad.llm.serving.state_files import check_has_state, read_state, write_state
-from subquad.runs.storage import check_output
+from subquad.llm.serving.state_files import check_has_state, check_state_file, read_state, write_state
+from subquad.runs.storage import as_file, check_output
 
 __all__ = ["generate"]
 
@@ -42,7 +42,11 @@ def generate(
             cannot be used or written.
     """
     settings = settings or GenerateSettings()
-    target = None if save_state is None else check_output(save_state, force=force)
+    target = None
+    if save_state is not None:
+        target = check_output(as_file(save_state, flag="--save-state"), force=force, flag="--save-state")
+    if state is not None:
+        check_state_file(Path(state))
     if prompt is None and sys.stdin.isatty():
         raise SubquadError("give the text to continue with --prompt, or on standard input")
     text = sys.stdin.read() if prompt is None else prompt

@@ -42,7 +42,7 @@ from subquad.progress import say
 from subquad.runs.folder import METRICS, Run
 from subquad.runs.history import read_history
 from subquad.runs.storage import plain, read_json, write_json
-from subquad.train.distributed import device_name, process_device, processes
+from subquad.train.distributed import broadcast_object, device_name, process_device, processes
 from subquad.train.loop import TrainingResult
 
 __all__ = ["Linearization"]
@@ -203,15 +203,16 @@ class Linearization:
         loss_mask = self.data.training.loss_mask if settings.train_on == "answers" else None
         return fine_tune(tuned, self.data.training.ids, settings, loss_mask=loss_mask, **how, **options)
 
-    def choose_softmax_layers(self, model: PreTrainedModel) -> LinearizeSettings:
-        """Choose the layers that keep softmax attention; return the settings with them, now those of the run."""
+    def choose_softmax_layers(self, model: PreTrainedModel) -> tuple[LinearizeSettings, dict[str, Tensor]]:
+        """Choose the layers that keep softmax attention; return the settings with them, and all feature maps."""
         sequences = self.data.training.ids[:CHOICE_SEQUENCES]
 
         def measured() -> dict[str, float]:
             found = restored_divergences(model, sequences, quiet=self.quiet)
             return {str(layer): divergence for layer, divergence in found.items()}
 
-        divergences = self.note("softmax_layers", "divergences", measured)
+        # processes that round differently must not choose different layers
+        divergences = broadcast_object(self.note("softmax_layers", "divergences", measured))
         chosen = choose_layers(
             {int(layer): divergence for layer, divergence in divergences.items()}, self.settings.softmax_layers
         )
@@ -219,7 +220,8 @@ class Linearization:
         self.settings = replace(
             self.settings, softmax_layers=0, attention=replace(self.settings.attention, softmax_layers=chosen)
         )
-        return self.settings
+        maps = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".hybrid." in name}
+        return self.settings, maps
 
     def evaluate_restored(self, model: PreTrainedModel) -> None:
         """Measure the model whose chosen layers have softmax attention again, which the page describes."""

@@ -70,7 +70,8 @@ def linearize(
     quiet = quiet or not processes().is_main_process
     checkpoint = locate(model)
     if settings.from_ is not None:
-        settings = adapter_settings(settings.from_, checkpoint, settings)
+        _check_from(settings.from_, Path(out))
+        settings = adapter_settings(settings.from_, checkpoint, settings, quiet=quiet)
     files, evaluation_files = _check(text, eval_text, settings)
     run_settings = _run_settings(model, checkpoint, files, evaluation_files, settings, seed=seed)
     # an unusable folder is refused before the model is opened; a new one is made after everything else was checked
@@ -96,8 +97,11 @@ def linearize(
     job.evaluate_untrained(net)
     stages = {} if settings.from_ is not None else {"transfer": job.transfer(net, budget, blockwise)}
     if settings.softmax_layers:
-        settings = job.choose_softmax_layers(net)
-        net = _restore_softmax(net, checkpoint, settings)
+        settings, maps = job.choose_softmax_layers(net)
+        # opened again, since the attention of all layers was replaced; one model at a time
+        net = None
+        net = _convert(open_checkpoint(checkpoint, getattr(torch, settings.dtype))[0], settings)
+        net.load_state_dict({name: maps[name] for name in net.state_dict() if name in maps}, strict=False)
         job.evaluate_restored(net)
     if settings.controls:
         job.fine_tune_controls(net, budget)
@@ -112,10 +116,16 @@ def linearize(
     return metrics
 
 
+def _check_from(adapter: Path, out: Path) -> None:
+    if out.resolve() in (adapter.resolve(), *adapter.resolve().parents):
+        raise SubquadError(f"--from {adapter} lies in --out {out}, which would be overwritten; choose another --out")
+
+
 def _check(text: TextFiles, eval_text: TextFiles, settings: LinearizeSettings) -> tuple[list[Path], list[Path]]:
     """Check what can be checked before the model is opened; return the text files."""
     files, evaluation_files = _paths(text), _paths(eval_text)
-    settings.check_window()
+    if settings.from_ is None:
+        settings.check_window()
     if settings.shard:
         check_processes()
     if settings.attention.kernel == "triton":
@@ -201,15 +211,6 @@ def _check_layers(model: PreTrainedModel, settings: LinearizeSettings) -> None:
             f"--softmax-layers {settings.softmax_layers}: the model has {layers} layers to linearize, and at least one "
             "has to be left"
         )
-
-
-def _restore_softmax(model: PreTrainedModel, checkpoint: Path, settings: LinearizeSettings) -> PreTrainedModel:
-    """Return the model with softmax attention in the chosen layers, and the trained feature maps in the others."""
-    maps = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".hybrid." in name}
-    # opened again, since the attention of all layers was replaced
-    opened = _convert(open_checkpoint(checkpoint, getattr(torch, settings.dtype))[0], settings)
-    opened.load_state_dict({name: maps[name] for name in opened.state_dict() if name in maps}, strict=False)
-    return opened
 
 
 def _convert(model: PreTrainedModel, settings: LinearizeSettings) -> PreTrainedModel:

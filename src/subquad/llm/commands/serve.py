@@ -12,7 +12,7 @@ from subquad.llm.models.decoding import beyond_training
 from subquad.llm.serving.generation import load_for_generation
 from subquad.llm.serving.server import api_key, make_app
 from subquad.llm.serving.settings import ServeSettings
-from subquad.llm.serving.state_files import read_state
+from subquad.llm.serving.state_files import check_state_file, read_state
 from subquad.progress import say
 
 __all__ = ["serve"]
@@ -29,6 +29,8 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         SubquadError: The folder holds no linearized model, the port is in use, or a state cannot be used.
     """
     settings = settings or ServeSettings()
+    for path in settings.state:
+        check_state_file(path)
     # before the model is loaded, since that takes longer
     with _listen(settings.host, settings.port) as listener:
         model, tokenizer = load_for_generation(run, settings)

@@ -1,6 +1,5 @@
 """lm-eval's `--model subquad`: a linearized model for all of lm-eval's tasks, those that generate text among them."""
 
-import inspect
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +13,12 @@ from subquad.llm.settings import PlacementSettings
 
 __all__ = ["LinearizedLM"]
 
+OPTIONS = (
+    "add_bos_token", "backend", "batch_size", "chat_template_args", "enable_thinking", "logits_cache", "max_batch_size",
+    "max_length", "mixed_precision_dtype", "prefix_token_id", "softmax_dtype", "think_end_token", "tokenizer",
+    "truncation",
+)  # fmt: skip
+"""Arguments of lm-eval's Hugging Face model that have an effect on a model that is open already."""
 MODES = [mode for mode in get_args(Mode) if mode != "transfer"]
 
 
@@ -38,7 +43,7 @@ class LinearizedLM(HFLM):
             mode: What the attention layers compute: `hybrid`, `without_linear`, `window`, or `softmax`.
             device: `cpu`; at any other value an accelerator is used if there is one.
             dtype: `float32` or `bfloat16`; `auto` is float32.
-            **options: Further arguments of lm-eval's Hugging Face model, such as `batch_size` and `max_length`.
+            **options: Further arguments of lm-eval's Hugging Face model: those of `OPTIONS`.
 
         Raises:
             SubquadError: The folder holds no linearized model, or an argument is unknown.
@@ -51,11 +56,10 @@ class LinearizedLM(HFLM):
         if dtype not in types:
             raise unknown("dtype", dtype, [*types])
         placement: Any = {"device": kind, "dtype": types[dtype]}
-        # lm-eval would ignore other names
-        known = [*inspect.signature(HFLM.__init__).parameters]
+        # lm-eval would ignore other names, since the model is open already
         for name in options:
-            if name not in known:
-                raise unknown("entry of --model_args", name, ["pretrained", "base", "mode", "dtype", *known[2:-1]])
+            if name not in OPTIONS:
+                raise unknown("entry of --model_args", name, ["pretrained", "base", "mode", "dtype", *OPTIONS])
         model, tokenizer = load(pretrained, base=base)
         for layer in attention_layers(model):
             layer.mode = mode  # pyright: ignore[reportAttributeAccessIssue] (checked above)

@@ -1,7 +1,7 @@
 """Low-rank updates on a converted model, and adapters: the trained tensors of a linearized model alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from subquad.llm.models.checkpoints import (
 )
 from subquad.llm.models.convert import convert, feature_parameters
 from subquad.llm.settings import ALL_LINEAR, LinearizeSettings, attention_of
+from subquad.progress import say
 from subquad.runs.folder import load_config, load_tensors
 from subquad.runs.storage import plain
 
@@ -136,36 +137,47 @@ def load_adapter(tuned: nn.Module, directory: Path) -> None:
     tuned.load_state_dict(tensors, strict=False)
 
 
-def adapter_settings(directory: Path, checkpoint: Path, settings: LinearizeSettings) -> LinearizeSettings:
+def adapter_settings(
+    directory: Path, checkpoint: Path, settings: LinearizeSettings, *, quiet: bool
+) -> LinearizeSettings:
     """Return settings with the attention and the LoRA updates of an adapter that is to be trained further.
 
     Args:
         directory: Folder of the adapter.
         checkpoint: The checkpoint that is trained.
         settings: Settings of the run.
+        quiet: Do not print which settings the adapter has.
 
     Raises:
         SubquadError: It is no adapter of this checkpoint, or the settings ask for something else than it has.
     """
     kind = checkpoint_kind(directory)
     if kind in ("linearized", "softmax"):
-        raise SubquadError(
-            f"--from {directory}: a whole model, whose updates are merged into its weights; only an adapter "
-            "(--save adapter) can be trained further"
-        )
+        what = "a whole model, whose updates are merged into its weights" if kind == "linearized" else "not linearized"
+        raise SubquadError(f"--from {directory}: {what}; only an adapter (--save adapter) can be trained further")
     config = load_config(directory, "llm")
     if model_fingerprint(checkpoint) != config["base"]["fingerprint"]:
         raise SubquadError(
             f"--from {directory}: the adapter was trained on another checkpoint than {checkpoint}; MODEL has to be "
             f"the original one ({config['base']['model']})"
         )
-    own = {"attention": attention_of(config["hybrid_attention"], str(directory)), **config["lora"]}
-    adopted, default = replace(settings, **own), LinearizeSettings()
-    for name in own:
-        if getattr(settings, name) not in (getattr(default, name), getattr(adopted, name)):
+    # the implementation may differ, since it is not part of the model
+    attention = replace(attention_of(config["hybrid_attention"], str(directory)), kernel=settings.attention.kernel)
+    adopted, default = replace(settings, attention=attention, **config["lora"]), LinearizeSettings()
+    pairs = [("", field.name, settings, adopted, default) for field in fields(default) if field.name in LORA]
+    pairs += [
+        ("attention.", field.name, settings.attention, attention, default.attention) for field in fields(attention)
+    ]
+    shown = []
+    for prefix, name, given, own, usual in pairs:
+        flag, value = flag_name(f"{prefix}{name}"), getattr(own, name)
+        if getattr(given, name) not in (getattr(usual, name), value):
             raise SubquadError(
-                f"{flag_name(name)} differs from that of the adapter {directory}, which --from continues; omit it"
+                f"{flag} {getattr(given, name)}: the adapter {directory}, which --from continues, has {value}; omit it"
             )
+        if value != getattr(usual, name):
+            shown.append(f"{flag} {' '.join(map(str, value)) if isinstance(value, tuple) else value}")
+    say(f"from {directory}: its attention and LoRA settings ({', '.join(shown) or 'the defaults'})", quiet=quiet)
     return adopted
 
 

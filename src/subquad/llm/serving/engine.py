@@ -192,8 +192,8 @@ class Engine:
             self._inbox.put(lambda: self._waiting.append(job))
 
     def keep(self, text: TextState) -> None:
-        """Keep the state after a text for prompts that begin with it; before `run` only."""
-        self._kept.add(text.tokens, text.states)
+        """Keep the state after a text for good, for prompts that begin with it; before `run` only."""
+        self._kept.pin(text.tokens, text.states)
 
     def cancel(self, job: Job) -> None:
         """Free the rows of a job; nothing happens if it is done."""

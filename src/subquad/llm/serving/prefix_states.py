@@ -44,9 +44,14 @@ class PrefixStates:
         """Keep `size` states; 0 for none."""
         self.size = size
         self._states: OrderedDict[tuple[int, ...], States] = OrderedDict()
+        self._pinned: dict[tuple[int, ...], States] = {}
 
     def __len__(self) -> int:
         return len(self._states)
+
+    def pin(self, tokens: Sequence[int], states: States) -> None:
+        """Keep the states after these tokens for good, beside the others."""
+        self._pinned[tuple(tokens)] = states
 
     def add(self, tokens: Sequence[int], states: States) -> None:
         """Keep the states after these tokens, in place of those that were not used for the longest time."""
@@ -61,9 +66,12 @@ class PrefixStates:
         At least one token is left to read, since it gives the logits of the next one.
         """
         prompt = tuple(prompt)
-        known = [tokens for tokens in self._states if len(tokens) < len(prompt) and prompt[: len(tokens)] == tokens]
+        kept = (*self._states, *self._pinned)
+        known = [tokens for tokens in kept if len(tokens) < len(prompt) and prompt[: len(tokens)] == tokens]
         if not known:
             return None
         tokens = max(known, key=len)
+        if tokens in self._pinned:
+            return len(tokens), self._pinned[tokens]
         self._states.move_to_end(tokens)
         return len(tokens), self._states[tokens]

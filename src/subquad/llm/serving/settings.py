@@ -69,7 +69,7 @@ class ServeSettings(PlacementSettings):
     """States of earlier prompts and answers that are kept: a prompt that begins like one of them, as every turn of a
     chat does, is read only from there on. Each has the size of one sequence's state; 0 for none."""
     state: Model[tuple[Path, ...]] = ()
-    """States of texts from `subquad llm generate --save-state`, to start with among these."""
+    """States of texts from `subquad llm generate --save-state`, which are kept for good beside these."""
     shutdown_timeout: Output[int] = 10
     """Seconds that running requests have to finish after Ctrl-C."""
 
@@ -79,10 +79,6 @@ class ServeSettings(PlacementSettings):
         validate_minima(self, prefix_states=0, shutdown_timeout=0)
         if not 0 <= self.port <= 65535:
             raise SubquadError(f"--port must be from 0 to 65535, got {self.port}")
-        if len(self.state) > self.prefix_states:
-            raise SubquadError(
-                f"--state has {len(self.state)} files, and --prefix-states keeps {self.prefix_states} states; keep more"
-            )
         for name in ("name", "api_key"):
             if getattr(self, name) == "":
                 raise SubquadError(f"{flag_name(name)} must not be empty")

@@ -13,13 +13,14 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
+from subquad.llm.models.attention import attention_layers
 from subquad.llm.models.checkpoints import download, is_hub_name, model_fingerprint
 from subquad.llm.models.decoding import has_softmax_layers
 from subquad.llm.serving.prefix_states import States, states_of
 from subquad.ops.linattn import HybridState
 from subquad.runs.storage import read_tensors_and_metadata, write_tensors
 
-__all__ = ["TextState", "check_has_state", "read_state", "write_state"]
+__all__ = ["TextState", "check_has_state", "check_state_file", "read_state", "write_state"]
 
 FORMAT = "1"
 TOKENS = "tokens"
@@ -43,9 +44,19 @@ def check_has_state(model: PreTrainedModel) -> None:
     """
     if has_softmax_layers(model):
         raise SubquadError(
-            "some layers of this model kept softmax attention, whose key-value cache grows with the text; only a "
-            "model without them has a state that can be saved"
+            "some layers of this model kept their own attention and its key-value cache; only a model whose layers are "
+            "all linearized has a state that can be saved"
         )
+
+
+def check_state_file(path: Path) -> None:
+    """Check that a file exists, before a model is loaded.
+
+    Raises:
+        SubquadError: There is no such file.
+    """
+    if not path.is_file():
+        raise SubquadError(f"{path}: no such file (--state)")
 
 
 def write_state(path: Path, run: Path | str, model: PreTrainedModel, tokens: Sequence[int], cache: Cache) -> None:
@@ -94,6 +105,12 @@ def read_state(path: Path, run: Path | str, model: PreTrainedModel) -> TextState
         HybridState(*(tensors[f"layers.{index}.{name}"].to(model.device) for name in HybridState._fields))
         for index in layers
     ]
+    for index, layer in enumerate(attention_layers(model)):
+        for name, own, expected in zip(
+            HybridState._fields, states[index], layer.hybrid.empty_state(1, dtype=model.dtype), strict=True
+        ):
+            if (own.shape, own.dtype) != (expected.shape, expected.dtype):
+                raise SubquadError(f"{path}: layers.{index}.{name} does not fit the model; the file is damaged")
     return TextState(tensors[TOKENS].tolist(), states)
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from subquad.errors import SubquadError
 from subquad.llm.models.attention import attention_layers, attention_mode
 from subquad.progress import track
 
@@ -62,6 +63,16 @@ def restored_divergences(model: nn.Module, sequences: Int[Tensor, "N T"], *, qui
 
 
 def choose_layers(divergences: dict[int, float], count: int) -> tuple[int, ...]:
-    """Return the `count` layers with the lowest divergence, in their order; of equal ones the first."""
-    layers = [number for number in divergences if number >= 0 and math.isfinite(divergences[number])]
+    """Return the `count` layers with the lowest divergence, in their order; of equal ones the first.
+
+    Raises:
+        SubquadError: A divergence is not a finite number.
+    """
+    layers = [number for number in divergences if number >= 0]
+    for number in layers:
+        if not math.isfinite(divergences[number]):
+            raise SubquadError(
+                f"layer {number}: with its softmax attention the model's probabilities are not finite, so no layers "
+                "can be chosen; lower --transfer-learning-rate, or name layers with --attention.softmax-layers"
+            )
     return tuple(sorted(sorted(layers, key=lambda number: divergences[number])[:count]))
