@@ -42,16 +42,16 @@ Inside: N blocks, G query heads per key head, w positions of a block.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from subquad.ops.linattn_blocks import hybrid_blocks
+from subquad.ops.linattn_blocks import hybrid_blocks, with_ones
 from subquad.ops.linattn_cache import Choice, Marks, Sources, choose, no_marks, pick, with_cached
-from subquad.ops.linattn_definition import check_arguments, hybrid_quadratic, hybrid_weights
+from subquad.ops.linattn_definition import check_arguments, features_or_none, hybrid_quadratic, hybrid_weights
 from subquad.ops.linattn_native import is_native, native_step
 from subquad.ops.linattn_state import (
     HybridState,
@@ -66,6 +66,7 @@ from subquad.ops.linattn_state import (
     locate,
     push,
     scale_of,
+    squares_of,
     step_place,
     store,
     sum_of,
@@ -74,6 +75,7 @@ from subquad.ops.linattn_state import (
 )
 from subquad.ops.linattn_triton import hybrid_triton
 from subquad.ops.linattn_windows import WindowShape, pair_masks, positions, summed
+from subquad.ops.moments import far_terms, moment_blocks
 from subquad.ops.precision import autocast_disabled
 
 __all__ = [
@@ -98,8 +100,9 @@ def hybrid_chunked(
     k: Float[Tensor, "B Hkv T K"],
     v: Float[Tensor, "B Hkv T V"],
     *,
-    phi_q: Float[Tensor, "B Hq T F"],
-    phi_k: Float[Tensor, "B H T F"],
+    phi_q: Float[Tensor, "B Hq T F"] | None = None,
+    phi_k: Float[Tensor, "B H T F"] | None = None,
+    spread: Float[Tensor, " Hq"] | None = None,
     mix: Float[Tensor, " Hq"],
     window: int = 64,
     window_shape: WindowShape = "terrace",
@@ -116,6 +119,7 @@ def hybrid_chunked(
     `kernel` is `torch` or, on CUDA, `triton`; see `linattn_triton` for its restrictions. The choice of cached tokens
     reads `inputs`.
     """
+    phi_q, phi_k = features_or_none(q, k, phi_q, phi_k, spread=spread, window_shape=window_shape)
     check_arguments(q, k, phi_k, window=window, window_shape=window_shape, sinks=sinks, cache=cache)
     if mask is not None:
         none = torch.zeros(q.shape[0], dtype=torch.long, device=q.device)
@@ -144,8 +148,9 @@ def hybrid_chunked(
         marks = no_marks(*k.shape[:2], cache=cache, ring=2 * window, width=of_choice.shape[3], like=k)
         sources = Sources(*layout, marks=marks, before=torch.zeros_like(after), after=after)
     y, _ = _attend(
-        queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
-        scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel, first=first, sources=sources,
+        queries, keys, values, phi_q=maps, phi_k=features, spread=spread, mix=mix, window=window,
+        window_shape=window_shape, scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel, first=first,
+        sources=sources,
     )  # fmt: skip
     y = y[:, :, : q.shape[2]] if place is None else hide(take(y, place.back), mask)
     return y.to(q.dtype)
@@ -156,8 +161,9 @@ def hybrid_prefill(
     k: Float[Tensor, "B Hkv T K"],
     v: Float[Tensor, "B Hkv T V"],
     *,
-    phi_q: Float[Tensor, "B Hq T F"],
-    map_k: MapOfKeys,
+    phi_q: Float[Tensor, "B Hq T F"] | None = None,
+    map_k: MapOfKeys | None = None,
+    spread: Float[Tensor, " Hq"] | None = None,
     mix: Float[Tensor, " Hq"],
     state: HybridState,
     inputs: Float[Tensor, "B Hkv T U"] | None = None,
@@ -186,14 +192,20 @@ def hybrid_prefill(
     kept, cached, ring = (tuple(x[:, :, part] for x in state[:2]) for part in parts)
     slots = ring[0].shape[2]
     stored = positions(state.length, slots)
-    if inputs is None:
+    inputs = None if inputs is None else hide(inputs, mask)
+    if map_k is None:
+        phi_k, phi_ring = with_ones(k), with_ones(ring[0].to(k.dtype))
+    elif inputs is None:
         phi_k, phi_ring = map_k(k), map_k(ring[0].to(k.dtype))
     else:
-        inputs = hide(inputs, mask)
         phi_k, phi_ring = map_k(inputs), map_k(state.inputs.to(inputs.dtype))
+    phi_q, _ = features_or_none(
+        q, k, phi_q, None if map_k is None else phi_k, spread=spread, window_shape=window_shape
+    )  # fmt: skip
     if slots:
         place = locate(state.length, mask, window=window, slots=slots)
-        whole = [beside(*both) for both in (*zip(ring, (k, v), strict=True), (phi_ring, phi_k))]
+        of_blocks = (phi_ring, phi_k) if map_k is not None else (phi_ring[..., :0], phi_k[..., :0])
+        whole = [beside(*both) for both in (*zip(ring, (k, v), strict=True), of_blocks)]
     else:
         # all earlier tokens are in the sum, so blocks can begin at any position
         place = locate(torch.zeros_like(state.length), mask, window=window, slots=window)
@@ -202,7 +214,7 @@ def hybrid_prefill(
     queries, maps = (take(beside(None, x), place.queries) for x in (q, phi_q))
     first = first_tokens(state.length, kept, (k, v), mask=mask, order=place.order)
 
-    sources, marks = None, Marks(*state[5:])
+    sources, marks = None, Marks(state.mass, state.novelty, state.direction)
     if cache:
         latest, new = (ring[0], k) if inputs is None else (state.inputs, inputs)
         of_cache = new.new_zeros(*new.shape[:2], cache, new.shape[3])
@@ -217,10 +229,12 @@ def hybrid_prefill(
     begin = summed(state.length, window=window, window_shape=window_shape)
     # at the end of a block the ring of a terrace still holds the block before it, which is linear for the next token
     stale = (stored >= begin[:, None].clamp(min=sinks)) & (stored < place.start[:, None])
+    squares = None if map_k is not None else state.squares + squares_of(ring[0], stale)
     y, choice = _attend(
-        queries, keys, values, phi_q=maps, phi_k=features, mix=mix, window=window, window_shape=window_shape,
-        scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel, first=first if sinks else None,
-        total=state.total + sum_of(phi_ring, ring[1], stale), start=place.start, sources=sources,
+        queries, keys, values, phi_q=maps, phi_k=features, spread=spread, mix=mix, window=window,
+        window_shape=window_shape, scale=scale_of(q, scale), use_linear=use_linear, kernel=kernel,
+        first=first if sinks else None, total=state.total + sum_of(phi_ring, ring[1], stale), squares=squares,
+        start=place.start, sources=sources,
     )  # fmt: skip
     y = hide(take(y, place.back), mask).to(q.dtype)
     if sources is not None and choice is not None:
@@ -237,8 +251,9 @@ def hybrid_step(
     k: Float[Tensor, "B Hkv 1 K"],
     v: Float[Tensor, "B Hkv 1 V"],
     *,
-    phi_q: Float[Tensor, "B Hq 1 F"],
-    map_k: MapOfKeys,
+    phi_q: Float[Tensor, "B Hq 1 F"] | None = None,
+    map_k: MapOfKeys | None = None,
+    spread: Float[Tensor, " Hq"] | None = None,
     mix: Float[Tensor, " Hq"],
     state: HybridState,
     inputs: Float[Tensor, "B Hkv 1 U"] | None = None,
@@ -275,7 +290,7 @@ def hybrid_step(
         place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, cache=cache, mask=mask)
     leave(state, has_inputs=inputs is not None, map_k=map_k, place=place, sinks=sinks)
     given = {"mix": mix, "state": state, "inputs": inputs, "place": place}
-    if mask is None and is_native(q, k, v, phi_q=phi_q, **given):
+    if mask is None and phi_q is not None and is_native(q, k, v, phi_q=phi_q, **given):
         y = native_step(
             q, k, v, phi_q=phi_q if use_linear else None, sinks=sinks, scale=scale_of(q, scale), **given
         )  # fmt: skip
@@ -284,21 +299,34 @@ def hybrid_step(
     push(state, k, v, inputs=inputs, map_k=map_k, place=place, sinks=sinks, mask=mask)
     rows, heads, groups = q.shape[0], k.shape[1], q.shape[1] // k.shape[1]
     with autocast_disabled(q.device.type):
-        wide, keys, values, maps, mix = widen(q, state.keys, state.values, phi_q, mix)
+        wide, keys, values, mix = widen(q, state.keys, state.values, mix)
         # query heads that share a key head take the axis of positions, rows are merged with heads: [B * Hkv, G, ...]
         queries = wide.reshape(rows * heads, groups, q.shape[3]) * scale_of(q, scale)
         if keys.shape[2]:
             # finite, since a padded row can have no keys; its output is masked
             scores = torch.bmm(queries, keys.flatten(0, 1).mT).unflatten(0, (rows, heads))
             scores = scores.masked_fill_(place.hidden, torch.finfo(scores.dtype).min).flatten(0, 1)
-            weights = (scores - scores.amax(-1, keepdim=True)).exp()
+            largest = scores.amax(-1, keepdim=True)
+            weights = (scores - largest).exp()
             top, bottom = torch.bmm(weights, values.flatten(0, 1)), weights.sum(-1, keepdim=True)
             if cache:
                 received = (weights.detach() / bottom.detach()).sum(1).view(rows, heads, -1)[:, :, sinks:]
                 state.mass.add_(received if mask is None else received * mask[:, :, None])
         else:
-            top, bottom = (queries.new_zeros(*queries.shape[:2], width) for width in (values.shape[-1], 1))
-        if use_linear:
+            largest, top, bottom = (queries.new_zeros(*queries.shape[:2], width) for width in (1, values.shape[-1], 1))
+        if use_linear and spread is not None:
+            far = far_terms(
+                queries.view(rows, heads, 1, groups, -1), state.total[:, :, None], state.squares[:, :, None],
+                spread=spread.view(heads, 1, groups).to(queries.dtype),
+            )  # fmt: skip
+            # relative to the largest score, as the softmax terms are; -inf without tokens
+            level = (far.level[:, :, 0] - mix.view(heads, groups)).flatten(0, 1)[..., None] - largest
+            shift = level.clamp(min=0.0)
+            share = (level - shift).exp()
+            top = (-shift).exp() * top + share * far.value.flatten(0, 2)
+            bottom = (-shift).exp() * bottom + share
+        elif use_linear:
+            (maps,) = widen(cast(Tensor, phi_q))
             gamma = mix.exp().view(heads, groups, 1).expand(rows, -1, -1, -1).reshape(rows * heads, groups, 1)
             total = state.total.flatten(0, 1)
             shared = maps.reshape(len(total), q.shape[1] // state.total.shape[1], maps.shape[3])  # [B * H, Hq / H, F]
@@ -309,9 +337,10 @@ def hybrid_step(
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, phi_k: Tensor, mix: Tensor, window: int,
+    q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, phi_k: Tensor, spread: Tensor | None, mix: Tensor, window: int,
     window_shape: WindowShape, scale: float, use_linear: bool, kernel: Kernel, first: Sequence[Tensor] | None,
-    total: Tensor | None = None, start: Tensor | None = None, sources: Sources | None = None,
+    total: Tensor | None = None, squares: Tensor | None = None, start: Tensor | None = None,
+    sources: Sources | None = None,
 ) -> tuple[Tensor, Choice | None]:  # fmt: skip
     """Call `hybrid_triton`, or `hybrid_blocks` with the masks of the window shape, in the dtype of the accumulators.
 
@@ -319,8 +348,8 @@ def _attend(
     Return what is cached too.
     """
     if kernel == "triton":
-        if first is not None or sources is not None:
-            raise ValueError("the Triton kernels have no sinks and no cache; use kernel 'torch'")
+        if first is not None or sources is not None or spread is not None:
+            raise ValueError("the Triton kernels have no sinks, no cache and no moments; use kernel 'torch'")
         y = hybrid_triton(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, scale=scale,
             use_linear=use_linear, total=total, has_past=None if start is None else start >= 0,
@@ -331,10 +360,11 @@ def _attend(
         sinks=0 if first is None else first[0].shape[2], start=start,
     )  # fmt: skip
     counted = None
-    if first is not None:
+    if first is not None or spread is not None:
         # sinks have no linear terms; without `start`, keys begin at 0 or with an empty block
         places = torch.arange(k.shape[2], device=k.device)[None]
-        counted = places + (q.shape[2] - k.shape[2] if start is None else start[:, None]) >= first[0].shape[2]
+        begin = q.shape[2] - k.shape[2] if start is None else start[:, None]
+        counted = places + begin >= (0 if first is None else first[0].shape[2])
     with autocast_disabled(q.device.type):
         q, k, v, phi_q, phi_k, mix, *first = widen(q, k, v, phi_q, phi_k, mix, *(first or ()))
         choice, cached = None, None
@@ -345,6 +375,13 @@ def _attend(
             choice = choose(q, sources, first=sinks, softmax=softmax, start=begin + window, scale=scale)
             cached = sources.keys, sources.values, choice.places
             softmax = with_cached(softmax, choice.visible, sinks=sinks.shape[2])
+        if spread is not None and softmax is not None:
+            y = moment_blocks(
+                q, k, v, mix=mix, spread=spread.to(q.dtype), window=window, softmax=softmax, scale=scale,
+                use_linear=use_linear, first=first or None, cached=cached, counted=counted, total=total,
+                squares=squares,
+            )  # fmt: skip
+            return y, choice
         y = hybrid_blocks(
             q, k, v, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, softmax=softmax, linear=linear, scale=scale,
             use_linear=use_linear, first=first or None, cached=cached, counted=counted, total=total,

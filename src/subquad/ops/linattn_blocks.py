@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["hybrid_blocks", "with_ones"]
+__all__ = ["fold", "hybrid_blocks", "in_pairs", "unfold", "with_ones"]
 
 
 def hybrid_blocks(
@@ -83,12 +83,12 @@ class _HybridBlocks(torch.autograd.Function):
         if softmax is not None:
             # without linear terms γ cancels
             gamma = mix if use_linear else torch.zeros_like(mix)
-            pairs = _pairs(k, length, window, first=first_k, source=source_k, index=index)
-            weights = _weights(_fold(q, k.shape[1], window), pairs, gamma, softmax, scale=scale)
-            y = _unfold(weights @ _pairs(v, length, window, first=first_v, source=source_v, index=index), heads)
-            bottom = _unfold(weights.sum(-1, keepdim=True), heads)
+            pairs = in_pairs(k, length, window, first=first_k, source=source_k, index=index)
+            weights = _weights(fold(q, k.shape[1], window), pairs, gamma, softmax, scale=scale)
+            y = unfold(weights @ in_pairs(v, length, window, first=first_v, source=source_v, index=index), heads)
+            bottom = unfold(weights.sum(-1, keepdim=True), heads)
         if use_linear:
-            past = _unfold(_linear(*_maps(phi_q, phi_k, v, window, counted), total=total, linear=linear), heads)
+            past = unfold(_linear(*_maps(phi_q, phi_k, v, window, counted), total=total, linear=linear), heads)
             y += past[..., :-1]
             bottom += past[..., -1:]
         if softmax is None:
@@ -133,12 +133,12 @@ class _HybridBlocks(torch.autograd.Function):
                 )
             dphi_q, dphi_k, dtotal = None, None, None
             if ctx.use_linear:
-                folded = _fold(dsum, phi_k.shape[1], window)
+                folded = fold(dsum, phi_k.shape[1], window)
                 maps = _maps(phi_q, phi_k, v, window, counted)
                 dphi_q, dphi_k, dones, dtotal = _linear_backward(
                     *maps, folded, total=total, linear=linear, needs_values=needs_v
                 )
-                dphi_q, dphi_k = _unfold(dphi_q, heads), dphi_k.flatten(2, 3)
+                dphi_q, dphi_k = unfold(dphi_q, heads), dphi_k.flatten(2, 3)
                 if dv is not None and dones is not None:
                     dvalues = dones[..., :-1].flatten(2, 3).unflatten(1, (k.shape[1], -1)).sum(2)
                     dv += dvalues if counted is None else dvalues.mul_(counted[:, None, :, None])
@@ -172,23 +172,24 @@ def _softmax_backward(
 ) -> tuple[tuple[Tensor | None, Tensor | None, Tensor | None, Tensor], tuple[Tensor | None, ...]]:
     """Return the gradients of queries, keys, values and ln γ through softmax, and of keys and values besides."""
     window, heads, length = softmax.shape[2], k.shape[1], q.shape[2]
-    folded = _fold(q, heads, window)
+    folded = fold(q, heads, window)
     pairs, values = (
-        _pairs(x, length, window, first=first[part], source=source[part], index=index) for part, x in enumerate((k, v))
+        in_pairs(x, length, window, first=first[part], source=source[part], index=index)
+        for part, x in enumerate((k, v))
     )
     weights = _weights(folded, pairs, mix, softmax, scale=scale)
-    dtop, dbottom = _fold(dsum[..., :-1], heads, window), _fold(dsum[..., -1:], heads, window)
+    dtop, dbottom = fold(dsum[..., :-1], heads, window), fold(dsum[..., -1:], heads, window)
     dv, dfirst_v, dsource_v = None, None, None
     if needs_values:
         dv, dfirst_v, dsource_v = _unpair(weights.mT @ dtop, v, first=first[1], source=source[1], index=index)
     dscores = (dtop @ values.mT).add_(dbottom).mul_(weights)
     rows = dscores.sum(-1, keepdim=True)
-    dmix = _unfold(rows, q.shape[1]).sum((0, 2, 3))
+    dmix = unfold(rows, q.shape[1]).sum((0, 2, 3))
     if not needs_keys:
         return (None, None, dv, dmix), (None, dfirst_v, None, dsource_v)
     # the largest score, which was subtracted, has a gradient too: it belongs to the key of that score
     dscores.scatter_add_(-1, weights.argmax(-1, keepdim=True), -rows)
-    dq = _unfold(dscores @ pairs, q.shape[1]).mul_(scale)
+    dq = unfold(dscores @ pairs, q.shape[1]).mul_(scale)
     dpairs = (dscores.mT @ folded).mul_(scale)
     dk, dfirst_k, dsource_k = _unpair(dpairs, k, first=first[0], source=source[0], index=index)
     return (dq, dk, dv, dmix), (dfirst_k, dfirst_v, dsource_k, dsource_v)
@@ -290,16 +291,16 @@ def _maps(
         ones.mul_(counted[:, None, :, None])
     if heads != v.shape[1]:
         ones = ones.repeat_interleave(heads // v.shape[1], 1)
-    return _fold(phi_q, heads, window), phi_k.unflatten(2, (-1, window)), ones.unflatten(2, (-1, window))
+    return fold(phi_q, heads, window), phi_k.unflatten(2, (-1, window)), ones.unflatten(2, (-1, window))
 
 
-def _fold(x: Tensor, heads: int, window: int) -> Tensor:
+def fold(x: Tensor, heads: int, window: int) -> Tensor:
     """Return [B, Hq, L, C] as [B, heads, N, M, C]."""
     blocks = x.unflatten(2, (-1, window))
     return blocks if x.shape[1] == heads else blocks.unflatten(1, (heads, -1)).transpose(2, 3).flatten(3, 4)
 
 
-def _unfold(x: Tensor, heads: int) -> Tensor:
+def unfold(x: Tensor, heads: int) -> Tensor:
     """Return [B, H, N, M, C] as [B, heads, L, C]."""
     if x.shape[1] == heads:
         return x.flatten(2, 3)
@@ -310,7 +311,7 @@ def _led(x: Tensor, length: int, window: int) -> Tensor:
     return functional.pad(x, (0, 0, window, 0)) if x.shape[2] == length else x
 
 
-def _pairs(
+def in_pairs(
     x: Tensor, length: int, window: int, *, first: Tensor | None, source: Tensor | None, index: Tensor | None
 ) -> Float[Tensor, "B Hkv N ECJ C"]:
     """Return keys or values [B, Hkv, S, C] by block: the sinks, the cached ones, the block before, and the block."""
@@ -327,7 +328,7 @@ def _pairs(
 def _unpair(
     dpairs: Tensor, like: Tensor, *, first: Tensor | None, source: Tensor | None, index: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the gradients of `_pairs`: of x, of the sinks, and of the sources of cached ones."""
+    """Return the gradients of `in_pairs`: of x, of the sinks, and of the sources of cached ones."""
     sinks = 0 if first is None else first.shape[2]
     front = sinks + (0 if index is None else index.shape[3])
     dfirst = None if first is None else dpairs[..., :sinks, :].sum(2)

@@ -13,17 +13,19 @@ from torch.nn import functional
 from subquad.ops.linattn_cache import DECAY, sum_of_ranks
 from subquad.ops.linattn_state import HybridState, divide, hide, scale_of, widen
 from subquad.ops.linattn_windows import WindowShape, is_near, ring_slots
+from subquad.ops.moments import far_weights
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["check_arguments", "hybrid_quadratic", "hybrid_weights"]
+__all__ = ["check_arguments", "features_or_none", "hybrid_quadratic", "hybrid_weights"]
 
 
 def hybrid_weights(
     q: Float[Tensor, "B Hq T K"],
     k: Float[Tensor, "B Hkv T K"],
     *,
-    phi_q: Float[Tensor, "B Hq T F"],
-    phi_k: Float[Tensor, "B H T F"],
+    phi_q: Float[Tensor, "B Hq T F"] | None = None,
+    phi_k: Float[Tensor, "B H T F"] | None = None,
+    spread: Float[Tensor, " Hq"] | None = None,
     mix: Float[Tensor, " Hq"],
     window: int = 64,
     window_shape: WindowShape = "terrace",
@@ -42,8 +44,9 @@ def hybrid_weights(
     Args:
         q: Queries.
         k: Keys.
-        phi_q: Feature map of the queries, non-negative.
-        phi_k: Feature map of the keys, one per query head or one per key head.
+        phi_q: Feature map of the queries, non-negative; None with `spread`.
+        phi_k: Feature map of the keys, one per query head or one per key head; None with `spread`.
+        spread: c of each query head, if moments describe the tokens before the window (`subquad.ops.moments`).
         mix: ln γ of each query head; larger means more softmax.
         window: Tokens of the window (`sliding`) or of a block (`terrace`, `none`).
         window_shape: `sliding`, `terrace` or `none`.
@@ -54,6 +57,7 @@ def hybrid_weights(
         cache: Number of other tokens before the window that are chosen for it; only for `terrace`.
         inputs: What the choice reads of each token, as the feature map of keys does; None for the keys.
     """
+    phi_q, phi_k = features_or_none(q, k, phi_q, phi_k, spread=spread, window_shape=window_shape)
     check_arguments(q, k, phi_k, window=window, window_shape=window_shape, sinks=sinks, cache=cache)
     heads = q.shape[1]
     inputs = hide(k if inputs is None else inputs, mask)
@@ -75,8 +79,16 @@ def hybrid_weights(
             )
             softmax = softmax | cached.repeat_interleave(heads // cached.shape[1], 1)
 
-        scores = (q @ k.mT * scale_of(q, scale)).masked_fill(~softmax, -torch.inf)
-        weights = (scores - _finite(scores.max(-1, keepdim=True).values)).exp()
+        products = q @ k.mT * scale_of(q, scale)
+        scores = products.masked_fill(~softmax, -torch.inf)
+        largest = scores.max(-1, keepdim=True).values
+        if use_linear and spread is not None:
+            level, shares = far_weights(products, q, k, linear, spread=spread, scale=scale_of(q, scale))
+            level = level - mix[:, None, None]
+            largest = _finite(torch.maximum(largest, level))
+            weights = (scores - largest).exp() + (level - largest).exp() * shares
+            return divide(weights, weights.sum(-1, keepdim=True))
+        weights = (scores - _finite(largest)).exp()
         if use_linear:
             weights = mix.exp()[:, None, None] * weights
             weights = weights + (phi_q @ phi_k.mT).masked_fill(~linear, 0.0)
@@ -88,8 +100,9 @@ def hybrid_quadratic(
     k: Float[Tensor, "B Hkv T K"],
     v: Float[Tensor, "B Hkv T V"],
     *,
-    phi_q: Float[Tensor, "B Hq T F"],
-    phi_k: Float[Tensor, "B H T F"],
+    phi_q: Float[Tensor, "B Hq T F"] | None = None,
+    phi_k: Float[Tensor, "B H T F"] | None = None,
+    spread: Float[Tensor, " Hq"] | None = None,
     mix: Float[Tensor, " Hq"],
     window: int = 64,
     window_shape: WindowShape = "terrace",
@@ -102,12 +115,29 @@ def hybrid_quadratic(
 ) -> Float[Tensor, "B Hq T V"]:
     """Return the definition: the values v weighted by `hybrid_weights`."""
     weights = hybrid_weights(
-        q, k, phi_q=phi_q, phi_k=phi_k, mix=mix, window=window, window_shape=window_shape, mask=mask, scale=scale,
-        use_linear=use_linear, sinks=sinks, cache=cache, inputs=inputs,
+        q, k, phi_q=phi_q, phi_k=phi_k, spread=spread, mix=mix, window=window, window_shape=window_shape, mask=mask,
+        scale=scale, use_linear=use_linear, sinks=sinks, cache=cache, inputs=inputs,
     )  # fmt: skip
     with autocast_disabled(q.device.type):
         v = hide(v, mask).to(weights.dtype).repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         return (weights @ v).to(q.dtype)
+
+
+def features_or_none(
+    q: Tensor, k: Tensor, phi_q: Tensor | None, phi_k: Tensor | None, *, spread: Tensor | None, window_shape: str
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the features, or in place of None features of width 0.
+
+    Raises:
+        ValueError: There are no features and no spread, both, or moments with another window than `terrace`.
+    """
+    if (phi_q is None) != (phi_k is None) or (phi_q is None) == (spread is None):
+        raise ValueError("give phi_q with phi_k (or map_k), or spread without them")
+    if spread is not None and window_shape != "terrace":
+        raise ValueError(f"moments need a terrace window, not {window_shape}")
+    if phi_q is None or phi_k is None:
+        return tuple(x.new_zeros(*x.shape[:3], 0) for x in (q, k))  # pyright: ignore[reportReturnType]
+    return phi_q, phi_k
 
 
 def check_arguments(

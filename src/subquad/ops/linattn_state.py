@@ -49,6 +49,9 @@ class HybridState(NamedTuple):
     """How much the tokens in the cache differ from others."""
     direction: Float[Tensor, "B Hkv D"]
     """Sum of the normalised inputs of all tokens that have left the window."""
+    squares: Float[Tensor, "B Hkv Q"]
+    """Sum of the squares of the keys that left the window, if moments describe them; else Q is 0. `total` then is the
+    sum of [k, 1] [v, 1]ᵀ."""
 
 
 def hybrid_state(
@@ -57,8 +60,8 @@ def hybrid_state(
     kv_heads: int,
     key_width: int,
     value_width: int,
-    feature_heads: int,
-    features: int,
+    feature_heads: int = 0,
+    features: int = 0,
     window: int = 64,
     window_shape: WindowShape = "terrace",
     sinks: int = 0,
@@ -70,8 +73,12 @@ def hybrid_state(
     """Return the state before the first token.
 
     It has a slot for each sink and each cached token, and `window` slots for `sliding`, twice as many for `terrace`,
-    else none. `input_width` is the width of what the keys' feature map reads; 0 if it reads the keys.
+    else none. `input_width` is the width of what the keys' feature map reads; 0 if it reads the keys. Without
+    features the state has moments.
     """
+    has_moments = features == 0
+    if has_moments:
+        feature_heads, features = kv_heads, key_width + 1
     ring = ring_slots(window, window_shape)
     slots = sinks + cache + ring
     like = torch.zeros(0, dtype=dtype, device=device)
@@ -83,6 +90,7 @@ def hybrid_state(
         length=like.new_zeros(batch, dtype=torch.long),
         inputs=like.new_zeros(batch, kv_heads, ring, input_width),
         **no_marks(batch, kv_heads, cache=cache, ring=ring, width=width, like=like)._asdict(),
+        squares=like.new_zeros(batch, kv_heads, key_width if has_moments else 0, dtype=accumulator(dtype)),
     )
 
 
@@ -186,7 +194,9 @@ def step_place(
     return StepPlace(rows, length % slots, leaving, hidden, sink, earlier)
 
 
-def leave(state: HybridState, *, has_inputs: bool, map_k: MapOfKeys, place: StepPlace, sinks: int) -> None:
+def leave(
+    state: HybridState, *, has_inputs: bool, map_k: MapOfKeys | None, place: StepPlace, sinks: int
+) -> None:  # fmt: skip
     """Add the tokens that leave the window to the sum, and choose the cached tokens again; changes the state."""
     if place.leaving is None:
         return
@@ -194,7 +204,10 @@ def leave(state: HybridState, *, has_inputs: bool, map_k: MapOfKeys, place: Step
     rows, slots, counted = place.leaving
     left_k, left_v = (x[rows[:, None], :, front + slots].transpose(1, 2) for x in state[:2])
     read = state.inputs[rows[:, None], :, slots].transpose(1, 2) if has_inputs else left_k
-    state.total.index_add_(0, rows, sum_of(map_k(read), left_v, counted).to(state.total.dtype))
+    phi = with_ones(left_k) if map_k is None else map_k(read)
+    state.total.index_add_(0, rows, sum_of(phi, left_v, counted).to(state.total.dtype))
+    if map_k is None:
+        state.squares.index_add_(0, rows, squares_of(left_k, counted).to(state.squares.dtype))
     if front > sinks:
         _choose_again(state, read, (left_k, left_v), place.leaving, sinks=sinks)
 
@@ -205,14 +218,14 @@ def push(
     v: Float[Tensor, "B Hkv 1 V"],
     *,
     inputs: Float[Tensor, "B Hkv 1 U"] | None,
-    map_k: MapOfKeys,
+    map_k: MapOfKeys | None,
     place: StepPlace,
     sinks: int,
     mask: Bool[Tensor, "B 1"] | None,
 ) -> None:
     """Write one token per row into the ring, from which `leave` has moved what leaves the window."""
     front = sinks + state.novelty.shape[2]
-    if not state.keys.shape[2]:
+    if not state.keys.shape[2] and map_k is not None:
         mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
         state.total.add_(sum_of(map_k(hide(k if inputs is None else inputs, mask)), v, mask))
         state.length.add_(mask[:, 0])
@@ -335,9 +348,14 @@ def store(
     )
     was, now = positions(state.length, slots), positions(count, slots)
     # sinks are never added
-    total = state.total + sum_of(phi_ring, state.values[:, :, front:], (was >= begin.clamp(min=sinks)) & (was < behind))
+    old_leave = (was >= begin.clamp(min=sinks)) & (was < behind)
     position = before + mask.cumsum(-1) - 1
-    total = total + sum_of(phi_k, v, mask & (position >= sinks) & (position < behind))
+    new_leave = mask & (position >= sinks) & (position < behind)
+    total = state.total + sum_of(phi_ring, state.values[:, :, front:], old_leave)
+    total = total + sum_of(phi_k, v, new_leave)
+    squares = state.squares
+    if squares.shape[2]:
+        squares = squares + squares_of(state.keys[:, :, front:], old_leave) + squares_of(k, new_leave)
     new = slots + order.gather(1, (now - before).clamp(0, mask.shape[1] - 1))
     index = torch.where(now >= before, new, torch.arange(slots, device=mask.device))
     keys, values = (
@@ -347,7 +365,9 @@ def store(
     kept = state.inputs
     if inputs is not None:
         kept = take(beside(kept, inputs), index).to(kept.dtype)
-    return HybridState(keys=keys, values=values, total=total, length=count, inputs=kept, **marks._asdict())
+    return HybridState(
+        keys=keys, values=values, total=total, length=count, inputs=kept, squares=squares, **marks._asdict()
+    )
 
 
 def sum_of(
@@ -358,6 +378,12 @@ def sum_of(
         phi_k, v = widen(hide(phi_k, chosen), hide(v, chosen))
         grouped = phi_k.unflatten(1, (v.shape[1], -1)).mT.flatten(2, 3)  # [B, Hkv, G * F, S]
         return (grouped @ with_ones(v)).reshape(*phi_k.shape[:2], phi_k.shape[3], v.shape[3] + 1)
+
+
+def squares_of(k: Float[Tensor, "B Hkv S K"], chosen: Bool[Tensor, "B S"]) -> Float[Tensor, "B Hkv K"]:
+    """Return the sum of the squares of the chosen keys."""
+    (k,) = widen(hide(k, chosen))
+    return k.square().sum(2)
 
 
 def take(x: Float[Tensor, "B H S C"], index: Int[Tensor, "B L"]) -> Float[Tensor, "B H L C"]:
