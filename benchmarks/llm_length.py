@@ -1,15 +1,16 @@
 """Perplexity by position and recall far beyond the training length: which part of the attention holds, beside controls.
 
-Run: SUBQUAD_DATA=DATA python benchmarks/llm_length.py --out length [--arms cache default] [--seeds 0 1 2] [--threads 2]
+Run: SUBQUAD_DATA=DATA python benchmarks/llm_length.py --out length [--arms moments default] [--seeds 0 1 2]
 
 SmolLM2-135M-Instruct is linearized on four kinds of text (WikiText-2, radio news, film reviews, role-play) in equal
 parts and measured on long texts of other kinds: speeches, a screenplay, Shakespeare, WikiText-2's test text; and by
 whether it finds a number in a long meaningless text. Arms:
 
-- cache: a sparse cache of 384 tokens, and one map per key head, so that the state has 30 MB in float32.
+- moments: a sparse cache of 384 tokens and moments in place of feature maps; the state has 29 MB in float32.
+- cache: the same cache and one feature map per key head; the state has 30 MB.
 - default: no cache, unrotated features, a horizon, four sinks. no horizon, rotated features, no sinks: without one of
   them. paper: without all.
-- controls, trained by `linearize --controls` beside the arms cache and default on as many tokens: the teacher, the
+- controls, trained by `linearize --controls` beside the arms moments and default on as many tokens: the teacher, the
   window of the student, and a window as large as its state, both with sinks.
 
 Each run is resumed, and each measurement kept, so that the same command continues. The last line is JSON: perplexities
@@ -43,6 +44,7 @@ from subquad.llm.training.metrics import token_losses
 from subquad.runs.storage import read_json, write_json
 
 ARMS = {
+    "moments": {"cache": 384, "feature_map": "moments"},
     "cache": {"cache": 384, "feature_heads": "kv"},
     "default": {},
     "no horizon": {"horizon": 0.0},
@@ -50,7 +52,7 @@ ARMS = {
     "no sinks": {"sinks": 0},
     "paper": {"rotate_features": True, "horizon": 0.0, "sinks": 0},
 }
-WITH_CONTROLS = ("cache", "default")
+WITH_CONTROLS = ("moments", "default")
 EDGES = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 

@@ -109,11 +109,11 @@ def test_a_window_as_long_as_the_text_equals_the_teacher(kind, shape):
     attention=st.fixed_dictionaries(
         {
             "window_shape": st.sampled_from(["terrace", "sliding"]),
-            "feature_map": st.sampled_from(["hedgehog", "t2r"]),
+            "feature_map": st.sampled_from(["hedgehog", "t2r", "moments"]),
             "feature_heads": st.sampled_from(["query", "kv"]),
             "window": st.integers(1, 7),
         }
-    ),
+    ).filter(lambda how: how["feature_map"] != "moments" or how["window_shape"] == "terrace"),
     cached=st.sampled_from([0, 1, 3, 7]),
     cuts=st.lists(st.integers(1, 12), min_size=1, max_size=3),
     seed=st.integers(0, 2**31),
@@ -148,9 +148,10 @@ def test_a_cache_for_the_whole_text_equals_the_teacher_and_a_window_has_none():
             torch.testing.assert_close(model(ids).logits, plain(ids).logits)
 
 
+@pytest.mark.parametrize("how", [{}, {"feature_map": "moments"}, {"feature_map": "moments", "cache": 5}], ids=str)
 @torch.no_grad()
-def test_generate_takes_the_token_that_the_full_forward_prefers():
-    model, ids = converted("llama"), tokens(1, 17)
+def test_generate_takes_the_token_that_the_full_forward_prefers(how):
+    model, ids = converted("llama", **how), tokens(1, 17)
     made = model.generate(ids, max_new_tokens=19, do_sample=False, eos_token_id=None, pad_token_id=1)
     for _ in range(19):
         ids = torch.cat((ids, model(ids).logits[:, -1:].argmax(-1)), dim=1)
@@ -171,10 +172,11 @@ def test_the_state_of_decoding_does_not_grow():
 LONG, STEPS = 32_768, 37
 
 
-@pytest.fixture(scope="module")
-def long_text():
+@pytest.fixture(scope="module", params=["hedgehog", "moments"])
+def long_text(request):
     """Return a model, a text of 32 thousand tokens with some more, and the logits of the last ones in one pass."""
-    model = convert(tiny_model("llama", max_position_embeddings=40_000), AttentionSettings())
+    settings = AttentionSettings(feature_map=request.param)
+    model = convert(tiny_model("llama", max_position_embeddings=40_000), settings)
     ids = tokens(1, LONG + STEPS)
     with torch.no_grad():
         return model, ids, model(ids, use_cache=False).logits[0, LONG:]

@@ -36,8 +36,9 @@ class AttentionSettings:
     cache: Model[int] = 0
     """Other tokens before the window that each key head keeps exactly: those that got the most attention and differ the
     most from the rest (sparse cache). Needs the window shape `terrace` and the kernel `torch`."""
-    feature_map: Model[Literal["hedgehog", "t2r"]] = "hedgehog"
-    """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R)."""
+    feature_map: Model[Literal["hedgehog", "t2r", "moments"]] = "hedgehog"
+    """Trained feature map of queries and keys: [softmax(Wx), softmax(-Wx)] (Hedgehog) or relu(Wx + b) (T2R). `moments`:
+    none; means and covariances of the earlier keys and values estimate softmax attention to them."""
     feature_heads: Model[Literal["query", "kv"]] = "query"
     """One feature map of the keys per query head, or one per key-value head, which makes the state smaller."""
     rotate_features: Model[bool] = False
@@ -66,6 +67,10 @@ class AttentionSettings:
         if self.cache and (self.window_shape != "terrace" or self.kernel == "triton"):
             raise SubquadError(
                 f"--attention.cache {self.cache}: needs --attention.window-shape terrace and --attention.kernel torch"
+            )
+        if self.feature_map == "moments" and (self.window_shape != "terrace" or self.kernel == "triton"):
+            raise SubquadError(
+                "--attention.feature-map moments: needs --attention.window-shape terrace and --attention.kernel torch"
             )
         # a JSON file gives a list
         object.__setattr__(self, "softmax_layers", tuple(sorted(set(self.softmax_layers))))

@@ -31,6 +31,8 @@ from subquad.ops.precision import autocast_disabled
 __all__ = ["FEATURE_MAPS", "T2R", "FeatureMap", "Hedgehog", "HybridAttention"]
 
 FeatureMap = Literal["hedgehog", "t2r"]
+SPREAD = 2.0
+"""Initial c of moments: the variance of the scores up to which they count as normal."""
 
 
 class Hedgehog(nn.Module):
@@ -92,6 +94,9 @@ class HybridAttention(nn.Module):
     Parameters: the feature maps of queries and keys, and ln γ of each query head. Each of the n earlier tokens adds to
     the normaliser, so that on long texts they outweigh any window. With a `horizon` the features of the query are
     divided by $1 + n / h$, with h trained for each query head: together they weigh at most as much as h of them.
+
+    With `moments` there are no feature maps: the moments of the earlier keys and values estimate what softmax attention
+    would give (`subquad.ops.moments`). Parameters: ln γ and ln c of each query head.
     """
 
     def __init__(
@@ -100,7 +105,7 @@ class HybridAttention(nn.Module):
         heads: int,
         kv_heads: int,
         head_width: int,
-        feature_map: FeatureMap = "hedgehog",
+        feature_map: FeatureMap | Literal["moments"] = "hedgehog",
         features: int | None = None,
         window: int = 64,
         window_shape: WindowShape = "terrace",
@@ -119,7 +124,7 @@ class HybridAttention(nn.Module):
             heads: Query heads.
             kv_heads: Key and value heads; the number of query heads is a multiple of it.
             head_width: Width of queries and keys.
-            feature_map: `hedgehog` or `t2r`.
+            feature_map: `hedgehog`, `t2r`, or `moments` for none.
             features: Columns of the map's matrix; None for the head's width. Hedgehog gives twice as many.
             window: Tokens of the window or block.
             window_shape: `sliding`, `terrace` or `none`.
@@ -129,15 +134,17 @@ class HybridAttention(nn.Module):
             feature_heads: Whether keys have a map per query head (as in the paper) or per key head (a smaller state).
             scale: Factor on the scores; None for 1/√head_width.
             gamma: Initial value of the mixing term γ, the weight of the softmax terms.
-            horizon: Initial number of earlier tokens at which their weight is halved; None for no limit.
-            has_inputs: The maps read inputs of their own, of the heads' width, in place of queries and keys.
+            horizon: Initial number of earlier tokens at which their weight is halved; None for no limit. Moments have
+                none.
+            has_inputs: The maps, and the choice of cached tokens, read inputs of their own, of the heads' width, in
+                place of queries and keys.
             kernel: Implementation for many tokens: `torch` or, on CUDA, `triton`.
         """
         super().__init__()
         if heads % kv_heads:
             raise ValueError(f"{heads} query heads are not a multiple of {kv_heads} key heads")
-        if feature_map not in FEATURE_MAPS:
-            raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, not {feature_map!r}")
+        if feature_map not in (*FEATURE_MAPS, "moments"):
+            raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, moments, not {feature_map!r}")
         if feature_heads not in ("query", "kv"):
             raise ValueError(f"feature_heads must be 'query' or 'kv', not {feature_heads!r}")
         if kernel not in get_args(Kernel):
@@ -151,9 +158,14 @@ class HybridAttention(nn.Module):
         self.sinks, self.cache = sinks, cache
         self.scale = scale
         self.kernel: Kernel = kernel
-        make = FEATURE_MAPS[feature_map]
-        self.map_q = make(heads, head_width, features=features)
-        self.map_k = make(heads if feature_heads == "query" else kv_heads, head_width, features=features)
+        self.map_q = self.map_k = self.log_spread = None
+        if feature_map == "moments":
+            horizon = None
+            self.log_spread = nn.Parameter(torch.full((heads,), SPREAD).log())
+        else:
+            make = FEATURE_MAPS[feature_map]
+            self.map_q = make(heads, head_width, features=features)
+            self.map_k = make(heads if feature_heads == "query" else kv_heads, head_width, features=features)
         self.mix = nn.Parameter(torch.full((heads,), gamma).log())
         self.log_horizon = None if horizon is None else nn.Parameter(torch.full((heads,), horizon).log())
         self.has_inputs = has_inputs
@@ -208,7 +220,8 @@ class HybridAttention(nn.Module):
         how, of_keys = self._arguments(q, k, inputs, mask=mask, state=state, place=place)
         how |= {"use_linear": use_linear, "cache": self.cache if use_cache else 0}
         if state is None:
-            return hybrid_chunked(q, k, v, **how, phi_k=self.map_k(of_keys), kernel=self.kernel)
+            phi_k = None if self.map_k is None else self.map_k(of_keys)
+            return hybrid_chunked(q, k, v, **how, phi_k=phi_k, kernel=self.kernel)
         how |= {"map_k": self.map_k, "state": state}
         if place is None:
             y, state = hybrid_prefill(q, k, v, **how, kernel=self.kernel)
@@ -229,7 +242,7 @@ class HybridAttention(nn.Module):
         The weights of a real token sum to 1, those of padding are 0.
         """
         how, of_keys = self._arguments(q, k, inputs, mask=mask)
-        how["phi_k"] = self.map_k(of_keys)
+        how["phi_k"] = None if self.map_k is None else self.map_k(of_keys)
         given = hybrid_weights(q, k, **how, cache=self.cache)
         with torch.no_grad():
             # a window over all tokens
@@ -249,7 +262,8 @@ class HybridAttention(nn.Module):
         return hybrid_state(
             batch, kv_heads=self.kv_heads, key_width=self.head_width,
             value_width=self.head_width if value_width is None else value_width,
-            feature_heads=self.map_k.weight.shape[0], features=self.map_k.width,
+            feature_heads=0 if self.map_k is None else self.map_k.weight.shape[0],
+            features=0 if self.map_k is None else self.map_k.width,
             window=self.window, window_shape=self.window_shape, sinks=self.sinks,
             cache=self.cache if use_cache else 0, input_width=self.head_width if self.has_inputs else 0,
             dtype=dtype, device=device,
@@ -264,8 +278,8 @@ class HybridAttention(nn.Module):
             raise ValueError(f"the maps {'read inputs of their own' if self.has_inputs else 'read queries and keys'}")
         of_queries, of_keys = inputs or (q, k)
         shape: dict[str, Any] = {"window": self.window, "window_shape": self.window_shape, "sinks": self.sinks}
-        phi_q = self.map_q(of_queries)
-        if self.log_horizon is not None:
+        phi_q = None if self.map_q is None else self.map_q(of_queries)
+        if phi_q is not None and self.log_horizon is not None:
             if place is not None:
                 earlier = place.earlier
             else:
@@ -273,7 +287,9 @@ class HybridAttention(nn.Module):
                 earlier = earlier_tokens(count if state is None else count + state.length[:, None], **shape)
             phi_q = phi_q / (1 + earlier[:, None] / self.log_horizon.exp()[:, None])[..., None]
         own = of_keys if self.has_inputs else None
-        return {"phi_q": phi_q, "mix": self.mix, "mask": mask, "scale": self.scale, "inputs": own, **shape}, of_keys
+        spread = None if self.log_spread is None else self.log_spread.exp()
+        given = {"phi_q": phi_q, "spread": spread, "mix": self.mix, "mask": mask, "scale": self.scale, "inputs": own}
+        return {**given, **shape}, of_keys
 
 
 def _project(x: Float[Tensor, "B Hx T K"], weight: Float[Tensor, "H K C"]) -> Float[Tensor, "B H T C"]:

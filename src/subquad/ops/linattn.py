@@ -326,7 +326,7 @@ def hybrid_step(
             top = (-shift).exp() * top + share * far.value.flatten(0, 2)
             bottom = (-shift).exp() * bottom + share
         elif use_linear:
-            (maps,) = widen(cast(Tensor, phi_q))
+            maps = cast(Tensor, phi_q).to(wide.dtype)
             gamma = mix.exp().view(heads, groups, 1).expand(rows, -1, -1, -1).reshape(rows * heads, groups, 1)
             total = state.total.flatten(0, 1)
             shared = maps.reshape(len(total), q.shape[1] // state.total.shape[1], maps.shape[3])  # [B * H, Hq / H, F]

@@ -114,7 +114,8 @@ class HybridSelfAttention(nn.Module):
             feature_heads=settings.feature_heads,
             scale=self.scaling,
             horizon=settings.horizon or None,
-            has_inputs=not settings.rotate_features,
+            # moments are those of the keys themselves; then only a cache reads keys before the rotary embedding
+            has_inputs=not settings.rotate_features and (settings.feature_map != "moments" or settings.cache > 0),
             kernel=settings.kernel,
         ).to(self.q_proj.weight.device)
         # the rotary function of the model, from the module that defines its attention

@@ -6,7 +6,7 @@ Takes seconds even for 405 billion weights; nothing is loaded, and no code from 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -92,8 +92,8 @@ class ModelSizes:
     """H, heads of the keys' feature map."""
     features: int
     """F, features per head."""
-    feature_map: FeatureMap
-    """The feature map."""
+    feature_map: FeatureMap | Literal["moments"]
+    """The feature map, or moments."""
     longest: int | None
     """Maximum number of tokens of a text."""
 
@@ -204,8 +204,9 @@ def sizes_of(
         heads=first.heads,
         kv_heads=first.kv_heads,
         head_width=first.head_width,
-        feature_heads=first.map_k.weight.shape[0],
-        features=first.map_k.width,
+        # moments are sums of [k, 1] [v, 1]ᵀ per key head
+        feature_heads=first.kv_heads if first.map_k is None else first.map_k.weight.shape[0],
+        features=first.head_width + 1 if first.map_k is None else first.map_k.width,
         feature_map=attention.feature_map,
         longest=getattr(found, "max_position_embeddings", None),
     )

@@ -190,6 +190,9 @@ def _fewest_gpus(sizes: ModelSizes, settings: PlanSettings, stage: Stage, *, lim
 
 def _attention_kept(sizes: ModelSizes, attention: AttentionSettings) -> float:
     Hq, Hkv, H, K, F = _letters(sizes)
+    if sizes.feature_map == "moments":
+        # the blocks are computed again in the backward pass
+        return 4 * (Hq + 2 * Hkv) * K
     kept = FEATURE_MAPS[sizes.feature_map].kept_per_feature
     # the features of queries before and behind the horizon's factor
     scaled = Hq * F if attention.horizon else 0
@@ -263,6 +266,8 @@ def _hybrid_operations(sizes: ModelSizes, settings: PlanSettings) -> float:
         B=1, Hq=Hq, Hkv=Hkv, Hf=H, T=T, K=K, V=K, F=F, w=attention.window, window_shape=attention.window_shape,
         sinks=attention.sinks or 0, cache=attention.cache,
     )  # fmt: skip
+    if sizes.feature_map == "moments":
+        return cost.operations / T
     columns = F // FEATURE_MAPS[sizes.feature_map].features_per_column
     return cost.operations / T + 2 * K * columns * (Hq + H)
 
@@ -284,12 +289,14 @@ def _generation(sizes: ModelSizes, settings: PlanSettings) -> dict[str, Any]:
     Hq, Hkv, _, K, F = _letters(sizes)
     cache_per_token = 2 * sizes.layers * Hkv * K * settings.item_size
     states = {}
+    has_moments = sizes.feature_map == "moments"
+    has_inputs = not settings.attention.rotate_features and (not has_moments or settings.attention.cache > 0)
     for name, heads in (("query", Hq), ("kv", Hkv)):
         state = hybrid_state(
-            1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads, features=F,
+            1, kv_heads=Hkv, key_width=K, value_width=K, feature_heads=heads, features=0 if has_moments else F,
             window=settings.attention.window, window_shape=settings.attention.window_shape,
             sinks=settings.attention.sinks or 0, cache=settings.attention.cache,
-            input_width=0 if settings.attention.rotate_features else K,
+            input_width=K if has_inputs else 0,
             dtype=getattr(torch, settings.dtype), device="meta",
         )  # fmt: skip
         size = sizes.layers * sum(tensor.nbytes for tensor in state)
