@@ -4,9 +4,9 @@
 
 Milliseconds per token and bytes of the cache, for batch sizes 1, 8 and 32 at contexts from 128 to 32,768. The model is
 converted but not trained. States: `default`, the default attention; `kv`, with one feature map per key-value head;
-`cache`, that and a sparse cache of 384 tokens. Caches and states are filled with random numbers instead of a prompt,
-which does not change the time. `floor` is the same model with attention replaced by its values: everything that is not
-attention.
+`cache`, that and a sparse cache of 384 tokens; `moments`, the same cache with moments. Caches and states are filled
+with random numbers instead of a prompt, which does not change the time. `floor` is the same model with attention
+replaced by its values: everything that is not attention.
 
 Each variant decodes whole periods of the window, 64 tokens, so that the steps in which a block leaves the window count
 as often as they occur; the rows of a batch are staggered over a period. Variants alternate from token to token. First
@@ -37,6 +37,7 @@ STATES = {
     "default": AttentionSettings(),
     "kv": AttentionSettings(feature_heads="kv"),
     "cache": AttentionSettings(feature_heads="kv", cache=384),
+    "moments": AttentionSettings(feature_map="moments", cache=384),
 }
 PERIOD = AttentionSettings().window
 

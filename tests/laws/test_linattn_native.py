@@ -36,11 +36,11 @@ def patch():
 @given(
     rows=st.sampled_from([1, 2, 3]), kv_heads=st.sampled_from([1, 2]), groups=st.sampled_from([1, 3]),
     has_own_maps=st.booleans(), has_inputs=st.booleans(), use_linear=st.booleans(), sinks=st.sampled_from([0, 2]),
-    layout=st.sampled_from([("terrace", 0), ("terrace", 5), ("sliding", 0)]), length=st.integers(5, 40),
-    seed=st.integers(0, 999),
+    layout=st.sampled_from([("terrace", 0), ("terrace", 5), ("sliding", 0)]), has_moments=st.booleans(),
+    length=st.integers(0, 40), seed=st.integers(0, 999),
 )  # fmt: skip
 def test_steps_equal_those_of_torch_and_leave_the_same_state(
-    patch, *, rows, kv_heads, groups, has_own_maps, has_inputs, use_linear, sinks, layout, length, seed
+    patch, *, rows, kv_heads, groups, has_own_maps, has_inputs, use_linear, sinks, layout, has_moments, length, seed
 ):
     (shape, cache), window, heads = layout, 3, kv_heads * groups
     generator = torch.Generator().manual_seed(seed)
@@ -48,26 +48,36 @@ def test_steps_equal_those_of_torch_and_leave_the_same_state(
     def normal(*sizes):
         return torch.randn(*sizes, generator=generator)
 
+    has_moments = has_moments and shape == "terrace"
     w = normal(heads if has_own_maps else kv_heads, U if has_inputs else K, F)
     empty = hybrid_state(
-        rows, kv_heads=kv_heads, key_width=K, value_width=V, feature_heads=len(w), features=F, window=window,
+        rows, kv_heads=kv_heads, key_width=K, value_width=V, feature_heads=len(w), features=0 if has_moments else F,
+        window=window,
         window_shape=shape, sinks=sinks, cache=cache, input_width=U if has_inputs else 0,
     )  # fmt: skip
     # what a state holds does not matter here; rows are at different places of their blocks
     lengths = length + torch.arange(rows)
     state = type(empty)(*(x if x is empty.length else normal(*x.shape).abs() for x in empty))._replace(length=lengths)
+    if has_moments:
+        # as many tokens as have left the window, none in the first blocks
+        total = state.total.clone()
+        total[..., -1, -1] = ((lengths - 1) // window * window - window).clamp(min=0)[:, None]
+        state = state._replace(total=total, squares=9 * state.squares)
+        of_far = {"spread": normal(heads).exp()}
+    else:
+        of_far = {"map_k": lambda k: (k.repeat_interleave(len(w) // kv_heads, 1) @ w).abs()}
     how = {
-        "map_k": lambda k: (k.repeat_interleave(len(w) // kv_heads, 1) @ w).abs(), "mix": normal(heads),
-        "window": window, "window_shape": shape, "sinks": sinks, "cache": cache, "use_linear": use_linear,
+        **of_far, "mix": normal(heads), "window": window, "window_shape": shape, "sinks": sinks, "cache": cache,
+        "use_linear": use_linear,
     }  # fmt: skip
     for _ in range(2 * window):
-        how |= {
-            "phi_q": normal(rows, heads, 1, F).abs(),
-            "inputs": normal(rows, kv_heads, 1, U) if has_inputs else None,
-        }
+        how |= {"inputs": normal(rows, kv_heads, 1, U) if has_inputs else None}
+        how |= {} if has_moments else {"phi_q": normal(rows, heads, 1, F).abs()}
         q, k, v = normal(rows, heads, 1, K), normal(rows, kv_heads, 1, K), normal(rows, kv_heads, 1, V)
         place = step_place(state.length, window=window, window_shape=shape, sinks=sinks, cache=cache)
-        assert is_native(q, k, v, phi_q=how["phi_q"], mix=how["mix"], state=state, inputs=how["inputs"], place=place)
+        given = {name: how.get(name) for name in ("phi_q", "spread", "mix", "inputs")}
+        # the first tokens become sinks, which torch writes
+        assert is_native(q, k, v, **given, state=state, place=place) == (place.sink is None)
         copies = [type(state)(*(x.clone() for x in state)) for _ in range(2)]
         given_y, given_state = hybrid_step(q, k, v, state=copies[0], **how)
         y, state = in_torch(patch, partial(hybrid_step, q, k, v, state=copies[1], **how))
@@ -133,7 +143,7 @@ def test_sizes_that_do_not_fit_are_left_to_torch(monkeypatch, change):
 
     monkeypatch.setattr(linattn_native._library(), "subquad_hybrid_step", fails)
     phi_q = torch.rand(rows, 4, 1, 2 * K)
-    given = {"phi_q": phi_q, "mix": attention.mix, "state": state, "inputs": k, "place": place}
+    given = {"phi_q": phi_q, "spread": None, "mix": attention.mix, "state": state, "inputs": k, "place": place}
     assert not is_native(q, k, v, **given)
 
 

@@ -290,10 +290,9 @@ def hybrid_step(
         place = step_place(state.length, window=window, window_shape=window_shape, sinks=sinks, cache=cache, mask=mask)
     leave(state, has_inputs=inputs is not None, map_k=map_k, place=place, sinks=sinks)
     given = {"mix": mix, "state": state, "inputs": inputs, "place": place}
-    if mask is None and phi_q is not None and is_native(q, k, v, phi_q=phi_q, **given):
-        y = native_step(
-            q, k, v, phi_q=phi_q if use_linear else None, sinks=sinks, scale=scale_of(q, scale), **given
-        )  # fmt: skip
+    if mask is None and is_native(q, k, v, phi_q=phi_q, spread=spread, **given):
+        linear = {"phi_q": phi_q, "spread": spread} if use_linear else {"phi_q": None, "spread": None}
+        y = native_step(q, k, v, sinks=sinks, scale=scale_of(q, scale), **linear, **given)
         state.length.add_(1)
         return y, state
     push(state, k, v, inputs=inputs, map_k=map_k, place=place, sinks=sinks, mask=mask)

@@ -31,22 +31,30 @@ MOST_ROWS = 16
 
 
 def is_native(
-    q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor, mix: Tensor, state: HybridState, inputs: Tensor | None,
-    place: StepPlace,
+    q: Tensor, k: Tensor, v: Tensor, *, phi_q: Tensor | None, spread: Tensor | None, mix: Tensor, state: HybridState,
+    inputs: Tensor | None, place: StepPlace,
 ) -> bool:  # fmt: skip
     """Return whether `native_step` can compute a step without padding; if sizes do not fit, torch has to say so."""
     if place.sink is not None or not state.keys.shape[2] or not _is_small(q):
         return False
     rows, heads, _, width = q.shape
     key_heads, values, slots = k.shape[1], v.shape[3], state.keys.shape[2]
-    sums, features, inner = state.total.shape[1], phi_q.shape[3], 0 if inputs is None else inputs.shape[3]
+    sums, features, inner = *state.total.shape[1:3], 0 if inputs is None else inputs.shape[3]
     ring, cache = state.inputs.shape[2], state.novelty.shape[2]
     # one expression, since a loop over the tensors would take longer than the step
     return (
         heads % sums == heads % key_heads == 0
         and k.shape == (rows, key_heads, 1, width)
         and v.shape == (rows, key_heads, 1, values)
-        and phi_q.shape == (rows, heads, 1, features)
+        and (
+            features == width + 1
+            and spread is not None
+            and _is_plain(spread, (heads,))
+            and sums == key_heads
+            and _is_plain(state.squares, (rows, key_heads, width))
+            if phi_q is None
+            else _is_plain(phi_q, (rows, heads, 1, features))
+        )
         and mix.shape == (heads,)
         and state.keys.shape == (rows, key_heads, slots, width)
         and state.values.shape == (rows, key_heads, slots, values)
@@ -56,11 +64,11 @@ def is_native(
         and (not cache or state.mass.shape == (rows, key_heads, cache + ring))
         and place.hidden.shape == (rows, 1, 1, slots)
         and place.slot.shape == (rows,)
-        and q.dtype is k.dtype is v.dtype is phi_q.dtype is mix.dtype is torch.float32
+        and q.dtype is k.dtype is v.dtype is mix.dtype is torch.float32
         and state.keys.dtype is state.values.dtype is state.total.dtype is torch.float32
         and (inputs is None or inputs.dtype is state.inputs.dtype is torch.float32)
         and (not cache or state.mass.dtype is torch.float32)
-        and q.device == k.device == v.device == phi_q.device == mix.device == CPU
+        and q.device == k.device == v.device == mix.device == CPU
         and state.keys.device == state.values.device == state.total.device == state.inputs.device == CPU
         and state.mass.device == place.hidden.device == place.slot.device == CPU
         and (inputs is None or inputs.device == CPU)
@@ -75,6 +83,10 @@ def is_native(
     )
 
 
+def _is_plain(x: Tensor, shape: tuple[int, ...]) -> bool:
+    return x.shape == shape and x.dtype is torch.float32 and x.device == CPU and x.is_contiguous()
+
+
 def _is_small(x: Tensor) -> bool:
     return not torch.is_grad_enabled() and type(x) is Tensor and len(x) * torch.get_num_threads() <= MOST_ROWS
 
@@ -85,6 +97,7 @@ def native_step(
     v: Float[Tensor, "B Hkv 1 V"],
     *,
     phi_q: Float[Tensor, "B Hq 1 F"] | None,
+    spread: Float[Tensor, " Hq"] | None,
     mix: Float[Tensor, " Hq"],
     state: HybridState,
     inputs: Float[Tensor, "B Hkv 1 U"] | None,
@@ -92,7 +105,9 @@ def native_step(
     sinks: int,
     scale: float,
 ) -> Float[Tensor, "B Hq 1 V"]:
-    """Write one token per row into the state, in place, and return the output; `phi_q` is None for no linear terms.
+    """Write one token per row into the state, in place, and return the output.
+
+    Without `phi_q` and `spread` there are no linear terms.
 
     The number of tokens in the state is not changed. `is_native` has to have checked the arguments.
 
@@ -114,7 +129,8 @@ def native_step(
         rows, heads, k.shape[1], state.total.shape[1], q.shape[3], v.shape[3], state.total.shape[2],
         state.inputs.shape[3], slots, sinks, ring, scale,
         q.data_ptr(), k.data_ptr(), v.data_ptr(), None if inputs is None else inputs.data_ptr(),
-        None if phi_q is None else phi_q.data_ptr(), mix.data_ptr(), place.hidden.data_ptr(), place.slot.data_ptr(),
+        None if phi_q is None else phi_q.data_ptr(), None if spread is None else state.squares.data_ptr(),
+        None if spread is None else spread.data_ptr(), mix.data_ptr(), place.hidden.data_ptr(), place.slot.data_ptr(),
         state.keys.data_ptr(), state.values.data_ptr(), state.total.data_ptr(),
         None if inputs is None else state.inputs.data_ptr(), state.mass.data_ptr() if state.novelty.shape[2] else None,
         y.data_ptr(),
@@ -164,7 +180,7 @@ def _library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError):
         return None
     size, pointer = ctypes.c_int64, ctypes.c_void_p
-    library.subquad_hybrid_step.argtypes = [size] * 11 + [ctypes.c_float] + [pointer] * 14
+    library.subquad_hybrid_step.argtypes = [size] * 11 + [ctypes.c_float] + [pointer] * 16
     library.subquad_hedgehog.argtypes = [size] * 5 + [pointer] * 3
     for function in (library.subquad_hybrid_step, library.subquad_hedgehog):
         function.restype = ctypes.c_int
