@@ -1,5 +1,6 @@
 """A step as C code equals the step in torch, which equals the definition (test_linattn.py)."""
 
+import inspect
 from functools import partial
 
 import pytest
@@ -160,10 +161,12 @@ def test_a_place_of_another_window_is_an_error_and_no_damage():
 @torch.no_grad()
 def test_features_of_other_sizes_and_places_are_left_to_torch():
     weight = torch.randn(4, K, F)
-    assert hedgehog_native(torch.randn(1, 4, 1, K + 1), weight) is None
-    assert hedgehog_native(torch.randn(1, 8, 1, K), weight) is None
-    assert hedgehog_native(torch.randn(1, 4, 2, K), weight) is None
-    assert hedgehog_native(torch.randn(1, 4, 1, K), weight.to("meta")) is None
+    # without the checks of types and shapes that tests add
+    features = inspect.unwrap(hedgehog_native)
+    assert features(torch.randn(1, 4, 1, K + 1), weight) is None
+    assert features(torch.randn(1, 8, 1, K), weight) is None
+    assert features(torch.randn(1, 4, 2, K), weight) is None
+    assert features(torch.randn(1, 4, 1, K), weight.to("meta")) is None
 
 
 @torch.no_grad()

@@ -136,7 +136,7 @@ def test_the_page_shows_all_results_and_that_controls_are_missing(evaluated):
         "PIQA",
         "passkey 331",
         "KiB",
-        "Training loss of both stages",
+        "Training loss of each stage",
         "words.txt",
     ):
         assert words in page
