@@ -30,7 +30,7 @@ from subquad.runs.storage import read_tensors
 def test_the_metrics_have_the_documented_keys(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics) == ["test", "intervals", "wins", "tokens", "seconds", "trainable_parameters"]
-    names = [name for name in MODEL_NAMES if name not in (*CONTROLS, "cache")]
+    names = [name for name in MODEL_NAMES if name not in (*CONTROLS, "cache", "restored", "earlier")]
     assert list(metrics["test"]) == list(metrics["intervals"]["test"]) == names
     for name, found in metrics["test"].items():
         low, high = metrics["intervals"]["test"][name]["perplexity"]
