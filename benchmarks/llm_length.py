@@ -54,22 +54,23 @@ ARMS = {
 }
 WITH_CONTROLS = ("moments", "default")
 EDGES = (0, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+DECISIVE = (
+    "transfer_tokens",
+    "lora_tokens",
+    "sequence_length",
+    "length",
+    "sequences",
+    "passkeys",
+    "settings",
+    "precision",
+)
+"""Options that a measurement depends on."""
 DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--arms", nargs="+", default=tuple(ARMS), choices=tuple(ARMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
-    parser.add_argument("--transfer-tokens", type=int, default=32_768)
-    parser.add_argument("--lora-tokens", type=int, default=65_536)
-    parser.add_argument("--sequence-length", type=int, default=1024, help="of training")
-    parser.add_argument("--length", type=int, default=8192, help="of a text")
-    parser.add_argument("--sequences", type=int, default=2, help="per text")
-    parser.add_argument("--passkeys", type=int, nargs="*", default=(4000, 8000), help="tokens of texts with a number")
+    parser = parser_for(__doc__, ARMS)
     parser.add_argument("--settings", default="{}", help="JSON of further settings of linearize")
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if "SUBQUAD_DATA" not in os.environ:
         parser.error("SUBQUAD_DATA must name the folder of the data")
@@ -91,7 +92,9 @@ def main():
         "cache, untrained, without linear": "without_linear",
     }
     for name, mode in untrained.items():
-        found[name] = [kept(options.out / file_name(name), lambda mode=mode: measure(model, mode=mode, **given))]
+        found[name] = [
+            kept(options.out / file_name(name), options, lambda mode=mode: measure(model, mode=mode, **given))
+        ]
     del model
     for seed in options.seeds:
         for arm in options.arms:
@@ -114,7 +117,9 @@ def main():
                 measured += [(f"{arm}: {name}", run / control_folder(name), mode) for name, mode in names]
             for name, folder, mode in measured:
                 path = options.out / file_name(name, seed)
-                own = kept(path, lambda folder=folder, mode=mode: measure(llm.load(folder)[0], mode=mode, **given))
+                own = kept(
+                    path, options, lambda folder=folder, mode=mode: measure(llm.load(folder)[0], mode=mode, **given)
+                )
                 found.setdefault(name, []).append(own)
                 print(name, seed, json.dumps(own), flush=True)
     print(
@@ -131,6 +136,22 @@ def main():
             }
         )
     )
+
+
+def parser_for(text, arms):
+    """Return a parser with the options that benchmarks of several arms share."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", default=tuple(arms), choices=tuple(arms))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0,))
+    parser.add_argument("--transfer-tokens", type=int, default=32_768)
+    parser.add_argument("--lora-tokens", type=int, default=65_536)
+    parser.add_argument("--sequence-length", type=int, default=1024, help="of training")
+    parser.add_argument("--length", type=int, default=8192, help="of a text")
+    parser.add_argument("--sequences", type=int, default=2, help="per text")
+    parser.add_argument("--passkeys", type=int, nargs="*", default=(4000, 8000), help="tokens of texts with a number")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
 
 
 def write_texts(data, out):
@@ -191,11 +212,16 @@ def file_name(name, seed=0):
     return f"{name.replace(',', '').replace(':', '').replace(' ', '-')}-{seed}.json"
 
 
-def kept(path, compute):
-    """Return a measurement, which is computed once and saved."""
+def kept(path, options, compute):
+    """Return a measurement, which is computed once and saved together with the options that it depends on."""
+    about = {name: value for name, value in vars(options).items() if name in DECISIVE}
+    about = json.loads(json.dumps(about))
     if not path.is_file():
-        write_json(path, compute())
-    return read_json(path)
+        write_json(path, {"options": about, "result": compute()})
+    saved = read_json(path)
+    if saved["options"] != about:
+        raise SystemExit(f"{path}: measured with {saved['options']}, now {about}; choose another --out")
+    return saved["result"]
 
 
 def summary(runs):

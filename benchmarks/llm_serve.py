@@ -2,8 +2,8 @@
 
     python benchmarks/llm_serve.py [--streams 1 8 32] [--context 4096] [--new-tokens 64] [--threads 2]
 
-Both serve SmolLM2-135M-Instruct in float32 on the CPU: ours with the default attention, converted but not trained,
-which does not change the time; transformers with softmax attention, alone and with --continuous-batching. Each stream
+Both serve SmolLM2-135M-Instruct in float32 on the CPU: ours with the default attention, converted but not trained, so
+that its answers may end at other places; transformers with softmax attention, alone and with --continuous-batching. Each stream
 sends one request to /v1/completions: a prompt of its own of `--context` tokens, then `--new-tokens` greedy tokens.
 Servers run one after the other, each in a process of its own with the same number of threads. Memory is the peak of
 that process over its memory after loading, so weights do not count. First it is checked that both give the same text
@@ -69,7 +69,7 @@ def server(name, folder, *, streams, threads):
         yield address, process
     finally:
         process.terminate()
-        process.wait()
+        process.wait(60)
 
 
 def wait(url, process):
@@ -108,6 +108,8 @@ def measure(name, folder, prompts, *, new_tokens, threads):
     with server(name, folder, streams=len(prompts), threads=threads) as (address, process):
         short = complete(address, model, SHORT, 16)["choices"][0]["text"]
         loaded = memory(process, "VmRSS")
+        # the peak from here on, without that of loading
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
         start = time.perf_counter()
         with ThreadPoolExecutor(len(prompts)) as pool:
             replies = list(pool.map(lambda prompt: complete(address, model, prompt, new_tokens), prompts))
@@ -119,6 +121,7 @@ def measure(name, folder, prompts, *, new_tokens, threads):
             "seconds": seconds,
             "requests_per_second": len(prompts) / seconds,
             "new_tokens": tokens,
+            "new_tokens_per_second": tokens / seconds,
             "mib_over_weights": memory(process, "VmHWM") - loaded,
             "short": short,
         }

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.examples import examples
+from support.laws import assert_same_law
 from torch.nn import functional
 
 from subquad.ops.linattn import (
@@ -117,17 +118,7 @@ def in_chunks(sizes):
 
 
 def assert_equal_in_value_and_gradient(form, inputs, **options):
-    expected, got = quadratic(**inputs, **options), form(**inputs, **options)
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-    weight = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).reshape(expected.shape)
-    leaves = list(inputs.values())
-    for a, b in zip(
-        torch.autograd.grad((got * weight).sum(), leaves, materialize_grads=True, allow_unused=True),
-        torch.autograd.grad((expected * weight).sum(), leaves, materialize_grads=True, allow_unused=True),
-        strict=True,
-    ):
-        assert a.isfinite().all()
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+    assert_same_law(quadratic, form, inputs, list(inputs.values()), **options)
 
 
 @pytest.mark.parametrize("form", [*FORMS, in_chunks([1]), in_chunks([2, 1])])

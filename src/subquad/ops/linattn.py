@@ -56,23 +56,20 @@ from subquad.ops.linattn_native import is_native, native_step
 from subquad.ops.linattn_state import (
     HybridState,
     MapOfKeys,
-    StepPlace,
     beside,
     divide,
     first_tokens,
     hide,
     hybrid_state,
-    leave,
     locate,
-    push,
     scale_of,
     squares_of,
-    step_place,
     store,
     sum_of,
     take,
     widen,
 )
+from subquad.ops.linattn_step import StepPlace, leave, push, step_place
 from subquad.ops.linattn_triton import hybrid_triton
 from subquad.ops.linattn_windows import WindowShape, pair_masks, positions, summed
 from subquad.ops.moments import far_terms, moment_blocks

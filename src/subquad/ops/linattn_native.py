@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from subquad.ops.linattn_state import HybridState, StepPlace
+from subquad.ops.linattn_state import HybridState
+from subquad.ops.linattn_step import StepPlace
 
 __all__ = ["hedgehog_native", "is_native", "native_step"]
 

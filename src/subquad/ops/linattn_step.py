@@ -1,0 +1,173 @@
+"""What one token per row changes in the state of hybrid attention: its slot, and the tokens that leave the window.
+
+Axes: B rows, Hkv key and value heads, K key width, V value width, U width of the map's inputs, R slots, of which E are
+sinks, M rows in which w tokens leave the window.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from subquad.ops.linattn_blocks import with_ones
+from subquad.ops.linattn_cache import DECAY, Marks, evict, is_cached, pick
+from subquad.ops.linattn_state import HybridState, MapOfKeys, hide, squares_of, sum_of
+from subquad.ops.linattn_windows import WindowShape, positions, ring_slots, summed
+
+__all__ = ["StepPlace", "leave", "push", "step_place"]
+
+
+class Leaving(NamedTuple):
+    """Tokens that leave the window before another token is written: one (`sliding`), or a block (`terrace`)."""
+
+    rows: Int[Tensor, " M"]
+    """Rows in which tokens leave."""
+    slots: Int[Tensor, "M w"]
+    """Slots of the ring that they leave."""
+    counted: Bool[Tensor, "M w"]
+    """Which of them exist and are no sinks."""
+
+
+class StepPlace(NamedTuple):
+    """Slot of one more token of each row, and the keys that it attends to; all layers of a model can share it."""
+
+    rows: Int[Tensor, " B"]
+    """0, 1, 2 and so on."""
+    slot: Int[Tensor, " B"]
+    """Slot of the ring to which the token is written."""
+    leaving: Leaving | None
+    """Tokens that move from the window to the sum, or to the cache; None in most steps of a terrace."""
+    hidden: Bool[Tensor, "B 1 1 R"]
+    """Slots that the token does not attend to, after it was written."""
+    sink: Bool[Tensor, "B 1 E 1"] | None
+    """Slots of sinks to which the token is written as well; None for no slot."""
+    earlier: Int[Tensor, "B 1"]
+    """Number of tokens that it attends to by features."""
+
+
+def step_place(
+    length: Int[Tensor, " B"],
+    *,
+    window: int,
+    window_shape: WindowShape,
+    sinks: int = 0,
+    cache: int = 0,
+    mask: Bool[Tensor, "B 1"] | None = None,
+) -> StepPlace:
+    """Return the slot of the next token of rows that have processed `length` tokens; none where the mask is False."""
+    slots = ring_slots(window, window_shape)
+    rows = torch.arange(len(length), device=length.device)
+    is_real = None if mask is None else mask[:, 0]
+    count = length + 1 if is_real is None else length + is_real
+    behind = summed(count, window=window, window_shape=window_shape)[:, None]
+    earlier = (behind - sinks).clamp(min=0)
+    # a sink is seen in its own slot once it has left the window
+    first = torch.arange(sinks, device=length.device)
+    cached = is_cached(behind[:, 0], sinks=sinks, cache=cache)
+    hidden = torch.cat((first >= behind, ~cached, positions(count, slots) < behind), 1)[:, None, None]
+    sink = first == length[:, None]
+    if is_real is not None:
+        sink &= is_real[:, None]
+    sink = sink[:, None, :, None] if sinks and sink.any() else None
+    if not slots:
+        return StepPlace(rows, rows, None, hidden, sink, earlier)
+    # a whole block of a terrace leaves when another begins, and its slots are those of the new one; with a cache the
+    # beginning of the second block counts too, when none leaves yet
+    leaves = length >= (slots if window_shape == "sliding" or not cache else window)
+    if window_shape == "terrace":
+        leaves &= length % window == 0
+    leavers = (leaves if is_real is None else leaves & is_real).nonzero()[:, 0]
+    leaving = None
+    if len(leavers):
+        place = torch.arange(1 if window_shape == "sliding" else window, device=length.device)
+        begin = length[leavers, None] - slots + place
+        leaving = Leaving(leavers, length[leavers, None] % slots + place, begin >= sinks)
+    return StepPlace(rows, length % slots, leaving, hidden, sink, earlier)
+
+
+def leave(
+    state: HybridState, *, has_inputs: bool, map_k: MapOfKeys | None, place: StepPlace, sinks: int
+) -> None:  # fmt: skip
+    """Add the tokens that leave the window to the sum, and choose the cached tokens again; changes the state."""
+    if place.leaving is None:
+        return
+    front = sinks + state.novelty.shape[2]
+    rows, slots, counted = place.leaving
+    left_k, left_v = (x[rows[:, None], :, front + slots].transpose(1, 2) for x in state[:2])
+    read = state.inputs[rows[:, None], :, slots].transpose(1, 2) if has_inputs else left_k
+    phi = with_ones(left_k) if map_k is None else map_k(read)
+    state.total.index_add_(0, rows, sum_of(phi, left_v, counted).to(state.total.dtype))
+    if map_k is None:
+        state.squares.index_add_(0, rows, squares_of(left_k, counted).to(state.squares.dtype))
+    if front > sinks:
+        _choose_again(state, read, (left_k, left_v), place.leaving, sinks=sinks)
+
+
+def push(
+    state: HybridState,
+    k: Float[Tensor, "B Hkv 1 K"],
+    v: Float[Tensor, "B Hkv 1 V"],
+    *,
+    inputs: Float[Tensor, "B Hkv 1 U"] | None,
+    map_k: MapOfKeys | None,
+    place: StepPlace,
+    sinks: int,
+    mask: Bool[Tensor, "B 1"] | None,
+) -> None:
+    """Write one token per row into the ring, from which `leave` has moved what leaves the window."""
+    front = sinks + state.novelty.shape[2]
+    if not state.keys.shape[2] and map_k is not None:
+        mask = torch.ones(k.shape[0], 1, dtype=torch.bool, device=k.device) if mask is None else mask
+        state.total.add_(sum_of(map_k(hide(k if inputs is None else inputs, mask)), v, mask))
+        state.length.add_(mask[:, 0])
+        return
+    for kept, token in zip(state[:2], (k, v), strict=True):
+        _write(kept, token.to(kept.dtype), place, front + place.slot, mask)
+        if place.sink is not None:
+            kept[:, :, :sinks] = torch.where(place.sink, token.to(kept.dtype), kept[:, :, :sinks])
+    if inputs is not None:
+        _write(state.inputs, inputs.to(state.inputs.dtype), place, place.slot, mask)
+    if front > sinks:
+        nothing = state.mass.new_zeros(*k.shape[:3], 1)
+        _write(state.mass[..., None], nothing, place, front - sinks + place.slot, mask)
+    state.length.add_(1 if mask is None else mask[:, 0])
+
+
+def _choose_again(
+    state: HybridState,
+    read: Float[Tensor, "M Hkv w U"],
+    left: Sequence[Float[Tensor, "M Hkv w _"]],
+    leaving: Leaving,
+    *,
+    sinks: int,
+) -> None:
+    """Choose the cached tokens of rows in which a block leaves the window.
+
+    Args:
+        state: The state, which is changed.
+        read: What the feature map reads of the block.
+        left: Keys and values of the block.
+        leaving: The rows and slots.
+        sinks: Number of sinks.
+    """
+    rows, slots, _ = leaving
+    cache = slice(sinks, sinks + state.novelty.shape[2])
+    marks = Marks(state.mass[rows], state.novelty[rows], state.direction[rows])
+    mass = state.mass[rows[:, None], :, state.novelty.shape[2] + slots].transpose(1, 2)
+    stay, chosen = evict(marks, read, mass=mass, behind=state.length[rows] - read.shape[2], sinks=sinks)
+    for kept, new in zip(state[:2], left, strict=True):
+        kept[rows, :, cache] = pick(torch.cat((kept[rows, :, cache], new), 2), stay)
+    state.mass[rows] = DECAY * torch.cat((chosen.mass, marks.mass[:, :, chosen.mass.shape[2] :]), 2)
+    state.novelty[rows], state.direction[rows] = chosen.novelty, chosen.direction
+
+
+def _write(ring: Tensor, token: Tensor, place: StepPlace, slot: Tensor, mask: Tensor | None) -> None:
+    if mask is not None:
+        token = torch.where(mask[:, None, :, None], token, ring[place.rows, :, slot][:, :, None])
+    if len(ring) == 1:
+        # the same result in a third of the time
+        ring.index_copy_(2, slot, token)
+    else:
+        ring[place.rows, :, slot] = token[:, :, 0]
