@@ -84,17 +84,17 @@ def main():
     }
     held_out = {name: ids[: options.sequences] for name, ids in held_out.items()}
     given = {"held_out": held_out, "tokenizer": tokenizer, "passkeys": options.passkeys}
-    convert(model, AttentionSettings(**ARMS["cache"]), check=False)
+    convert(model, AttentionSettings(**ARMS["moments"]), check=False)
     found = {}
     untrained = {
         "teacher": "softmax",
         "window, untrained": "window",
         "cache, untrained, without linear": "without_linear",
+        "moments, untrained": "hybrid",
     }
     for name, mode in untrained.items():
-        found[name] = [
-            kept(options.out / file_name(name), options, lambda mode=mode: measure(model, mode=mode, **given))
-        ]
+        path = options.out / file_name(name)
+        found[name] = [kept(path, options, lambda mode=mode: measure(model, mode=mode, **given))]
     del model
     for seed in options.seeds:
         for arm in options.arms:

@@ -3,11 +3,11 @@
     python benchmarks/llm_serve.py [--streams 1 8 32] [--context 4096] [--new-tokens 64] [--threads 2]
 
 Both serve SmolLM2-135M-Instruct in float32 on the CPU: ours with the default attention, converted but not trained, so
-that its answers may end at other places; transformers with softmax attention, alone and with --continuous-batching. Each stream
-sends one request to /v1/completions: a prompt of its own of `--context` tokens, then `--new-tokens` greedy tokens.
-Servers run one after the other, each in a process of its own with the same number of threads. Memory is the peak of
-that process over its memory after loading, so weights do not count. First it is checked that both give the same text
-after a prompt that lies within the window. The last line is JSON.
+that its answers may end at other places; transformers with softmax attention, alone and with --continuous-batching.
+Each stream sends one request to /v1/completions: a prompt of its own of `--context` tokens, then `--new-tokens` greedy
+tokens. Servers run one after the other, each in a process of its own with the same number of threads. Memory is the
+peak of that process over its memory after loading, so weights do not count. First it is checked that both give the
+same text after a prompt that lies within the window. The last line is JSON.
 """
 
 import argparse
