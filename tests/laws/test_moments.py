@@ -128,13 +128,12 @@ def test_one_token_and_equal_tokens_are_exact():
         torch.testing.assert_close(found.value[:, :, 0], v)
 
 
-def test_the_value_is_the_mean_under_the_derivative_of_the_level():
+def test_the_value_is_the_mean_under_weights_that_are_linear_in_the_score():
     generator = torch.Generator().manual_seed(2)
     k, v = (torch.randn(1, 1, 11, width, dtype=torch.float64, generator=generator) for width in (K, V))
     x = torch.randn(1, 1, 1, 1, K, dtype=torch.float64, generator=generator)
     total, squares = moments_of(k, v, torch.ones(1, 11, dtype=torch.bool))
     spread = torch.full((1, 1, 1), 0.7, dtype=torch.float64)
-    # the level of keys that have a value appended to them, in the direction of the value
     scores = x[0, 0, 0] @ k[0, 0].mT
     root = (1 + (x[0, 0, 0].square() * k[0, 0].var(0, correction=0)).sum() / spread[0, 0]).sqrt()
     weights = (1 + (scores - scores.mean()) / root) / 11

@@ -13,7 +13,8 @@ $\sigma = \sqrt{x \cdot \Sigma x}$. Therefore
 $$\ln M = \ln n + x \cdot \mu + c\,(r - 1), \quad m = \bar v + C x / r, \quad r = \sqrt{1 + \sigma^2 / c},$$
 
 which is the normal case for $\sigma^2 \ll c$ and linear in σ beyond; c is a parameter of each query head. Σ is taken as
-diagonal. Both follow from one function of x: $m$ is the mean of the weights $\partial \ln M / \partial (x \cdot k_s)$.
+diagonal. So $m$ is the mean value under the weights $(1 + (x \cdot k_s - x \cdot \mu) / r) / n$, of which some can be
+negative.
 
 The state is $\sum_s [k_s, 1] [v_s, 1]^T$ and $\sum_s k_s^2$, of constant size; cost O(K · V) per query.
 
