@@ -27,7 +27,8 @@ With a `cache` (for `terrace`) so many of the tokens before the window, those th
 $W_t$. They stay in $L_t$ as well, where their part is small, so that the sum does not depend on the choice.
 
 With `spread` (for `terrace`) there are no features: $\sum_{s \in L_t} \phi_q(q_t) \cdot \phi_k(k_s)$ is replaced by the
-estimate $M$ of $\sum_{s \in L_t} e^{q_t \cdot k_s \cdot \text{scale} - c_t}$, and the sum of values by $M m$; see `moments`.
+estimate $M$ of $\sum_{s \in L_t} e^{q_t \cdot k_s \cdot \text{scale} - c_t}$, and the sum with values by $M m$; see
+`moments`.
 
 Positions count the real tokens of a row, so that padding on either side does not move block boundaries: each row gives
 the result that it would give alone and without padding. A padded key has no effect; a padded query gives 0.
