@@ -32,6 +32,7 @@ ATTENTIONS = [
     AttentionSettings(feature_map="t2r", feature_heads="query", window=5, window_shape="sliding"),
     AttentionSettings(feature_map="t2r", feature_heads="kv", window=5, window_shape="terrace"),
 ]
+MOMENTS = AttentionSettings(feature_map="moments", feature_heads="kv", window=5)
 # wide enough that what grows with the width outweighs what does not
 MIDDLE: dict[str, Any] = {
     "hidden_size": 192,
@@ -79,7 +80,7 @@ def test_the_counts_are_those_of_a_converted_model(tmp_path, kind, attention):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", [*ATTENTIONS, *(replace(MOMENTS, cache=cache) for cache in (0, 3))])
 def test_the_state_has_the_bytes_of_a_real_one(tmp_path, attention, dtype):
     found = estimate_costs(
         write_config(tmp_path), PlanSettings(attention=attention, dtype=dtype, sequence_length=31)
@@ -170,7 +171,7 @@ def in_lora(model, ids):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", [*ATTENTIONS, MOMENTS])
 @pytest.mark.parametrize(("stage", "formula"), [(in_transfer, kept_in_transfer), (in_lora, kept_in_lora)])
 def test_a_layer_keeps_the_bytes_of_the_formula(tmp_path, stage, formula, attention, dtype):
     attention = replace(attention, window=16)
@@ -192,7 +193,7 @@ def keeps_scores():
 
 
 @pytest.mark.skipif(keeps_scores(), reason="softmax attention keeps all scores in memory here")
-@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("attention", [*ATTENTIONS, MOMENTS])
 @pytest.mark.parametrize(("stage", "name"), [(in_transfer, "transfer"), (in_lora, "lora")])
 def test_the_peak_of_a_step_is_close_to_the_estimate(tmp_path, stage, name, attention):
     attention = replace(attention, window=16)

@@ -204,6 +204,9 @@ def _attention_written(sizes: ModelSizes, attention: AttentionSettings) -> float
     written = (Hq + H) * F + 2 * H * F * (K + 1) / attention.window + 2 * Hq * (K + 1)
     if Hq != H:
         written += Hq * (F + K + 1)
+    if sizes.feature_map == "moments":
+        # scores, masked scores, weights and their gradient, of one layer at a time
+        written += 4 * Hq * ((attention.sinks or 0) + attention.cache + 2 * attention.window)
     by_features = {"terrace": 0, "sliding": 1, "none": 2}[attention.window_shape]
     written += by_features * (Hq * attention.window + 2 * H * F + H * (K + 1))
     return 4 * written
@@ -213,12 +216,15 @@ def _map_inputs(sizes: ModelSizes, settings: PlanSettings) -> float:
     """Return the bytes per token of what a layer's feature maps read, if these are not its rotated queries and keys."""
     Hq, Hkv, _, K, _ = _letters(sizes)
     is_shared = settings.item_size == 4 and settings.attention.rotate_features
+    is_shared = is_shared or sizes.feature_map == "moments"
     return 0 if is_shared else 4 * (Hq + Hkv) * K
 
 
 def kept_in_transfer(sizes: ModelSizes, settings: PlanSettings) -> float:
     """Return the bytes per token that one layer keeps between forward and backward pass of attention transfer."""
-    outputs = (1 if settings.item_size == 4 else 2) * 4 * sizes.heads * sizes.head_width
+    # the student's outputs, which feature maps keep already, and the teacher's
+    is_single = settings.item_size == 4 and sizes.feature_map != "moments"
+    outputs = (1 if is_single else 2) * 4 * sizes.heads * sizes.head_width
     return _attention_kept(sizes, settings.attention) + _map_inputs(sizes, settings) + outputs
 
 
