@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.llm.models.attention import attention_layers
@@ -41,8 +41,8 @@ DESCRIPTIONS = {
     "wide_window_fine_tuned": "control: the same with a window whose keys and values take as much memory as the state",
     "window": "the teacher's weights with softmax attention over the window alone",
     "cache": "the same with the sparse cache beside the window",
-    "untrained": "hybrid attention with initial feature maps",
-    "transferred": "stage 1: feature maps trained to reproduce the teacher's attention outputs",
+    "untrained": "hybrid attention before training",
+    "transferred": "stage 1: the attention's own parameters trained to reproduce the teacher's attention outputs",
     "restored": "the same with softmax attention again in the layers that matter most; this model is fine-tuned",
     "earlier": "the adapter that this run continues",
     "fine_tuned": "stage 2: LoRA updates of the weights; this model is saved",
@@ -94,6 +94,7 @@ def describe_attention(model: PreTrainedModel) -> dict[str, Any]:
         "window_shape": hybrid.window_shape,
         "sinks": hybrid.sinks,
         "cache": hybrid.cache,
+        "has_moments": hybrid.map_k is None,
         "state_numbers": state_numbers,
         "state_as_tokens": state_tokens,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -172,9 +173,11 @@ def _lead(about: Mapping[str, Any]) -> str:
         others.append(f"to {about['cache']} earlier tokens that each key head keeps")
     besides = f" and {' and '.join(others)}" if others else ""
     window = f"softmax attention in a window of {about['window']} tokens ({about['window_shape']}){besides}"
+    branch = "moments of earlier keys and values" if about.get("has_moments") else "linear attention"
     return (
-        f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by linear "
-        f"attention {'without a window' if about['window_shape'] == 'none' else f'plus {window}'}. "
+        f"Softmax attention in {'all' if linear == layers else f'{linear} of'} {layers} layers was replaced by "
+        f"{branch} "
+        f"{'without a window' if about['window_shape'] == 'none' else f'plus {window}'}. "
         f"{'Each layer' if linear == layers else 'Each of these layers'} keeps a state of {about['state_numbers']:,} "
         f"numbers, the size of a key-value cache of {about['state_as_tokens']:,} tokens"
         f"{'; time and memory per token do not grow with the context' if linear == layers else ''}."
@@ -288,10 +291,13 @@ def _layer_choice(choice: Mapping[str, Any]) -> Figure:
     without = values.pop(-1)
     figure = Figure(figsize=(7.5, 2.8))
     axes = figure.subplots()
-    axes.bar([*values], [*values.values()], color=[GREEN if layer in choice["chosen"] else GREY for layer in values])
+    # points, since the axis does not begin at 0
+    colours = [GREEN if layer in choice["chosen"] else GREY for layer in values]
+    axes.scatter([*values], [*values.values()], color=colours)
     axes.axhline(without, color="#5b6474", linestyle="--", label="all layers linearized")
     axes.set_ylim(0.98 * min(values.values()), 1.02 * max(without, *values.values()))
     axes.set_xlabel("layer with softmax attention")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("nats per token")
     axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
@@ -339,6 +345,7 @@ def _layer_errors(errors: Mapping[str, Sequence[float]]) -> Figure:
         axes.plot(range(len(errors[name])), errors[name], "o-", color=colour, label=LABELS[name], markersize=4)
     axes.set_yscale("log")
     axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("relative error")
     axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
@@ -368,8 +375,8 @@ def _method(metrics: Mapping[str, Any], about: Mapping[str, Any]) -> list[Block]
         f"The run continues the fine-tuning of the adapter {about['from']}. It trains"
         if about.get("from")
         else "Stage 1, attention transfer, compares each layer's attention outputs with the teacher's, before the "
-        "output projection and on the teacher's hidden states, and trains feature maps and mixing terms only. Stage 2 "
-        "trains"
+        "output projection and on the teacher's hidden states, and trains feature maps (or the parameters of moments) "
+        "and mixing terms only. Stage 2 trains"
     )
     return [
         f"{first} LoRA updates of {where}{maps} by {loss}; the updates are merged into the saved weights.",
