@@ -295,7 +295,6 @@ def _layer_choice(choice: Mapping[str, Any]) -> Figure:
     colours = [GREEN if layer in choice["chosen"] else GREY for layer in values]
     axes.scatter([*values], [*values.values()], color=colours)
     axes.axhline(without, color="#5b6474", linestyle="--", label="all layers linearized")
-    axes.set_ylim(0.98 * min(values.values()), 1.02 * max(without, *values.values()))
     axes.set_xlabel("layer with softmax attention")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("nats per token")
