@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.llm_models import byte_tokenizer, linear_model
+from support.llm_models import byte_tokenizer, linear_model, prefilled
 
 from subquad.errors import SubquadError
 from subquad.llm.serving.engine import Engine, EngineClosed, Job
@@ -54,16 +54,31 @@ def alone(model, tokenizer, ids, max_tokens, **how):
     return recorded
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
-@pytest.mark.parametrize("shape", ["terrace", "sliding"])
-def test_a_sequence_equals_what_transformers_generates(tokenizer, kind, shape):
-    model = linear_model(kind, window_shape=shape)
+@pytest.mark.parametrize(
+    ("kind", "attention"),
+    [
+        ("llama", {}),
+        ("qwen3", {"window_shape": "sliding"}),
+        ("llama", {"softmax_layers": (0,)}),
+        ("qwen3", {"softmax_layers": (1,)}),
+        # its first layer has a sliding window of its own
+        ("gemma3", {}),
+    ],
+)
+def test_a_sequence_equals_what_transformers_generates(tokenizer, kind, attention):
+    model = linear_model(kind, **attention)
     ids = prompt(37)
     made = model.generate(torch.tensor([ids]), max_new_tokens=41, do_sample=False, eos_token_id=None, pad_token_id=1)
     assert alone(model, tokenizer, ids, 41).tokens() == made[0, 37:].tolist()
 
 
+def mixed_model():
+    """Return a model whose layers have a sliding window, softmax attention to all tokens, and linear attention."""
+    return linear_model("gemma3", softmax_layers=(1,))
+
+
 @given(
+    model=st.sampled_from([linear_model(), linear_model("qwen3", softmax_layers=(0,)), mixed_model()]),
     arrivals=st.lists(
         st.tuples(st.integers(0, 9), st.integers(1, 31), st.integers(1, 13), st.sampled_from([0.0, 1.3])),
         min_size=2,
@@ -72,9 +87,9 @@ def test_a_sequence_equals_what_transformers_generates(tokenizer, kind, shape):
     prefill_chunk_size=st.sampled_from([3, 7, 512]),
     max_batch_size=st.integers(1, 4),
 )
-@settings(max_examples=8)
+@settings(max_examples=16)
 def test_a_sequence_is_the_same_in_a_batch_that_others_join_and_leave(
-    model, tokenizer, arrivals, prefill_chunk_size, max_batch_size
+    tokenizer, model, arrivals, prefill_chunk_size, max_batch_size
 ):
     engine = Engine(model, tokenizer, max_batch_size=max_batch_size, prefill_chunk_size=prefill_chunk_size)
     everyone = []
@@ -197,11 +212,13 @@ def test_unfinished_jobs_are_closed_when_the_engine_fails_or_stops(model, tokeni
     assert recorded.finishes() == {0: "closed"}
 
 
-def test_a_model_with_softmax_layers_cannot_be_batched():
-    with pytest.raises(
-        SubquadError, match="only 1 of the model's 2 layers are linear, and sequences with growing key-value caches"
-    ):
-        StateBatch(linear_model(softmax_layers=(0,)), 3)
+def test_what_a_batch_needs_for_a_sequence_and_for_each_of_its_tokens():
+    linear, mixed = StateBatch(linear_model(), 3), StateBatch(mixed_model(), 3)
+    assert linear.bytes_per_token == 0 < linear.bytes_per_sequence
+    # keys and values of two heads of ten channels, in float32
+    assert mixed.bytes_per_token == 2 * 2 * 10 * 4
+    window = prefilled(mixed_model(), torch.tensor([prompt(17)])).layers[0]
+    assert mixed.bytes_per_sequence > window.keys.nbytes + window.values.nbytes
 
 
 def test_rotary_positions_that_depend_on_the_batch_cannot_be_batched(monkeypatch):
@@ -212,7 +229,9 @@ def test_rotary_positions_that_depend_on_the_batch_cannot_be_batched(monkeypatch
     assert StateBatch(model, 1).bytes_per_sequence > 0
 
 
-def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on_with_the_same_answer(model, tokenizer):
+@pytest.mark.parametrize("make", [linear_model, mixed_model])
+def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on_with_the_same_answer(make, tokenizer):
+    model = make()
     engine = Engine(model, tokenizer, max_batch_size=3, prefill_chunk_size=7, prefix_states=4)
 
     def ask(ids, **how):

@@ -41,8 +41,7 @@ def serve(run: Path | str, settings: ServeSettings | None = None) -> None:
         host, port = listener.getsockname()[:2]
         say(
             f"{name} at http://{f'[{host}]' if ':' in host else host}:{port}/v1 (up to {settings.max_batch_size} "
-            f"sequences together, {app.state.engine.bytes_per_sequence / 2**20:.1f} MiB of state each, whatever their "
-            "length); Ctrl-C stops it"
+            f"sequences together, {app.state.engine.state_size}); Ctrl-C stops it"
         )
         if warning := beyond_training(model, app.state.max_context):
             say(f"warning: requests may be too long: {warning}; limit them with --max-context")

@@ -2,7 +2,7 @@
 
 Works in every mode of the attention layers: linear layers keep a state of constant size, softmax layers a cache.
 
-Axes: B sequences, T new tokens, K of them with logits, V vocabulary.
+Axes: B sequences, S tokens, T of them new, K of these with logits, V vocabulary.
 """
 
 import inspect
@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
@@ -58,7 +58,11 @@ def beyond_training(model: PreTrainedModel, tokens: int) -> str | None:
 
 
 def forward(
-    model: PreTrainedModel, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], state: Cache
+    model: PreTrainedModel,
+    ids: Int[Tensor, "B T"],
+    positions: Int[Tensor, "B T"],
+    state: Cache,
+    mask: Bool[Tensor, "B S"] | None = None,
 ) -> Float[Tensor, "B V"]:
     """Return the logits after the last of the new tokens, in float32.
 
@@ -67,16 +71,23 @@ def forward(
         ids: New tokens of each sequence.
         positions: Their positions in the sequence, from 0.
         state: Cache of the tokens before; it is updated in place.
+        mask: True at the tokens of each sequence, of all S that its row of the cache and `ids` hold; None: all.
     """
-    return forward_all(model, ids, positions, state, kept=1)[:, -1]
+    return forward_all(model, ids, positions, state, mask, kept=1)[:, -1]
 
 
 @torch.no_grad()
 def forward_all(
-    model: PreTrainedModel, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], state: Cache, *, kept: int = 0
+    model: PreTrainedModel,
+    ids: Int[Tensor, "B T"],
+    positions: Int[Tensor, "B T"],
+    state: Cache,
+    mask: Bool[Tensor, "B S"] | None = None,
+    *,
+    kept: int = 0,
 ) -> Float[Tensor, "B K V"]:
     """Return the logits after each of the last `kept` new tokens, of all if it is 0; otherwise as `forward`."""
-    inputs: dict[str, Any] = {cache_argument(type(model)): state}
+    inputs: dict[str, Any] = {cache_argument(type(model)): state, "attention_mask": mask}
     output: Any = model(input_ids=ids, position_ids=positions, use_cache=True, logits_to_keep=kept, **inputs)
     return output.logits.float()
 

@@ -170,9 +170,12 @@ class Engine:
         return len(self._waiting) + self._inbox.qsize()
 
     @property
-    def bytes_per_sequence(self) -> int:
-        """Size of one sequence's state, whatever its length."""
-        return self._batch.bytes_per_sequence
+    def state_size(self) -> str:
+        """Memory that a sequence needs, in words."""
+        size = f"{self._batch.bytes_per_sequence / 2**20:.1f} MiB"
+        if token := self._batch.bytes_per_token:
+            return f"{size} of state each and {token / 2**10:.1f} KiB for each token in layers with softmax attention"
+        return f"{size} of state each, whatever their length"
 
     def submit(self, job: Job) -> None:
         """Queue a job; jobs are started in the order of arrival.

@@ -1,7 +1,8 @@
 """States of texts that were read before: a text that begins with one of them is read only from there on.
 
-A state of hybrid attention has the same size for any length of text, so keeping the last few costs little. A chat,
-whose prompt is the whole conversation at every turn, is then read once instead of once per turn.
+A state of hybrid attention has the same size for any length of text, so keeping the last few costs little; layers that
+kept softmax attention add their keys and values. A chat, whose prompt is the whole conversation at every turn, is then
+read once instead of once per turn.
 """
 
 from collections import OrderedDict
@@ -12,29 +13,43 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
-from subquad.llm.models.cache import hybrid_layer
+from subquad.llm.models.cache import HybridLayer, hybrid_layer
 from subquad.llm.models.decoding import new_cache
 from subquad.ops.linattn import HybridState
 
 __all__ = ["PrefixStates", "States", "cache_of", "states_of"]
 
-States = list[HybridState]
-"""States of one text, layer by layer."""
+States = Sequence[tuple[Tensor, ...]]
+"""What the layers keep of one text: a `HybridState`, or keys and values."""
 
 
-def states_of(cache: Cache, row: int = 0) -> States:
-    """Return a copy of the states of one row."""
-    layers: list[Any] = list(cache.layers)
-    return [HybridState(*(tensor[row : row + 1].clone() for tensor in layer.state)) for layer in layers]
+def states_of(cache: Cache) -> States:
+    """Return a copy of the states of a cache of one text."""
+    return [_copy(layer) for layer in cache.layers]
 
 
-def cache_of(model: PreTrainedModel, states: Sequence[Sequence[Tensor]], length: int) -> Cache:
+def cache_of(model: PreTrainedModel, states: States, length: int) -> Cache:
     """Return a cache with a copy of the states of a text of `length` tokens."""
     cache = new_cache(model)
     for index, state in enumerate(states):
-        layer = hybrid_layer(cache, index)
-        layer.state, layer.length = HybridState(*(tensor.clone() for tensor in state)), length
+        if isinstance(state, HybridState):
+            layer = hybrid_layer(cache, index)
+            layer.state, layer.length = HybridState(*(tensor.clone() for tensor in state)), length
+        else:
+            keys, values = state
+            cache.update(keys, values, index)
+            own: Any = cache.layers[index]
+            if own.is_sliding:
+                # tokens that have left the window count too
+                own.cumulative_length = length
     return cache
+
+
+def _copy(layer: Any) -> tuple[Tensor, ...]:
+    if isinstance(layer, HybridLayer):
+        state: Any = layer.state
+        return HybridState(*(tensor.clone() for tensor in state))
+    return layer.keys.clone(), layer.values.clone()
 
 
 class PrefixStates:

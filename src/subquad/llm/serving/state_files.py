@@ -72,7 +72,7 @@ def write_state(path: Path, run: Path | str, model: PreTrainedModel, tokens: Seq
     tensors = {
         f"layers.{index}.{name}": tensor
         for index, state in enumerate(states_of(cache))
-        for name, tensor in state._asdict().items()
+        for name, tensor in zip(HybridState._fields, state, strict=True)
     }
     metadata = {"format": FORMAT, "model": _fingerprint(run), "dtype": str(model.dtype)}
     write_tensors(path, {TOKENS: torch.tensor(tokens), **tensors}, metadata)
