@@ -32,7 +32,7 @@ from sklearn.metrics import roc_auc_score
 
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.commands.bench import bench
-from subquad.bio.metrics.compared_models import COMPARED_MODELS
+from subquad.bio.compared_models import COMPARED_MODELS
 from subquad.runs.storage import read_json
 
 ADAPT = "raw/adapt_published_predictions/classify__test.tsv.gz"

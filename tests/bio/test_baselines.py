@@ -12,7 +12,7 @@ from subquad.bio.features import rows as row_features
 from subquad.bio.features.sequences import SequenceFeatures
 from subquad.bio.metrics.scores import score
 from subquad.bio.models import boosting, linear
-from subquad.bio.models.baselines import Baseline, fit_baseline, fit_boosting, fit_ridge, refit_ridge
+from subquad.bio.models.baselines import Baseline, fit_boosting, fit_ridge, refit_ridge
 from subquad.errors import SubquadError
 
 
@@ -167,10 +167,10 @@ def test_the_linear_model_is_what_the_net_starts_from():
     baseline = fit_ridge(dataset)
     inputs, _ = dataset.part("test")
     X = baseline.features.matrix(inputs).toarray()
-    logits = (X * baseline.linear.scale) @ baseline.linear.weight.T + baseline.linear.bias
+    logits = (X * baseline.model.scale) @ baseline.model.weight.T + baseline.model.bias
     np.testing.assert_allclose(expit(logits), baseline.predict(inputs), atol=1e-6)
     tagged = fit_ridge(residues("residue_multiclass"))
-    assert tagged.linear.weight.shape == (3, tagged.features.count)
+    assert tagged.model.weight.shape == (3, tagged.features.count)
 
 
 @pytest.mark.parametrize("task_type", ["regression", "several", "binary", "multiclass", "multilabel"])
@@ -182,9 +182,9 @@ def test_ridge_that_is_fitted_again_to_its_training_rows_is_the_same(task_type, 
     ridge, train = fit_ridge(dataset), dataset.split["train"]
     X = ridge.features.matrix(dataset.inputs)
     again = refit_ridge(ridge, dataset, X, train)
-    np.testing.assert_allclose(again(X), ridge.linear(X), rtol=1e-2, atol=2e-2)
+    np.testing.assert_allclose(again(X), ridge.model(X), rtol=1e-2, atol=2e-2)
     fewer = refit_ridge(ridge, dataset, X, train[:50])
-    assert np.abs(fewer(X) - ridge.linear(X)).max() > 0.05
+    assert np.abs(fewer(X) - ridge.model(X)).max() > 0.05
 
 
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_long_sequences_of_many_rows_show_their_letters_to_trees():
     codes[::7, 3] = ANY
     dataset = replace(dataset, inputs=replace(dataset.inputs, codes=codes))
     baseline = fit_boosting(dataset, iterations=53, seconds=0.5)
-    assert baseline.trees.view == "letters"
+    assert baseline.model.view == "letters"
     inputs, target = dataset.part("test")
     assert score(target, baseline.predict(inputs))["spearman"] > 0.9
 
@@ -239,7 +239,7 @@ def test_weighted_trees_on_frequencies_come_back_from_disk(tmp_path):
     )
     baseline = fit_boosting(dataset, iterations=31)
     # the extra column has a value a row, more than trees have bins
-    assert list(baseline.trees.edges)
+    assert list(baseline.model.edges)
     inputs, target = dataset.part("test")
     assert score(target, baseline.predict(inputs))["spearman"] > 0.85
     baseline.save(tmp_path / "baseline.skops")
@@ -262,12 +262,6 @@ def test_rare_classes_of_residues_are_kept_when_some_are_drawn():
     np.testing.assert_array_equal(part.inputs.codes[rows, positions] >= 0, True)
     held = row_features.part_of(dataset, "validation", most=101, seed=0)
     assert (held.target.y == 1).mean() < 0.1
-
-
-def test_names_of_other_baselines_are_refused():
-    assert fit_baseline("ridge", aligned("binary")).name == "ridge"
-    with pytest.raises(SubquadError, match=r"no baseline of binary 'vienna' \(there are: ridge, boosting\)"):
-        fit_baseline("vienna", aligned("binary"))
 
 
 def test_files_that_hold_something_else_are_refused(tmp_path):

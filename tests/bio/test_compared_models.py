@@ -4,10 +4,9 @@ import re
 
 import pytest
 
-from subquad.bio.metrics.compared_models import (
+from subquad.bio.compared_models import (
     COMPARED_MODELS,
     WITHOUT_LYRA,
-    baselines_for,
     members_of,
     models_for,
     models_suiting,
@@ -30,8 +29,8 @@ def test_all_models_that_suit_a_task_are_fitted_by_default_except_those_on_reque
 
 
 def test_a_gaussian_process_is_fitted_to_large_tables_only_if_it_is_named():
-    assert "gp" in models_for("regression", rows=7500)
-    assert "gp" not in models_for("regression", rows=7501)
+    assert "gp" in models_for("regression", rows=6000)
+    assert "gp" not in models_for("regression", rows=6001)
     assert models_for("regression", ("gp", "ridge"), rows=100_000) == ("ridge", "gp")
 
 
@@ -120,10 +119,3 @@ def test_an_ensemble_has_baselines_and_lyra_as_members_and_no_variants():
     assert members_of(("lyra-paper", "lyra-alone")) == ()
     without = members_of(("ridge", "mlp", "mlp-more", "lyra"), WITHOUT_LYRA)
     assert without == ("ridge", "mlp", "mlp-more")
-
-
-def test_baselines_are_those_models_that_are_no_networks():
-    assert baselines_for("regression") == ("ridge", "boosting", "gp")
-    assert baselines_for("binary", has_embedding=True) == ("ridge", "embedding-ridge", "boosting")
-    assert baselines_for("binary") == baselines_for("residue_binary") == ("ridge", "boosting")
-    assert baselines_for("pairs") == ("vienna", "vienna_bpp")

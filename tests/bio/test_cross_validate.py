@@ -1,6 +1,7 @@
 """Cross-validation: every row predicted once, means and pooled metrics, interrupted runs, and tables without folds."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -128,6 +129,17 @@ def test_a_column_of_numbers_says_the_folds_and_the_command_shows_them(tmp_path,
     predicted = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert (predicted["fold"] + 5).tolist() == frame["part"].tolist()
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["main_metric"] == "auroc"
+
+
+def test_a_column_may_have_more_folds_than_are_made_by_default(tmp_path):
+    frame = table(tmp_path / "t.csv", rows=101).drop_duplicates("sequence")
+    frame["part"] = np.arange(len(frame)) % 7
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    own = settings(split="part", target=("score",), models=("ridge",))
+    cross_validate(tmp_path / "t.csv", own, out=tmp_path / "out", quiet=True)
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv")["fold"].tolist() == frame["part"].tolist()
+    with pytest.raises(SubquadError, match="column 'part' has 7 folds with measured rows, no fold 7"):
+        fit_command.fit(tmp_path / "t.csv", replace(own, fold=7), out=tmp_path / "fit", quiet=True)
 
 
 def test_residues_have_means_over_the_folds_only(tmp_path):

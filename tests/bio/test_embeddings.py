@@ -127,9 +127,6 @@ def test_a_baseline_on_the_embedding_alone_finds_what_only_the_embedding_says(ro
     # other letters change nothing
     other = Baseline.load(tmp_path / "embedding-ridge.skops").predict(replace(inputs, codes=inputs.codes[::-1].copy()))
     np.testing.assert_array_equal(other, predicted)
-    plain = read_table(tmp_path / "t.csv", settings()).with_split(split)
-    with pytest.raises(SubquadError, match="no baseline of regression 'embedding-ridge'"):
-        fit_baseline("embedding-ridge", plain)
 
 
 def test_both_strands_of_a_row_have_its_embedding(rows, tmp_path):

@@ -172,6 +172,14 @@ def test_rows_without_sequences_have_their_extra_columns_only():
     assert features.matrix(x).shape == (5, 2)
 
 
+def test_features_with_other_columns_than_those_of_this_version_are_refused():
+    saved = SequenceFeatures.for_inputs(drawn(20, is_aligned=False, has_partner=False, seed=0)).as_dict()
+    widths = [width + (width == 6) for width in saved["widths"]]
+    assert widths != saved["widths"]
+    with pytest.raises(ValueError, match="other columns than those of this version"):
+        SequenceFeatures.from_dict({**saved, "widths": widths})
+
+
 @given(
     letters=st.sampled_from([4, 20, 21]),
     is_aligned=st.booleans(),

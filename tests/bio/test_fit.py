@@ -336,7 +336,6 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"models": ("ridge", "lyr-paper")}, "no model 'lyr-paper'; did you mean 'lyra-paper'?"),
         (
             {"models": ("ridge", "vienna")},
             "--models vienna does not suit a task of type regression; choose from",

@@ -13,7 +13,6 @@ from subquad.bio.features.substitutions import blosum62
 from subquad.bio.models import gaussian_process
 from subquad.bio.models.baselines import Baseline, fit_baseline, fit_gp
 from subquad.bio.models.gaussian_process import fit_gaussian_process
-from subquad.errors import SubquadError
 
 
 def variants(rows=260, length=9, *, noise=0.1, seed=0, columns=1):
@@ -179,7 +178,7 @@ def test_it_comes_back_from_disk_with_its_deviation_as_that_of_two_members(tmp_p
         turned = replace(test.reverse_complement(), is_double_stranded=True)
         np.testing.assert_allclose(loaded.predict(turned), loaded.predict(test), rtol=1e-6)
     else:
-        np.testing.assert_allclose(members.std(), loaded.process.predict(loaded.features, test)[1], rtol=1e-6)
+        np.testing.assert_allclose(members.std(), loaded.model.predict(loaded.features, test)[1], rtol=1e-6)
     assert loaded.predict(test.take(np.arange(0))).shape == (0, 1)
     assert set(loaded.selected) == {"noise", "rows", "validation"}
 
@@ -196,13 +195,6 @@ def test_sequences_of_varying_length_and_covariates_have_no_term_of_letters():
     features, process, _ = fitted(replace(dataset, inputs=numbers))
     test, truth = numbers.take(dataset.split["test"]), dataset.part("test")[1]
     assert np.corrcoef(process.predict(features, test)[0][:, 0], truth.y[:, 0])[0, 1] > 0.95
-
-
-def test_classes_have_no_gaussian_process():
-    dataset = variants(60)
-    binary = Target(task_type="binary", y=(dataset.target.y[:, 0] > 0).astype(np.int64), classes=("no", "yes"))
-    with pytest.raises(SubquadError, match=r"no baseline of binary 'gp' \(there are: ridge, boosting\)"):
-        fit_baseline("gp", replace(dataset, target=binary))
 
 
 def test_a_constant_measurement_is_predicted_as_such():

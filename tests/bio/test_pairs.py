@@ -299,7 +299,7 @@ def test_trees_read_the_letters_of_both_chains_as_categories_if_features_are_too
     table = read_table(written(tmp_path, antibodies()), FitSettings(**PAIRS["antibodies"][1]))
     data = dataset_of(table)
     fitted = fit_boosting(data, iterations=11, seconds=1e-6)
-    assert fitted.trees.view == "letters"
+    assert fitted.model.view == "letters"
     assert fitted.features.varying.tolist() == [2, 3, 5, 15, 16, 18]
     assert np.isfinite(fitted.predict(table.inputs)).all()
 

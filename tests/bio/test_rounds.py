@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from subquad.bio.commands.fit import fit
 from subquad.bio.commands.rounds import rounds
 from subquad.bio.data.table import read_like
 from subquad.bio.design_search import simulation
@@ -29,8 +30,6 @@ def value(sequence):
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Return a folder with a table of variants of one protein, and a run of ridge and a Gaussian process."""
-    from subquad.bio import fit
-
     folder, random = tmp_path_factory.mktemp("rounds"), np.random.default_rng(0)
     rows = set()
     while len(rows) < 137:
@@ -126,6 +125,24 @@ def test_a_batch_without_measurements_and_other_constraints_are_said(start, tmp_
     shown = " ".join(capsys.readouterr().err.split())
     assert "round 2 is not measured yet; this round does not know of its variants" in shown
     assert "are not taken over" not in shown
+
+
+@pytest.mark.slow
+def test_measurements_are_compared_with_the_target_that_the_rounds_are_for(start, tmp_path):
+    frame = pd.read_csv(start / "assay.csv")
+    frame["binding"] = 100.0 - frame["activity"]
+    frame.to_csv(tmp_path / "assay.csv", index=False)
+    settings = FitSettings(models=("ridge",), target=("activity", "binding"), wild_type=WILD)
+    fit(tmp_path / "assay.csv", settings, out=tmp_path / "run", quiet=True)
+    out = tmp_path / "rounds"
+    propose(tmp_path, out, target="binding")
+    batch = measure(out / "round-1" / "batch.csv").assign(binding=lambda own: 100.0 - own["activity"])
+    batch.to_csv(out / "round-1" / "batch.csv", index=False)
+    measured = RoundsSettings(measured=(str(out / "round-1" / "batch.csv"),))
+    step = rounds(tmp_path / "run", measured, out=out, quiet=True)["rounds"][1]
+    assert (step["target"], step["best_new"]) == ("binding", batch["binding"].max())
+    with pytest.raises(SubquadError, match="--target activity: earlier rounds were for binding"):
+        propose(tmp_path, out, target="activity")
 
 
 def test_a_round_is_replaced_only_with_force(start, tmp_path):
@@ -316,9 +333,11 @@ def test_differences_between_strategies_are_paired_over_seeds():
     [
         ({"propose": 0}, "--propose must be at least 1, got 0"),
         ({"simulate": True, "measured": ("a.csv",)}, "--simulate takes all measurements from its table"),
-        ({"seeds": (1, 1)}, "--seeds needs different values, got '1 1'"),
-        ({"strategies": ("gpp",)}, "no strategy 'gpp'; did you mean 'gp'"),
-        ({"hit_fraction": 1.5}, "--hit-fraction must be between 0 and 1, got 1.5"),
+        ({"simulate": True, "seeds": (1, 1)}, "--seeds needs different values, got '1 1'"),
+        ({"simulate": True, "strategies": ("gpp",)}, "no strategy 'gpp'; did you mean 'gp'"),
+        ({"simulate": True, "hit_fraction": 1.5}, "--hit-fraction must be between 0 and 1, got 1.5"),
+        ({"simulate": True, "fixed": ("1-22",)}, "--simulate chooses rows of its table; leave out --fixed"),
+        ({"propose": 5, "start_rows": 40}, "--start-rows belongs to --simulate; leave it out, or add --simulate"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):

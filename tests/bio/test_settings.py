@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 
 from subquad.bio.analysis.settings import ScanSettings
+from subquad.bio.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.guide_search.settings import GuideSettings
-from subquad.bio.metrics.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.models.estimators import LyraRegressor, LyraTagger
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError
@@ -19,6 +19,7 @@ from subquad.errors import SubquadError
     ("make", "given", "message"),
     [
         (FitSettings, {"models": ("lyra", "ridge", "lyra")}, "--models names a model twice: lyra ridge lyra"),
+        (FitSettings, {"models": ("ridge", "lyr-paper")}, "no model 'lyr-paper'; did you mean 'lyra-paper'?"),
         (FitSettings, {"split_by": "homologie"}, "--split-by must be one of random, group, sequence, partner, "),
         (
             FitSettings,

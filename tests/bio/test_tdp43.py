@@ -59,8 +59,8 @@ def runs(tables):
     }
     write_tensors(path, shuffled)
     ridge = Baseline.load(baseline_file(tables / "shuffled", "ridge"))
-    weight = np.random.default_rng(0).permuted(ridge.linear.weight, axis=1)
-    replace(ridge, linear=replace(ridge.linear, weight=weight)).save(baseline_file(tables / "shuffled", "ridge"))
+    weight = np.random.default_rng(0).permuted(ridge.model.weight, axis=1)
+    replace(ridge, model=replace(ridge.model, weight=weight)).save(baseline_file(tables / "shuffled", "ridge"))
     return tables / "fitted", tables / "shuffled"
 
 

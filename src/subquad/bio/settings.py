@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from subquad.bio.compared_models import check_names
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
@@ -158,6 +159,7 @@ class FitSettings:
         if self.test_fraction + self.validation_fraction >= 0.9:
             raise SubquadError("--test-fraction and --validation-fraction leave less than a tenth of the rows to train")
         validate_minima(self, ensemble_size=1, batch_size=1, boosting_iterations=1, tokens=1, stack_folds=1, folds=2)
+        check_names(self.models)
         if len(set(self.models)) < len(self.models):
             raise SubquadError(f"--models names a model twice: {' '.join(self.models)}")
         validate_minima(self, learning_curve=0, learning_repeats=1, leak_distance=0, fold=0, train_rows=10)
@@ -165,7 +167,8 @@ class FitSettings:
             raise SubquadError(
                 f"--learning-sizes must be numbers of rows of at least {MIN_CURVE_ROWS}, got {min(self.learning_sizes)}"
             )
-        if self.fold is not None and self.fold >= self.folds:
+        # a column of folds has its own number of them
+        if self.fold is not None and self.split is None and self.fold >= self.folds:
             raise SubquadError(f"--fold must be below --folds ({self.folds}), got {self.fold}")
         if not 0 < self.identity <= 1:
             raise SubquadError(f"--identity must be above 0 and at most 1, got {self.identity}")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subquad.bio.benchmark.summary import COMPARISONS, MAX_LOSS, STATES, VERDICTS
-from subquad.bio.metrics.compared_models import COMPARED_MODELS, ENSEMBLE, colour_of, label_of, names_of
+from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, colour_of, label_of, names_of
 from subquad.bio.metrics.scores import MIN_TEST_ROWS, TITLES
 from subquad.bio.plots.maps import GREEN, INK
 from subquad.reporting.page import Picture, Section, Table, page, picture, show, signed

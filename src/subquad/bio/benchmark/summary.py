@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from subquad.bio.benchmark.jobs import Job, bootstrap_of, metrics_of, outcome_of
 from subquad.bio.benchmark.tasks import Task
-from subquad.bio.metrics.compared_models import COMPARED_MODELS, ENSEMBLE, WITHOUT_LYRA, names_of
+from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, WITHOUT_LYRA, names_of
 from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS, verdict
 from subquad.runs.storage import read_json
 

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from subquad.bio.benchmark.settings import BenchSettings
+from subquad.bio.compared_models import models_suiting
 from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import separator_of
-from subquad.bio.metrics.compared_models import models_suiting
 from subquad.bio.settings import FitSettings
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.runs.storage import atomic, read_json

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.commands.fit import fit_table, run_settings
+from subquad.bio.compared_models import ENSEMBLE
 from subquad.bio.data.dataset import Target
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import read_table
-from subquad.bio.metrics.compared_models import ENSEMBLE, check_names
 from subquad.bio.metrics.scores import difference, score
 from subquad.bio.plots.cross_validation_page import render, verdict
 from subquad.bio.plots.finished_run import TEST_ROWS
@@ -62,7 +62,6 @@ def cross_validate(
     settings, path = settings or FitSettings(), resolve_table(table)
     if settings.fold is not None:
         raise SubquadError("cross-validation uses each fold in turn; leave out --fold")
-    check_names(settings.models)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     count = count_folds(read, settings)
     identity = run_settings(path, settings, seed)
@@ -77,7 +76,7 @@ def cross_validate(
         folder = run.directory / f"fold-{fold}"
         # the settings of the whole run identify its folds, so that a finished one is not repeated
         if not (folder / METRICS).is_file():
-            say(f"fold {fold + 1} of {count}", quiet=quiet)
+            say(f"fold {fold} of {count}, counted from 0", quiet=quiet)
             own, split = replace(settings, fold=fold), first if fold == 0 else None
             fit_table(read, own, out=folder, seed=seed, quiet=quiet, split=split)
         folds.append(read_json(folder / METRICS))

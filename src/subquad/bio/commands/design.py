@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from subquad import __version__
-from subquad.bio.design_search.proposal import Proposal, check_designable, measured_sequences, propose
+from subquad.bio.design_search.proposal import Proposal, measured_sequences, propose
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.models.scorer import open_model, open_scorer, partner_sequence
+from subquad.errors import SubquadError
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import plain, write_json
 
@@ -67,7 +68,8 @@ def design(
     settings = settings or DesignSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
     model = open_model(run)
-    check_designable(model)
+    if model.schema.partner and model.schema.partner_chain is None:
+        raise SubquadError("the model reads pairs of sequences; guides for a target come from `subquad bio guides`")
     partner = partner_sequence(model, settings.partner)
     scorer = open_scorer(model, target=settings.target, partner=partner)
     measured = measured_sequences(run, scorer, settings.table, quiet=quiet)

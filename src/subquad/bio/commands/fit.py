@@ -10,7 +10,6 @@ from subquad.bio.analysis.audit import audit, count_unseen
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset, Inputs
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import Table, read_table
-from subquad.bio.metrics.compared_models import check_names
 from subquad.bio.metrics.scores import BOOTSTRAP, by_group
 from subquad.bio.models.fit import FittedModels, fit_models, models_of
 from subquad.bio.models.fitted import network_tensors
@@ -58,7 +57,6 @@ def fit(
     """
     began = time.monotonic()
     settings, path = settings or FitSettings(), resolve_table(table)
-    check_names(settings.models)
     read = read_table(path, settings, check=lambda frame: check_split_column(path, frame, settings))
     # a folder that cannot be written is refused before anything is printed
     identity = run_settings(path, settings, seed)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from subquad.bio.compared_models import ENSEMBLE, label_of
 from subquad.bio.design_search.simulation_page import result_table
-from subquad.bio.metrics.compared_models import ENSEMBLE, label_of
 from subquad.bio.metrics.scores import title
 from subquad.bio.models.support import interval_text
 from subquad.bio.plots.finished_run import best_single, lead_of, no_comparison

@@ -73,7 +73,7 @@ def rounds(
     out, source = as_folder(out), Path(source)
     check_writable(out)
     record = _record(out, source)
-    direction = _direction(record, settings)
+    direction, target = _direction(record, settings), _target(record, settings)
     step, number, is_resumed = _step(record, settings, seed=seed), len(record["rounds"]) + 1, False
     done = record["rounds"]
     if done and (not done[-1]["is_finished"] or _identity(done[-1]) == _identity(step)):
@@ -93,7 +93,7 @@ def rounds(
         if not is_resumed:
             shutil.rmtree(folder, ignore_errors=True)
         _save(out, record, step)
-        step |= _compare(run, found, direction, folder / MEASURED)
+        step |= _compare(run, found, target, direction, folder / MEASURED)
         table = folder / TABLE
         _write_csv(found.table, table)
         run = folder / RUN
@@ -103,7 +103,9 @@ def rounds(
     if settings.propose:
         for remark in _unlike_before(done, settings):
             say(remark, quiet=quiet)
-        step |= _propose(run, table, settings, direction, folder, seed=seed, quiet=quiet)
+        step |= _propose(
+            run, table, replace(settings, direction=direction, target=target), folder, seed=seed, quiet=quiet
+        )
     _save(out, record, step | {"is_finished": True})
     return record
 
@@ -111,9 +113,10 @@ def rounds(
 def _record(out: Path, source: Path) -> dict[str, Any]:
     """Return the record of the rounds in a folder, or a new one."""
     if not out.is_dir() or not any(out.iterdir()):
-        BioModel.load(source)
+        if BioModel.load(source).schema.partner:
+            raise SubquadError(f"{source}: reads pairs of sequences, and rounds propose single ones; use design")
         stamp = {"kind": KIND, "version": __version__}
-        return {"subquad": stamp, "source": str(source.resolve()), "direction": None, "rounds": []}
+        return {"subquad": stamp, "source": str(source.resolve()), "direction": None, "target": None, "rounds": []}
     record = read_json(out / RECORD) if (out / RECORD).is_file() else {}
     if record.get("subquad", {}).get("kind") != KIND:
         raise SubquadError(f"{out}: not empty, and holds no rounds; choose another folder with --out")
@@ -134,13 +137,30 @@ def _direction(record: dict[str, Any], settings: RoundsSettings) -> Direction | 
     return record["direction"]
 
 
+def _target(record: dict[str, Any], settings: RoundsSettings) -> str | None:
+    """Return the target that was named, now or in an earlier round; None: the first one."""
+    before: str | None = record["target"]
+    if record["rounds"] and settings.target not in (None, before):
+        raise SubquadError(
+            f"--target {settings.target}: earlier rounds were for {before or 'the first target'}; choose another --out"
+        )
+    record["target"] = settings.target or before
+    return record["target"]
+
+
 def _step(record: dict[str, Any], settings: RoundsSettings, *, seed: int) -> Step:
     names = [Path(path).name for path in settings.measured]
     prints = [fingerprint(Path(path)) if Path(path).is_file() else "" for path in settings.measured]
     return {
         "measured": names,
         "fingerprints": prints,
-        "settings": {**plain(settings), "measured": names, "direction": record["direction"], "seed": seed},
+        "settings": {
+            **plain(settings),
+            "measured": names,
+            "direction": record["direction"],
+            "target": record["target"],
+            "seed": seed,
+        },
         "is_finished": False,
     }
 
@@ -199,9 +219,9 @@ def _current(done: list[Step], out: Path, source: Path, settings: RoundsSettings
     return source, table_of_fit(source, BioModel.load(source))
 
 
-def _compare(run: Path, found: Measurements, direction: Direction | None, path: Path) -> Step:
+def _compare(run: Path, found: Measurements, target: str | None, direction: Direction | None, path: Path) -> Step:
     """Write the new measurements beside their predictions by the model that had not seen them, and summarize them."""
-    scorer = open_scorer(run)
+    scorer = open_scorer(run, target=target)
     summary: Step = {"new_measurements": len(found.sequences)}
     if scorer.model.task_type != "regression":
         return summary
@@ -225,7 +245,6 @@ def _propose(
     run: Path,
     table: Path | None,
     settings: RoundsSettings,
-    direction: Direction | None,
     folder: Path,
     *,
     seed: int,
@@ -238,7 +257,7 @@ def _propose(
     measured = measured_sequences(run, scorer, None if table is None else str(table), quiet=quiet)
     proposal = propose(
         scorer,
-        replace(settings, direction=direction),
+        settings,
         number=settings.propose,
         measured=measured,
         kind=settings.acquisition,
@@ -251,7 +270,6 @@ def _propose(
         "run": str(run),
         **proposal.record,
     }
-    record["subquad"]["settings"]["direction"] = direction
     batch, html = batch_table(proposal.designs, scorer.model), render(proposal, record, title="Proposed batch")
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(batch, folder / BATCH)
@@ -291,9 +309,9 @@ def _simulate(
     source: Path | str, settings: RoundsSettings, *, out: Path | str, seed: int, force: bool, quiet: bool
 ) -> dict[str, Any]:
     """Replay all rounds on a complete assay; see `rounds`."""
+    from subquad.bio.compared_models import models_for
     from subquad.bio.design_search.simulation import read_assay, replay
     from subquad.bio.design_search.simulation_page import card, render, summarize
-    from subquad.bio.metrics.compared_models import models_for
     from subquad.bio.models.support import describe_direction
 
     path = resolve_table(source)

@@ -35,7 +35,7 @@ from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.storage import fingerprint
 
-__all__ = ["MeasuredSequences", "Proposal", "check_designable", "measured_sequences", "propose", "table_of_fit"]
+__all__ = ["MeasuredSequences", "Proposal", "measured_sequences", "propose", "table_of_fit"]
 
 RANKED_BY: dict[AcquisitionKind, str] = {"ucb": "ucb", "ei": "expected_improvement", "thompson": "draw"}
 """Name of the column by which a batch is ranked."""
@@ -77,16 +77,6 @@ class Proposal:
         rows = self.designs[["name", "mutants", "sequence"]].itertuples(index=False)
         # a variant is ordered without the gaps of its alignment
         return "".join(f">{name} {mutants}\n{sequence.replace(GAP, '')}\n" for name, mutants, sequence in rows)
-
-
-def check_designable(model: Any) -> None:
-    """Check that variants of the model's sequences can be proposed.
-
-    Raises:
-        SubquadError: It reads guides on their targets.
-    """
-    if model.schema.partner and model.schema.partner_chain is None:
-        raise SubquadError("the model reads pairs of sequences; guides for a target come from `subquad bio guides`")
 
 
 def measured_sequences(run: Any, scorer: Scorer, table: str | None, *, quiet: bool) -> MeasuredSequences:
@@ -160,10 +150,9 @@ def propose(
         quiet: Show no progress and no remarks.
 
     Raises:
-        SubquadError: The constraints contradict each other, or nothing satisfies them; the model reads pairs of
-            sequences; or the acquisition needs a standard deviation and the model has a single member.
+        SubquadError: The constraints contradict each other, or nothing satisfies them; or the acquisition needs a
+            standard deviation and the model has a single member.
     """
-    check_designable(scorer.model)
     start = input_sequence(scorer.model, settings.start, "--start")
     direction = describe_direction(settings.direction, scorer.title)
     say(direction, quiet=quiet)

@@ -1,10 +1,10 @@
 """Settings of `design` and of `rounds`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError, unknown, validate_minima, validate_values
+from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["STRATEGIES", "AcquisitionKind", "DesignSettings", "RoundsSettings", "SearchSettings", "Strategy"]
@@ -14,6 +14,16 @@ AcquisitionKind = Literal["ucb", "ei", "thompson"]
 Strategy = Literal["ensemble", "gp", "ridge", "random"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 """What chooses the rows of a simulated round: a model, or chance."""
+NOT_SIMULATED = frozenset((
+    "start", "table", "max_mutations", "fixed", "only", "allow", "forbid_letters", "gc", "forbid_sites",
+    "allow_unobserved", "generations", "population", "wells", "controls",
+))  # fmt: skip
+"""Settings of new variants, which a simulation does not make."""
+ONLY_SIMULATED = frozenset((
+    "strategies", "models", "sequence", "mutant", "wild_type", "assay_rows", "start_rows", "rounds", "seeds", "tokens",
+    "ensemble_size", "hit_fraction",
+))  # fmt: skip
+"""Settings of the assay and of the replay."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +32,6 @@ class SearchSettings:
 
     start: Input[str | None] = None
     """Sequence to mutate: letters, or a FASTA or text file with one sequence. Default: the wild type of the run."""
-    partner: Input[str | None] = None
-    """Partner sequence, for a model of pairs of chains; it is not designed. Letters, or a FASTA or text file with one
-    sequence."""
     table: Input[str | None] = None
     """Measured variants, which are not designed again. Default: the table of the fit, if its file still exists."""
     max_mutations: Model[int] = 4
@@ -85,6 +92,9 @@ class SearchSettings:
 class DesignSettings(SearchSettings):
     """Number of designs, objective and constraints of a design."""
 
+    partner: Input[str | None] = None
+    """Partner sequence, for a model of pairs of chains; it is not designed. Letters, or a FASTA or text file with one
+    sequence."""
     number: Model[int] = 92
     """Number of designs; 92 designs and 4 controls fill a 96-well plate."""
     allow_measured: Model[bool] = False
@@ -141,6 +151,14 @@ class RoundsSettings(SearchSettings):
         validate_minima(self, propose=1, start_rows=20, rounds=1, tokens=1, ensemble_size=1, assay_rows=100)
         if self.simulate and self.measured:
             raise SubquadError("--simulate takes all measurements from its table; leave out --measured")
+        for field in fields(self):
+            if getattr(self, field.name) != field.default:
+                if self.simulate and field.name in NOT_SIMULATED:
+                    raise SubquadError(f"--simulate chooses rows of its table; leave out {flag_name(field.name)}")
+                if not self.simulate and field.name in ONLY_SIMULATED:
+                    raise SubquadError(
+                        f"{flag_name(field.name)} belongs to --simulate; leave it out, or add --simulate"
+                    )
         if not 0 < self.hit_fraction < 1:
             raise SubquadError(f"--hit-fraction must be between 0 and 1, got {self.hit_fraction}")
         for name in ("seeds", "strategies", "models"):

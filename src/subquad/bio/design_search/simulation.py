@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from subquad.bio.compared_models import NETWORKS
 from subquad.bio.data.dataset import Dataset, Inputs, Target
 from subquad.bio.data.table import read_table
 from subquad.bio.design_search.acquisition import draws_of_members, make_acquisition
 from subquad.bio.design_search.batch import MAX_DRAWN, pick_batch
 from subquad.bio.design_search.settings import RoundsSettings, Strategy
 from subquad.bio.features.substitutions import reference_of
-from subquad.bio.metrics.compared_models import NETWORKS
 from subquad.bio.models.baselines import Baseline, fit_baseline, fit_gp, fit_ridge, refit_ridge
 from subquad.bio.models.fit import fit_network
 from subquad.bio.models.members import Members, deviation
@@ -162,14 +162,17 @@ def _choose(
     dataset = _dataset(assay, known, random)
     inputs = assay.inputs.take(pool)
     sample: Callable[[np.ndarray, int], np.ndarray] | None = None
-    if strategy == "gp":
-        process = fit_gp(dataset, seed=seed)
-        members = process.members(inputs)
-        sample = partial(_posterior, process, inputs, seed)
-    elif strategy == "ridge":
-        members = _ridge_members(dataset, known, inputs, seed=seed)
-    else:
-        members = _ensemble_members(dataset, settings, inputs, seed=seed)
+    match strategy:
+        case "gp":
+            process = fit_gp(dataset, seed=seed)
+            members = process.members(inputs)
+            sample = partial(_posterior, process, inputs, seed)
+        case "ridge":
+            members = _ridge_members(dataset, known, inputs, seed=seed)
+        case "ensemble":
+            members = _ensemble_members(dataset, settings, inputs, seed=seed)
+        case _:
+            raise ValueError(f"no strategy {strategy!r}")
     best = float(assay.sign * (assay.sign * assay.y[known]).max())
     return _pick(assay, settings, pool, members, best=best, sample=sample, random=random)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from subquad.bio.metrics.compared_models import colour_of
+from subquad.bio.compared_models import colour_of
 from subquad.bio.metrics.scores import verdict
 from subquad.bio.plots.maps import INK, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture

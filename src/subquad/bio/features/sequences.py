@@ -7,7 +7,7 @@ have codons. Cost: one pass over the letters.
 Axes: n or B rows, T positions, A letters, E covariates, D numbers of an embedding, F features.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -81,6 +81,20 @@ class SequenceFeatures(Features):
     """Factor of the centred numbers of the embedding; 0 for constant ones."""
     kept: tuple[int, ...] | None = None
     """Columns that vary over the training rows; None keeps all."""
+    widths: tuple[int, ...] = ()
+    """Number of columns of each block of `layout` when the features were fitted."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SequenceFeatures":
+        """Return the features that `as_dict` wrote.
+
+        Raises:
+            ValueError: This version has other columns, so that a model would read wrong ones.
+        """
+        features = super().from_dict(values)
+        if features.widths != tuple(features._widths):
+            raise ValueError("its features have other columns than those of this version")
+        return features
 
     @classmethod
     def for_inputs(cls, inputs: Inputs) -> "SequenceFeatures":
@@ -111,7 +125,7 @@ class SequenceFeatures(Features):
             lowest = np.minimum(lowest, block.min(0).toarray().ravel())
             highest = np.maximum(highest, block.max(0).toarray().ravel())
         varies = np.flatnonzero(np.broadcast_to(highest > lowest, whole.count))
-        return replace(whole, kept=tuple(varies.tolist()))
+        return replace(whole, kept=tuple(varies.tolist()), widths=tuple(whole._widths))
 
     def of_block(self, name: str) -> "SequenceFeatures":
         """Return the features of one block of `layout`."""

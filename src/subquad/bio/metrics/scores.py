@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from subquad.bio.compared_models import ENSEMBLE, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES, Target, TaskType
-from subquad.bio.metrics.compared_models import ENSEMBLE, names_of
 from subquad.bio.metrics.task_metrics import task_metrics
 
 __all__ = [

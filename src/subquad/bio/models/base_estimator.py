@@ -14,9 +14,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from subquad.bio.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.data.dataset import Dataset, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import check_strands
-from subquad.bio.metrics.compared_models import NETWORKS, models_suiting, names_of
 from subquad.bio.metrics.conformal import fit_conformal_columns
 from subquad.bio.models.baselines import baseline_file
 from subquad.bio.models.estimator_data import check_weights, holdout_mask, read_X, take_rows

@@ -18,13 +18,12 @@ from subquad.bio.data.dataset import PAD, Dataset, Inputs, Target, TaskType
 from subquad.bio.features.pairs import features_for, features_from_dict
 from subquad.bio.features.residues import ResidueFeatures, vector_cost
 from subquad.bio.features.rows import Part, part_of
-from subquad.bio.metrics.compared_models import baselines_for
 from subquad.bio.metrics.scores import MAIN_METRIC, score
 from subquad.bio.models.boosting import Trees, fit_trees
 from subquad.bio.models.linear import Linear, SparseMatrix, logistic_path, ridge_path, scale_of
 from subquad.bio.models.members import Members
 from subquad.bio.models.vienna import predict_pairs
-from subquad.errors import SubquadError, unknown
+from subquad.errors import SubquadError
 
 if TYPE_CHECKING:
     from subquad.bio.models.gaussian_process import GaussianProcess
@@ -73,16 +72,13 @@ class Baseline:
     """Hyperparameters selected on the validation rows, and `validation`, the main metric there."""
     features: Any = None
     """`Features`, or `ResidueFeatures` for one value per residue."""
-    linear: Linear | None = None
-    """Coefficients of ridge."""
-    trees: Trees | None = None
-    """Trees of boosting."""
-    process: "GaussianProcess | None" = None
+    model: "Linear | Trees | GaussianProcess | None" = None
+    """What was fitted; None for ViennaRNA."""
 
     def predict(self, inputs: Inputs) -> Any:
         """Return the predictions of new rows; see `Target.outputs` for the shapes."""
-        if self.process is not None:
-            return self._posterior(inputs)[0]
+        if self._process is not None:
+            return self._posterior(self._process, inputs)[0]
         if inputs.is_double_stranded:
             single = replace(inputs, is_double_stranded=False)
             return (self.predict(single) + self.predict(inputs.reverse_complement())) / 2
@@ -91,7 +87,7 @@ class Baseline:
         if not self.task_type.startswith("residue"):
             return self._values(inputs)
         rows, positions = np.nonzero(inputs.codes != PAD)
-        predicted = np.zeros((*inputs.codes.shape, self._outputs))
+        predicted = np.zeros((*inputs.codes.shape, cast("Linear | Trees", self.model).outputs))
         chunk = CHUNK // vector_cost(inputs)
         for begin in range(0, len(rows), chunk):
             own = rows[begin : begin + chunk], positions[begin : begin + chunk]
@@ -100,9 +96,9 @@ class Baseline:
 
     def members(self, inputs: Inputs) -> Members:
         """Return the prediction as that of a single member, or as two that differ by a posterior's deviation."""
-        if self.process is None:
+        if self._process is None:
             return Members.of_equals([self.predict(inputs)])
-        mean, deviation = self._posterior(inputs)
+        mean, deviation = self._posterior(self._process, inputs)
         # the sample standard deviation of the two is that of the posterior
         return Members.of_equals([mean - deviation / np.sqrt(2), mean + deviation / np.sqrt(2)])
 
@@ -112,9 +108,9 @@ class Baseline:
         Raises:
             ValueError: The baseline is no Gaussian process.
         """
-        if self.process is None:
+        if self._process is None:
             raise ValueError(f"{self.name} has no posterior")
-        return self.process.draws(self.features, inputs, count, seed=seed)
+        return self._process.draws(self.features, inputs, count, seed=seed)
 
     def save(self, path: Path | str) -> None:
         """Write the baseline into one file with skops, which stores data and no code."""
@@ -127,9 +123,7 @@ class Baseline:
             "task_type": self.task_type,
             "selected": self.selected,
             "features": None if self.features is None else self.features.as_dict(),
-            "linear": None if self.linear is None else vars(self.linear),
-            "trees": None if self.trees is None else vars(self.trees),
-            "process": None if self.process is None else self.process.as_dict(),
+            "model": None if self.model is None else self.model.as_dict(),
         }
         with atomic(path) as temporary:
             dump(values, temporary)
@@ -152,35 +146,44 @@ class Baseline:
             raise SubquadError(f"{path}: contains {', '.join(untrusted)}, which no fitted baseline does; fit again")
         values = load(path, trusted=list(TRUSTED))
         is_residue = values["task_type"].startswith("residue")
-        parts = (
-            ("features", ResidueFeatures.from_dict if is_residue else features_from_dict),
-            ("linear", lambda own: Linear(**own)),
-            ("trees", lambda own: Trees(**own)),
-            ("process", _process),
-        )
-        return cls(**values | {key: make(values[key]) for key, make in parts if values[key] is not None})
+        try:
+            if values["features"] is not None:
+                features = ResidueFeatures.from_dict if is_residue else features_from_dict
+                values["features"] = features(values["features"])
+            if values["model"] is not None:
+                values["model"] = _model_class(values["name"]).from_dict(values["model"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SubquadError(f"{path}: written by another version of subquad ({error}); fit again") from error
+
+    @property
+    def _process(self) -> "GaussianProcess | None":
+        return cast("GaussianProcess", self.model) if self.name == "gp" else None
 
     def _values(self, inputs: Inputs, *residues: np.ndarray) -> np.ndarray:
-        if self.trees is not None:
-            return self.trees.predict(self.features, inputs, *residues)
-        assert self.linear is not None
-        X = self.features.matrix(inputs, *residues)
-        return self.linear.predict(X, self.task_type.removeprefix("residue_"))
+        if isinstance(self.model, Linear):
+            X = self.features.matrix(inputs, *residues)
+            return self.model.predict(X, self.task_type.removeprefix("residue_"))
+        return cast(Trees, self.model).predict(self.features, inputs, *residues)
 
-    def _posterior(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    def _posterior(self, process: "GaussianProcess", inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the Gaussian process; on both strands if the inputs have two."""
-        assert self.process is not None
         strands = [inputs]
         if inputs.is_double_stranded:
             strands = [replace(inputs, is_double_stranded=False), inputs.reverse_complement()]
-        means, deviations = zip(*(self.process.predict(self.features, own) for own in strands), strict=True)
+        means, deviations = zip(*(process.predict(self.features, own) for own in strands), strict=True)
         return np.mean(means, axis=0), np.mean(deviations, axis=0)
 
-    @property
-    def _outputs(self) -> int:
-        if self.trees is not None:
-            return self.trees.outputs
-        return 0 if self.linear is None else len(self.linear.weight)
+
+def _model_class(name: str) -> Any:
+    match name:
+        case "gp":
+            from subquad.bio.models.gaussian_process import GaussianProcess
+
+            return GaussianProcess
+        case "boosting":
+            return Trees
+    return Linear
 
 
 def fit_baseline(
@@ -191,30 +194,28 @@ def fit_baseline(
     ViennaRNA needs no fit: `vienna` predicts the structure of minimum free energy, `vienna_bpp` pair probabilities.
 
     Args:
-        name: One of `baselines_for` the task type.
+        name: A baseline that is no network and suits the task.
         dataset: Data to fit it to.
         seed: Seed of random subsets of the rows.
         iterations: Maximum number of trees. Default: as many as `seconds` allow, at most 500.
         seconds: Approximate processor time of boosting.
 
     Raises:
-        SubquadError: The task type has no baseline of this name.
+        ValueError: There is no such baseline.
     """
-    known = baselines_for(dataset.target.task_type, has_embedding=dataset.inputs.embedding is not None)
-    if name not in known:
-        raise unknown(f"baseline of {dataset.target.task_type}", name, known)
-    if name in ("ridge", "embedding-ridge"):
-        return fit_ridge(dataset, seed=seed, name=name)
-    if name == "boosting":
-        return fit_boosting(dataset, iterations=iterations, seed=seed, seconds=seconds)
-    if name == "gp":
-        return fit_gp(dataset, seed=seed)
-    if name not in ("vienna", "vienna_bpp"):
-        raise ValueError(f"no fit of the baseline {name!r}")
-    baseline = Baseline(name=name, task_type="pairs", selected={})
-    inputs, target = dataset.part("validation")
-    value = score(target, baseline.predict(inputs))[MAIN_METRIC["pairs"]] if len(target) else np.nan
-    return replace(baseline, selected={"validation": value})
+    match name:
+        case "ridge" | "embedding-ridge":
+            return fit_ridge(dataset, seed=seed, name=name)
+        case "boosting":
+            return fit_boosting(dataset, iterations=iterations, seed=seed, seconds=seconds)
+        case "gp":
+            return fit_gp(dataset, seed=seed)
+        case "vienna" | "vienna_bpp":
+            baseline = Baseline(name=name, task_type="pairs", selected={})
+            inputs, target = dataset.part("validation")
+            value = score(target, baseline.predict(inputs))[MAIN_METRIC["pairs"]] if len(target) else np.nan
+            return replace(baseline, selected={"validation": value})
+    raise ValueError(f"no fit of the baseline {name!r}")
 
 
 def fit_ridge(dataset: Dataset, *, seed: int = 0, name: str = "ridge") -> Baseline:
@@ -248,7 +249,7 @@ def fit_ridge(dataset: Dataset, *, seed: int = 0, name: str = "ridge") -> Baseli
         "penalty": penalties[0] if len(penalties) == 1 else penalties,
         "validation": score(validation.target, predicted)[MAIN_METRIC[dataset.target.task_type]],
     }
-    return Baseline(name=name, task_type=dataset.target.task_type, selected=selected, features=features, linear=linear)
+    return Baseline(name=name, task_type=dataset.target.task_type, selected=selected, features=features, model=linear)
 
 
 def refit_ridge(ridge: Baseline, dataset: Dataset, X: SparseMatrix, rows: np.ndarray) -> Linear:
@@ -260,8 +261,7 @@ def refit_ridge(ridge: Baseline, dataset: Dataset, X: SparseMatrix, rows: np.nda
         X: Features of all rows.
         rows: Rows to fit it to.
     """
-    assert ridge.linear is not None
-    target, scale = dataset.target.take(rows), ridge.linear.scale
+    target, scale = dataset.target.take(rows), cast(Linear, ridge.model).scale
     weight = None if dataset.weight is None else dataset.weight[rows]
     part = Part(inputs=dataset.inputs.take(rows), target=target, residues=(), weight=weight)
     columns = target.outputs if target.task_type in ("regression", "multilabel") else 1
@@ -307,7 +307,7 @@ def fit_boosting(
     predicted = trees.predict(features, validation.inputs, *validation.residues)
     selected = {**selected, "validation": score(validation.target, predicted)[metric]}
     return Baseline(
-        name="boosting", task_type=dataset.target.task_type, selected=selected, features=features, trees=trees
+        name="boosting", task_type=dataset.target.task_type, selected=selected, features=features, model=trees
     )
 
 
@@ -323,15 +323,9 @@ def fit_gp(dataset: Dataset, *, seed: int = 0) -> Baseline:
     train, validation = (part_of(dataset, name, most=MAX_RESIDUES, seed=seed) for name in ("train", "validation"))
     features = features_for(train.inputs)
     process, selected = fit_gaussian_process(features, train, seed=seed)
-    baseline = Baseline(name="gp", task_type="regression", selected={}, features=features, process=process)
+    baseline = Baseline(name="gp", task_type="regression", selected={}, features=features, model=process)
     value = score(validation.target, baseline.predict(validation.inputs))[MAIN_METRIC["regression"]]
     return replace(baseline, selected={**selected, "validation": value})
-
-
-def _process(values: dict[str, Any]) -> "GaussianProcess":
-    from subquad.bio.models.gaussian_process import GaussianProcess
-
-    return GaussianProcess.from_dict(values)
 
 
 def _features(dataset: Dataset, train: Part) -> Any:

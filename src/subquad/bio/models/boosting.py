@@ -7,7 +7,7 @@ letters around. A small search decides on leaves per tree and rows per leaf, ear
 Axes: n rows, F features, O outputs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -80,6 +80,15 @@ class Trees:
         classes = self.outputs if self.task_type == "multiclass" else 0
         found = [_predict(model, X, count, classes) for model, count in zip(self.models, self.counts, strict=True)]
         return found[0] if classes else np.stack(found, axis=1)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Trees":
+        """Return the trees from the result of `as_dict`."""
+        return cls(**values)
 
 
 def fit_trees(

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, NETWORKS, WITHOUT_LYRA, members_of, models_for
 from subquad.bio.data.dataset import Dataset
-from subquad.bio.metrics.compared_models import ENSEMBLE, NETWORKS, WITHOUT_LYRA, members_of, models_for
 from subquad.bio.metrics.conformal import coverage, fit_conformal_columns
 from subquad.bio.metrics.scores import MAIN_METRIC, compare_models
 from subquad.bio.models.baselines import BOOSTING_SECONDS, Baseline, baseline_file, fit_baseline, fit_ridge
@@ -38,8 +38,6 @@ __all__ = [
     "models_of",
 ]
 
-ADDITIVE = ("mlp", "mlp-more", "lyra-additive", "lyra")
-"""Networks with an additive path, if there is one value per row."""
 STACK_FOLDS, FEW_VALIDATION_ROWS = 5, 30
 """Folds that determine the weights of the ensemble, and number of validation rows from which these do. They also stop
 the training of the networks, and few of them favour a network by chance."""
@@ -94,7 +92,7 @@ def fit_network(
         quiet: Show no progress bar.
     """
     dataset, target = data.dataset, data.dataset.target
-    has_path = kind in ADDITIVE and target.is_row
+    has_path = COMPARED_MODELS[kind].has_path and target.is_row
     if ridge is None and (has_path or (kind == "lyra" and target.is_residue)):
         ridge = fit_ridge(dataset, seed=seed)
     if has_path and start is None and ridge is not None:
@@ -182,13 +180,13 @@ def models_of(dataset: Dataset, settings: FitSettings) -> tuple[str, ...]:
     Raises:
         SubquadError: The settings name a model that does not exist or does not suit the task.
     """
-    inputs, rows = dataset.inputs, len(dataset.inputs)
+    inputs = dataset.inputs
     return models_for(
         dataset.target.task_type,
         settings.models,
         has_sequence=inputs.codes.shape[1] > 0,
         has_embedding=inputs.embedding is not None,
-        rows=min(rows, settings.train_rows or rows),
+        rows=len(dataset.split["train"]),
     )
 
 
@@ -200,14 +198,15 @@ def _fit_all(
     main, count = MAIN_METRIC[dataset.target.task_type], len(dataset.split["train"])
     options: dict[str, Any] = {"seed": seed, "directory": directory, "quiet": quiet}
     ridge, start, additive, started = None, None, None, 0.0
-    needs_ridge = dataset.target.task_type != "pairs" and set(names) & set(ADDITIVE)
+    with_path = [name for name in names if COMPARED_MODELS[name].has_path]
+    needs_ridge = dataset.target.task_type != "pairs" and with_path
     for name in names if "ridge" in names or not needs_ridge else ("ridge", *names):
         if name not in NETWORKS:
             own, seconds[name] = _fit_baseline(name, data, settings, **options)
             say(f"{name}: validation {main} {own.selected.get('validation', np.nan):.3f}", quiet=quiet)
             ridge = own if name == "ridge" else ridge
         else:
-            if start is None and name in ADDITIVE and ridge is not None and not dataset.target.is_residue:
+            if start is None and name in with_path and ridge is not None and not dataset.target.is_residue:
                 began = time.process_time()
                 start = fit_linear_start(dataset, ridge, settings, seed=seed)
                 started = seconds["ridge"] + time.process_time() - began

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, members_of
 from subquad.bio.data.dataset import Inputs, InputSchema
 from subquad.bio.data.table import inputs_of
-from subquad.bio.metrics.compared_models import COMPARED_MODELS, ENSEMBLE, members_of
 from subquad.bio.models.baselines import Baseline, baseline_file
 from subquad.bio.models.members import Members
 from subquad.bio.models.networks import NetworkEnsemble

@@ -10,7 +10,7 @@ Axes: n rows, F features, K columns of measurements, O outputs.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,20 @@ class Linear:
     def __call__(self, X: SparseMatrix) -> np.ndarray:
         """Return `(n, O)`."""
         return np.asarray(X @ (self.weight * self.scale).T) + self.bias
+
+    @property
+    def outputs(self) -> int:
+        """Number of outputs, O."""
+        return len(self.weight)
+
+    def as_dict(self) -> dict[str, np.ndarray]:
+        """Return all fields."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, np.ndarray]) -> "Linear":
+        """Return the model from the result of `as_dict`."""
+        return cls(**values)
 
     def predict(self, X: SparseMatrix, task_type: str) -> np.ndarray:
         """Return measurements or probabilities, `(n, O)`; see `subquad.bio.data.dataset.Target.outputs`."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from subquad.bio.metrics.compared_models import label_of
+from subquad.bio.compared_models import label_of
 from subquad.bio.metrics.scores import title
 from subquad.bio.plots.figures import dot_plot
 from subquad.reporting.page import Link, Section, Table, page, picture, signed

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.compared_models import label_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema
-from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.conformal import reliability
 from subquad.bio.plots import examples, split_section
 from subquad.bio.plots.figures import (

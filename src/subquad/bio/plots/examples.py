@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from subquad.bio.compared_models import label_of
 from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.base_pairs import agreement
-from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.scores import score
 from subquad.bio.plots.figures import (
     base_pair_panels,

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from subquad.bio.metrics.compared_models import COMPARED_MODELS, colour_of, label_of
+from subquad.bio.compared_models import COMPARED_MODELS, colour_of, label_of
 from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
 from subquad.reporting.page import signed
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.compared_models import COMPARED_MODELS, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.compared_models import COMPARED_MODELS, names_of
 from subquad.bio.metrics.scores import MIN_TEST_ROWS, title
 from subquad.errors import SubquadError
 from subquad.runs.folder import METRICS, load_config

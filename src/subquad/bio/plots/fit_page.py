@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from subquad.bio.compared_models import ENSEMBLE, WITHOUT_LYRA, label_of, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
-from subquad.bio.metrics.compared_models import ENSEMBLE, WITHOUT_LYRA, label_of, names_of
 from subquad.bio.metrics.scores import LOWER_IS_BETTER, title, verdict
 from subquad.bio.plots import diagnostics
 from subquad.bio.plots.figures import forest, training_curves

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from subquad.errors import SubquadError, unknown
@@ -12,7 +13,6 @@ __all__ = [
     "NETWORKS",
     "WITHOUT_LYRA",
     "ComparedModel",
-    "baselines_for",
     "check_names",
     "colour_of",
     "label_of",
@@ -45,12 +45,18 @@ class ComparedModel:
     is_default: bool = True
     """Whether it is fitted if no models are named."""
     max_rows: int | None = None
-    """Number of rows of the table above which it is only fitted if it is named."""
+    """Number of training rows above which it is only fitted if it is named."""
     needs_sequence: bool = False
     """Whether it needs letters, and not covariates alone."""
     needs_embedding: bool = False
     """Whether it needs embeddings of a language model."""
+    is_network: bool = False
+    """Whether it is trained by gradient descent."""
+    has_path: bool = False
+    """Whether the network has an additive path, which starts at ridge regression, if there is one value per row."""
 
+
+_network = partial(ComparedModel, is_network=True)
 
 COMPARED_MODELS = {
     "ridge": ComparedModel("ridge", "baseline", "#8a94a6", (*ROWS, "residues")),
@@ -58,23 +64,21 @@ COMPARED_MODELS = {
     "vienna": ComparedModel("ViennaRNA MFE", "baseline", "#8a94a6", ("pairs",)),
     "vienna_bpp": ComparedModel("ViennaRNA pair probabilities", "baseline", "#c08a3e", ("pairs",)),
     "boosting": ComparedModel("gradient boosting", "baseline", "#c08a3e", (*ROWS, "residues")),
-    "gp": ComparedModel("Gaussian process", "baseline", "#b5616a", ("regression",), max_rows=7500),
-    "mlp": ComparedModel("MLP", "baseline", "#9a6fb0", ROWS),
-    "cnn": ComparedModel("CNN", "baseline", "#5b8fa8", (*ROWS, "residues"), is_default=False, needs_sequence=True),
-    "mlp-more": ComparedModel("more MLPs", "control", "#c9b3d6", ROWS, is_default=False),
-    "lyra-paper": ComparedModel("Lyra as published", "variant", "#a9cdbd", is_default=False, needs_sequence=True),
-    "lyra-alone": ComparedModel(
-        "Lyra without additive path", "variant", "#7fb39c", is_default=False, needs_sequence=True
-    ),
-    "lyra-additive": ComparedModel("additive path of Lyra", "variant", "#b9c48b", ROWS, needs_sequence=True),
-    "lyra": ComparedModel("Lyra", "lyra", "#1f6f54", needs_sequence=True),
+    "gp": ComparedModel("Gaussian process", "baseline", "#b5616a", ("regression",), max_rows=6000),
+    "mlp": _network("MLP", "baseline", "#9a6fb0", ROWS, has_path=True),
+    "cnn": _network("CNN", "baseline", "#5b8fa8", (*ROWS, "residues"), is_default=False, needs_sequence=True),
+    "mlp-more": _network("more MLPs", "control", "#c9b3d6", ROWS, is_default=False, has_path=True),
+    "lyra-paper": _network("Lyra as published", "variant", "#a9cdbd", is_default=False, needs_sequence=True),
+    "lyra-alone": _network("Lyra without additive path", "variant", "#7fb39c", is_default=False, needs_sequence=True),
+    "lyra-additive": _network("additive path of Lyra", "variant", "#b9c48b", ROWS, needs_sequence=True, has_path=True),
+    "lyra": _network("Lyra", "lyra", "#1f6f54", needs_sequence=True, has_path=True),
     WITHOUT_LYRA: ComparedModel("ensemble without Lyra", "ensemble", "#8fb4dd"),
     ENSEMBLE: ComparedModel("ensemble", "ensemble", "#2f6db3"),
 }
 """Models by their name in `metrics.json`, the simplest first."""
 FITTED = {name: model for name, model in COMPARED_MODELS.items() if model.role != "ensemble"}
 """Those that are fitted themselves."""
-NETWORKS = ("mlp", "cnn", "mlp-more", "lyra-paper", "lyra-alone", "lyra-additive", "lyra")
+NETWORKS = tuple(name for name, model in COMPARED_MODELS.items() if model.is_network)
 """Models that are trained by gradient descent."""
 
 
@@ -98,7 +102,7 @@ def models_for(
         named: Models that the user named; without any, all that suit the task by default.
         has_sequence: The inputs have letters, and not covariates alone.
         has_embedding: The inputs have embeddings of a language model.
-        rows: Number of rows of the table.
+        rows: Number of training rows.
 
     Raises:
         SubquadError: There is no such model, or it does not suit the task.
@@ -156,13 +160,6 @@ def members_of(models: Sequence[str], ensemble: str = ENSEMBLE) -> tuple[str, ..
     """
     roles = ("baseline", "lyra") if ensemble == ENSEMBLE else ("baseline", "control")
     return tuple(name for name in models if COMPARED_MODELS[name].role in roles)
-
-
-def baselines_for(task_type: str, *, has_embedding: bool = False) -> tuple[str, ...]:
-    """Return the names of the baselines of a task type that are not networks; some need embeddings."""
-    models = models_for(task_type, has_embedding=has_embedding)
-    baselines = [name for name in models if COMPARED_MODELS[name].role == "baseline"]
-    return tuple(name for name in baselines if name not in NETWORKS)
 
 
 def label_of(model: str) -> str:
