@@ -42,9 +42,9 @@ from unirep import BATCH, HOW_TO_GET, PARAMETERS, STANDARD, UniRep, check_gates,
 
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import read_tasks
+from subquad.bio.compared_models import ENSEMBLE, members_of
 from subquad.bio.data.dataset import PAD, Dataset, Inputs
 from subquad.bio.data.table import read_table
-from subquad.bio.compared_models import ENSEMBLE, members_of
 from subquad.bio.metrics.scores import MAIN_METRIC, TITLES, difference, intervals, score, verdict
 from subquad.bio.models.baselines import Baseline, baseline_file, fit_boosting
 from subquad.bio.models.fit import fit_models
