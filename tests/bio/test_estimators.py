@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from subquad.bio.commands.predict import predict
 from subquad.bio.commands.report import report
 from subquad.bio.data.dataset import Dataset, Inputs, Target
+from subquad.bio.data.table import read_table
 from subquad.bio.models.estimator_data import holdout_mask, read_X
 from subquad.bio.models.estimators import LyraClassifier, LyraPairing, LyraRegressor, LyraTagger
 from subquad.bio.models.fit import fit_network
@@ -154,6 +155,22 @@ def test_blanks_inside_sequences_are_left_out():
 
 
 @pytest.mark.slow
+def test_truncated_proteins_and_few_gaps_are_read_as_by_the_command_line(tmp_path):
+    random, wild = np.random.default_rng(0), "MKTAYIAKQRQISFVKSHFSRQ"
+    variants = [wild[:k] + str(random.choice(list("ACDEFG"))) + wild[k + 1 :] for k in random.integers(22, size=120)]
+    varied = ["".join(random.choice(list("ACDEFGHK"), size=random.integers(5, 30))) for _ in range(200)]
+    for sequences in ([*variants, wild[:9]], [*varied, "ACD-EFGHK"]):
+        pd.DataFrame({"sequence": sequences, "y": random.normal(size=len(sequences))}).to_csv(tmp_path / "t.csv")
+        expected = read_table(tmp_path / "t.csv", FitSettings(sequence="sequence", target=("y",)))
+        inputs, schema = read_X(LyraRegressor(), pd.Series(sequences), None, alphabet="auto", ambiguity="refuse")
+        np.testing.assert_array_equal(inputs.codes, expected.inputs.codes)
+        assert (schema.alphabet, schema.is_aligned) == (expected.schema.alphabet, expected.schema.is_aligned)
+        # a single row is read in the same way
+        one = [sequences[-1].replace("-", "")]
+        again, _ = read_X(LyraRegressor(), one, schema, alphabet="auto", ambiguity="refuse")
+        np.testing.assert_array_equal(again.codes[0], inputs.codes[-1][: again.codes.shape[1]])
+
+
 def test_errors_name_python_arguments_instead_of_flags():
     X, y = assay(rows=41, length=23)
     with pytest.raises(

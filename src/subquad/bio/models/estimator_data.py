@@ -9,11 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.alphabet import check_aligned, check_mixed, encode, has_gap, infer_alphabet, normalize
+from subquad.bio.data.alphabet import (
+    check_aligned,
+    check_mixed,
+    encode,
+    has_gap,
+    infer_alphabet,
+    normalize,
+    remove_few_gaps,
+)
 from subquad.bio.data.dataset import PAD, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import fill_missing
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
 from subquad.bio.data.residue_targets import UNKNOWN, read_pairs
+from subquad.bio.data.wild_type import from_sequences, with_stops
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError, raise_errors, unknown
 
@@ -176,6 +185,8 @@ def _sequences(
     ambiguity: str,
 ) -> tuple[Inputs, InputSchema]:
     sequences = _texts(frame[sequence])
+    if schema is None and alphabet == "auto":
+        sequences, _ = remove_few_gaps(sequences)
     name, is_inferred = infer_alphabet(sequences, alphabet if schema is None else schema.alphabet)
     partners = None if partner_column is None else _texts(frame[partner_column])
     known = None if schema is None else schema.partner_chain
@@ -189,6 +200,11 @@ def _sequences(
     for column, texts, own in ((sequence, sequences, name), (partner_column, partners, other)):
         if texts is not None and has_gap(own) and schema is None:
             check_aligned(WHERE, texts, column=str(column))
+    wild_type = None if schema is None else schema.wild_type
+    if partners is None and name.startswith("protein") and not has_gap(name) and (schema is None or wild_type):
+        sequences, truncated = with_stops(sequences, wild_type)
+        if truncated and schema is None:
+            name, wild_type = "protein_stop", from_sequences(sequences).wild_type
     asked: dict[str, Any] = {"ambiguity": ambiguity, "flag": 'ambiguity="any"'}
     length = None if schema is None else schema.length
     codes, _ = encode(WHERE, normalize(sequences, name)[0], name, length=length, **asked)
@@ -214,6 +230,7 @@ def _sequences(
         covariates=fill,
         alphabet=name,
         ambiguity=ambiguity,
+        wild_type=wild_type,
         is_aligned=is_aligned,
         length=codes.shape[1] if is_aligned else None,
         alignment=paired.alignment,
