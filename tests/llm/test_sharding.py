@@ -102,6 +102,16 @@ def test_each_of_two_processes_has_half_of_the_frozen_weights(shards, kind):
         assert found["bytes_after_both_stages"] - found["bytes"] < 0.01 * found["frozen"]
 
 
+def test_a_checkpoint_is_read_by_shard_and_never_whole(shards):
+    for found in (process["read"] for process in shards):
+        # half of the weights, a whole layer, and the embeddings and the head before they are sharded
+        outside = found["frozen"] - 8 * found["layer"]
+        assert found["most"] < 0.55 * 8 * found["layer"] + found["layer"] + outside < 0.9 * found["frozen"]
+    first = shards[0]["read"]
+    assert first["names"] == first["expected"]
+    assert max(first["errors"]) == 0.0
+
+
 @pytest.mark.parametrize("kind", ["untied", "tied"])
 def test_sharded_weights_give_the_same_gradients_and_merged_model(shards, kind):
     for process, found in enumerate(process[kind] for process in shards):

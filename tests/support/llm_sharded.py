@@ -13,10 +13,11 @@ from subquad.llm.models.adapter import add_lora
 from subquad.llm.models.attention import attention_mode
 from subquad.llm.models.checkpoints import saved_tensors
 from subquad.llm.models.convert import convert, feature_parameters
+from subquad.llm.models.meta_model import MetaModel, open_meta_model
 from subquad.llm.settings import AttentionSettings, LinearizeSettings
 from subquad.llm.training.budget import budget_from_time
 from subquad.llm.training.lora import fine_tune_step
-from subquad.llm.training.sharding import gather, merge_lora, shard
+from subquad.llm.training.sharding import gather, merge_lora, read_shards, shard
 from subquad.llm.training.transfer import freeze_for_transfer, transfer_step
 from subquad.train.distributed import broadcast_object, processes
 from support.llm_models import tiny_model
@@ -124,9 +125,33 @@ def look(out, *, is_tied):
     return found
 
 
+def read(out):
+    """Return the bytes that reading a checkpoint of eight layers by shard needs, and how far its weights are off."""
+    model = tiny_model("llama", num_hidden_layers=8)
+    with processes().main_process_first():
+        if processes().is_main_process:
+            model.save_pretrained(out)
+    expected = saved_tensors(convert(model, SETTINGS.attention))
+    frozen, layer = size(model.parameters()), size(model.model.layers[0].parameters())
+    before, most, fill = allocated_bytes(), [0], MetaModel.fill
+
+    def counted(*given, **how):
+        fill(*given, **how)
+        most[0] = max(most[0], allocated_bytes() - before)
+
+    MetaModel.fill = counted
+    found = gather(saved_tensors(read_shards(open_meta_model(out, SETTINGS.attention), SETTINGS.attention)))
+    MetaModel.fill = fill
+    names = [name for name in found if ".hybrid." not in name]
+    errors = [float((found[name] - expected[name]).abs().max()) for name in names]
+    return {"frozen": frozen, "layer": layer, "most": most[0], "names": sorted(found), "errors": errors} | {
+        "expected": sorted(expected)
+    }
+
+
 if __name__ == "__main__":
     place = Path(sys.argv[1])
-    results = {}
+    results = {"read": read(place / "checkpoint")}
     for is_tied in (False, True):
         folder = place / f"plan_{is_tied}"
         folder.mkdir(exist_ok=True)

@@ -22,9 +22,9 @@ from subquad.llm.models.checkpoints import (
 )
 from subquad.llm.models.convert import convert, layers_to_replace
 from subquad.llm.models.loading import to_device
-from subquad.llm.models.meta_model import open_meta_model
+from subquad.llm.models.meta_model import can_stream, open_meta_model
 from subquad.llm.settings import LinearizeSettings
-from subquad.llm.training.sharding import check_processes, shard
+from subquad.llm.training.sharding import check_processes, read_shards, shard
 from subquad.ops.linattn_triton import check_triton
 from subquad.progress import say
 from subquad.runs.folder import WEIGHTS, Run, check_run_folder, open_run
@@ -83,7 +83,7 @@ def linearize(
     _check_layers(net, settings)
     data = _tokenize(net, tokenizer, files, evaluation_files, settings, quiet=quiet)
     if settings.block_layers is None:
-        net = _convert(net, settings)
+        net = _convert(checkpoint, net, settings)
     run = _create(out, run_settings, force=force)
 
     job = Linearization(run=run, settings=settings, data=data, tokenizer=tokenizer, seed=seed, quiet=quiet)
@@ -91,7 +91,7 @@ def linearize(
     blockwise = None
     if settings.block_layers is not None:
         blockwise = job.transfer_blocks(checkpoint, net)
-        net = _convert(open_checkpoint(checkpoint, getattr(torch, settings.dtype))[0], settings)
+        net = _convert(checkpoint, None, settings)
     budget = job.budget(net, elapsed=time.monotonic() - start)
     job.describe(net, str(model), budget)
     job.evaluate_untrained(net)
@@ -100,7 +100,7 @@ def linearize(
         settings, maps = job.choose_softmax_layers(net)
         # opened again, since the attention of all layers was replaced; one model at a time
         net = None
-        net = _convert(open_checkpoint(checkpoint, getattr(torch, settings.dtype))[0], settings)
+        net = _convert(checkpoint, None, settings)
         net.load_state_dict({name: maps[name] for name in net.state_dict() if name in maps}, strict=False)
         job.evaluate_restored(net)
     if settings.controls:
@@ -168,10 +168,15 @@ def _create(out: str | Path, run_settings: Mapping[str, Any], *, force: bool) ->
 
 
 def _open(checkpoint: Path, settings: LinearizeSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Open the model and its tokenizer; for block-wise transfer, the model on the meta device."""
-    if settings.block_layers is None:
+    """Open the model and its tokenizer; for block-wise transfer or shards, the model on the meta device if possible."""
+    if settings.block_layers is None and not _is_streamed(checkpoint, settings):
         return open_checkpoint(checkpoint, getattr(torch, settings.dtype))
     return open_meta_model(checkpoint, settings.attention).model, open_tokenizer(checkpoint)
+
+
+def _is_streamed(checkpoint: Path, settings: LinearizeSettings) -> bool:
+    """Return whether each process reads its shards layer by layer, and never the whole model."""
+    return settings.shard and can_stream(checkpoint) and open_meta_model(checkpoint, settings.attention).is_plain
 
 
 def _tokenize(
@@ -213,6 +218,10 @@ def _check_layers(model: PreTrainedModel, settings: LinearizeSettings) -> None:
         )
 
 
-def _convert(model: PreTrainedModel, settings: LinearizeSettings) -> PreTrainedModel:
-    convert(model, settings.attention)
+def _convert(checkpoint: Path, model: PreTrainedModel | None, settings: LinearizeSettings) -> PreTrainedModel:
+    """Return the converted model, sharded or whole on the process's device; `model`: the open checkpoint, if it is."""
+    dtype = getattr(torch, settings.dtype)
+    if _is_streamed(checkpoint, settings):
+        return read_shards(open_meta_model(checkpoint, settings.attention, dtype), settings.attention)
+    model = convert(model or open_checkpoint(checkpoint, dtype)[0], settings.attention)
     return shard(model) if settings.shard else to_device(model)

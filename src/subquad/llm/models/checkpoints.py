@@ -199,7 +199,7 @@ def open_checkpoint(path: Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
         quantizer.remove_quantization_config(model)
     elif hasattr(model.config, "quantization_config"):
         delattr(model.config, "quantization_config")
-    model.generation_config = _plain_generation(model)
+    model.generation_config = plain_generation(model.generation_config)
     return model.eval(), tokenizer
 
 
@@ -229,9 +229,8 @@ def without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _plain_generation(model: PreTrainedModel) -> Any:
-    # sampling parameters of the checkpoint would conflict with those of the user
-    config = model.generation_config
+def plain_generation(config: Any) -> Any:
+    """Return a generation config without the checkpoint's sampling parameters, which conflict with the user's."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     return type(config)(**{name: getattr(config, name) for name in names})
 

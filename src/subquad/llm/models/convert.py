@@ -29,6 +29,7 @@ from subquad.llm.settings import MODEL_TYPE, AttentionSettings, attention_of
 from subquad.runs.storage import plain
 
 __all__ = [
+    "adopt",
     "convert",
     "decoder_layers",
     "feature_parameters",
@@ -61,7 +62,7 @@ def convert(model: PreTrainedModel, settings: AttentionSettings, *, check: bool 
         SubquadError: The model's attention is not supported.
     """
     replace_attention(model, settings, check=check)
-    _adopt(model, settings)
+    adopt(model, settings)
     return model
 
 
@@ -250,10 +251,11 @@ def linearized_classes(base: type[PreTrainedModel]) -> tuple[type[PreTrainedMode
     return model_class, config_class
 
 
-def _adopt(model: PreTrainedModel, settings: AttentionSettings) -> None:
+def adopt(model: PreTrainedModel, settings: AttentionSettings) -> None:
     """Give a converted model the class as which its saved folder is opened.
 
     With the class of the base model, transformers without subquad would open the folder as a softmax model silently.
+    `convert` does this too.
     """
     config, base = model.config, cast(type[PreTrainedConfig], type(model).config_class).model_type
     model.__class__, config.__class__ = linearized_classes(type(model))

@@ -13,19 +13,20 @@ import torch
 from accelerate import init_empty_weights
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
 from subquad.llm.models.attention import IMPLEMENTATION
-from subquad.llm.models.checkpoints import check_known
+from subquad.llm.models.checkpoints import check_known, plain_generation
 from subquad.llm.models.convert import decoder_layers, layers_to_replace
 from subquad.llm.settings import AttentionSettings
 from subquad.runs.storage import read_json
 
-__all__ = ["LayerArguments", "MetaModel", "open_meta_model"]
+__all__ = ["LayerArguments", "MetaModel", "can_stream", "open_meta_model"]
 
 INDEX, WEIGHTS = "model.safetensors.index.json", "model.safetensors"
+GENERATION = "generation_config.json"
 
 LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments with which the model calls a layer, besides the hidden states."""
@@ -33,7 +34,7 @@ LayerArguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class MetaModel:
-    """A causal language model in float32 on the meta device, and the files of its weights."""
+    """A causal language model on the meta device, and the files of its weights."""
 
     path: Path
     """Folder of the checkpoint."""
@@ -47,6 +48,14 @@ class MetaModel:
     """`id` of each module → its name in the model."""
     files: dict[str, Path]
     """Name of each tensor of the checkpoint → its file."""
+    dtype: torch.dtype
+    """Type of the weights in memory."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Each weight is stored under its name in transformers, so that single modules can be filled."""
+        names = (name for name, _ in self.model.named_parameters())
+        return all(any(stored in self.files for stored in self._stored_names(name)) for name in names)
 
     def fill(self, module: nn.Module, *, with_children: bool = True) -> None:
         """Read the weights of one module into memory.
@@ -72,7 +81,7 @@ class MetaModel:
         file, stored = self._find(name)
         # opened anew for each tensor, since what was read stays mapped until the file is closed
         with _open(file) as tensors:
-            tensor = tensors.get_tensor(stored).to(torch.float32, copy=True)
+            tensor = tensors.get_tensor(stored).to(self.dtype, copy=True)
         if tensor.shape != expected.shape:
             raise SubquadError(
                 f"{file}: {stored} has shape {list(tensor.shape)}, but the model of config.json needs "
@@ -81,14 +90,17 @@ class MetaModel:
         return tensor
 
     def _find(self, name: str) -> tuple[Path, str]:
-        # in a checkpoint of the body alone, names lack its prefix
-        for stored in (name, name.removeprefix(f"{self.model.base_model_prefix}.")):
+        for stored in self._stored_names(name):
             if stored in self.files:
                 return self.files[stored], stored
         raise SubquadError(
             f"{self.path}: no {name} in its safetensors; layers can be read one by one only if each weight is stored "
             "under its name in transformers; omit --block-layers"
         )
+
+    def _stored_names(self, name: str) -> tuple[str, str]:
+        # in a checkpoint of the body alone, names lack its prefix
+        return name, name.removeprefix(f"{self.model.base_model_prefix}.")
 
     def embed(self, ids: Int[Tensor, "1 T"]) -> tuple[Float[Tensor, "1 T D"], list[LayerArguments]]:
         """Return the hidden states before the first layer, and the arguments with which the model calls each layer.
@@ -135,12 +147,13 @@ class MetaModel:
         return arguments
 
 
-def open_meta_model(path: Path, attention: AttentionSettings) -> MetaModel:
+def open_meta_model(path: Path, attention: AttentionSettings, dtype: torch.dtype = torch.float32) -> MetaModel:
     """Open a checkpoint on the meta device; no code from the checkpoint is run.
 
     Args:
         path: Folder of the checkpoint.
         attention: Which layers are to be replaced.
+        dtype: Type of the weights that are read.
 
     Raises:
         SubquadError: It is not a folder of plain safetensors, or the model cannot be linearized.
@@ -162,7 +175,7 @@ def open_meta_model(path: Path, attention: AttentionSettings) -> MetaModel:
         # buffers are small, and computed rather than stored
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
             )
     except (OSError, ValueError) as error:
         raise SubquadError(f"{path}: transformers cannot open this checkpoint: {error}") from error
@@ -173,9 +186,18 @@ def open_meta_model(path: Path, attention: AttentionSettings) -> MetaModel:
         replaced={id(layer) for layer in layers_to_replace(model, attention)},
         names={id(module): name for name, module in model.named_modules()},
         files=_tensor_files(path),
+        dtype=dtype,
     )
     meta.fill_outside()
+    if (path / GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+    model.generation_config = plain_generation(model.generation_config)
     return meta
+
+
+def can_stream(path: Path) -> bool:
+    """Return whether a checkpoint is a folder of plain weights, as `open_meta_model` needs."""
+    return path.is_dir() and not read_json(path / "config.json").get("quantization_config")
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:

@@ -21,11 +21,14 @@ from torch.distributed.tensor.experimental import implicit_replication
 from transformers.modeling_utils import PreTrainedModel
 
 from subquad.errors import SubquadError
-from subquad.llm.models.convert import decoder_layers, feature_parameters
+from subquad.llm.models.attention import IMPLEMENTATION
+from subquad.llm.models.convert import adopt, decoder_layers, feature_parameters, replace_in_layer
 from subquad.llm.models.loading import to_device
+from subquad.llm.models.meta_model import MetaModel
+from subquad.llm.settings import AttentionSettings
 from subquad.train.distributed import process_device, processes
 
-__all__ = ["check_processes", "gather", "merge_lora", "shard"]
+__all__ = ["check_processes", "gather", "merge_lora", "read_shards", "shard"]
 
 
 def check_processes() -> None:
@@ -46,17 +49,52 @@ def shard(model: PreTrainedModel) -> PreTrainedModel:
 
     LoRA updates may be added afterwards. From then on the model must be called as a whole, and by all processes.
     """
-    model.requires_grad_(False)
-    trained = set(feature_parameters(model))
-    # by this mesh name peft recognises weights that are gathered for a product
-    mesh = init_device_mesh(process_device().type, (processes().num_processes,), mesh_dim_names=("fsdp",))
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module.weight not in trained:
-            module.forward = MethodType(_frozen_forward, module)
     # modules outside the layers form the model's own group, where tied weights are found
     for module in (*decoder_layers(model), model):
-        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
+        _shard(module)
     return to_device(model)
+
+
+def read_shards(meta: MetaModel, attention: AttentionSettings) -> PreTrainedModel:
+    """Read, convert and shard a checkpoint layer by layer; see `shard`.
+
+    A process needs memory for its shard and for one layer, or for the embeddings.
+
+    Args:
+        meta: The checkpoint, whose weights are stored under their names in transformers.
+        attention: Settings of the hybrid attention.
+
+    Raises:
+        SubquadError: Weights are missing or have other shapes, or the attention is not supported.
+    """
+    model = meta.model
+    for layer in meta.layers:
+        meta.fill(layer)
+        if id(layer) in meta.replaced:
+            replace_in_layer(model, layer, attention, check=True)
+        _shard(layer)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    meta.fill(embedding)
+    if model.config.tie_word_embeddings:
+        model.tie_weights()
+    elif head is not None:
+        meta.fill(head)
+    model.config._attn_implementation = IMPLEMENTATION
+    adopt(model, attention)
+    _shard(model)
+    return to_device(model)
+
+
+def _shard(module: nn.Module) -> None:
+    """Shard a module's weights that are neither trained nor sharded yet."""
+    module.requires_grad_(False)
+    trained = set(feature_parameters(module))
+    # by this mesh name peft recognises weights that are gathered for a product
+    mesh = init_device_mesh(process_device().type, (processes().num_processes,), mesh_dim_names=("fsdp",))
+    for linear in module.modules():
+        if isinstance(linear, nn.Linear) and linear.weight not in trained:
+            linear.forward = MethodType(_frozen_forward, linear)
+    fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=trained)
 
 
 class _FrozenLinear(torch.autograd.Function):
