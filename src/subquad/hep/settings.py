@@ -111,7 +111,7 @@ class FitSettings:
     """Settings of `subquad hep fit`: inputs, network and training."""
 
     preset: Model[PresetName] = "auto"
-    """Inputs, graph and size of the network: `auto`, the most accurate one, with costs quadratic in the number of
+    """Inputs, graph and size of the network: `auto`, the most accurate one, with costs linear in the number of
     particles; `standard`, PCN with standardized inputs; `epcn`, `paper` and `paper-edges`, as published."""
     epochs: Training[int] = 15
     """Number of passes over the training set."""

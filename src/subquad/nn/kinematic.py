@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.nn.graph import ChebConv, EdgeConv, masked_max, masked_mean
-from subquad.ops.chebyshev import Neighbours, chebyshev_terms, knn_adjacency, neighbours
+from subquad.ops.chebyshev import Neighbours, knn_adjacency, neighbours
+from subquad.ops.edges import Edges, chebyshev_edges, edge_kinematics, edge_laplacians, edges_of
 from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
+from subquad.ops.precision import autocast_disabled
 
 __all__ = ["EPCN", "AttentionPool", "KinematicBlock", "KinematicPCN"]
 
@@ -133,14 +135,19 @@ class KinematicBlock(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
 
-    def forward(self, x: Float[Tensor, "B P H"], laplacians: Float[Tensor, "B G P P"]) -> Float[Tensor, "B P H"]:
+    def forward(
+        self, x: Float[Tensor, "B P H"], laplacians: Float[Tensor, "N G"], edges: Edges
+    ) -> Float[Tensor, "B P H"]:
         """Return the updated particles; padded particles have no neighbours."""
-        B, P, H = x.shape
-        G, K = self.graphs, self.terms
-        parts = self.norm(x).view(B, P, G, H // G).transpose(1, 2)
-        terms = chebyshev_terms(parts.reshape(B * G, P, H // G), K, laplacians.flatten(0, 1))
-        side_by_side = torch.cat([term.view(B, G, P, H // G).transpose(1, 2) for term in terms], dim=-1)
-        x = x + self.filter(side_by_side.view(B, P, K * H))
+        return self.mix(x, chebyshev_edges(self.split(x), self.terms, laplacians, edges))
+
+    def split(self, x: Float[Tensor, "B P H"]) -> Float[Tensor, "B P G h"]:
+        """Return the normalised channels of each graph."""
+        return self.norm(x).unflatten(-1, (self.graphs, -1))
+
+    def mix(self, x: Float[Tensor, "B P H"], terms: Float[Tensor, "B P G K h"]) -> Float[Tensor, "B P H"]:
+        """Return the particles after the filter and the feed-forward layer, from all terms of the filter."""
+        x = x + self.filter(terms.flatten(2))
         return x + self.feed(x)
 
 
@@ -204,6 +211,7 @@ class KinematicPCN(nn.Module):
         *,
         vectors: Float[Tensor, "B P 4"],
         jet_features: Float[Tensor, "B J"] | None = None,
+        edges: Edges | None = None,
     ) -> Float[Tensor, "B C"]:
         """Return the logits of each jet.
 
@@ -213,30 +221,40 @@ class KinematicPCN(nn.Module):
             mask: True where a particle is real.
             vectors: px, py, pz and E in GeV, from which the edge weights are computed.
             jet_features: Jet-level features.
+            edges: The graph of `k` nearest neighbours in `points`, if it is known; otherwise all distances are
+                compared.
 
         Raises:
             ValueError: The number of jet-level features is not that of the network.
         """
         if (0 if jet_features is None else jet_features.shape[-1]) != self.jet_features:
             raise ValueError(f"this PCN takes {self.jet_features} jet-level features")
-        pairs = pair_kinematics(vectors, points, mask)
-        adjacency = knn_adjacency(points, mask, self.k, periodic=(1,))
-        return self.classify(x, pairs, adjacency, mask, jet_features=jet_features)
+        if edges is None:
+            edges = edges_of(knn_adjacency(points, mask, self.k, periodic=(1,)))
+        pairs = edge_kinematics(vectors, points, edges)
+        return self.classify(x, pairs, edges, mask, jet_features=jet_features)
 
     def classify(
         self,
         x: Float[Tensor, "B P H"],
-        pairs: Float[Tensor, "B P P 4"],
-        adjacency: Float[Tensor, "B P P"],
+        pairs: Float[Tensor, "N 4"],
+        edges: Edges,
         mask: Bool[Tensor, "B P"],
         *,
         jet_features: Float[Tensor, "B J"] | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Return the logits from the pairs' variables and the edges that `forward` builds from points and vectors."""
+        """Return the logits from the edges and their variables, which `forward` gets from points and vectors."""
         x = self.embed(torch.where(mask[..., None], x, 0))
-        laplacians = kinematic_laplacians(pairs, adjacency, self.exponents)
+        with autocast_disabled(pairs.device.type):
+            laplacians = edge_laplacians(pairs @ self.exponents.T, edges)
         for block in self.blocks:
-            x = block(x, laplacians)
+            x = block(x, laplacians, edges)
+        return self.pool(x, mask, jet_features)
+
+    def pool(
+        self, x: Float[Tensor, "B P H"], mask: Bool[Tensor, "B P"], jet_features: Float[Tensor, "B J"] | None
+    ) -> Float[Tensor, "B C"]:
+        """Return the logits from the particles after the last block."""
         x = self.norm(x)
         pooled = [self.attend(x, mask), masked_mean(x, mask), masked_max(x, mask)]
         return self.head(torch.cat(pooled if jet_features is None else [*pooled, jet_features], dim=-1))

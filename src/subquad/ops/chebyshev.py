@@ -8,8 +8,8 @@ H channels in, F channels out, K terms; C real particles of all jets, N entries 
 particle is real; a padded particle has no edge.
 
 Differences from the paper's code: $\lambda_{max}$ is the upper bound 2 for every jet and not an eigenvalue of the whole
-batch, so that a jet's result does not depend on the other jets of its batch. Neighbours at equal distance are taken in
-input order, so that padding does not change the graph.
+batch, so that a jet's result does not depend on the other jets of its batch. All neighbours that are as near as the
+k-th are taken, so that neither the order of the particles nor padding changes the graph.
 """
 
 import math
@@ -37,6 +37,10 @@ __all__ = [
 ]
 
 
+TIE = 1e-5
+"""Relative difference of two distances up to which they are equal."""
+
+
 class Neighbours(NamedTuple):
     r"""The rows of $\tilde L$ without zeros: `value[b, i, e]` is in column `place[b, i, e]`; unused entries are 0."""
 
@@ -61,7 +65,8 @@ def knn_adjacency(
 ) -> Float[Tensor, "B P P"]:
     r"""Return the symmetric 0/1 matrix of edges: i and j are joined if either is among the k nearest of the other.
 
-    Costs O(D P²) for the distances. A jet of at most k particles is fully connected.
+    All that are as near as the k-th, within `TIE`, are joined. Costs O(D P²) for the distances. A jet of at most k
+    particles is fully connected.
 
     Args:
         points: Coordinates of the particles; those of padded particles are ignored.
@@ -71,7 +76,8 @@ def knn_adjacency(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    points = points.detach().masked_fill(~mask[..., None], 0)
+    # in float64, so that ties are the same by every way of computing them
+    dtype, points = points.dtype, points.detach().masked_fill(~mask[..., None], 0).double()
     B, P, D = points.shape
     distance = points.new_zeros(B, P, P)
     # one coordinate after the other: a [B, P, P, D] tensor would be the largest of the whole model
@@ -81,16 +87,11 @@ def knn_adjacency(
         if d in periodic:
             difference = torch.remainder(difference + math.pi, 2 * math.pi) - math.pi
         distance.addcmul_(difference, difference)
-    is_real = mask.to(points.dtype)
-    joined = is_real[:, :, None] * is_real[:, None, :] * (1 - torch.eye(P, dtype=points.dtype, device=points.device))
-    distance.masked_fill_(joined == 0, math.inf)
-    adjacency = torch.zeros_like(distance)
-    # argmin takes the first of equal distances; the order in which topk takes them depends on the row's length
-    for _ in range(min(k, P - 1)):
-        nearest = distance.argmin(dim=-1, keepdim=True)
-        adjacency.scatter_(-1, nearest, 1)
-        distance.scatter_(-1, nearest, math.inf)
-    return torch.maximum(adjacency, adjacency.mT) * joined
+    joined = mask[:, :, None] & mask[:, None, :] & ~torch.eye(P, dtype=torch.bool, device=points.device)
+    distance.masked_fill_(~joined, math.inf)
+    farthest = distance.topk(min(k, P), dim=-1, largest=False).values[..., -1:]
+    is_near = distance <= farthest * (1 + TIE) ** 2
+    return ((is_near | is_near.mT) & joined).to(dtype)
 
 
 def scaled_laplacian(adjacency: Float[Tensor, "B P P"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B P P"]:

@@ -23,9 +23,9 @@ VARIABLES = ("ΔR", "kT", "z", "m²")
 """The variables of a pair, in the order of the last axis."""
 
 # limits of the logarithms: angles below a calorimeter's resolution, energies below any particle's
-_LEAST_ANGLE, _LEAST_PT, _LEAST_MASS = 1e-4, 1e-6, 1e-2
+LEAST_ANGLE, LEAST_PT, LEAST_MASS = 1e-4, 1e-6, 1e-2
 # limits of the weights' logarithms: float32 can represent their exponentials and sums of them
-_STRONGEST = 40
+STRONGEST = 40
 
 
 def pair_kinematics(
@@ -44,14 +44,14 @@ def pair_kinematics(
     eta, phi = points.unbind(-1)
     across = torch.remainder(phi[:, :, None] - phi[:, None, :] + math.pi, 2 * math.pi) - math.pi
     squared = (eta[:, :, None] - eta[:, None, :]).square().addcmul(across, across)
-    angle = squared.clamp(min=_LEAST_ANGLE**2).log() / 2
-    pt = torch.hypot(vectors[..., 0], vectors[..., 1]).clamp(min=_LEAST_PT)
+    angle = squared.clamp(min=LEAST_ANGLE**2).log() / 2
+    pt = torch.hypot(vectors[..., 0], vectors[..., 1]).clamp(min=LEAST_PT)
     softer = torch.minimum(pt[:, :, None], pt[:, None, :]).log()
     shared = softer - (pt[:, :, None] + pt[:, None, :]).log()
     # 2 (E E' - p p'), as one product for all pairs; half precision would lose all digits of it
     with autocast_disabled(vectors.device.type):
         product = 2 * torch.bmm(vectors * vectors.new_tensor([-1, -1, -1, 1]), vectors.mT)
-    mass = product.clamp(min=_LEAST_MASS**2).log()
+    mass = product.clamp(min=LEAST_MASS**2).log()
     # in memory the variables follow one another
     return torch.stack([angle, softer + angle, shared, mass], dim=1).movedim(1, -1)
 
@@ -106,7 +106,7 @@ class _Laplacians(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, powers: Tensor, adjacency: Tensor) -> Tensor:
-        weights = powers.clamp(-_STRONGEST, _STRONGEST).exp_().mul_(adjacency[:, None])
+        weights = powers.clamp(-STRONGEST, STRONGEST).exp_().mul_(adjacency[:, None])
         degree = weights.sum(-1)
         scale = torch.where(degree > 0, degree.rsqrt(), 0)
         laplacians = weights.mul_(-scale[..., :, None]).mul_(scale[..., None, :])

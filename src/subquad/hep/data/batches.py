@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from subquad.hep.data.nearest_particles import nearest_edges
 from subquad.hep.data.store import JetDataset
+from subquad.ops.edges import Edges
 
 __all__ = ["Batch", "Prefetch", "WaitingTime", "collate"]
 
@@ -39,12 +41,16 @@ class Batch:
     """px, py, pz, E in GeV; None if a card has no vectors."""
     weights: Float[Tensor, " B"]
     """Weights in the loss."""
+    edges: Edges | None = None
+    """Edges of the nearest neighbours; None if the network finds them."""
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {name: x if x is None else x.to(device) for name, x in tensors.items()}
-        return Batch(**moved)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: x.to(device) for name, x in values.items() if isinstance(x, Tensor)}
+        if self.edges is not None:
+            moved["edges"] = Edges(*(x.to(device) for x in self.edges))
+        return Batch(**{**values, **moved})
 
 
 def collate(dataset: JetDataset, indices: Tensor, device: torch.device | str = "cpu") -> Batch:
@@ -58,14 +64,16 @@ def collate(dataset: JetDataset, indices: Tensor, device: torch.device | str = "
     jet_features = None
     if layout.jet_standardizer is not None:
         jet_features = layout.jet_standardizer(dataset.jet_features[dataset.rows[indices]])
+    points = layout.points(table, mask)
     return Batch(
         x=layout.features(table, mask),
-        points=layout.points(table, mask),
+        points=points,
         mask=mask,
         jet_features=jet_features,
         labels=dataset.labels[indices],
         vectors=None if layout.vectors is None else layout.vectors(table, mask),
         weights=dataset.weights[indices],
+        edges=nearest_edges(points, mask, layout.neighbours) if layout.neighbours else None,
     ).to(device)
 
 

@@ -91,6 +91,8 @@ class Layout:
     """Standardization of the jet-level features; None if the network does not take them."""
     card: Card | None = None
     """The data card that the columns come from; None for JetClass's branches."""
+    neighbours: int = 0
+    """Number of nearest neighbours in a batch's list of edges; 0 for no list."""
 
     @property
     def has_jetclass_features(self) -> bool:
@@ -108,6 +110,8 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
         settings: Settings of the network.
         card: The data card; None for JetClass's branches.
     """
+    # the other networks compare all particles of a jet
+    neighbours = settings.k if settings.kind == "kinematic" else 0
     if card is None:
         features = RAW_FEATURES if settings.features == "raw" else STANDARD_FEATURES
         particles = (*features, *(name for name in MOMENTUM if name not in features))
@@ -119,6 +123,7 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
             jet_features=JET_FEATURES,
             observers=OBSERVERS,
             max_particles=settings.max_particles,
+            neighbours=neighbours,
         )
     particles = (*card.per_particle(), *(() if card.points else ANGLES_FROM_MOMENTA))
     if {*PARTICLES, *OBSERVERS} <= card.branches(is_training=False, has_labels=False).keys():
@@ -139,6 +144,7 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
         observers=(*card.per_jet(is_training=True), *weight),
         max_particles=card.length,
         card=card,
+        neighbours=neighbours,
     )
 
 

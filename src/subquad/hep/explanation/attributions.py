@@ -18,6 +18,7 @@ from subquad.hep.data.batches import Batch
 from subquad.nn.graph import PCN
 from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import knn_adjacency, neighbours, scaled_laplacian
+from subquad.ops.edges import edges_of
 from subquad.ops.kinematics import kinematic_adjacency, pair_kinematics
 from subquad.progress import track
 
@@ -170,7 +171,7 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
         logits = net.classify(activations, mask)
     else:
         activations, exponents = [], net.exponents.detach()
-        logits = net.classify(x, pairs, adjacency, mask, jet_features=jet_features)
+        logits = net.classify(x, pairs[adjacency > 0], edges_of(adjacency), mask, jet_features=jet_features)
     weights = kinematic_adjacency(pairs.detach(), adjacency, exponents.to(pairs)).mean(1)
     return _Trace(logits=logits, relations=pairs, adjacency=adjacency, activations=activations, weights=weights)
 

@@ -19,10 +19,10 @@ from subquad.hep.models.networks import Network
 from subquad.hep.models.trained import TrainedTagger
 from subquad.nn.graph import PCN, ChebConv
 from subquad.nn.kinematic import EPCN, KinematicPCN
-from subquad.ops.chebyshev import Neighbours, chebyshev, knn_adjacency, scaled_laplacian
+from subquad.ops.chebyshev import Neighbours, chebyshev, chebyshev_terms, knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 
-__all__ = ["DenseTagger", "example_inputs", "input_names"]
+__all__ = ["DenseTagger", "dense_kinematic", "example_inputs", "input_names"]
 
 MULTIPLICITIES, BATCH_SIZES = (1, 2, 7, 40, 128), (1, 3)
 """Sizes of the example inputs."""
@@ -76,7 +76,7 @@ class DenseTagger(nn.Module):
         net = self.net
         if isinstance(net, KinematicPCN):
             assert pf_vectors is not None
-            return net(x, points, mask, vectors=pf_vectors.mT, jet_features=jet_features).softmax(-1)
+            return dense_kinematic(net, x, points, mask, pf_vectors.mT, jet_features).softmax(-1)
         if isinstance(net, EPCN):
             assert pf_vectors is not None
             adjacency = knn_adjacency(points, mask, net.k, periodic=(1,))
@@ -87,6 +87,21 @@ class DenseTagger(nn.Module):
         adjacency = knn_adjacency(points, mask, net.k, periodic=net.periodic)
         graph = _dense(scaled_laplacian(adjacency, mask))
         return net.classify(x, graph, mask, jet_features=jet_features).softmax(-1)
+
+
+def dense_kinematic(  # noqa: PLR0917
+    net: KinematicPCN, x: Tensor, points: Tensor, mask: Tensor, vectors: Tensor, jet_features: Tensor | None
+) -> Tensor:
+    """Return the logits of a network by products of whole matrices; its arguments are those of the network."""
+    adjacency = knn_adjacency(points, mask, net.k, periodic=(1,))
+    laplacians = kinematic_laplacians(pair_kinematics(vectors, points, mask), adjacency, net.exponents)
+    x = net.embed(torch.where(mask[..., None], x, 0))
+    blocks: Any = net.blocks
+    for block in blocks:
+        parts = block.split(x).transpose(1, 2)
+        terms = chebyshev_terms(parts.flatten(0, 1), block.terms, laplacians.flatten(0, 1))
+        x = block.mix(x, torch.stack(terms, dim=2).unflatten(0, parts.shape[:2]).transpose(1, 2))
+    return net.pool(x, mask, jet_features)
 
 
 def input_names(tagger: TrainedTagger) -> list[str]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -79,9 +80,11 @@ def build_network(settings: NetSettings, layout: Layout, classes: int) -> Networ
 
 
 def forward(net: nn.Module, batch: Batch) -> Float[Tensor, "B C"]:
-    """Return the logits of a batch; networks with weighted edges also get the momenta."""
-    vectors = {} if isinstance(net, PCN) else {"vectors": batch.vectors}
-    return net(batch.x, batch.points, batch.mask, jet_features=batch.jet_features, **vectors)
+    """Return the logits of a batch; networks with weighted edges also get the momenta, and edges if there are any."""
+    more: dict[str, Any] = {} if isinstance(net, PCN) else {"vectors": batch.vectors}
+    if isinstance(net, KinematicPCN):
+        more["edges"] = batch.edges
+    return net(batch.x, batch.points, batch.mask, jet_features=batch.jet_features, **more)
 
 
 def predict_logits(

@@ -47,7 +47,7 @@ PRESETS: dict[str, Preset] = {
         learning_rate=2e-3,
         schedule=("cosine", 0.05),
         ema_decay=0.998,
-        origin=f"{_OWN} Kinematic edge weights make its time quadratic in the number of particles.",
+        origin=_OWN,
     ),
     "standard": Preset(net=NetSettings(), learning_rate=3e-3, schedule=("one_cycle", 0.0), origin=_OWN),
     "epcn": Preset(

@@ -1,0 +1,34 @@
+"""The graph of a k-d tree is that of all distances, with ties, for any jets of a batch."""
+
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.examples import examples
+
+from subquad.hep.data.nearest_particles import nearest_edges
+from subquad.ops.chebyshev import knn_adjacency
+from subquad.ops.edges import edges_of
+
+
+@examples(60)
+@given(
+    B=st.integers(1, 4),
+    P=st.integers(1, 31),
+    k=st.integers(1, 9),
+    grid=st.sampled_from([None, 0.1, 0.5, 10.0]),
+    seed=st.integers(0, 2**31),
+)
+# more particles in one place than are asked for
+@example(B=2, P=29, k=3, grid=10.0, seed=0)
+def test_the_edges_of_a_tree_equal_those_of_all_distances(B, P, k, grid, seed):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(P)[None] < torch.randint(0, P + 1, (B, 1), generator=generator)
+    eta, phi = (0.4 * torch.randn(2, B, P, generator=generator)).unbind()
+    # around the seam of the angle
+    points = torch.stack([eta, torch.remainder(phi, 2 * torch.pi) - torch.pi], -1)
+    if grid is not None:
+        points = (points / grid).round() * grid
+    points = points.masked_fill(~mask[..., None], torch.nan)
+    expected = edges_of(knn_adjacency(points, mask, k, periodic=(1,)))
+    for found, own in zip(nearest_edges(points, mask, k), expected, strict=True):
+        assert torch.equal(found, own)
