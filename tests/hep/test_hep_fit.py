@@ -17,8 +17,10 @@ from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.hep import FitSettings, fit, predict
 from subquad.hep.data.batches import collate
+from subquad.hep.data.chunks import chunk_of
 from subquad.hep.data.features import JET_FEATURES, RAW_FEATURES, STANDARD_FEATURES, jet_features, particle_features
 from subquad.hep.data.jets import PARTICLES, iterate_jets, read
+from subquad.hep.data.layout import layout_of
 from subquad.hep.metrics.classification import METRICS
 from subquad.hep.models.networks import build_network, predict_logits, using_threads
 from subquad.hep.models.presets import PRESETS, net_settings
@@ -266,9 +268,29 @@ def test_the_shape_of_a_preset_can_be_changed(jets, tmp_path):
     predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
 
 
+@pytest.mark.slow
+def test_particles_alone_are_the_features_of_jetclass_and_sums_over_them(jets, tmp_path):
+    settings = FitSettings(inputs="particles", width=12, layers=1, epochs=1)
+    metrics = fit(jets, settings, out=tmp_path / "run", quiet=True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["particle_features"], config["jet_features"]) == (list(STANDARD_FEATURES[:17]), [])
+    assert config["net"]["features"] == "jetclass"
+    assert {"net", "boosting"} <= metrics["test"].keys()
+    predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
+    # what no particle says changes nothing: soft-drop mass and N-subjettiness
+    layout, found = layout_of(net_settings(settings)), read(jets)
+    assert not {"log sdmass", "log tau1", "tau21"} & set(layout.jet_features)
+    others = replace(found, observers=np.where(np.arange(found.observers.shape[1]) > 4, 7.0, found.observers))
+    one, other = (chunk_of(given, layout) for given in (found, others))
+    np.testing.assert_array_equal(one.jet_features, other.jet_features)
+    assert net_settings(FitSettings(preset="paper", inputs="particles")) == PRESETS["paper"].net
+    assert net_settings(FitSettings(preset="paper", inputs="particles+jet")).has_jet_features
+
+
 @pytest.mark.parametrize(
     ("given", "what"),
     [
+        ({"preset": "epcn", "inputs": "particles+jet"}, "E-PCN takes no jet-level features"),
         ({"k": 0}, "--k must be at least 1, got 0"),
         ({"k": 128}, "--k is 128; a jet has at most 128 particles, so give fewer neighbours"),
         ({"learning_rate": float("nan")}, "--learning-rate must be a finite number, got nan"),

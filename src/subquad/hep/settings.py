@@ -30,6 +30,7 @@ __all__ = [
 
 PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
 Graph = Literal["features", "angles"]
+Inputs = Literal["particles", "particles+jet"]
 Precision = Literal["float32", "bfloat16"]
 
 T = TypeVar("T")
@@ -60,8 +61,9 @@ class NetSettings:
 
     kind: Literal["pcn", "epcn", "kinematic"] = "pcn"
     """PCN on one graph; E-PCN on four graphs weighted by ΔR, kT, z and m²; or PCN on graphs with learned weights."""
-    features: Literal["raw", "standard"] = "standard"
-    """Particle features: the 16 raw ones of the paper in GeV and mm, or the standardized ones of JetClass."""
+    features: Literal["raw", "jetclass", "standard"] = "standard"
+    """Particle features: the 16 raw ones of the paper in GeV and mm; the 17 of JetClass, standardized; or these and two
+    impact parameter significances."""
     graph: Graph = "angles"
     """Space in which nearest neighbours are found: all features, as published, or Δη and Δφ."""
     has_jet_features: bool = True
@@ -134,6 +136,11 @@ class FitSettings:
     reweight_vars: Training[tuple[str, ...]] = ()
     """Observers whose spectrum is made flat in each class by weights in the loss, as name:edge,edge,…; for example
     jet_pt:500,600,800,1000."""
+    inputs: Model[Inputs | None] = None
+    """`particles`: particle features alone, the 17 of JetClass as ParticleNet has them (of `paper`, `paper-edges` and
+    `epcn` the published ones); gradient boosting then reads sums over the particles. `particles+jet`: also jet-level
+    features, such as the soft-drop mass and τ1 to τ4, and impact parameter significances of the particles. Default:
+    `particles+jet` for `auto` and `standard`. With --card, the particle features are those of the card."""
     k: Model[int | None] = None
     """Number of nearest neighbours of each particle. Default: that of the preset."""
     chebyshev_order: Model[int | None] = None

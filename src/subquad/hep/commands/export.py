@@ -92,7 +92,7 @@ def export_tagger(tagger: TrainedTagger, path: Path) -> list[dict[str, Any]]:
 def preprocessing(tagger: TrainedTagger) -> dict[str, Any]:
     """Return the preprocessing of the inputs as in weaver's `preprocess.json`, with expressions of the branches."""
     layout, length = tagger.layout, tagger.settings.max_particles
-    is_standard = tagger.settings.features == "standard"
+    is_standard = tagger.settings.features != "raw"
     groups = {"pf_points": layout.points, "pf_features": layout.features, "pf_vectors": layout.vectors}
     found: dict[str, Any] = {
         "output_names": [f"label_{name}" for name in tagger.classes],

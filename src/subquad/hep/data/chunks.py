@@ -90,7 +90,7 @@ def chunk_of(jets: Jets, layout: Layout) -> JetChunk:
     return JetChunk(
         particles=np.concatenate([table, jets.particles[:, :rest]], axis=1),
         lengths=jets.lengths,
-        jet_features=jet_features(jets),
+        jet_features=jet_features(jets, layout.jet_features),
         observers={name: jets.observers[:, i] for i, name in enumerate(layout.observers)},
         labels=jets.labels,
         classes=jets.classes,
@@ -223,7 +223,7 @@ class _CardReader:
         self, columns: _CardColumns, table: np.ndarray, vectors: np.ndarray | None, lengths: np.ndarray, errors: Any
     ) -> np.ndarray:
         if self.layout.has_jetclass_features:
-            return jet_features(jets_of(columns, (), errors))
+            return jet_features(jets_of(columns, (), errors), self.layout.jet_features)
         if vectors is not None:
             return momentum_features(vectors, lengths)
         jet = np.repeat(np.arange(len(lengths)), lengths)

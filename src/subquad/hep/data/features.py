@@ -11,8 +11,10 @@ from subquad.hep.data.columns import jet_totals
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, Jets
 
 __all__ = [
+    "JETCLASS_FEATURES",
     "JET_FEATURES",
     "MOMENTUM_FEATURES",
+    "PARTICLE_SUMS",
     "RAW_FEATURES",
     "STANDARDIZATION",
     "STANDARD_FEATURES",
@@ -39,6 +41,8 @@ STANDARD_FEATURES = (
     *("tanh d0", "d0err", "tanh dz", "dzerr", "d0 significance", "dz significance"),
 )
 """JetClass's 17 features, standardized by `STANDARDIZATION`, and two impact parameter significances."""
+JETCLASS_FEATURES = STANDARD_FEATURES[:17]
+"""The features of ParticleNet and of Particle Transformer on JetClass."""
 
 JET_FEATURES = (
     *("log pt", "|eta|", "log mass", "log sdmass", "particles", "log tau1", "log tau2", "log tau3", "log tau4"),
@@ -50,6 +54,8 @@ JET_FEATURES = (
     *("displaced tracks", "mean d0 significance", "lepton pt/jet", "lepton dr", "mass of displaced"),
 )
 """Jet-level features, for gradient boosting and for the head of the network."""
+PARTICLE_SUMS = tuple(name for name in JET_FEATURES if name != "log sdmass" and not name.startswith(("tau", "log tau")))
+"""Those that are sums over the particles: without soft-drop mass and N-subjettiness."""
 
 MOMENTUM_FEATURES = (
     *("particles", "log pt", "|eta|", "log energy", "log mass", "width", "pt dispersion", "log e2"),
@@ -75,7 +81,7 @@ def _significance(jets: Jets, name: str) -> np.ndarray:
 
 
 def particle_features(jets: Jets, names: tuple[str, ...]) -> np.ndarray:
-    """Return [C, H] float32: the features of the particles; `names` is `RAW_FEATURES` or `STANDARD_FEATURES`."""
+    """Return [C, H] float32: the features of the particles; `names` is `RAW_FEATURES`, or some `STANDARD_FEATURES`."""
     pt = np.hypot(_column(jets, "px"), _column(jets, "py"))
     if names == RAW_FEATURES:
         return np.stack([pt if name == "pt" else _column(jets, name) for name in RAW_FEATURES], axis=1)
@@ -96,14 +102,14 @@ def particle_features(jets: Jets, names: tuple[str, ...]) -> np.ndarray:
         "dz significance": _significance(jets, "dz"),
     }
     columns = []
-    for name in STANDARD_FEATURES:
+    for name in names:
         center, scale = STANDARDIZATION.get(name, (0.0, 1.0))
         columns.append((computed[name] - center) * scale if name in computed else _column(jets, name))
     return np.stack(columns, axis=1).clip(-10, 10).astype(np.float32)
 
 
-def jet_features(jets: Jets) -> np.ndarray:
-    """Return [J, H] float32: the jet-level features named in `JET_FEATURES`."""
+def jet_features(jets: Jets, names: tuple[str, ...] = JET_FEATURES) -> np.ndarray:
+    """Return [J, H] float32: some or all of the jet-level features in `JET_FEATURES`."""
     lengths, total = jets.lengths, _totals(jets.lengths)
     pt = np.hypot(_column(jets, "px"), _column(jets, "py")).astype(np.float64)
     sum_pt = total(pt).clip(1e-6)
@@ -137,7 +143,8 @@ def jet_features(jets: Jets) -> np.ndarray:
         total(dr * is_first_lepton) / total(is_first_lepton).clip(1),
         np.log1p(_mass(jets, lambda values: total(values * displaced))),
     ]
-    return np.stack(columns, axis=1).astype(np.float32)
+    chosen = [columns[JET_FEATURES.index(name)] for name in names]
+    return np.stack(chosen, axis=1).astype(np.float32)
 
 
 def _totals(lengths: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

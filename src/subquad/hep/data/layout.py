@@ -13,13 +13,21 @@ from torch import Tensor
 
 from subquad.hep.data.card import WEIGHT_COLUMN, Card, Variable, standardized_card
 from subquad.hep.data.expressions import Expression
-from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES, RAW_FEATURES, STANDARD_FEATURES
+from subquad.hep.data.features import (
+    JET_FEATURES,
+    JETCLASS_FEATURES,
+    MOMENTUM_FEATURES,
+    PARTICLE_SUMS,
+    RAW_FEATURES,
+    STANDARD_FEATURES,
+)
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 from subquad.hep.settings import NetSettings
 
 __all__ = ["ANGLES_FROM_MOMENTA", "InputGroup", "Layout", "Standardizer", "fit_standardization", "layout_of"]
 
 MOMENTUM = ("px", "py", "pz", "energy")
+FEATURES = {"raw": RAW_FEATURES, "jetclass": JETCLASS_FEATURES, "standard": STANDARD_FEATURES}
 ANGLES = ("deta", "dphi")
 ANGLES_FROM_MOMENTA = ("Δη of the particle", "Δφ of the particle")
 """Columns that are computed from the momenta if a card has no points."""
@@ -97,7 +105,7 @@ class Layout:
     @property
     def has_jetclass_features(self) -> bool:
         """Whether the jet-level features are those computed from JetClass's branches."""
-        return self.jet_features == JET_FEATURES
+        return self.jet_features in (JET_FEATURES, PARTICLE_SUMS)
 
 
 def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
@@ -110,24 +118,25 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
         settings: Settings of the network.
         card: The data card; None for JetClass's branches.
     """
+    of_jetclass = PARTICLE_SUMS if settings.features == "jetclass" else JET_FEATURES
     # the other networks compare all particles of a jet
     neighbours = settings.k if settings.kind == "kinematic" else 0
     if card is None:
-        features = RAW_FEATURES if settings.features == "raw" else STANDARD_FEATURES
+        features = FEATURES[settings.features]
         particles = (*features, *(name for name in MOMENTUM if name not in features))
         return Layout(
             particles=particles,
             features=_group(features, particles),
             points=_group(features if settings.graph == "features" else ANGLES, particles),
             vectors=_group(MOMENTUM, particles),
-            jet_features=JET_FEATURES,
+            jet_features=of_jetclass,
             observers=OBSERVERS,
             max_particles=settings.max_particles,
             neighbours=neighbours,
         )
     particles = (*card.per_particle(), *(() if card.points else ANGLES_FROM_MOMENTA))
     if {*PARTICLES, *OBSERVERS} <= card.branches(is_training=False, has_labels=False).keys():
-        jet_features = JET_FEATURES
+        jet_features = of_jetclass
     elif card.vectors:
         jet_features = MOMENTUM_FEATURES
     else:

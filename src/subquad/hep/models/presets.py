@@ -72,6 +72,14 @@ def net_settings(settings: FitSettings) -> NetSettings:
     given = {name: getattr(settings, name) for name in ("k", "chebyshev_order", "width", "layers", "graph")}
     changes = {name: value for name, value in given.items() if value is not None}
     net = replace(PRESETS[settings.preset].net, **changes)
+    if settings.inputs == "particles":
+        net = replace(net, has_jet_features=False, features="jetclass" if net.features == "standard" else net.features)
+    elif settings.inputs is not None:
+        if net.kind == "epcn":
+            raise SubquadError(
+                "--inputs particles+jet: E-PCN takes no jet-level features; omit it, or use another preset"
+            )
+        net = replace(net, has_jet_features=True)
     if net.k >= net.max_particles:
         raise SubquadError(f"--k is {net.k}; a jet has at most {net.max_particles} particles, so give fewer neighbours")
     return net
