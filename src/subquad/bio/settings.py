@@ -1,7 +1,8 @@
 """Settings of a fit on biological sequences. Imports nothing heavy, so that the command line starts fast."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
@@ -183,3 +184,17 @@ class FitSettings:
             raise SubquadError("--split-by group needs a group column; name it with --group")
         if self.partner is not None and self.partner == self.sequence:
             raise SubquadError(f"--sequence and --partner both name {self.partner!r}; name two columns")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
+        """Return the settings from a JSON object with some of the fields; other keys are ignored.
+
+        JSON has lists and no tuples, and one text may stand for a list of one.
+        """
+        given = {}
+        for field in fields(cls):
+            if field.name in values:
+                value = values[field.name]
+                is_one = isinstance(value, str) and isinstance(field.default, tuple)
+                given[field.name] = (value,) if is_one else tuple(value) if isinstance(value, list) else value
+        return cls(**given)
