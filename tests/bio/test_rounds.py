@@ -317,7 +317,8 @@ def test_differences_between_strategies_are_paired_over_seeds():
         ({"propose": 0}, "--propose must be at least 1, got 0"),
         ({"simulate": True, "measured": ("a.csv",)}, "--simulate takes all measurements from its table"),
         ({"seeds": (1, 1)}, "--seeds needs different values, got '1 1'"),
-        ({"strategies": ("gpp",)}, "no strategy 'gpp'; did you mean 'gp'"),
+        ({"strategies": ("gp", "gpp")}, "--strategies must be one of ensemble, gp, ridge, random, got 'gpp'"),
+        ({"models": ()}, "--models needs different values, got ''"),
         ({"hit_fraction": 1.5}, "--hit-fraction must be between 0 and 1, got 1.5"),
     ],
 )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError, unknown, validate_minima, validate_values
+from subquad.errors import SubquadError, validate_distinct, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["STRATEGIES", "AcquisitionKind", "DesignSettings", "RoundsSettings", "SearchSettings", "Strategy"]
@@ -143,14 +143,7 @@ class RoundsSettings(SearchSettings):
             raise SubquadError("--simulate takes all measurements from its table; leave out --measured")
         if not 0 < self.hit_fraction < 1:
             raise SubquadError(f"--hit-fraction must be between 0 and 1, got {self.hit_fraction}")
-        for name in ("seeds", "strategies", "models"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                shown = " ".join(map(str, values))
-                raise SubquadError(f"--{name} needs different values, got {shown!r}")
-        for name in self.strategies:
-            if name not in STRATEGIES:
-                raise unknown("strategy", name, STRATEGIES)
+        validate_distinct(self, "seeds", "strategies", "models")
         if min(self.seeds) < 0:
             raise SubquadError(f"--seeds must not be negative, got {min(self.seeds)}")
 
