@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.models.links import log_odds
 from subquad.bio.models.scorer import Scorer
 from subquad.bio.models.support import observed_letters, yes_no
 from subquad.errors import SubquadError
@@ -262,10 +263,7 @@ def _mutated(sequence: str, mutations: Sequence[tuple[int, str]]) -> str:
 
 
 def _on_additive_scale(scorer: Scorer, values: np.ndarray) -> np.ndarray:
-    if not scorer.is_probability:
-        return values
-    clipped = np.clip(values, 1e-6, 1 - 1e-6)
-    return np.log(clipped / (1 - clipped))
+    return log_odds(values, 1e-6) if scorer.is_probability else values
 
 
 def _strongest(positions: list[int], effect: dict[tuple[int, str], float], most: int) -> list[int]:

@@ -19,6 +19,7 @@ from subquad.bio.models.additive import binned_features
 from subquad.bio.models.baselines import Baseline, fit_ridge
 from subquad.bio.models.batches import Priors, predict_net
 from subquad.bio.models.initialization import LinearStart, fit_target_scaler, folds_of
+from subquad.bio.models.links import linked, log_odds
 from subquad.bio.models.lyra import KERNEL, BioNet, NetSpec
 from subquad.bio.models.members import Members
 from subquad.bio.models.target_scaling import TargetScaler
@@ -235,16 +236,12 @@ def _priors(inputs: Inputs, spec: NetSpec, scaler: TargetScaler, ridge: Baseline
     if spec.task_type == "pairs":
         if not spec.has_prior:
             return [np.zeros((length, length), dtype=np.float32) for length in inputs.lengths]
-        clipped = [np.clip(values, 1e-3, 1 - 1e-3) for values in pair_probabilities(rna_of(inputs))]
-        return [np.log(values / (1 - values)).astype(np.float32) for values in clipped]
+        return [log_odds(values, 1e-3).astype(np.float32) for values in pair_probabilities(rna_of(inputs))]
     if not spec.has_prior or ridge is None:
         return None
     found = ridge.predict(inputs)
-    if spec.task_type == "residue_regression":
-        start = scaler.transform(found)
-    else:
-        clipped = np.clip(found, 1e-4, 1 - 1e-4)
-        start = np.log(clipped if spec.outputs > 1 else clipped / (1 - clipped))
+    is_measured = spec.task_type == "residue_regression"
+    start = scaler.transform(found) if is_measured else linked(found, spec.task_type, 1e-4)
     return [own[:length].astype(np.float32) for own, length in zip(start, inputs.lengths, strict=True)]
 
 

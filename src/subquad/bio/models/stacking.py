@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar, nnls
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import log_softmax, softmax
 
 from subquad.bio.data.dataset import Target, TaskType
 from subquad.bio.metrics.scores import MAIN_METRIC, bootstrap_metric
+from subquad.bio.models.links import linked, unlinked
 from subquad.bio.models.members import Members
 
 __all__ = ["Stacking", "combine", "fit_stacking"]
@@ -77,21 +78,16 @@ class Stacking:
         total: Any = 0.0
         for name, prediction in predictions.items():
             total = total + self.weights[name] * self._calibrated(name, prediction)
-        return self._unlinked(total)
+        return unlinked(total, self.task_type)
 
     def calibrate(self, name: str, prediction: Any) -> Any:
         """Return the prediction of one model, calibrated to the scale of the target."""
         if self.task_type == "pairs":
-            return [self._unlinked(self._calibrated(name, own)) for own in prediction]
-        return self._unlinked(self._calibrated(name, prediction))
+            return [unlinked(self._calibrated(name, own), self.task_type) for own in prediction]
+        return unlinked(self._calibrated(name, prediction), self.task_type)
 
     def _calibrated(self, name: str, prediction: Any) -> np.ndarray:
         return np.array(self.shift[name]) + np.array(self.scale[name]) * _linked(self.task_type, prediction)
-
-    def _unlinked(self, value: np.ndarray) -> np.ndarray:
-        if self.task_type.endswith("regression"):
-            return value
-        return softmax(value, axis=-1) if self.task_type.endswith("multiclass") else expit(value)
 
     def with_weights(self, weights: np.ndarray) -> "Stacking":
         """Return the stack with other weights, in the order of the models."""
@@ -204,11 +200,7 @@ def fit_stacking(
 
 def _linked(task_type: TaskType, prediction: Any) -> np.ndarray:
     """Return what is averaged: measurements, log-odds, or logarithms of probabilities."""
-    value = np.asarray(prediction, dtype=np.float64)
-    if task_type.endswith("regression"):
-        return value
-    value = np.clip(value, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-    return np.log(value) if task_type.endswith("multiclass") else np.log(value / (1 - value))
+    return linked(np.asarray(prediction, dtype=np.float64), task_type, MIN_PROBABILITY)
 
 
 def _items(target: Target, predictions: list[Any]) -> _Items:
