@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from subquad.bio.data.dataset import PAD, Inputs
-from subquad.bio.features.base import Features, common_fields
+from subquad.bio.features.base import Features, common_fields, vector_statistics
 from subquad.bio.features.sequences import is_nucleic, kmers_of
 from subquad.bio.features.substitutions import properties
 from subquad.bio.settings import ALPHABETS
@@ -44,7 +44,7 @@ class ResidueFeatures(Features):
         features = cls(**common_fields(inputs))
         if inputs.vectors is None:
             return features
-        mean, scale = inputs.vectors.statistics()
+        mean, scale = vector_statistics(inputs.vectors)
         return replace(features, vector_mean=tuple(mean.tolist()), vector_scale=tuple(scale.tolist()))
 
     @property

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from subquad.bio.data.dataset import Dataset, Inputs
+from subquad.bio.features.base import vector_statistics
 from subquad.bio.features.pairs import RowFeatures, features_from_dict
 from subquad.bio.features.substitutions import reference_of
 from subquad.bio.models.additive import binned_features
@@ -162,7 +163,7 @@ def train_networks(
     if prior is not None and priors is not None and vectors is not None:
         priors = _out_of_fold_priors(dataset, priors, spec, scaler, seed=seed)
     taken = time.process_time() - began
-    statistics = () if vectors is None else vectors.take(dataset.split["train"]).statistics()
+    statistics = () if vectors is None else vector_statistics(vectors.take(dataset.split["train"]))
     nets, selected = [], []
     for member in range(count):
         name, own_seed = kind if count == 1 else f"{kind} {member + 1}", seed + 1000 * member + 500 * is_control
