@@ -7,7 +7,7 @@ from typing import Any, Literal
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
-__all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "AlphabetName", "Direction", "FitSettings", "TaskType"]
+__all__ = ["ALPHABETS", "AMBIGUITY", "MIN_CURVE_ROWS", "AlphabetName", "Direction", "FitSettings", "TaskType"]
 
 ALPHABETS = {
     "dna": "ACGT",
@@ -20,6 +20,10 @@ ALPHABETS = {
 }
 """Names and letters of the alphabets. `protein_stop` has the stop codon `*` as an additional letter; the alphabets of
 alignments have the gap `-`, and that of proteins the stop too, so that its letters differ in number from all others."""
+
+AMBIGUITY = {"A": "A", "C": "C", "G": "G", "T": "T", "N": "ACGT", "R": "AG", "Y": "CT", "S": "CG", "W": "AT"}
+AMBIGUITY |= {"K": "GT", "M": "AC", "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG"}
+"""IUPAC codes of nucleotides, and the nucleotides that they stand for."""
 
 MIN_CURVE_ROWS = 10
 """Minimum number of training rows for a point of a learning curve."""

@@ -16,7 +16,7 @@ from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import separator_of
 from subquad.bio.metrics.compared_models import models_suiting
-from subquad.bio.settings import FitSettings
+from subquad.bio.settings import AMBIGUITY, FitSettings
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.runs.storage import atomic, read_json
 
@@ -31,9 +31,6 @@ SHORT_NAMES: dict[str, TaskType] = {
     "perres_multi": "residue_multiclass",
 }
 """Short names of task types; the number of classes may follow `multi`."""
-
-NUCLEOTIDES = set("ACGTURYSWKMBDHVN")
-"""Nucleotides and their IUPAC codes, most of which are amino acids too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +215,7 @@ def _alphabet(letters: Any) -> dict[str, str]:
     if not isinstance(letters, str) or not letters:
         return {}
     own = {letter.upper() for letter in letters if letter.isalpha()}
-    if own - NUCLEOTIDES:
+    if own - {*AMBIGUITY, "U"}:
         if "-" in letters:
             return {}
         return {"alphabet": "protein_stop" if "*" in letters else "protein"}

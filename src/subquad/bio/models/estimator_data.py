@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from subquad.bio.data.alphabet import check_aligned, check_mixed, encode, has_gap, infer_alphabet, normalize
+from subquad.bio.data.alphabet import (
+    alphabet_of,
+    check_aligned,
+    check_mixed,
+    encode,
+    has_gap,
+    infer_alphabet,
+    normalize,
+)
 from subquad.bio.data.dataset import PAD, Inputs, InputSchema, Target
 from subquad.bio.data.inputs import fill_missing
 from subquad.bio.data.partner_sequences import Partners, joint_alphabet, pair
@@ -74,7 +82,7 @@ def _given(estimator: Any, X: Inputs, schema: InputSchema | None) -> tuple[Input
             source="inputs",
             partner=None if X.partner is None else "partner",
             covariates={str(k): float(np.median(X.covariates[:, k])) for k in range(E)},
-            alphabet=next(name for name, letters in ALPHABETS.items() if len(letters) == X.letters),
+            alphabet=alphabet_of(X.letters),
             is_aligned=X.is_aligned,
             length=T if X.is_aligned else None,
         )

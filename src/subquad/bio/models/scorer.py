@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subquad.bio.data.alphabet import GAP, normalize
+from subquad.bio.data.alphabet import is_nucleotide, normalize
 from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.models.members import Members, deviation
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
 
 __all__ = [
-    "AMBIGUITY",
     "SEPARATOR",
     "Scorer",
     "input_sequence",
@@ -31,11 +30,6 @@ __all__ = [
     "output_names",
     "partner_sequence",
 ]
-
-NUCLEOTIDES = frozenset("ACGTU")
-AMBIGUITY = {"A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC"}
-AMBIGUITY |= {"B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"}
-"""IUPAC codes of nucleotides, and the nucleotides that they stand for."""
 
 BATCH = 4096
 """Sequences per call of the model."""
@@ -88,7 +82,7 @@ class Scorer:
     @property
     def is_nucleotide(self) -> bool:
         """The model reads DNA or RNA."""
-        return set(self.model.alphabet) <= NUCLEOTIDES | {GAP}
+        return is_nucleotide(self.schema.alphabet)
 
     @property
     def positions(self) -> list[int] | None:
