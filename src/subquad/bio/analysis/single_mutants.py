@@ -124,7 +124,7 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
 
 
 def _test_rows(scorer: Scorer) -> tuple[Any, Any] | None:
-    path = Path(getattr(scorer.model, "directory", "")) / TEST_ROWS
+    path = scorer.model.directory / TEST_ROWS
     # a saved estimator keeps no rows
     if not path.is_file():
         return None

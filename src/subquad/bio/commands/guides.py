@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ from subquad.errors import SubquadError, raise_errors
 from subquad.progress import say, track
 from subquad.runs.storage import as_file, atomic, check_output
 
+if TYPE_CHECKING:
+    from subquad.bio.models.fitted import BioModel
+
 __all__ = ["guides"]
 
 
@@ -33,7 +36,7 @@ def guides(
     settings: GuideSettings | None = None,
     *,
     out: Path | str,
-    model: Any = None,
+    model: "BioModel | Path | str | None" = None,
     page: Path | str | None = None,
     force: bool = False,
     quiet: bool = False,

@@ -87,7 +87,7 @@ class Scorer:
     @property
     def positions(self) -> list[int] | None:
         """Positions (from 0) that varied in training and that the model reads; None: all."""
-        positions, length = getattr(self.model, "positions", None), self.schema.length
+        positions, length = self.model.positions, self.schema.length
         if positions is None:
             return None
         # those of a partner chain follow
@@ -96,7 +96,7 @@ class Scorer:
     @property
     def letters(self) -> str:
         """Letters that mutants may have: the alphabet, without a stop or a gap that no training sequence has."""
-        observed = self.model.config.get("observed_letters") if hasattr(self.model, "config") else None
+        observed = self.config.get("observed_letters")
         alphabet = self.model.alphabet
         if observed is None:
             return alphabet
