@@ -272,7 +272,7 @@ def read_like(
     )
 
 
-def inputs_of(schema: InputSchema, sequences: Sequence[str], *, path: str = "the sequences") -> Inputs:
+def inputs_of(schema: InputSchema, sequences: Sequence[str]) -> Inputs:
     """Return sequences as inputs of a model; a partner sequence precedes `|`, as in `partner|sequence`.
 
     Raises:
@@ -291,7 +291,7 @@ def inputs_of(schema: InputSchema, sequences: Sequence[str], *, path: str = "the
         columns["partner"] = [text.partition("|")[0] for text in sequences]
     plain = replace(schema, wild_type=None)
     options = InputOptions.of_schema(plain, sequence="sequence", partner="partner" if schema.partner else None)
-    inputs = read_inputs(path, pd.DataFrame(columns), options).inputs
+    inputs = read_inputs("the sequences", pd.DataFrame(columns), options).inputs
     return replace(inputs, is_double_stranded=schema.strands == "both")
 
 

@@ -264,13 +264,12 @@ def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
     return sequence
 
 
-def partner_sequence(model: "BioModel", given: str | None, flag: str = "--partner") -> str | None:
+def partner_sequence(model: "BioModel", given: str | None) -> str | None:
     """Return the partner sequence of all sequences that are scored; None if the model reads single sequences.
 
     Args:
         model: The model that will read it.
-        given: Letters, or the path of a FASTA or text file with one sequence.
-        flag: Its flag, for messages.
+        given: Letters, or the path of a FASTA or text file with one sequence, from `--partner`.
 
     Raises:
         SubquadError: The model reads pairs and no partner is given, or it does not; or the partner has other letters or
@@ -279,24 +278,24 @@ def partner_sequence(model: "BioModel", given: str | None, flag: str = "--partne
     schema = model.schema
     if schema.partner is None:
         if given is not None:
-            raise SubquadError(f"{flag}: the model reads single sequences, without partner sequences; leave it out")
+            raise SubquadError("--partner: the model reads single sequences, without partner sequences; leave it out")
         return None
     if given is None:
         raise SubquadError(
             f"the model reads pairs of sequences; give the partner sequence (column {schema.partner!r} of the table of "
-            f"the fit), which stays the same in all mutants, with {flag}"
+            f"the fit), which stays the same in all mutants, with --partner"
         )
     chain = schema.partner_chain
     alphabet = schema.alphabet if chain is None else chain.alphabet
-    partner = normalize([read_sequence(given, flag)], alphabet)[0][0]
+    partner = normalize([read_sequence(given, "--partner")], alphabet)[0][0]
     letters = ALPHABETS[alphabet]
     raise_errors(
-        f"{flag} has letters outside the alphabet of the partner sequences, {alphabet} ({letters}):",
+        f"--partner has letters outside the alphabet of the partner sequences, {alphabet} ({letters}):",
         [f"{letter!r} at position {place}" for place, letter in enumerate(partner, 1) if letter not in letters],
     )
     if chain is not None and chain.length not in (None, len(partner)):
         raise SubquadError(
-            f"{flag} has {len(partner)} letters, but the model reads aligned partner sequences of {chain.length} "
+            f"--partner has {len(partner)} letters, but the model reads aligned partner sequences of {chain.length} "
             "letters"
         )
     return partner

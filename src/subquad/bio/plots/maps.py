@@ -301,9 +301,8 @@ def scatter(
     *,
     labels: tuple[str, str],
     curve: tuple[np.ndarray, np.ndarray] | None = None,
-    is_equal: bool = True,
 ) -> Figure:
-    """Return a scatter plot, or a density plot of many points, with the line of agreement or a curve."""
+    """Return a scatter plot, or a density plot of many points, with the line of agreement and, if given, a curve."""
     figure = Figure(figsize=(5.2, 4.4))
     axes = figure.add_subplot()
     if len(x) > 5000:
@@ -313,9 +312,8 @@ def scatter(
         axes.scatter(x, y, s=8, alpha=min(0.7, 60 / len(x) ** 0.6 + 0.05), color=GREEN, linewidths=0)
     if curve is not None:
         axes.plot(*curve, color=OCHRE, linewidth=2)
-    if is_equal:
-        ends = [max(x.min(), y.min()), min(x.max(), y.max())]
-        axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
+    ends = [max(x.min(), y.min()), min(x.max(), y.max())]
+    axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
     axes.set(xlabel=labels[0], ylabel=labels[1])
     tidy(axes)
     return figure
