@@ -145,10 +145,10 @@ def predicted_cycles(
     scorer: Scorer,
     wild_type: str,
     *,
-    doubles: Sequence[DoubleMutant] | None = None,
-    max_double_mutants: int = 50_000,
-    seed: int = 0,
-    quiet: bool = True,
+    doubles: Sequence[DoubleMutant] | None,
+    max_double_mutants: int,
+    seed: int,
+    quiet: bool,
 ) -> Cycles:
     """Return the cycles of a model's predictions around a wild type; of class probabilities, in log odds.
 
@@ -159,7 +159,8 @@ def predicted_cycles(
     Args:
         scorer: Model and output.
         wild_type: Wild-type sequence.
-        doubles: Double mutants to predict instead; subsampled at random if there are more than `max_double_mutants`.
+        doubles: Double mutants to predict instead, or None; a random sample if there are more than
+            `max_double_mutants`.
         max_double_mutants: Number of double mutants to predict.
         seed: Seed of the subsample.
         quiet: Show no progress.

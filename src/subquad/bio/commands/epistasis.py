@@ -119,9 +119,7 @@ def _of_run(run: "BioModel | Path | str", settings: EpistasisSettings, *, seed: 
     )
 
 
-def _write(
-    landscape: Landscape, record: dict[str, Any], out: Path, source: str, *, quiet: bool = False
-) -> pd.DataFrame:
+def _write(landscape: Landscape, record: dict[str, Any], out: Path, source: str, *, quiet: bool) -> pd.DataFrame:
     for text in support_warnings(landscape):
         say(text, quiet=quiet)
     pairs, cycles = pair_tables(landscape)

@@ -38,7 +38,7 @@ class Table:
     frame: pd.DataFrame
     """All columns as text, in the order of the file."""
     inputs: Inputs
-    target: Target | None
+    target: Target | None = None
     """Target of all rows; rows outside `has_target` hold NaN, -1 or no pairs. None for a table to predict."""
     sequences: list[str]
     """Full sequences in upper case (with either T or U); `partner|sequence` with partner sequences."""
@@ -46,9 +46,9 @@ class Table:
     """Variant of each row, such as `A24G:K30R`, counted from 1 in the wild type and empty for the wild type itself;
     None if the rows are not variants."""
     wild_type: str | None
-    weight: np.ndarray | None
+    weight: np.ndarray | None = None
     """`(n,)`, with mean 1 over the rows with a target."""
-    groups: np.ndarray | None
+    groups: np.ndarray | None = None
     """Group of each row, as text."""
     has_target: np.ndarray
     """`(n,)` bool."""
@@ -152,20 +152,20 @@ def read_table(
 def read_sequences(
     path: Path | str,
     *,
-    sequence: str | None = None,
-    mutant: str | None = None,
-    wild_type: str | None = None,
-    offset: int | None = None,
-    alphabet: str = "auto",
+    sequence: str | None,
+    mutant: str | None,
+    wild_type: str | None,
+    offset: int | None,
+    alphabet: str,
 ) -> Table:
     """Read the sequences of a table as `read_table` does, without targets and covariates; those of a pair without it.
 
     Args:
         path: The file (see `read_frame`), or `example:NAME`.
-        sequence: Column with the sequences. Default: inferred.
-        mutant: Column with the variants. Default: inferred.
-        wild_type: Letters, or a file with one sequence.
-        offset: Position in the table minus position in the wild type. Default: inferred.
+        sequence: Column with the sequences; None infers it.
+        mutant: Column with the variants; None infers it.
+        wild_type: Letters, or a file with one sequence; None infers it.
+        offset: Position in the table minus position in the wild type; None infers it.
         alphabet: Name of the alphabet, or `auto`.
 
     Raises:
@@ -192,12 +192,9 @@ def read_sequences(
         path=path,
         frame=frame,
         inputs=made.inputs,
-        target=None,
         sequences=made.sequences.sequences,
         mutants=made.sequences.mutants,
         wild_type=made.sequences.wild_type,
-        weight=None,
-        groups=None,
         has_target=np.zeros(len(frame), dtype=bool),
         schema=made.schema,
         remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks],
@@ -260,11 +257,9 @@ def read_like(
         path=path,
         frame=frame,
         inputs=own,
-        target=None,
         sequences=made.sequences.sequences,
         mutants=made.sequences.mutants,
         wild_type=made.sequences.wild_type,
-        weight=None,
         groups=_groups(frame, schema.group),
         has_target=np.zeros(len(frame), dtype=bool),
         schema=schema,

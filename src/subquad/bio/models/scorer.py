@@ -138,9 +138,7 @@ class Scorer:
             return None
         return self.model.posterior_draws(sequences, count, seed=seed)[..., self.column]
 
-    def effects(
-        self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def effects(self, sequences: Sequence[str], *, title: str, quiet: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return scores, and the standard deviation over the members of the difference to the first sequence."""
         members = self.members(sequences, title=title, quiet=quiet)
         each = np.asarray(members.each)
