@@ -87,22 +87,10 @@ def read_table(
     path = resolve_table(path)
     frame = read_frame(path)
     columns, remarks = find_columns(path, frame, settings)
-    options = InputOptions(
-        sequence=columns.sequence,
-        mutant=columns.mutant,
-        partner=columns.partner,
-        alphabet=settings.alphabet,
-        partner_alphabet=settings.partner_alphabet,
-        pairing=settings.pairing,
-        ambiguity=settings.ambiguity,
-        wild_type=settings.wild_type,
-        offset=settings.offset,
-        is_mutant_named=settings.mutant is not None,
-    )
     read: list[ReadInputs] = []
 
     def inputs() -> ReadInputs:
-        read.append(read_inputs(path, frame, options))
+        read.append(read_inputs(path, frame, _input_options(columns, settings)))
         return read[0]
 
     def target() -> tuple[Target, np.ndarray, list[str]]:
@@ -146,6 +134,22 @@ def read_table(
         has_target=has,
         schema=schema,
         remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks, *notes, *filled, *weighted],
+    )
+
+
+def _input_options(columns: Columns, settings: FitSettings) -> InputOptions:
+    """Return how to read the inputs of a training table from its columns."""
+    return InputOptions(
+        sequence=columns.sequence,
+        mutant=columns.mutant,
+        partner=columns.partner,
+        alphabet=settings.alphabet,
+        partner_alphabet=settings.partner_alphabet,
+        pairing=settings.pairing,
+        ambiguity=settings.ambiguity,
+        wild_type=settings.wild_type,
+        offset=settings.offset,
+        is_mutant_named=settings.mutant is not None,
     )
 
 
