@@ -50,7 +50,11 @@ class BenchSettings:
 
     @property
     def train_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Pattern of the tasks without training rows, and id of the task whose rows they take."""
+        """Pattern of the tasks without training rows, and id of the task whose rows they take.
+
+        Raises:
+            SubquadError: An entry of `train_on` is not TASK=TASK.
+        """
         pairs = []
         for text in self.train_on:
             pattern, _, donor = (part.strip() for part in text.partition("="))

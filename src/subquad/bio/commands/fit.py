@@ -80,7 +80,22 @@ def fit_table(
     seconds: float = 0.0,
     split: Split | None = None,
 ) -> dict[str, Any]:
-    """Fit all models to a table that has been read (`seconds` is the time that it took), and split; see `fit`."""
+    """Fit all models to a table that has been read, and return the contents of `metrics.json`; see `fit`.
+
+    Args:
+        read: The table.
+        settings: Split, models and training.
+        out: Output folder. An unfinished run with the same settings in it is resumed.
+        seed: Seed of the random split, the order of the rows and the initial weights.
+        force: Overwrite a finished run in the folder.
+        quiet: Print no progress and no remarks.
+        seconds: Time that reading the table took.
+        split: Split of the table. Default: made here.
+
+    Raises:
+        SubquadError: The table cannot be split or there is nothing to learn from, in which case nothing has been
+            written; or the folder holds other files.
+    """
     began, path = time.monotonic() - seconds, read.path
     split = make_split(read, settings, seed=seed) if split is None else split
     say(f"split: {split.how}", quiet=quiet)

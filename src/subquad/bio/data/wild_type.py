@@ -308,6 +308,9 @@ def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) ->
         sequences: Sequences of all rows.
         wild_type: Letters; by default the most common letter at each position, if half of the rows are within six
             substitutions of it, or within a tenth of the length.
+
+    Raises:
+        SubquadError: No sequence has the length of the given wild type.
     """
     flat, lengths = flatten(sequences)
     width = int(lengths[0])

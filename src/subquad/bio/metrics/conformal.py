@@ -85,8 +85,8 @@ def fit_conformal(truth: ArrayLike, prediction: ArrayLike, spread: ArrayLike | N
         truth: `(n,)` measurements; NaN rows are ignored.
         prediction: `(n,)` predictions.
         spread: `(n,)` standard deviation of the ensemble. The score is then $|y - ŷ| / (σ + β)$ (Section 5.2 of Lei et
-            al.), with β the median spread to avoid division by almost zero: intervals are wider where the replicates
-            disagree. Without it, or if all replicates agree, the score is $|y - ŷ|$.
+            al.), with β the median spread to avoid division by almost zero: intervals are wider where the members of
+            the ensemble disagree. Without it, or if all members agree, the score is $|y - ŷ|$.
 
     Raises:
         ValueError: No rows, or arrays of different lengths.

@@ -238,15 +238,28 @@ def intervals(
 
 
 def bootstrap_metric(target: Target, prediction: Any, name: str, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Return one metric in each of `draws` bootstrap samples of the rows; equal seeds draw equal samples.
+    """Return one metric in each bootstrap sample of the rows, `(D,)`; equal seeds draw equal samples.
 
     NaN where the sample does not define it, for example because it has one class only.
+
+    Args:
+        target: Measured values of n rows.
+        prediction: Predictions of the same rows; see `Target.outputs`.
+        name: Name of the metric.
+        draws: Number of samples, D.
+        seed: Seed of the samples.
     """
     return _drawn(target, prediction, draws, names=(name,), seed=seed)[name]
 
 
 def by_group(target: Target, prediction: Any, groups: Sequence[str] | np.ndarray) -> dict[str, dict[str, float]]:
-    """Return the metrics within each group of rows, and its number of `rows`, sorted by the group's name."""
+    """Return the metrics within each group of rows, and its number of `rows`, sorted by the group's name.
+
+    Args:
+        target: Measured values of n rows.
+        prediction: Predictions of the same rows; see `Target.outputs`.
+        groups: `(n,)` name of the group of each row.
+    """
     names, place = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     result = {}
     for k, name in enumerate(names):

@@ -233,7 +233,7 @@ def _reference(dataset: Dataset) -> tuple[int, ...]:
 
 
 def _priors(inputs: Inputs, spec: NetSpec, scaler: TargetScaler, ridge: Baseline | None) -> Priors:
-    """Return the logits at which networks of residues (ridge) and of pairs (ViennaRNA) start; None for others."""
+    """Return the starting logits of networks of residues (ridge) and pairs (ViennaRNA, or zeros); None for others."""
     if spec.task_type == "pairs":
         if not spec.has_prior:
             return [np.zeros((length, length), dtype=np.float32) for length in inputs.lengths]
