@@ -12,12 +12,12 @@ from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import Table, read_table
 from subquad.bio.metrics.compared_models import check_names
 from subquad.bio.metrics.scores import BOOTSTRAP, by_group
+from subquad.bio.models.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
 from subquad.bio.models.fit import FittedModels, fit_models, models_of
 from subquad.bio.models.fitted import network_tensors
 from subquad.bio.models.learning_curve import learning_curve
 from subquad.bio.models.predictions import test_examples, test_frame
 from subquad.bio.models.training_data import check_trainable
-from subquad.bio.plots.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
 from subquad.bio.plots.fit_page import card, render
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import Split, check_split_column, make_split

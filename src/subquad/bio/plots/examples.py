@@ -9,6 +9,7 @@ from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.base_pairs import agreement
 from subquad.bio.metrics.compared_models import label_of
 from subquad.bio.metrics.scores import score
+from subquad.bio.models.finished_run import FinishedRun
 from subquad.bio.plots.figures import (
     base_pair_panels,
     confusion,
@@ -17,7 +18,6 @@ from subquad.bio.plots.figures import (
     probability_histogram,
     profiles,
 )
-from subquad.bio.plots.finished_run import FinishedRun
 from subquad.reporting.page import Picture, Table, picture
 
 __all__ = ["blocks", "main_figures", "sequence_metric"]
