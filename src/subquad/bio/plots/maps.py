@@ -158,7 +158,9 @@ def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> F
     width, height = left + widest * CELL + right, len(rows) * block + 0.1
     figure = Figure(figsize=(width, height))
     scheme = "chemistry" if len(letters) > 5 else "classic"
-    top = float(np.clip(heights, 0, None).sum(1).max()) or 1.0
+    top = float(np.clip(heights, 0, None).sum(1).max())
+    # without any information the heights are rounding errors
+    top = top if top > 1e-9 else 1.0
     for k, row in enumerate(rows):
         base = height - (k + 1) * block + 0.25
         axes = figure.add_axes((left / width, base / height, len(row) * CELL / width, (block - 0.35) / height))
