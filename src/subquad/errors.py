@@ -17,6 +17,7 @@ __all__ = [
     "raise_errors",
     "require",
     "unknown",
+    "validate_distinct",
     "validate_minima",
     "validate_values",
 ]
@@ -113,14 +114,19 @@ def collect_errors(*checks: Callable[[], Any], note: str = "") -> list[Any]:
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """Return the values of a `Literal`, also inside `Annotated` and beside None."""
+    """Return the values of a `Literal`, also inside `Annotated` and `tuple[…, ...]`, and beside None."""
     origin = get_origin(kind)
     if origin is Literal:
         return get_args(kind)
-    if origin is Annotated:
+    if origin is Annotated or _is_list(kind):
         return _choices(get_args(kind)[0])
     found = [choices for member in get_args(kind) if (choices := _choices(member))]
     return found[0] if len(found) == 1 and type(None) in get_args(kind) else ()
+
+
+def _is_list(kind: Any) -> bool:
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,)
 
 
 def _is_optional(kind: Any) -> bool:
@@ -146,7 +152,7 @@ def validate_minima(settings: Any, *, prefix: str = "", **minima: float) -> None
 
 
 def validate_values(settings: Any, *, prefix: str = "") -> None:
-    """Check that the fields of a settings dataclass are finite, and hold one of the values of a `Literal`.
+    """Check that the fields of a settings dataclass are finite, and hold only values of their `Literal`.
 
     Args:
         settings: An instance of the dataclass.
@@ -159,6 +165,25 @@ def validate_values(settings: Any, *, prefix: str = "") -> None:
         choices, value = _choices(field.type), getattr(settings, field.name)
         if isinstance(value, float) and not math.isfinite(value):
             raise SubquadError(f"{flag_name(prefix + field.name)} must be a finite number, got {value}")
-        if not choices or (value is None and _is_optional(field.type)) or value in choices:
+        if not choices or (value is None and _is_optional(field.type)):
             continue
-        raise SubquadError(f"{flag_name(prefix + field.name)} must be one of {', '.join(choices)}, got {value!r}")
+        for one in value if _is_list(field.type) else (value,):
+            if one not in choices:
+                raise SubquadError(f"{flag_name(prefix + field.name)} must be one of {', '.join(choices)}, got {one!r}")
+
+
+def validate_distinct(settings: Any, *names: str) -> None:
+    """Check that fields of a settings dataclass list no value twice, and are not empty unless that is their default.
+
+    Args:
+        settings: An instance of the dataclass.
+        *names: Names of the fields.
+
+    Raises:
+        SubquadError: A field has equal values, or none.
+    """
+    defaults = {field.name: field.default for field in fields(settings)}
+    for name in names:
+        values = getattr(settings, name)
+        if len(set(values)) < len(values) or (not values and defaults[name]):
+            raise SubquadError(f"{flag_name(name)} needs different values, got {' '.join(map(str, values))!r}")

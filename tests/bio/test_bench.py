@@ -269,6 +269,7 @@ def test_all_errors_of_a_task_file_are_reported_at_once(tmp_path):
         ({"seeds": ()}, "--seeds needs different values"),
         ({"jobs": 0}, "--jobs must be at least 1, got 0"),
         ({"timeout": 0.0}, "--timeout must be above 0"),
+        ({"timeout": float("nan")}, "--timeout must be a finite number, got nan"),
         ({"train_on": ("a",)}, "--train-on must be TASK=TASK"),
     ],
 )

@@ -234,6 +234,7 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
     tasks, jobs = written(tmp_path, entries, ["regression"] * 3 + ["pairs", "multiclass"])
     results = results_of(task_entries(tasks, jobs))
     html, text = render(results), markdown(results)
+    assert "suit a task: ridge, ViennaRNA MFE, ViennaRNA pair probabilities, gradient boosting" in text
     for word in ("task_0", "task_2", "fold", "rna/few", "ViennaRNA MFE", "Transformer 0.68", "fewer than 20 test rows"):
         assert word in html, word
         assert word in text, word

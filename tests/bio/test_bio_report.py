@@ -22,8 +22,8 @@ from subquad.bio.metrics.scores import (
     score,
     undefined_metrics,
 )
+from subquad.bio.models.finished_run import FinishedRun, best_model
 from subquad.bio.plots.figures import dot_plot
-from subquad.bio.plots.finished_run import FinishedRun, best_model
 from subquad.bio.plots.fit_page import card, render, sections
 from subquad.bio.settings import ALPHABETS
 from subquad.errors import SubquadError

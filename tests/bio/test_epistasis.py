@@ -15,9 +15,9 @@ from subquad.bio.analysis.cycles import (
     predicted_cycles,
     specific_epistasis,
 )
-from subquad.bio.analysis.landscape import measured_landscape, predicted_landscape
+from subquad.bio.analysis.landscape import measured_landscape
 from subquad.bio.analysis.orders import by_order, find_library, order_kernels, variance_by_order, walsh
-from subquad.bio.commands import epistasis as epistasis_command
+from subquad.bio.analysis.settings import EpistasisSettings
 from subquad.bio.commands.epistasis import epistasis
 from subquad.bio.models.scorer import open_scorer
 from subquad.errors import SubquadError
@@ -106,38 +106,43 @@ def test_a_curve_takes_what_comes_from_the_scale_and_leaves_what_belongs_to_a_pa
     assert np.abs(specific_epistasis(frame)[0]).argmax() == 7
 
 
+def cycles_of(model, *, wild_type=WILD, doubles=None, max_double_mutants=50_000):
+    options = {"doubles": doubles, "max_double_mutants": max_double_mutants, "seed": 0, "quiet": True}
+    return predicted_cycles(open_scorer(model), wild_type, **options)
+
+
 def test_an_additive_model_has_no_epistasis_and_a_product_has_its_own():
     class Product(AdditiveModel):
         def value(self, sequence):
             # letters 2 and 5 count only together
             return (sequence[1] == "G") * (sequence[4] == "T") + 0.25 * (sequence[0] == "C")
 
-    plain = predicted_cycles(open_scorer(AdditiveModel(members=1)), WILD).frame
+    plain = cycles_of(AdditiveModel(members=1)).frame
     assert len(plain) == 21 * 9
     np.testing.assert_allclose(plain["epistasis"], 0, atol=1e-9)
-    found = predicted_cycles(open_scorer(Product(members=1)), WILD).frame
+    found = cycles_of(Product(members=1)).frame
     assert found["epistasis"].sum() == 1
     assert found.loc[found["epistasis"].idxmax(), "first"] == "C2G"
 
 
 def test_the_epistasis_of_a_class_is_in_log_odds():
     model = AdditiveModel("binary", classes=("no", "yes"), members=1)
-    found = predicted_cycles(open_scorer(model), WILD)
+    found = cycles_of(model)
     np.testing.assert_allclose(found.frame["epistasis"], 0, atol=1e-6)
 
 
 def test_double_mutants_are_subsampled_evenly_and_the_page_states_it():
-    found = predicted_cycles(open_scorer(AdditiveModel(members=1)), WILD, max_double_mutants=43)
+    found = cycles_of(AdditiveModel(members=1), max_double_mutants=43)
     assert found.frame.groupby(["i", "j"]).size().tolist() == [2] * 21
     assert "42 of 189 double mutants were sampled" in found.single_effects
     # fewer than there are pairs of positions: those with the largest effects, which are the last ones
-    few = predicted_cycles(open_scorer(AdditiveModel(members=1)), "AAAAAAA", max_double_mutants=3).frame
+    few = cycles_of(AdditiveModel(members=1), wild_type="AAAAAAA", max_double_mutants=3).frame
     assert set(few["i"]) | set(few["j"]) == {5, 6, 7}
 
 
 def test_only_the_requested_double_mutants_are_predicted():
     doubles = [((0, "C"), (2, "T")), ((1, "G"), (4, "T"))]
-    found = predicted_cycles(open_scorer(AdditiveModel(members=1)), WILD, doubles=doubles).frame
+    found = cycles_of(AdditiveModel(members=1), doubles=doubles).frame
     assert found["second"].tolist() == ["G3T", "A5T"]
 
 
@@ -264,18 +269,18 @@ def test_sequences_of_other_lengths_are_skipped_with_a_remark():
 
 def test_measured_and_predicted_stand_beside_each_other_on_the_page(tmp_path):
     names, y = landscape(5, TERMS)
-    measured, _ = measured_landscape(names, y, "AAAAA")
-    scorer = open_scorer(AdditiveModel(members=1, wild_type="AAAAA"))
-    found = predicted_landscape(scorer, "AAAAA", measured=measured)
-    assert set(found.cycles) == {"measured", "predicted"}
-    np.testing.assert_allclose(found.orders["predicted"].fraction[:2], [1, 0], atol=1e-9)
-    pairs = epistasis_command._write(found, {}, tmp_path / "out", "run")
+    pd.DataFrame({"sequence": names, "score": y}).to_csv(tmp_path / "t.csv", index=False)
+    model = AdditiveModel(members=1, wild_type="AAAAA")
+    settings = EpistasisSettings(table=str(tmp_path / "t.csv"))
+    pairs = epistasis(model, settings, out=tmp_path / "out", quiet=True)
     assert len(pairs) == 10
     assert {"rms", "predicted_rms"} <= set(pairs)
     cycles = pd.read_csv(tmp_path / "out" / "cycles.csv.gz")
     assert {"epistasis", "predicted_epistasis"} <= set(cycles)
     orders = pd.read_csv(tmp_path / "out" / "orders.csv")
     assert orders.groupby("source")["variance_fraction"].sum().round(6).tolist() == [1.0, 1.0]
+    predicted = orders.loc[orders["source"] == "predicted", "variance_fraction"]
+    np.testing.assert_allclose(predicted.iloc[:2], [1, 0], atol=1e-9)
     text = (tmp_path / "out" / "epistasis.html").read_text()
     assert "Each map has its own colour scale" in text
     assert "Exact decomposition: all combinations are present." in text
@@ -299,9 +304,8 @@ def test_the_epistasis_of_a_table_is_found_and_written(tmp_path):
 @pytest.mark.data
 @pytest.mark.skipif(not DATA, reason="SUBQUAD_DATA is not set")
 def test_half_a_million_double_mutants_of_gb1_show_a_contact(tmp_path):
-    table = pd.read_csv(Path(DATA) / "bio" / "dms" / "gb1_double_olson2014.csv.gz")
-    found, _ = measured_landscape(table["sequence"].tolist(), table["target"].to_numpy(), None)
-    pairs = epistasis_command._write(found, {}, tmp_path / "out", "gb1")
+    table = Path(DATA) / "bio" / "dms" / "gb1_double_olson2014.csv.gz"
+    pairs = epistasis(table, out=tmp_path / "out", quiet=True)
     assert len(pairs) == 55 * 54 / 2
     # Gly41 and Val54 of the protein, whose first residue is not in the construct
     top = pairs.sort_values("rms_specific", ascending=False).head(10)

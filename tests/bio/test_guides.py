@@ -22,7 +22,7 @@ from subquad.bio.guide_search.sites import (
 )
 from subquad.bio.guide_search.table import COLUMNS, find_guides
 from subquad.bio.models.members import Members
-from subquad.bio.models.scorer import AMBIGUITY
+from subquad.bio.settings import AMBIGUITY
 from subquad.cli import main
 from subquad.errors import SubquadError
 
@@ -259,7 +259,7 @@ def test_a_context_may_be_given_for_a_model_of_any_length(tmp_path):
     ("setting", "message"),
     [
         ({"nuclease": "cas8"}, "--nuclease must be one of cas9, sacas9, cas12a, cas13a, cas13d, got 'cas8'"),
-        ({"pam": "NGE"}, "--pam must consist of the letters ACGTRYSWKMBDHVN, got 'NGE'"),
+        ({"pam": "NGE"}, "--pam must consist of the letters ACGTNRYSWKMBDHV, got 'NGE'"),
         ({"spacer": 40}, "--spacer must be between 15 and 32 letters, got 40"),
         ({"context": (-1, 6)}, "--context must be letters before and after the guide, such as 4 6, got (-1, 6)"),
         ({"mismatches": 9}, "--mismatches must be between 0 and 5, got 9"),

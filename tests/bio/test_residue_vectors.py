@@ -12,6 +12,7 @@ from subquad.bio import FitSettings, fit, predict, read_table
 from subquad.bio.data.dataset import Dataset, Inputs, Target, reverse_complement
 from subquad.bio.data.embeddings import Embeddings, read_embeddings, write_embeddings
 from subquad.bio.data.residue_vectors import ResidueVectors
+from subquad.bio.features.base import vector_statistics
 from subquad.bio.features.residues import ResidueFeatures
 from subquad.bio.models import networks
 from subquad.bio.models.baselines import fit_ridge
@@ -61,7 +62,7 @@ def test_rows_are_taken_reversed_joined_and_cut_to_positions():
 def test_mean_and_scale_are_those_of_the_letters_of_the_rows():
     vectors = vectors_of(np.array([50, 3, 47]))
     constant = replace(vectors, values=np.concatenate([vectors.values[:, :2], np.ones((100, 1), np.float16)], axis=1))
-    mean, scale = constant.take(np.array([0, 2])).statistics()
+    mean, scale = vector_statistics(constant.take(np.array([0, 2])))
     own = np.delete(constant.values.astype(np.float64), np.arange(50, 53), axis=0)
     np.testing.assert_allclose(mean, own.mean(0), atol=1e-6)
     np.testing.assert_allclose(scale[:2], 1 / own.std(0)[:2], rtol=1e-5)
@@ -117,7 +118,7 @@ def test_residue_features_hold_the_standardised_vector_of_the_residue():
     inputs = inputs_of(np.array([30, 20, 25]), letters=20)
     features = ResidueFeatures.for_inputs(inputs)
     rows, positions = np.array([2, 0, 2, 1]), np.array([24, 0, 3, 19])
-    mean, scale = inputs.vectors.statistics()
+    mean, scale = vector_statistics(inputs.vectors)
     expected = (inputs.vectors.at(rows, positions) - mean) * scale
     for found in (features.matrix(inputs, rows, positions).toarray(), features.numbers(inputs, rows, positions)):
         np.testing.assert_allclose(found[:, -DIMENSIONS:], expected, atol=1e-6)

@@ -334,7 +334,11 @@ def test_differences_between_strategies_are_paired_over_seeds():
         ({"propose": 0}, "--propose must be at least 1, got 0"),
         ({"simulate": True, "measured": ("a.csv",)}, "--simulate takes all measurements from its table"),
         ({"simulate": True, "seeds": (1, 1)}, "--seeds needs different values, got '1 1'"),
-        ({"simulate": True, "strategies": ("gpp",)}, "no strategy 'gpp'; did you mean 'gp'"),
+        (
+            {"simulate": True, "strategies": ("gp", "gpp")},
+            "--strategies must be one of ensemble, gp, ridge, random, got 'gpp'",
+        ),
+        ({"simulate": True, "models": ()}, "--models needs different values, got ''"),
         ({"simulate": True, "hit_fraction": 1.5}, "--hit-fraction must be between 0 and 1, got 1.5"),
         ({"simulate": True, "fixed": ("1-22",)}, "--simulate chooses rows of its table; leave out --fixed"),
         ({"propose": 5, "start_rows": 40}, "--start-rows belongs to --simulate; leave it out, or add --simulate"),

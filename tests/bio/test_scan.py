@@ -214,5 +214,11 @@ def test_a_map_of_all_stops_and_one_of_nothing_are_drawn(tmp_path):
     letters = ALPHABETS["protein_stop"]
     nothing = np.full((21, 11), np.nan)
     for grid in (nothing, np.where(np.isnan(nothing), -1.0, 0.0)):
-        heat_map(grid, "ACDEFGHIKLM", letters, label="x").savefig(tmp_path / "x.png")
-    logo(information(np.zeros((21, 11))), letters, label="bits").savefig(tmp_path / "x.png")
+        figure = heat_map(grid, "ACDEFGHIKLM", letters, label="x")
+        figure.savefig(tmp_path / "x.png")
+        cells = figure.axes[1].images[0]
+        np.testing.assert_array_equal(np.ma.filled(cells.get_array(), np.nan), grid)
+        assert cells.get_clim() == (-1, 1)
+    figure = logo(information(np.zeros((21, 11))), letters, label="bits")
+    figure.savefig(tmp_path / "x.png")
+    assert figure.axes[0].get_ylim() == (0, 1.02)

@@ -1,7 +1,9 @@
 """Settings are checked before anything is read, and errors name the flag."""
 
 import inspect
+import json
 import re
+from dataclasses import asdict
 from typing import get_args
 
 import pytest
@@ -60,6 +62,13 @@ from subquad.errors import SubquadError
 def test_invalid_settings_are_an_error_that_names_the_flag(make, given, message):
     with pytest.raises(SubquadError, match=re.escape(message)):
         make(**given)
+
+
+def test_settings_come_back_from_json():
+    settings = FitSettings(target=("y",), models=("ridge", "lyra"), learning_sizes=(24, 48), partner="guide")
+    written = json.loads(json.dumps(asdict(settings)))
+    assert FitSettings.from_dict({**written, "seed": 3}) == settings
+    assert FitSettings.from_dict({"models": "mlp"}) == FitSettings(models=("mlp",))
 
 
 @pytest.mark.parametrize("kind", [LyraRegressor, LyraTagger])

@@ -23,7 +23,8 @@ def parse(*words):
 
 
 def both(sequences, words, **options):
-    options = {"column": "mutant", "is_named": False, "alphabet": "protein"} | options
+    options = {"column": "mutant", "is_named": False, "alphabet": "protein", "ambiguity": "any"} | options
+    options = {"wild_type": None, "offset": None} | options
     return from_both("t.csv", sequences, parse(*words), **options)
 
 

@@ -1,5 +1,7 @@
 """Models with known effects that replace fitted ones in tests."""
 
+from pathlib import Path
+
 import numpy as np
 
 from subquad.bio.commands.design import design
@@ -16,7 +18,7 @@ WILD = "ACGTACG"
 class AdditiveModel:
     """A model whose ensemble members add known values of the letters, and differ by a known factor."""
 
-    default = "lyra"
+    default, directory, positions = "lyra", Path("no folder"), None
 
     def __init__(
         self, task_type="regression", *, wild_type=WILD, alphabet="dna", members=2, classes=(), names=("score",)
@@ -53,6 +55,7 @@ class Landscape:
     """A model with effects of letters and of neighbouring pairs, whose best variant is known."""
 
     task_type, names, classes, default = "regression", ["fitness"], [], "lyra"
+    directory, positions = Path("no folder"), None
 
     def __init__(self, length=31, letters=AMINO, *, members=3, seed=0, spread=0.0, coupling=0.0, **schema):
         random = np.random.default_rng(seed)

@@ -17,7 +17,7 @@ from subquad.runs.options import Input, Model, Output, OutputOptions, RunOptions
 
 __all__ = ["app"]
 
-app = App(name="bio", help="Fit and use models of biological sequences with measurements: Lyra, ridge and boosting.")
+app = App(name="bio", help="Fit and use models of biological sequences with measurements: Lyra and its baselines.")
 
 # flags of several values take them as `--target a b`
 FLAGS = Parameter(name="*", consume_multiple=True)

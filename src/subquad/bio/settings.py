@@ -1,13 +1,14 @@
 """Settings of a fit on biological sequences. Imports nothing heavy, so that the command line starts fast."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from subquad.bio.compared_models import check_names
 from subquad.errors import SubquadError, flag_name, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
-__all__ = ["ALPHABETS", "MIN_CURVE_ROWS", "AlphabetName", "Direction", "FitSettings", "TaskType"]
+__all__ = ["ALPHABETS", "AMBIGUITY", "MIN_CURVE_ROWS", "AlphabetName", "Direction", "FitSettings", "TaskType"]
 
 ALPHABETS = {
     "dna": "ACGT",
@@ -20,6 +21,10 @@ ALPHABETS = {
 }
 """Names and letters of the alphabets. `protein_stop` has the stop codon `*` as an additional letter; the alphabets of
 alignments have the gap `-`, and that of proteins the stop too, so that its letters differ in number from all others."""
+
+AMBIGUITY = {"A": "A", "C": "C", "G": "G", "T": "T", "N": "ACGT", "R": "AG", "Y": "CT", "S": "CG", "W": "AT"}
+AMBIGUITY |= {"K": "GT", "M": "AC", "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG"}
+"""IUPAC codes of nucleotides, and the nucleotides that they stand for."""
 
 MIN_CURVE_ROWS = 10
 """Minimum number of training rows for a point of a learning curve."""
@@ -186,3 +191,17 @@ class FitSettings:
             raise SubquadError("--split-by group needs a group column; name it with --group")
         if self.partner is not None and self.partner == self.sequence:
             raise SubquadError(f"--sequence and --partner both name {self.partner!r}; name two columns")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "FitSettings":
+        """Return the settings from a JSON object with some of the fields; other keys are ignored.
+
+        JSON has lists and no tuples, and one text may stand for a list of one.
+        """
+        given = {}
+        for field in fields(cls):
+            if field.name in values:
+                value = values[field.name]
+                is_one = isinstance(value, str) and isinstance(field.default, tuple)
+                given[field.name] = (value,) if is_one else tuple(value) if isinstance(value, list) else value
+        return cls(**given)

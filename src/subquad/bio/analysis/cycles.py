@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.models.links import log_odds
 from subquad.bio.models.scorer import Scorer
 from subquad.bio.models.support import observed_letters, yes_no
 from subquad.errors import SubquadError
@@ -144,10 +145,10 @@ def predicted_cycles(
     scorer: Scorer,
     wild_type: str,
     *,
-    doubles: Sequence[DoubleMutant] | None = None,
-    max_double_mutants: int = 50_000,
-    seed: int = 0,
-    quiet: bool = True,
+    doubles: Sequence[DoubleMutant] | None,
+    max_double_mutants: int,
+    seed: int,
+    quiet: bool,
 ) -> Cycles:
     """Return the cycles of a model's predictions around a wild type; of class probabilities, in log odds.
 
@@ -158,7 +159,8 @@ def predicted_cycles(
     Args:
         scorer: Model and output.
         wild_type: Wild-type sequence.
-        doubles: Double mutants to predict instead; subsampled at random if there are more than `max_double_mutants`.
+        doubles: Double mutants to predict instead, or None; a random sample if there are more than
+            `max_double_mutants`.
         max_double_mutants: Number of double mutants to predict.
         seed: Seed of the subsample.
         quiet: Show no progress.
@@ -262,10 +264,7 @@ def _mutated(sequence: str, mutations: Sequence[tuple[int, str]]) -> str:
 
 
 def _on_additive_scale(scorer: Scorer, values: np.ndarray) -> np.ndarray:
-    if not scorer.is_probability:
-        return values
-    clipped = np.clip(values, 1e-6, 1 - 1e-6)
-    return np.log(clipped / (1 - clipped))
+    return log_odds(values, 1e-6) if scorer.is_probability else values
 
 
 def _strongest(positions: list[int], effect: dict[tuple[int, str], float], most: int) -> list[int]:

@@ -113,17 +113,17 @@ def predicted_landscape(
     scorer: Scorer,
     wild_type: str,
     *,
-    measured: Landscape | None = None,
-    max_double_mutants: int = 50_000,
-    seed: int = 0,
-    quiet: bool = True,
+    measured: Landscape | None,
+    max_double_mutants: int,
+    seed: int,
+    quiet: bool,
 ) -> Landscape:
     """Return the epistasis predicted by a model, beside the measured one of the same variants.
 
     Args:
         scorer: Model and output.
         wild_type: Wild-type sequence.
-        measured: Measured epistasis; its double mutants and combinations are predicted.
+        measured: Measured epistasis, or None; its double mutants and combinations are predicted.
         max_double_mutants: Number of double mutants to predict.
         seed: Seed of random subsamples.
         quiet: Show no progress.

@@ -163,7 +163,7 @@ def by_order(values: np.ndarray, letters: Sequence[int]) -> np.ndarray:
     return parts
 
 
-def variance_by_order(library: Library, *, most_rows: int = MAX_ROWS, seed: int = 0) -> Orders:
+def variance_by_order(library: Library, *, seed: int = 0) -> Orders:
     """Return the variance explained by each order.
 
     Complete libraries give exact fractions for all orders, and leave-one-out R² up to order four. Incomplete libraries
@@ -171,15 +171,14 @@ def variance_by_order(library: Library, *, most_rows: int = MAX_ROWS, seed: int 
 
     Args:
         library: The variants.
-        most_rows: Number of variants to use of an incomplete library; more are subsampled.
-        seed: Seed of the subsample.
+        seed: Seed of the subsample of `MAX_ROWS` variants of a larger incomplete library.
     """
     most = min(MAX_ORDER, len(library.sites))
     if library.is_complete:
         return _exact(library, most)
     rows = np.arange(len(library.values))
-    if len(rows) > most_rows:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, most_rows, replace=False))
+    if len(rows) > MAX_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_ROWS, replace=False))
     heldout_r2 = _leave_one_out(library.choices[rows], library.values[rows], library.letters, most)
     fraction = np.diff(heldout_r2, prepend=0.0)
     return Orders(fraction=fraction, heldout_r2=heldout_r2, is_exact=False, rows=len(rows), pairs=None, terms=[])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from subquad.bio.models.finished_run import TEST_ROWS
 from subquad.bio.models.members import deviation
 from subquad.bio.models.scorer import SEPARATOR, Scorer
 from subquad.bio.models.support import (
@@ -19,7 +20,6 @@ from subquad.bio.models.support import (
     prediction_interval,
     yes_no,
 )
-from subquad.bio.plots.finished_run import TEST_ROWS
 from subquad.bio.settings import Direction
 from subquad.errors import SubquadError, unknown
 
@@ -124,7 +124,7 @@ def measured_values(scorer: Scorer, table: Path | str | None) -> dict[str, float
 
 
 def _test_rows(scorer: Scorer) -> tuple[Any, Any] | None:
-    path = Path(getattr(scorer.model, "directory", "")) / TEST_ROWS
+    path = scorer.model.directory / TEST_ROWS
     # a saved estimator keeps no rows
     if not path.is_file():
         return None

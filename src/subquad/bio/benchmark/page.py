@@ -130,12 +130,14 @@ def _comparisons(results: Results) -> Table:
         cells = [" / ".join(str(whole[name]["after_holm"][one]) for one in VERDICTS) for name in shown]
         rows.append(["all, Holm", whole["scored"], *cells, None])
     seeds = results["settings"]["seeds"]
+    fitted = {name for entry in results["tasks"] for name in entry.get("values", {})}
+    baselines = [label_of(name) for name in names_of("baseline") if name in fitted]
     caption = (
         f"Number of tasks in which the first model is {' / '.join(VERDICTS)} (main metric on the test rows): the 95 % "
-        "interval of the difference is above 0, contains 0, or is below 0. Baselines: ridge, boosting, Gaussian "
-        "process, MLP, CNN, as far as they were fitted; for base pairs the two predictions of ViennaRNA. The best of "
-        "them is chosen on the test rows. Holm: after his correction for as many comparisons as there are tasks. "
-        f"Not counted: fewer than {MIN_TEST_ROWS} test rows, no training rows, or failed."
+        "interval of the difference is above 0, contains 0, or is below 0. Baselines, as far as they suit a task: "
+        f"{', '.join(baselines)}; the best of them is chosen on the test rows. Holm: after his correction for as many "
+        f"comparisons as there are tasks. Not counted: fewer than {MIN_TEST_ROWS} test rows, no training rows, or "
+        "failed."
     )
     if len(seeds) == 1:
         caption += " One seed: the intervals lack the variation of the training, and no task has a winner."

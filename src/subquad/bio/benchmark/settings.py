@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from subquad.errors import SubquadError, flag_name, validate_minima
+from subquad.errors import SubquadError, validate_distinct, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Training
 
 __all__ = ["BenchSettings"]
@@ -38,13 +38,11 @@ class BenchSettings:
     resumes it. Default: no limit."""
 
     def __post_init__(self) -> None:
+        validate_values(self)
         validate_minima(self, jobs=1, train_rows=10, tokens=1, boosting_iterations=1)
         if self.timeout is not None and self.timeout <= 0:
             raise SubquadError(f"--timeout must be above 0 seconds, got {self.timeout:g}")
-        for name in ("seeds", "models"):
-            values = getattr(self, name)
-            if len(set(values)) < len(values) or (name == "seeds" and not values):
-                raise SubquadError(f"{flag_name(name)} needs different values, got {' '.join(map(str, values))!r}")
+        validate_distinct(self, "seeds", "models")
         if min(self.seeds) < 0:
             raise SubquadError(f"--seeds must not be negative, got {min(self.seeds)}")
         # parsed here to report errors before any file is read
@@ -52,7 +50,11 @@ class BenchSettings:
 
     @property
     def train_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Pattern of the tasks without training rows, and id of the task whose rows they take."""
+        """Pattern of the tasks without training rows, and id of the task whose rows they take.
+
+        Raises:
+            SubquadError: An entry of `train_on` is not TASK=TASK.
+        """
         pairs = []
         for text in self.train_on:
             pattern, _, donor = (part.strip() for part in text.partition("="))

@@ -41,7 +41,6 @@ COMPARISONS = {
 one."""
 VERDICTS = ("clearly above", "tie", "clearly below")
 TIE = VERDICTS[1]
-"""Bootstrap samples of rows and seeds."""
 MAX_LOSS = 0.01
 """Largest loss of the ensemble to the best single model that still counts as equal."""
 PUBLISHED_METRICS = {

@@ -16,7 +16,7 @@ from subquad.bio.compared_models import models_suiting
 from subquad.bio.data.dataset import TASK_TYPES, TaskType
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import separator_of
-from subquad.bio.settings import FitSettings
+from subquad.bio.settings import AMBIGUITY, FitSettings
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.runs.storage import atomic, read_json
 
@@ -31,10 +31,6 @@ SHORT_NAMES: dict[str, TaskType] = {
     "perres_multi": "residue_multiclass",
 }
 """Short names of task types; the number of classes may follow `multi`."""
-
-NUCLEOTIDES = set("ACGTURYSWKMBDHVN")
-"""Nucleotides and their IUPAC codes, most of which are amino acids too."""
-LIST_SETTINGS = ("target", "covariates", "learning_sizes", "models")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +148,7 @@ def _task(folder: Path, entry: Any, number: int, options: BenchSettings, errors:
         **own,
     }
     try:
-        FitSettings(**settings)
+        checked = FitSettings.from_dict(settings)
     except (SubquadError, TypeError) as error:
         # JSON may have text where a number is needed
         errors.append(f"{name}: settings: {error}")
@@ -162,7 +158,7 @@ def _task(folder: Path, entry: Any, number: int, options: BenchSettings, errors:
         id=str(name),
         table=table,
         task_type=task_type,
-        settings=settings,
+        settings={key: getattr(checked, key) for key in settings},
         metric=str(entry.get("metric") or ""),
         published=str(entry.get("published") or ""),
         size=_size(entry, table, settings["train_rows"]),
@@ -187,14 +183,7 @@ def _own_settings(name: Any, given: Any, errors: list[str]) -> dict[str, Any]:
         return {}
     known = {entry.name for entry in fields(FitSettings)}
     errors += [f"{name}: {unknown('setting', key, known)}" for key in given if key not in known]
-    return {key: _setting(key, value) for key, value in given.items() if key in known}
-
-
-def _setting(name: str, value: Any) -> Any:
-    # JSON has lists and no tuples; a single name stands for a list of one
-    if name in LIST_SETTINGS and isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
+    return {key: value for key, value in given.items() if key in known}
 
 
 def _columns(table: Path) -> dict[str, Any]:
@@ -226,7 +215,7 @@ def _alphabet(letters: Any) -> dict[str, str]:
     if not isinstance(letters, str) or not letters:
         return {}
     own = {letter.upper() for letter in letters if letter.isalpha()}
-    if own - NUCLEOTIDES:
+    if own - {*AMBIGUITY, "U"}:
         if "-" in letters:
             return {}
         return {"alphabet": "protein_stop" if "*" in letters else "protein"}

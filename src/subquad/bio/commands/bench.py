@@ -172,12 +172,9 @@ def _run_in_this_process(path: Path) -> None:
     job: Job = read_json(path)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     began, message = time.monotonic(), None
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in job["settings"].items()
-    }
     options: dict[str, Any] = {key: job[key] for key in ("out", "seed", "force")}
     try:
-        fit(job["table"], FitSettings(**values), **options, quiet=True)
+        fit(job["table"], FitSettings.from_dict(job["settings"]), **options, quiet=True)
     except SubquadError as error:
         message = str(error)
     record = {"message": message, "seconds": round(time.monotonic() - began, 2), "memory_mb": peak_memory()}

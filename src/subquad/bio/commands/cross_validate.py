@@ -19,8 +19,8 @@ from subquad.bio.data.dataset import Target
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import read_table
 from subquad.bio.metrics.scores import difference, score
+from subquad.bio.models.finished_run import TEST_ROWS
 from subquad.bio.plots.cross_validation_page import render, verdict
-from subquad.bio.plots.finished_run import TEST_ROWS
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import check_split_column, count_folds, make_split
 from subquad.errors import SubquadError

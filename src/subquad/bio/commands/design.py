@@ -1,7 +1,7 @@
 """`design`: the best variants that a fitted model predicts under constraints, as a diverse batch laid out on plates."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,6 +12,9 @@ from subquad.bio.models.scorer import open_model, open_scorer, partner_sequence
 from subquad.errors import SubquadError
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import plain, write_json
+
+if TYPE_CHECKING:
+    from subquad.bio.models.fitted import BioModel
 
 __all__ = ["COLUMNS", "design"]
 
@@ -39,7 +42,7 @@ position, and `beyond_measured` whether the prediction is better than any measur
 
 
 def design(
-    run: Any,
+    run: "BioModel | Path | str",
     settings: DesignSettings | None = None,
     *,
     out: Path | str,

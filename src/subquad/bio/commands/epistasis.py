@@ -1,7 +1,7 @@
 """`epistasis`: double-mutant cycles and variance by order of interaction, of measurements, a fitted model or both."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -25,13 +25,16 @@ from subquad.progress import say
 from subquad.runs.reports import check_report_folder, write_report_folder
 from subquad.runs.storage import plain, write_json
 
+if TYPE_CHECKING:
+    from subquad.bio.models.fitted import BioModel
+
 __all__ = ["epistasis"]
 
 KIND, RECORD = "bio epistasis analysis", "epistasis.json"
 
 
 def epistasis(
-    source: Any,
+    source: "BioModel | Path | str",
     settings: EpistasisSettings | None = None,
     *,
     out: Path | str,
@@ -94,7 +97,7 @@ def _of_table(path: Path | str, settings: EpistasisSettings, *, seed: int, quiet
     return landscape
 
 
-def _of_run(run: Any, settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
+def _of_run(run: "BioModel | Path | str", settings: EpistasisSettings, *, seed: int, quiet: bool) -> Landscape:
     scorer = open_scorer(run, target=settings.target)
     if scorer.schema.partner is not None:
         raise SubquadError(
@@ -116,9 +119,7 @@ def _of_run(run: Any, settings: EpistasisSettings, *, seed: int, quiet: bool) ->
     )
 
 
-def _write(
-    landscape: Landscape, record: dict[str, Any], out: Path, source: str, *, quiet: bool = False
-) -> pd.DataFrame:
+def _write(landscape: Landscape, record: dict[str, Any], out: Path, source: str, *, quiet: bool) -> pd.DataFrame:
     for text in support_warnings(landscape):
         say(text, quiet=quiet)
     pairs, cycles = pair_tables(landscape)

@@ -11,12 +11,12 @@ from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset, Inputs
 from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.table import Table, read_table
 from subquad.bio.metrics.scores import BOOTSTRAP, by_group
+from subquad.bio.models.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
 from subquad.bio.models.fit import FittedModels, fit_models, models_of
 from subquad.bio.models.fitted import network_tensors
 from subquad.bio.models.learning_curve import learning_curve
 from subquad.bio.models.predictions import test_examples, test_frame
 from subquad.bio.models.training_data import check_trainable
-from subquad.bio.plots.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
 from subquad.bio.plots.fit_page import card, render
 from subquad.bio.settings import FitSettings
 from subquad.bio.splits.split import Split, check_split_column, make_split
@@ -78,7 +78,22 @@ def fit_table(
     seconds: float = 0.0,
     split: Split | None = None,
 ) -> dict[str, Any]:
-    """Fit all models to a table that has been read (`seconds` is the time that it took), and split; see `fit`."""
+    """Fit all models to a table that has been read, and return the contents of `metrics.json`; see `fit`.
+
+    Args:
+        read: The table.
+        settings: Split, models and training.
+        out: Output folder. An unfinished run with the same settings in it is resumed.
+        seed: Seed of the random split, the order of the rows and the initial weights.
+        force: Overwrite a finished run in the folder.
+        quiet: Print no progress and no remarks.
+        seconds: Time that reading the table took.
+        split: Split of the table. Default: made here.
+
+    Raises:
+        SubquadError: The table cannot be split or there is nothing to learn from, in which case nothing has been
+            written; or the folder holds other files.
+    """
     began, path = time.monotonic() - seconds, read.path
     split = make_split(read, settings, seed=seed) if split is None else split
     say(f"split: {split.how}", quiet=quiet)

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,13 @@ from subquad.bio.guide_search.sites import as_codes, count_similar, find_sites, 
 from subquad.bio.guide_search.table import COLUMNS, GeneGuides, batches, spacers
 from subquad.bio.models.scorer import Scorer, open_scorer
 from subquad.bio.models.support import describe_direction
+from subquad.bio.settings import AMBIGUITY
 from subquad.errors import SubquadError, raise_errors
 from subquad.progress import say, track
 from subquad.runs.storage import as_file, atomic, check_output
+
+if TYPE_CHECKING:
+    from subquad.bio.models.fitted import BioModel
 
 __all__ = ["guides"]
 
@@ -32,7 +36,7 @@ def guides(
     settings: GuideSettings | None = None,
     *,
     out: Path | str,
-    model: Any = None,
+    model: "BioModel | Path | str | None" = None,
     page: Path | str | None = None,
     force: bool = False,
     quiet: bool = False,
@@ -133,7 +137,7 @@ def _similar_sites(
     """Return the number of identical and of similar other sites of each guide of the file; check its letters too."""
     packed, errors = [], []
     for name, sequence in read_fasta(genes):
-        invalid = sequence.upper().translate({ord(letter): None for letter in "ACGTURYSWKMBDHVN"})
+        invalid = sequence.upper().translate({ord(letter): None for letter in (*AMBIGUITY, "U")})
         if invalid:
             position = sequence.upper().index(invalid[0]) + 1
             errors.append(f"{name}: {invalid[0]!r} at position {position} is not a nucleotide")

@@ -9,8 +9,8 @@ import pandas as pd
 from subquad.bio.compared_models import ENSEMBLE, label_of
 from subquad.bio.design_search.simulation_page import result_table
 from subquad.bio.metrics.scores import title
+from subquad.bio.models.finished_run import best_single, lead_of, no_comparison
 from subquad.bio.models.support import interval_text
-from subquad.bio.plots.finished_run import best_single, lead_of, no_comparison
 from subquad.reporting.tables import print_table
 
 __all__ = ["print_folds", "print_models", "print_round", "print_rows", "print_strategies", "with_intervals"]

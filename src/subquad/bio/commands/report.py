@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from subquad.bio.plots.finished_run import read_finished_run
+from subquad.bio.models.finished_run import read_finished_run
 from subquad.bio.plots.fit_page import render
 from subquad.runs.folder import REPORT
 from subquad.runs.storage import as_file, atomic, check_output

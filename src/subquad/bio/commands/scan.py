@@ -1,7 +1,6 @@
 """`scan`: an in silico deep mutational scan of a sequence, or the prediction along it for residues and base pairs."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ MIN_PAIR_PROBABILITY = 0.1
 
 
 def scan(
-    run: Any,
+    run: BioModel | Path | str,
     settings: ScanSettings | None = None,
     *,
     out: Path | str,
@@ -89,13 +88,13 @@ def scan(
     return frame
 
 
-def _name(run: Any) -> str:
+def _name(run: BioModel | Path | str) -> str:
     return Path(run).name if isinstance(run, str | Path) else "this model"
 
 
-def _extrapolation(model: Any) -> str | None:
+def _extrapolation(model: BioModel) -> str | None:
     """Return a warning where no training variant is close to the wild type."""
-    path = Path(getattr(model, "directory", "")) / METRICS
+    path = model.directory / METRICS
     counts = (read_json(path).get("audit") or {}).get("mutations") if path.is_file() else None
     if not counts or "0" in counts or "1" in counts:
         return None

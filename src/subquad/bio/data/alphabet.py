@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from subquad.bio.data.dataset import ANY, PAD
-from subquad.bio.settings import ALPHABETS
+from subquad.bio.settings import ALPHABETS, AMBIGUITY
 from subquad.errors import SubquadError, raise_errors
 
 __all__ = [
     "AMBIGUOUS",
     "GAP",
     "TITLES",
+    "alphabet_of",
     "check_aligned",
     "check_mixed",
     "encode",
@@ -38,7 +39,8 @@ TITLES = {
     "rna_gap": "RNA alphabet with gap",
     "protein_gap": "protein alphabet with stop and gap",
 }
-AMBIGUOUS = {name: "BZXJ" if name.startswith("protein") else "NRYSWKMBDHV" for name in ALPHABETS}
+_AMBIGUOUS_NUCLEOTIDES = "".join(letter for letter, nucleotides in AMBIGUITY.items() if len(nucleotides) > 1)
+AMBIGUOUS = {name: "BZXJ" if name.startswith("protein") else _AMBIGUOUS_NUCLEOTIDES for name in ALPHABETS}
 """Ambiguous letters."""
 GAP, OTHER_GAP = "-", "."
 """The gap of an alignment, and its other sign."""
@@ -64,6 +66,11 @@ def flatten(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 def is_nucleotide(alphabet: str) -> bool:
     """Return whether an alphabet is that of DNA or RNA."""
     return alphabet.startswith(("dna", "rna"))
+
+
+def alphabet_of(letters: int) -> str:
+    """Return the name of the first alphabet with this number of letters: DNA or proteins, with or without a gap."""
+    return next(name for name, own in ALPHABETS.items() if len(own) == letters)
 
 
 def has_gap(alphabet: str) -> bool:

@@ -30,8 +30,9 @@ __all__ = [
 ]
 
 KIND, FORMAT = "bio embeddings", 1
-TENSORS = {"mean", "scores", "residues", "lengths"}
 """What the header of our files says, and the newest format that is read."""
+TENSORS = {"mean", "scores", "residues", "lengths"}
+"""Arrays that our files may hold; see `subquad.bio.commands.embed`."""
 ENDINGS = ".safetensors (of `subquad bio embed`), .npy, .npz or .h5"
 HDF5 = (".h5", ".hdf5", ".hdf")
 

@@ -316,7 +316,11 @@ def _upper_case(column: pd.Series) -> tuple[list[str], list[str]]:
 def read_covariates(
     path: Path | str, frame: pd.DataFrame, names: Sequence[str], fill: Mapping[str, float] | None
 ) -> tuple[np.ndarray, Mapping[str, float], list[str]]:
-    """Return the covariates `(n, E)`, the value that replaces missing ones in each column, and remarks."""
+    """Return the covariates `(n, E)`, the value that replaces missing ones in each column, and remarks.
+
+    Raises:
+        SubquadError: A column is missing, has values that are no numbers, or has none at all.
+    """
     missing = [name for name in names if name not in frame.columns]
     raise_errors(
         f"{path}: the model was trained with covariates that the table does not have; add the columns",

@@ -10,7 +10,7 @@ import numpy as np
 __all__ = ["ResidueVectors"]
 
 MAX_SAMPLE = 50_000
-"""Number of letters from which mean and scale are computed, about."""
+"""Number of letters from which mean and scale of the vectors are computed, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +71,10 @@ class ResidueVectors:
         """Return the vectors at the first positions of the given rows, `(B, T, D)` float32; NaN where there is none."""
         return self.at(rows[:, None], np.arange(length)[None])
 
-    def statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and scale (one over the standard deviation, or 0) of each number, `(D,)` float32 each."""
+    def sample(self) -> np.ndarray:
+        """Return the vectors of the letters of some rows, `(N, D)` float32; N is `MAX_SAMPLE` at most, about."""
         count = max(1, int(MAX_SAMPLE * len(self.lengths) / max(self.lengths.sum(), 1)))
         rows = np.unique(np.linspace(0, len(self.lengths) - 1, min(count, len(self.lengths))).astype(np.int64))
         width = len(self.positions) if self.positions is not None else int(self.lengths[rows].max(initial=1))
         found = self.padded(rows, width).reshape(-1, self.dimensions)
-        found = found[~np.isnan(found).any(1)].astype(np.float64)
-        if not len(found):
-            return np.zeros(self.dimensions, dtype=np.float32), np.zeros(self.dimensions, dtype=np.float32)
-        varies, spread = found.max(0) > found.min(0), found.std(0)
-        scale = np.where(varies, 1 / np.where(spread > 0, spread, 1.0), 0.0)
-        return found.mean(0).astype(np.float32), scale.astype(np.float32)
+        return found[~np.isnan(found).any(1)]

@@ -38,7 +38,7 @@ class Table:
     frame: pd.DataFrame
     """All columns as text, in the order of the file."""
     inputs: Inputs
-    target: Target | None
+    target: Target | None = None
     """Target of all rows; rows outside `has_target` hold NaN, -1 or no pairs. None for a table to predict."""
     sequences: list[str]
     """Full sequences in upper case (with either T or U); `partner|sequence` with partner sequences."""
@@ -46,9 +46,9 @@ class Table:
     """Variant of each row, such as `A24G:K30R`, counted from 1 in the wild type and empty for the wild type itself;
     None if the rows are not variants."""
     wild_type: str | None
-    weight: np.ndarray | None
+    weight: np.ndarray | None = None
     """`(n,)`, with mean 1 over the rows with a target."""
-    groups: np.ndarray | None
+    groups: np.ndarray | None = None
     """Group of each row, as text."""
     has_target: np.ndarray
     """`(n,)` bool."""
@@ -87,22 +87,10 @@ def read_table(
     path = resolve_table(path)
     frame = read_frame(path)
     columns, remarks = find_columns(path, frame, settings)
-    options = InputOptions(
-        sequence=columns.sequence,
-        mutant=columns.mutant,
-        partner=columns.partner,
-        alphabet=settings.alphabet,
-        partner_alphabet=settings.partner_alphabet,
-        pairing=settings.pairing,
-        ambiguity=settings.ambiguity,
-        wild_type=settings.wild_type,
-        offset=settings.offset,
-        is_mutant_named=settings.mutant is not None,
-    )
     read: list[ReadInputs] = []
 
     def inputs() -> ReadInputs:
-        read.append(read_inputs(path, frame, options))
+        read.append(read_inputs(path, frame, _input_options(columns, settings)))
         return read[0]
 
     def target() -> tuple[Target, np.ndarray, list[str]]:
@@ -149,23 +137,39 @@ def read_table(
     )
 
 
+def _input_options(columns: Columns, settings: FitSettings) -> InputOptions:
+    """Return how to read the inputs of a training table from its columns."""
+    return InputOptions(
+        sequence=columns.sequence,
+        mutant=columns.mutant,
+        partner=columns.partner,
+        alphabet=settings.alphabet,
+        partner_alphabet=settings.partner_alphabet,
+        pairing=settings.pairing,
+        ambiguity=settings.ambiguity,
+        wild_type=settings.wild_type,
+        offset=settings.offset,
+        is_mutant_named=settings.mutant is not None,
+    )
+
+
 def read_sequences(
     path: Path | str,
     *,
-    sequence: str | None = None,
-    mutant: str | None = None,
-    wild_type: str | None = None,
-    offset: int | None = None,
-    alphabet: str = "auto",
+    sequence: str | None,
+    mutant: str | None,
+    wild_type: str | None,
+    offset: int | None,
+    alphabet: str,
 ) -> Table:
     """Read the sequences of a table as `read_table` does, without targets and covariates; those of a pair without it.
 
     Args:
         path: The file (see `read_frame`), or `example:NAME`.
-        sequence: Column with the sequences. Default: inferred.
-        mutant: Column with the variants. Default: inferred.
-        wild_type: Letters, or a file with one sequence.
-        offset: Position in the table minus position in the wild type. Default: inferred.
+        sequence: Column with the sequences; None infers it.
+        mutant: Column with the variants; None infers it.
+        wild_type: Letters, or a file with one sequence; None infers it.
+        offset: Position in the table minus position in the wild type; None infers it.
         alphabet: Name of the alphabet, or `auto`.
 
     Raises:
@@ -192,12 +196,9 @@ def read_sequences(
         path=path,
         frame=frame,
         inputs=made.inputs,
-        target=None,
         sequences=made.sequences.sequences,
         mutants=made.sequences.mutants,
         wild_type=made.sequences.wild_type,
-        weight=None,
-        groups=None,
         has_target=np.zeros(len(frame), dtype=bool),
         schema=made.schema,
         remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks],
@@ -260,11 +261,9 @@ def read_like(
         path=path,
         frame=frame,
         inputs=own,
-        target=None,
         sequences=made.sequences.sequences,
         mutants=made.sequences.mutants,
         wild_type=made.sequences.wild_type,
-        weight=None,
         groups=_groups(frame, schema.group),
         has_target=np.zeros(len(frame), dtype=bool),
         schema=schema,
@@ -272,7 +271,7 @@ def read_like(
     )
 
 
-def inputs_of(schema: InputSchema, sequences: Sequence[str], *, path: str = "the sequences") -> Inputs:
+def inputs_of(schema: InputSchema, sequences: Sequence[str]) -> Inputs:
     """Return sequences as inputs of a model; a partner sequence precedes `|`, as in `partner|sequence`.
 
     Raises:
@@ -291,7 +290,7 @@ def inputs_of(schema: InputSchema, sequences: Sequence[str], *, path: str = "the
         columns["partner"] = [text.partition("|")[0] for text in sequences]
     plain = replace(schema, wild_type=None)
     options = InputOptions.of_schema(plain, sequence="sequence", partner="partner" if schema.partner else None)
-    inputs = read_inputs(path, pd.DataFrame(columns), options).inputs
+    inputs = read_inputs("the sequences", pd.DataFrame(columns), options).inputs
     return replace(inputs, is_double_stranded=schema.strands == "both")
 
 

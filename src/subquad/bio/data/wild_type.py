@@ -164,12 +164,12 @@ def from_both(
     sequences: Sequence[str],
     variants: Variants,
     *,
-    wild_type: str | None = None,
-    offset: int | None = None,
+    wild_type: str | None,
+    offset: int | None,
     column: str,
     is_named: bool,
     alphabet: str,
-    ambiguity: str = "any",
+    ambiguity: str,
 ) -> SequenceSet:
     """Combine the full sequences and the variants of a table, after checking that they agree.
 
@@ -177,8 +177,8 @@ def from_both(
         path: The table, for messages.
         sequences: Sequences of all rows.
         variants: Variants of all rows.
-        wild_type: Letters; by default inferred by undoing the variants.
-        offset: Position in the table minus position in the wild type; inferred from the letters by default.
+        wild_type: Letters; None infers them by undoing the variants.
+        offset: Position in the table minus position in the wild type; None infers it from the letters.
         column: Column of the variants, for messages.
         is_named: The user named the column; otherwise it is ignored if it does not fit most rows.
         alphabet: Alphabet of the sequences.
@@ -308,6 +308,9 @@ def from_sequences(sequences: Sequence[str], *, wild_type: str | None = None) ->
         sequences: Sequences of all rows.
         wild_type: Letters; by default the most common letter at each position, if half of the rows are within six
             substitutions of it, or within a tenth of the length.
+
+    Raises:
+        SubquadError: No sequence has the length of the given wild type.
     """
     flat, lengths = flatten(sequences)
     width = int(lengths[0])

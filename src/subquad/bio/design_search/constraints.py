@@ -11,7 +11,7 @@ import numpy as np
 
 from subquad.bio.data.alphabet import GAP
 from subquad.bio.design_search.settings import SearchSettings
-from subquad.bio.models.scorer import AMBIGUITY
+from subquad.bio.settings import AMBIGUITY
 from subquad.errors import SubquadError, raise_errors, require
 
 __all__ = ["Constraints", "read_constraints"]

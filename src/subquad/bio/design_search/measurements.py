@@ -4,9 +4,8 @@ Axes: n rows, K columns of measurements.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,22 +63,18 @@ def settings_of_run(model: BioModel) -> tuple[FitSettings, int]:
         SubquadError: An estimator saved the folder, which keeps no settings of a table.
     """
     saved = model.config["subquad"]["settings"]
-    names = {field.name for field in fields(FitSettings)}
     if "fingerprint" not in saved:
         raise SubquadError(f"{model.directory}: not fitted by `subquad bio fit`; rounds need its table and settings")
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names
-    }
-    schema = model.schema
+    given, schema = FitSettings.from_dict(saved), model.schema
     settings = replace(
-        FitSettings(**given),
+        given,
         sequence=schema.sequence,
         mutant=schema.mutant,
         target=tuple(model.names),
         task_type=model.task_type,
         alphabet=schema.alphabet,
         wild_type=schema.wild_type,
-        offset=schema.offset if schema.mutant is not None else given.get("offset"),
+        offset=schema.offset if schema.mutant is not None else given.offset,
     )
     return settings, int(saved["seed"])
 

@@ -18,6 +18,7 @@ from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints
 from subquad.bio.design_search.search import ScoredVariants, search
 from subquad.bio.design_search.settings import AcquisitionKind, SearchSettings
+from subquad.bio.models.finished_run import TEST_ROWS
 from subquad.bio.models.scorer import SEPARATOR, Scorer, input_sequence
 from subquad.bio.models.support import (
     beyond_measured,
@@ -30,7 +31,6 @@ from subquad.bio.models.support import (
     sign_of,
     yes_no,
 )
-from subquad.bio.plots.finished_run import TEST_ROWS
 from subquad.errors import SubquadError
 from subquad.progress import say
 from subquad.runs.storage import fingerprint

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from subquad.bio.settings import Direction
-from subquad.errors import SubquadError, flag_name, unknown, validate_minima, validate_values
+from subquad.errors import SubquadError, flag_name, validate_distinct, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
 __all__ = ["STRATEGIES", "AcquisitionKind", "DesignSettings", "RoundsSettings", "SearchSettings", "Strategy"]
@@ -161,14 +161,7 @@ class RoundsSettings(SearchSettings):
                     )
         if not 0 < self.hit_fraction < 1:
             raise SubquadError(f"--hit-fraction must be between 0 and 1, got {self.hit_fraction}")
-        for name in ("seeds", "strategies", "models"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                shown = " ".join(map(str, values))
-                raise SubquadError(f"--{name} needs different values, got {shown!r}")
-        for name in self.strategies:
-            if name not in STRATEGIES:
-                raise unknown("strategy", name, STRATEGIES)
+        validate_distinct(self, "seeds", "strategies", "models")
         if min(self.seeds) < 0:
             raise SubquadError(f"--seeds must not be negative, got {min(self.seeds)}")
 

@@ -1,6 +1,6 @@
 """What the features of whole sequences and of residues have in common: fields, standardised covariates and storage.
 
-Axes: n rows, A letters, E covariates.
+Axes: n rows, A letters, E covariates, D numbers of a vector.
 """
 
 from collections.abc import Mapping
@@ -10,8 +10,9 @@ from typing import Any, Self
 import numpy as np
 
 from subquad.bio.data.dataset import Inputs
+from subquad.bio.data.residue_vectors import ResidueVectors
 
-__all__ = ["Features", "common_fields", "standardized"]
+__all__ = ["Features", "common_fields", "standardized", "vector_statistics"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +60,9 @@ def standardized(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ..
     varies, spread = values.max(0) > values.min(0), values.std(0)
     scale = np.where(varies & (spread > 0), 1 / np.maximum(spread, 1e-300), 0.0)
     return tuple(values.mean(0).tolist()), tuple(scale.tolist())
+
+
+def vector_statistics(vectors: ResidueVectors) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and scale (see `standardized`) of each number of the vectors of letters, `(D,)` float32 each."""
+    mean, scale = (np.array(own, dtype=np.float32) for own in standardized(vectors.sample()))
+    return mean, scale

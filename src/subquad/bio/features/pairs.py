@@ -9,7 +9,7 @@ Axes: n rows, F features of both chains, T positions of the aligned chains toget
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
@@ -28,7 +28,7 @@ class PairFeatures:
     """Features of the first chain, and the covariates."""
     second: SequenceFeatures
     """Features of the partner chain."""
-    has_partner: bool = False
+    has_partner: ClassVar[bool] = False
     """No partner is aligned with its sequence."""
 
     @property

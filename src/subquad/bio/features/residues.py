@@ -10,8 +10,9 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
+from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.dataset import PAD, Inputs
-from subquad.bio.features.base import Features, common_fields
+from subquad.bio.features.base import Features, common_fields, vector_statistics
 from subquad.bio.features.sequences import is_nucleic, kmers_of
 from subquad.bio.features.substitutions import properties
 from subquad.bio.settings import ALPHABETS
@@ -44,7 +45,7 @@ class ResidueFeatures(Features):
         features = cls(**common_fields(inputs))
         if inputs.vectors is None:
             return features
-        mean, scale = inputs.vectors.statistics()
+        mean, scale = vector_statistics(inputs.vectors)
         return replace(features, vector_mean=tuple(mean.tolist()), vector_scale=tuple(scale.tolist()))
 
     @property
@@ -95,7 +96,7 @@ class ResidueFeatures(Features):
 
     def names(self, alphabet: str | None = None, covariates: Sequence[str] | None = None) -> list[str]:
         """Return the names of the features: A-3, A+0, A ±15, a covariate, embedding 17."""
-        alphabet = alphabet or next(own for own in ALPHABETS.values() if len(own) == self.letters)
+        alphabet = alphabet or ALPHABETS[alphabet_of(self.letters)]
         covariates = covariates or [f"covariate {k + 1}" for k in range(len(self.covariate_mean))]
         around = [f"{letter}{k:+d}" for k in range(-self.window, self.window + 1) for letter in alphabet]
         around += [f"partner {name}" for name in around] if self.has_partner else []

@@ -51,7 +51,17 @@ class Part:
 
 
 def part_of(dataset: Dataset, name: str, *, most: int, seed: int) -> Part:
-    """Return `train` or `validation` of a dataset, with at most `most` known residues, drawn at random."""
+    """Return `train` or `validation` of a dataset, residues as rows.
+
+    Args:
+        dataset: Inputs, targets and split; n rows are in the part.
+        name: Name of the part.
+        most: Maximum number m of known residues, drawn at random.
+        seed: Seed of the draw.
+
+    Returns:
+        The part, whose target and weights have n rows, or m if they are those of residues.
+    """
     inputs, target = dataset.part(name)
     weight = None if dataset.weight is None else dataset.weight[dataset.split[name]]
     if not target.is_residue:

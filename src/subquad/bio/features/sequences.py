@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.dataset import ANY, PAD, Inputs
 from subquad.bio.features.base import Features, common_fields, standardized
 from subquad.bio.features.substitutions import Substitutions, properties, reference_of
@@ -175,7 +176,7 @@ class SequenceFeatures(Features):
             alphabet: The letters; by default DNA or protein, depending on their number.
             covariates: Names of the covariates.
         """
-        alphabet = alphabet or next(own for own in ALPHABETS.values() if len(own) == self.letters)
+        alphabet = alphabet or ALPHABETS[alphabet_of(self.letters)]
         covariates = covariates or [f"covariate {k + 1}" for k in range(len(self.covariate_mean))]
         everything = [name for kind, _, _ in self.layout for name in _names(self, kind, alphabet, covariates)]
         return [everything[k] for k in self.columns]

@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from subquad.bio.settings import Direction
+from subquad.bio.settings import AMBIGUITY, Direction
 from subquad.errors import SubquadError, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output
 
 __all__ = ["NUCLEASES", "GuideSettings", "Nuclease", "Window"]
-
-IUPAC = "ACGTRYSWKMBDHVN"
-"""Letters that a PAM may contain."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +92,8 @@ class GuideSettings:
 
     def __post_init__(self) -> None:
         validate_values(self)
-        if self.pam is not None and (not self.pam or set(self.pam.upper()) - set(IUPAC)):
-            raise SubquadError(f"--pam must consist of the letters {IUPAC}, got {self.pam!r}")
+        if self.pam is not None and (not self.pam or set(self.pam.upper()) - set(AMBIGUITY)):
+            raise SubquadError(f"--pam must consist of the letters {''.join(AMBIGUITY)}, got {self.pam!r}")
         if self.spacer is not None and not 15 <= self.spacer <= 32:
             raise SubquadError(f"--spacer must be between 15 and 32 letters, got {self.spacer}")
         if not 0 <= self.mismatches <= 5:

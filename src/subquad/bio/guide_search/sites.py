@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from subquad.bio.guide_search.settings import NUCLEASES, GuideSettings, Window
-from subquad.bio.models.scorer import AMBIGUITY
+from subquad.bio.settings import AMBIGUITY
 from subquad.progress import track
 
 __all__ = [

@@ -85,8 +85,8 @@ def fit_conformal(truth: ArrayLike, prediction: ArrayLike, spread: ArrayLike | N
         truth: `(n,)` measurements; NaN rows are ignored.
         prediction: `(n,)` predictions.
         spread: `(n,)` standard deviation of the ensemble. The score is then $|y - ŷ| / (σ + β)$ (Section 5.2 of Lei et
-            al.), with β the median spread to avoid division by almost zero: intervals are wider where the replicates
-            disagree. Without it, or if all replicates agree, the score is $|y - ŷ|$.
+            al.), with β the median spread to avoid division by almost zero: intervals are wider where the members of
+            the ensemble disagree. Without it, or if all members agree, the score is $|y - ŷ|$.
 
     Raises:
         ValueError: No rows, or arrays of different lengths.
@@ -133,13 +133,13 @@ def coverage(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
     return float(((truth >= low) & (truth <= high))[known].mean()) if known.any() else math.nan
 
 
-def reliability(is_positive: ArrayLike, probability: ArrayLike, *, bins: int = 10) -> list[dict[str, float]]:
-    """Return predicted probabilities against observed rates, one entry for each bin of equal width that has rows.
+def reliability(is_positive: ArrayLike, probability: ArrayLike) -> list[dict[str, float]]:
+    """Return predicted probabilities against observed rates, one entry for each tenth of 0 to 1 that has rows.
 
     Returns:
         `rows`, the mean probability `predicted`, the rate `observed`, and its 95 % Wilson interval `low`, `high`.
     """
-    found = calibration_bins(np.ravel(probability).astype(np.float64), np.ravel(is_positive).astype(bool), bins)
+    found = calibration_bins(np.ravel(probability).astype(np.float64), np.ravel(is_positive).astype(bool), 10)
     low, high = wilson(np.nan_to_num(found.observed) * found.counts, found.counts)
     return [
         {

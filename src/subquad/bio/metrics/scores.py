@@ -210,26 +210,21 @@ def _is_constant(target: Target, prediction: Any) -> bool:
     return bool((values == values[:1]).all())
 
 
-def difference(
-    target: Target, first: Any, second: Any, *, draws: int = DRAWS, name: str | None = None, seed: int = 0
-) -> dict[str, float]:
-    """Return by how much the first predictions score higher, with a 95 % interval from paired bootstrap samples.
+def difference(target: Target, first: Any, second: Any) -> dict[str, float]:
+    """Return by how much the main metric of the first predictions is higher, with a 95 % paired bootstrap interval.
 
     Args:
         target: Measured values of the rows.
         first: Predictions of the rows by one model.
         second: Predictions of the same rows by another model.
-        draws: Number of bootstrap samples.
-        name: Metric. Default: the main one of the task type.
-        seed: Seed of the bootstrap samples.
 
     Returns:
         `value`, `low` and `high`.
     """
-    name = name or MAIN_METRIC[target.task_type]
+    name = MAIN_METRIC[target.task_type]
     value = score(target, first)[name] - score(target, second)[name]
     # equal seeds draw equal rows
-    one, other = (bootstrap_metric(target, side, name, draws=draws, seed=seed) for side in (first, second))
+    one, other = (bootstrap_metric(target, side, name) for side in (first, second))
     low, high = _interval(one - other, value)
     return {"value": value, "low": low, "high": high}
 
@@ -243,15 +238,28 @@ def intervals(
 
 
 def bootstrap_metric(target: Target, prediction: Any, name: str, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Return one metric in each of `draws` bootstrap samples of the rows; equal seeds draw equal samples.
+    """Return one metric in each bootstrap sample of the rows, `(D,)`; equal seeds draw equal samples.
 
     NaN where the sample does not define it, for example because it has one class only.
+
+    Args:
+        target: Measured values of n rows.
+        prediction: Predictions of the same rows; see `Target.outputs`.
+        name: Name of the metric.
+        draws: Number of samples, D.
+        seed: Seed of the samples.
     """
     return _drawn(target, prediction, draws, names=(name,), seed=seed)[name]
 
 
 def by_group(target: Target, prediction: Any, groups: Sequence[str] | np.ndarray) -> dict[str, dict[str, float]]:
-    """Return the metrics within each group of rows, and its number of `rows`, sorted by the group's name."""
+    """Return the metrics within each group of rows, and its number of `rows`, sorted by the group's name.
+
+    Args:
+        target: Measured values of n rows.
+        prediction: Predictions of the same rows; see `Target.outputs`.
+        groups: `(n,)` name of the group of each row.
+    """
     names, place = np.unique(np.asarray(groups).astype(str), return_inverse=True)
     result = {}
     for k, name in enumerate(names):

@@ -150,7 +150,15 @@ def raw_outputs(
 def epoch_batches(
     inputs: Inputs, rows: np.ndarray, *, task_type: str, batch_size: int, seed: int
 ) -> Callable[[int], Sequence[np.ndarray]]:
-    """Return the function from the number of an epoch to its batches of training rows, in random order."""
+    """Return the function from the number of an epoch to its batches, `(B,)` row numbers each, in random order.
+
+    Args:
+        inputs: Inputs of all n rows.
+        rows: Numbers of the training rows.
+        task_type: The task type; batches of pairs are limited by the squares of the lengths.
+        batch_size: Maximum number of rows of a batch, B.
+        seed: Seed of the order.
+    """
     lengths = np.maximum(inputs.lengths, 1)
     batch_size = min(batch_size, len(rows))
     is_even = bool((lengths[rows] == lengths[rows[0]]).all())

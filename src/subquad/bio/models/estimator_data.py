@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.data.alphabet import (
+    alphabet_of,
     check_aligned,
     check_mixed,
     encode,
@@ -83,7 +84,7 @@ def _given(estimator: Any, X: Inputs, schema: InputSchema | None) -> tuple[Input
             source="inputs",
             partner=None if X.partner is None else "partner",
             covariates={str(k): float(np.median(X.covariates[:, k])) for k in range(E)},
-            alphabet=next(name for name, letters in ALPHABETS.items() if len(letters) == X.letters),
+            alphabet=alphabet_of(X.letters),
             is_aligned=X.is_aligned,
             length=T if X.is_aligned else None,
         )

@@ -15,6 +15,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from subquad.bio.data.alphabet import alphabet_of
 from subquad.bio.data.dataset import Inputs, Target
 from subquad.bio.data.inputs import check_task
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
@@ -318,8 +319,7 @@ class LyraPairing(Estimator):
         return _sequence_tags(super().__sklearn_tags__())
 
     def _read_target(self, y: Any, inputs: Inputs) -> Target:
-        name = next(name for name, letters in ALPHABETS.items() if len(letters) == inputs.letters)
-        check_task(inputs, alphabet=name, task_type="pairs")
+        check_task(inputs, alphabet=alphabet_of(inputs.letters), task_type="pairs")
         if inputs.letters != len(ALPHABETS["rna"]):
             raise SubquadError("X: base pairs need RNA or DNA, but these are proteins; set alphabet if that is wrong")
         y = list(y)

@@ -11,6 +11,7 @@ import numpy as np
 from subquad.bio.data.dataset import Dataset
 from subquad.bio.models.fit import fit_models
 from subquad.bio.settings import MIN_CURVE_ROWS, FitSettings
+from subquad.bio.splits.split import fewer_rows
 from subquad.errors import SubquadError
 from subquad.progress import say
 
@@ -47,7 +48,8 @@ def learning_curve(
             say(f"learning curve: {size:,} rows, subset {repeat + 1} of {settings.learning_repeats}", quiet=quiet)
             folder = directory / f"rows-{size}-{repeat}"
             folder.mkdir(exist_ok=True)
-            own = replace(dataset, split=dataset.split | _subset(dataset, size, [seed, repeat]))
+            draws = [np.random.default_rng([seed, repeat, k]) for k in range(2)]
+            own = replace(dataset, split=fewer_rows(dataset.split, size, *draws))
             try:
                 one = fit_models(own, fewer, directory=folder, seed=seed + repeat, quiet=True)
             except SubquadError as error:
@@ -57,17 +59,6 @@ def learning_curve(
         if found:
             points.insert(0, _point(size, found))
     return points
-
-
-def _subset(dataset: Dataset, size: int, seed: list[int]) -> dict[str, np.ndarray]:
-    """Return random training rows, and a quarter as many validation rows."""
-    subset = {}
-    for k, (part, count) in enumerate((("train", size), ("validation", max(size // 4, MIN_CURVE_ROWS)))):
-        rows = dataset.split[part]
-        # one order for all sizes, so that smaller subsets are contained in larger ones
-        order = np.random.default_rng([*seed, k]).permutation(len(rows))
-        subset[part] = np.sort(rows[order[:count]])
-    return subset
 
 
 def _point(size: int, found: Sequence[Mapping[str, float]]) -> dict[str, Any]:

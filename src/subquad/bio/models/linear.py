@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from scipy.linalg import solve
-from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
+
+from subquad.bio.models.links import unlinked
 
 __all__ = [
     "PENALTIES",
@@ -82,9 +83,7 @@ class Linear:
 
     def predict(self, X: SparseMatrix, task_type: str) -> np.ndarray:
         """Return measurements or probabilities, `(n, O)`; see `subquad.bio.data.dataset.Target.outputs`."""
-        if task_type == "regression":
-            return self(X)
-        return softmax(self(X), axis=1) if task_type == "multiclass" else expit(self(X))
+        return unlinked(self(X), task_type)
 
 
 def scale_of(X: SparseMatrix, is_unit: np.ndarray) -> np.ndarray:

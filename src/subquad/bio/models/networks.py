@@ -13,12 +13,14 @@ import numpy as np
 import torch
 
 from subquad.bio.data.dataset import Dataset, Inputs
+from subquad.bio.features.base import vector_statistics
 from subquad.bio.features.pairs import RowFeatures, features_from_dict
 from subquad.bio.features.substitutions import reference_of
 from subquad.bio.models.additive import binned_features
 from subquad.bio.models.baselines import Baseline, fit_ridge
 from subquad.bio.models.batches import Priors, predict_net
 from subquad.bio.models.initialization import LinearStart, fit_target_scaler, folds_of
+from subquad.bio.models.links import linked, log_odds
 from subquad.bio.models.lyra import KERNEL, BioNet, NetSpec
 from subquad.bio.models.members import Members
 from subquad.bio.models.target_scaling import TargetScaler
@@ -161,7 +163,7 @@ def train_networks(
     if prior is not None and priors is not None and vectors is not None:
         priors = _out_of_fold_priors(dataset, priors, spec, scaler, seed=seed)
     taken = time.process_time() - began
-    statistics = () if vectors is None else vectors.take(dataset.split["train"]).statistics()
+    statistics = () if vectors is None else vector_statistics(vectors.take(dataset.split["train"]))
     nets, selected = [], []
     for member in range(count):
         name, own_seed = kind if count == 1 else f"{kind} {member + 1}", seed + 1000 * member + 500 * is_control
@@ -231,20 +233,16 @@ def _reference(dataset: Dataset) -> tuple[int, ...]:
 
 
 def _priors(inputs: Inputs, spec: NetSpec, scaler: TargetScaler, ridge: Baseline | None) -> Priors:
-    """Return the logits at which networks of residues (ridge) and of pairs (ViennaRNA) start; None for others."""
+    """Return the starting logits of networks of residues (ridge) and pairs (ViennaRNA, or zeros); None for others."""
     if spec.task_type == "pairs":
         if not spec.has_prior:
             return [np.zeros((length, length), dtype=np.float32) for length in inputs.lengths]
-        clipped = [np.clip(values, 1e-3, 1 - 1e-3) for values in pair_probabilities(rna_of(inputs))]
-        return [np.log(values / (1 - values)).astype(np.float32) for values in clipped]
+        return [log_odds(values, 1e-3).astype(np.float32) for values in pair_probabilities(rna_of(inputs))]
     if not spec.has_prior or ridge is None:
         return None
     found = ridge.predict(inputs)
-    if spec.task_type == "residue_regression":
-        start = scaler.transform(found)
-    else:
-        clipped = np.clip(found, 1e-4, 1 - 1e-4)
-        start = np.log(clipped if spec.outputs > 1 else clipped / (1 - clipped))
+    is_measured = spec.task_type == "residue_regression"
+    start = scaler.transform(found) if is_measured else linked(found, spec.task_type, 1e-4)
     return [own[:length].astype(np.float32) for own, length in zip(start, inputs.lengths, strict=True)]
 
 

@@ -19,7 +19,17 @@ __all__ = ["add_predictions", "test_examples", "test_frame"]
 
 
 def add_predictions(read: Table, model: BioModel, by: str) -> pd.DataFrame:
-    """Return the table with the predictions of a model in additional columns."""
+    """Return the table, n rows, with the predictions of a model in additional columns.
+
+    These are `prediction` (one measurement, class, structure, or text of all residues), or `prediction_NAME` for each
+    of several columns or labels; `prediction_class` of two classes, `probability_CLASS` of several; `prediction_std`
+    and the interval, where known.
+
+    Args:
+        read: The table.
+        model: The models of a run.
+        by: Name of the one that predicts.
+    """
     frame, classes, names = read.frame.copy(), model.classes, model.names
     members = model.members(read.inputs, by)
     prediction, spread = members.mean, members.std()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from subquad.bio.data.alphabet import GAP, normalize
+from subquad.bio.data.alphabet import is_nucleotide, normalize
 from subquad.bio.data.dataset import ROW_TASK_TYPES, InputSchema
 from subquad.bio.data.fasta import read_sequence
 from subquad.bio.models.members import Members, deviation
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from subquad.bio.models.fitted import BioModel
 
 __all__ = [
-    "AMBIGUITY",
     "SEPARATOR",
     "Scorer",
     "input_sequence",
@@ -31,11 +30,6 @@ __all__ = [
     "output_names",
     "partner_sequence",
 ]
-
-NUCLEOTIDES = frozenset("ACGTU")
-AMBIGUITY = {"A": "A", "C": "C", "G": "G", "T": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC"}
-AMBIGUITY |= {"B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT"}
-"""IUPAC codes of nucleotides, and the nucleotides that they stand for."""
 
 BATCH = 4096
 """Sequences per call of the model."""
@@ -88,12 +82,12 @@ class Scorer:
     @property
     def is_nucleotide(self) -> bool:
         """The model reads DNA or RNA."""
-        return set(self.model.alphabet) <= NUCLEOTIDES | {GAP}
+        return is_nucleotide(self.schema.alphabet)
 
     @property
     def positions(self) -> list[int] | None:
         """Positions (from 0) that varied in training and that the model reads; None: all."""
-        positions, length = getattr(self.model, "positions", None), self.schema.length
+        positions, length = self.model.positions, self.schema.length
         if positions is None:
             return None
         # those of a partner chain follow
@@ -102,7 +96,7 @@ class Scorer:
     @property
     def letters(self) -> str:
         """Letters that mutants may have: the alphabet, without a stop or a gap that no training sequence has."""
-        observed = self.model.config.get("observed_letters") if hasattr(self.model, "config") else None
+        observed = self.config.get("observed_letters")
         alphabet = self.model.alphabet
         if observed is None:
             return alphabet
@@ -144,9 +138,7 @@ class Scorer:
             return None
         return self.model.posterior_draws(sequences, count, seed=seed)[..., self.column]
 
-    def effects(
-        self, sequences: Sequence[str], *, title: str = "predictions", quiet: bool = True
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def effects(self, sequences: Sequence[str], *, title: str, quiet: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return scores, and the standard deviation over the members of the difference to the first sequence."""
         members = self.members(sequences, title=title, quiet=quiet)
         each = np.asarray(members.each)
@@ -270,13 +262,12 @@ def input_sequence(model: "BioModel", given: str | None, flag: str) -> str:
     return sequence
 
 
-def partner_sequence(model: "BioModel", given: str | None, flag: str = "--partner") -> str | None:
+def partner_sequence(model: "BioModel", given: str | None) -> str | None:
     """Return the partner sequence of all sequences that are scored; None if the model reads single sequences.
 
     Args:
         model: The model that will read it.
-        given: Letters, or the path of a FASTA or text file with one sequence.
-        flag: Its flag, for messages.
+        given: Letters, or the path of a FASTA or text file with one sequence, from `--partner`.
 
     Raises:
         SubquadError: The model reads pairs and no partner is given, or it does not; or the partner has other letters or
@@ -285,24 +276,24 @@ def partner_sequence(model: "BioModel", given: str | None, flag: str = "--partne
     schema = model.schema
     if schema.partner is None:
         if given is not None:
-            raise SubquadError(f"{flag}: the model reads single sequences, without partner sequences; leave it out")
+            raise SubquadError("--partner: the model reads single sequences, without partner sequences; leave it out")
         return None
     if given is None:
         raise SubquadError(
             f"the model reads pairs of sequences; give the partner sequence (column {schema.partner!r} of the table of "
-            f"the fit), which stays the same in all mutants, with {flag}"
+            f"the fit), which stays the same in all mutants, with --partner"
         )
     chain = schema.partner_chain
     alphabet = schema.alphabet if chain is None else chain.alphabet
-    partner = normalize([read_sequence(given, flag)], alphabet)[0][0]
+    partner = normalize([read_sequence(given, "--partner")], alphabet)[0][0]
     letters = ALPHABETS[alphabet]
     raise_errors(
-        f"{flag} has letters outside the alphabet of the partner sequences, {alphabet} ({letters}):",
+        f"--partner has letters outside the alphabet of the partner sequences, {alphabet} ({letters}):",
         [f"{letter!r} at position {place}" for place, letter in enumerate(partner, 1) if letter not in letters],
     )
     if chain is not None and chain.length not in (None, len(partner)):
         raise SubquadError(
-            f"{flag} has {len(partner)} letters, but the model reads aligned partner sequences of {chain.length} "
+            f"--partner has {len(partner)} letters, but the model reads aligned partner sequences of {chain.length} "
             "letters"
         )
     return partner

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar, nnls
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import log_softmax, softmax
 
 from subquad.bio.data.dataset import Target, TaskType
 from subquad.bio.metrics.scores import MAIN_METRIC, bootstrap_metric
+from subquad.bio.models.links import linked, unlinked
 from subquad.bio.models.members import Members
 
 __all__ = ["Stacking", "combine", "fit_stacking"]
@@ -32,6 +33,8 @@ MIN_PROBABILITY = 1e-7
 MAX_ITEMS = 60_000
 """Maximum number of known values that weights are fitted on; a random subset beyond."""
 FOLDS = 5
+DRAWS = 100
+"""Number of bootstrap samples of the rows that the candidates are compared on."""
 SHARPNESS = 2
 """Power of the bootstrap frequencies: 1 leaves weights nearly equal where 30 rows tell models apart, much more drops
 models that are as good as the best one."""
@@ -77,21 +80,16 @@ class Stacking:
         total: Any = 0.0
         for name, prediction in predictions.items():
             total = total + self.weights[name] * self._calibrated(name, prediction)
-        return self._unlinked(total)
+        return unlinked(total, self.task_type)
 
     def calibrate(self, name: str, prediction: Any) -> Any:
         """Return the prediction of one model, calibrated to the scale of the target."""
         if self.task_type == "pairs":
-            return [self._unlinked(self._calibrated(name, own)) for own in prediction]
-        return self._unlinked(self._calibrated(name, prediction))
+            return [unlinked(self._calibrated(name, own), self.task_type) for own in prediction]
+        return unlinked(self._calibrated(name, prediction), self.task_type)
 
     def _calibrated(self, name: str, prediction: Any) -> np.ndarray:
         return np.array(self.shift[name]) + np.array(self.scale[name]) * _linked(self.task_type, prediction)
-
-    def _unlinked(self, value: np.ndarray) -> np.ndarray:
-        if self.task_type.endswith("regression"):
-            return value
-        return softmax(value, axis=-1) if self.task_type.endswith("multiclass") else expit(value)
 
     def with_weights(self, weights: np.ndarray) -> "Stacking":
         """Return the stack with other weights, in the order of the models."""
@@ -153,9 +151,6 @@ def fit_stacking(
     predictions: Mapping[str, Any],
     *,
     is_out_of_fold: bool = False,
-    draws: int = 100,
-    shrink: float = PRIOR,
-    seed: int = 0,
 ) -> Stacking:
     """Return the stack of models, fitted on rows that none of them was trained on.
 
@@ -165,9 +160,6 @@ def fit_stacking(
         target: Measured values of n rows.
         predictions: Predictions of these rows by each model; see `Target.outputs`.
         is_out_of_fold: The rows are training rows, predicted by models of other folds.
-        draws: Number of bootstrap samples that the candidates are compared on.
-        shrink: Strength of the prior, in rows, that the models are equally good and calibrated already.
-        seed: Seed of the bootstrap samples.
 
     Raises:
         ValueError: No models, or predictions of another shape.
@@ -189,26 +181,22 @@ def fit_stacking(
     items = _items(target, list(predictions.values())) if len(target) else None
     if items is None or len(np.unique(items.rows)) < 5 or np.ptp(items.truth) == 0:
         return stacking
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     few = items.take(random.choice(len(items.truth), MAX_ITEMS, False)) if len(items.truth) > MAX_ITEMS else items
-    shift, scale = _calibration(target.task_type, few, columns, shrink)
+    shift, scale = _calibration(target.task_type, few, columns)
     few, uncalibrated, stacking = few.calibrated(shift, scale), stacking, stacking.calibrated(shift, scale)
-    found = _weights(target, predictions, few, stacking, draws=draws, shrink=shrink, random=random)
+    found = _weights(target, predictions, few, stacking, random)
     if is_out_of_fold and (found > 0).sum() == 1:
         # models of the folds have fewer rows than the whole one: their calibration serves only to share a scale
         return uncalibrated.with_weights(found)
     blend = replace(few, values=np.tensordot(found, few.values, 1)[None])
-    last_shift, last_scale = _calibration(target.task_type, blend, columns, shrink)
+    last_shift, last_scale = _calibration(target.task_type, blend, columns)
     return stacking.with_weights(found).calibrated(last_shift + last_scale * shift, last_scale * scale)
 
 
 def _linked(task_type: TaskType, prediction: Any) -> np.ndarray:
     """Return what is averaged: measurements, log-odds, or logarithms of probabilities."""
-    value = np.asarray(prediction, dtype=np.float64)
-    if task_type.endswith("regression"):
-        return value
-    value = np.clip(value, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-    return np.log(value) if task_type.endswith("multiclass") else np.log(value / (1 - value))
+    return linked(np.asarray(prediction, dtype=np.float64), task_type, MIN_PROBABILITY)
 
 
 def _items(target: Target, predictions: list[Any]) -> _Items:
@@ -243,22 +231,22 @@ def _pair_items(target: Target, predictions: list[Any]) -> _Items:
     return _Items(np.concatenate(values, axis=1), np.concatenate(truth), row, np.zeros_like(row))
 
 
-def _calibration(task_type: TaskType, items: _Items, columns: int, prior: float) -> tuple[np.ndarray, np.ndarray]:
+def _calibration(task_type: TaskType, items: _Items, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the shift and the scale of each model and column, `(M, columns)`, that calibrate it to the target."""
     shift, scale = np.zeros((len(items.values), columns)), np.ones((len(items.values), columns))
     for model, values in enumerate(items.values):
         if not task_type.endswith("regression"):
-            scale[model] = _temperature(values, items.truth, prior)
+            scale[model] = _temperature(values, items.truth)
             continue
         for k in range(columns):
             p, y = values[items.column == k], items.truth[items.column == k]
             if len(y):
-                scale[model, k] = _slope(p, y, prior)
+                scale[model, k] = _slope(p, y)
                 shift[model, k] = y.mean() - scale[model, k] * p.mean()
     return shift, scale
 
 
-def _slope(p: np.ndarray, y: np.ndarray, prior: float) -> float:
+def _slope(p: np.ndarray, y: np.ndarray) -> float:
     variance = p.var()
     # the variance of a constant is rounding error, and a slope fitted to it is arbitrarily large
     if np.sqrt(variance) <= 1e-9 * max(np.abs(p).max(), y.std()):
@@ -266,12 +254,12 @@ def _slope(p: np.ndarray, y: np.ndarray, prior: float) -> float:
     covariance = ((p - p.mean()) * (y - y.mean())).mean()
     # a few rows may suggest that a model is worthless or worse; its order is kept nevertheless
     least = 0.05 * y.std() / np.sqrt(variance)
-    return float(max((covariance * len(y) + prior * variance) / (variance * (len(y) + prior)), least))
+    return float(max((covariance * len(y) + PRIOR * variance) / (variance * (len(y) + PRIOR)), least))
 
 
-def _temperature(values: np.ndarray, truth: np.ndarray, prior: float) -> float:
+def _temperature(values: np.ndarray, truth: np.ndarray) -> float:
     def loss(log_scale: float) -> float:
-        return _log_loss(np.exp(log_scale) * values, truth) * len(truth) + prior / 2 * log_scale**2
+        return _log_loss(np.exp(log_scale) * values, truth) * len(truth) + PRIOR / 2 * log_scale**2
 
     result: Any = minimize_scalar(loss, bounds=(-3.0, 2.0), method="bounded")
     return float(np.exp(result.x))
@@ -288,18 +276,15 @@ def _weights(
     predictions: Mapping[str, Any],
     items: _Items,
     stacking: Stacking,
-    *,
-    draws: int,
-    shrink: float,
     random: np.random.Generator,
 ) -> np.ndarray:
     """Return the weights of the candidates, averaged by how often each has the best main metric."""
     count = len(items.values)
-    candidates = [*np.eye(count), np.full(count, 1 / count), _least_loss(target.task_type, items, shrink)]
+    candidates = [*np.eye(count), np.full(count, 1 / count), _least_loss(target.task_type, items)]
     blends = [stacking.with_weights(weights).predict(predictions) for weights in candidates[:-1]]
-    blends.append(_out_of_fold(target, predictions, items, stacking, shrink=shrink, random=random))
+    blends.append(_out_of_fold(target, predictions, items, stacking, random))
     name, seed = MAIN_METRIC[target.task_type], int(random.integers(2**31))
-    values = np.stack([bootstrap_metric(target, own, name, draws=draws, seed=seed) for own in blends])
+    values = np.stack([bootstrap_metric(target, own, name, draws=DRAWS, seed=seed) for own in blends])
     values = np.where(np.isnan(values), -np.inf, values)
     is_best = values >= values.max(0) - 1e-12
     frequency = (is_best / is_best.sum(0)).mean(1) ** SHARPNESS
@@ -314,15 +299,13 @@ def _out_of_fold(
     predictions: Mapping[str, Any],
     items: _Items,
     stacking: Stacking,
-    *,
-    shrink: float,
     random: np.random.Generator,
 ) -> Any:
     """Return predictions of each row with the weights of least loss on the other folds."""
     folds = np.array_split(random.permutation(np.arange(len(target))), min(FOLDS, len(target)))
     parts: list[Any] = [None] * len(target)
     for rows in folds:
-        weights = _least_loss(target.task_type, items.take(np.flatnonzero(~np.isin(items.rows, rows))), shrink)
+        weights = _least_loss(target.task_type, items.take(np.flatnonzero(~np.isin(items.rows, rows))))
         own = {
             name: [value[row] for row in rows] if target.task_type == "pairs" else np.asarray(value)[rows]
             for name, value in predictions.items()
@@ -332,13 +315,13 @@ def _out_of_fold(
     return parts if target.task_type == "pairs" else np.stack(parts)
 
 
-def _least_loss(task_type: TaskType, items: _Items, prior: float) -> np.ndarray:
+def _least_loss(task_type: TaskType, items: _Items) -> np.ndarray:
     """Return the non-negative weights with sum one that minimise the loss, shrunk towards equal weights."""
     count = len(items.values)
     equal = np.full(count, 1 / count)
     if count == 1 or not len(items.truth):
         return equal
-    pull = prior / max(len(np.unique(items.rows)), 1)
+    pull = PRIOR / max(len(np.unique(items.rows)), 1)
     if task_type.endswith("regression"):
         error = (items.values - items.truth) / _spreads(items)
         C = error @ error.T / error.shape[1]

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, ndtri, softmax
+from scipy.special import ndtri
 from scipy.stats import skew
+
+from subquad.bio.models.links import unlinked
 
 __all__ = ["TargetScaler", "to_predictions"]
 
@@ -72,7 +74,7 @@ def to_predictions(z: np.ndarray, task_type: str, scaler: TargetScaler) -> np.nd
     """Return outputs of a model on the training scale as measurements or probabilities."""
     if task_type.endswith("regression"):
         return scaler.inverse_transform(z)
-    return softmax(z, axis=-1) if task_type.endswith("multiclass") else expit(z)
+    return unlinked(z, task_type)
 
 
 def _column(y: np.ndarray, transform: str) -> _Column:

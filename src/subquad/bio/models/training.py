@@ -6,7 +6,7 @@ Axes: B rows of a batch, F features, O outputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,6 +91,19 @@ class TrainOptions:
     """Folder of the checkpoints; None keeps none."""
     quiet: bool = True
     """Show no progress bar."""
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Passes over the training rows, and the validations between them."""
+
+    epochs: float
+    batch_size: int
+    batches: Callable[[int], Sequence[np.ndarray]]
+    """Function from the number of a pass to its batches."""
+    validations: int
+    stopping: dict[str, Any] = field(default_factory=dict)
+    """When training stops early and when its rate is lowered; see `LoopSettings`."""
 
 
 def epochs_for(dataset: Dataset, settings: FitSettings) -> float:
@@ -205,24 +218,8 @@ def train_net(
     subset = validation_subset(dataset, options.seed)
     inputs, truth = dataset.inputs.take(subset), dataset.target.take(subset)
     held_out = None if matrix is None else matrix[subset]
-    rows, task_type = dataset.split["train"], truth.task_type
-    is_paper = net.spec.kind == "lyra-paper"
-    stopping: dict[str, Any] = {}
-    if net.spec.reads_letters:
-        epochs = _paper_epochs(dataset, settings) if is_paper else epochs_for(dataset, settings)
-        batch_size = batch_size_for(dataset, settings)
-        batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=options.seed)
-        validations = _validations(dataset, inputs, epochs)
-        if is_paper and settings.epochs is None:
-            validations = max(round(PAPER_VALIDATIONS * epochs), 1)
-            stopping = {"patience": PATIENCE, "plateau": PLATEAU}
-    else:
-        epochs = _feature_epochs(net, dataset, settings)
-        # many small steps on few rows, as for Lyra
-        fitting = int(np.clip(epochs * len(rows) / MIN_STEPS, MIN_FEATURE_BATCH, FEATURE_BATCH))
-        batch_size = settings.batch_size or fitting
-        batches, validations = shuffled_batches(rows, batch_size=batch_size, seed=options.seed), VALIDATIONS
-    steps = max(1, round(epochs * len(batches(0))))
+    task_type, passes = truth.task_type, _passes(net, dataset, inputs, settings, options.seed)
+    steps = max(1, round(passes.epochs * len(passes.batches(0))))
     subset_priors = None if priors is None else [priors[row] for row in subset]
     loss = make_loss(dataset, options.scaler)
     starts = None if out_of_fold is None else torch.from_numpy(out_of_fold)
@@ -255,17 +252,34 @@ def train_net(
         net,
         groups,
         options,
-        batches=batches,
+        batches=passes.batches,
         step=step,
-        loop=LoopSettings(steps=steps, evaluate_every=max(1, steps // validations), **stopping),
-        schedule_name="constant" if stopping else "one_cycle",
+        loop=LoopSettings(steps=steps, evaluate_every=max(1, steps // passes.validations), **passes.stopping),
+        schedule_name="constant" if passes.stopping else "one_cycle",
         validate=validate,
         monitor=MAIN_METRIC[task_type],
         # strictly better than the start, of which the direct head is no part
         least=float(np.nextafter(validate(net, (0.0,))[MAIN_METRIC[task_type]], np.inf)) if has_start else -np.inf,
     )
-    taken = epochs * selected["steps"] / steps
-    return {"epochs": round(float(taken), 2), "batch_size": batch_size, **selected}
+    taken = passes.epochs * selected["steps"] / steps
+    return {"epochs": round(float(taken), 2), "batch_size": passes.batch_size, **selected}
+
+
+def _passes(net: BioNet, dataset: Dataset, validation: Inputs, settings: FitSettings, seed: int) -> _Passes:
+    rows, task_type, is_paper = dataset.split["train"], net.spec.task_type, net.spec.kind == "lyra-paper"
+    if not net.spec.reads_letters:
+        epochs = _feature_epochs(net, dataset, settings)
+        # many small steps on few rows, as for Lyra
+        fitting = int(np.clip(epochs * len(rows) / MIN_STEPS, MIN_FEATURE_BATCH, FEATURE_BATCH))
+        batch_size = settings.batch_size or fitting
+        return _Passes(epochs, batch_size, shuffled_batches(rows, batch_size=batch_size, seed=seed), VALIDATIONS)
+    epochs = _paper_epochs(dataset, settings) if is_paper else epochs_for(dataset, settings)
+    batch_size = batch_size_for(dataset, settings)
+    batches = epoch_batches(dataset.inputs, rows, task_type=task_type, batch_size=batch_size, seed=seed)
+    if is_paper and settings.epochs is None:
+        validations = max(round(PAPER_VALIDATIONS * epochs), 1)
+        return _Passes(epochs, batch_size, batches, validations, {"patience": PATIENCE, "plateau": PLATEAU})
+    return _Passes(epochs, batch_size, batches, _validations(dataset, validation, epochs))
 
 
 def _feature_epochs(net: BioNet, dataset: Dataset, settings: FitSettings) -> float:

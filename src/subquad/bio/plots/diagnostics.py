@@ -9,6 +9,7 @@ import pandas as pd
 from subquad.bio.compared_models import label_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES, EmbeddingSchema
 from subquad.bio.metrics.conformal import reliability
+from subquad.bio.models.finished_run import FinishedRun
 from subquad.bio.plots import examples, split_section
 from subquad.bio.plots.figures import (
     boxes,
@@ -22,7 +23,6 @@ from subquad.bio.plots.figures import (
     reliability_diagram,
     residual_plot,
 )
-from subquad.bio.plots.finished_run import FinishedRun
 from subquad.reporting.page import Picture, Section, Table, picture, show
 
 __all__ = ["main_figures", "sections"]

@@ -9,6 +9,7 @@ from subquad.bio.compared_models import label_of
 from subquad.bio.data.dataset import Target
 from subquad.bio.metrics.base_pairs import agreement
 from subquad.bio.metrics.scores import score
+from subquad.bio.models.finished_run import FinishedRun
 from subquad.bio.plots.figures import (
     base_pair_panels,
     confusion,
@@ -17,13 +18,11 @@ from subquad.bio.plots.figures import (
     probability_histogram,
     profiles,
 )
-from subquad.bio.plots.finished_run import FinishedRun
 from subquad.reporting.page import Picture, Table, picture
 
 __all__ = ["blocks", "main_figures", "sequence_metric"]
 
 Block = str | Table | Picture
-METRICS = {"residue_regression": "r2", "residue_binary": "auroc", "residue_multiclass": "accuracy"}
 MAX_POSITIONS = 600
 """Positions of a sequence that are drawn."""
 
@@ -91,7 +90,7 @@ def sequence_metric(run: FinishedRun, row: Mapping[str, Any], model: str) -> flo
         y=y[None].astype(np.int16) if is_class else y[None],
         classes=tuple(run.classes) or (("0", "1") if is_class else ()),
     )
-    return score(target, p[None])[METRICS[run.task_type]]
+    return score(target, p[None])[run.main]
 
 
 def _measured(row: Mapping[str, Any]) -> np.ndarray:

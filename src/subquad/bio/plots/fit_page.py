@@ -7,9 +7,9 @@ from typing import Any
 from subquad.bio.compared_models import ENSEMBLE, WITHOUT_LYRA, label_of, names_of
 from subquad.bio.data.dataset import ROW_TASK_TYPES
 from subquad.bio.metrics.scores import LOWER_IS_BETTER, title, verdict
+from subquad.bio.models.finished_run import FinishedRun, lead_of, no_comparison, read_finished_run
 from subquad.bio.plots import diagnostics
 from subquad.bio.plots.figures import forest, training_curves
-from subquad.bio.plots.finished_run import FinishedRun, lead_of, no_comparison, read_finished_run
 from subquad.reporting.page import Picture, Section, Table, page, picture, signed
 
 __all__ = ["card", "render", "sections"]

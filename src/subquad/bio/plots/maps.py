@@ -158,7 +158,9 @@ def logo(heights: np.ndarray, letters: str, *, label: str, offset: int = 0) -> F
     width, height = left + widest * CELL + right, len(rows) * block + 0.1
     figure = Figure(figsize=(width, height))
     scheme = "chemistry" if len(letters) > 5 else "classic"
-    top = float(np.clip(heights, 0, None).sum(1).max()) or 1.0
+    top = float(np.clip(heights, 0, None).sum(1).max())
+    # without any information the heights are rounding errors
+    top = top if top > 1e-9 else 1.0
     for k, row in enumerate(rows):
         base = height - (k + 1) * block + 0.25
         axes = figure.add_axes((left / width, base / height, len(row) * CELL / width, (block - 0.35) / height))
@@ -301,9 +303,8 @@ def scatter(
     *,
     labels: tuple[str, str],
     curve: tuple[np.ndarray, np.ndarray] | None = None,
-    is_equal: bool = True,
 ) -> Figure:
-    """Return a scatter plot, or a density plot of many points, with the line of agreement or a curve."""
+    """Return a scatter plot, or a density plot of many points, with the line of agreement and, if given, a curve."""
     figure = Figure(figsize=(5.2, 4.4))
     axes = figure.add_subplot()
     if len(x) > 5000:
@@ -313,9 +314,8 @@ def scatter(
         axes.scatter(x, y, s=8, alpha=min(0.7, 60 / len(x) ** 0.6 + 0.05), color=GREEN, linewidths=0)
     if curve is not None:
         axes.plot(*curve, color=OCHRE, linewidth=2)
-    if is_equal:
-        ends = [max(x.min(), y.min()), min(x.max(), y.max())]
-        axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
+    ends = [max(x.min(), y.min()), min(x.max(), y.max())]
+    axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
     axes.set(xlabel=labels[0], ylabel=labels[1])
     tidy(axes)
     return figure

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from subquad.bio.models.finished_run import FinishedRun
 from subquad.bio.plots.figures import histograms
-from subquad.bio.plots.finished_run import FinishedRun
 from subquad.reporting.page import Picture, Table, picture
 
 __all__ = ["blocks"]

@@ -4,7 +4,7 @@ The validation set is held out by the same method as the test set (whole cluster
 selection faces the same shift as the test. Cost: one pass over the rows, plus MMseqs2 for clusters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from subquad.bio.splits.near_duplicates import equal_sequences
 from subquad.bio.splits.units import KINDS, units_of
 from subquad.errors import SubquadError, raise_errors, unknown
 
-__all__ = ["Split", "check_split_column", "count_folds", "find_split", "make_split"]
+__all__ = ["Split", "check_split_column", "count_folds", "fewer_rows", "find_split", "make_split"]
 
 PART_OF = {
     "train": "train",
@@ -48,7 +48,7 @@ PART_OF = {
 }
 """Part of each value in a split column; rows of the empty part are not used."""
 MIN_VALIDATION = 10
-"""Minimum number of validation rows if `--train-rows` reduces them."""
+"""Minimum number of validation rows if they are reduced along with the training rows."""
 MIN_DISTINCT = 10
 """Number of different sequences below which an empty part of the split is put down to identical ones."""
 SHOWN_LETTERS, SHOWN_ROWS = 40, 5
@@ -109,6 +109,23 @@ def make_split(table: Table, settings: FitSettings, *, seed: int) -> Split:
     parts = {"train": train, "validation": validation, "test": test}
     how = f"{method.describe(parts)}{which}"
     return _finish(table, settings, parts, how, units=method.units, is_given=False, seed=seed)
+
+
+def fewer_rows(
+    parts: Mapping[str, np.ndarray], count: int, random: np.random.Generator, random_validation: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Return the parts of a split with fewer rows: random training rows, and a quarter as many validation rows.
+
+    Args:
+        parts: Sorted row numbers of each part.
+        count: Number of training rows; there are at least ten validation rows, if the split has them.
+        random: Generator that draws the training rows.
+        random_validation: Generator that draws the validation rows; it may be the same.
+    """
+    draws = {"train": (random, count), "validation": (random_validation, max(count // 4, MIN_VALIDATION))}
+    # a random order of all rows is the same for all numbers of rows, so that smaller sets are subsets of larger ones
+    chosen = {part: np.sort(own.permutation(parts[part])[:size]) for part, (own, size) in draws.items()}
+    return {**parts, **chosen}
 
 
 def check_split_column(path: Path | str, frame: pd.DataFrame, settings: FitSettings) -> None:
@@ -333,21 +350,15 @@ def _finish(
         )
     parts = {**parts, "test": test}
     if settings.train_rows is not None:
-        parts, note = _few(parts, settings.train_rows, seed)
+        count, limit = len(parts["train"]), settings.train_rows
+        note = f"all {count:,} training rows, fewer than the {limit:,} of --train-rows"
+        if limit < count:
+            random = np.random.default_rng([seed, 1])
+            parts, note = fewer_rows(parts, limit, random, random), f"{limit:,} of {count:,} training rows"
         notes.append(note)
     unused = int(table.has_target.sum()) - sum(len(rows) for rows in parts.values())
     notes.append(", ".join(f"{len(parts[part]):,} {part}" for part in PARTS))
     return Split(parts=parts, how="; ".join(notes), units=units, leakage=replace(leakage, marked=marked, unused=unused))
-
-
-def _few(parts: dict[str, np.ndarray], count: int, seed: int) -> tuple[dict[str, np.ndarray], str]:
-    if count >= len(parts["train"]):
-        return parts, f"all {len(parts['train']):,} training rows, fewer than the {count:,} of --train-rows"
-    random = np.random.default_rng([seed, 1])
-    # one order for all sizes, so that smaller sets are subsets of larger ones
-    train, validation = (random.permutation(parts[part]) for part in ("train", "validation"))
-    chosen = {"train": np.sort(train[:count]), "validation": np.sort(validation[: max(count // 4, MIN_VALIDATION)])}
-    return {**parts, **chosen}, f"{count:,} of {len(train):,} training rows"
 
 
 def _check_parts(table: Table, parts: dict[str, np.ndarray]) -> None:
