@@ -7,8 +7,8 @@ same graph by dense products (`dense`), and on the fully connected graph, all pa
 particle (`all_pairs`, up to 256 particles; in batches of 1 to 64 jets, about 2,048 particles). The `standard` net and
 the `graph` of its angles, which is made once per net and compares all pairs of particles, are timed alone as well; so
 are `auto`, with its graph by a k-d tree and filters on lists of edges, and `auto_dense`, the same weights with all
-distances and whole matrices, as it was before and as ONNX has it. With jets, the `standard` net goes through 1, 4, 16 … batches of 64 jets of 40 particles: time and memory of scoring and of training
-steps.
+distances and whole matrices, as it was before and as ONNX has it. With jets, the `standard` net goes through 1, 4,
+16 … batches of 64 jets of 40 particles: time and memory of scoring and of training steps.
 
 The exponent is the slope of the logarithm of the cost over that of the particles, from 64 on: 1 is linear, 2 is all
 pairs. Memory is what a pass adds to the peak of a process of its own (Linux). Times are medians of interleaved

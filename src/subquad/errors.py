@@ -167,7 +167,8 @@ def validate_values(settings: Any, *, prefix: str = "") -> None:
             raise SubquadError(f"{flag_name(prefix + field.name)} must be a finite number, got {value}")
         if not choices or (value is None and _is_optional(field.type)):
             continue
-        for one in value if _is_list(field.type) else (value,):
+        given: Any = value if _is_list(field.type) else (value,)
+        for one in given:
             if one not in choices:
                 raise SubquadError(f"{flag_name(prefix + field.name)} must be one of {', '.join(choices)}, got {one!r}")
 

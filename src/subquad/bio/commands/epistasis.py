@@ -62,9 +62,10 @@ def epistasis(
     """
     settings = settings or EpistasisSettings()
     out = check_report_folder(out, kind=KIND, file=RECORD, force=force)
-    is_table = isinstance(source, str | Path) and not Path(source).is_dir()
-    analyse = _of_table if is_table else _of_run
-    landscape = analyse(source, settings, seed=seed, quiet=quiet)
+    if isinstance(source, str | Path) and not Path(source).is_dir():
+        landscape = _of_table(source, settings, seed=seed, quiet=quiet)
+    else:
+        landscape = _of_run(source, settings, seed=seed, quiet=quiet)
     record = {"subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed}}
     name = Path(source).name if isinstance(source, str | Path) else "Fitted model"
     return _write(landscape, record, out, name, quiet=quiet)
