@@ -264,6 +264,27 @@ def test_a_model_wins_only_if_its_advantage_over_every_other_one_is_significant(
     assert compare_models(one_class, constant)["wins"] is None
 
 
+def test_rows_that_belong_together_are_resampled_together():
+    random = np.random.default_rng(0)
+    y = random.normal(size=(61, 1))
+    predictions = {name: y + random.normal(size=y.shape) for name in ("ridge", "lyra")}
+
+    def width(repeats, units):
+        target = Target(task_type="regression", y=np.repeat(y, repeats, axis=0), names=("y",))
+        repeated = {name: np.repeat(own, repeats, axis=0) for name, own in predictions.items()}
+        gap = compare_models(target, repeated, units=units)["differences"]["lyra"]["ridge"]
+        return gap["high"] - gap["low"]
+
+    once, each = width(1, None), np.repeat(np.arange(61), 7)
+    # units of one row, in any order, are the rows themselves
+    assert width(1, random.permutation(61)) == once
+    assert width(7, each) == pytest.approx(once)
+    # seven copies of a row are not seven measurements
+    assert width(7, None) < 0.6 * once
+    # too few units to resample
+    assert width(7, each // 10) == width(7, None)
+
+
 def test_lyra_and_the_ensemble_are_compared_with_every_other_model():
     target, models = compared({"ridge": 3, "boosting": 1, "lyra": 2, "ensemble-without-lyra": 1, "ensemble": 0.5})
     found = compare_models(target, models)

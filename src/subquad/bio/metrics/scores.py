@@ -3,7 +3,8 @@
 scikit-learn's metrics take one vector of weights at a time; these take a matrix of bootstrap samples, and the same code
 gives the value itself from a weight of 1 for each row.
 
-Axes: D bootstrap samples, n rows, O outputs. Rows are resampled: residues and base pairs of a sequence stay together.
+Axes: D bootstrap samples, n rows, O outputs. Rows are resampled, or units of rows that belong together; residues and
+base pairs of a sequence stay together.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,8 +76,10 @@ TITLES = {
 
 BOOTSTRAP = "bootstrap.json"
 """File of a run with the main metric of each model in the bootstrap samples of its test rows."""
-DRAWS = 200
+DRAWS = 500
 """Bootstrap samples of an interval."""
+MIN_UNITS = 10
+"""Number of units from which units are resampled in place of rows: the samples of fewer say little."""
 MAX_CELLS = 4_000_000
 """Maximum number of samples times items in memory at a time."""
 
@@ -138,12 +141,16 @@ def undefined_metrics(target: Target) -> dict[str, str]:
             return {}
 
 
-def compare_models(target: Target, predictions: Mapping[str, Any]) -> dict[str, Any]:
+def compare_models(
+    target: Target, predictions: Mapping[str, Any], *, units: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return metrics, intervals and paired differences of models on the same rows.
 
     Args:
         target: Measured values of the rows.
         predictions: Predictions of each model, by its name in `COMPARED_MODELS`.
+        units: `(n,)` unit of each row, such as equal sequences or a group, which bootstrap samples keep together; None:
+            each row is one.
 
     Returns:
         `task_type`, `main_metric`; `test.<model>.<metric>`; `intervals.test.<model>.<metric>`, 95 % bootstrap
@@ -156,7 +163,7 @@ def compare_models(target: Target, predictions: Mapping[str, Any]) -> dict[str, 
     main = MAIN_METRIC[target.task_type]
     test = {name: score(target, values) for name, values in predictions.items()}
     # equal seeds draw equal rows, so that differences between models are paired
-    drawn = {name: _drawn(target, values) for name, values in predictions.items()}
+    drawn = {name: _drawn(target, values, units=units) for name, values in predictions.items()}
     undefined = undefined_metrics(target)
 
     def gap(first: str, second: str) -> dict[str, float]:
@@ -280,10 +287,17 @@ def _defined(name: str, value: float) -> float:
 
 
 def _drawn(
-    target: Target, prediction: Any, draws: int = DRAWS, *, names: Sequence[str] | None = None, seed: int = 0
+    target: Target,
+    prediction: Any,
+    draws: int = DRAWS,
+    *,
+    names: Sequence[str] | None = None,
+    units: np.ndarray | None = None,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
     metrics = {name: own for name, own in task_metrics(target, prediction).items() if names is None or name in names}
-    drawn = [{name: metric(W) for name, metric in metrics.items()} for W in _samples(target, draws, seed)]
+    samples = _samples(target, draws, units=units, seed=seed)
+    drawn = [{name: metric(W) for name, metric in metrics.items()} for W in samples]
     return {name: np.concatenate([own[name] for own in drawn]) for name in metrics}
 
 
@@ -298,12 +312,20 @@ def _interval(drawn: np.ndarray, value: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _samples(target: Target, draws: int, seed: int) -> Iterator[np.ndarray]:
+def _samples(target: Target, draws: int, *, units: np.ndarray | None, seed: int) -> Iterator[np.ndarray]:
     """Yield the counts of rows in bootstrap samples, `(D, n)`, a few samples at a time."""
     random, rows = np.random.default_rng(seed), len(target)
+    unit = np.arange(rows)
+    if units is not None:
+        _, first, of_row = np.unique(units, return_index=True, return_inverse=True)
+        if len(first) >= MIN_UNITS:
+            # in order of appearance, so that units of one row each give the samples of rows
+            unit = np.argsort(np.argsort(first))[of_row]
+    count = int(unit.max(initial=-1)) + 1
     items = target.y.size if target.is_residue else rows
     size = max(1, MAX_CELLS // max(items, 1))
     for start in range(0, draws, size):
         some = min(size, draws - start)
-        drawn = random.integers(0, rows, (some, rows)) + rows * np.arange(some)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=some * rows).reshape(some, rows).astype(np.float64)
+        drawn = random.integers(0, count, (some, count)) + count * np.arange(some)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=some * count).reshape(some, count).astype(np.float64)
+        yield counts[:, unit]

@@ -147,7 +147,8 @@ def fit_models(dataset: Dataset, settings: FitSettings, *, directory: Path, seed
     for own in found.values():
         own.update({name: combine(stacking, own) for name, stacking in stackings.items()})
     predictions = {name: own.mean for name, own in found["test"].items()}
-    metrics = compare_models(truth, predictions)
+    units = None if dataset.units is None else dataset.units[dataset.split["test"]]
+    metrics = compare_models(truth, predictions, units=units)
     bootstrap = metrics.pop("bootstrap")
     metrics |= {
         "rows": {part: len(rows) for part, rows in dataset.split.items()},
