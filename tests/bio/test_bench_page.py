@@ -107,6 +107,26 @@ def with_gaps(lyra, ensemble, random, *, seeds=(0, 1, 2)):
     }
 
 
+def test_the_ensemble_is_compared_with_the_model_that_the_validation_rows_of_each_seed_choose(tmp_path):
+    entry = ("a/0", with_gaps(TIE, (0.0, -0.001, 0.001), np.random.default_rng(3), seeds=(0, 1)))
+    tasks, jobs = written(tmp_path, [entry], ["regression"])
+    assert "ensemble_selected" not in task_entries(tasks, jobs)[0]["comparisons"]
+    for seed, boosting in ((0, 0.61), (1, 0.9)):
+        # networks have one entry each; a control and an undefined value are never chosen
+        selected = {
+            "ridge": {"validation": float("nan")},
+            "boosting": {"validation": boosting},
+            "mlp-more": [{"validation": 0.99}],
+            "lyra": [{"validation": 0.6}, {"validation": 0.64}],
+        }
+        (tmp_path / "runs" / "a/0" / str(seed) / "config.json").write_text(json.dumps({"selected": selected}))
+    gap = task_entries(tasks, jobs)[0]["comparisons"]["ensemble_selected"]
+    assert gap["second"] == "lyra, boosting"
+    # the ensemble equals Lyra, which is 0.02 above boosting
+    assert gap["value"] == pytest.approx((0.0 + 0.02) / 2)
+    assert gap["low"] < 0.01 < gap["high"]
+
+
 def test_comparisons_are_counted_with_their_intervals(tmp_path):
     random = np.random.default_rng(3)
     entries = [(f"a/{k}", with_gaps(*gaps, random)) for k, gaps in enumerate(GAPS)]

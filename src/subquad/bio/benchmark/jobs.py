@@ -17,12 +17,23 @@ import numpy as np
 
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import Task
+from subquad.bio.compared_models import names_of
 from subquad.bio.metrics.scores import BOOTSTRAP
 from subquad.errors import raise_errors
-from subquad.runs.folder import METRICS
+from subquad.runs.folder import CONFIG, METRICS
 from subquad.runs.storage import fingerprint, plain, read_json, write_json
 
-__all__ = ["Job", "beside", "bootstrap_of", "is_done", "make_jobs", "outcome_of", "run_job"]
+__all__ = [
+    "Job",
+    "beside",
+    "bootstrap_of",
+    "is_done",
+    "make_jobs",
+    "metrics_of",
+    "outcome_of",
+    "run_job",
+    "selected_model",
+]
 
 WORKER = "subquad.bio.commands.bench"
 """Module that runs one job when it is started with the path of a job file."""
@@ -85,6 +96,20 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
 def bootstrap_of(job: Job) -> dict[str, np.ndarray]:
     """Return the main metric of each model of a run in bootstrap samples of its test rows; NaN where undefined."""
     return {name: np.array(own, dtype=np.float64) for name, own in read_json(Path(job["out"]) / BOOTSTRAP).items()}
+
+
+def selected_model(job: Job) -> str | None:
+    """Return the single model of a run, baseline or Lyra, with the best main metric on the validation rows, if any."""
+    path = Path(job["out"]) / CONFIG
+    selected = read_json(path).get("selected", {}) if path.is_file() else {}
+    values = {}
+    for name in names_of("baseline", "lyra"):
+        # a list with an entry for each network, or a single one
+        own = selected.get(name) or []
+        known = [one["validation"] for one in (own if isinstance(own, list) else [own]) if "validation" in one]
+        if known and np.isfinite(known).all():
+            values[name] = float(np.mean(known))
+    return max(values, key=values.__getitem__, default=None)
 
 
 def metrics_of(job: Job) -> Path:

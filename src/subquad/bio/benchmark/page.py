@@ -109,10 +109,12 @@ def _summary(results: Results) -> str:
     counts = results["summary"]["all"]
     parts = [f"{counts['scored']} of {len(results['tasks'])} tasks are scored"]
     parts += _verdicts(counts)
-    single = counts["ensemble_single"]
-    if single["tasks"]:
-        close = f"{single['close']} of {single['tasks']} ({100 * single['close'] / single['tasks']:.0f} %)"
-        parts.append(f"ensemble neither clearly below the best single model nor over {MAX_LOSS} below it: {close}")
+    others = {"ensemble_single": "the best single model", "ensemble_selected": "the one that validation rows choose"}
+    for name, other in others.items():
+        own = counts[name]
+        if own["tasks"]:
+            close = f"{own['close']} of {own['tasks']} ({100 * own['close'] / own['tasks']:.0f} %)"
+            parts.append(f"ensemble neither clearly below {other} nor over {MAX_LOSS} below it: {close}")
     return "; ".join(parts) + "."
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from subquad.bio.benchmark.jobs import Job, bootstrap_of, metrics_of, outcome_of
+from subquad.bio.benchmark.jobs import Job, bootstrap_of, metrics_of, outcome_of, selected_model
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.compared_models import COMPARED_MODELS, ENSEMBLE, WITHOUT_LYRA, names_of
 from subquad.bio.metrics.scores import MAIN_METRIC, MIN_TEST_ROWS, verdict
@@ -35,6 +35,7 @@ COMPARISONS = {
     "lyra_paper": "Lyra against Lyra as published",
     "ensemble_baseline": "ensemble against the best baseline",
     "ensemble_single": "ensemble against the best single model",
+    "ensemble_selected": "ensemble against the single model that the validation rows choose",
     "ensemble_without": "ensemble against the ensemble without Lyra",
 }
 """Comparisons of a task, and their titles. The best model is chosen on the test rows, to the disadvantage of the first
@@ -113,8 +114,9 @@ def result_rows(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def summarize(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the counts of each family and of `all`: tasks by state, and verdicts of those scored.
 
-    Each comparison of `COMPARISONS` has `tasks` and the number of each verdict; `ensemble_single` also has
-    `close`, in how many tasks the ensemble is neither clearly below nor more than 0.01 below the best single model.
+    Each comparison of `COMPARISONS` has `tasks`, the number of each verdict, also after Holm's correction,
+    `at_least`, in how many tasks the first model is at least as high, and `close`, in how many it is neither clearly
+    below nor more than 0.01 below.
     """
     families = dict.fromkeys(entry["family"] for entry in entries)
     groups = {name: [entry for entry in entries if entry["family"] == name] for name in families}
@@ -172,7 +174,8 @@ def _means(entry: Mapping[str, Any], jobs: Sequence[Job]) -> dict[str, Any]:
         "published_values": {name: fmean(run["test"][name][other] for run in runs) for name in models} if other else {},
         "best_baseline": baseline,
         "weights": {name: fmean(run["weights"].get(name, 0.0) for run in runs) for name in runs[0]["weights"]},
-        "comparisons": _comparisons(values, baseline, [bootstrap_of(job) for job in jobs]),
+        "comparisons": _comparisons(values, baseline, [bootstrap_of(job) for job in jobs])
+        | _against_selected(main, runs, jobs),
         "cpu_seconds": {name: fmean(run["cpu_seconds"].get(name, 0.0) for run in runs) for name in models},
         "seconds": fmean(run["task_seconds"] or 0.0 for run in runs),
         "memory_mb": max(memory, default=None),
@@ -199,6 +202,19 @@ def _comparisons(
             gap = {"first": first, "second": second, "value": value, **_interval(gaps, value)}
             found[name] = gap | {"verdict": verdict(gap)}
     return found
+
+
+def _against_selected(main: str, runs: Sequence[Mapping[str, Any]], jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """Return the comparison of the ensemble with the single model of each seed that is best on the validation rows."""
+    chosen = [name for name in map(selected_model, jobs) if name is not None]
+    if ENSEMBLE not in runs[0]["test"] or len(chosen) < len(jobs):
+        return {}
+    pairs = list(zip(runs, jobs, chosen, strict=True))
+    value = fmean(run["test"][ENSEMBLE][main] - run["test"][model][main] for run, _, model in pairs)
+    drawn = [(bootstrap_of(job), model) for _, job, model in pairs]
+    gap = {"value": value, **_interval(np.stack([own[ENSEMBLE] - own[model] for own, model in drawn]), value)}
+    second = ", ".join(dict.fromkeys(chosen))
+    return {"ensemble_selected": {"first": ENSEMBLE, "second": second, **gap, "verdict": verdict(gap)}}
 
 
 def _interval(gaps: np.ndarray, value: float) -> dict[str, float]:
