@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.ops.chebyshev import Neighbours, chebyshev_gather, knn_adjacency, neighbours, scaled_laplacian
+from subquad.ops.edges import Edges, edge_laplacians, neighbours_of
 
 __all__ = ["PCN", "ChebConv", "EdgeConv", "knn_graph", "masked_max", "masked_mean"]
 
@@ -153,13 +154,20 @@ class PCN(nn.Module):
         mask: Bool[Tensor, "B P"],
         *,
         jet_features: Float[Tensor, "B J"] | None = None,
+        edges: Edges | None = None,
     ) -> Float[Tensor, "B F"]:
-        """Return the logits of each jet from the features of its particles and the coordinates of its graph."""
+        """Return the logits of each jet from the features of its particles and the coordinates of its graph.
+
+        With `edges`, the graph of `k` nearest neighbours in `points`, distances are not computed.
+        """
         if (0 if jet_features is None else jet_features.shape[-1]) != self.jet_features:
             raise ValueError(f"this PCN takes {self.jet_features} jet-level features")
-        return self.classify(
-            x, knn_graph(points, mask, self.k, periodic=self.periodic), mask, jet_features=jet_features
-        )
+        if edges is None:
+            graph = knn_graph(points, mask, self.k, periodic=self.periodic)
+        else:
+            equal = x.new_zeros(len(edges.row), 1)
+            graph = neighbours_of(edge_laplacians(equal, edges)[:, 0], edges, x.shape[1])
+        return self.classify(x, graph, mask, jet_features=jet_features)
 
     def classify(
         self,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from subquad.nn.graph import ChebConv, EdgeConv, masked_max, masked_mean
-from subquad.ops.chebyshev import Neighbours, knn_adjacency, neighbours
-from subquad.ops.edges import Edges, chebyshev_edges, edge_kinematics, edge_laplacians, edges_of
-from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
+from subquad.ops.chebyshev import Neighbours, knn_adjacency
+from subquad.ops.edges import Edges, chebyshev_edges, edge_kinematics, edge_laplacians, edges_of, neighbours_of
+from subquad.ops.kinematics import VARIABLES
 from subquad.ops.precision import autocast_disabled
 
 __all__ = ["EPCN", "AttentionPool", "KinematicBlock", "KinematicPCN"]
@@ -71,9 +71,10 @@ class EPCN(nn.Module):
         *,
         vectors: Float[Tensor, "B P 4"],
         jet_features: None = None,
+        edges: Edges | None = None,
     ) -> Float[Tensor, "B C"]:
         """Return the logits of each jet; the arguments are those of `KinematicPCN`."""
-        return self.classify(self.branches(x, points, mask, vectors=vectors), mask)
+        return self.classify(self.branches(x, points, mask, vectors=vectors, edges=edges), mask)
 
     def branches(
         self,
@@ -82,23 +83,24 @@ class EPCN(nn.Module):
         mask: Bool[Tensor, "B P"],
         *,
         vectors: Float[Tensor, "B P 4"],
+        edges: Edges | None = None,
     ) -> list[Float[Tensor, "B P H2"]]:
         """Return the particles after the last filter on each graph, in the order of `VARIABLES`."""
-        adjacency = knn_adjacency(points, mask, self.k, periodic=(1,))
-        return self.filtered(x, pair_kinematics(vectors, points, mask), adjacency, mask)
+        if edges is None:
+            edges = edges_of(knn_adjacency(points, mask, self.k, periodic=(1,)))
+        return self.filtered(x, edge_kinematics(vectors, points, edges), edges, mask)
 
     def filtered(
         self,
         x: Float[Tensor, "B P H"],
-        pairs: Float[Tensor, "B P P 4"],
-        adjacency: Float[Tensor, "B P P"],
+        pairs: Float[Tensor, "N 4"],
+        edges: Edges,
         mask: Bool[Tensor, "B P"],
     ) -> list[Float[Tensor, "B P H2"]]:
-        """Return the output of `branches` from the pairs' variables and the edges."""
-        exponents = torch.eye(len(VARIABLES), dtype=pairs.dtype, device=pairs.device)
-        laplacians = kinematic_laplacians(pairs, adjacency, exponents)
+        """Return the output of `branches` from the edges and the logarithms of their variables, the weights."""
+        laplacians = edge_laplacians(pairs, edges)
         return [
-            branch(x, neighbours(laplacian), mask)
+            branch(x, neighbours_of(laplacian, edges, x.shape[1]), mask)
             for laplacian, branch in zip(laplacians.unbind(1), self.on_each, strict=True)
         ]
 

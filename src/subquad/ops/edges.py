@@ -21,10 +21,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from subquad.ops.chebyshev import Neighbours
 from subquad.ops.kinematics import LEAST_ANGLE, LEAST_MASS, LEAST_PT, STRONGEST
 from subquad.ops.precision import autocast_disabled
 
-__all__ = ["Edges", "chebyshev_edges", "edge_kinematics", "edge_laplacians", "edges_of"]
+__all__ = ["Edges", "chebyshev_edges", "edge_kinematics", "edge_laplacians", "edges_of", "neighbours_of"]
 
 NUMBERS_AT_ONCE = 2**18
 """Number of gathered channels that fit into the cache of one core."""
@@ -48,6 +49,16 @@ def edges_of(adjacency: Float[Tensor, "B P P"]) -> Edges:
     row = jet * P + first
     count = torch.bincount(row, minlength=B * P)
     return Edges(row, jet * P + second, count.cumsum(0) - count)
+
+
+def neighbours_of(value: Float[Tensor, " N"], edges: Edges, particles: int) -> Neighbours:
+    """Return entries of a matrix on the edges as padded neighbour lists of jets of so many (padded) particles."""
+    R, N = len(edges.start), len(edges.row)
+    degree = torch.diff(edges.start, append=edges.start.new_tensor([N]))
+    shape = (R, max(1, int(degree.max())) if R else 1)
+    at = (edges.row, torch.arange(N, device=edges.row.device) - edges.start.index_select(0, edges.row))
+    place = edges.column.new_zeros(shape).index_put(at, edges.column % max(particles, 1))
+    return Neighbours(*(x.view(-1, particles, shape[1]) for x in (place, value.new_zeros(shape).index_put(at, value))))
 
 
 def edge_kinematics(

@@ -119,8 +119,8 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
         card: The data card; None for JetClass's branches.
     """
     of_jetclass = PARTICLE_SUMS if settings.features == "jetclass" else JET_FEATURES
-    # the other networks compare all particles of a jet
-    neighbours = settings.k if settings.kind == "kinematic" else 0
+    # neighbours in all features are found by comparing all particles of a jet
+    neighbours = settings.k if settings.graph == "angles" else 0
     if card is None:
         features = FEATURES[settings.features]
         particles = (*features, *(name for name in MOMENTUM if name not in features))
@@ -153,7 +153,7 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
         observers=(*card.per_jet(is_training=True), *weight),
         max_particles=card.length,
         card=card,
-        neighbours=neighbours,
+        neighbours=neighbours if len(points.names) == 2 else 0,
     )
 
 

@@ -167,7 +167,7 @@ def _forward(net: nn.Module, batch: Batch, x: Tensor, jet_features: Tensor | Non
     adjacency = knn_adjacency(batch.points, mask, net.k, periodic=(1,))
     pairs = pair_kinematics(batch.vectors, batch.points, mask).requires_grad_()
     if isinstance(net, EPCN):
-        activations, exponents = net.filtered(x, pairs, adjacency, mask), torch.eye(4)
+        activations, exponents = net.filtered(x, pairs[adjacency > 0], edges_of(adjacency), mask), torch.eye(4)
         logits = net.classify(activations, mask)
     else:
         activations, exponents = [], net.exponents.detach()

@@ -81,10 +81,8 @@ def build_network(settings: NetSettings, layout: Layout, classes: int) -> Networ
 
 def forward(net: nn.Module, batch: Batch) -> Float[Tensor, "B C"]:
     """Return the logits of a batch; networks with weighted edges also get the momenta, and edges if there are any."""
-    more: dict[str, Any] = {} if isinstance(net, PCN) else {"vectors": batch.vectors}
-    if isinstance(net, KinematicPCN):
-        more["edges"] = batch.edges
-    return net(batch.x, batch.points, batch.mask, jet_features=batch.jet_features, **more)
+    vectors: dict[str, Any] = {} if isinstance(net, PCN) else {"vectors": batch.vectors}
+    return net(batch.x, batch.points, batch.mask, jet_features=batch.jet_features, edges=batch.edges, **vectors)
 
 
 def predict_logits(
