@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 
+MOST_NAMES = 20
+"""Number of known names that an error lists."""
+
+
 class SubquadError(Exception):
     """An error that the user can correct.
 
@@ -60,7 +64,7 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> SubquadError:
     names = [str(name) for name in known]
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     rest = [name for name in names if name not in near]
-    shown = [*near, *rest][:12]
+    shown = [*near, *rest][:MOST_NAMES]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
     listed = f"there are: {', '.join(shown)}{more}" if names else "there are none"
     if near:
@@ -163,6 +167,8 @@ def validate_values(settings: Any, *, prefix: str = "") -> None:
     """
     for field in fields(settings):
         choices, value = _choices(field.type), getattr(settings, field.name)
+        if _is_list(field.type) and isinstance(value, str):
+            raise SubquadError(f"{flag_name(prefix + field.name)} takes several values; give a list: [{value!r}]")
         if isinstance(value, float) and not math.isfinite(value):
             raise SubquadError(f"{flag_name(prefix + field.name)} must be a finite number, got {value}")
         if not choices or (value is None and _is_optional(field.type)):

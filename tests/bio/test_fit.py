@@ -333,6 +333,25 @@ def test_invalid_values_of_the_split_are_reported_with_all_other_errors(tmp_path
     ]
 
 
+def test_a_sheet_of_an_excel_file_is_fitted_and_a_huge_number_or_an_empty_group_is_refused(tmp_path):
+    frame = table(tmp_path / "t.csv").assign(gene="a")
+    book = tmp_path / "b.xlsx"
+    with pd.ExcelWriter(book) as writer:
+        pd.DataFrame({"about": ["plate 7"]}).to_excel(writer, sheet_name="Notes", index=False)
+        frame.to_excel(writer, sheet_name="Data", index=False)
+    own = settings(models=("ridge",))
+    fit(f"{book}#Data", own, out=tmp_path / "run", quiet=True)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["file"].endswith("b.xlsx#Data")
+    frame.assign(score=[*frame["score"][:-1], 1e300]).to_csv(tmp_path / "huge.csv", index=False)
+    with pytest.raises(SubquadError, match=rf"row {len(frame)}: '1e\+300' is beyond 1e100"):
+        fit(tmp_path / "huge.csv", own, out=tmp_path / "huge", quiet=True)
+    frame.assign(gene=["", *frame["gene"][1:]]).to_csv(tmp_path / "groups.csv", index=False)
+    with pytest.raises(
+        SubquadError, match="1 rows have no group in column 'gene'; complete or remove them\n  row 1: ''"
+    ):
+        fit(tmp_path / "groups.csv", settings(group="gene", split_by="group"), out=tmp_path / "groups", quiet=True)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

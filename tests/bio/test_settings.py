@@ -22,6 +22,7 @@ from subquad.errors import SubquadError
     [
         (FitSettings, {"models": ("lyra", "ridge", "lyra")}, "--models names a model twice: lyra ridge lyra"),
         (FitSettings, {"models": ("ridge", "lyr-paper")}, "no model 'lyr-paper'; did you mean 'lyra-paper'?"),
+        (FitSettings, {"target": "ddG"}, "--target takes several values; give a list: ['ddG']"),
         (FitSettings, {"split_by": "homologie"}, "--split-by must be one of random, group, sequence, partner, "),
         (
             FitSettings,

@@ -18,6 +18,7 @@ import numpy as np
 from subquad.bio.benchmark.settings import BenchSettings
 from subquad.bio.benchmark.tasks import Task
 from subquad.bio.compared_models import names_of
+from subquad.bio.data.files import file_of
 from subquad.bio.metrics.scores import BOOTSTRAP
 from subquad.errors import raise_errors
 from subquad.runs.folder import CONFIG, METRICS
@@ -75,7 +76,7 @@ def make_jobs(tasks: Iterable[Task], settings: BenchSettings, folder: Path, *, f
                 id=task.id,
                 seed=seed,
                 table=str(task.table.resolve()),
-                fingerprint=fingerprint(task.table),
+                fingerprint=fingerprint(file_of(task.table)),
                 settings=plain(task.settings),
                 out=str((folder / "runs" / task.id / str(seed)).resolve()),
                 force=False,

@@ -9,6 +9,7 @@ import numpy as np
 from subquad.bio.analysis.audit import audit, count_unseen
 from subquad.bio.data.dataset import PARTS, ROW_TASK_TYPES, Dataset, Inputs
 from subquad.bio.data.examples import resolve_table
+from subquad.bio.data.files import file_of
 from subquad.bio.data.table import Table, read_table
 from subquad.bio.metrics.scores import BOOTSTRAP, by_group
 from subquad.bio.models.finished_run import TEST_ROWS, TEST_SEQUENCES, FinishedRun
@@ -130,7 +131,7 @@ def fit_table(
 
 def run_settings(path: Path, settings: FitSettings, seed: int) -> dict[str, Any]:
     """Return what identifies a run of a table, so that an unfinished one can be resumed."""
-    named: dict[str, Any] = {"seed": seed, "table": path.name, "fingerprint": fingerprint(path)}
+    named: dict[str, Any] = {"seed": seed, "table": path.name, "fingerprint": fingerprint(file_of(path))}
     if settings.embeddings is not None:
         named["fingerprint_embeddings"] = fingerprint(Path(settings.embeddings))
     return {**plain(settings), **named}

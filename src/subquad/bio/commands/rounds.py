@@ -15,6 +15,7 @@ import pandas as pd
 from subquad import __version__
 from subquad.bio.commands.fit import fit
 from subquad.bio.data.examples import resolve_table
+from subquad.bio.data.files import file_of
 from subquad.bio.design_search.measurements import Measurements, batch_table, read_measurements, settings_of_run
 from subquad.bio.design_search.proposal import measured_sequences, propose, table_of_fit
 from subquad.bio.design_search.settings import RoundsSettings, SearchSettings
@@ -150,7 +151,8 @@ def _target(record: dict[str, Any], settings: RoundsSettings) -> str | None:
 
 def _step(record: dict[str, Any], settings: RoundsSettings, *, seed: int) -> Step:
     names = [Path(path).name for path in settings.measured]
-    prints = [fingerprint(Path(path)) if Path(path).is_file() else "" for path in settings.measured]
+    files = [file_of(path) for path in settings.measured]
+    prints = [fingerprint(file) if file.is_file() else "" for file in files]
     return {
         "measured": names,
         "fingerprints": prints,
@@ -317,7 +319,7 @@ def _simulate(
     path = resolve_table(source)
     models_for("regression", settings.models)
     assay, remarks = read_assay(path, settings)
-    identity = {**plain(settings), "table": path.name, "fingerprint": fingerprint(path), "seed": seed}
+    identity = {**plain(settings), "table": path.name, "fingerprint": fingerprint(file_of(path)), "seed": seed}
     run = open_run(out, kind=SIMULATION, settings=identity, force=force)
     direction = describe_direction(settings.direction, assay.name)
     for remark in (*remarks, direction):

@@ -21,7 +21,9 @@ from subquad.errors import SubquadError, collect_errors, raise_errors, require, 
 
 __all__ = [
     "MISSING",
+    "check_written_table",
     "column_of",
+    "file_of",
     "is_missing",
     "read_frame",
     "read_number_columns",
@@ -36,6 +38,8 @@ MISSING = ("", "na", "nan", "null", "none", "n/a", "#n/a")
 """Values, in lower case, that mean: not measured."""
 MIN_ASCII = 0.9
 """Minimum fraction of ASCII in a text in Windows-1252."""
+LARGEST = 1e100
+"""Largest number that is read: the square of a larger one overflows."""
 LIMIT = re.compile(r"[<>≤≥]=?\s*([+-]?\d[\d.,]*([eE][+-]?\d+)?)")
 
 
@@ -81,8 +85,24 @@ def read_frame(path: Path | str) -> pd.DataFrame:
 
 
 def separator_of(path: Path) -> str:
-    """Return the column separator for a table to write: tabs for `.tsv`, otherwise commas."""
+    """Return the column separator of a table: tabs for `.tsv`, otherwise commas."""
     return "\t" if ".tsv" in path.suffixes else ","
+
+
+def check_written_table(out: Path) -> None:
+    """Check that the name of a table to write says a format that is written.
+
+    Raises:
+        SubquadError: Another suffix than `.csv` and `.tsv`, alone or before `.gz`.
+    """
+    suffixes = [suffix for suffix in out.suffixes[-2:] if suffix != ".gz"]
+    if suffixes[-1:] not in ([".csv"], [".tsv"]):
+        raise SubquadError(f"{out}: tables are written as .csv or .tsv, alone or with .gz; give such a name to --out")
+
+
+def file_of(path: Path | str) -> Path:
+    """Return the file of a table, without the sheet of an Excel file (`table.xlsx#Sheet`)."""
+    return _with_sheet(path)[0]
 
 
 def _with_sheet(path: Path | str) -> tuple[Path, str | None]:
@@ -306,17 +326,17 @@ def read_numbers(path: Path | str, column: pd.Series, what: str) -> tuple[np.nda
         what: What the numbers are, for messages.
 
     Raises:
-        SubquadError: Values that are not finite numbers.
+        SubquadError: Values that are not finite numbers, or beyond 1e100.
     """
     text, missing, remarks = with_hyphens(column.str.strip()), is_missing(column), []
     numbers = to_numbers(text)
-    wrong = ~np.isfinite(numbers) & ~missing
+    wrong = ~(np.abs(numbers) <= LARGEST) & ~missing
     bad: Any = text[wrong]
     known: Any = text[~missing]
     if wrong.any() and _has_decimal_commas(known, bad):
         numbers[wrong] = to_numbers(with_decimal_points(bad))
         remarks.append(f"commas in column {column.name!r} are read as decimal points ({bad.iloc[0]})")
-        wrong = ~np.isfinite(numbers) & ~missing
+        wrong = ~(np.abs(numbers) <= LARGEST) & ~missing
     count = int(wrong.sum())
     raise_errors(
         f"{path}: not all {what} in column {column.name!r} are finite numbers ({count:,} wrong); correct or empty them",
@@ -336,7 +356,9 @@ def read_number_columns(
 
 def _advice(text: str) -> str:
     limit = LIMIT.fullmatch(text)
-    return f" is a bound: write {limit[1]}, or leave the cell empty" if limit else ""
+    if limit:
+        return f" is a bound: write {limit[1]}, or leave the cell empty"
+    return " is beyond 1e100" if np.isfinite(to_numbers(pd.Series([text]))).all() else ""
 
 
 def _has_decimal_commas(values: pd.Series, wrong: pd.Series) -> bool:

@@ -116,8 +116,8 @@ def read_inputs(path: Path | str, frame: pd.DataFrame, options: InputOptions) ->
     alphabet, is_inferred = infer_alphabet(texts if texts is not None else [wild or ""], options.alphabet)
     partners, partner_alphabet = _partner_texts(path, frame, options)
     if is_inferred and partners is not None and options.partner_alphabet == "auto":
-        alphabet = joint_alphabet(alphabet, partner_alphabet) or alphabet
-        partner_alphabet = joint_alphabet(partner_alphabet, alphabet) or partner_alphabet
+        joint = joint_alphabet(alphabet, partner_alphabet)
+        alphabet, partner_alphabet = joint or alphabet, joint or partner_alphabet
     if texts is not None and has_gap(alphabet) and is_training:
         check_aligned(path, texts, column=str(options.sequence))
     elif texts is not None and alphabet.startswith("protein") and (alphabet == "protein_stop" or is_training):

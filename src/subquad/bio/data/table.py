@@ -130,7 +130,7 @@ def read_table(
         mutants=made.sequences.mutants,
         wild_type=made.sequences.wild_type,
         weight=weight,
-        groups=_groups(frame, columns.group),
+        groups=_training_groups(path, frame, columns.group),
         has_target=has,
         schema=schema,
         remarks=[*frame.attrs.get("remarks", []), *remarks, *made.remarks, *notes, *filled, *weighted],
@@ -296,6 +296,19 @@ def inputs_of(schema: InputSchema, sequences: Sequence[str]) -> Inputs:
 
 def _groups(frame: pd.DataFrame, name: str | None) -> np.ndarray | None:
     return None if name not in frame.columns else frame[name].str.strip().to_numpy(dtype=object)
+
+
+def _training_groups(path: Path, frame: pd.DataFrame, name: str | None) -> np.ndarray | None:
+    """Return the groups of the rows of a training table, each of which must have one."""
+    if name is None or name not in frame.columns:
+        return None
+    column = column_of(frame, name)
+    missing = np.flatnonzero(is_missing(column))
+    raise_errors(
+        f"{path}: {len(missing):,} rows have no group in column {name!r}; complete or remove them",
+        [f"row {row + 1}: {column.iloc[row]!r}" for row in missing],
+    )
+    return _groups(frame, name)
 
 
 def _expected_columns(path: Path, frame: pd.DataFrame, expected: Mapping[str, str | None]) -> str:

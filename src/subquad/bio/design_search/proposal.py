@@ -13,6 +13,7 @@ import pandas as pd
 
 from subquad.bio.data import examples
 from subquad.bio.data.alphabet import GAP
+from subquad.bio.data.files import file_of
 from subquad.bio.design_search.acquisition import draws_of_members, make_acquisition
 from subquad.bio.design_search.batch import choose_batch, plate_map
 from subquad.bio.design_search.constraints import Constraints, read_constraints
@@ -121,7 +122,8 @@ def table_of_fit(folder: Path | None, model: Any) -> Path | None:
     if folder is None or name is None or expected is None:
         return None
     candidates = [Path(name), folder.parent / name, folder / name, Path(examples.__file__).parent / name]
-    return next((path for path in candidates if path.is_file() and fingerprint(path) == expected), None)
+    found = (path for path in candidates if file_of(path).is_file())
+    return next((path for path in found if fingerprint(file_of(path)) == expected), None)
 
 
 def propose(

@@ -194,7 +194,8 @@ def _sequences(
     other, _ = infer_alphabet(partners or [], known.alphabet if known else "auto" if schema is None else name)
     if is_inferred and schema is None:
         if partners is not None:
-            name, other = joint_alphabet(name, other) or name, joint_alphabet(other, name) or other
+            joint = joint_alphabet(name, other)
+            name, other = joint or name, joint or other
         check_mixed(WHERE, sequences, name, flag="alphabet=")
     elif schema is None:
         other = joint_alphabet(name, other) or other

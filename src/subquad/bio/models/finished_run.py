@@ -160,7 +160,7 @@ def lead_of(metrics: Mapping[str, Any]) -> str:
         return "Whether it is better than its additive path, which is not among the models, is unknown."
     if len(single) == 1:
         return ""
-    return "The test rows do not separate it from at least one other single model; prefer the simplest such one."
+    return "The test rows do not separate it from at least one other single model."
 
 
 def read_finished_run(directory: Path | str) -> FinishedRun:

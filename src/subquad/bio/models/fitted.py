@@ -167,7 +167,13 @@ class BioModel:
         return inputs_of(self.schema, sequences)
 
     def predict_sequences(self, sequences: Sequence[str]) -> Any:
-        """Return the predictions of the default model for sequences."""
+        """Return the predictions of the default model for sequences.
+
+        Raises:
+            TypeError: A single sequence is not in a list.
+        """
+        if isinstance(sequences, str):
+            raise TypeError("give the sequences as a list, also a single one")
         return self.predict(self.inputs_of(sequences))
 
     def members_of_sequences(self, sequences: Sequence[str]) -> Members:

@@ -285,10 +285,7 @@ def _explanation(run: FinishedRun) -> list[Block]:
     differences = run.metrics["differences"].get("lyra", {})
     gaps = {name: gap for name, gap in differences.items() if name not in names_of("ensemble")}
     if run.best is not None and gaps and not all(gap["low"] > 0 for gap in gaps.values()):
-        text = (
-            "Lyra is not clearly above every other single model here: positions act nearly additively, or there are "
-            "too few or too noisy rows to learn more."
-        )
+        text = "Lyra is not clearly above every other single model here."
         if "lyra-additive" in gaps:
             text += " Its additive path, in a row of its own, shows what Lyra adds to it."
         texts.append(text)
