@@ -208,7 +208,8 @@ def test_all_errors_in_the_constraints_are_reported_at_once(tmp_path):
         ({"gc": (0.7, 0.6)}, "--gc must be a lowest and a highest fraction, such as 0.4 0.6, got (0.7, 0.6)"),
         ({"forbid_sites": ("EcoRX",)}, "--forbid-sites: 'EcoRX' is neither an IUPAC sequence nor a restriction enzyme"),
         ({"forbid_sites": ("NNN",)}, "--forbid-sites: 'NNN' matches every sequence"),
-        ({"fixed": ("1-23",)}, "no position may mutate to a letter observed in training; --allow-unobserved allows"),
+        # letters that were not observed would not help
+        ({"fixed": ("1-23",)}, "no variant satisfies the constraints: no position may mutate"),
         ({"gc": (1.0, 1.0)}, "satisfies --gc and --forbid-sites"),
         ({"start": "ACGT"}, "--start has 4 letters, but the model reads aligned sequences of 23 letters"),
     ],

@@ -132,6 +132,7 @@ def read_constraints(
         parser.errors.append("--gc and --forbid-sites need a start sequence without gaps")
     raise_errors("the constraints are not valid:", parser.errors)
     is_observed = None if observed is None else np.array([[letter in own for letter in letters] for own in observed])
+    is_open = allowed.copy()
     if is_observed is not None and not settings.allow_unobserved:
         listed = [position for position in parser.listed if not (allowed & is_observed)[parser.index(position)].any()]
         allowed &= is_observed
@@ -143,10 +144,12 @@ def read_constraints(
     codes = np.array([letters.index(letter) for letter in start], dtype=np.int8)
     # an insertion is designed on request only, as a deletion is
     listed = {parser.index(position) for position in parser.listed}
-    allowed[[place for place, letter in enumerate(start) if letter == GAP and place not in listed]] = False
-    allowed[np.arange(len(codes)), codes] = False
+    closed = [place for place, letter in enumerate(start) if letter == GAP and place not in listed]
+    for own in (allowed, is_open):
+        own[closed] = False
+        own[np.arange(len(codes)), codes] = False
     if not allowed.any():
-        is_limited = observed is not None and not settings.allow_unobserved
+        is_limited = is_open.any()
         hint = " to a letter observed in training; --allow-unobserved allows other letters" if is_limited else ""
         raise SubquadError(f"no variant satisfies the constraints: no position may mutate{hint}")
     most = min(settings.max_mutations, int(allowed.any(1).sum()))
