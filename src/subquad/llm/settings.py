@@ -197,6 +197,7 @@ class LinearizeSettings:
     `trust_remote_code=True`."""
 
     def __post_init__(self) -> None:
+        self._check_targets()
         validate_values(self)
         validate_minima(self, sequence_length=2, batch_size=1, lora_rank=1, evaluation_tokens=2)
         validate_minima(self, transfer_tokens=1, lora_tokens=1, validate_every=1, block_layers=1, patience=1)
@@ -211,7 +212,6 @@ class LinearizeSettings:
         if not all(0 < weight < math.inf for weight in self.text_weights):
             shown = " ".join(f"{weight:g}" for weight in self.text_weights)
             raise SubquadError(f"--text-weights must all be greater than 0 and finite, got {shown}")
-        self._check_targets()
         self._check_budget()
         self._check_schedule()
         self._check_combinations()
