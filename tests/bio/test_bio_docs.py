@@ -22,7 +22,8 @@ BUDGETS = {
     "cross-validate": FIT.replace("200", "53"),
     "bench": "--models ridge boosting lyra lyra-paper --tokens 20000 --boosting-iterations 5 --train-rows 50 --jobs 1",
     "design": "--generations 3 --population 50",
-    "rounds": "--generations 2 --population 50 --tokens 2000 --ensemble-size 1",
+    "rounds": "--generations 2 --population 50",
+    "rounds --simulate": "--tokens 2000 --ensemble-size 1",
 }
 """Flags that a test adds to commands whose cost depends on them."""
 SINGLES = 1_266
@@ -57,7 +58,8 @@ def ran(tmp_path_factory):
                 for line in text.splitlines():
                     name, *words = shlex.split(line)
                     assert name == "subquad", f"{PAGE}: {line!r} is not a command of subquad"
-                    status[line] = main([*words, *BUDGETS.get(words[1], "").split()])
+                    command = " ".join([words[1], *(word for word in words if word == "--simulate")])
+                    status[line] = main([*words, *BUDGETS.get(command, "").split()])
     return folder, status
 
 
