@@ -143,6 +143,15 @@ def test_base_pairs_from_a_table_and_back(tmp_path):
         assert set(got["prediction"].str.len()) == {14}
 
 
+def test_classes_with_hardly_any_test_rows_are_named(tmp_path, capsys):
+    frame = pd.DataFrame({"sequence": table(tmp_path / "t.csv")["sequence"]})
+    frame["label"] = ["rare" if k % 40 == 0 else "common" for k in range(len(frame))]
+    frame["split"] = ["test" if k % 4 == 0 and k < 160 else "train" for k in range(len(frame))]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    fit(tmp_path / "t.csv", settings(target=("label",), models=("ridge",)), out=tmp_path / "run")
+    assert "of 40 test rows only 4 of class 'rare': metrics of so few rows are mostly chance" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_variants_of_a_wild_type_are_learned_without_sequences(tmp_path):
     random = np.random.default_rng(7)

@@ -14,8 +14,10 @@ from subquad.bio.design_search.acquisition import Acquisition, draws_of_members,
 from subquad.bio.design_search.settings import DesignSettings
 from subquad.bio.metrics.conformal import fit_conformal
 from subquad.bio.models.scorer import open_scorer
+from subquad.bio.models.support import describe_quality
 from subquad.bio.plots.maps import heat_map
 from subquad.errors import SubquadError
+from subquad.runs.storage import write_json
 
 OBSERVED = [[0, 1, 2, 3]] * 3 + [[3]] + [[0, 1, 2, 3]] * 2 + [[2, -2]]
 """Letters of seven positions of DNA; the fourth and the last one were never mutated."""
@@ -174,3 +176,27 @@ def test_draws_are_members_in_proportion_to_their_weights():
 def test_acquisitions_that_need_a_spread_refuse_a_single_member(kind):
     with pytest.raises(SubquadError, match=f"--acquisition {kind}: the predicting model has a single member"):
         make_acquisition(kind, None, beta=None, members=1, best=1.0)
+
+
+def test_pages_say_how_good_the_model_is_and_where_it_places_the_wild_type(tmp_path):
+    model = aligned(observed_letters=OBSERVED, selected={"conformal": {"lyra": [intervals()]}})
+    assert "is unknown" in describe_quality(open_scorer(model))
+    metrics = {"main_metric": "spearman", "rows": {"test": 1234}, "test": {"lyra": {"spearman": 0.5}}, "undefined": {}}
+    model.directory = tmp_path
+    write_json(tmp_path / "metrics.json", metrics)
+    assert describe_quality(open_scorer(model)).endswith(
+        "1,234 test rows of its fit the model (Lyra) reached Spearman 0.500."
+    )
+    metrics["test"]["lyra"]["spearman:score"] = 0.25
+    metrics["intervals"] = {"test": {"lyra": {"spearman:score": [0.125, 0.375]}}}
+    write_json(tmp_path / "metrics.json", metrics)
+    quality = describe_quality(open_scorer(model))
+    assert "Spearman, score 0.250 (95 % interval 0.125 to 0.375)" in quality
+    scan(model, ScanSettings(), out=tmp_path / "scan")
+    page = (tmp_path / "scan" / "scan.html").read_text()
+    mean = open_scorer(model).scores([WILD])[0][0]
+    assert quality in page
+    assert f"The wild type is predicted at {mean:.3g} (90 % interval" in page
+    metrics["undefined"] = {"spearman:score": "constant values"}
+    write_json(tmp_path / "metrics.json", metrics)
+    assert "is unknown" in describe_quality(open_scorer(model))

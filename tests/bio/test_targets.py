@@ -257,3 +257,12 @@ def test_pairs_of_real_structures_are_pairs_of_bases():
     watson_crick = sum(pair in ({"G", "C"}, {"A", "U"}, {"G", "U"}) for pair in pairs)
     # counted from elsewhere it would be a third
     assert watson_crick > 0.7 * len(pairs)
+
+
+def test_measurements_far_from_all_others_are_named():
+    values = [str(k % 7) for k in range(40)]
+    values[3], values[17] = "-999", ""
+    remarks = read(values)[2]
+    assert "1 of 39 measurements are more than 20 interquartile ranges from the median (row 4: -999)" in remarks[-1]
+    assert not any("interquartile" in text for text in read([*values[:3], "14", *values[4:]])[2])
+    assert not any("interquartile" in text for text in read(["0.5"] * 39 + ["9"])[2])

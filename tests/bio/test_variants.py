@@ -64,7 +64,7 @@ def test_names_of_the_wild_type_are_recognised(word):
 
 def test_empty_variants_are_the_wild_type_and_are_counted():
     assert parse_variants(pd.Series(["A3G", "", ""], name="m"))[1] == [
-        "2 empty cells in column 'm' are read as the wild type"
+        "empty cells in column 'm' are read as the wild type: 2 (row 2, 3)"
     ]
 
 

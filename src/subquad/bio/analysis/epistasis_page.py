@@ -80,6 +80,7 @@ def _lead(landscape: Landscape, source: str) -> str:
     return (
         f"{source}: {', '.join(found)}. The epistasis of a double mutant is its value less that expected from the sum "
         "of both single-mutant effects; zero means that the two mutations act independently."
+        + (f" {landscape.quality}" if landscape.quality else "")
     )
 
 

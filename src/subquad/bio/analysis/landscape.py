@@ -18,7 +18,7 @@ from subquad.bio.analysis.cycles import (
 )
 from subquad.bio.analysis.orders import Library, Orders, find_library, variance_by_order
 from subquad.bio.models.scorer import Scorer
-from subquad.bio.models.support import measured_range
+from subquad.bio.models.support import describe_quality, measured_range
 from subquad.errors import SubquadError
 
 __all__ = [
@@ -52,6 +52,8 @@ class Landscape:
     """Target column or class."""
     measured_range: tuple[float, float] | None = None
     """Lowest and highest measurement of the table of the fit, to which predictions are compared; None if unknown."""
+    quality: str = ""
+    """How good the model is on test rows, as a sentence; empty without predictions."""
 
 
 def measured_landscape(
@@ -150,6 +152,7 @@ def predicted_landscape(
         at_minimum=0.0 if measured is None else measured.at_minimum,
         name=scorer.name,
         measured_range=measured_range(scorer),
+        quality=describe_quality(scorer),
     )
 
 

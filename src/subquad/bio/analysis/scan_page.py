@@ -10,7 +10,15 @@ import numpy as np
 import pandas as pd
 
 from subquad.bio.models.scorer import Scorer
-from subquad.bio.models.support import count_of, describe_direction, interval_text, measured_range, range_warning
+from subquad.bio.models.support import (
+    count_of,
+    describe_direction,
+    describe_prediction,
+    describe_quality,
+    interval_text,
+    measured_range,
+    range_warning,
+)
 from subquad.bio.plots.maps import base_pair_figure, correlation_text, heat_map, logo, profile, scatter
 from subquad.bio.settings import Direction
 from subquad.reporting.page import Picture, Section, Table, page, picture
@@ -93,8 +101,9 @@ def scan_page(
     ]
     lead = (
         f"In silico deep mutational scan: {len(frame):,} single mutants of a wild type of {len(wild_type)} letters, "
-        f"predicted by the model in {source}. {describe_direction(direction, scorer.title)} Predictions are not "
-        "measurements; verify the mutants that you rely on."
+        f"predicted by the model in {source}. The wild type is predicted at {describe_prediction(scorer, wild_type)}. "
+        f"{describe_direction(direction, scorer.title)} {describe_quality(scorer)} Predictions are not measurements; "
+        "verify the mutants that you rely on."
     )
     if scorer.partner is not None:
         lead += f" The partner sequence ({len(scorer.partner)} letters) is the same in all of them."

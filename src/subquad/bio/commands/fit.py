@@ -31,6 +31,8 @@ __all__ = ["fit", "fit_table", "run_settings"]
 
 EXAMPLES = 200
 """Number of test sequences whose residues or pairs are saved in `test.json`."""
+FEW = 5
+"""Test rows of a class, fewer of which are named."""
 
 
 def fit(
@@ -106,6 +108,8 @@ def fit_table(
             "one-hot letters do not tell them apart, and predictions of them are nearly constant",
             quiet=quiet,
         )
+    for remark in _rare_classes(dataset):
+        say(remark, quiet=quiet)
     seconds = time.monotonic() - began
     models_of(dataset, settings)
     try:
@@ -145,6 +149,18 @@ def _by_group(fitted: FittedModels, dataset: Dataset, groups: np.ndarray) -> dic
         for group, values in by_group(truth, prediction, own).items():
             result.setdefault(group, {})[model] = values
     return result
+
+
+def _rare_classes(dataset: Dataset) -> list[str]:
+    """Return a remark about each class of which the test rows have too few to tell models apart."""
+    _, truth = dataset.part("test")
+    if truth.task_type not in ("binary", "multiclass"):
+        return []
+    counts = np.bincount(truth.y[truth.y >= 0], minlength=len(truth.classes))
+    rare = [f"{count} of class {name!r}" for name, count in zip(truth.classes, counts, strict=True) if count < FEW]
+    if not rare:
+        return []
+    return [f"of {counts.sum():,} test rows only {', '.join(rare)}: metrics of so few rows are mostly chance"]
 
 
 def _observed(chain: Inputs, train: np.ndarray) -> list[list[int]] | None:

@@ -18,7 +18,7 @@ from subquad.bio.data.examples import resolve_table
 from subquad.bio.data.files import file_of
 from subquad.bio.design_search.measurements import Measurements, batch_table, read_measurements, settings_of_run
 from subquad.bio.design_search.proposal import measured_sequences, propose, table_of_fit
-from subquad.bio.design_search.settings import RoundsSettings, SearchSettings
+from subquad.bio.design_search.settings import ONLY_SIMULATED, RoundsSettings, SearchSettings
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.models.scorer import open_scorer
 from subquad.bio.models.support import prediction_interval, sign_of
@@ -267,8 +267,9 @@ def _propose(
         seed=seed,
         quiet=quiet,
     )
+    used = {name: value for name, value in plain(settings).items() if name not in ONLY_SIMULATED}
     record = {
-        "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings), "seed": seed},
+        "subquad": {"kind": KIND, "version": __version__, "settings": used, "seed": seed},
         "run": str(run),
         **proposal.record,
     }

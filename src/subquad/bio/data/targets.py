@@ -21,6 +21,8 @@ from subquad.errors import SubquadError, raise_errors
 __all__ = ["read_target"]
 
 MAX_CLASSES = 100
+FAR = 20
+"""Measurements that many interquartile ranges from the median are named; -999 often marks a missing value."""
 
 
 def read_target(
@@ -64,6 +66,7 @@ def read_target(
         case "regression":
             y, more = read_number_columns(path, frame, columns, "measurements")
             target = Target(task_type="regression", y=y, names=tuple(columns))
+            more = [*more, *_far_values(y, columns)]
         case "multilabel":
             target, more = _labels(path, frame, columns, has)
         case "binary" | "multiclass":
@@ -102,6 +105,26 @@ def _infer(
             "nor classes nor one value per residue; name the target with --target"
         )
     return "binary" if classes <= 2 else "multiclass"
+
+
+def _far_values(y: np.ndarray, columns: Sequence[str]) -> list[str]:
+    """Return a remark about each column `(n,)` of y with measurements far from all others."""
+    remarks = []
+    for values, name in zip(y.T, columns, strict=True):
+        known = values[np.isfinite(values)]
+        if not len(known):
+            continue
+        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
+        far = np.flatnonzero(np.abs(values - middle) > FAR * (high - low))
+        # of a column in which most values are equal nothing is far
+        if high > low and len(far):
+            shown = ", ".join(f"row {row + 1}: {values[row]:g}" for row in far[:3]) + (", …" if len(far) > 3 else "")
+            remarks.append(
+                f"column {name!r}: {len(far):,} of {len(known):,} measurements are more than {FAR} interquartile "
+                f"ranges from the median ({shown}); empty these cells if they mark missing values, or take logarithms "
+                "if the values are real"
+            )
+    return remarks
 
 
 def _labels(path: Path | str, frame: pd.DataFrame, columns: Sequence[str], has: np.ndarray) -> tuple[Target, list[str]]:

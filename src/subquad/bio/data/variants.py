@@ -100,8 +100,11 @@ def parse_variants(column: pd.Series) -> tuple[Variants, list[str]]:
         text=texts,
         unread=unread,
     )
-    empty = texts.count("")
-    remarks = [f"{empty:,} empty cells in column {column.name!r} are read as the wild type"] if empty else []
+    empty = [row + 1 for row, text in enumerate(texts) if not text]
+    remarks = []
+    if empty:
+        shown = ", ".join(map(str, empty[:3])) + (", …" if len(empty) > 3 else "")
+        remarks.append(f"empty cells in column {column.name!r} are read as the wild type: {len(empty):,} (row {shown})")
     return variants, remarks
 
 

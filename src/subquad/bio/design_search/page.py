@@ -13,7 +13,7 @@ from matplotlib.patches import Circle
 from subquad.bio.design_search.batch import PLATE_SHAPES
 from subquad.bio.design_search.proposal import Proposal
 from subquad.bio.design_search.search import ScoredVariants
-from subquad.bio.models.support import count_of, interval_text
+from subquad.bio.models.support import count_of, describe_prediction, describe_quality, interval_text
 from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
@@ -44,13 +44,13 @@ def render(proposal: Proposal, record: Mapping[str, Any], *, title: str = "Desig
         title: Title of the page.
     """
     designs, scored = proposal.designs, proposal.scored
-    settings, target, start = record["subquad"]["settings"], record["target"], record["start_prediction"]
+    settings, target = record["subquad"]["settings"], record["target"]
     low, high = (show(float(value)) for value in np.quantile(designs["prediction"], [0, 1]))
     lead = (
         f"{len(designs):,} designs with at most {settings['max_mutations']} mutations, with a predicted {target} of "
-        f"{low} to {high}; the start sequence is predicted at {show(float(start))}. {proposal.direction} "
-        f"{record['scored']:,} variants were scored. Predictions are not measurements: the plates include the start "
-        "sequence as a control."
+        f"{low} to {high}; the start sequence is predicted at {describe_prediction(scored.scorer, record['start'])}. "
+        f"{proposal.direction} {describe_quality(scored.scorer)} {record['scored']:,} variants were scored. "
+        "Predictions are not measurements: the plates include the start sequence as a control."
     )
     sections = [
         Section("Best designs", [*proposal.warnings, _table(proposal)]),

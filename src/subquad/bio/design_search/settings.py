@@ -7,7 +7,15 @@ from subquad.bio.settings import Direction
 from subquad.errors import SubquadError, flag_name, validate_distinct, validate_minima, validate_values
 from subquad.runs.options import Input, Model, Output, Training
 
-__all__ = ["STRATEGIES", "AcquisitionKind", "DesignSettings", "RoundsSettings", "SearchSettings", "Strategy"]
+__all__ = [
+    "ONLY_SIMULATED",
+    "STRATEGIES",
+    "AcquisitionKind",
+    "DesignSettings",
+    "RoundsSettings",
+    "SearchSettings",
+    "Strategy",
+]
 
 AcquisitionKind = Literal["ucb", "ei", "thompson"]
 """Acquisition function; see `subquad.bio.design_search.acquisition`."""

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from subquad.bio.compared_models import label_of
 from subquad.bio.metrics.conformal import Conformal
+from subquad.bio.metrics.scores import title
 from subquad.bio.settings import Direction
 from subquad.reporting.page import show
+from subquad.runs.folder import METRICS
+from subquad.runs.storage import read_json
 
 if TYPE_CHECKING:
     from subquad.bio.models.scorer import Scorer
@@ -21,6 +25,8 @@ __all__ = [
     "beyond_measured",
     "count_of",
     "describe_direction",
+    "describe_prediction",
+    "describe_quality",
     "interval_text",
     "measured_range",
     "observed_letters",
@@ -54,6 +60,32 @@ def describe_direction(direction: Direction | None, title: str) -> str:
             "is, repeat with --direction minimize."
         )
     return f"Direction: a {'higher' if direction == 'maximize' else 'lower'} {title} is better, as stated."
+
+
+def describe_quality(scorer: "Scorer") -> str:
+    """Return how good the model is on the test rows of its fit, as a sentence for pages."""
+    path = scorer.model.directory / METRICS
+    metrics = read_json(path) if path.is_file() else {}
+    found = metrics.get("test", {}).get(scorer.default, {})
+    name = metrics.get("main_metric", "")
+    own = f"{name}:{scorer.name}"
+    name = own if own in found else name
+    if name not in found or name in metrics.get("undefined", {}):
+        return "How good the model is on rows that it was not trained on is unknown."
+    ends = metrics.get("intervals", {}).get("test", {}).get(scorer.default, {}).get(name)
+    interval = f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+    return (
+        f"On the {metrics['rows']['test']:,} test rows of its fit the model ({label_of(scorer.default)}) reached "
+        f"{title(name)} {found[name]:.3f}{interval}."
+    )
+
+
+def describe_prediction(scorer: "Scorer", sequence: str) -> str:
+    """Return the prediction of a sequence, with its 90 % interval where the fit calibrated one."""
+    mean, std = scorer.scores([sequence])
+    low, high = prediction_interval(scorer, mean, std)
+    interval = interval_text(low[0], high[0])
+    return show(float(mean[0])) + ("" if interval is None else f" (90 % interval {interval})")
 
 
 def observed_letters(scorer: "Scorer", length: int) -> list[str] | None:
