@@ -20,6 +20,7 @@ from subquad.hep.data.batches import collate
 from subquad.hep.data.card import card_of, read_card
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES
+from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.layout import layout_of
 from subquad.hep.data.preparation import source_of, temporary_store
 from subquad.hep.data.splits import with_present_classes
@@ -257,11 +258,10 @@ def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
     settings = FitSettings(
         card=written(tmp_path / "card.yaml", {**options("kin"), "weights": weights}), no_boosting=True
     )
-    source = source_of(files, [], NET, settings)
+    source = source_of(FitFiles(train=files), NET, settings)
     with temporary_store(source, tmp_path / "run", quiet=True) as folder:
-        dataset, fitted = source.open(folder)
-        dataset = with_present_classes(dataset, fitted, files[0])
-        split = _split(dataset, fitted, source, net=NET, settings=settings, seed=0)
+        dataset = with_present_classes(source.open(folder), files[0])
+        split = _split(dataset, source, net=NET, settings=settings, seed=0)
         parts = [split[name] for name in ("train", "validation")]
         found, labels = (torch.cat([getattr(part, name) for part in parts]).numpy() for name in ("weights", "labels"))
         assert parts[0].weights.mean().item() == pytest.approx(1, abs=1e-5)

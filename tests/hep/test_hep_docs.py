@@ -13,6 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.hep_layouts import (
+    FLAVOUR_CARD,
+    NANO_CARD,
+    momenta,
+    write_energyflow,
+    write_flavour_tagging,
+    write_nano,
+    write_top,
+)
 
 from subquad.cli import main
 from subquad.hep import EvaluateSettings, ExplainSettings, TrainedTagger, evaluate, explain, predict, read
@@ -109,9 +118,26 @@ def folder(jetclass, fitted, tmp_path, monkeypatch):
         for path in jetclass:
             shutil.copy(path, tmp_path / name)
     shutil.copy(CARDS / "JetClass_kin.yaml", tmp_path)
+    for part in ("train_100M", "val_5M", "test_20M"):
+        shutil.copytree(tmp_path / "jets", tmp_path / "JetClass" / "Pythia" / part)
+    write_public_data_sets(tmp_path)
     shutil.copytree(fitted, tmp_path / "tagger")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_public_data_sets(folder):
+    """Write the files that the page on files names."""
+    for ttv, part in enumerate(("train", "test", "val")):
+        labels, vectors = momenta(jets=41, seed=ttv)
+        write_top(folder / f"{part}.h5", vectors, labels, ttv)
+    for name in ("QG_jets", "top_jets"):
+        write_energyflow(folder / f"{name}.npz", jets=61)
+    for name, text in (("flavour", FLAVOUR_CARD), ("nano", NANO_CARD)):
+        (folder / name).mkdir()
+        (folder / f"{name}.yaml").write_text(text)
+    write_flavour_tagging(folder / "flavour" / "a.h5", jets=61)
+    write_nano(folder / "nano" / "a.root", jets=61)
 
 
 def test_network_and_baseline_exceed_the_floor_on_test_jets(fitted):
@@ -188,6 +214,8 @@ def test_the_commands_about_explanation_and_export_run(folder, fitted, shuffled)
     broken = explain(shuffled, settings, files="example:jets", out=folder / "broken", quiet=True)
     assert broken["accuracy"] < FLOOR / 2
     assert max(group["permutation"]["auc"] for group in broken["groups"].values()) < 0.05
+    assert "was trained on jets of 1 of the 1 files" in broken["note"]
+    assert broken["note"] in (folder / "broken" / "report.html").read_text()
 
     assert read_json(folder / "preprocess.json")["checked"]["largest_difference"] < 1e-4
     jets, tagger = read("example:jets"), TrainedTagger.load(fitted)

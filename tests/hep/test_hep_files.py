@@ -44,7 +44,7 @@ def test_the_jets_that_ship_with_subquad_have_a_name():
 
 
 @pytest.mark.slow
-def test_a_fit_takes_a_folder_and_a_tree(jets, tables, tmp_path):
+def test_a_fit_takes_a_folder_and_a_tree(jets, tables, tmp_path, capsys):
     columns, write = tables
     for label in ("QCD", "Hbb"):
         write(tmp_path / f"test_{label}.root", columns(label, seed=1), tree="Jets")
@@ -52,7 +52,11 @@ def test_a_fit_takes_a_folder_and_a_tree(jets, tables, tmp_path):
     flags = ["--preset", "standard", "--epochs", "1", "--no-boosting", "--quiet", "--out", str(tmp_path / "run")]
     assert main(["hep", "fit", str(jets[0].parent), "--test", f"{test}:Jets", *flags]) == 0
     scores = str(tmp_path / "scores.root")
-    assert main(["hep", "predict", str(tmp_path / "run"), f"{test}:Jets", "--out", scores, "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["hep", "predict", str(tmp_path / "run"), f"{test}:Jets", "--out", scores]) == 0
+    assert "Warning" not in capsys.readouterr().err
+    assert main(["hep", "predict", str(tmp_path / "run"), str(jets[0]), "--out", scores, "--force"]) == 0
+    assert "was trained on jets of 1 of the 1 files" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_misspelt_example_is_answered_with_its_name():

@@ -169,7 +169,7 @@ def test_what_cannot_be_fitted_is_reported_before_anything_is_written(jets, tabl
     few = write(tmp_path / "few.root", columns("Hbb", jets=3))
     with pytest.raises(SubquadError, match="too few jets: Hbb has 3; a class needs 5 or more, or none"):
         fit([jets[0], few], SMALL, out=tmp_path / "run", quiet=True)
-    with pytest.raises(SubquadError, match="the test files have jets of Tbqq, and the files to fit on have none"):
+    with pytest.raises(SubquadError, match="the test files have jets of Tbqq, and the training jets have none"):
         fit(jets[:2], SMALL, test=jets[2], out=tmp_path / "run", quiet=True)
     with pytest.raises(SubquadError, match=r"no class 'Hb'; did you mean 'Hbb'\?"):
         fit(jets, FitSettings(background="Hb"), out=tmp_path / "run", quiet=True)

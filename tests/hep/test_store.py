@@ -17,6 +17,7 @@ from subquad.hep.commands import fit as fit_command
 from subquad.hep.data import jets as jets_module
 from subquad.hep.data import preparation
 from subquad.hep.data.batches import Prefetch, WaitingTime, collate
+from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.jets import read
 from subquad.hep.data.preparation import source_of, temporary_store
 from subquad.hep.data.splits import with_present_classes
@@ -28,16 +29,15 @@ NET = PRESETS["standard"].net
 
 def split_store(source, folder, net, settings):
     """The parts of a store, as the command splits it."""
-    dataset, fitted = source.open(folder)
-    dataset = with_present_classes(dataset, fitted, source.files[0])
-    return fit_command._split(dataset, fitted, source, net=net, settings=settings, seed=1)
+    dataset = with_present_classes(source.open(folder), source.files.train[0])
+    return fit_command._split(dataset, source, net=net, settings=settings, seed=1)
 
 
 @pytest.mark.parametrize("preset", ["standard", "paper"])
 def test_a_network_gets_the_same_inputs_from_the_store_as_from_memory(preset, jets, tmp_path, monkeypatch):
     monkeypatch.setattr(jets_module, "ENTRIES_PER_CHUNK", 13)
     settings, net = replace(SETTINGS, preset=preset), PRESETS[preset].net
-    source = source_of(jets, [], net, settings)
+    source = source_of(FitFiles(train=jets), net, settings)
     with temporary_store(source, tmp_path / "run", quiet=True) as folder:
         parts = split_store(source, folder, net, settings)
         part = parts["test"]
@@ -62,11 +62,11 @@ def test_momenta_are_in_gev_and_padded_with_0(jets):
 
 
 def test_a_store_of_other_files_or_settings_is_none(jets, tmp_path):
-    source = source_of(jets, [], NET, SETTINGS)
+    source = source_of(FitFiles(train=jets), NET, SETTINGS)
     with temporary_store(source, tmp_path / "run", quiet=True) as folder:
         assert source.open(folder) is not None
-        assert source_of(jets[:2], [], NET, SETTINGS).open(folder) is None
-        assert source_of(jets, [], PRESETS["paper"].net, SETTINGS).open(folder) is None
+        assert source_of(FitFiles(train=jets[:2]), NET, SETTINGS).open(folder) is None
+        assert source_of(FitFiles(train=jets), PRESETS["paper"].net, SETTINGS).open(folder) is None
         (folder / "index.json").unlink()
         assert source.open(folder) is None
 
@@ -130,7 +130,7 @@ def test_an_unusable_folder_is_refused_before_jets_are_read(jets, tmp_path, monk
 @pytest.mark.slow
 def test_weights_enter_the_loss(jets, tmp_path):
     settings = replace(SETTINGS, reweight="class", reweight_vars=("jet_sdmass:0,100,140,300",))
-    source = source_of(jets[:2], [], NET, settings)
+    source = source_of(FitFiles(train=jets[:2]), NET, settings)
     with temporary_store(source, tmp_path / "run", quiet=True) as folder:
         parts = split_store(source, folder, NET, settings)
         part = parts["train"]

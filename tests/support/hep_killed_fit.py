@@ -7,7 +7,7 @@ from subquad.cli import main
 from subquad.hep.data import jets as jets_module
 from subquad.hep.data import store
 
-real, calls = store._Writer.add, []
+real, calls = store._Writer._add, []
 
 
 def add(writer, chunk):
@@ -19,5 +19,5 @@ def add(writer, chunk):
 
 if __name__ == "__main__":
     jets_module.ENTRIES_PER_CHUNK = 20
-    store._Writer.add = add
+    store._Writer._add = add
     sys.exit(main(sys.argv[1:]))

@@ -39,11 +39,14 @@ def fit(
 
         subquad hep fit example:jets --out tagger
         subquad hep fit 'jets/*.root' --card JetClass_kin.yaml --out tagger
+        subquad hep fit train.h5 val.h5 test.h5 --out top_tagger
 
     Args:
-        files: ROOT, Parquet, HDF5 or NPZ files in JetClass's layout, or in the layout of --card: names, folders,
-            patterns in quotes, or example:jets for the jets that ship with subquad.
-        test: Files with the test jets. Default: a stratified fraction of the jets.
+        files: ROOT, Parquet, HDF5 or NPZ files in the layout of JetClass or of another public data set (--layout), or
+            as --card describes: names, folders, patterns in quotes, or example:jets for the jets that ship with
+            subquad. A folder with train*, val* and test* folders gives the three parts.
+        test: Files with the test jets. Default: those that the data set's own split names, or a stratified fraction of
+            the jets.
     """
     from subquad.hep.commands.fit import fit as run_fit
     from subquad.train.distributed import processes

@@ -17,6 +17,7 @@ __all__ = [
     "ExplainSettings",
     "FitSettings",
     "Graph",
+    "LayoutName",
     "NetSettings",
     "Precision",
     "PredictSettings",
@@ -32,6 +33,7 @@ PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]
 Precision = Literal["float32", "bfloat16"]
+LayoutName = Literal["jetclass", "top-landscape", "quark-gluon", "boosted-top", "four-vectors"]
 
 T = TypeVar("T")
 
@@ -122,13 +124,17 @@ class FitSettings:
     learning_rate: Training[float | None] = None
     """Peak learning rate. Default: 2e-3 for `auto`, 3e-3 for `standard`, 1e-3 for the published networks."""
     card: Input[str | None] = None
-    """Weaver data card (YAML) with inputs, labels, selection and weights. Default: the branches of JetClass."""
+    """Weaver data card (YAML) with inputs, labels, selection and weights. Default: that of the layout of the files."""
+    layout: Input[LayoutName | None] = None
+    """Layout of the files: JetClass, top tagging (Zenodo 2603256), EnergyFlow's quark and gluon jets (3164691), top and
+    QCD jets (16986897), or four-vectors with numbered labels. Default: recognized by content."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
     test_fraction: Input[float] = 0.2
-    """Fraction of the jets, stratified by class, held out for testing if no --test is given."""
+    """Fraction of the jets, stratified by class, held out for testing if there are no test jets (--test, or a split
+    that comes with the data set)."""
     validation_fraction: Input[float] = 0.1
-    """Fraction of the jets, stratified by class, held out for model selection."""
+    """Fraction of the jets, stratified by class, held out for model selection, unless the data set has such jets."""
     background: Input[str | None] = None
     """Class whose rejection is measured. Default: QCD if it is present, else the first class."""
     reweight: Training[Literal["none", "class"]] = "none"

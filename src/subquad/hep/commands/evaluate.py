@@ -3,13 +3,14 @@
 Takes our runs, several trainings of each model, and scores that other programs wrote as ROOT files.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from subquad import __version__
 from subquad.errors import SubquadError, raise_errors, unknown
+from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files, list_files
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.evaluation.scoring import BOOSTING, score_files, stored_predictions
@@ -28,7 +29,7 @@ __all__ = ["evaluate"]
 
 KIND = "hep evaluation"
 
-VARIES_BETWEEN_TRAININGS = ("seed", "threads", "files", "test", "background", "no_boosting")
+VARIES_BETWEEN_TRAININGS = ("seed", "threads", "files", "validation", "test", "layout", "background", "no_boosting")
 """Settings that may differ between trainings of one model."""
 
 
@@ -193,17 +194,14 @@ def _on_other_jets(predictions: Sequence[Predictions]) -> list[str]:
     return list(dict.fromkeys(one.source for one in predictions if not one.is_on_jets_of(predictions[0])))
 
 
-def _notes(compared: _Runs, files: Iterable[Path], predictions: Sequence[Predictions]) -> list[str]:
+def _notes(compared: _Runs, files: Sequence[Path], predictions: Sequence[Predictions]) -> list[str]:
     """Return warnings that a reader needs in order to interpret the metrics."""
     notes = []
-    scored = {path.resolve() for path in files}
     for folder, config in compared.configs.items():
-        overlap = {Path(path).resolve() for path in config["files"]} & scored
-        if overlap:
-            notes.append(
-                f"{folder} was trained on jets of {len(overlap)} of the {len(scored)} files, so its metrics are biased "
-                "upwards; give files that it was not trained on, or omit --files to use its own test jets."
-            )
+        remedy = "give files that it was not trained on, or omit --files to use its own test jets"
+        note = training_note(folder, config, files, remedy=remedy)
+        if note:
+            notes.append(note)
         if "estimator" in config:
             notes.append(
                 f"{folder} was trained on jets in memory. If these are among them, which is not known, its metrics are "

@@ -15,6 +15,7 @@ import torch
 from subquad import __version__
 from subquad.errors import SubquadError, unknown
 from subquad.hep.data.batches import Batch, collate
+from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files
 from subquad.hep.data.store import JetDataset
 from subquad.hep.explanation.attributions import attribute_all, input_means
@@ -77,6 +78,9 @@ def explain(
     if only is not None and only not in tagger.classes:
         raise unknown("class", only, tagger.classes)
     paths = expand_files(files)
+    note = training_note(run, tagger.config, paths, remedy="give files that it was not trained on")
+    if note:
+        say(f"Warning: {note}", quiet=quiet)
     inputs = read_sample(tagger, paths, settings, quiet=quiet)
     target = None if only is None else tagger.classes.index(only)
     with using_threads(settings.threads):
@@ -84,7 +88,7 @@ def explain(
         found, displays = _explain(tagger, sample, settings, target, seed=seed, quiet=quiet)
     explanation = {
         "subquad": {"kind": KIND, "version": __version__, "settings": plain(settings)},
-        **{"run": str(run), "files": [str(path) for path in paths], "class": only, "seed": seed},
+        **{"run": str(run), "files": [str(path) for path in paths], "class": only, "seed": seed, "note": note},
         **plain(found),
     }
     say("drawing figures", quiet=quiet)

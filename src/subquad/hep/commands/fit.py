@@ -7,7 +7,7 @@ several processes (`torchrun`) each trains on its part of every epoch, and the f
 import dataclasses
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from subquad.hep.data.formats import Files, expand_files, list_files
+from subquad.hep.data.fit_files import fit_files
+from subquad.hep.data.formats import Files
 from subquad.hep.data.preparation import JETS, FitSource, source_of, temporary_store, wait_for
-from subquad.hep.data.splits import reweighted, split_dataset, stratified_split, with_present_classes
+from subquad.hep.data.splits import part_indices, reweighted, split_dataset, with_present_classes
 from subquad.hep.data.store import JetDataset
 from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predictions_of_run
@@ -48,6 +49,12 @@ class _Fit:
     parts: Mapping[str, JetDataset]
     """`train`, `validation` and `test`."""
     background: str
+    split: str
+    """Where the parts come from, in words."""
+    is_marked: bool
+    """Whether jets of the files to fit on are marked for another part."""
+    digests: Mapping[str, str]
+    """Size and fingerprint of each file for training and validation."""
     seed: int
     quiet: bool
 
@@ -69,11 +76,14 @@ def fit(
     """Fit a tagger on labelled jets, measure it beside gradient boosting, and return the metrics.
 
     Args:
-        files: ROOT, Parquet, HDF5 or NPZ files in JetClass's layout, or as `settings.card` describes: names, patterns
-            such as `jets/*.root`, folders, or `example:jets`.
+        files: ROOT, Parquet, HDF5 or NPZ files in the layout of JetClass or of another public data set, or as
+            `settings.card` describes: names, patterns such as `jets/*.root`, folders, or `example:jets`. Folders for
+            training, validation and testing in a folder, such as JetClass's train_100M, val_5M and test_20M, are the
+            parts of the fit.
         settings: Settings of inputs, network and training; defaults if None.
         out: Folder to write. An unfinished run of the same settings is resumed.
-        test: Files to test on. Without them, a random fraction of `files` is held out.
+        test: Files to test on. Without them, a random fraction of `files` is held out, unless the data set comes with
+            a split.
         seed: Seed of the split, the initial weights and the order of the jets.
         force: Overwrite a finished run.
         quiet: Print no progress.
@@ -89,8 +99,8 @@ def fit(
     began, group = time.perf_counter(), processes()
     # only the first process prints and writes
     quiet = quiet or not group.is_main_process
-    net, test_files = net_settings(settings), list_files(test)
-    source = source_of(expand_files(files), expand_files(test_files) if test_files else [], net, settings)
+    net = net_settings(settings)
+    source = source_of(fit_files(files, test), net, settings, quiet=quiet)
     net = replace(net, max_particles=source.layout.max_particles)
     job = _read_and_split(source, net, settings, Path(out), seed=seed, force=force, quiet=quiet)
     seconds = {"reading": time.perf_counter() - began}
@@ -120,17 +130,18 @@ def _read_and_split(
     stamp = {
         **dataclasses.asdict(settings),
         **{"seed": seed, "data": source.data, "processes": group.num_processes},
-        **{"files": [str(path) for path in source.files], "test": [str(path) for path in source.test]},
+        "files": list(map(str, source.files.train)),
+        **{part: list(map(str, getattr(source.files, part))) for part in ("validation", "test")},
     }
     # an unusable folder is refused before the jets are read; a new one is made after everything else was checked
     check_run_folder(out, kind="hep", settings=stamp, force=force)
     group.wait_for_everyone()
     with temporary_store(source, out, quiet=quiet) as folder:
-        store = source.open(folder)
-        assert store is not None
-        dataset, fitted = store
-        dataset = with_present_classes(dataset, fitted, source.files[0])
-        parts = _split(dataset, fitted, source, net=net, settings=settings, seed=seed)
+        dataset = source.open(folder)
+        assert dataset is not None
+        dataset = with_present_classes(dataset, source.files.train[0])
+        parts = _split(dataset, source, net=net, settings=settings, seed=seed)
+        marked = _marked_parts(dataset, source)
         background = background_class(settings.background, dataset.classes)
         with group.main_process_first():
             run = open_run(out, kind="hep", settings=stamp, force=force and group.is_main_process)
@@ -139,20 +150,19 @@ def _read_and_split(
         if group.is_main_process and folder != run.directory / JETS:
             shutil.rmtree(run.directory / JETS, ignore_errors=True)
             folder.rename(run.directory / JETS)
-    return _Fit(run=run, settings=settings, net=net, parts=parts, background=background, seed=seed, quiet=quiet)
+    return _Fit(
+        **{"run": run, "settings": settings, "net": net, "parts": parts, "background": background, "seed": seed},
+        split=_split_text(source, marked, settings, seed),
+        is_marked=bool(marked),
+        digests=source.digests,
+        quiet=quiet,
+    )
 
 
 def _split(
-    dataset: JetDataset, fitted: int, source: FitSource, *, net: NetSettings, settings: FitSettings, seed: int
+    dataset: JetDataset, source: FitSource, *, net: NetSettings, settings: FitSettings, seed: int
 ) -> dict[str, JetDataset]:
-    indices = stratified_split(
-        dataset.labels[:fitted].numpy(),
-        validation_fraction=settings.validation_fraction,
-        test_fraction=0.0 if source.test else settings.test_fraction,
-        seed=seed,
-    )
-    if source.test:
-        indices["test"] = torch.arange(fitted, len(dataset))
+    indices = part_indices(dataset, settings, seed)
     both = dataset.subset(torch.cat([indices["train"], indices["validation"]]))
     return split_dataset(dataset, indices, reweighted(both, settings, source.reweighting), net)
 
@@ -203,8 +213,9 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
         "particle_features": layout.features.names,
         "jet_features": layout.jet_features if job.net.has_jet_features else (),
         "card": None if layout.card is None else {"name": layout.card.name, "options": plain(layout.card.options)},
-        "split": _split_text(job.settings, job.seed, has_test_files=bool(run.settings["test"])),
-        **{name: run.settings[name] for name in ("data", "files", "test")},
+        **{"split": job.split, "is_marked": job.is_marked},
+        **{name: run.settings[name] for name in ("data", "files", "validation", "test")},
+        "digests": job.digests,
     }
     write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
     sections = sections_of(metrics, config, scores, read_history(run.directory))
@@ -220,8 +231,21 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
     )
 
 
-def _split_text(settings: FitSettings, seed: int, *, has_test_files: bool) -> str:
-    validation = f"{100 * settings.validation_fraction:g} % for validation, drawn by seed {seed}"
-    if has_test_files:
-        return f"Test jets are from files of their own; of the other jets of each class {validation}"
-    return f"Of the jets of each class {100 * settings.test_fraction:g} % are for testing and {validation}"
+def _marked_parts(dataset: JetDataset, source: FitSource) -> list[str]:
+    """Return the parts that jets of the files to fit on are marked for, besides training."""
+    return [part for part in ("test", "validation") if len(dataset.part(part)) and not getattr(source.files, part)]
+
+
+def _split_text(source: FitSource, marked: Sequence[str], settings: FitSettings, seed: int) -> str:
+    texts, drawn = [], []
+    for part, what in (("test", "testing"), ("validation", "validation")):
+        if part in marked:
+            texts.append(f"{part.capitalize()} jets are those that the files mark for {what}")
+        elif getattr(source.files, part):
+            texts.append(f"{part.capitalize()} jets are from files of their own")
+        else:
+            drawn.append(f"{100 * getattr(settings, f'{part}_fraction'):g} % for {what}")
+    if drawn:
+        other = "other jets" if texts else "jets"
+        texts.append(f"Of the {other} of each class {' and '.join(drawn)}, drawn by seed {seed}")
+    return "; ".join([texts[0], *(text[0].lower() + text[1:] for text in texts[1:])])

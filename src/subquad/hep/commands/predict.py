@@ -7,10 +7,12 @@ import numpy as np
 
 from subquad.errors import SubquadError, require
 from subquad.hep.data.chunks import JetChunk
+from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files, file_of
 from subquad.hep.models.networks import predict_logits
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import PredictSettings
+from subquad.progress import say
 from subquad.runs.storage import as_file, atomic, check_output
 from subquad.train.distributed import processes
 
@@ -50,6 +52,9 @@ def predict(
     out = check_output(as_file(out), force=force)
     if out.suffix != ".root":
         raise SubquadError(f"{out}: --out must end in .root")
+    note = training_note(run, tagger.config, paths, remedy="their scores say nothing about new jets")
+    if note:
+        say(f"Warning: {note}", quiet=quiet)
     tagger.net.to(processes().device)
     uproot = require("uproot", extra="hep")
     with atomic(out) as temporary, uproot.recreate(temporary) as file:

@@ -12,6 +12,7 @@ import yaml
 
 from subquad.errors import SubquadError, raise_errors
 from subquad.hep.data.card_parser import CardParser, Variable
+from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression
 from subquad.hep.settings import Reweighting
 
@@ -57,6 +58,8 @@ class Card:
     """Parts of names, and their replacements in the files."""
     file_magic: Mapping[str, Mapping[str, float]]
     """Columns that depend on the file: value by pattern of the file name."""
+    collections: Collections | None = None
+    """Collections of events that hold several jets each; None for files with one entry per jet."""
 
     @property
     def has_automatic(self) -> bool:

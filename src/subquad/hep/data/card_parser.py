@@ -4,10 +4,11 @@ Everything that is wrong with a card is reported at once, with the key where it 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from subquad.errors import SubquadError, unknown
+from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression, parse
 from subquad.hep.settings import Reweighting, bin_edges
 
@@ -16,7 +17,7 @@ __all__ = ["CardParser", "Variable"]
 GROUPS = ("features", "points", "vectors", "mask")
 KEYS = (
     *("treename", "branch_magic", "file_magic", "selection", "test_time_selection", "preprocess", "new_variables"),
-    *("inputs", "labels", "observers", "monitor_variables", "weights", "bucketing"),
+    *("inputs", "labels", "observers", "monitor_variables", "weights", "bucketing", "collections"),
 )
 WEIGHT_KEYS = (
     *("use_precomputed_weights", "weight_branches", "reweight_method", "reweight_basewgt", "reweight_vars"),
@@ -60,7 +61,7 @@ class CardParser:
         selection = self._optional(options, "selection")
         observers = self._names(options, "observers")
         self._names(options, "monitor_variables")
-        weights = self._weights(options)
+        weights, collections = self._weights(options), self._collections(options)
         if self.errors:
             return {}
         mask = groups.get("mask", ())
@@ -79,6 +80,7 @@ class CardParser:
             classes=classes,
             observers=observers,
             weights=weights,
+            collections=collections,
             branch_magic={str(key): str(value) for key, value in self._mapping(options, "branch_magic").items()},
             file_magic={str(key): dict(value) for key, value in self._mapping(options, "file_magic").items()},
         )
@@ -240,6 +242,18 @@ class CardParser:
             self._error(f"weights: {error}")
             return None
         return self._expression(weights, "weights: weight_branches") if isinstance(weights, str) else weights
+
+    def _collections(self, options: Mapping[str, Any]) -> Collections | None:
+        given = self._mapping(options, "collections")
+        names = [field.name for field in fields(Collections)]
+        self._known(given, names, "key", "collections: ")
+        missing = [name for name in names if not isinstance(given.get(name), str)]
+        if given and missing:
+            self._error(
+                f"collections: {', '.join(missing)}: give the names of collections and branches, such as jets: FatJet, "
+                "particles: PFCands, jet_index: FatJetPFCands_jetIdx, particle_index: FatJetPFCands_pFCandsIdx"
+            )
+        return Collections(**given) if given and not missing and len(given) == len(names) else None
 
 
 def _parse_weights(given: Mapping[str, Any]) -> Reweighting | str:

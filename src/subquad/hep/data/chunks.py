@@ -15,7 +15,15 @@ import numpy as np
 
 from subquad.errors import SubquadError, raise_errors, require
 from subquad.hep.data.card import WEIGHT_COLUMN, Card
-from subquad.hep.data.columns import ChunkErrors, check_finite, class_indices, jet_table, jet_totals, particle_table
+from subquad.hep.data.columns import (
+    ChunkErrors,
+    check_energies,
+    check_finite,
+    class_indices,
+    jet_table,
+    jet_totals,
+    particle_table,
+)
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features, particle_features
 from subquad.hep.data.formats import Source
@@ -42,6 +50,8 @@ class JetChunk:
     """[J] int64; -1 if the files have no labels."""
     classes: tuple[str, ...]
     """Names of the labels; empty if labels are numbers or missing."""
+    split: np.ndarray | None = None
+    """[J] int8: part of each jet as the files give it, 0 for training, 1 for testing, 2 for validation."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -148,12 +158,20 @@ class _CardReader:
             for name, place in self._wanted().items():
                 if self.card.branch(name) not in columns[source.path]:
                     errors.append(_missing_branch(source, self.card.branch(name), f"{self.card.name}: {place}"))
+            for key, name in self._links(source).items():
+                if name not in columns[source.path]:
+                    wanted = name or f"{getattr(self.card.collections, key)}_*"
+                    errors.append(_missing_branch(source, wanted, f"{self.card.name}: collections: {key}"))
         raise_errors("Some files cannot be used:", errors)
         return sources
 
     def branches(self, source: Source) -> list[str]:
         """Return the branches to read."""
-        return sorted({self.card.branch(name) for name in self._wanted()})
+        others = [*self._links(source).values(), source.split if self.is_training else None]
+        return sorted({self.card.branch(name) for name in self._wanted()} | {name for name in others if name})
+
+    def _links(self, source: Source) -> dict[str, str | None]:
+        return self.card.collections.branches(source.columns) if self.card.collections else {}
 
     def _wanted(self) -> dict[str, str]:
         return self.card.branches(is_training=self.is_training, has_labels=self.has_labels)
@@ -161,6 +179,13 @@ class _CardReader:
     def chunk(self, given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> JetChunk:
         """Return the jets that the card selects."""
         ak = require("awkward", extra="hep")
+        split = _split(given, source, errors) if self.is_training else None
+        if self.card.collections is not None:
+            names = [self.card.branch(name) for name in self._wanted()]
+            given, event = self.card.collections.flattened(given, names, errors)
+            errors = replace(errors, entries=errors.entries[event])
+            if not len(event):
+                return self._empty()
         given = {name: given[self.card.branch(name)] for name in self._wanted()}
         for name, values in self.card.file_magic.items():
             given[name] = ak.Array(np.full(len(errors.entries), _file_magic(values, source)))
@@ -169,12 +194,14 @@ class _CardReader:
         if selection is not None:
             keep = np.asarray(columns.evaluate(selection)).astype(bool)
             errors = replace(errors, entries=errors.entries[keep])
+            split = None if split is None else split[keep]
             columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
         before = len(errors.errors)
         check_finite(columns, list(self._wanted()), errors)
         # variables computed from bad columns are bad too, and need no message of their own
-        is_good = len(errors.errors) == before
-        return self._selected(columns, errors) if is_good and len(errors.entries) else self._empty()
+        if len(errors.errors) > before or not len(errors.entries):
+            return self._empty()
+        return replace(self._selected(columns, errors), split=split)
 
     def _empty(self) -> JetChunk:
         none = np.zeros(0, np.int64)
@@ -195,6 +222,8 @@ class _CardReader:
         table, lengths = _truncated(table, lengths, errors, length=card.length, has_mask=bool(masks))
         self._replace_nan(table, names, lengths, errors)
         vectors = table[:, list(self.layout.vectors.columns)] if self.layout.vectors else None
+        if vectors is not None:
+            check_energies(vectors[:, 3], lengths, errors)
         if len(names) < len(self.layout.particles):
             assert vectors is not None
             table = np.concatenate([table, angles_from_momenta(vectors, lengths)], axis=1)
@@ -274,6 +303,18 @@ def _truncated(
     return table[keep], kept
 
 
+def _split(given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> np.ndarray | None:
+    """Return [J] int8: the part of each jet, or None if the file has no split."""
+    if source.split is None:
+        return None
+    split = np.asarray(given[source.split])
+    is_bad = ~np.isin(split, (0, 1, 2))
+    if is_bad.any():
+        what = f"{source.split} is {split[np.argmax(is_bad)]}"
+        errors.add(is_bad, what, advice="it must be 0 (training), 1 (testing) or 2 (validation)")
+    return split.astype(np.int8)
+
+
 def _file_magic(values: Mapping[str, float], source: Source) -> float:
     """Return the value of weaver's `file_magic` for a file: that of the first pattern found in its name, else 0."""
     return next((value for pattern, value in values.items() if re.search(pattern, str(source.path))), 0)
@@ -282,4 +323,7 @@ def _file_magic(values: Mapping[str, float], source: Source) -> float:
 def _missing_branch(source: Source, name: str, place: str) -> str:
     similar = difflib.get_close_matches(name, source.columns, n=1, cutoff=0.6)
     hint = f"; did you mean {similar[0]!r}?" if similar else ""
+    refused = next((one for one in source.refused if name.startswith(one)), None)
+    if refused is not None:
+        hint = f"; {refused} is not read, as {source.refused[refused]}"
     return f"{source.path}: {source.description} has no branch {name}, which {place} asks for{hint}"

@@ -11,7 +11,15 @@ import numpy as np
 
 from subquad.errors import require
 
-__all__ = ["ChunkErrors", "check_finite", "class_indices", "jet_table", "jet_totals", "particle_table"]
+__all__ = [
+    "ChunkErrors",
+    "check_energies",
+    "check_finite",
+    "class_indices",
+    "jet_table",
+    "jet_totals",
+    "particle_table",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +85,15 @@ def _flat(column: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_particles(values: np.ndarray, lengths: np.ndarray, name: str, errors: ChunkErrors) -> None:
-    is_bad = ~np.isfinite(values)
+    _add_particles(~np.isfinite(values), values, lengths, name, errors)
+
+
+def check_energies(energies: np.ndarray, lengths: np.ndarray, errors: ChunkErrors) -> None:
+    """Add an error for jets with a negative energy among those of their particles [C]."""
+    _add_particles(energies < 0, energies, lengths, "the energy", errors)
+
+
+def _add_particles(is_bad: np.ndarray, values: np.ndarray, lengths: np.ndarray, name: str, errors: ChunkErrors) -> None:
     if is_bad.any():
         jet = np.repeat(np.arange(len(lengths)), lengths)
         i = int(np.argmax(is_bad))

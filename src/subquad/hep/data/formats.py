@@ -1,4 +1,4 @@
-"""Files of jets as columns, some thousand entries at a time: ROOT and Parquet here, others in `padded_arrays`.
+"""Files of jets as columns, some thousand entries at a time: ROOT and Parquet here, others in `array_files`.
 
 A column has one number per jet, or a list of numbers per jet, one for each particle.
 """
@@ -11,13 +11,14 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from subquad.errors import SubquadError, raise_errors, require, unknown
+from subquad.hep.data.array_files import hdf5, npz
 from subquad.hep.data.examples import EXAMPLES, example_path
-from subquad.hep.data.padded_arrays import hdf5, npz
+from subquad.hep.data.top_landscape import SPLIT
 
 __all__ = ["Files", "Source", "expand_files", "file_of", "inspect_file", "iterate_columns", "list_files"]
 
@@ -61,6 +62,15 @@ class Source:
     entries: int
     columns: tuple[str, ...]
     """Names of all columns."""
+    layout: str = ""
+    """Name of the public layout that arrays were recognized as; see `public_layouts`."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Names of datasets that cannot be columns, and the reasons."""
+
+    @property
+    def split(self) -> str | None:
+        """Name of the column with the part of each jet, if the data set comes with a split."""
+        return SPLIT if self.layout == "top-landscape" and SPLIT in self.columns else None
 
     @property
     def description(self) -> str:
@@ -91,7 +101,9 @@ def expand_files(files: Files) -> list[Path]:
         elif matches := _matches(pattern):
             found += matches
         elif Path(pattern).is_dir():
-            errors.append(f"{pattern}: the folder has no file that ends in {', '.join(SUFFIXES)}; name the files")
+            folders = sorted(path.name for path in Path(pattern).iterdir() if path.is_dir())
+            remedy = f"name one of its folders ({', '.join(folders[:5])})" if folders else "name the files"
+            errors.append(f"{pattern}: the folder has no file that ends in {', '.join(SUFFIXES)}; {remedy}")
         else:
             reason = "no file matches the pattern" if any(letter in pattern for letter in "*?[") else "no such file"
             errors.append(f"{pattern}: {reason}; searched in {Path(pattern).absolute().parent}")
@@ -149,10 +161,11 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
             case "Parquet":
                 with require("pyarrow.parquet", extra="hep").ParquetFile(path) as file:
                     columns, entries = tuple(file.schema_arrow.names), file.metadata.num_rows
+                return Source(path=path, kind=kind, tree="", entries=entries, columns=columns)
             case _:
                 with (hdf5 if kind == "HDF5" else npz)(path) as table:
-                    columns, entries = table.columns, table.entries
-    return Source(path=path, kind=kind, tree="", entries=entries, columns=columns)
+                    found = {name: getattr(table, name) for name in ("entries", "columns", "layout", "refused")}
+                return Source(path=path, kind=kind, tree="", **found)
 
 
 def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Iterator[Mapping[str, Any]]:

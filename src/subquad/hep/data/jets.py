@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from subquad.errors import SubquadError, raise_errors, require
-from subquad.hep.data.columns import ChunkErrors, class_indices, jet_table, particle_table
+from subquad.hep.data.columns import ChunkErrors, check_energies, class_indices, jet_table, particle_table
 from subquad.hep.data.formats import Files, Source, expand_files, inspect_file, iterate_columns
 from subquad.progress import track
 
@@ -217,6 +217,10 @@ def _check_branches(sources: Sequence[Source], errors: list[str], needs_labels: 
     found: list[tuple[str, ...]] = []
     for source in sources:
         missing = [name for name in (*PARTICLES, *OBSERVERS) if name not in source.columns]
+        if len(missing) == len(PARTICLES) + len(OBSERVERS):
+            errors.append(_unknown_layout(source))
+            found.append(())
+            continue
         if missing:
             errors.append(
                 f"{source.path}: {source.description} has no branch{'es' * (len(missing) > 1)} {', '.join(missing)}; "
@@ -235,6 +239,18 @@ def _check_branches(sources: Sequence[Source], errors: list[str], needs_labels: 
     raise_errors("Some files cannot be used:", errors)
     # optional labels are copied only if all files have the same
     return found[0] if needs_labels or all(labels == found[0] for labels in found) else ()
+
+
+def _unknown_layout(source: Source) -> str:
+    columns = f"{', '.join(source.columns[:8])}{' …' * (len(source.columns) > 8)}"
+    reasons = [f"{name} is not read, as {reason}" for name, reason in source.refused.items()]
+    return "; ".join(
+        [
+            f"{source.path}: unknown layout: the columns of {source.description} are {columns}",
+            *reasons[:3],
+            "describe them with --card, or give files in the layout of JetClass or another public data set (--layout)",
+        ]
+    )
 
 
 def as_jets(data: Any) -> Jets:
@@ -269,6 +285,7 @@ def as_jets(data: Any) -> Jets:
 def jets_of(columns: Mapping[str, Any], classes: Sequence[str], errors: ChunkErrors) -> Jets:
     """Return jets from columns with JetClass's names; what is wrong is added to `errors`."""
     particles, lengths = particle_table(columns, PARTICLES, errors)
+    check_energies(particles[:, PARTICLES.index("part_energy")], lengths, errors)
     jet = np.repeat(np.arange(len(lengths)), lengths)
     labels = [LABEL + name for name in classes]
     # by descending pT, so that truncation keeps the hardest particles and the order in the file does not matter

@@ -1,17 +1,15 @@
-"""Padded or flat arrays in HDF5 and NPZ files as columns of jets, read sequentially.
+"""Padded or flat arrays of jets as columns of jets, read sequentially; `array_files` opens the files that hold them.
 
 An array `[jets]` is a column. An array `[jets, places]` is a column of particles, of which those are real where the
 array `mask` is not 0, or as many as a count says (`npart`). With a count, the particles of all jets may also follow one
 another in a flat array. `vectors` `[jets, 4, places]` holds px, py, pz and energy, `points` `[jets, 2, places]` Δη and
-Δφ.
+Δφ. Without mask and count, those particles are real whose vector is not 0.
 
 Axes: J jets, P places, n jets of a chunk.
 """
 
 import math
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +18,27 @@ import numpy as np
 
 from subquad.errors import SubquadError, require
 
-__all__ = ["PaddedTable", "hdf5", "npz"]
+__all__ = ["PaddedTable", "SequentialArray", "arrays_of_rows", "rows_of"]
 
 MASKS = ("mask", "part_mask", "pf_mask", "valid")
 COUNTS = ("npart", "n_part", "n_parts", "nparticles", "n_particles", "num_particles", "jet_nparticles")
 PARTS = {
     "vectors": ("part_px", "part_py", "part_pz", "part_energy"),
     "points": ("part_deta", "part_dphi"),
+    "particle_types": (
+        *("part_charge", "part_isChargedHadron", "part_isNeutralHadron"),
+        *("part_isPhoton", "part_isElectron", "part_isMuon"),
+    ),
 }
-"""Contents of the arrays that the public datasets of ParticleNet and Particle Transformer use."""
+"""Contents of arrays `[jets, parts, places]`: `vectors` and `points` of the public datasets of ParticleNet and Particle
+Transformer, and `particle_types` computed from PDG ids."""
 
 JET_SUMS = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "n_parts", "jet_nparticles")
 """Columns that are computed from `vectors` if there are no such arrays: sums over the particles."""
 
 
 @dataclass(frozen=True)
-class _Array:
+class SequentialArray:
     """An array that is read sequentially."""
 
     shape: tuple[int, ...]
@@ -43,16 +46,72 @@ class _Array:
     """Returns the next rows, as many as asked for."""
 
 
-class PaddedTable:
-    """Columns of the arrays of one file."""
+def rows_of(dataset: Any) -> Callable[[int], Any]:
+    """Return the function that reads the next rows of an HDF5 dataset."""
+    place = 0
 
-    def __init__(self, path: Path, arrays: Mapping[str, _Array]) -> None:
-        self._arrays = arrays
+    def take(rows: int) -> Any:
+        nonlocal place
+        place += rows
+        return dataset[place - rows : place]
+
+    return take
+
+
+def arrays_of_rows(
+    take: Callable[[int], Any],
+    make: Callable[[Any, int], Mapping[str, np.ndarray]],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, SequentialArray]:
+    """Return arrays that are computed from the same rows of a file, which are read once.
+
+    Args:
+        take: Returns the next rows.
+        make: Returns the arrays of some rows; it also takes the number of the first of them.
+        shapes: Shapes of the arrays.
+    """
+    made: Mapping[str, np.ndarray] = {}
+    end = 0
+
+    def array(name: str, shape: tuple[int, ...]) -> SequentialArray:
+        place = 0
+
+        def take_part(count: int) -> np.ndarray:
+            nonlocal made, end, place
+            if place == end:
+                made, end = make(take(count), place), place + count
+            place += count
+            assert place == end, "the arrays are read at the same pace"
+            return made[name]
+
+        return SequentialArray(shape, take_part)
+
+    return {name: array(name, shape) for name, shape in shapes.items()}
+
+
+class PaddedTable:
+    """Columns of the arrays of one file.
+
+    Args:
+        path: The file, for messages.
+        arrays: The arrays by name.
+        layout: Name of the public layout that the arrays were recognized as; see `public_layouts`.
+    """
+
+    refused: Mapping[str, str] = {}
+    """Names of datasets that cannot be columns, and the reasons."""
+
+    def __init__(self, path: Path, arrays: Mapping[str, SequentialArray], layout: str = "") -> None:
+        self._arrays, self.layout = arrays, layout
         self._mask = next((name for name in MASKS if name in arrays and len(arrays[name].shape) > 1), None)
         self._count = next((name for name in COUNTS if name in arrays and len(arrays[name].shape) == 1), None)
-        given = arrays[self._mask or self._count or next(iter(arrays))].shape if arrays else (0,)
-        self.entries = given[0]
-        places = math.prod(given[1:]) if self._mask else None
+        has_vectors = "vectors" in arrays and len(arrays["vectors"].shape) == 3 and arrays["vectors"].shape[1] == 4
+        self._is_zero_padded = has_vectors and self._mask is None and self._count is None
+        leading = self._mask or self._count or ("vectors" if self._is_zero_padded else next(iter(arrays), None))
+        self.entries = arrays[leading].shape[0] if leading else 0
+        places = None
+        if leading and (self._mask or self._is_zero_padded):
+            places = arrays[leading].shape[2] if self._is_zero_padded else math.prod(arrays[leading].shape[1:])
         # column → its array, and its index on the axis of parts
         self._origins: dict[str, tuple[str, int | None]] = {}
         for name, array in arrays.items():
@@ -74,7 +133,7 @@ class PaddedTable:
             )
         elif name in ("labels", "label") and len(shape) == 2:
             self._origins |= {f"label_{i}": (name, i) for i in range(shape[1])}
-        elif self._mask is None and self._count is None:
+        elif self._mask is None and self._count is None and not self._is_zero_padded:
             raise SubquadError(
                 f"{path}: array {name!r} has places for particles, but it is unknown which are real; add `mask` "
                 "[jets, places], or `npart` [jets]"
@@ -91,6 +150,7 @@ class PaddedTable:
         """Yield these columns, at most `entries` jets at a time."""
         ak = require("awkward", extra="hep")
         needed = {self._origins[name][0] for name in names} | {name for name in (self._mask, self._count) if name}
+        needed |= {"vectors"} if self._is_zero_padded else set()
         for begin in range(0, self.entries, entries):
             n = min(entries, self.entries - begin)
             counts = None if self._count is None else self._arrays[self._count].take(n)
@@ -107,6 +167,8 @@ class PaddedTable:
     def _real(self, taken: Mapping[str, np.ndarray], counts: np.ndarray | None, n: int) -> np.ndarray | None:
         if self._mask is not None:
             return taken[self._mask].reshape(n, -1) != 0
+        if self._is_zero_padded:
+            return (taken["vectors"] != 0).any(axis=1)
         places = max((array.shape[-1] for array in taken.values() if array.ndim == 2), default=0)
         return None if counts is None else np.arange(places) < counts[:, None]
 
@@ -142,62 +204,3 @@ def _jet_sum(name: str, vectors: np.ndarray, is_real: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         values = {"jet_pt": pt, "jet_eta": np.arcsinh(pz / pt), "jet_phi": np.arctan2(py, px), "jet_energy": energy}
     return values[name].astype(np.float32)
-
-
-@contextmanager
-def hdf5(path: Path) -> Iterator[PaddedTable]:
-    """Open the datasets at the root of an HDF5 file.
-
-    Raises:
-        SubquadError: An array is not a column of jets.
-    """
-    h5py = require("h5py", extra="hep")
-    with h5py.File(path) as file:
-
-        def array(dataset: Any) -> _Array:
-            place = 0
-
-            def take(rows: int) -> np.ndarray:
-                nonlocal place
-                place += rows
-                return dataset[place - rows : place]
-
-            return _Array(dataset.shape, take)
-
-        datasets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset) and item.shape}
-        yield PaddedTable(path, {name: array(item) for name, item in datasets.items() if item.dtype.kind in "biuf"})
-
-
-@contextmanager
-def npz(path: Path) -> Iterator[PaddedTable]:
-    """Open the arrays of an NPZ file; each is decompressed while it is read.
-
-    Raises:
-        SubquadError: An array is not a column of jets, or holds Python objects, which could run code when read.
-    """
-    with zipfile.ZipFile(path) as file, ExitStack() as stack:
-        arrays = {}
-        for entry in file.namelist():
-            name = entry.removesuffix(".npy")
-            stream = stack.enter_context(file.open(entry))
-            version = np.lib.format.read_magic(stream)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, is_fortran, dtype = header(stream)
-            if dtype.hasobject:
-                raise SubquadError(f"{path}: array {name!r} holds Python objects; save numbers only")
-            if is_fortran and len(shape) > 1:
-                raise SubquadError(f"{path}: array {name!r} is in Fortran order; save it with np.ascontiguousarray")
-            if shape and dtype.kind in "biuf":
-                arrays[name] = _Array(shape, _reader(stream, shape, dtype))
-        yield PaddedTable(path, arrays)
-
-
-def _reader(stream: Any, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[int], np.ndarray]:
-    def take(rows: int) -> np.ndarray:
-        count = rows * math.prod(shape[1:])
-        content = stream.read(count * dtype.itemsize)
-        if len(content) < count * dtype.itemsize:
-            raise EOFError("an array ends too early")
-        return np.frombuffer(content, dtype).reshape(rows, *shape[1:])
-
-    return take

@@ -1,20 +1,24 @@
-"""The files of a fit, and the store that one process writes from them while the others wait."""
+"""The files of a fit, their layout, and the store that one process writes from them while the others wait."""
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from subquad.errors import SubquadError, unknown
-from subquad.hep.data.card import read_card
-from subquad.hep.data.chunks import read_chunks
-from subquad.hep.data.formats import file_of
+from subquad.hep.data.card import Card, card_of, read_card
+from subquad.hep.data.chunks import JetChunk, read_chunks
+from subquad.hep.data.file_identity import digests_of
+from subquad.hep.data.fit_files import FitFiles
+from subquad.hep.data.formats import Source, inspect_file
 from subquad.hep.data.layout import Layout, layout_of
+from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_source, missing_inputs
 from subquad.hep.data.store import JetDataset, open_store, write_store
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting, reweighting_of
+from subquad.progress import say
 from subquad.runs.storage import fingerprint, plain
 from subquad.train.distributed import processes
 
@@ -28,12 +32,11 @@ JETS = "jets"
 class FitSource:
     """The files of a fit and how they are read."""
 
-    files: Sequence[Path]
-    """Files to fit on."""
-    test: Sequence[Path]
-    """Files to test on; empty if a fraction of the others is held out."""
+    files: FitFiles
     tree: str
     """Name of the tree in ROOT files."""
+    digests: Mapping[str, str]
+    """Size and fingerprint of each file for training and validation; see `file_identity`."""
     layout: Layout
     """Columns to keep."""
     reweighting: Reweighting | None
@@ -46,32 +49,41 @@ class FitSource:
         """Fingerprint of everything that the store depends on."""
         layout, names = self.layout, ("particles", "jet_features", "observers")
         card = None if layout.card is None else plain(layout.card.options)
-        return fingerprint(json.dumps([2, self.data, card, *(list(getattr(layout, name)) for name in names)]))
+        return fingerprint(json.dumps([3, self.data, card, *(list(getattr(layout, name)) for name in names)]))
 
-    def open(self, folder: Path) -> tuple[JetDataset, int] | None:
-        """Return the dataset in a folder and how many of its jets are to fit on; None if it is not complete."""
+    def open(self, folder: Path) -> JetDataset | None:
+        """Return the dataset in a folder; None if it is not complete."""
         return open_store(folder, self.key, self.layout)
 
     def write(self, folder: Path, *, quiet: bool) -> None:
         """Read all files and write the store."""
-        fitted = read_chunks(self.files, self.layout, tree=self.tree, is_training=True, quiet=quiet)
-        test = read_chunks(self.test, self.layout, tree=self.tree, title="reading test jets", quiet=quiet)
-        write_store(folder, self.layout, fitted, test if self.test else (), key=self.key)
+        chunks = {"train": self._read(self.files.train, is_training=True, title="reading jets", quiet=quiet)}
+        for part in ("validation", "test"):
+            if files := getattr(self.files, part):
+                title = f"reading {part} jets"
+                # validation jets are selected as training jets are
+                chunks[part] = self._read(files, is_training=part == "validation", title=title, quiet=quiet)
+        write_store(folder, self.layout, chunks, key=self.key)
+
+    def _read(self, files: Sequence[Path], *, is_training: bool, title: str, quiet: bool) -> Iterator[JetChunk]:
+        return read_chunks(files, self.layout, tree=self.tree, is_training=is_training, title=title, quiet=quiet)
 
 
-def source_of(files: Sequence[Path], test: Sequence[Path], net: NetSettings, settings: FitSettings) -> FitSource:
-    """Return how the files of a fit are read.
+def source_of(files: FitFiles, net: NetSettings, settings: FitSettings, *, quiet: bool = True) -> FitSource:
+    """Return how the files of a fit are read, and log their layout.
 
     Raises:
-        SubquadError: The card, or the observers of the reweighting, cannot be used, or a file is to be fitted on and
-            tested on.
+        SubquadError: The card, the layout or the observers of the reweighting cannot be used, or a file is to be fitted
+            on and tested on.
     """
     reweighting = reweighting_of(settings.reweight_vars)
-    card = None if settings.card is None else read_card(settings.card)
-    twice = sorted({file_of(path).resolve() for path in files} & {file_of(path).resolve() for path in test})
+    if files.folders:
+        say(f"folders: {files.folders}", quiet=quiet)
+    card = _card(files.train, settings, quiet=quiet)
+    digests = digests_of(files.all())
     # the selections of a card may take different jets of one file
-    if twice and (card is None or card.test_selection == card.selection):
-        raise SubquadError(f"--test: {twice[0]} is also among the files to fit on; test on jets of other files")
+    if card is None or card.test_selection == card.selection:
+        _check_apart(files, digests)
     if card is not None and card.weights is not None:
         if reweighting is not None:
             raise SubquadError(f"--reweight-vars: {card.name} defines weights too; remove one of them")
@@ -80,15 +92,73 @@ def source_of(files: Sequence[Path], test: Sequence[Path], net: NetSettings, set
     for name in reweighting.bins if reweighting is not None else ():
         if name not in layout.observers:
             raise SubquadError(f"--reweight-vars: {unknown('observer', name, layout.observers)}")
-    contents = [file_of(path) for path in (*files, *test)] + ([Path(settings.card)] if settings.card else [])
     return FitSource(
         files=files,
-        test=test,
         tree=settings.tree,
         layout=layout,
         reweighting=reweighting,
-        data=fingerprint(*contents),
+        digests={str(path): digests[str(path)] for path in files.fitted()},
+        data=fingerprint(json.dumps(digests), *([Path(settings.card)] if settings.card else [])),
     )
+
+
+def _check_apart(files: FitFiles, digests: Mapping[str, str]) -> None:
+    """Check that no file to test on has the content of a file to fit on."""
+    fitted = {digests[str(path)]: path for path in files.fitted()}
+    for path in files.test:
+        same = fitted.get(digests[str(path)])
+        if same is not None:
+            copy = "" if same == path else f" (as {same})"
+            raise SubquadError(f"--test: {path} is also among the files to fit on{copy}; test on jets of other files")
+
+
+def _card(files: Sequence[Path], settings: FitSettings, *, quiet: bool) -> Card | None:
+    """Return the data card that is given, or that of the layout of the files; None for JetClass's branches.
+
+    Raises:
+        SubquadError: The card cannot be used, or the files are not in the layout that is asked for.
+    """
+    if settings.card is not None:
+        if settings.layout is not None:
+            raise SubquadError("--layout: --card describes the layout too; remove one of them")
+        return read_card(settings.card)
+    source = _first_source(files, settings.tree)
+    found = "" if source is None else layout_of_source(source)
+    name = settings.layout or found
+    if source is None or name in ("", "jetclass"):
+        # files that cannot be opened, and branches that are missing, are reported together when the files are read
+        if source is not None and found == "jetclass":
+            say(_layout_line(name, source.columns), quiet=quiet)
+        return None
+    if not found or LAYOUTS[name].content != LAYOUTS[found].content:
+        columns = f"{', '.join(source.columns[:8])}{' …' * (len(source.columns) > 8)}"
+        advice = f"its layout is {found}; omit --layout"
+        raise SubquadError(
+            f"{source.path}: is not in the layout {name} ({LAYOUTS[name].content}); "
+            + (advice if found else f"its columns are {columns}; describe them with --card, in place of --layout")
+        )
+    say(_layout_line(name, source.columns), quiet=quiet)
+    return card_of(layout_card(name, source.columns), f"layout {name}")
+
+
+def _first_source(files: Sequence[Path], tree: str) -> Source | None:
+    """Return the content of the first file that can be opened."""
+    for path in files:
+        try:
+            return inspect_file(path, None, default=tree)
+        except SubquadError:
+            continue
+    return None
+
+
+def _layout_line(name: str, columns: Sequence[str]) -> str:
+    """Return which layout was recognized, how its labels are read, and what it lacks."""
+    layout, missing = LAYOUTS[name], missing_inputs(columns)
+    labels = [f"{layout.column} = {i} is {label}" for i, label in enumerate(layout.classes)]
+    parts = [f"layout {name} ({layout.title})", *([", ".join(labels)] if labels else [])]
+    if missing:
+        parts.append(f"without {', '.join(missing)}: jet-level features are computed from the momenta")
+    return "; ".join(parts)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from subquad.hep.settings import FitSettings, NetSettings, Reweighting
 __all__ = [
     "MIN_JETS",
     "check_counts",
+    "part_indices",
     "reweighted",
     "split_dataset",
     "stratified_split",
@@ -37,24 +38,24 @@ JETS_FOR_QUANTILES = 50_000
 """Largest number of training jets from which standardization is computed."""
 
 
-def with_present_classes(dataset: JetDataset, fitted: int, name: Any) -> JetDataset:
-    """Return the dataset with the classes that its jets have; those of the test jets must be among them.
+def with_present_classes(dataset: JetDataset, name: Any) -> JetDataset:
+    """Return the dataset with the classes that its training jets have; those of all other jets must be among them.
 
     Args:
         dataset: All jets.
-        fitted: Number of jets from the files to fit on; they come first.
         name: Name of the first file, for messages.
 
     Raises:
         SubquadError: There are fewer than two classes, too few jets of a class, or new classes among the test jets.
     """
     labels, names = dataset.labels.numpy(), dataset.classes
-    counts = np.bincount(labels[:fitted], minlength=len(names))
+    counts = np.bincount(labels[dataset.part("train")], minlength=len(names))
     check_counts(names, counts, f"{name} …")
     present = [one for one, count in zip(names, counts, strict=True) if count]
-    new = sorted({names[i] for i in np.unique(labels[fitted:])} - set(present))
-    if new:
-        raise SubquadError(f"the test files have jets of {', '.join(new)}, and the files to fit on have none")
+    for part in ("test", "validation"):
+        new = sorted({names[i] for i in np.unique(labels[dataset.part(part)])} - set(present))
+        if new:
+            raise SubquadError(f"the {part} files have jets of {', '.join(new)}, and the training jets have none")
     # classes that are numbers keep their order
     present = sorted(present, key=int) if all(one.isdigit() for one in present) else present
     index = np.array([present.index(one) if one in present else -1 for one in names])
@@ -76,6 +77,26 @@ def check_counts(classes: Iterable[Any], counts: np.ndarray, where: str) -> None
         raise SubquadError(f"{found}; a tagger needs two classes or more, of {MIN_JETS} jets each")
 
 
+def part_indices(dataset: JetDataset, settings: FitSettings, seed: int) -> dict[str, Tensor]:
+    """Return the indices of `train`, `validation` and `test` jets: those parts that are not given are drawn at random.
+
+    Args:
+        dataset: All jets.
+        settings: Fractions of the parts to draw.
+        seed: Seed of the random split.
+    """
+    train, given = dataset.part("train"), {name: dataset.part(name) for name in ("validation", "test")}
+    drawn = stratified_split(
+        dataset.labels[train].numpy(),
+        validation_fraction=0.0 if len(given["validation"]) else settings.validation_fraction,
+        test_fraction=0.0 if len(given["test"]) else settings.test_fraction,
+        seed=seed,
+    )
+    return {name: train[rows] for name, rows in drawn.items()} | {
+        name: rows for name, rows in given.items() if len(rows)
+    }
+
+
 def stratified_split(
     labels: np.ndarray, *, validation_fraction: float, test_fraction: float, seed: int
 ) -> dict[str, Tensor]:
@@ -83,17 +104,19 @@ def stratified_split(
 
     Args:
         labels: [J], indices of the classes.
-        validation_fraction: Fraction of the jets of each class; at least one jet is taken.
-        test_fraction: Likewise; 0 gives no test jets.
+        validation_fraction: Fraction of the jets of each class; at least one jet is taken, unless it is 0.
+        test_fraction: Likewise.
         seed: Seed of the random split.
     """
     generator = np.random.default_rng(seed)
     part = np.zeros(len(labels), np.int8)
     for label in range(int(labels.max()) + 1):
         rows = generator.permutation(np.flatnonzero(labels == label))
-        test = max(1, round(test_fraction * len(rows))) if test_fraction else 0
+        test, validation = (
+            max(1, round(fraction * len(rows))) if fraction else 0 for fraction in (test_fraction, validation_fraction)
+        )
         part[rows[:test]] = 2
-        part[rows[test : test + max(1, round(validation_fraction * len(rows)))]] = 1
+        part[rows[test : test + validation]] = 1
     return {name: torch.from_numpy(np.flatnonzero(part == i)) for i, name in enumerate(("train", "validation", "test"))}
 
 

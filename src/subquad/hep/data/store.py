@@ -2,12 +2,13 @@
 
 A fit writes all jets once, chunk by chunk, into the run's folder (about 2.3 times the size of compressed ROOT files),
 under another name until they are complete. Every process maps the same tables, so that memory stays bounded.
+Each jet belongs to a part: for training, from which parts that are not given are drawn, for testing or for validation.
 
 Axes: J jets, C particles of all jets, V columns, R rows of the tables of jets.
 """
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +24,17 @@ from subquad.hep.data.chunks import JetChunk
 from subquad.hep.data.layout import Layout
 from subquad.runs.storage import read_json, write_json
 
-__all__ = ["JetDataset", "dataset_of", "open_store", "write_store"]
+__all__ = ["PARTS", "JetDataset", "dataset_of", "open_store", "write_store"]
 
 INDEX = "index.json"
 TABLES = ("particles", "jet_features", "observers")
+INTEGERS = ("lengths", "labels", "parts")
+
+PARTS = ("train", "test", "validation")
+"""Names of the parts by their numbers."""
+
+UNUSED = len(PARTS)
+"""Part of jets that their file marks for another part than the one that other files are given for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,8 @@ class JetDataset:
     """[J]: number of particles that are used."""
     labels: Tensor
     """[J] int64, index into `classes`; -1 without a label."""
+    parts: Tensor
+    """[J] int64, index into `PARTS`."""
     weights: Float[Tensor, " J"]
     """Weights in the loss; their mean over the training jets is 1."""
 
@@ -57,7 +67,7 @@ class JetDataset:
 
     def subset(self, indices: Tensor) -> "JetDataset":
         """Return some of the jets, in the order of the indices."""
-        names = ("rows", "first", "lengths", "labels", "weights")
+        names = ("rows", "first", "lengths", "labels", "parts", "weights")
         return replace(self, **{name: getattr(self, name)[indices] for name in names})
 
     def observer(self, name: str) -> np.ndarray | None:
@@ -65,6 +75,10 @@ class JetDataset:
         if name not in self.layout.observers:
             return None
         return self.observers[self.rows, self.layout.observers.index(name)].numpy()
+
+    def part(self, name: str) -> Tensor:
+        """Return the indices of the jets of a part."""
+        return torch.nonzero(self.parts == PARTS.index(name))[:, 0]
 
     def particle_rows(self) -> Tensor:
         """Return the rows of all particles of the jets in `particles`."""
@@ -82,6 +96,7 @@ def dataset_of(chunk: JetChunk, layout: Layout) -> JetDataset:
         observers=torch.from_numpy(_observer_table(chunk, layout)),
         lengths=torch.from_numpy(chunk.lengths),
         labels=torch.from_numpy(chunk.labels),
+        parts=torch.zeros(len(chunk), dtype=torch.int64),
     )
 
 
@@ -105,25 +120,22 @@ def _observer_table(chunk: JetChunk, layout: Layout) -> np.ndarray:
     return table
 
 
-def open_store(folder: Path, key: str, layout: Layout) -> tuple[JetDataset, int] | None:
-    """Return the dataset in a folder, and how many of its jets come from the files to fit on.
+def open_store(folder: Path, key: str, layout: Layout) -> JetDataset | None:
+    """Return the dataset in a folder, or None if there is no complete store with this key.
 
     Args:
         folder: Written by `write_store`.
         key: Must be the key that the store was written with.
         layout: Meaning of the columns.
-
-    Returns:
-        None if there is no complete store with this key.
     """
     if not (folder / INDEX).is_file():
         return None
     index = read_json(folder / INDEX)
     if index["key"] != key:
         return None
-    integers = {name: torch.from_numpy(np.fromfile(folder / name, np.int32)).long() for name in ("lengths", "labels")}
+    integers = {name: torch.from_numpy(np.fromfile(folder / name, np.int32)).long() for name in INTEGERS}
     tables = {name: _mapped(folder / name, index["shapes"][name]) for name in TABLES}
-    return _dataset(layout, index["classes"], **integers, **tables), index["fitted"]
+    return _dataset(layout, index["classes"], **integers, **tables)
 
 
 def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
@@ -133,46 +145,65 @@ def _mapped(path: Path, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.memmap(path, np.float32, "r+", shape=tuple(shape)))
 
 
-def write_store(
-    folder: Path, layout: Layout, fitted: Iterable[JetChunk], test: Iterable[JetChunk], *, key: str
-) -> None:
+def write_store(folder: Path, layout: Layout, chunks: Mapping[str, Iterable[JetChunk]], *, key: str) -> None:
     """Write the jets of all chunks into a new folder; its index, which is written last, completes the store.
 
     Args:
         folder: Folder to write.
         layout: Meaning of the columns.
-        fitted: Jets for training and validation, and for testing if `test` is empty.
-        test: Jets for testing.
+        chunks: Jets by part, those of `train` first. Some of these may be marked for another part; they are used there,
+            unless that part has chunks of its own.
         key: Identifies files and layout.
 
     Raises:
-        SubquadError: The card selects no jet, or an error of the chunks.
+        SubquadError: The card selects no jet, no jet is for training, or an error of the chunks.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    parts: list[np.ndarray] = []
     with ExitStack() as stack:
         writer = _Writer(folder, layout, stack)
-        for chunk in fitted:
-            writer.add(chunk)
-        count = writer.jets
-        if not count:
-            raise SubquadError("the card's selection leaves no jet to fit on")
-        for chunk in test:
-            writer.add(chunk)
-    write_json(folder / INDEX, {"key": key, "fitted": count, **writer.index()})
+        for name, own in chunks.items():
+            marks = [np.zeros(0, np.int8), *(writer.add(chunk, name) for chunk in own)]
+            parts.append(np.concatenate(marks))
+            if not len(parts[0]):
+                raise SubquadError("the card's selection leaves no jet to fit on")
+    parts[0] = _checked_marks(parts[0], [PARTS.index(name) for name in chunks])
+    np.concatenate(parts).astype(np.int32).tofile(folder / "parts")
+    write_json(folder / INDEX, {"key": key, **writer.index()})
+
+
+def _checked_marks(marks: np.ndarray, given: Sequence[int]) -> np.ndarray:
+    """Return the parts of the jets to fit on, from the parts that they are marked for and those that are given."""
+    if len(np.unique(marks)) == 1:
+        # only one part of a data set was given
+        return np.zeros_like(marks)
+    if (marks != PARTS.index("train")).all():
+        raise SubquadError(
+            "the files have jets that are marked for testing and for validation, and none for training; add the "
+            "training jets, or fit on one of these parts"
+        )
+    return np.where((marks != 0) & np.isin(marks, given), UNUSED, marks)
 
 
 class _Writer:
     def __init__(self, folder: Path, layout: Layout, stack: ExitStack) -> None:
         self._layout = layout
-        names = (*TABLES, "lengths", "labels")
+        # parts are known at the end
+        names = (*TABLES, *(name for name in INTEGERS if name != "parts"))
         self._files: dict[str, Any] = {name: stack.enter_context((folder / name).open("wb")) for name in names}
         self._classes: list[str] = []
         self.jets = self.particles = 0
 
-    def add(self, chunk: JetChunk) -> None:
-        if not len(chunk):
-            return
+    def add(self, chunk: JetChunk, part: str) -> np.ndarray:
+        """Write a chunk and return the part [J] of each of its jets."""
+        if len(chunk):
+            self._add(chunk)
+        if chunk.split is not None and part == "train":
+            return chunk.split
+        return np.full(len(chunk), PARTS.index(part), np.int8)
+
+    def _add(self, chunk: JetChunk) -> None:
         self._write("particles", chunk.particles, np.float32)
         self._write("jet_features", chunk.jet_features, np.float32)
         self._write("observers", _observer_table(chunk, self._layout), np.float32)

@@ -55,8 +55,12 @@ class Predictions:
         return float((self.probabilities.argmax(1) == self.labels).mean())
 
     def is_on_jets_of(self, other: "Predictions") -> bool:
-        """Return whether both have equally many jets with the same labels."""
-        return np.array_equal(self.labels, other.labels)
+        """Return whether both are on the same jets: equal labels, and equal observers as far as both have them."""
+        if not np.array_equal(self.labels, other.labels):
+            return False
+        columns = ((getattr(self, name), getattr(other, name)) for name in OBSERVERS)
+        known = ((own, its) for own, its in columns if own is not None and its is not None)
+        return all(np.allclose(own, its, rtol=1e-4, equal_nan=True) for own, its in known)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,121 @@
+"""HDF5 and NPZ files opened as tables of jets, without pickle: arrays, collections, and public data sets of arrays."""
+
+import importlib
+import math
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from subquad.errors import SubquadError, require
+from subquad.hep.data.energyflow import is_energyflow, momenta_and_types
+from subquad.hep.data.hdf5_collections import CollectionTable, datasets_of
+from subquad.hep.data.padded_arrays import PaddedTable, SequentialArray, rows_of
+from subquad.hep.data.top_landscape import pandas_table, top_arrays
+
+__all__ = ["ArrayTable", "hdf5", "npz"]
+
+
+class ArrayTable(Protocol):
+    """A file as columns of jets."""
+
+    entries: int
+    columns: tuple[str, ...]
+    layout: str
+    """Name of the public layout that was recognized; empty for others."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Names of datasets that cannot be columns, and the reasons."""
+        ...
+
+    def chunks(self, names: Sequence[str], entries: int) -> Iterator[Mapping[str, Any]]:
+        """Yield these columns, at most `entries` jets at a time."""
+        ...
+
+
+@contextmanager
+def hdf5(path: Path) -> Iterator[ArrayTable]:
+    """Open an HDF5 file: a public layout, numerical arrays at its root, or compound types and groups.
+
+    Raises:
+        SubquadError: An array is not a column of jets, or nothing in the file can be read.
+    """
+    h5py = require("h5py", extra="hep")
+    with h5py.File(path) as file:
+        datasets = datasets_of(file)
+        _check_filters(path, datasets)
+        arrays = {
+            name: SequentialArray(dataset.shape, rows_of(dataset))
+            for name, dataset in datasets.items()
+            if "/" not in name and dataset.shape and dataset.dtype.kind in "biuf"
+        }
+        has_collections = any(dataset.dtype.names and dataset.ndim == 2 for dataset in datasets.values())
+        if (table := pandas_table(datasets)) is not None:
+            yield PaddedTable(path, top_arrays(path, table), layout="top-landscape")
+        elif has_collections or (datasets and not arrays):
+            yield CollectionTable(path, datasets)
+        else:
+            yield PaddedTable(path, arrays)
+
+
+def _check_filters(path: Path, datasets: Mapping[str, Any]) -> None:
+    """Check that the compression of the datasets is known, which `hdf5plugin` adds to if it is installed.
+
+    Raises:
+        SubquadError: A dataset is compressed by an unknown filter.
+    """
+    filter_avail = require("h5py", extra="hep").h5z.filter_avail
+    for name, dataset in datasets.items():
+        creation = dataset.id.get_create_plist()
+        for code, _, _, title in map(creation.get_filter, range(creation.get_nfilters())):
+            if filter_avail(code):
+                continue
+            try:
+                importlib.import_module("hdf5plugin")
+            except ModuleNotFoundError:
+                raise SubquadError(
+                    f"{path}: dataset {name} is compressed with the filter {title.decode() or code}, which h5py does "
+                    "not have; install it with: pip install hdf5plugin"
+                ) from None
+
+
+@contextmanager
+def npz(path: Path) -> Iterator[ArrayTable]:
+    """Open the arrays of an NPZ file; each is decompressed while it is read.
+
+    Raises:
+        SubquadError: An array is not a column of jets, or holds Python objects, which could run code when read.
+    """
+    with zipfile.ZipFile(path) as file, ExitStack() as stack:
+        arrays = {}
+        for entry in file.namelist():
+            name = entry.removesuffix(".npy")
+            stream = stack.enter_context(file.open(entry))
+            version = np.lib.format.read_magic(stream)
+            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, is_fortran, dtype = header(stream)
+            if dtype.hasobject:
+                raise SubquadError(f"{path}: array {name!r} holds Python objects; save numbers only")
+            if is_fortran and len(shape) > 1:
+                raise SubquadError(f"{path}: array {name!r} is in Fortran order; save it with np.ascontiguousarray")
+            if shape and dtype.kind in "biuf":
+                arrays[name] = SequentialArray(shape, _reader(stream, shape, dtype))
+        if is_energyflow(arrays):
+            yield PaddedTable(path, momenta_and_types(path, arrays), layout="quark-gluon")
+        else:
+            yield PaddedTable(path, arrays)
+
+
+def _reader(stream: Any, shape: tuple[int, ...], dtype: np.dtype) -> Callable[[int], np.ndarray]:
+    def take(rows: int) -> np.ndarray:
+        count = rows * math.prod(shape[1:])
+        content = stream.read(count * dtype.itemsize)
+        if len(content) < count * dtype.itemsize:
+            raise EOFError("an array ends too early")
+        return np.frombuffer(content, dtype).reshape(rows, *shape[1:])
+
+    return take

@@ -1,0 +1,84 @@
+"""The files of a fit by the part that they are for: training, validation and testing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from subquad.errors import SubquadError
+from subquad.hep.data.formats import SUFFIXES, Files, expand_files, list_files
+
+__all__ = ["FitFiles", "fit_files"]
+
+PREFIXES = {"train": "train", "val": "validation", "test": "test"}
+"""Beginnings of the names of folders, such as JetClass's train_100M, val_5M and test_20M, and their parts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitFiles:
+    """The files of a fit."""
+
+    train: Sequence[Path]
+    """Files to fit on."""
+    validation: Sequence[Path] = ()
+    """Files for model selection; empty if a fraction of the others is held out."""
+    test: Sequence[Path] = ()
+    """Files to test on; empty if a fraction of the others is held out."""
+    folders: str = ""
+    """Which folders of a data set were taken for which part; empty if the files were named."""
+
+    def all(self) -> list[Path]:
+        """Return all files."""
+        return [*self.fitted(), *self.test]
+
+    def fitted(self) -> list[Path]:
+        """Return the files for training and validation."""
+        return [*self.train, *self.validation]
+
+
+def fit_files(files: Files, test: Files = ()) -> FitFiles:
+    """Return the files of a fit; of a folder with folders for training, validation and testing, these are the parts.
+
+    Args:
+        files: Files to fit on, or such a folder.
+        test: Files to test on, in place of those of such a folder.
+
+    Raises:
+        SubquadError: A name matches no file, or a folder has several folders for one part.
+    """
+    found: dict[str, list[Path | str]] = {part: [] for part in PREFIXES.values()}
+    taken = []
+    for given in list_files(files):
+        folders = _part_folders(Path(given))
+        if "train" not in folders:
+            found["train"].append(given)
+            continue
+        if list_files(test):
+            folders.pop("test", None)
+        for part, folder in folders.items():
+            found[part].append(folder)
+        taken.append(", ".join(f"{part} {folder}" for part, folder in folders.items()))
+    named = list_files(test) or found["test"]
+    return FitFiles(
+        train=expand_files(found["train"]),
+        validation=expand_files(found["validation"]) if found["validation"] else (),
+        test=expand_files(named) if named else (),
+        folders="; ".join(taken),
+    )
+
+
+def _part_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders in a folder by their parts; none if it is no folder, or has files of jets itself."""
+    if not folder.is_dir() or any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+        return {}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        part = next((part for prefix, part in PREFIXES.items() if path.name.lower().startswith(prefix)), None)
+        if part is None or not path.is_dir():
+            continue
+        if part in found:
+            raise SubquadError(
+                f"{folder}: both {found[part].name} and {path.name} are folders for {part}; name the folder or files "
+                "to fit on, and those to test on by --test"
+            )
+        found[part] = path
+    return {part: found[part] for part in PREFIXES.values() if part in found}

@@ -1,0 +1,127 @@
+"""HDF5 files whose datasets have compound types or are in groups, as the flavour tagging files of ATLAS.
+
+A field of a dataset [jets] is a column with one number per jet, named `<dataset>_<field>`; a field of a dataset [jets,
+places] is a column of particles, of which those are real whose field `valid` is true. Groups are part of the name.
+
+Axes: J jets, n jets of a chunk.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from subquad.errors import raise_errors, require
+
+__all__ = ["CollectionTable", "datasets_of"]
+
+VALID = ("valid", "mask")
+"""Names of the field that is true for real particles."""
+
+
+def datasets_of(file: Any) -> dict[str, Any]:
+    """Return all datasets of an HDF5 file by their paths."""
+    h5py, found = require("h5py", extra="hep"), {}
+    file.visititems(lambda name, item: found.update({name: item} if isinstance(item, h5py.Dataset) else {}))
+    return found
+
+
+class CollectionTable:
+    """Columns of the datasets of one file.
+
+    Args:
+        path: The file, for messages.
+        datasets: All datasets by their paths.
+
+    Raises:
+        SubquadError: No dataset can be read; the reasons are listed.
+    """
+
+    layout = ""
+
+    def __init__(self, path: Path, datasets: Mapping[str, Any]) -> None:
+        self.refused: dict[str, str] = {}
+        # column → its dataset, its field, and the field that tells real particles
+        self._origins: dict[str, tuple[Any, str | None, str | None]] = {}
+        usable = {name: dataset for name, dataset in datasets.items() if not self._is_refused(name, dataset)}
+        collections = [dataset for dataset in usable.values() if dataset.ndim == 2]
+        # without collections of particles, what occurs most often is the number of jets
+        sizes = Counter(len(dataset) for dataset in collections or usable.values())
+        self.entries = sizes.most_common(1)[0][0] if sizes else 0
+        for name, dataset in usable.items():
+            if len(dataset) != self.entries:
+                self.refused[_column(name)] = f"it has {len(dataset):,} rows, and there are {self.entries:,} jets"
+            else:
+                self._add(name, dataset)
+        self.columns = tuple(self._origins)
+        if not self.columns:
+            reasons = [f"{name}: {reason}" for name, reason in self.refused.items()]
+            raise_errors(f"{path}: no dataset holds columns of jets:", reasons or ["there is no dataset"])
+
+    def _is_refused(self, name: str, dataset: Any) -> bool:
+        reason = _refusal(name, dataset)
+        if reason:
+            self.refused[_column(name)] = reason
+        return bool(reason)
+
+    def _add(self, name: str, dataset: Any) -> None:
+        fields = dataset.dtype.names or (None,)
+        valid = next((field for field in VALID if field in fields), None) if dataset.ndim == 2 else None
+        for field in fields:
+            kind = dataset.dtype if field is None else dataset.dtype.fields[field][0]
+            column = _column(name) if field is None else f"{_column(name)}_{field}"
+            if kind.kind not in "biuf":
+                self.refused[column] = f"it is of type {kind}, which is not a number"
+            elif column in self._origins:
+                self.refused[column] = "several datasets have this name"
+            else:
+                self._origins[column] = (dataset, field, valid)
+
+    def chunks(self, names: Sequence[str], entries: int) -> Iterator[Mapping[str, Any]]:
+        """Yield these columns, at most `entries` jets at a time."""
+        needed: dict[Any, set[str]] = {}
+        for name in names:
+            dataset, *fields = self._origins[name]
+            needed.setdefault(dataset, set()).update(field for field in fields if field)
+        for begin in range(0, self.entries, entries):
+            rows = slice(begin, min(begin + entries, self.entries))
+            taken = {
+                dataset: dataset.fields(sorted(fields))[rows] if fields else dataset[rows]
+                for dataset, fields in needed.items()
+            }
+            yield {name: _values(taken[self._origins[name][0]], *self._origins[name][1:]) for name in names}
+
+
+def _column(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _refusal(name: str, dataset: Any) -> str:
+    """Return why a dataset cannot be columns of jets; empty if it can."""
+    shape, names = list(dataset.shape or ()), dataset.dtype.names
+    if name.rsplit("/", 1)[-1].startswith("block") and name.endswith("_values"):
+        return "it is a part of a data frame in pandas' fixed format; save the frame with to_hdf(…, format='table')"
+    if not shape:
+        return "it is a single value"
+    if names is None and len(shape) > 1:
+        return f"it is an array {shape} in a group or beside compound types, and nothing says which particles are real"
+    if names is None and dataset.dtype.kind not in "biuf":
+        return f"it is of type {dataset.dtype}, which is not a number"
+    if len(shape) > 2:
+        return f"it has the shape {shape}; a compound type must be [jets] or [jets, particles]"
+    if len(shape) == 2 and not {*VALID} & set(names or ()):
+        return "it has no field `valid` that is true for real particles"
+    return ""
+
+
+def _values(rows: np.ndarray, field: str | None, valid: str | None) -> Any:
+    """Return a column: an array [n], or a list of the real particles of each jet."""
+    values = rows if field is None else rows[field]
+    # awkward has no numbers of 16 bits
+    values = values.astype(np.float32) if values.dtype == np.float16 else values
+    if valid is None:
+        return values
+    is_real = rows[valid].astype(bool)
+    return require("awkward", extra="hep").unflatten(values[is_real], is_real.sum(axis=1))

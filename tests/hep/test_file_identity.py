@@ -1,0 +1,70 @@
+"""Files that a tagger was fitted to are recognized by their content."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from subquad.errors import SubquadError
+from subquad.hep.commands.fit import fit
+from subquad.hep.data import file_identity
+from subquad.hep.data.examples import example_path
+from subquad.hep.data.file_identity import digests_of, training_note, training_paths
+from subquad.hep.metrics.predictions import Predictions
+
+
+def test_copies_and_links_are_recognized_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "a.root").write_bytes(b"jets")
+    config = {"digests": digests_of([tmp_path / "a.root"])}
+    shutil.copy(tmp_path / "a.root", tmp_path / "copy.root")
+    os.link(tmp_path / "a.root", tmp_path / "link.root")
+    (tmp_path / "other.root").write_bytes(b"jots")
+    monkeypatch.chdir(tmp_path)
+    files = [Path("copy.root:tree"), Path("link.root"), Path("other.root")]
+    assert training_paths(config, files) == files[:2]
+    # a training file that was replaced is not one any more
+    (tmp_path / "a.root").write_bytes(b"new!")
+    assert training_paths(config, [Path("a.root")]) == []
+
+
+def test_files_of_other_sizes_are_not_read(tmp_path, monkeypatch):
+    (tmp_path / "a.root").write_bytes(b"jets")
+    (tmp_path / "large.root").write_bytes(b"many jets")
+    config = {"digests": digests_of([tmp_path / "a.root"])}
+    monkeypatch.setattr(file_identity, "fingerprint", lambda file: pytest.fail(f"{file} is read"))
+    assert training_paths(config, [tmp_path / "large.root"]) == []
+    assert training_note("run", {}, [tmp_path / "large.root"], remedy="") is None
+
+
+def test_the_note_names_the_files_and_what_to_do(tmp_path):
+    for name in "abcde":
+        (tmp_path / f"{name}.root").write_text(name)
+    files = sorted(tmp_path.iterdir())
+    config = {"digests": digests_of(files[:4])}
+    assert training_note("run", config, files, remedy="use others") == (
+        "run was trained on jets of 4 of the 5 files (a.root, b.root, c.root, …), so results are biased upwards; use "
+        "others."
+    )
+    marked = training_note("run", {**config, "is_marked": True}, files[:1], remedy="use others")
+    assert "1 of the 1 files (a.root): on those that the files mark for training" in marked
+
+
+def test_a_copy_of_a_training_file_is_not_tested_on(tmp_path):
+    copy = tmp_path / "renamed.root"
+    shutil.copy(example_path(), copy)
+    with pytest.raises(SubquadError, match=r"--test: .*renamed\.root is also among the files to fit on \(as .*small"):
+        fit("example:jets", test=[copy], out=tmp_path / "run", quiet=True)
+
+
+def test_jets_are_compared_by_their_momenta_and_not_by_their_labels_alone():
+    random = np.random.default_rng(0)
+    labels, pt = np.repeat([0, 1], 20), random.uniform(500, 1000, 40)
+    values = {"model": "m", "source": "s", "probabilities": np.full((40, 2), 0.5), "labels": labels}
+    one, same = Predictions(**values, pt=pt), Predictions(**values, pt=pt.astype(np.float32).astype(float))
+    assert one.is_on_jets_of(same)
+    assert not one.is_on_jets_of(Predictions(**values, pt=pt[::-1]))
+    # without common observers the labels decide
+    assert one.is_on_jets_of(Predictions(**values, multiplicity=pt))
+    assert not one.is_on_jets_of(Predictions(**{**values, "labels": 1 - labels}, pt=pt))
