@@ -1,18 +1,13 @@
-"""Lyra, baselines and their ensemble against published results, on the published test rows and over several seeds.
+"""Lyra, baselines and their ensemble against published results on test rows that the suite of tasks does not have.
 
 Run: SUBQUAD_DATA=DATA python benchmarks/bio_tasks.py --out published [--only cas13a azimuth] [--seeds 0 1 2] [--jobs 2]
 
 Each result is one or several tasks of `subquad bio bench`, so that the same command resumes an interrupted benchmark.
 
-- fluorescence: TAPE's split, Spearman.
-- cpp: the 192 peptides of KELM's independent test, accuracy.
 - cas13a: ADAPT's held-out guides, AUROC over its 51,980 rows: 5,197 guide-target pairs, each with ten resampled
   measurements, of which those above log k = -4 are active. Trained on pairs with one measurement each.
 - idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task per function, tested on
   the proteins of both: no DP93 protein is in training.
-- ncrna: nRC's 13 classes, accuracy on the test rows whose sequence is not in training.
-- syua, pten, gb1_stability, cov_degradation, openvaccine_*: test rows of the suite, Spearman (R² over the residues of
-  OpenVaccine). Published on these rows is only CodonBERT's comparison for the degradation of the vaccine.
 - azimuth: 17 genes, each predicted by models of the others; Spearman of all rows out-of-fold, and its mean over genes.
 
 The last line is JSON: for each result the published value, and mean and standard deviation over seeds of each model.
@@ -39,18 +34,6 @@ ADAPT = "raw/adapt_published_predictions/classify__test.tsv.gz"
 AZIMUTH = "raw/azimuth_FC_plus_RES_withPredictions.csv.gz"
 DP93 = "raw/disoflag_DP93.txt.gz"
 
-CONDITIONS = ("reactivity", "deg_Mg_pH10", "deg_pH10", "deg_Mg_50C", "deg_50C")
-# name, task of the suite, metric, published value
-SHIPPED = [
-    ("fluorescence", "dms/tape_fluorescence", "spearman", 0.68),
-    ("cpp", "pep/cpp_plm4cpps", "accuracy", 0.90),
-    ("ncrna", "rna/ncrna_13class_nrc", "accuracy", 0.857),
-    ("syua", "dms/syua_newberry2020", "spearman", None),
-    ("pten", "dms/metl_pten-activity", "spearman", None),
-    ("gb1_stability", "dms/gb1_stability_nisthal", "spearman", None),
-    ("cov_degradation", "rna/codonbert_CoV_Vaccine_Degradation", "spearman", 0.80),
-    *((f"openvaccine_{name}", f"rna/openvaccine_{name}", "r2", None) for name in CONDITIONS),
-]
 # function, line of a record after its header, best published AUROC on DP94 (fIDPnn, DeepDISOBind) and DP93 (DisoFLAG)
 FUNCTIONS = [
     ("disorder", 2, 0.829, 0.855),
@@ -107,8 +90,7 @@ def main():
 
 
 def all_marks():
-    marks = [{"name": name, "ids": [task], "metric": metric, "mark": mark} for name, task, metric, mark in SHIPPED]
-    marks.append({"name": "cas13a", "ids": ["marks/cas13a"], "metric": "auroc", "mark": 0.866})
+    marks = [{"name": "cas13a", "ids": ["marks/cas13a"], "metric": "auroc", "mark": 0.866}]
     for name, _, *published in FUNCTIONS:
         for group, mark in zip(("DP94", "DP93"), published, strict=True):
             own = {"ids": [f"marks/idr_{name}"], "group": group, "metric": "auroc", "mark": mark}
@@ -119,7 +101,6 @@ def all_marks():
 
 def write_tasks(marks, data, out, settings):
     """Write the tables that are derived from the data, and the list of tasks; return its path."""
-    shipped = {task["id"]: task for task in read_json(data / "tasks.json")}
     folder = (out / "tables" / "marks").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
@@ -131,11 +112,8 @@ def write_tasks(marks, data, out, settings):
             mark["ids"] = [task["id"] for task in own]
         elif mark["name"] == "cas13a":
             own = [cas13a_task(data, folder)]
-        elif mark["name"].startswith("idr_"):
-            own = [idr_task(data, folder, mark["ids"][0].removeprefix("marks/idr_"))]
         else:
-            task = shipped[mark["ids"][0]]
-            own = [{**task, "file": str((data / task["file"]).resolve())}]
+            own = [idr_task(data, folder, mark["ids"][0].removeprefix("marks/idr_"))]
         entries += [{**task, "settings": {**task.get("settings", {}), **settings}} for task in own]
     path = out / "marks.json"
     path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
