@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 
 __all__ = ["Link", "Picture", "Section", "Table", "page", "picture", "show", "signed"]
 
+LARGE, SMALL, ROUNDING_ERROR = 1e6, 5e-4, 1e-12
+"""Numbers from `LARGE` on, and below `SMALL` but for rounding errors, are written with an exponent."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -70,8 +73,10 @@ def show(value: str | float | int | None) -> str:
             return str(value)
         case int():
             return f"{value:,}"
-        case _:
-            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 10 else f"{value:.3f}"
+    size = abs(value)
+    if size >= LARGE or ROUNDING_ERROR < size < SMALL:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.3g}" if size >= 10 else f"{value:.3f}"
 
 
 def signed(value: float, digits: int) -> str:
