@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -215,6 +216,35 @@ def test_long_sequences_of_many_rows_show_their_letters_to_trees():
     assert baseline.model.view == "letters"
     inputs, target = dataset.part("test")
     assert score(target, baseline.predict(inputs))["spearman"] > 0.9
+
+
+@pytest.mark.parametrize("view", ["letters", "numbers"])
+def test_the_validation_rows_choose_between_letters_and_features(monkeypatch, view):
+    tried = []
+
+    def fitted(choice, *data, seconds, **options):
+        tried.append((choice.view, seconds))
+        model = SimpleNamespace(view=choice.view, predict=lambda _, inputs: np.zeros((len(inputs), 1)))
+        return float(choice.view == view), model, {"view": choice.view}
+
+    monkeypatch.setattr(boosting, "_fit_view", fitted)
+    dataset = aligned("regression", rows=307, length=9, letters=20)
+    baseline = fit_boosting(dataset, seconds=20.0)
+    assert sorted(tried) == [("letters", 5.0), ("numbers", 15.0)]
+    assert (baseline.model.view, baseline.selected["view"]) == (view, view)
+
+
+def test_trees_on_letters_find_interactions_that_features_miss():
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 20, (1501, 4)).astype(np.int8)
+    table = random.normal(size=(20, 20))
+    dataset = Dataset(
+        inputs=Inputs(codes=codes, letters=20, covariates=np.zeros((1501, 0)), is_aligned=True),
+        target=Target(task_type="regression", y=table[codes[:, 0], codes[:, 2]][:, None]),
+        split=split_of(1501),
+    )
+    baseline = fit_boosting(dataset, iterations=61)
+    assert baseline.selected["view"] == "letters"
 
 
 def test_a_small_budget_takes_fewer_rows_and_trees(monkeypatch):

@@ -130,7 +130,7 @@ class FitSettings:
     """Number of networks of `lyra` trained with different seeds; their predictions are averaged. Default: as many as
     `--tokens` allows, at most 5."""
     boosting_iterations: Model[int | None] = None
-    """Maximum number of trees in gradient boosting. Default: as many as fit in half a minute or in the time of
+    """Maximum number of trees in gradient boosting. Default: as many as fit in 40 seconds or in the time of
     Lyra, if that is longer, at most 500."""
     transform: Model[Literal["auto", "none", "rank"]] = "auto"
     """Transform of the measurements before training: `none` standardises them, `rank` maps ranks to normal quantiles,

@@ -26,7 +26,7 @@ class BenchSettings:
     tokens: Training[int] = 2_000_000
     """Training budget of each network, in tokens (letters of the sequences)."""
     boosting_iterations: Training[int | None] = None
-    """Maximum number of trees in gradient boosting. Default: as many as fit in half a minute or in the time of Lyra."""
+    """Maximum number of trees in gradient boosting. Default: as many as fit in 40 seconds or in the time of Lyra."""
     seeds: Training[tuple[int, ...]] = (0,)
     """Seeds; each task is run once per seed."""
     jobs: Training[int] = 2

@@ -1,8 +1,9 @@
 """Gradient boosting with trees selected on the validation rows. Costs as many seconds as it may.
 
-Trees use the features of ridge or, if those would allow only few trees, the letter at each position as a categorical
-feature instead of one-hot: the same information in a twentieth of the columns. For residues they use properties of the
-letters around. A small search decides on leaves per tree and rows per leaf, early stopping on the number of trees.
+Trees use the features of ridge, or the letter at each position as a categorical feature instead of one-hot: the same
+information in a twentieth of the columns, of which a split takes several letters at once. Both are tried if the time
+allows, and the validation rows decide. For residues trees use properties of the letters around. A small search decides
+on leaves per tree and rows per leaf, early stopping on the number of trees.
 
 Axes: n rows, F features, O outputs.
 """
@@ -10,6 +11,7 @@ Axes: n rows, F features, O outputs.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +27,8 @@ __all__ = ["Trees", "fit_trees"]
 MAX_TREES = 500
 FEW_TREES = 100
 """Number of trees below which letters replace features."""
+LETTERS_TIME = 0.25
+"""Fraction of the time for trees on letters, where trees on features are tried too."""
 MIN_TREES = 50
 """Minimum number of trees, on fewer rows if necessary."""
 PATIENCE = 50
@@ -96,7 +100,7 @@ def fit_trees(
 ) -> tuple[Trees, dict[str, Any]]:
     """Return the trees that are best on the validation rows, and what was selected.
 
-    That is `leaves` (per tree), `rows_per_leaf`, `trees` and `rows` (of training).
+    That is the `view`, `leaves` (per tree), `rows_per_leaf`, `trees` and `rows` (of training).
 
     Args:
         features: Features fitted to the training rows.
@@ -107,16 +111,76 @@ def fit_trees(
         seed: Seed of random subsets of the rows and of ties.
         seconds: Approximate processor time of the fit.
     """
-    target = train.target
+    choices = _choices(features, train, seconds / _forests(train.target))
+    options = {"metric": metric, "iterations": iterations, "seed": seed}
+    found = []
+    for choice in choices:
+        share = 1.0 if len(choices) == 1 else LETTERS_TIME if choice.view == "letters" else 1 - LETTERS_TIME
+        found.append(_fit_view(choice, features, train, validation, seconds=share * seconds, **options))
+    _, trees, selected = max(found, key=lambda one: one[0])
+    return trees, selected
+
+
+def _forests(target: Target) -> int:
+    """Return the number of trees per iteration."""
     models = target.outputs if target.task_type in ("regression", "multilabel") else 1
-    forests = models * (target.outputs if target.task_type == "multiclass" and target.outputs > 2 else 1)
+    return models * (target.outputs if target.task_type == "multiclass" and target.outputs > 2 else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """A view of the trees, and what it costs."""
+
+    view: View
+    columns: list[int]
+    """Features that it uses beside letters or residues."""
+    width: int
+    """Number of values per row."""
+    rate: float
+    """Values processed per second."""
+
+
+def _choices(features: Any, train: Part, seconds: float) -> list[_Choice]:
+    """Return the views to try in `seconds` per forest."""
+    if train.residues:
+        return [_Choice(view="residues", columns=[], width=features.numbers_count, rate=NUMERIC_RATE)]
+    affordable = seconds * NUMERIC_RATE / FEW_TREES / (len(train.target) + OVERHEAD_ROWS)
+    # a single substitution is known from its features; one-hot letters would only repeat it
+    is_known = features.substitutions is not None and not features.has_several
+    always = LETTERS if is_known else ()
+    # products are left out first: trees find them by splitting twice
+    for left_out in (always, (*always, *PRODUCTS)):
+        columns = np.flatnonzero(~np.isin(features.blocks, left_out))
+        if len(columns) <= affordable:
+            break
+    numbers = _Choice(view="numbers", columns=columns.tolist(), width=max(len(columns), 1), rate=NUMERIC_RATE)
+    rest, count = np.flatnonzero(~np.isin(features.blocks, (*LETTERS, *PRODUCTS))), _categories(features)
+    letters = _Choice(view="letters", columns=rest.tolist(), width=count + len(rest), rate=LETTER_RATE)
+    if not count or count / LETTER_RATE >= (len(columns) - len(rest)) / NUMERIC_RATE:
+        return [numbers]
+    return [letters] if len(columns) > affordable else [numbers, letters]
+
+
+def _fit_view(
+    choice: _Choice,
+    features: Any,
+    train: Part,
+    validation: Part,
+    *,
+    metric: str,
+    iterations: int | None,
+    seed: int,
+    seconds: float,
+) -> tuple[float, Trees, dict[str, Any]]:
+    """Return the validation metric of the best trees of a view, the trees, and what was selected; see `fit_trees`."""
+    target, view, columns = train.target, choice.view, choice.columns
+    models = target.outputs if target.task_type in ("regression", "multilabel") else 1
     search = SEARCH if len(target) <= FEW_ROWS else SHORT_SEARCH
     if train.residues:
         # residues of a sequence are correlated, so sequences count
         rows_per_leaf = min(MIN_RESIDUES_PER_LEAF, max(len(target) // 100, 1))
         search = [(size, rows_per_leaf) for size in ((8, 31) if len(train.inputs) <= FEW_ROWS else (31,))]
-    view, columns, wide, rate = _view(features, train, seconds / forests)
-    affordable = seconds * rate / (forests * wide * len(search))
+    affordable = seconds * choice.rate / (_forests(target) * choice.width * len(search))
     most = iterations or int(np.clip(affordable / (len(target) + OVERHEAD_ROWS), MIN_TREES, MAX_TREES))
     fewest = min(MIN_TREES, iterations or MIN_TREES)
     rows = int(max(affordable / fewest - OVERHEAD_ROWS, 5 * OVERHEAD_ROWS))
@@ -133,45 +197,24 @@ def fit_trees(
     options: dict[str, Any] = {"random_state": seed}
     if view == "letters":
         options["categorical_features"] = list(range(_categories(features)))
-    if wide > MANY_COLUMNS:
+    if choice.width > MANY_COLUMNS:
         options["max_features"] = COLUMN_FRACTION
     found = []
     for k in range(models):
         (rows, own), (known, held_out) = train.column(k), validation.column(k)
-        choice = {"metric": metric, "search": search, "most": most, "options": options}
-        found.append(_search(X[rows], own, V[known], held_out.target, **choice))
+        given = {"metric": metric, "search": search, "most": most, "options": options}
+        found.append(_search(X[rows], own, V[known], held_out.target, **given))
     trees = Trees(
         task_type=target.task_type,
         view=view,
         columns=columns,
-        models=[model for model, _ in found],
-        counts=[own["trees"] for _, own in found],
+        models=[model for _, model, _ in found],
+        counts=[own["trees"] for *_, own in found],
         outputs=target.outputs,
         edges=edges,
     )
-    chosen = found[0][1] if models == 1 else {key: [own[key] for _, own in found] for key in found[0][1]}
-    return trees, {**chosen, "rows": len(train.target)}
-
-
-def _view(features: Any, train: Part, seconds: float) -> tuple[View, list[int], int, float]:
-    """Return the view of the trees, its columns, the number of values per row, and the values processed per second."""
-    if train.residues:
-        return "residues", [], features.numbers_count, NUMERIC_RATE
-    affordable = seconds * NUMERIC_RATE / FEW_TREES / (len(train.target) + OVERHEAD_ROWS)
-    # a single substitution is known from its features; one-hot letters would only repeat it
-    is_known = features.substitutions is not None and not features.has_several
-    always = LETTERS if is_known else ()
-    # products are left out first: trees find them by splitting twice
-    for left_out in (always, (*always, *PRODUCTS)):
-        columns = np.flatnonzero(~np.isin(features.blocks, left_out))
-        if len(columns) <= affordable:
-            break
-    rest = np.flatnonzero(~np.isin(features.blocks, (*LETTERS, *PRODUCTS)))
-    letters = _categories(features)
-    is_cheaper = letters / LETTER_RATE < (len(columns) - len(rest)) / NUMERIC_RATE
-    if len(columns) > affordable and letters and is_cheaper:
-        return "letters", rest.tolist(), letters + len(rest), LETTER_RATE
-    return "numbers", columns.tolist(), max(len(columns), 1), NUMERIC_RATE
+    chosen = found[0][2] if models == 1 else {key: [own[key] for *_, own in found] for key in found[0][2]}
+    return fmean(value for value, *_ in found), trees, {"view": view, **chosen, "rows": len(train.target)}
 
 
 def _columns_of(features: Any, inputs: Inputs, *residues: np.ndarray, view: View, columns: list[int]) -> np.ndarray:
@@ -223,13 +266,13 @@ def _search(
     search: Sequence[tuple[int, int]],
     most: int,
     options: dict[str, Any],
-) -> tuple[Any, dict[str, int]]:
-    """Return the model that is best on the validation rows, and its leaves, rows per leaf and number of trees."""
+) -> tuple[float, Any, dict[str, int]]:
+    """Return the best validation metric, the model that has it, and its leaves, rows per leaf and number of trees."""
     target = train.target
     classes = target.outputs if target.task_type == "multiclass" else 0
     y, held_out = (own.y[:, 0] if own.task_type == "regression" else own.y for own in (target, validation))
     if target.task_type != "regression" and len(np.unique(y)) == 1:
-        return float(y[0]), {"leaves": 1, "rows_per_leaf": 1, "trees": 0}
+        return 0.0, float(y[0]), {"leaves": 1, "rows_per_leaf": 1, "trees": 0}
     # the loss of a class without training rows is undefined
     known = np.isin(held_out, y) if target.task_type != "regression" else np.ones(len(held_out), dtype=bool)
     watched = {"X_val": V[known], "y_val": held_out[known]} if known.any() else {}
@@ -245,7 +288,7 @@ def _search(
             if best is None or value > best[0]:
                 best = (value, model, {"leaves": leaves, "rows_per_leaf": rows_per_leaf, "trees": count})
     assert best is not None
-    return best[1:]
+    return best
 
 
 def _new(task_type: str, *, max_iter: int, **options: Any) -> Any:
