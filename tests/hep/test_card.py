@@ -57,6 +57,53 @@ def test_automatic_variables_are_those_without_numbers(options):
     assert again.features == found.features
 
 
+def test_points_and_vectors_are_never_standardized(options):
+    options["preprocess"] = {"method": "auto"}
+    options["inputs"]["pf_features"]["vars"] = ["part_deta", "part_dphi", "part_px"]
+    options["inputs"]["pf_points"]["vars"] = ["part_deta", "part_dphi"]
+    options["inputs"]["pf_vectors"]["vars"] = ["part_px", "part_py", "part_pz", "part_energy"]
+    card = card_of(options, "card.yaml")
+    assert [v.name for v in card.features if v.is_automatic] == ["part_deta", "part_dphi", "part_px"]
+    numbers = dict.fromkeys(("part_deta", "part_dphi", "part_px", "part_energy"), (2.0, 0.5))
+    found = standardized_card(card, numbers)
+    for one in (card, found):
+        assert all(v.center is None and not v.is_automatic for v in (*one.points, *one.vectors))
+    assert {v.center for v in found.features} == {2.0}
+    options["inputs"]["pf_points"]["vars"] = [["part_deta", "auto"], ["part_dphi", None, 0.5]]
+    with pytest.raises(SubquadError) as caught:
+        card_of(options, "card.yaml")
+    for name in ("part_deta", "part_dphi"):
+        assert f"inputs: pf_points: {name}: ['{name}', " in str(caught.value)
+    assert "points are taken as they are; write [part_deta, null]" in str(caught.value)
+
+
+def test_points_that_are_not_two_or_in_the_wrong_order_are_refused(options):
+    options["inputs"]["pf_points"]["vars"] = ["part_dphi", "part_deta"]
+    with pytest.raises(SubquadError, match="Δη first and Δφ second: part_deta, part_dphi"):
+        card_of(options, "card.yaml")
+    options["inputs"]["pf_points"]["vars"] = ["part_deta", "part_dphi", "part_dzval"]
+    with pytest.raises(SubquadError, match="points has 3 variables; it needs Δη and Δφ"):
+        card_of(options, "card.yaml")
+
+
+def test_a_variable_that_is_defined_twice_is_refused_with_both_expressions(options, tmp_path):
+    text = (CARDS / "JetClass_full.yaml").read_text()
+    path = tmp_path / "twice.yaml"
+    path.write_text(text.replace("new_variables:", "new_variables:\n   part_pt:  np.hypot(part_px, part_py)", 1))
+    assert read_card(path).new_variables["part_pt"].text == "np.hypot(part_px, part_py)"
+    path.write_text(text.replace("new_variables:", "new_variables:\n   part_pt: abs(part_px)", 1))
+    with pytest.raises(SubquadError) as caught:
+        read_card(path)
+    assert "twice.yaml: new_variables: part_pt is defined twice, as 'abs(part_px)' (line" in str(caught.value)
+    assert "and as 'np.hypot(part_px, part_py)' (line" in str(caught.value)
+    options["file_magic"] = {"part_pt": {"QCD": 1}}
+    options["labels"] = {"type": "custom", "value": {"part_e_log": "label_Hbb"}}
+    with pytest.raises(SubquadError) as caught:
+        card_of(options, "card.yaml")
+    assert "part_pt is defined as 'np.hypot(part_px, part_py)', and by file_magic as {'QCD': 1}" in str(caught.value)
+    assert "part_e_log is defined as 'label_Hbb', and by new_variables as 'np.log(part_energy)'" in str(caught.value)
+
+
 def test_weights_are_read(options):
     options["weights"] = {
         "use_precomputed_weights": False,

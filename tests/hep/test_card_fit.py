@@ -200,6 +200,54 @@ def test_missing_branches_are_reported_with_the_key_and_the_nearest(files):
         assert f"{name}: tree 'tree' has no branch jet_charge, which card.yaml: observers" in str(caught.value)
 
 
+def test_a_variable_with_the_name_of_a_branch_must_have_its_values(tables, tmp_path):
+    columns, write = tables
+    table = columns("QCD", classes=JETCLASS)
+    table["part_pt"] = ak.values_astype(np.hypot(table["part_px"], table["part_py"]), "float32")
+    (found,) = chunks_of([write(tmp_path / "same.root", table)], read_card(CARDS / "JetClass_full.yaml"))
+    assert len(found) == 23
+    lists = ak.to_list(table["part_pt"])
+    lists[5][0] *= 1.1
+    table["part_pt"] = ak.values_astype(ak.Array(lists), "float32")
+    path = write(tmp_path / "other.root", table)
+    with pytest.raises(SubquadError) as caught:
+        chunks_of([path], read_card(CARDS / "JetClass_full.yaml"))
+    assert "other.root: entry 5: part_pt is a branch of the file, and JetClass_full.yaml defines it as" in str(
+        caught.value
+    )
+    assert "'np.hypot(part_px, part_py)': " in str(caught.value)
+    assert "rename the variable" in str(caught.value)
+    # jets that are not selected are not compared
+    card = card_of({**options(), "selection": "jet_sdmass < -1"}, "card.yaml")
+    assert [len(chunk) for chunk in chunks_of([path], card)] == [0]
+    table["part_pt"] = table["jet_pt"]
+    with pytest.raises(SubquadError, match="of another shape; rename the variable"):
+        chunks_of([write(tmp_path / "shape.root", table)], read_card(CARDS / "JetClass_full.yaml"))
+
+
+def test_points_that_are_swapped_are_recognized_by_the_momenta(files):
+    given = options()
+    given["new_variables"] |= {"x": "part_dphi", "y": "-part_deta"}
+    given["inputs"]["pf_points"]["vars"] = ["y", "x"]
+    assert len(chunks_of(files[:1], card_of(given, "card.yaml"))[0]) == 47
+    given["inputs"]["pf_points"]["vars"] = ["x", "y"]
+    with pytest.raises(SubquadError, match=r"QCD\.root: pf_points: by the four-vectors, x is Δφ and y is Δη; write"):
+        chunks_of(files[:1], card_of(given, "card.yaml"))
+    # coordinates of another kind are left to the card
+    given["new_variables"] |= {"x": "part_deta + part_dphi", "y": "part_deta - part_dphi"}
+    assert len(chunks_of(files[:1], card_of(given, "card.yaml"))[0]) == 47
+
+
+def test_the_only_tree_of_a_file_is_taken_whatever_the_treename_of_the_card(tables, tmp_path):
+    columns, write = tables
+    path = write(tmp_path / "a.root", columns("QCD", classes=JETCLASS), tree="Jets")
+    card = card_of({**options(), "treename": "Events"}, "card.yaml")
+    (found,) = chunks_of([path], card)
+    assert len(found) == 23
+    with pytest.raises(SubquadError, match="no tree 'Events' in it; its trees are Jets"):
+        chunks_of([Path(f"{path}:Events")], card)
+
+
 def test_bad_jets_are_reported_by_file_and_entry_and_selected_away(tables, tmp_path):
     columns, write = tables
     table = columns("QCD", classes=JETCLASS)

@@ -3,7 +3,7 @@
 Any card with one collection of particles works unchanged. It is checked completely before a file of jets is opened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression
 from subquad.hep.settings import Reweighting
 
-__all__ = ["WEIGHT_COLUMN", "Card", "Variable", "card_of", "read_card", "standardized_card"]
+__all__ = ["LAYOUT_PREFIX", "WEIGHT_COLUMN", "Card", "Variable", "card_of", "read_card", "standardized_card"]
+
+LAYOUT_PREFIX = "layout "
+"""Beginning of the names of the cards of public layouts, which have no file."""
 
 WEIGHT_COLUMN = "_weight_"
 """Column with the value of the card's expression for weights."""
@@ -62,9 +65,14 @@ class Card:
     """Collections of events that hold several jets each; None for files with one entry per jet."""
 
     @property
+    def has_layout_names(self) -> bool:
+        """Whether it is the card of a public layout, whose variables may have the names of branches."""
+        return self.name.startswith(LAYOUT_PREFIX)
+
+    @property
     def has_automatic(self) -> bool:
         """Whether some standardization has to be computed from the training jets."""
-        return any(variable.is_automatic for variable in (*self.features, *self.points, *self.vectors))
+        return any(variable.is_automatic for variable in self.features)
 
     def branch(self, column: str) -> str:
         """Return the name in the files of a column."""
@@ -85,6 +93,15 @@ class Card:
 
     def branches(self, *, is_training: bool, has_labels: bool = True) -> dict[str, str]:
         """Return the columns that a file must have, each with the key of the card that asks for it."""
+        columns = self._columns(is_training=is_training, has_labels=has_labels)
+        return {name: place for name, place in columns.items() if name not in self.new_variables}
+
+    def used_variables(self, *, is_training: bool, has_labels: bool = True) -> set[str]:
+        """Return the new variables that are needed."""
+        return self._columns(is_training=is_training, has_labels=has_labels).keys() & self.new_variables.keys()
+
+    def _columns(self, *, is_training: bool, has_labels: bool) -> dict[str, str]:
+        """Return branches and new variables, each with the key of the card that asks for it."""
         asked: dict[str, str] = dict.fromkeys(self.per_particle(), "inputs")
         if self.mask:
             asked[self.mask] = "inputs"
@@ -97,23 +114,20 @@ class Card:
             if expression is not None:
                 asked |= {name: expression.place.split(": ", 1)[-1] for name in expression.names if name not in asked}
         found: dict[str, str] = {}
-        visited: set[str] = set()
         while asked:
             name, place = asked.popitem()
-            if name in visited or name in self.file_magic:
+            if name in found or name in self.file_magic:
                 continue
-            visited.add(name)
+            found[name] = place
             if name in self.new_variables:
                 asked |= dict.fromkeys(self.new_variables[name].names, f"new_variables: {name}")
-            else:
-                found[name] = place
         return found
 
 
 def standardized_card(card: Card, found: Mapping[str, tuple[float, float]]) -> Card:
     """Return the card with center and scale of these variables, under the keys where weaver writes them too."""
     params = {}
-    for variable in (*card.features, *card.points, *card.vectors):
+    for variable in card.features:
         center, scale = found.get(variable.name, (variable.center, variable.scale))
         params[variable.name] = {
             **{"length": card.length, "pad_mode": "constant", "pad_value": 0},
@@ -131,14 +145,38 @@ def read_card(path: Path | str) -> Card:
     """
     path = Path(path)
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        options, twice = yaml.safe_load(text), _defined_twice(yaml.compose(text, yaml.SafeLoader))
     except FileNotFoundError:
         raise SubquadError(f"{path}: no such file (--card)") from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         raise SubquadError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(options, dict):
         raise SubquadError(f"{path}: not a data card; it must have `inputs` and `labels`")
+    raise_errors(f"{path}: this data card cannot be used:", [f"{path.name}: {message}" for message in twice])
     return card_of(options, path.name)
+
+
+def _defined_twice(node: yaml.Node | None, place: str = "") -> Iterator[str]:
+    """Yield a message for each key that a mapping has twice with different values, of which YAML keeps the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        name = str(key.value)
+        if name in seen and _text(seen[name]) != _text(value):
+            lines = [one.start_mark.line + 1 for one in (seen[name], value)]
+            yield (
+                f"{place}{name} is defined twice, as {_text(seen[name])!r} (line {lines[0]}) and as {_text(value)!r} "
+                f"(line {lines[1]}); remove one, or rename it"
+            )
+        seen.setdefault(name, value)
+        yield from _defined_twice(value, f"{place}{name}: ")
+
+
+def _text(node: yaml.Node) -> str:
+    text = node.value if isinstance(node, yaml.ScalarNode) else yaml.serialize(node)
+    return " ".join(str(text).split())
 
 
 def card_of(options: Mapping[str, Any], name: str) -> Card:

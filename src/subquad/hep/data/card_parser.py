@@ -15,6 +15,8 @@ from subquad.hep.settings import Reweighting, bin_edges
 __all__ = ["CardParser", "Variable"]
 
 GROUPS = ("features", "points", "vectors", "mask")
+COORDINATES = ("points", "vectors")
+"""Groups that no standardization applies to."""
 KEYS = (
     *("treename", "branch_magic", "file_magic", "selection", "test_time_selection", "preprocess", "new_variables"),
     *("inputs", "labels", "observers", "monitor_variables", "weights", "bucketing", "collections"),
@@ -58,6 +60,7 @@ class CardParser:
         self._check_cycles(new_variables)
         groups, length = self._groups(options)
         labels, classes = self._labels(options)
+        self._check_definitions(options, new_variables)
         selection = self._optional(options, "selection")
         observers = self._names(options, "observers")
         self._names(options, "monitor_variables")
@@ -133,6 +136,25 @@ class CardParser:
         for name in new_variables:
             walk(name, ())
 
+    def _check_definitions(self, options: Mapping[str, Any], new_variables: Mapping[str, Expression]) -> None:
+        """Check that no other key of the card defines a new variable in another way."""
+        for name, values in self._mapping(options, "file_magic").items():
+            if not isinstance(values, Mapping):
+                self._error(f"file_magic: {name}: {values!r} is not a mapping `pattern of the file name: value`")
+            elif name in new_variables:
+                text = new_variables[name].text
+                self._error(
+                    f"new_variables: {name} is defined as {text!r}, and by file_magic as {dict(values)}; rename one "
+                    "of them"
+                )
+        value = self._mapping(options, "labels").get("value")
+        for name, text in value.items() if isinstance(value, Mapping) else ():
+            own = new_variables.get(str(name))
+            if own is not None and _words(text) != _words(own.text):
+                self._error(
+                    f"labels: {name} is defined as {text!r}, and by new_variables as {own.text!r}; rename one of them"
+                )
+
     def _groups(self, options: Mapping[str, Any]) -> tuple[dict[str, tuple[Variable, ...]], int]:
         inputs = self._mapping(options, "inputs")
         groups: dict[str, tuple[Variable, ...]] = {}
@@ -152,7 +174,7 @@ class CardParser:
             lengths[name] = group.get("length")
             if str(group.get("pad_mode", "constant")).lower() not in ("wrap", "constant"):
                 self._error(f"inputs: {name}: pad_mode is {group['pad_mode']!r}; wrap or constant")
-            groups[kind] = self._variables(group.get("vars"), f"inputs: {name}", options, is_mask=kind == "mask")
+            groups[kind] = self._variables(group.get("vars"), f"inputs: {name}", options, kind=kind)
         if len(prefixes) > 1:
             self._error(
                 f"inputs: {', '.join(sorted(prefixes))}: networks take one collection of particles; "
@@ -160,10 +182,11 @@ class CardParser:
             )
         if not groups.get("features"):
             self._error("inputs: no group of features, such as pf_features")
-        for kind, count in (("vectors", 4), ("mask", 1)):
+        wanted = {"points": (2, "Δη and Δφ"), "vectors": (4, "px, py, pz and energy"), "mask": (1, "one variable")}
+        for kind, (count, what) in wanted.items():
             if groups.get(kind) and len(groups[kind]) != count:
-                what = "px, py, pz and energy" if kind == "vectors" else "one variable"
                 self._error(f"inputs: {kind} has {len(groups[kind])} variables; it needs {what}")
+        self._check_order(groups.get("points", ()))
         if not groups.get("points") and not groups.get("vectors"):
             self._error("inputs: neither points nor vectors; add pf_points, coordinates for nearest neighbours")
         good = {length for length in lengths.values() if isinstance(length, int) and length > 0}
@@ -172,14 +195,22 @@ class CardParser:
             self._error(f"inputs: all lengths must be the same whole number above 0 ({listed})")
         return groups, next(iter(good), 1)
 
-    def _variables(self, given: Any, place: str, options: Mapping[str, Any], *, is_mask: bool) -> tuple[Variable, ...]:
+    def _check_order(self, points: Sequence[Variable]) -> None:
+        """Check by their names that the points are Δη and Δφ; only the second one is an angle, compared modulo 2π."""
+        words = [{word for word in ("eta", "phi") if word in point.name.lower()} for point in points]
+        if words == [{"phi"}, {"eta"}]:
+            first, second = (point.name for point in points)
+            self._error(f"inputs: points are {first}, {second}; write Δη first and Δφ second: {second}, {first}")
+
+    def _variables(self, given: Any, place: str, options: Mapping[str, Any], *, kind: str) -> tuple[Variable, ...]:
         preprocess = self._mapping(options, "preprocess")
-        if not is_mask and place.endswith("features"):
+        if kind == "features":
             self._known(preprocess, ("method", "data_fraction", "params"), "key", "preprocess: ")
             if not str(preprocess.get("method", "manual")).lower().startswith(("manual", "auto")):
                 self._error(f"preprocess: method is {preprocess['method']!r}; manual or auto")
-        is_auto = str(preprocess.get("method", "manual")).lower().startswith("auto") and not is_mask
-        params = preprocess.get("params") or {}
+        is_auto = str(preprocess.get("method", "manual")).lower().startswith("auto") and kind == "features"
+        # weaver's params stand for all groups that a variable is in
+        params = (preprocess.get("params") or {}) if kind == "features" else {}
         if not isinstance(given, list) or not given:
             self._error(f"{place}: vars must list one variable or more")
             return ()
@@ -189,6 +220,12 @@ class CardParser:
             where = f"{place}: {name}"
             if not isinstance(name, str) or len(numbers) > 5:
                 self._error(f"{where}: write [name, subtract, multiply, clip_min, clip_max, pad]")
+                continue
+            if kind in COORDINATES and any(number is not None for number in numbers[:2]):
+                self._error(
+                    f"{where}: {entry!r}: {kind} are taken as they are; write [{name}, null], and define another unit "
+                    "in new_variables"
+                )
                 continue
             if name in params:
                 numbers = [params[name].get(key) for key in ("center", "scale", "min", "max")]
@@ -254,6 +291,11 @@ class CardParser:
                 "particles: PFCands, jet_index: FatJetPFCands_jetIdx, particle_index: FatJetPFCands_pFCandsIdx"
             )
         return Collections(**given) if given and not missing and len(given) == len(names) else None
+
+
+def _words(text: Any) -> str:
+    """Return an expression without spaces."""
+    return "".join(str(text).split())
 
 
 def _parse_weights(given: Mapping[str, Any]) -> Reweighting | str:

@@ -19,6 +19,7 @@ from subquad.hep.data.columns import (
     ChunkErrors,
     check_energies,
     check_finite,
+    check_points,
     class_indices,
     jet_table,
     jet_totals,
@@ -167,8 +168,15 @@ class _CardReader:
 
     def branches(self, source: Source) -> list[str]:
         """Return the branches to read."""
-        others = [*self._links(source).values(), source.split if self.is_training else None]
+        others = [*self._links(source).values(), source.split if self.is_training else None, *self._redefined(source)]
         return sorted({self.card.branch(name) for name in self._wanted()} | {name for name in others if name})
+
+    def _redefined(self, source: Source) -> list[str]:
+        """Return the branches of a file whose names new variables of the card have that are used."""
+        if self.card.has_layout_names:
+            return []
+        used = self.card.used_variables(is_training=self.is_training, has_labels=self.has_labels)
+        return sorted(used & {*source.columns})
 
     def _links(self, source: Source) -> dict[str, str | None]:
         return self.card.collections.branches(source.columns) if self.card.collections else {}
@@ -181,11 +189,12 @@ class _CardReader:
         ak = require("awkward", extra="hep")
         split = _split(given, source, errors) if self.is_training else None
         if self.card.collections is not None:
-            names = [self.card.branch(name) for name in self._wanted()]
+            names = [*(self.card.branch(name) for name in self._wanted()), *self._redefined(source)]
             given, event = self.card.collections.flattened(given, names, errors)
             errors = replace(errors, entries=errors.entries[event])
             if not len(event):
                 return self._empty()
+        redefined = {name: given[name] for name in self._redefined(source)}
         given = {name: given[self.card.branch(name)] for name in self._wanted()}
         for name, values in self.card.file_magic.items():
             given[name] = ak.Array(np.full(len(errors.entries), _file_magic(values, source)))
@@ -196,11 +205,14 @@ class _CardReader:
             errors = replace(errors, entries=errors.entries[keep])
             split = None if split is None else split[keep]
             columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
+            redefined = {name: column[keep] for name, column in redefined.items()}
         before = len(errors.errors)
         check_finite(columns, list(self._wanted()), errors)
         # variables computed from bad columns are bad too, and need no message of their own
         if len(errors.errors) > before or not len(errors.entries):
             return self._empty()
+        for name, branch in redefined.items():
+            _check_definition(name, branch, columns, self.card, errors)
         return replace(self._selected(columns, errors), split=split)
 
     def _empty(self) -> JetChunk:
@@ -224,9 +236,14 @@ class _CardReader:
         vectors = table[:, list(self.layout.vectors.columns)] if self.layout.vectors else None
         if vectors is not None:
             check_energies(vectors[:, 3], lengths, errors)
-        if len(names) < len(self.layout.particles):
-            assert vectors is not None
-            table = np.concatenate([table, angles_from_momenta(vectors, lengths)], axis=1)
+        if vectors is not None:
+            angles = angles_from_momenta(vectors, lengths)
+            if card.points:
+                points = [variable.name for variable in card.points]
+                own = table[:, [names.index(name) for name in points]]
+                check_points(own, angles, lengths, points, errors)
+            else:
+                table = np.concatenate([table, angles], axis=1)
         return JetChunk(
             particles=table,
             lengths=lengths,
@@ -285,6 +302,30 @@ class _CardReader:
             what = f"{text} is {numbers[np.argmax(is_bad)]:g}"
             errors.add(is_bad, what, advice="classes are whole numbers from 0 on")
         return numbers.astype(np.int64)
+
+
+def _check_definition(name: str, branch: Any, columns: _CardColumns, card: Card, errors: ChunkErrors) -> None:
+    """Add an error if a new variable differs from the branch of the same name."""
+    ak = require("awkward", extra="hep")
+    own, text = columns[name], card.new_variables[name].text
+    place = f"{name} is a branch of the file, and {card.name} defines it as {text!r}"
+    advice = f"rename the variable, or remove it from new_variables to use the branch {name}"
+    is_alike = (
+        branch.ndim == own.ndim
+        and "str" not in str(branch.type)
+        and (own.ndim == 1 or bool(ak.all(ak.num(branch) == ak.num(own))))
+    )
+    if not is_alike:
+        errors.errors.append(f"{errors.file}: {place}, of another shape; {advice}")
+        return
+    pairs = [ak.to_numpy(ak.flatten(values, axis=None)).astype(np.float64) for values in (branch, own)]
+    differs = ~np.isclose(*pairs, rtol=1e-3, atol=1e-3 * np.nanmedian(np.abs(pairs[0])), equal_nan=True)
+    if differs.any():
+        first = int(np.argmax(differs))
+        counts = ak.to_numpy(ak.num(own)) if own.ndim == 2 else np.ones(len(own), np.int64)
+        is_bad = np.zeros(len(own), bool)
+        is_bad[np.repeat(np.arange(len(own)), counts)[differs]] = True
+        errors.add(is_bad, f"{place}: {pairs[0][first]:g} against {pairs[1][first]:g}", advice=advice)
 
 
 def _truncated(

@@ -15,11 +15,15 @@ __all__ = [
     "ChunkErrors",
     "check_energies",
     "check_finite",
+    "check_points",
     "class_indices",
     "jet_table",
     "jet_totals",
     "particle_table",
 ]
+
+MIN_PAIRS = 20
+"""Smallest number of pairs of particles from which the order of two angles is recognized."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +95,37 @@ def _check_particles(values: np.ndarray, lengths: np.ndarray, name: str, errors:
 def check_energies(energies: np.ndarray, lengths: np.ndarray, errors: ChunkErrors) -> None:
     """Add an error for jets with a negative energy among those of their particles [C]."""
     _add_particles(energies < 0, energies, lengths, "the energy", errors)
+
+
+def check_points(
+    points: np.ndarray, angles: np.ndarray, lengths: np.ndarray, names: Sequence[str], errors: ChunkErrors
+) -> None:
+    """Add an error if the points are Δφ and Δη rather than Δη and Δφ, of which only the second is compared modulo 2π.
+
+    Args:
+        points: [C, 2], coordinates by a data card.
+        angles: [C, 2], Δη and Δφ by the momenta.
+        lengths: [J].
+        names: Those of the points.
+        errors: Receives the error.
+    """
+    jet = np.repeat(np.arange(len(lengths)), lengths)
+    is_pair = jet[1:] == jet[:-1]
+    # distances of consecutive particles do not depend on the origin; signs may be flipped by that of the jet's η
+    own, true = (np.abs(np.diff(table.astype(np.float64), axis=0)[is_pair]) for table in (points, angles))
+    if len(own) < MIN_PAIRS:
+        return
+
+    def off(eta: np.ndarray, phi: np.ndarray) -> float:
+        turn = np.minimum(phi % (2 * np.pi), -phi % (2 * np.pi))
+        of_momenta = np.minimum(true[:, 1], 2 * np.pi - true[:, 1])
+        return float(np.median(np.abs(eta - true[:, 0]) + np.abs(turn - of_momenta)))
+
+    if off(own[:, 1], own[:, 0]) < 0.1 * off(own[:, 0], own[:, 1]):
+        errors.errors.append(
+            f"{errors.file}: pf_points: by the four-vectors, {names[0]} is Δφ and {names[1]} is Δη; write Δη first and "
+            f"Δφ second: {names[1]}, {names[0]}"
+        )
 
 
 def _add_particles(is_bad: np.ndarray, values: np.ndarray, lengths: np.ndarray, name: str, errors: ChunkErrors) -> None:

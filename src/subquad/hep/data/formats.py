@@ -146,7 +146,7 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
 
     Args:
         path: The file; the tree of `file.root:tree` takes precedence over the other arguments.
-        tree: Name of the tree in a ROOT file; None takes the only one.
+        tree: Name of the tree in a ROOT file; the only tree of a file is taken whatever its name.
         default: Name of the tree if there are several and `tree` is None.
 
     Raises:
@@ -157,7 +157,7 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
     with _damage_as_error(path, kind):
         match kind:
             case "ROOT":
-                return _inspect_root(given, path, own_tree or tree, default)
+                return _inspect_root(given, own_tree, tree, default)
             case "Parquet":
                 with require("pyarrow.parquet", extra="hep").ParquetFile(path) as file:
                     columns, entries = tuple(file.schema_arrow.names), file.metadata.num_rows
@@ -220,11 +220,13 @@ def _kind(path: Path) -> str:
     return _MAGIC[magic]
 
 
-def _inspect_root(given: Path, path: Path, tree: str | None, default: str) -> Source:
+def _inspect_root(given: Path, own_tree: str | None, tree: str | None, default: str) -> Source:
+    path = file_of(given)
     with require("uproot", extra="hep").open(path) as root:
         names = {name.split(";")[0]: kind for name, kind in root.classnames().items()}
         trees = [name for name, kind in names.items() if kind in ("TTree", "ROOT::RNTuple")]
-        chosen = str(tree or (trees[0] if len(trees) == 1 else default))
+        # the only tree of a file is taken whatever its name, unless the file was given as file.root:tree
+        chosen = str(own_tree or (trees[0] if len(trees) == 1 else tree or default))
         if chosen not in trees:
             present = "it has no tree"
             if trees:

@@ -188,7 +188,7 @@ def fit_standardization(
     card = layout.card
     if card is not None and card.has_automatic:
         found = {}
-        for variable in (*card.features, *card.points, *card.vectors):
+        for variable in card.features:
             if variable.is_automatic:
                 column = particles[:, layout.particles.index(variable.name)].numpy()
                 low, center, high = np.percentile(column[np.isfinite(column)], [16, 50, 84])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from subquad.errors import SubquadError, unknown
-from subquad.hep.data.card import Card, card_of, read_card
+from subquad.hep.data.card import LAYOUT_PREFIX, Card, card_of, read_card
 from subquad.hep.data.chunks import JetChunk, read_chunks
 from subquad.hep.data.file_identity import digests_of
 from subquad.hep.data.fit_files import FitFiles
@@ -138,7 +138,7 @@ def _card(files: Sequence[Path], settings: FitSettings, *, quiet: bool) -> Card 
             + (advice if found else f"its columns are {columns}; describe them with --card, in place of --layout")
         )
     say(_layout_line(name, source.columns), quiet=quiet)
-    return card_of(layout_card(name, source.columns), f"layout {name}")
+    return card_of(layout_card(name, source.columns), f"{LAYOUT_PREFIX}{name}")
 
 
 def _first_source(files: Sequence[Path], tree: str) -> Source | None:
