@@ -114,7 +114,8 @@ def test_weights_are_read(options):
         "reweight_threshold": 15,
     }
     card = card_of(options, "card.yaml")
-    assert card.weights == Reweighting(
+    assert card.event_weights is None
+    assert card.reweighting == Reweighting(
         bins={"jet_pt": (500, 600, 1000), "jet_sdmass": (0, 50, 200)},
         classes=("label_QCD", "label_Hbb"),
         class_weights=(1.0, 0.5),
@@ -122,7 +123,27 @@ def test_weights_are_read(options):
     )
     assert "label_Hbb" in card.per_jet(is_training=True)
     options["weights"] = {"use_precomputed_weights": True, "weight_branches": ["weight", "class_weight"]}
-    assert card_of(options, "card.yaml").weights.names == {"weight", "class_weight"}
+    card = card_of(options, "card.yaml")
+    assert (card.event_weights.names, card.reweighting) == ({"weight", "class_weight"}, None)
+    # the weights that a reweighting starts from are event weights
+    options["weights"] = {**FLAT, "reweight_basewgt": "weight"}
+    card = card_of(options, "card.yaml")
+    assert card.event_weights.text == "weight"
+    assert card.reweighting.bins == {"jet_pt": (500, 1000)}
+    with pytest.raises(SubquadError, match="weights: reweight_basewgt and event_weights: both give event weights"):
+        card_of({**options, "event_weights": "other"}, "card.yaml")
+
+
+def test_event_weights_are_columns_of_the_files_beside_any_reweighting(options):
+    card = card_of({**options, "event_weights": "genweight * 2", "weights": FLAT}, "card.yaml")
+    assert card.event_weights.text == "genweight * 2"
+    assert card.reweighting is not None
+    for is_training in (True, False):
+        assert "genweight" in card.branches(is_training=is_training)
+    assert "genweight" not in card.branches(is_training=False, has_weights=False)
+    given = {**options, "event_weights": "genweight", "observers": ["event_weight"]}
+    with pytest.raises(SubquadError, match=r"observers: event_weight is the name of the event weights \(genweight\)"):
+        card_of(given, "card.yaml")
 
 
 def test_all_mistakes_of_a_card_are_reported_with_key_and_nearest_name(options):

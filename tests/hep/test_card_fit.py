@@ -21,7 +21,7 @@ from subquad.hep.data.card import card_of, read_card
 from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.features import JET_FEATURES, MOMENTUM_FEATURES
 from subquad.hep.data.fit_files import FitFiles
-from subquad.hep.data.layout import layout_of
+from subquad.hep.data.layout import layout_of, with_event_weights
 from subquad.hep.data.preparation import source_of, temporary_store
 from subquad.hep.data.splits import with_present_classes
 from subquad.hep.data.store import dataset_of
@@ -328,10 +328,40 @@ def test_weights_of_a_card_enter_the_loss(weights, files, tmp_path):
         assert found / found[0] == pytest.approx(values["jet_tau1"] / values["jet_tau1"][0], rel=1e-4)
 
 
-def test_a_negative_weight_is_reported(files, tmp_path):
-    given = {**options("kin"), "weights": {"use_precomputed_weights": True, "weight_branches": ["jet_tau1 - 9"]}}
-    with pytest.raises(SubquadError, match=r"QCD\.root: entry 0: the weight is -8\.\d+ \(and 46 more jets\)"):
-        chunks_of(files, card_of(given, "card.yaml"))
+def test_event_weights_of_a_card_are_kept_with_their_signs(files):
+    given = {**options("kin"), "weights": {"use_precomputed_weights": True, "weight_branches": ["jet_tau1 - 0.3"]}}
+    card = card_of(given, "card.yaml")
+    for is_training in (True, False):
+        (chunk,) = chunks_of(files[:1], card, is_training=is_training)
+        np.testing.assert_allclose(chunk.observers["event_weight"], tau1(files[0]) - 0.3, atol=1e-6)
+        assert (chunk.observers["event_weight"] < 0).any()
+    given["weights"]["weight_branches"] = ["genweight"]
+    layout = layout_of(NET, card_of(given, "card.yaml"))
+    with pytest.raises(SubquadError, match=r"no branch genweight, which card\.yaml: weights: weight_branches asks for"):
+        list(read_chunks(files, layout))
+    # scores can be made without them
+    (chunk, *_) = read_chunks(files, layout, needs_weights=False)
+    assert "event_weight" not in chunk.observers
+
+
+def tau1(path):
+    with uproot.open(path) as file:
+        return file["tree"]["jet_tau1"].array(library="np")
+
+
+def test_event_weights_are_a_branch_of_files_without_a_card_too(files):
+    layout = with_event_weights(layout_of(NET), "jet_tau1")
+    (chunk,) = read_chunks(files[:1], layout)
+    assert chunk.observers["event_weight"].tolist() == tau1(files[0]).tolist()
+    with pytest.raises(SubquadError, match=r"QCD\.root: tree 'tree' has no branch w with event weights; name another"):
+        list(read_chunks(files[:1], with_event_weights(layout, "w")))
+    (chunk,) = read_chunks(files[:1], with_event_weights(layout, "w"), needs_weights=False)
+    assert "event_weight" not in chunk.observers
+    # of a card, others take the place of its own, and its reweighting stays
+    card = card_of({**options("kin"), "weights": {**FLAT, "reweight_basewgt": "jet_tau1"}}, "card.yaml")
+    found = with_event_weights(layout_of(NET, card), "jet_tau2")
+    assert found.card.event_weights.text == found.event_weights == "jet_tau2"
+    assert found.card.reweighting == card.reweighting
 
 
 @pytest.mark.slow

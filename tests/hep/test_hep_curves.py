@@ -1,12 +1,14 @@
 """Curves as arrays that can be checked by hand, and as figures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from subquad.hep.metrics.classification import rejection
 from subquad.hep.metrics.curves import against_pt, mass_edges, pt_edges, reliability, roc, sculpting
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group_by_model
-from subquad.hep.metrics.summary import measure, summarize
+from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.plots.evaluation_page import draw
 from subquad.hep.plots.figures import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
 
@@ -73,6 +75,43 @@ def test_fractions_against_pt_by_hand():
     far, _ = against_pt(one, 1, 0, efficiency=0.5, edges=np.array([400.0, 450, 600, 710]))
     assert far.x.tolist() == [525, 655]
     assert against_pt(scored([0.1, 0.9], [0, 1]), 1, 0, efficiency=0.5, edges=np.array([0.0, 1])) is None
+
+
+def test_weighted_curves_equal_those_of_repeated_jets():
+    one = random()
+    weights = np.random.default_rng(1).integers(1, 4, len(one.labels)).astype(float)
+    rows = np.repeat(np.arange(len(weights)), weights.astype(int))
+    columns = ("probabilities", "labels", "pt", "sdmass")
+    repeated = replace(one, **{name: getattr(one, name)[rows] for name in columns})
+    weighted = replace(one, weights=weights)
+    assert weighted.accuracy == pytest.approx(repeated.accuracy)
+    found, expected = roc([weighted], 1, 0), roc([repeated], 1, 0)
+    assert found.value == pytest.approx(expected.value)
+    is_wide = np.isfinite(expected.high)
+    assert (found.high - found.low)[is_wide].mean() > 1.05 * (expected.high - expected.low)[is_wide].mean()
+    edges = np.array([500.0, 700, 1000])
+    for own, other in zip(
+        against_pt(weighted, 1, 0, efficiency=0.5, edges=edges),
+        against_pt(repeated, 1, 0, efficiency=0.5, edges=edges),
+        strict=True,
+    ):
+        assert own.value == pytest.approx(other.value)
+    edges = mass_edges(one, 0)
+    (before, after), (expected, others) = (sculpting(each, 1, 0, edges=edges) for each in (weighted, repeated))
+    assert before == pytest.approx(expected)
+    assert after[0].distance == pytest.approx(others[0].distance)
+    curve, error = reliability(weighted, 1)
+    assert error == pytest.approx(reliability(repeated, 1)[1])
+    assert (curve.low <= curve.value).all()
+
+
+@pytest.mark.slow
+def test_the_figures_take_event_weights():
+    generator = np.random.default_rng(0)
+    one = random()
+    one = replace(one, weights=np.where(generator.uniform(size=len(one.labels)) < 0.2, -1.0, 1.5))
+    evaluation = {"classes": ["QCD", "Hbb"], "background": "QCD", "reference": "net", "threads": 1}
+    assert len(draw(evaluation, group_by_model([one]))[0]) == 9
 
 
 def test_bins_of_pt_contain_all_jets_and_few_jets_share_one_bin():
@@ -192,6 +231,20 @@ def test_a_model_wins_by_more_than_two_standard_errors_of_the_paired_difference(
     # other jets cannot be paired
     assert winner_of(answers(good, "a"), answers(bad[:399], "b"))["wins"] is None
     assert winner_of(answers(good, "a"))["wins"] is None
+
+
+def test_event_weights_count_in_the_comparison():
+    jets = np.arange(400)
+    good, bad = jets % 10 > 0, jets % 10 > 1
+    # of the jets where only b errs two count, which are 1.4 standard errors
+    weights = np.where((jets % 10 == 1) & (jets > 20), 0.0, 1.0)
+    found = winner_of(*(replace(answers(*one), weights=weights) for one in ((good, "a"), (bad, "b"))))
+    assert found["wins"] is None
+    assert found["test"]["b"]["accuracy"] == pytest.approx(320 / 362)
+    a, b = (replace(answers(good, name), weights=own) for name, own in (("a", weights), ("b", None)))
+    assert weight_notes([a])[0].startswith("Jets count with their event weights. The effective number of jets")
+    assert "b None have no event weights, so that their jets count the same" in weight_notes([a, b])[1]
+    assert weight_notes([b]) == []
 
 
 def test_the_spread_over_trainings_counts_in_the_comparison():

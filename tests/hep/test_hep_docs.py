@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.hep_jets import JETCLASS, columns, write
 from support.hep_layouts import (
     FLAVOUR_CARD,
     NANO_CARD,
@@ -118,12 +119,22 @@ def folder(jetclass, fitted, tmp_path, monkeypatch):
         for path in jetclass:
             shutil.copy(path, tmp_path / name)
     shutil.copy(CARDS / "JetClass_kin.yaml", tmp_path)
-    for part in ("train_100M", "val_5M", "test_20M"):
-        shutil.copytree(tmp_path / "jets", tmp_path / "JetClass" / "Pythia" / part)
+    for seed, part in enumerate(("train_100M", "val_5M", "test_20M", "nlo", "nlo_test")):
+        target = tmp_path / part if part.startswith("nlo") else tmp_path / "JetClass" / "Pythia" / part
+        write_jets(target, seed=seed)
     write_public_data_sets(tmp_path)
     shutil.copytree(fitted, tmp_path / "tagger")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def write_jets(folder, seed):
+    """Write jets with event weights in JetClass's branches; those of each seed are others."""
+    folder.mkdir(parents=True)
+    for label in JETCLASS[:3]:
+        table = columns(label, jets=23, seed=seed, classes=JETCLASS)
+        table["genweight"] = np.where(np.arange(23) % 5 == 0, -1.0, 1.0).astype(np.float32)
+        write(folder / f"{label}.root", table)
 
 
 def write_public_data_sets(folder):

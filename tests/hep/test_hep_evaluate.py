@@ -11,7 +11,7 @@ import pytest
 
 from subquad.cli import main
 from subquad.errors import SubquadError
-from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit
+from subquad.hep import EvaluateSettings, FitSettings, evaluate, fit, predict
 from subquad.hep.commands import evaluate as evaluate_command
 from subquad.hep.data.jets import iterate_jets, read
 from subquad.hep.evaluation import scoring
@@ -78,6 +78,48 @@ def pages_of(path):
         except zlib.error:
             continue
     return len(re.findall(rb"/Type\s*/Page\b", content))
+
+
+@pytest.mark.slow
+def test_event_weights_count_from_the_fit_to_the_evaluation(tables, holdout, no_figures, tmp_path, capsys):
+    columns, write = tables
+    files = []
+    for label in CLASSES:
+        table = columns(label, jets=47)
+        table["genweight"] = np.where(np.arange(47) % 5 == 0, -0.5, 2.0).astype(np.float32)
+        files.append(write(tmp_path / f"{label}.root", table))
+    run = tmp_path / "run"
+    settings = FitSettings(preset="standard", epochs=1, event_weights="genweight")
+    metrics = fit(files, settings, out=run)
+    assert (
+        "Warning: jets (genweight) count with their event weights; 21.3 % of the weights are" in capsys.readouterr().err
+    )
+    stored = {name: tensor.numpy() for name, tensor in read_tensors(run / "test_scores.safetensors").items()}
+    assert set(np.unique(stored["weights"])) == {-0.5, 2.0}
+    is_right = stored["probabilities"].argmax(1) == stored["labels"]
+    expected = (is_right * stored["weights"]).sum() / stored["weights"].sum()
+    assert metrics["test"]["net"]["accuracy"] == pytest.approx(expected)
+    assert "of the weights are negative" in (run / "report.html").read_text()
+    assert json.loads((run / "config.json").read_text())["event_weights"] == "genweight"
+    # the same weights count for the run's own jets, and for files
+    got = evaluate([run], out=tmp_path / "own", quiet=True)
+    assert got["test"]["standard"]["accuracy"] == pytest.approx(expected)
+    scores = predict(run, files, out=tmp_path / "scores.root", quiet=True)
+    given = {"files": files, "scores": [f"copy={scores}"]}
+    got = evaluate([run], **given, out=tmp_path / "files", quiet=True)
+    assert got["test"]["copy"]["accuracy"] == pytest.approx(got["test"]["standard"]["accuracy"], abs=1e-6)
+    effective = got["models"][0]["trainings"][0]["effective_jets"]["all"]
+    weights = np.tile(np.where(np.arange(47) % 5 == 0, -0.5, 2.0), 3)
+    assert effective == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
+    assert any("of the weights are negative" in note for note in got["notes"])
+    other = evaluate([run], EvaluateSettings(event_weights="jet_tau1"), files=files, out=tmp_path / "tau", quiet=True)
+    assert other["models"][0]["trainings"][0]["negative_weights"] == 0
+    with pytest.raises(
+        SubquadError, match="has no branch genweight with event weights; name another one with --event-w"
+    ):
+        evaluate([run], files=holdout, out=tmp_path / "none", quiet=True)
+    # scores need no weights
+    predict(run, holdout, out=tmp_path / "plain.root", quiet=True)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score
 
 from subquad.hep.metrics.classification import (
     CONFIDENCE,
@@ -11,6 +11,7 @@ from subquad.hep.metrics.classification import (
     rejection,
     spread,
 )
+from subquad.hep.metrics.weighting import effective_number, weight_note
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 
@@ -84,6 +85,54 @@ def test_intervals_are_as_wide_as_the_figures_differ_from_sample_to_sample():
         halves = [(one["intervals"][name][1] - one["intervals"][name][0]) / 2 for one in found]
         # 60 samples know a standard deviation to 9 %
         assert np.mean(halves) == pytest.approx(np.std([one[name] for one in found]), rel=0.3)
+
+
+def test_weighted_metrics_equal_those_of_scikit_learn_and_of_repeated_jets():
+    probabilities, labels = made_up(331)
+    weights = np.random.default_rng(3).integers(0, 4, 331).astype(float)
+    got = classification_metrics(probabilities, labels, "abcde", "a", weights=weights)
+    given = {"sample_weight": weights}
+    assert got["accuracy"] == pytest.approx(accuracy_score(labels, probabilities.argmax(1), **given))
+    assert got["auc_ovr"] == pytest.approx(roc_auc_score(labels, probabilities, multi_class="ovr", **given), abs=1e-12)
+    assert got["average_precision"] == pytest.approx(
+        average_precision_score(np.eye(5)[labels], probabilities, **given), abs=1e-12
+    )
+    rows = np.repeat(np.arange(331), weights.astype(int))
+    repeated = classification_metrics(probabilities[rows], labels[rows], "abcde", "a")
+    for name in ("auc_ovo", "calibration_error", "accuracy_ovr_macro"):
+        assert got[name] == pytest.approx(repeated[name])
+    for name, entry in got["rejection"].items():
+        assert entry["value"] == pytest.approx(repeated["rejection"][name]["value"])
+    expected = confusion(probabilities[rows], labels[rows])
+    assert confusion(probabilities, labels, weights) == pytest.approx(expected)
+    # equal weights change nothing, whatever their size
+    plain = classification_metrics(probabilities, labels, "abcde", "a")
+    same = classification_metrics(probabilities, labels, "abcde", "a", weights=np.full(331, 0.01))
+    for name in ("accuracy", "auc_ovo", "auc_ovr", "average_precision"):
+        assert same[name] == pytest.approx(plain[name])
+        assert same["intervals"][name] == pytest.approx(plain["intervals"][name], rel=1e-6)
+    for name, entry in plain["rejection"].items():
+        assert same["rejection"][name] == pytest.approx(entry, rel=1e-6)
+
+
+def test_negative_weights_cancel_and_widen_the_intervals():
+    probabilities, labels = made_up(2003, classes=3)
+    plain = classification_metrics(probabilities, labels, "abc", "a")
+    # a third of the jets have the weight -1: the means stay, and a ninth of the jets are left
+    weights = np.where(np.random.default_rng(0).uniform(size=2003) < 1 / 3, -1.0, 1.0)
+    assert effective_number(weights) == pytest.approx(2003 / 9, rel=0.15)
+    got = classification_metrics(probabilities, labels, "abc", "a", weights=weights)
+    for name in ("accuracy", "auc_ovo", "auc_ovr"):
+        width, before = ((one["intervals"][name][1] - one["intervals"][name][0]) / 2 for one in (got, plain))
+        assert abs(got[name] - plain[name]) < 4 * width
+        assert 2 < width / before < 4.5
+    note = weight_note(weights, "Jets")
+    assert "% of the weights are negative. The effective number of jets, (Σw)²/Σw², is" in note
+    assert "negative" not in weight_note(np.array([1.0, 2.0]), "Jets")
+    assert weight_note(np.array([1.0, 3.0]), "Jets").endswith("is 2 of 2.")
+    # weights of a class that add up to less than 0 measure nothing
+    weights[labels == 2] = -1.0
+    assert classification_metrics(probabilities, labels, "abc", "a", weights=weights)["auc_ovo"] is None
 
 
 def test_intervals_of_parts_by_hand():

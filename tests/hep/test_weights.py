@@ -54,12 +54,17 @@ def test_ref_makes_every_class_like_the_first():
 
 def test_two_variables_class_weights_and_base_weights():
     columns, labels = drawn()
-    columns["base"] = np.linspace(0.5, 2, len(labels))
+    base = np.linspace(0.5, 2, len(labels))
     reweighting = Reweighting(
-        bins={"pt": EDGES, "mass": EDGES}, classes=("is0", "is1"), class_weights=(1, 0.25), base="base", threshold=0
+        bins={"pt": EDGES, "mass": EDGES}, classes=("is0", "is1"), class_weights=(1, 0.25), threshold=0
     )
-    found = kinematic_weights(reweighting, columns, labels, NAMES)
+    found = kinematic_weights(reweighting, columns, labels, NAMES, base=base)
     assert sums(found, columns, labels) == pytest.approx(np.array([[1 / 3] * 3, [1 / 12] * 3]))
+    # event weights of a generator may be negative, and stay in proportion within a bin
+    signs = np.where(np.arange(len(labels)) % 7, 1.0, -1.0)
+    found = kinematic_weights(reweighting, columns, labels, NAMES, base=signs)
+    assert sums(found, columns, labels) == pytest.approx(np.array([[1 / 3] * 3, [1 / 12] * 3]))
+    assert (np.sign(found) == signs).all()
 
 
 def test_jets_outside_of_the_bins_count_nothing_or_as_the_nearest():
@@ -83,8 +88,10 @@ def test_a_threshold_bounds_the_weights():
 def test_weights_have_a_mean_of_1_among_the_training_jets():
     found = unit_mean(np.array([1.0, 3.0, 8.0]), 2)
     assert found.tolist() == [0.5, 1.5, 4.0]
-    with pytest.raises(SubquadError, match="all training jets have weight 0"):
-        unit_mean(np.array([0.0, 0.0, 1.0]), 2)
+    assert unit_mean(np.array([3.0, -1.0, 8.0]), 2).tolist() == [3.0, -1.0, 8.0]
+    for wrong in ([0.0, 0.0, 1.0], [1.0, -2.0, 9.0]):
+        with pytest.raises(SubquadError, match="weights of the training jets do not add up to more than 0"):
+            unit_mean(np.array(wrong), 2)
 
 
 def test_a_class_without_jets_in_the_bins_is_reported():

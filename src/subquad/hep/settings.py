@@ -137,8 +137,11 @@ class FitSettings:
     """Fraction of the jets, stratified by class, held out for model selection, unless the data set has such jets."""
     background: Input[str | None] = None
     """Class whose rejection is measured. Default: QCD if it is present, else the first class."""
+    event_weights: Input[str | None] = None
+    """Branch with event weights, such as those of a generator, which may be negative: jets count with them in the loss
+    and in all metrics. Default: none, or those of the card."""
     reweight: Training[Literal["none", "class"]] = "none"
-    """Weights in the loss: `class` gives every class the same total weight."""
+    """Reweighting in the loss only: `class` gives every class the same total weight."""
     reweight_vars: Training[tuple[str, ...]] = ()
     """Observers whose spectrum is made flat in each class by weights in the loss, as name:edge,edge,…; for example
     jet_pt:500,600,800,1000."""
@@ -213,6 +216,9 @@ class EvaluateSettings:
     """Jets per forward pass: 64 fit into the cache of a CPU; use more on a GPU."""
     tree: Input[str] = "tree"
     """Name of the TTree in ROOT files."""
+    event_weights: Input[str | None] = None
+    """Branch with event weights of the files: jets count with them in all metrics. Default: that of the first run;
+    in files of --scores, event_weight if there is such a branch."""
     threads: Model[int] = 1
     """Number of CPU threads of the network."""
 
@@ -289,8 +295,6 @@ class Reweighting:
     """Percentile of the bin contents below which bins are not flattened, since the weights would become too large."""
     drops_outside: bool = True
     """Jets outside the bins get weight 0; otherwise they count in the nearest bin."""
-    base: str | None = None
-    """Column with weights that the jets have already."""
 
 
 def check_threads(threads: int) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 
 __all__ = ["CalibrationBins", "bootstrap_means", "calibration_bins", "clopper_pearson", "percentile_interval", "wilson"]
 
-Count = int | np.ndarray
+Count = int | float | np.ndarray
 
 
 def wilson(passed: Count, total: Count, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -38,8 +38,8 @@ def clopper_pearson(passed: Count, total: Count, confidence: float = 0.95) -> tu
     """Return the exact binomial interval of a rate (Clopper and Pearson, Biometrika 26 (1934) 404).
 
     Args:
-        passed: Number of successes; an array gives an array of intervals.
-        total: Number of trials.
+        passed: Number of successes, or an effective number; an array gives an array of intervals.
+        total: Number of trials, or an effective number.
         confidence: Coverage, between 0 and 1.
 
     Returns:
@@ -47,8 +47,8 @@ def clopper_pearson(passed: Count, total: Count, confidence: float = 0.95) -> tu
     """
     passed, total = np.broadcast_arrays(passed, total)
     tail = (1 - confidence) / 2
-    low = stats.beta.ppf(tail, np.maximum(passed, 1), total - passed + 1)
-    high = stats.beta.ppf(1 - tail, passed + 1, np.maximum(total - passed, 1))
+    low = stats.beta.ppf(tail, np.where(passed > 0, passed, 1), total - passed + 1)
+    high = stats.beta.ppf(1 - tail, passed + 1, np.where(passed < total, total - passed, 1))
     return np.where(passed > 0, low, 0.0), np.where(passed < total, high, 1.0)
 
 
@@ -75,33 +75,44 @@ class CalibrationBins:
     edges: np.ndarray
     """`(B + 1,)` limits of the bins, from 0 to 1."""
     counts: np.ndarray
-    """`(B,)` number of predictions."""
+    """`(B,)` number of predictions, or the sum of their weights."""
     predicted: np.ndarray
     """`(B,)` mean predicted probability; NaN in an empty bin."""
     observed: np.ndarray
     """`(B,)` rate of what was predicted; NaN in an empty bin."""
+    effective: np.ndarray
+    """`(B,)` number of predictions or, of weighted ones, the effective number."""
 
     @property
     def error(self) -> float:
         r"""Expected calibration error, $\sum_b (n_b/N) |\mathrm{observed}_b - \mathrm{predicted}_b|$."""
         gaps = np.abs(np.nan_to_num(self.observed - self.predicted))
-        return float((gaps * self.counts).sum() / max(1, self.counts.sum()))
+        return float((gaps * self.counts).sum() / (self.counts.sum() or 1))
 
 
-def calibration_bins(probabilities: np.ndarray, is_true: np.ndarray, bins: int = 10) -> CalibrationBins:
+def calibration_bins(
+    probabilities: np.ndarray, is_true: np.ndarray, bins: int = 10, *, weights: np.ndarray | None = None
+) -> CalibrationBins:
     """Return predicted probabilities and observed rates by bin of probability.
 
     Args:
         probabilities: `(N,)` predicted probabilities.
         is_true: `(N,)` whether the predicted event occurred.
         bins: Number of bins.
+        weights: `(N,)`; None counts all predictions the same. A bin where their sum is not above 0 is empty.
     """
     place = (probabilities * bins).astype(np.int64).clip(0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
+    counts = effective = np.bincount(place, minlength=bins)
+    if weights is not None:
+        counts = np.bincount(place, weights=weights, minlength=bins).clip(0)
+        squares = np.bincount(place, weights=weights**2, minlength=bins)
+        effective = np.divide(counts**2, squares, out=np.zeros(bins), where=squares > 0)
+        probabilities, is_true = probabilities * weights, is_true * weights
     known = np.where(counts > 0, counts, np.nan)
     return CalibrationBins(
         edges=np.linspace(0, 1, bins + 1),
         counts=counts,
         predicted=np.bincount(place, weights=probabilities, minlength=bins) / known,
         observed=np.bincount(place, weights=is_true, minlength=bins) / known,
+        effective=effective,
     )

@@ -4,7 +4,7 @@ Takes our runs, several trainings of each model, and scores that other programs 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from subquad import __version__
 from subquad.errors import SubquadError, raise_errors, unknown
 from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files, list_files
+from subquad.hep.data.layout import with_event_weights
 from subquad.hep.evaluation.external_scores import read_external_scores
 from subquad.hep.evaluation.scoring import BOOSTING, score_files, stored_predictions
 from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import Predictions, group_by_model, with_observers_of
-from subquad.hep.metrics.summary import measure, summarize
+from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.plots.evaluation_page import draw, evaluation_page, write_pdfs
 from subquad.hep.settings import EvaluateSettings
@@ -67,14 +68,15 @@ def evaluate(
     settings = settings or EvaluateSettings()
     out = check_report_folder(out, kind=KIND, file=METRICS, force=force)
     compared = _read_runs(list(dict.fromkeys(Path(run) for run in list_files(runs))))
-    paths = _files_to_score(list_files(files), compared, scores)
+    paths = _files_to_score(list_files(files), compared, scores, settings.event_weights)
     # read before the jets are scored, which may take long
-    external = _read_external(scores, compared)
+    external = _read_external(scores, compared, settings.event_weights)
     classes = compared.classes or external[0][1]
     of_first_run = next(iter(compared.configs.values()), {}).get("background")
     background = background_class(settings.background, classes, of_first_run)
     if paths:
-        predictions = score_files(compared.taggers(), paths, settings, classes, quiet=quiet)
+        taggers = compared.taggers(settings.event_weights)
+        predictions = score_files(taggers, paths, settings, classes, quiet=quiet)
     else:
         predictions = [
             one
@@ -116,11 +118,15 @@ class _Runs:
     classes: tuple[str, ...]
     """Classes of the first run; empty without runs."""
 
-    def taggers(self) -> dict[str, list[TrainedTagger]]:
-        """Return the taggers of each model."""
+    def taggers(self, event_weights: str | None) -> dict[str, list[TrainedTagger]]:
+        """Return the taggers of each model, which all read these event weights, or those of the first one."""
         found: dict[str, list[TrainedTagger]] = {}
         for folder, name in self.names.items():
-            found.setdefault(name, []).append(TrainedTagger.load(folder))
+            tagger = TrainedTagger.load(folder)
+            event_weights = tagger.layout.event_weights if event_weights is None else event_weights
+            if tagger.layout.event_weights != event_weights:
+                tagger = replace(tagger, layout=with_event_weights(tagger.layout, event_weights))
+            found.setdefault(name, []).append(tagger)
         return found
 
 
@@ -159,17 +165,26 @@ def _model_names(configs: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     return names
 
 
-def _files_to_score(files: Sequence[Path | str], compared: _Runs, scores: Sequence[str]) -> list[Path]:
+def _files_to_score(
+    files: Sequence[Path | str], compared: _Runs, scores: Sequence[str], event_weights: str | None
+) -> list[Path]:
     if not compared.names and not scores:
         raise SubquadError(
             "nothing to evaluate; give folders that `subquad hep fit` wrote, or --scores name=scores.root"
         )
     if files and not compared.names:
         raise SubquadError("--files needs a run that scores these jets; files given by --scores hold their own jets")
+    if event_weights is not None and not files and not scores:
+        raise SubquadError(
+            f"--event-weights {event_weights}: a run's own test jets have the weights that it was fitted with; give "
+            "--files with this branch"
+        )
     return expand_files(files) if files else []
 
 
-def _read_external(scores: Sequence[str], compared: _Runs) -> list[tuple[Predictions, tuple[str, ...]]]:
+def _read_external(
+    scores: Sequence[str], compared: _Runs, event_weights: str | None
+) -> list[tuple[Predictions, tuple[str, ...]]]:
     """Return external scores and their classes, in the order of the runs' classes or of those of the first file."""
     found: list[tuple[Predictions, tuple[str, ...]]] = []
     for given in scores:
@@ -179,7 +194,7 @@ def _read_external(scores: Sequence[str], compared: _Runs) -> list[tuple[Predict
             raise SubquadError(f"--scores {given}: a run is already named {name!r}; choose another name")
         classes = compared.classes or (found[0][1] if found else None)
         for file in expand_files(path):
-            found.append(read_external_scores(file, name, classes=classes))
+            found.append(read_external_scores(file, name, classes=classes, event_weights=event_weights))
     return found
 
 
@@ -207,6 +222,7 @@ def _notes(compared: _Runs, files: Sequence[Path], predictions: Sequence[Predict
                 f"{folder} was trained on jets in memory. If these are among them, which is not known, its metrics are "
                 "biased upwards."
             )
+    notes += weight_notes(predictions)
     others = _on_other_jets(predictions)
     if others:
         notes.append(

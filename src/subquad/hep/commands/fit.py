@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.fit_files import fit_files
 from subquad.hep.data.formats import Files
 from subquad.hep.data.preparation import JETS, FitSource, source_of, temporary_store, wait_for
@@ -22,7 +23,8 @@ from subquad.hep.data.splits import part_indices, reweighted, split_dataset, wit
 from subquad.hep.data.store import JetDataset
 from subquad.hep.metrics.classification import background_class
 from subquad.hep.metrics.predictions import TEST_SCORES, group_by_model, predictions_of_run
-from subquad.hep.metrics.summary import measure, summarize
+from subquad.hep.metrics.summary import measure, summarize, weight_notes
+from subquad.hep.metrics.weighting import weight_note
 from subquad.hep.models.boosting import fit_boosting
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
 from subquad.hep.models.presets import net_settings
@@ -140,6 +142,7 @@ def _read_and_split(
         dataset = source.open(folder)
         assert dataset is not None
         dataset = with_present_classes(dataset, source.files.train[0])
+        _say_weights(dataset, quiet=quiet)
         parts = _split(dataset, source, net=net, settings=settings, seed=seed)
         marked = _marked_parts(dataset, source)
         background = background_class(settings.background, dataset.classes)
@@ -157,6 +160,15 @@ def _read_and_split(
         digests=source.digests,
         quiet=quiet,
     )
+
+
+def _say_weights(dataset: JetDataset, *, quiet: bool) -> None:
+    """Log the effective number of jets, and warn of negative weights."""
+    if dataset.layout.event_weights:
+        weights = dataset.observer(WEIGHT_COLUMN)
+        assert weights is not None
+        note = weight_note(weights.astype(np.float64), f"jets ({dataset.layout.event_weights})")
+        say(f"Warning: {note}" if (weights < 0).any() else note, quiet=quiet)
 
 
 def _split(
@@ -179,6 +191,7 @@ def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) ->
         scores["probabilities_boosting"] = boosting.astype(np.float32)
         seconds["boosting"] = time.perf_counter() - began
     observers = {name: test.observer(f"jet_{name}") for name in ("pt", "sdmass")}
+    observers["weights"] = test.observer(WEIGHT_COLUMN) if test.layout.event_weights else None
     scores |= {name: column for name, column in observers.items() if column is not None}
     return {**scores, "labels": test.labels.numpy(), "particles": test.lengths.numpy().astype(np.float32)}
 
@@ -192,6 +205,7 @@ def _metrics(
     result, jets = fitted.result, {name: len(part) for name, part in job.parts.items()}
     return {
         **summarize(measured, models),
+        "notes": weight_notes(models[0].trainings),
         "jets": jets,
         # waiting is a part of the training
         "seconds": {**seconds, "total": sum(seconds.values()) - seconds["waiting"]},
@@ -213,6 +227,7 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
         "particle_features": layout.features.names,
         "jet_features": layout.jet_features if job.net.has_jet_features else (),
         "card": None if layout.card is None else {"name": layout.card.name, "options": plain(layout.card.options)},
+        "event_weights": layout.event_weights,
         **{"split": job.split, "is_marked": job.is_marked},
         **{name: run.settings[name] for name in ("data", "files", "validation", "test")},
         "digests": job.digests,

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from subquad.errors import SubquadError, raise_errors
-from subquad.hep.data.card_parser import CardParser, Variable
+from subquad.hep.data.card_parser import WEIGHT_COLUMN, CardParser, Variable
 from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression
 from subquad.hep.settings import Reweighting
@@ -20,9 +20,6 @@ __all__ = ["LAYOUT_PREFIX", "WEIGHT_COLUMN", "Card", "Variable", "card_of", "rea
 
 LAYOUT_PREFIX = "layout "
 """Beginning of the names of the cards of public layouts, which have no file."""
-
-WEIGHT_COLUMN = "_weight_"
-"""Column with the value of the card's expression for weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +52,10 @@ class Card:
     """Names of the classes; None if they are numbers, as many as the jets have."""
     observers: tuple[str, ...]
     """Columns that are copied to the predictions."""
-    weights: Reweighting | Expression | None
-    """Weights of the jets; an expression if the weights are in the files."""
+    event_weights: Expression | None
+    """Event weights, with which jets count in the loss and in metrics; None if they all count the same."""
+    reweighting: Reweighting | None
+    """Equalizes classes or spectra in the loss, in addition to the event weights."""
     branch_magic: Mapping[str, str]
     """Parts of names, and their replacements in the files."""
     file_magic: Mapping[str, Mapping[str, float]]
@@ -83,24 +82,25 @@ class Card:
     def per_jet(self, *, is_training: bool) -> tuple[str, ...]:
         """Return the columns with one number per jet, besides the labels."""
         names = list(self.observers)
-        if is_training and isinstance(self.weights, Reweighting):
-            names += [*self.weights.bins, *self.weights.classes, *([self.weights.base] if self.weights.base else [])]
+        if is_training and self.reweighting is not None:
+            names += [*self.reweighting.bins, *self.reweighting.classes]
         return tuple(dict.fromkeys(names))
 
     def per_particle(self) -> tuple[str, ...]:
         """Return the columns with one number per particle."""
         return tuple(dict.fromkeys(v.name for v in (*self.features, *self.points, *self.vectors)))
 
-    def branches(self, *, is_training: bool, has_labels: bool = True) -> dict[str, str]:
+    def branches(self, *, is_training: bool, has_labels: bool = True, has_weights: bool = True) -> dict[str, str]:
         """Return the columns that a file must have, each with the key of the card that asks for it."""
-        columns = self._columns(is_training=is_training, has_labels=has_labels)
+        columns = self._columns(is_training=is_training, has_labels=has_labels, has_weights=has_weights)
         return {name: place for name, place in columns.items() if name not in self.new_variables}
 
-    def used_variables(self, *, is_training: bool, has_labels: bool = True) -> set[str]:
+    def used_variables(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> set[str]:
         """Return the new variables that are needed."""
-        return self._columns(is_training=is_training, has_labels=has_labels).keys() & self.new_variables.keys()
+        columns = self._columns(is_training=is_training, has_labels=has_labels, has_weights=has_weights)
+        return columns.keys() & self.new_variables.keys()
 
-    def _columns(self, *, is_training: bool, has_labels: bool) -> dict[str, str]:
+    def _columns(self, *, is_training: bool, has_labels: bool, has_weights: bool) -> dict[str, str]:
         """Return branches and new variables, each with the key of the card that asks for it."""
         asked: dict[str, str] = dict.fromkeys(self.per_particle(), "inputs")
         if self.mask:
@@ -109,7 +109,7 @@ class Card:
             name: "observers" if name in self.observers else "weights" for name in self.per_jet(is_training=is_training)
         }
         expressions = [*(self.labels if has_labels else ()), self.selection if is_training else self.test_selection]
-        expressions += [self.weights if is_training and isinstance(self.weights, Expression) else None]
+        expressions += [self.event_weights] if has_weights else []
         for expression in expressions:
             if expression is not None:
                 asked |= {name: expression.place.split(": ", 1)[-1] for name in expression.names if name not in asked}

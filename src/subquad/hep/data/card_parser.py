@@ -12,14 +12,16 @@ from subquad.hep.data.event_collections import Collections
 from subquad.hep.data.expressions import Expression, parse
 from subquad.hep.settings import Reweighting, bin_edges
 
-__all__ = ["CardParser", "Variable"]
+__all__ = ["WEIGHT_COLUMN", "CardParser", "Variable"]
 
 GROUPS = ("features", "points", "vectors", "mask")
+WEIGHT_COLUMN = "event_weight"
+"""Column with the event weights, in stores, predictions and external scores."""
 COORDINATES = ("points", "vectors")
 """Groups that no standardization applies to."""
 KEYS = (
     *("treename", "branch_magic", "file_magic", "selection", "test_time_selection", "preprocess", "new_variables"),
-    *("inputs", "labels", "observers", "monitor_variables", "weights", "bucketing", "collections"),
+    *("inputs", "labels", "observers", "monitor_variables", "weights", "event_weights", "bucketing", "collections"),
 )
 WEIGHT_KEYS = (
     *("use_precomputed_weights", "weight_branches", "reweight_method", "reweight_basewgt", "reweight_vars"),
@@ -64,7 +66,7 @@ class CardParser:
         selection = self._optional(options, "selection")
         observers = self._names(options, "observers")
         self._names(options, "monitor_variables")
-        weights, collections = self._weights(options), self._collections(options)
+        (event_weights, reweighting), collections = self._weights(options, observers), self._collections(options)
         if self.errors:
             return {}
         mask = groups.get("mask", ())
@@ -82,7 +84,8 @@ class CardParser:
             labels=labels,
             classes=classes,
             observers=observers,
-            weights=weights,
+            event_weights=event_weights,
+            reweighting=reweighting,
             collections=collections,
             branch_magic={str(key): str(value) for key, value in self._mapping(options, "branch_magic").items()},
             file_magic={str(key): dict(value) for key, value in self._mapping(options, "file_magic").items()},
@@ -269,16 +272,29 @@ class CardParser:
         )
         return (), None
 
-    def _weights(self, options: Mapping[str, Any]) -> Reweighting | Expression | None:
-        given = self._mapping(options, "weights")
-        if not given:
-            return None
+    def _weights(
+        self, options: Mapping[str, Any], observers: Sequence[str]
+    ) -> tuple[Expression | None, Reweighting | None]:
+        """Return event weights and the reweighting of the loss."""
+        given, found = self._mapping(options, "weights"), dict[str, Expression | None]()
+        branches, reweighting = "", None
         try:
-            weights = _parse_weights(given)
+            branches, reweighting = _parse_weights(given) if given else ("", None)
         except SubquadError as error:
             self._error(f"weights: {error}")
-            return None
-        return self._expression(weights, "weights: weight_branches") if isinstance(weights, str) else weights
+        if branches:
+            key = "weights: weight_branches" if reweighting is None else "weights: reweight_basewgt"
+            found[key] = self._expression(branches, key)
+        if (own := self._optional(options, "event_weights")) is not None:
+            found["event_weights"] = own
+        if len(found) > 1:
+            self._error(f"{' and '.join(found)}: both give event weights; remove one of them")
+        event_weights = next(iter(found.values()), None)
+        if event_weights is not None and WEIGHT_COLUMN in observers and event_weights.text != WEIGHT_COLUMN:
+            self._error(
+                f"observers: {WEIGHT_COLUMN} is the name of the event weights ({event_weights.text}); rename it"
+            )
+        return event_weights, reweighting
 
     def _collections(self, options: Mapping[str, Any]) -> Collections | None:
         given = self._mapping(options, "collections")
@@ -298,8 +314,8 @@ def _words(text: Any) -> str:
     return "".join(str(text).split())
 
 
-def _parse_weights(given: Mapping[str, Any]) -> Reweighting | str:
-    """Return the `weights` of a card, or an expression if the weights are in the files.
+def _parse_weights(given: Mapping[str, Any]) -> tuple[str, Reweighting | None]:
+    """Return the expression of event weights in the `weights` of a card, empty for none, and the reweighting.
 
     Raises:
         SubquadError: There are unknown keys, or values that cannot work.
@@ -311,7 +327,7 @@ def _parse_weights(given: Mapping[str, Any]) -> Reweighting | str:
         branches = given.get("weight_branches")
         if not isinstance(branches, list) or not branches:
             raise SubquadError("weight_branches must list one branch or more, as use_precomputed_weights is true")
-        return " * ".join(f"({branch})" for branch in branches)
+        return " * ".join(f"({branch})" for branch in branches) if len(branches) > 1 else str(branches[0]), None
     method = given.get("reweight_method")
     if method not in ("flat", "ref"):
         raise SubquadError(f"reweight_method is {method!r}; flat or ref")
@@ -326,14 +342,13 @@ def _parse_weights(given: Mapping[str, Any]) -> Reweighting | str:
         raise SubquadError(f"class_weights has {len(class_weights)} numbers for {len(classes)} reweight_classes")
     discard, base = given.get("reweight_discard_under_overflow"), given.get("reweight_basewgt")
     threshold = given.get("reweight_threshold")
-    return Reweighting(
+    return "" if base is None else str(base), Reweighting(
         bins={str(name): bin_edges(str(name), values) for name, values in variables.items()},
         classes=tuple(classes),
         method=method,
         class_weights=tuple(map(float, class_weights)),
         threshold=10.0 if threshold is None else float(threshold),
         drops_outside=discard is None or bool(discard),
-        base=None if base is None else str(base),
     )
 
 

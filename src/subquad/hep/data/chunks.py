@@ -28,7 +28,7 @@ from subquad.hep.data.columns import (
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features, particle_features
 from subquad.hep.data.formats import Source
-from subquad.hep.data.jets import Jets, inspect_files, iterate_chunks, iterate_jets, jets_of
+from subquad.hep.data.jets import OBSERVERS, Jets, inspect_files, iterate_chunks, iterate_jets, jets_of
 from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
 from subquad.progress import say
 
@@ -65,6 +65,7 @@ def read_chunks(
     tree: str = "tree",
     is_training: bool = False,
     needs_labels: bool = True,
+    needs_weights: bool = True,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[JetChunk]:
@@ -74,8 +75,10 @@ def read_chunks(
         files: Files of jets.
         layout: Columns to keep.
         tree: Name of the tree in ROOT files, unless the card names one.
-        is_training: Apply the card's `selection` and weights; otherwise its `test_time_selection`.
+        is_training: Apply the card's `selection` and read what its reweighting needs; otherwise its
+            `test_time_selection`.
         needs_labels: Refuse files without labels.
+        needs_weights: Refuse files without the layout's event weights.
         title: Title of the progress bar.
         quiet: Print no progress.
 
@@ -83,10 +86,20 @@ def read_chunks(
         SubquadError: Files or jets cannot be used; all of them are listed.
     """
     if layout.card is None:
-        for jets in iterate_jets(files, tree=tree, needs_labels=needs_labels, title=title, quiet=quiet):
+        for jets in iterate_jets(
+            files,
+            tree=tree,
+            needs_labels=needs_labels,
+            event_weights=layout.event_weights,
+            needs_weights=needs_weights,
+            title=title,
+            quiet=quiet,
+        ):
             yield chunk_of(jets, layout)
         return
-    reader = _CardReader(layout, layout.card, is_training=is_training, needs_labels=needs_labels)
+    reader = _CardReader(
+        layout, layout.card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights
+    )
     sources = reader.inspect(files, tree)
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
     for name, count in reader.not_numbers.items():
@@ -98,11 +111,12 @@ def chunk_of(jets: Jets, layout: Layout) -> JetChunk:
     table = particle_features(jets, layout.features.names)
     # features without momenta are followed by these
     rest = len(layout.particles) - table.shape[1]
+    weights = {} if jets.weights is None or not layout.event_weights else {WEIGHT_COLUMN: jets.weights}
     return JetChunk(
         particles=np.concatenate([table, jets.particles[:, :rest]], axis=1),
         lengths=jets.lengths,
         jet_features=jet_features(jets, layout.jet_features),
-        observers={name: jets.observers[:, i] for i, name in enumerate(layout.observers)},
+        observers={**{name: jets.observers[:, i] for i, name in enumerate(OBSERVERS)}, **weights},
         labels=jets.labels,
         classes=jets.classes,
     )
@@ -143,18 +157,25 @@ class _CardColumns(Mapping[str, Any]):
 class _CardReader:
     """Reads chunks of files by a data card."""
 
-    def __init__(self, layout: Layout, card: Card, *, is_training: bool, needs_labels: bool) -> None:
+    def __init__(
+        self, layout: Layout, card: Card, *, is_training: bool, needs_labels: bool, needs_weights: bool
+    ) -> None:
         self.layout, self.card, self.is_training = layout, card, is_training
-        self.needs_labels = self.has_labels = needs_labels
+        self.has_labels, self.has_weights = needs_labels, needs_weights
         self.not_numbers: Counter[str] = Counter()
 
     def inspect(self, files: Sequence[Path], tree: str) -> list[Source]:
         """Return the contents of the files, which must have all columns that the card asks for."""
         sources, errors = inspect_files(files, self.card.tree, default=tree)
         columns = {source.path: set(source.columns) for source in sources}
-        if not self.needs_labels:
-            wanted = self.card.branches(is_training=self.is_training, has_labels=True)
-            self.has_labels = all(self.card.branch(name) in columns[s.path] for name in wanted for s in sources)
+        for name in ("has_labels", "has_weights"):
+            if not getattr(self, name):
+                # what is optional is read if all files have it
+                wanted = self.card.branches(
+                    is_training=self.is_training, **{"has_labels": False, "has_weights": False, name: True}
+                )
+                known = all(self.card.branch(branch) in columns[s.path] for branch in wanted for s in sources)
+                setattr(self, name, known)
         for source in sources:
             for name, place in self._wanted().items():
                 if self.card.branch(name) not in columns[source.path]:
@@ -175,14 +196,18 @@ class _CardReader:
         """Return the branches of a file whose names new variables of the card have that are used."""
         if self.card.has_layout_names:
             return []
-        used = self.card.used_variables(is_training=self.is_training, has_labels=self.has_labels)
+        used = self.card.used_variables(
+            is_training=self.is_training, has_labels=self.has_labels, has_weights=self.has_weights
+        )
         return sorted(used & {*source.columns})
 
     def _links(self, source: Source) -> dict[str, str | None]:
         return self.card.collections.branches(source.columns) if self.card.collections else {}
 
     def _wanted(self) -> dict[str, str]:
-        return self.card.branches(is_training=self.is_training, has_labels=self.has_labels)
+        return self.card.branches(
+            is_training=self.is_training, has_labels=self.has_labels, has_weights=self.has_weights
+        )
 
     def chunk(self, given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> JetChunk:
         """Return the jets that the card selects."""
@@ -282,11 +307,12 @@ class _CardReader:
         names = list(self.card.per_jet(is_training=self.is_training))
         jet_table(columns, names, errors)
         found = {name: np.asarray(columns[name]) for name in names if columns[name].ndim == 1}
-        if self.is_training and isinstance(self.card.weights, Expression):
-            weights = jet_table({"": columns.evaluate(self.card.weights)}, [""], errors)[:, 0]
-            if (weights < 0).any():
-                errors.add(weights < 0, f"the weight is {weights[np.argmax(weights < 0)]:g}")
-            found[WEIGHT_COLUMN] = weights
+        if self.has_weights and self.card.event_weights is not None:
+            text = self.card.event_weights.text
+            values = columns.evaluate(self.card.event_weights)
+            found[WEIGHT_COLUMN] = jet_table(
+                {f"the event weight {text}": values}, [f"the event weight {text}"], errors
+            )[:, 0]
         return found
 
     def _labels(self, columns: _CardColumns, errors: ChunkErrors) -> np.ndarray:

@@ -6,7 +6,7 @@ Axes: J jets, C particles of all jets, one jet after the other.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +65,8 @@ class Jets:
     """[J] int64, index into `classes`; -1 if the file has no labels."""
     classes: tuple[str, ...]
     """Names of the label branches, without `label_`, in the file's order."""
+    weights: np.ndarray | None = None
+    """[J] float32: event weights; None if they are not read."""
 
     def __len__(self) -> int:
         return len(self.first) - 1
@@ -106,6 +108,7 @@ class Jets:
             observers=self.observers[rows],
             labels=self.labels[rows],
             classes=self.classes,
+            weights=None if self.weights is None else self.weights[rows],
         )
 
 
@@ -144,16 +147,37 @@ def iterate_jets(
     *,
     tree: str | None = "tree",
     needs_labels: bool = True,
+    event_weights: str = "",
+    needs_weights: bool = True,
     title: str = "reading jets",
     quiet: bool = True,
 ) -> Iterator[Jets]:
-    """Yield the jets of the files, at most 10,000 at a time, with the checks of `read`."""
+    """Yield the jets of the files, at most 10,000 at a time, with the checks of `read`.
+
+    Args:
+        files: Files of jets.
+        tree: Name of the tree in ROOT files; None takes the only one.
+        needs_labels: Refuse files without labels.
+        event_weights: Branch with event weights; empty for none.
+        needs_weights: Refuse files without this branch; otherwise it is read if all files have it.
+        title: Title of the progress bar.
+        quiet: Print no progress.
+    """
     sources, errors = inspect_files(files, tree)
+    without = [source for source in sources if event_weights and event_weights not in source.columns]
+    if needs_weights:
+        errors += [
+            f"{one.path}: {one.description} has no branch {event_weights} with event weights; name another one with "
+            "--event-weights"
+            for one in without
+        ]
+    weights = [event_weights] if event_weights and not without else []
     classes = _check_branches(sources, errors, needs_labels)
-    names = [*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes)]
+    names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights]))
 
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
-        return jets_of(columns, classes, errors)
+        jets = jets_of(columns, classes, errors)
+        return replace(jets, weights=jet_table(columns, weights, errors)[:, 0]) if weights else jets
 
     yield from iterate_chunks(sources, lambda source: names, chunk, title=title, quiet=quiet)
 

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from subquad.hep.data.card import WEIGHT_COLUMN, Card, Variable, standardized_card
-from subquad.hep.data.expressions import Expression
+from subquad.hep.data.card import WEIGHT_COLUMN, Card, Variable, card_of, standardized_card
 from subquad.hep.data.features import (
     JET_FEATURES,
     JETCLASS_FEATURES,
@@ -24,7 +23,15 @@ from subquad.hep.data.features import (
 from subquad.hep.data.jets import OBSERVERS, PARTICLES
 from subquad.hep.settings import NetSettings
 
-__all__ = ["ANGLES_FROM_MOMENTA", "InputGroup", "Layout", "Standardizer", "fit_standardization", "layout_of"]
+__all__ = [
+    "ANGLES_FROM_MOMENTA",
+    "InputGroup",
+    "Layout",
+    "Standardizer",
+    "fit_standardization",
+    "layout_of",
+    "with_event_weights",
+]
 
 MOMENTUM = ("px", "py", "pz", "energy")
 FEATURES = {"raw": RAW_FEATURES, "jetclass": JETCLASS_FEATURES, "standard": STANDARD_FEATURES}
@@ -101,6 +108,8 @@ class Layout:
     """The data card that the columns come from; None for JetClass's branches."""
     neighbours: int = 0
     """Number of nearest neighbours in a batch's list of edges; 0 for no list."""
+    event_weights: str = ""
+    """Branch or expression of the event weights; empty if all jets count the same."""
 
     @property
     def has_jetclass_features(self) -> bool:
@@ -135,7 +144,7 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
             neighbours=neighbours,
         )
     particles = (*card.per_particle(), *(() if card.points else ANGLES_FROM_MOMENTA))
-    if {*PARTICLES, *OBSERVERS} <= card.branches(is_training=False, has_labels=False).keys():
+    if {*PARTICLES, *OBSERVERS} <= card.branches(is_training=False, has_labels=False, has_weights=False).keys():
         jet_features = of_jetclass
     elif card.vectors:
         jet_features = MOMENTUM_FEATURES
@@ -143,18 +152,36 @@ def layout_of(settings: NetSettings, card: Card | None = None) -> Layout:
         jet_features = ("particles", *(f"mean {variable.name}" for variable in card.features))
     features = _card_group(card.features, particles)
     points = _card_group(card.points, particles) if card.points else _group(ANGLES_FROM_MOMENTA, particles)
-    weight = (WEIGHT_COLUMN,) if isinstance(card.weights, Expression) else ()
+    weight = () if card.event_weights is None else (WEIGHT_COLUMN,)
     return Layout(
         particles=particles,
         features=features,
         points=features if settings.graph == "features" else points,
         vectors=_card_group(card.vectors, particles) if card.vectors else None,
         jet_features=jet_features,
-        observers=(*card.per_jet(is_training=True), *weight),
+        observers=tuple(dict.fromkeys((*card.per_jet(is_training=True), *weight))),
         max_particles=card.length,
         card=card,
-        neighbours=neighbours if len(points.names) == 2 else 0,
+        neighbours=neighbours,
+        event_weights="" if card.event_weights is None else card.event_weights.text,
     )
+
+
+def with_event_weights(layout: Layout, weights: str) -> Layout:
+    """Return the layout with event weights in place of its own.
+
+    Args:
+        layout: With or without event weights.
+        weights: A branch or, with a card, an expression.
+    """
+    card = layout.card
+    if card is not None:
+        given = card.options.get("weights") or {}
+        names = ("use_precomputed_weights", "weight_branches", "reweight_basewgt")
+        others = {} if card.reweighting is None else {name: given[name] for name in given if name not in names}
+        card = card_of({**card.options, "weights": others, "event_weights": weights}, card.name)
+    observers = (*(name for name in layout.observers if name != WEIGHT_COLUMN), WEIGHT_COLUMN)
+    return replace(layout, card=card, observers=observers, event_weights=weights)
 
 
 def _group(names: Sequence[str], particles: Sequence[str]) -> InputGroup:

@@ -14,7 +14,7 @@ from subquad.hep.data.chunks import JetChunk, read_chunks
 from subquad.hep.data.file_identity import digests_of
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.formats import Source, inspect_file
-from subquad.hep.data.layout import Layout, layout_of
+from subquad.hep.data.layout import Layout, layout_of, with_event_weights
 from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_source, missing_inputs
 from subquad.hep.data.store import JetDataset, open_store, write_store
 from subquad.hep.settings import FitSettings, NetSettings, Reweighting, reweighting_of
@@ -49,7 +49,9 @@ class FitSource:
         """Fingerprint of everything that the store depends on."""
         layout, names = self.layout, ("particles", "jet_features", "observers")
         card = None if layout.card is None else plain(layout.card.options)
-        return fingerprint(json.dumps([3, self.data, card, *(list(getattr(layout, name)) for name in names)]))
+        return fingerprint(
+            json.dumps([4, self.data, card, layout.event_weights, *(list(getattr(layout, name)) for name in names)])
+        )
 
     def open(self, folder: Path) -> JetDataset | None:
         """Return the dataset in a folder; None if it is not complete."""
@@ -84,11 +86,18 @@ def source_of(files: FitFiles, net: NetSettings, settings: FitSettings, *, quiet
     # the selections of a card may take different jets of one file
     if card is None or card.test_selection == card.selection:
         _check_apart(files, digests)
-    if card is not None and card.weights is not None:
+    if card is not None and card.reweighting is not None:
         if reweighting is not None:
-            raise SubquadError(f"--reweight-vars: {card.name} defines weights too; remove one of them")
-        reweighting = card.weights if isinstance(card.weights, Reweighting) else None
+            raise SubquadError(f"--reweight-vars: {card.name} defines a reweighting too; remove one of them")
+        reweighting = card.reweighting
     layout = layout_of(net, card)
+    if settings.event_weights is not None:
+        if layout.event_weights:
+            raise SubquadError(
+                f"--event-weights: {layout.card.name if layout.card else 'the layout'} defines event weights too "
+                f"({layout.event_weights}); remove one of them"
+            )
+        layout = with_event_weights(layout, settings.event_weights)
     for name in reweighting.bins if reweighting is not None else ():
         if name not in layout.observers:
             raise SubquadError(f"--reweight-vars: {unknown('observer', name, layout.observers)}")

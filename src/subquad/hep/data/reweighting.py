@@ -23,15 +23,21 @@ def balance_classes(weights: np.ndarray, labels: np.ndarray, classes: int) -> np
 
 
 def kinematic_weights(
-    reweighting: Reweighting, columns: Mapping[str, np.ndarray], labels: np.ndarray, classes: Sequence[str]
+    reweighting: Reweighting,
+    columns: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    *,
+    base: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return [J]: the weights of jets by bin and class; 0 for jets of no class and for jets outside the bins.
 
     Args:
         reweighting: Variables, bins and classes.
-        columns: [J] each: the variables, the classes' columns, and the weights that the jets have already.
+        columns: [J] each: the variables, and the classes' columns.
         labels: [J], the classes if the reweighting names none.
         classes: Names of the classes.
+        base: [J], weights that the jets have already; bins where their sum is not above 0 get weight 0.
 
     Raises:
         SubquadError: A class has no jet inside the bins.
@@ -45,7 +51,7 @@ def kinematic_weights(
         tuple(len(edges) - 1 for edges in bins),
     )
     cells = int(np.prod([len(edges) - 1 for edges in bins]))
-    base = columns[reweighting.base] if reweighting.base else np.ones(len(values))
+    base = np.ones(len(values)) if base is None else base
     names = reweighting.classes or classes
     members = [columns[name] == 1 for name in reweighting.classes] or [labels == i for i in range(len(classes))]
     counts = np.stack([np.bincount(place[m & is_inside], base[m & is_inside], minlength=cells) for m in members])
@@ -82,8 +88,8 @@ def unit_mean(weights: np.ndarray, train: int) -> np.ndarray:
     """Return [J] float32: the weights, scaled to mean 1 over the first `train` jets.
 
     Raises:
-        SubquadError: All of these have weight 0.
+        SubquadError: These do not add up to more than 0.
     """
     if not weights[:train].sum() > 0:
-        raise SubquadError("all training jets have weight 0; check the weights")
+        raise SubquadError("the weights of the training jets do not add up to more than 0; check the weights")
     return (weights / weights[:train].mean()).astype(np.float32)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from subquad.errors import SubquadError
 from subquad.hep.data.card import WEIGHT_COLUMN
-from subquad.hep.data.expressions import Expression
 from subquad.hep.data.layout import fit_standardization
 from subquad.hep.data.reweighting import balance_classes, kinematic_weights, unit_mean
 from subquad.hep.data.store import JetDataset
@@ -132,7 +131,7 @@ def split_dataset(
         settings: Settings of the network.
 
     Raises:
-        SubquadError: All training jets or all validation jets have weight 0.
+        SubquadError: The weights of the training jets or of the validation jets do not add up to more than 0.
     """
     train = dataset.subset(indices["train"])
     few, many = thinned(train, JETS_FOR_QUANTILES), thinned(train, JETS_FOR_MEAN)
@@ -142,8 +141,8 @@ def split_dataset(
     dataset = replace(dataset, layout=layout)
     parts = {name: dataset.subset(rows) for name, rows in indices.items()}
     scaled = torch.from_numpy(unit_mean(weights, len(train)))
-    if not scaled[len(train) :].any():
-        raise SubquadError("all validation jets have weight 0; check the weights")
+    if not scaled[len(train) :].sum() > 0:
+        raise SubquadError("the weights of the validation jets do not add up to more than 0; check the weights")
     parts["train"] = replace(parts["train"], weights=scaled[: len(train)])
     parts["validation"] = replace(parts["validation"], weights=scaled[len(train) :])
     return parts
@@ -155,19 +154,16 @@ def thinned(dataset: JetDataset, most: int) -> JetDataset:
 
 
 def reweighted(dataset: JetDataset, settings: FitSettings, reweighting: Reweighting | None) -> np.ndarray:
-    """Return the weights [J] of jets by card, `--reweight-vars` and `--reweight`."""
-    labels, classes, card = dataset.labels.numpy(), dataset.classes, dataset.layout.card
+    """Return the weights [J] in the loss: event weights, reweighted by the card, `--reweight-vars` or `--reweight`."""
+    labels, classes = dataset.labels.numpy(), dataset.classes
 
     def column(name: str) -> np.ndarray:
         values = dataset.observer(name)
         assert values is not None, name
         return values.astype(np.float64)
 
-    weights = np.ones(len(dataset))
-    if card is not None and isinstance(card.weights, Expression):
-        weights = column(WEIGHT_COLUMN)
+    weights = column(WEIGHT_COLUMN) if dataset.layout.event_weights else np.ones(len(dataset))
     if reweighting is not None:
-        base = [reweighting.base] if reweighting.base else []
-        columns = {name: column(name) for name in (*reweighting.bins, *reweighting.classes, *base)}
-        weights = kinematic_weights(reweighting, columns, labels, classes)
+        columns = {name: column(name) for name in (*reweighting.bins, *reweighting.classes)}
+        weights = kinematic_weights(reweighting, columns, labels, classes, base=weights)
     return balance_classes(weights, labels, len(classes)) if settings.reweight == "class" else weights

@@ -19,7 +19,7 @@ __all__ = ["read_external_scores"]
 
 
 def read_external_scores(
-    path: Path, name: str, *, classes: Sequence[str] | None = None
+    path: Path, name: str, *, classes: Sequence[str] | None = None, event_weights: str | None = None
 ) -> tuple[Predictions, tuple[str, ...]]:
     """Read the scores of labelled jets and return them with the names of their classes.
 
@@ -31,6 +31,7 @@ def read_external_scores(
         path: ROOT file, or another format of `subquad.hep.data.formats`.
         name: Name of the model.
         classes: Order of the columns; by default the order of the label branches in the file.
+        event_weights: Branch with event weights; by default `event_weight`, if present.
 
     Raises:
         SubquadError: The file is damaged, has no such tree, lacks a branch or holds invalid scores.
@@ -40,12 +41,15 @@ def read_external_scores(
         raise SubquadError(f"{path}: {source.description} is empty")
     names = tuple(classes or [b.removeprefix("label_") for b in source.columns if b.startswith("label_")])
     branches = _branches(source, names)
+    if event_weights is not None and event_weights in source.columns:
+        branches["weights"] = event_weights
     chunks = list(iterate_columns(source, list(branches.values()), source.entries))
     concatenate = require("awkward", extra="hep").concatenate
     columns = {column: concatenate([chunk[branch] for chunk in chunks]) for column, branch in branches.items()}
     errors = ChunkErrors(file=str(path), entries=np.arange(source.entries), errors=[])
     jet_table(columns, [f"score_{name}" for name in names], errors)
     labels = class_indices(columns, [f"label_{name}" for name in names], errors)
+    jet_table(columns, [key for key in ("weights",) if key in columns], errors)
     raise_errors("Some scores cannot be used:", errors.errors)
     scores = np.stack([np.asarray(columns[f"score_{name}"], np.float64) for name in names], axis=1)
     for is_bad, what in (((scores < 0).any(1), "a score is negative"), ((scores == 0).all(1), "all scores are 0")):

@@ -17,7 +17,7 @@ from subquad.errors import SubquadError
 from subquad.hep.data.chunks import JetChunk, chunk_of
 from subquad.hep.data.jets import iterate_jets
 from subquad.hep.data.store import JetDataset
-from subquad.hep.metrics.predictions import TEST_SCORES, Predictions, concatenated, predictions_of_run
+from subquad.hep.metrics.predictions import OBSERVERS, TEST_SCORES, Predictions, concatenated, predictions_of_run
 from subquad.hep.models.networks import predict_logits, using_threads
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import EvaluateSettings
@@ -70,7 +70,7 @@ def _reader_key(tagger: TrainedTagger) -> str:
     """Return a key that is equal for taggers that make the same chunks of a file."""
     card = tagger.layout.card
     if card is None:
-        return ""
+        return f"event weights {tagger.layout.event_weights}"
     # centers and scales are applied to batches, not to chunks
     columns = {key: value for key, value in card.options.items() if key != "preprocess"}
     return json.dumps([columns, [variable.center is None for variable in card.features]], sort_keys=True, default=str)
@@ -81,10 +81,11 @@ def _chunks(
 ) -> Iterator[list[JetChunk]]:
     """Yield the next jets of the files, as each of the taggers takes them."""
     if taggers[0].layout.card is None:
-        for jets in iterate_jets(files, tree=tree, title="scoring jets", quiet=quiet):
+        weights = taggers[0].layout.event_weights
+        for jets in iterate_jets(files, tree=tree, event_weights=weights, title="scoring jets", quiet=quiet):
             yield [chunk_of(jets, tagger.layout) for tagger in taggers]
     else:
-        for chunk in taggers[0].read_chunks(files, tree=tree, title="scoring jets", quiet=quiet):
+        for chunk in taggers[0].read_chunks(files, tree=tree, needs_weights=True, title="scoring jets", quiet=quiet):
             yield [chunk] * len(taggers)
 
 
@@ -108,7 +109,9 @@ class _Scorer:
             self._timed_logits(inputs.subset(torch.arange(min(batch_size, len(chunk)))))
         outputs, batches = self._timed_logits(inputs)
         order = [self.tagger.classes.index(name) for name in self.classes]
-        observers = {key: chunk.observers.get(branch) for key, branch in (("pt", "jet_pt"), ("sdmass", "jet_sdmass"))}
+        observers = {key: chunk.observers.get(OBSERVERS[key]) for key in ("pt", "sdmass", "weights")}
+        # an observer of this name is no weight
+        observers |= {} if self.tagger.layout.event_weights else {"weights": None}
         self.parts.append(
             Predictions(
                 model=self.name,

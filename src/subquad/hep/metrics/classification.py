@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from subquad.errors import unknown
+from subquad.hep.metrics.weighting import weighted_fraction, weighted_mean
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 __all__ = [
@@ -50,7 +51,12 @@ RESAMPLES = 100
 
 
 def classification_metrics(
-    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], background: str
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    background: str,
+    *,
+    weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of one training on labelled jets.
 
@@ -65,22 +71,23 @@ def classification_metrics(
         labels: [J], indices of the classes.
         classes: Names of the classes.
         background: Class whose rejection is measured.
+        weights: [J], event weights; None counts all jets the same. Intervals are those of effective numbers of jets.
 
     Returns:
         The metrics of `METRICS`; `rejection` by signal, as `rejections` returns it; and `intervals`, (low, high) of
         each metric: of accuracies by Wilson, of AUC by DeLong, of average precision by bootstrap over jets.
     """
     probabilities = normalized(probabilities)
-    C, J = len(classes), len(labels)
+    C = len(classes)
     right = probabilities.argmax(1) == labels
-    accuracy = float(right.mean())
-    low, high = (float(value) for value in wilson(int(right.sum()), J, CONFIDENCE))
+    accuracy = weighted_mean(right, weights)
+    low, high = (float(value) for value in wilson(*weighted_fraction(right, weights), CONFIDENCE))
     metrics: dict[str, Any] = {"accuracy": accuracy, "auc_ovo": None, "auc_ovr": None, "average_precision": None}
     intervals: dict[str, tuple[float, float] | None] = {**dict.fromkeys(metrics), "accuracy": (low, high)}
-    if len(np.unique(labels)) == C:
+    if all(_sum(labels == c, weights) > 0 for c in range(C)):
         for name, (value, error) in {
-            **_areas(probabilities, labels),
-            "average_precision": _average_precision(probabilities, labels),
+            **_areas(probabilities, labels, np.ones(len(labels)) if weights is None else weights),
+            "average_precision": _average_precision(probabilities, labels, weights),
         }.items():
             metrics[name] = value
             intervals[name] = (max(0.0, value - error), min(1.0, value + error))
@@ -89,10 +96,15 @@ def classification_metrics(
     intervals["accuracy_ovr_macro"] = (1 - 2 * (1 - low) / C, 1 - 2 * (1 - high) / C)
     return {
         **metrics,
-        "calibration_error": calibration_bins(probabilities.max(1), right).error,
+        "calibration_error": calibration_bins(probabilities.max(1), right, weights=weights).error,
         "intervals": intervals,
-        "rejection": rejections(probabilities, labels, classes, background),
+        "rejection": rejections(probabilities, labels, classes, background, weights=weights),
     }
+
+
+def _sum(of: np.ndarray, weights: np.ndarray | None) -> float:
+    """Return the sum of the weights of the jets where `of` [J] is true."""
+    return float(of.sum() if weights is None else weights[of].sum())
 
 
 def background_class(given: str | None, classes: Sequence[str], default: str | None = None) -> str:
@@ -112,55 +124,69 @@ def normalized(probabilities: np.ndarray) -> np.ndarray:
     return probabilities / probabilities.sum(1, keepdims=True).clip(np.finfo(np.float64).tiny)
 
 
-def _areas(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, tuple[float, float]]:
+def _areas(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, tuple[float, float]]:
     r"""Return the two macro areas and their standard errors.
 
     Both are weighted means of $A_{ij} = P(p_i(x) > p_i(y))$ for a jet x of class i and y of class j, ties counting
     half; ovo weighs all alike, ovr by the part of j among the jets that are not i. As in DeLong, DeLong and
-    Clarke-Pearson (1988), the variance is the sum over jets of the squared effect of a jet on the mean.
+    Clarke-Pearson (1988), the variance is the sum over jets of the squared effect of a jet on the mean. Jets count
+    with their weights [J].
     """
     C = probabilities.shape[1]
     rows = [np.flatnonzero(labels == c) for c in range(C)]
-    columns = [[np.sort(probabilities[of, i]) for of in rows] for i in range(C)]
+    columns = [[_sorted(probabilities[of, i], weights[of]) for of in rows] for i in range(C)]
+    totals = np.array([weights[of].sum() for of in rows])
     value, effect = np.zeros(2), np.zeros((2, len(labels)))
     for i in range(C):
         for j in set(range(C)) - {i}:
-            above = _fraction_below(probabilities[rows[i], i], columns[i][j])
-            area = above.mean()
-            below = 1 - _fraction_below(probabilities[rows[j], i], columns[i][i])
-            weights = np.array([1 / (C - 1), len(rows[j]) / (len(labels) - len(rows[i]))])
-            value += weights * area
-            effect[:, rows[i]] += weights[:, None] * (above - area) / len(rows[i])
-            effect[:, rows[j]] += weights[:, None] * (below - area) / len(rows[j])
+            above = _fraction_below(probabilities[rows[i], i], *columns[i][j])
+            area = (above * weights[rows[i]]).sum() / totals[i]
+            below = 1 - _fraction_below(probabilities[rows[j], i], *columns[i][i])
+            parts = np.array([1 / (C - 1), totals[j] / (totals.sum() - totals[i])])
+            value += parts * area
+            effect[:, rows[i]] += parts[:, None] * weights[rows[i]] * (above - area) / totals[i]
+            effect[:, rows[j]] += parts[:, None] * weights[rows[j]] * (below - area) / totals[j]
     # sums of rounded parts may be above 1 by the last digit
     value, errors = (value / C).round(14), np.sqrt((effect**2).sum(1)) / C
     return {name: (float(value[k]), float(errors[k])) for k, name in enumerate(("auc_ovo", "auc_ovr"))}
 
 
-def _fraction_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the fraction of the sorted `others` below each value; equal ones count half."""
-    return (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / (2 * len(others))
+def _sorted(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted values [N], and the sums [N + 1] of the weights of the first ones of them."""
+    order = np.argsort(values, kind="stable")
+    return values[order], np.concatenate([[0.0], np.cumsum(weights[order])])
 
 
-def _average_precision(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def _fraction_below(values: np.ndarray, others: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Return the weighted fraction of the sorted `others` below each value; equal ones count half."""
+    first, last = (np.searchsorted(others, values, side) for side in ("left", "right"))
+    return (sums[first] + sums[last]) / (2 * sums[-1])
+
+
+def _average_precision(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> tuple[float, float]:
     """Return the macro average precision, and its standard deviation by bootstrap over the jets."""
     C = probabilities.shape[1]
     orders = [np.argsort(-probabilities[:, c], kind="stable") for c in range(C)]
     # equal scores share a threshold
     ends = [np.flatnonzero(np.diff(probabilities[order, c], append=-1.0)) for c, order in enumerate(orders)]
 
+    own = np.ones(len(labels)) if weights is None else weights
+
     def mean(weights: np.ndarray) -> float:
         precisions = []
         for c, (order, end) in enumerate(zip(orders, ends, strict=True)):
             drawn = weights[order]
             found = np.cumsum(drawn * (labels[order] == c))[end]
-            precision = found / np.cumsum(drawn)[end].clip(1)
-            precisions.append((np.diff(found, prepend=0) * precision).sum() / max(found[-1], 1))
+            total = np.cumsum(drawn)[end]
+            precision = np.divide(found, total, out=np.zeros(len(end)), where=total > 0)
+            precisions.append((np.diff(found, prepend=0) * precision).sum() / (found[-1] if found[-1] > 0 else 1))
         return float(np.mean(precisions))
 
     generator = np.random.default_rng(0)
-    drawn = [mean(generator.poisson(1.0, len(labels))) for _ in range(RESAMPLES)]
-    return mean(np.ones(len(labels))), float(np.std(drawn))
+    drawn = [mean(own * generator.poisson(1.0, len(labels))) for _ in range(RESAMPLES)]
+    return mean(own), float(np.std(drawn))
 
 
 def discriminant(probabilities: np.ndarray, signal: int, background: int) -> np.ndarray:
@@ -169,15 +195,27 @@ def discriminant(probabilities: np.ndarray, signal: int, background: int) -> np.
     return p / np.maximum(p + q, np.finfo(np.float64).tiny)
 
 
-def threshold_at(scores: np.ndarray, fractions: float | np.ndarray) -> np.ndarray:
-    """Return the largest thresholds that at least these fractions of the scores reach."""
+def threshold_at(scores: np.ndarray, fractions: float | np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the largest thresholds that at least these fractions of the scores, or of their weights, reach."""
+    if weights is not None:
+        order = np.argsort(-scores, kind="stable")
+        # with negative weights the fraction may decrease, and its first crossing counts
+        reached = np.maximum.accumulate(np.cumsum(weights[order]))
+        places = np.searchsorted(reached, np.asarray(fractions) * weights.sum() - 1e-9 * reached[-1])
+        return scores[order][places.clip(0, len(scores) - 1)]
     # tolerates the rounding of a fraction times a count
     places = np.ceil(np.asarray(fractions) * len(scores) - 1e-9).astype(np.int64).clip(1) - 1
     return np.sort(scores)[::-1][places]
 
 
 def rejection(
-    probabilities: np.ndarray, labels: np.ndarray, signal: int, background: int, efficiency: float
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    signal: int,
+    background: int,
+    efficiency: float,
+    *,
+    weights: np.ndarray | None = None,
 ) -> dict[str, float | None]:
     r"""Return the rejection $1/\varepsilon_B$ at a signal efficiency, with its 68.3 % Clopper–Pearson interval.
 
@@ -186,11 +224,12 @@ def rejection(
         only sets the lower limit `low`. All three are None if a class has no jets.
     """
     score = discriminant(probabilities, signal, background)
-    of_signal, of_background = score[labels == signal], score[labels == background]
-    n = len(of_background)
-    if not len(of_signal) or not n:
+    is_signal, is_background = labels == signal, labels == background
+    of_signal, of_background = ((None if weights is None else weights[of]) for of in (is_signal, is_background))
+    if not all(_sum(of, weights) > 0 for of in (is_signal, is_background)):
         return {"efficiency": efficiency, "value": None, "low": None, "high": None}
-    passed = int((of_background >= threshold_at(of_signal, efficiency)).sum())
+    threshold = threshold_at(score[is_signal], efficiency, of_signal)
+    passed, n = weighted_fraction(score[is_background] >= threshold, of_background)
     lowest, highest = (float(limit) for limit in clopper_pearson(passed, n, CONFIDENCE))
     return {
         "efficiency": efficiency,
@@ -201,21 +240,27 @@ def rejection(
 
 
 def rejections(
-    probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], background: str
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    background: str,
+    *,
+    weights: np.ndarray | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Return `rejection` of the background by each other class, at the efficiencies of JetClass's table."""
     of = list(classes).index(background)
     return {
-        name: rejection(probabilities, labels, signal, of, SIGNAL_EFFICIENCIES.get(name, 0.5))
+        name: rejection(probabilities, labels, signal, of, SIGNAL_EFFICIENCIES.get(name, 0.5), weights=weights)
         for signal, name in enumerate(classes)
         if name != background
     }
 
 
-def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def confusion(probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Return [C, C]: the fraction of the jets of the row's class that are assigned to the column's class."""
     classes = np.arange(probabilities.shape[1])
-    return confusion_matrix(labels, probabilities.argmax(1), labels=classes, normalize="true")
+    predicted = probabilities.argmax(1)
+    return confusion_matrix(labels, predicted, labels=classes, sample_weight=weights, normalize="true")
 
 
 def spread(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

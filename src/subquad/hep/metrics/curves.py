@@ -11,6 +11,7 @@ from scipy.spatial.distance import jensenshannon
 
 from subquad.hep.metrics.classification import CONFIDENCE, discriminant, threshold_at
 from subquad.hep.metrics.predictions import Predictions
+from subquad.hep.metrics.weighting import weighted_fraction
 from subquad.reporting.statistics import calibration_bins, clopper_pearson, wilson
 
 __all__ = ["GRID", "Curve", "Sculpted", "against_pt", "mass_edges", "pt_edges", "reliability", "roc", "sculpting"]
@@ -63,17 +64,29 @@ def roc(trainings: Sequence[Predictions], signal: int, background: int) -> Curve
     found = []
     for one in trainings:
         score = discriminant(one.probabilities, signal, background)
-        of_signal, of_background = score[one.labels == signal], np.sort(score[one.labels == background])
-        if not len(of_signal) or not len(of_background):
+        is_signal, is_background = one.labels == signal, one.labels == background
+        (signals, of_signal), (backgrounds, of_background) = (one.weights_of(of) for of in (is_signal, is_background))
+        if not signals > 0 or not backgrounds > 0:
             return None
-        passed = len(of_background) - np.searchsorted(of_background, threshold_at(of_signal, GRID), side="left")
-        found.append((passed, len(of_background)))
+        thresholds = threshold_at(score[is_signal], GRID, of_signal)
+        found.append(_passing(score[is_background], thresholds, of_background))
     values = np.stack([_inverse(passed / total) for passed, total in found])
     if len(found) == 1:
         passed, total = found[0]
         low, high = clopper_pearson(passed, total, CONFIDENCE)
         return Curve(GRID, values[0], _inverse(high), _inverse(low))
     return Curve(GRID, np.median(values, axis=0), values.min(0), values.max(0))
+
+
+def _passing(scores: np.ndarray, thresholds: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, float | int]:
+    """Return how many jets reach each threshold, and of how many: numbers of jets, or effective numbers."""
+    order = np.argsort(scores, kind="stable")
+    places = np.searchsorted(scores[order], thresholds, side="left")
+    if weights is None:
+        return len(scores) - places, len(scores)
+    sums = np.concatenate([[0.0], np.cumsum(weights[order])])
+    _, total = weighted_fraction(np.ones(len(scores), bool), weights)
+    return total * ((sums[-1] - sums[places]) / sums[-1]).clip(0, 1), total
 
 
 def pt_edges(scored: Sequence[Predictions], *, most: int = 8, jets_per_bin: int = 50) -> np.ndarray:
@@ -105,14 +118,16 @@ def against_pt(
     """
     score = discriminant(scored.probabilities, signal, background)
     is_signal, is_background = scored.labels == signal, scored.labels == background
-    if scored.pt is None or not is_signal.any() or not is_background.any():
+    (signals, of_signal), (backgrounds, _) = (scored.weights_of(of) for of in (is_signal, is_background))
+    if scored.pt is None or not signals > 0 or not backgrounds > 0:
         return None
-    passes = score >= threshold_at(score[is_signal], efficiency)
+    passes = score >= threshold_at(score[is_signal], efficiency, of_signal)
     bins, place = len(edges) - 1, np.searchsorted(edges[1:-1], scored.pt, side="right")
     curves = []
     for of in (is_signal, is_background):
-        total = np.bincount(place[of], minlength=bins)
-        passed = np.bincount(place[of & passes], minlength=bins)
+        in_bins = [of & (place == i) for i in range(bins)]
+        counts = [weighted_fraction(passes[rows], scored.weights_of(rows)[1]) for rows in in_bins]
+        passed, total = np.array(counts).T
         has_jets = total > 0
         low, high = clopper_pearson(passed[has_jets], total[has_jets], CONFIDENCE)
         middle = ((edges[1:] + edges[:-1]) / 2)[has_jets]
@@ -145,24 +160,27 @@ def sculpting(
     of = scored.labels == background
     assert scored.sdmass is not None
     score, mass = discriminant(scored.probabilities, signal, background)[of], scored.sdmass[of].clip(0, edges[-1])
-    before = _density(mass, edges)
+    weights = scored.weights_of(of)[1]
+    before = _density(mass, edges, weights)
     generator = np.random.default_rng(0)
     after = []
     for efficiency in CUTS:
-        passes = score >= threshold_at(score, efficiency)
+        passes = score >= threshold_at(score, efficiency, weights)
         count = int(passes.sum())
         if count < MIN_JETS:
             continue
-        density = _density(mass[passes], edges)
-        drawn = [_density(generator.choice(mass, count, replace=False), edges) for _ in range(20)]
+        density = _density(mass[passes], edges, None if weights is None else weights[passes])
+        rows = [generator.choice(len(mass), count, replace=False) for _ in range(20)]
+        drawn = [_density(mass[own], edges, None if weights is None else weights[own]) for own in rows]
         by_chance = float(np.mean([distance(before, one) for one in drawn]))
         after.append(Sculpted(efficiency, count, density, distance(before, density), by_chance))
     return before, after
 
 
-def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    counts = np.histogram(values, edges)[0]
-    return counts / max(1, counts.sum())
+def _density(values: np.ndarray, edges: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    # a density has no negative bins
+    counts = np.histogram(values, edges, weights=weights)[0].clip(0)
+    return counts / (counts.sum() or 1)
 
 
 def distance(p: np.ndarray, q: np.ndarray) -> float:
@@ -176,7 +194,9 @@ def reliability(scored: Predictions, label: int, *, bins: int = 10) -> tuple[Cur
     Bins have equal width; `x` is the mean predicted probability of a bin, `value` the observed fraction with Wilson's
     interval. Bins with fewer than `MIN_JETS` are omitted from the curve, but count in the error.
     """
-    found = calibration_bins(scored.probabilities[:, label].astype(np.float64), scored.labels == label, bins)
-    kept = found.counts >= MIN_JETS
-    predicted, observed, total = found.predicted[kept], found.observed[kept], found.counts[kept]
+    found = calibration_bins(
+        scored.probabilities[:, label].astype(np.float64), scored.labels == label, bins, weights=scored.weights
+    )
+    kept = found.effective >= MIN_JETS
+    predicted, observed, total = found.predicted[kept], found.observed[kept].clip(0, 1), found.effective[kept]
     return Curve(predicted, observed, *wilson(observed * total, total, CONFIDENCE)), found.error

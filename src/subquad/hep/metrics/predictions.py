@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from subquad.hep.metrics.weighting import weighted_mean
+
 __all__ = [
     "OBSERVERS",
     "TEST_SCORES",
@@ -22,7 +24,10 @@ __all__ = [
 TEST_SCORES = "test_scores.safetensors"
 """File in the folder of a run: probabilities, labels and observers of its test jets."""
 
-OBSERVERS: Mapping[str, str] = {"pt": "jet_pt", "sdmass": "jet_sdmass", "multiplicity": "jet_nparticles"}
+OBSERVERS: Mapping[str, str] = {
+    **{"pt": "jet_pt", "sdmass": "jet_sdmass", "multiplicity": "jet_nparticles"},
+    "weights": "event_weight",
+}
 """Observers of `Predictions` and their branches."""
 
 
@@ -46,13 +51,20 @@ class Predictions:
     """[J], soft-drop mass in GeV."""
     multiplicity: np.ndarray | None = None
     """[J], number of particles."""
+    weights: np.ndarray | None = None
+    """[J], event weights; None if all jets count the same."""
     batches: np.ndarray | None = None
     """[N, 3]: mean number of particles, number of jets and seconds in the network of each batch, if timed."""
 
     @property
     def accuracy(self) -> float:
         """Top-1 accuracy."""
-        return float((self.probabilities.argmax(1) == self.labels).mean())
+        return weighted_mean(self.probabilities.argmax(1) == self.labels, self.weights)
+
+    def weights_of(self, rows: np.ndarray) -> tuple[float, np.ndarray | None]:
+        """Return the sum of the weights of the jets where `rows` [J] is true, and these weights, if there are any."""
+        own = None if self.weights is None else self.weights[rows].astype(np.float64)
+        return float(rows.sum() if own is None else own.sum()), own
 
     def is_on_jets_of(self, other: "Predictions") -> bool:
         """Return whether both are on the same jets: equal labels, and equal observers as far as both have them."""
@@ -101,6 +113,7 @@ def predictions_of_run(
             pt=scores.get("pt"),
             sdmass=scores.get("sdmass"),
             multiplicity=scores["particles"],
+            weights=scores.get("weights"),
         )
         for model, key in keys.items()
         if key in scores

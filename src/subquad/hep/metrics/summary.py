@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from subquad.hep.metrics.classification import METRICS, classification_metrics, spread
-from subquad.hep.metrics.predictions import ModelPredictions
+from subquad.hep.metrics.predictions import ModelPredictions, Predictions
+from subquad.hep.metrics.weighting import effective_number, weight_note
 
-__all__ = ["measure", "summarize", "uncertainty"]
+__all__ = ["measure", "summarize", "uncertainty", "weight_notes"]
 
 
 def measure(models: Sequence[ModelPredictions], classes: Sequence[str], background: str) -> list[dict[str, Any]]:
@@ -23,7 +24,8 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
                 "milliseconds_per_jet": None
                 if one.batches is None
                 else 1e3 * one.batches[:, 2].sum() / one.batches[:, 1].sum(),
-                **classification_metrics(one.probabilities, one.labels, classes, background),
+                **_effective_jets(one, classes),
+                **classification_metrics(one.probabilities, one.labels, classes, background, weights=one.weights),
             }
             for one in model.trainings
         ]
@@ -32,6 +34,34 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
             {"name": model.name, "spread": spread(trainings), "median_training": median, "trainings": trainings}
         )
     return found
+
+
+def _effective_jets(one: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the fraction of negative weights and the effective number of jets, of all and by class, if weighted."""
+    if one.weights is None:
+        return {}
+    weights = one.weights.astype(np.float64)
+    by_class = {name: effective_number(weights[one.labels == i]) for i, name in enumerate(classes)}
+    return {
+        "negative_weights": float((weights < 0).mean()),
+        "effective_jets": {"all": effective_number(weights), **by_class},
+    }
+
+
+def weight_notes(predictions: Sequence[Predictions]) -> list[str]:
+    """Return a sentence about the event weights of the jets, and a warning if only some predictions have any."""
+    weighted = [one for one in predictions if one.weights is not None]
+    if not weighted:
+        return []
+    assert weighted[0].weights is not None
+    notes = [weight_note(weighted[0].weights.astype(np.float64), "Jets")]
+    without = list(dict.fromkeys(one.source for one in predictions if one.weights is None))
+    if without:
+        notes.append(
+            f"{', '.join(without)} have no event weights, so that their jets count the same: the metrics cannot be "
+            "compared. Add a branch event_weight, or name one with --event-weights."
+        )
+    return notes
 
 
 def uncertainty(measured: Mapping[str, Any], metric: str) -> float | None:
@@ -92,18 +122,21 @@ def _winner(models: Sequence[ModelPredictions]) -> str | None:
         return None
     # [trainings, J]: whether each jet is classified correctly
     correct = [np.stack([one.probabilities.argmax(1) == one.labels for one in model.trainings]) for model in models]
-    best = max(range(len(models)), key=lambda i: correct[i].mean())
+    weights = np.ones(len(first.labels)) if first.weights is None else first.weights.astype(np.float64)
+    # of a mean over jets; without event weights all jets count the same
+    weights /= weights.sum()
+    best = max(range(len(models)), key=lambda i: (correct[i].mean(0) * weights).sum())
     for i, other in enumerate(correct):
         if i != best:
             difference = correct[best].mean(0) - other.mean(0)
-            variance = (
-                difference.var() / len(difference) + _training_variance(correct[best]) + _training_variance(other)
-            )
-            if difference.mean() <= 2 * variance**0.5:
+            mean = (difference * weights).sum()
+            variance = ((difference - mean) ** 2 * weights**2).sum()
+            variance += _training_variance(correct[best] @ weights) + _training_variance(other @ weights)
+            if mean <= 2 * variance**0.5:
                 return None
     return models[best].name
 
 
-def _training_variance(correct: np.ndarray) -> float:
+def _training_variance(accuracies: np.ndarray) -> float:
     """Return the variance of the mean accuracy over trainings; 0 for a single one, whose variance is unknown."""
-    return float(correct.mean(1).var(ddof=1) / len(correct)) if len(correct) > 1 else 0.0
+    return float(accuracies.var(ddof=1) / len(accuracies)) if len(accuracies) > 1 else 0.0

@@ -17,6 +17,8 @@ JETS_PER_CHUNK = 100_000
 def fit_boosting(train: JetDataset, test: JetDataset, *, classes: int, seed: int) -> np.ndarray:
     """Fit gradient boosting on the training jets and return its probabilities [J, C] of the test jets.
 
+    Negative weights count by their absolute value.
+
     Args:
         train: At most `MAX_JETS` of them are used, evenly spaced.
         test: The J jets to predict.
@@ -30,7 +32,8 @@ def fit_boosting(train: JetDataset, test: JetDataset, *, classes: int, seed: int
         test.jet_features[test.rows].numpy(),
         classes=classes,
         seed=seed,
-        weights=some.weights.numpy(),
+        # leaves have no value where weights cancel
+        weights=np.abs(some.weights.numpy()),
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from subquad.errors import SubquadError
 from subquad.hep.data.card import card_of
 from subquad.hep.data.chunks import JetChunk, read_chunks
-from subquad.hep.data.layout import Layout, layout_of
+from subquad.hep.data.layout import Layout, layout_of, with_event_weights
 from subquad.hep.data.store import JetDataset, dataset_of
 from subquad.hep.models.networks import Network, load_network
 from subquad.hep.settings import NetSettings
@@ -45,7 +45,10 @@ class TrainedTagger:
         try:
             settings, classes = NetSettings(**config["net"]), tuple(config["classes"])
             card = card_of(config["card"]["options"], config["card"]["name"]) if config.get("card") else None
-            net, layout = load_network(tensors, settings, layout_of(settings, card), len(classes))
+            layout = layout_of(settings, card)
+            if card is None and config.get("event_weights"):
+                layout = with_event_weights(layout, config["event_weights"])
+            net, layout = load_network(tensors, settings, layout, len(classes))
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise SubquadError(f"{run}: its config.json is damaged ({error!r}); fit again") from error
         return cls(path=Path(run), config=config, net=net, settings=settings, layout=layout, classes=classes)
@@ -56,11 +59,13 @@ class TrainedTagger:
         *,
         tree: str = "tree",
         needs_labels: bool = True,
+        needs_weights: bool = False,
         title: str = "scoring jets",
         quiet: bool = True,
     ) -> Iterator[JetChunk]:
         """Yield the jets of files, read as the tagger's training jets were; see `subquad.hep.data.chunks`."""
-        yield from read_chunks(files, self.layout, tree=tree, needs_labels=needs_labels, title=title, quiet=quiet)
+        needs = {"needs_labels": needs_labels, "needs_weights": needs_weights}
+        yield from read_chunks(files, self.layout, tree=tree, **needs, title=title, quiet=quiet)
 
     def class_indices(self, chunk: JetChunk) -> np.ndarray:
         """Return [J] int64: index of each jet's label in `classes`; -1 for other labels."""

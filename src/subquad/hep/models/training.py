@@ -86,7 +86,8 @@ def _train(
         logits = forward(model, batch)
         loss = (cross_entropy(logits, batch.labels, reduction="none") * batch.weights).mean()
         backward(loss)
-        return {"loss": loss, "accuracy": (logits.detach().argmax(-1) == batch.labels).float().mean()}
+        is_right = (logits.detach().argmax(-1) == batch.labels).float()
+        return {"loss": loss, "accuracy": (is_right * batch.weights).mean()}
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         logits = predict_logits(model, validation)  # pyright: ignore[reportArgumentType]

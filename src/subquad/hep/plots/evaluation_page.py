@@ -18,6 +18,7 @@ from subquad.hep.metrics.predictions import ModelPredictions
 from subquad.hep.plots.figures import (
     calibration_figure,
     confusion_figure,
+    effective_jets,
     mass_figure,
     observers_figure,
     pt_figure,
@@ -117,7 +118,7 @@ def _signal_drawings(
         rocs = {model: curve for model, curve in all_rocs.items() if curve is not None}
         if rocs:
             reference = evaluation["reference"] if evaluation["reference"] in rocs else next(iter(rocs))
-            jets = max(int((model.median_training.labels == b).sum()) for model in models)
+            jets = max(effective_jets(model.median_training, b) for model in models)
             ratio = f" (top) and its ratio to {reference} (bottom)" * (len(rocs) > 1)
             yield Drawing(
                 name=f"roc_{name}",

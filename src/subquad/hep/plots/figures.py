@@ -14,11 +14,13 @@ from subquad.errors import require
 from subquad.hep.metrics.classification import confusion, discriminant
 from subquad.hep.metrics.curves import Curve, Sculpted, reliability, roc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
+from subquad.hep.metrics.weighting import effective_number
 from subquad.hep.plots.style import GREY, RED, colours, draw_cells, in_style, latex_name, line_looks, panel_grid, panels
 
 __all__ = [
     "calibration_figure",
     "confusion_figure",
+    "effective_jets",
     "history_figure",
     "mass_figure",
     "observers_figure",
@@ -45,7 +47,7 @@ def roc_figure(predictions: Predictions, classes: Sequence[str], background: str
     for colour, (name, curve) in zip(colours(len(shown)), shown.items(), strict=True):
         x, value, _, _ = _finite(curve)
         axes.plot(x, value, color=colour, label=latex_name(name))
-    total = int((predictions.labels == b).sum())
+    total = effective_jets(predictions, b)
     _shade_few_jets(axes, total)
     axes.text(
         0.02,
@@ -70,7 +72,13 @@ def roc_figure(predictions: Predictions, classes: Sequence[str], background: str
     return figure
 
 
-def _shade_few_jets(axes: Axes, background_jets: int) -> None:
+def effective_jets(predictions: Predictions, label: int) -> float:
+    """Return the number of jets of a class, or the effective number if they have weights."""
+    _, own = predictions.weights_of(predictions.labels == label)
+    return float((predictions.labels == label).sum()) if own is None else effective_number(own)
+
+
+def _shade_few_jets(axes: Axes, background_jets: float) -> None:
     top = max(background_jets, 2) * 1.5
     axes.axhspan(background_jets / FEW_JETS, top, color="0.92", zorder=0)
     axes.set_ylim(1, top)
@@ -81,7 +89,7 @@ def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure
     """Return the confusion matrix in per cent of each true class."""
     size = 2.6 + 0.52 * len(classes)
     figure, axes = panels(size + 0.8, size)
-    table = 100 * confusion(predictions.probabilities, predictions.labels)
+    table = 100 * confusion(predictions.probabilities, predictions.labels, predictions.weights)
     image = draw_cells(axes, table, "{:.0f}", cmap="Blues", limits=(0, 100), least=0.5)
     names = [latex_name(name) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -91,9 +99,12 @@ def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure
     return figure
 
 
-def _draw_fractions(axes: Axes, values: np.ndarray, edges: np.ndarray, *, colour: str, label: str) -> None:
-    """Draw a histogram of the values as fractions of their number."""
-    fractions = np.histogram(values, edges)[0] / max(1, len(values))
+def _draw_fractions(
+    axes: Axes, values: np.ndarray, edges: np.ndarray, *, weights: np.ndarray | None, colour: str, label: str
+) -> None:
+    """Draw a histogram of the values as fractions of their number, or of the sum of their weights."""
+    total = len(values) if weights is None else weights.sum()
+    fractions = np.histogram(values, edges, weights=weights)[0] / (total or 1)
     mplhep = require("mplhep", extra="hep")
     mplhep.histplot(fractions, edges, ax=axes, color=colour, label=label, histtype="step", linewidth=1.1)
 
@@ -108,7 +119,9 @@ def scores_figure(predictions: Predictions, classes: Sequence[str], background: 
     for axes, (i, name) in zip(grid, signals, strict=True):
         score = discriminant(predictions.probabilities, i, b)
         for label, colour, of in ((background, GREY, b), (name, BLUE, i)):
-            _draw_fractions(axes, score[predictions.labels == of], edges, colour=colour, label=latex_name(label))
+            rows = predictions.labels == of
+            weights = predictions.weights_of(rows)[1]
+            _draw_fractions(axes, score[rows], edges, weights=weights, colour=colour, label=latex_name(label))
         axes.set(yscale="log", ylim=(1e-3, 3), xlim=(0, 1))
         axes.legend(frameon=False, loc="upper center", ncols=2, fontsize=8, handlelength=1.2)
     figure.supxlabel(rf"score $p_S / (p_S + p_B)$, $B$: {latex_name(background)}", fontsize=11)
@@ -146,7 +159,9 @@ def observers_figure(predictions: Predictions, classes: Sequence[str]) -> Figure
         low = low if low > high / 3 else 0.0
         edges = np.linspace(low, high if high > low else low + 1, 31)
         for i, (colour, label) in enumerate(zip(colours(len(classes)), classes, strict=True)):
-            _draw_fractions(axes, values[predictions.labels == i], edges, colour=colour, label=latex_name(label))
+            rows = predictions.labels == i
+            weights = predictions.weights_of(rows)[1]
+            _draw_fractions(axes, values[rows], edges, weights=weights, colour=colour, label=latex_name(label))
         axes.set(xlabel=name, ylabel="fraction of jets", xlim=(edges[0], edges[-1]), ylim=(0, None))
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, ncols=5, loc="outside upper center", frameon=False, fontsize=9)
@@ -175,7 +190,7 @@ def ratio_figure(
     signal: str,
     background: str,
     efficiency: float,
-    background_jets: int,
+    background_jets: float,
 ) -> Figure:
     """Return the background rejection against the efficiency of one signal; of several models also the ratios.
 
@@ -185,7 +200,7 @@ def ratio_figure(
         signal: Class.
         background: Class.
         efficiency: Working point, which is marked.
-        background_jets: Number of background jets, the upper end of the axis.
+        background_jets: Number or effective number of background jets, the upper end of the axis.
     """
     rows = 2 if len(curves) > 1 else 1
     figure, grid = panels(5.2, 4.9, rows=rows, sharex=True, height_ratios=(3, 1.25)[:rows], squeeze=False)

@@ -43,7 +43,8 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     """Return one or two sentences: the top-1 accuracy of the tagger, and whether it exceeds that of the baseline."""
     accuracies = {name: test["accuracy"] for name, test in metrics["test"].items()}
     jets, accuracy = metrics["jets"]["test"], accuracies["net"]
-    error = (accuracy * (1 - accuracy) / jets) ** 0.5
+    effective = metrics["models"][0]["trainings"][0].get("effective_jets", {"all": jets})["all"]
+    error = (max(0.0, accuracy * (1 - accuracy)) / max(effective, 1)) ** 0.5
     text = f"The tagger reaches a top-1 accuracy of {100 * accuracy:.1f} ± {100 * error:.1f} % on {jets:,} test jets."
     if "boosting" not in accuracies:
         return text
@@ -84,6 +85,7 @@ def sections_of(
             "Metrics",
             [
                 verdict(metrics),
+                *metrics.get("notes", ()),
                 comparison_table(metrics),
                 picture(
                     roc_figure(pcn, classes, background),
