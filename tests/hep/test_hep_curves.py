@@ -11,6 +11,7 @@ from subquad.hep.metrics.predictions import ModelPredictions, Predictions, group
 from subquad.hep.metrics.summary import measure, summarize, weight_notes
 from subquad.hep.plots.evaluation_page import draw
 from subquad.hep.plots.figures import calibration_figure, mass_figure, pt_figure, ratio_figure, time_figure
+from subquad.hep.plots.tables import metrics_table
 
 
 def scored(score, labels, name="net", **given):
@@ -231,6 +232,27 @@ def test_a_model_wins_by_more_than_two_standard_errors_of_the_paired_difference(
     # other jets cannot be paired
     assert winner_of(answers(good, "a"), answers(bad[:399], "b"))["wins"] is None
     assert winner_of(answers(good, "a"))["wins"] is None
+
+
+def test_intervals_over_trainings_stand_beside_those_over_jets():
+    rates = (2, 3, 4)
+    trainings = [answers(np.arange(400) % 10 > rate, "a", rate) for rate in rates]
+    models = group_by_model([*trainings, answers(np.arange(400) % 10 > 1, "b", 1)])
+    measured = measure(models, ("QCD", "Hbb"), "QCD")
+    found = summarize(measured, models)
+    low, high = found["intervals"]["trainings"]["a"]["accuracy"]
+    assert (high - low) / 2 == pytest.approx(1.3213 * 0.1 / 3**0.5, rel=1e-3)
+    assert "b" not in found["intervals"]["trainings"]
+    table = metrics_table(measured, None)
+    accuracy = list(table.header).index("top-1 accuracy")
+    jets = np.mean([np.diff(one["intervals"]["accuracy"])[0] / 2 for one in measured[0]["trainings"]])
+    assert table.rows[0][accuracy] == f"0.6000({1e4 * jets:.0f})(763)"
+    assert table.rows[1][accuracy] == "0.8000(200)"
+    # no interval over jets is known
+    assert "(–)(" in table.rows[0][list(table.header).index("calibration error")]
+    assert "calibration error, T = 1" not in table.header
+    models = group_by_model([replace(one, temperature=1.5) for one in trainings])
+    assert "calibration error, T = 1" in metrics_table(measure(models, ("QCD", "Hbb"), "QCD"), None).header
 
 
 def test_event_weights_count_in_the_comparison():

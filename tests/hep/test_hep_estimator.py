@@ -137,7 +137,7 @@ def test_errors_of_the_jets_are_reported(files):
     weights = np.zeros(len(jets))
     split = stratified_split(jets.labels, validation_fraction=0.1, test_fraction=0.0, seed=drawn(0))
     weights[split["train"]] = 1
-    with pytest.raises(SubquadError, match="all validation jets have weight 0"):
+    with pytest.raises(SubquadError, match="the weights of the validation jets do not add up to more than 0"):
         PCNTagger(**SHORT).fit(jets, jets.labels, sample_weight=weights)
     with pytest.raises(IndexError, match="jets have one axis"):
         jets[3, 5]

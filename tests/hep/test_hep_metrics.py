@@ -162,11 +162,15 @@ def test_the_spread_over_trainings_is_mean_and_deviation_and_the_median_of_rejec
 
     got = spread([training(0.5, 10.0), training(0.7, 40.0), training(0.6, 20.0)])
     expected = {"mean": pytest.approx(0.6), "deviation": pytest.approx(0.1), "min": 0.5, "max": 0.7}
-    assert got["accuracy"] == expected
+    # of two degrees of freedom, 68.3 % of Student's t lie within 1.3213 standard errors
+    half = 1.3213 * 0.1 / 3**0.5
+    assert got["accuracy"] == {**expected, "interval": pytest.approx([0.6 - half, 0.6 + half], abs=1e-5)}
     assert got["rejection"]["Hbb"]["median"] == 20
     assert "auc_ovo" not in got
     assert "Hcc" not in got["rejection"]
-    assert spread([training(0.5, 10.0)])["accuracy"]["deviation"] is None
+    alone = spread([training(0.5, 10.0)])["accuracy"]
+    assert alone["deviation"] is None
+    assert "interval" not in alone
     # where no background jet passes, the rejection has no upper end
     without = spread([training(0.5, 10.0), training(0.7, 40.0), training(0.6, None)])["rejection"]["Hbb"]
     assert without == {"median": 40.0, "deviation": None, "min": 10.0, "max": None}

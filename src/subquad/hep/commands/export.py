@@ -51,6 +51,8 @@ def export(run: Path | str, *, out: Path | str, force: bool = False, quiet: bool
         found = {
             **preprocessing(tagger),
             "subquad": {"version": __version__, "run": str(run), "model": out.name, "output": OUTPUT},
+            # which the probabilities of the exported network contain
+            "temperature": tagger.temperature,
             "checked": {"largest_difference": max(size["difference"] for size in sizes), "sizes": sizes},
         }
         write_json(beside, found)

@@ -114,6 +114,7 @@ def fit(
         directory=job.run.directory,
         seed=seed,
         quiet=quiet,
+        event_weights=_event_weights(job.parts["validation"]),
     )
     seconds |= {"training": fitted.result.seconds, "waiting": fitted.waiting}
     if group.is_main_process:
@@ -162,11 +163,15 @@ def _read_and_split(
     )
 
 
+def _event_weights(dataset: JetDataset) -> np.ndarray | None:
+    """Return [J]; None without event weights."""
+    return dataset.observer(WEIGHT_COLUMN) if dataset.layout.event_weights else None
+
+
 def _say_weights(dataset: JetDataset, *, quiet: bool) -> None:
     """Log the effective number of jets, and warn of negative weights."""
-    if dataset.layout.event_weights:
-        weights = dataset.observer(WEIGHT_COLUMN)
-        assert weights is not None
+    weights = _event_weights(dataset)
+    if weights is not None:
         note = weight_note(weights.astype(np.float64), f"jets ({dataset.layout.event_weights})")
         say(f"Warning: {note}" if (weights < 0).any() else note, quiet=quiet)
 
@@ -191,7 +196,7 @@ def _test_scores(job: _Fit, fitted: FittedNetwork, seconds: dict[str, float]) ->
         scores["probabilities_boosting"] = boosting.astype(np.float32)
         seconds["boosting"] = time.perf_counter() - began
     observers = {name: test.observer(f"jet_{name}") for name in ("pt", "sdmass")}
-    observers["weights"] = test.observer(WEIGHT_COLUMN) if test.layout.event_weights else None
+    observers["weights"] = _event_weights(test)
     scores |= {name: column for name, column in observers.items() if column is not None}
     return {**scores, "labels": test.labels.numpy(), "particles": test.lengths.numpy().astype(np.float32)}
 
@@ -200,7 +205,8 @@ def _metrics(
     job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     names = {"net": "net", "boosting": "boosting"}
-    models = group_by_model(predictions_of_run(scores, names, source="test jets", seed=job.seed))
+    predicted = predictions_of_run(scores, names, source="test jets", seed=job.seed, temperature=fitted.temperature)
+    models = group_by_model(predicted)
     measured = measure(models, job.classes, job.background)
     result, jets = fitted.result, {name: len(part) for name, part in job.parts.items()}
     return {
@@ -213,6 +219,7 @@ def _metrics(
             "train": jets["train"] * job.settings.epochs / max(result.seconds, 1e-9),
             "predict": jets["test"] / max(seconds["predicting"], 1e-9),
         },
+        "temperature": fitted.temperature,
         "parameters": sum(p.numel() for p in fitted.net.parameters()),
         **{"steps": result.steps, "best_step": result.best_step, "validation": result.best},
         "models": measured,
@@ -227,7 +234,7 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
         "particle_features": layout.features.names,
         "jet_features": layout.jet_features if job.net.has_jet_features else (),
         "card": None if layout.card is None else {"name": layout.card.name, "options": plain(layout.card.options)},
-        "event_weights": layout.event_weights,
+        **{"event_weights": layout.event_weights, "temperature": fitted.temperature},
         **{"split": job.split, "is_marked": job.is_marked},
         **{name: run.settings[name] for name in ("data", "files", "validation", "test")},
         "digests": job.digests,

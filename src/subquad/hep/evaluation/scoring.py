@@ -121,6 +121,7 @@ class _Scorer:
                 labels=_labels(chunk, self.tagger, self.classes, files),
                 multiplicity=chunk.lengths.astype(np.float32),
                 batches=batches,
+                temperature=self.tagger.config.get("temperature"),
                 **{key: None if column is None else column.astype(np.float32) for key, column in observers.items()},
             )
         )
@@ -174,5 +175,7 @@ def stored_predictions(folder: Path, name: str, config: Mapping[str, Any], class
     names = {"net": name, "boosting": BOOSTING}
     return [
         replace(one, probabilities=one.probabilities[:, order], labels=np.argsort(order)[one.labels])
-        for one in predictions_of_run(stored, names, source=str(folder), seed=config["seed"])
+        for one in predictions_of_run(
+            stored, names, source=str(folder), seed=config["seed"], temperature=config.get("temperature")
+        )
     ]

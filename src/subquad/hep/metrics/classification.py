@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from subquad.errors import unknown
@@ -41,6 +42,7 @@ METRICS = {
     "average_precision": "average precision",
     "accuracy_ovr_macro": "accuracy, ovr",
     "calibration_error": "calibration error",
+    "calibration_error_unscaled": "calibration error, T = 1",
 }
 """Metrics over all classes, and their names in tables."""
 
@@ -57,6 +59,7 @@ def classification_metrics(
     background: str,
     *,
     weights: np.ndarray | None = None,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """Return the metrics of one training on labelled jets.
 
@@ -64,13 +67,14 @@ def classification_metrics(
     `average_precision` is the mean over classes against the rest, which E-PCN (arXiv:2512.07420) reports as AUPR; all
     three are None if a class has no jets. `accuracy_ovr_macro` is what the PCN paper calls accuracy: each class against
     the rest, averaged; a tagger that rejects every class reaches 1 - 1/C. `calibration_error` is that of the most
-    probable class.
+    probable class, and `calibration_error_unscaled` that before the logits were divided by the temperature.
 
     Args:
         probabilities: [J, C].
         labels: [J], indices of the classes.
         classes: Names of the classes.
         background: Class whose rejection is measured.
+        temperature: Number by which the logits of the probabilities were divided; None if unknown.
         weights: [J], event weights; None counts all jets the same. Intervals are those of effective numbers of jets.
 
     Returns:
@@ -91,12 +95,18 @@ def classification_metrics(
         }.items():
             metrics[name] = value
             intervals[name] = (max(0.0, value - error), min(1.0, value + error))
+    # of the most probable class before the division, whose logits were larger by this factor
+    unscaled = 0.0
+    if temperature is not None:
+        plain = normalized((probabilities / probabilities.max(1, keepdims=True)) ** temperature)
+        unscaled = calibration_bins(plain.max(1), right, weights=weights).error
     # a misclassified jet is wrong for two of the C classes against the rest, and right for all others
     metrics["accuracy_ovr_macro"] = 1 - 2 * (1 - accuracy) / C
     intervals["accuracy_ovr_macro"] = (1 - 2 * (1 - low) / C, 1 - 2 * (1 - high) / C)
     return {
         **metrics,
         "calibration_error": calibration_bins(probabilities.max(1), right, weights=weights).error,
+        **({} if temperature is None else {"calibration_error_unscaled": unscaled}),
         "intervals": intervals,
         "rejection": rejections(probabilities, labels, classes, background, weights=weights),
     }
@@ -270,9 +280,10 @@ def spread(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         trainings: Metrics of each, as `classification_metrics` returns them.
 
     Returns:
-        `trainings`, their number; of each metric `mean`, standard `deviation` (n - 1; None for one training), `min` and
-        `max`; in `rejection` of each signal, as is customary, `median` in place of the mean. `median` and `max` are
-        None where no background jet passes.
+        `trainings`, their number; of each metric `mean`, standard `deviation` (n - 1; None for one training), `min`,
+        `max` and, of several trainings, `interval`, the 68.3 % interval of the mean by Student's t; in `rejection` of
+        each signal, as is customary, `median` in place of the mean. `median` and `max` are None where no background jet
+        passes.
     """
     rejections = {
         name: _around([training["rejection"][name]["value"] for training in trainings], has_limits=True)
@@ -287,13 +298,18 @@ def spread(trainings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"trainings": len(trainings), **metrics, "rejection": rejections}
 
 
-def _around(values: Sequence[float | None], *, has_limits: bool = False) -> dict[str, float | None]:
+def _around(values: Sequence[float | None], *, has_limits: bool = False) -> dict[str, Any]:
     known = [np.inf if value is None else value for value in values]
     is_known = bool(np.isfinite(known).all())
     middle = float(np.median(known) if has_limits else np.mean(known))
+    interval = {}
+    if len(known) > 1 and not has_limits:
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * stats.sem(known))
+        interval = {"interval": [middle - half, middle + half]}
     return {
         "median" if has_limits else "mean": middle if np.isfinite(middle) else None,
         "deviation": float(np.std(known, ddof=1)) if is_known and len(known) > 1 else None,
         "min": float(np.min(known)) if np.isfinite(np.min(known)) else None,
         "max": float(np.max(known)) if is_known else None,
+        **interval,
     }

@@ -53,6 +53,8 @@ class Predictions:
     """[J], number of particles."""
     weights: np.ndarray | None = None
     """[J], event weights; None if all jets count the same."""
+    temperature: float | None = None
+    """Number by which the logits were divided to calibrate the probabilities; None if unknown."""
     batches: np.ndarray | None = None
     """[N, 3]: mean number of particles, number of jets and seconds in the network of each batch, if timed."""
 
@@ -92,7 +94,12 @@ class ModelPredictions:
 
 
 def predictions_of_run(
-    scores: Mapping[str, np.ndarray], names: Mapping[str, str], *, source: str, seed: int | None = None
+    scores: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    *,
+    source: str,
+    seed: int | None = None,
+    temperature: float | None = None,
 ) -> list[Predictions]:
     """Return the predictions of the network and, if it was fitted, of the baseline for a run's test jets.
 
@@ -101,6 +108,7 @@ def predictions_of_run(
         names: Names of the models `net` and `boosting`.
         source: Folder of the run, or a description.
         seed: Seed of the run.
+        temperature: Temperature of the network.
     """
     keys = {"net": "probabilities", "boosting": "probabilities_boosting"}
     return [
@@ -114,6 +122,7 @@ def predictions_of_run(
             sdmass=scores.get("sdmass"),
             multiplicity=scores["particles"],
             weights=scores.get("weights"),
+            temperature=temperature if model == "net" else None,
         )
         for model, key in keys.items()
         if key in scores

@@ -25,7 +25,9 @@ def measure(models: Sequence[ModelPredictions], classes: Sequence[str], backgrou
                 if one.batches is None
                 else 1e3 * one.batches[:, 2].sum() / one.batches[:, 1].sum(),
                 **_effective_jets(one, classes),
-                **classification_metrics(one.probabilities, one.labels, classes, background, weights=one.weights),
+                **classification_metrics(
+                    one.probabilities, one.labels, classes, background, weights=one.weights, temperature=one.temperature
+                ),
             }
             for one in model.trainings
         ]
@@ -77,6 +79,9 @@ def uncertainty(measured: Mapping[str, Any], metric: str) -> float | None:
 def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredictions]) -> dict[str, Any]:
     """Return `test` and `intervals`, by model and metric, and `wins`.
 
+    `intervals.test` covers jets and trainings; `intervals.trainings` is that of the mean over trainings alone, of
+    models with several.
+
     A model wins if its top-1 accuracy exceeds that of every other model by more than two standard errors of the
     difference, which is paired by jet. No model wins if they were measured on different jets.
 
@@ -86,7 +91,14 @@ def summarize(measured: Sequence[Mapping[str, Any]], models: Sequence[ModelPredi
     """
     return {
         "test": {model["name"]: _values(model) for model in measured},
-        "intervals": {"test": {model["name"]: _intervals(model) for model in measured}},
+        "intervals": {
+            "test": {model["name"]: _intervals(model) for model in measured},
+            "trainings": {
+                model["name"]: {name: model["spread"][name]["interval"] for name in METRICS if name in model["spread"]}
+                for model in measured
+                if len(model["trainings"]) > 1
+            },
+        },
         "wins": _winner(models),
     }
 

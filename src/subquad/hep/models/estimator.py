@@ -57,6 +57,8 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         layout_: Its inputs and their standardization.
         seed_: Drawn from `random_state`.
         validation_: Accuracy and loss on the validation jets, at the best epoch.
+        temperature_: Number by which the logits were divided, so that probabilities are calibrated on the validation
+            jets.
     """
 
     def __init__(
@@ -122,8 +124,16 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         both = torch.cat([indices["train"], indices["validation"]])
         parts = split_dataset(dataset, indices, weights[both.numpy()], net)
         fitted = fit_network(
-            parts, settings, net_settings=net, classes=len(self.classes_), directory=None, seed=seed, quiet=True
+            parts,
+            settings,
+            net_settings=net,
+            classes=len(self.classes_),
+            directory=None,
+            seed=seed,
+            quiet=True,
+            event_weights=None if sample_weight is None else weights[indices["validation"].numpy()],
         )
+        self.temperature_ = fitted.temperature
         self.validation_ = fitted.result.best
         self.net_, self.net_settings_, self.layout_ = fitted.net.eval(), net, parts["train"].layout
         return self
@@ -174,7 +184,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
                 **{"preset": self.preset, "seed": self.seed_, "net": asdict(net)},
                 "particle_features": layout.features.names,
                 "jet_features": layout.jet_features if net.has_jet_features else (),
-                **{"card": None, "files": [], "test": []},
+                **{"card": None, "files": [], "test": [], "temperature": self.temperature_},
             },
             tensors=network_tensors(self.net_, layout),
             metrics={"validation": self.validation_},
@@ -195,7 +205,7 @@ class PCNTagger(ClassifierMixin, BaseEstimator):
         saved = tagger.config["estimator"]
         estimator = cls(**saved["parameters"])
         estimator.net_, estimator.net_settings_, estimator.layout_ = tagger.net, tagger.settings, tagger.layout
-        estimator.seed_ = tagger.config["seed"]
+        estimator.seed_, estimator.temperature_ = tagger.config["seed"], tagger.temperature
         estimator.classes_ = np.array(saved["classes"])
         estimator.validation_ = read_json(Path(folder) / METRICS)["validation"]
         return estimator

@@ -53,6 +53,11 @@ class TrainedTagger:
             raise SubquadError(f"{run}: its config.json is damaged ({error!r}); fit again") from error
         return cls(path=Path(run), config=config, net=net, settings=settings, layout=layout, classes=classes)
 
+    @property
+    def temperature(self) -> float:
+        """Number by which the logits were divided after the training; the weights of the last layer contain it."""
+        return float(self.config.get("temperature", 1.0))
+
     def read_chunks(
         self,
         files: Sequence[Path],

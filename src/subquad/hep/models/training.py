@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -13,6 +14,7 @@ from subquad.hep.data.batches import Batch, Prefetch, WaitingTime, collate
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.networks import Network, build_network, forward, predict_logits, using_threads
 from subquad.hep.models.presets import training_defaults
+from subquad.hep.models.temperature import divide_logits, fit_temperature
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.train.bucketing import bucketed_batches
 from subquad.train.distributed import processes
@@ -27,10 +29,12 @@ class FittedNetwork:
     """A fitted network and the record of its training."""
 
     net: Network
-    """With the weights of the best epoch by validation accuracy."""
+    """With the weights of the best epoch by validation accuracy, and calibrated logits."""
     result: TrainingResult
     waiting: float
     """Seconds in which training waited for batches."""
+    temperature: float
+    """Number by which the logits, the weights of the last layer, were divided after the training."""
 
 
 def fit_network(
@@ -42,8 +46,9 @@ def fit_network(
     directory: Path | None,
     seed: int,
     quiet: bool,
+    event_weights: np.ndarray | None = None,
 ) -> FittedNetwork:
-    """Fit a network.
+    """Fit a network, and its temperature on the validation jets.
 
     Args:
         parts: `train` and `validation`, standardized.
@@ -53,6 +58,7 @@ def fit_network(
         directory: Folder for checkpoints and the history; None keeps nothing.
         seed: Seed of the initial weights, the order of the jets, and dropout.
         quiet: Print no progress.
+        event_weights: Weights of the validation jets in the likelihood of the temperature; None counts all the same.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -60,7 +66,10 @@ def fit_network(
     waiting = WaitingTime()
     with using_threads(settings.threads), ThreadPoolExecutor(1) as pool:
         result = _train(net, parts, settings, pool=pool, waiting=waiting, directory=directory, seed=seed, quiet=quiet)
-    return FittedNetwork(net=net, result=result, waiting=waiting.seconds)
+        validation = parts["validation"]
+        temperature = fit_temperature(predict_logits(net, validation), validation.labels, event_weights)
+    divide_logits(net.head, temperature)
+    return FittedNetwork(net=net, result=result, waiting=waiting.seconds, temperature=temperature)
 
 
 def _train(

@@ -141,6 +141,18 @@ def _training_text(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str
         f"the best validation accuracy was at step {metrics['best_step']:,}. Training took {seconds['training']:.0f} s "
         f"({speed['train']:,.0f} jets per second); inference runs at {speed['predict']:,.0f} jets per second"
         + (f". Gradient boosting took {seconds['boosting']:.0f} s." if "boosting" in seconds else ".")
+        + _temperature_text(metrics)
+    )
+
+
+def _temperature_text(metrics: Mapping[str, Any]) -> str:
+    net = metrics["test"]["net"]
+    if "calibration_error_unscaled" not in net:
+        return ""
+    return (
+        f" The logits are divided by the temperature {metrics['temperature']:.3f}, which maximizes the likelihood of "
+        f"the validation jets: the calibration error of the test jets is {net['calibration_error']:.4f}, and "
+        f"{net['calibration_error_unscaled']:.4f} without it."
     )
 
 
