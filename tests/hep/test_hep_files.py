@@ -27,15 +27,6 @@ def test_a_tree_after_the_file_is_read_as_uproot_does(tables, tmp_path):
         read(f"{path}:Events")
 
 
-def test_a_remote_file_is_refused_with_the_command_that_copies_it(capsys, tmp_path):
-    assert main(["hep", "fit", "root://eos.cern.ch//jets.root", "--out", str(tmp_path / "run")]) == 2
-    printed = capsys.readouterr().err
-    assert "root://eos.cern.ch//jets.root: remote files are not read; copy it first" in printed
-    assert "xrdcp root://eos.cern.ch//jets.root ." in printed
-    with pytest.raises(SubquadError, match=r"curl -O https://zenodo\.org/jets\.root"):
-        expand_files("https://zenodo.org/jets.root")
-
-
 def test_the_jets_that_ship_with_subquad_have_a_name():
     assert expand_files("example:jets") == [example_path()]
     jets = read("example:jets")

@@ -43,8 +43,9 @@ def fit(
 
     Args:
         files: ROOT, Parquet, HDF5 or NPZ files in the layout of JetClass or of another public data set (--layout), or
-            as --card describes: names, folders, patterns in quotes, or example:jets for the jets that ship with
-            subquad. A folder with train*, val* and test* folders gives the three parts.
+            as --card describes: names, folders, patterns in quotes, URLs such as root://host//jets.root, or
+            example:jets for the jets that ship with subquad. A folder with train*, val* and test* folders gives the
+            three parts.
         test: Files with the test jets. Default: those that the data set's own split names, or a stratified fraction of
             the jets.
     """

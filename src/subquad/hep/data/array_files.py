@@ -14,6 +14,7 @@ from subquad.errors import SubquadError, require
 from subquad.hep.data.energyflow import is_energyflow, momenta_and_types
 from subquad.hep.data.hdf5_collections import CollectionTable, datasets_of
 from subquad.hep.data.padded_arrays import PaddedTable, SequentialArray, rows_of
+from subquad.hep.data.remote import readable
 from subquad.hep.data.top_landscape import pandas_table, top_arrays
 
 __all__ = ["ArrayTable", "hdf5", "npz"]
@@ -45,7 +46,7 @@ def hdf5(path: Path) -> Iterator[ArrayTable]:
         SubquadError: An array is not a column of jets, or nothing in the file can be read.
     """
     h5py = require("h5py", extra="hep")
-    with h5py.File(path) as file:
+    with readable(path) as given, h5py.File(given) as file:
         datasets = datasets_of(file)
         _check_filters(path, datasets)
         arrays = {
@@ -90,7 +91,7 @@ def npz(path: Path) -> Iterator[ArrayTable]:
     Raises:
         SubquadError: An array is not a column of jets, or holds Python objects, which could run code when read.
     """
-    with zipfile.ZipFile(path) as file, ExitStack() as stack:
+    with readable(path) as given, zipfile.ZipFile(given) as file, ExitStack() as stack:
         arrays = {}
         for entry in file.namelist():
             name = entry.removesuffix(".npy")

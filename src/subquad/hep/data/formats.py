@@ -18,6 +18,7 @@ from typing import Any
 from subquad.errors import SubquadError, raise_errors, require, unknown
 from subquad.hep.data.array_files import hdf5, npz
 from subquad.hep.data.examples import EXAMPLES, example_path
+from subquad.hep.data.remote import RemotePath, is_remote, readable, remote_files
 from subquad.hep.data.top_landscape import SPLIT
 
 __all__ = ["Files", "Source", "expand_files", "file_of", "inspect_file", "iterate_columns", "list_files"]
@@ -28,7 +29,6 @@ Files = Path | str | Iterable[Path | str]
 SUFFIXES = {".root": "ROOT", ".parquet": "Parquet", ".pq": "Parquet", ".h5": "HDF5", ".hdf5": "HDF5", ".npz": "NPZ"}
 _MAGIC = {b"root": "ROOT", b"PAR1": "Parquet", b"\x89HDF": "HDF5", b"PK\x03\x04": "NPZ"}
 
-_REMOTE = re.compile(r"([a-z][a-z0-9+.-]*)://")
 _TREE = re.compile(r"(.+\.root):(.+)", re.DOTALL)
 _SAMPLE = re.compile(r"[A-Za-z_]\w+:(.+)", re.DOTALL)
 
@@ -54,7 +54,7 @@ class Source:
     """A file and its columns."""
 
     path: Path
-    """As given; `file.root:tree` for a tree of a ROOT file."""
+    """As given; `file.root:tree` for a tree of a ROOT file; a `RemotePath` for a URL."""
     kind: str
     """ROOT, Parquet, HDF5 or NPZ."""
     tree: str
@@ -83,23 +83,24 @@ def expand_files(files: Files) -> list[Path]:
 
     Args:
         files: Names; patterns such as `jets/*.root`; folders, of which all files of jets are taken; `example:jets`, the
-            jets that ship with subquad; `file.root:tree` as in uproot; or one of these after weaver's `sample:`.
+            jets that ship with subquad; `file.root:tree` as in uproot; one of these after weaver's `sample:`; or
+            URLs of remote files, folders and patterns, such as `root://host//jets/*.root`.
 
     Raises:
-        SubquadError: A name or pattern matches no file; all of these are listed.
+        SubquadError: A name or pattern matches no file, or a remote file cannot be reached; all of these are listed.
     """
-    found: list[str] = []
+    found: list[Path] = []
     errors = []
     for pattern in map(str, list_files(files)):
         if pattern in EXAMPLES:
-            found.append(str(example_path(pattern)))
+            found.append(example_path(pattern))
         elif pattern.startswith("example:"):
             errors.append(str(unknown("example", pattern, EXAMPLES)))
-        elif remote := _REMOTE.match(pattern):
-            command = f"xrdcp {pattern} ." if remote[1] == "root" else f"curl -O {pattern}"
-            errors.append(f"{pattern}: remote files are not read; copy it first, for example with: {command}")
-        elif matches := _matches(pattern):
+        elif matches := _matches(pattern, errors):
             found += matches
+        elif is_remote(_without_sample(pattern)):
+            # the error is listed already
+            continue
         elif Path(pattern).is_dir():
             folders = sorted(path.name for path in Path(pattern).iterdir() if path.is_dir())
             remedy = f"name one of its folders ({', '.join(folders[:5])})" if folders else "name the files"
@@ -110,7 +111,7 @@ def expand_files(files: Files) -> list[Path]:
     raise_errors("Some files do not exist:", errors)
     if not found:
         raise SubquadError("no files were given; name ROOT files, or a pattern such as 'jets/*.root'")
-    return list(dict.fromkeys(map(Path, found)))
+    return list(dict.fromkeys(found))
 
 
 def list_files(files: Files) -> list[Path | str]:
@@ -118,17 +119,34 @@ def list_files(files: Files) -> list[Path | str]:
     return [files] if isinstance(files, str | Path) else list(files)
 
 
-def _matches(pattern: str) -> list[str]:
+def _matches(pattern: str, errors: list[str]) -> list[Path]:
+    if is_remote(pattern):
+        return _remote_matches(pattern, errors)
     if Path(pattern).is_file():
-        return [pattern]
+        return [Path(pattern)]
     if Path(pattern).is_dir():
-        return sorted(str(path) for path in Path(pattern).iterdir() if path.suffix.lower() in SUFFIXES)
+        return sorted(path for path in Path(pattern).iterdir() if path.suffix.lower() in SUFFIXES)
     if found := [name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]:
-        return found
-    if tree := _TREE.fullmatch(pattern):
-        return [f"{name}:{tree[2]}" for name in _matches(tree[1])]
+        return [Path(name) for name in found]
+    if not is_remote(_without_sample(pattern)) and (tree := _TREE.fullmatch(pattern)):
+        return [Path(f"{name}:{tree[2]}") for name in _matches(tree[1], errors)]
     sample = _SAMPLE.fullmatch(pattern)
-    return _matches(sample[1]) if sample else []
+    return _matches(sample[1], errors) if sample else []
+
+
+def _without_sample(pattern: str) -> str:
+    sample = _SAMPLE.fullmatch(pattern)
+    return sample[1] if sample and not is_remote(pattern) else pattern
+
+
+def _remote_matches(url: str, errors: list[str]) -> list[Path]:
+    tree = None if Path(url).suffix.lower() in SUFFIXES else _TREE.fullmatch(url)
+    try:
+        found = remote_files(tree[1] if tree else url, SUFFIXES)
+    except SubquadError as error:
+        errors.append(str(error))
+        return []
+    return [RemotePath(f"{path}:{tree[2]}") if tree else path for path in found]
 
 
 def file_of(path: Path) -> Path:
@@ -137,6 +155,9 @@ def file_of(path: Path) -> Path:
 
 
 def _split_tree(path: Path) -> tuple[Path, str | None]:
+    if isinstance(path, RemotePath):
+        match = None if path.suffix.lower() in SUFFIXES else _TREE.fullmatch(str(path))
+        return (RemotePath(match[1]), match[2]) if match else (path, None)
     match = None if path.is_file() else _TREE.fullmatch(str(path))
     return (Path(match[1]), match[2]) if match else (path, None)
 
@@ -159,7 +180,7 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
             case "ROOT":
                 return _inspect_root(given, own_tree, tree, default)
             case "Parquet":
-                with require("pyarrow.parquet", extra="hep").ParquetFile(path) as file:
+                with readable(path) as given, require("pyarrow.parquet", extra="hep").ParquetFile(given) as file:
                     columns, entries = tuple(file.schema_arrow.names), file.metadata.num_rows
                 return Source(path=path, kind=kind, tree="", entries=entries, columns=columns)
             case _:
@@ -200,14 +221,20 @@ def _open(source: Source, names: list[str], entries: int) -> Iterator[Iterator[M
     ak = require("awkward", extra="hep")
     match source.kind:
         case "ROOT":
-            with require("uproot", extra="hep").open(file_of(source.path)) as root:
+            with _root(file_of(source.path)) as root:
                 yield root[source.tree].iterate(names, step_size=entries, library="ak")
         case "Parquet":
-            with require("pyarrow.parquet", extra="hep").ParquetFile(source.path) as file:
+            with readable(source.path) as given, require("pyarrow.parquet", extra="hep").ParquetFile(given) as file:
                 yield (ak.from_arrow(part) for part in file.iter_batches(batch_size=entries, columns=names))
         case _:
             with (hdf5 if source.kind == "HDF5" else npz)(source.path) as table:
                 yield table.chunks(names, entries)
+
+
+def _root(path: Path) -> Any:
+    # as a key a URL is not divided at its colons
+    given = {str(path): None} if isinstance(path, RemotePath) else path
+    return require("uproot", extra="hep").open(given)
 
 
 def _kind(path: Path) -> str:
@@ -222,7 +249,7 @@ def _kind(path: Path) -> str:
 
 def _inspect_root(given: Path, own_tree: str | None, tree: str | None, default: str) -> Source:
     path = file_of(given)
-    with require("uproot", extra="hep").open(path) as root:
+    with _root(path) as root:
         names = {name.split(";")[0]: kind for name, kind in root.classnames().items()}
         trees = [name for name, kind in names.items() if kind in ("TTree", "ROOT::RNTuple")]
         # the only tree of a file is taken whatever its name, unless the file was given as file.root:tree
@@ -247,4 +274,7 @@ def _damage_as_error(path: Path, kind: str) -> Iterator[None]:
 
 def _damage_message(path: Path, kind: str, error: Exception) -> str:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if isinstance(path, RemotePath):
+        what = "is damaged or truncated, or its server does not send parts of files"
+        return f"{path}: is not a {kind} file, or {what} ({reason[:160]}); copy it to this machine, and give the copy"
     return f"{path}: is not a {kind} file, or is damaged or truncated ({reason[:160]}); copy it again"
