@@ -8,7 +8,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reo
 # shapes are checked while the operators and networks are tested; trainings would become a tenth slower
 FAST = $(PYTEST) -m "not slow" --jaxtyping-packages=subquad.ops,subquad.nn,beartype.beartype
 
-.PHONY: demo test test-fast test-oldest test-minimal golden lint format api release-check clean
+.PHONY: demo test test-fast test-oldest test-minimal golden lint format api docs release-check clean
 
 # passive: threads that wait give their core to whatever else runs, and cost nothing on a free machine
 demo: .venv/.ready
@@ -52,14 +52,19 @@ format: .venv/.ready-dev
 api: .venv/.ready-dev
 	$(BIN)/python tools/write_api.py
 
+# the documentation site, site/index.html: a broken link fails the build, and its pages need no network
+docs: .venv-docs/.ready
+	PYTHONPATH=src .venv-docs/bin/python tools/write_reference.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 # build the sdist and the wheel, check both, and run the wheel from an environment of its own
 release-check: .venv/.ready-dev
 	$(BIN)/python tools/release_check.py
 
 clean:
-	rm -rf .venv .venv-oldest demo dist
+	rm -rf .venv .venv-oldest .venv-docs demo dist docs/reference site
 
-.venv/bin/python .venv-oldest/bin/python:
+.venv/bin/python .venv-oldest/bin/python .venv-docs/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "subquad needs Python 3.11 or newer; name one with: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(@D:/bin=)
@@ -78,4 +83,13 @@ clean:
 
 .venv-oldest/.ready: .venv-oldest/bin/python pyproject.toml constraints/oldest.txt
 	.venv-oldest/bin/pip install -c constraints/oldest.txt -e '.[test]'
+	touch $@
+
+# the extra `docs`, and what the command line imports before a command runs: not torch, which takes most of the time
+.venv-docs/.ready: .venv-docs/bin/python pyproject.toml
+	.venv-docs/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["optional-dependencies"]["docs"], sep="\n"); \
+	  print(*(d for d in p["dependencies"] if not d.startswith(("torch", "accelerate"))), sep="\n")' \
+	  > .venv-docs/requirements.txt
+	.venv-docs/bin/pip install -r .venv-docs/requirements.txt
 	touch $@

@@ -51,7 +51,7 @@ class HybridState(NamedTuple):
     """Sum of the normalised inputs of all tokens that have left the window."""
     squares: Float[Tensor, "B Hkv Q"]
     """Sum of the squares of the keys that left the window, if moments describe them; else Q is 0. `total` then is the
-    sum of [k, 1] [v, 1]ᵀ."""
+    sum of `[k, 1] [v, 1]ᵀ`."""
 
 
 def hybrid_state(

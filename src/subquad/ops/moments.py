@@ -56,7 +56,7 @@ def far_terms(
 
     Args:
         x: Queries times the scale.
-        total: Sum over the tokens of [k, 1] [v, 1]ᵀ.
+        total: Sum over the tokens of `[k, 1] [v, 1]ᵀ`.
         squares: Sum of the squares of k.
         spread: c for each query.
     """
@@ -74,7 +74,7 @@ def far_terms(
 def moments_of(
     k: Float[Tensor, "B H T K"], v: Float[Tensor, "B H T V"], chosen: Bool[Tensor, "B T"]
 ) -> tuple[Float[Tensor, "B H K1 V1"], Float[Tensor, "B H K"]]:
-    """Return the sum of [k, 1] [v, 1]ᵀ over the chosen tokens, and that of the squares of k."""
+    """Return the sum of `[k, 1] [v, 1]ᵀ` over the chosen tokens, and that of the squares of k."""
     hidden = ~chosen[:, None, :, None]
     k, ones = k.masked_fill(hidden, 0.0), with_ones(v).masked_fill(hidden, 0.0)
     return with_ones(k).mT @ ones, k.square().sum(2)
