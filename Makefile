@@ -52,10 +52,11 @@ format: .venv/.ready-dev
 api: .venv/.ready-dev
 	$(BIN)/python tools/write_api.py
 
-# the documentation site, site/index.html: a broken link fails the build, and its pages need no network
+# the documentation site, site/index.html; broken links, and pages that load something from other hosts, are errors
 docs: .venv-docs/.ready
 	PYTHONPATH=src .venv-docs/bin/python tools/write_reference.py
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	! grep -rlE '<(script|img|iframe)[^>]*src="(https?:)?//|<link[^>]*href="(https?:)?//' site --include='*.html'
 
 # build the sdist and the wheel, check both, and run the wheel from an environment of its own
 release-check: .venv/.ready-dev

@@ -186,7 +186,7 @@ def _names() -> str:
         if (heading := re.match(r"^### `(subquad[\w.]*)`$", line)) is not None:
             module = heading[1]
         lines.append(re.sub(r"^- (`(\w+)`)", rf"- [\1][{module}.\2]", line))
-    return "\n".join(lines).replace("This page is written by `make api`.", "") + "\n"
+    return "\n".join(lines).replace("This page is written by `make api`.", "Each name links to its own.") + "\n"
 
 
 if __name__ == "__main__":
