@@ -48,9 +48,9 @@ def pair_kinematics(
     pt = torch.hypot(vectors[..., 0], vectors[..., 1]).clamp(min=LEAST_PT)
     softer = torch.minimum(pt[:, :, None], pt[:, None, :]).log()
     shared = softer - (pt[:, :, None] + pt[:, None, :]).log()
-    # 2 (E E' - p p'), as one product for all pairs; half precision would lose all digits of it
-    with autocast_disabled(vectors.device.type):
-        product = 2 * torch.bmm(vectors * vectors.new_tensor([-1, -1, -1, 1]), vectors.mT)
+    # 2 (E E' - p p') of collinear particles keeps few digits, so the order of the sum is that of `edge_kinematics`
+    px, py, pz, energy = (x[:, :, None] * x[:, None, :] for x in vectors.unbind(-1))
+    product = 2 * (energy - (px + py + pz))
     mass = product.clamp(min=LEAST_MASS**2).log()
     # in memory the variables follow one another
     return torch.stack([angle, softer + angle, shared, mass], dim=1).movedim(1, -1)
