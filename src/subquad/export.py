@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from subquad.errors import SubquadError, require
 
-__all__ = ["export_onnx"]
+__all__ = ["OPSET", "export_onnx"]
 
 OPSET = 18
+"""Version of the operators of ONNX."""
 MAX_SIZE = 4096
 """Upper bound of dynamic axes during tracing; onnxruntime accepts larger sizes."""
 
@@ -28,6 +29,9 @@ def export_onnx(
     min_sizes: Mapping[str, int] | None = None,
     output: str,
     examples: Sequence[Mapping[str, Tensor]],
+    expected: Sequence[Tensor] | None = None,
+    argument: str | None = None,
+    metadata: Mapping[str, str] | None = None,
     tolerance: float = 1e-4,
 ) -> list[float]:
     """Write a module as ONNX and return the largest difference between torch and onnxruntime for each example.
@@ -40,6 +44,9 @@ def export_onnx(
         min_sizes: Smallest sizes of axes for tracing, by name; smaller ones must be among the examples.
         output: Name of the output.
         examples: Inputs of other sizes for the comparison.
+        expected: Outputs that the examples must have. Default: those of the module.
+        argument: Name of the argument that takes all inputs as a mapping. Default: each input is an argument.
+        metadata: Entries of the model's metadata.
         tolerance: Largest accepted difference.
 
     Raises:
@@ -54,18 +61,26 @@ def export_onnx(
     with _silenced(), torch.no_grad():
         program = torch.onnx.export(
             module,
-            kwargs=dict(inputs),
+            kwargs=_arguments(inputs, argument),
             dynamo=True,
-            dynamic_shapes=shapes,
+            dynamic_shapes=_arguments(shapes, argument),
             input_names=list(inputs),
             opset_version=OPSET,
             custom_translation_table={torch.ops.prims.hypot.default: _hypot()},
             verbose=False,
         )
     assert program is not None
-    _name_output(program.model.graph, output)
+    _name_output(program.model.graph, output, list(inputs))
+    program.model.metadata_props.update(metadata or {})
     program.save(path, external_data=False)
-    return _differences(module, path, examples, tolerance)
+    if expected is None:
+        with torch.no_grad():
+            expected = [module(**_arguments(example, argument)) for example in examples]
+    return _differences(path, examples, expected, tolerance)
+
+
+def _arguments(inputs: Mapping[str, Any], argument: str | None) -> dict[str, Any]:
+    return dict(inputs) if argument is None else {argument: dict(inputs)}
 
 
 @contextmanager
@@ -92,25 +107,23 @@ def _hypot() -> Any:
     return hypot
 
 
-def _name_output(graph: Any, output: str) -> None:
-    # an inner value of this name would clash with it
+def _name_output(graph: Any, output: str, inputs: Sequence[str]) -> None:
+    # an inner value of one of these names would clash with it
     for node in graph.all_nodes():
         for value in node.outputs:
-            if value.name == output:
-                value.name = f"{output}_inside"
+            if value.name == output or value.name in inputs:
+                value.name = f"{value.name}_inside"
     graph.outputs[0].name = output
 
 
 def _differences(
-    module: nn.Module, path: Path, examples: Sequence[Mapping[str, Tensor]], tolerance: float
+    path: Path, examples: Sequence[Mapping[str, Tensor]], expected: Sequence[Tensor], tolerance: float
 ) -> list[float]:
     session = require("onnxruntime", extra="export").InferenceSession(path, providers=["CPUExecutionProvider"])
     found = []
-    for example in examples:
+    for example, of_torch in zip(examples, expected, strict=True):
         (given,) = session.run(None, {name: value.numpy() for name, value in example.items()})
-        with torch.no_grad():
-            expected = module(**example)
-        found.append(float((torch.from_numpy(given) - expected).abs().max()))
+        found.append(float((torch.from_numpy(given) - of_torch).abs().max()))
         # a difference of NaN is refused too
         if not found[-1] <= tolerance:
             sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in example.items())

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import awkward as ak
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from subquad.cli import main
 from subquad.errors import SubquadError
 from subquad.export import export_onnx
-from subquad.hep import export
-from subquad.hep.commands.export import EXPRESSIONS, export_tagger, preprocessing
+from subquad.hep import ExportSettings, export
+from subquad.hep.commands.export import EXPRESSIONS, export_tagger, graph_of, preprocessing
+from subquad.hep.data.card import read_card
 from subquad.hep.data.expressions import parse
 from subquad.hep.data.features import STANDARD_FEATURES, particle_features
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, read
@@ -23,6 +25,7 @@ from subquad.hep.models.presets import PRESETS
 from subquad.hep.models.trained import TrainedTagger
 
 CLASSES = ("QCD", "Hbb", "Tbqq")
+CARDS, GOLDEN = Path(__file__).parent / "cards", Path(__file__).parents[1] / "golden" / "hep_tagger"
 
 needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -100,9 +103,50 @@ def test_preprocess_json_describes_the_inputs():
     assert found["pf_vectors"]["var_infos"]["px"]["upper_bound"] == 1e32
     assert found["jet_features"]["var_infos"]["width"]["norm_factor"] == 0.5
     assert found["expressions"]["px"] == "part_px"
+    for name in found["input_names"]:
+        assert list(found[name]["var_infos"]) == found[name]["var_names"]
+        for info in found[name]["var_infos"].values():
+            assert {*info} == {"median", "norm_factor", "replace_inf_value", "lower_bound", "upper_bound", "pad"}
+    lengths = {name: found[name]["var_length"] for name in found["input_names"]}
+    assert lengths == {**dict.fromkeys(found["input_names"], 128), "jet_features": 1}
     paper = preprocessing(tagger("paper"))
     assert paper["input_names"] == ["pf_features", "pf_mask"]
     assert paper["expressions"]["pt"] == "np.hypot(part_px, part_py)"
+
+
+def test_preprocess_json_describes_the_graph():
+    graph = graph_of(tagger("auto"))
+    assert graph == {
+        "opset": 18,
+        "inputs": {
+            "pf_points": ["batch", 2, "particles"],
+            "pf_features": ["batch", 19, "particles"],
+            "pf_vectors": ["batch", 4, "particles"],
+            "pf_mask": ["batch", 1, "particles"],
+            "jet_features": ["batch", 41],
+        },
+        "output": "softmax",
+        "output_shape": ["batch", 3],
+        "classes": ["QCD", "Hbb", "Tbqq"],
+    }
+    assert list(graph_of(tagger("paper"))["inputs"]) == ["pf_features", "pf_mask"]
+
+
+def test_preprocess_json_has_length_clipping_and_expressions_of_a_card():
+    card = read_card(CARDS / "JetClass_full.yaml")
+    settings = replace(PRESETS["standard"].net, **SMALL, has_jet_features=False)
+    made = replace(tagger("standard"), settings=settings, layout=replace(layout_of(settings, card), max_particles=61))
+    found = preprocessing(made)
+    assert found["input_names"] == ["pf_points", "pf_features", "pf_mask"]
+    assert {found[name]["var_length"] for name in found["input_names"]} == {61}
+    assert found["pf_features"]["var_infos"]["part_pt_log"] == {
+        **{"median": 1.7, "norm_factor": pytest.approx(0.7), "replace_inf_value": 0, "pad": 0},
+        **{"lower_bound": -5, "upper_bound": 5},
+    } | {"median": pytest.approx(1.7)}
+    assert found["pf_features"]["var_infos"]["part_d0err"]["upper_bound"] == 1
+    assert found["pf_features"]["var_infos"]["part_charge"]["upper_bound"] == 1e32
+    assert found["expressions"]["part_logptrel"] == "np.log(part_pt/jet_pt)"
+    assert found["expressions"]["part_charge"] == "part_charge"
 
 
 class _Sum(torch.nn.Module):
@@ -135,6 +179,11 @@ def test_the_command_refuses_missing_runs_other_suffixes_and_existing_files(tmp_
     with pytest.raises(SubquadError, match=r"--out must end in \.onnx"):
         export(tmp_path, out=tmp_path / "tagger.pt")
     (tmp_path / "preprocess.json").write_text("{}")
+    weaver = ExportSettings(inputs="weaver")
     with pytest.raises(SubquadError, match=r"preprocess.json: exists already"):
-        export(tmp_path, out=tmp_path / "a.onnx")
+        export(tmp_path, weaver, out=tmp_path / "a.onnx")
+    with pytest.raises(SubquadError, match=r"--files: jets are compared with --inputs branches only"):
+        export(GOLDEN, weaver, files="example:jets", out=tmp_path / "b" / "a.onnx")
+    with pytest.raises(SubquadError, match=r"--inputs"):
+        ExportSettings(inputs="features")
     assert not (tmp_path / "a.onnx").exists()

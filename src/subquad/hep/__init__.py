@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from subquad.hep.settings import (
         EvaluateSettings,
         ExplainSettings,
+        ExportSettings,
         FitSettings,
         NetSettings,
         PredictSettings,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EvaluateSettings",
     "ExplainSettings",
+    "ExportSettings",
     "FitSettings",
     "Jets",
     "NetSettings",
@@ -47,7 +49,7 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(("EvaluateSettings", "ExplainSettings", "FitSettings", "NetSettings"), "subquad.hep.settings"),
-    **dict.fromkeys(("PredictSettings", "SimulateSettings"), "subquad.hep.settings"),
+    **dict.fromkeys(("ExportSettings", "PredictSettings", "SimulateSettings"), "subquad.hep.settings"),
     **dict.fromkeys(("Jets", "as_jets", "read"), "subquad.hep.data.jets"),
     **{
         name: f"subquad.hep.commands.{name}" for name in ("evaluate", "explain", "export", "fit", "predict", "simulate")

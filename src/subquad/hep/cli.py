@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from subquad.hep.settings import (
     EvaluateSettings,
     ExplainSettings,
+    ExportSettings,
     FitSettings,
     PredictSettings,
     SimulateSettings,
@@ -144,29 +145,45 @@ def explain(
 
 
 @app.command
-def export(run: Path, /, *, options: Annotated[OutputOptions, FLAGS]) -> None:
-    """Export a tagger as ONNX with weaver's preprocess.json beside it, checked in onnxruntime.
+def export(
+    run: Path,
+    /,
+    *,
+    files: Input[Names] = (),
+    settings: Annotated[ExportSettings, FLAGS] = ExportSettings(),
+    options: Annotated[OutputOptions, FLAGS],
+) -> None:
+    """Export a tagger as ONNX that takes the branches of files and needs neither subquad nor torch.
 
-    For example:
+    The probabilities of onnxruntime are compared with those of subquad first. For example:
 
         subquad hep export tagger --out tagger.onnx
+        subquad hep export tagger --inputs weaver --out network.onnx
 
     Args:
         run: Folder that `subquad hep fit` wrote.
+        files: Jets for the comparison. Default: example:jets if it has the branches, else the training files.
     """
     from subquad.hep.commands.export import PREPROCESS
     from subquad.hep.commands.export import export as run_export
 
-    found = run_export(run, **vars(options))
-    if not options.quiet:
-        checks, beside = found["checked"], options.out.parent / PREPROCESS
-        print(
-            f"Wrote {options.out} and {beside}. Inputs: {', '.join(found['input_names'])}; output: softmax, the "
-            f"probabilities of {', '.join(found['output_names'])}.",
-            f"The probabilities of onnxruntime and torch differ by at most {checks['largest_difference']:.1g} at "
-            f"{len(checks['sizes'])} sizes, with up to {max(size['particles'] for size in checks['sizes'])} particles.",
-            sep="\n",
-        )
+    found = run_export(run, settings, files=files or None, **vars(options))
+    if options.quiet:
+        return
+    beside = f" and {options.out.parent / PREPROCESS}" if settings.inputs == "weaver" else ""
+    print(
+        f"Wrote {options.out}{beside}. Inputs: {', '.join(found['input_names'])}; output: softmax, the "
+        f"probabilities of {', '.join(found['output_names'])}."
+    )
+    checks = found["checked"]
+    if settings.inputs == "weaver":
+        compared = f"{len(checks['sizes'])} sizes, with up to {max(size['particles'] for size in checks['sizes'])}"
+    else:
+        compared = f"{checks['jets']:,} jets of {checks['file']}, with up to {checks['particles']}"
+    print(
+        f"The probabilities of onnxruntime and subquad differ by at most {checks['largest_difference']:.1g} on "
+        f"{compared} particles."
+    )
 
 
 @app.command

@@ -15,6 +15,7 @@ __all__ = [
     "CLASSES",
     "EvaluateSettings",
     "ExplainSettings",
+    "ExportSettings",
     "FitSettings",
     "Graph",
     "LayoutName",
@@ -32,6 +33,7 @@ __all__ = [
 PresetName = Literal["auto", "standard", "epcn", "paper", "paper-edges"]
 Graph = Literal["features", "angles"]
 Inputs = Literal["particles", "particles+jet"]
+ExportInputs = Literal["branches", "weaver"]
 Precision = Literal["float32", "bfloat16"]
 LayoutName = Literal["jetclass", "top-landscape", "quark-gluon", "boosted-top", "four-vectors"]
 
@@ -251,6 +253,22 @@ class ExplainSettings:
         check_threads(self.threads)
         validate_minima(self, jets=1, repeats=1, batch_size=1)
         validate_minima(self, displays=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Settings of `subquad hep export`."""
+
+    inputs: Model[ExportInputs] = "branches"
+    """Inputs of the ONNX graph. `branches`: branches of the files, padded, with a mask; the graph computes features,
+    selection of particles and standardization. `weaver`: weaver's input groups, standardized as preprocess.json says,
+    which is written beside the graph."""
+    tree: Input[str] = "tree"
+    """Name of the TTree in ROOT files. A card's `treename`, or `file.root:name`, takes precedence."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        validate_values(self)
 
 
 @dataclass(frozen=True, kw_only=True)

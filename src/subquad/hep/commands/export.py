@@ -1,4 +1,4 @@
-"""`subquad hep export`: a tagger as ONNX, checked in onnxruntime, with the `preprocess.json` that weaver writes.
+"""`subquad hep export`: a tagger as ONNX that takes the branches of files, or weaver's inputs; checked in onnxruntime.
 
 Takes about a minute.
 """
@@ -9,48 +9,78 @@ from typing import Any
 
 from subquad import __version__
 from subquad.errors import SubquadError
-from subquad.export import export_onnx
+from subquad.export import OPSET, export_onnx
 from subquad.hep.data.features import STANDARD_FEATURES, STANDARDIZATION, TYPES
+from subquad.hep.data.formats import Files
 from subquad.hep.data.layout import InputGroup, Layout, Standardizer
-from subquad.hep.models.dense import DenseTagger, example_inputs, input_names
+from subquad.hep.models.branch_export import comparison_files, export_branches
+from subquad.hep.models.dense import OUTPUT, DenseTagger, example_inputs, input_names
 from subquad.hep.models.trained import TrainedTagger
+from subquad.hep.settings import ExportSettings
 from subquad.progress import say
 from subquad.runs.storage import as_file, atomic, check_output, write_json
 
-__all__ = ["EXPRESSIONS", "PREPROCESS", "export", "export_tagger", "preprocessing"]
+__all__ = ["EXPRESSIONS", "PREPROCESS", "export", "export_tagger", "graph_of", "preprocessing"]
 
-PREPROCESS, OUTPUT = "preprocess.json", "softmax"
+PREPROCESS = "preprocess.json"
 UNLIMITED = 1e32
 """Bound that weaver writes for a variable without bounds."""
 
 
-def export(run: Path | str, *, out: Path | str, force: bool = False, quiet: bool = False) -> dict[str, Any]:
-    """Export a tagger as ONNX with `preprocess.json` beside it, and return the content of the latter.
+def export(
+    run: Path | str,
+    settings: ExportSettings | None = None,
+    *,
+    files: Files | None = None,
+    out: Path | str,
+    force: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Export a tagger as ONNX, compared with subquad in onnxruntime, and return a description of the file.
 
     Args:
         run: Folder that `subquad hep fit` wrote.
-        out: The ONNX file to write.
+        settings: Inputs of the graph; defaults if None.
+        files: With `branches`: jets on which onnxruntime and `subquad hep predict` are compared, without labels.
+            Default: `example:jets` if it has the branches, else the training files.
+        out: The ONNX file to write; with `weaver`, `preprocess.json` is written beside it.
         force: Overwrite existing files.
         quiet: Show no progress.
 
+    Returns:
+        `input_names`, `output_names`, `checked` and, with `branches`, the `metadata` of the file; with `weaver` the
+        content of `preprocess.json`.
+
     Raises:
-        SubquadError: There is no such tagger, a file exists and `force` is off, or the probabilities of onnxruntime and
-            torch differ by more than 1e-4.
+        SubquadError: There is no such tagger, a file exists and `force` is off, the files do not have the branches, an
+            expression of the card cannot be translated, or probabilities differ by more than 1e-4.
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
     """
-    out = as_file(out)
+    settings, out = settings or ExportSettings(), as_file(out)
     if out.suffix != ".onnx":
         raise SubquadError(f"{out}: --out must end in .onnx")
     beside = out.parent / PREPROCESS
-    for path in (out, beside):
+    is_weaver = settings.inputs == "weaver"
+    for path in (out, beside) if is_weaver else (out,):
         check_output(path, force=force)
     tagger = TrainedTagger.load(run)
+    if is_weaver:
+        if files is not None:
+            raise SubquadError("--files: jets are compared with --inputs branches only; omit it with --inputs weaver")
+        return _export_weaver(tagger, out, beside, quiet=quiet)
+    paths = comparison_files(tagger, files, tree=settings.tree)
+    say(f"exporting the tagger and comparing it with onnxruntime on jets of {paths[0].name}", quiet=quiet)
+    with atomic(out) as temporary:
+        return export_branches(tagger, temporary, paths, tree=settings.tree)
+
+
+def _export_weaver(tagger: TrainedTagger, out: Path, beside: Path, *, quiet: bool) -> dict[str, Any]:
     say("exporting the network and comparing it with onnxruntime", quiet=quiet)
     with atomic(out) as temporary:
         sizes = export_tagger(tagger, temporary)
         found = {
             **preprocessing(tagger),
-            "subquad": {"version": __version__, "run": str(run), "model": out.name, "output": OUTPUT},
+            "subquad": {"version": __version__, "run": f"{tagger.path}", "model": out.name, **graph_of(tagger)},
             # which the probabilities of the exported network contain
             "temperature": tagger.temperature,
             "checked": {"largest_difference": max(size["difference"] for size in sizes), "sizes": sizes},
@@ -91,9 +121,25 @@ def export_tagger(tagger: TrainedTagger, path: Path) -> list[dict[str, Any]]:
     ]
 
 
+def graph_of(tagger: TrainedTagger) -> dict[str, Any]:
+    """Return what a program has to know of the graph beside the preprocessing of its inputs."""
+    layout = tagger.layout
+    groups = {"pf_points": layout.points, "pf_features": layout.features, "pf_vectors": layout.vectors}
+    sizes = {name: len(group.names) for name, group in groups.items() if group is not None} | {"pf_mask": 1}
+    shapes: dict[str, list[str | int]] = {name: ["batch", size, "particles"] for name, size in sizes.items()}
+    shapes["jet_features"] = ["batch", len(layout.jet_features)]
+    return {
+        "opset": OPSET,
+        "inputs": {name: shapes[name] for name in input_names(tagger)},
+        "output": OUTPUT,
+        "output_shape": ["batch", len(tagger.classes)],
+        "classes": list(tagger.classes),
+    }
+
+
 def preprocessing(tagger: TrainedTagger) -> dict[str, Any]:
     """Return the preprocessing of the inputs as in weaver's `preprocess.json`, with expressions of the branches."""
-    layout, length = tagger.layout, tagger.settings.max_particles
+    layout, length = tagger.layout, tagger.layout.max_particles
     is_standard = tagger.settings.features != "raw"
     groups = {"pf_points": layout.points, "pf_features": layout.features, "pf_vectors": layout.vectors}
     found: dict[str, Any] = {
@@ -111,7 +157,7 @@ def preprocessing(tagger: TrainedTagger) -> dict[str, Any]:
     expressions["pf_mask"] = "1 for a particle, 0 for padding"
     if layout.jet_standardizer is not None:
         infos = dict(zip(layout.jet_features, _infos(layout.jet_standardizer), strict=True))
-        found["jet_features"] = {"var_names": list(layout.jet_features), "var_infos": infos}
+        found["jet_features"] = {"var_names": list(layout.jet_features), "var_infos": infos, "var_length": 1}
         expressions["jet_features"] = "subquad.hep.data.features: " + (
             "jet_features" if layout.has_jetclass_features else "momentum_features, or means over the particles"
         )

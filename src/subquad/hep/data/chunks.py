@@ -7,6 +7,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,21 @@ from subquad.hep.data.columns import (
 )
 from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features, particle_features
-from subquad.hep.data.formats import Source
-from subquad.hep.data.jets import OBSERVERS, Jets, inspect_files, iterate_chunks, iterate_jets, jets_of
+from subquad.hep.data.formats import Source, iterate_columns
+from subquad.hep.data.jets import (
+    OBSERVERS,
+    PARTICLES,
+    Jets,
+    check_branches,
+    inspect_files,
+    iterate_chunks,
+    iterate_jets,
+    jets_of,
+)
 from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
 from subquad.progress import say
 
-__all__ = ["JetChunk", "chunk_of", "read_chunks"]
+__all__ = ["JetChunk", "chunk_of", "first_jets", "read_chunks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +114,50 @@ def read_chunks(
     yield from iterate_chunks(sources, reader.branches, reader.chunk, title=title, quiet=quiet)
     for name, count in reader.not_numbers.items():
         say(f"{layout.card.name}: {name} is NaN for {count:,} particles and set to 0", quiet=quiet)
+
+
+def first_jets(
+    files: Sequence[Path], layout: Layout, count: int, *, tree: str = "tree"
+) -> tuple[dict[str, Any], JetChunk]:
+    """Return the branches of the first jets of the first file, and these jets as `read_chunks` gives them.
+
+    A card's selection is not applied, and files with one entry per event are flattened to jets.
+
+    Args:
+        files: Files of jets; all are checked.
+        layout: Columns to keep.
+        count: Number of entries to read.
+        tree: Name of the tree in ROOT files, unless the card names one.
+
+    Raises:
+        SubquadError: Files or jets cannot be used; all of them are listed.
+    """
+    card, reader = layout.card, None
+    if card is None:
+        sources, messages = inspect_files(files, tree)
+        check_branches(sources, messages, needs_labels=False)
+        names = [*PARTICLES, *OBSERVERS]
+    else:
+        card = replace(card, selection=None, test_selection=None)
+        own = replace(layout, card=card)
+        reader = _CardReader(own, card, is_training=False, needs_labels=False, needs_weights=False)
+        sources = reader.inspect(files, tree)
+        reader.has_labels = False
+        names = reader.branches(sources[0])
+    with closing(iterate_columns(sources[0], names, count)) as chunks:
+        columns = dict(next(chunks))
+    entries = np.arange(len(next(iter(columns.values()))))
+    errors = ChunkErrors(file=f"{sources[0].path}", entries=entries, errors=[])
+    if card is None or reader is None:
+        jets = jets_of(columns, (), errors)
+        raise_errors("Some jets cannot be used:", errors.errors)
+        return columns, chunk_of(jets, layout)
+    chunk = reader.chunk(columns, sources[0], errors)
+    if card.collections is not None:
+        wanted = [card.branch(name) for name in card.branches(is_training=False, has_labels=False)]
+        columns, _ = card.collections.flattened(columns, wanted, errors)
+    raise_errors("Some jets cannot be used:", errors.errors)
+    return columns, chunk
 
 
 def chunk_of(jets: Jets, layout: Layout) -> JetChunk:

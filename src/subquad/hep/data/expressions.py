@@ -16,12 +16,12 @@ import numpy as np
 
 from subquad.errors import SubquadError, require, unknown
 
-__all__ = ["Expression", "parse"]
+__all__ = ["MATH_FUNCTIONS", "MODULES", "Expression", "parse"]
 
 MAX_LENGTH = 20_000
 """Largest number of characters of an expression."""
 
-_MODULES = {"np": "np", "numpy": "np", "ak": "ak", "awkward": "ak", "math": "math"}
+MODULES = {"np": "np", "numpy": "np", "ak": "ak", "awkward": "ak", "math": "math"}
 """Names of modules in a card → `np`, `ak` or `math`."""
 
 _NUMPY = (
@@ -44,13 +44,14 @@ _AWKWARD = (
     *("zeros_like",),
 )
 _CONSTANTS = ("pi", "e", "inf", "nan")
-_MATH = {
+MATH_FUNCTIONS = {
     **{name: name for name in ("ceil", "cos", "cosh", "degrees", "exp", "expm1", "fabs", "floor", "fmod", "hypot")},
     **{name: name for name in ("log", "log10", "log1p", "log2", "radians", "sin", "sinh", "sqrt", "tan", "tanh")},
     **{"acos": "arccos", "acosh": "arccosh", "asin": "arcsin", "asinh": "arcsinh", "atan": "arctan"},
     **{"atan2": "arctan2", "atanh": "arctanh", "pow": "power", "isfinite": "isfinite", "isinf": "isinf"},
     "isnan": "isnan",
 }
+"""Functions of `math` → numpy's."""
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 """The only strings that an expression may contain."""
@@ -133,7 +134,7 @@ def _functions_of(module: str) -> Mapping[str, Any]:
     """Return the functions, constants and types of `np`, `ak` or `math` that a card may use."""
     if module == "math":
         return {name: getattr(math, name) for name in _CONSTANTS} | {
-            name: getattr(np, of_numpy) for name, of_numpy in _MATH.items()
+            name: getattr(np, of_numpy) for name, of_numpy in MATH_FUNCTIONS.items()
         }
     if module == "np":
         return {
@@ -232,7 +233,7 @@ ADVICE = "use numbers, names of columns, + - * / // % **, comparisons, & | ~, [ 
 def _check(node: ast.AST, text: str, place: str, names: set[str]) -> None:
     match node:
         case ast.Name(id=name):
-            if name in _MODULES or name in _bare_functions():
+            if name in MODULES or name in _bare_functions():
                 raise _refused(node, text, place, "it is not a column; call one of its functions")
             if name.startswith("__"):
                 raise _refused(node, text, place, ADVICE)
@@ -277,7 +278,7 @@ def _check(node: ast.AST, text: str, place: str, names: set[str]) -> None:
 
 
 def _module(node: ast.AST) -> str | None:
-    return _MODULES.get(node.id) if isinstance(node, ast.Name) else None
+    return MODULES.get(node.id) if isinstance(node, ast.Name) else None
 
 
 def _check_attribute(node: ast.Attribute, text: str, place: str, names: set[str]) -> None:

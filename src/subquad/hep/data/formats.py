@@ -9,7 +9,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,7 +189,7 @@ def inspect_file(path: Path, tree: str | None, *, default: str = "tree") -> Sour
                 return Source(path=path, kind=kind, tree="", **found)
 
 
-def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Iterator[Mapping[str, Any]]:
+def iterate_columns(source: Source, names: Sequence[str], entries: int) -> Generator[Mapping[str, Any]]:
     """Yield these columns as awkward arrays, at most `entries` jets at a time.
 
     Raises:

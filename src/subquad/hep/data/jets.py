@@ -22,6 +22,7 @@ __all__ = [
     "PARTICLES",
     "Jets",
     "as_jets",
+    "check_branches",
     "inspect_files",
     "iterate_chunks",
     "iterate_jets",
@@ -172,7 +173,7 @@ def iterate_jets(
             for one in without
         ]
     weights = [event_weights] if event_weights and not without else []
-    classes = _check_branches(sources, errors, needs_labels)
+    classes = check_branches(sources, errors, needs_labels)
     names = list(dict.fromkeys([*PARTICLES, *OBSERVERS, *(LABEL + name for name in classes), *weights]))
 
     def chunk(columns: Mapping[str, Any], source: Source, errors: ChunkErrors) -> Jets:
@@ -236,8 +237,8 @@ def iterate_chunks(
     raise_errors("Some files or jets cannot be used:", errors)
 
 
-def _check_branches(sources: Sequence[Source], errors: list[str], needs_labels: bool) -> tuple[str, ...]:
-    """Check that all files have the branches of JetClass; return the classes."""
+def check_branches(sources: Sequence[Source], errors: list[str], needs_labels: bool) -> tuple[str, ...]:
+    """Check that all files have the branches of JetClass, and return the classes; see `read`."""
     found: list[tuple[str, ...]] = []
     for source in sources:
         missing = [name for name in (*PARTICLES, *OBSERVERS) if name not in source.columns]

@@ -22,10 +22,12 @@ from subquad.nn.kinematic import EPCN, KinematicPCN
 from subquad.ops.chebyshev import Neighbours, chebyshev, chebyshev_terms, knn_adjacency, scaled_laplacian
 from subquad.ops.kinematics import VARIABLES, kinematic_laplacians, pair_kinematics
 
-__all__ = ["DenseTagger", "dense_kinematic", "example_inputs", "input_names"]
+__all__ = ["OUTPUT", "DenseTagger", "dense_kinematic", "example_inputs", "input_names"]
 
 MULTIPLICITIES, BATCH_SIZES = (1, 2, 7, 40, 128), (1, 3)
 """Sizes of the example inputs."""
+OUTPUT = "softmax"
+"""Name of the output in ONNX: the probabilities of the classes."""
 
 
 class _DenseFilter(nn.Module):

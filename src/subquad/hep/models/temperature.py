@@ -6,6 +6,8 @@ the same. A fit takes milliseconds.
 Axes: J jets, C classes.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -33,7 +35,7 @@ def fit_temperature(logits: Float[Tensor, "J C"], labels: Tensor, weights: np.nd
     def loss(log_temperature: float) -> float:
         return float((cross_entropy(logits / np.exp(log_temperature), labels, reduction="none") * by).sum() / by.sum())
 
-    found = minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded", options={"xatol": 1e-6})
+    found: Any = minimize_scalar(loss, bounds=tuple(np.log(LIMITS)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 

@@ -1,0 +1,143 @@
+"""Export of a tagger that takes the branches of files, compared in onnxruntime with the scores of `predict`.
+
+Axes: J jets, P particles of a padded batch.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from subquad import __version__
+from subquad.errors import SubquadError
+from subquad.export import export_onnx
+from subquad.hep.data.chunks import first_jets
+from subquad.hep.data.formats import Files, expand_files, inspect_file
+from subquad.hep.data.jets import OBSERVERS, PARTICLES
+from subquad.hep.data.layout import Layout
+from subquad.hep.models.branch_tagger import MASK, BranchTagger, branches_read, padded_branches
+from subquad.hep.models.dense import OUTPUT
+from subquad.hep.models.networks import predict_logits
+from subquad.hep.models.trained import TrainedTagger
+
+__all__ = ["comparison_files", "export_branches"]
+
+EXAMPLE = "example:jets"
+COMPARED = 200
+"""Number of entries that are compared."""
+
+
+def comparison_files(tagger: TrainedTagger, files: Files | None, *, tree: str) -> list[Path]:
+    """Return the files whose jets are compared.
+
+    Args:
+        tagger: The tagger.
+        files: Files that the user gives; None for the example or the training files.
+        tree: Name of the tree in ROOT files.
+
+    Raises:
+        SubquadError: No files are given, the example lacks branches, and the training files are not there any more.
+    """
+    if files is not None:
+        return expand_files(files)
+    example, card = expand_files(EXAMPLE), tagger.layout.card
+    wanted = [*PARTICLES, *OBSERVERS]
+    if card is not None:
+        wanted = [card.branch(name) for name in card.branches(is_training=False, has_labels=False)]
+    missing = sorted({*wanted} - {*inspect_file(example[0], tree).columns})
+    if not missing and (card is None or card.tree in (None, "tree")) and not (card and card.collections):
+        return example
+    training = [path for path in map(Path, tagger.config.get("files", ())) if path.is_file()]
+    if training:
+        return training[:1]
+    raise SubquadError(
+        f"{tagger.path}: the tagger is compared with onnxruntime before it is written, {EXAMPLE} has not all of its "
+        f"branches ({', '.join(missing[:5])}), and its training files are not there any more; give a file of jets with "
+        "--files"
+    )
+
+
+def export_branches(tagger: TrainedTagger, path: Path, files: list[Path], *, tree: str = "tree") -> dict[str, Any]:
+    """Write a tagger whose inputs are branches as ONNX and compare it with `predict` on the first jets of a file.
+
+    The jets are compared one by one, in small and in large batches, with more and with less padding and, where the
+    order of the particles has no meaning, in reverse order.
+
+    Returns:
+        `input_names`, `output_names`, `metadata` and `checked`.
+
+    Raises:
+        SubquadError: The file lacks branches, the card cannot be translated, or a difference exceeds 1e-4.
+    """
+    columns, chunk = first_jets(files, tagger.layout, COMPARED, tree=tree)
+    if not len(chunk):
+        raise SubquadError(f"{files[0]}: its first {COMPARED} entries have no jets to compare; give another --files")
+    expected = predict_logits(tagger.net, tagger.dataset(chunk)).softmax(-1)
+    module, jets = BranchTagger(tagger), padded_branches(columns, particles=tagger.net.k + 2)
+    names = branches_read(module, {name: values[:2] for name, values in jets.items()})
+    jets = {name: jets[name] for name in names}
+    groups = _batches(jets[MASK])
+    examples = [_taken(jets, rows, extra) for rows, extra in groups]
+    if tagger.layout.card is None:
+        examples[-1] = {name: x.flip(1) if x.ndim == 2 else x for name, x in examples[-1].items()}
+    metadata = _metadata(tagger, jets)
+    differences = export_onnx(
+        module,
+        path,
+        # two jets at least, and more particles than k
+        inputs={name: torch.cat([values[:3], values[:3]])[:3] for name, values in jets.items()},
+        axes={name: {0: "jets", 1: "particles"} if x.ndim == 2 else {0: "jets"} for name, x in jets.items()},
+        min_sizes={"particles": tagger.net.k + 1},
+        output=OUTPUT,
+        examples=examples,
+        expected=[expected[rows] for rows, _ in groups],
+        argument="branches",
+        metadata={name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()},
+    )
+    return {
+        "input_names": names,
+        "output_names": [f"label_{name}" for name in tagger.classes],
+        "metadata": metadata,
+        "checked": {
+            "file": files[0].name,
+            "jets": len(chunk),
+            "particles": int(jets[MASK].sum(1).max()),
+            "largest_difference": max(differences),
+        },
+    }
+
+
+def _batches(mask: Tensor) -> list[tuple[Tensor, int]]:
+    """Return jets to compare together, and the number of places to pad them with beyond the largest of them."""
+    by_length = mask.sum(1).argsort()
+    ends = torch.unique(torch.stack([by_length[0], by_length[-1]]))
+    alone = [(jet[None], extra) for jet in ends for extra in (0, 3)]
+    return [*alone, (by_length[:7], 0), (by_length[-7:], 5), (torch.arange(len(mask)), 0), (torch.arange(len(mask)), 0)]
+
+
+def _taken(jets: Mapping[str, Tensor], rows: Tensor, extra: int) -> dict[str, Tensor]:
+    """Return some jets, padded to the largest of them and by `extra` places."""
+    particles = max(1, int(jets[MASK][rows].sum(1).max()))
+    return {
+        name: torch.nn.functional.pad(values[rows][:, :particles], (0, extra)) if values.ndim == 2 else values[rows]
+        for name, values in jets.items()
+    }
+
+
+def _metadata(tagger: TrainedTagger, jets: Mapping[str, Tensor]) -> dict[str, Any]:
+    layout: Layout = tagger.layout
+    card = layout.card
+    selection = card.test_selection.text if card is not None and card.test_selection is not None else ""
+    return {
+        "classes": list(tagger.classes),
+        "particle_branches": [name for name, x in jets.items() if x.ndim == 2 and name != MASK],
+        "jet_branches": [name for name, x in jets.items() if x.ndim == 1],
+        "mask": MASK,
+        "max_particles": layout.max_particles,
+        "particle_order": "any" if card is None else "as in the files",
+        "selection": selection,
+        "subquad": __version__,
+    }
