@@ -211,9 +211,7 @@ def test_jets_of_other_files_are_evaluated_and_shuffled_weights_fall_below_the_f
     assert broken["test"]["standard"]["accuracy"] < FLOOR / 2
 
 
-def test_the_commands_about_explanation_and_export_run(folder, fitted, shuffled):
-    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+def test_the_commands_about_explanation_run(folder, shuffled):
     run_page("hep-explain.md")
     assert (folder / "explained" / "report.html").is_file()
     found = read_json(folder / "explained" / "explain.json")
@@ -228,6 +226,12 @@ def test_the_commands_about_explanation_and_export_run(folder, fitted, shuffled)
     assert "was trained on jets of 1 of the 1 files" in broken["note"]
     assert broken["note"] in (folder / "broken" / "report.html").read_text()
 
+
+def test_the_commands_about_deployment_run(folder, fitted):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    run_page("hep-deploy.md")
+    assert (folder / "tagger.onnx").is_file()
     assert read_json(folder / "preprocess.json")["checked"]["largest_difference"] < 1e-4
     jets, tagger = read("example:jets"), TrainedTagger.load(fitted)
     batch = collate(tagger.dataset(chunk_of(jets, tagger.layout)), torch.arange(300))
@@ -243,7 +247,7 @@ def test_the_commands_about_explanation_and_export_run(folder, fitted, shuffled)
         (probabilities,) = session.run(None, {name: tensor.contiguous().numpy() for name, tensor in inputs.items()})
         return (np.array(tagger.classes)[probabilities.argmax(1)] == jets.class_names[:300]).mean()
 
-    model, random = onnx.load(folder / "tagger.onnx"), np.random.default_rng(0)
+    model, random = onnx.load(folder / "network.onnx"), np.random.default_rng(0)
     assert accuracy(model) > FLOOR
     for weight in model.graph.initializer:
         values = onnx.numpy_helper.to_array(weight)

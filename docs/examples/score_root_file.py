@@ -1,0 +1,47 @@
+"""Score the jets of a ROOT file with a tagger that `subquad hep export` wrote, without subquad and without torch.
+
+    python score_root_file.py tagger.onnx jets.root scores.root
+
+Needs uproot, awkward, numpy and onnxruntime.
+"""
+
+import json
+import sys
+
+import awkward as ak
+import numpy as np
+import onnxruntime
+import uproot
+
+
+def padded(column, places):
+    """Return a branch of particles as [jets, places] float32, with 0 after the particles of a jet."""
+    return ak.to_numpy(ak.fill_none(ak.pad_none(column, places), 0)).astype(np.float32)
+
+
+def score(session, jets):
+    """Return the probabilities [jets, classes] of an awkward array of jets with the branches of the tagger."""
+    about = session.get_modelmeta().custom_metadata_map
+    of_particles, of_jets = json.loads(about["particle_branches"]), json.loads(about["jet_branches"])
+    lengths = ak.to_numpy(ak.num(jets[of_particles[0]]))
+    places = max(1, int(lengths.max()))
+    inputs = {name: padded(jets[name], places) for name in of_particles}
+    inputs |= {name: ak.to_numpy(jets[name]).astype(np.float32) for name in of_jets}
+    inputs[about["mask"]] = (np.arange(places) < lengths[:, None]).astype(np.float32)
+    return session.run(["softmax"], inputs)[0]
+
+
+def main(model, source, out, tree="tree", batch_size=256):
+    """Write one entry per jet, in the order of the file, with a branch score_<class> for each class."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    branches = json.loads(about["particle_branches"]) + json.loads(about["jet_branches"])
+    names = [f"score_{name}" for name in json.loads(about["classes"])]
+    with uproot.open(source) as file, uproot.recreate(out) as target:
+        scores = target.mktree("Events", dict.fromkeys(names, "float32"))
+        for jets in file[tree].iterate(branches, step_size=batch_size):
+            scores.extend(dict(zip(names, score(session, jets).T, strict=True)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
