@@ -16,6 +16,7 @@ from subquad.hep.data.formats import expand_files
 from subquad.hep.data.layout import fit_standardization, layout_of
 from subquad.hep.data.public_layouts import layout_card
 from subquad.hep.data.tensor_expressions import TensorColumns
+from subquad.hep.models import branch_export
 from subquad.hep.models.branch_tagger import MASK, BranchTagger, branches_read, padded_branches
 from subquad.hep.models.networks import build_network, predict_logits
 from subquad.hep.models.presets import PRESETS
@@ -188,3 +189,16 @@ def test_columns_that_depend_on_the_name_of_the_file_are_refused():
     tagger, columns, _ = small_tagger("standard", card_of(content, "magic.yaml"))
     with pytest.raises(SubquadError, match=r"magic.yaml: file_magic: is_data depends on the name of the file"):
         scores_of(tagger, padded_branches(columns))
+
+
+@pytest.mark.slow
+def test_a_card_that_computes_all_from_momenta_is_exported(tmp_path, monkeypatch):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    monkeypatch.setattr(branch_export, "COMPARED", 20)
+    tagger, _, _ = small_tagger("standard", card_of(four_vectors(), "four_vectors"))
+    found = branch_export.export_branches(tagger, tmp_path / "tagger.onnx", expand_files("example:jets"))
+    assert {*found["input_names"]} == {"part_px", "part_py", "part_pz", "part_energy", MASK}
+    assert found["checked"]["jets"] == 20
+    assert found["checked"]["largest_difference"] < 1e-5
+    assert found["metadata"]["particle_order"] == "as in the files"

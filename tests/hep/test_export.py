@@ -14,11 +14,12 @@ from subquad.errors import SubquadError
 from subquad.export import export_onnx
 from subquad.hep import ExportSettings, export
 from subquad.hep.commands.export import EXPRESSIONS, export_tagger, graph_of, preprocessing
-from subquad.hep.data.card import read_card
+from subquad.hep.data.card import card_of, read_card
 from subquad.hep.data.expressions import parse
 from subquad.hep.data.features import STANDARD_FEATURES, particle_features
 from subquad.hep.data.jets import OBSERVERS, PARTICLES, read
 from subquad.hep.data.layout import Standardizer, layout_of
+from subquad.hep.models.branch_export import comparison_files
 from subquad.hep.models.dense import DenseTagger, example_inputs
 from subquad.hep.models.networks import build_network
 from subquad.hep.models.presets import PRESETS
@@ -187,3 +188,27 @@ def test_the_command_refuses_missing_runs_other_suffixes_and_existing_files(tmp_
     with pytest.raises(SubquadError, match=r"--inputs"):
         ExportSettings(inputs="features")
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_the_command_prints_inputs_and_comparison(tmp_path, capsys, monkeypatch):
+    given = []
+
+    def run_export(run, settings, **options):
+        given.append((run, settings, options["files"]))
+        checked = {"file": "a.root", "jets": 1200, "particles": 106, "largest_difference": 2e-7}
+        return {"input_names": ["part_px", "particle_mask"], "output_names": ["label_QCD"], "checked": checked}
+
+    monkeypatch.setattr("subquad.hep.commands.export.export", run_export)
+    assert main(["hep", "export", "tagger", "--out", str(tmp_path / "a.onnx"), "--files", "a.root"]) == 0
+    assert given == [(Path("tagger"), ExportSettings(inputs="branches"), ("a.root",))]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Inputs: part_px, particle_mask; output: softmax, the probabilities of label_QCD." in out
+    assert "differ by at most 2e-07 on 1,200 jets of a.root, with up to 106 particles." in out
+
+
+def test_a_tagger_whose_branches_are_nowhere_asks_for_files():
+    content = {**read_card(CARDS / "JetClass_kin.yaml").options, "observers": ["jet_btag"]}
+    made = tagger("standard")
+    made = replace(made, layout=layout_of(made.settings, card_of(content, "card.yaml")))
+    with pytest.raises(SubquadError, match=r"example:jets has not all of its branches \(jet_btag\), .* with --files"):
+        comparison_files(made, None, tree="tree")
