@@ -144,8 +144,7 @@ def _write_page(jobs: list[_Job], finished: Mapping[str, Section], out: Path) ->
     html = page(
         "subquad demo",
         lead="Variants of TDP-43, a language model and simulated jets, each run on this machine beside its baselines. "
-        "The ensemble for TDP-43 averages baselines and Lyra, whose weight may be small or 0; it is in the table. The "
-        "time of the jet preset auto grows with the square of the number of particles.",
+        "The ensemble for TDP-43 averages baselines and Lyra, whose weight may be small or 0; it is in the table.",
         sections=[finished.get(job.name, Section(job.title, [unfinished])) for job in jobs],
     )
     with atomic(out / REPORT) as temporary:

@@ -204,8 +204,8 @@ def test_ridge_alone_has_no_ensemble_and_predicts(tmp_path):
             predict(tmp_path / "run", tmp_path / "t.csv", out=tmp_path / "q.csv", model=other, quiet=True)
 
 
-@pytest.mark.parametrize(("tokens", "seconds"), [(1_000, 30.0), (8_000_000, 96.0)])
-def test_boosting_has_the_time_of_lyra_but_at_least_half_a_minute(tmp_path, monkeypatch, tokens, seconds):
+@pytest.mark.parametrize(("tokens", "seconds"), [(1_000, 40.0), (8_000_000, 96.0)])
+def test_boosting_has_the_time_of_lyra_but_at_least_forty_seconds(tmp_path, monkeypatch, tokens, seconds):
     table(tmp_path / "t.csv")
     given = {}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from subquad.errors import SubquadError
-from subquad.hep.data.card import card_of, read_card
+from subquad.hep.data.card import LAYOUT_PREFIX, card_of, read_card
 from subquad.hep.data.chunks import first_jets
 from subquad.hep.data.expressions import parse
 from subquad.hep.data.formats import expand_files
@@ -109,7 +109,7 @@ def four_vectors():
     [
         ("standard", lambda: read_card(CARDS / "JetClass_full.yaml")),
         ("auto", lambda: read_card(CARDS / "JetClass_kin.yaml")),
-        ("auto", lambda: card_of(four_vectors(), "four_vectors")),
+        ("auto", lambda: card_of(four_vectors(), f"{LAYOUT_PREFIX}four-vectors")),
         ("standard", lambda: card_of(MASKED, "masked")),
     ],
 )
@@ -122,7 +122,7 @@ def test_branches_give_the_scores_of_predict_with_a_card(preset, card):
 
 
 def test_only_the_branches_that_are_read_are_inputs():
-    tagger, columns, _ = small_tagger("auto", card_of(four_vectors(), "four_vectors"))
+    tagger, columns, _ = small_tagger("auto", card_of(four_vectors(), f"{LAYOUT_PREFIX}four-vectors"))
     jets = padded_branches(columns) | {"other": torch.zeros(53)}
     momenta = {"part_px", "part_py", "part_pz", "part_energy"}
     read = branches_read(BranchTagger(tagger), jets)
@@ -186,7 +186,7 @@ def test_columns_that_depend_on_the_name_of_the_file_are_refused():
     content["file_magic"] = {"is_data": {"data": 1, "mc": 0}}
     content["new_variables"] = {**content["new_variables"], "flag": "ak.ones_like(part_px) * is_data"}
     content["inputs"]["pf_features"]["vars"] = [*content["inputs"]["pf_features"]["vars"], "flag"]
-    tagger, columns, _ = small_tagger("standard", card_of(content, "magic.yaml"))
+    tagger, columns, _ = small_tagger("standard", card_of(content, f"{LAYOUT_PREFIX}magic.yaml"))
     with pytest.raises(SubquadError, match=r"magic.yaml: file_magic: is_data depends on the name of the file"):
         scores_of(tagger, padded_branches(columns))
 
@@ -196,7 +196,7 @@ def test_a_card_that_computes_all_from_momenta_is_exported(tmp_path, monkeypatch
     for name in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(name)
     monkeypatch.setattr(branch_export, "COMPARED", 20)
-    tagger, _, _ = small_tagger("standard", card_of(four_vectors(), "four_vectors"))
+    tagger, _, _ = small_tagger("standard", card_of(four_vectors(), f"{LAYOUT_PREFIX}four-vectors"))
     found = branch_export.export_branches(tagger, tmp_path / "tagger.onnx", expand_files("example:jets"))
     assert {*found["input_names"]} == {"part_px", "part_py", "part_pz", "part_energy", MASK}
     assert found["checked"]["jets"] == 20

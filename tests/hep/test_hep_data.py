@@ -60,7 +60,11 @@ def test_patterns_are_expanded_and_all_missing_files_are_named(jets, tmp_path):
 def test_a_file_without_the_tree_names_the_trees_it_has(tables, tmp_path):
     columns, write = tables
     path = write(tmp_path / "a.root", columns("QCD"), tree="Jets")
-    with pytest.raises(SubquadError, match=r"a\.root: no tree 'tree' in it; its trees are Jets; name one with --tree"):
+    # the only tree is taken whatever its name
+    assert len(read([path])) == 23
+    with uproot.update(path) as file:
+        file.mktree("Others", {"x": np.float32}).extend({"x": np.ones(3, np.float32)})
+    with pytest.raises(SubquadError, match=r"a\.root: no tree 'tree' in it; its trees are Jets, Others; name one with"):
         read([path])
     assert len(read([path], tree="Jets")) == 23
 

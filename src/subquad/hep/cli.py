@@ -155,7 +155,9 @@ def export(
 ) -> None:
     """Export a tagger as ONNX that takes the branches of files and needs neither subquad nor torch.
 
-    The probabilities of onnxruntime are compared with those of subquad first. For example:
+    The probabilities of onnxruntime are compared with those of subquad first.
+
+    For example:
 
         subquad hep export tagger --out tagger.onnx
         subquad hep export tagger --inputs weaver --out network.onnx
