@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,12 +85,12 @@ def test_scores_come_back_in_the_order_of_the_entries(fitted, jets, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_every_preset_is_fitted_and_opened_again_with_the_same_scores(preset, jets, tmp_path):
-    (tmp_path / "test").mkdir()
-    others = [shutil.copy(path, tmp_path / "test") for path in jets]
+def test_every_preset_is_fitted_and_opened_again_with_the_same_scores(preset, jets, tables, tmp_path):
+    columns, write = tables
+    others = [write(tmp_path / f"{name}.root", columns(name, jets=47, seed=5)) for name in ("QCD", "Hbb", "Tbqq")]
     settings = FitSettings(preset=preset, epochs=1, batch_size=31, no_boosting=True)
     metrics = fit(jets, settings, test=others, out=tmp_path / "run", quiet=True)
-    path = predict(tmp_path / "run", jets, out=tmp_path / "scores.root", quiet=True)
+    path = predict(tmp_path / "run", others, out=tmp_path / "scores.root", quiet=True)
     with uproot.open(path) as file:
         scores = np.stack([file["Events"][f"score_{name}"].array(library="np") for name in ("QCD", "Hbb", "Tbqq")])
     assert (scores.argmax(0) == np.repeat(range(3), 47)).mean() == pytest.approx(metrics["test"]["net"]["accuracy"])

@@ -334,7 +334,7 @@ def test_the_split_of_the_data_set_is_used(top, tmp_path, monkeypatch):
     found = evaluate(tmp_path / "run", files=top / "test.h5", out=tmp_path / "files", quiet=True)
     # the test jets of the run are those of test.h5
     assert found["test"]["standard"]["accuracy"] == own["test"]["standard"]["accuracy"]
-    assert "are marked for training" in found["notes"][0]
+    assert "that the files mark for training" in found["notes"][0]
 
 
 @pytest.mark.slow
