@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from subquad.errors import SubquadError, require
-from subquad.hep.data.chunks import JetChunk
 from subquad.hep.data.file_identity import training_note
 from subquad.hep.data.formats import Files, expand_files, file_of
+from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.models.networks import predict_logits
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import PredictSettings

@@ -3,32 +3,23 @@
 Axes: J jets, C particles of all jets, V columns of the table of particles.
 """
 
-import difflib
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from subquad.errors import SubquadError, raise_errors, require
-from subquad.hep.data.card import WEIGHT_COLUMN, Card
+from subquad.errors import raise_errors
+from subquad.hep.data.card import WEIGHT_COLUMN
+from subquad.hep.data.card_reader import CardReader
 from subquad.hep.data.columns import (
     ChunkErrors,
-    check_energies,
-    check_finite,
-    check_points,
-    class_indices,
-    jet_table,
-    jet_totals,
-    particle_table,
 )
-from subquad.hep.data.expressions import Expression
-from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features, particle_features
-from subquad.hep.data.formats import Source, iterate_columns
+from subquad.hep.data.features import jet_features, particle_features
+from subquad.hep.data.formats import iterate_columns
+from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import (
     OBSERVERS,
     PARTICLES,
@@ -39,33 +30,10 @@ from subquad.hep.data.jets import (
     iterate_jets,
     jets_of,
 )
-from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
+from subquad.hep.data.layout import Layout
 from subquad.progress import say
 
-__all__ = ["JetChunk", "chunk_of", "first_jets", "read_chunks"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class JetChunk:
-    """Some jets in the columns of a `Layout`; the particles of all jets follow one another."""
-
-    particles: np.ndarray
-    """[C, V] float32."""
-    lengths: np.ndarray
-    """[J] int64: number of particles."""
-    jet_features: np.ndarray
-    """[J, F] float32."""
-    observers: Mapping[str, np.ndarray]
-    """[J] each, of the type in the file."""
-    labels: np.ndarray
-    """[J] int64; -1 if the files have no labels."""
-    classes: tuple[str, ...]
-    """Names of the labels; empty if labels are numbers or missing."""
-    split: np.ndarray | None = None
-    """[J] int8: part of each jet as the files give it, 0 for training, 1 for testing, 2 for validation."""
-
-    def __len__(self) -> int:
-        return len(self.lengths)
+__all__ = ["chunk_of", "first_jets", "read_chunks"]
 
 
 def read_chunks(
@@ -107,7 +75,7 @@ def read_chunks(
         ):
             yield chunk_of(jets, layout)
         return
-    reader = _CardReader(
+    reader = CardReader(
         layout, layout.card, is_training=is_training, needs_labels=needs_labels, needs_weights=needs_weights
     )
     sources = reader.inspect(files, tree)
@@ -140,7 +108,7 @@ def first_jets(
     else:
         card = replace(card, selection=None, test_selection=None)
         own = replace(layout, card=card)
-        reader = _CardReader(own, card, is_training=False, needs_labels=False, needs_weights=False)
+        reader = CardReader(own, card, is_training=False, needs_labels=False, needs_weights=False)
         sources = reader.inspect(files, tree)
         reader.has_labels = False
         names = reader.branches(sources[0])
@@ -174,277 +142,3 @@ def chunk_of(jets: Jets, layout: Layout) -> JetChunk:
         labels=jets.labels,
         classes=jets.classes,
     )
-
-
-class _CardColumns(Mapping[str, Any]):
-    """Columns of a chunk of a file and the new variables of a card, each of which is computed on first use."""
-
-    def __init__(self, card: Card, given: Mapping[str, Any], count: int) -> None:
-        self._card, self._known, self._count = card, dict(given), count
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._known:
-            self._known[name] = self.evaluate(self._card.new_variables[name])
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({**self._known, **self._card.new_variables})
-
-    def __len__(self) -> int:
-        return len({**self._known, **self._card.new_variables})
-
-    def evaluate(self, expression: Expression) -> Any:
-        """Return the values of an expression; a single number is repeated for all jets."""
-        ak = require("awkward", extra="hep")
-        value = expression(self)
-        if isinstance(value, bool | int | float | np.generic):
-            value = np.full(self._count, value)
-        value = ak.Array(value)
-        if value.ndim and len(value) != self._count:
-            raise SubquadError(
-                f"{expression.place}: {expression.text!r} gives {len(value)} values for {self._count} jets; sums over "
-                "the particles of a jet need axis=1"
-            )
-        return ak.from_regular(value, axis=1) if value.ndim == 2 else value
-
-
-class _CardReader:
-    """Reads chunks of files by a data card."""
-
-    def __init__(
-        self, layout: Layout, card: Card, *, is_training: bool, needs_labels: bool, needs_weights: bool
-    ) -> None:
-        self.layout, self.card, self.is_training = layout, card, is_training
-        self.has_labels, self.has_weights = needs_labels, needs_weights
-        self.not_numbers: Counter[str] = Counter()
-
-    def inspect(self, files: Sequence[Path], tree: str) -> list[Source]:
-        """Return the contents of the files, which must have all columns that the card asks for."""
-        sources, errors = inspect_files(files, self.card.tree, default=tree)
-        columns = {source.path: set(source.columns) for source in sources}
-        for name in ("has_labels", "has_weights"):
-            if not getattr(self, name):
-                # what is optional is read if all files have it
-                wanted = self.card.branches(
-                    is_training=self.is_training, **{"has_labels": False, "has_weights": False, name: True}
-                )
-                known = all(self.card.branch(branch) in columns[s.path] for branch in wanted for s in sources)
-                setattr(self, name, known)
-        for source in sources:
-            for name, place in self._wanted().items():
-                if self.card.branch(name) not in columns[source.path]:
-                    errors.append(_missing_branch(source, self.card.branch(name), f"{self.card.name}: {place}"))
-            for key, name in self._links(source).items():
-                if name not in columns[source.path]:
-                    wanted = name or f"{getattr(self.card.collections, key)}_*"
-                    errors.append(_missing_branch(source, wanted, f"{self.card.name}: collections: {key}"))
-        raise_errors("Some files cannot be used:", errors)
-        return sources
-
-    def branches(self, source: Source) -> list[str]:
-        """Return the branches to read."""
-        others = [*self._links(source).values(), source.split if self.is_training else None, *self._redefined(source)]
-        return sorted({self.card.branch(name) for name in self._wanted()} | {name for name in others if name})
-
-    def _redefined(self, source: Source) -> list[str]:
-        """Return the branches of a file whose names new variables of the card have that are used."""
-        if self.card.has_layout_names:
-            return []
-        used = self.card.used_variables(
-            is_training=self.is_training, has_labels=self.has_labels, has_weights=self.has_weights
-        )
-        return sorted(used & {*source.columns})
-
-    def _links(self, source: Source) -> dict[str, str | None]:
-        return self.card.collections.branches(source.columns) if self.card.collections else {}
-
-    def _wanted(self) -> dict[str, str]:
-        return self.card.branches(
-            is_training=self.is_training, has_labels=self.has_labels, has_weights=self.has_weights
-        )
-
-    def chunk(self, given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> JetChunk:
-        """Return the jets that the card selects."""
-        ak = require("awkward", extra="hep")
-        split = _split(given, source, errors) if self.is_training else None
-        if self.card.collections is not None:
-            names = [*(self.card.branch(name) for name in self._wanted()), *self._redefined(source)]
-            given, event = self.card.collections.flattened(given, names, errors)
-            errors = replace(errors, entries=errors.entries[event])
-            if not len(event):
-                return self._empty()
-        redefined = {name: given[name] for name in self._redefined(source)}
-        given = {name: given[self.card.branch(name)] for name in self._wanted()}
-        for name, values in self.card.file_magic.items():
-            given[name] = ak.Array(np.full(len(errors.entries), _file_magic(values, source)))
-        columns = _CardColumns(self.card, given, len(errors.entries))
-        selection = self.card.selection if self.is_training else self.card.test_selection
-        if selection is not None:
-            keep = np.asarray(columns.evaluate(selection)).astype(bool)
-            errors = replace(errors, entries=errors.entries[keep])
-            split = None if split is None else split[keep]
-            columns = _CardColumns(self.card, {name: column[keep] for name, column in given.items()}, int(keep.sum()))
-            redefined = {name: column[keep] for name, column in redefined.items()}
-        before = len(errors.errors)
-        check_finite(columns, list(self._wanted()), errors)
-        # variables computed from bad columns are bad too, and need no message of their own
-        if len(errors.errors) > before or not len(errors.entries):
-            return self._empty()
-        for name, branch in redefined.items():
-            _check_definition(name, branch, columns, self.card, errors)
-        return replace(self._selected(columns, errors), split=split)
-
-    def _empty(self) -> JetChunk:
-        none = np.zeros(0, np.int64)
-        return JetChunk(
-            particles=np.zeros((0, len(self.layout.particles)), np.float32),
-            lengths=none,
-            jet_features=np.zeros((0, len(self.layout.jet_features)), np.float32),
-            observers={name: np.zeros(0, np.float32) for name in self.layout.observers},
-            labels=none,
-            classes=(),
-        )
-
-    def _selected(self, columns: _CardColumns, errors: ChunkErrors) -> JetChunk:
-        card = self.card
-        names = [name for name in self.layout.particles if name not in ANGLES_FROM_MOMENTA]
-        masks = [card.mask] if card.mask else []
-        table, lengths = particle_table(columns, [*names, *masks], errors, is_finite=False)
-        table, lengths = _truncated(table, lengths, errors, length=card.length, has_mask=bool(masks))
-        self._replace_nan(table, names, lengths, errors)
-        vectors = table[:, list(self.layout.vectors.columns)] if self.layout.vectors else None
-        if vectors is not None:
-            check_energies(vectors[:, 3], lengths, errors)
-        if vectors is not None:
-            angles = angles_from_momenta(vectors, lengths)
-            if card.points:
-                points = [variable.name for variable in card.points]
-                own = table[:, [names.index(name) for name in points]]
-                check_points(own, angles, lengths, points, errors)
-            else:
-                table = np.concatenate([table, angles], axis=1)
-        return JetChunk(
-            particles=table,
-            lengths=lengths,
-            jet_features=self._jet_features(columns, table, vectors, lengths, errors),
-            observers=self._observers(columns, errors),
-            labels=self._labels(columns, errors),
-            classes=card.classes or (),
-        )
-
-    def _replace_nan(self, table: np.ndarray, names: Sequence[str], lengths: np.ndarray, errors: ChunkErrors) -> None:
-        """Set NaN to 0, as weaver does, and count it; infinity is clipped later, or an error in unclipped columns."""
-        is_clipped = {v.name for v in self.card.features if v.center is not None or v.is_automatic}
-        jet = np.repeat(np.arange(len(lengths)), lengths)
-        for i, name in enumerate(names):
-            is_nan, is_infinite = np.isnan(table[:, i]), np.isinf(table[:, i])
-            if is_nan.any():
-                self.not_numbers[name] += int(is_nan.sum())
-                table[is_nan, i] = 0
-            if is_infinite.any() and name not in is_clipped:
-                errors.add(jet_totals(jet, is_infinite, len(lengths)) > 0, f"{name} is infinite")
-
-    def _jet_features(
-        self, columns: _CardColumns, table: np.ndarray, vectors: np.ndarray | None, lengths: np.ndarray, errors: Any
-    ) -> np.ndarray:
-        if self.layout.has_jetclass_features:
-            return jet_features(jets_of(columns, (), errors), self.layout.jet_features)
-        if vectors is not None:
-            return momentum_features(vectors, lengths)
-        jet = np.repeat(np.arange(len(lengths)), lengths)
-        # the logarithm of 0 must not make the mean infinite
-        features = np.nan_to_num(table[:, list(self.layout.features.columns)], posinf=0, neginf=0)
-        means = [jet_totals(jet, column, len(lengths)) / lengths.clip(1) for column in features.T]
-        return np.stack([lengths, *means], axis=1).astype(np.float32)
-
-    def _observers(self, columns: _CardColumns, errors: ChunkErrors) -> dict[str, np.ndarray]:
-        names = list(self.card.per_jet(is_training=self.is_training))
-        jet_table(columns, names, errors)
-        found = {name: np.asarray(columns[name]) for name in names if columns[name].ndim == 1}
-        if self.has_weights and self.card.event_weights is not None:
-            text = self.card.event_weights.text
-            values = columns.evaluate(self.card.event_weights)
-            found[WEIGHT_COLUMN] = jet_table(
-                {f"the event weight {text}": values}, [f"the event weight {text}"], errors
-            )[:, 0]
-        return found
-
-    def _labels(self, columns: _CardColumns, errors: ChunkErrors) -> np.ndarray:
-        if not self.has_labels:
-            return np.full(len(errors.entries), -1)
-        values = {label.text: columns.evaluate(label) for label in self.card.labels}
-        if self.card.classes is not None:
-            return class_indices(values, list(values), errors)
-        ((text, _),) = values.items()
-        numbers = jet_table(values, [text], errors)[:, 0]
-        is_bad = (numbers < 0) | (numbers % 1 != 0)
-        if is_bad.any():
-            what = f"{text} is {numbers[np.argmax(is_bad)]:g}"
-            errors.add(is_bad, what, advice="classes are whole numbers from 0 on")
-        return numbers.astype(np.int64)
-
-
-def _check_definition(name: str, branch: Any, columns: _CardColumns, card: Card, errors: ChunkErrors) -> None:
-    """Add an error if a new variable differs from the branch of the same name."""
-    ak = require("awkward", extra="hep")
-    own, text = columns[name], card.new_variables[name].text
-    place = f"{name} is a branch of the file, and {card.name} defines it as {text!r}"
-    advice = f"rename the variable, or remove it from new_variables to use the branch {name}"
-    is_alike = (
-        branch.ndim == own.ndim
-        and "str" not in str(branch.type)
-        and (own.ndim == 1 or bool(ak.all(ak.num(branch) == ak.num(own))))
-    )
-    if not is_alike:
-        errors.errors.append(f"{errors.file}: {place}, of another shape; {advice}")
-        return
-    pairs = [ak.to_numpy(ak.flatten(values, axis=None)).astype(np.float64) for values in (branch, own)]
-    differs = ~np.isclose(*pairs, rtol=1e-3, atol=1e-3 * np.nanmedian(np.abs(pairs[0])), equal_nan=True)
-    if differs.any():
-        first = int(np.argmax(differs))
-        counts = ak.to_numpy(ak.num(own)) if own.ndim == 2 else np.ones(len(own), np.int64)
-        is_bad = np.zeros(len(own), bool)
-        is_bad[np.repeat(np.arange(len(own)), counts)[differs]] = True
-        errors.add(is_bad, f"{place}: {pairs[0][first]:g} against {pairs[1][first]:g}", advice=advice)
-
-
-def _truncated(
-    table: np.ndarray, lengths: np.ndarray, errors: ChunkErrors, *, length: int, has_mask: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return those of the first `length` particles of each jet whose mask is not 0, and their number per jet."""
-    jet = np.repeat(np.arange(len(lengths)), lengths)
-    keep = np.arange(len(table)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < length
-    if has_mask:
-        keep &= table[:, -1] != 0
-        table = table[:, :-1]
-    kept = np.bincount(jet[keep], minlength=len(lengths))
-    is_empty = (kept == 0) & (lengths > 0)
-    if is_empty.any():
-        errors.add(is_empty, "the card's mask leaves no particle of the jet")
-    return table[keep], kept
-
-
-def _split(given: Mapping[str, Any], source: Source, errors: ChunkErrors) -> np.ndarray | None:
-    """Return [J] int8: the part of each jet, or None if the file has no split."""
-    if source.split is None:
-        return None
-    split = np.asarray(given[source.split])
-    is_bad = ~np.isin(split, (0, 1, 2))
-    if is_bad.any():
-        what = f"{source.split} is {split[np.argmax(is_bad)]}"
-        errors.add(is_bad, what, advice="it must be 0 (training), 1 (testing) or 2 (validation)")
-    return split.astype(np.int8)
-
-
-def _file_magic(values: Mapping[str, float], source: Source) -> float:
-    """Return the value of weaver's `file_magic` for a file: that of the first pattern found in its name, else 0."""
-    return next((value for pattern, value in values.items() if re.search(pattern, str(source.path))), 0)
-
-
-def _missing_branch(source: Source, name: str, place: str) -> str:
-    similar = difflib.get_close_matches(name, source.columns, n=1, cutoff=0.6)
-    hint = f"; did you mean {similar[0]!r}?" if similar else ""
-    refused = next((one for one in source.refused if name.startswith(one)), None)
-    if refused is not None:
-        hint = f"; {refused} is not read, as {source.refused[refused]}"
-    return f"{source.path}: {source.description} has no branch {name}, which {place} asks for{hint}"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from subquad.errors import SubquadError, unknown
 from subquad.hep.data.card import LAYOUT_PREFIX, Card, card_of, read_card
-from subquad.hep.data.chunks import JetChunk, read_chunks
+from subquad.hep.data.chunks import read_chunks
 from subquad.hep.data.file_identity import digests_of
 from subquad.hep.data.fit_files import FitFiles
 from subquad.hep.data.formats import Source, inspect_file
+from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout, layout_of, with_event_weights
 from subquad.hep.data.public_layouts import LAYOUTS, layout_card, layout_of_source, missing_inputs
 from subquad.hep.data.store import JetDataset, open_store, write_store

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from subquad.errors import SubquadError
-from subquad.hep.data.chunks import JetChunk
+from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout
 from subquad.runs.storage import read_json, write_json
 

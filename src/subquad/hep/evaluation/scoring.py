@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from subquad.errors import SubquadError
-from subquad.hep.data.chunks import JetChunk, chunk_of
+from subquad.hep.data.chunks import chunk_of
+from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.jets import iterate_jets
 from subquad.hep.data.store import JetDataset
 from subquad.hep.metrics.predictions import OBSERVERS, TEST_SCORES, Predictions, concatenated, predictions_of_run

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from subquad.errors import SubquadError
-from subquad.hep.data.chunks import JetChunk
+from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.store import JetDataset
 from subquad.hep.models.trained import TrainedTagger
 from subquad.hep.settings import ExplainSettings

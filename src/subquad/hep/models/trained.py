@@ -9,7 +9,8 @@ import numpy as np
 
 from subquad.errors import SubquadError
 from subquad.hep.data.card import card_of
-from subquad.hep.data.chunks import JetChunk, read_chunks
+from subquad.hep.data.chunks import read_chunks
+from subquad.hep.data.jet_chunk import JetChunk
 from subquad.hep.data.layout import Layout, layout_of, with_event_weights
 from subquad.hep.data.store import JetDataset, dataset_of
 from subquad.hep.models.networks import Network, load_network
