@@ -18,7 +18,8 @@ DOCS = ROOT / "docs"
 TOOLS = ROOT / "tools"
 REPOSITORY = "https://github.com/subquad/subquad/blob/main/"
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-GUIDES = ("bio.md", "llm.md", "hep-data.md", "hep-evaluate.md", "hep-explain.md", "hep-simulation.md")
+JET_GUIDES = ("hep-data.md", "hep-evaluate.md", "hep-explain.md", "hep-deploy.md", "hep-simulation.md")
+GUIDES = ("bio.md", "llm.md", *JET_GUIDES)
 """Pages whose commands run in the tests of their field."""
 
 

@@ -20,7 +20,7 @@ from subquad.bio.metrics.scores import (
     undefined_metrics,
     verdict,
 )
-from subquad.bio.models.estimator_data import base_pairs
+from subquad.bio.models.estimator_targets import base_pairs
 
 CLASSES = ("helix", "sheet", "coil")
 

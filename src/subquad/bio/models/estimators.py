@@ -21,7 +21,7 @@ from subquad.bio.data.inputs import check_task
 from subquad.bio.metrics.base_pairs import agreement, decode_pairs, dot_bracket
 from subquad.bio.metrics.conformal import LEVELS, Conformal
 from subquad.bio.models.base_estimator import Estimator, set_parameters
-from subquad.bio.models.estimator_data import base_pairs, is_known, residue_labels, residue_target
+from subquad.bio.models.estimator_targets import base_pairs, is_known, residue_labels, residue_target
 from subquad.bio.models.fitted import BioModel
 from subquad.bio.settings import ALPHABETS, AlphabetName, FitSettings
 from subquad.errors import SubquadError, unknown

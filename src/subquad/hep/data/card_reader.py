@@ -29,10 +29,7 @@ from subquad.hep.data.expressions import Expression
 from subquad.hep.data.features import angles_from_momenta, jet_features, momentum_features
 from subquad.hep.data.formats import Source
 from subquad.hep.data.jet_chunk import JetChunk
-from subquad.hep.data.jets import (
-    inspect_files,
-    jets_of,
-)
+from subquad.hep.data.jets import inspect_files, jets_of
 from subquad.hep.data.layout import ANGLES_FROM_MOMENTA, Layout
 
 __all__ = ["CardReader"]

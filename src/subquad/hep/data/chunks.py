@@ -14,9 +14,7 @@ import numpy as np
 from subquad.errors import raise_errors
 from subquad.hep.data.card import WEIGHT_COLUMN
 from subquad.hep.data.card_reader import CardReader
-from subquad.hep.data.columns import (
-    ChunkErrors,
-)
+from subquad.hep.data.columns import ChunkErrors
 from subquad.hep.data.features import jet_features, particle_features
 from subquad.hep.data.formats import iterate_columns
 from subquad.hep.data.jet_chunk import JetChunk
