@@ -250,9 +250,9 @@ def test_intervals_over_trainings_stand_beside_those_over_jets():
     assert table.rows[1][accuracy] == "0.8000(200)"
     # no interval over jets is known
     assert "(–)(" in table.rows[0][list(table.header).index("calibration error")]
-    assert "calibration error, T = 1" not in table.header
+    assert "before temperature scaling" not in table.caption
     models = group_by_model([replace(one, temperature=1.5) for one in trainings])
-    assert "calibration error, T = 1" in metrics_table(measure(models, ("QCD", "Hbb"), "QCD"), None).header
+    assert "before temperature scaling" in metrics_table(measure(models, ("QCD", "Hbb"), "QCD"), None).caption
 
 
 def test_event_weights_count_in_the_comparison():

@@ -14,13 +14,20 @@ from subquad.reporting.page import Table
 __all__ = ["metrics_table", "rejections_table"]
 
 
+UNSCALED = "calibration_error_unscaled"
+
+
 def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Table:
     """Return the metrics over all classes, one row per model; the model that `wins`, if any, is marked."""
     names = [model["name"] for model in models]
     has_times = any(one.get("milliseconds_per_jet") for model in models for one in model["trainings"])
     has_several = any(len(model["trainings"]) > 1 for model in models)
     # a column without any value is left out
-    names_of = {name: title for name, title in METRICS.items() if any(name in model["spread"] for model in models)}
+    names_of = {
+        name: title
+        for name, title in METRICS.items()
+        if name != UNSCALED and any(name in model["spread"] for model in models)
+    }
     classes = 1 + len(models[0]["trainings"][0]["rejection"])
     error = "0.7417(52) means 0.7417 ± 0.0052, half the 68 % interval over jets"
     if has_several:
@@ -28,8 +35,10 @@ def metrics_table(models: Sequence[Mapping[str, Any]], wins: str | None) -> Tabl
             "; 0.7417(52)(31) is the mean over several trainings, whose 68 % interval by Student's t has the "
             "half-width 0.0031"
         )
-    if "calibration_error_unscaled" in names_of:
-        error += ". The calibration error at T = 1 is that before temperature scaling"
+    # as a column it would make the table wider than the page
+    unscaled = [f"{model['name']} {_with_error(model, UNSCALED)}" for model in models if UNSCALED in model["spread"]]
+    if unscaled:
+        error += f". Calibration error before temperature scaling: {', '.join(unscaled)}"
     result = "" if len(models) == 1 else " The marked model has the significantly best top-1 accuracy (2σ)."
     if len(models) > 1 and wins is None:
         result = " No model has a significantly better top-1 accuracy (2σ) than all others."
