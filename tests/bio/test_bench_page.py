@@ -258,7 +258,7 @@ def test_the_page_and_the_text_hold_every_task(tmp_path):
     for word in ("task_0", "task_2", "fold", "rna/few", "ViennaRNA MFE", "Transformer 0.68", "fewer than 20 test rows"):
         assert word in html, word
         assert word in text, word
-    assert html.count("<img") == 3
+    assert html.count("<figure") == 3
     assert "http" not in html.replace("http-equiv", "")
     lead = "4 of 5 tasks are scored; Lyra against the best baseline: clearly above "
     assert text.startswith(f"# tasks.json: 5 tasks\n\n{lead}")

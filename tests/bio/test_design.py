@@ -308,7 +308,7 @@ def test_what_is_written_fits_together_and_is_not_overwritten(tmp_path):
     record = json.loads((folder / "design.json").read_text())
     assert (record["designs"], record["subquad"]["settings"]["number"], record["start"]) == (103, 103, model.wild_type)
     page = (folder / "design.html").read_text()
-    assert page.count("<img") == 4
+    assert page.count("<figure") == 4
     with pytest.raises(SubquadError, match="already; choose another folder with --out, or replace it with --force"):
         run_design(model, tmp_path)
     design(model, DesignSettings(generations=1, number=3), out=folder, force=True, quiet=True)

@@ -174,7 +174,7 @@ def test_a_model_scores_whole_windows_and_ranks_each_gene(tmp_path, capsys):
     assert best.groupby("gene").size().max() == 10
     html = (tmp_path / "g.html").read_text()
     assert "No target site." in html
-    assert html.count("<img") == 3
+    assert html.count("<figure") == 3
 
 
 def test_low_scores_rank_first_where_they_are_best(tmp_path):

@@ -269,7 +269,7 @@ def test_a_model_finds_the_hits_of_an_additive_assay_sooner_than_chance(assay, t
         run["hits"][0] for run in metrics["replays"]["random"]
     ]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/png") == 2
+    assert page.count("<figure") == 2
     assert "a higher score is better, as stated" in page
     with pytest.raises(SubquadError, match="holds a finished run"):
         rounds(assay, settings, out=tmp_path / "out", quiet=True)

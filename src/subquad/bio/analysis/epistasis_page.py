@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from subquad.bio.analysis.landscape import MEASURED, PREDICTED, Landscape
 from subquad.bio.models.support import count_of
-from subquad.bio.plots.maps import correlation_text, order_bars, pair_map, pair_stems, scatter
+from subquad.bio.plots.maps import correlation_text, scatter
+from subquad.bio.plots.pair_maps import order_bars, pair_map, pair_stems
 from subquad.reporting.page import Picture, Section, Table, page, picture
 
 __all__ = ["page_and_figures", "support_warnings"]

@@ -21,7 +21,7 @@ from subquad.bio.models.support import (
 )
 from subquad.bio.plots.maps import base_pair_figure, correlation_text, heat_map, logo, profile, scatter
 from subquad.bio.settings import Direction
-from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.reporting.page import Picture, Section, Table, page, picture, show
 
 __all__ = ["grid_of", "information", "profile_page", "scan_page", "support_warnings"]
 
@@ -90,7 +90,8 @@ def scan_page(
     grid = grid_of(frame, len(wild_type), letters, offset=offset)
     label = f"{scorer.title}: difference to the wild type"
     unobserved = grid_of(frame, len(wild_type), letters, "observed", offset=offset) == "no"
-    effects = heat_map(grid, wild_type, letters, label=label, offset=offset, unobserved=unobserved)
+    notes = grid_of(frame.assign(note=_notes(frame)), len(wild_type), letters, "note", offset=offset)
+    effects = heat_map(grid, wild_type, letters, label=label, offset=offset, unobserved=unobserved, notes=notes)
     preferred = logo(information(grid), letters, label="bits", offset=offset)
     measured = _measured_blocks(frame, wild_type, letters, name=scorer.name, offset=offset)
     caption = HEAT_MAP_CAPTION + (HATCH_CAPTION if unobserved.any() else "")
@@ -145,6 +146,21 @@ def profile_page(frame: pd.DataFrame, label: str, caption: str, *, sequence: str
     lead = f"Sequence of {len(sequence)} letters. Predictions are not measurements; verify those that you rely on."
     sections = [Section("Prediction", [picture(figure, caption)])]
     return {"profile": figure}, page("Prediction along the sequence", lead=lead, sections=sections)
+
+
+def _notes(frame: pd.DataFrame) -> list[str]:
+    """Return what the cells of the heat map show under the pointer below the effect."""
+    notes = []
+    for row in frame.to_dict("records"):
+        lines = [f"predicted {show(row['prediction'])}"]
+        if np.isfinite(row.get("prediction_low", np.nan)):
+            lines[0] += f" ({show(row['prediction_low'])} to {show(row['prediction_high'])})"
+        if pd.notna(row["measured"]):
+            lines.append(f"measured {show(row['measured'])}")
+        if row["observed"] == "no":
+            lines.append("letter not observed here in training")
+        notes.append("\n".join(lines))
+    return notes
 
 
 def _measured_blocks(

@@ -16,6 +16,7 @@ from subquad.bio.design_search.search import ScoredVariants
 from subquad.bio.models.support import count_of, describe_prediction, describe_quality, interval_text
 from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
+from subquad.reporting.vector_figure import ON_LIGHT
 
 __all__ = ["render"]
 
@@ -131,7 +132,7 @@ def _mutations(scored: ScoredVariants, frame: pd.DataFrame, start: str) -> Pictu
     shown[shown == 0] = np.nan
     image = axes.imshow(shown, cmap="YlGn", vmin=0, aspect="auto", interpolation="nearest")
     own = [(x, ordered.index(start[position])) for x, position in enumerate(kept)]
-    axes.scatter(*zip(*own, strict=True), s=5, color=INK, linewidths=0)
+    axes.scatter(*zip(*own, strict=True), s=5, color=ON_LIGHT, linewidths=0)
     axes.set_yticks(range(len(ordered)), ordered, fontsize=7, family="monospace")
     axes.set_xticks(
         range(len(kept)),

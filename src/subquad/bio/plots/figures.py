@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from subquad.bio.compared_models import COMPARED_MODELS, colour_of, label_of
 from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
 from subquad.reporting.page import signed
+from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT
 
 __all__ = [
     "base_pair_panels",
@@ -137,7 +138,7 @@ def confusion(measured: np.ndarray, predicted: np.ndarray, classes: Sequence[str
     axes.set_yticks(range(count), classes, fontsize=8)
     if count <= 14:
         for (i, j), value in np.ndenumerate(rate):
-            shade = "white" if value > 0.55 else INK
+            shade = ON_DARK if value > 0.55 else ON_LIGHT
             axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5, color=shade)
     axes.set(xlabel="predicted", ylabel="measured")
     return figure

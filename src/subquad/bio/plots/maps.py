@@ -1,10 +1,10 @@
-"""Figures of fitness landscapes: single mutants, sequence logos, pairs of positions, variance by order.
+"""Figures of fitness landscapes: single mutants, sequence logos, profiles, base pairs, scatter plots.
 
 Axes: A letters, L positions.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from subquad.errors import require
+from subquad.reporting.page import signed
+from subquad.reporting.vector_figure import ON_LIGHT, CellFigure
 from subquad.runs.storage import atomic
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "BY_PROPERTY",
     "GREEN",
     "GREY",
+    "HATCH_LEGEND",
     "INK",
     "OCHRE",
     "base_pair_figure",
@@ -33,10 +36,8 @@ __all__ = [
     "hatch_patch",
     "heat_map",
     "logo",
-    "order_bars",
-    "pair_map",
-    "pair_stems",
     "profile",
+    "rows_of",
     "save",
     "scatter",
     "tidy",
@@ -75,7 +76,8 @@ def heat_map(
     label: str,
     offset: int = 0,
     unobserved: np.ndarray | None = None,
-) -> Figure:
+    notes: np.ndarray | None = None,
+) -> CellFigure:
     """Return the heat map of all single mutants: one column per position, wrapped into rows.
 
     Args:
@@ -85,9 +87,11 @@ def heat_map(
         label: Label of the colour bar.
         offset: Positions are numbered from 1 + `offset`.
         unobserved: `(A, L)` bool: letters without training data, which are hatched.
+        notes: `(A, L)` further lines of what cells show under the pointer.
     """
+    texts = _cell_texts(effects, wild_type, letters, offset=offset, notes=notes)
     ordered = sorted(range(len(letters)), key=lambda k: BY_PROPERTY.find(letters[k]) if len(letters) > 5 else k)
-    effects, letters = effects[ordered], "".join(letters[k] for k in ordered)
+    effects, texts, letters = effects[ordered], texts[ordered], "".join(letters[k] for k in ordered)
     unobserved = np.zeros(effects.shape, dtype=bool) if unobserved is None else unobserved[ordered]
     norm, cmap, extend = _diverging(effects)
     rows = rows_of(len(wild_type))
@@ -96,7 +100,7 @@ def heat_map(
     block = 0.2 + CELL + 0.06 + len(letters) * CELL + 0.34
     left, right, foot = 0.62, 1.05, 0.34 if unobserved.any() else 0.12
     width, height = left + max(widest, 20) * CELL + right, len(rows) * block + foot + 0.1
-    figure = Figure(figsize=(width, height))
+    figure = CellFigure(figsize=(width, height))
     mean = _column_means(effects)
     for k, row in enumerate(rows):
         top = height - 0.1 - k * block - 0.2
@@ -109,11 +113,12 @@ def heat_map(
         base = top - CELL - 0.06 - len(letters) * CELL
         axes = figure.add_axes((left / width, base / height, size[2], len(letters) * CELL / height))
         axes.imshow(effects[:, row], cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
+        figure.cell_texts[axes] = texts[:, row].tolist()
         hatch(axes, unobserved[:, row])
         _bare(axes, list(letters))
         _number(axes, row, offset)
         own = [(x, letters.find(wild_type[p])) for x, p in enumerate(row) if wild_type[p] in letters]
-        axes.scatter(*zip(*own, strict=True), s=5, color=INK, linewidths=0)
+        axes.scatter(*zip(*own, strict=True), s=5, color=ON_LIGHT, linewidths=0)
     bar = CELL + 0.06 + len(letters) * CELL
     place = (
         (left + max(widest, 20) * CELL + 0.2) / width,
@@ -130,6 +135,22 @@ def heat_map(
         text = "letter not observed at this position in training (extrapolation)"
         figure.legend([hatch_patch()], [text], loc="lower left", bbox_to_anchor=(left / width, 0.0), **HATCH_LEGEND)
     return figure
+
+
+def _cell_texts(
+    effects: np.ndarray, wild_type: str, letters: str, *, offset: int, notes: np.ndarray | None
+) -> np.ndarray:
+    """Return mutation and effect of each cell, `(A, L)`, with its note on further lines."""
+    texts = np.empty(effects.shape, dtype=object)
+    for (k, x), value in np.ndenumerate(effects):
+        position = f"{wild_type[x]}{x + 1 + offset}"
+        if letters[k] == wild_type[x]:
+            texts[k, x] = f"{position}: wild type"
+            continue
+        texts[k, x] = f"{position}{letters[k]}: " + (signed(float(value), 3) if np.isfinite(value) else "no value")
+        if notes is not None and notes[k, x]:
+            texts[k, x] += f"\n{notes[k, x]}"
+    return texts
 
 
 def hatch(axes: Axes, cells: np.ndarray) -> None:
@@ -232,71 +253,6 @@ def base_pair_figure(pairs: np.ndarray, length: int) -> Figure:
     return figure
 
 
-def pair_map(
-    panels: Mapping[str, np.ndarray],
-    *,
-    labels: Sequence[str],
-    axis: str,
-    unobserved: Mapping[str, np.ndarray] | None = None,
-) -> Figure:
-    """Return maps of pairs of positions side by side, each with its own colour scale.
-
-    Args:
-        panels: Title and `(L, L)` values of each map; NaN where there is no pair.
-        labels: Labels of the L positions.
-        axis: Label of the axes.
-        unobserved: `(L, L)` bool of maps, by title: pairs without training data, which are hatched.
-    """
-    count = len(panels)
-    figure = Figure(figsize=(4.7 * count + 0.4, 4.3), layout="constrained")
-    for axes, (title, values) in zip(np.atleast_1d(figure.subplots(1, count)), panels.items(), strict=True):
-        known = values[np.isfinite(values)]
-        is_signed = known.size and known.min() < 0
-        most = float(np.quantile(np.abs(known), 0.995)) if known.size else 1.0
-        cmap, low = (with_grey("RdBu"), -most) if is_signed else (with_grey("magma_r"), 0.0)
-        image = axes.imshow(values, cmap=cmap, vmin=low, vmax=most or 1.0, interpolation="nearest")
-        hatch(axes, (unobserved or {}).get(title, np.zeros(values.shape, dtype=bool)))
-        is_cut = known.size and np.abs(known).max() > most * 1.001
-        figure.colorbar(image, ax=axes, shrink=0.82, extend=("both" if is_signed else "max") if is_cut else "neither")
-        axes.set_title(title, fontsize=10)
-        step = max(1, -(-len(labels) // 24))
-        # where the labels are consecutive numbers, label multiples of five
-        start = (
-            next((k for k, name in enumerate(labels) if name[1:].isdigit() and int(name[1:]) % 5 == 0), 0)
-            if step > 1
-            else 0
-        )
-        ticks = range(start, len(labels), 5 if step in (2, 3, 4) else step)
-        axes.set_xticks(ticks, [labels[k] for k in ticks], rotation=90, fontsize=7)
-        axes.set_yticks(ticks, [labels[k] for k in ticks], fontsize=7)
-        axes.set_xlabel(axis, fontsize=9)
-    if any(cells.any() for cells in (unobserved or {}).values()):
-        text = "letters not observed in training (extrapolation)"
-        figure.legend([hatch_patch()], [text], loc="outside lower center", **HATCH_LEGEND)
-    return figure
-
-
-def pair_stems(
-    positions: np.ndarray, values: Mapping[str, np.ndarray], *, length: int, label: str, offset: int = 0
-) -> Figure:
-    """Return values at positions (numbered from 1 + `offset`) as stems along the sequence, one panel per source."""
-    rows = [range(row.start + offset, row.stop + offset) for row in rows_of(length, 150)]
-    figure = Figure(figsize=(10.5, 0.3 + 1.5 * len(rows) * len(values)), layout="constrained")
-    panels = figure.subplots(len(rows) * len(values), 1, sharey=True, squeeze=False)[:, 0]
-    for k, (axes, (row, name)) in enumerate(zip(panels, ((r, n) for r in rows for n in values), strict=True)):
-        own = (positions >= row.start + 1) & (positions <= row.stop) & np.isfinite(values[name])
-        colour = (GREEN, OCHRE)[list(values).index(name) % 2]
-        axes.vlines(positions[own], 0, values[name][own], color=colour, linewidth=1.6, label=name)
-        axes.set(xlim=(row.start, row.start + len(rows[0]) + 1), ylim=(0, None))
-        axes.set_ylabel(label if k == len(panels) // 2 else "", fontsize=8)
-        axes.tick_params(labelsize=7.5)
-        tidy(axes)
-        if len(values) > 1 and k < len(values):
-            axes.legend(frameon=False, fontsize=8, loc="upper right")
-    panels[-1].set_xlabel("position", fontsize=8)
-    return figure
-
-
 def scatter(
     x: np.ndarray,
     y: np.ndarray,
@@ -317,26 +273,6 @@ def scatter(
     ends = [max(x.min(), y.min()), min(x.max(), y.max())]
     axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--")
     axes.set(xlabel=labels[0], ylabel=labels[1])
-    tidy(axes)
-    return figure
-
-
-def order_bars(fractions: Mapping[str, Sequence[float]], *, label: str) -> Figure:
-    """Return bars of the variance explained by each order of interaction, one colour per source."""
-    orders = max(len(values) for values in fractions.values())
-    figure = Figure(figsize=(max(4.6, 0.75 * orders + 2), 3.4))
-    axes = figure.add_subplot()
-    width = 0.8 / len(fractions)
-    for k, (name, values) in enumerate(fractions.items()):
-        x = np.arange(len(values)) + 1 + (k - (len(fractions) - 1) / 2) * width
-        bars = axes.bar(x, 100 * np.asarray(values), width * 0.94, color=[GREEN, OCHRE, GREY][k % 3], label=name)
-        axes.bar_label(bars, fmt="%.1f", fontsize=7.5, padding=2)
-    axes.set_xticks(range(1, orders + 1))
-    axes.set(xlabel="order of interaction (sites involved)", ylabel=label)
-    axes.axhline(0, color=INK, linewidth=0.8)
-    axes.margins(y=0.12)
-    if len(fractions) > 1:
-        axes.legend(frameon=False, fontsize=8.5)
     tidy(axes)
     return figure
 

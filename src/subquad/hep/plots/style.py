@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subquad.errors import require
+from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT
 
 __all__ = ["GREY", "RED", "colours", "draw_cells", "in_style", "latex_name", "line_looks", "panel_grid", "panels"]
 
@@ -88,7 +89,7 @@ def draw_cells(
         if np.isfinite(value) and value >= least:
             red, green, blue, _ = image.cmap(image.norm(value))
             is_dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-            text, colour = template.format(value), "w" if is_dark else "k"
+            text, colour = template.format(value), ON_DARK if is_dark else ON_LIGHT
             axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
     axes.minorticks_off()
     axes.tick_params(which="both", length=0)

@@ -21,6 +21,7 @@ from subquad.llm.plots.evaluation_tables import (
 )
 from subquad.llm.plots.linearize_page import training_blocks
 from subquad.reporting.page import Picture, Section, Table, page, picture
+from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT
 
 __all__ = ["evaluation_page"]
 
@@ -217,7 +218,7 @@ def _heat_maps(lengths: Mapping[str, Any]) -> Figure:
         axes.imshow(rates, cmap="Greens", vmin=0, vmax=1, aspect="auto")
         for row, line in enumerate(rates):
             for column, rate in enumerate(line):
-                colour = "white" if rate > 0.6 else "#1c2330"
+                colour = ON_DARK if rate > 0.6 else ON_LIGHT
                 axes.text(column, row, f"{100 * rate:.0f}", ha="center", va="center", fontsize=8, color=colour)
         axes.set_xticks(range(len(lengths)), [f"{int(length):,}" for length in lengths], fontsize=8)
         axes.set_yticks(range(len(depths)), depths if place == 0 else [""] * len(depths), fontsize=8)
