@@ -19,10 +19,24 @@ from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-__all__ = ["DARK", "ON_DARK", "ON_LIGHT", "CellFigure", "vector_figure"]
+__all__ = ["BAND", "DARK", "FILL", "ON_DARK", "ON_LIGHT", "SOFT", "CellFigure", "vector_figure"]
 
 INK, PAPER = "#000000", "#ffffff"
-NAMED = {INK: "currentColor", PAPER: "var(--paper)", "#1c2330": "currentColor", "#dfe3ea": "var(--line)"}
+BAND = "#ebebeb"
+"""Colour of an area behind curves."""
+FILL = "#cfe3d8"
+"""Colour of an area with a frame."""
+SOFT = "#5b6474"
+"""Colour of text of less importance."""
+NAMED = {
+    INK: "currentColor",
+    PAPER: "var(--paper)",
+    BAND: "var(--band)",
+    FILL: "var(--mark)",
+    SOFT: "var(--soft)",
+    "#1c2330": "currentColor",
+    "#dfe3ea": "var(--line)",
+}
 """Colours of text, frames and background, which follow the page."""
 ON_LIGHT = "#111111"
 """Colour of what is drawn on light cells, the same on a light and on a dark page."""
@@ -32,10 +46,8 @@ DARK = {
     "#1f6f54": "#4fb893",
     "#2f6db3": "#6ca6e6",
     "#8a94a6": "#98a2b3",
-    "#5b6474": "#9aa4b5",
     "#bd1f01": "#ee6a50",
     "#832db6": "#b98be0",
-    "#717581": "#9a9eaa",
     "#a33b3b": "#e07b7b",
     "#6d4b9a": "#a98bd6",
 }

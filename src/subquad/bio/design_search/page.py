@@ -16,7 +16,7 @@ from subquad.bio.design_search.search import ScoredVariants
 from subquad.bio.models.support import count_of, describe_prediction, describe_quality, interval_text
 from subquad.bio.plots.maps import BY_PROPERTY, GREEN, GREY, INK, OCHRE, tidy
 from subquad.reporting.page import Picture, Section, Table, page, picture, show
-from subquad.reporting.vector_figure import ON_LIGHT
+from subquad.reporting.vector_figure import BAND, ON_LIGHT
 
 __all__ = ["render"]
 
@@ -179,7 +179,7 @@ def _plate(own: pd.DataFrame, shape: tuple[int, int], colours: ScalarMappable, l
     axes = figure.add_subplot()
     for row in range(shape[0]):
         for column in range(shape[1]):
-            axes.add_patch(Circle((column, row), 0.42, facecolor="#f6f7f9", edgecolor="#dfe3ea", linewidth=0.6))
+            axes.add_patch(Circle((column, row), 0.42, facecolor=BAND, edgecolor="#dfe3ea", linewidth=0.6))
     for well in own.to_dict("records"):
         is_control = well["is_control"]
         edge, width = (OCHRE, 2.2) if is_control else ("#5b6474", 0.5)

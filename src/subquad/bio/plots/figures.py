@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from subquad.bio.compared_models import COMPARED_MODELS, colour_of, label_of
 from subquad.bio.plots.maps import GREEN, GREY, INK, OCHRE, draw_base_pairs, tidy
 from subquad.reporting.page import signed
-from subquad.reporting.vector_figure import ON_DARK, ON_LIGHT
+from subquad.reporting.vector_figure import FILL, ON_DARK, ON_LIGHT
 
 __all__ = [
     "base_pair_panels",
@@ -205,7 +205,7 @@ def boxes(numbers: np.ndarray, values: np.ndarray, *, label: str, axis: str) -> 
     axes = figure.add_subplot()
     drawn = axes.boxplot([values[own == k] for k in known], showfliers=False, widths=0.6, patch_artist=True)
     for box in drawn["boxes"]:
-        box.set(facecolor="#cfe3d8", edgecolor=GREEN)
+        box.set(facecolor=FILL, edgecolor=GREEN)
     for line in drawn["medians"]:
         line.set(color=INK)
     names = [f"{k}{'+' if k == 12 and (numbers > 12).any() else ''}\n{(own == k).sum():,}" for k in known]

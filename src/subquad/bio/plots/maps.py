@@ -50,7 +50,7 @@ BY_PROPERTY = "KRHDENQSTCGPAVILMFYW*"
 """Amino acids grouped by property: charged, polar, small, hydrophobic, aromatic; then the stop."""
 CELL = 0.145
 """Size of a heat map cell, in inches."""
-HATCH, HATCH_INK = "////", "#5b6474"
+HATCH, HATCH_INK = "////", "#5a6375"
 HATCH_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": 7.5, "handlelength": 1.6, "borderaxespad": 0.2}
 WIDEST = 80
 """Most positions in one row of a heat map."""

@@ -29,7 +29,7 @@ from subquad.hep.models.boosting import fit_boosting
 from subquad.hep.models.networks import network_tensors, predict_logits, using_threads
 from subquad.hep.models.presets import net_settings
 from subquad.hep.models.training import FittedNetwork, fit_network
-from subquad.hep.plots.fit_page import model_card, sections_of
+from subquad.hep.plots.fit_page import model_card, sections_of, verdict
 from subquad.hep.settings import FitSettings, NetSettings
 from subquad.progress import say
 from subquad.reporting.page import page
@@ -242,14 +242,14 @@ def _write(job: _Fit, fitted: FittedNetwork, scores: Mapping[str, np.ndarray], m
     write_tensors(run.directory / TEST_SCORES, {name: torch.from_numpy(value) for name, value in scores.items()})
     sections = sections_of(metrics, config, scores, read_history(run.directory))
     files = [Path(file).name for file in run.settings["files"]]
-    lead = f"Preset {job.settings.preset} on {', '.join(files[:3])}{' …' * (len(files) > 3)}"
+    title = f"Jet tagger fitted on {', '.join(files[:3])}{' …' * (len(files) > 3)}"
     shutil.rmtree(run.directory / JETS, ignore_errors=True)
     run.finish(
         config=config,
         tensors=network_tensors(fitted.net, layout),
         metrics=metrics,
         card=model_card(metrics, config),
-        report=page("Jet tagger", lead=lead, sections=sections),
+        report=page(title, lead=verdict(metrics), sections=sections),
     )
 
 

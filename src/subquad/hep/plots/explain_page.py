@@ -116,7 +116,7 @@ def _features_figure(features: Mapping[str, Mapping[str, Any]], metric: str) -> 
         height=0.7,
         error_kw={"elinewidth": 1, "capsize": 2},
     )
-    right.axvline(0, color="0.3", linewidth=0.8)
+    right.axvline(0, color="k", linewidth=0.8)
     left.set_yticks(places, order)
     left.set_ylim(len(order) - 0.4, -0.6)
     for axes in (left, right):

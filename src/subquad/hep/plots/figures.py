@@ -16,6 +16,7 @@ from subquad.hep.metrics.curves import Curve, Sculpted, reliability, roc
 from subquad.hep.metrics.predictions import ModelPredictions, Predictions
 from subquad.hep.metrics.weighting import effective_number
 from subquad.hep.plots.style import GREY, RED, colours, draw_cells, in_style, latex_name, line_looks, panel_grid, panels
+from subquad.reporting.vector_figure import BAND, SOFT
 
 __all__ = [
     "calibration_figure",
@@ -54,7 +55,7 @@ def roc_figure(predictions: Predictions, classes: Sequence[str], background: str
         max(total / 8.5, 1.1),
         f"fewer than {FEW_JETS} background jets pass",
         fontsize=9,
-        color="0.35",
+        color=SOFT,
         ha="left",
         va="bottom",
         # curves begin there too
@@ -80,7 +81,7 @@ def effective_jets(predictions: Predictions, label: int) -> float:
 
 def _shade_few_jets(axes: Axes, background_jets: float) -> None:
     top = max(background_jets, 2) * 1.5
-    axes.axhspan(background_jets / FEW_JETS, top, color="0.92", zorder=0)
+    axes.axhspan(background_jets / FEW_JETS, top, color=BAND, zorder=0)
     axes.set_ylim(1, top)
 
 

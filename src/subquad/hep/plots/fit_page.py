@@ -31,7 +31,9 @@ MODELS = {"net": "tagger", "boosting": "gradient boosting"}
 def sections(run: Path) -> list[Section]:
     """Return the sections of a finished run's report; the first one holds the metrics."""
     scores = {name: tensor.numpy() for name, tensor in read_tensors(run / TEST_SCORES).items()}
-    return sections_of(read_json(run / METRICS), read_json(run / CONFIG), scores, read_history(run))
+    metrics = read_json(run / METRICS)
+    first, *others = sections_of(metrics, read_json(run / CONFIG), scores, read_history(run))
+    return [Section(first.title, [verdict(metrics), *first.blocks]), *others]
 
 
 def _measured(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -84,7 +86,6 @@ def sections_of(
         Section(
             "Metrics",
             [
-                verdict(metrics),
                 *metrics.get("notes", ()),
                 comparison_table(metrics),
                 picture(

@@ -65,7 +65,8 @@ def sections(directory: Path | str) -> list[Section]:
     """Return the sections of a finished run's page, from its folder; the first can be shown alone."""
     directory = Path(directory)
     metrics, notes = (read_json(directory / name) for name in (METRICS, "evaluations.json"))
-    return _sections(metrics, notes, read_history(directory))
+    first, *others = _sections(metrics, notes, read_history(directory))
+    return [Section(first.title, [_verdict(_perplexities(metrics)), *first.blocks]), *others]
 
 
 def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
@@ -78,7 +79,7 @@ def linearize_page(metrics: Mapping[str, Any], notes: Mapping[str, Any], history
     """
     return page(
         f"{notes['about']['model']} with linear attention",
-        lead=_lead(notes["about"]),
+        lead=_verdict(_perplexities(metrics)),
         sections=_sections(metrics, notes, history),
     )
 
@@ -152,8 +153,8 @@ def _sections(
         winner=list(values).index("fine_tuned"),
     )
     perplexity = [
+        _lead(about),
         _budget(metrics, about),
-        _verdict(values),
         table,
         picture(_bars(values), "Perplexity on a logarithmic axis."),
         _limits(about),
