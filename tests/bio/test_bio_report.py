@@ -19,6 +19,7 @@ from subquad.bio.metrics.scores import (
     TITLES,
     by_group,
     compare_models,
+    difference,
     score,
     undefined_metrics,
 )
@@ -82,10 +83,12 @@ def target_and_predictions(task_type, random):
     return Target(task_type=task_type, y=y.astype(dtype), classes=("no", "yes", "very")[:count]), predicted
 
 
-def finished(task_type, seed=0):
-    """Return a finished run as its files describe it."""
+def finished(task_type, seed=0, errors=1.0):
+    """Return a finished run as its files describe it; errors of a regression are so many times as large."""
     random = np.random.default_rng(seed)
     target, predictions = target_and_predictions(task_type, random)
+    if errors != 1:
+        predictions = {name: target.y + errors * (own - target.y) for name, own in predictions.items()}
     first, second, *_ = predictions
     metrics = compare_models(target, predictions) | {
         # as if the additive path, which is left out here, were clearly below
@@ -102,14 +105,14 @@ def finished(task_type, seed=0):
         "leakage": {"exact": 2, "near_duplicates": 5, "definition": "up to 1 substitution", "removed": 7, "marked": 0},
     }
     config = {
-        "inputs": {"alphabet": "protein", "wild_type": None},
+        "inputs": {"alphabet": "protein", "wild_type": None, "group": None},
         "file": "assay.csv",
         "target": {"task_type": task_type, "classes": list(target.classes), "names": list(target.names)},
         "split": {"how": "at random", "rows": metrics["rows"]},
         "models": [first, second, "lyra", "ensemble"],
         "networks": {"lyra": {"selected": [{"best_step": 41}, {"best_step": 53}]}},
         "selected": {"ridge": {"penalty": 10.0}, "lyra": [{"best_step": 41, "steps": 100}]},
-        "settings": {"seed": seed, "fingerprint": "0123456789abcdef"},
+        "settings": {"seed": seed, "fingerprint": "0123456789abcdef", "split_by": "random", "epochs": 7 * errors},
     }
     history = [{"part": "lyra", "step": k, "loss": 1 / k} for k in range(1, 31)]
     history += [{"part": "lyra", "step": k, f"validation_{MAIN_METRIC[task_type]}": k / 30} for k in (10, 20, 30)]
@@ -144,8 +147,8 @@ def rows_of(target, predictions, sequences):
     return frame
 
 
-def folder(directory, task_type):
-    finished_run = finished(task_type)
+def folder(directory, task_type, **options):
+    finished_run = finished(task_type, **options)
     run = open_run(directory, kind="bio", settings=finished_run.config["settings"], force=False)
     if isinstance(finished_run.rows, list):
         write_json(run.directory / "test.json", finished_run.rows)
@@ -154,7 +157,9 @@ def folder(directory, task_type):
     (run.directory / "history.jsonl").write_text("\n".join(map(json.dumps, finished_run.history)))
     config = {name: value for name, value in finished_run.config.items() if name != "settings"}
     tensors = {"w": torch.zeros(1)}
-    run.finish(config=config, tensors=tensors, metrics=finished_run.metrics, card=card(finished_run), report="")
+    metrics = dict(finished_run.metrics)
+    write_json(run.directory / "bootstrap.json", metrics.pop("bootstrap"))
+    run.finish(config=config, tensors=tensors, metrics=metrics, card=card(finished_run), report="")
     return finished_run
 
 
@@ -446,3 +451,43 @@ def test_the_legend_of_many_models_leaves_room_for_the_groups(groups):
     width, height = figure.axes[0].get_position().size * figure.get_size_inches()
     assert width > 3
     assert height > 0.1 * groups
+
+
+def table_rows(page):
+    """Return the cells of all rows of tables of a page."""
+    return [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr.*?</tr>", page, flags=re.DOTALL)]
+
+
+def test_runs_with_the_same_test_rows_are_compared_by_paired_differences(tmp_path):
+    one, other = (folder(tmp_path / n, "regression", errors=errors) for n, errors in (("one", 1.0), ("other", 0.5)))
+    page = report(tmp_path / "one", tmp_path / "other", out=tmp_path / "page.html").read_text()
+    target = Target(task_type="regression", y=one.rows[["measured"]].to_numpy(), names=("score",))
+    for model in ("ridge", "ensemble"):
+        gap = difference(target, other.rows[[model]].to_numpy(), one.rows[[model]].to_numpy())
+        assert gap["low"] > 0
+        expected = ["other − one", model, *(f"{gap[name]:+.4f}" for name in ("value", "low", "high")), "clearly above"]
+        assert expected in table_rows(page)
+    assert "other against one: clearly above" in page
+    assert ["--epochs", "7.0", "3.5"] in table_rows(page)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_with_other_test_rows_are_shown_without_differences(tmp_path):
+    for seed in (0, 1):
+        folder(tmp_path / f"seed {seed}", "residue_binary", seed=seed)
+    page = report(tmp_path / "seed 0", tmp_path / "seed 1", out=tmp_path / "page.html").read_text()
+    assert "Their test rows differ" in page
+    assert "clearly" not in page
+
+
+def test_runs_of_other_targets_and_a_run_with_itself_are_not_compared(tmp_path):
+    for task_type in ("regression", "binary"):
+        folder(tmp_path / task_type, task_type)
+    one, other, out = tmp_path / "regression", tmp_path / "binary", tmp_path / "page.html"
+    with pytest.raises(SubquadError, match="binary: its task type is binary, that of regression is regression"):
+        report(one, other, out=out)
+    with pytest.raises(SubquadError, match="cannot be compared with itself"):
+        report(one, one / ".", out=out)
+    with pytest.raises(SubquadError, match="needs an output file: name it with --out"):
+        report(one, other)
+    assert not out.exists()

@@ -142,21 +142,26 @@ def embed(
 
 
 @app.command
-def report(run: Path, /, *, out: Output[Path | None] = None, force: Output[bool] = False) -> None:
-    """Write the HTML report of a fitted model: data, split, models, calibration and errors.
+def report(run: Path, /, *others: Path, out: Output[Path | None] = None, force: Output[bool] = False) -> None:
+    """Write the HTML report of a fitted model, or of a comparison of several fitted models.
+
+    The report shows data, split, models, calibration and errors; a comparison shows the settings in which the runs
+    differ, their metrics, and paired differences on the same test rows.
 
     For example:
 
         subquad bio report run --out report.html
+        subquad bio report run another_run --out comparison.html
 
     Args:
         run: Folder that `subquad bio fit` wrote.
+        others: Further runs of the same target, which are compared with the first.
         out: Output file. Default: report.html in the folder.
         force: Overwrite an existing output.
     """
     from subquad.bio.commands.report import report as run_report
 
-    print(f"Wrote {run_report(run, out=out, force=force)}. Next: open it in a browser.")
+    print(f"Wrote {run_report(run, *others, out=out, force=force)}. Next: open it in a browser.")
 
 
 @app.command

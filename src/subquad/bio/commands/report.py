@@ -1,28 +1,45 @@
-"""`report`: the HTML report of a finished run, from the files in its folder."""
+"""`report`: the HTML report of a finished run, or a comparison of several, from the files in their folders."""
 
 from pathlib import Path
 
+from subquad.bio.metrics.scores import BOOTSTRAP
 from subquad.bio.models.finished_run import read_finished_run
+from subquad.bio.plots.comparison_page import check_comparable, comparison_page
 from subquad.bio.plots.fit_page import render
+from subquad.errors import SubquadError
 from subquad.runs.folder import REPORT
-from subquad.runs.storage import as_file, atomic, check_output
+from subquad.runs.storage import as_file, atomic, check_output, read_json
 
 __all__ = ["report"]
 
 
-def report(run: Path | str, *, out: Path | str | None = None, force: bool = False) -> Path:
-    """Write the report of a finished run, and return its path.
+def report(run: Path | str, *others: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
+    """Write the report of a finished run, or the comparison of several runs, and return its path.
 
     Args:
         run: Folder that `fit` wrote.
-        out: Output file; by default `report.html` in the folder.
+        others: Folders of further runs of the same target, to be compared with the first.
+        out: Output file; by default `report.html` in the folder. A comparison needs one.
         force: Overwrite an existing report.
 
     Raises:
-        SubquadError: There is no finished run, or the output exists.
+        SubquadError: There is no finished run, the output exists, or runs of different targets are to be compared.
     """
+    if others and out is None:
+        raise SubquadError("a comparison of several runs needs an output file: name it with --out")
     out = check_output(Path(run) / REPORT if out is None else as_file(out), force=force)
-    html = render(read_finished_run(run))
+    html = _comparison([Path(own) for own in (run, *others)]) if others else render(read_finished_run(run))
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return out
+
+
+def _comparison(folders: list[Path]) -> str:
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise SubquadError(f"{', '.join(map(str, folders))}: a run cannot be compared with itself")
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    runs = {name: read_finished_run(folder) for name, folder in zip(names, folders, strict=True)}
+    check_comparable(runs)
+    return comparison_page(runs, {name: read_json(f / BOOTSTRAP) for name, f in zip(names, folders, strict=True)})
