@@ -55,11 +55,23 @@ def test_the_heat_map_hatches_exactly_the_given_cells():
     cells[[1, 3], [0, 5]] = True
     figure = heat_map(np.ones((4, 7)), WILD, "ACGT", label="x", unobserved=cells)
     axes = figure.axes[1]
-    (hatched,) = [own for own in axes.collections if own.get_hatch()]
-    places = {tuple(path.get_extents().min + 0.5) for path in hatched.get_paths()}
+    (hatched,) = [own for own in axes.patches if own.get_hatch()]
+    places = {tuple(polygon.min(0) + 0.5) for polygon in hatched.get_path().to_polygons()}
     assert places == {(0.0, 1.0), (5.0, 3.0)}
     assert "not observed" in figure.legends[0].get_texts()[0].get_text()
     assert not heat_map(np.ones((4, 7)), WILD, "ACGT", label="x").legends
+
+
+def test_the_cells_of_the_heat_map_say_mutation_effect_and_note():
+    effects, notes = np.arange(28.0).reshape(4, 7), np.full((4, 7), "", dtype=object)
+    notes[2, 5] = "not measured"
+    effects[3, 0] = np.nan
+    figure = heat_map(effects, "ACGTACG", "ACGT", label="x", offset=10, notes=notes)
+    (texts,) = figure.cell_texts.values()
+    assert texts[0][0] == "A11: wild type"
+    assert texts[1][2] == "G13C: +9.000"
+    assert texts[2][5] == "C16G: +19.000\nnot measured"
+    assert texts[3][0] == "A11T: no value"
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ DARK = {
 }
 """Colours of curves that are too dark on a dark page, and what replaces them there."""
 MAX_MARKS = 600
-"""A collection with more marks becomes an image inside the figure, which then stays small."""
+"""More marks than these become an image inside the figure, which then stays small."""
 DPI = PIXELS = 144
 """Resolution of images inside a figure, and width of an inch of it on a wide screen, in pixels."""
 NUMBER_SCALES = ("linear", "log")
@@ -78,7 +78,7 @@ def vector_figure(figure: Figure, *, label: str) -> str:
         label: What a screen reader says of it.
     """
     readings = _mark_axes(figure)
-    for artist in figure.findobj(_has_many_marks):
+    for artist in _heavy_artists(figure):
         artist.set_rasterized(True)
     buffer = io.StringIO()
     # a fixed salt, so that equal figures are equal files
@@ -139,10 +139,16 @@ def _plain(text: str) -> str:
     return re.sub(r"\\([a-zA-Z]+)", r"\1", text.replace("\\phi", "φ").replace("^", "")).strip()
 
 
-def _has_many_marks(artist: Artist) -> bool:
-    if not isinstance(artist, Collection):
-        return False
-    return max(len(artist.get_paths()), np.shape(artist.get_offsets())[0]) > MAX_MARKS
+def _heavy_artists(figure: Figure) -> list[Artist]:
+    """Return collections with many marks, and the patches of axes that have many, such as the letters of a logo."""
+    found: list[Artist] = [artist for artist in figure.findobj(Collection) if _marks(artist) > MAX_MARKS]
+    for axes in figure.axes:
+        found += axes.patches if len(axes.patches) > MAX_MARKS else []
+    return found
+
+
+def _marks(collection: Any) -> int:
+    return max(len(collection.get_paths()), np.shape(collection.get_offsets())[0])
 
 
 def _themed(colour: str) -> str:
