@@ -8,6 +8,8 @@ Each result is one or several tasks of `subquad bio bench`, so that the same com
   measurements, of which those above log k = -4 are active. Trained on pairs with one measurement each.
 - idr_*: residues of DisoFLAG's DP94 and of all 188 records of its DP93 file, AUROC, one task per function, tested on
   the proteins of both: no DP93 protein is in training.
+- openvaccine_*: reactivity and degradation of RNA without the sequences whose residues all have the value 0, which
+  were not measured; R² over residues.
 - azimuth: 17 genes, each predicted by models of the others; Spearman of all rows out-of-fold, and its mean over genes.
 
 The last line is JSON: for each result the published value, and mean and standard deviation over seeds of each model.
@@ -33,6 +35,8 @@ from subquad.runs.storage import read_json
 ADAPT = "raw/adapt_published_predictions/classify__test.tsv.gz"
 AZIMUTH = "raw/azimuth_FC_plus_RES_withPredictions.csv.gz"
 DP93 = "raw/disoflag_DP93.txt.gz"
+
+OPENVACCINE = ("reactivity", "deg_Mg_pH10", "deg_pH10", "deg_Mg_50C", "deg_50C")
 
 # function, line of a record after its header, best published AUROC on DP94 (fIDPnn, DeepDISOBind) and DP93 (DisoFLAG)
 FUNCTIONS = [
@@ -95,6 +99,9 @@ def all_marks():
         for group, mark in zip(("DP94", "DP93"), published, strict=True):
             own = {"ids": [f"marks/idr_{name}"], "group": group, "metric": "auroc", "mark": mark}
             marks.append({"name": f"idr_{group}_{name}", **own})
+    for name in OPENVACCINE:
+        own = {"ids": [f"marks/openvaccine_{name}"], "metric": "r2", "mark": None}
+        marks.append({"name": f"openvaccine_{name}", **own})
     marks.append({"name": "azimuth", "ids": [], "metric": "spearman", "mark": 0.476})
     return marks
 
@@ -112,6 +119,8 @@ def write_tasks(marks, data, out, settings):
             mark["ids"] = [task["id"] for task in own]
         elif mark["name"] == "cas13a":
             own = [cas13a_task(data, folder)]
+        elif mark["name"].startswith("openvaccine"):
+            own = [openvaccine_task(data, folder, mark["name"])]
         else:
             own = [idr_task(data, folder, mark["ids"][0].removeprefix("marks/idr_"))]
         entries += [{**task, "settings": {**task.get("settings", {}), **settings}} for task in own]
@@ -170,6 +179,16 @@ def idr_task(data, folder, name):
         "length": lengths,
     }
     return {**task, **table}
+
+
+def openvaccine_task(data, folder, name):
+    """Leave out the sequences whose residues all have the value 0."""
+    frame = pd.read_csv(data / f"rna/{name}.csv.gz", dtype=str)
+    is_measured = frame["target"].map(lambda text: any(json.loads(text)))
+    print(f"{name}: measured in {is_measured.sum():,} of {len(frame):,} sequences")
+    table = write_table(frame[is_measured], folder / f"{name}.csv.gz")
+    length = int(frame.loc[is_measured, "sequence"].str.len().mean())
+    return {"id": f"marks/{name}", "task_type": "perres_reg", "alphabet": "ACGU", "length": [length] * 2, **table}
 
 
 def azimuth_tasks(data, folder):

@@ -266,3 +266,15 @@ def test_measurements_far_from_all_others_are_named():
     assert "1 of 39 measurements are more than 20 interquartile ranges from the median (row 4: -999)" in remarks[-1]
     assert not any("interquartile" in text for text in read([*values[:3], "14", *values[4:]])[2])
     assert not any("interquartile" in text for text in read(["0.5"] * 39 + ["9"])[2])
+
+
+def test_sequences_with_one_value_at_every_residue_are_named_since_it_may_mark_missing_measurements():
+    flat, short, varied = str([0.0] * 11), str([0.0] * 9), str([0.5, *[0.0] * 10])
+    _, _, remarks = read([flat, varied, flat, varied], lengths=[11] * 4, task_type="residue_regression")
+    assert remarks[-1].startswith(
+        "column 'y': in 2 of 4 sequences all residues have the same value (row 1: 0, row 3: 0); empty these cells"
+    )
+    for values, lengths in (
+        ([flat, varied], [11] * 2), ([flat, flat], [11] * 2), ([short, short, varied], [9, 9, 11]),
+    ):  # fmt: skip
+        assert not any("same value" in remark for remark in read(values, lengths, "residue_regression")[2])

@@ -22,6 +22,8 @@ UNKNOWN = "-?"
 BRACKETS = {"(": ")", "[": "]", "{": "}", "<": ">", **{chr(k): chr(k + 32) for k in range(ord("A"), ord("Z") + 1)}}
 UNPAIRED = ".-_:,~"
 MAX_LABELS = 30
+MIN_CONSTANT = 10
+"""Residues of a sequence from which equal values of all of them are no chance."""
 MIN_PAIRING, MIN_LEAD = 0.5, 0.2
 """Pairs count from 0 if at least this fraction of them can pair, and that much more than if they count from 1; of
 random bases three in eight can pair."""
@@ -130,7 +132,7 @@ def read_residues(
         y = np.full((len(column), width), np.nan)
         flat = _flat_numbers(path, str(column.name), rows, lists, found)
         _fill(y, rows, found, flat)
-        return Target(task_type=task_type, y=y, names=(str(column.name),)), remarks
+        return Target(task_type=task_type, y=y, names=(str(column.name),)), remarks + _constant_rows(y, str(column.name))
     labels, flat = _flat_labels(lists, is_list=is_list)
     if task_type == "residue_binary" and len(labels) > 2:
         raise SubquadError(
@@ -139,6 +141,21 @@ def read_residues(
     y = np.full((len(column), width), -1, dtype=np.int16)
     _fill(y, rows, found, flat)
     return Target(task_type=task_type, y=y, classes=labels, names=(str(column.name),)), remarks
+
+
+def _constant_rows(y: np.ndarray, name: str) -> list[str]:
+    """Return a remark if all residues of sequences have one value, as where 0 stands for a missing measurement."""
+    known = np.isfinite(y)
+    low, high = (end(np.where(known, y, fill), axis=1) for end, fill in ((np.min, np.inf), (np.max, -np.inf)))
+    is_known, is_constant = known.any(axis=1), (low == high) & (known.sum(axis=1) >= MIN_CONSTANT)
+    if is_constant.sum() < 2 or is_constant[is_known].all():
+        return []
+    rows = np.flatnonzero(is_constant)
+    shown = ", ".join(f"row {row + 1}: {low[row]:g}" for row in rows[:3]) + (", …" if len(rows) > 3 else "")
+    return [
+        f"column {name!r}: in {len(rows):,} of {is_known.sum():,} sequences all residues have the same value ({shown}); "
+        "empty these cells if the value marks missing measurements: models would learn to recognize such sequences"
+    ]
 
 
 def _check_lengths(
